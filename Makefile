@@ -1,0 +1,79 @@
+# kubehabit: `make demo` shows it, `make test` checks it. Both set up .venv first, once.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+LOCK   := requirements/lock.txt
+TORCH  := torch==2.13.0
+# What only the torch download needs, such as an index that has the build without CUDA.
+TORCH_PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.train-installed ## the whole story on the shipped recording: learn, serve, catch (about 6 minutes)
+	@$(BIN)/kubehabit demo
+
+test: $(VENV)/.dev-installed lint ## what CI runs: lint, types, import boundaries, tests with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev-installed ## ruff, mypy --strict and the import boundaries only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev-installed ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev-installed ## every benchmark; `make bench-NAME` runs benchmarks/bench_NAME.py alone
+	@status=0; for bench in benchmarks/bench_*.py; do \
+	  [ -e "$$bench" ] || { echo "There is no benchmark yet."; continue; }; \
+	  echo "== $$bench"; $(BIN)/python "$$bench" || status=1; \
+	done; exit $$status
+
+bench-%: $(VENV)/.dev-installed
+	@[ -e benchmarks/bench_$*.py ] || { echo "There is no benchmarks/bench_$*.py yet."; exit 2; }
+	@$(BIN)/python benchmarks/bench_$*.py
+
+lock: $(VENV)/.dev-installed ## resolve the whole dependency tree anew into requirements/lock.txt
+	$(PIP) install --quiet uv
+	$(BIN)/python requirements/lock.py
+
+clean: ## remove what a build, a test or a demo left here (the environment .venv stays)
+	rm -rf .kubehabit build dist *.egg-info .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache \
+	  .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# torch comes first and exactly as pinned: with it in place, lightning cannot pull in another build of it.
+$(VENV)/.train-installed: pyproject.toml $(LOCK) | $(BIN)/python
+	@echo "Installing kubehabit and what training needs into $(VENV) (once; several minutes on a slow line)."
+	@$(PIP) install --quiet --progress-bar on -c $(LOCK) $(TORCH_PIP_ARGS) $(TORCH)
+	@$(PIP) install --quiet --progress-bar on -c $(LOCK) -e '.[train]'
+	@touch $@
+
+$(VENV)/.dev-installed: pyproject.toml $(LOCK) $(VENV)/.train-installed
+	@echo "Installing the checkers and the test runner into $(VENV)."
+	@$(PIP) install --quiet --progress-bar on -c $(LOCK) -e '.[train,dev]'
+	@touch $@
+
+# Debian ships `venv` without the part that puts pip into it unless python3-venv is installed,
+# so there are two more ways before giving up.
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "kubehabit needs Python 3.11 or later, and there is no '$(PYTHON)' here. On Debian: apt-get install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "kubehabit needs Python 3.11 or later; '$(PYTHON)' is older. Name another one: make PYTHON=python3.12 demo"; exit 1; }
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
+	  || { rm -rf $(VENV); $(PYTHON) -m virtualenv --quiet $(VENV) >/dev/null 2>&1; } \
+	  || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) >/dev/null 2>&1 \
+	       && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip >/dev/null 2>&1; } \
+	  || { rm -rf $(VENV); \
+	       echo "'$(PYTHON)' cannot make a virtual environment. On Debian or Ubuntu: apt-get install python3-venv, then run make again."; exit 1; }
