@@ -239,7 +239,7 @@ def serve(
 
     A log pipeline posts events to /v1/score; a kube-apiserver posts its audit webhook to /v1/audit.
 
-    Example:  `kubehabit serve --config configs/serve.yaml --port 8080`
+    Example:  `kubehabit serve --config configs/serve.yaml --port 8646`
 
     Next:  open /docs in a browser, and look at /v1/alerts once events have come in.
     """

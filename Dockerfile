@@ -1,0 +1,64 @@
+# syntax=docker/dockerfile:1
+#
+# Two images from one file:
+#   docker build --target serving  -t kubehabit:serving  .     small, without torch, runs as nobody in particular
+#   docker build --target training -t kubehabit:training .     everything that `kubehabit train` needs
+#
+# Both keep what they make in /var/lib/kubehabit: mount a volume there, and give it to user 10001.
+
+FROM python:3.11-slim AS base
+ENV PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    KUBEHABIT_HOME=/var/lib/kubehabit \
+    PATH=/opt/kubehabit/bin:$PATH
+RUN groupadd --gid 10001 kubehabit \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/kubehabit --shell /usr/sbin/nologin kubehabit \
+ && install -d -o 10001 -g 10001 /var/lib/kubehabit
+
+# Dependencies change seldom and are large, so they are layers of their own, below the code.
+FROM base AS build-serving
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/kubehabit
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE kubehabit.py ./
+COPY requirements/lock.txt requirements/lock.txt
+# The packages are empty here; only what they depend on is installed.
+RUN mkdir configs data training serving \
+ && touch configs/__init__.py data/__init__.py training/__init__.py serving/__init__.py \
+ && pip install --no-cache-dir --no-compile -c requirements/lock.txt . \
+ && pip uninstall --yes kubehabit
+COPY configs/ configs/
+COPY data/ data/
+COPY training/ training/
+COPY serving/ serving/
+RUN rm -rf build && pip install --no-cache-dir --no-deps .
+
+FROM build-serving AS build-training
+# Whichever index has the build of torch you want: --build-arg TORCH_PIP_ARGS="--index-url ..."
+ARG TORCH_PIP_ARGS=""
+RUN pip install --no-cache-dir --no-compile -c requirements/lock.txt $TORCH_PIP_ARGS "torch==2.13.0" \
+ && pip install --no-cache-dir --no-compile -c requirements/lock.txt ".[train]"
+
+FROM base AS training
+COPY --from=build-training /opt/kubehabit /opt/kubehabit
+USER 10001:10001
+WORKDIR /var/lib/kubehabit
+VOLUME /var/lib/kubehabit
+ENTRYPOINT ["kubehabit"]
+CMD ["train", "--help"]
+
+# Last, so that a plain `docker build .` makes the small one.
+FROM base AS serving
+COPY --from=build-serving /opt/kubehabit /opt/kubehabit
+USER 10001:10001
+WORKDIR /var/lib/kubehabit
+VOLUME /var/lib/kubehabit
+# kubehabit listens on loopback unless told otherwise. In a container nobody could reach that, so it is said
+# here, in the open. It then refuses to start without a token: docker run -e KUBEHABIT_TOKEN=... says who may call.
+ENV KUBEHABIT_HOST=0.0.0.0 \
+    KUBEHABIT_PORT=8646
+EXPOSE 8646
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['KUBEHABIT_PORT'] + '/healthz', timeout=2)"]
+ENTRYPOINT ["kubehabit"]
+CMD ["serve"]
