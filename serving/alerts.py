@@ -1,0 +1,234 @@
+"""Alerts: one surprising stretch of one principal, in the form that is stored and sent.
+
+JSON names follow the Kubernetes audit API (`auditID`, `objectRef`, `sourceIPs`). Of a request only what `AuditEvent`
+names is kept, never its body; texts that a client chooses are cleaned by `clean` first.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+Severity = Literal["low", "medium", "high", "critical"]
+SEVERITIES: tuple[str, ...] = ("none", "low", "medium", "high", "critical")
+"""In rising order; "none" is the severity of what is not flagged."""
+
+MAX_TEXT = 256
+_MAX_KINDS_OF_DEED = 50
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
+# A JSON Web Token is three base64url parts of which the first two begin with '{"'; `kubehabit` never shows one.
+_JWT = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)?")
+_BEARER = re.compile(r"(?i)\b(bearer|basic)[ +:=]+[A-Za-z0-9._~+/=-]{8,}")
+_QUERY = re.compile(r"(?<![?\s])\?\S*=\S*")
+
+
+def clean(text: str, limit: int = MAX_TEXT) -> str:
+    """Make a text that a client chose fit to be kept and shown.
+
+    Control and bidirectional characters go (they could forge a line or a terminal command), tokens are replaced by
+    "[token]", values of a query string are cut off, and the rest is cut to `limit` characters.
+    """
+    text = _CONTROL.sub(" ", text[: 8 * limit])
+    text = _QUERY.sub("?…", text)
+    text = _BEARER.sub(r"\1 [token]", _JWT.sub("[token]", text))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _kubernetes_name(name: str) -> str:
+    """camelCase as Kubernetes writes it: `audit_id` -> `auditID`, `source_ips` -> `sourceIPs`."""
+    return re.sub(r"(Id|Ip)(s?)$", lambda found: found[1].upper() + found[2], to_camel(name))
+
+
+class Model(BaseModel):
+    """Base of everything this service sends and stores."""
+
+    model_config = ConfigDict(alias_generator=_kubernetes_name, validate_by_name=True, validate_by_alias=True)
+
+
+class ObjectReference(Model):
+    """What a request was about, by the names of audit.k8s.io/v1."""
+
+    resource: str = ""
+    namespace: str = ""
+    name: str = ""
+    api_group: str = ""
+    subresource: str = ""
+
+
+class ResponseStatus(Model):
+    """Answer of the API server."""
+
+    code: int
+
+
+class ImpersonatedUser(Model):
+    """Whom the caller acted as."""
+
+    username: str
+
+
+class Alternative(Model):
+    """A value the model would have expected instead."""
+
+    value: str
+    probability: float
+
+
+class FieldSurprise(Model):
+    """How badly one field of an action could be reconstructed, and what was expected."""
+
+    field: str
+    value: str
+    nll: Annotated[float, Field(description="negative log-likelihood in nats")]
+    expected: list[Alternative] = []
+
+
+class Novelty(Model):
+    """What is new about an action, in counts anybody can check against the log."""
+
+    attribute: str
+    value: str
+    times_before: int
+    actions_before: int
+    peers_with: int
+    peers: int
+    anyone_with: int
+
+
+class Action(Model):
+    """One unusual action within an alert."""
+
+    audit_id: str
+    time: datetime
+    did: Annotated[str, Field(description="the action in words, without who did it")]
+    verb: str
+    object_ref: ObjectReference | None = None
+    request_path: Annotated[
+        str | None, Field(description="path, without its query, of a request outside the resource API")
+    ] = None
+    response_status: ResponseStatus | None = None
+    source_ips: list[str] = []
+    user_agent: str = ""
+    impersonated_user: ImpersonatedUser | None = None
+    traits: list[str] = []
+    severity: Severity
+    sensitivity: Annotated[int, Field(description="of what was touched: 0 routine, 1 low, 2 medium, 3 high")]
+    evidence: Annotated[float, Field(description="-log10 of the calibrated p-value: 4 is one in 10,000")]
+    surprise: Annotated[float, Field(description="reconstruction error, in nats, summed over the fields")]
+    fields: list[FieldSurprise] = []
+    habits: list[Novelty] = []
+
+    @property
+    def weight(self) -> tuple[int, float]:
+        """Order of telling: graver first, then more surprising."""
+        return SEVERITIES.index(self.severity), self.evidence
+
+
+class Technique(Model):
+    """An ATT&CK for Containers technique this looks like."""
+
+    id: str
+    name: str
+    tactic: str
+    url: str
+
+
+class Check(Model):
+    """A next step for a person; commands are text and are never run by kubehabit."""
+
+    kind: Annotated[Literal["look", "contain"], Field(description="look changes nothing; contain does")]
+    text: str
+    command: str | None = None
+
+
+class Deed(Model):
+    """Actions of an alert that read the same, counted."""
+
+    did: str
+    count: int
+
+
+class ServedModel(Model):
+    """The registered model version that judged."""
+
+    name: str
+    version: str
+
+
+class Alert(Model):
+    """One surprising stretch of one principal."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "7d0c6a1f52b8e934",
+                "principal": "system:serviceaccount:web:ci-deployer",
+                "kind": "serviceaccount",
+                "peerGroup": "account:ci-deployer",
+                "firstSeen": "2026-11-23T14:31:12.575126Z",
+                "lastSeen": "2026-11-23T14:31:12.575126Z",
+                "severity": "high",
+                "evidence": 6.2,
+                "sentence": "ci-deployer (service account in web) listed Secrets in payments: it has never listed Secrets "
+                "before (0 of 1,197 earlier actions), nor has any of its 2 peers.",
+                "techniques": [],
+                "did": [{"did": "listed Secrets in payments", "count": 1}],
+                "actions": [],
+                "actionCount": 1,
+                "auditIDs": ["0abe9025-690a-4c64-ab70-22c373c72194"],
+                "checks": [],
+                "terms": {},
+                "model": {"name": "kubehabit", "version": "3"},
+            }
+        }
+    )
+
+    id: str
+    principal: str
+    kind: str
+    peer_group: str
+    first_seen: datetime
+    last_seen: datetime
+    severity: Severity
+    evidence: float
+    sentence: str
+    techniques: list[Technique] = []
+    did: list[Deed] = []
+    actions: Annotated[list[Action], Field(description="the first ones and the most surprising later ones")] = []
+    action_count: Annotated[int, Field(description="all unusual actions, shown or not")] = 0
+    audit_ids: Annotated[list[str], Field(description="all of them; in lists of alerts the first 1,000")] = []
+    checks: list[Check] = []
+    terms: Annotated[dict[str, str], Field(description="Kubernetes words used, explained")] = {}
+    model: ServedModel
+
+    @property
+    def headline(self) -> Action:
+        """The action that tells most; the earliest of equals."""
+        return max(self.actions, key=lambda action: action.weight)
+
+
+def add_actions(alert: Alert, actions: list[Action], *, first: int, top: int) -> None:
+    """Let an alert grow by actions it does not hold yet. Bounded: `first` + `top` actions stay in full.
+
+    Sentence, techniques and checks are the explainer's to renew afterwards.
+    """
+    alert.action_count += len(actions)
+    deeds = {deed.did: deed for deed in alert.did}
+    for action in actions:
+        deed = deeds.get(action.did)
+        if deed is not None:
+            deed.count += 1
+        elif len(deeds) < _MAX_KINDS_OF_DEED:
+            deeds[action.did] = Deed(did=action.did, count=1)
+    alert.did = list(deeds.values())
+    ordered = sorted([*alert.actions, *actions], key=lambda action: action.time)
+    later = sorted(ordered[first:], key=lambda action: action.weight, reverse=True)[:top]
+    alert.actions = sorted([*ordered[:first], *later], key=lambda action: action.time)
+    alert.first_seen = min(alert.first_seen, alert.actions[0].time)
+    alert.last_seen = max(alert.last_seen, *(action.time for action in actions))
+    alert.severity = max((alert.severity, *(action.severity for action in actions)), key=SEVERITIES.index)
+    alert.evidence = max(alert.evidence, *(action.evidence for action in actions))

@@ -1,0 +1,476 @@
+"""Plain words for what the model saw: who did what, what is new about it, what it looks like, what to do next.
+
+All vocabulary is in `configs/explain.yaml`. What is new (counts anybody can check) comes first; what the model expected
+instead comes second, for actions whose every part is familiar.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from string import Template
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data.errors import KubehabitError
+from serving.alerts import Action, Alert, Check, Novelty, ObjectReference, Technique, clean
+from serving.settings import read_yaml
+
+MANY = ("list", "watch", "deletecollection")
+_MAX_TECHNIQUES = 3
+_MAX_NEWS = 3
+_MAX_OTHER_DEEDS = 3
+_REFUSED = (401, 403)
+_NOT_FOUND = 404
+_FIRST_ERROR = 400
+_SERVICE_ACCOUNT = "system:serviceaccount:"
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@/=-]*")
+# A broader novelty makes the narrower ones go without saying.
+_IMPLIES: Mapping[str, frozenset[str]] = {
+    "verb_resource": frozenset({"resource_namespace", "verb_resource_namespace", "object", "code", "traits", "uri", "binding"}),
+    "namespace": frozenset({"resource_namespace", "verb_resource_namespace", "object"}),
+    "resource_namespace": frozenset({"verb_resource_namespace", "object"}),
+    "verb_resource_namespace": frozenset({"object"}),
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Verb(_Strict):
+    do: str
+    did: str
+
+
+class _Word(_Strict):
+    one: str
+    many: str
+    cluster: bool = False
+
+
+class _When(_Strict):
+    verb: list[str] = []
+    resource: list[str] = []
+    namespace: list[str] = []
+    code: list[int] = []
+    kind: list[str] = []
+    traits: list[str] = []
+    new: list[str] = []
+    impersonates: list[bool] = []
+
+
+class _Phrase(_Strict):
+    when: _When
+    do: str
+    did: str
+
+
+class _News(_Strict):
+    never: str
+    also: str
+
+
+class _Tactic(_Strict):
+    name: str
+    tactic: str
+
+
+class _Check(_Strict):
+    kind: str = Field(pattern="^(look|contain)$")
+    text: str
+    command: str | None = None
+
+
+class _Rule(_Strict):
+    when: _When
+    techniques: list[str] = []
+    checks: list[_Check] = []
+
+
+class Vocabulary(_Strict):
+    """Content of `explain.yaml`."""
+
+    verbs: dict[str, _Verb]
+    phrases: list[_Phrase]
+    resources: dict[str, _Word]
+    traits: dict[str, str]
+    novelties: dict[str, _News]
+    fields: dict[str, str]
+    techniques: dict[str, _Tactic]
+    rules: list[_Rule]
+    always: list[_Check]
+    glossary: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """What one action did, as far as words and rules need it."""
+
+    verb: str
+    ref: ObjectReference | None
+    path: str | None
+    code: int | None
+    impersonates: str | None
+    traits: Sequence[str] = field(default_factory=tuple)
+
+
+def _word(name: str) -> _Word:
+    """Singular and plural of a resource that the vocabulary does not know."""
+    if name.endswith("ies"):
+        return _Word(one=name[:-3] + "y", many=name)
+    if name.endswith(("sses", "xes", "ches", "shes")):
+        return _Word(one=name[:-2], many=name)
+    return _Word(one=name[:-1] if name.endswith("s") else name, many=name)
+
+
+def _matches(values: Sequence[str], wanted: Sequence[str]) -> bool:
+    return any(
+        value == want or (want.endswith("=") and value.startswith(want)) for value in values for want in wanted
+    )
+
+
+def _resource(ref: ObjectReference | None) -> str:
+    if ref is None:
+        return ""
+    return f"{ref.resource}/{ref.subresource}" if ref.subresource else ref.resource
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _span(length: timedelta) -> str:
+    """A time span as people say it."""
+    seconds = length.total_seconds()
+    if seconds < 90:  # noqa: PLR2004 - beyond that, people count minutes
+        return _count(max(1, round(seconds)), "second", "seconds")
+    if seconds < 5400:  # noqa: PLR2004 - and beyond that, hours
+        return _count(round(seconds / 60), "minute", "minutes")
+    return _count(round(seconds / 3600), "hour", "hours")
+
+
+class Explainer:
+    """Turns actions into words, techniques and next steps."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    @classmethod
+    def load(cls, path: Path) -> Explainer:
+        """Read a vocabulary.
+
+        Raises:
+            KubehabitError: the file cannot be read, or a rule in it cannot be understood.
+        """
+        raw = read_yaml(path)
+        try:
+            vocabulary = Vocabulary.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise KubehabitError(f"{path}: '{where}' cannot be understood: {first['msg']}. Correct it there.") from error
+        unknown = {name for rule in vocabulary.rules for name in rule.techniques} - set(vocabulary.techniques)
+        if unknown:
+            raise KubehabitError(
+                f"{path}: a rule names the technique {sorted(unknown)[0]}, which 'techniques' does not explain. Add it there."
+            )
+        return cls(vocabulary)
+
+    # -- words --------------------------------------------------------------------------------------------------
+
+    def who(self, principal: str, kind: str) -> str:
+        """A principal as people call it: "ci-deployer (service account in web)"."""
+        name = clean(principal)
+        if principal.startswith(_SERVICE_ACCOUNT):
+            namespace, _, account = name[len(_SERVICE_ACCOUNT) :].partition(":")
+            what = "built-in controller" if kind == "controller" else "service account"
+            return f"{account or '?'} ({what} in {namespace})"
+        if kind == "anonymous":
+            return "Somebody without credentials"
+        if kind == "node":
+            return f"{name.removeprefix('system:node:')} (the identity of a node)"
+        if kind == "component":
+            return f"{name.removeprefix('system:')} (a part of the control plane)"
+        return f"{name} (a person)"
+
+    def _object_word(self, resource: str) -> _Word:
+        return self.vocabulary.resources.get(resource) or _word(resource)
+
+    def _in(self, ref: ObjectReference | None, verb: str) -> str:
+        """Where: "in payments", "in all namespaces", or nothing for what belongs to no namespace."""
+        if ref is None:
+            return ""
+        known = self.vocabulary.resources.get(ref.resource)
+        if known is not None and known.cluster:
+            return ""
+        if ref.namespace:
+            return f"in {ref.namespace}"
+        return "in all namespaces" if verb in MANY and known is not None else ""
+
+    def _object(self, ref: ObjectReference, verb: str) -> str:
+        word = self._object_word(ref.resource)
+        if ref.name and verb not in MANY:
+            text = f"{word.one} {ref.name}"
+        elif verb in MANY:
+            text = word.many
+        else:
+            text = f"{'an' if word.one[0] in 'AEIOUaeiou' else 'a'} {word.one}"
+        return f"{text} {self._in(ref, verb)}".rstrip()
+
+    def _render(self, deed: Deed, what: str) -> tuple[str, str]:
+        """("to <do>", "has <did>") of a deed, with `what` in the place of its object."""
+        verb = self.vocabulary.verbs.get(deed.verb) or _Verb(do=f"use '{deed.verb}' on", did=f"used '{deed.verb}' on")
+        if deed.ref is None:
+            return f"{verb.do} {what}", f"{verb.did} {what}"
+        for phrase in self.vocabulary.phrases:
+            if self._holds(phrase.when, deed, kind="", new=()):
+                values = {"object": what}
+                return Template(phrase.do).safe_substitute(values), Template(phrase.did).safe_substitute(values)
+        part = f"the {deed.ref.subresource} of " if deed.ref.subresource else ""
+        return f"{verb.do} {part}{what}", f"{verb.did} {part}{what}"
+
+    def did(self, deed: Deed) -> str:
+        """An action in the past tense, with its outcome: "tried to list Secrets in payments and was refused (403)"."""
+        what = f"the path {deed.path or '/'}" if deed.ref is None else self._object(deed.ref, deed.verb)
+        do, did = self._render(deed, what)
+        with_ = self.striking(deed.traits)
+        extra = f", with {_join(with_)}" if with_ else ""
+        if deed.impersonates is not None:
+            extra += f", acting as {self._acted_as(deed.impersonates)}"
+        code = deed.code or 0
+        if code in _REFUSED:
+            return f"tried to {do}{extra} and was refused ({code})"
+        if code == _NOT_FOUND:
+            return f"tried to {do}{extra}, which does not exist (404)"
+        if code >= _FIRST_ERROR:
+            return f"tried to {do}{extra}, which failed ({code})"
+        return did + extra
+
+    def _acted_as(self, username: str) -> str:
+        return self.who(username, "serviceaccount") if username.startswith(_SERVICE_ACCOUNT) else clean(username)
+
+    def striking(self, traits: Sequence[str]) -> list[str]:
+        """Words for those traits of a request body that deserve one."""
+        words = []
+        for trait in traits:
+            key, equals, value = trait.partition("=")
+            text = self.vocabulary.traits.get(trait) or (self.vocabulary.traits.get(f"{key}=") if equals else None)
+            if text is not None:
+                words.append(Template(text).safe_substitute(value="anything" if value == "*" else clean(value, 80)))
+        return words
+
+    def _news(self, novelty: Novelty, action: Action, deed: Deed) -> tuple[str, str]:
+        """(<never>, <also>) of a novelty."""
+        news = self.vocabulary.novelties.get(novelty.attribute) or _News(
+            never=f"done this ({novelty.attribute})", also=novelty.attribute
+        )
+        ref = deed.ref
+        word = self._object_word(ref.resource) if ref is not None else _Word(one="path", many="paths")
+        many = word.many if ref is not None else f"the path {deed.path or '/'}"
+        value = novelty.value
+        if novelty.attribute in ("impersonates", "impersonation"):
+            value = self._acted_as(value)
+        values = {
+            "did_kind": self._render(deed, many)[1],
+            "one": word.one.removesuffix(" of"),
+            "many": many,
+            "in_namespace": self._in(ref, deed.verb) or "on objects of the whole cluster",
+            "value": value,
+        }
+        return Template(news.never).safe_substitute(values), Template(news.also).safe_substitute(values)
+
+    def reason(self, action: Action, kind: str) -> str:
+        """Why an action is unusual, as a clause and perhaps a second sentence; no final stop."""
+        deed = deed_of(action)
+        it, its = ("this person", "their") if kind == "human" else ("it", "its")
+        if not action.habits:
+            return self._misfit(action)
+        main, *rest = action.habits
+        if main.actions_before == 0:
+            text = "nothing was ever seen from it before" if kind != "human" else "this person was never seen before"
+        else:
+            never, _ = self._news(main, action, deed)
+            earlier = _count(main.actions_before, "earlier action", "earlier actions")
+            if main.times_before:
+                text = f"{it} has {never} only {_count(main.times_before, 'time', 'times')} before (in {earlier})"
+            else:
+                text = f"{it} has never {never} before (0 of {earlier}){self._peers(main, its)}"
+        skip = {main.attribute} | _IMPLIES.get(main.attribute, frozenset())
+        more: list[str] = []
+        for novelty in rest:
+            if novelty.attribute in skip or novelty.times_before or main.actions_before == 0:
+                continue
+            skip |= {novelty.attribute} | _IMPLIES.get(novelty.attribute, frozenset())
+            more.append(self._news(novelty, action, deed)[1])
+        if more:
+            text += f". New as well: {_join(more[:_MAX_NEWS])}"
+        return text
+
+    @staticmethod
+    def _peers(novelty: Novelty, its: str) -> str:
+        """What others did; empty when there is nobody to compare with."""
+        if novelty.peers_with:
+            has = "has" if novelty.peers_with == 1 else "have"
+            return f", though {novelty.peers_with:,} of {its} {_count(novelty.peers, 'peer', 'peers')} {has}"
+        if novelty.peers <= 0:
+            return "" if novelty.anyone_with else ", nor has anybody else"
+        nobody = f"nor has {its} only peer" if novelty.peers == 1 else f"nor has any of {its} {novelty.peers:,} peers"
+        return f", {nobody}" + ("" if novelty.anyone_with else ", nor anybody else in the cluster")
+
+    def _misfit(self, action: Action) -> str:
+        """For an action all of whose parts are known: which field does not fit, and what would have."""
+        if not action.fields:
+            return "every part of it is known, but not at this point of what it usually does"
+        worst = action.fields[0]
+        name = self.vocabulary.fields.get(worst.field, worst.field)
+        text = f"every part of it is known, but {name} does not fit here"
+        expected = [option for option in worst.expected if option.value != worst.value][:2]
+        if expected:
+            options = " or ".join(f"{option.value} ({option.probability:.0%})" for option in expected)
+            text += f": {worst.value}, where one would expect {options}"
+        return text
+
+    def sentence(self, alert: Alert) -> str:
+        """The alert in words, for somebody new to Kubernetes."""
+        action = alert.headline
+        text = f"{self.who(alert.principal, alert.kind)} {action.did}: {self.reason(action, alert.kind)}."
+        others = alert.action_count - 1
+        if others:
+            span = _span(alert.last_seen - alert.first_seen)
+            noun = _count(others, "more unusual action", "more unusual actions")
+            text += f" With {noun} within {span}"
+            deeds = [
+                deed.did + (f" ({deed.count} times)" if deed.count > 1 else "")
+                for deed in sorted(alert.did, key=lambda deed: -deed.count)
+                if deed.did != action.did
+            ]
+            text += f", such as: {'; '.join(deeds[:_MAX_OTHER_DEEDS])}." if deeds else ", all alike."
+        return text
+
+    # -- rules --------------------------------------------------------------------------------------------------
+
+    def _holds(self, when: _When, deed: Deed, *, kind: str, new: Sequence[str]) -> bool:
+        resource = _resource(deed.ref)
+        _, slash, subresource = resource.partition("/")
+        return (
+            (not when.verb or deed.verb in when.verb)
+            and (not when.resource or resource in when.resource or (bool(slash) and f"*/{subresource}" in when.resource))
+            and (not when.namespace or (deed.ref is not None and deed.ref.namespace in when.namespace))
+            and (not when.code or deed.code in when.code)
+            and (not when.kind or kind in when.kind)
+            and (not when.traits or _matches(deed.traits, when.traits))
+            and (not when.new or any(name in when.new for name in new))
+            and (not when.impersonates or (deed.impersonates is not None) in when.impersonates)
+        )
+
+    def renew(self, alert: Alert) -> None:
+        """Set sentence, techniques, checks and terms of an alert from its most telling action."""
+        action = alert.headline
+        deed = deed_of(action)
+        new = [novelty.attribute for novelty in action.habits if not novelty.times_before]
+        rules = [rule for rule in self.vocabulary.rules if self._holds(rule.when, deed, kind=alert.kind, new=new)]
+        names = list(dict.fromkeys(name for rule in rules for name in rule.techniques))[:_MAX_TECHNIQUES]
+        alert.techniques = [
+            Technique(
+                id=name,
+                name=self.vocabulary.techniques[name].name,
+                tactic=self.vocabulary.techniques[name].tactic,
+                url=f"https://attack.mitre.org/techniques/{name.replace('.', '/')}/",
+            )
+            for name in names
+        ]
+        plain, quoted = self._check_values(alert, action)
+        checks = [*self.vocabulary.always, *(check for rule in rules for check in rule.checks)]
+        alert.checks = []
+        for check in checks:
+            text = Template(check.text).safe_substitute(plain)
+            command = self._command(check.command, quoted)
+            alert.checks.append(Check.model_validate({"kind": check.kind, "text": text, "command": command}))
+        alert.sentence = self.sentence(alert)
+        alert.terms = {
+            term: meaning
+            for term, meaning in self.vocabulary.glossary.items()
+            if re.search(rf"\b{re.escape(term)}s?\b", alert.sentence)
+        }
+
+    def _check_values(self, alert: Alert, action: Action) -> tuple[dict[str, str], dict[str, str | None]]:
+        """Placeholders for texts, and for commands (quoted for a shell; None where there is nothing to put)."""
+        ref = action.object_ref
+        namespace = ref.namespace if ref is not None else ""
+        name = ref.name if ref is not None and action.verb not in MANY else ""
+        plain = {
+            "object": self._object(ref, action.verb) if ref is not None else f"the path {action.request_path or '/'}",
+            "principal": clean(alert.principal),
+            "namespace": namespace,
+            "name": name,
+            "address": action.source_ips[0] if action.source_ips else "",
+            "auditID": action.audit_id,
+        }
+        cluster = ref is not None and self._object_word(ref.resource).cluster
+        # "-A" and a name exclude each other.
+        everywhere = "" if cluster or ref is None or name else "-A"
+        is_account = alert.principal.startswith(_SERVICE_ACCOUNT)
+        account_namespace, _, account = alert.principal.removeprefix(_SERVICE_ACCOUNT).partition(":")
+        quoted: dict[str, str | None] = {
+            "principal": _quoted(alert.principal),
+            "name": _quoted(name),
+            "namespace": _quoted(namespace),
+            "resource": _quoted(ref.resource) if ref is not None else None,
+            "scope": _option(namespace) if namespace and not cluster else everywhere,
+            "account": _quoted(account) if is_account else None,
+            "account_scope": _option(account_namespace) if is_account else None,
+            "token_subject": _quoted(f"{_SERVICE_ACCOUNT}{namespace}:{name}"),
+        }
+        return plain, quoted
+
+    @staticmethod
+    def _command(template: str | None, values: Mapping[str, str | None]) -> str | None:
+        """A command, or None if it needs something that this action does not have, or that a shell could misread."""
+        if template is None:
+            return None
+        used = Template(template).get_identifiers()
+        if any(name in values and values[name] is None for name in used):
+            return None
+        # Deleting needs a name: without one, kubectl would be told to delete of everything.
+        if "kubectl delete" in template and "name" in used and not values["name"]:
+            return None
+        filled = Template(template).safe_substitute({name: text for name, text in values.items() if text is not None})
+        return re.sub(r"  +", " ", filled).strip()
+
+
+def _quoted(text: str) -> str | None:
+    """A value safe inside a shell command, or None: control characters, or a leading dash that kubectl would obey."""
+    if not text:
+        return ""
+    if not text.isprintable() or text.startswith("-"):
+        return None
+    return text if _PLAIN_WORD.fullmatch(text) else shlex.quote(text)
+
+
+def _option(namespace: str) -> str | None:
+    """The kubectl option for a namespace."""
+    quoted = _quoted(namespace)
+    return None if quoted is None else f"-n {quoted}"
+
+
+def deed_of(action: Action) -> Deed:
+    """The part of an action that words and rules need."""
+    return Deed(
+        verb=action.verb,
+        ref=action.object_ref,
+        path=action.request_path,
+        code=action.response_status.code if action.response_status is not None else None,
+        impersonates=action.impersonated_user.username if action.impersonated_user is not None else None,
+        traits=action.traits,
+    )
+
+

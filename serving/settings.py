@@ -1,0 +1,200 @@
+"""Settings of the service: YAML file, overridden by `KUBEHABIT_*` in the environment."""
+
+from __future__ import annotations
+
+import ipaddress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from data.errors import KubehabitError
+from data.home import home
+
+MEBIBYTE = 1 << 20
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelSettings(_Section):
+    """Which registered model is served, and how."""
+
+    name: str = "kubehabit"
+    alias: str = "champion"
+    cache: Path | None = None
+    threads: int = Field(1, ge=1, le=256)
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of downloaded bundles."""
+        return self.cache or home() / "models"
+
+
+class AlertSettings(_Section):
+    """How unusual actions become alerts."""
+
+    gap_minutes: float = Field(10, gt=0)
+    first_actions: int = Field(50, ge=1, le=1000)
+    top_actions: int = Field(50, ge=0, le=1000)
+
+
+class StoreSettings(_Section):
+    """Where alerts are kept, and for how long."""
+
+    url: str | None = None
+    retention_days: float = Field(90, gt=0)
+    max_alerts: int = Field(100_000, ge=1)
+
+    @property
+    def resolved_url(self) -> str:
+        """SQLAlchemy URL of the alert store."""
+        return self.url or f"sqlite:///{home() / 'serving.db'}"
+
+
+class LimitSettings(_Section):
+    """What one caller may ask of the process."""
+
+    body_mb: float = Field(32, gt=0)
+    decompressed_mb: float = Field(256, gt=0)
+    waiting_requests: int = Field(64, ge=1)
+
+    @property
+    def body_bytes(self) -> int:
+        """Largest body as sent, bytes."""
+        return int(self.body_mb * MEBIBYTE)
+
+    @property
+    def decompressed_bytes(self) -> int:
+        """Largest body after decompression, bytes."""
+        return int(self.decompressed_mb * MEBIBYTE)
+
+
+class DeadLetterSettings(_Section):
+    """Where events go that could not be read."""
+
+    path: Path | None = None
+    max_mb: float = Field(64, gt=0)
+
+    @property
+    def resolved_path(self) -> Path:
+        """File of the dead letters."""
+        return self.path or home() / "dead-letters.jsonl"
+
+
+class LogSettings(_Section):
+    """The service's own log, on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "json"
+
+
+class Settings(BaseSettings):
+    """All settings of `kubehabit serve`; `configs/serve.yaml` explains each."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="KUBEHABIT_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        validate_assignment=True,
+        # A wrong value must not be echoed: it could be the token.
+        hide_input_in_errors=True,
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(8646, ge=0, le=65535)
+    token: SecretStr | None = Field(None, min_length=16)
+    model: ModelSettings = ModelSettings()
+    alerts: AlertSettings = AlertSettings()
+    store: StoreSettings = StoreSettings()
+    limits: LimitSettings = LimitSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
+    explain: Path | None = None
+    log: LogSettings = LogSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, whose values come in as arguments."""
+        return env_settings, init_settings
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        return is_loopback(self.host)
+
+    @property
+    def explain_path(self) -> Path:
+        """File of words, techniques and next steps."""
+        return self.explain or Path(str(files("configs") / "explain.yaml"))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine only. The empty host means every address, so it is not."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        KubehabitError: the file is missing, is no YAML, or holds something else than a mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KubehabitError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" (line {where.line + 1})" if where is not None else ""
+        raise KubehabitError(f"{path} is not valid YAML{line}: correct it there.") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise KubehabitError(f"{path} must hold settings as 'name: value' lines; it holds a {type(loaded).__name__}.")
+    return loaded
+
+
+def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
+    """Read settings from a YAML file (the shipped one when None) and the environment.
+
+    Args:
+        path: YAML file.
+        overrides: top-level values that win over both (command-line options); None means not given.
+
+    Raises:
+        KubehabitError: the file cannot be read, a setting is unknown or wrong, or the host is open without a token.
+    """
+    source = path or Path(str(files("configs") / "serve.yaml"))
+    try:
+        settings = Settings(**read_yaml(source))
+        for name, value in overrides.items():
+            if value is not None:
+                setattr(settings, name, value)  # validated: see model_config
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        more = f" ({error.error_count() - 1} more like it)" if error.error_count() > 1 else ""
+        what = "is no setting" if first["type"] == "extra_forbidden" else f"is wrong: {first['msg']}"
+        raise KubehabitError(f"Setting '{name}' in {source} or in KUBEHABIT_* {what}{more}. Correct it.") from error
+    if not settings.on_loopback and settings.token is None:
+        raise KubehabitError(
+            f"Refusing to listen on {settings.host or 'every address'!r} without a token: alerts would be readable, and "
+            "scores writable, by anybody who reaches it. Set KUBEHABIT_TOKEN (16 characters or more), or use 127.0.0.1."
+        )
+    return settings

@@ -1,0 +1,298 @@
+"""Where alerts are kept: SQLite by default, through SQLAlchemy, with alembic migrations, bounded in time and number."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from data.errors import KubehabitError
+from serving.alerts import SEVERITIES, Alert
+
+_metadata = sa.MetaData()
+_alerts = sa.Table(
+    "alerts",
+    _metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(32)),
+    sa.Column("principal", sa.Text),
+    sa.Column("severity", sa.SmallInteger),
+    sa.Column("first_seen", sa.BigInteger),
+    sa.Column("last_seen", sa.BigInteger),
+    sa.Column("raised", sa.BigInteger),
+    sa.Column("document", sa.Text),
+)
+_events = sa.Table(
+    "alert_events",
+    _metadata,
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("alert", sa.Integer),
+    sa.Column("audit_id", sa.Text),
+    sa.Column("time", sa.BigInteger),
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_LISTED_AUDIT_IDS = 1000
+"""Audit IDs of one alert in a listing; a flood must not make every page of alerts megabytes long."""
+
+_QUERY_IDS = 500
+"""Values in one IN (...): below every database's limit."""
+
+_MICROSECONDS_A_DAY = 86_400_000_000
+
+
+class StoreError(KubehabitError):
+    """The alert store cannot be opened, read or written."""
+
+
+def microseconds(moment: datetime) -> int:
+    """Microseconds since 1970 UTC, exactly. A moment without a zone is taken as UTC."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An alert with the number under which the store has it."""
+
+    number: int
+    alert: Alert
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing, newest first; `cursor` continues it, None at the end."""
+
+    alerts: list[Alert]
+    cursor: int | None
+
+
+class AlertStore:
+    """Alerts in a SQL database.
+
+    Args:
+        url: SQLAlchemy URL; `sqlite://` keeps everything in memory.
+        retention_days: alerts raised longer ago are deleted.
+        max_alerts: beyond this number the oldest are deleted.
+
+    Raises:
+        StoreError: the database cannot be opened or its schema not be brought up to date.
+    """
+
+    def __init__(self, url: str, *, retention_days: float, max_alerts: int) -> None:
+        self._retention = int(retention_days * _MICROSECONDS_A_DAY)
+        self._max_alerts = max_alerts
+        try:
+            self._engine = _open(url)
+            self._migrate()
+        except (SQLAlchemyError, OSError, ImportError) as error:
+            raise StoreError(
+                f"Cannot open the alert store {_shown(url)}: {_first_line(error)}. Check store.url and the folder's permissions."
+            ) from error
+
+    def _migrate(self) -> None:
+        from alembic import command
+        from alembic.config import Config
+        from alembic.util.exc import CommandError
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        config = Config()
+        # A percent sign in a path would be read as interpolation.
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        try:
+            with self._engine.begin() as connection:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except CommandError as error:
+            raise StoreError(
+                f"The alert store was written by a newer kubehabit ({_first_line(error)}). Upgrade, or name another store.url."
+            ) from error
+
+    @contextmanager
+    def writing(self) -> Iterator[Writer]:
+        """One transaction: all that is written in it is durable when the block ends, or none of it.
+
+        Raises:
+            StoreError: the database refused; nothing was written.
+        """
+        try:
+            with self._engine.begin() as connection:
+                writer = Writer(connection)
+                yield writer
+                if writer.raised:
+                    self._prune(connection)
+        except SQLAlchemyError as error:
+            raise StoreError(f"The alert store cannot be written: {_first_line(error)}. Check its disk.") from error
+
+    def _prune(self, connection: Connection) -> None:
+        """Forget what is too old or too much; runs whenever an alert is added, so growth is bounded at all times."""
+        newest = connection.execute(sa.select(sa.func.max(_alerts.c.number))).scalar() or 0
+        gone = sa.or_(
+            _alerts.c.raised < time.time_ns() // 1000 - self._retention,
+            _alerts.c.number <= newest - self._max_alerts,
+        )
+        connection.execute(sa.delete(_alerts).where(gone))
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StoreError(f"The alert store cannot be read: {_first_line(error)}. Check its disk.") from error
+
+    def get(self, alert_id: str) -> Alert | None:
+        """One alert with all its audit IDs, or None."""
+        with self._reading() as connection:
+            row = connection.execute(
+                sa.select(_alerts.c.number, _alerts.c.document).where(_alerts.c.id == alert_id)
+            ).one_or_none()
+            return None if row is None else _with_audit_ids(connection, row.number, row.document, None)
+
+    def page(
+        self,
+        *,
+        since: datetime | None = None,
+        principal: str | None = None,
+        severity: str | None = None,
+        limit: int = 100,
+        cursor: int | None = None,
+    ) -> Page:
+        """List alerts, newest raised first.
+
+        Args:
+            since: only alerts that were still going on at or after this moment.
+            principal: only those of this principal.
+            severity: only this severity and graver.
+            limit: most alerts to return.
+            cursor: that of the page before.
+        """
+        query = sa.select(_alerts.c.number, _alerts.c.document).order_by(_alerts.c.number.desc()).limit(limit + 1)
+        if since is not None:
+            query = query.where(_alerts.c.last_seen >= microseconds(since))
+        if principal is not None:
+            query = query.where(_alerts.c.principal == principal)
+        if severity is not None:
+            query = query.where(_alerts.c.severity >= SEVERITIES.index(severity))
+        if cursor is not None:
+            query = query.where(_alerts.c.number < cursor)
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+            alerts = [
+                _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS) for row in rows[:limit]
+            ]
+        return Page(alerts, rows[limit - 1].number if len(rows) > limit else None)
+
+    def close(self) -> None:
+        """Give the database back."""
+        self._engine.dispose()
+
+
+class Writer:
+    """Reads and writes of one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.raised = False
+
+    def find(self, principal: str, earliest: datetime, latest: datetime) -> Stored | None:
+        """The latest alert of a principal that overlaps a span of time. Its `audit_ids` are left empty."""
+        row = self._connection.execute(
+            sa.select(_alerts.c.number, _alerts.c.document)
+            .where(
+                _alerts.c.principal == principal,
+                _alerts.c.last_seen >= microseconds(earliest),
+                _alerts.c.first_seen <= microseconds(latest),
+            )
+            .order_by(_alerts.c.last_seen.desc())
+            .limit(1)
+        ).one_or_none()
+        return None if row is None else Stored(row.number, Alert.model_validate_json(row.document))
+
+    def known(self, number: int, audit_ids: Sequence[str]) -> set[tuple[str, int]]:
+        """Which (audit ID, time in microseconds) an alert already holds, among those of the given IDs."""
+        found: set[tuple[str, int]] = set()
+        for start in range(0, len(audit_ids), _QUERY_IDS):
+            query = sa.select(_events.c.audit_id, _events.c.time).where(
+                _events.c.alert == number, _events.c.audit_id.in_(audit_ids[start : start + _QUERY_IDS])
+            )
+            found.update((row.audit_id, row.time) for row in self._connection.execute(query))
+        return found
+
+    def put(self, stored: int | None, alert: Alert, events: Sequence[tuple[str, int]]) -> int:
+        """Add an alert (`stored` None) or replace it, and add the events that are new to it. Returns its number."""
+        values: dict[str, Any] = {
+            "id": alert.id,
+            "principal": alert.principal,
+            "severity": SEVERITIES.index(alert.severity),
+            "first_seen": microseconds(alert.first_seen),
+            "last_seen": microseconds(alert.last_seen),
+            "document": alert.model_dump_json(by_alias=True, exclude={"audit_ids"}),
+        }
+        if stored is None:
+            self.raised = True
+            result = self._connection.execute(sa.insert(_alerts).values(**values, raised=time.time_ns() // 1000))
+            assert result.inserted_primary_key is not None
+            stored = int(result.inserted_primary_key[0])
+        else:
+            self._connection.execute(sa.update(_alerts).where(_alerts.c.number == stored).values(**values))
+        if events:
+            self._connection.execute(
+                sa.insert(_events), [{"alert": stored, "audit_id": name, "time": moment} for name, moment in events]
+            )
+        return stored
+
+
+def _with_audit_ids(connection: Connection, number: int, document: str, limit: int | None) -> Alert:
+    alert = Alert.model_validate_json(document)
+    query = sa.select(_events.c.audit_id).where(_events.c.alert == number).order_by(_events.c.position)
+    alert.audit_ids = list(connection.execute(query.limit(limit) if limit is not None else query).scalars())
+    return alert
+
+
+def _open(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return sa.create_engine(parsed, pool_pre_ping=True)
+    if parsed.database in (None, "", ":memory:"):
+        engine = sa.create_engine(parsed, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    else:
+        Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(parsed)
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # An acknowledged batch must survive a power cut, not only a crash; alerts are rare enough to pay for it.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA busy_timeout=5000")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _first_line(error: BaseException) -> str:
+    """The cause, without SQLAlchemy's links and statements."""
+    cause = getattr(error, "orig", None) or error
+    return (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
+
+
+def _shown(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return "(the URL cannot be read)"
