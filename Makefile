@@ -54,13 +54,13 @@ clean: ## remove what a build, a test or a demo left here (the environment .venv
 # torch comes first and exactly as pinned: with it in place, lightning cannot pull in another build of it.
 $(VENV)/.train-installed: pyproject.toml $(LOCK) | $(BIN)/python
 	@echo "Installing kubehabit and what training needs into $(VENV) (once; several minutes on a slow line)."
-	@$(PIP) install --quiet --progress-bar on -c $(LOCK) $(TORCH_PIP_ARGS) $(TORCH)
-	@$(PIP) install --quiet --progress-bar on -c $(LOCK) -e '.[train]'
+	@$(PIP) install -c $(LOCK) $(TORCH_PIP_ARGS) $(TORCH)
+	@$(PIP) install -c $(LOCK) -e '.[train]'
 	@touch $@
 
 $(VENV)/.dev-installed: pyproject.toml $(LOCK) $(VENV)/.train-installed
 	@echo "Installing the checkers and the test runner into $(VENV)."
-	@$(PIP) install --quiet --progress-bar on -c $(LOCK) -e '.[train,dev]'
+	@$(PIP) install --quiet -c $(LOCK) -e '.[train,dev]'
 	@touch $@
 
 # Debian ships `venv` without the part that puts pip into it unless python3-venv is installed,
