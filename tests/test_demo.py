@@ -1,0 +1,280 @@
+"""The demo: it leaves nothing running, touches only its own folder, and says in a sentence what is wrong."""
+
+import gzip
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from data.errors import KubehabitError
+from training import demo
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# An API in miniature: an event that says "odd" raises an alert; busy once; misbehaves when told to.
+STAND_IN = r"""
+import gzip, http.server, json, os, signal, sys
+mode = os.environ.get("STAND_IN", "")
+if mode == "dies":
+    sys.exit("port 1 is in use: choose another")
+if mode == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+alerts, state = [], {"busy": True}
+class Api(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *_): pass
+    def answer(self, status, body, **headers):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(data)
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        if path == "/readyz":
+            return self.answer(200, {})
+        if path == "/v1/alerts":
+            start = int(query.partition("cursor=")[2] or 0)
+            page = alerts[::-1][start:start + 2]
+            more = start + 2 if start + 2 < len(alerts) else None
+            return self.answer(200, {"alerts": page, "cursor": more})
+        return self.answer(200, next(alert for alert in alerts if alert["id"] == path.rpartition("/")[2]))
+    def do_POST(self):
+        body = gzip.decompress(self.rfile.read(int(self.headers["Content-Length"])))
+        if mode == "refuses":
+            return self.answer(413, {"error": "too large: send less"})
+        if state["busy"]:
+            state["busy"] = False
+            return self.answer(503, {}, Retry_After="0")
+        raised = []
+        for line in body.split(b"\n"):
+            event = json.loads(line)
+            if "odd" in event:
+                alerts.append({"id": f"a{len(alerts)}", "principal": "alice", "severity": "high",
+                               "sentence": event["odd"], "firstSeen": "2026-11-23T14:31:46Z",
+                               "actionCount": 1, "auditIDs": [event["auditID"]]})
+                raised.append(alerts[-1]["id"])
+        self.answer(200, {"results": [], "alerts": raised})
+host, port = sys.argv[sys.argv.index("--host") + 1], int(sys.argv[sys.argv.index("--port") + 1])
+http.server.ThreadingHTTPServer((host, port), Api).serve_forever()
+"""
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> tuple[str, ...]:
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    return (sys.executable, str(script))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def write_log(path: Path, events: list[dict[str, Any]]) -> Path:
+    path.write_bytes(gzip.compress("\n".join(json.dumps(event) for event in events).encode()))
+    return path
+
+
+def running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_a_log_is_played_whole_and_in_order_and_alerts_are_printed_as_they_come(
+    serve: tuple[str, ...], home: Path, tmp_path: Path, console: Console
+) -> None:
+    events: list[dict[str, Any]] = [{"auditID": f"e{number}"} for number in range(1201)]
+    for number in (3, 700, 1200):
+        events[number]["odd"] = f"alice did [b]{number}[/b]"
+    log = write_log(tmp_path / "log.gz", events)
+    with demo.Server(home, serve) as server:
+        played = demo.play(server, log, console)
+    assert played.events == 1201
+    assert [alert["auditIDs"] for alert in played.alerts] == [["e3"], ["e700"], ["e1200"]]
+    assert "alice did [b]700[/b]" in printed(console)
+
+
+def test_a_refused_batch_is_one_sentence(
+    serve: tuple[str, ...], home: Path, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "refuses")
+    log = write_log(tmp_path / "log.gz", [{"auditID": "e"}])
+    with demo.Server(home, serve) as server, pytest.raises(KubehabitError, match=r"413.*too large"):
+        demo.play(server, log, console)
+
+
+def test_a_server_that_cannot_start_is_quoted(
+    serve: tuple[str, ...], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "dies")
+    with (
+        pytest.raises(KubehabitError, match="status 1: port 1 is in use: choose another"),
+        demo.Server(home, serve),
+    ):
+        pass
+
+
+def test_a_server_that_never_gets_ready_is_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "START_SECONDS", 0.5)
+    server = demo.Server(
+        home, (sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+    )
+    with pytest.raises(KubehabitError, match="not ready"), server:
+        pass
+    assert not running(int(server.log.read_text()))
+
+
+def test_a_server_that_dies_while_playing_is_noticed(
+    serve: tuple[str, ...], home: Path, tmp_path: Path, console: Console
+) -> None:
+    log = write_log(tmp_path / "log.gz", [{"auditID": "e"}])
+    with demo.Server(home, serve) as server:
+        server.stop()
+        with pytest.raises(KubehabitError, match="The API ended with status"):
+            demo.play(server, log, console)
+
+
+def test_a_server_that_ignores_sigterm_is_killed(
+    serve: tuple[str, ...], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAND_IN", "deaf")
+    monkeypatch.setattr(demo, "STOP_SECONDS", 0.2)
+    with demo.Server(home, serve) as server:
+        pid = server.pid
+        assert pid is not None
+        assert running(pid)
+    assert not running(pid)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_interrupting_the_demo_leaves_no_server(
+    serve: tuple[str, ...], home: Path, number: signal.Signals, status: int
+) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+from training import demo
+try:
+    with demo._termination(), demo.Server(Path({str(home)!r}), {serve!r}) as server:
+        print(server.pid, flush=True)
+        time.sleep(60)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    assert running(pid)
+    process.send_signal(number)
+    assert process.wait(20) == status
+    assert not running(pid)
+    process.stdout.close()
+
+
+def test_a_signal_while_a_process_is_being_started_waits_until_it_is_known() -> None:
+    steps = []
+
+    def start() -> None:
+        with demo._held_back():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            steps.append("known")
+        steps.append("too far")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert steps == ["known"]
+
+
+def test_a_folder_that_no_demo_made_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(KubehabitError, match="--home"):
+        demo._fresh(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_folder_of_an_earlier_demo_is_emptied(tmp_path: Path) -> None:
+    home = demo._fresh(tmp_path / "demo")
+    (home / "mlflow.db").write_text("old")
+    assert [path.name for path in demo._fresh(home).iterdir()] == [demo.MARKER]
+
+
+def test_the_demo_keeps_away_from_the_users_own_mlflow(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
+    with demo._environment(home):
+        assert "MLFLOW_TRACKING_URI" not in os.environ
+        assert os.environ["KUBEHABIT_HOME"] == str(home)
+    assert os.environ["MLFLOW_TRACKING_URI"] == "databricks"
+
+
+def test_without_recordings_it_says_to_clone_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "files", lambda _: tmp_path)
+    with pytest.raises(KubehabitError, match="Clone the project"):
+        demo.Recordings.shipped()
+
+
+def test_the_report_tells_caught_missed_and_raised_apart(console: Console) -> None:
+    run = {
+        "family": "secrets",
+        "principal": "alice",
+        "mode": "same",
+        "actions_to_detection": 1,
+        "class": "generic",
+    }
+    block = {
+        "attack_runs": 2,
+        "recall": 0.5,
+        "false_incidents": 3,
+        "false_per_10k_person_actions": 1.25,
+        "false_per_1m_system_actions": 0.0,
+        "lookalikes_high": 1,
+        "lookalikes": 2,
+    }
+    runs = [
+        run | {"scenario": "seen", "kind": "attack", "detected": True, "severity": "high"},
+        run | {"scenario": "unseen", "kind": "attack", "detected": False, "severity": None},
+        run | {"scenario": "honest", "kind": "benign-lookalike", "detected": True, "severity": "low"},
+        run | {"scenario": "feared", "kind": "benign-lookalike", "detected": True, "severity": "critical"},
+    ]
+    silent = block | {"recall": 0.0, "false_incidents": 0, "false_per_10k_person_actions": 0.0}
+    figures = {**block, "runs": runs, "baselines": {"always silent": silent}}
+    story = demo.Story("run", "1", demo.Played(10, 1.0, []), figures)
+    demo.report(story, console)
+    lines = printed(console).splitlines()
+    for words in (
+        ("seen", "caught", "1 action"),
+        ("unseen", "missed"),
+        ("honest", "noted"),
+        ("feared", "raised"),
+        ("kubehabit", "1 of 2", "1.2"),
+        ("always silent", "0 of 2", "0.0"),
+    ):
+        assert any(all(word in line for word in words) for line in lines), words

@@ -1,0 +1,497 @@
+"""`kubehabit demo`: the whole story on the shipped recording, as somebody new to it sees it.
+
+It learns and judges in this process, and meets serving only as others do: as a command and over HTTP.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import httpx
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from data.errors import KubehabitError
+from data.home import home as kubehabit_home
+from data.reader import open_lines
+
+MARKER = ".kubehabit-demo"
+"""Stands in a folder that a demo made, which the next demo may therefore empty."""
+
+BATCH_EVENTS = 500
+"""Events in one request: what a log pipeline sends every few seconds on a busy cluster."""
+
+SERVE = (sys.executable, "-m", "kubehabit", "serve")
+START_SECONDS = 90.0
+STOP_SECONDS = 10.0
+SEVERITY_STYLES = {"low": "dim", "medium": "yellow", "high": "bold red", "critical": "bold white on red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Recordings:
+    """The two recordings a demo plays and what was done in the second."""
+
+    normal: Path
+    labelled: Path
+    labels: Path
+
+    @classmethod
+    def shipped(cls) -> Recordings:
+        """Those that come with the source tree.
+
+        Raises:
+            KubehabitError: this is an installed package, which leaves them out.
+        """
+        folder = Path(str(files("data") / "recordings"))
+        found = cls(folder / "normal.jsonl.zst", folder / "labelled.jsonl.zst", folder / "labels.json")
+        if not all(path.is_file() for path in (found.normal, found.labelled, found.labels)):
+            raise KubehabitError(
+                f"The demo's recordings are not in {folder}: an installed package leaves them out. "
+                "Clone the project and run 'make demo' in it."
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What came of playing a log through the API."""
+
+    events: int
+    seconds: float
+    alerts: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What a demo found: the registered version, what was played, and the judgement of the alerts."""
+
+    run_id: str
+    version: str
+    played: Played
+    figures: dict[str, Any]
+
+
+def run(
+    home: Path | None = None,
+    *,
+    recordings: Recordings | None = None,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+) -> Story:
+    """Tell the whole story: build, train, register, serve, play, judge.
+
+    Args:
+        home: folder for everything the demo makes, emptied first; `demo` in `KUBEHABIT_HOME` if not given.
+        recordings: what to learn and to play; the shipped ones if not given.
+        overrides: further options for training, as `kubehabit train` takes them.
+        console: where to tell it.
+
+    Raises:
+        KubehabitError: a part is missing or does not work; the sentence says which and what to do.
+    """
+    console = console or Console()
+    recordings = recordings or Recordings.shipped()
+    home = _fresh(home or kubehabit_home() / "demo")
+    with _environment(home), _termination():
+        return _tell(home, recordings, overrides, console)
+
+
+def _tell(home: Path, recordings: Recordings, overrides: Sequence[str], console: Console) -> Story:
+    """The chapters, in order."""
+    # Imported here: MLflow reads where its store is when it is first used.
+    from data.dataset import build
+    from training.evaluate import judge
+    from training.run import train
+
+    began = time.monotonic()
+    dataset = home / "dataset"
+    config = Path(str(files("configs") / "train.yaml"))
+
+    _chapter(
+        console,
+        "1/5  Read normal work",
+        f"kubehabit data build {_short(recordings.normal)} --out {_short(dataset)}",
+    )
+    console.print(build([recordings.normal], dataset).describe(), highlight=False, markup=False)
+
+    _chapter(console, "2/5  Learn the habits in it", f"kubehabit train --data {_short(dataset)}")
+    trained = train(config, dataset, list(overrides))
+    console.print(
+        f"registered: {trained.model_name} version {trained.version} (champion), MLflow run {trained.run_id}"
+    )
+
+    _chapter(console, "3/5  Start the API", "kubehabit serve")
+    with Server(home) as server:
+        console.print(f"listening on {server.url}, ready after {server.seconds_to_ready:.1f} s")
+        _chapter(console, "4/5  Play a recording with attacks in it", f"POST {server.url}/v1/score")
+        played = play(server, recordings.labelled, console)
+    _chapter(console, "5/5  What was caught", "")
+    labels = json.loads(recordings.labels.read_text(encoding="utf-8"))
+    figures = judge(played.alerts, recordings.labelled, labels)
+    story = Story(trained.run_id, str(trained.version), played, figures)
+    report(story, console)
+    _farewell(home, played, time.monotonic() - began, console)
+    return story
+
+
+class Server:
+    """`kubehabit serve` as a process group of its own, on a free port of the loopback address.
+
+    Use it as a context: on the way out, however that comes about, the group is ended.
+    """
+
+    def __init__(self, home: Path, command: Sequence[str] = SERVE) -> None:
+        self._command = command
+        self.log = home / "serve.log"
+        self.url = ""
+        self.seconds_to_ready = 0.0
+        self._home = home
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Server:
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KUBEHABIT_")}
+        environment["KUBEHABIT_HOME"] = str(self._home)
+        command = [*self._command, "--host", "127.0.0.1", "--port", str(port)]
+        began = time.monotonic()
+        try:
+            with self.log.open("wb") as log, _held_back():
+                self._process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            self._wait_until_ready(began + START_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
+        self.seconds_to_ready = time.monotonic() - began
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server; None when it is not running."""
+        return self._process.pid if self._process is not None else None
+
+    def _wait_until_ready(self, deadline: float) -> None:
+        answer = "no answer"
+        while time.monotonic() < deadline:
+            self.raise_if_dead()
+            try:
+                response = httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False)
+                if response.status_code == httpx.codes.OK:
+                    return
+                answer = f"{response.status_code} {response.text[:200]}"
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise KubehabitError(
+            f"The API was not ready after {START_SECONDS:.0f} s ({answer}). Its log: {_short(self.log)}"
+        )
+
+    def raise_if_dead(self) -> None:
+        """Raise a KubehabitError with the server's last words if it has ended."""
+        if self._process is not None and (status := self._process.poll()) is not None:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            last = lines[-1] if lines else "it said nothing"
+            raise KubehabitError(f"The API ended with status {status}: {last} (its log: {_short(self.log)})")
+
+    def stop(self) -> None:
+        """End the process group: politely, then for certain."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        with _held_back():
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def play(server: Server, log: Path, console: Console) -> Played:
+    """Send a log through `POST /v1/score` in batches, in order, and print alerts as they are raised.
+
+    Raises:
+        KubehabitError: the API refused a batch or went away.
+    """
+    total = sum(1 for _ in open_lines(log))
+    columns = (
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} events/s, {task.fields[raised]} alerts"),
+        TimeRemainingColumn(),
+    )
+    announced: set[str] = set()
+    spent = 0.0
+    with (
+        httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client,
+        Progress(*columns, console=console, transient=True) as progress,
+    ):
+        bar = progress.add_task("playing", total=total, rate="-", raised=0)
+        done = 0
+        for batch in _batches(open_lines(log)):
+            body = gzip.compress(b"\n".join(batch), 1)
+            began = time.monotonic()
+            answer = _post(server, client, body)
+            spent += time.monotonic() - began
+            done += len(batch)
+            fresh = [alert for alert in answer.get("alerts", []) if alert not in announced]
+            for identity in fresh:
+                announced.add(identity)
+                _announce(client.get(f"/v1/alerts/{identity}").json(), progress.console)
+            progress.update(bar, completed=done, rate=f"{done / spent:,.0f}", raised=len(announced))
+        alerts = _all_alerts(client)
+    return Played(done, spent, alerts)
+
+
+def _batches(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while batch := list(islice(lines, BATCH_EVENTS)):
+        yield batch
+
+
+def _post(server: Server, client: httpx.Client, body: bytes) -> dict[str, Any]:
+    """Score one batch; a server that is busy is asked again."""
+    headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
+    for _ in range(10):
+        try:
+            response = client.post("/v1/score", content=body, headers=headers)
+        except httpx.TransportError as error:
+            server.raise_if_dead()
+            raise KubehabitError(
+                f"The API stopped answering ({error}). Its log: {_short(server.log)}"
+            ) from error
+        if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(float(response.headers.get("Retry-After", "1")))
+    if response.is_error:
+        raise KubehabitError(
+            f"The API refused a batch with {response.status_code}: {response.text[:300]} "
+            f"Its log: {_short(server.log)}"
+        )
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def _all_alerts(client: httpx.Client) -> list[dict[str, Any]]:
+    """Every alert of the store, oldest first, each with all its audit IDs."""
+    found: list[dict[str, Any]] = []
+    cursor: int | None = None
+    while True:
+        page = client.get(
+            "/v1/alerts", params={"limit": 100} | ({} if cursor is None else {"cursor": cursor})
+        )
+        page.raise_for_status()
+        answer = page.json()
+        found.extend(answer["alerts"])
+        cursor = answer.get("cursor")
+        if cursor is None:
+            break
+    # A listing cites only the first audit IDs of an alert that has very many.
+    return [
+        alert
+        if alert["actionCount"] <= len(alert["auditIDs"])
+        else client.get(f"/v1/alerts/{alert['id']}").raise_for_status().json()
+        for alert in reversed(found)
+    ]
+
+
+def report(story: Story, console: Console) -> None:
+    """Print what was caught and what was missed, and the rates beside two detectors that need no model."""
+    figures = story.figures
+    table = Table(title="Attacks and look-alikes in the recording", title_justify="left")
+    for heading in ("scenario", "family", "how", "stolen from", "", "after"):
+        table.add_column(heading, overflow="fold")
+    runs = sorted(
+        figures["runs"], key=lambda run: (run["kind"] != "attack", not run["detected"], run["family"])
+    )
+    for index, run in enumerate(runs):
+        attack = run["kind"] == "attack"
+        graver = run.get("severity") in {"high", "critical"}
+        if attack:
+            verdict = "[green]caught[/]" if run["detected"] else "[red]missed[/]"
+        else:
+            verdict = (
+                "[red]raised[/]" if graver else "[yellow]noted[/]" if run["detected"] else "[green]quiet[/]"
+            )
+        after = run.get("actions_to_detection")
+        table.add_row(
+            escape(run["scenario"]),
+            escape(run["family"]),
+            run.get("mode") or "",
+            escape(run["principal"]),
+            verdict,
+            f"{after} action{'s' if after != 1 else ''}"
+            if attack and run["detected"] and after is not None
+            else "",
+            end_section=index + 1 < len(runs) and attack and runs[index + 1]["kind"] != "attack",
+        )
+    console.print(table)
+
+    rates = Table(title="Against detectors that need no model", title_justify="left")
+    rates.add_column("")
+    for heading in (
+        "attacks caught",
+        "false incidents",
+        "per 10,000 person and pipeline actions",
+        "per 1,000,000 system actions",
+        "look-alikes raised",
+    ):
+        rates.add_column(heading, justify="right")
+    rows = {"kubehabit": figures, **figures.get("baselines", {})}
+    for name, row in rows.items():
+        caught = round(row["recall"] * row["attack_runs"])
+        rates.add_row(
+            f"[bold]{name}[/]" if row is figures else name,
+            f"{caught} of {row['attack_runs']}",
+            f"{row['false_incidents']:,}",
+            f"{row['false_per_10k_person_actions']:.1f}",
+            f"{row['false_per_1m_system_actions']:.1f}",
+            f"{row['lookalikes_high']} of {row['lookalikes']}",
+        )
+    console.print(rates)
+
+
+def _announce(alert: Mapping[str, Any], console: Console) -> None:
+    severity = str(alert["severity"])
+    style = SEVERITY_STYLES.get(severity, "")
+    console.print(
+        f"{str(alert['firstSeen'])[11:19]} [{style}]{severity:<8}[/] {escape(str(alert['sentence']))}",
+        highlight=False,
+    )
+
+
+def _fresh(home: Path) -> Path:
+    """An empty folder for this demo; one that an earlier demo made is emptied, any other is left alone."""
+    home = home.absolute()
+    if home.exists() and not (home / MARKER).is_file() and any(home.iterdir()):
+        raise KubehabitError(
+            f"{home} holds something that no demo made, so it stays. Name another folder with --home."
+        )
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    (home / MARKER).write_text(
+        "made by kubehabit demo, which empties this folder when it runs again\n", encoding="utf-8"
+    )
+    return home
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def _environment(home: Path) -> Iterator[None]:
+    """Everything of a demo goes to its own folder, never to the user's own MLflow."""
+    before = dict(os.environ)
+    os.environ["KUBEHABIT_HOME"] = str(home)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that what was started is ended."""
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back while a process is started or ended: none is ever running unknown."""
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [(number, signal.signal(number, lambda number, _: held.append(number))) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
+def _chapter(console: Console, title: str, command: str) -> None:
+    console.print()
+    console.rule(f"[bold]{title}[/bold]", align="left")
+    if command:
+        console.print(f"[dim]$ {escape(command)}[/dim]", highlight=False)
+
+
+def _short(path: Path) -> str:
+    """A path as one would type it here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _farewell(home: Path, played: Played, seconds: float, console: Console) -> None:
+    """Say how the thresholds came about, and where to look next."""
+    from data.home import tracking_uri
+
+    console.print(
+        f"{played.events:,} events in {played.seconds:.1f} s over HTTP: "
+        f"{played.events / played.seconds:,.0f} events/s. The whole demo took {seconds / 60:.1f} minutes.",
+        highlight=False,
+    )
+    console.print(
+        "Thresholds were set on normal work alone, the last part of the first recording, which training had "
+        "not seen. The labels were looked at for this table only.",
+        highlight=False,
+    )
+    command = _short(Path(sys.executable).parent)
+    console.print(
+        "\n[bold]Look at the run[/], its curves and plots, and the registered version:", highlight=False
+    )
+    console.print(
+        f"  {command}/mlflow ui --backend-store-uri {tracking_uri()}", highlight=False, soft_wrap=True
+    )
+    console.print(
+        "[bold]Start the API again[/] and open http://127.0.0.1:8646/docs or /v1/alerts:", highlight=False
+    )
+    console.print(
+        f"  KUBEHABIT_HOME={_short(home)} {command}/kubehabit serve --port 8646",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print("[bold]Your own log[/]: kubehabit data build --help", highlight=False)
