@@ -20,13 +20,15 @@ FROM base AS build-serving
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/kubehabit
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE kubehabit.py ./
+COPY pyproject.toml ./
 COPY requirements/lock.txt requirements/lock.txt
-# The packages are empty here; only what they depend on is installed.
+# The rooms are empty here, so that only what they depend on is installed, and kept while the code changes.
 RUN mkdir configs data training serving \
- && touch configs/__init__.py data/__init__.py training/__init__.py serving/__init__.py \
+ && touch README.md LICENSE kubehabit.py \
+          configs/__init__.py data/__init__.py training/__init__.py serving/__init__.py \
  && pip install --no-cache-dir --no-compile -c requirements/lock.txt . \
  && pip uninstall --yes kubehabit
+COPY README.md LICENSE kubehabit.py ./
 COPY configs/ configs/
 COPY data/ data/
 COPY training/ training/
