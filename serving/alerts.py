@@ -117,6 +117,7 @@ class Action(Model):
     traits: list[str] = []
     severity: Severity
     sensitivity: Annotated[int, Field(description="of what was touched: 0 routine, 1 low, 2 medium, 3 high")]
+    sensitivity_reason: str = ""
     evidence: Annotated[float, Field(description="-log10 of the calibrated p-value: 4 is one in 10,000")]
     surprise: Annotated[float, Field(description="reconstruction error, in nats, summed over the fields")]
     fields: list[FieldSurprise] = []
@@ -198,7 +199,9 @@ class Alert(Model):
     sentence: str
     techniques: list[Technique] = []
     did: list[Deed] = []
-    actions: Annotated[list[Action], Field(description="the first ones and the most surprising later ones")] = []
+    actions: Annotated[
+        list[Action], Field(description="the first ones and the most surprising later ones")
+    ] = []
     action_count: Annotated[int, Field(description="all unusual actions, shown or not")] = 0
     audit_ids: Annotated[list[str], Field(description="all of them; in lists of alerts the first 1,000")] = []
     checks: list[Check] = []

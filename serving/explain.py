@@ -31,11 +31,38 @@ _SERVICE_ACCOUNT = "system:serviceaccount:"
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@/=-]*")
 # A broader novelty makes the narrower ones go without saying.
 _IMPLIES: Mapping[str, frozenset[str]] = {
-    "verb_resource": frozenset({"resource_namespace", "verb_resource_namespace", "object", "code", "traits", "uri", "binding"}),
+    "verb_resource": frozenset(
+        {"resource_namespace", "verb_resource_namespace", "object", "code", "traits", "uri", "binding"}
+    ),
     "namespace": frozenset({"resource_namespace", "verb_resource_namespace", "object"}),
     "resource_namespace": frozenset({"verb_resource_namespace", "object"}),
     "verb_resource_namespace": frozenset({"object"}),
 }
+
+_ORDER = {
+    name: index
+    for index, name in enumerate(
+        (
+            "impersonates",
+            "verb_resource",
+            "namespace",
+            "resource_namespace",
+            "verb_resource_namespace",
+            "images",
+            "traits",
+            "client",
+            "place",
+            "object",
+            "code",
+            "uri",
+            "binding",
+        )
+    )
+}
+"""Which novelty is told first: what was done and where, then with what and from where, then how."""
+
+_NOTHING = "-"  # the value of a field that an action does not have
+_SPECIAL = re.compile(r"<[a-z]+>")  # vocabulary tokens such as <unknown>; paces such as <10ms are none
 
 
 class _Strict(BaseModel):
@@ -130,7 +157,17 @@ def _word(name: str) -> _Word:
 
 def _matches(values: Sequence[str], wanted: Sequence[str]) -> bool:
     return any(
-        value == want or (want.endswith("=") and value.startswith(want)) for value in values for want in wanted
+        value == want or (want.endswith("=") and value.startswith(want))
+        for value in values
+        for want in wanted
+    )
+
+
+def _tells(novelty: Novelty) -> bool:
+    """Whether a novelty says something to a person: the absence of an image or of a permission does not."""
+    return novelty.value.rpartition(" ")[2] != _NOTHING or novelty.attribute in (
+        "namespace",
+        "resource_namespace",
     )
 
 
@@ -151,9 +188,9 @@ def _join(parts: Sequence[str]) -> str:
 def _span(length: timedelta) -> str:
     """A time span as people say it."""
     seconds = length.total_seconds()
-    if seconds < 90:  # noqa: PLR2004 - beyond that, people count minutes
+    if seconds < 90:  # beyond that, people count minutes
         return _count(max(1, round(seconds)), "second", "seconds")
-    if seconds < 5400:  # noqa: PLR2004 - and beyond that, hours
+    if seconds < 5400:  # and beyond that, hours
         return _count(round(seconds / 60), "minute", "minutes")
     return _count(round(seconds / 3600), "hour", "hours")
 
@@ -177,7 +214,9 @@ class Explainer:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise KubehabitError(f"{path}: '{where}' cannot be understood: {first['msg']}. Correct it there.") from error
+            raise KubehabitError(
+                f"{path}: '{where}' cannot be understood: {first['msg']}. Correct it there."
+            ) from error
         unknown = {name for rule in vocabulary.rules for name in rule.techniques} - set(vocabulary.techniques)
         if unknown:
             raise KubehabitError(
@@ -228,13 +267,17 @@ class Explainer:
 
     def _render(self, deed: Deed, what: str) -> tuple[str, str]:
         """("to <do>", "has <did>") of a deed, with `what` in the place of its object."""
-        verb = self.vocabulary.verbs.get(deed.verb) or _Verb(do=f"use '{deed.verb}' on", did=f"used '{deed.verb}' on")
+        verb = self.vocabulary.verbs.get(deed.verb) or _Verb(
+            do=f"use '{deed.verb}' on", did=f"used '{deed.verb}' on"
+        )
         if deed.ref is None:
             return f"{verb.do} {what}", f"{verb.did} {what}"
         for phrase in self.vocabulary.phrases:
             if self._holds(phrase.when, deed, kind="", new=()):
                 values = {"object": what}
-                return Template(phrase.do).safe_substitute(values), Template(phrase.did).safe_substitute(values)
+                return Template(phrase.do).safe_substitute(values), Template(phrase.did).safe_substitute(
+                    values
+                )
         part = f"the {deed.ref.subresource} of " if deed.ref.subresource else ""
         return f"{verb.do} {part}{what}", f"{verb.did} {part}{what}"
 
@@ -256,19 +299,25 @@ class Explainer:
         return did + extra
 
     def _acted_as(self, username: str) -> str:
-        return self.who(username, "serviceaccount") if username.startswith(_SERVICE_ACCOUNT) else clean(username)
+        return (
+            self.who(username, "serviceaccount") if username.startswith(_SERVICE_ACCOUNT) else clean(username)
+        )
 
     def striking(self, traits: Sequence[str]) -> list[str]:
         """Words for those traits of a request body that deserve one."""
         words = []
         for trait in traits:
             key, equals, value = trait.partition("=")
-            text = self.vocabulary.traits.get(trait) or (self.vocabulary.traits.get(f"{key}=") if equals else None)
+            text = self.vocabulary.traits.get(trait) or (
+                self.vocabulary.traits.get(f"{key}=") if equals else None
+            )
             if text is not None:
-                words.append(Template(text).safe_substitute(value="anything" if value == "*" else clean(value, 80)))
+                words.append(
+                    Template(text).safe_substitute(value="anything" if value == "*" else clean(value, 80))
+                )
         return words
 
-    def _news(self, novelty: Novelty, action: Action, deed: Deed) -> tuple[str, str]:
+    def _news(self, novelty: Novelty, deed: Deed) -> tuple[str, str]:
         """(<never>, <also>) of a novelty."""
         news = self.vocabulary.novelties.get(novelty.attribute) or _News(
             never=f"done this ({novelty.attribute})", also=novelty.attribute
@@ -276,7 +325,9 @@ class Explainer:
         ref = deed.ref
         word = self._object_word(ref.resource) if ref is not None else _Word(one="path", many="paths")
         many = word.many if ref is not None else f"the path {deed.path or '/'}"
-        value = novelty.value
+        value = novelty.value.rpartition(" ")[2] if novelty.attribute == "uri" else novelty.value
+        if novelty.attribute == "binding":  # "<resource> ClusterRoleBinding <name>"
+            value = value.partition(" ")[2] or value
         if novelty.attribute in ("impersonates", "impersonation"):
             value = self._acted_as(value)
         values = {
@@ -292,13 +343,20 @@ class Explainer:
         """Why an action is unusual, as a clause and perhaps a second sentence; no final stop."""
         deed = deed_of(action)
         it, its = ("this person", "their") if kind == "human" else ("it", "its")
-        if not action.habits:
+        news = sorted(
+            filter(_tells, action.habits), key=lambda novelty: _ORDER.get(novelty.attribute, len(_ORDER))
+        )
+        if not news:
             return self._misfit(action)
-        main, *rest = action.habits
+        main, *rest = news
         if main.actions_before == 0:
-            text = "nothing was ever seen from it before" if kind != "human" else "this person was never seen before"
+            text = (
+                "nothing was ever seen from it before"
+                if kind != "human"
+                else "this person was never seen before"
+            )
         else:
-            never, _ = self._news(main, action, deed)
+            never, _ = self._news(main, deed)
             earlier = _count(main.actions_before, "earlier action", "earlier actions")
             if main.times_before:
                 text = f"{it} has {never} only {_count(main.times_before, 'time', 'times')} before (in {earlier})"
@@ -310,7 +368,7 @@ class Explainer:
             if novelty.attribute in skip or novelty.times_before or main.actions_before == 0:
                 continue
             skip |= {novelty.attribute} | _IMPLIES.get(novelty.attribute, frozenset())
-            more.append(self._news(novelty, action, deed)[1])
+            more.append(self._news(novelty, deed)[1])
         if more:
             text += f". New as well: {_join(more[:_MAX_NEWS])}"
         return text
@@ -323,7 +381,11 @@ class Explainer:
             return f", though {novelty.peers_with:,} of {its} {_count(novelty.peers, 'peer', 'peers')} {has}"
         if novelty.peers <= 0:
             return "" if novelty.anyone_with else ", nor has anybody else"
-        nobody = f"nor has {its} only peer" if novelty.peers == 1 else f"nor has any of {its} {novelty.peers:,} peers"
+        nobody = (
+            f"nor has {its} only peer"
+            if novelty.peers == 1
+            else f"nor has any of {its} {novelty.peers:,} peers"
+        )
         return f", {nobody}" + ("" if novelty.anyone_with else ", nor anybody else in the cluster")
 
     def _misfit(self, action: Action) -> str:
@@ -333,8 +395,12 @@ class Explainer:
         worst = action.fields[0]
         name = self.vocabulary.fields.get(worst.field, worst.field)
         text = f"every part of it is known, but {name} does not fit here"
-        expected = [option for option in worst.expected if option.value != worst.value][:2]
-        if expected:
+        expected = [
+            option
+            for option in worst.expected
+            if option.value not in (worst.value, _NOTHING) and not _SPECIAL.fullmatch(option.value)
+        ][:2]
+        if expected and worst.value not in ("", _NOTHING):
             options = " or ".join(f"{option.value} ({option.probability:.0%})" for option in expected)
             text += f": {worst.value}, where one would expect {options}"
         return text
@@ -363,7 +429,11 @@ class Explainer:
         _, slash, subresource = resource.partition("/")
         return (
             (not when.verb or deed.verb in when.verb)
-            and (not when.resource or resource in when.resource or (bool(slash) and f"*/{subresource}" in when.resource))
+            and (
+                not when.resource
+                or resource in when.resource
+                or (bool(slash) and f"*/{subresource}" in when.resource)
+            )
             and (not when.namespace or (deed.ref is not None and deed.ref.namespace in when.namespace))
             and (not when.code or deed.code in when.code)
             and (not when.kind or kind in when.kind)
@@ -377,7 +447,9 @@ class Explainer:
         action = alert.headline
         deed = deed_of(action)
         new = [novelty.attribute for novelty in action.habits if not novelty.times_before]
-        rules = [rule for rule in self.vocabulary.rules if self._holds(rule.when, deed, kind=alert.kind, new=new)]
+        rules = [
+            rule for rule in self.vocabulary.rules if self._holds(rule.when, deed, kind=alert.kind, new=new)
+        ]
         names = list(dict.fromkeys(name for rule in rules for name in rule.techniques))[:_MAX_TECHNIQUES]
         alert.techniques = [
             Technique(
@@ -408,7 +480,9 @@ class Explainer:
         namespace = ref.namespace if ref is not None else ""
         name = ref.name if ref is not None and action.verb not in MANY else ""
         plain = {
-            "object": self._object(ref, action.verb) if ref is not None else f"the path {action.request_path or '/'}",
+            "object": self._object(ref, action.verb)
+            if ref is not None
+            else f"the path {action.request_path or '/'}",
             "principal": clean(alert.principal),
             "namespace": namespace,
             "name": name,
@@ -443,7 +517,9 @@ class Explainer:
         # Deleting needs a name: without one, kubectl would be told to delete of everything.
         if "kubectl delete" in template and "name" in used and not values["name"]:
             return None
-        filled = Template(template).safe_substitute({name: text for name, text in values.items() if text is not None})
+        filled = Template(template).safe_substitute(
+            {name: text for name, text in values.items() if text is not None}
+        )
         return re.sub(r"  +", " ", filled).strip()
 
 
@@ -472,5 +548,3 @@ def deed_of(action: Action) -> Deed:
         impersonates=action.impersonated_user.username if action.impersonated_user is not None else None,
         traits=action.traits,
     )
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -27,7 +27,7 @@ class ModelSettings(_Section):
     name: str = "kubehabit"
     alias: str = "champion"
     cache: Path | None = None
-    threads: int = Field(1, ge=1, le=256)
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
 
     @property
     def cache_dir(self) -> Path:
@@ -38,17 +38,17 @@ class ModelSettings(_Section):
 class AlertSettings(_Section):
     """How unusual actions become alerts."""
 
-    gap_minutes: float = Field(10, gt=0)
-    first_actions: int = Field(50, ge=1, le=1000)
-    top_actions: int = Field(50, ge=0, le=1000)
+    gap_minutes: Annotated[float, Field(gt=0)] = 10
+    first_actions: Annotated[int, Field(ge=1, le=1000)] = 50
+    top_actions: Annotated[int, Field(ge=0, le=1000)] = 50
 
 
 class StoreSettings(_Section):
     """Where alerts are kept, and for how long."""
 
     url: str | None = None
-    retention_days: float = Field(90, gt=0)
-    max_alerts: int = Field(100_000, ge=1)
+    retention_days: Annotated[float, Field(gt=0)] = 90
+    max_alerts: Annotated[int, Field(ge=1)] = 100_000
 
     @property
     def resolved_url(self) -> str:
@@ -59,9 +59,9 @@ class StoreSettings(_Section):
 class LimitSettings(_Section):
     """What one caller may ask of the process."""
 
-    body_mb: float = Field(32, gt=0)
-    decompressed_mb: float = Field(256, gt=0)
-    waiting_requests: int = Field(64, ge=1)
+    body_mb: Annotated[float, Field(gt=0)] = 16
+    decompressed_mb: Annotated[float, Field(gt=0)] = 64
+    waiting_requests: Annotated[int, Field(ge=1)] = 64
 
     @property
     def body_bytes(self) -> int:
@@ -78,7 +78,7 @@ class DeadLetterSettings(_Section):
     """Where events go that could not be read."""
 
     path: Path | None = None
-    max_mb: float = Field(64, gt=0)
+    max_mb: Annotated[float, Field(gt=0)] = 64
 
     @property
     def resolved_path(self) -> Path:
@@ -106,8 +106,8 @@ class Settings(BaseSettings):
     )
 
     host: str = "127.0.0.1"
-    port: int = Field(8646, ge=0, le=65535)
-    token: SecretStr | None = Field(None, min_length=16)
+    port: Annotated[int, Field(ge=0, le=65535)] = 8646
+    token: Annotated[SecretStr | None, Field(min_length=16)] = None
     model: ModelSettings = ModelSettings()
     alerts: AlertSettings = AlertSettings()
     store: StoreSettings = StoreSettings()
@@ -119,11 +119,11 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file, whose values come in as arguments."""
         return env_settings, init_settings
@@ -166,7 +166,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise KubehabitError(f"{path} must hold settings as 'name: value' lines; it holds a {type(loaded).__name__}.")
+        raise KubehabitError(
+            f"{path} must hold settings as 'name: value' lines; it holds a {type(loaded).__name__}."
+        )
     return loaded
 
 
@@ -191,7 +193,9 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         more = f" ({error.error_count() - 1} more like it)" if error.error_count() > 1 else ""
         what = "is no setting" if first["type"] == "extra_forbidden" else f"is wrong: {first['msg']}"
-        raise KubehabitError(f"Setting '{name}' in {source} or in KUBEHABIT_* {what}{more}. Correct it.") from error
+        raise KubehabitError(
+            f"Setting '{name}' in {source} or in KUBEHABIT_* {what}{more}. Correct it."
+        ) from error
     if not settings.on_loopback and settings.token is None:
         raise KubehabitError(
             f"Refusing to listen on {settings.host or 'every address'!r} without a token: alerts would be readable, and "

@@ -110,7 +110,9 @@ class AlertStore:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         config = Config()
         # A percent sign in a path would be read as interpolation.
-        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+        config.set_main_option(
+            "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
+        )
         try:
             with self._engine.begin() as connection:
                 config.attributes["connection"] = connection
@@ -134,7 +136,9 @@ class AlertStore:
                 if writer.raised:
                     self._prune(connection)
         except SQLAlchemyError as error:
-            raise StoreError(f"The alert store cannot be written: {_first_line(error)}. Check its disk.") from error
+            raise StoreError(
+                f"The alert store cannot be written: {_first_line(error)}. Check its disk."
+            ) from error
 
     def _prune(self, connection: Connection) -> None:
         """Forget what is too old or too much; runs whenever an alert is added, so growth is bounded at all times."""
@@ -151,7 +155,9 @@ class AlertStore:
             with self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise StoreError(f"The alert store cannot be read: {_first_line(error)}. Check its disk.") from error
+            raise StoreError(
+                f"The alert store cannot be read: {_first_line(error)}. Check its disk."
+            ) from error
 
     def get(self, alert_id: str) -> Alert | None:
         """One alert with all its audit IDs, or None."""
@@ -179,7 +185,9 @@ class AlertStore:
             limit: most alerts to return.
             cursor: that of the page before.
         """
-        query = sa.select(_alerts.c.number, _alerts.c.document).order_by(_alerts.c.number.desc()).limit(limit + 1)
+        query = (
+            sa.select(_alerts.c.number, _alerts.c.document).order_by(_alerts.c.number.desc()).limit(limit + 1)
+        )
         if since is not None:
             query = query.where(_alerts.c.last_seen >= microseconds(since))
         if principal is not None:
@@ -191,7 +199,8 @@ class AlertStore:
         with self._reading() as connection:
             rows = connection.execute(query).all()
             alerts = [
-                _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS) for row in rows[:limit]
+                _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS)
+                for row in rows[:limit]
             ]
         return Page(alerts, rows[limit - 1].number if len(rows) > limit else None)
 
@@ -243,14 +252,17 @@ class Writer:
         }
         if stored is None:
             self.raised = True
-            result = self._connection.execute(sa.insert(_alerts).values(**values, raised=time.time_ns() // 1000))
+            result = self._connection.execute(
+                sa.insert(_alerts).values(**values, raised=time.time_ns() // 1000)
+            )
             assert result.inserted_primary_key is not None
             stored = int(result.inserted_primary_key[0])
         else:
             self._connection.execute(sa.update(_alerts).where(_alerts.c.number == stored).values(**values))
         if events:
             self._connection.execute(
-                sa.insert(_events), [{"alert": stored, "audit_id": name, "time": moment} for name, moment in events]
+                sa.insert(_events),
+                [{"alert": stored, "audit_id": name, "time": moment} for name, moment in events],
             )
         return stored
 
@@ -269,7 +281,9 @@ def _open(url: str) -> Engine:
     if parsed.database in (None, "", ":memory:"):
         engine = sa.create_engine(parsed, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:
-        Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(str(parsed.database))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # alerts tell what is seen; the files SQLite puts beside it take the same mode
         engine = sa.create_engine(parsed)
     sa.event.listen(engine, "connect", _prepare_sqlite)
     return engine

@@ -30,9 +30,7 @@ def upgrade() -> None:
     op.create_table(
         "alert_events",
         sa.Column("position", sa.Integer, primary_key=True, autoincrement=True),
-        sa.Column(
-            "alert", sa.Integer, sa.ForeignKey("alerts.number", ondelete="CASCADE"), nullable=False
-        ),
+        sa.Column("alert", sa.Integer, sa.ForeignKey("alerts.number", ondelete="CASCADE"), nullable=False),
         sa.Column("audit_id", sa.Text, nullable=False),
         sa.Column("time", sa.BigInteger, nullable=False),
         # A client can choose its Audit-ID but not the server's clock: together they tell a repeat from a reuse.

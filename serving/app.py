@@ -1,0 +1,575 @@
+"""The HTTP side: thin routes over `serving.engine`, and the process that serves them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hmac
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import uvicorn
+from fastapi import FastAPI, Query, Request, Response
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import TypedDict
+
+from data.errors import KubehabitError
+from data.events import Decoded, decode_body
+from serving import problems
+from serving.alerts import Alert, Model
+from serving.body import decompress, too_large
+from serving.dead_letters import BoundedDeadLetters
+from serving.engine import Batch, Engine, EventResult, ModelInfo
+from serving.logs import configure
+from serving.metrics import Metrics
+from serving.problems import Problem, ProblemError, problem
+from serving.settings import Settings, is_loopback, load_settings
+
+_log = logging.getLogger("kubehabit.api")
+_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+"""Answered without a token: probes cannot send one, and the API's description tells nothing about the cluster."""
+
+_SHUTDOWN_SECONDS = 10
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than the pauses between a webhook's batches: Go does not send a POST again on a connection that just closed."""
+
+_EXAMPLE_EVENT = {
+    "kind": "Event",
+    "apiVersion": "audit.k8s.io/v1",
+    "level": "Metadata",
+    "auditID": "0abe9025-690a-4c64-ab70-22c373c72194",
+    "stage": "ResponseComplete",
+    "requestURI": "/api/v1/namespaces/payments/secrets",
+    "verb": "list",
+    "user": {
+        "username": "system:serviceaccount:web:ci-deployer",
+        "groups": ["system:serviceaccounts", "system:serviceaccounts:web", "system:authenticated"],
+    },
+    "sourceIPs": ["10.244.1.40"],
+    "userAgent": "kubectl/v1.29.3 (linux/amd64) kubernetes/6813625",
+    "objectRef": {"resource": "secrets", "namespace": "payments", "apiVersion": "v1"},
+    "responseStatus": {"metadata": {}, "code": 200},
+    "requestReceivedTimestamp": "2026-11-23T14:31:12.575126Z",
+    "stageTimestamp": "2026-11-23T14:31:12.586453Z",
+    "annotations": {"authorization.k8s.io/decision": "allow"},
+}
+_EXAMPLE_LIST = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [_EXAMPLE_EVENT]}
+
+
+class Counts(TypedDict):
+    """How many events met which fate."""
+
+    scored: int
+    folded: int
+    rejected: int
+    flagged: int
+
+
+class ScoreResponse(TypedDict):
+    """Verdicts on a batch."""
+
+    model: dict[str, str]
+    counts: Counts
+    alerts: Annotated[list[str], "IDs of alerts that this batch raised or let grow"]
+    results: Annotated[list[EventResult], "one for each event, in the order sent"]
+
+
+class AlertPage(Model):
+    """One page of alerts, newest raised first."""
+
+    alerts: list[Alert]
+    cursor: str | None = None
+
+
+class Health(Model):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(Model):
+    """A model is served."""
+
+    status: Literal["ready"] = "ready"
+    model: str
+    version: str
+    notice: str | None = None
+
+
+class Service:
+    """What the routes share: the engine once there is one, and the single thread that works for it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.engine: Engine | None = None
+        self.reason = "The model is being loaded."
+        self.dead_letters = BoundedDeadLetters(
+            settings.dead_letters.resolved_path, int(settings.dead_letters.max_mb * (1 << 20))
+        )
+        # One thread: the detector's state depends on the order of events, and the event loop stays free to answer.
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="scoring")
+        self._waiting = 0
+
+    def use(self, engine: Engine) -> None:
+        """Serve an engine from now on."""
+        self.engine = engine
+        self.metrics.served(engine.model)
+
+    def ready(self) -> Engine:
+        """The engine.
+
+        Raises:
+            ProblemError: 503 while there is none.
+        """
+        if self.engine is None:
+            raise ProblemError(503, self.reason, {"Retry-After": "2"})
+        return self.engine
+
+    async def body(self, request: Request) -> bytes:
+        """Read a request body within the limits.
+
+        Raises:
+            ProblemError: 413 or 415.
+        """
+        limit = self.settings.limits.body_bytes
+        declared = request.headers.get("content-length", "")
+        chunks: list[bytes] = []
+        size = int(declared) if declared.isdecimal() else 0
+        if size <= limit:
+            size = 0
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    break
+                chunks.append(chunk)
+        if size > limit:
+            raise too_large(limit, "", "limits.body_mb")
+        return b"".join(chunks)
+
+    async def score(self, request: Request, source: str) -> tuple[Decoded, Batch]:
+        """Decode, score and store what a request carries, off the event loop and in order of arrival.
+
+        Raises:
+            ProblemError: no model, too much, unreadable, or too many requests waiting.
+        """
+        engine = self.ready()
+        if self._waiting >= self.settings.limits.waiting_requests:
+            detail = "Too many batches wait to be scored: send them again later, or fewer at a time."
+            raise ProblemError(503, detail, {"Retry-After": "1"})
+        self._waiting += 1
+        try:
+            self.metrics.waiting(self._waiting)
+            body = await self.body(request)
+            encoding = request.headers.get("content-encoding", "")
+            work = partial(self._score, engine, body, encoding, source)
+            return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+        finally:
+            self._waiting -= 1
+            self.metrics.waiting(self._waiting)
+
+    def _score(self, engine: Engine, body: bytes, encoding: str, source: str) -> tuple[Decoded, Batch]:
+        decoded = decode_body(decompress(body, encoding, self.settings.limits.decompressed_bytes))
+        if decoded.dead:
+            self.dead_letters.add_all(source, decoded.dead)
+        batch = engine.score(decoded.events)
+        self.metrics.batch(batch, len(decoded.dead))
+        for alert in batch.raised:
+            _log.warning(
+                "alert raised",
+                extra={"alert": alert.id, "principal": alert.principal, "severity": alert.severity},
+            )
+        return decoded, batch
+
+    def close(self) -> None:
+        """Finish the batch in progress and give everything back."""
+        self._worker.shutdown(wait=True)
+        if self.engine is not None:
+            self.engine.close()
+        self.dead_letters.close()
+
+
+def merge(decoded: Decoded, batch: Batch) -> list[EventResult]:
+    """Results in the order in which the events were sent, those that could not be read among them."""
+    good = zip(decoded.lines, batch.results, strict=True)
+    bad: Iterator[tuple[int, EventResult]] = (
+        (letter.line, {"status": "rejected", "line": letter.line, "reason": letter.reason})
+        for letter in decoded.dead
+    )
+    if not decoded.dead:
+        return batch.results
+    return [result for _, result in sorted([*good, *bad], key=lambda pair: pair[0])]
+
+
+class Gate:
+    """Lets in who may come in, and notes every answer in log and metrics.
+
+    With a token, every path but probes and documentation needs it. Without one the service is on loopback, where a web page in
+    the user's browser is the stranger to fear: foreign `Host` (DNS rebinding) and `Origin` headers are refused.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+        token = service.settings.token
+        self._token = token.get_secret_value().encode() if token is not None else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            refused = self._refusal(scope)
+            await (refused or self._app)(scope, receive, note)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._service.metrics.request(route, status)
+            level = logging.DEBUG if route in ("/healthz", "/readyz", "/metrics") else logging.INFO
+            milliseconds = round(1000 * (time.perf_counter() - started), 1)
+            # The path without its query: filters name principals.
+            extra = {
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "milliseconds": milliseconds,
+            }
+            _log.log(level, "request", extra=extra)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        if self._token is not None:
+            if scope["path"] in _OPEN_PATHS:
+                return None
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token):
+                return None
+            detail = "This needs a token: send the header 'Authorization: Bearer <token>' with that of KUBEHABIT_TOKEN."
+            return problem(401, detail, {"WWW-Authenticate": "Bearer"})
+        host = urlsplit("//" + headers.get("host", "")).hostname or ""
+        if not is_loopback(host):
+            return problem(
+                421, f"This service answers on loopback only, not as {host[:80]!r}. Ask 127.0.0.1."
+            )
+        origin = headers.get("origin")
+        if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+            return problem(403, "Requests from web pages of other sites are refused.")
+        return None
+
+
+def create_app(
+    settings: Settings,
+    engine: Engine | None = None,
+    load: Callable[[], Engine] | None = None,
+    on_loaded: Callable[[BaseException | None], None] | None = None,
+) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        settings: limits, token, paths.
+        engine: serves at once, if given.
+        load: else makes the engine, in the background, once the application runs.
+        on_loaded: called on the event loop when `load` is done, with its error or None.
+    """
+    service = Service(settings)
+    if engine is not None:
+        service.use(engine)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if service.engine is None and load is not None:
+            _load_in_background(service, load, on_loaded)
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="kubehabit",
+        version="1",
+        summary="Learns the habits of every principal in a Kubernetes cluster, and says when a credential breaks them.",
+        lifespan=lifespan,
+        redoc_url=None,
+        responses={
+            "4XX": {"description": "What was wrong with the request", "content": _problem_content()},
+            "5XX": {"description": "What is wrong here", "content": _problem_content()},
+        },
+    )
+    app.state.service = service
+    problems.install(app)
+    app.add_middleware(Gate, service=service)
+    _add_routes(app, service)
+    return app
+
+
+def _problem_content() -> dict[str, Any]:
+    return {problems.MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+
+
+def _load_in_background(
+    service: Service, load: Callable[[], Engine], on_loaded: Callable[[BaseException | None], None] | None
+) -> None:
+    loop = asyncio.get_running_loop()
+
+    def done(engine: Engine | None, error: BaseException | None) -> None:
+        if engine is not None:
+            service.use(engine)
+        else:
+            service.reason = str(error)
+        if on_loaded is not None:
+            on_loaded(error)
+
+    def work() -> None:
+        try:
+            loop.call_soon_threadsafe(done, load(), None)
+        except BaseException as error:  # whatever it is, somebody must be told
+            loop.call_soon_threadsafe(done, None, error)
+
+    # A daemon: a registry that does not answer must not hold up the end of the process.
+    threading.Thread(target=work, name="loading", daemon=True).start()
+
+
+def _events_body(examples: Mapping[str, Any], *, ndjson: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": {}, "examples": examples}}
+    if ndjson:
+        line = msgspec.json.encode(_EXAMPLE_EVENT).decode()
+        content["application/x-ndjson"] = {"schema": {"type": "string"}, "example": line}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _json(content: object) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+def _add_routes(app: FastAPI, service: Service) -> None:
+    """Every route, in the order of the documentation."""
+    one = {"one event": {"value": _EXAMPLE_EVENT}}
+    several = {"list": {"value": [_EXAMPLE_EVENT]}, "EventList": {"value": _EXAMPLE_LIST}}
+
+    @app.post(
+        "/v1/score",
+        response_model=ScoreResponse,
+        tags=["events"],
+        openapi_extra=_events_body(one | several, ndjson=True),
+    )
+    async def score(request: Request) -> Response:
+        """Score audit events, for a log pipeline.
+
+        Send a JSON list, NDJSON, an EventList or one event; `Content-Encoding` may be gzip or zstd. Every event gets a
+        result, in the order sent. Events that cannot be read are reported as `rejected` with their line (or position)
+        and kept in the dead-letter file; the others are scored all the same. `folded` events belong to an action that
+        was scored at an earlier stage, or are left out by the model's settings.
+        """
+        decoded, batch = await service.score(request, "/v1/score")
+        engine = service.ready()
+        scored = batch.count("scored")
+        answer: ScoreResponse = {
+            "model": {"name": engine.model.name, "version": engine.model.version},
+            "counts": {
+                "scored": scored,
+                "folded": len(batch.results) - scored,
+                "rejected": len(decoded.dead),
+                "flagged": sum(result.get("flagged", False) for result in batch.results),
+            },
+            "alerts": [alert.id for alert in (*batch.raised, *batch.grown)],
+            "results": merge(decoded, batch),
+        }
+        return _json(answer)
+
+    @app.post(
+        "/v1/audit",
+        tags=["events"],
+        response_model=dict[str, str],
+        openapi_extra=_events_body({"EventList": {"value": _EXAMPLE_LIST}}, ndjson=False),
+    )
+    async def audit(request: Request) -> Response:
+        """Take a batch from kube-apiserver's audit webhook.
+
+        The answer is an empty object, sent when the alerts of the batch are durable. A batch that is sent again is
+        recognised and raises nothing twice.
+        """
+        await service.score(request, "/v1/audit")
+        return _json({})
+
+    @app.get("/v1/alerts", tags=["alerts"])
+    def alerts(
+        since: Annotated[
+            datetime | None, Query(description="Only alerts still going on at or after this time")
+        ] = None,
+        principal: Annotated[
+            str | None, Query(description="Only those of this principal", max_length=512)
+        ] = None,
+        severity: Annotated[
+            Literal["low", "medium", "high", "critical"] | None, Query(description="This severity and graver")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 100,
+        cursor: Annotated[str | None, Query(description="That of the page before", max_length=32)] = None,
+    ) -> AlertPage:
+        """List alerts, newest raised first."""
+        after = None
+        if cursor is not None:
+            if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):  # 2^63 has 19 digits
+                raise ProblemError(
+                    400, "'cursor' is not one of ours: use the value of the page before, or none."
+                )
+            after = int(cursor)
+        page = service.ready().store.page(
+            since=since, principal=principal, severity=severity, limit=limit, cursor=after
+        )
+        return AlertPage(alerts=page.alerts, cursor=None if page.cursor is None else str(page.cursor))
+
+    @app.get("/v1/alerts/{alert_id}", tags=["alerts"])
+    def alert(alert_id: str) -> Alert:
+        """One alert, with every auditID it rests on."""
+        found = service.ready().store.get(alert_id)
+        if found is None:
+            raise ProblemError(
+                404, "There is no such alert. It may have been deleted after the retention time."
+            )
+        return found
+
+    @app.get("/v1/model", tags=["model"])
+    def model() -> ModelInfo:
+        """The model that is served, where it came from and what it was trained on."""
+        return service.ready().model
+
+    @app.get("/healthz", tags=["operation"])
+    def healthz() -> Health:
+        """Whether the process answers."""
+        return Health()
+
+    @app.get("/readyz", tags=["operation"])
+    def readyz() -> Readiness:
+        """Whether a model is served; 503 with the reason while none is."""
+        engine = service.ready()
+        return Readiness(model=engine.model.name, version=engine.model.version, notice=engine.model.notice)
+
+    @app.get("/metrics", tags=["operation"], response_class=Response)
+    def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that ends quietly, with status 0, on the signals that ask for it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM without raising them again afterwards."""
+        wanted = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before anything slow happens.
+
+    Raises:
+        KubehabitError: the address cannot be had; the message says what to do.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise KubehabitError(
+            f"{host!r} is no address to listen on ({error.strerror}). Correct --host."
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise KubehabitError(
+                f"Port {port} on {host} is in use: stop what listens there, or choose another one with --port."
+            ) from error
+        raise KubehabitError(
+            f"Cannot listen on {host}:{port} ({error.strerror}). Correct --host or --port."
+        ) from error
+    return listener
+
+
+def serve(settings_path: Path | None = None, host: str | None = None, port: int | None = None) -> None:
+    """Run the service until SIGINT or SIGTERM.
+
+    Args:
+        settings_path: YAML file; the shipped one when None.
+        host: overrides the file and the environment.
+        port: the same; 0 picks a free one.
+
+    Raises:
+        KubehabitError: bad settings, address in use, no registry and no earlier download, a damaged bundle.
+    """
+    settings = load_settings(settings_path, host=host, port=port)
+    listener = _listen(settings.host, settings.port)
+    configure(settings.log)
+    failure: list[BaseException] = []
+
+    def loaded(error: BaseException | None) -> None:
+        if error is not None:
+            failure.append(error)
+            server.should_exit = True
+            return
+        shown, number = listener.getsockname()[:2]
+        shown = f"[{shown}]" if ":" in shown else shown
+        _announce(service.ready().model, f"http://{shown}:{number}")
+
+    from serving.load import load_engine
+
+    app = create_app(settings, load=partial(load_engine, settings), on_loaded=loaded)
+    service: Service = app.state.service
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        )
+    )
+    with listener:
+        server.run(sockets=[listener])
+    if failure:
+        if isinstance(failure[0], KubehabitError):
+            raise failure[0]
+        raise KubehabitError(
+            f"The model could not be loaded: {failure[0]!r}. This is a defect."
+        ) from failure[0]
+
+
+def _announce(model: ModelInfo, url: str) -> None:
+    if model.notice:
+        _log.warning(model.notice)
+        print(f"Note: {model.notice}", flush=True)
+    print(
+        f"kubehabit serves {model.name} version {model.version} on {url}  (API docs: {url}/docs, alerts: {url}/v1/alerts)",
+        flush=True,
+    )

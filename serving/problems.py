@@ -1,0 +1,99 @@
+"""Errors of the API as RFC 9457 problem details: every answer that is no success has this one form."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+from data.errors import KubehabitError
+from serving.store import StoreError
+
+MEDIA_TYPE = "application/problem+json"
+_log = logging.getLogger("kubehabit.api")
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; `detail` is a sentence that tells what to do."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "type": "about:blank",
+                "title": "Content Too Large",
+                "status": 413,
+                "detail": "The body is larger than 16 MiB: send smaller batches, or raise limits.body_mb.",
+            }
+        }
+    )
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+class ProblemError(Exception):
+    """A request that cannot be answered; becomes a problem response."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = headers
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """A problem response."""
+    try:
+        title = HTTPStatus(status).phrase
+    except ValueError:
+        title = "Error"
+    content = Problem(title=title, status=status, detail=detail).model_dump()
+    return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make an application answer every error as a problem."""
+
+    @app.exception_handler(ProblemError)
+    def known(_request: Request, error: ProblemError) -> JSONResponse:
+        return problem(error.status, error.detail, error.headers)
+
+    @app.exception_handler(StoreError)
+    def store(_request: Request, error: StoreError) -> JSONResponse:
+        _log.error("the alert store failed", extra={"reason": str(error)})
+        return problem(503, str(error), {"Retry-After": "5"})
+
+    @app.exception_handler(KubehabitError)
+    def bad_input(_request: Request, error: KubehabitError) -> JSONResponse:
+        return problem(400, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][1:]) or "request"
+        return problem(422, f"'{name}' is wrong: {first['msg']}. See /docs for what is accepted.")
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> JSONResponse:
+        detail = str(error.detail)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            detail = "There is nothing at this path. See /docs for what there is."
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            detail = f"{request.method} is not possible here. See /docs for what is."
+        return problem(error.status_code, detail, error.headers)
+
+    @app.exception_handler(Exception)
+    def unexpected(request: Request, error: Exception) -> JSONResponse:
+        # Starlette logs the traceback as well, by raising again after this answer is sent.
+        _log.error("unexpected error", extra={"path": request.url.path, "error": type(error).__name__})
+        return problem(
+            500, "This is a defect of kubehabit; its log has the details under the time of this answer."
+        )

@@ -1,0 +1,294 @@
+"""Fetching the champion from the MLflow registry: alias lookup and artifact download, nothing unpickled.
+
+Bundles are kept in a local cache by version, so that a restart needs no download and an unreachable registry no outage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote, urlsplit
+
+from data.errors import BundleError, KubehabitError
+from data.home import registry_uri, tracking_uri
+
+if TYPE_CHECKING:
+    from data.bundle import Bundle
+
+_log = logging.getLogger("kubehabit.registry")
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_SAFE = re.compile(r"[A-Za-z0-9._-]+")
+_MARK = "bundle.json"
+_TRAIN = "Train and register one with: kubehabit train --data DIR"
+
+
+class RegistryError(KubehabitError):
+    """The registry answered that there is no such model, or what it has cannot be used."""
+
+
+class RegistryUnavailableError(RegistryError):
+    """The registry is missing, damaged or out of reach; an earlier download may stand in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Which registered model is wanted: by alias or by version."""
+
+    name: str
+    alias: str | None = None
+    version: str | None = None
+
+    def __str__(self) -> str:
+        return f"models:/{self.name}" + (f"@{self.alias}" if self.alias else f"/{self.version}")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A bundle on this machine.
+
+    Attributes:
+        directory: what `Bundle.load` takes.
+        name: registered model, or the folder's name.
+        version: registered version, "-" for a folder.
+        source: where it came from.
+        downloaded: whether it was downloaded by this call.
+        notice: what the operator should know, if anything.
+    """
+
+    directory: Path
+    name: str
+    version: str
+    source: Literal["registry", "cache", "folder"]
+    downloaded: bool = False
+    notice: str | None = None
+
+
+def parse_model(text: str) -> Reference | Path:
+    """Read `models:/NAME@ALIAS`, `models:/NAME/VERSION` or the path of a bundle.
+
+    Raises:
+        RegistryError: it is neither.
+    """
+    match = _MODEL_URI.fullmatch(text)
+    if match:
+        return Reference(match["name"], match["alias"], match["version"])
+    if text.startswith("models:"):
+        raise RegistryError(
+            f"{text!r} names no model: write models:/kubehabit@champion or models:/kubehabit/3."
+        )
+    return Path(text)
+
+
+def open_bundle(wanted: Reference | Path, cache: Path) -> tuple[Bundle, Fetched]:
+    """Load and verify a bundle, from the registry if that can be, else the last good one from the cache.
+
+    Args:
+        wanted: registered model, or a folder that holds a bundle.
+        cache: folder of downloaded bundles.
+
+    Raises:
+        RegistryError: there is no such model, or no registry and nothing in the cache.
+        BundleError: the bundle fails its checksums or has an unknown format.
+    """
+    from data.bundle import Bundle
+
+    if isinstance(wanted, Path):
+        return Bundle.load(_bundle_in(wanted, str(wanted))), Fetched(wanted, wanted.name, "-", "folder")
+    fetched = _fetch(wanted, cache)
+    try:
+        bundle = Bundle.load(fetched.directory)
+    except BundleError:
+        if fetched.source == "cache":
+            raise
+        # Whatever is wrong with this copy, the next start must not meet it again.
+        shutil.rmtree(fetched.directory, ignore_errors=True)
+        if fetched.downloaded:
+            raise
+        _log.warning(
+            "the cached copy of %s version %s is damaged; fetching it again", fetched.name, fetched.version
+        )
+        fetched = _fetch(wanted, cache)
+        try:
+            bundle = Bundle.load(fetched.directory)
+        except BundleError:
+            shutil.rmtree(fetched.directory, ignore_errors=True)
+            raise
+    if fetched.source == "registry":
+        _remember(cache, wanted, fetched)
+    return bundle, fetched
+
+
+def _fetch(wanted: Reference, cache: Path) -> Fetched:
+    try:
+        return _from_registry(wanted, cache)
+    except RegistryUnavailableError as error:
+        last = _last_good(cache, wanted)
+        if last is None:
+            raise
+        notice = f"{error} Until then the last good download is served: version {last.version}."
+        return Fetched(last.directory, last.name, last.version, "cache", notice=notice)
+
+
+def _from_registry(wanted: Reference, cache: Path) -> Fetched:
+    _check_sqlite(registry_uri())
+    _check_sqlite(tracking_uri())
+    # Set before the import: a detector that runs inside the perimeter must not call home.
+    for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(variable, "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # The defaults keep a dead server's caller waiting for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_registry_uri(registry_uri())
+    client = MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri())
+    try:
+        if wanted.alias is not None:
+            version = client.get_model_version_by_alias(wanted.name, wanted.alias)
+        else:
+            version = client.get_model_version(wanted.name, str(wanted.version))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise RegistryError(f"The registry has no {wanted}. {_TRAIN}") from error
+        raise _unavailable(error) from error
+    except Exception as error:  # a database driver, a proxy, a DNS resolver: each has errors of its own
+        raise _unavailable(error) from error
+
+    # A registry that was deleted and filled anew starts at version 1 again: the number alone does not name a bundle.
+    origin = f"{version.source}\0{version.creation_timestamp}".encode()
+    number = str(version.version)
+    directory = cache / _folder(wanted.name) / f"{number}-{hashlib.sha256(origin).hexdigest()[:12]}"
+    if (directory / _MARK).is_file():
+        return Fetched(directory, wanted.name, number, "registry")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=directory.parent, prefix=".fetching-", ignore_cleanup_errors=True
+    ) as temporary:
+        try:
+            source = client.get_model_version_download_uri(wanted.name, number)
+            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=temporary)
+            found = _bundle_in(Path(temporary), f"{wanted.name} version {number}")
+        except BundleError:
+            raise
+        except Exception as error:
+            raise RegistryUnavailableError(
+                f"The registry lists {wanted.name} version {number}, but its files cannot be fetched ({_line(error)}). "
+                f"Bring the artifact store back, or register the model anew: kubehabit train --data DIR"
+            ) from error
+        shutil.rmtree(directory, ignore_errors=True)
+        found.rename(directory)  # atomic: a kill in between leaves no half bundle under the final name
+    return Fetched(directory, wanted.name, number, "registry", downloaded=True)
+
+
+def _bundle_in(folder: Path, what: str) -> Path:
+    """The folder with `bundle.json`, at or below `folder`.
+
+    Raises:
+        BundleError: there is none.
+    """
+    if (folder / _MARK).is_file():
+        return folder
+    found = sorted(folder.rglob(_MARK)) if folder.is_dir() else []
+    if not found:
+        raise BundleError(f"{what} holds no model bundle ({_MARK} is missing). {_TRAIN}")
+    return found[0].parent
+
+
+def _check_sqlite(uri: str) -> None:
+    """Refuse a SQLite store that is missing or half-written: MLflow's client would silently create or complete it.
+
+    Raises:
+        RegistryUnavailableError: with what to do.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme.partition("+")[0] != "sqlite":
+        return
+    # sqlite:///relative and sqlite:////absolute
+    path = Path(unquote(parts.path[1:]))
+    if not path.is_file() or path.stat().st_size == 0:
+        raise RegistryUnavailableError(
+            f"There is no model registry at {path}. {_TRAIN}; or set MLFLOW_TRACKING_URI."
+        )
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            tables = {
+                row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise RegistryUnavailableError(
+            f"The model registry {path} cannot be read ({error}). Restore it from a backup, or move it away and "
+            "register the model anew: kubehabit train --data DIR"
+        ) from error
+    missing = {"registered_models", "model_versions", "registered_model_aliases"} - tables
+    if missing:
+        raise RegistryUnavailableError(
+            f"The model registry {path} is incomplete (no table {sorted(missing)[0]}): a training may have been cut off "
+            "while it was being made. Move it away and run kubehabit train --data DIR again."
+        )
+
+
+def _unavailable(error: BaseException) -> RegistryUnavailableError:
+    where = urlsplit(registry_uri())
+    shown = f"{where.scheme}://{where.hostname or ''}{where.path}"  # never a password
+    return RegistryUnavailableError(
+        f"The model registry {shown} does not answer ({_line(error)}). Start it, or correct MLFLOW_REGISTRY_URI."
+    )
+
+
+def _line(error: BaseException) -> str:
+    text = (str(error).splitlines() or [""])[0][:200].rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _folder(name: str) -> str:
+    """A folder name for a registered model, whatever its characters."""
+    return (
+        name if _SAFE.fullmatch(name) and name.strip(".") else hashlib.sha256(name.encode()).hexdigest()[:16]
+    )
+
+
+def _pointer(cache: Path, wanted: Reference) -> Path:
+    kind = f"alias-{wanted.alias}" if wanted.alias else f"version-{wanted.version}"
+    return cache / _folder(wanted.name) / f"{_folder(kind)}.json"
+
+
+def _remember(cache: Path, wanted: Reference, fetched: Fetched) -> None:
+    """Note a verified bundle as the last good one."""
+    pointer = _pointer(cache, wanted)
+    temporary = pointer.with_suffix(".tmp")
+    temporary.write_text(
+        json.dumps({"version": fetched.version, "directory": fetched.directory.name}), encoding="utf-8"
+    )
+    temporary.replace(pointer)
+
+
+def _last_good(cache: Path, wanted: Reference) -> Fetched | None:
+    """The bundle that was last served for this reference, if it is still there."""
+    pointer = _pointer(cache, wanted)
+    try:
+        noted = json.loads(pointer.read_text(encoding="utf-8"))
+        directory = pointer.parent / Path(str(noted["directory"])).name
+        version = str(noted["version"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not (directory / _MARK).is_file():
+        return None
+    return Fetched(directory, wanted.name, version, "cache")
