@@ -39,15 +39,9 @@ class Api(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
     def do_GET(self):
-        path, _, query = self.path.partition("?")
-        if path == "/readyz":
+        if self.path == "/readyz":
             return self.answer(200, {})
-        if path == "/v1/alerts":
-            start = int(query.partition("cursor=")[2] or 0)
-            page = alerts[::-1][start:start + 2]
-            more = start + 2 if start + 2 < len(alerts) else None
-            return self.answer(200, {"alerts": page, "cursor": more})
-        return self.answer(200, next(alert for alert in alerts if alert["id"] == path.rpartition("/")[2]))
+        self.answer(200, alerts[int(self.path.rpartition("/")[2])])
     def do_POST(self):
         body = gzip.decompress(self.rfile.read(int(self.headers["Content-Length"])))
         if mode == "refuses":
@@ -59,10 +53,13 @@ class Api(http.server.BaseHTTPRequestHandler):
         for line in body.split(b"\n"):
             event = json.loads(line)
             if "odd" in event:
-                alerts.append({"id": f"a{len(alerts)}", "principal": "alice", "severity": "high",
+                alerts.append({"id": str(len(alerts)), "principal": "alice", "severity": "high",
                                "sentence": event["odd"], "firstSeen": "2026-11-23T14:31:46Z",
-                               "actionCount": 1, "auditIDs": [event["auditID"]]})
+                               "lastSeen": "2026-11-23T14:31:47Z", "auditIDs": [event["auditID"]]})
                 raised.append(alerts[-1]["id"])
+            if "worse" in event:
+                alerts[0]["severity"] = "critical"
+                raised.append("0")
         self.answer(200, {"results": [], "alerts": raised})
 host, port = sys.argv[sys.argv.index("--host") + 1], int(sys.argv[sys.argv.index("--port") + 1])
 http.server.ThreadingHTTPServer((host, port), Api).serve_forever()
@@ -112,12 +109,19 @@ def test_a_log_is_played_whole_and_in_order_and_alerts_are_printed_as_they_come(
     events: list[dict[str, Any]] = [{"auditID": f"e{number}"} for number in range(1201)]
     for number in (3, 700, 1200):
         events[number]["odd"] = f"alice did [b]{number}[/b]"
+    events[900]["worse"] = True
     log = write_log(tmp_path / "log.gz", events)
     with demo.Server(home, serve) as server:
         played = demo.play(server, log, console)
     assert played.events == 1201
     assert [alert["auditIDs"] for alert in played.alerts] == [["e3"], ["e700"], ["e1200"]]
-    assert "alice did [b]700[/b]" in printed(console)
+    printouts = [line for line in printed(console).splitlines() if "alice did" in line]
+    assert [line.split(maxsplit=1)[1] for line in printouts] == [
+        "high         alice did [b]3[/b]",
+        "high         alice did [b]700[/b]",
+        "now critical alice did [b]3[/b]",
+        "high         alice did [b]1200[/b]",
+    ]
 
 
 def test_a_refused_batch_is_one_sentence(

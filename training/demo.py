@@ -40,6 +40,8 @@ BATCH_EVENTS = 500
 """Events in one request: what a log pipeline sends every few seconds on a busy cluster."""
 
 SERVE = (sys.executable, "-m", "kubehabit", "serve")
+NDJSON = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
+TRIES = 10
 START_SECONDS = 90.0
 STOP_SECONDS = 10.0
 SEVERITY_STYLES = {"low": "dim", "medium": "yellow", "high": "bold red", "critical": "bold white on red"}
@@ -218,7 +220,7 @@ class Server:
         """Raise a KubehabitError with the server's last words if it has ended."""
         if self._process is not None and (status := self._process.poll()) is not None:
             lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            last = lines[-1] if lines else "it said nothing"
+            last = lines[-1].removeprefix("error: ") if lines else "it said nothing"
             raise KubehabitError(f"The API ended with status {status}: {last} (its log: {_short(self.log)})")
 
     def stop(self) -> None:
@@ -249,26 +251,27 @@ def play(server: Server, log: Path, console: Console) -> Played:
         TextColumn("{task.fields[rate]} events/s, {task.fields[raised]} alerts"),
         TimeRemainingColumn(),
     )
-    announced: set[str] = set()
+    known: dict[str, str] = {}
     spent = 0.0
+    done = 0
     with (
         httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client,
         Progress(*columns, console=console, transient=True) as progress,
     ):
         bar = progress.add_task("playing", total=total, rate="-", raised=0)
-        done = 0
         for batch in _batches(open_lines(log)):
             body = gzip.compress(b"\n".join(batch), 1)
             began = time.monotonic()
-            answer = _post(server, client, body)
+            answer = _ask(server, client, "POST", "/v1/score", content=body, headers=NDJSON)
             spent += time.monotonic() - began
             done += len(batch)
-            fresh = [alert for alert in answer.get("alerts", []) if alert not in announced]
-            for identity in fresh:
-                announced.add(identity)
-                _announce(client.get(f"/v1/alerts/{identity}").json(), progress.console)
-            progress.update(bar, completed=done, rate=f"{done / spent:,.0f}", raised=len(announced))
-        alerts = _all_alerts(client)
+            for identity in answer["alerts"]:
+                alert = _ask(server, client, "GET", f"/v1/alerts/{identity}")
+                if known.get(identity) != alert["severity"]:
+                    _announce(alert, progress.console, again=identity in known)
+                known[identity] = alert["severity"]
+            progress.update(bar, completed=done, rate=f"{done / spent:,.0f}", raised=len(known))
+        alerts = [_ask(server, client, "GET", f"/v1/alerts/{identity}") for identity in known]
     return Played(done, spent, alerts)
 
 
@@ -277,12 +280,11 @@ def _batches(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _post(server: Server, client: httpx.Client, body: bytes) -> dict[str, Any]:
-    """Score one batch; a server that is busy is asked again."""
-    headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
-    for _ in range(10):
+def _ask(server: Server, client: httpx.Client, method: str, path: str, **request: Any) -> dict[str, Any]:
+    """One request; a server that is busy is asked again."""
+    for _ in range(TRIES):
         try:
-            response = client.post("/v1/score", content=body, headers=headers)
+            response = client.request(method, path, **request)
         except httpx.TransportError as error:
             server.raise_if_dead()
             raise KubehabitError(
@@ -293,34 +295,11 @@ def _post(server: Server, client: httpx.Client, body: bytes) -> dict[str, Any]:
         time.sleep(float(response.headers.get("Retry-After", "1")))
     if response.is_error:
         raise KubehabitError(
-            f"The API refused a batch with {response.status_code}: {response.text[:300]} "
+            f"The API answered {method} {path} with {response.status_code}: {response.text[:300]} "
             f"Its log: {_short(server.log)}"
         )
     answer: dict[str, Any] = response.json()
     return answer
-
-
-def _all_alerts(client: httpx.Client) -> list[dict[str, Any]]:
-    """Every alert of the store, oldest first, each with all its audit IDs."""
-    found: list[dict[str, Any]] = []
-    cursor: int | None = None
-    while True:
-        page = client.get(
-            "/v1/alerts", params={"limit": 100} | ({} if cursor is None else {"cursor": cursor})
-        )
-        page.raise_for_status()
-        answer = page.json()
-        found.extend(answer["alerts"])
-        cursor = answer.get("cursor")
-        if cursor is None:
-            break
-    # A listing cites only the first audit IDs of an alert that has very many.
-    return [
-        alert
-        if alert["actionCount"] <= len(alert["auditIDs"])
-        else client.get(f"/v1/alerts/{alert['id']}").raise_for_status().json()
-        for alert in reversed(found)
-    ]
 
 
 def report(story: Story, console: Console) -> None:
@@ -379,11 +358,12 @@ def report(story: Story, console: Console) -> None:
     console.print(rates)
 
 
-def _announce(alert: Mapping[str, Any], console: Console) -> None:
+def _announce(alert: Mapping[str, Any], console: Console, *, again: bool) -> None:
     severity = str(alert["severity"])
-    style = SEVERITY_STYLES.get(severity, "")
+    when = str(alert["lastSeen" if again else "firstSeen"])[11:19]
+    now = "now " if again else ""
     console.print(
-        f"{str(alert['firstSeen'])[11:19]} [{style}]{severity:<8}[/] {escape(str(alert['sentence']))}",
+        f"{when} [{SEVERITY_STYLES[severity]}]{now + severity:<12}[/] {escape(str(alert['sentence']))}",
         highlight=False,
     )
 
