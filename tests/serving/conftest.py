@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.serving.fakes import FakeDetector
+from fastapi.testclient import TestClient
+
+from data.actions import FIELDS
+from serving.app import create_app
+from serving.engine import Engine, ModelInfo
+from serving.explain import Explainer
+from serving.settings import Settings
+from serving.store import AlertStore
+
+SHIPPED = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the user's store, registry or settings."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("KUBEHABIT_", "MLFLOW_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("KUBEHABIT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def explainer() -> Explainer:
+    return Explainer.load(SHIPPED / "explain.yaml")
+
+
+@pytest.fixture
+def store() -> Iterator[AlertStore]:
+    opened = AlertStore("sqlite://", retention_days=90, max_alerts=1000)
+    yield opened
+    opened.close()
+
+
+def model_info() -> ModelInfo:
+    return ModelInfo(
+        name="kubehabit",
+        version="7",
+        source="registry",
+        fields=list(FIELDS),
+        loaded=datetime(2026, 11, 23, tzinfo=UTC),
+        bundle={},
+    )
+
+
+@pytest.fixture
+def engine(store: AlertStore, explainer: Explainer) -> Engine:
+    return Engine(FakeDetector(), FIELDS, model_info(), store, explainer)
+
+
+@pytest.fixture
+def make_client(engine: Engine) -> Iterator[Callable[..., TestClient]]:
+    """Clients of an application on loopback; settings as arguments."""
+    opened: list[TestClient] = []
+
+    def make(with_engine: bool = True, base_url: str = "http://127.0.0.1:8646", **settings: Any) -> TestClient:
+        app = create_app(Settings(**settings), engine if with_engine else None)
+        client = TestClient(app, base_url=base_url, raise_server_exceptions=False)
+        client.__enter__()
+        opened.append(client)
+        return client
+
+    yield make
+    for client in opened:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(make_client: Callable[..., TestClient]) -> TestClient:
+    return make_client()
