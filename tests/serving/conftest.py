@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serving.fakes import FakeDetector
 from fastapi.testclient import TestClient
 
 from data.actions import FIELDS
@@ -15,6 +14,7 @@ from serving.engine import Engine, ModelInfo
 from serving.explain import Explainer
 from serving.settings import Settings
 from serving.store import AlertStore
+from tests.serving.fakes import FakeDetector
 
 SHIPPED = Path(__file__).parents[2] / "configs"
 
@@ -64,7 +64,9 @@ def make_client(engine: Engine) -> Iterator[Callable[..., TestClient]]:
     """Clients of an application on loopback; settings as arguments."""
     opened: list[TestClient] = []
 
-    def make(with_engine: bool = True, base_url: str = "http://127.0.0.1:8646", **settings: Any) -> TestClient:
+    def make(
+        with_engine: bool = True, base_url: str = "http://127.0.0.1:8646", **settings: Any
+    ) -> TestClient:
         app = create_app(Settings(**settings), engine if with_engine else None)
         client = TestClient(app, base_url=base_url, raise_server_exceptions=False)
         client.__enter__()

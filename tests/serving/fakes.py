@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+
 from data.actions import FIELDS, StageFolder, parse_times
 from data.detector import Explanation, FieldReason, HabitReason, Scores
 from data.events import AuditEvent, decode_body
@@ -30,7 +31,9 @@ def raw_event(
     **more: Any,
 ) -> dict[str, Any]:
     """An event as the API server writes it; `number` makes audit ID and time."""
-    moment = (START + timedelta(seconds=number if seconds is None else seconds)).isoformat().replace("+00:00", "Z")
+    moment = (
+        (START + timedelta(seconds=number if seconds is None else seconds)).isoformat().replace("+00:00", "Z")
+    )
     path = f"/api/v1/namespaces/{namespace}/{resource}/{name}"
     return {
         "kind": "Event",
@@ -52,7 +55,9 @@ def raw_event(
 
 def secret_event(number: int = 0, **more: Any) -> dict[str, Any]:
     """An event that the fake detector flags."""
-    return raw_event(number, **({"verb": "list", "resource": "secrets", "namespace": "payments", "name": ""} | more))
+    return raw_event(
+        number, **({"verb": "list", "resource": "secrets", "namespace": "payments", "name": ""} | more)
+    )
 
 
 def ndjson(events: Sequence[dict[str, Any]]) -> bytes:
@@ -98,7 +103,11 @@ class FakeDetector:
         count = len(rows)
         nll = np.zeros((count, len(FIELDS)), np.float32)
         nll[:, 2], nll[:, 1], nll[:, 0] = 7.5, 2.0, 1.0
-        times = parse_times([events[row].requestReceivedTimestamp for row in rows]) if rows else np.empty(0, np.int64)
+        times = (
+            parse_times([events[row].requestReceivedTimestamp for row in rows])
+            if rows
+            else np.empty(0, np.int64)
+        )
         evidence = np.full(count, 5.0)
         for index, row in enumerate(rows):
             ref = events[row].objectRef

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from tests.serving.fakes import ndjson, raw_event, secret_event
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from serving.app import create_app
 from serving.engine import Engine
 from serving.settings import Settings
 from serving.store import StoreError
+from tests.serving.fakes import ndjson, raw_event, secret_event
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -157,7 +157,9 @@ def test_bodies_over_the_limits_are_413(make_client: Callable[..., TestClient]) 
         st.binary(max_size=300),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
-            lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+            lambda inner: (
+                st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+            ),
             max_leaves=10,
         ).map(lambda value: json.dumps(value).encode()),
         st.dictionaries(
@@ -185,7 +187,11 @@ def test_the_webhook_gets_an_empty_object_after_its_alerts_are_stored(client: Te
 
 
 def test_a_batch_sent_again_raises_nothing_twice(client: TestClient) -> None:
-    batch = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [secret_event(0), secret_event(1)]}
+    batch = {
+        "kind": "EventList",
+        "apiVersion": "audit.k8s.io/v1",
+        "items": [secret_event(0), secret_event(1)],
+    }
     for _ in range(3):
         assert client.post("/v1/audit", json=batch).status_code == 200
     [alert] = client.get("/v1/alerts").json()["alerts"]
@@ -422,7 +428,12 @@ def test_a_token_guards_everything_but_probes_and_documentation(
     for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
         assert client.get(path).status_code == 200
     for path in ("/v1/alerts", "/v1/model", "/metrics", "/nowhere"):
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": ""}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": f"Basic {TOKEN}"},
+            {"Authorization": ""},
+        ):
             answer = client.get(path, headers=headers)
             is_problem(answer, 401, "Bearer")
             assert answer.headers["www-authenticate"] == "Bearer"
@@ -444,4 +455,7 @@ def test_web_pages_of_other_sites_cannot_write(client: TestClient) -> None:
     answer = client.post("/v1/score", json=secret_event(), headers={"Origin": "https://evil.example"})
     is_problem(answer, 403)
     assert client.get("/v1/alerts").json()["alerts"] == []
-    assert client.post("/v1/score", json=raw_event(), headers={"Origin": "http://127.0.0.1:8646"}).status_code == 200
+    assert (
+        client.post("/v1/score", json=raw_event(), headers={"Origin": "http://127.0.0.1:8646"}).status_code
+        == 200
+    )
