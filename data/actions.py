@@ -1,0 +1,459 @@
+"""Audit events -> actions: a few categorical fields per request, as columns of interned codes.
+
+This is the only encoding path: the dataset builder, the evaluation and the scoring service all call `ActionEncoder`.
+Work that depends on a raw value alone (folding a name, reading a user agent) is done once per distinct value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+
+from data.errors import KubehabitError
+from data.events import AuditEvent
+from data.names import fold_client, fold_name, place_of
+from data.principals import Principal, identify
+from data.traits import read_traits
+
+FIELDS: tuple[str, ...] = (
+    "verb",  # what was done; exec, attach and port-forward are `connect` whichever verb the client used
+    "resource",  # group/resource/subresource, or the path of a request outside the resource API
+    "namespace",
+    "name",  # object name, folded
+    "code",  # class of the answer
+    "client",  # user-agent family, version step, system
+    "place",  # address, seen through the trusted proxies
+    "binding",  # the RBAC binding that allowed it
+    "impersonates",  # effective identity, if not the caller's own
+    "traits",  # what in the body matters
+    "images",  # repositories of the images in the body
+    "uri",  # shape of the query, or the path behind a proxy
+    "hour",  # hour of day and weekday or weekend; only used when training data spans days
+    "gap",  # time since the principal's previous action, set by the sequence, not by the event
+)
+STATIC_FIELDS = FIELDS[:-1]
+GAPS = ("first", "<10ms", "<100ms", "<1s", "<10s", "<1m", "<10m", "<1h", "<8h", ">=8h")
+_GAP_EDGES = np.array(
+    [10_000, 100_000, 1_000_000, 10_000_000, 60_000_000, 600_000_000, 3_600_000_000, 28_800_000_000]
+)
+
+_CONNECT = {"exec", "attach", "portforward"}
+_QUERY_NOISE = {
+    "timeout",
+    "timeoutSeconds",
+    "resourceVersion",
+    "allowWatchBookmarks",
+    "watch",
+    "pretty",
+    "resourceVersionMatch",
+}
+_REASON = re.compile(r'by (ClusterRoleBinding|RoleBinding) "([^"]*)"')
+_FIRST_ARGUMENT = re.compile(r"[?&]command=([^&]*)")
+_PROXY_DEPTH = 4
+_MEMO_LIMIT = 200_000
+_INTERNED_LIMIT = 2_000_000
+
+Codes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSettings:
+    """Encoding choices that must be the same in training and serving; they travel in the bundle.
+
+    Attributes:
+        trusted_hops: proxies of one's own between the clients and the API server (a load balancer counts as one).
+        drop_principals: identities whose events are left out altogether (a load test, the detector itself).
+    """
+
+    trusted_hops: int = 1
+    drop_principals: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> ActionSettings:
+        """Settings from YAML or JSON.
+
+        Raises:
+            KubehabitError: an unknown key, or a value of the wrong type.
+        """
+        unknown = set(saved) - {"trusted_hops", "drop_principals"}
+        if unknown:
+            raise KubehabitError(
+                f"Unknown encoding setting {sorted(unknown)}; known: trusted_hops, drop_principals."
+            )
+        hops = saved.get("trusted_hops", 1)
+        if not isinstance(hops, int) or hops < 0:
+            raise KubehabitError(
+                "trusted_hops must be a whole number from 0: the proxies before the API server."
+            )
+        return cls(hops, tuple(saved.get("drop_principals", ())))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"trusted_hops": self.trusted_hops, "drop_principals": list(self.drop_principals)}
+
+
+def stable_hash(text: str) -> int:
+    """64-bit hash that is the same in every process (Python's own is salted)."""
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
+
+
+class Interner:
+    """Distinct strings of one field as dense codes, with their stable hashes."""
+
+    __slots__ = ("_hash_array", "_hashes", "codes", "values")
+
+    def __init__(self) -> None:
+        self.codes: dict[str, int] = {}
+        self.values: list[str] = []
+        self._hashes: list[int] = []
+        self._hash_array = np.empty(0, np.uint64)
+
+    def code(self, value: str) -> int:
+        """Code of a value, new if need be."""
+        found = self.codes.get(value)
+        if found is None:
+            found = self.codes[value] = len(self.values)
+            self.values.append(value)
+            self._hashes.append(stable_hash(value))
+        return found
+
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Stable hash of every code so far, uint64 [codes]."""
+        if len(self._hash_array) != len(self._hashes):
+            self._hash_array = np.array(self._hashes, np.uint64)
+        return self._hash_array
+
+
+@dataclass(slots=True)
+class ActionBatch:
+    """Actions of one call as columns, in arrival order.
+
+    Attributes:
+        event: int64 [N], index of the event each action came from.
+        codes: field -> int32 [N], interned value of each static field.
+        principal: int32 [N], index into `principals`.
+        time: int64 [N], when the request was received, microseconds since 1970 UTC.
+        principals: the encoder's table of identities (shared, only grows within a generation).
+        folded: int64 [M], events that told nothing new about a request already seen (a later stage, a repeat).
+        dropped: int64 [K], events left out on purpose (`drop_principals`).
+    """
+
+    event: npt.NDArray[np.int64]
+    codes: dict[str, Codes]
+    principal: Codes
+    time: npt.NDArray[np.int64]
+    principals: list[Principal]
+    folded: npt.NDArray[np.int64]
+    dropped: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.event)
+
+
+class StageFolder:
+    """Makes one action of the stages of one request, and recognises repeats.
+
+    A request is identified by what the server alone sets (`requestReceivedTimestamp`) together with the audit ID, the
+    caller and the URI: a client can choose its own Audit-ID, so that alone proves nothing. Memory is bounded by two
+    generations of keys.
+    """
+
+    def __init__(self, capacity: int = 200_000) -> None:
+        self._capacity = capacity
+        self._new: dict[tuple[str, str, str, str], None] = {}
+        self._old: dict[tuple[str, str, str, str], None] = {}
+
+    def is_first(self, event: AuditEvent) -> bool:
+        """Whether this event is the first that tells of its request and so becomes the action."""
+        if event.stage == "RequestReceived":  # says nothing of the outcome; another stage follows
+            return False
+        key = (
+            event.auditID,
+            event.requestReceivedTimestamp or event.stageTimestamp,
+            event.requestURI,
+            event.user.username,
+        )
+        if key in self._new or key in self._old:
+            return False
+        self._new[key] = None
+        if len(self._new) >= self._capacity:
+            self._old, self._new = self._new, {}
+        return True
+
+
+def parse_times(texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    """RFC 3339 times as microseconds since 1970 UTC, int64 [N]."""
+    if all(text.endswith("Z") for text in texts):
+        return np.array([text[:-1][:26] for text in texts], "M8[us]").astype(np.int64)
+    parsed = []
+    for text in texts:
+        if text.endswith("Z"):
+            parsed.append(np.datetime64(text[:-1][:26], "us").astype(np.int64))
+            continue
+        sign = -1 if text[-6] == "+" else 1
+        offset = sign * (int(text[-5:-3]) * 60 + int(text[-2:])) * 60_000_000
+        parsed.append(np.datetime64(text[:-6][:26], "us").astype(np.int64) + offset)
+    return np.array(parsed, np.int64)
+
+
+def gap_codes(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Index into GAPS of gaps in microseconds; a negative gap means there was no earlier action."""
+    return np.where(gaps < 0, 0, 1 + np.searchsorted(_GAP_EDGES, gaps, side="right"))
+
+
+def code_class(code: int) -> str:
+    """Answer class: success is one class, refusals and failures keep their number."""
+    if 100 <= code < 400:
+        return "ok"
+    if code >= 500:
+        return "5xx"
+    return str(code) if code else "-"
+
+
+def uri_shape(uri: str, subresource: str) -> str:
+    """Query keys that say how the request was made; for proxies the path behind them; for exec the program."""
+    path, _, query = uri.partition("?")
+    keys = {part.partition("=")[0] for part in query.split("&") if part} - _QUERY_NOISE
+    shape = "&".join(sorted(fold_name(unquote(key)) for key in keys))
+    if subresource == "proxy":
+        behind = path.partition("/proxy")[2]
+        shape = (
+            "/".join(fold_name(unquote(part)) for part in behind.split("/")[1 : 1 + _PROXY_DEPTH])
+            + "?"
+            + shape
+        )
+    if subresource == "exec":
+        argument = _FIRST_ARGUMENT.search("?" + query)
+        if argument:
+            shape += " " + fold_name(unquote(argument[1]).rpartition("/")[2][:40])
+    return shape or "-"
+
+
+def non_resource_path(uri: str) -> str:
+    """Path of a request outside the resource API, folded to four segments."""
+    return "/" + "/".join(fold_name(part) for part in uri.partition("?")[0].split("/")[1:5])
+
+
+class ActionEncoder:
+    """Turns events into actions. Keeps memos between calls, so one instance should live as long as its stream."""
+
+    def __init__(self, settings: ActionSettings | None = None) -> None:
+        self.settings = settings or ActionSettings()
+        self.folder = StageFolder()
+        self.generation = 0
+        self._forget_values()
+
+    def _forget_values(self) -> None:
+        """Start all codes anew, which `generation` tells the holders of code tables."""
+        self.generation += 1
+        self.interners = {field: Interner() for field in STATIC_FIELDS}
+        self.principals: list[Principal] = []
+        self._principal_codes: dict[Principal, int] = {}
+        self._forget_memos()
+
+    def _forget_memos(self) -> None:
+        """Drop the memory of raw values; codes stay valid."""
+        self._principal: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._resource: dict[tuple[str, str, str], int] = {}
+        self._verb: dict[tuple[str, str], int] = {}
+        self._name: dict[str, int] = {}
+        self._client: dict[str, int] = {}
+        self._place: dict[tuple[str, ...], int] = {}
+        self._binding: dict[tuple[str, str], int] = {}
+        self._uri: dict[tuple[str, str], int] = {}
+        self._path: dict[str, int] = {}
+        self._impersonates: dict[str, int] = {}
+        self._code: dict[int, int] = {}
+
+    def _keep_bounded(self) -> None:
+        if sum(len(interner.values) for interner in self.interners.values()) > _INTERNED_LIMIT:
+            self._forget_values()
+        memos = (self._principal, self._name, self._client, self._place, self._binding, self._uri, self._path)
+        if sum(map(len, memos)) > _MEMO_LIMIT:
+            self._forget_memos()
+
+    def encode(self, events: Sequence[AuditEvent]) -> ActionBatch:
+        """Encode events in arrival order.
+
+        Args:
+            events: decoded events; several stages of one request may come in any number of calls.
+
+        Returns:
+            One action per request, at the first event that tells its outcome.
+        """
+        self._keep_bounded()
+        intern = self.interners
+        nothing = {field: intern[field].code("-") for field in STATIC_FIELDS}
+        drop = self.settings.drop_principals
+        index: list[int] = []
+        folded: list[int] = []
+        dropped: list[int] = []
+        who: list[int] = []
+        when: list[str] = []
+        columns: list[list[int]] = [[] for _ in STATIC_FIELDS[:-1]]
+        (
+            verbs,
+            resources,
+            namespaces,
+            names,
+            codes,
+            clients,
+            places,
+            bindings,
+            effective,
+            traits,
+            images,
+            uris,
+        ) = columns
+        for position, event in enumerate(events):
+            if drop and event.user.username in drop:
+                dropped.append(position)
+                continue
+            if not self.folder.is_first(event):
+                folded.append(position)
+                continue
+            user = event.user
+            key = (user.username, user.groups)
+            principal = self._principal.get(key)
+            if principal is None:
+                principal = self._new_principal(key)
+            ref = event.objectRef
+            uri = event.requestURI
+            if ref is not None and ref.resource:
+                resource_key = (ref.apiGroup, ref.resource, ref.subresource)
+                resource = self._resource.get(resource_key)
+                if resource is None:
+                    text = f"{ref.apiGroup}/{ref.resource}" if ref.apiGroup else ref.resource
+                    text += f"/{ref.subresource}" if ref.subresource else ""
+                    resource = self._resource[resource_key] = intern["resource"].code(text)
+                namespace = intern["namespace"].code(ref.namespace or "-")
+                name = self._name.get(ref.name)
+                if name is None:
+                    name = self._name[ref.name] = intern["name"].code(fold_name(ref.name))
+                subresource = ref.subresource
+                verb_key = (event.verb, subresource)
+                if "?" in uri or subresource == "proxy":
+                    # Only the part that the shape depends on is the key: object names would make every URI distinct.
+                    tail = uri if subresource == "proxy" else uri[uri.index("?") :]
+                    shape = self._uri.get((tail, subresource))
+                    if shape is None:
+                        shape = self._uri[(tail, subresource)] = intern["uri"].code(
+                            uri_shape(tail, subresource)
+                        )
+                else:
+                    shape = nothing["uri"]
+                body = event.requestObject
+                if body:
+                    trait_text, image_text = read_traits(
+                        event.verb, ref.resource, subresource, user.username, body
+                    )
+                    trait, image = intern["traits"].code(trait_text), intern["images"].code(image_text)
+                else:
+                    trait, image = nothing["traits"], nothing["images"]
+            else:
+                path = uri.partition("?")[0]
+                resource = self._path.get(path)
+                if resource is None:
+                    resource = self._path[path] = intern["resource"].code(non_resource_path(path))
+                namespace, name, shape = nothing["namespace"], nothing["name"], nothing["uri"]
+                trait, image = nothing["traits"], nothing["images"]
+                verb_key = (event.verb, "")
+            verb = self._verb.get(verb_key)
+            if verb is None:
+                verb = self._verb[verb_key] = intern["verb"].code(
+                    "connect" if verb_key[1] in _CONNECT else verb_key[0]
+                )
+            status = event.responseStatus.code if event.responseStatus is not None else 0
+            code = self._code.get(status)
+            if code is None:
+                code = self._code[status] = intern["code"].code(code_class(status))
+            client = self._client.get(event.userAgent)
+            if client is None:
+                client = self._client[event.userAgent] = intern["client"].code(fold_client(event.userAgent))
+            place = self._place.get(event.sourceIPs)
+            if place is None:
+                text = place_of(event.sourceIPs, self.settings.trusted_hops)
+                place = self._place[event.sourceIPs] = intern["place"].code(text)
+            binding = nothing["binding"]
+            if event.annotations is not None:
+                reason = event.annotations.get("authorization.k8s.io/reason", "")
+                decision = event.annotations.get("authorization.k8s.io/decision", "")
+                if reason or decision != "allow":
+                    found = self._binding.get((decision, reason))
+                    if found is None:
+                        found = self._binding[(decision, reason)] = self._new_binding(decision, reason)
+                    binding = found
+            other = event.impersonatedUser
+            impersonates = nothing["impersonates"]
+            if other is not None:
+                effective_code = self._impersonates.get(other.username)
+                if effective_code is None:
+                    effective_code = intern["impersonates"].code(other.username or "system:anonymous")
+                    self._impersonates[other.username] = effective_code
+                impersonates = effective_code
+            index.append(position)
+            who.append(principal)
+            when.append(event.requestReceivedTimestamp or event.stageTimestamp)
+            verbs.append(verb)
+            resources.append(resource)
+            namespaces.append(namespace)
+            names.append(name)
+            codes.append(code)
+            clients.append(client)
+            places.append(place)
+            bindings.append(binding)
+            effective.append(impersonates)
+            traits.append(trait)
+            images.append(image)
+            uris.append(shape)
+        time = parse_times(when) if when else np.empty(0, np.int64)
+        coded = {
+            field: np.array(column, np.int32) for field, column in zip(STATIC_FIELDS, columns, strict=False)
+        }
+        coded["hour"] = self._hours(time)
+        return ActionBatch(
+            event=np.array(index, np.int64),
+            codes=coded,
+            principal=np.array(who, np.int32),
+            time=time,
+            principals=self.principals,
+            folded=np.array(folded, np.int64),
+            dropped=np.array(dropped, np.int64),
+        )
+
+    def _new_principal(self, key: tuple[str, tuple[str, ...]]) -> int:
+        principal = identify(*key)
+        code = self._principal_codes.get(principal)
+        if code is None:
+            code = self._principal_codes[principal] = len(self.principals)
+            self.principals.append(principal)
+        self._principal[key] = code
+        return code
+
+    def _new_binding(self, decision: str, reason: str) -> int:
+        match = _REASON.search(reason)
+        if match:
+            text = f"{match[1]} {fold_name(match[2])}"
+        else:
+            text = "denied" if decision == "forbid" else decision or "-"
+        return self.interners["binding"].code(text)
+
+    def _hours(self, time: npt.NDArray[np.int64]) -> Codes:
+        """Codes of `weekday 09` / `weekend 23`, UTC."""
+        hours = time // 3_600_000_000
+        weekend = ((hours // 24 + 3) % 7) >= 5
+        slots = (hours % 24 + 24 * weekend).astype(np.int64)
+        intern = self.interners["hour"]
+        table = np.zeros(48, np.int32)
+        for slot in np.unique(slots):
+            table[slot] = intern.code(f"{'weekend' if slot >= 24 else 'weekday'} {slot % 24:02d}")
+        return table[slots]

@@ -1,0 +1,387 @@
+"""Events in, scores and verdicts out: the one detector that evaluation, pyfunc and the scoring service all use.
+
+Each new action is scored at once, in the window of its principal's last actions that ends with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from data.actions import FIELDS, STATIC_FIELDS, ActionBatch, ActionEncoder, gap_codes, stable_hash
+from data.bundle import Bundle
+from data.events import AuditEvent
+from data.habits import ATTRIBUTES, Familiarity, Habits, attribute_hashes, novelty_levels
+from data.sensitivity import Sensitivity
+from data.vocabulary import SPECIALS
+
+SEVERITIES = ("none", "low", "medium", "high", "critical")
+_BATCH = 256
+_TOP_FIELDS = 5
+_ALTERNATIVES = 3
+_CLEAR_MARGIN = 2.0
+"""Evidence (factors of ten in probability) beyond the threshold from which an action counts as clearly out of habit."""
+
+Ints = npt.NDArray[np.int64]
+Nll = npt.NDArray[np.float32]
+
+
+class Model(Protocol):
+    """Computes reconstruction errors; onnxruntime in serving, torch in training."""
+
+    def __call__(
+        self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
+    ) -> tuple[Nll, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """(nll [B, P, F], rank [B, P, F], log_probs [B, P, V]); see `training.model.Scorer`."""
+
+
+class OnnxModel:
+    """The bundle's graph in an onnxruntime session."""
+
+    def __init__(self, path: str, threads: int = 1) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def __call__(
+        self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
+    ) -> tuple[Nll, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Run the graph."""
+        inputs = {
+            "tokens": tokens,
+            "lengths": lengths,
+            "principal": principal,
+            "group": group,
+            "positions": positions,
+        }
+        nll, rank, log_probs = self.session.run(["nll", "rank", "log_probs"], inputs)
+        return nll, rank, log_probs
+
+
+@dataclass(frozen=True, slots=True)
+class FieldReason:
+    """A field the model reconstructed badly: its value, its NLL in nats, and what the decoder expected instead."""
+
+    field: str
+    value: str
+    nll: float
+    expected: list[tuple[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class HabitReason:
+    """An attribute of the action that is new to its principal.
+
+    Attributes:
+        attribute: name in ATTRIBUTES.
+        value: its fields' values, space-separated.
+        times_before: earlier actions of the principal that had it.
+        actions_before: earlier actions of the principal.
+        peers_with: other members of the peer group that ever had it.
+        peers: other members of the peer group.
+        anyone_with: other principals that ever had it.
+    """
+
+    attribute: str
+    value: str
+    times_before: int
+    actions_before: int
+    peers_with: int
+    peers: int
+    anyone_with: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why one action was flagged: what is new (most important first) and what the model did not expect."""
+
+    fields: list[FieldReason]
+    habits: list[HabitReason]
+    values: dict[str, str]
+    sensitivity: str
+
+
+@dataclass(slots=True)
+class Scores:
+    """Columns over the scored actions of one call, in arrival order; F = len(FIELDS).
+
+    Attributes:
+        event: int64 [N], index into the given events.
+        principal, kind, group: who acted, of which kind, in which peer group.
+        time: datetime64[us] [N], when the request was received.
+        nll: float32 [N, F], reconstruction NLL of each field, nats.
+        surprise: float32 [N], their sum.
+        novelty: float64 [N], weighted novelty.
+        evidence: float64 [N], -log10 of the calibrated p-value.
+        threshold: float64 [N], evidence at which an action of this kind of principal and of this sensitivity is flagged.
+        flagged: bool [N].
+        sensitivity: int8 [N], level in data.sensitivity.LEVELS.
+        severity: one of SEVERITIES; "none" when not flagged.
+        folded: int64 [M], events that belong to an action scored before.
+        dropped: int64 [K], events left out by the settings.
+        explanations: index of a flagged action -> its explanation.
+    """
+
+    event: Ints
+    principal: list[str]
+    kind: list[str]
+    group: list[str]
+    time: npt.NDArray[np.datetime64]
+    nll: Nll
+    surprise: npt.NDArray[np.float32]
+    novelty: npt.NDArray[np.float64]
+    evidence: npt.NDArray[np.float64]
+    threshold: npt.NDArray[np.float64]
+    flagged: npt.NDArray[np.bool_]
+    sensitivity: npt.NDArray[np.int8]
+    severity: list[str]
+    folded: Ints
+    dropped: Ints
+    explanations: dict[int, Explanation] = field(default_factory=dict)
+
+
+class Windows:
+    """The last actions of each principal, from which the window of every new action is cut."""
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self._tokens: dict[str, npt.NDArray[np.int16]] = {}
+        self._last: dict[str, int] = {}
+
+    def seed(self, name: str, tokens: npt.NDArray[np.int16], last: int) -> None:
+        """Give a principal its context."""
+        self._tokens[name] = tokens[-(self.window - 1) :]
+        self._last[name] = last
+
+    def append(self, names: Sequence[str], tokens: npt.NDArray[np.int32], time: Ints) -> tuple[Ints, Ints]:
+        """Add new actions and return the window that ends with each.
+
+        Args:
+            names: principal of each action.
+            tokens: int32 [N, F]; the gap column is filled in here.
+            time: int64 [N], microseconds.
+
+        Returns:
+            windows int64 [N, W, F] padded with 0 at the end, and lengths int64 [N].
+        """
+        count = len(names)
+        out = np.zeros((count, self.window, tokens.shape[1]), np.int64)
+        lengths = np.empty(count, np.int64)
+        rows_of: dict[str, list[int]] = {}
+        for row, name in enumerate(names):
+            rows_of.setdefault(name, []).append(row)
+        empty = np.empty((0, tokens.shape[1]), np.int16)
+        for name, listed in rows_of.items():
+            rows = np.array(listed)
+            times = time[rows]
+            last = self._last.get(name)
+            gaps = np.maximum(np.diff(times, prepend=times[0] if last is None else last), 0)
+            if last is None:
+                gaps[0] = -1
+            tokens[rows, -1] = gap_codes(gaps) + len(SPECIALS)
+            before = self._tokens.get(name, empty)
+            block = np.concatenate([before, tokens[rows].astype(np.int16)])
+            for offset, row in enumerate(listed, len(before) + 1):
+                cut = block[max(0, offset - self.window) : offset]
+                out[row, : len(cut)] = cut
+                lengths[row] = len(cut)
+            self._tokens[name] = block[-(self.window - 1) :].copy()
+            self._last[name] = int(times[-1])
+        return out, lengths
+
+
+class Detector:
+    """Scores actions against the habits in a bundle and keeps those habits up to date as it goes."""
+
+    def __init__(self, bundle: Bundle, *, threads: int = 1, model: Model | None = None) -> None:
+        self.bundle = bundle
+        self.model: Model = model or OnnxModel(str(bundle.model_path), threads)
+        self.encoder = ActionEncoder(bundle.settings)
+        self.habits: Habits = bundle.habits.copy()
+        self.windows = Windows(bundle.window)
+        for name, tokens in bundle.warmup.tokens.items():
+            self.windows.seed(name, tokens, bundle.warmup.last[name])
+        self._who: list[tuple[int, int, str, np.uint64, np.uint64]] = []
+        self._generation = -1
+        sizes = bundle.vocabulary.sizes
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+
+    def score(self, events: Sequence[AuditEvent]) -> Scores:
+        """Score events in arrival order and update the state.
+
+        Args:
+            events: any number of events; how they are split over calls does not change any score.
+        """
+        batch = self.encoder.encode(events)
+        vocabulary, calibration = self.bundle.vocabulary, self.bundle.calibration
+        tokens = vocabulary.encode(batch, self.encoder)
+        who = self._identities(batch)
+        names = [batch.principals[code].name for code in batch.principal]
+        kinds: list[str] = [batch.principals[code].kind for code in batch.principal]
+        groups = [who[code][2] for code in batch.principal]
+        windows, lengths = self.windows.append(names, tokens, batch.time)
+        ids = np.array([who[code][0] for code in batch.principal], np.int64)
+        group_ids = np.array([who[code][1] for code in batch.principal], np.int64)
+        nll = self._reconstruct(windows, lengths, ids, group_ids)
+        known = self.habits.observe(
+            attribute_hashes(batch, self.encoder),
+            np.array([who[code][3] for code in batch.principal], np.uint64),
+            np.array([who[code][4] for code in batch.principal], np.uint64),
+        )
+        levels = [novelty_levels(row) for row in known]
+        novelty = calibration.novelty(levels)
+        evidence = calibration.evidence(calibration.statistic(nll, novelty), names, kinds)
+        sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
+        threshold = calibration.thresholds(kinds, sensitivity)
+        flagged = evidence >= threshold
+        scores = Scores(
+            event=batch.event,
+            principal=names,
+            kind=kinds,
+            group=groups,
+            time=batch.time.view("M8[us]"),
+            nll=nll,
+            surprise=nll.sum(axis=1),
+            novelty=novelty,
+            evidence=evidence,
+            threshold=threshold,
+            flagged=flagged,
+            sensitivity=sensitivity,
+            severity=[
+                severity_of(bool(hit), float(value - limit), int(level))
+                for hit, value, limit, level in zip(flagged, evidence, threshold, sensitivity, strict=True)
+            ],
+            folded=batch.folded,
+            dropped=batch.dropped,
+        )
+        hits = np.flatnonzero(flagged)
+        if len(hits):
+            log_probs = self._alternatives(windows[hits], lengths[hits], ids[hits], group_ids[hits])
+            for row, hit in enumerate(hits.tolist()):
+                scores.explanations[hit] = self._explain(
+                    batch, hit, nll[hit], log_probs[row], known[hit], groups[hit]
+                )
+        return scores
+
+    def _identities(self, batch: ActionBatch) -> list[tuple[int, int, str, np.uint64, np.uint64]]:
+        """(principal id, group id, group, hash of name, hash of group) for each entry of the encoder's table."""
+        if self._generation != self.encoder.generation:
+            self._generation, self._who = self.encoder.generation, []
+        table = self.bundle.principals
+        for principal in batch.principals[len(self._who) :]:
+            group = table.group(principal)
+            self._who.append(
+                (
+                    table.ids.get(principal.name, 0),
+                    table.groups.get(group, 0),
+                    group,
+                    np.uint64(stable_hash(principal.name)),
+                    np.uint64(stable_hash(group)),
+                )
+            )
+        return self._who
+
+    def _reconstruct(self, windows: Ints, lengths: Ints, ids: Ints, groups: Ints) -> Nll:
+        """NLL of the newest action of each window, float32 [N, F]; equal windows of one principal are computed once."""
+        if not len(windows):
+            return np.empty((0, len(FIELDS)), np.float32)
+        keyed = np.concatenate(
+            [windows.reshape(len(windows), -1), ids[:, None], groups[:, None]], axis=1
+        ).astype(np.int32)
+        view = (
+            np.ascontiguousarray(keyed)
+            .view(np.dtype((np.void, keyed.dtype.itemsize * keyed.shape[1])))
+            .ravel()
+        )
+        _, first, inverse = np.unique(view, return_index=True, return_inverse=True)
+        newest = np.zeros(1, np.int64)
+        parts = []
+        for begin in range(0, len(first), _BATCH):
+            rows = first[begin : begin + _BATCH]
+            nll, _, _ = self.model(windows[rows], lengths[rows], ids[rows], groups[rows], newest)
+            parts.append(nll[:, 0])
+        computed: Nll = np.concatenate(parts)[inverse]
+        return computed
+
+    def _alternatives(self, windows: Ints, lengths: Ints, ids: Ints, groups: Ints) -> npt.NDArray[np.float32]:
+        """Log-probabilities of all tokens for the newest action, float32 [N, V]."""
+        newest = np.zeros(1, np.int64)
+        parts = [
+            self.model(
+                windows[i : i + _BATCH],
+                lengths[i : i + _BATCH],
+                ids[i : i + _BATCH],
+                groups[i : i + _BATCH],
+                newest,
+            )[2][:, 0]
+            for i in range(0, len(windows), _BATCH)
+        ]
+        return np.concatenate(parts)
+
+    def _values(self, batch: ActionBatch, row: int) -> dict[str, str]:
+        return {name: self.encoder.interners[name].values[batch.codes[name][row]] for name in STATIC_FIELDS}
+
+    def _explain(
+        self,
+        batch: ActionBatch,
+        row: int,
+        nll: Nll,
+        log_probs: npt.NDArray[np.float32],
+        known: Familiarity,
+        group: str,
+    ) -> Explanation:
+        values = self._values(batch, row)
+        fields = []
+        for index in np.argsort(-nll)[:_TOP_FIELDS].tolist():
+            name = FIELDS[index]
+            mine = log_probs[self._starts[index] : self._starts[index + 1]]
+            best = np.argsort(-mine)[:_ALTERNATIVES].tolist()
+            expected = [
+                (self.bundle.vocabulary.tokens[name][token], float(np.exp(mine[token]))) for token in best
+            ]
+            fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected))
+        members = self.bundle.principals.sizes.get(group, 0)
+        is_member = self.bundle.principals.group_of.get(batch.principals[batch.principal[row]].name) == group
+        habits = [
+            HabitReason(
+                attribute=name,
+                value=" ".join(values[part] for part in parts),
+                times_before=known.own[index],
+                actions_before=known.actions,
+                peers_with=known.peers[index],
+                peers=max(members - is_member, 0),
+                anyone_with=known.anyone[index],
+            )
+            for index, (name, parts) in enumerate(ATTRIBUTES.items())
+            if not known.own[index]
+        ]
+        habits.sort(key=lambda reason: (reason.peers_with, reason.anyone_with))
+        why = self.bundle.sensitivity.look_up(tuple(values[name] for name in Sensitivity.FIELDS))[1]
+        return Explanation(fields, habits, values, why)
+
+
+def severity_of(flagged: bool, margin: float, sensitivity: int) -> str:
+    """Severity of an action from how far it is beyond the threshold (factors of ten) and how sensitive it is (0-3)."""
+    if not flagged:
+        return "none"
+    level = sensitivity + (1 if margin >= _CLEAR_MARGIN else 0)
+    return SEVERITIES[min(max(level, 1), len(SEVERITIES) - 1)]
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """What a user of the model should know about it, for `/v1/model` and the model card."""
+    return {
+        key: bundle.meta.get(key) for key in ("name", "created", "data", "git_commit", "metrics", "format")
+    } | {
+        "window": bundle.window,
+        "fields": list(FIELDS),
+        "principals": len(bundle.principals.ids),
+        "budget": dict(bundle.calibration.budget),
+    }

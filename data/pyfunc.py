@@ -1,0 +1,58 @@
+"""MLflow pyfunc flavour of a bundle: raw audit events in, the same numbers as the scoring API out. Nothing is unpickled.
+
+MLflow calls `_load_pyfunc`; each `predict` starts from the habits in the bundle, so equal input gives equal output.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data.bundle import Bundle
+from data.detector import FIELDS, Detector, OnnxModel
+from data.events import decode_lines
+
+
+class AuditModel:
+    """Scores raw audit events."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.model = OnnxModel(str(bundle.model_path))
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Score events in the order given.
+
+        Args:
+            model_input: table with a column `event`, each cell one audit.k8s.io event as JSON text.
+            params: unused; part of MLflow's interface.
+
+        Returns:
+            One row an event: auditID, status ("scored", "folded" or "rejected") and, if scored, principal, surprise (nats),
+            evidence, flagged, severity and the reconstruction NLL of each field; if rejected, the reason.
+        """
+        texts = [str(text) for text in model_input["event"]]
+        rows: list[dict[str, Any]] = [{"auditID": "", "status": "folded"} for _ in texts]
+        decoded = decode_lines([text.encode() for text in texts])
+        for letter in decoded.dead:
+            rows[letter.line - 1] = {"auditID": "", "status": "rejected", "reason": letter.reason}
+        places = [line - 1 for line in decoded.lines]
+        for place, event in zip(places, decoded.events, strict=True):
+            rows[place]["auditID"] = event.auditID
+        scores = Detector(self.bundle, model=self.model).score(decoded.events)
+        for row, index in enumerate(scores.event.tolist()):
+            rows[places[index]] |= {
+                "status": "scored",
+                "principal": scores.principal[row],
+                "surprise": float(scores.surprise[row]),
+                "evidence": float(scores.evidence[row]),
+                "flagged": bool(scores.flagged[row]),
+                "severity": scores.severity[row],
+                "nll": dict(zip(FIELDS, map(float, scores.nll[row]), strict=True)),
+            }
+        return rows
+
+
+def _load_pyfunc(path: str) -> AuditModel:
+    """Called by MLflow with the folder of the bundle."""
+    return AuditModel(Bundle.load(Path(path)))

@@ -1,0 +1,96 @@
+"""How much harm an action could do if it were an attacker's: a small table of rules, read from `configs/sensitivity.yaml`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.actions import ActionBatch, ActionEncoder
+from data.errors import KubehabitError
+
+LEVELS = ("routine", "low", "medium", "high")
+_KEYS = {"level", "verbs", "resources", "traits", "namespaces", "names", "codes", "impersonates", "why"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of the table: the level of every action whose fields match all the given patterns."""
+
+    level: int
+    patterns: tuple[tuple[str, re.Pattern[str]], ...]
+    why: str
+
+
+class Sensitivity:
+    """Looks up the level of actions; the highest matching rule wins. Results are kept per distinct combination."""
+
+    FIELDS = ("verb", "resource", "traits", "namespace", "name", "code", "impersonates")
+    _OF = {
+        "verbs": "verb",
+        "resources": "resource",
+        "traits": "traits",
+        "namespaces": "namespace",
+        "names": "name",
+        "codes": "code",
+        "impersonates": "impersonates",
+    }
+
+    def __init__(self, table: Sequence[Mapping[str, Any]]) -> None:
+        self.table = [dict(entry) for entry in table]
+        self.rules = [self._rule(entry) for entry in table]
+        self._memo: dict[tuple[str, ...], tuple[int, str]] = {}
+
+    def _rule(self, entry: Mapping[str, Any]) -> Rule:
+        unknown = set(entry) - _KEYS
+        if unknown or entry.get("level") not in LEVELS:
+            raise KubehabitError(
+                f"sensitivity rule {dict(entry)}: needs a level of {LEVELS} and only the keys {sorted(_KEYS)}."
+            )
+        patterns = []
+        for key, field in self._OF.items():
+            if key in entry:
+                try:
+                    patterns.append((field, re.compile("|".join(f"(?:{pattern})" for pattern in entry[key]))))
+                except re.error as error:
+                    raise KubehabitError(
+                        f"sensitivity rule {dict(entry)}: {key} is no regular expression: {error}"
+                    ) from error
+        return Rule(LEVELS.index(entry["level"]), tuple(patterns), str(entry.get("why", "")))
+
+    def look_up(self, values: tuple[str, ...]) -> tuple[int, str]:
+        """Level and reason of an action given its FIELDS values.
+
+        `traits` patterns match anywhere in the text; all others must match the whole value.
+        """
+        found = self._memo.get(values)
+        if found is None:
+            named = dict(zip(self.FIELDS, values, strict=True))
+            found = (0, "")
+            for rule in self.rules:
+                if rule.level > found[0] and all(
+                    pattern.search(named[field]) if field == "traits" else pattern.fullmatch(named[field])
+                    for field, pattern in rule.patterns
+                ):
+                    found = (rule.level, rule.why)
+            if len(self._memo) > 100_000:
+                self._memo.clear()
+            self._memo[values] = found
+        return found
+
+    def levels(self, batch: ActionBatch, encoder: ActionEncoder) -> npt.NDArray[np.int8]:
+        """Level of every action, int8 [N]; each distinct combination of values is looked up once."""
+        if not len(batch):
+            return np.empty(0, np.int8)
+        stacked = np.stack([batch.codes[name] for name in self.FIELDS], axis=1)
+        unique, inverse = np.unique(stacked, axis=0, return_inverse=True)
+        values = [encoder.interners[name].values for name in self.FIELDS]
+        found = [
+            self.look_up(tuple(value[code] for value, code in zip(values, row, strict=True)))[0]
+            for row in unique.tolist()
+        ]
+        return np.array(found, np.int8)[inverse.ravel()]

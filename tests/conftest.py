@@ -1,0 +1,80 @@
+"""Fixtures that every room's tests share: a slice of the real recording, and a small model trained on it for real."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from data.reader import open_lines
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDINGS = ROOT / "data" / "recordings"
+SMALL = (
+    "--trainer.max_steps=60",
+    "--trainer.val_check_interval=30",
+    "--data.batch_size=128",
+    "--model.hidden=48",
+    "--model.embedding=8",
+    "--model.bottleneck=16",
+    "--model.condition=16",
+)
+"""A model small enough to train in seconds; nothing else about it is different."""
+
+
+@pytest.fixture(scope="session")
+def normal_lines() -> list[bytes]:
+    """The first 12,000 lines of the normal recording."""
+    return list(islice(open_lines(RECORDINGS / "normal.jsonl.zst"), 12_000))
+
+
+@pytest.fixture(scope="session")
+def labelled_lines() -> list[bytes]:
+    """The first 6,000 lines of the labelled recording: about two minutes, with the first attacks."""
+    return list(islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), 6_000))
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A home folder in which a small model is registered as champion, and what led to it."""
+
+    home: Path
+    dataset: Path
+    bundle: Path
+    run_id: str
+    version: str
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, normal_lines: list[bytes]) -> Iterator[Trained]:
+    """Dataset, training, export and registration, as `kubehabit train` does them."""
+    from data.dataset import build
+    from training.registry import download
+    from training.run import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    log = folder / "normal.jsonl"
+    log.write_bytes(b"\n".join(normal_lines) + b"\n")
+    before = {
+        name: os.environ.pop(name, None)
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "KUBEHABIT_HOME")
+    }
+    os.environ["KUBEHABIT_HOME"] = str(folder / "home")
+    try:
+        build([log], folder / "dataset", progress=False)
+        result = train(ROOT / "configs" / "train.yaml", folder / "dataset", list(SMALL))
+        bundle = download("models:/kubehabit@champion")
+        yield Trained(folder / "home", folder / "dataset", bundle, result.run_id, result.version)
+    finally:
+        os.environ.pop("KUBEHABIT_HOME")
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(trained: Trained) -> Path:
+    """Folder of a real, small model bundle."""
+    return trained.bundle

@@ -1,0 +1,1 @@
+"""Model, calibration, evaluation, export and registry: everything offline. Never imported by serving."""

@@ -1,0 +1,169 @@
+"""The conditional LSTM autoencoder: one file, every tensor with its shape.
+
+A window of a principal's last actions is squeezed through a bottleneck and decoded again, newest action first. The decoder
+knows who acted and who its peers are, so that the bottleneck need not carry what is habit; what is not habit has to come
+through the bottleneck and is reconstructed badly. The score of an action is the negative log-likelihood (NLL, in nats) of
+each of its fields under the decoder.
+
+Papers: Srivastava et al. 2015 (LSTM autoencoder, reversed decoding), arXiv 1502.04681; Malhotra et al. 2016 (reconstruction
+error as anomaly score), arXiv 1607.00148; Vincent et al. 2008 (denoising autoencoders).
+
+Letters in shapes: B windows, W actions a window, F fields, P positions asked for, V tokens of all fields together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MASK = 2  # data.vocabulary.MASK; tested to be equal
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Architecture.
+
+    Attributes:
+        vocabulary: number of tokens of each field, in the order of data.actions.FIELDS.
+        principals: number of known principals; ids run from 1, 0 is "never seen".
+        groups: number of known peer groups; ids run from 1.
+        window: longest window, in actions.
+        embedding: width of a field's token embedding.
+        hidden: width of the LSTMs.
+        bottleneck: width of the latent code of a window.
+        condition: width of the principal embedding and of the peer-group embedding.
+        depth: newest actions of a window that are decoded in training; scoring uses the newest.
+        mask: share of input tokens replaced by MASK in training (denoising).
+        principal_dropout: share of windows trained as if their principal were unknown, so that a newcomer falls back on its peers.
+    """
+
+    vocabulary: tuple[int, ...]
+    principals: int
+    groups: int
+    window: int = 16
+    embedding: int = 16
+    hidden: int = 128
+    bottleneck: int = 32
+    condition: int = 32
+    depth: int = 4
+    mask: float = 0.15
+    principal_dropout: float = 0.1
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+class Autoencoder(nn.Module):
+    """Encoder LSTM -> bottleneck -> decoder LSTM -> one softmax head per field."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        sizes = config.vocabulary
+        self.fields = len(sizes)
+        # All fields share one embedding table; a field's tokens start at its offset.
+        self.register_buffer(
+            "offsets", torch.tensor([sum(sizes[:i]) for i in range(self.fields)]), persistent=False
+        )
+        self.tokens = nn.Embedding(sum(sizes), config.embedding)
+        self.principal = nn.Embedding(config.principals + 1, config.condition)
+        self.group = nn.Embedding(config.groups + 1, config.condition)
+        condition = 2 * config.condition
+        self.encoder = nn.LSTM(self.fields * config.embedding + condition, config.hidden, batch_first=True)
+        self.squeeze = nn.Linear(config.hidden, config.bottleneck)
+        self.place = nn.Embedding(config.window, config.condition)
+        self.decoder = nn.LSTM(
+            config.bottleneck + condition + config.condition, config.hidden, batch_first=True
+        )
+        self.heads = nn.Linear(config.hidden + condition, sum(sizes))
+
+    def corrupt(self, tokens: Tensor) -> Tensor:
+        """Replace a random share of the tokens by MASK (training only)."""
+        hidden = torch.rand(tokens.shape, device=tokens.device) < self.config.mask
+        return tokens.masked_fill(hidden, MASK)
+
+    def forward(
+        self, tokens: Tensor, lengths: Tensor, principal: Tensor, group: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Decode the newest actions of each window.
+
+        The decoder unrolls from the newest action back, so scoring the newest alone costs one decoder step.
+
+        Args:
+            tokens: int64 [B, W, F], oldest action first, padded with 0 after `lengths`.
+            lengths: int64 [B], actions in each window, at least 1.
+            principal: int64 [B], 0 if never seen.
+            group: int64 [B].
+            positions: int64 [P], 0 to P-1: how many actions ago each decoded action was (0 = newest).
+
+        Returns:
+            float32 [B, P, V]: logits of all fields side by side.
+        """
+        batch, window = tokens.shape[0], tokens.shape[1]
+        who = torch.cat([self.principal(principal), self.group(group)], dim=-1)  # [B, 2C]
+        embedded = self.tokens(tokens + self.offsets).flatten(2)  # [B, W, F*E]
+        states, _ = self.encoder(
+            torch.cat([embedded, who.unsqueeze(1).expand(-1, window, -1)], dim=-1)
+        )  # [B, W, H]
+        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, self.config.hidden)  # [B, 1, H]
+        code = torch.tanh(self.squeeze(states.gather(1, last).squeeze(1)))  # [B, Z]
+        steps = self.place(positions).unsqueeze(0).expand(batch, -1, -1)  # [B, P, C]
+        given = torch.cat([code, who], dim=-1).unsqueeze(1).expand(-1, positions.shape[0], -1)  # [B, P, Z+2C]
+        decoded, _ = self.decoder(torch.cat([given, steps], dim=-1))  # [B, P, H]
+        logits: Tensor = self.heads(
+            torch.cat([decoded, given[..., self.config.bottleneck :]], dim=-1)
+        )  # [B, P, V]
+        return logits
+
+
+def targets_at(tokens: Tensor, lengths: Tensor, positions: Tensor) -> Tensor:
+    """The actions at `positions` ("how many ago"): int64 [B, P, F]. A position before the window gives its oldest action."""
+    index = (lengths.unsqueeze(1) - 1 - positions.unsqueeze(0)).clamp(min=0)  # [B, P]
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
+
+
+def field_nll(logits: Tensor, targets: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """NLL of each field in nats: float32 [B, P, F] from logits [B, P, V] and targets [B, P, F]."""
+    parts = torch.split(logits, list(sizes), dim=-1)
+    return torch.stack(
+        [
+            -functional.log_softmax(part, dim=-1).gather(-1, targets[..., i : i + 1]).squeeze(-1)
+            for i, part in enumerate(parts)
+        ],
+        dim=-1,
+    )
+
+
+class Scorer(nn.Module):
+    """What is exported: the autoencoder with the reconstruction error computed inside the graph."""
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        self.model = model
+        self.sizes = model.config.vocabulary
+
+    def forward(
+        self, tokens: Tensor, lengths: Tensor, principal: Tensor, group: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Arguments as for `Autoencoder.forward`.
+
+        Returns:
+            nll: float32 [B, P, F], reconstruction NLL of each field in nats.
+            rank: float32 [B, P, F], alternatives the decoder finds likelier than the true value (0 = it is the likeliest).
+            log_probs: float32 [B, P, V], log-probability of every token of every field, fields side by side.
+        """
+        logits = self.model(tokens, lengths, principal, group, positions)  # [B, P, V]
+        targets = targets_at(tokens, lengths, positions)  # [B, P, F]
+        nll, rank, every = [], [], []
+        for i, part in enumerate(torch.split(logits, list(self.sizes), dim=-1)):
+            log_probs = functional.log_softmax(part, dim=-1)  # [B, P, V_i]
+            truth = log_probs.gather(-1, targets[..., i : i + 1])  # [B, P, 1]
+            nll.append(-truth.squeeze(-1))
+            rank.append((log_probs > truth).float().sum(-1))
+            every.append(log_probs)
+        return torch.stack(nll, -1), torch.stack(rank, -1), torch.cat(every, -1)

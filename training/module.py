@@ -1,0 +1,202 @@
+"""The Lightning side: which windows are trained on, and one training step. Configured by `configs/train.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from data.dataset import ActionTable, load
+from data.principals import KINDS
+from training.calibrate import cut_windows
+from training.model import Autoencoder, ModelConfig, field_nll, targets_at
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class _Draws(IterableDataset[Batch]):
+    """An endless, seeded stream of batches. Each device draws its own."""
+
+    def __init__(
+        self, table: ActionTable, cumulative: npt.NDArray[np.float64], window: int, batch_size: int, seed: int
+    ) -> None:
+        self.table, self.cumulative, self.window, self.batch_size, self.seed = (
+            table,
+            cumulative,
+            window,
+            batch_size,
+            seed,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        rng = np.random.default_rng((self.seed, rank))
+        windows = self.table.windows["train"]
+        while True:
+            drawn = np.searchsorted(self.cumulative, rng.random(self.batch_size))
+            yield _batch(self.table, windows[np.minimum(drawn, len(windows) - 1)], self.window)
+
+
+class _HeldBack(IterableDataset[Batch]):
+    """A fixed sample of held-back windows, the same at every validation."""
+
+    def __init__(self, table: ActionTable, window: int, batch_size: int, seed: int, size: int) -> None:
+        windows = table.windows["calibration"]
+        chosen = np.random.default_rng(seed).choice(len(windows), min(size, len(windows)), replace=False)
+        self.table, self.window, self.batch_size = table, window, batch_size
+        self.windows = windows[np.sort(chosen)]
+
+    def __iter__(self) -> Iterator[Batch]:
+        for begin in range(0, len(self.windows), self.batch_size):
+            yield _batch(self.table, self.windows[begin : begin + self.batch_size], self.window)
+
+
+def _batch(table: ActionTable, windows: npt.NDArray[np.int64], window: int) -> Batch:
+    """(tokens [B, W, F], lengths [B], principal [B], group [B]), all int64."""
+    tokens, lengths = cut_windows(table, windows, window)
+    end = windows[:, 0]
+    return (
+        torch.from_numpy(tokens),
+        torch.from_numpy(lengths),
+        torch.from_numpy(table.principal[end].astype(np.int64)),
+        torch.from_numpy(table.group[end].astype(np.int64)),
+    )
+
+
+class ActionWindows(lightning.LightningDataModule):
+    """Windows of a built dataset.
+
+    Routine repeats: a controller writes thousands of like windows while a person writes a hundred different ones. So a
+    principal's share of the training windows grows only with a power of its actions, weighted by its kind.
+
+    Args:
+        path: folder written by `kubehabit data build`.
+        window: actions in a window.
+        batch_size: windows in a batch.
+        seed: of the draw.
+        balance: exponent of a principal's number of actions in its share; 1 draws actions alike, 0 draws principals alike.
+        kind_weights: weight of each kind of principal.
+        validation_windows: held-back windows on which the loss is watched.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        window: int = 16,
+        batch_size: int = 256,
+        seed: int = 7,
+        balance: float = 0.5,
+        kind_weights: dict[str, float] | None = None,
+        validation_windows: int = 4096,
+    ) -> None:
+        super().__init__()
+        self.table = load(Path(path))
+        self.window = window
+        self.batch_size = batch_size
+        self.seed = seed
+        self.validation_windows = validation_windows
+        self.vocabulary = list(self.table.vocabulary.sizes)
+        self.principals = len(self.table.principals.ids)
+        self.groups = len(self.table.principals.groups)
+        weights = dict.fromkeys(KINDS, 1.0) | (kind_weights or {})
+        end = self.table.windows["train"][:, 0]
+        who = self.table.principal[end]
+        share = np.bincount(who).astype(np.float64)[who] ** (balance - 1.0)
+        share *= np.array([weights[kind] for kind in self.table.kind[end]])
+        self._cumulative = np.cumsum(share / share.sum())
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Endless seeded draws; `trainer.max_steps` ends the training."""
+        draws = _Draws(self.table, self._cumulative, self.window, self.batch_size, self.seed)
+        return DataLoader(draws, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The fixed held-back sample."""
+        held_back = _HeldBack(self.table, self.window, self.batch_size, self.seed, self.validation_windows)
+        return DataLoader(held_back, batch_size=None)
+
+
+class HabitModule(lightning.LightningModule):
+    """Trains the autoencoder.
+
+    Args:
+        vocabulary, principals, groups: sizes, taken from the data.
+        window: actions in a window, taken from the data.
+        embedding, hidden, bottleneck, condition, depth, mask, principal_dropout: see `training.model.ModelConfig`.
+        learning_rate: peak of the one-cycle schedule (Smith 2018, arXiv 1803.09820).
+        weight_decay: of AdamW.
+    """
+
+    def __init__(
+        self,
+        vocabulary: list[int],
+        principals: int,
+        groups: int,
+        window: int = 16,
+        embedding: int = 16,
+        hidden: int = 128,
+        bottleneck: int = 32,
+        condition: int = 32,
+        depth: int = 4,
+        mask: float = 0.15,
+        principal_dropout: float = 0.1,
+        learning_rate: float = 4e-3,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.config = ModelConfig(
+            vocabulary=tuple(vocabulary),
+            principals=principals,
+            groups=groups,
+            window=window,
+            embedding=embedding,
+            hidden=hidden,
+            bottleneck=bottleneck,
+            condition=condition,
+            depth=depth,
+            mask=mask,
+            principal_dropout=principal_dropout,
+        )
+        self.model = Autoencoder(self.config)
+
+    def _loss(self, batch: Batch, tokens: Tensor, principal: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean NLL of a decoded action (nats), and that of each field, float32 [F]."""
+        truth, lengths, _, group = batch
+        positions = torch.arange(min(self.config.depth, truth.shape[1]), device=truth.device)
+        logits = self.model(tokens, lengths, principal, group, positions)
+        nll = field_nll(logits, targets_at(truth, lengths, positions), self.config.vocabulary)  # [B, P, F]
+        real = (positions.unsqueeze(0) < lengths.unsqueeze(1)).unsqueeze(-1).float()  # [B, P, 1]
+        fields = (nll * real).sum((0, 1)) / real.sum()
+        return fields.sum(), fields
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Reconstruct corrupted windows, some of them without knowing the principal."""
+        tokens, _, principal, _ = batch
+        known = torch.rand(principal.shape, device=principal.device) >= self.config.principal_dropout
+        loss, _ = self._loss(batch, self.model.corrupt(tokens), principal * known)
+        self.log("train_nll", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Reconstruct held-back windows as they are scored: uncorrupted, principal known."""
+        loss, _ = self._loss(batch, batch[0], batch[2])
+        self.log("held_back_nll", loss, prog_bar=True, batch_size=len(batch[0]))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a one-cycle schedule over `trainer.max_steps`."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, total_steps=int(self.trainer.estimated_stepping_batches)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,101 @@
+"""Writes the model bundle: the one thing that passes from training to serving."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.actions import FIELDS
+from data.bundle import FORMAT, Warmup, seal
+from data.dataset import ActionTable
+from data.habits import ATTRIBUTES
+from training.calibrate import CalibrationResult
+from training.model import ModelConfig
+
+
+def warmup_of(table: ActionTable, window: int) -> Warmup:
+    """The last actions of every principal in the dataset."""
+    starts = np.flatnonzero(np.r_[True, table.name[1:] != table.name[:-1]])
+    ends = np.r_[starts[1:], len(table.name)]
+    tokens = {
+        str(table.name[a]): table.tokens[max(a, b - window + 1) : b]
+        for a, b in zip(starts, ends, strict=True)
+    }
+    return Warmup(tokens, {str(table.name[b - 1]): int(table.time[b - 1]) for b in ends})
+
+
+def write(
+    folder: Path,
+    *,
+    table: ActionTable,
+    model: ModelConfig,
+    onnx: Path,
+    fitted: CalibrationResult,
+    name: str,
+    git_commit: str,
+    run_id: str,
+    metrics: dict[str, float],
+) -> str:
+    """Write and seal a bundle.
+
+    Returns:
+        Checksum of the whole bundle.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    card = table.card
+    meta: dict[str, Any] = {
+        "format": FORMAT,
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit,
+        "run_id": run_id,
+        "fields": list(FIELDS),
+        "attributes": list(ATTRIBUTES),
+        "model": model.to_dict(),
+        "vocabulary": table.vocabulary.to_dict(),
+        "principals": table.principals.to_dict(),
+        "settings": table.settings.to_dict(),
+        "data": {
+            key: card[key]
+            for key in ("fingerprint", "sources", "first", "last", "split_at", "actions", "principals")
+        },
+        "metrics": metrics,
+        "baselines": fitted.baselines,
+    }
+    (folder / "bundle.json").write_text(json.dumps(meta, indent=1))
+    (folder / "calibration.json").write_text(json.dumps(fitted.calibration.to_dict(), indent=1))
+    (folder / "sensitivity.json").write_text(json.dumps(table.rules, indent=1))
+    (folder / "model.onnx").write_bytes(onnx.read_bytes())
+    np.save(folder / "habits.npy", fitted.habits.to_array(), allow_pickle=False)
+    warmup_of(table, model.window).save(folder / "warmup.npz")
+    (folder / "card.md").write_text(_card(meta, fitted))
+    return seal(folder)
+
+
+def _card(meta: dict[str, Any], fitted: CalibrationResult) -> str:
+    """The model card."""
+    data, calibration = meta["data"], fitted.calibration
+    kinds = ", ".join(f"{count} {kind}" for kind, count in data["principals"].items())
+    figures = "\n".join(f"| {key} | {value:.4g} |" for key, value in meta["metrics"].items())
+    return f"""# {meta["name"]}
+
+LSTM autoencoder over the audit log of one Kubernetes cluster. It scores how unlike its principal's habits an action is.
+
+- **Made** {meta["created"]} from commit `{meta["git_commit"]}`, MLflow run `{meta["run_id"]}`.
+- **Trained on** {data["actions"]:,} actions, {data["first"]} to {data["last"]} ({kinds}); fingerprint `{data["fingerprint"]}`.
+- **Calibrated on** the part from {data["split_at"]}, which was not fitted on. No attack label was used anywhere.
+- **Flags** an action of a person or pipeline at evidence {calibration.person_threshold:.2f} and of the cluster's own machinery at
+  {calibration.system_threshold:.2f} (-log10 of the p-value; for actions of medium sensitivity), set for at most
+  {calibration.budget["false incidents per 10,000 person-and-pipeline actions"]:g} false incidents per 10,000 actions of people and pipelines and
+  {calibration.budget["false incidents per 1,000,000 system actions"]:g} per 1,000,000 of the machinery.
+- **Not for**: other clusters than the one it was trained on; a verdict about a person. What was already happening while it was
+  trained counts as habit.
+
+| figure | value |
+|---|---|
+{figures}
+"""

@@ -1,0 +1,133 @@
+"""MLflow: the run, the registered version, and the alias that serving follows."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from data.errors import KubehabitError
+from data.home import artifact_root, home, registry_uri, tracking_uri
+
+_ROOT = Path(__file__).resolve().parent.parent
+_PYFUNC_NEEDS = ("msgspec", "numpy", "onnxruntime", "pyyaml", "zstandard")
+
+
+def git_commit() -> str:
+    """Commit of the source tree, `-dirty` if it has changes; "unknown" outside a checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def connect(experiment: str) -> str:
+    """Point MLflow at the configured store; returns the experiment's id, made if need be.
+
+    Raises:
+        KubehabitError: the store cannot be reached or was written by another version of MLflow.
+    """
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_DISABLE_ENV_CREATION", "true")
+    import mlflow
+
+    uri = tracking_uri()
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        home().mkdir(parents=True, exist_ok=True)
+    try:
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(registry_uri())
+        found = mlflow.get_experiment_by_name(experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None if "MLFLOW_TRACKING_URI" in os.environ else artifact_root()
+        return str(mlflow.create_experiment(experiment, artifact_location=location))
+    except Exception as error:
+        raise KubehabitError(
+            f"The MLflow store {uri} cannot be used: {error}. Check MLFLOW_TRACKING_URI, or move a damaged store aside."
+        ) from error
+
+
+def register(
+    bundle: Path, *, name: str, alias: str, example: list[str], metadata: dict[str, Any]
+) -> tuple[str, str]:
+    """Log a bundle as a pyfunc model in the active run, register it and move the alias.
+
+    Args:
+        bundle: sealed bundle folder.
+        name: registered model.
+        alias: alias to set on the new version.
+        example: raw audit events as JSON text, for the input example and the signature.
+        metadata: kept with the model.
+
+    Returns:
+        (version, model URI).
+    """
+    import mlflow
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    with tempfile.TemporaryDirectory() as folder:
+        code = Path(folder) / "data"  # the room as it is, without the recordings that lie in it
+        shutil.copytree(_ROOT / "data", code, ignore=shutil.ignore_patterns("recordings", "__pycache__"))
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            loader_module="data.pyfunc",
+            data_path=str(bundle),
+            code_paths=[str(code)],
+            signature=ModelSignature(inputs=Schema([ColSpec("string", "event")])),
+            input_example=pd.DataFrame({"event": example}),
+            pip_requirements=[f"{package}=={installed(package)}" for package in _PYFUNC_NEEDS],
+            registered_model_name=name,
+            metadata=metadata,
+        )
+    version = str(info.registered_model_version)
+    mlflow.MlflowClient().set_registered_model_alias(name, alias, version)
+    return version, f"models:/{name}/{version}"
+
+
+def download(model_uri: str) -> Path:
+    """Folder of the bundle of a registered model (`models:/name@alias`, `models:/name/version`) or of a local folder.
+
+    Raises:
+        KubehabitError: there is no such model.
+    """
+    local = Path(model_uri)
+    if (local / "bundle.json").is_file():
+        return local
+    connect_only()
+    import mlflow
+
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri))
+    except Exception as error:
+        raise KubehabitError(
+            f"No model {model_uri} in {registry_uri()} ({error}). Train and register one: kubehabit train --data DIR"
+        ) from error
+    found = next(folder.rglob("bundle.json"), None)
+    if found is None:
+        raise KubehabitError(f"{model_uri} holds no kubehabit bundle; register models with kubehabit train.")
+    return found.parent
+
+
+def connect_only() -> None:
+    """Point MLflow at the configured store without making anything in it."""
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_registry_uri(registry_uri())

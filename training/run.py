@@ -1,0 +1,297 @@
+"""`kubehabit train`: fit, calibrate, export, check, register. One MLflow run holds everything that led to a version."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from data.actions import FIELDS
+from data.bundle import Bundle
+from data.dataset import ActionTable
+from data.errors import KubehabitError
+from data.home import home
+from data.principals import PEOPLE_AND_PIPELINES
+from training import package, plots, registry
+from training.calibrate import CalibrationConfig, CalibrationResult, calibrate, count_incidents
+from training.export import TorchModel, check_parity, export
+from training.module import ActionWindows, HabitModule
+
+EXAMPLE = (
+    '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"8f6f2f52-0c4c-4d9e-9a0e-6b6c9d1a0001",'
+    '"stage":"ResponseComplete","requestURI":"/api/v1/namespaces/payments/secrets?limit=500","verb":"list",'
+    '"user":{"username":"system:serviceaccount:web:ci-deployer","groups":["system:serviceaccounts","system:authenticated"]},'
+    '"sourceIPs":["10.0.0.7"],"userAgent":"kubectl/v1.30.1 (linux/amd64) kubernetes/6911225",'
+    '"objectRef":{"resource":"secrets","namespace":"payments","apiVersion":"v1"},"responseStatus":{"code":200},'
+    '"requestReceivedTimestamp":"2026-01-05T09:30:00.000000Z","stageTimestamp":"2026-01-05T09:30:00.010000Z",'
+    '"annotations":{"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterConfig:
+    """Where the result goes.
+
+    Attributes:
+        name: registered model.
+        alias: alias the new version gets; serving follows `champion`.
+        experiment: MLflow experiment of the run.
+        threads: CPU threads for training; 0 uses all cores.
+    """
+
+    name: str = "kubehabit"
+    alias: str = "champion"
+    experiment: str = "kubehabit"
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training run produced."""
+
+    run_id: str
+    model_name: str
+    version: str
+    model_uri: str
+    metrics: dict[str, float]
+
+
+class _CLI(LightningCLI):
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(CalibrationConfig, "calibration")
+        parser.add_class_arguments(RegisterConfig, "register")
+        for name in ("vocabulary", "principals", "groups"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        parser.link_arguments("data.window", "model.window")
+
+
+class _Curves(Callback):
+    """Keeps the loss curves for MLflow and for the plot."""
+
+    def __init__(self) -> None:
+        self.train: list[tuple[int, float]] = []
+        self.held_back: list[tuple[int, float]] = []
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if step % 20 == 0 and "train_nll" in trainer.callback_metrics:
+            self.train.append((step, float(trainer.callback_metrics["train_nll"])))
+
+    def on_validation_end(self, trainer: lightning.Trainer, _: Any) -> None:
+        if not trainer.sanity_checking:
+            self.held_back.append((trainer.global_step, float(trainer.callback_metrics["held_back_nll"])))
+
+
+class _Bar(Callback):
+    """Steps done, loss and time left. The stream of batches is endless, so only the number of steps says how far it is."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[nll]}"),
+            TimeRemainingColumn(),
+        )
+
+    def on_train_start(self, trainer: lightning.Trainer, _: Any) -> None:
+        self.task = self.progress.add_task(
+            "training", total=trainer.max_steps, nll="", completed=trainer.global_step
+        )
+        self.progress.start()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.global_step % 10 == 0 and "train_nll" in trainer.callback_metrics:
+            text = f"{float(trainer.callback_metrics['train_nll']):.2f} nats"
+            self.progress.update(self.task, completed=trainer.global_step, nll=text)
+
+    def on_train_end(self, trainer: lightning.Trainer, _: Any) -> None:
+        self.progress.update(self.task, completed=trainer.global_step)
+        self.progress.stop()
+
+    def on_exception(self, *_: Any) -> None:
+        self.progress.stop()
+
+
+def _parse(config: Path, data: Path, overrides: list[str]) -> _CLI:
+    if not config.is_file():
+        raise KubehabitError(f"No training config {config}. Start from the shipped configs/train.yaml.")
+    try:
+        return _CLI(
+            HabitModule,
+            ActionWindows,
+            args=["--config", str(config), "--data.path", str(data), *overrides],
+            run=False,
+            save_config_callback=None,
+            parser_kwargs={"exit_on_error": False},
+            trainer_defaults={
+                "logger": False,
+                "enable_model_summary": False,
+                "enable_progress_bar": False,
+                "num_sanity_val_steps": 0,
+            },
+        )
+    except KubehabitError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error.__cause__, KubehabitError) else None
+        if cause is not None:
+            raise cause from error
+        raise KubehabitError(f"{config}: {error}. See kubehabit train --help.") from error
+
+
+def train(config: Path, data: Path, overrides: list[str] | None = None) -> TrainResult:
+    """Train, calibrate, export, check and register.
+
+    Args:
+        config: experiment YAML (`configs/train.yaml`).
+        data: folder written by `kubehabit data build`.
+        overrides: further options of Lightning's CLI, such as `--trainer.max_steps 500`.
+
+    Raises:
+        KubehabitError: no dataset, a bad option, an unusable MLflow store, or an export that fails its parity check.
+    """
+    import mlflow
+    import torch
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    cli = _parse(config, data, list(overrides or []))
+    options: RegisterConfig = RegisterConfig(**vars(cli.config.register))
+    budget = CalibrationConfig(
+        **{key: tuple(v) if isinstance(v, list) else v for key, v in vars(cli.config.calibration).items()}
+    )
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    experiment = registry.connect(options.experiment)
+    table: ActionTable = cli.datamodule.table
+    curves = _Curves()
+    with mlflow.start_run(experiment_id=experiment) as run:
+        run_id = run.info.run_id
+        checkpoints = ModelCheckpoint(dirpath=home() / "checkpoints" / run_id, save_last=True, save_top_k=0)
+        cli.trainer.callbacks += [curves, checkpoints, _Bar()]
+        mlflow.log_params(_flat(cli.config.as_dict(), skip=("config",)))
+        commit = registry.git_commit()
+        mlflow.set_tags({"data_fingerprint": table.card["fingerprint"], "git_commit": commit})
+        mlflow.log_dict(table.card, "data/card.json")
+        mlflow.log_text(cli.parser.dump(cli.config, skip_none=False), "config/train.yaml")
+        began = time.monotonic()
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        seconds = time.monotonic() - began
+        for step, value in curves.train:
+            mlflow.log_metric("train_nll", value, step=step)
+        for step, value in curves.held_back:
+            mlflow.log_metric("held_back_nll", value, step=step)
+
+        model = cli.model.model.eval().cpu()
+        fitted = calibrate(table, TorchModel(model), cli.model.config.window, budget)
+        with tempfile.TemporaryDirectory() as folder:
+            onnx = Path(folder) / "model.onnx"
+            export(model, onnx)
+            worst = check_parity(model, onnx)
+            metrics = _figures(table, fitted) | {
+                "parity_max_abs_difference": worst,
+                "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
+                "seconds_training": seconds,
+                "actions_per_second_training": cli.trainer.global_step * cli.datamodule.batch_size / seconds,
+            }
+            mlflow.log_metrics(metrics)
+            bundle = Path(folder) / "bundle"
+            checksum = package.write(
+                bundle,
+                table=table,
+                model=cli.model.config,
+                onnx=onnx,
+                fitted=fitted,
+                name=options.name,
+                git_commit=commit,
+                run_id=run_id,
+                metrics=metrics,
+            )
+            Bundle.load(bundle)
+            for name, figure in {
+                "loss": plots.losses(curves.train, curves.held_back),
+                "fields": plots.fields(fitted),
+                "calibration": plots.calibration(fitted, table),
+                "principals": plots.principals(fitted, table),
+            }.items():
+                mlflow.log_figure(figure, f"plots/{name}.png")
+            mlflow.log_table(_held_back_table(table, fitted), "evaluation/held_back.json")
+            version, uri = registry.register(
+                bundle,
+                name=options.name,
+                alias=options.alias,
+                example=[EXAMPLE],
+                metadata={
+                    "bundle_sha256": checksum,
+                    "data_fingerprint": table.card["fingerprint"],
+                    "git_commit": commit,
+                },
+            )
+        mlflow.set_tag("registered", uri)
+    return TrainResult(run_id, options.name, version, uri, metrics)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "", skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Nested configuration as dotted parameters; absent values are left out."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in skip or value is None:
+            continue
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)[:500]
+    return flat
+
+
+def _groups(table: ActionTable, fitted: CalibrationResult) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    person = np.isin(table.kind[fitted.rows], list(PEOPLE_AND_PIPELINES))
+    return {"person": person, "system": ~person}
+
+
+def _incidents(table: ActionTable, fitted: CalibrationResult, chosen: np.ndarray) -> int:  # type: ignore[type-arg]
+    hit = fitted.flagged & chosen
+    names, times = table.name[fitted.rows], table.time[fitted.rows]
+    return sum(count_incidents(np.sort(times[hit & (names == name)])) for name in set(names[hit]))
+
+
+def _figures(table: ActionTable, fitted: CalibrationResult) -> dict[str, float]:
+    """Figures on held-back normal data."""
+    figures = {"held_back_surprise": float(fitted.nll.sum(axis=1).mean())}
+    figures |= {f"held_back_nll_{field}": float(fitted.nll[:, i].mean()) for i, field in enumerate(FIELDS)}
+    for label, chosen in _groups(table, fitted).items():
+        figures[f"held_back_{label}_actions"] = float(chosen.sum())
+        figures[f"held_back_{label}_incidents"] = float(_incidents(table, fitted, chosen))
+    figures["person_threshold"] = fitted.calibration.person_threshold
+    figures["system_threshold"] = fitted.calibration.system_threshold
+    return figures
+
+
+def _held_back_table(table: ActionTable, fitted: CalibrationResult) -> dict[str, list[Any]]:
+    """One row a kind of principal: what the thresholds do on held-back normal actions."""
+    kinds = table.kind[fitted.rows]
+    rows: dict[str, list[Any]] = {
+        "kind": [],
+        "actions": [],
+        "flagged": [],
+        "incidents": [],
+        "mean_surprise": [],
+    }
+    for kind in sorted(set(kinds)):
+        chosen = kinds == kind
+        rows["kind"].append(str(kind))
+        rows["actions"].append(int(chosen.sum()))
+        rows["flagged"].append(int((fitted.flagged & chosen).sum()))
+        rows["incidents"].append(_incidents(table, fitted, chosen))
+        rows["mean_surprise"].append(float(fitted.nll[chosen].sum(axis=1).mean()))
+    return rows
