@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -277,8 +277,11 @@ class ActionEncoder:
     def _keep_bounded(self) -> None:
         if sum(len(interner.values) for interner in self.interners.values()) > _INTERNED_LIMIT:
             self._forget_values()
-        memos = (self._principal, self._name, self._client, self._place, self._binding, self._uri, self._path)
-        if sum(map(len, memos)) > _MEMO_LIMIT:
+        memos: tuple[Sized, ...] = (
+            *(self._principal, self._name, self._client, self._place),
+            *(self._binding, self._uri, self._path),
+        )
+        if sum(len(memo) for memo in memos) > _MEMO_LIMIT:
             self._forget_memos()
 
     def encode(self, events: Sequence[AuditEvent]) -> ActionBatch:
@@ -441,10 +444,8 @@ class ActionEncoder:
 
     def _new_binding(self, decision: str, reason: str) -> int:
         match = _REASON.search(reason)
-        if match:
-            text = f"{match[1]} {fold_name(match[2])}"
-        else:
-            text = "denied" if decision == "forbid" else decision or "-"
+        refused = "denied" if decision == "forbid" else decision or "-"
+        text = f"{match[1]} {fold_name(match[2])}" if match else refused
         return self.interners["binding"].code(text)
 
     def _hours(self, time: npt.NDArray[np.int64]) -> Codes:

@@ -78,17 +78,20 @@ class Calibration:
             self.person_threshold if kind in PEOPLE_AND_PIPELINES else self.system_threshold for kind in kinds
         ]
         weight: Floats = np.asarray(self.sensitivity_weights)[sensitivity]
-        return np.asarray(base, np.float64) / weight
+        limits: Floats = np.asarray(base, np.float64) / weight
+        return limits
 
     def novelty(self, levels: Sequence[Sequence[int]]) -> Floats:
         """Weighted novelty of each action, float64 [N], from its attribute levels [N, attributes]."""
         if not len(levels):
             return np.empty(0)
-        return np.asarray(levels, np.float64) @ np.asarray(self.weights)
+        novelty: Floats = np.asarray(levels, np.float64) @ np.asarray(self.weights)
+        return novelty
 
     def statistic(self, nll: npt.NDArray[np.float32], novelty: Floats) -> Floats:
         """What is calibrated: weighted reconstruction error, raised by what is new. float64 [N]."""
-        return (nll.astype(np.float64) @ np.asarray(self.field_weights)) * (1.0 + novelty)
+        error: Floats = nll.astype(np.float64) @ np.asarray(self.field_weights)
+        return error * (1.0 + novelty)
 
     def evidence(self, statistic: Floats, principals: Sequence[str], kinds: Sequence[str]) -> Floats:
         """-log10 of the p-value of each statistic under its principal's tail, float64 [N].
@@ -109,7 +112,8 @@ class Calibration:
         at_start = -np.log10(TAIL_SHARE)
         below = at_start * np.clip(statistic / np.maximum(start, 1e-9), 0.0, 1.0)
         beyond = at_start + (statistic - start) / (scale * np.log(10.0))
-        return np.where(statistic > start, beyond, below)
+        evidence: Floats = np.where(statistic > start, beyond, below)
+        return evidence
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""

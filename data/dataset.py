@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from data.actions import (
     FIELDS,
@@ -101,9 +102,8 @@ def _read(
         task = bar.add_task("reading audit log", total=sum(_size(log) for log in logs))
         done = 0
         for log in logs:
-            for events in read_events(
-                log, letters, on_bytes=lambda n, base=done: bar.update(task, completed=base + n)
-            ):  # type: ignore[misc]
+            advance = partial(_advance, bar, task, done)
+            for events in read_events(log, letters, on_bytes=advance):
                 batch = encoder.encode(events)
                 batches.append(batch)
                 hashed.append(attribute_hashes(batch, encoder))
@@ -130,6 +130,10 @@ def _read(
         time=np.concatenate([batch.time for batch in batches]),
         sensitivity=np.concatenate(levels),
     ), dict(counts)
+
+
+def _advance(bar: Progress, task: TaskID, before: int, read: int) -> None:
+    bar.update(task, completed=before + read)
 
 
 def _size(log: Path) -> int:
@@ -375,14 +379,12 @@ class ActionTable:
         """Stable hash of each row's peer group, uint64 [N]."""
         groups = {index: group for group, index in self.principals.groups.items()}
         table = np.array([0, *(stable_hash(groups[i]) for i in range(1, len(groups) + 1))], np.uint64)
-        return cast(npt.NDArray[np.uint64], table[self.group])
+        return table[self.group]
 
 
 def _hash_column(values: npt.NDArray[np.object_]) -> npt.NDArray[np.uint64]:
     unique, inverse = np.unique(values.astype(str), return_inverse=True)
-    return cast(
-        npt.NDArray[np.uint64], np.array([stable_hash(str(value)) for value in unique], np.uint64)[inverse]
-    )
+    return np.array([stable_hash(str(value)) for value in unique], np.uint64)[inverse]
 
 
 def load(path: Path) -> ActionTable:

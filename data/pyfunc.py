@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from data.actions import FIELDS
 from data.bundle import Bundle
-from data.detector import FIELDS, Detector, OnnxModel
+from data.detector import Detector, OnnxModel
 from data.events import decode_lines
 
 
@@ -20,7 +21,11 @@ class AuditModel:
         self.bundle = bundle
         self.model = OnnxModel(str(bundle.model_path))
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    def predict(
+        self,
+        model_input: Any,
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> list[dict[str, Any]]:
         """Score events in the order given.
 
         Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ class Sensitivity:
     """Looks up the level of actions; the highest matching rule wins. Results are kept per distinct combination."""
 
     FIELDS = ("verb", "resource", "traits", "namespace", "name", "code", "impersonates")
-    _OF = {
+    _OF: ClassVar[Mapping[str, str]] = {
         "verbs": "verb",
         "resources": "resource",
         "traits": "traits",

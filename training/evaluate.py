@@ -162,7 +162,7 @@ def _verdict(
         for rows in found
         for row in rows.tolist()
     }
-    runs = []
+    runs: list[dict[str, Any]] = []
     for run in truth.runs:
         hits = np.flatnonzero(flagged[run.rows]) if len(run.rows) else np.empty(0, np.int64)
         worst = max((grave[row] for row in run.rows[hits].tolist()), default=0)
@@ -182,7 +182,7 @@ def _verdict(
     alike = [run for run in runs if run["kind"] != "attack"]
     false_person = sum(bool(person[rows[0]]) for rows in false)
     strict_person = sum(bool(person[rows[0]]) for rows in alone)
-    after = [run["actions_to_detection"] for run in attacks if run["detected"]]
+    after = [int(run["actions_to_detection"]) for run in attacks if run["detected"]]
     return {
         "attack_runs": len(attacks),
         "recall": _share(attacks),

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import torch
 
-from data.detector import OnnxModel
+from data.detector import Ints, Nll, OnnxModel
 from data.errors import KubehabitError
 from training.model import Autoencoder, Scorer
 
@@ -26,8 +26,11 @@ class TorchModel:
     def __init__(self, model: Autoencoder) -> None:
         self.scorer = Scorer(model).eval()
 
-    def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def __call__(
+        self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
+    ) -> tuple[Nll, Nll, Nll]:
         """See `data.detector.Model`."""
+        inputs = (tokens, lengths, principal, group, positions)
         with torch.no_grad():
             nll, rank, log_probs = self.scorer(
                 *(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs)

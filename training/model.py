@@ -38,7 +38,8 @@ class ModelConfig:
         condition: width of the principal embedding and of the peer-group embedding.
         depth: newest actions of a window that are decoded in training; scoring uses the newest.
         mask: share of input tokens replaced by MASK in training (denoising).
-        principal_dropout: share of windows trained as if their principal were unknown, so that a newcomer falls back on its peers.
+        principal_dropout: share of windows trained as if their principal were unknown, so that a newcomer falls back
+            on its peers.
     """
 
     vocabulary: tuple[int, ...]
@@ -67,6 +68,7 @@ class Autoencoder(nn.Module):
         sizes = config.vocabulary
         self.fields = len(sizes)
         # All fields share one embedding table; a field's tokens start at its offset.
+        self.offsets: Tensor
         self.register_buffer(
             "offsets", torch.tensor([sum(sizes[:i]) for i in range(self.fields)]), persistent=False
         )

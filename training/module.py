@@ -178,7 +178,7 @@ class HabitModule(lightning.LightningModule):
         fields = (nll * real).sum((0, 1)) / real.sum()
         return fields.sum(), fields
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Reconstruct corrupted windows, some of them without knowing the principal."""
         tokens, _, principal, _ = batch
         known = torch.rand(principal.shape, device=principal.device) >= self.config.principal_dropout
@@ -186,7 +186,7 @@ class HabitModule(lightning.LightningModule):
         self.log("train_nll", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Batch, _: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Reconstruct held-back windows as they are scored: uncorrupted, principal known."""
         loss, _ = self._loss(batch, batch[0], batch[2])
         self.log("held_back_nll", loss, prog_bar=True, batch_size=len(batch[0]))

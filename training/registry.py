@@ -77,7 +77,7 @@ def register(
         (version, model URI).
     """
     import mlflow
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 

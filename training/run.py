@@ -8,10 +8,11 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
+import numpy.typing as npt
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -27,6 +28,7 @@ from training.calibrate import CalibrationConfig, CalibrationResult, calibrate, 
 from training.export import TorchModel, check_parity, export
 from training.module import ActionWindows, HabitModule
 
+Chosen = npt.NDArray[np.bool_]
 EXAMPLE = (
     '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"8f6f2f52-0c4c-4d9e-9a0e-6b6c9d1a0001",'
     '"stage":"ResponseComplete","requestURI":"/api/v1/namespaces/payments/secrets?limit=500","verb":"list",'
@@ -168,9 +170,8 @@ def train(config: Path, data: Path, overrides: list[str] | None = None) -> Train
     warnings.filterwarnings("ignore", module="lightning")
     cli = _parse(config, data, list(overrides or []))
     options: RegisterConfig = RegisterConfig(**vars(cli.config.register))
-    budget = CalibrationConfig(
-        **{key: tuple(v) if isinstance(v, list) else v for key, v in vars(cli.config.calibration).items()}
-    )
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in vars(cli.config.calibration).items()}
+    budget = CalibrationConfig(**cast(dict[str, Any], fields))
     torch.set_num_threads(options.threads or torch.get_num_threads())
     experiment = registry.connect(options.experiment)
     table: ActionTable = cli.datamodule.table
@@ -178,7 +179,7 @@ def train(config: Path, data: Path, overrides: list[str] | None = None) -> Train
     with mlflow.start_run(experiment_id=experiment) as run:
         run_id = run.info.run_id
         checkpoints = ModelCheckpoint(dirpath=home() / "checkpoints" / run_id, save_last=True, save_top_k=0)
-        cli.trainer.callbacks += [curves, checkpoints, _Bar()]
+        cli.trainer.callbacks.extend([curves, checkpoints, _Bar()])  # type: ignore[attr-defined]
         mlflow.log_params(_flat(cli.config.as_dict(), skip=("config",)))
         commit = registry.git_commit()
         mlflow.set_tags({"data_fingerprint": table.card["fingerprint"], "git_commit": commit})
@@ -254,12 +255,12 @@ def _flat(tree: dict[str, Any], prefix: str = "", skip: tuple[str, ...] = ()) ->
     return flat
 
 
-def _groups(table: ActionTable, fitted: CalibrationResult) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def _groups(table: ActionTable, fitted: CalibrationResult) -> dict[str, Chosen]:
     person = np.isin(table.kind[fitted.rows], list(PEOPLE_AND_PIPELINES))
     return {"person": person, "system": ~person}
 
 
-def _incidents(table: ActionTable, fitted: CalibrationResult, chosen: np.ndarray) -> int:  # type: ignore[type-arg]
+def _incidents(table: ActionTable, fitted: CalibrationResult, chosen: Chosen) -> int:
     hit = fitted.flagged & chosen
     names, times = table.name[fitted.rows], table.time[fitted.rows]
     return sum(count_incidents(np.sort(times[hit & (names == name)])) for name in set(names[hit]))
