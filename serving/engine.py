@@ -199,11 +199,11 @@ class Engine:
             return []
         count = min(_TOP_FIELDS, len(self._fields))
         top = np.argsort(-scores.nll, axis=1, kind="stable")[:, :count]
-        nll = np.take_along_axis(scores.nll, top, axis=1).astype(np.float64).round(3).tolist()
+        nll = np.take_along_axis(scores.nll, top, axis=1).tolist()
         named = [[self._fields[column] for column in row] for row in top.tolist()]
         index = scores.event.tolist()
-        surprise = scores.surprise.astype(np.float64).round(3).tolist()
-        evidence = scores.evidence.astype(np.float64).round(3).tolist()
+        surprise = scores.surprise.tolist()
+        evidence = scores.evidence.tolist()
         is_flagged = scores.flagged.tolist()
         unusual: list[tuple[int, Flagged]] = []
         for row in range(rows):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("kubehabit.registry")
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _SAFE = re.compile(r"[A-Za-z0-9._-]+")
+_PASSWORD = re.compile(r"//[^/@\s]*@")
 _MARK = "bundle.json"
 _TRAIN = "Train and register one with: kubehabit train --data DIR"
 
@@ -254,7 +255,8 @@ def _unavailable(error: BaseException) -> RegistryUnavailableError:
 
 
 def _line(error: BaseException) -> str:
-    text = (str(error).splitlines() or [""])[0][:200].rstrip(".")
+    # Clients put the whole URL into their messages, password and all.
+    text = _PASSWORD.sub("//", (str(error).splitlines() or [""])[0])[:200].rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

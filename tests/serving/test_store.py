@@ -57,9 +57,13 @@ def test_the_file_is_its_owners(tmp_path: Path) -> None:
 
 
 def test_a_failed_transaction_leaves_nothing(store: AlertStore) -> None:
-    with pytest.raises(StoreError, match="cannot be written"), store.writing() as writer:
-        writer.put(None, alert(1), [])
-        raise OperationalError("insert", {}, Exception("disk full"))
+    def fail_half_way() -> None:
+        with store.writing() as writer:
+            writer.put(None, alert(1), [])
+            raise OperationalError("insert", {}, Exception("disk full"))
+
+    with pytest.raises(StoreError, match="cannot be written"):
+        fail_half_way()
     assert store.page().alerts == []
 
 

@@ -1,0 +1,245 @@
+"""Which bundle is served: the registry's champion, or the last good one, or a sentence that says what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.errors import BundleError, KubehabitError
+from data.home import home, tracking_uri
+from serving import registry
+from serving.registry import Reference, RegistryError, RegistryUnavailableError, open_bundle, parse_model
+
+CHAMPION = Reference("kubehabit", alias="champion")
+
+
+class FakeBundle:
+    """Stands for the real format, which has tests of its own: whole if its one file says so."""
+
+    @classmethod
+    def load(cls, directory: Path) -> str:
+        content = (directory / "bundle.json").read_text()
+        if content.startswith("damaged"):
+            raise BundleError("The checksum does not match.")
+        return content
+
+
+@pytest.fixture(autouse=True)
+def fake_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.bundle.Bundle", FakeBundle)
+
+
+@pytest.fixture(scope="module")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables and nothing in them: MLflow takes seconds to make one, a copy none."""
+    import mlflow
+
+    file = tmp_path_factory.mktemp("registry") / "empty.db"
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{file}", registry_uri=f"sqlite:///{file}")
+    client.search_experiments()
+    client.search_registered_models()
+    return file
+
+
+@pytest.fixture
+def register(tmp_path: Path, empty_registry: Path) -> Callable[..., str]:
+    """Register a version in the default store, as training does but for the model's inside."""
+
+    def make(content: str, alias: str | None = "champion") -> str:
+        import mlflow
+
+        home().mkdir(parents=True, exist_ok=True)
+        uri = tracking_uri()
+        database = Path(uri.removeprefix("sqlite:///"))
+        if not database.exists():
+            shutil.copy(empty_registry, database)
+        client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        folder = tmp_path / "artifacts" / content / "bundle"
+        folder.mkdir(parents=True)
+        (folder / "bundle.json").write_text(content)
+        with contextlib.suppress(mlflow.exceptions.MlflowException):
+            client.create_registered_model("kubehabit")
+        version = client.create_model_version("kubehabit", source=folder.parent.as_uri()).version
+        if alias:
+            client.set_registered_model_alias("kubehabit", alias, version)
+        return str(version)
+
+    return make
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def opened(cache: Path, wanted: Any = CHAMPION) -> tuple[str, str, str]:
+    bundle, fetched = open_bundle(wanted, cache)
+    return str(bundle), fetched.version, fetched.source
+
+
+def test_the_champion_is_fetched_and_followed(register: Callable[..., str], cache: Path) -> None:
+    register("first")
+    assert opened(cache) == ("first", "1", "registry")
+    register("second", alias=None)
+    assert opened(cache) == ("first", "1", "registry")
+    register("third")
+    assert opened(cache) == ("third", "3", "registry")
+    assert opened(cache, Reference("kubehabit", version="2")) == ("second", "2", "registry")
+
+
+def test_a_second_start_needs_no_artifact_store(
+    register: Callable[..., str], cache: Path, tmp_path: Path
+) -> None:
+    register("first")
+    opened(cache)
+    shutil.rmtree(tmp_path / "artifacts")
+    assert opened(cache) == ("first", "1", "registry")
+
+
+def test_a_registry_made_anew_is_not_mistaken_for_the_old_one(
+    register: Callable[..., str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register("old")
+    assert opened(cache)[:2] == ("old", "1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home() / 'anew.db'}")
+    register("new")
+    assert opened(cache)[:2] == ("new", "1")
+
+
+def test_without_a_registry_nothing_is_made_and_the_sentence_says_what_to_do(cache: Path) -> None:
+    with pytest.raises(RegistryUnavailableError, match=r"There is no model registry at .* kubehabit train"):
+        opened(cache)
+    assert not home().exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "cut", "no tables"])
+def test_a_missing_or_half_written_registry_is_told_or_bridged_by_the_last_good_bundle(
+    register: Callable[..., str], cache: Path, damage: str
+) -> None:
+    register("good")
+    database = home() / "mlflow.db"
+    whole = database.read_bytes()
+
+    def break_it() -> None:
+        database.unlink()
+        if damage == "empty":
+            database.touch()
+        elif damage == "text":
+            database.write_text("hello " * 5000)
+        elif damage == "cut":
+            database.write_bytes(whole[: len(whole) // 3])
+        elif damage == "no tables":
+            with sqlite3.connect(database) as connection:
+                connection.execute("CREATE TABLE experiments (id)")
+
+    break_it()
+    with pytest.raises(KubehabitError) as raised:
+        opened(cache)
+    assert str(raised.value).endswith((".", "DIR"))
+    assert "kubehabit train" in str(raised.value)
+    database.write_bytes(whole)
+    opened(cache)
+    break_it()
+    bundle, fetched = open_bundle(CHAMPION, cache)
+    assert (str(bundle), fetched.source, fetched.version) == ("good", "cache", "1")
+    assert fetched.notice is not None
+    assert "last good download is served: version 1" in fetched.notice
+
+
+def test_a_missing_model_or_alias_is_an_answer_not_an_outage(
+    register: Callable[..., str], cache: Path
+) -> None:
+    register("first", alias=None)
+    with pytest.raises(RegistryError, match=r"no models:/kubehabit@champion.*kubehabit train"):
+        opened(cache)
+    with pytest.raises(RegistryError, match=r"no models:/other@champion"):
+        opened(cache, Reference("other", alias="champion"))
+    with pytest.raises(RegistryError, match=r"no models:/kubehabit/9"):
+        opened(cache, Reference("kubehabit", version="9"))
+
+
+def test_an_alias_taken_away_is_not_bridged(register: Callable[..., str], cache: Path) -> None:
+    import mlflow
+
+    register("first")
+    opened(cache)
+    uri = tracking_uri()
+    mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri).delete_registered_model_alias(
+        "kubehabit", "champion"
+    )
+    with pytest.raises(RegistryError, match="champion"):
+        opened(cache)
+
+
+def test_a_bundle_damaged_in_the_registry_is_refused_and_not_kept(
+    register: Callable[..., str], cache: Path, tmp_path: Path
+) -> None:
+    register("damaged-1")
+    for _ in range(2):
+        with pytest.raises(BundleError, match="checksum"):
+            opened(cache)
+    (tmp_path / "artifacts" / "damaged-1" / "bundle" / "bundle.json").write_text("mended")
+    assert opened(cache)[0] == "mended"
+
+
+def test_a_bundle_damaged_in_the_cache_is_fetched_again(register: Callable[..., str], cache: Path) -> None:
+    register("first")
+    _, fetched = open_bundle(CHAMPION, cache)
+    (fetched.directory / "bundle.json").write_text("damaged by a bad disk")
+    assert opened(cache) == ("first", "1", "registry")
+
+
+def test_missing_artifacts_are_told(register: Callable[..., str], cache: Path, tmp_path: Path) -> None:
+    register("first")
+    shutil.rmtree(tmp_path / "artifacts")
+    with pytest.raises(RegistryUnavailableError, match=r"its files cannot be fetched .*kubehabit train"):
+        opened(cache)
+    assert not list(cache.rglob("bundle.json"))
+
+
+def test_a_version_without_a_bundle_is_told(
+    register: Callable[..., str], cache: Path, tmp_path: Path
+) -> None:
+    register("first")
+    (tmp_path / "artifacts" / "first" / "bundle" / "bundle.json").rename(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match=r"bundle\.json is missing"):
+        opened(cache)
+
+
+def test_a_registry_that_does_not_answer_is_named_without_its_password(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RegistryUnavailableError, match="does not answer") as raised:
+        opened(cache)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_folder_is_opened_as_it_is(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "model" / "bundle").mkdir(parents=True)
+    (tmp_path / "model" / "bundle" / "bundle.json").write_text("mine")
+    assert opened(cache, tmp_path / "model") == ("mine", "-", "folder")
+    with pytest.raises(BundleError, match="holds no model bundle"):
+        opened(cache, tmp_path / "nowhere")
+
+
+def test_model_names_are_parsed() -> None:
+    assert parse_model("models:/kubehabit@champion") == CHAMPION
+    assert parse_model("models:/kubehabit/3") == Reference("kubehabit", version="3")
+    assert parse_model("some/folder") == Path("some/folder")
+    for text in ("models:/kubehabit", "models:/kubehabit/x", "models:kubehabit@champion"):
+        with pytest.raises(RegistryError, match="names no model"):
+            parse_model(text)
+
+
+def test_names_cannot_leave_the_cache(cache: Path) -> None:
+    for name in ("..", ".", "a/../b", "a\\b", ""):
+        assert "/" not in registry._folder(name)
+        assert registry._folder(name) not in ("", ".", "..")

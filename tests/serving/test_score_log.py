@@ -1,0 +1,83 @@
+"""Scoring a file offline: what is printed, and with which exit status."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from data.errors import KubehabitError
+from serving import score
+from serving.engine import Engine
+from tests.serving.fakes import ndjson, raw_event, secret_event
+
+
+@pytest.fixture(autouse=True)
+def fake_engine(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    monkeypatch.setattr(score, "load_engine", lambda *_, **__: engine)
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_alerts_are_printed_as_json_lines_with_all_audit_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = [secret_event(number, user=user) for number, user in enumerate(["bob", "alice", "bob"])]
+    log = write(tmp_path / "audit.log", ndjson([raw_event(100), *events]))
+    assert score.score_log(log, "models:/kubehabit@champion", as_json=True) == 0
+    alerts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(alert["principal"], alert["auditIDs"]) for alert in alerts] == [
+        ("bob", ["id-0", "id-2"]),
+        ("alice", ["id-1"]),
+    ]
+
+
+def test_alerts_are_printed_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = write(tmp_path / "audit.log", ndjson([secret_event(0, user="[red]mallory")]))
+    assert score.score_log(log, "models:/kubehabit@champion") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "[red]mallory" in out
+    assert "high" in out
+    assert "1 events, 1 actions, 1 alerts; model kubehabit version 7." in out
+
+
+def test_unreadable_lines_cost_only_themselves_and_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write(
+        tmp_path / "audit.log", ndjson([secret_event(0)]) + b"\n{broken\n" + ndjson([secret_event(1)])
+    )
+    assert score.score_log(log, "models:/kubehabit@champion", as_json=True) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["actionCount"] == 2
+    assert "1 record could not be read; the first at line 2" in captured.err
+
+
+def test_a_cut_off_gzip_is_scored_as_far_as_it_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = gzip.compress(ndjson([secret_event(number) for number in range(8000)]), 0)
+    log = write(tmp_path / "audit.log.gz", whole[: len(whole) // 2])
+    assert score.score_log(log, "models:/kubehabit@champion", as_json=True) == 1
+    captured = capsys.readouterr()
+    assert 0 < json.loads(captured.out)["actionCount"] < 4500
+    assert "damaged" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "holds no audit events"), (b"\n\n", "holds no audit events"), (b"x", "line 1: not JSON")],
+)
+def test_a_log_without_events_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    with pytest.raises(KubehabitError, match=words):
+        score.score_log(write(tmp_path / "audit.log", content), "models:/kubehabit@champion")
+
+
+def test_a_missing_log_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KubehabitError, match=r"nowhere\.log"):
+        score.score_log(tmp_path / "nowhere.log", "models:/kubehabit@champion")
