@@ -155,8 +155,7 @@ def _from_registry(wanted: Reference, cache: Path) -> Fetched:
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(tracking_uri())
-    mlflow.set_registry_uri(registry_uri())
+    # Not mlflow.set_tracking_uri(): that writes into the environment, which is the user's to set.
     client = MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri())
     try:
         if wanted.alias is not None:
@@ -182,7 +181,12 @@ def _from_registry(wanted: Reference, cache: Path) -> Fetched:
     ) as temporary:
         try:
             source = client.get_model_version_download_uri(wanted.name, number)
-            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=temporary)
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=source,
+                dst_path=temporary,
+                tracking_uri=tracking_uri(),
+                registry_uri=registry_uri(),
+            )
             found = _bundle_in(Path(temporary), f"{wanted.name} version {number}")
         except BundleError:
             raise

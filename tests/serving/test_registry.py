@@ -109,7 +109,7 @@ def test_a_registry_made_anew_is_not_mistaken_for_the_old_one(
     assert opened(cache)[:2] == ("old", "1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home() / 'anew.db'}")
     register("new")
-    assert opened(cache)[:2] == ("new", "1")
+    assert opened(cache) == ("new", "1", "registry")
 
 
 def test_without_a_registry_nothing_is_made_and_the_sentence_says_what_to_do(cache: Path) -> None:
