@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from data.errors import KubehabitError
+from data.reader import open_lines
 from training import demo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -282,3 +284,47 @@ def test_the_report_tells_caught_missed_and_raised_apart(console: Console) -> No
         ("always silent", "0 of 2", "0.0"),
     ):
         assert any(all(word in line for word in words) for line in lines), words
+
+
+@pytest.mark.slow
+def test_the_whole_story_on_a_slice_of_the_recording(
+    tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logs to dataset to model to registry to API to verdict, each part real, with a few steps of training."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/not-the-demo.db")
+    whole = demo.Recordings.shipped()
+    normal, labelled = tmp_path / "normal.jsonl", tmp_path / "labelled.jsonl"
+    normal.write_bytes(b"\n".join(islice(open_lines(whole.normal), 16_000)))
+    labelled.write_bytes(b"\n".join(islice(open_lines(whole.labelled), 6_000)))
+    labels = json.loads(whole.labels.read_text())
+    home = tmp_path / "demo"
+
+    story = demo.run(
+        home,
+        recordings=demo.Recordings(normal, labelled, whole.labels),
+        overrides=["--trainer.max_steps", "40", "--trainer.val_check_interval", "20"],
+        console=console,
+    )
+
+    assert story.version == "1"
+    assert story.played.events == story.figures["events"] == 6_000
+    assert len(story.figures["runs"]) == len(labels)
+    silent, alarm = (story.figures["baselines"][name] for name in ("always silent", "always alarm"))
+    assert (silent["recall"], silent["false_incidents"]) == (0, 0)
+    assert alarm["recall"] >= story.figures["recall"]
+    assert alarm["false_incidents"] > story.figures["false_incidents"]
+    for alert in story.played.alerts:
+        assert alert["sentence"]
+        assert alert["auditIDs"]
+        assert alert["model"] == {"name": "kubehabit", "version": "1"}
+    told = printed(console)
+    assert "Against detectors that need no model" in told
+    assert "mlflow ui --backend-store-uri" in told
+    assert str(home / "mlflow.db") in told
+    assert f"KUBEHABIT_HOME={home}" in told
+
+    from mlflow import MlflowClient
+
+    store = f"sqlite:///{home / 'mlflow.db'}"
+    champion = MlflowClient(store, store).get_model_version_by_alias("kubehabit", "champion")
+    assert (str(champion.version), champion.run_id) == ("1", story.run_id)
