@@ -53,14 +53,15 @@ _ORDER = {
             "client",
             "place",
             "object",
-            "code",
             "uri",
+            "code",
             "binding",
         )
     )
 }
 """Which novelty is told first: what was done and where, then with what and from where, then how."""
 
+_PRONOUNS = {"human": ("this person", "their"), "anonymous": ("such a caller", "its")}
 _NOTHING = "-"  # the value of a field that an action does not have
 _SPECIAL = re.compile(r"<[a-z]+>")  # vocabulary tokens such as <unknown>; paces such as <10ms are none
 
@@ -342,7 +343,7 @@ class Explainer:
     def reason(self, action: Action, kind: str) -> str:
         """Why an action is unusual, as a clause and perhaps a second sentence; no final stop."""
         deed = deed_of(action)
-        it, its = ("this person", "their") if kind == "human" else ("it", "its")
+        it, its = _PRONOUNS.get(kind, ("it", "its"))
         news = sorted(
             filter(_tells, action.habits), key=lambda novelty: _ORDER.get(novelty.attribute, len(_ORDER))
         )
@@ -350,11 +351,7 @@ class Explainer:
             return self._misfit(action)
         main, *rest = news
         if main.actions_before == 0:
-            text = (
-                "nothing was ever seen from it before"
-                if kind != "human"
-                else "this person was never seen before"
-            )
+            text = f"{it} was never seen before"
         else:
             never, _ = self._news(main, deed)
             earlier = _count(main.actions_before, "earlier action", "earlier actions")
@@ -376,6 +373,10 @@ class Explainer:
     @staticmethod
     def _peers(novelty: Novelty, its: str) -> str:
         """What others did; empty when there is nobody to compare with."""
+        if 1 < novelty.peers <= novelty.peers_with:
+            return f", though all of {its} {novelty.peers:,} peers have"
+        if novelty.peers == novelty.peers_with == 1:
+            return f", though {its} only peer has"
         if novelty.peers_with:
             has = "has" if novelty.peers_with == 1 else "have"
             return f", though {novelty.peers_with:,} of {its} {_count(novelty.peers, 'peer', 'peers')} {has}"
@@ -413,13 +414,14 @@ class Explainer:
         if others:
             span = _span(alert.last_seen - alert.first_seen)
             noun = _count(others, "more unusual action", "more unusual actions")
-            text += f" With {noun} within {span}"
             deeds = [
                 deed.did + (f" ({deed.count} times)" if deed.count > 1 else "")
                 for deed in sorted(alert.did, key=lambda deed: -deed.count)
                 if deed.did != action.did
             ]
-            text += f", such as: {'; '.join(deeds[:_MAX_OTHER_DEEDS])}." if deeds else ", all alike."
+            told = "; ".join(deeds[:_MAX_OTHER_DEEDS])
+            lead = ": " if len(deeds) <= _MAX_OTHER_DEEDS else ", such as: "
+            text += f" With {noun} within {span}" + (f"{lead}{told}." if deeds else ", all alike.")
         return text
 
     # -- rules --------------------------------------------------------------------------------------------------
