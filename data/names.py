@@ -1,6 +1,7 @@
 """Folding of machine-made names, clients and addresses to the classes an operator thinks in.
 
-A fold is idempotent and total. `*` stands for a random part, `N` for a number: neither occurs in a Kubernetes name.
+A fold is idempotent and total. `*` stands for a random or numbered part, `N` for a number inside a word: neither occurs in a
+Kubernetes name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ _PART = re.compile(r"[^-._:/@*]+")
 _DIGITS = re.compile(r"\d+")
 _SAFE_PART = re.compile(f"[{SAFE}]+")
 _HEX = re.compile(r"[0-9a-f]+")
-_ADDRESS = re.compile(r"(?<![\w.-])\d{1,3}(?:[.-]\d{1,3}){3}(?![\w.-])")
 _HEX_MIN = 4
 _HASH_MIN = 8
 _OPAQUE_MIN = 12
@@ -27,7 +27,7 @@ def _is_random(part: str, last: bool) -> bool:
     """Whether one dash- or dot-separated part looks generated rather than chosen."""
     digits = sum(character.isdigit() for character in part)
     if digits == len(part):
-        return False
+        return True
     if _HEX.fullmatch(part) and len(part) >= _HEX_MIN and (digits or len(part) >= _HASH_MIN):
         return True
     if _SAFE_PART.fullmatch(part):
@@ -42,8 +42,7 @@ def fold_name(name: str) -> str:
     if not name:
         return "-"
     name = _UUID.sub("*", name)
-    name = _ADDRESS.sub("N", name)
-    name = _DATE.sub("N", name)
+    name = _DATE.sub("*", name)
     parts = list(_PART.finditer(name))
     folded: list[str] = []
     end = 0
@@ -57,7 +56,7 @@ def fold_name(name: str) -> str:
         folded.append("*" if index and _is_random(part, last) else _DIGITS.sub("N", part))
     folded.append(name[end:])
     # web-*-* and web-* are the same workload seen through different controllers.
-    return re.sub(r"\*(?:[-.]\*|-N)+", "*", "".join(folded))
+    return re.sub(r"\*(?:[-.]\*)+", "*", "".join(folded))
 
 
 _AGENT = re.compile(r"(?P<family>[^/ ]+)(?:/v?(?P<version>[^ ]*))?(?: \((?P<os>[a-z]+)/[^)]*\))?(?P<rest>.*)")

@@ -8,12 +8,15 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 import zstandard
 
 from data.errors import KubehabitError
 from data.events import MAX_EVENT_BYTES, AuditEvent, DeadLetter, decode_lines
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 CHUNK_LINES = 4096
 """Lines decoded at a time: enough to amortise the loop, small enough to keep memory flat."""
@@ -55,24 +58,53 @@ class DeadLetterFile:
             self._file = None
 
 
+class _ZstdFrames(io.RawIOBase):
+    """Decompressed bytes of concatenated zstd frames; unlike the library's reader it notices a missing end."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        # Long-distance windows are common in archived logs; the default limit would refuse them.
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+        self._raw = raw
+        self._frame = self._decompressor.decompressobj()
+        self._inside = False
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        while not self._ready:
+            packed = self._frame.unused_data if self._frame.eof else b""
+            packed = packed or self._raw.read(1 << 18)
+            if not packed:
+                if self._inside:
+                    raise EOFError("the last zstd frame has no end")
+                return 0
+            if self._frame.eof:
+                self._frame = self._decompressor.decompressobj()
+            self._ready = memoryview(self._frame.decompress(packed))
+            self._inside = not self._frame.eof
+        target = memoryview(buffer)
+        count = min(len(target), len(self._ready))
+        target[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+
 def _open(path: Path) -> tuple[IO[bytes], IO[bytes]]:
     """Open by content, not by name: returns the decompressed stream and the raw file below it."""
     try:
         raw = path.open("rb")
+        magic = raw.read(4)
     except OSError as error:
         raise KubehabitError(
             f"Cannot read the audit log {path}: {error.strerror}. Check the path."
         ) from error
-    magic = raw.read(4)
     raw.seek(0)
     if magic[:2] == b"\x1f\x8b":
         return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20), raw
     if magic == b"\x28\xb5\x2f\xfd":
-        # Long-distance windows are common in archived logs; the default limit would refuse them.
-        reader = zstandard.ZstdDecompressor(max_window_size=1 << 31).stream_reader(
-            raw, read_across_frames=True
-        )
-        return io.BufferedReader(reader, 1 << 20), raw
+        return io.BufferedReader(_ZstdFrames(raw), 1 << 20), raw
     return io.BufferedReader(raw, 1 << 20), raw
 
 

@@ -1,0 +1,98 @@
+"""Decoding: what is good is read, what is not is kept with its reason, and nothing raises."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.errors import KubehabitError
+from data.events import MAX_EVENT_BYTES, decode_body, decode_lines
+from tests.data.samples import event
+
+
+def test_a_line_is_decoded() -> None:
+    decoded = decode_lines([event(auditID="a1")])
+    assert [e.auditID for e in decoded.events] == ["a1"]
+    assert decoded.dead == []
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"kind":"Event"', "not JSON"),
+        (b"\xff\xfe{}", "not JSON"),
+        (b"[" * 100_000, "not an audit event"),
+        (b'{"kind": 0}', "not an audit event"),
+        (event(apiVersion="audit.k8s.io/v1alpha1"), "apiVersion is 'audit.k8s.io/v1alpha1'"),
+        (event(apiVersion=""), "apiVersion is 'missing'"),
+        (event(auditID=""), "auditID is empty"),
+        (event(stageTimestamp="yesterday", requestReceivedTimestamp=""), "RFC 3339"),
+        (event(responseStatus={"code": "ALLOW"}), "not an audit event"),
+        (b" " + b"x" * MAX_EVENT_BYTES + b" ", "longer than"),
+    ],
+)
+def test_a_bad_line_is_a_dead_letter_with_its_reason_and_costs_no_other_line(
+    line: bytes, reason: str
+) -> None:
+    decoded = decode_lines([event(auditID="before"), line, event(auditID="after")], first_line=10)
+    assert [e.auditID for e in decoded.events] == ["before", "after"]
+    assert [letter.line for letter in decoded.dead] == [11]
+    assert reason in decoded.dead[0].reason
+
+
+def test_blank_lines_are_no_records() -> None:
+    decoded = decode_lines([b"", b"  ", event()])
+    assert (len(decoded.events), decoded.dead) == (1, [])
+
+
+def test_v1beta1_is_read() -> None:
+    assert decode_lines([event(apiVersion="audit.k8s.io/v1beta1")]).dead == []
+
+
+def test_an_event_list_gives_its_version_to_its_items() -> None:
+    items = [json.loads(event(auditID=name, apiVersion="")) for name in ("a", "b")]
+    for item in items:
+        del item["apiVersion"]
+    body = json.dumps(
+        {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [*items, {"kind": 0}]}
+    ).encode()
+    for decoded in (decode_body(body), decode_lines([body])):
+        assert [e.auditID for e in decoded.events] == ["a", "b"]
+        assert len(decoded.dead) == 1
+
+
+def test_a_body_may_be_a_list_one_event_or_lines() -> None:
+    one = event(auditID="x")
+    for body in (one, b"[" + one + b"]", one + b"\n" + b"{broken\n", b"[" + one + b',{"a":1}]'):
+        assert [e.auditID for e in decode_body(body).events] == ["x"]
+
+
+@pytest.mark.parametrize("body", [b"", b"  \n ", b"hello", b"\x00\x01"])
+def test_a_body_that_is_no_json_says_what_to_send(body: bytes) -> None:
+    with pytest.raises(KubehabitError, match="send audit events"):
+        decode_body(body)
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_crash_the_decoder(noise: bytes) -> None:
+    decoded = decode_lines([noise, event()])
+    assert decoded.events
+    assert len(decoded.dead) <= 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(list(json.loads(event()))), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_no_json_crashes_the_decoder(value: object) -> None:
+    body = json.dumps(value).encode()
+    assert decode_lines([body]).lines is not None
+    assert decode_body(body).dead is not None

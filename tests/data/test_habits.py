@@ -1,0 +1,68 @@
+"""Habits: what was done before, by whom, counted exactly."""
+
+import numpy as np
+
+from data.actions import ActionEncoder, stable_hash
+from data.events import decode_lines
+from data.habits import ATTRIBUTES, Familiarity, Habits, attribute_hashes, novelty_levels
+from tests.data.samples import event
+
+NAMES = list(ATTRIBUTES)
+
+
+def observe(habits: Habits, *lines: tuple[str, bytes]) -> list[Familiarity]:
+    """Events by (principal, line); everybody is in one peer group but `outsider`."""
+    encoder = ActionEncoder()
+    batch = encoder.encode(decode_lines([line for _, line in lines]).events)
+    who = np.array([stable_hash(name) for name, _ in lines], np.uint64)
+    group = np.array(
+        [stable_hash("others" if name == "outsider" else "team") for name, _ in lines], np.uint64
+    )
+    return habits.observe(attribute_hashes(batch, encoder), who, group)
+
+
+def secret(number: int) -> bytes:
+    return event(
+        auditID=f"s{number}",
+        objectRef={"resource": "secrets", "namespace": "pay", "name": "db"},
+        requestURI="/s",
+    )
+
+
+def pods(number: int) -> bytes:
+    return event(auditID=f"p{number}", requestURI="/p")
+
+
+def test_counts_are_those_before_each_action() -> None:
+    own = NAMES.index("verb_resource")
+    known = observe(
+        Habits(), ("a", pods(1)), ("a", pods(2)), ("a", secret(1)), ("b", secret(2)), ("outsider", secret(3))
+    )
+    assert [row.own[own] for row in known] == [0, 1, 0, 0, 0]
+    assert [row.actions for row in known] == [0, 1, 2, 0, 0]
+    assert [row.peers[own] for row in known] == [0, 0, 0, 1, 0]
+    assert [row.anyone[own] for row in known] == [0, 0, 0, 1, 2]
+
+
+def test_novelty_is_graded_by_whom_it_is_new_to() -> None:
+    known = observe(Habits(), ("a", secret(1)), ("b", secret(2)), ("outsider", secret(3)), ("a", secret(4)))
+    levels = [novelty_levels(row)[NAMES.index("object")] for row in known]
+    assert levels == [3, 1, 2, 0]
+
+
+def test_habits_survive_being_saved() -> None:
+    habits = Habits()
+    observe(habits, ("a", pods(1)), ("b", secret(1)))
+    again = Habits.from_array(habits.to_array())
+    assert again.table == habits.table
+    assert observe(again, ("a", pods(2)))[0].own == observe(habits.copy(), ("a", pods(2)))[0].own
+
+
+def test_a_copy_learns_on_its_own() -> None:
+    habits = Habits()
+    observe(habits.copy(), ("a", pods(1)))
+    assert habits.table == {}
+
+
+def test_hashes_are_the_same_in_every_process() -> None:
+    assert stable_hash("secrets") == 3092872637109806028

@@ -1,0 +1,150 @@
+"""The autoencoder: shapes, padding, the exported graph, and that it learns."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from data import vocabulary
+from data.errors import KubehabitError
+from training import model as module
+from training.export import TorchModel, check_parity, export
+from training.model import Autoencoder, ModelConfig, Scorer, field_nll, targets_at
+
+CONFIG = ModelConfig(
+    vocabulary=(7, 5, 11), principals=4, groups=3, window=6, embedding=4, hidden=16, bottleneck=4, condition=4
+)
+
+
+@pytest.fixture
+def model() -> Autoencoder:
+    torch.manual_seed(1)
+    return Autoencoder(CONFIG).eval()
+
+
+def windows(batch: int, window: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    rng = np.random.default_rng(seed)
+    return (
+        torch.from_numpy(
+            np.stack([rng.integers(3, size, (batch, window)) for size in CONFIG.vocabulary], axis=-1)
+        ),
+        torch.from_numpy(rng.integers(1, window + 1, batch)),
+        torch.from_numpy(rng.integers(0, CONFIG.principals + 1, batch)),
+        torch.from_numpy(rng.integers(0, CONFIG.groups + 1, batch)),
+    )
+
+
+def test_shapes(model: Autoencoder) -> None:
+    nll, rank, log_probs = Scorer(model)(*windows(5, 6), torch.arange(4))
+    assert (nll.shape, rank.shape, log_probs.shape) == ((5, 4, 3), (5, 4, 3), (5, 4, 23))
+    assert (nll >= 0).all()
+    assert (rank >= 0).all()
+
+
+def test_log_probabilities_of_a_field_sum_to_one_and_hold_the_nll(model: Autoencoder) -> None:
+    tokens, lengths, *who = windows(5, 6)
+    nll, rank, log_probs = Scorer(model)(tokens, lengths, *who, torch.arange(1))
+    start = 0
+    for i, size in enumerate(CONFIG.vocabulary):
+        part = log_probs[:, 0, start : start + size]
+        torch.testing.assert_close(part.exp().sum(-1), torch.ones(5))
+        truth = tokens[torch.arange(5), lengths - 1, i]
+        torch.testing.assert_close(-part[torch.arange(5), truth], nll[:, 0, i])
+        assert ((part > part[torch.arange(5), truth][:, None]).sum(-1) == rank[:, 0, i]).all()
+        start += size
+
+
+def test_what_stands_after_the_end_of_a_window_changes_nothing(model: Autoencoder) -> None:
+    tokens, lengths, *who = windows(8, 6)
+    noisy = tokens.clone()
+    for row, length in enumerate(lengths.tolist()):
+        noisy[row, length:] = 1
+    for given, noise in zip(
+        Scorer(model)(tokens, lengths, *who, torch.arange(1)),
+        Scorer(model)(noisy, lengths, *who, torch.arange(1)),
+        strict=True,
+    ):
+        torch.testing.assert_close(given, noise)
+
+
+def test_targets_count_back_from_the_newest() -> None:
+    tokens = torch.arange(5).view(1, 5, 1)
+    assert targets_at(tokens, torch.tensor([3]), torch.arange(3)).flatten().tolist() == [2, 1, 0]
+    assert targets_at(tokens, torch.tensor([2]), torch.arange(3)).flatten().tolist() == [1, 0, 0]
+
+
+def test_field_nll_is_cross_entropy() -> None:
+    logits, targets = (
+        torch.randn(2, 3, 23),
+        torch.stack([torch.randint(0, size, (2, 3)) for size in CONFIG.vocabulary], -1),
+    )
+    ours = field_nll(logits, targets, CONFIG.vocabulary)
+    middle = torch.nn.functional.cross_entropy(
+        logits[..., 7:12].flatten(0, 1), targets[..., 1].flatten(), reduction="none"
+    )
+    torch.testing.assert_close(ours[..., 1].flatten(), middle)
+
+
+def test_the_mask_token_is_the_vocabularys() -> None:
+    assert module.MASK == vocabulary.MASK
+
+
+def test_corruption_masks_about_the_share_asked_for(model: Autoencoder) -> None:
+    tokens = windows(400, 6)[0]
+    corrupted = model.corrupt(tokens)
+    assert ((corrupted == module.MASK) | (corrupted == tokens)).all()
+    assert (corrupted == module.MASK).float().mean().item() == pytest.approx(CONFIG.mask, abs=0.02)
+
+
+def test_it_learns_who_does_what() -> None:
+    """Each principal always does its own thing; afterwards the same action costs more under another principal."""
+    torch.manual_seed(0)
+    model = Autoencoder(CONFIG)
+    principal = torch.arange(1, 5).repeat(16)
+    tokens = (2 + principal).view(-1, 1, 1).expand(-1, 6, 3).clone().clamp(max=4)
+    tokens[..., 0] = (2 + principal).view(-1, 1)
+    lengths, group = torch.full((64,), 6), torch.ones(64, dtype=torch.int64)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(80):
+        known = principal * (torch.rand(64) >= CONFIG.principal_dropout)
+        logits = model(model.corrupt(tokens), lengths, known, group, torch.arange(2))
+        loss = (
+            field_nll(logits, targets_at(tokens, lengths, torch.arange(2)), CONFIG.vocabulary).sum(-1).mean()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    scorer = TorchModel(model)
+    inputs = (tokens.numpy(), lengths.numpy(), principal.numpy(), group.numpy(), np.arange(1))
+    own = scorer(*inputs)[0].sum()
+    stolen = scorer(inputs[0], inputs[1], np.roll(inputs[2], 1), inputs[3], inputs[4])[0].sum()
+    assert stolen > own + 0.5 * 64
+
+
+def test_the_exported_graph_computes_the_same_numbers(model: Autoencoder, tmp_path: Path) -> None:
+    export(model, tmp_path / "model.onnx")
+    assert check_parity(model, tmp_path / "model.onnx", batches=50) <= 1e-4
+    dims = {
+        value.name: [d.dim_param for d in value.type.tensor_type.shape.dim]
+        for value in onnx.load(tmp_path / "model.onnx").graph.input
+    }
+    assert dims["tokens"][:2] == ["batch", "window"]
+    assert dims["positions"] == ["positions"]
+
+
+def test_a_broken_export_is_refused(model: Autoencoder, tmp_path: Path) -> None:
+    export(model, tmp_path / "model.onnx")
+    with torch.no_grad():
+        model.heads.bias[3] += 0.01
+    with pytest.raises(KubehabitError, match="differs from the trained one"):
+        check_parity(model, tmp_path / "model.onnx", batches=5)
+
+
+def test_a_graph_that_gives_no_number_is_refused(model: Autoencoder, tmp_path: Path) -> None:
+    with torch.no_grad():
+        model.heads.bias[3] = float("nan")
+    export(model, tmp_path / "model.onnx")
+    with pytest.raises(KubehabitError, match="differs from the trained one"):
+        check_parity(model, tmp_path / "model.onnx", batches=5)
