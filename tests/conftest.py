@@ -22,6 +22,7 @@ SMALL = (
     "--model.embedding=8",
     "--model.bottleneck=16",
     "--model.condition=16",
+    "--register.threads=1",
 )
 """A model small enough to train in seconds; nothing else about it is different."""
 

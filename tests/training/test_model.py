@@ -13,6 +13,7 @@ from training import model as module
 from training.export import TorchModel, check_parity, export
 from training.model import Autoencoder, ModelConfig, Scorer, field_nll, targets_at
 
+torch.set_num_threads(1)  # models this small only lose by waiting for each other
 CONFIG = ModelConfig(
     vocabulary=(7, 5, 11), principals=4, groups=3, window=6, embedding=4, hidden=16, bottleneck=4, condition=4
 )
