@@ -248,13 +248,9 @@ def test_without_recordings_it_says_to_clone_the_project(
 
 
 def test_the_report_tells_caught_missed_and_raised_apart(console: Console) -> None:
-    run = {
-        "family": "secrets",
-        "principal": "alice",
-        "mode": "same",
-        "actions_to_detection": 1,
-        "class": "generic",
-    }
+    run = {"family": "secrets", "principal": "alice", "mode": "same", "class": "generic"}
+    quiet = run | {"detected": False, "severity": "none", "actions_to_detection": None}
+    loud = run | {"detected": True, "severity": "high", "actions_to_detection": 1}
     block = {
         "attack_runs": 2,
         "recall": 0.5,
@@ -263,27 +259,36 @@ def test_the_report_tells_caught_missed_and_raised_apart(console: Console) -> No
         "false_per_1m_system_actions": 0.0,
         "lookalikes_high": 1,
         "lookalikes": 2,
+        "normal_person_actions": 4000,
+        "normal_system_actions": 1000,
     }
     runs = [
-        run | {"scenario": "seen", "kind": "attack", "detected": True, "severity": "high"},
-        run | {"scenario": "unseen", "kind": "attack", "detected": False, "severity": None},
-        run | {"scenario": "honest", "kind": "benign-lookalike", "detected": True, "severity": "low"},
-        run | {"scenario": "feared", "kind": "benign-lookalike", "detected": True, "severity": "critical"},
+        loud | {"scenario": "seen", "kind": "attack"},
+        quiet | {"scenario": "overlooked", "kind": "attack"},
+        loud | {"scenario": "honest", "kind": "benign-lookalike", "severity": "low"},
+        loud | {"scenario": "feared", "kind": "benign-lookalike", "severity": "critical"},
     ]
-    silent = block | {"recall": 0.0, "false_incidents": 0, "false_per_10k_person_actions": 0.0}
-    figures = {**block, "runs": runs, "baselines": {"always silent": silent}}
-    story = demo.Story("run", "1", demo.Played(10, 1.0, []), figures)
-    demo.report(story, console)
-    lines = printed(console).splitlines()
-    for words in (
-        ("seen", "caught", "1 action"),
-        ("unseen", "missed"),
-        ("honest", "noted"),
-        ("feared", "raised"),
-        ("kubehabit", "1 of 2", "1.2"),
-        ("always silent", "0 of 2", "0.0"),
+    trivial = {
+        "always silent": block | {"recall": 0.0, "false_incidents": 0},
+        "always alarm": block | {"recall": 1.0, "false_incidents": 31},
+    }
+    alerts = [{"auditIDs": ["attack", "induced", "normal-1"]}, {"auditIDs": ["normal-1", "normal-2"]}]
+    story = demo.Story(
+        "run", "1", demo.Played(10, 1.0, alerts), {**block, "runs": runs, "baselines": trivial}
+    )
+    demo.report(story, [{"audit_ids": ["attack"], "induced_audit_ids": ["induced"]}], console)
+    lines = [" ".join(line.split()) for line in printed(console).splitlines()]
+    for expected in (
+        "seen alice its own place caught 1 action",
+        "overlooked alice its own place missed",
+        "honest alice its own place noted",
+        "feared alice its own place raised",
+        "attacks caught 1 of 2 0 of 2 2 of 2",
+        "false incidents 3 0 31",
+        "normal actions under alarm, of 5,000 2 0 5,000",
+        "look-alikes raised as high or critical 1 of 2 1 of 2 1 of 2",
     ):
-        assert any(all(word in line for word in words) for line in lines), words
+        assert expected in lines
 
 
 @pytest.mark.slow
@@ -318,7 +323,7 @@ def test_the_whole_story_on_a_slice_of_the_recording(
         assert alert["auditIDs"]
         assert alert["model"] == {"name": "kubehabit", "version": "1"}
     told = printed(console)
-    assert "Against detectors that need no model" in told
+    assert "Beside two detectors that need no model" in told
     assert "mlflow ui --backend-store-uri" in told
     assert str(home / "mlflow.db") in told
     assert f"KUBEHABIT_HOME={home}" in told

@@ -6,7 +6,6 @@ It learns and judges in this process, and meets serving only as others do: as a 
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import shutil
 import signal
@@ -24,6 +23,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import httpx
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -44,6 +44,14 @@ NDJSON = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
 TRIES = 10
 START_SECONDS = 90.0
 STOP_SECONDS = 10.0
+MODES = {
+    "same": "its own place",
+    "new-ip": "new address",
+    "new-ua": "new client",
+    "new-ip-and-ua": "new both",
+}
+"""From where an attacker used the credential: the owner's address and client, or others."""
+
 SEVERITY_STYLES = {"low": "dim", "medium": "yellow", "high": "bold red", "critical": "bold white on red"}
 
 
@@ -120,7 +128,7 @@ def _tell(home: Path, recordings: Recordings, overrides: Sequence[str], console:
     """The chapters, in order."""
     # Imported here: MLflow reads where its store is when it is first used.
     from data.dataset import build
-    from training.evaluate import judge
+    from training.evaluate import judge, read_labels
     from training.run import train
 
     began = time.monotonic()
@@ -146,10 +154,10 @@ def _tell(home: Path, recordings: Recordings, overrides: Sequence[str], console:
         _chapter(console, "4/5  Play a recording with attacks in it", f"POST {server.url}/v1/score")
         played = play(server, recordings.labelled, console)
     _chapter(console, "5/5  What was caught", "")
-    labels = json.loads(recordings.labels.read_text(encoding="utf-8"))
+    labels = read_labels(recordings.labels)
     figures = judge(played.alerts, recordings.labelled, labels)
     story = Story(trained.run_id, str(trained.version), played, figures)
-    report(story, console)
+    report(story, labels, console)
     _farewell(home, played, time.monotonic() - began, console)
     return story
 
@@ -302,60 +310,80 @@ def _ask(server: Server, client: httpx.Client, method: str, path: str, **request
     return answer
 
 
-def report(story: Story, console: Console) -> None:
-    """Print what was caught and what was missed, and the rates beside two detectors that need no model."""
+def report(story: Story, labels: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Print what was caught and what was missed, and the rates beside two detectors that need no model.
+
+    Args:
+        story: what was found.
+        labels: what was done in the recording.
+        console: where to print.
+    """
     figures = story.figures
-    table = Table(title="Attacks and look-alikes in the recording", title_justify="left")
-    for heading in ("scenario", "family", "how", "stolen from", "", "after"):
-        table.add_column(heading, overflow="fold")
-    runs = sorted(
-        figures["runs"], key=lambda run: (run["kind"] != "attack", not run["detected"], run["family"])
+    console.print(_runs(figures["runs"]))
+    of_a_run = {
+        identity
+        for label in labels
+        for kind in ("audit_ids", "induced_audit_ids", "ignore_audit_ids")
+        for identity in label.get(kind) or ()
+    }
+    alarmed = {identity for alert in story.played.alerts for identity in alert["auditIDs"]} - of_a_run
+    normal = figures["normal_person_actions"] + figures["normal_system_actions"]
+    silent, alarm = (figures["baselines"][name] for name in ("always silent", "always alarm"))
+
+    table = Table(title="Beside two detectors that need no model", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for heading in ("kubehabit", "always silent", "always alarm"):
+        table.add_column(heading, justify="right")
+    columns = (figures, silent, alarm)
+    table.add_row("attacks caught", *(_of(row, "recall", "attack_runs") for row in columns))
+    table.add_row("false incidents", *(f"{row['false_incidents']:,}" for row in columns))
+    table.add_row(
+        "  per 10,000 actions of people and pipelines",
+        *(f"{row['false_per_10k_person_actions']:.1f}" for row in columns),
     )
-    for index, run in enumerate(runs):
-        attack = run["kind"] == "attack"
-        graver = run.get("severity") in {"high", "critical"}
-        if attack:
+    table.add_row(
+        "  per 1,000,000 actions of the system itself",
+        *(f"{row['false_per_1m_system_actions']:.1f}" for row in columns),
+    )
+    # An incident ends after ten quiet minutes, so that crying without pause makes few of them: this row tells.
+    table.add_row(f"normal actions under alarm, of {normal:,}", f"{len(alarmed):,}", "0", f"{normal:,}")
+    table.add_row(
+        "look-alikes raised as high or critical",
+        *(f"{row['lookalikes_high']} of {row['lookalikes']}" for row in columns),
+    )
+    console.print(table)
+
+
+def _of(row: Mapping[str, Any], share: str, total: str) -> str:
+    return f"{round(row[share] * row[total])} of {row[total]}"
+
+
+def _runs(runs: Sequence[Mapping[str, Any]]) -> Table:
+    """One row for each labelled run: attacks by family, then look-alikes."""
+    table = Table(title="What was done in the recording", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("scenario", no_wrap=True)
+    table.add_column("with the credential of", overflow="fold")
+    table.add_column("from", overflow="fold")
+    table.add_column("", no_wrap=True)
+    table.add_column("after", no_wrap=True, justify="right")
+    family = None
+    for run in sorted(runs, key=lambda run: (run["kind"] != "attack", run["family"], not run["detected"])):
+        if run["family"] != family:
+            family = run["family"]
+            table.add_row(f"[bold]{escape(family)}[/]")
+        after = run["actions_to_detection"]
+        if run["kind"] == "attack":
             verdict = "[green]caught[/]" if run["detected"] else "[red]missed[/]"
+            when = f"{after} action{'s' if after != 1 else ''}" if run["detected"] else ""
         else:
+            graver = run["severity"] in {"high", "critical"}
             verdict = (
                 "[red]raised[/]" if graver else "[yellow]noted[/]" if run["detected"] else "[green]quiet[/]"
             )
-        after = run.get("actions_to_detection")
-        table.add_row(
-            escape(run["scenario"]),
-            escape(run["family"]),
-            run.get("mode") or "",
-            escape(run["principal"]),
-            verdict,
-            f"{after} action{'s' if after != 1 else ''}"
-            if attack and run["detected"] and after is not None
-            else "",
-            end_section=index + 1 < len(runs) and attack and runs[index + 1]["kind"] != "attack",
-        )
-    console.print(table)
-
-    rates = Table(title="Against detectors that need no model", title_justify="left")
-    rates.add_column("")
-    for heading in (
-        "attacks caught",
-        "false incidents",
-        "per 10,000 person and pipeline actions",
-        "per 1,000,000 system actions",
-        "look-alikes raised",
-    ):
-        rates.add_column(heading, justify="right")
-    rows = {"kubehabit": figures, **figures.get("baselines", {})}
-    for name, row in rows.items():
-        caught = round(row["recall"] * row["attack_runs"])
-        rates.add_row(
-            f"[bold]{name}[/]" if row is figures else name,
-            f"{caught} of {row['attack_runs']}",
-            f"{row['false_incidents']:,}",
-            f"{row['false_per_10k_person_actions']:.1f}",
-            f"{row['false_per_1m_system_actions']:.1f}",
-            f"{row['lookalikes_high']} of {row['lookalikes']}",
-        )
-    console.print(rates)
+            when = ""
+        who = run["principal"].removeprefix("system:serviceaccount:")
+        table.add_row("  " + escape(run["scenario"]), escape(who), MODES.get(run["mode"], ""), verdict, when)
+    return table
 
 
 def _announce(alert: Mapping[str, Any], console: Console, *, again: bool) -> None:
