@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import httpx
@@ -18,13 +19,20 @@ import pytest
 from data.bundle import Bundle
 from data.detector import Detector
 from data.events import decode_lines
+from data.reader import open_lines
 from serving.load import load_engine
 from serving.settings import Settings
-from tests.conftest import Trained
+from tests.conftest import RECORDINGS, Trained
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 BATCH = 400
+
+
+@pytest.fixture(scope="module")
+def attacked_lines() -> list[bytes]:
+    """Enough of the labelled recording for even a small model to raise alerts."""
+    return list(islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), 25_000))
 
 
 @pytest.fixture
@@ -62,19 +70,19 @@ def served(trained: Trained, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[
 
 
 def test_the_process_scores_a_recording_exactly_as_the_detector_does_and_ends_cleanly(
-    served: tuple[subprocess.Popen[str], str], trained: Trained, labelled_lines: list[bytes]
+    served: tuple[subprocess.Popen[str], str], trained: Trained, attacked_lines: list[bytes]
 ) -> None:
     process, url = served
     results = []
     with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
-        for start in range(0, len(labelled_lines), BATCH):
-            answer = client.post("/v1/score", content=b"\n".join(labelled_lines[start : start + BATCH]))
+        for start in range(0, len(attacked_lines), BATCH):
+            answer = client.post("/v1/score", content=b"\n".join(attacked_lines[start : start + BATCH]))
             assert answer.status_code == 200, answer.text
             results += answer.json()["results"]
         alerts = client.get("/v1/alerts", params={"limit": 500}).json()["alerts"]
         model = client.get("/v1/model").json()
-    assert len(results) == len(labelled_lines)
-    events = decode_lines(labelled_lines).events
+    assert len(results) == len(attacked_lines)
+    events = decode_lines(attacked_lines).events
     scores = Detector(Bundle.load(trained.bundle)).score(events)
     scored = [result for result in results if result["status"] == "scored"]
     assert [result["auditID"] for result in scored] == [events[index].auditID for index in scores.event]
@@ -100,12 +108,12 @@ def test_the_process_scores_a_recording_exactly_as_the_detector_does_and_ends_cl
 
 
 def test_what_was_acknowledged_is_there_after_a_kill(
-    served: tuple[subprocess.Popen[str], str], tmp_path: Path, labelled_lines: list[bytes]
+    served: tuple[subprocess.Popen[str], str], tmp_path: Path, attacked_lines: list[bytes]
 ) -> None:
     process, url = served
     ids = []
-    for start in range(0, len(labelled_lines), BATCH):
-        body = b"\n".join(labelled_lines[start : start + BATCH])
+    for start in range(0, len(attacked_lines), BATCH):
+        body = b"\n".join(attacked_lines[start : start + BATCH])
         ids += httpx.post(f"{url}/v1/score", content=body, trust_env=False, timeout=60).json()["alerts"]
     process.kill()
     process.wait()
@@ -140,11 +148,11 @@ def test_a_changed_bundle_is_refused_with_a_sentence(trained: Trained, tmp_path:
 
 
 def test_alerts_say_nothing_of_request_bodies(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch, labelled_lines: list[bytes]
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, attacked_lines: list[bytes]
 ) -> None:
     monkeypatch.setenv("KUBEHABIT_HOME", str(trained.home))
     marked = []
-    for line in labelled_lines:
+    for line in attacked_lines:
         event = json.loads(line)
         event["requestObject"] = (event.get("requestObject") or {}) | {"data": {"password": "MARKED-CONTENT"}}
         event["requestURI"] += ("&" if "?" in event["requestURI"] else "?") + "token=MARKED-CONTENT"
