@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -92,6 +93,17 @@ _RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
 
 
+def _is_time(text: str) -> bool:
+    """Whether a text is an RFC 3339 time that exists (no 31 February)."""
+    if not _TIMESTAMP.fullmatch(text):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _decode_one(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
     """Decode one event or raise ValueError with the reason. `version` is that of an enclosing list."""
     event = _EVENT.decode(raw)
@@ -103,8 +115,8 @@ def _decode_one(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
         )
     if not event.auditID:
         raise ValueError("auditID is empty, so the event could never be cited as evidence")
-    if not _TIMESTAMP.fullmatch(event.stageTimestamp or event.requestReceivedTimestamp):
-        raise ValueError("neither stageTimestamp nor requestReceivedTimestamp holds an RFC 3339 time")
+    if not _is_time(event.requestReceivedTimestamp or event.stageTimestamp):
+        raise ValueError("neither requestReceivedTimestamp nor stageTimestamp holds an RFC 3339 time")
     return event
 
 

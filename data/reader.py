@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import zlib
@@ -18,6 +17,7 @@ from data.events import MAX_EVENT_BYTES, AuditEvent, DeadLetter, decode_lines
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+_PACKED_BYTES = 1 << 16
 CHUNK_LINES = 4096
 """Lines decoded at a time: enough to amortise the loop, small enough to keep memory flat."""
 
@@ -58,14 +58,26 @@ class DeadLetterFile:
             self._file = None
 
 
-class _ZstdFrames(io.RawIOBase):
-    """Decompressed bytes of concatenated zstd frames; unlike the library's reader it notices a missing end."""
+class _Frame(Protocol):
+    """One compressed frame or member being read; zlib's and zstandard's objects are alike in this."""
 
-    def __init__(self, raw: IO[bytes]) -> None:
-        # Long-distance windows are common in archived logs; the default limit would refuse them.
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+class _Frames(io.RawIOBase):
+    """Decompressed bytes of concatenated frames.
+
+    Unlike the libraries' own file objects it hands over everything that could be read before damage, and notices a missing end.
+    """
+
+    def __init__(self, raw: IO[bytes], new: Callable[[], _Frame]) -> None:
         self._raw = raw
-        self._frame = self._decompressor.decompressobj()
+        self._new = new
+        self._frame = new()
         self._inside = False
         self._ready = memoryview(b"")
 
@@ -75,13 +87,15 @@ class _ZstdFrames(io.RawIOBase):
     def readinto(self, buffer: Buffer) -> int:
         while not self._ready:
             packed = self._frame.unused_data if self._frame.eof else b""
-            packed = packed or self._raw.read(1 << 18)
+            if not self._inside:
+                packed = packed.lstrip(b"\0")  # padding after a gzip member is allowed
+            packed = packed or self._raw.read(_PACKED_BYTES)
             if not packed:
                 if self._inside:
-                    raise EOFError("the last zstd frame has no end")
+                    raise EOFError("its end is missing")
                 return 0
             if self._frame.eof:
-                self._frame = self._decompressor.decompressobj()
+                self._frame = self._new()
             self._ready = memoryview(self._frame.decompress(packed))
             self._inside = not self._frame.eof
         target = memoryview(buffer)
@@ -89,6 +103,15 @@ class _ZstdFrames(io.RawIOBase):
         target[:count] = self._ready[:count]
         self._ready = self._ready[count:]
         return count
+
+
+def _zstd_frame() -> _Frame:
+    # Long-distance windows are common in archived logs; the default limit would refuse them.
+    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+
+
+def _gzip_member() -> _Frame:
+    return zlib.decompressobj(wbits=31)
 
 
 def _open(path: Path) -> tuple[IO[bytes], IO[bytes]]:
@@ -102,9 +125,9 @@ def _open(path: Path) -> tuple[IO[bytes], IO[bytes]]:
         ) from error
     raw.seek(0)
     if magic[:2] == b"\x1f\x8b":
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 20), raw
+        return io.BufferedReader(_Frames(raw, _gzip_member), 1 << 20), raw
     if magic == b"\x28\xb5\x2f\xfd":
-        return io.BufferedReader(_ZstdFrames(raw), 1 << 20), raw
+        return io.BufferedReader(_Frames(raw, _zstd_frame), 1 << 20), raw
     return io.BufferedReader(raw, 1 << 20), raw
 
 
@@ -141,7 +164,7 @@ def open_lines(
                 while not complete and len(line) > MAX_EVENT_BYTES:  # skip the rest of an oversized line
                     rest = stream.readline(1 << 20)
                     complete = not rest or rest.endswith(b"\n")
-        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, OSError) as error:
+        except (EOFError, zlib.error, zstandard.ZstdError, OSError) as error:
             reason = f"compressed stream is damaged after line {number}: {error}"
             if on_damage is None:
                 raise KubehabitError(f"{path}: {reason}. Ship the file again.") from error

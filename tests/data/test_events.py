@@ -28,6 +28,8 @@ def test_a_line_is_decoded() -> None:
         (event(apiVersion=""), "apiVersion is 'missing'"),
         (event(auditID=""), "auditID is empty"),
         (event(stageTimestamp="yesterday", requestReceivedTimestamp=""), "RFC 3339"),
+        (event(requestReceivedTimestamp="2026-02-31T09:30:00Z"), "RFC 3339"),
+        (event(requestReceivedTimestamp="2026-13-45T99:99:99Z"), "RFC 3339"),
         (event(responseStatus={"code": "ALLOW"}), "not an audit event"),
         (b" " + b"x" * MAX_EVENT_BYTES + b" ", "longer than"),
     ],
