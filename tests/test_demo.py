@@ -279,14 +279,14 @@ def test_the_report_tells_caught_missed_and_raised_apart(console: Console) -> No
     demo.report(story, [{"audit_ids": ["attack"], "induced_audit_ids": ["induced"]}], console)
     lines = [" ".join(line.split()) for line in printed(console).splitlines()]
     for expected in (
-        "seen alice its own place caught 1 action",
-        "overlooked alice its own place missed",
-        "honest alice its own place noted",
-        "feared alice its own place raised",
+        "seen alice nothing caught 1",
+        "overlooked alice nothing missed",
+        "honest alice nothing noted",
+        "feared alice nothing raised",
         "attacks caught 1 of 2 0 of 2 2 of 2",
         "false incidents 3 0 31",
-        "normal actions under alarm, of 5,000 2 0 5,000",
-        "look-alikes raised as high or critical 1 of 2 1 of 2 1 of 2",
+        "normal actions under alarm 2 0 5,000",
+        "look-alikes raised (high, critical) 1 of 2 1 of 2 1 of 2",
     ):
         assert expected in lines
 

@@ -44,13 +44,8 @@ NDJSON = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
 TRIES = 10
 START_SECONDS = 90.0
 STOP_SECONDS = 10.0
-MODES = {
-    "same": "its own place",
-    "new-ip": "new address",
-    "new-ua": "new client",
-    "new-ip-and-ua": "new both",
-}
-"""From where an attacker used the credential: the owner's address and client, or others."""
+MODES = {"same": "nothing", "new-ip": "address", "new-ua": "client", "new-ip-and-ua": "both"}
+"""What was new about where it came from: the address, the client program, both, or nothing."""
 
 SEVERITY_STYLES = {"low": "dim", "medium": "yellow", "high": "bold red", "critical": "bold white on red"}
 
@@ -330,7 +325,13 @@ def report(story: Story, labels: Sequence[Mapping[str, Any]], console: Console) 
     normal = figures["normal_person_actions"] + figures["normal_system_actions"]
     silent, alarm = (figures["baselines"][name] for name in ("always silent", "always alarm"))
 
-    table = Table(title="Beside two detectors that need no model", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title="Beside two detectors that need no model",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("")
     for heading in ("kubehabit", "always silent", "always alarm"):
         table.add_column(heading, justify="right")
@@ -338,17 +339,17 @@ def report(story: Story, labels: Sequence[Mapping[str, Any]], console: Console) 
     table.add_row("attacks caught", *(_of(row, "recall", "attack_runs") for row in columns))
     table.add_row("false incidents", *(f"{row['false_incidents']:,}" for row in columns))
     table.add_row(
-        "  per 10,000 actions of people and pipelines",
+        "  per 10,000 human/pipeline actions",
         *(f"{row['false_per_10k_person_actions']:.1f}" for row in columns),
     )
     table.add_row(
-        "  per 1,000,000 actions of the system itself",
+        "  per 1,000,000 system actions",
         *(f"{row['false_per_1m_system_actions']:.1f}" for row in columns),
     )
     # An incident ends after ten quiet minutes, so that crying without pause makes few of them: this row tells.
-    table.add_row(f"normal actions under alarm, of {normal:,}", f"{len(alarmed):,}", "0", f"{normal:,}")
+    table.add_row("normal actions under alarm", f"{len(alarmed):,}", "0", f"{normal:,}")
     table.add_row(
-        "look-alikes raised as high or critical",
+        "look-alikes raised (high, critical)",
         *(f"{row['lookalikes_high']} of {row['lookalikes']}" for row in columns),
     )
     console.print(table)
@@ -360,10 +361,18 @@ def _of(row: Mapping[str, Any], share: str, total: str) -> str:
 
 def _runs(runs: Sequence[Mapping[str, Any]]) -> Table:
     """One row for each labelled run: attacks by family, then look-alikes."""
-    table = Table(title="What was done in the recording", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title="What was done in the recording",
+        caption="after: how many of its actions had happened by then",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("scenario", no_wrap=True)
-    table.add_column("with the credential of", overflow="fold")
-    table.add_column("from", overflow="fold")
+    table.add_column("credential of", min_width=17, overflow="fold")
+    table.add_column("new", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("after", no_wrap=True, justify="right")
     family = None
@@ -374,7 +383,7 @@ def _runs(runs: Sequence[Mapping[str, Any]]) -> Table:
         after = run["actions_to_detection"]
         if run["kind"] == "attack":
             verdict = "[green]caught[/]" if run["detected"] else "[red]missed[/]"
-            when = f"{after} action{'s' if after != 1 else ''}" if run["detected"] else ""
+            when = str(after) if run["detected"] else ""
         else:
             graver = run["severity"] in {"high", "critical"}
             verdict = (
@@ -382,7 +391,7 @@ def _runs(runs: Sequence[Mapping[str, Any]]) -> Table:
             )
             when = ""
         who = run["principal"].removeprefix("system:serviceaccount:")
-        table.add_row("  " + escape(run["scenario"]), escape(who), MODES.get(run["mode"], ""), verdict, when)
+        table.add_row(escape(run["scenario"]), escape(who), MODES.get(run["mode"], ""), verdict, when)
     return table
 
 
@@ -475,8 +484,6 @@ def _short(path: Path) -> str:
 
 def _farewell(home: Path, played: Played, seconds: float, console: Console) -> None:
     """Say how the thresholds came about, and where to look next."""
-    from data.home import tracking_uri
-
     console.print(
         f"{played.events:,} events in {played.seconds:.1f} s over HTTP: "
         f"{played.events / played.seconds:,.0f} events/s. The whole demo took {seconds / 60:.1f} minutes.",
@@ -492,7 +499,9 @@ def _farewell(home: Path, played: Played, seconds: float, console: Console) -> N
         "\n[bold]Look at the run[/], its curves and plots, and the registered version:", highlight=False
     )
     console.print(
-        f"  {command}/mlflow ui --backend-store-uri {tracking_uri()}", highlight=False, soft_wrap=True
+        f"  {command}/mlflow ui --backend-store-uri sqlite:///{_short(home / 'mlflow.db')}",
+        highlight=False,
+        soft_wrap=True,
     )
     console.print(
         "[bold]Start the API again[/] and open http://127.0.0.1:8646/docs or /v1/alerts:", highlight=False
