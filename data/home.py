@@ -19,6 +19,7 @@ def registry_uri() -> str:
     return os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri()
 
 
-def artifact_root() -> str:
-    """Where runs of the default store put their artifacts, as a URI."""
-    return (home() / "mlartifacts").as_uri()
+def artifact_root() -> str | None:
+    """Where runs put their artifacts, as a URI: beside a SQLite store's file; None leaves it to the tracking server."""
+    path = tracking_uri().removeprefix("sqlite:///")
+    return (Path(path).absolute().parent / "mlartifacts").as_uri() if path != tracking_uri() else None

@@ -25,12 +25,12 @@ from data.detector import SEVERITIES, Detector
 from data.errors import KubehabitError
 from data.events import AuditEvent
 from data.habits import ATTRIBUTES, Habits, attribute_hashes, novelty_levels
-from data.home import home
+from data.home import home, registry_uri, tracking_uri
 from data.principals import PEOPLE_AND_PIPELINES
 from data.reader import DeadLetterFile, read_events
 from data.shipped import shipped
 from training.calibrate import INCIDENT_GAP, novelty_count
-from training.registry import connect_only, download
+from training.registry import download
 
 Label = Mapping[str, Any]
 Rows = npt.NDArray[np.int64]
@@ -471,8 +471,8 @@ def _track(
 
     from training import plots
 
-    connect_only()
-    client, run_id = MlflowClient(), bundle.meta["run_id"]
+    client = MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri())
+    run_id = bundle.meta["run_id"]
     try:
         client.get_run(run_id)
     except MlflowException:

@@ -7,12 +7,16 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from data.errors import KubehabitError
-from data.home import artifact_root, home, registry_uri, tracking_uri
+from data.home import artifact_root, registry_uri, tracking_uri
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PYFUNC_NEEDS = ("msgspec", "numpy", "onnxruntime", "pyyaml", "zstandard")
@@ -33,32 +37,56 @@ def git_commit() -> str:
     return described.stdout.strip()
 
 
-def connect(experiment: str) -> str:
-    """Point MLflow at the configured store; returns the experiment's id, made if need be.
+@contextmanager
+def connected() -> Iterator[None]:
+    """Point MLflow at the configured store.
+
+    MLflow's setters write into the environment, which is the user's: it is put back on the way out.
+    """
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        mlflow.set_tracking_uri(tracking_uri())
+        mlflow.set_registry_uri(registry_uri())
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # None makes it read the environment again
+        mlflow.set_registry_uri(None)  # type: ignore[arg-type]
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def experiment_id(name: str) -> str:
+    """Id of an experiment, made if need be. Use inside `connected()`.
 
     Raises:
         KubehabitError: the store cannot be reached or was written by another version of MLflow.
     """
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_DISABLE_ENV_CREATION", "true")
     import mlflow
 
-    uri = tracking_uri()
-    if "MLFLOW_TRACKING_URI" not in os.environ:
-        home().mkdir(parents=True, exist_ok=True)
+    root = artifact_root()
     try:
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(registry_uri())
-        found = mlflow.get_experiment_by_name(experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        location = None if "MLFLOW_TRACKING_URI" in os.environ else artifact_root()
-        return str(mlflow.create_experiment(experiment, artifact_location=location))
+        if root is not None:
+            Path(url2pathname(urlsplit(root).path)).mkdir(parents=True, exist_ok=True)
+        found = mlflow.get_experiment_by_name(name)
+        made = (
+            found.experiment_id
+            if found is not None
+            else mlflow.create_experiment(name, artifact_location=root)
+        )
     except Exception as error:
         raise KubehabitError(
-            f"The MLflow store {uri} cannot be used: {error}. Check MLFLOW_TRACKING_URI, or move a damaged store aside."
+            f"The MLflow store {tracking_uri()} cannot be used: {error}. "
+            "Check MLFLOW_TRACKING_URI, or move a damaged store aside."
         ) from error
+    return str(made)
 
 
 def register(
@@ -109,11 +137,11 @@ def download(model_uri: str) -> Path:
     local = Path(model_uri)
     if (local / "bundle.json").is_file():
         return local
-    connect_only()
     import mlflow
 
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri))
+        with connected():
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri))
     except Exception as error:
         raise KubehabitError(
             f"No model {model_uri} in {registry_uri()} ({error}). Train and register one: kubehabit train --data DIR"
@@ -122,12 +150,3 @@ def download(model_uri: str) -> Path:
     if found is None:
         raise KubehabitError(f"{model_uri} holds no kubehabit bundle; register models with kubehabit train.")
     return found.parent
-
-
-def connect_only() -> None:
-    """Point MLflow at the configured store without making anything in it."""
-    import mlflow
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(tracking_uri())
-    mlflow.set_registry_uri(registry_uri())

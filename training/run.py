@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 import warnings
@@ -163,17 +164,22 @@ def train(config: Path, data: Path, overrides: list[str] | None = None) -> Train
     Raises:
         KubehabitError: no dataset, a bad option, an unusable MLflow store, or an export that fails its parity check.
     """
-    import mlflow
-    import torch
-
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     cli = _parse(config, data, list(overrides or []))
-    options: RegisterConfig = RegisterConfig(**vars(cli.config.register))
+    with registry.connected():
+        return _train(cli, RegisterConfig(**vars(cli.config.register)))
+
+
+def _train(cli: _CLI, options: RegisterConfig) -> TrainResult:
+    """What `train` does once its options are known and MLflow is connected."""
+    import mlflow
+    import torch
+
     fields = {key: tuple(v) if isinstance(v, list) else v for key, v in vars(cli.config.calibration).items()}
     budget = CalibrationConfig(**cast(dict[str, Any], fields))
-    torch.set_num_threads(options.threads or torch.get_num_threads())
-    experiment = registry.connect(options.experiment)
+    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    experiment = registry.experiment_id(options.experiment)
     table: ActionTable = cli.datamodule.table
     curves = _Curves()
     with mlflow.start_run(experiment_id=experiment) as run:

@@ -14,7 +14,7 @@ from data.errors import KubehabitError
 from data.events import decode_lines
 from data.home import tracking_uri
 from tests.conftest import ROOT, SMALL, Trained
-from training.registry import download
+from training.registry import connected, download
 from training.run import train
 
 
@@ -51,13 +51,15 @@ def test_the_version_is_registered_with_alias_signature_and_example(
 ) -> None:
     version = client.get_model_version_by_alias("kubehabit", "champion")
     assert version.version == trained.version
-    info = mlflow.models.get_model_info("models:/kubehabit@champion")
+    with connected():
+        info = mlflow.models.get_model_info("models:/kubehabit@champion")
     assert [column.name for column in info.signature.inputs] == ["event"]
     assert info.saved_input_example_info is not None
 
 
 def test_no_pickle_is_in_a_registered_model(trained: Trained) -> None:
-    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri="models:/kubehabit@champion"))
+    with connected():
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri="models:/kubehabit@champion"))
     names = [path.name for path in folder.rglob("*") if path.is_file()]
     assert "bundle.json" in names
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".ckpt", ".jsonl.zst"))]
@@ -67,7 +69,8 @@ def test_pyfunc_scores_raw_events_to_the_detectors_numbers(
     trained: Trained, labelled_lines: list[bytes]
 ) -> None:
     lines = [*labelled_lines[:400], b"{broken"]
-    model = mlflow.pyfunc.load_model("models:/kubehabit@champion")
+    with connected():
+        model = mlflow.pyfunc.load_model("models:/kubehabit@champion")
     rows = model.predict(pd.DataFrame({"event": [line.decode() for line in lines]}))
     scores = Detector(Bundle.load(trained.bundle)).score(decode_lines(lines).events)
     scored = [row for row in rows if row["status"] == "scored"]
@@ -125,3 +128,10 @@ def test_a_missing_model_says_how_to_make_one(trained: Trained) -> None:
     with pytest.raises(KubehabitError, match="kubehabit train"):
         download("models:/nobody@champion")
     assert os.environ["KUBEHABIT_HOME"] == str(trained.home)
+
+
+def test_training_leaves_the_environment_as_it_was(trained: Trained) -> None:
+    with connected():
+        assert mlflow.get_tracking_uri() == tracking_uri()
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert "MLFLOW_REGISTRY_URI" not in os.environ
