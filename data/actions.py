@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,7 +19,9 @@ import numpy.typing as npt
 from data.errors import KubehabitError
 from data.events import AuditEvent
 from data.names import fold_client, fold_name, place_of
-from data.principals import Principal, identify
+from data.owners import NOBODY, WRITES, Link, OwnerTracker, read_link
+from data.principals import Identity, Principal
+from data.shipped import shipped
 from data.traits import read_traits
 
 FIELDS: tuple[str, ...] = (
@@ -35,6 +37,7 @@ FIELDS: tuple[str, ...] = (
     "traits",  # what in the body matters
     "images",  # repositories of the images in the body
     "uri",  # shape of the query, or the path behind a proxy
+    "owner",  # for whom a controller acts: who last wrote what its object belongs to
     "hour",  # hour of day and weekday or weekend; only used when training data spans days
     "gap",  # time since the principal's previous action, set by the sequence, not by the event
 )
@@ -70,10 +73,12 @@ class ActionSettings:
     Attributes:
         trusted_hops: proxies of one's own between the clients and the API server (a load balancer counts as one).
         drop_principals: identities whose events are left out altogether (a load test, the detector itself).
+        identity: rules that fold user names to principals (`configs/identity.yaml`); nothing is folded without.
     """
 
     trusted_hops: int = 1
     drop_principals: tuple[str, ...] = ()
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> ActionSettings:
@@ -82,21 +87,31 @@ class ActionSettings:
         Raises:
             KubehabitError: an unknown key, or a value of the wrong type.
         """
-        unknown = set(saved) - {"trusted_hops", "drop_principals"}
+        unknown = set(saved) - {"trusted_hops", "drop_principals", "identity"}
         if unknown:
             raise KubehabitError(
-                f"Unknown encoding setting {sorted(unknown)}; known: trusted_hops, drop_principals."
+                f"Unknown encoding setting {sorted(unknown)}; known: trusted_hops, drop_principals, identity."
             )
         hops = saved.get("trusted_hops", 1)
         if not isinstance(hops, int) or hops < 0:
             raise KubehabitError(
                 "trusted_hops must be a whole number from 0: the proxies before the API server."
             )
-        return cls(hops, tuple(saved.get("drop_principals", ())))
+        identity = saved.get("identity", {})
+        if isinstance(identity, str):  # the name of a file that ships with kubehabit
+            identity = shipped(identity)
+        if not isinstance(identity, Mapping):
+            raise KubehabitError("identity must be a table of rules, as in configs/identity.yaml.")
+        Identity(identity)
+        return cls(hops, tuple(saved.get("drop_principals", ())), dict(identity))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {"trusted_hops": self.trusted_hops, "drop_principals": list(self.drop_principals)}
+        return {
+            "trusted_hops": self.trusted_hops,
+            "drop_principals": list(self.drop_principals),
+            "identity": dict(self.identity),
+        }
 
 
 def stable_hash(text: str) -> int:
@@ -145,6 +160,7 @@ class ActionBatch:
         principals: the encoder's table of identities (shared, only grows within a generation).
         folded: int64 [M], events that told nothing new about a request already seen (a later stage, a repeat).
         dropped: int64 [K], events left out on purpose (`drop_principals`).
+        links: (index of an action, what it tells about ownership), for an encoder that does not join owners itself.
     """
 
     event: npt.NDArray[np.int64]
@@ -154,6 +170,7 @@ class ActionBatch:
     principals: list[Principal]
     folded: npt.NDArray[np.int64]
     dropped: npt.NDArray[np.int64]
+    links: list[tuple[int, Link]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.event)
@@ -246,9 +263,18 @@ def non_resource_path(uri: str) -> str:
 class ActionEncoder:
     """Turns events into actions. Keeps memos between calls, so one instance should live as long as its stream."""
 
-    def __init__(self, settings: ActionSettings | None = None) -> None:
+    def __init__(self, settings: ActionSettings | None = None, *, join_owners: bool = True) -> None:
+        """Start an encoder.
+
+        Args:
+            settings: encoding choices.
+            join_owners: whether to follow ownership as the events come. One that sees only a stretch of a log leaves `owner`
+                at "-" and hands on `links`, for `OwnerTracker.join` to follow in the order of the whole log.
+        """
         self.settings = settings or ActionSettings()
         self.folder = StageFolder()
+        self.identity = Identity(self.settings.identity)
+        self.owners = OwnerTracker() if join_owners else None
         self.generation = 0
         self._forget_values()
 
@@ -302,6 +328,7 @@ class ActionEncoder:
         dropped: list[int] = []
         who: list[int] = []
         when: list[str] = []
+        links: list[tuple[int, Link]] = []
         columns: list[list[int]] = [[] for _ in STATIC_FIELDS[:-1]]
         (
             verbs,
@@ -316,6 +343,7 @@ class ActionEncoder:
             traits,
             images,
             uris,
+            owners,
         ) = columns
         for position, event in enumerate(events):
             if drop and event.user.username in drop:
@@ -400,9 +428,20 @@ class ActionEncoder:
             if other is not None:
                 effective_code = self._impersonates.get(other.username)
                 if effective_code is None:
-                    effective_code = intern["impersonates"].code(other.username or "system:anonymous")
+                    effective_code = intern["impersonates"].code(
+                        self.identity.fold(other.username or "system:anonymous")
+                    )
                     self._impersonates[other.username] = effective_code
                 impersonates = effective_code
+            owner = nothing["owner"]
+            if event.verb in WRITES:
+                link = read_link(event, self.principals[principal])
+                if link is not None and self.owners is None:
+                    links.append((len(index), link))
+                elif link is not None and self.owners is not None:
+                    behind = self.owners.follow(link)
+                    if behind != NOBODY:
+                        owner = intern["owner"].code(behind)
             index.append(position)
             who.append(principal)
             when.append(event.requestReceivedTimestamp or event.stageTimestamp)
@@ -418,6 +457,7 @@ class ActionEncoder:
             traits.append(trait)
             images.append(image)
             uris.append(shape)
+            owners.append(owner)
         time = parse_times(when) if when else np.empty(0, np.int64)
         coded = {
             field: np.array(column, np.int32) for field, column in zip(STATIC_FIELDS, columns, strict=False)
@@ -431,10 +471,11 @@ class ActionEncoder:
             principals=self.principals,
             folded=np.array(folded, np.int64),
             dropped=np.array(dropped, np.int64),
+            links=links,
         )
 
     def _new_principal(self, key: tuple[str, tuple[str, ...]]) -> int:
-        principal = identify(*key)
+        principal = self.identity.principal(*key)
         code = self._principal_codes.get(principal)
         if code is None:
             code = self._principal_codes[principal] = len(self.principals)

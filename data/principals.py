@@ -1,11 +1,21 @@
-"""Who acted: principals, their kind, and the peer groups that give a newcomer a first expectation."""
+"""Who acted: principals, their kind, and the peer groups that give a newcomer a first expectation.
+
+User names are folded by the rules of `configs/identity.yaml`, so that a session is its role and an account made for one run is
+the pipeline. The event itself keeps the user name it was logged with.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from data.errors import KubehabitError
 
 Kind = Literal["human", "serviceaccount", "controller", "component", "node", "anonymous"]
 KINDS: tuple[Kind, ...] = ("human", "serviceaccount", "controller", "component", "node", "anonymous")
@@ -15,6 +25,8 @@ PEOPLE_AND_PIPELINES: frozenset[str] = frozenset(("human", "serviceaccount"))
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 _NODE = "system:node:"
 _GENERIC_GROUPS = ("system:",)
+_MEMO_LIMIT = 100_000
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +34,7 @@ class Principal:
     """One identity in the log.
 
     Attributes:
-        name: the user name (`system:anonymous` when the request had no identity).
+        name: the user name, folded (`system:anonymous` when the request had no identity).
         kind: what sort of identity it is.
         groups: candidate peer groups, narrowest first; the last is always the kind.
     """
@@ -33,7 +45,7 @@ class Principal:
 
 
 def identify(username: str, groups: Iterable[str]) -> Principal:
-    """Principal of a logged user."""
+    """Principal of a logged user, without any folding."""
     if username in ("", "system:anonymous"):
         return Principal("system:anonymous", "anonymous", ("kind:anonymous",))
     if username.startswith(_SERVICE_ACCOUNT):
@@ -52,6 +64,238 @@ def identify(username: str, groups: Iterable[str]) -> Principal:
     return Principal(username, "human", (*(f"group:{group}" for group in named), "kind:human"))
 
 
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """One line of the identity rules, compiled."""
+
+    pattern: re.Pattern[str]
+    name: str
+    group: str
+    kind: Kind | None
+    why: str
+
+
+_RULE_KEYS = {"match", "name", "group", "kind", "why"}
+_KEYS = {"fold", "fold_nodes", "node_pools", "similar_from"}
+
+
+def _rule(entry: object) -> _Rule:
+    """Compile one rule.
+
+    Raises:
+        KubehabitError: an unknown key, a missing one, or an expression that cannot be used.
+    """
+    if not isinstance(entry, Mapping) or set(entry) - _RULE_KEYS or not {"match", "name"} <= set(entry):
+        raise KubehabitError(
+            f"identity rule {entry!r}: needs `match` and `name`; known keys: {', '.join(sorted(_RULE_KEYS))}."
+        )
+    kind = entry.get("kind")
+    if kind is not None and kind not in KINDS:
+        raise KubehabitError(f"identity rule {dict(entry)}: kind must be one of {', '.join(KINDS)}.")
+    try:
+        pattern = re.compile(str(entry["match"]))
+        for template in (str(entry["name"]), str(entry.get("group", ""))):
+            # Expanding once on a match of anything tells whether the template names groups that exist.
+            probe = re.compile(f"(?:{pattern.pattern})|").match("")
+            if probe is not None:
+                probe.expand(template)
+    except (re.error, IndexError) as error:
+        raise KubehabitError(
+            f"identity rule {dict(entry)}: {error}. Give a regular expression, and groups of it as \\1 in the name."
+        ) from error
+    return _Rule(
+        pattern, str(entry["name"]), str(entry.get("group", "")), kind, str(entry.get("why", "a rule"))
+    )
+
+
+class Identity:
+    """Turns logged users into principals by the identity rules, and remembers what was folded into what.
+
+    Each distinct user name is matched once.
+    """
+
+    def __init__(self, rules: Mapping[str, Any] | None = None) -> None:
+        """Compile the rules.
+
+        Args:
+            rules: content of `configs/identity.yaml`; nothing is folded without.
+
+        Raises:
+            KubehabitError: an unknown key or a rule that cannot be used.
+        """
+        rules = dict(rules or {})
+        unknown = set(rules) - _KEYS
+        if unknown:
+            raise KubehabitError(
+                f"Unknown identity setting {sorted(unknown)}; known: {', '.join(sorted(_KEYS))}."
+            )
+        for key in ("fold", "node_pools"):
+            if not isinstance(rules.get(key, []), list | tuple):
+                raise KubehabitError(f"{key} in the identity settings must be a list of rules.")
+        if not isinstance(rules.get("fold_nodes", False), bool):
+            raise KubehabitError("fold_nodes in the identity settings must be true or false.")
+        similar_from = rules.get("similar_from", 0.5)
+        if (
+            isinstance(similar_from, bool)
+            or not isinstance(similar_from, int | float)
+            or not 0 < similar_from <= 1
+        ):
+            raise KubehabitError(
+                "similar_from in the identity settings must be a number above 0 and at most 1."
+            )
+        self.similar_from = float(similar_from)
+        pools = [_rule(entry) for entry in rules.get("node_pools", ())]
+        folds = [_rule(entry) for entry in rules.get("fold", ())]
+        self._rules = [*folds, *(pools if rules.get("fold_nodes", False) else ())]
+        self._folded: dict[str, tuple[str, _Rule | None]] = {}
+        self._report: dict[str, dict[str, Any]] = {}
+
+    def fold(self, username: str) -> str:
+        """Principal's name of a user name."""
+        return self._look_up(username)[0]
+
+    def principal(self, username: str, groups: Iterable[str]) -> Principal:
+        """Principal of a logged user: the folded name, with the kind and peer groups of the name as logged."""
+        found = identify(username, groups)
+        name, rule = self._look_up(found.name)
+        if rule is None:
+            return found
+        kind = rule.kind or found.kind
+        candidates = found.groups
+        if kind != found.kind or name.startswith(_SERVICE_ACCOUNT):
+            candidates = identify(name, groups).groups
+        if rule.group:
+            matched = rule.pattern.fullmatch(found.name)
+            assert matched is not None
+            candidates = (matched.expand(rule.group), *candidates)
+        return Principal(name, kind, (*candidates[:-1], f"kind:{kind}"))
+
+    def _look_up(self, username: str) -> tuple[str, _Rule | None]:
+        known = self._folded.get(username)
+        if known is not None:
+            return known
+        name, applied = username, None
+        for rule in self._rules:
+            matched = rule.pattern.fullmatch(username)
+            if matched is not None:
+                name, applied = matched.expand(rule.name) or username, rule
+                break
+        if len(self._folded) >= _MEMO_LIMIT:
+            self._folded.clear()
+        self._folded[username] = (name, applied)
+        if applied is not None and name != username:
+            entry = self._report.setdefault(name, {"names": 0, "examples": [], "why": applied.why})
+            entry["names"] += 1
+            if len(entry["examples"]) < _EXAMPLES and username not in entry["examples"]:
+                entry["examples"].append(username)
+        return name, applied
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """What was folded so far: principal -> {names: distinct user names, examples, why}, JSON-ready."""
+        return {
+            name: {**entry, "examples": list(entry["examples"])}
+            for name, entry in sorted(self._report.items())
+        }
+
+
+def merge_reports(reports: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """One `Identity.report` of several, such as those of parallel workers.
+
+    Names seen by two workers count once if both show them as an example, twice if not: the count is an upper bound.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for report in reports:
+        for name, entry in report.items():
+            known = merged.setdefault(name, {"names": 0, "examples": [], "why": entry["why"]})
+            both = set(known["examples"]) & set(entry["examples"])
+            known["names"] += entry["names"] - len(both)
+            known["examples"] = sorted({*known["examples"], *entry["examples"]})[:_EXAMPLES]
+    return dict(sorted(merged.items()))
+
+
+def describe_folds(report: Mapping[str, Mapping[str, Any]], limit: int = 12) -> list[str]:
+    """Lines for a person: what was folded into what, most names first."""
+    ordered = sorted(report.items(), key=lambda item: (-item[1]["names"], item[0]))
+    lines = []
+    for name, entry in ordered[:limit]:
+        examples = ", ".join(entry["examples"][:2])
+        more = entry["names"] - min(2, len(entry["examples"]))
+        lines.append(f"{name} <- {examples}{f' and {more} more' if more > 0 else ''} ({entry['why']})")
+    if len(ordered) > limit:
+        lines.append(f"and {len(ordered) - limit} more; all are in the dataset's card")
+    return lines
+
+
+Profile = Mapping[Any, int]
+"""What a principal did: (verb, resource, namespace), or anything else that is hashable and sortable -> how often."""
+
+COMPARED_LIMIT = 2000
+"""Most principals of a kind that are compared with each other (memory grows with the square): those who act most."""
+
+
+def similarity(profiles: Sequence[Sequence[Profile]]) -> npt.NDArray[np.float64]:
+    """Cosine of every two principals' habits, float64 [N, N].
+
+    Args:
+        profiles: of each principal one or more views, each counting other features (with and without the namespace, say); views
+            weigh the same. Counts enter as the square root of their share (the Hellinger kernel), so that one busy loop does not
+            drown everything else.
+    """
+    count = len(profiles)
+    total = np.zeros((count, count))
+    views = len(profiles[0]) if profiles else 0
+    for view in range(views):
+        index: dict[Any, int] = {}
+        for row in profiles:
+            for key in row[view]:
+                index.setdefault(key, len(index))
+        matrix = np.zeros((count, len(index)))
+        for number, row in enumerate(profiles):
+            whole = sum(row[view].values()) or 1
+            for key, times in row[view].items():
+                matrix[number, index[key]] = np.sqrt(times / whole)
+        total += matrix @ matrix.T
+    return np.asarray(total / max(views, 1))
+
+
+def cluster(similar: npt.NDArray[np.float64], least: float) -> list[list[int]]:
+    """Average-linkage agglomeration of a similarity matrix down to `least`; clusters of two and more, smallest index first."""
+    count = len(similar)
+    linked = similar.copy()
+    np.fill_diagonal(linked, -1.0)
+    sizes = np.ones(count)
+    members: dict[int, list[int]] = {i: [i] for i in range(count)}
+    while len(members) > 1:
+        left, right = divmod(int(linked.argmax()), count)
+        if linked[left, right] < least:
+            break
+        merged = (linked[left] * sizes[left] + linked[right] * sizes[right]) / (sizes[left] + sizes[right])
+        merged[[left, right]] = -1.0
+        merged[linked[left] < 0] = -1.0
+        linked[left], linked[:, left] = merged, merged
+        linked[right], linked[:, right] = -1.0, -1.0
+        sizes[left] += sizes[right]
+        members[left] = sorted([*members[left], *members.pop(right)])
+    return sorted(group for group in members.values() if len(group) > 1)
+
+
+_SHARED = {
+    "group": "is in the group {name}, as are {others}",
+    "account": "has the account name {name}, as have {others} in other namespaces",
+    "namespace": "works in the namespace {name}, as do {others}",
+    "aws-sso": "uses the SSO role {name}, as do {others}",
+}
+_EVERY: Mapping[Kind, str] = {
+    "human": "everybody",
+    "serviceaccount": "every service account",
+    "controller": "every controller",
+    "component": "every component of the control plane",
+    "node": "every node",
+    "anonymous": "all requests without identity",
+}
+_COMPARABLE: frozenset[str] = frozenset(("human", "serviceaccount", "controller", "component"))
+
+
 @dataclass(slots=True)
 class PrincipalTable:
     """Principals and peer groups known from training, as dense ids. Id 0 stands for "never seen".
@@ -61,36 +305,69 @@ class PrincipalTable:
         groups: peer group -> id, from 1.
         group_of: principal name -> its peer group.
         sizes: peer group -> number of members in training.
+        reasons: principal name -> why it is in its peer group, a sentence without its subject.
     """
 
     ids: dict[str, int] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
     group_of: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def fit(cls, principals: Iterable[Principal]) -> PrincipalTable:
-        """Give each principal its narrowest candidate group that has at least two members.
+    def fit(
+        cls,
+        principals: Iterable[Principal],
+        profiles: Mapping[str, Sequence[Profile]] | None = None,
+        similar_from: float = 0.5,
+    ) -> PrincipalTable:
+        """Give each principal its narrowest candidate group in which it is not alone, and say why.
 
         Of a person's groups the smallest is the narrowest; a service account's candidates come in order: accounts of the
-        same name do the same work in other namespaces, which says more than sharing a namespace.
+        same name do the same work in other namespaces, which says more than sharing a namespace. Who would be alone in all of
+        them is grouped with those of its kind who behave alike, if there are any, and else with its whole kind.
+
+        Args:
+            principals: those of the fitting part, one entry a name.
+            profiles: principal name -> views of what it did in the fitting part (see `similarity`). Without them nobody is
+                grouped by behaviour.
+            similar_from: least average similarity of peers by behaviour.
         """
         unique = sorted({p.name: p for p in principals}.values(), key=lambda p: p.name)
-        members = Counter(group for p in unique for group in p.groups)
-        group_of = {
-            p.name: min(
-                (group for group in p.groups if members[group] > 1 or group.startswith("kind:")),
-                key=lambda group, p=p: (members[group] if p.kind == "human" else 0, p.groups.index(group)),  # type: ignore[misc]
-            )
-            for p in unique
-        }
-        sizes = {f"kind:{kind}": members.get(f"kind:{kind}", 0) for kind in KINDS}
-        sizes |= {group: members[group] for group in group_of.values()}
+        group_of = _by_candidates(unique)
+        reasons: dict[str, str] = {}
+        alone = [p for p in unique if group_of[p.name] == f"kind:{p.kind}"]
+        for kind in KINDS:
+            lonely = [p for p in alone if p.kind == kind and profiles and p.name in profiles]
+            if kind not in _COMPARABLE or len(lonely) < 2:
+                continue
+            assert profiles is not None
+            lonely.sort(key=lambda p: (-sum(profiles[p.name][0].values()), p.name))
+            lonely = sorted(lonely[:COMPARED_LIMIT], key=lambda p: p.name)
+            similar = similarity([profiles[p.name] for p in lonely])
+            for found in cluster(similar, similar_from):
+                name = f"similar:{lonely[found[0]].name}"
+                for index in found:
+                    others = sorted((o for o in found if o != index), key=lambda o: (-similar[index, o], o))
+                    group_of[lonely[index].name] = name
+                    reasons[lonely[index].name] = "shares no group or namespace, but behaves like " + _and(
+                        [f"{lonely[other].name} ({similar[index, other]:.0%} alike)" for other in others]
+                    )
+        members: dict[str, list[str]] = {}
+        for name, group in group_of.items():
+            members.setdefault(group, []).append(name)
+        for p in unique:
+            if p.name not in reasons:
+                reasons[p.name] = _reason(p, group_of[p.name], members)
+        candidates = Counter(group for p in unique for group in p.groups)
+        sizes = {f"kind:{kind}": candidates.get(f"kind:{kind}", 0) for kind in KINDS}
+        sizes |= {group: len(names) for group, names in members.items() if not group.startswith("kind:")}
         return cls(
             ids={p.name: index for index, p in enumerate(unique, 1)},
             groups={group: index for index, group in enumerate(sorted(sizes), 1)},
             group_of=group_of,
             sizes=dict(sorted(sizes.items())),
+            reasons=reasons,
         )
 
     def group(self, principal: Principal) -> str:
@@ -102,9 +379,60 @@ class PrincipalTable:
 
     def to_dict(self) -> dict[str, object]:
         """JSON form."""
-        return {"ids": self.ids, "groups": self.groups, "group_of": self.group_of, "sizes": self.sizes}
+        return {
+            "ids": self.ids,
+            "groups": self.groups,
+            "group_of": self.group_of,
+            "sizes": self.sizes,
+            "reasons": self.reasons,
+        }
 
     @classmethod
-    def from_dict(cls, saved: Mapping[str, dict[str, object]]) -> PrincipalTable:
+    def from_dict(cls, saved: Mapping[str, object]) -> PrincipalTable:
         """Inverse of `to_dict`."""
-        return cls(**{name: dict(saved[name]) for name in ("ids", "groups", "group_of", "sizes")})  # type: ignore[arg-type]
+        names = ("ids", "groups", "group_of", "sizes", "reasons")
+        return cls(**{name: dict(cast(Mapping[str, Any], saved[name])) for name in names})
+
+
+def _by_candidates(unique: list[Principal]) -> dict[str, str]:
+    """Principal name -> the narrowest of its candidate groups that somebody else is in as well."""
+    group_of: dict[str, str] = {}
+    members = Counter(group for p in unique for group in p.groups)
+    settled: dict[str, str] = {}
+    while True:
+        group_of = settled | {
+            p.name: min(
+                (group for group in p.groups if members[group] > 1 or group.startswith("kind:")),
+                key=lambda group, p=p: (members[group] if p.kind == "human" else 0, p.groups.index(group)),  # type: ignore[misc]
+            )
+            for p in unique
+            if p.name not in settled
+        }
+        # A group whose other candidates all found a narrower one leaves somebody alone in it, who has to look further.
+        chosen = Counter(group_of.values())
+        deserted = {group for group, count in chosen.items() if count == 1 and not group.startswith("kind:")}
+        if not deserted:
+            return group_of
+        for group in deserted:
+            members[group] = 0
+        settled = {name: group for name, group in group_of.items() if group not in deserted}
+
+
+def _and(names: Sequence[str], limit: int = 3) -> str:
+    """`a, b and 4 others`."""
+    if len(names) > limit:
+        return f"{', '.join(names[:limit])} and {len(names) - limit} others"
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _reason(principal: Principal, group: str, members: Mapping[str, Sequence[str]]) -> str:
+    """Why a principal is in a group that its name or its groups gave it."""
+    sort, _, name = group.partition(":")
+    others = [other for other in members.get(group, ()) if other != principal.name]
+    if sort != "kind":
+        sentence = _SHARED.get(sort, "shares {name} with {others}")
+        return sentence.format(name=name, others=_and(others) or "others")
+    everyone = "compared with " + _EVERY[principal.kind]
+    if principal.kind in ("node", "anonymous", "component"):
+        return f"is {everyone}"
+    return f"shares no group, account name or namespace with anybody and behaves like nobody else: {everyone}"

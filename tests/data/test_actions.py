@@ -43,6 +43,7 @@ def test_fields_of_an_ordinary_read() -> None:
         "traits": "-",
         "images": "-",
         "uri": "-",
+        "owner": "-",
         "hour": "weekday 09",
     }
 
