@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from data.actions import (
     FIELDS,
     STATIC_FIELDS,
-    ActionBatch,
-    ActionEncoder,
     ActionSettings,
     gap_codes,
     stable_hash,
 )
 from data.errors import KubehabitError
-from data.habits import ATTRIBUTES, attribute_hashes
+from data.events import DeadLetter
+from data.habits import ATTRIBUTES
+from data.parts import Part, encode_all, plan
 from data.principals import Principal, PrincipalTable
-from data.reader import DeadLetterFile, read_events
+from data.reader import DeadLetterFile
 from data.sensitivity import Sensitivity
 from data.shipped import shipped
 from data.vocabulary import SPECIALS, UNKNOWN, Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 HOLD_OUT = 0.2
 """Last share of the time span kept from fitting, for calibration."""
 
 VOCABULARY_LIMIT = 2000
+_CHUNK_ROWS = 1 << 18
+_BEGUN = 1_000_000
+"""Requests that have begun and not ended, over all parts: long watches, a few thousand in a busy cluster."""
+
 _DAY = 86_400_000_000
 
 
@@ -69,80 +73,6 @@ class BuildSummary:
         return "\n".join(lines)
 
 
-@dataclass(slots=True)
-class _Columns:
-    """All actions of the logs as arrays, in arrival order."""
-
-    codes: npt.NDArray[np.int32]
-    attributes: npt.NDArray[np.uint64]
-    principal: npt.NDArray[np.int32]
-    time: npt.NDArray[np.int64]
-    sensitivity: npt.NDArray[np.int8]
-
-
-def _read(
-    logs: list[Path],
-    encoder: ActionEncoder,
-    sensitivity: Sensitivity,
-    letters: DeadLetterFile,
-    progress: bool,
-) -> tuple[_Columns, dict[str, int]]:
-    """Read and encode every log."""
-    counts = Counter(events=0, folded=0, dropped=0)
-    batches: list[ActionBatch] = []
-    hashed: list[npt.NDArray[np.uint64]] = []
-    levels: list[npt.NDArray[np.int8]] = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not progress) as bar:
-        task = bar.add_task("reading audit log", total=sum(_size(log) for log in logs))
-        done = 0
-        for log in logs:
-            advance = partial(_advance, bar, task, done)
-            for events in read_events(log, letters, on_bytes=advance):
-                batch = encoder.encode(events)
-                batches.append(batch)
-                hashed.append(attribute_hashes(batch, encoder))
-                levels.append(sensitivity.levels(batch, encoder))
-                counts.update(events=len(events), folded=len(batch.folded), dropped=len(batch.dropped))
-            done += _size(log)
-            bar.update(task, completed=done)
-    if not counts["events"]:
-        unreadable = f" ({letters.count} unreadable records are in {letters.path})" if letters.count else ""
-        raise KubehabitError(
-            f"{', '.join(map(str, logs))}: no audit event found{unreadable}. Give a log of audit.k8s.io/v1 events, one a line."
-        )
-    if encoder.generation != 1:
-        raise KubehabitError(
-            "Over 2,000,000 distinct field values: build the dataset from fewer logs at a time."
-        )
-    codes = [
-        np.stack([batch.codes[field] for field in STATIC_FIELDS], axis=1) for batch in batches if len(batch)
-    ]
-    return _Columns(
-        codes=np.concatenate(codes) if codes else np.empty((0, len(STATIC_FIELDS)), np.int32),
-        attributes=np.concatenate(hashed),
-        principal=np.concatenate([batch.principal for batch in batches]),
-        time=np.concatenate([batch.time for batch in batches]),
-        sensitivity=np.concatenate(levels),
-    ), dict(counts)
-
-
-def _advance(bar: Progress, task: TaskID, before: int, read: int) -> None:
-    bar.update(task, completed=before + read)
-
-
-def _size(log: Path) -> int:
-    try:
-        return log.stat().st_size
-    except OSError as error:
-        raise KubehabitError(f"Cannot read the audit log {log}: {error.strerror}. Check the path.") from error
-
-
 def _iso(microseconds: int) -> str:
     return (
         datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -157,158 +87,183 @@ def build(
     sensitivity: Sequence[Mapping[str, Any]] | None = None,
     hold_out: float = HOLD_OUT,
     dead_letters: Path | None = None,
+    workers: int | None = None,
     progress: bool = True,
 ) -> BuildSummary:
-    """Turn audit logs into a dataset.
+    """Turn audit logs into a dataset, out of core: memory does not grow with the logs.
+
+    A build that was killed continues where it stopped when it is started again with the same logs, settings and `out`.
 
     Args:
         logs: audit logs, in time order.
-        out: folder to write; must not hold a dataset already.
+        out: folder to write; must not hold a finished dataset already.
         settings: encoding choices; those shipped in `configs/actions.yaml` if not given.
         sensitivity: severity rules; those shipped in `configs/sensitivity.yaml` if not given.
         hold_out: last share of the time span, kept for calibration and never fitted on.
         dead_letters: file for unreadable records; `dead-letters.jsonl` in `out` if not given.
+        workers: processes that read logs; all cores if not given.
 
     Raises:
         KubehabitError: no log, no event, one principal only, or `out` is in use.
     """
-    from datasets import Dataset, DatasetDict, Features, List, Value, disable_progress_bars
-
     if (out / "card.json").exists():
         raise KubehabitError(f"{out} already holds a dataset. Choose another --out, or delete it first.")
     if not logs:
         raise KubehabitError("No audit log given: name at least one file.")
-    encoder = ActionEncoder(settings or ActionSettings.from_dict(shipped("actions.yaml")))
+    settings = settings or ActionSettings.from_dict(shipped("actions.yaml"))
     rules = Sensitivity(sensitivity if sensitivity is not None else shipped("sensitivity.yaml")["rules"])
-    letters = DeadLetterFile(dead_letters or out / "dead-letters.jsonl")
-    try:
-        columns, counts = _read(logs, encoder, rules, letters, progress)
-    finally:
-        letters.close()
-    names = [principal.name for principal in encoder.principals]
-    seen = [encoder.principals[code] for code in np.unique(columns.principal)]
-    if len({principal.name for principal in seen}) < 2:
-        raise KubehabitError(
-            f"The log holds one principal only ({seen[0].name if seen else 'none'}): habits are learned by comparison. "
-            "Give a log of the whole cluster, not one filtered to a user."
-        )
-    first, last = int(columns.time.min()), int(columns.time.max())
-    split_at = last - int((last - first) * hold_out)
-    fitting = columns.time < split_at
-    if not fitting.any() or fitting.all():
-        raise KubehabitError(
-            "All events bear the same time, so nothing can be held back for calibration: give a longer log."
-        )
-    vocabulary = Vocabulary.fit(
-        {
-            field: _count(columns.codes[fitting, i], encoder.interners[field].values)
-            for i, field in enumerate(STATIC_FIELDS)
-        },
-        span_days=(split_at - first) / _DAY,
-        limit=VOCABULARY_LIMIT,
-    )
-    table = PrincipalTable.fit(
-        _merge(encoder.principals[code] for code in np.unique(columns.principal[fitting]))
-    )
-
-    # One block of rows per principal, each in arrival order: a window is then a slice.
-    by_name = {name: rank for rank, name in enumerate(sorted(set(names)))}
-    rank = np.array([by_name[name] for name in names], np.int64)[columns.principal]
-    order = np.argsort(rank, kind="stable")
-    rank, time = rank[order], columns.time[order]
-    tokens = _tokens(columns.codes[order], encoder, vocabulary)
-    starts = np.flatnonzero(np.r_[True, rank[1:] != rank[:-1]])
-    first_row = np.repeat(starts, np.diff(np.r_[starts, len(rank)]))
-    gaps = np.maximum(np.diff(time, prepend=time[:1]), 0)
-    gaps[starts] = -1
-    tokens[:, -1] = gap_codes(gaps) + len(SPECIALS)
-
-    by_code = [encoder.principals[code] for code in columns.principal[order][starts]]
-    sizes = np.diff(np.r_[starts, len(rank)])
-    rows = {
-        "principal": np.repeat(np.array([table.ids.get(p.name, 0) for p in by_code], np.int32), sizes),
-        "group": np.repeat(np.array([table.groups[table.group(p)] for p in by_code], np.int32), sizes),
-        "name": np.repeat(np.array([p.name for p in by_code], object), sizes),
-        "kind": np.repeat(np.array([p.kind for p in by_code], object), sizes),
-        "time": time,
-        "arrival": order,
-        "sensitivity": columns.sensitivity[order],
-    }
-    features = Features(
-        {
-            **{name: Value("int32") for name in ("principal", "group")},
-            **{name: Value("string") for name in ("name", "kind")},
-            **{name: Value("int64") for name in ("time", "arrival")},
-            "sensitivity": Value("int8"),
-            "tokens": List(Value("int16"), length=len(FIELDS)),
-            "attributes": List(Value("uint64"), length=len(ATTRIBUTES)),
-        }
-    )
-    import pyarrow as pa
-
-    arrow = pa.table(
-        {
-            **{name: pa.array(column) for name, column in rows.items()},
-            "tokens": pa.FixedSizeListArray.from_arrays(
-                pa.array(tokens.astype(np.int16).ravel()), len(FIELDS)
-            ),
-            "attributes": pa.FixedSizeListArray.from_arrays(
-                pa.array(columns.attributes[order].ravel()), len(ATTRIBUTES)
-            ),
-        },
-        schema=features.arrow_schema,
-    )
-    end = np.arange(len(rank), dtype=np.int64)
-    in_calibration = time >= split_at
-    windows = {
-        split: Dataset.from_dict({"end": end[chosen], "history": (end - first_row)[chosen]})
-        for split, chosen in (("train", ~in_calibration), ("calibration", in_calibration))
-    }
+    jobs = plan(logs)
     out.mkdir(parents=True, exist_ok=True)
-    disable_progress_bars()  # the reader's own bar covers the long part
-    DatasetDict({"actions": Dataset(arrow, fingerprint="actions"), **windows}).save_to_disk(
-        str(out / "arrow")
-    )
-    kinds = Counter({p.name: p.kind for p in by_code}.values())
-    digest = hashlib.sha256()
-    for column in (
-        tokens.astype("<i2"),
-        time.astype("<i8"),
-        columns.attributes[order].astype("<u8"),
-        rows["sensitivity"],
-    ):
-        digest.update(np.ascontiguousarray(column).tobytes())
-    unknown = tokens[in_calibration][:, : -1 if vocabulary.uses_hour else -2] == UNKNOWN
-    card = {
-        "format": FORMAT,
+    parts = encode_all(jobs, out / "parts", settings, rules, workers=workers, progress=progress)
+    letters = DeadLetterFile(dead_letters or out / "dead-letters.jsonl")
+    letters.path.unlink(missing_ok=True)  # of an earlier try; its parts bring the same letters again
+    for part in parts:
+        for line, reason, raw in part.meta["letters"]:
+            letters.add(part.meta["log"], DeadLetter(line, reason, raw.encode()))
+    letters.close()
+    kept = _Kept(parts)
+    counts: Counter[str] = Counter({"events": 0, "folded": kept.repeats, "dropped": 0})
+    for part in parts:
+        counts.update(part.meta["counts"])
+    if not counts["events"]:
+        shutil.rmtree(out / "parts", ignore_errors=True)
+        unreadable = f" ({letters.count} unreadable records are in {letters.path})" if letters.count else ""
+        raise KubehabitError(
+            f"{', '.join(map(str, logs))}: no audit event found{unreadable}. "
+            "Give a log of audit.k8s.io/v1 events, one a line."
+        )
+    span = _Span.of(parts, kept, hold_out)
+    fitted = _fit(parts, kept, span)
+    card = _write(parts, kept, span, fitted, out)
+    card |= {
         "sources": [log.name for log in logs],
         **counts,
-        "actions": len(rank),
         "dead_letters": letters.count,
         "dead_letter_reasons": letters.reasons,
         "dead_letter_file": str(letters.path.name) if letters.count else None,
-        "first": _iso(first),
-        "last": _iso(last),
-        "split_at": _iso(split_at),
-        "train_actions": int((~in_calibration).sum()),
-        "calibration_actions": int(in_calibration.sum()),
-        "principals": dict(sorted(kinds.items())),
-        "vocabulary": dict(zip(FIELDS, vocabulary.sizes, strict=True)),
-        "unknown_share": float(unknown.mean()) if unknown.size else 0.0,
-        "fingerprint": digest.hexdigest(),
     }
     schema = {
-        "settings": encoder.settings.to_dict(),
+        "settings": settings.to_dict(),
         "sensitivity": rules.table,
-        "vocabulary": vocabulary.to_dict(),
-        "principals": table.to_dict(),
+        "vocabulary": fitted.vocabulary.to_dict(),
+        "principals": fitted.table.to_dict(),
+        "names": fitted.names,
+        "kinds": fitted.kinds,
+        "groups": fitted.group_of,
     }
     (out / "schema.json").write_text(json.dumps(schema, indent=1))
     (out / "card.json").write_text(json.dumps(card, indent=1))  # last: its presence says the dataset is whole
+    shutil.rmtree(out / "parts")
     return BuildSummary(out, card)
 
 
-def _merge(principals: Any) -> list[Principal]:
+class _Kept:
+    """Which actions of each part stay: a later stage or a repeat of a request in an earlier part goes.
+
+    Within a part the encoder has seen to that. Across parts a request is known by its hash: those of the two parts
+    before, as the encoder's memory would hold them, and those that had only begun, however long ago.
+    """
+
+    def __init__(self, parts: list[Part]) -> None:
+        self.masks: list[npt.NDArray[np.bool_]] = []
+        self.repeats = 0
+        before: list[npt.NDArray[np.uint64]] = []
+        begun = np.empty(0, np.uint64)
+        for part in parts:
+            if not part.meta["rows"]:
+                self.masks.append(np.empty(0, bool))
+                continue
+            request = np.asarray(part.column("request"))
+            again = np.isin(request, np.concatenate([begun, *before]))
+            self.masks.append(~again)
+            self.repeats += int(again.sum())
+            begun = np.concatenate(
+                [begun[~np.isin(begun, request)], request[np.asarray(part.column("started"))]]
+            )[-_BEGUN:]
+            before = [*before[-1:], request]
+
+    def rows(self) -> int:
+        """Actions in all."""
+        return sum(int(mask.sum()) for mask in self.masks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Time of the first and last action and of the split, microseconds since 1970 UTC."""
+
+    first: int
+    last: int
+    split_at: int
+
+    @classmethod
+    def of(cls, parts: list[Part], kept: _Kept, hold_out: float) -> _Span:
+        edges = [
+            (int(time.min()), int(time.max()))
+            for part, mask in zip(parts, kept.masks, strict=True)
+            if mask.any() and len(time := np.asarray(part.column("time"))[mask])
+        ]
+        if not edges:
+            raise KubehabitError(
+                "Every event of the log is left out by the settings (drop_principals): nothing to learn."
+            )
+        first, last = min(edge[0] for edge in edges), max(edge[1] for edge in edges)
+        if first == last:
+            raise KubehabitError(
+                "All events bear the same time, so nothing can be held back for calibration: give a longer log."
+            )
+        return cls(first, last, last - int((last - first) * hold_out))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """What is learned before anything is written; `names` lists the principals in the order of their blocks of rows."""
+
+    vocabulary: Vocabulary
+    table: PrincipalTable
+    names: list[str]
+    kinds: list[str]
+    group_of: list[str]
+
+
+def _fit(parts: list[Part], kept: _Kept, span: _Span) -> _Fitted:
+    """Vocabulary and principals, from the fitting part alone."""
+    counts: dict[str, Counter[str]] = {field: Counter() for field in STATIC_FIELDS}
+    fitting_principals: list[Principal] = []
+    principals: list[Principal] = []
+    for part, mask in zip(parts, kept.masks, strict=True):
+        if not mask.any():
+            continue
+        fitting = mask & (np.asarray(part.column("time")) < span.split_at)
+        codes = np.asarray(part.column("codes"))[fitting]
+        for i, field in enumerate(STATIC_FIELDS):
+            values = part.meta["values"][field]
+            counted = np.bincount(codes[:, i], minlength=len(values)).tolist()
+            counts[field].update(
+                {value: count for value, count in zip(values, counted, strict=True) if count}
+            )
+        listed = [Principal(name, kind, tuple(groups)) for name, kind, groups in part.meta["principals"]]
+        who = np.asarray(part.column("principal"))
+        fitting_principals += [listed[code] for code in np.unique(who[fitting]).tolist()]
+        principals += [listed[code] for code in np.unique(who[mask]).tolist()]
+    merged = sorted(_merge(principals), key=lambda p: p.name)
+    if len(merged) < 2:  # one has nobody to be compared with
+        raise KubehabitError(
+            f"The log holds one principal only ({merged[0].name}): habits are learned by comparison. "
+            "Give a log of the whole cluster, not one filtered to a user."
+        )
+    table = PrincipalTable.fit(_merge(fitting_principals))
+    return _Fitted(
+        vocabulary=Vocabulary.fit(
+            counts, span_days=(span.split_at - span.first) / _DAY, limit=VOCABULARY_LIMIT
+        ),
+        table=table,
+        names=[p.name for p in merged],
+        kinds=[p.kind for p in merged],
+        group_of=[table.group(p) for p in merged],
+    )
+
+
+def _merge(principals: list[Principal]) -> list[Principal]:
     """One entry a name: groups logged at different times are joined, narrow ones first."""
     merged: dict[str, Principal] = {}
     for principal in principals:
@@ -318,24 +273,215 @@ def _merge(principals: Any) -> list[Principal]:
     return list(merged.values())
 
 
-def _count(codes: npt.NDArray[np.int32], values: list[str]) -> dict[str, int]:
-    counted = np.bincount(codes, minlength=len(values))
-    return {value: int(count) for value, count in zip(values, counted, strict=True) if count}
+_RAW: Mapping[str, tuple[type[np.generic], int]] = {
+    "who": (np.int32, 1),
+    "time": (np.int64, 1),
+    "arrival": (np.int64, 1),
+    "sensitivity": (np.int8, 1),
+    "tokens": (np.int16, len(FIELDS)),
+    "attributes": (np.uint64, len(ATTRIBUTES)),
+}
+"""Columns of the rows: type and width."""
 
 
-def _tokens(
-    codes: npt.NDArray[np.int32], encoder: ActionEncoder, vocabulary: Vocabulary
-) -> npt.NDArray[np.int32]:
-    batch = ActionBatch(
-        event=np.arange(len(codes)),
-        codes={field: codes[:, i] for i, field in enumerate(STATIC_FIELDS)},
-        principal=np.zeros(len(codes), np.int32),
-        time=np.zeros(len(codes), np.int64),
-        principals=[],
-        folded=np.empty(0, np.int64),
-        dropped=np.empty(0, np.int64),
+def _write(parts: list[Part], kept: _Kept, span: _Span, fitted: _Fitted, out: Path) -> dict[str, Any]:
+    """Sort all actions by principal and write them as Arrow; returns the measured half of the card.
+
+    How many rows each principal has is known, so every part's rows can be put where they belong at once (a counting sort on
+    disk), and no more than a part and a chunk are ever in memory.
+    """
+    rank = {name: index for index, name in enumerate(fitted.names)}
+    sizes = np.zeros(len(rank), np.int64)
+    ranks: list[npt.NDArray[np.int32]] = []
+    for part, mask in zip(parts, kept.masks, strict=True):
+        local = np.array([rank.get(name, -1) for name, _, _ in part.meta["principals"]], np.int32)
+        ranks.append(
+            local[np.asarray(part.column("principal"))[mask]] if mask.any() else np.empty(0, np.int32)
+        )
+        sizes += np.bincount(ranks[-1], minlength=len(rank))
+    total = int(sizes.sum())
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    _scatter(parts, kept, ranks, starts.copy(), fitted.vocabulary, out / "parts" / "rows")
+    return _to_arrow(out, total, starts, span, fitted)
+
+
+def _scatter(
+    parts: list[Part],
+    kept: _Kept,
+    ranks: list[npt.NDArray[np.int32]],
+    place: npt.NDArray[np.int64],
+    vocabulary: Vocabulary,
+    folder: Path,
+) -> None:
+    """Write every part's rows to their final places in raw column files. `place`: next free row of each principal."""
+    folder.mkdir(exist_ok=True)
+    last = np.full(len(place), -1, np.int64)
+    arrival = 0
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context((folder / name).open("wb")) for name in _RAW}
+        for part, mask, who in zip(parts, kept.masks, ranks, strict=True):
+            if not len(who):
+                continue
+            order = np.argsort(who, kind="stable")
+            who = who[order]
+            time = np.asarray(part.column("time"))[mask][order]
+            codes = np.asarray(part.column("codes"))[mask][order]
+            tokens = np.empty((len(who), len(FIELDS)), np.int16)
+            for i, field in enumerate(STATIC_FIELDS):
+                tokens[:, i] = vocabulary.table(field, part.meta["values"][field])[codes[:, i]]
+            first = np.flatnonzero(np.r_[True, who[1:] != who[:-1]])
+            gaps = np.maximum(np.diff(time, prepend=time[:1]), 0)
+            gaps[first] = np.where(last[who[first]] < 0, -1, np.maximum(time[first] - last[who[first]], 0))
+            tokens[:, -1] = gap_codes(gaps) + len(SPECIALS)
+            rows: dict[str, npt.NDArray[Any]] = {
+                "who": who,
+                "time": time,
+                "arrival": arrival + order,
+                "sensitivity": np.asarray(part.column("sensitivity"))[mask][order],
+                "tokens": tokens,
+                "attributes": np.asarray(part.column("attributes"))[mask][order],
+            }
+            ends = np.r_[first[1:], len(who)]
+            for begin, end in zip(first.tolist(), ends.tolist(), strict=True):
+                row = int(place[who[begin]])
+                for name, (kind, width) in _RAW.items():
+                    block = np.ascontiguousarray(rows[name][begin:end], kind)
+                    files[name].seek(row * width * block.itemsize)
+                    files[name].write(block.tobytes())
+                place[who[begin]] += end - begin
+                last[who[begin]] = time[end - 1]
+            arrival += len(who)
+
+
+def _to_arrow(
+    out: Path, total: int, starts: npt.NDArray[np.int64], span: _Span, fitted: _Fitted
+) -> dict[str, Any]:
+    """Raw columns -> a `datasets` folder, chunk by chunk; returns what was measured on the way."""
+    table, vocabulary = fitted.table, fitted.vocabulary
+    principal_of = np.array([table.ids.get(name, 0) for name in fitted.names], np.int32)
+    group_of = np.array([table.groups[group] for group in fitted.group_of], np.int32)
+    digest = hashlib.sha256()
+    unknown = [0, 0]
+    held_back = 0
+    known_fields = slice(None, -1) if vocabulary.uses_hour else slice(None, -2)
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(ArrowFolder(out / "arrow", _features()))
+        files = {name: stack.enter_context((out / "parts" / "rows" / name).open("rb")) for name in _RAW}
+        for begin in range(0, total, _CHUNK_ROWS):
+            count = min(_CHUNK_ROWS, total - begin)
+            rows = {
+                name: np.fromfile(files[name], kind, count * width).reshape(
+                    (count, width) if width > 1 else count
+                )
+                for name, (kind, width) in _RAW.items()
+            }
+            for name in ("tokens", "time", "attributes", "sensitivity"):
+                digest.update(rows[name].astype(rows[name].dtype.newbyteorder("<"), copy=False).tobytes())
+            who, end = rows["who"], np.arange(begin, begin + count)
+            late = rows["time"] >= span.split_at
+            held_back += int(late.sum())
+            judged = rows["tokens"][late][:, known_fields]
+            unknown[0] += int((judged == UNKNOWN).sum())
+            unknown[1] += judged.size
+            write("actions", rows | {"principal": principal_of[who], "group": group_of[who]})
+            history = end - starts[who]
+            for split, chosen in (("train", ~late), ("calibration", late)):
+                write(split, {"end": end[chosen], "history": history[chosen]})
+    kinds = Counter(fitted.kinds)
+    if not 0 < held_back < total:
+        raise KubehabitError("Nothing lies before or after the split: give a longer log.")
+    return {
+        "format": FORMAT,
+        "actions": total,
+        "first": _iso(span.first),
+        "last": _iso(span.last),
+        "split_at": _iso(span.split_at),
+        "train_actions": total - held_back,
+        "calibration_actions": held_back,
+        "principals": dict(sorted(kinds.items())),
+        "vocabulary": dict(zip(FIELDS, vocabulary.sizes, strict=True)),
+        "unknown_share": unknown[0] / max(unknown[1], 1),
+        "fingerprint": digest.hexdigest(),
+    }
+
+
+def _features() -> dict[str, Any]:
+    from datasets import Features, List, Value
+
+    window = Features({"end": Value("int64"), "history": Value("int64")})
+    actions = Features(
+        {
+            **{name: Value("int32") for name in ("who", "principal", "group")},
+            **{name: Value("int64") for name in ("time", "arrival")},
+            "sensitivity": Value("int8"),
+            "tokens": List(Value("int16"), length=len(FIELDS)),
+            "attributes": List(Value("uint64"), length=len(ATTRIBUTES)),
+        }
     )
-    return vocabulary.encode(batch, encoder)
+    return {"actions": actions, "train": window, "calibration": window}
+
+
+class ArrowFolder:
+    """Writes a folder that `datasets.load_from_disk` opens memory-mapped, chunk by chunk.
+
+    `Dataset.save_to_disk` wants the whole dataset first; this is the same layout, written as the rows come.
+
+    Args:
+        folder: to write.
+        features: split -> `datasets.Features`.
+    """
+
+    def __init__(self, folder: Path, features: dict[str, Any]) -> None:
+        self._folder, self._features = folder, features
+        self._stack = contextlib.ExitStack()
+        self._writers: dict[str, Any] = {}
+
+    def __enter__(self) -> ArrowFolder:
+        import pyarrow as pa
+
+        shutil.rmtree(self._folder, ignore_errors=True)
+        for split, features in self._features.items():
+            (self._folder / split).mkdir(parents=True)
+            sink = self._stack.enter_context(pa.OSFile(str(self._folder / split / _ARROW_FILE), "wb"))
+            self._writers[split] = self._stack.enter_context(pa.ipc.new_stream(sink, features.arrow_schema))
+        return self
+
+    def __call__(self, split: str, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Append rows: a one-dimensional array for a value, two-dimensional for a list of fixed length."""
+        import pyarrow as pa
+
+        schema = self._features[split].arrow_schema
+        arrays = [
+            pa.FixedSizeListArray.from_arrays(pa.array(columns[name].ravel()), columns[name].shape[1])
+            if columns[name].ndim > 1
+            else pa.array(columns[name], schema.field(name).type)
+            for name in schema.names
+        ]
+        arrays = [
+            array.cast(schema.field(name).type) for array, name in zip(arrays, schema.names, strict=True)
+        ]
+        self._writers[split].write_batch(pa.record_batch(arrays, schema=schema))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        from datasets import DatasetInfo
+
+        self._stack.close()
+        if kind is not None:
+            return
+        for split, features in self._features.items():
+            DatasetInfo(features=features).write_to_directory(str(self._folder / split))
+            state: dict[str, Any] = {
+                "_data_files": [{"filename": _ARROW_FILE}],
+                "_fingerprint": f"kubehabit-{split}",
+                **dict.fromkeys(("_format_columns", "_format_type", "_split")),
+                "_format_kwargs": {},
+                "_output_all_columns": False,
+            }
+            (self._folder / split / "state.json").write_text(json.dumps(state))
+        (self._folder / "dataset_dict.json").write_text(json.dumps({"splits": list(self._features)}))
+
+
+_ARROW_FILE = "data-00000-of-00001.arrow"
 
 
 @dataclass(slots=True)
@@ -346,7 +492,7 @@ class ActionTable:
         tokens: int16 [N, fields]; rows of one principal lie together in arrival order.
         attributes: uint64 [N, attributes], stable hashes for habits.
         principal, group: int32 [N], ids of the principal table (0 = not in the fitting part).
-        name, kind: object [N].
+        name, kind: object [N], of the principal.
         time: int64 [N], microseconds since 1970 UTC.
         arrival: int64 [N], position in the log.
         sensitivity: int8 [N], level in data.sensitivity.LEVELS.
@@ -407,6 +553,7 @@ def load(path: Path) -> ActionTable:
     schema = json.loads((path / "schema.json").read_text())
     stored = load_from_disk(str(path / "arrow"))
     actions = stored["actions"].data.table.combine_chunks()
+    who = actions.column("who").to_numpy()
 
     def column(name: str) -> npt.NDArray[Any]:
         return cast(npt.NDArray[Any], actions.column(name).to_numpy(zero_copy_only=False))
@@ -418,10 +565,9 @@ def load(path: Path) -> ActionTable:
     return ActionTable(
         tokens=matrix("tokens", len(FIELDS)),
         attributes=matrix("attributes", len(ATTRIBUTES)),
-        **{
-            name: column(name)
-            for name in ("principal", "group", "name", "kind", "time", "arrival", "sensitivity")
-        },
+        **{name: column(name) for name in ("principal", "group", "time", "arrival", "sensitivity")},
+        name=np.array(schema["names"], object)[who],
+        kind=np.array(schema["kinds"], object)[who],
         windows={
             split: np.stack([np.asarray(stored[split]["end"]), np.asarray(stored[split]["history"])], axis=1)
             for split in ("train", "calibration")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,10 @@ class Vocabulary:
             return found
         return next((ids[wider] for wider in back_offs(field, value) if wider in ids), UNKNOWN)
 
+    def table(self, field: str, values: Sequence[str]) -> npt.NDArray[np.int32]:
+        """Token ids of values, int32 [values]."""
+        return np.array([self.token(field, value) for value in values], np.int32)
+
     def encode(self, batch: ActionBatch, encoder: ActionEncoder) -> npt.NDArray[np.int32]:
         """Token ids of the static fields, int32 [N, fields]; the gap column is left at 0 for the sequence to fill."""
         if encoder.generation != self._generation:
@@ -109,8 +113,7 @@ class Vocabulary:
             table = self._tables[field]
             values = encoder.interners[field].values
             if len(table) < len(values):
-                fresh = [self.token(field, value) for value in values[len(table) :]]
-                table = self._tables[field] = np.concatenate([table, np.array(fresh, np.int32)])
+                table = self._tables[field] = np.concatenate([table, self.table(field, values[len(table) :])])
             out[:, column] = table[batch.codes[field]]
         return out
 

@@ -1,16 +1,23 @@
 """Datasets: everything accounted for, split by time, the same every time."""
 
+import contextlib
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.actions import FIELDS, GAPS
+from data import parts
+from data.actions import FIELDS, GAPS, ActionSettings
 from data.dataset import build, load
 from data.errors import KubehabitError
+from data.sensitivity import Sensitivity
+from data.shipped import shipped
 from data.vocabulary import HOUR_NEEDS_DAYS, MASK, PAD, SPECIALS, UNKNOWN, Vocabulary
-from tests.conftest import Trained
+from tests.conftest import ROOT, Trained
 from tests.data.samples import event
 
 
@@ -89,7 +96,7 @@ def test_the_vocabulary_knows_nothing_of_the_held_back_part(
         ([], "no audit event found"),
         ([b"hello", b"{}"], "2 unreadable records"),
         (
-            [event(auditID=f"{i}", stageTimestamp=f"2026-01-05T09:30:{i:02d}Z") for i in range(30)],
+            [event(auditID=f"{i}", requestReceivedTimestamp=f"2026-01-05T09:30:{i:02d}Z") for i in range(30)],
             "one principal only",
         ),
     ],
@@ -109,6 +116,94 @@ def test_a_dataset_is_not_overwritten(trained: Trained) -> None:
 def test_loading_nothing_says_how_to_build(tmp_path: Path) -> None:
     with pytest.raises(KubehabitError, match="kubehabit data build"):
         load(tmp_path)
+
+
+def card_of(log: Path, out: Path, **options: int) -> dict[str, object]:
+    return build([log], out, progress=False, **options).card
+
+
+def test_cutting_the_work_into_parts_changes_nothing(
+    tmp_path: Path, normal_lines: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many parts and ranges, several processes or one: the same dataset, byte for byte of what is fingerprinted."""
+    bad = [*normal_lines[:2000], b"{broken", *normal_lines[2000:4000], b"[]", *normal_lines[4000:6000]]
+    log = write(tmp_path / "log", bad)
+    whole = card_of(log, tmp_path / "whole", workers=1)
+    letters = (tmp_path / "whole" / "dead-letters.jsonl").read_text()
+    monkeypatch.setattr(parts, "RANGE_BYTES", 1 << 20)
+    cut = card_of(log, tmp_path / "cut", workers=1)
+    monkeypatch.setattr(parts, "PART_ACTIONS", 700)
+    small = card_of(log, tmp_path / "small", workers=1)
+    assert whole == cut == small
+    assert [json.loads(line)["line"] for line in letters.splitlines()] == [2001]
+    assert letters == (tmp_path / "small" / "dead-letters.jsonl").read_text()
+    assert card_of(log, tmp_path / "parallel", workers=2) == whole
+
+
+def test_a_request_whose_stages_lie_far_apart_is_one_action(
+    tmp_path: Path, normal_lines: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PART_ACTIONS", 500)
+    watch = {
+        "auditID": "long",
+        "verb": "watch",
+        "requestURI": "/api/v1/pods?watch=true",
+        "requestReceivedTimestamp": "2026-11-23T14:00:00Z",
+    }
+    begun, ended = event(stage="ResponseStarted", **watch), event(**watch)
+    log = write(tmp_path / "log", [begun, *normal_lines[:4000], ended])
+    card = card_of(log, tmp_path / "out", workers=1)
+    without = card_of(
+        write(tmp_path / "without", [begun, *normal_lines[:4000]]), tmp_path / "out2", workers=1
+    )
+    assert card["actions"] == without["actions"]
+    assert card["fingerprint"] == without["fingerprint"]
+    assert card["events"] == card["actions"] + card["folded"] + card["dropped"]  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_a_killed_build_continues_where_it_stopped(tmp_path: Path, normal_lines: list[bytes]) -> None:
+    log = write(tmp_path / "log", normal_lines)
+    script = (
+        "import sys; from pathlib import Path; from data import parts; from data.dataset import build\n"
+        "parts.RANGE_BYTES = 1 << 20\n"
+        "build([Path(sys.argv[1])], Path(sys.argv[2]), workers=1, progress=False)\n"
+    )
+    command = [sys.executable, "-c", script, str(log), str(tmp_path / "out")]
+    folder = tmp_path / "out" / "parts"
+    process = subprocess.Popen(command, cwd=ROOT)
+    while process.poll() is None and len(list(folder.glob("*.done"))) < 3:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() != 0, "the build ended before it could be killed"
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("*.done")}
+    assert finished
+    (folder / "000099-000000.draft").mkdir()  # what a kill in mid-write leaves
+    build_again = subprocess.Popen(command, cwd=ROOT)
+    kept: set[Path] = set()
+    while build_again.poll() is None:
+        for path, written in finished.items():
+            with contextlib.suppress(FileNotFoundError):
+                assert path.stat().st_mtime_ns == written, "a finished part was done again"
+                kept.add(path)
+        time.sleep(0.02)
+    assert build_again.returncode == 0
+    assert kept == set(finished)
+    whole = card_of(log, tmp_path / "whole", workers=1)
+    assert json.loads((tmp_path / "out" / "card.json").read_text()) == whole
+    assert not folder.exists()
+
+
+def test_parts_of_other_settings_are_not_used(tmp_path: Path, normal_lines: list[bytes]) -> None:
+    log = write(tmp_path / "log", normal_lines[:2000])
+    jobs = parts.plan([log])
+    rules = Sensitivity(shipped("sensitivity.yaml")["rules"])
+    first = parts.encode_all(jobs, tmp_path / "parts", ActionSettings(), rules, progress=False)
+    written = (first[0].path / "part.json").stat().st_mtime_ns
+    parts.encode_all(jobs, tmp_path / "parts", ActionSettings(), rules, progress=False)
+    assert (first[0].path / "part.json").stat().st_mtime_ns == written
+    parts.encode_all(jobs, tmp_path / "parts", ActionSettings(trusted_hops=0), rules, progress=False)
+    assert (first[0].path / "part.json").stat().st_mtime_ns != written
 
 
 def test_a_rare_value_falls_back_on_a_broader_one() -> None:

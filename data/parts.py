@@ -1,0 +1,312 @@
+"""The first half of a dataset build: logs -> encoded parts on disk, in parallel over cores, resumable after a kill.
+
+A part is a bounded stretch of one log, encoded by itself: columns as `.npy`, and the values its codes stand for. A part
+appears under its name only when it is whole, so what a killed build has finished is used by the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from data.actions import STATIC_FIELDS, ActionBatch, ActionEncoder, ActionSettings
+from data.errors import KubehabitError
+from data.events import MAX_EVENT_BYTES, AuditEvent, DeadLetter, decode_lines
+from data.habits import attribute_hashes, mix
+from data.reader import read_events
+from data.sensitivity import Sensitivity
+
+PART_ACTIONS = 100_000
+"""Actions in a part: bounds the memory of a worker, and what a kill can cost."""
+
+RANGE_BYTES = 64 << 20
+"""Uncompressed logs are cut into ranges of this size, so that one large file keeps every core busy."""
+
+COLUMNS = ("codes", "attributes", "principal", "time", "sensitivity", "request", "started")
+_MANIFEST = 2
+_CHUNK_LINES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A stretch of a log that one worker reads: the whole of it, or a range of bytes of an uncompressed one."""
+
+    log: Path
+    index: int
+    begin: int
+    end: int | None
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Sorts in log order."""
+        return f"{self.index:06d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A finished part.
+
+    Attributes:
+        path: its folder.
+        meta: counts, values of each field by code, principals by code.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One column, memory-mapped."""
+        return cast(npt.NDArray[Any], np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+
+
+def _is_plain(log: Path) -> bool:
+    """Whether a log is uncompressed with one native event a line, and so can be entered anywhere."""
+    with log.open("rb") as raw:
+        start = raw.readline(MAX_EVENT_BYTES)
+    decoded = decode_lines([start])
+    return len(decoded.events) == 1 and not decoded.dead
+
+
+def _read_range(job: Job, writer: _Writer) -> Iterator[list[AuditEvent]]:
+    """Events whose lines begin in a range of an uncompressed log."""
+    assert job.end is not None
+    with job.log.open("rb") as raw:
+        if job.begin:
+            raw.seek(job.begin - 1)
+            raw.readline()  # the line that crosses into the range belongs to the one before
+        lines: list[bytes] = []
+        first = 1
+        while True:
+            line = raw.readline(MAX_EVENT_BYTES + 2) if raw.tell() < job.end else b""
+            if line:
+                complete = line.endswith(b"\n")
+                lines.append(line[:-1] if complete else line)
+                while not complete and len(line) > MAX_EVENT_BYTES:  # skip the rest of an oversized line
+                    rest = raw.readline(1 << 20)
+                    complete = not rest or rest.endswith(b"\n")
+            if lines and (not line or len(lines) == _CHUNK_LINES):
+                decoded = decode_lines(lines, first)
+                for letter in decoded.dead:
+                    writer.dead(letter)
+                if decoded.events:
+                    yield decoded.events
+                first += len(lines)
+                lines = []
+            if not line:
+                writer.lines = first - 1
+                return
+
+
+def plan(logs: list[Path]) -> list[Job]:
+    """Cut logs into jobs, in log order.
+
+    Raises:
+        KubehabitError: a log cannot be read.
+    """
+    jobs: list[Job] = []
+    for log in logs:
+        try:
+            size = log.stat().st_size
+        except OSError as error:
+            raise KubehabitError(
+                f"Cannot read the audit log {log}: {error.strerror}. Check the path."
+            ) from error
+        if size > RANGE_BYTES and _is_plain(log):
+            edges = [*range(0, size, RANGE_BYTES), size]
+            for begin, end in itertools.pairwise(edges):
+                jobs.append(Job(log, len(jobs), begin, end, end - begin))
+        else:
+            jobs.append(Job(log, len(jobs), 0, None, size))
+    return jobs
+
+
+def request_hashes(events: list[AuditEvent], batch: ActionBatch) -> npt.NDArray[np.uint64]:
+    """What identifies the request of each action across parts, uint64 [N]: its audit ID and the server's own time."""
+    texts = [events[i].auditID.encode()[:64] for i in batch.event.tolist()]
+    words = np.array(texts, "S64").view(np.uint64).reshape(-1, 8) if texts else np.empty((0, 8), np.uint64)
+    hashed = batch.time.view(np.uint64)
+    for column in words.T:
+        hashed = mix(hashed, column)
+    return hashed
+
+
+class _Writer:
+    """Collects the batches of a job and writes them as parts."""
+
+    def __init__(self, folder: Path, job: Job, settings: ActionSettings, rules: Sensitivity) -> None:
+        self.folder, self.job, self.settings, self.rules = folder, job, settings, rules
+        self.written = 0
+        self.lines = 0
+        self._restart()
+
+    def _restart(self) -> None:
+        self.encoder = ActionEncoder(self.settings)
+        self.columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in COLUMNS}
+        self.rows = 0
+        self.counts: Counter[str] = Counter(events=0, folded=0, dropped=0)
+        self.letters: list[tuple[int, str, str]] = []
+
+    def add(self, events: list[AuditEvent]) -> None:
+        batch = self.encoder.encode(events)
+        columns = self.columns
+        columns["codes"].append(np.stack([batch.codes[field] for field in STATIC_FIELDS], axis=1))
+        columns["attributes"].append(attribute_hashes(batch, self.encoder))
+        columns["principal"].append(batch.principal)
+        columns["time"].append(batch.time)
+        columns["sensitivity"].append(self.rules.levels(batch, self.encoder))
+        columns["request"].append(request_hashes(events, batch))
+        columns["started"].append(
+            np.array([events[i].stage == "ResponseStarted" for i in batch.event.tolist()], bool)
+        )
+        self.rows += len(batch)
+        self.counts.update(events=len(events), folded=len(batch.folded), dropped=len(batch.dropped))
+        if self.rows >= PART_ACTIONS:
+            self.flush()
+
+    def dead(self, letter: DeadLetter) -> None:
+        self.letters.append((letter.line, letter.reason, letter.raw.decode("utf-8", "backslashreplace")))
+
+    def flush(self) -> None:
+        """Write what was collected as one part; it gets its name when it is whole."""
+        if not self.counts["events"] and not self.letters:
+            return
+        path = self.folder / f"{self.job.name}-{self.written:06d}"
+        draft = path.with_suffix(".draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        for name, arrays in self.columns.items():
+            if arrays:
+                np.save(draft / f"{name}.npy", np.concatenate(arrays), allow_pickle=False)
+        encoder = self.encoder
+        meta = {
+            "rows": self.rows,
+            "counts": dict(self.counts),
+            "letters": self.letters,
+            "log": self.job.log.name,
+            "values": {field: encoder.interners[field].values for field in STATIC_FIELDS},
+            "principals": [[p.name, p.kind, list(p.groups)] for p in encoder.principals],
+        }
+        (draft / "part.json").write_text(json.dumps(meta))
+        shutil.rmtree(path, ignore_errors=True)
+        draft.rename(path)
+        self.written += 1
+        self._restart()
+
+
+class _Dead:
+    """Passes dead letters of the reader on to a job's writer."""
+
+    def __init__(self, writer: _Writer) -> None:
+        self._writer = writer
+
+    def add(self, source: str, letter: DeadLetter) -> None:  # noqa: ARG002 - the part knows its log
+        self._writer.dead(letter)
+
+
+def encode_job(job: Job, folder: Path, settings: dict[str, Any], rules: list[dict[str, Any]]) -> int:
+    """Encode one job into parts; returns how many. Runs in a worker process."""
+    writer = _Writer(folder, job, ActionSettings.from_dict(settings), Sensitivity(rules))
+    chunks = read_events(job.log, _Dead(writer)) if job.end is None else _read_range(job, writer)
+    for events in chunks:
+        writer.add(events)
+    writer.flush()
+    note = folder / f"{job.name}.draft"
+    note.write_text(json.dumps({"parts": writer.written, "lines": writer.lines}))
+    note.rename(folder / f"{job.name}.done")
+    return writer.written
+
+
+def _manifest(jobs: list[Job], settings: dict[str, Any], rules: list[dict[str, Any]]) -> str:
+    """Changes when the parts of an earlier build would no longer be right."""
+    logs = {str(job.log.absolute()): [job.log.stat().st_size, job.log.stat().st_mtime_ns] for job in jobs}
+    described = json.dumps([_MANIFEST, PART_ACTIONS, RANGE_BYTES, logs, settings, rules], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+def encode_all(
+    jobs: list[Job],
+    folder: Path,
+    settings: ActionSettings,
+    rules: Sensitivity,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+) -> list[Part]:
+    """Encode all jobs, continuing where an earlier, killed build of the same logs and settings stopped.
+
+    Args:
+        jobs: from `plan`.
+        folder: for the parts.
+        workers: processes; all cores if not given, and none but this one if 1.
+
+    Returns:
+        The parts in log order.
+    """
+    described = _manifest(jobs, settings.to_dict(), rules.table)
+    note = folder / "manifest"
+    if not note.exists() or note.read_text() != described:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        note.write_text(described)
+    todo = [job for job in jobs if not (folder / f"{job.name}.done").exists()]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not progress) as bar:
+        done = sum(job.size for job in jobs) - sum(job.size for job in todo)
+        task = bar.add_task("reading audit log", total=sum(job.size for job in jobs), completed=done)
+        count = min(workers or os.cpu_count() or 1, len(todo))
+        arguments = (folder, settings.to_dict(), rules.table)
+        if count <= 1:
+            for job in todo:
+                encode_job(job, *arguments)
+                bar.update(task, advance=job.size)
+        else:
+            _in_parallel(todo, arguments, count, bar, task)
+    return list(_parts(jobs, folder))
+
+
+def _in_parallel(
+    todo: list[Job], arguments: tuple[Any, ...], count: int, bar: Progress, task: TaskID
+) -> None:
+    """Keep `count` workers busy. Spawned, not forked: a fork of a process with threads may lock up."""
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(encode_job, job, *arguments): job for job in todo}
+        try:
+            for future in as_completed(running):
+                future.result()
+                bar.update(task, advance=running[future].size)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _parts(jobs: list[Job], folder: Path) -> Iterator[Part]:
+    lines = 0  # before this job, in its log
+    for job in jobs:
+        done = json.loads((folder / f"{job.name}.done").read_text())
+        lines = lines if job.begin else 0
+        for number in range(done["parts"]):
+            path = folder / f"{job.name}-{number:06d}"
+            meta = json.loads((path / "part.json").read_text())
+            meta["letters"] = [(line + lines, reason, raw) for line, reason, raw in meta["letters"]]
+            yield Part(path, meta)
+        lines += done["lines"]
