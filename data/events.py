@@ -1,23 +1,31 @@
 """Decoding of audit.k8s.io events, with a compiled decoder that reads only the fields that are needed.
 
-Field names are those of the Kubernetes API (`k8s.io/apiserver/pkg/apis/audit/v1`).
+Field names are those of the Kubernetes API (`k8s.io/apiserver/pkg/apis/audit/v1`). What is no plain event (a list, a
+cloud's envelope) is opened by `data.sources`, and only after the plain decoder has refused it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import NamedTuple
+from datetime import date
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from data.errors import KubehabitError
 
+if TYPE_CHECKING:
+    from data.sources import Sources
+
 API_VERSIONS = ("audit.k8s.io/v1", "audit.k8s.io/v1beta1")
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 """The API server refuses request bodies over 3 MiB; a line over this is no audit event but damage."""
+MAX_UNPACKED_BYTES = 8 * MAX_EVENT_BYTES
+"""Bound on what the compressed parts inside one record may unpack to."""
 
 
 class User(msgspec.Struct, gc=False):
@@ -44,8 +52,12 @@ class Status(msgspec.Struct, gc=False):
     code: int = 0
 
 
-class AuditEvent(msgspec.Struct):
-    """One stage of one request, as the API server wrote it; only the fields kubehabit uses."""
+class AuditEvent(msgspec.Struct, gc=False):
+    """One stage of one request, as the API server wrote it; only the fields kubehabit uses.
+
+    `cluster` is the one field no API server writes: it keeps apart the clusters of a log that several ship to. It is set from
+    a cloud's envelope, or by a shipper that adds the key `kubehabit.cluster` to plain events.
+    """
 
     auditID: str
     stage: str
@@ -62,12 +74,8 @@ class AuditEvent(msgspec.Struct):
     requestReceivedTimestamp: str = ""
     stageTimestamp: str = ""
     annotations: dict[str, str] | None = None
-
-
-class _EventList(msgspec.Struct):
-    kind: str = ""
-    apiVersion: str = ""
-    items: list[msgspec.Raw] | None = None
+    level: str = ""
+    cluster: str = msgspec.field(default="", name="kubehabit.cluster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +88,48 @@ class DeadLetter:
 
 
 class Decoded(NamedTuple):
-    """The good events in their order, each with its line, and the records that could not be read."""
+    """The good events in their order, each with its line, and what else was in the input.
+
+    Attributes:
+        events: the events that could be read.
+        lines: the line of each event, from 1; the position in the list if the input was one list.
+        dead: the records that could not be read.
+        skipped: what a shared log holds besides audit events and is left out on purpose: reason -> records.
+    """
 
     events: list[AuditEvent]
     lines: list[int]
     dead: list[DeadLetter]
+    skipped: Mapping[str, int] = MappingProxyType({})
 
 
 _EVENT = msgspec.json.Decoder(AuditEvent)
-_LIST = msgspec.json.Decoder(_EventList)
-_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
+_HOUR = r"(?:[01]\d|2[0-3]):[0-5]\d"
+_TIMESTAMP = re.compile(rf"(\d{{4}}-\d\d-\d\d)T{_HOUR}:[0-5]\d(?:\.\d{{1,9}})?(?:Z|[+-]{_HOUR})", re.ASCII)
 
 
-def _is_time(text: str) -> bool:
-    """Whether a text is an RFC 3339 time that exists (no 31 February)."""
-    if not _TIMESTAMP.fullmatch(text):
-        return False
+@lru_cache(maxsize=4096)
+def _is_date(text: str) -> bool:
     try:
-        datetime.fromisoformat(text)
+        date.fromisoformat(text)
     except ValueError:
         return False
     return True
 
 
-def _decode_one(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
-    """Decode one event or raise ValueError with the reason. `version` is that of an enclosing list."""
-    event = _EVENT.decode(raw)
+def is_time(text: str) -> bool:
+    """Whether a text is an RFC 3339 time that exists (no 31 February)."""
+    match = _TIMESTAMP.fullmatch(text)
+    return match is not None and _is_date(match[1])
+
+
+def check(event: AuditEvent, version: str = "") -> None:
+    """Raise ValueError with the reason if an event cannot be used.
+
+    Args:
+        event: a decoded event.
+        version: API version of an enclosing list, for an item that has none of its own.
+    """
     found = event.apiVersion or version
     if found not in API_VERSIONS:
         raise ValueError(
@@ -115,85 +138,127 @@ def _decode_one(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
         )
     if not event.auditID:
         raise ValueError("auditID is empty, so the event could never be cited as evidence")
-    if not _is_time(event.requestReceivedTimestamp or event.stageTimestamp):
+    if not is_time(event.requestReceivedTimestamp or event.stageTimestamp):
         raise ValueError("neither requestReceivedTimestamp nor stageTimestamp holds an RFC 3339 time")
+
+
+def decode_event(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
+    """Decode one audit.k8s.io event.
+
+    Args:
+        raw: JSON of the event alone.
+        version: API version of an enclosing list, for an item that has none of its own.
+
+    Raises:
+        msgspec.MsgspecError, ValueError, RecursionError: it is none; `why` puts that into words.
+    """
+    event = _EVENT.decode(raw)
+    check(event, version)
     return event
 
 
-def _reason(error: Exception) -> str:
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding may raise on bad input."""
+
+
+def why(error: Exception) -> str:
+    """Reason for a dead letter. The part before the first colon is its kind."""
     if isinstance(error, msgspec.ValidationError):
         return f"not an audit event: {error}"
     if isinstance(error, msgspec.DecodeError | UnicodeDecodeError):
         return f"not JSON: {error}"
+    if isinstance(error, RecursionError):
+        return "not an audit event: nested too deep"
     return str(error)
 
 
-def decode_lines(lines: Iterable[bytes], first_line: int = 1) -> Decoded:
-    """Decode newline-delimited events; a line that cannot be read becomes a dead letter with its reason.
+def decode_lines(lines: Iterable[bytes], first_line: int = 1, sources: Sources | None = None) -> Decoded:
+    """Decode records, one a line; a line that cannot be read becomes a dead letter with its reason.
 
-    A line holding an EventList (some shippers write one batch a line) yields its items.
+    A line may hold an event, an EventList, a cloud's envelope, or several such objects without a space between them.
+
+    Args:
+        lines: the records.
+        first_line: number of the first.
+        sources: what remembers the formats of a stream; give the same one for all of a log.
+    """
+    return decode_numbered(enumerate(lines, first_line), sources)
+
+
+def decode_numbered(
+    records: Iterable[tuple[int, bytes]],
+    sources: Sources | None = None,
+    stop: Callable[[int, bytes], bool] | None = None,
+) -> Decoded:
+    """As `decode_lines`, for records that bring their line numbers along.
+
+    `stop` is asked about each line that is no plain event; if it says yes, that line is left to the caller and no more are taken.
     """
     events: list[AuditEvent] = []
     numbers: list[int] = []
     dead: list[DeadLetter] = []
-    for number, line in enumerate(lines, first_line):
+    skipped: dict[str, int] = {}
+    decode, usual = _EVENT.decode, API_VERSIONS[0]
+    native = 0
+    for number, line in records:
         if len(line) > MAX_EVENT_BYTES:
-            dead.append(DeadLetter(number, f"longer than {MAX_EVENT_BYTES} bytes", line[:1024]))
+            dead.append(DeadLetter(number, f"longer than {MAX_EVENT_BYTES} bytes", bytes(line[:1024])))
             continue
         try:
-            events.append(_decode_one(line))
+            event = decode(line)
+            if event.apiVersion != usual or not event.auditID or not is_time(event.requestReceivedTimestamp):
+                check(event)
+            events.append(event)
             numbers.append(number)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            native += 1
+        except UNREADABLE as error:
             if not line.strip():
                 continue
-            nested = _decode_list(line)
-            if nested is None:
-                dead.append(DeadLetter(number, _reason(error), bytes(line)))
+            if stop is not None and stop(number, line):
+                break
+            if sources is None:
+                sources = _new_sources()
+            found = sources.open(line)
+            if found is None:
+                dead.append(DeadLetter(number, why(error), bytes(line)))
                 continue
-            events += nested.events
-            numbers += [number] * len(nested.events)
-            dead += [DeadLetter(number, letter.reason, letter.raw) for letter in nested.dead]
-    return Decoded(events, numbers, dead)
+            events += found.events
+            numbers += [number] * len(found.events)
+            dead += [DeadLetter(number, reason, raw) for _, reason, raw in found.dead]
+            for reason, count in found.skipped.items():
+                skipped[reason] = skipped.get(reason, 0) + count
+    if sources is not None and native:
+        sources.records["native"] += native
+    return Decoded(events, numbers, dead, skipped)
 
 
-def _decode_list(body: bytes) -> Decoded | None:
-    """Decode an EventList or a JSON list of events; None when `body` is neither."""
-    version = ""
-    try:
-        if body.lstrip()[:1] == b"[":
-            items = _RAW_LIST.decode(body)
-        else:
-            listed = _LIST.decode(body)
-            if listed.items is None or listed.kind not in ("EventList", ""):
-                return None
-            items, version = listed.items, listed.apiVersion
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-    events: list[AuditEvent] = []
-    numbers: list[int] = []
-    dead: list[DeadLetter] = []
-    for position, item in enumerate(items, 1):
-        try:
-            events.append(_decode_one(item, version))
-            numbers.append(position)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            dead.append(DeadLetter(position, _reason(error), bytes(item)))
-    return Decoded(events, numbers, dead)
+def _new_sources(unpack_limit: int | None = None) -> Sources:
+    from data.sources import Sources  # the formats are built from the types of this module
+
+    return Sources(unpack_limit)
 
 
-def decode_body(body: bytes) -> Decoded:
-    """Decode a request body: an EventList, a JSON list, one event, or newline-delimited events.
+def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
+    """Decode a request body: one list or envelope, one event, or newline-delimited records.
+
+    Args:
+        body: the body, decompressed.
+        sources: what remembers the formats of a stream of bodies; only GKE's long-running requests, which arrive as two records,
+            gain from it.
 
     Raises:
         KubehabitError: nothing in the body can be read as JSON at all.
     """
     if not body.strip():
         raise KubehabitError("The body is empty: send audit events as an EventList, a JSON list or NDJSON.")
-    listed = _decode_list(body)
-    if listed is not None:
-        return listed
-    decoded = decode_lines(body.splitlines())
-    if not decoded.events and all(letter.reason.startswith("not JSON") for letter in decoded.dead):
+    sources = sources or _new_sources(MAX_UNPACKED_BYTES)
+    found = sources.open_list(body)
+    if found is not None:
+        dead = [DeadLetter(position, reason, raw) for position, reason, raw in found.dead]
+        return Decoded(found.events, found.positions, dead, found.skipped)
+    decoded = decode_lines(body.splitlines(), sources=sources)
+    nothing = not decoded.events and not decoded.skipped
+    if nothing and all(letter.reason.startswith("not JSON") for letter in decoded.dead):
         raise KubehabitError(
             "The body is not JSON: send audit events as an EventList, a JSON list or one event a line."
         )

@@ -1,25 +1,42 @@
-"""Reading an audit log from disk: plain, gzip or zstd, streamed, with nothing lost silently."""
+"""Reading audit logs from files, folders and standard input: plain, gzip or zstd, streamed, with nothing lost silently."""
 
 from __future__ import annotations
 
 import io
 import json
+import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 import zstandard
 
 from data.errors import KubehabitError
-from data.events import MAX_EVENT_BYTES, AuditEvent, DeadLetter, decode_lines
+from data.events import MAX_EVENT_BYTES, AuditEvent, DeadLetter, Decoded, decode_numbered
+from data.sources import Sources
+from data.sources.documents import Documents, opens_document
 
 if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
     from typing_extensions import Buffer
 
+    _Stream: TypeAlias = io.BufferedReader[Any]
+
 _PACKED_BYTES = 1 << 16
-CHUNK_LINES = 4096
-"""Lines decoded at a time: enough to amortise the loop, small enough to keep memory flat."""
+_CHUNK_BYTES = 4 << 20
+"""Bytes decoded at a time: enough to amortise the loop, small enough to keep memory flat."""
+_SMALL_BYTES = 64 << 10
+"""The same where records are not lines, so that little is looked at twice."""
+_CHUNK_RECORDS = 4096
+_MAX_PACKINGS = 3
+"""Compression inside compression: Firehose can compress what CloudWatch has compressed already."""
+STDIN = Path("-")
+"""Stands for standard input."""
+_DAMAGE = (EOFError, zlib.error, zstandard.ZstdError, OSError)
 
 
 class DeadLetters(Protocol):
@@ -114,21 +131,66 @@ def _gzip_member() -> _Frame:
     return zlib.decompressobj(wbits=31)
 
 
-def _open(path: Path) -> tuple[IO[bytes], IO[bytes]]:
-    """Open by content, not by name: returns the decompressed stream and the raw file below it."""
+class _Counted(io.RawIOBase):
+    """Standard input, which cannot say how far it has been read."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        target = memoryview(buffer)
+        data = (
+            self._raw.read1(len(target))
+            if isinstance(self._raw, io.BufferedReader)
+            else self._raw.read(len(target))
+        )
+        target[: len(data)] = data
+        self._count += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._count
+
+
+def _magic(stream: _Stream) -> bytes:
+    """The first bytes; damage that shows already here shows again when they are read."""
     try:
-        raw = path.open("rb")
-        magic = raw.read(4)
-    except OSError as error:
-        raise KubehabitError(
-            f"Cannot read the audit log {path}: {error.strerror}. Check the path."
-        ) from error
-    raw.seek(0)
-    if magic[:2] == b"\x1f\x8b":
-        return io.BufferedReader(_Frames(raw, _gzip_member), 1 << 20), raw
-    if magic == b"\x28\xb5\x2f\xfd":
-        return io.BufferedReader(_Frames(raw, _zstd_frame), 1 << 20), raw
-    return io.BufferedReader(raw, 1 << 20), raw
+        return stream.peek(4)[:4]
+    except _DAMAGE:
+        return b""
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[_Stream, Callable[[], int]]]:
+    """Open by content, not by name: gives the decompressed stream, and a function that tells how much of the file is read."""
+    stream: _Stream
+    if path == STDIN:
+        counted = _Counted(sys.stdin.buffer)
+        stream, tell, close = io.BufferedReader(counted, 1 << 20), counted.tell, counted.close
+    else:
+        try:
+            raw = path.open("rb", buffering=0)
+        except OSError as error:
+            raise KubehabitError(
+                f"Cannot read the audit log {path}: {error.strerror}. Check the path."
+            ) from error
+        stream, tell, close = io.BufferedReader(raw, 1 << 20), raw.tell, raw.close
+    try:
+        for _ in range(_MAX_PACKINGS):
+            magic = _magic(stream)
+            if magic[:2] == b"\x1f\x8b":
+                stream = io.BufferedReader(_Frames(stream, _gzip_member), 1 << 20)
+            elif magic == b"\x28\xb5\x2f\xfd":
+                stream = io.BufferedReader(_Frames(stream, _zstd_frame), 1 << 20)
+            else:
+                break
+        yield stream, tell
+    finally:
+        close()
 
 
 def open_lines(
@@ -140,7 +202,7 @@ def open_lines(
     """Yield the lines of a log without their newline.
 
     Args:
-        path: plain, gzip or zstd file.
+        path: plain, gzip or zstd file; `-` is standard input.
         on_bytes: called now and then with the number of compressed bytes read so far, for progress bars.
         on_damage: called with (line number, reason) when the file ends in the middle of its compressed stream;
             what could be read has been yielded. Without it the damage raises.
@@ -148,52 +210,211 @@ def open_lines(
     Raises:
         KubehabitError: the file cannot be opened, or is damaged and `on_damage` is None.
     """
-    stream, raw = _open(path)
     number = 0
-    with raw:
+    with _open(path) as (stream, tell):
         try:
             while True:
                 line = stream.readline(MAX_EVENT_BYTES + 2)
                 if not line:
                     break
                 number += 1
-                if on_bytes is not None and number % CHUNK_LINES == 0:
-                    on_bytes(raw.tell())
+                if on_bytes is not None and number % _CHUNK_RECORDS == 0:
+                    on_bytes(tell())
                 complete = line.endswith(b"\n")
                 yield line[:-1] if complete else line
                 while not complete and len(line) > MAX_EVENT_BYTES:  # skip the rest of an oversized line
                     rest = stream.readline(1 << 20)
                     complete = not rest or rest.endswith(b"\n")
-        except (EOFError, zlib.error, zstandard.ZstdError, OSError) as error:
+        except _DAMAGE as error:
             reason = f"compressed stream is damaged after line {number}: {error}"
             if on_damage is None:
                 raise KubehabitError(f"{path}: {reason}. Ship the file again.") from error
             on_damage(number + 1, reason)
         if on_bytes is not None:
-            on_bytes(raw.tell())
+            on_bytes(tell())
+
+
+class _Input:
+    """Bytes of a log in blocks; what was taken too far can be put back."""
+
+    def __init__(self, stream: _Stream, interactive: bool) -> None:
+        self._stream = stream
+        self._back: list[memoryview] = []
+        self._interactive = interactive
+        self.damage: Exception | None = None
+
+    def back(self, data: bytes) -> None:
+        if data:
+            self._back.append(memoryview(data))
+
+    def block(self) -> bytes:
+        """The next bytes; none at the end, which is also where damage is met."""
+        if self._back:
+            data = self._back.pop()
+            if len(data) > _SMALL_BYTES:
+                self._back.append(data[_SMALL_BYTES:])
+            return bytes(data[:_SMALL_BYTES])
+        pieces: list[bytes] = []
+        size = 0
+        while self.damage is None and size < _CHUNK_BYTES:
+            try:
+                piece = self._stream.read1(_CHUNK_BYTES - size)
+            except _DAMAGE as error:
+                self.damage = error
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            size += len(piece)
+            if self._interactive:  # whoever pipes a live log in wants it judged now
+                break
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _Records:
+    """Cuts the bytes of a log into records and decodes them, chunk by chunk."""
+
+    def __init__(self, data: _Input, sources: Sources) -> None:
+        self.line = 1
+        self._input = data
+        self._sources = sources
+        self._opener: tuple[int, bytes] | None = None
+
+    def _opens(self, number: int, line: bytes) -> bool:
+        if not opens_document(line):
+            return False
+        self._opener = (number, line)
+        return True
+
+    def chunks(self) -> Iterator[Decoded]:
+        """All of the log; `line` says where it ended."""
+        carry = b""
+        while True:
+            block = self._input.block()
+            if not block and not carry:
+                return
+            lines = (carry + block if carry else block).split(b"\n")
+            # The last is what follows the last newline: the beginning of a line, or at the end of the log a line of its own.
+            carry = lines.pop() if block else b""
+            first, self.line = self.line, self.line + len(lines)
+            numbered = iter(enumerate(lines, first))
+            yield decode_numbered(numbered, self._sources, self._opens)
+            if self._opener is not None:
+                number, opener = self._opener
+                self._opener = None
+                self._input.back(carry)
+                self._input.back(
+                    b"\n".join([opener, *(line for _, line in numbered), b""]) if block else opener
+                )
+                carry = b""
+                yield from self._document(number, one_line=False)
+            elif len(carry) > MAX_EVENT_BYTES:
+                self._input.back(carry)
+                carry = b""
+                yield from self._document(self.line, one_line=True)
+
+    def _document(self, line: int, one_line: bool) -> Iterator[Decoded]:
+        """Records of a document that is not one record a line."""
+        document = Documents(line, one_line)
+        records: list[tuple[int, bytes]] = []
+        while not document.finished:
+            block = self._input.block()
+            records += document.feed(block) if block else document.end()
+            if len(records) >= _CHUNK_RECORDS or document.finished or document.damage:
+                decoded = decode_numbered(records, self._sources)
+                dead = [DeadLetter(at, reason, b"") for at, reason in document.damage]
+                document.damage.clear()
+                yield decoded._replace(dead=decoded.dead + dead)
+                records = []
+        self._input.back(document.rest)
+        self.line = document.line
 
 
 def read_events(
-    path: Path, dead_letters: DeadLetters, *, on_bytes: Callable[[int], None] | None = None
+    path: Path,
+    dead_letters: DeadLetters,
+    *,
+    on_bytes: Callable[[int], None] | None = None,
+    sources: Sources | None = None,
+    on_skipped: Callable[[Mapping[str, int]], None] | None = None,
 ) -> Iterator[list[AuditEvent]]:
     """Yield the events of a log in chunks; records that cannot be read go to `dead_letters`.
+
+    Args:
+        path: a file of any format that docs/sources.md names, plain, gzip or zstd; a folder of such files, which are read in the
+            order of their first events; `-` for standard input.
+        dead_letters: where unreadable records go, each with its line.
+        on_bytes: called now and then with the number of compressed bytes read so far, for progress bars.
+        sources: what remembers the formats of a stream; give one to know afterwards which formats were found, or to keep
+            the memory of GKE's long-running requests over several files.
+        on_skipped: called with counts of what is no audit event and was left out on purpose, by reason.
+
+    Raises:
+        KubehabitError: the file cannot be opened, or the folder holds none.
+    """
+    sources = sources or Sources()
+    done = 0
+    for log in log_files([path]):
+        for decoded, position in _read(log, sources):
+            for letter in decoded.dead:
+                dead_letters.add(str(log), letter)
+            if decoded.skipped and on_skipped is not None:
+                on_skipped(decoded.skipped)
+            if decoded.events:
+                yield decoded.events
+            if on_bytes is not None:
+                on_bytes(done + position)
+        if on_bytes is not None and log != STDIN:
+            done += log.stat().st_size
+            on_bytes(done)
+
+
+def _read(log: Path, sources: Sources) -> Iterator[tuple[Decoded, int]]:
+    """Chunks of one file, each with the compressed bytes read by then."""
+    with _open(log) as (stream, tell):
+        data = _Input(stream, interactive=log == STDIN)
+        records = _Records(data, sources)
+        for decoded in records.chunks():
+            yield decoded, tell()
+        if data.damage is not None:
+            reason = f"compressed stream is damaged after line {records.line - 1}: {data.damage}"
+            yield Decoded([], [], [DeadLetter(records.line, reason, b"")]), tell()
+
+
+def first_time(log: Path) -> str:
+    """Time of the first event that can be read near the beginning of a file, RFC 3339; "" if there is none.
 
     Raises:
         KubehabitError: the file cannot be opened.
     """
+    for decoded, _ in islice(_read(log, Sources()), 2):
+        for event in decoded.events:
+            return event.requestReceivedTimestamp or event.stageTimestamp
+    return ""
 
-    def damaged(line: int, reason: str) -> None:
-        dead_letters.add(str(path), DeadLetter(line, reason, b""))
 
-    lines = open_lines(path, on_bytes=on_bytes, on_damage=damaged)
-    first = 1
-    while True:
-        chunk = [line for _, line in zip(range(CHUNK_LINES), lines, strict=False)]
-        if not chunk:
-            return
-        decoded = decode_lines(chunk, first)
-        for letter in decoded.dead:
-            dead_letters.add(str(path), letter)
-        if decoded.events:
-            yield decoded.events
-        first += len(chunk)
+def log_files(paths: Iterable[Path]) -> list[Path]:
+    """The files behind paths that may be folders, those of a folder in the order of their first events.
+
+    Hidden and empty files of a folder are left out; files without an event come last, so that they are reported, not forgotten.
+
+    Raises:
+        KubehabitError: a folder holds no file, or a file cannot be opened.
+    """
+    return list(chain.from_iterable(_files_of(path) for path in paths))
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path == STDIN or not path.is_dir():
+        return [path]
+    found = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and file.stat().st_size
+    ]
+    if not found:
+        raise KubehabitError(f"The folder {path} holds no file. Name the folder that the logs are in.")
+    # RFC 3339 in UTC sorts as text; API servers and clouds all write UTC.
+    return sorted(found, key=lambda file: (first_time(file) or "~", str(file)))
