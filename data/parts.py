@@ -27,6 +27,7 @@ from data.actions import STATIC_FIELDS, ActionBatch, ActionEncoder, ActionSettin
 from data.errors import KubehabitError
 from data.events import MAX_EVENT_BYTES, AuditEvent, DeadLetter, decode_lines
 from data.habits import attribute_hashes, mix
+from data.owners import Link
 from data.reader import read_events
 from data.sensitivity import Sensitivity
 
@@ -37,7 +38,7 @@ RANGE_BYTES = 64 << 20
 """Uncompressed logs are cut into ranges of this size, so that one large file keeps every core busy."""
 
 COLUMNS = ("codes", "attributes", "principal", "time", "sensitivity", "request", "started")
-_MANIFEST = 2
+_MANIFEST = 3
 _CHUNK_LINES = 4096
 
 
@@ -68,6 +69,11 @@ class Part:
 
     path: Path
     meta: dict[str, Any]
+
+    @property
+    def links(self) -> list[tuple[int, Link]]:
+        """(row, what it tells about ownership); to be followed in the order of the whole log."""
+        return [(row, _link(values)) for row, values in self.meta["links"]]
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """One column, memory-mapped."""
@@ -110,6 +116,12 @@ def _read_range(job: Job, writer: _Writer) -> Iterator[list[AuditEvent]]:
             if not line:
                 writer.lines = first - 1
                 return
+
+
+def _link(values: list[Any]) -> Link:
+    """A link as JSON keeps it: its keys are tuples again."""
+    restored: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
+    return Link(*restored)
 
 
 def plan(logs: list[Path]) -> list[Job]:
@@ -155,11 +167,12 @@ class _Writer:
         self._restart()
 
     def _restart(self) -> None:
-        self.encoder = ActionEncoder(self.settings)
+        self.encoder = ActionEncoder(self.settings, join_owners=False)
         self.columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in COLUMNS}
         self.rows = 0
         self.counts: Counter[str] = Counter(events=0, folded=0, dropped=0)
         self.letters: list[tuple[int, str, str]] = []
+        self.links: list[tuple[int, Link]] = []
 
     def add(self, events: list[AuditEvent]) -> None:
         batch = self.encoder.encode(events)
@@ -173,6 +186,7 @@ class _Writer:
         columns["started"].append(
             np.array([events[i].stage == "ResponseStarted" for i in batch.event.tolist()], bool)
         )
+        self.links += [(self.rows + row, link) for row, link in batch.links]
         self.rows += len(batch)
         self.counts.update(events=len(events), folded=len(batch.folded), dropped=len(batch.dropped))
         if self.rows >= PART_ACTIONS:
@@ -197,6 +211,7 @@ class _Writer:
             "rows": self.rows,
             "counts": dict(self.counts),
             "letters": self.letters,
+            "links": self.links,
             "log": self.job.log.name,
             "values": {field: encoder.interners[field].values for field in STATIC_FIELDS},
             "principals": [[p.name, p.kind, list(p.groups)] for p in encoder.principals],
