@@ -13,50 +13,32 @@ SAFE = "bcdfghjklmnpqrstvwxz2456789"
 """Alphabet of the random suffixes Kubernetes generates (k8s.io/apimachinery/pkg/util/rand)."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d-?(?:0\d|1[0-2])-?(?:[0-2]\d|3[01])(?:[-t]?\d{4,6})?(?!\d)")
-_PART = re.compile(r"[^-._:/@*]+")
-_DIGITS = re.compile(r"\d+")
-_SAFE_PART = re.compile(f"[{SAFE}]+")
-_HEX = re.compile(r"[0-9a-f]+")
-_HEX_MIN = 4
-_HASH_MIN = 8
-_OPAQUE_MIN = 12
-
-
-def _is_random(part: str, last: bool) -> bool:
-    """Whether one dash- or dot-separated part looks generated rather than chosen."""
-    digits = sum(character.isdigit() for character in part)
-    if digits == len(part):
-        return True
-    if _HEX.fullmatch(part) and len(part) >= _HEX_MIN and (digits or len(part) >= _HASH_MIN):
-        return True
-    if _SAFE_PART.fullmatch(part):
-        if last and len(part) == 5:
-            return True
-        return len(part) >= _HASH_MIN and bool(digits)
-    return len(part) >= _OPAQUE_MIN and digits >= 3
+_DATE = re.compile(
+    r"(?<![0-9])(?:19|20)[0-9]{2}-?(?:0[0-9]|1[0-2])-?(?:[0-2][0-9]|3[01])(?:[-t]?[0-9]{4,6})?(?![0-9])"
+)
+_RANDOM_PART = rf"""
+      [0-9]+                                               # a number
+    | (?=[a-f]*[0-9])[0-9a-f]{{4,}} | [0-9a-f]{{8,}}       # hexadecimal
+    | [{SAFE}]{{5}}(?=\Z|\.)                               # generateName; an Event adds a part to its object's name
+    | (?=[^-._:/@*]*[0-9])[{SAFE}]{{8,}}                   # pod template hash
+    | (?=(?:[^-._:/@*0-9]*[0-9]){{3}})[^-._:/@*]{{12,}}    # other identifiers, base32 and the like
+"""
+_RANDOM = re.compile(rf"(?<=[-._:/@*])(?:{_RANDOM_PART})(?=[-._:/@*]|\Z)", re.VERBOSE)
+_NUMBER = re.compile("[0-9]+")
+_RUN = re.compile(r"\*(?:[-.]\*)+")
+_CHOSEN = re.compile(rf"(?!.*(?:[0-9]|[a-f]{{8}}|[{SAFE}]{{5}}(?:\Z|\.)|\*[-.]\*))", re.DOTALL)
+"""Matches a name in which nothing can be folded: most of those that people gave."""
 
 
 def fold_name(name: str) -> str:
     """Object name without its random, numbered and dated parts: `web-5d4f8c7b9-x2x4z` -> `web-*`."""
     if not name:
         return "-"
-    name = _UUID.sub("*", name)
-    name = _DATE.sub("*", name)
-    parts = list(_PART.finditer(name))
-    folded: list[str] = []
-    end = 0
-    for index, match in enumerate(parts):
-        folded.append(name[end : match.start()])
-        part = match.group()
-        end = match.end()
-        last = (
-            end == len(name) or name[end] == "."
-        )  # an Event is named after its object: `web-x2x4z.17a2b3c4d5e6f7a8`
-        folded.append("*" if index and _is_random(part, last) else _DIGITS.sub("N", part))
-    folded.append(name[end:])
+    if _CHOSEN.match(name):
+        return name
+    name = _RANDOM.sub("*", _DATE.sub("*", _UUID.sub("*", name)))
     # web-*-* and web-* are the same workload seen through different controllers.
-    return re.sub(r"\*(?:[-.]\*)+", "*", "".join(folded))
+    return _RUN.sub("*", _NUMBER.sub("N", name))
 
 
 _AGENT = re.compile(r"(?P<family>[^/ ]+)(?:/v?(?P<version>[^ ]*))?(?: \((?P<os>[a-z]+)/[^)]*\))?(?P<rest>.*)")
@@ -70,9 +52,7 @@ def fold_client(agent: str) -> str:
         return "-"
     version = re.match(r"\d+(?:\.\d+)?", match["version"] or "")
     family = match["family"].split("_")[0]  # tools append run identifiers: `tool_8f14e45f-ceea`
-    text = "-".join(
-        part for index, part in enumerate(family.split("-")) if not (index and _is_random(part, False))
-    )
+    text = "-".join(part for part in _RANDOM.sub("*", family).split("-") if part != "*")
     if version:
         text += "/" + version.group()
     if match["os"]:
