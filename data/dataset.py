@@ -28,7 +28,14 @@ from data.events import DeadLetter
 from data.habits import ATTRIBUTES
 from data.owners import OwnerTracker
 from data.parts import Part, encode_all, plan
-from data.principals import Principal, PrincipalTable
+from data.principals import (
+    COMPARED_LIMIT,
+    Identity,
+    Principal,
+    PrincipalTable,
+    describe_folds,
+    fold_report,
+)
 from data.reader import DeadLetterFile
 from data.sensitivity import Sensitivity
 from data.shipped import shipped
@@ -66,6 +73,9 @@ class BuildSummary:
             f" unknown in the calibration part: {card['unknown_share']:.2%}",
             f"fingerprint {card['fingerprint'][:16]}",
         ]
+        if card["folded_identities"]:
+            lines += ["folded identities:"]
+            lines += [f"  {line}" for line in describe_folds(card["folded_identities"])]
         if card["dead_letters"]:
             reasons = "; ".join(
                 f"{count} x {reason}" for reason, count in card["dead_letter_reasons"].items()
@@ -135,7 +145,7 @@ def build(
         )
     _join_owners(parts, kept)
     span = _Span.of(parts, kept, hold_out)
-    fitted = _fit(parts, kept, span)
+    fitted = _fit(parts, kept, span, Identity(settings.identity).similar_from)
     card = _write(parts, kept, span, fitted, out)
     card |= {
         "sources": [log.name for log in logs],
@@ -143,6 +153,7 @@ def build(
         "dead_letters": letters.count,
         "dead_letter_reasons": letters.reasons,
         "dead_letter_file": str(letters.path.name) if letters.count else None,
+        "folded_identities": fold_report(part.meta["folds"] for part in parts),
     }
     schema = {
         "settings": settings.to_dict(),
@@ -249,7 +260,7 @@ class _Fitted:
     group_of: list[str]
 
 
-def _fit(parts: list[Part], kept: _Kept, span: _Span) -> _Fitted:
+def _fit(parts: list[Part], kept: _Kept, span: _Span, similar_from: float) -> _Fitted:
     """Vocabulary and principals, from the fitting part alone."""
     counts: dict[str, Counter[str]] = {field: Counter() for field in STATIC_FIELDS}
     fitting_principals: list[Principal] = []
@@ -275,7 +286,10 @@ def _fit(parts: list[Part], kept: _Kept, span: _Span) -> _Fitted:
             f"The log holds one principal only ({merged[0].name}): habits are learned by comparison. "
             "Give a log of the whole cluster, not one filtered to a user."
         )
-    table = PrincipalTable.fit(_merge(fitting_principals))
+    fitting_principals = _merge(fitting_principals)
+    alone = PrincipalTable.fit(fitting_principals).alone()
+    profiles = _profiles(parts, kept, span, alone) if len(alone) > 1 else {}
+    table = PrincipalTable.fit(fitting_principals, profiles, similar_from)
     return _Fitted(
         vocabulary=Vocabulary.fit(
             counts, span_days=(span.split_at - span.first) / _DAY, limit=VOCABULARY_LIMIT
@@ -285,6 +299,42 @@ def _fit(parts: list[Part], kept: _Kept, span: _Span) -> _Fitted:
         kinds=[p.kind for p in merged],
         group_of=[table.group(p) for p in merged],
     )
+
+
+def _profiles(
+    parts: list[Part], kept: _Kept, span: _Span, names: list[str]
+) -> dict[str, tuple[Counter[tuple[str, ...]], Counter[tuple[str, ...]]]]:
+    """What some principals did in the fitting part: verb and resource, and the same with the namespace.
+
+    Of very many the busiest are taken, so that memory stays bounded.
+    """
+    columns = [STATIC_FIELDS.index(field) for field in ("verb", "resource", "namespace")]
+    actions: Counter[str] = Counter()
+    for counting in (True, False):
+        chosen = set(names) if counting else {name for name, _ in actions.most_common(COMPARED_LIMIT)}
+        profiles: dict[str, tuple[Counter[tuple[str, ...]], Counter[tuple[str, ...]]]] = {
+            name: (Counter(), Counter()) for name in chosen
+        }
+        for part, mask in zip(parts, kept.masks, strict=True):
+            if not mask.any():
+                continue
+            listed = [name for name, _, _ in part.meta["principals"]]
+            wanted = np.array([name in chosen for name in listed])
+            who = np.asarray(part.column("principal"))
+            rows = mask & (np.asarray(part.column("time")) < span.split_at) & wanted[who]
+            if counting:
+                for code, times in enumerate(np.bincount(who[rows], minlength=len(listed)).tolist()):
+                    actions[listed[code]] += times
+                continue
+            codes = np.asarray(part.column("codes"))[rows][:, columns]
+            values = [part.meta["values"][STATIC_FIELDS[column]] for column in columns]
+            distinct, times_of = np.unique(np.c_[who[rows], codes], axis=0, return_counts=True)
+            for (code, *row), times in zip(distinct.tolist(), times_of.tolist(), strict=True):
+                deed = tuple(value[i] for value, i in zip(values, row, strict=True))
+                broad, narrow = profiles[listed[code]]
+                broad[deed[:2]] += times
+                narrow[deed] += times
+    return profiles
 
 
 def _merge(principals: list[Principal]) -> list[Principal]:

@@ -215,6 +215,7 @@ class _Writer:
             "log": self.job.log.name,
             "values": {field: encoder.interners[field].values for field in STATIC_FIELDS},
             "principals": [[p.name, p.kind, list(p.groups)] for p in encoder.principals],
+            "folds": encoder.identity.folds(),
         }
         (draft / "part.json").write_text(json.dumps(meta))
         shutil.rmtree(path, ignore_errors=True)

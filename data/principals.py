@@ -27,6 +27,8 @@ _NODE = "system:node:"
 _GENERIC_GROUPS = ("system:",)
 _MEMO_LIMIT = 100_000
 _EXAMPLES = 3
+FOLDS_LIMIT = 10_000
+"""User names of one principal that are remembered for the report of what was folded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class Identity:
         folds = [_rule(entry) for entry in rules.get("fold", ())]
         self._rules = [*folds, *(pools if rules.get("fold_nodes", False) else ())]
         self._folded: dict[str, tuple[str, _Rule | None]] = {}
-        self._report: dict[str, dict[str, Any]] = {}
+        self._names: dict[str, tuple[str, set[str]]] = {}
 
     def fold(self, username: str) -> str:
         """Principal's name of a user name."""
@@ -184,37 +186,38 @@ class Identity:
             self._folded.clear()
         self._folded[username] = (name, applied)
         if applied is not None and name != username:
-            entry = self._report.setdefault(name, {"names": 0, "examples": [], "why": applied.why})
-            entry["names"] += 1
-            if len(entry["examples"]) < _EXAMPLES and username not in entry["examples"]:
-                entry["examples"].append(username)
+            names = self._names.setdefault(name, (applied.why, set()))[1]
+            if len(names) < FOLDS_LIMIT:
+                names.add(username)
         return name, applied
 
-    def report(self) -> dict[str, dict[str, Any]]:
-        """What was folded so far: principal -> {names: distinct user names, examples, why}, JSON-ready."""
-        return {
-            name: {**entry, "examples": list(entry["examples"])}
-            for name, entry in sorted(self._report.items())
-        }
+    def folds(self) -> dict[str, tuple[str, list[str]]]:
+        """What was folded so far: principal -> (why, user names); JSON-ready, for `fold_report`."""
+        return {name: (why, sorted(names)) for name, (why, names) in sorted(self._names.items())}
 
 
-def merge_reports(reports: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """One `Identity.report` of several, such as those of parallel workers.
+def fold_report(folds: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
+    """What was folded into what: principal -> {names, examples, why}.
 
-    Names seen by two workers count once if both show them as an example, twice if not: the count is an upper bound.
+    Args:
+        folds: `Identity.folds` of one encoder or of several that shared the work.
+
+    Returns:
+        `names` counts distinct user names, up to FOLDS_LIMIT for each principal.
     """
-    merged: dict[str, dict[str, Any]] = {}
-    for report in reports:
-        for name, entry in report.items():
-            known = merged.setdefault(name, {"names": 0, "examples": [], "why": entry["why"]})
-            both = set(known["examples"]) & set(entry["examples"])
-            known["names"] += entry["names"] - len(both)
-            known["examples"] = sorted({*known["examples"], *entry["examples"]})[:_EXAMPLES]
-    return dict(sorted(merged.items()))
+    joined: dict[str, tuple[str, set[str]]] = {}
+    for found in folds:
+        for name, (why, names) in found.items():
+            known = joined.setdefault(name, (why, set()))[1]
+            known.update(names[: FOLDS_LIMIT - len(known)])
+    return {
+        name: {"names": len(names), "examples": sorted(names)[:_EXAMPLES], "why": why}
+        for name, (why, names) in sorted(joined.items())
+    }
 
 
 def describe_folds(report: Mapping[str, Mapping[str, Any]], limit: int = 12) -> list[str]:
-    """Lines for a person: what was folded into what, most names first."""
+    """Lines of a `fold_report` for a person: what was folded into what, most names first."""
     ordered = sorted(report.items(), key=lambda item: (-item[1]["names"], item[0]))
     lines = []
     for name, entry in ordered[:limit]:
@@ -376,6 +379,11 @@ class PrincipalTable:
         if known is not None:
             return known
         return next((group for group in principal.groups if group in self.groups), principal.groups[-1])
+
+    def alone(self) -> list[str]:
+        """Principals whom only their kind gives peers, and whose kind does not say what they do."""
+        kinds = {f"kind:{kind}" for kind in _COMPARABLE}
+        return [name for name, group in self.group_of.items() if group in kinds]
 
     def to_dict(self) -> dict[str, object]:
         """JSON form."""

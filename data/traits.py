@@ -1,11 +1,15 @@
 """What in a request body matters: privileges, escalations, exposure, size. Never the body itself.
 
-A trait is a short word such as `privileged` or `verb=escalate`. Values of Secrets and ConfigMaps are never looked at.
+A trait is a short word such as `privileged` or `verb=escalate`. What may hold a secret is never looked at: `data`, `stringData`
+and `binaryData` of any object, and the values of environment variables, arguments and annotations. Traits name what somebody
+chose (kinds, flags, names); sizes only as powers of two.
 """
 
 from __future__ import annotations
 
+import binascii
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -13,43 +17,29 @@ import msgspec
 from data.names import fold_name
 
 _DECODE = msgspec.json.Decoder()
-_POD_TEMPLATES = {
-    "deployments",
-    "daemonsets",
-    "statefulsets",
-    "replicasets",
-    "jobs",
-    "replicationcontrollers",
-    "podtemplates",
-}
 _ESCALATING = ("*", "escalate", "bind", "impersonate")
 _SENSITIVE_RULES = {
-    "secrets",
-    "pods/exec",
-    "pods/attach",
-    "nodes/proxy",
-    "serviceaccounts/token",
-    "pods/ephemeralcontainers",
+    *("secrets", "pods/exec", "pods/attach", "nodes/proxy", "serviceaccounts/token"),
+    *("pods/ephemeralcontainers", "certificatesigningrequests/approval", "nodes/status"),
 }
 _WRITES = {"create", "update", "patch", "delete", "deletecollection", "*"}
 _STRONG_ROLES = {"cluster-admin", "admin", "edit", "system:masters"}
-_IGNORED_SUBRESOURCES = {"status", "binding", "eviction", "finalize"}
-_IGNORED_RESOURCES = {
-    "secrets",
-    "configmaps",
-    "events",
-    "leases",
-    "endpoints",
-    "subjectaccessreviews",
-    "tokenreviews",
-    "nodes/status",
-}
+_IGNORED_SUBRESOURCES = {"binding", "eviction", "finalize", "log", "exec", "attach", "portforward", "proxy"}
+_IGNORED_RESOURCES = {"configmaps", "events", "leases", "subjectaccessreviews", "tokenreviews"}
+_REPORTED = {"services", "nodes", "pods"}
+"""Kinds whose status steers something when somebody other than its usual reporter writes it."""
+
 _PATH_DEPTH = 5
+_PATHS = 6
+_NODES = 2000
+_CLOSED = {"data", "stringData", "binaryData", "env"}
+"""Keys under which an object may keep secrets: what is below them is not looked at."""
 
 Json = Any  # a decoded JSON value
+Object = dict[str, Json]
 
 
-def _dict(value: Json) -> dict[str, Json]:
+def _dict(value: Json) -> Object:
     return value if isinstance(value, dict) else {}
 
 
@@ -57,11 +47,34 @@ def _list(value: Json) -> list[Json]:
     return value if isinstance(value, list) else []
 
 
+def _objects(value: Json) -> Iterable[Object]:
+    return map(_dict, _list(value))
+
+
+def _word(value: Json, limit: int = 63) -> str:
+    """A name somebody chose, folded and bounded; `?` when it is no name."""
+    return fold_name(value[:limit]) if isinstance(value, str) and value else "?"
+
+
 def magnitude(value: Json) -> str:
     """A count as its power of two, so that 3 and 4 replicas are alike and 4 and 200 are not."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         return "?"
     return str(0 if value == 0 else 1 << (value.bit_length() - 1))
+
+
+_QUANTITY = re.compile(r"(\d{1,15})(?:\.\d+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
+_UNITS = dict(zip(["m", "k", "M", "G", "T", "P"], (1e-3, 1e3, 1e6, 1e9, 1e12, 1e15), strict=True)) | {
+    f"{unit}i": 2.0**power for unit, power in zip("KMGTP", (10, 20, 30, 40, 50), strict=True)
+}
+
+
+def _quantity(value: Json) -> float:
+    """A Kubernetes quantity (`500m`, `2`, `4Gi`) as a number; 0 when it is none."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    return float(match[1]) * _UNITS.get(match[2] or "", 1.0) if match else 0.0
 
 
 def repository(image: Json) -> str:
@@ -73,99 +86,526 @@ def repository(image: Json) -> str:
     return head + slash + fold_name(tail.partition(":")[0])
 
 
-def _pod(spec: dict[str, Json], found: set[str], images: set[str]) -> None:
-    for flag in ("hostPID", "hostIPC", "hostNetwork"):
+_SHELLS = {
+    *("sh", "bash", "ash", "dash", "zsh", "busybox", "python", "python3", "perl", "ruby", "node"),
+    *("nc", "ncat", "socat", "curl", "wget", "nsenter", "chroot", "unshare", "mount"),
+}
+_MANY_CORES = 2
+_CONTROL_PLANE = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
+
+
+def _security(context: Object, found: set[str]) -> None:
+    """Security context of a pod or a container."""
+    if context.get("privileged") is True:
+        found.add("privileged")
+    if context.get("allowPrivilegeEscalation") is True:
+        found.add("allowPrivilegeEscalation")
+    if context.get("runAsUser") == 0 and context.get("runAsUser") is not False:
+        found.add("runAsRoot")
+    if context.get("procMount") not in (None, "Default"):
+        found.add("procMount")
+    for profile in ("seccompProfile", "appArmorProfile"):
+        if _dict(context.get(profile)).get("type") == "Unconfined":
+            found.add(f"{profile}=Unconfined")
+    if _dict(context.get("windowsOptions")).get("hostProcess") is True:
+        found.add("hostProcess")
+    if context.get("sysctls"):
+        found.add("sysctls")
+    for capability in _list(_dict(context.get("capabilities")).get("add")):
+        found.add(f"cap={_word(capability)}")
+
+
+def _volumes(spec: Object, found: set[str]) -> None:
+    for volume in _objects(spec.get("volumes")):
+        if "hostPath" in volume:
+            path = _dict(volume["hostPath"]).get("path")
+            found.add("hostPath=" + ("/".join(str(path)[:63].split("/")[:2]) or "/"))
+        sources = [volume, *_objects(_dict(volume.get("projected")).get("sources"))]
+        if any(
+            "secret" in source and "default-token" not in str(_dict(source["secret"]).get("secretName"))
+            for source in sources
+        ):
+            found.add("secretVolume")
+        for source in sources:
+            token = _dict(source.get("serviceAccountToken"))
+            if token.get("audience"):
+                found.add("tokenAudience=" + _word(token["audience"]))
+        if "csi" in volume:
+            found.add("csi=" + _word(_dict(volume["csi"]).get("driver")))
+
+
+def _placement(spec: Object, found: set[str]) -> None:
+    """Which nodes a pod may run on."""
+    if spec.get("nodeName"):
+        found.add("nodeName")
+    if any(key in _dict(spec.get("nodeSelector")) for key in _CONTROL_PLANE):
+        found.add("onControlPlane")
+    for toleration in _objects(spec.get("tolerations")):
+        key = toleration.get("key")
+        if not key and toleration.get("operator") == "Exists":
+            found.add("toleratesAll")
+        elif key in _CONTROL_PLANE:
+            found.add("toleratesControlPlane")
+    if spec.get("priorityClassName"):
+        found.add("priorityClass=" + _word(spec["priorityClassName"]))
+    if spec.get("runtimeClassName"):
+        found.add("runtimeClass=" + _word(spec["runtimeClassName"]))
+
+
+def _pod(spec: Object, found: set[str], images: set[str]) -> None:
+    """A pod's spec, or a part of one from a patch."""
+    for flag in ("hostPID", "hostIPC", "hostNetwork", "shareProcessNamespace"):
         if spec.get(flag) is True:
             found.add(flag)
     account = spec.get("serviceAccountName") or spec.get("serviceAccount")
     if isinstance(account, str) and account not in ("", "default"):
-        found.add("serviceAccount=" + fold_name(account))
-    if spec.get("nodeName"):
-        found.add("nodeName")
-    for volume in map(_dict, _list(spec.get("volumes"))):
-        if "hostPath" in volume:
-            path = _dict(volume["hostPath"]).get("path")
-            found.add("hostPath=" + ("/".join(str(path).split("/")[:2]) or "/"))
-        if "secret" in volume and "default-token" not in str(_dict(volume["secret"]).get("secretName")):
-            found.add("secretVolume")
-    containers = [
-        *map(_dict, _list(spec.get("containers"))),
-        *map(_dict, _list(spec.get("initContainers"))),
-        *map(_dict, _list(spec.get("ephemeralContainers"))),
-    ]
+        found.add("serviceAccount=" + _word(account))
+    if isinstance(spec.get("automountServiceAccountToken"), bool):
+        found.add("automountToken" if spec["automountServiceAccountToken"] else "noToken")
+    if spec.get("imagePullSecrets"):
+        found.add("pullSecret")
+    if spec.get("hostAliases"):
+        found.add("hostAliases")
+    _security(_dict(spec.get("securityContext")), found)
+    _placement(spec, found)
+    _volumes(spec, found)
     if spec.get("ephemeralContainers"):
         found.add("ephemeralContainer")
+        if any(container.get("targetContainerName") for container in _objects(spec["ephemeralContainers"])):
+            found.add("targetContainer")
+    containers = [
+        *_objects(spec.get("containers")),
+        *_objects(spec.get("initContainers")),
+        *_objects(spec.get("ephemeralContainers")),
+    ]
     if containers:
         found.add(f"containers={min(len(containers), 9)}")
+    literals, cores = 0, 0.0
     for container in containers:
         if "image" in container:
             images.add(repository(container["image"]))
-        security = _dict(container.get("securityContext"))
-        if security.get("privileged") is True:
-            found.add("privileged")
-        for capability in _list(_dict(security.get("capabilities")).get("add")):
-            found.add(f"cap={capability}")
-        environment = [
-            *(_dict(_dict(entry).get("valueFrom")) for entry in _list(container.get("env"))),
-            *map(_dict, _list(container.get("envFrom"))),
+        _security(_dict(container.get("securityContext")), found)
+        environment = list(_objects(container.get("env")))
+        literals += sum("value" in entry for entry in environment)
+        sources = [
+            *(_dict(entry.get("valueFrom")) for entry in environment),
+            *_objects(container.get("envFrom")),
         ]
-        if any("secretKeyRef" in entry or "secretRef" in entry for entry in environment):
+        if any("secretKeyRef" in entry or "secretRef" in entry for entry in sources):
             found.add("envSecret")
-        for resource in _dict(_dict(container.get("resources")).get("limits")):
-            if "/" in resource:  # extended resources such as nvidia.com/gpu
-                found.add("limit=" + resource)
+        limits, requests = (
+            _dict(_dict(container.get("resources")).get(key)) for key in ("limits", "requests")
+        )
+        found.update("limit=" + _word(name) for name in {*limits, *requests} if "/" in name)  # nvidia.com/gpu
+        cores += max(_quantity(limits.get("cpu")), _quantity(requests.get("cpu")))
+        command = _list(container.get("command"))
+        if command and isinstance(command[0], str):
+            program = command[0].rpartition("/")[2]
+            found.add(f"command={program}" if program in _SHELLS else "command")
+        for hook in _dict(container.get("lifecycle")).values():
+            if "exec" in _dict(hook):
+                found.add("lifecycleExec")
+        if any(port.get("hostPort") for port in _objects(container.get("ports"))):
+            found.add("hostPort")
+    if literals:
+        found.add("env=" + magnitude(literals))
+    if cores >= _MANY_CORES:
+        found.add("cpu=" + magnitude(int(cores)))
 
 
-def _rules(rules: list[Json], found: set[str]) -> None:
-    for rule in map(_dict, rules):
+def _templates(value: Json, found: set[str], images: set[str]) -> None:
+    """Every pod template anywhere in an object: whoever invents a kind of workload keeps the pod's own field names."""
+    stack, seen = [value], 0
+    while stack and seen < _NODES:
+        seen += 1
+        inner = stack.pop()
+        if isinstance(inner, dict):
+            if isinstance(inner.get("containers"), list) or isinstance(inner.get("initContainers"), list):
+                _pod(inner, found, images)
+                continue
+            stack.extend(child for key, child in inner.items() if key not in _CLOSED and key != "status")
+        elif isinstance(inner, list):
+            stack.extend(inner)
+
+
+def _rules(rules: Iterable[Object], found: set[str]) -> None:
+    for rule in rules:
         verbs = {str(verb) for verb in _list(rule.get("verbs"))}
         resources = {str(resource) for resource in _list(rule.get("resources"))}
         found.update(f"verb={verb}" for verb in verbs.intersection(_ESCALATING))
         if "*" in resources:
             found.add("resource=*")
+        if "*" in _list(rule.get("apiGroups")) and "*" not in resources:
+            found.add("apiGroup=*")
+        if rule.get("nonResourceURLs"):
+            found.add("nonResourceURLs")
         found.update(f"resource={resource}" for resource in resources & _SENSITIVE_RULES)
         if verbs & _WRITES:
             found.add("grantsWrite")
 
 
-def _binding(body: dict[str, Json], actor: str, found: set[str]) -> None:
+_AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
+
+
+def _role(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001 - one shape for all readers
+    _rules(_objects(body.get("rules")), found)
+    if body.get("aggregationRule"):
+        found.add("aggregationRule")
+    for label, value in _dict(_dict(body.get("metadata")).get("labels")).items():
+        if label.startswith(_AGGREGATE) and value == "true":
+            found.add("aggregateTo=" + _word(label[len(_AGGREGATE) :]))
+
+
+def _binding(body: Object, actor: str, found: set[str]) -> None:
     role = str(_dict(body.get("roleRef")).get("name") or "")
     if role:
-        found.add("role=" + (role if role in _STRONG_ROLES else fold_name(role)))
-    for subject in map(_dict, _list(body.get("subjects"))):
+        found.add("role=" + (role if role in _STRONG_ROLES else _word(role)))
+    for subject in _objects(body.get("subjects")):
         name, kind = str(subject.get("name")), str(subject.get("kind"))
-        found.add("subject=" + (name if name.startswith("system:") else kind))
+        found.add("subject=" + (_word(name) if name.startswith("system:") else _word(kind)))
         if name == actor or (
             kind == "ServiceAccount" and actor.endswith(f":{subject.get('namespace')}:{name}")
         ):
             found.add("subject=self")
 
 
-def _webhook(body: dict[str, Json], found: set[str]) -> None:
-    for hook in map(_dict, _list(body.get("webhooks"))):
-        if _dict(hook.get("clientConfig")).get("url"):
+def _webhook(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    for hook in _objects(body.get("webhooks")):
+        client = _dict(hook.get("clientConfig"))
+        if client.get("url"):
             found.add("webhookURL")
-        found.add(f"failurePolicy={hook.get('failurePolicy')}")
-        for rule in map(_dict, _list(hook.get("rules"))):
+        if _dict(client.get("service")).get("namespace"):
+            found.add("webhookService=" + _word(_dict(client["service"])["namespace"]))
+        if hook.get("failurePolicy"):
+            found.add(f"failurePolicy={_word(hook['failurePolicy'])}")
+        if hook.get("namespaceSelector") or hook.get("objectSelector") or hook.get("matchConditions"):
+            found.add("webhookExempts")
+        for rule in _objects(hook.get("rules")):
             found.update(
                 f"resource={resource}"
-                for resource in ("*", "*/*", "secrets")
+                for resource in ("*", "*/*", "secrets", "pods")
                 if resource in _list(rule.get("resources"))
             )
 
 
+def _service(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    spec = _dict(body.get("spec"))
+    if spec.get("externalIPs"):
+        found.add("externalIPs")
+    if spec.get("type") not in (None, "ClusterIP"):
+        found.add(f"type={_word(spec['type'])}")
+    if spec.get("externalName"):
+        found.add("externalName")
+    if "0.0.0.0/0" in _list(spec.get("loadBalancerSourceRanges")):
+        found.add("from=anywhere")
+    if _list(_dict(_dict(body.get("status")).get("loadBalancer")).get("ingress")):
+        found.add("loadBalancerIP")
+
+
+def _ingress(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    spec = _dict(body.get("spec"))
+    rules = list(_objects(spec.get("rules")))
+    if rules and not spec.get("tls"):
+        found.add("noTLS")
+    for rule in rules:
+        host = rule.get("host")
+        if not host or str(host).startswith("*"):
+            found.add("wildcardHost")
+        else:
+            found.add("host=" + _word(host))
+    if spec.get("defaultBackend") or spec.get("backend"):
+        found.add("defaultBackend")
+    annotations = _dict(_dict(body.get("metadata")).get("annotations"))
+    if any(key.endswith("-snippet") for key in annotations):
+        found.add("snippet")
+
+
+def _network_policy(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    spec = _dict(body.get("spec"))
+    if spec.get("podSelector") == {}:
+        found.add("selectsAll")
+    for direction, peers in (("ingress", "from"), ("egress", "to")):
+        rules = spec.get(direction)
+        if isinstance(rules, list):
+            if any(not _dict(rule).get(peers) and not _dict(rule).get("ports") for rule in rules):
+                found.add(f"allowsAll={direction}")
+            for rule in map(_dict, rules):
+                for peer in _objects(rule.get(peers)):
+                    if _dict(peer.get("ipBlock")).get("cidr") in ("0.0.0.0/0", "::/0"):
+                        found.add(f"allowsAll={direction}")
+        if direction.capitalize() in _list(spec.get("policyTypes")) and not rules:
+            found.add(f"denies={direction}")
+
+
+def _volume(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    spec = _dict(body.get("spec"))
+    for source in ("hostPath", "local"):
+        if source in spec:
+            path = str(_dict(spec[source]).get("path"))[:63]
+            found.add(f"{source}=" + ("/".join(path.split("/")[:2]) or "/"))
+    if "csi" in spec:
+        found.add("csi=" + _word(_dict(spec["csi"]).get("driver")))
+    if "nfs" in spec:
+        found.add("nfs")
+    if spec.get("claimRef"):
+        found.add("claimRef")
+    if spec.get("dataSource") or spec.get("dataSourceRef"):
+        origin = _dict(spec.get("dataSource") or spec.get("dataSourceRef"))
+        found.add("dataSource=" + _word(origin.get("kind")))
+    if spec.get("volumeName"):
+        found.add("volumeName")
+
+
+def _snapshot(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    source = _dict(_dict(body.get("spec")).get("source"))
+    if source.get("persistentVolumeClaimName"):
+        found.add("snapshotOf=" + _word(source["persistentVolumeClaimName"]))
+    if source.get("snapshotHandle") or source.get("volumeSnapshotContentName"):
+        found.add("existingSnapshot")
+
+
+_ATTRIBUTES = {b"\x03": "user", b"\x0a": "group"}
+_CSR_LIMIT = 16_384
+_PEM_EDGE = re.compile(rb"-----[A-Z ]+-----|\s")
+
+
+def _csr_subject(request: Json) -> list[tuple[str, str]]:
+    """Common name ("user") and organisations ("group") in a certificate request.
+
+    The attributes stand in the DER as object identifier, string tag, length, text, so a scan finds them; nothing is parsed, and
+    the length is bounded.
+    """
+    if not isinstance(request, str) or len(request) > _CSR_LIMIT:
+        return []
+    try:
+        der = binascii.a2b_base64(request)
+        if b"-----BEGIN" in der[:64]:
+            der = binascii.a2b_base64(_PEM_EDGE.sub(b"", der))
+    except (binascii.Error, ValueError):
+        return []
+    found: list[tuple[str, str]] = []
+    at = der.find(b"\x06\x03\x55\x04")
+    while at >= 0 and len(found) < 16:
+        sort, length = _ATTRIBUTES.get(der[at + 4 : at + 5]), der[at + 6 : at + 7]
+        if sort and length and length[0] < 0x80:
+            found.append((sort, der[at + 7 : at + 7 + length[0]].decode("utf-8", "replace")))
+        at = der.find(b"\x06\x03\x55\x04", at + 4)
+    return found
+
+
+def _certificate_request(body: Object, actor: str, found: set[str]) -> None:
+    spec = _dict(body.get("spec"))
+    if spec.get("signerName"):
+        found.add("signer=" + _word(spec["signerName"]))
+    found.update(f"usage={_word(usage)}" for usage in _list(spec.get("usages")) if "auth" in str(usage))
+    if spec.get("expirationSeconds"):
+        found.add("days=" + magnitude(int(_quantity(spec["expirationSeconds"]) // 86_400)))
+    for sort, name in _csr_subject(spec.get("request")):
+        if sort == "group":
+            found.add("csrGroup=" + _word(name))
+        elif name == actor:
+            found.add("csrUser=self")
+        else:
+            found.add("csrUser=" + (_word(name) if name.startswith("system:") else "other"))
+    for condition in _objects(_dict(body.get("status")).get("conditions")):
+        if condition.get("type") in ("Approved", "Denied"):
+            found.add(str(condition["type"]).lower())
+
+
+_POD_SECURITY = "pod-security.kubernetes.io/"
+
+
+def _namespace(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    for label, value in _dict(_dict(body.get("metadata")).get("labels")).items():
+        if label.startswith(_POD_SECURITY) and not label.endswith("-version"):
+            found.add(f"podSecurity={_word(label[len(_POD_SECURITY) :])}:{_word(value)}")
+
+
+def _node(body: Object, actor: str, found: set[str]) -> None:
+    spec, status = _dict(body.get("spec")), _dict(body.get("status"))
+    if isinstance(spec.get("unschedulable"), bool):
+        found.add("unschedulable" if spec["unschedulable"] else "schedulable")
+    found.update(f"taint={_word(taint.get('effect'))}" for taint in _objects(spec.get("taints")))
+    if not actor.startswith("system:node:"):
+        if status.get("addresses"):
+            found.add("nodeAddresses")
+        if _dict(status.get("daemonEndpoints")):
+            found.add("kubeletPort")
+
+
+def _pod_status(body: Object, found: set[str]) -> None:
+    status = _dict(body.get("status"))
+    found.update(key for key in ("podIP", "hostIP") if status.get(key))
+    if any(
+        condition.get("type") == "Ready" and condition.get("status") == "True"
+        for condition in _objects(status.get("conditions"))
+    ):
+        found.add("ready")
+
+
+def _quota(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    for name, value in list(_dict(_dict(body.get("spec")).get("hard")).items())[:8]:
+        found.add(f"hard.{_word(name)}=" + magnitude(int(_quantity(value))))
+
+
+_CLOUD_IDENTITY = (
+    *("eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account", "azure.workload.identity/client-id"),
+)
+
+
+def _service_account(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    metadata = _dict(body.get("metadata"))
+    if any(key in _dict(metadata.get("annotations")) for key in _CLOUD_IDENTITY):
+        found.add("cloudIdentity")
+    found.update(key for key in ("secrets", "imagePullSecrets") if body.get(key))
+
+
+def _token_request(body: Object, found: set[str]) -> None:
+    spec = _dict(body.get("spec"))
+    if spec.get("expirationSeconds"):
+        found.add("hours=" + magnitude(int(_quantity(spec["expirationSeconds"]) // 3600)))
+    found.update("audience=" + _word(audience) for audience in _list(spec.get("audiences"))[:4])
+    bound = _dict(spec.get("boundObjectRef")).get("kind")
+    found.add("boundTo=" + _word(bound) if bound else "unbound")
+
+
+def _access_review(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    asked = _dict(_dict(body.get("spec")).get("resourceAttributes"))
+    if asked:
+        found.add(f"asks={_word(asked.get('verb'))} {_word(asked.get('resource'))}")
+    else:
+        found.add("asks=path")
+
+
+def _rules_review(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    found.add("asks=everything")
+
+
+def _api_service(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    spec = _dict(body.get("spec"))
+    if spec.get("insecureSkipTLSVerify") is True:
+        found.add("insecureSkipTLSVerify")
+    if _dict(spec.get("service")).get("namespace"):
+        found.add("service=" + _word(_dict(spec["service"])["namespace"]))
+
+
+def _definition(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    spec = _dict(body.get("spec"))
+    if spec.get("scope"):
+        found.add("scope=" + _word(spec["scope"]))
+    if _dict(spec.get("conversion")).get("strategy") == "Webhook":
+        found.add("conversionWebhook")
+
+
+def _pod_security_policy(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    spec = _dict(body.get("spec"))
+    for flag in ("privileged", "hostPID", "hostIPC", "hostNetwork", "allowPrivilegeEscalation"):
+        if spec.get(flag) is True:
+            found.add(flag)
+    found.update(f"cap={_word(capability)}" for capability in _list(spec.get("allowedCapabilities")))
+
+
+def _admission_policy(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    spec = _dict(body.get("spec"))
+    if spec.get("failurePolicy"):
+        found.add("failurePolicy=" + _word(spec["failurePolicy"]))
+    found.update("action=" + _word(action) for action in _list(spec.get("validationActions")))
+
+
+def _priority_class(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+    found.add("value=" + magnitude(body.get("value")))
+    if body.get("globalDefault") is True:
+        found.add("globalDefault")
+
+
+def _slice(body: Object, actor: str, found: set[str]) -> None:
+    """Addresses behind a service; the controllers that keep them write them all day long."""
+    if actor.startswith("system:"):
+        return
+    addresses = sum(
+        len(_list(entry.get("addresses")))
+        for entry in [*_objects(body.get("endpoints")), *_objects(body.get("subsets"))]
+    )
+    if addresses:
+        found.add("addresses=" + magnitude(addresses))
+
+
+_READERS: dict[str, Callable[[Object, str, set[str]], None]] = {
+    **dict.fromkeys(("roles", "clusterroles"), _role),
+    **dict.fromkeys(("rolebindings", "clusterrolebindings"), _binding),
+    **dict.fromkeys(("mutatingwebhookconfigurations", "validatingwebhookconfigurations"), _webhook),
+    "services": _service,
+    "ingresses": _ingress,
+    "networkpolicies": _network_policy,
+    **dict.fromkeys(("persistentvolumes", "persistentvolumeclaims"), _volume),
+    **dict.fromkeys(("volumesnapshots", "volumesnapshotcontents"), _snapshot),
+    "certificatesigningrequests": _certificate_request,
+    "namespaces": _namespace,
+    "nodes": _node,
+    "resourcequotas": _quota,
+    "serviceaccounts": _service_account,
+    **dict.fromkeys(("selfsubjectaccessreviews", "localsubjectaccessreviews"), _access_review),
+    "selfsubjectrulesreviews": _rules_review,
+    "apiservices": _api_service,
+    "customresourcedefinitions": _definition,
+    "podsecuritypolicies": _pod_security_policy,
+    **dict.fromkeys(("validatingadmissionpolicies", "validatingadmissionpolicybindings"), _admission_policy),
+    "priorityclasses": _priority_class,
+    **dict.fromkeys(("endpoints", "endpointslices"), _slice),
+}
+
+_TEMPLATES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("deployments", "daemonsets", "statefulsets", "replicasets", "jobs", "replicationcontrollers"),
+        ("spec", "template", "spec"),
+    ),
+    "podtemplates": ("template", "spec"),
+    "cronjobs": ("spec", "jobTemplate", "spec", "template", "spec"),
+}
 _SPEC_NUMBERS = ("replicas", "maxReplicas", "minReplicas", "parallelism")
 
 
+class _SecretKind(msgspec.Struct, gc=False):
+    type: str = ""
+
+
+_SECRET = msgspec.json.Decoder(_SecretKind)
+_SECRET_KINDS = {
+    "kubernetes.io/service-account-token": "serviceAccountToken",
+    "bootstrap.kubernetes.io/token": "bootstrapToken",
+    "kubernetes.io/dockerconfigjson": "dockerconfigjson",
+    "kubernetes.io/dockercfg": "dockerconfigjson",
+    "kubernetes.io/tls": "tls",
+    "kubernetes.io/ssh-auth": "ssh-auth",
+    "kubernetes.io/basic-auth": "basic-auth",
+    "helm.sh/release.v1": "helm",
+}
+
+
+def _secret(raw: bytes | msgspec.Raw) -> str:
+    """Kind of a Secret, one of a fixed list; nothing else of it is even decoded."""
+    try:
+        kind = _SECRET_KINDS.get(_SECRET.decode(raw).type)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return "-"
+    return f"secret={kind}" if kind else "-"
+
+
 def _paths(value: Json, prefix: str, depth: int, found: set[str]) -> None:
-    """Key paths a patch touches, folded, lists entered; values are not looked at."""
-    if depth == _PATH_DEPTH:
+    """Key paths a patch touches, folded, lists entered; values are not looked at, except for being a removal."""
+    if value is None:
+        found.add(f"-{prefix}")
+    elif depth == _PATH_DEPTH or prefix.rpartition(".")[2] in _CLOSED:
         found.add(prefix)
-        return
-    if isinstance(value, dict) and value:
+    elif isinstance(value, dict) and value:
         for key, inner in value.items():
-            if prefix in ("metadata.annotations", "metadata.labels"):
-                found.add(f"{prefix}.{fold_name(str(key).rpartition('/')[0] or str(key))}")
+            if key.startswith(
+                "$"
+            ):  # a directive of a strategic merge patch: $patch, $setElementOrder/containers
+                found.add("$patch=" + _word(inner) if key == "$patch" else key.partition("/")[0])
+            elif prefix in ("metadata.annotations", "metadata.labels"):
+                removed = "-" if inner is None else ""
+                found.add(f"{removed}{prefix}.{fold_name(str(key).rpartition('/')[0] or str(key))}")
             else:
                 _paths(inner, f"{prefix}.{fold_name(str(key))}" if prefix else str(key), depth + 1, found)
     elif isinstance(value, list) and value and isinstance(value[0], dict):
@@ -175,7 +615,84 @@ def _paths(value: Json, prefix: str, depth: int, found: set[str]) -> None:
         found.add(prefix)
 
 
-_INDEX = re.compile(r"/(?:\d+|-)(?=/|$)")
+_INDEX = re.compile(r"\d+|-")
+
+
+def _rebuilt(steps: list[str], value: Json) -> Json:
+    """The object a JSON-patch operation speaks of: `/spec/containers/0/image` -> {"spec": {"containers": [{"image": value}]}}."""
+    for step in reversed(steps):
+        value = [value] if _INDEX.fullmatch(step) else {step: value}
+    return value
+
+
+_LISTS = {
+    *(
+        "containers",
+        "initContainers",
+        "ephemeralContainers",
+        "rules",
+        "subjects",
+        "webhooks",
+        "taints",
+        "volumes",
+    ),
+    *("externalIPs", "tolerations", "conditions", "ingress", "egress"),
+}
+
+
+def _json_patch(operations: list[Json], found: set[str]) -> list[Object]:
+    """Say what a JSON patch touches; what it sets, as objects that can be read like any other."""
+    paths: set[str] = set()
+    parts: list[Object] = []
+    for operation in map(_dict, operations[:64]):
+        steps = [
+            step.replace("~1", "/").replace("~0", "~")
+            for step in str(operation.get("path") or "").split("/")[1:]
+        ]
+        named = [fold_name(step) for step in steps if not _INDEX.fullmatch(step)]
+        closed = next((i for i, step in enumerate(steps) if step in _CLOSED), None)
+        if closed is not None:
+            steps = steps[: closed + 1]
+            named = [fold_name(step) for step in steps if not _INDEX.fullmatch(step)]
+        if named[:2] in (["metadata", "annotations"], ["metadata", "labels"]) and len(steps) > 2:
+            named[2] = fold_name(steps[2].rpartition("/")[0] or steps[2])
+        paths.add(f"{_word(operation.get('op'), 8)} {'.'.join(named[:_PATH_DEPTH])}")
+        if closed is None and operation.get("op") in ("add", "replace") and len(steps) <= 16:
+            value = operation.get("value")
+            if steps and steps[-1] in _LISTS and not isinstance(value, list):
+                value = [value]
+            parts.append(_dict(_rebuilt(steps, value)))
+    found.update(sorted(paths)[:_PATHS])
+    return parts
+
+
+def _read(
+    body: Object, verb: str, resource: str, subresource: str, actor: str, found: set[str], images: set[str]
+) -> None:
+    """Traits of one object or of a part of one."""
+    spec = _dict(body.get("spec"))
+    if subresource == "status":
+        if resource == "pods":
+            _pod_status(body, found)
+        elif resource in _REPORTED:
+            _READERS[resource](body, actor, found)
+        return
+    if subresource == "token":
+        _token_request(body, found)
+        return
+    if resource == "pods":
+        _pod(spec or body, found, images)
+    elif resource in _TEMPLATES:
+        template: Json = body
+        for step in _TEMPLATES[resource]:
+            template = _dict(template.get(step))
+        _pod(template, found, images)
+    elif (reader := _READERS.get(resource)) is not None:
+        reader(body, actor, found)
+    elif resource not in ("controllerrevisions", "horizontalpodautoscalers", "secrets"):
+        _templates(body, found, images)
+    if verb in ("create", "patch", "update"):
+        found.update(f"{key}={magnitude(spec[key])}" for key in _SPEC_NUMBERS if key in spec)
 
 
 def read_traits(
@@ -195,6 +712,14 @@ def read_traits(
     """
     if resource in _IGNORED_RESOURCES or subresource in _IGNORED_SUBRESOURCES or not raw:
         return "-", "-"
+    if resource == "endpoints" and actor.startswith("system:"):
+        return "-", "-"  # its controller and every old leader election write it all day long
+    if subresource == "status" and (
+        resource not in _REPORTED or actor.startswith(("system:node:", "system:serviceaccount:kube-system:"))
+    ):
+        return "-", "-"  # the usual reporters say nothing that anybody decided
+    if resource == "secrets":
+        return (_secret(raw) if verb in ("create", "update") else "-"), "-"
     try:
         body = _DECODE.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -202,69 +727,27 @@ def read_traits(
     found: set[str] = set()
     images: set[str] = set()
     if isinstance(body, list):  # JSON patch: operations instead of an object
-        paths: set[str] = set()
-        for operation in map(_dict, body):
-            path = _INDEX.sub("", str(operation.get("path") or ""))
-            paths.add(
-                f"{operation.get('op')} {'.'.join(fold_name(key) for key in path.split('/')[1 : _PATH_DEPTH + 1])}"
-            )
-            _paths_value(path, operation.get("value"), found, images)
-        found.update(sorted(paths)[:6])
+        for part in _json_patch(body, found):
+            _read(part, verb, resource, subresource, actor, found, images)
         return ",".join(sorted(found)) or "-", ",".join(sorted(images)) or "-"
     body = _dict(body)
-    if verb == "delete":
-        return (
-            "propagation=" + str(body["propagationPolicy"]) if body.get("propagationPolicy") else "-"
-        ), "-"
-    spec = _dict(body.get("spec"))
+    if verb in ("delete", "deletecollection"):
+        if body.get("propagationPolicy"):
+            found.add("propagation=" + _word(body["propagationPolicy"]))
+        if body.get("gracePeriodSeconds") == 0 and not actor.startswith("system:node:"):
+            found.add("force")
+        return ",".join(sorted(found)) or "-", "-"
     if verb == "patch":
-        touched: set[str] = set()
-        _paths(body, "", 0, touched)
-        found.update(sorted(touched - {"apiVersion", "kind", "metadata.name", "metadata.namespace"})[:6])
-    if resource == "pods":
-        _pod(spec or body, found, images)
-    elif resource in _POD_TEMPLATES:
-        _pod(_dict(_dict(spec.get("template")).get("spec")), found, images)
-    elif resource == "cronjobs":
-        _pod(
-            _dict(_dict(_dict(_dict(spec.get("jobTemplate")).get("spec")).get("template")).get("spec")),
-            found,
-            images,
-        )
-    elif resource in ("roles", "clusterroles"):
-        _rules(_list(body.get("rules")), found)
-        if body.get("aggregationRule"):
-            found.add("aggregationRule")
-    elif resource in ("rolebindings", "clusterrolebindings"):
-        _binding(body, actor, found)
-    elif resource in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"):
-        _webhook(body, found)
-    elif resource == "services":
-        if spec.get("externalIPs"):
-            found.add("externalIPs")
-        if spec.get("type") not in (None, "ClusterIP"):
-            found.add(f"type={spec['type']}")
-    elif resource == "certificatesigningrequests":
-        found.add("signer=" + str(spec.get("signerName")))
-        found.update(f"usage={usage}" for usage in _list(spec.get("usages")) if "auth" in str(usage))
-    elif resource == "nodes":
-        if spec.get("unschedulable") is True:
-            found.add("unschedulable")
-    elif resource in ("selfsubjectaccessreviews",):
-        asked = _dict(spec.get("resourceAttributes"))
-        found.add(f"asks={asked.get('verb')} {asked.get('resource')}" if asked else "asks=path")
-    if verb in ("create", "patch", "update"):
-        found.update(f"{key}={magnitude(spec[key])}" for key in _SPEC_NUMBERS if key in spec)
+        if body.get("kind") and body.get("apiVersion"):  # server-side apply sends the whole object
+            found.add("apply")
+            depth = _PATH_DEPTH - 2
+        else:
+            depth = 0
+        if body:
+            touched: set[str] = set()
+            _paths(body, "", depth, touched)
+            found.update(
+                sorted(touched - {"apiVersion", "kind", "metadata.name", "metadata.namespace"})[:_PATHS]
+            )
+    _read(body, verb, resource, subresource, actor, found, images)
     return ",".join(sorted(found)) or "-", ",".join(sorted(images)) or "-"
-
-
-def _paths_value(path: str, value: Json, found: set[str], images: set[str]) -> None:
-    """Traits of one JSON-patch value: containers and rules may arrive piecewise."""
-    if path.endswith(("/containers", "/initContainers", "/ephemeralContainers")):
-        _pod({path.rpartition("/")[2]: value if isinstance(value, list) else [value]}, found, images)
-    elif path.endswith("/rules"):
-        _rules(value if isinstance(value, list) else [value], found)
-    elif path.endswith("/externalIPs"):
-        found.add("externalIPs")
-    elif path.rpartition("/")[2] in _SPEC_NUMBERS:
-        found.add(f"{path.rpartition('/')[2]}={magnitude(value)}")
