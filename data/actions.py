@@ -187,24 +187,26 @@ class StageFolder:
 
     def __init__(self, capacity: int = 200_000) -> None:
         self._capacity = capacity
-        self._new: dict[tuple[str, str, str, str], None] = {}
-        self._old: dict[tuple[str, str, str, str], None] = {}
+        self._new: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        self._old: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
     def is_first(self, event: AuditEvent) -> bool:
         """Whether this event is the first that tells of its request and so becomes the action."""
         if event.stage == "RequestReceived":  # says nothing of the outcome; another stage follows
             return False
-        key = (
-            event.auditID,
-            event.requestReceivedTimestamp or event.stageTimestamp,
-            event.requestURI,
-            event.user.username,
-        )
-        if key in self._new or key in self._old:
+        key = (event.auditID, event.requestReceivedTimestamp or event.stageTimestamp)
+        request = (event.requestURI, event.user.username)
+        known = self._new.get(key)
+        if known is None:
+            known = self._old.get(key)
+            if known is None:
+                self._new[key] = [request]
+                if len(self._new) >= self._capacity:
+                    self._old, self._new = self._new, {}
+                return True
+        if request in known:
             return False
-        self._new[key] = None
-        if len(self._new) >= self._capacity:
-            self._old, self._new = self._new, {}
+        known.append(request)
         return True
 
 
