@@ -137,6 +137,44 @@ def data_build(
     typer.echo(f"Next: kubehabit train --data {out}")
 
 
+@data_app.command("profile")
+def data_profile(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LOG...",
+            help="Audit logs, oldest first: files or folders of any format that `data build` reads.",
+            exists=True,
+            allow_dash=True,
+            show_default=False,
+        ),
+    ],
+    principal: Annotated[
+        str,
+        typer.Option("--principal", "-p", help="Whose habits: a user name as logged.", show_default=False),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Also write a page with plots to this HTML file.", dir_okay=False),
+    ] = None,
+) -> None:
+    """Show the habits of one principal: when it acts, what it does, from where, and what is rare for it.
+
+    Example:  `kubehabit data profile audit.log.gz --principal alice@example.com --out alice.html`
+
+    Next:  `kubehabit data build`, to learn the habits of everybody.
+    """
+    from data.profile import gather
+    from data.profile_page import render
+
+    profile = gather(logs, principal)
+    typer.echo(profile.describe())
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(render(profile, [log.name for log in logs]), encoding="utf-8")
+        typer.echo(f"Page: {out}")
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
     ctx: typer.Context,
