@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -90,24 +89,34 @@ def grow(log: Path, gigabytes: float) -> None:
             size += len(text)
 
 
+_BUILD = """
+import re, resource, sys
+from pathlib import Path
+from data.dataset import build
+
+if __name__ == "__main__":
+    actions = build([Path(sys.argv[1])], Path(sys.argv[2]), progress=False).card["actions"]
+    # VmHWM, not ru_maxrss: that one begins at the size of whoever started this process.
+    own = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+    print(actions, max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+"""
+
+
 def peak_of_build(log: Path, out: Path) -> tuple[float, float, int]:
-    """(largest resident size of any process in MB, seconds, actions) of a build in a process of its own."""
-    script = (
-        "import sys; from pathlib import Path; from data.dataset import build\n"
-        "if __name__ == '__main__': print(build([Path(sys.argv[1])], Path(sys.argv[2]), progress=False).card['actions'])\n"
-    )
-    path = out.parent / "build.py"
-    path.write_text(script)
+    """(largest resident size of any process in MB, seconds, actions) of a build in processes of its own."""
+    script = out.parent / "build.py"
+    script.write_text(_BUILD)
     began = time.monotonic()
+    root = str(RECORDING.parent.parent.parent)
     done = subprocess.run(
-        [sys.executable, str(path), str(log), str(out)],
+        [sys.executable, str(script), str(log), str(out)],
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
-        env={"PYTHONPATH": str(RECORDING.parent.parent.parent)},
+        env={"PYTHONPATH": root, "PATH": ""},
     )
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return peak, time.monotonic() - began, int(done.stdout)
+    actions, peak = map(int, done.stdout.split())
+    return peak / 1024, time.monotonic() - began, actions
 
 
 def main() -> None:
