@@ -109,7 +109,7 @@ class Profile:
         ]
         others = [name for name in self.usernames if name != self.principal.name]
         if others:
-            lines += _wrapped(f"logged as: {', '.join(others)}")
+            lines += _wrapped(f"logged as: {listed(others)}")
         lines += ["", "  does most"]
         for (verb, resource, namespace), seen in top(self.deeds, 8):
             share = seen.count / self.actions
@@ -141,6 +141,12 @@ class Profile:
         if self.behind:
             lines += ["", f"  controllers did {sum(self.behind.values()):,} things for what it wrote"]
         return "\n".join(lines)
+
+
+def listed(names: Sequence[str], limit: int = 3) -> str:
+    """`a, b, c and 4 more`."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def cut(text: str, width: int) -> str:

@@ -8,7 +8,7 @@ from html import escape
 from itertools import islice
 
 from data.actions import GAPS
-from data.profile import Profile, Seen, clock, cut, deed_words, rarest, top
+from data.profile import Profile, Seen, clock, cut, deed_words, listed, rarest, top
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --page: #ffffff; --card: #f6f8fa;
@@ -23,32 +23,38 @@ h2 { font-size: 17px; margin: 34px 0 4px; }
 p { margin: 4px 0 10px; max-width: 75ch; }
 .soft, .note { color: var(--soft); }
 .note { font-size: 13px; margin: 0 0 10px; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 10px; margin: 18px 0 4px; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(132px, 1fr)); gap: 10px; margin: 18px 0 4px; }
 .fact { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 14px; }
-.fact b { display: block; font-size: 20px; font-variant-numeric: tabular-nums; }
+.fact b { display: block; font-size: 18px; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .fact span { color: var(--soft); font-size: 13px; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(430px, 100%), 1fr)); gap: 0 34px; align-items: start; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; margin-bottom: 10px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th { text-align: left; color: var(--soft); font-weight: 500; font-size: 12.5px; white-space: nowrap; }
 th, td { padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.t { white-space: nowrap; font-variant-numeric: tabular-nums; color: var(--soft); }
-td.x { overflow-wrap: anywhere; }
-td.b { width: 22%; min-width: 90px; }
+td.x { overflow-wrap: anywhere; min-width: 170px; } td.t, th.t { padding-left: 14px; }
+td.b { width: 20%; min-width: 70px; }
 .m { display: block; height: 11px; margin-top: 6px; background: var(--bar); border-radius: 2px; min-width: 2px; }
 code { font: 12.5px ui-monospace, monospace; color: var(--soft); overflow-wrap: anywhere; }
 .bad { color: var(--alert); } .good { color: var(--fair); }
-svg { display: block; width: 100%; height: auto; }
+svg { display: block; width: 100%; min-width: 640px; height: auto; }
 svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 svg .v { fill: var(--bar); } svg .w { fill: var(--weak); } svg .a { stroke: var(--line); }
+svg text.k { fill: var(--ink); } svg text.l { fill: var(--page); }
 footer { margin-top: 44px; color: var(--soft); font-size: 13px; }
 @media print { body { font-size: 12px; } h2 { break-after: avoid; } }
 """
 _TIMELINE = 120
+_BINS = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 10080)
+"""Widths of the timeline's bars, minutes."""
+
 _ROWS = 20
 _MATRIX = 14
 _DAY = 1440
+_NAMED_PEERS, _LISTED_PEERS = 3, 12
+_DARK = 0.6
 
 
 def _e(text: object) -> str:
@@ -61,6 +67,16 @@ def _number(value: float) -> str:
 
 def _meter(count: int, most: int) -> str:
     return f'<span class="m" style="width:{100 * count / max(most, 1):.1f}%"></span>'
+
+
+def _when(profile: Profile, time: int) -> str:
+    """A time, no longer than the log's span makes it need to be."""
+    text = clock(time)
+    return text[11:] if clock(profile.first)[:10] == clock(profile.last)[:10] else text[:16]
+
+
+def _count(number: int, one: str, many: str) -> tuple[str, str]:
+    return _number(number), one if number == 1 else many
 
 
 def _table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
@@ -105,13 +121,18 @@ def _bars(
             parts.append(
                 f'<text x="{place:.1f}" y="{height + 16}" text-anchor="{anchor}">{_e(labels[index])}</text>'
             )
-    return "".join([*parts, "</svg>"])
+    return _scrolled(parts)
+
+
+def _scrolled(parts: Sequence[str]) -> str:
+    """A drawing that scrolls sideways on a narrow screen instead of shrinking."""
+    return f'<div class="wide">{"".join(parts)}</svg></div>'
 
 
 def _timeline(profile: Profile) -> str:
     first, last = profile.first // 60_000_000, profile.last // 60_000_000
     span = last - first + 1
-    size = max(1, -(-span // _TIMELINE))
+    size = next((size for size in _BINS if span <= size * _TIMELINE), -(-span // _TIMELINE))
     bins = [0] * -(-span // size)
     for minute, count in profile.minutes.items():
         bins[(minute - first) // size] += count
@@ -152,7 +173,7 @@ def _week(profile: Profile) -> str:
         f'<text x="{46 + hour * 41.4 + 19:.1f}" y="206" text-anchor="middle">{hour:02d}</text>'
         for hour in range(24)
     ]
-    return '<p class="note">hour of the day by day of the week, UTC; darker is more</p>' + "".join(
+    return '<p class="note">hour of the day by day of the week, UTC; stronger is more</p>' + "".join(
         [*parts, "</svg>"]
     )
 
@@ -160,17 +181,23 @@ def _week(profile: Profile) -> str:
 def _matrix(profile: Profile) -> str:
     """Resource x namespace; each cell lists its verbs on hover."""
     cells: dict[tuple[str, str], dict[str, int]] = {}
+    paths = 0
     for (verb, resource, namespace), seen in profile.deeds.items():
+        if resource.startswith("/"):
+            paths += seen.count
+            continue
         cells.setdefault((resource, namespace), {})[verb] = seen.count
     rows: dict[str, int] = {}
     columns: dict[str, int] = {}
     for (resource, namespace), verbs in cells.items():
         rows[resource] = rows.get(resource, 0) + sum(verbs.values())
         columns[namespace] = columns.get(namespace, 0) + sum(verbs.values())
+    if not cells:
+        return ""
     shown = [name for name, _ in sorted(rows.items(), key=lambda item: (-item[1], item[0]))[:_MATRIX]]
     across = [name for name, _ in sorted(columns.items(), key=lambda item: (-item[1], item[0]))[:_MATRIX]]
     most = max(sum(verbs.values()) for verbs in cells.values())
-    left, top_, wide, tall = 290, 74, (1040 - 290) / max(len(across), 5), 22
+    left, top_, wide, tall = 290, 74, (1040 - 290 - 60) / max(len(across), 5), 22
     parts = [f'<svg viewBox="0 0 1040 {top_ + tall * len(shown) + 6}" role="img">']
     for column, namespace in enumerate(across):
         x = left + column * wide + wide / 2 - 4
@@ -193,14 +220,18 @@ def _matrix(profile: Profile) -> str:
                 f'width="{wide - 2:.1f}" height="{tall - 2}" rx="3"><title>{_e(where)}: {_e(said)}</title></rect>'
             )
             if count and wide > 34:
+                shown_as = _number(count) if count < 10_000 else f"{count / 1000:.0f}k"
+                ink = "l" if float(strength) > _DARK else "k"
                 parts.append(
-                    f'<text x="{left + column * wide + wide / 2:.1f}" y="{y + 15}" text-anchor="middle" '
-                    f'style="fill:var(--ink)">{_number(count) if count < 10_000 else f"{count / 1000:.0f}k"}</text>'
+                    f'<text class="{ink}" x="{left + column * wide + wide / 2:.1f}" y="{y + 15}" '
+                    f'text-anchor="middle">{shown_as}</text>'
                 )
     hidden = f" The {_MATRIX} most frequent of each." if max(len(rows), len(columns)) > _MATRIX else ""
+    if paths:
+        hidden += f" Besides, {paths:,} requests to paths outside the resource API."
     return (
         f'<p class="note">actions by kind of object and namespace; the verbs show on hover.{hidden}</p>'
-        + "".join([*parts, "</svg>"])
+        + _scrolled(parts)
     )
 
 
@@ -215,7 +246,7 @@ def _deeds(profile: Profile) -> str:
             _number(seen.count),
             f"{seen.count / profile.actions:.1%}",
             f"{profile.peers_do.get(deed, 0)} of {peers}" if peers else "–",
-            clock(seen.last),
+            _when(profile, seen.last),
         )
         for deed, seen in shown
     ]
@@ -223,14 +254,22 @@ def _deeds(profile: Profile) -> str:
     return _table(heads, rows) + _more(len(shown), len(profile.deeds))
 
 
-def _simple(title: str, name: str, table: Mapping[str, Seen], note: str = "", rows: int = 8) -> str:
+def _simple(
+    profile: Profile, title: str, name: str, table: Mapping[str, Seen], note: str = "", rows: int = 8
+) -> str:
     """A ranked table of one field."""
     if not table:
         return ""
     shown = top(table, rows)
     most = shown[0][1].count
     cells = [
-        (_e(key), _meter(seen.count, most), _number(seen.count), clock(seen.first), clock(seen.last))
+        (
+            _e(key),
+            _meter(seen.count, most),
+            _number(seen.count),
+            _when(profile, seen.first),
+            _when(profile, seen.last),
+        )
         for key, seen in shown
     ]
     heads = ((name, "x"), ("", "b"), ("times", "n"), ("first", "t"), ("last", "t"))
@@ -240,11 +279,11 @@ def _simple(title: str, name: str, table: Mapping[str, Seen], note: str = "", ro
     )
 
 
-def _evidence(title: str, note: str, rows: Sequence[tuple[str, Seen]]) -> str:
+def _evidence(profile: Profile, title: str, note: str, rows: Sequence[tuple[str, Seen]]) -> str:
     """A table of single actions with the audit ID of the last of each."""
     heads = (("action", "x"), ("times", "n"), ("last", "t"), ("auditID of the last", "x"))
     cells = [
-        (words, _number(seen.count), clock(seen.last), f"<code>{_e(seen.audit_id)}</code>")
+        (words, _number(seen.count), _when(profile, seen.last), f"<code>{_e(seen.audit_id)}</code>")
         for words, seen in rows
     ]
     return f'<h2>{_e(title)}</h2><p class="note">{_e(note)}</p>' + _table(heads, cells)
@@ -300,7 +339,7 @@ def _refusals(profile: Profile) -> str:
     ]
     total = sum(seen.count for seen in profile.refusals.values())
     note = f"{total:,} of {profile.actions:,} actions ({total / profile.actions:.1%}) were refused or failed."
-    return _evidence("Refusals", note, rows) + _more(len(rows), len(profile.refusals))
+    return _evidence(profile, "Refusals", note, rows) + _more(len(rows), len(profile.refusals))
 
 
 def render(profile: Profile, sources: Sequence[str]) -> str:
@@ -322,24 +361,18 @@ def render(profile: Profile, sources: Sequence[str]) -> str:
     when = f"{clock(profile.first)} to {clock(profile.last)} UTC"
     refused = sum(seen.count for seen in profile.refusals.values())
     facts = (
-        (_number(profile.actions), "actions"),
-        (span, "between the first and the last"),
-        (_number(len(profile.deeds)), "different actions"),
-        (_number(len({deed[2] for deed in profile.deeds} - {"-"})), "namespaces"),
-        (_number(len(profile.clients)), "clients"),
-        (_number(len(profile.places)), "addresses"),
+        _count(profile.actions, "action", "actions"),
+        (span, "first to last"),
+        _count(len(profile.deeds), "different action", "different actions"),
+        _count(len({deed[2] for deed in profile.deeds} - {"-"}), "namespace", "namespaces"),
+        _count(len(profile.clients), "client", "clients"),
+        _count(len(profile.places), "address", "addresses"),
         (f"{refused / profile.actions:.1%}", "refused or failed"),
     )
     others = [alias for alias in profile.usernames if alias != name]
-    alias = (
-        f'<p class="soft">Logged as {_e(", ".join(others))}, folded into one by the identity rules.</p>'
-        if others
-        else ""
+    tiles = "".join(
+        f'<div class="fact"><b>{_e(value)}</b><span>{_e(what)}</span></div>' for value, what in facts
     )
-    peers = ", ".join(profile.peers[:12]) + (
-        f" and {len(profile.peers) - 12} more" if len(profile.peers) > 12 else ""
-    )
-    rare = [(_e(deed_words(*deed)), seen) for deed, seen in rarest(profile.deeds, 15)]
     objects = {
         f"{resource} {called}" + (f" in {namespace}" if namespace != "-" else ""): seen
         for (resource, namespace, called), seen in profile.objects.items()
@@ -348,30 +381,53 @@ def render(profile: Profile, sources: Sequence[str]) -> str:
         f"{verb} {resource}: {traits.replace(',', ', ')}": seen
         for (verb, resource, traits), seen in profile.bodies.items()
     }
+    rare = [(_e(deed_words(*deed)), seen) for deed, seen in rarest(profile.deeds, 15)]
+    note = "Seen at most a tenth as often as its commonest action; the rarest and newest first."
+    sections = (
+        f"<h1>{_e(name)}</h1>",
+        f'<p class="soft">{_e(profile.principal.kind)} · {when} · from {_e(", ".join(sources))}</p>',
+        f'<p class="soft">Logged as {_e(listed(others))}; the identity rules make one of them.</p>'
+        if others
+        else "",
+        f'<div class="facts">{tiles}</div>',
+        _company(profile),
+        f"<h2>When it acts</h2>{_timeline(profile)}{_week(profile)}",
+        f"<h2>What it does</h2>{_matrix(profile)}{_deeds(profile)}",
+        '<div class="two">',
+        _simple(profile, "Clients", "client", profile.clients),
+        _simple(profile, "Addresses", "address", profile.places),
+        "</div>",
+        _rhythm(profile),
+        _next(profile),
+        _evidence(profile, "Rarest actions", note, rare) if rare else "",
+        _refusals(profile),
+        '<div class="two">',
+        _simple(
+            profile, "Objects it touches most", "object", objects, "Generated parts of names are folded."
+        ),
+        _simple(profile, "Permissions it uses", "binding", profile.bindings),
+        _simple(profile, "What its requests ask for", "traits of the body", bodies),
+        _simple(profile, "Images", "repository", profile.images),
+        _simple(profile, "Acts as", "impersonated", profile.masks),
+        "</div>",
+        _behind(profile),
+    )
+    body = "\n".join(section for section in sections if section)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>Habits of {_e(name)}</title><style>{_STYLE}</style></head><body><main>
-<h1>{_e(name)}</h1>
-<p class="soft">{_e(profile.principal.kind)} · {when} · from {_e(", ".join(sources))}</p>
-{alias}
-<div class="facts">{"".join(f'<div class="fact"><b>{_e(value)}</b><span>{_e(what)}</span></div>' for value, what in facts)}</div>
-<h2>Whom it is compared with</h2>
-<p>Peer group <b>{_e(profile.group)}</b>: it {_e(profile.reason)}.</p>
-{f'<p class="soft">Peers: {_e(peers)}</p>' if peers else '<p class="soft">It has no peers in this log.</p>'}
-<h2>When it acts</h2>{_timeline(profile)}{_week(profile)}
-<h2>What it does</h2>{_matrix(profile)}
-{_deeds(profile)}
-<div class="two">{_simple("Clients", "client", profile.clients)}{_simple("Addresses", "address", profile.places)}</div>
-{_rhythm(profile)}
-{_next(profile)}
-{_evidence("Rarest actions", "Seen at most a tenth as often as its commonest action; the newest first.", rare) if rare else ""}
-{_refusals(profile)}
-<div class="two">{_simple("Objects it touches most", "object", objects, "Generated parts of names are folded.")}
-{_simple("Permissions it uses", "binding", profile.bindings)}
-{_simple("What its requests ask for", "traits of the body", bodies)}{_simple("Images", "repository", profile.images)}
-{_simple("Acts as", "impersonated", profile.masks)}</div>
-{_behind(profile)}
-<footer>Made by <code>kubehabit data profile</code>. Contents of Secrets and ConfigMaps are never read; times are UTC.</footer>
+{body}
+<footer>Made by <code>kubehabit data profile</code>. What Secrets and ConfigMaps hold is never read; times are UTC.</footer>
 </main></body></html>
 """
+
+
+def _company(profile: Profile) -> str:
+    """Whom it is compared with, and why."""
+    peers = "" if profile.peers else "It has no peers in this log."
+    if len(profile.peers) > _NAMED_PEERS:
+        left = len(profile.peers) - _LISTED_PEERS
+        peers = f"Peers: {', '.join(profile.peers[:_LISTED_PEERS])}{f' and {left} more' if left > 0 else ''}"
+    said = f'<p class="soft">{_e(peers)}</p>' if peers else ""
+    return f"<h2>Whom it is compared with</h2><p>Peer group <b>{_e(profile.group)}</b>: it {_e(profile.reason)}.</p>{said}"
