@@ -36,7 +36,7 @@ _MAX_PACKINGS = 3
 """Compression inside compression: Firehose can compress what CloudWatch has compressed already."""
 STDIN = Path("-")
 """Stands for standard input."""
-_DAMAGE = (EOFError, zlib.error, zstandard.ZstdError, OSError)
+DAMAGE = (EOFError, zlib.error, zstandard.ZstdError, OSError)
 
 
 class DeadLetters(Protocol):
@@ -160,7 +160,7 @@ def _magic(stream: _Stream) -> bytes:
     """The first bytes; damage that shows already here shows again when they are read."""
     try:
         return stream.peek(4)[:4]
-    except _DAMAGE:
+    except DAMAGE:
         return b""
 
 
@@ -191,6 +191,18 @@ def _open(path: Path) -> Iterator[tuple[_Stream, Callable[[], int]]]:
         yield stream, tell
     finally:
         close()
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, decompressed if it is.
+
+    Raises:
+        KubehabitError: the file cannot be opened.
+        EOFError, zlib.error, zstandard.ZstdError, OSError: on reading, if it is damaged; `DAMAGE` names them.
+    """
+    with _open(path) as (stream, _):
+        yield stream
 
 
 def open_lines(
@@ -225,7 +237,7 @@ def open_lines(
                 while not complete and len(line) > MAX_EVENT_BYTES:  # skip the rest of an oversized line
                     rest = stream.readline(1 << 20)
                     complete = not rest or rest.endswith(b"\n")
-        except _DAMAGE as error:
+        except DAMAGE as error:
             reason = f"compressed stream is damaged after line {number}: {error}"
             if on_damage is None:
                 raise KubehabitError(f"{path}: {reason}. Ship the file again.") from error
@@ -259,7 +271,7 @@ class _Input:
         while self.damage is None and size < _CHUNK_BYTES:
             try:
                 piece = self._stream.read1(_CHUNK_BYTES - size)
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 self.damage = error
                 break
             if not piece:
@@ -275,7 +287,7 @@ class _Records:
     """Cuts the bytes of a log into records and decodes them, chunk by chunk."""
 
     def __init__(self, data: _Input, sources: Sources) -> None:
-        self.line = 1
+        self.line = 1  # the next
         self._input = data
         self._sources = sources
         self._opener: tuple[int, bytes] | None = None
@@ -287,10 +299,13 @@ class _Records:
         return True
 
     def chunks(self) -> Iterator[Decoded]:
-        """All of the log; `line` says where it ended."""
+        """All of the log."""
         carry = b""
         while True:
             block = self._input.block()
+            if not block and self._input.damage is not None:
+                yield self._damaged(carry, self._input.damage)
+                return
             if not block and not carry:
                 return
             lines = (carry + block if carry else block).split(b"\n")
@@ -312,6 +327,14 @@ class _Records:
                 self._input.back(carry)
                 carry = b""
                 yield from self._document(self.line, one_line=True)
+
+    def _damaged(self, cut: bytes, damage: Exception) -> Decoded:
+        """The end of a log that could not be read to its end: what was cut off there goes with the reason."""
+        decoded = decode_numbered([(self.line, cut)], self._sources)
+        reason = f"compressed stream is damaged after line {self.line - 1}: {damage}"
+        if not decoded.events:
+            return decoded._replace(dead=[DeadLetter(self.line, reason, cut)])
+        return decoded._replace(dead=[*decoded.dead, DeadLetter(self.line, reason, b"")])
 
     def _document(self, line: int, one_line: bool) -> Iterator[Decoded]:
         """Records of a document that is not one record a line."""
@@ -372,24 +395,21 @@ def read_events(
 def _read(log: Path, sources: Sources) -> Iterator[tuple[Decoded, int]]:
     """Chunks of one file, each with the compressed bytes read by then."""
     with _open(log) as (stream, tell):
-        data = _Input(stream, interactive=log == STDIN)
-        records = _Records(data, sources)
-        for decoded in records.chunks():
+        for decoded in _Records(_Input(stream, interactive=log == STDIN), sources).chunks():
             yield decoded, tell()
-        if data.damage is not None:
-            reason = f"compressed stream is damaged after line {records.line - 1}: {data.damage}"
-            yield Decoded([], [], [DeadLetter(records.line, reason, b"")]), tell()
 
 
 def first_time(log: Path) -> str:
-    """Time of the first event that can be read near the beginning of a file, RFC 3339; "" if there is none.
+    """When the first event near the beginning of a file was written, RFC 3339; "" if there is none.
+
+    Not when it was received: a watch that ends after an hour may be the first thing in a file.
 
     Raises:
         KubehabitError: the file cannot be opened.
     """
     for decoded, _ in islice(_read(log, Sources()), 2):
         for event in decoded.events:
-            return event.requestReceivedTimestamp or event.stageTimestamp
+            return event.stageTimestamp or event.requestReceivedTimestamp
     return ""
 
 

@@ -452,9 +452,7 @@ def test_a_folder_is_read_in_the_order_of_time(tmp_path: Path) -> None:
     for name, hour in times.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        sample = [
-            json.loads(event(auditID=hour, requestReceivedTimestamp=f"2026-01-05T{hour}:00:00.000000Z"))
-        ]
+        sample = [json.loads(event(auditID=hour, stageTimestamp=f"2026-01-05T{hour}:00:00.000000Z"))]
         data = envelopes.aks_blob(sample)
         path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     (tmp_path / ".checkpoint").write_text("{}")
