@@ -1,5 +1,6 @@
 """Body traits: each attack's body differs from the ordinary one."""
 
+import base64
 import json
 from typing import Any
 
@@ -77,6 +78,222 @@ def test_what_an_attacker_asks_for_shows(resource: str, body: dict[str, Any], ex
     assert expected in traits(resource, body)
 
 
+CSR_DER = (
+    # SEQUENCE ... SET { SEQUENCE { 2.5.4.10, "system:masters" } } SET { SEQUENCE { 2.5.4.3, "kubernetes-admin" } }
+    b"\x30\x82\x00\x00\x31\x17\x30\x15\x06\x03\x55\x04\x0a\x13\x0esystem:masters"
+    b"\x31\x19\x30\x17\x06\x03\x55\x04\x03\x13\x10kubernetes-admin\xff\x00"
+)
+
+
+def request(der: bytes) -> str:
+    """A certificate request as a CSR object holds it: PEM, base64 once more."""
+    pem = base64.encodebytes(der)
+    return base64.b64encode(
+        b"-----BEGIN CERTIFICATE REQUEST-----\n" + pem + b"-----END CERTIFICATE REQUEST-----\n"
+    ).decode()
+
+
+SIGNER = "kubernetes.io/kube-apiserver-client"
+
+
+@pytest.mark.parametrize(
+    ("resource", "body", "expected"),
+    [
+        ("nodes", {"spec": {"taints": [{"key": "a", "effect": "NoExecute"}]}}, {"taint=NoExecute"}),
+        ("nodes", {"spec": {"unschedulable": False}}, {"schedulable"}),
+        (
+            "namespaces",
+            {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}},
+            {"podSecurity=enforce:privileged"},
+        ),
+        ("clusterroles", {"aggregationRule": {"clusterRoleSelectors": []}}, {"aggregationRule"}),
+        (
+            "clusterroles",
+            {"metadata": {"labels": {"rbac.authorization.k8s.io/aggregate-to-admin": "true"}}},
+            {"aggregateTo=admin"},
+        ),
+        ("roles", {"rules": [{"nonResourceURLs": ["*"], "verbs": ["get"]}]}, {"nonResourceURLs"}),
+        (
+            "certificatesigningrequests",
+            {"spec": {"request": request(CSR_DER), "signerName": SIGNER, "usages": ["client auth"]}},
+            {"csrGroup=system:masters", "csrUser=other", f"signer={SIGNER}", "usage=client auth"},
+        ),
+        (
+            "certificatesigningrequests",
+            {"status": {"conditions": [{"type": "Approved", "status": "True"}]}},
+            {"approved"},
+        ),
+        ("ingresses", {"spec": {"rules": [{"host": "pay.example"}]}}, {"noTLS", "host=pay.example"}),
+        ("ingresses", {"spec": {"rules": [{"host": "*.example"}], "tls": [{}]}}, {"wildcardHost"}),
+        (
+            "ingresses",
+            {"metadata": {"annotations": {"nginx.ingress.kubernetes.io/server-snippet": "x"}}},
+            {"snippet"},
+        ),
+        (
+            "networkpolicies",
+            {"spec": {"podSelector": {}, "ingress": [{}], "policyTypes": ["Ingress"]}},
+            {"selectsAll", "allowsAll=ingress"},
+        ),
+        (
+            "networkpolicies",
+            {
+                "spec": {
+                    "podSelector": {"matchLabels": {}},
+                    "egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}],
+                }
+            },
+            {"allowsAll=egress"},
+        ),
+        (
+            "networkpolicies",
+            {"spec": {"podSelector": {}, "policyTypes": ["Ingress"]}},
+            {"denies=ingress", "selectsAll"},
+        ),
+        ("persistentvolumes", {"spec": {"hostPath": {"path": "/var/lib/kubelet"}}}, {"hostPath=/var"}),
+        ("persistentvolumes", {"spec": {"csi": {"driver": "ebs.csi.aws.com"}}}, {"csi=ebs.csi.aws.com"}),
+        (
+            "persistentvolumeclaims",
+            {"spec": {"dataSource": {"kind": "VolumeSnapshot"}}},
+            {"dataSource=VolumeSnapshot"},
+        ),
+        ("volumesnapshots", {"spec": {"source": {"persistentVolumeClaimName": "db"}}}, {"snapshotOf=db"}),
+        ("resourcequotas", {"spec": {"hard": {"cpu": "500", "memory": "4Gi"}}}, {"hard.cpu=256"}),
+        (
+            "serviceaccounts",
+            {"metadata": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/x"}}},
+            {"cloudIdentity"},
+        ),
+        ("selfsubjectrulesreviews", {"spec": {"namespace": "web"}}, {"asks=everything"}),
+        (
+            "apiservices",
+            {"spec": {"service": {"namespace": "evil"}, "insecureSkipTLSVerify": True}},
+            {"service=evil", "insecureSkipTLSVerify"},
+        ),
+        (
+            "customresourcedefinitions",
+            {"spec": {"scope": "Cluster", "conversion": {"strategy": "Webhook"}}},
+            {"conversionWebhook", "scope=Cluster"},
+        ),
+        (
+            "podsecuritypolicies",
+            {"spec": {"privileged": True, "allowedCapabilities": ["*"]}},
+            {"privileged", "cap=*"},
+        ),
+        ("validatingadmissionpolicybindings", {"spec": {"validationActions": ["Audit"]}}, {"action=Audit"}),
+        ("priorityclasses", {"value": 1_000_000, "globalDefault": True}, {"globalDefault", "value=524288"}),
+        ("services", {"status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.10"}]}}}, {"loadBalancerIP"}),
+        ("endpointslices", {"endpoints": [{"addresses": ["10.1.2.3"]}]}, {"addresses=1"}),
+        ("endpoints", {"subsets": [{"addresses": [{"ip": "10.1.2.3"}]}]}, {"addresses=1"}),
+    ],
+)
+def test_every_kind_of_body_says_what_matters(
+    resource: str, body: dict[str, Any], expected: set[str]
+) -> None:
+    assert expected <= traits(resource, body)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"securityContext": {"runAsUser": 0}}, "runAsRoot"),
+        ({"containers": [{"securityContext": {"runAsUser": 0}}]}, "runAsRoot"),
+        (
+            {"containers": [{"securityContext": {"allowPrivilegeEscalation": True}}]},
+            "allowPrivilegeEscalation",
+        ),
+        (
+            {"containers": [{"securityContext": {"seccompProfile": {"type": "Unconfined"}}}]},
+            "seccompProfile=Unconfined",
+        ),
+        ({"automountServiceAccountToken": True}, "automountToken"),
+        ({"tolerations": [{"operator": "Exists"}]}, "toleratesAll"),
+        ({"tolerations": [{"key": "node-role.kubernetes.io/control-plane"}]}, "toleratesControlPlane"),
+        ({"nodeSelector": {"node-role.kubernetes.io/master": ""}}, "onControlPlane"),
+        ({"priorityClassName": "system-node-critical"}, "priorityClass=system-node-critical"),
+        ({"containers": [{"resources": {"limits": {"nvidia.com/gpu": 1}}}]}, "limit=nvidia.com/gpu"),
+        ({"containers": [{"resources": {"requests": {"cpu": "7500m"}}}]}, "cpu=4"),
+        ({"containers": [{"env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]}]}, "env=2"),
+        ({"containers": [{"command": ["/bin/sh", "-c", "x"]}]}, "command=sh"),
+        ({"containers": [{"command": ["/opt/secret-name"]}]}, "command"),
+        ({"ephemeralContainers": [{"targetContainerName": "app"}]}, "targetContainer"),
+        ({"volumes": [{"projected": {"sources": [{"secret": {"name": "x"}}]}}]}, "secretVolume"),
+        (
+            {"volumes": [{"projected": {"sources": [{"serviceAccountToken": {"audience": "vault"}}]}}]},
+            "tokenAudience=vault",
+        ),
+        ({"imagePullSecrets": [{"name": "x"}]}, "pullSecret"),
+    ],
+)
+def test_what_a_pod_asks_for_shows(spec: dict[str, Any], expected: str) -> None:
+    assert expected in traits("pods", {"spec": spec})
+    assert expected in traits("podtemplates", {"template": {"spec": spec}})
+    inside = {"spec": {"workers": [{"podTemplate": {"spec": {"containers": [], **spec}}}]}}
+    assert expected in traits("sparkapplications", inside)
+
+
+def test_a_token_request_says_for_how_long_and_for_whom() -> None:
+    body = {"spec": {"expirationSeconds": 360_000, "audiences": ["vault"]}}
+    found = read_traits("create", "serviceaccounts", "token", "dev-1", json.dumps(body).encode())[0]
+    assert set(found.split(",")) == {"audience=vault", "hours=64", "unbound"}
+
+
+def test_a_node_that_somebody_else_redirects_shows_and_its_own_reports_do_not() -> None:
+    body = json.dumps(
+        {
+            "status": {
+                "addresses": [{"address": "1.2.3.4"}],
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": 1}},
+            }
+        }
+    ).encode()
+    assert "nodeAddresses" in read_traits("patch", "nodes", "status", "dev-1", body)[0]
+    assert read_traits("patch", "nodes", "status", "system:node:node-1", body)[0] == "-"
+
+
+def test_the_kind_of_a_secret_is_told_and_nothing_else_of_it() -> None:
+    body = {"type": "kubernetes.io/service-account-token", "data": {"a": "b"}}
+    assert traits("secrets", body) == {"secret=serviceAccountToken"}
+    assert traits("secrets", {"type": "anything-at-all", "data": {}}) == {"-"}
+
+
+def test_removals_and_directives_of_a_patch_show() -> None:
+    body = {
+        "metadata": {"finalizers": None, "labels": {"policy.example/enforce": None}},
+        "spec": {"template": {"spec": {"containers": [{"name": "guard", "$patch": "delete"}]}}},
+    }
+    assert {"-metadata.finalizers", "-metadata.labels.policy.example", "$patch=delete"} <= traits(
+        "deployments", body, "patch"
+    )
+
+
+def test_server_side_apply_is_read_as_the_object_it_is() -> None:
+    body = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"template": {"spec": {"hostPID": True}}}}
+    assert traits("deployments", body, "patch") == {"apply", "hostPID", "spec.template"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("/spec/template/spec/containers/0/securityContext/privileged", True, "privileged"),
+        ("/spec/template/spec/hostPID", True, "hostPID"),
+        ("/spec/template/spec/containers/0/securityContext/capabilities/add/-", "SYS_ADMIN", "cap=SYS_ADMIN"),
+        ("/spec/template/spec/volumes/-", {"hostPath": {"path": "/etc"}}, "hostPath=/etc"),
+        ("/spec/replicas", 40, "replicas=32"),
+        ("", {"spec": {"template": {"spec": {"hostIPC": True}}}}, "hostIPC"),
+    ],
+)
+def test_a_json_patch_says_the_same_wherever_it_enters(path: str, value: Any, expected: str) -> None:
+    assert expected in traits("deployments", [{"op": "add", "path": path, "value": value}], "patch")
+
+
+def test_a_certificate_request_of_any_size_is_read_in_bounded_time() -> None:
+    for blob in ("A" * 10_000_000, "!" * 1000, base64.b64encode(b"\x06\x03\x55\x04" * 3000).decode()):
+        assert read_traits(
+            "create", "certificatesigningrequests", "", "x", json.dumps({"spec": {"request": blob}}).encode()
+        )
+
+
 def test_a_sidecar_shows_in_the_number_of_containers() -> None:
     one = {"spec": {"template": {"spec": {"containers": [{"image": "a"}]}}}}
     two = {"spec": {"template": {"spec": {"containers": [{"image": "a"}, {"image": "b"}]}}}}
@@ -127,9 +344,8 @@ def test_counts_are_alike_within_a_power_of_two() -> None:
     assert [magnitude(n) for n in (0, 1, 3, 4, 200, "x", True)] == ["0", "1", "2", "4", "128", "?", "?"]
 
 
-@given(JSON)
-def test_no_body_crashes_the_reader(body: object) -> None:
-    for resource in (
+KINDS = (
+    *(
         "pods",
         "deployments",
         "roles",
@@ -137,6 +353,22 @@ def test_no_body_crashes_the_reader(body: object) -> None:
         "services",
         "mutatingwebhookconfigurations",
         "cronjobs",
-    ):
+    ),
+    *("ingresses", "networkpolicies", "persistentvolumes", "volumesnapshots", "certificatesigningrequests"),
+    *("namespaces", "nodes", "resourcequotas", "serviceaccounts", "selfsubjectaccessreviews", "apiservices"),
+    *(
+        "customresourcedefinitions",
+        "podsecuritypolicies",
+        "priorityclasses",
+        "endpointslices",
+        "widgets",
+        "secrets",
+    ),
+)
+
+
+@given(JSON)
+def test_no_body_crashes_the_reader(body: object) -> None:
+    for resource in KINDS:
         for verb in ("create", "patch", "delete"):
             assert read_traits(verb, resource, "", "x", json.dumps(body).encode())[0]
