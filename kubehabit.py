@@ -175,6 +175,49 @@ def data_profile(
         typer.echo(f"Page: {out}")
 
 
+@data_app.command("simulate")
+def data_simulate(
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write to.", file_okay=False, show_default=False)
+    ],
+    principals: Annotated[
+        int, typer.Option("--principals", help="About how many principals act.", min=10, max=1_000_000)
+    ] = 100,
+    days: Annotated[float, typer.Option("--days", help="Simulated days, all in all.", min=0.001)] = 7,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.", min=0)] = 1,
+    attacks: Annotated[
+        str, typer.Option("--attacks", help="all, none, or scenario names with commas between.")
+    ] = "all",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Settings, as YAML, on top of the shipped simulate.yaml.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    profile: Annotated[
+        str, typer.Option("--profile", help="A profile of the settings: default, or recording.")
+    ] = "default",
+) -> None:
+    """Simulate a cluster: the audit log of weeks that never were, with attacks and labels.
+
+    Writes normal.jsonl.zst (normal work), labelled.jsonl.zst (with attacks and look-alikes) and labels.json.
+
+    Example:  `kubehabit data simulate --out .kubehabit/twin --principals 500 --days 28 --seed 7`
+
+    Next:  `kubehabit data build .kubehabit/twin/normal.jsonl.zst --out .kubehabit/dataset`
+    """
+    from data.simulate import load_settings, simulate
+
+    summary = simulate(
+        out, principals, days, seed, attacks=attacks, settings=load_settings(config, profile), progress=True
+    )
+    typer.echo(summary.describe())
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
     ctx: typer.Context,

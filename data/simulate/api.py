@@ -1,0 +1,202 @@
+"""The API as the audit log sees it: resources, request paths, and what an audit policy keeps of a request.
+
+Sources: Kubernetes API reference, `k8s.io/apiserver/pkg/audit/policy`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+RESOURCES: dict[str, tuple[str, str, str]] = {
+    **{
+        plural: ("", "v1", kind)
+        for plural, kind in {
+            "configmaps": "ConfigMap",
+            "endpoints": "Endpoints",
+            "events": "Event",
+            "limitranges": "LimitRange",
+            "namespaces": "Namespace",
+            "nodes": "Node",
+            "persistentvolumeclaims": "PersistentVolumeClaim",
+            "persistentvolumes": "PersistentVolume",
+            "pods": "Pod",
+            "replicationcontrollers": "ReplicationController",
+            "resourcequotas": "ResourceQuota",
+            "secrets": "Secret",
+            "serviceaccounts": "ServiceAccount",
+            "services": "Service",
+        }.items()
+    },
+    "daemonsets": ("apps", "v1", "DaemonSet"),
+    "deployments": ("apps", "v1", "Deployment"),
+    "replicasets": ("apps", "v1", "ReplicaSet"),
+    "statefulsets": ("apps", "v1", "StatefulSet"),
+    "jobs": ("batch", "v1", "Job"),
+    "cronjobs": ("batch", "v1beta1", "CronJob"),
+    "horizontalpodautoscalers": ("autoscaling", "v1", "HorizontalPodAutoscaler"),
+    "ingresses": ("networking.k8s.io", "v1", "Ingress"),
+    "networkpolicies": ("networking.k8s.io", "v1", "NetworkPolicy"),
+    "poddisruptionbudgets": ("policy", "v1beta1", "PodDisruptionBudget"),
+    "leases": ("coordination.k8s.io", "v1", "Lease"),
+    "endpointslices": ("discovery.k8s.io", "v1beta1", "EndpointSlice"),
+    "roles": ("rbac.authorization.k8s.io", "v1", "Role"),
+    "clusterroles": ("rbac.authorization.k8s.io", "v1", "ClusterRole"),
+    "rolebindings": ("rbac.authorization.k8s.io", "v1", "RoleBinding"),
+    "clusterrolebindings": ("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding"),
+    "selfsubjectaccessreviews": ("authorization.k8s.io", "v1", "SelfSubjectAccessReview"),
+    "selfsubjectrulesreviews": ("authorization.k8s.io", "v1", "SelfSubjectRulesReview"),
+    "subjectaccessreviews": ("authorization.k8s.io", "v1", "SubjectAccessReview"),
+    "certificatesigningrequests": ("certificates.k8s.io", "v1", "CertificateSigningRequest"),
+    "storageclasses": ("storage.k8s.io", "v1", "StorageClass"),
+    "csidrivers": ("storage.k8s.io", "v1", "CSIDriver"),
+    "runtimeclasses": ("node.k8s.io", "v1", "RuntimeClass"),
+    "apiservices": ("apiregistration.k8s.io", "v1", "APIService"),
+    "customresourcedefinitions": ("apiextensions.k8s.io", "v1", "CustomResourceDefinition"),
+    "mutatingwebhookconfigurations": ("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration"),
+    "validatingwebhookconfigurations": (
+        "admissionregistration.k8s.io",
+        "v1",
+        "ValidatingWebhookConfiguration",
+    ),
+    "flowschemas": ("flowcontrol.apiserver.k8s.io", "v1beta1", "FlowSchema"),
+    "prioritylevelconfigurations": ("flowcontrol.apiserver.k8s.io", "v1beta1", "PriorityLevelConfiguration"),
+    # custom resources: logged without their bodies by the usual policies
+    "applications": ("argoproj.io", "v1alpha1", "Application"),
+    "appprojects": ("argoproj.io", "v1alpha1", "AppProject"),
+    "workflows": ("argoproj.io", "v1alpha1", "Workflow"),
+    "certificates": ("cert-manager.io", "v1", "Certificate"),
+    "clusterissuers": ("cert-manager.io", "v1", "ClusterIssuer"),
+    "kustomizations": ("kustomize.toolkit.fluxcd.io", "v1beta1", "Kustomization"),
+    "gitrepositories": ("source.toolkit.fluxcd.io", "v1beta1", "GitRepository"),
+    "clusterpolicies": ("kyverno.io", "v1", "ClusterPolicy"),
+    "policyreports": ("wgpolicyk8s.io", "v1alpha1", "PolicyReport"),
+    "externalsecrets": ("external-secrets.io", "v1alpha1", "ExternalSecret"),
+    "postgresclusters": ("db.corp.example", "v1", "PostgresCluster"),
+    "servicemonitors": ("monitoring.coreos.com", "v1", "ServiceMonitor"),
+    "backups": ("velero.io", "v1", "Backup"),
+    "volumesnapshots": ("snapshot.storage.k8s.io", "v1beta1", "VolumeSnapshot"),
+    "events.new": ("events.k8s.io", "v1", "Event"),
+    "pods.metrics": ("metrics.k8s.io", "v1beta1", "PodMetrics"),
+}
+"""Plural -> (group, version, kind). `pods.metrics` is the metrics API's own `pods`, `events.new` the newer API of events."""
+
+CLUSTER_SCOPED = {
+    *("namespaces", "nodes", "persistentvolumes", "clusterroles", "clusterrolebindings", "clusterpolicies"),
+    *("certificatesigningrequests", "apiservices", "customresourcedefinitions", "storageclasses"),
+    *("mutatingwebhookconfigurations", "validatingwebhookconfigurations", "clusterissuers"),
+}
+_ASKED_BY_ALL = (
+    *("apps/v1", "events.k8s.io/v1", "authentication.k8s.io/v1", "authorization.k8s.io/v1"),
+    *("autoscaling/v1", "autoscaling/v2beta2", "batch/v1", "batch/v1beta1", "certificates.k8s.io/v1"),
+    *("networking.k8s.io/v1", "extensions/v1beta1", "policy/v1beta1", "rbac.authorization.k8s.io/v1"),
+    *("storage.k8s.io/v1", "admissionregistration.k8s.io/v1", "apiextensions.k8s.io/v1"),
+    *("scheduling.k8s.io/v1", "coordination.k8s.io/v1", "node.k8s.io/v1", "discovery.k8s.io/v1beta1"),
+    *("argoproj.io/v1alpha1", "cert-manager.io/v1", "apiregistration.k8s.io/v1"),
+)
+DISCOVERY = ("/api", "/apis", "/api/v1", *(f"/apis/{group}" for group in _ASKED_BY_ALL))
+"""What a client asks when its discovery cache is cold, in kubectl's order."""
+FULL_DISCOVERY = (
+    *DISCOVERY,
+    *(
+        f"/apis/{group}"
+        for group in (
+            *("apiregistration.k8s.io/v1beta1", "source.toolkit.fluxcd.io/v1beta1", "events.k8s.io/v1beta1"),
+            *("authentication.k8s.io/v1beta1", "authorization.k8s.io/v1beta1", "autoscaling/v2beta1"),
+            *(
+                "certificates.k8s.io/v1beta1",
+                "admissionregistration.k8s.io/v1beta1",
+                "networking.k8s.io/v1beta1",
+            ),
+            *("storage.k8s.io/v1beta1", "rbac.authorization.k8s.io/v1beta1", "apiextensions.k8s.io/v1beta1"),
+            *("scheduling.k8s.io/v1beta1", "kyverno.io/v1", "node.k8s.io/v1beta1", "acme.io/v1"),
+            *("flowcontrol.apiserver.k8s.io/v1beta1", "db.corp.example/v1", "external-secrets.io/v1alpha1"),
+            *("monitoring.coreos.com/v1", "velero.io/v1", "kustomize.toolkit.fluxcd.io/v1beta1"),
+            *("wgpolicyk8s.io/v1alpha1", "snapshot.storage.k8s.io/v1beta1", "coordination.k8s.io/v1beta1"),
+        )
+    ),
+)
+"""What controllers ask, all at once and so in any order."""
+
+_WRITES = {"create", "update", "patch", "delete", "deletecollection"}
+_SECRETIVE = {
+    "secrets",
+    "configmaps",
+    "serviceaccounts/token",
+    "tokenreviews",
+    "events",
+    "events.new",
+    "leases",
+}
+_KNOWN_GROUPS = {group for group, _, _ in RESOURCES.values() if "." not in group} | {
+    *("admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"),
+    *("authentication.k8s.io", "authorization.k8s.io", "certificates.k8s.io", "discovery.k8s.io"),
+    *("flowcontrol.apiserver.k8s.io", "metrics.k8s.io", "networking.k8s.io", "node.k8s.io"),
+    *("rbac.authorization.k8s.io", "storage.k8s.io"),
+}
+STREAMS = {"exec", "attach", "portforward", "log", "proxy"}
+"""Subresources whose answer begins before it ends: audited as ResponseStarted and ResponseComplete."""
+
+
+def audit_level(policy: str, machine: bool, verb: str, resource: str, sub: str, namespace: str) -> str:
+    """Audit level of a resource request under one of two policies, or "" when it is not audited at all.
+
+    Args:
+        policy: `everything` (the policy of the shipped recordings: nothing is dropped) or `production` (the chatter of the
+            control plane itself is dropped, as the policies of the hosted Kubernetes services do).
+        machine: whether the caller is a node, a component or a controller in kube-system.
+        verb: verb of the request.
+        resource: plural.
+        sub: subresource or "".
+        namespace: namespace or "".
+    """
+    if policy == "production":
+        if resource == "leases":
+            return ""
+        if machine and (
+            resource
+            in ("events", "events.new", "subjectaccessreviews", "endpoints", "endpointslices", "limitranges")
+            or (resource == "resourcequotas" and sub == "status")
+            or (verb == "get" and resource in ("nodes", "pods.metrics"))
+            or (resource in ("deployments", "replicasets", "cronjobs", "jobs", "pods") and sub == "status")
+        ):
+            return ""
+    full = f"{resource}/{sub}" if sub else resource
+    if full in _SECRETIVE or resource in ("secrets", "configmaps") or verb not in _WRITES:
+        return "Metadata"
+    if machine and resource == "endpoints" and namespace == "kube-system":
+        return "Metadata"
+    return "Request" if RESOURCES[resource][0] in _KNOWN_GROUPS else "Metadata"
+
+
+class Route(NamedTuple):
+    """The constant text of one kind of request: everything but name, query, caller, answer and time."""
+
+    level: str
+    path: str
+    tail: str
+    ref: str
+    ref_end: str
+    body: bool
+
+
+def make_route(policy: str, machine: bool, verb: str, full: str, namespace: str) -> Route:
+    """Constant text for `verb` on `resource[/subresource]` in a namespace ("" for the cluster)."""
+    resource, _, sub = full.partition("/")
+    group, version, _ = RESOURCES[resource]
+    plural = resource.partition(".")[0]
+    level = audit_level(policy, machine, verb, resource, sub, namespace)
+    root = f"/apis/{group}/{version}" if group else f"/api/{version}"
+    scope = f"/namespaces/{namespace}" if namespace and resource != "namespaces" else ""
+    ref = f'"objectRef":{{"resource":"{plural}"'
+    if namespace:
+        ref += f',"namespace":"{namespace}"'
+    end = f',"apiGroup":"{group}"' if group else ""
+    end += f',"apiVersion":"{version}"'
+    return Route(
+        level,
+        f"{root}{scope}/{plural}",
+        f"/{sub}" if sub else "",
+        ref,
+        end,
+        level == "Request" and sub not in STREAMS,
+    )

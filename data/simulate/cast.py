@@ -1,0 +1,600 @@
+"""The cast: who there is in the cluster, with what rights, from where, and what they own.
+
+Names are made of syllables and words; none belongs to anybody.
+"""
+
+# Tables and JSON texts are one thing a line, however long.
+# ruff: noqa: E501
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from random import Random
+from typing import NamedTuple
+
+from data.simulate.config import Settings
+from data.simulate.kernel import uid_of
+
+SAFE = "bcdfghjklmnpqrstvwxz2456789"
+_CONSONANTS, _VOWELS = "bdfgjklmnprstvz", "aeiou"
+TEAMS = (
+    *("web", "payments", "search", "data", "checkout", "catalog", "billing", "identity", "notify", "media"),
+    *("orders", "shipping", "pricing", "reports", "mobile", "partners", "fraud", "support", "content", "ads"),
+)
+APPS = (
+    *(
+        "api",
+        "front",
+        "worker",
+        "gateway",
+        "sync",
+        "cache",
+        "ingest",
+        "export",
+        "mailer",
+        "scheduler",
+        "ledger",
+    ),
+    *("indexer", "crawler", "render", "static", "quota", "audit", "session", "feeds", "rules"),
+)
+KUBECTL = (
+    *("kubectl/v1.20.2 (linux/amd64) kubernetes/faecb19", "kubectl/v1.19.7 (linux/amd64) kubernetes/1dd5338"),
+    *(
+        "kubectl/v1.20.4 (darwin/amd64) kubernetes/e87da0b",
+        "kubectl/v1.18.8 (darwin/amd64) kubernetes/9f2892a",
+    ),
+    *(
+        "kubectl/v1.21.1 (darwin/arm64) kubernetes/5e58841",
+        "kubectl.exe/v1.20.2 (windows/amd64) kubernetes/faecb19",
+    ),
+    "oc/4.7.0 (linux/amd64) kubernetes/c66c03f",
+)
+NEWER = (
+    "kubectl/v1.21.0 (linux/amd64) kubernetes/cb303e6",
+    "kubectl/v1.27.2 (linux/amd64) kubernetes/7f6f68f",
+    "kubectl/v1.30.1 (darwin/arm64) kubernetes/6911225",
+    "kubectl/v1.33.3 (linux/amd64) kubernetes/80779bd",
+)
+"""What people upgrade to; also what a thief may well have."""
+SCREENS = (
+    "k9s/v0.24.2 (darwin/amd64) kubernetes/$Format",
+    "node-fetch/1.0 (+https://github.com/bitinn/node-fetch)",
+)
+LIBRARIES = (
+    *("OpenAPI-Generator/12.0.1/python", "Go-http-client/2.0", "okhttp/3.14.9", "kubernetes-client/6.0.1"),
+    "OpenAPI-Generator/11.0.0/python",
+)
+HELM = "Helm/3.5.2"
+_VERSION = "v1.20.2 (linux/amd64) kubernetes/faecb19"
+
+
+class Grant(NamedTuple):
+    """One RBAC binding as the authorizer names it; None in a set means everything."""
+
+    reason: str
+    verbs: frozenset[str] | None
+    resources: frozenset[str] | None
+    namespaces: frozenset[str] | None
+
+
+READS = frozenset(("get", "list", "watch"))
+_DEBUG = frozenset(("pods/exec", "pods/attach", "pods/portforward", "events", "pods/ephemeralcontainers"))
+_SECRETS = frozenset(("secrets",))
+_VIEW = frozenset(
+    (
+        *(
+            "pods",
+            "pods/log",
+            "services",
+            "endpoints",
+            "configmaps",
+            "deployments",
+            "replicasets",
+            "statefulsets",
+        ),
+        *("daemonsets", "jobs", "cronjobs", "ingresses", "networkpolicies", "horizontalpodautoscalers"),
+        *(
+            "persistentvolumeclaims",
+            "replicationcontrollers",
+            "serviceaccounts",
+            "namespaces",
+            "resourcequotas",
+        ),
+        *("endpointslices", "servicemonitors", "poddisruptionbudgets", "nodes", "deployments/scale"),
+    )
+)
+_EDIT = _VIEW | {
+    *("secrets", "pods/exec", "pods/portforward", "deployments/scale", "pods/attach", "events"),
+    *("pods/eviction", "serviceaccounts/token", "rolebindings", "roles"),
+}
+_SELF = frozenset(("selfsubjectaccessreviews", "selfsubjectrulesreviews"))
+_CUSTOM = frozenset(("workflows", "postgresclusters", "volumesnapshots", "applications", "certificates"))
+
+
+@lru_cache(4096)
+def binding(kind: str, name: str, role: str, subject: str) -> str:
+    """The reason an RBAC authorizer gives, escaped for JSON."""
+    return f'RBAC: allowed by {kind} \\"{name}\\" of ClusterRole \\"{role}\\" to {subject}'
+
+
+def _allowed(extra: str, reason: str) -> str:
+    return f'{{{extra}"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":"{reason}"}}'
+
+
+class Rights:
+    """What a set of principals may do; shared by all that have the same bindings, with a memo of decisions."""
+
+    __slots__ = ("_memo", "extra", "grants", "refused", "too_wide")
+
+    def __init__(self, grants: Sequence[Grant], subject: str, extra: str = "") -> None:
+        self.grants = tuple(grants)
+        self.extra = extra
+        self.too_wide = _allowed(extra, binding("ClusterRoleBinding", "legacy-edit", "edit", subject))
+        self.refused = f'{{{extra}"authorization.k8s.io/decision":"forbid","authorization.k8s.io/reason":""}}'
+        self._memo: dict[tuple[str, str, str], tuple[bool, str]] = {}
+
+    def authorize(self, verb: str, full: str, namespace: str) -> tuple[bool, str]:
+        """Whether a request is allowed, and the annotations that say why."""
+        key = (verb, full, namespace)
+        found = self._memo.get(key)
+        if found is None:
+            if len(self._memo) > 20_000:
+                self._memo.clear()
+            for reason, verbs, resources, namespaces in self.grants:
+                if (
+                    (verbs is None or verb in verbs)
+                    and (resources is None or full in resources)
+                    and (namespaces is None or namespace in namespaces)
+                ):
+                    found = (True, _allowed(self.extra, reason))
+                    break
+            else:
+                found = (False, self.refused)
+            self._memo[key] = found
+        return found
+
+
+class Identity:
+    """A principal: its user block and its rights."""
+
+    __slots__ = ("authorize", "name", "outside_reason", "refused", "rights", "too_wide", "user")
+
+    def __init__(self, name: str, groups: Sequence[str], rights: Rights, uid: bool = False) -> None:
+        self.name = name
+        listed = ",".join(f'"{group}"' for group in groups)
+        self.user = (
+            f'{{"username":"{name}",' + (f'"uid":"{uid_of(name)}",' if uid else "") + f'"groups":[{listed}]}}'
+        )
+        self.rights = rights
+        self.authorize = rights.authorize
+        self.refused = rights.refused
+        self.too_wide = rights.too_wide
+        self.outside_reason = _allowed(
+            rights.extra,
+            ""
+            if "system:masters" in groups
+            else binding(
+                "ClusterRoleBinding",
+                "system:discovery",
+                "system:discovery",
+                'Group \\"system:authenticated\\"',
+            ),
+        )
+
+    def outside(self, code: int) -> str:
+        """Annotations of a request outside the resource API."""
+        return self.outside_reason if code != 403 else self.refused
+
+
+class Client:
+    """An identity as it comes over the wire: with an address and an agent."""
+
+    __slots__ = ("_head", "address", "agent", "done", "machine", "who")
+
+    def __init__(self, who: Identity, address: str, agent: str, machine: bool = False) -> None:
+        self.who = who
+        self.address = address
+        self.agent = agent
+        self.machine = machine
+        self.done = 0
+        ips = f'"{address}","127.0.0.1"' if address else '"127.0.0.1"'
+        self._head = (f'"user":{who.user},', f'"sourceIPs":[{ips}],"userAgent":"{agent}",')
+
+    def head(self, impersonated: str) -> str:
+        """The part of an event that says who asked, with the impersonated user in its place."""
+        return f"{self._head[0]}{impersonated}{self._head[1]}"
+
+    def other(self, address: str = "", agent: str = "") -> Client:
+        """The same identity from elsewhere or with another agent."""
+        return Client(self.who, address or self.address, agent or self.agent, self.machine)
+
+
+@dataclass(slots=True)
+class App:
+    """A deployed workload with its current pods."""
+
+    namespace: str
+    name: str
+    image: str
+    replicas: int
+    template: str
+    account: str
+    pods: list[tuple[str, int]]
+    revision: int = 1
+    busy: bool = False
+    blame: list[str] | None = None
+    history: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Team:
+    """A team with its namespace and its applications."""
+
+    name: str
+    namespace: str
+    apps: list[App]
+    cronjobs: list[str]
+
+
+@dataclass(slots=True)
+class Person:
+    """A human principal.
+
+    Attributes:
+        role: key of the command mix.
+        clients: usual clients, the main one first.
+        homes: namespaces worked in, the main one first.
+        shift: start and end of the working day, hours UTC.
+        first: day of the first appearance.
+        last: day of the last.
+    """
+
+    who: Identity
+    role: str
+    team: Team
+    clients: list[Client]
+    homes: list[str]
+    shift: tuple[float, float]
+    energy: float
+    first: int = 0
+    last: int = 1 << 30
+    on_call: bool = False
+
+
+@dataclass(slots=True)
+class Account:
+    """A service account that works by itself."""
+
+    client: Client
+    role: str
+    namespace: str
+    team: Team | None = None
+
+
+@dataclass(slots=True)
+class Node:
+    """A node and its kubelet."""
+
+    name: str
+    client: Client
+    index: int
+
+
+@dataclass(slots=True)
+class Cast:
+    """Everybody and everything in the cluster."""
+
+    teams: list[Team]
+    people: list[Person]
+    accounts: list[Account]
+    nodes: list[Node]
+    controllers: dict[str, Client]
+    apps: list[App]
+    production: list[App]
+
+    def size(self) -> int:
+        """Number of principals."""
+        return len(self.people) + len(self.accounts) + len(self.nodes) + len(self.controllers)
+
+
+def suffix(random: Random, length: int) -> str:
+    """A random suffix in the alphabet Kubernetes uses."""
+    return "".join(random.choices(SAFE, k=length))
+
+
+def _word(random: Random, syllables: int) -> str:
+    return "".join(random.choice(_CONSONANTS) + random.choice(_VOWELS) for _ in range(syllables))
+
+
+def service_account(namespace: str, account: str, grants: Sequence[Grant]) -> Identity:
+    """Identity of a service account with a token secret, as audited by clusters that still have them."""
+    name = f"system:serviceaccount:{namespace}:{account}"
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
+    extra = f'"authentication.k8s.io/legacy-token":"{name}",'
+    return Identity(
+        name, groups, Rights(grants, f'ServiceAccount \\"{account}/{namespace}\\"', extra), uid=True
+    )
+
+
+def _wide(name: str, role: str, namespace: str, account: str) -> Grant:
+    subject = f'ServiceAccount \\"{account}/{namespace}\\"'
+    return Grant(binding("ClusterRoleBinding", name, role, subject), None, None, None)
+
+
+CONTROLLERS = (
+    *(
+        "replicaset-controller",
+        "deployment-controller",
+        "resourcequota-controller",
+        "generic-garbage-collector",
+    ),
+    *("cronjob-controller", "endpointslice-controller", "endpoint-controller", "job-controller"),
+    *("horizontal-pod-autoscaler", "node-controller", "daemon-set-controller", "statefulset-controller"),
+    "persistent-volume-binder",
+)
+COMPONENTS = (
+    "system:kube-controller-manager",
+    "system:kube-scheduler",
+    "system:apiserver",
+    "system:anonymous",
+)
+ADD_ONS = (
+    ("kube-system", "cluster-autoscaler", "cluster-autoscaler/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("kube-system", "metrics-server", "metrics-server/v0.4.1 (linux/amd64) kubernetes/$Format"),
+    ("kube-system", "coredns", "coredns/v1.7.0 (linux/amd64) coredns"),
+)
+PLATFORM = (
+    ("monitoring", "prometheus-k8s", "Prometheus/2.24.1"),
+    ("argocd", "argocd-application-controller", "argocd-application-controller/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("cicd", "gitlab-runner", "gitlab-runner 13.9.0 linux/amd64"),
+    ("ingress-nginx", "ingress-nginx", "nginx-ingress-controller/v0.44.0 (linux/amd64) ingress-nginx/f802554ccfadf828f7eb6d3f9a9333686706d613"),
+    ("cert-manager", "cert-manager", "controller/v1.2.0 (linux/amd64) cert-manager/969b678f330c68a6429b7a71b271761c59651a85"),
+    ("kyverno", "kyverno", "kyverno/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("flux-system", "kustomize-controller", "kustomize-controller/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("argo", "workflow-controller", "workflow-controller/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("vault", "external-secrets", "kubernetes-client/6.0.1"),
+    ("logging", "fluent-bit", "Fluent-Bit"),
+    ("cicd", "helm-release-bot", HELM),
+    ("db-operator", "postgres-operator", "postgres-operator/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("argocd", "argocd-server", "argocd-server/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("external-dns", "external-dns", "external-dns/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("monitoring", "grafana", "OpenAPI-Generator/11.0.0/python"),
+    ("velero", "velero", "velero-server/v1.5.3 (linux/amd64) 123109a3bcac11dbb6783d2758207bac0d0817cb"),
+    ("ops", "node-labeler", "Go-http-client/2.0"),
+)  # fmt: skip
+"""Platform service accounts, the most usual first: namespace, account, agent."""
+_ROLES = ("sre", "release", "dba", "security", "iac", "admin", "data-science")
+_GROUPS = {
+    "sre": ("sre",),
+    "release": ("release-managers",),
+    "dba": ("dba",),
+    "security": ("security",),
+    "iac": ("iac",),
+    "data-science": ("data-science", "corp:devs"),
+}
+
+
+def _rights_of(role: str, team: Team) -> Rights:
+    """Rights of a person. They are too wide in places, as in life."""
+    grants: list[Grant] = [
+        Grant(binding("ClusterRoleBinding", "system:basic-user", "system:basic-user", 'Group \\"system:authenticated\\"'), None, _SELF, None)
+    ]  # fmt: skip
+    if role == "admin":
+        return Rights([Grant("", None, None, None)], 'Group \\"system:masters\\"')
+    group = f"dev:{team.name}" if role == "developer" else _GROUPS[role][0]
+    subject = f'Group \\"{group}\\"'
+    if role in ("sre", "iac"):
+        grants.append(
+            Grant(binding("ClusterRoleBinding", "sre-admin", "cluster-admin", subject), None, None, None)
+        )
+        return Rights(grants, subject)
+    devs = 'Group \\"corp:devs\\"'
+    view = binding("ClusterRoleBinding", "corp-devs-view", "view", devs)
+    debug = binding("ClusterRoleBinding", "corp-devs-debug", "debug-everywhere", devs)
+    if role == "release":
+        grants.append(
+            Grant(binding("ClusterRoleBinding", "release-edit", "edit", subject), None, _EDIT, None)
+        )
+    if role == "security":
+        grants.append(
+            Grant(
+                binding("ClusterRoleBinding", "security-audit", "security-audit", subject), READS, None, None
+            )
+        )
+    grants += [
+        Grant(view, READS, _VIEW, None),
+        Grant(debug, None, _DEBUG, None),
+        Grant(binding("ClusterRoleBinding", "corp-crd-editor", "crd-editor", devs), None, _CUSTOM, None),
+    ]
+    homes = frozenset((team.namespace, *(("prod", "data") if role == "dba" else ())))
+    grants += [
+        Grant(binding("RoleBinding", f"dev-edit/{team.namespace}", "edit", subject), None, _EDIT, homes),
+        Grant(binding("RoleBinding", f"dev-edit-{team.name}/staging", "edit", subject), None, _EDIT, frozenset(("staging",))),
+        Grant(binding("ClusterRoleBinding", "legacy-secrets", "secret-reader", devs), READS, _SECRETS, homes),
+    ]  # fmt: skip
+    return Rights(grants, subject)
+
+
+def _app(random: Random, namespace: str, name: str, team: str) -> App:
+    replicas = random.choice((1, 2, 2, 2, 3, 3, 4))
+    app = App(
+        namespace,
+        name,
+        f"registry.corp.example/{team}/{name}",
+        replicas,
+        suffix(random, 10),
+        name if random.random() < 0.45 else "",
+        [],
+    )
+    app.pods = [
+        (f"{name}-{app.template}-{suffix(random, 5)}", random.randrange(1 << 16)) for _ in range(replicas)
+    ]
+    return app
+
+
+def _teams(settings: Settings, random: Random, count: int) -> list[Team]:
+    teams = []
+    for index in range(count):
+        name = TEAMS[index % len(TEAMS)] + (str(index // len(TEAMS) + 1) if index >= len(TEAMS) else "")
+        words = random.sample(APPS, min(settings.cast.apps_per_team, len(APPS)))
+        apps = [_app(random, name, word, name) for word in words]
+        jobs = ["cleanup", "reindex", "report", "sitemap", "nightly-etl"]
+        teams.append(Team(name, name, apps, jobs[: settings.cast.cronjobs_per_team]))
+    return teams
+
+
+def office_address(random: Random, site: int) -> str:
+    """An address of the company network."""
+    return f"10.20.{site % 200}.{random.randrange(2, 250)}"
+
+
+def home_address(random: Random) -> str:
+    """An address on the internet (documentation ranges: nobody's)."""
+    return f"{random.choice(('203.0.113', '198.51.100', '192.0.2'))}.{random.randrange(1, 255)}"
+
+
+def _person(settings: Settings, random: Random, role: str, team: Team, index: int, rights: Rights) -> Person:
+    name = "kubernetes-admin" if role == "admin" else (
+        "terraform@corp.example" if role == "iac" and index == 0 else f"{_word(random, 3)}.{_word(random, 2)}@corp.example"
+    )  # fmt: skip
+    groups: tuple[str, ...] = (
+        (f"dev:{team.name}", "corp:devs") if role == "developer" else _GROUPS.get(role, ("system:masters",))
+    )
+    who = Identity(name, (*groups, "system:authenticated"), rights)
+    if role == "iac":
+        agents = ["HashiCorp/1.0 Terraform/0.14.7"]
+    elif role == "developer" and int((index + 1) * settings.people.screens) > int(
+        index * settings.people.screens
+    ):
+        agents = [SCREENS[int(index * settings.people.screens) % 2]]
+    else:
+        agents = [random.choice(KUBECTL)]
+    if role == "release":
+        agents.append(HELM)
+    site = {"developer": 3, "sre": 1, "release": 2, "dba": 8, "security": 9, "data-science": 7}.get(role, 0)
+    office = office_address(random, site + (index % 40 if role == "developer" else 0))
+    clients = [Client(who, office, agent) for agent in agents]
+    if random.random() < settings.people.home_office and role != "iac":
+        clients += [client.other(address=home_address(random)) for client in clients[:1]]
+    homes = {
+        "developer": [team.namespace, team.namespace, team.namespace, "staging"],
+        "sre": ["prod", "kube-system", team.namespace, "logging", "ingress-nginx"],
+        "release": ["prod", team.namespace, "staging"],
+        "dba": ["prod", "data"],
+        "security": ["kyverno", "kube-system"],
+        "iac": [team.namespace, "prod", "staging"],
+        "admin": ["kube-system"],
+        "data-science": ["ml", "argo", "data"],
+    }[role]
+    offset = random.choice(settings.people.timezones)
+    start = 9 - offset + random.gauss(0, 0.8)
+    return Person(who, role, team, clients, homes, (start, start + random.gauss(8.3, 0.7)), random.lognormvariate(0, 0.45))  # fmt: skip
+
+
+def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
+    """Everybody in a cluster of about `principals` principals: the shares of the configuration, on a fixed base of components."""
+    shares = settings.cast
+    nodes = max(2, shares.nodes or round(principals * shares.node_share))
+    people = max(3, round(principals * shares.people_share))
+    platform = PLATFORM[: max(3, min(len(PLATFORM), shares.platform or principals // 6))]
+    count = max(1, round(people * shares.developers / shares.team_size))
+    teams = _teams(settings, random, count)
+    ml = Team(
+        "ml", "ml", [_app(random, "ml", "trainer", "ml"), _app(random, "ml", "notebook", "ml")], ["retrain"]
+    )
+    production = [_app(random, "prod", word, "prod") for word in ("shop", "orders", "checkout", "redis")]
+    staging = [_app(random, "staging", f"{team.name}-stg", team.name) for team in teams[:40]]
+    support = [
+        *(_app(random, "kube-system", word, "k8s") for word in ("coredns", "metrics-server", "cluster-autoscaler")),
+        *(_app(random, place, word, place) for place, word in (("logging", "loki"), ("data", "warehouse"), ("kyverno", "kyverno"), ("ingress-nginx", "ingress-nginx"))),
+    ]  # fmt: skip
+    apps = [app for team in [*teams, ml] for app in team.apps] + production + staging + support
+
+    def local(name: str, groups: tuple[str, ...], agent: str, reason: str) -> Client:
+        rights = Rights([Grant(reason, None, None, None)], f'User \\"{name}\\"')
+        uid = name.startswith("system:serviceaccount:") or name == "system:apiserver"
+        return Client(Identity(name, groups, rights, uid), "", agent, True)
+
+    controllers: dict[str, Client] = {}
+    for account in CONTROLLERS:
+        name = f"system:serviceaccount:kube-system:{account}"
+        role = f"system:controller:{account}"
+        reason = binding("ClusterRoleBinding", role, role, f'ServiceAccount \\"{account}/kube-system\\"')
+        groups = ("system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated")
+        controllers[account] = local(name, groups, f"kube-controller-manager/{_VERSION}/{name}", reason)
+    for name in COMPONENTS[:2]:
+        reason = binding("ClusterRoleBinding", name, name, f'User \\"{name}\\"')
+        short = name.partition(":")[2]
+        controllers[short] = local(name, ("system:authenticated",), f"{short}/{_VERSION}", reason)
+    controllers["apiserver"] = local(
+        "system:apiserver", ("system:masters",), f"kube-apiserver/{_VERSION}", ""
+    )
+    anonymous = Rights([], 'User \\"system:anonymous\\"')
+    health = Identity("system:anonymous", ("system:unauthenticated",), anonymous)
+    health.outside_reason = _allowed("", binding("ClusterRoleBinding", "system:public-info-viewer", "system:public-info-viewer", 'Group \\"system:unauthenticated\\"'))  # fmt: skip
+    controllers["anonymous"] = Client(health, "35.191.0.9", "GoogleHC/1.0", True)
+
+    node_list = []
+    for index in range(nodes):
+        name = f"node-{index + 1}"
+        rights = Rights([Grant("", None, None, None)], f'User \\"system:node:{name}\\"')
+        identity = Identity(f"system:node:{name}", ("system:nodes", "system:authenticated"), rights)
+        address = f"10.128.{index // 240}.{11 + index % 240}"
+        node_list.append(Node(name, Client(identity, address, f"kubelet/{_VERSION}", True), index))
+
+    def pod_address() -> str:
+        return f"10.244.{random.randrange(nodes) % 250}.{random.randrange(2, 250)}"
+
+    accounts = []
+    for namespace, account, agent in ADD_ONS:
+        grant = _wide("infra-readers", "infra-reader", namespace, account)
+        accounts.append(Account(Client(service_account(namespace, account, [grant]), pod_address(), agent, True), account, namespace))  # fmt: skip
+    for namespace, account, agent in platform:
+        role = "gitops-all" if account in ("argocd-application-controller", "kustomize-controller", "helm-release-bot", "postgres-operator") else "platform-writers"  # fmt: skip
+        identity = service_account(namespace, account, [_wide(role, role, namespace, account)])
+        accounts.append(Account(Client(identity, pod_address(), agent), account, namespace))
+    rest = principals - len(controllers) - nodes - len(accounts) - people
+    pipelines = min(len(teams), max(1, round(principals * shares.pipeline_share)))
+    for team in teams[:pipelines]:
+        wide = Grant(binding("ClusterRoleBinding", "ci-view", "view", f'ServiceAccount \\"ci-deployer/{team.namespace}\\"'), READS, None, None)  # fmt: skip
+        edit = _wide("release-edit", "edit", team.namespace, "ci-deployer")
+        who = service_account(team.namespace, "ci-deployer", [wide, edit])
+        accounts.append(Account(Client(who, pod_address(), random.choice(KUBECTL[:2])), "ci-deployer", team.namespace, team))  # fmt: skip
+    everybody = [*teams, ml]
+    kinds = shares.app_accounts
+    for index in range(max(1, rest - pipelines)):
+        team = everybody[index % len(everybody)]
+        app = team.apps[(index // len(everybody)) % len(team.apps)]
+        number = index // (len(everybody) * len(team.apps))
+        account = app.name + (f"-{number}" if number else "")
+        holder = Grant(binding("ClusterRoleBinding", "lease-holder", "lease-holder", f'ServiceAccount \\"{account}/{team.namespace}\\"'), None, frozenset(("leases", "endpoints")), None)  # fmt: skip
+        grant = Grant(binding("RoleBinding", f"app-{account}/{team.namespace}", "edit", f'ServiceAccount \\"{account}/{team.namespace}\\"'), None, None, frozenset((team.namespace,)))  # fmt: skip
+        who = service_account(team.namespace, account, [holder, grant])
+        accounts.append(Account(Client(who, pod_address(), random.choice(LIBRARIES)), kinds[index % len(kinds)], team.namespace, team))  # fmt: skip
+
+    roles = ["developer"] * (people - min(people, max(3, round(people * (1 - shares.developers)))))
+    specialists = people - len(roles)
+    roles += [
+        settings.cast.specialists[index % len(settings.cast.specialists)] for index in range(specialists)
+    ]
+    if roles.count("admin") > 1:
+        roles = [
+            "developer" if role == "admin" and index != roles.index("admin") else role
+            for index, role in enumerate(roles)
+        ]
+    crowd: list[Person] = []
+    shared: dict[tuple[str, str], Rights] = {}
+    seen: set[str] = set()
+    for index, role in enumerate(roles):
+        team = ml if role == "data-science" else teams[index % len(teams)]
+        rights = shared.setdefault((role, team.name), _rights_of(role, team))
+        person = _person(
+            settings, random, role, team, roles[:index].count(role) if role == "iac" else index, rights
+        )
+        while person.who.name in seen:
+            person = _person(settings, random, role, team, index + 1, rights)
+        seen.add(person.who.name)
+        person.on_call = role == "sre"
+        crowd.append(person)
+    return Cast([*teams, ml], crowd, accounts, node_list, controllers, apps, production)

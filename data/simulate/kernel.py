@@ -1,0 +1,291 @@
+"""The clock: a heap of processes, each a generator that writes events and says when it wants to be called again.
+
+Events come out in the order of their `stageTimestamp`, as an API server writes them: a process acts at the moment its
+request completes, and the request was received a moment earlier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from heapq import heappop, heappush, heapreplace
+from random import Random
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.simulate.api import STREAMS, Route, make_route
+
+if TYPE_CHECKING:
+    from data.simulate.cast import Client
+
+Process = Iterator[int]
+"""Yields how many microseconds to wait until its next step."""
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+_FLUSH = 2048
+_FAILURES = {
+    403: '"status":"Failure","reason":"Forbidden",',
+    404: '"status":"Failure","reason":"NotFound",',
+    409: '"status":"Failure","reason":"Conflict",',
+}
+_CODES = {"create": 201}
+_COLLECTION = ("create", "list", "watch", "deletecollection")
+_HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
+_DASHES = (8, 13, 18, 23)
+
+
+def audit_ids(seed: int) -> Iterator[str]:
+    """Random version 4 UUIDs without end, the same for one seed."""
+    random = np.random.default_rng(seed)
+    while True:
+        text = _HEX[random.integers(0, 16, (1024, 36), np.uint8)]
+        text[:, _DASHES] = ord("-")
+        text[:, 14] = ord("4")
+        text[:, 19] = _HEX[8 + random.integers(0, 4, 1024, np.uint8)]
+        block = text.tobytes().decode()
+        for start in range(0, 36 * 1024, 36):
+            yield block[start : start + 36]
+
+
+def uid_of(text: str) -> str:
+    """UID of an object, always the same for its name."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-4{digest[13:16]}-a{digest[17:20]}-{digest[20:]}"
+
+
+class Kernel:
+    """Runs processes in time order and turns their requests into lines of audit.k8s.io/v1.
+
+    Attributes:
+        now: the present, microseconds since 1970 UTC.
+        random: the one source of chance; calls come in a fixed order, so one seed gives one history.
+        events: lines written so far.
+    """
+
+    def __init__(self, start: int, seed: int, policy: str, sink: Callable[[bytes], object]) -> None:
+        self.now = start
+        self.random = Random(seed)
+        self.events = 0
+        self.revision = 4000
+        self._policy = policy
+        self._sink = sink
+        self._ids = audit_ids(seed)
+        self._heap: list[tuple[int, int, Process]] = []
+        self._sequence = 0
+        self._lines: list[str] = []
+        self._routes: dict[tuple[bool, str, str, str], Route] = {}
+        self._second = -1
+        self._prefix = ""
+        noise = Random(seed ^ 0x5EED)
+        # Answer times, microseconds: most requests a few milliseconds, writes a little slower, a heavy tail.
+        self._reads = [int(1000 * noise.lognormvariate(0.55, 0.85)) + 90 for _ in range(4093)]
+        self._writes = [int(1000 * noise.lognormvariate(1.6, 0.62)) + 800 for _ in range(4093)]
+        self._turn = 0
+        self.last = ("", "", 0)
+
+    def set_sink(self, sink: Callable[[bytes], object]) -> None:
+        """Send what comes from now on elsewhere; what was written before is flushed first."""
+        self.flush()
+        self._sink = sink
+
+    def spawn(self, process: Process, delay: int = 0) -> None:
+        """Start a process after a delay in microseconds."""
+        self._sequence += 1
+        heappush(self._heap, (self.now + delay, self._sequence, process))
+
+    def run(self, until: int, tick: Callable[[int], None] | None = None) -> None:
+        """Run to a moment. `tick` is called with the present every few thousand events."""
+        heap = self._heap
+        lines = self._lines
+        while heap:
+            when, sequence, process = heap[0]
+            if when >= until:
+                break
+            self.now = when
+            try:
+                delay = next(process)
+            except StopIteration:
+                heappop(heap)
+            else:
+                heapreplace(heap, (when + delay if delay > 0 else when + 1, sequence, process))
+            if len(lines) >= _FLUSH:
+                self.flush()
+                if tick is not None:
+                    tick(when)
+        self.now = until
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand everything written so far to the sink."""
+        if self._lines:
+            self.events += len(self._lines)
+            self._sink("".join(self._lines).encode())
+            self._lines.clear()
+
+    def stamp(self, moment: int) -> str:
+        """RFC 3339 with microseconds, without the final Z."""
+        second, rest = divmod(moment, SECOND)
+        if second != self._second:
+            self._second = second
+            self._prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        return f"{self._prefix}{rest:06d}"
+
+    def _latency(self, write: bool) -> int:
+        self._turn = turn = (self._turn + 1) % 4093
+        return self._writes[turn] if write else self._reads[turn]
+
+    def route(self, client: Client, verb: str, full: str, namespace: str) -> Route:
+        """Constant text of a kind of request, made once."""
+        key = (client.machine, verb, full, namespace)
+        found = self._routes.get(key)
+        if found is None:
+            if len(self._routes) > 200_000:
+                self._routes.clear()
+            found = self._routes[key] = make_route(self._policy, client.machine, verb, full, namespace)
+        return found
+
+    def call(
+        self,
+        client: Client,
+        verb: str,
+        full: str,
+        namespace: str = "",
+        name: str = "",
+        *,
+        query: str = "",
+        body: str = "",
+        code: int = 0,
+        hold: int = -1,
+        hidden_name: bool = False,
+        impersonate: str = "",
+        behind: str = "",
+    ) -> str:
+        """One request for a resource.
+
+        Args:
+            client: who asks, from where, with what.
+            verb: audit verb.
+            full: `resource` or `resource/subresource`.
+            namespace: namespace or "".
+            name: object name or "".
+            query: query string with `&` written as the API server's JSON does (`\\u0026`), without `?`.
+            body: request object as JSON; kept only if the policy keeps it.
+            code: answer; 0 lets authorization and the verb decide.
+            hold: for what streams (watch, log, exec): microseconds until it ends.
+            hidden_name: the object reference has no name (`generateName`).
+            impersonate: JSON of the impersonated user.
+            behind: path behind a proxy subresource.
+
+        Returns:
+            Audit ID, or "" if the policy drops the request.
+        """
+        level, path, tail, ref, ref_end, keeps_body = self.route(client, verb, full, namespace)
+        if not level:
+            return ""
+        allowed, annotations = client.who.authorize(verb, full, namespace)
+        if not code:
+            code = 403 if not allowed else _CODES.get(verb, 200)
+        elif code != 403 and not allowed:
+            annotations = client.who.too_wide
+        elif code == 403 and allowed:
+            annotations = client.who.refused
+        write = verb in ("create", "update", "patch", "delete")
+        if tail or (name and verb not in _COLLECTION):
+            path = f"{path}/{name}{tail}{behind}"
+        if query:
+            path = f"{path}?{query}"
+        if name and not hidden_name:
+            ref = f'{ref},"name":"{name}"'
+        if verb == "update":
+            self.revision += 1
+            ref += f',"uid":"{uid_of(full.partition("/")[0] + namespace + name)}"{ref_end},"resourceVersion":"{self.revision}"'
+        else:
+            ref += ref_end
+        if tail:
+            ref += f',"subresource":"{tail[1:]}"'
+        if code < 400:
+            status = '"status":"Success",' if verb == "delete" and "pods" not in full else ""
+        else:
+            status = _FAILURES.get(code, '"status":"Failure",')
+        if code == 403 and not allowed:
+            annotations = client.who.refused
+        audit_id = next(self._ids)
+        self.last = (verb, path, code)
+        kept = f'"requestObject":{body},' if body and keeps_body and code != 403 else ""
+        acting = f'"impersonatedUser":{impersonate},' if impersonate else ""
+        now = self.now
+        # A client asks again only after it was answered.
+        received = max(now - self._latency(write), client.done + 240)
+        received = received if received < now - 60 else now - 90
+        client.done = now
+        streams = hold >= 0 and code < 400 and (verb == "watch" or tail[1:] in STREAMS)
+        head = f'{{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"{level}","auditID":"{audit_id}","stage":"'
+        text = (
+            f'","requestURI":"{path}","verb":"{verb}",{client.head(acting)}{ref}}},"responseStatus":{{"metadata":{{}},'
+            f'{status}"code":{code}}},{kept}"requestReceivedTimestamp":"{self.stamp(received)}Z","stageTimestamp":"'
+        )
+        end = f'Z","annotations":{annotations}}}\n'
+        if streams:
+            self._lines.append(f"{head}ResponseStarted{text}{self.stamp(now)}{end}")
+            self.spawn(self._finish(f"{head}ResponseComplete{text}", end), hold + 1)
+        else:
+            self._lines.append(f"{head}ResponseComplete{text}{self.stamp(now)}{end}")
+        return audit_id
+
+    def _finish(self, text: str, end: str) -> Process:
+        self._lines.append(f"{text}{self.stamp(self.now)}{end}")
+        return
+        yield 0
+
+    def visit(self, client: Client, path: str, code: int = 200) -> str:
+        """One request outside the resource API (`/version`, discovery). Returns its audit ID, or "" if dropped."""
+        if self._policy == "production" and client.machine:
+            return ""
+        return self.fire(
+            (
+                '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"',
+                f'","stage":"ResponseComplete","requestURI":"{path}","verb":"get",{client.head("")}'
+                f'"responseStatus":{{"metadata":{{}},{_FAILURES.get(code, "")}"code":{code}}},"requestReceivedTimestamp":"',
+                f'Z","annotations":{client.who.outside(code)}}}\n',
+            ),
+            False,
+        )
+
+    def prepare(
+        self, client: Client, verb: str, full: str, namespace: str = "", name: str = "", query: str = ""
+    ) -> tuple[str, str, str] | None:
+        """Constant text of a request that a loop repeats without end, for `fire`; None if the policy drops it."""
+        level, path, tail, ref, ref_end, _ = self.route(client, verb, full, namespace)
+        if not level:
+            return None
+        _, annotations = client.who.authorize(verb, full, namespace)
+        if name:
+            path = f"{path}/{name}{tail}"
+            ref += f',"name":"{name}"'
+        if verb == "update":
+            ref += f',"uid":"{uid_of(full + namespace + name)}"{ref_end},"resourceVersion":"{self.revision}"'
+        else:
+            ref += ref_end
+        if tail:
+            ref += f',"subresource":"{tail[1:]}"'
+        if query:
+            path = f"{path}?{query}"
+        return (
+            f'{{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"{level}","auditID":"',
+            f'","stage":"ResponseComplete","requestURI":"{path}","verb":"{verb}",{client.head("")}{ref}}},'
+            '"responseStatus":{"metadata":{},"code":200},"requestReceivedTimestamp":"',
+            f'Z","annotations":{annotations}}}\n',
+        )
+
+    def fire(self, prepared: tuple[str, str, str], write: bool) -> str:
+        """Send a prepared request now. Returns its audit ID."""
+        before, middle, after = prepared
+        audit_id = next(self._ids)
+        now = self.now
+        received = self.stamp(now - min(self._latency(write), 1800))
+        self._lines.append(
+            f'{before}{audit_id}{middle}{received}Z","stageTimestamp":"{self.stamp(now)}{after}'
+        )
+        return audit_id

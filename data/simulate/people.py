@@ -1,0 +1,389 @@
+"""How people work: days and nights, sessions of commands, and what a command asks of the API server."""
+
+# Tables and JSON texts are one thing a line, however long.
+# ruff: noqa: E501
+from __future__ import annotations
+
+import zlib
+from itertools import accumulate
+
+from data.simulate.cast import HELM, NEWER, Client, Person, home_address, office_address
+from data.simulate.kernel import DAY, SECOND, Process
+from data.simulate.steps import compiled
+from data.simulate.world import World
+
+_FOLLOW = "?fieldSelector=metadata.name%3D{app}&watch=true&timeoutSeconds=5&allowWatchBookmarks=true ~3"
+_ABOUT = "?fieldSelector=involvedObject.name%3D{pod}%2CinvolvedObject.namespace%3D{ns}"
+_ALL = [
+    f"list {resource} {{ns}} ?limit=500"
+    for resource in (
+        *(
+            "pods",
+            "replicationcontrollers",
+            "services",
+            "daemonsets",
+            "deployments",
+            "replicasets",
+            "statefulsets",
+        ),
+        *("horizontalpodautoscalers", "jobs", "cronjobs"),
+    )
+]
+_ALL_LENS = ("events", "statefulsets", "replicasets", "jobs", "cronjobs", "daemonsets", "deployments", "pods")
+_TTY = "stdin=true&stdout=true&stderr=true&tty=true"
+COMMANDS = {
+    name: compiled(lines)
+    for name, lines in {
+        "pods": ["list pods {ns} ?limit=500"],
+        "pods-all": ["list pods - ?limit=500"],
+        "deployments": ["list deployments {ns} ?limit=500"],
+        "describe": ["list pods {ns} ?limit=500", "get pods {ns}/{pod} +1", f"list events {{ns}} {_ABOUT}"],
+        "logs": ["list pods {ns} ?limit=500", "get pods {ns}/{pod} +1", "get pods/log {ns}/{pod} ?follow=false&tailLines={tail}"],
+        "logs-again": ["get pods {ns}/{pod}", "get pods/log {ns}/{pod} ?follow=false&tailLines={tail}"],
+        "logs-label": ["list pods {ns} ?labelSelector=app%3D{app}", "get pods/log {ns}/{pod} ?tailLines=10"],
+        "apply": [
+            "get configmaps {ns}/{app}-config",
+            "patch configmaps {ns}/{app}-config ?fieldManager=kubectl-client-side-apply",
+            "get services {ns}/{app}",
+            "patch services {ns}/{app} ?fieldManager=kubectl-client-side-apply #rev",
+        ],
+        "rollout-status": ["list deployments {ns}/{app} ?fieldSelector=metadata.name%3D{app}", f"watch deployments {{ns}}/{{app}} {_FOLLOW}"],
+        "set-image": ["get deployments {ns}/{app}", "patch deployments {ns}/{app} #image", "list deployments {ns}/{app} +1.5 ?fieldSelector=metadata.name%3D{app}", f"watch deployments {{ns}}/{{app}} {_FOLLOW}"],
+        "restart": ["get deployments {ns}/{app}", "patch deployments {ns}/{app} #restart", "list deployments {ns}/{app} +1.5 ?fieldSelector=metadata.name%3D{app}", f"watch deployments {{ns}}/{{app}} {_FOLLOW}"],
+        "config": ["get configmaps {ns}/{app}-config"],
+        "configs": ["list configmaps {ns} ?limit=500", "get configmaps {ns}/{app}-config +1"],
+        "edit-flags": ["get configmaps {ns}/feature-flags", "patch configmaps {ns}/feature-flags +1.3"],
+        "shell": ["get pods {ns}/{pod}", f"create pods/exec {{ns}}/{{pod}} ?command=sh&{_TTY} ~8"],
+        "run-inside": ["get pods {ns}/{pod}", "create pods/exec {ns}/{pod} ?command=curl&command=localhost%3A8080%2Fhealthz&stdout=true&stderr=true ~0.3"],
+        "heap": ["get pods {ns}/{pod}", "create pods/exec {ns}/{pod} ?command=tar&command=cf&command=-&command=%2Ftmp%2Fheap.hprof&stdout=true&stderr=true ~2"],
+        "forward": ["get pods {ns}/{pod}", "create pods/portforward {ns}/{pod} ~20"],
+        "dev-secret": ["get secrets {ns}/dev-db"],
+        "feature": ["get deployments staging/feat-{hex} !404", "create deployments staging/feat-{hex} #deployment", "list pods staging +2 ?labelSelector=app%3Dfeat-{hex}", "delete deployments staging/feat-{hex} +6 #delete"],
+        "job": ["create jobs {ns}/exp-{hex} #job", "get jobs {ns}/exp-{hex} +2", "list pods {ns} ?labelSelector=job-name%3Dexp-{hex}", "get pods/log {ns}/exp-{hex}-x2x4z ?tailLines=50", "delete jobs {ns}/exp-{hex} +2 #deletejob"],
+        "scale": ["get deployments {ns}/{app}", "patch deployments/scale {ns}/{app} #replicas"],
+        "kill-pod": ["delete pods {ns}/{pod} #deletepod", "list pods {ns}/{pod} ?fieldSelector=metadata.name%3D{pod}", "watch pods {ns}/{pod} ?fieldSelector=metadata.name%3D{pod}&watch=true&timeoutSeconds=30&allowWatchBookmarks=true ~2"],
+        "get-all": _ALL,
+        "cronjobs": ["list cronjobs {ns} ?limit=500"],
+        "suspend": ["get cronjobs {ns}/report", "patch cronjobs {ns}/report #suspend"],
+        "explain": ["get deployments {ns}/{app}", "list replicasets {ns} ?labelSelector=app%3D{app}", "list events {ns} ?fieldSelector=involvedObject.name%3D{app}%2CinvolvedObject.namespace%3D{ns}"],
+        "endpoints": ["list endpoints {ns} ?limit=500", "get endpoints {ns}/{app} +1"],
+        "ingresses": ["list ingresses {ns} ?limit=500"],
+        "events": ["list events {ns} ?limit=500"],
+        "events-watch": ["list events {ns} ?limit=500", "watch events {ns} ?watch=true&timeoutSeconds=20&allowWatchBookmarks=true ~6"],
+        "services": ["list services {ns} ?limit=500"],
+        "namespaces": ["list namespaces - ?limit=500"],
+        "nodes": ["list nodes - ?limit=500"],
+        "node": ["get nodes /{node}", "list pods - ?fieldSelector=spec.nodeName%3D{node}", "get leases kube-node-lease/{node}", "list events - ?fieldSelector=involvedObject.name%3D{node}"],
+        "cordon": ["get nodes /{node}", "patch nodes /{node} #cordon", "get nodes /{node} +9", "patch nodes /{node} #uncordon"],
+        "monitors": ["list servicemonitors {ns} ?limit=500"],
+        "daemonsets": ["list daemonsets {ns} ?limit=500"],
+        "helm-upgrade": [
+            line + " @helm"
+            for line in (
+                "list secrets {ns} ?labelSelector=name%3D{app}%2Cowner%3Dhelm",
+                "get secrets {ns}/sh.helm.release.v1.{app}.v{rev}",
+                "create secrets {ns}/sh.helm.release.v1.{app}.v{next}",
+                "get serviceaccounts {ns}/default",
+                "get configmaps {ns}/{app}-config",
+                "patch configmaps {ns}/{app}-config",
+                "get services {ns}/{app}",
+                "patch services {ns}/{app} #helm",
+                "get deployments {ns}/{app}",
+                "patch deployments {ns}/{app} #helm",
+                "get deployments {ns}/{app}",
+                "get secrets {ns}/sh.helm.release.v1.{app}.v{next}",
+                "update secrets {ns}/sh.helm.release.v1.{app}.v{next}",
+                "delete secrets {ns}/sh.helm.release.v1.{app}.v{old}",
+            )
+        ],
+        "helm-list": ["list secrets {ns} ?labelSelector=owner%3Dhelm @helm"],
+        "clusters": ["list postgresclusters prod ?limit=500", "get postgresclusters prod/orders +1"],
+        "cluster-edit": ["get postgresclusters prod/orders", "patch postgresclusters prod/orders +2"],
+        "psql": ["get pods prod/postgres-0", "create pods/exec prod/postgres-0 ?command=psql&command=-U&command=postgres&command=-c&command=select+1&stdout=true&stderr=true ~0.5"],
+        "vacuum": ["get pods prod/postgres-0", "create pods/exec prod/postgres-0 ?command=vacuumdb&command=-a&stdout=true&stderr=true ~9"],
+        "recovery": ["get pods prod/postgres-0", "create pods/exec prod/postgres-0 ?command=psql&command=-c&command=select+pg_is_in_recovery%28%29&stdout=true&stderr=true ~0.4"],
+        "db-secret": ["get secrets {ns}/db-creds"],
+        "statefulsets": ["list statefulsets {ns} ?limit=500"],
+        "claims": ["list persistentvolumeclaims {ns} ?limit=500"],
+        "snapshots": ["list volumesnapshots {ns} ?limit=500"],
+        "bindings": ["list clusterrolebindings - ?limit=500", "get clusterrolebindings /system:controller:{app} +1"],
+        "cluster-roles": ["list clusterroles - ?limit=500", "get clusterroles /system:controller:{app} +1"],
+        "accounts": ["list serviceaccounts {ns} ?limit=500"],
+        "roles": ["list roles {ns} ?limit=500"],
+        "role-bindings": ["list rolebindings {ns} ?limit=500"],
+        "webhooks": ["list validatingwebhookconfigurations - ?limit=500"],
+        "policies": ["list clusterpolicies - ?limit=500"],
+        "reports": ["list policyreports {ns} ?limit=500"],
+        "netpols": ["list networkpolicies {ns} ?limit=500"],
+        "csrs": ["list certificatesigningrequests - ?limit=500"],
+        "audit-secrets": ["list secrets - ?limit=500"],
+        "can-i": ["create selfsubjectaccessreviews - #sar"],
+        "workflows": ["list workflows argo ?limit=500", "get workflows argo/train-{hex} +1"],
+        "workflow-new": ["create workflows argo/train-{hex}", "get workflows argo/train-{hex} +3"],
+        "jupyter": ["get pods ml/{pod}", f"create pods/exec ml/{{pod}} ?command=jupyter&command=lab&command=list&{_TTY} ~1"],
+        "plan": [
+            line.replace("{ns}", f"{{t{number}}}")
+            for number in (1, 2, 3)
+            for line in ("get namespaces -/{ns}", "get rolebindings {ns}/dev-edit", "get serviceaccounts {ns}/ci-deployer", "get resourcequotas {ns}/quota", "get networkpolicies {ns}/default-deny")
+        ] + ["patch resourcequotas {t1}/quota #annotate=tf %0.25", "patch rolebindings staging/dev-edit-web #annotate=tf %0.14"],
+        "lens": ["visit /version", "create selfsubjectrulesreviews - #rules", *(f"list {resource} {{ns}} ?limit=500 %0.55" for resource in _ALL_LENS), "list namespaces - ?limit=500 %0.5", "watch pods {ns} ?watch=true&timeoutSeconds=60&allowWatchBookmarks=true ~9"],
+        "discover": ["discover"],
+        "typo-get": ["get configmaps {ns}/wbe !404"],
+        "typo-pod": ["get pods {ns}/{app}x !404"],
+        "typo-deploy": ["get deployments {ns}/{app}-confg !404"],
+        "wrong-place": ["list secrets kube-system ?limit=500 !403"],
+        "wrong-list": ["list nodes - ?limit=500"],
+    }.items()
+}  # fmt: skip
+for _kind in ("pods", "services", "deployments", "jobs", "events", "configmaps"):
+    COMMANDS[f"screen-{_kind}"] = compiled(
+        [
+            f"list {_kind} {{ns}} ?resourceVersion=0",
+            f"watch {_kind} {{ns}} ?watch=true&timeoutSeconds=60&allowWatchBookmarks=true ~9",
+        ]
+    )
+COMMANDS["screen-can"] = compiled(["visit /version", *(["create selfsubjectaccessreviews - #sar"] * 5)])
+
+MIXES: dict[str, dict[str, float]] = {
+    "developer": {
+        "pods": 22, "logs": 14, "logs-again": 6, "describe": 9, "rollout-status": 4, "apply": 12, "set-image": 5,
+        "restart": 2, "config": 4, "configs": 2, "edit-flags": 2.5, "shell": 3, "run-inside": 3, "heap": 0.6,
+        "forward": 3, "dev-secret": 4, "feature": 2, "deployments": 5, "explain": 3, "scale": 1.2, "kill-pod": 0.8,
+        "get-all": 4, "cronjobs": 1.5, "job": 2, "logs-label": 5, "events": 2, "suspend": 0.4, "discover": 1.1,
+    },
+    "k9s": {
+        "screen-pods": 18, "screen-can": 13, "screen-services": 5, "screen-deployments": 5, "screen-jobs": 4,
+        "screen-events": 4, "screen-configmaps": 3, "pods": 10, "logs-again": 12, "describe": 3, "ingresses": 2,
+        "run-inside": 3, "heap": 0.3, "scale": 1, "kill-pod": 1, "discover": 0.5,
+    },
+    "lens": {
+        "lens": 15, "logs-again": 4, "forward": 6, "services": 3, "scale": 2.5,
+        "dev-secret": 2, "pods": 4, "discover": 1.2, "feature": 0.3,
+    },
+    "sre": {
+        "pods": 18, "logs": 9, "nodes": 9, "node": 4, "get-all": 4, "explain": 4, "scale": 4, "cordon": 1.8,
+        "configs": 3, "config": 2, "kill-pod": 2.4, "events": 3, "pods-all": 2, "endpoints": 3, "shell": 1.8,
+        "events-watch": 3, "daemonsets": 5, "monitors": 2, "rollout-status": 3, "apply": 2, "services": 1, "edit-flags": 1.5,
+        "restart": 1, "discover": 0.7, "cluster-edit": 0.05, "can-i": 0.2, "audit-secrets": 0.05,
+    },
+    "release": {
+        "helm-upgrade": 6, "rollout-status": 7, "set-image": 5, "pods": 8, "helm-list": 3, "explain": 5,
+        "scale": 2.4, "edit-flags": 2, "restart": 1.5, "forward": 0.3, "discover": 0.8, "logs": 1, "deployments": 1,
+    },
+    "dba": {
+        "clusters": 10, "cluster-edit": 4, "psql": 3, "vacuum": 2.5, "recovery": 2, "db-secret": 3, "logs": 3.5,
+        "statefulsets": 6, "claims": 5, "snapshots": 3, "pods": 6, "events": 2, "discover": 1, "describe": 1.5,
+    },
+    "security": {
+        "bindings": 9, "accounts": 12, "cluster-roles": 8, "roles": 7, "role-bindings": 5, "namespaces": 5,
+        "webhooks": 5, "reports": 5, "policies": 5, "netpols": 5, "pods": 3, "can-i": 2, "csrs": 2, "audit-secrets": 1.3,
+        "discover": 0.6,
+    },
+    "data-science": {
+        "pods": 8, "logs": 7, "workflows": 8, "workflow-new": 5, "job": 6, "claims": 3, "forward": 3, "jupyter": 1.6, "discover": 0.25, "describe": 2,
+    },
+    "iac": {"plan": 1},
+    "admin": {"pods": 6, "get-all": 4, "events": 5, "explain": 3, "configs": 3, "namespaces": 2, "nodes": 2},
+}  # fmt: skip
+_MISTAKES = ("typo-get", "typo-pod", "typo-deploy", "wrong-place")
+_FIRST_DAY = (
+    "can-i",
+    "can-i",
+    "can-i",
+    "namespaces",
+    "pods",
+    "configs",
+    "dev-secret",
+    "wrong-place",
+    "discover",
+)
+_INCIDENT = (
+    "pods",
+    "events",
+    "nodes",
+    "logs",
+    "logs-again",
+    "describe",
+    "config",
+    "shell",
+    "explain",
+    "logs",
+    "restart",
+    "scale",
+    "rollout-status",
+)
+
+
+class Mix:
+    """A weighted choice of commands, with the weights bent a little for each person: habits differ."""
+
+    def __init__(self, world: World, person: Person) -> None:
+        agent = person.clients[0].agent
+        key = person.role
+        if person.role == "developer":
+            key = (
+                "k9s"
+                if agent.startswith("k9s")
+                else "lens"
+                if agent.startswith("node-fetch")
+                else "developer"
+            )
+        base = MIXES[key]
+        bent = [weight * world.random.lognormvariate(0, 0.55) for weight in base.values()]
+        self.names = list(base)
+        self.totals = list(accumulate(bent))
+
+    def choose(self, world: World) -> str:
+        """A command."""
+        return world.random.choices(self.names, cum_weights=self.totals)[0]
+
+
+def at_work(world: World, person: Person, day: int) -> bool:
+    """Whether somebody works on a day (days since 1970)."""
+    settings = world.settings.people
+    start = world.start_day
+    if not person.first <= day - start <= person.last or day - start in settings.holidays:
+        return False
+    luck = zlib.crc32(f"{person.who.name}{day}".encode()) / (1 << 32)
+    if (day + 3) % 7 >= 5:
+        return luck < settings.weekend_work
+    return luck >= settings.absence
+
+
+def next_session(world: World, person: Person) -> int:
+    """Microseconds until somebody's next session, or -1 if there is none any more."""
+    settings = world.settings.people
+    now = world.kernel.now
+    if settings.calendar == "always":
+        return 1 + int(world.random.random() * 3 * settings.think_median * SECOND)
+    day = now // DAY
+    for later in range(70):
+        if not at_work(world, person, day + later):
+            continue
+        begin = (day + later) * DAY + int(person.shift[0] * DAY / 24)
+        end = begin + int((person.shift[1] - person.shift[0]) * DAY / 24)
+        rate = settings.sessions_a_day * person.energy
+        if (day + later + 3) % 7 in settings.release_days and person.role in ("release", "sre"):
+            rate *= settings.release_boost
+        gap = world.random.expovariate(rate) * (end - begin)
+        when = max(now, begin) + int(gap)
+        if when < end:
+            return max(1, when - now)
+    return -1
+
+
+def client_of(world: World, person: Person) -> Client:
+    """The client somebody uses today."""
+    usual = [client for client in person.clients if client.agent != HELM]
+    if len(usual) > 1:
+        day = world.kernel.now // (DAY if world.settings.people.calendar == "office" else 600 * SECOND)
+        luck = zlib.crc32(f"{day}{person.who.name}".encode()) / (1 << 32)
+        if luck < world.settings.people.home_office_days:
+            return usual[-1]
+    return usual[0]
+
+
+def command(world: World, person: Person, name: str, namespace: str, client: Client) -> Process:
+    """One command of somebody."""
+    scene = world.scene(person.who, namespace)
+    if "{rev}" in _TEXT.get(name, ""):
+        revision = 3 + world.random.randrange(40)
+        scene["rev"], scene["next"], scene["old"] = str(revision), str(revision + 1), str(revision - 2)
+    if person.role == "iac":
+        places = [team.namespace for team in world.cast.teams[:3]]
+        scene["t1"], scene["t2"], scene["t3"] = (places * 3)[:3]
+    helm = client.other(agent=HELM)
+    think = world.settings.people.think_median / 1.6
+    return world.play(client, COMMANDS[name], scene, others={"helm": helm}, think=min(think, 8.0))
+
+
+_TEXT = {name: "".join(step.name for step in steps) for name, steps in COMMANDS.items()}
+
+
+def work(world: World, person: Person) -> Process:
+    """Somebody's whole time in the log."""
+    random, settings = world.random, world.settings.people
+    mix = Mix(world, person)
+    fresh = person.first > 0
+    namespace = person.homes[0]
+    while True:
+        wait = next_session(world, person)
+        if wait < 0:
+            return
+        yield wait
+        client = client_of(world, person)
+        count = 1 + int(random.expovariate(1 / settings.session_commands))
+        first_day = fresh
+        fresh = False
+        for number in range(count):
+            if random.random() < 0.12:
+                namespace = random.choice(person.homes)
+            name = mix.choose(world)
+            if first_day and number < len(_FIRST_DAY):
+                name = _FIRST_DAY[number]
+            elif random.random() < settings.mistakes * 0.35 and person.role not in ("iac", "admin"):
+                name = random.choice(_MISTAKES)
+            yield from command(world, person, name, namespace, client)
+            think = settings.think_median * random.lognormvariate(0, settings.think_spread)
+            if random.random() < settings.pauses:
+                think *= 9
+            if person.role == "iac":
+                think *= 12
+            if name in ("screen-can", "lens") or name.startswith("screen"):
+                think *= 0.6
+            yield int(think * SECOND)
+            if settings.calendar == "always" and number % 60 == 59:
+                client = client_of(world, person)
+
+
+def incidents(world: World) -> Process:
+    """Something breaks, at any hour; whoever is on call looks into it."""
+    rate = world.settings.people.incidents_a_week
+    crew = [person for person in world.cast.people if person.on_call]
+    while rate and crew and world.settings.people.calendar == "office":
+        yield int(world.random.expovariate(rate / 7) * DAY) + SECOND
+        week = world.kernel.now // (7 * DAY)
+        person = crew[week % len(crew)]
+        client = client_of(world, person)
+        app = world.random.choice(world.cast.production)
+        for name in _INCIDENT:
+            scene_process = command(world, person, name, app.namespace, client)
+            yield from scene_process
+            yield int(world.settings.people.think_median * world.random.lognormvariate(0, 0.8) * SECOND)
+
+
+def changes(world: World, days: float) -> Process:
+    """People change: newer clients, other addresses."""
+    random, settings = world.random, world.settings.people
+    plans = []
+    for person in world.cast.people:
+        if random.random() < settings.upgrades and person.clients[0].agent.startswith("kubectl"):
+            plans.append((random.random() * days, person, "agent"))
+        if random.random() < settings.moves:
+            plans.append((random.random() * days, person, "address"))
+    plans.sort(key=lambda plan: plan[0])
+    start = world.kernel.now
+    for when, person, what in plans:
+        yield max(1, start + int(when * DAY) - world.kernel.now)
+        if what == "agent":
+            agent = random.choice(NEWER)
+            person.clients = [
+                client if client.agent == HELM else client.other(agent=agent) for client in person.clients
+            ]
+        else:
+            address = office_address(random, 30) if random.random() < 0.5 else home_address(random)
+            person.clients = [person.clients[0].other(address=address), *person.clients[1:]]
+
+
+def start_people(world: World, days: float) -> None:
+    """Send everybody to work."""
+    random, settings = world.random, world.settings.people
+    for person in world.cast.people:
+        luck = random.random()
+        if luck < settings.newcomers and person.role == "developer":
+            person.first = 1 + int(random.random() * max(1.0, days - 1))
+        elif luck > 1 - settings.leavers and days > 2:
+            person.last = int(days * (0.3 + 0.7 * random.random()))
+        world.kernel.spawn(work(world, person), 1 + random.randrange(SECOND))
+    world.kernel.spawn(incidents(world), SECOND)
+    world.kernel.spawn(changes(world, days), SECOND)

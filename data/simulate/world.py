@@ -1,0 +1,625 @@
+"""What the cluster does when somebody changes something: rollouts, pods, jobs, quotas, endpoints.
+
+The order and the delays follow what the shipped recordings show: deployment -> replica set -> pod -> binding -> kubelet ->
+status -> endpoints, with conflicts and repeats in between.
+"""
+
+# Tables and JSON texts are one thing a line, however long.
+# ruff: noqa: E501
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from data.simulate.api import DISCOVERY
+from data.simulate.cast import App, Cast, Client, Identity, Node, Team, suffix
+from data.simulate.config import Settings
+from data.simulate.kernel import DAY, SECOND, Kernel, Process, uid_of
+from data.simulate.steps import Scene, Step, body_of, owner_reference, pod_body
+
+Blame = list[str] | None
+"""Where the audit IDs of what an attack made controllers do are collected."""
+_MS = 1000
+_MANAGED = (
+    '"managedFields":[{"manager":"kube-controller-manager","operation":"Update","fieldsType":"FieldsV1",'
+    '"fieldsV1":{"f:metadata":{"f:annotations":{".":{}},"f:labels":{".":{}}},"f:spec":{"f:replicas":{}},"f:status":{}}}]'
+)
+
+
+class World:
+    """A running cluster: the kernel, the cast, and the reactions of controllers, scheduler and kubelets."""
+
+    def __init__(self, kernel: Kernel, cast: Cast, settings: Settings) -> None:
+        self.kernel = kernel
+        self.cast = cast
+        self.settings = settings
+        self.random = kernel.random
+        self.app_of = {(app.namespace, app.name): app for app in cast.apps}
+        self.by_namespace: dict[str, list[App]] = {}
+        for app in cast.apps:
+            self.by_namespace.setdefault(app.namespace, []).append(app)
+        self.start_day = kernel.now // DAY
+        self._tick = 0
+
+    # --- scenes and steps ----------------------------------------------------------------------------------------------------
+
+    def scene(self, who: Identity, namespace: str, app: App | None = None) -> Scene:
+        """A scene in a namespace: an app, one of its pods, a node, a fresh name."""
+        random = self.random
+        if app is None:
+            apps = self.by_namespace.get(namespace) or self.cast.apps
+            app = apps[random.randrange(len(apps))]
+        pod = app.pods[random.randrange(len(app.pods))][0] if app.pods else f"{app.name}-0"
+        return {
+            "ns": namespace,
+            "app": app.name,
+            "pod": pod,
+            "image": app.image,
+            "me": who.name,
+            "node": self.cast.nodes[random.randrange(len(self.cast.nodes))].name,
+            "hex": f"{random.getrandbits(20):05x}",
+            "tail": random.choice(("50", "100", "100", "200", "500")),
+            "now": self.kernel.stamp(self.kernel.now) + "Z",
+        }
+
+    def play(
+        self,
+        client: Client,
+        steps: Sequence[Step],
+        scene: Scene,
+        *,
+        ids: list[str] | None = None,
+        blame: Blame = None,
+        think: float = 1.0,
+        others: dict[str, Client] | None = None,
+    ) -> Process:
+        """Make the requests of a habit one after another.
+
+        Args:
+            client: who.
+            steps: what.
+            scene: what the braces stand for.
+            ids: collects the audit IDs of these requests.
+            blame: collects those of what they make controllers do.
+            think: factor on the waits written in the steps.
+            others: further clients that steps name with `@`.
+        """
+        random = self.random.random
+        for step in steps:
+            if step.chance < 1 and random() >= step.chance:
+                continue
+            if step.wait >= 0:
+                yield int(step.wait * think * self.random.lognormvariate(0.2, 0.45) * SECOND)
+            asking = others.get(step.client, client) if others and step.client else client
+            if step.verb == "discover":
+                for path in DISCOVERY:
+                    audit_id = self.kernel.visit(asking, f"{path}?timeout=32s")
+                    if ids is not None:
+                        ids.append(audit_id)
+                    yield int((2 + 9 * random() ** 2) * _MS)
+                continue
+            if step.verb == "visit":
+                audit_id = self.kernel.visit(asking, step.full, step.code or 200)
+            else:
+                audit_id = self.request(asking, step, scene, blame)
+            if ids is not None and audit_id:
+                ids.append(audit_id)
+            yield int((2.5 + 11 * random() ** 2) * _MS)
+
+    def request(self, client: Client, step: Step, scene: Scene, blame: Blame = None) -> str:
+        """Make one request of a habit now, with what follows from it in the cluster. Returns its audit ID."""
+        namespace, name, query, behind = step.namespace, step.name, step.query, step.behind
+        impersonate = step.impersonate
+        if not step.plain:
+            namespace, name = namespace.format_map(scene), name.format_map(scene)
+            query, behind = query.format_map(scene), behind.format_map(scene)
+            impersonate = impersonate.format_map(scene)
+        body = ""
+        if step.body:
+            scene["name"] = name
+            body = body_of(step.body.format_map(scene) if "{" in step.body else step.body, scene, self.random)
+        if impersonate:
+            impersonate = (
+                f'{{"username":"{impersonate}","groups":["system:serviceaccounts","system:authenticated"]}}'
+            )
+        audit_id = self.kernel.call(
+            client,
+            step.verb,
+            step.full,
+            namespace,
+            name,
+            query=query,
+            body=body,
+            code=step.code,
+            hold=int(step.hold * (0.5 + self.random.random()) * SECOND) if step.hold >= 0 else -1,
+            hidden_name=step.hidden,
+            impersonate=impersonate,
+            behind=behind,
+        )
+        if step.code < 400 and step.verb in ("create", "patch", "delete"):
+            self.react(step, namespace, name, scene, blame)
+        return audit_id
+
+    def react(self, step: Step, namespace: str, name: str, scene: Scene, blame: Blame) -> None:
+        """Start what controllers do about a write."""
+        verb, full, key = step.verb, step.full, step.body.partition("=")[0]
+        kernel = self.kernel
+        if full == "deployments" and verb == "patch":
+            app = self.app_of.get((namespace, name))
+            if app is not None and key in ("apply", "image", "restart", "sidecar"):
+                kernel.spawn(self.rollout(app, blame), 6 * _MS)
+            elif app is not None:
+                kernel.spawn(self.touch(app, blame), 9 * _MS)
+        elif full == "deployments" and verb == "create":
+            image = step.body.partition("=")[2] or f"{scene.get('image', '')}:dev"
+            app = App(
+                namespace, name, image.rpartition(":")[0], 1, suffix(self.random, 9), "", [], blame=blame
+            )
+            self.app_of[(namespace, name)] = app
+            kernel.spawn(self.rollout(app, blame), 6 * _MS)
+        elif full == "deployments/scale" and key == "replicas":
+            app = self.app_of.get((namespace, name))
+            if app is not None:
+                wanted = int(step.body.partition("=")[2] or self.random.choice((1, 2, 3, 4)))
+                kernel.spawn(self.scale(app, wanted, blame or app.blame), 7 * _MS)
+        elif full == "deployments" and verb == "delete":
+            app = self.app_of.get((namespace, name))
+            if app is not None:
+                if app not in self.cast.apps:
+                    del self.app_of[(namespace, name)]
+                kernel.spawn(self.collect(app, blame or app.blame), 12 * _MS)
+        elif full == "jobs" and verb == "create":
+            kernel.spawn(self.job(namespace, name, scene.get("image", ""), blame), 9 * _MS)
+        elif full == "jobs" and verb == "delete":
+            kernel.spawn(self.sweep(namespace, f"{name}-{suffix(self.random, 5)}", blame), 15 * _MS)
+        elif full == "pods" and verb == "create":
+            kernel.spawn(self.pod_starts(namespace, name, self.node(), blame), 11 * _MS)
+        elif (full == "pods" and verb == "delete") or full == "pods/eviction":
+            kernel.spawn(self.replaced(namespace, name, blame), 12 * _MS)
+        elif full == "daemonsets" and verb == "create":
+            image = step.body.partition("=")[2]
+            kernel.spawn(self.daemons(namespace, name, image, key == "daemonset", blame), 12 * _MS)
+        elif full == "services" and verb in ("create", "patch") and self.random.random() < 0.5:
+            kernel.spawn(self.endpoints(namespace, name, blame), 11 * _MS)
+
+    # --- reactions -----------------------------------------------------------------------------------------------------------
+
+    def note(self, blame: Blame, audit_id: str) -> None:
+        """Keep the audit ID of something that was induced."""
+        if blame is not None and audit_id:
+            blame.append(audit_id)
+
+    def by(self, controller: str) -> Client:
+        """Client of a controller."""
+        return self.cast.controllers[controller]
+
+    def node(self) -> Node:
+        """Some node."""
+        return self.cast.nodes[self.random.randrange(len(self.cast.nodes))]
+
+    def event(
+        self,
+        client: Client,
+        namespace: str,
+        about: str,
+        blame: Blame,
+        verb: str = "create",
+        resource: str = "events",
+    ) -> None:
+        """An Event about an object."""
+        name = f"{about}.{0x18EA << 48 | self.random.getrandbits(44):x}"
+        self.note(blame, self.kernel.call(client, verb, resource, namespace, name))
+
+    def _status(
+        self, controller: str, full: str, kind: str, namespace: str, name: str, blame: Blame
+    ) -> Process:
+        """A status update; some meet a newer object, look again and repeat."""
+        client = self.by(controller)
+        body = (
+            f'{{"kind":"{kind}","apiVersion":"apps/v1","metadata":{{"name":"{name}","namespace":"{namespace}",{_MANAGED}}},'
+            f'"spec":{{"replicas":{1 + self._tick % 3}}},"status":{{"observedGeneration":{2 + self._tick % 30}}}}}'
+        )
+        self._tick += 1
+        if self.random.random() < self.settings.machines.conflicts:
+            self.note(blame, self.kernel.call(client, "update", full, namespace, name, body=body, code=409))
+            yield 3 * _MS + self.random.randrange(6 * _MS)
+            if full == "replicasets/status":
+                self.note(blame, self.kernel.call(client, "get", "replicasets", namespace, name))
+                yield 3 * _MS + self.random.randrange(4 * _MS)
+        self.note(blame, self.kernel.call(client, "update", full, namespace, name, body=body))
+        yield 4 * _MS + self.random.randrange(9 * _MS)
+
+    def quota(self, namespace: str, blame: Blame) -> None:
+        """The API server and the quota controller write the new count of pods."""
+        if namespace in ("kube-system", "argo", "ml", "logging", "ingress-nginx", "kyverno"):
+            return
+        body = f'{{"kind":"ResourceQuota","apiVersion":"v1","metadata":{{"name":"quota","namespace":"{namespace}",{_MANAGED}}},"spec":{{"hard":{{"pods":"300"}}}}}}'
+        kernel = self.kernel
+        server = self.by("apiserver")
+        if self.random.random() < 0.3:
+            self.note(blame, kernel.call(server, "list", "limitranges", namespace))
+        self.note(
+            blame, kernel.call(server, "update", "resourcequotas/status", namespace, "quota", body=body)
+        )
+        kernel.spawn(self._recount(namespace, body, blame), 30 * _MS + self.random.randrange(SECOND))
+
+    def _recount(self, namespace: str, body: str, blame: Blame) -> Process:
+        client = self.by("resourcequota-controller")
+        if self.random.random() < 0.13:
+            self.note(
+                blame,
+                self.kernel.call(
+                    client, "update", "resourcequotas/status", namespace, "quota", body=body, code=409
+                ),
+            )
+            yield 8 * _MS
+        self.note(
+            blame, self.kernel.call(client, "update", "resourcequotas/status", namespace, "quota", body=body)
+        )
+
+    def endpoints(self, namespace: str, name: str, blame: Blame) -> Process:
+        """Endpoints and endpoint slices follow."""
+        body = f'{{"kind":"Endpoints","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"{namespace}",{_MANAGED}}},"subsets":[]}}'
+        kernel = self.kernel
+        self.note(
+            blame,
+            kernel.call(self.by("endpoint-controller"), "update", "endpoints", namespace, name, body=body),
+        )
+        yield 1 * _MS + self.random.randrange(6 * _MS)
+        slice_name = f"{name}-{uid_of(namespace + name)[:5].translate(_SLICE)}"
+        self.note(
+            blame,
+            kernel.call(
+                self.by("endpointslice-controller"),
+                "update",
+                "endpointslices",
+                namespace,
+                slice_name,
+                body=body,
+            ),
+        )
+
+    def bind(self, namespace: str, pod: str, node: Node, blame: Blame) -> Process:
+        """The scheduler chooses a node."""
+        scheduler = self.by("kube-scheduler")
+        body = f'{{"kind":"Binding","apiVersion":"v1","metadata":{{"name":"{pod}","namespace":"{namespace}"}},"target":{{"kind":"Node","name":"{node.name}"}}}}'
+        self.note(blame, self.kernel.call(scheduler, "create", "pods/binding", namespace, pod, body=body))
+        yield 7 * _MS + self.random.randrange(5 * _MS)
+        self.event(scheduler, namespace, pod, blame, resource="events.new")
+
+    def _report(self, node: Node, namespace: str, pod: str, phase: str, blame: Blame) -> Process:
+        """The kubelet reads a pod and writes its status."""
+        body = (
+            f'{{"metadata":{{"uid":"{uid_of(pod)}"}},"status":{{"phase":"{phase}","conditions":[{{"type":"Ready","status":"True"}}],'
+            f'"hostIP":"{node.client.address}"}}}}'
+        )
+        self.note(blame, self.kernel.call(node.client, "get", "pods", namespace, pod))
+        yield 3 * _MS + self.random.randrange(4 * _MS)
+        self.note(blame, self.kernel.call(node.client, "patch", "pods/status", namespace, pod, body=body))
+        yield 5 * _MS + self.random.randrange(8 * _MS)
+
+    def pod_starts(
+        self, namespace: str, pod: str, node: Node, blame: Blame, service: str = "", config: str = ""
+    ) -> Process:
+        """A pod from binding to ready."""
+        self.quota(namespace, blame)
+        yield 9 * _MS
+        yield from self.bind(namespace, pod, node, blame)
+        for resource, name, chance in (
+            ("configmaps", config, 0.14),
+            ("secrets", f"{service}-token-{suffix(self.random, 5)}", 0.09),
+        ):
+            if service and self.random.random() < chance:
+                yield from self._mount(node.client, resource, namespace, name, blame)
+        yield 40 * _MS + self.random.randrange(90 * _MS)
+        yield from self._report(node, namespace, pod, "Pending", blame)
+        self.event(node.client, namespace, pod, blame)
+        yield int(self.settings.machines.pod_seconds * (0.4 + self.random.random()) * SECOND)
+        for _ in range(3):
+            self.event(node.client, namespace, pod, blame)
+            yield 5 * _MS + self.random.randrange(3 * _MS)
+        yield from self._report(node, namespace, pod, "Running", blame)
+        if service:
+            yield from self.endpoints(namespace, service, blame)
+
+    def _mount(self, client: Client, resource: str, namespace: str, name: str, blame: Blame) -> Process:
+        """A kubelet fetches a volume's object and keeps a watch on it; sometimes the authorizer does not know of the pod yet."""
+        code = 403 if self.random.random() < 0.2 else 0
+        select = f"fieldSelector=metadata.name%3D{name}"
+        query = f"limit=500\\u0026resourceVersion=0\\u0026{select}"
+        self.note(blame, self.kernel.call(client, "list", resource, namespace, name, query=query, code=code))
+        yield 5 * _MS
+        if not code:
+            seconds = 300 + self.random.randrange(300)
+            query = (
+                f"{select}\\u0026watch=true\\u0026timeoutSeconds={seconds}\\u0026allowWatchBookmarks=true"
+                f"\\u0026resourceVersion={self.kernel.revision}"
+            )
+            held = seconds * SECOND
+            self.note(
+                blame, self.kernel.call(client, "watch", resource, namespace, name, query=query, hold=held)
+            )
+            yield 4 * _MS
+
+    def pod_stops(self, namespace: str, pod: str, node: Node, blame: Blame) -> Process:
+        """A pod from its deletion to its end."""
+        yield 20 * _MS + self.random.randrange(900 * _MS)
+        self.event(node.client, namespace, pod, blame)
+        yield 5 * _MS
+        yield from self._report(node, namespace, pod, "Running", blame)
+        body = f'{{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"preconditions":{{"uid":"{uid_of(pod)}"}}}}'
+        self.note(blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=body))
+        if self.random.random() < 0.24:
+            yield 11 * _MS
+            self.note(
+                blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=body, code=404)
+            )
+
+    def _new_pod(self, app: App, blame: Blame) -> tuple[str, Node]:
+        """The replica set controller creates one pod of an app."""
+        pod, node = f"{app.name}-{app.template}-{suffix(self.random, 5)}", self.node()
+        replica_set = f"{app.name}-{app.template}"
+        owner = owner_reference("ReplicaSet", "apps/v1", replica_set, uid_of(replica_set))
+        labels = f'"app":"{app.name}","pod-template-hash":"{app.template}"'
+        body = pod_body(
+            f"{replica_set}-", f"{app.image}:{app.revision}", owner, labels, f"{app.name}-config", _as(app)
+        )
+        maker = self.by("replicaset-controller")
+        self.note(blame, self.kernel.call(maker, "create", "pods", app.namespace, body=body))
+        app.pods.append((pod, node.index))
+        service = app.name if blame is None or app.blame is None else ""
+        self.kernel.spawn(
+            self.pod_starts(app.namespace, pod, node, blame, service, f"{app.name}-config"), 4 * _MS
+        )
+        return pod, node
+
+    def _drop_pod(self, app: App, replica_set: str, blame: Blame) -> Process:
+        if not app.pods:
+            return
+        pod, index = app.pods.pop(0)
+        maker = self.by("replicaset-controller")
+        self.note(blame, self.kernel.call(maker, "delete", "pods", app.namespace, pod, body='{"kind":"DeleteOptions","apiVersion":"v1"}'))  # fmt: skip
+        node = self.cast.nodes[index % len(self.cast.nodes)]
+        self.kernel.spawn(self.pod_stops(app.namespace, pod, node, blame), 8 * _MS)
+        yield 7 * _MS
+        self.event(maker, app.namespace, replica_set, blame)
+        yield from self._status(
+            "replicaset-controller", "replicasets/status", "ReplicaSet", app.namespace, replica_set, blame
+        )
+        yield from self.endpoints(app.namespace, app.name, blame)
+
+    def touch(self, app: App, blame: Blame) -> Process:
+        """A change outside the template: the deployment controller only notes it."""
+        yield from self._status(
+            "deployment-controller", "deployments/status", "Deployment", app.namespace, app.name, blame
+        )
+
+    def rollout(self, app: App, blame: Blame) -> Process:
+        """A new template: a new replica set, its pods one by one, the old ones away."""
+        if app.busy:
+            yield from self.touch(app, blame)
+            return
+        app.busy = True
+        kernel, namespace = self.kernel, app.namespace
+        deployer, maker = self.by("deployment-controller"), self.by("replicaset-controller")
+        old = f"{app.name}-{app.template}"
+        leaving = len(app.pods)
+        app.template = suffix(self.random, self.random.choice((9, 10)))
+        app.revision += 1
+        new = f"{app.name}-{app.template}"
+        wanted = max(1, app.replicas)
+        owner = owner_reference("Deployment", "apps/v1", app.name, uid_of(namespace + app.name))
+        body = (
+            f'{{"kind":"ReplicaSet","apiVersion":"apps/v1","metadata":{{"name":"{new}","namespace":"{namespace}","labels":{{"app":"{app.name}",'
+            f'"pod-template-hash":"{app.template}"}},{owner}}},"spec":{{"replicas":1,"template":{{"spec":{{"containers":[{{"name":"app",'
+            f'"image":"{app.image}:{app.revision}"}}]{_as(app)}}}}}}},"status":{{"replicas":0}}}}'
+        )
+
+        def sized(count: int) -> str:
+            return body.replace('"spec":{"replicas":1', f'"spec":{{"replicas":{count}', 1)
+
+        self.note(blame, kernel.call(deployer, "create", "replicasets", namespace, new, body=body))
+        yield 7 * _MS + self.random.randrange(5 * _MS)
+        yield from self._status(
+            "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
+        )
+        if self.random.random() < 0.25:
+            self.event(deployer, namespace, app.name, blame)
+            yield 5 * _MS
+        for number in range(wanted):
+            self._new_pod(app, blame)
+            yield 12 * _MS + self.random.randrange(12 * _MS)
+            self.event(maker, namespace, new, blame)
+            yield from self._status(
+                "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, new, blame
+            )
+            if self.random.random() < 0.9:
+                yield from self._status(
+                    "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, new, blame
+                )
+            yield from self._status(
+                "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
+            )
+            yield int(self.settings.machines.pod_seconds * (0.5 + self.random.random()) * SECOND)
+            yield from self._status(
+                "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, new, blame
+            )
+            if leaving:
+                self.note(
+                    blame,
+                    kernel.call(
+                        deployer, "update", "replicasets", namespace, old, body=sized(max(0, leaving - 1))
+                    ),
+                )
+                if self.random.random() < 0.15:
+                    yield 7 * _MS
+                    self.note(
+                        blame,
+                        kernel.call(
+                            deployer, "update", "replicasets", namespace, old, body=sized(leaving), code=409
+                        ),
+                    )
+                yield 9 * _MS
+                if self.random.random() < 0.6:
+                    self.event(deployer, namespace, app.name, blame, "patch")
+                    yield 4 * _MS
+                yield from self._drop_pod(app, old, blame)
+                leaving -= 1
+            if number + 1 < wanted:
+                self.note(
+                    blame,
+                    kernel.call(deployer, "update", "replicasets", namespace, new, body=sized(number + 2)),
+                )
+                yield 8 * _MS
+            yield from self._status(
+                "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
+            )
+        while leaving > 0 and len(app.pods) > wanted:
+            yield from self._drop_pod(app, old, blame)
+            leaving -= 1
+        app.history.append(old)
+        if len(app.history) > 6 and app in self.cast.apps:
+            options = '{"kind":"DeleteOptions","apiVersion":"apps/v1"}'
+            self.note(
+                blame,
+                kernel.call(deployer, "delete", "replicasets", namespace, app.history.pop(0), body=options),
+            )
+        app.busy = False
+
+    def scale(self, app: App, wanted: int, blame: Blame) -> Process:
+        """Another number of replicas."""
+        app.replicas = max(1, wanted) if blame is None else app.replicas
+        name = f"{app.name}-{app.template}"
+        body = f'{{"kind":"ReplicaSet","apiVersion":"apps/v1","metadata":{{"name":"{name}",{_MANAGED}}},"spec":{{"replicas":{wanted}}}}}'
+        self.note(blame, self.kernel.call(self.by("deployment-controller"), "update", "replicasets", app.namespace, name, body=body))  # fmt: skip
+        yield 9 * _MS
+        self.event(self.by("deployment-controller"), app.namespace, app.name, blame, "patch")
+        yield from self._status(
+            "deployment-controller", "deployments/status", "Deployment", app.namespace, app.name, blame
+        )
+        while len(app.pods) < wanted:
+            self._new_pod(app, blame)
+            yield 9 * _MS + self.random.randrange(12 * _MS)
+            self.event(self.by("replicaset-controller"), app.namespace, name, blame)
+            yield from self._status(
+                "replicaset-controller", "replicasets/status", "ReplicaSet", app.namespace, name, blame
+            )
+        while len(app.pods) > wanted:
+            yield from self._drop_pod(app, name, blame)
+        yield from self._status(
+            "deployment-controller", "deployments/status", "Deployment", app.namespace, app.name, blame
+        )
+
+    def collect(self, app: App, blame: Blame) -> Process:
+        """A deleted deployment: the garbage collector takes replica set and pods."""
+        collector = self.by("generic-garbage-collector")
+        name = f"{app.name}-{app.template}"
+        options = f'{{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{{"uid":"{uid_of(name)}"}},"propagationPolicy":"Background"}}'
+        self.note(blame, self.kernel.call(collector, "get", "replicasets", app.namespace, name))
+        yield 4 * _MS
+        self.note(
+            blame, self.kernel.call(collector, "delete", "replicasets", app.namespace, name, body=options)
+        )
+        for pod, index in app.pods:
+            yield 9 * _MS
+            self.note(blame, self.kernel.call(collector, "get", "pods", app.namespace, pod))
+            yield 4 * _MS
+            self.note(blame, self.kernel.call(collector, "delete", "pods", app.namespace, pod, body=options))
+            node = self.cast.nodes[index % len(self.cast.nodes)]
+            self.kernel.spawn(self.pod_stops(app.namespace, pod, node, blame), 10 * _MS)
+        app.pods = []
+        if app in self.cast.apps:  # GitOps or its team brings it back
+            self.kernel.spawn(self.rollout(app, blame), 30 * SECOND)
+
+    def sweep(self, namespace: str, pod: str, blame: Blame) -> Process:
+        """The pods of a deleted job go."""
+        collector = self.by("generic-garbage-collector")
+        options = f'{{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{{"uid":"{uid_of(pod)}"}},"propagationPolicy":"Background"}}'
+        self.note(blame, self.kernel.call(collector, "get", "pods", namespace, pod))
+        yield 3 * _MS
+        self.note(blame, self.kernel.call(collector, "delete", "pods", namespace, pod, body=options))
+        yield 13 * _MS
+        node = self.node()
+        self.note(
+            blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=options, code=404)
+        )
+
+    def job(self, namespace: str, name: str, image: str, blame: Blame) -> Process:
+        """A job runs its pod to the end."""
+        keeper = self.by("job-controller")
+        owner = owner_reference("Job", "batch/v1", name, uid_of(name))
+        body = pod_body(
+            f"{name}-",
+            f"{image or 'registry.corp.example/batch/job'}:2",
+            owner,
+            f'"job-name":"{name}"',
+            policy="Never",
+        )
+        self.note(blame, self.kernel.call(keeper, "create", "pods", namespace, body=body))
+        yield 9 * _MS
+        pod, node = f"{name}-{suffix(self.random, 5)}", self.node()
+        self.kernel.spawn(self.pod_starts(namespace, pod, node, blame), 2 * _MS)
+        status = f'{{"kind":"Job","apiVersion":"batch/v1","metadata":{{"name":"{name}",{_MANAGED}}},"status":{{"active":1}}}}'
+        for wait in (0.011, self.settings.machines.pod_seconds * 4 * (0.6 + self.random.random())):
+            yield int(wait * SECOND)
+            if wait > 1:
+                yield from self._report(node, namespace, pod, "Succeeded", blame)
+            self.note(blame, self.kernel.call(keeper, "get", "jobs", namespace, name))
+            yield 2 * _MS
+            self.event(keeper, namespace, name, blame)
+            yield 8 * _MS
+            self.note(blame, self.kernel.call(keeper, "update", "jobs/status", namespace, name, body=status))
+
+    def replaced(self, namespace: str, pod: str, blame: Blame) -> Process:
+        """A deleted or evicted pod: its replica set makes another."""
+        app = next(
+            (app for app in self.by_namespace.get(namespace, ()) if any(p == pod for p, _ in app.pods)), None
+        )
+        if app is None:
+            return
+        index = next(index for p, index in app.pods if p == pod)
+        app.pods = [entry for entry in app.pods if entry[0] != pod]
+        self.kernel.spawn(
+            self.pod_stops(namespace, pod, self.cast.nodes[index % len(self.cast.nodes)], blame), 5 * _MS
+        )
+        self._new_pod(app, blame)
+        yield 15 * _MS
+        name = f"{app.name}-{app.template}"
+        self.event(self.by("replicaset-controller"), namespace, name, blame)
+        yield from self._status(
+            "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, name, blame
+        )
+        yield from self._status(
+            "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
+        )
+
+    def daemons(self, namespace: str, name: str, image: str, privileged: bool, blame: Blame) -> Process:
+        """A new daemon set: a pod on every node."""
+        keeper = self.by("daemon-set-controller")
+        owner = owner_reference("DaemonSet", "apps/v1", name, uid_of(name))
+        extra = ',"hostPID":true' if privileged else ',"hostNetwork":true,"hostPID":true'
+        for node in self.cast.nodes[:12]:
+            body = pod_body(f"{name}-", image, owner, f'"app":"{name}"', extra=extra)
+            if privileged:
+                body = body.replace('"resources":{}', '"resources":{},"securityContext":{"privileged":true}')
+            self.note(blame, self.kernel.call(keeper, "create", "pods", namespace, body=body))
+            yield 8 * _MS
+            self.event(keeper, namespace, name, blame)
+            self.kernel.spawn(
+                self.pod_starts(namespace, f"{name}-{suffix(self.random, 5)}", node, blame), 9 * _MS
+            )
+            yield 6 * _MS
+        yield from self._status(
+            "daemon-set-controller", "daemonsets/status", "DaemonSet", namespace, name, blame
+        )
+
+    def team_of(self, namespace: str) -> Team:
+        """Team that owns a namespace, or the first."""
+        return next((team for team in self.cast.teams if team.namespace == namespace), self.cast.teams[0])
+
+
+def _as(app: App) -> str:
+    """The part of a pod template that names the account it runs as."""
+    return f',"serviceAccountName":"{app.account}","serviceAccount":"{app.account}"' if app.account else ""
+
+
+_SLICE = str.maketrans("0123456789abcdef-", "bcdfghjklmnpqrstv")
