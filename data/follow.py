@@ -22,8 +22,8 @@ from stat import S_ISREG
 from typing import Any, NamedTuple
 
 from data.errors import KubehabitError
-from data.events import MAX_EVENT_BYTES
-from data.reader import DAMAGE, first_time, open_bytes
+from data.events import MAX_EVENT_BYTES, decode_lines
+from data.reader import DAMAGE, first_time, open_bytes, time_of
 
 _log = logging.getLogger("kubehabit.follow")
 
@@ -33,6 +33,8 @@ _BLOCK_BYTES = MAX_EVENT_BYTES + (1 << 20)
 """Read at a time; more than the longest line that is taken."""
 _RETRIES = 10
 _CHECKPOINT_VERSION = 1
+_TIME_BYTES = 1 << 20
+_TIME_LINES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +227,9 @@ class Follower:
         assert self._file is not None
         file = self._file
         while True:
-            # Looked at before anything older is read: whatever happens to it meanwhile is noticed by its first bytes.
-            fresh = self._beginning(file)
-            if (
-                not self._is_same_content()
-            ):  # copied away and truncated: the rest is in the copy, the log begins anew
-                yield from self._read_older()
-            elif not self.position.head_bytes and fresh.head_bytes:  # empty until now, or so it seems
+            # Copied away and truncated; or it was empty at the last look, and may have been rotated more than once since.
+            unknown = not self.position.head_bytes and self._beginning(file).head_bytes
+            if unknown or not self._is_same_content():
                 yield from self._read_older()
             data = os.pread(file, _BLOCK_BYTES, self.position.offset)
             if not self._is_same_content():  # truncated while it was being read
@@ -247,6 +245,12 @@ class Follower:
     def _beginning(self, file: int) -> Position:
         status, head = os.fstat(file), os.pread(file, _HEAD_BYTES, 0)
         return Position(status.st_dev, status.st_ino, head=_hash(head) if head else "", head_bytes=len(head))
+
+    def _time(self) -> str:
+        """Time of the open file, as `first_time` tells it; "" while it has none."""
+        assert self._file is not None
+        lines = os.pread(self._file, _TIME_BYTES, 0).split(b"\n")[:-1]
+        return next((time_of(event) for event in decode_lines(lines[:_TIME_LINES]).events), "")
 
     def _is_same_content(self) -> bool:
         """Whether the open file still begins with what the position was taken in."""
@@ -322,13 +326,15 @@ class Follower:
         while True:
             # Looked at anew each time, for rotation goes on meanwhile. The open file's beginning is taken before the others are
             # listed, so that what happens to it later is noticed; and again after, lest a copy of it be taken for older.
-            fresh = self._beginning(self._file)
-            newer = (
+            fresh, now = self._beginning(self._file), self._time()
+            between = (
                 (time, file)
                 for time, file in self._rotated()
-                if time > since and not (fresh.head_bytes and _begins(file, fresh))
+                if time > since
+                and (not now or time < now)
+                and not (fresh.head_bytes and _begins(file, fresh))
             )
-            time, file = next(newer, ("", None))
+            time, file = next(between, ("", None))
             if file is None:
                 break
             if self._beginning(self._file) != fresh:

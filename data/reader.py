@@ -409,8 +409,13 @@ def first_time(log: Path) -> str:
     """
     for decoded, _ in islice(_read(log, Sources()), 2):
         for event in decoded.events:
-            return event.stageTimestamp or event.requestReceivedTimestamp
+            return time_of(event)
     return ""
+
+
+def time_of(event: AuditEvent) -> str:
+    """When an event was written."""
+    return event.stageTimestamp or event.requestReceivedTimestamp
 
 
 def log_files(paths: Iterable[Path]) -> list[Path]:

@@ -1,0 +1,292 @@
+"""Fuzzing of everything that reads foreign bytes: the decoders, the formats, the splitter of documents, the encoder behind them.
+
+`python -m benchmarks.fuzz_decoders --minutes 10` is guided by coverage and needs atheris (`pip install atheris`; 130 MB, so
+it is no dependency). `--mutations 1000000` changes real events at random instead, and watches the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data.actions import ActionEncoder
+from data.errors import KubehabitError
+from data.events import Decoded, decode_body, decode_lines, decode_numbered
+from data.reader import open_lines
+from data.sources.documents import Documents
+
+RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
+SLOW_SECONDS = 5.0
+"""An input of some KB that takes longer is counted as a hang."""
+_TOKENS = [
+    *(b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\", b"\n", b"\r\n", b"\0", b"\xff", b"null", b"true", b"-1", b"1e999"),
+    *(b'"items":[', b'"records":[', b'"events":[', b'"logEvents":[', b'"protoPayload":{', b'"properties":{"log":'),
+    *(b'"message":"', b'"data":"', b'"awslogs":{', b'"kind":"EventList"', b'"apiVersion":"audit.k8s.io/v1beta1"'),
+    *(b"2026-01-05T09:30:00Z ", b"node-1 ", b"9" * 30, b"\\u0000", b"\\ud800", b"}{", b"\x1f\x8b", b"H4sIAAAA"),
+]  # fmt: skip
+
+
+class Target:
+    """Feeds one input to all readers and checks what must always hold."""
+
+    def __init__(self) -> None:
+        self.inputs = 0
+        self.events = 0
+        self.dead = 0
+        self.slowest = 0.0
+        self._encoder = ActionEncoder()
+
+    def __call__(self, data: bytes) -> None:
+        """Raises whatever a reader raises that it must not, and AssertionError if a record got lost."""
+        begin = time.perf_counter()
+        lines = data.split(b"\n")
+        decoded = decode_lines(lines, 7)
+        self._account(decoded)
+        spoken_for = set(decoded.lines) | {letter.line for letter in decoded.dead}
+        if not decoded.skipped:
+            for number, line in enumerate(lines, 7):
+                # A list may be empty; anything else that is not blank must show up somewhere.
+                assert not line.strip() or number in spoken_for or line.lstrip()[:1] in (b"[", b"{"), line[
+                    :80
+                ]
+        batch = self._encoder.encode(decoded.events)
+        assert len(batch) + len(batch.folded) == len(decoded.events)
+        with contextlib.suppress(KubehabitError):
+            self._account(decode_body(data))
+        whole, cut = self._documents(data, len(data) or 1), self._documents(data, 61)
+        assert whole == cut, "where the bytes are cut changes the records"
+        self._account(decode_numbered(whole))
+        self.inputs += 1
+        self.events += len(decoded.events)
+        self.dead += len(decoded.dead)
+        self.slowest = max(self.slowest, time.perf_counter() - begin)
+        assert self.slowest < SLOW_SECONDS, f"took {self.slowest:.1f} s"
+
+    @staticmethod
+    def _account(decoded: Decoded) -> None:
+        assert len(decoded.events) == len(decoded.lines)
+        assert all(letter.reason for letter in decoded.dead)
+        assert all(event.auditID for event in decoded.events)
+
+    @staticmethod
+    def _documents(data: bytes, size: int) -> list[tuple[int, bytes]]:
+        splitter = Documents(1)
+        found: list[tuple[int, bytes]] = []
+        for at in range(0, len(data), size):
+            if splitter.finished:
+                break
+            found += splitter.feed(data[at : at + size])
+        if not splitter.finished:
+            found += splitter.end()
+        return found
+
+
+def mutate(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
+    """One to four random changes: bits, bytes, tokens, cuts, repeats, and pieces of other inputs."""
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(changed) + 1)
+        span = chance.choice((1, 2, 8, 64, 400))
+        kind = chance.randrange(8)
+        if kind == 0 and at < len(changed):
+            changed[at] ^= 1 << chance.randrange(8)
+        elif kind == 1 and at < len(changed):
+            changed[at] = chance.randrange(256)
+        elif kind == 2:
+            del changed[at : at + span]
+        elif kind == 3:
+            changed[at:at] = chance.choice(_TOKENS)
+        elif kind == 4:
+            changed[at:at] = changed[at : at + span]
+        elif kind == 5:
+            other = chance.choice(others)
+            begin = chance.randrange(len(other) + 1)
+            changed[at : at + chance.choice((0, span))] = other[begin : begin + span]
+        elif kind == 6:
+            del changed[at:]
+        else:
+            changed[at : at + span] = chance.choice(_TOKENS)
+    return bytes(changed)
+
+
+def envelopes(events: list[dict[str, Any]]) -> list[bytes]:
+    """Seeds: each format around a few real events."""
+    import base64
+
+    def text(value: object) -> str:
+        return json.dumps(value, separators=(",", ":"))
+
+    messages = [{"id": str(i), "timestamp": 1, "message": text(event)} for i, event in enumerate(events)]
+    subscription = {
+        "messageType": "DATA_MESSAGE",
+        "owner": "1",
+        "logGroup": "/aws/eks/c/cluster",
+        "logEvents": messages,
+    }
+    packed = {"awslogs": {"data": base64.b64encode(gzip.compress(text(subscription).encode())).decode()}}
+    listed = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": events}
+    azure = [
+        {"category": "kube-audit", "resourceId": "/a", "properties": {"log": text(event)}} for event in events
+    ]
+    google = [
+        {
+            "insertId": event["auditID"],
+            "timestamp": event["stageTimestamp"],
+            "operation": {"id": event["auditID"], "producer": "k8s.io", "first": True},
+            "labels": event.get("annotations", {}),
+            "resource": {"labels": {"cluster_name": "c", "location": "l", "project_id": "p"}},
+            "protoPayload": {
+                "serviceName": "k8s.io",
+                "methodName": f"io.k8s.core.v1.pods.exec.{event['verb']}",
+                "resourceName": "core/v1/namespaces/n/pods/p/exec",
+                "authenticationInfo": {"principalEmail": "a", "authoritySelector": "b"},
+                "authorizationInfo": [{"granted": True}],
+                "requestMetadata": {"callerIp": "10.0.0.1", "callerSuppliedUserAgent": "kubectl"},
+                "status": {"code": 7},
+                "request": {"@type": "k8s.io/Patch", "value": [{"op": "add", "path": "/a", "value": 1}]},
+                "response": {"@type": "core.k8s.io/v1.Status", "kind": "Status", "code": 403},
+            },
+        }
+        for event in events
+    ]
+    return [
+        text(subscription).encode() * 2,
+        text(packed).encode(),
+        text(listed).encode(),
+        json.dumps(listed, indent=1).encode(),
+        text({"records": azure}).encode(),
+        b"\n".join(text(record).encode() for record in azure),
+        b"\n".join(text(entry).encode() for entry in google),
+        json.dumps(google, indent=2).encode(),
+        text({"message": {"data": base64.b64encode(text(google[0]).encode()).decode()}}).encode(),
+        b"\n".join(b"2026-01-05T09:30:00.000Z " + text(event).encode() for event in events),
+        b"node-1 " + text(events[0]).encode(),
+    ]
+
+
+def seeds(count: int) -> list[bytes]:
+    """Real events, plain and wrapped."""
+    lines = list(islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), count))
+    plain = [json.loads(line) for line in lines]
+    return [*lines, *(seed for i in range(0, min(count, 400), 40) for seed in envelopes(plain[i : i + 3]))]
+
+
+def mutations(count: int, seed: int) -> Iterator[bytes]:
+    """Mutated seeds, the same for the same `seed`."""
+    chance = random.Random(seed)
+    pool = seeds(20_000 if count > 100_000 else 2_000)
+    for _ in range(count):
+        yield mutate(chance.choice(pool), chance, pool)
+
+
+def resident_mb() -> float:
+    """Memory in use now."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run_mutations(count: int, seed: int, say: Callable[[str], None]) -> dict[str, float]:
+    """Feed mutated real events; returns executions, crashes, slowest input in seconds, and growth of memory in MB."""
+    target, crashes, settled, begin = Target(), 0, 0.0, time.monotonic()
+    for number, data in enumerate(mutations(count, seed), 1):
+        try:
+            target(data)
+        except Exception as error:
+            crashes += 1
+            say(f"CRASH {type(error).__name__}: {error}: {data[:2000]!r}")
+        if number == max(count // 10, 1):
+            settled = resident_mb()
+        if number % max(count // 20, 1) == 0:
+            rate = number / (time.monotonic() - begin)
+            say(
+                f"{number:,} inputs, {rate:,.0f}/s, {crashes} crashes, {resident_mb():.0f} MB, slowest {target.slowest:.2f} s"
+            )
+    return {
+        "executions": target.inputs + crashes,
+        "crashes": crashes,
+        "events": target.events,
+        "dead_letters": target.dead,
+        "slowest_s": target.slowest,
+        "rss_growth_mb": resident_mb() - settled,
+    }
+
+
+def run_guided(minutes: float, corpus: Path) -> None:
+    """Let libFuzzer look for inputs that reach new code; ends the process."""
+    try:
+        import atheris
+    except ImportError:
+        sys.exit("Fuzzing guided by coverage needs atheris: pip install atheris")
+    import data.events
+    import data.names
+    import data.reader
+    import data.sources
+    import data.traits
+
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds(300)):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    for module in (data.events, data.sources, data.sources.aks, data.sources.documents, data.sources.eks, data.sources.gke,
+                   data.sources.lists, data.sources.openshift, data.traits, data.names):  # fmt: skip
+        for value in list(vars(module).values()):
+            _instrument(atheris, module, value)
+    target = Target()
+    arguments = [
+        sys.argv[0],
+        f"-max_total_time={int(minutes * 60)}",
+        "-max_len=20000",
+        "-timeout=20",
+        "-rss_limit_mb=2048",
+    ]
+    atheris.Setup(
+        [*arguments, "-print_final_stats=1", f"-artifact_prefix={corpus}/crash-", str(corpus)], target
+    )
+    atheris.Fuzz()
+
+
+def _instrument(atheris: Any, module: Any, value: Any) -> None:
+    """Make a module's functions and methods report the branches they take."""
+    if getattr(value, "__module__", None) != module.__name__:
+        return
+    if isinstance(value, type):
+        for method in list(vars(value).values()):
+            if hasattr(method, "__code__"):
+                atheris.instrument_func(method)
+    elif hasattr(value, "__code__"):
+        atheris.instrument_func(value)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long to fuzz, guided by coverage")
+    parser.add_argument("--mutations", type=int, default=0, help="feed so many mutated real events instead")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutations")
+    parser.add_argument(
+        "--corpus", type=Path, default=Path(".kubehabit/fuzz"), help="where inputs and crashes are kept"
+    )
+    options = parser.parse_args()
+    if not options.mutations:
+        run_guided(options.minutes, options.corpus)
+    figures = run_mutations(options.mutations, options.seed, lambda text: print(text, flush=True))
+    print(json.dumps(figures))
+    sys.exit(bool(figures["crashes"]))
+
+
+if __name__ == "__main__":
+    main()
