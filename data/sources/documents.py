@@ -120,20 +120,22 @@ class Documents:
                 break
             token, at, end = match[1], match.start(1), match.end()
             if token == b'"':
-                if self._buffer.find(b"\n", at) < 0 and not final:
+                stop = self._buffer.find(b"\n", at)
+                if stop < 0 and not final:
                     break  # the string goes on in what is not here yet
+                self._stray(self._buffer[self._at : stop if stop >= 0 else len(self._buffer)])
                 self._at, self._skipping = end, True  # damaged: go on at the next line
                 self._after_brace, self._previous = False, token
                 continue
+            if token == b"\n" and not final and self._waits(end):
+                break
             before = self._buffer[self._at : at]
             blank = not before or before.isspace()
-            if not blank and self._start is None and self._depth == self._base and before.strip(b", \t\r\n"):
-                self._start_line = self.line
-                self._found.append((self.line, before.strip(b", \t\r\n")))  # neither object nor list
+            if not blank:
+                self._stray(before)
             self._after_brace = self._after_brace and blank
             if token == b"\n":
-                if not self._newline(at, end, final):
-                    break
+                self._newline(at, end)
             elif token == b"{":
                 self._open_object(before, blank, at)
             elif token == b"[":
@@ -148,27 +150,32 @@ class Documents:
             self._at = end
         self._keep_bounded()
 
-    def _newline(self, at: int, end: int, final: bool) -> bool:
-        """A line ends. Returns False if more bytes must come before one can go on."""
+    def _stray(self, text: bytes) -> None:
+        """What stands where only records may: neither an object nor a list."""
+        text = text.strip(b", \t\r\n")
+        if text and self._start is None and self._depth == self._base:
+            self._found.append((self.line, text))
+
+    def _is_between(self) -> bool:
+        return self._depth == 0 and self._base == _OUTSIDE and not self._one_line
+
+    def _waits(self, end: int) -> bool:
+        """Whether it takes more bytes to say what the line after a document is."""
+        if not self._is_between() or self._buffer.find(b"\n", end) >= 0:
+            return False
+        return len(self._buffer[end:].strip()) <= 1
+
+    def _newline(self, at: int, end: int) -> None:
+        """A line ends; between documents, one that does not open another belongs to whoever reads lines."""
+        self.line += 1
         if self._one_line:
             self._close_record(at)
-            self.line += 1
             self._finish(end)
-            return True
-        if self._depth == 0 and self._base == _OUTSIDE:
+        elif self._is_between():
             stop = self._buffer.find(b"\n", end)
-            if stop < 0 and not final:
-                following = self._buffer[end:]
-                if len(following.strip()) <= 1:
-                    return False
-            else:
-                following = self._buffer[end:] if stop < 0 else self._buffer[end:stop]
-            self.line += 1
-            if following.strip() and following.strip() not in (b"{", b"["):
+            following = self._buffer[end : stop if stop >= 0 else len(self._buffer)].strip()
+            if following and following not in (b"{", b"["):
                 self._finish(end)
-            return True
-        self.line += 1
-        return True
 
     def _open_object(self, before: bytes, blank: bool, at: int) -> None:
         begins_line = blank and self._previous == b"\n"
