@@ -137,6 +137,35 @@ def data_build(
     typer.echo(f"Next: kubehabit train --data {out}")
 
 
+@data_app.command("inspect")
+def data_inspect(
+    logs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LOG...",
+            help="Audit logs of any format that docs/sources.md names: files, folders, or - for standard input.",
+            show_default=False,
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for another program.")] = False,
+) -> None:
+    """Show what is in an audit log, and what its audit policy leaves out that detection needs. Changes nothing.
+
+    Example:  `kubehabit data inspect /var/log/kubernetes/audit/`
+
+    Next:  `kubehabit data build`, or a better audit policy first.
+    """
+    from rich.console import Console
+
+    from data.inspect import inspect
+
+    found = inspect(logs, Console(stderr=True))
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+    else:
+        Console().print(found.screen())
+
+
 @data_app.command("profile")
 def data_profile(
     logs: Annotated[

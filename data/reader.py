@@ -388,7 +388,7 @@ def read_events(
             if on_bytes is not None:
                 on_bytes(done + position)
         if on_bytes is not None and log != STDIN:
-            done += log.stat().st_size
+            done += size_of(log)
             on_bytes(done)
 
 
@@ -397,6 +397,18 @@ def _read(log: Path, sources: Sources) -> Iterator[tuple[Decoded, int]]:
     with _open(log) as (stream, tell):
         for decoded in _Records(_Input(stream, interactive=log == STDIN), sources).chunks():
             yield decoded, tell()
+
+
+def size_of(log: Path) -> int:
+    """Bytes of a log as it lies on disk; 0 for standard input.
+
+    Raises:
+        KubehabitError: there is no such file.
+    """
+    try:
+        return 0 if log == STDIN else log.stat().st_size
+    except OSError as error:
+        raise KubehabitError(f"Cannot read the audit log {log}: {error.strerror}. Check the path.") from error
 
 
 def first_time(log: Path) -> str:
