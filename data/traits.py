@@ -421,11 +421,17 @@ def _namespace(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG0
             found.add(f"podSecurity={_word(label[len(_POD_SECURITY) :])}:{_word(value)}")
 
 
+_NODE_ROLE = "node-role.kubernetes.io/"
+
+
 def _node(body: Object, actor: str, found: set[str]) -> None:
     spec, status = _dict(body.get("spec")), _dict(body.get("status"))
     if isinstance(spec.get("unschedulable"), bool):
         found.add("unschedulable" if spec["unschedulable"] else "schedulable")
     found.update(f"taint={_word(taint.get('effect'))}" for taint in _objects(spec.get("taints")))
+    for label in _dict(_dict(body.get("metadata")).get("labels")):
+        if label.startswith(_NODE_ROLE):
+            found.add("nodeRole=" + _word(label[len(_NODE_ROLE) :]))
     if not actor.startswith("system:node:"):
         if status.get("addresses"):
             found.add("nodeAddresses")
