@@ -78,6 +78,12 @@ class AuditEvent(msgspec.Struct, gc=False):
     cluster: str = msgspec.field(default="", name="kubehabit.cluster")
 
 
+_BODY = re.compile(
+    r'\\*"(?:(?:request|response)(?:Object)?|data|stringData|binaryData|env|annotations|managedFields)\\*"\s*:'
+)
+LEFT_OUT = " (the rest is left out: bodies may hold secrets)"
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A record that could not be read: its line (or position in a list, from 1), why, and what it was."""
@@ -85,6 +91,13 @@ class DeadLetter:
     line: int
     reason: str
     raw: bytes
+
+    @property
+    def text(self) -> str:
+        """The record as text up to where a body begins: what cannot be decoded may hold a Secret all the same."""
+        text = self.raw.decode("utf-8", "backslashreplace")
+        body = _BODY.search(text)
+        return text if body is None else text[: body.start()] + LEFT_OUT
 
 
 class Decoded(NamedTuple):
@@ -232,10 +245,10 @@ def decode_numbered(
     return Decoded(events, numbers, dead, skipped)
 
 
-def _new_sources(unpack_limit: int | None = None) -> Sources:
+def _new_sources() -> Sources:
     from data.sources import Sources  # the formats are built from the types of this module
 
-    return Sources(unpack_limit)
+    return Sources()
 
 
 def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
@@ -251,7 +264,8 @@ def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
     """
     if not body.strip():
         raise KubehabitError("The body is empty: send audit events as an EventList, a JSON list or NDJSON.")
-    sources = sources or _new_sources(MAX_UNPACKED_BYTES)
+    sources = sources or _new_sources()
+    sources.limit_unpacking(MAX_UNPACKED_BYTES)
     found = sources.open_list(body)
     if found is not None:
         dead = [DeadLetter(position, reason, raw) for position, reason, raw in found.dead]

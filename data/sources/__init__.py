@@ -144,8 +144,7 @@ class Sources:
         records: format name -> records of that format so far; `native` for plain events.
     """
 
-    def __init__(self, unpack_limit: int | None = None) -> None:
-        """`unpack_limit` bounds in bytes what compressed parts may unpack to in all; by default each is bounded by itself."""
+    def __init__(self) -> None:
         self._formats: list[Format] = [
             Lists(),
             EksRecord(),
@@ -154,8 +153,12 @@ class Sources:
             EksExport(),
             NodeLine(),
         ]
-        self._left = unpack_limit
+        self._left: int | None = None
         self.records: Counter[str] = Counter()
+
+    def limit_unpacking(self, count: int) -> None:
+        """Bound in bytes what all compressed parts may unpack to from now on; without a bound each is limited by itself."""
+        self._left = count
 
     @property
     def unpack_limit(self) -> int:

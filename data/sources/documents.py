@@ -249,12 +249,15 @@ class Documents:
             and not self._dropping
             and len(self._buffer) - self._start > MAX_EVENT_BYTES
         ):
-            next_one = self._signature and self._buffer.find(self._signature, self._start + 1, self._at)
-            if self._base > 0 and isinstance(next_one, int) and next_one > 0:
+            # In a list, go on at the last place that looks like the beginning of an item.
+            next_one = (
+                self._buffer.rfind(self._signature, self._start + 1, self._at) if self._signature else -1
+            )
+            if self._base > 0 and next_one > 0:
                 self._emit(self._buffer[self._start : next_one].rstrip(b", \t\r\n"))
                 self.line -= self._buffer.count(b"\n", next_one, self._at)
                 self._at = next_one
-                self._start, self._depth = None, self._base
+                self._start, self._depth, self._after_brace = None, self._base, False
                 self._scan(final=False)
                 return
             self._emit(self._buffer[self._start : self._start + MAX_EVENT_BYTES + 1])

@@ -295,7 +295,7 @@ with open(out, "ab") as file:
 """
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_kill_9_at_any_moment_loses_and_repeats_nothing(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     writer = Writer(tmp_path)

@@ -417,6 +417,29 @@ def test_a_list_larger_than_any_event_is_read_item_by_item(tmp_path: Path) -> No
         assert [e.auditID for e in events][1:] == [*(f"id-{i}" for i in range(200)), "last"]
 
 
+def test_a_damaged_list_on_one_huge_line_is_found_into_again(tmp_path: Path) -> None:
+    sample = [
+        json.loads(event(auditID=f"id-{i:03d}", requestObject={"pad": "x" * 90_000})) for i in range(300)
+    ]
+    whole = envelopes.aks_event_hub(sample)
+    log = tmp_path / "log"
+    log.write_bytes(whole.replace(b"id-003", b'id-003}{{"', 1) + event(auditID="last"))
+    events, dead, _ = read(log)
+    assert dead
+    got = [e.auditID for e in events]
+    assert got[:3] == ["id-000", "id-001", "id-002"]
+    assert got[-3:] == ["id-298", "id-299", "last"]
+    assert len(got) > 200  # what is lost is less than the longest event
+
+
+def test_nesting_without_end_takes_no_time(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"[" + b'{"a":' * 4_000_000 + b"\n" + event())
+    events, dead, _ = read(log)
+    assert len(events) == 1
+    assert dead
+
+
 def test_lines_are_numbered_through_documents(tmp_path: Path) -> None:
     log = tmp_path / "log"
     pretty = envelopes.event_list_pretty([json.loads(event())])
