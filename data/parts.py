@@ -194,7 +194,7 @@ class _Writer:
             self.flush()
 
     def dead(self, letter: DeadLetter) -> None:
-        self.letters.append((letter.line, letter.reason, letter.raw.decode("utf-8", "backslashreplace")))
+        self.letters.append((letter.line, letter.reason, letter.text))
 
     def flush(self) -> None:
         """Write what was collected as one part; it gets its name when it is whole."""

@@ -56,12 +56,11 @@ class DeadLetterFile:
         self._file: IO[str] | None = None
 
     def add(self, source: str, letter: DeadLetter) -> None:
-        """Write one record as {source, line, reason, raw}; `raw` keeps undecodable bytes as escapes."""
+        """Write one record as {source, line, reason, raw}; `raw` keeps undecodable bytes as escapes and no body."""
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8")
-        raw = letter.raw.decode("utf-8", "backslashreplace")
-        record = {"source": source, "line": letter.line, "reason": letter.reason, "raw": raw}
+        record = {"source": source, "line": letter.line, "reason": letter.reason, "raw": letter.text}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self.count += 1

@@ -140,12 +140,24 @@ def recorded(rng: random.Random) -> tuple[list[str], list[bytes]]:
     return secrets, lines
 
 
+def damaged(text: bytes) -> list[bytes]:
+    """An event broken in ways that make it a dead letter."""
+    return [
+        text[:-9],
+        text.replace(b'"auditID"', b'"auditId"'),
+        b"x" + text,
+        json.dumps(text.decode()).encode(),
+    ]
+
+
 def test_no_file_of_a_dataset_holds_a_secret(tmp_path: Path, normal_lines: list[bytes]) -> None:
     secrets, lines = recorded(random.Random(7))
     log = tmp_path / "log"
-    log.write_bytes(b"\n".join([*normal_lines[:1500], *lines]) + b"\n")
+    broken = [bad for text in lines for bad in damaged(text)]
+    log.write_bytes(b"\n".join([*normal_lines[:1500], *lines, *broken]) + b"\n")
     card = build([log], tmp_path / "out", workers=1, progress=False).card
-    assert card["dead_letters"] == 0
+    assert card["dead_letters"] >= len(broken) * 3 / 4
+    assert (tmp_path / "out" / card["dead_letter_file"]).stat().st_size > 1000
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(files) > 4
     for path in files:
