@@ -500,8 +500,9 @@ def main() -> None:
         [
             Row("attack scenarios", len(attacks), "scenarios"),
             Row("of them on real events", sum(a.source == "recorded" for a in attacks), "scenarios"),
-            at_least("differ from the principal's ordinary actions", differing, "scenarios", len(attacks)),
-            at_least("differ from their look-alike", apart, "scenarios", len(attacks)),
+            Row("nothing to encode, for a written reason", sum(not a.calls for a in attacks), "scenarios"),
+            at_least("differ from what is ordinary, or say why not", differing, "scenarios", len(attacks)),
+            at_least("differ from their look-alike, or say why not", apart, "scenarios", len(attacks)),
         ],
     )
     sys.exit(bool(empty or same))

@@ -25,6 +25,7 @@ from data.principals import (
     identify,
     similarity,
 )
+from data.reader import open_lines
 from data.shipped import shipped
 from tests.data.samples import event
 
@@ -262,3 +263,26 @@ def test_a_newcomer_gets_the_peers_its_name_gives_it() -> None:
     table = PrincipalTable.fit([identify("dev-1", ("team:a",)), identify("dev-2", ("team:a",))])
     assert table.group(identify("dev-3", ("team:a",))) == "group:team:a"
     assert table.group(identify("stranger", ("team:z",))) == "kind:human"
+
+
+@pytest.mark.slow
+def test_behaviour_alone_finds_the_teams_of_the_recording_and_mixes_none() -> None:
+    """All groups hidden: 7 of the 8 pairs of people in one team and all 3 of pipelines of one name, and no wrong pair."""
+    recording = Path(__file__).resolve().parent.parent.parent / "data" / "recordings" / "normal.jsonl.zst"
+    encoder = ActionEncoder()
+    batch = encoder.encode(decode_lines(open_lines(recording)).events)
+    values = {name: encoder.interners[name].values for name in batch.codes}
+    deeds: dict[str, Counter[Any]] = {}
+    for row, who in enumerate(batch.principal.tolist()):
+        deed = tuple(values[name][batch.codes[name][row]] for name in ("verb", "resource", "namespace"))
+        deeds.setdefault(batch.principals[who].name, Counter())[deed] += 1
+    principals = list({p.name: p for p in batch.principals}.values())
+    truth = PrincipalTable.fit(principals).group_of
+    found = {}
+    for kind in ("human", "serviceaccount"):
+        names = [p.name for p in principals if p.kind == kind]
+        groups = cluster(similarity([views(dict(deeds[name])) for name in names]), 0.5)
+        pairs = [(names[a], names[b]) for group in groups for a in group for b in group if a < b]
+        assert all(truth[a] == truth[b] for a, b in pairs)
+        found[kind] = len(pairs)
+    assert found == {"human": 7, "serviceaccount": 3}
