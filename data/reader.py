@@ -339,15 +339,18 @@ class _Records:
         """Records of a document that is not one record a line."""
         document = Documents(line, one_line)
         records: list[tuple[int, bytes]] = []
+        size = 0
         while not document.finished:
             block = self._input.block()
-            records += document.feed(block) if block else document.end()
-            if len(records) >= _CHUNK_RECORDS or document.finished or document.damage:
+            found = document.feed(block) if block else document.end()
+            records += found
+            size += sum(len(record) for _, record in found)
+            if size >= _CHUNK_BYTES or document.finished or document.damage:
                 decoded = decode_numbered(records, self._sources)
                 dead = [DeadLetter(at, reason, b"") for at, reason in document.damage]
                 document.damage.clear()
                 yield decoded._replace(dead=decoded.dead + dead)
-                records = []
+                records, size = [], 0
         self._input.back(document.rest)
         self.line = document.line
 
