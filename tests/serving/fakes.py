@@ -104,7 +104,7 @@ class FakeDetector:
         nll = np.zeros((count, len(FIELDS)), np.float32)
         nll[:, 2], nll[:, 1], nll[:, 0] = 7.5, 2.0, 1.0
         times = (
-            parse_times([events[row].requestReceivedTimestamp for row in rows])
+            parse_times([events[row].requestReceivedTimestamp or events[row].stageTimestamp for row in rows])
             if rows
             else np.empty(0, np.int64)
         )
