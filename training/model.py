@@ -6,7 +6,8 @@ through the bottleneck and is reconstructed badly. The score of an action is the
 each of its fields under the decoder.
 
 Papers: Srivastava et al. 2015 (LSTM autoencoder, reversed decoding), arXiv 1502.04681; Malhotra et al. 2016 (reconstruction
-error as anomaly score), arXiv 1607.00148; Vincent et al. 2008 (denoising autoencoders).
+error as anomaly score), arXiv 1607.00148; Vincent et al. 2008 (denoising autoencoders); Baevski et al. 2019 (cloze
+encoding from both sides), arXiv 1903.07785.
 
 Letters in shapes: B windows, W actions a window, F fields, P positions asked for, V tokens of all fields together.
 """
@@ -40,6 +41,8 @@ class ModelConfig:
         mask: share of input tokens replaced by MASK in training (denoising).
         principal_dropout: share of windows trained as if their principal were unknown, so that a newcomer falls back
             on its peers.
+        cloze: give each decoded action a code of its own, made of what stands before it and what stands after it and
+            never of itself, so that an unfamiliar action cannot be copied through the bottleneck.
     """
 
     vocabulary: tuple[int, ...]
@@ -53,6 +56,7 @@ class ModelConfig:
     depth: int = 4
     mask: float = 0.15
     principal_dropout: float = 0.1
+    cloze: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -77,7 +81,11 @@ class Autoencoder(nn.Module):
         self.group = nn.Embedding(config.groups + 1, config.condition)
         condition = 2 * config.condition
         self.encoder = nn.LSTM(self.fields * config.embedding + condition, config.hidden, batch_first=True)
-        self.squeeze = nn.Linear(config.hidden, config.bottleneck)
+        if config.cloze:
+            self.backward_encoder = nn.LSTM(
+                self.fields * config.embedding + condition, config.hidden, batch_first=True
+            )
+        self.squeeze = nn.Linear(config.hidden * (2 if config.cloze else 1), config.bottleneck)
         self.place = nn.Embedding(config.window, config.condition)
         self.decoder = nn.LSTM(
             config.bottleneck + condition + config.condition, config.hidden, batch_first=True
@@ -107,20 +115,49 @@ class Autoencoder(nn.Module):
             float32 [B, P, V]: logits of all fields side by side.
         """
         batch, window = tokens.shape[0], tokens.shape[1]
+        places = positions.shape[0]
         who = torch.cat([self.principal(principal), self.group(group)], dim=-1)  # [B, 2C]
         embedded = self.tokens(tokens + self.offsets).flatten(2)  # [B, W, F*E]
-        states, _ = self.encoder(
-            torch.cat([embedded, who.unsqueeze(1).expand(-1, window, -1)], dim=-1)
-        )  # [B, W, H]
-        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, self.config.hidden)  # [B, 1, H]
-        code = torch.tanh(self.squeeze(states.gather(1, last).squeeze(1)))  # [B, Z]
+        read = torch.cat([embedded, who.unsqueeze(1).expand(-1, window, -1)], dim=-1)  # [B, W, F*E+2C]
+        states, _ = self.encoder(read)  # [B, W, H]
+        if self.config.cloze:
+            code = self._neighbours(read, states, lengths, positions)  # [B, P, Z]
+        else:
+            last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, self.config.hidden)  # [B, 1, H]
+            code = torch.tanh(self.squeeze(states.gather(1, last))).expand(-1, places, -1)  # [B, P, Z]
         steps = self.place(positions).unsqueeze(0).expand(batch, -1, -1)  # [B, P, C]
-        given = torch.cat([code, who], dim=-1).unsqueeze(1).expand(-1, positions.shape[0], -1)  # [B, P, Z+2C]
-        decoded, _ = self.decoder(torch.cat([given, steps], dim=-1))  # [B, P, H]
+        given = torch.cat([code, who.unsqueeze(1).expand(-1, places, -1)], dim=-1)  # [B, P, Z+2C]
+        told = torch.cat([given, steps], dim=-1)  # [B, P, Z+3C]
+        if self.config.cloze:
+            # One step each: unrolling would hand the code of a newer action, which has read this one, down to it.
+            decoded, _ = self.decoder(told.flatten(0, 1).unsqueeze(1))  # [B*P, 1, H]
+            decoded = decoded.view(batch, places, self.config.hidden)  # [B, P, H]
+        else:
+            decoded, _ = self.decoder(told)  # [B, P, H]
         logits: Tensor = self.heads(
             torch.cat([decoded, given[..., self.config.bottleneck :]], dim=-1)
         )  # [B, P, V]
         return logits
+
+    def _neighbours(self, read: Tensor, states: Tensor, lengths: Tensor, positions: Tensor) -> Tensor:
+        """Codes of the decoded actions, float32 [B, P, Z], each from both sides of its action and not from the action.
+
+        `read` [B, W, *] is what the encoder reads, `states` [B, W, H] what it made of it.
+        """
+        ago = positions.unsqueeze(0).minimum(lengths.unsqueeze(1) - 1)  # [B, P]
+        order = torch.arange(read.shape[1], device=read.device).unsqueeze(0)  # [1, W]
+        newest_first = (lengths.unsqueeze(1) - 1 - order).clamp(min=0)  # [B, W]
+        turned = read.gather(1, newest_first.unsqueeze(-1).expand(-1, -1, read.shape[2]))  # [B, W, *]
+        back, _ = self.backward_encoder(turned)  # [B, W, H]
+        nothing = torch.zeros_like(states[:, :1])  # [B, 1, H]: what an LSTM knows before its first action
+
+        def until(side: Tensor, count: Tensor) -> Tensor:
+            """State after `count` [B, P] actions: [B, P, H]."""
+            index = count.unsqueeze(-1).expand(-1, -1, self.config.hidden)
+            return torch.cat([nothing, side], dim=1).gather(1, index)
+
+        sides = torch.cat([until(states, lengths.unsqueeze(1) - 1 - ago), until(back, ago)], dim=-1)
+        return torch.tanh(self.squeeze(sides))
 
 
 def targets_at(tokens: Tensor, lengths: Tensor, positions: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ class HabitModule(lightning.LightningModule):
     Args:
         vocabulary, principals, groups: sizes, taken from the data.
         window: actions in a window, taken from the data.
-        embedding, hidden, bottleneck, condition, depth, mask, principal_dropout: see `training.model.ModelConfig`.
+        embedding, hidden, bottleneck, condition, depth, mask, principal_dropout, cloze: see `training.model.ModelConfig`.
         learning_rate: peak of the one-cycle schedule (Smith 2018, arXiv 1803.09820).
         weight_decay: of AdamW.
     """
@@ -147,6 +147,7 @@ class HabitModule(lightning.LightningModule):
         depth: int = 4,
         mask: float = 0.15,
         principal_dropout: float = 0.1,
+        cloze: bool = False,
         learning_rate: float = 4e-3,
         weight_decay: float = 1e-4,
     ) -> None:
@@ -165,6 +166,7 @@ class HabitModule(lightning.LightningModule):
             depth=depth,
             mask=mask,
             principal_dropout=principal_dropout,
+            cloze=cloze,
         )
         self.model = Autoencoder(self.config)
 

@@ -1,5 +1,6 @@
 """The autoencoder: shapes, padding, the exported graph, and that it learns."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,31 @@ def test_what_stands_after_the_end_of_a_window_changes_nothing(model: Autoencode
         strict=True,
     ):
         torch.testing.assert_close(given, noise)
+
+
+def test_a_cloze_code_never_sees_the_action_it_decodes_and_sees_both_sides_of_it() -> None:
+    torch.manual_seed(1)
+    model = Autoencoder(replace(CONFIG, cloze=True)).eval()
+    tokens, _, *who = windows(4, 6)
+    lengths, positions = torch.full((4,), 6), torch.arange(6)
+    before = model(tokens, lengths, *who, positions)
+    for ago in range(6):
+        changed = tokens.clone()
+        changed[:, 5 - ago] = 3 + (tokens[:, 5 - ago] - 2) % torch.tensor([4, 2, 8])
+        after = model(changed, lengths, *who, positions)
+        differs = (after - before).abs().amax(dim=(0, 2)) > 1e-6
+        assert differs.tolist() == [place != ago for place in range(6)]
+
+
+def test_padding_changes_nothing_in_a_cloze_either(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = Autoencoder(replace(CONFIG, cloze=True)).eval()
+    tokens, lengths, *who = windows(8, 6)
+    junk = torch.arange(6).view(1, -1, 1) >= lengths.view(-1, 1, 1)
+    before = model(tokens, lengths, *who, torch.arange(6))
+    torch.testing.assert_close(model(tokens.masked_fill(junk, 4), lengths, *who, torch.arange(6)), before)
+    export(model, tmp_path / "cloze.onnx")
+    check_parity(model, tmp_path / "cloze.onnx")
 
 
 def test_targets_count_back_from_the_newest() -> None:
