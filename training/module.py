@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +23,41 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class _Draws(IterableDataset[Batch]):
-    """An endless, seeded stream of batches. Each device draws its own."""
+    """An endless, seeded stream of batches. Each device draws its own.
+
+    Every batch has a random stream of its own, so that a resumed training goes on with the very batch it was killed before.
+    `done` says how many batches were trained on when the stream begins.
+    """
 
     def __init__(
-        self, table: ActionTable, cumulative: npt.NDArray[np.float64], window: int, batch_size: int, seed: int
+        self,
+        table: ActionTable,
+        cumulative: npt.NDArray[np.float64],
+        window: int,
+        batch_size: int,
+        seed: int,
+        done: Callable[[], int],
     ) -> None:
-        self.table, self.cumulative, self.window, self.batch_size, self.seed = (
+        self.table, self.cumulative, self.window, self.batch_size, self.seed, self.done = (
             table,
             cumulative,
             window,
             batch_size,
             seed,
+            done,
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        rng = np.random.default_rng((self.seed, rank))
         windows = self.table.windows["train"]
-        while True:
+        for number in count(self.done()):
+            rng = np.random.default_rng((self.seed, _rank(), number))
             drawn = np.searchsorted(self.cumulative, rng.random(self.batch_size))
             yield _batch(self.table, windows[np.minimum(drawn, len(windows) - 1)], self.window)
+
+
+def _rank() -> int:
+    """Which of the devices this process drives; 0 if there is one only."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
 class _HeldBack(IterableDataset[Batch]):
@@ -114,8 +130,12 @@ class ActionWindows(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless seeded draws; `trainer.max_steps` ends the training."""
-        draws = _Draws(self.table, self._cumulative, self.window, self.batch_size, self.seed)
+        draws = _Draws(self.table, self._cumulative, self.window, self.batch_size, self.seed, self._done)
         return DataLoader(draws, batch_size=None)
+
+    def _done(self) -> int:
+        """Batches this training has already used; above 0 after a resume."""
+        return self.trainer.fit_loop.total_batch_idx + 1 if self.trainer is not None else 0
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The fixed held-back sample."""
@@ -154,6 +174,7 @@ class HabitModule(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.seed = torch.initial_seed()
         self.config = ModelConfig(
             vocabulary=tuple(vocabulary),
             principals=principals,
@@ -179,6 +200,11 @@ class HabitModule(lightning.LightningModule):
         real = (positions.unsqueeze(0) < lengths.unsqueeze(1)).unsqueeze(-1).float()  # [B, P, 1]
         fields = (nll * real).sum((0, 1)) / real.sum()
         return fields.sum(), fields
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Give each step a random stream of its own: masks and dropout after a resume are those of a run that never stopped."""
+        step = np.random.SeedSequence((self.seed, _rank(), self.global_step))
+        torch.manual_seed(int(step.generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Reconstruct corrupted windows, some of them without knowing the principal."""

@@ -89,6 +89,18 @@ def experiment_id(name: str) -> str:
     return str(made)
 
 
+def next_alias(name: str) -> str:
+    """`champion` for the first version of a model, `challenger` once there is a champion. Use inside `connected()`."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow.MlflowClient().get_model_version_by_alias(name, "champion")
+    except MlflowException:
+        return "champion"
+    return "challenger"
+
+
 def register(
     bundle: Path, *, name: str, alias: str, example: list[str], metadata: dict[str, Any]
 ) -> tuple[str, str]:

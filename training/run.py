@@ -14,7 +14,7 @@ from typing import Any, cast
 import lightning
 import numpy as np
 import numpy.typing as npt
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -22,9 +22,8 @@ from data.actions import FIELDS
 from data.bundle import Bundle
 from data.dataset import ActionTable
 from data.errors import KubehabitError
-from data.home import home
 from data.principals import PEOPLE_AND_PIPELINES
-from training import package, plots, registry
+from training import checkpoints, package, plots, registry, warm_start
 from training.calibrate import CalibrationConfig, CalibrationResult, calibrate, count_incidents
 from training.export import TorchModel, check_parity, export
 from training.module import ActionWindows, HabitModule
@@ -47,13 +46,14 @@ class RegisterConfig:
 
     Attributes:
         name: registered model.
-        alias: alias the new version gets; serving follows `champion`.
+        alias: alias the new version gets; serving follows `champion`. If not given, the first version becomes `champion`
+            and every later one `challenger`, to be let through by `kubehabit promote`.
         experiment: MLflow experiment of the run.
         threads: CPU threads for training; 0 uses all cores.
     """
 
     name: str = "kubehabit"
-    alias: str = "champion"
+    alias: str | None = None
     experiment: str = "kubehabit"
     threads: int = 0
 
@@ -67,10 +67,14 @@ class TrainResult:
     version: str
     model_uri: str
     metrics: dict[str, float]
+    alias: str
 
 
-class _CLI(LightningCLI):
+class ExperimentCLI(LightningCLI):
+    """Lightning's command line with the sections that are ours, and sizes linked from the data to the model."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Sections besides trainer, model and data."""
         parser.add_class_arguments(CalibrationConfig, "calibration")
         parser.add_class_arguments(RegisterConfig, "register")
         for name in ("vocabulary", "principals", "groups"):
@@ -90,6 +94,15 @@ class _Curves(Callback):
         if step % 20 == 0 and "train_nll" in trainer.callback_metrics:
             self.train.append((step, float(trainer.callback_metrics["train_nll"])))
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that the curves of a resumed training are whole."""
+        return {"train": self.train, "held_back": self.held_back}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.train = [tuple(point) for point in state_dict["train"]]
+        self.held_back = [tuple(point) for point in state_dict["held_back"]]
+
     def on_validation_end(self, trainer: lightning.Trainer, _: Any) -> None:
         if not trainer.sanity_checking:
             self.held_back.append((trainer.global_step, float(trainer.callback_metrics["held_back_nll"])))
@@ -98,39 +111,49 @@ class _Curves(Callback):
 class _Bar(Callback):
     """Steps done, loss and time left. The stream of batches is endless, so only the number of steps says how far it is."""
 
-    def __init__(self) -> None:
+    progress: Progress | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, _: Any) -> None:
+        # Made here and not before: strategies that spawn processes pickle their callbacks, and a bar holds locks.
         self.progress = Progress(
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[nll]}"),
             TimeRemainingColumn(),
+            disable=not trainer.is_global_zero,
         )
-
-    def on_train_start(self, trainer: lightning.Trainer, _: Any) -> None:
         self.task = self.progress.add_task(
             "training", total=trainer.max_steps, nll="", completed=trainer.global_step
         )
         self.progress.start()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.global_step % 10 == 0 and "train_nll" in trainer.callback_metrics:
+        if self.progress and trainer.global_step % 10 == 0 and "train_nll" in trainer.callback_metrics:
             text = f"{float(trainer.callback_metrics['train_nll']):.2f} nats"
             self.progress.update(self.task, completed=trainer.global_step, nll=text)
 
     def on_train_end(self, trainer: lightning.Trainer, _: Any) -> None:
-        self.progress.update(self.task, completed=trainer.global_step)
-        self.progress.stop()
+        if self.progress:
+            self.progress.update(self.task, completed=trainer.global_step)
+            self.progress.stop()
+            self.progress = None
 
     def on_exception(self, *_: Any) -> None:
-        self.progress.stop()
+        if self.progress:
+            self.progress.stop()
 
 
-def _parse(config: Path, data: Path, overrides: list[str]) -> _CLI:
+def parse(config: Path, data: Path, overrides: list[str]) -> ExperimentCLI:
+    """Read an experiment and instantiate trainer, model and data, without running anything.
+
+    Raises:
+        KubehabitError: no such config, a bad option, or no dataset.
+    """
     if not config.is_file():
         raise KubehabitError(f"No training config {config}. Start from the shipped configs/train.yaml.")
     try:
-        return _CLI(
+        return ExperimentCLI(
             HabitModule,
             ActionWindows,
             args=["--config", str(config), "--data.path", str(data), *overrides],
@@ -153,25 +176,42 @@ def _parse(config: Path, data: Path, overrides: list[str]) -> _CLI:
         raise KubehabitError(f"{config}: {error}. See kubehabit train --help.") from error
 
 
-def train(config: Path, data: Path, overrides: list[str] | None = None) -> TrainResult:
+def train(
+    config: Path,
+    data: Path,
+    overrides: list[str] | None = None,
+    *,
+    resume: str | None = None,
+    warm_start: str | None = None,
+) -> TrainResult:
     """Train, calibrate, export, check and register.
 
     Args:
         config: experiment YAML (`configs/train.yaml`).
         data: folder written by `kubehabit data build`.
         overrides: further options of Lightning's CLI, such as `--trainer.max_steps 500`.
+        resume: MLflow run of a training that was killed, or "last"; it goes on with its own config, `config` is not read.
+        warm_start: registered model whose weights to begin with, such as `models:/kubehabit@champion`.
 
     Raises:
-        KubehabitError: no dataset, a bad option, an unusable MLflow store, or an export that fails its parity check.
+        KubehabitError: no dataset, a bad option, an unusable MLflow store, nothing to resume or to start from, or an export
+            that fails its parity check.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
-    cli = _parse(config, data, list(overrides or []))
+    resumed = checkpoints.find(resume) if resume is not None else None
+    cli = parse(resumed.config if resumed else config, data, list(overrides or []))
+    if distributed_worker():
+        # Lightning's `ddp` starts this very command again for every further device: those train, and leave the rest to the first.
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed.path if resumed else None)
+        raise SystemExit(0)
     with registry.connected():
-        return _train(cli, RegisterConfig(**vars(cli.config.register)))
+        return _train(cli, RegisterConfig(**vars(cli.config.register)), resumed, warm_start)
 
 
-def _train(cli: _CLI, options: RegisterConfig) -> TrainResult:
+def _train(
+    cli: ExperimentCLI, options: RegisterConfig, resumed: checkpoints.Checkpoint | None, champion: str | None
+) -> TrainResult:
     """What `train` does once its options are known and MLflow is connected."""
     import mlflow
     import torch
@@ -182,17 +222,29 @@ def _train(cli: _CLI, options: RegisterConfig) -> TrainResult:
     experiment = registry.experiment_id(options.experiment)
     table: ActionTable = cli.datamodule.table
     curves = _Curves()
-    with mlflow.start_run(experiment_id=experiment) as run:
+    with mlflow.start_run(
+        run_id=resumed.run_id if resumed else None, experiment_id=None if resumed else experiment
+    ) as run:
         run_id = run.info.run_id
-        checkpoints = ModelCheckpoint(dirpath=home() / "checkpoints" / run_id, save_last=True, save_top_k=0)
-        cli.trainer.callbacks.extend([curves, checkpoints, _Bar()])  # type: ignore[attr-defined]
-        mlflow.log_params(_flat(cli.config.as_dict(), skip=("config",)))
         commit = registry.git_commit()
-        mlflow.set_tags({"data_fingerprint": table.card["fingerprint"], "git_commit": commit})
-        mlflow.log_dict(table.card, "data/card.json")
-        mlflow.log_text(cli.parser.dump(cli.config, skip_none=False), "config/train.yaml")
+        text = cli.parser.dump(cli.config, skip_none=False)
+        if resumed:
+            checkpoints.same_data(run.data.tags, table.card["fingerprint"])
+        else:
+            mlflow.log_params(_flat(cli.config.as_dict(), skip=("config",)))
+            mlflow.set_tags({"data_fingerprint": table.card["fingerprint"], "git_commit": commit})
+            mlflow.log_dict(table.card, "data/card.json")
+            mlflow.log_text(text, "config/train.yaml")
+            if champion is not None:
+                carried = warm_start.start_from(champion, cli.model.model, table)
+                mlflow.log_dict(carried.to_dict(), "warm_start.json")
+                mlflow.set_tag("warm_start", champion)
+                print(carried.describe())
+        cli.trainer.callbacks.extend(  # type: ignore[attr-defined]
+            [curves, *checkpoints.callbacks(run_id, text), _Bar()]
+        )
         began = time.monotonic()
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed.path if resumed else None)
         seconds = time.monotonic() - began
         for step, value in curves.train:
             mlflow.log_metric("train_nll", value, step=step)
@@ -200,6 +252,7 @@ def _train(cli: _CLI, options: RegisterConfig) -> TrainResult:
             mlflow.log_metric("held_back_nll", value, step=step)
 
         model = cli.model.model.eval().cpu()
+        warm_start.keep(model)
         fitted = calibrate(table, TorchModel(model), cli.model.config.window, budget)
         with tempfile.TemporaryDirectory() as folder:
             onnx = Path(folder) / "model.onnx"
@@ -209,7 +262,9 @@ def _train(cli: _CLI, options: RegisterConfig) -> TrainResult:
                 "parity_max_abs_difference": worst,
                 "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
                 "seconds_training": seconds,
-                "actions_per_second_training": cli.trainer.global_step * cli.datamodule.batch_size / seconds,
+                "actions_per_second_training": (cli.trainer.global_step - (resumed.step if resumed else 0))
+                * cli.datamodule.batch_size
+                / seconds,
             }
             mlflow.log_metrics(metrics)
             bundle = Path(folder) / "bundle"
@@ -233,10 +288,11 @@ def _train(cli: _CLI, options: RegisterConfig) -> TrainResult:
             }.items():
                 mlflow.log_figure(figure, f"plots/{name}.png")
             mlflow.log_table(_held_back_table(table, fitted), "evaluation/held_back.json")
+            alias = options.alias or registry.next_alias(options.name)
             version, uri = registry.register(
                 bundle,
                 name=options.name,
-                alias=options.alias,
+                alias=alias,
                 example=[EXAMPLE],
                 metadata={
                     "bundle_sha256": checksum,
@@ -245,7 +301,13 @@ def _train(cli: _CLI, options: RegisterConfig) -> TrainResult:
                 },
             )
         mlflow.set_tag("registered", uri)
-    return TrainResult(run_id, options.name, version, uri, metrics)
+    checkpoints.discard(run_id)
+    return TrainResult(run_id, options.name, version, uri, metrics, alias)
+
+
+def distributed_worker() -> bool:
+    """Whether Lightning started this process to drive a further device of a training that another process leads."""
+    return os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0"
 
 
 def _flat(tree: dict[str, Any], prefix: str = "", skip: tuple[str, ...] = ()) -> dict[str, Any]:

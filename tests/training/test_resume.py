@@ -1,0 +1,165 @@
+"""A training that is killed goes on where it stopped, to the same figures; a warm start begins with what is known by name."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from data.actions import FIELDS
+from data.bundle import Bundle
+from data.dataset import load
+from data.errors import KubehabitError
+from data.home import tracking_uri
+from data.vocabulary import SPECIALS, UNKNOWN, Vocabulary
+from tests.conftest import ROOT, SMALL, Trained
+from training import checkpoints
+from training.model import Autoencoder, ModelConfig
+from training.registry import download
+from training.run import train
+from training.warm_start import name_sources, start_from, token_sources, weights_of
+
+CONFIG = ROOT / "configs" / "train.yaml"
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import lightning
+from training import run
+
+class Kill(lightning.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 55:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+parse = run.parse
+def with_kill(*arguments):
+    cli = parse(*arguments)
+    cli.trainer.callbacks.append(Kill())
+    return cli
+run.parse = with_kill
+run.train(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_figures_of_one_that_never_stopped(trained: Trained) -> None:
+    client = mlflow.MlflowClient(tracking_uri=tracking_uri(), registry_uri=tracking_uri())
+    arguments = [str(CONFIG), str(trained.dataset), *SMALL, "--register.alias=resumed"]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert checkpoints.find("last").step == 50
+    resumed = train(CONFIG, trained.dataset, resume="last")
+    whole = client.get_run(trained.run_id)
+    again = client.get_run(resumed.run_id)
+    compared = set(whole.data.metrics) - {"seconds_training", "actions_per_second_training"}
+    assert len(compared) > 20
+    assert {key: again.data.metrics[key] for key in compared} == {
+        key: whole.data.metrics[key] for key in compared
+    }
+    curves = [
+        [(point.step, point.value) for point in client.get_metric_history(run_id, "train_nll")]
+        for run_id in (trained.run_id, resumed.run_id)
+    ]
+    assert curves[0] == curves[1]
+    with pytest.raises(KubehabitError, match="Nothing to resume"):
+        checkpoints.find("last")
+
+
+def test_nothing_to_resume_is_a_sentence(trained: Trained) -> None:
+    with pytest.raises(KubehabitError, match="left no checkpoint"):
+        train(CONFIG, trained.dataset, resume="0123456789abcdef")
+
+
+def test_other_data_is_not_resumed_on() -> None:
+    with pytest.raises(KubehabitError, match="another dataset"):
+        checkpoints.same_data({"data_fingerprint": "aa"}, "bb")
+
+
+def vocabulary(**values: list[str]) -> Vocabulary:
+    return Vocabulary({field: [*SPECIALS, *values.get(field, [])] for field in FIELDS}, uses_hour=False)
+
+
+def test_tokens_are_carried_over_by_value_and_new_ones_begin_as_something_broader() -> None:
+    old = vocabulary(verb=["get", "list"], client=["kubectl/?"])
+    new = vocabulary(verb=["list", "watch"], client=["kubectl/1.31"])
+    rows, known = token_sources(old, new)
+    starts = np.concatenate([[0], np.cumsum(old.sizes)])
+    new_starts = np.concatenate([[0], np.cumsum(new.sizes)])
+    verb, client = FIELDS.index("verb"), FIELDS.index("client")
+    assert rows[new_starts[verb] + 3] == starts[verb] + 4
+    assert rows[new_starts[verb] + 4] == starts[verb] + UNKNOWN
+    assert known[new_starts[verb] + 3 : new_starts[verb] + 5].tolist() == [1, 0]
+    assert rows[new_starts[client] + 3] == starts[client] + 3
+
+
+def test_a_new_principal_begins_as_one_never_seen() -> None:
+    rows, known = name_sources({"a": 1, "b": 2}, {"b": 1, "c": 2})
+    assert rows.tolist() == [0, 2, 0]
+    assert known == 1
+
+
+def test_a_warm_start_on_the_same_data_gives_the_champions_own_model(trained: Trained) -> None:
+    bundle = Bundle.load(download("models:/kubehabit@champion"))
+    table = load(trained.dataset)
+    torch.manual_seed(3)
+    model = Autoencoder(ModelConfig(**bundle.meta["model"]))
+    carried = start_from("models:/kubehabit@champion", model, table)
+    assert carried.fresh == []
+    assert carried.tokens[0] == carried.tokens[1] == sum(table.vocabulary.sizes)
+    assert carried.principals[0] == carried.principals[1] > 0
+    saved = weights_of(bundle, "models:/kubehabit@champion")
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), saved[name])
+
+
+def test_weights_that_were_changed_are_refused(trained: Trained) -> None:
+    client = mlflow.MlflowClient(tracking_uri=tracking_uri(), registry_uri=tracking_uri())
+    before = client.get_run(trained.run_id).data.tags["weights_sha256"]
+    client.set_tag(trained.run_id, "weights_sha256", "0" * 64)
+    try:
+        with pytest.raises(KubehabitError, match="checksum"):
+            weights_of(Bundle.load(trained.bundle), "models:/kubehabit@champion")
+    finally:
+        client.set_tag(trained.run_id, "weights_sha256", before)
+
+
+def test_the_first_version_is_champion_and_the_next_a_challenger(trained: Trained) -> None:
+    client = mlflow.MlflowClient(tracking_uri=tracking_uri(), registry_uri=tracking_uri())
+    result = train(
+        CONFIG,
+        trained.dataset,
+        [*SMALL, "--trainer.max_steps=4"],
+        warm_start="models:/kubehabit@champion",
+    )
+    assert result.alias == "challenger"
+    assert str(client.get_model_version_by_alias("kubehabit", "champion").version) == trained.version
+    tags = client.get_run(result.run_id).data.tags
+    assert tags["warm_start"] == "models:/kubehabit@champion"
+    began = client.get_metric_history(result.run_id, "train_nll")
+    assert (
+        client.get_run(result.run_id).data.metrics["held_back_surprise"]
+        < 2 * (client.get_run(trained.run_id).data.metrics["held_back_surprise"])
+    ), began
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one_model(trained: Trained) -> None:
+    result = train(
+        CONFIG,
+        trained.dataset,
+        [
+            *SMALL,
+            "--register.alias=two",
+            "--trainer.max_steps=4",
+            "--trainer.accelerator=cpu",
+            "--trainer.devices=2",
+            "--trainer.strategy=ddp_spawn",
+        ],
+    )
+    assert result.metrics["parity_max_abs_difference"] <= 1e-4
