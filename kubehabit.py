@@ -19,8 +19,10 @@ TRAINING_PACKAGES = frozenset(
         "matplotlib",
         "onnx",
         "onnxscript",
+        "optuna",
         "pandas",
         "pyarrow",
+        "scipy",
         "sklearn",
         "torch",
     }
@@ -268,11 +270,28 @@ def train(
             dir_okay=False,
         ),
     ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            "--warm-start",
+            help="Begin with the weights of a registered model, such as models:/kubehabit@champion.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            help="Go on with a training that was stopped: its MLflow run, or `last`. Its own config is used.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train the autoencoder, calibrate it on held-back normal data, export it to ONNX and register it.
 
     Ends with an MLflow run (parameters, curves, plots) and a new version of the registered model "kubehabit".
     Any further option goes to Lightning's own command line and overrides the YAML.
+    The first version becomes the champion; later ones are challengers until `kubehabit promote` lets them through.
 
     Example:  `kubehabit train --data .kubehabit/dataset --trainer.max_steps 500`
 
@@ -280,12 +299,17 @@ def train(
     """
     from training.run import train as run_training
 
-    result = run_training(config or _shipped("train.yaml"), data, list(ctx.args))
+    result = run_training(
+        config or _shipped("train.yaml"), data, list(ctx.args), resume=resume, warm_start=warm_start
+    )
     for name, value in sorted(result.metrics.items()):
         typer.echo(f"  {name:<40} {value:.6g}")
     typer.echo(f"MLflow run: {result.run_id}")
-    typer.echo(f"Registered: {result.model_name} version {result.version}")
-    typer.echo("Next: kubehabit serve, or kubehabit evaluate --log LOG --labels LABELS.json")
+    typer.echo(f"Registered: {result.model_name} version {result.version} ({result.alias})")
+    if result.alias == "challenger":
+        typer.echo("Next: kubehabit promote --log LOG --labels LABELS.json --normal LOG")
+    else:
+        typer.echo("Next: kubehabit serve, or kubehabit evaluate --log LOG --labels LABELS.json")
 
 
 @app.command()
@@ -325,6 +349,95 @@ def evaluate(
     _print_figures(figures)
     if json_path is not None:
         typer.echo(f"All figures: {json_path}")
+
+
+@app.command()
+def promote(
+    log: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--log",
+            help="Labelled audit log; may be repeated.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--labels", help="Its labels, in the same order.", exists=True, dir_okay=False, show_default=False
+        ),
+    ] = None,
+    normal: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--normal",
+            help="Log of recent normal work; may be repeated.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Registered model.")] = "kubehabit",
+    version: Annotated[
+        str | None,
+        typer.Option(
+            "--version", help="Challenger: a version or an alias. Default: challenger.", show_default=False
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Margins, as YAML. Default: the shipped promote.yaml.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compare and decide, but change nothing.")
+    ] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Make the former champion champion again.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for another program.")] = False,
+) -> None:
+    """Let a challenger become champion, if it is no worse on the same recordings and on recent normal work.
+
+    Exit status 1 says that it was refused. The decision and its numbers are kept in MLflow either way.
+
+    Example:  `kubehabit promote --log dev.jsonl.gz --labels labels.json --normal today.jsonl.gz`
+
+    Next:  `kubehabit serve` follows the champion by itself. To undo it: `kubehabit promote --rollback`.
+    """
+    from rich.console import Console
+
+    from training import promote as gate
+
+    if rollback:
+        now, before = gate.roll_back(name)
+        typer.echo(f"Version {now} of {name} is the champion again; version {before} is the former one now.")
+        return
+    if len(log or []) != len(labels or []):
+        _fail(
+            "every --log needs its --labels, in the same order. Logs without labels are given with --normal.",
+            2,
+        )
+    decision = gate.promote(
+        name,
+        list(zip(log or [], labels or [], strict=True)),
+        normal or [],
+        gate.GateConfig.load(config),
+        challenger=version,
+        dry_run=dry_run,
+    )
+    if as_json:
+        typer.echo(json.dumps(decision.to_dict(), indent=1))
+    else:
+        Console().print(decision.table())
+        typer.echo(decision.sentence())
+    raise typer.Exit(0 if decision.promoted else 1)
 
 
 @app.command()

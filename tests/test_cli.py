@@ -14,7 +14,7 @@ import kubehabit
 from data.errors import KubehabitError
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = [["data", "build"], ["train"], ["evaluate"], ["serve"], ["score"], ["demo"]]
+COMMANDS = [["data", "build"], ["train"], ["evaluate"], ["promote"], ["serve"], ["score"], ["demo"]]
 
 
 def invoke(*arguments: str) -> Any:
