@@ -86,7 +86,7 @@ def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch, l
 def test_a_missing_training_package_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str
 ) -> None:
-    def train(*_: Any) -> None:
+    def train(*_: Any, **__: Any) -> None:
         raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
 
     stand_in(monkeypatch, "training.run", train=train)
@@ -96,7 +96,7 @@ def test_a_missing_training_package_says_what_to_install(
 
 
 def test_a_missing_module_of_our_own_is_a_bug(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def train(*_: Any) -> None:
+    def train(*_: Any, **__: Any) -> None:
         raise ModuleNotFoundError("No module named 'training.gone'", name="training.gone")
 
     stand_in(monkeypatch, "training.run", train=train)
@@ -114,7 +114,7 @@ def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
 def test_ctrl_c_that_lightning_answered_exits_130_too(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def train(*_: Any) -> None:
+    def train(*_: Any, **__: Any) -> None:
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
@@ -127,9 +127,11 @@ def test_ctrl_c_that_lightning_answered_exits_130_too(
 def test_what_train_does_not_know_goes_to_lightning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[Any] = []
 
-    def train(config: Path, data: Path, overrides: list[str]) -> SimpleNamespace:
+    def train(config: Path, data: Path, overrides: list[str], **chosen: Any) -> SimpleNamespace:
         seen.extend([config, data, overrides])
-        return SimpleNamespace(run_id="r1", model_name="kubehabit", version="7", metrics={"val_nll": 1.5})
+        return SimpleNamespace(
+            run_id="r1", model_name="kubehabit", version="7", metrics={"val_nll": 1.5}, alias="champion"
+        )
 
     stand_in(monkeypatch, "training.run", train=train)
     result = invoke("train", "--data", str(tmp_path), "--trainer.max_steps", "5", "--model.latent=8")
