@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
-from functools import lru_cache
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+import numpy as np
 
 from data.errors import KubehabitError
+from data.times import is_time, usual_times
 
 if TYPE_CHECKING:
     from data.sources import Sources
@@ -28,14 +29,18 @@ MAX_UNPACKED_BYTES = 8 * MAX_EVENT_BYTES
 """Bound on what the compressed parts inside one record may unpack to."""
 
 
-class User(msgspec.Struct, gc=False):
+# The parts of an event are frozen so that they can be keys: most of what a log holds has been seen before, and is then looked up
+# whole instead of being worked out anew.
+
+
+class User(msgspec.Struct, gc=False, frozen=True):
     """Who is logged as the caller. A 401 has an empty user."""
 
     username: str = ""
     groups: tuple[str, ...] = ()
 
 
-class ObjectRef(msgspec.Struct, gc=False):
+class ObjectRef(msgspec.Struct, gc=False, frozen=True):
     """What the request was about. Absent for requests outside the resource API (`/version`)."""
 
     resource: str = ""
@@ -46,10 +51,22 @@ class ObjectRef(msgspec.Struct, gc=False):
     subresource: str = ""
 
 
-class Status(msgspec.Struct, gc=False):
+class Status(msgspec.Struct, gc=False, frozen=True):
     """Answer of the API server."""
 
     code: int = 0
+
+
+class Annotations(
+    msgspec.Struct,
+    gc=False,
+    frozen=True,
+    rename={"decision": "authorization.k8s.io/decision", "reason": "authorization.k8s.io/reason"},
+):
+    """What the API server noted down: how the request was authorized. Other notes are not read."""
+
+    decision: str | None = None
+    reason: str | None = None
 
 
 class AuditEvent(msgspec.Struct, gc=False):
@@ -73,7 +90,7 @@ class AuditEvent(msgspec.Struct, gc=False):
     requestObject: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     requestReceivedTimestamp: str = ""
     stageTimestamp: str = ""
-    annotations: dict[str, str] | None = None
+    annotations: Annotations | None = None
     level: str = ""
     cluster: str = msgspec.field(default="", name="kubehabit.cluster")
 
@@ -117,23 +134,10 @@ class Decoded(NamedTuple):
 
 
 _EVENT = msgspec.json.Decoder(AuditEvent)
-_HOUR = r"(?:[01]\d|2[0-3]):[0-5]\d"
-_TIMESTAMP = re.compile(rf"(\d{{4}}-\d\d-\d\d)T{_HOUR}:[0-5]\d(?:\.\d{{1,9}})?(?:Z|[+-]{_HOUR})", re.ASCII)
-
-
-@lru_cache(maxsize=4096)
-def _is_date(text: str) -> bool:
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
-
-
-def is_time(text: str) -> bool:
-    """Whether a text is an RFC 3339 time that exists (no 31 February)."""
-    match = _TIMESTAMP.fullmatch(text)
-    return match is not None and _is_date(match[1])
+_NEWLINE = ord("\n")
+_VERSION = attrgetter("apiVersion")
+_ID = attrgetter("auditID")
+_RECEIVED = attrgetter("requestReceivedTimestamp")
 
 
 def check(event: AuditEvent, version: str = "") -> None:
@@ -243,6 +247,33 @@ def decode_numbered(
     if sources is not None and native:
         sources.records["native"] += native
     return Decoded(events, numbers, dead, skipped)
+
+
+def decode_block(block: bytes | memoryview, first_line: int = 1) -> Decoded | None:
+    """Decode whole lines at once, several times faster than line by line.
+
+    Args:
+        block: lines with the newlines between them; one at least.
+        first_line: number of the first.
+
+    Returns:
+        None, unless each line is one plain event as API servers write it; then `decode_numbered` has to look at each.
+    """
+    if len(block) > MAX_EVENT_BYTES:  # one of the lines could be too long
+        return None
+    try:
+        events = _EVENT.decode_lines(block)
+    except UNREADABLE:
+        return None
+    # bytes.count looks at one byte at a time.
+    lines = int(np.count_nonzero(np.frombuffer(block, np.uint8) == _NEWLINE)) + (block[-1] != _NEWLINE)
+    if len(events) != lines:
+        return None
+    if set(map(_VERSION, events)) != {API_VERSIONS[0]} or not all(map(_ID, events)):
+        return None
+    if usual_times(list(map(_RECEIVED, events))) is None:
+        return None
+    return Decoded(events, list(range(first_line, first_line + lines)), [])
 
 
 def _new_sources() -> Sources:

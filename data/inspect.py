@@ -17,12 +17,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from data.actions import parse_times
 from data.errors import KubehabitError
 from data.events import AuditEvent, DeadLetter
 from data.principals import KINDS, identify
 from data.reader import log_files, read_events, size_of
 from data.sources import Sources
+from data.times import parse_times
 
 TOP = 8
 _DISTINCT_LIMIT = 200_000
@@ -252,9 +252,7 @@ class Inspection:
         if resource in _SECRET_BODIES and reference is not None and not reference.subresource:
             self.secret_reads += reading and resource == "secrets"
             self.secret_bodies += body and event.verb in _WRITES and resource == "secrets"
-        self.decisions.add(
-            event.annotations is not None and "authorization.k8s.io/decision" in event.annotations
-        )
+        self.decisions.add(event.annotations is not None and event.annotations.decision is not None)
         self.agents.add(bool(event.userAgent))
         self.addresses.add(bool(event.sourceIPs))
         if event.user.username:

@@ -13,6 +13,7 @@ SAFE = "bcdfghjklmnpqrstvwxz2456789"
 """Alphabet of the random suffixes Kubernetes generates (k8s.io/apimachinery/pkg/util/rand)."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID_DASHES = 4
 _DATE = re.compile(
     r"(?<![0-9])(?:19|20)[0-9]{2}-?(?:0[0-9]|1[0-2])-?(?:[0-2][0-9]|3[01])(?:[-t]?[0-9]{4,6})?(?![0-9])"
 )
@@ -36,9 +37,14 @@ def fold_name(name: str) -> str:
         return "-"
     if _CHOSEN.match(name):
         return name
-    name = _RANDOM.sub("*", _DATE.sub("*", _UUID.sub("*", name)))
+    # Most names have neither a UUID nor a date, and each search costs.
+    if name.count("-") >= _UUID_DASHES:
+        name = _UUID.sub("*", name)
+    if "20" in name or "19" in name:
+        name = _DATE.sub("*", name)
+    name = _NUMBER.sub("N", _RANDOM.sub("*", name))
     # web-*-* and web-* are the same workload seen through different controllers.
-    return _RUN.sub("*", _NUMBER.sub("N", name))
+    return _RUN.sub("*", name) if name.count("*") > 1 else name
 
 
 _AGENT = re.compile(r"(?P<family>[^/ ]+)(?:/v?(?P<version>[^ ]*))?(?: \((?P<os>[a-z]+)/[^)]*\))?(?P<rest>.*)")

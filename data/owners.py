@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from data.events import AuditEvent
+from data.events import AuditEvent, ObjectRef
 from data.principals import Principal
 
 NOBODY = "-"
@@ -36,6 +36,8 @@ _UNOWNED = frozenset(
     )
 )
 """Resources that nobody owns and that make up most writes: heartbeats, reports, questions."""
+
+_AUTOSCALERS = "horizontalpodautoscalers"
 
 _DEEDS = frozenset(("", "scale", "ephemeralcontainers", "eviction", "resize", "rollback"))
 """Subresources through which somebody decides over an object; the others report on it."""
@@ -178,6 +180,12 @@ def is_machinery(principal: Principal) -> bool:
     return principal.kind in ("component", "node")
 
 
+def has_owner(ref: ObjectRef) -> bool:
+    """Whether a write of this can tell about ownership; most cannot."""
+    # A status is a report, not a deed, and a third of all writes.
+    return ref.resource not in _UNOWNED and (ref.subresource != "status" or ref.resource == _AUTOSCALERS)
+
+
 def read_link(event: AuditEvent, principal: Principal) -> Link | None:
     """What an event tells about ownership; None when that is nothing, as for most.
 
@@ -186,11 +194,9 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
         principal: who did it.
     """
     ref = event.objectRef
-    if event.verb not in WRITES or ref is None or ref.resource in _UNOWNED:
+    if event.verb not in WRITES or ref is None or not has_owner(ref):
         return None
-    autoscaler = ref.resource == "horizontalpodautoscalers"
-    if ref.subresource == "status" and not autoscaler:
-        return None  # a report, not a deed, and a third of all writes
+    autoscaler = ref.resource == _AUTOSCALERS
     status = event.responseStatus
     if status is not None and status.code >= 400:
         return None

@@ -13,23 +13,26 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from data.actions import STATIC_FIELDS, ActionBatch, ActionEncoder, ActionSettings
+from data.actions import STATIC_FIELDS, ActionBatch, ActionEncoder, ActionSettings, joined
 from data.errors import KubehabitError
 from data.events import MAX_EVENT_BYTES, AuditEvent, DeadLetter, decode_lines
 from data.habits import attribute_hashes, mix
 from data.owners import Link
-from data.reader import read_events
+from data.reader import read_events, read_range
 from data.sensitivity import Sensitivity
 
 PART_ACTIONS = 100_000
@@ -39,8 +42,7 @@ RANGE_BYTES = 64 << 20
 """Uncompressed logs are cut into ranges of this size, so that one large file keeps every core busy."""
 
 COLUMNS = ("codes", "attributes", "principal", "time", "sensitivity", "request", "started")
-_MANIFEST = 3
-_CHUNK_LINES = 4096
+_MANIFEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,36 +91,6 @@ def _is_plain(log: Path) -> bool:
     return len(decoded.events) == 1 and not decoded.dead
 
 
-def _read_range(job: Job, writer: _Writer) -> Iterator[list[AuditEvent]]:
-    """Events whose lines begin in a range of an uncompressed log."""
-    assert job.end is not None
-    with job.log.open("rb") as raw:
-        if job.begin:
-            raw.seek(job.begin - 1)
-            raw.readline()  # the line that crosses into the range belongs to the one before
-        lines: list[bytes] = []
-        first = 1
-        while True:
-            line = raw.readline(MAX_EVENT_BYTES + 2) if raw.tell() < job.end else b""
-            if line:
-                complete = line.endswith(b"\n")
-                lines.append(line[:-1] if complete else line)
-                while not complete and len(line) > MAX_EVENT_BYTES:  # skip the rest of an oversized line
-                    rest = raw.readline(1 << 20)
-                    complete = not rest or rest.endswith(b"\n")
-            if lines and (not line or len(lines) == _CHUNK_LINES):
-                decoded = decode_lines(lines, first)
-                for letter in decoded.dead:
-                    writer.dead(letter)
-                if decoded.events:
-                    yield decoded.events
-                first += len(lines)
-                lines = []
-            if not line:
-                writer.lines = first - 1
-                return
-
-
 def _link(values: list[Any]) -> Link:
     """A link as JSON keeps it: its keys are tuples again."""
     restored: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
@@ -148,11 +120,20 @@ def plan(logs: list[Path]) -> list[Job]:
     return jobs
 
 
-def request_hashes(events: list[AuditEvent], batch: ActionBatch) -> npt.NDArray[np.uint64]:
-    """What identifies the request of each action across parts, uint64 [N]: its audit ID and the server's own time."""
-    texts = [events[i].auditID.encode()[:64] for i in batch.event.tolist()]
-    words = np.array(texts, "S64").view(np.uint64).reshape(-1, 8) if texts else np.empty((0, 8), np.uint64)
-    hashed = batch.time.view(np.uint64)
+_ID_BYTES = 36
+_AUDIT_ID, _STAGE = attrgetter("auditID"), attrgetter("stage")
+
+
+def request_hashes(audit_ids: list[str], time: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """What identifies requests across parts, uint64 [N]: the audit ID and the server's own time."""
+    joined_ids = "".join(audit_ids).encode()
+    if len(joined_ids) == _ID_BYTES * len(audit_ids) and set(map(len, audit_ids)) <= {_ID_BYTES}:
+        padded = np.zeros((len(audit_ids), 64), np.uint8)  # what API servers choose: UUIDs
+        padded[:, :_ID_BYTES] = np.frombuffer(joined_ids, np.uint8).reshape(-1, _ID_BYTES)
+        words = padded.view(np.uint64)
+    else:
+        words = np.array([text.encode()[:64] for text in audit_ids], "S64").view(np.uint64).reshape(-1, 8)
+    hashed = time.view(np.uint64)
     for column in words.T:
         hashed = mix(hashed, column)
     return hashed
@@ -169,25 +150,23 @@ class _Writer:
 
     def _restart(self) -> None:
         self.encoder = ActionEncoder(self.settings, join_owners=False)
-        self.columns: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in COLUMNS}
+        self.batches: list[ActionBatch] = []
+        self.requests: list[npt.NDArray[np.uint64]] = []
+        self.started: list[npt.NDArray[np.bool_]] = []
         self.rows = 0
         self.counts: Counter[str] = Counter(events=0, folded=0, dropped=0)
+        self.skipped: Counter[str] = Counter()
         self.letters: list[tuple[int, str, str]] = []
         self.links: list[tuple[int, Link]] = []
 
     def add(self, events: list[AuditEvent]) -> None:
         batch = self.encoder.encode(events)
-        columns = self.columns
-        columns["codes"].append(np.stack([batch.codes[field] for field in STATIC_FIELDS], axis=1))
-        columns["attributes"].append(attribute_hashes(batch, self.encoder))
-        columns["principal"].append(batch.principal)
-        columns["time"].append(batch.time)
-        columns["sensitivity"].append(self.rules.levels(batch, self.encoder))
-        columns["request"].append(request_hashes(events, batch))
-        columns["started"].append(
-            np.array([events[i].stage == "ResponseStarted" for i in batch.event.tolist()], bool)
-        )
+        kept = events if len(batch) == len(events) else [events[i] for i in batch.event.tolist()]
+        self.requests.append(request_hashes(list(map(_AUDIT_ID, kept)), batch.time))
+        self.started.append(np.array([stage == "ResponseStarted" for stage in map(_STAGE, kept)], bool))
         self.links += [(self.rows + row, link) for row, link in batch.links]
+        batch.links = []
+        self.batches.append(batch)
         self.rows += len(batch)
         self.counts.update(events=len(events), folded=len(batch.folded), dropped=len(batch.dropped))
         if self.rows >= PART_ACTIONS:
@@ -196,28 +175,45 @@ class _Writer:
     def dead(self, letter: DeadLetter) -> None:
         self.letters.append((letter.line, letter.reason, letter.text))
 
+    def skip(self, skipped: Mapping[str, int]) -> None:
+        self.skipped.update(skipped)
+
+    def _columns(self) -> dict[str, npt.NDArray[Any]]:
+        """What COLUMNS names. What follows from the codes is worked out here, for all actions of the part at once."""
+        whole = joined(self.batches)
+        return {
+            "codes": np.stack([whole.codes[field] for field in STATIC_FIELDS], axis=1),
+            "attributes": attribute_hashes(whole, self.encoder),
+            "principal": whole.principal,
+            "time": whole.time,
+            "sensitivity": self.rules.levels(whole, self.encoder),
+            "request": np.concatenate(self.requests),
+            "started": np.concatenate(self.started),
+        }
+
     def flush(self) -> None:
         """Write what was collected as one part; it gets its name when it is whole."""
-        if not self.counts["events"] and not self.letters:
+        if not self.counts["events"] and not self.letters and not self.skipped:
             return
         path = self.folder / f"{self.job.name}-{self.written:06d}"
         draft = path.with_suffix(".draft")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        for name, arrays in self.columns.items():
-            if arrays:
-                np.save(draft / f"{name}.npy", np.concatenate(arrays), allow_pickle=False)
+        if self.batches:
+            for name, column in self._columns().items():
+                np.save(draft / f"{name}.npy", column, allow_pickle=False)
         encoder = self.encoder
         meta = {
             "rows": self.rows,
             "counts": dict(self.counts),
+            "skipped": dict(self.skipped),
             "letters": self.letters,
             "log": self.job.log.name,
             "values": {field: encoder.interners[field].values for field in STATIC_FIELDS},
             "principals": [[p.name, p.kind, list(p.groups)] for p in encoder.principals],
             "folds": encoder.identity.folds(),
         }
-        (draft / "links.json").write_text(json.dumps(self.links))
+        (draft / "links.json").write_bytes(msgspec.json.encode(self.links))
         (draft / "part.json").write_text(json.dumps(meta))
         shutil.rmtree(path, ignore_errors=True)
         draft.rename(path)
@@ -249,7 +245,19 @@ def encode_job(job: Job, folder: Path, settings: dict[str, Any], rules: list[dic
 
 def _encode(job: Job, folder: Path, settings: ActionSettings, rules: Sensitivity) -> int:
     writer = _Writer(folder, job, settings, rules)
-    chunks = read_events(job.log, _Dead(writer)) if job.end is None else _read_range(job, writer)
+    dead = _Dead(writer)
+    chunks = (
+        read_events(job.log, dead, on_skipped=writer.skip)
+        if job.end is None
+        else read_range(
+            job.log,
+            job.begin,
+            job.end,
+            dead,
+            on_skipped=writer.skip,
+            on_lines=partial(setattr, writer, "lines"),
+        )
+    )
     for events in chunks:
         writer.add(events)
     writer.flush()

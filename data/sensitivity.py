@@ -14,6 +14,7 @@ from data.actions import ActionBatch, ActionEncoder
 from data.errors import KubehabitError
 
 _DENSE_LIMIT = 1 << 40
+_MATCHES_LIMIT = 10_000
 LEVELS = ("routine", "low", "medium", "high")
 _KEYS = {"level", "verbs", "resources", "traits", "namespaces", "names", "codes", "impersonates", "why"}
 
@@ -25,6 +26,21 @@ class Rule:
     level: int
     patterns: tuple[tuple[str, re.Pattern[str]], ...]
     why: str
+
+
+class _Matches(dict[str, bool]):
+    """Whether values match a pattern; each distinct value is tried once."""
+
+    def __init__(self, field: str, pattern: re.Pattern[str]) -> None:
+        super().__init__()
+        # `traits` patterns match anywhere in the text; all others must match the whole value.
+        self._match = pattern.search if field == "traits" else pattern.fullmatch
+
+    def __missing__(self, value: str) -> bool:
+        if len(self) > _MATCHES_LIMIT:
+            self.clear()
+        self[value] = found = self._match(value) is not None
+        return found
 
 
 class Sensitivity:
@@ -44,6 +60,12 @@ class Sensitivity:
     def __init__(self, table: Sequence[Mapping[str, Any]]) -> None:
         self.table = [dict(entry) for entry in table]
         self.rules = [self._rule(entry) for entry in table]
+        # Highest first, so that the first that matches wins; what a pattern says of a value is kept, for values recur.
+        self._tests = [
+            (rule, [(self.FIELDS.index(field), _Matches(field, pattern)) for field, pattern in rule.patterns])
+            for rule in sorted(self.rules, key=lambda rule: -rule.level)
+            if rule.level
+        ]
         self._memo: dict[tuple[str, ...], tuple[int, str]] = {}
 
     def _rule(self, entry: Mapping[str, Any]) -> Rule:
@@ -70,14 +92,11 @@ class Sensitivity:
         """
         found = self._memo.get(values)
         if found is None:
-            named = dict(zip(self.FIELDS, values, strict=True))
             found = (0, "")
-            for rule in self.rules:
-                if rule.level > found[0] and all(
-                    pattern.search(named[field]) if field == "traits" else pattern.fullmatch(named[field])
-                    for field, pattern in rule.patterns
-                ):
+            for rule, tests in self._tests:
+                if all(matches[values[place]] for place, matches in tests):
                     found = (rule.level, rule.why)
+                    break
             if len(self._memo) > 100_000:
                 self._memo.clear()
             self._memo[values] = found

@@ -8,6 +8,7 @@ chose (kinds, flags, names); sizes only as powers of two.
 from __future__ import annotations
 
 import binascii
+import hashlib
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -96,6 +97,8 @@ _CONTROL_PLANE = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes
 
 def _security(context: Object, found: set[str]) -> None:
     """Security context of a pod or a container."""
+    if not context:
+        return
     if context.get("privileged") is True:
         found.add("privileged")
     if context.get("allowPrivilegeEscalation") is True:
@@ -701,6 +704,89 @@ def _read(
         found.update(f"{key}={magnitude(spec[key])}" for key in _SPEC_NUMBERS if key in spec)
 
 
+class _PodBody(msgspec.Struct, gc=False):
+    spec: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+
+
+class _TemplateSpec(msgspec.Struct, gc=False):
+    template: _PodBody = msgspec.field(default_factory=_PodBody)
+    replicas: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    maxReplicas: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    minReplicas: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    parallelism: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+
+
+class _TemplateBody(msgspec.Struct, gc=False):
+    spec: _TemplateSpec
+
+
+_POD_BODY, _TEMPLATE_BODY = msgspec.json.Decoder(_PodBody), msgspec.json.Decoder(_TemplateBody)
+_TEMPLATED = {resource for resource, path in _TEMPLATES.items() if path == ("spec", "template", "spec")}
+_IMAGE_TAG = re.compile(rb'"image":"((?:[^"\\@/]*/)*+)([^"\\@/:]++)[^"\\]*+"')
+"""An image with its tag and digest. An escaped quote ends no match, so this never reaches into a text."""
+_KNOWN_LIMIT, _KNOWN_TRAITS, _NUMBER_LENGTH = 4096, 64, 32
+_known: dict[bytes, tuple[set[str], set[str]]] = {}
+"""Traits and images of a pod by the digest of its spec; never by the spec itself, which may hold secrets."""
+
+
+def _known_pod(spec: msgspec.Raw) -> tuple[set[str], set[str]] | None:
+    """Traits and images of a pod's spec; None if it is empty or no object. Not to be changed by the caller.
+
+    A new tag of an image makes no difference to them, and is most of what changes from one write to the next.
+    """
+    plain = _IMAGE_TAG.sub(rb'"image":"\1\2"', bytes(spec))
+    key = hashlib.blake2b(plain, digest_size=16).digest()
+    found = _known.get(key)
+    if found is None:
+        inner = _DECODE.decode(plain)
+        if not isinstance(inner, dict) or not inner:
+            return None
+        found = set(), set()
+        _read({"spec": inner}, "create", "pods", "", "", *found)
+        if len(found[0]) + len(found[1]) <= _KNOWN_TRAITS:
+            if len(_known) >= _KNOWN_LIMIT:
+                _known.clear()
+            _known[key] = found
+    return found
+
+
+def _of_pod(resource: str, raw: bytes | msgspec.Raw) -> tuple[str, str] | None:
+    """Traits and images of a whole pod, or of a workload around one. Most are written again and again with the same spec.
+
+    Returns:
+        None if the body is not of the usual shape and has to be read whole.
+    """
+    numbers: dict[str, msgspec.Raw] = {}
+    try:
+        if resource == "pods":
+            found = _known_pod(_POD_BODY.decode(raw).spec)
+        else:
+            spec = _TEMPLATE_BODY.decode(raw).spec
+            given = (spec.replicas, spec.maxReplicas, spec.minReplicas, spec.parallelism)
+            pairs = zip(_SPEC_NUMBERS, given, strict=True)
+            numbers = {name: number for name, number in pairs if number}
+            found = _known_pod(spec.template.spec)
+        if found is None:
+            return None
+        traits, images = found
+        if numbers:
+            traits = traits | {
+                f"{name}={magnitude(_DECODE.decode(number))}" for name, number in numbers.items()
+            }
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return ",".join(sorted(traits)) or "-", ",".join(sorted(images)) or "-"
+
+
+def has_traits(resource: str, subresource: str) -> bool:
+    """Whether a body sent to this can have traits at all."""
+    return not (
+        resource in _IGNORED_RESOURCES
+        or subresource in _IGNORED_SUBRESOURCES
+        or (subresource == "status" and resource not in _REPORTED)
+    )
+
+
 def read_traits(
     verb: str, resource: str, subresource: str, actor: str, raw: bytes | msgspec.Raw
 ) -> tuple[str, str]:
@@ -716,16 +802,19 @@ def read_traits(
     Returns:
         (traits, images): each sorted and comma-joined, "-" when there is nothing to say.
     """
-    if resource in _IGNORED_RESOURCES or subresource in _IGNORED_SUBRESOURCES or not raw:
+    if not raw or not has_traits(resource, subresource):
         return "-", "-"
-    if resource == "endpoints" and actor.startswith("system:"):
-        return "-", "-"  # its controller and every old leader election write it all day long
-    if subresource == "status" and (
-        resource not in _REPORTED or actor.startswith(("system:node:", "system:serviceaccount:kube-system:"))
-    ):
+    rewritten = resource == "endpoints" or (resource == "endpointslices" and verb in ("create", "update"))
+    if rewritten and actor.startswith("system:"):
+        return "-", "-"  # their controllers and every old leader election write them all day long
+    if subresource == "status" and actor.startswith(("system:node:", "system:serviceaccount:kube-system:")):
         return "-", "-"  # the usual reporters say nothing that anybody decided
     if resource == "secrets":
         return (_secret(raw) if verb in ("create", "update") else "-"), "-"
+    if verb in ("create", "update") and not subresource and (resource == "pods" or resource in _TEMPLATED):
+        known = _of_pod(resource, raw)
+        if known is not None:
+            return known
     try:
         body = _DECODE.decode(raw)
     except (msgspec.MsgspecError, ValueError, RecursionError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from data.events import API_VERSIONS, UNREADABLE, AuditEvent, ObjectRef, Status, User
+from data.events import API_VERSIONS, UNREADABLE, Annotations, AuditEvent, ObjectRef, Status, User
 
 if TYPE_CHECKING:
     from data.sources import Reading
@@ -281,20 +281,22 @@ class GkeEntry:
             uri = _uri(verb, reference, behind)
             request = _body(payload.request)
             if request and verb == "create" and not reference.name:
-                reference.name = _name_in(request)
+                reference = msgspec.structs.replace(reference, name=_name_in(request))
         else:
             uri = "/" + payload.resourceName
             request = _body(payload.request)
-        annotations = dict(entry.labels or {})
-        if "authorization.k8s.io/decision" not in annotations and payload.authorizationInfo:
+        labels = entry.labels or {}
+        decision = labels.get("authorization.k8s.io/decision")
+        if decision is None and payload.authorizationInfo:
             granted = all(permission.granted for permission in payload.authorizationInfo)
-            annotations["authorization.k8s.io/decision"] = "allow" if granted else "forbid"
-        refused = annotations.get("authorization.k8s.io/decision") == "forbid"
+            decision = "allow" if granted else "forbid"
+        annotations = Annotations(decision, labels.get("authorization.k8s.io/reason"))
+        refused = decision == "forbid"
         who = payload.authenticationInfo or _Who()
         caller = payload.requestMetadata or _Caller()
-        labels = (entry.resource and entry.resource.labels) or _Labels()
-        place = (labels.project_id, labels.location, labels.cluster_name)
-        cluster = "/".join(part for part in place if part) if labels.cluster_name else ""
+        of = (entry.resource and entry.resource.labels) or _Labels()
+        place = (of.project_id, of.location, of.cluster_name)
+        cluster = "/".join(part for part in place if part) if of.cluster_name else ""
         audit_id, stage, received = self._stage(entry, cluster)
         return AuditEvent(
             auditID=audit_id,

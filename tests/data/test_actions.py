@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.actions import ActionEncoder, ActionSettings, gap_codes, parse_times
+from data.actions import ActionEncoder, ActionSettings, gap_codes
 from data.errors import KubehabitError
 from data.events import AuditEvent, decode_lines
+from data.times import parse_times
 from tests.data.samples import event
 
 

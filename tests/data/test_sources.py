@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from data.actions import STATIC_FIELDS, ActionEncoder
 from data.errors import KubehabitError
-from data.events import MAX_EVENT_BYTES, AuditEvent, DeadLetter, decode_body, decode_lines
+from data.events import MAX_EVENT_BYTES, Annotations, AuditEvent, DeadLetter, decode_body, decode_lines
 from data.reader import STDIN, first_time, log_files, read_events
 from data.sources import Sources
 from data.sources.documents import Documents
@@ -278,7 +278,7 @@ def test_gke_keeps_impersonation_refusal_and_the_request() -> None:
     assert found.user.username == "eve@example.com"
     assert found.impersonatedUser is not None
     assert found.impersonatedUser.username == "system:admin"
-    assert found.annotations == {"authorization.k8s.io/decision": "forbid"}
+    assert found.annotations == Annotations(decision="forbid")
     assert json.loads(bytes(found.requestObject)) == {"metadata": {"name": "p"}, "spec": {"hostPID": True}}
     assert found.objectRef is not None
     assert found.objectRef.name == "p"

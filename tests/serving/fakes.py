@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from data.actions import FIELDS, StageFolder, parse_times
+from data.actions import FIELDS, StageFolder
 from data.detector import Explanation, FieldReason, HabitReason, Scores
 from data.events import AuditEvent, decode_body
 from data.principals import identify
+from data.times import parse_times
 
 START = datetime(2026, 11, 23, 14, 0, tzinfo=UTC)
 
