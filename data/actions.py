@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from operator import attrgetter
@@ -305,31 +305,55 @@ class _Memo(dict[Any, int]):
 class _Rows(dict[Any, int]):
     """Rows of codes by raw values: what belongs together is worked out once, and looked up whole from then on."""
 
-    __slots__ = ("_done", "_make", "_rows", "_table")
+    __slots__ = ("_done", "_make", "_table", "rows")
 
     def __init__(self, width: int, make: Callable[[Any], tuple[int, ...]]) -> None:
         super().__init__()
         self._make = make
-        self._rows: list[tuple[int, ...]] = []
+        self.rows: list[tuple[int, ...]] = []
         self._table = np.empty((64, width), np.int32)
         self._done = 0
 
     def __missing__(self, key: Any) -> int:
-        row = len(self._rows)
-        self._rows.append(self._make(key))
+        row = len(self.rows)
+        self.rows.append(self._make(key))
         self[key] = row
         return row
 
-    def columns(self, keys: Iterable[Any], count: int) -> Codes:
-        """The rows of `count` keys as columns, int32 [width, count]."""
-        rows = np.fromiter(map(self.__getitem__, keys), np.int64, count)
-        known = len(self._rows)
+    def columns(self, rows: Sequence[int]) -> Codes:
+        """Rows as columns, int32 [width, rows]."""
+        known = len(self.rows)
         if self._done < known:
             if len(self._table) < known:
                 self._table = np.resize(self._table, (2 * known, self._table.shape[1]))
-            self._table[self._done : known] = self._rows[self._done :]
+            self._table[self._done : known] = self.rows[self._done :]
             self._done = known
-        return self._table.take(rows, axis=0).T
+        return self._table.take(np.array(rows, np.int64), axis=0).T
+
+
+class _Pending:
+    """Actions to be taken, by what was looked up of each."""
+
+    __slots__ = (
+        *("changes", "contexts", "deeds", "dropped", "folded", "index", "links", "objects", "seen"),
+        *("shapes", "times"),
+    )
+
+    def __init__(self) -> None:
+        self.seen = 0
+        self.index: list[int] = []
+        self.folded: list[int] = []
+        self.dropped: list[int] = []
+        self.objects: list[int] = []
+        self.contexts: list[int] = []
+        self.deeds: list[int] = []
+        self.shapes: list[int] = []
+        self.times: list[str] = []
+        self.links: list[tuple[int, Link]] = []
+        # Field -> (row, code) where it is not what most have.
+        self.changes: dict[str, list[tuple[int, int]]] = {
+            field: [] for field in ("verb", "resource", "traits", "images", "uri")
+        }
 
 
 _AUDIT_ID, _URI, _STAGE = attrgetter("auditID"), attrgetter("requestURI"), attrgetter("stage")
@@ -340,22 +364,19 @@ _OBJECT = attrgetter("objectRef")
 _CONTEXT = attrgetter("cluster", "user", "sourceIPs", "userAgent", "annotations", "impersonatedUser")
 _DEED = attrgetter("verb", "responseStatus")
 # What a row of `objectRef` says besides its codes.
-_IS_OBJECT, _CONNECTS, _SHAPED, _HAS_TRAITS, _HAS_OWNER = 1, 2, 4, 8, 16
+_IS_OBJECT, _CONNECTS, _SHAPED, _HAS_TRAITS, _HAS_OWNER, _ODD = 1, 2, 4, 8, 16, 32
 
 
 def _flags(ref: ObjectRef) -> int:
+    connects, shaped = ref.subresource in _CONNECT, ref.subresource in ("exec", "proxy")
     return (
         _IS_OBJECT
-        | (_CONNECTS if ref.subresource in _CONNECT else 0)
-        | (_SHAPED if ref.subresource in ("exec", "proxy") else 0)
+        | (_CONNECTS if connects else 0)
+        | (_SHAPED if shaped else 0)
+        | (_ODD if connects or shaped else 0)
         | (_HAS_TRAITS if has_traits(ref.resource, ref.subresource) else 0)
         | (_HAS_OWNER if has_owner(ref) else 0)
     )
-
-
-def _object_of(event: AuditEvent) -> ObjectRef:
-    assert event.objectRef is not None
-    return event.objectRef
 
 
 def _times(events: Sequence[AuditEvent]) -> list[str]:
@@ -406,6 +427,9 @@ class ActionEncoder:
         self._contexts = _Rows(5, self._context)
         self._objects = _Rows(4, self._object)
         self._deeds = _Rows(3, self._deed)
+        self._flags_of: list[int] = []  # of each row of `_objects`
+        self._no_shape = intern["uri"].code("-")
+        self._pending = _Pending()
 
     def _context(self, key: tuple[Any, ...]) -> tuple[int, ...]:
         """Principal, client, place, binding and impersonates of a caller."""
@@ -425,7 +449,7 @@ class ActionEncoder:
         """Resource, namespace and name of what a request was about, and what else there may be to it."""
         intern = self.interners
         if ref is None or not ref.resource:  # the path stands for the resource
-            return -1, intern["namespace"].code("-"), intern["name"].code("-"), 0
+            return -1, intern["namespace"].code("-"), intern["name"].code("-"), _ODD
         kind = ref.apiGroup, ref.resource, ref.subresource
         known = self._kinds.get(kind)
         if known is None:
@@ -451,33 +475,81 @@ class ActionEncoder:
     def encode(self, events: Sequence[AuditEvent]) -> ActionBatch:
         """Encode events in arrival order.
 
-        Column by column, and each column without a loop in Python: what the events share is looked up whole (who called from
-        where, what for, with what outcome), and only the few that need more are looked at one by one.
-
         Args:
             events: decoded events; several stages of one request may come in any number of calls.
 
         Returns:
             One action per request, at the first event that tells its outcome.
         """
-        self._keep_bounded()
-        index, folded, dropped = self._sort_out(events)
-        count = len(index)
-        kept = events if count == len(events) else [events[i] for i in index]
-        who, client, place, binding, impersonates = self._contexts.columns(map(_CONTEXT, kept), count)
-        resource, namespace, name, flags = self._objects.columns(map(_OBJECT, kept), count)
-        verb, code, writes = self._deeds.columns(map(_DEED, kept), count)
-        for row in np.flatnonzero(~flags & _IS_OBJECT).tolist():
-            resource[row] = self._path[kept[row].requestURI.partition("?")[0]]
-        connects = (flags & _CONNECTS) != 0
-        if connects.any():
-            verb[connects] = self.interners["verb"].code("connect")
-        traits, images = self._bodies(kept, (flags & _HAS_TRAITS) != 0)
-        owner, links = self._owned(kept, who, ((flags & _HAS_OWNER) != 0) & (writes != 0))
-        time = parse_times(_times(kept))
-        codes = {
+        self.add(events)
+        return self.take()
+
+    def add(self, events: Sequence[AuditEvent]) -> list[AuditEvent]:
+        """Take events in, for `take` to hand over as actions with all others that came since its last call.
+
+        What events share (who called from where, what for, with what outcome) is looked up whole and without a loop in Python;
+        only the few that need more are looked at one by one. Nothing of an event is kept but codes and its time, so a log is read
+        fastest in blocks that are small enough for the caches of a processor, and taken in larger ones.
+
+        Returns:
+            The events that become actions.
+        """
+        pending = self._pending
+        if not pending.seen:
+            self._keep_bounded()
+            pending = self._pending
+        kept = self._sort_out(events)
+        begin = len(pending.objects)
+        objects = list(map(self._objects.__getitem__, map(_OBJECT, kept)))
+        contexts = list(map(self._contexts.__getitem__, map(_CONTEXT, kept)))
+        deeds = list(map(self._deeds.__getitem__, map(_DEED, kept)))
+        dash, query = self._no_shape, self._query
+        pending.shapes += [query[uri[uri.index("?") :]] if "?" in uri else dash for uri in map(_URI, kept)]
+        about, flags_of = self._objects.rows, self._flags_of
+        flags_of += [row[3] for row in about[len(flags_of) :]]
+        flags = [flags_of[row] for row in objects]
+        for row in [row for row, flag in enumerate(flags) if flag & _ODD]:
+            self._add_odd(kept[row], begin + row, flags[row])
+        for row in [row for row, body in enumerate(map(_BODY, kept)) if body]:
+            if flags[row] & _HAS_TRAITS:
+                self._add_body(kept[row], begin + row)
+        doings, callers, principals = self._deeds.rows, self._contexts.rows, self.principals
+        for row in [row for row, deed in enumerate(deeds) if doings[deed][2]]:
+            if flags[row] & _HAS_OWNER:
+                link = read_link(kept[row], principals[callers[contexts[row]][0]])
+                if link is not None:
+                    pending.links.append((begin + row, link))
+        pending.objects += objects
+        pending.contexts += contexts
+        pending.deeds += deeds
+        pending.times += _times(kept)
+        return kept
+
+    def take(self) -> ActionBatch:
+        """The actions of all events added since the last call."""
+        pending, self._pending = self._pending, _Pending()
+        count = len(pending.objects)
+        who, client, place, binding, impersonates = self._contexts.columns(pending.contexts)
+        resource, namespace, name, _ = self._objects.columns(pending.objects)
+        verb, code, _ = self._deeds.columns(pending.deeds)
+        intern = self.interners
+        columns = {
             "verb": verb,
             "resource": resource,
+            "traits": np.full(count, intern["traits"].code("-"), np.int32),
+            "images": np.full(count, intern["images"].code("-"), np.int32),
+            "uri": np.array(pending.shapes, np.int32),
+            "owner": np.full(count, intern["owner"].code(NOBODY), np.int32),
+        }
+        if self.owners is not None:
+            for row, owner in self.owners.join(pending.links):
+                columns["owner"][row] = intern["owner"].code(owner)
+        for changed, changes in pending.changes.items():
+            if changes:
+                rows, codes = zip(*changes, strict=True)
+                columns[changed][list(rows)] = codes
+        time = parse_times(pending.times)
+        columns |= {
             "namespace": namespace,
             "name": name,
             "code": code,
@@ -485,90 +557,60 @@ class ActionEncoder:
             "place": place,
             "binding": binding,
             "impersonates": impersonates,
-            "traits": traits,
-            "images": images,
-            "uri": self._shapes(kept, flags),
-            "owner": owner,
             "hour": self._hours(time),
         }
         return ActionBatch(
-            event=np.array(index, np.int64),
-            codes={field: codes[field] for field in STATIC_FIELDS},
+            event=np.array(pending.index, np.int64),
+            codes={field: columns[field] for field in STATIC_FIELDS},
             principal=who,
             time=time,
             principals=self.principals,
-            folded=np.array(folded, np.int64),
-            dropped=np.array(dropped, np.int64),
-            links=links,
+            folded=np.array(pending.folded, np.int64),
+            dropped=np.array(pending.dropped, np.int64),
+            links=pending.links if self.owners is None else [],
         )
 
-    def _sort_out(self, events: Sequence[AuditEvent]) -> tuple[Sequence[int], list[int], list[int]]:
-        """Indices of events that become actions, that were folded, that were dropped."""
-        drop = self.settings.drop_principals
-        dropped: list[int] = []
-        asked: Sequence[int] = range(len(events))
+    def _sort_out(self, events: Sequence[AuditEvent]) -> list[AuditEvent]:
+        """The events that become actions; notes which those are, which were folded and which dropped."""
+        drop, pending = self.settings.drop_principals, self._pending
+        asked: Sequence[int] = range(pending.seen, pending.seen + len(events))
+        pending.seen += len(events)
         if drop:
-            dropped = [position for position in asked if events[position].user.username in drop]
-            asked = [position for position in asked if events[position].user.username not in drop]
-        first = self.folder.first(events if not dropped else [events[position] for position in asked])
-        if all(first):
-            return asked, [], dropped
-        index = list(compress(asked, first))
-        return (
-            index,
-            [position for position, is_first in zip(asked, first, strict=True) if not is_first],
-            dropped,
-        )
+            stays = [event.user.username not in drop for event in events]
+            pending.dropped += [place for place, stay in zip(asked, stays, strict=True) if not stay]
+            asked, events = list(compress(asked, stays)), list(compress(events, stays))
+        first = self.folder.first(events)
+        pending.index += compress(asked, first)
+        pending.folded += [place for place, is_first in zip(asked, first, strict=True) if not is_first]
+        return list(compress(events, first))
 
-    def _shapes(self, kept: Sequence[AuditEvent], flags: Codes) -> Codes:
-        """Codes of URI shapes. Only the part that the shape depends on is the key: object names would make every URI distinct."""
-        dash, query = self.interners["uri"].code("-"), self._query
-        shapes = np.fromiter(
-            (query[uri[uri.index("?") :]] if "?" in uri else dash for uri in map(_URI, kept)),
-            np.int32,
-            len(kept),
-        )
-        # The path of a request outside the resource API stands for its resource already.
-        shapes[(flags & _IS_OBJECT) == 0] = dash
-        for row in np.flatnonzero(flags & _SHAPED).tolist():
-            uri, subresource = kept[row].requestURI, _object_of(kept[row]).subresource
+    def _add_odd(self, event: AuditEvent, row: int, flags: int) -> None:
+        """What is no plain request for an object: paths, exec and the like, proxies."""
+        changes, uri = self._pending.changes, event.requestURI
+        if not flags & _IS_OBJECT:
+            changes["resource"].append((row, self._path[uri.partition("?")[0]]))
+            changes["uri"].append((row, self._no_shape))  # the path stands for the resource already
+            return
+        if flags & _CONNECTS:
+            changes["verb"].append((row, self.interners["verb"].code("connect")))
+        if flags & _SHAPED and event.objectRef is not None:
+            subresource = event.objectRef.subresource
+            # Only the part that the shape depends on is the key: object names would make every URI distinct.
             if subresource == "proxy":
-                shapes[row] = self._uri[uri, subresource]
+                changes["uri"].append((row, self._uri[uri, subresource]))
             elif "?" in uri:
-                shapes[row] = self._uri[uri[uri.index("?") :], subresource]
-        return shapes
+                changes["uri"].append((row, self._uri[uri[uri.index("?") :], subresource]))
 
-    def _bodies(self, kept: Sequence[AuditEvent], may_have: npt.NDArray[np.bool_]) -> tuple[Codes, Codes]:
-        """Codes of traits and of images."""
-        intern_traits, intern_images = self.interners["traits"], self.interners["images"]
-        traits = np.full(len(kept), intern_traits.code("-"), np.int32)
-        images = np.full(len(kept), intern_images.code("-"), np.int32)
-        may_have &= np.fromiter(map(bool, map(_BODY, kept)), np.bool_, len(kept))
-        for row in np.flatnonzero(may_have).tolist():
-            event = kept[row]
-            ref = _object_of(event)
-            found = read_traits(
-                event.verb, ref.resource, ref.subresource, event.user.username, event.requestObject
-            )
-            traits[row], images[row] = intern_traits.code(found[0]), intern_images.code(found[1])
-        return traits, images
-
-    def _owned(
-        self, kept: Sequence[AuditEvent], who: Codes, may_tell: npt.NDArray[np.bool_]
-    ) -> tuple[Codes, list[tuple[int, Link]]]:
-        """Codes of owners; links instead, if this encoder does not join owners itself."""
-        intern = self.interners["owner"]
-        owners = np.full(len(kept), intern.code(NOBODY), np.int32)
-        links = [
-            (row, link)
-            for row in np.flatnonzero(may_tell).tolist()
-            if (link := read_link(kept[row], self.principals[who[row]])) is not None
-        ]
-        if self.owners is None:
-            return owners, links
-        for row, owner in self.owners.join(links):
-            owners[row] = intern.code(owner)
-        return owners, []
+    def _add_body(self, event: AuditEvent, row: int) -> None:
+        ref = event.objectRef
+        assert ref is not None
+        traits, images = read_traits(
+            event.verb, ref.resource, ref.subresource, event.user.username, event.requestObject
+        )
+        if traits != "-":
+            self._pending.changes["traits"].append((row, self.interners["traits"].code(traits)))
+        if images != "-":
+            self._pending.changes["images"].append((row, self.interners["images"].code(images)))
 
     def _new_principal(self, key: tuple[str, str, tuple[str, ...]]) -> int:
         cluster, username, groups = key

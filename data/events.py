@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from data.errors import KubehabitError
-from data.times import is_time, usual_times
+from data.times import are_usual, is_time
 
 if TYPE_CHECKING:
     from data.sources import Sources
@@ -271,7 +271,7 @@ def decode_block(block: bytes | memoryview, first_line: int = 1) -> Decoded | No
         return None
     if set(map(_VERSION, events)) != {API_VERSIONS[0]} or not all(map(_ID, events)):
         return None
-    if usual_times(list(map(_RECEIVED, events))) is None:
+    if not are_usual(list(map(_RECEIVED, events))):
         return None
     return Decoded(events, list(range(first_line, first_line + lines)), [])
 

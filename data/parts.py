@@ -43,6 +43,8 @@ RANGE_BYTES = 64 << 20
 
 COLUMNS = ("codes", "attributes", "principal", "time", "sensitivity", "request", "started")
 _MANIFEST = 4
+_BATCH_ACTIONS = 2048
+"""Actions taken from the encoder at a time: enough to amortise what is done per call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,8 @@ class _Writer:
         self.batches: list[ActionBatch] = []
         self.requests: list[npt.NDArray[np.uint64]] = []
         self.started: list[npt.NDArray[np.bool_]] = []
+        self.audit_ids: list[str] = []
+        self.begun: list[bool] = []
         self.rows = 0
         self.counts: Counter[str] = Counter(events=0, folded=0, dropped=0)
         self.skipped: Counter[str] = Counter()
@@ -160,17 +164,25 @@ class _Writer:
         self.links: list[tuple[int, Link]] = []
 
     def add(self, events: list[AuditEvent]) -> None:
-        batch = self.encoder.encode(events)
-        kept = events if len(batch) == len(events) else [events[i] for i in batch.event.tolist()]
-        self.requests.append(request_hashes(list(map(_AUDIT_ID, kept)), batch.time))
-        self.started.append(np.array([stage == "ResponseStarted" for stage in map(_STAGE, kept)], bool))
+        kept = self.encoder.add(events)
+        self.audit_ids += map(_AUDIT_ID, kept)
+        self.begun += [stage == "ResponseStarted" for stage in map(_STAGE, kept)]
+        self.counts["events"] += len(events)
+        if len(self.audit_ids) >= _BATCH_ACTIONS:
+            self._take()
+        if self.rows >= PART_ACTIONS:
+            self.flush()
+
+    def _take(self) -> None:
+        batch = self.encoder.take()
+        self.requests.append(request_hashes(self.audit_ids, batch.time))
+        self.started.append(np.array(self.begun, bool))
+        self.audit_ids, self.begun = [], []
         self.links += [(self.rows + row, link) for row, link in batch.links]
         batch.links = []
         self.batches.append(batch)
         self.rows += len(batch)
-        self.counts.update(events=len(events), folded=len(batch.folded), dropped=len(batch.dropped))
-        if self.rows >= PART_ACTIONS:
-            self.flush()
+        self.counts.update(folded=len(batch.folded), dropped=len(batch.dropped))
 
     def dead(self, letter: DeadLetter) -> None:
         self.letters.append((letter.line, letter.reason, letter.text))
@@ -193,13 +205,14 @@ class _Writer:
 
     def flush(self) -> None:
         """Write what was collected as one part; it gets its name when it is whole."""
+        self._take()
         if not self.counts["events"] and not self.letters and not self.skipped:
             return
         path = self.folder / f"{self.job.name}-{self.written:06d}"
         draft = path.with_suffix(".draft")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        if self.batches:
+        if self.rows:
             for name, column in self._columns().items():
                 np.save(draft / f"{name}.npy", column, allow_pickle=False)
         encoder = self.encoder
