@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from itertools import compress
+from itertools import compress, count
 from operator import attrgetter
 from typing import Any
 from urllib.parse import unquote
@@ -67,6 +67,8 @@ _QUERY_VALUE = re.compile("=[^&]*")
 _PROXY_DEPTH = 4
 _MEMO_LIMIT = 100_000
 _INTERNED_LIMIT = 2_000_000
+_GENERATIONS = count(1)
+"""Numbers no two sets of codes share, whichever encoder made them: a vocabulary may serve several encoders in turn."""
 
 Codes = npt.NDArray[np.int32]
 
@@ -402,13 +404,14 @@ class ActionEncoder:
         self.folder = StageFolder()
         self.identity = Identity(self.settings.identity)
         self.owners = OwnerTracker() if join_owners else None
-        self.generation = 0
         self._forget_values()
 
     def _forget_values(self) -> None:
         """Start all codes anew, which `generation` tells the holders of code tables."""
-        self.generation += 1
+        self.generation = next(_GENERATIONS)
         self.interners = {field: Interner() for field in STATIC_FIELDS}
+        for interner in self.interners.values():
+            interner.code("-")
         self.principals: list[Principal] = []
         self._principal_codes: dict[Principal, int] = {}
         self._forget_memos()
@@ -528,7 +531,7 @@ class ActionEncoder:
     def take(self) -> ActionBatch:
         """The actions of all events added since the last call."""
         pending, self._pending = self._pending, _Pending()
-        count = len(pending.objects)
+        size = len(pending.objects)
         who, client, place, binding, impersonates = self._contexts.columns(pending.contexts)
         resource, namespace, name, _ = self._objects.columns(pending.objects)
         verb, code, _ = self._deeds.columns(pending.deeds)
@@ -536,10 +539,10 @@ class ActionEncoder:
         columns = {
             "verb": verb,
             "resource": resource,
-            "traits": np.full(count, intern["traits"].code("-"), np.int32),
-            "images": np.full(count, intern["images"].code("-"), np.int32),
+            "traits": np.full(size, intern["traits"].code("-"), np.int32),
+            "images": np.full(size, intern["images"].code("-"), np.int32),
             "uri": np.array(pending.shapes, np.int32),
-            "owner": np.full(count, intern["owner"].code(NOBODY), np.int32),
+            "owner": np.full(size, intern["owner"].code(NOBODY), np.int32),
         }
         if self.owners is not None:
             for row, owner in self.owners.join(pending.links):
