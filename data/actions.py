@@ -216,11 +216,14 @@ class StageFolder:
         self._new: set[int] = set()
         self._old: set[int] = set()
 
-    def first(self, events: Sequence[AuditEvent]) -> list[bool]:
-        """Of each event, whether it is the first that tells of its request and so becomes the action."""
-        requests = zip(
-            map(_AUDIT_ID, events), _times(events), map(_URI, events), map(_USERNAME, events), strict=True
-        )
+    def first(self, events: Sequence[AuditEvent], times: Sequence[str]) -> list[bool]:
+        """Of each event, whether it is the first that tells of its request and so becomes the action.
+
+        Args:
+            events: events in arrival order.
+            times: when the request of each was received.
+        """
+        requests = zip(map(_AUDIT_ID, events), times, map(_URI, events), map(_USERNAME, events), strict=True)
         new, old = self._new, self._old
         answers = []
         for stage, request in zip(map(_STAGE, events), map(hash, requests), strict=True):
@@ -236,7 +239,7 @@ class StageFolder:
 
     def is_first(self, event: AuditEvent) -> bool:
         """As `first`, for one event."""
-        return self.first([event])[0]
+        return self.first([event], _times([event]))[0]
 
 
 def gap_codes(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -487,7 +490,7 @@ class ActionEncoder:
         self.add(events)
         return self.take()
 
-    def add(self, events: Sequence[AuditEvent]) -> list[AuditEvent]:
+    def add(self, events: Sequence[AuditEvent]) -> Sequence[AuditEvent]:
         """Take events in, for `take` to hand over as actions with all others that came since its last call.
 
         What events share (who called from where, what for, with what outcome) is looked up whole and without a loop in Python;
@@ -525,7 +528,6 @@ class ActionEncoder:
         pending.objects += objects
         pending.contexts += contexts
         pending.deeds += deeds
-        pending.times += _times(kept)
         return kept
 
     def take(self) -> ActionBatch:
@@ -573,7 +575,7 @@ class ActionEncoder:
             links=pending.links if self.owners is None else [],
         )
 
-    def _sort_out(self, events: Sequence[AuditEvent]) -> list[AuditEvent]:
+    def _sort_out(self, events: Sequence[AuditEvent]) -> Sequence[AuditEvent]:
         """The events that become actions; notes which those are, which were folded and which dropped."""
         drop, pending = self.settings.drop_principals, self._pending
         asked: Sequence[int] = range(pending.seen, pending.seen + len(events))
@@ -582,8 +584,14 @@ class ActionEncoder:
             stays = [event.user.username not in drop for event in events]
             pending.dropped += [place for place, stay in zip(asked, stays, strict=True) if not stay]
             asked, events = list(compress(asked, stays)), list(compress(events, stays))
-        first = self.folder.first(events)
+        times = _times(events)
+        first = self.folder.first(events, times)
+        if all(first):
+            pending.index += asked
+            pending.times += times
+            return events
         pending.index += compress(asked, first)
+        pending.times += compress(times, first)
         pending.folded += [place for place, is_first in zip(asked, first, strict=True) if not is_first]
         return list(compress(events, first))
 

@@ -76,6 +76,9 @@ class BuildSummary:
         if card["folded_identities"]:
             lines += ["folded identities:"]
             lines += [f"  {line}" for line in describe_folds(card["folded_identities"])]
+        if card["skipped"]:
+            left_out = ", ".join(f"{count:,} x {reason}" for reason, count in card["skipped"].items())
+            lines.append(f"no audit events, left out: {left_out}")
         if card["dead_letters"]:
             reasons = "; ".join(
                 f"{count} x {reason}" for reason, count in card["dead_letter_reasons"].items()
@@ -134,8 +137,10 @@ def build(
     letters.close()
     kept = _Kept(parts)
     counts: Counter[str] = Counter({"events": 0, "folded": kept.repeats, "dropped": 0})
+    skipped: Counter[str] = Counter()
     for part in parts:
         counts.update(part.meta["counts"])
+        skipped.update(part.meta["skipped"])
     if not counts["events"]:
         shutil.rmtree(out / "parts", ignore_errors=True)
         unreadable = f" ({letters.count} unreadable records are in {letters.path})" if letters.count else ""
@@ -150,6 +155,7 @@ def build(
     card |= {
         "sources": [log.name for log in logs],
         **counts,
+        "skipped": dict(skipped),
         "dead_letters": letters.count,
         "dead_letter_reasons": letters.reasons,
         "dead_letter_file": str(letters.path.name) if letters.count else None,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     _Stream: TypeAlias = io.BufferedReader[Any]
 
 _PACKED_BYTES = 1 << 16
-_CHUNK_BYTES = 128 << 10
+_CHUNK_BYTES = 256 << 10
 """Bytes decoded at a time: enough to amortise what is done per chunk, small enough that its events stay in a core's cache."""
 _SMALL_BYTES = 64 << 10
 """The same where records are not lines, so that little is looked at twice."""

@@ -94,7 +94,10 @@ class Sensitivity:
         if found is None:
             found = (0, "")
             for rule, tests in self._tests:
-                if all(matches[values[place]] for place, matches in tests):
+                for place, matches in tests:
+                    if not matches[values[place]]:
+                        break
+                else:
                     found = (rule.level, rule.why)
                     break
             if len(self._memo) > 100_000:

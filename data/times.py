@@ -72,7 +72,7 @@ def _day(digits: int) -> int | None:
 def usual_times(texts: Sequence[str]) -> npt.NDArray[np.int64] | None:
     """Times as microseconds since 1970 UTC, int64 [N], if all are as API servers write them and exist; else None."""
     written = "".join(texts).encode("utf-8", "surrogatepass")
-    if len(written) != len(_USUAL) * len(texts):
+    if len(written) != len(_USUAL) * len(texts) or set(map(len, texts)) - {len(_USUAL)}:
         return None
     characters = np.frombuffer(written, np.uint8).reshape(-1, len(_USUAL))
     digits = characters[:, _DIGITS] - 48  # what is below "0" wraps around

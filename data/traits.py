@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ _REPORTED = {"services", "nodes", "pods"}
 
 _PATH_DEPTH = 5
 _PATHS = 6
+_KEY_LENGTH = 64
 _NODES = 2000
 _CLOSED = {"data", "stringData", "binaryData", "env"}
 """Keys under which an object may keep secrets: what is below them is not looked at."""
@@ -600,6 +602,16 @@ def _secret(raw: bytes | msgspec.Raw) -> str:
     return f"secret={kind}" if kind else "-"
 
 
+@lru_cache(maxsize=4096)
+def _known_key(key: str) -> str:
+    return fold_name(key)
+
+
+def _key(key: str) -> str:
+    """Folded key of an object; most of what is patched has few."""
+    return _known_key(key) if len(key) <= _KEY_LENGTH else fold_name(key)
+
+
 def _paths(value: Json, prefix: str, depth: int, found: set[str]) -> None:
     """Key paths a patch touches, folded, lists entered; values are not looked at, except for being a removal."""
     if value is None:
@@ -616,7 +628,7 @@ def _paths(value: Json, prefix: str, depth: int, found: set[str]) -> None:
                 removed = "-" if inner is None else ""
                 found.add(f"{removed}{prefix}.{fold_name(str(key).rpartition('/')[0] or str(key))}")
             else:
-                _paths(inner, f"{prefix}.{fold_name(str(key))}" if prefix else str(key), depth + 1, found)
+                _paths(inner, f"{prefix}.{_key(key)}" if prefix else key, depth + 1, found)
     elif isinstance(value, list) and value and isinstance(value[0], dict):
         for inner in value[:8]:
             _paths(inner, prefix, depth, found)

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.actions import ActionEncoder, ActionSettings, gap_codes
+from data.actions import STATIC_FIELDS, ActionEncoder, ActionSettings, gap_codes
 from data.errors import KubehabitError
 from data.events import AuditEvent, decode_lines
 from data.times import parse_times
+from data.vocabulary import Vocabulary
 from tests.data.samples import event
 
 
@@ -170,3 +171,58 @@ def test_a_recording_loses_nothing(normal_lines: list[bytes]) -> None:
     decoded = decode_lines(normal_lines)
     batch = ActionEncoder().encode(decoded.events)
     assert len(batch) + len(batch.folded) + len(decoded.dead) == len(normal_lines)
+
+
+@given(st.lists(st.integers(0, 1500), max_size=6))
+@settings(max_examples=20, deadline=None)
+def test_what_is_added_in_blocks_is_taken_as_if_encoded_at_once(
+    labelled_lines: list[bytes], edges: list[int]
+) -> None:
+    events = decode(*labelled_lines[:1500])
+    whole, blocks = ActionEncoder(), ActionEncoder()
+    expected = whole.encode(events)
+    cuts = [0, *sorted(edges), len(events)]
+    kept = [event for a, b in itertools.pairwise(cuts) for event in blocks.add(events[a:b])]
+    taken = blocks.take()
+    assert [events[i] for i in expected.event.tolist()] == kept
+    for column in ("event", "time", "folded", "dropped"):
+        assert getattr(taken, column).tolist() == getattr(expected, column).tolist()
+    assert [taken.principals[i] for i in taken.principal] == [
+        expected.principals[i] for i in expected.principal
+    ]
+    for field, codes in expected.codes.items():
+        mine, theirs = blocks.interners[field].values, whole.interners[field].values
+        assert [mine[code] for code in taken.codes[field]] == [theirs[code] for code in codes]
+    assert len(blocks.take()) == 0
+
+
+def test_memos_that_overflow_change_nothing(
+    labelled_lines: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = decode(*labelled_lines[:1500])
+    roomy = ActionEncoder()
+    expected = roomy.encode(events)
+    monkeypatch.setattr("data.actions._MEMO_LIMIT", 10)
+    monkeypatch.setattr("data.actions._INTERNED_LIMIT", 100)
+    tight = ActionEncoder()
+    found: dict[str, list[str]] = {field: [] for field in expected.codes}
+    for begin in range(0, len(events), 100):
+        batch = tight.encode(events[begin : begin + 100])
+        for field, codes in batch.codes.items():
+            found[field] += [tight.interners[field].values[code] for code in codes]
+    for field, codes in expected.codes.items():
+        if field != "owner":
+            assert found[field] == [roomy.interners[field].values[code] for code in codes]
+
+
+def test_encoders_that_share_a_vocabulary_do_not_share_codes() -> None:
+    one, other = ActionEncoder(), ActionEncoder()
+    vocabulary = Vocabulary.fit(
+        {field: {"get": 2, "delete": 2} for field in STATIC_FIELDS}, span_days=1, limit=9
+    )
+    tokens = []
+    for encoder, verbs in ((one, ("get", "delete")), (other, ("delete", "get")), (one, ("get", "delete"))):
+        lines = [event(verb=verb, auditID=f"{verb}-{len(tokens)}") for verb in verbs]
+        column = vocabulary.encode(encoder.encode(decode(*lines)), encoder)[:, 0]
+        tokens.append([vocabulary.tokens["verb"][token] for token in column])
+    assert tokens == [["get", "delete"], ["delete", "get"], ["get", "delete"]]

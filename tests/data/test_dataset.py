@@ -206,6 +206,16 @@ def test_parts_of_other_settings_are_not_used(tmp_path: Path, normal_lines: list
     assert (first[0].path / "part.json").stat().st_mtime_ns != written
 
 
+def test_what_was_left_out_on_purpose_stands_on_the_card(tmp_path: Path, normal_lines: list[bytes]) -> None:
+    other = json.dumps({"category": "kube-scheduler", "properties": {"log": "no audit event"}}).encode()
+    log = write(tmp_path / "log", [*normal_lines[:1000], other, *normal_lines[1000:2000], other])
+    for options in ({}, {"workers": 1}):
+        summary = build([log], tmp_path / f"out{len(options)}", progress=False, **options)
+        assert sum(summary.card["skipped"].values()) == 2
+        assert summary.card["dead_letters"] == 0
+        assert "left out: 2 x" in summary.describe()
+
+
 def test_a_rare_value_falls_back_on_a_broader_one() -> None:
     counts: dict[str, dict[str, int]] = {field: {"-": 5} for field in FIELDS}
     counts["client"] = {"kubectl/1.30 linux": 4, "kubectl/1.29 darwin": 1}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import KubehabitError
-from data.events import MAX_EVENT_BYTES, decode_body, decode_lines
+from data.events import MAX_EVENT_BYTES, decode_block, decode_body, decode_lines
 from tests.data.samples import event
 
 
@@ -102,3 +102,44 @@ def test_no_json_crashes_the_decoder(value: object) -> None:
     body = json.dumps(value).encode()
     assert decode_lines([body]).lines is not None
     assert decode_body(body).dead is not None
+
+
+LINES = st.lists(
+    st.sampled_from(
+        [
+            *(event(auditID=name) for name in "abc"),
+            event(auditID="v1beta1", apiVersion="audit.k8s.io/v1beta1"),
+            event(auditID="no-fraction", requestReceivedTimestamp="2026-01-05T09:30:00Z"),
+            event(auditID="other-zone", requestReceivedTimestamp="2026-01-05T09:30:00.000000+01:00"),
+            event(auditID="no-such-day", requestReceivedTimestamp="2026-02-31T09:30:00.000000Z"),
+            event(auditID="no-such-hour", requestReceivedTimestamp="2026-01-05T25:30:00.000000Z"),
+            event(auditID="time-of-stage", requestReceivedTimestamp=""),
+            event(auditID=""),
+            event(user={"username": 7}),
+            event(objectRef=[]),
+            event(auditID="two") + event(auditID="on one line"),
+            event(auditID="cut")[:-9],
+            *(b"", b"  ", b"{}", b"\xff", b"[]"),
+        ]
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(LINES, st.booleans())
+def test_a_block_decodes_as_its_lines_do_or_not_at_all(lines: list[bytes], ends: bool) -> None:
+    slow = decode_lines(lines, 5)
+    fast = decode_block(b"\n".join(lines) + (b"\n" if ends or not lines[-1] else b""), 5)
+    if fast is None:
+        assert len(set(lines) - {event(auditID=name) for name in "abc"})
+    else:
+        assert fast == slow
+
+
+def test_what_api_servers_write_is_decoded_in_blocks(normal_lines: list[bytes]) -> None:
+    lines = normal_lines[:2000]
+    block = b"\n".join(lines)
+    decoded = decode_block(block)
+    assert decoded == decode_lines(lines)
+    assert decode_block(memoryview(block + b"\n")) == decoded

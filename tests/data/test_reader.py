@@ -9,7 +9,7 @@ import zstandard
 
 from data.errors import KubehabitError
 from data.events import MAX_EVENT_BYTES
-from data.reader import DeadLetterFile, open_lines, read_events
+from data.reader import DeadLetterFile, open_lines, read_events, read_range
 from tests.data.samples import event
 
 LINES = [event(auditID=f"id-{i}") for i in range(9000)]
@@ -98,3 +98,34 @@ def test_progress_ends_at_the_size_of_the_file(tmp_path: Path) -> None:
     list(open_lines(log, on_bytes=seen.append))
     assert seen == sorted(seen)
     assert seen[-1] == log.stat().st_size
+
+
+@pytest.mark.parametrize("size", [1, 700, 4000, 10**6])
+def test_ranges_together_read_what_the_whole_holds(
+    tmp_path: Path, letters: DeadLetterFile, size: int
+) -> None:
+    log = tmp_path / "log"
+    lines = [LINES[0], b"no event", b"", LINES[1], b'{"logStream":"scheduler-1","message":"x"}', *LINES[2:6]]
+    log.write_bytes(b"\n".join(lines))
+    length = log.stat().st_size
+    counts: list[int] = []
+    ids = [
+        found.auditID
+        for begin in range(0, length, max(size, length // 300))
+        for chunk in read_range(
+            log, begin, min(begin + max(size, length // 300), length), letters, on_lines=counts.append
+        )
+        for found in chunk
+    ]
+    assert ids == [f"id-{i}" for i in range(6)]
+    assert sum(counts) == len(lines)
+    assert letters.count == 2
+
+
+def test_a_pretty_printed_event_among_plain_ones_is_read(tmp_path: Path, letters: DeadLetterFile) -> None:
+    log = tmp_path / "log"
+    pretty = json.dumps(json.loads(event(auditID="pretty")), indent=2).encode()
+    log.write_bytes(b"\n".join([LINES[0], pretty, LINES[1]]) + b"\n")
+    found = [e.auditID for chunk in read_range(log, 0, log.stat().st_size, letters) for e in chunk]
+    assert found == ["id-0", "pretty", "id-1"]
+    assert letters.count == 0

@@ -372,3 +372,41 @@ def test_no_body_crashes_the_reader(body: object) -> None:
     for resource in KINDS:
         for verb in ("create", "patch", "delete"):
             assert read_traits(verb, resource, "", "x", json.dumps(body).encode())[0]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *(
+            "nginx",
+            "nginx:1",
+            "a.example:5000/x/nginx",
+            "a.example:5000/x/nginx:1.2@sha256:0f",
+            "x/y@sha256:0/f",
+        ),
+        *("", ":1", "/:1", "a/:1", "a:b/c:d", "@", 'q"q:1', "\\:1"),
+    ],
+)
+@pytest.mark.parametrize("resource", ["pods", "deployments", "jobs"])
+def test_a_pod_known_by_its_spec_reads_like_one_read_anew(image: str, resource: str) -> None:
+    spec = {
+        "containers": [{"name": "a", "image": image, "env": [{"name": "a", "value": '"image":"b:1"'}]}],
+        "hostPID": True,
+    }
+    written = {"spec": spec} if resource == "pods" else {"spec": {"replicas": 3, "template": {"spec": spec}}}
+    compact = json.dumps(written, separators=(",", ":")).encode()
+    loose = json.dumps(written, indent=1).encode()
+    assert read_traits("create", resource, "", "a", compact) == read_traits(
+        "update", resource, "", "a", loose
+    )
+    assert read_traits("create", resource, "", "a", compact)[1] == repository(image)
+
+
+def test_a_pod_known_by_its_spec_is_told_from_others() -> None:
+    for replicas in (1, 8):
+        found = traits("deployments", {"spec": {"replicas": replicas, "template": pod()}})
+        assert f"replicas={replicas}" in found
+        assert "hostPID" not in found
+    assert "hostPID" in traits("deployments", {"spec": {"template": pod(hostPID=True)}})
+    assert traits("deployments", {"spec": {"replicas": [], "template": {"spec": 7}}}) == {"replicas=?"}
+    assert traits("pods", {"spec": {}, "hostPID": True}) == {"hostPID"}
