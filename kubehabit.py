@@ -206,6 +206,56 @@ def data_profile(
         typer.echo(f"Page: {out}")
 
 
+@data_app.command("follow")
+def data_follow(
+    log: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LOG",
+            help="The log that the API server is writing; need not exist yet.",
+            show_default=False,
+        ),
+    ],
+    to: Annotated[str, typer.Option("--to", help="Address of a running `kubehabit serve`.")] = (
+        "http://127.0.0.1:8646"
+    ),
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            help="File that remembers how far the log is read. Default: .kubehabit/follow-LOG.json",
+            dir_okay=False,
+        ),
+    ] = None,
+) -> None:
+    """Follow a log on a control-plane node and send each event to a running service, until stopped.
+
+    Goes on after a restart where it was; rotation, restarts and outages lose no event, and the service knows an event that it
+    has had. The service's token is read from KUBEHABIT_TOKEN.
+
+    Example:  `kubehabit data follow /var/log/kubernetes/audit/audit.log --to http://127.0.0.1:8646`
+    """
+    import os
+    import signal
+    import threading
+
+    from data.ship import Shipper
+
+    shipper = Shipper(
+        log,
+        to,
+        state or Path(".kubehabit") / f"follow-{log.name}.json",
+        token=os.environ.get("KUBEHABIT_TOKEN", ""),
+        say=lambda sentence: typer.echo(sentence, err=True),
+    )
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    typer.echo(f"Following {log}; stop with Ctrl-C.", err=True)
+    shipper.run(stop)
+    typer.echo(", ".join(f"{count:,} {name}" for name, count in shipper.counts.items()), err=True)
+
+
 @data_app.command("simulate")
 def data_simulate(
     out: Annotated[

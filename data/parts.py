@@ -350,12 +350,17 @@ def _in_parallel(
 
 def _parts(jobs: list[Job], folder: Path) -> Iterator[Part]:
     lines = 0  # before this job, in its log
+    shared: dict[str, str] = {}  # the parts of a log hold mostly the same values: each is kept once
     for job in jobs:
         done = json.loads((folder / f"{job.name}.done").read_text())
         lines = lines if job.begin else 0
         for number in range(done["parts"]):
             path = folder / f"{job.name}-{number:06d}"
             meta = json.loads((path / "part.json").read_text())
+            meta["values"] = {
+                field: [shared.setdefault(value, value) for value in values]
+                for field, values in meta["values"].items()
+            }
             meta["letters"] = [(line + lines, reason, raw) for line, reason, raw in meta["letters"]]
             yield Part(path, meta)
         lines += done["lines"]

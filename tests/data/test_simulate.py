@@ -150,7 +150,7 @@ def test_refusals_misses_and_conflicts_are_part_of_normal_work(twin: tuple[Path,
     assert answers[200] > 0.7 * answers.total()
     for event in events_of(twin[0] / FILES[0]):
         assert event.annotations is not None
-        forbidden = event.annotations["authorization.k8s.io/decision"] == "forbid"
+        forbidden = event.annotations.decision == "forbid"
         assert forbidden == (event.responseStatus is not None and event.responseStatus.code == 403)
 
 
