@@ -491,6 +491,42 @@ def promote(
 
 
 @app.command()
+def drift(
+    log: AnyLog,
+    model: Annotated[str, typer.Option("--model", help="Version in the MLflow registry.")] = CHAMPION,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Thresholds, as YAML. Default: the shipped drift.yaml.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for another program.")] = False,
+) -> None:
+    """Say whether the cluster still does what the model was calibrated on, and whether to train again.
+
+    Compares a recent log: unknown values, each principal's surprise, new and vanished principals, incidents
+    against the budget. The report and its plot are kept in the model's MLflow run.
+
+    Example:  `kubehabit drift today.jsonl.gz`
+
+    Next:  `kubehabit data build` and `kubehabit train --warm-start models:/kubehabit@champion`, if it says so.
+    """
+    from rich.console import Console
+
+    from training.drift import DriftConfig
+    from training.drift import drift as compare
+
+    report = compare(log, model, DriftConfig.load(config), progress=not as_json)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=1))
+    else:
+        Console().print(report.screen())
+
+
+@app.command()
 def serve(
     config: Annotated[
         Path | None,

@@ -14,7 +14,16 @@ import kubehabit
 from data.errors import KubehabitError
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = [["data", "build"], ["train"], ["evaluate"], ["promote"], ["serve"], ["score"], ["demo"]]
+COMMANDS = [
+    ["data", "build"],
+    ["train"],
+    ["evaluate"],
+    ["promote"],
+    ["drift"],
+    ["serve"],
+    ["score"],
+    ["demo"],
+]
 
 
 def invoke(*arguments: str) -> Any:

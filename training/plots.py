@@ -130,3 +130,18 @@ def runs(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("evidence / threshold; red: attack, grey: benign look-alike")
     return figure
+
+
+def drift(log: str, principals: Sequence[Any], most: int = 25) -> Figure:
+    """Stability index of each principal's surprise (`training.drift.Changed`), beside what chance alone would reach."""
+    shown = [one for one in principals if one.verdict != "too few"][:most][::-1]
+    figure, axes = _figure(f"Drift of surprise since calibration: {log}", height=1.2 + 0.24 * len(shown))
+    labels = [one.name.removeprefix("system:serviceaccount:") for one in shown]
+    colours = [ACCENT if one.verdict == "changed" else SOFT for one in shown]
+    axes.barh(labels, [one.psi for one in shown], color=colours)
+    axes.plot([one.noise for one in shown], labels, "|", color=INK, markersize=9, label="what chance reaches")
+    axes.set_xlabel("population stability index; red: changed")
+    axes.tick_params(axis="y", labelsize=7)
+    if shown:
+        axes.legend(frameon=False, loc="lower right")
+    return figure

@@ -23,7 +23,7 @@ from data.bundle import Bundle
 from data.dataset import ActionTable
 from data.errors import KubehabitError
 from data.principals import PEOPLE_AND_PIPELINES
-from training import checkpoints, package, plots, registry, warm_start
+from training import checkpoints, drift, package, plots, registry, warm_start
 from training.calibrate import CalibrationConfig, CalibrationResult, calibrate, count_incidents
 from training.export import TorchModel, check_parity, export
 from training.module import ActionWindows, HabitModule
@@ -287,6 +287,8 @@ def _train(
                 "principals": plots.principals(fitted, table),
             }.items():
                 mlflow.log_figure(figure, f"plots/{name}.png")
+            surprise = fitted.nll.sum(axis=1).astype(np.float64)
+            mlflow.log_dict(drift.reference(table, fitted.rows, surprise, fitted.flagged), drift.REFERENCE)
             mlflow.log_table(_held_back_table(table, fitted), "evaluation/held_back.json")
             alias = options.alias or registry.next_alias(options.name)
             version, uri = registry.register(
