@@ -320,6 +320,24 @@ def train(
             dir_okay=False,
         ),
     ] = None,
+    feedback: Annotated[
+        Path | None,
+        typer.Option(
+            "--feedback",
+            help="What people said about alerts, one JSON object a line: confirmed normal work is learned, attacks are left out.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    feedback_log: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--feedback-log",
+            help="Log that holds the events of the feedback; may be repeated.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     warm_start: Annotated[
         str | None,
         typer.Option(
@@ -349,8 +367,12 @@ def train(
     """
     from training.run import train as run_training
 
+    options = list(ctx.args)
+    if feedback is not None:
+        logs = json.dumps([str(path) for path in feedback_log or []])
+        options += [f"--data.feedback={feedback}", f"--data.feedback_logs={logs}"]
     result = run_training(
-        config or _shipped("train.yaml"), data, list(ctx.args), resume=resume, warm_start=warm_start
+        config or _shipped("train.yaml"), data, options, resume=resume, warm_start=warm_start
     )
     for name, value in sorted(result.metrics.items()):
         typer.echo(f"  {name:<40} {value:.6g}")

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from data.dataset import ActionTable, load
 from data.principals import KINDS
 from training.calibrate import cut_windows
+from training.feedback import FeedbackConfig, Learned, learn, read_feedback
 from training.model import Autoencoder, ModelConfig, field_nll, targets_at
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -100,6 +101,9 @@ class ActionWindows(lightning.LightningDataModule):
         balance: exponent of a principal's number of actions in its share; 1 draws actions alike, 0 draws principals alike.
         kind_weights: weight of each kind of principal.
         validation_windows: held-back windows on which the loss is watched.
+        feedback: file of what people said about alerts, see `training.feedback`.
+        feedback_logs: logs that hold its events.
+        teaching: how much feedback may teach.
     """
 
     def __init__(
@@ -111,9 +115,18 @@ class ActionWindows(lightning.LightningDataModule):
         balance: float = 0.5,
         kind_weights: dict[str, float] | None = None,
         validation_windows: int = 4096,
+        feedback: Path | None = None,
+        feedback_logs: list[Path] | None = None,
+        teaching: FeedbackConfig | None = None,
     ) -> None:
         super().__init__()
         self.table = load(Path(path))
+        self.learned: Learned | None = None
+        if feedback is not None:
+            self.learned = learn(
+                self.table, read_feedback(feedback), feedback_logs or [], window, teaching or FeedbackConfig()
+            )
+            self.table = self.learned.table
         self.window = window
         self.batch_size = batch_size
         self.seed = seed
@@ -126,11 +139,19 @@ class ActionWindows(lightning.LightningDataModule):
         who = self.table.principal[end]
         share = np.bincount(who).astype(np.float64)[who] ** (balance - 1.0)
         share *= np.array([weights[kind] for kind in self.table.kind[end]])
-        self._cumulative = np.cumsum(share / share.sum())
+        taught = self.learned.weights if self.learned else np.empty(0)
+        self._cumulative = np.cumsum(np.concatenate([share / share.sum() * (1 - taught.sum()), taught]))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless seeded draws; `trainer.max_steps` ends the training."""
-        draws = _Draws(self.table, self._cumulative, self.window, self.batch_size, self.seed, self._done)
+        draws = _Draws(
+            self.learned.training if self.learned else self.table,
+            self._cumulative,
+            self.window,
+            self.batch_size,
+            self.seed,
+            self._done,
+        )
         return DataLoader(draws, batch_size=None)
 
     def _done(self) -> int:

@@ -254,6 +254,12 @@ def _train(
         model = cli.model.model.eval().cpu()
         warm_start.keep(model)
         fitted = calibrate(table, TorchModel(model), cli.model.config.window, budget)
+        learned = cli.datamodule.learned
+        if learned is not None:
+            learned.count_into(fitted.habits)
+            mlflow.log_dict(learned.to_dict(), "feedback.json")
+            mlflow.log_metric("feedback_share", float(learned.weights.sum()))
+            print(learned.describe())
         with tempfile.TemporaryDirectory() as folder:
             onnx = Path(folder) / "model.onnx"
             export(model, onnx)

@@ -1,0 +1,419 @@
+"""Learning from feedback: what people confirmed as normal becomes habit, what they confirmed as malicious leaves the data.
+
+A feedback file holds one JSON object a line: `principal`, `auditIDs`, `verdict` (`normal` or `malicious`), and optionally
+`note` and `time`. The events themselves are read from the logs in which they happened.
+
+Whoever can write feedback can teach, so an attacker who confirms his own alerts is the case to bear in mind. Therefore one entry
+teaches only so many actions, and all of them together only a bounded share of what the model sees; only the principal itself
+learns, not its peers; thresholds are never set on feedback; and a report lists what was taught, most sensitive first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.actions import FIELDS, STATIC_FIELDS, ActionEncoder, gap_codes, stable_hash
+from data.dataset import ActionTable
+from data.errors import KubehabitError
+from data.habits import Habits, attribute_hashes
+from data.home import home
+from data.principals import Principal
+from data.reader import DeadLetterFile, read_events
+from data.sensitivity import LEVELS, Sensitivity
+from data.vocabulary import SPECIALS, Vocabulary
+
+VERDICTS = ("normal", "malicious")
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackConfig:
+    """How much feedback may teach.
+
+    Attributes:
+        actions_per_entry: confirmed actions of one entry that are learned; more are left out and reported.
+        share: share of all training windows that feedback may make up, all entries together.
+        share_per_entry: the same for one entry, so that no single click decides what is normal.
+    """
+
+    actions_per_entry: int = 100
+    share: float = 0.05
+    share_per_entry: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a feedback file."""
+
+    principal: str
+    audit_ids: tuple[str, ...]
+    verdict: str
+    note: str = ""
+    time: str = ""
+
+
+@dataclass(slots=True)
+class Lesson:
+    """What became of one entry.
+
+    Attributes:
+        found: actions of the entry that the logs hold.
+        learned: of those, how many are trained on (verdict normal).
+        removed: rows of the dataset that were left out (verdict malicious).
+        over_limit: actions beyond `actions_per_entry`.
+        share: share of the training windows.
+        does: what was taught, as "verb resource in namespace (sensitivity)" with counts, most sensitive first.
+    """
+
+    principal: str
+    verdict: str
+    note: str
+    found: int = 0
+    learned: int = 0
+    removed: int = 0
+    over_limit: int = 0
+    share: float = 0.0
+    does: dict[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Feedback, ready to be trained on.
+
+    Attributes:
+        table: the dataset without what was malicious, its vocabulary widened by the values that were confirmed; for calibration.
+        training: the same with the confirmed actions and their context added at the end; for drawing windows.
+        weights: float64 [confirmed windows], share of each added window in training; they are the last windows of `training`.
+        attributes, names: uint64 [K, attributes] and [K], of the confirmed actions, for the habits.
+        lessons: what became of each entry.
+    """
+
+    table: ActionTable
+    training: ActionTable
+    weights: npt.NDArray[np.float64]
+    attributes: npt.NDArray[np.uint64]
+    names: npt.NDArray[np.uint64]
+    lessons: list[Lesson]
+
+    def count_into(self, habits: Habits) -> None:
+        """Count the confirmed actions as habits of their principals alone: peers are judged as if they had not happened."""
+        private = np.array([stable_hash(f"feedback:{name}") for name in self.names.tolist()], np.uint64)
+        if len(self.names):
+            habits.observe(self.attributes, self.names, private)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report, in JSON form."""
+        return {"lessons": [asdict(lesson) for lesson in self.lessons], "share": float(self.weights.sum())}
+
+    def describe(self) -> str:
+        """The report for a person."""
+        lines = [f"feedback: {float(self.weights.sum()):.2%} of what is trained on"]
+        for lesson in self.lessons:
+            if lesson.verdict == "malicious":
+                lines.append(
+                    f"  {lesson.principal}: malicious, {lesson.removed} actions left out of the data"
+                )
+            else:
+                does = "; ".join(f"{count} x {what}" for what, count in list((lesson.does or {}).items())[:4])
+                lines.append(f"  {lesson.principal}: normal, {lesson.learned} actions learned ({does})")
+            if lesson.over_limit:
+                lines.append(f"    {lesson.over_limit} more were not learned: one entry teaches only so much")
+            if not lesson.found:
+                lines.append("    none of its audit IDs is in the feedback logs, so nothing came of it")
+        return "\n".join(lines)
+
+
+def read_feedback(path: Path) -> list[Entry]:
+    """Entries of a feedback file.
+
+    Raises:
+        KubehabitError: it cannot be read, or a line is no entry.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KubehabitError(f"Cannot read the feedback {path}: {error}.") from error
+    entries = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            given = json.loads(line)
+            entry = Entry(
+                str(given["principal"]),
+                tuple(map(str, given["auditIDs"])),
+                given["verdict"],
+                str(given.get("note") or ""),
+                str(given.get("time") or ""),
+            )
+            if entry.verdict not in VERDICTS:
+                raise ValueError(f"verdict is {entry.verdict!r}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise KubehabitError(
+                f"{path}, line {number} is no feedback ({error}). Each line needs principal, auditIDs (a list) and verdict "
+                "(normal or malicious)."
+            ) from error
+        entries.append(entry)
+    if not entries:
+        raise KubehabitError(f"{path} holds no feedback.")
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """The actions of the feedback logs by principals that feedback is about, in arrival order within each principal."""
+
+    audit_id: list[str]
+    name: list[str]
+    who: list[Principal]
+    time: Ints
+    values: list[tuple[str, ...]]
+    attributes: npt.NDArray[np.uint64]
+    sensitivity: npt.NDArray[np.int8]
+
+
+def _read(logs: Sequence[Path], table: ActionTable, wanted: set[str]) -> _Log:
+    encoder = ActionEncoder(table.settings)
+    rules = Sensitivity(table.rules)
+    letters = DeadLetterFile(home() / "dead-letters.jsonl")
+    audit_id: list[str] = []
+    name: list[str] = []
+    who: list[Principal] = []
+    time: list[int] = []
+    values: list[tuple[str, ...]] = []
+    attributes: list[npt.NDArray[np.uint64]] = []
+    sensitivity: list[npt.NDArray[np.int8]] = []
+    try:
+        for log in logs:
+            for events in read_events(log, letters):
+                batch = encoder.encode(events)
+                rows = [
+                    row
+                    for row, code in enumerate(batch.principal.tolist())
+                    if batch.principals[code].name in wanted
+                ]
+                if not rows:
+                    continue
+                columns = [encoder.interners[field].values for field in STATIC_FIELDS]
+                codes = [batch.codes[field] for field in STATIC_FIELDS]
+                for row in rows:
+                    principal = batch.principals[batch.principal[row]]
+                    audit_id.append(events[int(batch.event[row])].auditID)
+                    name.append(principal.name)
+                    who.append(principal)
+                    time.append(int(batch.time[row]))
+                    values.append(
+                        tuple(column[code[row]] for column, code in zip(columns, codes, strict=True))
+                    )
+                attributes.append(attribute_hashes(batch, encoder)[rows])
+                sensitivity.append(rules.levels(batch, encoder)[rows])
+    except OSError as error:
+        raise KubehabitError(f"Cannot read a feedback log: {error}. Check --feedback-log.") from error
+    finally:
+        letters.close()
+    return _Log(
+        audit_id,
+        name,
+        who,
+        np.array(time, np.int64),
+        values,
+        np.concatenate(attributes) if attributes else np.empty((0, table.attributes.shape[1]), np.uint64),
+        np.concatenate(sensitivity) if sensitivity else np.empty(0, np.int8),
+    )
+
+
+def learn(
+    table: ActionTable, entries: Sequence[Entry], logs: Sequence[Path], window: int, config: FeedbackConfig
+) -> Learned:
+    """Turn feedback into data to train on.
+
+    Args:
+        table: the dataset.
+        logs: where the events of the feedback are; what was malicious is found in the dataset by principal and time.
+        window: actions in a window, the context that a confirmed action is learned in.
+
+    Raises:
+        KubehabitError: no log, an unreadable one, or none of the audit IDs is in them.
+    """
+    if not logs:
+        raise KubehabitError("Feedback needs the log its events are in: --feedback-log LOG")
+    log = _read(logs, table, {entry.principal for entry in entries})
+    rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(log.name, log.audit_id, strict=True)):
+        rows_of[key].append(row)
+    lessons = [Lesson(entry.principal, entry.verdict, entry.note) for entry in entries]
+    found = [
+        [row for audit_id in entry.audit_ids for row in rows_of.get((entry.principal, audit_id), [])]
+        for entry in entries
+    ]
+    if not any(found):
+        raise KubehabitError(
+            "None of the audit IDs in the feedback is in the feedback logs. Give the log they happened in: --feedback-log LOG"
+        )
+    # Malicious wins over normal: whoever confirms an action as normal does not undo another's verdict.
+    bad = {
+        row
+        for entry, rows in zip(entries, found, strict=True)
+        if entry.verdict == "malicious"
+        for row in rows
+    }
+    table = _without(table, log, bad, lessons, found)
+    taught: dict[int, int] = {}
+    for index, (lesson, rows) in enumerate(zip(lessons, found, strict=True)):
+        lesson.found = len(rows)
+        if lesson.verdict != "normal":
+            continue
+        fresh = [row for row in dict.fromkeys(rows) if row not in bad and row not in taught]
+        kept = fresh[: config.actions_per_entry]
+        lesson.learned, lesson.over_limit = len(kept), len(fresh) - len(kept)
+        lesson.does = _deeds(log, kept)
+        taught |= dict.fromkeys(kept, index)
+    confirmed = sorted(taught)
+    table = replace(table, vocabulary=_widened(table.vocabulary, log, confirmed))
+    training = _with(table, log, confirmed, bad, window)
+    weights = _weights(len(table.windows["train"]), [taught[row] for row in confirmed], config)
+    for row, weight in zip(confirmed, weights.tolist(), strict=True):
+        lessons[taught[row]].share += weight
+    return Learned(
+        table,
+        training,
+        weights,
+        log.attributes[confirmed],
+        np.array([stable_hash(log.name[row]) for row in confirmed], np.uint64),
+        lessons,
+    )
+
+
+def _deeds(log: _Log, rows: Sequence[int]) -> dict[str, int]:
+    verb, resource, namespace = (STATIC_FIELDS.index(name) for name in ("verb", "resource", "namespace"))
+    counted: Counter[tuple[int, str]] = Counter()
+    for row in rows:
+        value, level = log.values[row], int(log.sensitivity[row])
+        counted[
+            level, f"{value[verb]} {value[resource]} in {value[namespace]} ({LEVELS[level]} sensitivity)"
+        ] += 1
+    ordered = sorted(counted.items(), key=lambda item: (-item[0][0], -item[1], item[0][1]))
+    return {what: count for (_, what), count in ordered}
+
+
+def _weights(windows: int, entry_of: Sequence[int], config: FeedbackConfig) -> npt.NDArray[np.float64]:
+    """Share of each confirmed window in training: an equal one for each entry, capped for one and for all together.
+
+    A confirmed action weighs as much as ten ordinary windows, as long as no cap is reached.
+    """
+    counts = Counter(entry_of)
+    wanted = {
+        entry: min(10.0 * count / max(windows, 1), config.share_per_entry) for entry, count in counts.items()
+    }
+    total = sum(wanted.values())
+    scale = min(1.0, config.share / total) if total else 1.0
+    return np.array([wanted[entry] * scale / counts[entry] for entry in entry_of], np.float64)
+
+
+def _widened(vocabulary: Vocabulary, log: _Log, confirmed: Sequence[int]) -> Vocabulary:
+    """The vocabulary with a token for each confirmed value that had none or only a broader one; old ids stay."""
+    tokens = {field: list(values) for field, values in vocabulary.tokens.items()}
+    for column, field in enumerate(STATIC_FIELDS):
+        if field == "hour" and not vocabulary.uses_hour:
+            continue
+        known = set(tokens[field])
+        new = dict.fromkeys(log.values[row][column] for row in confirmed)
+        tokens[field] += [value for value in new if value not in known]
+    return Vocabulary(tokens, vocabulary.uses_hour)
+
+
+def _without(
+    table: ActionTable, log: _Log, bad: set[int], lessons: Sequence[Lesson], found: Sequence[Sequence[int]]
+) -> ActionTable:
+    """The dataset without the malicious actions; they are recognised by principal and time."""
+    gone = np.zeros(len(table.time), bool)
+    places: dict[tuple[str, int], Ints] = {}
+    for name in {log.name[row] for row in bad}:
+        mine = np.flatnonzero(table.name == name)
+        for moment in {int(log.time[row]) for row in bad if log.name[row] == name}:
+            places[name, moment] = mine[table.time[mine] == moment]
+    for lesson, rows in zip(lessons, found, strict=True):
+        if lesson.verdict == "malicious":
+            hit = np.unique(
+                np.concatenate(
+                    [np.empty(0, np.int64), *(places[log.name[r], int(log.time[r])] for r in rows)]
+                )
+            ).astype(np.int64)
+            lesson.removed = len(hit)
+            gone[hit] = True
+    if not gone.any():
+        return table
+    kept = np.flatnonzero(~gone)
+    before = np.concatenate([[0], np.cumsum(~gone)])  # rows kept before each row
+    windows = {}
+    for split, ends in table.windows.items():
+        stay = ends[~gone[ends[:, 0]]]
+        start = stay[:, 0] - stay[:, 1]
+        windows[split] = np.stack([before[stay[:, 0]], before[stay[:, 0]] - before[start]], axis=1)
+    columns = ("tokens", "attributes", "principal", "group", "name", "kind", "time", "arrival", "sensitivity")
+    return replace(table, windows=windows, **{name: getattr(table, name)[kept] for name in columns})
+
+
+def _with(table: ActionTable, log: _Log, confirmed: Sequence[int], bad: set[int], window: int) -> ActionTable:
+    """The dataset with each principal's actions up to its confirmed ones added; only those that were confirmed end a window."""
+    chosen = set(confirmed)
+    blocks: list[int] = []
+    ends: list[tuple[int, int]] = []
+    base = len(table.time)
+    for name in sorted({log.name[row] for row in confirmed}):
+        mine = [row for row, other in enumerate(log.name) if other == name and row not in bad]
+        needed: set[int] = set()
+        for place, row in enumerate(mine):
+            if row in chosen:
+                needed.update(range(max(0, place - window + 1), place + 1))
+        first = len(blocks)
+        for place in sorted(needed):
+            if mine[place] in chosen:
+                ends.append((base + len(blocks), len(blocks) - first))
+            blocks.append(mine[place])
+    vocabulary = table.vocabulary
+    tokens = np.empty((len(blocks), len(FIELDS)), table.tokens.dtype)
+    for column, field in enumerate(STATIC_FIELDS):
+        tokens[:, column] = vocabulary.table(field, [log.values[row][column] for row in blocks])
+    names = [log.name[row] for row in blocks]
+    time = log.time[blocks]
+    first_of = (
+        np.r_[True, np.array(names[1:], object) != np.array(names[:-1], object)]
+        if blocks
+        else np.empty(0, bool)
+    )
+    gaps = np.maximum(np.diff(time, prepend=time[:1]), 0)
+    gaps[first_of] = -1
+    tokens[:, -1] = gap_codes(gaps) + len(SPECIALS)
+    who = [log.who[row] for row in blocks]
+    groups = [table.principals.groups.get(table.principals.group(one), 0) for one in who]
+    ids = [table.principals.ids.get(name, 0) for name in names]
+    order = {row: place for place, row in enumerate(confirmed)}
+    ends.sort(key=lambda end: order[blocks[end[0] - base]])  # as the weights are
+
+    def joined(name: str, more: Any) -> Any:
+        old = getattr(table, name)
+        return np.concatenate([old, np.array(more, old.dtype).reshape(len(blocks), *old.shape[1:])])
+
+    added = np.array(ends, np.int64).reshape(-1, 2)
+    return replace(
+        table,
+        tokens=joined("tokens", tokens),
+        attributes=joined("attributes", log.attributes[blocks]),
+        principal=joined("principal", ids),
+        group=joined("group", groups),
+        name=joined("name", names),
+        kind=joined("kind", [one.kind for one in who]),
+        time=joined("time", time),
+        arrival=joined("arrival", np.arange(len(blocks)) + base),
+        sensitivity=joined("sensitivity", log.sensitivity[blocks]),
+        windows=table.windows | {"train": np.concatenate([table.windows["train"], added])},
+    )
