@@ -372,23 +372,27 @@ def _write(parts: list[Part], kept: _Kept, span: _Span, fitted: _Fitted, out: Pa
     """
     rank = {name: index for index, name in enumerate(fitted.names)}
     sizes = np.zeros(len(rank), np.int64)
-    ranks: list[npt.NDArray[np.int32]] = []
     for part, mask in zip(parts, kept.masks, strict=True):
-        local = np.array([rank.get(name, -1) for name, _, _ in part.meta["principals"]], np.int32)
-        ranks.append(
-            local[np.asarray(part.column("principal"))[mask]] if mask.any() else np.empty(0, np.int32)
-        )
-        sizes += np.bincount(ranks[-1], minlength=len(rank))
+        sizes += np.bincount(_ranks(part, mask, rank), minlength=len(rank))
     total = int(sizes.sum())
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    _scatter(parts, kept, ranks, starts.copy(), fitted.vocabulary, out / "parts" / "rows")
+    _scatter(parts, kept, rank, starts.copy(), fitted.vocabulary, out / "parts" / "rows")
     return _to_arrow(out, total, starts, span, fitted)
+
+
+def _ranks(part: Part, mask: npt.NDArray[np.bool_], rank: Mapping[str, int]) -> npt.NDArray[np.int32]:
+    """Which principal each action of a part is of, by its place among all principals."""
+    if not mask.any():
+        return np.empty(0, np.int32)
+    local = np.array([rank.get(name, -1) for name, _, _ in part.meta["principals"]], np.int32)
+    ranks: npt.NDArray[np.int32] = local[np.asarray(part.column("principal"))[mask]]
+    return ranks
 
 
 def _scatter(
     parts: list[Part],
     kept: _Kept,
-    ranks: list[npt.NDArray[np.int32]],
+    rank: Mapping[str, int],
     place: npt.NDArray[np.int64],
     vocabulary: Vocabulary,
     folder: Path,
@@ -399,7 +403,8 @@ def _scatter(
     arrival = 0
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context((folder / name).open("wb")) for name in _RAW}
-        for part, mask, who in zip(parts, kept.masks, ranks, strict=True):
+        for part, mask in zip(parts, kept.masks, strict=True):
+            who = _ranks(part, mask, rank)
             if not len(who):
                 continue
             order = np.argsort(who, kind="stable")
