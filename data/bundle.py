@@ -29,7 +29,7 @@ from data.principals import PrincipalTable
 from data.sensitivity import Sensitivity
 from data.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 FILES = (
     "bundle.json",
     "calibration.json",

@@ -6,18 +6,23 @@ Fitting is done offline (`training.calibrate`); this module only applies what wa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from data.actions import FIELDS
+from data.habits import ATTRIBUTES, Familiarity, counted_levels, novelty_levels, roots
+from data.owners import NOBODY
 from data.principals import PEOPLE_AND_PIPELINES
+from data.vocabulary import Vocabulary
 
 TAIL_SHARE = 0.05
 """Share of the largest values that a tail is fitted to (peaks over threshold)."""
 
 Floats = npt.NDArray[np.float64]
+_ATTRIBUTES = list(ATTRIBUTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +40,259 @@ class Tail:
     count: int
 
 
+CLASSES = ("people", "pipelines", "machinery")
+"""Whose novelty is compared with whose: people, service accounts of workloads and pipelines, the cluster's own machinery."""
+
+_FIELD_ATTRIBUTE: Mapping[str, str] = {
+    "verb": "verb_resource",
+    "resource": "verb_resource",
+    "namespace": "verb_resource_namespace",
+    "name": "object",
+    "code": "code",
+    "client": "client",
+    "place": "place",
+    "binding": "binding",
+    "impersonates": "impersonates",
+    "traits": "traits",
+    "images": "images",
+    "uri": "uri",
+}
+"""The attribute whose count says how familiar a field's value is to the principal."""
+
+_WEARS_OFF = ("client", "place")
+"""Fields that are the same in every action of a session: what is new in them is told once, not with every action."""
+
+_SESSION = ("client", "place")
+"""Attributes of the session rather than of the deed. What is new in both is rarer than what is new in either."""
+
+_TOP_FIELDS = 3
+"""Worst fields of an action that are counted: an attack differs in a few fields, and the rest is noise."""
+
+_MACHINERY_IGNORES = ("namespace", "name", "binding")
+_CONTENT_FIELDS = ("traits", "images")
+
+_RARITY_SHRINKAGE = 200.0
+"""Actions on a resource that weigh as much as all others of the class in how rare a novelty there is."""
+
+
+def classes_of(kinds: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Index into CLASSES of each action's principal, int64 [N]."""
+    index = {"human": 0, "serviceaccount": 1}
+    return np.array([index.get(kind, 2) for kind in kinds], np.int64)
+
+
+def acts_for_others(
+    tokens: npt.NDArray[np.integer[Any]], vocabulary: Vocabulary, kinds: Sequence[str]
+) -> npt.NDArray[np.bool_]:
+    """Which actions carry out what somebody else asked for, bool [N]: all of controllers, known owner or not."""
+    owned = tokens[:, FIELDS.index("owner")] != vocabulary.token("owner", NOBODY)
+    return np.asarray(owned | (np.asarray(kinds, object) == "controller"))
+
+
+class Rarity:
+    """How rarely normal work shows a novelty: -log10 of the share of actions that are as new, by class and resource.
+
+    A new object among pods is everyday life, a new object among secrets is not; so rates are kept for each resource and
+    shrunk to those of the class.
+
+    Args:
+        actions: int64 [classes, resources], normal actions seen; the resource is its token.
+        hits: int64 [classes, resources, attributes, 4], those whose novelty of an attribute has at least the level.
+    """
+
+    def __init__(self, actions: npt.NDArray[np.int64], hits: npt.NDArray[np.int64]) -> None:
+        self.actions, self.hits = actions, hits
+        overall = (hits.sum(axis=1) + 0.5) / (actions.sum(axis=1)[:, None, None] + 1.0)
+        share = (hits + _RARITY_SHRINKAGE * overall[:, None]) / (actions[..., None, None] + _RARITY_SHRINKAGE)
+        self._decades: Floats = np.maximum(-np.log10(np.minimum(share, 1.0)), 0.0)
+        self._decades[..., 0] = 0.0
+
+    @classmethod
+    def fit(
+        cls,
+        classes: npt.NDArray[np.int64],
+        resource: npt.NDArray[np.int64],
+        levels: npt.NDArray[np.int8],
+        resources: int,
+    ) -> Rarity:
+        """Count normal actions.
+
+        Args:
+            classes: int64 [N], index into CLASSES.
+            resource: int64 [N], token of the resource.
+            levels: int8 [N, attributes], novelty levels.
+            resources: size of the resource vocabulary.
+        """
+        actions = np.zeros((len(CLASSES), resources), np.int64)
+        hits = np.zeros((len(CLASSES), resources, levels.shape[1], 4), np.int64)
+        np.add.at(actions, (classes, resource), 1)
+        for attribute in range(levels.shape[1]):
+            for level in (1, 2, 3):
+                rows = np.flatnonzero(levels[:, attribute] >= level)
+                np.add.at(hits[:, :, attribute, level], (classes[rows], resource[rows]), 1)
+        return cls(actions, hits)
+
+    def decades(
+        self, classes: npt.NDArray[np.int64], resource: npt.NDArray[np.int64], root: npt.NDArray[np.int8]
+    ) -> Floats:
+        """Rarity of each action, float64 [N]: of what is rarest in its session and in the deed; 0 where nothing is new."""
+        if not len(classes):
+            return np.empty(0)
+        attributes = np.arange(root.shape[1])
+        each: Floats = self._decades[classes[:, None], resource[:, None], attributes, root]
+        session = np.isin(_ATTRIBUTES, _SESSION)
+        rarest: Floats = each[:, session].max(axis=1) + each[:, ~session].max(axis=1)
+        return rarest
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: the counts that are not zero."""
+        return {
+            "shape": list(self.hits.shape),
+            "actions": [[*map(int, at), int(self.actions[tuple(at)])] for at in np.argwhere(self.actions)],
+            "hits": [[*map(int, at), int(self.hits[tuple(at)])] for at in np.argwhere(self.hits)],
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Rarity:
+        """Inverse of `to_dict`."""
+        shape = tuple(saved["shape"])
+        actions, hits = np.zeros(shape[:2], np.int64), np.zeros(shape, np.int64)
+        for *at, count in saved["actions"]:
+            actions[tuple(at)] = count
+        for *at, count in saved["hits"]:
+            hits[tuple(at)] = count
+        return cls(actions, hits)
+
+
+@dataclass(frozen=True, slots=True)
+class Deeds:
+    """What is known of N actions before they are judged.
+
+    Attributes:
+        principals, kinds: who acted, and of which kind.
+        levels: int8 [N, attributes], novelty levels.
+        own: int64 [N, attributes], earlier actions of the principal with each attribute.
+        actions: int64 [N], earlier actions of the principal.
+        resource: int64 [N], token of the resource.
+        for_others: bool [N], whether it carries out what somebody else asked for.
+        sensitivity: int8 [N], level in data.sensitivity.LEVELS.
+    """
+
+    principals: Sequence[str]
+    kinds: Sequence[str]
+    levels: npt.NDArray[np.int8]
+    own: npt.NDArray[np.int64]
+    actions: npt.NDArray[np.int64]
+    resource: npt.NDArray[np.int64]
+    for_others: npt.NDArray[np.bool_]
+    sensitivity: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(
+        cls,
+        known: Sequence[Familiarity],
+        tokens: npt.NDArray[np.integer[Any]],
+        vocabulary: Vocabulary,
+        principals: Sequence[str],
+        kinds: Sequence[str],
+        sensitivity: npt.NDArray[np.int8],
+    ) -> Deeds:
+        """From what the habits knew before each action and its tokens, int [N, F]."""
+        count = len(known)
+        return cls(
+            principals=principals,
+            kinds=kinds,
+            levels=np.array([novelty_levels(row) for row in known], np.int8).reshape(count, len(_ATTRIBUTES)),
+            own=np.array([row.own for row in known], np.int64).reshape(count, len(_ATTRIBUTES)),
+            actions=np.array([row.actions for row in known], np.int64),
+            resource=tokens[:, FIELDS.index("resource")].astype(np.int64),
+            for_others=acts_for_others(tokens, vocabulary, kinds),
+            sensitivity=sensitivity,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Deeds]) -> Deeds:
+        """One after the other; at least one part."""
+        arrays = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("levels", "own", "actions", "resource", "for_others", "sensitivity")
+        }
+        return cls(
+            [name for part in parts for name in part.principals],
+            [kind for part in parts for kind in part.kinds],
+            **arrays,
+        )
+
+    @property
+    def classes(self) -> npt.NDArray[np.int64]:
+        """Index into CLASSES, int64 [N]."""
+        return classes_of(self.kinds)
+
+    @property
+    def machinery(self) -> npt.NDArray[np.bool_]:
+        """Which are by the cluster's own machinery, bool [N]."""
+        return np.asarray(self.classes == CLASSES.index("machinery"))
+
+    @property
+    def root(self) -> npt.NDArray[np.int8]:
+        """Novelty that is news of the principal and follows from nothing broader, int8 [N, attributes]."""
+        return roots(counted_levels(self.levels, self.actions, self.machinery, self.for_others))
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """Evidence of N single actions, float64 [N] each, decades.
+
+    Attributes:
+        novelty: rarity of what is new.
+        error: of the reconstruction error, -log10 of its p-value.
+        new: what of the novelty adds up.
+        wrong: what of the error adds up.
+    """
+
+    novelty: Floats
+    error: Floats
+    new: Floats
+    wrong: Floats
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """Everything between the model's NLL and a verdict.
 
     Attributes:
-        weights: weight of each attribute's novelty level, in the order of ATTRIBUTES.
-        field_weights: weight of each field's NLL, in the order of FIELDS.
-        tails: principal name, peer group (`group:...`, `namespace:...`) or `kind:...` -> tail of the statistic.
+        scored_fields: fields whose reconstruction error counts.
+        tails: principal name, peer group (`group:...`, `namespace:...`) or `kind:...` -> tail of the reconstruction error.
         shrinkage: values a principal must have for its own tail to weigh as much as that of its kind.
-        sensitivity_weights: how far evidence counts at each sensitivity level; thresholds are divided by it.
-        person_threshold: evidence (-log10 p) at which people and pipelines are flagged.
-        system_threshold: the same for the machinery of the cluster.
+        rarity: how rarely normal work shows a novelty.
+        sensitivity_weights: how far evidence counts at each sensitivity level.
+        gate: evidence below this, in decades, does not add up.
+        horizons: seconds over which evidence adds up, shortest first.
+        person_thresholds: evidence at which people and pipelines are flagged, for each horizon.
+        system_thresholds: the same for the machinery of the cluster.
         budget: what the thresholds were set for, as words for a person.
     """
 
-    weights: tuple[float, ...]
-    field_weights: tuple[float, ...]
+    scored_fields: tuple[str, ...]
     tails: Mapping[str, Tail]
     shrinkage: float
+    rarity: Rarity
     sensitivity_weights: tuple[float, ...]
-    person_threshold: float
-    system_threshold: float
+    gate: float
+    horizons: tuple[float, ...]
+    person_thresholds: tuple[float, ...]
+    system_thresholds: tuple[float, ...]
     budget: Mapping[str, Any]
+
+    @property
+    def person_threshold(self) -> float:
+        """Threshold of people and pipelines at the shortest horizon."""
+        return self.person_thresholds[0]
+
+    @property
+    def system_threshold(self) -> float:
+        """Threshold of the machinery at the shortest horizon."""
+        return self.system_thresholds[0]
 
     def tail(self, principal: str, kind: str) -> Tail:
         """Tail of a principal, shrunk to that of its kind (a newcomer has its kind's)."""
@@ -72,26 +307,75 @@ class Calibration:
             own.count,
         )
 
-    def thresholds(self, kinds: Sequence[str], sensitivity: npt.NDArray[np.int8]) -> Floats:
-        """Evidence at which each action is flagged, float64 [N]: the less harm it could do, the more evidence it takes."""
-        base = [
-            self.person_threshold if kind in PEOPLE_AND_PIPELINES else self.system_threshold for kind in kinds
-        ]
-        weight: Floats = np.asarray(self.sensitivity_weights)[sensitivity]
-        limits: Floats = np.asarray(base, np.float64) / weight
+    def thresholds(self, kinds: Sequence[str]) -> Floats:
+        """Evidence at which each action is flagged, float64 [N, horizons]."""
+        person = np.array([kind in PEOPLE_AND_PIPELINES for kind in kinds], bool)
+        limits: Floats = np.where(
+            person[:, None], np.array(self.person_thresholds), np.array(self.system_thresholds)
+        )
         return limits
 
-    def novelty(self, levels: Sequence[Sequence[int]]) -> Floats:
-        """Weighted novelty of each action, float64 [N], from its attribute levels [N, attributes]."""
-        if not len(levels):
-            return np.empty(0)
-        novelty: Floats = np.asarray(levels, np.float64) @ np.asarray(self.weights)
-        return novelty
+    def error(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Floats:
+        """Reconstruction error that is calibrated: the sum of an action's worst fields, nats. float64 [N].
 
-    def statistic(self, nll: npt.NDArray[np.float32], novelty: Floats) -> Floats:
-        """What is calibrated: weighted reconstruction error, raised by what is new. float64 [N]."""
-        error: Floats = nll.astype(np.float64) @ np.asarray(self.field_weights)
-        return error * (1.0 + novelty)
+        A field costs no more than the principal's own counts allow: what it did k times in n actions is worth at most
+        ln((n + 1) / k), however badly the model reconstructs it. So what is done again wears off without retraining. Where
+        the cluster's machinery acts, and what it was asked for by somebody known, does not count.
+
+        Args:
+            nll: float32 [N, F], reconstruction NLL.
+            deeds: the same actions.
+        """
+        if not len(nll):
+            return np.empty(0)
+        fields = np.zeros(nll.shape, np.float64)
+        machinery = deeds.machinery
+        for field in self.scored_fields:
+            index = FIELDS.index(field)
+            cost = nll[:, index].astype(np.float64)
+            attribute = _FIELD_ATTRIBUTE.get(field)
+            if attribute is not None:
+                times = deeds.own[:, _ATTRIBUTES.index(attribute)]
+                most = np.log((deeds.actions + 1.0) / np.maximum(times, 1))
+                cost = np.where(times > 0, np.minimum(cost, most), cost)
+                if field in _WEARS_OFF:
+                    cost = cost / (1.0 + times)
+            if field in _MACHINERY_IGNORES:
+                cost = np.where(machinery, 0.0, cost)
+            if field in _CONTENT_FIELDS:
+                cost = np.where(machinery & deeds.for_others, 0.0, cost)
+            fields[:, index] = cost
+        worst: Floats = np.partition(fields, -_TOP_FIELDS, axis=1)[:, -_TOP_FIELDS:].sum(axis=1)
+        return worst
+
+    def weigh(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Weighed:
+        """Evidence of single actions, and how far each adds up.
+
+        Evidence counts as far as the action could do harm, and not at all below `gate`. A machine that repeats itself in a
+        way the model finds odd is no burst: its reconstruction error counts only where something is new as well.
+
+        Args:
+            nll: float32 [N, F], reconstruction NLL.
+            deeds: the same actions.
+        """
+        novelty = self.rarity.decades(deeds.classes, deeds.resource, deeds.root)
+        error = self.evidence(self.error(nll, deeds), deeds.principals, deeds.kinds)
+        weight = np.asarray(self.sensitivity_weights)[deeds.sensitivity]
+        new, wrong = novelty * weight, error * weight
+        wrong = np.where(deeds.machinery & (new <= 0), 0.0, wrong)
+        return Weighed(
+            novelty, error, np.where(new > self.gate, new, 0.0), np.where(wrong > self.gate, wrong, 0.0)
+        )
+
+    def verdict(self, sums: Floats, kinds: Sequence[str]) -> tuple[Floats, Floats]:
+        """Evidence and threshold of each action, float64 [N] each, at the horizon where it stands out most.
+
+        Args:
+            sums: float64 [N, horizons], from `data.evidence.Accumulator`.
+        """
+        limits = self.thresholds(kinds)
+        at = np.argmax(sums / limits, axis=1)[:, None] if len(sums) else np.empty((0, 1), np.int64)
+        return np.take_along_axis(sums, at, 1)[:, 0], np.take_along_axis(limits, at, 1)[:, 0]
 
     def evidence(self, statistic: Floats, principals: Sequence[str], kinds: Sequence[str]) -> Floats:
         """-log10 of the p-value of each statistic under its principal's tail, float64 [N].
@@ -117,7 +401,14 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        saved = {key: value for key, value in asdict(self).items() if key != "tails"}
+        saved: dict[str, Any] = {
+            key: getattr(self, key)
+            for key in (
+                *("scored_fields", "shrinkage", "sensitivity_weights", "gate", "horizons"),
+                *("person_thresholds", "system_thresholds", "budget"),
+            )
+        }
+        saved["rarity"] = self.rarity.to_dict()
         saved["tails"] = {
             name: [tail.start, tail.scale, tail.count] for name, tail in sorted(self.tails.items())
         }
@@ -127,12 +418,14 @@ class Calibration:
     def from_dict(cls, saved: Mapping[str, Any]) -> Calibration:
         """Inverse of `to_dict`."""
         return cls(
-            weights=tuple(saved["weights"]),
-            field_weights=tuple(saved["field_weights"]),
+            scored_fields=tuple(saved["scored_fields"]),
             tails={name: Tail(float(a), float(b), int(c)) for name, (a, b, c) in saved["tails"].items()},
             shrinkage=float(saved["shrinkage"]),
+            rarity=Rarity.from_dict(saved["rarity"]),
             sensitivity_weights=tuple(saved["sensitivity_weights"]),
-            person_threshold=float(saved["person_threshold"]),
-            system_threshold=float(saved["system_threshold"]),
+            gate=float(saved["gate"]),
+            horizons=tuple(saved["horizons"]),
+            person_thresholds=tuple(saved["person_thresholds"]),
+            system_thresholds=tuple(saved["system_thresholds"]),
             budget=dict(saved["budget"]),
         )

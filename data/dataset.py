@@ -41,7 +41,7 @@ from data.sensitivity import Sensitivity
 from data.shipped import shipped
 from data.vocabulary import SPECIALS, UNKNOWN, Vocabulary
 
-FORMAT = 2
+FORMAT = 3
 HOLD_OUT = 0.2
 """Last share of the time span kept from fitting, for calibration."""
 

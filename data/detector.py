@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from data.actions import FIELDS, STATIC_FIELDS, ActionBatch, ActionEncoder, gap_codes, stable_hash
 from data.bundle import Bundle
+from data.calibration import Deeds
 from data.events import AuditEvent
-from data.habits import ATTRIBUTES, Familiarity, Habits, attribute_hashes, novelty_levels
+from data.evidence import Accumulator
+from data.habits import ATTRIBUTES, Familiarity, Habits, attribute_hashes
 from data.sensitivity import Sensitivity
 from data.vocabulary import SPECIALS
 
@@ -23,8 +25,12 @@ SEVERITIES = ("none", "low", "medium", "high", "critical")
 _BATCH = 256
 _TOP_FIELDS = 5
 _ALTERNATIVES = 3
-_CLEAR_MARGIN = 2.0
-"""Evidence (factors of ten in probability) beyond the threshold from which an action counts as clearly out of habit."""
+_CLEAR = 2.0
+"""Times its threshold from which evidence counts as clearly out of habit."""
+
+_KIND_OF_DEED = [
+    list(ATTRIBUTES).index(name) for name in ("verb_resource", "resource_namespace", "traits", "impersonates")
+]
 
 Ints = npt.NDArray[np.int64]
 Nll = npt.NDArray[np.float32]
@@ -118,9 +124,11 @@ class Scores:
         time: datetime64[us] [N], when the request was received.
         nll: float32 [N, F], reconstruction NLL of each field, nats.
         surprise: float32 [N], their sum.
-        novelty: float64 [N], weighted novelty.
-        evidence: float64 [N], -log10 of the calibrated p-value.
-        threshold: float64 [N], evidence at which an action of this kind of principal and of this sensitivity is flagged.
+        novelty: float64 [N], how rarely normal work shows what is new in the action, decades.
+        error: float64 [N], evidence of its reconstruction error, -log10 of the calibrated p-value.
+        evidence: float64 [N], what has added up by this action at the horizon where it stands out most, decades; 0 for an
+            action that adds nothing.
+        threshold: float64 [N], evidence at which it is flagged.
         flagged: bool [N].
         sensitivity: int8 [N], level in data.sensitivity.LEVELS.
         severity: one of SEVERITIES; "none" when not flagged.
@@ -137,6 +145,7 @@ class Scores:
     nll: Nll
     surprise: npt.NDArray[np.float32]
     novelty: npt.NDArray[np.float64]
+    error: npt.NDArray[np.float64]
     evidence: npt.NDArray[np.float64]
     threshold: npt.NDArray[np.float64]
     flagged: npt.NDArray[np.bool_]
@@ -205,6 +214,7 @@ class Detector:
         self.model: Model = model or OnnxModel(str(bundle.model_path), threads)
         self.encoder = ActionEncoder(bundle.settings)
         self.habits: Habits = bundle.habits.copy()
+        self.accumulator = Accumulator(bundle.calibration.horizons)
         self.windows = Windows(bundle.window)
         for name, tokens in bundle.warmup.tokens.items():
             self.windows.seed(name, tokens, bundle.warmup.last[name])
@@ -235,12 +245,13 @@ class Detector:
             np.array([who[code][3] for code in batch.principal], np.uint64),
             np.array([who[code][4] for code in batch.principal], np.uint64),
         )
-        levels = [novelty_levels(row) for row in known]
-        novelty = calibration.novelty(levels)
-        evidence = calibration.evidence(calibration.statistic(nll, novelty), names, kinds)
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
-        threshold = calibration.thresholds(kinds, sensitivity)
+        deeds = Deeds.of(known, tokens, vocabulary, names, kinds, sensitivity)
+        weighed = calibration.weigh(nll, deeds)
+        sums = self.accumulator.add(names, batch.time, weighed.new, weighed.wrong)
+        evidence, threshold = calibration.verdict(sums, kinds)
         flagged = evidence >= threshold
+        kind_of_deed = deeds.levels[:, _KIND_OF_DEED].max(axis=1, initial=0)
         scores = Scores(
             event=batch.event,
             principal=names,
@@ -249,14 +260,17 @@ class Detector:
             time=batch.time.view("M8[us]"),
             nll=nll,
             surprise=nll.sum(axis=1),
-            novelty=novelty,
+            novelty=weighed.novelty,
+            error=weighed.error,
             evidence=evidence,
             threshold=threshold,
             flagged=flagged,
             sensitivity=sensitivity,
             severity=[
-                severity_of(bool(hit), float(value - limit), int(level))
-                for hit, value, limit, level in zip(flagged, evidence, threshold, sensitivity, strict=True)
+                severity_of(bool(hit), float(value / limit), int(level), int(new))
+                for hit, value, limit, level, new in zip(
+                    flagged, evidence, threshold, sensitivity, kind_of_deed, strict=True
+                )
             ],
             folded=batch.folded,
             dropped=batch.dropped,
@@ -367,11 +381,20 @@ class Detector:
         return Explanation(fields, habits, values, why)
 
 
-def severity_of(flagged: bool, margin: float, sensitivity: int) -> str:
-    """Severity of an action from how far it is beyond the threshold (factors of ten) and how sensitive it is (0-3)."""
+def severity_of(flagged: bool, times: float, sensitivity: int, kind_of_deed: int) -> str:
+    """Severity of an action: what harm it could do, lowered if its peers do such things, raised if it is far out of habit.
+
+    Args:
+        flagged: whether evidence reached its threshold.
+        times: evidence over threshold.
+        sensitivity: level in data.sensitivity.LEVELS.
+        kind_of_deed: to whom the kind of deed is new: 0 nobody, 1 the principal, 2 its peers as well, 3 everybody.
+    """
     if not flagged:
         return "none"
-    level = sensitivity + (1 if margin >= _CLEAR_MARGIN else 0)
+    level = sensitivity - (1 if kind_of_deed <= 1 else 0)
+    if level >= SEVERITIES.index("high") and times >= _CLEAR:
+        level += 1
     return SEVERITIES[min(max(level, 1), len(SEVERITIES) - 1)]
 
 

@@ -24,12 +24,25 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "place": ("place",),
     "traits": ("verb", "resource", "traits"),
     "images": ("images",),
+    "image_of": ("resource", "namespace", "name", "images"),
     "binding": ("resource", "binding"),
     "code": ("verb", "resource", "code"),
     "impersonates": ("impersonates",),
     "uri": ("resource", "uri"),
 }
 """Attribute -> the fields that make it."""
+
+MACHINERY_IGNORES = (
+    *("namespace", "resource_namespace", "verb_resource_namespace", "object", "image_of"),
+    "binding",
+)
+"""Attributes that are no news of the cluster's machinery: it goes wherever others' work is, by bindings named after itself."""
+
+CONTENTS = ("traits", "images")
+"""Attributes that say what was asked for. Who acts for somebody else did not choose that."""
+
+MATURE = 100
+"""Actions from which what a principal does has a shape of its own; before, it is judged by what its peers do."""
 
 Hashes = npt.NDArray[np.uint64]
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -146,6 +159,48 @@ class Habits:
     def copy(self) -> Habits:
         """Independent copy."""
         return Habits(dict(self.table))
+
+
+_NAMES = list(ATTRIBUTES)
+_BROADER = [
+    [j for j, broad in enumerate(ATTRIBUTES.values()) if j != i and set(broad) <= set(fields)]
+    for i, fields in enumerate(ATTRIBUTES.values())
+]
+
+
+def counted_levels(
+    levels: npt.NDArray[np.int8],
+    actions: npt.NDArray[np.int64],
+    machinery: npt.NDArray[np.bool_],
+    for_others: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.int8]:
+    """Novelty levels as far as they are news of the principal, int8 [N, attributes].
+
+    Args:
+        levels: int8 [N, attributes], from `novelty_levels`.
+        actions: int64 [N], earlier actions of the principal.
+        machinery: bool [N], whether the cluster's own machinery acted.
+        for_others: bool [N], whether it acted for somebody known (the `owner` field).
+    """
+    places, contents = (np.isin(_NAMES, names) for names in (MACHINERY_IGNORES, CONTENTS))
+    left_out = (machinery[:, None] & places) | ((machinery & for_others)[:, None] & contents)
+    left_out |= (actions < MATURE)[:, None] & (levels == 1)
+    return np.where(left_out, 0, levels).astype(np.int8)
+
+
+def roots(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Novelty without what follows from broader novelty, int8 [N, attributes].
+
+    In a new namespace every object is new; only the namespace counts then, unless the object is new to more people.
+
+    Args:
+        levels: novelty level of each attribute, from `novelty_levels`.
+    """
+    out = levels.copy()
+    for i, broader in enumerate(_BROADER):
+        if broader:
+            out[:, i] = np.where((levels[:, broader] >= levels[:, i : i + 1]).any(axis=1), 0, levels[:, i])
+    return out
 
 
 def novelty_levels(known: Familiarity) -> list[int]:

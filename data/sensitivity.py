@@ -16,14 +16,26 @@ from data.errors import KubehabitError
 _DENSE_LIMIT = 1 << 40
 _MATCHES_LIMIT = 10_000
 LEVELS = ("routine", "low", "medium", "high")
-_KEYS = {"level", "verbs", "resources", "traits", "namespaces", "names", "codes", "impersonates", "why"}
+_KEYS = {
+    "level",
+    "at_most",
+    "verbs",
+    "resources",
+    "traits",
+    "namespaces",
+    "names",
+    "codes",
+    "impersonates",
+    "why",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line of the table: the level of every action whose fields match all the given patterns."""
+    """One line of the table: the level of every action whose fields match all the given patterns, or the most it may have."""
 
     level: int
+    caps: bool
     patterns: tuple[tuple[str, re.Pattern[str]], ...]
     why: str
 
@@ -44,7 +56,7 @@ class _Matches(dict[str, bool]):
 
 
 class Sensitivity:
-    """Looks up the level of actions; the highest matching rule wins. Results are kept per distinct combination."""
+    """Looks up the level of actions; the highest matching rule wins, within the lowest cap. Distinct combinations are kept."""
 
     FIELDS = ("verb", "resource", "traits", "namespace", "name", "code", "impersonates")
     _OF: ClassVar[Mapping[str, str]] = {
@@ -60,19 +72,23 @@ class Sensitivity:
     def __init__(self, table: Sequence[Mapping[str, Any]]) -> None:
         self.table = [dict(entry) for entry in table]
         self.rules = [self._rule(entry) for entry in table]
-        # Highest first, so that the first that matches wins; what a pattern says of a value is kept, for values recur.
+        # Caps first, lowest first, then levels, highest first: the first match of each sort decides. What a pattern says of a
+        # value is kept, for values recur.
         self._tests = [
             (rule, [(self.FIELDS.index(field), _Matches(field, pattern)) for field, pattern in rule.patterns])
-            for rule in sorted(self.rules, key=lambda rule: -rule.level)
-            if rule.level
+            for rule in sorted(
+                self.rules, key=lambda rule: (not rule.caps, rule.level if rule.caps else -rule.level)
+            )
+            if rule.level or rule.caps
         ]
         self._memo: dict[tuple[str, ...], tuple[int, str]] = {}
 
     def _rule(self, entry: Mapping[str, Any]) -> Rule:
         unknown = set(entry) - _KEYS
-        if unknown or entry.get("level") not in LEVELS:
+        given = [key for key in ("level", "at_most") if key in entry]
+        if unknown or len(given) != 1 or entry[given[0]] not in LEVELS:
             raise KubehabitError(
-                f"sensitivity rule {dict(entry)}: needs a level of {LEVELS} and only the keys {sorted(_KEYS)}."
+                f"sensitivity rule {dict(entry)}: needs a level, or an at_most, of {LEVELS} and only the keys {sorted(_KEYS)}."
             )
         patterns = []
         for key, field in self._OF.items():
@@ -83,7 +99,8 @@ class Sensitivity:
                     raise KubehabitError(
                         f"sensitivity rule {dict(entry)}: {key} is no regular expression: {error}"
                     ) from error
-        return Rule(LEVELS.index(entry["level"]), tuple(patterns), str(entry.get("why", "")))
+        level = LEVELS.index(entry[given[0]])
+        return Rule(level, given[0] == "at_most", tuple(patterns), str(entry.get("why", "")))
 
     def look_up(self, values: tuple[str, ...]) -> tuple[int, str]:
         """Level and reason of an action given its FIELDS values.
@@ -92,14 +109,20 @@ class Sensitivity:
         """
         found = self._memo.get(values)
         if found is None:
-            found = (0, "")
+            found, cap = (0, ""), None
             for rule, tests in self._tests:
+                if cap is not None and rule.caps:
+                    continue
                 for place, matches in tests:
                     if not matches[values[place]]:
                         break
                 else:
-                    found = (rule.level, rule.why)
-                    break
+                    if not rule.caps:
+                        found = (rule.level, rule.why)
+                        break
+                    cap = rule
+            if cap is not None and cap.level < found[0]:
+                found = (cap.level, cap.why)
             if len(self._memo) > 100_000:
                 self._memo.clear()
             self._memo[values] = found

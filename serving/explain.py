@@ -32,11 +32,13 @@ _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@/=-]*")
 # A broader novelty makes the narrower ones go without saying.
 _IMPLIES: Mapping[str, frozenset[str]] = {
     "verb_resource": frozenset(
-        {"resource_namespace", "verb_resource_namespace", "object", "code", "traits", "uri", "binding"}
+        {"resource_namespace", "verb_resource_namespace", "object", "image_of", "code", "traits", "uri", "binding"}
     ),
-    "namespace": frozenset({"resource_namespace", "verb_resource_namespace", "object"}),
-    "resource_namespace": frozenset({"verb_resource_namespace", "object"}),
-    "verb_resource_namespace": frozenset({"object"}),
+    "namespace": frozenset({"resource_namespace", "verb_resource_namespace", "object", "image_of"}),
+    "resource_namespace": frozenset({"verb_resource_namespace", "object", "image_of"}),
+    "verb_resource_namespace": frozenset({"object", "image_of"}),
+    "object": frozenset({"image_of"}),
+    "images": frozenset({"image_of"}),
 }
 
 _ORDER = {
@@ -49,6 +51,7 @@ _ORDER = {
             "resource_namespace",
             "verb_resource_namespace",
             "images",
+            "image_of",
             "traits",
             "client",
             "place",

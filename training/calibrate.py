@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from data.actions import FIELDS
-from data.calibration import TAIL_SHARE, Calibration, Tail
+from data.calibration import (
+    CLASSES,
+    TAIL_SHARE,
+    Calibration,
+    Deeds,
+    Rarity,
+    Tail,
+    acts_for_others,
+    classes_of,
+)
 from data.dataset import ActionTable
 from data.detector import Model
 from data.errors import KubehabitError
-from data.habits import ATTRIBUTES, Habits, novelty_levels
-from data.principals import PEOPLE_AND_PIPELINES
+from data.evidence import Accumulator
+from data.habits import ATTRIBUTES, MATURE, Habits, counted_levels, novelty_levels
 
 Floats = npt.NDArray[np.float64]
 INCIDENT_GAP = 600_000_000
 """Alerts of one principal at most this far apart (microseconds) are one incident."""
+
+_CHUNK = 1 << 16
+_WARM_SHARE = 0.25
+"""Only once this share of the log has passed does what is new say how rare novelty is: at first everything is new."""
 
 _MIN_TAIL = 200
 """Values needed for a tail of one's own: five per cent of them are ten excesses."""
@@ -34,14 +46,19 @@ class CalibrationConfig:
         system_budget: false incidents wanted per 1,000,000 actions of the cluster's own machinery.
         shrinkage: actions a principal must have for its own tail to weigh as much as that of its kind.
         sensitivity_weights: how far evidence counts for routine, low, medium and high sensitivity.
+        gate: evidence of a single action below this, in decades, does not add up.
+        horizons: seconds over which evidence adds up. Only those that fit into the held-back part are used, and the shortest;
+            the budget is shared between them.
         unscored_fields: fields that give the model context but whose own reconstruction error is not counted.
     """
 
     person_budget: float = 3.0
     system_budget: float = 4.0
     shrinkage: float = 400.0
+    gate: float = 1.5
+    horizons: tuple[float, ...] = (120.0, 3600.0, 86400.0)
     sensitivity_weights: tuple[float, float, float, float] = (0.6, 0.8, 1.0, 1.2)
-    unscored_fields: tuple[str, ...] = ("gap",)
+    unscored_fields: tuple[str, ...] = ("gap", "owner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +70,8 @@ class CalibrationResult:
         habits: counts as they stand at the end of the data.
         rows: int64 [M], row in the table of each held-back action.
         nll: float32 [M, F], their reconstruction NLL.
-        evidence: float64 [M], their evidence.
+        error: float64 [M], evidence of it, -log10 p.
+        evidence: float64 [M], what added up to by each.
         flagged: bool [M], which of them the thresholds flag.
         baselines: thresholds of the simple detectors, set the same way on the same data.
     """
@@ -62,6 +80,7 @@ class CalibrationResult:
     habits: Habits
     rows: npt.NDArray[np.int64]
     nll: npt.NDArray[np.float32]
+    error: Floats
     evidence: Floats
     flagged: npt.NDArray[np.bool_]
     baselines: dict[str, dict[str, float]]
@@ -108,8 +127,9 @@ def threshold_for(
 ) -> float:
     """Smallest threshold at which the given normal actions raise at most `allowed` incidents.
 
-    Where even one incident is more than allowed, the data is too short to see the budget; the calibrated tail carries the
-    threshold on: one factor of ten in probability for each factor of ten in rate.
+    Where even one incident is more than allowed, the data is too short to see the budget; the threshold then goes beyond what
+    was seen, as far as the peaks of incidents spread: one mean peak for each factor e in rate,
+    and further the fewer peaks there are to tell the mean from.
     """
     if not len(evidence):
         raise KubehabitError("No held-back actions of one kind: build the dataset from a longer log.")
@@ -117,14 +137,36 @@ def threshold_for(
     names = np.asarray(principal, object)
     seen: dict[str, list[int]] = {}
     whole = max(int(allowed), 0)
+    if allowed < 1:
+        peaks = _peaks(evidence, names, time)
+        spread = max(float(peaks.mean()), 1.0) * _doubt(len(peaks))
+        return float(peaks.max()) + spread * float(np.log(1 / max(allowed, 1e-3)))
     for position, row in enumerate(order.tolist()):
         seen.setdefault(names[row], []).append(int(time[row]))
         total = sum(count_incidents(np.sort(np.array(times))) for times in seen.values())
         if total > whole:
             above = float(evidence[order[position - 1]]) if position else float(evidence[row]) + 1.0
-            limit = float(np.nextafter((float(evidence[row]) + above) / 2, np.inf))
-            return limit if allowed >= 1 else float(evidence[row]) - float(np.log10(max(allowed, 1e-3)))
-    return float(evidence.min())
+            return float(np.nextafter((float(evidence[row]) + above) / 2, np.inf))
+    return float(max(evidence.min(), np.nextafter(0, 1)))
+
+
+def _doubt(count: int) -> float:
+    """How much greater the mean of an exponential may be than that of `count` values of it: its upper 75 % bound.
+
+    That is 2n over the 25 % quantile of chi-square with 2n degrees of freedom, by Wilson and Hilferty's approximation (1931).
+    """
+    spare = 1.0 / (9.0 * count)
+    return float((1.0 - spare - 0.6745 * spare**0.5) ** -3)
+
+
+def _peaks(evidence: Floats, names: npt.NDArray[np.object_], time: npt.NDArray[np.int64]) -> Floats:
+    """Highest evidence of each stretch of ten minutes of each principal that adds any, at least one value."""
+    rows = np.flatnonzero(evidence > 0)
+    highest: dict[tuple[str, int], float] = {}
+    for row in rows.tolist():
+        key = (names[row], int(time[row]) // INCIDENT_GAP)
+        highest[key] = max(highest.get(key, 0.0), float(evidence[row]))
+    return np.array(list(highest.values()) or [0.0])
 
 
 def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) -> dict[str, Tail]:
@@ -145,61 +187,133 @@ def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) 
     return tails
 
 
-def calibrate(table: ActionTable, model: Model, window: int, config: CalibrationConfig) -> CalibrationResult:
-    """Fit tails and thresholds on the dataset's calibration split; labels are never seen here."""
-    nll = reconstruct(table, model, "calibration", window)
-    rows = table.windows["calibration"][:, 0]
+def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64], Deeds]:
+    """Let habits live through a dataset in the order of the log.
+
+    Args:
+        table: the dataset.
+        habits: counts so far, brought up to date.
+
+    Returns:
+        levels: int8 [N, attributes], novelty levels of every action.
+        actions: int64 [N], earlier actions of its principal.
+        deeds: the held-back actions, in the order of the log; `held_back_rows` names their rows.
+    """
     order = np.argsort(table.arrival, kind="stable")
-    habits = Habits()
-    known = habits.observe(table.attributes[order], table.name_hashes[order], table.group_hashes[order])
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    novelty_of = [novelty_levels(known[i]) for i in place[rows].tolist()]
-    names, kinds = table.name[rows].tolist(), table.kind[rows].tolist()
-    budget: Mapping[str, Any] = {
-        "false incidents per 10,000 person-and-pipeline actions": config.person_budget,
-        "false incidents per 1,000,000 system actions": config.system_budget,
-        "set on": f"{len(rows):,} held-back normal actions",
-    }
+    late = np.zeros(len(order), bool)
+    late[table.windows["calibration"][:, 0]] = True
+    levels = np.empty((len(order), len(ATTRIBUTES)), np.int8)
+    actions = np.empty(len(order), np.int64)
+    names, groups = table.name_hashes, table.group_hashes
+    held: list[Deeds] = []
+    for begin in range(0, len(order), _CHUNK):
+        rows = order[begin : begin + _CHUNK]
+        known = habits.observe(table.attributes[rows], names[rows], groups[rows])
+        levels[rows] = [novelty_levels(row) for row in known]
+        actions[rows] = [row.actions for row in known]
+        mine = np.flatnonzero(late[rows])
+        at = rows[mine]
+        held.append(
+            Deeds.of(
+                [known[i] for i in mine.tolist()],
+                table.tokens[at],
+                table.vocabulary,
+                table.name[at].tolist(),
+                table.kind[at].tolist(),
+                table.sensitivity[at],
+            )
+        )
+    return levels, actions, Deeds.concatenate(held)
+
+
+def held_back_rows(table: ActionTable) -> npt.NDArray[np.int64]:
+    """Rows of the held-back actions, in the order of the log."""
+    rows = table.windows["calibration"][:, 0]
+    return rows[np.argsort(table.arrival[rows], kind="stable")]
+
+
+def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: npt.NDArray[np.int64]) -> Rarity:
+    """How rarely normal work shows a novelty, once the habits are warm: early on, everything is new."""
+    warm = (actions >= MATURE) & (
+        table.time > table.time.min() + _WARM_SHARE * (int(table.time.max()) - int(table.time.min()))
+    )
+    rows = np.flatnonzero(warm)
+    tokens = table.tokens[rows]
+    classes = classes_of(table.kind[rows].tolist())
+    machinery = classes == CLASSES.index("machinery")
+    for_others = acts_for_others(tokens, table.vocabulary, table.kind[rows].tolist())
+    counted = counted_levels(levels[rows], actions[rows], machinery, for_others)
+    return Rarity.fit(
+        classes,
+        tokens[:, FIELDS.index("resource")].astype(np.int64),
+        counted,
+        table.vocabulary.sizes[FIELDS.index("resource")],
+    )
+
+
+def calibrate(table: ActionTable, model: Model, window: int, config: CalibrationConfig) -> CalibrationResult:
+    """Fit tails, rarity and thresholds on normal data; labels are never seen here."""
     unknown = set(config.unscored_fields) - set(FIELDS)
     if unknown:
         raise KubehabitError(f"unscored_fields names {sorted(unknown)}; the fields are {', '.join(FIELDS)}.")
-    draft = Calibration(
-        weights=tuple(1.0 for _ in ATTRIBUTES),
-        field_weights=tuple(0.0 if field in config.unscored_fields else 1.0 for field in FIELDS),
+    rows = held_back_rows(table)
+    place = np.argsort(np.argsort(table.arrival[table.windows["calibration"][:, 0]], kind="stable"))
+    nll = np.empty((len(rows), len(FIELDS)), np.float32)
+    nll[place] = reconstruct(table, model, "calibration", window)
+    habits = Habits()
+    levels, actions, deeds = replay(table, habits)
+    time = table.time[rows]
+    span = (int(time.max()) - int(time.min())) / 1e6
+    horizons = tuple(h for i, h in enumerate(sorted(config.horizons)) if i == 0 or h <= span)
+    calibration = Calibration(
+        scored_fields=tuple(field for field in FIELDS if field not in config.unscored_fields),
         tails={},
         shrinkage=config.shrinkage,
+        rarity=_rarity(table, levels, actions),
         sensitivity_weights=config.sensitivity_weights,
-        person_threshold=0.0,
-        system_threshold=0.0,
-        budget=budget,
+        gate=config.gate,
+        horizons=horizons,
+        person_thresholds=(),
+        system_thresholds=(),
+        budget={
+            "false incidents per 10,000 person-and-pipeline actions": config.person_budget,
+            "false incidents per 1,000,000 system actions": config.system_budget,
+            "set on": f"{len(rows):,} held-back normal actions",
+        },
     )
-    statistic = draft.statistic(nll, draft.novelty(novelty_of))
-    draft = replace(draft, tails=fit_tails(statistic, names, kinds))
-    evidence = draft.evidence(statistic, names, kinds)
-    weighed = evidence * np.asarray(config.sensitivity_weights)[table.sensitivity[rows]]
-    person = np.array([kind in PEOPLE_AND_PIPELINES for kind in kinds])
-    time = table.time[rows]
-    count = np.array([novelty_count(level) for level in novelty_of], np.float64)
+    calibration = replace(
+        calibration, tails=fit_tails(calibration.error(nll, deeds), deeds.principals, deeds.kinds)
+    )
+    weighed = calibration.weigh(nll, deeds)
+    sums = Accumulator(horizons).add(deeds.principals, time, weighed.new, weighed.wrong)
+    machinery = deeds.machinery
+    names = np.asarray(deeds.principals, object)
 
-    def thresholds_of(score: Floats) -> tuple[float, float]:
-        limits = []
-        for chosen, rate in ((person, config.person_budget / 1e4), (~person, config.system_budget / 1e6)):
-            who = [name for name, mine in zip(names, chosen, strict=True) if mine]
-            limits.append(threshold_for(score[chosen], who, time[chosen], rate * int(chosen.sum())))
-        return limits[0], limits[1]
+    def threshold(score: Floats, chosen: npt.NDArray[np.bool_], rate: float) -> float:
+        return threshold_for(score[chosen], names[chosen].tolist(), time[chosen], rate * int(chosen.sum()))
 
-    limits = thresholds_of(weighed)
-    simple = thresholds_of(count)
-    calibration = replace(draft, person_threshold=limits[0], system_threshold=limits[1])
+    person, system = config.person_budget / 1e4, config.system_budget / 1e6
+    calibration = replace(
+        calibration,
+        person_thresholds=tuple(threshold(one, ~machinery, person / len(horizons)) for one in sums.T),
+        system_thresholds=tuple(threshold(one, machinery, system / len(horizons)) for one in sums.T),
+    )
+    evidence, limits = calibration.verdict(sums, deeds.kinds)
+    count = np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64)
     return CalibrationResult(
         calibration=calibration,
         habits=habits,
         rows=rows,
         nll=nll,
+        error=weighed.error,
         evidence=evidence,
-        flagged=evidence >= calibration.thresholds(kinds, table.sensitivity[rows]),
-        baselines={"novelty_count": {"person": simple[0], "system": simple[1]}},
+        flagged=evidence >= limits,
+        baselines={
+            "novelty_count": {
+                "person": threshold(count, ~machinery, person),
+                "system": threshold(count, machinery, system),
+            }
+        },
     )
 
 

@@ -90,8 +90,8 @@ LSTM autoencoder over the audit log of one Kubernetes cluster. It scores how unl
 - **Trained on** {data["actions"]:,} actions, {data["first"]} to {data["last"]} ({kinds}); fingerprint `{data["fingerprint"]}`.
 - **Calibrated on** the part from {data["split_at"]}, which was not fitted on. No attack label was used anywhere.
 - **Flags** an action of a person or pipeline at evidence {calibration.person_threshold:.2f} and of the cluster's own machinery at
-  {calibration.system_threshold:.2f} (-log10 of the p-value; for actions of medium sensitivity), set for at most {person:g} false
-  incidents per 10,000 actions of people and pipelines and {system:g} per 1,000,000 of the machinery.
+  {calibration.system_threshold:.2f} (decades, added up over {calibration.horizons[0]:g} seconds), set for at most {person:g}
+  false incidents per 10,000 actions of people and pipelines and {system:g} per 1,000,000 of the machinery.
 - **Not for**: other clusters than the one it was trained on; a verdict about a person. What was already happening while it was
   trained counts as habit.
 

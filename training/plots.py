@@ -63,16 +63,14 @@ def calibration(fitted: CalibrationResult, table: ActionTable) -> Figure:
         ("people and pipelines", np.isin(kinds, list(PEOPLE_AND_PIPELINES)), ACCENT),
         ("cluster machinery", ~np.isin(kinds, list(PEOPLE_AND_PIPELINES)), INK),
     ):
-        values = np.sort(fitted.evidence[chosen])[::-1]
+        values = np.sort(fitted.error[chosen])[::-1]
         beyond = np.arange(1, len(values) + 1) / max(len(values), 1)
         axes.plot(values, beyond, color=colour, label=label)
     grid = np.linspace(-np.log10(TAIL_SHARE), 8)
     axes.plot(grid, 10.0**-grid, color=SOFT, linestyle="--", label="promised")
-    axes.axvline(fitted.calibration.person_threshold, color=ACCENT, linewidth=0.8)
-    axes.axvline(fitted.calibration.system_threshold, color=INK, linewidth=0.8)
-    axes.set(xlabel="evidence (-log10 p); lines: thresholds", ylabel="share of actions beyond")
+    axes.set(xlabel="evidence of the reconstruction error (-log10 p)", ylabel="share of actions beyond")
     axes.set_yscale("log")
-    axes.set_xlim(0, max(8.0, fitted.calibration.system_threshold * 1.1))
+    axes.set_xlim(0, 8.0)
     axes.legend(frameon=False)
     return figure
 

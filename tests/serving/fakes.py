@@ -129,6 +129,7 @@ class FakeDetector:
             nll=nll,
             surprise=nll.sum(axis=1),
             novelty=np.zeros(count),
+            error=np.zeros(count),
             evidence=evidence,
             threshold=np.full(count, 4.0),
             flagged=np.array(flagged, bool),

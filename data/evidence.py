@@ -1,0 +1,73 @@
+"""Evidence that adds up: what one principal's unusual actions amount to together, fading with time.
+
+One mildly unusual action is everyday life; ten of them within minutes, or a trickle over a day, are not. Each principal has,
+for each horizon, two sums that fade exponentially: of what was new, and of what the autoencoder could not reconstruct.
+Their geometric mean is the evidence: an action has to stand out by both to count for much.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+FLOOR = 0.1
+"""Least reconstruction evidence counted beside something new, in decades: what is new cannot be cancelled altogether."""
+
+_LIMIT = 500_000
+"""Principals remembered; those longest quiet are forgotten first, half of them at a time."""
+
+
+class Accumulator:
+    """Fading sums of evidence per principal.
+
+    Args:
+        horizons: seconds in which a sum fades to 1/e, shortest first.
+    """
+
+    def __init__(self, horizons: Sequence[float]) -> None:
+        self.horizons = tuple(horizons)
+        self._fade = [1.0 / (seconds * 1e6) for seconds in self.horizons]
+        self._sums: dict[str, list[float]] = {}
+
+    def add(
+        self, principals: Sequence[str], time: npt.NDArray[np.int64], novelty: Floats, error: Floats
+    ) -> Floats:
+        """Add actions in order; return the evidence up to and including each.
+
+        Args:
+            principals: who acted, length N.
+            time: int64 [N], microseconds.
+            novelty: float64 [N], evidence of novelty that counts, decades; 0 where none does.
+            error: float64 [N], evidence of reconstruction error that counts, decades; 0 where none does.
+
+        Returns:
+            float64 [N, horizons], decades; 0 for an action that adds nothing itself, whatever came before it.
+        """
+        out = np.zeros((len(principals), len(self.horizons)))
+        for row in np.flatnonzero((novelty > 0) | (error > 0)).tolist():
+            name, now = principals[row], float(time[row])
+            new, wrong = float(novelty[row]), float(error[row])
+            sums = self._sums.get(name)
+            if sums is None:
+                self._keep_bounded()
+                sums = self._sums[name] = [now, *([0.0] * (2 * len(self._fade)))]
+            passed = now - sums[0]
+            if passed > 0:  # an event that comes late finds the sums as they are
+                sums[0] = now
+            for i, fade in enumerate(self._fade):
+                kept = math.exp(-passed * fade) if passed > 0 else 1.0
+                a = sums[1 + 2 * i] = sums[1 + 2 * i] * kept + new
+                b = sums[2 + 2 * i] = sums[2 + 2 * i] * kept + wrong
+                out[row, i] = math.sqrt(a * max(b, FLOOR))
+        return out
+
+    def _keep_bounded(self) -> None:
+        if len(self._sums) >= _LIMIT:
+            quiet = sorted(self._sums, key=lambda name: self._sums[name][0])
+            for name in quiet[: _LIMIT // 2]:
+                del self._sums[name]
