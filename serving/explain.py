@@ -32,7 +32,16 @@ _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@/=-]*")
 # A broader novelty makes the narrower ones go without saying.
 _IMPLIES: Mapping[str, frozenset[str]] = {
     "verb_resource": frozenset(
-        {"resource_namespace", "verb_resource_namespace", "object", "image_of", "code", "traits", "uri", "binding"}
+        {
+            "resource_namespace",
+            "verb_resource_namespace",
+            "object",
+            "image_of",
+            "code",
+            "traits",
+            "uri",
+            "binding",
+        }
     ),
     "namespace": frozenset({"resource_namespace", "verb_resource_namespace", "object", "image_of"}),
     "resource_namespace": frozenset({"verb_resource_namespace", "object", "image_of"}),

@@ -54,7 +54,7 @@ def test_how_events_are_batched_changes_no_score(bundle: Bundle, labelled_lines:
     rng = np.random.default_rng(3)
     edges = [0, *sorted(rng.integers(0, len(events), 25).tolist()), len(events)]
     parts = [detector.score(events[a:b]) for a, b in itertools.pairwise(edges)]
-    for column in ("nll", "evidence", "novelty", "threshold"):
+    for column in ("nll", "error", "evidence", "novelty", "threshold"):
         np.testing.assert_allclose(joined(parts, column), getattr(whole, column), rtol=1e-4, atol=1e-4)
     assert joined(parts, "sensitivity").tolist() == whole.sensitivity.tolist()
 
@@ -71,7 +71,7 @@ def test_somebody_elses_action_costs_more(bundle: Bundle, normal_lines: list[byt
     own, other = (Detector(bundle).score(list_) for list_ in (events, swapped))
     human = np.array([kind == "human" for kind in own.kind])
     assert (other.surprise > own.surprise)[human].mean() > 0.8
-    assert np.median(other.evidence[human]) > np.median(own.evidence[human])
+    assert other.error[human].mean() > own.error[human].mean()
 
 
 def test_what_is_done_again_is_no_longer_new(bundle: Bundle, labelled_lines: list[bytes]) -> None:
@@ -96,7 +96,7 @@ def test_what_is_done_again_is_no_longer_new(bundle: Bundle, labelled_lines: lis
 
 
 def test_a_flagged_action_says_why(bundle: Bundle, labelled_lines: list[bytes]) -> None:
-    strict = replace(bundle, calibration=replace(bundle.calibration, person_threshold=1.5))
+    strict = replace(bundle, calibration=replace(bundle.calibration, person_thresholds=(0.5,)))
     scores = Detector(strict).score(events_of(labelled_lines))
     hits = np.flatnonzero(scores.flagged)
     assert len(hits)
@@ -119,15 +119,19 @@ def test_no_events_no_scores(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("arguments", "severity"),
     [
-        ((False, 9.0, 3), "none"),
-        ((True, 0.1, 0), "low"),
-        ((True, 0.1, 2), "medium"),
-        ((True, 5.0, 2), "high"),
-        ((True, 0.1, 3), "high"),
-        ((True, 5.0, 3), "critical"),
+        ((False, 9.0, 3, 3), "none"),
+        ((True, 1.1, 0, 3), "low"),
+        ((True, 1.1, 2, 2), "medium"),
+        ((True, 9.0, 2, 3), "medium"),
+        ((True, 1.1, 3, 2), "high"),
+        ((True, 2.5, 3, 3), "critical"),
+        ((True, 2.5, 3, 1), "medium"),
+        ((True, 2.5, 2, 0), "low"),
     ],
 )
-def test_severity_is_surprise_times_sensitivity(arguments: tuple[bool, float, int], severity: str) -> None:
+def test_severity_is_harm_times_surprise_less_where_peers_do_the_same(
+    arguments: tuple[bool, float, int, int], severity: str
+) -> None:
     assert severity_of(*arguments) == severity
 
 

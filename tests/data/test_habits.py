@@ -4,7 +4,15 @@ import numpy as np
 
 from data.actions import ActionEncoder, stable_hash
 from data.events import decode_lines
-from data.habits import ATTRIBUTES, Familiarity, Habits, attribute_hashes, novelty_levels
+from data.habits import (
+    ATTRIBUTES,
+    Familiarity,
+    Habits,
+    attribute_hashes,
+    counted_levels,
+    novelty_levels,
+    roots,
+)
 from tests.data.samples import event
 
 NAMES = list(ATTRIBUTES)
@@ -66,3 +74,36 @@ def test_a_copy_learns_on_its_own() -> None:
 
 def test_hashes_are_the_same_in_every_process() -> None:
     assert stable_hash("secrets") == 3092872637109806028
+
+
+def levels_of(**given: int) -> np.ndarray:  # type: ignore[type-arg]
+    row = np.zeros((1, len(NAMES)), np.int8)
+    for name, level in given.items():
+        row[0, NAMES.index(name)] = level
+    return row
+
+
+def shown(row: np.ndarray) -> dict[str, int]:  # type: ignore[type-arg]
+    return {NAMES[i]: int(row[0, i]) for i in np.flatnonzero(row[0])}
+
+
+def test_what_follows_from_broader_novelty_is_no_news_of_its_own() -> None:
+    in_new_namespace = levels_of(
+        namespace=2, resource_namespace=2, verb_resource_namespace=2, object=2, image_of=2
+    )
+    assert shown(roots(in_new_namespace)) == {"namespace": 2}
+    assert shown(roots(levels_of(namespace=1, object=3))) == {"namespace": 1, "object": 3}
+
+
+def test_machinery_acts_where_and_what_others_want() -> None:
+    levels = levels_of(verb_resource=3, namespace=3, object=3, traits=3, place=3)
+    grown, yes, no = np.array([1000]), np.array([True]), np.array([False])
+    assert shown(counted_levels(levels, grown, no, no)) == shown(levels)
+    assert shown(counted_levels(levels, grown, yes, no)) == {"verb_resource": 3, "traits": 3, "place": 3}
+    assert shown(counted_levels(levels, grown, yes, yes)) == {"verb_resource": 3, "place": 3}
+
+
+def test_what_a_newcomers_peers_do_is_no_news_of_it() -> None:
+    levels = levels_of(verb_resource=1, namespace=2)
+    no = np.array([False])
+    assert shown(counted_levels(levels, np.array([3]), no, no)) == {"namespace": 2}

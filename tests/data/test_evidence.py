@@ -1,0 +1,89 @@
+"""Evidence adds up over a principal's actions and fades, whatever the batches."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.evidence import FLOOR, Accumulator
+
+SECOND = 1_000_000
+Floats = np.ndarray
+
+
+def add(accumulator: Accumulator, *rows: tuple[str, float, float, float]) -> Floats:  # type: ignore[type-arg]
+    """Rows of (principal, seconds, novelty, error)."""
+    who, when, new, wrong = zip(*rows, strict=True)
+    return accumulator.add(
+        who, (np.array(when) * SECOND).astype(np.int64), np.array(new, float), np.array(wrong, float)
+    )
+
+
+def test_a_burst_weighs_more_than_its_actions() -> None:
+    sums = add(Accumulator((60.0,)), *[("alice", 0.1 * i, 2.0, 2.0) for i in range(10)])[:, 0]
+    assert sums[0] == pytest.approx(2.0)
+    assert sums[-1] == pytest.approx(20.0, rel=0.02)
+
+
+def test_what_lies_back_fades() -> None:
+    accumulator = Accumulator((60.0, 3600.0))
+    add(accumulator, ("alice", 0, 4.0, 4.0))
+    short, long = add(accumulator, ("alice", 600, 1.0, 1.0))[0]
+    assert short == pytest.approx(1.0, rel=0.001)
+    assert long == pytest.approx(1 + 4 * np.exp(-1 / 6))
+
+
+def test_a_trickle_shows_at_the_long_horizon_only() -> None:
+    sums = add(Accumulator((60.0, 86_400.0)), *[("alice", 1800 * i, 2.0, 2.0) for i in range(20)])
+    assert sums[-1, 0] == pytest.approx(2.0, rel=0.01)
+    assert sums[-1, 1] > 25
+
+
+def test_principals_do_not_add_up_to_each_other() -> None:
+    sums = add(Accumulator((60.0,)), ("alice", 0, 5.0, 5.0), ("bob", 1, 1.0, 1.0))[:, 0]
+    assert sums.tolist() == pytest.approx([5.0, 1.0])
+
+
+def test_an_action_that_adds_nothing_has_no_evidence() -> None:
+    sums = add(Accumulator((60.0,)), ("alice", 0, 5.0, 5.0), ("alice", 1, 0.0, 0.0))[:, 0]
+    assert sums.tolist() == pytest.approx([5.0, 0.0])
+
+
+def test_both_kinds_of_evidence_are_needed_and_novelty_cannot_be_cancelled() -> None:
+    new, wrong, both = (
+        add(Accumulator((60.0,)), ("a", 0, *pair))[0, 0] for pair in ((4.0, 0.0), (0.0, 4.0), (4.0, 4.0))
+    )
+    assert new == pytest.approx((4.0 * FLOOR) ** 0.5)
+    assert wrong == 0
+    assert both == pytest.approx(4.0)
+
+
+def test_a_late_event_neither_fades_nor_revives() -> None:
+    accumulator = Accumulator((60.0,))
+    add(accumulator, ("alice", 600, 2.0, 2.0))
+    assert add(accumulator, ("alice", 0, 1.0, 1.0))[0, 0] == pytest.approx(3.0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.floats(0, 500), st.floats(0, 9), st.floats(0, 9)),
+        min_size=2,
+        max_size=30,
+    ),
+    st.integers(1, 29),
+)
+def test_batches_change_nothing(rows: list[tuple[str, float, float, float]], cut: int) -> None:
+    whole = add(Accumulator((60.0, 600.0)), *rows)
+    accumulator = Accumulator((60.0, 600.0))
+    parts = [add(accumulator, *part) for part in (rows[:cut], rows[cut:]) if part]
+    np.testing.assert_allclose(np.concatenate(parts), whole)
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.evidence._LIMIT", 100)
+    accumulator = Accumulator((60.0,))
+    add(accumulator, *[(f"p{i}", float(i), 1.0, 1.0) for i in range(1000)])
+    assert len(accumulator._sums) <= 100
+    assert add(accumulator, ("p999", 999.0, 1.0, 1.0))[0, 0] == pytest.approx(
+        2.0
+    )  # who was active is remembered
