@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -51,7 +54,7 @@ QUANTILE = 0.995
 STRETCH = 60  # calls in a stretch of a long trace; shorter ones are one stretch
 
 Surprise = tuple[Floats, Floats]  # NLL (nats) and rank of every event of a session
-Tick = Callable[[str], None]
+Tick = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +116,14 @@ PLANS = {
         rivals=(LSTM_DISTINCT, LSTM_REPEATS),
     ),
     "openstack": Plan(
-        {"whole": Budget(500, 64, 32, 1), "kinds": Budget(300, 64, 32, 1)},
+        {"whole": Budget(300, 64, 32, 1), "kinds": Budget(200, 64, 32, 1)},
         cloze=False,
         metric="f1",
         rules=_LOGS,
         rivals=(LSTM_DISTINCT, LSTM_REPEATS),
     ),
     "adfa-ld": Plan(
-        {"whole": Budget(1000, 32, 100, 1), "kinds": Budget(400, 32, 80, 1)},
+        {"whole": Budget(800, 32, 100, 1), "kinds": Budget(400, 32, 80, 1)},
         cloze=True,
         metric="auc",
         rules=(
@@ -286,11 +289,11 @@ class Fitted:
             logits, targets, real = model(tokens, lengths)
             loss = functional.cross_entropy(logits[real], targets[real])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            tick(self.name)
+            tick()
 
     @torch.no_grad()
     def surprise(self, sessions: Sequence[Session]) -> list[Surprise]:
@@ -403,48 +406,73 @@ def validation(
     return {name: auc(usual[name], odd[name]) for name in usual}
 
 
-def best(found: Sequence[dict[str, float]], among: Sequence[str]) -> str:
-    """The score with the highest mean validation figure."""
-    return max(among, key=lambda name: statistics.fmean(one[name] for one in found))
-
-
 def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation, for the table."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.fmean(values):.3f} ± {deviation:.3f}"
 
 
-def run_set(data: SequenceSet, plan: Plan, seeds: int, tick: Tick) -> tuple[list[Row], dict[str, Any]]:
-    """All detectors on one set: rows to report, and everything else worth keeping."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one training of one detector gave.
+
+    Attributes:
+        check: validation figure of every score; empty where this training was not for that.
+        test: figures of every score on the test sessions; empty for the training that only validates.
+        seconds: processor time.
+    """
+
+    check: dict[str, float]
+    test: dict[str, dict[str, float]]
+    seconds: float
+
+
+def one_training(data: SequenceSet, plan: Plan, label: str, seed: int | None, tick: Tick) -> Outcome:
+    """Train a detector once and score with it. Seed None: whole families held out, to validate, test sessions untouched."""
+    began = time.process_time()
+    detector = DETECTORS[label]
+    check: dict[str, float] = {}
+    if seed is None:
+        learnt, held, outside = foreign(data.train, 0)
+        check = validation(Run(detector, plan, learnt, held, 99, tick), held, outside, "auc")
+        return Outcome(check, {}, time.process_time() - began)
+    learnt, held = hold_out(data.train, seed)
+    unlike = fresh(held, learnt)
+    run = Run(detector, plan, learnt, held, seed, tick)
+    if plan.metric == "f1":
+        check = validation(run, unlike, corrupted(unlike, learnt, seed), "f1")
+    test = _test(run, data, plan.metric, held, unlike)
+    return Outcome(check, test, time.process_time() - began)
+
+
+def trainings(plan: Plan, seeds: int) -> list[tuple[str, int | None]]:
+    """(detector, seed) of every training of a set."""
+    rounds: list[int | None] = [*([None] if plan.metric == "auc" else []), *range(seeds)]
+    return [(label, seed) for label in (OURS, *plan.rivals) for seed in rounds]
+
+
+def run_set(
+    data: SequenceSet, plan: Plan, seeds: int, outcomes: dict[tuple[str, int | None], Outcome]
+) -> tuple[list[Row], dict[str, Any]]:
+    """The rows to report on one set, and everything else worth keeping."""
     detail: dict[str, Any] = {"detectors": {}, "every score": {}, "rules": {}}
     chosen: dict[str, str] = {}
     runs: dict[str, list[dict[str, dict[str, float]]]] = {}
     for label in (OURS, *plan.rivals):
-        detector = DETECTORS[label]
-        began = time.monotonic()
-        results: list[dict[str, dict[str, float]]] = []
-        checks: list[dict[str, float]] = []
-        if plan.metric == "auc":
-            learnt, held, outside = foreign(data.train, 0)
-            checks.append(validation(Run(detector, plan, learnt, held, 99, tick), held, outside, "auc"))
-        for seed in range(seeds):
-            learnt, held = hold_out(data.train, seed)
-            unlike = fresh(held, learnt)
-            run = Run(detector, plan, learnt, held, seed, tick)
-            if plan.metric == "f1":
-                checks.append(validation(run, unlike, corrupted(unlike, learnt, seed), "f1"))
-            results.append(_test(run, data, plan.metric, held, unlike))
+        mine = [one for (name, _), one in outcomes.items() if name == label]
+        checks = [one.check for one in mine if one.check]
+        results = [one.test for one in mine if one.test]
+        means = {name: statistics.fmean(check[name] for check in checks) for name in checks[0]}
         for reading in (ALONE, BOTH):
             row = f"{label} ({reading})"
-            chosen[row] = best(checks, [name for name in checks[0] if reading == BOTH or "kinds" not in name])
+            chosen[row] = max(
+                (name for name in means if reading == BOTH or "kinds" not in name), key=means.__getitem__
+            )
             runs[row] = results
-            detail["detectors"][row] = {
-                "score": chosen[row],
-                "validation": statistics.fmean(c[chosen[row]] for c in checks),
-            }
+            detail["detectors"][row] = {"score": chosen[row], "validation": means[chosen[row]]}
         detail["every score"][label] = {
-            "seconds": round(time.monotonic() - began, 1),
-            "validation": {name: statistics.fmean(c[name] for c in checks) for name in checks[0]},
+            "seconds": round(sum(one.seconds for one in mine), 1),
+            "validation": means,
             "seeds": results,
         }
     for name in plan.rules:
@@ -568,17 +596,33 @@ def markdown(data: SequenceSet, plan: Plan, detail: dict[str, Any]) -> str:
 
 
 READERS: dict[str, tuple[str, Callable[[Path], SequenceSet]]] = {
+    "adfa-ld": ("adfa-ld/ADFA-LD.zip", read_adfa),
     "hdfs": ("hdfs/train.txt.gz", read_hdfs),
     "openstack": ("openstack/train.txt.gz", read_openstack),
     "openstack+500": ("openstack/train.txt.gz", lambda folder: read_openstack(folder, 500)),
-    "adfa-ld": ("adfa-ld/ADFA-LD.zip", read_adfa),
 }
 
 
 def steps(plan: Plan, seeds: int) -> int:
     """Training steps of all detectors on one set."""
-    rounds = seeds + (plan.metric == "auc")
-    return (1 + len(plan.rivals)) * rounds * sum(b.steps * b.members for b in plan.budgets.values())
+    return len(trainings(plan, seeds)) * sum(b.steps * b.members for b in plan.budgets.values())
+
+
+_done: Any = None
+
+
+def _start_worker(done: Any) -> None:
+    global _done
+    _done = done
+    torch.set_num_threads(1)  # models this small only lose by waiting for each other
+
+
+def _work(data: SequenceSet, plan: Plan, label: str, seed: int | None) -> Outcome:
+    def tick() -> None:
+        with _done.get_lock():
+            _done.value += 1
+
+    return one_training(data, plan, label, seed, tick)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -591,6 +635,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--set", choices=sorted(READERS), action="append", help="only this set; may be repeated"
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="trainings at a time")
     options = parser.parse_args(arguments)
     wanted = options.set or list(READERS)
     sets = [
@@ -599,28 +644,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sets:
         print(f"There is nothing to measure in {options.folder}. {FOLDER}", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)  # models this small only lose by waiting for each other
     plans = [PLANS[data.name.partition("+")[0]] for data in sets]
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("training"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("steps"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
+    context = multiprocessing.get_context("spawn")
+    done = context.Value("q", 0)
+    with (
+        Progress(*columns) as progress,
+        ProcessPoolExecutor(options.workers, context, _start_worker, (done,)) as pool,
+    ):
         task = progress.add_task("", total=sum(steps(plan, options.seeds) for plan in plans))
-        for data, plan in zip(sets, plans, strict=True):
-            rows, detail = run_set(
-                data,
-                plan,
-                options.seeds,
-                lambda name, data=data: progress.update(task, advance=1, description=f"{data.name} {name}"),
-            )
+        jobs = [
+            {key: pool.submit(_work, data, plan, *key) for key in trainings(plan, options.seeds)}
+            for data, plan in zip(sets, plans, strict=True)
+        ]
+        for data, plan, asked in zip(sets, plans, jobs, strict=True):
+            while wait(asked.values(), timeout=1, return_when=FIRST_EXCEPTION).not_done:
+                progress.update(task, completed=done.value)
+                if any(job.done() and job.exception() for job in asked.values()):
+                    pool.shutdown(cancel_futures=True)
+                    break
+            outcomes = {key: job.result() for key, job in asked.items()}
+            rows, detail = run_set(data, plan, options.seeds, outcomes)
             report(f"published-{data.name}", rows)
-            table = markdown(data, plan, detail)
-            (RESULTS / f"published-{data.name}.md").write_text(table)
+            (RESULTS / f"published-{data.name}.md").write_text(markdown(data, plan, detail))
             (RESULTS / f"published-{data.name}-detail.json").write_text(json.dumps(detail, indent=1) + "\n")
+        progress.update(task, completed=done.value)
     return 0
 
 

@@ -11,6 +11,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -145,14 +146,23 @@ def corrupted(sessions: Sequence[Session], learnt: Sequence[Session], seed: int)
 
 
 def families(sessions: Sequence[Session], count: int, seed: int) -> npt.NDArray[np.int64]:
-    """Family of each session: k-means on which events occur in it. Sessions of one program fall together."""
+    """Family of each session: k-means on which events occur in it and on how often one follows another.
+
+    Both have the same weight: families by events alone would favour a score that looks at events alone, and families by
+    what follows what one that looks at order.
+    """
     from sklearn.cluster import KMeans
 
-    alphabet = {event: i for i, event in enumerate(sorted({event for s in sessions for event in s}))}
-    occurs = np.zeros((len(sessions), len(alphabet)))
-    for row, session in enumerate(sessions):
-        occurs[row, [alphabet[event] for event in set(session)]] = 1
-    found: npt.NDArray[np.int64] = KMeans(count, n_init=3, random_state=seed).fit_predict(occurs)
+    parts = []
+    for counts in ([Counter(set(s)) for s in sessions], [Counter(pairwise(s)) for s in sessions]):
+        columns = {key: i for i, key in enumerate(sorted(set().union(*counts)))}
+        part = np.zeros((len(sessions), len(columns)))
+        for row, counted in enumerate(counts):
+            total = counted.total()
+            for key, times in counted.items():
+                part[row, columns[key]] = (times / total) ** 0.5
+        parts.append(part / max(1e-9, float(part.var(axis=0).sum()) ** 0.5))
+    found: npt.NDArray[np.int64] = KMeans(count, n_init=3, random_state=seed).fit_predict(np.hstack(parts))
     return found
 
 

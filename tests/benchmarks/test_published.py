@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import f1_score, roc_auc_score
 
 from benchmarks import published, sequences
-from benchmarks.published import DETECTORS, OURS, PLANS, Alphabet, Budget, Run, cut, main, view
+from benchmarks.published import DETECTORS, OURS, PLANS, Alphabet, Budget, Run, cut, main, trainings, view
 from benchmarks.sequences import (
     RULES,
     SequenceSet,
@@ -125,7 +125,7 @@ def test_unseen_events_are_unknown() -> None:
 
 @pytest.mark.parametrize("label", sorted(DETECTORS))
 def test_surprise_has_one_figure_an_event_whatever_it_is_scored_with(label: str) -> None:
-    run = Run(DETECTORS[label], tiny(), NORMAL[:40], NORMAL[40:], 0, lambda _: None)
+    run = Run(DETECTORS[label], tiny(), NORMAL[:40], NORMAL[40:], 0, lambda: None)
     long = ("a", "b", *"d" * 30, "e")
     alone = run.fitted["whole"].surprise([long])[0]
     among = run.fitted["whole"].surprise([ODD[0], long, *NORMAL])[1]
@@ -138,7 +138,10 @@ def test_the_test_files_decide_nothing() -> None:
     outcomes = []
     for normal, abnormal in ((NORMAL[:3], ODD), ([("e", "a")], [("a", "b", "c", "d", "e")])):
         data = SequenceSet("hdfs", NORMAL, normal, abnormal)
-        _, detail = published.run_set(data, tiny(), 1, lambda _: None)
+        given = {
+            key: published.one_training(data, tiny(), *key, lambda: None) for key in trainings(tiny(), 1)
+        }
+        _, detail = published.run_set(data, tiny(), 1, given)
         outcomes.append([(one["score"], one["validation"]) for one in detail["detectors"].values()])
     assert outcomes[0] == outcomes[1]
 
@@ -158,7 +161,7 @@ def test_the_command_reads_a_folder_and_writes_rows(tmp_path: Path, monkeypatch:
             archive.writestr(f"ADFA-LD/Training_Data_Master/UTD-{i}.txt", text)
             archive.writestr(f"ADFA-LD/Validation_Data_Master/UVD-{i}.txt", text)
             archive.writestr(f"ADFA-LD/Attack_Data_Master/Kind{i % 2}_{i}/UAD-{i}.txt", text[::-1])
-    assert main([str(tmp_path), "--seeds", "2"]) == 0
+    assert main([str(tmp_path), "--seeds", "2", "--workers", "1"]) == 0
     rows = json.loads((tmp_path / "results" / "published-hdfs.json").read_text())
     assert all(set(row) == {"name", "value", "unit", "bar", "ok"} for row in rows)
     table = (tmp_path / "results" / "published-adfa-ld.md").read_text()
