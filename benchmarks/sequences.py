@@ -6,6 +6,7 @@ Nothing here learns by gradient; `benchmarks.published` holds the models and the
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import zipfile
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -154,7 +156,9 @@ def families(sessions: Sequence[Session], count: int, seed: int) -> npt.NDArray[
     from sklearn.cluster import KMeans
 
     parts = []
-    for counts in ([Counter(set(s)) for s in sessions], [Counter(pairwise(s)) for s in sessions]):
+    occurring: list[Counter[Any]] = [Counter(set(session)) for session in sessions]
+    following: list[Counter[Any]] = [Counter(pairwise(session)) for session in sessions]
+    for counts in (occurring, following):
         columns = {key: i for i, key in enumerate(sorted(set().union(*counts)))}
         part = np.zeros((len(sessions), len(columns)))
         for row, counted in enumerate(counts):
@@ -230,7 +234,8 @@ def _nearest_set(learnt: Sequence[Session]) -> Callable[[Session], float]:
     def score(session: Session) -> float:
         events = set(session)
         here = [alphabet[event] for event in events if event in alphabet]
-        return 1.0 - float(known[:, here].sum(1).max()) / len(events) ** 0.5
+        nearest: float = known[:, here].sum(1).max()
+        return 1.0 - nearest / math.sqrt(len(events))
 
     return score
 
