@@ -123,7 +123,7 @@ PLANS = {
         rivals=(LSTM_DISTINCT, LSTM_REPEATS),
     ),
     "adfa-ld": Plan(
-        {"whole": Budget(800, 32, 100, 1), "kinds": Budget(400, 32, 80, 1)},
+        {"whole": Budget(500, 32, 100, 1), "kinds": Budget(300, 32, 80, 1)},
         cloze=True,
         metric="auc",
         rules=(
