@@ -30,6 +30,9 @@ INCIDENT_GAP = 600_000_000
 """Alerts of one principal at most this far apart (microseconds) are one incident."""
 
 _CHUNK = 1 << 16
+_MACHINERY_SHARE = 0.2
+"""Share of a budget a day that is left to the cluster's own machinery."""
+
 _WARM_SHARE = 0.25
 """Only once this share of the log has passed does what is new say how rare novelty is: at first everything is new."""
 
@@ -44,6 +47,8 @@ class CalibrationConfig:
     Attributes:
         person_budget: false incidents wanted per 10,000 actions of people and pipelines.
         system_budget: false incidents wanted per 1,000,000 actions of the cluster's own machinery.
+        incidents_per_day: false incidents wanted a day, in all; takes the place of both rates where it is given. One in five
+            is left to the machinery.
         shrinkage: actions a principal must have for its own tail to weigh as much as that of its kind.
         sensitivity_weights: how far evidence counts for routine, low, medium and high sensitivity.
         gate: evidence of a single action below this, in decades, does not add up.
@@ -54,6 +59,7 @@ class CalibrationConfig:
 
     person_budget: float = 3.0
     system_budget: float = 4.0
+    incidents_per_day: float | None = None
     shrinkage: float = 400.0
     gate: float = 1.5
     horizons: tuple[float, ...] = (120.0, 3600.0, 86400.0)
@@ -265,6 +271,12 @@ def calibrate(table: ActionTable, model: Model, window: int, config: Calibration
     time = table.time[rows]
     span = (int(time.max()) - int(time.min())) / 1e6
     horizons = tuple(h for i, h in enumerate(sorted(config.horizons)) if i == 0 or h <= span)
+    machinery = deeds.machinery
+    person, system = config.person_budget / 1e4, config.system_budget / 1e6
+    if config.incidents_per_day is not None:
+        wanted = config.incidents_per_day * span / 86_400
+        person = (1 - _MACHINERY_SHARE) * wanted / max(int((~machinery).sum()), 1)
+        system = _MACHINERY_SHARE * wanted / max(int(machinery.sum()), 1)
     calibration = Calibration(
         scored_fields=tuple(field for field in FIELDS if field not in config.unscored_fields),
         tails={},
@@ -276,8 +288,8 @@ def calibrate(table: ActionTable, model: Model, window: int, config: Calibration
         person_thresholds=(),
         system_thresholds=(),
         budget={
-            "false incidents per 10,000 person-and-pipeline actions": config.person_budget,
-            "false incidents per 1,000,000 system actions": config.system_budget,
+            "false incidents per 10,000 person-and-pipeline actions": person * 1e4,
+            "false incidents per 1,000,000 system actions": system * 1e6,
             "set on": f"{len(rows):,} held-back normal actions",
         },
     )
@@ -286,13 +298,11 @@ def calibrate(table: ActionTable, model: Model, window: int, config: Calibration
     )
     weighed = calibration.weigh(nll, deeds)
     sums = Accumulator(horizons).add(deeds.principals, time, weighed.new, weighed.wrong)
-    machinery = deeds.machinery
     names = np.asarray(deeds.principals, object)
 
     def threshold(score: Floats, chosen: npt.NDArray[np.bool_], rate: float) -> float:
         return threshold_for(score[chosen], names[chosen].tolist(), time[chosen], rate * int(chosen.sum()))
 
-    person, system = config.person_budget / 1e4, config.system_budget / 1e6
     calibration = replace(
         calibration,
         person_thresholds=tuple(threshold(one, ~machinery, person / len(horizons)) for one in sums.T),
