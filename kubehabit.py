@@ -384,6 +384,69 @@ def train(
         typer.echo("Next: kubehabit serve, or kubehabit evaluate --log LOG --labels LABELS.json")
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def tune(
+    ctx: typer.Context,
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", help="Dataset made by `kubehabit data build`.", exists=True, show_default=False
+        ),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="The experiment that is varied. Default: the shipped train.yaml.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    search: Annotated[
+        Path | None,
+        typer.Option(
+            "--search",
+            help="What is searched, as YAML. Default: the shipped tune.yaml.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    study: Annotated[
+        str, typer.Option("--study", help="Name of the search; the same name goes on with it.")
+    ] = "kubehabit",
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage", help="Where trials are kept. Default: tune.db in KUBEHABIT_HOME.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Search for better settings on held-back normal data; no labels are used. Can be stopped and gone on with.
+
+    A trial is judged by how well it tells held-back windows from the same windows with another principal's action,
+    and by its reconstruction. Further options go to every trial's training.
+
+    Example:  `kubehabit tune --data .kubehabit/dataset`
+
+    Next:  put what it prints into a copy of train.yaml, and `kubehabit train --config` it.
+    """
+    from rich.console import Console
+
+    from training import tune as searching
+
+    found = searching.tune(
+        config or _shipped("train.yaml"),
+        data,
+        searching.TuneConfig.load(search),
+        study=study,
+        storage=storage,
+        overrides=list(ctx.args),
+    )
+    Console().print(searching.table_of(found))
+    typer.echo("Best settings, for a copy of train.yaml:")
+    typer.echo(searching.as_config(found.best_params))
+
+
 @app.command()
 def evaluate(
     log: Annotated[

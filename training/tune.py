@@ -1,0 +1,309 @@
+"""`kubehabit tune`: a search for hyperparameters that sees held-back normal data only.
+
+There are no attacks to tune on, so they are imitated: into a held-back window of one principal the newest action of another is
+put, one that the first never did in training. A good model finds most of these swaps surprising at a threshold that hardly any
+untouched window reaches, and reconstructs untouched windows well. Optuna's tree-structured Parzen estimator (Bergstra et al. 2011) proposes
+what to try next; its trials lie in SQLite, so a search that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from data.actions import FIELDS
+from data.dataset import ActionTable
+from data.detector import Model
+from data.errors import KubehabitError
+from data.home import home
+from data.shipped import shipped
+from training import registry
+from training.calibrate import cut_windows
+from training.run import parse
+
+Ints = npt.NDArray[np.int64]
+_DEED = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace"))
+
+
+@dataclass(frozen=True, slots=True)
+class TuneConfig:
+    """What is searched and how it is judged; see `configs/tune.yaml`."""
+
+    trials: int
+    max_steps: int
+    windows: int
+    false_share: float
+    nll_weight: float
+    space: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> TuneConfig:
+        """Settings from a YAML file on top of those shipped; a `space` replaces the shipped one.
+
+        Raises:
+            KubehabitError: the file cannot be read, or has a key or a range that cannot be used.
+        """
+        import yaml
+
+        try:
+            given = yaml.safe_load(path.read_text("utf-8")) or {} if path else {}
+            config = cls(**(shipped("tune.yaml") | given))
+            for name, choice in config.space.items():
+                if set(choice) != {"choices"} and not {"low", "high"} <= set(choice) <= {
+                    "low",
+                    "high",
+                    "log",
+                }:
+                    raise ValueError(f"space.{name} needs either choices, or low and high")
+            return config
+        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+            raise KubehabitError(f"{path}: {error}. Its keys are those of configs/tune.yaml.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Swaps:
+    """Held-back windows, and the same with somebody else's newest action.
+
+    Attributes:
+        tokens, swapped: int64 [B, W, F].
+        lengths, principal, group: int64 [B].
+    """
+
+    tokens: Ints
+    swapped: Ints
+    lengths: Ints
+    principal: Ints
+    group: Ints
+
+
+def swaps(table: ActionTable, window: int, count: int, seed: int = 0) -> Swaps:
+    """Draw held-back windows and swap their newest action for one that another principal did and theirs never did in training.
+
+    Raises:
+        KubehabitError: no held-back window can be swapped.
+    """
+    rng = np.random.default_rng(seed)
+    held_back = table.windows["calibration"]
+    chosen = held_back[np.sort(rng.choice(len(held_back), min(count, len(held_back)), replace=False))]
+    deeds = table.tokens[:, _DEED].astype(np.int64)
+    code = (deeds[:, 0] << 32) | (deeds[:, 1] << 16) | deeds[:, 2]
+    trained = table.windows["train"][:, 0]
+    done: dict[str, set[int]] = {}
+    for name, one in zip(table.name[trained].tolist(), code[trained].tolist(), strict=True):
+        done.setdefault(name, set()).add(one)
+    donors = held_back[:, 0]
+    kept, taken = [], []
+    for row, end in enumerate(chosen[:, 0].tolist()):
+        mine = done.get(table.name[end], set())
+        for donor in donors[rng.integers(0, len(donors), 8)].tolist():
+            if table.name[donor] != table.name[end] and int(code[donor]) not in mine:
+                kept.append(row)
+                taken.append(donor)
+                break
+    if not kept:
+        raise KubehabitError(
+            "No held-back window can be swapped: all principals do the same. Give a longer log."
+        )
+    chosen = chosen[kept]
+    tokens, lengths = cut_windows(table, chosen, window)
+    swapped = tokens.copy()
+    gap = len(FIELDS) - 1  # the time since the action before stays what it was
+    swapped[np.arange(len(kept)), lengths - 1, :gap] = table.tokens[taken][:, :gap]
+    end = chosen[:, 0]
+    return Swaps(
+        tokens, swapped, lengths, table.principal[end].astype(np.int64), table.group[end].astype(np.int64)
+    )
+
+
+def surprise(model: Model, tokens: Ints, drawn: Swaps, batch: int = 512) -> npt.NDArray[np.float64]:
+    """Reconstruction NLL of the newest action of each window in nats, float64 [B]."""
+    newest = np.zeros(1, np.int64)
+    parts = []
+    for begin in range(0, len(tokens), batch):
+        part = slice(begin, begin + batch)
+        nll, _, _ = model(tokens[part], drawn.lengths[part], drawn.principal[part], drawn.group[part], newest)
+        parts.append(nll[:, 0].sum(axis=-1))
+    return np.concatenate(parts).astype(np.float64)
+
+
+def separability(untouched: npt.NDArray[np.float64], swapped: npt.NDArray[np.float64], share: float) -> float:
+    """Share of the swapped windows above the threshold that a `share` of the untouched ones exceeds."""
+    return float((swapped > np.quantile(untouched, 1 - share)).mean())
+
+
+def tune(
+    config: Path,
+    data: Path,
+    search: TuneConfig,
+    *,
+    study: str = "kubehabit",
+    storage: str | None = None,
+    overrides: list[str] | None = None,
+    progress: bool = True,
+) -> Any:
+    """Search; trials already in the study count, so a search that was stopped goes on.
+
+    Args:
+        config: experiment that the trials vary.
+        data: folder written by `kubehabit data build`.
+        storage: SQLAlchemy URL of the trials; `tune.db` in `home()` if not given.
+        overrides: options of `kubehabit train` that hold for every trial.
+
+    Returns:
+        The `optuna.Study`. Each trial is a run nested in one MLflow run of the study.
+
+    Raises:
+        KubehabitError: a bad option or no dataset.
+    """
+    import mlflow
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    home().mkdir(parents=True, exist_ok=True)
+    found = optuna.create_study(
+        study_name=study,
+        storage=storage or f"sqlite:///{home() / 'tune.db'}",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    complete = optuna.trial.TrialState.COMPLETE
+    done = len(found.get_trials(states=(complete,)))
+    # Seeded by how far the search is: with one seed, a search that goes on would draw its first trials a second time.
+    found.sampler = optuna.samplers.TPESampler(seed=done)
+    bar = Progress(
+        TextColumn("tuning"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[best]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        disable=not progress,
+    )
+    with registry.connected():
+        experiment = registry.experiment_id("kubehabit-tune")
+        parent = found.user_attrs.get("mlflow_run")
+        with (
+            mlflow.start_run(
+                run_id=parent,
+                experiment_id=None if parent else experiment,
+                run_name=None if parent else study,
+            ) as run,
+            bar,
+        ):
+            found.set_user_attr("mlflow_run", run.info.run_id)
+            task = bar.add_task("tuning", total=search.trials, completed=done, best="")
+            while done < search.trials:
+                trial = found.ask()
+                options = [f"--{name}={_suggest(trial, name, how)}" for name, how in search.space.items()]
+                with mlflow.start_run(
+                    nested=True, experiment_id=experiment, run_name=f"trial {trial.number}"
+                ):
+                    mlflow.log_params(trial.params)
+                    figures = _judge(config, data, search, [*options, *(overrides or [])])
+                    mlflow.log_metrics(figures)
+                for name, value in figures.items():
+                    trial.set_user_attr(name, value)
+                found.tell(trial, figures["objective"])
+                done += 1
+                bar.update(task, completed=done, best=f"best {found.best_value:.3f}")
+            mlflow.log_metric("best_objective", found.best_value)
+            mlflow.log_dict(found.best_params, "best.json")
+            mlflow.log_text(as_config(found.best_params), "best.yaml")
+    return found
+
+
+def _suggest(trial: Any, name: str, how: Mapping[str, Any]) -> Any:
+    if "choices" in how:
+        return trial.suggest_categorical(name, list(how["choices"]))
+    low, high = how["low"], how["high"]
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(name, low, high, log=bool(how.get("log")))
+    return trial.suggest_float(name, low, high, log=bool(how.get("log")))
+
+
+def _judge(config: Path, data: Path, search: TuneConfig, options: list[str]) -> dict[str, float]:
+    """Train one candidate and judge it on held-back normal data."""
+    import torch
+
+    from training.export import TorchModel
+
+    steps = search.max_steps
+    cli = parse(
+        config,
+        data,
+        [
+            f"--trainer.max_steps={steps}",
+            f"--trainer.val_check_interval={steps}",
+            "--trainer.enable_checkpointing=false",
+            *options,
+        ],
+    )
+    torch.set_num_threads(cli.config.register.threads or os.cpu_count() or 1)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    table: ActionTable = cli.datamodule.table
+    drawn = swaps(table, cli.model.config.window, search.windows)
+    model = TorchModel(cli.model.model.eval().cpu())
+    untouched, swapped = surprise(model, drawn.tokens, drawn), surprise(model, drawn.swapped, drawn)
+    caught = separability(untouched, swapped, search.false_share)
+    nll = float(untouched.mean())
+    return {
+        "objective": caught - search.nll_weight * nll,
+        "swaps_caught": caught,
+        "held_back_surprise": nll,
+        "parameters": float(sum(parameter.numel() for parameter in cli.model.model.parameters())),
+    }
+
+
+def as_config(params: Mapping[str, Any]) -> str:
+    """Dotted options as YAML sections that can be put into an experiment."""
+    import yaml
+
+    tree: dict[str, dict[str, Any]] = {}
+    for name, value in sorted(params.items()):
+        section, _, key = name.partition(".")
+        tree.setdefault(section, {})[key] = value
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def table_of(study: Any, most: int = 10) -> Table:
+    """The best trials for a terminal."""
+    table = Table(
+        title=f"{study.study_name}: best of {len(study.trials)} trials, judged on held-back normal data"
+    )
+    for column in ("trial", "objective", "swaps caught", "nats", "settings"):
+        table.add_column(column, justify="left" if column == "settings" else "right")
+    finished = [trial for trial in study.trials if trial.value is not None]
+    for trial in sorted(finished, key=lambda one: -one.value)[:most]:
+        settings = " ".join(
+            f"{name.partition('.')[2]}={value:.3g}"
+            if isinstance(value, float)
+            else f"{name.partition('.')[2]}={value}"
+            for name, value in trial.params.items()
+        )
+        table.add_row(
+            str(trial.number),
+            f"{trial.value:.3f}",
+            f"{trial.user_attrs['swaps_caught']:.1%}",
+            f"{trial.user_attrs['held_back_surprise']:.2f}",
+            settings,
+        )
+    return table
