@@ -1,8 +1,8 @@
-"""How much attack traffic in the training data it takes before attacks go unseen: `python benchmarks/poisoning.py --out FILE.json`.
+"""How much attack traffic in the training data it takes until attacks go unseen: `python benchmarks/poisoning.py`.
 
-Runs of every other attack scenario of a labelled recording are copied into the normal log, each copy at another time of the fitting
-part and with audit IDs of its own; then a model is trained and judged on the untouched recording. Reported apart: the runs whose
-very actions were trained on, the other runs, and false incidents.
+Runs of every other attack scenario of a labelled recording are copied into the normal log, each copy at another time of the
+fitting part and with audit IDs of its own; then a model is trained and judged on the untouched recording. Reported apart: the
+runs whose very actions were trained on, the other runs, and false incidents.
 """
 
 from __future__ import annotations

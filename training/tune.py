@@ -2,8 +2,8 @@
 
 There are no attacks to tune on, so they are imitated: into a held-back window of one principal the newest action of another is
 put, one that the first never did in training. A good model finds most of these swaps surprising at a threshold that hardly any
-untouched window reaches, and reconstructs untouched windows well. Optuna's tree-structured Parzen estimator (Bergstra et al. 2011) proposes
-what to try next; its trials lie in SQLite, so a search that was stopped goes on.
+untouched window reaches, and reconstructs untouched windows well. Optuna's tree-structured Parzen estimator (Bergstra et al.
+2011) proposes what to try next; its trials lie in SQLite, so a search that was stopped goes on.
 """
 
 from __future__ import annotations
