@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ FIELDS = (
     "pair",
 )
 TRAIN = 0.6
+ACCOUNT = re.compile(r"serviceAccount=[^,]*")
 SYSTEM = {"kube-system", "kube-node-lease", "default"}
 
 
@@ -83,7 +85,7 @@ def read_windows(log: Path, leave_out: frozenset[str] = frozenset()) -> Windows:
             columns["request"].append(f"{text['verb']} {text['resource']}")
             columns["code"].append(text["code"])
             columns["uri"].append(text["uri"])
-            columns["traits"].append(text["traits"])
+            columns["traits"].append(ACCOUNT.sub("serviceAccount", text["traits"]))
             columns["namespace"].append(
                 namespace if namespace in SYSTEM or namespace == "-" else "*" + namespace
             )
@@ -208,7 +210,7 @@ def main() -> None:
     twins = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, options.seeds + 1):
-            simulate(Path(folder) / str(seed), 65, 0.0431, seed, attacks="none", settings=settings)
+            simulate(Path(folder) / str(seed), 64, 0.0431, seed, attacks="none", settings=settings)
             twins.append(read_windows(Path(folder) / str(seed) / "normal.jsonl.zst"))
     rows: list[dict[str, object]] = []
     print(f"{'kind':<16}{'twin/recording':>18}{'twin/twin':>12}{'recording/later':>18}   heaviest fields")

@@ -62,8 +62,13 @@ SCREENS = (
     "node-fetch/1.0 (+https://github.com/bitinn/node-fetch)",
 )
 LIBRARIES = (
-    *("OpenAPI-Generator/12.0.1/python", "Go-http-client/2.0", "okhttp/3.14.9", "kubernetes-client/6.0.1"),
-    "OpenAPI-Generator/11.0.0/python",
+    *(
+        "okhttp/3.14.9",
+        "Go-http-client/2.0",
+        "OpenAPI-Generator/12.0.1/python",
+        "OpenAPI-Generator/12.0.1/python",
+    ),
+    "kubernetes-client/6.0.1",
 )
 HELM = "Helm/3.5.2"
 _VERSION = "v1.20.2 (linux/amd64) kubernetes/faecb19"
@@ -571,7 +576,7 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
         holder = Grant(binding("ClusterRoleBinding", "lease-holder", "lease-holder", f'ServiceAccount \\"{account}/{team.namespace}\\"'), None, frozenset(("leases", "endpoints")), None)  # fmt: skip
         grant = Grant(binding("RoleBinding", f"app-{account}/{team.namespace}", "edit", f'ServiceAccount \\"{account}/{team.namespace}\\"'), None, None, frozenset((team.namespace,)))  # fmt: skip
         who = service_account(team.namespace, account, [holder, grant])
-        accounts.append(Account(Client(who, pod_address(), random.choice(LIBRARIES)), kinds[index % len(kinds)], team.namespace, team))  # fmt: skip
+        accounts.append(Account(Client(who, pod_address(), LIBRARIES[index % len(LIBRARIES)]), kinds[index % len(kinds)], team.namespace, team))  # fmt: skip
 
     roles = ["developer"] * (people - min(people, max(3, round(people * (1 - shares.developers)))))
     specialists = people - len(roles)

@@ -143,8 +143,14 @@ HABITS: dict[str, Habits] = {
     # service accounts of applications
     "reader": Habits([], [Loop(3.3, ["get configmaps {ns}/{app}-config"]), Loop(12.4, ["list endpoints {ns} ?limit=500", "list pods {ns} ?labelSelector=app%3D{app}"])], ("", "lock", 1.03)),
     "leader": Habits(["configmaps {ns}"], [Loop(16.7, ["get secrets {ns}/db-creds"])], ("", "leader", 1.03)),
-    "jobber": Habits([], [Loop(4.95, ["get configmaps {ns}/{app}-config", "list jobs {ns} ?limit=500"], [], 0.0), Loop(33.8, ["create jobs {ns}/index-{hex} #job", "get jobs/status {ns}/index-{hex} +4", "get jobs/status {ns}/index-{hex} +5", "get jobs/status {ns}/index-{hex} +5", "get jobs/status {ns}/index-{hex} +5", "delete jobs {ns}/index-{hex} +1 #deletejob"])]),
-    "poller": Habits([], [Loop(6.5, ["get configmaps {ns}/{app}-config", "list pods {ns} ?limit=500"], ["get secrets {ns}/api-token"], 0.256)]),
+    "jobber": Habits(
+        [],
+        [
+            Loop(4.95, ["get configmaps {ns}/{app}-config", "get jobs/status {ns}/index-{hex} %0.58", "list jobs {ns} ?limit=500"]),
+            Loop(16, ["create jobs {ns}/index-{hex} #job", "delete jobs {ns}/index-{hex} +14 #deletejob"]),
+        ],
+    ),
+    "poller": Habits([], [Loop(6.5, ["get configmaps {ns}/{app}-config", "get secrets {ns}/api-token %0.256", "list pods {ns} ?limit=500"])]),
     "watcher": Habits(["configmaps {ns}", "services {ns}"], [Loop(30, ["get configmaps {ns}/{app}-config"])]),
 }  # fmt: skip
 _BUILD = compiled(
@@ -168,8 +174,9 @@ _DEPLOY = compiled(
     [
         "visit /version?timeout=32s",
         "get serviceaccounts {ns}/default",
-        "get secrets {ns}/regcred",
         "get configmaps {ns}/{app}-config",
+        "get secrets {ns}/regcred",
+        "discover %0.045",
         "get configmaps {ns}/{app}-config",
         "patch configmaps {ns}/{app}-config ?fieldManager=kubectl-client-side-apply",
         "get services {ns}/{app}",
@@ -189,7 +196,6 @@ _MIGRATE = compiled(
     ]
 )
 _CANARY = compiled(["get deployments {ns}/{app}-canary !404"])
-_DISCOVER = compiled(["discover"])
 _KCM_WATCHES = (
     *(
         "configmaps",
@@ -240,6 +246,7 @@ _SCHEDULER_WATCHES = (
     "statefulsets",
     "storageclasses",
 )
+_KUBELET_WATCHES = ("pods", "nodes", "services", "csidrivers", "runtimeclasses")
 _APISERVER_WATCHES = (
     "pods",
     "apiservices",
@@ -370,8 +377,6 @@ def pipeline(world: World, account: Account, pace: float) -> Process:
             else team.apps[random.randrange(len(team.apps))]
         )
         scene = world.scene(account.client.who, app.namespace, app)
-        if random.random() < 0.045:
-            yield from world.play(account.client, _DISCOVER, scene)
         if random.random() < 0.025:
             yield from world.play(account.client, _CANARY, scene)
         yield from world.play(account.client, _DEPLOY, scene)
@@ -449,16 +454,16 @@ def kubelet(world: World, node: Node) -> Process:
     due = kernel.now + world.random.randrange(int(settings.node_status_seconds * SECOND))
     yield world.random.randrange(period)
     while True:
+        if renew is not None:
+            kernel.fire(renew, True)
+            yield 5 * _MS + world.random.randrange(SECOND)
         if look is not None:
             kernel.fire(look, False)
             yield 3 * _MS
-        if renew is not None:
-            kernel.fire(renew, True)
-            yield 5 * _MS
         if kernel.now >= due:
             due += int(settings.node_status_seconds * SECOND)
             kernel.call(client, "patch", "nodes/status", "", node.name, query="timeout=10s", body=status)
-        yield period + world.random.randrange(40 * _MS)
+        yield period - SECOND // 2 + world.random.randrange(40 * _MS)
 
 
 def volumes(world: World, node: Node, number: int) -> Process:
@@ -478,24 +483,28 @@ def volumes(world: World, node: Node, number: int) -> Process:
 def visits(world: World, client: Client, paths: Sequence[str], period: float) -> Process:
     """Requests outside the resource API, in turn."""
     yield world.random.randrange(int(period * SECOND))
-    number = 0
     while True:
-        if not world.kernel.visit(client, paths[number % len(paths)]) and number > 2:
+        if not world.kernel.visit(client, paths[world.random.randrange(len(paths))]):
             return
-        number += 1
         yield _spread(world, period, 0.02)
 
 
 def discovery(world: World, client: Client, period: float) -> Process:
     """A controller that refreshes its idea of the API."""
     yield world.random.randrange(int(period * SECOND))
-    paths = list(FULL_DISCOVERY)
+    random = world.random
     while True:
-        world.random.shuffle(paths)
-        for path in paths:
+        paths = [
+            path
+            for _, path in sorted(
+                (number + 4 * random.random(), path) for number, path in enumerate(FULL_DISCOVERY)
+            )
+        ]
+        for number, path in enumerate(paths):
             if not world.kernel.visit(client, f"{path}?timeout=32s"):
                 return
-            yield 3 * _MS + world.random.randrange(9 * _MS)
+            # client-go lets a burst through, then twenty requests a second.
+            yield 60 + random.randrange(500) if number < 30 else 45 * _MS + random.randrange(9 * _MS)
         yield int(period * SECOND)
 
 
@@ -607,9 +616,9 @@ def start_machines(world: World) -> None:
         kernel.spawn(informer(world, binder, resource, "", 0.1))
     for resource in _APISERVER_WATCHES:
         kernel.spawn(informer(world, cast.controllers["apiserver"], resource, "", 0.1))
-    for name, period in (("generic-garbage-collector", 36.6), ("resourcequota-controller", 36.6)):
+    for name, period in (("generic-garbage-collector", 28.8), ("resourcequota-controller", 28.8)):
         kernel.spawn(discovery(world, cast.controllers[name], period))
-    kernel.spawn(discovery(world, manager.other(agent=manager.agent + "/controller-discovery"), 36.0))
+    kernel.spawn(discovery(world, manager.other(agent=manager.agent + "/controller-discovery"), 27.6))
     health = Client(
         cast.controllers["anonymous"].who, "35.191.0.9", "GoogleHC/1.0", settings.policy == "production"
     )
@@ -625,6 +634,8 @@ def start_machines(world: World) -> None:
         kernel.spawn(cron(world, team, name, index, len(jobs)))
     for node in cast.nodes:
         kernel.spawn(kubelet(world, node))
+        for resource in _KUBELET_WATCHES:
+            kernel.spawn(informer(world, node.client, resource, "", 0.1))
         for number in range(settings.machines.watched_volumes):
             kernel.spawn(volumes(world, node, number))
     namespaces = [team.namespace for team in cast.teams] + ["prod", "staging"]

@@ -36,6 +36,9 @@ COMMANDS = {
     for name, lines in {
         "pods": ["list pods {ns} ?limit=500"],
         "pods-all": ["list pods - ?limit=500"],
+        "deployment": ["get deployments {ns}/{app}", "list pods {ns} +1 ?limit=500"],
+        "applications": ["list applications argocd ?limit=500", "get applications argocd/{ns}-{app} +1"],
+        "projects": ["visit /apis", "list namespaces - ?limit=500", "get namespaces -/{ns}"],
         "deployments": ["list deployments {ns} ?limit=500"],
         "describe": ["list pods {ns} ?limit=500", "get pods {ns}/{pod} +1", f"list events {{ns}} {_ABOUT}"],
         "logs": ["list pods {ns} ?limit=500", "get pods {ns}/{pod} +1", "get pods/log {ns}/{pod} ?follow=false&tailLines={tail}"],
@@ -49,7 +52,7 @@ COMMANDS = {
         ],
         "rollout-status": ["list deployments {ns}/{app} ?fieldSelector=metadata.name%3D{app}", f"watch deployments {{ns}}/{{app}} {_FOLLOW}"],
         "set-image": ["get deployments {ns}/{app}", "patch deployments {ns}/{app} #image", "list deployments {ns}/{app} +1.5 ?fieldSelector=metadata.name%3D{app}", f"watch deployments {{ns}}/{{app}} {_FOLLOW}"],
-        "restart": ["get deployments {ns}/{app}", "patch deployments {ns}/{app} #restart", "list deployments {ns}/{app} +1.5 ?fieldSelector=metadata.name%3D{app}", f"watch deployments {{ns}}/{{app}} {_FOLLOW}"],
+        "restart": ["get deployments {ns}/{app}", "patch deployments {ns}/{app} #restart",],
         "config": ["get configmaps {ns}/{app}-config"],
         "configs": ["list configmaps {ns} ?limit=500", "get configmaps {ns}/{app}-config +1"],
         "edit-flags": ["get configmaps {ns}/feature-flags", "patch configmaps {ns}/feature-flags +1.3"],
@@ -106,8 +109,8 @@ COMMANDS = {
         "statefulsets": ["list statefulsets {ns} ?limit=500"],
         "claims": ["list persistentvolumeclaims {ns} ?limit=500"],
         "snapshots": ["list volumesnapshots {ns} ?limit=500"],
-        "bindings": ["list clusterrolebindings - ?limit=500", "get clusterrolebindings /system:controller:{app} +1"],
-        "cluster-roles": ["list clusterroles - ?limit=500", "get clusterroles /system:controller:{app} +1"],
+        "bindings": ["list clusterrolebindings - ?limit=500", "get clusterrolebindings /system:controller:{app} +1", "get clusterroles /system:controller:{app}"],
+        "cluster-roles": ["list clusterroles - ?limit=500"],
         "accounts": ["list serviceaccounts {ns} ?limit=500"],
         "roles": ["list roles {ns} ?limit=500"],
         "role-bindings": ["list rolebindings {ns} ?limit=500"],
@@ -118,7 +121,7 @@ COMMANDS = {
         "csrs": ["list certificatesigningrequests - ?limit=500"],
         "audit-secrets": ["list secrets - ?limit=500"],
         "can-i": ["create selfsubjectaccessreviews - #sar"],
-        "workflows": ["list workflows argo ?limit=500", "get workflows argo/train-{hex} +1"],
+        "workflows": ["list workflows argo ?limit=500"],
         "workflow-new": ["create workflows argo/train-{hex}", "get workflows argo/train-{hex} +3"],
         "jupyter": ["get pods ml/{pod}", f"create pods/exec ml/{{pod}} ?command=jupyter&command=lab&command=list&{_TTY} ~1"],
         "plan": [
@@ -138,26 +141,33 @@ COMMANDS = {
 for _kind in ("pods", "services", "deployments", "jobs", "events", "configmaps"):
     COMMANDS[f"screen-{_kind}"] = compiled(
         [
+            "create selfsubjectaccessreviews - #sar %0.55",
             f"list {_kind} {{ns}} ?resourceVersion=0",
             f"watch {_kind} {{ns}} ?watch=true&timeoutSeconds=60&allowWatchBookmarks=true ~9",
         ]
     )
-COMMANDS["screen-can"] = compiled(["visit /version", *(["create selfsubjectaccessreviews - #sar"] * 5)])
+COMMANDS["screen-can"] = compiled(
+    [
+        "visit /version",
+        "create selfsubjectaccessreviews - #sar",
+        *(["create selfsubjectaccessreviews - #sar %0.5"] * 3),
+    ]
+)
 
 MIXES: dict[str, dict[str, float]] = {
     "developer": {
-        "pods": 22, "logs": 14, "logs-again": 6, "describe": 9, "rollout-status": 4, "apply": 12, "set-image": 5,
+        "pods": 22, "logs": 12, "describe": 4, "deployment": 4, "rollout-status": 3, "apply": 12, "set-image": 5,
         "restart": 2, "config": 4, "configs": 2, "edit-flags": 2.5, "shell": 3, "run-inside": 3, "heap": 0.6,
         "forward": 3, "dev-secret": 4, "feature": 2, "deployments": 5, "explain": 3, "scale": 1.2, "kill-pod": 0.8,
         "get-all": 4, "cronjobs": 1.5, "job": 2, "logs-label": 5, "events": 2, "suspend": 0.4, "discover": 1.1,
     },
     "k9s": {
         "screen-pods": 18, "screen-can": 13, "screen-services": 5, "screen-deployments": 5, "screen-jobs": 4,
-        "screen-events": 4, "screen-configmaps": 3, "pods": 10, "logs-again": 12, "describe": 3, "ingresses": 2,
+        "screen-events": 4, "screen-configmaps": 3, "pods": 10, "logs": 12, "describe": 3, "ingresses": 2,
         "run-inside": 3, "heap": 0.3, "scale": 1, "kill-pod": 1, "discover": 0.5,
     },
     "lens": {
-        "lens": 15, "logs-again": 4, "forward": 6, "services": 3, "scale": 2.5,
+        "lens": 15, "logs": 4, "forward": 6, "services": 3, "scale": 2.5,
         "dev-secret": 2, "pods": 4, "discover": 1.2, "feature": 0.3,
     },
     "sre": {
@@ -167,7 +177,7 @@ MIXES: dict[str, dict[str, float]] = {
         "restart": 1, "discover": 0.7, "cluster-edit": 0.05, "can-i": 0.2, "audit-secrets": 0.05,
     },
     "release": {
-        "helm-upgrade": 6, "rollout-status": 7, "set-image": 5, "pods": 8, "helm-list": 3, "explain": 5,
+        "helm-upgrade": 6, "rollout-status": 4, "applications": 4, "projects": 4, "set-image": 5, "pods": 8, "helm-list": 3, "explain": 5,
         "scale": 2.4, "edit-flags": 2, "restart": 1.5, "forward": 0.3, "discover": 0.8, "logs": 1, "deployments": 1,
     },
     "dba": {
@@ -175,7 +185,7 @@ MIXES: dict[str, dict[str, float]] = {
         "statefulsets": 6, "claims": 5, "snapshots": 3, "pods": 6, "events": 2, "discover": 1, "describe": 1.5,
     },
     "security": {
-        "bindings": 9, "accounts": 12, "cluster-roles": 8, "roles": 7, "role-bindings": 5, "namespaces": 5,
+        "bindings": 7, "accounts": 12, "cluster-roles": 8, "roles": 7, "role-bindings": 5, "namespaces": 5,
         "webhooks": 5, "reports": 5, "policies": 5, "netpols": 5, "pods": 3, "can-i": 2, "csrs": 2, "audit-secrets": 1.3,
         "discover": 0.6,
     },
@@ -316,7 +326,7 @@ def work(world: World, person: Person) -> Process:
         first_day = fresh
         fresh = False
         for number in range(count):
-            if random.random() < 0.12:
+            if random.random() < 0.08:
                 namespace = random.choice(person.homes)
             name = mix.choose(world)
             if first_day and number < len(_FIRST_DAY):

@@ -88,7 +88,7 @@ class World:
             if step.chance < 1 and random() >= step.chance:
                 continue
             if step.wait >= 0:
-                yield int(step.wait * think * self.random.lognormvariate(0.2, 0.45) * SECOND)
+                yield int(step.wait * think * self.random.lognormvariate(0.0, 0.5) * SECOND)
             asking = others.get(step.client, client) if others and step.client else client
             if step.verb == "discover":
                 for path in DISCOVERY:
@@ -96,6 +96,11 @@ class World:
                     if ids is not None:
                         ids.append(audit_id)
                     yield int((2 + 9 * random() ** 2) * _MS)
+                if random() < 0.7:
+                    audit_id = self.kernel.visit(asking, "/openapi/v2?timeout=32s")
+                    if ids is not None:
+                        ids.append(audit_id)
+                    yield 20 * _MS
                 continue
             if step.verb == "visit":
                 audit_id = self.kernel.visit(asking, step.full, step.code or 200)
@@ -235,7 +240,7 @@ class World:
         body = f'{{"kind":"ResourceQuota","apiVersion":"v1","metadata":{{"name":"quota","namespace":"{namespace}",{_MANAGED}}},"spec":{{"hard":{{"pods":"300"}}}}}}'
         kernel = self.kernel
         server = self.by("apiserver")
-        if self.random.random() < 0.3:
+        if self.random.random() < 0.15:
             self.note(blame, kernel.call(server, "list", "limitranges", namespace))
         self.note(
             blame, kernel.call(server, "update", "resourcequotas/status", namespace, "quota", body=body)
@@ -348,7 +353,7 @@ class World:
         yield from self._report(node, namespace, pod, "Running", blame)
         body = f'{{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"preconditions":{{"uid":"{uid_of(pod)}"}}}}'
         self.note(blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=body))
-        if self.random.random() < 0.24:
+        if self.random.random() < 0.05:
             yield 11 * _MS
             self.note(
                 blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=body, code=404)
@@ -372,6 +377,18 @@ class World:
         )
         return pod, node
 
+    def _noted(self, namespace: str, name: str, blame: Blame) -> Process:
+        """The replica set controller tells of a pod it made or removed, and counts: two workers, either may be first."""
+        maker, late = self.by("replicaset-controller"), self.random.random() < 0.7
+        if not late:
+            self.event(maker, namespace, name, blame)
+        yield from self._status(
+            "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, name, blame
+        )
+        if late:
+            self.event(maker, namespace, name, blame)
+            yield 2 * _MS
+
     def _drop_pod(self, app: App, replica_set: str, blame: Blame) -> Process:
         if not app.pods:
             return
@@ -381,10 +398,7 @@ class World:
         node = self.cast.nodes[index % len(self.cast.nodes)]
         self.kernel.spawn(self.pod_stops(app.namespace, pod, node, blame), 8 * _MS)
         yield 7 * _MS
-        self.event(maker, app.namespace, replica_set, blame)
-        yield from self._status(
-            "replicaset-controller", "replicasets/status", "ReplicaSet", app.namespace, replica_set, blame
-        )
+        yield from self._noted(app.namespace, replica_set, blame)
         yield from self.endpoints(app.namespace, app.name, blame)
 
     def touch(self, app: App, blame: Blame) -> Process:
@@ -400,7 +414,7 @@ class World:
             return
         app.busy = True
         kernel, namespace = self.kernel, app.namespace
-        deployer, maker = self.by("deployment-controller"), self.by("replicaset-controller")
+        deployer = self.by("deployment-controller")
         old = f"{app.name}-{app.template}"
         leaving = len(app.pods)
         app.template = suffix(self.random, self.random.choice((9, 10)))
@@ -427,11 +441,8 @@ class World:
             yield 5 * _MS
         for number in range(wanted):
             self._new_pod(app, blame)
-            yield 12 * _MS + self.random.randrange(12 * _MS)
-            self.event(maker, namespace, new, blame)
-            yield from self._status(
-                "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, new, blame
-            )
+            yield 9 * _MS + self.random.randrange(9 * _MS)
+            yield from self._noted(namespace, new, blame)
             if self.random.random() < 0.9:
                 yield from self._status(
                     "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, new, blame
@@ -459,7 +470,10 @@ class World:
                         ),
                     )
                 yield 9 * _MS
-                if self.random.random() < 0.6:
+                yield from self._status(
+                    "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
+                )
+                if self.random.random() < 0.35:
                     self.event(deployer, namespace, app.name, blame, "patch")
                     yield 4 * _MS
                 yield from self._drop_pod(app, old, blame)
@@ -539,8 +553,9 @@ class World:
         self.note(blame, self.kernel.call(collector, "delete", "pods", namespace, pod, body=options))
         yield 13 * _MS
         node = self.node()
+        grace = f'{{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"preconditions":{{"uid":"{uid_of(pod)}"}}}}'
         self.note(
-            blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=options, code=404)
+            blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=grace, code=404)
         )
 
     def job(self, namespace: str, name: str, image: str, blame: Blame) -> Process:
