@@ -154,21 +154,32 @@ STREAMS = {"exec", "attach", "portforward", "log", "proxy"}
 """Subresources whose answer begins before it ends: audited as ResponseStarted and ResponseComplete."""
 
 
-def audit_level(policy: str, machine: bool, verb: str, resource: str, sub: str, namespace: str) -> str:
+def audit_level(
+    policy: str, machine: bool, verb: str, resource: str, sub: str, namespace: str, account: bool = False
+) -> str:
     """Audit level of a resource request under one of two policies, or "" when it is not audited at all.
 
     Args:
-        policy: `everything` (the policy of the shipped recordings: nothing is dropped) or `production` (the chatter of the
-            control plane itself is dropped, as the policies of the hosted Kubernetes services do).
+        policy: `everything` (the policy of the shipped recordings: nothing is dropped), `production` (the chatter of the
+            control plane itself is dropped, as the policies of the hosted Kubernetes services do) or `lean` (what the
+            control plane and the kubelets only look at is dropped too, but for their reads of secrets and config maps,
+            and so are the informers of service accounts and the kubelets' heartbeats).
         machine: whether the caller is a node, a component or a controller in kube-system.
         verb: verb of the request.
         resource: plural.
         sub: subresource or "".
         namespace: namespace or "".
+        account: whether the caller is a service account.
     """
-    if policy == "production":
+    if policy != "everything":
         if resource == "leases":
             return ""
+        if policy == "lean" and sub not in STREAMS:
+            read = verb in ("get", "list") and resource not in ("secrets", "configmaps")
+            if (machine or account) and verb == "watch":
+                return ""
+            if machine and (read or (resource, sub) == ("nodes", "status")):
+                return ""
         if machine and (
             resource
             in ("events", "events.new", "subjectaccessreviews", "endpoints", "endpointslices", "limitranges")
@@ -196,12 +207,14 @@ class Route(NamedTuple):
     body: bool
 
 
-def make_route(policy: str, machine: bool, verb: str, full: str, namespace: str) -> Route:
+def make_route(
+    policy: str, machine: bool, verb: str, full: str, namespace: str, account: bool = False
+) -> Route:
     """Constant text for `verb` on `resource[/subresource]` in a namespace ("" for the cluster)."""
     resource, _, sub = full.partition("/")
     group, version, _ = RESOURCES[resource]
     plural = resource.partition(".")[0]
-    level = audit_level(policy, machine, verb, resource, sub, namespace)
+    level = audit_level(policy, machine, verb, resource, sub, namespace, account)
     root = f"/apis/{group}/{version}" if group else f"/api/{version}"
     scope = f"/namespaces/{namespace}" if namespace and resource != "namespaces" else ""
     ref = f'"objectRef":{{"resource":"{plural}"'

@@ -125,7 +125,9 @@ class Campaign:
         random.shuffle(plans)
         length = end - start
         for index, scenario in enumerate(plans):
+            # The slow ones take from a third of `slow_days` to all of it.
             slow = int(min(settings.slow_days * DAY, length * 0.6)) if scenario.slow else 0
+            slow = int(slow * (1 + 2 * random.random()) / 3)
             room = int(length * 0.9) - slow
             when = (
                 start

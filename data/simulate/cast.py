@@ -195,13 +195,14 @@ class Identity:
 class Client:
     """An identity as it comes over the wire: with an address and an agent."""
 
-    __slots__ = ("_head", "address", "agent", "done", "machine", "who")
+    __slots__ = ("_head", "account", "address", "agent", "done", "machine", "who")
 
     def __init__(self, who: Identity, address: str, agent: str, machine: bool = False) -> None:
         self.who = who
         self.address = address
         self.agent = agent
         self.machine = machine
+        self.account = who.name.startswith("system:serviceaccount:")
         self.done = 0
         ips = f'"{address}","127.0.0.1"' if address else '"127.0.0.1"'
         self._head = (f'"user":{who.user},', f'"sourceIPs":[{ips}],"userAgent":"{agent}",')

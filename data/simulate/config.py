@@ -151,8 +151,8 @@ def load_settings(path: Path | None = None, profile: str = "default") -> Setting
         raise KubehabitError(
             f"There is no simulation profile {profile!r}. See `profiles` in configs/simulate.yaml."
         )
-    if settings.policy not in ("everything", "production"):
-        raise KubehabitError("simulate.policy must be `everything` or `production`.")
+    if settings.policy not in ("everything", "production", "lean"):
+        raise KubehabitError("simulate.policy must be `everything`, `production` or `lean`.")
     if settings.people.calendar not in ("office", "always"):
         raise KubehabitError("simulate.people.calendar must be `office` or `always`.")
     if not 0 < settings.train_share < 1:

@@ -294,7 +294,7 @@ def test_bad_arguments_are_answered_with_a_sentence(
     [
         ("nonsense: 1", "Unknown simulation setting"),
         ("people: 3", "must be a mapping"),
-        ("policy: maybe", "must be `everything` or `production`"),
+        ("policy: maybe", "must be `everything`, `production` or `lean`"),
         ("train_share: 2", "between 0 and 1"),
         ("people: {holidays: 4}", "must be a list"),
         ("machines: {pace: fast}", "must be a number"),
