@@ -96,43 +96,46 @@ _ASKED_BY_ALL = (
 DISCOVERY = ("/api", "/apis", "/api/v1", *(f"/apis/{group}" for group in _ASKED_BY_ALL))
 """What a client asks when its discovery cache is cold, in kubectl's order."""
 FULL_DISCOVERY = (
-    *("/api", "/apis", "/api/v1"),
+    "/api",
+    "/apis",
+    "/apis/source.toolkit.fluxcd.io/v1beta1",
+    "/api/v1",
     *(
         f"/apis/{group}"
         for group in (
-            *("apiregistration.k8s.io/v1", "apiregistration.k8s.io/v1beta1", "apps/v1"),
+            *("apiregistration.k8s.io/v1", "apiregistration.k8s.io/v1beta1", "apps/v1", "events.k8s.io/v1"),
+            *("events.k8s.io/v1beta1", "authentication.k8s.io/v1", "authentication.k8s.io/v1beta1"),
             *(
-                "source.toolkit.fluxcd.io/v1beta1",
-                "events.k8s.io/v1",
-                "events.k8s.io/v1beta1",
-                "extensions/v1beta1",
+                "authorization.k8s.io/v1",
+                "authorization.k8s.io/v1beta1",
+                "autoscaling/v1",
+                "autoscaling/v2beta1",
             ),
-            *("authentication.k8s.io/v1", "authentication.k8s.io/v1beta1", "authorization.k8s.io/v1"),
-            *("authorization.k8s.io/v1beta1", "autoscaling/v1", "autoscaling/v2beta1", "autoscaling/v2beta2"),
-            *("batch/v1", "batch/v1beta1", "certificates.k8s.io/v1", "certificates.k8s.io/v1beta1"),
-            *("networking.k8s.io/v1", "networking.k8s.io/v1beta1", "policy/v1beta1"),
-            *("rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io/v1beta1", "storage.k8s.io/v1"),
-            *(
-                "storage.k8s.io/v1beta1",
-                "admissionregistration.k8s.io/v1",
-                "admissionregistration.k8s.io/v1beta1",
-            ),
+            *("autoscaling/v2beta2", "batch/v1", "batch/v1beta1", "certificates.k8s.io/v1"),
+            *("certificates.k8s.io/v1beta1", "networking.k8s.io/v1", "networking.k8s.io/v1beta1"),
+            *("extensions/v1beta1", "policy/v1beta1", "rbac.authorization.k8s.io/v1"),
+            *("rbac.authorization.k8s.io/v1beta1", "storage.k8s.io/v1", "storage.k8s.io/v1beta1"),
+            *("admissionregistration.k8s.io/v1", "admissionregistration.k8s.io/v1beta1"),
             *("apiextensions.k8s.io/v1", "apiextensions.k8s.io/v1beta1", "scheduling.k8s.io/v1"),
             *("scheduling.k8s.io/v1beta1", "coordination.k8s.io/v1", "coordination.k8s.io/v1beta1"),
             *("node.k8s.io/v1", "node.k8s.io/v1beta1", "discovery.k8s.io/v1beta1"),
             *(
                 "flowcontrol.apiserver.k8s.io/v1beta1",
                 "acme.io/v1",
-                "kyverno.io/v1",
-                "monitoring.coreos.com/v1",
+                "cert-manager.io/v1",
+                "db.corp.example/v1",
             ),
-            *("velero.io/v1", "argoproj.io/v1alpha1", "external-secrets.io/v1alpha1", "cert-manager.io/v1"),
-            *("kustomize.toolkit.fluxcd.io/v1beta1", "wgpolicyk8s.io/v1alpha1", "db.corp.example/v1"),
+            *("kyverno.io/v1", "monitoring.coreos.com/v1", "velero.io/v1", "argoproj.io/v1alpha1"),
+            *(
+                "external-secrets.io/v1alpha1",
+                "wgpolicyk8s.io/v1alpha1",
+                "kustomize.toolkit.fluxcd.io/v1beta1",
+            ),
             "snapshot.storage.k8s.io/v1beta1",
         )
     ),
 )
-"""What controllers ask, nearly at once and so in nearly any order."""
+"""What controllers ask, nearly at once mostly in this order."""
 
 _WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 _SECRETIVE = {

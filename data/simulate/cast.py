@@ -50,6 +50,8 @@ KUBECTL = (
     ),
     "oc/4.7.0 (linux/amd64) kubernetes/c66c03f",
 )
+# Most people's clients, dealt in turn: a cluster has a few on Windows or with `oc`, not none and not half.
+_DECK = (*KUBECTL[:5], KUBECTL[5], *KUBECTL[:5], KUBECTL[6])
 NEWER = (
     "kubectl/v1.21.0 (linux/amd64) kubernetes/cb303e6",
     "kubectl/v1.27.2 (linux/amd64) kubernetes/7f6f68f",
@@ -195,7 +197,7 @@ class Identity:
 class Client:
     """An identity as it comes over the wire: with an address and an agent."""
 
-    __slots__ = ("_head", "account", "address", "agent", "done", "machine", "who")
+    __slots__ = ("_head", "account", "address", "agent", "busy", "done", "machine", "who")
 
     def __init__(self, who: Identity, address: str, agent: str, machine: bool = False) -> None:
         self.who = who
@@ -204,6 +206,9 @@ class Client:
         self.machine = machine
         self.account = who.name.startswith("system:serviceaccount:")
         self.done = 0
+        # How soon after its last answer (microseconds) it may ask again: most controllers have several workers.
+        single = who.name.endswith((":horizontal-pod-autoscaler", ":cronjob-controller", ":job-controller"))
+        self.busy = 1500 if address else 100 if single else -2500
         ips = f'"{address}","127.0.0.1"' if address else '"127.0.0.1"'
         self._head = (f'"user":{who.user},', f'"sourceIPs":[{ips}],"userAgent":"{agent}",')
 
@@ -423,7 +428,7 @@ def _rights_of(role: str, team: Team) -> Rights:
 
 
 def _app(random: Random, namespace: str, name: str, team: str) -> App:
-    replicas = random.choice((1, 2, 2, 2, 3, 3, 4))
+    replicas = random.choice((1, 2, 2, 2, 2, 2, 3))
     app = App(
         namespace,
         name,
@@ -475,7 +480,7 @@ def _person(settings: Settings, random: Random, role: str, team: Team, index: in
     ):
         agents = [SCREENS[int(index * settings.people.screens) % 2]]
     else:
-        agents = [random.choice(KUBECTL)]
+        agents = [_DECK[index % len(_DECK)]]
     if role == "release":
         agents.append(HELM)
     site = {"developer": 3, "sre": 1, "release": 2, "dba": 8, "security": 9, "data-science": 7}.get(role, 0)

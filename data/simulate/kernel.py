@@ -221,8 +221,7 @@ class Kernel:
         acting = f'"impersonatedUser":{impersonate},' if impersonate else ""
         now = self.now
         # A client asks again only after it was answered.
-        # The controllers of the control plane have several workers.
-        received = max(now - self._latency(write), client.done + (1500 if client.address else -2500))
+        received = max(now - self._latency(write), client.done + client.busy)
         received = received if received < now - 60 else now - 90
         client.done = now
         streams = hold >= 0 and code < 400 and (verb == "watch" or tail[1:] in STREAMS)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from data.simulate.api import FULL_DISCOVERY
-from data.simulate.cast import Account, App, Client, Node, Team, suffix
+from data.simulate.cast import Account, App, Client, Node, suffix
 from data.simulate.kernel import DAY, SECOND, Process
-from data.simulate.steps import compiled
+from data.simulate.steps import compiled, owned_job
 from data.simulate.world import World
 
 _MS = 1000
@@ -69,89 +69,89 @@ _BACKUP = (
 HABITS: dict[str, Habits] = {
     "cluster-autoscaler": Habits(
         ["pods -", "nodes -", "poddisruptionbudgets -", "replicasets -", "statefulsets -"],
-        [Loop(8.25, ["get configmaps kube-system/cluster-autoscaler-status", "update configmaps kube-system/cluster-autoscaler-status"])],
-        ("kube-system", "cluster-autoscaler", 1.03),
+        [Loop(6.68, ["get configmaps kube-system/cluster-autoscaler-status", "update configmaps kube-system/cluster-autoscaler-status"])],
+        ("kube-system", "cluster-autoscaler", 0.82),
     ),
-    "metrics-server": Habits(["nodes -", "pods -"], [Loop(4.1, ["create subjectaccessreviews - #review"])]),
-    "coredns": Habits(["pods -", "namespaces -", "endpoints -", "services -"], [Loop(16.5, ["visit /version"])]),
+    "metrics-server": Habits(["nodes -", "pods -"], [Loop(3.32, ["create subjectaccessreviews - #review"])]),
+    "coredns": Habits(["pods -", "namespaces -", "endpoints -", "services -"], [Loop(13.4, ["visit /version"])]),
     "prometheus-k8s": Habits(
         ["services monitoring", "pods kube-system", "endpoints kube-system", "services web", "pods monitoring", "endpoints web", "services kube-system", "pods web", "endpoints monitoring", "nodes -"],
         [
-            Loop(4.9, ["get nodes/proxy /{node} >/metrics/cadvisor", "get nodes/proxy /{node} >/metrics"]),
-            Loop(40, ["visit /metrics !403"]),
+            Loop(3.97, ["get nodes/proxy /{node} >/metrics/cadvisor", "get nodes/proxy /{node} >/metrics"]),
+            Loop(32.4, ["visit /metrics !403"]),
         ],
     ),
     "argocd-application-controller": Habits(
         ["secrets -", "configmaps -", "appprojects argocd", "deployments -", "replicasets -", "services -", "applications argocd", "statefulsets -", "pods -"],
-        [Loop(9.9, ["list applications argocd ?resourceVersion=0"], ["get deployments {ns}/{app}", "get services {ns}/{app}", "get configmaps {ns}/{app}-config", "patch deployments {ns}/{app} #argo", "patch applications argocd/{ns}-{app}", "create events argocd/{ns}-{app}.{hex}f59661ffd212"], 0.46, 2)],
+        [Loop(8.02, ["list applications argocd ?resourceVersion=0"], ["get deployments {ns}/{app}", "get services {ns}/{app}", "get configmaps {ns}/{app}-config", "patch deployments {ns}/{app} #argo", "patch applications argocd/{ns}-{app}", "create events argocd/{ns}-{app}.{hex}f59661ffd212"], 0.46, 2)],
     ),
     "argocd-server": Habits(
         ["secrets argocd", "appprojects argocd", "applications argocd", "configmaps argocd"],
-        [Loop(7.5, ["list applications argocd ?limit=500"], ["get applications argocd/{ns}-{app}", "get deployments {ns}/{app}", "list pods {ns} ?labelSelector=app%3D{app}", "list events {ns} ?limit=500"], 0.6)],
+        [Loop(6.08, ["list applications argocd ?limit=500"], ["get applications argocd/{ns}-{app}", "get deployments {ns}/{app}", "list pods {ns} ?labelSelector=app%3D{app}", "list events {ns} ?limit=500"], 0.6)],
     ),
     "ingress-nginx": Habits(
         ["secrets -", "ingresses -", "services -", "endpoints -", "configmaps -"],
         [
-            Loop(3.3, ["get configmaps ingress-nginx/ingress-controller-leader-nginx", "update configmaps ingress-nginx/ingress-controller-leader-nginx"]),
-            Loop(12.3, ["get ingresses {ns}/{app}", "update ingresses/status {ns}/{app} #ingress", "create events {ns}/sync.{hex}14e2a1e4d34b"]),
+            Loop(2.67, ["get configmaps ingress-nginx/ingress-controller-leader-nginx", "update configmaps ingress-nginx/ingress-controller-leader-nginx"]),
+            Loop(9.96, ["get ingresses {ns}/{app}", "update ingresses/status {ns}/{app} #ingress", "create events {ns}/sync.{hex}14e2a1e4d34b"]),
         ],
     ),
     "cert-manager": Habits(
         ["clusterissuers -", "secrets -", "ingresses -", "certificates -"],
-        [Loop(16.2, ["get certificates {ns}/{ns}-tls", "get secrets {ns}/tls-wildcard", "update secrets {ns}/tls-wildcard %0.19", "update certificates/status {ns}/{ns}-tls"])],
-        ("kube-system", "cert-manager-controller", 1.03),
+        [Loop(13.1, ["get certificates {ns}/{ns}-tls", "get secrets {ns}/tls-wildcard", "update secrets {ns}/tls-wildcard %0.19", "update certificates/status {ns}/{ns}-tls"])],
+        ("kube-system", "cert-manager-controller", 0.98),
     ),
     "kyverno": Habits(
         ["policyreports -", "clusterpolicies -", "namespaces -", "configmaps -"],
-        [Loop(5.8, ["get validatingwebhookconfigurations /kyverno-policy-validating-webhook-cfg", "list policyreports {ns} ?limit=500", "create subjectaccessreviews - #review", "get policyreports {ns}/polr-ns-{ns}", "patch policyreports {ns}/polr-ns-{ns}"])],
-        ("kyverno", "kyverno", 1.03),
+        [Loop(4.7, ["get validatingwebhookconfigurations /kyverno-policy-validating-webhook-cfg", "list policyreports {ns} ?limit=500", "create subjectaccessreviews - #review", "get policyreports {ns}/polr-ns-{ns}", "patch policyreports {ns}/polr-ns-{ns}"])],
+        ("kyverno", "kyverno", 0.98),
     ),
     "kustomize-controller": Habits(
         ["kustomizations -", "gitrepositories -"],
-        [Loop(20.3, [], ["get kustomizations flux-system/apps-{ns}", "patch deployments {ns}/{app} ?fieldManager=kustomize-controller&force=true&dryRun=All #flux", "patch configmaps {ns}/{app}-config ?fieldManager=kustomize-controller&force=true", "patch kustomizations/status flux-system/apps-{ns}"], 1.0, 4)],
+        [Loop(16.4, [], ["get kustomizations flux-system/apps-{ns}", "patch deployments {ns}/{app} ?fieldManager=kustomize-controller&force=true&dryRun=All #flux", "patch configmaps {ns}/{app}-config ?fieldManager=kustomize-controller&force=true", "patch kustomizations/status flux-system/apps-{ns}"], 1.0, 4)],
         ("flux-system", "kustomize-controller-leader-election", 1.31),
     ),
     "workflow-controller": Habits(
         ["workflows argo", "pods argo"],
         [
-            Loop(4.1, ["list workflows argo ?resourceVersion=0"]),
-            Loop(33, ["create pods argo/train-{hex}-1 #pod=registry.corp.example/ml/train:29", "patch workflows argo/train-{hex} +0.2"]),
+            Loop(3.32, ["list workflows argo ?resourceVersion=0"]),
+            Loop(26.7, ["create pods argo/train-{hex}-1 #step=registry.corp.example/ml/train:29", "patch workflows argo/train-{hex} +0.2"]),
         ],
-        ("argo", "workflow-controller", 1.03),
+        ("argo", "workflow-controller", 0.98),
     ),
     "external-secrets": Habits(
         ["externalsecrets -"],
-        [Loop(3.3, ["get externalsecrets {ns}/db-creds", "get secrets {ns}/db-creds", "update secrets {ns}/db-creds %0.48", "patch externalsecrets/status {ns}/db-creds"])],
+        [Loop(2.67, ["get externalsecrets {ns}/db-creds", "get secrets {ns}/db-creds", "update secrets {ns}/db-creds %0.48", "patch externalsecrets/status {ns}/db-creds"])],
     ),
-    "fluent-bit": Habits(["namespaces -", "pods -"], [Loop(7.5, ["list pods {ns} ?limit=50", "get pods {ns}/{pod}", "get pods {ns}/{pod}", "get pods {ns}/{pod}"])]),
+    "fluent-bit": Habits(["namespaces -", "pods -"], [Loop(6.08, ["list pods {ns} ?limit=50", "get pods {ns}/{pod}", "get pods {ns}/{pod}", "get pods {ns}/{pod}"])]),
     "helm-release-bot": Habits(
         [],
-        [Loop(14.9, ["list secrets {ns} ?labelSelector=name%3D{app}%2Cowner%3Dhelm"], ["discover %0.02", "get secrets {ns}/sh.helm.release.v1.{app}.v{rev}", "create secrets {ns}/sh.helm.release.v1.{app}.v{next}", "get serviceaccounts {ns}/default", "get configmaps {ns}/{app}-config", "patch configmaps {ns}/{app}-config", "get services {ns}/{app}", "patch services {ns}/{app} #helm", "get deployments {ns}/{app}", "patch deployments {ns}/{app} #helm", "get deployments {ns}/{app}", "get secrets {ns}/sh.helm.release.v1.{app}.v{next}", "update secrets {ns}/sh.helm.release.v1.{app}.v{next}", "delete secrets {ns}/sh.helm.release.v1.{app}.v{old}"], 0.6)],
+        [Loop(12.1, ["list secrets {ns} ?labelSelector=name%3D{app}%2Cowner%3Dhelm"], ["discover %0.02", "get secrets {ns}/sh.helm.release.v1.{app}.v{rev}", "create secrets {ns}/sh.helm.release.v1.{app}.v{next}", "get serviceaccounts {ns}/default", "get configmaps {ns}/{app}-config", "patch configmaps {ns}/{app}-config", "get services {ns}/{app}", "patch services {ns}/{app} #helm", "get deployments {ns}/{app}", "patch deployments {ns}/{app} #helm", "get deployments {ns}/{app}", "get secrets {ns}/sh.helm.release.v1.{app}.v{next}", "update secrets {ns}/sh.helm.release.v1.{app}.v{next}", "delete secrets {ns}/sh.helm.release.v1.{app}.v{old}"], 0.6)],
     ),
     "postgres-operator": Habits(
         ["postgresclusters -", "statefulsets prod", "pods prod"],
-        [Loop(7.4, ["get postgresclusters prod/orders", "get statefulsets prod/postgres", "get secrets prod/db-creds", "get services prod/postgres", "patch postgresclusters/status prod/orders"], ["create pods/exec prod/postgres-0 ?command=patronictl&command=list&stdout=true&stderr=true", "patch statefulsets prod/postgres #statefulset"], 0.073)],
+        [Loop(5.99, ["get postgresclusters prod/orders", "get statefulsets prod/postgres", "get secrets prod/db-creds", "get services prod/postgres", "patch postgresclusters/status prod/orders"], ["create pods/exec prod/postgres-0 ?command=patronictl&command=list&stdout=true&stderr=true", "patch statefulsets prod/postgres #statefulset"], 0.073)],
     ),
-    "external-dns": Habits([], [Loop(8.3, ["list services - ?limit=500", "list ingresses - ?limit=500", "list nodes - ?limit=500"])]),
-    "grafana": Habits(["configmaps monitoring ?labelSelector=grafana_dashboard%3D1", "secrets monitoring ?labelSelector=grafana_datasource%3D1"], [Loop(6.5, ["get configmaps monitoring/grafana-config"])]),
+    "external-dns": Habits([], [Loop(6.72, ["list services - ?limit=500", "list ingresses - ?limit=500", "list nodes - ?limit=500"])]),
+    "grafana": Habits(["configmaps monitoring ?labelSelector=grafana_dashboard%3D1", "secrets monitoring ?labelSelector=grafana_datasource%3D1"], [Loop(5.27, ["get configmaps monitoring/grafana-config"])]),
     "velero": Habits(
         [],
-        [Loop(138, [*(f"list {resource} - ?limit=500" for resource in _BACKUP), "list backups velero ?limit=500", "create backups velero/hourly-2026112314{rev}"])],
+        [Loop(112, [*(f"list {resource} - ?limit=500" for resource in _BACKUP), "list backups velero ?limit=500", "create backups velero/hourly-2026112314{rev}"])],
         None,
     ),
-    "node-labeler": Habits([], [Loop(14.8, ["list nodes - ?limit=500", *(["get nodes /{node}"] * 4)], ["patch nodes /{node} #rack"], 0.18)]),
+    "node-labeler": Habits([], [Loop(12, ["list nodes - ?limit=500", *(["get nodes /{node}"] * 4)], ["patch nodes /{node} #rack"], 0.18)]),
     # service accounts of applications
-    "reader": Habits([], [Loop(3.3, ["get configmaps {ns}/{app}-config"]), Loop(12.4, ["list endpoints {ns} ?limit=500", "list pods {ns} ?labelSelector=app%3D{app}"])], ("", "lock", 1.03)),
-    "leader": Habits(["configmaps {ns}"], [Loop(16.7, ["get secrets {ns}/db-creds"])], ("", "leader", 1.03)),
+    "reader": Habits([], [Loop(2.67, ["get configmaps {ns}/{app}-config"]), Loop(10, ["list endpoints {ns} ?limit=500", "list pods {ns} ?labelSelector=app%3D{app}"])], ("", "lock", 0.98)),
+    "leader": Habits(["configmaps {ns}"], [Loop(13.5, ["get secrets {ns}/db-creds"])], ("", "leader", 0.82)),
     "jobber": Habits(
         [],
         [
-            Loop(4.95, ["get configmaps {ns}/{app}-config", "get jobs/status {ns}/index-{hex} %0.58", "list jobs {ns} ?limit=500"]),
-            Loop(16, ["create jobs {ns}/index-{hex} #job", "delete jobs {ns}/index-{hex} +14 #deletejob"]),
+            Loop(3.8, ["list jobs {ns} ?limit=500", "get configmaps {ns}/{app}-config"]),
+            Loop(17, ["create jobs {ns}/index-{hex} #job", "get jobs/status {ns}/index-{hex}", *(["get jobs/status {ns}/index-{hex} +2.2"] * 3), "delete jobs {ns}/index-{hex} +2.2 #deletejob"]),
         ],
     ),
-    "poller": Habits([], [Loop(6.5, ["get configmaps {ns}/{app}-config", "get secrets {ns}/api-token %0.256", "list pods {ns} ?limit=500"])]),
-    "watcher": Habits(["configmaps {ns}", "services {ns}"], [Loop(30, ["get configmaps {ns}/{app}-config"])]),
+    "poller": Habits([], [Loop(5.27, ["get configmaps {ns}/{app}-config", "get secrets {ns}/api-token %0.256", "list pods {ns} ?limit=500"])]),
+    "watcher": Habits(["configmaps {ns}", "services {ns}"], [Loop(24.3, ["get configmaps {ns}/{app}-config"])]),
 }  # fmt: skip
 _BUILD = compiled(
     [
@@ -304,9 +304,10 @@ def lease(world: World, client: Client, namespace: str, name: str, period: float
     yield world.random.randrange(step)
     while True:
         kernel.fire(read, False)
-        yield 5 * _MS
+        wait = world.lag(3 + 3 * world.random.random())
+        yield wait
         kernel.fire(renew, True)
-        yield step - 5 * _MS + world.random.randrange(wander)
+        yield step - wait + world.random.randrange(wander)
 
 
 def loop(world: World, account: Account, habit: Loop, homes: Sequence[str], pace: float) -> Process:
@@ -349,7 +350,7 @@ def build_runner(world: World, account: Account, pace: float) -> Process:
     """A CI runner: pods that come, are looked at, entered and deleted."""
     random = world.random
     while True:
-        yield int(random.expovariate(1) * 14 / pace * SECOND) + SECOND
+        yield int(random.expovariate(1) * 10.2 / pace * SECOND) + SECOND
         tag = f"runner-{random.getrandbits(32):08x}-project-{random.randrange(1, 40)}-concurrent-{random.randrange(4)}"
         scene = world.scene(account.client.who, "cicd")
         scene["job"], scene["shell"] = tag, _SHELL
@@ -369,7 +370,7 @@ def pipeline(world: World, account: Account, pace: float) -> Process:
             weekday = (day + 3) % 7
             busy = (0.12 if weekday >= 5 else 1.0) * (1.0 if 7 <= hour <= 18 else 0.1)
             busy *= people.release_boost if weekday in people.release_days else 1.0
-        yield int(min(random.expovariate(1) * 22 / pace / busy, 6 * 3600) * SECOND) + SECOND
+        yield int(min(random.expovariate(1) * 18 / pace / busy, 6 * 3600) * SECOND) + SECOND
         staging = world.app_of.get(("staging", f"{team.name}-stg"))
         app = (
             staging
@@ -384,60 +385,59 @@ def pipeline(world: World, account: Account, pace: float) -> Process:
             yield from world.play(account.client, _MIGRATE, scene)
 
 
-def cron(world: World, team: Team, name: str, index: int, count: int) -> Process:
-    """A cron job: a job every so often; the controller looks at it all the time."""
-    random, kernel = world.random, world.kernel
-    minutes = world.settings.machines.cronjob_minutes
+def cron_jobs(world: World) -> Process:
+    """The first cron job controller: every ten seconds it lists everything, looks at one cron job after another, writes each twice."""
+    random, kernel, settings = world.random, world.kernel, world.settings
     keeper = world.by("cronjob-controller")
-    period = int(minutes * 60 * SECOND)
-    body = f'{{"kind":"CronJob","apiVersion":"batch/v1beta1","metadata":{{"name":"{name}"}},"status":{{}}}}'
-    slow = world.settings.policy != "everything"
-    look = period if slow else int(6.2 * SECOND)
-    due = kernel.now + period * (index + 1) // count
-    yield random.randrange(look)
-    done: list[str] = []
-    while True:
-        if kernel.now >= due:
-            due += period
-            job = f"{name}-{kernel.now // SECOND}"
-            kernel.call(
-                keeper, "create", "jobs", team.namespace, job, body=body.replace('"status"', '"spec"')
-            )
-            world.kernel.spawn(
-                world.job(team.namespace, job, f"registry.corp.example/batch/{name}", None), 8 * _MS
-            )
-            yield 6 * _MS
-            world.event(keeper, team.namespace, name, None)
-            yield 4 * _MS
-            kernel.call(keeper, "update", "cronjobs/status", team.namespace, name, body=body, code=409)
-            done.append(job)
-            if len(done) > 3:
-                old = done.pop(0)
-                yield 5 * _MS
-                kernel.call(
-                    keeper,
-                    "delete",
-                    "jobs",
-                    team.namespace,
-                    old,
-                    body='{"kind":"DeleteOptions","apiVersion":"batch/v1","propagationPolicy":"Background"}',
-                )
-                kernel.spawn(world.sweep(team.namespace, f"{old}-{suffix(random, 5)}", None), 9 * _MS)
-        yield 2 * _MS
-        kernel.call(keeper, "update", "cronjobs/status", team.namespace, name, body=body)
-        yield look + random.randrange(SECOND // 2)
-
-
-def cron_lister(world: World) -> Process:
-    """The first cron job controller lists everything every ten seconds."""
-    keeper, kernel = world.by("cronjob-controller"), world.kernel
     lists = [kernel.prepare(keeper, "list", resource, query="limit=500") for resource in ("jobs", "cronjobs")]
+    period = int(settings.machines.cronjob_minutes * 60 * SECOND)
+    look = (10 if settings.policy == "everything" else 60) * SECOND
+    jobs = [(team.namespace, name) for team in world.cast.teams for name in team.cronjobs]
+    due = [kernel.now + period * (index + 1) // len(jobs) for index in range(len(jobs))]
+    done: list[list[str]] = [[] for _ in jobs]
+    options = '{"kind":"DeleteOptions","apiVersion":"batch/v1","propagationPolicy":"Background"}'
+
+    def written(namespace: str, name: str, code: int = 0) -> int:
+        body = (
+            f'{{"kind":"CronJob","apiVersion":"batch/v1beta1","metadata":{{"name":"{name}"}},"status":{{}}}}'
+        )
+        kernel.call(keeper, "update", "cronjobs/status", namespace, name, body=body, code=code)
+        return 2 * _MS + int(9 * random.random() ** 5 * _MS)
+
+    yield random.randrange(look)
     while True:
         for prepared in lists:
             if prepared is not None:
                 kernel.fire(prepared, False)
-            yield 6 * _MS
-        yield int(12.4 * SECOND)
+            yield 4 * _MS
+        for index, (namespace, name) in enumerate(jobs):
+            yield written(namespace, name)
+            old = done[index][:-2]
+            if kernel.now >= due[index]:
+                due[index] += period
+                image = f"registry.corp.example/batch/{name}"
+                job = f"{name}-{kernel.now // (60 * SECOND) * 60}"
+                kernel.call(keeper, "create", "jobs", namespace, job, body=owned_job(job, name, image))
+                kernel.spawn(world.job(namespace, job, image, None), 8 * _MS)
+                done[index].append(job)
+                yield 3 * _MS + random.randrange(2 * _MS)
+                yield written(namespace, name)
+                world.event(keeper, namespace, name, None)
+                yield 8 * _MS
+                yield written(namespace, name, 409)
+            elif old and random.random() < 0.3:
+                world.event(keeper, namespace, name, None)
+                yield 9 * _MS
+                gone = done[index].pop(0)
+                kernel.call(keeper, "delete", "jobs", namespace, gone, body=options)
+                kernel.spawn(world.sweep(namespace, f"{gone}-{suffix(random, 5)}", None), 9 * _MS)
+                yield 12 * _MS
+                yield written(namespace, name)
+                world.event(keeper, namespace, name, None)
+                yield 8 * _MS
+            else:
+                yield written(namespace, name)
+        yield look
 
 
 def kubelet(world: World, node: Node) -> Process:
@@ -450,20 +450,20 @@ def kubelet(world: World, node: Node) -> Process:
         '{"status":{"conditions":[{"type":"MemoryPressure","status":"False"},{"type":"DiskPressure","status":"False"},'
         '{"type":"Ready","status":"True","reason":"KubeletReady"}]}}'
     )
-    period = int((12.4 if look is not None or renew is not None else settings.node_status_seconds) * SECOND)
+    period = int((10.0 if look is not None or renew is not None else settings.node_status_seconds) * SECOND)
     due = kernel.now + world.random.randrange(int(settings.node_status_seconds * SECOND))
     yield world.random.randrange(period)
     while True:
         if renew is not None:
             kernel.fire(renew, True)
-            yield 5 * _MS + world.random.randrange(SECOND)
+            yield 5 * _MS + world.random.randrange(3 * _MS)
         if look is not None:
             kernel.fire(look, False)
             yield 3 * _MS
         if kernel.now >= due:
             due += int(settings.node_status_seconds * SECOND)
             kernel.call(client, "patch", "nodes/status", "", node.name, query="timeout=10s", body=status)
-        yield period - SECOND // 2 + world.random.randrange(40 * _MS)
+        yield period + world.random.randrange(40 * _MS)
 
 
 def volumes(world: World, node: Node, number: int) -> Process:
@@ -494,17 +494,24 @@ def discovery(world: World, client: Client, period: float) -> Process:
     yield world.random.randrange(int(period * SECOND))
     random = world.random
     while True:
-        paths = [
-            path
-            for _, path in sorted(
-                (number + 4 * random.random(), path) for number, path in enumerate(FULL_DISCOVERY)
-            )
-        ]
+        paths = list(FULL_DISCOVERY[2:])
+        if random.random() < 0.35:  # what waited for its turn together stays together
+            cut = random.randrange(8, len(paths))
+            paths = paths[:1] + paths[cut:] + paths[1:cut]
+        for _ in range(random.randrange(4, 12)):
+            paths.insert(random.randrange(len(paths)), paths.pop(random.randrange(len(paths))))
+        paths = [*FULL_DISCOVERY[:2], *paths]
         for number, path in enumerate(paths):
             if not world.kernel.visit(client, f"{path}?timeout=32s"):
                 return
             # client-go lets a burst through, then twenty requests a second.
-            yield 60 + random.randrange(500) if number < 30 else 45 * _MS + random.randrange(9 * _MS)
+            yield (
+                5 * _MS
+                if number < 2
+                else 60 + random.randrange(500)
+                if number < 30
+                else 49 * _MS + random.randrange(2 * _MS)
+            )
         yield int(period * SECOND)
 
 
@@ -518,25 +525,35 @@ def apiserver(world: World) -> Process:
     ]
     if world.settings.policy != "everything":
         return
-    turn = 0
+    kernel.spawn(apiserver_reviews(world))
     while True:
         for prepared in first:
             if prepared is not None:
                 kernel.fire(prepared, False)
             yield 3 * _MS
-        turn += 1
-        if turn % 3 == 0:
-            for resource in ("flowschemas", "prioritylevelconfigurations"):
-                kernel.call(
-                    client, "get", resource, "", "exempt" if resource == "flowschemas" else "catch-all"
-                )
-                yield 2 * _MS
-        if turn % 2 == 0:
-            kernel.call(
-                client, "list", "resourcequotas", world.cast.teams[turn % len(world.cast.teams)].namespace
-            )
+        yield 10 * SECOND
+
+
+def apiserver_reviews(world: World) -> Process:
+    """Once a minute the API server looks at its address ranges, its flow control and its own namespaces."""
+    client, kernel, random = world.by("apiserver"), world.kernel, world.random
+    yield random.randrange(60 * SECOND)
+    while True:
+        for _ in range(2):
+            kernel.call(client, "list", "services")
+            yield 5 * _MS
+        yield 45 * _MS
+        for resource in ("flowschemas", "prioritylevelconfigurations"):
+            names = ["exempt", "catch-all"]
+            random.shuffle(names)
+            for name in names:
+                kernel.call(client, "get", resource, "", name)
+                yield 3 * _MS
+        yield 40 * _MS
+        for namespace in ("kube-system", "kube-public", "kube-node-lease"):
+            kernel.call(client, "get", "namespaces", namespace, namespace)
             yield 2 * _MS
-        yield int(12.3 * SECOND)
+        yield 60 * SECOND
 
 
 def autoscaler(world: World) -> Process:
@@ -546,11 +563,11 @@ def autoscaler(world: World) -> Process:
         :: max(1, len(world.cast.apps) // 12)
     ][:3]
     metrics = kernel.route(client, "list", "pods.metrics", "web").level
-    period = 18.4 if metrics else 600.0
+    period = 15.0 if metrics else 600.0
     while True:
         for app in apps:
             kernel.call(client, "get", "deployments/scale", app.namespace, app.name)
-            yield 2 * _MS
+            yield 2 * _MS + int(9 * random.random() ** 3 * _MS)
             kernel.call(
                 client,
                 "list",
@@ -559,7 +576,7 @@ def autoscaler(world: World) -> Process:
                 query=f"labelSelector=app%3D{app.name}",
                 code=404,
             )
-            yield 3 * _MS
+            yield 2 * _MS + int(11 * random.random() ** 3 * _MS)
             if random.random() < 0.05:
                 world.event(client, app.namespace, app.name, None, "patch")
                 yield 3 * _MS
@@ -598,7 +615,7 @@ def start_machines(world: World) -> None:
     scheduler = cast.controllers["kube-scheduler"]
     cast.controllers["kube-scheduler"] = binder = scheduler.other(agent=scheduler.agent + "/scheduler")
     query = "timeout=5s"
-    seconds = settings.machines.lease_seconds * 1.24
+    seconds = settings.machines.lease_seconds
     kernel.spawn(lease(world, election, "kube-system", "kube-controller-manager", seconds, query))
     kernel.spawn(
         lease(
@@ -623,15 +640,11 @@ def start_machines(world: World) -> None:
         cast.controllers["anonymous"].who, "35.191.0.9", "GoogleHC/1.0", settings.policy != "everything"
     )
     cast.controllers["anonymous"] = health
-    kernel.spawn(visits(world, health, ("/readyz", "/healthz", "/livez"), 4.9))
+    kernel.spawn(visits(world, health, ("/readyz", "/healthz", "/livez"), 4.0))
     kernel.spawn(apiserver(world))
     kernel.spawn(autoscaler(world))
-    if settings.policy == "everything":
-        kernel.spawn(cron_lister(world))
     kernel.spawn(new_apps(world))
-    jobs = [(team, name) for team in cast.teams for name in team.cronjobs]
-    for index, (team, name) in enumerate(jobs):
-        kernel.spawn(cron(world, team, name, index, len(jobs)))
+    kernel.spawn(cron_jobs(world))
     for node in cast.nodes:
         kernel.spawn(kubelet(world, node))
         for resource in _KUBELET_WATCHES:

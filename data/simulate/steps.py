@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from data.errors import KubehabitError
 from data.simulate.api import CLUSTER_SCOPED, RESOURCES, STREAMS
+from data.simulate.kernel import uid_of
 
 Scene = dict[str, str]
 """What the braces of a step stand for."""
@@ -154,6 +155,15 @@ def pod_body(
 owner_reference = _owner
 
 
+def owned_job(name: str, cron_job: str, image: str) -> str:
+    """Body of a job that the cron job controller creates."""
+    owner = _owner("CronJob", "batch/v1beta1", cron_job, uid_of(cron_job))
+    return (
+        f'{{"kind":"Job","apiVersion":"batch/v1","metadata":{{"name":"{name}","creationTimestamp":null,{owner}}},'
+        f'"spec":{{{_ONCE}{_template(f"{image}:2", policy="Never")}}},"status":{{}}}}'
+    )
+
+
 def body_of(key: str, scene: Scene, random: Random) -> str:
     """Request object for a body key; a key may carry one argument: `image=registry/x:1`.
 
@@ -275,6 +285,7 @@ _WORKLOADS = {
 _VOLUME = '"volumes":[{"name":"h","hostPath":{"path":"/var/log"}}],'
 _LINKS = ',"enableServiceLinks":true'
 _PODS = {
+    "step": ("registry.corp.example/tools/base:3", "", "Never", "", _LINKS),
     "pod": ("registry.corp.example/tools/base:3", ',"command":["sleep","60"]', "Never", "", _LINKS),
     "ci": ("registry.corp.example/ci/build:1", "", "Always", "", _LINKS),
     "privileged": ("busybox:stable", _PRIVILEGED, "Always", "", _LINKS),

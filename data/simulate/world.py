@@ -39,6 +39,7 @@ class World:
             self.by_namespace.setdefault(app.namespace, []).append(app)
         self.start_day = kernel.now // DAY
         self._tick = 0
+        self._limits: dict[tuple[str, str], int] = {}
 
     # --- scenes and steps ----------------------------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ class World:
                 audit_id = self.request(asking, step, scene, blame)
             if ids is not None and audit_id:
                 ids.append(audit_id)
-            yield int((2.5 + 11 * random() ** 2) * _MS)
+            yield self.lag(2.3 + 9 * random() ** 2)
 
     def request(self, client: Client, step: Step, scene: Scene, blame: Blame = None) -> str:
         """Make one request of a habit now, with what follows from it in the cluster. Returns its audit ID."""
@@ -186,6 +187,11 @@ class World:
         elif full == "services" and verb in ("create", "patch") and self.random.random() < 0.5:
             kernel.spawn(self.endpoints(namespace, name, blame), 11 * _MS)
 
+    def lag(self, milliseconds: float) -> int:
+        """How long until the next request of something without a pause of its own: one in five meets a busy server."""
+        luck = self.random.random()
+        return int(milliseconds * _MS * (1.0 if luck > 0.2 else 2 + 20 * luck))
+
     # --- reactions -----------------------------------------------------------------------------------------------------------
 
     def note(self, blame: Blame, audit_id: str) -> None:
@@ -211,7 +217,7 @@ class World:
         resource: str = "events",
     ) -> None:
         """An Event about an object."""
-        name = f"{about}.{0x18EA << 48 | self.random.getrandbits(44):x}"
+        name = f"{about}.{self.kernel.now * 1000 + self.random.randrange(1000):x}"
         self.note(blame, self.kernel.call(client, verb, resource, namespace, name))
 
     def _status(
@@ -226,22 +232,34 @@ class World:
         self._tick += 1
         if self.random.random() < self.settings.machines.conflicts:
             self.note(blame, self.kernel.call(client, "update", full, namespace, name, body=body, code=409))
-            yield 3 * _MS + self.random.randrange(6 * _MS)
+            yield self.lag(3 + 5 * self.random.random())
             if full == "replicasets/status":
                 self.note(blame, self.kernel.call(client, "get", "replicasets", namespace, name))
-                yield 3 * _MS + self.random.randrange(4 * _MS)
+                yield self.lag(3 + 4 * self.random.random())
         self.note(blame, self.kernel.call(client, "update", full, namespace, name, body=body))
-        yield 4 * _MS + self.random.randrange(9 * _MS)
+        yield self.lag(4 + 9 * self.random.random())
 
-    def quota(self, namespace: str, blame: Blame) -> None:
-        """The API server and the quota controller write the new count of pods."""
-        if namespace in ("kube-system", "argo", "ml", "logging", "ingress-nginx", "kyverno"):
-            return
-        body = f'{{"kind":"ResourceQuota","apiVersion":"v1","metadata":{{"name":"quota","namespace":"{namespace}",{_MANAGED}}},"spec":{{"hard":{{"pods":"300"}}}}}}'
+    def quota(self, namespace: str, blame: Blame) -> Process:
+        """Admission looks for quotas and limits, which it remembers for half a minute, and writes the new count of pods."""
         kernel = self.kernel
         server = self.by("apiserver")
-        if self.random.random() < 0.15:
-            self.note(blame, kernel.call(server, "list", "limitranges", namespace))
+        counted = namespace not in (
+            "kube-system",
+            "argo",
+            "ml",
+            "logging",
+            "ingress-nginx",
+            "kyverno",
+            "cicd",
+        )
+        for resource in ("limitranges",) if counted else ("resourcequotas", "limitranges"):
+            if kernel.now - self._limits.get((namespace, resource), -DAY) > 30 * SECOND:
+                self._limits[(namespace, resource)] = kernel.now
+                self.note(blame, kernel.call(server, "list", resource, namespace))
+                yield 1500 + self.random.randrange(7 * _MS)
+        if not counted:
+            return
+        body = f'{{"kind":"ResourceQuota","apiVersion":"v1","metadata":{{"name":"quota","namespace":"{namespace}",{_MANAGED}}},"spec":{{"hard":{{"pods":"300"}}}}}}'
         self.note(
             blame, kernel.call(server, "update", "resourcequotas/status", namespace, "quota", body=body)
         )
@@ -298,16 +316,23 @@ class World:
             f'"hostIP":"{node.client.address}"}}}}'
         )
         self.note(blame, self.kernel.call(node.client, "get", "pods", namespace, pod))
-        yield 3 * _MS + self.random.randrange(4 * _MS)
+        yield self.lag(2.5 + 3 * self.random.random())
         self.note(blame, self.kernel.call(node.client, "patch", "pods/status", namespace, pod, body=body))
-        yield 5 * _MS + self.random.randrange(8 * _MS)
+        yield self.lag(5 + 4 * self.random.random())
 
     def pod_starts(
-        self, namespace: str, pod: str, node: Node, blame: Blame, service: str = "", config: str = ""
+        self,
+        namespace: str,
+        pod: str,
+        node: Node,
+        blame: Blame,
+        service: str = "",
+        config: str = "",
+        ready: float = 0.0,
     ) -> Process:
-        """A pod from binding to ready."""
-        self.quota(namespace, blame)
-        yield 9 * _MS
+        """A pod from binding to ready, `ready` seconds after its images are there."""
+        yield from self.quota(namespace, blame)
+        yield 6 * _MS
         yield from self.bind(namespace, pod, node, blame)
         for resource, name, chance in (
             ("configmaps", config, 0.14),
@@ -318,10 +343,10 @@ class World:
         yield 40 * _MS + self.random.randrange(90 * _MS)
         yield from self._report(node, namespace, pod, "Pending", blame)
         self.event(node.client, namespace, pod, blame)
-        yield int(self.settings.machines.pod_seconds * (0.4 + self.random.random()) * SECOND)
+        yield int((ready or self.settings.machines.pod_seconds * (0.4 + self.random.random())) * SECOND)
         for _ in range(3):
             self.event(node.client, namespace, pod, blame)
-            yield 5 * _MS + self.random.randrange(3 * _MS)
+            yield self.lag(4.5 + 3 * self.random.random())
         yield from self._report(node, namespace, pod, "Running", blame)
         if service:
             yield from self.endpoints(namespace, service, blame)
@@ -354,12 +379,10 @@ class World:
         body = f'{{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"preconditions":{{"uid":"{uid_of(pod)}"}}}}'
         self.note(blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=body))
         if self.random.random() < 0.05:
-            yield 11 * _MS
-            self.note(
-                blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=body, code=404)
-            )
+            yield 9 * _MS
+            yield from self._gone(node, namespace, pod, blame)
 
-    def _new_pod(self, app: App, blame: Blame) -> tuple[str, Node]:
+    def _new_pod(self, app: App, blame: Blame, ready: float = 0.0) -> tuple[str, Node]:
         """The replica set controller creates one pod of an app."""
         pod, node = f"{app.name}-{app.template}-{suffix(self.random, 5)}", self.node()
         replica_set = f"{app.name}-{app.template}"
@@ -373,7 +396,7 @@ class World:
         app.pods.append((pod, node.index))
         service = app.name if blame is None or app.blame is None else ""
         self.kernel.spawn(
-            self.pod_starts(app.namespace, pod, node, blame, service, f"{app.name}-config"), 4 * _MS
+            self.pod_starts(app.namespace, pod, node, blame, service, f"{app.name}-config", ready), 4 * _MS
         )
         return pod, node
 
@@ -397,9 +420,13 @@ class World:
         self.note(blame, self.kernel.call(maker, "delete", "pods", app.namespace, pod, body='{"kind":"DeleteOptions","apiVersion":"v1"}'))  # fmt: skip
         node = self.cast.nodes[index % len(self.cast.nodes)]
         self.kernel.spawn(self.pod_stops(app.namespace, pod, node, blame), 8 * _MS)
+        self.kernel.spawn(self.endpoints(app.namespace, app.name, blame), 9 * _MS)
         yield 7 * _MS
         yield from self._noted(app.namespace, replica_set, blame)
-        yield from self.endpoints(app.namespace, app.name, blame)
+        if self.random.random() < 0.55:
+            yield from self._status(
+                "replicaset-controller", "replicasets/status", "ReplicaSet", app.namespace, replica_set, blame
+            )
 
     def touch(self, app: App, blame: Blame) -> Process:
         """A change outside the template: the deployment controller only notes it."""
@@ -440,7 +467,9 @@ class World:
             self.event(deployer, namespace, app.name, blame)
             yield 5 * _MS
         for number in range(wanted):
-            self._new_pod(app, blame)
+            ready = self.settings.machines.pod_seconds * (0.4 + self.random.random())
+            seen = kernel.now + int((ready + 0.19) * SECOND)
+            self._new_pod(app, blame, ready)
             yield 9 * _MS + self.random.randrange(9 * _MS)
             yield from self._noted(namespace, new, blame)
             if self.random.random() < 0.9:
@@ -450,7 +479,7 @@ class World:
             yield from self._status(
                 "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
             )
-            yield int(self.settings.machines.pod_seconds * (0.5 + self.random.random()) * SECOND)
+            yield max(5 * _MS, seen - kernel.now) + self.random.randrange(20 * _MS)
             yield from self._status(
                 "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, new, blame
             )
@@ -558,6 +587,17 @@ class World:
             blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=grace, code=404)
         )
 
+    def _gone(self, node: Node, namespace: str, pod: str, blame: Blame) -> Process:
+        """A kubelet that means to stop a pod finds it gone."""
+        self.event(node.client, namespace, pod, blame)
+        yield 4 * _MS
+        self.note(blame, self.kernel.call(node.client, "get", "pods", namespace, pod, code=404))
+        yield 3 * _MS
+        grace = f'{{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"preconditions":{{"uid":"{uid_of(pod)}"}}}}'
+        self.note(
+            blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=grace, code=404)
+        )
+
     def job(self, namespace: str, name: str, image: str, blame: Blame) -> Process:
         """A job runs its pod to the end."""
         keeper = self.by("job-controller")
@@ -579,9 +619,9 @@ class World:
             if wait > 1:
                 yield from self._report(node, namespace, pod, "Succeeded", blame)
             self.note(blame, self.kernel.call(keeper, "get", "jobs", namespace, name))
-            yield 2 * _MS
+            yield 300 + self.random.randrange(1500)
             self.event(keeper, namespace, name, blame)
-            yield 8 * _MS
+            yield 4 * _MS + self.random.randrange(5 * _MS)
             self.note(blame, self.kernel.call(keeper, "update", "jobs/status", namespace, name, body=status))
 
     def replaced(self, namespace: str, pod: str, blame: Blame) -> Process:
