@@ -115,6 +115,7 @@ _EDIT = _VIEW | {
     *("secrets", "pods/exec", "pods/portforward", "deployments/scale", "pods/attach", "events"),
     *("pods/eviction", "serviceaccounts/token", "rolebindings", "roles"),
 }
+_CORE = _VIEW | {"persistentvolumes"}
 _SELF = frozenset(("selfsubjectaccessreviews", "selfsubjectrulesreviews"))
 _CUSTOM = frozenset(("workflows", "postgresclusters", "volumesnapshots", "applications", "certificates"))
 
@@ -375,6 +376,25 @@ PLATFORM = (
     ("ops", "node-labeler", "Go-http-client/2.0"),
 )  # fmt: skip
 """Platform service accounts, the most usual first: namespace, account, agent."""
+_BOUND: dict[str, tuple[tuple[str, frozenset[str] | None, frozenset[str] | None], ...]] = {
+    "prometheus-k8s": (("debug-node-proxy", None, frozenset(("nodes/proxy",))), ("infra-readers", READS, frozenset(("nodes", "services"))), ("prom-view", READS, frozenset(("pods", "endpoints")))),
+    "argocd-application-controller": (("gitops-all", None, None),),
+    "gitlab-runner": (("gitlab-runner-admin", None, None),),
+    "ingress-nginx": (("infra-readers", READS, frozenset(("services", "endpoints", "configmaps", "ingresses"))),),
+    "cert-manager": (("infra-readers", READS, frozenset(("ingresses", "leases"))),),
+    "kyverno": (("kyverno-webhooks", READS, frozenset(("validatingwebhookconfigurations",))), ("infra-readers", READS, frozenset(("configmaps", "namespaces")))),
+    "kustomize-controller": (("gitops-all", None, None),),
+    "workflow-controller": (("wf-edit", frozenset(("create",)), frozenset(("pods",))), ("infra-readers", READS, frozenset(("pods", "leases")))),
+    "fluent-bit": (("prom-view", READS, frozenset(("pods", "namespaces"))),),
+    "helm-release-bot": (("ci-view", READS, frozenset(("configmaps", "services"))), ("gitops-all", None, None)),
+    "postgres-operator": (("infra-readers", READS, frozenset(("services", "statefulsets"))), ("gitops-all", None, None)),
+    "argocd-server": (("argocd-server", READS, frozenset(("applications", "appprojects", "secrets"))), ("ci-view", READS, None)),
+    "external-dns": (("infra-readers", READS, _CORE),),
+    "grafana": (("ci-secrets-legacy", READS, frozenset(("secrets",))), ("prom-view", READS, frozenset(("configmaps",)))),
+    "velero": (("infra-readers", READS, _CORE), ("gitops-all", None, None)),
+    "node-labeler": (("node-labeler", None, frozenset(("nodes",))),),
+}  # fmt: skip
+"""What binding allows a platform account what: name, verbs, resources. The rest is allowed by `platform-writers`: too wide, as in life."""
 _ROLES = ("sre", "release", "dba", "security", "iac", "admin", "data-science")
 _GROUPS = {
     "sre": ("sre",),
@@ -418,6 +438,13 @@ def _rights_of(role: str, team: Team) -> Rights:
         Grant(debug, None, _DEBUG, None),
         Grant(binding("ClusterRoleBinding", "corp-crd-editor", "crd-editor", devs), None, _CUSTOM, None),
     ]
+    if role == "data-science":
+        grants += [
+            Grant(
+                binding("RoleBinding", f"ds-edit/{place}", "edit", subject), None, None, frozenset((place,))
+            )
+            for place in ("ml", "argo", "data")
+        ]
     homes = frozenset((team.namespace, *(("prod", "data") if role == "dba" else ())))
     grants += [
         Grant(binding("RoleBinding", f"dev-edit/{team.namespace}", "edit", subject), None, _EDIT, homes),
@@ -435,7 +462,7 @@ def _app(random: Random, namespace: str, name: str, team: str) -> App:
         f"registry.corp.example/{team}/{name}",
         replicas,
         suffix(random, 10),
-        name if random.random() < 0.45 else "",
+        name if random.random() < 0.75 else "",
         [],
     )
     app.pods = [
@@ -475,6 +502,8 @@ def _person(settings: Settings, random: Random, role: str, team: Team, index: in
     who = Identity(name, (*groups, "system:authenticated"), rights)
     if role == "iac":
         agents = ["HashiCorp/1.0 Terraform/0.14.7"]
+    elif role == "data-science" and index % 2:
+        agents = ["OpenAPI-Generator/12.0.1/python"]
     elif role == "developer" and int((index + 1) * settings.people.screens) > int(
         index * settings.people.screens
     ):
@@ -562,15 +591,23 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
         grant = _wide("infra-readers", "infra-reader", namespace, account)
         accounts.append(Account(Client(service_account(namespace, account, [grant]), pod_address(), agent, True), account, namespace))  # fmt: skip
     for namespace, account, agent in platform:
-        role = "gitops-all" if account in ("argocd-application-controller", "kustomize-controller", "helm-release-bot", "postgres-operator") else "platform-writers"  # fmt: skip
-        identity = service_account(namespace, account, [_wide(role, role, namespace, account)])
+        subject = f'ServiceAccount \\"{account}/{namespace}\\"'
+        grants = [Grant(binding("ClusterRoleBinding", role, role, subject), verbs, resources, None) for role, verbs, resources in _BOUND.get(account, ())]  # fmt: skip
+        grants.append(_wide("platform-writers", "platform-writer", namespace, account))
+        identity = service_account(namespace, account, grants)
         accounts.append(Account(Client(identity, pod_address(), agent), account, namespace))
     rest = principals - len(controllers) - nodes - len(accounts) - people
     pipelines = min(len(teams), max(1, round(principals * shares.pipeline_share)))
     for team in teams[:pipelines]:
-        wide = Grant(binding("ClusterRoleBinding", "ci-view", "view", f'ServiceAccount \\"ci-deployer/{team.namespace}\\"'), READS, None, None)  # fmt: skip
+        subject = f'ServiceAccount \\"ci-deployer/{team.namespace}\\"'
+        wide = Grant(binding("ClusterRoleBinding", "ci-view", "view", subject), READS, _VIEW, None)
         edit = _wide("release-edit", "edit", team.namespace, "ci-deployer")
-        who = service_account(team.namespace, "ci-deployer", [wide, edit])
+        own = [
+            Grant(binding("ClusterRoleBinding", "ci-secrets-legacy", "secret-reader", subject), READS, _SECRETS, None),
+            Grant(binding("RoleBinding", f"ci-edit/{team.namespace}", "edit", subject), None, None, frozenset((team.namespace,))),
+            Grant(binding("RoleBinding", f"ci-edit-{team.name}/staging", "edit", subject), None, None, frozenset(("staging",))),
+        ]  # fmt: skip
+        who = service_account(team.namespace, "ci-deployer", [wide, *own, edit])
         accounts.append(Account(Client(who, pod_address(), random.choice(KUBECTL[:2])), "ci-deployer", team.namespace, team))  # fmt: skip
     everybody = [*teams, ml]
     kinds = shares.app_accounts

@@ -73,12 +73,12 @@ HABITS: dict[str, Habits] = {
         ("kube-system", "cluster-autoscaler", 0.82),
     ),
     "metrics-server": Habits(["nodes -", "pods -"], [Loop(3.32, ["create subjectaccessreviews - #review"])]),
-    "coredns": Habits(["pods -", "namespaces -", "endpoints -", "services -"], [Loop(13.4, ["visit /version"])]),
+    "coredns": Habits(["pods -", "namespaces -", "endpoints -", "services -"], [Loop(9.9, ["visit /version"])]),
     "prometheus-k8s": Habits(
         ["services monitoring", "pods kube-system", "endpoints kube-system", "services web", "pods monitoring", "endpoints web", "services kube-system", "pods web", "endpoints monitoring", "nodes -"],
         [
-            Loop(3.97, ["get nodes/proxy /{node} >/metrics/cadvisor", "get nodes/proxy /{node} >/metrics"]),
-            Loop(32.4, ["visit /metrics !403"]),
+            Loop(3.35, ["get nodes/proxy /{node} >/metrics/cadvisor", "get nodes/proxy /{node} >/metrics"]),
+            Loop(120, ["visit /metrics !403"]),
         ],
     ),
     "argocd-application-controller": Habits(
@@ -136,7 +136,7 @@ HABITS: dict[str, Habits] = {
     "grafana": Habits(["configmaps monitoring ?labelSelector=grafana_dashboard%3D1", "secrets monitoring ?labelSelector=grafana_datasource%3D1"], [Loop(5.27, ["get configmaps monitoring/grafana-config"])]),
     "velero": Habits(
         [],
-        [Loop(112, [*(f"list {resource} - ?limit=500" for resource in _BACKUP), "list backups velero ?limit=500", "create backups velero/hourly-2026112314{rev}"])],
+        [Loop(83, [*(f"list {resource} - ?limit=500" for resource in _BACKUP), "list backups velero ?limit=500", "create backups velero/hourly-2026112314{rev}"])],
         None,
     ),
     "node-labeler": Habits([], [Loop(12, ["list nodes - ?limit=500", *(["get nodes /{node}"] * 4)], ["patch nodes /{node} #rack"], 0.18)]),
@@ -164,7 +164,7 @@ _BUILD = compiled(
         "create pods/exec cicd/{job} ?{shell}",
         "get pods cicd/{job} +0.9",
         "get pods/log cicd/{job} +0.8 ?container=build",
-        "delete pods cicd/{job} #deletepod",
+        "delete pods cicd/{job}",
         "delete secrets cicd/{job}",
         "delete configmaps cicd/{job}",
     ]
@@ -350,7 +350,7 @@ def build_runner(world: World, account: Account, pace: float) -> Process:
     """A CI runner: pods that come, are looked at, entered and deleted."""
     random = world.random
     while True:
-        yield int(random.expovariate(1) * 10.2 / pace * SECOND) + SECOND
+        yield int(random.expovariate(1) * 7.6 / pace * SECOND) + SECOND
         tag = f"runner-{random.getrandbits(32):08x}-project-{random.randrange(1, 40)}-concurrent-{random.randrange(4)}"
         scene = world.scene(account.client.who, "cicd")
         scene["job"], scene["shell"] = tag, _SHELL
@@ -402,7 +402,7 @@ def cron_jobs(world: World) -> Process:
             f'{{"kind":"CronJob","apiVersion":"batch/v1beta1","metadata":{{"name":"{name}"}},"status":{{}}}}'
         )
         kernel.call(keeper, "update", "cronjobs/status", namespace, name, body=body, code=code)
-        return 2 * _MS + int(9 * random.random() ** 5 * _MS)
+        return world.lag(2 + 3 * random.random())
 
     yield random.randrange(look)
     while True:
@@ -410,6 +410,7 @@ def cron_jobs(world: World) -> Process:
             if prepared is not None:
                 kernel.fire(prepared, False)
             yield 4 * _MS
+            keeper.done = kernel.now
         for index, (namespace, name) in enumerate(jobs):
             yield written(namespace, name)
             old = done[index][:-2]
@@ -498,7 +499,7 @@ def discovery(world: World, client: Client, period: float) -> Process:
         if random.random() < 0.35:  # what waited for its turn together stays together
             cut = random.randrange(8, len(paths))
             paths = paths[:1] + paths[cut:] + paths[1:cut]
-        for _ in range(random.randrange(4, 12)):
+        for _ in range(random.randrange(2, 8)):
             paths.insert(random.randrange(len(paths)), paths.pop(random.randrange(len(paths))))
         paths = [*FULL_DISCOVERY[:2], *paths]
         for number, path in enumerate(paths):
@@ -508,7 +509,7 @@ def discovery(world: World, client: Client, period: float) -> Process:
             yield (
                 5 * _MS
                 if number < 2
-                else 60 + random.randrange(500)
+                else 900 + random.randrange(1500)
                 if number < 30
                 else 49 * _MS + random.randrange(2 * _MS)
             )
@@ -539,10 +540,11 @@ def apiserver_reviews(world: World) -> Process:
     client, kernel, random = world.by("apiserver"), world.kernel, world.random
     yield random.randrange(60 * SECOND)
     while True:
-        for _ in range(2):
-            kernel.call(client, "list", "services")
-            yield 5 * _MS
-        yield 45 * _MS
+        if random.random() < 0.35:
+            for _ in range(2):
+                kernel.call(client, "list", "services")
+                yield 5 * _MS
+            yield 45 * _MS
         for resource in ("flowschemas", "prioritylevelconfigurations"):
             names = ["exempt", "catch-all"]
             random.shuffle(names)

@@ -29,7 +29,17 @@ _ALL = [
         *("horizontalpodautoscalers", "jobs", "cronjobs"),
     )
 ]
-_ALL_LENS = ("events", "statefulsets", "replicasets", "jobs", "cronjobs", "daemonsets", "deployments", "pods")
+_ALL_LENS = (
+    "namespaces",
+    "deployments",
+    "events",
+    "jobs",
+    "pods",
+    "statefulsets",
+    "daemonsets",
+    "cronjobs",
+    "replicasets",
+)
 _TTY = "stdin=true&stdout=true&stderr=true&tty=true"
 COMMANDS = {
     name: compiled(lines)
@@ -129,7 +139,7 @@ COMMANDS = {
             for number in (1, 2, 3)
             for line in ("get namespaces -/{ns}", "get rolebindings {ns}/dev-edit", "get serviceaccounts {ns}/ci-deployer", "get resourcequotas {ns}/quota", "get networkpolicies {ns}/default-deny")
         ] + ["patch resourcequotas {t1}/quota #annotate=tf %0.25", "patch rolebindings staging/dev-edit-web #annotate=tf %0.14"],
-        "lens": ["visit /version", "create selfsubjectrulesreviews - #rules", *(f"list {resource} {{ns}} ?limit=500 %0.55" for resource in _ALL_LENS), "list namespaces - ?limit=500 %0.5", "watch pods {ns} ?watch=true&timeoutSeconds=60&allowWatchBookmarks=true ~9"],
+        "lens": ["visit /version", "create selfsubjectrulesreviews - #rules", *(f"list {resource} {'-' if resource == 'namespaces' else '{ns}'} ?limit=500 %0.6" for resource in _ALL_LENS), "watch pods {ns} ?watch=true&timeoutSeconds=60&allowWatchBookmarks=true ~9"],
         "discover": ["discover"],
         "typo-get": ["get configmaps {ns}/wbe !404"],
         "typo-pod": ["get pods {ns}/{app}x !404"],
@@ -156,10 +166,10 @@ COMMANDS["screen-can"] = compiled(
 
 MIXES: dict[str, dict[str, float]] = {
     "developer": {
-        "pods": 22, "logs": 12, "describe": 4, "deployment": 4, "rollout-status": 3, "apply": 12, "set-image": 5,
+        "pods": 26, "logs": 13, "describe": 5, "deployment": 4, "rollout-status": 3, "apply": 8, "set-image": 5,
         "restart": 2, "config": 4, "configs": 2, "edit-flags": 2.5, "shell": 3, "run-inside": 3, "heap": 0.6,
         "forward": 3, "dev-secret": 4, "feature": 2, "deployments": 5, "explain": 3, "scale": 1.2, "kill-pod": 0.8,
-        "get-all": 4, "cronjobs": 1.5, "job": 2, "logs-label": 5, "events": 2, "suspend": 0.4, "discover": 1.1,
+        "get-all": 4, "cronjobs": 1.5, "job": 2, "logs-label": 5, "events": 2, "suspend": 0.4, "discover": 1.6,
     },
     "k9s": {
         "screen-pods": 18, "screen-can": 13, "screen-services": 5, "screen-deployments": 5, "screen-jobs": 4,
@@ -177,7 +187,7 @@ MIXES: dict[str, dict[str, float]] = {
         "restart": 1, "discover": 0.7, "cluster-edit": 0.05, "can-i": 0.2, "audit-secrets": 0.05,
     },
     "release": {
-        "helm-upgrade": 6, "rollout-status": 4, "applications": 4, "projects": 4, "set-image": 5, "pods": 8, "helm-list": 3, "explain": 5,
+        "helm-upgrade": 4.5, "rollout-status": 4, "applications": 4, "projects": 4, "set-image": 5, "pods": 8, "helm-list": 3, "explain": 5,
         "scale": 2.4, "edit-flags": 2, "restart": 1.5, "forward": 0.3, "discover": 0.8, "logs": 1, "deployments": 1,
     },
     "dba": {
@@ -195,7 +205,7 @@ MIXES: dict[str, dict[str, float]] = {
     "iac": {"plan": 1},
     "admin": {"pods": 6, "get-all": 4, "events": 5, "explain": 3, "configs": 3, "namespaces": 2, "nodes": 2},
 }  # fmt: skip
-_MISTAKES = ("typo-get", "typo-pod", "typo-deploy", "wrong-place")
+_MISTAKES = (*("typo-get", "typo-pod", "typo-deploy") * 3, "wrong-place")
 _FIRST_DAY = (
     "can-i",
     "can-i",

@@ -109,7 +109,7 @@ class World:
                 audit_id = self.request(asking, step, scene, blame)
             if ids is not None and audit_id:
                 ids.append(audit_id)
-            yield self.lag(2.3 + 9 * random() ** 2)
+            yield self.lag(2.3 + 6 * random() ** 2)
 
     def request(self, client: Client, step: Step, scene: Scene, blame: Blame = None) -> str:
         """Make one request of a habit now, with what follows from it in the cluster. Returns its audit ID."""
@@ -423,7 +423,7 @@ class World:
         self.kernel.spawn(self.endpoints(app.namespace, app.name, blame), 9 * _MS)
         yield 7 * _MS
         yield from self._noted(app.namespace, replica_set, blame)
-        if self.random.random() < 0.55:
+        if self.random.random() < 0.85:
             yield from self._status(
                 "replicaset-controller", "replicasets/status", "ReplicaSet", app.namespace, replica_set, blame
             )
@@ -507,15 +507,15 @@ class World:
                     yield 4 * _MS
                 yield from self._drop_pod(app, old, blame)
                 leaving -= 1
+            yield from self._status(
+                "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
+            )
             if number + 1 < wanted:
                 self.note(
                     blame,
                     kernel.call(deployer, "update", "replicasets", namespace, new, body=sized(number + 2)),
                 )
                 yield 8 * _MS
-            yield from self._status(
-                "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
-            )
         while leaving > 0 and len(app.pods) > wanted:
             yield from self._drop_pod(app, old, blame)
             leaving -= 1
@@ -532,7 +532,7 @@ class World:
         """Another number of replicas."""
         app.replicas = max(1, wanted) if blame is None else app.replicas
         name = f"{app.name}-{app.template}"
-        body = f'{{"kind":"ReplicaSet","apiVersion":"apps/v1","metadata":{{"name":"{name}",{_MANAGED}}},"spec":{{"replicas":{wanted}}}}}'
+        body = f'{{"kind":"ReplicaSet","apiVersion":"apps/v1","metadata":{{"name":"{name}",{_MANAGED}}},"spec":{{"replicas":{wanted},"template":{{"spec":{{"containers":[{{"name":"app","image":"{app.image}:{app.revision}"}}]{_as(app)}}}}}}}}}'
         self.note(blame, self.kernel.call(self.by("deployment-controller"), "update", "replicasets", app.namespace, name, body=body))  # fmt: skip
         yield 9 * _MS
         self.event(self.by("deployment-controller"), app.namespace, app.name, blame, "patch")
@@ -623,6 +623,13 @@ class World:
             self.event(keeper, namespace, name, blame)
             yield 4 * _MS + self.random.randrange(5 * _MS)
             self.note(blame, self.kernel.call(keeper, "update", "jobs/status", namespace, name, body=status))
+            if self.random.random() < 0.3:
+                yield self.lag(7)
+                self.note(blame, self.kernel.call(keeper, "get", "jobs", namespace, name))
+                yield self.lag(4)
+                self.note(
+                    blame, self.kernel.call(keeper, "update", "jobs/status", namespace, name, body=status)
+                )
 
     def replaced(self, namespace: str, pod: str, blame: Blame) -> Process:
         """A deleted or evicted pod: its replica set makes another."""
