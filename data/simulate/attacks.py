@@ -121,7 +121,11 @@ class Campaign:
         self._used: dict[str, int] = {}
         self._latest = start + int((end - start) * 0.97)
         random, settings = world.random, world.settings.attacks
-        plans = [scenario for scenario in scenarios for _ in range(settings.runs_per_scenario)]
+        plans = [
+            scenario
+            for scenario in scenarios
+            for _ in range(settings.slow_runs if scenario.slow else settings.runs_per_scenario)
+        ]
         random.shuffle(plans)
         length = end - start
         for index, scenario in enumerate(plans):

@@ -79,6 +79,7 @@ class AttackSettings:
     """How attacks are dealt out; `slow_days` is how long the slow ones take."""
 
     runs_per_scenario: int = 1
+    slow_runs: int = 1
     same_client: float = 0.5
     slow_days: float = 3.0
     pace: float = 1.0

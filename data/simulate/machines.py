@@ -98,7 +98,7 @@ HABITS: dict[str, Habits] = {
     ),
     "cert-manager": Habits(
         ["clusterissuers -", "secrets -", "ingresses -", "certificates -"],
-        [Loop(13.1, ["get certificates {ns}/{ns}-tls", "get secrets {ns}/tls-wildcard", "update secrets {ns}/tls-wildcard %0.19", "update certificates/status {ns}/{ns}-tls"])],
+        [Loop(13.1, ["get certificates {ns}/{ns}-tls", "get secrets {ns}/tls-wildcard", "update certificates/status {ns}/{ns}-tls", "update secrets {ns}/tls-wildcard %0.19"])],
         ("kube-system", "cert-manager-controller", 0.98),
     ),
     "kyverno": Habits(
@@ -114,8 +114,7 @@ HABITS: dict[str, Habits] = {
     "workflow-controller": Habits(
         ["workflows argo", "pods argo"],
         [
-            Loop(3.32, ["list workflows argo ?resourceVersion=0"]),
-            Loop(26.7, ["create pods argo/train-{hex}-1 #step=registry.corp.example/ml/train:29", "patch workflows argo/train-{hex} +0.2"]),
+            Loop(3.3, ["list workflows argo ?resourceVersion=0"], ["create pods argo/train-{hex}-1 #step=registry.corp.example/ml/train:29", "patch workflows argo/train-{hex}"], 0.124),
         ],
         ("argo", "workflow-controller", 0.98),
     ),
@@ -130,7 +129,7 @@ HABITS: dict[str, Habits] = {
     ),
     "postgres-operator": Habits(
         ["postgresclusters -", "statefulsets prod", "pods prod"],
-        [Loop(5.99, ["get postgresclusters prod/orders", "get statefulsets prod/postgres", "get secrets prod/db-creds", "get services prod/postgres", "patch postgresclusters/status prod/orders"], ["create pods/exec prod/postgres-0 ?command=patronictl&command=list&stdout=true&stderr=true", "patch statefulsets prod/postgres #statefulset"], 0.073)],
+        [Loop(5.99, ["get postgresclusters prod/orders", "get statefulsets prod/postgres", "get secrets prod/db-creds", "get services prod/postgres", "patch postgresclusters/status prod/orders"], ["patch statefulsets prod/postgres #statefulset", "create pods/exec prod/postgres-0 ?command=patronictl&command=list&stdout=true&stderr=true"], 0.073)],
     ),
     "external-dns": Habits([], [Loop(6.72, ["list services - ?limit=500", "list ingresses - ?limit=500", "list nodes - ?limit=500"])]),
     "grafana": Habits(["configmaps monitoring ?labelSelector=grafana_dashboard%3D1", "secrets monitoring ?labelSelector=grafana_datasource%3D1"], [Loop(5.27, ["get configmaps monitoring/grafana-config"])]),
@@ -176,7 +175,8 @@ _DEPLOY = compiled(
         "get serviceaccounts {ns}/default",
         "get configmaps {ns}/{app}-config",
         "get secrets {ns}/regcred",
-        "discover %0.045",
+        "discover %0.03",
+        "visit /openapi/v2?timeout=32s %0.27",
         "get configmaps {ns}/{app}-config",
         "patch configmaps {ns}/{app}-config ?fieldManager=kubectl-client-side-apply",
         "get services {ns}/{app}",

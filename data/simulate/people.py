@@ -139,7 +139,6 @@ COMMANDS = {
             for number in (1, 2, 3)
             for line in ("get namespaces -/{ns}", "get rolebindings {ns}/dev-edit", "get serviceaccounts {ns}/ci-deployer", "get resourcequotas {ns}/quota", "get networkpolicies {ns}/default-deny")
         ] + ["patch resourcequotas {t1}/quota #annotate=tf %0.25", "patch rolebindings staging/dev-edit-web #annotate=tf %0.14"],
-        "lens": ["visit /version", "create selfsubjectrulesreviews - #rules", *(f"list {resource} {'-' if resource == 'namespaces' else '{ns}'} ?limit=500 %0.6" for resource in _ALL_LENS), "watch pods {ns} ?watch=true&timeoutSeconds=60&allowWatchBookmarks=true ~9"],
         "discover": ["discover"],
         "typo-get": ["get configmaps {ns}/wbe !404"],
         "typo-pod": ["get pods {ns}/{app}x !404"],
@@ -148,6 +147,18 @@ COMMANDS = {
         "wrong-list": ["list nodes - ?limit=500"],
     }.items()
 }  # fmt: skip
+for _turn in range(5):  # Lens asks for everything at once: in any order
+    COMMANDS[f"lens-{_turn}"] = compiled(
+        [
+            "visit /version",
+            "create selfsubjectrulesreviews - #rules",
+            *(
+                f"list {resource} {'-' if resource == 'namespaces' else '{ns}'} ?limit=500 %0.6"
+                for resource in sorted(_ALL_LENS, key=lambda name: zlib.crc32(f"{_turn}{name}".encode()))
+            ),
+            "watch pods {ns} ?watch=true&timeoutSeconds=60&allowWatchBookmarks=true ~9",
+        ]
+    )
 for _kind in ("pods", "services", "deployments", "jobs", "events", "configmaps"):
     COMMANDS[f"screen-{_kind}"] = compiled(
         [
@@ -172,16 +183,16 @@ MIXES: dict[str, dict[str, float]] = {
         "get-all": 4, "cronjobs": 1.5, "job": 2, "logs-label": 5, "events": 2, "suspend": 0.4, "discover": 1.6,
     },
     "k9s": {
-        "screen-pods": 18, "screen-can": 13, "screen-services": 5, "screen-deployments": 5, "screen-jobs": 4,
+        "screen-pods": 18, "screen-can": 8, "screen-services": 5, "screen-deployments": 5, "screen-jobs": 4,
         "screen-events": 4, "screen-configmaps": 3, "pods": 10, "logs": 12, "describe": 3, "ingresses": 2,
         "run-inside": 3, "heap": 0.3, "scale": 1, "kill-pod": 1, "discover": 0.5,
     },
     "lens": {
-        "lens": 15, "logs": 4, "forward": 6, "services": 3, "scale": 2.5,
+        "lens-0": 2, "lens-1": 2, "lens-2": 2, "lens-3": 2, "lens-4": 2, "logs": 5, "forward": 6, "services": 3, "scale": 2.5,
         "dev-secret": 2, "pods": 4, "discover": 1.2, "feature": 0.3,
     },
     "sre": {
-        "pods": 18, "logs": 9, "nodes": 9, "node": 4, "get-all": 4, "explain": 4, "scale": 4, "cordon": 1.8,
+        "pods": 18, "logs": 9, "nodes": 9, "node": 1, "get-all": 4, "explain": 4, "scale": 4, "cordon": 1.8,
         "configs": 3, "config": 2, "kill-pod": 2.4, "events": 3, "pods-all": 2, "endpoints": 3, "shell": 1.8,
         "events-watch": 3, "daemonsets": 5, "monitors": 2, "rollout-status": 3, "apply": 2, "services": 1, "edit-flags": 1.5,
         "restart": 1, "discover": 0.7, "cluster-edit": 0.05, "can-i": 0.2, "audit-secrets": 0.05,
@@ -313,7 +324,7 @@ def command(world: World, person: Person, name: str, namespace: str, client: Cli
         places = [team.namespace for team in world.cast.teams[:3]]
         scene["t1"], scene["t2"], scene["t3"] = (places * 3)[:3]
     helm = client.other(agent=HELM)
-    think = world.settings.people.think_median / 1.6
+    think = world.settings.people.think_median / 4
     return world.play(client, COMMANDS[name], scene, others={"helm": helm}, think=min(think, 8.0))
 
 
@@ -348,8 +359,8 @@ def work(world: World, person: Person) -> Process:
             if random.random() < settings.pauses:
                 think *= 9
             if person.role == "iac":
-                think *= 12
-            if name in ("screen-can", "lens") or name.startswith("screen"):
+                think *= 9
+            if name.startswith(("screen", "lens")):
                 think *= 0.6
             yield int(think * SECOND)
             if settings.calendar == "always" and number % 60 == 59:

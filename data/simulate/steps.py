@@ -4,7 +4,7 @@
 
 is verb, resource, target (`namespace/name`, `namespace`, `/name` for the cluster, `-` for all), then in any order `?query`, `#body`
 (a key of `BODIES`), `!code`, `~seconds` a stream stays open, `+seconds` to wait before, `@client` (`@helm`), `&identity` to
-impersonate, `>path` behind a proxy, `%chance` of being made at all, `*` when the reference has no name. `discover` and `visit /path` are requests outside the
+impersonate, `>path` behind a proxy, `%chance` of being made at all, `*` when the reference has no name. `discover` and `visit /path` (with `!` and `%`) are requests outside the
 resource API. Braces are filled from the scene.
 """
 
@@ -56,8 +56,8 @@ def parse(text: str) -> Step:
     if words[0] == "discover":
         return Step("discover", "", chance=float(words[1][1:]) if len(words) > 1 else 1.0)
     if words[0] == "visit":
-        code = int(words[2][1:]) if len(words) > 2 else 200
-        return Step("visit", words[1], code=code)
+        marks = {word[0]: word[1:] for word in words[2:]}
+        return Step("visit", words[1], code=int(marks.get("!", 200)), chance=float(marks.get("%", 1)))
     verb, full, target = words[:3]
     resource = full.partition("/")[0]
     if resource not in RESOURCES:

@@ -378,7 +378,7 @@ class World:
         yield from self._report(node, namespace, pod, "Running", blame)
         body = f'{{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"preconditions":{{"uid":"{uid_of(pod)}"}}}}'
         self.note(blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=body))
-        if self.random.random() < 0.05:
+        if self.random.random() < 0.02:
             yield 9 * _MS
             yield from self._gone(node, namespace, pod, blame)
 
@@ -423,7 +423,7 @@ class World:
         self.kernel.spawn(self.endpoints(app.namespace, app.name, blame), 9 * _MS)
         yield 7 * _MS
         yield from self._noted(app.namespace, replica_set, blame)
-        if self.random.random() < 0.85:
+        if self.random.random() < 0.8:
             yield from self._status(
                 "replicaset-controller", "replicasets/status", "ReplicaSet", app.namespace, replica_set, blame
             )
@@ -472,7 +472,7 @@ class World:
             self._new_pod(app, blame, ready)
             yield 9 * _MS + self.random.randrange(9 * _MS)
             yield from self._noted(namespace, new, blame)
-            if self.random.random() < 0.9:
+            if self.random.random() < 0.65:
                 yield from self._status(
                     "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, new, blame
                 )
@@ -498,11 +498,11 @@ class World:
                             deployer, "update", "replicasets", namespace, old, body=sized(leaving), code=409
                         ),
                     )
-                yield 9 * _MS
+                yield self.lag(5)
                 yield from self._status(
                     "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
                 )
-                if self.random.random() < 0.35:
+                if self.random.random() < 0.12:
                     self.event(deployer, namespace, app.name, blame, "patch")
                     yield 4 * _MS
                 yield from self._drop_pod(app, old, blame)
