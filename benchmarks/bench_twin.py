@@ -1,11 +1,13 @@
-"""Can a classifier tell the twin from the recording, and by what? Writes a table and benchmarks/results/twin.json.
+"""Can a classifier tell the twin from the recording, and by what? (docs/twin.md)
+
+Run: python -m benchmarks.bench_twin [--seeds 3] [--details]
 
 Both logs go through the product's own encoding. Names of principals, namespaces and objects are replaced by what they are
 to the principal (its main namespace, another, the system's), so that only behaviour is left. A window is 16 consecutive
 actions of one principal; features are how often each value of each field, each pair of neighbouring requests and each pause
 occurs in it. Training is on the first part of both logs, judging on the rest. Two controls give the figure its scale: the
 recording against its own continuation (what time alone gives away), and one twin against another (what other people with
-other habits in a cluster of the same make give away).
+other habits in a cluster of the same make give away). The figure without gaps leaves the pauses out: what is done, not how fast.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.report import Row, report
 from data.actions import GAPS, ActionEncoder, gap_codes
 from data.names import client_family, reach_of
 from data.reader import DeadLetterFile, read_events
@@ -49,6 +53,8 @@ FIELDS = (
     "pair",
 )
 TRAIN = 0.6
+# As many principals as the recording has, and a normal part as long as the recording: half an hour.
+PRINCIPALS, DAYS = 64, 0.0347
 ACCOUNT = re.compile(r"serviceAccount=[^,]*")
 SYSTEM = {"kube-system", "kube-node-lease", "default"}
 
@@ -72,27 +78,28 @@ def read_windows(log: Path, leave_out: frozenset[str] = frozenset()) -> Windows:
     columns: dict[str, list[str]] = {field: [] for field in FIELDS[:-1] if field != "gap"}
     who: list[int] = []
     times: list[int] = []
-    letters = DeadLetterFile(Path(tempfile.gettempdir()) / "twin-dead-letters.jsonl")
-    for events in read_events(log, letters):
-        batch = encoder.encode([event for event in events if event.auditID not in leave_out])
-        value = {field: encoder.interners[field].values for field in batch.codes}
-        for row in range(len(batch)):
-            principal = int(batch.principal[row])
-            text = {field: value[field][batch.codes[field][row]] for field in batch.codes}
-            who.append(principal)
-            times.append(int(batch.time[row]))
-            namespace = text["namespace"]
-            columns["request"].append(f"{text['verb']} {text['resource']}")
-            columns["code"].append(text["code"])
-            columns["uri"].append(text["uri"])
-            columns["traits"].append(ACCOUNT.sub("serviceAccount", text["traits"]))
-            columns["namespace"].append(
-                namespace if namespace in SYSTEM or namespace == "-" else "*" + namespace
-            )
-            columns["name"].append(_shape(text["name"]))
-            columns["client"].append(client_family(text["client"]).removesuffix("-crfix"))
-            columns["binding"].append(text["binding"].split(" ")[0])
-            columns["place"].append(reach_of(text["place"]))
+    with tempfile.TemporaryDirectory() as folder:
+        letters = DeadLetterFile(Path(folder) / "dead-letters.jsonl")
+        for events in read_events(log, letters):
+            batch = encoder.encode([event for event in events if event.auditID not in leave_out])
+            value = {field: encoder.interners[field].values for field in batch.codes}
+            for row in range(len(batch)):
+                principal = int(batch.principal[row])
+                text = {field: value[field][batch.codes[field][row]] for field in batch.codes}
+                who.append(principal)
+                times.append(int(batch.time[row]))
+                namespace = text["namespace"]
+                columns["request"].append(f"{text['verb']} {text['resource']}")
+                columns["code"].append(text["code"])
+                columns["uri"].append(text["uri"])
+                columns["traits"].append(ACCOUNT.sub("serviceAccount", text["traits"]))
+                columns["namespace"].append(
+                    namespace if namespace in SYSTEM or namespace == "-" else "*" + namespace
+                )
+                columns["name"].append(_shape(text["name"]))
+                columns["client"].append(client_family(text["client"]).removesuffix("-crfix"))
+                columns["binding"].append(text["binding"].split(" ")[0])
+                columns["place"].append(reach_of(text["place"]))
     names = np.array(who)
     clock = np.array(times)
     span = clock.max() - clock.min() + 1
@@ -137,14 +144,24 @@ def _matrix(windows: Windows, rows: Sequence[int], index: dict[str, int]) -> npt
     return matrix
 
 
-def tell_apart(
-    left: Windows, right: Windows, kind: str, seed: int, limit: int = 1500
-) -> tuple[float, dict[str, float], list[tuple[str, float, float, float]]]:
-    """AUC of telling windows of one kind of principal apart, what each field is worth, and the tokens that weigh most.
+class Verdict(NamedTuple):
+    """What a classifier made of two logs.
 
-    Returns:
-        (AUC, field -> AUC lost when its columns are shuffled, [(token, AUC lost, mean in left, mean in right)]).
+    Attributes:
+        auc: area under the ROC curve; 0.5 is a coin.
+        auc_without_gaps: the same without the pauses between actions.
+        fields: field -> AUC lost when its columns are shuffled.
+        tokens: (token, AUC lost, mean count in a window of the left log, in one of the right), the heaviest first.
     """
+
+    auc: float
+    auc_without_gaps: float
+    fields: dict[str, float]
+    tokens: list[tuple[str, float, float, float]]
+
+
+def tell_apart(left: Windows, right: Windows, kind: str, seed: int, limit: int = 1500) -> Verdict:
+    """How well windows of one kind of principal can be told apart, and by what."""
     random = np.random.default_rng(seed)
     chosen: list[dict[bool, list[int]]] = []
     for windows in (left, right):
@@ -156,7 +173,7 @@ def tell_apart(
         chosen.append({key: random.permutation(value).tolist() for key, value in parts.items()})
     sizes = {key: min(len(chosen[0][key]), len(chosen[1][key]), limit) for key in (True, False)}
     if min(sizes.values()) < 20:
-        return float("nan"), {}, []
+        return Verdict(float("nan"), float("nan"), {}, [])
     counts: Counter[str] = Counter()
     for windows, parts in ((left, chosen[0]), (right, chosen[1])):
         for row in parts[True][: sizes[True]]:
@@ -171,9 +188,13 @@ def tell_apart(
         return x, np.repeat([0, 1], size)
 
     x, y = both(True)
+    still = [column for token, column in index.items() if not token.startswith("gap=")]
     model = HistGradientBoostingClassifier(max_iter=80, random_state=seed, early_stopping=False).fit(x, y)
+    timeless = HistGradientBoostingClassifier(max_iter=80, random_state=seed, early_stopping=False)
+    timeless.fit(x[:, still], y)
     x, y = both(False)
     auc = float(roc_auc_score(y, model.predict_proba(x)[:, 1]))
+    auc_without_gaps = float(roc_auc_score(y, timeless.predict_proba(x[:, still])[:, 1]))
 
     def without(columns: Sequence[int]) -> float:
         shuffled = x.copy()
@@ -189,7 +210,8 @@ def tell_apart(
         (tokens[c], without([c]), float(x[y == 0][:, c].mean()), float(x[y == 1][:, c].mean()))
         for c in np.argsort(-differ)[:40]
     ]
-    return auc, fields, sorted(top, key=lambda entry: (-entry[1], -abs(entry[2] - entry[3])))[:12]
+    top.sort(key=lambda entry: (-entry[1], -abs(entry[2] - entry[3])))
+    return Verdict(auc, auc_without_gaps, fields, top[:12])
 
 
 def main() -> None:
@@ -210,56 +232,31 @@ def main() -> None:
     twins = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, options.seeds + 1):
-            simulate(Path(folder) / str(seed), 64, 0.0431, seed, attacks="none", settings=settings)
+            simulate(Path(folder) / str(seed), PRINCIPALS, DAYS, seed, attacks="none", settings=settings)
             twins.append(read_windows(Path(folder) / str(seed) / "normal.jsonl.zst"))
-    rows: list[dict[str, object]] = []
-    print(f"{'kind':<16}{'twin/recording':>18}{'twin/twin':>12}{'recording/later':>18}   heaviest fields")
+    rows: list[Row] = []
     for kind in KINDS:
-        results = [tell_apart(recording, twin, kind, seed) for seed, twin in enumerate(twins)]
-        auc = np.array([result[0] for result in results])
-        other = tell_apart(twins[0], twins[-1], kind, 0)[0] if len(twins) > 1 else float("nan")
-        same = tell_apart(recording, later, kind, 0)[0]
-        fields = {
-            field: float(np.mean([result[1].get(field, 0.0) for result in results])) for field in FIELDS
+        verdicts = [tell_apart(recording, twin, kind, seed) for seed, twin in enumerate(twins)]
+        other = tell_apart(twins[0], twins[-1], kind, 0).auc if len(twins) > 1 else float("nan")
+        later_auc = tell_apart(recording, later, kind, 0).auc
+        figures = {
+            "twin/recording": float(np.mean([verdict.auc for verdict in verdicts])),
+            "twin/recording without gaps": float(np.mean([verdict.auc_without_gaps for verdict in verdicts])),
+            "twin/twin": other,
+            "recording/later": later_auc,
         }
-        heavy = sorted(fields, key=lambda field: -fields[field])[:4]
-        print(
-            f"{kind:<16}{auc.mean():>10.3f} ± {auc.std():.3f}{other:>12.3f}{same:>18.3f}   "
-            + ", ".join(f"{field} {fields[field]:.3f}" for field in heavy)
-        )
+        rows += [Row(f"{kind}: {name}", round(value, 4), "AUC") for name, value in figures.items()]
+        lost = {
+            field: float(np.mean([verdict.fields.get(field, 0.0) for verdict in verdicts]))
+            for field in FIELDS
+        }
+        heavy = sorted(lost, key=lambda field: -lost[field])[:4]
+        rows += [Row(f"{kind}: AUC lost without {field}", round(lost[field], 4), "AUC") for field in heavy]
         if options.details:
-            for token, lost, mean, mean_twin in results[0][2]:
-                print(f"    {lost:6.3f}  recording {mean:6.3f}  twin {mean_twin:6.3f}  {token}")
-        rows.append(
-            {
-                "name": f"AUC twin/recording, {kind}",
-                "value": round(float(auc.mean()), 4),
-                "unit": "AUC",
-                "bar": None,
-                "ok": None,
-            }
-        )
-        rows.append(
-            {
-                "name": f"AUC twin/twin, {kind}",
-                "value": round(float(other), 4),
-                "unit": "AUC",
-                "bar": None,
-                "ok": None,
-            }
-        )
-        rows.append(
-            {
-                "name": f"AUC recording/later, {kind}",
-                "value": round(float(same), 4),
-                "unit": "AUC",
-                "bar": None,
-                "ok": None,
-            }
-        )
-    results_folder = ROOT / "benchmarks" / "results"
-    results_folder.mkdir(exist_ok=True)
-    (results_folder / "twin.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            print(kind)
+            for token, weight, mean, mean_twin in verdicts[0].tokens:
+                print(f"  {weight:6.3f}  recording {mean:6.3f}  twin {mean_twin:6.3f}  {token}")
+    report("twin", rows)
 
 
 if __name__ == "__main__":
