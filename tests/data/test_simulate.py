@@ -225,10 +225,14 @@ def test_a_thief_comes_from_the_owner_s_own_place_in_half_of_the_runs_and_the_ow
         )
 
 
-def test_slow_attacks_take_their_time(tmp_path: Path) -> None:
-    settings = load_settings()
+def test_slow_attacks_take_their_time_and_are_dealt_out_as_often_as_asked_for(tmp_path: Path) -> None:
+    settings = load_settings(profile="weeks")
     simulate(tmp_path, 40, 6, 2, attacks="dev-cred-low-slow-secrets,slow-log-reading", settings=settings)
-    for label in json.loads((tmp_path / "labels.json").read_text("utf-8")):
+    labels = json.loads((tmp_path / "labels.json").read_text("utf-8"))
+    assert Counter(label["scenario"] for label in labels) == dict.fromkeys(
+        ("dev-cred-low-slow-secrets", "slow-log-reading"), settings.attacks.slow_runs
+    )
+    for label in labels:
         lasted = datetime.fromisoformat(label["end"]) - datetime.fromisoformat(label["start"])
         assert lasted.total_seconds() > 6 * 3600
 
@@ -266,6 +270,61 @@ def test_a_cluster_of_any_size_has_about_as_many_principals_as_asked_for(tmp_pat
         summary = simulate(tmp_path / str(asked), asked, 0.01, 1, attacks="none")
         assert 0.9 * asked <= summary.principals <= 1.1 * asked + 20
         assert summary.normal_events > 0
+
+
+def test_a_lean_policy_keeps_writes_and_reads_of_secrets_and_drops_what_machines_only_look_at(
+    tmp_path: Path,
+) -> None:
+    settings = load_settings(profile="weeks")
+    summary = simulate(tmp_path, 40, 1, 1, settings=settings)
+    read: Counter[str] = Counter()
+    for name in FILES[:2]:
+        for event in events_of(tmp_path / name):
+            kind = identify(event.user.username, event.user.groups).kind
+            resource = event.objectRef.resource if event.objectRef else ""
+            if event.verb == "watch":
+                assert kind == "human", event.requestURI
+            if kind in ("node", "component") and event.verb in ("get", "list"):
+                read[resource] += 1
+    assert set(read) <= {"secrets", "configmaps", "pods", "nodes", ""}
+    labels = json.loads((tmp_path / "labels.json").read_text("utf-8"))
+    assert {label["scenario"] for label in labels} == set(SCENARIOS)
+    dense = simulate(tmp_path / "dense", 40, 1, 1)
+    assert summary.normal_events < 0.7 * dense.normal_events
+
+
+def test_what_ordinary_jobs_run_and_who_lets_accounts_do_their_work_is_as_recorded(
+    twin: tuple[Path, Summary],
+) -> None:
+    """Giveaways that would make detection easier on the twin than in life."""
+    bindings: dict[str, set[str]] = {}
+    for event in events_of(twin[0] / FILES[0]):
+        body = bytes(event.requestObject)
+        if event.objectRef is not None and event.objectRef.resource == "jobs" and event.verb == "create":
+            spec = json.loads(body)["spec"]["template"]["spec"]
+            assert all("command" not in container for container in spec["containers"])
+        reason = (event.annotations or {}).get("authorization.k8s.io/reason", "")
+        if event.user.username.startswith("system:serviceaccount:") and "Binding" in reason:
+            bindings.setdefault(event.user.username, set()).add(reason.split('"')[1])
+    for who, expected in (
+        ("system:serviceaccount:monitoring:prometheus-k8s", "debug-node-proxy"),
+        ("system:serviceaccount:kyverno:kyverno", "kyverno-webhooks"),
+        ("system:serviceaccount:cicd:gitlab-runner", "gitlab-runner-admin"),
+    ):
+        assert expected in bindings[who]
+
+
+def test_cron_jobs_own_their_jobs(events: list[AuditEvent]) -> None:
+    made = [
+        json.loads(bytes(event.requestObject))
+        for event in events
+        if event.user.username.endswith(":cronjob-controller")
+        and event.verb == "create"
+        and event.objectRef is not None
+        and event.objectRef.resource == "jobs"
+    ]
+    assert made
+    assert {body["metadata"]["ownerReferences"][0]["kind"] for body in made} == {"CronJob"}
 
 
 def test_no_attacks_no_labels(tmp_path: Path) -> None:
