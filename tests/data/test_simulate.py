@@ -303,7 +303,7 @@ def test_what_ordinary_jobs_run_and_who_lets_accounts_do_their_work_is_as_record
         if event.objectRef is not None and event.objectRef.resource == "jobs" and event.verb == "create":
             spec = json.loads(body)["spec"]["template"]["spec"]
             assert all("command" not in container for container in spec["containers"])
-        reason = (event.annotations or {}).get("authorization.k8s.io/reason", "")
+        reason = (event.annotations.reason if event.annotations else None) or ""
         if event.user.username.startswith("system:serviceaccount:") and "Binding" in reason:
             bindings.setdefault(event.user.username, set()).add(reason.split('"')[1])
     for who, expected in (
