@@ -35,12 +35,12 @@ format: $(VENV)/.dev-installed ## let ruff put the code in order
 bench: $(VENV)/.dev-installed ## every benchmark; `make bench-NAME` runs benchmarks/bench_NAME.py alone
 	@status=0; for bench in benchmarks/bench_*.py; do \
 	  [ -e "$$bench" ] || { echo "There is no benchmark yet."; continue; }; \
-	  echo "== $$bench"; $(BIN)/python "$$bench" || status=1; \
+	  echo "== $$bench"; $(BIN)/python -m "benchmarks.$$(basename $$bench .py)" || status=1; \
 	done; exit $$status
 
 bench-%: $(VENV)/.dev-installed
 	@[ -e benchmarks/bench_$*.py ] || { echo "There is no benchmarks/bench_$*.py yet."; exit 2; }
-	@$(BIN)/python benchmarks/bench_$*.py
+	@$(BIN)/python -m benchmarks.bench_$*
 
 lock: $(VENV)/.dev-installed ## resolve the whole dependency tree anew into requirements/lock.txt
 	$(PIP) install --quiet uv
