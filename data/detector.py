@@ -248,7 +248,9 @@ class Detector:
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
         deeds = Deeds.of(known, tokens, vocabulary, names, kinds, sensitivity)
         weighed = calibration.weigh(nll, deeds)
-        sums = self.accumulator.add(names, batch.time, weighed.new, weighed.wrong)
+        sums = self.accumulator.add(
+            names, batch.time, weighed.new, weighed.wrong, calibration.thresholds(kinds)
+        )
         evidence, threshold = calibration.verdict(sums, kinds)
         flagged = evidence >= threshold
         kind_of_deed = deeds.levels[:, _KIND_OF_DEED].max(axis=1, initial=0)

@@ -18,6 +18,9 @@ Floats = npt.NDArray[np.float64]
 FLOOR = 0.1
 """Least reconstruction evidence counted beside something new, in decades: what is new cannot be cancelled altogether."""
 
+INCIDENT_SECONDS = 600
+"""Alerts of one principal at most this far apart are one incident."""
+
 _LIMIT = 500_000
 """Principals remembered; those longest quiet are forgotten first, half of them at a time."""
 
@@ -32,10 +35,16 @@ class Accumulator:
     def __init__(self, horizons: Sequence[float]) -> None:
         self.horizons = tuple(horizons)
         self._fade = [1.0 / (seconds * 1e6) for seconds in self.horizons]
+        self._starts_anew = [seconds > INCIDENT_SECONDS for seconds in self.horizons]
         self._sums: dict[str, list[float]] = {}
 
     def add(
-        self, principals: Sequence[str], time: npt.NDArray[np.int64], novelty: Floats, error: Floats
+        self,
+        principals: Sequence[str],
+        time: npt.NDArray[np.int64],
+        novelty: Floats,
+        error: Floats,
+        limits: Floats | None = None,
     ) -> Floats:
         """Add actions in order; return the evidence up to and including each.
 
@@ -44,6 +53,8 @@ class Accumulator:
             time: int64 [N], microseconds.
             novelty: float64 [N], evidence of novelty that counts, decades; 0 where none does.
             error: float64 [N], evidence of reconstruction error that counts, decades; 0 where none does.
+            limits: float64 [N, horizons], evidence at which each is flagged. What has been told at a horizon longer than an
+                incident has been told: the sums there start anew, or every later trifle would raise it again.
 
         Returns:
             float64 [N, horizons], decades; 0 for an action that adds nothing itself, whatever came before it.
@@ -63,7 +74,9 @@ class Accumulator:
                 kept = math.exp(-passed * fade) if passed > 0 else 1.0
                 a = sums[1 + 2 * i] = sums[1 + 2 * i] * kept + new
                 b = sums[2 + 2 * i] = sums[2 + 2 * i] * kept + wrong
-                out[row, i] = math.sqrt(a * max(b, FLOOR))
+                out[row, i] = together = math.sqrt(a * max(b, FLOOR))
+                if limits is not None and self._starts_anew[i] and together >= limits[row, i]:
+                    sums[1 + 2 * i] = sums[2 + 2 * i] = 0.0
         return out
 
     def _keep_bounded(self) -> None:

@@ -22,14 +22,15 @@ from data.calibration import (
 from data.dataset import ActionTable
 from data.detector import Model
 from data.errors import KubehabitError
-from data.evidence import Accumulator
+from data.evidence import INCIDENT_SECONDS, Accumulator
 from data.habits import ATTRIBUTES, MATURE, Habits, counted_levels, novelty_levels
 
 Floats = npt.NDArray[np.float64]
-INCIDENT_GAP = 600_000_000
+INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000
 """Alerts of one principal at most this far apart (microseconds) are one incident."""
 
 _CHUNK = 1 << 16
+_HALVINGS = 12
 _MACHINERY_SHARE = 0.2
 """Share of a budget a day that is left to the cluster's own machinery."""
 
@@ -154,6 +155,35 @@ def threshold_for(
             above = float(evidence[order[position - 1]]) if position else float(evidence[row]) + 1.0
             return float(np.nextafter((float(evidence[row]) + above) / 2, np.inf))
     return float(max(evidence.min(), np.nextafter(0, 1)))
+
+
+def _threshold(
+    names: npt.NDArray[np.object_],
+    time: npt.NDArray[np.int64],
+    new: Floats,
+    wrong: Floats,
+    horizon: float,
+    rate: float,
+) -> float:
+    """Smallest threshold of one horizon that keeps its budget, `rate` incidents an action."""
+    allowed = rate * len(names)
+    who = names.tolist()
+
+    def sums(limit: float | None) -> Floats:
+        limits = None if limit is None else np.full((len(who), 1), limit)
+        return Accumulator((horizon,)).add(who, time, new, wrong, limits)[:, 0]
+
+    found = threshold_for(sums(None), who, time, allowed)
+    if horizon <= INCIDENT_SECONDS or allowed < 1:
+        return found
+    # Sums start anew once they were told, so a lower threshold keeps the budget as well.
+    low, high = 0.0, found
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        hit = sums(middle) >= middle
+        incidents = sum(count_incidents(np.sort(time[hit & (names == name)])) for name in set(names[hit]))
+        low, high = (low, middle) if incidents <= int(allowed) else (middle, high)
+    return high
 
 
 def _doubt(count: int) -> float:
@@ -297,17 +327,28 @@ def calibrate(table: ActionTable, model: Model, window: int, config: Calibration
         calibration, tails=fit_tails(calibration.error(nll, deeds), deeds.principals, deeds.kinds)
     )
     weighed = calibration.weigh(nll, deeds)
-    sums = Accumulator(horizons).add(deeds.principals, time, weighed.new, weighed.wrong)
     names = np.asarray(deeds.principals, object)
 
-    def threshold(score: Floats, chosen: npt.NDArray[np.bool_], rate: float) -> float:
-        return threshold_for(score[chosen], names[chosen].tolist(), time[chosen], rate * int(chosen.sum()))
+    def thresholds(chosen: npt.NDArray[np.bool_], rate: float) -> tuple[float, ...]:
+        return tuple(
+            max(
+                _threshold(
+                    names[chosen], time[chosen], weighed.new[chosen], weighed.wrong[chosen], horizon, rate
+                ),
+                float(
+                    -np.log10(rate)
+                ),  # what is flagged must be as rare as the budget, however quiet the data
+            )
+            for horizon in horizons
+        )
 
     calibration = replace(
         calibration,
-        person_thresholds=tuple(threshold(one, ~machinery, person / len(horizons)) for one in sums.T),
-        system_thresholds=tuple(threshold(one, machinery, system / len(horizons)) for one in sums.T),
+        person_thresholds=thresholds(~machinery, person / len(horizons)),
+        system_thresholds=thresholds(machinery, system / len(horizons)),
     )
+    limits = calibration.thresholds(deeds.kinds)
+    sums = Accumulator(horizons).add(deeds.principals, time, weighed.new, weighed.wrong, limits)
     evidence, limits = calibration.verdict(sums, deeds.kinds)
     count = np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64)
     return CalibrationResult(
@@ -320,8 +361,10 @@ def calibrate(table: ActionTable, model: Model, window: int, config: Calibration
         flagged=evidence >= limits,
         baselines={
             "novelty_count": {
-                "person": threshold(count, ~machinery, person),
-                "system": threshold(count, machinery, system),
+                kind: threshold_for(
+                    count[chosen], names[chosen].tolist(), time[chosen], rate * int(chosen.sum())
+                )
+                for kind, chosen, rate in (("person", ~machinery, person), ("system", machinery, system))
             }
         },
     )

@@ -39,6 +39,27 @@ def test_a_trickle_shows_at_the_long_horizon_only() -> None:
     assert sums[-1, 1] > 25
 
 
+def test_what_has_been_told_is_not_told_again() -> None:
+    """Past a long horizon's limit every later trifle would be flagged; past a short one's it is the same incident."""
+    count, limits = 40, np.array([4.0, 10.0])
+    rows = [("alice", 1800.0 * i, 2.0, 2.0) for i in range(count)]
+    who, when, new, wrong = zip(*rows, strict=True)
+    sums = Accumulator((60.0, 86_400.0)).add(
+        who,
+        (np.array(when) * SECOND).astype(np.int64),
+        np.array(new),
+        np.array(wrong),
+        np.tile(limits, (count, 1)),
+    )
+    assert 5 <= (sums[:, 1] >= limits[1]).sum() <= count // 5
+    burst = [("alice", 0.1 * i, 5.0, 5.0) for i in range(5)]
+    who, when, new, wrong = zip(*burst, strict=True)
+    sums = Accumulator((60.0,)).add(
+        who, (np.array(when) * SECOND).astype(np.int64), np.array(new), np.array(wrong), np.full((5, 1), 4.0)
+    )
+    assert (sums >= 4.0).all()
+
+
 def test_principals_do_not_add_up_to_each_other() -> None:
     sums = add(Accumulator((60.0,)), ("alice", 0, 5.0, 5.0), ("bob", 1, 1.0, 1.0))[:, 0]
     assert sums.tolist() == pytest.approx([5.0, 1.0])
