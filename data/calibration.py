@@ -318,6 +318,17 @@ class Calibration:
     def error(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Floats:
         """Reconstruction error that is calibrated: the sum of an action's worst fields, nats. float64 [N].
 
+        Arguments as for `costs`.
+        """
+        if not len(nll):
+            return np.empty(0)
+        fields = self.costs(nll, deeds)
+        worst: Floats = np.partition(fields, -_TOP_FIELDS, axis=1)[:, -_TOP_FIELDS:].sum(axis=1)
+        return worst
+
+    def costs(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Floats:
+        """What each field of an action costs, nats, 0 for a field that is not scored. float64 [N, F].
+
         A field costs no more than the principal's own counts allow: what it did k times in n actions is worth at most
         ln((n + 1) / k), however badly the model reconstructs it. So what is done again wears off without retraining. Where
         the cluster's machinery acts, and what it was asked for by somebody known, does not count.
@@ -326,8 +337,6 @@ class Calibration:
             nll: float32 [N, F], reconstruction NLL.
             deeds: the same actions.
         """
-        if not len(nll):
-            return np.empty(0)
         fields = np.zeros(nll.shape, np.float64)
         machinery = deeds.machinery
         for field in self.scored_fields:
@@ -345,8 +354,7 @@ class Calibration:
             if field in _CONTENT_FIELDS:
                 cost = np.where(machinery & deeds.for_others, 0.0, cost)
             fields[:, index] = cost
-        worst: Floats = np.partition(fields, -_TOP_FIELDS, axis=1)[:, -_TOP_FIELDS:].sum(axis=1)
-        return worst
+        return fields
 
     def weigh(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Weighed:
         """Evidence of single actions, and how far each adds up.

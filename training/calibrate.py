@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -287,17 +287,60 @@ def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: npt.NDArr
     )
 
 
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """The held-back actions of a dataset in the order of the log, and what was known when each came. No model is in it.
+
+    Attributes:
+        rows: int64 [M], row in the table of each.
+        deeds: what was known of them.
+        habits: counts as they stand at the end of the data.
+        rarity: how rarely normal work shows a novelty.
+    """
+
+    rows: npt.NDArray[np.int64]
+    deeds: Deeds
+    habits: Habits
+    rarity: Rarity
+
+    @classmethod
+    def of(cls, table: ActionTable) -> HeldBack:
+        """Let habits live through the dataset."""
+        habits = Habits()
+        levels, actions, deeds = replay(table, habits)
+        return cls(held_back_rows(table), deeds, habits, _rarity(table, levels, actions))
+
+
 def calibrate(table: ActionTable, model: Model, window: int, config: CalibrationConfig) -> CalibrationResult:
     """Fit tails, rarity and thresholds on normal data; labels are never seen here."""
+    nll = reconstruct(table, model, "calibration", window)
+    order = np.argsort(table.arrival[table.windows["calibration"][:, 0]], kind="stable")
+    return fit(table, HeldBack.of(table), nll[order], config)
+
+
+def fit(
+    table: ActionTable,
+    held: HeldBack,
+    nll: npt.NDArray[np.float32],
+    config: CalibrationConfig,
+    make: Callable[..., Calibration] = Calibration,
+) -> CalibrationResult:
+    """The part of `calibrate` that needs no model.
+
+    Args:
+        table: the dataset.
+        held: its held-back actions.
+        nll: float32 [M, F], their reconstruction NLL, in the order of the log.
+        config: how thresholds are set.
+        make: what computes evidence; other than Calibration only to take it apart (`training.ablate`).
+
+    Raises:
+        KubehabitError: a field to leave unscored that is none, or nothing held back.
+    """
     unknown = set(config.unscored_fields) - set(FIELDS)
     if unknown:
         raise KubehabitError(f"unscored_fields names {sorted(unknown)}; the fields are {', '.join(FIELDS)}.")
-    rows = held_back_rows(table)
-    place = np.argsort(np.argsort(table.arrival[table.windows["calibration"][:, 0]], kind="stable"))
-    nll = np.empty((len(rows), len(FIELDS)), np.float32)
-    nll[place] = reconstruct(table, model, "calibration", window)
-    habits = Habits()
-    levels, actions, deeds = replay(table, habits)
+    rows, deeds = held.rows, held.deeds
     time = table.time[rows]
     span = (int(time.max()) - int(time.min())) / 1e6
     horizons = tuple(h for i, h in enumerate(sorted(config.horizons)) if i == 0 or h <= span)
@@ -307,11 +350,11 @@ def calibrate(table: ActionTable, model: Model, window: int, config: Calibration
         wanted = config.incidents_per_day * span / 86_400
         person = (1 - _MACHINERY_SHARE) * wanted / max(int((~machinery).sum()), 1)
         system = _MACHINERY_SHARE * wanted / max(int(machinery.sum()), 1)
-    calibration = Calibration(
+    calibration = make(
         scored_fields=tuple(field for field in FIELDS if field not in config.unscored_fields),
         tails={},
         shrinkage=config.shrinkage,
-        rarity=_rarity(table, levels, actions),
+        rarity=held.rarity,
         sensitivity_weights=config.sensitivity_weights,
         gate=config.gate,
         horizons=horizons,
@@ -353,7 +396,7 @@ def calibrate(table: ActionTable, model: Model, window: int, config: Calibration
     count = np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64)
     return CalibrationResult(
         calibration=calibration,
-        habits=habits,
+        habits=held.habits,
         rows=rows,
         nll=nll,
         error=weighed.error,

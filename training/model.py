@@ -6,7 +6,7 @@ through the bottleneck and is reconstructed badly. The score of an action is the
 each of its fields under the decoder.
 
 Papers: Srivastava et al. 2015 (LSTM autoencoder, reversed decoding), arXiv 1502.04681; Malhotra et al. 2016 (reconstruction
-error as anomaly score), arXiv 1607.00148; Vincent et al. 2008 (denoising autoencoders); Baevski et al. 2019 (cloze
+error as anomaly score), arXiv 1607.00148; Williams & Zipser 1989 (teacher forcing); Vincent et al. 2008 (denoising autoencoders); Baevski et al. 2019 (cloze
 encoding from both sides), arXiv 1903.07785.
 
 Letters in shapes: B windows, W actions a window, F fields, P positions asked for, V tokens of all fields together.
@@ -43,6 +43,8 @@ class ModelConfig:
             on its peers.
         cloze: give each decoded action a code of its own, made of what stands before it and what stands after it and
             never of itself, so that an unfamiliar action cannot be copied through the bottleneck.
+        bidirectional: read the window from both ends into its code; a cloze does so anyway.
+        teacher_forcing: tell the decoder, at each step but the first, the true action that it decoded before.
     """
 
     vocabulary: tuple[int, ...]
@@ -57,6 +59,8 @@ class ModelConfig:
     mask: float = 0.15
     principal_dropout: float = 0.1
     cloze: bool = False
+    bidirectional: bool = False
+    teacher_forcing: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -80,16 +84,15 @@ class Autoencoder(nn.Module):
         self.principal = nn.Embedding(config.principals + 1, config.condition)
         self.group = nn.Embedding(config.groups + 1, config.condition)
         condition = 2 * config.condition
-        self.encoder = nn.LSTM(self.fields * config.embedding + condition, config.hidden, batch_first=True)
-        if config.cloze:
-            self.backward_encoder = nn.LSTM(
-                self.fields * config.embedding + condition, config.hidden, batch_first=True
-            )
-        self.squeeze = nn.Linear(config.hidden * (2 if config.cloze else 1), config.bottleneck)
+        action = self.fields * config.embedding
+        self.encoder = nn.LSTM(action + condition, config.hidden, batch_first=True)
+        both_ends = config.cloze or config.bidirectional
+        if both_ends:
+            self.backward_encoder = nn.LSTM(action + condition, config.hidden, batch_first=True)
+        self.squeeze = nn.Linear(config.hidden * (2 if both_ends else 1), config.bottleneck)
         self.place = nn.Embedding(config.window, config.condition)
-        self.decoder = nn.LSTM(
-            config.bottleneck + condition + config.condition, config.hidden, batch_first=True
-        )
+        told = config.bottleneck + condition + config.condition + (action if config.teacher_forcing else 0)
+        self.decoder = nn.LSTM(told, config.hidden, batch_first=True)
         self.heads = nn.Linear(config.hidden + condition, sum(sizes))
 
     def corrupt(self, tokens: Tensor) -> Tensor:
@@ -124,10 +127,17 @@ class Autoencoder(nn.Module):
             code = self._neighbours(read, states, lengths, positions)  # [B, P, Z]
         else:
             last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, self.config.hidden)  # [B, 1, H]
-            code = torch.tanh(self.squeeze(states.gather(1, last))).expand(-1, places, -1)  # [B, P, Z]
+            whole = states.gather(1, last)  # [B, 1, H]
+            if self.config.bidirectional:
+                back, _ = self.backward_encoder(_turned(read, lengths))  # [B, W, H]
+                whole = torch.cat([whole, back.gather(1, last)], dim=-1)  # [B, 1, 2H]
+            code = torch.tanh(self.squeeze(whole)).expand(-1, places, -1)  # [B, P, Z]
         steps = self.place(positions).unsqueeze(0).expand(batch, -1, -1)  # [B, P, C]
         given = torch.cat([code, who.unsqueeze(1).expand(-1, places, -1)], dim=-1)  # [B, P, Z+2C]
         told = torch.cat([given, steps], dim=-1)  # [B, P, Z+3C]
+        if self.config.teacher_forcing:
+            newer = targets_at(embedded, lengths, (positions - 1).clamp(min=0))  # [B, P, F*E]
+            told = torch.cat([told, newer * (positions > 0).view(1, -1, 1)], dim=-1)  # [B, P, Z+3C+F*E]
         if self.config.cloze:
             # One step each: unrolling would hand the code of a newer action, which has read this one, down to it.
             decoded, _ = self.decoder(told.flatten(0, 1).unsqueeze(1))  # [B*P, 1, H]
@@ -145,10 +155,7 @@ class Autoencoder(nn.Module):
         `read` [B, W, *] is what the encoder reads, `states` [B, W, H] what it made of it.
         """
         ago = positions.unsqueeze(0).minimum(lengths.unsqueeze(1) - 1)  # [B, P]
-        order = torch.arange(read.shape[1], device=read.device).unsqueeze(0)  # [1, W]
-        newest_first = (lengths.unsqueeze(1) - 1 - order).clamp(min=0)  # [B, W]
-        turned = read.gather(1, newest_first.unsqueeze(-1).expand(-1, -1, read.shape[2]))  # [B, W, *]
-        back, _ = self.backward_encoder(turned)  # [B, W, H]
+        back, _ = self.backward_encoder(_turned(read, lengths))  # [B, W, H]
         nothing = torch.zeros_like(states[:, :1])  # [B, 1, H]: what an LSTM knows before its first action
 
         def until(side: Tensor, count: Tensor) -> Tensor:
@@ -160,8 +167,13 @@ class Autoencoder(nn.Module):
         return torch.tanh(self.squeeze(sides))
 
 
+def _turned(read: Tensor, lengths: Tensor) -> Tensor:
+    """The window [B, W, *] newest action first, padded with its oldest after `lengths` [B]."""
+    return targets_at(read, lengths, torch.arange(read.shape[1], device=read.device))
+
+
 def targets_at(tokens: Tensor, lengths: Tensor, positions: Tensor) -> Tensor:
-    """The actions at `positions` ("how many ago"): int64 [B, P, F]. A position before the window gives its oldest action."""
+    """The actions at `positions` ("how many ago"): [B, P, F] of [B, W, F]. A position before the window gives its oldest action."""
     index = (lengths.unsqueeze(1) - 1 - positions.unsqueeze(0)).clamp(min=0)  # [B, P]
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
 

@@ -170,7 +170,8 @@ class HabitModule(lightning.LightningModule):
     Args:
         vocabulary, principals, groups: sizes, taken from the data.
         window: actions in a window, taken from the data.
-        embedding, hidden, bottleneck, condition, depth, mask, principal_dropout, cloze: see `training.model.ModelConfig`.
+        embedding, hidden, bottleneck, condition, depth, mask, principal_dropout, cloze, bidirectional,
+            teacher_forcing: see `training.model.ModelConfig`.
         learning_rate: peak of the one-cycle schedule (Smith 2018, arXiv 1803.09820).
         weight_decay: of AdamW.
     """
@@ -189,6 +190,8 @@ class HabitModule(lightning.LightningModule):
         mask: float = 0.15,
         principal_dropout: float = 0.1,
         cloze: bool = False,
+        bidirectional: bool = False,
+        teacher_forcing: bool = False,
         learning_rate: float = 4e-3,
         weight_decay: float = 1e-4,
     ) -> None:
@@ -209,6 +212,8 @@ class HabitModule(lightning.LightningModule):
             mask=mask,
             principal_dropout=principal_dropout,
             cloze=cloze,
+            bidirectional=bidirectional,
+            teacher_forcing=teacher_forcing,
         )
         self.model = Autoencoder(self.config)
 
