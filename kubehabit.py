@@ -486,6 +486,97 @@ def evaluate(
         typer.echo(f"All figures: {json_path}")
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def ablate(
+    ctx: typer.Context,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Dataset made by `kubehabit data build`. Default: one built from the shipped recording of normal work.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            help="Labelled audit log to judge on. Default: the shipped one.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            help="What was done in it. Default: that of the shipped log.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Run this variant only, beside the shipped one; may be repeated."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", help="Training steps of each. Default: those of the config.", min=1),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="The experiment that is varied. Default: the shipped train.yaml.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    variants: Annotated[
+        Path | None,
+        typer.Option(
+            "--variants",
+            help="What is varied, as YAML. Default: the shipped ablate.yaml.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Markdown file for the table. Default: ablations.md in KUBEHABIT_HOME.",
+            dir_okay=False,
+        ),
+    ] = None,
+) -> None:
+    """Take the detector apart: leave out or change one choice at a time, and see what each is worth.
+
+    Some variants are trained anew (a good minute each on two idle cores), others only judged in another way. Each is a run of
+    the MLflow experiment `kubehabit-ablation`. Can be stopped and gone on with: what is done is not done again.
+    Further options go to every training.
+
+    Example:  `kubehabit ablate --only "no conditioning" --only "novelty alone"`
+
+    Next:  read the table, then change your copy of train.yaml and `kubehabit train --config` it.
+    """
+    from data.home import home
+    from training import ablate as taking_apart
+
+    where = taking_apart.Where.of(data, log, labels)
+    table = out or home() / "ablations.md"
+    run_id = taking_apart.ablate(
+        where,
+        config=config or _shipped("train.yaml"),
+        variants=taking_apart.AblateConfig.load(variants or _shipped("ablate.yaml")),
+        only=only or [],
+        options=[*([f"--trainer.max_steps={steps}"] if steps else []), *ctx.args],
+        out=table,
+    )
+    typer.echo(f"Table: {table}; with its plot in MLflow run {run_id}.")
+
+
 @app.command()
 def promote(
     log: Annotated[

@@ -6,8 +6,8 @@ through the bottleneck and is reconstructed badly. The score of an action is the
 each of its fields under the decoder.
 
 Papers: Srivastava et al. 2015 (LSTM autoencoder, reversed decoding), arXiv 1502.04681; Malhotra et al. 2016 (reconstruction
-error as anomaly score), arXiv 1607.00148; Williams & Zipser 1989 (teacher forcing); Vincent et al. 2008 (denoising autoencoders); Baevski et al. 2019 (cloze
-encoding from both sides), arXiv 1903.07785.
+error as anomaly score), arXiv 1607.00148; Vincent et al. 2008 (denoising autoencoders); Baevski et al. 2019 (cloze
+encoding from both sides), arXiv 1903.07785; Williams and Zipser 1989 (teacher forcing).
 
 Letters in shapes: B windows, W actions a window, F fields, P positions asked for, V tokens of all fields together.
 """
@@ -173,7 +173,7 @@ def _turned(read: Tensor, lengths: Tensor) -> Tensor:
 
 
 def targets_at(tokens: Tensor, lengths: Tensor, positions: Tensor) -> Tensor:
-    """The actions at `positions` ("how many ago"): [B, P, F] of [B, W, F]. A position before the window gives its oldest action."""
+    """The actions at `positions` ("how many ago"): [B, P, F] of [B, W, F]; before the window it is its oldest action."""
     index = (lengths.unsqueeze(1) - 1 - positions.unsqueeze(0)).clamp(min=0)  # [B, P]
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[2]))
 
