@@ -541,13 +541,17 @@ def _train(
     return TorchModel(cli.model.model.eval().cpu()), cli.model.config.window
 
 
-def _digest(patterns: Sequence[str], *parts: str) -> str:
-    """Digest of source files and of words."""
-    digest = hashlib.sha256("\0".join(parts).encode())
+def _source(patterns: Sequence[str]) -> str:
+    """Digest of source files."""
+    digest = hashlib.sha256()
     for pattern in patterns:
         for path in sorted(_ROOT.glob(pattern)):
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -618,16 +622,15 @@ def ablate(
     steps = int(cli.trainer.max_steps)
     torch.set_num_threads(int(cli.config.register.threads) or torch.get_num_threads())
     exam = Exam.prepare(where.data, where.log, read_labels(where.labels))
-    experiment_words = (config.read_text("utf-8"), json.dumps(list(options)))
+    setting = (exam.key, config.read_text("utf-8"), json.dumps(list(options)))
+    decides, judges = _source(_DECIDES), _source(_JUDGES)  # read once: a long run may see its source change
 
     def key(variant: Variant) -> str:
         words = json.dumps([variant.model, dict(variant.calibration), dict(variant.judge), variant.ranks])
-        return _digest(_JUDGES, exam.key, *experiment_words, words)
+        return _digest(judges, *setting, words)
 
     def cache(variant: Variant) -> Path:
-        return (
-            home() / "ablation" / f"{_digest(_DECIDES, exam.key, *experiment_words, variant.model)[:32]}.npz"
-        )
+        return home() / "ablation" / f"{_digest(decides, *setting, variant.model)[:32]}.npz"
 
     with registry.connected():
         experiment = registry.experiment_id(EXPERIMENT)
