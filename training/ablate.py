@@ -47,15 +47,12 @@ from training.run import parse
 EXPERIMENT = "kubehabit-ablation"
 SHIPPED = "shipped"
 _ROOT = Path(__file__).resolve().parent.parent
-_DECIDES = (
-    "data/*.py",
-    "configs/actions.yaml",
-    "configs/sensitivity.yaml",
-    "training/model.py",
-    "training/module.py",
+_TRAINS = ("training/model.py", "training/module.py")
+"""Source that decides what a trained variant makes of a log, once that is encoded."""
+_JUDGES = (
+    *("data/*.py", "configs/actions.yaml", "configs/sensitivity.yaml"),
+    *(f"training/{name}.py" for name in ("model", "module", "calibrate", "evaluate", "ablate")),
 )
-"""Source that decides what a trained variant computes on a log."""
-_JUDGES = (*_DECIDES, "training/calibrate.py", "training/evaluate.py", "training/ablate.py")
 """Source that decides a variant's figures."""
 _JUDGING = 60
 """Steps of training that take about as long as judging one variant; for the time left."""
@@ -293,6 +290,7 @@ class Exam:
         labels: what was done in the log.
         truth: labels joined with `whole`.
         key: digest of the dataset, the log and the labels.
+        encoded: digest of what a model is given of them.
     """
 
     table: ActionTable
@@ -302,6 +300,7 @@ class Exam:
     labels: list[Label]
     truth: _Truth
     key: str
+    encoded: str
 
     @classmethod
     def prepare(cls, data: Path, log: Path, labels: Sequence[Label]) -> Exam:
@@ -336,14 +335,20 @@ class Exam:
         digest.update(hashlib.sha256(log.read_bytes()).digest())
         digest.update(json.dumps(labels, sort_keys=True).encode())
         whole = Replay.of(events, table, held.habits.copy())
+        clean = Replay.of(normal, table, held.habits.copy())
+        encoded = hashlib.sha256()
+        for given in (table, whole, clean):
+            for array in (given.tokens, given.principal, given.group):
+                encoded.update(np.ascontiguousarray(array))
         return cls(
             table=table,
             held=held,
             whole=whole,
-            clean=Replay.of(normal, table, held.habits.copy()),
+            clean=clean,
             labels=list(labels),
             truth=_join(whole.actions, labels),
             key=digest.hexdigest(),
+            encoded=encoded.hexdigest(),
         )
 
 
@@ -483,7 +488,11 @@ def _ratio(calibration: Calibration, replay: Replay, nll: Nll) -> Floats:
     """Evidence over threshold of every action, as `data.detector.Detector` adds it up; 1 and more is flagged."""
     weighed = calibration.weigh(nll, replay.deeds)
     sums = Accumulator(calibration.horizons).add(
-        replay.deeds.principals, replay.actions.time, weighed.new, weighed.wrong
+        replay.deeds.principals,
+        replay.actions.time,
+        weighed.new,
+        weighed.wrong,
+        calibration.thresholds(replay.deeds.kinds),
     )
     evidence, limits = calibration.verdict(sums, replay.deeds.kinds)
     return evidence / limits
@@ -623,14 +632,14 @@ def ablate(
     torch.set_num_threads(int(cli.config.register.threads) or torch.get_num_threads())
     exam = Exam.prepare(where.data, where.log, read_labels(where.labels))
     setting = (exam.key, config.read_text("utf-8"), json.dumps(list(options)))
-    decides, judges = _source(_DECIDES), _source(_JUDGES)  # read once: a long run may see its source change
+    trains, judges = _source(_TRAINS), _source(_JUDGES)  # read once: a long run may see its source change
 
     def key(variant: Variant) -> str:
         words = json.dumps([variant.model, dict(variant.calibration), dict(variant.judge), variant.ranks])
         return _digest(judges, *setting, words)
 
     def cache(variant: Variant) -> Path:
-        return home() / "ablation" / f"{_digest(decides, *setting, variant.model)[:32]}.npz"
+        return home() / "ablation" / f"{_digest(trains, exam.encoded, *setting, variant.model)[:32]}.npz"
 
     with registry.connected():
         experiment = registry.experiment_id(EXPERIMENT)
