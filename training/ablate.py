@@ -339,7 +339,7 @@ class Exam:
         encoded = hashlib.sha256()
         for given in (table, whole, clean):
             for array in (given.tokens, given.principal, given.group):
-                encoded.update(np.ascontiguousarray(array))
+                encoded.update(array.tobytes())
         return cls(
             table=table,
             held=held,
@@ -631,15 +631,21 @@ def ablate(
     steps = int(cli.trainer.max_steps)
     torch.set_num_threads(int(cli.config.register.threads) or torch.get_num_threads())
     exam = Exam.prepare(where.data, where.log, read_labels(where.labels))
-    setting = (exam.key, config.read_text("utf-8"), json.dumps(list(options)))
+    setting = yaml.safe_load(config.read_text("utf-8"))
+    judged = (exam.key, json.dumps(setting), json.dumps(list(options)))
+    trained = (
+        exam.encoded,
+        json.dumps({name: setting.get(name) for name in ("seed_everything", "trainer", "model", "data")}),
+        json.dumps(list(options)),
+    )
     trains, judges = _source(_TRAINS), _source(_JUDGES)  # read once: a long run may see its source change
 
     def key(variant: Variant) -> str:
         words = json.dumps([variant.model, dict(variant.calibration), dict(variant.judge), variant.ranks])
-        return _digest(judges, *setting, words)
+        return _digest(judges, *judged, words)
 
     def cache(variant: Variant) -> Path:
-        return home() / "ablation" / f"{_digest(trains, exam.encoded, *setting, variant.model)[:32]}.npz"
+        return home() / "ablation" / f"{_digest(trains, *trained, variant.model)[:32]}.npz"
 
     with registry.connected():
         experiment = registry.experiment_id(EXPERIMENT)
