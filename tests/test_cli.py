@@ -18,6 +18,7 @@ COMMANDS = [
     ["data", "build"],
     ["train"],
     ["evaluate"],
+    ["ablate"],
     ["promote"],
     ["drift"],
     ["serve"],

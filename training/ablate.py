@@ -632,7 +632,7 @@ def ablate(
     torch.set_num_threads(int(cli.config.register.threads) or torch.get_num_threads())
     exam = Exam.prepare(where.data, where.log, read_labels(where.labels))
     setting = yaml.safe_load(config.read_text("utf-8"))
-    judged = (exam.key, json.dumps(setting), json.dumps(list(options)))
+    examined = (exam.key, json.dumps(setting), json.dumps(list(options)))
     trained = (
         exam.encoded,
         json.dumps({name: setting.get(name) for name in ("seed_everything", "trainer", "model", "data")}),
@@ -642,7 +642,7 @@ def ablate(
 
     def key(variant: Variant) -> str:
         words = json.dumps([variant.model, dict(variant.calibration), dict(variant.judge), variant.ranks])
-        return _digest(judges, *judged, words)
+        return _digest(judges, *examined, words)
 
     def cache(variant: Variant) -> Path:
         return home() / "ablation" / f"{_digest(trains, *trained, variant.model)[:32]}.npz"
@@ -710,19 +710,22 @@ def ablate(
                     + " / ".join(f"{figures[f'recall_at_{rate}']:.0%}" for rate in (1, 3, 10)),
                     highlight=False,
                 )
-        rows = [
-            ablation_report.Row(variant.name, block.title, block.question, done[key(variant)].data.metrics)
+        judged = [
+            (variant, block, done[key(variant)].data)
             for block in variants.blocks
             for variant in block.variants
             if key(variant) in done
         ]
-        commits = sorted({done[key(v)].data.tags["git_commit"][:12] for v in chosen})
+        rows = [
+            ablation_report.Row(variant.name, block.title, block.question, found.metrics)
+            for variant, block, found in judged
+        ]
         text = ablation_report.markdown(
             rows,
             steps=steps,
             log=where.log.name,
             fingerprint=exam.table.card["fingerprint"],
-            commits=commits,
+            commits=sorted({found.tags["git_commit"][:12] for _, _, found in judged}),
             person_budget=budget.person_budget,
             normal_actions=int(exam.clean.actions.person.sum()),
         )

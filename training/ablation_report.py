@@ -86,17 +86,19 @@ def markdown(
         "What is varied stands in `configs/ablate.yaml`. `kubehabit ablate --out docs/ablations.md` makes it anew; variants",
         "that have been judged with the same data, settings and source are not run again.",
         "",
-        f"- Each model is trained for {steps:,} steps on the dataset `{fingerprint[:16]}` and judged on `{log}`: {runs} attack runs "
-        f"and {normal_actions:,} normal actions of people and pipelines.",
+        f"- Each model is trained for {steps:,} steps on the dataset `{fingerprint[:16]}` and judged on `{log}`:",
+        f"  {runs} attack runs and {normal_actions:,} normal actions of people and pipelines.",
         "- *Threshold*: recall at the threshold that calibration sets on held-back normal data for "
-        f"{person_budget:g} false incidents per 10,000. *False*: what it costs there, per 10,000 person-and-pipeline actions by the "
-        "definition of docs/evaluation.md, and strictly, on a replay of the log without attacks.",
+        f"{person_budget:g} false incidents per 10,000.",
+        "  *False*: what it costs there, per 10,000 person-and-pipeline actions by the definition of docs/evaluation.md, and",
+        "  strictly, on a replay of the log without attacks.",
         "- *1 / 3 / 10*: recall at so many strict false incidents per 10,000, threshold picked on the log itself: a fair",
         "  comparison of variants, no promise.",
-        "- *Habit-only*: recall at the threshold of the attack runs that differ from habit alone. *Actions*: median of a detected "
-        "run's actions until its detection. *System*: the machinery's false incidents.",
-        f"- **Noise**: one attack run is {100 / runs:.0f} points, one false incident {1e4 / normal_actions:.1f} per 10,000, and this "
-        "is one log of one cluster. The order within a few points means nothing.",
+        "- *Habit-only*: recall at the threshold of the attack runs that differ from habit alone. *Actions*: median of a",
+        "  detected run's actions until its detection. *System*: the machinery's false incidents.",
+        f"- **Noise**: one attack run is {100 / runs:.0f} points, one false incident {1e4 / normal_actions:.1f} per 10,000, "
+        "and this is one log of one cluster.",
+        "  The order within a few points means nothing.",
         f"- Source: commit {', '.join(f'`{commit}`' for commit in commits)}.",
         "",
     ]

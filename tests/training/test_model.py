@@ -96,6 +96,37 @@ def test_padding_changes_nothing_in_a_cloze_either(tmp_path: Path) -> None:
     check_parity(model, tmp_path / "cloze.onnx")
 
 
+def test_a_bidirectional_encoder_exports_and_ignores_padding_as_the_other_does(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = Autoencoder(replace(CONFIG, bidirectional=True)).eval()
+    tokens, lengths, *who = windows(8, 6)
+    junk = torch.arange(6).view(1, -1, 1) >= lengths.view(-1, 1, 1)
+    before = model(tokens, lengths, *who, torch.arange(6))
+    torch.testing.assert_close(model(tokens.masked_fill(junk, 4), lengths, *who, torch.arange(6)), before)
+    with torch.no_grad():
+        model.squeeze.weight[:, CONFIG.hidden :] = 0.0  # deaf to what was read from the end
+    assert not torch.allclose(model(tokens, lengths, *who, torch.arange(6)), before)
+    export(model, tmp_path / "both.onnx")
+    check_parity(model, tmp_path / "both.onnx", batches=20)
+
+
+def test_a_forced_decoder_is_told_the_newer_action_and_never_the_one_it_decodes(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = Autoencoder(replace(CONFIG, teacher_forcing=True)).eval()
+    tokens, _, *who = windows(4, 6)
+    lengths, positions = torch.full((4,), 6), torch.arange(6)
+    with torch.no_grad():
+        model.squeeze.weight.zero_()  # nothing comes through the bottleneck: what is left is what the decoder is told
+    before = model(tokens, lengths, *who, positions)
+    for ago in range(6):
+        changed = tokens.clone()
+        changed[:, 5 - ago] = 3 + (tokens[:, 5 - ago] - 2) % torch.tensor([4, 2, 8])
+        differs = (model(changed, lengths, *who, positions) - before).abs().amax(dim=(0, 2)) > 1e-7
+        assert differs.tolist() == [place > ago for place in range(6)]
+    export(model, tmp_path / "forced.onnx")
+    check_parity(model, tmp_path / "forced.onnx", batches=20)
+
+
 def test_targets_count_back_from_the_newest() -> None:
     tokens = torch.arange(5).view(1, 5, 1)
     assert targets_at(tokens, torch.tensor([3]), torch.arange(3)).flatten().tolist() == [2, 1, 0]
