@@ -118,7 +118,9 @@ class Action(Model):
     severity: Severity
     sensitivity: Annotated[int, Field(description="of what was touched: 0 routine, 1 low, 2 medium, 3 high")]
     sensitivity_reason: str = ""
-    evidence: Annotated[float, Field(description="what added up to it, in factors of ten: see docs/how-it-decides.md")]
+    evidence: Annotated[
+        float, Field(description="what added up to it, in factors of ten: see docs/how-it-decides.md")
+    ]
     surprise: Annotated[float, Field(description="reconstruction error, in nats, summed over the fields")]
     fields: list[FieldSurprise] = []
     habits: list[Novelty] = []
