@@ -12,6 +12,43 @@ import re
 SAFE = "bcdfghjklmnpqrstvwxz2456789"
 """Alphabet of the random suffixes Kubernetes generates (k8s.io/apimachinery/pkg/util/rand)."""
 
+_HEX_WORDS = (
+    *(
+        "abed",
+        "aced",
+        "babe",
+        "bade",
+        "bead",
+        "beef",
+        "cafe",
+        "cede",
+        "dada",
+        "dead",
+        "deaf",
+        "deed",
+        "face",
+        "fade",
+        "feed",
+    ),
+    *(
+        "added",
+        "bedad",
+        "ceded",
+        "decaf",
+        "faced",
+        "faded",
+        "accede",
+        "beaded",
+        "bedded",
+        "decade",
+        "deface",
+        "efface",
+        "facade",
+    ),
+    *("acceded", "defaced", "effaced"),
+)
+"""Words that happen to be written in hexadecimal digits."""
+
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UUID_DASHES = 4
 _DATE = re.compile(
@@ -20,6 +57,7 @@ _DATE = re.compile(
 _RANDOM_PART = rf"""
       [0-9]+                                               # a number
     | (?=[a-f]*[0-9])[0-9a-f]{{4,}} | [0-9a-f]{{8,}}       # hexadecimal
+    | (?!(?:{"|".join(_HEX_WORDS)})(?:[-._:/@*]|\Z))[a-f]{{4,7}}   # the same, by chance without a digit
     | [{SAFE}]{{5}}(?=\Z|\.)                               # generateName; an Event adds a part to its object's name
     | (?=[^-._:/@*]*[0-9])[{SAFE}]{{8,}}                   # pod template hash
     | (?=(?:[^-._:/@*0-9]*[0-9]){{3}})[^-._:/@*]{{12,}}    # other identifiers, base32 and the like
@@ -27,7 +65,7 @@ _RANDOM_PART = rf"""
 _RANDOM = re.compile(rf"(?<=[-._:/@*])(?:{_RANDOM_PART})(?=[-._:/@*]|\Z)", re.VERBOSE)
 _NUMBER = re.compile("[0-9]+")
 _RUN = re.compile(r"\*(?:[-.]\*)+")
-_CHOSEN = re.compile(rf"(?!.*(?:[0-9]|[a-f]{{8}}|[{SAFE}]{{5}}(?:\Z|\.)|\*[-.]\*))", re.DOTALL)
+_CHOSEN = re.compile(rf"(?!.*(?:[0-9]|[-._:/@*][a-f]{{4}}|[{SAFE}]{{5}}(?:\Z|\.)|\*[-.]\*))", re.DOTALL)
 """Matches a name in which nothing can be folded: most of those that people gave."""
 
 

@@ -1,7 +1,7 @@
 """Folding: what machines made up is folded, what people chose is kept."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from data.names import SAFE, client_family, fold_client, fold_name, network_of, place_of, reach_of
@@ -26,6 +26,12 @@ SUFFIX = st.text(SAFE, min_size=5, max_size=5)
         ("system:node-bootstrapper", "system:node-bootstrapper"),
         ("kube-root-ca.crt", "kube-root-ca.crt"),
         ("ip-10-0-3-17.internal", "ip-*.internal"),
+        ("index-abebb", "index-*"),
+        ("index-7c9e7", "index-*"),
+        ("feat-eeef", "feat-*"),
+        ("web-cafe", "web-cafe"),
+        ("news-feed", "news-feed"),
+        ("data-facade-0", "data-facade-*"),
         ("", "-"),
     ],
 )
@@ -40,6 +46,16 @@ def test_folding_twice_changes_nothing(name: str) -> None:
 
 @given(WORDS, SUFFIX, SUFFIX)
 def test_replicas_of_a_workload_are_one_object(word: str, first: str, second: str) -> None:
+    assert fold_name(f"{word}-{first}") == fold_name(f"{word}-{second}")
+
+
+@given(
+    WORDS,
+    st.text("0123456789abcdef", min_size=5, max_size=5),
+    st.text("0123456789abcdef", min_size=5, max_size=5),
+)
+def test_hexadecimal_suffixes_are_random_with_or_without_a_digit(word: str, first: str, second: str) -> None:
+    assume(not {first, second} & {"added", "bedad", "ceded", "decaf", "faced", "faded"})
     assert fold_name(f"{word}-{first}") == fold_name(f"{word}-{second}")
 
 
