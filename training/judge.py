@@ -1,0 +1,400 @@
+"""The arithmetic of judging: labels joined with actions, incidents, verdicts, and recall over the rate of false incidents.
+
+Definitions (docs/evaluation.md): an incident is the flagged actions of one principal at most ten minutes apart; it is false if it
+holds no action of a labelled run, of what a run made controllers do, or of the clean-up after it. A run is detected if an alert
+holds one of its own actions. Labels are read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.detector import SEVERITIES
+from data.errors import KubehabitError
+from data.principals import PEOPLE_AND_PIPELINES
+
+Label = Mapping[str, Any]
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+INCIDENT_GAP = 600_000_000
+"""Alerts of one principal at most this far apart (microseconds) are one incident."""
+
+RATES = (1, 3, 10)
+"""False incidents per 10,000 person-and-pipeline actions at which recall is read off the curve."""
+
+CURVE_END = 12.0
+HIGH = ("high", "critical")
+SOON = 3
+"""A run found within so many of its actions was found soon."""
+
+ACTION_RATES = (1e-4, 1e-3, 1e-2)
+"""Shares of normal actions flagged at which the ROC of single actions is read off."""
+
+
+@dataclass(slots=True)
+class Actions:
+    """The actions of a log as columns in arrival order: who (principal, kind), when (microseconds), and which audit ID."""
+
+    audit_id: list[str]
+    principal: npt.NDArray[np.object_]
+    kind: npt.NDArray[np.object_]
+    time: Rows
+    events: int = 0
+    person: Flags = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.person = np.isin(self.kind, list(PEOPLE_AND_PIPELINES))
+
+    def __len__(self) -> int:
+        return len(self.audit_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A labelled run and the rows of its own actions, in order."""
+
+    label: Label
+    rows: Rows
+
+    @property
+    def is_attack(self) -> bool:
+        """Whether it is an attack; else it is a benign look-alike."""
+        return bool(self.label["kind"] == "attack")
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Labels joined with a log: which rows belong to any run, and the runs themselves."""
+
+    labelled: Flags
+    runs: list[Run]
+
+    @property
+    def attacks(self) -> list[Run]:
+        """The attack runs, those without any action in the log included."""
+        return [run for run in self.runs if run.is_attack]
+
+
+def read_labels(labels: Path) -> list[Label]:
+    """Labels from JSON.
+
+    Raises:
+        KubehabitError: it is no list of runs.
+    """
+    try:
+        found = json.loads(labels.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise KubehabitError(f"Cannot read the labels {labels}: {error}.") from error
+    if not isinstance(found, list) or not all(
+        isinstance(run, dict) and {"scenario", "kind", "audit_ids"} <= set(run) for run in found
+    ):
+        raise KubehabitError(
+            f"{labels} must be a JSON list of runs, each with at least scenario, kind and audit_ids."
+        )
+    return found
+
+
+def join(actions: Actions, labels: Sequence[Label]) -> Truth:
+    """Find each run's actions in a log by their audit IDs."""
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, audit_id in enumerate(actions.audit_id):
+        rows_of[audit_id].append(row)
+    labelled = np.zeros(len(actions), bool)
+    runs = []
+    for label in labels:
+        for key in ("audit_ids", "induced_audit_ids", "ignore_audit_ids"):
+            for audit_id in label.get(key) or ():
+                labelled[rows_of.get(audit_id, [])] = True
+        own = sorted(row for audit_id in label["audit_ids"] for row in rows_of.get(audit_id, ()))
+        runs.append(Run(label, np.array(own, np.int64)))
+    return Truth(labelled, runs)
+
+
+def incidents(actions: Actions, rows: Rows) -> list[Rows]:
+    """Group flagged actions into incidents: one principal, at most ten minutes apart."""
+    by_principal: dict[str, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        by_principal[actions.principal[row]].append(row)
+    found = []
+    for members in by_principal.values():
+        ordered = np.array(members)[np.argsort(actions.time[members], kind="stable")]
+        found += np.split(ordered, np.flatnonzero(np.diff(actions.time[ordered]) > INCIDENT_GAP) + 1)
+    return found
+
+
+def false_incident_times(actions: Actions, truth: Truth, flagged: Flags) -> tuple[Rows, Flags]:
+    """Start (microseconds) of each false incident, and whether it is a person's or pipeline's."""
+    false = [
+        rows for rows in incidents(actions, np.flatnonzero(flagged)) if not truth.labelled[rows].any()
+    ]
+    first = np.array([rows[0] for rows in false], np.int64)
+    return actions.time[first], actions.person[first]
+
+
+def verdict(
+    actions: Actions, truth: Truth, flagged: Flags, severity: Mapping[int, str]
+) -> dict[str, Any]:
+    """All figures of one set of flagged actions.
+
+    Args:
+        actions: of the log.
+        truth: what was done in it.
+        flagged: bool [N].
+        severity: of each flagged row, one of SEVERITIES.
+    """
+    person = actions.person
+    normal_person = int((person & ~truth.labelled).sum())
+    normal_system = int((~person & ~truth.labelled).sum())
+    found = incidents(actions, np.flatnonzero(flagged))
+    false = [rows for rows in found if not truth.labelled[rows].any()]
+    alone = incidents(actions, np.flatnonzero(flagged & ~truth.labelled))
+    grave = {
+        row: worst
+        for rows in found
+        for worst in (max(SEVERITIES.index(severity.get(r, "low")) for r in rows.tolist()),)
+        for row in rows.tolist()
+    }
+    runs: list[dict[str, Any]] = []
+    for run in truth.runs:
+        hits = np.flatnonzero(flagged[run.rows]) if len(run.rows) else np.empty(0, np.int64)
+        worst = max((grave[row] for row in run.rows[hits].tolist()), default=0)
+        runs.append(
+            {
+                **{
+                    key: run.label.get(key)
+                    for key in ("scenario", "family", "class", "mode", "kind", "principal")
+                },
+                "calls": len(run.rows),
+                "detected": bool(len(hits)),
+                "actions_to_detection": int(hits[0]) + 1 if len(hits) else None,
+                "severity": SEVERITIES[worst],
+            }
+        )
+    attacks = [run for run in runs if run["kind"] == "attack"]
+    alike = [run for run in runs if run["kind"] != "attack"]
+    false_person = sum(bool(person[rows[0]]) for rows in false)
+    strict_person = sum(bool(person[rows[0]]) for rows in alone)
+    return {
+        "attack_runs": len(attacks),
+        "recall": _share(attacks),
+        **{f"recall_by_{key}": _recall_by(attacks, key) for key in ("scenario", "family", "class", "mode")},
+        "false_incidents": len(false),
+        "false_per_10k_person_actions": false_person * 1e4 / max(normal_person, 1),
+        "false_per_1m_system_actions": (len(false) - false_person) * 1e6 / max(normal_system, 1),
+        "strict_false_per_10k_person_actions": strict_person * 1e4 / max(normal_person, 1),
+        "strict_false_per_1m_system_actions": (len(alone) - strict_person) * 1e6 / max(normal_system, 1),
+        "lookalikes": len(alike),
+        "lookalikes_high": sum(run["detected"] and run["severity"] in HIGH for run in alike),
+        "lookalikes_raised": sum(run["detected"] for run in alike),
+        **_delays(attacks),
+        "incidents": len(found),
+        "normal_actions_flagged": int((flagged & ~truth.labelled).sum()),
+        "normal_person_actions": normal_person,
+        "normal_system_actions": normal_system,
+        "runs": runs,
+    }
+
+
+def _delays(attacks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many of a run's actions had happened when it was found: median and distribution over detected runs."""
+    after = sorted(int(run["actions_to_detection"]) for run in attacks if run["detected"])
+    return {
+        "median_actions_to_detection": float(np.median(after)) if after else None,
+        "actions_to_detection": {str(count): runs for count, runs in sorted(Counter(after).items())},
+        "p90_actions_to_detection": float(np.quantile(after, 0.9)) if after else None,
+        "detected_within_3_actions": sum(count <= SOON for count in after) / len(attacks) if attacks else 0.0,
+    }
+
+
+def _share(runs: Sequence[Mapping[str, Any]]) -> float:
+    return sum(run["detected"] for run in runs) / len(runs) if runs else 0.0
+
+
+def _recall_by(runs: Sequence[Mapping[str, Any]], key: str) -> dict[str, float]:
+    grouped: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for run in runs:
+        grouped[str(run.get(key))].append(run)
+    return {name: _share(members) for name, members in sorted(grouped.items())}
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Recall over the rate of false incidents as the threshold falls; one entry a level of the threshold.
+
+    Stricter than a verdict's rate: false incidents are counted among unlabelled actions alone, so that a false alarm which
+    happens to come within ten minutes of an attack by the same principal still counts. And as the threshold falls the rate
+    never does: alarms so many that they merge into fewer incidents are no improvement.
+
+    Attributes:
+        rate: float64 [L], false incidents per 10,000 person-and-pipeline actions, rising.
+        recall: float64 [L], of attack runs, rising.
+        level: float64 [L]; what scores above it is flagged.
+        peaks: float64 [attack runs], best score of any action of each; -inf for a run that is not in the log.
+    """
+
+    rate: Floats
+    recall: Floats
+    level: Floats
+    peaks: Floats
+
+    def caught(self, rate: float) -> Flags:
+        """Which attack runs are caught at a rate of false incidents, bool [attack runs]."""
+        allowed = np.flatnonzero(self.rate <= rate)
+        if not len(allowed):
+            return np.zeros(len(self.peaks), bool)
+        caught: Flags = self.peaks > self.level[allowed[-1]]
+        return caught
+
+    def recall_at(self) -> dict[str, float]:
+        """Recall at each of RATES."""
+        return {str(rate): float(self.caught(rate).mean()) if len(self.peaks) else 0.0 for rate in RATES}
+
+    def points(self) -> list[tuple[float, float]]:
+        """(rate, best recall at that rate), one point a rate."""
+        best: dict[float, float] = {}
+        for rate, recall in zip(self.rate.tolist(), self.recall.tolist(), strict=True):
+            best[rate] = max(best.get(rate, 0.0), recall)
+        return sorted(best.items())
+
+
+def curve(actions: Actions, truth: Truth, score: Floats, highest: float = CURVE_END) -> Curve:
+    """Recall over the rate of false incidents, the latter up to `highest`.
+
+    Args:
+        actions: of the log.
+        truth: what was done in it.
+        score: float64 [N], higher is more suspicious.
+        highest: rate at which the curve ends.
+    """
+    peaks = np.array([score[run.rows].max() if len(run.rows) else -np.inf for run in truth.attacks])
+    normal = np.flatnonzero(actions.person & ~truth.labelled)
+    order = normal[np.argsort(-score[normal], kind="stable")]
+    ordered = score[order].tolist()
+    who, when = actions.principal[order].tolist(), actions.time[order].tolist()
+    times: dict[str, list[int]] = defaultdict(list)
+    count = most = 0
+    levels: list[tuple[float, float]] = []  # (what scores above is flagged, false incidents then)
+    position = 0
+    allowed = highest * len(normal) / 1e4
+    while position < len(order) and most <= allowed:
+        level = ordered[position]
+        # What lies above the next normal action is caught at the present rate.
+        levels.append((level, most))
+        while position < len(order) and ordered[position] == level:
+            count += _added(times[who[position]], when[position])
+            position += 1
+        most = max(most, count)
+    if most <= allowed:  # everything flagged, and still within
+        levels.append((-np.inf, most))
+    level_of = np.array([level for level, _ in levels])
+    recall = (peaks[None, :] > level_of[:, None]).mean(axis=1) if len(peaks) else np.zeros(len(levels))
+    return Curve(
+        rate=np.array([found for _, found in levels]) * 1e4 / max(len(normal), 1),
+        recall=recall,
+        level=level_of,
+        peaks=peaks,
+    )
+
+
+def _added(times: list[int], time: int) -> int:
+    """Put one more time among the sorted times of a principal; how many incidents that adds (-1, 0 or 1)."""
+    at = bisect_left(times, time)
+    before = at > 0 and time - times[at - 1] <= INCIDENT_GAP
+    after = at < len(times) and times[at] - time <= INCIDENT_GAP
+    apart = before and after and times[at] - times[at - 1] > INCIDENT_GAP
+    insort(times, time)
+    if apart:
+        return -1
+    return 0 if before or after else 1
+
+
+def ranking(actions: Actions, truth: Truth, score: Floats, found: Curve) -> dict[str, Any]:
+    """ROC and precision-recall at the rates people use.
+
+    Returns:
+        `roc`: over single person-and-pipeline actions, attack against normal: area under the curve, and the share of attack
+        actions flagged where a ten-thousandth, a thousandth and a hundredth of the normal ones are. `pr`: over incidents, at
+        each of RATES: precision (attack runs caught among those and the false incidents) and recall; and the area under
+        precision over recall as far as the curve goes.
+    """
+    attack = np.zeros(len(actions), bool)
+    for run in truth.attacks:
+        attack[run.rows] = True
+    positive = np.sort(score[attack & actions.person])
+    negative = np.sort(score[actions.person & ~truth.labelled])
+    roc: dict[str, Any] = {"auc": None, "true_positive_rate_at": {}}
+    if len(positive) and len(negative):
+        below = np.searchsorted(negative, positive, side="left")
+        ties = np.searchsorted(negative, positive, side="right") - below
+        roc["auc"] = float((below + ties / 2).sum() / (len(positive) * len(negative)))
+        for share in ACTION_RATES:
+            limit = negative[-int(share * len(negative)) - 1]
+            roc["true_positive_rate_at"][f"{share:g}"] = float((positive > limit).mean())
+    total = max(len(found.peaks), 1)
+    normal = max(len(negative), 1)
+    at = {}
+    for rate in RATES:
+        caught = int(found.caught(rate).sum())
+        allowed = found.rate[found.rate <= rate]
+        false = round(float(allowed[-1]) * normal / 1e4) if len(allowed) else 0
+        at[str(rate)] = {
+            "precision": caught / (caught + false) if caught + false else None,
+            "recall": caught / total,
+            "false_incidents": false,
+        }
+    area = last = 0.0
+    for rate, recall in found.points():
+        if recall > last:
+            area += (recall - last) * recall * total / (recall * total + rate * normal / 1e4)
+            last = recall
+    return {"roc": roc, "pr": {"at": at, "area": area}}
+
+
+def compare(mine: Curve, baselines: Mapping[str, Curve], truth: Truth) -> dict[str, Any]:
+    """How far ahead of the best baseline a detector is at equal false incidents (strict ones, at 1 and 3 per 10,000).
+
+    Returns:
+        For each rate: the best baseline and its recall, the difference, the share of the runs it misses that are caught here,
+        and recall by family of both.
+    """
+    found: dict[str, Any] = {}
+    families = np.array([str(run.label.get("family")) for run in truth.attacks], object)
+    for rate in RATES[:2]:
+        caught = {name: each.caught(rate) for name, each in baselines.items()}
+        own = mine.caught(rate)
+        if not len(own) or not caught:
+            continue
+        best = max(sorted(caught), key=lambda name: int(caught[name].sum()))
+        missed = ~caught[best]
+        by_family = {
+            name: {
+                "recall": float(own[families == name].mean()),
+                "best_baseline": float(caught[best][families == name].mean()),
+            }
+            for name in sorted(set(families))
+        }
+        found[str(rate)] = {
+            "best_baseline": best,
+            "best_baseline_recall": float(caught[best].mean()),
+            "recall": float(own.mean()),
+            "recall_minus_best_baseline": float(own.mean() - caught[best].mean()),
+            "missed_by_best_baseline": int(missed.sum()),
+            "of_these_caught": int((own & missed).sum()),
+            "share_of_missed_caught": float((own & missed).sum() / missed.sum()) if missed.any() else None,
+            "by_family": by_family,
+            "families_worse": [
+                name for name, both in by_family.items() if both["recall"] < both["best_baseline"]
+            ],
+        }
+    return found
