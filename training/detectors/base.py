@@ -194,7 +194,7 @@ class Thresholds:
 
 
 _BY_SENSITIVITY = ("low", "low", "medium", "high")
-"""Severity of a flagged action from what it touches: the one thing a score without calibration can add nothing to."""
+"""Severity of a flagged action, from what it touches: the same table of sensitivity that the champion's severity begins with."""
 
 
 class BaselineDetector(ABC):
@@ -244,32 +244,24 @@ def severities(flagged: Flags, stretch: Stretch) -> list[str]:
 def thresholds_for(score: Floats, held_back: Stretch, budget: Budget) -> Thresholds:
     """Thresholds at which held-back normal actions raise no more incidents than the budget allows.
 
-    The rule is the champion's (`training.calibrate.threshold_for`), which carries a threshold on beyond the data by a factor of ten in
-    probability for each unit of score. So that this holds for any scale, scores are first brought to that unit: the mean excess over
-    the 95 % quantile of an exponential tail, times ln 10.
+    The rule is the champion's (`training.calibrate.threshold_for`), which where the data is too short to see the budget goes beyond what
+    was seen as far as peaks spread. So that this holds on any scale, it is given what a score exceeds its 95 % quantile by, in units
+    of the mean excess.
     """
     person = held_back.person
     limits = []
     for chosen, rate in ((person, budget.person / 1e4), (~person, budget.system / 1e6)):
         values = score[chosen]
-        unit = 1.0
+        start, unit = 0.0, 1.0
         if len(values):
-            start = np.quantile(values, 1 - _TAIL)
+            start = float(np.quantile(values, 1 - _TAIL))
             beyond = values[values > start] - start
-            if len(beyond):
-                unit = float(beyond.mean()) * np.log(10.0)
+            unit = float(beyond.mean()) if len(beyond) else 1.0
         names = held_back.name[chosen].tolist()
-        limit = threshold_for(values / unit, names, held_back.time[chosen], rate * int(chosen.sum()))
-        limits.append(unit * limit)
+        excess = np.maximum(values - start, 0.0) / unit
+        limit = threshold_for(excess, names, held_back.time[chosen], rate * int(chosen.sum()))
+        limits.append(start + unit * limit)
     return Thresholds(*limits)
-
-
-def last_times(stretches: Sequence[Stretch]) -> dict[str, int]:
-    """Principal name -> time of its last action in some stretches, in their order."""
-    last: dict[str, int] = {}
-    for stretch in stretches:
-        last.update(zip(stretch.name.tolist(), stretch.time.tolist(), strict=True))
-    return last
 
 
 def windows(tokens: Ints, history: Mapping[int, Ints], who: Ints, window: int) -> tuple[Ints, Ints]:
