@@ -466,6 +466,18 @@ def evaluate(
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Also write every figure to this file.", dir_okay=False)
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Dataset the model was trained on: fits every baseline on it, to compare with. Takes some minutes more.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Also write a Markdown report to this file.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Judge a registered model on a labelled log: attacks caught, false incidents, look-alikes raised.
 
@@ -477,13 +489,15 @@ def evaluate(
     """
     from training.evaluate import evaluate as judge_model
 
-    figures = judge_model(model, log, labels)
+    figures = judge_model(model, log, labels, data=data, report=report)
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     _print_figures(figures)
     if json_path is not None:
         typer.echo(f"All figures: {json_path}")
+    if report is not None:
+        typer.echo(f"Report: {report}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

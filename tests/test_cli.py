@@ -170,7 +170,7 @@ def test_evaluate_writes_its_figures_where_it_is_told(
             }
         ],
     }
-    stand_in(monkeypatch, "training.evaluate", evaluate=lambda *_: figures)
+    stand_in(monkeypatch, "training.evaluate", evaluate=lambda *_, **__: figures)
     out = tmp_path / "new" / "out.json"
     result = invoke("evaluate", "--log", str(log), "--json", str(out))
     assert result.exit_code == 0, result.output

@@ -135,16 +135,12 @@ def incidents(actions: Actions, rows: Rows) -> list[Rows]:
 
 def false_incident_times(actions: Actions, truth: Truth, flagged: Flags) -> tuple[Rows, Flags]:
     """Start (microseconds) of each false incident, and whether it is a person's or pipeline's."""
-    false = [
-        rows for rows in incidents(actions, np.flatnonzero(flagged)) if not truth.labelled[rows].any()
-    ]
+    false = [rows for rows in incidents(actions, np.flatnonzero(flagged)) if not truth.labelled[rows].any()]
     first = np.array([rows[0] for rows in false], np.int64)
     return actions.time[first], actions.person[first]
 
 
-def verdict(
-    actions: Actions, truth: Truth, flagged: Flags, severity: Mapping[int, str]
-) -> dict[str, Any]:
+def verdict(actions: Actions, truth: Truth, flagged: Flags, severity: Mapping[int, str]) -> dict[str, Any]:
     """All figures of one set of flagged actions.
 
     Args:

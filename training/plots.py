@@ -130,6 +130,43 @@ def runs(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def scenarios(caught: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Heat map: share of each scenario's attack runs that each detector catches with its own threshold."""
+    detectors = list(caught)
+    names = sorted({name for shares in caught.values() for name in shares})
+    figure, axes = _figure(
+        "Attack runs caught with thresholds set on normal data",
+        width=4 + 0.7 * len(detectors),
+        height=2 + 0.24 * len(names),
+    )
+    shares = np.array([[caught[title].get(name, np.nan) for title in detectors] for name in names])
+    axes.imshow(shares.reshape(len(names), len(detectors)), aspect="auto", cmap="Reds", vmin=0, vmax=1)
+    axes.set_xticks(range(len(detectors)), detectors, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    return figure
+
+
+def delays(after: Mapping[str, Mapping[str, int]]) -> Figure:
+    """How many of a run's actions had happened when it was found: share of the detected runs, one line a detector."""
+    figure, axes = _figure("Actions until detection, detected attack runs")
+    for index, (title, counts) in enumerate(after.items()):
+        steps = sorted((int(actions), runs) for actions, runs in counts.items())
+        total = np.cumsum([runs for _, runs in steps])
+        axes.step(
+            [actions for actions, _ in steps],
+            total / total[-1],
+            where="post",
+            marker="o",
+            markersize=3,
+            label=title,
+            color=ACCENT if index == 0 else None,
+        )
+    axes.set(xlabel="own actions of the run", ylabel="share of the detected runs", ylim=(0, 1.02))
+    axes.set_xscale("log")
+    axes.legend(frameon=False)
+    return figure
+
+
 def drift(log: str, principals: Sequence[Any], most: int = 25) -> Figure:
     """Stability index of each principal's surprise (`training.drift.Changed`), beside what chance alone would reach."""
     shown = [one for one in principals if one.verdict != "too few"][:most][::-1]

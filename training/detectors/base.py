@@ -227,7 +227,9 @@ class BaselineDetector(ABC):
     def predict(self, stretch: Stretch) -> Prediction:
         """Score and judge the next actions."""
         if self.thresholds is None:
-            raise RuntimeError(f"{type(self).__name__}.predict needs a threshold: call infer_threshold first.")
+            raise RuntimeError(
+                f"{type(self).__name__}.predict needs a threshold: call infer_threshold first."
+            )
         score, fields = self.score(stretch)
         flagged = self.thresholds.exceeded(score, stretch.person)
         return Prediction(score, flagged, severities(flagged, stretch), fields)

@@ -129,9 +129,7 @@ class NextActionLstm(BaselineDetector):
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=self.steps
-        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.learning_rate, total_steps=self.steps)
         steps_back = np.arange(self.depth - 1, -1, -1)
         for _ in range(self.steps):
             rows = np.minimum(np.searchsorted(cumulative, rng.random(self.batch)), len(windows) - 1)
@@ -162,7 +160,9 @@ class NextActionLstm(BaselineDetector):
         """NLL of the newest action of each window, float64 [N, F]; equal windows of one principal are computed once."""
         if not len(windows):
             return np.empty((0, len(FIELDS)))
-        keyed = np.concatenate([windows.reshape(len(windows), -1), principal[:, None], group[:, None]], axis=1)
+        keyed = np.concatenate(
+            [windows.reshape(len(windows), -1), principal[:, None], group[:, None]], axis=1
+        )
         keyed = np.ascontiguousarray(keyed.astype(np.int32))
         rows_as_bytes = keyed.view(np.dtype((np.void, keyed.dtype.itemsize * keyed.shape[1]))).ravel()
         _, first, inverse = np.unique(rows_as_bytes, return_index=True, return_inverse=True)

@@ -22,7 +22,9 @@ class _BundleNovelty(BaselineDetector):
 
     def fit(self, train: Stretch) -> Self:
         """Refused: the counts in the bundle hold the training data already, and would count it twice."""
-        raise RuntimeError(f"{type(self).__name__} comes fitted from the bundle, {len(train)} actions are not needed.")
+        raise RuntimeError(
+            f"{type(self).__name__} comes fitted from the bundle, {len(train)} actions are not needed."
+        )
 
     def _levels(self, stretch: Stretch) -> Floats:
         known = self._habits.observe(stretch.attributes, stretch.name_hash, stretch.group_hash)
