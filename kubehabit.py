@@ -476,7 +476,8 @@ def evaluate(
         ),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", help="Also write a Markdown report to this file.", dir_okay=False)
+        Path | None,
+        typer.Option("--report", help="Also write a Markdown report to this file.", dir_okay=False),
     ] = None,
 ) -> None:
     """Judge a registered model on a labelled log: attacks caught, false incidents, look-alikes raised.

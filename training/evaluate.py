@@ -37,6 +37,7 @@ from training.judge import (
     join,
     ranking,
     read_labels,
+    recall_at_as_counted,
     verdict,
 )
 from training.registry import download
@@ -178,13 +179,14 @@ def evaluate(
         model_uri: `models:/kubehabit@champion`, a version, or the folder of a bundle.
         log: audit log.
         labels: JSON list of runs; without it everything is taken to be normal, and only false incidents are counted.
-        data: the dataset the model was trained on; with it every baseline is fitted and takes part, without it those that the bundle
-            alone supports.
+        data: the dataset the model was trained on; with it every baseline is fitted and takes part, without it those that the
+            bundle alone supports.
         report: Markdown file to write.
         track: log the figures and plots to the MLflow run that made the model, if it is there.
 
     Returns:
-        The figures listed in docs/evaluation.md; `recall_at` comes from the curve, everything else from thresholds set on normal data.
+        The figures listed in docs/evaluation.md; `recall_at` comes from the curve, everything else from thresholds set on
+        normal data.
 
     Raises:
         KubehabitError: no such model, log or labels, or a dataset that the model was not trained on.
@@ -279,8 +281,9 @@ def _rivals(bundle: Bundle, champion: Any, data: Path | None, progress: bool) ->
     table = load(data)
     if table.card["fingerprint"] != bundle.meta["data"]["fingerprint"]:
         raise KubehabitError(
-            f"{data} is not the dataset that the model was trained on (fingerprint {table.card['fingerprint'][:16]}, the model's is "
-            f"{bundle.meta['data']['fingerprint'][:16]}), so the comparison would not be fair. Give that dataset, or train on this one."
+            f"{data} is not the dataset that the model was trained on (fingerprint {table.card['fingerprint'][:16]}, the "
+            f"model's is {bundle.meta['data']['fingerprint'][:16]}), so the comparison would not be fair. Give that dataset, or "
+            "train on this one."
         )
     person, system = (float(value) for value in list(bundle.calibration.budget.values())[:2])
     waiting = [*baselines(table, bundle.meta["model"]), ReconstructionError(champion)]
@@ -310,7 +313,11 @@ def _block(actions: Actions, truth: Truth, answers: _Answers, found: Curve) -> d
     normal = ~truth.labelled
     return (
         figures
-        | {"recall_at": found.recall_at(), "seconds": answers.seconds}
+        | {
+            "recall_at": found.recall_at(),
+            "recall_at_as_counted": recall_at_as_counted(actions, truth, answers.score),
+            "seconds_scoring": answers.seconds,
+        }
         | ranking(actions, truth, answers.score, found)
         | {
             "intervals": {

@@ -1,7 +1,7 @@
 """Bootstrap intervals: how far a figure would move on another recording of the same cluster.
 
-Attack runs are resampled whole, since actions of one run are not independent; false incidents are resampled in blocks of time, since
-they come in bursts (Efron and Tibshirani 1993; Künsch 1989, block bootstrap). Seeded: the same figures give the same interval.
+Attack runs are resampled whole, since actions of one run are not independent; false incidents are resampled in blocks of time,
+since they come in bursts (Efron and Tibshirani 1993; Künsch 1989, block bootstrap). Seeded: same figures, same interval.
 """
 
 from __future__ import annotations

@@ -315,6 +315,34 @@ def _added(times: list[int], time: int) -> int:
     return 0 if before or after else 1
 
 
+def recall_at_as_counted(actions: Actions, truth: Truth, score: Floats) -> dict[str, float]:
+    """Recall at each of RATES, with false incidents counted as in a verdict: one that holds a labelled action is not false.
+
+    As on the curve, the rate never falls with the threshold.
+    """
+    order = np.lexsort((actions.time, actions.principal.astype(str)))
+    names = np.unique(actions.principal[order].astype(str), return_inverse=True)[1]
+    times, scores, labelled = actions.time[order], score[order], truth.labelled[order]
+    person = actions.person[order]
+    normal = person & ~labelled
+    peaks = np.array([score[run.rows].max() if len(run.rows) else -np.inf for run in truth.attacks])
+    best = dict.fromkeys(map(str, RATES), 0.0)
+    total, most = max(int(normal.sum()), 1), 0
+    for level in [*np.unique(scores[normal])[::-1].tolist(), -np.inf]:
+        rows = np.flatnonzero(person & (scores > level))
+        if len(rows):
+            begins = np.r_[True, (np.diff(names[rows]) != 0) | (np.diff(times[rows]) > INCIDENT_GAP)]
+            excused = np.add.reduceat(labelled[rows].astype(np.int64), np.flatnonzero(begins)) > 0
+            most = max(most, int((~excused).sum()))
+        if most * 1e4 / total > max(RATES):
+            break
+        recall = float((peaks > level).mean()) if len(peaks) else 0.0
+        for rate in RATES:
+            if most * 1e4 / total <= rate:
+                best[str(rate)] = max(best[str(rate)], recall)
+    return best
+
+
 def ranking(actions: Actions, truth: Truth, score: Floats, found: Curve) -> dict[str, Any]:
     """ROC and precision-recall at the rates people use.
 
@@ -349,10 +377,10 @@ def ranking(actions: Actions, truth: Truth, score: Floats, found: Curve) -> dict
             "recall": caught / total,
             "false_incidents": false,
         }
-    area = last = 0.0
-    for rate, recall in found.points():
+    area, last = 0.0, 0.0
+    for false_rate, recall in found.points():
         if recall > last:
-            area += (recall - last) * recall * total / (recall * total + rate * normal / 1e4)
+            area += (recall - last) * recall * total / (recall * total + false_rate * normal / 1e4)
             last = recall
     return {"roc": roc, "pr": {"at": at, "area": area}}
 

@@ -1,38 +1,35 @@
-"""Judging: the definitions, on cases small enough to count by hand, and the whole on a slice of the recording."""
+"""Evaluating a model and judging alerts, on a slice of the recording: what comes out, and beside what."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import mlflow
 import pytest
 
+from data.dataset import build
 from data.errors import KubehabitError
+from data.home import tracking_uri
+from data.shipped import shipped
 from tests.conftest import RECORDINGS, Trained
 from tests.data.samples import event
-from training.evaluate import (
-    Actions,
-    _join,
-    _verdict,
-    curve,
-    evaluate,
-    incidents,
-    judge,
-    read_labels,
-    recall_at,
-)
+from training.evaluate import evaluate, judge
 
-MINUTE = 60_000_000
+BASELINES = {
+    *("novelty table", "novelty count", "n-gram", "isolation forest", "next-action LSTM", "public rules"),
+    *("always silent", "always alarm"),
+}
 
 
-def actions(*rows: tuple[str, str, int]) -> Actions:
-    """Rows of (principal, kind, minute); audit IDs are a0, a1, ..."""
-    names, kinds, minutes = zip(*rows, strict=True)
-    return Actions(
-        [f"a{i}" for i in range(len(rows))],
-        np.array(names, object),
-        np.array(kinds, object),
-        np.array(minutes, np.int64) * MINUTE,
-    )
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An evaluation beside all baselines."""
+
+    figures: dict[str, Any]
+    report: str
+    log: Path
+    labels: Path
 
 
 def run(kind: str, ids: list[str], **more: object) -> dict[str, object]:
@@ -46,60 +43,6 @@ def run(kind: str, ids: list[str], **more: object) -> dict[str, object]:
         "audit_ids": ids,
         **more,
     }
-
-
-def test_incidents_end_after_ten_quiet_minutes_and_are_one_principals() -> None:
-    log = actions(("p", "human", 0), ("p", "human", 10), ("q", "human", 10), ("p", "human", 21))
-    assert sorted(rows.tolist() for rows in incidents(log, np.arange(4))) == [[0, 1], [2], [3]]
-
-
-def test_a_verdict_counted_by_hand() -> None:
-    log = actions(
-        ("p", "human", 0),  # attack, missed
-        ("p", "human", 1),  # attack, caught at its second action
-        ("q", "human", 2),  # false
-        ("q", "human", 30),  # false, another incident
-        ("q", "human", 31),  # normal, silent
-        ("n", "node", 3),  # false, system
-        ("r", "serviceaccount", 4),  # look-alike, raised high
-        ("c", "controller", 5),  # induced by the attack
-        ("s", "human", 6),  # attack, missed altogether
-    )
-    labels = [
-        run("attack", ["a0", "a1"], induced_audit_ids=["a7"]),
-        run("attack", ["a8"], **{"class": "d"}),
-        run("benign-lookalike", ["a6"]),
-    ]
-    flagged = np.zeros(9, bool)
-    flagged[[1, 2, 3, 5, 6, 7]] = True
-    figures = _verdict(log, _join(log, labels), flagged, {6: "high"})
-    assert figures["attack_runs"] == 2
-    assert figures["recall"] == 0.5
-    assert figures["recall_by_class"] == {"c": 1.0, "d": 0.0}
-    assert figures["false_incidents"] == 3
-    assert figures["false_per_10k_person_actions"] == pytest.approx(2e4 / 3)
-    assert figures["false_per_1m_system_actions"] == pytest.approx(1e6)
-    assert (figures["lookalikes"], figures["lookalikes_high"]) == (1, 1)
-    assert figures["median_actions_to_detection"] == 2.0
-    assert [row["detected"] for row in figures["runs"]] == [True, False, True]
-
-
-def test_a_false_alarm_in_the_shadow_of_an_attack_counts_in_the_strict_rate() -> None:
-    log = actions(("p", "human", 0), ("p", "human", 5), ("q", "human", 6))
-    figures = _verdict(log, _join(log, [run("attack", ["a0"])]), np.array([True, True, False]), {})
-    assert figures["false_per_10k_person_actions"] == 0
-    assert figures["strict_false_per_10k_person_actions"] == 5000
-
-
-def test_the_curve_rises_with_what_is_allowed() -> None:
-    rows = [("p", "human", 0), ("s", "human", 1)] + [(f"n{i}", "human", 2) for i in range(10_000)]
-    log = actions(*rows)
-    truth = _join(log, [run("attack", ["a0"]), run("attack", ["a1"])])
-    score = np.zeros(len(rows))
-    score[[0, 1, 2, 3]] = [9.0, 5.0, 7.0, 6.0]  # one attack above all normal actions, one below two of them
-    points = curve(log, truth, score)
-    assert recall_at(points) == {"1": 0.5, "3": 1.0, "10": 1.0}
-    assert points[0] == (0.0, 0.5)
 
 
 def test_alerts_from_elsewhere_are_judged_the_same_way(tmp_path: Path) -> None:
@@ -119,17 +62,6 @@ def test_alerts_from_elsewhere_are_judged_the_same_way(tmp_path: Path) -> None:
     assert figures["baselines"]["always alarm"]["recall"] == 1.0
     somebody_else = judge([alert | {"principal": "x"}], log, [run("attack", ["a0", "a1"])], progress=False)
     assert somebody_else["recall"] == 0.0
-
-
-def test_labels_must_be_labels(tmp_path: Path) -> None:
-    for text, sentence in (
-        ("{", "Cannot read"),
-        ("{}", "must be a JSON list"),
-        ('[{"scenario": "x"}]', "must be a JSON list"),
-    ):
-        (tmp_path / "labels.json").write_text(text)
-        with pytest.raises(KubehabitError, match=sentence):
-            read_labels(tmp_path / "labels.json")
 
 
 def test_evaluating_a_registered_model(trained: Trained, labelled_lines: list[bytes], tmp_path: Path) -> None:
@@ -158,7 +90,102 @@ def test_evaluating_a_registered_model(trained: Trained, labelled_lines: list[by
     assert set(figures["recall_at"]) == {"1", "3", "10"}
     assert figures["events"] == len(labelled_lines)
     assert len(figures["runs"]) == len(labels)
-    assert {"novelty count", "novelty table", "always silent", "always alarm"} == set(figures["baselines"])
+    assert set(figures["baselines"]) == {
+        *("novelty count", "novelty table", "public rules", "always silent", "always alarm")
+    }
+    assert promised - {"baselines", "events"} <= set(figures["baselines"]["novelty count"]) | {"seconds"}
     json.dumps(figures)
     without = evaluate("models:/kubehabit@champion", log, None, progress=False, track=False)
     assert (without["attack_runs"], without["runs"]) == (0, [])
+
+
+@pytest.fixture(scope="module")
+def judged(trained: Trained, labelled_lines: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    """Everything beside everything, once; the LSTM is trained for a few steps."""
+    folder = tmp_path_factory.mktemp("judged")
+    log = folder / "all.jsonl"
+    log.write_bytes(b"\n".join(labelled_lines) + b"\n")
+    ids = {json.loads(line)["auditID"] for line in labelled_lines}
+    labels = [
+        r for r in json.loads((RECORDINGS / "labels.json").read_text()) if ids.issuperset(r["audit_ids"])
+    ]
+    (folder / "labels.json").write_text(json.dumps(labels))
+    with pytest.MonkeyPatch.context() as patch:
+        short = shipped("train.yaml")
+        short["trainer"]["max_steps"] = 30
+        patch.setattr(
+            "training.detectors.shipped", lambda name: short if name == "train.yaml" else shipped(name)
+        )
+        figures = evaluate(
+            "models:/kubehabit@champion",
+            log,
+            folder / "labels.json",
+            data=trained.dataset,
+            report=folder / "report.md",
+            progress=False,
+        )
+    return Judged(figures, (folder / "report.md").read_text(), log, folder / "labels.json")
+
+
+def test_with_its_dataset_every_baseline_has_its_row(judged: Judged) -> None:
+    figures = judged.figures
+    assert set(figures["baselines"]) == BASELINES
+    assert set(figures["ablations"]) == {"autoencoder alone"}
+    keys = set(figures["baselines"]["novelty count"])
+    for title in BASELINES - {"always silent", "always alarm"}:
+        assert set(figures["baselines"][title]) == keys
+        low, high = figures["baselines"][title]["intervals"]["recall"]
+        assert low <= figures["baselines"][title]["recall"] <= high
+    for rate in ("1", "3"):
+        found = figures["compared_with_best_baseline"][rate]
+        best = max(
+            block["recall_at"][rate] for block in figures["baselines"].values() if "recall_at" in block
+        )
+        assert found["best_baseline_recall"] == best
+        assert found["recall_minus_best_baseline"] == pytest.approx(figures["recall_at"][rate] - best)
+    json.dumps(figures)
+
+
+def test_the_report_names_every_detector_and_every_attack_scenario(judged: Judged) -> None:
+    for title in BASELINES:
+        assert f"| {title} |" in judged.report
+    for run_ in judged.figures["runs"]:
+        if run_["kind"] == "attack":
+            assert run_["scenario"] in judged.report
+    assert "labels were used for judging only" in judged.report
+
+
+def test_figures_report_and_plots_are_in_the_run_that_made_the_model(
+    judged: Judged, trained: Trained
+) -> None:
+    client = mlflow.MlflowClient(tracking_uri=tracking_uri(), registry_uri=tracking_uri())
+    names = {item.path for item in client.list_artifacts(trained.run_id, "evaluation")}
+    assert {
+        f"evaluation/all{suffix}"
+        for suffix in (
+            ".json",
+            ".md",
+            "-recall.png",
+            "-runs.png",
+            "-scenarios.png",
+            "-delay.png",
+            "-runs.json",
+        )
+    } <= names
+    assert client.get_run(trained.run_id).data.metrics["all_recall"] == judged.figures["recall"]
+
+
+def test_a_dataset_that_the_model_was_not_trained_on_is_refused(
+    judged: Judged, normal_lines: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "other.jsonl").write_bytes(b"\n".join(normal_lines[:2000]) + b"\n")
+    build([tmp_path / "other.jsonl"], tmp_path / "other", workers=1, progress=False)
+    with pytest.raises(KubehabitError, match="not the dataset that the model was trained on"):
+        evaluate(
+            "models:/kubehabit@champion",
+            judged.log,
+            judged.labels,
+            data=tmp_path / "other",
+            progress=False,
+            track=False,
+        )

@@ -1,4 +1,4 @@
-"""Detectors behind one interface, `fit -> infer_threshold -> predict`: the product, and all it is compared with, one file each."""
+"""Detectors behind one interface, `fit -> infer_threshold -> predict`: the product and all it is compared with."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What every detector has in common: the actions it is shown, what it answers, and how its threshold is set.
 
-The contract is `fit -> infer_threshold -> predict`, and all three are shown actions in the order of the log. A detector is a stream:
-what it has been shown counts as history for what comes next, as it does for the real one, so each stretch is shown once.
+The contract is `fit -> infer_threshold -> predict`, and all three are shown actions in the order of the log. A detector is a
+stream: what it has been shown counts as history for what comes next, as it does for the real one, so each stretch is shown once.
 """
 
 from __future__ import annotations
@@ -246,9 +246,9 @@ def severities(flagged: Flags, stretch: Stretch) -> list[str]:
 def thresholds_for(score: Floats, held_back: Stretch, budget: Budget) -> Thresholds:
     """Thresholds at which held-back normal actions raise no more incidents than the budget allows.
 
-    The rule is the champion's (`training.calibrate.threshold_for`), which where the data is too short to see the budget goes beyond what
-    was seen as far as peaks spread. So that this holds on any scale, it is given what a score exceeds its 95 % quantile by, in units
-    of the mean excess.
+    The rule is the champion's (`training.calibrate.threshold_for`), which where the data is too short to see the budget goes
+    beyond what was seen as far as peaks spread. So that this holds on any scale, it is given what a score exceeds its 95 %
+    quantile by, in units of the mean excess.
     """
     person = held_back.person
     limits = []

@@ -1,7 +1,7 @@
 """Next-action LSTM (DeepLog, Du et al. 2017): predicts each field of a principal's next action from those before it.
 
-Same fields, embeddings, width, conditioning and training budget as the autoencoder. What differs is the idea: it never sees the action
-it scores.
+Same fields, embeddings, width, conditioning and training budget as the autoencoder. What differs is the idea: it never sees the
+action it scores.
 
 Letters in shapes: B windows, W actions a window, F fields, P scored positions, V tokens of all fields together.
 """

@@ -1,7 +1,7 @@
 """N-gram per principal with back-off: how likely an action is after the two before it, for this principal, its peers, its kind.
 
-Witten-Bell interpolation (Witten and Bell 1991; Chen and Goodman 1998): each longer context is trusted as far as it has been seen and as
-few different actions have followed it; what is left goes to the next broader one.
+Witten-Bell interpolation (Witten and Bell 1991; Chen and Goodman 1998): each longer context is trusted as far as it has been seen
+and as few different actions have followed it; what is left goes to the next broader one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _START = 0
 class Ngram(BaselineDetector):
     """Score: negative log-likelihood (nats) of what was done (verb, resource, namespace, answer) under the interpolated trigram.
 
-    Contexts from broad to narrow: anybody, its kind, its peer group, the principal, the principal after one and after two actions.
+    Contexts from broad to narrow: anybody, its kind, its peer group, the principal, and that after one and after two actions.
     """
 
     title: ClassVar[str] = "n-gram"
