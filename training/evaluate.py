@@ -161,6 +161,40 @@ class _Answers:
     flagged: Flags
     severity: dict[int, str]
     seconds: float
+    quiet: Floats | None = None
+    quiet_flagged: Flags | None = None
+
+
+class _Quiet:
+    """The product on the same log without what the labels name: what it would have raised had there been no attack.
+
+    Its evidence adds up, so on the log itself an attack lifts what its victim does next above the threshold.
+    """
+
+    def __init__(self, champion: Any, labels: Sequence[Label]) -> None:
+        self._champion = champion
+        self._left_out = frozenset(
+            audit_id
+            for label in labels
+            for key in ("audit_ids", "induced_audit_ids", "ignore_audit_ids")
+            for audit_id in label.get(key) or ()
+        )
+        self._score: list[Floats] = []
+        self._flagged: list[Flags] = []
+
+    def take(self, events: Sequence[AuditEvent]) -> None:
+        """Score what the labels do not name."""
+        scores = self._champion.detector.score(
+            [event for event in events if event.auditID not in self._left_out]
+        )
+        self._score.append(scores.evidence / scores.threshold)
+        self._flagged.append(scores.flagged)
+
+    def put_into(self, answers: _Answers, labelled: Flags) -> None:
+        """Give every unlabelled action its quiet score; their order is the same in both replays."""
+        answers.quiet, answers.quiet_flagged = answers.score.copy(), answers.flagged.copy()
+        answers.quiet[~labelled] = np.concatenate(self._score)
+        answers.quiet_flagged[~labelled] = np.concatenate(self._flagged)
 
 
 def evaluate(
@@ -197,6 +231,7 @@ def evaluate(
     truth_labels = read_labels(labels) if labels is not None else []
     bundle = Bundle.load(download(model_uri))
     champion = Autoencoder(bundle)
+    quiet = _Quiet(Autoencoder(bundle), truth_labels)
     began = monotonic()
     rivals = _rivals(bundle, champion, data, progress)
     seconds_fitting = monotonic() - began
@@ -224,13 +259,19 @@ def evaluate(
             parts[detector.title].append(detector.predict(stretch))
             spent[detector.title] += monotonic() - before
         surprise.append(champion.scores(stretch).surprise)
+        if truth_labels:
+            quiet.take(events)
 
     began = monotonic()
     actions = columns.finish(_read(log, take, progress, "evaluating"))
     seconds = monotonic() - began
     truth = join(actions, truth_labels)
     answers = {title: _joined(parts[title], spent[title]) for title in parts}
-    curves = {title: curve(actions, truth, answer.score) for title, answer in answers.items()}
+    if truth_labels:
+        quiet.put_into(answers[champion.title], truth.labelled)
+    curves = {
+        title: curve(actions, truth, answer.score, quiet=answer.quiet) for title, answer in answers.items()
+    }
     blocks = {title: _block(actions, truth, answers[title], curves[title]) for title in answers}
     figures = blocks.pop(champion.title)
     for row, run in zip(figures["runs"], truth.runs, strict=True):
@@ -307,7 +348,7 @@ def _joined(parts: Sequence[Any], seconds: float) -> _Answers:
 
 def _block(actions: Actions, truth: Truth, answers: _Answers, found: Curve) -> dict[str, Any]:
     """All figures of one detector."""
-    figures = verdict(actions, truth, answers.flagged, answers.severity)
+    figures = verdict(actions, truth, answers.flagged, answers.severity, answers.quiet_flagged)
     attacks = np.array([run["detected"] for run in figures["runs"] if run["kind"] == "attack"], bool)
     starts, person = false_incident_times(actions, truth, answers.flagged)
     normal = ~truth.labelled

@@ -140,7 +140,13 @@ def false_incident_times(actions: Actions, truth: Truth, flagged: Flags) -> tupl
     return actions.time[first], actions.person[first]
 
 
-def verdict(actions: Actions, truth: Truth, flagged: Flags, severity: Mapping[int, str]) -> dict[str, Any]:
+def verdict(
+    actions: Actions,
+    truth: Truth,
+    flagged: Flags,
+    severity: Mapping[int, str],
+    quiet: Flags | None = None,
+) -> dict[str, Any]:
     """All figures of one set of flagged actions.
 
     Args:
@@ -148,13 +154,15 @@ def verdict(actions: Actions, truth: Truth, flagged: Flags, severity: Mapping[in
         truth: what was done in it.
         flagged: bool [N].
         severity: of each flagged row, one of SEVERITIES.
+        quiet: bool [N], what is flagged on the same log without what the labels name; where evidence adds up, an attack lifts
+            what its victim does next, and that is no false alarm of its own. `flagged` if not given.
     """
     person = actions.person
     normal_person = int((person & ~truth.labelled).sum())
     normal_system = int((~person & ~truth.labelled).sum())
     found = incidents(actions, np.flatnonzero(flagged))
     false = [rows for rows in found if not truth.labelled[rows].any()]
-    alone = incidents(actions, np.flatnonzero(flagged & ~truth.labelled))
+    alone = incidents(actions, np.flatnonzero((flagged if quiet is None else quiet) & ~truth.labelled))
     grave = {
         row: worst
         for rows in found
@@ -264,7 +272,13 @@ class Curve:
         return sorted(best.items())
 
 
-def curve(actions: Actions, truth: Truth, score: Floats, highest: float = CURVE_END) -> Curve:
+def curve(
+    actions: Actions,
+    truth: Truth,
+    score: Floats,
+    highest: float = CURVE_END,
+    quiet: Floats | None = None,
+) -> Curve:
     """Recall over the rate of false incidents, the latter up to `highest`.
 
     Args:
@@ -272,11 +286,13 @@ def curve(actions: Actions, truth: Truth, score: Floats, highest: float = CURVE_
         truth: what was done in it.
         score: float64 [N], higher is more suspicious.
         highest: rate at which the curve ends.
+        quiet: float64 [N], the score on the same log without what the labels name, for the unlabelled; `score` if not given.
     """
     peaks = np.array([score[run.rows].max() if len(run.rows) else -np.inf for run in truth.attacks])
     normal = np.flatnonzero(actions.person & ~truth.labelled)
-    order = normal[np.argsort(-score[normal], kind="stable")]
-    ordered = score[order].tolist()
+    calm = score if quiet is None else quiet
+    order = normal[np.argsort(-calm[normal], kind="stable")]
+    ordered = calm[order].tolist()
     who, when = actions.principal[order].tolist(), actions.time[order].tolist()
     times: dict[str, list[int]] = defaultdict(list)
     count = most = 0
