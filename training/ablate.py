@@ -39,8 +39,8 @@ from data.sensitivity import Sensitivity
 from training import ablation_report, registry
 from training.calibrate import CalibrationConfig, HeldBack, cut_windows, fit
 from training.demo import Recordings
-from training.evaluate import Actions, Label, _join, _Run, _Truth, _verdict, curve, read_labels, recall_at
 from training.export import TorchModel
+from training.judge import Actions, Label, Run, Truth, curve, join, read_labels, verdict
 from training.package import warmup_of
 from training.run import parse
 
@@ -51,7 +51,7 @@ _TRAINS = ("training/model.py", "training/module.py")
 """Source that decides what a trained variant makes of a log, once that is encoded."""
 _JUDGES = (
     *("data/*.py", "configs/actions.yaml", "configs/sensitivity.yaml"),
-    *(f"training/{name}.py" for name in ("model", "module", "calibrate", "evaluate", "ablate")),
+    *(f"training/{name}.py" for name in ("model", "module", "calibrate", "judge", "ablate")),
 )
 """Source that decides a variant's figures."""
 _JUDGING = 60
@@ -298,7 +298,7 @@ class Exam:
     whole: Replay
     clean: Replay
     labels: list[Label]
-    truth: _Truth
+    truth: Truth
     key: str
     encoded: str
 
@@ -346,7 +346,7 @@ class Exam:
             whole=whole,
             clean=clean,
             labels=list(labels),
-            truth=_join(whole.actions, labels),
+            truth=join(whole.actions, labels),
             key=digest.hexdigest(),
             encoded=encoded.hexdigest(),
         )
@@ -455,10 +455,10 @@ def judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfi
     ratio_whole, ratio_clean = (
         _ratio(calibration, replay, nll) for replay, nll in ((exam.whole, whole), (exam.clean, clean))
     )
-    figures = _verdict(exam.whole.actions, exam.truth, ratio_whole >= 1, {})
+    figures = verdict(exam.whole.actions, exam.truth, ratio_whole >= 1, {})
     actions, truth, ratio = _spliced(exam, ratio_whole, ratio_clean)
-    strict = _verdict(actions, truth, ratio >= 1, {})
-    quiet = _verdict(exam.clean.actions, _Truth(np.zeros(len(ratio_clean), bool), []), ratio_clean >= 1, {})
+    strict = verdict(actions, truth, ratio >= 1, {})
+    quiet = verdict(exam.clean.actions, Truth(np.zeros(len(ratio_clean), bool), []), ratio_clean >= 1, {})
     system = quiet["false_per_1m_system_actions"] * quiet["normal_system_actions"] / 1e6
     return {
         "recall": figures["recall"],
@@ -466,7 +466,7 @@ def judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfi
         "false_per_10k": figures["false_per_10k_person_actions"],
         "strict_per_10k": strict["strict_false_per_10k_person_actions"],
         "system_incidents": float(round(system)),
-        **{f"recall_at_{rate}": value for rate, value in recall_at(curve(actions, truth, ratio)).items()},
+        **{f"recall_at_{rate}": value for rate, value in curve(actions, truth, ratio).recall_at().items()},
         **(
             {"median_actions": figures["median_actions_to_detection"]}
             if figures["median_actions_to_detection"] is not None
@@ -498,7 +498,7 @@ def _ratio(calibration: Calibration, replay: Replay, nll: Nll) -> Floats:
     return evidence / limits
 
 
-def _spliced(exam: Exam, whole: Floats, clean: Floats) -> tuple[Actions, _Truth, Floats]:
+def _spliced(exam: Exam, whole: Floats, clean: Floats) -> tuple[Actions, Truth, Floats]:
     """Labelled actions as they scored in the whole log, and the others as they scored without them."""
     labelled = np.flatnonzero(exam.truth.labelled)
     place = np.full(len(whole), -1)
@@ -510,8 +510,8 @@ def _spliced(exam: Exam, whole: Floats, clean: Floats) -> tuple[Actions, _Truth,
         np.concatenate([a.kind[labelled], b.kind]),
         np.concatenate([a.time[labelled], b.time]),
     )
-    runs = [_Run(run.label, place[run.rows]) for run in exam.truth.runs]
-    truth = _Truth(np.arange(len(labelled) + len(clean)) < len(labelled), runs)
+    runs = [Run(run.label, place[run.rows]) for run in exam.truth.runs]
+    truth = Truth(np.arange(len(labelled) + len(clean)) < len(labelled), runs)
     return actions, truth, np.concatenate([whole[labelled], clean])
 
 
