@@ -40,7 +40,7 @@ from training import ablation_report, registry
 from training.calibrate import CalibrationConfig, HeldBack, cut_windows, fit
 from training.demo import Recordings
 from training.export import TorchModel
-from training.judge import Actions, Label, Run, Truth, curve, join, read_labels, verdict
+from training.judge import Actions, Label, Run, Truth, curve, join, read_labels, recall_at, verdict
 from training.package import warmup_of
 from training.run import parse
 
@@ -466,7 +466,7 @@ def judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfi
         "false_per_10k": figures["false_per_10k_person_actions"],
         "strict_per_10k": strict["strict_false_per_10k_person_actions"],
         "system_incidents": float(round(system)),
-        **{f"recall_at_{rate}": value for rate, value in curve(actions, truth, ratio).recall_at().items()},
+        **{f"recall_at_{rate}": value for rate, value in recall_at(curve(actions, truth, ratio)).items()},
         **(
             {"median_actions": figures["median_actions_to_detection"]}
             if figures["median_actions_to_detection"] is not None

@@ -37,6 +37,7 @@ from training.judge import (
     join,
     ranking,
     read_labels,
+    recall_at,
     recall_at_as_counted,
     verdict,
 )
@@ -289,7 +290,7 @@ def evaluate(
     figures |= {
         "model": model_uri,
         "thresholds_set_on": bundle.calibration.budget["set on"],
-        "recall_at_autoencoder_alone": alone.recall_at(),
+        "recall_at_autoencoder_alone": recall_at(alone),
         "compared_with_best_baseline": comparison,
         "seconds": seconds,
         "seconds_fitting_baselines": seconds_fitting,
@@ -355,7 +356,7 @@ def _block(actions: Actions, truth: Truth, answers: _Answers, found: Curve) -> d
     return (
         figures
         | {
-            "recall_at": found.recall_at(),
+            "recall_at": recall_at(found),
             "recall_at_as_counted": recall_at_as_counted(actions, truth, answers.score),
             "seconds_scoring": answers.seconds,
         }

@@ -260,10 +260,6 @@ class Curve:
         caught: Flags = self.peaks > self.level[allowed[-1]]
         return caught
 
-    def recall_at(self) -> dict[str, float]:
-        """Recall at each of RATES."""
-        return {str(rate): float(self.caught(rate).mean()) if len(self.peaks) else 0.0 for rate in RATES}
-
     def points(self) -> list[tuple[float, float]]:
         """(rate, best recall at that rate), one point a rate."""
         best: dict[float, float] = {}
@@ -329,6 +325,11 @@ def _added(times: list[int], time: int) -> int:
     if apart:
         return -1
     return 0 if before or after else 1
+
+
+def recall_at(found: Curve) -> dict[str, float]:
+    """Recall on a curve at each of RATES."""
+    return {str(rate): float(found.caught(rate).mean()) if len(found.peaks) else 0.0 for rate in RATES}
 
 
 def recall_at_as_counted(actions: Actions, truth: Truth, score: Floats) -> dict[str, float]:

@@ -23,6 +23,7 @@ from training.judge import (
     join,
     ranking,
     read_labels,
+    recall_at,
     recall_at_as_counted,
     verdict,
 )
@@ -112,7 +113,7 @@ def test_the_curve_rises_with_what_is_allowed() -> None:
     score = np.zeros(len(rows))
     score[[0, 1, 2, 3]] = [9.0, 5.0, 7.0, 6.0]  # one attack above all normal actions, one below two of them
     found = curve(log, truth, score)
-    assert found.recall_at() == {"1": 0.5, "3": 1.0, "10": 1.0}
+    assert recall_at(found) == {"1": 0.5, "3": 1.0, "10": 1.0}
     assert found.points()[0] == (0.0, 0.5)
     at = ranking(log, truth, score, found)["pr"]["at"]
     assert at["1"] == {"precision": 0.5, "recall": 0.5, "false_incidents": 1}
@@ -186,7 +187,7 @@ def test_excusing_shadows_of_attacks_never_lowers_recall(rows: list[tuple[str, i
     )
     truth = Truth(np.r_[truth.labelled, np.zeros(9_999, bool)], truth.runs)
     score = np.r_[score, np.full(9_999, -1.0)]
-    strict, counted = curve(many, truth, score).recall_at(), recall_at_as_counted(many, truth, score)
+    strict, counted = recall_at(curve(many, truth, score)), recall_at_as_counted(many, truth, score)
     assert all(counted[rate] >= strict[rate] for rate in strict)
     for rate in RATES:
         best = 0.0
@@ -240,7 +241,7 @@ def test_a_comparison_is_with_the_best_baseline_at_equal_false_incidents() -> No
 
     mine, good, bad = scored(9, 9, 9, 1), scored(9, 1, 1, 1), scored(-1, -1, -1, -1)
     found = compare(mine, {"bad": bad, "good": good}, truth)["1"]
-    assert mine.recall_at() == {"1": 1.0, "3": 1.0, "10": 1.0}
+    assert recall_at(mine) == {"1": 1.0, "3": 1.0, "10": 1.0}
     assert found["best_baseline"] == "good"
     assert found["recall_minus_best_baseline"] == 0.0  # at one false incident both catch all
     high = compare(scored(9, 9, 9, -1), {"good": scored(9, -1, -1, 9)}, truth)["3"]
