@@ -8,20 +8,25 @@ import hmac
 import logging
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import FrameType
+from typing import Annotated, Any, Literal, TextIO
 from urllib.parse import urlsplit
 
 import msgspec
 import uvicorn
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
@@ -29,14 +34,19 @@ from typing_extensions import TypedDict
 from data.errors import KubehabitError
 from data.events import Decoded, decode_body
 from serving import problems
-from serving.alerts import Alert, Model
+from serving import feedback as feedbacks
+from serving.alerts import SEVERITIES, Alert, Model
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult, ModelInfo
+from serving.feedback import Feedback, FeedbackEntry
 from serving.logs import configure
 from serving.metrics import Metrics
+from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError, problem
 from serving.settings import Settings, is_loopback, load_settings
+from serving.sinks.dispatch import Dispatcher
+from serving.stream import Stream
 
 _log = logging.getLogger("kubehabit.api")
 _OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
@@ -45,6 +55,12 @@ _OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 _SHUTDOWN_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 75
 """Longer than the pauses between a webhook's batches: Go does not send a POST again on a connection that just closed."""
+
+_MAX_STREAMS = 100
+"""Callers that follow the alerts at the same time; each costs a connection and a read of the store for every change."""
+
+_LAST_DIGITS = 19
+"""2^63 has 19 digits: what is longer is none of our numbers."""
 
 _EXAMPLE_EVENT = {
     "kind": "Event",
@@ -67,6 +83,16 @@ _EXAMPLE_EVENT = {
     "annotations": {"authorization.k8s.io/decision": "allow"},
 }
 _EXAMPLE_LIST = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [_EXAMPLE_EVENT]}
+
+
+_NO_ALERT = "There is no such alert. It may have been deleted after the retention time."
+_EXAMPLE_STREAM = {
+    "text/event-stream": {
+        "schema": {"type": "string"},
+        "example": 'id: 42\nevent: alert\ndata: {"id":"7d0c6a1f52b8e934","severity":"high","sentence":"…"}\n\n',
+    }
+}
+_EXAMPLE_FEEDBACK = msgspec.json.encode(FeedbackEntry.model_config["json_schema_extra"]["example"]).decode()  # type: ignore[index, call-overload]
 
 
 class Counts(TypedDict):
@@ -120,12 +146,20 @@ class Service:
         self.dead_letters = BoundedDeadLetters(
             settings.dead_letters.resolved_path, int(settings.dead_letters.max_mb * (1 << 20))
         )
+        self.stream = Stream()
+        self.dispatcher: Dispatcher | None = None
         # One thread: the detector's state depends on the order of events, and the event loop stays free to answer.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="scoring")
         self._waiting = 0
 
     def use(self, engine: Engine) -> None:
         """Serve an engine from now on."""
+        if self.dispatcher is None and self.settings.sinks:
+            self.dispatcher = Dispatcher(engine.store, self.settings.sinks, self.metrics.sink)
+            self.metrics.sinks((sink.name for sink in self.settings.sinks), self.dispatcher.outbox)
+            self.dispatcher.start()
+        if self.dispatcher is not None:
+            engine.note = self.dispatcher.outbox.note
         self.engine = engine
         self.metrics.served(engine.model)
 
@@ -186,6 +220,10 @@ class Service:
         if decoded.dead:
             self.dead_letters.add_all(source, decoded.dead)
         batch = engine.score(decoded.events)
+        if batch.raised or batch.grown:
+            self.stream.notify()
+            if self.dispatcher is not None:
+                self.dispatcher.wake()
         self.metrics.batch(batch, len(decoded.dead))
         for alert in batch.raised:
             _log.warning(
@@ -197,6 +235,8 @@ class Service:
     def close(self) -> None:
         """Finish the batch in progress and give everything back."""
         self._worker.shutdown(wait=True)
+        if self.dispatcher is not None:
+            self.dispatcher.close()
         if self.engine is not None:
             self.engine.close()
         self.dead_letters.close()
@@ -299,6 +339,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        service.stream.attach()
         if service.engine is None and load is not None:
             _load_in_background(service, load, on_loaded)
         yield
@@ -359,6 +400,21 @@ def _events_body(examples: Mapping[str, Any], *, ndjson: bool) -> dict[str, Any]
 
 def _json(content: object) -> Response:
     return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < _LAST_DIGITS
+
+
+async def _counted(service: Service, events: AsyncGenerator[str]) -> AsyncIterator[str]:
+    """The events, with the number of followers kept in the metrics."""
+    try:
+        async for event in events:
+            service.metrics.streams(service.stream.followers)
+            yield event
+    finally:
+        await events.aclose()
+        service.metrics.streams(service.stream.followers)
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
@@ -428,7 +484,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """List alerts, newest raised first."""
         after = None
         if cursor is not None:
-            if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):  # 2^63 has 19 digits
+            if not _is_number(cursor):
                 raise ProblemError(
                     400, "'cursor' is not one of ours: use the value of the page before, or none."
                 )
@@ -438,14 +494,131 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         )
         return AlertPage(alerts=page.alerts, cursor=None if page.cursor is None else str(page.cursor))
 
+    @app.get(
+        "/v1/alerts/stream",
+        tags=["alerts"],
+        response_class=StreamingResponse,
+        responses={200: {"description": "Server-sent events", "content": _EXAMPLE_STREAM}},
+    )
+    async def follow(
+        principal: Annotated[
+            str | None, Query(description="Only those of this principal", max_length=512)
+        ] = None,
+        severity: Annotated[
+            Literal["low", "medium", "high", "critical"] | None, Query(description="This severity and graver")
+        ] = None,
+        last_event_id: Annotated[
+            str | None, Header(description="Go on after this event; browsers send it by themselves")
+        ] = None,
+    ) -> Response:
+        """Follow alerts as they are raised and grow, as server-sent events.
+
+        Each event is named `alert`, and its data is the alert as it stands. Without `Last-Event-ID` only what happens from
+        now on is told; with it, everything that changed since that event, each alert once. A comment is sent as a sign of
+        life when there is nothing to tell.
+        """
+        store = service.ready().store
+        latest = await asyncio.to_thread(store.latest)
+        after = latest
+        if last_event_id:
+            if not _is_number(last_event_id):
+                raise ProblemError(
+                    400, "'Last-Event-ID' is not one of ours: send the id of the last event you got, or none."
+                )
+            after = min(int(last_event_id), latest)
+        if service.stream.followers >= _MAX_STREAMS:
+            detail = (
+                f"{_MAX_STREAMS} callers follow the alerts already: end some, or ask GET /v1/alerts instead."
+            )
+            raise ProblemError(503, detail, {"Retry-After": "10"})
+        least = SEVERITIES.index(severity) if severity is not None else 0
+
+        def wanted(alert: Alert) -> bool:
+            return SEVERITIES.index(alert.severity) >= least and principal in (None, alert.principal)
+
+        events = _counted(service, service.stream.follow(store, after, wanted))
+        return StreamingResponse(
+            events,
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+    @app.post(
+        "/v1/alerts/{alert_id}/feedback",
+        tags=["feedback"],
+        status_code=201,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": Feedback.model_json_schema()}},
+            }
+        },
+    )
+    async def give_feedback(alert_id: str, request: Request) -> FeedbackEntry:
+        """Say that an alert was normal, or malicious.
+
+        Nothing is changed or removed by it: what people say is kept with who said it and when, also when they disagree,
+        and is learned when the model is next trained with `kubehabit train --feedback`.
+        """
+        store = service.ready().store
+        body = await service.body(request)
+        try:
+            given = Feedback.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or "body"
+            raise ProblemError(
+                422,
+                f'\'{name}\' is wrong: {first["msg"]}. Send {{"verdict": "normal"}} or malicious, with a note.',
+            ) from error
+        found = await asyncio.to_thread(store.get, alert_id)
+        if found is None:
+            raise ProblemError(404, _NO_ALERT)
+        kept = feedbacks.entry(found, given, request.client.host if request.client is not None else "")
+        await asyncio.to_thread(store.add_feedback, found.id, kept.time, kept.model_dump_json(by_alias=True))
+        _log.info(
+            "feedback", extra={"alert": kept.alert_id, "verdict": kept.verdict, "address": kept.address}
+        )
+        return kept
+
+    @app.get(
+        "/v1/feedback",
+        tags=["feedback"],
+        response_class=StreamingResponse,
+        responses={
+            200: {
+                "description": "One JSON object a line, oldest first",
+                "content": {"application/x-ndjson": {"example": _EXAMPLE_FEEDBACK}},
+            }
+        },
+    )
+    def feedback() -> Response:
+        """All feedback, as lines that `kubehabit train --feedback` reads."""
+        documents = service.ready().store.feedback()
+        first = next(documents, None)  # a store that cannot be read is told as such, not by half an answer
+        lines = (document + "\n" for document in chain([] if first is None else [first], documents))
+        return StreamingResponse(lines, media_type="application/x-ndjson")
+
+    @app.get("/v1/principals/{principal:path}", tags=["principals"])
+    def principal_report(principal: str) -> PrincipalReport:
+        """Who a principal is, whom it is compared with, and what it did since the service started."""
+        engine = service.ready()
+        report = engine.principals.report(principal)
+        if report is None:
+            raise ProblemError(
+                404,
+                "This principal is not in the model's training and did nothing since the service started.",
+            )
+        page = engine.store.page(principal=report.principal, limit=20)
+        report.alerts = [alert.id for alert in page.alerts]
+        return report
+
     @app.get("/v1/alerts/{alert_id}", tags=["alerts"])
     def alert(alert_id: str) -> Alert:
         """One alert, with every auditID it rests on."""
         found = service.ready().store.get(alert_id)
         if found is None:
-            raise ProblemError(
-                404, "There is no such alert. It may have been deleted after the retention time."
-            )
+            raise ProblemError(404, _NO_ALERT)
         return found
 
     @app.get("/v1/model", tags=["model"])
@@ -472,6 +645,15 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
 class _Server(uvicorn.Server):
     """uvicorn that ends quietly, with status 0, on the signals that ask for it."""
+
+    def __init__(self, config: uvicorn.Config, leaving: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._leaving = leaving
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End streams first: uvicorn waits for every answer to be complete, and theirs never is."""
+        self._leaving()
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -538,7 +720,9 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
             return
         shown, number = listener.getsockname()[:2]
         shown = f"[{shown}]" if ":" in shown else shown
-        _announce(service.ready().model, f"http://{shown}:{number}")
+        # Standard output belongs to the alerts if they go there.
+        lines = any(sink.type == "stdout" for sink in settings.sinks)
+        _announce(service.ready().model, f"http://{shown}:{number}", sys.stderr if lines else sys.stdout)
 
     from serving.load import load_engine
 
@@ -553,7 +737,8 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
             proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        )
+        ),
+        service.stream.end,
     )
     with listener:
         server.run(sockets=[listener])
@@ -565,11 +750,12 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
         ) from failure[0]
 
 
-def _announce(model: ModelInfo, url: str) -> None:
+def _announce(model: ModelInfo, url: str, to: TextIO) -> None:
     if model.notice:
         _log.warning(model.notice)
-        print(f"Note: {model.notice}", flush=True)
+        print(f"Note: {model.notice}", file=to, flush=True)
     print(
         f"kubehabit serves {model.name} version {model.version} on {url}  (API docs: {url}/docs, alerts: {url}/v1/alerts)",
+        file=to,
         flush=True,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -30,6 +30,7 @@ from serving.alerts import (
     clean,
 )
 from serving.explain import Explainer, deed_of
+from serving.principals import Principals
 from serving.settings import AlertSettings
 from serving.store import AlertStore, Stored, StoreError, Writer, microseconds
 
@@ -140,6 +141,10 @@ class Engine:
         store: where alerts go.
         explainer: turns them into words.
         settings: grouping and bounds.
+        principals: counts what each does.
+
+    Attributes:
+        note: called with every alert that is raised or grows and its number, within the transaction that stores it.
     """
 
     def __init__(
@@ -150,9 +155,12 @@ class Engine:
         store: AlertStore,
         explainer: Explainer,
         settings: AlertSettings | None = None,
+        principals: Principals | None = None,
     ) -> None:
         self.model = model
         self.store = store
+        self.principals = principals or Principals()
+        self.note: Callable[[Writer, int, Alert], None] | None = None
         self._detector = detector
         self._fields = tuple(fields)
         self._explainer = explainer
@@ -205,6 +213,18 @@ class Engine:
         surprise = scores.surprise.tolist()
         evidence = scores.evidence.tolist()
         is_flagged = scores.flagged.tolist()
+        self.principals.record(
+            zip(
+                scores.principal,
+                scores.kind,
+                scores.group,
+                scores.time.astype(np.int64).tolist(),
+                surprise,
+                evidence,
+                scores.severity,
+                strict=True,
+            )
+        )
         unusual: list[tuple[int, Flagged]] = []
         for row in range(rows):
             event = index[row]
@@ -343,7 +363,9 @@ class Engine:
             alert, list(fresh.values()), first=self._settings.first_actions, top=self._settings.top_actions
         )
         self._explainer.renew(alert)
-        writer.put(growing.number, alert, list(fresh))
+        number = writer.put(growing.number, alert, list(fresh))
+        if self.note is not None:
+            self.note(writer, number, alert)
         return True
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from serving.engine import Engine, ModelInfo
 from serving.explain import Explainer
+from serving.principals import Principals, Trained
 from serving.registry import Reference, open_bundle
 from serving.settings import Settings
 from serving.store import AlertStore
@@ -46,4 +47,7 @@ def load_engine(
         bundle=describe(bundle),
     )
     detector = Detector(bundle, threads=settings.model.threads)
-    return Engine(detector, bundle.fields, model, store, explainer, settings.alerts)
+    trained = Trained(bundle.principals.group_of, bundle.principals.sizes, bundle.warmup.last)
+    return Engine(
+        detector, bundle.fields, model, store, explainer, settings.alerts, principals=Principals(trained)
+    )

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from serving.engine import Batch, ModelInfo
+from serving.sinks.outbox import Outbox
+from serving.store import StoreError
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -47,6 +53,15 @@ class Metrics:
             registry=registry,
         )
         self._ready = Gauge("kubehabit_ready", "1 when a model is served.", registry=registry)
+        self._sinks = Counter(
+            "kubehabit_sink_alerts",
+            "Attempts to send an alert, by what became of them.",
+            ["sink", "outcome"],
+            registry=registry,
+        )
+        self._streams = Gauge(
+            "kubehabit_streams", "Callers that follow the stream of alerts.", registry=registry
+        )
         for outcome in ("scored", "folded", "rejected"):
             self._events.labels(
                 outcome
@@ -79,6 +94,53 @@ class Metrics:
         self._model.labels(model.name, model.version).set(1)
         self._ready.set(1)
 
+    def sinks(self, names: Iterable[str], outbox: Outbox) -> None:
+        """Begin to tell of sinks: their attempts, and what waits for them when Prometheus asks."""
+        for name in names:
+            for outcome in ("sent", "failed", "refused", "dropped"):
+                self._sinks.labels(name, outcome)
+        self._registry.register(_Depths(outbox))
+
+    def sink(self, name: str, outcome: str) -> None:
+        """Count one attempt to send an alert."""
+        self._sinks.labels(name, outcome).inc()
+
+    def streams(self, number: int) -> None:
+        """Note how many callers follow the stream of alerts."""
+        self._streams.set(number)
+
     def render(self) -> bytes:
         """Text in Prometheus' exposition format."""
         return generate_latest(self._registry)
+
+
+class _Depths(Collector):
+    """What waits for each sink, read from the store when Prometheus asks."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def describe(self) -> Iterable[Metric]:
+        """Names only; registering must not read the store."""
+        return self._families()
+
+    def _families(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        return (
+            GaugeMetricFamily("kubehabit_sink_outbox", "Alerts that wait to be sent.", labels=["sink"]),
+            GaugeMetricFamily(
+                "kubehabit_sink_oldest_seconds", "How long the oldest of them waits.", labels=["sink"]
+            ),
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures now; none while the store cannot be read, rather than no metrics at all."""
+        try:
+            depths = self._outbox.depths()
+        except StoreError:
+            return
+        entries, oldest = self._families()
+        for name, depth in depths.items():
+            entries.add_metric([name], depth.entries)
+            oldest.add_metric([name], depth.oldest_seconds)
+        yield entries
+        yield oldest

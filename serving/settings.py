@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from data.errors import KubehabitError
 from data.home import home
+from serving.sinks import AnySinkSettings
 
 MEBIBYTE = 1 << 20
 
@@ -114,7 +115,17 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     explain: Path | None = None
+    sinks: list[AnySinkSettings] = []
     log: LogSettings = LogSettings()
+
+    @field_validator("sinks")
+    @classmethod
+    def _names_are_unique(cls, sinks: list[AnySinkSettings]) -> list[AnySinkSettings]:
+        names = [sink.name for sink in sinks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the name {twice[0]} is given to more than one sink; each needs its own")
+        return sinks
 
     @classmethod
     def settings_customise_sources(
@@ -192,7 +203,8 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         more = f" ({error.error_count() - 1} more like it)" if error.error_count() > 1 else ""
-        what = "is no setting" if first["type"] == "extra_forbidden" else f"is wrong: {first['msg']}"
+        message = first["msg"].removeprefix("Value error, ")
+        what = "is no setting" if first["type"] == "extra_forbidden" else f"is wrong: {message}"
         raise KubehabitError(
             f"Setting '{name}' in {source} or in KUBEHABIT_* {what}{more}. Correct it."
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ _alerts = sa.Table(
     sa.Column("first_seen", sa.BigInteger),
     sa.Column("last_seen", sa.BigInteger),
     sa.Column("raised", sa.BigInteger),
+    sa.Column("changed", sa.BigInteger),
     sa.Column("document", sa.Text),
 )
 _events = sa.Table(
@@ -39,6 +41,14 @@ _events = sa.Table(
     sa.Column("alert", sa.Integer),
     sa.Column("audit_id", sa.Text),
     sa.Column("time", sa.BigInteger),
+)
+_feedback = sa.Table(
+    "feedback",
+    _metadata,
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("alert", sa.String(32)),
+    sa.Column("time", sa.BigInteger),
+    sa.Column("document", sa.Text),
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -79,6 +89,14 @@ class Page:
     cursor: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An alert as it stands, with the position of its last change among those of all alerts."""
+
+    position: int
+    alert: Alert
+
+
 class AlertStore:
     """Alerts in a SQL database.
 
@@ -94,6 +112,8 @@ class AlertStore:
     def __init__(self, url: str, *, retention_days: float, max_alerts: int) -> None:
         self._retention = int(retention_days * _MICROSECONDS_A_DAY)
         self._max_alerts = max_alerts
+        # Writers of this process queue here rather than in the database, where who waits too long is turned away.
+        self._turn = threading.Lock()
         try:
             self._engine = _open(url)
             self._migrate()
@@ -129,12 +149,25 @@ class AlertStore:
         Raises:
             StoreError: the database refused; nothing was written.
         """
+        with self.transaction() as connection:
+            writer = Writer(connection)
+            yield writer
+            if writer.raised:
+                self._prune(connection)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A connection that may write: all of it is durable when the block ends, or none of it.
+
+        Raises:
+            StoreError: the database refused; nothing was written.
+        """
         try:
-            with self._engine.begin() as connection:
-                writer = Writer(connection)
-                yield writer
-                if writer.raised:
-                    self._prune(connection)
+            with self._turn, self._engine.begin() as connection:
+                if connection.dialect.name == "sqlite":
+                    # Else what is read before the first write is no part of the transaction.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                yield connection
         except SQLAlchemyError as error:
             raise StoreError(
                 f"The alert store cannot be written: {_first_line(error)}. Check its disk."
@@ -150,7 +183,12 @@ class AlertStore:
         connection.execute(sa.delete(_alerts).where(gone))
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
+        """A connection to read with.
+
+        Raises:
+            StoreError: the database refused.
+        """
         try:
             with self._engine.connect() as connection:
                 yield connection
@@ -161,7 +199,7 @@ class AlertStore:
 
     def get(self, alert_id: str) -> Alert | None:
         """One alert with all its audit IDs, or None."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(
                 sa.select(_alerts.c.number, _alerts.c.document).where(_alerts.c.id == alert_id)
             ).one_or_none()
@@ -196,13 +234,57 @@ class AlertStore:
             query = query.where(_alerts.c.severity >= SEVERITIES.index(severity))
         if cursor is not None:
             query = query.where(_alerts.c.number < cursor)
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query).all()
             alerts = [
                 _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS)
                 for row in rows[:limit]
             ]
         return Page(alerts, rows[limit - 1].number if len(rows) > limit else None)
+
+    def latest(self) -> int:
+        """Position of the last change of any alert; 0 before the first."""
+        with self.reading() as connection:
+            return connection.execute(sa.select(sa.func.max(_alerts.c.changed))).scalar() or 0
+
+    def changes(self, after: int, limit: int = 100) -> list[Change]:
+        """Alerts raised or grown after a position, in the order of their last change; each once, as it stands now."""
+        query = (
+            sa.select(_alerts.c.number, _alerts.c.changed, _alerts.c.document)
+            .where(_alerts.c.changed > after)
+            .order_by(_alerts.c.changed)
+            .limit(limit)
+        )
+        with self.reading() as connection:
+            return [
+                Change(row.changed, _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS))
+                for row in connection.execute(query).all()
+            ]
+
+    def add_feedback(self, alert_id: str, moment: datetime, document: str) -> None:
+        """Keep what somebody said of an alert, for good: there is no way to change or remove it."""
+        with self.transaction() as connection:
+            connection.execute(
+                sa.insert(_feedback).values(alert=alert_id, time=microseconds(moment), document=document)
+            )
+
+    def feedback(self) -> Iterator[str]:
+        """All documents of `add_feedback`, oldest first."""
+        after = 0
+        while True:
+            query = (
+                sa.select(_feedback.c.position, _feedback.c.document)
+                .where(_feedback.c.position > after)
+                .order_by(_feedback.c.position)
+                .limit(_QUERY_IDS)
+            )
+            with self.reading() as connection:
+                rows = connection.execute(query).all()
+            for row in rows:
+                yield row.document
+            if len(rows) < _QUERY_IDS:
+                return
+            after = rows[-1].position
 
     def close(self) -> None:
         """Give the database back."""
@@ -213,12 +295,12 @@ class Writer:
     """Reads and writes of one transaction."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
         self.raised = False
 
     def find(self, principal: str, earliest: datetime, latest: datetime) -> Stored | None:
         """The latest alert of a principal that overlaps a span of time. Its `audit_ids` are left empty."""
-        row = self._connection.execute(
+        row = self.connection.execute(
             sa.select(_alerts.c.number, _alerts.c.document)
             .where(
                 _alerts.c.principal == principal,
@@ -237,12 +319,14 @@ class Writer:
             query = sa.select(_events.c.audit_id, _events.c.time).where(
                 _events.c.alert == number, _events.c.audit_id.in_(audit_ids[start : start + _QUERY_IDS])
             )
-            found.update((row.audit_id, row.time) for row in self._connection.execute(query))
+            found.update((row.audit_id, row.time) for row in self.connection.execute(query))
         return found
 
     def put(self, stored: int | None, alert: Alert, events: Sequence[tuple[str, int]]) -> int:
         """Add an alert (`stored` None) or replace it, and add the events that are new to it. Returns its number."""
+        latest = self.connection.execute(sa.select(sa.func.max(_alerts.c.changed))).scalar() or 0
         values: dict[str, Any] = {
+            "changed": latest + 1,
             "id": alert.id,
             "principal": alert.principal,
             "severity": SEVERITIES.index(alert.severity),
@@ -252,19 +336,31 @@ class Writer:
         }
         if stored is None:
             self.raised = True
-            result = self._connection.execute(
+            result = self.connection.execute(
                 sa.insert(_alerts).values(**values, raised=time.time_ns() // 1000)
             )
             assert result.inserted_primary_key is not None
             stored = int(result.inserted_primary_key[0])
         else:
-            self._connection.execute(sa.update(_alerts).where(_alerts.c.number == stored).values(**values))
+            self.connection.execute(sa.update(_alerts).where(_alerts.c.number == stored).values(**values))
         if events:
-            self._connection.execute(
+            self.connection.execute(
                 sa.insert(_events),
                 [{"alert": stored, "audit_id": name, "time": moment} for name, moment in events],
             )
         return stored
+
+
+def read_alert(connection: Connection, number: int) -> Alert:
+    """An alert by its number, with the audit IDs that a listing shows.
+
+    Raises:
+        sqlalchemy.exc.NoResultFound: there is none.
+    """
+    document = connection.execute(
+        sa.select(_alerts.c.document).where(_alerts.c.number == number)
+    ).scalar_one()
+    return _with_audit_ids(connection, number, document, _LISTED_AUDIT_IDS)
 
 
 def _with_audit_ids(connection: Connection, number: int, document: str, limit: int | None) -> Alert:

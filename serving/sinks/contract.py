@@ -1,0 +1,189 @@
+"""What every sink has in common: what it is given, what it may raise, and the settings that all of them take."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.functional_validators import AfterValidator
+
+from serving.alerts import SEVERITIES, Alert, Severity
+
+
+class UnavailableError(Exception):
+    """The receiver could not take the alert now; it is tried again. The text goes to the log and holds no secret."""
+
+
+class RefusedError(Exception):
+    """The receiver will never take this alert; it is given up, and the next one is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """An alert to be sent, as it stands now.
+
+    Attributes:
+        alert: with its first 1,000 audit IDs.
+        sent_severity: that which this sink was told before; None the first time.
+        moment: now.
+    """
+
+    alert: Alert
+    sent_severity: str | None
+    moment: datetime
+
+    @property
+    def key(self) -> str:
+        """The same for every attempt to send this state of this alert, and for no other: alerts only ever grow."""
+        return f"{self.alert.id}-{self.alert.action_count}"
+
+    @property
+    def change(self) -> Literal["raised", "grown"]:
+        """Whether the receiver hears of it for the first time."""
+        return "raised" if self.sent_severity is None else "grown"
+
+
+class Sink(Protocol):
+    """Where alerts go. Used by one thread."""
+
+    def send(self, update: Update) -> None:
+        """Hand an alert over; when this returns, the receiver has it.
+
+        Raises:
+            UnavailableError: try again later.
+            RefusedError: do not.
+        """
+
+    def close(self) -> None:
+        """Give connections and files back."""
+
+
+class Section(BaseModel):
+    """Base of settings: what is not known is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"it is no regular expression ({error})") from error
+    return pattern
+
+
+class Filter(Section):
+    """Which alerts a sink gets. All that is set must hold; what is left empty lets everything pass."""
+
+    severity: Severity = "low"
+    kinds: list[Literal["human", "serviceaccount", "controller", "component", "node", "anonymous"]] = []
+    namespaces: list[str] = []
+    principals: Annotated[str, AfterValidator(_compiles)] = ""
+
+    def passes(self, alert: Alert) -> bool:
+        """Whether an alert is for this sink."""
+        if SEVERITIES.index(alert.severity) < SEVERITIES.index(self.severity):
+            return False
+        if self.kinds and alert.kind not in self.kinds:
+            return False
+        if self.namespaces and not set(self.namespaces) & namespaces_of(alert):
+            return False
+        return not self.principals or re.search(self.principals, alert.principal) is not None
+
+
+def namespaces_of(alert: Alert) -> set[str]:
+    """Namespaces that the shown actions of an alert touched."""
+    return {
+        action.object_ref.namespace
+        for action in alert.actions
+        if action.object_ref is not None and action.object_ref.namespace
+    }
+
+
+class Secret(Section):
+    """A value that is never in the settings file: the name of an environment variable, or of a file that holds it.
+
+    A file is read anew for each alert, so that it can be replaced while the service runs.
+    """
+
+    env: str | None = None
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Secret:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("name either 'env' (an environment variable) or 'file', one of the two")
+        if self.env is not None and not os.environ.get(self.env):
+            raise ValueError(f"the environment variable {self.env} is not set: set it, or name another")
+        return self
+
+    def read(self) -> str:
+        """The value.
+
+        Raises:
+            UnavailableError: the file cannot be read, or is empty.
+        """
+        if self.env is not None:
+            return os.environ.get(self.env, "")
+        assert self.file is not None
+        try:
+            value = self.file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnavailableError(f"{self.file} cannot be read ({type(error).__name__})") from error
+        if not value:
+            raise UnavailableError(f"{self.file} is empty")
+        return value
+
+
+def _is_web_address(url: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", url):
+        raise ValueError(
+            "it must be an address like https://host/path, without user and password (a token goes into 'token')"
+        )
+    return url
+
+
+Url = Annotated[str, AfterValidator(_is_web_address)] | Secret
+"""An address, or where it is kept: some addresses are secrets themselves."""
+
+
+def read_url(url: str | Secret) -> str:
+    """The address itself.
+
+    Raises:
+        UnavailableError: it cannot be read, or is no address.
+    """
+    if isinstance(url, str):
+        return url
+    try:
+        return _is_web_address(url.read())
+    except ValueError:
+        raise UnavailableError("what 'url' names holds no address like https://host/path") from None
+
+
+class TlsSettings(Section):
+    """How the receiver proves itself, and we to it."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class SinkSettings(Section):
+    """What every sink's settings have."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+    filter: Filter = Filter()
+    repeat_minutes: Annotated[float, Field(ge=0)] = 60
+    timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10
+    max_wait_seconds: Annotated[float, Field(gt=0)] = 300
+    max_queued: Annotated[int, Field(ge=1)] = 10_000
+
+    def open(self) -> Sink:
+        """The sink."""
+        raise NotImplementedError

@@ -1,0 +1,138 @@
+"""Sends what waits in the outbox: one thread for each sink, so that a receiver that is stuck holds up nobody else."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+from tenacity.wait import wait_base
+
+from serving.sinks.contract import RefusedError, Sink, SinkSettings, UnavailableError
+from serving.sinks.outbox import Outbox
+from serving.store import AlertStore, StoreError
+
+_log = logging.getLogger("kubehabit.sinks")
+_LOOK_SECONDS = 1.0
+"""How often a worker looks for what has become due by the clock alone; new alerts wake it at once."""
+
+_STOP_SECONDS = 3.0
+"""What is being sent at the end may still arrive; else it is sent again at the next start."""
+
+Count = Callable[[str, str], None]
+"""Called with the name of a sink and what became of an attempt: sent, failed, refused, dropped."""
+
+
+class Dispatcher:
+    """Workers of all sinks.
+
+    Args:
+        store: holds the outbox.
+        sinks: settings of every sink.
+        count: told of every attempt.
+        wait: pause before each further attempt, for tests; else random, up to double each time, at most `max_wait_seconds`.
+    """
+
+    def __init__(
+        self, store: AlertStore, sinks: Sequence[SinkSettings], count: Count, wait: wait_base | None = None
+    ) -> None:
+        self.outbox = Outbox(store, sinks)
+        self._workers = [_Worker(self.outbox, sink, count, wait) for sink in sinks]
+
+    def start(self) -> None:
+        """Begin with what an earlier process left."""
+        for worker in self._workers:
+            worker.start()
+
+    def wake(self) -> None:
+        """Say that something may be due."""
+        for worker in self._workers:
+            worker.due.set()
+
+    def close(self) -> None:
+        """Stop; what was not sent stays in the outbox."""
+        for worker in self._workers:
+            worker.stopping.set()
+            worker.due.set()
+        for worker in self._workers:
+            worker.join(_STOP_SECONDS)
+
+
+class _Worker(threading.Thread):
+    def __init__(self, outbox: Outbox, settings: SinkSettings, count: Count, wait: wait_base | None) -> None:
+        # A daemon: a receiver that does not answer must not hold up the end of the process.
+        super().__init__(name=f"sink-{settings.name}", daemon=True)
+        self.due = threading.Event()
+        self.stopping = threading.Event()
+        self._outbox = outbox
+        self._settings = settings
+        self._count = count
+        self._sink: Sink = settings.open()
+        self._retrying = Retrying(
+            retry=retry_if_exception_type((UnavailableError, StoreError)),
+            wait=wait or wait_random_exponential(multiplier=1, max=settings.max_wait_seconds),
+            stop=stop_when_event_set(self.stopping),
+            sleep=sleep_using_event(self.stopping),
+            before_sleep=self._failed,
+            retry_error_callback=_give_way,
+        )
+
+    def run(self) -> None:
+        """Send until stopped."""
+        try:
+            while not self.stopping.is_set():
+                self.due.clear()
+                try:
+                    # Each attempt takes what is due longest, as it stands by then.
+                    while self._retrying(self._send_next):
+                        pass
+                except Exception:
+                    # A defect in one sink's code must neither end its worker nor spin it.
+                    _log.exception("sink failed unexpectedly", extra={"sink": self._settings.name})
+                    self._count(self._settings.name, "failed")
+                    self.stopping.wait(self._settings.max_wait_seconds)
+                    continue
+                self.due.wait(_LOOK_SECONDS)
+        finally:
+            self._sink.close()
+
+    def _send_next(self) -> bool:
+        """Send one entry; False if none is due."""
+        if self.stopping.is_set():
+            return False
+        for _ in range(self._outbox.trim(self._settings)):
+            self._count(self._settings.name, "dropped")
+        entry = self._outbox.next(self._settings)
+        if entry is None:
+            return False
+        about = {"sink": self._settings.name, "alert": entry.update.alert.id}
+        try:
+            self._sink.send(entry.update)
+        except RefusedError as error:
+            self._count(self._settings.name, "refused")
+            _log.error("sink refused an alert, which is given up", extra={**about, "reason": str(error)})
+            self._outbox.done(self._settings, entry, delivered=False)
+            return True
+        self._outbox.done(self._settings, entry, delivered=True)
+        self._count(self._settings.name, "sent")
+        _log.info("alert sent", extra=about)
+        return True
+
+    def _failed(self, state: RetryCallState) -> None:
+        self._count(self._settings.name, "failed")
+        error = state.outcome.exception() if state.outcome is not None else None
+        wait = round(state.next_action.sleep, 1) if state.next_action is not None else 0
+        extra = {"sink": self._settings.name, "reason": str(error), "again_in_seconds": wait}
+        _log.warning("sink is unavailable", extra=extra)
+
+
+def _give_way(_state: RetryCallState) -> bool:
+    return False  # stopped while it waited for another attempt

@@ -1,0 +1,79 @@
+"""Slack's incoming webhooks, and what understands them: Mattermost, Rocket.Chat, Discord (address ending in /slack)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from serving.sinks.contract import SinkSettings, Update, Url, namespaces_of, read_url
+from serving.sinks.http import HttpPost
+
+_COLOURS = {"low": "#6b7280", "medium": "#d97706", "high": "#dc2626", "critical": "#7f1d1d"}
+_MAX_TEXT = 2500
+_MAX_CHECKS = 3
+
+
+class SlackSettings(SinkSettings):
+    """Alerts to a chat. The address is a secret: name it by `env` or `file`."""
+
+    type: Literal["slack"]
+    url: Url
+
+    def open(self) -> SlackSink:
+        """The sink."""
+        return SlackSink(self)
+
+
+class SlackSink:
+    """Posts messages. A chat has no way to recognise a repeat; its footer names the update."""
+
+    def __init__(self, settings: SlackSettings) -> None:
+        self._settings = settings
+        self._http = HttpPost(settings.timeout_seconds)
+
+    def send(self, update: Update) -> None:
+        """Post one message."""
+        body = msgspec.json.encode(message(update))
+        self._http.post(read_url(self._settings.url), body, {"Content-Type": "application/json"})
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+def escape(text: str) -> str:
+    """Text that a chat shows as it is: nothing in it becomes a link or calls people (`<!channel>`)."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text.replace("@", "@\u200b")
+
+
+def message(update: Update) -> dict[str, Any]:
+    """A message with one attachment: the form that all of these chats read."""
+    alert = update.alert
+    title = f"{alert.severity.upper()}: {alert.principal}" + ("" if update.change == "raised" else " goes on")
+    fields = [
+        ("Kind", alert.kind),
+        ("Unusual actions", f"{alert.action_count:,}"),
+        ("Namespaces", ", ".join(sorted(namespaces_of(alert))[:10])),
+        ("Looks like", ", ".join(f"{one.id} {one.name}" for one in alert.techniques)),
+        ("What to look at", "\n".join(check.text for check in alert.checks[:_MAX_CHECKS])),
+    ]
+    return {
+        "text": escape(f"kubehabit: {title}"),
+        "attachments": [
+            {
+                "fallback": escape(alert.sentence[:_MAX_TEXT]),
+                "color": _COLOURS[alert.severity],
+                "text": escape(alert.sentence[:_MAX_TEXT]),
+                "fields": [
+                    {"title": name, "value": escape(value[:_MAX_TEXT]), "short": len(value) < 40}
+                    for name, value in fields
+                    if value
+                ],
+                "footer": f"alert {alert.id} · update {update.key}",
+                "ts": int(alert.last_seen.timestamp()),
+                "mrkdwn_in": [],
+            }
+        ],
+    }

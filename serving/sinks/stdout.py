@@ -1,0 +1,34 @@
+"""stdout: one JSON object a line, for whatever collects the output of containers."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+from serving.sinks.contract import SinkSettings, UnavailableError, Update
+from serving.sinks.json_lines import document, line
+
+
+class StdoutSettings(SinkSettings):
+    """Alerts on standard output."""
+
+    type: Literal["stdout"]
+
+    def open(self) -> StdoutSink:
+        """The sink."""
+        return StdoutSink()
+
+
+class StdoutSink:
+    """Writes to standard output."""
+
+    def send(self, update: Update) -> None:
+        """Write one line."""
+        try:
+            sys.stdout.write(line(document(update)).decode())
+            sys.stdout.flush()
+        except (OSError, ValueError) as error:
+            raise UnavailableError(f"stdout cannot be written ({type(error).__name__})") from error
+
+    def close(self) -> None:
+        """Nothing to give back."""
