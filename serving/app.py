@@ -34,12 +34,11 @@ from typing_extensions import TypedDict
 from data.errors import KubehabitError
 from data.events import Decoded, decode_body
 from serving import problems
-from serving import feedback as feedbacks
 from serving.alerts import SEVERITIES, Alert, Model
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult, ModelInfo
-from serving.feedback import Feedback, FeedbackEntry
+from serving.feedback import Feedback, FeedbackEntry, entry_of
 from serving.logs import configure
 from serving.metrics import Metrics
 from serving.principals import PrincipalReport
@@ -92,7 +91,7 @@ _EXAMPLE_STREAM = {
         "example": 'id: 42\nevent: alert\ndata: {"id":"7d0c6a1f52b8e934","severity":"high","sentence":"…"}\n\n',
     }
 }
-_EXAMPLE_FEEDBACK = msgspec.json.encode(FeedbackEntry.model_config["json_schema_extra"]["example"]).decode()  # type: ignore[index, call-overload]
+_EXAMPLE_FEEDBACK = msgspec.json.encode(FeedbackEntry.model_config["json_schema_extra"]["example"]).decode()  # type: ignore[index]
 
 
 class Counts(TypedDict):
@@ -574,7 +573,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         found = await asyncio.to_thread(store.get, alert_id)
         if found is None:
             raise ProblemError(404, _NO_ALERT)
-        kept = feedbacks.entry(found, given, request.client.host if request.client is not None else "")
+        kept = entry_of(found, given, request.client.host if request.client is not None else "")
         await asyncio.to_thread(store.add_feedback, found.id, kept.time, kept.model_dump_json(by_alias=True))
         _log.info(
             "feedback", extra={"alert": kept.alert_id, "verdict": kept.verdict, "address": kept.address}

@@ -56,7 +56,7 @@ class FeedbackEntry(Model):
     address: Annotated[str, Field(description="whence it was sent, as the service saw it")]
 
 
-def entry(alert: Alert, feedback: Feedback, address: str) -> FeedbackEntry:
+def entry_of(alert: Alert, feedback: Feedback, address: str) -> FeedbackEntry:
     """The verdict on an alert as it stands now. Texts are cleaned: a note with a token in it must not keep it."""
     return FeedbackEntry(
         principal=alert.principal,

@@ -66,15 +66,19 @@ class PrincipalReport(Model):
     peer_group: str
     in_training: Annotated[bool, Field(description="whether the model was trained on it")]
     peer_count: Annotated[int, Field(description="other principals of its peer group in training")]
-    peers: Annotated[list[str], Field(description="some of them, at most 20")] = []
+    peers: Annotated[list[str], Field(description="some of them, at most 20", default_factory=list)]
     since: Annotated[datetime, Field(description="when the counting below began")]
     actions: Annotated[int, Field(description="scored since then")] = 0
     flagged: Annotated[int, Field(description="unusual ones among them")] = 0
     last_seen: Annotated[
         datetime | None, Field(description="time of its last action, in training if none since")
     ]
-    recent: Annotated[list[RecentAction], Field(description="the last 20 actions, newest first")] = []
-    alerts: Annotated[list[str], Field(description="IDs of its latest alerts, at most 20")] = []
+    recent: Annotated[
+        list[RecentAction], Field(description="the last 20 actions, newest first", default_factory=list)
+    ]
+    alerts: Annotated[
+        list[str], Field(description="IDs of its latest alerts, at most 20", default_factory=list)
+    ]
 
 
 @dataclass(slots=True)

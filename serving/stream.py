@@ -51,14 +51,12 @@ class Stream:
         store: AlertStore,
         after: int,
         wanted: Callable[[Alert], bool],
-        heartbeat: float = HEARTBEAT_SECONDS,
     ) -> AsyncGenerator[str]:
         """Events from a position on, without end.
 
         Args:
             after: position of the last change that the caller knows.
             wanted: which alerts it wants.
-            heartbeat: seconds of silence after which a sign of life is sent.
         """
         self.followers += 1
         try:
@@ -75,7 +73,7 @@ class Stream:
                     _log.error("the stream of alerts ends", extra={"reason": str(error)})
                     return  # who follows comes back, and goes on where it was
                 try:
-                    await asyncio.wait_for(changed.wait(), heartbeat)
+                    await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS)
                 except TimeoutError:
                     yield f": still here\nid: {after}\n\n"
         finally:

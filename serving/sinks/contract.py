@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.functional_validators import AfterValidator
 
 from serving.alerts import SEVERITIES, Alert, Severity
@@ -148,7 +148,14 @@ def _is_web_address(url: str) -> str:
     return url
 
 
-Url = Annotated[str, AfterValidator(_is_web_address)] | Secret
+def _form(given: object) -> str:
+    return "address" if isinstance(given, str) else "secret"
+
+
+Url = Annotated[
+    Annotated[str, AfterValidator(_is_web_address), Tag("address")] | Annotated[Secret, Tag("secret")],
+    Discriminator(_form),  # so that a mistake is told of the form that was meant, not of both
+]
 """An address, or where it is kept: some addresses are secrets themselves."""
 
 

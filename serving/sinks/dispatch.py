@@ -63,7 +63,8 @@ class Dispatcher:
             worker.stopping.set()
             worker.due.set()
         for worker in self._workers:
-            worker.join(_STOP_SECONDS)
+            if worker.is_alive():
+                worker.join(_STOP_SECONDS)
 
 
 class _Worker(threading.Thread):

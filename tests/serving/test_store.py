@@ -142,3 +142,35 @@ def test_moments_are_exact_microseconds() -> None:
     assert microseconds(moment) == 1795444272575126
     assert microseconds(moment.replace(tzinfo=None)) == 1795444272575126
     assert microseconds(moment.astimezone(timezone(timedelta(hours=5)))) == 1795444272575126
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date_with_all_it_holds(tmp_path: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine
+
+    import serving
+
+    url = f"sqlite:///{tmp_path}/serving.db"
+    old = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(serving.__file__).parent / "migrations"))
+    with old.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "a001")
+    old.dispose()
+    with sqlite3.connect(tmp_path / "serving.db") as connection:
+        document = alert(1).model_dump_json(by_alias=True, exclude={"audit_ids"})
+        connection.execute(
+            "INSERT INTO alerts VALUES (7, 'a1', 'alice', 3, 1, 2, 9000000000000000, ?)", [document]
+        )
+        connection.execute("INSERT INTO alert_events VALUES (1, 7, 'id-a1', 1)")
+    connection.close()
+    store = AlertStore(url, retention_days=1, max_alerts=10)
+    found = store.get("a1")
+    assert found is not None
+    assert found.audit_ids == ["id-a1"]
+    assert [change.position for change in store.changes(0)] == [7]
+    put(store, alert(2))
+    assert [(change.position, change.alert.id) for change in store.changes(7)] == [(8, "a2")]
+    store.close()
