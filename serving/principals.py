@@ -164,6 +164,7 @@ class Principals:
                 )
                 for moment, surprise, evidence, severity in recent
             ],
+            alerts=[],
         )
 
 
