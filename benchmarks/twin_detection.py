@@ -133,7 +133,7 @@ def main() -> None:
         per_day = f"--calibration.incidents_per_day={options.per_day}"
         result = train(ROOT / "configs" / "train.yaml", dataset, [per_day])
         rows = replay(Bundle.load(download(f"models:/{result.model_name}/{result.version}")), folder)
-    report("twin_detection", rows)
+    report("twin-detection", rows)
 
 
 if __name__ == "__main__":
