@@ -25,8 +25,8 @@ SEVERITIES = ("none", "low", "medium", "high", "critical")
 _BATCH = 256
 _TOP_FIELDS = 5
 _ALTERNATIVES = 3
-_CLEAR = 2.0
-"""Times its threshold from which evidence counts as clearly out of habit."""
+_BARELY, _CLEAR = 1.5, 2.0
+"""Times its threshold below which evidence is barely, and from which it is clearly out of habit."""
 
 _KIND_OF_DEED = [
     list(ATTRIBUTES).index(name) for name in ("verb_resource", "resource_namespace", "traits", "impersonates")
@@ -384,7 +384,9 @@ class Detector:
 
 
 def severity_of(flagged: bool, times: float, sensitivity: int, kind_of_deed: int) -> str:
-    """Severity of an action: what harm it could do, lowered if its peers do such things, raised if it is far out of habit.
+    """Severity of an action: what harm it could do, lowered if its peers do such things or it is barely out of habit.
+
+    Of what could do most harm, what is far out of habit is critical.
 
     Args:
         flagged: whether evidence reached its threshold.
@@ -394,7 +396,7 @@ def severity_of(flagged: bool, times: float, sensitivity: int, kind_of_deed: int
     """
     if not flagged:
         return "none"
-    level = sensitivity - (1 if kind_of_deed <= 1 else 0)
+    level = sensitivity - (1 if kind_of_deed <= 1 else 0) - (1 if times < _BARELY else 0)
     if level >= SEVERITIES.index("high") and times >= _CLEAR:
         level += 1
     return SEVERITIES[min(max(level, 1), len(SEVERITIES) - 1)]

@@ -121,9 +121,11 @@ def test_no_events_no_scores(bundle: Bundle) -> None:
     [
         ((False, 9.0, 3, 3), "none"),
         ((True, 1.1, 0, 3), "low"),
-        ((True, 1.1, 2, 2), "medium"),
+        ((True, 1.1, 2, 2), "low"),
+        ((True, 1.6, 2, 2), "medium"),
         ((True, 9.0, 2, 3), "medium"),
-        ((True, 1.1, 3, 2), "high"),
+        ((True, 1.1, 3, 2), "medium"),
+        ((True, 1.6, 3, 2), "high"),
         ((True, 2.5, 3, 3), "critical"),
         ((True, 2.5, 3, 1), "medium"),
         ((True, 2.5, 2, 0), "low"),
