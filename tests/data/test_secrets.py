@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.actions import ActionEncoder, ActionSettings
+from data.bundle import seal
 from data.dataset import build
 from data.events import decode_lines
 from data.shipped import shipped
@@ -166,6 +168,17 @@ def test_no_file_of_a_dataset_holds_a_secret(tmp_path: Path, normal_lines: list[
         assert not any(base64.b64encode(secret.encode())[:16] in content for secret in secrets), path
 
 
+def touchy(bundle: Path, copy: Path) -> Path:
+    """A copy of a bundle that flags whatever adds any evidence."""
+    shutil.copytree(bundle, copy)
+    file = copy / "calibration.json"
+    calibration = json.loads(file.read_text())
+    calibration["person_thresholds"] = [0.01] * len(calibration["horizons"])
+    file.write_text(json.dumps(calibration))
+    seal(copy)
+    return copy
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("as_json", [True, False])
 def test_no_alert_and_no_log_line_holds_a_secret(
@@ -181,7 +194,7 @@ def test_no_alert_and_no_log_line_holds_a_secret(
     stranger = [text.replace(b"dev-1@example.com", b"stranger@example.com") for text in lines]
     log.write_bytes(b"\n".join(stranger) + b"\n")
     with caplog.at_level(logging.DEBUG):
-        score_log(log, str(trained.bundle), as_json)
+        score_log(log, str(touchy(trained.bundle, tmp_path / "bundle")), as_json)
     printed = capsys.readouterr()
     assert "stranger@example.com" in printed.out
     for text in (printed.out, printed.err, caplog.text):

@@ -178,5 +178,5 @@ def test_what_was_confirmed_surprises_less_in_the_next_version(
         Detector(Bundle.load(path)).score(events)
         for path in (trained.bundle, download(f"models:/kubehabit/{result.version}"))
     )
-    assert after.evidence.mean() < before.evidence.mean()
+    assert after.error.mean() < before.error.mean()
     assert after.novelty.sum() < before.novelty.sum()
