@@ -411,8 +411,3 @@ def fit(
             }
         },
     )
-
-
-def novelty_count(levels: Sequence[int]) -> int:
-    """The strongest simple detector: attributes new to the principal, those new to its peers counted double."""
-    return sum(min(level, 2) for level in levels)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from data.detector import SEVERITIES
 from data.errors import KubehabitError
+from data.evidence import INCIDENT_SECONDS
 from data.principals import PEOPLE_AND_PIPELINES
 
 Label = Mapping[str, Any]
@@ -27,7 +28,7 @@ Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-INCIDENT_GAP = 600_000_000
+INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000
 """Alerts of one principal at most this far apart (microseconds) are one incident."""
 
 RATES = (1, 3, 10)
