@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hmac
 import logging
 import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -20,20 +18,18 @@ from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, TextIO
-from urllib.parse import urlsplit
 
 import msgspec
 import uvicorn
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from data.errors import KubehabitError
 from data.events import Decoded, decode_body
 from serving import problems
+from serving.access import Gate
 from serving.alerts import SEVERITIES, Alert, Model
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
@@ -42,14 +38,12 @@ from serving.feedback import Feedback, FeedbackEntry, entry_of
 from serving.logs import configure
 from serving.metrics import Metrics
 from serving.principals import PrincipalReport
-from serving.problems import Problem, ProblemError, problem
-from serving.settings import Settings, is_loopback, load_settings
+from serving.problems import Problem, ProblemError
+from serving.settings import Settings, load_settings
 from serving.sinks.dispatch import Dispatcher
 from serving.stream import Stream
 
 _log = logging.getLogger("kubehabit.api")
-_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
-"""Answered without a token: probes cannot send one, and the API's description tells nothing about the cluster."""
 
 _SHUTDOWN_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 75
@@ -253,71 +247,6 @@ def merge(decoded: Decoded, batch: Batch) -> list[EventResult]:
     return [result for _, result in sorted([*good, *bad], key=lambda pair: pair[0])]
 
 
-class Gate:
-    """Lets in who may come in, and notes every answer in log and metrics.
-
-    With a token, every path but probes and documentation needs it. Without one the service is on loopback, where a web page in
-    the user's browser is the stranger to fear: foreign `Host` (DNS rebinding) and `Origin` headers are refused.
-    """
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app = app
-        self._service = service
-        token = service.settings.token
-        self._token = token.get_secret_value().encode() if token is not None else None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        status = 500
-
-        async def note(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            refused = self._refusal(scope)
-            await (refused or self._app)(scope, receive, note)
-        finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self._service.metrics.request(route, status)
-            level = logging.DEBUG if route in ("/healthz", "/readyz", "/metrics") else logging.INFO
-            milliseconds = round(1000 * (time.perf_counter() - started), 1)
-            # The path without its query: filters name principals.
-            extra = {
-                "method": scope["method"],
-                "route": route,
-                "status": status,
-                "milliseconds": milliseconds,
-            }
-            _log.log(level, "request", extra=extra)
-
-    def _refusal(self, scope: Scope) -> Response | None:
-        headers = Headers(scope=scope)
-        if self._token is not None:
-            if scope["path"] in _OPEN_PATHS:
-                return None
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token):
-                return None
-            detail = "This needs a token: send the header 'Authorization: Bearer <token>' with that of KUBEHABIT_TOKEN."
-            return problem(401, detail, {"WWW-Authenticate": "Bearer"})
-        host = urlsplit("//" + headers.get("host", "")).hostname or ""
-        if not is_loopback(host):
-            return problem(
-                421, f"This service answers on loopback only, not as {host[:80]!r}. Ask 127.0.0.1."
-            )
-        origin = headers.get("origin")
-        if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
-            return problem(403, "Requests from web pages of other sites are refused.")
-        return None
-
-
 def create_app(
     settings: Settings,
     engine: Engine | None = None,
@@ -357,7 +286,7 @@ def create_app(
     )
     app.state.service = service
     problems.install(app)
-    app.add_middleware(Gate, service=service)
+    app.add_middleware(Gate, settings=settings, metrics=service.metrics)
     _add_routes(app, service)
     return app
 
