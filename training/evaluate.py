@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -167,35 +168,35 @@ class _Answers:
 
 
 class _Quiet:
-    """The product on the same log without what the labels name: what it would have raised had there been no attack.
+    """The same detectors on the same log without what the labels name: what they would have raised had there been no attack.
 
-    Its evidence adds up, so on the log itself an attack lifts what its victim does next above the threshold.
+    All learn as they go, and the product's evidence adds up, so that on the log itself an attack changes what its victim's next
+    actions score.
     """
 
-    def __init__(self, champion: Any, labels: Sequence[Label]) -> None:
-        self._champion = champion
+    def __init__(self, detectors: Sequence[Any], encoder: Any, labels: Sequence[Label]) -> None:
+        self._detectors = detectors
+        self._encoder = encoder
         self._left_out = frozenset(
             audit_id
             for label in labels
             for key in ("audit_ids", "induced_audit_ids", "ignore_audit_ids")
             for audit_id in label.get(key) or ()
         )
-        self._score: list[Floats] = []
-        self._flagged: list[Flags] = []
+        self._parts: dict[str, list[tuple[Floats, Flags]]] = {detector.title: [] for detector in detectors}
 
     def take(self, events: Sequence[AuditEvent]) -> None:
         """Score what the labels do not name."""
-        scores = self._champion.detector.score(
-            [event for event in events if event.auditID not in self._left_out]
-        )
-        self._score.append(scores.evidence / scores.threshold)
-        self._flagged.append(scores.flagged)
+        stretch, _ = self._encoder.encode([event for event in events if event.auditID not in self._left_out])
+        for detector in self._detectors:
+            found = detector.predict(stretch)
+            self._parts[detector.title].append((found.score, found.flagged))
 
-    def put_into(self, answers: _Answers, labelled: Flags) -> None:
+    def put_into(self, title: str, answers: _Answers, labelled: Flags) -> None:
         """Give every unlabelled action its quiet score; their order is the same in both replays."""
         answers.quiet, answers.quiet_flagged = answers.score.copy(), answers.flagged.copy()
-        answers.quiet[~labelled] = np.concatenate(self._score)
-        answers.quiet_flagged[~labelled] = np.concatenate(self._flagged)
+        answers.quiet[~labelled] = np.concatenate([score for score, _ in self._parts[title]])
+        answers.quiet_flagged[~labelled] = np.concatenate([flagged for _, flagged in self._parts[title]])
 
 
 def evaluate(
@@ -232,18 +233,24 @@ def evaluate(
     truth_labels = read_labels(labels) if labels is not None else []
     bundle = Bundle.load(download(model_uri))
     champion = Autoencoder(bundle)
-    quiet = _Quiet(Autoencoder(bundle), truth_labels)
     began = monotonic()
     rivals = _rivals(bundle, champion, data, progress)
     seconds_fitting = monotonic() - began
     detectors = [champion, *rivals]
-    encoder = LogEncoder(
-        bundle.settings,
-        bundle.vocabulary,
-        bundle.principals,
-        bundle.sensitivity.table,
-        bundle.warmup.last,
+    encoder, beside = (
+        LogEncoder(
+            bundle.settings,
+            bundle.vocabulary,
+            bundle.principals,
+            bundle.sensitivity.table,
+            bundle.warmup.last,
+        )
+        for _ in range(2)
     )
+    # Each with a state of its own; what is large and does not change is shared.
+    again = Autoencoder(bundle)
+    same = {id(bundle): bundle, id(champion): again}
+    quiet = _Quiet([again, *deepcopy(rivals, same)], beside, truth_labels)
     columns = _Columns()
     parts: dict[str, list[Any]] = {detector.title: [] for detector in detectors}
     spent = dict.fromkeys(parts, 0.0)
@@ -269,7 +276,8 @@ def evaluate(
     truth = join(actions, truth_labels)
     answers = {title: _joined(parts[title], spent[title]) for title in parts}
     if truth_labels:
-        quiet.put_into(answers[champion.title], truth.labelled)
+        for title, answer in answers.items():
+            quiet.put_into(title, answer, truth.labelled)
     curves = {
         title: curve(actions, truth, answer.score, quiet=answer.quiet) for title, answer in answers.items()
     }
