@@ -728,6 +728,12 @@ def ablate(
             commits=sorted({found.tags["git_commit"][:12] for _, _, found in judged}),
             person_budget=budget.person_budget,
             normal_actions=int(exam.clean.actions.person.sum()),
+            waiting=[
+                variant.name
+                for block in variants.blocks
+                for variant in block.variants
+                if key(variant) not in done
+            ],
         )
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8")

@@ -36,8 +36,13 @@ def noise(rows: Sequence[Row]) -> float:
     return max(max(seeds) - min(seeds), 2 / rows[0].figures["attack_runs"])
 
 
-def finding(rows: Sequence[Row], shipped: Row, noise_of: float) -> str:
-    """What a block shows, in one sentence."""
+def shipped_recall(rows: Sequence[Row]) -> float:
+    """Mean recall of the shipped detector over its seeds: what others are compared with, for one seed is luck."""
+    return float(np.mean([row.recall for row in rows if row.name.startswith(SHIPPED)]))
+
+
+def finding(rows: Sequence[Row], shipped: float, noise_of: float) -> str:
+    """What a block shows, in one sentence; `shipped` is the mean recall to compare with."""
     others = [row for row in rows if not row.name.startswith(SHIPPED)]
     if not others:
         low, high = min(row.recall for row in rows), max(row.recall for row in rows)
@@ -47,11 +52,11 @@ def finding(rows: Sequence[Row], shipped: Row, noise_of: float) -> str:
         )
 
     def listed(chosen: Sequence[Row]) -> str:
-        return ", ".join(f"{row.name} ({(row.recall - shipped.recall) * 100:+.0f})" for row in chosen)
+        return ", ".join(f"{row.name} ({(row.recall - shipped) * 100:+.0f})" for row in chosen)
 
     by_recall = sorted(others, key=lambda row: row.recall)
-    worse = [row for row in by_recall if row.recall < shipped.recall - noise_of - 1e-9]
-    better = [row for row in reversed(by_recall) if row.recall > shipped.recall + noise_of + 1e-9]
+    worse = [row for row in by_recall if row.recall < shipped - noise_of - 1e-9]
+    better = [row for row in reversed(by_recall) if row.recall > shipped + noise_of + 1e-9]
     same = [row.name for row in others if row not in worse and row not in better]
     parts = []
     if worse:
@@ -73,10 +78,11 @@ def markdown(
     commits: Sequence[str],
     person_budget: float,
     normal_actions: int,
+    waiting: Sequence[str] = (),
 ) -> str:
-    """The whole document."""
+    """The whole document; `waiting` are the variants that have not been judged yet."""
     shipped = next(row for row in rows if row.name == SHIPPED)
-    limit = noise(rows)
+    limit, reference = noise(rows), shipped_recall(rows)
     runs = int(shipped.figures["attack_runs"])
     lines = [
         "# Ablations",
@@ -98,13 +104,14 @@ def markdown(
         "  detected run's actions until its detection. *System*: the machinery's false incidents.",
         f"- **Noise**: one attack run is {100 / runs:.0f} points, one false incident {1e4 / normal_actions:.1f} per 10,000, "
         "and this is one log of one cluster.",
-        "  The order within a few points means nothing.",
+        "  The order within a few points means nothing. Sentences compare with the mean of the shipped seeds.",
         f"- Source: commit {', '.join(f'`{commit}`' for commit in commits)}.",
+        *([f"- Not judged yet: {', '.join(waiting)}."] if waiting else []),
         "",
     ]
     for title, members in groupby(rows, key=lambda row: row.block):
         block = list(members)
-        lines += [f"## {title}", "", f"{block[0].question} {finding(block, shipped, limit)}", ""]
+        lines += [f"## {title}", "", f"{block[0].question} {finding(block, reference, limit)}", ""]
         lines += [
             "| variant | threshold | habit-only | false | strict | 1 / 3 / 10 | actions | system | held-back NLL |",
             "|---|---|---|---|---|---|---|---|---|",

@@ -16,7 +16,7 @@ from data.events import decode_lines
 from data.home import tracking_uri
 from tests.conftest import RECORDINGS, ROOT, SMALL, Trained
 from training.ablate import EXPERIMENT, AblateConfig, Ablated, Errors, Exam, Where, _pooled, _ratio, ablate
-from training.ablation_report import Row, finding, markdown, noise
+from training.ablation_report import Row, finding, markdown, noise, shipped_recall
 from training.calibrate import CalibrationConfig, fit
 
 VARIANTS = """
@@ -194,9 +194,10 @@ def test_no_sentence_claims_a_difference_that_two_runs_or_two_seeds_make() -> No
     rows = [row("shipped", 0.9), row("shipped, seed 8", 0.8)]
     assert noise(rows[:1]) == pytest.approx(2 / 34)
     assert noise(rows) == pytest.approx(0.1)
-    others = [row("a", 0.95), row("b", 0.5), row("c", 0.82)]
-    sentence = finding(others, rows[0], noise(rows))
-    assert sentence == "Worse by more than noise: b (-40); no different that this log could show: a, c."
+    others = [row("a", 0.95), row("b", 0.5), row("c", 0.76)]
+    assert shipped_recall([*rows, *others]) == pytest.approx(0.85)
+    sentence = finding(others, shipped_recall(rows), noise(rows))
+    assert sentence == "Worse by more than noise: b (-35); no different that this log could show: a, c."
     text = markdown(
         [*rows, *others],
         steps=9,
@@ -205,5 +206,7 @@ def test_no_sentence_claims_a_difference_that_two_runs_or_two_seeds_make() -> No
         commits=["c"],
         person_budget=3.0,
         normal_actions=10_000,
+        waiting=["d"],
     )
+    assert "- Not judged yet: d." in text
     assert "| b | 0% | - | 0.0 | 0.0 | 50% / 50% / 50% | - | 0 | 0.00 |" in text
