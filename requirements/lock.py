@@ -24,7 +24,7 @@ def main() -> int:
     lock = HERE / "lock.txt"
     command = [
         *(sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml"),
-        *("--extra", "train", "--extra", "dev", "--python-version", "3.11"),
+        *("--all-extras", "--python-version", "3.11"),
         *("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--quiet"),
         *("--output-file", str(lock.relative_to(HERE.parent))),
         *sys.argv[1:],

@@ -63,7 +63,7 @@ def test_the_serving_install_asks_for_no_training_package() -> None:
 
 def test_every_dependency_is_locked_and_torch_fits_either_build() -> None:
     extras = PROJECT["optional-dependencies"]
-    wanted = names(PROJECT["dependencies"]) | names(extras["train"]) | names(extras["dev"])
+    wanted = names(PROJECT["dependencies"]).union(*map(names, extras.values()))
     assert wanted <= set(locked())
     assert f"torch=={locked()['torch']}" in extras["train"]
     assert "+" not in locked()["torch"]
@@ -76,7 +76,7 @@ def test_the_lock_and_the_makefile_agree_on_torch() -> None:
 def test_every_dependency_says_why_it_is_there() -> None:
     reasons = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8").lower()
     extras = PROJECT["optional-dependencies"]
-    for name in names(PROJECT["dependencies"]) | names(extras["train"]) | names(extras["dev"]):
+    for name in names(PROJECT["dependencies"]).union(*map(names, extras.values())):
         assert name in reasons
 
 
