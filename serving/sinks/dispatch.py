@@ -65,6 +65,10 @@ class Dispatcher:
         for worker in self._workers:
             if worker.is_alive():
                 worker.join(_STOP_SECONDS)
+        try:
+            self.outbox.release()
+        except StoreError as error:
+            _log.warning("claims could not be given back and end by themselves", extra={"reason": str(error)})
 
 
 class _Worker(threading.Thread):

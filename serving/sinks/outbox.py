@@ -2,10 +2,14 @@
 
 There is one entry for each sink and alert. What is sent is always the alert as it stands, so an alert that grows while a
 receiver is down waits once, not once for each change.
+
+Several processes may work off the outbox of one database. Who sends an entry claims it first, in a transaction of its own, for as
+long as sending can take: a lock held while a receiver is slow would hold up whoever wants to note that the alert has grown.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,7 +32,12 @@ _deliveries = sa.Table(
     sa.Column("sent", sa.BigInteger),
     sa.Column("severity", sa.SmallInteger),
     sa.Column("actions", sa.BigInteger),
+    sa.Column("claimed_by", sa.String(32)),
+    sa.Column("claimed_until", sa.BigInteger),
 )
+
+_CLAIM_SECONDS = 20
+"""How long a claim lasts beyond twice the receiver's time-out (to connect, to answer): time to note what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def _span(seconds: float) -> int:
+    """A span of time as the store keeps it."""
+    return timedelta(seconds=seconds) // timedelta(microseconds=1)
+
+
 class Outbox:
     """Entries of all sinks.
 
@@ -64,6 +78,7 @@ class Outbox:
     def __init__(self, store: AlertStore, sinks: Sequence[SinkSettings]) -> None:
         self._store = store
         self._sinks = tuple(sinks)
+        self._me = uuid.uuid4().hex
 
     def note(self, writer: Writer, number: int, alert: Alert) -> None:
         """Queue an alert that was raised or has grown, for every sink that wants it. Part of the writer's transaction.
@@ -80,7 +95,8 @@ class Outbox:
         self, connection: Connection, sink: SinkSettings, number: int, alert: Alert, moment: datetime
     ) -> None:
         here = sa.and_(_deliveries.c.sink == sink.name, _deliveries.c.alert == number)
-        row = connection.execute(sa.select(_deliveries).where(here)).one_or_none()
+        # Locked: `done` of another process decides from the same row, and one of the two must see what the other wrote.
+        row = connection.execute(sa.select(_deliveries).where(here).with_for_update()).one_or_none()
         at = microseconds(moment)
         if row is None:
             connection.execute(sa.insert(_deliveries).values(sink=sink.name, alert=number, due=at, queued=at))
@@ -94,28 +110,60 @@ class Outbox:
             )
 
     def next(self, sink: SinkSettings) -> Waiting | None:
-        """The entry that has been due longest, if any is."""
+        """Claim the entry that has been due longest, if any is that nobody else is sending.
+
+        The claim ends with `done` or `release`, or by itself when sending must have failed or its process has died.
+        """
         moment = now()
-        query = (
+        at = microseconds(moment)
+        due = (
             sa.select(_deliveries)
-            .where(_deliveries.c.sink == sink.name, _deliveries.c.due <= microseconds(moment))
+            .where(
+                _deliveries.c.sink == sink.name,
+                _deliveries.c.due <= at,
+                sa.or_(
+                    _deliveries.c.claimed_until.is_(None),
+                    _deliveries.c.claimed_until <= at,
+                    _deliveries.c.claimed_by == self._me,
+                ),
+            )
             .order_by(_deliveries.c.due, _deliveries.c.position)
             .limit(1)
         )
         with self._store.reading() as connection:
-            row = connection.execute(query).one_or_none()
+            if connection.execute(due).first() is None:
+                return None  # as nearly always: nothing is written for it
+        with self._store.transaction() as connection:
+            # What another process claims at this moment is passed over, not waited for.
+            row = connection.execute(due.with_for_update(skip_locked=True)).one_or_none()
             if row is None:
                 return None
+            until = at + _span(2 * sink.timeout_seconds + _CLAIM_SECONDS)
+            connection.execute(
+                sa.update(_deliveries)
+                .where(_deliveries.c.position == row.position)
+                .values(claimed_by=self._me, claimed_until=until)
+            )
             alert = read_alert(connection, row.alert)
         told = None if row.severity is None else SEVERITIES[row.severity]
         return Waiting(row.position, row.alert, Update(alert, told, moment))
+
+    def release(self) -> None:
+        """Give back what this process has claimed, for the next one to send at once."""
+        with self._store.transaction() as connection:
+            connection.execute(
+                sa.update(_deliveries)
+                .where(_deliveries.c.claimed_by == self._me)
+                .values(claimed_by=None, claimed_until=None)
+            )
 
     def done(self, sink: SinkSettings, entry: Waiting, *, delivered: bool) -> None:
         """Take out an entry that was sent, or that the receiver refused. What the alert has grown by meanwhile waits anew."""
         moment = now()
         with self._store.transaction() as connection:
             here = _deliveries.c.position == entry.position
-            if connection.execute(sa.select(_deliveries.c.position).where(here)).one_or_none() is None:
+            found = sa.select(_deliveries.c.position).where(here).with_for_update()
+            if connection.execute(found).one_or_none() is None:
                 return  # the alert was forgotten meanwhile
             alert = read_alert(connection, entry.number)
             sent = entry.update.alert
@@ -132,6 +180,8 @@ class Outbox:
                     sent=microseconds(moment),
                     severity=told,
                     actions=sent.action_count,
+                    claimed_by=None,
+                    claimed_until=None,
                 )
             )
 
@@ -149,10 +199,14 @@ class Outbox:
         if last is None:
             return 0
         with self._store.transaction() as connection:
-            given_up = connection.execute(
-                sa.update(_deliveries)
+            # Only what nobody has locked: two that wait for each other's rows would both fail.
+            oldest = (
+                sa.select(_deliveries.c.position)
                 .where(waiting, _deliveries.c.queued <= last)
-                .values(due=None, queued=None)
+                .with_for_update(skip_locked=True)
+            )
+            given_up = connection.execute(
+                sa.update(_deliveries).where(_deliveries.c.position.in_(oldest)).values(due=None, queued=None)
             )
             return given_up.rowcount
 
@@ -178,4 +232,4 @@ def _due(sink: SinkSettings, sent: int | None, severity: int | None, alert: Aler
     at = microseconds(moment)
     if sent is None or severity is None or SEVERITIES.index(alert.severity) > severity:
         return at
-    return max(at, sent + timedelta(minutes=sink.repeat_minutes) // timedelta(microseconds=1))
+    return max(at, sent + _span(60 * sink.repeat_minutes))
