@@ -62,6 +62,14 @@ class Metrics:
         self._streams = Gauge(
             "kubehabit_streams", "Callers that follow the stream of alerts.", registry=registry
         )
+        self._store_errors = Counter(
+            "kubehabit_store_errors",
+            "Reads and writes that the alert store refused.",
+            ["operation"],
+            registry=registry,
+        )
+        for operation in ("read", "write"):
+            self._store_errors.labels(operation)
         for outcome in ("scored", "folded", "rejected"):
             self._events.labels(
                 outcome
@@ -104,6 +112,10 @@ class Metrics:
     def sink(self, name: str, outcome: str) -> None:
         """Count one attempt to send an alert."""
         self._sinks.labels(name, outcome).inc()
+
+    def store_error(self, operation: str) -> None:
+        """Count a read or write that the store refused."""
+        self._store_errors.labels(operation).inc()
 
     def streams(self, number: int) -> None:
         """Note how many callers follow the stream of alerts."""

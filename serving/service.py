@@ -16,6 +16,7 @@ from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult
 from serving.metrics import Metrics
 from serving.problems import ProblemError
+from serving.retention import Retention
 from serving.settings import Settings
 from serving.sinks.dispatch import Dispatcher
 from serving.stream import Stream
@@ -36,12 +37,17 @@ class Service:
         )
         self.stream = Stream()
         self.dispatcher: Dispatcher | None = None
+        self._retention: Retention | None = None
         # One thread: the detector's state depends on the order of events, and the event loop stays free to answer.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="scoring")
         self._waiting = 0
 
     def use(self, engine: Engine) -> None:
         """Serve an engine from now on."""
+        if self._retention is None:
+            engine.store.on_error = self.metrics.store_error
+            self._retention = Retention(engine.store)
+            self._retention.start()
         if self.dispatcher is None and self.settings.sinks:
             self.dispatcher = Dispatcher(engine.store, self.settings.sinks, self.metrics.sink)
             self.metrics.sinks((sink.name for sink in self.settings.sinks), self.dispatcher.outbox)
@@ -125,6 +131,8 @@ class Service:
         self._worker.shutdown(wait=True)
         if self.dispatcher is not None:
             self.dispatcher.close()
+        if self._retention is not None:
+            self._retention.close()
         if self.engine is not None:
             self.engine.close()
         self.dead_letters.close()

@@ -1,11 +1,11 @@
-"""Where alerts are kept: SQLite by default, through SQLAlchemy, with alembic migrations, bounded in time and number."""
+"""Where alerts are kept: SQLite by default, PostgreSQL by URL, with alembic migrations, bounded in time and number."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -61,6 +61,20 @@ _QUERY_IDS = 500
 
 _MICROSECONDS_A_DAY = 86_400_000_000
 
+_WRITERS, _SCHEMA = 0x6B75_6265, 0x6B75_6266
+"""Keys of PostgreSQL's advisory locks: who writes alerts, who brings the schema up to date. Any two numbers do, if they stay."""
+
+_POSTGRESQL_DEFAULTS = {
+    "application_name": "kubehabit",
+    # A server that no longer answers must be noticed: scoring waits for the store, and the kernel's own patience is two hours.
+    "connect_timeout": "5",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
+"""libpq parameters that the URL may override."""
+
 
 class StoreError(KubehabitError):
     """The alert store cannot be opened, read or written."""
@@ -100,10 +114,15 @@ class Change:
 class AlertStore:
     """Alerts in a SQL database.
 
+    Several processes may share one PostgreSQL database: those that write alerts take turns, as in SQLite.
+
     Args:
-        url: SQLAlchemy URL; `sqlite://` keeps everything in memory.
-        retention_days: alerts raised longer ago are deleted.
+        url: SQLAlchemy URL; `sqlite://` keeps everything in memory, `postgresql://user@host/database` is PostgreSQL.
+        retention_days: alerts raised longer ago are deleted, with all that hangs on them but feedback.
         max_alerts: beyond this number the oldest are deleted.
+
+    Attributes:
+        on_error: called with "read" or "write" whenever the database refused one.
 
     Raises:
         StoreError: the database cannot be opened or its schema not be brought up to date.
@@ -114,13 +133,20 @@ class AlertStore:
         self._max_alerts = max_alerts
         # Writers of this process queue here rather than in the database, where who waits too long is turned away.
         self._turn = threading.Lock()
+        self.on_error: Callable[[str], None] | None = None
         try:
             self._engine = _open(url)
             self._migrate()
+        except ModuleNotFoundError as error:
+            raise StoreError(
+                f"Cannot open the alert store {_shown(url)}: the driver {error.name!r} is not installed. For PostgreSQL: "
+                "pip install 'kubehabit[postgres]'."
+            ) from error
         except (SQLAlchemyError, OSError, ImportError) as error:
             raise StoreError(
-                f"Cannot open the alert store {_shown(url)}: {_first_line(error)}. Check store.url and the folder's permissions."
+                f"Cannot open the alert store {_shown(url)}: {_first_line(error)}. Check store.url and {_what_to_check(url)}."
             ) from error
+        self._check = "its disk" if self._engine.dialect.name == "sqlite" else "the database server"
 
     def _migrate(self) -> None:
         from alembic import command
@@ -135,6 +161,7 @@ class AlertStore:
         )
         try:
             with self._engine.begin() as connection:
+                _take_turn(connection, _SCHEMA)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except CommandError as error:
@@ -150,6 +177,8 @@ class AlertStore:
             StoreError: the database refused; nothing was written.
         """
         with self.transaction() as connection:
+            # Whether an action joins an alert, and which change comes last, depends on what others have written by then.
+            _take_turn(connection, _WRITERS)
             writer = Writer(connection)
             yield writer
             if writer.raised:
@@ -169,18 +198,35 @@ class AlertStore:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
         except SQLAlchemyError as error:
-            raise StoreError(
-                f"The alert store cannot be written: {_first_line(error)}. Check its disk."
-            ) from error
+            raise self._failed("write", "written", error) from error
 
-    def _prune(self, connection: Connection) -> None:
-        """Forget what is too old or too much; runs whenever an alert is added, so growth is bounded at all times."""
+    def _failed(self, operation: str, done: str, error: SQLAlchemyError) -> StoreError:
+        if self.on_error is not None:
+            self.on_error(operation)
+        return StoreError(f"The alert store cannot be {done}: {_first_line(error)}. Check {self._check}.")
+
+    def prune(self) -> int:
+        """Forget what is too old or too much now; returns how many alerts. Adding one does so by itself.
+
+        Raises:
+            StoreError: the database refused; nothing was forgotten.
+        """
+        with self.transaction() as connection:
+            _take_turn(connection, _WRITERS)
+            return self._prune(connection)
+
+    def _prune(self, connection: Connection) -> int:
+        """Runs whenever an alert is added, so growth is bounded at all times.
+
+        What the outbox still holds of an alert goes with it, by its foreign key: after all this time it is no news, and there
+        would be nothing left to send. Feedback stays: it is what people said, it is learned from, and only people add to it.
+        """
         newest = connection.execute(sa.select(sa.func.max(_alerts.c.number))).scalar() or 0
         gone = sa.or_(
             _alerts.c.raised < time.time_ns() // 1000 - self._retention,
             _alerts.c.number <= newest - self._max_alerts,
         )
-        connection.execute(sa.delete(_alerts).where(gone))
+        return connection.execute(sa.delete(_alerts).where(gone)).rowcount
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -193,12 +239,12 @@ class AlertStore:
             with self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise StoreError(
-                f"The alert store cannot be read: {_first_line(error)}. Check its disk."
-            ) from error
+            raise self._failed("read", "read", error) from error
 
     def get(self, alert_id: str) -> Alert | None:
         """One alert with all its audit IDs, or None."""
+        if "\0" in alert_id:
+            return None  # no text in PostgreSQL may hold it
         with self.reading() as connection:
             row = connection.execute(
                 sa.select(_alerts.c.number, _alerts.c.document).where(_alerts.c.id == alert_id)
@@ -223,6 +269,8 @@ class AlertStore:
             limit: most alerts to return.
             cursor: that of the page before.
         """
+        if principal is not None and "\0" in principal:
+            return Page([], None)
         query = (
             sa.select(_alerts.c.number, _alerts.c.document).order_by(_alerts.c.number.desc()).limit(limit + 1)
         )
@@ -372,8 +420,15 @@ def _with_audit_ids(connection: Connection, number: int, document: str, limit: i
 
 def _open(url: str) -> Engine:
     parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        defaults = {name: value for name, value in _POSTGRESQL_DEFAULTS.items() if name not in parsed.query}
+        engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=defaults)
+        sa.event.listen(engine, "connect", _prepare_postgresql)
+        return engine
     if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        raise StoreError(
+            f"Cannot open the alert store {_shown(url)}: kubehabit keeps alerts in SQLite or PostgreSQL. Correct store.url."
+        )
     if parsed.database in (None, "", ":memory:"):
         engine = sa.create_engine(parsed, poolclass=StaticPool, connect_args={"check_same_thread": False})
     else:
@@ -393,6 +448,26 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor.execute("PRAGMA busy_timeout=5000")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    # An acknowledged batch must survive a crash of the server, whatever the role or the database has set; more may be set.
+    cursor.execute("SELECT current_setting('synchronous_commit')")
+    if cursor.fetchone() == ("off",):
+        cursor.execute("SET synchronous_commit TO on")
+    connection.commit()
+    cursor.close()
+
+
+def _take_turn(connection: Connection, key: int) -> None:
+    """Wait until no other transaction has this turn, and keep it to the end of this one. SQLite has one writer by itself."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
+
+def _what_to_check(url: str) -> str:
+    return "the folder's permissions" if url.startswith("sqlite") else "that the server answers and lets in"
 
 
 def _first_line(error: BaseException) -> str:

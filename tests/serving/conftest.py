@@ -15,6 +15,7 @@ from serving.explain import Explainer
 from serving.settings import Settings
 from serving.store import AlertStore
 from tests.serving.fakes import FakeDetector
+from tests.serving.postgres import Postgres
 
 SHIPPED = Path(__file__).parents[2] / "configs"
 
@@ -41,6 +42,26 @@ def store() -> Iterator[AlertStore]:
     opened = AlertStore("sqlite://", retention_days=90, max_alerts=1000)
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A running PostgreSQL, shared by all tests; each takes a database of its own."""
+    server = Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty alert store on disk, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/serving.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()
 
 
 def model_info() -> ModelInfo:

@@ -302,10 +302,10 @@ def test_no_payload_holds_a_secret(explainer: Explainer, tmp_path: Path) -> None
 
 
 class Service:
-    """An engine on a store in a file, with its dispatcher; `counts` are what its metrics would be."""
+    """An engine on a store on disk, with its dispatcher; `counts` are what its metrics would be."""
 
-    def __init__(self, folder: Path, explainer: Explainer, *sinks: SinkSettings) -> None:
-        self.store = AlertStore(f"sqlite:///{folder}/serving.db", retention_days=90, max_alerts=1000)
+    def __init__(self, url: str, explainer: Explainer, *sinks: SinkSettings) -> None:
+        self.store = AlertStore(url, retention_days=90, max_alerts=1000)
         self.engine = Engine(FakeDetector(), FIELDS, model_info(), self.store, explainer)
         self.counts: list[tuple[str, str]] = []
         self.dispatcher = Dispatcher(
@@ -327,11 +327,11 @@ class Service:
 
 
 @pytest.fixture
-def make_service(tmp_path: Path, explainer: Explainer) -> Iterator[Callable[..., Service]]:
+def make_service(store_url: str, explainer: Explainer) -> Iterator[Callable[..., Service]]:
     opened: list[Service] = []
 
     def make(*sinks: SinkSettings, start: bool = True) -> Service:
-        service = Service(tmp_path, explainer, *sinks)
+        service = Service(store_url, explainer, *sinks)
         opened.append(service)
         if start:
             service.dispatcher.start()
@@ -372,20 +372,19 @@ def test_a_receiver_that_answers_5xx_or_401_gets_it_later_and_one_that_says_400_
 
 
 def test_what_was_written_before_a_kill_is_sent_after_the_next_start(
-    make_service: Callable[..., Service], tmp_path: Path
+    make_service: Callable[..., Service], store_url: str
 ) -> None:
     with HttpReceiver() as receiver:
         code = (
             "import os, signal, sys\n"
-            "from pathlib import Path\n"
             "from serving.explain import Explainer\n"
             "from tests.serving.test_sinks import SHIPPED, Service, secret_event, settings_of\n"
-            "service = Service(Path(sys.argv[1]), Explainer.load(SHIPPED / 'explain.yaml'),"
+            "service = Service(sys.argv[1], Explainer.load(SHIPPED / 'explain.yaml'),"
             " settings_of(type='webhook', url=sys.argv[2]))\n"
             "print(*service.score(secret_event(0)), flush=True)\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"
         )
-        command = [sys.executable, "-c", code, str(tmp_path), receiver.url]
+        command = [sys.executable, "-c", code, store_url, receiver.url]
         killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert receiver.arrived.items == []

@@ -1,17 +1,33 @@
-"""Alerts survive, stay within bounds, and repeats are recognised."""
+"""Alerts survive, stay within bounds, and repeats are recognised: in SQLite and in PostgreSQL."""
 
 from __future__ import annotations
 
-import sqlite3
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from serving.alerts import Alert, ServedModel
+from serving.retention import Retention
+from serving.sinks.outbox import Outbox
 from serving.store import AlertStore, StoreError, microseconds
 from tests.serving.fakes import START
+from tests.serving.postgres import DEADLINE, Postgres
+from tests.serving.receivers import until
+from tests.serving.test_sinks import settings_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def alert(number: int, principal: str = "alice", minutes: float = 0) -> Alert:
@@ -30,14 +46,28 @@ def alert(number: int, principal: str = "alice", minutes: float = 0) -> Alert:
     )
 
 
+@pytest.fixture
+def store(store_url: str) -> Iterator[AlertStore]:
+    opened = AlertStore(store_url, retention_days=90, max_alerts=1000)
+    yield opened
+    opened.close()
+
+
+def sql(url: str, statement: str, **values: Any) -> list[Any]:
+    """What a statement gives, past the store."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        result = connection.execute(sa.text(statement), values)
+        return list(result) if result.returns_rows else []
+
+
 def put(store: AlertStore, *alerts: Alert) -> None:
     with store.writing() as writer:
         for one in alerts:
             writer.put(None, one, [(f"id-{one.id}", 1)])
 
 
-def test_alerts_survive_a_restart(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/with space and %25/serving.db"
+def check_restart(url: str) -> None:
     store = AlertStore(url, retention_days=1, max_alerts=10)
     put(store, alert(1))
     store.close()
@@ -46,6 +76,14 @@ def test_alerts_survive_a_restart(tmp_path: Path) -> None:
     assert found is not None
     assert (found.sentence, found.audit_ids) == ("sentence 1", ["id-a1"])
     again.close()
+
+
+def test_alerts_survive_a_restart(store_url: str) -> None:
+    check_restart(store_url)
+
+
+def test_a_file_may_have_any_name(tmp_path: Path) -> None:
+    check_restart(f"sqlite:///{tmp_path}/with space and %25/serving.db")
 
 
 def test_the_file_is_its_owners(tmp_path: Path) -> None:
@@ -67,26 +105,69 @@ def test_a_failed_transaction_leaves_nothing(store: AlertStore) -> None:
     assert store.page().alerts == []
 
 
-def test_the_number_of_alerts_is_bounded(tmp_path: Path) -> None:
-    store = AlertStore(f"sqlite:///{tmp_path}/serving.db", retention_days=1, max_alerts=3)
+def test_the_number_of_alerts_is_bounded(store_url: str) -> None:
+    store = AlertStore(store_url, retention_days=1, max_alerts=3)
     for number in range(7):
         put(store, alert(number))
     assert [one.id for one in store.page().alerts] == ["a6", "a5", "a4"]
     store.close()
-    with sqlite3.connect(tmp_path / "serving.db") as connection:
-        assert connection.execute("SELECT count(*) FROM alert_events").fetchone() == (3,)
+    assert sql(store_url, "SELECT count(*) FROM alert_events") == [(3,)]
 
 
 def test_alerts_are_forgotten_by_when_they_were_raised_not_by_the_time_of_their_events(
-    tmp_path: Path,
+    store_url: str,
 ) -> None:
-    file = tmp_path / "serving.db"
-    store = AlertStore(f"sqlite:///{file}", retention_days=1, max_alerts=100)
+    store = AlertStore(store_url, retention_days=1, max_alerts=100)
     put(store, alert(1), alert(2, minutes=-60 * 24 * 365))
-    with sqlite3.connect(file) as connection:
-        connection.execute("UPDATE alerts SET raised = raised - 2 * 86400000000 WHERE id = 'a1'")
+    sql(store_url, "UPDATE alerts SET raised = raised - 2 * 86400000000 WHERE id = 'a1'")
     put(store, alert(3))
     assert [one.id for one in store.page().alerts] == ["a3", "a2"]
+    store.close()
+
+
+def test_what_is_too_old_goes_although_nothing_new_comes(store_url: str) -> None:
+    store = AlertStore(store_url, retention_days=1, max_alerts=100)
+    put(store, alert(1), alert(2))
+    sql(store_url, "UPDATE alerts SET raised = raised - 2 * 86400000000 WHERE id = 'a1'")
+    assert store.prune() == 1
+    assert store.prune() == 0
+    assert [one.id for one in store.page().alerts] == ["a2"]
+    store.close()
+
+
+def test_retention_looks_by_itself_and_again_after_a_failure(store_url: str) -> None:
+    store = AlertStore(store_url, retention_days=1, max_alerts=100)
+    put(store, alert(1))
+    sql(store_url, "ALTER TABLE alerts RENAME TO hidden")
+    failed: list[str] = []
+    store.on_error = failed.append
+    retention = Retention(store, seconds=0.01)
+    retention.start()
+    until(lambda: len(failed) >= 2)
+    sql(store_url, "ALTER TABLE hidden RENAME TO alerts")
+    sql(store_url, "UPDATE alerts SET raised = raised - 2 * 86400000000")
+    until(lambda: store.page().alerts == [])
+    retention.close()
+    assert not retention.is_alive()
+    store.close()
+
+
+def test_what_waits_for_a_sink_goes_with_its_alert_and_what_people_said_of_it_stays(store_url: str) -> None:
+    store = AlertStore(store_url, retention_days=1, max_alerts=100)
+    sink = settings_of(type="webhook", url="http://127.0.0.1:9")
+    outbox = Outbox(store, [sink])
+    with store.writing() as writer:
+        for number in (1, 2):
+            outbox.note(writer, writer.put(None, alert(number), []), alert(number))
+    for number in (1, 2):
+        store.add_feedback(f"a{number}", START, f'{{"said": {number}}}')
+    entry = outbox.next(sink)
+    assert entry is not None
+    sql(store_url, "UPDATE alerts SET raised = raised - 2 * 86400000000 WHERE id = 'a1'")
+    store.prune()
+    outbox.done(sink, entry, delivered=True)  # it was being sent when it was forgotten
+    assert [outbox.depths()["out"].entries, sql(store_url, "SELECT count(*) FROM deliveries")] == [1, [(1,)]]
+    assert list(store.feedback()) == ['{"said": 1}', '{"said": 2}']
     store.close()
 
 
@@ -128,13 +209,11 @@ def test_a_store_that_cannot_be_opened_is_named_without_its_password(tmp_path: P
     assert "Background on this error" not in str(raised.value)
 
 
-def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/serving.db"
-    AlertStore(url, retention_days=1, max_alerts=1).close()
-    with sqlite3.connect(tmp_path / "serving.db") as connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'z999'")
+def test_a_store_of_a_newer_version_is_refused(store_url: str) -> None:
+    AlertStore(store_url, retention_days=1, max_alerts=1).close()
+    sql(store_url, "UPDATE alembic_version SET version_num = 'z999'")
     with pytest.raises(StoreError, match="newer kubehabit"):
-        AlertStore(url, retention_days=1, max_alerts=1)
+        AlertStore(store_url, retention_days=1, max_alerts=1)
 
 
 def test_moments_are_exact_microseconds() -> None:
@@ -144,29 +223,32 @@ def test_moments_are_exact_microseconds() -> None:
     assert microseconds(moment.astimezone(timezone(timedelta(hours=5)))) == 1795444272575126
 
 
-def test_a_store_of_the_first_version_is_brought_up_to_date_with_all_it_holds(tmp_path: Path) -> None:
+def migrate(url: str, revision: str, down: bool = False) -> None:
     from alembic import command
     from alembic.config import Config
-    from sqlalchemy import create_engine
 
     import serving
 
-    url = f"sqlite:///{tmp_path}/serving.db"
-    old = create_engine(url)
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
     config = Config()
     config.set_main_option("script_location", str(Path(serving.__file__).parent / "migrations"))
-    with old.begin() as connection:
+    with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "a001")
-    old.dispose()
-    with sqlite3.connect(tmp_path / "serving.db") as connection:
-        document = alert(1).model_dump_json(by_alias=True, exclude={"audit_ids"})
-        connection.execute(
-            "INSERT INTO alerts VALUES (7, 'a1', 'alice', 3, 1, 2, 9000000000000000, ?)", [document]
-        )
-        connection.execute("INSERT INTO alert_events VALUES (1, 7, 'id-a1', 1)")
-    connection.close()
-    store = AlertStore(url, retention_days=1, max_alerts=10)
+        (command.downgrade if down else command.upgrade)(config, revision)
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date_with_all_it_holds(store_url: str) -> None:
+    migrate(store_url, "a001")
+    document = alert(1).model_dump_json(by_alias=True, exclude={"audit_ids"})
+    sql(
+        store_url,
+        "INSERT INTO alerts VALUES (7, 'a1', 'alice', 3, 1, 2, 9000000000000000, :document)",
+        document=document,
+    )
+    sql(store_url, "INSERT INTO alert_events VALUES (1, 7, 'id-a1', 1)")
+    if store_url.startswith("postgresql"):  # as if they had been numbered by it
+        sql(store_url, "SELECT setval('alerts_number_seq', 7), setval('alert_events_position_seq', 1)")
+    store = AlertStore(store_url, retention_days=1, max_alerts=10)
     found = store.get("a1")
     assert found is not None
     assert found.audit_ids == ["id-a1"]
@@ -174,3 +256,187 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_with_all_it_holds(tm
     put(store, alert(2))
     assert [(change.position, change.alert.id) for change in store.changes(7)] == [(8, "a2")]
     store.close()
+
+
+def test_the_schema_can_go_all_the_way_back(store_url: str) -> None:
+    AlertStore(store_url, retention_days=1, max_alerts=1).close()
+    migrate(store_url, "base", down=True)
+    names = set(sa.inspect(sa.create_engine(store_url, poolclass=sa.NullPool)).get_table_names())
+    assert names <= {"alembic_version", "sqlite_sequence"}
+
+
+def test_text_that_no_database_can_hold_is_in_no_alert(store: AlertStore) -> None:
+    put(store, alert(1))
+    assert store.get("a1\0") is None
+    assert store.page(principal="alice\0").alerts == []
+    assert store.page(principal="alice").alerts != []
+
+
+def test_a_failure_is_counted(store: AlertStore) -> None:
+    failed: list[str] = []
+    store.on_error = failed.append
+
+    def fail(opened: Callable[[], Any]) -> None:
+        with opened() as connection:
+            connection.execute(sa.text("SELECT no_such_column FROM alerts"))
+
+    for opened in (store.transaction, store.reading):
+        with pytest.raises(StoreError, match="cannot be"):
+            fail(opened)
+    assert failed == ["write", "read"]
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_database_write_one_after_the_other(postgres: Postgres) -> None:
+    url = postgres.database()
+    with ThreadPoolExecutor(4) as pool:  # all at once, on an empty database
+        stores = list(pool.map(lambda _: AlertStore(url, retention_days=1, max_alerts=1000), range(4)))
+
+        def raise_alerts(worker: int) -> None:
+            for number in range(20):
+                put(stores[worker], alert(100 * worker + number, principal=f"user-{number}"))
+
+        list(pool.map(raise_alerts, range(4)))
+    changes = stores[0].changes(0, limit=1000)
+    assert [change.position for change in changes] == list(range(1, 81))
+    assert len({change.alert.id for change in changes}) == 80
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.slow
+def test_who_lost_the_server_goes_on_when_it_is_back_and_nothing_acknowledged_is_missing() -> None:
+    server = Postgres()
+    try:
+        server.start()
+        store = AlertStore(server.database(), retention_days=1, max_alerts=1000)
+        acknowledged = []
+        for number in range(30):
+            put(store, alert(number))
+            acknowledged.append(f"a{number}")
+        server.kill()
+        with pytest.raises(StoreError, match="Check the database server"):
+            put(store, alert(30))
+        with pytest.raises(StoreError, match="cannot be read"):
+            store.page()
+        server.start()
+        assert [one.id for one in store.page(limit=500).alerts] == acknowledged[::-1]
+        put(store, alert(31))
+        assert store.page(limit=1).alerts[0].id == "a31"
+        store.close()
+    finally:
+        server.stop()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_it_writes_has_stored_all_it_acknowledged(store_url: str) -> None:
+    code = (
+        "import sys\n"
+        "from serving.store import AlertStore\n"
+        "from tests.serving.test_store import alert, put\n"
+        "store = AlertStore(sys.argv[1], retention_days=90, max_alerts=100000)\n"
+        "for number in range(100000):\n"
+        "    put(store, alert(number))\n"
+        "    print(f'a{number}', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, store_url], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert process.stdout is not None
+    acknowledged = [process.stdout.readline().strip() for _ in range(25)]
+    process.send_signal(signal.SIGKILL)
+    acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
+    process.wait()
+    store = AlertStore(store_url, retention_days=90, max_alerts=100_000)
+    found = [one.id for one in store.page(limit=100_000).alerts][::-1]
+    assert found[: len(acknowledged)] == acknowledged
+    assert len(found) - len(acknowledged) in (0, 1)  # one may be stored whose acknowledgement did not get out
+    put(store, alert(-1))
+    store.close()
+
+
+def test_two_dispatchers_never_send_the_same_entry(store_url: str) -> None:
+    sink = settings_of(type="webhook", url="http://127.0.0.1:9")
+    stores = [AlertStore(store_url, retention_days=1, max_alerts=1000) for _ in range(2)]
+    outboxes = [Outbox(store, [sink]) for store in stores]
+    with stores[0].writing() as writer:
+        for number in range(40):
+            one = alert(number, principal=f"user-{number}")
+            outboxes[0].note(writer, writer.put(None, one, []), one)
+    sent: list[list[str]] = [[], []]
+    start = threading.Barrier(2)
+
+    def work(index: int) -> None:
+        start.wait()
+        while (entry := outboxes[index].next(sink)) is not None:
+            sent[index].append(entry.update.alert.id)
+            time.sleep(0.001)
+            outboxes[index].done(sink, entry, delivered=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+    assert sorted(sent[0] + sent[1]) == sorted(f"a{number}" for number in range(40))
+    for store in stores:
+        store.close()
+
+
+def test_a_claim_passes_on_when_its_holder_gives_it_back_or_is_gone(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving.sinks import outbox as outbox_module
+
+    clock = [datetime.now(UTC)]
+    monkeypatch.setattr(outbox_module, "now", lambda: clock[0])
+    sink = settings_of(type="webhook", url="http://127.0.0.1:9", timeout_seconds=10)
+    store = AlertStore(store_url, retention_days=1, max_alerts=1000)
+    first, second = Outbox(store, [sink]), Outbox(store, [sink])
+    with store.writing() as writer:
+        first.note(writer, writer.put(None, alert(1), []), alert(1))
+    clock[0] += timedelta(seconds=1)
+    assert first.next(sink) is not None
+    assert second.next(sink) is None
+    assert first.next(sink) is not None  # another attempt of the same
+    clock[0] += timedelta(seconds=39)
+    assert second.next(sink) is None
+    clock[0] += timedelta(seconds=2)
+    assert second.next(sink) is not None  # the first must have died
+    assert first.next(sink) is None
+    second.release()
+    assert first.next(sink) is not None
+    store.close()
+
+
+@pytest.mark.slow
+def test_an_alert_that_grows_while_another_process_notes_it_as_sent_is_sent_again(postgres: Postgres) -> None:
+    url = postgres.database()
+    sink = settings_of(type="webhook", url="http://127.0.0.1:9", repeat_minutes=0)
+    stores = [AlertStore(url, retention_days=1, max_alerts=1000) for _ in range(2)]
+    scoring, sending = (Outbox(store, [sink]) for store in stores)
+    small, large = (alert(1).model_copy(update={"action_count": count}) for count in (1, 2))
+    with stores[0].writing() as writer:
+        number = writer.put(None, small, [])
+        scoring.note(writer, number, small)
+    entry = sending.next(sink)
+    assert entry is not None
+    with stores[0].writing() as writer:
+        writer.put(number, large, [])
+        scoring.note(writer, number, large)
+        # It cannot be seen yet that the alert has grown.
+        noting = threading.Thread(target=sending.done, args=(sink, entry), kwargs={"delivered": True})
+        noting.start()
+        noting.join(0.3)
+    noting.join(DEADLINE)
+    again = sending.next(sink)
+    assert again is not None
+    assert again.update.alert.action_count == 2
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.parametrize("url", ["mysql+pymysql://me:hunter2@h/d", "postgresql+psycopg2://me:hunter2@h/d"])
+def test_a_database_or_driver_that_is_not_there_is_named(url: str) -> None:
+    with pytest.raises(
+        StoreError, match=r"SQLite or PostgreSQL|kubehabit\[postgres\]|is not installed"
+    ) as raised:
+        AlertStore(url, retention_days=1, max_alerts=1)
+    assert "hunter2" not in str(raised.value)
