@@ -67,6 +67,7 @@ _QUERY_VALUE = re.compile("=[^&]*")
 _PROXY_DEPTH = 4
 _MEMO_LIMIT = 100_000
 _INTERNED_LIMIT = 2_000_000
+_PRINCIPALS_LIMIT = 100_000
 _GENERATIONS = count(1)
 """Numbers no two sets of codes share, whichever encoder made them: a vocabulary may serve several encoders in turn."""
 
@@ -469,7 +470,8 @@ class ActionEncoder:
         return self.interners["verb"].code(verb), self.interners["code"].code(code), verb in WRITES
 
     def _keep_bounded(self) -> None:
-        if sum(len(interner.values) for interner in self.interners.values()) > _INTERNED_LIMIT:
+        interned = sum(len(interner.values) for interner in self.interners.values())
+        if interned > _INTERNED_LIMIT or len(self.principals) > _PRINCIPALS_LIMIT:
             self._forget_values()
         memos: tuple[Sized, ...] = (
             *(self._principal, self._name, self._path, self._uri, self._query, self._keys),

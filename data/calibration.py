@@ -190,7 +190,7 @@ class Deeds:
     @classmethod
     def of(
         cls,
-        known: Sequence[Familiarity],
+        known: Familiarity,
         tokens: npt.NDArray[np.integer[Any]],
         vocabulary: Vocabulary,
         principals: Sequence[str],
@@ -198,13 +198,12 @@ class Deeds:
         sensitivity: npt.NDArray[np.int8],
     ) -> Deeds:
         """From what the habits knew before each action and its tokens, int [N, F]."""
-        count = len(known)
         return cls(
             principals=principals,
             kinds=kinds,
-            levels=np.array([novelty_levels(row) for row in known], np.int8).reshape(count, len(_ATTRIBUTES)),
-            own=np.array([row.own for row in known], np.int64).reshape(count, len(_ATTRIBUTES)),
-            actions=np.array([row.actions for row in known], np.int64),
+            levels=novelty_levels(known),
+            own=known.own,
+            actions=known.actions,
             resource=tokens[:, FIELDS.index("resource")].astype(np.int64),
             for_others=acts_for_others(tokens, vocabulary, kinds),
             sensitivity=sensitivity,

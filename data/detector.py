@@ -12,14 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS, STATIC_FIELDS, ActionBatch, ActionEncoder, gap_codes, stable_hash
+from data.actions import FIELDS, STATIC_FIELDS, ActionBatch, ActionEncoder, stable_hash
 from data.bundle import Bundle
 from data.calibration import Deeds
 from data.events import AuditEvent
 from data.evidence import Accumulator
-from data.habits import ATTRIBUTES, Familiarity, Habits, attribute_hashes
+from data.habits import ATTRIBUTES, LIMIT, Familiarity, Habits, attribute_hashes
+from data.principals import Principal, PrincipalTable
 from data.sensitivity import Sensitivity
-from data.vocabulary import SPECIALS
+from data.windows import Cut, Windows
 
 SEVERITIES = ("none", "low", "medium", "high", "critical")
 _BATCH = 256
@@ -33,6 +34,7 @@ _KIND_OF_DEED = [
 ]
 
 Ints = npt.NDArray[np.int64]
+Hashes = npt.NDArray[np.uint64]
 Nll = npt.NDArray[np.float32]
 
 
@@ -156,54 +158,55 @@ class Scores:
     explanations: dict[int, Explanation] = field(default_factory=dict)
 
 
-class Windows:
-    """The last actions of each principal, from which the window of every new action is cut."""
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """Who acted, as columns over the actions of a batch."""
 
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self._tokens: dict[str, npt.NDArray[np.int16]] = {}
-        self._last: dict[str, int] = {}
+    names: list[str]
+    kinds: list[str]
+    groups: list[str]
+    ids: Ints
+    group_ids: Ints
+    name_hashes: Hashes
+    group_hashes: Hashes
 
-    def seed(self, name: str, tokens: npt.NDArray[np.int16], last: int) -> None:
-        """Give a principal its context."""
-        self._tokens[name] = tokens[-(self.window - 1) :]
-        self._last[name] = last
 
-    def append(self, names: Sequence[str], tokens: npt.NDArray[np.int32], time: Ints) -> tuple[Ints, Ints]:
-        """Add new actions and return the window that ends with each.
+class _Known:
+    """What is looked up of each principal, once: the encoder's table of principals as columns."""
 
-        Args:
-            names: principal of each action.
-            tokens: int32 [N, F]; the gap column is filled in here.
-            time: int64 [N], microseconds.
+    def __init__(self, table: PrincipalTable) -> None:
+        self._table = table
+        self._generation = -1
+        self._texts: list[tuple[str, str, str]] = []
+        self._ids = np.empty((0, 2), np.int64)
+        self._hashes = np.empty((0, 2), np.uint64)
 
-        Returns:
-            windows int64 [N, W, F] padded with 0 at the end, and lengths int64 [N].
-        """
-        count = len(names)
-        out = np.zeros((count, self.window, tokens.shape[1]), np.int64)
-        lengths = np.empty(count, np.int64)
-        rows_of: dict[str, list[int]] = {}
-        for row, name in enumerate(names):
-            rows_of.setdefault(name, []).append(row)
-        empty = np.empty((0, tokens.shape[1]), np.int16)
-        for name, listed in rows_of.items():
-            rows = np.array(listed)
-            times = time[rows]
-            last = self._last.get(name)
-            gaps = np.maximum(np.diff(times, prepend=times[0] if last is None else last), 0)
-            if last is None:
-                gaps[0] = -1
-            tokens[rows, -1] = gap_codes(gaps) + len(SPECIALS)
-            before = self._tokens.get(name, empty)
-            block = np.concatenate([before, tokens[rows].astype(np.int16)])
-            for offset, row in enumerate(listed, len(before) + 1):
-                cut = block[max(0, offset - self.window) : offset]
-                out[row, : len(cut)] = cut
-                lengths[row] = len(cut)
-            self._tokens[name] = block[-(self.window - 1) :].copy()
-            self._last[name] = int(times[-1])
-        return out, lengths
+    def of(self, batch: ActionBatch, generation: int) -> _Who:
+        """Columns of a batch."""
+        if self._generation != generation:
+            self._generation = generation
+            self._texts, self._ids, self._hashes = [], self._ids[:0], self._hashes[:0]
+        if len(self._texts) < len(batch.principals):
+            self._learn(batch.principals[len(self._texts) :])
+        codes = batch.principal
+        texts = [self._texts[code] for code in codes.tolist()]
+        names, kinds, groups = map(list, zip(*texts, strict=True)) if texts else ([], [], [])
+        ids, hashes = self._ids[codes], self._hashes[codes]
+        return _Who(names, kinds, groups, ids[:, 0], ids[:, 1], hashes[:, 0], hashes[:, 1])
+
+    def _learn(self, principals: Sequence[Principal]) -> None:
+        table = self._table
+        groups = [table.group(principal) for principal in principals]
+        self._texts += [(one.name, one.kind, group) for one, group in zip(principals, groups, strict=True)]
+        ids = [
+            (table.ids.get(one.name, 0), table.groups.get(group, 0))
+            for one, group in zip(principals, groups, strict=True)
+        ]
+        hashes = [
+            (stable_hash(one.name), stable_hash(group)) for one, group in zip(principals, groups, strict=True)
+        ]
+        self._ids = np.concatenate([self._ids, np.array(ids, np.int64)])
+        self._hashes = np.concatenate([self._hashes, np.array(hashes, np.uint64)])
 
 
 class Detector:
@@ -213,13 +216,12 @@ class Detector:
         self.bundle = bundle
         self.model: Model = model or OnnxModel(str(bundle.model_path), threads)
         self.encoder = ActionEncoder(bundle.settings)
-        self.habits: Habits = bundle.habits.copy()
+        self.habits: Habits = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
         self.accumulator = Accumulator(bundle.calibration.horizons)
         self.windows = Windows(bundle.window)
         for name, tokens in bundle.warmup.tokens.items():
             self.windows.seed(name, tokens, bundle.warmup.last[name])
-        self._who: list[tuple[int, int, str, np.uint64, np.uint64]] = []
-        self._generation = -1
+        self._known = _Known(bundle.principals)
         sizes = bundle.vocabulary.sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
 
@@ -232,33 +234,23 @@ class Detector:
         batch = self.encoder.encode(events)
         vocabulary, calibration = self.bundle.vocabulary, self.bundle.calibration
         tokens = vocabulary.encode(batch, self.encoder)
-        who = self._identities(batch)
-        names = [batch.principals[code].name for code in batch.principal]
-        kinds: list[str] = [batch.principals[code].kind for code in batch.principal]
-        groups = [who[code][2] for code in batch.principal]
-        windows, lengths = self.windows.append(names, tokens, batch.time)
-        ids = np.array([who[code][0] for code in batch.principal], np.int64)
-        group_ids = np.array([who[code][1] for code in batch.principal], np.int64)
-        nll = self._reconstruct(windows, lengths, ids, group_ids)
-        known = self.habits.observe(
-            attribute_hashes(batch, self.encoder),
-            np.array([who[code][3] for code in batch.principal], np.uint64),
-            np.array([who[code][4] for code in batch.principal], np.uint64),
-        )
+        who = self._known.of(batch, self.encoder.generation)
+        cut = self.windows.cut(who.names, tokens, batch.time)
+        nll = self._reconstruct(cut, who.ids, who.group_ids)
+        known = self.habits.observe(attribute_hashes(batch, self.encoder), who.name_hashes, who.group_hashes)
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
-        deeds = Deeds.of(known, tokens, vocabulary, names, kinds, sensitivity)
+        deeds = Deeds.of(known, tokens, vocabulary, who.names, who.kinds, sensitivity)
         weighed = calibration.weigh(nll, deeds)
-        sums = self.accumulator.add(
-            names, batch.time, weighed.new, weighed.wrong, calibration.thresholds(kinds)
-        )
-        evidence, threshold = calibration.verdict(sums, kinds)
+        limits = calibration.thresholds(who.kinds)
+        sums = self.accumulator.add(who.names, batch.time, weighed.new, weighed.wrong, limits)
+        evidence, threshold = calibration.verdict(sums, who.kinds)
         flagged = evidence >= threshold
-        kind_of_deed = deeds.levels[:, _KIND_OF_DEED].max(axis=1, initial=0)
+        hits = np.flatnonzero(flagged)
         scores = Scores(
             event=batch.event,
-            principal=names,
-            kind=kinds,
-            group=groups,
+            principal=who.names,
+            kind=who.kinds,
+            group=who.groups,
             time=batch.time.view("M8[us]"),
             nll=nll,
             surprise=nll.sum(axis=1),
@@ -268,44 +260,24 @@ class Detector:
             threshold=threshold,
             flagged=flagged,
             sensitivity=sensitivity,
-            severity=[
-                severity_of(bool(hit), float(value / limit), int(level), int(new))
-                for hit, value, limit, level, new in zip(
-                    flagged, evidence, threshold, sensitivity, kind_of_deed, strict=True
-                )
-            ],
+            severity=["none"] * len(batch),
             folded=batch.folded,
             dropped=batch.dropped,
         )
-        hits = np.flatnonzero(flagged)
         if len(hits):
-            log_probs = self._alternatives(windows[hits], lengths[hits], ids[hits], group_ids[hits])
+            kind_of_deed = deeds.levels[:, _KIND_OF_DEED].max(axis=1)
+            log_probs = self._alternatives(cut, hits, who.ids, who.group_ids)
             for row, hit in enumerate(hits.tolist()):
+                times = float(evidence[hit] / threshold[hit])
+                scores.severity[hit] = severity_of(True, times, int(sensitivity[hit]), int(kind_of_deed[hit]))
                 scores.explanations[hit] = self._explain(
-                    batch, hit, nll[hit], log_probs[row], known[hit], groups[hit]
+                    batch, hit, nll[hit], log_probs[row], known, who.groups[hit]
                 )
         return scores
 
-    def _identities(self, batch: ActionBatch) -> list[tuple[int, int, str, np.uint64, np.uint64]]:
-        """(principal id, group id, group, hash of name, hash of group) for each entry of the encoder's table."""
-        if self._generation != self.encoder.generation:
-            self._generation, self._who = self.encoder.generation, []
-        table = self.bundle.principals
-        for principal in batch.principals[len(self._who) :]:
-            group = table.group(principal)
-            self._who.append(
-                (
-                    table.ids.get(principal.name, 0),
-                    table.groups.get(group, 0),
-                    group,
-                    np.uint64(stable_hash(principal.name)),
-                    np.uint64(stable_hash(group)),
-                )
-            )
-        return self._who
-
-    def _reconstruct(self, windows: Ints, lengths: Ints, ids: Ints, groups: Ints) -> Nll:
+    def _reconstruct(self, cut: Cut, ids: Ints, groups: Ints) -> Nll:
         """NLL of the newest action of each window, float32 [N, F]; equal windows of one principal are computed once."""
+        windows = cut.tokens()
         if not len(windows):
             return np.empty((0, len(FIELDS)), np.float32)
         keyed = np.concatenate(
@@ -321,24 +293,18 @@ class Detector:
         parts = []
         for begin in range(0, len(first), _BATCH):
             rows = first[begin : begin + _BATCH]
-            nll, _, _ = self.model(windows[rows], lengths[rows], ids[rows], groups[rows], newest)
+            nll, _, _ = self.model(windows[rows], cut.lengths[rows], ids[rows], groups[rows], newest)
             parts.append(nll[:, 0])
         computed: Nll = np.concatenate(parts)[inverse]
         return computed
 
-    def _alternatives(self, windows: Ints, lengths: Ints, ids: Ints, groups: Ints) -> npt.NDArray[np.float32]:
-        """Log-probabilities of all tokens for the newest action, float32 [N, V]."""
+    def _alternatives(self, cut: Cut, rows: Ints, ids: Ints, groups: Ints) -> npt.NDArray[np.float32]:
+        """Log-probabilities of all tokens for the newest action of some windows, float32 [n, V]."""
         newest = np.zeros(1, np.int64)
-        parts = [
-            self.model(
-                windows[i : i + _BATCH],
-                lengths[i : i + _BATCH],
-                ids[i : i + _BATCH],
-                groups[i : i + _BATCH],
-                newest,
-            )[2][:, 0]
-            for i in range(0, len(windows), _BATCH)
-        ]
+        parts = []
+        for begin in range(0, len(rows), _BATCH):
+            at = rows[begin : begin + _BATCH]
+            parts.append(self.model(cut.tokens(at), cut.lengths[at], ids[at], groups[at], newest)[2][:, 0])
         return np.concatenate(parts)
 
     def _values(self, batch: ActionBatch, row: int) -> dict[str, str]:
@@ -369,14 +335,14 @@ class Detector:
             HabitReason(
                 attribute=name,
                 value=" ".join(values[part] for part in parts),
-                times_before=known.own[index],
-                actions_before=known.actions,
-                peers_with=known.peers[index],
+                times_before=int(known.own[row, index]),
+                actions_before=int(known.actions[row]),
+                peers_with=int(known.peers[row, index]),
                 peers=max(members - is_member, 0),
-                anyone_with=known.anyone[index],
+                anyone_with=int(known.anyone[row, index]),
             )
             for index, (name, parts) in enumerate(ATTRIBUTES.items())
-            if not known.own[index]
+            if not known.own[row, index]
         ]
         habits.sort(key=lambda reason: (reason.peers_with, reason.anyone_with))
         why = self.bundle.sensitivity.look_up(tuple(values[name] for name in Sensitivity.FIELDS))[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,20 @@ INCIDENT_SECONDS = 600
 
 _LIMIT = 500_000
 """Principals remembered; those longest quiet are forgotten first, half of them at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What has added up of K principals, as a plain array: what may be kept elsewhere while they are quiet.
+
+    Attributes:
+        names: who, length K.
+        rows: float64 [K, 1 + 2 * horizons], time of the last evidence in microseconds since 1970 UTC; then for each horizon
+            the sums of what was new and of what was not reconstructed, as of that time, decades.
+    """
+
+    names: list[str]
+    rows: Floats
 
 
 class Accumulator:
@@ -78,6 +93,27 @@ class Accumulator:
                 if limits is not None and self._starts_anew[i] and together >= limits[row, i]:
                     sums[1 + 2 * i] = sums[2 + 2 * i] = 0.0
         return out
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def sums(self, principals: Sequence[str] | None = None) -> Sums:
+        """What has added up of some principals, or of all; those of whom nothing has are left out."""
+        held = self._sums
+        names = [name for name in (held if principals is None else principals) if name in held]
+        rows = np.array([held[name] for name in names]).reshape(len(names), 1 + 2 * len(self.horizons))
+        return Sums(names, rows)
+
+    def take(self, principals: Sequence[str]) -> Sums:
+        """Remove some principals and return what has added up of them."""
+        taken = self.sums(principals)
+        for name in taken.names:
+            del self._sums[name]
+        return taken
+
+    def put(self, sums: Sums) -> None:
+        """Give back what `sums` or `take` returned; what has added up since is replaced."""
+        self._sums.update(zip(sums.names, sums.rows.tolist(), strict=True))
 
     def _keep_bounded(self) -> None:
         if len(self._sums) >= _LIMIT:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.actions import STATIC_FIELDS, ActionBatch, ActionEncoder, stable_hash
+from data.counts import Counts
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "verb_resource": ("verb", "resource"),
@@ -44,7 +45,11 @@ CONTENTS = ("traits", "images")
 MATURE = 100
 """Actions from which what a principal does has a shape of its own; before, it is judged by what its peers do."""
 
+LIMIT = 8_000_000
+"""Most entries that live habits keep, if their bundle has not more already; with their free places that is 270 MB at most."""
+
 Hashes = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _MIX_2 = np.uint64(0xBF58476D1CE4E5B9)
 _SHIFT_A, _SHIFT_B = np.uint64(29), np.uint64(32)
@@ -80,19 +85,39 @@ def attribute_hashes(batch: ActionBatch, encoder: ActionEncoder) -> Hashes:
 
 @dataclass(frozen=True, slots=True)
 class Familiarity:
-    """How often an action's attributes were seen before it, each int64 [attributes].
+    """How often the attributes of N actions were seen before them.
 
     Attributes:
-        own: by the principal itself, number of actions.
-        peers: number of other principals of its peer group that ever did.
-        anyone: number of principals that ever did.
-        actions: earlier actions of the principal (scalar).
+        own: int64 [N, attributes], earlier actions of the principal itself.
+        peers: int64 [N, attributes], other principals of its peer group that ever did; 0 where the attribute is not new to the
+            principal, for nobody asks then.
+        anyone: int64 [N, attributes], principals that ever did; 0 as before.
+        actions: int64 [N], earlier actions of the principal.
     """
 
-    own: list[int]
-    peers: list[int]
-    anyone: list[int]
-    actions: int
+    own: Ints
+    peers: Ints
+    anyone: Ints
+    actions: Ints
+
+    def __getitem__(self, rows: Ints | slice) -> Familiarity:
+        """That of some of the actions."""
+        return Familiarity(self.own[rows], self.peers[rows], self.anyone[rows], self.actions[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class OwnHabits:
+    """Counts that belong to single principals, as plain arrays of one length: what may be kept elsewhere while they are quiet.
+
+    Attributes:
+        principal: uint64, stable hash of the name.
+        key: uint64, of an attribute of that principal.
+        count: int64, its actions that had it.
+    """
+
+    principal: Hashes
+    key: Hashes
+    count: Ints
 
 
 class Habits:
@@ -100,14 +125,30 @@ class Habits:
 
     One table maps a 64-bit key to a count. Keys are salted by level: own (principal, attribute) -> actions;
     peers (group, attribute) and anyone (attribute) -> number of distinct principals; own of the principal alone -> its actions.
+
+    The table also knows whose an entry is, if it was made by `observe` or `put`: those of a quiet principal can be taken out and
+    put back. Of what a bundle brought along the owners are not known; it stays.
+
+    Args:
+        limit: most entries; with more, those that were counted least are forgotten, a quarter of all at a time.
     """
 
-    def __init__(self, table: dict[int, int] | None = None) -> None:
-        self.table: dict[int, int] = table if table is not None else {}
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self._table = Counts()
+        self._code_of: dict[int, int] = {}
+        self._owners: list[int] = []  # by code
+        self._free: list[int] = []  # codes without an owner
 
-    def observe(
-        self, attributes: Hashes, principal: npt.NDArray[np.uint64], group: npt.NDArray[np.uint64]
-    ) -> list[Familiarity]:
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the table."""
+        return self._table.nbytes
+
+    def observe(self, attributes: Hashes, principal: Hashes, group: Hashes) -> Familiarity:
         """Count actions in order; return what was known before each.
 
         Args:
@@ -115,50 +156,90 @@ class Habits:
             principal: stable hash of each action's principal, uint64 [N].
             group: stable hash of its peer group, uint64 [N].
         """
-        table = self.table
-        get = table.get
-        own_keys = mix(mix(_OWN, principal)[:, None], attributes).tolist()
-        peer_keys = mix(mix(_PEERS, group)[:, None], attributes).tolist()
-        any_keys = mix(_ANYONE, attributes).tolist()
-        self_keys = mix(_MEMBER, principal).tolist()
-        result = []
-        for own_row, peer_row, any_row, self_key in zip(
-            own_keys, peer_keys, any_keys, self_keys, strict=True
-        ):
-            actions = get(self_key, 0)
-            table[self_key] = actions + 1
-            own, peers, anyone = [], [], []
-            for own_key, peer_key, any_key in zip(own_row, peer_row, any_row, strict=True):
-                times = get(own_key, 0)
-                table[own_key] = times + 1
-                others, everybody = get(peer_key, 0), get(any_key, 0)
-                own.append(times)
-                if times:  # itself is one of those counted
-                    peers.append(others - 1)
-                    anyone.append(everybody - 1)
-                else:
-                    table[peer_key] = others + 1
-                    table[any_key] = everybody + 1
-                    peers.append(others)
-                    anyone.append(everybody)
-            result.append(Familiarity(own, peers, anyone, actions))
-        return result
+        rows, width = attributes.shape
+        keys = np.empty((rows, width + 1), np.uint64)
+        keys[:, :width] = mix(mix(_OWN, principal)[:, None], attributes)
+        keys[:, width] = mix(_MEMBER, principal)
+        owners = np.repeat(self._owner_codes(principal), width + 1)
+        before = self._table.add(keys.ravel(), owners).reshape(rows, width + 1)
+        own, actions = before[:, :width], before[:, width]
+        peers, anyone = np.zeros_like(own), np.zeros_like(own)
+        # A principal is counted once with its peers and with everybody: when it does what it never did.
+        new = np.nonzero(own == 0)
+        if len(new[0]):
+            what = attributes[new]
+            shared = np.concatenate([mix(mix(_PEERS, group[new[0]]), what), mix(_ANYONE, what)])
+            peers[new], anyone[new] = np.split(self._table.add(shared), 2)
+        if self.limit is not None and len(self._table) > self.limit:
+            self._table.forget_rare(self.limit - self.limit // 4)
+        return Familiarity(own, peers, anyone, actions)
+
+    def take(self, principals: Hashes) -> OwnHabits:
+        """Remove what is known to belong to some principals and return it. Walks the whole table: take many at a time.
+
+        Args:
+            principals: uint64, stable hashes of their names.
+        """
+        goes = np.zeros(len(self._owners), bool)
+        codes = [self._code_of.pop(one) for one in principals.tolist() if one in self._code_of]
+        goes[codes] = True
+        keys, counts, owners = self._table.take(goes)
+        self._free += codes
+        return OwnHabits(self._named(owners), keys, counts)
+
+    def put(self, own: OwnHabits) -> None:
+        """Give back what `take` or `own` returned; what was counted in between adds up."""
+        self._table.put(own.key, own.count, self._owner_codes(own.principal))
+
+    def own(self) -> OwnHabits:
+        """All entries whose owner is known, in the order of their keys."""
+        keys, counts, owners = self._table.entries()
+        known = owners >= 0
+        return OwnHabits(self._named(owners[known]), keys[known], counts[known])
+
+    def others(self) -> npt.NDArray[np.uint64]:
+        """All entries whose owner is not known, as `to_array`."""
+        keys, counts, owners = self._table.entries()
+        nobody = owners < 0
+        return np.stack([keys[nobody], counts[nobody].astype(np.uint64)], axis=1)
 
     def to_array(self) -> npt.NDArray[np.uint64]:
-        """Sorted keys and counts, uint64 [K, 2]."""
-        keys = np.fromiter(self.table.keys(), np.uint64, len(self.table))
-        counts = np.fromiter(self.table.values(), np.uint64, len(self.table))
-        order = np.argsort(keys)
-        return np.stack([keys[order], counts[order]], axis=1)
+        """Sorted keys and counts of all entries, uint64 [K, 2]."""
+        keys, counts, _ = self._table.entries()
+        return np.stack([keys, counts.astype(np.uint64)], axis=1)
 
     @classmethod
     def from_array(cls, saved: npt.NDArray[np.uint64]) -> Habits:
-        """Inverse of `to_array`."""
-        return cls(dict(zip(saved[:, 0].tolist(), saved[:, 1].tolist(), strict=True)))
+        """Inverse of `to_array`; the owners of the entries are not known then."""
+        habits = cls()
+        habits._table = Counts(int(1.2 * len(saved)))
+        habits._table.put(saved[:, 0], saved[:, 1], None)
+        return habits
 
-    def copy(self) -> Habits:
-        """Independent copy."""
-        return Habits(dict(self.table))
+    def copy(self, limit: int | None = None) -> Habits:
+        """Independent copy, with a limit of its own."""
+        other = Habits(limit)
+        other._table = self._table.copy()
+        other._code_of, other._owners = dict(self._code_of), list(self._owners)
+        other._free = list(self._free)
+        return other
+
+    def _named(self, codes: npt.NDArray[np.int32]) -> Hashes:
+        """Principal of each code, uint64 [K]."""
+        return np.array(self._owners, np.uint64)[codes] if len(codes) else np.empty(0, np.uint64)
+
+    def _owner_codes(self, principals: Hashes) -> npt.NDArray[np.int32]:
+        """Code of each principal in the table, int32 [N]; new ones get the next."""
+        known = self._code_of
+        codes = []
+        for one in principals.tolist():
+            code = known.get(one)
+            if code is None:
+                code = self._free.pop() if self._free else len(self._owners)
+                self._owners[code : code + 1] = [one]
+                known[one] = code
+            codes.append(code)
+        return np.array(codes, np.int32)
 
 
 _NAMES = list(ATTRIBUTES)
@@ -203,9 +284,7 @@ def roots(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     return out
 
 
-def novelty_levels(known: Familiarity) -> list[int]:
-    """Per attribute: 0 known to the principal, 1 new to it, 2 new to its peers as well, 3 new to everybody."""
-    return [
-        0 if own else 1 if peers else 2 if anyone else 3
-        for own, peers, anyone in zip(known.own, known.peers, known.anyone, strict=True)
-    ]
+def novelty_levels(known: Familiarity) -> npt.NDArray[np.int8]:
+    """0 for an attribute known to the principal, 1 new to it, 2 to its peers as well, 3 to everybody. int8 [N, attributes]."""
+    new = np.where(known.peers > 0, 1, np.where(known.anyone > 0, 2, 3))
+    return np.where(known.own > 0, 0, new).astype(np.int8)

@@ -28,7 +28,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from data.actions import FIELDS, ActionBatch, ActionEncoder, stable_hash
 from data.calibration import Calibration, Deeds, Weighed
 from data.dataset import ActionTable, build, load
-from data.detector import Model, Windows
+from data.detector import Model
 from data.errors import KubehabitError
 from data.events import AuditEvent
 from data.evidence import Accumulator
@@ -36,6 +36,7 @@ from data.habits import Habits, attribute_hashes
 from data.home import home
 from data.reader import DeadLetterFile, read_events
 from data.sensitivity import Sensitivity
+from data.windows import Windows
 from training import ablation_report, registry
 from training.calibrate import CalibrationConfig, HeldBack, cut_windows, fit
 from training.demo import Recordings

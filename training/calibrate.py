@@ -245,13 +245,13 @@ def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], np
     for begin in range(0, len(order), _CHUNK):
         rows = order[begin : begin + _CHUNK]
         known = habits.observe(table.attributes[rows], names[rows], groups[rows])
-        levels[rows] = [novelty_levels(row) for row in known]
-        actions[rows] = [row.actions for row in known]
+        levels[rows] = novelty_levels(known)
+        actions[rows] = known.actions
         mine = np.flatnonzero(late[rows])
         at = rows[mine]
         held.append(
             Deeds.of(
-                [known[i] for i in mine.tolist()],
+                known[mine],
                 table.tokens[at],
                 table.vocabulary,
                 table.name[at].tolist(),

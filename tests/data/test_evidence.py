@@ -85,6 +85,18 @@ def test_a_late_event_neither_fades_nor_revives() -> None:
     assert add(accumulator, ("alice", 0, 1.0, 1.0))[0, 0] == pytest.approx(3.0)
 
 
+def test_a_quiet_principals_sums_can_be_kept_elsewhere() -> None:
+    rows = [("alice", 0, 2.0, 3.0), ("bob", 1, 1.0, 1.0)]
+    whole, parted = Accumulator((60.0, 600.0)), Accumulator((60.0, 600.0))
+    add(whole, *rows)
+    add(parted, *rows)
+    taken = parted.take(["alice", "nobody"])
+    assert (taken.names, len(parted)) == (["alice"], 1)
+    parted.put(taken)
+    later = [("alice", 30, 1.0, 1.0), ("bob", 31, 1.0, 1.0)]
+    assert add(parted, *later).tolist() == add(whole, *later).tolist()
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("abc"), st.floats(0, 500), st.floats(0, 9), st.floats(0, 9)),
@@ -104,7 +116,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.evidence._LIMIT", 100)
     accumulator = Accumulator((60.0,))
     add(accumulator, *[(f"p{i}", float(i), 1.0, 1.0) for i in range(1000)])
-    assert len(accumulator._sums) <= 100
+    assert len(accumulator) <= 100
     assert add(accumulator, ("p999", 999.0, 1.0, 1.0))[0, 0] == pytest.approx(
         2.0
     )  # who was active is remembered

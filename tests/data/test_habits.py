@@ -18,7 +18,7 @@ from tests.data.samples import event
 NAMES = list(ATTRIBUTES)
 
 
-def observe(habits: Habits, *lines: tuple[str, bytes]) -> list[Familiarity]:
+def observe(habits: Habits, *lines: tuple[str, bytes]) -> Familiarity:
     """Events by (principal, line); everybody is in one peer group but `outsider`."""
     encoder = ActionEncoder()
     batch = encoder.encode(decode_lines([line for _, line in lines]).events)
@@ -46,30 +46,71 @@ def test_counts_are_those_before_each_action() -> None:
     known = observe(
         Habits(), ("a", pods(1)), ("a", pods(2)), ("a", secret(1)), ("b", secret(2)), ("outsider", secret(3))
     )
-    assert [row.own[own] for row in known] == [0, 1, 0, 0, 0]
-    assert [row.actions for row in known] == [0, 1, 2, 0, 0]
-    assert [row.peers[own] for row in known] == [0, 0, 0, 1, 0]
-    assert [row.anyone[own] for row in known] == [0, 0, 0, 1, 2]
+    assert known.own[:, own].tolist() == [0, 1, 0, 0, 0]
+    assert known.actions.tolist() == [0, 1, 2, 0, 0]
+    assert known.peers[:, own].tolist() == [0, 0, 0, 1, 0]
+    assert known.anyone[:, own].tolist() == [0, 0, 0, 1, 2]
 
 
 def test_novelty_is_graded_by_whom_it_is_new_to() -> None:
     known = observe(Habits(), ("a", secret(1)), ("b", secret(2)), ("outsider", secret(3)), ("a", secret(4)))
-    levels = [novelty_levels(row)[NAMES.index("object")] for row in known]
-    assert levels == [3, 1, 2, 0]
+    assert novelty_levels(known)[:, NAMES.index("object")].tolist() == [3, 1, 2, 0]
 
 
 def test_habits_survive_being_saved() -> None:
     habits = Habits()
     observe(habits, ("a", pods(1)), ("b", secret(1)))
     again = Habits.from_array(habits.to_array())
-    assert again.table == habits.table
-    assert observe(again, ("a", pods(2)))[0].own == observe(habits.copy(), ("a", pods(2)))[0].own
+    assert again.to_array().tolist() == habits.to_array().tolist()
+    assert again.own().key.tolist() == []
+    first, second = (observe(one, ("a", pods(2)), ("b", pods(3))) for one in (again, habits))
+    assert first.own.tolist() == second.own.tolist()
+    assert first.peers.tolist() == second.peers.tolist()
 
 
 def test_a_copy_learns_on_its_own() -> None:
     habits = Habits()
     observe(habits.copy(), ("a", pods(1)))
-    assert habits.table == {}
+    assert len(habits) == 0
+
+
+def test_a_quiet_principals_habits_can_be_kept_elsewhere() -> None:
+    habits, kept = Habits(), Habits()
+    for one in (habits, kept):
+        observe(one, ("a", pods(1)), ("b", secret(1)), ("a", pods(2)))
+    taken = kept.take(np.array([stable_hash("a")], np.uint64))
+    assert set(taken.principal.tolist()) == {stable_hash("a")}
+    assert stable_hash("a") not in kept.own().principal.tolist()
+    assert len(kept) + len(taken.key) == len(habits)
+    observe(kept, ("c", pods(4)))  # takes the free code, not the habits
+    observe(habits, ("c", pods(4)))
+    kept.put(taken)
+    assert kept.to_array().tolist() == habits.to_array().tolist()
+    own, same = kept.own(), habits.own()
+    assert sorted(zip(own.principal, own.key, own.count, strict=True)) == sorted(
+        zip(same.principal, same.key, same.count, strict=True)
+    )
+    known = observe(kept, ("a", pods(5)), ("c", secret(6)))
+    assert known.actions.tolist() == [2, 1]
+    assert known.own[0].min() == 2
+
+
+def test_memory_is_bounded_by_what_was_counted_least() -> None:
+    habits = Habits(limit=400)
+    for number in range(30):
+        observe(habits, ("a", pods(2 * number)), ("a", secret(2 * number + 1)))
+    often = len(habits)
+    for number in range(100):
+        observe(
+            habits,
+            (
+                f"p{number}",
+                event(auditID=f"x{number}", objectRef={"resource": f"r{number}", "namespace": f"n{number}"}),
+            ),
+        )
+        assert len(habits) <= 400
+    assert often < 300
+    assert observe(habits, ("a", pods(1000))).own[0, NAMES.index("object")] == 30
 
 
 def test_hashes_are_the_same_in_every_process() -> None:

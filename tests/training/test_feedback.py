@@ -92,12 +92,11 @@ def test_a_habit_is_learned_by_its_principal_and_not_by_its_peers(
     learned.count_into(habits)
     peers = np.array([stable_hash("group:all")] * 2, np.uint64)
     who = np.array([stable_hash(busy), stable_hash("somebody-else")], np.uint64)
-    own, other = habits.observe(learned.attributes[[0, 0]], who, peers)
-    assert all(own.own)
-    assert not any(other.own)
-    assert (
-        max(other.peers) <= 1
-    )  # only what `own` just did as a member of that group, and nothing from feedback
+    known = habits.observe(learned.attributes[[0, 0]], who, peers)
+    assert known.own[0].all()
+    assert not known.own[1].any()
+    # Only what the first just did as a member of that group, and nothing from feedback.
+    assert known.peers[1].max() <= 1
 
 
 def test_one_entry_teaches_no_more_than_its_share_and_the_report_says_so(

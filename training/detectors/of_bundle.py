@@ -28,8 +28,7 @@ class _BundleNovelty(BaselineDetector):
 
     def _levels(self, stretch: Stretch) -> Floats:
         known = self._habits.observe(stretch.attributes, stretch.name_hash, stretch.group_hash)
-        levels = np.array([novelty_levels(row) for row in known], np.float64)
-        return levels.reshape(len(stretch), len(ATTRIBUTES))
+        return novelty_levels(known).astype(np.float64)
 
 
 class BundleNoveltyCount(_BundleNovelty):

@@ -1,0 +1,190 @@
+"""Counts of 64-bit keys in flat arrays: a hash table that looks up, counts and grows by whole batches.
+
+A dictionary of Python integers takes about 100 bytes an entry, this about 28, and a batch of thousands of keys costs a few array
+operations. Open addressing with linear probing (Knuth, TAOCP volume 3, 6.4); keys are taken to be well mixed hashes.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+import numpy.typing as npt
+
+Keys = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
+
+NOBODY = -1
+"""Owner of an entry that belongs to no one in particular."""
+
+_LEAST = 1024
+_FULL = 0.7
+"""Share of places taken from which on the table grows: beyond it, searches become long."""
+_GROWTH = 1.5
+_MOST = np.iinfo(np.uint32).max
+_HALF = np.uint64(32)
+_NEVER_EMPTY = np.uint64(1)
+_SALT = np.uint64(secrets.randbits(64) | 1)
+"""New in every process: who knows how keys are made must not be able to crowd one place and make all searches long."""
+
+
+class Counts:
+    """Key -> count, up to 2^32 - 1 and no further, with an owner for each entry.
+
+    Key 0 marks an empty place; a hash that is 0 is taken for 1.
+    """
+
+    __slots__ = ("_counts", "_keys", "_owners", "_size")
+
+    def __init__(self, entries: int = 0) -> None:
+        """Make room for so many entries."""
+        self._allocate(entries)
+
+    def _allocate(self, entries: int) -> None:
+        places = max(_LEAST, int(entries / _FULL) + 1)
+        self._keys = np.zeros(places, np.uint64)
+        self._counts = np.zeros(places, np.uint32)
+        self._owners = np.full(places, NOBODY, np.int32)
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return self._keys.nbytes + self._counts.nbytes + self._owners.nbytes
+
+    def get(self, keys: Keys) -> Ints:
+        """Count of each key, 0 for one that is not there. int64 [n]."""
+        at, found = self._find(np.maximum(keys, _NEVER_EMPTY))
+        return np.where(found, self._counts[at], 0).astype(np.int64)
+
+    def add(self, keys: Keys, owners: npt.NDArray[np.int32] | None = None) -> Ints:
+        """Count each key once more, in order.
+
+        Args:
+            keys: uint64 [n]; a key may occur several times.
+            owners: int32 [n], to whom an entry belongs that is made now.
+
+        Returns:
+            The count of each before, those of earlier places in `keys` included. int64 [n].
+        """
+        if not len(keys):
+            return np.empty(0, np.int64)
+        keys = np.maximum(keys, _NEVER_EMPTY)
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+        begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+        times = np.diff(begins, append=len(keys))
+        distinct = ordered[begins]
+        at, found = self._find(distinct)
+        counts = np.where(found, self._counts[at], 0).astype(np.int64)
+        before = np.empty(len(keys), np.int64)
+        before[order] = np.repeat(counts - begins, times) + np.arange(len(keys))
+        self._counts[at[found]] = np.minimum(counts[found] + times[found], _MOST)
+        if not found.all():
+            new = ~found
+            whose = None if owners is None else owners[order[begins[new]]]
+            self._insert(distinct[new], times[new], whose)
+        return before
+
+    def put(self, keys: Keys, counts: npt.NDArray[np.integer], owners: npt.NDArray[np.int32] | None) -> None:
+        """Add entries; counts of a key that is there already add up.
+
+        Args:
+            keys: uint64 [n], each once.
+            counts: [n], from 1.
+            owners: int32 [n], of the entries that are new; None for nobody.
+        """
+        keys = np.maximum(keys, _NEVER_EMPTY)
+        at, found = self._find(keys)
+        both = self._counts[at[found]].astype(np.int64) + counts[found].astype(np.int64)
+        self._counts[at[found]] = np.minimum(both, _MOST)
+        new = ~found
+        self._insert(keys[new], counts[new], None if owners is None else owners[new])
+
+    def entries(self) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
+        """Keys, counts and owners of all entries, in the order of their keys."""
+        places = np.flatnonzero(self._keys)
+        places = places[np.argsort(self._keys[places])]
+        return self._keys[places], self._counts[places].astype(np.int64), self._owners[places]
+
+    def take(self, owned: npt.NDArray[np.bool_]) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
+        """Remove the entries of some owners and return them; costs a walk over the whole table.
+
+        Args:
+            owned: bool [owners], whether the entries of each owner go.
+        """
+        places = np.flatnonzero(self._keys)
+        owners = self._owners[places]
+        goes = (owners >= 0) & owned[np.maximum(owners, 0)] if len(owned) else np.zeros(len(places), bool)
+        gone = places[goes]
+        taken = self._keys[gone], self._counts[gone].astype(np.int64), self._owners[gone]
+        self._keep(places[~goes])
+        return taken
+
+    def forget_rare(self, entries: int) -> None:
+        """Drop what was counted least until at most so many entries are left: what happened once says least."""
+        places = np.flatnonzero(self._keys)
+        if len(places) <= entries:
+            return
+        often = np.argsort(self._counts[places], kind="stable")[len(places) - entries :]
+        self._keep(places[often])
+
+    def copy(self) -> Counts:
+        """Independent copy."""
+        other = Counts.__new__(Counts)
+        other._keys, other._counts = self._keys.copy(), self._counts.copy()
+        other._owners, other._size = self._owners.copy(), self._size
+        return other
+
+    def _keep(self, places: Ints) -> None:
+        """Build the table anew from some of its places: removing entries one by one would break the search for others."""
+        keys, counts, owners = self._keys[places], self._counts[places], self._owners[places]
+        self._allocate(int(len(keys) * _GROWTH))
+        self._insert(keys, counts, owners)
+
+    def _home(self, keys: Keys) -> Ints:
+        """Place at which the search for each key begins: its salted upper half, scaled to the size of the table."""
+        return ((((keys * _SALT) >> _HALF) * np.uint64(len(self._keys))) >> _HALF).astype(np.int64)
+
+    def _find(self, keys: Keys) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Place of each key and whether it is there; if not, the empty place where its search ended."""
+        at = self._home(keys)
+        held = self._keys[at]
+        open_ = np.flatnonzero((held != keys) & (held != 0))
+        last = len(self._keys) - 1
+        while len(open_):
+            places = at[open_]
+            places = np.where(places == last, 0, places + 1)
+            at[open_] = places
+            here = self._keys[places]
+            held[open_] = here
+            open_ = open_[(here != keys[open_]) & (here != 0)]
+        return at, held == keys
+
+    def _insert(
+        self,
+        keys: Keys,
+        counts: npt.NDArray[np.integer],
+        owners: npt.NDArray[np.int32] | None,
+    ) -> None:
+        """Add entries that are not there, each once."""
+        if not len(keys):
+            return
+        if self._size + len(keys) > _FULL * len(self._keys):
+            old = np.flatnonzero(self._keys)
+            held = self._keys[old], self._counts[old], self._owners[old]
+            self._allocate(max(self._size + len(keys), int(_FULL * _GROWTH * len(self._keys))))
+            self._insert(*held)
+        self._size += len(keys)
+        rest = np.arange(len(keys))
+        while len(rest):
+            at, _ = self._find(keys[rest])
+            self._keys[at] = keys[rest]  # of several that end at one place, the last gets it
+            won = self._keys[at] == keys[rest]
+            places, rows = at[won], rest[won]
+            self._counts[places] = np.minimum(counts[rows], _MOST)
+            self._owners[places] = NOBODY if owners is None else owners[rows]
+            rest = rest[~won]
