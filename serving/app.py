@@ -175,19 +175,19 @@ def _load_in_background(
 ) -> None:
     loop = asyncio.get_running_loop()
 
-    def done(engine: Engine | None, error: BaseException | None) -> None:
-        if engine is not None:
-            service.use(engine)
-        else:
+    def done(error: BaseException | None) -> None:
+        if error is not None:
             service.reason = str(error)
         if on_loaded is not None:
             on_loaded(error)
 
     def work() -> None:
         try:
-            loop.call_soon_threadsafe(done, load(), None)
+            service.use(load())
         except BaseException as error:  # whatever it is, somebody must be told
-            loop.call_soon_threadsafe(done, None, error)
+            loop.call_soon_threadsafe(done, error)
+        else:
+            loop.call_soon_threadsafe(done, None)
 
     # A daemon: a registry that does not answer must not hold up the end of the process.
     threading.Thread(target=work, name="loading", daemon=True).start()
@@ -264,10 +264,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def audit(request: Request) -> Response:
         """Take a batch from kube-apiserver's audit webhook.
 
-        The answer is an empty object, sent when the alerts of the batch are durable. A batch that is sent again is
-        recognised and raises nothing twice.
+        The answer is an empty object, sent when the batch is durable: its events are scored whatever happens then. Events that
+        are sent again are recognised, by all they say, and are scored once.
         """
-        await service.score(request, "/v1/audit")
+        await service.take(request, "/v1/audit")
         return _json({})
 
     @app.get("/v1/alerts", tags=["alerts"])

@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serving.engine import Batch, ModelInfo
+from serving.pipeline import Pipeline
 from serving.sinks.outbox import Outbox
 from serving.store import StoreError
 
@@ -70,19 +71,27 @@ class Metrics:
         )
         for operation in ("read", "write"):
             self._store_errors.labels(operation)
-        for outcome in ("scored", "folded", "rejected"):
+        for outcome in ("scored", "folded", "repeated", "rejected"):
             self._events.labels(
                 outcome
             )  # a counter that is missing until it is not zero cannot be alerted on
         for severity in ("low", "medium", "high", "critical"):
             self._alerts.labels(severity)
 
-    def batch(self, batch: Batch, rejected: int) -> None:
-        """Count one scored batch."""
+    def rejected(self, events: int) -> None:
+        """Count events that could not be read."""
+        self._events.labels("rejected").inc(events)
+
+    def intake(self, pipeline: Pipeline) -> None:
+        """Begin to tell of the journal and of what waits to be scored."""
+        self._registry.register(_Intake(pipeline))
+
+    def batch(self, batch: Batch, repeated: int) -> None:
+        """Count what was scored, and the events that had been sent before."""
         scored = batch.count("scored")
         self._events.labels("scored").inc(scored)
         self._events.labels("folded").inc(len(batch.results) - scored)
-        self._events.labels("rejected").inc(rejected)
+        self._events.labels("repeated").inc(repeated)
         self._flagged.inc(sum(result.get("flagged", False) for result in batch.results))
         self._scoring.observe(batch.seconds)
         for alert in batch.raised:
@@ -124,6 +133,29 @@ class Metrics:
     def render(self) -> bytes:
         """Text in Prometheus' exposition format."""
         return generate_latest(self._registry)
+
+
+class _Intake(Collector):
+    """What waits to be scored, and what the journal takes, when Prometheus asks."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures now."""
+        backlog, journal = self._pipeline.backlog(), self._pipeline.journal
+        yield GaugeMetricFamily(
+            "kubehabit_backlog_batches", "Durable batches that wait to be scored.", value=backlog.batches
+        )
+        yield GaugeMetricFamily(
+            "kubehabit_backlog_seconds", "How long the first of them waits.", value=backlog.seconds
+        )
+        yield GaugeMetricFamily("kubehabit_journal_bytes", "What the journal takes.", value=journal.used)
+        yield GaugeMetricFamily(
+            "kubehabit_journal_max_bytes",
+            "What it may take before batches are refused.",
+            value=journal.max_bytes,
+        )
 
 
 class _Depths(Collector):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import Request
@@ -14,18 +15,23 @@ from data.events import Decoded, decode_body
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult
+from serving.journal import Journal, JournalError, Record, record
 from serving.metrics import Metrics
+from serving.pipeline import Pipeline
 from serving.problems import ProblemError
+from serving.repeats import Repeats
 from serving.retention import Retention
 from serving.settings import Settings
 from serving.sinks.dispatch import Dispatcher
 from serving.stream import Stream
 
 _log = logging.getLogger("kubehabit.api")
+_RECEIVING = 2
+"""Threads that decode bodies: more would wait for one another, decoding needs the interpreter."""
 
 
 class Service:
-    """What the routes share: the engine once there is one, and the single thread that works for it."""
+    """What the routes share: the engine once there is one, and the way of batches to it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -38,12 +44,17 @@ class Service:
         self.stream = Stream()
         self.dispatcher: Dispatcher | None = None
         self._retention: Retention | None = None
-        # One thread: the detector's state depends on the order of events, and the event loop stays free to answer.
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="scoring")
+        self.pipeline: Pipeline | None = None
+        # The event loop stays free to answer while a large body is decoded.
+        self._receiving = ThreadPoolExecutor(_RECEIVING, thread_name_prefix="receiving")
         self._waiting = 0
 
     def use(self, engine: Engine) -> None:
-        """Serve an engine from now on."""
+        """Serve an engine from now on.
+
+        Raises:
+            JournalError: the journal cannot be opened.
+        """
         if self._retention is None:
             engine.store.on_error = self.metrics.store_error
             self._retention = Retention(engine.store)
@@ -54,8 +65,20 @@ class Service:
             self.dispatcher.start()
         if self.dispatcher is not None:
             engine.note = self.dispatcher.outbox.note
-        self.engine = engine
+        if self.pipeline is None:
+            self.pipeline = self._begin(engine)
+        self.pipeline.engine = self.engine = engine
         self.metrics.served(engine.model)
+
+    def _begin(self, engine: Engine) -> Pipeline:
+        """Go on where the journal says the process before ended."""
+        settings = self.settings.journal
+        journal = Journal(settings.resolved_path, settings.max_bytes)
+        repeats = Repeats(settings.remembered_events)
+        pipeline = Pipeline(engine, journal, repeats, self.dead_letters, self._tell)
+        self.metrics.intake(pipeline)
+        pipeline.start()
+        return pipeline
 
     def ready(self) -> Engine:
         """The engine.
@@ -89,46 +112,78 @@ class Service:
         return b"".join(chunks)
 
     async def score(self, request: Request, source: str) -> tuple[Decoded, Batch]:
-        """Decode, score and store what a request carries, off the event loop and in order of arrival.
+        """Take in what a request carries and score it when its turn comes.
 
         Raises:
-            ProblemError: no model, too much, unreadable, or too many requests waiting.
+            ProblemError: no model, too much, unreadable, no room in the journal, or too many requests waiting.
         """
-        engine = self.ready()
+        async with self._turn() as pipeline:
+            decoded, record = await self._decoded(request, source)
+            if record is None:
+                return decoded, Batch([], [], [], 0.0)
+            return decoded, await asyncio.wrap_future(pipeline.score(record, decoded))
+
+    async def take(self, request: Request, source: str) -> None:
+        """Take in what a request carries; it is durable when this returns.
+
+        Raises:
+            ProblemError: as for `score`.
+        """
+        async with self._turn() as pipeline:
+            decoded, record = await self._decoded(request, source)
+            if record is not None:
+                await asyncio.wrap_future(pipeline.take(record, decoded))
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[Pipeline]:
+        """One of the requests that may be in work at the same time; failures of the journal become problems."""
+        self.ready()
+        assert self.pipeline is not None
         if self._waiting >= self.settings.limits.waiting_requests:
             detail = "Too many batches wait to be scored: send them again later, or fewer at a time."
             raise ProblemError(503, detail, {"Retry-After": "1"})
         self._waiting += 1
         try:
             self.metrics.waiting(self._waiting)
-            body = await self.body(request)
-            encoding = request.headers.get("content-encoding", "")
-            work = partial(self._score, engine, body, encoding, source)
-            return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+            yield self.pipeline
+        except JournalError as error:
+            raise ProblemError(503, str(error), {"Retry-After": "5"}) from error
         finally:
             self._waiting -= 1
             self.metrics.waiting(self._waiting)
 
-    def _score(self, engine: Engine, body: bytes, encoding: str, source: str) -> tuple[Decoded, Batch]:
-        decoded = decode_body(decompress(body, encoding, self.settings.limits.decompressed_bytes))
+    async def _decoded(self, request: Request, source: str) -> tuple[Decoded, Record | None]:
+        body = await self.body(request)
+        work = partial(self._decode, body, request.headers.get("content-encoding", ""), source)
+        return await asyncio.get_running_loop().run_in_executor(self._receiving, work)
+
+    def _decode(self, body: bytes, encoding: str, source: str) -> tuple[Decoded, Record | None]:
+        """Decode a body, so that what cannot be read is refused; nothing needs to be kept of a body without events."""
+        plain = decompress(body, encoding, self.settings.limits.decompressed_bytes)
+        decoded = decode_body(plain)
         if decoded.dead:
             self.dead_letters.add_all(source, decoded.dead)
-        batch = engine.score(decoded.events)
+            self.metrics.rejected(len(decoded.dead))
+        return decoded, record(source, body, encoding, plain) if decoded.events else None
+
+    def _tell(self, batch: Batch, repeated: int) -> None:
+        """Let everybody know what was scored; on the scoring thread."""
         if batch.raised or batch.grown:
             self.stream.notify()
             if self.dispatcher is not None:
                 self.dispatcher.wake()
-        self.metrics.batch(batch, len(decoded.dead))
+        self.metrics.batch(batch, repeated)
         for alert in batch.raised:
             _log.warning(
                 "alert raised",
                 extra={"alert": alert.id, "principal": alert.principal, "severity": alert.severity},
             )
-        return decoded, batch
 
     def close(self) -> None:
         """Finish the batch in progress and give everything back."""
-        self._worker.shutdown(wait=True)
+        self._receiving.shutdown(wait=True)
+        if self.pipeline is not None:
+            self.pipeline.close()
         if self.dispatcher is not None:
             self.dispatcher.close()
         if self._retention is not None:

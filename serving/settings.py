@@ -75,6 +75,24 @@ class LimitSettings(_Section):
         return int(self.decompressed_mb * MEBIBYTE)
 
 
+class JournalSettings(_Section):
+    """Where batches are kept until they are scored, and how much of them."""
+
+    path: Path | None = None
+    max_mb: Annotated[float, Field(gt=0)] = 1024
+    remembered_events: Annotated[int, Field(ge=1)] = 2_000_000
+
+    @property
+    def resolved_path(self) -> Path:
+        """Folder of the journal."""
+        return self.path or home() / "journal"
+
+    @property
+    def max_bytes(self) -> int:
+        """Most the journal may take, bytes."""
+        return int(self.max_mb * MEBIBYTE)
+
+
 class DeadLetterSettings(_Section):
     """Where events go that could not be read."""
 
@@ -113,6 +131,7 @@ class Settings(BaseSettings):
     alerts: AlertSettings = AlertSettings()
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
+    journal: JournalSettings = JournalSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     explain: Path | None = None
     sinks: list[AnySinkSettings] = []

@@ -18,6 +18,7 @@ from serving.app import create_app
 from serving.engine import Engine
 from serving.settings import Settings
 from serving.store import StoreError
+from tests.serving.conftest import settle
 from tests.serving.fakes import ndjson, raw_event, secret_event
 
 MEDIA_TYPE = "application/problem+json"
@@ -189,10 +190,11 @@ def test_no_body_makes_the_service_fail(client: TestClient, body: bytes, encodin
 # -- webhook ----------------------------------------------------------------------------------------------------
 
 
-def test_the_webhook_gets_an_empty_object_after_its_alerts_are_stored(client: TestClient) -> None:
+def test_the_webhook_gets_an_empty_object_and_its_alerts_follow(client: TestClient) -> None:
     batch = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": [secret_event()]}
     answer = client.post("/v1/audit?timeout=30s", json=batch)
     assert (answer.status_code, answer.json()) == (200, {})
+    settle(client)
     assert client.get("/v1/alerts").json()["alerts"][0]["auditIDs"] == ["id-0"]
 
 
@@ -204,6 +206,7 @@ def test_a_batch_sent_again_raises_nothing_twice(client: TestClient) -> None:
     }
     for _ in range(3):
         assert client.post("/v1/audit", json=batch).status_code == 200
+    settle(client)
     [alert] = client.get("/v1/alerts").json()["alerts"]
     assert alert["actionCount"] == 2
 
@@ -341,7 +344,8 @@ def test_metrics_count_events_alerts_and_requests(client: TestClient) -> None:
     text = client.get("/metrics").text
     for line in (
         'kubehabit_events_total{outcome="scored"} 2.0',
-        'kubehabit_events_total{outcome="folded"} 1.0',
+        'kubehabit_events_total{outcome="folded"} 0.0',
+        'kubehabit_events_total{outcome="repeated"} 1.0',
         'kubehabit_events_total{outcome="rejected"} 1.0',
         'kubehabit_alerts_total{severity="high"} 1.0',
         "kubehabit_scoring_seconds_count 1.0",

@@ -1,0 +1,443 @@
+"""The journal: batches that were taken in, on disk before anybody is told so, until the state that stands for them is.
+
+A folder of segments. Each begins with a magic line and eight random bytes, its mark; each record in it is
+
+    mark 8s | sequence u64 | arrived u64 | stored u32 | size u32 | checksum u32 | encoding u8 | source u8 | header checksum u32
+    source | body, compressed
+
+little-endian. A record that a crash cut off is the last one, was never acknowledged, and is cut away at the next start. What is
+damaged with good records after it is no crash: it is told as an error, and the good records are read. The mark is random so that
+no body can hold what looks like a record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import mmap
+import os
+import secrets
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import zstandard
+
+from data.errors import KubehabitError
+
+_log = logging.getLogger("kubehabit.journal")
+
+_MAGIC = b"kubehabit journal 1\n"
+_MARK_BYTES = 8
+_BODY = len(_MAGIC) + _MARK_BYTES
+_HEADER = struct.Struct("<8sQQIIIBB")
+_CHECKSUM = struct.Struct("<I")
+_HEADER_BYTES = _HEADER.size + _CHECKSUM.size
+_ENCODINGS = ("", "gzip", "zstd")
+_LEVEL = 1
+"""zstd's: 15 times smaller at one microsecond an event; higher levels cost more and gain nothing on audit events."""
+
+_LEAST_COMPRESSED = 256
+_SEGMENT_BYTES = 16 << 20
+_SEGMENTS = 8
+"""Least segments in a full journal: space comes back a segment at a time."""
+
+_SUFFIX = ".journal"
+
+
+class JournalError(KubehabitError):
+    """The journal cannot be opened, read or written."""
+
+
+class JournalFullError(JournalError):
+    """There is no room until more of it is scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record is.
+
+    Attributes:
+        sequence: number of the record, counted from 1 and never used again.
+        segment: number of the first record of its segment.
+        offset: of its header in the segment, bytes.
+        stored: bytes of source and body.
+        arrived: microseconds since 1970 UTC.
+    """
+
+    sequence: int
+    segment: int
+    offset: int
+    stored: int
+    arrived: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A batch as it was taken in.
+
+    Attributes:
+        source: route that took it.
+        arrived: microseconds since 1970 UTC.
+        encoding: Content-Encoding of the body.
+        size: bytes of the body without it.
+        body: the body.
+    """
+
+    source: str
+    arrived: int
+    encoding: str
+    size: int
+    body: bytes
+
+
+def record(source: str, body: bytes, encoding: str, plain: bytes) -> Record:
+    """A batch that arrives now, packed for the journal.
+
+    Args:
+        source: route that took it.
+        body: as sent.
+        encoding: Content-Encoding it came with.
+        plain: the body without it.
+    """
+    name = encoding.strip().lower().removeprefix("x-")
+    if name not in ("gzip", "zstd"):
+        name = ""
+        if len(plain) >= _LEAST_COMPRESSED:
+            name, body = "zstd", zstandard.ZstdCompressor(level=_LEVEL).compress(plain)
+    return Record(source, time.time_ns() // 1000, name, len(plain), body)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    record: Record
+    then: Callable[[Place], None] | None
+    done: Future[Place]
+
+    @property
+    def bytes(self) -> int:
+        return _HEADER_BYTES + len(self.record.source) + len(self.record.body)
+
+
+class Journal:
+    """Appends batches durably; batches that wait at the same time share one write and one fsync.
+
+    Args:
+        folder: made if need be, private to its owner.
+        max_bytes: most that all segments may take together.
+
+    Attributes:
+        last: sequence of the last durable record; 0 before the first.
+
+    Raises:
+        JournalError: the folder cannot be used, or another process uses it.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._segment_bytes = min(_SEGMENT_BYTES, max(max_bytes // _SEGMENTS, _BODY))
+        self._sizes: dict[int, int] = {}
+        self._pending: list[_Waiting] = []
+        self._pending_bytes = 0
+        self._wake = threading.Condition()
+        self._closing = False
+        self._file = -1
+        self._mark = b""
+        self._active = 0
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(self._lock)
+                raise JournalError(
+                    f"Another process uses the journal in {folder}: stop it, or name another folder as journal.path."
+                ) from error
+            self.last = self._recover()
+        except OSError as error:
+            raise JournalError(
+                f"The journal in {folder} cannot be opened ({error.strerror}). Check journal.path and its permissions."
+            ) from error
+        self._writer = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._writer.start()
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """Bytes that the segments take."""
+        with self._wake:
+            return sum(self._sizes.values())
+
+    def append(self, taken: Record, then: Callable[[Place], None] | None = None) -> Future[Place]:
+        """Make a batch durable.
+
+        Args:
+            taken: the batch.
+            then: called once it is, before the future is done; batches are told of in the order of the journal.
+
+        Returns:
+            Done when the batch is on disk; fails with JournalError if it could not be written.
+
+        Raises:
+            JournalFullError: there is no room for it.
+            JournalError: the journal is closed.
+        """
+        waiting = _Waiting(taken, then, Future())
+        waiting.done.set_running_or_notify_cancel()  # whoever gives up waiting does not take the batch back
+        with self._wake:
+            if self._closing:
+                raise JournalError("The service is ending: send the batch again.")
+            if sum(self._sizes.values()) + self._pending_bytes + waiting.bytes > self.max_bytes:
+                raise JournalFullError(
+                    "The journal is full: more arrives than can be scored. Send the batch again later; "
+                    "if this goes on, raise journal.max_mb or serve with more processors."
+                )
+            self._pending.append(waiting)
+            self._pending_bytes += waiting.bytes
+            self._wake.notify()
+        return waiting.done
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._pending and not self._closing:
+                    self._wake.wait()
+                if not self._pending:
+                    return
+                group, self._pending = self._pending, []
+            try:
+                places = self._commit(group)
+            except OSError as error:
+                self._give_up()
+                _log.error("the journal cannot be written", extra={"reason": error.strerror})
+                failure = JournalError(
+                    f"The journal cannot be written ({error.strerror}): check the disk of journal.path. "
+                    "Nothing of this batch was kept: send it again later."
+                )
+                for waiting in group:
+                    waiting.done.set_exception(failure)
+            else:
+                for waiting, place in zip(group, places, strict=True):
+                    if waiting.then is not None:
+                        waiting.then(place)
+                    waiting.done.set_result(place)
+            finally:
+                with self._wake:
+                    self._pending_bytes -= sum(waiting.bytes for waiting in group)
+
+    def _commit(self, group: list[_Waiting]) -> list[Place]:
+        if self._file < 0 or self._sizes[self._active] >= self._segment_bytes:
+            self._begin_segment()
+        size = offset = self._sizes[self._active]
+        sequence = self.last
+        out = bytearray()
+        places = []
+        for waiting in group:
+            sequence += 1
+            taken = waiting.record
+            source = taken.source.encode()
+            checksum = zlib.crc32(taken.body, zlib.crc32(source))
+            stored = len(source) + len(taken.body)
+            code = _ENCODINGS.index(taken.encoding)
+            head = _HEADER.pack(
+                self._mark, sequence, taken.arrived, stored, taken.size, checksum, code, len(source)
+            )
+            out += head + _CHECKSUM.pack(zlib.crc32(head)) + source + taken.body
+            places.append(Place(sequence, self._active, offset, stored, taken.arrived))
+            offset += _HEADER_BYTES + stored
+        view = memoryview(out)
+        while view:
+            view = view[os.pwrite(self._file, view, size + len(out) - len(view)) :]
+        os.fdatasync(self._file)
+        self.last = sequence
+        with self._wake:
+            self._sizes[self._active] = offset
+        return places
+
+    def _begin_segment(self) -> None:
+        self._end_segment()
+        number = self.last + 1
+        mark = secrets.token_bytes(_MARK_BYTES)
+        file = os.open(self._path(number), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(file, _MAGIC + mark)
+            os.fsync(file)
+            self._sync_folder()
+        except OSError:
+            os.close(file)
+            raise
+        self._file, self._mark, self._active = file, mark, number
+        with self._wake:
+            self._sizes[number] = _BODY
+
+    def _end_segment(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _give_up(self) -> None:
+        """After a write that failed nobody knows what is on disk: cut what may be, and begin another segment next time."""
+        if self._file < 0:
+            return
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, self._sizes[self._active])
+        if self._sizes[self._active] > _BODY:  # an empty one would be begun again under the same name
+            self._end_segment()
+
+    def _sync_folder(self) -> None:
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def places(self, after: int) -> Iterator[Place]:
+        """Where the records after one are, in order. Not to be called while records are appended."""
+        numbers = sorted(self._sizes)
+        for number, following in pairwise([*numbers, self.last + 1]):
+            if following - 1 > after:
+                for place in _scan(self._path(number), number)[0]:
+                    if place.sequence > after:
+                        yield place
+
+    def read(self, place: Place) -> Record:
+        """A record.
+
+        Raises:
+            JournalError: it is damaged or gone.
+        """
+        try:
+            with self._path(place.segment).open("rb") as file:
+                file.seek(place.offset)
+                found = _parse(file.read(_HEADER_BYTES + place.stored), 0, None)
+        except OSError as error:
+            raise JournalError(f"Record {place.sequence} cannot be read: {error.strerror}.") from error
+        if found is None or found[0] != place.sequence:
+            raise JournalError(f"Record {place.sequence} is damaged.")
+        return found[1]
+
+    def follow_on(self, sequence: int) -> None:
+        """Number what comes next after a sequence that was used already, if the journal knows of none so high."""
+        self.last = max(self.last, sequence)
+
+    def prune(self, upto: int) -> None:
+        """Delete the segments whose records are all at or before a sequence."""
+        with self._wake:
+            numbers = sorted(self._sizes)
+            gone = [number for number, following in pairwise(numbers) if following - 1 <= upto]
+            # The newest one goes when it is full: else there could be no room for the record that begins another.
+            is_idle = not self._pending_bytes and self.last <= upto
+            if numbers and is_idle and self._sizes[numbers[-1]] >= self._segment_bytes:
+                self._end_segment()
+                gone.append(numbers[-1])
+            for number in gone:
+                del self._sizes[number]
+        for number in gone:
+            self._path(number).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Finish what waits to be written and give the folder back."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._writer.join()
+        self._end_segment()
+        os.close(self._lock)
+
+    # -- start ------------------------------------------------------------------------------------------------
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:020d}{_SUFFIX}"
+
+    def _recover(self) -> int:
+        """List the segments and cut a torn tail. Returns the last sequence used."""
+        paths = sorted(self.folder.glob("*" + _SUFFIX))
+        numbers = [int(path.stem) for path in paths if path.stem.isdecimal()]
+        self._sizes = {number: self._path(number).stat().st_size for number in numbers}
+        if not numbers:
+            return 0
+        number = numbers[-1]
+        places, end = _scan(self._path(number), number)
+        torn = self._sizes[number] - end
+        if torn:
+            _log.warning(
+                "cut off an unfinished record that was never acknowledged",
+                extra={"bytes": torn, "segment": self._path(number).name},
+            )
+            with self._path(number).open("rb+") as file:
+                file.truncate(end)
+                os.fsync(file.fileno())
+        if not places:
+            if end > _BODY:  # somebody may want to look at it
+                self._path(number).rename(self._path(number).with_suffix(".damaged"))
+            else:
+                self._path(number).unlink()
+            del self._sizes[number]
+            return number - 1
+        self._sizes[number] = end
+        return places[-1].sequence
+
+
+def _parse(data: bytes | mmap.mmap, offset: int, mark: bytes | None) -> tuple[int, Record, int] | None:
+    """(sequence, record, bytes stored) at an offset, or None if there is no whole one."""
+    body = offset + _HEADER_BYTES
+    if body > len(data):
+        return None
+    head = data[offset : offset + _HEADER.size]
+    if _CHECKSUM.unpack(data[body - _CHECKSUM.size : body])[0] != zlib.crc32(head):
+        return None
+    found, sequence, arrived, stored, size, checksum, code, source = _HEADER.unpack(head)
+    if (mark is not None and found != mark) or body + stored > len(data) or code >= len(_ENCODINGS):
+        return None
+    whole = data[body : body + stored]
+    if zlib.crc32(whole) != checksum:
+        return None
+    taken = Record(
+        whole[:source].decode(errors="replace"), arrived, _ENCODINGS[code], size, bytes(whole[source:])
+    )
+    return sequence, taken, stored
+
+
+def _scan(path: Path, number: int) -> tuple[list[Place], int]:
+    """Places of the good records of a segment, and where the last of them ends. Damage between them is told as an error."""
+    places: list[Place] = []
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < _BODY:
+            return places, 0
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            mark = data[len(_MAGIC) : _BODY]
+            offset = end = _BODY
+            if data[: len(_MAGIC)] != _MAGIC:
+                _log.error(
+                    "a segment of the journal is damaged: what it held cannot be scored",
+                    extra={"segment": path.name, "bytes": size},
+                )
+                return places, size
+            while offset < size:
+                found = _parse(data, offset, mark)
+                if found is None or found[0] < (places[-1].sequence + 1 if places else number):
+                    offset = data.find(mark, offset + 1)
+                    if offset < 0:
+                        break
+                    continue
+                if offset != end:
+                    _log.error(
+                        "a part of the journal is damaged: what it held cannot be scored",
+                        extra={"segment": path.name, "from": end, "to": offset},
+                    )
+                places.append(Place(found[0], number, offset, found[2], found[1].arrived))
+                offset = end = offset + _HEADER_BYTES + found[2]
+    return places, end

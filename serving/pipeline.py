@@ -1,0 +1,322 @@
+"""From taken in to scored: batches are journalled, then scored in the order of the journal by one thread.
+
+Whoever sent a batch to `/v1/audit` is told once it is durable; what waits is scored several batches at a time, which is what
+makes the engine efficient. While more arrives than is scored, batches wait in the journal and not in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any, TypeVar
+
+from data.errors import KubehabitError
+from data.events import AuditEvent, DeadLetter, Decoded, decode_body
+from serving.alerts import Alert
+from serving.body import decompress
+from serving.dead_letters import BoundedDeadLetters
+from serving.engine import Batch, Engine, EventResult
+from serving.journal import Journal, JournalError, Place, Record
+from serving.repeats import Repeats
+from serving.store import StoreError
+
+_log = logging.getLogger("kubehabit.pipeline")
+_T = TypeVar("_T")
+_TOGETHER = 1024
+"""Events scored at once, if so many wait: enough for the engine to be efficient, few enough to be done within 200 ms."""
+
+_HELD = 8192
+"""Decoded events that wait in memory; those beyond it are decoded again from the journal when their turn comes."""
+
+_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 2.0
+_ENDING = "The service is ending: the batch is kept, and will be scored when it is back."
+
+
+@dataclass(slots=True)
+class _Item:
+    """A durable batch on its way to be scored, or work to be done when its turn comes."""
+
+    place: Place | None
+    arrived: int
+    decoded: Decoded | None = None
+    answer: Future[Batch] | None = None
+    work: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits to be scored: batches, and since when the first of them does (seconds)."""
+
+    batches: int
+    seconds: float
+
+
+class Pipeline:
+    """Takes batches in and scores them, each event once.
+
+    Args:
+        engine: scores them.
+        journal: keeps them until then.
+        repeats: recognises events that were taken in before.
+        dead_letters: where a batch goes that makes the engine fail.
+        scored: told of what was scored and how many events were repeats of earlier ones, on the scoring thread.
+
+    Attributes:
+        engine: may be replaced at any time; the next batch is scored by the new one.
+        position: sequence up to which the journal is scored.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        repeats: Repeats,
+        dead_letters: BoundedDeadLetters,
+        scored: Callable[[Batch, int], None],
+    ) -> None:
+        self.engine = engine
+        self.journal = journal
+        self.repeats = repeats
+        self.position = 0
+        self._dead_letters = dead_letters
+        self._scored = scored
+        self._queue: deque[_Item] = deque()
+        self._held = 0
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
+
+    def start(self, after: int = 0) -> None:
+        """Begin to score, first what the journal holds after a position."""
+        self.position = after
+        self.journal.follow_on(after)
+        waiting = [_Item(place, place.arrived) for place in self.journal.places(after)]
+        if waiting:
+            _log.info("batches of the journal are scored first", extra={"batches": len(waiting)})
+        self._queue.extend(waiting)
+        self._thread.start()
+
+    # -- in ---------------------------------------------------------------------------------------------------
+
+    def take(self, record: Record, decoded: Decoded) -> Future[Place]:
+        """Keep a batch; done when it is durable, and so will be scored whatever happens.
+
+        Raises:
+            JournalError: it cannot be kept, or (JournalFullError) not now.
+        """
+        return self.journal.append(record, lambda place: self._put(_Item(place, record.arrived, decoded)))
+
+    def score(self, record: Record, decoded: Decoded) -> Future[Batch]:
+        """Keep a batch and score it when its turn comes; done with its verdicts.
+
+        Raises:
+            JournalError: as for `take`; the future may fail with it as well.
+        """
+        answer = _future(Batch)
+        item = _Item(None, record.arrived, decoded, answer)
+
+        def durable(place: Place) -> None:
+            item.place = place
+            self._put(item)
+
+        def refused(done: Future[Place]) -> None:
+            error = done.exception()
+            if error is not None:
+                answer.set_exception(error)
+
+        self.journal.append(record, durable).add_done_callback(refused)
+        return answer
+
+    def between(self, work: Callable[[], _T]) -> Future[_T]:
+        """Do something on the scoring thread, after all that was taken in before and before all that comes after."""
+        done: Future[_T] = Future()
+        done.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:  # whoever waits must be told
+                done.set_exception(error)
+
+        self._put(_Item(None, time.time_ns() // 1000, work=run))
+        return done
+
+    def backlog(self) -> Backlog:
+        """What waits now."""
+        with self._wake:
+            if not self._queue:
+                return Backlog(0, 0.0)
+            return Backlog(len(self._queue), max(time.time() - self._queue[0].arrived / 1e6, 0.0))
+
+    def _put(self, item: _Item) -> None:
+        with self._wake:
+            if item.answer is None and item.decoded is not None:
+                if self._held >= _HELD:
+                    item.decoded = None
+                else:
+                    self._held += len(item.decoded.events)
+            self._queue.append(item)
+            self._wake.notify()
+
+    # -- out --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (items := self._next()) is not None:
+            if items[0].work is not None:
+                items[0].work()
+                continue
+            for item in items:
+                self._load(item)
+            self._score(items)
+            self.position = max(item.place.sequence for item in items if item.place is not None)
+            self.journal.prune(self.position)
+
+    def _next(self) -> list[_Item] | None:
+        """The batches to score next, or one piece of work; None when the service ends."""
+        with self._wake:
+            while not self._queue and not self._closing:
+                self._wake.wait()
+            if self._closing:
+                return None
+            taken: list[_Item] = []
+            events = 0
+            while self._queue and events < _TOGETHER and not (taken and taken[0].work):
+                item = self._queue[0]
+                size = _TOGETHER // 2 if item.decoded is None else len(item.decoded.events)
+                if taken and (item.work is not None or events + size > _TOGETHER):
+                    break
+                taken.append(self._queue.popleft())
+                events += size
+                if item.answer is None and item.decoded is not None:
+                    self._held -= size
+            return taken
+
+    def _load(self, item: _Item) -> None:
+        """Decode what waited in the journal alone. Its dead letters were kept before it was acknowledged."""
+        if item.decoded is not None or item.place is None:
+            return
+        item.decoded = Decoded([], [], [])
+        try:
+            item.decoded = decode_body(_plain(self.journal.read(item.place)))
+        except KubehabitError as error:
+            _log.error(
+                "a batch cannot be scored", extra={"record": item.place.sequence, "reason": str(error)}
+            )
+
+    def _score(self, items: Sequence[_Item]) -> None:
+        events: list[AuditEvent] = []
+        for item in items:
+            if item.decoded is not None:
+                events += item.decoded.events
+        engine = self.engine
+        try:
+            first = self.repeats.first(events)
+            batch = engine.score(list(compress(events, first)))
+        except StoreError as error:
+            _answer(items, error)
+            self._wait_for_store(engine, error)
+            return
+        except Exception as error:
+            _log.exception("batches could not be scored")
+            _answer(items, error)
+            self._keep_dead(items, error)
+            return
+        self._scored(batch, len(events) - len(batch.results))
+        results = _in_place(events, first, batch.results)
+        begin = 0
+        for item in items:
+            end = begin + (0 if item.decoded is None else len(item.decoded.events))
+            if item.answer is not None:
+                item.answer.set_result(_share(batch, results[begin:end]))
+            begin = end
+
+    def _wait_for_store(self, engine: Engine, error: StoreError) -> None:
+        """Try until the alerts are stored: what follows waits in the journal, where nothing is lost."""
+        pause = _PAUSE_SECONDS
+        while True:
+            _log.error("alerts wait for the store", extra={"reason": str(error)})
+            with self._wake:
+                waiting = [item for item in self._queue if item.answer is not None]
+                if self._closing or self._wake.wait_for(lambda: self._closing, pause):
+                    return
+            for item in waiting:
+                _answer([item], error)
+                item.answer = None
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            try:
+                self._scored(engine.score([]), 0)
+            except StoreError as again:
+                error = again
+            else:
+                return
+
+    def _keep_dead(self, items: Sequence[_Item], error: Exception) -> None:
+        for item in items:
+            if item.place is None:
+                continue
+            try:
+                taken = self.journal.read(item.place)
+                letter = DeadLetter(1, f"scoring failed: {type(error).__name__}", _plain(taken))
+            except KubehabitError as gone:
+                _log.error("a batch is lost", extra={"record": item.place.sequence, "reason": str(gone)})
+            else:
+                self._dead_letters.add_all(taken.source, [letter])
+
+    def close(self) -> None:
+        """Finish what is being scored. What waits stays in the journal for the next start."""
+        with self._wake:
+            if self._closing:
+                return
+            self._closing = True
+            self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.journal.close()  # what was about to be written still comes into the queue
+        _answer(list(self._queue), JournalError(_ENDING))
+
+
+def _future(_kind: type[_T]) -> Future[_T]:
+    """A future that its waiter cannot cancel: the batch is scored all the same."""
+    future: Future[_T] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
+def _plain(taken: Record) -> bytes:
+    return decompress(taken.body, taken.encoding, taken.size)
+
+
+def _answer(items: Sequence[_Item], error: Exception) -> None:
+    for item in items:
+        if item.answer is not None:
+            item.answer.set_exception(error)
+
+
+def _in_place(
+    events: Sequence[AuditEvent], first: Sequence[bool], results: list[EventResult]
+) -> list[EventResult]:
+    """Results of all events, those that were sent again among them."""
+    if len(results) == len(events):
+        return results
+    scored = iter(results)
+    return [
+        next(scored) if new else {"auditID": event.auditID, "status": "folded"}
+        for event, new in zip(events, first, strict=True)
+    ]
+
+
+def _share(batch: Batch, results: list[EventResult]) -> Batch:
+    """What of several batches scored together is one's own."""
+    named: set[Any] = {result.get("alertID") for result in results}
+
+    def own(alerts: list[Alert]) -> list[Alert]:
+        return [alert for alert in alerts if alert.id in named]
+
+    return Batch(results, own(batch.raised), own(batch.grown), batch.seconds)
