@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from data.events import AuditEvent
+from data.events import AuditEvent, decode_body
 from serving import pipeline
 from serving.engine import Batch, Engine
-from serving.journal import JournalError
+from serving.journal import JournalError, record
 from serving.service import Service
 from serving.store import StoreError
 from tests.serving.conftest import settle
@@ -234,13 +234,12 @@ def test_whoever_waits_when_the_service_ends_is_told_that_the_batch_is_kept(
     assert held.entered.wait(10)
     service: Service = client.app.state.service  # type: ignore[attr-defined]
     assert service.pipeline is not None
-    from data.events import decode_body
-    from serving.journal import record
-
     body = ndjson([raw_event(1)])
     answer = service.pipeline.score(record("/v1/score", body, "", body), decode_body(body))
     ending = threading.Thread(target=service.close)
     ending.start()
+    while not service.pipeline._closing:
+        threading.Event().wait(0.01)
     held.leave.set()
     ending.join()
     assert isinstance(answer.exception(10), JournalError)
