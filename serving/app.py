@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from data.errors import KubehabitError
-from serving import problems
+from serving import problems, tracing
 from serving.access import Gate
 from serving.alerts import SEVERITIES, Alert, Model
 from serving.engine import Engine, EventResult, ModelInfo
@@ -154,6 +154,8 @@ def create_app(
         summary="Learns the habits of every principal in a Kubernetes cluster, and says when a credential breaks them.",
         lifespan=lifespan,
         redoc_url=None,
+        # Else it begins by itself once anything in the process sets a global provider; see `serving.tracing`.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         responses={
             "4XX": {"description": "What was wrong with the request", "content": _problem_content()},
             "5XX": {"description": "What is wrong here", "content": _problem_content()},
@@ -162,6 +164,8 @@ def create_app(
     app.state.service = service
     problems.install(app)
     app.add_middleware(Gate, settings=settings, metrics=service.metrics)
+    if tracing.is_on():
+        app.add_middleware(tracing.Traced)  # around the gate, whose log lines belong to the trace
     _add_routes(app, service)
     return app
 
@@ -514,6 +518,8 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
     settings = load_settings(settings_path, host=host, port=port)
     listener = _listen(settings.host, settings.port)
     configure(settings.log)
+    if settings.traces.enabled:
+        tracing.start()
     failure: list[BaseException] = []
 
     def loaded(error: BaseException | None) -> None:
@@ -545,6 +551,7 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
     )
     with listener:
         server.run(sockets=[listener])
+    tracing.stop()
     if failure:
         if isinstance(failure[0], KubehabitError):
             raise failure[0]

@@ -25,6 +25,7 @@ from serving.engine import Batch, Engine, EventResult
 from serving.journal import Journal, JournalError, Place, Record
 from serving.repeats import Repeats
 from serving.store import StoreError
+from serving.tracing import current, span
 
 _log = logging.getLogger("kubehabit.pipeline")
 _T = TypeVar("_T")
@@ -48,6 +49,7 @@ class _Item:
     decoded: Decoded | None = None
     answer: Future[Batch] | None = None
     work: Callable[[], None] | None = None
+    caller: object | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Pipeline:
         journal: keeps them until then.
         repeats: recognises events that were taken in before.
         dead_letters: where a batch goes that makes the engine fail.
-        scored: told of what was scored and how many events were repeats of earlier ones, on the scoring thread.
+        scored: told of what was scored, its events, and how many more were repeats of earlier ones, on the scoring thread.
 
     Attributes:
         engine: may be replaced at any time; the next batch is scored by the new one.
@@ -79,7 +81,7 @@ class Pipeline:
         journal: Journal,
         repeats: Repeats,
         dead_letters: BoundedDeadLetters,
-        scored: Callable[[Batch, int], None],
+        scored: Callable[[Batch, Sequence[AuditEvent], int], None],
     ) -> None:
         self.engine = engine
         self.journal = journal
@@ -111,7 +113,8 @@ class Pipeline:
         Raises:
             JournalError: it cannot be kept, or (JournalFullError) not now.
         """
-        return self.journal.append(record, lambda place: self._put(_Item(place, record.arrived, decoded)))
+        item = _Item(None, record.arrived, decoded, caller=current())
+        return self.journal.append(record, lambda place: self._put_durable(item, place))
 
     def score(self, record: Record, decoded: Decoded) -> Future[Batch]:
         """Keep a batch and score it when its turn comes; done with its verdicts.
@@ -120,18 +123,15 @@ class Pipeline:
             JournalError: as for `take`; the future may fail with it as well.
         """
         answer = _future(Batch)
-        item = _Item(None, record.arrived, decoded, answer)
-
-        def durable(place: Place) -> None:
-            item.place = place
-            self._put(item)
+        item = _Item(None, record.arrived, decoded, answer, caller=current())
 
         def refused(done: Future[Place]) -> None:
             error = done.exception()
             if error is not None:
                 answer.set_exception(error)
 
-        self.journal.append(record, durable).add_done_callback(refused)
+        appended = self.journal.append(record, lambda place: self._put_durable(item, place))
+        appended.add_done_callback(refused)
         return answer
 
     def between(self, work: Callable[[], _T]) -> Future[_T]:
@@ -155,6 +155,10 @@ class Pipeline:
                 return Backlog(0, 0.0)
             return Backlog(len(self._queue), max(time.time() - self._queue[0].arrived / 1e6, 0.0))
 
+    def _put_durable(self, item: _Item, place: Place) -> None:
+        item.place = place
+        self._put(item)
+
     def _put(self, item: _Item) -> None:
         with self._wake:
             if item.answer is None and item.decoded is not None:
@@ -174,7 +178,9 @@ class Pipeline:
                 continue
             for item in items:
                 self._load(item)
-            self._score(items)
+            events = sum(len(item.decoded.events) for item in items if item.decoded is not None)
+            with span("score", (item.caller for item in items), batches=len(items), events=events):
+                self._score(items)
             self.position = max(item.place.sequence for item in items if item.place is not None)
             self.journal.prune(self.position)
 
@@ -218,7 +224,8 @@ class Pipeline:
         engine = self.engine
         try:
             first = self.repeats.first(events)
-            batch = engine.score(list(compress(events, first)))
+            fresh = list(compress(events, first))
+            batch = engine.score(fresh)
         except StoreError as error:
             _answer(items, error)
             self._wait_for_store(engine, error)
@@ -228,7 +235,7 @@ class Pipeline:
             _answer(items, error)
             self._keep_dead(items, error)
             return
-        self._scored(batch, len(events) - len(batch.results))
+        self._scored(batch, fresh, len(events) - len(fresh))
         results = _in_place(events, first, batch.results)
         begin = 0
         for item in items:
@@ -251,7 +258,7 @@ class Pipeline:
                 item.answer = None
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             try:
-                self._scored(engine.score([]), 0)
+                self._scored(engine.score([]), [], 0)
             except StoreError as again:
                 error = again
             else:

@@ -112,6 +112,12 @@ class LogSettings(_Section):
     format: Literal["json", "text"] = "json"
 
 
+class TraceSettings(_Section):
+    """OpenTelemetry traces; `OTEL_*` in the environment says the rest."""
+
+    enabled: bool = False
+
+
 class Settings(BaseSettings):
     """All settings of `kubehabit serve`; `configs/serve.yaml` explains each."""
 
@@ -136,6 +142,7 @@ class Settings(BaseSettings):
     explain: Path | None = None
     sinks: list[AnySinkSettings] = []
     log: LogSettings = LogSettings()
+    traces: TraceSettings = TraceSettings()
 
     @field_validator("sinks")
     @classmethod

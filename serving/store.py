@@ -19,6 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from data.errors import KubehabitError
 from serving.alerts import SEVERITIES, Alert
+from serving.tracing import span
 
 _metadata = sa.MetaData()
 _alerts = sa.Table(
@@ -176,7 +177,7 @@ class AlertStore:
         Raises:
             StoreError: the database refused; nothing was written.
         """
-        with self.transaction() as connection:
+        with span("store"), self.transaction() as connection:
             # Whether an action joins an alert, and which change comes last, depends on what others have written by then.
             _take_turn(connection, _WRITERS)
             writer = Writer(connection)
