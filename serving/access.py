@@ -52,9 +52,10 @@ class Gate:
             await (refused or self._app)(scope, receive, note)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.request(route, status)
+            seconds = time.perf_counter() - started
+            self._metrics.request(route, status, seconds)
             level = logging.DEBUG if route in ("/healthz", "/readyz", "/metrics") else logging.INFO
-            milliseconds = round(1000 * (time.perf_counter() - started), 1)
+            milliseconds = round(1000 * seconds, 1)
             # The path without its query: filters name principals.
             extra = {
                 "method": scope["method"],

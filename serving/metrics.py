@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections import Counter as Tally
+from collections.abc import Iterable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from data.events import AuditEvent
+from data.times import parse_times
 from serving.engine import Batch, ModelInfo
 from serving.pipeline import Pipeline
 from serving.sinks.outbox import Outbox
 from serving.store import StoreError
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_LAGS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+_STREAM = "/v1/alerts/stream"
 
 
 class Metrics:
@@ -28,7 +41,21 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
-        self._flagged = Counter("kubehabit_flagged", "Actions that were unusual.", registry=registry)
+        self._flagged = Counter(
+            "kubehabit_flagged", "Actions that were unusual.", ["severity"], registry=registry
+        )
+        self._lag = Histogram(
+            "kubehabit_event_lag_seconds",
+            "From the time the API server gave the oldest event of a batch to its verdict.",
+            buckets=_LAGS,
+            registry=registry,
+        )
+        self._newest = Gauge(
+            "kubehabit_newest_event_seconds",
+            "Time that the API server gave the newest event so far, since 1970.",
+            registry=registry,
+        )
+        self._newest_time = 0.0
         self._scoring = Histogram(
             "kubehabit_scoring_seconds",
             "Time to score one batch and make its alerts durable.",
@@ -44,6 +71,13 @@ class Metrics:
         self._requests = Counter(
             "kubehabit_requests", "Answers, by route and status.", ["route", "status"], registry=registry
         )
+        self._answering = Histogram(
+            "kubehabit_request_seconds",
+            "Time to answer a request, by route.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._waiting = Gauge(
             "kubehabit_waiting_requests", "Batches waiting to be scored.", registry=registry
         )
@@ -52,6 +86,9 @@ class Metrics:
             "1 for the model version that is served.",
             ["name", "version"],
             registry=registry,
+        )
+        self._loaded = Gauge(
+            "kubehabit_model_loaded_seconds", "When that version was loaded, since 1970.", registry=registry
         )
         self._ready = Gauge("kubehabit_ready", "1 when a model is served.", registry=registry)
         self._sinks = Counter(
@@ -77,6 +114,8 @@ class Metrics:
             )  # a counter that is missing until it is not zero cannot be alerted on
         for severity in ("low", "medium", "high", "critical"):
             self._alerts.labels(severity)
+            self._flagged.labels(severity)
+        ProcessCollector(registry=registry)
 
     def rejected(self, events: int) -> None:
         """Count events that could not be read."""
@@ -92,14 +131,29 @@ class Metrics:
         self._events.labels("scored").inc(scored)
         self._events.labels("folded").inc(len(batch.results) - scored)
         self._events.labels("repeated").inc(repeated)
-        self._flagged.inc(sum(result.get("flagged", False) for result in batch.results))
+        flagged = Tally(result["severity"] for result in batch.results if result.get("flagged"))
+        for severity, number in flagged.items():
+            self._flagged.labels(severity).inc(number)
         self._scoring.observe(batch.seconds)
         for alert in batch.raised:
             self._alerts.labels(alert.severity).inc()
 
-    def request(self, route: str, status: int) -> None:
-        """Count one answer."""
+    def lag(self, events: Sequence[AuditEvent]) -> None:
+        """Note how long the events of a batch, just scored, were on their way."""
+        if not events:
+            return
+        # API servers write them all in one form and in UTC, so they can be compared as they are.
+        written = [event.stageTimestamp or event.requestReceivedTimestamp for event in events]
+        oldest, newest = (parse_times([min(written), max(written)]) / 1e6).tolist()
+        self._lag.observe(max(0.0, time.time() - oldest))
+        self._newest_time = max(self._newest_time, newest)
+        self._newest.set(self._newest_time)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count one answer and the time it took."""
         self._requests.labels(route, str(status)).inc()
+        if route != _STREAM:  # which lasts as long as somebody listens
+            self._answering.labels(route).observe(seconds)
 
     def waiting(self, number: int) -> None:
         """Note how many batches wait."""
@@ -109,6 +163,7 @@ class Metrics:
         """Note the model that is served from now on."""
         self._model.clear()
         self._model.labels(model.name, model.version).set(1)
+        self._loaded.set(model.loaded.timestamp())
         self._ready.set(1)
 
     def sinks(self, names: Iterable[str], outbox: Outbox) -> None:

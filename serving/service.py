@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 
 from fastapi import Request
 
-from data.events import Decoded, decode_body
+from data.events import AuditEvent, Decoded, decode_body
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult
@@ -24,6 +24,7 @@ from serving.retention import Retention
 from serving.settings import Settings
 from serving.sinks.dispatch import Dispatcher
 from serving.stream import Stream
+from serving.tracing import carried, span
 
 _log = logging.getLogger("kubehabit.api")
 _RECEIVING = 2
@@ -155,24 +156,26 @@ class Service:
     async def _decoded(self, request: Request, source: str) -> tuple[Decoded, Record | None]:
         body = await self.body(request)
         work = partial(self._decode, body, request.headers.get("content-encoding", ""), source)
-        return await asyncio.get_running_loop().run_in_executor(self._receiving, work)
+        return await asyncio.get_running_loop().run_in_executor(self._receiving, carried(work))
 
     def _decode(self, body: bytes, encoding: str, source: str) -> tuple[Decoded, Record | None]:
         """Decode a body, so that what cannot be read is refused; nothing needs to be kept of a body without events."""
-        plain = decompress(body, encoding, self.settings.limits.decompressed_bytes)
-        decoded = decode_body(plain)
+        with span("decode", bytes=len(body)):
+            plain = decompress(body, encoding, self.settings.limits.decompressed_bytes)
+            decoded = decode_body(plain)
         if decoded.dead:
             self.dead_letters.add_all(source, decoded.dead)
             self.metrics.rejected(len(decoded.dead))
         return decoded, record(source, body, encoding, plain) if decoded.events else None
 
-    def _tell(self, batch: Batch, repeated: int) -> None:
+    def _tell(self, batch: Batch, events: Sequence[AuditEvent], repeated: int) -> None:
         """Let everybody know what was scored; on the scoring thread."""
         if batch.raised or batch.grown:
             self.stream.notify()
             if self.dispatcher is not None:
                 self.dispatcher.wake()
         self.metrics.batch(batch, repeated)
+        self.metrics.lag(events)
         for alert in batch.raised:
             _log.warning(
                 "alert raised",
