@@ -5,7 +5,8 @@ Each new action is scored at once, in the window of its principal's last actions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -158,6 +159,66 @@ class Scores:
     explanations: dict[int, Explanation] = field(default_factory=dict)
 
 
+class WindowCache:
+    """Reconstruction errors of windows that were computed of late; those not asked for longest are forgotten first.
+
+    Attributes:
+        capacity: most windows.
+        hits, misses: windows that were found, and that were not.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.hits = self.misses = 0
+        self._held: OrderedDict[bytes, Nll] = OrderedDict()
+
+    def look_up(self, keys: list[bytes], compute: Callable[[Ints], Nll]) -> Nll:
+        """Errors of windows, float32 [N, F].
+
+        Args:
+            keys: what a window's error depends on, exactly.
+            compute: gives the errors of some of the windows by their index.
+        """
+        held = self._held
+        found = [held.get(key) for key in keys]
+        missing: dict[bytes, int] = {}
+        for row, (key, error) in enumerate(zip(keys, found, strict=True)):
+            if error is None:
+                missing.setdefault(key, row)
+            else:
+                held.move_to_end(key)
+        self.misses += len(missing)
+        self.hits += len(keys) - len(missing)
+        new = compute(np.array(list(missing.values()), np.int64))
+        fresh = dict(zip(missing, new, strict=True))
+        held.update(
+            (key, error.copy()) for key, error in fresh.items()
+        )  # not a view that keeps its batch alive
+        while len(held) > self.capacity:
+            held.popitem(last=False)
+        rows = [fresh[key] if error is None else error for key, error in zip(keys, found, strict=True)]
+        return np.array(rows, np.float32).reshape(len(keys), len(FIELDS))
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a detector holds in memory.
+
+    Attributes:
+        principals: those whose context is held.
+        habits: counts of what was done before.
+        state_bytes: bytes of both.
+        cached_windows: windows whose error the cache had.
+        computed_windows: windows that went through the model.
+    """
+
+    principals: int
+    habits: int
+    state_bytes: int
+    cached_windows: int
+    computed_windows: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Who:
     """Who acted, as columns over the actions of a batch."""
@@ -212,7 +273,17 @@ class _Known:
 class Detector:
     """Scores actions against the habits in a bundle and keeps those habits up to date as it goes."""
 
-    def __init__(self, bundle: Bundle, *, threads: int = 1, model: Model | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int = 1, model: Model | None = None, cached_windows: int = 0
+    ) -> None:
+        """Start from what the bundle knows.
+
+        Args:
+            bundle: an opened bundle.
+            threads: of onnxruntime.
+            model: in place of the bundle's graph.
+            cached_windows: windows whose reconstruction error is remembered, for they come again; 0 remembers none.
+        """
         self.bundle = bundle
         self.model: Model = model or OnnxModel(str(bundle.model_path), threads)
         self.encoder = ActionEncoder(bundle.settings)
@@ -221,6 +292,7 @@ class Detector:
         self.windows = Windows(bundle.window)
         for name, tokens in bundle.warmup.tokens.items():
             self.windows.seed(name, tokens, bundle.warmup.last[name])
+        self.cache = WindowCache(cached_windows)
         self._known = _Known(bundle.principals)
         sizes = bundle.vocabulary.sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -275,28 +347,32 @@ class Detector:
                 )
         return scores
 
-    def _reconstruct(self, cut: Cut, ids: Ints, groups: Ints) -> Nll:
-        """NLL of the newest action of each window, float32 [N, F]; equal windows of one principal are computed once."""
-        windows = cut.tokens()
-        if not len(windows):
-            return np.empty((0, len(FIELDS)), np.float32)
-        keyed = np.concatenate(
-            [windows.reshape(len(windows), -1), ids[:, None], groups[:, None]], axis=1
-        ).astype(np.int32)
-        view = (
-            np.ascontiguousarray(keyed)
-            .view(np.dtype((np.void, keyed.dtype.itemsize * keyed.shape[1])))
-            .ravel()
+    def figures(self) -> Figures:
+        """What it holds now; may be asked while it scores."""
+        return Figures(
+            principals=len(self.windows),
+            habits=len(self.habits),
+            state_bytes=self.windows.nbytes + self.habits.nbytes,
+            cached_windows=self.cache.hits,
+            computed_windows=self.cache.misses,
         )
-        _, first, inverse = np.unique(view, return_index=True, return_inverse=True)
+
+    def _reconstruct(self, cut: Cut, ids: Ints, groups: Ints) -> Nll:
+        """NLL of the newest action of each window, float32 [N, F]; what the cache holds is not computed again."""
+        if not self.cache.capacity:
+            self.cache.misses += len(ids)
+            return self._computed(cut, ids, groups, np.arange(len(ids)))
+        return self.cache.look_up(cut.keys(ids, groups), lambda rows: self._computed(cut, ids, groups, rows))
+
+    def _computed(self, cut: Cut, ids: Ints, groups: Ints, rows: Ints) -> Nll:
+        """NLL of the newest action of some windows, float32 [n, F]."""
         newest = np.zeros(1, np.int64)
-        parts = []
-        for begin in range(0, len(first), _BATCH):
-            rows = first[begin : begin + _BATCH]
-            nll, _, _ = self.model(windows[rows], cut.lengths[rows], ids[rows], groups[rows], newest)
-            parts.append(nll[:, 0])
-        computed: Nll = np.concatenate(parts)[inverse]
-        return computed
+        out = np.empty((len(rows), len(FIELDS)), np.float32)
+        for begin in range(0, len(rows), _BATCH):
+            at = rows[begin : begin + _BATCH]
+            nll, _, _ = self.model(cut.tokens(at), cut.lengths[at], ids[at], groups[at], newest)
+            out[begin : begin + _BATCH] = nll[:, 0]
+        return out
 
     def _alternatives(self, cut: Cut, rows: Ints, ids: Ints, groups: Ints) -> npt.NDArray[np.float32]:
         """Log-probabilities of all tokens for the newest action of some windows, float32 [n, V]."""

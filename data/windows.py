@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,20 @@ class Cut:
         out: Ints = self.block[at].astype(np.int64)
         out[steps >= lengths[:, None]] = 0
         return out
+
+    def keys(self, ids: Ints, groups: Ints) -> list[bytes]:
+        """Of each window, the bytes that its reconstruction error depends on: its tokens, principal and peer group."""
+        if not len(self.lengths):
+            return []
+        steps = np.arange(self.window)
+        at = np.minimum(self.first[:, None] + steps, len(self.block) - 1)
+        width = self.window * self.block.shape[1]
+        keyed = np.empty((len(at), width + 4), np.int16)
+        tokens = self.block[at]
+        tokens[steps >= self.lengths[:, None]] = 0
+        keyed[:, :width] = tokens.reshape(len(at), width)
+        keyed[:, width:] = np.stack([ids, groups], axis=1).astype(np.int32).view(np.int16)
+        return cast(list[bytes], keyed.view(np.dtype((np.void, keyed.strides[0]))).ravel().tolist())
 
 
 class Windows:

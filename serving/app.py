@@ -245,14 +245,14 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """
         decoded, batch = await service.score(request, "/v1/score")
         engine = service.ready()
-        scored = batch.count("scored")
+        scored = batch.scored
         answer: ScoreResponse = {
             "model": {"name": engine.model.name, "version": engine.model.version},
             "counts": {
                 "scored": scored,
-                "folded": len(batch.results) - scored,
+                "folded": batch.events - scored,
                 "rejected": len(decoded.dead),
-                "flagged": sum(result.get("flagged", False) for result in batch.results),
+                "flagged": sum(batch.flagged.values()),
             },
             "alerts": [alert.id for alert in (*batch.raised, *batch.grown)],
             "results": merge(decoded, batch),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -35,7 +36,7 @@ from serving.settings import AlertSettings
 from serving.store import AlertStore, Stored, StoreError, Writer, microseconds
 
 if TYPE_CHECKING:
-    from data.detector import Explanation, Scores
+    from data.detector import Explanation, Figures, Scores
 
 _TOP_FIELDS = 3
 _EXPLAINED_FIELDS = 5
@@ -49,6 +50,14 @@ class Scorer(Protocol):
 
     def score(self, events: Sequence[AuditEvent]) -> Scores:
         """Score events in arrival order and update the state of their principals."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A detector that tells what it holds."""
+
+    def figures(self) -> Figures:
+        """What it holds in memory, and how often its cache helped."""
 
 
 class FieldScore(TypedDict):
@@ -97,25 +106,48 @@ class Flagged:
     alert_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
     """Outcome of one call.
 
     Attributes:
-        results: one for each event, in their order.
+        events: how many were given.
+        scored: those of them that are actions and were scored; all others were folded.
+        flagged: unusual actions among them, by severity.
         raised: alerts that are new.
         grown: alerts that were there and hold more now.
         seconds: time spent on scoring and storing.
+        tell: makes the results; nobody needs those of a webhook's batch.
     """
 
-    results: list[EventResult]
+    events: int
+    scored: int
+    flagged: Mapping[str, int]
     raised: list[Alert]
     grown: list[Alert]
     seconds: float
+    tell: Callable[[], list[EventResult]]
+    _results: list[EventResult] | None = None
 
-    def count(self, status: str) -> int:
-        """Number of events of a status."""
-        return sum(result["status"] == status for result in self.results)
+    @classmethod
+    def of(cls, results: list[EventResult], raised: list[Alert], grown: list[Alert], seconds: float) -> Batch:
+        """A batch whose results are there already."""
+        return cls(
+            events=len(results),
+            scored=sum(result["status"] == "scored" for result in results),
+            flagged=Counter(result["severity"] for result in results if result.get("flagged")),
+            raised=raised,
+            grown=grown,
+            seconds=seconds,
+            tell=lambda: results,
+        )
+
+    @property
+    def results(self) -> list[EventResult]:
+        """One for each event, in their order; made when they are first asked for."""
+        if self._results is None:
+            self._results = self.tell()
+        return self._results
 
 
 @dataclass(slots=True)
@@ -177,19 +209,30 @@ class Engine:
         """
         with self._lock:
             started = time.perf_counter()
-            results: list[EventResult] = [{"auditID": event.auditID, "status": "folded"} for event in events]
             scores = self._detector.score(events)
-            flagged = self._verdicts(events, scores, results)
-            waiting = [*self._unsaved, *(entry for _, entry in flagged)]
+            self._record(scores)
+            flagged = self._unusual(events, scores)
+            waiting = [*self._unsaved, *flagged.values()]
             try:
                 raised, grown = self._save(waiting) if waiting else ([], [])
             except StoreError:
                 self._unsaved = waiting[-_MAX_UNSAVED:]
                 raise
             self._unsaved = []
-            for index, entry in flagged:
-                results[index]["alertID"] = entry.alert_id
-            return Batch(results, raised, grown, time.perf_counter() - started)
+            return Batch(
+                events=len(events),
+                scored=len(scores.event),
+                flagged=Counter(entry.action.severity for entry in flagged.values()),
+                raised=raised,
+                grown=grown,
+                seconds=time.perf_counter() - started,
+                tell=lambda: self._results(events, scores, flagged),
+            )
+
+    @property
+    def figures(self) -> Figures | None:
+        """What the detector holds in memory, if it tells."""
+        return self._detector.figures() if isinstance(self._detector, Measured) else None
 
     def close(self) -> None:
         """Wait for a running batch and give the store back."""
@@ -198,36 +241,44 @@ class Engine:
 
     # -- verdicts -----------------------------------------------------------------------------------------------
 
-    def _verdicts(
-        self, events: Sequence[AuditEvent], scores: Scores, results: list[EventResult]
-    ) -> list[tuple[int, Flagged]]:
-        """Fill in the results of scored events; return the unusual ones with the index of their event."""
-        rows = len(scores.event)
-        if not rows:
-            return []
+    def _record(self, scores: Scores) -> None:
+        """Count what each principal did."""
+        self.principals.record(
+            scores.principal,
+            scores.kind,
+            scores.group,
+            scores.time.astype(np.int64),
+            scores.surprise,
+            scores.evidence,
+            scores.severity,
+        )
+
+    def _unusual(self, events: Sequence[AuditEvent], scores: Scores) -> dict[int, Flagged]:
+        """The actions that were flagged, by their row."""
+        return {
+            row: Flagged(
+                clean(scores.principal[row]),
+                scores.kind[row],
+                clean(scores.group[row]),
+                self._action(events[int(scores.event[row])], scores, row),
+            )
+            for row in np.flatnonzero(scores.flagged).tolist()
+        }
+
+    def _results(
+        self, events: Sequence[AuditEvent], scores: Scores, flagged: Mapping[int, Flagged]
+    ) -> list[EventResult]:
+        """What became of each event, in their order."""
+        results: list[EventResult] = [{"auditID": event.auditID, "status": "folded"} for event in events]
+        if not len(scores.event):
+            return results
         count = min(_TOP_FIELDS, len(self._fields))
         top = np.argsort(-scores.nll, axis=1, kind="stable")[:, :count]
         nll = np.take_along_axis(scores.nll, top, axis=1).tolist()
         named = [[self._fields[column] for column in row] for row in top.tolist()]
-        index = scores.event.tolist()
-        surprise = scores.surprise.tolist()
-        evidence = scores.evidence.tolist()
+        surprise, evidence = scores.surprise.tolist(), scores.evidence.tolist()
         is_flagged = scores.flagged.tolist()
-        self.principals.record(
-            zip(
-                scores.principal,
-                scores.kind,
-                scores.group,
-                scores.time.astype(np.int64).tolist(),
-                surprise,
-                evidence,
-                scores.severity,
-                strict=True,
-            )
-        )
-        unusual: list[tuple[int, Flagged]] = []
-        for row in range(rows):
-            event = index[row]
+        for row, event in enumerate(scores.event.tolist()):
             results[event] = {
                 "auditID": events[event].auditID,
                 "status": "scored",
@@ -240,17 +291,9 @@ class Engine:
                     {"field": name, "nll": value} for name, value in zip(named[row], nll[row], strict=True)
                 ],
             }
-            if is_flagged[row]:
-                action = self._action(events[event], scores, row)
-                unusual.append(
-                    (
-                        event,
-                        Flagged(
-                            clean(scores.principal[row]), scores.kind[row], clean(scores.group[row]), action
-                        ),
-                    )
-                )
-        return unusual
+            if row in flagged:
+                results[event]["alertID"] = flagged[row].alert_id
+        return results
 
     def _action(self, event: AuditEvent, scores: Scores, row: int) -> Action:
         """The part of an event that an alert keeps, cleaned, with the reasons it is unusual."""

@@ -46,7 +46,7 @@ def load_engine(
         loaded=datetime.now(UTC),
         bundle=describe(bundle),
     )
-    detector = Detector(bundle, threads=settings.model.threads)
+    detector = Detector(bundle, threads=settings.model.threads, cached_windows=settings.model.cached_windows)
     trained = Trained(bundle.principals.group_of, bundle.principals.sizes, bundle.warmup.last)
     return Engine(
         detector, bundle.fields, model, store, explainer, settings.alerts, principals=Principals(trained)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,7 +14,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from data.events import AuditEvent
@@ -23,6 +23,9 @@ from serving.engine import Batch, ModelInfo
 from serving.pipeline import Pipeline
 from serving.sinks.outbox import Outbox
 from serving.store import StoreError
+
+if TYPE_CHECKING:
+    from data.detector import Figures
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LAGS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
@@ -125,14 +128,16 @@ class Metrics:
         """Begin to tell of the journal and of what waits to be scored."""
         self._registry.register(_Intake(pipeline))
 
+    def detector(self, figures: Callable[[], Figures | None]) -> None:
+        """Begin to tell what the detector holds."""
+        self._registry.register(_Memory(figures))
+
     def batch(self, batch: Batch, repeated: int) -> None:
         """Count what was scored, and the events that had been sent before."""
-        scored = batch.count("scored")
-        self._events.labels("scored").inc(scored)
-        self._events.labels("folded").inc(len(batch.results) - scored)
+        self._events.labels("scored").inc(batch.scored)
+        self._events.labels("folded").inc(batch.events - batch.scored)
         self._events.labels("repeated").inc(repeated)
-        flagged = Tally(result["severity"] for result in batch.results if result.get("flagged"))
-        for severity, number in flagged.items():
+        for severity, number in batch.flagged.items():
             self._flagged.labels(severity).inc(number)
         self._scoring.observe(batch.seconds)
         for alert in batch.raised:
@@ -210,6 +215,40 @@ class _Intake(Collector):
             "kubehabit_journal_max_bytes",
             "What it may take before batches are refused.",
             value=journal.max_bytes,
+        )
+
+
+class _Memory(Collector):
+    """What the detector holds, when Prometheus asks; nothing while there is none."""
+
+    def __init__(self, figures: Callable[[], Figures | None]) -> None:
+        self._figures = figures
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the names are known when there is a model."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures now."""
+        held = self._figures()
+        if held is None:
+            return
+        yield GaugeMetricFamily(
+            "kubehabit_principals", "Principals whose last actions are in memory.", value=held.principals
+        )
+        yield GaugeMetricFamily(
+            "kubehabit_habits", "Counts of what was done before that are in memory.", value=held.habits
+        )
+        yield GaugeMetricFamily("kubehabit_state_bytes", "Memory that both take.", value=held.state_bytes)
+        yield CounterMetricFamily(
+            "kubehabit_cached_windows",
+            "Windows whose reconstruction error was in the cache.",
+            value=held.cached_windows,
+        )
+        yield CounterMetricFamily(
+            "kubehabit_computed_windows",
+            "Windows that went through the model.",
+            value=held.computed_windows,
         )
 
 

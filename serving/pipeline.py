@@ -236,6 +236,8 @@ class Pipeline:
             self._keep_dead(items, error)
             return
         self._scored(batch, fresh, len(events) - len(fresh))
+        if not any(item.answer for item in items):
+            return
         results = _in_place(events, first, batch.results)
         begin = 0
         for item in items:
@@ -326,4 +328,4 @@ def _share(batch: Batch, results: list[EventResult]) -> Batch:
     def own(alerts: list[Alert]) -> list[Alert]:
         return [alert for alert in alerts if alert.id in named]
 
-    return Batch(results, own(batch.raised), own(batch.grown), batch.seconds)
+    return Batch.of(results, own(batch.raised), own(batch.grown), batch.seconds)

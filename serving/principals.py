@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
 from data.principals import identify
-from serving.alerts import Model, clean
+from serving.alerts import SEVERITIES, Model, clean
 
 _RECENT = 20
+_GRADES = {name: grade for grade, name in enumerate(SEVERITIES)}
 _MAX_PEERS = 20
 _MAX_SEEN = 50_000
 """Principals whose doings are kept; beyond that those that were idle longest are forgotten here, not by the detector."""
@@ -81,15 +84,6 @@ class PrincipalReport(Model):
     ]
 
 
-@dataclass(slots=True)
-class _Seen:
-    kind: str
-    group: str
-    actions: int = 0
-    flagged: int = 0
-    recent: deque[tuple[int, float, float, str]] = field(default_factory=lambda: deque(maxlen=_RECENT))
-
-
 @dataclass(frozen=True, slots=True)
 class Trained:
     """What training knew.
@@ -106,64 +100,123 @@ class Trained:
 
 
 class Principals:
-    """Keeps count of what was scored; safe to ask while it counts."""
+    """Keeps count of what was scored; safe to ask while it counts. The last actions of all are in flat arrays, 340 bytes each."""
 
     def __init__(self, trained: Trained | None = None) -> None:
         self._trained = trained or Trained()
-        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+        self._place: OrderedDict[str, int] = OrderedDict()  # those idle longest first
+        self._who: list[tuple[str, str]] = []  # kind and group
+        self._counts = np.zeros((0, 2), np.int64)  # actions, flagged
+        self._times = np.zeros((0, _RECENT), np.int64)
+        self._values = np.zeros((0, _RECENT, 2), np.float32)  # surprise, evidence
+        self._grades = np.zeros((0, _RECENT), np.int8)
         self._since = datetime.now(UTC)
         self._lock = threading.Lock()
 
-    def record(self, rows: Iterable[tuple[str, str, str, int, float, float, str]]) -> None:
-        """Count actions: (principal, kind, group, time in microseconds, surprise, evidence, severity) of each."""
-        seen = self._seen
+    def record(
+        self,
+        names: Sequence[str],
+        kinds: Sequence[str],
+        groups: Sequence[str],
+        times: npt.NDArray[np.int64],
+        surprise: npt.NDArray[np.floating[Any]],
+        evidence: npt.NDArray[np.floating[Any]],
+        severity: Sequence[str],
+    ) -> None:
+        """Count actions, columns of one length; times are microseconds since 1970 UTC, severity is "none" if not flagged."""
+        if not names:
+            return
+        rows_of: dict[str, list[int]] = {}
+        for row, name in enumerate(names):
+            rows_of.setdefault(name, []).append(row)
         with self._lock:
-            for name, kind, group, moment, surprise, evidence, severity in rows:
-                entry = seen.get(name)
-                if entry is None:
-                    entry = seen[name] = _Seen(kind, group)
-                    if len(seen) > _MAX_SEEN:
-                        seen.popitem(last=False)
-                else:
-                    seen.move_to_end(name)
-                entry.actions += 1
-                entry.flagged += severity != "none"
-                entry.recent.append((moment, surprise, evidence, severity))
+            places = np.array(
+                [self._locate(name, kinds[rows[0]], groups[rows[0]]) for name, rows in rows_of.items()]
+            )
+            # Where each action goes in the ring of its principal; of more than fit, the last.
+            kept = [rows[-_RECENT:] for rows in rows_of.values()]
+            rows = np.concatenate([np.array(part) for part in kept])
+            sizes = np.array([len(part) for part in kept])
+            all_ = np.array([len(part) for part in rows_of.values()])
+            place = np.repeat(places, sizes)
+            first = np.repeat(self._counts[places, 0] + all_ - sizes - (np.cumsum(sizes) - sizes), sizes)
+            slot = (first + np.arange(len(rows))) % _RECENT
+            self._times[place, slot] = times[rows]
+            self._values[place, slot, 0], self._values[place, slot, 1] = surprise[rows], evidence[rows]
+            grades = np.array([_GRADES[severity[row]] for row in rows.tolist()], np.int8)
+            self._grades[place, slot] = grades
+            self._counts[places, 0] += all_
+            flagged = [row for row, grade in enumerate(severity) if grade != "none"]
+            if flagged:
+                np.add.at(self._counts[:, 1], [self._place[names[row]] for row in flagged], 1)
+
+    def _locate(self, name: str, kind: str, group: str) -> int:
+        """Place of a principal that is active now."""
+        place = self._place.get(name)
+        if place is not None:
+            self._place.move_to_end(name)
+            return place
+        if len(self._place) >= _MAX_SEEN:
+            place = self._place.popitem(last=False)[1]
+            self._who[place], self._counts[place] = (kind, group), 0
+        else:
+            place = len(self._who)
+            self._who.append((kind, group))
+            if place >= len(self._counts):
+                self._grow(max(64, place // 2))
+        self._place[name] = place
+        return place
+
+    def _grow(self, more: int) -> None:
+        self._counts, self._times, self._values, self._grades = (
+            np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
+            for array in (self._counts, self._times, self._values, self._grades)
+        )
+
+    def _recent(self, place: int) -> list[RecentAction]:
+        """The last actions of a principal, newest first."""
+        actions = int(self._counts[place, 0])
+        slots = [number % _RECENT for number in range(actions - 1, max(actions - 1 - _RECENT, -1), -1)]
+        return [
+            RecentAction(
+                time=_moment(int(self._times[place, slot])),
+                surprise=round(float(self._values[place, slot, 0]), 3),
+                evidence=round(float(self._values[place, slot, 1]), 3),
+                severity=SEVERITIES[self._grades[place, slot]],
+            )
+            for slot in slots
+        ]
 
     def report(self, name: str) -> PrincipalReport | None:
         """What is known of a principal, without its alerts; None if nothing is."""
         trained = self._trained
         with self._lock:
-            entry = self._seen.get(name)
-            recent = [] if entry is None else list(entry.recent)[::-1]
-            counts = (0, 0) if entry is None else (entry.actions, entry.flagged)
+            place = self._place.get(name)
+            recent = [] if place is None else self._recent(place)
+            actions, flagged = (0, 0) if place is None else self._counts[place].tolist()
+            kind, group = (None, trained.group_of.get(name)) if place is None else self._who[place]
         known = name in trained.group_of
-        if entry is None and not known:
+        if group is None:
             return None
-        group = entry.group if entry is not None else trained.group_of[name]
-        last = max((row[0] for row in recent), default=trained.last.get(name))
+        in_training = trained.last.get(name)
+        last = max(
+            (action.time for action in recent),
+            default=None if in_training is None else _moment(in_training),
+        )
         others = (other for other, its in trained.group_of.items() if its == group and other != name)
         peers = [clean(other) for other, _ in zip(others, range(_MAX_PEERS), strict=False)]
         return PrincipalReport(
             principal=clean(name),
-            kind=entry.kind if entry is not None else identify(name, ()).kind,
+            kind=kind or identify(name, ()).kind,
             peer_group=clean(group),
             in_training=known,
             peer_count=max(trained.sizes.get(group, 0) - (1 if known else 0), 0),
             peers=peers,
             since=self._since,
-            actions=counts[0],
-            flagged=counts[1],
-            last_seen=None if last is None else _moment(last),
-            recent=[
-                RecentAction(
-                    time=_moment(moment),
-                    surprise=round(surprise, 3),
-                    evidence=round(evidence, 3),
-                    severity=severity,
-                )
-                for moment, surprise, evidence, severity in recent
-            ],
+            actions=actions,
+            flagged=flagged,
+            last_seen=last,
+            recent=recent,
             alerts=[],
         )
 

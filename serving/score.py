@@ -104,7 +104,7 @@ def _score(engine: Engine, log: Path, unreadable: _Unreadable, console: Console)
         for chunk in read_events(log, unreadable, on_bytes=on_bytes):
             batch = engine.score(chunk)
             events += len(chunk)
-            scored += batch.count("scored")
+            scored += batch.scored
     return events, scored
 
 

@@ -38,6 +38,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.engine: Engine | None = None
+        self.metrics.detector(lambda: None if self.engine is None else self.engine.figures)
         self.reason = "The model is being loaded."
         self.dead_letters = BoundedDeadLetters(
             settings.dead_letters.resolved_path, int(settings.dead_letters.max_mb * (1 << 20))
@@ -121,7 +122,7 @@ class Service:
         async with self._turn() as pipeline:
             decoded, record = await self._decoded(request, source)
             if record is None:
-                return decoded, Batch([], [], [], 0.0)
+                return decoded, Batch.of([], [], [], 0.0)
             return decoded, await asyncio.wrap_future(pipeline.score(record, decoded))
 
     async def take(self, request: Request, source: str) -> None:

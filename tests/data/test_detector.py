@@ -165,3 +165,31 @@ def test_a_bundle_of_another_version_is_refused(copied: Path) -> None:
     seal(copied)
     with pytest.raises(BundleError, match="another version"):
         Bundle.load(copied)
+
+
+def test_the_cache_of_windows_changes_no_score(bundle: Bundle, labelled_lines: list[bytes]) -> None:
+    """Whether it holds all, forgets nearly all, or meets what it holds in other batches."""
+    events = events_of(labelled_lines[:1500])
+    later = [
+        msgspec.structs.replace(
+            event, requestReceivedTimestamp=event.requestReceivedTimestamp.replace("-11-23T", "-11-24T")
+        )
+        for event in events
+    ]
+    plain, cached, small = (Detector(bundle, cached_windows=size) for size in (0, 100_000, 50))
+    whole = [plain.score(part) for part in (events, later)]
+    for detector, size in ((cached, 400), (small, 37)):
+        parts = [
+            detector.score(part[at : at + size])
+            for part in (events, later)
+            for at in range(0, len(events), size)
+        ]
+        for column in ("nll", "error", "evidence", "novelty"):
+            np.testing.assert_allclose(joined(parts, column), joined(whole, column), rtol=1e-4, atol=1e-4)
+        assert joined(parts, "flagged").tolist() == joined(whole, "flagged").tolist()
+        assert joined(parts, "severity").tolist() == joined(whole, "severity").tolist()
+    found, told = cached.figures(), small.figures()
+    assert found.cached_windows > 500 > told.cached_windows  # 50 windows are gone before the next day
+    assert found.cached_windows + found.computed_windows == told.cached_windows + told.computed_windows
+    assert plain.figures().cached_windows == 0
+    assert found.principals == plain.figures().principals > 0

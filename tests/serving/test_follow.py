@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
@@ -256,6 +257,27 @@ def test_memory_for_principals_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("serving.principals._MAX_SEEN", 2)
     principals = Principals()
     for name in ("a", "b", "a", "c"):
-        principals.record([(name, "human", "kind:human", 1, 1.0, 0.0, "none")])
+        principals.record([name], ["human"], ["kind:human"], np.array([1]), np.ones(1), np.zeros(1), ["none"])
     known = [name for name in "abc" if principals.report(name) is not None]
     assert known == ["a", "c"]  # b was idle longest
+
+
+def test_the_last_twenty_actions_are_told_newest_first_however_they_came() -> None:
+    principals = Principals()
+    severities = ["high" if number % 7 == 0 else "none" for number in range(60)]
+    for begin, end in ((0, 1), (1, 31), (31, 31), (31, 60)):
+        count = end - begin
+        principals.record(
+            ["a", "b"] * count,
+            ["human"] * 2 * count,
+            ["kind:human"] * 2 * count,
+            np.repeat(np.arange(begin, end), 2) * 1_000_000,
+            np.repeat(np.arange(begin, end), 2).astype(np.float32),
+            np.zeros(2 * count),
+            [severity for severity in severities[begin:end] for _ in range(2)],
+        )
+    report = principals.report("a")
+    assert report is not None
+    assert (report.actions, report.flagged) == (60, severities.count("high"))
+    assert [action.surprise for action in report.recent] == list(range(59, 39, -1))
+    assert [action.severity for action in report.recent] == severities[:39:-1]
