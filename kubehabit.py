@@ -93,6 +93,12 @@ data_app = typer.Typer(
     help="Turn audit logs into the dataset that training reads.",
 )
 app.add_typer(data_app, name="data")
+token_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Make, list and revoke the tokens with which callers of `kubehabit serve` prove themselves.",
+)
+app.add_typer(token_app, name="token")
 
 AnyLog = Annotated[
     Path,
@@ -746,6 +752,142 @@ def serve(
     from serving.app import serve as run_server
 
     run_server(config or _shipped("serve.yaml"), host, port)
+
+
+TokensFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        help="The tokens file. Default: access.tokens of the settings, or tokens.json in KUBEHABIT_HOME.",
+        dir_okay=False,
+        show_default=False,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Settings of the service, as YAML. Default: the shipped serve.yaml.",
+        show_default=False,
+    ),
+]
+
+
+def _tokens_file(file: Path | None, config: Path | None) -> Path:
+    from serving.settings import read_settings
+
+    return file or read_settings(config or _shipped("serve.yaml")).access.tokens_path
+
+
+@token_app.command("create")
+def token_create(
+    name: Annotated[str, typer.Argument(help="What the log of access will call it.", show_default=False)],
+    scopes: Annotated[
+        list[str],
+        typer.Option(
+            "--scope",
+            help="What it may do: ingest (send events), read (alerts, principals, model, metrics) or admin (feedback and what "
+            "else changes something). Give it again for more than one.",
+            show_default=False,
+        ),
+    ],
+    days: Annotated[
+        float | None,
+        typer.Option("--days", help="It expires after so many days.", min=0.0001, show_default="never"),
+    ] = None,
+    requests_per_second: Annotated[
+        float | None,
+        typer.Option(
+            "--requests-per-second", help="A rate of its own.", min=0.001, show_default="the settings'"
+        ),
+    ] = None,
+    megabytes_per_second: Annotated[
+        float | None,
+        typer.Option(
+            "--megabytes-per-second",
+            help="The same, for bodies as sent.",
+            min=0.001,
+            show_default="the settings'",
+        ),
+    ] = None,
+    given: Annotated[
+        typer.FileText | None,
+        typer.Option(
+            "--from",
+            help="Take a token made elsewhere (32 random characters or more) from this file, - for standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    file: TokensFile = None,
+    config: Config = None,
+) -> None:
+    """Make a token and print it, this once: only its hash is kept. A running service knows it a second later.
+
+    Example:  `kubehabit token create pipeline --scope ingest --days 90 > pipeline.token`
+    """
+    from datetime import UTC, datetime
+
+    from serving import tokens
+
+    path = _tokens_file(file, config)
+    made, secret = tokens.create(
+        path,
+        name,
+        tokens.scopes_of(scopes),
+        now=datetime.now(UTC),
+        days=days,
+        requests_per_second=requests_per_second,
+        megabytes_per_second=megabytes_per_second,
+        given=given.read().strip() if given is not None else None,
+    )
+    until = f"until {made.expires:%Y-%m-%d %H:%M} UTC" if made.expires is not None else "until it is revoked"
+    typer.echo(
+        f"{path}: token {made.name} for {', '.join(made.scopes)}, {until}. It is shown only now:", err=True
+    )
+    typer.echo(secret)
+
+
+@token_app.command("list")
+def token_list(file: TokensFile = None, config: Config = None) -> None:
+    """List the tokens: names, scopes and times; the tokens themselves are not kept."""
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from serving.tokens import read_tokens
+
+    path = _tokens_file(file, config)
+    table = Table("name", "scopes", "created", "expires", "rate")
+    now = datetime.now(UTC)
+    for token in read_tokens(path):
+        expires = "never" if token.expires is None else f"{token.expires:%Y-%m-%d %H:%M}"
+        rates = (("requests/s", token.requests_per_second), ("MiB/s", token.megabytes_per_second))
+        table.add_row(
+            token.name,
+            ", ".join(token.scopes),
+            f"{token.created:%Y-%m-%d %H:%M}",
+            expires + (" (expired)" if token.expired(now) else ""),
+            ", ".join(f"{rate:g} {unit}" for unit, rate in rates if rate is not None),
+        )
+    Console().print(table)
+
+
+@token_app.command("revoke")
+def token_revoke(
+    name: Annotated[str, typer.Argument(help="As `kubehabit token list` shows it.", show_default=False)],
+    file: TokensFile = None,
+    config: Config = None,
+) -> None:
+    """Take a token back. A running service refuses it a second later.
+
+    Example:  `kubehabit token revoke pipeline`
+    """
+    from serving.tokens import revoke
+
+    path = _tokens_file(file, config)
+    revoke(path, name)
+    typer.echo(f"{path}: token {name} is revoked.")
 
 
 @app.command()

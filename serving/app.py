@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import resource
 import signal
 import socket
 import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from itertools import chain
@@ -27,8 +28,10 @@ from typing_extensions import TypedDict
 
 from data.errors import KubehabitError
 from serving import problems, tracing
-from serving.access import Gate
+from serving.access import Access, Gate, add_security
 from serving.alerts import SEVERITIES, Alert, Model
+from serving.api_docs import add_docs
+from serving.connections import Connection
 from serving.engine import Engine, EventResult, ModelInfo
 from serving.feedback import Feedback, FeedbackEntry, entry_of
 from serving.logs import configure
@@ -36,6 +39,7 @@ from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
 from serving.service import Service, merge
 from serving.settings import Settings, load_settings
+from serving.tls import ServerTls
 
 _log = logging.getLogger("kubehabit.api")
 
@@ -45,6 +49,9 @@ _KEEP_ALIVE_SECONDS = 75
 
 _MAX_STREAMS = 100
 """Callers that follow the alerts at the same time; each costs a connection and a read of the store for every change."""
+
+_MAX_FILES = 65_536
+"""File descriptors asked for, if the system grants them: many a shell starts with 1,024, which connections alone can use up."""
 
 _LAST_DIGITS = 19
 """2^63 has 19 digits: what is longer is none of our numbers."""
@@ -137,6 +144,10 @@ def create_app(
         on_loaded: called on the event loop when `load` is done, with its error or None.
     """
     service = Service(settings)
+    tls = None
+    if settings.tls.certificate is not None:
+        tls = ServerTls(settings.tls, lambda bad: service.metrics.access_file("tls", bad))
+    access = Access(settings, service.metrics, tls)
     if engine is not None:
         service.use(engine)
 
@@ -147,12 +158,14 @@ def create_app(
             _load_in_background(service, load, on_loaded)
         yield
         await asyncio.to_thread(service.close)
+        access.close()
 
     app = FastAPI(
         title="kubehabit",
         version="1",
         summary="Learns the habits of every principal in a Kubernetes cluster, and says when a credential breaks them.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         # Else it begins by itself once anything in the process sets a global provider; see `serving.tracing`.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
@@ -163,10 +176,14 @@ def create_app(
     )
     app.state.service = service
     problems.install(app)
-    app.add_middleware(Gate, settings=settings, metrics=service.metrics)
+    app.state.tls = tls
+    app.add_middleware(Gate, access=access, metrics=service.metrics)
     if tracing.is_on():
         app.add_middleware(tracing.Traced)  # around the gate, whose log lines belong to the trace
     _add_routes(app, service)
+    add_docs(app)
+    add_security(app)
+    access.protect(app.routes)
     return app
 
 
@@ -504,6 +521,31 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves the application: with limits on connections, and TLS if the settings have it."""
+    tls: ServerTls | None = app.state.tls
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        ssl_context_factory=None if tls is None else lambda *_: tls.context,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+    )
+
+
+def _allow_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def serve(settings_path: Path | None = None, host: str | None = None, port: int | None = None) -> None:
     """Run the service until SIGINT or SIGTERM.
 
@@ -513,7 +555,8 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
         port: the same; 0 picks a free one.
 
     Raises:
-        KubehabitError: bad settings, address in use, no registry and no earlier download, a damaged bundle.
+        KubehabitError: bad settings, tokens or certificates; address in use; no registry and no earlier download; a
+            damaged bundle.
     """
     settings = load_settings(settings_path, host=host, port=port)
     listener = _listen(settings.host, settings.port)
@@ -531,22 +574,22 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
         shown = f"[{shown}]" if ":" in shown else shown
         # Standard output belongs to the alerts if they go there.
         lines = any(sink.type == "stdout" for sink in settings.sinks)
-        _announce(service.ready().model, f"http://{shown}:{number}", sys.stderr if lines else sys.stdout)
+        scheme = "http" if tls is None else "https"
+        _announce(service.ready().model, f"{scheme}://{shown}:{number}", sys.stderr if lines else sys.stdout)
 
     from serving.load import load_engine
 
     app = create_app(settings, load=partial(load_engine, settings), on_loaded=loaded)
     service: Service = app.state.service
+    tls: ServerTls | None = app.state.tls
+    if tls is None and not settings.on_loopback:
+        _log.warning(
+            "Tokens and alerts cross the network readable by whoever listens in: name a certificate as tls.certificate, or let "
+            "nothing but a TLS proxy on this machine reach this port."
+        )
+    _allow_files()
     server = _Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        ),
+        server_config(app),
         service.stream.end,
     )
     with listener:

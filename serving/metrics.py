@@ -111,6 +111,17 @@ class Metrics:
         )
         for operation in ("read", "write"):
             self._store_errors.labels(operation)
+        self._access_files = Gauge(
+            "kubehabit_access_file_refused",
+            "1 while a changed file (tokens, tls) cannot be used and the one before it still is.",
+            ["file"],
+            registry=registry,
+        )
+        self._access_lines_lost = Counter(
+            "kubehabit_access_log_lost",
+            "Lines of the log of access that could not be written.",
+            registry=registry,
+        )
         for outcome in ("scored", "folded", "repeated", "rejected"):
             self._events.labels(
                 outcome
@@ -189,6 +200,14 @@ class Metrics:
     def streams(self, number: int) -> None:
         """Note how many callers follow the stream of alerts."""
         self._streams.set(number)
+
+    def access_file(self, name: str, refused: bool) -> None:
+        """Note whether a file of access that changed can be used."""
+        self._access_files.labels(name).set(refused)
+
+    def access_line_lost(self) -> None:
+        """Count a line of the log of access that could not be written."""
+        self._access_lines_lost.inc()
 
     def render(self) -> bytes:
         """Text in Prometheus' exposition format."""

@@ -11,11 +11,22 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from data.errors import KubehabitError
 from serving.store import StoreError
 
 MEDIA_TYPE = "application/problem+json"
+SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+"""Go with every answer, errors included: what a browser is shown here is data, for nobody else, and not to be kept."""
+
 _log = logging.getLogger("kubehabit.api")
 
 
@@ -71,6 +82,11 @@ def install(app: FastAPI) -> None:
         _log.error("the alert store failed", extra={"reason": str(error)})
         return problem(503, str(error), {"Retry-After": "5"})
 
+    @app.exception_handler(ClientDisconnect)
+    def gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
+        # Nobody reads this; it stands in the log and in the metrics.
+        return problem(400, "The connection ended before the body did: nothing of it was scored.")
+
     @app.exception_handler(KubehabitError)
     def bad_input(_request: Request, error: KubehabitError) -> JSONResponse:
         return problem(400, str(error))
@@ -94,6 +110,7 @@ def install(app: FastAPI) -> None:
     def unexpected(request: Request, error: Exception) -> JSONResponse:
         # Starlette logs the traceback as well, by raising again after this answer is sent.
         _log.error("unexpected error", extra={"path": request.url.path, "error": type(error).__name__})
-        return problem(
-            500, "This is a defect of kubehabit; its log has the details under the time of this answer."
-        )
+        # Given outside the gate, which adds these headers everywhere else.
+        headers = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
+        detail = "This is a defect of kubehabit; its log has the details under the time of this answer."
+        return problem(500, detail, headers)

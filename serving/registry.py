@@ -149,12 +149,13 @@ def _from_registry(wanted: Reference, cache: Path) -> Fetched:
     # The defaults keep a dead server's caller waiting for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    # Before the import, at which alembic, if that is what brings it in, tells of its plugins.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     # Not mlflow.set_tracking_uri(): that writes into the environment, which is the user's to set.
     client = MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri())
     try:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import ipaddress
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from data.errors import KubehabitError
@@ -16,6 +24,7 @@ from data.home import home
 from serving.sinks import AnySinkSettings
 
 MEBIBYTE = 1 << 20
+AccessScope = Literal["ingest", "read", "admin"]
 
 
 class _Section(BaseModel):
@@ -94,6 +103,75 @@ class JournalSettings(_Section):
         return int(self.max_mb * MEBIBYTE)
 
 
+class RateSettings(_Section):
+    """What each caller may send on average, and how much of it at once."""
+
+    requests_per_second: Annotated[float, Field(gt=0)] = 1000
+    megabytes_per_second: Annotated[float, Field(gt=0)] = 64
+    burst_seconds: Annotated[float, Field(gt=0)] = 2
+    refused_per_second: Annotated[float, Field(gt=0)] = 20
+
+
+class CertificateSettings(_Section):
+    """What the holder of a client certificate may do."""
+
+    common_name: str | None = None
+    uri: str | None = None
+    scopes: Annotated[tuple[AccessScope, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Self:
+        if (self.common_name is None) == (self.uri is None):
+            raise ValueError("name the holder by common_name or by uri, one of them")
+        return self
+
+
+class AccessLogSettings(_Section):
+    """Where it is written down who used the service."""
+
+    path: Path | None = None
+    max_mb: Annotated[float, Field(gt=0)] = 16
+    files: Annotated[int, Field(ge=2, le=1000)] = 10
+
+    @property
+    def resolved_path(self) -> Path:
+        """File of the log."""
+        return self.path or home() / "access.jsonl"
+
+
+class AccessSettings(_Section):
+    """Who may come in, and for what."""
+
+    tokens: Path | None = None
+    certificates: list[CertificateSettings] = []
+    rates: RateSettings = RateSettings()
+    log: AccessLogSettings = AccessLogSettings()
+
+    @property
+    def tokens_path(self) -> Path:
+        """File of the tokens; need not exist unless it was named."""
+        return self.tokens or home() / "tokens.json"
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether tokens are asked for: the file was named, or is there."""
+        return self.tokens is not None or self.tokens_path.exists()
+
+
+class TlsSettings(_Section):
+    """Certificate of the service, and whose client certificates it believes."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _certificate_first(self) -> Self:
+        if self.certificate is None and (self.key is not None or self.client_ca is not None):
+            raise ValueError("key and client_ca need a certificate: name it too")
+        return self
+
+
 class DeadLetterSettings(_Section):
     """Where events go that could not be read."""
 
@@ -134,6 +212,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8646
     token: Annotated[SecretStr | None, Field(min_length=16)] = None
+    access: AccessSettings = AccessSettings()
+    tls: TlsSettings = TlsSettings()
     model: ModelSettings = ModelSettings()
     alerts: AlertSettings = AlertSettings()
     store: StoreSettings = StoreSettings()
@@ -165,6 +245,19 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file, whose values come in as arguments."""
         return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _certificates_can_come(self) -> Self:
+        if self.access.certificates and self.tls.client_ca is None:
+            raise ValueError(
+                "access.certificates needs tls.client_ca, which says whose certificates are believed"
+            )
+        return self
+
+    @property
+    def guarded(self) -> bool:
+        """Whether callers have to say who they are: there is a token, a file of tokens, or a list of certificates."""
+        return self.token is not None or self.access.has_tokens or bool(self.access.certificates)
 
     @property
     def on_loopback(self) -> bool:
@@ -210,7 +303,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
+def read_settings(path: Path | None = None, **overrides: Any) -> Settings:
     """Read settings from a YAML file (the shipped one when None) and the environment.
 
     Args:
@@ -218,7 +311,7 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
         overrides: top-level values that win over both (command-line options); None means not given.
 
     Raises:
-        KubehabitError: the file cannot be read, a setting is unknown or wrong, or the host is open without a token.
+        KubehabitError: the file cannot be read, or a setting is unknown or wrong.
     """
     source = path or Path(str(files("configs") / "serve.yaml"))
     try:
@@ -232,12 +325,26 @@ def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
         more = f" ({error.error_count() - 1} more like it)" if error.error_count() > 1 else ""
         message = first["msg"].removeprefix("Value error, ")
         what = "is no setting" if first["type"] == "extra_forbidden" else f"is wrong: {message}"
-        raise KubehabitError(
-            f"Setting '{name}' in {source} or in KUBEHABIT_* {what}{more}. Correct it."
-        ) from error
-    if not settings.on_loopback and settings.token is None:
+        subject = f"Setting '{name}'" if name else "One setting"
+        raise KubehabitError(f"{subject} in {source} or in KUBEHABIT_* {what}{more}. Correct it.") from error
+    return settings
+
+
+def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
+    """Read settings that a service can run with.
+
+    Args:
+        path: YAML file; the shipped one when None.
+        overrides: as `read_settings` has them.
+
+    Raises:
+        KubehabitError: as `read_settings`; or the host is open and nobody has to say who they are.
+    """
+    settings = read_settings(path, **overrides)
+    if not settings.on_loopback and not settings.guarded:
         raise KubehabitError(
             f"Refusing to listen on {settings.host or 'every address'!r} without a token: alerts would be readable, and "
-            "scores writable, by anybody who reaches it. Set KUBEHABIT_TOKEN (16 characters or more), or use 127.0.0.1."
+            "scores writable, by anybody who reaches it. Make one with 'kubehabit token create', or set KUBEHABIT_TOKEN (16 "
+            "characters or more), or list client certificates (docs/access.md); or use 127.0.0.1."
         )
     return settings

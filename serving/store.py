@@ -150,11 +150,12 @@ class AlertStore:
         self._check = "its disk" if self._engine.dialect.name == "sqlite" else "the database server"
 
     def _migrate(self) -> None:
+        # Before the import, at which alembic tells of its plugins.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         from alembic import command
         from alembic.config import Config
         from alembic.util.exc import CommandError
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         config = Config()
         # A percent sign in a path would be read as interpolation.
         config.set_main_option(

@@ -1,0 +1,137 @@
+"""TLS of the service: certificate, key and the authority of client certificates, all exchangeable while it runs."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import KubehabitError
+from serving.settings import TlsSettings
+from serving.watched import Watched
+
+
+@dataclass(frozen=True)
+class ClientCertificate:
+    """What a verified client certificate says, and until when.
+
+    `common_name` is None if the subject has none, or more than one: which of them is meant would be anybody's guess.
+    """
+
+    common_name: str | None
+    uris: tuple[str, ...]
+    expires: float
+    authority: int
+
+    @property
+    def name(self) -> str:
+        """How it is called in logs."""
+        return self.common_name or (self.uris[0] if self.uris else "without a name")
+
+
+class _Context(ssl.SSLContext):
+    """A context that knows which reading of the client authority's file it trusts."""
+
+    authority: int = 0
+
+
+class ServerTls:
+    """The TLS side of the listener. A new connection gets what the files hold by then.
+
+    `context` is handed to the server once. At each handshake its server-name callback, which OpenSSL calls whether or not the
+    client names a server, puts the current context in its place; so a certificate authority that was taken away is no longer
+    trusted either, which adding to a context that is in use could not do.
+
+    Args:
+        settings: paths; the certificate must be set.
+        told: called with True when changed files cannot be used, and with False when they can.
+        clock: seconds that only rise.
+
+    Raises:
+        KubehabitError: a file is missing or does not fit.
+    """
+
+    def __init__(
+        self,
+        settings: TlsSettings,
+        told: Callable[[bool], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        assert settings.certificate is not None
+        self._certificate = settings.certificate
+        self._key = settings.key or settings.certificate
+        self._client_ca = settings.client_ca
+        self._authorities: bytes = b""
+        self._authority = 0
+        paths = [self._certificate, self._key, *([self._client_ca] if self._client_ca is not None else [])]
+        self._watched = Watched(
+            "the TLS certificate, key or client authority", paths, self._read, told, clock
+        )
+        self.context = self._watched.current()
+        self.context.sni_callback = self._exchange
+
+    @property
+    def authority(self) -> int:
+        """Number of the client authority's file as it is now; one that a connection was made under may be older."""
+        return self._watched.current().authority
+
+    def _exchange(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = self._watched.current()
+
+    def _read(self) -> _Context:
+        context = _Context(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        try:
+            # Without a password given here, OpenSSL would ask for one on the terminal and wait.
+            context.load_cert_chain(self._certificate, self._key, password=lambda: "")
+        except OSError as error:  # ssl.SSLError is one
+            raise KubehabitError(
+                f"The certificate {self._certificate} and the key {self._key} cannot be used ({_reason(error)}): give PEM files "
+                "that belong together, the key without a passphrase."
+            ) from error
+        if self._client_ca is not None:
+            self._trust(context, self._client_ca)
+        return context
+
+    def _trust(self, context: _Context, path: Path) -> None:
+        try:
+            content = path.read_bytes()
+            context.load_verify_locations(cadata=content.decode("ascii"))
+        except (OSError, ValueError) as error:
+            raise KubehabitError(
+                f"The client authority {path} cannot be used ({_reason(error)}): give certificates of it as PEM."
+            ) from error
+        # Who has no certificate may come with a token: the gate decides. A bad certificate ends the handshake.
+        context.verify_mode = ssl.CERT_OPTIONAL
+        # A resumed session is not verified anew. TLS 1.3 without tickets resumes none.
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.num_tickets = 0
+        if content != self._authorities:
+            self._authorities = content
+            self._authority += 1
+        context.authority = self._authority
+
+
+def client_certificate(connection: ssl.SSLObject | None) -> ClientCertificate | None:
+    """The certificate with which a client proved itself, if it did."""
+    if connection is None:
+        return None
+    found: Any = connection.getpeercert()
+    if not found:  # none was sent; one that cannot be verified never gets here
+        return None
+    names = [value for part in found["subject"] for key, value in part if key == "commonName"]
+    return ClientCertificate(
+        common_name=names[0] if len(names) == 1 else None,
+        uris=tuple(value for kind, value in found.get("subjectAltName", ()) if kind == "URI"),
+        expires=float(ssl.cert_time_to_seconds(found["notAfter"])),
+        authority=getattr(connection.context, "authority", 0),
+    )
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)

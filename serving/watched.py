@@ -1,0 +1,87 @@
+"""Files that may change while the service runs: read anew when they do, and a bad one leaves the last good one in use."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from data.errors import KubehabitError
+
+_log = logging.getLogger("kubehabit.access")
+_SECONDS_BETWEEN_LOOKS = 1.0
+T = TypeVar("T")
+Signature = tuple[tuple[int, int, int] | None, ...]
+
+
+class Watched(Generic[T]):
+    """A value made of files. Whoever asks for it looks, at most once a second, whether one of them changed.
+
+    Asking rather than a watcher of the file system: it needs no thread and no library, and it sees what inotify does not, such
+    as a Secret that the kubelet swaps by renaming a folder. A file has changed when its time, size or inode did, links followed.
+
+    Args:
+        what: for the log: "the tokens file".
+        paths: the files.
+        read: makes the value of them.
+        told: called with True when a change cannot be used, and with False when one can.
+        clock: seconds that only rise.
+
+    Raises:
+        KubehabitError: from `read`, the first time; later such an error is logged, and the value stays.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        paths: Sequence[Path],
+        read: Callable[[], T],
+        told: Callable[[bool], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._what = what
+        self._paths = paths
+        self._read = read
+        self._told = told
+        self._clock = clock
+        # Before reading: what changes in between is read once more.
+        self._seen = self._signature()
+        self._value = read()
+        self._next = clock() + _SECONDS_BETWEEN_LOOKS
+        told(False)
+
+    def current(self) -> T:
+        """The value as the files have it, or had it when they were last good."""
+        now = self._clock()
+        if now < self._next:
+            return self._value
+        self._next = now + _SECONDS_BETWEEN_LOOKS
+        signature = self._signature()
+        if signature == self._seen:
+            return self._value
+        self._seen = signature
+        try:
+            self._value = self._read()
+        except KubehabitError as error:
+            self._told(True)
+            _log.error(
+                f"{self._what} changed and cannot be used; the one before stays in use",
+                extra={"reason": str(error)},
+            )
+        else:
+            self._told(False)
+            _log.info(f"{self._what} was read anew")
+        return self._value
+
+    def _signature(self) -> Signature:
+        return tuple(_told_apart_by(path) for path in self._paths)
+
+
+def _told_apart_by(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
