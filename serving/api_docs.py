@@ -9,7 +9,7 @@ from fastapi import FastAPI, Response
 from serving.problems import ProblemError
 
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Scripts and requests of this service only: a token typed into the page has nowhere else to go."""
