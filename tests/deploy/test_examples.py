@@ -1,0 +1,113 @@
+"""The rest of deploy/: what kube-apiserver is told, the units of systemd, and that each file is in the table."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from kubehabit import app
+from serving.settings import Settings
+from tests.deploy.programs import program
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+
+# From k8s.io/apiserver/pkg/server/options/audit.go
+KNOWN_FLAGS = {
+    *("audit-policy-file", "audit-log-path", "audit-log-maxage", "audit-log-maxbackup", "audit-log-maxsize"),
+    *("audit-log-compress", "audit-log-format", "audit-log-mode", "audit-webhook-config-file"),
+    *("audit-webhook-initial-backoff", "audit-webhook-version", "audit-webhook-mode"),
+    *("audit-webhook-batch-buffer-size", "audit-webhook-batch-max-size", "audit-webhook-batch-max-wait"),
+    *("audit-webhook-batch-throttle-enable", "audit-webhook-batch-throttle-qps"),
+    *("audit-webhook-batch-throttle-burst", "audit-webhook-truncate-enabled"),
+    *("audit-webhook-truncate-max-batch-size", "audit-webhook-truncate-max-event-size"),
+}
+
+
+def test_the_table_names_each_file_once() -> None:
+    table = re.findall(r"^\| \[(\S+)\]\((\S+)\)", (DEPLOY / "README.md").read_text(encoding="utf-8"), re.M)
+    assert all(shown == target for shown, target in table)
+    files = {str(path.relative_to(DEPLOY)) for path in DEPLOY.rglob("*") if path.is_file()} - {"README.md"}
+    assert sorted(shown for shown, _ in table) == sorted(files)
+
+
+def flags() -> dict[str, str]:
+    document = yaml.safe_load((DEPLOY / "kube-apiserver" / "flags.yaml").read_text(encoding="utf-8"))
+    (container,) = document["spec"]["containers"]
+    given = [flag.removeprefix("--").partition("=") for flag in container["command"][1:]]
+    found = {name: value for name, _, value in given}
+    assert len(found) == len(given)
+    return found
+
+
+def test_the_flags_exist_and_fit_what_kubehabit_takes() -> None:
+    found, limits = flags(), Settings().limits
+    assert set(found) <= KNOWN_FLAGS
+    assert found["audit-webhook-mode"] == "batch"
+    assert int(found["audit-webhook-truncate-max-batch-size"]) <= limits.body_bytes
+    assert int(found["audit-webhook-truncate-max-event-size"]) <= int(
+        found["audit-webhook-truncate-max-batch-size"]
+    )
+    assert int(found["audit-webhook-batch-max-size"]) <= int(found["audit-webhook-batch-buffer-size"])
+
+
+def test_what_the_flags_name_is_mounted() -> None:
+    document = yaml.safe_load((DEPLOY / "kube-apiserver" / "flags.yaml").read_text(encoding="utf-8"))
+    (container,) = document["spec"]["containers"]
+    mounted = [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in document["spec"]["volumes"]
+    }
+    for name in ("audit-policy-file", "audit-webhook-config-file", "audit-log-path"):
+        assert str(Path(flags()[name]).parent) in mounted
+
+
+def test_the_kubeconfig_leads_from_its_context_to_the_webhook() -> None:
+    config = yaml.safe_load(
+        (DEPLOY / "kube-apiserver" / "audit-webhook.kubeconfig.yaml").read_text(encoding="utf-8")
+    )
+    (context,) = config["contexts"]
+    assert config["current-context"] == context["name"]
+    (cluster,) = config["clusters"]
+    (user,) = config["users"]
+    assert (context["context"]["cluster"], context["context"]["user"]) == (cluster["name"], user["name"])
+    assert cluster["cluster"]["server"].endswith("/v1/audit")
+    assert set(user["user"]) == {
+        "tokenFile"
+    }  # a token in the file itself would end up in somebody's repository
+
+
+def test_the_units_run_commands_that_exist() -> None:
+    for unit in UNITS:
+        (line,) = re.findall(r"^ExecStart=(.+)$", unit.read_text(encoding="utf-8"), re.M)
+        binary, *words = shlex.split(line)
+        assert Path(binary).name == "kubehabit"
+        command: Any = typer.main.get_command(app)
+        while hasattr(command, "commands"):  # a group, whichever library's
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_systemd_finds_no_fault_and_little_exposure(unit: Path, tmp_path: Path) -> None:
+    analyze = program("systemd-analyze", "systemd")
+    copy = tmp_path / unit.name  # its program is not installed here
+    text = unit.read_text(encoding="utf-8")
+    copy.write_text(text.replace("/opt/kubehabit/bin/kubehabit", f"{sys.executable} -m kubehabit"))
+    checked = subprocess.run([analyze, "verify", str(copy)], capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    told = subprocess.run(
+        [analyze, "security", "--offline=true", "--no-pager", str(copy)], capture_output=True, text=True
+    )
+    exposure = re.search(r"Overall exposure level for \S+: (\d+\.\d)", told.stdout)
+    assert exposure is not None, told.stdout + told.stderr
+    assert float(exposure[1]) < 2  # of 10; "OK" in its words
