@@ -7,7 +7,7 @@ cloud's envelope) is opened by `data.sources`, and only after the plain decoder 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
@@ -133,7 +133,16 @@ class Decoded(NamedTuple):
     skipped: Mapping[str, int] = MappingProxyType({})
 
 
+class _EventList(msgspec.Struct, gc=False):
+    """What kube-apiserver's webhook sends."""
+
+    items: list[AuditEvent]
+    kind: str = ""
+    apiVersion: str = ""
+
+
 _EVENT = msgspec.json.Decoder(AuditEvent)
+_EVENT_LIST = msgspec.json.Decoder(_EventList)
 _NEWLINE = ord("\n")
 _VERSION = attrgetter("apiVersion")
 _ID = attrgetter("auditID")
@@ -173,6 +182,9 @@ def decode_event(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
     check(event, version)
     return event
 
+
+_BEGINNING = 256
+"""Bytes of a body in which the kind of a list is looked for: API servers write it first."""
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 """What decoding may raise on bad input."""
@@ -269,11 +281,31 @@ def decode_block(block: bytes | memoryview, first_line: int = 1) -> Decoded | No
     lines = int(np.count_nonzero(np.frombuffer(block, np.uint8) == _NEWLINE)) + (block[-1] != _NEWLINE)
     if len(events) != lines:
         return None
-    if set(map(_VERSION, events)) != {API_VERSIONS[0]} or not all(map(_ID, events)):
-        return None
-    if not are_usual(list(map(_RECEIVED, events))):
+    if set(map(_VERSION, events)) != {API_VERSIONS[0]} or not _are_plain(events):
         return None
     return Decoded(events, list(range(first_line, first_line + lines)), [])
+
+
+def _are_plain(events: Sequence[AuditEvent]) -> bool:
+    """Whether all can be cited, and have their times as API servers write them."""
+    return all(map(_ID, events)) and are_usual(list(map(_RECEIVED, events)))
+
+
+def _decode_event_list(body: bytes) -> Decoded | None:
+    """Decode what kube-apiserver's webhook sends at once, twice as fast as item by item.
+
+    Returns:
+        None, unless it is an EventList of plain events; then each item has to be looked at.
+    """
+    try:
+        listed = _EVENT_LIST.decode(body)
+    except UNREADABLE:
+        return None
+    events = listed.items
+    versions = {listed.apiVersion, *map(_VERSION, events)} - {""}
+    if listed.kind != "EventList" or not listed.apiVersion or not versions <= set(API_VERSIONS):
+        return None
+    return Decoded(events, list(range(1, len(events) + 1)), []) if _are_plain(events) else None
 
 
 def _new_sources() -> Sources:
@@ -295,6 +327,10 @@ def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
     """
     if not body.strip():
         raise KubehabitError("The body is empty: send audit events as an EventList, a JSON list or NDJSON.")
+    if sources is None and len(body) <= MAX_EVENT_BYTES:  # no item can be too long then
+        at_once = _decode_event_list(body) if b'"EventList"' in body[:_BEGINNING] else decode_block(body)
+        if at_once is not None:
+            return at_once
     sources = sources or _new_sources()
     sources.limit_unpacking(MAX_UNPACKED_BYTES)
     found = sources.open_list(body)

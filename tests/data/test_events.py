@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from data.errors import KubehabitError
 from data.events import MAX_EVENT_BYTES, decode_block, decode_body, decode_lines
+from data.sources import Sources
 from tests.data.samples import event
 
 
@@ -68,6 +69,42 @@ def test_a_body_may_be_a_list_one_event_or_lines() -> None:
     one = event(auditID="x")
     for body in (one, b"[" + one + b"]", one + b"\n" + b"{broken\n", b"[" + one + b',{"a":1}]'):
         assert [e.auditID for e in decode_body(body).events] == ["x"]
+
+
+ITEMS = st.lists(
+    st.sampled_from(
+        [
+            {"apiVersion": ""},
+            {"apiVersion": "audit.k8s.io/v1"},
+            {"apiVersion": "audit.k8s.io/v1beta1"},
+            {"apiVersion": "audit.k8s.io/v2"},
+            {"auditID": ""},
+            {"requestReceivedTimestamp": "2026-01-05T09:30:00Z"},
+            {"requestReceivedTimestamp": "", "stageTimestamp": ""},
+            {"requestReceivedTimestamp": "2026-02-31T09:30:00.000000Z"},
+            {"verb": 7},
+            {"kubehabit.cluster": "west"},
+            {"records": []},
+        ]
+    ),
+    max_size=5,
+)
+
+
+@given(
+    ITEMS,
+    st.sampled_from(["EventList", "List", "", "Other"]),
+    st.sampled_from(["audit.k8s.io/v1", "audit.k8s.io/v1beta1", "audit.k8s.io/v9", ""]),
+)
+def test_a_list_read_at_once_is_read_as_item_by_item(
+    changes: list[dict[str, object]], kind: str, version: str
+) -> None:
+    items = [json.loads(event(auditID=f"a{n}")) | change for n, change in enumerate(changes)]
+    body = json.dumps({"kind": kind, "apiVersion": version, "metadata": {}, "items": items}).encode()
+    assert decode_body(body) == decode_body(body, Sources())
+    lines = b"\n".join(json.dumps(item).encode() for item in items) + b"\n"
+    if items:
+        assert decode_body(lines) == decode_body(lines, Sources())
 
 
 @pytest.mark.parametrize("body", [b"", b"  \n ", b"hello", b"\x00\x01"])
