@@ -4,6 +4,7 @@ bundle.json       format, fields, architecture, vocabulary, principals, settings
 calibration.json  tails and thresholds
 sensitivity.json  severity rules
 model.onnx        reconstruction error per action and field
+newest.onnx       the same for the newest action alone, laid out for speed; absent where the architecture does not allow it
 habits.npy        counts of what was done before, uint64 [K, 2]
 warmup.npz        last actions of each principal in training, so that the first live action has its context
 card.md           model card for people
@@ -39,6 +40,8 @@ FILES = (
     "warmup.npz",
     "card.md",
 )
+OPTIONAL = ("newest.onnx",)
+"""Files that a bundle may lack."""
 
 
 def _sha256(path: Path) -> str:
@@ -51,7 +54,8 @@ def _sha256(path: Path) -> str:
 
 def seal(directory: Path) -> str:
     """Write `checksums.json` over the bundle's files; returns the checksum of the whole."""
-    sums = {name: _sha256(directory / name) for name in FILES}
+    there = [name for name in OPTIONAL if (directory / name).is_file()]
+    sums = {name: _sha256(directory / name) for name in (*FILES, *there)}
     (directory / "checksums.json").write_text(json.dumps(sums, indent=1))
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
@@ -121,6 +125,12 @@ class Bundle:
         """The ONNX graph."""
         return self.path / "model.onnx"
 
+    @property
+    def newest_path(self) -> Path | None:
+        """The ONNX graph for the newest action alone, if there is one."""
+        path = self.path / "newest.onnx"
+        return path if path.is_file() else None
+
     @classmethod
     def load(cls, directory: Path) -> Bundle:
         """Open and verify a bundle.
@@ -135,7 +145,8 @@ class Bundle:
             raise BundleError(
                 f"{directory} is no finished model bundle (checksums.json: {error}). {again}"
             ) from error
-        for name in FILES:
+        there = [name for name in OPTIONAL if name in sums or (directory / name).exists()]
+        for name in (*FILES, *there):
             if not (directory / name).is_file() or name not in sums:
                 raise BundleError(f"Model bundle {directory} lacks {name}. {again}")
             if _sha256(directory / name) != sums[name]:

@@ -5,10 +5,9 @@ Each new action is scored at once, in the window of its principal's last actions
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +19,11 @@ from data.events import AuditEvent
 from data.evidence import Accumulator
 from data.habits import ATTRIBUTES, LIMIT, Familiarity, Habits, attribute_hashes
 from data.principals import Principal, PrincipalTable
+from data.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
 from data.sensitivity import Sensitivity
 from data.windows import Cut, Windows
 
 SEVERITIES = ("none", "low", "medium", "high", "critical")
-_BATCH = 256
 _TOP_FIELDS = 5
 _ALTERNATIVES = 3
 _BARELY, _CLEAR = 1.5, 2.0
@@ -34,44 +33,7 @@ _KIND_OF_DEED = [
     list(ATTRIBUTES).index(name) for name in ("verb_resource", "resource_namespace", "traits", "impersonates")
 ]
 
-Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
-Nll = npt.NDArray[np.float32]
-
-
-class Model(Protocol):
-    """Computes reconstruction errors; onnxruntime in serving, torch in training."""
-
-    def __call__(
-        self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
-    ) -> tuple[Nll, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """(nll [B, P, F], rank [B, P, F], log_probs [B, P, V]); see `training.model.Scorer`."""
-
-
-class OnnxModel:
-    """The bundle's graph in an onnxruntime session."""
-
-    def __init__(self, path: str, threads: int = 1) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def __call__(
-        self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
-    ) -> tuple[Nll, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Run the graph."""
-        inputs = {
-            "tokens": tokens,
-            "lengths": lengths,
-            "principal": principal,
-            "group": group,
-            "positions": positions,
-        }
-        nll, rank, log_probs = self.session.run(["nll", "rank", "log_probs"], inputs)
-        return nll, rank, log_probs
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,47 +121,6 @@ class Scores:
     explanations: dict[int, Explanation] = field(default_factory=dict)
 
 
-class WindowCache:
-    """Reconstruction errors of windows that were computed of late; those not asked for longest are forgotten first.
-
-    Attributes:
-        capacity: most windows.
-        hits, misses: windows that were found, and that were not.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.hits = self.misses = 0
-        self._held: OrderedDict[bytes, Nll] = OrderedDict()
-
-    def look_up(self, keys: list[bytes], compute: Callable[[Ints], Nll]) -> Nll:
-        """Errors of windows, float32 [N, F].
-
-        Args:
-            keys: what a window's error depends on, exactly.
-            compute: gives the errors of some of the windows by their index.
-        """
-        held = self._held
-        found = [held.get(key) for key in keys]
-        missing: dict[bytes, int] = {}
-        for row, (key, error) in enumerate(zip(keys, found, strict=True)):
-            if error is None:
-                missing.setdefault(key, row)
-            else:
-                held.move_to_end(key)
-        self.misses += len(missing)
-        self.hits += len(keys) - len(missing)
-        new = compute(np.array(list(missing.values()), np.int64))
-        fresh = dict(zip(missing, new, strict=True))
-        held.update(
-            (key, error.copy()) for key, error in fresh.items()
-        )  # not a view that keeps its batch alive
-        while len(held) > self.capacity:
-            held.popitem(last=False)
-        rows = [fresh[key] if error is None else error for key, error in zip(keys, found, strict=True)]
-        return np.array(rows, np.float32).reshape(len(keys), len(FIELDS))
-
-
 @dataclass(frozen=True, slots=True)
 class Figures:
     """What a detector holds in memory.
@@ -285,14 +206,17 @@ class Detector:
             cached_windows: windows whose reconstruction error is remembered, for they come again; 0 remembers none.
         """
         self.bundle = bundle
+        newest = None
+        if model is None and bundle.newest_path is not None:
+            newest = NewestOnnxModel(str(bundle.newest_path), threads)
         self.model: Model = model or OnnxModel(str(bundle.model_path), threads)
+        self.reconstruction = Reconstruction(self.model, newest, cached_windows)
         self.encoder = ActionEncoder(bundle.settings)
         self.habits: Habits = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
         self.accumulator = Accumulator(bundle.calibration.horizons)
         self.windows = Windows(bundle.window)
         for name, tokens in bundle.warmup.tokens.items():
             self.windows.seed(name, tokens, bundle.warmup.last[name])
-        self.cache = WindowCache(cached_windows)
         self._known = _Known(bundle.principals)
         sizes = bundle.vocabulary.sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -353,35 +277,17 @@ class Detector:
             principals=len(self.windows),
             habits=len(self.habits),
             state_bytes=self.windows.nbytes + self.habits.nbytes,
-            cached_windows=self.cache.hits,
-            computed_windows=self.cache.misses,
+            cached_windows=self.reconstruction.cache.hits,
+            computed_windows=self.reconstruction.cache.misses,
         )
 
     def _reconstruct(self, cut: Cut, ids: Ints, groups: Ints) -> Nll:
         """NLL of the newest action of each window, float32 [N, F]; what the cache holds is not computed again."""
-        if not self.cache.capacity:
-            self.cache.misses += len(ids)
-            return self._computed(cut, ids, groups, np.arange(len(ids)))
-        return self.cache.look_up(cut.keys(ids, groups), lambda rows: self._computed(cut, ids, groups, rows))
-
-    def _computed(self, cut: Cut, ids: Ints, groups: Ints, rows: Ints) -> Nll:
-        """NLL of the newest action of some windows, float32 [n, F]."""
-        newest = np.zeros(1, np.int64)
-        out = np.empty((len(rows), len(FIELDS)), np.float32)
-        for begin in range(0, len(rows), _BATCH):
-            at = rows[begin : begin + _BATCH]
-            nll, _, _ = self.model(cut.tokens(at), cut.lengths[at], ids[at], groups[at], newest)
-            out[begin : begin + _BATCH] = nll[:, 0]
-        return out
+        return self.reconstruction.nll(cut, ids, groups)
 
     def _alternatives(self, cut: Cut, rows: Ints, ids: Ints, groups: Ints) -> npt.NDArray[np.float32]:
         """Log-probabilities of all tokens for the newest action of some windows, float32 [n, V]."""
-        newest = np.zeros(1, np.int64)
-        parts = []
-        for begin in range(0, len(rows), _BATCH):
-            at = rows[begin : begin + _BATCH]
-            parts.append(self.model(cut.tokens(at), cut.lengths[at], ids[at], groups[at], newest)[2][:, 0])
-        return np.concatenate(parts)
+        return self.reconstruction.log_probs(cut, ids, groups, rows)
 
     def _values(self, batch: ActionBatch, row: int) -> dict[str, str]:
         return {name: self.encoder.interners[name].values[batch.codes[name][row]] for name in STATIC_FIELDS}

@@ -10,8 +10,9 @@ from typing import Any
 
 from data.actions import FIELDS
 from data.bundle import Bundle
-from data.detector import Detector, OnnxModel
+from data.detector import Detector
 from data.events import decode_lines
+from data.reconstruction import OnnxModel
 
 
 class AuditModel:

@@ -45,12 +45,14 @@ class Cut:
         block: int16 [A, F], actions of all principals concerned, each principal's one after the other.
         first: int64 [N], row of `block` with which each window begins.
         lengths: int64 [N], actions in each; they follow each other in `block`, the newest last.
+        whose: int64 [A], one of the N that each action in `block` is of the principal of.
         window: the longest there may be.
     """
 
     block: Tokens
     first: Ints
     lengths: Ints
+    whose: Ints
     window: int
 
     def tokens(self, rows: Ints | slice = slice(None)) -> Ints:
@@ -122,7 +124,7 @@ class Windows:
         count, context = len(names), self.window - 1
         if not count:
             nothing = np.empty(0, np.int64)
-            return Cut(np.empty((0, tokens.shape[1]), np.int16), nothing, nothing, self.window)
+            return Cut(np.empty((0, tokens.shape[1]), np.int16), nothing, nothing, nothing, self.window)
         places = self._places(names)
         order = np.argsort(places, kind="stable")
         ordered = places[order]
@@ -157,7 +159,7 @@ class Windows:
         self._tokens[who] = block[np.minimum((ends - keeps)[:, None] + steps, len(block) - 1)]
         self._lengths[who] = keeps
         self._last[who] = times[begins + added - 1]
-        return Cut(block, first, newest - first + 1, self.window)
+        return Cut(block, first, newest - first + 1, order[begins[owner]], self.window)
 
     def append(self, names: Sequence[str], tokens: npt.NDArray[np.int32], time: Ints) -> tuple[Ints, Ints]:
         """As `cut`, with the windows spelled out: int64 [N, W, F] padded with 0 at the end, and lengths int64 [N]."""

@@ -28,13 +28,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from data.actions import FIELDS, ActionBatch, ActionEncoder, stable_hash
 from data.calibration import Calibration, Deeds, Weighed
 from data.dataset import ActionTable, build, load
-from data.detector import Model
 from data.errors import KubehabitError
 from data.events import AuditEvent
 from data.evidence import Accumulator
 from data.habits import Habits, attribute_hashes
 from data.home import home
 from data.reader import DeadLetterFile, read_events
+from data.reconstruction import Model
 from data.sensitivity import Sensitivity
 from data.windows import Windows
 from training import ablation_report, registry

@@ -20,10 +20,10 @@ from data.calibration import (
     classes_of,
 )
 from data.dataset import ActionTable
-from data.detector import Model
 from data.errors import KubehabitError
 from data.evidence import INCIDENT_SECONDS, Accumulator
 from data.habits import ATTRIBUTES, MATURE, Habits, counted_levels, novelty_levels
+from data.reconstruction import Model
 
 Floats = npt.NDArray[np.float64]
 INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000

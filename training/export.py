@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 
-from data.detector import Ints, Nll, OnnxModel
 from data.errors import KubehabitError
+from data.reconstruction import Ints, NewestOnnxModel, Nll, OnnxModel
+from data.windows import Cut
 from training.model import Autoencoder, Scorer
+from training.newest import NewestScorer
 
 OPSET = 17
 INPUTS = ("tokens", "lengths", "principal", "group", "positions")
@@ -62,16 +65,48 @@ def export(model: Autoencoder, path: Path) -> None:
         "positions": {0: "positions"},
         **{name: {0: "batch", 1: "positions"} for name in OUTPUTS},
     }
+    _write(Scorer(model), example, path, INPUTS, OUTPUTS, axes)
+
+
+def export_newest(model: Autoencoder, path: Path) -> None:
+    """Write the graph for the newest action alone, see `training.newest`.
+
+    Raises:
+        KubehabitError: an axis that must be free came out frozen.
+    """
+    config = model.config
+    example = (
+        torch.zeros(5, len(config.vocabulary), dtype=torch.int64),
+        torch.zeros(5, dtype=torch.int64),
+        torch.zeros(5, dtype=torch.int64),
+        torch.zeros(3, config.window, dtype=torch.int64),
+    )
+    axes = {
+        **{name: {0: "actions"} for name in ("actions", "principal", "group")},
+        "index": {0: "windows"},
+        "nll": {0: "windows"},
+    }
+    _write(NewestScorer(model), example, path, tuple(axes)[:-1], ("nll",), axes)
+
+
+def _write(
+    module: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    path: Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]],
+) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # the tracer warns of LSTM batch sizes; the parity check is the judge of that
         torch.onnx.export(
-            Scorer(model).eval(),
+            module.eval(),
             example,
             str(path),
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
+            input_names=list(inputs),
+            output_names=list(outputs),
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
@@ -114,6 +149,45 @@ def check_parity(
         )
         # np.maximum, unlike max, passes a NaN on.
         worst = float(np.maximum(worst, np.abs(reference(*inputs)[0] - exported(*inputs)[0]).max()))
+    return _accept(worst, tolerance)
+
+
+def check_newest(
+    model: Autoencoder,
+    path: Path,
+    *,
+    batches: int = PARITY_BATCHES,
+    seed: int = 0,
+    tolerance: float = TOLERANCE,
+) -> float:
+    """As `check_parity`, for the graph of `export_newest`: overlapping windows of several principals, whole and short.
+
+    Raises:
+        KubehabitError: the difference is above `tolerance`.
+    """
+    rng = np.random.default_rng(seed)
+    config = model.config
+    reference, exported = TorchModel(model), NewestOnnxModel(str(path))
+    worst = 0.0
+    for _ in range(batches):
+        actions = rng.integers(1, 3 * config.window, int(rng.integers(1, 6)))  # of each principal
+        owner = np.repeat(np.arange(len(actions)), actions)
+        start = np.repeat(np.cumsum(actions) - actions, actions)
+        newest = np.arange(len(owner))
+        first = np.maximum(newest - rng.integers(0, config.window, len(owner)), start)
+        block = np.stack([rng.integers(0, size, len(owner)) for size in config.vocabulary], axis=-1)
+        cut = Cut(block.astype(np.int16), first, newest - first + 1, newest, config.window)
+        principal = rng.integers(0, config.principals + 1, len(actions))[owner]
+        group = rng.integers(0, config.groups + 1, len(actions))[owner]
+        rows = rng.permutation(len(owner))[: int(rng.integers(1, len(owner) + 1))]
+        whole, _, _ = reference(
+            cut.tokens(rows), cut.lengths[rows], principal[rows], group[rows], np.zeros(1, np.int64)
+        )
+        worst = float(np.maximum(worst, np.abs(whole[:, 0] - exported(cut, principal, group, rows)).max()))
+    return _accept(worst, tolerance)
+
+
+def _accept(worst: float, tolerance: float) -> float:
     if not worst <= tolerance:
         raise KubehabitError(
             f"The exported model differs from the trained one by {worst:.2g} nats (allowed {tolerance:.0e}); nothing was "

@@ -34,6 +34,7 @@ def write(
     table: ActionTable,
     model: ModelConfig,
     onnx: Path,
+    newest: Path | None,
     fitted: CalibrationResult,
     name: str,
     git_commit: str,
@@ -41,6 +42,15 @@ def write(
     metrics: dict[str, float],
 ) -> str:
     """Write and seal a bundle.
+
+    Args:
+        folder: made if need be.
+        table: the dataset.
+        model: the architecture.
+        onnx: the graph.
+        newest: the graph for the newest action alone, if the architecture has one.
+        fitted: calibration and habits.
+        name, git_commit, run_id, metrics: what the bundle says of itself.
 
     Returns:
         Checksum of the whole bundle.
@@ -70,6 +80,8 @@ def write(
     (folder / "calibration.json").write_text(json.dumps(fitted.calibration.to_dict(), indent=1))
     (folder / "sensitivity.json").write_text(json.dumps(table.rules, indent=1))
     (folder / "model.onnx").write_bytes(onnx.read_bytes())
+    if newest is not None:
+        (folder / "newest.onnx").write_bytes(newest.read_bytes())
     np.save(folder / "habits.npy", fitted.habits.to_array(), allow_pickle=False)
     warmup_of(table, model.window).save(folder / "warmup.npz")
     (folder / "card.md").write_text(_card(meta, fitted))

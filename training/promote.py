@@ -26,7 +26,7 @@ from data.detector import SEVERITIES, Detector
 from data.errors import BundleError, KubehabitError
 from data.events import decode_lines
 from data.shipped import shipped
-from training.export import TOLERANCE, check_parity
+from training.export import TOLERANCE, check_newest, check_parity
 from training.registry import connected, download
 
 HIGH = SEVERITIES[SEVERITIES.index("high") :]
@@ -365,7 +365,7 @@ def self_checks(model_uri: str, example: str) -> tuple[list[Check], Bundle | Non
 
 
 def _parity(bundle: Bundle, model_uri: str, batches: int = 40) -> float:
-    """Largest difference between the bundle's graph and the weights its run keeps.
+    """Largest difference between the bundle's graphs and the weights its run keeps.
 
     Raises:
         KubehabitError: it is too large, or the weights are gone or were changed.
@@ -385,7 +385,10 @@ def _parity(bundle: Bundle, model_uri: str, batches: int = 40) -> float:
         raise KubehabitError(
             f"The weights kept for {model_uri} do not belong to its architecture; train it again with this version of kubehabit."
         ) from error
-    return check_parity(model.eval(), bundle.model_path, batches=batches, tolerance=TOLERANCE)
+    worst = check_parity(model.eval(), bundle.model_path, batches=batches, tolerance=TOLERANCE)
+    if bundle.newest_path is None:
+        return worst
+    return max(worst, check_newest(model, bundle.newest_path, batches=batches, tolerance=TOLERANCE))
 
 
 def promote(

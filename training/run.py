@@ -25,8 +25,9 @@ from data.errors import KubehabitError
 from data.principals import PEOPLE_AND_PIPELINES
 from training import checkpoints, drift, package, plots, registry, warm_start
 from training.calibrate import CalibrationConfig, CalibrationResult, calibrate, count_incidents
-from training.export import TorchModel, check_parity, export
+from training.export import TorchModel, check_newest, check_parity, export, export_newest
 from training.module import ActionWindows, HabitModule
+from training.newest import is_supported
 
 Chosen = npt.NDArray[np.bool_]
 EXAMPLE = (
@@ -264,6 +265,10 @@ def _train(
             onnx = Path(folder) / "model.onnx"
             export(model, onnx)
             worst = check_parity(model, onnx)
+            newest = Path(folder) / "newest.onnx" if is_supported(cli.model.config) else None
+            if newest is not None:
+                export_newest(model, newest)
+                worst = max(worst, check_newest(model, newest))
             metrics = _figures(table, fitted) | {
                 "parity_max_abs_difference": worst,
                 "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
@@ -279,6 +284,7 @@ def _train(
                 table=table,
                 model=cli.model.config,
                 onnx=onnx,
+                newest=newest,
                 fitted=fitted,
                 name=options.name,
                 git_commit=commit,

@@ -30,9 +30,9 @@ from rich.table import Table
 
 from data.actions import FIELDS
 from data.dataset import ActionTable
-from data.detector import Model
 from data.errors import KubehabitError
 from data.home import home
+from data.reconstruction import Model
 from data.shipped import shipped
 from training import registry
 from training.calibrate import cut_windows

@@ -11,7 +11,7 @@ import torch
 from data import vocabulary
 from data.errors import KubehabitError
 from training import model as module
-from training.export import TorchModel, check_parity, export
+from training.export import TorchModel, check_newest, check_parity, export, export_newest
 from training.model import Autoencoder, ModelConfig, Scorer, field_nll, targets_at
 
 torch.set_num_threads(1)  # models this small only lose by waiting for each other
@@ -190,6 +190,21 @@ def test_the_exported_graph_computes_the_same_numbers(model: Autoencoder, tmp_pa
     }
     assert dims["tokens"][:2] == ["batch", "window"]
     assert dims["positions"] == ["positions"]
+
+
+def test_the_graph_for_the_newest_action_computes_the_same_numbers(
+    model: Autoencoder, tmp_path: Path
+) -> None:
+    export_newest(model, tmp_path / "newest.onnx")
+    assert check_newest(model, tmp_path / "newest.onnx", batches=30) <= 1e-5
+
+
+def test_a_broken_export_of_it_is_refused(model: Autoencoder, tmp_path: Path) -> None:
+    export_newest(model, tmp_path / "newest.onnx")
+    with torch.no_grad():
+        model.encoder.weight_hh_l0.add_(0.05)
+    with pytest.raises(KubehabitError, match="differs from the trained one"):
+        check_newest(model, tmp_path / "newest.onnx", batches=5)
 
 
 def test_a_broken_export_is_refused(model: Autoencoder, tmp_path: Path) -> None:
