@@ -495,7 +495,8 @@ def speed(model: Model, bundle: Path, folder: Path, bodies: Path, quick: bool) -
     rows, found = [], {}
     lines, warm = lines_of("normal")[-20_000:], folder / "warm.bodies"
     write_bodies(warm, event_lists(lines))
-    for name, settings in (("on", {}), ("off", {"KUBEHABIT_MODEL__CACHED_WINDOWS": "0"})):
+    for name, size in (("on", "20000"), ("off", "0")):
+        settings = {"KUBEHABIT_MODEL__CACHED_WINDOWS": size}
         with Server(model, folder / f"speed-{name}", **settings) as server:
             # Tables and memos fill, as after any start; the recording itself comes for the first time when it counts.
             throughput(server, warm, day, len(event_lists(lines)))

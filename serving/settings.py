@@ -38,7 +38,7 @@ class ModelSettings(_Section):
     alias: str = "champion"
     cache: Path | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    cached_windows: Annotated[int, Field(ge=0)] = 20_000
+    cached_windows: Annotated[int, Field(ge=0)] = 0
 
     @property
     def cache_dir(self) -> Path:
