@@ -15,6 +15,7 @@ from data.events import AuditEvent, Decoded, decode_body
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult
+from serving.instance import instance
 from serving.journal import Journal, JournalError, Record, record
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
@@ -62,13 +63,17 @@ class Service:
             self._retention = Retention(engine.store)
             self._retention.start()
         if self.dispatcher is None and self.settings.sinks:
-            self.dispatcher = Dispatcher(engine.store, self.settings.sinks, self.metrics.sink)
+            claimer = instance(self.settings.journal.resolved_path)
+            self.dispatcher = Dispatcher(
+                engine.store, self.settings.sinks, self.metrics.sink, claimer=claimer
+            )
             self.metrics.sinks((sink.name for sink in self.settings.sinks), self.dispatcher.outbox)
-            self.dispatcher.start()
         if self.dispatcher is not None:
             engine.note = self.dispatcher.outbox.note
         if self.pipeline is None:
             self.pipeline = self._begin(engine)
+            if self.dispatcher is not None:
+                self.dispatcher.start()  # not before the journal is ours: two processes on one folder would be one claimer
         self.pipeline.engine = self.engine = engine
         self.metrics.served(engine.model)
 

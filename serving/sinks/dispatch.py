@@ -39,12 +39,18 @@ class Dispatcher:
         sinks: settings of every sink.
         count: told of every attempt.
         wait: pause before each further attempt, for tests; else random, up to double each time, at most `max_wait_seconds`.
+        claimer: as for `Outbox`.
     """
 
     def __init__(
-        self, store: AlertStore, sinks: Sequence[SinkSettings], count: Count, wait: wait_base | None = None
+        self,
+        store: AlertStore,
+        sinks: Sequence[SinkSettings],
+        count: Count,
+        wait: wait_base | None = None,
+        claimer: str = "",
     ) -> None:
-        self.outbox = Outbox(store, sinks)
+        self.outbox = Outbox(store, sinks, claimer)
         self._workers = [_Worker(self.outbox, sink, count, wait) for sink in sinks]
 
     def start(self) -> None:

@@ -73,12 +73,13 @@ class Outbox:
     Args:
         store: where they are kept.
         sinks: settings of every sink; names are unique.
+        claimer: who claims entries; no other process that works off the same outbox may have the same.
     """
 
-    def __init__(self, store: AlertStore, sinks: Sequence[SinkSettings]) -> None:
+    def __init__(self, store: AlertStore, sinks: Sequence[SinkSettings], claimer: str = "") -> None:
         self._store = store
         self._sinks = tuple(sinks)
-        self._me = uuid.uuid4().hex
+        self._me = claimer or uuid.uuid4().hex
 
     def note(self, writer: Writer, number: int, alert: Alert) -> None:
         """Queue an alert that was raised or has grown, for every sink that wants it. Part of the writer's transaction.

@@ -97,7 +97,7 @@ class Postgres:
     def stop(self) -> None:
         """End it and remove all it held."""
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)  # without waiting for clients
+            self._process.send_signal(signal.SIGQUIT)  # at once: nothing of it is needed any more
             self._process.wait(DEADLINE)
         shutil.rmtree(self._folder, ignore_errors=True)
 

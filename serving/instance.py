@@ -1,0 +1,36 @@
+"""Which process this is to others that share its database: the same one after a restart."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from pathlib import Path
+
+_NAME = "instance"
+_HEX = re.compile(r"[0-9a-f]{32}")
+
+
+def instance(folder: Path) -> str:
+    """Identity kept in a folder that one process at a time uses: 32 hexadecimal digits, made at the first start.
+
+    What a killed process had claimed is its successor's at once; without, it would have to wait until the claim ends.
+
+    Args:
+        folder: of the journal, which is locked by its process.
+    """
+    path = folder / _NAME
+    try:
+        found = path.read_text(encoding="ascii")
+        if _HEX.fullmatch(found):
+            return found
+    except (OSError, ValueError):
+        pass  # there is none yet, or it is damaged
+    made = uuid.uuid4().hex
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(made, encoding="ascii")
+        part.replace(path)
+    except OSError:
+        pass  # then it is another one after a restart; the journal says what is wrong with the folder
+    return made
