@@ -46,8 +46,11 @@ class Noting(FakeDetector):
 class Served:
     """The service; what it is given is in `seen`, over restarts."""
 
-    def __init__(self, folder: Path, explainer: Explainer, **settings: Any) -> None:
-        self.port = free_port()
+    def __init__(
+        self, folder: Path, explainer: Explainer, *, store: str = "", port: int = 0, **settings: Any
+    ) -> None:
+        self.port = port or free_port()
+        self._store = store or f"sqlite:///{folder}/serving.db"
         self.seen: list[tuple[str, str]] = []
         self.detector = Noting(self.seen)
         self._folder = folder
@@ -61,7 +64,7 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        store = AlertStore(f"sqlite:///{self._folder}/serving.db", retention_days=90, max_alerts=10_000)
+        store = AlertStore(self._store, retention_days=90, max_alerts=10_000)
         engine = Engine(self.detector, FIELDS, model_info(), store, self._explainer)
         settings = {"journal": {"path": self._folder / "journal"}} | self._settings
         app = create_app(Settings(**settings), engine)
