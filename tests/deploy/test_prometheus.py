@@ -93,6 +93,12 @@ def test_every_rule_says_what_is_wrong_and_what_to_do() -> None:
             assert rule["labels"]["severity"] in ("warning", "critical")
 
 
+def test_every_rule_is_in_the_manual() -> None:
+    manual = (DEPLOY.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(Kubehabit\w+)`", manual))
+    assert named == {rule["alert"] for group in RULES["groups"] for rule in group["rules"]}
+
+
 def promtool(*arguments: str) -> str:
     done = subprocess.run(
         [program("promtool", "prometheus"), *arguments],
