@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import compress, count
 from operator import attrgetter
@@ -207,12 +207,18 @@ class StageFolder:
     """Makes one action of the stages of one request, and recognises repeats.
 
     A request is identified by what the server alone sets (`requestReceivedTimestamp`) together with the audit ID, the
-    caller and the URI: a client can choose its own Audit-ID, so that alone proves nothing. Kept of each is a hash of these, keyed
-    anew in every process: with a full memory, two requests are taken for one in less than one of 10^13. Memory is bounded by two
-    generations of hashes.
+    caller, the verb and the URI: a client can choose its own Audit-ID, so that alone proves nothing. Kept of each is a keyed hash
+    of these: with a full memory, two requests are taken for one in less than one of 10^13. Memory is bounded by two generations
+    of hashes.
+
+    Args:
+        capacity: requests of a generation.
+        key: makes hashes that mean the same in another process, for a memory that is to be saved; without one they are those of
+            this process alone, which takes half the time.
     """
 
-    def __init__(self, capacity: int = 200_000) -> None:
+    def __init__(self, capacity: int = 200_000, key: bytes | None = None) -> None:
+        self.key = key
         self._capacity = capacity
         self._new: set[int] = set()
         self._old: set[int] = set()
@@ -224,10 +230,18 @@ class StageFolder:
             events: events in arrival order.
             times: when the request of each was received.
         """
-        requests = zip(map(_AUDIT_ID, events), times, map(_URI, events), map(_USERNAME, events), strict=True)
+        requests = zip(
+            map(_AUDIT_ID, events),
+            times,
+            map(_URI, events),
+            map(_USERNAME, events),
+            map(_VERB, events),
+            strict=True,
+        )
+        hashed = map(hash, requests) if self.key is None else _stable_hashes(requests, self.key)
         new, old = self._new, self._old
         answers = []
-        for stage, request in zip(map(_STAGE, events), map(hash, requests), strict=True):
+        for stage, request in zip(map(_STAGE, events), hashed, strict=True):
             # The first stage says nothing of the outcome; another follows.
             if stage == "RequestReceived" or request in new or request in old:
                 answers.append(False)
@@ -241,6 +255,27 @@ class StageFolder:
     def is_first(self, event: AuditEvent) -> bool:
         """As `first`, for one event."""
         return self.first([event], _times([event]))[0]
+
+    def to_arrays(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """The two generations, newer first; they mean something only with a key."""
+        new, old = (np.fromiter(part, np.uint64, len(part)) for part in (self._new, self._old))
+        return new, old
+
+    @classmethod
+    def from_arrays(cls, key: bytes, new: npt.NDArray[np.uint64], old: npt.NDArray[np.uint64]) -> StageFolder:
+        """Inverse of `to_arrays`."""
+        folder = cls(key=key)
+        folder._new, folder._old = set(new.tolist()), set(old.tolist())
+        return folder
+
+
+def _stable_hashes(requests: Iterable[tuple[str, ...]], key: bytes) -> list[int]:
+    digests = [
+        hashlib.blake2b("\0".join(request).encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
+        for request in requests
+    ]
+    hashes: list[int] = np.frombuffer(b"".join(digests), "<u8").tolist()
+    return hashes
 
 
 def gap_codes(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -121,6 +121,12 @@ class Bundle:
         return int(self.meta["model"]["window"])
 
     @property
+    def checksum(self) -> str:
+        """Checksum of the whole, as `seal` returned it: tells bundles apart."""
+        sums = json.loads((self.path / "checksums.json").read_text())
+        return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+
+    @property
     def model_path(self) -> Path:
         """The ONNX graph."""
         return self.path / "model.onnx"

@@ -5,7 +5,7 @@ Each new action is scored at once, in the window of its principal's last actions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,7 +192,11 @@ class _Known:
 
 
 class Detector:
-    """Scores actions against the habits in a bundle and keeps those habits up to date as it goes."""
+    """Scores actions against the habits in a bundle and keeps those habits up to date as it goes.
+
+    Attributes:
+        recall: called with the principals of a batch before their state is read, by whoever keeps that of quiet ones elsewhere.
+    """
 
     def __init__(
         self, bundle: Bundle, *, threads: int = 1, model: Model | None = None, cached_windows: int = 0
@@ -217,6 +221,7 @@ class Detector:
         self.windows = Windows(bundle.window)
         for name, tokens in bundle.warmup.tokens.items():
             self.windows.seed(name, tokens, bundle.warmup.last[name])
+        self.recall: Callable[[Sequence[str]], None] | None = None
         self._known = _Known(bundle.principals)
         sizes = bundle.vocabulary.sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -231,6 +236,8 @@ class Detector:
         vocabulary, calibration = self.bundle.vocabulary, self.bundle.calibration
         tokens = vocabulary.encode(batch, self.encoder)
         who = self._known.of(batch, self.encoder.generation)
+        if self.recall is not None:
+            self.recall(who.names)
         cut = self.windows.cut(who.names, tokens, batch.time)
         nll = self._reconstruct(cut, who.ids, who.group_ids)
         known = self.habits.observe(attribute_hashes(batch, self.encoder), who.name_hashes, who.group_hashes)

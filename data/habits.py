@@ -203,6 +203,16 @@ class Habits:
         nobody = owners < 0
         return np.stack([keys[nobody], counts[nobody].astype(np.uint64)], axis=1)
 
+    def grown(self, before: Habits) -> npt.NDArray[np.uint64]:
+        """What was counted of entries without an owner since the table was like `before`: keys and counts, uint64 [K, 2]."""
+        held = self.others()
+        added = held[:, 1].astype(np.int64) - before._table.get(held[:, 0])
+        return np.stack([held[:, 0], added.astype(np.uint64)], axis=1)[added > 0]
+
+    def put_others(self, grown: npt.NDArray[np.uint64]) -> None:
+        """Count what `grown` or `others` returned; counts add up."""
+        self._table.put(grown[:, 0], grown[:, 1], None)
+
     def to_array(self) -> npt.NDArray[np.uint64]:
         """Sorted keys and counts of all entries, uint64 [K, 2]."""
         keys, counts, _ = self._table.entries()

@@ -234,6 +234,16 @@ class Engine:
         """What the detector holds in memory, if it tells."""
         return self._detector.figures() if isinstance(self._detector, Measured) else None
 
+    @property
+    def detector(self) -> Scorer:
+        """Scores events."""
+        return self._detector
+
+    @property
+    def has_unsaved(self) -> bool:
+        """Whether alerts wait for a store that refused them."""
+        return bool(self._unsaved)
+
     def close(self) -> None:
         """Wait for a running batch and give the store back."""
         with self._lock:

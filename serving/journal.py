@@ -332,16 +332,26 @@ class Journal:
         """Number what comes next after a sequence that was used already, if the journal knows of none so high."""
         self.last = max(self.last, sequence)
 
+    def scored(self, upto: int) -> int:
+        """Bytes of the segments that `prune` would delete."""
+        with self._wake:
+            return sum(self._sizes[number] for number in self._gone(upto))
+
+    def _gone(self, upto: int) -> list[int]:
+        numbers = sorted(self._sizes)
+        gone = [number for number, following in pairwise(numbers) if following - 1 <= upto]
+        # The newest one goes when it is full: else there could be no room for the record that begins another.
+        is_idle = not self._pending_bytes and self.last <= upto
+        if numbers and is_idle and self._sizes[numbers[-1]] >= self._segment_bytes:
+            gone.append(numbers[-1])
+        return gone
+
     def prune(self, upto: int) -> None:
         """Delete the segments whose records are all at or before a sequence."""
         with self._wake:
-            numbers = sorted(self._sizes)
-            gone = [number for number, following in pairwise(numbers) if following - 1 <= upto]
-            # The newest one goes when it is full: else there could be no room for the record that begins another.
-            is_idle = not self._pending_bytes and self.last <= upto
-            if numbers and is_idle and self._sizes[numbers[-1]] >= self._segment_bytes:
+            gone = self._gone(upto)
+            if self._active in gone:
                 self._end_segment()
-                gone.append(numbers[-1])
             for number in gone:
                 del self._sizes[number]
         for number in gone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from serving.engine import Engine, ModelInfo
 from serving.explain import Explainer
 from serving.principals import Principals, Trained
 from serving.registry import Reference, open_bundle
+from serving.repeats import KEY_BYTES
 from serving.settings import Settings
 from serving.store import AlertStore
 
@@ -35,6 +37,7 @@ def load_engine(
         retention_days=settings.store.retention_days,
         max_alerts=settings.store.max_alerts,
     )
+    from data.actions import StageFolder
     from data.detector import Detector, describe
 
     model = ModelInfo(
@@ -47,6 +50,8 @@ def load_engine(
         bundle=describe(bundle),
     )
     detector = Detector(bundle, threads=settings.model.threads, cached_windows=settings.model.cached_windows)
+    # Its memory of requests is to be continued by another process.
+    detector.encoder.folder = StageFolder(key=secrets.token_bytes(KEY_BYTES))
     trained = Trained(bundle.principals.group_of, bundle.principals.sizes, bundle.warmup.last)
     return Engine(
         detector, bundle.fields, model, store, explainer, settings.alerts, principals=Principals(trained)

@@ -23,7 +23,7 @@ from serving.body import decompress
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult
 from serving.journal import Journal, JournalError, Place, Record
-from serving.repeats import Repeats
+from serving.keeper import Keeper
 from serving.store import StoreError
 from serving.tracing import current, span
 
@@ -34,6 +34,9 @@ _TOGETHER = 1024
 
 _HELD = 8192
 """Decoded events that wait in memory; those beyond it are decoded again from the journal when their turn comes."""
+
+_IDLE_SECONDS = 1.0
+"""How often the state is looked after when nothing arrives."""
 
 _PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 2.0
@@ -66,7 +69,7 @@ class Pipeline:
     Args:
         engine: scores them.
         journal: keeps them until then.
-        repeats: recognises events that were taken in before.
+        keeper: keeps what is learned, the memory of events among it.
         dead_letters: where a batch goes that makes the engine fail.
         scored: told of what was scored, its events, and how many more were repeats of earlier ones, on the scoring thread.
 
@@ -79,14 +82,14 @@ class Pipeline:
         self,
         engine: Engine,
         journal: Journal,
-        repeats: Repeats,
+        keeper: Keeper,
         dead_letters: BoundedDeadLetters,
         scored: Callable[[Batch, Sequence[AuditEvent], int], None],
     ) -> None:
         self.engine = engine
         self.journal = journal
-        self.repeats = repeats
         self.position = 0
+        self._keeper = keeper
         self._dead_letters = dead_letters
         self._scored = scored
         self._queue: deque[_Item] = deque()
@@ -173,22 +176,25 @@ class Pipeline:
 
     def _run(self) -> None:
         while (items := self._next()) is not None:
-            if items[0].work is not None:
+            if items and items[0].work is not None:
                 items[0].work()
                 continue
             for item in items:
                 self._load(item)
             events = sum(len(item.decoded.events) for item in items if item.decoded is not None)
-            with span("score", (item.caller for item in items), batches=len(items), events=events):
-                self._score(items)
-            self.position = max(item.place.sequence for item in items if item.place is not None)
-            self.journal.prune(self.position)
+            if items:
+                with span("score", (item.caller for item in items), batches=len(items), events=events):
+                    self._score(items)
+                self.position = max(item.place.sequence for item in items if item.place is not None)
+            try:
+                self._keeper.after(self.position, events)
+            except Exception:  # what is acknowledged is in the journal all the same
+                _log.exception("the state could not be looked after")
 
     def _next(self) -> list[_Item] | None:
-        """The batches to score next, or one piece of work; None when the service ends."""
+        """The batches to score next, or one piece of work; none after a while without any; None when the service ends."""
         with self._wake:
-            while not self._queue and not self._closing:
-                self._wake.wait()
+            self._wake.wait_for(lambda: self._queue or self._closing, _IDLE_SECONDS)
             if self._closing:
                 return None
             taken: list[_Item] = []
@@ -223,7 +229,7 @@ class Pipeline:
                 events += item.decoded.events
         engine = self.engine
         try:
-            first = self.repeats.first(events)
+            first = self._keeper.repeats.first(events)
             fresh = list(compress(events, first))
             batch = engine.score(fresh)
         except StoreError as error:
@@ -287,6 +293,7 @@ class Pipeline:
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+        self._keeper.close(self.position)
         self.journal.close()  # what was about to be written still comes into the queue
         _answer(list(self._queue), JournalError(_ENDING))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -99,18 +99,29 @@ class Trained:
     last: Mapping[str, int] = field(default_factory=dict)
 
 
+Saved = Sequence[Any]
+"""What is kept of one principal, to be packed: its name, kind and group, and its rows of the arrays as bytes."""
+
+
 class Principals:
-    """Keeps count of what was scored; safe to ask while it counts. The last actions of all are in flat arrays, 340 bytes each."""
+    """Keeps count of what was scored; safe to ask while it counts. The last actions of all are in flat arrays, 340 bytes each.
+
+    Attributes:
+        since: when counting began.
+        elsewhere: asked for what `take` returned of a principal, if that is kept; may be called by any thread.
+    """
 
     def __init__(self, trained: Trained | None = None) -> None:
+        self.since = datetime.now(UTC)
+        self.elsewhere: Callable[[str], Saved | None] | None = None
         self._trained = trained or Trained()
         self._place: OrderedDict[str, int] = OrderedDict()  # those idle longest first
+        self._free: list[int] = []
         self._who: list[tuple[str, str]] = []  # kind and group
         self._counts = np.zeros((0, 2), np.int64)  # actions, flagged
         self._times = np.zeros((0, _RECENT), np.int64)
         self._values = np.zeros((0, _RECENT, 2), np.float32)  # surprise, evidence
         self._grades = np.zeros((0, _RECENT), np.int8)
-        self._since = datetime.now(UTC)
         self._lock = threading.Lock()
 
     def record(
@@ -159,6 +170,9 @@ class Principals:
         if len(self._place) >= _MAX_SEEN:
             place = self._place.popitem(last=False)[1]
             self._who[place], self._counts[place] = (kind, group), 0
+        elif self._free:
+            place = self._free.pop()
+            self._who[place], self._counts[place] = (kind, group), 0
         else:
             place = len(self._who)
             self._who.append((kind, group))
@@ -187,9 +201,46 @@ class Principals:
             for slot in slots
         ]
 
+    def saved(self) -> list[Saved]:
+        """Everything, in the order in which they acted last, to be given to `put` later."""
+        with self._lock:
+            return [self._saved(name, place) for name, place in self._place.items()]
+
+    def take(self, names: Iterable[str]) -> dict[str, Saved]:
+        """Remove some principals and return what is known of those that did something."""
+        taken: dict[str, Saved] = {}
+        with self._lock:
+            for name in names:
+                place = self._place.pop(name, None)
+                if place is not None:
+                    taken[name] = self._saved(name, place)
+                    self._free.append(place)
+        return taken
+
+    def put(self, saved: Iterable[Saved]) -> None:
+        """Give back what `saved` or `take` returned."""
+        with self._lock:
+            for name, kind, group, counts, times, values, grades in saved:
+                place = self._locate(name, kind, group)
+                self._counts[place] = np.frombuffer(counts, np.int64)
+                self._times[place] = np.frombuffer(times, np.int64)
+                self._values[place] = np.frombuffer(values, np.float32).reshape(_RECENT, 2)
+                self._grades[place] = np.frombuffer(grades, np.int8)
+
+    def _saved(self, name: str, place: int) -> Saved:
+        arrays = (self._counts, self._times, self._values, self._grades)
+        return name, *self._who[place], *(array[place].tobytes() for array in arrays)
+
     def report(self, name: str) -> PrincipalReport | None:
         """What is known of a principal, without its alerts; None if nothing is."""
         trained = self._trained
+        with self._lock:
+            is_here = name in self._place
+        if not is_here and self.elsewhere is not None and (found := self.elsewhere(name)) is not None:
+            kept = Principals(trained)
+            kept.since = self.since
+            kept.put([found])
+            return kept.report(name)
         with self._lock:
             place = self._place.get(name)
             recent = [] if place is None else self._recent(place)
@@ -212,7 +263,7 @@ class Principals:
             in_training=known,
             peer_count=max(trained.sizes.get(group, 0) - (1 if known else 0), 0),
             peers=peers,
-            since=self._since,
+            since=self.since,
             actions=actions,
             flagged=flagged,
             last_seen=last,

@@ -17,10 +17,10 @@ from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult
 from serving.instance import instance
 from serving.journal import Journal, JournalError, Record, record
+from serving.keeper import Keeper
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.problems import ProblemError
-from serving.repeats import Repeats
 from serving.retention import Retention
 from serving.settings import Settings
 from serving.sinks.dispatch import Dispatcher
@@ -81,10 +81,10 @@ class Service:
         """Go on where the journal says the process before ended."""
         settings = self.settings.journal
         journal = Journal(settings.resolved_path, settings.max_bytes)
-        repeats = Repeats(settings.remembered_events)
-        pipeline = Pipeline(engine, journal, repeats, self.dead_letters, self._tell)
+        keeper = Keeper(self.settings.state, engine, journal, settings.remembered_events)
+        pipeline = Pipeline(engine, journal, keeper, self.dead_letters, self._tell)
+        pipeline.start(keeper.restore())
         self.metrics.intake(pipeline)
-        pipeline.start()
         return pipeline
 
     def ready(self) -> Engine:

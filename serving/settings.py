@@ -172,6 +172,21 @@ class TlsSettings(_Section):
         return self
 
 
+class StateSettings(_Section):
+    """How what is learned survives a restart, and how much of it is in memory."""
+
+    path: Path | None = None
+    snapshot_seconds: Annotated[float, Field(gt=0)] = 60
+    snapshot_events: Annotated[int, Field(ge=1)] = 100_000
+    hot_principals: Annotated[int, Field(ge=1)] = 20_000
+    max_principals: Annotated[int, Field(ge=1)] = 2_000_000
+
+    @property
+    def resolved_path(self) -> Path:
+        """Folder of snapshots and of quiet principals."""
+        return self.path or home() / "state"
+
+
 class DeadLetterSettings(_Section):
     """Where events go that could not be read."""
 
@@ -219,6 +234,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
     journal: JournalSettings = JournalSettings()
+    state: StateSettings = StateSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     explain: Path | None = None
     sinks: list[AnySinkSettings] = []

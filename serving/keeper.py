@@ -1,0 +1,143 @@
+"""Keeps what is learned: restores it, takes snapshots, lets quiet principals wait on disk, gives the journal room."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from data.detector import Detector
+from serving.engine import Engine
+from serving.journal import Journal
+from serving.repeats import Repeats
+from serving.settings import StateSettings
+from serving.spill import Spill
+from serving.state import Snapshot, Snapshots, capture, remembered, restore
+
+_log = logging.getLogger("kubehabit.state")
+_PRESSED, _WORTH = 1 / 2, 1 / 8
+"""Share of the journal in use from which a snapshot is taken for the room that it gives, and the room that is worth one."""
+
+
+class Keeper:
+    """Looks after the state of one engine; all but `restore` runs on the thread that scores.
+
+    Args:
+        settings: how often, how many, where.
+        engine: whose state it is.
+        journal: has what came after a snapshot.
+        remembered_events: capacity of the memory of events.
+
+    Attributes:
+        repeats: the memory of events.
+    """
+
+    def __init__(
+        self, settings: StateSettings, engine: Engine, journal: Journal, remembered_events: int
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._journal = journal
+        self._capacity = remembered_events
+        self._snapshots = Snapshots(settings.resolved_path)
+        self._spill: Spill | None = None
+        self._detector: object = None
+        self.repeats = Repeats(remembered_events)
+        self._oldest = self._needed()
+        self._position = 0
+        self._events = 0
+        self._due = time.monotonic() + settings.snapshot_seconds
+        self._writing: threading.Thread | None = None
+
+    def restore(self) -> int:
+        """Load the newest good snapshot; returns the position of the journal from which to go on."""
+        engine, detector = self._engine, self._engine.detector
+        had = bool(self._snapshots.positions())
+        snapshot = self._snapshots.newest()
+        bundle = detector.bundle.checksum if isinstance(detector, Detector) else ""
+        if snapshot is not None:
+            self.repeats = remembered(snapshot, self._capacity)
+            self._position = snapshot.position
+            if snapshot.bundle == bundle:
+                restore(snapshot, engine)
+                _log.info("state restored", extra={"position": snapshot.position})
+            else:
+                _log.warning(
+                    "the snapshot is of another model: this one begins with what it learned in training",
+                    extra={"position": snapshot.position},
+                )
+                snapshot = None
+        elif had:
+            _log.error("no snapshot can be read: the model begins with what it learned in training")
+        if isinstance(detector, Detector):
+            path: Path = self._settings.resolved_path / "principals.db"
+            self._spill = Spill(path, self._settings.hot_principals, self._settings.max_principals)
+            names = (
+                sorted(detector.bundle.warmup.last, key=detector.bundle.warmup.last.__getitem__)
+                if snapshot is None
+                else snapshot.meta["names"]
+            )
+            self._spill.begin(
+                detector, engine.principals, None if snapshot is None else snapshot.position, names
+            )
+            self._spill.evict(self._position, self._oldest)
+            self._detector = detector
+        return self._position
+
+    def after(self, position: int, events: int) -> None:
+        """What came up to a position is scored: do what is due."""
+        self._events += events
+        if self._spill is not None:
+            self._spill.evict(position, self._oldest)
+        if position <= self._position or self._engine.has_unsaved:
+            return
+        journal = self._journal
+        if (
+            journal.used > _PRESSED * journal.max_bytes
+            and journal.scored(position) > _WORTH * journal.max_bytes
+        ):
+            self._wait()
+            self._write(self._take(position), keep=1)
+        elif self._events >= self._settings.snapshot_events or time.monotonic() >= self._due:
+            if self._writing is not None and self._writing.is_alive():
+                return
+            snapshot = self._take(position)
+            self._writing = threading.Thread(target=self._write, args=(snapshot,), name="snapshot")
+            self._writing.start()
+
+    def _take(self, position: int) -> Snapshot:
+        hot = None
+        if self._spill is not None:
+            self._spill.settle()
+            hot = self._spill.hot
+        snapshot = capture(self._engine, self.repeats, position, hot)
+        self._position, self._events = position, 0
+        self._due = time.monotonic() + self._settings.snapshot_seconds
+        return snapshot
+
+    def _write(self, snapshot: Snapshot, keep: int = 2) -> None:
+        try:
+            self._snapshots.write(snapshot, keep)
+        except OSError as error:
+            _log.error("a snapshot cannot be written", extra={"reason": error.strerror})
+        else:
+            self._oldest = self._needed(keep)
+            self._journal.prune(self._oldest)
+
+    def _needed(self, keep: int = 2) -> int:
+        """Position after which everything may be needed again: of the oldest snapshot, if there are as many as should be."""
+        positions = self._snapshots.positions()
+        return positions[-keep] if len(positions) >= keep else 0
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.join()
+
+    def close(self, position: int) -> None:
+        """Take a last snapshot, so that the next start has nothing to score again."""
+        self._wait()
+        if position > self._position and not self._engine.has_unsaved:
+            self._write(self._take(position))
+        if self._spill is not None:
+            self._spill.close()

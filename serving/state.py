@@ -1,0 +1,252 @@
+"""Snapshots of everything the service has learned since its model was made, each with the position of the journal it stands for.
+
+A snapshot and the journal after it are the state: at the start the newest good one is loaded and the rest is scored again. A
+file is
+
+    magic line | SHA-256 of the rest | zstd of an .npz: plain arrays, and one of MessagePack for what is none
+
+written beside the others and renamed when it is on disk. Nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from data.actions import StageFolder
+from data.detector import Detector
+from data.errors import KubehabitError
+from data.evidence import Sums
+from data.habits import OwnHabits
+from data.owners import OwnerTracker
+from data.windows import Contexts
+from serving.engine import Engine
+from serving.repeats import Repeats
+
+_log = logging.getLogger("kubehabit.state")
+_MAGIC = b"kubehabit state 1\n"
+_DIGEST_BYTES = 32
+_HEAD = len(_MAGIC) + _DIGEST_BYTES
+_SUFFIX = ".snapshot"
+_LEVEL = 1
+
+Array = npt.NDArray[Any]
+
+
+class SnapshotError(KubehabitError):
+    """A snapshot is damaged, or was written by another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was known after a record of the journal.
+
+    Attributes:
+        position: sequence of that record.
+        bundle: checksum of the model bundle that scored; empty for a detector without one.
+        meta: what is no array.
+        arrays: what is.
+    """
+
+    position: int
+    bundle: str
+    meta: dict[str, Any]
+    arrays: dict[str, Array]
+
+    def pack(self) -> bytes:
+        """The file."""
+        meta = {"position": self.position, "bundle": self.bundle} | self.meta
+        out = io.BytesIO()
+        packed = np.frombuffer(msgspec.msgpack.encode(meta), np.uint8)
+        np.savez(out, meta=packed, **self.arrays)  # type: ignore[arg-type]
+        body = zstandard.ZstdCompressor(level=_LEVEL).compress(out.getbuffer())
+        return _MAGIC + hashlib.sha256(body).digest() + body
+
+    @classmethod
+    def unpack(cls, content: bytes) -> Snapshot:
+        """Inverse of `pack`.
+
+        Raises:
+            SnapshotError: it is none.
+        """
+        if not content.startswith(_MAGIC):
+            raise SnapshotError("it is no snapshot of this version of kubehabit")
+        body = memoryview(content)[_HEAD:]
+        if hashlib.sha256(body).digest() != content[len(_MAGIC) : _HEAD]:
+            raise SnapshotError("its checksum does not match: it is damaged")
+        try:
+            with np.load(
+                io.BytesIO(zstandard.ZstdDecompressor().decompress(body)), allow_pickle=False
+            ) as saved:
+                arrays = {name: saved[name] for name in saved.files if name != "meta"}
+                meta = msgspec.msgpack.decode(saved["meta"].tobytes())
+            return cls(meta.pop("position"), meta.pop("bundle"), meta, arrays)
+        except (
+            *(zstandard.ZstdError, zipfile.BadZipFile, msgspec.MsgspecError),
+            *(KeyError, ValueError, OSError),
+        ) as error:
+            raise SnapshotError(f"it cannot be read: {error!r}") from error
+
+
+class Snapshots:
+    """Snapshots in a folder; the newest and the one before are kept.
+
+    Args:
+        folder: made if need be, private to its owner.
+
+    Raises:
+        SnapshotError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for left in folder.glob("*.part"):
+                left.unlink()
+        except OSError as error:
+            raise SnapshotError(
+                f"The folder {folder} cannot be used ({error.strerror}). Check state.path and its permissions."
+            ) from error
+
+    def positions(self) -> list[int]:
+        """Positions of the snapshots there are, oldest first."""
+        return sorted(int(path.stem) for path in self.folder.glob("*" + _SUFFIX) if path.stem.isdecimal())
+
+    def write(self, snapshot: Snapshot, keep: int = 2) -> None:
+        """Add a snapshot; only so many of the newest are kept.
+
+        Raises:
+            OSError: it could not be written; those before are untouched.
+        """
+        path = self._path(snapshot.position)
+        part = path.with_suffix(".part")
+        try:
+            part.touch(mode=0o600)
+            with part.open("wb") as out:
+                out.write(snapshot.pack())
+                out.flush()
+                os.fsync(out.fileno())
+            part.rename(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        for position in self.positions()[:-keep]:
+            self._path(position).unlink(missing_ok=True)
+
+    def newest(self) -> Snapshot | None:
+        """The newest good snapshot. A damaged one is told as an error and set aside."""
+        for position in reversed(self.positions()):
+            path = self._path(position)
+            try:
+                return Snapshot.unpack(path.read_bytes())
+            except (SnapshotError, OSError) as error:
+                _log.error(
+                    "a snapshot is refused; the one before it is used",
+                    extra={"path": str(path), "reason": str(error)},
+                )
+                with contextlib.suppress(OSError):
+                    path.rename(path.with_suffix(".damaged"))
+        return None
+
+    def _path(self, position: int) -> Path:
+        return self.folder / f"{position:020d}{_SUFFIX}"
+
+
+def capture(engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] | None = None) -> Snapshot:
+    """What is known now, on the thread that scores. Its arrays are copies.
+
+    Args:
+        hot: principals in memory, the one longest quiet first; None for all.
+    """
+    principals = engine.principals.saved()
+    meta: dict[str, Any] = {
+        "principals": principals,
+        "since": engine.principals.since,
+        "repeats_key": repeats.key,
+    }
+    remembered = repeats.to_arrays()
+    arrays: dict[str, Array] = {
+        "repeats": np.concatenate(remembered),
+        "repeats_sizes": np.array([len(array) for array in remembered], np.int64),
+    }
+    detector = engine.detector
+    if not isinstance(detector, Detector):
+        return Snapshot(position, "", meta, arrays)
+    contexts, sums = detector.windows.contexts(hot), detector.accumulator.sums()
+    own = detector.habits.own()
+    new, old = detector.encoder.folder.to_arrays()
+    owners = detector.encoder.owners
+    meta |= {
+        "names": contexts.names,
+        "summed": sums.names,
+        "horizons": detector.accumulator.horizons,
+        "window": detector.windows.window,
+        "vocabulary": detector.bundle.vocabulary.to_dict(),
+        "folder_key": detector.encoder.folder.key,
+        "owners": [] if owners is None else owners.to_list(),
+    }
+    arrays |= {
+        "tokens": contexts.tokens,
+        "lengths": contexts.lengths,
+        "last": contexts.last,
+        "sums": sums.rows,
+        "own_principal": own.principal,
+        "own_key": own.key,
+        "own_count": own.count.astype(np.uint32),
+        "others": detector.habits.grown(detector.bundle.habits),
+        "requests": new,
+        "requests_before": old,
+    }
+    return Snapshot(position, detector.bundle.checksum, meta, arrays)
+
+
+def remembered(snapshot: Snapshot, capacity: int) -> Repeats:
+    """The memory of events that a snapshot holds."""
+    ends = np.cumsum(snapshot.arrays["repeats_sizes"])
+    parts = np.split(snapshot.arrays["repeats"], ends[:-1])
+    return Repeats.from_arrays(capacity, snapshot.meta["repeats_key"], parts)
+
+
+def restore(snapshot: Snapshot, engine: Engine) -> None:
+    """Give an engine that has not scored yet what a snapshot of the same bundle holds."""
+    meta, arrays = snapshot.meta, snapshot.arrays
+    engine.principals.put(meta["principals"])
+    engine.principals.since = meta["since"]
+    detector = engine.detector
+    if not isinstance(detector, Detector) or not snapshot.bundle:
+        return
+    names = meta["names"]
+    elsewhere = set(detector.windows.contexts().names) - set(names)
+    detector.windows.take(list(elsewhere))  # its bundle's context of whoever was not in memory is out of date
+    detector.windows.put(Contexts(names, arrays["tokens"], arrays["lengths"], arrays["last"]))
+    detector.accumulator.put(Sums(meta["summed"], arrays["sums"]))
+    detector.habits.put_others(arrays["others"])
+    detector.habits.put(
+        OwnHabits(arrays["own_principal"], arrays["own_key"], arrays["own_count"].astype(np.int64))
+    )
+    if meta["folder_key"] is not None:
+        detector.encoder.folder = StageFolder.from_arrays(
+            meta["folder_key"], arrays["requests"], arrays["requests_before"]
+        )
+    if detector.encoder.owners is not None:
+        detector.encoder.owners = OwnerTracker.from_list(meta["owners"])

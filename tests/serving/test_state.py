@@ -1,0 +1,274 @@
+"""Nothing that was learned is lost by a restart, and no verdict depends on what is in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.actions import FIELDS, StageFolder
+from data.bundle import Bundle
+from data.detector import Detector, Scores
+from data.events import AuditEvent, decode_lines
+from data.reader import open_lines
+from serving.engine import Engine
+from serving.explain import Explainer
+from serving.repeats import Repeats
+from serving.spill import Spill
+from serving.state import Snapshot, SnapshotError, Snapshots, capture, remembered, restore
+from serving.store import AlertStore
+from tests.conftest import RECORDINGS
+from tests.serving.conftest import SHIPPED, model_info
+
+pytestmark = pytest.mark.slow
+BATCH = 400
+
+
+@pytest.fixture(scope="module")
+def events() -> list[AuditEvent]:
+    """Enough of the labelled recording for even a small model to flag something."""
+    return decode_lines(islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), 16_000)).events
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What can be compared of scores."""
+
+    principal: list[str]
+    evidence: list[float]
+    flagged: list[bool]
+    severity: list[str]
+
+    @classmethod
+    def of(cls, parts: Sequence[Scores]) -> Verdicts:
+        return cls(
+            [name for part in parts for name in part.principal],
+            [round(value, 4) for part in parts for value in part.evidence.tolist()],
+            [flag for part in parts for flag in part.flagged.tolist()],
+            [one for part in parts for one in part.severity],
+        )
+
+
+class Recorded(Detector):
+    """Notes what it scores."""
+
+    parts: list[Scores]
+
+    def score(self, events: Sequence[AuditEvent]) -> Scores:
+        scores = super().score(events)
+        self.parts.append(scores)
+        return scores
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.load(tiny_bundle)
+
+
+def fresh(bundle: Bundle, parts: list[Scores]) -> Engine:
+    detector = Recorded(bundle)
+    detector.parts = parts
+    detector.encoder.folder = StageFolder(key=b"k" * 16)
+    store = AlertStore("sqlite://", retention_days=90, max_alerts=1000)
+    return Engine(detector, FIELDS, model_info(), store, Explainer.load(SHIPPED / "explain.yaml"))
+
+
+def batches(events: Sequence[AuditEvent]) -> Iterator[Sequence[AuditEvent]]:
+    for start in range(0, len(events), BATCH):
+        yield events[start : start + BATCH]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(bundle: Bundle, events: list[AuditEvent]) -> Verdicts:
+    parts: list[Scores] = []
+    engine = fresh(bundle, parts)
+    for batch in batches(events):
+        engine.score(batch)
+    engine.close()
+    verdicts = Verdicts.of(parts)
+    assert sum(verdicts.flagged) > 3
+    return verdicts
+
+
+def test_restarts_change_no_verdict(
+    bundle: Bundle, events: list[AuditEvent], uninterrupted: Verdicts
+) -> None:
+    parts: list[Scores] = []
+    engine = fresh(bundle, parts)
+    for number, batch in enumerate(batches(events), 1):
+        engine.score(batch)
+        if number % 10 == 0:
+            snapshot = Snapshot.unpack(capture(engine, Repeats(10), number).pack())
+            engine.close()
+            engine = fresh(bundle, parts)
+            restore(snapshot, engine)
+    counted = sum(int(np.frombuffer(row[3], np.int64)[0]) for row in engine.principals.saved())
+    engine.close()
+    assert Verdicts.of(parts) == uninterrupted
+    assert counted == len(uninterrupted.principal)
+
+
+def test_what_adds_up_over_a_restart_is_flagged_as_without_one(
+    bundle: Bundle, events: list[AuditEvent], uninterrupted: Verdicts
+) -> None:
+    """Without its state, a detector misses what began before the restart; with it, nothing."""
+    half = len(events) // BATCH // 2 * BATCH
+    before: list[Scores] = []
+    engine = fresh(bundle, before)
+    for batch in batches(events[:half]):
+        engine.score(batch)
+    snapshot = Snapshot.unpack(capture(engine, Repeats(10), 1).pack())
+    engine.close()
+    with_state: list[Scores] = []
+    without: list[Scores] = []
+    for parts, state in ((with_state, snapshot), (without, None)):
+        engine = fresh(bundle, parts)
+        if state is not None:
+            restore(state, engine)
+        for batch in batches(events[half:]):
+            engine.score(batch)
+        engine.close()
+    begin = len(Verdicts.of(before).principal)
+    assert Verdicts.of(with_state).evidence == uninterrupted.evidence[begin:]
+    assert Verdicts.of(with_state).flagged == uninterrupted.flagged[begin:]
+    assert Verdicts.of(without).evidence != uninterrupted.evidence[begin:]
+
+
+@pytest.mark.parametrize("hot", [1, 7])
+def test_principals_on_disk_are_judged_as_those_in_memory(
+    bundle: Bundle, events: list[AuditEvent], uninterrupted: Verdicts, tmp_path: Path, hot: int
+) -> None:
+    parts: list[Scores] = []
+    engine = fresh(bundle, parts)
+    assert isinstance(engine.detector, Recorded)
+    spill = Spill(tmp_path / "principals.db", hot, 10_000)
+    spill.begin(engine.detector, engine.principals, None, engine.detector.windows.contexts().names)
+    went = 0
+    for number, batch in enumerate(batches(events), 1):
+        engine.score(batch)
+        went += spill.evict(number, 0)
+        assert len(engine.detector.windows) <= hot + hot // 4
+        assert len(engine.detector.accumulator) <= hot + hot // 4
+    assert went > 100
+    assert Verdicts.of(parts) == uninterrupted
+    names = set(uninterrupted.principal)
+    reports = [engine.principals.report(name) for name in names]
+    assert sum(report.actions for report in reports if report is not None) == len(uninterrupted.principal)
+    engine.close()
+    spill.close()
+
+
+def test_a_crash_after_a_snapshot_finds_principals_on_disk_as_they_were_then(
+    bundle: Bundle, events: list[AuditEvent], uninterrupted: Verdicts, tmp_path: Path
+) -> None:
+    parts: list[Scores] = []
+    snapshot: Snapshot | None = None
+    engine = fresh(bundle, parts)
+    taken, lost, hot = 9, 21, 4
+    assert isinstance(engine.detector, Recorded)
+    spill = Spill(tmp_path / "principals.db", hot, 10_000)
+    spill.begin(engine.detector, engine.principals, None, engine.detector.windows.contexts().names)
+    every = list(batches(events))
+    kept = 0
+    for number, batch in enumerate(every[:lost], 1):
+        engine.score(batch)
+        spill.evict(number, 0)
+        if number == taken:
+            snapshot = Snapshot.unpack(capture(engine, Repeats(10), number, spill.hot).pack())
+            kept = len(parts)
+    engine.close()
+    spill.close()
+    assert snapshot is not None
+    del parts[kept:]  # the process died: what it scored since is scored again from the journal
+    engine = fresh(bundle, parts)
+    assert isinstance(engine.detector, Recorded)
+    restore(snapshot, engine)
+    spill = Spill(tmp_path / "principals.db", hot, 10_000)
+    spill.begin(engine.detector, engine.principals, snapshot.position, snapshot.meta["names"])
+    for number, batch in enumerate(every[taken:], taken + 1):
+        engine.score(batch)
+        spill.evict(number, taken)
+    assert Verdicts.of(parts) == uninterrupted
+    engine.close()
+    spill.close()
+
+
+def test_rows_that_no_snapshot_needs_are_deleted_and_the_number_is_bounded(
+    bundle: Bundle, events: list[AuditEvent], tmp_path: Path
+) -> None:
+    engine = fresh(bundle, [])
+    assert isinstance(engine.detector, Recorded)
+    spill = Spill(tmp_path / "principals.db", 1, 30)
+    spill.begin(engine.detector, engine.principals, None, engine.detector.windows.contexts().names)
+    for number, batch in enumerate(batches(events[:6000]), 1):
+        engine.score(batch)
+        spill.evict(number, number)
+        assert len(spill) <= 30
+    engine.close()
+    spill.close()
+    assert (tmp_path / "principals.db").stat().st_mode & 0o077 == 0
+
+
+# -- files --------------------------------------------------------------------------------------------------------
+
+
+def snapshot_of(position: int) -> Snapshot:
+    return Snapshot(position, "b", {"what": f"number {position}"}, {"numbers": np.arange(position)})
+
+
+def test_the_newest_two_snapshots_are_kept_private(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path / "state")
+    for position in (3, 12, 100):
+        snapshots.write(snapshot_of(position))
+    assert snapshots.positions() == [12, 100]
+    newest = snapshots.newest()
+    assert newest is not None
+    assert (newest.position, newest.bundle, newest.meta) == (100, "b", {"what": "number 100"})
+    assert newest.arrays["numbers"].tolist() == list(range(100))
+    assert all(path.stat().st_mode & 0o077 == 0 for path in [snapshots.folder, *snapshots.folder.iterdir()])
+
+
+@pytest.mark.parametrize("where", [0, 20, 60, -1])
+def test_a_damaged_snapshot_is_refused_and_the_one_before_is_used(
+    tmp_path: Path, where: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshots = Snapshots(tmp_path)
+    for position in (1, 2):
+        snapshots.write(snapshot_of(position))
+    path = tmp_path / f"{2:020d}.snapshot"
+    content = bytearray(path.read_bytes())
+    content[where] ^= 1
+    path.write_bytes(bytes(content))
+    with caplog.at_level(logging.ERROR):
+        found = snapshots.newest()
+    assert found is not None
+    assert found.position == 1
+    assert "refused" in caplog.text
+    assert snapshots.positions() == [1]
+
+
+@pytest.mark.parametrize("content", [b"", b"kubehabit state 1\n", b"kubehabit state 2\n" + bytes(100)])
+def test_what_is_no_snapshot_says_so(content: bytes) -> None:
+    with pytest.raises(SnapshotError):
+        Snapshot.unpack(content)
+
+
+def test_a_cut_off_snapshot_is_none(tmp_path: Path) -> None:
+    content = snapshot_of(5).pack()
+    for cut in range(0, len(content), 7):
+        with pytest.raises(SnapshotError):
+            Snapshot.unpack(content[:cut])
+
+
+def test_the_memory_of_events_is_part_of_it(bundle: Bundle, events: list[AuditEvent]) -> None:
+    engine = fresh(bundle, [])
+    repeats = Repeats(100)
+    repeats.first(events[:50])
+    again = remembered(Snapshot.unpack(capture(engine, repeats, 1).pack()), 100)
+    assert again.first(events[40:60]) == [False] * 10 + [True] * 10
+    engine.close()
