@@ -45,6 +45,7 @@ def served(trained: Trained, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[
         "KUBEHABIT_STORE__URL": f"sqlite:///{tmp_path / 'serving.db'}",
         "KUBEHABIT_MODEL__CACHE": str(tmp_path / "models"),
         "KUBEHABIT_JOURNAL__PATH": str(tmp_path / "journal"),
+        "KUBEHABIT_STATE__PATH": str(tmp_path / "state"),
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "kubehabit", "serve", "--port", port],
