@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from data.events import AuditEvent
-from data.times import parse_times
+from data.times import are_usual, is_time, parse_times
 from serving.engine import Batch, ModelInfo
 from serving.pipeline import Pipeline
 from serving.sinks.outbox import Outbox
@@ -160,6 +160,10 @@ class Metrics:
             return
         # API servers write them all in one form and in UTC, so they can be compared as they are.
         written = [event.stageTimestamp or event.requestReceivedTimestamp for event in events]
+        if not are_usual(written):  # one of the two times of an event may be anything
+            written = [time for time in written if is_time(time)]
+            if not written:
+                return
         oldest, newest = (parse_times([min(written), max(written)]) / 1e6).tolist()
         self._lag.observe(max(0.0, time.time() - oldest))
         self._newest_time = max(self._newest_time, newest)

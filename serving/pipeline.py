@@ -241,7 +241,7 @@ class Pipeline:
             _answer(items, error)
             self._keep_dead(items, error)
             return
-        self._scored(batch, fresh, len(events) - len(fresh))
+        self._tell(batch, fresh, len(events) - len(fresh))
         if not any(item.answer for item in items):
             return
         results = _in_place(events, first, batch.results)
@@ -266,11 +266,18 @@ class Pipeline:
                 item.answer = None
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             try:
-                self._scored(engine.score([]), [], 0)
+                stored = engine.score([])
             except StoreError as again:
                 error = again
             else:
+                self._tell(stored, [], 0)
                 return
+
+    def _tell(self, batch: Batch, events: Sequence[AuditEvent], repeated: int) -> None:
+        try:
+            self._scored(batch, events, repeated)
+        except Exception:  # whoever listens must not stop what is scored next
+            _log.exception("what was scored could not be told")
 
     def _keep_dead(self, items: Sequence[_Item], error: Exception) -> None:
         for item in items:

@@ -246,3 +246,25 @@ def test_whoever_waits_when_the_service_ends_is_told_that_the_batch_is_kept(
     again = make_client()
     settle(again)
     assert counts(again)["scored"] >= 1
+
+
+def test_nothing_in_an_event_stops_what_is_scored_after_it(client: TestClient) -> None:
+    for number, moment in enumerate(
+        ("junk", "", "9999-99-99T99:99:99Z", "\x00", "2026-11-23T14:00:00.1+25:00")
+    ):
+        answer = client.post("/v1/score", json=raw_event(number, stageTimestamp=moment))
+        assert answer.json()["counts"]["scored"] == 1
+    assert counts(client)["scored"] == 5
+
+
+def test_whoever_is_told_of_verdicts_cannot_stop_them(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service: Service = client.app.state.service  # type: ignore[attr-defined]
+
+    def fail(*_: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(service.metrics, "batch", fail)
+    for number in range(3):
+        assert client.post("/v1/score", json=raw_event(number)).json()["counts"]["scored"] == 1
