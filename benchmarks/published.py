@@ -12,23 +12,33 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
-from torch.nn import functional
 
+from benchmarks import crossfit
+from benchmarks.crossfit import ALPHA, FOLDS, calibrated, flagged, joined, merged
 from benchmarks.report import RESULTS, Row, at_least, report
+from benchmarks.sequence_models import (
+    DETECTORS,
+    LSTM,
+    OURS,
+    Budget,
+    Fitted,
+    Surprise,
+    Tick,
+)
 from benchmarks.sequences import (
     FOLDER,
     RULES,
@@ -38,40 +48,19 @@ from benchmarks.sequences import (
     auc,
     corrupted,
     f1,
-    foreign,
     fresh,
-    hold_out,
     read_adfa,
     read_hdfs,
     read_openstack,
     recall_at,
 )
-from data.vocabulary import MASK, PAD, UNKNOWN
-from training.model import Autoencoder, ModelConfig, targets_at
 
-BEGIN, END = MASK + 1, MASK + 2
-QUANTILE = 0.995
 STRETCH = 60  # calls in a stretch of a long trace; shorter ones are one stretch
 
-Surprise = tuple[Floats, Floats]  # NLL (nats) and rank of every event of a session
-Tick = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What every detector gets alike for one view of a set.
-
-    Attributes:
-        steps: training steps of one model.
-        batch: windows in a step.
-        window: events in a window, ends included; longer sessions are cut into overlapping windows.
-        members: models trained with different seeds whose surprise is averaged.
-    """
-
-    steps: int
-    batch: int
-    window: int
-    members: int
+# A detector is read by what it makes of a session alone, and by that joined with how new the session is, as the product joins
+# error and novelty. On traces what it makes of the set of events comes between. DeepLog has only the first.
+ALONE, WITH_SET, WITH_NOVELTY = "alone", "with the set", "with novelty"
+NOVELTY = "novelty"  # the rules together, calibrated like the learners
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +68,26 @@ class Plan:
     """How a set is run.
 
     Attributes:
-        budgets: view -> budget. `whole` is the session as it is, `kinds` its distinct events in sorted order.
+        budgets: view -> budget. `whole` is the session as it is, `kinds` its distinct events in sorted order; without
+            `kinds` there is no reading with the set.
         cloze: whether each event of `whole` is decoded from its neighbours alone.
-        metric: "f1" (distinct against distinct, threshold from the hold-out) or "auc" (every trace).
+        metric: "f1" (distinct against distinct, threshold from the folds) or "auc" (every trace).
         rules: the counting rules of the table.
-        rivals: the learning detectors beside ours.
+        members: models of an ensemble, each without another of the FOLDS.
     """
 
     budgets: dict[str, Budget]
     cloze: bool
     metric: str
     rules: tuple[str, ...]
-    rivals: tuple[str, ...]
+    members: int
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """How each learning detector is read."""
+        return (ALONE, WITH_SET, WITH_NOVELTY) if "kinds" in self.budgets else (ALONE, WITH_NOVELTY)
 
 
-OURS = "autoencoder"
-LSTM_DISTINCT = "next-key LSTM"
-LSTM_REPEATS = "next-key LSTM, repeats learnt as often as they come"
-# A detector is read twice: by what it makes of the session alone, and by that and what it makes of the session's set of
-# events. The rival as published (DeepLog) has only the first.
-ALONE, BOTH = "session", "session and set"
 _LOGS = (
     "event never seen",
     "set of events never seen",
@@ -109,21 +98,21 @@ _LOGS = (
 )
 PLANS = {
     "hdfs": Plan(
-        {"whole": Budget(1500, 64, 48, 1), "kinds": Budget(400, 64, 20, 1)},
+        {"whole": Budget(1000, 64, 48)},
         cloze=False,
         metric="f1",
         rules=_LOGS,
-        rivals=(LSTM_DISTINCT, LSTM_REPEATS),
+        members=FOLDS,
     ),
     "openstack": Plan(
-        {"whole": Budget(300, 64, 32, 1), "kinds": Budget(200, 64, 32, 1)},
+        {"whole": Budget(300, 64, 32)},
         cloze=False,
         metric="f1",
         rules=_LOGS,
-        rivals=(LSTM_DISTINCT, LSTM_REPEATS),
+        members=FOLDS,
     ),
     "adfa-ld": Plan(
-        {"whole": Budget(500, 32, 100, 1), "kinds": Budget(300, 32, 80, 1)},
+        {"whole": Budget(1500, 32, 100), "kinds": Budget(300, 32, 80)},
         cloze=True,
         metric="auc",
         rules=(
@@ -135,195 +124,12 @@ PLANS = {
             "8-grams never seen",
             "cosine to the nearest set",
         ),
-        rivals=(LSTM_DISTINCT,),  # its training traces hardly repeat: 780 of 833 are distinct
+        members=3,
     ),
 }
 
 
-def view(name: str, session: Session) -> Session:
-    """A session as `whole` or `kinds` sees it."""
-    return session if name == "whole" else tuple(sorted(set(session)))
-
-
-class Alphabet:
-    """Event key <-> token of the one field."""
-
-    def __init__(self, learnt: Sequence[Session]) -> None:
-        self.ids = {event: END + 1 + i for i, event in enumerate(sorted({e for s in learnt for e in s}))}
-        self.size = END + 1 + len(self.ids)
-
-    def encode(self, session: Session) -> list[int]:
-        """Tokens of a session, its ends marked."""
-        return [BEGIN, *(self.ids.get(event, UNKNOWN) for event in session), END]
-
-
-def cut(length: int, window: int) -> list[tuple[int, int, int, int]]:
-    """Overlapping windows over a session: (begin, end, first scored, after the last scored).
-
-    Every event is scored once, in the window in which it stands furthest from an edge.
-    """
-    if length <= window:
-        return [(0, length, 0, length)]
-    begins = [*range(0, length - window, max(1, window * 3 // 4)), length - window]
-    borders = [0, *((a + b + window) // 2 for a, b in pairwise(begins)), length]
-    return [(b, b + window, borders[i], borders[i + 1]) for i, b in enumerate(begins)]
-
-
-def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """(tokens int64 [B, W], lengths int64 [B])."""
-    lengths = [len(row) for row in rows]
-    tokens = np.full((len(rows), max(lengths)), PAD, np.int64)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = row
-    return torch.from_numpy(tokens), torch.tensor(lengths)
-
-
-class Reconstruction(nn.Module):
-    """Ours: the product's autoencoder over one field. Gives logits of every event of a window, oldest first."""
-
-    def __init__(self, size: int, budget: Budget, cloze: bool) -> None:
-        super().__init__()
-        self.model = Autoencoder(
-            ModelConfig(
-                vocabulary=(size,),
-                principals=1,
-                groups=1,
-                window=budget.window,
-                embedding=32 if cloze else 16,
-                bottleneck=64 if cloze else 32,
-                condition=8,
-                depth=budget.window,
-                mask=0.2,
-                cloze=cloze,
-            )
-        )
-
-    def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(logits [B, W, V], targets [B, W], real [B, W]) for tokens [B, W]; newest first."""
-        events = tokens.unsqueeze(-1)  # [B, W, 1]
-        positions = torch.arange(tokens.shape[1])
-        one = torch.ones(len(tokens), dtype=torch.int64)
-        read = self.model.corrupt(events) if self.training else events
-        logits = self.model(read, lengths, one, one, positions)  # [B, W, V]
-        return (
-            logits,
-            targets_at(events, lengths, positions).squeeze(-1),
-            positions.unsqueeze(0) < lengths.unsqueeze(1),
-        )
-
-
-class NextKey(nn.Module):
-    """The rival: an LSTM that predicts the next event from all before it (Du et al. 2017, DeepLog), as wide as ours."""
-
-    def __init__(self, size: int, budget: Budget, cloze: bool) -> None:  # noqa: ARG002
-        super().__init__()
-        self.tokens = nn.Embedding(size, 32)
-        self.lstm = nn.LSTM(32, 128, batch_first=True)
-        self.dropout = nn.Dropout(0.1)
-        self.head = nn.Linear(128, size)
-
-    def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As for `Reconstruction`, newest first; the first event of a window has nothing before it and stays unscored."""
-        states, _ = self.lstm(self.dropout(self.tokens(tokens)))
-        logits = self.head(self.dropout(states))  # [B, W, V], of the event after each
-        positions = torch.arange(tokens.shape[1])
-        index = (lengths.unsqueeze(1) - 1 - positions.unsqueeze(0)).clamp(min=0)  # [B, W]
-        before = (index - 1).clamp(min=0).unsqueeze(-1).expand(-1, -1, logits.shape[2])
-        return (
-            logits.gather(1, before),
-            tokens.gather(1, index),
-            positions.unsqueeze(0) < lengths.unsqueeze(1) - 1,
-        )
-
-
-Make = Callable[[int, Budget, bool], nn.Module]
-
-
-@dataclass(frozen=True, slots=True)
-class Detector:
-    """A kind of model and how sessions are drawn for it.
-
-    Attributes:
-        make: builds the model.
-        repeats: whether a session that occurs often is drawn often; else every distinct one alike.
-    """
-
-    make: Make
-    repeats: bool
-
-
-DETECTORS = {
-    OURS: Detector(Reconstruction, repeats=False),
-    LSTM_DISTINCT: Detector(NextKey, repeats=False),
-    LSTM_REPEATS: Detector(NextKey, repeats=True),
-}
-
-
-class Fitted:
-    """The models of one detector on one view."""
-
-    def __init__(
-        self, detector: Detector, name: str, plan: Plan, learnt: Sequence[Session], seed: int, tick: Tick
-    ) -> None:
-        self.name, self.budget = name, plan.budgets[name]
-        seen = [view(name, session) for session in learnt]
-        drawn = seen if detector.repeats else sorted(set(seen))
-        self.alphabet = Alphabet(seen)
-        rows = [self.alphabet.encode(session) for session in drawn]
-        windows = [row[a:b] for row in rows for a, b, _, _ in cut(len(row), self.budget.window)]
-        cloze = plan.cloze or name == "kinds"
-        self.models = []
-        for member in range(self.budget.members):
-            torch.manual_seed(seed * 100 + member)
-            model = detector.make(self.alphabet.size, self.budget, cloze)
-            self._train(model, windows, seed * 100 + member, tick)
-            self.models.append(model.eval())
-
-    def _train(self, model: nn.Module, windows: list[list[int]], seed: int, tick: Tick) -> None:
-        rng = np.random.default_rng(seed)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=self.budget.steps)
-        model.train()
-        for _ in range(self.budget.steps):
-            tokens, lengths = pad([windows[i] for i in rng.integers(len(windows), size=self.budget.batch)])
-            logits, targets, real = model(tokens, lengths)
-            loss = functional.cross_entropy(logits[real], targets[real])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            tick()
-
-    @torch.no_grad()
-    def surprise(self, sessions: Sequence[Session]) -> list[Surprise]:
-        """NLL and rank of every event, averaged over the members; alike sessions are scored once."""
-        seen = [view(self.name, session) for session in sessions]
-        unlike = sorted(set(seen))
-        rows = [self.alphabet.encode(session) for session in unlike]
-        parts = [(i, *part) for i, row in enumerate(rows) for part in cut(len(row), self.budget.window)]
-        parts.sort(key=lambda part: part[2] - part[1])
-        nll, rank = ([np.full(len(row), np.nan) for row in rows] for _ in range(2))
-        for start in range(0, len(parts), 256):
-            some = parts[start : start + 256]
-            tokens, lengths = pad([rows[i][a:b] for i, a, b, _, _ in some])
-            losses, ranks = [], []
-            for model in self.models:
-                logits, targets, real = model(tokens, lengths)
-                log_probs = functional.log_softmax(logits, dim=-1)
-                truth = log_probs.gather(-1, targets.unsqueeze(-1))
-                losses.append((-truth.squeeze(-1)).masked_fill(~real, torch.nan))
-                ranks.append((log_probs > truth).sum(-1).float().masked_fill(~real, torch.nan))
-            mean_nll, mean_rank = (torch.stack(x).mean(0).numpy() for x in (losses, ranks))  # [B, W]
-            for row, (i, _, b, first, last) in enumerate(some):
-                newest = slice(b - last, b - first)  # newest first -> oldest first
-                nll[i][first:last] = mean_nll[row, newest][::-1]
-                rank[i][first:last] = mean_rank[row, newest][::-1]
-        found = {
-            session: (nll[i][~np.isnan(nll[i])], rank[i][~np.isnan(rank[i])])
-            for i, session in enumerate(unlike)
-        }
-        return [found[session] for session in seen]
+# --- scores of one member ----------------------------------------------------------------------------------------
 
 
 def _stretches(nll: Floats) -> Floats:
@@ -333,77 +139,184 @@ def _stretches(nll: Floats) -> Floats:
 
 
 SCORES: dict[str, Callable[[Surprise], float]] = {
-    "worst NLL": lambda s: float(s[0].max()),
-    "worst rank": lambda s: float(s[1].max() + s[0].max() / 1000),  # ranks are coarse: NLL breaks ties
-    "two worst NLLs": lambda s: float(np.sort(s[0])[-2:].sum()),
-    "mean NLL": lambda s: float(s[0].mean()),
-    "median NLL": lambda s: float(np.median(s[0])),
-    "most familiar stretch": lambda s: float(_stretches(s[0]).min()),
-    "least familiar stretch": lambda s: float(_stretches(s[0]).max()),
+    "worst NLL": lambda s: float(s.nll.max()),
+    "two worst NLLs": lambda s: float(np.sort(s.nll)[-2:].sum()),
+    "worst rank": lambda s: float(s.rank.max() + s.nll.max() / 1000),  # ranks are coarse: NLL breaks ties
+    "mean NLL": lambda s: float(s.nll.mean()),
+    "most familiar stretch": lambda s: float(_stretches(s.nll).min()),
 }
-JOINS: dict[str, Callable[[Floats, Floats], Floats]] = {
-    "strange in either": np.maximum,
-    "strange in both": np.minimum,
-    "sum": np.add,
-}
+NEAREST = "nearest code"
 
 
-def all_scores(held: dict[str, list[Surprise]], asked: dict[str, list[Surprise]]) -> dict[str, Floats]:
-    """Every candidate score of the asked sessions, higher = stranger.
+def nearest(known: Floats, asked: Floats) -> Floats:
+    """Cosine distance of each asked code [N, Z] to the nearest known one [K, Z], seen from the middle of the known ones.
 
-    Views are joined on one scale: standard deviations of the held-out sessions' log score.
+    Sun et al. 2022, Out-of-distribution detection with deep nearest neighbours, arXiv 2204.06507.
     """
-    plain = {
-        (name, score): np.array([fn(s) for s in asked[name]])
-        for name in asked
-        for score, fn in SCORES.items()
+
+    def unit(codes: Floats) -> Floats:
+        centred = codes - known.mean(axis=0)
+        return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9))
+
+    return np.asarray(1.0 - (unit(asked) @ unit(known).T).max(axis=1))
+
+
+# What a member scores: sessions of its own fold ("held", every one; "fresh", the distinct ones that it hasn't learnt), stand-ins
+# for anomalies made of the fresh ones ("odd"), and the test sessions ("normal", "abnormal").
+Parts = Mapping[str, Sequence[Session]]
+Scores = dict[str, dict[str, Floats]]  # part -> "view: score" -> score of each session
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one member gave: its scores and the processor time, in seconds."""
+
+    scores: Scores
+    seconds: float
+
+
+def one_member(data: SequenceSet, plan: Plan, label: str, seed: int, member: int, tick: Tick) -> Outcome:
+    """Train one member of a detector (or fit the rules) without its fold, and score with it."""
+    began = time.process_time()
+    fold = set(crossfit.folds(len(data.train), seed)[member].tolist())
+    learnt = [session for i, session in enumerate(data.train) if i not in fold]
+    held = [session for i, session in enumerate(data.train) if i in fold]
+    unlearnt = fresh(held, learnt)
+    parts = {
+        "held": held,
+        "fresh": unlearnt,
+        "odd": corrupted(unlearnt, learnt, seed) if plan.metric == "f1" else [],
+        "normal": data.normal,
+        "abnormal": data.abnormal,
     }
-    scaled = {}
-    for (name, score), values in plain.items():
-        reference = np.log(np.array([SCORES[score](s) for s in held[name]]) + 0.05)
-        scaled[name, score] = (np.log(values + 0.05) - reference.mean()) / max(1e-6, reference.std())
-    found = {f"{name}: {score}": values for (name, score), values in plain.items() if "kinds" not in name}
-    for score in ("worst NLL", "mean NLL"):
-        found[f"kinds: {score}"] = plain["kinds", score]
-        for other in SCORES:
-            for join, fn in JOINS.items():
-                found[f"{join}: whole {other}, kinds {score}"] = fn(
-                    scaled["whole", other], scaled["kinds", score]
-                )
-    return found
+    scores: Scores = {part: {} for part in parts}
+    if label == NOVELTY:
+        _rule_scores(plan, learnt, parts, scores)
+    else:
+        for name, budget in plan.budgets.items():
+            cloze = plan.cloze or name == "kinds"
+            fitted = Fitted(label, name, budget, cloze, learnt, seed * 100 + member, tick)
+            _learnt_scores(fitted, learnt if plan.cloze else (), parts, scores)
+    return Outcome(scores, time.process_time() - began)
 
 
-class Run:
-    """A detector fitted on all views, ready to score."""
-
-    def __init__(
-        self,
-        detector: Detector,
-        plan: Plan,
-        learnt: Sequence[Session],
-        held: Sequence[Session],
-        seed: int,
-        tick: Tick,
-    ) -> None:
-        self.fitted = {name: Fitted(detector, name, plan, learnt, seed, tick) for name in plan.budgets}
-        self.held = {name: fitted.surprise(held) for name, fitted in self.fitted.items()}
-
-    def scores(self, sessions: Sequence[Session]) -> dict[str, Floats]:
-        """Every candidate score of the sessions."""
-        return all_scores(self.held, {name: f.surprise(sessions) for name, f in self.fitted.items()})
+def _learnt_scores(fitted: Fitted, known: Sequence[Session], parts: Parts, scores: Scores) -> None:
+    everything = sorted({session for some in (known, *parts.values()) for session in some})
+    found = dict(zip(everything, fitted.surprise(everything), strict=True))
+    codes = np.array([found[session].code for session in sorted(set(known))])
+    for part, some in parts.items():
+        for name, score in SCORES.items():
+            scores[part][f"{fitted.name}: {name}"] = np.array([score(found[session]) for session in some])
+        if some and len(codes):
+            asked = np.array([found[session].code for session in some])
+            scores[part][f"{fitted.name}: {NEAREST}"] = nearest(codes, asked)
 
 
-def validation(
-    run: Run, normal: Sequence[Session], strange: Sequence[Session], metric: str
-) -> dict[str, float]:
-    """How well each candidate score tells held-out normal sessions from stand-ins for anomalies.
+def _rule_scores(plan: Plan, learnt: Sequence[Session], parts: Parts, scores: Scores) -> None:
+    everything = {session for some in parts.values() for session in some}
+    for name in plan.rules:
+        score = RULES[name](learnt)
+        found = {session: score(session) for session in everything}
+        for part, some in parts.items():
+            scores[part][name] = np.array([found[session] for session in some])
 
-    "f1": share of the stand-ins above the threshold that the hold-out sets; "auc": area under the ROC curve.
+
+# --- scores of an ensemble ---------------------------------------------------------------------------------------
+
+_PARTS = ("fresh", "held", "odd", "normal", "abnormal")
+Decades = dict[str, list[Floats]]  # part -> decades of its sessions by each member
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One score of a session: readings and how they are joined ("sum", "either", "every")."""
+
+    how: str
+    parts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.parts[0] if len(self.parts) == 1 else f"{self.how}: {', '.join(self.parts)}"
+
+
+def candidates(plan: Plan, reading: str) -> list[Candidate]:
+    """The scores among which normal data choose for one reading; on traces there is no choice.
+
+    What is familiar in any reading is taken for normal on traces ("every"), as with stretches of a trace: what is held out of the
+    training is not like the normal traces of the test there, so that there is nothing to choose by.
     """
-    usual, odd = run.scores(normal), run.scores(strange)
+    if plan.metric == "auc":
+        parts: tuple[str, ...] = ("whole: most familiar stretch", f"whole: {NEAREST}")
+        if reading != ALONE and "kinds" in plan.budgets:
+            parts += ("kinds: mean NLL",)
+        if reading == WITH_NOVELTY:
+            parts += ("8-grams never seen", "cosine to the nearest set")
+        return [Candidate("every", parts)]
+    whole = [f"whole: {score}" for score in ("worst NLL", "two worst NLLs", "worst rank", "mean NLL")]
+    if reading == ALONE:
+        return [Candidate("sum", (one,)) for one in whole]
+    return [Candidate(how, (one, NOVELTY)) for one in whole for how in ("sum", "either")]
+
+
+def in_decades(outcomes: Sequence[Outcome], name: str) -> Decades:
+    """Decades of one score by every member, on one scale."""
+    fresh_, *others = ([one.scores[part].get(name, np.empty(0)) for one in outcomes] for part in _PARTS)
+    return dict(zip(_PARTS, calibrated(fresh_, *others), strict=True))
+
+
+def join(how: str, parts: Sequence[Decades]) -> Decades:
+    """Several scores as one, calibrated again."""
+    if len(parts) == 1:
+        return parts[0]
+    members = range(len(parts[0]["fresh"]))
+    raw = [[joined(how, [one[part][m] for one in parts]) for m in members] for part in _PARTS]
+    return dict(zip(_PARTS, calibrated(raw[0], *raw[1:]), strict=True))
+
+
+class Ensemble:
+    """All members of one detector with one seed, every score of theirs calibrated.
+
+    Args:
+        plan: of the set.
+        learnt: outcomes of the members of a learning detector; none for the rules alone.
+        counted: outcomes of the rules on the same folds.
+    """
+
+    def __init__(self, plan: Plan, learnt: Sequence[Outcome], counted: Sequence[Outcome]) -> None:
+        self.scores = {
+            name: in_decades(outcomes, name)
+            for outcomes in (learnt, counted)
+            for name in (outcomes[0].scores["fresh"] if outcomes else ())
+        }
+        self.scores[NOVELTY] = join("either", [self.scores[name] for name in plan.rules])
+
+    def decades(self, candidate: Candidate) -> Decades:
+        """Decades of a candidate score."""
+        return join(candidate.how, [self.scores[name] for name in candidate.parts])
+
+
+def validation(found: Decades) -> float:
+    """Share of the stand-ins for anomalies above the threshold, each by the member that learnt nothing like it."""
+    return float(flagged(np.concatenate(found["odd"])).mean())
+
+
+def figures(found: Decades, data: SequenceSet, metric: str) -> dict[str, float]:
+    """What a score makes of the test sessions."""
+    normal, abnormal = merged(found["normal"]), merged(found["abnormal"])
+    results = {"auc": auc(normal, abnormal)}
     if metric == "f1":
-        return {name: float((odd[name] > np.quantile(usual[name], QUANTILE)).mean()) for name in usual}
-    return {name: auc(usual[name], odd[name]) for name in usual}
+        results |= zip(("f1", "recall", "false"), f1(flagged(normal), flagged(abnormal)), strict=True)
+        plain = np.quantile(np.concatenate(found["held"]), 1 - ALPHA)
+        results["f1, threshold from all held-out"] = f1(normal > plain, abnormal > plain)[0]
+        results["false, fresh"] = float(flagged(np.concatenate(found["fresh"])).mean())
+        return results
+    return results | _traces(normal, abnormal, data.kinds)
+
+
+def _traces(normal: Floats, abnormal: Floats, kinds: Sequence[str]) -> dict[str, float]:
+    return {
+        "recall at 1 %": recall_at(normal, abnormal, 0.01),
+        "recall": recall_at(normal, abnormal, 0.05),
+    } | {kind: auc(normal, abnormal[np.array(kinds) == kind]) for kind in sorted(set(kinds))}
 
 
 def spread(values: Sequence[float]) -> str:
@@ -412,163 +325,118 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.3f} ± {deviation:.3f}"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one training of one detector gave.
-
-    Attributes:
-        check: validation figure of every score; empty where this training was not for that.
-        test: figures of every score on the test sessions; empty for the training that only validates.
-        seconds: processor time.
-    """
-
-    check: dict[str, float]
-    test: dict[str, dict[str, float]]
-    seconds: float
+Key = tuple[str, int, int]  # detector, seed, member
 
 
-def one_training(data: SequenceSet, plan: Plan, label: str, seed: int | None, tick: Tick) -> Outcome:
-    """Train a detector once and score with it. Seed None: whole families held out, to validate, test sessions untouched."""
-    began = time.process_time()
-    detector = DETECTORS[label]
-    check: dict[str, float] = {}
-    if seed is None:
-        learnt, held, outside = foreign(data.train, 0)
-        check = validation(Run(detector, plan, learnt, held, 99, tick), held, outside, "auc")
-        return Outcome(check, {}, time.process_time() - began)
-    learnt, held = hold_out(data.train, seed)
-    unlike = fresh(held, learnt)
-    run = Run(detector, plan, learnt, held, seed, tick)
-    if plan.metric == "f1":
-        check = validation(run, unlike, corrupted(unlike, learnt, seed), "f1")
-    test = _test(run, data, plan.metric, held, unlike)
-    return Outcome(check, test, time.process_time() - began)
-
-
-def trainings(plan: Plan, seeds: int) -> list[tuple[str, int | None]]:
-    """(detector, seed) of every training of a set."""
-    rounds: list[int | None] = [*([None] if plan.metric == "auc" else []), *range(seeds)]
-    return [(label, seed) for label in (OURS, *plan.rivals) for seed in rounds]
+def trainings(plan: Plan, seeds: int) -> list[Key]:
+    """Every member of every detector of a set, the rules among them."""
+    return [
+        (label, seed, member)
+        for label in (NOVELTY, *DETECTORS)
+        for seed in range(seeds)
+        for member in range(plan.members)
+    ]
 
 
 def run_set(
-    data: SequenceSet, plan: Plan, seeds: int, outcomes: dict[tuple[str, int | None], Outcome]
+    data: SequenceSet, plan: Plan, seeds: int, outcomes: Mapping[Key, Outcome]
 ) -> tuple[list[Row], dict[str, Any]]:
     """The rows to report on one set, and everything else worth keeping."""
-    detail: dict[str, Any] = {"detectors": {}, "every score": {}, "rules": {}}
-    chosen: dict[str, str] = {}
-    runs: dict[str, list[dict[str, dict[str, float]]]] = {}
-    for label in (OURS, *plan.rivals):
-        mine = [one for (name, _), one in outcomes.items() if name == label]
-        checks = [one.check for one in mine if one.check]
-        results = [one.test for one in mine if one.test]
-        means = {name: statistics.fmean(check[name] for check in checks) for name in checks[0]}
-        for reading in (ALONE, BOTH):
-            row = f"{label} ({reading})"
-            chosen[row] = max(
-                (name for name in means if reading == BOTH or "kinds" not in name), key=means.__getitem__
-            )
-            runs[row] = results
-            detail["detectors"][row] = {"score": chosen[row], "validation": means[chosen[row]]}
+    detail: dict[str, Any] = {"detectors": {}, "every score": {}, "rules": {}, "seconds": {}}
+
+    def members(label: str, seed: int) -> list[Outcome]:
+        return [outcomes[label, seed, member] for member in range(plan.members)]
+
+    for label in DETECTORS:
+        ensembles = [Ensemble(plan, members(label, seed), members(NOVELTY, seed)) for seed in range(seeds)]
+        for reading in plan.readings:
+            asked = candidates(plan, reading)
+            chosen, checked = asked[0], float("nan")
+            if plan.metric == "f1":
+                checks = [statistics.fmean(validation(one.decades(c)) for one in ensembles) for c in asked]
+                checked = max(checks)
+                chosen = asked[checks.index(checked)]
+            detail["detectors"][f"{label}, {reading}"] = {
+                "score": str(chosen),
+                "validation": checked,
+                "seeds": [figures(one.decades(chosen), data, plan.metric) for one in ensembles],
+            }
         detail["every score"][label] = {
-            "seconds": round(sum(one.seconds for one in mine), 1),
-            "validation": means,
-            "seeds": results,
+            str(c): [figures(one.decades(c), data, plan.metric) for one in ensembles] for c in _all(plan)
         }
-    for name in plan.rules:
-        detail["rules"][name] = _rule(name, data, plan.metric, seeds)
-    return _rows(data, plan, chosen, runs, detail), detail
-
-
-def _test(
-    run: Run, data: SequenceSet, metric: str, held: Sequence[Session], unlike: Sequence[Session]
-) -> dict[str, dict[str, float]]:
-    """Every candidate score on the test sessions. Which one counts is decided elsewhere, without these figures."""
-    normal, abnormal = run.scores(data.normal), run.scores(data.abnormal)
-    found: dict[str, dict[str, float]] = {}
-    if metric == "f1":
-        by_distinct, by_all = run.scores(unlike), run.scores(held)
-    for name in normal:
-        figures = {"auc": auc(normal[name], abnormal[name])}
-        if metric == "f1":
-            threshold = np.quantile(by_distinct[name], QUANTILE)
-            figures["f1"], figures["recall"], figures["false"] = f1(
-                normal[name] > threshold, abnormal[name] > threshold
-            )
-            threshold = np.quantile(by_all[name], QUANTILE)
-            figures["f1, threshold from all held-out"] = f1(
-                normal[name] > threshold, abnormal[name] > threshold
-            )[0]
-        else:
-            figures["recall"] = recall_at(normal[name], abnormal[name], 0.05)
-            figures["recall at 1 %"] = recall_at(normal[name], abnormal[name], 0.01)
-            for kind in sorted(set(data.kinds)):
-                figures[kind] = auc(normal[name], abnormal[name][np.array(data.kinds) == kind])
-        found[name] = figures
-    return found
-
-
-def _rule(name: str, data: SequenceSet, metric: str, seeds: int) -> list[dict[str, float]]:
-    found = []
-    for seed in range(seeds):
-        learnt, _ = hold_out(data.train, seed)
-        score = RULES[name](learnt)
-        normal, abnormal = (
-            np.array([score(session) for session in some]) for some in (data.normal, data.abnormal)
+        detail["seconds"][label] = round(
+            sum(o.seconds for (one, _, _), o in outcomes.items() if one == label), 1
         )
-        figures = {"auc": auc(normal, abnormal)}
-        if metric == "f1":
-            figures["f1"], figures["recall"], figures["false"] = f1(normal > 0, abnormal > 0)
-        else:
-            figures["recall"] = recall_at(normal, abnormal, 0.05)
-            figures["recall at 1 %"] = recall_at(normal, abnormal, 0.01)
-            for kind in sorted(set(data.kinds)):
-                figures[kind] = auc(normal, abnormal[np.array(data.kinds) == kind])
-        found.append(figures)
-    return found
+    for name in plan.rules:
+        detail["rules"][name] = [_rule(name, data, plan.metric)]
+    if plan.metric == "f1":
+        together = [Ensemble(plan, (), members(NOVELTY, seed)) for seed in range(seeds)]
+        for name in (*_GRADED, NOVELTY):
+            detail["rules"][f"{name}, threshold from the folds"] = [
+                figures(one.scores[name], data, plan.metric) for one in together
+            ]
+    return _rows(data, plan, detail), detail
 
 
-def _rows(
-    data: SequenceSet,
-    plan: Plan,
-    chosen: dict[str, str],
-    runs: dict[str, list[dict[str, dict[str, float]]]],
-    detail: dict[str, Any],
-) -> list[Row]:
+_GRADED = (
+    "event never seen",
+    "2-grams never seen",
+    "3-grams never seen",
+)  # rules that have a share of a session
+
+
+def _all(plan: Plan) -> list[Candidate]:
+    """Every score worth a look afterwards; the choice is made among `candidates`."""
+    names = [f"{view}: {score}" for view in plan.budgets for score in SCORES]
+    names += [f"{view}: {NEAREST}" for view in plan.budgets if plan.cloze]
+    found = [Candidate("sum", (name,)) for name in names]
+    for reading in plan.readings:
+        for one in candidates(plan, reading):
+            found += [one] if plan.metric == "f1" else [Candidate(how, one.parts) for how in ("every", "sum")]
+    return list(dict.fromkeys(found))
+
+
+def _rule(name: str, data: SequenceSet, metric: str) -> dict[str, float]:
+    """A rule as it stands: it learns from every training session and flags whatever is new at all."""
+    score = RULES[name](data.train)
+    normal, abnormal = (
+        np.array([score(session) for session in some]) for some in (data.normal, data.abnormal)
+    )
+    results = {"auc": auc(normal, abnormal)}
+    if metric == "f1":
+        return results | dict(zip(("f1", "recall", "false"), f1(normal > 0, abnormal > 0), strict=True))
+    return results | _traces(normal, abnormal, data.kinds)
+
+
+def _rows(data: SequenceSet, plan: Plan, detail: dict[str, Any]) -> list[Row]:
     metric = plan.metric
 
-    def mean(label: str, figure: str) -> float:
-        return statistics.fmean(one[chosen[label]][figure] for one in runs[label])
+    def mean(group: str, name: str) -> float:
+        some = detail[group][name]
+        return statistics.fmean(one[metric] for one in (some["seeds"] if group == "detectors" else some))
 
-    rules = {
-        name: statistics.fmean(one[metric] for one in figures) for name, figures in detail["rules"].items()
-    }
-    ours = f"{OURS} ({BOTH})"
-    rivals = {
-        reading: max(
-            mean(row, metric) for row in runs if LSTM_DISTINCT in row and row.endswith(f"({reading})")
-        )
-        for reading in (ALONE, BOTH)
-    }
+    rules = {name: mean("rules", name) for name in detail["rules"]}
+    learners = {name: mean("detectors", name) for name in detail["detectors"]}
     title = f"{data.name} {'F1' if metric == 'f1' else 'ROC AUC'}"
     bar = {"hdfs": 0.96, "adfa-ld": 0.90}.get(data.name, max(rules.values()))
-    value = mean(ours, metric)
-    rows = [at_least(f"{title}, {ours}, mean of {len(runs[ours])} seeds", value, metric, bar)]
-    margin = at_least(f"{title}, above the next-key LSTM ({ALONE})", value - rivals[ALONE], metric, 0.02)
-    rows.append(margin if data.name == "hdfs" else Row(margin.name, margin.value, margin.unit))
-    rows.append(Row(f"{title}, above the next-key LSTM ({BOTH})", value - rivals[BOTH], metric))
-    rows += [Row(f"{title}, {row}", mean(row, metric), metric) for row in runs if row != ours]
+    shipped = f"{OURS}, {WITH_NOVELTY}"
+    rows = [at_least(f"{title}, {shipped}, mean of all seeds", learners[shipped], metric, bar)]
+    rows.append(Row(f"{title}, above the best rule", learners[shipped] - max(rules.values()), metric))
+    for reading in plan.readings:
+        margin = learners[f"{OURS}, {reading}"] - learners[f"{LSTM}, {reading}"]
+        row = at_least(f"{title}, above the next-key LSTM, both {reading}", margin, metric, 0.02)
+        rows.append(row if data.name == "hdfs" and reading == ALONE else Row(row.name, row.value, row.unit))
+    rows += [Row(f"{title}, {name}", value, metric) for name, value in learners.items() if name != shipped]
     rows += [Row(f"{title}, rule: {name}", value, metric) for name, value in rules.items()]
     return rows
 
 
 def markdown(data: SequenceSet, plan: Plan, detail: dict[str, Any]) -> str:
     """The table of one set for docs/published-benchmarks.md."""
-    kinds = sorted(set(data.kinds))
     columns = (
         ["f1", "recall", "false", "auc", "f1, threshold from all held-out"]
         if plan.metric == "f1"
-        else ["auc", "recall at 1 %", "recall", *kinds]
+        else ["auc", "recall at 1 %", "recall", *sorted(set(data.kinds))]
     )
     heads = {
         "f1": "F1",
@@ -579,19 +447,17 @@ def markdown(data: SequenceSet, plan: Plan, detail: dict[str, Any]) -> str:
     lines = [
         f"### {data.name}",
         "",
-        f"{len(data.train)} training sessions (a fifth held out); scored: {len(data.normal)} normal, "
-        f"{len(data.abnormal)} abnormal.",
+        f"{len(data.train)} training sessions (each of {plan.members} members without another fifth); scored: "
+        f"{len(data.normal)} normal, {len(data.abnormal)} abnormal.",
         "",
-        "| detector | score chosen | " + " | ".join(heads.get(c, c) for c in columns) + " |",
+        "| detector | score | " + " | ".join(heads.get(c, c) for c in columns) + " |",
         "|---" * (len(columns) + 2) + "|",
     ]
-    for label, one in detail["detectors"].items():
-        figures = [seed[one["score"]] for seed in detail["every score"][label.partition(" (")[0]]["seeds"]]
-        cells = [spread([figure[c] for figure in figures]) for c in columns]
-        lines.append(f"| {label} | {one['score']} | " + " | ".join(cells) + " |")
-    for name, figures in detail["rules"].items():
-        cells = [spread([figure[c] for figure in figures]) if c in figures[0] else "" for c in columns]
-        lines.append(f"| rule: {name} | | " + " | ".join(cells) + " |")
+    table = [(name, one["score"], one["seeds"]) for name, one in detail["detectors"].items()]
+    table += [(f"rule: {name}", "", some) for name, some in detail["rules"].items()]
+    for name, score, some in table:
+        cells = [spread([one[c] for one in some]) if c in some[0] else "" for c in columns]
+        lines.append(f"| {name} | {score} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -605,24 +471,42 @@ READERS: dict[str, tuple[str, Callable[[Path], SequenceSet]]] = {
 
 def steps(plan: Plan, seeds: int) -> int:
     """Training steps of all detectors on one set."""
-    return len(trainings(plan, seeds)) * sum(b.steps * b.members for b in plan.budgets.values())
+    learners = sum(label != NOVELTY for label, _, _ in trainings(plan, seeds))
+    return learners * sum(budget.steps for budget in plan.budgets.values())
 
+
+# --- the command -------------------------------------------------------------------------------------------------
 
 _done: Any = None
 
 
-def _start_worker(done: Any) -> None:
+def _start_worker(done: Any, stop: Any) -> None:
     global _done
     _done = done
     torch.set_num_threads(1)  # models this small only lose by waiting for each other
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches the whole group: the command decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_the_command, args=(stop,), daemon=True).start()
 
 
-def _work(data: SequenceSet, plan: Plan, label: str, seed: int | None) -> Outcome:
+def _end_with_the_command(stop: Any) -> None:
+    """End this worker in the middle of a training when the command stops or is no more."""
+    command = multiprocessing.parent_process()
+    while command and command.is_alive() and not stop.wait(0.5):
+        pass
+    os._exit(1)
+
+
+def _work(data: SequenceSet, plan: Plan, label: str, seed: int, member: int) -> Outcome:
     def tick() -> None:
         with _done.get_lock():
             _done.value += 1
 
-    return one_training(data, plan, label, seed, tick)
+    return one_member(data, plan, label, seed, member, tick)
+
+
+def _terminated(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -644,6 +528,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sets:
         print(f"There is nothing to measure in {options.folder}. {FOLDER}", file=sys.stderr)
         return 2
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        _measure(sets, options.seeds, options.workers)
+    except KeyboardInterrupt:
+        print("Stopped; sets that were done keep their results.", file=sys.stderr)
+        return 128 + signal.SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _measure(sets: Sequence[SequenceSet], seeds: int, workers: int) -> None:
     plans = [PLANS[data.name.partition("+")[0]] for data in sets]
     columns = (
         TextColumn("training"),
@@ -653,29 +549,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         TimeRemainingColumn(),
     )
     context = multiprocessing.get_context("spawn")
-    done = context.Value("q", 0)
+    done, stop = context.Value("q", 0), context.Event()
     with (
         Progress(*columns) as progress,
-        ProcessPoolExecutor(options.workers, context, _start_worker, (done,)) as pool,
+        ProcessPoolExecutor(workers, context, _start_worker, (done, stop)) as pool,
     ):
-        task = progress.add_task("", total=sum(steps(plan, options.seeds) for plan in plans))
-        jobs = [
-            {key: pool.submit(_work, data, plan, *key) for key in trainings(plan, options.seeds)}
-            for data, plan in zip(sets, plans, strict=True)
-        ]
-        for data, plan, asked in zip(sets, plans, jobs, strict=True):
-            while wait(asked.values(), timeout=1, return_when=FIRST_EXCEPTION).not_done:
-                progress.update(task, completed=done.value)
-                if any(job.done() and job.exception() for job in asked.values()):
-                    pool.shutdown(cancel_futures=True)
-                    break
-            outcomes = {key: job.result() for key, job in asked.items()}
-            rows, detail = run_set(data, plan, options.seeds, outcomes)
-            report(f"published-{data.name}", rows)
-            (RESULTS / f"published-{data.name}.md").write_text(markdown(data, plan, detail))
-            (RESULTS / f"published-{data.name}-detail.json").write_text(json.dumps(detail, indent=1) + "\n")
-        progress.update(task, completed=done.value)
-    return 0
+        try:
+            task = progress.add_task("", total=sum(steps(plan, seeds) for plan in plans))
+            jobs = [
+                {key: pool.submit(_work, data, plan, *key) for key in trainings(plan, seeds)}
+                for data, plan in zip(sets, plans, strict=True)
+            ]
+            for data, plan, asked in zip(sets, plans, jobs, strict=True):
+                while wait(asked.values(), timeout=1, return_when=FIRST_EXCEPTION).not_done:
+                    progress.update(task, completed=done.value)
+                    for job in asked.values():
+                        if job.done():
+                            job.result()  # raises what went wrong in it
+                outcomes = {key: job.result() for key, job in asked.items()}
+                rows, detail = run_set(data, plan, seeds, outcomes)
+                report(f"published-{data.name}", rows)
+                (RESULTS / f"published-{data.name}.md").write_text(markdown(data, plan, detail))
+                (RESULTS / f"published-{data.name}-detail.json").write_text(
+                    json.dumps(detail, indent=1) + "\n"
+                )
+            progress.update(task, completed=done.value)
+        except BaseException:
+            stop.set()  # the pool would wait for trainings that nobody needs any more
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 if __name__ == "__main__":

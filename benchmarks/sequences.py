@@ -12,9 +12,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +37,7 @@ class SequenceSet:
 
     Attributes:
         name: of the set.
-        train: normal sessions to learn from (a hold-out is still to be split off).
+        train: normal sessions to learn from; every member of an ensemble leaves out a fold of them.
         normal: normal sessions to be scored.
         abnormal: sessions to be found.
         kinds: the kind of each abnormal session; empty where the set names none.
@@ -107,13 +105,6 @@ def read_adfa(folder: Path) -> SequenceSet:
     )
 
 
-def hold_out(sessions: Sequence[Session], seed: int) -> tuple[list[Session], list[Session]]:
-    """(learnt from, held out): a random fifth is held out."""
-    order = np.random.default_rng(seed).permutation(len(sessions))
-    fifth = len(sessions) // 5
-    return [sessions[i] for i in order[fifth:]], [sessions[i] for i in order[:fifth]]
-
-
 def fresh(held: Sequence[Session], learnt: Sequence[Session]) -> list[Session]:
     """The distinct held-out sessions that were not learnt: to the hold-out what distinct test sessions are to the test."""
     return sorted(set(held) - set(learnt)) or sorted(set(held))
@@ -145,45 +136,6 @@ def corrupted(sessions: Sequence[Session], learnt: Sequence[Session], seed: int)
             session[:begin] + tuple(middle) + session[end:],
         }
     return sorted(made - known - {()})
-
-
-def families(sessions: Sequence[Session], count: int, seed: int) -> npt.NDArray[np.int64]:
-    """Family of each session: k-means on which events occur in it and on how often one follows another.
-
-    Both have the same weight: families by events alone would favour a score that looks at events alone, and families by
-    what follows what one that looks at order.
-    """
-    from sklearn.cluster import KMeans
-
-    parts = []
-    occurring: list[Counter[Any]] = [Counter(set(session)) for session in sessions]
-    following: list[Counter[Any]] = [Counter(pairwise(session)) for session in sessions]
-    for counts in (occurring, following):
-        columns = {key: i for i, key in enumerate(sorted(set().union(*counts)))}
-        part = np.zeros((len(sessions), len(columns)))
-        for row, counted in enumerate(counts):
-            total = counted.total()
-            for key, times in counted.items():
-                part[row, columns[key]] = (times / total) ** 0.5
-        parts.append(part / max(1e-9, float(part.var(axis=0).sum()) ** 0.5))
-    found: npt.NDArray[np.int64] = KMeans(count, n_init=3, random_state=seed).fit_predict(np.hstack(parts))
-    return found
-
-
-def foreign(sessions: Sequence[Session], seed: int) -> tuple[list[Session], list[Session], list[Session]]:
-    """(learnt, held out, foreign): whole families, about a fifth of the sessions, are kept from the learner.
-
-    What a learner of the other families must not take for normal, without a single attack being shown.
-    """
-    family = families(sessions, 20, seed)
-    rng = np.random.default_rng(seed)
-    away: set[int] = set()
-    for one in rng.permutation(20):
-        if sum(int((family == other).sum()) for other in away) < len(sessions) / 5:
-            away.add(int(one))
-    outside = [s for s, f in zip(sessions, family, strict=True) if int(f) in away]
-    learnt, held = hold_out([s for s, f in zip(sessions, family, strict=True) if int(f) not in away], seed)
-    return learnt, held, outside
 
 
 # --- rules that count ---------------------------------------------------------------------------------------------
