@@ -98,21 +98,21 @@ _LOGS = (
 )
 PLANS = {
     "hdfs": Plan(
-        {"whole": Budget(1000, 64, 48)},
+        {"whole": Budget(1000, 64, 48, 64, 8e-3)},
         cloze=False,
         metric="f1",
         rules=_LOGS,
         members=FOLDS,
     ),
     "openstack": Plan(
-        {"whole": Budget(300, 64, 32)},
+        {"whole": Budget(500, 64, 32, 64, 8e-3)},
         cloze=False,
         metric="f1",
         rules=_LOGS,
         members=FOLDS,
     ),
     "adfa-ld": Plan(
-        {"whole": Budget(1500, 32, 100), "kinds": Budget(300, 32, 80)},
+        {"whole": Budget(1500, 16, 100, 64, 8e-3), "kinds": Budget(300, 32, 80, 64, 8e-3)},
         cloze=True,
         metric="auc",
         rules=(
@@ -124,7 +124,7 @@ PLANS = {
             "8-grams never seen",
             "cosine to the nearest set",
         ),
-        members=3,
+        members=2,
     ),
 }
 

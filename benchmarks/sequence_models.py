@@ -60,8 +60,8 @@ class Budget:
     steps: int
     batch: int
     window: int
-    hidden: int = 128
-    rate: float = 4e-3
+    hidden: int
+    rate: float
 
 
 def view(name: str, session: Session) -> Session:

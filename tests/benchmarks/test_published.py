@@ -33,7 +33,7 @@ ODD = [("a", "c", "b", "e"), ("b",), ("a", "b", "x", "e"), ("e", "d", "a")]
 
 def tiny(metric: str = "f1") -> published.Plan:
     plan = PLANS["hdfs" if metric == "f1" else "adfa-ld"]
-    return replace(plan, budgets={name: Budget(25, 8, 12) for name in plan.budgets})
+    return replace(plan, budgets={name: Budget(25, 8, 12, 32, 4e-3) for name in plan.budgets})
 
 
 def test_sessions_are_scored_once_and_never_as_both() -> None:
@@ -177,7 +177,7 @@ def test_events_of_one_session_only_are_as_unknown_as_unseen_ones() -> None:
 @pytest.mark.parametrize("label", DETECTORS)
 @pytest.mark.parametrize("cloze", [False, True])
 def test_surprise_has_one_figure_an_event_whatever_it_is_scored_with(label: str, cloze: bool) -> None:
-    fitted = Fitted(label, "whole", Budget(25, 8, 12), cloze, NORMAL[:40], 0, lambda: None)
+    fitted = Fitted(label, "whole", Budget(25, 8, 12, 32, 4e-3), cloze, NORMAL[:40], 0, lambda: None)
     long = ("a", "b", *"d" * 30, "e")
     alone = fitted.surprise([long])[0]
     among = fitted.surprise([ODD[0], long, *NORMAL])[1]
