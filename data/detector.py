@@ -100,6 +100,9 @@ class Scores:
         folded: int64 [M], events that belong to an action scored before.
         dropped: int64 [K], events left out by the settings.
         explanations: index of a flagged action -> its explanation.
+        new, wrong: float64 [N], what the action itself adds to what adds up: of novelty and of reconstruction error, decades;
+            0 where it adds nothing, as for most.
+        news: index of an action that adds something -> what is new about it, most important first.
     """
 
     event: Ints
@@ -119,6 +122,9 @@ class Scores:
     folded: Ints
     dropped: Ints
     explanations: dict[int, Explanation] = field(default_factory=dict)
+    new: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    wrong: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    news: dict[int, list[HabitReason]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +272,11 @@ class Detector:
             severity=["none"] * len(batch),
             folded=batch.folded,
             dropped=batch.dropped,
+            new=weighed.new,
+            wrong=weighed.wrong,
         )
+        for row in np.flatnonzero(flagged | (weighed.new > 0) | (weighed.wrong > 0)).tolist():
+            scores.news[row] = self._news(batch, row, known, who.groups[row])
         if len(hits):
             kind_of_deed = deeds.levels[:, _KIND_OF_DEED].max(axis=1)
             log_probs = self._alternatives(cut, hits, who.ids, who.group_ids)
@@ -274,7 +284,7 @@ class Detector:
                 times = float(evidence[hit] / threshold[hit])
                 scores.severity[hit] = severity_of(True, times, int(sensitivity[hit]), int(kind_of_deed[hit]))
                 scores.explanations[hit] = self._explain(
-                    batch, hit, nll[hit], log_probs[row], known, who.groups[hit]
+                    batch, hit, nll[hit], log_probs[row], scores.news[hit]
                 )
         return scores
 
@@ -299,25 +309,8 @@ class Detector:
     def _values(self, batch: ActionBatch, row: int) -> dict[str, str]:
         return {name: self.encoder.interners[name].values[batch.codes[name][row]] for name in STATIC_FIELDS}
 
-    def _explain(
-        self,
-        batch: ActionBatch,
-        row: int,
-        nll: Nll,
-        log_probs: npt.NDArray[np.float32],
-        known: Familiarity,
-        group: str,
-    ) -> Explanation:
+    def _news(self, batch: ActionBatch, row: int, known: Familiarity, group: str) -> list[HabitReason]:
         values = self._values(batch, row)
-        fields = []
-        for index in np.argsort(-nll)[:_TOP_FIELDS].tolist():
-            name = FIELDS[index]
-            mine = log_probs[self._starts[index] : self._starts[index + 1]]
-            best = np.argsort(-mine)[:_ALTERNATIVES].tolist()
-            expected = [
-                (self.bundle.vocabulary.tokens[name][token], float(np.exp(mine[token]))) for token in best
-            ]
-            fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected))
         members = self.bundle.principals.sizes.get(group, 0)
         is_member = self.bundle.principals.group_of.get(batch.principals[batch.principal[row]].name) == group
         habits = [
@@ -334,6 +327,26 @@ class Detector:
             if not known.own[row, index]
         ]
         habits.sort(key=lambda reason: (reason.peers_with, reason.anyone_with))
+        return habits
+
+    def _explain(
+        self,
+        batch: ActionBatch,
+        row: int,
+        nll: Nll,
+        log_probs: npt.NDArray[np.float32],
+        habits: list[HabitReason],
+    ) -> Explanation:
+        values = self._values(batch, row)
+        fields = []
+        for index in np.argsort(-nll)[:_TOP_FIELDS].tolist():
+            name = FIELDS[index]
+            mine = log_probs[self._starts[index] : self._starts[index + 1]]
+            best = np.argsort(-mine)[:_ALTERNATIVES].tolist()
+            expected = [
+                (self.bundle.vocabulary.tokens[name][token], float(np.exp(mine[token]))) for token in best
+            ]
+            fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected))
         why = self.bundle.sensitivity.look_up(tuple(values[name] for name in Sensitivity.FIELDS))[1]
         return Explanation(fields, habits, values, why)
 
