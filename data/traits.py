@@ -374,7 +374,7 @@ _CSR_LIMIT = 16_384
 _PEM_EDGE = re.compile(rb"-----[A-Z ]+-----|\s")
 
 
-def _csr_subject(request: Json) -> list[tuple[str, str]]:
+def certificate_subject(request: Json) -> list[tuple[str, str]]:
     """Common name ("user") and organisations ("group") in a certificate request.
 
     The attributes stand in the DER as object identifier, string tag, length, text, so a scan finds them; nothing is parsed, and
@@ -405,7 +405,7 @@ def _certificate_request(body: Object, actor: str, found: set[str]) -> None:
     found.update(f"usage={_word(usage)}" for usage in _list(spec.get("usages")) if "auth" in str(usage))
     if spec.get("expirationSeconds"):
         found.add("days=" + magnitude(int(_quantity(spec["expirationSeconds"]) // 86_400)))
-    for sort, name in _csr_subject(spec.get("request")):
+    for sort, name in certificate_subject(spec.get("request")):
         if sort == "group":
             found.add("csrGroup=" + _word(name))
         elif name == actor:

@@ -1,0 +1,290 @@
+"""What ties one principal to another in the log: tokens asked for, Pods entered or started, rights granted, acting as.
+
+Each tie is read from one event; what a Pod runs as is learned from the events that made it. How sure a tie is, is part of it:
+
+    certain   the API server itself did it, and says so
+    likely    it follows from how Kubernetes works, if nothing stood in the way
+    possible  it could have, and the log cannot tell whether it did
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from data.events import AuditEvent, ObjectRef
+from data.names import SAFE
+from data.traits import certificate_subject
+
+Confidence = Literal["certain", "likely", "possible"]
+CONFIDENCES: tuple[Confidence, ...] = ("possible", "likely", "certain")
+"""In rising order."""
+
+SERVICE_ACCOUNT = "system:serviceaccount:"
+ANY = "*"
+"""Ends a target that stands for all service accounts of a namespace, or of the cluster."""
+
+KINDS = (
+    *("token-requested", "runs-as", "entered", "acted-as", "token-read", "rights-granted", "certificate"),
+    "same-origin",
+)
+"""Kinds of ties; `same-origin` is found by comparing principals, not by reading one event."""
+
+GIVING = frozenset(("token", "exec", "attach", "portforward", "ephemeralcontainers", "approval"))
+"""Subresources through which somebody may come to act as another."""
+
+_RUNNING = frozenset(
+    (
+        *("pods", "deployments", "daemonsets", "statefulsets", "replicasets", "jobs", "cronjobs"),
+        "replicationcontrollers",
+    )
+)
+_BINDINGS = frozenset(("rolebindings", "clusterrolebindings"))
+_GIVEN_BY_CONTROLLERS = re.compile(rf"[{SAFE}]{{5,10}}|[0-9]+")
+_NAMED_DEEP = 3  # cronjob-time-suffix
+_TOKEN_NAME = re.compile(r"(?P<account>.+)-token-[a-z0-9]{5}")
+_ACCOUNT_OF_TOKEN = "kubernetes.io/service-account.name"
+_TOKEN_TYPE = "kubernetes.io/service-account-token"
+_FIRST_REFUSAL = 400
+_MAX_SUBJECTS = 20
+_DECODE = msgspec.json.Decoder()
+
+
+class Tie(NamedTuple):
+    """By what one principal may have come to act as another.
+
+    Attributes:
+        kind: one of KINDS.
+        target: whom it leads to; ends in ANY for all of a namespace or cluster.
+        via: the object it goes through, in words of the API ("pods web/web-0").
+        confidence: how sure it is that the target can be used.
+        why: the reason, as a clause for a person.
+    """
+
+    kind: str
+    target: str
+    via: str
+    confidence: Confidence
+    why: str
+
+
+def leads_to(target: str, principal: str) -> bool:
+    """Whether a tie's target is a principal, or stands for it among others."""
+    if target.endswith(ANY):
+        return principal.startswith(target[: -len(ANY)])
+    return target == principal
+
+
+def makers(name: str) -> Iterator[str]:
+    """Names of what may have made an object of this name, nearest first: `web-5d4f8c7b9` and `web` of `web-5d4f8c7b9-x2x4z`.
+
+    Controllers append random letters of one alphabet, template hashes in the same, times and ordinals; no words.
+    """
+    for _ in range(_NAMED_DEEP):
+        name, dash, end = name.rpartition("-")
+        if not dash or not _GIVEN_BY_CONTROLLERS.fullmatch(end):
+            return
+        yield name
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _body(event: AuditEvent) -> dict[str, Any]:
+    try:
+        return _object(_DECODE.decode(event.requestObject)) if event.requestObject else {}
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _pod_spec(resource: str, body: dict[str, Any]) -> dict[str, Any]:
+    spec = _object(body.get("spec"))
+    if resource == "cronjobs":
+        spec = _object(_object(spec.get("jobTemplate")).get("spec"))
+    return spec if resource == "pods" else _object(_object(spec.get("template")).get("spec"))
+
+
+def _account_of(resource: str, body: dict[str, Any]) -> str | None:
+    """Service account that a Pod made from this body runs as; None if the body does not hold a whole Pod."""
+    spec = _pod_spec(resource, body)
+    named = _text(spec.get("serviceAccountName")) or _text(spec.get("serviceAccount"))
+    return named or ("default" if spec.get("containers") else None)
+
+
+class RunsAs:
+    """Which service account Pods run as, learned from what made them. Bounded: what nobody asks for is forgotten."""
+
+    def __init__(self, capacity: int = 20_000) -> None:
+        self._capacity = capacity
+        self._new: dict[tuple[str, str], str] = {}
+        self._old: dict[tuple[str, str], str] = {}
+
+    def learn(self, event: AuditEvent) -> None:
+        """Look at a write; most tell nothing."""
+        ref = event.objectRef
+        if (
+            ref is None
+            or ref.resource not in _RUNNING
+            or ref.subresource
+            or event.verb not in ("create", "update", "patch")
+        ):
+            return
+        if event.responseStatus is not None and event.responseStatus.code >= _FIRST_REFUSAL:
+            return
+        body = _body(event)
+        account = _account_of(ref.resource, body)
+        if account is None:
+            return
+        metadata = _object(body.get("metadata"))
+        name = ref.name or _text(metadata.get("name")) or _text(metadata.get("generateName")).rstrip("-")
+        if name:
+            self._keep((ref.namespace, name), account)
+
+    def account(self, namespace: str, pod: str) -> str | None:
+        """Service account of a Pod by its name, or by that of what made it (`web-5d4f8c7b9-x2x4z` is of `web-5d4f8c7b9`)."""
+        for name in (pod, *makers(pod)):
+            key = (namespace, name)
+            found = self._new.get(key) or self._old.get(key)
+            if found is not None:
+                self._keep(key, found)
+                return found
+        return None
+
+    def _keep(self, key: tuple[str, str], account: str) -> None:
+        self._new[key] = account
+        if len(self._new) >= self._capacity:
+            self._old, self._new = self._new, {}
+
+
+def read_ties(event: AuditEvent, runs_as: RunsAs) -> list[Tie]:
+    """Ties from whoever did this to others; none if it was refused, as for most events.
+
+    Args:
+        event: what was done.
+        runs_as: what Pods run as.
+    """
+    ties: list[Tie] = []
+    if event.responseStatus is not None and event.responseStatus.code >= _FIRST_REFUSAL:
+        return ties
+    if event.impersonatedUser is not None and event.impersonatedUser.username:
+        why = "the API server carried the request out as the other"
+        ties.append(Tie("acted-as", event.impersonatedUser.username, "", "certain", why))
+    ref = event.objectRef
+    if ref is None:
+        return ties
+    if ref.resource == "serviceaccounts" and ref.subresource == "token":
+        target = f"{SERVICE_ACCOUNT}{ref.namespace}:{ref.name}"
+        ties.append(
+            Tie(
+                "token-requested",
+                target,
+                _via(ref),
+                "certain",
+                "the API server issued a token of that account",
+            )
+        )
+    elif ref.resource == "pods" and ref.subresource in GIVING:
+        ties += _entered(ref, runs_as)
+    elif ref.resource in _RUNNING and not ref.subresource:
+        ties += _started(event, ref)
+    elif ref.resource == "secrets":
+        ties += _token_read(event, ref)
+    elif ref.resource in _BINDINGS and event.verb in ("create", "update", "patch"):
+        ties += _granted(event, ref)
+    elif ref.resource == "certificatesigningrequests" and event.verb == "create":
+        for sort, name in certificate_subject(_object(_body(event).get("spec")).get("request")):
+            if sort == "user":
+                why = "a client certificate in that name was asked for; it is good once approved"
+                ties.append(Tie("certificate", name, _via(ref), "possible", why))
+    return ties
+
+
+def _via(ref: ObjectRef) -> str:
+    name = "/".join(part for part in (ref.namespace, ref.name) if part)
+    return f"{ref.resource} {name}".rstrip()
+
+
+def _entered(ref: ObjectRef, runs_as: RunsAs) -> list[Tie]:
+    account = runs_as.account(ref.namespace, ref.name)
+    if account is None:
+        return []
+    if ref.subresource == "portforward":
+        sure: Confidence = "possible"
+        why = "a tunnel into the Pod reaches only what the Pod itself offers"
+    else:
+        sure, why = "likely", "whoever is inside the Pod can read the token that it runs with"
+    return [Tie("entered", f"{SERVICE_ACCOUNT}{ref.namespace}:{account}", _via(ref), sure, why)]
+
+
+def _started(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
+    if event.verb not in ("create", "update", "patch"):
+        return []
+    body = _body(event)
+    account = _account_of(ref.resource, body)
+    # Everything runs as `default` unless it says otherwise: that somebody runs something leads nowhere.
+    if account in (None, "default"):
+        return []
+    name = ref.name or _text(_object(body.get("metadata")).get("name"))
+    target = f"{SERVICE_ACCOUNT}{ref.namespace}:{account}"
+    why = "what runs there holds a token of that account, and whoever wrote it chose what runs"
+    return [Tie("runs-as", target, f"{ref.resource} {ref.namespace}/{name}", "likely", why)]
+
+
+def _token_read(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
+    if event.verb == "get":
+        named = _TOKEN_NAME.fullmatch(ref.name)
+        if named is None:
+            return []
+        target = f"{SERVICE_ACCOUNT}{ref.namespace}:{named['account']}"
+        return [
+            Tie(
+                "token-read",
+                target,
+                _via(ref),
+                "likely",
+                "the Secret is named as those that hold a token of that account",
+            )
+        ]
+    if event.verb in ("list", "watch"):
+        target = f"{SERVICE_ACCOUNT}{ref.namespace}:{ANY}" if ref.namespace else f"{SERVICE_ACCOUNT}{ANY}"
+        why = "a list of Secrets gives away every token kept among them; whether there was one, the log does not say"
+        return [Tie("token-read", target, _via(ref), "possible", why)]
+    if event.verb == "create":
+        body = _body(event)
+        notes = _object(_object(body.get("metadata")).get("annotations"))
+        account = _text(notes.get(_ACCOUNT_OF_TOKEN))
+        if body.get("type") == _TOKEN_TYPE and account:
+            why = "a Secret of this type is filled with a lasting token of that account"
+            return [
+                Tie(
+                    "token-requested",
+                    f"{SERVICE_ACCOUNT}{ref.namespace}:{account}",
+                    _via(ref),
+                    "certain",
+                    why,
+                )
+            ]
+    return []
+
+
+def _granted(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
+    subjects = _body(event).get("subjects")
+    ties = []
+    for subject in map(_object, (subjects if isinstance(subjects, list) else [])[:_MAX_SUBJECTS]):
+        name, kind = _text(subject.get("name")), subject.get("kind")
+        if not name or kind not in ("User", "ServiceAccount"):
+            continue  # a group is nobody in particular
+        if kind == "ServiceAccount":
+            name = f"{SERVICE_ACCOUNT}{_text(subject.get('namespace')) or ref.namespace}:{name}"
+        ties.append(
+            Tie("rights-granted", name, _via(ref), "certain", "the binding gives rights to that account")
+        )
+    return ties
