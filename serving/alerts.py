@@ -19,6 +19,7 @@ SEVERITIES: tuple[str, ...] = ("none", "low", "medium", "high", "critical")
 
 MAX_TEXT = 256
 _MAX_KINDS_OF_DEED = 50
+_FIRST_CONTRIBUTORS, _HEAVIEST_CONTRIBUTORS = 20, 20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
 # A JSON Web Token is three base64url parts of which the first two begin with '{"'; `kubehabit` never shows one.
 _JWT = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)?")
@@ -99,8 +100,8 @@ class Novelty(Model):
     anyone_with: int
 
 
-class Action(Model):
-    """One unusual action within an alert."""
+class Told(Model):
+    """One audited request in the short form that is kept of it."""
 
     audit_id: str
     time: datetime
@@ -115,6 +116,59 @@ class Action(Model):
     user_agent: str = ""
     impersonated_user: ImpersonatedUser | None = None
     traits: list[str] = []
+
+
+class Contributor(Told):
+    """A milder action that helped to add up to an alert without being flagged itself."""
+
+    weight: Annotated[
+        float,
+        Field(description="evidence of this action alone, in factors of ten; it takes several to be flagged"),
+    ]
+    habits: Annotated[list[Novelty], Field(description="what is new about it, most important first")] = []
+
+
+Role = Literal["flagged", "contributor", "session", "before", "consequence"]
+Confidence = Literal["certain", "likely", "possible"]
+
+
+class Surrounding(Told):
+    """One action of an incident's evidence: flagged, leading up to it, around it, or following from it."""
+
+    role: Annotated[
+        Role,
+        Field(
+            description="flagged; contributor: milder, but it helped to add up; session: by the same principal in between; "
+            "before: what the same credential did just before; consequence: the cluster's machinery carrying it out"
+        ),
+    ]
+    principal: str
+    address: Annotated[str, Field(description="from where, seen through the trusted proxies")] = ""
+    weight: float = 0.0
+    news: Annotated[list[str], Field(description="what is new about it, as clauses")] = []
+    confidence: Annotated[Confidence, Field(description="how sure it is that it belongs here")] = "certain"
+    why: Annotated[str, Field(description="why it belongs here")] = ""
+
+
+class Tie(Model):
+    """By what one principal may have come to act as another."""
+
+    kind: str
+    source: str
+    target: Annotated[
+        str, Field(description="ends in * for all service accounts of a namespace or of the cluster")
+    ]
+    via: Annotated[str, Field(description="the object it goes through")] = ""
+    audit_id: str
+    time: datetime
+    address: Annotated[str, Field(description="whence it was done")] = ""
+    confidence: Confidence
+    why: str
+
+
+class Action(Told):
+    """One unusual action within an alert."""
+
     severity: Severity
     sensitivity: Annotated[int, Field(description="of what was touched: 0 routine, 1 low, 2 medium, 3 high")]
     sensitivity_reason: str = ""
@@ -205,6 +259,17 @@ class Alert(Model):
         list[Action], Field(description="the first ones and the most surprising later ones")
     ] = []
     action_count: Annotated[int, Field(description="all unusual actions, shown or not")] = 0
+    began: Annotated[
+        datetime | None,
+        Field(description="when the first action that added up to it was; firstSeen is the first flagged"),
+    ] = None
+    contributors: Annotated[
+        list[Contributor],
+        Field(
+            description="milder actions that added up to it, in order of time: the first ones and the heaviest later ones"
+        ),
+    ] = []
+    contributor_count: Annotated[int, Field(description="all of them, shown or not")] = 0
     audit_ids: Annotated[list[str], Field(description="all of them; in lists of alerts the first 1,000")] = []
     checks: list[Check] = []
     terms: Annotated[dict[str, str], Field(description="Kubernetes words used, explained")] = {}
@@ -214,6 +279,17 @@ class Alert(Model):
     def headline(self) -> Action:
         """The action that tells most; the earliest of equals."""
         return max(self.actions, key=lambda action: action.weight)
+
+
+def add_contributors(alert: Alert, contributors: list[Contributor]) -> None:
+    """Let an alert grow by contributors it does not hold yet. Bounded: the first ones and the heaviest later ones stay."""
+    alert.contributor_count += len(contributors)
+    ordered = sorted([*alert.contributors, *contributors], key=lambda one: (one.time, one.audit_id))
+    later = sorted(ordered[_FIRST_CONTRIBUTORS:], key=lambda one: one.weight, reverse=True)
+    kept = [*ordered[:_FIRST_CONTRIBUTORS], *later[:_HEAVIEST_CONTRIBUTORS]]
+    alert.contributors = sorted(kept, key=lambda one: (one.time, one.audit_id))
+    first = alert.contributors[0].time if alert.contributors else alert.first_seen
+    alert.began = min(first, alert.first_seen, alert.began or alert.first_seen)
 
 
 def add_actions(alert: Alert, actions: list[Action], *, first: int, top: int) -> None:
@@ -234,6 +310,7 @@ def add_actions(alert: Alert, actions: list[Action], *, first: int, top: int) ->
     later = sorted(ordered[first:], key=lambda action: action.weight, reverse=True)[:top]
     alert.actions = sorted([*ordered[:first], *later], key=lambda action: action.time)
     alert.first_seen = min(alert.first_seen, alert.actions[0].time)
+    alert.began = min(alert.first_seen, alert.began or alert.first_seen)
     alert.last_seen = max(alert.last_seen, *(action.time for action in actions))
     alert.severity = max((alert.severity, *(action.severity for action in actions)), key=SEVERITIES.index)
     alert.evidence = max(alert.evidence, *(action.evidence for action in actions))

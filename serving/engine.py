@@ -3,46 +3,51 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from typing_extensions import TypedDict
 
-from data.events import AuditEvent, ObjectRef
-from data.traits import read_traits
+from data.events import AuditEvent
 from serving.alerts import (
     Action,
     Alert,
     Alternative,
     FieldSurprise,
-    ImpersonatedUser,
     Model,
-    Novelty,
-    ObjectReference,
-    ResponseStatus,
     ServedModel,
     add_actions,
+    add_contributors,
     clean,
 )
 from serving.explain import Explainer, deed_of
+from serving.incident_store import add_surroundings, add_ties
+from serving.incidents import Incidents
 from serving.principals import Principals
 from serving.settings import AlertSettings
 from serving.store import AlertStore, Stored, StoreError, Writer, microseconds
+from serving.surroundings import Flag, Gathered, Surroundings, habits_of
+from serving.told import told, traits_of
 
 if TYPE_CHECKING:
     from data.detector import Explanation, Figures, Scores
 
 _TOP_FIELDS = 3
 _EXPLAINED_FIELDS = 5
-_MAX_LISTED = 20
+_ASIDE, _ASIDE_SECONDS = 200, 2.0
+"""Actions around alerts that wait to be stored, and for how long, before they get a transaction of their own."""
+
 _MAX_UNSAVED = 10_000
 """Unusual actions held in memory while the store refuses writes; beyond that the oldest are given up."""
+
+_log = logging.getLogger("kubehabit.engine")
 
 
 class Scorer(Protocol):
@@ -103,6 +108,7 @@ class Flagged:
     kind: str
     group: str
     action: Action
+    threshold: float = 0.0
     alert_id: str = ""
 
 
@@ -174,8 +180,10 @@ class Engine:
         explainer: turns them into words.
         settings: grouping and bounds.
         principals: counts what each does.
+        surroundings: remembers what surrounds flagged actions.
 
     Attributes:
+        incidents: what the alerts were joined to.
         note: called with every alert that is raised or grows and its number, within the transaction that stores it.
     """
 
@@ -188,6 +196,7 @@ class Engine:
         explainer: Explainer,
         settings: AlertSettings | None = None,
         principals: Principals | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.model = model
         self.store = store
@@ -198,7 +207,11 @@ class Engine:
         self._explainer = explainer
         self._settings = settings or AlertSettings()
         self._gap = timedelta(minutes=self._settings.gap_minutes)
+        self._surroundings = surroundings or Surroundings(explainer, round(self._gap.total_seconds() * 1e6))
+        self.incidents = Incidents(store, explainer)
         self._lock = threading.Lock()
+        self._aside: list[tuple[int, Gathered]] = []
+        self._aside_since = 0.0
         self._unsaved: list[Flagged] = []
 
     def score(self, events: Sequence[AuditEvent]) -> Batch:
@@ -211,6 +224,7 @@ class Engine:
             started = time.perf_counter()
             scores = self._detector.score(events)
             self._record(scores)
+            self._surroundings.observe(events, scores)
             flagged = self._unusual(events, scores)
             waiting = [*self._unsaved, *flagged.values()]
             try:
@@ -219,6 +233,7 @@ class Engine:
                 self._unsaved = waiting[-_MAX_UNSAVED:]
                 raise
             self._unsaved = []
+            self._set_aside(self._surroundings.watched(scores))
             return Batch(
                 events=len(events),
                 scored=len(scores.event),
@@ -244,10 +259,50 @@ class Engine:
         """Whether alerts wait for a store that refused them."""
         return bool(self._unsaved)
 
+    @property
+    def glossary(self) -> dict[str, str]:
+        """Words that alerts and incidents use, explained."""
+        return self._explainer.vocabulary.glossary
+
+    def settle(self) -> None:
+        """Store what principals with an alert did lately, so that whoever reads now sees it.
+
+        Raises:
+            StoreError: the database refused; it is kept, and stored with the next alert.
+        """
+        with self._lock:
+            self._store_aside()
+
     def close(self) -> None:
         """Wait for a running batch and give the store back."""
         with self._lock:
-            self.store.close()
+            try:
+                self._store_aside()
+            finally:
+                self.store.close()
+
+    def _set_aside(self, found: list[tuple[int, Gathered]]) -> None:
+        """Keep what surrounds alerts until there is more of it: a transaction for every batch would cost more than it tells."""
+        if found and not self._aside:
+            self._aside_since = time.monotonic()
+        self._aside = (self._aside + found)[-_MAX_UNSAVED:]
+        held = sum(len(one.around) for _, one in self._aside)
+        if self._aside and (held >= _ASIDE or time.monotonic() - self._aside_since >= _ASIDE_SECONDS):
+            try:
+                self._store_aside()
+            except StoreError as error:
+                _log.warning("what surrounds alerts is kept in memory: %s", error)
+
+    def _store_aside(self) -> None:
+        if self._aside:
+            with self.store.writing() as writer:
+                self._write_aside(writer)
+            self._aside = []
+
+    def _write_aside(self, writer: Writer) -> None:
+        for number, found in self._aside:
+            if add_surroundings(writer.connection, number, found.around):
+                add_ties(writer.connection, number, found.ties)
 
     # -- verdicts -----------------------------------------------------------------------------------------------
 
@@ -271,6 +326,7 @@ class Engine:
                 scores.kind[row],
                 clean(scores.group[row]),
                 self._action(events[int(scores.event[row])], scores, row),
+                float(scores.threshold[row]),
             )
             for row in np.flatnonzero(scores.flagged).tolist()
         }
@@ -307,40 +363,19 @@ class Engine:
 
     def _action(self, event: AuditEvent, scores: Scores, row: int) -> Action:
         """The part of an event that an alert keeps, cleaned, with the reasons it is unusual."""
-        ref = event.objectRef if event.objectRef is not None and event.objectRef.resource else None
-        other = event.impersonatedUser
-        traits = "-"
-        if ref is not None and event.requestObject:
-            traits, _ = read_traits(
-                event.verb, ref.resource, ref.subresource, event.user.username, event.requestObject
-            )
         why = scores.explanations.get(row)
         severity = scores.severity[row]
         moment: datetime = scores.time[row].astype("M8[us]").item()
         action = Action.model_validate(
-            {
-                "audit_id": clean(event.auditID, 128),
-                "time": moment.replace(tzinfo=UTC),
-                "did": "",
-                "verb": clean(event.verb, 64),
-                "object_ref": None if ref is None else _reference(ref),
-                "request_path": clean(event.requestURI.partition("?")[0]) if ref is None else None,
-                "response_status": ResponseStatus(code=event.responseStatus.code)
-                if event.responseStatus
-                else None,
-                "source_ips": [clean(address, 64) for address in event.sourceIPs[:_MAX_LISTED]],
-                "user_agent": clean(event.userAgent),
-                "impersonated_user": ImpersonatedUser(username=clean(other.username))
-                if other is not None
-                else None,
-                "traits": [clean(trait, 80) for trait in traits.split(",")[:_MAX_LISTED] if trait != "-"],
+            told(event, moment, traits_of(event))
+            | {
                 "severity": severity if severity != "none" else "low",
                 "sensitivity": int(scores.sensitivity[row]),
                 "sensitivity_reason": "" if why is None else why.sensitivity,
                 "evidence": round(float(scores.evidence[row]), 3),
                 "surprise": round(float(scores.surprise[row]), 3),
                 "fields": [] if why is None else _fields(why),
-                "habits": [] if why is None else _habits(why),
+                "habits": [] if why is None else habits_of(why.habits),
             }
         )
         action.did = self._explainer.did(deed_of(action))
@@ -355,13 +390,25 @@ class Engine:
             by_principal.setdefault(entry.principal, []).append(entry)
         raised: list[Alert] = []
         grown: list[Alert] = []
+        restore = self._surroundings.checkpoint(by_principal)
+        try:
+            self._save_all(by_principal, raised, grown)
+        except StoreError:
+            restore()
+            raise
+        self._aside = []
+        return raised, grown
+
+    def _save_all(
+        self, by_principal: Mapping[str, list[Flagged]], raised: list[Alert], grown: list[Alert]
+    ) -> None:
         with self.store.writing() as writer:
+            self._write_aside(writer)
             for entries in by_principal.values():
                 for growing in self._group(writer, entries):
                     is_new = growing.number is None
                     if self._grow(writer, growing):
                         (raised if is_new else grown).append(growing.alert)
-        return raised, grown
 
     def _group(self, writer: Writer, entries: list[Flagged]) -> list[_Growing]:
         """Assign actions of one principal to its stored alerts, or to new ones, by the gap between them."""
@@ -404,32 +451,37 @@ class Engine:
         """Add what the alert does not hold yet and store it; False if a retry brought nothing new."""
         names = list({entry.action.audit_id for entry in growing.flagged})
         known = writer.known(growing.number, names) if growing.number is not None else set()
-        fresh: dict[tuple[str, int], Action] = {}
+        fresh: dict[tuple[str, int], Flagged] = {}
         for entry in growing.flagged:
             key = (entry.action.audit_id, microseconds(entry.action.time))
             if key not in known:
-                fresh.setdefault(key, entry.action)
+                fresh.setdefault(key, entry)
         if not fresh:
             return False
         alert = growing.alert
+        flags = [Flag(moment, one.threshold, one.action) for (_, moment), one in fresh.items()]
+        flags.sort(key=lambda flag: flag.time)
+        found = self._surroundings.gather(alert.principal, flags, growing.number)
+        # Within what the alert spans already, milder actions were counted when it last grew.
+        mild = found.contributors
+        if growing.number is not None and alert.began is not None:
+            mild = [one for one in mild if not alert.began <= one.time <= alert.last_seen]
         add_actions(
-            alert, list(fresh.values()), first=self._settings.first_actions, top=self._settings.top_actions
+            alert,
+            [entry.action for entry in fresh.values()],
+            first=self._settings.first_actions,
+            top=self._settings.top_actions,
         )
+        add_contributors(alert, mild)
         self._explainer.renew(alert)
         number = writer.put(growing.number, alert, list(fresh))
+        self._surroundings.stored(alert.principal, number)
+        add_surroundings(writer.connection, number, found.around)
+        ties = add_ties(writer.connection, number, found.ties)
+        self.incidents.join(writer.connection, alert, ties)
         if self.note is not None:
             self.note(writer, number, alert)
         return True
-
-
-def _reference(ref: ObjectRef) -> ObjectReference:
-    return ObjectReference(
-        resource=clean(ref.resource),
-        namespace=clean(ref.namespace),
-        name=clean(ref.name),
-        api_group=clean(ref.apiGroup),
-        subresource=clean(ref.subresource),
-    )
 
 
 def _fields(why: Explanation) -> list[FieldSurprise]:
@@ -444,19 +496,4 @@ def _fields(why: Explanation) -> list[FieldSurprise]:
             ],
         )
         for reason in why.fields[:_EXPLAINED_FIELDS]
-    ]
-
-
-def _habits(why: Explanation) -> list[Novelty]:
-    return [
-        Novelty(
-            attribute=reason.attribute,
-            value=clean(reason.value),
-            times_before=reason.times_before,
-            actions_before=reason.actions_before,
-            peers_with=reason.peers_with,
-            peers=reason.peers,
-            anyone_with=reason.anyone_with,
-        )
-        for reason in why.habits
     ]

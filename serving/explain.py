@@ -17,7 +17,7 @@ from string import Template
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.errors import KubehabitError
-from serving.alerts import Action, Alert, Check, Novelty, ObjectReference, Technique, clean
+from serving.alerts import Action, Alert, Check, Contributor, Novelty, ObjectReference, Technique, Told, clean
 from serving.settings import read_yaml
 
 MANY = ("list", "watch", "deletecollection")
@@ -72,6 +72,22 @@ _ORDER = {
     )
 }
 """Which novelty is told first: what was done and where, then with what and from where, then how."""
+
+_DETAILS = frozenset(("object", "uri", "code", "binding", "image_of"))
+"""Novelties that any day brings; a pace that is out of the ordinary tells more."""
+
+_FIRST, _BEFORE_DETAILS = 0, 5
+"""Ranks of reasons within a session; between them stand the novelties of what was done, three ranks of them."""
+
+_HARM = ("routine", "of little use to an attacker", "of use to an attacker", "what an attacker wants most")
+_NEWNESS = {
+    1: "its peers do such things",
+    2: "none of its peers does such things",
+    3: "nobody in the cluster does such things",
+}
+
+_MANY, _SOME = 5, 3
+_MAX_REASONS = 5
 
 _PRONOUNS = {"human": ("this person", "their"), "anonymous": ("such a caller", "its")}
 _NOTHING = "-"  # the value of a field that an action does not have
@@ -182,6 +198,35 @@ def _tells(novelty: Novelty) -> bool:
         "namespace",
         "resource_namespace",
     )
+
+
+def _is_news(novelty: Novelty) -> bool:
+    return not novelty.times_before and _tells(novelty)
+
+
+def _level(novelty: Novelty) -> int:
+    """To whom it is new: 1 the principal, 2 its peers as well, 3 everybody."""
+    return 1 if novelty.peers_with else 2 if novelty.anyone_with else 3
+
+
+def _rank(novelty: Novelty, kind: str) -> tuple[int, int]:
+    """Order of telling within a session, least first: the rarer first; of equals what was done before how it was done."""
+    order = _ORDER.get(novelty.attribute, len(_ORDER))
+    if novelty.attribute in _DETAILS:
+        return _BEFORE_DETAILS + 1 + (3 - _level(novelty)), order
+    # A program neither moves nor changes its client by itself.
+    if kind in ("serviceaccount", "controller", "node", "component") and novelty.attribute in (
+        "client",
+        "place",
+    ):
+        return _FIRST, order
+    return _FIRST + 1 + (3 - _level(novelty)), order
+
+
+def _what(one: Told) -> tuple[str, str]:
+    """Which object an action was about, or which path."""
+    ref = one.object_ref
+    return (ref.namespace, ref.name) if ref is not None else ("", one.request_path or "")
 
 
 def _resource(ref: ObjectReference | None) -> str:
@@ -352,25 +397,26 @@ class Explainer:
         }
         return Template(news.never).safe_substitute(values), Template(news.also).safe_substitute(values)
 
+    def news(self, habits: Sequence[Novelty], deed: Deed) -> list[str]:
+        """What is new about a deed, as short clauses ("working in payments"), what goes without saying left out."""
+        skip: set[str] = set()
+        clauses = []
+        for novelty in sorted(filter(_tells, habits), key=lambda one: _ORDER.get(one.attribute, len(_ORDER))):
+            if novelty.attribute not in skip and not novelty.times_before:
+                clauses.append(self._news(novelty, deed)[1])
+                skip |= {novelty.attribute} | _IMPLIES.get(novelty.attribute, frozenset())
+        return clauses
+
     def reason(self, action: Action, kind: str) -> str:
         """Why an action is unusual, as a clause and perhaps a second sentence; no final stop."""
         deed = deed_of(action)
-        it, its = _PRONOUNS.get(kind, ("it", "its"))
         news = sorted(
             filter(_tells, action.habits), key=lambda novelty: _ORDER.get(novelty.attribute, len(_ORDER))
         )
         if not news:
             return self._misfit(action)
         main, *rest = news
-        if main.actions_before == 0:
-            text = f"{it} was never seen before"
-        else:
-            never, _ = self._news(main, deed)
-            earlier = _count(main.actions_before, "earlier action", "earlier actions")
-            if main.times_before:
-                text = f"{it} has {never} only {_count(main.times_before, 'time', 'times')} before (in {earlier})"
-            else:
-                text = f"{it} has never {never} before (0 of {earlier}){self._peers(main, its)}"
+        text = self._counted(main, deed, kind)
         skip = {main.attribute} | _IMPLIES.get(main.attribute, frozenset())
         more: list[str] = []
         for novelty in rest:
@@ -381,6 +427,17 @@ class Explainer:
         if more:
             text += f". New as well: {_join(more[:_MAX_NEWS])}"
         return text
+
+    def _counted(self, main: Novelty, deed: Deed, kind: str) -> str:
+        """A novelty as a clause, with the counts that anybody can check."""
+        it, its = _PRONOUNS.get(kind, ("it", "its"))
+        if main.actions_before == 0:
+            return f"{it} was never seen before"
+        never, _ = self._news(main, deed)
+        earlier = _count(main.actions_before, "earlier action", "earlier actions")
+        if main.times_before:
+            return f"{it} has {never} only {_count(main.times_before, 'time', 'times')} before (in {earlier})"
+        return f"{it} has never {never} before (0 of {earlier}){self._peers(main, its)}"
 
     @staticmethod
     def _peers(novelty: Novelty, its: str) -> str:
@@ -435,6 +492,117 @@ class Explainer:
             lead = ": " if len(deeds) <= _MAX_OTHER_DEEDS else ", such as: "
             text += f" With {noun} within {span}" + (f"{lead}{told}." if deeds else ", all alike.")
         return text
+
+    # -- sessions -----------------------------------------------------------------------------------------------
+
+    def session(
+        self,
+        principal: str,
+        kind: str,
+        judged: Sequence[Action | Contributor],
+        counted: Sequence[Told],
+        span: timedelta,
+    ) -> tuple[str, list[str], str]:
+        """What one credential did in one go, in a sentence, and why that stands out.
+
+        Args:
+            principal, kind: who.
+            judged: actions with what is new about them, in order of time.
+            counted: all actions that were flagged or helped to add up.
+            span: between the first and the last of them.
+
+        Returns:
+            The sentence; the reasons, most telling first; and what the first is about: an attribute, or `pace` or `refusals`.
+        """
+        clauses: list[tuple[tuple[int, int], str, str, str]] = []  # rank, attribute, clause, deed
+        told: set[str] = set()
+        ranked = sorted(
+            (
+                (_rank(novelty, kind), at, novelty)
+                for at, one in enumerate(judged)
+                for novelty in one.habits
+                if _is_news(novelty)
+            ),
+            key=lambda entry: (entry[0], entry[1]),
+        )
+        for rank, at, novelty in ranked:
+            if novelty.attribute in told:
+                continue
+            told |= {novelty.attribute} | _IMPLIES.get(novelty.attribute, frozenset())
+            one = judged[at]
+            clauses.append((rank, novelty.attribute, self._counted(novelty, deed_of(one), kind), one.did))
+        clauses += self._patterns(kind, counted, span)
+        clauses.sort(key=lambda entry: entry[0])
+        if not clauses:
+            worst = max(
+                (one for one in judged if isinstance(one, Action)), key=lambda one: one.weight, default=None
+            )
+            if worst is None:
+                return "", [], ""
+            top = worst.fields[0].field if worst.fields else ""
+            return (
+                f"{self.who(principal, kind)} {worst.did}: {self._misfit(worst)}.",
+                [self._misfit(worst)],
+                top,
+            )
+        _, top, clause, did = clauses[0]
+        more = _count(len(counted) - 1, "more action that counted", "more actions that counted")
+        tail = f" With {more} within {_span(span)}." if len(counted) > 1 else ""
+        sentence = f"{self.who(principal, kind)} {did}: {clause}.{tail}"
+        return sentence, [clause for _, _, clause, _ in clauses[:_MAX_REASONS]], top
+
+    def _patterns(
+        self, kind: str, counted: Sequence[Told], span: timedelta
+    ) -> list[tuple[tuple[int, int], str, str, str]]:
+        """Reasons that no single action has: many alike in a short time, and refusals."""
+        groups: dict[tuple[str, str], list[Told]] = {}
+        for one in counted:
+            groups.setdefault((one.verb, _resource(one.object_ref)), []).append(one)
+        found: list[tuple[tuple[int, int], str, str, str]] = []
+        # Who has no credentials has no habits either: what it tries is all there is to tell.
+        rank = _FIRST if kind == "anonymous" else _BEFORE_DETAILS
+        most = max(groups.values(), key=len, default=[])
+        if kind == "anonymous" and len(counted) >= _MANY:
+            most = list(counted)
+        if len(most) >= _MANY:
+            objects = len({_what(one) for one in most})
+            on = f", on {objects:,} different objects" if objects > 1 else ""
+            found.append(
+                ((rank, 0), "pace", f"{len(most):,} such requests within {_span(span)}{on}", most[0].did)
+            )
+        refused = [
+            one for one in counted if one.response_status is not None and one.response_status.code in _REFUSED
+        ]
+        if len(refused) >= _SOME and 2 * len(refused) >= len(counted):
+            text = f"{len(refused):,} of {len(counted):,} requests were refused, which says that its owner would not have tried"
+            if kind == "anonymous":
+                text = f"{len(refused):,} of {len(counted):,} requests were refused"
+            found.append(((rank, 1), "refusals", text, refused[0].did))
+        return found
+
+    def credential(self, principal: str, kind: str) -> str:
+        """With what somebody acted, as far as the log tells."""
+        if principal.startswith(_SERVICE_ACCOUNT):
+            return f"a token of the service account {self.who(principal, kind).partition(' (')[0]}"
+        if kind == "anonymous":
+            return "none"
+        if kind in ("node", "component"):
+            return f"the client certificate of {clean(principal)}"
+        return f"the credential of {clean(principal)} (certificate, token or single sign-on: the log does not say)"
+
+    def severity_reasons(self, alert: Alert) -> list[str]:
+        """Why an alert is as grave as it is, as clauses."""
+        worst = alert.headline
+        what = worst.sensitivity_reason or "what was touched"
+        reasons = [f"{what}: {_HARM[worst.sensitivity]}"]
+        levels = [_level(one) for one in worst.habits if _is_news(one)]
+        if levels:
+            reasons.append(_NEWNESS[max(levels)])
+        mild = ""
+        if alert.contributor_count:
+            mild = f", and {_count(alert.contributor_count, 'milder one', 'milder ones')} helped to add up"
+        reasons.append(_count(alert.action_count, "action was flagged", "actions were flagged") + mild)
+        return reasons
 
     # -- rules --------------------------------------------------------------------------------------------------
 
@@ -552,7 +720,7 @@ def _option(namespace: str) -> str | None:
     return None if quoted is None else f"-n {quoted}"
 
 
-def deed_of(action: Action) -> Deed:
+def deed_of(action: Told) -> Deed:
     """The part of an action that words and rules need."""
     return Deed(
         verb=action.verb,

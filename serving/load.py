@@ -13,6 +13,7 @@ from serving.registry import Reference, open_bundle
 from serving.repeats import KEY_BYTES
 from serving.settings import Settings
 from serving.store import AlertStore
+from serving.surroundings import Surroundings
 
 
 def load_engine(
@@ -53,6 +54,19 @@ def load_engine(
     # Its memory of requests is to be continued by another process.
     detector.encoder.folder = StageFolder(key=secrets.token_bytes(KEY_BYTES))
     trained = Trained(bundle.principals.group_of, bundle.principals.sizes, bundle.warmup.last)
+    surroundings = Surroundings(
+        explainer,
+        round(settings.alerts.gap_minutes * 60e6),
+        fold=detector.encoder.identity.fold,
+        trusted_hops=bundle.settings.trusted_hops,
+    )
     return Engine(
-        detector, bundle.fields, model, store, explainer, settings.alerts, principals=Principals(trained)
+        detector,
+        bundle.fields,
+        model,
+        store,
+        explainer,
+        settings.alerts,
+        principals=Principals(trained),
+        surroundings=surroundings,
     )

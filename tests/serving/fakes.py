@@ -86,8 +86,17 @@ def habit(attribute: str = "verb_resource_namespace", **more: Any) -> HabitReaso
     return HabitReason(**({"attribute": attribute} | values | more))
 
 
+STRANGE = "198.51.100."
+"""Addresses from which everybody comes for the first time."""
+
+
 class FakeDetector:
-    """Flags whatever touches Secrets; evidence is 5, or the number in the namespace's name."""
+    """Flags whatever touches Secrets; evidence is 5, or the number in the namespace's name.
+
+    What touches ConfigMaps, grants rights or makes Pods is mildly unusual: it adds up without being flagged.
+    """
+
+    _MILD = frozenset(("configmaps", "rolebindings", "pods", "serviceaccounts", "deployments"))
 
     def __init__(self) -> None:
         self.folder = StageFolder()
@@ -114,13 +123,28 @@ class FakeDetector:
             ref = events[row].objectRef
             if ref is not None and ref.namespace.startswith("e-"):
                 evidence[index] = float(ref.namespace[2:])
-        explanation = Explanation(
-            fields=[FieldReason("namespace", "payments", 7.5, [("team-a", 0.93), ("web", 0.05)])],
-            habits=[habit()],
-            values={},
-            sensitivity="reads secrets",
-        )
+        explanations = {
+            index: Explanation(
+                fields=[FieldReason("namespace", "payments", 7.5, [("team-a", 0.93), ("web", 0.05)])],
+                habits=[habit(), *self._place(events[row])],
+                values={},
+                sensitivity="reads secrets",
+            )
+            for index, row in enumerate(rows)
+            if flagged[index]
+        }
+        mild = [not hit and self._adds_up(events[row]) for hit, row in zip(flagged, rows, strict=True)]
+        news = {
+            index: [habit(), *self._place(events[row])]
+            if hit
+            else [habit("object"), *self._place(events[row])]
+            for index, (row, hit) in enumerate(zip(rows, flagged, strict=True))
+            if hit or mild[index]
+        }
         return Scores(
+            new=np.where(flagged, 5.0, np.where(mild, 2.0, 0.0)),
+            wrong=np.where(flagged, 5.0, np.where(mild, 1.0, 0.0)),
+            news=news,
             event=np.array(rows, np.int64),
             principal=[one.name for one in who],
             kind=[one.kind for one in who],
@@ -137,5 +161,19 @@ class FakeDetector:
             severity=["high" if hit else "none" for hit in flagged],
             folded=np.array(folded, np.int64),
             dropped=np.empty(0, np.int64),
-            explanations={index: explanation for index, hit in enumerate(flagged) if hit},
+            explanations=explanations,
         )
+
+    def _adds_up(self, event: AuditEvent) -> bool:
+        ref = event.objectRef
+        return (
+            ref is not None
+            and ref.resource in self._MILD
+            and event.verb in ("create", "patch", "update")
+            and not event.user.username.startswith(("system:serviceaccount:kube-system:", "system:node:"))
+        ) or (ref is not None and ref.resource == "configmaps")
+
+    @staticmethod
+    def _place(event: AuditEvent) -> list[HabitReason]:
+        address = event.sourceIPs[0] if event.sourceIPs else ""
+        return [habit("place", value=address)] if address.startswith(STRANGE) else []

@@ -1,0 +1,350 @@
+"""Tables of incidents, and of what surrounds their alerts: reads and writes within a transaction of the alert store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from serving.alerts import Alert, Surrounding, Tie
+from serving.store import microseconds
+
+_metadata = sa.MetaData()
+_alerts = sa.Table(
+    "alerts",
+    _metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(32)),
+    sa.Column("principal", sa.Text),
+    sa.Column("severity", sa.SmallInteger),
+    sa.Column("first_seen", sa.BigInteger),
+    sa.Column("last_seen", sa.BigInteger),
+    sa.Column("document", sa.Text),
+)
+_alert_events = sa.Table(
+    "alert_events",
+    _metadata,
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("alert", sa.Integer),
+    sa.Column("audit_id", sa.Text),
+)
+_surroundings = sa.Table(
+    "alert_surroundings",
+    _metadata,
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("alert", sa.Integer),
+    sa.Column("audit_id", sa.Text),
+    sa.Column("time", sa.BigInteger),
+    sa.Column("role", sa.String(16)),
+    sa.Column("document", sa.Text),
+)
+_ties = sa.Table(
+    "alert_ties",
+    _metadata,
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("alert", sa.Integer),
+    sa.Column("audit_id", sa.Text),
+    sa.Column("kind", sa.String(32)),
+    sa.Column("source", sa.Text),
+    sa.Column("target", sa.Text),
+    sa.Column("time", sa.BigInteger),
+    sa.Column("document", sa.Text),
+)
+_incidents = sa.Table(
+    "incidents",
+    _metadata,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("id", sa.String(32)),
+    sa.Column("state", sa.String(16)),
+    sa.Column("merged_into", sa.String(32)),
+)
+_members = sa.Table(
+    "incident_alerts",
+    _metadata,
+    sa.Column("alert", sa.String(32), primary_key=True),
+    sa.Column("incident", sa.String(32)),
+    sa.Column("by_hand", sa.SmallInteger),
+)
+_trail = sa.Table(
+    "incident_trail",
+    _metadata,
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("incident", sa.String(32)),
+    sa.Column("time", sa.BigInteger),
+    sa.Column("document", sa.Text),
+)
+
+_QUERY_IDS = 500
+"""Values in one IN (...): below every database's limit."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Row(NamedTuple):
+    """An incident's own row.
+
+    Attributes:
+        number: its place in a listing.
+        id: its name.
+        state: open, closed or merged.
+        merged_into: where its alerts went; None unless merged.
+    """
+
+    number: int
+    id: str
+    state: str
+    merged_into: str | None
+
+
+class Member(NamedTuple):
+    """An alert of an incident, as far as joining needs it. `first` and `last` are microseconds since 1970 UTC."""
+
+    number: int
+    alert: str
+    principal: str
+    first: int
+    last: int
+    incident: str
+    by_hand: bool
+
+
+def moment_of(number: int) -> datetime:
+    """Inverse of `microseconds`."""
+    return _EPOCH + timedelta(microseconds=number)
+
+
+# -- what surrounds alerts ----------------------------------------------------------------------------------------
+
+
+def known_surroundings(
+    connection: Connection, number: int, rows: Sequence[Surrounding]
+) -> set[tuple[str, int]]:
+    """Which (audit ID, time in microseconds) of some actions an alert has already."""
+    found: set[tuple[str, int]] = set()
+    names = list({row.audit_id for row in rows})
+    for start in range(0, len(names), _QUERY_IDS):
+        query = sa.select(_surroundings.c.audit_id, _surroundings.c.time).where(
+            _surroundings.c.alert == number,
+            _surroundings.c.audit_id.in_(names[start : start + _QUERY_IDS]),
+        )
+        found.update((row.audit_id, row.time) for row in connection.execute(query))
+    return found
+
+
+def add_surroundings(connection: Connection, number: int, rows: Sequence[Surrounding]) -> list[Surrounding]:
+    """Keep actions around an alert; returns those that it did not have yet."""
+    known = known_surroundings(connection, number, rows) if rows else set()
+    fresh: dict[tuple[str, int], Surrounding] = {}
+    for row in rows:
+        key = (row.audit_id, microseconds(row.time))
+        if key not in known:
+            fresh.setdefault(key, row)
+    if fresh:
+        connection.execute(
+            sa.insert(_surroundings),
+            [
+                {
+                    "alert": number,
+                    "audit_id": name,
+                    "time": time,
+                    "role": row.role,
+                    "document": row.model_dump_json(by_alias=True, exclude_defaults=True),
+                }
+                for (name, time), row in fresh.items()
+            ],
+        )
+    return list(fresh.values())
+
+
+def surroundings_of(connection: Connection, numbers: Sequence[int]) -> list[tuple[int, Surrounding]]:
+    """(number of the alert, action) around some alerts, in order of time; one that several have, once."""
+    query = (
+        sa.select(_surroundings.c.alert, _surroundings.c.document)
+        .where(_surroundings.c.alert.in_(numbers))
+        .order_by(_surroundings.c.time, _surroundings.c.position)
+    )
+    found: dict[tuple[str, datetime], tuple[int, Surrounding]] = {}
+    for row in connection.execute(query):
+        one = Surrounding.model_validate_json(row.document)
+        held = found.get((one.audit_id, one.time))
+        if held is None or _PRECEDENCE[one.role] < _PRECEDENCE[held[1].role]:
+            found[one.audit_id, one.time] = row.alert, one
+    return list(found.values())
+
+
+_PRECEDENCE = {"flagged": 0, "contributor": 1, "session": 2, "before": 3, "consequence": 4}
+
+
+def flagged_ids(connection: Connection, numbers: Sequence[int]) -> list[str]:
+    """Audit IDs of all flagged actions of some alerts, in the order of their coming."""
+    query = (
+        sa.select(_alert_events.c.audit_id)
+        .where(_alert_events.c.alert.in_(numbers))
+        .order_by(_alert_events.c.position)
+    )
+    return list(dict.fromkeys(connection.execute(query).scalars()))
+
+
+def add_ties(connection: Connection, number: int, ties: Sequence[Tie]) -> list[Tie]:
+    """Keep ties found through an alert; returns those that are new."""
+    if not ties:
+        return []
+    query = sa.select(_ties.c.audit_id, _ties.c.kind, _ties.c.source, _ties.c.target).where(
+        _ties.c.alert == number
+    )
+    known = {tuple(row) for row in connection.execute(query)}
+    fresh: dict[tuple[str, str, str, str], Tie] = {}
+    for tie in ties:
+        key = (tie.audit_id, tie.kind, tie.source, tie.target)
+        if key not in known:
+            fresh.setdefault(key, tie)
+    if fresh:
+        connection.execute(
+            sa.insert(_ties),
+            [
+                {
+                    "alert": number,
+                    "audit_id": tie.audit_id,
+                    "kind": tie.kind,
+                    "source": tie.source,
+                    "target": tie.target,
+                    "time": microseconds(tie.time),
+                    "document": tie.model_dump_json(by_alias=True),
+                }
+                for tie in fresh.values()
+            ],
+        )
+    return list(fresh.values())
+
+
+def ties_of(connection: Connection, numbers: Sequence[int]) -> list[Tie]:
+    """Ties found through some alerts, in order of time; one that several found, once."""
+    query = (
+        sa.select(_ties.c.document).where(_ties.c.alert.in_(numbers)).order_by(_ties.c.time, _ties.c.position)
+    )
+    found = [Tie.model_validate_json(text) for text in connection.execute(query).scalars()]
+    return list({(tie.audit_id, tie.kind, tie.source, tie.target): tie for tie in found}.values())
+
+
+def ties_into(connection: Connection, targets: Sequence[str], since: int, until: int) -> list[Tie]:
+    """Ties into one of some targets in a span of time (microseconds since 1970 UTC), in order of time."""
+    query = (
+        sa.select(_ties.c.document)
+        .where(_ties.c.target.in_(targets), _ties.c.time >= since, _ties.c.time <= until)
+        .order_by(_ties.c.time)
+        .limit(_QUERY_IDS)
+    )
+    return [Tie.model_validate_json(text) for text in connection.execute(query).scalars()]
+
+
+# -- alerts and their incidents -----------------------------------------------------------------------------------
+
+
+def _member_query() -> sa.Select[tuple[object, ...]]:
+    return sa.select(
+        _alerts.c.number,
+        _alerts.c.id,
+        _alerts.c.principal,
+        _alerts.c.first_seen,
+        _alerts.c.last_seen,
+        _members.c.incident,
+        _members.c.by_hand,
+    ).join(_members, _members.c.alert == _alerts.c.id)
+
+
+def _as_members(connection: Connection, query: sa.Select[tuple[object, ...]]) -> list[Member]:
+    return [
+        Member(
+            row.number, row.id, row.principal, row.first_seen, row.last_seen, row.incident, bool(row.by_hand)
+        )
+        for row in connection.execute(query).all()
+    ]
+
+
+def members(connection: Connection, incident: str) -> list[Member]:
+    """Alerts of an incident that are still kept, in the order in which they were raised."""
+    return _as_members(
+        connection, _member_query().where(_members.c.incident == incident).order_by(_alerts.c.number)
+    )
+
+
+def member(connection: Connection, alert: str) -> Member | None:
+    """An alert's place among the incidents; None while it has none."""
+    found = _as_members(connection, _member_query().where(_members.c.alert == alert))
+    return found[0] if found else None
+
+
+def members_of_principal(
+    connection: Connection, principal: str, since: int, until: int, *, prefix: bool = False
+) -> list[Member]:
+    """Alerts of a principal (or of all whose names begin so) that overlap a span of time, latest last."""
+    name = (
+        _alerts.c.principal.startswith(principal, autoescape=True)
+        if prefix
+        else _alerts.c.principal == principal
+    )
+    return _as_members(
+        connection,
+        _member_query()
+        .where(name, _alerts.c.last_seen >= since, _alerts.c.first_seen <= until)
+        .order_by(_alerts.c.last_seen)
+        .limit(_QUERY_IDS),
+    )
+
+
+def alerts_of(connection: Connection, numbers: Sequence[int]) -> list[Alert]:
+    """Alerts by number, in order of time."""
+    query = sa.select(_alerts.c.document).where(_alerts.c.number.in_(numbers)).order_by(_alerts.c.first_seen)
+    return [Alert.model_validate_json(text) for text in connection.execute(query).scalars()]
+
+
+def incident(connection: Connection, name: str) -> Row | None:
+    """One incident's row, or None."""
+    row = connection.execute(sa.select(_incidents).where(_incidents.c.id == name)).one_or_none()
+    return None if row is None else Row(row.number, row.id, row.state, row.merged_into)
+
+
+def incidents(connection: Connection, *, state: str | None, limit: int, cursor: int | None) -> list[Row]:
+    """Rows of a listing, newest first."""
+    query = sa.select(_incidents).order_by(_incidents.c.number.desc()).limit(limit)
+    if state is not None:
+        query = query.where(_incidents.c.state == state)
+    if cursor is not None:
+        query = query.where(_incidents.c.number < cursor)
+    return [Row(row.number, row.id, row.state, row.merged_into) for row in connection.execute(query).all()]
+
+
+def open_incident(connection: Connection, name: str) -> None:
+    """Add one."""
+    connection.execute(sa.insert(_incidents).values(id=name, state="open"))
+
+
+def set_state(connection: Connection, name: str, state: str, merged_into: str | None = None) -> None:
+    """Open, close or mark as merged."""
+    connection.execute(
+        sa.update(_incidents).where(_incidents.c.id == name).values(state=state, merged_into=merged_into)
+    )
+
+
+def assign(connection: Connection, alert: str, name: str, *, by_hand: bool) -> None:
+    """Put an alert into an incident."""
+    known = connection.execute(sa.select(_members.c.by_hand).where(_members.c.alert == alert)).one_or_none()
+    values = {"incident": name, "by_hand": int(by_hand)}
+    if known is None:
+        connection.execute(sa.insert(_members).values(alert=alert, **values))
+    else:
+        connection.execute(sa.update(_members).where(_members.c.alert == alert).values(**values))
+
+
+def add_to_trail(connection: Connection, name: str, time: datetime, document: str) -> None:
+    """Write down what was done with an incident. There is no way to change or remove it."""
+    connection.execute(sa.insert(_trail).values(incident=name, time=microseconds(time), document=document))
+
+
+def trail(connection: Connection, name: str) -> list[str]:
+    """All documents of `add_to_trail` of an incident, oldest first."""
+    query = sa.select(_trail.c.document).where(_trail.c.incident == name).order_by(_trail.c.position)
+    return list(connection.execute(query).scalars())

@@ -1,0 +1,412 @@
+"""Incidents: alerts joined over time and across principals, by what the log says tied them; merged, split and closed by people.
+
+A join is made in the transaction that stores the alert. Nothing is deleted: what is merged away, split off or closed keeps its
+place, and who did what, when and why is in the incident's trail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field
+from sqlalchemy.engine import Connection
+
+from data.errors import KubehabitError
+from data.ties import ANY, SERVICE_ACCOUNT
+from serving import incident_store as rows
+from serving.alerts import Action, Alert, Confidence, Contributor, Model, Tie, clean
+from serving.explain import Explainer
+from serving.incident_store import Member
+from serving.store import AlertStore, microseconds
+from serving.story import Incident, IncidentSummary, TrailEntry, summarize, tell
+from serving.surroundings import TIE_REACH
+
+PRODUCT = "kubehabit"
+"""Who joined, in the trail, when nobody did by hand."""
+
+_MAX_NOTE = 1000
+_MAX_NAME = 256
+_ORDER: dict[str, int] = {"possible": 0, "likely": 1, "certain": 2}
+
+
+class IncidentError(KubehabitError):
+    """What was asked for cannot be done with this incident; the message says why."""
+
+
+class _Decision(Model):
+    model_config = ConfigDict(extra="forbid")
+
+    note: Annotated[str, Field(max_length=_MAX_NOTE, description="why")] = ""
+    by: Annotated[str, Field(max_length=_MAX_NAME, description="who decides, in the caller's words")] = ""
+
+
+class Merge(_Decision):
+    """Another incident becomes part of this one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"incident": "9f2c11d04ab7e621", "note": "Same laptop.", "by": "alice@corp"}
+        }
+    )
+
+    incident: Annotated[str, Field(description="the one that is taken in", max_length=32)]
+
+
+class Split(_Decision):
+    """Some alerts of an incident become one of their own."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"alerts": ["7d0c6a1f52b8e934"], "note": "Planned migration.", "by": "alice@corp"}
+        }
+    )
+
+    alerts: Annotated[list[str], Field(min_length=1, max_length=1000)]
+
+
+class Close(_Decision):
+    """An incident is dealt with."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"outcome": "malicious", "note": "Token revoked, IR-204.", "by": "alice@corp"}
+        }
+    )
+
+    outcome: Literal["malicious", "normal", "unclear"] = "unclear"
+
+
+class Asker(NamedTuple):
+    """Who asks for a decision, as the service knows it: the name of a token or certificate, if any, and the address."""
+
+    caller: str = ""
+    address: str = ""
+
+    def entry(self, wanted: _Decision) -> dict[str, str]:
+        """Fields of the trail that say who and why."""
+        return {
+            "by": clean(wanted.by),
+            "caller": clean(self.caller),
+            "address": clean(self.address, 64),
+            "note": wanted.note,
+        }
+
+
+class _Reason(NamedTuple):
+    """Why an alert belongs to an incident that there is."""
+
+    incident: str
+    number: int
+    confidence: Confidence
+    why: str
+
+
+class IncidentPage(Model):
+    """One page of incidents, newest first."""
+
+    incidents: list[IncidentSummary]
+    cursor: str | None = None
+
+
+class Incidents:
+    """The incidents of an alert store.
+
+    Args:
+        store: where alerts are.
+        explainer: puts into words.
+    """
+
+    def __init__(self, store: AlertStore, explainer: Explainer) -> None:
+        self._store = store
+        self._explainer = explainer
+
+    # -- joining ------------------------------------------------------------------------------------------------
+
+    def join(self, connection: Connection, alert: Alert, ties: Sequence[Tie]) -> str:
+        """Find an alert's place, and bring incidents together that it or its ties connect.
+
+        Args:
+            connection: the transaction in which the alert was stored.
+            alert: as it stands.
+            ties: those found through it that are new.
+
+        Returns:
+            The incident that the alert is in now.
+        """
+        mine = rows.member(connection, alert.id)
+        reasons = self._by_ties(connection, alert, ties)
+        if mine is None:
+            reasons += [*self._by_stored_ties(connection, alert), *self._by_principal(connection, alert)]
+        best: dict[str, _Reason] = {}
+        for reason in reasons:
+            held = best.get(reason.incident)
+            if held is None or _ORDER[reason.confidence] > _ORDER[held.confidence]:
+                best[reason.incident] = reason
+        ordered = sorted(best.values(), key=lambda reason: reason.number)
+        if mine is None:
+            if ordered:
+                first, *ordered = ordered
+                place = first.incident
+                rows.assign(connection, alert.id, place, by_hand=False)
+                self._note(
+                    connection,
+                    place,
+                    "joined",
+                    alerts=[alert.id],
+                    confidence=first.confidence,
+                    note=first.why,
+                )
+            else:
+                place = alert.id
+                rows.open_incident(connection, place)
+                rows.assign(connection, alert.id, place, by_hand=False)
+                self._note(connection, place, "opened", alerts=[alert.id])
+        else:
+            place = mine.incident
+        for reason in ordered:
+            place = self._bring_together(connection, place, reason)
+        return place
+
+    def _by_principal(self, connection: Connection, alert: Alert) -> list[_Reason]:
+        """The same principal was out of habit before, within a working day."""
+        began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
+        found = rows.members_of_principal(connection, alert.principal, began - TIE_REACH, ended)
+        others = [one for one in found if one.alert != alert.id]
+        why = "the same principal was out of its habits within the hours before"
+        return self._reasons(connection, others[-1:], "likely", why)
+
+    def _by_ties(self, connection: Connection, alert: Alert, ties: Sequence[Tie]) -> list[_Reason]:
+        """Others that were alerted about, at either end of a tie."""
+        reasons: list[_Reason] = []
+        for tie in ties:
+            time, out = microseconds(tie.time), tie.source == alert.principal
+            if out:
+                prefix = tie.target.endswith(ANY)
+                name = tie.target.removesuffix(ANY)
+                found = rows.members_of_principal(connection, name, time, time + TIE_REACH, prefix=prefix)
+            else:
+                found = rows.members_of_principal(connection, tie.source, time - TIE_REACH, time + TIE_REACH)
+            others = [one for one in found if one.alert != alert.id and one.principal != alert.principal]
+            if not _joins(tie):
+                # That somebody could have is no reason by itself; that the other then turned up where they were is.
+                ends = rows.alerts_of(connection, [one.number for one in others]) if out else [alert]
+                there = {end.id for end in ends if tie.address in _new_places(end)}
+                others = [one for one in others if one.alert in there] if out else others if there else []
+            reasons += self._reasons(connection, others, _at_least_likely(tie), _words(tie))
+        return reasons
+
+    def _by_stored_ties(self, connection: Connection, alert: Alert) -> list[_Reason]:
+        """Ties that were found before through what somebody else did, and lead to this alert's principal."""
+        keys = [alert.principal]
+        if alert.principal.startswith(SERVICE_ACCOUNT):
+            namespace = alert.principal.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
+            keys += [f"{SERVICE_ACCOUNT}{namespace}:{ANY}", SERVICE_ACCOUNT + ANY]
+        began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
+        ties = [
+            tie
+            for tie in rows.ties_into(connection, keys, began - TIE_REACH, ended)
+            if tie.source != alert.principal
+        ]
+        return self._by_ties(connection, alert, ties)
+
+    @staticmethod
+    def _reasons(
+        connection: Connection, found: Sequence[Member], confidence: Confidence, why: str
+    ) -> list[_Reason]:
+        reasons = []
+        for name in dict.fromkeys(one.incident for one in found):
+            row = rows.incident(connection, name)
+            if row is not None and row.state == "open":
+                reasons.append(_Reason(name, row.number, confidence, why))
+        return reasons
+
+    def _bring_together(self, connection: Connection, place: str, reason: _Reason) -> str:
+        """Merge the younger of two incidents into the elder, unless people have decided over one of them."""
+        if reason.incident == place:
+            return place
+        mine, theirs = rows.incident(connection, place), rows.incident(connection, reason.incident)
+        if mine is None or theirs is None or mine.state != "open" or theirs.state != "open":
+            return place
+        both = [*rows.members(connection, mine.id), *rows.members(connection, theirs.id)]
+        if any(one.by_hand for one in both):
+            return place
+        elder, younger = (mine, theirs) if mine.number < theirs.number else (theirs, mine)
+        self._move_all(connection, younger.id, elder.id, by_hand=False)
+        for name, action, other in ((elder.id, "merged", younger.id), (younger.id, "merged-into", elder.id)):
+            self._note(
+                connection, name, action, incident=other, confidence=reason.confidence, note=reason.why
+            )
+        return elder.id
+
+    @staticmethod
+    def _move_all(connection: Connection, source: str, to: str, *, by_hand: bool) -> list[str]:
+        moved = [one.alert for one in rows.members(connection, source)]
+        for alert in moved:
+            rows.assign(connection, alert, to, by_hand=by_hand)
+        rows.set_state(connection, source, "merged", to)
+        return moved
+
+    # -- what people decide -------------------------------------------------------------------------------------
+
+    def merge(self, name: str, wanted: Merge, asker: Asker) -> Incident:
+        """Take another incident into this one, and open this one again if it was closed.
+
+        Raises:
+            IncidentError: one of them does not exist, or was merged away before.
+            StoreError: the database refused.
+        """
+        with self._store.transaction() as connection:
+            self._usable(connection, name)
+            if wanted.incident == name:
+                raise IncidentError("An incident cannot be merged into itself: name another one.")
+            self._usable(connection, wanted.incident)
+            moved = self._move_all(connection, wanted.incident, name, by_hand=True)
+            rows.set_state(connection, name, "open")
+            who = asker.entry(wanted)
+            self._note(connection, name, "merged", alerts=moved, incident=wanted.incident, **who)
+            self._note(connection, wanted.incident, "merged-into", alerts=moved, incident=name, **who)
+        return self._told(name)
+
+    def split(self, name: str, wanted: Split, asker: Asker) -> Incident:
+        """Make an incident of some of its alerts; no later join brings the two together again.
+
+        Returns:
+            The new incident.
+
+        Raises:
+            IncidentError: it does not exist, does not hold these alerts, or would be left with none.
+            StoreError: the database refused.
+        """
+        with self._store.transaction() as connection:
+            self._usable(connection, name)
+            held = [one.alert for one in rows.members(connection, name)]
+            moved = list(dict.fromkeys(wanted.alerts))
+            strangers = [alert for alert in moved if alert not in held]
+            if strangers:
+                raise IncidentError(
+                    f"Alert {clean(strangers[0], 32)} is not in this incident: name alerts that it lists."
+                )
+            if len(moved) == len(held):
+                raise IncidentError("All alerts of the incident were named: leave it at least one.")
+            new = hashlib.sha256("\0".join([name, *sorted(moved)]).encode()).hexdigest()[:16]
+            while rows.incident(connection, new) is not None:  # the same split, after a merge undid it
+                new = hashlib.sha256(new.encode()).hexdigest()[:16]
+            rows.open_incident(connection, new)
+            for alert in moved:
+                rows.assign(connection, alert, new, by_hand=True)
+            for alert in held:
+                if alert not in moved:
+                    rows.assign(connection, alert, name, by_hand=True)
+            who = asker.entry(wanted)
+            self._note(connection, name, "split", alerts=moved, incident=new, **who)
+            self._note(connection, new, "split-from", alerts=moved, incident=name, **who)
+        return self._told(new)
+
+    def close(self, name: str, wanted: Close, asker: Asker) -> Incident:
+        """Say that an incident is dealt with. Later alerts of the same people begin a new one.
+
+        Raises:
+            IncidentError: it does not exist, was merged away, or is closed.
+            StoreError: the database refused.
+        """
+        with self._store.transaction() as connection:
+            if self._usable(connection, name) == "closed":
+                raise IncidentError("The incident is closed already.")
+            rows.set_state(connection, name, "closed")
+            note = f"{wanted.outcome}: {wanted.note}" if wanted.note else wanted.outcome
+            self._note(connection, name, "closed", **(asker.entry(wanted) | {"note": note}))
+        return self._told(name)
+
+    @staticmethod
+    def _usable(connection: Connection, name: str) -> str:
+        row = rows.incident(connection, name)
+        if row is None:
+            raise IncidentError(f"There is no incident {clean(name, 32)}: see GET /v1/incidents.")
+        if row.state == "merged":
+            raise IncidentError(f"Incident {row.id} was merged into {row.merged_into}: use that one.")
+        return row.state
+
+    @staticmethod
+    def _note(connection: Connection, name: str, action: str, **more: Any) -> None:
+        """Add to an incident's trail; `more` are fields of `TrailEntry`."""
+        entry = TrailEntry.model_validate({"time": datetime.now(UTC), "action": action, "by": PRODUCT} | more)
+        entry.note = clean(entry.note, _MAX_NOTE)
+        rows.add_to_trail(connection, name, entry.time, entry.model_dump_json(by_alias=True))
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> Incident | None:
+        """One incident with its whole story, or None. One that was merged away says into which, and holds nothing else.
+
+        Raises:
+            StoreError: the database refused.
+        """
+        with self._store.reading() as connection:
+            row = rows.incident(connection, name)
+            if row is None:
+                return None
+            trail = [TrailEntry.model_validate_json(text) for text in rows.trail(connection, name)]
+            held = [one.number for one in rows.members(connection, name)]
+            return tell(
+                row,
+                rows.alerts_of(connection, held),
+                rows.surroundings_of(connection, held),
+                rows.ties_of(connection, held),
+                rows.flagged_ids(connection, held),
+                trail,
+                self._explainer,
+            )
+
+    def _told(self, name: str) -> Incident:
+        found = self.get(name)
+        assert found is not None
+        return found
+
+    def page(self, *, state: str | None = None, limit: int = 50, cursor: int | None = None) -> IncidentPage:
+        """List incidents, newest first.
+
+        Args:
+            state: only those: open, closed or merged.
+            limit: most to return.
+            cursor: that of the page before.
+
+        Raises:
+            StoreError: the database refused.
+        """
+        with self._store.reading() as connection:
+            found = rows.incidents(connection, state=state, limit=limit + 1, cursor=cursor)
+            told = []
+            for row in found[:limit]:
+                held = [one.number for one in rows.members(connection, row.id)]
+                told.append(summarize(row, rows.alerts_of(connection, held), self._explainer))
+        more = str(found[limit - 1].number) if len(found) > limit else None
+        return IncidentPage(incidents=told, cursor=more)
+
+
+def _joins(tie: Tie) -> bool:
+    """Whether a tie by itself brings incidents together. Acting as somebody is logged as one's own: it gives no credential."""
+    return tie.confidence != "possible" and tie.kind != "acted-as"
+
+
+def _new_places(alert: Alert) -> set[str]:
+    """Addresses from which a principal came for the first time, as far as the alert shows them."""
+    shown: list[Action | Contributor] = [*alert.actions, *alert.contributors]
+    return {
+        one.value
+        for action in shown
+        for one in action.habits
+        if one.attribute == "place" and not one.times_before
+    }
+
+
+def _at_least_likely(tie: Tie) -> Confidence:
+    """That a possible tie was used is likely once its target turns up where the other was; nothing else joins on it."""
+    return "likely" if tie.confidence == "possible" else tie.confidence
+
+
+def _words(tie: Tie) -> str:
+    through = f" through {tie.via}" if tie.via else ""
+    return f"{tie.source} may act as {tie.target}{through} ({tie.kind}): {tie.why}"

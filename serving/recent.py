@@ -1,0 +1,86 @@
+"""The last actions of everybody, as columns: what came before a flagged action can still be told when it falls.
+
+Nothing is made of an event that nobody asks for: a column holds what the decoder made anyway, without the bodies of requests.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data.events import AuditEvent, ObjectRef, Status, User
+
+if TYPE_CHECKING:
+    from data.detector import Scores
+
+_NAMES = (
+    *("auditID", "verb", "requestURI", "impersonatedUser", "sourceIPs", "userAgent", "objectRef"),
+    "responseStatus",
+)
+_GETTERS = tuple(attrgetter(name) for name in _NAMES)
+
+
+class Seen(NamedTuple):
+    """What is still known of a request, by the names of audit.k8s.io, and when it came (microseconds since 1970 UTC)."""
+
+    auditID: str
+    verb: str
+    requestURI: str
+    impersonatedUser: User | None
+    sourceIPs: tuple[str, ...]
+    userAgent: str
+    objectRef: ObjectRef | None
+    responseStatus: Status | None
+    time: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    principal: Sequence[str]
+    time: npt.NDArray[np.int64]
+    first: int
+    last: int
+    columns: tuple[list[Any], ...]
+
+
+class Recent:
+    """Remembers the last actions, in the order of their arrival.
+
+    Args:
+        capacity: actions remembered, up to one batch more. Takes about 1 KB for each.
+    """
+
+    def __init__(self, capacity: int = 20_000) -> None:
+        self._capacity = capacity
+        self._parts: deque[_Part] = deque()
+        self._held = 0
+
+    def add(self, events: Sequence[AuditEvent], scores: Scores) -> None:
+        """Remember the actions of one call of the detector."""
+        count = len(scores.event)
+        if not count:
+            return
+        acted = events if count == len(events) else [events[index] for index in scores.event.tolist()]
+        columns = tuple(list(map(get, acted)) for get in _GETTERS)
+        time = scores.time.astype(np.int64)
+        self._parts.append(_Part(scores.principal, time, int(time.min()), int(time.max()), columns))
+        self._held += count
+        while self._held - len(self._parts[0].principal) >= self._capacity:
+            self._held -= len(self._parts.popleft().principal)
+
+    def of(self, principal: str, since: int, until: int) -> list[Seen]:
+        """Actions of a principal within a span of time, both ends included (microseconds), oldest first."""
+        found = [
+            Seen._make([*(column[row] for column in part.columns), int(part.time[row])])
+            for part in self._parts
+            if part.last >= since and part.first <= until and principal in part.principal
+            for row, name in enumerate(part.principal)
+            if name == principal and since <= part.time[row] <= until
+        ]
+        return sorted(found, key=lambda one: one.time)

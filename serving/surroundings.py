@@ -1,0 +1,499 @@
+"""What surrounds a flagged action: what led up to it, what else its principal did, what followed, whom it ties to whom.
+
+Kept in memory, bounded, until a flag falls; from then on handed to the store with the alert. Nothing is made of an event that
+adds no evidence, unless its principal is being watched because of a flag.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from data.consequences import MACHINERY, Consequences
+from data.events import AuditEvent
+from data.names import place_of
+from data.principals import Principal
+from data.ties import ANY, GIVING, SERVICE_ACCOUNT, RunsAs, read_ties
+from data.ties import Tie as Link
+from serving.alerts import Action, Contributor, Novelty, Surrounding, Tie, Told, clean
+from serving.contributors import Contribution, Contributors, weight_of
+from serving.explain import Explainer, deed_of
+from serving.recent import Recent, Seen
+from serving.told import told, traits_of
+
+if TYPE_CHECKING:
+    from data.detector import HabitReason, Scores
+
+_MICRO = 1_000_000
+AROUND = 120 * _MICRO
+"""Microseconds before the first and after the last suspicious action that belong to it: the shortest horizon of evidence."""
+
+_BEFORE = 20
+"""Actions of the same session just before the first suspicious one that are kept."""
+
+_FOLLOWING = 600 * _MICRO
+"""Microseconds after a write in which what the machinery does with it is put down to it."""
+
+TIE_REACH = 12 * 3600 * _MICRO
+"""Microseconds after which a tie is taken for what it was used for no more: a working day."""
+
+_FOLLOWED, _FOLLOWED_EACH = 1_000, 1_000
+"""Principals of whose writes consequences are held until they are alerted about, and how many of each."""
+
+_TIES = 20_000
+_TIES_EACH = 64
+_WATCHES = 1_000
+MAX_SURROUNDINGS = 5_000
+"""Actions kept of one alert; beyond that only those flagged are cited, by auditID."""
+
+_NEWS = 3
+_SESSION_NEWS = ("place", "client")
+
+
+class Followed(NamedTuple):
+    """Something the machinery did because of what somebody wrote."""
+
+    principal: str
+    seen: Seen
+    confidence: str
+    why: str
+
+
+@dataclass(slots=True)
+class Watch:
+    """A principal with an alert, watched until it has been quiet for a while.
+
+    Attributes:
+        number, principal: of the alert.
+        upto: everything before is stored, microseconds since 1970 UTC.
+        until: end of the watch, the same.
+        begin: first suspicious action.
+        last: last suspicious action.
+        stored: actions stored so far.
+    """
+
+    number: int
+    principal: str
+    upto: int
+    until: int
+    begin: int
+    last: int
+    stored: int = 0
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What is new around one alert.
+
+    Attributes:
+        contributors: milder actions that led up to its flags.
+        around: all of its evidence that is not stored yet.
+        ties: ties from and to its principal.
+    """
+
+    contributors: list[Contributor] = field(default_factory=list)
+    around: list[Surrounding] = field(default_factory=list)
+    ties: list[Tie] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flagged action as far as its surroundings need it."""
+
+    time: int
+    threshold: float
+    action: Action
+
+
+def _moment(microseconds: int) -> datetime:
+    moment: datetime = np.datetime64(microseconds, "us").item()
+    return moment.replace(tzinfo=UTC)
+
+
+def _micro(moment: datetime) -> int:
+    return int(np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us").astype(np.int64))
+
+
+def habits_of(reasons: Sequence[HabitReason], limit: int | None = None) -> list[Novelty]:
+    """What is new about an action, cleaned."""
+    return [
+        Novelty(
+            attribute=reason.attribute,
+            value=clean(reason.value),
+            times_before=reason.times_before,
+            actions_before=reason.actions_before,
+            peers_with=reason.peers_with,
+            peers=reason.peers,
+            anyone_with=reason.anyone_with,
+        )
+        for reason in reasons[:limit]
+    ]
+
+
+class Surroundings:
+    """Remembers what surrounds flagged actions.
+
+    Args:
+        explainer: says it in words.
+        gap: length of an incident in microseconds: alerts of one principal that far apart are one.
+        fold: turns a user name into the principal that it counts as (`data.principals.Identity.fold`).
+        trusted_hops: proxies of one's own before the API server (`data.actions.ActionSettings`).
+        recent: actions of everybody that are remembered.
+    """
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        gap: int,
+        fold: Callable[[str], str] = str,
+        trusted_hops: int = 1,
+        recent: int = 20_000,
+    ) -> None:
+        self._explainer = explainer
+        self._hops = trusted_hops
+        self._gap = gap
+        self._fold = fold
+        self._recent = Recent(recent)
+        self._contributors = Contributors()
+        self._runs_as = RunsAs()
+        self._consequences = Consequences()
+        self._followed: OrderedDict[str, deque[Followed]] = OrderedDict()
+        self._watches: OrderedDict[str, Watch] = OrderedDict()
+        self._out: OrderedDict[str, deque[Tie]] = OrderedDict()
+        self._into: OrderedDict[str, deque[Tie]] = OrderedDict()
+        self._origins: OrderedDict[str, dict[str, Contribution]] = OrderedDict()
+
+    # -- every batch --------------------------------------------------------------------------------------------
+
+    def observe(self, events: Sequence[AuditEvent], scores: Scores) -> None:
+        """Take in the actions of one call of the detector, before `gather` and `watched` are asked about them."""
+        if not len(scores.event):
+            return
+        self._recent.add(events, scores)
+        index = scores.event.tolist()
+        noted = self._noted(events, index, scores)
+        for row in noted:
+            self._learn(events[index[row]], scores, row)
+        for row, reasons in scores.news.items():
+            self._remember(events[index[row]], scores, row, reasons)
+        if self._consequences:
+            self._follow(events, index, scores)
+
+    @staticmethod
+    def _noted(events: Sequence[AuditEvent], index: Sequence[int], scores: Scores) -> list[int]:
+        """Rows that could tell what Pods run as, or tie one principal to another."""
+        return [
+            row
+            for row, event in enumerate(index)
+            if (
+                (one := events[event]).requestObject
+                or one.impersonatedUser is not None
+                or (one.objectRef is not None and one.objectRef.subresource in GIVING)
+            )
+            or row in scores.news
+        ]
+
+    def _learn(self, event: AuditEvent, scores: Scores, row: int) -> None:
+        if event.requestObject:
+            self._runs_as.learn(event)
+        suspicious = row in scores.news
+        if not suspicious and scores.kind[row] in MACHINERY:
+            return
+        for link in read_ties(event, self._runs_as):
+            # What is routine leads somewhere all day long: only what surely does is remembered of it.
+            if suspicious or (
+                link.confidence != "possible" and link.kind not in ("runs-as", "rights-granted")
+            ):
+                self._tie(
+                    clean(scores.principal[row]),
+                    link,
+                    event,
+                    int(scores.time[row].astype(np.int64)),
+                    suspicious,
+                )
+
+    def _tie(self, source: str, link: Link, event: AuditEvent, time: int, suspicious: bool) -> None:
+        target = link.target if link.target.endswith(ANY) else self._fold(link.target)
+        if target == source:
+            return
+        confidence, why = link.confidence, link.why
+        if not suspicious:
+            confidence, why = "possible", f"{why}; it was nothing unusual for whoever did it"
+        tie = Tie(
+            kind=link.kind,
+            source=source,
+            target=clean(target),
+            via=clean(link.via),
+            audit_id=clean(event.auditID, 128),
+            time=_moment(time),
+            address=self._place(event.sourceIPs),
+            confidence=confidence,
+            why=why,
+        )
+        for table, key in ((self._out, source), (self._into, tie.target)):
+            held = table.pop(key, None)
+            if held is None:
+                held = deque(maxlen=_TIES_EACH)
+                if len(table) >= _TIES:
+                    table.popitem(last=False)
+            held.append(tie)
+            table[key] = held
+
+    def _remember(self, event: AuditEvent, scores: Scores, row: int, reasons: Sequence[HabitReason]) -> None:
+        principal, time = clean(scores.principal[row]), int(scores.time[row].astype(np.int64))
+        new, wrong = float(scores.new[row]), float(scores.wrong[row])
+        mild = None
+        if not scores.flagged[row]:
+            mild = Contributor.model_validate(
+                told(event, _moment(time), traits_of(event))
+                | {"weight": round(weight_of(new, wrong), 3), "habits": habits_of(reasons, _NEWS)}
+            )
+            mild.did = self._explainer.did(deed_of(mild))
+        address = self._place(event.sourceIPs)
+        one = Contribution(time, clean(event.auditID, 128), new, wrong, mild, address, clean(event.userAgent))
+        self._contributors.add(principal, one)
+        if address and any(reason.attribute == "place" for reason in reasons):
+            self._note_origin(address, principal, one)
+        if scores.kind[row] not in MACHINERY:
+            self._consequences.mark(principal, event, time + _FOLLOWING)
+
+    def _note_origin(self, address: str, principal: str, one: Contribution) -> None:
+        users = self._origins.pop(address, {})
+        users[principal] = one
+        self._origins[address] = users
+        if len(self._origins) > _TIES:
+            self._origins.popitem(last=False)
+
+    def _follow(self, events: Sequence[AuditEvent], index: Sequence[int], scores: Scores) -> None:
+        times = scores.time.astype(np.int64)
+        self._consequences.forget(int(times.min()) - _FOLLOWING)
+        for row, kind in enumerate(scores.kind):
+            if kind not in MACHINERY or row in scores.news:
+                continue
+            event = events[index[row]]
+            principal = Principal(scores.principal[row], kind, ())  # type: ignore[arg-type]
+            found = self._consequences.follow(event, principal, int(times[row]))
+            if found is not None and int(times[row]) >= found.cause.until - _FOLLOWING:
+                seen = Seen(
+                    event.auditID,
+                    event.verb,
+                    event.requestURI,
+                    event.impersonatedUser,
+                    event.sourceIPs,
+                    event.userAgent,
+                    event.objectRef,
+                    event.responseStatus,
+                    int(times[row]),
+                )
+                cause = found.cause
+                what = (
+                    f"{cause.resource} {cause.namespace}/{cause.name}"
+                    if cause.namespace
+                    else f"{cause.resource} {cause.name}"
+                )
+                held = self._followed.get(cause.of)
+                if held is None:
+                    held = self._followed[cause.of] = deque(maxlen=_FOLLOWED_EACH)
+                    if len(self._followed) > _FOLLOWED:
+                        self._followed.popitem(last=False)
+                held.append(Followed(clean(principal.name), seen, found.confidence, f"{what}: {found.why}"))
+
+    # -- when a flag falls --------------------------------------------------------------------------------------
+
+    def gather(self, principal: str, flags: Sequence[Flag], number: int | None) -> Gathered:
+        """What surrounds new flagged actions of an alert; its principal is watched from here on.
+
+        Args:
+            principal: its principal.
+            flags: its actions that are new, in order of time; one at least.
+            number: of the alert in the store; None for a new one, which `stored` then names.
+        """
+        led: dict[tuple[int, str], Contribution] = {}
+        for flag in (*flags[:_TIES_EACH], flags[-1]):
+            for one in self._contributors.leading_to(principal, flag.time, flag.threshold):
+                led[one.time, one.audit_id] = one
+        first, last = flags[0].time, flags[-1].time
+        mild = [one for one in led.values() if one.told is not None]
+        watch = self._watches.get(principal)
+        begin = min([first, *(one.time for one in led.values() if one.time >= first - self._gap)])
+        if watch is None or watch.number != number:
+            watch = Watch(number or 0, principal, begin - AROUND - 1, 0, begin, last)
+            self._watches.pop(principal, None)
+            self._watches[principal] = watch
+            if len(self._watches) > _WATCHES:
+                self._watches.popitem(last=False)
+        watch.begin, watch.last = min(watch.begin, begin), max(watch.last, last)
+        watch.until = max(watch.until, watch.last + AROUND)
+        found = Gathered(
+            contributors=sorted((one.told for one in mild if one.told is not None), key=lambda one: one.time)
+        )
+        keyed = {(flag.time, flag.action.audit_id): self._flagged(principal, flag.action) for flag in flags}
+        keyed |= {(one.time, one.audit_id): self._contributed(principal, one) for one in mild}
+        found.around = self._around(watch, keyed)
+        found.ties = self._ties(principal, watch)
+        return found
+
+    def stored(self, principal: str, number: int) -> None:
+        """Name the alert that was gathered for, now that the store has it."""
+        self._watches[principal].number = number
+
+    def checkpoint(self, principals: Iterable[str]) -> Callable[[], None]:
+        """Remember what was handed over of some principals; calling the result takes back what was handed over since.
+
+        For when the store refuses it: it is then gathered again with the next batch that can be stored.
+        """
+        names = list(principals)
+        watches = {name: replace(self._watches[name]) for name in names if name in self._watches}
+        followed = {name: self._followed[name].copy() for name in names if name in self._followed}
+
+        def restore() -> None:
+            for name in names:
+                self._watches.pop(name, None)
+            self._watches.update(watches)
+            self._followed.update(followed)
+
+        return restore
+
+    def watched(self, scores: Scores) -> list[tuple[int, Gathered]]:
+        """What principals with an alert did in the batch just observed, beyond what was gathered: (number of the alert, what)."""
+        if not self._watches:
+            return []
+        found: list[tuple[int, Gathered]] = []
+        now = int(scores.time.astype(np.int64).max()) if len(scores.time) else 0
+        acted = set(scores.principal)
+        for principal, watch in list(self._watches.items()):
+            if principal in acted or principal in self._followed:
+                for one in self._contributors.within(principal, watch.upto + 1, watch.until):
+                    if one.told is not None and one.time - watch.last <= self._gap:
+                        watch.until = max(watch.until, one.time + AROUND)
+                around = self._around(watch, {})
+                ties = self._ties(principal, watch) if around else []
+                if around:
+                    found.append((watch.number, Gathered(around=around, ties=ties)))
+            if now > watch.last + self._gap + _FOLLOWING:
+                del self._watches[principal]
+        return found
+
+    def _around(self, watch: Watch, keyed: dict[tuple[int, str], Surrounding]) -> list[Surrounding]:
+        """Evidence not handed over yet, in order of time; what is in `keyed` has its place in the story already."""
+        principal = watch.principal
+        known = {
+            (one.time, one.audit_id): one
+            for one in self._contributors.within(principal, watch.upto + 1, watch.until)
+        }
+        start = min(known.values(), key=lambda one: one.time, default=None)
+        before: list[Surrounding] = []
+        session: list[Surrounding] = []
+        for seen in self._recent.of(principal, watch.upto + 1, watch.until):
+            key = (seen.time, clean(seen.auditID, 128))
+            watch.upto = max(watch.upto, seen.time)
+            if key in keyed:
+                continue
+            one = known.get(key)
+            if one is not None and one.told is not None:
+                keyed[key] = self._contributed(principal, one)
+            elif one is None and seen.time < watch.begin:
+                same = start is None or (
+                    (self._place(seen.sourceIPs), clean(seen.userAgent)) == (start.address, start.client)
+                )
+                if same:
+                    before.append(self._seen(seen, principal, "before"))
+            elif one is None:
+                session.append(self._seen(seen, principal, "session"))
+        around = [*before[-_BEFORE:], *keyed.values(), *session]
+        around += [
+            self._seen(one.seen, one.principal, "consequence", one.confidence, one.why)
+            for one in self._followed.pop(principal, ())
+            if one.seen.time >= watch.begin
+        ]
+        around = around[: max(0, MAX_SURROUNDINGS - watch.stored)]
+        watch.stored += len(around)
+        return sorted(around, key=lambda one: one.time)
+
+    def _ties(self, principal: str, watch: Watch) -> list[Tie]:
+        """Ties out of what the principal did since the alert began, and into it from before."""
+        out = [tie for tie in self._out.get(principal, ()) if watch.begin <= _micro(tie.time) <= watch.until]
+        keys = [principal]
+        if principal.startswith(SERVICE_ACCOUNT):
+            namespace = principal.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
+            keys += [f"{SERVICE_ACCOUNT}{namespace}:{ANY}", SERVICE_ACCOUNT + ANY]
+        into = [
+            tie
+            for key in keys
+            for tie in self._into.get(key, ())
+            if tie.source != principal and watch.begin - TIE_REACH <= _micro(tie.time) <= watch.last
+        ]
+        return [*out, *into, *self._same_origin(principal, watch)]
+
+    def _same_origin(self, principal: str, watch: Watch) -> list[Tie]:
+        """Others who lately came for the first time from an address that was new to this principal too."""
+        mine = {
+            one.address: one
+            for one in self._contributors.within(principal, watch.begin, watch.until)
+            if one.address
+        }
+        ties = []
+        for address, one in mine.items():
+            users = self._origins.get(address, {})
+            if principal not in users:
+                continue
+            for other, theirs in users.items():
+                if other == principal or abs(theirs.time - one.time) > TIE_REACH:
+                    continue
+                early, late = (theirs, one) if theirs.time <= one.time else (one, theirs)
+                source, target = (other, principal) if early is theirs else (principal, other)
+                same_client = theirs.client == one.client
+                what = "the same address and client" if same_client else "the same address"
+                ties.append(
+                    Tie(
+                        kind="same-origin",
+                        source=source,
+                        target=target,
+                        via=address,
+                        audit_id=late.audit_id,
+                        time=_moment(late.time),
+                        address=address,
+                        confidence="likely" if same_client else "possible",
+                        why=f"both came for the first time from {what}",
+                    )
+                )
+        return ties
+
+    def _place(self, addresses: tuple[str, ...]) -> str:
+        return clean(place_of(addresses, self._hops), 64)
+
+    # -- words --------------------------------------------------------------------------------------------------
+
+    def _flagged(self, principal: str, action: Action) -> Surrounding:
+        return self._surrounding(action, principal, "flagged", action.evidence, action.habits)
+
+    def _contributed(self, principal: str, one: Contribution) -> Surrounding:
+        assert one.told is not None
+        return self._surrounding(one.told, principal, "contributor", one.told.weight, one.told.habits)
+
+    def _surrounding(
+        self, action: Told, principal: str, role: str, weight: float, habits: Sequence[Novelty]
+    ) -> Surrounding:
+        values = {name: getattr(action, name) for name in Told.model_fields}
+        news = self._explainer.news(habits, deed_of(action))[:_NEWS]
+        return Surrounding.model_validate(
+            values
+            | {"role": role, "principal": principal, "weight": weight, "news": news}
+            | {"address": self._place(tuple(action.source_ips))}
+        )
+
+    def _seen(
+        self, seen: Seen, principal: str, role: str, confidence: str = "certain", why: str = ""
+    ) -> Surrounding:
+        one = Surrounding.model_validate(
+            told(seen, _moment(seen.time), [])
+            | {"role": role, "principal": principal, "confidence": confidence, "why": why}
+            | {"address": self._place(seen.sourceIPs)}
+        )
+        one.did = self._explainer.did(deed_of(one))
+        return one
