@@ -100,6 +100,19 @@ token_app = typer.Typer(
 )
 app.add_typer(token_app, name="token")
 
+alerts_app = typer.Typer(
+    invoke_without_command=True,
+    rich_markup_mode="markdown",
+    help="Read the alerts of a running service. Without a command: list them.",
+)
+app.add_typer(alerts_app, name="alerts")
+incidents_app = typer.Typer(
+    invoke_without_command=True,
+    rich_markup_mode="markdown",
+    help="Read and decide the incidents of a running service. Without a command: list them.",
+)
+app.add_typer(incidents_app, name="incidents")
+
 AnyLog = Annotated[
     Path,
     typer.Argument(
@@ -907,6 +920,181 @@ def score(
     from serving.score import score_log
 
     raise typer.Exit(score_log(log, model, as_json))
+
+
+ServiceURL = Annotated[
+    str, typer.Option("--url", envvar="KUBEHABIT_URL", help="Address of a running `kubehabit serve`.")
+]
+AsJSON = Annotated[bool, typer.Option("--json", help="The service's own JSON, for another program.")]
+LOCAL = "http://127.0.0.1:8646"
+Note = Annotated[str, typer.Option("--note", help="Why; kept in the incident's trail.")]
+By = Annotated[
+    str, typer.Option("--by", envvar="USER", help="Who decides, in your own words; kept in the trail.")
+]
+IncidentID = Annotated[str, typer.Argument(metavar="ID", help="Of the incident.", show_default=False)]
+
+
+def _service(url: str) -> Any:
+    """The service, with the token of KUBEHABIT_TOKEN."""
+    import os
+
+    from serving.remote import Remote
+
+    return Remote(url, os.environ.get("KUBEHABIT_TOKEN", ""))
+
+
+def _tell(answer: Any, screen: str, as_json: bool) -> None:
+    """Print an answer: as it came, or by a function of `serving.screens`."""
+    if as_json:
+        typer.echo(json.dumps(answer, indent=1, ensure_ascii=False))
+        return
+    from serving import screens
+
+    screens.show(getattr(screens, screen)(answer))
+
+
+def _list_unless_told(ctx: typer.Context) -> None:
+    """Run `list` when no command of a group is named."""
+    if ctx.invoked_subcommand is None:
+        listing = ctx.command.get_command(ctx, "list")  # type: ignore[attr-defined]
+        with listing.make_context("list", [], parent=ctx) as inner:
+            listing.invoke(inner)
+
+
+@alerts_app.callback()
+def alerts(ctx: typer.Context) -> None:
+    """Read the alerts of a running service. Without a command: list them."""
+    _list_unless_told(ctx)
+
+
+@alerts_app.command("list")
+def alerts_list(
+    principal: Annotated[
+        str | None, typer.Option("--principal", "-p", help="Only those of this principal.")
+    ] = None,
+    severity: Annotated[
+        str | None, typer.Option("--severity", help="This severity and graver: low, medium, high, critical.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Only those still going on then: a time such as 2026-11-23T14:00:00Z."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", help="Most to list, newest first.", min=1, max=500)] = 50,
+    url: ServiceURL = LOCAL,
+    as_json: AsJSON = False,
+) -> None:
+    """List alerts, newest first.
+
+    Example:  `kubehabit alerts list --severity high`
+
+    Next:  `kubehabit alerts show ID`, or `kubehabit incidents` for what belongs together.
+    """
+    answer = _service(url).get("alerts", principal=principal, severity=severity, since=since, limit=limit)
+    _tell(answer if as_json else answer["alerts"], "alerts_table", as_json)
+
+
+@alerts_app.command("show")
+def alerts_show(
+    alert_id: Annotated[str, typer.Argument(metavar="ID", help="Of the alert.", show_default=False)],
+    url: ServiceURL = LOCAL,
+    as_json: AsJSON = False,
+) -> None:
+    """Show one alert: what added up, what was expected instead, and what to do.
+
+    Example:  `kubehabit alerts show 7d0c6a1f52b8e934`
+    """
+    _tell(_service(url).get("alerts", alert_id), "alert_page", as_json)
+
+
+@incidents_app.callback()
+def incidents(ctx: typer.Context) -> None:
+    """Read and decide the incidents of a running service. Without a command: list them."""
+    _list_unless_told(ctx)
+
+
+@incidents_app.command("list")
+def incidents_list(
+    state: Annotated[
+        str | None, typer.Option("--state", help="Only those in this state: open, closed or merged.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", help="Most to list, newest first.", min=1, max=200)] = 50,
+    url: ServiceURL = LOCAL,
+    as_json: AsJSON = False,
+) -> None:
+    """List incidents, newest first.
+
+    Example:  `kubehabit incidents list --state open`
+
+    Next:  `kubehabit incidents show ID`.
+    """
+    answer = _service(url).get("incidents", state=state, limit=limit)
+    _tell(answer if as_json else answer["incidents"], "incidents_table", as_json)
+
+
+@incidents_app.command("show")
+def incidents_show(incident_id: IncidentID, url: ServiceURL = LOCAL, as_json: AsJSON = False) -> None:
+    """Show one incident: where it began, how it spread, what followed, what to do.
+
+    Example:  `kubehabit incidents show 7d0c6a1f52b8e934`
+    """
+    _tell(_service(url).get("incidents", incident_id), "incident_page", as_json)
+
+
+@incidents_app.command("merge")
+def incidents_merge(
+    incident_id: IncidentID,
+    other: Annotated[
+        str, typer.Argument(metavar="OTHER", help="The incident that is taken in.", show_default=False)
+    ],
+    note: Note = "",
+    by: By = "",
+    url: ServiceURL = LOCAL,
+    as_json: AsJSON = False,
+) -> None:
+    """Take another incident into one. Nothing is deleted, and the trail says who did it and why.
+
+    Example:  `kubehabit incidents merge 7d0c6a1f52b8e934 9f2c11d04ab7e621 --note "Same laptop."`
+    """
+    body = {"incident": other, "note": note, "by": by}
+    _tell(_service(url).post("incidents", incident_id, "merge", body=body), "incident_page", as_json)
+
+
+@incidents_app.command("split")
+def incidents_split(
+    incident_id: IncidentID,
+    alert: Annotated[
+        list[str], typer.Option("--alert", help="An alert that leaves; may be repeated.", show_default=False)
+    ],
+    note: Note = "",
+    by: By = "",
+    url: ServiceURL = LOCAL,
+    as_json: AsJSON = False,
+) -> None:
+    """Make an incident of its own of some alerts; it is shown. No later join brings the two together again.
+
+    Example:  `kubehabit incidents split 7d0c6a1f52b8e934 --alert 9f2c11d04ab7e621 --note "Planned migration."`
+    """
+    body = {"alerts": alert, "note": note, "by": by}
+    _tell(_service(url).post("incidents", incident_id, "split", body=body), "incident_page", as_json)
+
+
+@incidents_app.command("close")
+def incidents_close(
+    incident_id: IncidentID,
+    outcome: Annotated[
+        str, typer.Option("--outcome", help="How it ended: malicious, normal or unclear.")
+    ] = "unclear",
+    note: Note = "",
+    by: By = "",
+    url: ServiceURL = LOCAL,
+    as_json: AsJSON = False,
+) -> None:
+    """Say that an incident is dealt with. Later alerts of the same principals begin a new one.
+
+    Example:  `kubehabit incidents close 7d0c6a1f52b8e934 --outcome malicious --note "Token revoked."`
+    """
+    body = {"outcome": outcome, "note": note, "by": by}
+    _tell(_service(url).post("incidents", incident_id, "close", body=body), "incident_page", as_json)
 
 
 @app.command()

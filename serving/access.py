@@ -41,6 +41,13 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     # What is said here teaches the next model: who may only look must not be able to make it blind.
     ("POST", "/v1/alerts/{alert_id}/feedback"): "admin",
     ("GET", "/v1/feedback"): "read",
+    ("GET", "/v1/incidents"): "read",
+    ("GET", "/v1/incidents/{incident_id}"): "read",
+    # Closing or splitting an incident can hide it from those who look at what is open.
+    ("POST", "/v1/incidents/{incident_id}/merge"): "admin",
+    ("POST", "/v1/incidents/{incident_id}/split"): "admin",
+    ("POST", "/v1/incidents/{incident_id}/close"): "admin",
+    ("GET", "/v1/glossary"): "read",
     ("GET", "/v1/principals/{principal:path}"): "read",
     ("GET", "/v1/model"): "read",
     ("GET", "/metrics"): "read",
@@ -334,6 +341,8 @@ class _Visit:
         access = self._access
         try:
             self.caller = access.caller(self._scope)
+            if self.caller.by != "address":
+                self._scope["kubehabit.caller"] = self.caller.name
         except ProblemError:
             wait = access.stranger(self._scope)
             if wait:

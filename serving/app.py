@@ -34,6 +34,7 @@ from serving.api_docs import add_docs
 from serving.connections import Connection
 from serving.engine import Engine, EventResult, ModelInfo
 from serving.feedback import Feedback, FeedbackEntry, entry_of
+from serving.incident_routes import add_incident_routes
 from serving.logs import configure
 from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
@@ -181,6 +182,7 @@ def create_app(
     if tracing.is_on():
         app.add_middleware(tracing.Traced)  # around the gate, whose log lines belong to the trace
     _add_routes(app, service)
+    add_incident_routes(app, service)
     add_docs(app)
     add_security(app)
     access.protect(app.routes)

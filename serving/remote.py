@@ -1,0 +1,85 @@
+"""Asking a running service, for the commands that do what the console does: JSON in, JSON out, errors as sentences."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from data.errors import KubehabitError
+
+_TIMEOUT = 60.0
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        """A token must not be sent on to somebody else."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
+
+
+class Remote:
+    """A service at an address.
+
+    Args:
+        url: where it is, such as `http://127.0.0.1:8646`.
+        token: proves who asks; empty for a service that asks for none.
+
+    Raises:
+        KubehabitError: the URL is none.
+    """
+
+    def __init__(self, url: str, token: str = "") -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise KubehabitError(f"{url!r} is no address of a service: give one like http://127.0.0.1:8646.")
+        self._url, self._token = url.rstrip("/"), token
+
+    def get(self, *path: str, **query: str | int | None) -> Any:
+        """The answer to a GET.
+
+        Args:
+            path: segments after `/v1`.
+            query: parameters; those that are None are left out.
+
+        Raises:
+            KubehabitError: the service cannot be reached, or refuses; the message says why.
+        """
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._ask("GET", path, None, f"?{urlencode(given)}" if given else "")
+
+    def post(self, *path: str, body: Mapping[str, Any]) -> Any:
+        """The answer to a POST of JSON; raises as `get`."""
+        return self._ask("POST", path, json.dumps(body).encode(), "")
+
+    def _ask(self, method: str, path: tuple[str, ...], body: bytes | None, query: str) -> Any:
+        url = "/".join([self._url, "v1", *(quote(part, safe="") for part in path)]) + query
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        try:
+            request = urllib.request.Request(url, body, headers, method=method)
+            with _OPENER.open(request, timeout=_TIMEOUT) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise KubehabitError(_detail(error)) from error
+        except (OSError, ValueError) as error:
+            why = str(getattr(error, "reason", error)) or type(error).__name__
+            raise KubehabitError(
+                f"{self._url} does not answer ({why}). Is `kubehabit serve` running there? Name it with --url."
+            ) from error
+
+
+def _detail(error: urllib.error.HTTPError) -> str:
+    """The sentence of a problem response (RFC 9457), or the status."""
+    try:
+        detail = json.load(error).get("detail")
+    except (ValueError, AttributeError, OSError):
+        detail = None
+    return detail if isinstance(detail, str) else f"The service answers {error.code} {error.reason}."
