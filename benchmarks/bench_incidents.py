@@ -1,0 +1,279 @@
+"""From alerts to incidents, judged on the labelled recording: where it began, whose credential, all of the evidence, and why.
+
+Every event of `labelled.jsonl.zst` goes through the engine of the service with a model trained on `normal.jsonl.zst`; then each
+attack run that raised an alert is looked up in the incidents. Labels judge and do nothing else.
+
+Run: python -m benchmarks.bench_incidents [--home DIR] [--model URI] [--runs FILE.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Row, at_least, at_most, report
+from data.events import DeadLetter
+from data.reader import read_events
+from serving.engine import Engine
+from serving.load import load_engine
+from serving.registry import parse_model
+from serving.settings import load_settings
+from serving.story import Incident, Session
+
+RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
+CONFIG = RECORDINGS.parent.parent / "configs" / "train.yaml"
+
+FIRST = 5
+"""Actions of a session within which its first malicious one has to be named."""
+
+NEEDS: Mapping[str, str] = {
+    "verb_resource": "RV",
+    "verb": "RV",
+    "resource": "RV",
+    "namespace": "NS",
+    "resource_namespace": "NS",
+    "verb_resource_namespace": "NS",
+    "object": "NAME",
+    "name": "NAME",
+    "traits": "BODY",
+    "images": "BODY",
+    "image_of": "BODY",
+    "client": "CLIENT",
+    "place": "CLIENT",
+    "code": "CODE",
+    "refusals": "CODE",
+    "pace": "RATE",
+    "uri": "URI",
+    "impersonates": "IMP",
+}
+"""What a reason is about -> the signal of the threat catalogue that it names."""
+
+MODES: Mapping[str, frozenset[str]] = {
+    "same": frozenset(),
+    "new-ip": frozenset({"place"}),
+    "new-ua": frozenset({"client"}),
+    "new-ip-and-ua": frozenset({"place", "client"}),
+}
+"""How a run was made -> what else truly differs in it: the recording's own word for whence the attacker came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One attack run that raised an alert, against the incident that holds it.
+
+    Attributes:
+        scenario, principal: of the label.
+        begins_right: its first action is among the first five listed of its session.
+        names_principal: the session is of the principal whose credential was stolen.
+        cited: share of its audit IDs in the incident's evidence.
+        induced: requests of the machinery that it brought about.
+        followed: those of them that are told as consequences.
+        suspected: those of them that were flagged, or held against somebody.
+        reason: what the first reason is about.
+        needed: that is what the catalogue says it takes.
+        differs: so it is, or it is the address or client that the attacker changed.
+    """
+
+    scenario: str
+    principal: str
+    begins_right: bool
+    names_principal: bool
+    cited: float
+    induced: int
+    followed: int
+    suspected: int
+    reason: str
+    needed: bool
+    differs: bool
+
+
+class _NoLetters:
+    def add(self, source: str, letter: DeadLetter) -> None:
+        raise ValueError(f"{source} line {letter.line}: {letter.reason}")
+
+
+def replay(engine: Engine, log: Path) -> tuple[int, float]:
+    """Every event of a log through the engine; (events, seconds)."""
+    events, started = 0, time.perf_counter()
+    for chunk in read_events(log, _NoLetters()):
+        engine.score(chunk)
+        events += len(chunk)
+    engine.settle()
+    return events, time.perf_counter() - started
+
+
+def stories(engine: Engine) -> tuple[list[Incident], dict[str, str]]:
+    """All incidents with their stories, and flagged audit ID -> incident."""
+    found: list[Incident] = []
+    of_flagged: dict[str, str] = {}
+    cursor: int | None = None
+    while True:
+        page = engine.incidents.page(limit=100, cursor=cursor)
+        for one in page.incidents:
+            told = engine.incidents.get(one.id)
+            if told is None or not told.alerts:
+                continue
+            found.append(told)
+            for joined in told.alerts:
+                alert = engine.store.get(joined.id)
+                if alert is not None:
+                    of_flagged |= dict.fromkeys(alert.audit_ids, told.id)
+        if page.cursor is None:
+            return found, of_flagged
+        cursor = int(page.cursor)
+
+
+def _session(told: Incident, ids: set[str]) -> Session | None:
+    """The session that lists most of a run's actions."""
+    return max(
+        told.sessions,
+        key=lambda session: sum(action.audit_id in ids for action in session.actions),
+        default=None,
+    )
+
+
+def judge(
+    run: Mapping[str, Any], told: Incident, suspects: frozenset[str], followed: frozenset[str]
+) -> Judged:
+    """A detected run against its incident.
+
+    Args:
+        run: its label.
+        told: the incident that holds a flagged action of it.
+        suspects: audit IDs that any incident counts against somebody.
+        followed: those that any incident tells as consequences; what the clean-up after a run brings about may be its.
+    """
+    ids = run["audit_ids"]
+    session = _session(told, set(ids))
+    listed = [] if session is None else [action.audit_id for action in session.actions[:FIRST]]
+    evidence = set(told.audit_ids)
+    induced = run["induced_audit_ids"]
+    reason = "" if session is None else session.top_attribute
+    needed = NEEDS.get(reason, "") in run["needs"]
+    return Judged(
+        scenario=run["scenario"],
+        principal=run["principal"],
+        begins_right=ids[0] in listed,
+        names_principal=session is not None and session.principal == run["principal"],
+        cited=sum(name in evidence for name in ids) / len(ids),
+        induced=len(induced),
+        followed=sum(name in followed for name in induced),
+        suspected=sum(name in suspects for name in induced),
+        reason=reason,
+        needed=needed,
+        differs=needed or reason in MODES[run["mode"]],
+    )
+
+
+def rows_of(judged: Sequence[Judged], runs: int, incidents: int) -> list[Row]:
+    """The bars, over all detected runs."""
+    count = max(len(judged), 1)
+    induced = sum(one.induced for one in judged)
+    return [
+        Row("attack runs", runs, "runs"),
+        Row("attack runs that raised an alert", len(judged), "runs"),
+        Row("incidents of the recording", incidents, "incidents"),
+        at_least(
+            f"first malicious action among the first {FIRST} listed of its session",
+            sum(one.begins_right for one in judged) / count,
+            "of detected runs",
+            1.0,
+        ),
+        at_least(
+            "right principal", sum(one.names_principal for one in judged) / count, "of detected runs", 1.0
+        ),
+        at_least(
+            "audit IDs of the attack in the incident's evidence, worst run",
+            min((one.cited for one in judged), default=0.0),
+            "of its audit IDs",
+            0.95,
+        ),
+        at_most(
+            "induced requests of controllers held against somebody",
+            sum(one.suspected for one in judged),
+            "requests",
+            0,
+        ),
+        Row(
+            "induced requests told as consequences",
+            sum(one.followed for one in judged) / max(induced, 1),
+            f"of {induced:,}",
+        ),
+        at_least(
+            "top reason names what truly differs (Needs of the catalogue, or the address or client changed)",
+            sum(one.differs for one in judged) / count,
+            "of detected runs",
+            0.90,
+        ),
+        at_least(
+            "top reason names one of the catalogue's Needs",
+            sum(one.needed for one in judged) / count,
+            "of detected runs",
+            0.90,
+        ),
+    ]
+
+
+def measure(engine: Engine, log: Path, labels: Path) -> tuple[list[Row], list[Judged]]:
+    """Replay a labelled log and judge its incidents."""
+    events, seconds = replay(engine, log)
+    told, of_flagged = stories(engine)
+    by_id = {one.id: one for one in told}
+    suspects = frozenset(action.audit_id for one in told for action in one.timeline)
+    followed = frozenset(name for one in told for name in one.consequence_audit_ids)
+    runs = [run for run in json.loads(labels.read_text()) if run["kind"] == "attack"]
+    judged = []
+    for run in runs:
+        held = next((of_flagged[name] for name in run["audit_ids"] if name in of_flagged), None)
+        if held is not None:
+            judged.append(judge(run, by_id[held], suspects, followed))
+    rows = rows_of(judged, len(runs), len(told))
+    rows.append(Row("replay with incidents", events / seconds, "events/s"))
+    return rows, judged
+
+
+def trained(home: Path) -> str:
+    """Build a dataset of the normal recording, train on it, and name the model, in a folder of its own."""
+    os.environ["KUBEHABIT_HOME"] = str(home)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)
+    from data.dataset import build
+    from training.run import train
+
+    dataset = home / "dataset"
+    build([RECORDINGS / "normal.jsonl.zst"], dataset)
+    return train(CONFIG, dataset).model_uri
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--home", type=Path, help="keep dataset, models and MLflow store in this empty folder"
+    )
+    parser.add_argument(
+        "--model", help="a registered model or the folder of a bundle, instead of training one"
+    )
+    parser.add_argument("--runs", type=Path, help="also write what was found of each run to this file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or trained(options.home or Path(folder))
+        engine = load_engine(load_settings(), parse_model(model), store_url="sqlite://")
+        try:
+            rows, judged = measure(engine, RECORDINGS / "labelled.jsonl.zst", RECORDINGS / "labels.json")
+        finally:
+            engine.close()
+    if options.runs is not None:
+        options.runs.write_text(json.dumps([asdict(one) for one in judged], indent=1) + "\n")
+    report("incidents", rows)
+
+
+if __name__ == "__main__":
+    main()
