@@ -14,6 +14,10 @@ _GZIP = 31  # zlib's window bits for "gzip header expected"
 _MAX_WINDOW = 64 * MEBIBYTE
 # zstd can turn 4 bytes into a block of 128 KiB: a step of this size yields at most 16 MiB before the limit is checked.
 _ZSTD_STEP = 512
+# gzip at most 1,032 bytes of one: 16 MiB a step. What follows a member is copied, so a step also bounds what small ones cost.
+_GZIP_STEP = 16 * 1024
+# In 16 MiB a million parts of nothing could come, and never meet the limit on the result. bgzip makes one of each 64 KiB.
+_MAX_PARTS = 10_000
 
 
 def too_large(limit: int, what: str, setting: str) -> ProblemError:
@@ -49,23 +53,31 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
 
 def _gunzip(body: bytes, limit: int) -> bytes:
     out = bytearray()
-    rest = body
-    while rest:  # a gzip file may have several members
-        member = zlib.decompressobj(_GZIP)
-        out += member.decompress(rest, limit + 1 - len(out))
-        if len(out) > limit:
-            raise too_large(limit, " after decompression", "limits.decompressed_mb")
-        if not member.eof:
-            raise EOFError("it ends too early")
-        rest = member.unused_data.lstrip(b"\0")  # padding after the last member is legal
+    member, begun, members = zlib.decompressobj(_GZIP), False, 0
+    for start in range(0, len(body), _GZIP_STEP):
+        step = body[start : start + _GZIP_STEP]
+        while step:
+            if not begun:
+                step = step.lstrip(b"\0") if members else step  # padding after a member is legal
+                if not step:
+                    break
+            out += member.decompress(step)
+            begun = True
+            if len(out) > limit:
+                raise too_large(limit, " after decompression", "limits.decompressed_mb")
+            step = member.unused_data
+            if member.eof:
+                members = _one_more(members)
+                member, begun = zlib.decompressobj(_GZIP), False
+    if begun:
+        raise EOFError("it ends too early")
     return bytes(out)
 
 
 def _unzstd(body: bytes, limit: int) -> bytes:
     out = bytearray()
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-    frame = decompressor.decompressobj()
-    begun = False
+    frame, begun, frames = decompressor.decompressobj(), False, 0
     for start in range(0, len(body), _ZSTD_STEP):
         step = body[start : start + _ZSTD_STEP]
         while step:
@@ -75,7 +87,17 @@ def _unzstd(body: bytes, limit: int) -> bytes:
                 raise too_large(limit, " after decompression", "limits.decompressed_mb")
             step = frame.unused_data if frame.eof else b""
             if frame.eof:
+                frames = _one_more(frames)
                 frame, begun = decompressor.decompressobj(), False
     if begun:
         raise EOFError("it ends too early")
     return bytes(out)
+
+
+def _one_more(parts: int) -> int:
+    if parts >= _MAX_PARTS:
+        detail = (
+            f"The body consists of more than {_MAX_PARTS:,} compressed parts: compress a batch as a whole."
+        )
+        raise ProblemError(413, detail)
+    return parts + 1

@@ -75,8 +75,10 @@ def test_one_event_alone_is_scored(client: TestClient) -> None:
         ("zstd", zstandard.ZstdCompressor().compress),
         ("gzip", lambda body: gzip.compress(body[:100]) + gzip.compress(body[100:])),
         ("zstd", lambda b: zstandard.compress(b[:100]) + zstandard.compress(b[100:])),
+        ("gzip", lambda b: gzip.compress(b[:100]) + bytes(40_000) + gzip.compress(b[100:]) + bytes(40_000)),
+        ("gzip", lambda b: b"".join(gzip.compress(b[at : at + 7], 0) for at in range(0, len(b), 7))),
     ],
-    ids=["gzip", "zstd", "gzip members", "zstd frames"],
+    ids=["gzip", "zstd", "gzip members", "zstd frames", "gzip members with padding", "small gzip members"],
 )
 def test_compressed_bodies_are_read(
     client: TestClient, encoding: str, compress: Callable[[bytes], bytes]
@@ -150,6 +152,22 @@ def test_bodies_over_the_limits_are_413(make_client: Callable[..., TestClient]) 
     ):
         answer = client.post("/v1/score", content=bomb, headers={"Content-Encoding": encoding})
         is_problem(answer, 413, "limits.decompressed_mb")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "part"),
+    [
+        ("gzip", gzip.compress(b"")),
+        ("zstd", zstandard.compress(b"")),
+        ("zstd", b"\x50\x2a\x4d\x18\x00\x00\x00\x00"),
+    ],
+    ids=["gzip members", "zstd frames", "zstd skippable frames"],
+)
+def test_a_body_of_very_many_parts_of_nothing_is_a_413(
+    client: TestClient, encoding: str, part: bytes
+) -> None:
+    answer = client.post("/v1/score", content=part * 10_001, headers={"Content-Encoding": encoding})
+    is_problem(answer, 413, "compressed parts")
 
 
 @pytest.mark.parametrize("moment", ["junk", "2026-13-45T99:99:99Z"])
