@@ -6,6 +6,7 @@ cloud's envelope) is opened by `data.sources`, and only after the plain decoder 
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,13 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 """The API server refuses request bodies over 3 MiB; a line over this is no audit event but damage."""
 MAX_UNPACKED_BYTES = 8 * MAX_EVENT_BYTES
 """Bound on what the compressed parts inside one record may unpack to."""
+MAX_UNREADABLE = 10_000
+"""Records of one body that may be no audit events; a webhook's batch has 400."""
+_SUSPICIOUS_BYTES = 1 << 20
+_LEAST_BYTES_A_COMMA = 6
+"""In a larger body. The records of a list are found all at once, at 70 bytes each, and it has hardly more of them than commas.
+The recordings have one comma in 37 bytes; managed fields, the densest an event may carry, at most one in nine (`"f:a":{},`)."""
+_COMMA = ord(",")
 
 
 # The parts of an event are frozen so that they can be keys: most of what a log holds has been seen before, and is then looked up
@@ -250,10 +258,13 @@ def decode_numbered(
             found = sources.open(line)
             if found is None:
                 dead.append(DeadLetter(number, why(error), bytes(line)))
+                sources.check_lost(len(dead))
                 continue
             events += found.events
             numbers += [number] * len(found.events)
-            dead += [DeadLetter(number, reason, raw) for _, reason, raw in found.dead]
+            if found.dead:
+                dead += [DeadLetter(number, reason, raw) for _, reason, raw in found.dead]
+                sources.check_lost(len(dead))
             for reason, count in found.skipped.items():
                 skipped[reason] = skipped.get(reason, 0) + count
     if sources is not None and native:
@@ -277,8 +288,7 @@ def decode_block(block: bytes | memoryview, first_line: int = 1) -> Decoded | No
         events = _EVENT.decode_lines(block)
     except UNREADABLE:
         return None
-    # bytes.count looks at one byte at a time.
-    lines = int(np.count_nonzero(np.frombuffer(block, np.uint8) == _NEWLINE)) + (block[-1] != _NEWLINE)
+    lines = _count(block, _NEWLINE) + (block[-1] != _NEWLINE)
     if len(events) != lines:
         return None
     if set(map(_VERSION, events)) != {API_VERSIONS[0]} or not _are_plain(events):
@@ -308,6 +318,11 @@ def _decode_event_list(body: bytes) -> Decoded | None:
     return Decoded(events, list(range(1, len(events) + 1)), []) if _are_plain(events) else None
 
 
+def _count(text: bytes | memoryview, byte: int) -> int:
+    """How often a byte is in a text; bytes.count looks at one byte at a time."""
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == byte))
+
+
 def _new_sources() -> Sources:
     from data.sources import Sources  # the formats are built from the types of this module
 
@@ -323,21 +338,27 @@ def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
             gain from it.
 
     Raises:
-        KubehabitError: nothing in the body can be read as JSON at all.
+        KubehabitError: nothing in the body can be read as JSON at all, or too much of it is no audit event.
     """
     if not body.strip():
         raise KubehabitError("The body is empty: send audit events as an EventList, a JSON list or NDJSON.")
+    if len(body) > _SUSPICIOUS_BYTES and len(body) < _LEAST_BYTES_A_COMMA * _count(body, _COMMA):
+        raise KubehabitError(
+            "The body is a list of very many very small things, and nothing of it was taken: send audit events."
+        )
     if sources is None and len(body) <= MAX_EVENT_BYTES:  # no item can be too long then
         at_once = _decode_event_list(body) if b'"EventList"' in body[:_BEGINNING] else decode_block(body)
         if at_once is not None:
             return at_once
     sources = sources or _new_sources()
     sources.limit_unpacking(MAX_UNPACKED_BYTES)
+    sources.limit_lost(MAX_UNREADABLE)
     found = sources.open_list(body)
     if found is not None:
         dead = [DeadLetter(position, reason, raw) for position, reason, raw in found.dead]
         return Decoded(found.events, found.positions, dead, found.skipped)
-    decoded = decode_lines(body.splitlines(), sources=sources)
+    # One line after the other: a list of all of them would be many times as large as a body of nothing but line ends.
+    decoded = decode_lines((line.rstrip(b"\r\n") for line in io.BytesIO(body)), sources=sources)
     nothing = not decoded.events and not decoded.skipped
     if nothing and all(letter.reason.startswith("not JSON") for letter in decoded.dead):
         raise KubehabitError(

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from data.errors import KubehabitError
 from data.events import (
     MAX_EVENT_BYTES,
     MAX_UNPACKED_BYTES,
@@ -129,8 +130,13 @@ class Reading:
         return data
 
     def lost(self, reason: str, raw: bytes) -> None:
-        """Add a dead letter."""
+        """Add a dead letter.
+
+        Raises:
+            KubehabitError: there are more than `Sources.limit_lost` allows.
+        """
         self.dead.append((self._position, reason, raw))
+        self._sources.check_lost(len(self.dead))
 
     def skip(self, reason: str, count: int = 1) -> None:
         """Leave out what is no audit event and was never meant to be one."""
@@ -154,11 +160,28 @@ class Sources:
             NodeLine(),
         ]
         self._left: int | None = None
+        self._most_lost: int | None = None
         self.records: Counter[str] = Counter()
 
     def limit_unpacking(self, count: int) -> None:
         """Bound in bytes what all compressed parts may unpack to from now on; without a bound each is limited by itself."""
         self._left = count
+
+    def limit_lost(self, count: int) -> None:
+        """Bound how many records of one body may be unreadable: each costs far more to keep than to send."""
+        self._most_lost = count
+
+    def check_lost(self, count: int) -> None:
+        """Refuse what holds more unreadable records than allowed.
+
+        Raises:
+            KubehabitError: it does.
+        """
+        if self._most_lost is not None and count > self._most_lost:
+            raise KubehabitError(
+                f"The body holds more than {self._most_lost:,} records that are no audit events, and nothing of it was taken: "
+                "check what sends it."
+            )
 
     @property
     def unpack_limit(self) -> int:

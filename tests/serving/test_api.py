@@ -170,6 +170,33 @@ def test_a_body_of_very_many_parts_of_nothing_is_a_413(
     is_problem(answer, 413, "compressed parts")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"1\n" * 10_001,
+        b"[" + b"1," * 10_000 + b"1]",
+        b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[' + b"{}," * 10_000 + b"{}]}",
+        b"[" + b"1," * 600_000 + b"1]",
+    ],
+    ids=["lines", "list", "EventList", "large list"],
+)
+def test_a_body_of_very_many_things_that_are_no_events_is_refused_as_a_whole(
+    client: TestClient, body: bytes, own_home: Path
+) -> None:
+    is_problem(client.post("/v1/score", content=body), 400, "nothing of it was taken")
+    assert not (own_home / "dead-letters.jsonl").exists()
+
+
+def test_ten_thousand_that_cannot_be_read_cost_only_themselves(client: TestClient) -> None:
+    body = ndjson([raw_event()]) + b"\r\n" + b"1\n" * 10_000
+    assert client.post("/v1/score", content=body).json()["counts"] == {
+        "scored": 1,
+        "folded": 0,
+        "rejected": 10_000,
+        "flagged": 0,
+    }
+
+
 @pytest.mark.parametrize("moment", ["junk", "2026-13-45T99:99:99Z"])
 def test_an_impossible_time_costs_only_its_own_event(client: TestClient, moment: str) -> None:
     broken = raw_event(1, requestReceivedTimestamp=moment)
