@@ -252,6 +252,12 @@ class StageFolder:
                 self._old, self._new = old, new = new, set()
         return answers
 
+    def copy(self) -> StageFolder:
+        """Independent copy."""
+        made = StageFolder(self._capacity, self.key)
+        made._new, made._old = set(self._new), set(self._old)
+        return made
+
     def is_first(self, event: AuditEvent) -> bool:
         """As `first`, for one event."""
         return self.first([event], _times([event]))[0]

@@ -8,6 +8,7 @@ newest.onnx       the same for the newest action alone, laid out for speed; abse
 habits.npy        counts of what was done before, uint64 [K, 2]
 warmup.npz        last actions of each principal in training, so that the first live action has its context
 card.md           model card for people
+self_test.npz     a few windows with the errors that torch computed; older bundles lack it
 checksums.json    SHA-256 of each file above; written last
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from data.calibration import Calibration
 from data.errors import BundleError
 from data.habits import ATTRIBUTES, Habits
 from data.principals import PrincipalTable
+from data.self_test import NAME as SELF_TEST
+from data.self_test import SelfTest
 from data.sensitivity import Sensitivity
 from data.vocabulary import Vocabulary
 
@@ -40,8 +44,8 @@ FILES = (
     "warmup.npz",
     "card.md",
 )
-OPTIONAL = ("newest.onnx",)
-"""Files that a bundle may lack."""
+OPTIONAL = ("newest.onnx", SELF_TEST)
+"""Files that a bundle may lack; those of earlier versions have no self-test."""
 
 
 def _sha256(path: Path) -> str:
@@ -98,7 +102,11 @@ class Warmup:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle; see the module's head for its parts."""
+    """An opened bundle; see the module's head for its parts.
+
+    Attributes:
+        self_test: None in a bundle that was made before there was one.
+    """
 
     path: Path
     meta: dict[str, Any]
@@ -109,6 +117,7 @@ class Bundle:
     sensitivity: Sensitivity
     habits: Habits
     warmup: Warmup
+    self_test: SelfTest | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -180,6 +189,7 @@ class Bundle:
                 sensitivity=Sensitivity(json.loads((directory / "sensitivity.json").read_text())),
                 habits=Habits.from_array(np.load(directory / "habits.npy", allow_pickle=False)),
                 warmup=Warmup.load(directory / "warmup.npz"),
+                self_test=SelfTest.load(directory / SELF_TEST) if SELF_TEST in sums else None,
             )
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(f"Model bundle {directory} cannot be read: {error!r}. {again}") from error

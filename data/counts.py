@@ -104,6 +104,15 @@ class Counts:
         new = ~found
         self._insert(keys[new], counts[new], None if owners is None else owners[new])
 
+    def put_greater(self, keys: Keys, counts: Ints, owners: npt.NDArray[np.int32]) -> None:
+        """As `put`, but of a key that is there already the greater count stays."""
+        keys = np.maximum(keys, _NEVER_EMPTY)
+        at, found = self._find(keys)
+        greater = np.maximum(self._counts[at[found]].astype(np.int64), counts[found])
+        self._counts[at[found]] = np.minimum(greater, _MOST)
+        new = ~found
+        self._insert(keys[new], counts[new], owners[new])
+
     def entries(self) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
         """Keys, counts and owners of all entries, in the order of their keys."""
         places = np.flatnonzero(self._keys)

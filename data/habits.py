@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.actions import STATIC_FIELDS, ActionBatch, ActionEncoder, stable_hash
-from data.counts import Counts
+from data.counts import NOBODY, Counts
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "verb_resource": ("verb", "resource"),
@@ -191,6 +191,27 @@ class Habits:
         """Give back what `take` or `own` returned; what was counted in between adds up."""
         self._table.put(own.key, own.count, self._owner_codes(own.principal))
 
+    def learn(self, other: Habits, before: Habits) -> None:
+        """Know what another table counted since it was like `before`.
+
+        This one may have learned from the very actions that were counted there, so counts are not added: the greater one is
+        kept. Neither is what was habit forgotten, nor is one principal taken for two.
+        """
+        keys, counts, owners = other._table.entries()
+        changed = counts != before._table.get(keys)
+        keys, counts, owners = keys[changed], counts[changed], owners[changed]
+        theirs, place = np.unique(owners, return_inverse=True)
+        known = theirs >= 0
+        mine = np.full(len(theirs), NOBODY, np.int32)
+        mine[known] = self._owner_codes(other._named(theirs[known]))
+        self._table.put_greater(keys, counts, mine[place])
+
+    def put_greater(self, own: OwnHabits, others: npt.NDArray[np.uint64]) -> None:
+        """As `put` and `put_others`, for counts under another bundle: of two counts of one key the greater is kept."""
+        owners = np.full(len(others), NOBODY, np.int32)
+        self._table.put_greater(own.key, own.count, self._owner_codes(own.principal))
+        self._table.put_greater(others[:, 0], others[:, 1].astype(np.int64), owners)
+
     def own(self) -> OwnHabits:
         """All entries whose owner is known, in the order of their keys."""
         keys, counts, owners = self._table.entries()
@@ -208,6 +229,10 @@ class Habits:
         held = self.others()
         added = held[:, 1].astype(np.int64) - before._table.get(held[:, 0])
         return np.stack([held[:, 0], added.astype(np.uint64)], axis=1)[added > 0]
+
+    def counts(self, keys: Hashes) -> Ints:
+        """Count of each key, int64 [n]."""
+        return self._table.get(keys)
 
     def put_others(self, grown: npt.NDArray[np.uint64]) -> None:
         """Count what `grown` or `others` returned; counts add up."""

@@ -329,6 +329,12 @@ class OwnerTracker:
         if len(self._new) >= self._capacity:
             self._old, self._new = self._new, {}
 
+    def copy(self) -> OwnerTracker:
+        """Independent copy."""
+        made = OwnerTracker(self._capacity)
+        made._new, made._old = dict(self._new), dict(self._old)
+        return made
+
     def to_list(self) -> list[list[Any]]:
         """JSON form of what is remembered, to continue a stream later."""
         return [

@@ -10,9 +10,12 @@ import numpy as np
 import onnx
 import torch
 
+from data.dataset import ActionTable
 from data.errors import KubehabitError
 from data.reconstruction import Ints, NewestOnnxModel, Nll, OnnxModel
+from data.self_test import SelfTest
 from data.windows import Cut
+from training.calibrate import cut_windows
 from training.model import Autoencoder, Scorer
 from training.newest import NewestScorer
 
@@ -21,6 +24,8 @@ INPUTS = ("tokens", "lengths", "principal", "group", "positions")
 OUTPUTS = ("nll", "rank", "log_probs")
 TOLERANCE = 1e-4
 PARITY_BATCHES = 200
+SELF_TEST_WINDOWS = 96
+"""Windows of the self-test in the bundle: some kilobytes, and milliseconds at every start of the service."""
 
 
 class TorchModel:
@@ -194,3 +199,18 @@ def _accept(worst: float, tolerance: float) -> float:
             "registered. Check the versions of torch, onnx and onnxruntime against requirements/lock.txt."
         )
     return worst
+
+
+def self_test(model: Autoencoder, table: ActionTable, windows: int = SELF_TEST_WINDOWS) -> SelfTest:
+    """The self-test of a model: windows spread over the held-back data, with what torch makes of the newest action of each.
+
+    One in eight is given an unknown principal and group, as the service will meet them.
+    """
+    every = table.windows["calibration"]
+    chosen = every[np.unique(np.linspace(0, len(every) - 1, min(windows, len(every))).astype(np.int64))]
+    tokens, lengths = cut_windows(table, chosen, model.config.window)
+    end = chosen[:, 0]
+    principal, group = table.principal[end].astype(np.int64), table.group[end].astype(np.int64)
+    principal[::8] = group[::8] = 0
+    nll, _, _ = TorchModel(model)(tokens, lengths, principal, group, np.zeros(1, np.int64))
+    return SelfTest(tokens.astype(np.int16), lengths, principal, group, nll[:, 0])

@@ -13,6 +13,8 @@ from data.actions import FIELDS
 from data.bundle import FORMAT, Warmup, seal
 from data.dataset import ActionTable
 from data.habits import ATTRIBUTES
+from data.self_test import NAME as SELF_TEST
+from data.self_test import SelfTest
 from training.calibrate import CalibrationResult
 from training.model import ModelConfig
 
@@ -35,6 +37,7 @@ def write(
     model: ModelConfig,
     onnx: Path,
     newest: Path | None,
+    self_test: SelfTest,
     fitted: CalibrationResult,
     name: str,
     git_commit: str,
@@ -85,6 +88,7 @@ def write(
     np.save(folder / "habits.npy", fitted.habits.to_array(), allow_pickle=False)
     warmup_of(table, model.window).save(folder / "warmup.npz")
     (folder / "card.md").write_text(_card(meta, fitted))
+    self_test.save(folder / SELF_TEST)
     return seal(folder)
 
 

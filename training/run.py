@@ -25,7 +25,7 @@ from data.errors import KubehabitError
 from data.principals import PEOPLE_AND_PIPELINES
 from training import checkpoints, drift, package, plots, registry, warm_start
 from training.calibrate import CalibrationConfig, CalibrationResult, calibrate, count_incidents
-from training.export import TorchModel, check_newest, check_parity, export, export_newest
+from training.export import TorchModel, check_newest, check_parity, export, export_newest, self_test
 from training.module import ActionWindows, HabitModule
 from training.newest import is_supported
 
@@ -285,6 +285,7 @@ def _train(
                 model=cli.model.config,
                 onnx=onnx,
                 newest=newest,
+                self_test=self_test(model, table),
                 fitted=fitted,
                 name=options.name,
                 git_commit=commit,
