@@ -50,6 +50,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/v1/glossary"): "read",
     ("GET", "/v1/principals/{principal:path}"): "read",
     ("GET", "/v1/model"): "read",
+    ("POST", "/v1/model/reload"): "admin",
     ("GET", "/metrics"): "read",
     # Probes cannot send a token, and the API's description tells nothing about the cluster.
     ("GET", "/healthz"): "nothing",

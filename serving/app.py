@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from data.errors import KubehabitError
-from serving import problems, tracing
+from serving import model_routes, problems, tracing
 from serving.access import Access, Gate, add_security
 from serving.alerts import SEVERITIES, Alert, Model
 from serving.api_docs import add_docs
@@ -183,6 +183,7 @@ def create_app(
         app.add_middleware(tracing.Traced)  # around the gate, whose log lines belong to the trace
     _add_routes(app, service)
     add_incident_routes(app, service)
+    model_routes.install(app, service)
     add_docs(app)
     add_security(app)
     access.protect(app.routes)
@@ -263,10 +264,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         was scored at an earlier stage, or are left out by the model's settings.
         """
         decoded, batch = await service.score(request, "/v1/score")
-        engine = service.ready()
         scored = batch.scored
+        judge = batch.model or service.ready().model
         answer: ScoreResponse = {
-            "model": {"name": engine.model.name, "version": engine.model.version},
+            "model": {"name": judge.name, "version": judge.version},
             "counts": {
                 "scored": scored,
                 "folded": batch.events - scored,
@@ -447,11 +448,6 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             raise ProblemError(404, _NO_ALERT)
         return found
 
-    @app.get("/v1/model", tags=["model"])
-    def model() -> ModelInfo:
-        """The model that is served, where it came from and what it was trained on."""
-        return service.ready().model
-
     @app.get("/healthz", tags=["operation"])
     def healthz() -> Health:
         """Whether the process answers."""
@@ -461,7 +457,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     def readyz() -> Readiness:
         """Whether a model is served; 503 with the reason while none is."""
         engine = service.ready()
-        return Readiness(model=engine.model.name, version=engine.model.version, notice=engine.model.notice)
+        notice = engine.model.notice if service.watch is None else service.watch.notice
+        return Readiness(model=engine.model.name, version=engine.model.version, notice=notice)
 
     @app.get("/metrics", tags=["operation"], response_class=Response)
     def metrics() -> Response:

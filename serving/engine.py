@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from data.events import AuditEvent
@@ -30,14 +32,14 @@ from serving.alerts import (
 from serving.explain import Explainer, deed_of
 from serving.incident_store import add_surroundings, add_ties
 from serving.incidents import Incidents
-from serving.principals import Principals
+from serving.principals import Principals, Trained
 from serving.settings import AlertSettings
 from serving.store import AlertStore, Stored, StoreError, Writer, microseconds
 from serving.surroundings import Flag, Gathered, Surroundings, habits_of
 from serving.told import told, traits_of
 
 if TYPE_CHECKING:
-    from data.detector import Explanation, Figures, Scores
+    from data.detector import Detector, Explanation, Figures, Scores
 
 _TOP_FIELDS = 3
 _EXPLAINED_FIELDS = 5
@@ -55,6 +57,13 @@ class Scorer(Protocol):
 
     def score(self, events: Sequence[AuditEvent]) -> Scores:
         """Score events in arrival order and update the state of their principals."""
+
+
+class Shadow(Protocol):
+    """What the engine needs of `serving.shadow.Shadow`."""
+
+    def offer(self, events: Sequence[AuditEvent], scores: Scores) -> None:
+        """Take a scored batch; must return at once."""
 
 
 @runtime_checkable
@@ -88,6 +97,14 @@ class EventResult(TypedDict, total=False):
     reason: str
 
 
+class SelfTestResult(Model):
+    """How near this machine came to what training computed when the model was loaded."""
+
+    windows: int
+    worst_difference: Annotated[float, Field(description="nats")]
+    tolerance: Annotated[float, Field(description="nats; beyond it the model would have been refused")]
+
+
 class ModelInfo(Model):
     """The model that is being served."""
 
@@ -98,6 +115,23 @@ class ModelInfo(Model):
     fields: list[str]
     loaded: datetime
     bundle: dict[str, object]
+    self_test: Annotated[
+        SelfTestResult | None, Field(description="null for a bundle that was made before there was one")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready to be served.
+
+    Attributes:
+        directory: folder of its bundle, which names the very registration.
+    """
+
+    detector: Detector
+    model: ModelInfo
+    trained: Trained
+    directory: Path
 
 
 @dataclass(slots=True)
@@ -124,6 +158,7 @@ class Batch:
         grown: alerts that were there and hold more now.
         seconds: time spent on scoring and storing.
         tell: makes the results; nobody needs those of a webhook's batch.
+        model: the model that judged it; None if there was nothing to judge.
     """
 
     events: int
@@ -133,10 +168,18 @@ class Batch:
     grown: list[Alert]
     seconds: float
     tell: Callable[[], list[EventResult]]
+    model: ModelInfo | None = None
     _results: list[EventResult] | None = None
 
     @classmethod
-    def of(cls, results: list[EventResult], raised: list[Alert], grown: list[Alert], seconds: float) -> Batch:
+    def of(
+        cls,
+        results: list[EventResult],
+        raised: list[Alert],
+        grown: list[Alert],
+        seconds: float,
+        model: ModelInfo | None = None,
+    ) -> Batch:
         """A batch whose results are there already."""
         return cls(
             events=len(results),
@@ -146,6 +189,7 @@ class Batch:
             grown=grown,
             seconds=seconds,
             tell=lambda: results,
+            model=model,
         )
 
     @property
@@ -185,6 +229,8 @@ class Engine:
     Attributes:
         incidents: what the alerts were joined to.
         note: called with every alert that is raised or grows and its number, within the transaction that stores it.
+        loaded: the model as it was loaded; None if it did not come out of a bundle.
+        shadow: is offered every scored batch.
     """
 
     def __init__(
@@ -202,6 +248,8 @@ class Engine:
         self.store = store
         self.principals = principals or Principals()
         self.note: Callable[[Writer, int, Alert], None] | None = None
+        self.loaded: Loaded | None = None
+        self.shadow: Shadow | None = None
         self._detector = detector
         self._fields = tuple(fields)
         self._explainer = explainer
@@ -223,6 +271,8 @@ class Engine:
         with self._lock:
             started = time.perf_counter()
             scores = self._detector.score(events)
+            if self.shadow is not None:
+                self.shadow.offer(events, scores)
             self._record(scores)
             self._surroundings.observe(events, scores)
             flagged = self._unusual(events, scores)
@@ -242,6 +292,7 @@ class Engine:
                 grown=grown,
                 seconds=time.perf_counter() - started,
                 tell=lambda: self._results(events, scores, flagged),
+                model=self.model,
             )
 
     @property
@@ -272,6 +323,43 @@ class Engine:
         """
         with self._lock:
             self._store_aside()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is being scored at the moment."""
+        return self._lock.locked()
+
+    def swap(self, loaded: Loaded) -> float:
+        """Serve another model from the next batch on, with all that is known of the principals. Nobody is turned away meanwhile.
+
+        Returns:
+            Seconds in which batches had to wait.
+        """
+        from data.carry import carry_over
+
+        with self._lock:
+            began = time.perf_counter()
+            if self.loaded is not None:
+                carry_over(self.loaded.detector, loaded.detector)
+            self._detector, self._fields = loaded.detector, tuple(loaded.model.fields)
+            self.model, self.loaded = loaded.model, loaded
+            self.principals.trained = loaded.trained
+            encoder = loaded.detector.encoder
+            self._surroundings.adopt(encoder.identity.fold, encoder.settings.trusted_hops)
+            return time.perf_counter() - began
+
+    def set_shadow(self, shadow: Shadow | None, fresh: Detector | None = None) -> None:
+        """Offer every batch to another model as well, from the next one on; None ends it.
+
+        Args:
+            fresh: its detector, to be given what is known of the principals.
+        """
+        from data.carry import carry_over
+
+        with self._lock:
+            if fresh is not None and self.loaded is not None:
+                carry_over(self.loaded.detector, fresh, share=False)
+            self.shadow = shadow
 
     def close(self) -> None:
         """Wait for a running batch and give the store back."""

@@ -59,15 +59,9 @@ class Keeper:
         if snapshot is not None:
             self.repeats = remembered(snapshot, self._capacity)
             self._position = snapshot.position
-            if snapshot.bundle == bundle:
-                restore(snapshot, engine)
-                _log.info("state restored", extra={"position": snapshot.position})
-            else:
-                _log.warning(
-                    "the snapshot is of another model: this one begins with what it learned in training",
-                    extra={"position": snapshot.position},
-                )
-                snapshot = None
+            restore(snapshot, engine)
+            same = snapshot.bundle == bundle
+            _log.info("state restored", extra={"position": snapshot.position, "same_model": same})
         elif had:
             _log.error("no snapshot can be read: the model begins with what it learned in training")
         if isinstance(detector, Detector):
@@ -84,6 +78,13 @@ class Keeper:
             self._spill.evict(self._position, self._oldest)
             self._detector = detector
         return self._position
+
+    def adopt(self) -> None:
+        """Look after the engine's new detector, which has what the one before had in its memory."""
+        detector = self._engine.detector
+        if self._spill is not None and isinstance(detector, Detector):
+            self._spill.attach(detector, self._engine.principals)
+            self._detector = detector
 
     def after(self, position: int, events: int) -> None:
         """What came up to a position is scored: do what is due."""

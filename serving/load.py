@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from serving.engine import Engine, ModelInfo
+import numpy as np
+
+from serving.engine import Engine, Loaded, ModelInfo, SelfTestResult
 from serving.explain import Explainer
 from serving.principals import Principals, Trained
-from serving.registry import Reference, open_bundle
+from serving.registry import Fetched, Reference, open_bundle
 from serving.repeats import KEY_BYTES
 from serving.settings import Settings
 from serving.store import AlertStore
 from serving.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from data.bundle import Bundle
+    from data.detector import Detector
+
+_WARM_ROWS = 512
+UNTESTED = (
+    "The model's bundle was made before bundles had a self-test, so nothing proves that this machine computes the same numbers "
+    "as training did; the next kubehabit train adds one."
+)
 
 
 def load_engine(
@@ -30,43 +45,99 @@ def load_engine(
         KubehabitError: no model can be had, or the store or the words cannot be opened.
     """
     explainer = Explainer.load(settings.explain_path)
-    bundle, fetched = open_bundle(
-        wanted or Reference(settings.model.name, alias=settings.model.alias), settings.model.cache_dir
+    loaded, _ = open_bundle(
+        wanted or Reference(settings.model.name, alias=settings.model.alias),
+        settings.model.cache_dir,
+        model_loader(settings),
     )
     store = AlertStore(
         store_url or settings.store.resolved_url,
         retention_days=settings.store.retention_days,
         max_alerts=settings.store.max_alerts,
     )
-    from data.actions import StageFolder
-    from data.detector import Detector, describe
-
-    model = ModelInfo(
-        name=fetched.name,
-        version=fetched.version,
-        source=fetched.source,
-        notice=fetched.notice,
-        fields=list(bundle.fields),
-        loaded=datetime.now(UTC),
-        bundle=describe(bundle),
-    )
-    detector = Detector(bundle, threads=settings.model.threads, cached_windows=settings.model.cached_windows)
-    # Its memory of requests is to be continued by another process.
-    detector.encoder.folder = StageFolder(key=secrets.token_bytes(KEY_BYTES))
-    trained = Trained(bundle.principals.group_of, bundle.principals.sizes, bundle.warmup.last)
+    encoder = loaded.detector.encoder
     surroundings = Surroundings(
         explainer,
         round(settings.alerts.gap_minutes * 60e6),
-        fold=detector.encoder.identity.fold,
-        trusted_hops=bundle.settings.trusted_hops,
+        fold=encoder.identity.fold,
+        trusted_hops=encoder.settings.trusted_hops,
     )
-    return Engine(
-        detector,
-        bundle.fields,
-        model,
+    engine = Engine(
+        loaded.detector,
+        loaded.model.fields,
+        loaded.model,
         store,
         explainer,
         settings.alerts,
-        principals=Principals(trained),
+        principals=Principals(loaded.trained),
         surroundings=surroundings,
     )
+    engine.loaded = loaded
+    return engine
+
+
+def model_loader(settings: Settings) -> Callable[[Bundle, Fetched], Loaded]:
+    """What makes a model ready to be served: see `load_model`."""
+    return partial(load_model, threads=settings.model.threads, cached_windows=settings.model.cached_windows)
+
+
+def load_model(bundle: Bundle, fetched: Fetched, *, threads: int, cached_windows: int) -> Loaded:
+    """Make a bundle's detector, prove that it computes here what training computed, and warm it.
+
+    Args:
+        bundle: opened and checked.
+        fetched: where it came from.
+        threads, cached_windows: see `data.detector.Detector`.
+
+    Raises:
+        BundleError: its graph cannot be run here, or fails the bundle's self-test.
+    """
+    from data.actions import StageFolder
+    from data.detector import Detector, describe
+    from data.errors import BundleError
+    from data.self_test import TOLERANCE, prove
+
+    what = f"{fetched.name} version {fetched.version}"
+    try:
+        detector = Detector(bundle, threads=threads, cached_windows=cached_windows)
+    except Exception as error:  # onnxruntime has an exception of its own for each way a file can be wrong
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise BundleError(
+            f"{what} is no graph that onnxruntime can read ({type(error).__name__}: {reason}). "
+            "Fetch the model version again, or train and register a new one: kubehabit train"
+        ) from error
+    # Its memory of requests is to be continued by another process.
+    detector.encoder.folder = StageFolder(key=secrets.token_bytes(KEY_BYTES))
+    tested = None
+    if bundle.self_test is not None:
+        worst = prove(bundle.self_test, detector.reconstruction, what)
+        tested = SelfTestResult(windows=len(bundle.self_test), worst_difference=worst, tolerance=TOLERANCE)
+    _warm(detector)
+    notices = [fetched.notice, None if tested is not None else UNTESTED]
+    info = ModelInfo(
+        name=fetched.name,
+        version=fetched.version,
+        source=fetched.source,
+        notice=" ".join(notice for notice in notices if notice) or None,
+        fields=list(bundle.fields),
+        loaded=datetime.now(UTC),
+        bundle=describe(bundle),
+        self_test=tested,
+    )
+    trained = Trained(bundle.principals.group_of, bundle.principals.sizes, bundle.warmup.last)
+    return Loaded(detector, info, trained, fetched.directory)
+
+
+def _warm(detector: Detector) -> None:
+    """Let onnxruntime reserve what a full batch needs before the first caller waits for it."""
+    from data.reconstruction import Reconstruction
+    from data.windows import Cut
+
+    bundle = detector.bundle
+    none = np.zeros(_WARM_ROWS, np.int64)
+    tokens = np.zeros((_WARM_ROWS, len(bundle.fields)), np.int16)
+    first = np.maximum(np.arange(_WARM_ROWS) - bundle.window + 1, 0)
+    cut = Cut(tokens, first, np.arange(_WARM_ROWS) - first + 1, none, bundle.window)
+    graphs = Reconstruction(detector.model, detector.reconstruction.newest)
+    graphs.nll(cut, none, none)
+    graphs.log_probs(cut, none, none, none[:1])

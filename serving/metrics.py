@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from data.events import AuditEvent
 from data.times import are_usual, is_time, parse_times
 from serving.engine import Batch, ModelInfo
+from serving.model_metrics import ModelMetrics
 from serving.pipeline import Pipeline
 from serving.sinks.outbox import Outbox
 from serving.store import StoreError
@@ -33,7 +34,11 @@ _STREAM = "/v1/alerts/stream"
 
 
 class Metrics:
-    """Counters of one application; a registry of its own, so that several can live in one process."""
+    """Counters of one application; a registry of its own, so that several can live in one process.
+
+    Attributes:
+        life: what becomes of the model while it is served.
+    """
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -93,6 +98,7 @@ class Metrics:
         self._loaded = Gauge(
             "kubehabit_model_loaded_seconds", "When that version was loaded, since 1970.", registry=registry
         )
+        self.life = ModelMetrics(registry)
         self._ready = Gauge("kubehabit_ready", "1 when a model is served.", registry=registry)
         self._sinks = Counter(
             "kubehabit_sink_alerts",
@@ -184,6 +190,7 @@ class Metrics:
         self._model.clear()
         self._model.labels(model.name, model.version).set(1)
         self._loaded.set(model.loaded.timestamp())
+        self.life.champion(model)
         self._ready.set(1)
 
     def sinks(self, names: Iterable[str], outbox: Outbox) -> None:

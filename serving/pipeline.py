@@ -151,6 +151,16 @@ class Pipeline:
         self._put(_Item(None, time.time_ns() // 1000, work=run))
         return done
 
+    def swap(self, change: Callable[[], _T]) -> Future[_T]:
+        """As `between`, for a change of the engine's detector: whoever keeps its state looks after the new one."""
+
+        def work() -> _T:
+            changed = change()
+            self._keeper.adopt()
+            return changed
+
+        return self.between(work)
+
     def backlog(self) -> Backlog:
         """What waits now."""
         with self._wake:
@@ -342,4 +352,4 @@ def _share(batch: Batch, results: list[EventResult]) -> Batch:
     def own(alerts: list[Alert]) -> list[Alert]:
         return [alert for alert in alerts if alert.id in named]
 
-    return Batch.of(results, own(batch.raised), own(batch.grown), batch.seconds)
+    return Batch.of(results, own(batch.raised), own(batch.grown), batch.seconds, batch.model)

@@ -108,13 +108,14 @@ class Principals:
 
     Attributes:
         since: when counting began.
+        trained: what the model that is served was trained on.
         elsewhere: asked for what `take` returned of a principal, if that is kept; may be called by any thread.
     """
 
     def __init__(self, trained: Trained | None = None) -> None:
         self.since = datetime.now(UTC)
         self.elsewhere: Callable[[str], Saved | None] | None = None
-        self._trained = trained or Trained()
+        self.trained = trained or Trained()
         self._place: OrderedDict[str, int] = OrderedDict()  # those idle longest first
         self._free: list[int] = []
         self._who: list[tuple[str, str]] = []  # kind and group
@@ -233,7 +234,7 @@ class Principals:
 
     def report(self, name: str) -> PrincipalReport | None:
         """What is known of a principal, without its alerts; None if nothing is."""
-        trained = self._trained
+        trained = self.trained
         with self._lock:
             is_here = name in self._place
         if not is_here and self.elsewhere is not None and (found := self.elsewhere(name)) is not None:

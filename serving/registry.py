@@ -13,17 +13,21 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from data.errors import BundleError, KubehabitError
 from data.home import registry_uri, tracking_uri
 
 if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
     from data.bundle import Bundle
 
+T = TypeVar("T")
 _log = logging.getLogger("kubehabit.registry")
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _SAFE = re.compile(r"[A-Za-z0-9._-]+")
@@ -89,75 +93,103 @@ def parse_model(text: str) -> Reference | Path:
     return Path(text)
 
 
-def open_bundle(wanted: Reference | Path, cache: Path) -> tuple[Bundle, Fetched]:
+@dataclass(frozen=True, slots=True)
+class Located:
+    """What a reference stands for at the moment, by the registry's word; nothing is downloaded yet.
+
+    Attributes:
+        directory: where its bundle is or will be in the cache. It names the very registration, as a number alone does not: a
+            registry that was deleted and filled anew starts at version 1 again.
+    """
+
+    name: str
+    version: str
+    directory: Path
+
+
+def open_bundle(
+    wanted: Reference | Path, cache: Path, check: Callable[[Bundle, Fetched], T]
+) -> tuple[T, Fetched]:
     """Load and verify a bundle, from the registry if that can be, else the last good one from the cache.
+
+    A version that the registry names but that cannot be used is refused; the last good one stands in for it as well.
 
     Args:
         wanted: registered model, or a folder that holds a bundle.
         cache: folder of downloaded bundles.
+        check: makes of the bundle what is served, and raises BundleError if it cannot be.
+
+    Returns:
+        What `check` made, and where it came from, with a notice if that is not what was wanted.
 
     Raises:
         RegistryError: there is no such model, or no registry and nothing in the cache.
-        BundleError: the bundle fails its checksums or has an unknown format.
+        BundleError: the bundle fails its checksums or `check`, or has an unknown format, and there is no earlier one.
     """
     from data.bundle import Bundle
 
     if isinstance(wanted, Path):
-        return Bundle.load(_bundle_in(wanted, str(wanted))), Fetched(wanted, wanted.name, "-", "folder")
-    fetched = _fetch(wanted, cache)
+        fetched = Fetched(wanted, wanted.name, "-", "folder")
+        return check(Bundle.load(_bundle_in(wanted, str(wanted))), fetched), fetched
     try:
-        bundle = Bundle.load(fetched.directory)
-    except BundleError:
-        if fetched.source == "cache":
-            raise
-        # Whatever is wrong with this copy, the next start must not meet it again.
-        shutil.rmtree(fetched.directory, ignore_errors=True)
-        if fetched.downloaded:
-            raise
-        _log.warning(
-            "the cached copy of %s version %s is damaged; fetching it again", fetched.name, fetched.version
-        )
-        fetched = _fetch(wanted, cache)
-        try:
-            bundle = Bundle.load(fetched.directory)
-        except BundleError:
-            shutil.rmtree(fetched.directory, ignore_errors=True)
-            raise
-    if fetched.source == "registry":
-        _remember(cache, wanted, fetched)
-    return bundle, fetched
-
-
-def _fetch(wanted: Reference, cache: Path) -> Fetched:
-    try:
-        return _from_registry(wanted, cache)
-    except RegistryUnavailableError as error:
+        return open_located(locate(wanted, cache), cache, wanted, check)
+    except (RegistryUnavailableError, BundleError) as error:
         last = _last_good(cache, wanted)
         if last is None:
             raise
-        notice = f"{error} Until then the last good download is served: version {last.version}."
-        return Fetched(last.directory, last.name, last.version, "cache", notice=notice)
+        why = error
+    stands_in = replace(
+        last, notice=f"{why} Until then the last good download is served: version {last.version}."
+    )
+    _log.warning(stands_in.notice)
+    return check(Bundle.load(last.directory), stands_in), stands_in
 
 
-def _from_registry(wanted: Reference, cache: Path) -> Fetched:
-    _check_sqlite(registry_uri())
-    _check_sqlite(tracking_uri())
-    # Set before the import: a detector that runs inside the perimeter must not call home.
-    for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
-        os.environ.setdefault(variable, "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # The defaults keep a dead server's caller waiting for minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-    # Before the import, at which alembic, if that is what brings it in, tells of its plugins.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    import mlflow
+def open_located(
+    located: Located, cache: Path, wanted: Reference, check: Callable[[Bundle, Fetched], T]
+) -> tuple[T, Fetched]:
+    """Fetch, load and verify the very version that was located, and note it as the last good one.
+
+    Raises:
+        RegistryUnavailableError: its files cannot be fetched at the moment.
+        BundleError: it fails its checksums or `check`, or has an unknown format. No copy of it is kept.
+    """
+    from data.bundle import Bundle
+
+    fetched = download(located)
+    try:
+        try:
+            bundle = Bundle.load(fetched.directory)
+        except BundleError:
+            if fetched.downloaded:
+                raise
+            _log.warning("the cached copy of %s version %s is damaged; fetching it again", *_named(fetched))
+            shutil.rmtree(fetched.directory, ignore_errors=True)
+            fetched = download(located)
+            bundle = Bundle.load(fetched.directory)
+        made = check(bundle, fetched)
+    except BundleError:
+        # Whatever is wrong with this copy, the next start must not meet it again.
+        shutil.rmtree(fetched.directory, ignore_errors=True)
+        raise
+    _remember(cache, wanted, fetched)
+    return made, fetched
+
+
+def _named(fetched: Fetched) -> tuple[str, str]:
+    return fetched.name, fetched.version
+
+
+def locate(wanted: Reference, cache: Path) -> Located:
+    """Ask the registry what a reference stands for.
+
+    Raises:
+        RegistryUnavailableError: it is missing, damaged or out of reach.
+        RegistryError: it answered that there is no such model.
+    """
+    client = _client()
     from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    # Not mlflow.set_tracking_uri(): that writes into the environment, which is the user's to set.
-    client = MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri())
     try:
         if wanted.alias is not None:
             version = client.get_model_version_by_alias(wanted.name, wanted.alias)
@@ -169,36 +201,74 @@ def _from_registry(wanted: Reference, cache: Path) -> Fetched:
         raise _unavailable(error) from error
     except Exception as error:  # a database driver, a proxy, a DNS resolver: each has errors of its own
         raise _unavailable(error) from error
-
-    # A registry that was deleted and filled anew starts at version 1 again: the number alone does not name a bundle.
     origin = f"{version.source}\0{version.creation_timestamp}".encode()
     number = str(version.version)
     directory = cache / _folder(wanted.name) / f"{number}-{hashlib.sha256(origin).hexdigest()[:12]}"
+    return Located(wanted.name, number, directory)
+
+
+def download(located: Located) -> Fetched:
+    """Bring a version's bundle into the cache, if it is not there.
+
+    Raises:
+        RegistryUnavailableError: its files cannot be fetched.
+        BundleError: there is no bundle among them.
+    """
+    directory, name, number = located.directory, located.name, located.version
     if (directory / _MARK).is_file():
-        return Fetched(directory, wanted.name, number, "registry")
+        return Fetched(directory, name, number, "registry")
+    client = _client()
+    import mlflow
+
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=directory.parent, prefix=".fetching-", ignore_cleanup_errors=True
     ) as temporary:
         try:
-            source = client.get_model_version_download_uri(wanted.name, number)
+            source = client.get_model_version_download_uri(name, number)
             mlflow.artifacts.download_artifacts(
                 artifact_uri=source,
                 dst_path=temporary,
                 tracking_uri=tracking_uri(),
                 registry_uri=registry_uri(),
             )
-            found = _bundle_in(Path(temporary), f"{wanted.name} version {number}")
+            found = _bundle_in(Path(temporary), f"{name} version {number}")
         except BundleError:
             raise
         except Exception as error:
             raise RegistryUnavailableError(
-                f"The registry lists {wanted.name} version {number}, but its files cannot be fetched ({_line(error)}). "
+                f"The registry lists {name} version {number}, but its files cannot be fetched ({_line(error)}). "
                 f"Bring the artifact store back, or register the model anew: kubehabit train --data DIR"
             ) from error
         shutil.rmtree(directory, ignore_errors=True)
         found.rename(directory)  # atomic: a kill in between leaves no half bundle under the final name
-    return Fetched(directory, wanted.name, number, "registry", downloaded=True)
+    return Fetched(directory, name, number, "registry", downloaded=True)
+
+
+def _client() -> MlflowClient:
+    """A client of the configured registry.
+
+    Raises:
+        RegistryUnavailableError: a SQLite registry is missing or damaged.
+    """
+    _check_sqlite(registry_uri())
+    _check_sqlite(tracking_uri())
+    # Set before the import: a detector that runs inside the perimeter must not call home.
+    for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(variable, "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # The defaults keep a dead server's caller waiting for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    # A pooled connection to a SQLite file that was replaced (by a backup, say) would go on reading the old one.
+    os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+    # Before the import, at which alembic, if that is what brings it in, tells of its plugins.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow.tracking import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    # Not mlflow.set_tracking_uri(): that writes into the environment, which is the user's to set.
+    return MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri())
 
 
 def _bundle_in(folder: Path, what: str) -> Path:

@@ -21,6 +21,7 @@ from serving.keeper import Keeper
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.problems import ProblemError
+from serving.reload import ModelWatch
 from serving.retention import Retention
 from serving.settings import Settings
 from serving.sinks.dispatch import Dispatcher
@@ -47,6 +48,7 @@ class Service:
         self.stream = Stream()
         self.dispatcher: Dispatcher | None = None
         self._retention: Retention | None = None
+        self.watch: ModelWatch | None = None
         self.pipeline: Pipeline | None = None
         # The event loop stays free to answer while a large body is decoded.
         self._receiving = ThreadPoolExecutor(_RECEIVING, thread_name_prefix="receiving")
@@ -76,6 +78,9 @@ class Service:
                 self.dispatcher.start()  # not before the journal is ours: two processes on one folder would be one claimer
         self.pipeline.engine = self.engine = engine
         self.metrics.served(engine.model)
+        if engine.loaded is not None and engine.model.source != "folder":
+            self.watch = ModelWatch(self.settings, engine, self.metrics, self.pipeline)
+            self.watch.start()
 
     def _begin(self, engine: Engine) -> Pipeline:
         """Go on where the journal says the process before ended."""
@@ -190,6 +195,8 @@ class Service:
 
     def close(self) -> None:
         """Finish the batch in progress and give everything back."""
+        if self.watch is not None:
+            self.watch.close()
         self._receiving.shutdown(wait=True)
         if self.pipeline is not None:
             self.pipeline.close()

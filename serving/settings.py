@@ -36,6 +36,8 @@ class ModelSettings(_Section):
 
     name: str = "kubehabit"
     alias: str = "champion"
+    challenger: Annotated[str | None, Field(min_length=1)] = None
+    watch_seconds: Annotated[float, Field(ge=0)] = 30
     cache: Path | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     cached_windows: Annotated[int, Field(ge=0)] = 0

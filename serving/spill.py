@@ -12,15 +12,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from data.actions import FIELDS, stable_hash
+from data.carry import give_contexts, give_sums
 from data.detector import Detector
 from data.errors import KubehabitError
 from data.evidence import Sums
 from data.habits import OwnHabits
+from data.vocabulary import Vocabulary
 from data.windows import Contexts
 from serving.principals import Principals, Saved
 
@@ -30,6 +33,7 @@ CREATE TABLE IF NOT EXISTS principals (
     number INTEGER PRIMARY KEY, key INTEGER NOT NULL, position INTEGER NOT NULL, bundle TEXT NOT NULL, data BLOB NOT NULL
 );
 CREATE UNIQUE INDEX IF NOT EXISTS principals_key ON principals (key, position);
+CREATE TABLE IF NOT EXISTS bundles (checksum TEXT PRIMARY KEY, terms BLOB NOT NULL);
 """
 _QUERY = 500
 _SIGNED = 1 << 63
@@ -37,6 +41,13 @@ _SIGNED = 1 << 63
 
 class SpillError(KubehabitError):
     """The file of quiet principals cannot be used."""
+
+
+class _Terms(msgspec.Struct, array_like=True):
+    """In what terms a bundle speaks of principals: what its tokens stand for, and over how long its sums run."""
+
+    vocabulary: dict[str, Any]
+    horizons: list[float]
 
 
 class _Row(msgspec.Struct, array_like=True):
@@ -109,15 +120,22 @@ class Spill:
             self._file.execute(
                 "DELETE FROM principals WHERE position > ?", (-1 if position is None else position,)
             )
-        self.attach(detector, principals)
         self._recent = OrderedDict.fromkeys(hot)
+        self.attach(detector, principals)
 
     def attach(self, detector: Detector, principals: Principals) -> None:
         """Look after another detector, which has the principals of the one before in its memory."""
         self._detector, self._principals = detector, principals
         self._bundle = detector.bundle.checksum
+        terms = _Terms(detector.bundle.vocabulary.to_dict(), list(detector.accumulator.horizons))
+        with self._turn:
+            self._file.execute(
+                "INSERT OR IGNORE INTO bundles VALUES (?, ?)", (self._bundle, msgspec.msgpack.encode(terms))
+            )
         detector.recall = self.recall
         principals.elsewhere = self.seen
+        # Whom its bundle knows and who is on disk: both have something to say.
+        self.recall([name for name in detector.windows.contexts().names if name not in self._recent])
 
     def recall(self, names: Sequence[str]) -> None:
         """Bring back those of some principals who are on disk; they are about to act."""
@@ -154,7 +172,7 @@ class Spill:
             self._write(rows, position, oldest)
         except sqlite3.Error as error:
             _log.error("quiet principals cannot be put on disk", extra={"reason": str(error)})
-            self._give_back([row for _, row in rows])
+            self._give_back([(row, self._bundle) for _, row in rows])
             return 0
         for name in names:
             del self._recent[name]
@@ -184,14 +202,15 @@ class Spill:
     def seen(self, name: str) -> Saved | None:
         """Counts of a principal on disk."""
         found = self._find([name])
-        return found[0].seen if found else None
+        return found[0][0].seen if found else None
 
     def close(self) -> None:
         """Close the file."""
         with self._turn:
             self._file.close()
 
-    def _find(self, names: Sequence[str]) -> list[_Row]:
+    def _find(self, names: Sequence[str]) -> list[tuple[_Row, str]]:
+        """Newest row of each principal that is on disk, and the bundle in whose terms it is."""
         keys = {_key(name): name for name in names}
         newest: dict[int, tuple[int, str, bytes]] = {}
         listed = list(keys)
@@ -207,7 +226,7 @@ class Spill:
                     newest[key] = position, bundle, data
         found = [(_unpack(data), bundle) for _, bundle, data in newest.values()]
         wanted = set(names)
-        return [row for row, bundle in found if row.name in wanted and bundle == self._bundle]
+        return [(row, bundle) for row, bundle in found if row.name in wanted]
 
     def _take(self, names: list[str]) -> list[tuple[int, _Row]]:
         detector = self._detector
@@ -240,9 +259,25 @@ class Spill:
             )
         return rows
 
-    def _give_back(self, rows: Sequence[_Row]) -> None:
+    def _give_back(self, found: Sequence[tuple[_Row, str]]) -> None:
+        for bundle in {bundle for _, bundle in found}:
+            self._give(bundle, [row for row, its in found if its == bundle])
+        self._principals.put([row.seen for row, _ in found if row.seen is not None])
+
+    def _terms(self, bundle: str) -> _Terms | None:
+        with self._turn:
+            row = self._file.execute("SELECT terms FROM bundles WHERE checksum = ?", (bundle,)).fetchone()
+        return None if row is None else msgspec.msgpack.decode(row[0], type=_Terms)
+
+    def _give(self, bundle: str, rows: Sequence[_Row]) -> None:
+        """Give the detector rows that are in the terms of a bundle."""
         detector = self._detector
-        context = detector.windows.window - 1
+        terms = None if bundle == self._bundle else self._terms(bundle)
+        if terms is None and bundle != self._bundle:
+            _log.error("principals on disk are of a model that nobody knows; they are judged as newcomers")
+            return
+        context = max(len(row.tokens) for row in rows) // (2 * len(FIELDS))
+        context = max(context, detector.windows.window - 1)
         tokens = np.zeros((len(rows), context, len(FIELDS)), np.int16)
         lengths = np.zeros(len(rows), np.int16)
         for place, row in enumerate(rows):
@@ -252,22 +287,26 @@ class Spill:
         there = np.flatnonzero(lengths)
         last = np.array([row.last for row in rows], np.int64)
         names = [rows[place].name for place in there.tolist()]
-        detector.windows.put(Contexts(names, tokens[there], lengths[there], last[there]))
+        contexts = Contexts(names, tokens[there], lengths[there], last[there])
         summed = [(row.name, row.sums) for row in rows if row.sums is not None]
-        if summed:
-            detector.accumulator.put(
-                Sums([name for name, _ in summed], np.array([sums for _, sums in summed]))
-            )
+        sums = Sums([name for name, _ in summed], np.array([sums for _, sums in summed]))
         keys = [np.frombuffer(row.keys, np.uint64) for row in rows]
         owners = np.array([stable_hash(row.name) for row in rows], np.uint64)
-        detector.habits.put(
-            OwnHabits(
-                np.repeat(owners, [len(part) for part in keys]),
-                np.concatenate(keys),
-                np.concatenate([np.frombuffer(row.counts, np.uint32) for row in rows]).astype(np.int64),
-            )
+        own = OwnHabits(
+            np.repeat(owners, [len(part) for part in keys]),
+            np.concatenate(keys),
+            np.concatenate([np.frombuffer(row.counts, np.uint32) for row in rows]).astype(np.int64),
         )
-        self._principals.put([row.seen for row in rows if row.seen is not None])
+        if terms is not None:
+            give_contexts(detector, contexts, Vocabulary.from_dict(terms.vocabulary))
+            if summed:
+                give_sums(detector, sums, terms.horizons)
+            detector.habits.put_greater(own, np.empty((0, 2), np.uint64))
+            return
+        detector.windows.put(contexts)
+        if summed:
+            detector.accumulator.put(sums)
+        detector.habits.put(own)
 
 
 def _key(name: str) -> int:

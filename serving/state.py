@@ -27,11 +27,13 @@ import numpy.typing as npt
 import zstandard
 
 from data.actions import StageFolder
+from data.carry import give_contexts, give_sums
 from data.detector import Detector
 from data.errors import KubehabitError
 from data.evidence import Sums
 from data.habits import OwnHabits
 from data.owners import OwnerTracker
+from data.vocabulary import Vocabulary
 from data.windows import Contexts
 from serving.engine import Engine
 from serving.repeats import Repeats
@@ -205,6 +207,7 @@ def capture(engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] 
         "folder_key": detector.encoder.folder.key,
         "owners": [] if owners is None else owners.to_list(),
     }
+    grown = detector.habits.grown(detector.bundle.habits)
     arrays |= {
         "tokens": contexts.tokens,
         "lengths": contexts.lengths,
@@ -213,7 +216,10 @@ def capture(engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] 
         "own_principal": own.principal,
         "own_key": own.key,
         "own_count": own.count.astype(np.uint32),
-        "others": detector.habits.grown(detector.bundle.habits),
+        "others": grown,
+        "others_in_all": detector.habits.counts(grown[:, 0]).astype(
+            np.uint64
+        ),  # for a bundle that adds nothing to them
         "requests": new,
         "requests_before": old,
     }
@@ -228,22 +234,35 @@ def remembered(snapshot: Snapshot, capacity: int) -> Repeats:
 
 
 def restore(snapshot: Snapshot, engine: Engine) -> None:
-    """Give an engine that has not scored yet what a snapshot of the same bundle holds."""
+    """Give an engine that has not scored yet what a snapshot holds, fitted to its bundle if it is another one."""
     meta, arrays = snapshot.meta, snapshot.arrays
     engine.principals.put(meta["principals"])
     engine.principals.since = meta["since"]
     detector = engine.detector
     if not isinstance(detector, Detector) or not snapshot.bundle:
         return
+    _restore_memory(snapshot, detector)
     names = meta["names"]
+    contexts = Contexts(names, arrays["tokens"], arrays["lengths"], arrays["last"])
+    sums = Sums(meta["summed"], arrays["sums"])
+    own = OwnHabits(arrays["own_principal"], arrays["own_key"], arrays["own_count"].astype(np.int64))
+    if snapshot.bundle != detector.bundle.checksum:
+        give_contexts(detector, contexts, Vocabulary.from_dict(meta["vocabulary"]))
+        give_sums(detector, sums, meta["horizons"])
+        in_all = np.stack([arrays["others"][:, 0], arrays["others_in_all"]], axis=1)
+        detector.habits.put_greater(own, in_all)
+        return
     elsewhere = set(detector.windows.contexts().names) - set(names)
     detector.windows.take(list(elsewhere))  # its bundle's context of whoever was not in memory is out of date
-    detector.windows.put(Contexts(names, arrays["tokens"], arrays["lengths"], arrays["last"]))
-    detector.accumulator.put(Sums(meta["summed"], arrays["sums"]))
+    detector.windows.put(contexts)
+    detector.accumulator.put(sums)
     detector.habits.put_others(arrays["others"])
-    detector.habits.put(
-        OwnHabits(arrays["own_principal"], arrays["own_key"], arrays["own_count"].astype(np.int64))
-    )
+    detector.habits.put(own)
+
+
+def _restore_memory(snapshot: Snapshot, detector: Detector) -> None:
+    """The memory of requests and owners, which is the same under every bundle."""
+    meta, arrays = snapshot.meta, snapshot.arrays
     if meta["folder_key"] is not None:
         detector.encoder.folder = StageFolder.from_arrays(
             meta["folder_key"], arrays["requests"], arrays["requests_before"]

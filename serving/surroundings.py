@@ -168,6 +168,10 @@ class Surroundings:
         self._into: OrderedDict[str, deque[Tie]] = OrderedDict()
         self._origins: OrderedDict[str, dict[str, Contribution]] = OrderedDict()
 
+    def adopt(self, fold: Callable[[str], str], trusted_hops: int) -> None:
+        """Go on under another model, whose settings these are."""
+        self._fold, self._hops = fold, trusted_hops
+
     # -- every batch --------------------------------------------------------------------------------------------
 
     def observe(self, events: Sequence[AuditEvent], scores: Scores) -> None:

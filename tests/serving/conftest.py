@@ -34,6 +34,18 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables and nothing in them: MLflow takes seconds to make one, a copy none."""
+    import mlflow
+
+    file = tmp_path_factory.mktemp("registry") / "empty.db"
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{file}", registry_uri=f"sqlite:///{file}")
+    client.search_experiments()
+    client.search_registered_models()
+    return file
+
+
+@pytest.fixture(scope="session")
 def explainer() -> Explainer:
     return Explainer.load(SHIPPED / "explain.yaml")
 

@@ -475,6 +475,7 @@ def test_the_documentation_describes_every_route_with_examples(client: TestClien
         "/v1/glossary",
         "/v1/principals/{principal}",
         "/v1/model",
+        "/v1/model/reload",
         "/healthz",
         "/readyz",
         "/metrics",

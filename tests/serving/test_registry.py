@@ -14,7 +14,14 @@ import pytest
 from data.errors import BundleError, KubehabitError
 from data.home import home, tracking_uri
 from serving import registry
-from serving.registry import Reference, RegistryError, RegistryUnavailableError, open_bundle, parse_model
+from serving.registry import (
+    Fetched,
+    Reference,
+    RegistryError,
+    RegistryUnavailableError,
+    open_bundle,
+    parse_model,
+)
 
 CHAMPION = Reference("kubehabit", alias="champion")
 
@@ -33,18 +40,6 @@ class FakeBundle:
 @pytest.fixture(autouse=True)
 def fake_bundles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.bundle.Bundle", FakeBundle)
-
-
-@pytest.fixture(scope="module")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with its tables and nothing in them: MLflow takes seconds to make one, a copy none."""
-    import mlflow
-
-    file = tmp_path_factory.mktemp("registry") / "empty.db"
-    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{file}", registry_uri=f"sqlite:///{file}")
-    client.search_experiments()
-    client.search_registered_models()
-    return file
 
 
 @pytest.fixture
@@ -78,8 +73,12 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
+def as_it_is(bundle: Any, fetched: Fetched) -> Any:
+    return bundle
+
+
 def opened(cache: Path, wanted: Any = CHAMPION) -> tuple[str, str, str]:
-    bundle, fetched = open_bundle(wanted, cache)
+    bundle, fetched = open_bundle(wanted, cache, as_it_is)
     return str(bundle), fetched.version, fetched.source
 
 
@@ -146,7 +145,7 @@ def test_a_missing_or_half_written_registry_is_told_or_bridged_by_the_last_good_
     database.write_bytes(whole)
     opened(cache)
     break_it()
-    bundle, fetched = open_bundle(CHAMPION, cache)
+    bundle, fetched = open_bundle(CHAMPION, cache, as_it_is)
     assert (str(bundle), fetched.source, fetched.version) == ("good", "cache", "1")
     assert fetched.notice is not None
     assert "last good download is served: version 1" in fetched.notice
@@ -188,9 +187,52 @@ def test_a_bundle_damaged_in_the_registry_is_refused_and_not_kept(
     assert opened(cache)[0] == "mended"
 
 
+def test_a_bundle_damaged_in_the_registry_is_bridged_by_the_one_before(
+    register: Callable[..., str], cache: Path
+) -> None:
+    register("good")
+    opened(cache)
+    register("damaged-2")
+    for _ in range(2):
+        bundle, fetched = open_bundle(CHAMPION, cache, as_it_is)
+        assert (bundle, fetched.version, fetched.source) == ("good", "1", "cache")
+        assert fetched.notice is not None
+        assert "checksum does not match" in fetched.notice
+        assert "version 1" in fetched.notice
+
+
+def test_what_its_check_refuses_is_not_noted_as_good(register: Callable[..., str], cache: Path) -> None:
+    def refuse(bundle: Any, fetched: Fetched) -> Any:
+        if fetched.version == "2":
+            raise BundleError("It fails its self-test.")
+        return bundle
+
+    register("good")
+    assert open_bundle(CHAMPION, cache, refuse)[0] == "good"
+    register("bad")
+    assert open_bundle(CHAMPION, cache, refuse)[0] == "good"
+    (home() / "mlflow.db").unlink()
+    assert open_bundle(CHAMPION, cache, refuse)[1].version == "1"
+
+
+def test_a_registry_file_put_back_from_a_backup_is_read_anew(
+    register: Callable[..., str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a process of its own, where `locate` sets it before MLflow opens the file for the first time.
+    monkeypatch.setenv("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+    register("first")
+    backup = (home() / "mlflow.db").read_bytes()
+    register("second")
+    assert opened(cache)[1] == "2"
+    (home() / "mlflow.db").unlink()
+    assert opened(cache)[2] == "cache"
+    (home() / "mlflow.db").write_bytes(backup)
+    assert opened(cache)[1:] == ("1", "registry")
+
+
 def test_a_bundle_damaged_in_the_cache_is_fetched_again(register: Callable[..., str], cache: Path) -> None:
     register("first")
-    _, fetched = open_bundle(CHAMPION, cache)
+    _, fetched = open_bundle(CHAMPION, cache, as_it_is)
     (fetched.directory / "bundle.json").write_text("damaged by a bad disk")
     assert opened(cache) == ("first", "1", "registry")
 

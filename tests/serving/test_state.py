@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 
 from data.actions import FIELDS, StageFolder
-from data.bundle import Bundle
+from data.bundle import Bundle, seal
+from data.carry import carry_over
 from data.detector import Detector, Scores
 from data.events import AuditEvent, decode_lines
 from data.reader import open_lines
@@ -272,3 +275,65 @@ def test_the_memory_of_events_is_part_of_it(bundle: Bundle, events: list[AuditEv
     again = remembered(Snapshot.unpack(capture(engine, repeats, 1).pack()), 100)
     assert again.first(events[40:60]) == [False] * 10 + [True] * 10
     engine.close()
+
+
+# -- over a change of the model ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def retrained(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same model registered again: another bundle, by its checksum."""
+    folder = tmp_path_factory.mktemp("retrained") / "bundle"
+    shutil.copytree(bundle.path, folder)
+    meta = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(meta | {"created": "2026-11-30T00:00:00+00:00"}))
+    seal(folder)
+    return Bundle.load(folder)
+
+
+def test_a_restart_with_another_model_knows_what_the_one_before_learned(
+    bundle: Bundle, retrained: Bundle, events: list[AuditEvent], uninterrupted: Verdicts
+) -> None:
+    assert retrained.checksum != bundle.checksum
+    parts: list[Scores] = []
+    engine = fresh(bundle, parts)
+    for number, batch in enumerate(batches(events), 1):
+        engine.score(batch)
+        if number % 10 == 0:
+            snapshot = Snapshot.unpack(capture(engine, Repeats(10), number).pack())
+            engine.close()
+            engine = fresh(retrained if number % 20 else bundle, parts)
+            restore(snapshot, engine)
+    engine.close()
+    assert Verdicts.of(parts) == uninterrupted
+
+
+@pytest.mark.parametrize("hot", [1, 7])
+def test_principals_on_disk_come_back_under_another_model(
+    bundle: Bundle,
+    retrained: Bundle,
+    events: list[AuditEvent],
+    uninterrupted: Verdicts,
+    tmp_path: Path,
+    hot: int,
+) -> None:
+    parts: list[Scores] = []
+    engine = fresh(bundle, parts)
+    detector = engine.detector
+    assert isinstance(detector, Recorded)
+    spill = Spill(tmp_path / "principals.db", hot, 10_000)
+    spill.begin(detector, engine.principals, None, detector.windows.contexts().names)
+    for number, batch in enumerate(batches(events), 1):
+        detector.score(batch)
+        spill.evict(number, 0)
+        if number % 10 == 0:
+            new = Recorded(retrained if number % 20 else bundle)
+            new.parts = parts
+            carry_over(detector, new)
+            detector = new
+            spill.attach(detector, engine.principals)
+            spill.evict(number, 0)
+            assert len(detector.windows) <= hot + hot // 4
+    assert Verdicts.of(parts) == uninterrupted
+    engine.close()
+    spill.close()
