@@ -35,6 +35,7 @@ _LEAST_BYTES_A_COMMA = 6
 """In a larger body. The records of a list are found all at once, at 70 bytes each, and it has hardly more of them than commas.
 The recordings have one comma in 37 bytes; managed fields, the densest an event may carry, at most one in nine (`"f:a":{},`)."""
 _COMMA = ord(",")
+_BRACE = ord("}")
 
 
 # The parts of an event are frozen so that they can be keys: most of what a log holds has been seen before, and is then looked up
@@ -288,8 +289,13 @@ def decode_block(block: bytes | memoryview, first_line: int = 1) -> Decoded | No
         events = _EVENT.decode_lines(block)
     except UNREADABLE:
         return None
-    lines = _count(block, _NEWLINE) + (block[-1] != _NEWLINE)
-    if len(events) != lines:
+    letters = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(letters == _NEWLINE)
+    if block[-1] != _NEWLINE:
+        ends = np.append(ends, len(letters))
+    lines = len(ends)
+    # As many events as lines is not enough: an empty line may make up for two events on another.
+    if len(events) != lines or ends[0] == 0 or not (letters[ends - 1] == _BRACE).all():
         return None
     if set(map(_VERSION, events)) != {API_VERSIONS[0]} or not _are_plain(events):
         return None

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.errors import KubehabitError
@@ -165,6 +165,8 @@ LINES = st.lists(
 
 
 @given(LINES, st.booleans())
+@example([event(auditID="two") + event(auditID="on one line"), b""], False)
+@example([event(auditID="two") + event(auditID="on one line"), b" ", event()], True)
 def test_a_block_decodes_as_its_lines_do_or_not_at_all(lines: list[bytes], ends: bool) -> None:
     slow = decode_lines(lines, 5)
     fast = decode_block(b"\n".join(lines) + (b"\n" if ends or not lines[-1] else b""), 5)
