@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from serving.alerts import Alert, Surrounding, Tie
-from serving.store import microseconds
+from serving.store import LARGEST_NUMBER, microseconds
 
 _metadata = sa.MetaData()
 _alerts = sa.Table(
@@ -313,7 +313,7 @@ def incidents(connection: Connection, *, state: str | None, limit: int, cursor: 
     if state is not None:
         query = query.where(_incidents.c.state == state)
     if cursor is not None:
-        query = query.where(_incidents.c.number < cursor)
+        query = query.where(_incidents.c.number < min(cursor, LARGEST_NUMBER))
     return [Row(row.number, row.id, row.state, row.merged_into) for row in connection.execute(query).all()]
 
 

@@ -62,6 +62,9 @@ _QUERY_IDS = 500
 
 _MICROSECONDS_A_DAY = 86_400_000_000
 
+LARGEST_NUMBER = 2**31 - 1
+"""Of a column of whole numbers in PostgreSQL, which refuses a question about a larger one."""
+
 _WRITERS, _SCHEMA = 0x6B75_6265, 0x6B75_6266
 """Keys of PostgreSQL's advisory locks: who writes alerts, who brings the schema up to date. Any two numbers do, if they stay."""
 
@@ -283,7 +286,7 @@ class AlertStore:
         if severity is not None:
             query = query.where(_alerts.c.severity >= SEVERITIES.index(severity))
         if cursor is not None:
-            query = query.where(_alerts.c.number < cursor)
+            query = query.where(_alerts.c.number < min(cursor, LARGEST_NUMBER))
         with self.reading() as connection:
             rows = connection.execute(query).all()
             alerts = [

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from serving.alerts import Alert, ServedModel
+from serving.incident_store import incidents
 from serving.instance import instance
 from serving.retention import Retention
 from serving.sinks.outbox import Outbox
@@ -271,6 +272,14 @@ def test_text_that_no_database_can_hold_is_in_no_alert(store: AlertStore) -> Non
     assert store.get("a1\0") is None
     assert store.page(principal="alice\0").alerts == []
     assert store.page(principal="alice").alerts != []
+
+
+def test_a_cursor_larger_than_any_number_is_before_all_of_them(store: AlertStore) -> None:
+    put(store, alert(1))
+    with store.reading() as connection:
+        incidents(connection, state=None, limit=10, cursor=10**18 - 1)
+    assert [one.id for one in store.page(cursor=10**18 - 1).alerts] == ["a1"]
+    assert store.changes(10**18 - 1) == []
 
 
 def test_a_failure_is_counted(store: AlertStore) -> None:
