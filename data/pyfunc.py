@@ -12,15 +12,16 @@ from data.actions import FIELDS
 from data.bundle import Bundle
 from data.detector import Detector
 from data.events import decode_lines
-from data.reconstruction import OnnxModel
+from data.reconstruction import Model, OnnxModel
 
 
 class AuditModel:
     """Scores raw audit events."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, model: Model | None = None) -> None:
+        """Score with a bundle, and with its graph unless it is given one that is loaded already."""
         self.bundle = bundle
-        self.model = OnnxModel(str(bundle.model_path))
+        self.model: Model = model or OnnxModel(str(bundle.model_path))
 
     def predict(
         self,

@@ -51,6 +51,10 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/v1/principals/{principal:path}"): "read",
     ("GET", "/v1/model"): "read",
     ("POST", "/v1/model/reload"): "admin",
+    ("POST", "/invocations"): "ingest",
+    ("GET", "/ping"): "nothing",
+    ("GET", "/health"): "nothing",
+    ("GET", "/version"): "read",
     ("GET", "/metrics"): "read",
     # Probes cannot send a token, and the API's description tells nothing about the cluster.
     ("GET", "/healthz"): "nothing",
@@ -63,8 +67,11 @@ NEEDS: Mapping[tuple[str, str], Need] = {
 """What each route asks of its caller, by method and path as declared. A route that is not here cannot be served."""
 
 _ROUTINE = frozenset({"/v1/score", "/v1/audit", "/metrics"})
-_SILENT = frozenset({"/healthz", "/readyz", "/docs", "/docs/{name}", "/openapi.json"})
+_SILENT = frozenset({"/healthz", "/readyz", "/ping", "/health", "/docs", "/docs/{name}", "/openapi.json"})
 """Not in the log of access: they are open to all, and probes come every few seconds."""
+
+_QUIET = frozenset({"/healthz", "/readyz", "/ping", "/health", "/metrics"})
+"""Asked every few seconds: told in the log at level debug only."""
 
 _TOO_MANY_REQUESTS = 429
 _HOW = "send the header 'Authorization: Bearer <token>' with that of KUBEHABIT_TOKEN or one that 'kubehabit token create' made."
@@ -302,7 +309,7 @@ class Gate:
                 visit.note(status)
             seconds = time.perf_counter() - started
             self._metrics.request(visit.route, status, seconds)
-            level = logging.DEBUG if visit.route in ("/healthz", "/readyz", "/metrics") else logging.INFO
+            level = logging.DEBUG if visit.route in _QUIET else logging.INFO
             # The path without its query: filters name principals.
             extra: dict[str, Any] = {
                 "method": scope["method"],

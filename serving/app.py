@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from data.errors import KubehabitError
-from serving import model_routes, problems, tracing
+from serving import invocations, model_routes, problems, tracing
 from serving.access import Access, Gate, add_security
 from serving.alerts import SEVERITIES, Alert, Model
 from serving.api_docs import add_docs
@@ -184,6 +184,7 @@ def create_app(
     _add_routes(app, service)
     add_incident_routes(app, service)
     model_routes.install(app, service)
+    invocations.install(app, service)
     add_docs(app)
     add_security(app)
     access.protect(app.routes)

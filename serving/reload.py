@@ -6,9 +6,7 @@ changes nothing. What came of it stands in the metrics, the log, the readiness d
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import random
 import threading
 from concurrent.futures import Future
@@ -33,6 +31,7 @@ from serving.engine import Engine, Loaded, ModelInfo
 from serving.load import UNTESTED, model_loader
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
+from serving.priority import give_way
 from serving.registry import Located, Reference, RegistryError, locate, open_located
 from serving.settings import Settings
 from serving.shadow import ChallengerInfo, Shadow
@@ -47,7 +46,6 @@ _LONGEST_PAUSE = 300.0
 """Seconds between looks at a registry that has long been silent."""
 
 _MAX_REFUSED = 100
-_NICE = 10
 _STOP_SECONDS = 3.0
 _PATIENCE_SECONDS = 1.0
 
@@ -154,7 +152,7 @@ class ModelWatch:
             self._shadow.close()
 
     def _run(self) -> None:
-        _be_nice()
+        give_way()
         every = self._settings.watch_seconds
         with self._looking:
             self._look_after_challenger()
@@ -347,9 +345,3 @@ def _refusal(refused: RefusedVersion, served: str) -> str:
 
 def _give_way(state: RetryCallState) -> None:
     """The process ends; there is nobody left to tell."""
-
-
-def _be_nice() -> None:
-    """Let the threads that answer go first; Linux gives each thread a priority of its own."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

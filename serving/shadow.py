@@ -6,9 +6,7 @@ what it cannot keep up with is dropped and counted.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -26,6 +24,7 @@ from data.events import AuditEvent
 from serving.alerts import Model, clean
 from serving.engine import Loaded
 from serving.model_metrics import ModelMetrics
+from serving.priority import give_way
 
 if TYPE_CHECKING:
     from data.detector import Scores
@@ -40,7 +39,6 @@ _CHUNK = 64
 _GIVE_WAY_SECONDS = 0.05
 """Longest it waits for the champion to be idle before each chunk, so that a service that is never idle still tells something."""
 
-_NICE = 10
 _EXAMPLES = 20
 _FOLLOWED = 50_000
 """Principals whose last flagged action is remembered, to tell incidents from actions."""
@@ -175,9 +173,7 @@ class Shadow:
         return self._waiting == 0
 
     def _run(self) -> None:
-        # Linux gives each thread a priority of its own.
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        give_way()
         while True:
             with self._changed:
                 while not self._queue and not self._stopping:
