@@ -235,7 +235,7 @@ class _Intake(Collector):
         """The figures now."""
         backlog, journal = self._pipeline.backlog(), self._pipeline.journal
         yield GaugeMetricFamily(
-            "kubehabit_backlog_batches", "Durable batches that wait to be scored.", value=backlog.batches
+            "kubehabit_backlog_batches", "Durable batches that are not scored yet.", value=backlog.batches
         )
         yield GaugeMetricFamily(
             "kubehabit_backlog_seconds", "How long the first of them waits.", value=backlog.seconds

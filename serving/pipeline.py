@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, islice
 from typing import Any, TypeVar
 
 from data.errors import KubehabitError
@@ -57,7 +57,7 @@ class _Item:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits to be scored: batches, and since when the first of them does (seconds)."""
+    """What is not scored yet: batches, and since when the first of them waits (seconds)."""
 
     batches: int
     seconds: float
@@ -93,6 +93,7 @@ class Pipeline:
         self._dead_letters = dead_letters
         self._scored = scored
         self._queue: deque[_Item] = deque()
+        self._in_work: list[_Item] = []
         self._held = 0
         self._wake = threading.Condition()
         self._closing = False
@@ -164,9 +165,11 @@ class Pipeline:
     def backlog(self) -> Backlog:
         """What waits now."""
         with self._wake:
-            if not self._queue:
+            waiting = [*self._in_work, *islice(self._queue, 1)]
+            if not waiting:
                 return Backlog(0, 0.0)
-            return Backlog(len(self._queue), max(time.time() - self._queue[0].arrived / 1e6, 0.0))
+            batches = len(self._in_work) + len(self._queue)
+            return Backlog(batches, max(time.time() - waiting[0].arrived / 1e6, 0.0))
 
     def _put_durable(self, item: _Item, place: Place) -> None:
         item.place = place
@@ -204,6 +207,7 @@ class Pipeline:
     def _next(self) -> list[_Item] | None:
         """The batches to score next, or one piece of work; none after a while without any; None when the service ends."""
         with self._wake:
+            self._in_work = []
             self._wake.wait_for(lambda: self._queue or self._closing, _IDLE_SECONDS)
             if self._closing:
                 return None
@@ -218,6 +222,7 @@ class Pipeline:
                 events += size
                 if item.answer is None and item.decoded is not None:
                     self._held -= size
+            self._in_work = taken
             return taken
 
     def _load(self, item: _Item) -> None:
