@@ -228,6 +228,7 @@ class Engine:
 
     Attributes:
         incidents: what the alerts were joined to.
+        surroundings: what surrounds flagged actions, as far as it is remembered.
         note: called with every alert that is raised or grows and its number, within the transaction that stores it.
         loaded: the model as it was loaded; None if it did not come out of a bundle.
         shadow: is offered every scored batch.
@@ -255,7 +256,7 @@ class Engine:
         self._explainer = explainer
         self._settings = settings or AlertSettings()
         self._gap = timedelta(minutes=self._settings.gap_minutes)
-        self._surroundings = surroundings or Surroundings(explainer, round(self._gap.total_seconds() * 1e6))
+        self.surroundings = surroundings or Surroundings(explainer, round(self._gap.total_seconds() * 1e6))
         self.incidents = Incidents(store, explainer)
         self._lock = threading.Lock()
         self._aside: list[tuple[int, Gathered]] = []
@@ -274,7 +275,7 @@ class Engine:
             if self.shadow is not None:
                 self.shadow.offer(events, scores)
             self._record(scores)
-            self._surroundings.observe(events, scores)
+            self.surroundings.observe(events, scores)
             flagged = self._unusual(events, scores)
             waiting = [*self._unsaved, *flagged.values()]
             try:
@@ -283,7 +284,7 @@ class Engine:
                 self._unsaved = waiting[-_MAX_UNSAVED:]
                 raise
             self._unsaved = []
-            self._set_aside(self._surroundings.watched(scores))
+            self._set_aside(self.surroundings.watched(scores))
             return Batch(
                 events=len(events),
                 scored=len(scores.event),
@@ -345,7 +346,7 @@ class Engine:
             self.model, self.loaded = loaded.model, loaded
             self.principals.trained = loaded.trained
             encoder = loaded.detector.encoder
-            self._surroundings.adopt(encoder.identity.fold, encoder.settings.trusted_hops)
+            self.surroundings.adopt(encoder.identity.fold, encoder.settings.trusted_hops)
             return time.perf_counter() - began
 
     def set_shadow(self, shadow: Shadow | None, fresh: Detector | None = None) -> None:
@@ -478,7 +479,7 @@ class Engine:
             by_principal.setdefault(entry.principal, []).append(entry)
         raised: list[Alert] = []
         grown: list[Alert] = []
-        restore = self._surroundings.checkpoint(by_principal)
+        restore = self.surroundings.checkpoint(by_principal)
         try:
             self._save_all(by_principal, raised, grown)
         except StoreError:
@@ -549,7 +550,7 @@ class Engine:
         alert = growing.alert
         flags = [Flag(moment, one.threshold, one.action) for (_, moment), one in fresh.items()]
         flags.sort(key=lambda flag: flag.time)
-        found = self._surroundings.gather(alert.principal, flags, growing.number)
+        found = self.surroundings.gather(alert.principal, flags, growing.number)
         # Within what the alert spans already, milder actions were counted when it last grew.
         mild = found.contributors
         if growing.number is not None and alert.began is not None:
@@ -563,7 +564,7 @@ class Engine:
         add_contributors(alert, mild)
         self._explainer.renew(alert)
         number = writer.put(growing.number, alert, list(fresh))
-        self._surroundings.stored(alert.principal, number)
+        self.surroundings.stored(alert.principal, number)
         add_surroundings(writer.connection, number, found.around)
         ties = add_ties(writer.connection, number, found.ties)
         self.incidents.join(writer.connection, alert, ties)

@@ -14,6 +14,7 @@ from serving.repeats import Repeats
 from serving.settings import StateSettings
 from serving.spill import Spill
 from serving.state import Snapshot, Snapshots, capture, remembered, restore
+from serving.store import StoreError
 
 _log = logging.getLogger("kubehabit.state")
 _PRESSED, _WORTH = 1 / 2, 1 / 8
@@ -91,21 +92,32 @@ class Keeper:
         self._events += events
         if self._spill is not None:
             self._spill.evict(position, self._oldest)
-        if position <= self._position or self._engine.has_unsaved:
+        if position <= self._position:
             return
         journal = self._journal
         if (
             journal.used > _PRESSED * journal.max_bytes
             and journal.scored(position) > _WORTH * journal.max_bytes
         ):
-            self._wait()
-            self._write(self._take(position), keep=1)
+            if self._is_stored():
+                self._wait()
+                self._write(self._take(position), keep=1)
         elif self._events >= self._settings.snapshot_events or time.monotonic() >= self._due:
-            if self._writing is not None and self._writing.is_alive():
-                return
-            snapshot = self._take(position)
-            self._writing = threading.Thread(target=self._write, args=(snapshot,), name="snapshot")
-            self._writing.start()
+            is_busy = self._writing is not None and self._writing.is_alive()
+            if not is_busy and self._is_stored():
+                snapshot = self._take(position)
+                self._writing = threading.Thread(target=self._write, args=(snapshot,), name="snapshot")
+                self._writing.start()
+
+    def _is_stored(self) -> bool:
+        """Whether all is in the store that what was scored led to: a snapshot says that it need not be scored again."""
+        if self._engine.has_unsaved:
+            return False
+        try:
+            self._engine.settle()
+        except StoreError:
+            return False
+        return True
 
     def _take(self, position: int) -> Snapshot:
         hot = None
@@ -138,7 +150,7 @@ class Keeper:
     def close(self, position: int) -> None:
         """Take a last snapshot, so that the next start has nothing to score again."""
         self._wait()
-        if position > self._position and not self._engine.has_unsaved:
+        if position > self._position and self._is_stored():
             self._write(self._take(position))
         if self._spill is not None:
             self._spill.close()

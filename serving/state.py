@@ -185,6 +185,7 @@ def capture(engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] 
         "principals": principals,
         "since": engine.principals.since,
         "repeats_key": repeats.key,
+        "contributors": engine.surroundings.contributors.saved(),
     }
     remembered = repeats.to_arrays()
     arrays: dict[str, Array] = {
@@ -238,6 +239,7 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
     meta, arrays = snapshot.meta, snapshot.arrays
     engine.principals.put(meta["principals"])
     engine.principals.since = meta["since"]
+    engine.surroundings.contributors.put(meta["contributors"])
     detector = engine.detector
     if not isinstance(detector, Detector) or not snapshot.bundle:
         return

@@ -144,6 +144,9 @@ class Surroundings:
         fold: turns a user name into the principal that it counts as (`data.principals.Identity.fold`).
         trusted_hops: proxies of one's own before the API server (`data.actions.ActionSettings`).
         recent: actions of everybody that are remembered.
+
+    Attributes:
+        contributors: milder actions that may add up to a flag yet.
     """
 
     def __init__(
@@ -159,7 +162,7 @@ class Surroundings:
         self._gap = gap
         self._fold = fold
         self._recent = Recent(recent)
-        self._contributors = Contributors()
+        self.contributors = Contributors()
         self._runs_as = RunsAs()
         self._consequences = Consequences()
         self._followed: OrderedDict[str, deque[Followed]] = OrderedDict()
@@ -259,8 +262,11 @@ class Surroundings:
             )
             mild.did = self._explainer.did(deed_of(mild))
         address = self._place(event.sourceIPs)
-        one = Contribution(time, clean(event.auditID, 128), new, wrong, mild, address, clean(event.userAgent))
-        self._contributors.add(principal, one)
+        packed = None if mild is None else mild.model_dump_json(by_alias=True).encode()
+        one = Contribution(
+            time, clean(event.auditID, 128), new, wrong, packed, address, clean(event.userAgent)
+        )
+        self.contributors.add(principal, one)
         if address and any(reason.attribute == "place" for reason in reasons):
             self._note_origin(address, principal, one)
         if scores.kind[row] not in MACHINERY:
@@ -319,10 +325,10 @@ class Surroundings:
         """
         led: dict[tuple[int, str], Contribution] = {}
         for flag in (*flags[:_TIES_EACH], flags[-1]):
-            for one in self._contributors.leading_to(principal, flag.time, flag.threshold):
+            for one in self.contributors.leading_to(principal, flag.time, flag.threshold):
                 led[one.time, one.audit_id] = one
         first, last = flags[0].time, flags[-1].time
-        mild = [one for one in led.values() if one.told is not None]
+        mild = [one for one in led.values() if one.packed is not None]
         watch = self._watches.get(principal)
         begin = min([first, *(one.time for one in led.values() if one.time >= first - self._gap)])
         if watch is None or watch.number != number:
@@ -334,7 +340,7 @@ class Surroundings:
         watch.begin, watch.last = min(watch.begin, begin), max(watch.last, last)
         watch.until = max(watch.until, watch.last + AROUND)
         found = Gathered(
-            contributors=sorted((one.told for one in mild if one.told is not None), key=lambda one: one.time)
+            contributors=sorted((short for one in mild if (short := one.told)), key=lambda one: one.time)
         )
         keyed = {(flag.time, flag.action.audit_id): self._flagged(principal, flag.action) for flag in flags}
         keyed |= {(one.time, one.audit_id): self._contributed(principal, one) for one in mild}
@@ -372,8 +378,8 @@ class Surroundings:
         acted = set(scores.principal)
         for principal, watch in list(self._watches.items()):
             if principal in acted or principal in self._followed:
-                for one in self._contributors.within(principal, watch.upto + 1, watch.until):
-                    if one.told is not None and one.time - watch.last <= self._gap:
+                for one in self.contributors.within(principal, watch.upto + 1, watch.until):
+                    if one.packed is not None and one.time - watch.last <= self._gap:
                         watch.until = max(watch.until, one.time + AROUND)
                 around = self._around(watch, {})
                 ties = self._ties(principal, watch) if around else []
@@ -388,7 +394,7 @@ class Surroundings:
         principal = watch.principal
         known = {
             (one.time, one.audit_id): one
-            for one in self._contributors.within(principal, watch.upto + 1, watch.until)
+            for one in self.contributors.within(principal, watch.upto + 1, watch.until)
         }
         start = min(known.values(), key=lambda one: one.time, default=None)
         before: list[Surrounding] = []
@@ -399,7 +405,7 @@ class Surroundings:
             if key in keyed:
                 continue
             one = known.get(key)
-            if one is not None and one.told is not None:
+            if one is not None and one.packed is not None:
                 keyed[key] = self._contributed(principal, one)
             elif one is None and seen.time < watch.begin:
                 same = start is None or (
@@ -438,7 +444,7 @@ class Surroundings:
         """Others who lately came for the first time from an address that was new to this principal too."""
         mine = {
             one.address: one
-            for one in self._contributors.within(principal, watch.begin, watch.until)
+            for one in self.contributors.within(principal, watch.begin, watch.until)
             if one.address
         }
         ties = []
@@ -477,8 +483,9 @@ class Surroundings:
         return self._surrounding(action, principal, "flagged", action.evidence, action.habits)
 
     def _contributed(self, principal: str, one: Contribution) -> Surrounding:
-        assert one.told is not None
-        return self._surrounding(one.told, principal, "contributor", one.told.weight, one.told.habits)
+        short = one.told
+        assert short is not None
+        return self._surrounding(short, principal, "contributor", short.weight, short.habits)
 
     def _surrounding(
         self, action: Told, principal: str, role: str, weight: float, habits: Sequence[Novelty]

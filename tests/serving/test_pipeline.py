@@ -112,7 +112,7 @@ def test_callers_that_are_scored_together_get_their_own_verdicts(
         caller.start()
     service: Service = client.app.state.service  # type: ignore[attr-defined]
     assert service.pipeline is not None
-    while service.pipeline.backlog().batches < len(callers):
+    while service.pipeline.backlog().batches <= len(callers):
         threading.Event().wait(0.01)
     held.leave.set()
     for caller in callers:

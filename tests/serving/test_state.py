@@ -277,6 +277,22 @@ def test_the_memory_of_events_is_part_of_it(bundle: Bundle, events: list[AuditEv
     engine.close()
 
 
+def test_what_may_still_add_up_to_an_alert_is_remembered_over_a_restart(
+    bundle: Bundle, events: list[AuditEvent]
+) -> None:
+    engine = fresh(bundle, [])
+    for batch in batches(events[:6000]):
+        engine.score(batch)
+    before = engine.surroundings.contributors.saved()
+    assert before
+    snapshot = Snapshot.unpack(capture(engine, Repeats(10), 1).pack())
+    engine.close()
+    engine = fresh(bundle, [])
+    restore(snapshot, engine)
+    assert engine.surroundings.contributors.saved() == before
+    engine.close()
+
+
 # -- over a change of the model ---------------------------------------------------------------------------------
 
 
