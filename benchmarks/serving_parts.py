@@ -20,6 +20,8 @@ from data.bundle import Bundle
 
 PARTS = (
     "decode",
+    "pack for the journal",
+    "recognise repeats",
     "encode",
     "windows",
     "reconstruct",
@@ -76,7 +78,9 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
     from data.vocabulary import Vocabulary
     from data.windows import Windows
     from serving.engine import Engine
+    from serving.journal import record
     from serving.load import load_engine
+    from serving.repeats import Repeats
     from serving.settings import load_settings
 
     clock = Clock()
@@ -104,10 +108,16 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
         stack.enter_context(mock.patch.object(detecting, "attribute_hashes", hashes))
         deeds = classmethod(clock.timed("calibration", Deeds.of.__func__))  # type: ignore[attr-defined]
         stack.enter_context(mock.patch.object(Deeds, "of", deeds))
-        engine = load_engine(load_settings(), bundle, store_url=f"sqlite:///{folder}/alerts.db")
+        settings = load_settings()
+        repeats = Repeats(settings.journal.remembered_events)
+        engine = load_engine(settings, bundle, store_url=f"sqlite:///{folder}/alerts.db")
         for body, _ in bodies:
             with clock.part("decode"):
                 decoded = decode_body(body)
+            with clock.part("pack for the journal"):
+                record("/v1/audit", body, "", body)
+            with clock.part("recognise repeats"):
+                repeats.first(decoded.events)
             with clock.part("rest of the engine"):
                 engine.score(decoded.events)
         engine.close()
@@ -115,12 +125,17 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
     return {name: 1e6 * seconds / events for name, seconds in clock.seconds.items()}
 
 
-def bare_reconstruction(bundle: Path, bodies: Sequence[tuple[bytes, int]], batch: int = 256) -> float:
-    """CPU microseconds a window of the bundle's graph alone in onnxruntime, one thread, on the windows of the recording."""
-    import onnxruntime
+def bare_reconstruction(
+    bundle: Path, bodies: Sequence[tuple[bytes, int]], batch: int = 256
+) -> tuple[float, float | None]:
+    """CPU microseconds a window of the bundle's graphs alone in onnxruntime, one thread, on the windows of the recording.
 
+    Returns:
+        The whole graph, and the one for the newest action if the bundle has it. What they are fed is made beforehand.
+    """
     from data.actions import ActionEncoder
     from data.events import decode_body
+    from data.reconstruction import NewestOnnxModel, OnnxModel
     from data.windows import Windows
 
     opened = Bundle.load(bundle)
@@ -130,30 +145,33 @@ def bare_reconstruction(bundle: Path, bodies: Sequence[tuple[bytes, int]], batch
         actions = encoder.encode(decode_body(body).events)
         names = [actions.principals[code].name for code in actions.principal.tolist()]
         ids = np.array([opened.principals.ids.get(name, 0) for name in names], np.int64)
-        cut = windows.cut(names, opened.vocabulary.encode(actions, encoder), actions.time)
-        parts.append((cut.tokens(), cut.lengths, ids))
-    tokens, lengths, who = (np.concatenate(column) for column in zip(*parts, strict=True))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        str(opened.model_path), options, providers=["CPUExecutionProvider"]
-    )
-    newest = np.zeros(1, np.int64)
+        parts.append((windows.cut(names, opened.vocabulary.encode(actions, encoder), actions.time), ids))
+    events = sum(len(ids) for _, ids in parts)
+    nobody = np.zeros(max(len(ids) for _, ids in parts), np.int64)
+    model = OnnxModel(str(opened.model_path))
+    newest = None if opened.newest_path is None else NewestOnnxModel(str(opened.newest_path))
 
-    def run() -> float:
+    def whole() -> float:
+        spent = 0.0
+        for cut, ids in parts:
+            for at in range(0, len(ids), batch):
+                some = slice(at, at + batch)
+                tokens = cut.tokens(some)
+                began = time.process_time()
+                model(tokens, cut.lengths[some], ids[some], nobody[: len(tokens)], nobody[:1])
+                spent += time.process_time() - began
+        return spent
+
+    def alone() -> float:
+        assert newest is not None
         began = time.process_time()
-        for at in range(0, len(tokens), batch):
-            to = at + batch
-            session.run(
-                ["nll", "rank", "log_probs"],
-                {
-                    "tokens": tokens[at:to],
-                    "lengths": lengths[at:to],
-                    "principal": who[at:to],
-                    "group": np.zeros(len(who[at:to]), np.int64),
-                    "positions": newest,
-                },
-            )
+        for cut, ids in parts:
+            newest(cut, ids, nobody[: len(ids)], np.arange(len(ids)))
         return time.process_time() - began
 
-    return 1e6 * min(run() for _ in range(2)) / len(tokens)
+    best = [
+        None if newest is None and run is alone else 1e6 * min(run() for _ in range(2)) / events
+        for run in (whole, alone)
+    ]
+    assert best[0] is not None
+    return best[0], best[1]

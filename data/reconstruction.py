@@ -21,6 +21,9 @@ Nll = npt.NDArray[np.float32]
 _BATCH = 512
 """Windows computed at once: more do not stay in a processor's caches, fewer do not fill its vector units."""
 
+_MOST_ACTIONS = 2048
+"""Actions that are given at once: windows that share none would need 16 times as many as there are windows, and as much memory."""
+
 _NEWEST = np.zeros(1, np.int64)
 
 
@@ -39,6 +42,8 @@ def _session(path: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # A pattern is kept of every combination of shapes, and hardly any comes twice.
+    options.enable_mem_pattern = False
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -82,10 +87,15 @@ class NewestOnnxModel:
         newest = cut.first + cut.lengths - 1
         # The windows of a principal lie side by side, so that each part needs a stretch of the actions.
         order = np.argsort(newest[rows], kind="stable")
-        for begin in range(0, len(rows), _BATCH):
+        begin = 0
+        while begin < len(rows):
             part = order[begin : begin + _BATCH]
             at = rows[part]
-            low, high = int(cut.first[at].min()), int(newest[at].max()) + 1
+            low = int(cut.first[at].min())
+            fit = int(np.searchsorted(newest[at], low + _MOST_ACTIONS))
+            part, at = part[:fit], at[:fit]
+            begin += fit
+            high = int(newest[at[-1]]) + 1
             index = newest[at, None] + np.arange(1 - cut.window, 1)
             index = np.where(index < cut.first[at, None], high, index) - low
             whose = cut.whose[low:high]
