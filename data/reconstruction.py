@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 Nll = npt.NDArray[np.float32]
 
-_BATCH = 512
+_BATCH = 256
 """Windows computed at once: more do not stay in a processor's caches, fewer do not fill its vector units."""
 
-_MOST_ACTIONS = 2048
-"""Actions that are given at once: windows that share none would need 16 times as many as there are windows, and as much memory."""
+_MOST_ACTIONS = 1024
+"""Actions that are given at once: windows that share none would need 16 times as many as there are windows, and so much memory."""
+
+_FLAGGED = 64
+"""Flagged windows whose alternatives are computed at once: they are few, and the log-probabilities of all tokens are large."""
 
 _NEWEST = np.zeros(1, np.int64)
 
@@ -190,7 +193,7 @@ class Reconstruction:
     def log_probs(self, cut: Cut, ids: Ints, groups: Ints, rows: Ints) -> npt.NDArray[np.float32]:
         """Log-probabilities of all tokens for the newest action of some windows, float32 [n, V]."""
         parts = []
-        for begin in range(0, len(rows), _BATCH):
-            at = rows[begin : begin + _BATCH]
+        for begin in range(0, len(rows), _FLAGGED):
+            at = rows[begin : begin + _FLAGGED]
             parts.append(self.model(cut.tokens(at), cut.lengths[at], ids[at], groups[at], _NEWEST)[2][:, 0])
         return np.concatenate(parts)
