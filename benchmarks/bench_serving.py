@@ -26,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from http.client import HTTPConnection
 from itertools import islice
@@ -52,6 +52,9 @@ _ITEM = b'{"kind":"Event","apiVersion":"audit.k8s.io/v1",'
 _HEAD, _TAIL = b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":[', b"]}\n"
 _USER = re.compile(rb'"user":\{"username":"([^"]+)"')
 _PERSON = re.compile(rb'[^":]+@[^"]+|system:serviceaccount:(?!kube-)[^"]+')
+_TRIMMED = 35
+"""Seconds after which the service has given freed memory back: see serving/memory.py."""
+
 _BUSY_FROM = 0.5
 """Load average from which on the machine counts as busy, for each of its cores."""
 
@@ -190,8 +193,15 @@ class Server:
 
     def resident(self) -> float:
         """Resident memory, MB."""
+        return self._memory("VmRSS")
+
+    def peak(self) -> float:
+        """The highest that resident memory has been, MB."""
+        return self._memory("VmHWM")
+
+    def _memory(self, name: str) -> float:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+) kB", text)[0]) * 1024 / 1e6
+        return int(re.findall(rf"{name}:\s+(\d+) kB", text)[0]) * 1024 / 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,43 +404,33 @@ def differing(server: Server, bundle: Path, bodies: Sequence[tuple[bytes, int]])
     return differ, at
 
 
-def install_size() -> float:
-    """MB that `pip install .` puts into a new virtual environment's site-packages, pip itself left out."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment, source = Path(folder) / "venv", Path(folder) / "source"
-        # A copy of what is committed and what is not yet: building in place would leave build/ behind.
-        names = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-        ).stdout.split(b"\0")
-        for name in filter(None, (name.decode() for name in names)):
-            if (ROOT / name).is_file():
-                (source / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / name, source / name)
-        try:
-            subprocess.run(
-                [sys.executable, "-m", "venv", str(environment)], check=True, stdout=subprocess.DEVNULL
-            )
-        except subprocess.CalledProcessError:
-            subprocess.run([sys.executable, "-m", "virtualenv", "-q", str(environment)], check=True)
-        python = environment / "bin" / "python"
+def serving_environment(folder: Path) -> tuple[Path, float]:
+    """What `pip install .` makes of a new virtual environment: its interpreter, and the MB of its site-packages without pip itself."""
+    environment, source = folder / "environment", folder / "source"
+    # A copy of what is committed and what is not yet: building in place would leave build/ behind.
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True).stdout.decode().split("\0")
+    for name in names:
+        if name and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
+    try:
         subprocess.run(
-            [str(python), "-m", "pip", "install", "-q", "-c", "requirements/lock.txt", str(source)],
-            check=True,
-            cwd=ROOT,
+            [sys.executable, "-m", "venv", str(environment)], check=True, stdout=subprocess.DEVNULL
         )
-        [packages] = (environment / "lib").glob("python*/site-packages")
-        return (
-            sum(
-                path.stat().st_size
-                for path in packages.rglob("*")
-                if path.is_file()
-                and not path.relative_to(packages).parts[0].startswith(("pip", "setuptools", "wheel"))
-            )
-            / 1e6
-        )
+    except subprocess.CalledProcessError:  # Debian's python3 without python3-venv
+        subprocess.run([sys.executable, "-m", "virtualenv", "-q", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "-q", "-c", "requirements/lock.txt", str(source)]
+    subprocess.run(install, check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
+    [packages] = (environment / "lib").glob("python*/site-packages")
+    size = sum(
+        path.stat().st_size
+        for path in packages.rglob("*")
+        if path.is_file()
+        and not path.relative_to(packages).parts[0].startswith(("pip", "setuptools", "wheel"))
+    )
+    return python, size / 1e6
 
 
 def soak(server: Server, bodies: Path, day: date, rate: float, minutes: float) -> list[Row]:
@@ -590,9 +590,13 @@ def start_and_memory(model: Model, folder: Path) -> list[Row]:
     bodies = folder / "crowd.bodies"
     write_bodies(bodies, event_lists(lines))
     with Server(model, folder / "memory") as server:
-        answers = load(bodies, server.port, DAY, "--requests", str(-(-len(lines) // BATCH)))
+        requests = -(-len(lines) // BATCH)
+        answers = load(bodies, server.port, DAY, "--requests", str(requests))
         server.settle(answers["events"])
+        highest = server.peak()
+        time.sleep(_TRIMMED)
         held = server.figure("kubehabit_principals")
+        state = server.figure("kubehabit_state_bytes")
         full = server.resident()
     return [
         at_most(
@@ -602,7 +606,8 @@ def start_and_memory(model: Model, folder: Path) -> list[Row]:
         Row("resident, just started", empty, "MB"),
         Row("principals in memory", held, "principals"),
         at_most(f"resident with {PRINCIPALS:,} principals of {ACTIONS_EACH} actions each", full, "MB", 350),
-        Row("memory of a principal", 1e6 * (full - empty) / max(held, 1), "bytes"),
+        Row("highest while they came as fast as they were taken", highest, "MB"),
+        Row("state of a principal: its last actions and its habits", state / max(held, 1), "bytes"),
     ]
 
 
@@ -629,8 +634,10 @@ def main() -> None:
     parser.add_argument("--model", help="a registered model, models:/NAME@ALIAS, of MLFLOW_TRACKING_URI")
     parser.add_argument("--home", type=Path, default=KEPT, help="where the model trained here is kept")
     parser.add_argument("--quick", action="store_true", help="10 seconds for each latency instead of 60")
-    parser.add_argument("--no-install", action="store_true", help="leave out the size of an installation")
-    parser.add_argument("--only", choices=("speed", "latency", "memory", "verdicts", "install"), nargs="+")
+    parser.add_argument(
+        "--no-install", action="store_true", help="serve from this environment, not from a new one"
+    )
+    parser.add_argument("--only", choices=("speed", "latency", "memory", "verdicts"), nargs="+")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="steady load instead of all else")
     parser.add_argument("--rate", type=float, help="events/s of the soak; default: half the highest rate")
     chosen = parser.parse_args()
@@ -662,9 +669,14 @@ def main() -> None:
         parts: dict[str, Callable[[], list[Row]]] = {
             "memory": lambda: start_and_memory(model, folder),
             "verdicts": lambda: verdicts(model, bundle, folder, bodies),
-            "install": lambda: [at_most("installed serving environment", install_size(), "MB", 450)],
         }
         wanted = chosen.only or ["speed", "latency", *parts]
+        if chosen.no_install:
+            print("What serves is this environment, which has more in it than the service needs.", flush=True)
+        else:
+            python, size = serving_environment(folder)
+            model = replace(model, python=str(python))
+            rows.append(at_most("installed serving environment", size, "MB", 450))
         highest = 0.0
         if {"speed", "latency"} & set(wanted):
             busy = is_busy()
@@ -674,7 +686,7 @@ def main() -> None:
             busy = is_busy()
             rows += marked(latency(model, folder, bodies, highest, 10 if chosen.quick else 60), busy)
         for part, measure in parts.items():
-            if part in wanted and not (part == "install" and chosen.no_install):
+            if part in wanted:
                 busy = is_busy()
                 rows += marked(measure(), busy)
     report("serving", rows)

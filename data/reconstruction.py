@@ -22,7 +22,7 @@ _BATCH = 256
 """Windows computed at once: more do not stay in a processor's caches, fewer do not fill its vector units."""
 
 _MOST_ACTIONS = 1024
-"""Actions that are given at once: windows that share none would need 16 times as many as there are windows, and so much memory."""
+"""Actions that are given at once: windows that share none would need 16 times as many as there are windows, and that memory."""
 
 _FLAGGED = 64
 """Flagged windows whose alternatives are computed at once: they are few, and the log-probabilities of all tokens are large."""

@@ -22,9 +22,8 @@ class Trimmer:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._seconds):
-            if not trim():
-                return
+        while trim() and not self._stop.wait(self._seconds):
+            pass
 
     def close(self) -> None:
         """End."""

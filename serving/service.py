@@ -18,6 +18,7 @@ from serving.engine import Batch, Engine, EventResult
 from serving.instance import instance
 from serving.journal import Journal, JournalError, Record, record
 from serving.keeper import Keeper
+from serving.memory import Trimmer
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.priority import give_way
@@ -50,6 +51,7 @@ class Service:
         self.dispatcher: Dispatcher | None = None
         self._retention: Retention | None = None
         self.watch: ModelWatch | None = None
+        self._trimmer = Trimmer()
         self.pipeline: Pipeline | None = None
         # The event loop stays free to answer while a large body is decoded.
         self._receiving = ThreadPoolExecutor(_RECEIVING, thread_name_prefix="receiving")
@@ -67,6 +69,7 @@ class Service:
             engine.store.on_error = self.metrics.store_error
             self._retention = Retention(engine.store)
             self._retention.start()
+            self._trimmer.start()
         if self.dispatcher is None and self.settings.sinks:
             claimer = instance(self.settings.journal.resolved_path)
             self.dispatcher = Dispatcher(
@@ -208,6 +211,7 @@ class Service:
             self.dispatcher.close()
         if self._retention is not None:
             self._retention.close()
+            self._trimmer.close()
         if self.engine is not None:
             self.engine.close()
         self.dead_letters.close()
