@@ -405,7 +405,7 @@ def differing(server: Server, bundle: Path, bodies: Sequence[tuple[bytes, int]])
 
 
 def serving_environment(folder: Path) -> tuple[Path, float]:
-    """What `pip install .` makes of a new virtual environment: its interpreter, and the MB of its site-packages without pip itself."""
+    """What `pip install .` makes of a new virtual environment: its interpreter, and MB of its site-packages without pip."""
     environment, source = folder / "environment", folder / "source"
     # A copy of what is committed and what is not yet: building in place would leave build/ behind.
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
