@@ -135,6 +135,7 @@ class Journal:
 
     Attributes:
         last: sequence of the last durable record; 0 before the first.
+        hold: says up to which sequence somebody else, too, has no more need of the journal; nothing beyond it is deleted.
 
     Raises:
         JournalError: the folder cannot be used, or another process uses it.
@@ -143,6 +144,7 @@ class Journal:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
+        self.hold: Callable[[], int] | None = None
         self._segment_bytes = min(_SEGMENT_BYTES, max(max_bytes // _SEGMENTS, _BODY))
         self._sizes: dict[int, int] = {}
         self._pending: list[_Waiting] = []
@@ -312,6 +314,26 @@ class Journal:
                     if place.sequence > after:
                         yield place
 
+    def between(self, after: int, upto: int, last: Place | None = None) -> Iterator[Place]:
+        """Where the records after one and up to another are, in order. May be called while records are appended.
+
+        Args:
+            after: sequence of the record before.
+            upto: sequence of the last one; it has to be durable.
+            last: where `after` is, if that is known; else its segment is read from the beginning.
+        """
+        with self._wake:
+            numbers = sorted(self._sizes)
+        for number, following in pairwise([*numbers, upto + 1]):
+            if following - 1 <= after or number > upto:
+                continue
+            begin = _BODY
+            if last is not None and last.segment == number:
+                begin = last.offset + _HEADER_BYTES + last.stored
+            for place in _between(self._path(number), number, begin, upto):
+                if after < place.sequence <= upto:
+                    yield place
+
     def read(self, place: Place) -> Record:
         """A record.
 
@@ -348,6 +370,8 @@ class Journal:
 
     def prune(self, upto: int) -> None:
         """Delete the segments whose records are all at or before a sequence."""
+        if self.hold is not None:
+            upto = min(upto, self.hold())
         with self._wake:
             gone = self._gone(upto)
             if self._active in gone:
@@ -418,6 +442,26 @@ def _parse(data: bytes | mmap.mmap, offset: int, mark: bytes | None) -> tuple[in
         whole[:source].decode(errors="replace"), arrived, _ENCODINGS[code], size, bytes(whole[source:])
     )
     return sequence, taken, stored
+
+
+def _between(path: Path, number: int, begin: int, upto: int) -> Iterator[Place]:
+    """Places of a segment from an offset on, read one by one; all of a damaged one is looked through."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            mark, offset = data[len(_MAGIC) : _BODY], begin
+            while offset < len(data):
+                found = _parse(data, offset, mark)
+                if found is None:
+                    break
+                yield Place(found[0], number, offset, found[2], found[1].arrived)
+                if found[0] >= upto:
+                    return
+                offset += _HEADER_BYTES + found[2]
+            else:
+                return
+    except (FileNotFoundError, ValueError):  # deleted meanwhile, or empty
+        return
+    yield from (place for place in _scan(path, number)[0] if place.offset > offset)
 
 
 def _scan(path: Path, number: int) -> tuple[list[Place], int]:

@@ -149,6 +149,15 @@ class Metrics:
         """Begin to tell what the detector holds."""
         self._registry.register(_Memory(figures))
 
+    def event_store(self, behind: Callable[[], int]) -> None:
+        """Begin to tell how far the event store is behind the scoring."""
+        gauge = Gauge(
+            "kubehabit_event_store_behind_batches",
+            "Batches that are scored and not in the event store yet.",
+            registry=self._registry,
+        )
+        gauge.set_function(behind)
+
     def batch(self, batch: Batch, repeated: int) -> None:
         """Count what was scored, and the events that had been sent before."""
         self._events.labels("scored").inc(batch.scored)

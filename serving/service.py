@@ -15,6 +15,8 @@ from data.events import AuditEvent, Decoded, decode_body
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult
+from serving.forensics.follower import Follower
+from serving.forensics.store import EventStore
 from serving.instance import instance
 from serving.journal import Journal, JournalError, Record, record
 from serving.keeper import Keeper
@@ -53,6 +55,8 @@ class Service:
         self.watch: ModelWatch | None = None
         self._trimmer = Trimmer()
         self.pipeline: Pipeline | None = None
+        self.events: EventStore | None = None
+        self._follower: Follower | None = None
         # The event loop stays free to answer while a large body is decoded.
         self._receiving = ThreadPoolExecutor(_RECEIVING, thread_name_prefix="receiving")
         # Of low priority: what is asked of the plain model must not hold up what the cluster sends.
@@ -63,7 +67,7 @@ class Service:
         """Serve an engine from now on.
 
         Raises:
-            JournalError: the journal cannot be opened.
+            KubehabitError: the journal or the event store cannot be opened.
         """
         if self._retention is None:
             engine.store.on_error = self.metrics.store_error
@@ -94,7 +98,13 @@ class Service:
         journal = Journal(settings.resolved_path, settings.max_bytes)
         keeper = Keeper(self.settings.state, engine, journal, settings.remembered_events)
         pipeline = Pipeline(engine, journal, keeper, self.dead_letters, self._tell)
+        if self.settings.events.enabled:
+            self.events = EventStore(self.settings.events)
+            self._follower = Follower(self.events, journal, lambda: pipeline.position)
         pipeline.start(keeper.restore())
+        if self._follower is not None:
+            self._follower.start()
+            self.metrics.event_store(self._follower.behind)
         self.metrics.intake(pipeline)
         return pipeline
 
@@ -193,6 +203,8 @@ class Service:
                 self.dispatcher.wake()
         self.metrics.batch(batch, repeated)
         self.metrics.lag(events)
+        if self._follower is not None:
+            self._follower.note(batch.results)
         for alert in batch.raised:
             _log.warning(
                 "alert raised",
@@ -207,6 +219,8 @@ class Service:
         self.aside.shutdown(wait=True, cancel_futures=True)
         if self.pipeline is not None:
             self.pipeline.close()
+        if self._follower is not None:
+            self._follower.close()
         if self.dispatcher is not None:
             self.dispatcher.close()
         if self._retention is not None:

@@ -201,6 +201,29 @@ class DeadLetterSettings(_Section):
         return self.path or home() / "dead-letters.jsonl"
 
 
+class EventSettings(_Section):
+    """The store of every event received: where it is, and how much it may hold."""
+
+    enabled: bool = True
+    path: Path | None = None
+    retention_days: Annotated[float, Field(gt=0)] = 90
+    max_gb: Annotated[float, Field(gt=0)] = 20
+    seal_seconds: Annotated[float, Field(gt=0)] = 60
+    memory_mb: Annotated[int, Field(ge=256)] = 512
+    query_seconds: Annotated[float, Field(gt=0)] = 20
+    signing_key: Path | None = None
+
+    @property
+    def resolved_path(self) -> Path:
+        """Folder of the store."""
+        return (self.path or home() / "events").absolute()
+
+    @property
+    def max_bytes(self) -> int:
+        """Size of the Parquet files above which the oldest go."""
+        return int(self.max_gb * (1 << 30))
+
+
 class LogSettings(_Section):
     """The service's own log, on stderr."""
 
@@ -238,6 +261,7 @@ class Settings(BaseSettings):
     journal: JournalSettings = JournalSettings()
     state: StateSettings = StateSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
+    events: EventSettings = EventSettings()
     explain: Path | None = None
     sinks: list[AnySinkSettings] = []
     log: LogSettings = LogSettings()

@@ -57,6 +57,7 @@ class Reading:
     Attributes:
         events: the events, in their order.
         positions: for each event its place in the outermost list of the record, from 1.
+        originals: for each event what it was read from: its own JSON, or the cloud's record that it was put together from.
         dead: (position, reason, raw) of what could not be read.
         skipped: reason -> number of inner records left out on purpose.
     """
@@ -64,6 +65,7 @@ class Reading:
     def __init__(self, sources: Sources) -> None:
         self.events: list[AuditEvent] = []
         self.positions: list[int] = []
+        self.originals: list[bytes | msgspec.Raw] = []
         self.dead: list[tuple[int, str, bytes]] = []
         self.skipped: dict[str, int] = {}
         self._sources = sources
@@ -84,6 +86,7 @@ class Reading:
             return
         self.events.append(event)
         self.positions.append(self._position)
+        self.originals.append(raw)
 
     def record(self, raw: bytes | msgspec.Raw, cluster: str = "", version: str = "") -> None:
         """Read an inner record, whatever its format.
@@ -110,6 +113,7 @@ class Reading:
         event.cluster = event.cluster or cluster
         self.events.append(event)
         self.positions.append(self._position)
+        self.originals.append(raw)
 
     def unpack(self, packed: bytes) -> bytes | None:
         """Gzip to bytes; None, with the loss noted, if that is not possible."""

@@ -101,6 +101,7 @@ def make_client(engine: Engine) -> Iterator[Callable[..., TestClient]]:
     def make(
         with_engine: bool = True, base_url: str = "http://127.0.0.1:8646", **settings: Any
     ) -> TestClient:
+        settings.setdefault("events", {"enabled": False})  # tests of the event store ask for it
         app = create_app(Settings(**settings), engine if with_engine else None)
         client = TestClient(app, base_url=base_url, raise_server_exceptions=False)
         client.__enter__()

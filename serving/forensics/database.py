@@ -1,0 +1,32 @@
+"""DuckDB, shut in: in memory, bounded, and without a way to anything but the store's folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import duckdb
+
+
+def connect(folder: Path, memory_mb: int, threads: int = 1) -> duckdb.DuckDBPyConnection:
+    """A DuckDB in memory that touches nothing but the store's folder."""
+    scratch = folder / f"scratch-{os.getpid()}-{secrets.token_hex(4)}"
+    connection = duckdb.connect(
+        config={
+            "threads": threads,
+            "memory_limit": f"{memory_mb}MB",
+            "temp_directory": str(scratch),
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+    )
+    connection.execute(f"SET allowed_directories = [{quoted(folder)}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def quoted(path: Path) -> str:
+    """A path as a SQL text; those of the store are our own, but for the folder."""
+    return "'" + str(path).replace("'", "''") + "'"

@@ -1,0 +1,125 @@
+"""Brings what the journal holds into the event store, beside the scoring and never in its way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import duckdb
+
+from data.errors import KubehabitError
+from serving.body import decompress
+from serving.forensics.store import EventStore
+from serving.journal import Journal, JournalError, Place
+
+_log = logging.getLogger("kubehabit.events")
+_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 15.0
+_REMEMBERED = 10_000
+"""Unusual events whose alert is remembered until the store has them."""
+
+_HELD = 0.75
+"""Part of a full journal from which the store holds nothing back: if it cannot write for so long, scoring goes first."""
+
+
+class Follower:
+    """A thread that takes each batch into the store once it was scored.
+
+    The journal keeps batches until the store has them too. A store that cannot be written is tried again; only when the journal
+    is nearly full are batches given up, which the ledger then says.
+
+    Args:
+        store: takes the batches.
+        journal: holds them.
+        scored: sequence up to which batches are scored.
+    """
+
+    def __init__(self, store: EventStore, journal: Journal, scored: Callable[[], int]) -> None:
+        self._store = store
+        self._journal = journal
+        self._scored = scored
+        self._alerts: dict[str, str] = {}
+        self._stopping = threading.Event()
+        self._failures = 0
+        # Were the journal's folder new, its numbers must not be those that the store has seen.
+        journal.follow_on(store.position)
+        self._after = store.position
+        self._last: Place | None = None
+        journal.hold = self.held
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def note(self, results: Iterable[Mapping[str, Any]]) -> None:
+        """Remember which events became part of which alert; called when they are scored."""
+        for result in results:
+            if "alertID" in result:
+                self._alerts[result["auditID"]] = result["alertID"]
+        while len(self._alerts) > _REMEMBERED:
+            self._alerts.pop(next(iter(self._alerts)), None)
+
+    def held(self) -> int:
+        """Sequence up to which the journal may forget."""
+        if self._journal.used > _HELD * self._journal.max_bytes:
+            return self._journal.last
+        return self._store.position
+
+    def behind(self) -> int:
+        """Batches that are scored and not in the store yet."""
+        return max(self._scored() - self._after, 0)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._take()
+                self._store.tick()
+                self._failures = 0
+            except (OSError, KubehabitError, duckdb.Error) as error:
+                self._failures += 1
+                _log.error(
+                    "events cannot be kept yet", extra={"reason": str(error), "error": type(error).__name__}
+                )
+            pause = min(_PAUSE_SECONDS * 2 ** min(self._failures, 10), _LONGEST_PAUSE_SECONDS)
+            self._stopping.wait(pause)
+        try:
+            self._take()
+        except (OSError, KubehabitError) as error:
+            _log.error("events stay in the journal", extra={"reason": str(error)})
+
+    def _take(self) -> None:
+        """Take in what has been scored since the last time."""
+        upto = self._scored()
+        if upto <= self._after:
+            return
+        lost = 0
+        for place in self._journal.between(self._after, upto, self._last):
+            lost += place.sequence - self._after - 1
+            try:
+                taken = self._journal.read(place)
+                body = decompress(taken.body, taken.encoding, taken.size)
+                self._store.take(body, received=taken.arrived, batch=place.sequence, alerts=self._alerts)
+            except JournalError:
+                lost += 1
+            except (OSError, duckdb.Error):
+                raise
+            except Exception as error:  # a defect must not stop all that follows
+                lost += 1
+                _log.exception(
+                    "a batch could not be kept", extra={"record": place.sequence, "error": repr(error)}
+                )
+            self._after, self._last = place.sequence, place
+            self._store.tick()
+            if lost:
+                self._store.note("lost", batches=lost, upto=place.sequence)
+                lost = 0
+
+    def close(self) -> None:
+        """Take in what was scored, and seal it."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._store.close()

@@ -1,0 +1,280 @@
+"""The ledger: an append-only file of what happened to the store, each line chained to the one before and, with a key, signed.
+
+A line is `{"entry": {...}, "hash": "<hex>", "signature": "<hex>"}`. `hash` is SHA-256 over the hash of the line before (32 bytes;
+zeros before the first) and the SHA-256 of the entry's own bytes as they stand in the line. `signature` is Ed25519 over the 32
+bytes of `hash`. A second file, `head.json`, repeats the last line: a ledger that ends before its head has lost its tail.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from data.errors import KubehabitError
+from serving.forensics import clock
+
+BEGINNING = bytes(32)
+_NAME, _HEAD = "ledger.jsonl", "head.json"
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line of the ledger as written."""
+
+    entry: msgspec.Raw
+    hash: str
+    signature: str = ""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The last line: its number from 0 and its hash."""
+
+    number: int
+    hash: str
+
+
+_LINE = msgspec.json.Decoder(Line)
+_ENTRY = msgspec.json.Decoder(dict[str, Any])
+
+
+def link(before: bytes, entry: bytes | msgspec.Raw) -> bytes:
+    """Hash of a line, from the hash of the line before and the entry's bytes."""
+    return sha256(before + sha256(entry).digest()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line that was read: where it stands, what it says, and whether that can be believed."""
+
+    number: int
+    fields: dict[str, Any]
+    line: Line
+    hash: bytes
+
+
+def read_lines(folder: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, bytes) of the ledger's lines, without newline; the last may be torn by a crash."""
+    try:
+        with (folder / _NAME).open("rb") as file:
+            yield from enumerate(file)
+    except FileNotFoundError:
+        return
+
+
+def parse(number: int, text: bytes, before: bytes) -> Entry:
+    """Read one line.
+
+    Raises:
+        ValueError: it is damaged, or not chained to the hash before it; the message says which.
+    """
+    if not text.endswith(b"\n"):
+        raise ValueError("its end is missing")
+    try:
+        line = _LINE.decode(text)
+        fields = _ENTRY.decode(line.entry)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"it cannot be read ({error})") from error
+    found = link(before, line.entry)
+    if found.hex() != line.hash:
+        raise ValueError("its hash does not follow from the line before it and its own content")
+    return Entry(number, fields, line, found)
+
+
+def read_head(folder: Path) -> Head | None:
+    """What the ledger ended with when it was last written; None if that was never said."""
+    try:
+        return msgspec.json.decode((folder / _HEAD).read_bytes(), type=Head)
+    except FileNotFoundError:
+        return None
+
+
+def load_signing_key(path: Path) -> Ed25519PrivateKey:
+    """An Ed25519 private key in PEM.
+
+    Raises:
+        KubehabitError: the file cannot be read or holds something else.
+    """
+    try:
+        key = load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KubehabitError(
+            f"Cannot read the signing key {path}: {error}. Make one with: openssl genpkey -algorithm ed25519 -out {path}"
+        ) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KubehabitError(
+            f"{path} is no Ed25519 key. Make one with: openssl genpkey -algorithm ed25519 -out {path}"
+        )
+    return key
+
+
+def load_public_key(path: Path) -> Ed25519PublicKey:
+    """An Ed25519 public key in PEM.
+
+    Raises:
+        KubehabitError: the file cannot be read or holds something else.
+    """
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise KubehabitError(
+            f"Cannot read the public key {path}: {error}. Make it with: openssl pkey -in KEY -pubout -out {path}"
+        ) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise KubehabitError(f"{path} is no Ed25519 public key.")
+    return key
+
+
+def public_bytes(key: Ed25519PublicKey) -> str:
+    """A public key as 64 hexadecimal digits."""
+    return key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+
+
+def is_signed_by(line: Line, key: Ed25519PublicKey) -> bool:
+    """Whether a line's signature is that of a key over the line's hash."""
+    try:
+        signature = bytes.fromhex(line.signature)
+        key.verify(signature, bytes.fromhex(line.hash))
+    except (InvalidSignature, ValueError):
+        return False
+    return line.signature == signature.hex()  # as it was written, not only as it is meant
+
+
+class LedgerReader:
+    """Reads a ledger that others may be writing, each line once.
+
+    Args:
+        folder: of the store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / _NAME
+        self._entries: list[Entry] = []
+        self._size = 0
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All entries up to the last time that it was read on."""
+        return self._entries
+
+    def read_on(self) -> None:
+        """Take in what has been appended; a last line without its end is left for the next time.
+
+        Raises:
+            KubehabitError: a line is damaged.
+        """
+        with self._path.open("rb") as file:
+            file.seek(self._size)
+            for text in file:
+                if not text.endswith(b"\n"):
+                    break
+                number = len(self._entries)
+                try:
+                    entry = parse(number, text, self._entries[-1].hash if self._entries else BEGINNING)
+                except ValueError as error:
+                    raise KubehabitError(
+                        f"Line {number + 1} of {self._path} is not to be trusted: {error}. Keep the folder as it is, see what "
+                        "`kubehabit verify` says of it, and name another one as events.path."
+                    ) from error
+                self._entries.append(entry)
+                self._size += len(text)
+
+
+class Ledger(LedgerReader):
+    """Appends entries; several processes may (the service, and a command that exports).
+
+    Args:
+        folder: of the store; made if need be.
+        key: signs every line, if given.
+
+    Raises:
+        KubehabitError: the ledger in the folder is damaged.
+    """
+
+    def __init__(self, folder: Path, key: Ed25519PrivateKey | None = None) -> None:
+        super().__init__(folder)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._key = key
+        with self._locked():
+            self._mend()
+
+    @property
+    def signs(self) -> bool:
+        """Whether it has a key."""
+        return self._key is not None
+
+    def append(self, kind: str, **fields: Any) -> Entry:
+        """Add an entry and make it durable.
+
+        Raises:
+            OSError: it could not be written.
+            KubehabitError: the ledger was damaged meanwhile.
+        """
+        with self._locked():
+            self._mend()
+            number = len(self._entries)
+            before = self._entries[-1].hash if self._entries else BEGINNING
+            content = {"number": number, "time": clock.written(clock.now()), "kind": kind, **fields}
+            raw = msgspec.json.encode(content)
+            found = link(before, raw)
+            signature = self._key.sign(found).hex() if self._key is not None else ""
+            line = Line(msgspec.Raw(raw), found.hex(), signature)
+            text = msgspec.json.encode(line) + b"\n"
+            with self._path.open("ab") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            self._size += len(text)
+            entry = Entry(number, content, line, found)
+            self._entries.append(entry)
+            write_durably(self._folder / _HEAD, msgspec.json.encode(Head(number, found.hex())))
+            return entry
+
+    def _mend(self) -> None:
+        """Read on, and cut off the last line if a crash tore it."""
+        self._path.touch(mode=0o600)
+        self.read_on()
+        if self._path.stat().st_size > self._size:
+            os.truncate(self._path, self._size)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with (self._folder / "ledger.lock").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file so that after a crash it is there whole, old or new."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.chmod(0o600)
+    beside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

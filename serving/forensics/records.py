@@ -1,0 +1,244 @@
+"""Records: what the store keeps of one event, as columns to ask about and as one sequence of bytes to hash."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+import msgspec
+
+from data.events import UNREADABLE, AuditEvent, decode_event
+from data.principals import Identity
+from serving.forensics.redaction import redact
+
+_MAX_LINE_BYTES = 16 << 20
+"""Longest line of the open file that DuckDB reads; each of its threads sets aside twice that."""
+
+_MAX_TEXT_BYTES = 6 << 20
+"""Longest text of an event that is kept. The API server takes bodies of 3 MiB, and a line may need two bytes for each."""
+
+_TOO_LONG = b'"[too long]"'
+_CREDENTIAL = "authentication.kubernetes.io/credential-id"
+_ISSUED = "authentication.kubernetes.io/issued-credential-id"
+
+
+class Record(NamedTuple):
+    """One event as it is kept. Times are microseconds since 1970 UTC; texts are empty where the event says nothing.
+
+    Attributes:
+        number: position in the store, from 0, without gaps.
+        time: when the API server got the request, by its clock.
+        received: when this service got the event, by its clock.
+        cluster: which cluster, where several send here.
+        principal: who acted, folded by the identity rules.
+        username: the user name as logged.
+        uid: the user's UID as logged.
+        impersonated: whom the caller acted as.
+        path: path and query of the request.
+        source_ips: addresses as logged, commas between.
+        credential: ID of the credential that was used (`JTI=...` or `X509SHA256=...`), where the API server logs it.
+        issued: ID of the credential that this request brought into being.
+        alert: the alert that the event was first part of.
+        redactions: how many values were taken out of `event`.
+        original: HMAC-SHA256 of the event before redaction, in hexadecimal; empty if nothing was redacted.
+        event: the event's own JSON as received, redacted; "[too long]", as one more redaction, instead of one over 6 MiB.
+    """
+
+    number: int
+    time: int
+    received: int
+    cluster: str
+    principal: str
+    username: str
+    uid: str
+    impersonated: str
+    verb: str
+    api_group: str
+    resource: str
+    subresource: str
+    namespace: str
+    name: str
+    path: str
+    code: int
+    decision: str
+    source_ips: str
+    user_agent: str
+    audit_id: str
+    stage: str
+    credential: str
+    issued: str
+    alert: str
+    redactions: int
+    original: str
+    event: str
+
+
+COLUMNS = Record._fields
+TIMES = ("time", "received")
+_NUMBERS = {
+    "number": "UBIGINT",
+    "time": "BIGINT",
+    "received": "BIGINT",
+    "code": "USMALLINT",
+    "redactions": "UINTEGER",
+}
+_JSON_TYPES = ", ".join(f"{name}: '{_NUMBERS.get(name, 'VARCHAR')}'" for name in COLUMNS)
+
+SQL_TYPES = {name: "TIMESTAMP" if name in TIMES else _NUMBERS.get(name, "VARCHAR") for name in COLUMNS}
+"""Columns of a Parquet file."""
+
+_FROM_JSON = ", ".join(f"make_timestamp({name}) AS {name}" if name in TIMES else name for name in COLUMNS)
+
+
+def _sql_text(name: str) -> str:
+    if name in TIMES:
+        return f"epoch_us({name})::VARCHAR"
+    return f"{name}::VARCHAR" if name in _NUMBERS else name
+
+
+CONTENT_SQL = " || ".join(f"strlen({_sql_text(name)}) || ':' || {_sql_text(name)} || ','" for name in COLUMNS)
+"""`content_of` a row of a Parquet file, in SQL."""
+
+
+def rows_of(files: Sequence[str], *, torn: bool = False) -> str:
+    """SQL that gives the records in open files (lines of JSON) as rows of a Parquet file: there times are TIMESTAMP (UTC).
+
+    Args:
+        files: their paths, quoted.
+        torn: pass over a line that is being written.
+    """
+    return (
+        f"SELECT {_FROM_JSON} FROM read_json([{', '.join(files)}], format = 'newline_delimited', "
+        f"columns = {{{_JSON_TYPES}}}, maximum_object_size = {_MAX_LINE_BYTES}, ignore_errors = {str(torn).lower()})"
+    )
+
+
+def content_of(record: Record) -> bytes:
+    """The bytes that are hashed: every column in order as a netstring (`<length in bytes>:<UTF-8>,`), numbers in decimal."""
+    parts = []
+    for value in record:
+        text = str(value).encode()
+        parts.append(b"%d:%b," % (len(text), text))
+    return b"".join(parts)
+
+
+def digest_of_original(raw: bytes, key: bytes) -> str:
+    """Keyed, because a plain checksum would let anybody try out passwords against what is left of the event."""
+    return hmac.digest(key, raw, "sha256").hex()
+
+
+def checksum(text: str) -> str:
+    """SHA-256 of an event as it is kept."""
+    return sha256(text.encode()).hexdigest()
+
+
+class _User(msgspec.Struct, gc=False):
+    uid: str = ""
+    extra: dict[str, list[str]] | None = None
+
+
+class _More(msgspec.Struct, gc=False):
+    """What detection does not read and questions need."""
+
+    user: _User | None = None
+    annotations: dict[str, str] | None = None
+
+
+_MORE = msgspec.json.Decoder(_More)
+_NOTHING = _More()
+
+
+def _more(raw: bytes) -> _More:
+    try:
+        return _MORE.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # a cloud's record, which has other fields
+        return _NOTHING
+
+
+def _clean(text: str) -> str:
+    """Text that every program can read: without NUL, and without the halves of surrogate pairs that a client may send."""
+    if "\0" in text:
+        text = text.replace("\0", "\ufffd")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _without_secrets(event: AuditEvent, text: bytes) -> AuditEvent:
+    """The event again, from its redacted text: a token in its URI or user agent must not come back as a column."""
+    try:
+        cluster = event.cluster
+        event = decode_event(text, event.apiVersion)
+        event.cluster = cluster
+        return event
+    except UNREADABLE:  # put together from a cloud's record
+        uri, agent = (
+            redact(part.encode("utf-8", "replace")).text.decode()
+            for part in (event.requestURI, event.userAgent)
+        )
+        return msgspec.structs.replace(event, requestURI=uri, userAgent=agent)
+
+
+def record_of(
+    event: AuditEvent,
+    raw: bytes,
+    *,
+    number: int,
+    time: int,
+    received: int,
+    alert: str,
+    identity: Identity,
+    key: bytes,
+) -> Record:
+    """What is kept of an event.
+
+    Args:
+        event: the event as decoded.
+        raw: what it was decoded from.
+        number: its position in the store.
+        time: when the API server got the request, microseconds since 1970 UTC.
+        received: now, microseconds since 1970 UTC.
+        alert: ID of the alert it became part of, or "".
+        identity: folds user names.
+        key: of `digest_of_original`.
+    """
+    text, redactions = redact(raw)
+    if redactions:
+        event = _without_secrets(event, text)
+    more = _more(text)
+    if len(text) > _MAX_TEXT_BYTES:
+        text, redactions = _TOO_LONG, redactions + 1
+    user = more.user or _User()
+    extra, notes = user.extra or {}, more.annotations or {}
+    ref = event.objectRef
+    other = event.impersonatedUser
+    decision = event.annotations.decision if event.annotations is not None else None
+    return Record(
+        number=number,
+        time=time,
+        received=received,
+        cluster=_clean(event.cluster),
+        principal=_clean(identity.principal(event.user.username, event.user.groups).name),
+        username=_clean(event.user.username),
+        uid=_clean(user.uid),
+        impersonated=_clean(other.username) if other is not None else "",
+        verb=_clean(event.verb),
+        api_group=_clean(ref.apiGroup) if ref is not None else "",
+        resource=_clean(ref.resource) if ref is not None else "",
+        subresource=_clean(ref.subresource) if ref is not None else "",
+        namespace=_clean(ref.namespace) if ref is not None else "",
+        name=_clean(ref.name) if ref is not None else "",
+        path=_clean(event.requestURI),
+        code=event.responseStatus.code % 65536 if event.responseStatus is not None else 0,
+        decision=_clean(decision or ""),
+        source_ips=_clean(",".join(event.sourceIPs)),
+        user_agent=_clean(event.userAgent),
+        audit_id=_clean(event.auditID),
+        stage=_clean(event.stage),
+        credential=_clean(next(iter(extra.get(_CREDENTIAL, ())), "")),
+        issued=_clean(notes.get(_ISSUED, "")),
+        alert=alert,
+        redactions=redactions,
+        original=digest_of_original(raw, key) if redactions else "",
+        event=text.decode("utf-8", "replace"),
+    )

@@ -1,0 +1,530 @@
+"""The event store: every audit event received, for good, as Parquet files with a ledger that proves them.
+
+    ledger.jsonl, head.json     what was sealed, merged, dropped, exported: each line chained to the one before
+    open-<n>.ndjson             records from number n on that are not sealed yet
+    2026-11-24/14/<n>.parquet   records from number n on, sealed in that hour (UTC)
+    2026-11-24/<n>-<level>.parquet   the same, merged
+    blocks/<n>.blocks           roots of the Merkle blocks of the segment that begins with n
+    digest.key                  key of the digests of what was redacted
+
+Events are appended to the open file, which is sealed into Parquet every so often. `serving.forensics.follower` brings them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b, sha256
+from pathlib import Path
+from typing import IO, Any
+
+import duckdb
+import msgspec
+
+from data.errors import KubehabitError
+from data.events import AuditEvent
+from data.originals import decode_originals
+from data.principals import Identity
+from data.shipped import shipped
+from data.times import parse_times
+from serving.forensics import clock
+from serving.forensics.catalog import Catalog, StoredFile
+from serving.forensics.database import connect, quoted
+from serving.forensics.ledger import Ledger, load_signing_key, public_bytes, sync_folder, write_durably
+from serving.forensics.merkle import blocks_of, leaf_of, root_of
+from serving.forensics.records import COLUMNS, Record, content_of, record_of, rows_of
+from serving.settings import EventSettings
+
+_log = logging.getLogger("kubehabit.events")
+
+FORMAT = "kubehabit.events/1"
+_SEGMENT_RECORDS = 65_536
+_SEGMENT_BYTES = 256 << 20
+"""A segment is sealed at the latest with this much; it bounds what a seal needs of memory and of time."""
+
+_FILE_RECORDS = 2_000_000
+"""Largest merged file."""
+
+_MERGED = 32
+"""Files of one size that are merged into one."""
+
+_ROW_GROUP = 61_440
+_SYNC_SECONDS = 1.0
+_GRACE_SECONDS = 120.0
+"""Files that were merged stay that long, for questions that are being answered from them."""
+
+_REMEMBERED = 100_000
+"""Events whose repetition is noticed: an API server sends a batch again when its answer got lost."""
+
+_TO_JSON = msgspec.json.Encoder()
+_LINES = msgspec.json.Decoder(dict[str, Any])
+
+
+class EventStore:
+    """Takes in events and keeps them. Its methods may be called from several threads, and work one after the other.
+
+    Args:
+        settings: where, how long, how much.
+        identity: folds user names to principals; the shipped rules when None.
+
+    Attributes:
+        position: number of the last batch of the journal of which every event is on disk; 0 before the first.
+
+    Raises:
+        KubehabitError: the folder is in use by another service, cannot be written, or its ledger is damaged.
+    """
+
+    def __init__(self, settings: EventSettings, identity: Identity | None = None) -> None:
+        self.settings = settings
+        self.folder = settings.resolved_path
+        self.position = 0
+        self._identity = identity or Identity(shipped(shipped("actions.yaml")["identity"]))
+        key = load_signing_key(settings.signing_key) if settings.signing_key is not None else None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.folder / "blocks").mkdir(exist_ok=True)
+            self._lock_file = (self.folder / "writer.lock").open("ab")
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._digest_key = _digest_key(self.folder / "digest.key")
+        except BlockingIOError as error:
+            raise KubehabitError(
+                f"Another kubehabit writes to the event store {self.folder}. Stop it, or name another folder as events.path."
+            ) from error
+        except OSError as error:
+            raise KubehabitError(
+                f"Cannot write to the event store {self.folder}: {error.strerror}. Check events.path and its permissions."
+            ) from error
+        self.ledger = Ledger(self.folder, key)
+        self._catalog = Catalog()
+        self._turn = threading.RLock()
+        self._catch_up()
+        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._merging: threading.Thread | None = None
+        self._seen: dict[bytes, None] = {}
+        self._open: IO[bytes] | None = None
+        self._leaves: list[bytes] = []
+        self._open_bytes = 0
+        self._opened = self._synced = 0.0
+        self._batch = 0
+        self._span = (0, 0)
+        self._remove_later: list[tuple[float, Path]] = []
+        self._closing = False
+        self._start(public_bytes(key.public_key()) if key is not None else "")
+
+    # -- what callers use ---------------------------------------------------------------------------------------
+
+    def take(
+        self,
+        body: bytes,
+        *,
+        received: int | None = None,
+        batch: int | None = None,
+        alerts: Mapping[str, str] | None = None,
+    ) -> int:
+        """Keep the events of a request body.
+
+        Args:
+            body: audit events in any format that `/v1/score` takes, decompressed.
+            received: when it came, microseconds since 1970 UTC; now when None.
+            batch: its number in the journal.
+            alerts: audit ID -> ID of the alert that the event became part of.
+
+        Returns:
+            How many events are new. They are in questions' answers at once, and on disk for good within a second.
+
+        Raises:
+            OSError: they could not be written; nothing of the body was kept.
+        """
+        with self._turn:
+            fresh: list[tuple[AuditEvent, bytes]] = []
+            seen: dict[bytes, None] = {}
+            for event, raw in decode_originals(body):
+                digest = blake2b(raw, digest_size=16).digest()
+                if digest not in self._seen and digest not in seen:
+                    seen[digest] = None
+                    fresh.append((event, raw))
+            if fresh:
+                self._append(fresh, received or clock.now(), batch or self._batch, alerts or {})
+            self._batch = batch or self._batch
+            self._seen.update(seen)
+            for _ in range(len(self._seen) - _REMEMBERED):
+                del self._seen[next(iter(self._seen))]
+            return len(fresh)
+
+    def _append(
+        self, fresh: list[tuple[AuditEvent, bytes]], received: int, batch: int, alerts: Mapping[str, str]
+    ) -> None:
+        """Write events to the open file: all of them, or none."""
+        number = self._catalog.end + len(self._leaves)
+        times = parse_times(
+            [event.requestReceivedTimestamp or event.stageTimestamp for event, _ in fresh]
+        ).tolist()
+        lines: list[bytes] = []
+        leaves: list[bytes] = []
+        for position, (event, raw) in enumerate(fresh):
+            record = record_of(
+                event,
+                raw,
+                number=number + position,
+                time=times[position],
+                received=received,
+                alert=alerts.get(event.auditID, ""),
+                identity=self._identity,
+                key=self._digest_key,
+            )
+            # How many lines of the batch follow: after a crash a batch counts whole or not at all.
+            follow = {"batch": batch, "follow": len(fresh) - 1 - position}
+            lines.append(_TO_JSON.encode(record._asdict() | follow))
+            leaves.append(leaf_of(content_of(record)))
+        if self._open is None:
+            path = self.folder / f"open-{number}.ndjson"
+            self._open = path.open("ab")
+            path.chmod(0o600)
+            self._open_bytes = 0
+            self._opened = time.monotonic()
+            self._span = (times[0], times[0])
+        text = b"\n".join(lines) + b"\n"
+        try:
+            self._open.write(text)
+            self._open.flush()
+        except OSError:
+            # What is buffered must not be written after all, and nothing half written may stay.
+            path = self.folder / f"open-{self._catalog.end}.ndjson"
+            with contextlib.suppress(OSError):
+                self._open.close()
+            os.truncate(path, self._open_bytes)
+            self._open = path.open("ab")
+            raise
+        self._leaves += leaves
+        self._open_bytes += len(text)
+        self._span = (min(self._span[0], *times), max(self._span[1], *times))
+
+    def sync(self) -> None:
+        """Put on disk what was taken in; `position` tells of it afterwards.
+
+        Raises:
+            OSError: that is not possible.
+        """
+        with self._turn:
+            if self._open is not None:
+                os.fsync(self._open.fileno())
+            self._synced = time.monotonic()
+            self.position = self._batch
+
+    def tick(self) -> None:
+        """Do what is due: put on disk, seal, merge, drop. To be called often.
+
+        Raises:
+            OSError, KubehabitError, duckdb.Error: something could not be done; it is tried again the next time.
+        """
+        with self._turn:
+            moment = time.monotonic()
+            if moment - self._synced >= _SYNC_SECONDS and self.position != self._batch:
+                self.sync()
+            full = len(self._leaves) >= _SEGMENT_RECORDS or self._open_bytes >= _SEGMENT_BYTES
+            if self._leaves and (full or moment - self._opened >= self.settings.seal_seconds):
+                self.seal()
+                if self._merging is None or not self._merging.is_alive():
+                    # In a thread of its own: merging takes longer than events may wait.
+                    self._merging = threading.Thread(target=self._tidy, name="events-merge", daemon=True)
+                    self._merging.start()
+            while self._remove_later and self._remove_later[0][0] <= moment:
+                self._remove_later.pop(0)[1].unlink(missing_ok=True)
+
+    def _tidy(self) -> None:
+        try:
+            self.drop()
+            self.merge()
+        except Exception as error:  # it is tried again after the next seal
+            _log.error("events cannot be merged", extra={"reason": str(error), "error": type(error).__name__})
+
+    def note(self, kind: str, **fields: Any) -> None:
+        """Add a line to the ledger: an export for the chain of custody (`exported`), a loss (`lost`).
+
+        Raises:
+            KubehabitError: the ledger cannot be written.
+        """
+        try:
+            self.ledger.append(kind, **fields)
+        except OSError as error:
+            raise KubehabitError(
+                f"The ledger of the event store cannot be written: {error.strerror}."
+            ) from error
+        self._catch_up()
+
+    def close(self) -> None:
+        """Seal what is open and give the folder back."""
+        self._closing = True
+        if self._merging is not None:
+            self._merging.join()
+        with self._turn:
+            try:
+                self.seal()
+                self.ledger.append("closed")
+            except (OSError, KubehabitError, duckdb.Error) as error:
+                # What is open is sealed at the next start.
+                _log.error("events could not be sealed", extra={"reason": str(error)})
+            for _, path in self._remove_later:
+                path.unlink(missing_ok=True)
+            if self._open is not None:
+                self._open.close()
+            if self._connection is not None:
+                self._connection.close()
+            self._lock_file.close()
+
+    # -- sealing ------------------------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """Turn the open file into a Parquet file and note it in the ledger; nothing if there is none.
+
+        Raises:
+            OSError, KubehabitError, duckdb.Error: that is not possible; the file stays open.
+        """
+        with self._turn:
+            if self._leaves and self._open is not None:
+                self._seal(self._open)
+
+    def _seal(self, open_file: IO[bytes]) -> None:
+        first = self._catalog.end
+        source = self.folder / f"open-{first}.ndjson"
+        self.sync()
+        rows = rows_of([quoted(source)])
+        self.seal_rows(rows, first, self._leaves, self._span)
+        open_file.close()
+        source.unlink()
+        self._open = None
+        self._leaves = []
+
+    def seal_rows(self, rows: str, first: int, leaves: Sequence[bytes], span: tuple[int, int]) -> None:
+        """Write records as a segment.
+
+        Args:
+            rows: SQL that gives them in their order.
+            first: number of the first.
+            leaves: hash of each.
+            span: earliest and latest time of an event.
+
+        Raises:
+            KubehabitError: the rows are not as many as the leaves.
+        """
+        now = clock.written(clock.now())
+        name = f"{now[:10]}/{now[11:13]}/{first}.parquet"
+        if self._connection is None:
+            self._connection = connect(self.folder, self.settings.memory_mb)
+        file = self._write(self._connection, rows, name, first, len(leaves), span, 0)
+        blocks = blocks_of(leaves)
+        write_durably(self.folder / "blocks" / f"{first}.blocks", b"".join(blocks))
+        self.ledger.append(
+            "sealed",
+            first=first,
+            count=len(leaves),
+            root=root_of(blocks).hex(),
+            file=file.to_dict(),
+            batch=self._batch,
+        )
+        self._catch_up()
+
+    def _write(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        rows: str,
+        name: str,
+        first: int,
+        count: int,
+        span: tuple[int, int],
+        level: int,
+    ) -> StoredFile:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".tmp")
+        written = connection.execute(
+            f"COPY ({rows}) TO {quoted(beside)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"
+        ).fetchone()
+        if written is None or written[0] != count:
+            beside.unlink(missing_ok=True)
+            raise KubehabitError(f"{written and written[0]} of {count} records were written to {name}.")
+        beside.chmod(0o600)
+        size, digest = checksum_of(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+        sync_folder(path.parent)
+        return StoredFile(name, first, count, span[0], span[1], size, digest, level)
+
+    def merge(self) -> None:
+        """Merge small files of one day into larger ones.
+
+        Raises:
+            OSError, KubehabitError, duckdb.Error: that is not possible.
+        """
+        with connect(self.folder, self.settings.memory_mb) as connection:
+            self._merge(connection)
+
+    def _merge(self, connection: duckdb.DuckDBPyConnection) -> None:
+        for files in mergeable(list(self._catalog.files), clock.written(clock.now())[:10]):
+            if self._closing:
+                return
+            names = ", ".join(quoted(self.folder / file.name) for file in files)
+            first, count = files[0].first, sum(file.count for file in files)
+            level = max(file.level for file in files) + 1
+            span = (min(file.earliest for file in files), max(file.latest for file in files))
+            name = f"{files[0].name[:10]}/{first}-{level}.parquet"
+            rows = f"SELECT {', '.join(COLUMNS)} FROM read_parquet([{names}])"
+            into = self._write(connection, rows, name, first, count, span, level)
+            self.ledger.append("compacted", files=[file.name for file in files], into=into.to_dict())
+            self._catch_up()
+            self._retire([self.folder / file.name for file in files])
+
+    def _retire(self, paths: list[Path]) -> None:
+        """Remove files a while from now: questions may be being answered from them."""
+        due = time.monotonic() + _GRACE_SECONDS
+        self._remove_later += [(due, path) for path in paths]
+
+    def drop(self) -> None:
+        """Forget the oldest files when they are too old or too much; what they were stays in the ledger.
+
+        Raises:
+            OSError: that is not possible.
+        """
+        files = list(self._catalog.files)
+        oldest = clock.now() - int(self.settings.retention_days * 86_400_000_000)
+        excess = sum(file.size for file in files) - self.settings.max_bytes
+        gone: list[StoredFile] = []
+        for file in files[:-1]:
+            if file.latest >= oldest and excess <= 0:
+                break
+            gone.append(file)
+            excess -= file.size
+        if not gone:
+            return
+        segments = [segment for file in gone for segment in self._catalog.segments_of(file)]
+        why = "age" if all(file.latest < oldest for file in gone) else "size"
+        self.ledger.append(
+            "dropped",
+            why=why,
+            first=gone[0].first,
+            count=sum(file.count for file in gone),
+            earliest=min(file.earliest for file in gone),
+            latest=max(file.latest for file in gone),
+            files=[file.name for file in gone],
+            roots=[segment.root for segment in segments],
+        )
+        self._catch_up()
+        self._retire([self.folder / file.name for file in gone])
+        self._retire([self.folder / "blocks" / f"{one.first}.blocks" for one in segments])
+
+    # -- beginning and end --------------------------------------------------------------------------------------
+
+    def _start(self, public_key: str) -> None:
+        """Say so in the ledger, and save what an earlier process left open."""
+        last = self.ledger.entries[-1].fields["kind"] if self.ledger.entries else ""
+        sealed = [entry.fields["batch"] for entry in self.ledger.entries if entry.fields["kind"] == "sealed"]
+        self._batch = self.position = sealed[-1] if sealed else 0
+        started: dict[str, Any] = {"format": FORMAT, "synchronised": clock.is_synchronised()}
+        if public_key:
+            started["public_key"] = public_key
+        open_files = sorted(self.folder.glob("open-*.ndjson"))
+        if last:
+            started["after_crash"] = bool(open_files) or last in (
+                "sealed",
+                "opened",
+                "compacted",
+                "dropped",
+                "lost",
+            )
+        self.ledger.append("opened", **started)
+        self._catch_up()
+        known = {file.name for file in self._catalog.files}
+        for path in [*self.folder.glob("*/*.parquet*"), *self.folder.glob("*/*/*.parquet*")]:
+            if path.relative_to(self.folder).as_posix() not in known:
+                path.unlink()  # written but never sealed, or merged or dropped since
+        for path in open_files:
+            if path.stem == f"open-{self._catalog.end}":
+                self._recover(path)
+            else:
+                path.unlink()  # sealed before the crash
+
+    def _recover(self, path: Path) -> None:
+        """Seal what an earlier process left open; a batch that the crash tore is cut off, and comes again from the journal."""
+        kept = size = 0
+        number = self._catalog.end
+        leaves: list[bytes] = []
+        times: list[int] = []
+        whole = 0
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    fields = _LINES.decode(line)
+                    batch, follow = fields.pop("batch"), fields.pop("follow")
+                    record = Record(**fields)
+                except (msgspec.MsgspecError, KeyError, TypeError):
+                    break
+                if not line.endswith(b"\n") or record.number != number + len(leaves):
+                    break
+                leaves.append(leaf_of(content_of(record)))
+                times.append(record.time)
+                size += len(line)
+                if not follow:
+                    kept, whole, self._batch = size, len(leaves), max(batch, self._batch)
+        if not whole:
+            path.unlink()
+            return
+        self._leaves = leaves[:whole]
+        self._open = path.open("ab")
+        os.ftruncate(self._open.fileno(), kept)
+        self._open_bytes = kept
+        self._span = (min(times[:whole]), max(times[:whole]))
+        self.seal()
+
+    def _catch_up(self) -> None:
+        with self._turn:
+            self._catalog.read(self.ledger.entries[self._catalog.lines :])
+
+
+def mergeable(files: Sequence[StoredFile], today: str) -> list[list[StoredFile]]:
+    """Neighbouring files of one day that are to become one.
+
+    Of today, full sets of files that were merged as often as each other, so that no record is written anew more than a few
+    times; of days that are over, all that fit into one file.
+    """
+    runs: list[list[StoredFile]] = []
+    for file in files:
+        day = file.name[:10]
+        run = runs[-1] if runs else []
+        if (
+            run
+            and run[0].name[:10] == day
+            and (day != today or (run[0].level == file.level and len(run) < _MERGED))
+            and sum(one.count for one in run) + file.count <= _FILE_RECORDS
+        ):
+            run.append(file)
+        else:
+            runs.append([file])
+    return [run for run in runs if len(run) >= (_MERGED if run[0].name[:10] == today else 2)]
+
+
+def checksum_of(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file."""
+    digest = sha256()
+    size = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
+
+
+def _digest_key(path: Path) -> bytes:
+    """The store's key for digests of what was redacted; made when it is missing."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        key = secrets.token_bytes(32)
+        write_durably(path, key)
+        return key
