@@ -99,6 +99,24 @@ token_app = typer.Typer(
     help="Make, list and revoke the tokens with which callers of `kubehabit serve` prove themselves.",
 )
 app.add_typer(token_app, name="token")
+who_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="""
+    Ask who did something, from every event that was received. No alert is needed.
+
+    `kubehabit who touched secret payments/db --since 7d`
+
+    `kubehabit who is new in payments --since 7d`
+    """,
+)
+app.add_typer(who_app, name="who")
+who_is_app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Ask who is new somewhere.")
+who_app.add_typer(who_is_app, name="is")
+who_is_new_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Ask who is new in a namespace."
+)
+who_is_app.add_typer(who_is_new_app, name="new")
 
 alerts_app = typer.Typer(
     invoke_without_command=True,
@@ -1095,6 +1113,305 @@ def incidents_close(
     """
     body = {"outcome": outcome, "note": note, "by": by}
     _tell(_service(url).post("incidents", incident_id, "close", body=body), "incident_page", as_json)
+
+
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        help="Folder of the event store. Default: events.path of the settings, .kubehabit/events.",
+        file_okay=False,
+        show_default=False,
+    ),
+]
+Since = Annotated[
+    str,
+    typer.Option(
+        "--since",
+        help="From when on: how long ago (30m, 12h, 7d), a time of day in UTC (14:02), a day, or an RFC 3339 time.",
+    ),
+]
+SinceAny = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        help="From when on: 30m, 12h, 7d, 14:02 (UTC), 2026-11-24, or an RFC 3339 time. Default: as far back as the store goes.",
+        show_default=False,
+    ),
+]
+Until = Annotated[
+    str | None, typer.Option("--until", help="Up to when, written like --since.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, for another program.")]
+
+
+@who_app.command("touched")
+def who_touched(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="Kind, as kubectl takes it: secret, pods, crb.", show_default=False
+        ),
+    ],
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAMESPACE/][NAME]",
+            help="payments/db is that one; payments/ is all in a namespace; db is that name anywhere; none is all.",
+            show_default=False,
+        ),
+    ] = None,
+    since: Since = "7d",
+    until: Until = None,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Leave out who listed or watched all of the kind, and so saw it too."),
+    ] = False,
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show who touched an object: how, how often, when, from where and with what; refused attempts too.
+
+    Who listed or watched all Secrets of the namespace, or of the cluster, has seen this one as well, and is shown.
+
+    Example:  `kubehabit who touched secret payments/db --since 7d`
+
+    Next:  `kubehabit principal NAME` for one of them, or `kubehabit events` for every event.
+    """
+    from serving.forensics import commands
+
+    commands.touched(kind, what, since, until, store, exact, as_json)
+
+
+@who_is_new_app.command("in")
+def who_is_new_in(
+    namespace: Annotated[str, typer.Argument(metavar="NAMESPACE", show_default=False)],
+    since: Since = "7d",
+    until: Until = None,
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which principals came to a namespace that had never been seen in it before.
+
+    Before means as far back as the store goes, which the answer says.
+
+    Example:  `kubehabit who is new in payments --since 7d`
+
+    Next:  `kubehabit events --namespace payments --principal NAME` for what one of them did there.
+    """
+    from serving.forensics import commands
+
+    commands.newcomers(namespace, since, until, store, as_json)
+
+
+@app.command()
+def events(
+    principal: Annotated[
+        str | None,
+        typer.Option("--principal", "-p", help="Who acted, or was impersonated.", show_default=False),
+    ] = None,
+    credential: Annotated[
+        str | None,
+        typer.Option(
+            "--credential",
+            help="ID of the token or certificate used, with or without JTI=. Kubernetes logs it since 1.30.",
+            show_default=False,
+        ),
+    ] = None,
+    verb: Annotated[
+        list[str] | None, typer.Option("--verb", help="May be repeated.", show_default=False)
+    ] = None,
+    resource: Annotated[
+        str | None, typer.Option("--resource", help="Kind, as kubectl takes it.", show_default=False)
+    ] = None,
+    subresource: Annotated[
+        str | None, typer.Option("--subresource", help="Such as exec, log or token.", show_default=False)
+    ] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of the object.", show_default=False)] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="One of the addresses logged.", show_default=False)
+    ] = None,
+    user_agent: Annotated[
+        str | None, typer.Option("--user-agent", help="How it begins: kubectl/v1.29", show_default=False)
+    ] = None,
+    code: Annotated[
+        str | None, typer.Option("--code", help="Answer: 403, 4xx or 400-499.", show_default=False)
+    ] = None,
+    audit_id: Annotated[
+        list[str] | None, typer.Option("--audit-id", help="May be repeated.", show_default=False)
+    ] = None,
+    alert: Annotated[
+        str | None, typer.Option("--alert", help="Events that raised or grew it.", show_default=False)
+    ] = None,
+    since: SinceAny = None,
+    until: Until = None,
+    newest: Annotated[bool, typer.Option("--newest", help="Begin with the newest.")] = False,
+    limit: Annotated[int, typer.Option("--limit", help="Most events.", min=1, max=10_000)] = 100,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", help="Go on where the last answer ended.", show_default=False)
+    ] = None,
+    original: Annotated[
+        bool,
+        typer.Option(
+            "--original", help="The events' own text, one a line; Secret contents and tokens are redacted."
+        ),
+    ] = False,
+    store: StoreFolder = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, for another program.")
+    ] = False,
+) -> None:
+    """List the events that were received, oldest first. All that is given must hold.
+
+    Example:  `kubehabit events --credential 3f2a8c1e-0d5b-4b7e-9f10-2a6c8e4d7b91 --since 14:02`
+
+    Next:  `kubehabit evidence --audit-id ID --out FOLDER`, to keep some of them with proof.
+    """
+    from serving.forensics import commands
+    from serving.forensics.questions import Filter, moment_of, resource_of
+    from serving.forensics.routes import codes_of
+
+    wanted = Filter(
+        since=None if since is None else moment_of(since),
+        until=None if until is None else moment_of(until),
+        principal=principal,
+        credential=credential,
+        verbs=tuple(verb or ()),
+        resource=None if resource is None else resource_of(resource),
+        subresource=subresource,
+        namespace=namespace,
+        name=name,
+        address=address,
+        user_agent=user_agent,
+        codes=codes_of(code),
+        audit_ids=tuple(audit_id or ()),
+        alert=alert,
+    )
+    commands.events(wanted, limit, cursor, newest, original, store, as_json)
+
+
+@app.command()
+def principal(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A user name; a service account is system:serviceaccount:NAMESPACE:NAME.",
+            show_default=False,
+        ),
+    ],
+    since: SinceAny = None,
+    until: Until = None,
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sum up what a principal did: actions, namespaces, addresses, clients, credentials and alerts.
+
+    Example:  `kubehabit principal alice@example.com --since 7d`
+
+    Next:  `kubehabit events --principal NAME`, for each event; `kubehabit data profile`, for its habits in a log.
+    """
+    from serving.forensics import commands
+
+    commands.principal(name, since, until, store, as_json)
+
+
+@app.command()
+def evidence(
+    alert: Annotated[
+        list[str] | None, typer.Option("--alert", help="ID of an alert; may be repeated.", show_default=False)
+    ] = None,
+    audit_id: Annotated[
+        list[str] | None,
+        typer.Option("--audit-id", help="Audit ID of a request; may be repeated.", show_default=False),
+    ] = None,
+    principal: Annotated[
+        str | None,
+        typer.Option(
+            "--principal", "-p", help="Everything it did between --since and --until.", show_default=False
+        ),
+    ] = None,
+    since: SinceAny = None,
+    until: Until = None,
+    note: Annotated[
+        str, typer.Option("--note", help="Why it is exported; kept in the ledger.", show_default=False)
+    ] = "",
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.", file_okay=False)] = Path(
+        "evidence"
+    ),
+    store: StoreFolder = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Settings of the service, for its store of alerts. Default: the shipped serve.yaml.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+) -> None:
+    """Export evidence: the original events with checksums and proof, the alerts, the model, and who exported it when.
+
+    Writes a JSON file that can be verified anywhere, and an HTML page to be read and printed. The export itself is noted in
+    the store's ledger.
+
+    Example:  `kubehabit evidence --alert 7d0c6a1f52b8e934 --note "Incident 42" --out evidence`
+
+    Next:  `kubehabit verify evidence/….json`
+    """
+    from serving.forensics import commands
+
+    commands.evidence(alert or [], audit_id or [], principal, since, until, note, out, store, config)
+
+
+@app.command()
+def verify(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="A file of evidence. Without one the event store is checked.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    store: StoreFolder = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            "--head",
+            help="Head of an earlier report: shows whether the ledger was cut off or written anew since.",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key",
+            help="Ed25519 public key (PEM) that the ledger has to be signed with.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    gap_minutes: Annotated[
+        float, typer.Option("--gap-minutes", help="Time without an event that is told as a gap.", min=0.0)
+    ] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Check that no event in the store was changed, removed, added or reordered, and tell gaps in time.
+
+    Exit status 1 says that something is not as it was written. Works while the service runs.
+
+    Example:  `kubehabit verify --key kubehabit.pub --head 1042:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08`
+
+    Next:  keep the head that it prints somewhere else, for the next time.
+    """
+    from serving.forensics import commands
+
+    raise typer.Exit(commands.verify(file, store, head, key, gap_minutes, as_json))
 
 
 @app.command()

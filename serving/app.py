@@ -34,6 +34,7 @@ from serving.api_docs import add_docs
 from serving.connections import Connection
 from serving.engine import Engine, EventResult, ModelInfo
 from serving.feedback import Feedback, FeedbackEntry, entry_of
+from serving.forensics import routes as forensics
 from serving.incident_routes import add_incident_routes
 from serving.logs import configure
 from serving.principals import PrincipalReport
@@ -185,6 +186,7 @@ def create_app(
     add_incident_routes(app, service)
     model_routes.install(app, service)
     invocations.install(app, service)
+    forensics.add_routes(app, service)
     add_docs(app)
     add_security(app)
     access.protect(app.routes)

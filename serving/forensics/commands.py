@@ -1,0 +1,409 @@
+"""What `kubehabit who`, `events`, `principal`, `evidence` and `verify` do: ask the store on this machine and print the answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from data.errors import KubehabitError
+from serving.forensics import clock
+from serving.forensics.questions import (
+    Filter,
+    Life,
+    Newcomer,
+    Questions,
+    Top,
+    Touch,
+    moment_of,
+    resource_of,
+)
+from serving.forensics.records import Record
+from serving.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from serving.forensics.verify import Report
+
+_SHOWN = 3
+_SECONDS = 300.0
+"""A person can press Ctrl-C."""
+
+
+def settings_of(config: Path | None) -> Settings:
+    """Settings of the service whose store is asked."""
+    return load_settings(config)
+
+
+def open_questions(store: Path | None) -> Questions:
+    """Questions to the store in a folder, or in that of the settings."""
+    settings = settings_of(None)
+    return Questions(
+        (store or settings.events.resolved_path).absolute(),
+        memory_mb=settings.events.memory_mb,
+        seconds=_SECONDS,
+    )
+
+
+def _moment(text: str | None) -> int | None:
+    return None if text is None else moment_of(text)
+
+
+def _print_json(content: object) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(content), indent=1).decode() + "\n")
+
+
+def _console() -> Console:
+    # A pipe has no width; a table that is cut at 80 columns is of no use in a file.
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
+def object_of(kind: str, what: str | None) -> Filter:
+    """What is meant by `secret payments/db` (that one), `secret payments/` (all of the namespace), `node n1` or `secret`."""
+    namespace, slash, name = (what or "").partition("/")
+    if not slash:
+        namespace, name = "", namespace
+    return Filter(resource=resource_of(kind), namespace=namespace or None, name=name or None)
+
+
+def touched(
+    kind: str, what: str | None, since: str, until: str | None, store: Path | None, exact: bool, as_json: bool
+) -> None:
+    """Print who touched an object."""
+    questions = open_questions(store)
+    wanted = replace(object_of(kind, what), since=_moment(since), until=_moment(until))
+    found = questions.touched(wanted, listings=not exact)
+    if as_json:
+        _print_json({"touched": found})
+        return
+    console = _console()
+    object_ = f"{wanted.resource} {what}" if what else str(wanted.resource)
+    if not found:
+        console.print(f"Nobody touched {escape(object_)} since {since}.{_reach(questions)}")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head in ("Who", "Did", "Times", "Refused", "First", "Last", "From", "With"):
+        table.add_column(head, overflow="fold", justify="right" if head in ("Times", "Refused") else "left")
+    for one in found:
+        table.add_row(*map(escape, _touch_row(one, wanted)))
+    people = len({one.principal for one in found})
+    console.print(table)
+    console.print(
+        f"\n{people} principals touched {escape(object_)} since {since} (times are UTC).{_reach(questions)}\n"
+        f"Next: kubehabit principal {escape(found[0].principal)} --since {since}",
+        highlight=False,
+    )
+
+
+def _touch_row(one: Touch, wanted: Filter) -> tuple[str, ...]:
+    did = one.verb + (f" {one.subresource}" if one.subresource else "")
+    if one.how == "list":
+        did += f" (of all {wanted.resource})"
+    who = one.principal + (f" as {', '.join(one.acted_as)}" if one.acted_as else "")
+    refused = one.count - one.allowed
+    return (
+        who,
+        did,
+        f"{one.count:,}",
+        f"{refused:,}" if refused else "",
+        _short(one.first),
+        _short(one.last),
+        _few(one.addresses),
+        _few(one.user_agents),
+    )
+
+
+def newcomers(namespace: str, since: str, until: str | None, store: Path | None, as_json: bool) -> None:
+    """Print who is new in a namespace."""
+    questions = open_questions(store)
+    found = questions.newcomers(namespace, moment_of(since), _moment(until))
+    earliest = questions.extent().earliest
+    if as_json:
+        begins = None if earliest is None else clock.written(earliest)
+        _print_json({"newcomers": found, "storeBegins": begins})
+        return
+    console = _console()
+    if not found:
+        console.print(
+            f"Nobody came to {escape(namespace)} since {since} who had not been there before.{_reach(questions)}"
+        )
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head in ("Who", "First here", "Actions", "Refused", "Did", "To", "From", "In the cluster since"):
+        table.add_column(head, overflow="fold", justify="right" if head in ("Actions", "Refused") else "left")
+    for one in found:
+        table.add_row(*map(escape, _newcomer_row(one)))
+    console.print(table)
+    console.print(
+        f"\n{len(found)} principals came to {escape(namespace)} since {since} and were never seen in it before (times are UTC)."
+        f"{_reach(questions)}\nNext: kubehabit events --namespace {escape(namespace)} --principal {escape(found[0].principal)}",
+        highlight=False,
+    )
+
+
+def _newcomer_row(one: Newcomer) -> tuple[str, ...]:
+    refused = one.count - one.allowed
+    return (
+        one.principal,
+        _short(one.first),
+        f"{one.count:,}",
+        f"{refused:,}" if refused else "",
+        _few(one.verbs, 6),
+        _few(one.resources, 6),
+        _few(one.addresses),
+        _short(one.known_since),
+    )
+
+
+def events(
+    wanted: Filter,
+    limit: int,
+    cursor: str | None,
+    newest: bool,
+    original: bool,
+    store: Path | None,
+    as_json: bool,
+) -> None:
+    """Print events."""
+    from serving.forensics.routes import document_of
+
+    questions = open_questions(store)
+    page = questions.events(wanted, limit=limit, cursor=cursor, newest=newest)
+    if as_json or original:
+        write = sys.stdout.write
+        for record in page.records:
+            line = (
+                record.event
+                if original
+                else msgspec.json.encode(document_of(record, original=False)).decode()
+            )
+            write(line + "\n")
+    else:
+        console = _console()
+        if not page.records:
+            console.print(f"No such event.{_reach(questions)}")
+            return
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for head in ("Time (UTC)", "Who", "Did", "Answer", "From", "With", "Audit ID"):
+            table.add_column(head, overflow="fold")
+        for record in page.records:
+            table.add_row(*map(escape, _event_row(record)))
+        console.print(table)
+    if page.cursor is not None:
+        print(f"There are more: the same with --cursor {page.cursor}, or a larger --limit.", file=sys.stderr)
+
+
+def _event_row(record: Record) -> tuple[str, ...]:
+    from serving.forensics.page import what_of
+
+    who = record.principal + (f" as {record.impersonated}" if record.impersonated else "")
+    return (
+        clock.written(record.time)[:23].replace("T", " "),
+        who,
+        f"{record.verb} {what_of(record._asdict())}",
+        str(record.code or record.stage),
+        record.source_ips.partition(",")[0],
+        record.user_agent.partition(" ")[0],
+        record.audit_id,
+    )
+
+
+def principal(name: str, since: str | None, until: str | None, store: Path | None, as_json: bool) -> None:
+    """Print what a principal did."""
+    questions = open_questions(store)
+    found = questions.life(name, _moment(since), _moment(until))
+    if found is None:
+        raise KubehabitError(
+            f"There is no event of {name!r} in that time. A service account is system:serviceaccount:NAMESPACE:NAME; see who "
+            "there is with: kubehabit who touched pod"
+        )
+    if as_json:
+        _print_json(found)
+        return
+    _print_life(_console(), found)
+
+
+def _print_life(console: Console, found: Life) -> None:
+    refused = found.count - found.allowed
+    console.print(f"[bold]{escape(found.principal)}[/bold]", highlight=False)
+    console.print(
+        f"{found.count:,} events, {refused:,} refused or failed, from {_short(found.first)} to {_short(found.last)} (UTC)",
+        highlight=False,
+    )
+    parts: Sequence[tuple[str, list[Top]]] = (
+        ("Did", found.did),
+        ("In namespaces", found.namespaces),
+        ("From", found.addresses),
+        ("With", found.user_agents),
+        ("Credentials", found.credentials),
+        (
+            "Logged as",
+            [] if [top.value for top in found.user_names] == [found.principal] else found.user_names,
+        ),
+    )
+    for head, tops in parts:
+        if tops:
+            console.print(f"\n[bold]{head}[/bold]")
+            for top in tops:
+                console.print(f"  {top.count:>10,}  {escape(top.value)}", highlight=False)
+    if found.alerts:
+        console.print(f"\n[bold]Alerts[/bold]  {', '.join(found.alerts)}", highlight=False)
+        console.print(f"Next: kubehabit evidence --alert {found.alerts[0]} --out evidence", highlight=False)
+
+
+def _reach(questions: Questions) -> str:
+    """How far back the answer reaches."""
+    extent = questions.extent()
+    if extent.earliest is None:
+        return " The store is empty."
+    return f" The store begins {_short(clock.written(extent.earliest))} UTC."
+
+
+def _short(time: str) -> str:
+    return time[:19].replace("T", " ")
+
+
+def _few(values: Sequence[str], most: int = _SHOWN) -> str:
+    shown = [value.partition(" ")[0] for value in values[:most]]
+    more = len(values) - most
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def evidence(
+    alert_ids: Sequence[str],
+    audit_ids: Sequence[str],
+    principal: str | None,
+    since: str | None,
+    until: str | None,
+    note: str,
+    out: Path,
+    store: Path | None,
+    config: Path | None,
+) -> None:
+    """Write a file of evidence and its page."""
+    from serving.forensics.evidence import Subject, export, exporter
+    from serving.forensics.ledger import Ledger, load_signing_key
+    from serving.forensics.model import describe_model
+    from serving.forensics.page import render
+    from serving.store import AlertStore
+
+    settings = settings_of(config)
+    questions = open_questions(store or settings.events.resolved_path)
+    alerts: list[dict[str, Any]] = []
+    model = None
+    if alert_ids:
+        kept = AlertStore(
+            settings.store.resolved_url,
+            retention_days=settings.store.retention_days,
+            max_alerts=settings.store.max_alerts,
+        )
+        for alert_id in alert_ids:
+            alert = kept.get(alert_id)
+            if alert is None:
+                raise KubehabitError(f"There is no alert {alert_id!r} in {settings.store.resolved_url}.")
+            alerts.append(alert.model_dump(mode="json", by_alias=True))
+            model = model or describe_model(settings, alert.model.name, alert.model.version)
+        kept.close()
+    key = None if settings.events.signing_key is None else load_signing_key(settings.events.signing_key)
+    subject = Subject(
+        alerts=tuple(alert_ids),
+        audit_ids=tuple(audit_ids),
+        principal=principal,
+        since=_moment(since),
+        until=_moment(until),
+        note=note,
+    )
+    made = export(
+        questions, Ledger(questions.folder, key), subject, by=exporter(), alerts=alerts, model=model
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"evidence-{clock.written(clock.now())[:19].replace(':', '').replace('-', '')}Z"
+    for suffix, content in ((".json", made), (".html", render(made).encode())):
+        path = out / (name + suffix)
+        path.write_bytes(content)
+        path.chmod(0o600)
+    count = len(msgspec.json.decode(made)["content"]["events"])
+    print(f"{count:,} events: {out / name}.html to read and print, {out / name}.json with the proof.")
+    print(f"Next: kubehabit verify {out / name}.json")
+
+
+def verify(
+    file: Path | None,
+    store: Path | None,
+    head: str | None,
+    key: Path | None,
+    gap_minutes: float,
+    as_json: bool,
+) -> int:
+    """Check the store, or a file of evidence; returns the exit status: 0 if all is as it was written, else 1."""
+    from serving.forensics.ledger import load_public_key
+    from serving.forensics.verify import verify as verify_store
+
+    public = None if key is None else load_public_key(key)
+    if file is not None:
+        from serving.forensics.evidence import check
+
+        checked = check(file, public)
+        if as_json:
+            _print_json(checked)
+        else:
+            for finding in checked.findings:
+                print(f"NOT SOUND  {finding}")
+            state = "is as it was made" if not checked.findings else "is NOT as it was made"
+            print(f"{file} {state}: {checked.events:,} events, exported {checked.created} by {checked.by}.")
+            print(f"Signed with {checked.signed}." if checked.signed else "Not signed.")
+            print(f"Hold the store against it with: kubehabit verify --head {checked.head}")
+        return 1 if checked.findings else 0
+    folder = (store or settings_of(None).events.resolved_path).absolute()
+    stderr = Console(stderr=True)
+    with stderr.status("Reading the ledger") as status:
+        report = verify_store(
+            folder,
+            key=public,
+            head=head,
+            gap_seconds=60 * gap_minutes,
+            on_records=lambda count: status.update(f"{count:,} records checked"),
+        )
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        _print_report(report)
+    return 0 if report.is_sound else 1
+
+
+def _print_report(report: Report) -> None:
+    for finding in report.findings:
+        print(f"NOT SOUND  {finding.where}: {finding.what}")
+    for gap in report.gaps:
+        if gap.after and gap.seconds:
+            print(f"gap        {gap.after} to {gap.before} ({gap.seconds / 60:,.0f} min): {gap.why}")
+        else:
+            print(f"gap        {gap.before}: {gap.why}")
+    state = (
+        "All is as it was written"
+        if report.is_sound
+        else f"{len(report.findings)} things are NOT as they were written"
+    )
+    rate = report.records / max(report.seconds, 1e-9)
+    print(
+        f"{state}: {report.records:,} records in {report.files:,} files, {report.segments:,} segments, {report.lines:,} lines "
+        f"of the ledger, in {report.seconds:.1f} s ({rate:,.0f} records/s)."
+    )
+    if report.dropped:
+        print(
+            f"{report.dropped:,} older records were dropped by retention; the ledger still holds the roots of their segments."
+        )
+    print(
+        f"Signed with {report.signed}."
+        if report.signed
+        else "The ledger is chained, not signed (events.signing_key)."
+    )
+    print(
+        f"Head: {report.head}  (note it down: --head shows later whether anything was cut off or written anew)"
+    )

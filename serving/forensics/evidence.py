@@ -1,0 +1,386 @@
+"""Evidence: one export of what happened, with the events as they were recorded and the proof that nobody changed them since.
+
+The file is JSON: `{"content": {...}, "sha256": "...", "ledger": {...}}`. `sha256` is over the bytes of `content` as they stand.
+The ledger part names the line that notes this export, the lines that sealed the events, and the digests of all lines between,
+so that hashes can be followed from each event to the export's own line without the store.
+"""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from data.errors import KubehabitError
+from serving.forensics import clock
+from serving.forensics.database import connect
+from serving.forensics.ledger import BEGINNING, Entry, Ledger, Line, is_signed_by
+from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
+from serving.forensics.questions import Filter, Questions, moment_of
+from serving.forensics.records import COLUMNS, Record, checksum, content_of
+from serving.forensics.verify import leaves_of
+
+FORMAT = "kubehabit.evidence/1"
+MAX_EVENTS = 50_000
+_HOUR = 3_600_000_000
+"""Around an alert: later stages of its requests are written after its last action."""
+
+_PAGE = 5_000
+
+
+class EvidenceError(KubehabitError):
+    """An export that cannot be made, or is not as it was made."""
+
+
+class Subject(msgspec.Struct, rename="camel", frozen=True):
+    """What an export is about; one of them at least.
+
+    Attributes:
+        alerts: IDs of alerts.
+        audit_ids: requests.
+        principal: everything that it did between `since` and `until`, microseconds since 1970 UTC.
+        note: why it is made, in the exporter's words; kept in the ledger.
+    """
+
+    alerts: tuple[str, ...] = ()
+    audit_ids: tuple[str, ...] = ()
+    principal: str | None = None
+    since: int | None = None
+    until: int | None = None
+    note: str = ""
+
+
+class Chain(msgspec.Struct, rename="camel", frozen=True):
+    """The part of the ledger from the first line that sealed an event of the export to the line that notes it.
+
+    Attributes:
+        before: hash of the line before the first.
+        first: number of the first line.
+        digests: SHA-256 of the entry of each line.
+        lines: those that sealed an event, and the last, whole: number -> line.
+        public_key: what the lines are signed with, or "".
+    """
+
+    before: str
+    first: int
+    digests: list[str]
+    lines: dict[int, Line]
+    public_key: str
+
+
+class Export(msgspec.Struct, frozen=True):
+    """A file of evidence as written."""
+
+    content: msgspec.Raw
+    sha256: str
+    ledger: Chain
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What `check` found of a file of evidence.
+
+    Attributes:
+        findings: sentences; none if all is as it was made.
+        events: events that were checked.
+        signed: public key that signed the ledger's lines, or "".
+        head: `<number>:<hash>` of the ledger's line that notes the export; `kubehabit verify --head` holds the store against it.
+        created, by: when and by whom it was made.
+    """
+
+    findings: list[str]
+    events: int
+    signed: str
+    head: str
+    created: str
+    by: str
+
+
+def exporter() -> str:
+    """Who runs this process, for the chain of custody."""
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):
+        return f"unknown@{socket.gethostname()}"
+
+
+def export(
+    questions: Questions,
+    ledger: Ledger,
+    subject: Subject,
+    *,
+    by: str,
+    alerts: Sequence[dict[str, Any]] = (),
+    model: dict[str, Any] | None = None,
+) -> bytes:
+    """Make a file of evidence and note it in the ledger.
+
+    Args:
+        questions: answers about the store.
+        ledger: of the same store.
+        subject: what is wanted.
+        by: who wants it.
+        alerts: the alerts of the subject, as the API gives them.
+        model: the model that judged: name, version, and its card.
+
+    Raises:
+        EvidenceError: nothing was found, or too much.
+    """
+    if _public_key(ledger.entries) and not ledger.signs:
+        raise EvidenceError(
+            "The store's ledger is signed, and so must be the line that notes an export. Name the key: events.signing_key in "
+            "serve.yaml, or KUBEHABIT_EVENTS__SIGNING_KEY."
+        )
+    records = _gather(questions, subject, alerts)
+    if not records:
+        raise EvidenceError(
+            "None of these events is in the store. They may be older than its retention, or from before it was switched on."
+        )
+    proofs = _prove(questions, records)
+    cited = {audit_id for alert in alerts for audit_id in alert["auditIDs"]} | set(subject.audit_ids)
+    found = {record.audit_id for record in records}
+    content = {
+        "format": FORMAT,
+        "created": clock.written(clock.now()),
+        "by": by,
+        "subject": {
+            "alerts": list(subject.alerts),
+            "auditIDs": list(subject.audit_ids),
+            "principal": subject.principal,
+            "since": None if subject.since is None else clock.written(subject.since),
+            "until": None if subject.until is None else clock.written(subject.until),
+            "note": subject.note,
+        },
+        "clock": clock.source(),
+        "model": model,
+        "alerts": list(alerts),
+        "events": [
+            {"record": record._asdict(), "sha256": checksum(record.event), "proof": proof}
+            for record, proof in zip(records, proofs, strict=True)
+        ],
+        "missing": sorted(cited - found),
+        "custody": _custody(ledger.entries, subject),
+        "columns": list(COLUMNS),
+    }
+    raw = msgspec.json.encode(content)
+    digest = sha256(raw).hexdigest()
+    noted = ledger.append(
+        "exported",
+        sha256=digest,
+        by=by,
+        note=subject.note,
+        alerts=list(subject.alerts),
+        audit_ids=len(found),
+        principal=subject.principal,
+        events=len(records),
+    )
+    first = min(proof["line"] for proof in proofs)
+    lines = sorted({proof["line"] for proof in proofs} | {noted.number})
+    entries = ledger.entries
+    chain = Chain(
+        before=entries[first - 1].hash.hex() if first else BEGINNING.hex(),
+        first=first,
+        digests=[sha256(entry.line.entry).hexdigest() for entry in entries[first : noted.number + 1]],
+        lines={number: entries[number].line for number in lines},
+        public_key=_public_key(entries),
+    )
+    return msgspec.json.encode(Export(msgspec.Raw(raw), digest, chain)) + b"\n"
+
+
+def _gather(questions: Questions, subject: Subject, alerts: Sequence[dict[str, Any]]) -> list[Record]:
+    """The records that are meant, in the order of time."""
+    wanted: list[Filter] = []
+    for alert in alerts:
+        span = (moment_of(alert["firstSeen"]) - _HOUR, moment_of(alert["lastSeen"]) + _HOUR)
+        wanted += _by_id(alert["auditIDs"], *span)
+    wanted += _by_id(list(subject.audit_ids), subject.since, subject.until)
+    if subject.principal is not None:
+        wanted.append(Filter(principal=subject.principal, since=subject.since, until=subject.until))
+    if not wanted:
+        raise EvidenceError(
+            "Say what the evidence is of: alerts, audit IDs, or a principal and a span of time."
+        )
+    found: dict[int, Record] = {}
+    for one in wanted:
+        cursor = None
+        while True:
+            page = questions.events(one, limit=_PAGE, cursor=cursor)
+            found.update((record.number, record) for record in page.records)
+            if len(found) > MAX_EVENTS:
+                raise EvidenceError(
+                    f"That is more than {MAX_EVENTS:,} events. Name a shorter span of time, or fewer alerts at a time."
+                )
+            cursor = page.cursor
+            if cursor is None:
+                break
+    return sorted(found.values(), key=lambda record: (record.time, record.number))
+
+
+def _by_id(audit_ids: Sequence[str], since: int | None, until: int | None) -> list[Filter]:
+    return [
+        Filter(audit_ids=tuple(audit_ids[start : start + _PAGE // 2]), since=since, until=until)
+        for start in range(0, len(audit_ids), _PAGE // 2)
+    ]
+
+
+def _prove(questions: Questions, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """For each record the path from its hash to the root of the segment that it was sealed in."""
+    catalog = questions.catalog()
+    by_segment: dict[int, list[int]] = {}
+    for record in records:
+        at = catalog.segment_at(record.number)
+        if at is None:
+            raise EvidenceError(
+                f"Event {record.audit_id} came a moment ago and is not sealed yet. Export again in a minute."
+            )
+        by_segment.setdefault(at, []).append(record.number)
+    proofs: dict[int, dict[str, Any]] = {}
+    with connect(questions.folder, 512, 2) as connection:
+        for at, numbers in by_segment.items():
+            segment = catalog.segments[at]
+            file = next(one for one in catalog.files if one.first <= segment.first < one.end)
+            _, leaves = leaves_of(connection, questions.folder / file.name, segment.first, segment.end)
+            blocks = blocks_of(leaves)
+            if root_of(blocks).hex() != segment.root:
+                raise EvidenceError(
+                    f"Records {segment.first} to {segment.end - 1} are not as they were sealed, so they are no evidence. "
+                    "See `kubehabit verify`."
+                )
+            for number in numbers:
+                position = number - segment.first
+                block = position // BLOCK
+                path = path_in(leaves[block * BLOCK : (block + 1) * BLOCK], position % BLOCK)
+                path += path_in(blocks, block)
+                proofs[number] = {
+                    "line": segment.line,
+                    "leaf": leaves[position].hex(),
+                    "path": [[side, beside.hex()] for side, beside in path],
+                }
+    return [proofs[record.number] for record in records]
+
+
+def _custody(entries: Sequence[Entry], subject: Subject) -> list[dict[str, Any]]:
+    """Earlier exports of the same alerts or principal."""
+    same = set(subject.alerts)
+    return [
+        entry.fields
+        for entry in entries
+        if entry.fields["kind"] == "exported"
+        and (
+            same & set(entry.fields["alerts"])
+            or (subject.principal is not None and entry.fields["principal"] == subject.principal)
+        )
+    ]
+
+
+def _public_key(entries: Sequence[Entry]) -> str:
+    return next(
+        (str(entry.fields["public_key"]) for entry in reversed(entries) if entry.fields.get("public_key")), ""
+    )
+
+
+def read_export(path: Path) -> tuple[Export, dict[str, Any]]:
+    """A file of evidence and its content.
+
+    Raises:
+        EvidenceError: it is none.
+    """
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Export)
+        content = msgspec.json.decode(found.content, type=dict[str, Any])
+        if content["format"] != FORMAT:
+            raise EvidenceError(f"{path} was written by another version of kubehabit ({content['format']}).")
+    except OSError as error:
+        raise EvidenceError(f"Cannot read {path}: {error.strerror}.") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError) as error:
+        raise EvidenceError(f"{path} is no file of evidence: {error}.") from error
+    return found, content
+
+
+def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
+    """Check a file of evidence by itself: no store is needed.
+
+    Args:
+        path: the JSON file.
+        key: that the ledger's lines have to be signed with; without, the key that the file names.
+
+    Raises:
+        EvidenceError: it is no file of evidence.
+    """
+    found, content = read_export(path)
+    findings: list[str] = []
+    if sha256(found.content).hexdigest() != found.sha256:
+        findings.append("The content is not that which the checksum was taken of.")
+    try:
+        lines, named = found.ledger.lines, found.ledger.public_key
+        head = _check_chain(found.ledger, findings)
+        if key is None and named:
+            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(named))
+        if key is not None:
+            findings += [
+                f"Line {number + 1} of the ledger is not signed by the key."
+                for number, line in lines.items()
+                if not is_signed_by(line, key)
+            ]
+        roots = {
+            number: msgspec.json.decode(line.entry, type=dict[str, Any]) for number, line in lines.items()
+        }
+        noted = roots[max(roots)]
+        if noted.get("kind") != "exported" or noted.get("sha256") != found.sha256:
+            findings.append("The last line of the ledger notes another export than this.")
+        for event in content["events"]:
+            _check_event(event, roots, findings)
+    except (KeyError, TypeError, ValueError, IndexError, msgspec.MsgspecError) as error:
+        findings.append(f"The file lacks what proves it, or it was changed: {error!r}.")
+        head = ""
+        named = ""
+    return Checked(
+        findings,
+        len(content.get("events", ())),
+        named,
+        head,
+        str(content.get("created", "")),
+        str(content.get("by", "")),
+    )
+
+
+def _check_chain(chain: Chain, findings: list[str]) -> str:
+    """Follow the hashes from the first line that is cited to the one that notes the export. Returns the head."""
+    before = bytes.fromhex(chain.before)
+    for number, digest in enumerate(map(bytes.fromhex, chain.digests), chain.first):
+        line = chain.lines.get(number)
+        if line is not None and sha256(line.entry).digest() != digest:
+            findings.append(f"Line {number + 1} of the ledger is not the one that was chained.")
+        before = sha256(before + digest).digest()
+        if line is not None and before.hex() != line.hash:
+            findings.append(
+                f"The hash of line {number + 1} of the ledger does not follow from the lines before it."
+            )
+            break
+    last = chain.first + len(chain.digests) - 1
+    if not chain.lines or max(chain.lines) != last or min(chain.lines) < chain.first:
+        findings.append("The chain does not reach from the events to the line that notes the export.")
+    return f"{last}:{before.hex()}"
+
+
+def _check_event(event: dict[str, Any], roots: dict[int, dict[str, Any]], findings: list[str]) -> None:
+    record = Record(**event["record"])
+    where = f"Event {record.audit_id} (record {record.number})"
+    if checksum(record.event) != event["sha256"]:
+        findings.append(f"{where}: its text is not that of its checksum.")
+    proof = event["proof"]
+    leaf = leaf_of(content_of(record))
+    if leaf.hex() != proof["leaf"]:
+        findings.append(f"{where} is not as it was recorded.")
+        return
+    sealed = roots[proof["line"]]
+    path = [(side, bytes.fromhex(beside)) for side, beside in proof["path"]]
+    if climb(leaf, path).hex() != sealed.get("root"):
+        findings.append(f"{where}: its proof does not lead to what was sealed.")
+    elif not sealed["first"] <= record.number < sealed["first"] + sealed["count"]:
+        findings.append(f"{where}: its number is not one of the segment that it is said to be in.")

@@ -1,0 +1,587 @@
+"""Questions about what happened, answered from the store's files: parametrised, bounded, with a time limit.
+
+Works beside a running service or without one, in the same process or another: it only reads.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import duckdb
+import msgspec
+
+from data.errors import KubehabitError
+from serving.forensics import clock
+from serving.forensics.catalog import Catalog, StoredFile
+from serving.forensics.database import connect, quoted
+from serving.forensics.ledger import LedgerReader
+from serving.forensics.records import COLUMNS, SQL_TYPES, Record, rows_of
+
+_ATTEMPTS = 5
+_Answer = TypeVar("_Answer")
+_DURATION = re.compile(r"(\d{1,6})\s*([smhdw])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_CLOCK_TIME = re.compile(r"\d{1,2}:\d\d(?::\d\d)?")
+_CURSOR = re.compile(r"(-?\d{1,18})-(\d{1,18})")
+_ALLOWED = "code < 400 AND decision <> 'forbid'"
+_LISTINGS = "'list', 'watch', 'deletecollection'"
+_TOP = 10
+_LISTED = 20
+MAX_LIMIT = 10_000
+
+_KINDS = {
+    "cm": "configmaps", "cr": "clusterroles", "crb": "clusterrolebindings", "crd": "customresourcedefinitions",
+    "csr": "certificatesigningrequests", "deploy": "deployments", "ds": "daemonsets", "ep": "endpoints", "ev": "events",
+    "hpa": "horizontalpodautoscalers", "ing": "ingresses", "netpol": "networkpolicies", "no": "nodes", "ns": "namespaces",
+    "po": "pods", "pv": "persistentvolumes", "pvc": "persistentvolumeclaims", "rs": "replicasets", "sa": "serviceaccounts",
+    "sts": "statefulsets", "svc": "services", "cj": "cronjobs", "policy": "policies", "endpoints": "endpoints",
+    "networkpolicy": "networkpolicies", "ingress": "ingresses", "storageclass": "storageclasses", "sc": "storageclasses",
+}  # fmt: skip
+"""Short names and irregular plurals as kubectl takes them."""
+
+
+class QuestionError(KubehabitError):
+    """A question that cannot be answered as it was asked."""
+
+
+class TooSlowError(QuestionError):
+    """A question that took longer than it may."""
+
+
+def resource_of(kind: str) -> str:
+    """The resource that a kind is, as kubectl would take it: `secret`, `Secrets` and `secrets` are `secrets`."""
+    word = kind.lower()
+    if word in _KINDS:
+        return _KINDS[word]
+    if word.endswith("s") and not word.endswith(("ss", "us")):
+        return word
+    if word.endswith(("ss", "ch", "x")):
+        return word + "es"
+    return word[:-1] + "ies" if word.endswith("y") else word + "s"
+
+
+def moment_of(text: str, now: datetime | None = None) -> int:
+    """A point in time that a person wrote, in microseconds since 1970 UTC.
+
+    Args:
+        text: how long ago (`30m`, `12h`, `7d`), a time of day in UTC (`14:02`: the last time it was that late), a day
+            (`2026-11-24`), or an RFC 3339 time; without a zone it is UTC.
+        now: what `ago` is counted from.
+
+    Raises:
+        QuestionError: it is none of these.
+    """
+    now = now or datetime.now(UTC)
+    text = text.strip()
+    ago = _DURATION.fullmatch(text)
+    if ago is not None:
+        moment = now - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
+    else:
+        try:
+            if _CLOCK_TIME.fullmatch(text):
+                of_day = datetime.strptime(text, "%H:%M:%S" if text.count(":") > 1 else "%H:%M")
+                moment = now.replace(
+                    hour=of_day.hour, minute=of_day.minute, second=of_day.second, microsecond=0
+                )
+                if moment > now:
+                    moment -= timedelta(days=1)
+            else:
+                moment = datetime.fromisoformat(text)
+                moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        except ValueError as error:
+            raise QuestionError(
+                f"{text!r} is no point in time. Say how long ago (30m, 12h, 7d), a time of day in UTC (14:02), a day "
+                "(2026-11-24), or an RFC 3339 time (2026-11-24T14:02:00Z)."
+            ) from error
+    return int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which records are meant; what is None or empty does not matter. Times are microseconds since 1970 UTC.
+
+    Attributes:
+        since, until: half-open span of the API server's time.
+        principal: who acted, by folded name or as logged, or whom the caller impersonated.
+        credential: ID of the credential used, with or without its kind (`JTI=`, `X509SHA256=`).
+        issued: ID of the credential that a request brought into being.
+        verbs, resource, subresource, namespace, name, decision: as logged.
+        address: one of the addresses logged.
+        user_agent: the user agent begins with this.
+        codes: least and largest answer.
+        audit_ids: these requests.
+        alert: events that were part of this alert when they came.
+    """
+
+    since: int | None = None
+    until: int | None = None
+    principal: str | None = None
+    credential: str | None = None
+    issued: str | None = None
+    verbs: tuple[str, ...] = ()
+    resource: str | None = None
+    subresource: str | None = None
+    namespace: str | None = None
+    name: str | None = None
+    address: str | None = None
+    user_agent: str | None = None
+    codes: tuple[int, int] | None = None
+    decision: str | None = None
+    audit_ids: tuple[str, ...] = ()
+    alert: str | None = None
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """A condition and its parameters; no word of a caller is ever part of the SQL."""
+        parts: list[str] = ["true"]
+        values: list[Any] = []
+
+        def add(condition: str, *given: Any) -> None:
+            parts.append(condition)
+            values.extend(given)
+
+        if self.since is not None:
+            add("time >= make_timestamp(?::BIGINT)", self.since)
+        if self.until is not None:
+            add("time < make_timestamp(?::BIGINT)", self.until)
+        if self.principal is not None:
+            add("(principal = ? OR username = ? OR impersonated = ?)", *[self.principal] * 3)
+        for column, credential in (("credential", self.credential), ("issued", self.issued)):
+            if credential is not None:
+                names = (
+                    [credential]
+                    if "=" in credential
+                    else [f"JTI={credential}", f"X509SHA256={credential}", credential]
+                )
+                add(f"{column} IN ({', '.join('?' * len(names))})", *names)
+        if self.verbs:
+            add(f"verb IN ({', '.join('?' * len(self.verbs))})", *self.verbs)
+        for column in ("resource", "subresource", "namespace", "name", "decision", "alert"):
+            if (value := getattr(self, column)) is not None:
+                add(f"{column} = ?", value)
+        if self.address is not None:
+            add("list_contains(string_split(source_ips, ','), ?)", self.address)
+        if self.user_agent is not None:
+            add("starts_with(user_agent, ?)", self.user_agent)
+        if self.codes is not None:
+            add("code BETWEEN ? AND ?", *self.codes)
+        if self.audit_ids:
+            add("list_contains(?::VARCHAR[], audit_id)", list(self.audit_ids))
+        return " AND ".join(parts), values
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Records in the order of time, and where to go on; `cursor` is None at the end."""
+
+    records: list[Record]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What the store can answer for: the events it holds, and the span of their times. Microseconds since 1970 UTC."""
+
+    records: int
+    earliest: int | None
+    latest: int | None
+
+
+class Touch(msgspec.Struct, rename="camel", frozen=True):
+    """What one principal did to what was asked about, in one way.
+
+    Attributes:
+        how: `direct`, or `list` when it came with a listing of its namespace or of the whole cluster.
+    """
+
+    principal: str
+    verb: str
+    subresource: str
+    how: Literal["direct", "list"]
+    count: int
+    allowed: int
+    first: str
+    last: str
+    addresses: list[str]
+    user_agents: list[str]
+    credentials: list[str]
+    acted_as: list[str]
+
+
+class Newcomer(msgspec.Struct, rename="camel", frozen=True):
+    """A principal that was never seen in a namespace before.
+
+    Attributes:
+        known_since: when it was first seen anywhere in the cluster.
+    """
+
+    principal: str
+    first: str
+    last: str
+    count: int
+    allowed: int
+    verbs: list[str]
+    resources: list[str]
+    addresses: list[str]
+    known_since: str
+
+
+class Top(msgspec.Struct, frozen=True):
+    """A value and how often it occurred."""
+
+    value: str
+    count: int
+
+
+class Life(msgspec.Struct, rename="camel", frozen=True):
+    """What a principal did, summed up."""
+
+    principal: str
+    count: int
+    allowed: int
+    first: str
+    last: str
+    did: list[Top]
+    namespaces: list[Top]
+    addresses: list[Top]
+    user_agents: list[Top]
+    credentials: list[Top]
+    user_names: list[Top]
+    alerts: list[str]
+
+
+class Questions:
+    """Answers questions about a store.
+
+    Args:
+        folder: of the store.
+        memory_mb: memory of the database.
+        seconds: longest a question may take.
+        threads: of the database.
+
+    Raises:
+        QuestionError: there is no store in the folder.
+    """
+
+    def __init__(self, folder: Path, *, memory_mb: int = 512, seconds: float = 60, threads: int = 2) -> None:
+        self.folder = folder
+        self._seconds = seconds
+        if not (folder / "ledger.jsonl").exists():
+            raise QuestionError(
+                f"There is no event store in {folder}. `kubehabit serve` makes one; name another with --store."
+            )
+        self._ledger = LedgerReader(folder)
+        self._catalog = Catalog()
+        self._reading = threading.Lock()
+        self._root = connect(folder, memory_mb, threads)
+
+    def close(self) -> None:
+        """Give the database back."""
+        self._root.close()
+
+    def catalog(self) -> Catalog:
+        """What the store holds now."""
+        with self._reading:
+            self._ledger.read_on()
+            self._catalog.read(self._ledger.entries[self._catalog.lines :])
+            return replace(
+                self._catalog, segments=list(self._catalog.segments), files=list(self._catalog.files)
+            )
+
+    # -- the questions ------------------------------------------------------------------------------------------
+
+    def extent(self) -> Extent:
+        """How far back the store goes."""
+
+        def ask(source: _Source) -> Extent:
+            row = source.all("SELECT count(*), min(epoch_us(time)), max(epoch_us(time)) FROM {open}")[0]
+            files = source.files
+            times = [time for time in (row[1], *(file.earliest for file in files)) if time is not None]
+            ends = [time for time in (row[2], *(file.latest for file in files)) if time is not None]
+            return Extent(
+                row[0] + sum(file.count for file in files), min(times, default=None), max(ends, default=None)
+            )
+
+        return self._answer(None, None, ask)
+
+    def events(
+        self, wanted: Filter, *, limit: int = 100, cursor: str | None = None, newest: bool = False
+    ) -> Page:
+        """List events in the order of time.
+
+        Args:
+            wanted: which.
+            limit: most records, at most 10,000.
+            cursor: that of the page before.
+            newest: begin with the newest.
+        """
+        condition, values = wanted.sql()
+        direction, after = ("DESC", "<") if newest else ("ASC", ">")
+        since, until = wanted.since, wanted.until
+        if cursor is not None:
+            match = _CURSOR.fullmatch(cursor)
+            if match is None:
+                raise QuestionError("'cursor' is not one of ours: use the value of the page before, or none.")
+            at = int(match[1])
+            condition += f" AND (time, number) {after} (make_timestamp(?::BIGINT), ?::UBIGINT)"
+            values = [*values, at, int(match[2])]
+            since, until = (since, at + 1) if newest else (at, until)
+        limit = max(1, min(limit, MAX_LIMIT))
+        columns = ", ".join(f"epoch_us({name})" if name in ("time", "received") else name for name in COLUMNS)
+
+        def ask(source: _Source) -> Page:
+            # First which, then their texts: those are most of what there is to read.
+            found = source.all(
+                f"SELECT epoch_us(time), number FROM {{records}} WHERE {condition} "
+                f"ORDER BY time {direction}, number {direction} LIMIT {limit + 1}",
+                values,
+            )
+            numbers = [number for _, number in found[:limit]]
+            if not numbers:
+                return Page([], None)
+            rows = source.all(
+                f"SELECT {columns} FROM {{records}} WHERE number IN (SELECT unnest(?::UBIGINT[])) AND number BETWEEN ? AND ?",
+                [numbers, min(numbers), max(numbers)],
+                numbers=numbers,
+            )
+            by_number = {row[0]: Record(*row) for row in rows}
+            records = [by_number[number] for number in numbers]
+            last = records[-1]
+            return Page(records, f"{last.time}-{last.number}" if len(found) > limit else None)
+
+        return self._answer(since, until, ask)
+
+    def touched(self, wanted: Filter, *, listings: bool = True) -> list[Touch]:
+        """Who touched an object or a kind of objects, how, and how often; the latest first.
+
+        Args:
+            wanted: resource, and namespace and name where it has them.
+            listings: also who listed or watched what contains it: a listing of Secrets shows their contents.
+        """
+        name = wanted.name
+        condition, values = _without_name(wanted).sql()
+        direct = "true" if name is None else "name = ?"
+        if name is not None:
+            condition = f"({condition} AND name = ?)"
+            values = [*values, name]
+            if listings:
+                around, more = _without_name(wanted, anywhere=True).sql()
+                condition += (
+                    f" OR ({around} AND name = '' AND verb IN ({_LISTINGS}) AND namespace IN ('', ?))"
+                )
+                values += [*more, wanted.namespace or ""]
+        query = f"""
+            SELECT principal, verb, subresource, CASE WHEN {direct} THEN 'direct' ELSE 'list' END AS how,
+                count(DISTINCT (audit_id, time)), count(DISTINCT (audit_id, time)) FILTER ({_ALLOWED}),
+                epoch_us(min(time)), epoch_us(max(time)), {_some("source_ips")}, {_some("user_agent")}, {_some("credential")},
+                {_some("CASE WHEN impersonated <> '' THEN impersonated ELSE '' END")}
+            FROM {{records}} WHERE {condition} GROUP BY ALL ORDER BY max(time) DESC LIMIT {MAX_LIMIT}"""
+        given = ([name] if name is not None else []) + values
+
+        def ask(source: _Source) -> list[Touch]:
+            rows = source.all(query, given)
+            return [_row(Touch, row, times=(6, 7), lists=(8, 9, 10, 11)) for row in rows]
+
+        return self._answer(wanted.since, wanted.until, ask)
+
+    def newcomers(self, namespace: str, since: int, until: int | None = None) -> list[Newcomer]:
+        """Principals that came to a namespace in a span of time and were never seen in it before; the latest first."""
+        until = until if until is not None else clock.now() + 1
+        came = f"""
+            SELECT principal, epoch_us(min(time)), epoch_us(max(time)), count(DISTINCT (audit_id, time)),
+                count(DISTINCT (audit_id, time)) FILTER ({_ALLOWED}),
+                {_some("verb")}, {_some("resource")}, {_some("source_ips")}
+            FROM {{records}} WHERE namespace = ? AND time < make_timestamp(?::BIGINT)
+            GROUP BY principal HAVING min(time) >= make_timestamp(?::BIGINT) ORDER BY min(time) DESC LIMIT {MAX_LIMIT}"""
+        known = """
+            SELECT principal, epoch_us(min(time)) FROM {records}
+            WHERE principal IN (SELECT unnest(?::VARCHAR[])) GROUP BY principal"""
+
+        def ask(source: _Source) -> list[Newcomer]:
+            rows = source.all(came, [namespace, until, since])
+            if not rows:
+                return []
+            before = dict(source.all(known, [[row[0] for row in rows]]))
+            return [
+                _row(Newcomer, (*row, before.get(row[0], row[1])), times=(1, 2, 8), lists=(5, 6, 7))
+                for row in rows
+            ]
+
+        # All that came before counts, as far back as the store goes.
+        return self._answer(None, until, ask)
+
+    def life(self, principal: str, since: int | None = None, until: int | None = None) -> Life | None:
+        """What a principal did; None if nothing."""
+        wanted = Filter(principal=principal, since=since, until=until)
+        condition, values = wanted.sql()
+        resource = (
+            "CASE WHEN resource = '' THEN split_part(path, '?', 1) "
+            "ELSE concat_ws('/', resource, nullif(subresource, '')) END"
+        )
+        tops = {
+            "did": f"verb || ' ' || {resource}",
+            "namespaces": "namespace",
+            "addresses": "source_ips",
+            "user_agents": "user_agent",
+            "credentials": "credential",
+            "user_names": "username",
+            "alerts": "alert",
+        }
+
+        def ask(source: _Source) -> Life | None:
+            columns = ", ".join(f"histogram({sql}) AS {name}" for name, sql in tops.items())
+            row = source.all(
+                f"""SELECT count(*), count(*) FILTER ({_ALLOWED}), epoch_us(min(time)), epoch_us(max(time)), {columns}
+                FROM (SELECT * FROM {{records}} WHERE {condition} AND stage <> 'RequestReceived')""",
+                values,
+            )[0]
+            if not row[0]:
+                return None
+            found = {name: _top(counts) for name, counts in zip(tops, row[4:], strict=True)}
+            alerts = [top.value for top in found.pop("alerts")]
+            return Life(
+                principal,
+                row[0],
+                row[1],
+                clock.written(row[2]),
+                clock.written(row[3]),
+                alerts=alerts,
+                **found,
+            )
+
+        return self._answer(since, until, ask)
+
+    # -- how they are asked -------------------------------------------------------------------------------------
+
+    def _answer(self, since: int | None, until: int | None, ask: Callable[[_Source], _Answer]) -> _Answer:
+        """Ask the files that hold a span of time; again if one was merged away meanwhile.
+
+        Raises:
+            TooSlowError: it took too long.
+        """
+        deadline = time.monotonic() + self._seconds
+        for attempt in range(_ATTEMPTS):
+            catalog = self.catalog()
+            try:
+                with self._cursor(deadline) as cursor:
+                    return ask(_Source(cursor, self.folder, catalog, since, until))
+            except duckdb.IOException:
+                if attempt == _ATTEMPTS - 1:
+                    raise QuestionError(
+                        f"A file of the store in {self.folder} cannot be read. Run `kubehabit verify`."
+                    ) from None
+                time.sleep(0.05)
+        raise AssertionError
+
+    @contextmanager
+    def _cursor(self, deadline: float) -> Iterator[duckdb.DuckDBPyConnection]:
+        cursor = self._root.cursor()
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            cursor.interrupt()
+
+        timer = threading.Timer(max(0.01, deadline - time.monotonic()), stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield cursor
+        except duckdb.InterruptException as error:
+            if not late.is_set():
+                raise
+            raise TooSlowError(
+                f"The question took longer than {self._seconds:g} s. Ask about a shorter time (since, until), or raise "
+                "events.query_seconds."
+            ) from error
+        except duckdb.OutOfMemoryException as error:
+            raise QuestionError(
+                "The question needs more memory than it may have. Ask about a shorter time (since, until), or raise "
+                "events.memory_mb."
+            ) from error
+        finally:
+            timer.cancel()
+            cursor.close()
+
+
+class _Source:
+    """The files that may hold what is asked for, as something to select from."""
+
+    def __init__(
+        self,
+        cursor: duckdb.DuckDBPyConnection,
+        folder: Path,
+        catalog: Catalog,
+        since: int | None,
+        until: int | None,
+    ) -> None:
+        self._cursor = cursor
+        self._folder = folder
+        self._end = catalog.end
+        self.files = [
+            file
+            for file in catalog.files
+            if (since is None or file.latest >= since) and (until is None or file.earliest < until)
+        ]
+
+    def all(
+        self, query: str, values: Sequence[Any] = (), numbers: Sequence[int] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Rows of a query in which `{records}` stands for all records and `{open}` for those not sealed yet."""
+        columns = sorted({name for name in COLUMNS if re.search(rf"\b{name}\b", query)}, key=COLUMNS.index)
+        files: Sequence[StoredFile] = self.files
+        if numbers:
+            lowest, highest = min(numbers), max(numbers)
+            files = [file for file in files if file.first <= highest and file.end > lowest]
+        open_files = [quoted(path) for path in sorted(self._folder.glob("open-*.ndjson"))]
+        selected = ", ".join(columns) or "number"
+        # What is sealed already may still be in the open file for a moment: it is told by its number.
+        unsealed = (
+            f"({rows_of(open_files, torn=True)} WHERE number >= {self._end})"
+            if open_files
+            else f"(SELECT {_NOTHING} WHERE false)"
+        )
+        parts = []
+        if files:
+            names = ", ".join(quoted(self._folder / file.name) for file in files)
+            parts.append(f"SELECT {selected} FROM read_parquet([{names}])")
+        parts.append(f"SELECT {selected} FROM {unsealed}")
+        query = query.replace("{records}", f"({' UNION ALL '.join(parts)})").replace("{open}", unsealed)
+        return self._cursor.execute(query, list(values)).fetchall()
+
+
+_NOTHING = ", ".join(f"NULL::{SQL_TYPES[name]} AS {name}" for name in COLUMNS)
+
+
+def _some(column: str) -> str:
+    """The first few distinct values of a column, in SQL."""
+    return f"list_slice(list_sort(array_agg(DISTINCT {column})), 1, {_LISTED})"
+
+
+def _texts(values: Sequence[str] | None) -> list[str]:
+    return [value for value in values or () if value]
+
+
+def _row(kind: type[_Answer], row: Sequence[Any], times: Sequence[int], lists: Sequence[int]) -> _Answer:
+    """A row of the database as what is told of it."""
+    values = [
+        clock.written(value) if at in times else _texts(value) if at in lists else value
+        for at, value in enumerate(row)
+    ]
+    return kind(*values)
+
+
+def _top(counts: dict[str, int] | None) -> list[Top]:
+    found = [Top(value, count) for value, count in (counts or {}).items() if value]
+    return sorted(found, key=lambda top: (-top.count, top.value))[:_TOP]
+
+
+def _without_name(wanted: Filter, anywhere: bool = False) -> Filter:
+    return replace(wanted, name=None, namespace=None if anywhere else wanted.namespace)
