@@ -23,6 +23,12 @@ COMMANDS = [
     ["drift"],
     ["serve"],
     ["score"],
+    ["who", "touched"],
+    ["who", "is", "new", "in"],
+    ["events"],
+    ["principal"],
+    ["evidence"],
+    ["verify"],
     ["demo"],
 ]
 

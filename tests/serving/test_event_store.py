@@ -1,0 +1,374 @@
+"""The event store: what is taken in stays, over seals, merges and crashes, and what is dropped leaves its mark."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.errors import KubehabitError
+from serving.forensics import clock
+from serving.forensics.catalog import StoredFile
+from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
+from serving.forensics.questions import Filter, Questions
+from serving.forensics.records import CONTENT_SQL, Record, content_of
+from serving.forensics.store import EventStore, mergeable
+from serving.forensics.verify import verify
+from tests.data.envelopes import gke_entry
+from tests.data.samples import event
+from tests.serving.event_stores import ISSUED, body, new_store, story, with_credential
+from tests.serving.fakes import ndjson, raw_event, secret_event
+
+
+def all_records(folder: Path) -> list[Record]:
+    return Questions(folder).events(Filter(), limit=10_000).records
+
+
+def rfc6962(leaves: list[bytes]) -> bytes:
+    """The tree hash as RFC 6962 defines it."""
+    if len(leaves) == 1:
+        return leaves[0]
+    k = 1
+    while k * 2 < len(leaves):
+        k *= 2
+    return sha256(b"\1" + rfc6962(leaves[:k]) + rfc6962(leaves[k:])).digest()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 255, 256, 257, 600, 1025])
+def test_the_tree_is_that_of_rfc_6962_and_every_path_leads_to_its_root(count: int) -> None:
+    leaves = [leaf_of(str(number).encode()) for number in range(count)]
+    blocks = blocks_of(leaves)
+    root = rfc6962(leaves)
+    assert root_of(leaves) == root_of(blocks) == root
+    for index in {0, count // 2, count - 1}:
+        block = index // BLOCK
+        path = path_in(leaves[block * BLOCK : (block + 1) * BLOCK], index % BLOCK) + path_in(blocks, block)
+        assert climb(leaves[index], path) == root
+
+
+def test_every_event_is_kept_with_its_own_text(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    assert store.take(body(story()), received=1_700_000_000_000_000, alerts={"id-30": "a1"}) == 27
+    store.close()
+    records = all_records(tmp_path)
+    assert [record.number for record in records] == list(range(27))
+    assert [json.loads(record.event) for record in records] == story()
+    mallory = records[23]
+    assert (mallory.principal, mallory.verb, mallory.resource, mallory.namespace) == (
+        "mallory@corp",
+        "list",
+        "secrets",
+        "payments",
+    )
+    assert (mallory.credential, mallory.uid, mallory.alert) == ("JTI=3f2a8c1e", "u-1", "a1")
+    assert mallory.received == 1_700_000_000_000_000
+    assert records[0].source_ips == "203.0.113.7,127.0.0.1"
+
+
+def test_a_credential_that_a_request_brings_into_being_is_noted(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    minted = raw_event(1, verb="create", resource="serviceaccounts", subresource="token")
+    store.take(body([minted | {"annotations": {ISSUED: "JTI=new"}}]))
+    store.close()
+    assert Questions(tmp_path).events(Filter(issued="new")).records[0].issued == "JTI=new"
+
+
+def test_questions_see_what_is_not_sealed_yet(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.take(body(story()[:5]))
+    store.seal()
+    store.take(body(story()[5:]))
+    assert len(all_records(tmp_path)) == 27
+    store.close()
+    assert len(all_records(tmp_path)) == 27
+
+
+def test_a_batch_that_is_sent_again_is_kept_once_but_another_event_with_its_audit_id_is_kept(
+    tmp_path: Path,
+) -> None:
+    store = new_store(tmp_path)
+    assert store.take(body(story())) == 27
+    assert store.take(body(story())) == 0
+    assert store.take(ndjson([raw_event(0, user="somebody@else")])) == 1
+    store.close()
+
+
+@pytest.mark.parametrize("text", ["\0", "a\nb", "\u202e", "\x7f\x1b[31m", "ü漢😀", "'; DROP TABLE t; --"])
+def test_texts_of_any_kind_are_kept_and_proved(tmp_path: Path, text: str) -> None:
+    store = new_store(tmp_path)
+    assert store.take(ndjson([raw_event(1, user=f"x{text}y", name=text, userAgent=text)])) == 1
+    store.close()
+    assert verify(tmp_path).is_sound
+    (record,) = all_records(tmp_path)
+    assert json.loads(record.event)["objectRef"]["name"] == text
+    assert Questions(tmp_path).events(Filter(principal=record.principal)).records == [record]
+
+
+def test_what_is_hashed_is_the_same_in_sql_and_in_python(tmp_path: Path) -> None:
+    import duckdb
+
+    store = new_store(tmp_path)
+    store.take(body([*story(), secret_event(99, name="ü漢😀", userAgent="a,b:c")]))
+    store.close()
+    rows = duckdb.sql(
+        f"SELECT {CONTENT_SQL} FROM read_parquet('{tmp_path}/*/*/*.parquet') ORDER BY number"
+    ).fetchall()
+    assert [row[0].encode() for row in rows] == [content_of(record) for record in all_records(tmp_path)]
+
+
+def test_no_file_of_the_store_holds_a_secret(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    token = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtYWxsb3J5In0.c2lnbmF0dXJl"
+    secret = {"kind": "Secret", "data": {"password": "aHVudGVyMg=="}, "stringData": {"x": "hunter2"}}
+    events = [
+        secret_event(1, verb="create", requestObject=secret),
+        raw_event(2, requestURI=f"/api?token={token}", userAgent=f"curl {token}"),
+    ]
+    store.take(body(events))
+    open_file = next(tmp_path.glob("open-*")).read_bytes()
+    store.close()
+    files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    shown = b"".join(record.event.encode() + content_of(record) for record in all_records(tmp_path))
+    for content in (open_file, shown, *files):
+        for word in (b"aHVudGVyMg", b"hunter2", b"c2lnbmF0dXJl"):
+            assert word not in content
+    first, second = all_records(tmp_path)
+    assert first.redactions == 2
+    assert second.path == "/api?token=[redacted]"
+    assert len(first.original) == 64
+    assert first.original != sha256(json.dumps(events[0], separators=(",", ":")).encode()).hexdigest()
+
+
+# -- crashes ----------------------------------------------------------------------------------------------------
+
+
+def crashed(store: EventStore, to: Path) -> Path:
+    """A copy of the folder as a crash would leave it."""
+    shutil.copytree(store.folder, to)
+    store.close()
+    return to
+
+
+def test_after_a_crash_what_was_open_is_sealed_and_goes_on(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "a")
+    store.take(body(story()[:10]), batch=1)
+    store.seal()
+    store.take(body(story()[10:]), batch=2)
+    folder = crashed(store, tmp_path / "b")
+    again = new_store(folder)
+    assert again.position == 2
+    again.take(body([raw_event(77)]), batch=3)
+    again.close()
+    assert [record.number for record in all_records(folder)] == list(range(28))
+    report = verify(folder)
+    assert report.is_sound
+    assert any(entry.fields.get("after_crash") for entry in again.ledger.entries)
+
+
+@pytest.mark.parametrize("lost", [1, 200, 4000])
+def test_a_batch_that_a_crash_tore_counts_as_not_taken_in(tmp_path: Path, lost: int) -> None:
+    store = new_store(tmp_path / "a")
+    store.take(body(story()[:10]), batch=1)
+    store.take(body(story()[10:]), batch=2)
+    folder = crashed(store, tmp_path / "b")
+    path = next(folder.glob("open-*"))
+    path.write_bytes(path.read_bytes()[:-lost])
+    again = new_store(folder)
+    assert again.position == 1
+    assert again.take(body(story()[10:]), batch=2) == 17
+    again.close()
+    assert [json.loads(record.event) for record in all_records(folder)] == story()
+    assert verify(folder).is_sound
+
+
+def test_a_crash_between_file_and_ledger_or_ledger_and_removal_loses_and_doubles_nothing(
+    tmp_path: Path,
+) -> None:
+    store = new_store(tmp_path / "a")
+    store.take(body(story()), batch=1)
+    open_file = next((tmp_path / "a").glob("open-*"))
+    before = open_file.read_bytes()
+    ledger = (tmp_path / "a" / "ledger.jsonl").read_bytes(), (tmp_path / "a" / "head.json").read_bytes()
+    store.seal()
+    for name, lines in (("unsealed", ledger), ("sealed", None)):
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "a", folder)
+        (folder / open_file.name).write_bytes(before)
+        if lines is not None:
+            (folder / "ledger.jsonl").write_bytes(lines[0])
+            (folder / "head.json").write_bytes(lines[1])
+        new_store(folder).close()
+        assert [json.loads(record.event) for record in all_records(folder)] == story()
+        assert verify(folder).is_sound
+    store.close()
+
+
+def test_a_line_of_the_ledger_that_a_crash_tore_is_cut_off(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.take(body(story()))
+    store.close()
+    with (tmp_path / "ledger.jsonl").open("ab") as file:
+        file.write(b'{"entry":{"number":3,"ti')
+    new_store(tmp_path).close()
+    assert verify(tmp_path).is_sound
+
+
+def test_a_disk_that_is_full_keeps_nothing_of_a_batch_and_goes_on_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = new_store(tmp_path)
+    store.take(body(story()[:10]), batch=1)
+
+    class Full:
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def write(self, text: bytes) -> int:
+            self._inner.write(text[:100])
+            self._inner.flush()
+            raise OSError(28, "No space left on device")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+    monkeypatch.setattr(store, "_open", Full(store._open))
+    with pytest.raises(OSError, match="No space"):
+        store.take(body(story()[10:]), batch=2)
+    assert store.take(body(story()[10:]), batch=2) == 17
+    store.close()
+    assert [json.loads(record.event) for record in all_records(tmp_path)] == story()
+    assert verify(tmp_path).is_sound
+
+
+def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    with pytest.raises(KubehabitError, match=r"events\.path"):
+        new_store(tmp_path)
+    store.close()
+    new_store(tmp_path).close()
+
+
+def test_a_damaged_ledger_is_not_written_to(tmp_path: Path) -> None:
+    new_store(tmp_path).close()
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"opened"', b'"closed"', 1))
+    with pytest.raises(KubehabitError, match="kubehabit verify"):
+        new_store(tmp_path)
+
+
+# -- merging and dropping ---------------------------------------------------------------------------------------
+
+
+def test_small_files_are_merged_and_prove_the_same(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    for number in range(32):
+        store.take(body([raw_event(number)]))
+        store.seal()
+    store.merge()
+    store.close()
+    (merged,) = tmp_path.rglob("*.parquet")
+    assert merged.name == "0-1.parquet"
+    assert [record.audit_id for record in all_records(tmp_path)] == [f"id-{number}" for number in range(32)]
+    report = verify(tmp_path)
+    assert (report.is_sound, report.segments, report.files, report.records) == (True, 32, 1, 32)
+
+
+def file(first: int, count: int, day: str = "2026-11-24", level: int = 0) -> StoredFile:
+    return StoredFile(f"{day}/{first}.parquet", first, count, 0, 0, 1, "", level)
+
+
+def test_files_of_today_are_merged_in_sets_and_those_of_days_before_as_they_fit() -> None:
+    today = "2026-11-24"
+    small = [file(number * 10, 10) for number in range(33)]
+    assert mergeable(small[:31], today) == []
+    assert mergeable(small, today) == [small[:32]]
+    mixed = [*small[:31], file(310, 10, level=1)]
+    assert mergeable(mixed, today) == []
+    assert mergeable(mixed, "2026-11-25") == [mixed]
+    large = [
+        file(0, 1_500_000, "2026-11-23"),
+        file(1_500_000, 600_000, "2026-11-23"),
+        file(2_100_000, 5, "2026-11-23"),
+    ]
+    assert mergeable(large, today) == [large[1:]]
+
+
+def test_what_is_too_old_is_dropped_with_a_tombstone_that_keeps_its_roots(tmp_path: Path) -> None:
+    store = new_store(tmp_path, retention_days=30)
+    old = "2020-01-05T00:00:0{}.000000Z"
+    for number in range(2):
+        store.take(body([raw_event(number, requestReceivedTimestamp=old.format(number))]))
+        store.seal()
+    recent = clock.written(clock.now())
+    store.take(body([raw_event(2, requestReceivedTimestamp=recent)]))
+    store.seal()
+    store.drop()
+    store.close()
+    assert [record.audit_id for record in all_records(tmp_path)] == ["id-2"]
+    (tombstone,) = [entry.fields for entry in store.ledger.entries if entry.fields["kind"] == "dropped"]
+    sealed = [entry.fields["root"] for entry in store.ledger.entries if entry.fields["kind"] == "sealed"]
+    assert (tombstone["why"], tombstone["first"], tombstone["count"]) == ("age", 0, 2)
+    assert tombstone["roots"] == sealed[:2]
+    report = verify(tmp_path)
+    assert (report.is_sound, report.dropped, report.records) == (True, 2, 1)
+    assert len(list(tmp_path.rglob("*.parquet"))) == len(list(tmp_path.rglob("*.blocks"))) == 1
+
+
+def test_the_oldest_are_dropped_when_all_are_too_large(tmp_path: Path) -> None:
+    store = new_store(tmp_path, retention_days=36_500, max_gb=1e-6)
+    for number in range(3):
+        store.take(body([raw_event(number)]))
+        store.seal()
+    store.drop()
+    store.close()
+    assert [record.audit_id for record in all_records(tmp_path)] == ["id-2"]
+    assert verify(tmp_path).is_sound
+
+
+def test_an_open_file_is_sealed_when_its_time_has_come(tmp_path: Path) -> None:
+    store = new_store(tmp_path, seal_seconds=1e-9)
+    store.take(body(story()), batch=4)
+    store.tick()
+    assert list(tmp_path.glob("open-*")) == []
+    assert store.position == 4
+    store.close()
+
+
+def test_an_event_from_a_cloud_is_kept_as_the_cloud_wrote_it(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    raw = json.dumps(gke_entry(json.loads(event()))).encode()
+    assert store.take(raw) == 1
+    store.close()
+    (record,) = all_records(tmp_path)
+    assert record.event == raw.decode()
+    assert record.verb
+
+
+def test_the_credential_of_every_event_is_found_again(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.take(body([with_credential(raw_event(1), "X509SHA256=ab12"), raw_event(2)]))
+    store.close()
+    for name in ("ab12", "X509SHA256=ab12"):
+        assert [one.audit_id for one in Questions(tmp_path).events(Filter(credential=name)).records] == [
+            "id-1"
+        ]
+
+
+def test_an_event_that_is_too_long_is_kept_without_its_text(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    long = raw_event(1, requestObject={"spec": {"notes": '"' * (3 << 20)}})
+    assert store.take(body([long, raw_event(2)])) == 2
+    store.close()
+    first, second = all_records(tmp_path)
+    assert (first.audit_id, first.event, first.redactions, len(first.original)) == (
+        "id-1",
+        '"[too long]"',
+        1,
+        64,
+    )
+    assert json.loads(second.event) == raw_event(2)
+    assert verify(tmp_path).is_sound

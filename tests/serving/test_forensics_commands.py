@@ -1,0 +1,103 @@
+"""The command line's answers: tables for people, JSON for programs, and exit statuses that mean something."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import kubehabit
+from tests.serving.event_stores import body, new_store, story
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store")
+    store = new_store(path)
+    store.take(body(story()))
+    store.close()
+    return path
+
+
+def ask(folder: Path, *words: str) -> Any:
+    return CliRunner().invoke(kubehabit.app, [*words, "--store", str(folder)])
+
+
+def test_who_touched_a_secret(folder: Path) -> None:
+    told = ask(folder, "who", "touched", "secret", "payments/db", "--since", "2026-11-23")
+    assert told.exit_code == 0, told.output
+    assert "mallory@corp" in told.output
+    assert "list (of all secrets)" in told.output
+    assert "2 principals touched secrets payments/db" in told.output
+    assert "alice" not in told.output
+    as_json = ask(
+        folder, "who", "touched", "secrets", "payments/db", "--since", "2026-11-23", "--exact", "--json"
+    )
+    assert {one["how"] for one in json.loads(as_json.output)["touched"]} == {"direct"}
+    nobody = ask(folder, "who", "touched", "secret", "payments/other", "--since", "2026-11-23", "--exact")
+    assert "Nobody touched" in nobody.output
+    assert "The store begins 2026-11-23 14:00:00" in nobody.output
+
+
+def test_who_is_new_in_a_namespace(folder: Path) -> None:
+    told = ask(folder, "who", "is", "new", "in", "payments", "--since", "2026-11-23T14:00:25")
+    assert "2 principals came to payments" in told.output
+    assert "bob" not in told.output
+    assert "Nobody came" in ask(folder, "who", "is", "new", "in", "payments", "--since", "2026-11-24").output
+
+
+def test_everything_a_token_did_after_a_moment(folder: Path) -> None:
+    told = ask(folder, "events", "--credential", "3f2a8c1e", "--since", "2026-11-23T14:00:31", "--json")
+    (event,) = map(json.loads, told.output.splitlines())
+    assert (event["auditID"], event["code"]) == ("id-31", 403)
+    shown = ask(folder, "events", "--verb", "list", "--limit", "1")
+    assert "list secrets payments" in shown.output
+    assert "--cursor" in shown.stderr
+    original = ask(folder, "events", "--audit-id", "id-30", "--original")
+    assert json.loads(original.output) == story()[23]
+
+
+def test_what_a_principal_did(folder: Path) -> None:
+    told = ask(folder, "principal", "mallory@corp")
+    assert "3 events, 1 refused or failed" in told.output
+    assert json.loads(ask(folder, "principal", "mallory@corp", "--json").output)["count"] == 3
+    assert ask(folder, "principal", "mallory").exit_code == 2
+
+
+def test_evidence_is_written_and_verified(folder: Path, tmp_path: Path) -> None:
+    made = ask(folder, "evidence", "--principal", "mallory@corp", "--note", "42", "--out", str(tmp_path))
+    assert made.exit_code == 0, made.output
+    (file,) = tmp_path.glob("*.json")
+    assert "mallory@corp" in next(tmp_path.glob("*.html")).read_text()
+    checked = CliRunner().invoke(kubehabit.app, ["verify", str(file)])
+    assert (checked.exit_code, "is as it was made" in checked.output) == (0, True)
+    head = checked.output.rsplit("--head ", 1)[1].strip()
+    assert ask(folder, "verify", "--head", head).exit_code == 0
+    file.write_text(file.read_text().replace("mallory", "alice", 1))
+    changed = CliRunner().invoke(kubehabit.app, ["verify", str(file), "--json"])
+    assert changed.exit_code == 1
+    assert json.loads(changed.output)["findings"]
+
+
+def test_verify_tells_what_is_not_sound_with_exit_status_1(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    next(copy.rglob("*.parquet")).unlink()
+    told = ask(copy, "verify")
+    assert told.exit_code == 1
+    assert "NOT SOUND" in told.output
+    assert json.loads(ask(folder, "verify", "--json").output)["sound"]
+
+
+@pytest.mark.parametrize(
+    "words", [("events", "--since", "soon"), ("who", "is", "new", "in", "x", "--since", "soon")]
+)
+def test_a_wrong_time_is_one_sentence(folder: Path, words: tuple[str, ...]) -> None:
+    told = ask(folder, *words)
+    assert told.exit_code == 2
+    assert "is no point in time" in told.stderr

@@ -1,0 +1,201 @@
+"""Evidence: an export proves itself, on any machine, and says who made it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.forensics.evidence import EvidenceError, Subject, check, export
+from serving.forensics.ledger import Ledger
+from serving.forensics.page import render
+from serving.forensics.questions import Questions
+from serving.forensics.verify import verify
+from tests.serving.event_stores import body, new_store, story
+from tests.serving.fakes import raw_event, secret_event
+
+ALERT: dict[str, Any] = {
+    "id": "a1",
+    "sentence": "mallory@corp listed Secrets in payments: <b>never before</b>.",
+    "severity": "high",
+    "principal": "mallory@corp",
+    "firstSeen": "2026-11-23T14:00:30.000000Z",
+    "lastSeen": "2026-11-23T14:00:31.000000Z",
+    "actionCount": 2,
+    "techniques": [{"id": "T1552.007", "name": "Container API", "tactic": "Credential Access", "url": ""}],
+    "auditIDs": ["id-30", "id-31", "gone"],
+    "model": {"name": "kubehabit", "version": "7"},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    store = new_store(tmp_path / "store")
+    store.take(body(story()))
+    secret = {
+        "kind": "Secret",
+        "metadata": {"name": "<script>alert(1)</script>"},
+        "data": {"a": "aHVudGVyMg=="},
+    }
+    store.take(body([secret_event(40, user="mallory@corp", verb="create", name="x", requestObject=secret)]))
+    store.seal()
+    store.take(body([raw_event(number, user="eve@corp") for number in range(100, 700)]))
+    store.close()
+    return tmp_path / "store"
+
+
+def make(folder: Path, subject: Subject, **more: Any) -> bytes:
+    questions = Questions(folder)
+    try:
+        return export(questions, Ledger(folder), subject, by="kim@corp", **more)
+    finally:
+        questions.close()
+
+
+def written(folder: Path, made: bytes) -> Path:
+    path = folder.parent / "evidence.json"
+    path.write_bytes(made)
+    return path
+
+
+def test_an_export_of_an_alert_holds_its_events_and_proves_itself(folder: Path) -> None:
+    made = make(
+        folder,
+        Subject(alerts=("a1",), note="Incident 42"),
+        alerts=[ALERT],
+        model={"name": "kubehabit", "version": "7"},
+    )
+    path = written(folder, made)
+    content = json.loads(made)["content"]
+    assert [event["record"]["audit_id"] for event in content["events"]] == ["id-30", "id-31"]
+    assert [json.loads(event["record"]["event"]) for event in content["events"]] == story()[23:25]
+    assert content["missing"] == ["gone"]
+    assert content["by"] == "kim@corp"
+    assert content["clock"]["zone"] == "UTC"
+    checked = check(path)
+    assert (checked.findings, checked.events, checked.by) == ([], 2, "kim@corp")
+    assert verify(folder, head=checked.head).is_sound
+
+
+def test_everything_a_principal_did_in_a_time_is_exported_across_segments(folder: Path) -> None:
+    made = make(folder, Subject(principal="eve@corp"))
+    assert check(written(folder, made)).findings == []
+    assert len(json.loads(made)["content"]["events"]) == 600
+    with pytest.raises(EvidenceError, match="None of these events"):
+        make(folder, Subject(principal="eve@corp", until=0))
+    with pytest.raises(EvidenceError, match="Say what"):
+        make(folder, Subject())
+
+
+def test_custody_tells_of_every_export_before(folder: Path) -> None:
+    for note in ("first", "second"):
+        make(folder, Subject(alerts=("a1",), note=note), alerts=[ALERT])
+    third = json.loads(make(folder, Subject(alerts=("a1",), note="third"), alerts=[ALERT]))["content"]
+    assert [(line["note"], line["by"]) for line in third["custody"]] == [
+        ("first", "kim@corp"),
+        ("second", "kim@corp"),
+    ]
+    assert verify(folder).is_sound
+
+
+def _content(change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    return lambda file: change(file["content"])
+
+
+def _drop_event(content: dict[str, Any]) -> None:
+    del content["events"][0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _content(lambda content: content["events"][0]["record"].update(principal="somebody@else")),
+        _content(lambda content: content["events"][1]["record"].update(event="{}")),
+        _content(_drop_event),
+        _content(lambda content: content.update(by="nobody")),
+        lambda file: file.update(sha256="0" * 64),
+        lambda file: file["ledger"]["digests"].__setitem__(0, "0" * 64),
+        lambda file: next(iter(file["ledger"]["lines"].values())).update(hash="0" * 64),
+        lambda file: file["ledger"].update(before="1" * 64),
+        lambda file: file["ledger"]["lines"].popitem(),
+    ],
+)
+def test_a_changed_export_is_told(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    file = json.loads(make(folder, Subject(alerts=("a1",)), alerts=[ALERT]))
+    change(file)
+    assert check(written(folder, json.dumps(file, separators=(",", ":")).encode())).findings
+
+
+def test_a_record_changed_with_all_checksums_of_the_file_is_told_by_its_proof(folder: Path) -> None:
+    from hashlib import sha256
+
+    file = json.loads(make(folder, Subject(alerts=("a1",)), alerts=[ALERT]))
+    record = file["content"]["events"][0]["record"]
+    record["event"] = record["event"].replace("mallory@corp", "alice@corp")
+    file["content"]["events"][0]["sha256"] = sha256(record["event"].encode()).hexdigest()
+    content = json.dumps(file["content"], separators=(",", ":"), ensure_ascii=False)
+    file["sha256"] = sha256(content.encode()).hexdigest()
+    path = written(folder, json.dumps(file, separators=(",", ":"), ensure_ascii=False).encode())
+    assert any("not as it was recorded" in finding for finding in check(path).findings)
+
+
+def test_what_was_tampered_with_in_the_store_is_not_exported(folder: Path) -> None:
+    import duckdb
+
+    path = next(folder.glob("*/*/0.parquet"))
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE t AS SELECT * REPLACE ('x' AS verb) FROM read_parquet('{path}')")
+        connection.execute(f"COPY t TO '{path}' (FORMAT parquet)")
+    with pytest.raises(EvidenceError, match="not as they were sealed"):
+        make(folder, Subject(audit_ids=("id-30",)))
+
+
+def test_the_page_shows_all_and_runs_nothing(folder: Path) -> None:
+    made = make(
+        folder,
+        Subject(alerts=("a1",), audit_ids=("id-40",), note="<img src=x>"),
+        alerts=[ALERT],
+        model={"name": "kubehabit", "version": "7", "card": "# Card\nTrained on <b>"},
+    )
+    page = render(made)
+    for shown in (
+        "id-30",
+        "id-31",
+        "kim@corp",
+        "# Card",
+        "T1552.007",
+        "Chain of custody",
+        json.loads(made)["sha256"],
+    ):
+        assert shown in page
+    assert "not in the store" in page
+    assert "hunter2" not in page
+    assert "aHVudGVyMg" not in page
+    for raw in ("<script", "<img", "<b>"):
+        assert raw not in page
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_the_page_prints_to_pdf(folder: Path, tmp_path: Path) -> None:
+    made = make(folder, Subject(alerts=("a1",)), alerts=[ALERT])
+    page, pdf = tmp_path / "evidence.html", tmp_path / "evidence.pdf"
+    page.write_text(render(made))
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    subprocess.run(
+        [*command, f"--print-to-pdf={pdf}", page.as_uri()], check=True, capture_output=True, timeout=120
+    )
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert pdf.stat().st_size > 10_000
