@@ -13,7 +13,9 @@ def describe_model(settings: Settings, name: str, version: str) -> dict[str, Any
     """What is to be told of a registered model version; `unavailable` says why its card is missing, if it is."""
     told: dict[str, Any] = {"name": name, "version": version}
     try:
-        bundle, fetched = open_bundle(Reference(name, version=version), settings.model.cache_dir)
+        bundle, fetched = open_bundle(
+            Reference(name, version=version), settings.model.cache_dir, lambda opened, _: opened
+        )
     except KubehabitError as error:
         return told | {"unavailable": str(error)}
     checksums = (bundle.path / "checksums.json").read_text(encoding="utf-8")

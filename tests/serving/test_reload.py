@@ -57,6 +57,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., TestClient]]:
             model={"cache": tmp_path / "cache", "watch_seconds": 0} | model,
             store={"url": "sqlite://"},
             journal={"path": tmp_path / f"journal-{len(opened)}"},
+            events={"enabled": False},
         )
         app = create_app(settings, load_engine(settings))
         client = TestClient(app, base_url="http://127.0.0.1:8646")
