@@ -19,17 +19,19 @@ import numpy.typing as npt
 from data.actions import FIELDS
 from data.detector import Detector
 from data.evidence import Sums
+from data.habits import Habits
 from data.names import reach_of
 from data.vocabulary import SPECIALS, Vocabulary
 from data.windows import Contexts
 
 
-def carry_over(old: Detector, new: Detector, *, share: bool = True) -> None:
+def carry_over(old: Detector, new: Detector, *, share: bool = True, learned: Habits | None = None) -> None:
     """Give a fresh detector the state of one that ran.
 
     Args:
         old: not scoring at the moment.
         new: one that has not scored yet; it has its bundle's own habits and windows.
+        learned: a copy of the old one's habits from which the new one has learned already, so that this takes less time.
         share: the old one will not score again, so its memory of requests and owners can simply be handed on.
     """
     new.encoder.folder = old.encoder.folder if share else old.encoder.folder.copy()
@@ -37,7 +39,10 @@ def carry_over(old: Detector, new: Detector, *, share: bool = True) -> None:
         new.encoder.owners = old.encoder.owners if share else old.encoder.owners.copy()
     give_contexts(new, old.windows.contexts(), old.bundle.vocabulary, old.bundle.warmup.last)
     give_sums(new, old.accumulator.sums(), old.accumulator.horizons)
-    new.habits.learn(old.habits, old.bundle.habits)
+    if learned is None:
+        new.habits.learn(old.habits, old.bundle.habits)
+    else:
+        new.habits.catch_up(old.habits, learned)
 
 
 def translation(old: Vocabulary, new: Vocabulary) -> list[npt.NDArray[np.int16]]:

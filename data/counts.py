@@ -119,6 +119,18 @@ class Counts:
         places = places[np.argsort(self._keys[places])]
         return self._keys[places], self._counts[places].astype(np.int64), self._owners[places]
 
+    def changed(self, copy: Counts) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
+        """Keys, counts and owners of the entries that changed since a copy was taken, and perhaps of some that did not.
+
+        Places are compared, not keys: it takes a tenth of the time. If the table was laid out anew since, all are returned.
+        """
+        if len(copy._keys) == len(self._keys):
+            differs = (self._keys != copy._keys) | (self._counts != copy._counts)
+            places = np.flatnonzero(differs & (self._keys != 0))
+        else:
+            places = np.flatnonzero(self._keys)
+        return self._keys[places], self._counts[places].astype(np.int64), self._owners[places]
+
     def take(self, owned: npt.NDArray[np.bool_]) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
         """Remove the entries of some owners and return them; costs a walk over the whole table.
 

@@ -40,6 +40,7 @@ from serving.told import told, traits_of
 
 if TYPE_CHECKING:
     from data.detector import Detector, Explanation, Figures, Scores
+    from data.habits import Habits
 
 _TOP_FIELDS = 3
 _EXPLAINED_FIELDS = 5
@@ -330,8 +331,17 @@ class Engine:
         """Whether a batch is being scored at the moment."""
         return self._lock.locked()
 
-    def swap(self, loaded: Loaded) -> float:
+    def habits(self) -> Habits | None:
+        """A copy of all habits, for another model to learn from before it takes over; None for a detector without any."""
+        with self._lock:
+            return None if self.loaded is None else self.loaded.detector.habits.copy()
+
+    def swap(self, loaded: Loaded, learned: Habits | None = None) -> float:
         """Serve another model from the next batch on, with all that is known of the principals. Nobody is turned away meanwhile.
+
+        Args:
+            loaded: the other model.
+            learned: what `habits` returned, if its detector has learned from it.
 
         Returns:
             Seconds in which batches had to wait.
@@ -341,7 +351,7 @@ class Engine:
         with self._lock:
             began = time.perf_counter()
             if self.loaded is not None:
-                carry_over(self.loaded.detector, loaded.detector)
+                carry_over(self.loaded.detector, loaded.detector, learned=learned)
             self._detector, self._fields = loaded.detector, tuple(loaded.model.fields)
             self.model, self.loaded = loaded.model, loaded
             self.principals.trained = loaded.trained

@@ -213,7 +213,11 @@ class ModelWatch:
             return Look("unavailable", f"{error} Version {served} is served on.")
         if self._shadow is not None:  # what it told was compared with the one that goes
             self._end_shadow(self._shadow)
-        seconds = self._done(self._pipeline.swap(lambda: self._engine.swap(loaded)))
+        # Most of what is to be learned of principals is learned while batches go on; only the rest makes them wait.
+        learned = self._done(self._pipeline.between(self._engine.habits))
+        if learned is not None and current is not None:
+            loaded.detector.habits.learn(learned, current.detector.bundle.habits)
+        seconds = self._done(self._pipeline.swap(lambda: self._engine.swap(loaded, learned)))
         self._refused.pop(located.directory, None)
         self._last_swap = Swap(
             before=served, version=located.version, at=datetime.now(UTC), seconds=round(seconds, 4)

@@ -241,6 +241,19 @@ def test_habits_seen_since_are_kept_and_those_unlearned_are_not_brought_back(
     assert {key: new[key] for key in rest} == {key: after[key] for key in rest}
 
 
+def test_learning_ahead_of_the_change_comes_to_the_same(bundle: Bundle, events: list[AuditEvent]) -> None:
+    """However much is counted in between, with and without the table growing."""
+    for begin, end in ((2000, 2100), (100, 9000)):
+        old, new = Detector(bundle), Detector(bundle)
+        old.score(events[:begin])
+        copy = old.habits.copy()
+        new.habits.learn(copy, bundle.habits)
+        old.score(events[begin:end])
+        carry_over(old, new, share=False, learned=copy)
+        np.testing.assert_array_equal(new.habits.to_array(), old.habits.to_array())
+        assert len(new.habits.own().key) == len(old.habits.own().key)
+
+
 def test_what_belongs_to_a_principal_can_still_be_taken_out_after_a_reload(
     bundle: Bundle, events: list[AuditEvent]
 ) -> None:
