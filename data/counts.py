@@ -23,7 +23,8 @@ _FULL = 0.7
 _GROWTH = 1.5
 _MOST = np.iinfo(np.uint32).max
 _HALF = np.uint64(32)
-_NEVER_EMPTY = np.uint64(1)
+_LEAST_KEY, _GREATEST_KEY = np.uint64(1), np.uint64(2**64 - 2)
+_EMPTY, _GONE = np.uint64(0), np.uint64(2**64 - 1)
 _SALT = np.uint64(secrets.randbits(64) | 1)
 """New in every process: who knows how keys are made must not be able to crowd one place and make all searches long."""
 
@@ -31,10 +32,11 @@ _SALT = np.uint64(secrets.randbits(64) | 1)
 class Counts:
     """Key -> count, up to 2^32 - 1 and no further, with an owner for each entry.
 
-    Key 0 marks an empty place; a hash that is 0 is taken for 1.
+    The least key marks an empty place and the greatest one whose entry was removed, past which searches go on; a hash that is one
+    of the two is taken for its neighbour.
     """
 
-    __slots__ = ("_counts", "_keys", "_owners", "_size")
+    __slots__ = ("_counts", "_keys", "_owners", "_removed", "_size")
 
     def __init__(self, entries: int = 0) -> None:
         """Make room for so many entries."""
@@ -45,7 +47,7 @@ class Counts:
         self._keys = np.zeros(places, np.uint64)
         self._counts = np.zeros(places, np.uint32)
         self._owners = np.full(places, NOBODY, np.int32)
-        self._size = 0
+        self._size = self._removed = 0
 
     def __len__(self) -> int:
         return self._size
@@ -57,7 +59,7 @@ class Counts:
 
     def get(self, keys: Keys) -> Ints:
         """Count of each key, 0 for one that is not there. int64 [n]."""
-        at, found = self._find(np.maximum(keys, _NEVER_EMPTY))
+        at, found = self._find(np.clip(keys, _LEAST_KEY, _GREATEST_KEY))
         return np.where(found, self._counts[at], 0).astype(np.int64)
 
     def add(self, keys: Keys, owners: npt.NDArray[np.int32] | None = None) -> Ints:
@@ -72,7 +74,7 @@ class Counts:
         """
         if not len(keys):
             return np.empty(0, np.int64)
-        keys = np.maximum(keys, _NEVER_EMPTY)
+        keys = np.clip(keys, _LEAST_KEY, _GREATEST_KEY)
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
         begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
@@ -97,7 +99,7 @@ class Counts:
             counts: [n], from 1.
             owners: int32 [n], of the entries that are new; None for nobody.
         """
-        keys = np.maximum(keys, _NEVER_EMPTY)
+        keys = np.clip(keys, _LEAST_KEY, _GREATEST_KEY)
         at, found = self._find(keys)
         both = self._counts[at[found]].astype(np.int64) + counts[found].astype(np.int64)
         self._counts[at[found]] = np.minimum(both, _MOST)
@@ -106,7 +108,7 @@ class Counts:
 
     def put_greater(self, keys: Keys, counts: Ints, owners: npt.NDArray[np.int32]) -> None:
         """As `put`, but of a key that is there already the greater count stays."""
-        keys = np.maximum(keys, _NEVER_EMPTY)
+        keys = np.clip(keys, _LEAST_KEY, _GREATEST_KEY)
         at, found = self._find(keys)
         greater = np.maximum(self._counts[at[found]].astype(np.int64), counts[found])
         self._counts[at[found]] = np.minimum(greater, _MOST)
@@ -115,7 +117,7 @@ class Counts:
 
     def entries(self) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
         """Keys, counts and owners of all entries, in the order of their keys."""
-        places = np.flatnonzero(self._keys)
+        places = self._taken_places()
         places = places[np.argsort(self._keys[places])]
         return self._keys[places], self._counts[places].astype(np.int64), self._owners[places]
 
@@ -132,22 +134,22 @@ class Counts:
         return self._keys[places], self._counts[places].astype(np.int64), self._owners[places]
 
     def take(self, owned: npt.NDArray[np.bool_]) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
-        """Remove the entries of some owners and return them; costs a walk over the whole table.
+        """Remove the entries of some owners and return them; costs a look at the owner of every entry.
 
         Args:
             owned: bool [owners], whether the entries of each owner go.
         """
-        places = np.flatnonzero(self._keys)
-        owners = self._owners[places]
-        goes = (owners >= 0) & owned[np.maximum(owners, 0)] if len(owned) else np.zeros(len(places), bool)
-        gone = places[goes]
+        # The last one is for nobody, whose number counts from the end.
+        gone = np.flatnonzero(np.append(owned, False)[self._owners])
         taken = self._keys[gone], self._counts[gone].astype(np.int64), self._owners[gone]
-        self._keep(places[~goes])
+        self._keys[gone], self._counts[gone], self._owners[gone] = _GONE, 0, NOBODY
+        self._size -= len(gone)
+        self._removed += len(gone)
         return taken
 
     def forget_rare(self, entries: int) -> None:
         """Drop what was counted least until at most so many entries are left: what happened once says least."""
-        places = np.flatnonzero(self._keys)
+        places = self._taken_places()
         if len(places) <= entries:
             return
         often = np.argsort(self._counts[places], kind="stable")[len(places) - entries :]
@@ -157,11 +159,15 @@ class Counts:
         """Independent copy."""
         other = Counts.__new__(Counts)
         other._keys, other._counts = self._keys.copy(), self._counts.copy()
-        other._owners, other._size = self._owners.copy(), self._size
+        other._owners, other._size, other._removed = self._owners.copy(), self._size, self._removed
         return other
 
+    def _taken_places(self) -> Ints:
+        """Places that hold an entry."""
+        return np.flatnonzero((self._keys != _EMPTY) & (self._keys != _GONE))
+
     def _keep(self, places: Ints) -> None:
-        """Build the table anew from some of its places: removing entries one by one would break the search for others."""
+        """Build the table anew from some of its places."""
         keys, counts, owners = self._keys[places], self._counts[places], self._owners[places]
         self._allocate(int(len(keys) * _GROWTH))
         self._insert(keys, counts, owners)
@@ -194,10 +200,10 @@ class Counts:
         """Add entries that are not there, each once."""
         if not len(keys):
             return
-        if self._size + len(keys) > _FULL * len(self._keys):
-            old = np.flatnonzero(self._keys)
+        if self._size + self._removed + len(keys) > _FULL * len(self._keys):
+            old = self._taken_places()
             held = self._keys[old], self._counts[old], self._owners[old]
-            self._allocate(max(self._size + len(keys), int(_FULL * _GROWTH * len(self._keys))))
+            self._allocate(int(_GROWTH * (self._size + len(keys))))
             self._insert(*held)
         self._size += len(keys)
         rest = np.arange(len(keys))

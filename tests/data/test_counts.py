@@ -56,6 +56,45 @@ def test_entries_of_an_owner_can_be_taken_out_and_put_back() -> None:
     assert held(counts) == before
 
 
+@given(st.lists(st.tuples(KEYS, st.sets(st.integers(0, 3))), max_size=12))
+def test_taking_and_putting_back_again_and_again_changes_nothing(
+    steps: list[tuple[list[int], set[int]]],
+) -> None:
+    counts, expected = Counts(), {}
+    for keys, owners in steps:
+        counts.add(array(keys), np.array([key % 4 for key in keys], np.int32))
+        for key in (max(key, 1) for key in keys):
+            expected[key] = expected.get(key, 0) + 1
+        for owner in owners:
+            taken, times, whose = counts.take(np.arange(4) == owner)
+            assert not counts.get(taken).any()
+            assert len(counts) + len(taken) == len(expected)
+            counts.put(taken, times, whose)
+        assert held(counts) == expected
+        assert counts.get(array(list(expected))).tolist() == list(expected.values())
+
+
+def test_room_of_what_was_taken_out_is_used_again() -> None:
+    counts = Counts()
+    size = 0
+    for number in range(200):
+        keys = np.random.default_rng(number).integers(1, 2**63, 500, dtype=np.uint64)
+        counts.add(keys, np.zeros(500, np.int32))
+        assert len(counts.take(np.array([True]))[0]) == 500
+        size = max(size, counts.nbytes)
+    assert len(counts) == 0
+    assert size <= 32_000
+
+
+def test_every_hash_can_be_a_key() -> None:
+    ends = array([0, 1, 2**64 - 2, 2**64 - 1])
+    counts = Counts()
+    counts.add(ends, np.zeros(4, np.int32))
+    assert counts.get(ends).tolist() == [2, 2, 2, 2]
+    counts.take(np.array([True]))
+    assert counts.get(ends).tolist() == [0, 0, 0, 0]
+
+
 def test_what_was_counted_least_is_forgotten_first() -> None:
     counts = Counts()
     counts.add(array([10, 20, 20, 30, 30, 30, 40]))
