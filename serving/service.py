@@ -100,7 +100,12 @@ class Service:
         pipeline = Pipeline(engine, journal, keeper, self.dead_letters, self._tell)
         if self.settings.events.enabled:
             self.events = EventStore(self.settings.events)
-            self._follower = Follower(self.events, journal, lambda: pipeline.position)
+            self._follower = Follower(
+                self.events,
+                journal,
+                scored=lambda: pipeline.position,
+                busy=lambda: pipeline.backlog().batches > 0,
+            )
         pipeline.start(keeper.restore())
         if self._follower is not None:
             self._follower.start()

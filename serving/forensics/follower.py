@@ -17,6 +17,10 @@ from serving.journal import Journal, JournalError, Place
 _log = logging.getLogger("kubehabit.events")
 _PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
+_BUSY_SECONDS = 0.02
+_PATIENT = 0.5
+"""Part of a full journal up to which scoring goes first."""
+
 _REMEMBERED = 10_000
 """Unusual events whose alert is remembered until the store has them."""
 
@@ -34,12 +38,20 @@ class Follower:
         store: takes the batches.
         journal: holds them.
         scored: sequence up to which batches are scored.
+        busy: whether batches wait to be scored: they go first, as both need the interpreter, and what waits here is safe.
     """
 
-    def __init__(self, store: EventStore, journal: Journal, scored: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        journal: Journal,
+        scored: Callable[[], int],
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._store = store
         self._journal = journal
         self._scored = scored
+        self._busy = busy
         self._alerts: dict[str, str] = {}
         self._stopping = threading.Event()
         self._failures = 0
@@ -97,6 +109,7 @@ class Follower:
             return
         lost = 0
         for place in self._journal.between(self._after, upto, self._last):
+            self._give_way()
             lost += place.sequence - self._after - 1
             try:
                 taken = self._journal.read(place)
@@ -116,6 +129,12 @@ class Follower:
             if lost:
                 self._store.note("lost", batches=lost, upto=place.sequence)
                 lost = 0
+
+    def _give_way(self) -> None:
+        """Wait while batches wait to be scored, as long as the journal has room for what waits here."""
+        while self._busy() and self._journal.used < _PATIENT * self._journal.max_bytes:
+            if self._stopping.wait(_BUSY_SECONDS):
+                return
 
     def close(self) -> None:
         """Take in what was scored, and seal it."""

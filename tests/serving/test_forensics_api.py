@@ -172,6 +172,24 @@ def test_batches_of_an_earlier_process_are_taken_in_and_the_journal_keeps_them_u
     assert [one.audit_id for one in found] == ["id-0", "id-1", "id-2", "id-7"]
 
 
+def test_what_waits_to_be_scored_goes_first(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", 1 << 24)
+    store = new_store(tmp_path / "store")
+    asked = []
+
+    def busy() -> bool:
+        asked.append(len(Questions(tmp_path / "store").events(Filter()).records))
+        return len(asked) < 4
+
+    follower = Follower(store, journal, lambda: journal.last, busy)
+    append(journal, [raw_event(1)])
+    follower.start()
+    wait_for(lambda: store.position == 1)
+    follower.close()
+    journal.close()
+    assert asked == [0, 0, 0, 0]
+
+
 def test_a_journal_that_was_thrown_away_does_not_hide_new_batches(tmp_path: Path) -> None:
     store = new_store(tmp_path / "store")
     store.take(body([raw_event(0)]), batch=50)
