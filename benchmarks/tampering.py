@@ -337,6 +337,11 @@ def main() -> None:
             if findings is None:
                 continue
             (seen if findings else missed)[way.__name__] += 1
+            if (seen.total() + missed.total()) % 500 == 0:
+                print(
+                    f"{seen.total()} seen, {missed.total()} missed, {time.monotonic() - began:.0f} s",
+                    flush=True,
+                )
     for way in WAYS:
         print(f"{way.__name__:<26} {seen[way.__name__]:>6} seen  {missed[way.__name__]:>3} missed")
     print(f"{seen.total()} of {arguments.times} tamperings seen, in {time.monotonic() - began:.0f} s")

@@ -1,0 +1,207 @@
+"""How fast are questions about what happened, and how large is what is kept? (docs/forensics.md)
+
+Run: python -m benchmarks.bench_investigation [--events 10000000] [--folder DIR]
+
+A twin's log goes into an event store the way a service puts it there; that gives the rate of taking in and of verifying, and
+the bytes an event takes. For the questions it is then repeated in DuckDB to as many events as wanted, spread over 30 days: every
+repetition has its own times and audit IDs (in the text as well), its own pods, and one more person, so that somebody is always
+new; every principal has a credential a day. The repeated records are sealed without hashes, as only `verify` reads those. Each
+question is asked with a new database (nothing is kept from one to the next but the page cache), on two threads.
+
+With --store the figures of a store that is there already are taken again; with --folder what is made stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.report import Row, report
+from data.reader import open_lines
+from data.simulate import load_settings, simulate
+from serving.forensics.database import connect, quoted
+from serving.forensics.questions import Filter, Questions
+from serving.forensics.records import COLUMNS
+from serving.forensics.store import EventStore
+from serving.forensics.verify import verify
+from serving.settings import EventSettings
+
+_BATCH = 500
+_PRINCIPALS = 300
+_BASE_EVENTS = 200_000
+_SEGMENT = 1_000_000
+_DAYS = 30
+_DAY = 86_400_000_000
+_START = 1_780_272_000_000_000
+"""1 June 2026, microseconds since 1970 UTC."""
+
+_TIMES = 5
+_BARS = ((10_000_000, 1.0), (100_000_000, 5.0))
+_REPEATED = {
+    "number": "{first} + row_number() OVER (ORDER BY copy, number) - 1",
+    "time": "make_timestamp({start} + ((copy + (epoch_us(time) - {begin}) / {span}) * {step})::BIGINT)",
+    "received": "make_timestamp({start} + ((copy + (epoch_us(time) - {begin}) / {span}) * {step})::BIGINT + 250000)",
+    "principal": "CASE WHEN number % 5000 = 7 THEN 'person-' || copy || '@example.com' ELSE principal END",
+    "name": "CASE WHEN resource = 'pods' THEN name || '-' || copy % 97 ELSE name END",
+    "audit_id": "lpad(copy::VARCHAR, 8, '0') || audit_id[9:]",
+    "credential": "'JTI=' || md5(principal || ((copy * {step}) // {day}))",
+    "event": "replace(event, audit_id, lpad(copy::VARCHAR, 8, '0') || audit_id[9:])",
+}
+"""What a repetition changes in a record, in SQL."""
+
+
+def take_in(log: Path, folder: Path, limit: int) -> tuple[int, float, float]:
+    """Put a log into a store; returns events, seconds, and bytes of the log."""
+    store = EventStore(EventSettings(path=folder, retention_days=36_500))
+    lines: list[bytes] = []
+    count, size, seconds = 0, 0, 0.0
+    for line in open_lines(log):
+        lines.append(line)
+        size += len(line) + 1
+        if len(lines) == _BATCH:
+            began = time.process_time()
+            count += store.take(b"\n".join(lines))
+            store.tick()
+            seconds += time.process_time() - began
+            lines = []
+        if count >= limit:
+            break
+    began = time.process_time()
+    store.close()
+    return count, seconds + time.process_time() - began, size
+
+
+def repeat(base: Path, folder: Path, events: int) -> int:
+    """Fill a store with repetitions of the records of another; returns how many there are."""
+    files = ", ".join(quoted(path) for path in sorted(base.rglob("*.parquet")))
+    folder.mkdir()
+    store = EventStore(EventSettings(path=folder, retention_days=36_500, max_gb=1000, memory_mb=2048))
+    with connect(base, 1024, 2) as connection:
+        found = connection.execute(
+            f"SELECT count(*), epoch_us(min(time)), epoch_us(max(time)) FROM read_parquet([{files}])"
+        ).fetchone()
+        assert found is not None
+        records, begin, end = found
+        (folder / "base.parquet").write_bytes(b"")
+        connection.execute(
+            f"COPY (FROM read_parquet([{files}])) TO {quoted(base / 'base.parquet')} (FORMAT parquet)"
+        )
+    (base / "base.parquet").replace(folder / "base.parquet")
+    copies = -(-events // records)
+    step = _DAYS * _DAY // copies
+    together = max(1, _SEGMENT // records)
+    values = {"start": _START, "begin": begin, "span": end - begin + 1, "step": step, "day": _DAY}
+    for copy in range(0, copies, together):
+        last = min(copy + together, copies)
+        first = copy * records
+        columns = ", ".join(
+            f"({_REPEATED[name].format(first=first, **values)})::{kind} AS {name}"
+            if name in _REPEATED
+            else name
+            for name, kind in ((name, _kind(name)) for name in COLUMNS)
+        )
+        rows = f"SELECT {columns} FROM read_parquet({quoted(folder / 'base.parquet')}), range({copy}, {last}) AS r(copy)"
+        span = (_START + copy * step, _START + last * step)
+        store.seal_rows(
+            f"SELECT * FROM ({rows}) ORDER BY number", first, [bytes(32)] * (records * (last - copy)), span
+        )
+        print(f"{first + records * (last - copy):,} records", flush=True)
+    (folder / "base.parquet").unlink()
+    store.close()
+    return int(copies * records)
+
+
+def _kind(name: str) -> str:
+    from serving.forensics.records import SQL_TYPES
+
+    return SQL_TYPES[name]
+
+
+def ask(folder: Path, question: Callable[[Questions], int]) -> tuple[float, int]:
+    """Median seconds of a question, and how much was found."""
+    taken: list[float] = []
+    found = 0
+    for _ in range(_TIMES):
+        questions = Questions(folder, memory_mb=2048, threads=2)
+        began = time.monotonic()
+        found = question(questions)
+        taken.append(time.monotonic() - began)
+        questions.close()
+    return statistics.median(taken), found
+
+
+def measure(folder: Path, events: int) -> list[Row]:
+    """Ask the three questions of a store of so many events."""
+    end = _START + _DAYS * _DAY
+    week = end - 7 * _DAY
+    opened = Questions(folder, memory_mb=2048)
+    newest = opened.events(Filter(since=end - _DAY), limit=1, newest=True).records[0]
+    last = int(newest.audit_id[:8])
+    some = opened.events(Filter(resource="secrets", verbs=("get",), since=end - _DAY // 4), limit=200).records
+    secret = next(record for record in some if record.name)
+    token = next(
+        record for record in opened.events(Filter(since=end - _DAY // 2), limit=500).records if record.name
+    )
+    newcomer = next(
+        record
+        for copy in range(1000)
+        for record in opened.events(Filter(principal=f"person-{last - copy}@example.com"), limit=100).records
+        if record.namespace
+    )
+    opened.close()
+    asked: dict[str, Callable[[Questions], int]] = {
+        "who touched a Secret in 7 days": lambda q: len(
+            q.touched(Filter(resource="secrets", namespace=secret.namespace, name=secret.name, since=week))
+        ),
+        "everything a token did after a moment": lambda q: len(
+            q.events(Filter(credential=token.credential, since=token.time), limit=1000).records
+        ),
+        "who is new in a namespace in 7 days": lambda q: len(q.newcomers(newcomer.namespace, week, end)),
+    }
+    size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    rows = [Row(f"Parquet, {events:,} events", size / events, "bytes an event")]
+    for name, question in asked.items():
+        seconds, found = ask(folder, question)
+        bar = next((bar for count, bar in _BARS if events <= count * 1.1), None)
+        label = f"{name}, {events:,} events ({found:,} found)"
+        rows.append(Row(label, seconds, "s", f"<= {bar:g}" if bar else "", seconds <= bar if bar else None))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=10_000_000)
+    parser.add_argument("--base-events", type=int, default=_BASE_EVENTS)
+    parser.add_argument("--folder", type=Path, help="where to put what is made, and leave it")
+    parser.add_argument("--store", type=Path, help="a store that an earlier run left")
+    arguments = parser.parse_args()
+    if arguments.store is not None:
+        catalog = Questions(arguments.store).catalog()
+        report("investigation", measure(arguments.store, catalog.end))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        twin = folder / "twin"
+        simulate(twin, _PRINCIPALS, 2, 7, attacks="none", settings=load_settings(None, "default"))
+        count, seconds, size = take_in(twin / "normal.jsonl.zst", folder / "base", arguments.base_events)
+        checked = verify(folder / "base")
+        assert checked.is_sound, checked.findings
+        rows = [
+            Row("taking in, one thread's time", 1e6 * seconds / count, "us an event"),
+            Row("text of an event", size / count, "bytes"),
+            Row("verify", checked.records / checked.seconds, "records/s"),
+        ]
+        events = repeat(folder / "base", folder / "store", arguments.events)
+        rows += measure(folder / "store", events)
+    report("investigation", rows)
+
+
+if __name__ == "__main__":
+    main()
