@@ -25,14 +25,14 @@ from data.reader import open_lines
 from data.simulate import load_settings, simulate
 from serving.forensics.database import connect, quoted
 from serving.forensics.questions import Filter, Questions
-from serving.forensics.records import COLUMNS
+from serving.forensics.records import COLUMNS, SQL_TYPES
 from serving.forensics.store import EventStore
 from serving.forensics.verify import verify
 from serving.settings import EventSettings
 
 _BATCH = 500
-_PRINCIPALS = 300
-_BASE_EVENTS = 200_000
+_PRINCIPALS, _TWIN_DAYS = 200, 0.5
+_BASE_EVENTS = 100_000
 _SEGMENT = 1_000_000
 _DAYS = 30
 _DAY = 86_400_000_000
@@ -42,14 +42,14 @@ _START = 1_780_272_000_000_000
 _TIMES = 5
 _BARS = ((10_000_000, 1.0), (100_000_000, 5.0))
 _REPEATED = {
-    "number": "{first} + row_number() OVER (ORDER BY copy, number) - 1",
-    "time": "make_timestamp({start} + ((copy + (epoch_us(time) - {begin}) / {span}) * {step})::BIGINT)",
-    "received": "make_timestamp({start} + ((copy + (epoch_us(time) - {begin}) / {span}) * {step})::BIGINT + 250000)",
-    "principal": "CASE WHEN number % 5000 = 7 THEN 'person-' || copy || '@example.com' ELSE principal END",
-    "name": "CASE WHEN resource = 'pods' THEN name || '-' || copy % 97 ELSE name END",
-    "audit_id": "lpad(copy::VARCHAR, 8, '0') || audit_id[9:]",
-    "credential": "'JTI=' || md5(principal || ((copy * {step}) // {day}))",
-    "event": "replace(event, audit_id, lpad(copy::VARCHAR, 8, '0') || audit_id[9:])",
+    "number": "{first} + number",
+    "time": "make_timestamp({start} + (({copy} + (epoch_us(time) - {begin}) / {span}) * {step})::BIGINT)",
+    "received": "make_timestamp({start} + (({copy} + (epoch_us(time) - {begin}) / {span}) * {step})::BIGINT + 250000)",
+    "principal": "CASE WHEN number % 5000 = 7 THEN 'person-{copy}@example.com' ELSE principal END",
+    "name": "CASE WHEN resource = 'pods' THEN name || '-' || {copy} % 97 ELSE name END",
+    "audit_id": "lpad('{copy}', 8, '0') || audit_id[9:]",
+    "credential": "'JTI=' || md5(principal || (({copy} * {step}::BIGINT) // {day}))",
+    "event": "replace(event, audit_id, lpad('{copy}', 8, '0') || audit_id[9:])",
 }
 """What a repetition changes in a record, in SQL."""
 
@@ -86,7 +86,6 @@ def repeat(base: Path, folder: Path, events: int) -> int:
         ).fetchone()
         assert found is not None
         records, begin, end = found
-        (folder / "base.parquet").write_bytes(b"")
         connection.execute(
             f"COPY (FROM read_parquet([{files}])) TO {quoted(base / 'base.parquet')} (FORMAT parquet)"
         )
@@ -98,27 +97,22 @@ def repeat(base: Path, folder: Path, events: int) -> int:
     for copy in range(0, copies, together):
         last = min(copy + together, copies)
         first = copy * records
-        columns = ", ".join(
-            f"({_REPEATED[name].format(first=first, **values)})::{kind} AS {name}"
-            if name in _REPEATED
-            else name
-            for name, kind in ((name, _kind(name)) for name in COLUMNS)
-        )
-        rows = f"SELECT {columns} FROM read_parquet({quoted(folder / 'base.parquet')}), range({copy}, {last}) AS r(copy)"
+        selects = []
+        for one in range(copy, last):
+            more = values | {"copy": one, "first": one * records}
+            columns = ", ".join(
+                f"({_REPEATED[name].format(**more)})::{SQL_TYPES[name]} AS {name}"
+                if name in _REPEATED
+                else name
+                for name in COLUMNS
+            )
+            selects.append(f"SELECT {columns} FROM read_parquet({quoted(folder / 'base.parquet')})")
         span = (_START + copy * step, _START + last * step)
-        store.seal_rows(
-            f"SELECT * FROM ({rows}) ORDER BY number", first, [bytes(32)] * (records * (last - copy)), span
-        )
+        store.seal_rows(" UNION ALL ".join(selects), first, [bytes(32)] * (records * (last - copy)), span)
         print(f"{first + records * (last - copy):,} records", flush=True)
     (folder / "base.parquet").unlink()
     store.close()
     return int(copies * records)
-
-
-def _kind(name: str) -> str:
-    from serving.forensics.records import SQL_TYPES
-
-    return SQL_TYPES[name]
 
 
 def ask(folder: Path, question: Callable[[Questions], int]) -> tuple[float, int]:
@@ -189,7 +183,7 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         twin = folder / "twin"
-        simulate(twin, _PRINCIPALS, 2, 7, attacks="none", settings=load_settings(None, "default"))
+        simulate(twin, _PRINCIPALS, _TWIN_DAYS, 7, attacks="none", settings=load_settings(None, "default"))
         count, seconds, size = take_in(twin / "normal.jsonl.zst", folder / "base", arguments.base_events)
         checked = verify(folder / "base")
         assert checked.is_sound, checked.findings
