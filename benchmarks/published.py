@@ -419,13 +419,22 @@ def _rows(data: SequenceSet, plan: Plan, detail: dict[str, Any]) -> list[Row]:
     learners = {name: mean("detectors", name) for name in detail["detectors"]}
     title = f"{data.name} {'F1' if metric == 'f1' else 'ROC AUC'}"
     bar = {"hdfs": 0.96, "adfa-ld": 0.90}.get(data.name, max(rules.values()))
-    shipped = f"{OURS}, {WITH_NOVELTY}"
+    mine = [f"{OURS}, {reading}" for reading in plan.readings]
+    # Where normal data can choose, they choose the reading as well.
+    shipped = (
+        mine[-1] if metric == "auc" else max(mine, key=lambda name: detail["detectors"][name]["validation"])
+    )
     rows = [at_least(f"{title}, {shipped}, mean of all seeds", learners[shipped], metric, bar)]
     rows.append(Row(f"{title}, above the best rule", learners[shipped] - max(rules.values()), metric))
     for reading in plan.readings:
         margin = learners[f"{OURS}, {reading}"] - learners[f"{LSTM}, {reading}"]
         row = at_least(f"{title}, above the next-key LSTM, both {reading}", margin, metric, 0.02)
         rows.append(row if data.name == "hdfs" and reading == ALONE else Row(row.name, row.value, row.unit))
+    hindsight = max(
+        statistics.fmean(one[metric] for one in some) for some in detail["every score"][LSTM].values()
+    )
+    name = f"{title}, above the next-key LSTM's best score in hindsight"
+    rows.append(Row(name, learners[shipped] - hindsight, metric))
     rows += [Row(f"{title}, {name}", value, metric) for name, value in learners.items() if name != shipped]
     rows += [Row(f"{title}, rule: {name}", value, metric) for name, value in rules.items()]
     return rows
