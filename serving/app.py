@@ -431,13 +431,13 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/principals/{principal:path}", tags=["principals"])
     def principal_report(principal: str) -> PrincipalReport:
-        """Who a principal is, whom it is compared with, and what it did since the service started."""
+        """Who a principal is, whom it is compared with, and what it did since counting began."""
         engine = service.ready()
         report = engine.principals.report(principal)
         if report is None:
             raise ProblemError(
                 404,
-                "This principal is not in the model's training and did nothing since the service started.",
+                "This principal is not in the model's training and did nothing since counting began.",
             )
         page = engine.store.page(principal=report.principal, limit=20)
         report.alerts = [alert.id for alert in page.alerts]

@@ -13,7 +13,7 @@ import numpy as np
 
 from serving.engine import Engine, Loaded, ModelInfo, SelfTestResult
 from serving.explain import Explainer
-from serving.principals import Principals, Trained
+from serving.principals import MOST_SEEN, Principals, Trained
 from serving.registry import Fetched, Reference, open_bundle
 from serving.repeats import KEY_BYTES
 from serving.settings import Settings
@@ -69,7 +69,8 @@ def load_engine(
         store,
         explainer,
         settings.alerts,
-        principals=Principals(loaded.trained),
+        # More than are ever in memory: none is forgotten here before it is put on disk.
+        principals=Principals(loaded.trained, most=max(MOST_SEEN, 2 * settings.state.hot_principals)),
         surroundings=surroundings,
     )
     engine.loaded = loaded

@@ -1,4 +1,4 @@
-"""What is known of each principal: who it is from training, what it did since the service started; bounded in memory."""
+"""What is known of each principal: who it is from training, what it did since counting began; bounded in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serving.alerts import SEVERITIES, Model, clean
 _RECENT = 20
 _GRADES = {name: grade for grade, name in enumerate(SEVERITIES)}
 _MAX_PEERS = 20
-_MAX_SEEN = 50_000
+MOST_SEEN = 50_000
 """Principals whose doings are kept; beyond that those that were idle longest are forgotten here, not by the detector."""
 
 
@@ -112,7 +112,8 @@ class Principals:
         elsewhere: asked for what `take` returned of a principal, if that is kept; may be called by any thread.
     """
 
-    def __init__(self, trained: Trained | None = None) -> None:
+    def __init__(self, trained: Trained | None = None, most: int = MOST_SEEN) -> None:
+        self._most = most
         self.since = datetime.now(UTC)
         self.elsewhere: Callable[[str], Saved | None] | None = None
         self.trained = trained or Trained()
@@ -168,7 +169,7 @@ class Principals:
         if place is not None:
             self._place.move_to_end(name)
             return place
-        if len(self._place) >= _MAX_SEEN:
+        if len(self._place) >= self._most:
             place = self._place.popitem(last=False)[1]
             self._who[place], self._counts[place] = (kind, group), 0
         elif self._free:

@@ -253,9 +253,8 @@ def test_names_with_slashes_are_found_and_strangers_are_a_404(client: TestClient
     is_problem(client.get("/v1/principals/nobody"), 404, "principal")
 
 
-def test_memory_for_principals_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.principals._MAX_SEEN", 2)
-    principals = Principals()
+def test_memory_for_principals_is_bounded() -> None:
+    principals = Principals(most=2)
     for name in ("a", "b", "a", "c"):
         principals.record([name], ["human"], ["kind:human"], np.array([1]), np.ones(1), np.zeros(1), ["none"])
     known = [name for name in "abc" if principals.report(name) is not None]
