@@ -62,10 +62,12 @@ def _facts(facts: Iterable[tuple[str, object]]) -> str:
 
 
 def what_of(record: dict[str, Any]) -> str:
-    """What a record's request was about: `secrets payments/db`, or its path."""
+    """What a record's request was about: `secrets payments/db`, `secrets in payments`, `nodes n1`, or its path."""
     if not record["resource"]:
         return str(record["path"].partition("?")[0])
     kind = "/".join(part for part in (record["resource"], record["subresource"]) if part)
+    if record["namespace"] and not record["name"]:
+        return f"{kind} in {record['namespace']}"
     name = "/".join(part for part in (record["namespace"], record["name"]) if part)
     return f"{kind} {name}".strip()
 
@@ -161,8 +163,12 @@ def _alerts(alerts: Sequence[dict[str, Any]]) -> str:
 
 def _timeline(events: Sequence[dict[str, Any]]) -> str:
     rows = []
+    shown: set[tuple[str, int]] = set()
     for event in events:
         record = event["record"]
+        if (record["audit_id"], record["time"]) in shown:
+            continue  # another stage of the same request; its text is below
+        shown.add((record["audit_id"], record["time"]))
         who = record["username"] + (f" as {record['impersonated']}" if record["impersonated"] else "")
         rows.append(
             (

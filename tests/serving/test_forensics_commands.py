@@ -54,7 +54,7 @@ def test_everything_a_token_did_after_a_moment(folder: Path) -> None:
     (event,) = map(json.loads, told.output.splitlines())
     assert (event["auditID"], event["code"]) == ("id-31", 403)
     shown = ask(folder, "events", "--verb", "list", "--limit", "1")
-    assert "list secrets payments" in shown.output
+    assert "list secrets in payments" in shown.output
     assert "--cursor" in shown.stderr
     original = ask(folder, "events", "--audit-id", "id-30", "--original")
     assert json.loads(original.output) == story()[23]
