@@ -174,7 +174,7 @@ def events(
     from serving.forensics.routes import document_of
 
     questions = open_questions(store)
-    page = questions.events(wanted, limit=limit, cursor=cursor, newest=newest)
+    page = questions.events(wanted, limit=limit, cursor=cursor, newest=newest, texts=original)
     if as_json or original:
         write = sys.stdout.write
         for record in page.records:

@@ -23,7 +23,7 @@ from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
 from serving.forensics.database import connect, quoted
 from serving.forensics.ledger import LedgerReader
-from serving.forensics.records import COLUMNS, SQL_TYPES, Record, rows_of
+from serving.forensics.records import COLUMNS, SQL_TYPES, TIMES, Record, rows_of
 
 _ATTEMPTS = 5
 _Answer = TypeVar("_Answer")
@@ -312,7 +312,13 @@ class Questions:
         return self._answer(None, None, ask)
 
     def events(
-        self, wanted: Filter, *, limit: int = 100, cursor: str | None = None, newest: bool = False
+        self,
+        wanted: Filter,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        newest: bool = False,
+        texts: bool = True,
     ) -> Page:
         """List events in the order of time.
 
@@ -321,6 +327,7 @@ class Questions:
             limit: most records, at most 10,000.
             cursor: that of the page before.
             newest: begin with the newest.
+            texts: with the events' own texts, which are most of what there is to read; else `event` is empty.
         """
         condition, values = wanted.sql()
         direction, after = ("DESC", "<") if newest else ("ASC", ">")
@@ -334,7 +341,10 @@ class Questions:
             values = [*values, at, int(match[2])]
             since, until = (since, at + 1) if newest else (at, until)
         limit = max(1, min(limit, MAX_LIMIT))
-        columns = ", ".join(f"epoch_us({name})" if name in ("time", "received") else name for name in COLUMNS)
+        columns = ", ".join(
+            f"epoch_us({name})" if name in TIMES else "''" if name == "event" and not texts else name
+            for name in COLUMNS
+        )
 
         def ask(source: _Source) -> Page:
             # First which, then their texts: those are most of what there is to read.
@@ -394,20 +404,32 @@ class Questions:
     def newcomers(self, namespace: str, since: int, until: int | None = None) -> list[Newcomer]:
         """Principals that came to a namespace in a span of time and were never seen in it before; the latest first."""
         until = until if until is not None else clock.now() + 1
-        came = f"""
+        # First who came, then who of them was there before, then what the new ones did: each reads as few columns as it can.
+        came = """
+            SELECT DISTINCT principal FROM {records}
+            WHERE namespace = ? AND time < make_timestamp(?::BIGINT) AND time >= make_timestamp(?::BIGINT)"""
+        there = "SELECT DISTINCT principal FROM {records} WHERE namespace = ?"
+        did = f"""
             SELECT principal, epoch_us(min(time)), epoch_us(max(time)), count(DISTINCT (audit_id, time)),
-                count(DISTINCT (audit_id, time)) FILTER ({_ALLOWED}),
-                {_some("verb")}, {_some("resource")}, {_some("source_ips")}
-            FROM {{records}} WHERE namespace = ? AND time < make_timestamp(?::BIGINT)
-            GROUP BY principal HAVING min(time) >= make_timestamp(?::BIGINT) ORDER BY min(time) DESC LIMIT {MAX_LIMIT}"""
+                count(DISTINCT (audit_id, time)) FILTER ({_ALLOWED}), {_some("verb")}, {_some("resource")}, {_some("source_ips")}
+            FROM {{records}} WHERE namespace = ? AND time < make_timestamp(?::BIGINT) AND time >= make_timestamp(?::BIGINT)
+                AND principal IN (SELECT unnest(?::VARCHAR[]))
+            GROUP BY principal ORDER BY min(time) DESC LIMIT {MAX_LIMIT}"""
         known = """
             SELECT principal, epoch_us(min(time)) FROM {records}
             WHERE principal IN (SELECT unnest(?::VARCHAR[])) GROUP BY principal"""
 
         def ask(source: _Source) -> list[Newcomer]:
-            rows = source.all(came, [namespace, until, since])
-            if not rows:
+            window = [file for file in source.files if file.latest >= since]
+            names = {row[0] for row in source.all(came, [namespace, until, since], files=window)}
+            older = [file for file in source.files if file.latest < since]
+            names -= {row[0] for row in source.all(there, [namespace], files=older, sealed=True)}
+            both = [file for file in window if file.earliest < since]
+            begun = f"{there} AND time < make_timestamp(?::BIGINT)"
+            names -= {row[0] for row in source.all(begun, [namespace, since], files=both)}
+            if not names:
                 return []
+            rows = source.all(did, [namespace, until, since, sorted(names)], files=window)
             before = dict(source.all(known, [[row[0] for row in rows]]))
             return [
                 _row(Newcomer, (*row, before.get(row[0], row[1])), times=(1, 2, 8), lists=(5, 6, 7))
@@ -532,15 +554,29 @@ class _Source:
         ]
 
     def all(
-        self, query: str, values: Sequence[Any] = (), numbers: Sequence[int] = ()
+        self,
+        query: str,
+        values: Sequence[Any] = (),
+        *,
+        numbers: Sequence[int] = (),
+        files: Sequence[StoredFile] | None = None,
+        sealed: bool = False,
     ) -> list[tuple[Any, ...]]:
-        """Rows of a query in which `{records}` stands for all records and `{open}` for those not sealed yet."""
+        """Rows of a query.
+
+        Args:
+            query: in which `{records}` stands for all records and `{open}` for those not sealed yet.
+            values: its parameters.
+            numbers: only files with these records are looked at.
+            files: only these files are looked at.
+            sealed: leave out records that are not sealed yet.
+        """
         columns = sorted({name for name in COLUMNS if re.search(rf"\b{name}\b", query)}, key=COLUMNS.index)
-        files: Sequence[StoredFile] = self.files
+        files = self.files if files is None else files
         if numbers:
             lowest, highest = min(numbers), max(numbers)
             files = [file for file in files if file.first <= highest and file.end > lowest]
-        open_files = [quoted(path) for path in sorted(self._folder.glob("open-*.ndjson"))]
+        open_files = [] if sealed else [quoted(path) for path in sorted(self._folder.glob("open-*.ndjson"))]
         selected = ", ".join(columns) or "number"
         # What is sealed already may still be in the open file for a moment: it is told by its number.
         unsealed = (

@@ -204,7 +204,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
             alert=alert,
         )
         page = desk.ask(
-            lambda questions: questions.events(wanted, limit=limit, cursor=cursor, newest=order == "newest")
+            lambda questions: questions.events(
+                wanted, limit=limit, cursor=cursor, newest=order == "newest", texts=original
+            )
         )
         documents = [document_of(record, original=original) for record in page.records]
         return _json({"events": documents, "cursor": page.cursor})
