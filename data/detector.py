@@ -38,12 +38,20 @@ Hashes = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class FieldReason:
-    """A field the model reconstructed badly: its value, its NLL in nats, and what the decoder expected instead."""
+    """A field the model reconstructed badly.
+
+    Attributes:
+        field, value: what it was.
+        nll: negative log-likelihood, nats.
+        expected: what the decoder expected of this principal instead: value, probability.
+        of_peers: what it would have expected of somebody of its peer group about whom nothing else is known.
+    """
 
     field: str
     value: str
     nll: float
     expected: list[tuple[str, float]]
+    of_peers: Sequence[tuple[str, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +288,13 @@ class Detector:
         if len(hits):
             kind_of_deed = deeds.levels[:, _KIND_OF_DEED].max(axis=1)
             log_probs = self._alternatives(cut, hits, who.ids, who.group_ids)
+            # Without its own identity the graph falls back on what it knows of the peer group.
+            of_peers = self._alternatives(cut, hits, np.zeros_like(who.ids), who.group_ids)
             for row, hit in enumerate(hits.tolist()):
                 times = float(evidence[hit] / threshold[hit])
                 scores.severity[hit] = severity_of(True, times, int(sensitivity[hit]), int(kind_of_deed[hit]))
                 scores.explanations[hit] = self._explain(
-                    batch, hit, nll[hit], log_probs[row], scores.news[hit]
+                    batch, hit, nll[hit], (log_probs[row], of_peers[row]), scores.news[hit]
                 )
         return scores
 
@@ -329,24 +339,26 @@ class Detector:
         habits.sort(key=lambda reason: (reason.peers_with, reason.anyone_with))
         return habits
 
+    def _best(self, name: str, index: int, log_probs: npt.NDArray[np.float32]) -> list[tuple[str, float]]:
+        """The values of a field that were expected most, with their probabilities."""
+        mine = log_probs[self._starts[index] : self._starts[index + 1]]
+        best = np.argsort(-mine)[:_ALTERNATIVES].tolist()
+        return [(self.bundle.vocabulary.tokens[name][token], float(np.exp(mine[token]))) for token in best]
+
     def _explain(
         self,
         batch: ActionBatch,
         row: int,
         nll: Nll,
-        log_probs: npt.NDArray[np.float32],
+        log_probs: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
         habits: list[HabitReason],
     ) -> Explanation:
         values = self._values(batch, row)
         fields = []
         for index in np.argsort(-nll)[:_TOP_FIELDS].tolist():
             name = FIELDS[index]
-            mine = log_probs[self._starts[index] : self._starts[index + 1]]
-            best = np.argsort(-mine)[:_ALTERNATIVES].tolist()
-            expected = [
-                (self.bundle.vocabulary.tokens[name][token], float(np.exp(mine[token]))) for token in best
-            ]
-            fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected))
+            expected, of_peers = (self._best(name, index, one) for one in log_probs)
+            fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected, of_peers))
         why = self.bundle.sensitivity.look_up(tuple(values[name] for name in Sensitivity.FIELDS))[1]
         return Explanation(fields, habits, values, why)
 

@@ -85,7 +85,10 @@ class FieldSurprise(Model):
     field: str
     value: str
     nll: Annotated[float, Field(description="negative log-likelihood in nats")]
-    expected: list[Alternative] = []
+    expected: Annotated[list[Alternative], Field(description="of this principal, at this point")] = []
+    expected_of_peers: Annotated[
+        list[Alternative], Field(description="of somebody of its peer group about whom nothing else is known")
+    ] = []
 
 
 class Novelty(Model):
@@ -271,6 +274,10 @@ class Alert(Model):
     ] = []
     contributor_count: Annotated[int, Field(description="all of them, shown or not")] = 0
     audit_ids: Annotated[list[str], Field(description="all of them; in lists of alerts the first 1,000")] = []
+    severity_reasons: Annotated[list[str], Field(description="why it is as grave as that")] = []
+    expected: Annotated[
+        list[str], Field(description="what the model expected instead of the most telling action, in words")
+    ] = []
     checks: list[Check] = []
     terms: Annotated[dict[str, str], Field(description="Kubernetes words used, explained")] = {}
     model: ServedModel

@@ -583,16 +583,18 @@ class Engine:
         return True
 
 
+def _alternatives(expected: Sequence[tuple[str, float]]) -> list[Alternative]:
+    return [Alternative(value=clean(value), probability=round(float(p), 4)) for value, p in expected]
+
+
 def _fields(why: Explanation) -> list[FieldSurprise]:
     return [
         FieldSurprise(
             field=reason.field,
             value=clean(reason.value),
             nll=round(float(reason.nll), 3),
-            expected=[
-                Alternative(value=clean(value), probability=round(float(p), 4))
-                for value, p in reason.expected
-            ],
+            expected=_alternatives(reason.expected),
+            expected_of_peers=_alternatives(reason.of_peers),
         )
         for reason in why.fields[:_EXPLAINED_FIELDS]
     ]

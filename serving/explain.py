@@ -17,7 +17,18 @@ from string import Template
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.errors import KubehabitError
-from serving.alerts import Action, Alert, Check, Contributor, Novelty, ObjectReference, Technique, Told, clean
+from serving.alerts import (
+    Action,
+    Alert,
+    Alternative,
+    Check,
+    Contributor,
+    Novelty,
+    ObjectReference,
+    Technique,
+    Told,
+    clean,
+)
 from serving.settings import read_yaml
 
 MANY = ("list", "watch", "deletecollection")
@@ -28,6 +39,7 @@ _REFUSED = (401, 403)
 _NOT_FOUND = 404
 _FIRST_ERROR = 400
 _SERVICE_ACCOUNT = "system:serviceaccount:"
+_CHANGES = re.compile(r"kubectl (?:delete|scale|patch|rollout|certificate)\b")
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@/=-]*")
 # A broader novelty makes the narrower ones go without saying.
 _IMPLIES: Mapping[str, frozenset[str]] = {
@@ -87,6 +99,9 @@ _NEWNESS = {
 }
 
 _MANY, _SOME = 5, 3
+_MAX_EXPECTED = 3
+_LEAST = 0.01  # "0%" tells nobody anything
+_NO_NEWS = 99
 _MAX_REASONS = 5
 
 _PRONOUNS = {"human": ("this person", "their"), "anonymous": ("such a caller", "its")}
@@ -198,6 +213,18 @@ def _tells(novelty: Novelty) -> bool:
         "namespace",
         "resource_namespace",
     )
+
+
+def _options(value: str, expected: Sequence[Alternative]) -> str:
+    """At most two values that were expected instead of one, with their probabilities; empty if there are none to name."""
+    others = [
+        option
+        for option in expected
+        if option.value not in (value, _NOTHING)
+        and not _SPECIAL.fullmatch(option.value)
+        and option.probability >= _LEAST
+    ]
+    return " or ".join(f"{option.value} ({option.probability:.0%})" for option in others[:2])
 
 
 def _is_news(novelty: Novelty) -> bool:
@@ -465,19 +492,42 @@ class Explainer:
         worst = action.fields[0]
         name = self.vocabulary.fields.get(worst.field, worst.field)
         text = f"every part of it is known, but {name} does not fit here"
-        expected = [
-            option
-            for option in worst.expected
-            if option.value not in (worst.value, _NOTHING) and not _SPECIAL.fullmatch(option.value)
-        ][:2]
-        if expected and worst.value not in ("", _NOTHING):
-            options = " or ".join(f"{option.value} ({option.probability:.0%})" for option in expected)
+        options = _options(worst.value, worst.expected)
+        if options and worst.value not in ("", _NOTHING):
             text += f": {worst.value}, where one would expect {options}"
         return text
 
+    def expected(self, action: Action) -> list[str]:
+        """What the model expected instead, of this principal and of its peers, for the fields that fit worst."""
+        lines = []
+        for one in action.fields[:_MAX_EXPECTED]:
+            mine, theirs = (_options(one.value, given) for given in (one.expected, one.expected_of_peers))
+            if one.value in ("", _NOTHING) or not (mine or theirs):
+                continue
+            text = f"{self.vocabulary.fields.get(one.field, one.field)} was {one.value}"
+            text += f"; expected of it instead: {mine}" if mine else ""
+            text += f"; of its peers: {theirs}" if theirs else ""
+            lines.append(text)
+        return lines
+
+    def telling(self, alert: Alert) -> Action:
+        """The action that the sentence is about: the gravest, unless another as grave shows better what is new."""
+        headline = alert.headline
+        mine = min((_rank(one, alert.kind)[0] for one in headline.habits if _is_news(one)), default=_NO_NEWS)
+        best, rank = headline, mine
+        for action in alert.actions:
+            if mine != _NO_NEWS and action.severity != headline.severity:
+                continue
+            found = min(
+                (_rank(one, alert.kind)[0] for one in action.habits if _is_news(one)), default=_NO_NEWS
+            )
+            if found < rank:
+                best, rank = action, found
+        return best
+
     def sentence(self, alert: Alert) -> str:
         """The alert in words, for somebody new to Kubernetes."""
-        action = alert.headline
+        action = self.telling(alert)
         text = f"{self.who(alert.principal, alert.kind)} {action.did}: {self.reason(action, alert.kind)}."
         others = alert.action_count - 1
         if others:
@@ -644,11 +694,15 @@ class Explainer:
         ]
         plain, quoted = self._check_values(alert, action)
         checks = [*self.vocabulary.always, *(check for rule in rules for check in rule.checks)]
-        alert.checks = []
+        given: dict[tuple[str, str], Check] = {}
         for check in checks:
             text = Template(check.text).safe_substitute(plain)
             command = self._command(check.command, quoted)
-            alert.checks.append(Check.model_validate({"kind": check.kind, "text": text, "command": command}))
+            one = Check.model_validate({"kind": check.kind, "text": text, "command": command})
+            given.setdefault((check.kind, command or text), one)  # two rules may end in the same command
+        alert.checks = list(given.values())
+        alert.severity_reasons = self.severity_reasons(alert)
+        alert.expected = self.expected(self.telling(alert))
         alert.sentence = self.sentence(alert)
         alert.terms = {
             term: meaning
@@ -696,8 +750,8 @@ class Explainer:
         used = Template(template).get_identifiers()
         if any(name in values and values[name] is None for name in used):
             return None
-        # Deleting needs a name: without one, kubectl would be told to delete of everything.
-        if "kubectl delete" in template and "name" in used and not values["name"]:
+        # What changes something needs a name: without one, kubectl would be told to do it to everything.
+        if _CHANGES.match(template) and "name" in used and not values["name"]:
             return None
         filled = Template(template).safe_substitute(
             {name: text for name, text in values.items() if text is not None}

@@ -100,26 +100,21 @@ def _checks(checks: Iterable[Json]) -> list[RenderableType]:
 def alert_page(alert: Json) -> RenderableType:
     """One alert: the sentence, what added up, what was expected, and what to do."""
     parts: list[RenderableType] = [Text(alert["sentence"], style="bold")]
-    parts.append(Text(f"severity {alert['severity']}, id {alert['id']}", style="dim"))
+    parts.append(
+        Text(
+            f"severity {alert['severity']}: {'; '.join(alert['severityReasons'])}; id {alert['id']}",
+            style="dim",
+        )
+    )
     if alert.get("contributors"):
         parts.append(_heading("What added up to it, milder each"))
         parts += [Text(f"- {_when(one['time'])}  {one['did']}") for one in alert["contributors"]]
     parts.append(_heading("What was flagged"))
     for action in alert["actions"]:
         parts.append(Text(f"- {_when(action['time'])}  {action['did']}  [{action['auditID']}]"))
-        for field in action.get("fields", [])[:2]:
-            options = ", ".join(
-                f"{one['value']} ({one['probability']:.0%})"
-                for one in field["expected"]
-                if one["value"] != field["value"]
-            )
-            if options and field["value"]:
-                parts.append(
-                    Text(
-                        f"      {field['field']} is {field['value']}; expected instead: {options}",
-                        style="dim",
-                    )
-                )
+    if alert["expected"]:
+        parts.append(_heading("What was expected instead"))
+        parts += [Text(f"- {line}") for line in alert["expected"]]
     return Group(*parts, *_ending(alert))
 
 

@@ -387,3 +387,124 @@ def test_a_wrong_vocabulary_is_refused_with_its_place(tmp_path: Path) -> None:
     )
     with pytest.raises(KubehabitError, match="vreb"):
         Explainer.load(file)
+
+
+# -- what was expected, and why it is grave ---------------------------------------------------------------------
+
+
+def test_what_was_expected_is_told_of_the_principal_and_of_its_peers(explainer: Explainer) -> None:
+    surprise = FieldSurprise(
+        field="namespace",
+        value="payments",
+        nll=7.5,
+        expected=[
+            Alternative(value="web", probability=0.93),
+            Alternative(value="<unknown>", probability=0.04),
+            Alternative(value="shop", probability=0.004),
+        ],
+        expected_of_peers=[
+            Alternative(value="shop", probability=0.6),
+            Alternative(value="web", probability=0.3),
+        ],
+    )
+    silent = FieldSurprise(
+        field="images", value="-", nll=3, expected=[Alternative(value="app", probability=0.9)]
+    )
+    made = alert(explainer, action(explainer, fields=[surprise, silent]))
+    assert made.expected == [
+        "the namespace was payments; expected of it instead: web (93%); of its peers: shop (60%) or web (30%)"
+    ]
+
+
+def test_the_sentence_is_about_the_action_that_shows_what_is_new(explainer: Explainer) -> None:
+    """The gravest action repeats what an earlier one did for the first time."""
+    first = action(explainer, evidence=5, seconds=0, habits=[novelty("verb_resource", anyone_with=0)])
+    again = action(explainer, "get", name="db", evidence=9, seconds=1)
+    made = alert(explainer, first, again)
+    assert made.headline.verb == "get"
+    assert made.sentence.startswith(
+        "ci-deployer (service account in web) listed Secrets in payments: it has never"
+    )
+    assert "read Secret db" in made.sentence
+
+
+def test_a_graver_action_with_news_of_its_own_stays_the_one_that_is_told(explainer: Explainer) -> None:
+    mild = action(
+        explainer, "get", "configmaps", severity="low", habits=[novelty("verb_resource", anyone_with=0)]
+    )
+    grave = action(explainer, severity="critical", seconds=1, habits=[novelty("object", peers_with=1)])
+    assert "listed Secrets" in alert(explainer, mild, grave).sentence.partition(":")[0]
+
+
+def test_severity_comes_with_its_reasons(explainer: Explainer) -> None:
+    made = alert(
+        explainer, action(explainer, habits=[novelty("verb_resource")], sensitivity_reason="reads secrets")
+    )
+    assert made.severity_reasons == [
+        "reads secrets: what an attacker wants most",
+        "none of its peers does such things",
+        "1 action was flagged",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "command"),
+    [
+        ("patch", "deployments", "kubectl scale deployments miner -n payments --replicas=0"),
+        ("patch", "daemonsets", "kubectl rollout undo daemonsets miner -n payments"),
+        ("create", "cronjobs", """kubectl patch cronjobs miner -n payments -p '{"spec":{"suspend":true}}'"""),
+        ("create", "serviceaccounts/token", "kubectl delete serviceaccounts miner -n payments"),
+        ("create", "certificatesigningrequests", "kubectl certificate deny miner"),
+    ],
+)
+def test_containing_is_an_exact_command_and_needs_a_name(
+    explainer: Explainer, verb: str, resource: str, command: str
+) -> None:
+    named = alert(explainer, action(explainer, verb, resource, name="miner"))
+    assert command in [check.command for check in named.checks if check.kind == "contain"]
+    nameless = alert(explainer, action(explainer, verb, resource))
+    changing = re.compile("kubectl (delete|scale|patch|rollout|certificate)")
+    assert not [check for check in nameless.checks if check.command and changing.match(check.command)]
+    commands = [check.command for check in named.checks if check.command]
+    assert len(commands) == len(set(commands))
+
+
+# -- sessions ---------------------------------------------------------------------------------------------------
+
+
+def session(
+    explainer: Explainer, *actions: Action, kind: str = "human", seconds: float = 10
+) -> tuple[str, list[str], str]:
+    return explainer.session("alice@corp", kind, actions, actions, timedelta(seconds=seconds))
+
+
+def test_a_pace_tells_more_than_an_object_that_is_new(explainer: Explainer) -> None:
+    logs = [
+        action(explainer, "get", "pods/log", name=f"web-{at}", seconds=at, habits=[novelty("object")])
+        for at in range(6)
+    ]
+    sentence, reasons, top = session(explainer, *logs)
+    assert top == "pace"
+    assert reasons[0] == "6 such requests within 10 seconds, on 6 different objects"
+    assert sentence.endswith("With 5 more actions that counted within 10 seconds.")
+
+
+def test_a_kind_of_deed_that_is_new_tells_more_than_a_pace(explainer: Explainer) -> None:
+    new = [novelty("verb_resource")]
+    logs = [action(explainer, "get", "pods/log", seconds=at, habits=new if not at else []) for at in range(6)]
+    assert session(explainer, *logs)[2] == "verb_resource"
+
+
+def test_a_program_that_moved_is_told_first(explainer: Explainer) -> None:
+    moved = action(
+        explainer, habits=[novelty("verb_resource", anyone_with=0), novelty("place", "198.51.100.7")]
+    )
+    assert session(explainer, moved, kind="serviceaccount")[2] == "place"
+    assert session(explainer, moved, kind="human")[2] == "verb_resource"
+
+
+def test_refusals_are_counted_and_lead_for_whoever_has_no_credentials(explainer: Explainer) -> None:
+    probes = [action(explainer, "list", "nodes", "", code=403, seconds=at) for at in range(3)]
+    assert session(explainer, *probes, kind="anonymous")[1][0] == "3 of 3 requests were refused"
+    news = action(explainer, habits=[novelty("namespace")], seconds=4)
+    assert session(explainer, *probes, news)[2] == "namespace"

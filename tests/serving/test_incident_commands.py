@@ -48,7 +48,7 @@ def test_alerts_are_listed_and_shown(url: str) -> None:
     assert "alice@corp (a person) listed Secrets in payments" in table
     [alert] = json.loads(run("alerts", "list", "--principal", "bob@corp", "--json"))["alerts"]
     page = run("alerts", "show", alert["id"])
-    assert "expected instead: team-a (93%)" in page
+    assert "the namespace was payments; expected of it instead: team-a (93%) or web (5%)" in page
     assert "kubectl auth can-i --list --as=bob@corp" in page
 
 
