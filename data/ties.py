@@ -10,7 +10,7 @@ Each tie is read from one event; what a Pod runs as is learned from the events t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -157,6 +157,15 @@ class RunsAs:
                 self._keep(key, found)
                 return found
         return None
+
+    def to_list(self) -> list[list[str]]:
+        """JSON form of what is remembered."""
+        return [[*key, account] for key, account in (self._old | self._new).items()]
+
+    def put(self, saved: Iterable[Sequence[str]]) -> None:
+        """Take up what `to_list` gave."""
+        for namespace, name, account in saved:
+            self._keep((namespace, name), account)
 
     def _keep(self, key: tuple[str, str], account: str) -> None:
         self._new[key] = account

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from data.evidence import FLOOR
 from serving.alerts import Contributor
 
 _PER_PRINCIPAL = 64
-_PRINCIPALS = 20_000
-"""Principals remembered; those longest quiet are forgotten first, half of them at a time."""
+_LIMIT = 20_000
+"""Contributions remembered of all principals, about 3 KB each; those of whoever is longest quiet go first, half at a time."""
 
 _SPANS = (600, 3_600, 86_400)
 """Seconds looked back for what led to a flag: an incident, then the longer horizons at which evidence adds up."""
@@ -34,6 +33,7 @@ class Contribution:
         new, wrong: what it added, decades (`data.detector.Scores`).
         packed: its short form as JSON, a fifth of its size in memory; None if it was flagged, for the alert holds it then.
         address, client: from where and with what it came.
+        elsewhere: whether its principal never came from there before.
     """
 
     time: int
@@ -43,6 +43,7 @@ class Contribution:
     packed: bytes | None
     address: str
     client: str
+    elsewhere: bool = False
 
     @property
     def told(self) -> Contributor | None:
@@ -55,7 +56,7 @@ def weight_of(new: float, wrong: float) -> float:
     return math.sqrt(new * max(wrong, FLOOR)) if new > 0 else 0.0
 
 
-Saved = tuple[int, str, float, float, bytes | None, str, str]
+Saved = tuple[int, str, float, float, bytes | None, str, str, bool]
 """A contribution as plain values."""
 
 
@@ -64,36 +65,32 @@ class Contributors:
 
     def __init__(self) -> None:
         self._of: dict[str, deque[Contribution]] = {}
+        self._held = 0
 
     def add(self, principal: str, contribution: Contribution) -> None:
         """Remember one."""
         held = self._of.pop(principal, None)
         if held is None:
-            if len(self._of) >= _PRINCIPALS:
-                for quiet in list(self._of)[: _PRINCIPALS // 2]:
-                    del self._of[quiet]
             held = deque(maxlen=_PER_PRINCIPAL)
+        self._held += len(held) < _PER_PRINCIPAL
         held.append(contribution)
         self._of[principal] = held  # at the end: the order is that of the last contribution
+        if self._held > _LIMIT:
+            while self._held > _LIMIT // 2:
+                self._held -= len(self._of.pop(next(iter(self._of))))
 
     def saved(self) -> list[tuple[str, list[Saved]]]:
-        """Everything, in the order of the last contributions, to be given to `put` later."""
+        """Everything, in the order of the last contributions, as plain values: the fields of `Contribution`, in their order."""
         return [
             (
                 principal,
                 [
-                    (one.time, one.audit_id, one.new, one.wrong, one.packed, one.address, one.client)
+                    (one.time, one.audit_id, one.new, one.wrong, one.packed, one.address, one.client, one.elsewhere)
                     for one in held
                 ],
             )
             for principal, held in self._of.items()
         ]
-
-    def put(self, saved: Iterable[Sequence[Any]]) -> None:
-        """Remember what `saved` returned."""
-        for principal, held in saved:
-            for one in held:
-                self.add(principal, Contribution(*one))
 
     def within(self, principal: str, since: int, until: int) -> list[Contribution]:
         """Those of a principal in a span of time, both ends included, in order of time."""

@@ -185,7 +185,7 @@ def capture(engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] 
         "principals": principals,
         "since": engine.principals.since,
         "repeats_key": repeats.key,
-        "contributors": engine.surroundings.contributors.saved(),
+        "surroundings": engine.surroundings.saved(),
     }
     remembered = repeats.to_arrays()
     arrays: dict[str, Array] = {
@@ -239,7 +239,8 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
     meta, arrays = snapshot.meta, snapshot.arrays
     engine.principals.put(meta["principals"])
     engine.principals.since = meta["since"]
-    engine.surroundings.contributors.put(meta["contributors"])
+    if "surroundings" in meta:  # snapshots of before there were incidents have none
+        engine.surroundings.put(meta["surroundings"])
     detector = engine.detector
     if not isinstance(detector, Detector) or not snapshot.bundle:
         return

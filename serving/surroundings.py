@@ -7,10 +7,10 @@ adds no evidence, unless its principal is being watched because of a flag.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -42,11 +42,15 @@ _FOLLOWING = 600 * _MICRO
 TIE_REACH = 12 * 3600 * _MICRO
 """Microseconds after which a tie is taken for what it was used for no more: a working day."""
 
-_FOLLOWED, _FOLLOWED_EACH = 1_000, 1_000
+_FOLLOWED, _FOLLOWED_EACH = 100, 200
 """Principals of whose writes consequences are held until they are alerted about, and how many of each."""
 
-_TIES = 20_000
-_TIES_EACH = 64
+_TIES, _TIES_EACH = 2_000, 16
+"""Principals of whom ties are held, and how many of each; the oldest go first."""
+
+_FLAGS = 64
+"""Flags of one batch and principal for which what led up to them is looked up; in a flood it is the same for the others."""
+
 _WATCHES = 1_000
 MAX_SURROUNDINGS = 5_000
 """Actions kept of one alert; beyond that only those flagged are cited, by auditID."""
@@ -242,7 +246,10 @@ class Surroundings:
             confidence=confidence,
             why=why,
         )
-        for table, key in ((self._out, source), (self._into, tie.target)):
+        self._add_tie(tie)
+
+    def _add_tie(self, tie: Tie) -> None:
+        for table, key in ((self._out, tie.source), (self._into, tie.target)):
             held = table.pop(key, None)
             if held is None:
                 held = deque(maxlen=_TIES_EACH)
@@ -263,21 +270,25 @@ class Surroundings:
             mild.did = self._explainer.did(deed_of(mild))
         address = self._place(event.sourceIPs)
         packed = None if mild is None else mild.model_dump_json(by_alias=True).encode()
+        elsewhere = any(reason.attribute == "place" for reason in reasons)
         one = Contribution(
-            time, clean(event.auditID, 128), new, wrong, packed, address, clean(event.userAgent)
+            time, clean(event.auditID, 128), new, wrong, packed, address, clean(event.userAgent), elsewhere
         )
-        self.contributors.add(principal, one)
-        if address and any(reason.attribute == "place" for reason in reasons):
-            self._note_origin(address, principal, one)
+        self._add(principal, one)
         if scores.kind[row] not in MACHINERY:
             self._consequences.mark(principal, event, time + _FOLLOWING)
 
-    def _note_origin(self, address: str, principal: str, one: Contribution) -> None:
-        users = self._origins.pop(address, {})
-        users[principal] = one
-        self._origins[address] = users
-        if len(self._origins) > _TIES:
-            self._origins.popitem(last=False)
+    def _add(self, principal: str, one: Contribution) -> None:
+        self.contributors.add(principal, one)
+        if one.address and one.elsewhere:
+            users = self._origins.pop(one.address, {})
+            users.pop(principal, None)
+            users[principal] = one
+            if len(users) > _TIES_EACH:
+                del users[next(iter(users))]
+            self._origins[one.address] = users
+            if len(self._origins) > _TIES:
+                self._origins.popitem(last=False)
 
     def _follow(self, events: Sequence[AuditEvent], index: Sequence[int], scores: Scores) -> None:
         times = scores.time.astype(np.int64)
@@ -324,7 +335,7 @@ class Surroundings:
             number: of the alert in the store; None for a new one, which `stored` then names.
         """
         led: dict[tuple[int, str], Contribution] = {}
-        for flag in (*flags[:_TIES_EACH], flags[-1]):
+        for flag in (*flags[:_FLAGS], flags[-1]):
             for one in self.contributors.leading_to(principal, flag.time, flag.threshold):
                 led[one.time, one.audit_id] = one
         first, last = flags[0].time, flags[-1].time
@@ -476,6 +487,28 @@ class Surroundings:
 
     def _place(self, addresses: tuple[str, ...]) -> str:
         return clean(place_of(addresses, self._hops), 64)
+
+    # -- over a restart -----------------------------------------------------------------------------------------
+
+    def saved(self) -> dict[str, Any]:
+        """What is remembered for longer than minutes, in plain values: contributors, ties, what Pods run as, watches."""
+        return {
+            "contributors": self.contributors.saved(),
+            "ties": [tie.model_dump(mode="json") for held in self._out.values() for tie in held],
+            "runs_as": self._runs_as.to_list(),
+            "watches": [asdict(watch) for watch in self._watches.values()],
+        }
+
+    def put(self, saved: Mapping[str, Any]) -> None:
+        """Take up what `saved` gave."""
+        for principal, held in saved["contributors"]:
+            for one in held:
+                self._add(principal, Contribution(*one))
+        for tie in saved["ties"]:
+            self._add_tie(Tie.model_validate(tie))
+        self._runs_as.put(saved["runs_as"])
+        for watch in saved["watches"]:
+            self._watches[watch["principal"]] = Watch(**watch)
 
     # -- words --------------------------------------------------------------------------------------------------
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from fastapi.testclient import TestClient
 
 from data.actions import FIELDS
+from serving.contributors import Contribution, Contributors
 from serving.engine import Engine
 from serving.explain import Explainer
 from serving.incidents import Asker, Close, IncidentError, Merge, Split
@@ -89,6 +91,16 @@ def test_many_contributors_stay_bounded_and_the_first_stay(engine: Engine) -> No
     assert alert.contributor_count == 60
     assert len(alert.contributors) == 40
     assert alert.contributors[0].audit_id == "id-0"
+
+
+def test_memory_is_bounded_and_whoever_is_longest_quiet_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.contributors._LIMIT", 100)
+    known = Contributors()
+    for number in range(1000):
+        known.add(f"user-{number}", Contribution(number, f"id-{number}", 1, 1, None, "", ""))
+        assert sum(len(held) for _, held in known.saved()) <= 101
+    assert known.within("user-0", 0, 2000) == []
+    assert len(known.within("user-999", 0, 2000)) == 1
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
@@ -344,6 +356,20 @@ def test_what_the_store_refused_is_gathered_again(engine: Engine, monkeypatch: p
             feed(engine, raw_event(0), mild_event(1), secret_event(2))
     feed(engine, raw_event(3))
     assert set(only(engine).audit_ids) == {"id-0", "id-1", "id-2", "id-3"}
+
+
+def test_what_led_up_to_a_flag_outlives_a_restart(store: AlertStore, explainer: Explainer) -> None:
+    def fresh() -> Engine:
+        return Engine(FakeDetector(), FIELDS, model_info(), store, explainer)
+
+    before, after = fresh(), fresh()
+    feed(before, mild_event(0), token_event(1), secret_event(2, user="bob@corp"))
+    after.surroundings.put(msgspec.msgpack.decode(msgspec.msgpack.encode(before.surroundings.saved())))
+    feed(after, secret_event(3), raw_event(4, user="bob@corp"), secret_event(5, user=WORKER))
+    bob, alice = told(after)
+    assert bob.audit_ids == ["id-2", "id-4"]
+    assert alice.principals == ["alice@corp", WORKER]
+    assert alice.audit_ids[:3] == ["id-0", "id-1", "id-3"]
 
 
 # -- over HTTP --------------------------------------------------------------------------------------------------
