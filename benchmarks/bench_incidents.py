@@ -70,7 +70,9 @@ class Judged:
 
     Attributes:
         scenario, principal: of the label.
+        incident: that holds it.
         begins_right: its first action is among the first five listed of its session.
+        source_right: the incident names an action of it as where it all began.
         names_principal: the session is of the principal whose credential was stolen.
         cited: share of its audit IDs in the incident's evidence.
         induced: requests of the machinery that it brought about.
@@ -83,7 +85,9 @@ class Judged:
 
     scenario: str
     principal: str
+    incident: str
     begins_right: bool
+    source_right: bool
     names_principal: bool
     cited: float
     induced: int
@@ -160,7 +164,9 @@ def judge(
     return Judged(
         scenario=run["scenario"],
         principal=run["principal"],
+        incident=told.id,
         begins_right=ids[0] in listed,
+        source_right=told.source is not None and told.source.audit_id in ids,
         names_principal=session is not None and session.principal == run["principal"],
         cited=sum(name in evidence for name in ids) / len(ids),
         induced=len(induced),
@@ -185,6 +191,12 @@ def rows_of(judged: Sequence[Judged], runs: int, incidents: int) -> list[Row]:
             sum(one.begins_right for one in judged) / count,
             "of detected runs",
             1.0,
+        ),
+        Row(
+            "incidents that name an action of an attack as where it began",
+            len({one.incident for one in judged if one.source_right})
+            / max(len({one.incident for one in judged}), 1),
+            "of incidents that hold an attack",
         ),
         at_least(
             "right principal", sum(one.names_principal for one in judged) / count, "of detected runs", 1.0

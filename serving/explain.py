@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -100,6 +100,7 @@ _NEWNESS = {
 
 _MANY, _SOME = 5, 3
 _MAX_EXPECTED = 3
+_CONTAINED = 8
 _LEAST = 0.01  # "0%" tells nobody anything
 _NO_NEWS = 99
 _MAX_REASONS = 5
@@ -675,13 +676,11 @@ class Explainer:
         )
 
     def renew(self, alert: Alert) -> None:
-        """Set sentence, techniques, checks and terms of an alert from its most telling action."""
-        action = alert.headline
-        deed = deed_of(action)
-        new = [novelty.attribute for novelty in action.habits if not novelty.times_before]
-        rules = [
-            rule for rule in self.vocabulary.rules if self._holds(rule.when, deed, kind=alert.kind, new=new)
-        ]
+        """Set sentence, reasons, techniques, checks and terms of an alert.
+
+        Those of its gravest action; how to contain what else it did comes after, of each kind of deed once.
+        """
+        rules = self._rules(alert, alert.headline)
         names = list(dict.fromkeys(name for rule in rules for name in rule.techniques))[:_MAX_TECHNIQUES]
         alert.techniques = [
             Technique(
@@ -692,15 +691,23 @@ class Explainer:
             )
             for name in names
         ]
-        plain, quoted = self._check_values(alert, action)
-        checks = [*self.vocabulary.always, *(check for rule in rules for check in rule.checks)]
-        given: dict[tuple[str, str], Check] = {}
-        for check in checks:
-            text = Template(check.text).safe_substitute(plain)
-            command = self._command(check.command, quoted)
-            one = Check.model_validate({"kind": check.kind, "text": text, "command": command})
-            given.setdefault((check.kind, command or text), one)  # two rules may end in the same command
-        alert.checks = list(given.values())
+        given = self._checks(
+            alert,
+            alert.headline,
+            [*self.vocabulary.always, *(check for rule in rules for check in rule.checks)],
+        )
+        others = {action.did: action for action in sorted(alert.actions, key=lambda one: one.weight)}
+        for action in sorted(others.values(), key=lambda one: one.weight, reverse=True)[:_CONTAINED]:
+            contain = (
+                check
+                for rule in self._rules(alert, action)
+                for check in rule.checks
+                if check.kind == "contain" and check.command is not None
+            )
+            for one in self._checks(alert, action, contain):
+                if one.command is not None and one.command not in {other.command for other in given}:
+                    given.append(one)
+        alert.checks = given
         alert.severity_reasons = self.severity_reasons(alert)
         alert.expected = self.expected(self.telling(alert))
         alert.sentence = self.sentence(alert)
@@ -709,6 +716,24 @@ class Explainer:
             for term, meaning in self.vocabulary.glossary.items()
             if re.search(rf"\b{re.escape(term)}s?\b", alert.sentence)
         }
+
+    def _rules(self, alert: Alert, action: Action) -> list[_Rule]:
+        deed = deed_of(action)
+        new = [novelty.attribute for novelty in action.habits if not novelty.times_before]
+        return [
+            rule for rule in self.vocabulary.rules if self._holds(rule.when, deed, kind=alert.kind, new=new)
+        ]
+
+    def _checks(self, alert: Alert, action: Action, checks: Iterable[_Check]) -> list[Check]:
+        """Checks with what an action was about put in; of those with the same command the first."""
+        plain, quoted = self._check_values(alert, action)
+        given: dict[tuple[str, str], Check] = {}
+        for check in checks:
+            text = Template(check.text).safe_substitute(plain)
+            command = self._command(check.command, quoted)
+            one = Check.model_validate({"kind": check.kind, "text": text, "command": command})
+            given.setdefault((check.kind, command or text), one)
+        return list(given.values())
 
     def _check_values(self, alert: Alert, action: Action) -> tuple[dict[str, str], dict[str, str | None]]:
         """Placeholders for texts, and for commands (quoted for a shell; None where there is nothing to put)."""

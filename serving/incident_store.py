@@ -188,19 +188,21 @@ def flagged_ids(connection: Connection, numbers: Sequence[int]) -> list[str]:
     return list(dict.fromkeys(connection.execute(query).scalars()))
 
 
+def _alike(tie: Tie) -> tuple[str, str, str, str]:
+    """Ties that say the same, of which the first is enough."""
+    return tie.kind, tie.source, tie.target, tie.via
+
+
 def add_ties(connection: Connection, number: int, ties: Sequence[Tie]) -> list[Tie]:
     """Keep ties found through an alert; returns those that are new."""
     if not ties:
         return []
-    query = sa.select(_ties.c.audit_id, _ties.c.kind, _ties.c.source, _ties.c.target).where(
-        _ties.c.alert == number
-    )
-    known = {tuple(row) for row in connection.execute(query)}
+    query = sa.select(_ties.c.document).where(_ties.c.alert == number)
+    known = {_alike(Tie.model_validate_json(text)) for text in connection.execute(query).scalars()}
     fresh: dict[tuple[str, str, str, str], Tie] = {}
     for tie in ties:
-        key = (tie.audit_id, tie.kind, tie.source, tie.target)
-        if key not in known:
-            fresh.setdefault(key, tie)
+        if _alike(tie) not in known:
+            fresh.setdefault(_alike(tie), tie)
     if fresh:
         connection.execute(
             sa.insert(_ties),
@@ -226,7 +228,7 @@ def ties_of(connection: Connection, numbers: Sequence[int]) -> list[Tie]:
         sa.select(_ties.c.document).where(_ties.c.alert.in_(numbers)).order_by(_ties.c.time, _ties.c.position)
     )
     found = [Tie.model_validate_json(text) for text in connection.execute(query).scalars()]
-    return list({(tie.audit_id, tie.kind, tie.source, tie.target): tie for tie in found}.values())
+    return list({_alike(tie): tie for tie in reversed(found)}.values())[::-1]
 
 
 def ties_into(connection: Connection, targets: Sequence[str], since: int, until: int) -> list[Tie]:

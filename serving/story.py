@@ -41,7 +41,7 @@ _LEAD = 3
 _LISTED = 50
 _TIMELINE = 500
 _CITED = 50
-_MAX_CHECKS = 12
+_MAX_CHECKS = 24
 _MAX_TECHNIQUES = 6
 _SUSPICIOUS = ("flagged", "contributor")
 _RANK: dict[str, int] = {"possible": 0, "likely": 1, "certain": 2}
@@ -410,7 +410,7 @@ def _source(
     kinds: dict[str, str],
     explainer: Explainer,
 ) -> Source | None:
-    """The first session that nothing else in the incident leads to."""
+    """The first session that stands out by itself and that nothing else in the incident leads to."""
     if not sessions:
         return None
 
@@ -427,7 +427,14 @@ def _source(
         others = (name for name in kinds if name != tie.source)
         return tie.confidence != "possible" and any(leads_to(tie.target, name) for name in others)
 
-    first = next((session for session in sessions if not reached(session)), sessions[0])
+    def stands_alone(session: Session) -> bool:
+        return (
+            session.new_address or session.new_client or any(one.role == "flagged" for one in session.actions)
+        )
+
+    # What only helped to add up may be everyday life; it is named only where nothing else is.
+    firm = [session for session in sessions if stands_alone(session)] or sessions
+    first = next((session for session in firm if not reached(session)), firm[0])
     counted = next(one for one in first.actions if one.role in _SUSPICIOUS)
     where = []
     if first.new_address:

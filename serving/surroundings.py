@@ -437,19 +437,29 @@ class Surroundings:
         return sorted(around, key=lambda one: one.time)
 
     def _ties(self, principal: str, watch: Watch) -> list[Tie]:
-        """Ties out of what the principal did since the alert began, and into it from before."""
+        """Ties out of what the principal did since the alert began, and into it from before; of those alike the first."""
         out = [tie for tie in self._out.get(principal, ()) if watch.begin <= _micro(tie.time) <= watch.until]
-        keys = [principal]
+        into = [tie for tie in self._into.get(principal, ()) if self._reaches(tie, watch)]
         if principal.startswith(SERVICE_ACCOUNT):
             namespace = principal.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
-            keys += [f"{SERVICE_ACCOUNT}{namespace}:{ANY}", SERVICE_ACCOUNT + ANY]
-        into = [
-            tie
-            for key in keys
-            for tie in self._into.get(key, ())
-            if tie.source != principal and watch.begin - TIE_REACH <= _micro(tie.time) <= watch.last
+            came_from = {
+                one.address for one in self._contributors.within(principal, watch.begin, watch.until)
+            }
+            # What stands for all accounts of a namespace says something of this one only if it was used at the same place.
+            into += [
+                tie
+                for key in (f"{SERVICE_ACCOUNT}{namespace}:{ANY}", SERVICE_ACCOUNT + ANY)
+                for tie in self._into.get(key, ())
+                if self._reaches(tie, watch) and tie.address in came_from
+            ]
+        found = [*out, *into, *self._same_origin(principal, watch)]
+        return list({(tie.kind, tie.source, tie.target, tie.via): tie for tie in reversed(found)}.values())[
+            ::-1
         ]
-        return [*out, *into, *self._same_origin(principal, watch)]
+
+    @staticmethod
+    def _reaches(tie: Tie, watch: Watch) -> bool:
+        return tie.source != watch.principal and watch.begin - TIE_REACH <= _micro(tie.time) <= watch.last
 
     def _same_origin(self, principal: str, watch: Watch) -> list[Tie]:
         """Others who lately came for the first time from an address that was new to this principal too."""

@@ -469,6 +469,14 @@ def test_containing_is_an_exact_command_and_needs_a_name(
     assert len(commands) == len(set(commands))
 
 
+def test_what_else_was_done_can_be_contained_as_well(explainer: Explainer) -> None:
+    grave = action(explainer, evidence=9, seconds=1)
+    miner = action(explainer, "create", "deployments", name="miner", evidence=5, seconds=2)
+    commands = [check.command for check in alert(explainer, grave, miner).checks]
+    assert "kubectl scale deployments miner -n payments --replicas=0" in commands
+    assert "kubectl get deployments miner -n payments -o yaml" not in commands
+
+
 # -- sessions ---------------------------------------------------------------------------------------------------
 
 
