@@ -341,6 +341,17 @@ def assign(connection: Connection, alert: str, name: str, *, by_hand: bool) -> N
         connection.execute(sa.update(_members).where(_members.c.alert == alert).values(**values))
 
 
+def forget(connection: Connection, before: int) -> None:
+    """Forget incidents of which no alert is kept any more and that nobody touched since (microseconds since 1970 UTC)."""
+    connection.execute(sa.delete(_members).where(_members.c.alert.not_in(sa.select(_alerts.c.id))))
+    held = sa.select(_members.c.incident)
+    connection.execute(sa.delete(_trail).where(_trail.c.time < before, _trail.c.incident.not_in(held)))
+    told = sa.select(_trail.c.incident)
+    connection.execute(
+        sa.delete(_incidents).where(_incidents.c.id.not_in(held), _incidents.c.id.not_in(told))
+    )
+
+
 def add_to_trail(connection: Connection, name: str, time: datetime, document: str) -> None:
     """Write down what was done with an incident. There is no way to change or remove it."""
     connection.execute(sa.insert(_trail).values(incident=name, time=microseconds(time), document=document))

@@ -258,7 +258,8 @@ class Incidents:
             IncidentError: one of them does not exist, or was merged away before.
             StoreError: the database refused.
         """
-        with self._store.transaction() as connection:
+        with self._store.writing() as writer:
+            connection = writer.connection
             self._usable(connection, name)
             if wanted.incident == name:
                 raise IncidentError("An incident cannot be merged into itself: name another one.")
@@ -280,7 +281,8 @@ class Incidents:
             IncidentError: it does not exist, does not hold these alerts, or would be left with none.
             StoreError: the database refused.
         """
-        with self._store.transaction() as connection:
+        with self._store.writing() as writer:
+            connection = writer.connection
             self._usable(connection, name)
             held = [one.alert for one in rows.members(connection, name)]
             moved = list(dict.fromkeys(wanted.alerts))
@@ -312,7 +314,8 @@ class Incidents:
             IncidentError: it does not exist, was merged away, or is closed.
             StoreError: the database refused.
         """
-        with self._store.transaction() as connection:
+        with self._store.writing() as writer:
+            connection = writer.connection
             if self._usable(connection, name) == "closed":
                 raise IncidentError("The incident is closed already.")
             rows.set_state(connection, name, "closed")

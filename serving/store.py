@@ -217,8 +217,12 @@ class AlertStore:
             StoreError: the database refused; nothing was forgotten.
         """
         with self.transaction() as connection:
+            from serving.incident_store import forget
+
             _take_turn(connection, _WRITERS)
-            return self._prune(connection)
+            gone = self._prune(connection)
+            forget(connection, time.time_ns() // 1000 - self._retention)
+            return gone
 
     def _prune(self, connection: Connection) -> int:
         """Runs whenever an alert is added, so growth is bounded at all times.

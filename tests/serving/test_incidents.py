@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -370,6 +371,27 @@ def test_what_led_up_to_a_flag_outlives_a_restart(store: AlertStore, explainer: 
     assert bob.audit_ids == ["id-2", "id-4"]
     assert alice.principals == ["alice@corp", WORKER]
     assert alice.audit_ids[:3] == ["id-0", "id-1", "id-3"]
+
+
+def test_every_database_tells_the_same_story_and_forgets_it_with_its_alerts(
+    store_url: str, explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AlertStore(store_url, retention_days=90, max_alerts=1000)
+    engine = Engine(FakeDetector(), FIELDS, model_info(), store, explainer)
+    feed(engine, mild_event(0), secret_event(1), token_event(2), secret_event(3, user=WORKER), size=1)
+    one = only(engine)
+    assert one.principals == ["alice@corp", WORKER]
+    assert one.audit_ids == ["id-0", "id-1", "id-2", "id-3"]
+    new = engine.incidents.split(one.id, Split(alerts=[one.alerts[1].id]), WHO)
+    assert engine.incidents.merge(one.id, Merge(incident=new.id), WHO).principals == one.principals
+    assert engine.incidents.close(one.id, Close(), WHO).state == "closed"
+    store.prune()
+    assert engine.incidents.get(one.id) is not None
+    later = time.time_ns() + 91 * 86_400 * 10**9
+    monkeypatch.setattr("serving.store.time.time_ns", lambda: later)
+    store.prune()
+    assert engine.incidents.page(limit=10).incidents == []
+    engine.close()
 
 
 # -- over HTTP --------------------------------------------------------------------------------------------------
