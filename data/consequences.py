@@ -13,7 +13,7 @@ import msgspec
 from data.events import AuditEvent, ObjectRef
 from data.owners import has_owner, read_link
 from data.principals import Principal
-from data.ties import Confidence, makers
+from data.ties import Confidence, makers, place_of
 
 MACHINERY = frozenset(("controller", "component", "node"))
 """Kinds of principals that carry out what others decided."""
@@ -102,7 +102,7 @@ class Consequences:
         name = ref.name or _name_in(event)
         if not name:
             return
-        self._keep((ref.namespace, name), Cause(of, ref.resource, ref.namespace, name, until))
+        self._keep((place_of(event), name), Cause(of, ref.resource, ref.namespace, name, until))
 
     def follow(self, event: AuditEvent, principal: Principal, moment: int) -> Consequence | None:
         """What an action of the machinery follows from; None for everything else.
@@ -115,7 +115,7 @@ class Consequences:
         ref = event.objectRef
         if ref is None or principal.kind not in MACHINERY:
             return None
-        found = self._by_name(ref)
+        found = self._by_name(ref, place_of(event))
         if found is None or found.confidence != "certain":
             found = self._by_owner(event, principal) or found
         if found is None or moment > found.cause.until:
@@ -128,21 +128,20 @@ class Consequences:
         link = read_link(event, principal)
         if link is None or link.parent is None:
             return None
-        _, _, namespace, name = link.parent
-        cause = self._causes.get((namespace, name))
+        cause = self._causes.get((place_of(event), link.parent[3]))
         if cause is None:
             return None
         if link.target is not None:  # and so on: what is made for what was made
-            self._keep((link.target[2], link.target[3].rstrip("-")), cause)
+            self._keep((place_of(event), link.target[3].rstrip("-")), cause)
         return Consequence(cause, "certain", _OWNED)
 
-    def _by_name(self, ref: ObjectRef) -> Consequence | None:
-        name, namespace = ref.name, ref.namespace
+    def _by_name(self, ref: ObjectRef, place: str) -> Consequence | None:
+        name = ref.name
         if not name:
             return None
         if ref.resource == "events":  # named after what they are about, and a number
             name = name.rpartition(".")[0] or name
-        cause = self._causes.get((namespace, name))
+        cause = self._causes.get((place, name))
         if cause is not None:
             exact = ref.resource in (cause.resource, "events") or ref.resource in _PARTS
             return (
@@ -150,7 +149,7 @@ class Consequences:
             )
         parts = ref.resource in _PARTS
         for maker in makers(name):
-            cause = self._causes.get((namespace, maker))
+            cause = self._causes.get((place, maker))
             if cause is not None:
                 return (
                     Consequence(cause, "likely", _NAMED)

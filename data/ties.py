@@ -71,6 +71,21 @@ class Tie(NamedTuple):
     why: str
 
 
+def standing_for(principal: str) -> list[str]:
+    """Targets that stand for a service account among others; none for anybody else."""
+    cluster, found, rest = principal.partition(SERVICE_ACCOUNT)
+    if not found:
+        return []
+    namespace = rest.partition(":")[0]
+    return [f"{cluster}{SERVICE_ACCOUNT}{namespace}:{ANY}", f"{cluster}{SERVICE_ACCOUNT}{ANY}"]
+
+
+def place_of(event: AuditEvent) -> str:
+    """Where an object of this event lives: its namespace, and of which cluster, in a log of several."""
+    namespace = "" if event.objectRef is None else event.objectRef.namespace
+    return f"{event.cluster}/{namespace}" if event.cluster else namespace
+
+
 def leads_to(target: str, principal: str) -> bool:
     """Whether a tie's target is a principal, or stands for it among others."""
     if target.endswith(ANY):
@@ -146,12 +161,12 @@ class RunsAs:
         metadata = _object(body.get("metadata"))
         name = ref.name or _text(metadata.get("name")) or _text(metadata.get("generateName")).rstrip("-")
         if name:
-            self._keep((ref.namespace, name), account)
+            self._keep((place_of(event), name), account)
 
-    def account(self, namespace: str, pod: str) -> str | None:
-        """Service account of a Pod by its name, or by that of what made it (`web-5d4f8c7b9-x2x4z` is of `web-5d4f8c7b9`)."""
+    def account(self, place: str, pod: str) -> str | None:
+        """Service account of a Pod, by its own name in a place (`place_of`) or by that of what made it (`makers`)."""
         for name in (pod, *makers(pod)):
-            key = (namespace, name)
+            key = (place, name)
             found = self._new.get(key) or self._old.get(key)
             if found is not None:
                 self._keep(key, found)
@@ -201,7 +216,7 @@ def read_ties(event: AuditEvent, runs_as: RunsAs) -> list[Tie]:
             )
         )
     elif ref.resource == "pods" and ref.subresource in GIVING:
-        ties += _entered(ref, runs_as)
+        ties += _entered(ref, runs_as.account(place_of(event), ref.name))
     elif ref.resource in _RUNNING and not ref.subresource:
         ties += _started(event, ref)
     elif ref.resource == "secrets":
@@ -221,8 +236,7 @@ def _via(ref: ObjectRef) -> str:
     return f"{ref.resource} {name}".rstrip()
 
 
-def _entered(ref: ObjectRef, runs_as: RunsAs) -> list[Tie]:
-    account = runs_as.account(ref.namespace, ref.name)
+def _entered(ref: ObjectRef, account: str | None) -> list[Tie]:
     if account is None:
         return []
     if ref.subresource == "portforward":

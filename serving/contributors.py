@@ -14,8 +14,8 @@ from data.evidence import FLOOR
 from serving.alerts import Contributor
 
 _PER_PRINCIPAL = 64
-_LIMIT = 20_000
-"""Contributions remembered of all principals, about 3 KB each; those of whoever is longest quiet go first, half at a time."""
+_LIMIT = 50_000
+"""Contributions remembered of all principals, about 1 KB each; those of whoever is longest quiet go first, half at a time."""
 
 _SPANS = (600, 3_600, 86_400)
 """Seconds looked back for what led to a flag: an incident, then the longer horizons at which evidence adds up."""
@@ -85,7 +85,16 @@ class Contributors:
             (
                 principal,
                 [
-                    (one.time, one.audit_id, one.new, one.wrong, one.packed, one.address, one.client, one.elsewhere)
+                    (
+                        one.time,
+                        one.audit_id,
+                        one.new,
+                        one.wrong,
+                        one.packed,
+                        one.address,
+                        one.client,
+                        one.elsewhere,
+                    )
                     for one in held
                 ],
             )

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from sqlalchemy.engine import Connection
 
 from data.errors import KubehabitError
-from data.ties import ANY, SERVICE_ACCOUNT
+from data.ties import ANY, standing_for
 from serving import incident_store as rows
 from serving.alerts import Action, Alert, Confidence, Contributor, Model, Tie, clean
 from serving.explain import Explainer
@@ -200,10 +200,7 @@ class Incidents:
 
     def _by_stored_ties(self, connection: Connection, alert: Alert) -> list[_Reason]:
         """Ties that were found before through what somebody else did, and lead to this alert's principal."""
-        keys = [alert.principal]
-        if alert.principal.startswith(SERVICE_ACCOUNT):
-            namespace = alert.principal.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
-            keys += [f"{SERVICE_ACCOUNT}{namespace}:{ANY}", SERVICE_ACCOUNT + ANY]
+        keys = [alert.principal, *standing_for(alert.principal)]
         began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
         ties = [
             tie

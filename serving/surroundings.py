@@ -18,7 +18,7 @@ from data.consequences import MACHINERY, Consequences
 from data.events import AuditEvent
 from data.names import place_of
 from data.principals import Principal
-from data.ties import ANY, GIVING, SERVICE_ACCOUNT, RunsAs, read_ties
+from data.ties import ANY, GIVING, RunsAs, read_ties, standing_for
 from data.ties import Tie as Link
 from serving.alerts import Action, Contributor, Novelty, Surrounding, Tie, Told, clean
 from serving.contributors import Contribution, Contributors, weight_of
@@ -230,6 +230,8 @@ class Surroundings:
 
     def _tie(self, source: str, link: Link, event: AuditEvent, time: int, suspicious: bool) -> None:
         target = link.target if link.target.endswith(ANY) else self._fold(link.target)
+        if event.cluster:  # as the principals of a log of several clusters are named
+            target = f"{event.cluster}/{target}"
         if target == source:
             return
         confidence, why = link.confidence, link.why
@@ -440,18 +442,14 @@ class Surroundings:
         """Ties out of what the principal did since the alert began, and into it from before; of those alike the first."""
         out = [tie for tie in self._out.get(principal, ()) if watch.begin <= _micro(tie.time) <= watch.until]
         into = [tie for tie in self._into.get(principal, ()) if self._reaches(tie, watch)]
-        if principal.startswith(SERVICE_ACCOUNT):
-            namespace = principal.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
-            came_from = {
-                one.address for one in self._contributors.within(principal, watch.begin, watch.until)
-            }
-            # What stands for all accounts of a namespace says something of this one only if it was used at the same place.
-            into += [
-                tie
-                for key in (f"{SERVICE_ACCOUNT}{namespace}:{ANY}", SERVICE_ACCOUNT + ANY)
-                for tie in self._into.get(key, ())
-                if self._reaches(tie, watch) and tie.address in came_from
-            ]
+        came_from = {one.address for one in self.contributors.within(principal, watch.begin, watch.until)}
+        # What stands for all accounts of a namespace says something of this one only if it was used at the same place.
+        into += [
+            tie
+            for key in standing_for(principal)
+            for tie in self._into.get(key, ())
+            if self._reaches(tie, watch) and tie.address in came_from
+        ]
         found = [*out, *into, *self._same_origin(principal, watch)]
         return list({(tie.kind, tie.source, tie.target, tie.via): tie for tie in reversed(found)}.values())[
             ::-1

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from data.events import AuditEvent, decode_event
-from data.ties import RunsAs, leads_to, read_ties
+from data.ties import RunsAs, leads_to, read_ties, standing_for
 
 
 def event(**more: Any) -> AuditEvent:
@@ -88,6 +88,20 @@ def test_what_pods_run_as_is_learned_from_names_that_the_server_gives_and_is_bou
     for number in range(40):
         runs_as.learn(event(verb="create", objectRef=ref, requestObject=pod(f"p{number}", "other")))
     assert runs_as.account("web", "web-5d4f8c7b9-x2x4z") is None
+
+
+def test_pods_of_another_cluster_are_other_pods() -> None:
+    runs_as = RunsAs()
+    ref = {"resource": "pods", "namespace": "web", "name": "web-1"}
+    east, west = {"kubehabit.cluster": "east"}, {"kubehabit.cluster": "west"}
+    runs_as.learn(event(verb="create", objectRef=ref, requestObject=pod("web-1", "worker"), **east))
+    entered = ref | {"subresource": "exec"}
+    assert only(event(verb="create", objectRef=entered, **east), runs_as)[0] == "entered"
+    assert read_ties(event(verb="create", objectRef=entered, **west), runs_as) == []
+    assert standing_for("east/system:serviceaccount:web:worker") == [
+        "east/system:serviceaccount:web:*",
+        "east/system:serviceaccount:*",
+    ]
 
 
 def test_a_secret_leads_to_the_account_whose_token_its_name_says_it_holds() -> None:

@@ -259,6 +259,14 @@ def test_acting_as_somebody_gives_no_credential_of_theirs(engine: Engine) -> Non
     assert other.principals == [WORKER]
 
 
+def test_clusters_in_one_log_are_kept_apart(engine: Engine) -> None:
+    east, west = ({"kubehabit.cluster": name} for name in ("east", "west"))
+    made = raw_event(0, verb="create", resource="deployments", name="miner", namespace="team-a", **east)
+    pods = {"verb": "create", "name": "miner-5d4f8c7b9-x2x4z", "user": CONTROLLER}
+    feed(engine, made, secret_event(1, **east), raw_event(2, **pods, **east), raw_event(3, **pods, **west))
+    assert only(engine).consequence_audit_ids == ["id-2"]
+
+
 def test_the_same_principal_hours_later_is_the_same_incident_and_a_day_later_another(engine: Engine) -> None:
     feed(
         engine,
