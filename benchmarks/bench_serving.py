@@ -658,7 +658,8 @@ def main() -> None:
         folder = Path(name)
         bodies = folder / "recording.bodies"
         write_bodies(bodies, event_lists(lines_of("labelled")))
-        bundle = open_bundle(Reference(model.name, alias=model.alias), folder / "bundles")[0].path
+        wanted = Reference(model.name, alias=model.alias)
+        bundle = open_bundle(wanted, folder / "bundles", lambda opened, _: opened.path)[0]
         if chosen.soak:
             with Server(model, folder / "soak") as server:
                 found = throughput(server, bodies, DAY, 100)
