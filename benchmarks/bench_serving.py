@@ -549,7 +549,9 @@ def latency(model: Model, folder: Path, bodies: Path, rate: float, seconds: floa
     with Server(model, folder / "latency") as server:
         batches = read_bodies(bodies)
         waits = first_alerts(server, batches, 30)
-        load(bodies, server.port, DAY, "--requests", "40", "--first", "1")
+        handled = server.handled()
+        warm = load(bodies, server.port, DAY, "--requests", "40", "--first", "1")
+        server.settle(handled + warm["events"])  # what is acknowledged but not scored yet is before whoever comes next
         ones = load(
             single,
             server.port,
