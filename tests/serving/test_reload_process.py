@@ -130,7 +130,8 @@ def test_no_request_fails_while_models_come_and_go(served: str, registry: Regist
         assert f'"version":"{second}"' in told
         registry.set("challenger", "1")
         registry.set("champion", second)
-        wait_for(served, "/v1/model", r'"flaggedByChampionOnly":[1-9]')
+        # It gets what processor time is left: on a busy machine that may be none, and all it does is count what it missed.
+        wait_for(served, "/v1/model", r'"challenger":\{.*"(scored|dropped)":[1-9]')
         registry.database.rename(tmp_path / "away")
         wait_for(served, "/readyz", "There is no model registry")
         (tmp_path / "away").rename(registry.database)
