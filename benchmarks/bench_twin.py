@@ -13,7 +13,6 @@ other habits in a cluster of the same make give away). The figure without gaps l
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
 from collections import Counter
@@ -31,6 +30,7 @@ from data.actions import GAPS, ActionEncoder, gap_codes
 from data.names import client_family, reach_of
 from data.reader import DeadLetterFile, read_events
 from data.simulate import load_settings, simulate
+from training.judge import named_by, read_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDING = ROOT / "data" / "recordings" / "normal.jsonl.zst"
@@ -222,13 +222,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = load_settings(profile="recording")
     recording = read_windows(RECORDING)
-    labelled = frozenset(
-        audit_id
-        for run in json.loads(LABELS.read_text("utf-8"))
-        for key in ("audit_ids", "induced_audit_ids", "ignore_audit_ids")
-        for audit_id in run[key]
-    )
-    later = read_windows(LATER, labelled)
+    later = read_windows(LATER, named_by(read_labels(LABELS)))
     twins = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, options.seeds + 1):

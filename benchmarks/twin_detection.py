@@ -28,6 +28,7 @@ from data.detector import Detector
 from data.evidence import INCIDENT_SECONDS
 from data.reader import DeadLetterFile, read_events
 from data.simulate import load_settings, simulate
+from training.judge import named_by
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,12 +64,7 @@ def replay(bundle: Bundle, folder: Path) -> list[Row]:
     """Rows of what the detector found in the labelled part."""
     labels = json.loads((folder / "labels.json").read_text())
     run_of = {audit_id: i for i, run in enumerate(labels) for audit_id in run["audit_ids"]}
-    named = {
-        audit_id
-        for run in labels
-        for key in ("audit_ids", "induced_audit_ids", "ignore_audit_ids")
-        for audit_id in run.get(key) or ()
-    }
+    named = named_by(labels)
     log = folder / "labelled.jsonl.zst"
     detector, letters = Detector(bundle, threads=os.cpu_count() or 1), DeadLetterFile(folder / "dead.jsonl")
     hits: list[Hit] = []

@@ -41,7 +41,7 @@ from training import ablation_report, registry
 from training.calibrate import CalibrationConfig, HeldBack, cut_windows, fit
 from training.demo import Recordings
 from training.export import TorchModel
-from training.judge import Actions, Label, Run, Truth, curve, join, read_labels, recall_at, verdict
+from training.judge import Actions, Label, Run, Truth, curve, join, named_by, read_labels, recall_at, verdict
 from training.package import warmup_of
 from training.run import parse
 
@@ -323,12 +323,7 @@ class Exam:
             ) from error
         finally:
             letters.close()
-        done = {
-            audit_id
-            for label in labels
-            for key in ("audit_ids", "induced_audit_ids", "ignore_audit_ids")
-            for audit_id in label.get(key) or ()
-        }
+        done = named_by(labels)
         normal = [event for event in events if event.auditID not in done]
         if not normal:
             raise KubehabitError(f"{log}: every event is labelled, so false incidents cannot be counted.")

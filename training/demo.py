@@ -313,15 +313,11 @@ def report(story: Story, labels: Sequence[Mapping[str, Any]], console: Console) 
         labels: what was done in the recording.
         console: where to print.
     """
+    from training.judge import named_by
+
     figures = story.figures
     console.print(_runs(figures["runs"]))
-    of_a_run = {
-        identity
-        for label in labels
-        for kind in ("audit_ids", "induced_audit_ids", "ignore_audit_ids")
-        for identity in label.get(kind) or ()
-    }
-    alarmed = {identity for alert in story.played.alerts for identity in alert["auditIDs"]} - of_a_run
+    alarmed = {identity for alert in story.played.alerts for identity in alert["auditIDs"]} - named_by(labels)
     normal = figures["normal_person_actions"] + figures["normal_system_actions"]
     silent, alarm = (figures["baselines"][name] for name in ("always silent", "always alarm"))
 

@@ -36,6 +36,7 @@ from training.judge import (
     curve,
     false_incident_times,
     join,
+    named_by,
     ranking,
     read_labels,
     recall_at,
@@ -177,12 +178,7 @@ class _Quiet:
     def __init__(self, detectors: Sequence[Any], encoder: Any, labels: Sequence[Label]) -> None:
         self._detectors = detectors
         self._encoder = encoder
-        self._left_out = frozenset(
-            audit_id
-            for label in labels
-            for key in ("audit_ids", "induced_audit_ids", "ignore_audit_ids")
-            for audit_id in label.get(key) or ()
-        )
+        self._left_out = named_by(labels)
         self._parts: dict[str, list[tuple[Floats, Flags]]] = {detector.title: [] for detector in detectors}
 
     def take(self, events: Sequence[AuditEvent]) -> None:

@@ -106,17 +106,25 @@ def read_labels(labels: Path) -> list[Label]:
     return found
 
 
+def named_by(labels: Sequence[Label]) -> frozenset[str]:
+    """Audit IDs of all that labels name: the runs' own, what they made controllers do, and the clean-up after them."""
+    return frozenset(
+        audit_id
+        for label in labels
+        for key in ("audit_ids", "induced_audit_ids", "ignore_audit_ids")
+        for audit_id in label.get(key) or ()
+    )
+
+
 def join(actions: Actions, labels: Sequence[Label]) -> Truth:
     """Find each run's actions in a log by their audit IDs."""
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, audit_id in enumerate(actions.audit_id):
         rows_of[audit_id].append(row)
-    labelled = np.zeros(len(actions), bool)
+    named = named_by(labels)
+    labelled = np.array([audit_id in named for audit_id in actions.audit_id], bool)
     runs = []
     for label in labels:
-        for key in ("audit_ids", "induced_audit_ids", "ignore_audit_ids"):
-            for audit_id in label.get(key) or ():
-                labelled[rows_of.get(audit_id, [])] = True
         own = sorted(row for audit_id in label["audit_ids"] for row in rows_of.get(audit_id, ()))
         runs.append(Run(label, np.array(own, np.int64)))
     return Truth(labelled, runs)
