@@ -55,9 +55,6 @@ _MAX_STREAMS = 100
 _MAX_FILES = 65_536
 """File descriptors asked for, if the system grants them: many a shell starts with 1,024, which connections alone can use up."""
 
-_LAST_DIGITS = 19
-"""2^63 has 19 digits: what is longer is none of our numbers."""
-
 _EXAMPLE_EVENT = {
     "kind": "Event",
     "apiVersion": "audit.k8s.io/v1",
@@ -232,10 +229,6 @@ def _json(content: object) -> Response:
     return Response(msgspec.json.encode(content), media_type="application/json")
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < _LAST_DIGITS
-
-
 async def _counted(service: Service, events: AsyncGenerator[str]) -> AsyncIterator[str]:
     """The events, with the number of followers kept in the metrics."""
     try:
@@ -312,13 +305,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         cursor: Annotated[str | None, Query(description="That of the page before", max_length=32)] = None,
     ) -> AlertPage:
         """List alerts, newest raised first."""
-        after = None
-        if cursor is not None:
-            if not _is_number(cursor):
-                raise ProblemError(
-                    400, "'cursor' is not one of ours: use the value of the page before, or none."
-                )
-            after = int(cursor)
+        after = problems.position_of(cursor)
         page = service.ready().store.page(
             since=since, principal=principal, severity=severity, limit=limit, cursor=after
         )
@@ -351,7 +338,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         latest = await asyncio.to_thread(store.latest)
         after = latest
         if last_event_id:
-            if not _is_number(last_event_id):
+            if not problems.is_number(last_event_id):
                 raise ProblemError(
                     400, "'Last-Event-ID' is not one of ours: send the id of the last event you got, or none."
                 )

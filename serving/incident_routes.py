@@ -11,14 +11,12 @@ from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, ValidationError
 
 from serving.incidents import Asker, Close, IncidentError, IncidentPage, Incidents, Merge, Split
-from serving.problems import ProblemError
+from serving.problems import ProblemError, position_of
 from serving.service import Service
 from serving.story import Incident
 
 _log = logging.getLogger("kubehabit.api")
 _NO_INCIDENT = "There is no such incident: see GET /v1/incidents."
-_LAST_DIGITS = 19
-"""2^63 has 19 digits: what is longer is none of our numbers."""
 
 Wanted = TypeVar("Wanted", bound=BaseModel)
 
@@ -69,14 +67,7 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
         cursor: Annotated[str | None, Query(description="That of the page before", max_length=32)] = None,
     ) -> IncidentPage:
         """List incidents, newest first: alerts that belong together, each in a sentence."""
-        after = None
-        if cursor is not None:
-            if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < _LAST_DIGITS):
-                raise ProblemError(
-                    400, "'cursor' is not one of ours: use the value of the page before, or none."
-                )
-            after = int(cursor)
-        return service.ready().incidents.page(state=state, limit=limit, cursor=after)
+        return service.ready().incidents.page(state=state, limit=limit, cursor=position_of(cursor))
 
     @app.get("/v1/incidents/{incident_id}", tags=["incidents"])
     def incident(incident_id: str) -> Incident:

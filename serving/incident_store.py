@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from serving.alerts import Alert, Surrounding, Tie
-from serving.store import LARGEST_NUMBER, microseconds
+from serving.store import ALERT_EVENTS, ALERTS, LARGEST_NUMBER, QUERY_IDS, microseconds
 
 _metadata = sa.MetaData()
-_alerts = sa.Table(
-    "alerts",
-    _metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(32)),
-    sa.Column("principal", sa.Text),
-    sa.Column("severity", sa.SmallInteger),
-    sa.Column("first_seen", sa.BigInteger),
-    sa.Column("last_seen", sa.BigInteger),
-    sa.Column("document", sa.Text),
-)
-_alert_events = sa.Table(
-    "alert_events",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.Integer),
-    sa.Column("audit_id", sa.Text),
-)
 _surroundings = sa.Table(
     "alert_surroundings",
     _metadata,
@@ -77,11 +59,6 @@ _trail = sa.Table(
     sa.Column("document", sa.Text),
 )
 
-_QUERY_IDS = 500
-"""Values in one IN (...): below every database's limit."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 class Row(NamedTuple):
     """An incident's own row.
@@ -111,11 +88,6 @@ class Member(NamedTuple):
     by_hand: bool
 
 
-def moment_of(number: int) -> datetime:
-    """Inverse of `microseconds`."""
-    return _EPOCH + timedelta(microseconds=number)
-
-
 # -- what surrounds alerts ----------------------------------------------------------------------------------------
 
 
@@ -125,10 +97,10 @@ def known_surroundings(
     """Which (audit ID, time in microseconds) of some actions an alert has already."""
     found: set[tuple[str, int]] = set()
     names = list({row.audit_id for row in rows})
-    for start in range(0, len(names), _QUERY_IDS):
+    for start in range(0, len(names), QUERY_IDS):
         query = sa.select(_surroundings.c.audit_id, _surroundings.c.time).where(
             _surroundings.c.alert == number,
-            _surroundings.c.audit_id.in_(names[start : start + _QUERY_IDS]),
+            _surroundings.c.audit_id.in_(names[start : start + QUERY_IDS]),
         )
         found.update((row.audit_id, row.time) for row in connection.execute(query))
     return found
@@ -181,9 +153,9 @@ _PRECEDENCE = {"flagged": 0, "contributor": 1, "session": 2, "before": 3, "conse
 def flagged_ids(connection: Connection, numbers: Sequence[int]) -> list[str]:
     """Audit IDs of all flagged actions of some alerts, in the order of their coming."""
     query = (
-        sa.select(_alert_events.c.audit_id)
-        .where(_alert_events.c.alert.in_(numbers))
-        .order_by(_alert_events.c.position)
+        sa.select(ALERT_EVENTS.c.audit_id)
+        .where(ALERT_EVENTS.c.alert.in_(numbers))
+        .order_by(ALERT_EVENTS.c.position)
     )
     return list(dict.fromkeys(connection.execute(query).scalars()))
 
@@ -237,7 +209,7 @@ def ties_into(connection: Connection, targets: Sequence[str], since: int, until:
         sa.select(_ties.c.document)
         .where(_ties.c.target.in_(targets), _ties.c.time >= since, _ties.c.time <= until)
         .order_by(_ties.c.time)
-        .limit(_QUERY_IDS)
+        .limit(QUERY_IDS)
     )
     return [Tie.model_validate_json(text) for text in connection.execute(query).scalars()]
 
@@ -247,14 +219,14 @@ def ties_into(connection: Connection, targets: Sequence[str], since: int, until:
 
 def _member_query() -> sa.Select[tuple[object, ...]]:
     return sa.select(
-        _alerts.c.number,
-        _alerts.c.id,
-        _alerts.c.principal,
-        _alerts.c.first_seen,
-        _alerts.c.last_seen,
+        ALERTS.c.number,
+        ALERTS.c.id,
+        ALERTS.c.principal,
+        ALERTS.c.first_seen,
+        ALERTS.c.last_seen,
         _members.c.incident,
         _members.c.by_hand,
-    ).join(_members, _members.c.alert == _alerts.c.id)
+    ).join(_members, _members.c.alert == ALERTS.c.id)
 
 
 def _as_members(connection: Connection, query: sa.Select[tuple[object, ...]]) -> list[Member]:
@@ -269,7 +241,7 @@ def _as_members(connection: Connection, query: sa.Select[tuple[object, ...]]) ->
 def members(connection: Connection, incident: str) -> list[Member]:
     """Alerts of an incident that are still kept, in the order in which they were raised."""
     return _as_members(
-        connection, _member_query().where(_members.c.incident == incident).order_by(_alerts.c.number)
+        connection, _member_query().where(_members.c.incident == incident).order_by(ALERTS.c.number)
     )
 
 
@@ -284,22 +256,22 @@ def members_of_principal(
 ) -> list[Member]:
     """Alerts of a principal (or of all whose names begin so) that overlap a span of time, latest last."""
     name = (
-        _alerts.c.principal.startswith(principal, autoescape=True)
+        ALERTS.c.principal.startswith(principal, autoescape=True)
         if prefix
-        else _alerts.c.principal == principal
+        else ALERTS.c.principal == principal
     )
     return _as_members(
         connection,
         _member_query()
-        .where(name, _alerts.c.last_seen >= since, _alerts.c.first_seen <= until)
-        .order_by(_alerts.c.last_seen)
-        .limit(_QUERY_IDS),
+        .where(name, ALERTS.c.last_seen >= since, ALERTS.c.first_seen <= until)
+        .order_by(ALERTS.c.last_seen)
+        .limit(QUERY_IDS),
     )
 
 
 def alerts_of(connection: Connection, numbers: Sequence[int]) -> list[Alert]:
     """Alerts by number, in order of time."""
-    query = sa.select(_alerts.c.document).where(_alerts.c.number.in_(numbers)).order_by(_alerts.c.first_seen)
+    query = sa.select(ALERTS.c.document).where(ALERTS.c.number.in_(numbers)).order_by(ALERTS.c.first_seen)
     return [Alert.model_validate_json(text) for text in connection.execute(query).scalars()]
 
 
@@ -343,7 +315,7 @@ def assign(connection: Connection, alert: str, name: str, *, by_hand: bool) -> N
 
 def forget(connection: Connection, before: int) -> None:
     """Forget incidents of which no alert is kept any more and that nobody touched since (microseconds since 1970 UTC)."""
-    connection.execute(sa.delete(_members).where(_members.c.alert.not_in(sa.select(_alerts.c.id))))
+    connection.execute(sa.delete(_members).where(_members.c.alert.not_in(sa.select(ALERTS.c.id))))
     held = sa.select(_members.c.incident)
     connection.execute(sa.delete(_trail).where(_trail.c.time < before, _trail.c.incident.not_in(held)))
     told = sa.select(_trail.c.incident)

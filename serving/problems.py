@@ -30,6 +30,10 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 _log = logging.getLogger("kubehabit.api")
 
 
+_LAST_DIGITS = 19
+"""2^63 has 19 digits: what is longer is none of our numbers."""
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details; `detail` is a sentence that tells what to do."""
 
@@ -58,6 +62,24 @@ class ProblemError(Exception):
         self.status = status
         self.detail = detail
         self.headers = headers
+
+
+def is_number(text: str) -> bool:
+    """Whether a text from outside can be a number that we gave."""
+    return text.isascii() and text.isdecimal() and len(text) < _LAST_DIGITS
+
+
+def position_of(cursor: str | None) -> int | None:
+    """Where a page goes on; None at the beginning.
+
+    Raises:
+        ProblemError: 400, the cursor is none of ours.
+    """
+    if cursor is None:
+        return None
+    if not is_number(cursor):
+        raise ProblemError(400, "'cursor' is not one of ours: use the value of the page before, or none.")
+    return int(cursor)
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -22,7 +22,7 @@ from serving.alerts import SEVERITIES, Alert
 from serving.tracing import span
 
 _metadata = sa.MetaData()
-_alerts = sa.Table(
+ALERTS = sa.Table(
     "alerts",
     _metadata,
     sa.Column("number", sa.Integer, primary_key=True),
@@ -35,7 +35,7 @@ _alerts = sa.Table(
     sa.Column("changed", sa.BigInteger),
     sa.Column("document", sa.Text),
 )
-_events = sa.Table(
+ALERT_EVENTS = sa.Table(
     "alert_events",
     _metadata,
     sa.Column("position", sa.Integer, primary_key=True),
@@ -57,7 +57,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _LISTED_AUDIT_IDS = 1000
 """Audit IDs of one alert in a listing; a flood must not make every page of alerts megabytes long."""
 
-_QUERY_IDS = 500
+QUERY_IDS = 500
 """Values in one IN (...): below every database's limit."""
 
 _MICROSECONDS_A_DAY = 86_400_000_000
@@ -230,12 +230,12 @@ class AlertStore:
         What the outbox still holds of an alert goes with it, by its foreign key: after all this time it is no news, and there
         would be nothing left to send. Feedback stays: it is what people said, it is learned from, and only people add to it.
         """
-        newest = connection.execute(sa.select(sa.func.max(_alerts.c.number))).scalar() or 0
+        newest = connection.execute(sa.select(sa.func.max(ALERTS.c.number))).scalar() or 0
         gone = sa.or_(
-            _alerts.c.raised < time.time_ns() // 1000 - self._retention,
-            _alerts.c.number <= newest - self._max_alerts,
+            ALERTS.c.raised < time.time_ns() // 1000 - self._retention,
+            ALERTS.c.number <= newest - self._max_alerts,
         )
-        return connection.execute(sa.delete(_alerts).where(gone)).rowcount
+        return connection.execute(sa.delete(ALERTS).where(gone)).rowcount
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -256,7 +256,7 @@ class AlertStore:
             return None  # no text in PostgreSQL may hold it
         with self.reading() as connection:
             row = connection.execute(
-                sa.select(_alerts.c.number, _alerts.c.document).where(_alerts.c.id == alert_id)
+                sa.select(ALERTS.c.number, ALERTS.c.document).where(ALERTS.c.id == alert_id)
             ).one_or_none()
             return None if row is None else _with_audit_ids(connection, row.number, row.document, None)
 
@@ -281,16 +281,16 @@ class AlertStore:
         if principal is not None and "\0" in principal:
             return Page([], None)
         query = (
-            sa.select(_alerts.c.number, _alerts.c.document).order_by(_alerts.c.number.desc()).limit(limit + 1)
+            sa.select(ALERTS.c.number, ALERTS.c.document).order_by(ALERTS.c.number.desc()).limit(limit + 1)
         )
         if since is not None:
-            query = query.where(_alerts.c.last_seen >= microseconds(since))
+            query = query.where(ALERTS.c.last_seen >= microseconds(since))
         if principal is not None:
-            query = query.where(_alerts.c.principal == principal)
+            query = query.where(ALERTS.c.principal == principal)
         if severity is not None:
-            query = query.where(_alerts.c.severity >= SEVERITIES.index(severity))
+            query = query.where(ALERTS.c.severity >= SEVERITIES.index(severity))
         if cursor is not None:
-            query = query.where(_alerts.c.number < min(cursor, LARGEST_NUMBER))
+            query = query.where(ALERTS.c.number < min(cursor, LARGEST_NUMBER))
         with self.reading() as connection:
             rows = connection.execute(query).all()
             alerts = [
@@ -302,14 +302,14 @@ class AlertStore:
     def latest(self) -> int:
         """Position of the last change of any alert; 0 before the first."""
         with self.reading() as connection:
-            return connection.execute(sa.select(sa.func.max(_alerts.c.changed))).scalar() or 0
+            return connection.execute(sa.select(sa.func.max(ALERTS.c.changed))).scalar() or 0
 
     def changes(self, after: int, limit: int = 100) -> list[Change]:
         """Alerts raised or grown after a position, in the order of their last change; each once, as it stands now."""
         query = (
-            sa.select(_alerts.c.number, _alerts.c.changed, _alerts.c.document)
-            .where(_alerts.c.changed > after)
-            .order_by(_alerts.c.changed)
+            sa.select(ALERTS.c.number, ALERTS.c.changed, ALERTS.c.document)
+            .where(ALERTS.c.changed > after)
+            .order_by(ALERTS.c.changed)
             .limit(limit)
         )
         with self.reading() as connection:
@@ -333,13 +333,13 @@ class AlertStore:
                 sa.select(_feedback.c.position, _feedback.c.document)
                 .where(_feedback.c.position > after)
                 .order_by(_feedback.c.position)
-                .limit(_QUERY_IDS)
+                .limit(QUERY_IDS)
             )
             with self.reading() as connection:
                 rows = connection.execute(query).all()
             for row in rows:
                 yield row.document
-            if len(rows) < _QUERY_IDS:
+            if len(rows) < QUERY_IDS:
                 return
             after = rows[-1].position
 
@@ -358,13 +358,13 @@ class Writer:
     def find(self, principal: str, earliest: datetime, latest: datetime) -> Stored | None:
         """The latest alert of a principal that overlaps a span of time. Its `audit_ids` are left empty."""
         row = self.connection.execute(
-            sa.select(_alerts.c.number, _alerts.c.document)
+            sa.select(ALERTS.c.number, ALERTS.c.document)
             .where(
-                _alerts.c.principal == principal,
-                _alerts.c.last_seen >= microseconds(earliest),
-                _alerts.c.first_seen <= microseconds(latest),
+                ALERTS.c.principal == principal,
+                ALERTS.c.last_seen >= microseconds(earliest),
+                ALERTS.c.first_seen <= microseconds(latest),
             )
-            .order_by(_alerts.c.last_seen.desc())
+            .order_by(ALERTS.c.last_seen.desc())
             .limit(1)
         ).one_or_none()
         return None if row is None else Stored(row.number, Alert.model_validate_json(row.document))
@@ -372,16 +372,17 @@ class Writer:
     def known(self, number: int, audit_ids: Sequence[str]) -> set[tuple[str, int]]:
         """Which (audit ID, time in microseconds) an alert already holds, among those of the given IDs."""
         found: set[tuple[str, int]] = set()
-        for start in range(0, len(audit_ids), _QUERY_IDS):
-            query = sa.select(_events.c.audit_id, _events.c.time).where(
-                _events.c.alert == number, _events.c.audit_id.in_(audit_ids[start : start + _QUERY_IDS])
+        for start in range(0, len(audit_ids), QUERY_IDS):
+            query = sa.select(ALERT_EVENTS.c.audit_id, ALERT_EVENTS.c.time).where(
+                ALERT_EVENTS.c.alert == number,
+                ALERT_EVENTS.c.audit_id.in_(audit_ids[start : start + QUERY_IDS]),
             )
             found.update((row.audit_id, row.time) for row in self.connection.execute(query))
         return found
 
     def put(self, stored: int | None, alert: Alert, events: Sequence[tuple[str, int]]) -> int:
         """Add an alert (`stored` None) or replace it, and add the events that are new to it. Returns its number."""
-        latest = self.connection.execute(sa.select(sa.func.max(_alerts.c.changed))).scalar() or 0
+        latest = self.connection.execute(sa.select(sa.func.max(ALERTS.c.changed))).scalar() or 0
         values: dict[str, Any] = {
             "changed": latest + 1,
             "id": alert.id,
@@ -394,15 +395,15 @@ class Writer:
         if stored is None:
             self.raised = True
             result = self.connection.execute(
-                sa.insert(_alerts).values(**values, raised=time.time_ns() // 1000)
+                sa.insert(ALERTS).values(**values, raised=time.time_ns() // 1000)
             )
             assert result.inserted_primary_key is not None
             stored = int(result.inserted_primary_key[0])
         else:
-            self.connection.execute(sa.update(_alerts).where(_alerts.c.number == stored).values(**values))
+            self.connection.execute(sa.update(ALERTS).where(ALERTS.c.number == stored).values(**values))
         if events:
             self.connection.execute(
-                sa.insert(_events),
+                sa.insert(ALERT_EVENTS),
                 [{"alert": stored, "audit_id": name, "time": moment} for name, moment in events],
             )
         return stored
@@ -414,15 +415,17 @@ def read_alert(connection: Connection, number: int) -> Alert:
     Raises:
         sqlalchemy.exc.NoResultFound: there is none.
     """
-    document = connection.execute(
-        sa.select(_alerts.c.document).where(_alerts.c.number == number)
-    ).scalar_one()
+    document = connection.execute(sa.select(ALERTS.c.document).where(ALERTS.c.number == number)).scalar_one()
     return _with_audit_ids(connection, number, document, _LISTED_AUDIT_IDS)
 
 
 def _with_audit_ids(connection: Connection, number: int, document: str, limit: int | None) -> Alert:
     alert = Alert.model_validate_json(document)
-    query = sa.select(_events.c.audit_id).where(_events.c.alert == number).order_by(_events.c.position)
+    query = (
+        sa.select(ALERT_EVENTS.c.audit_id)
+        .where(ALERT_EVENTS.c.alert == number)
+        .order_by(ALERT_EVENTS.c.position)
+    )
     alert.audit_ids = list(connection.execute(query.limit(limit) if limit is not None else query).scalars())
     return alert
 
