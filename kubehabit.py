@@ -961,6 +961,11 @@ def _service(url: str) -> Any:
     return Remote(url, os.environ.get("KUBEHABIT_TOKEN", ""))
 
 
+def _asked(url: str | None, store: Path | None) -> Any:
+    """The service to ask, or None for the files on this machine: who names a folder means that."""
+    return _service(url) if url is not None and store is None else None
+
+
 def _tell(answer: Any, screen: str, as_json: bool) -> None:
     """Print an answer: as it came, or by a function of `serving.screens`."""
     if as_json:
@@ -1115,6 +1120,15 @@ def incidents_close(
     _tell(_service(url).post("incidents", incident_id, "close", body=body), "incident_page", as_json)
 
 
+AskedService = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        envvar="KUBEHABIT_URL",
+        help="Ask the `kubehabit serve` at this address, with the token of KUBEHABIT_TOKEN. Default: the files on this machine.",
+        show_default=False,
+    ),
+]
 StoreFolder = Annotated[
     Path | None,
     typer.Option(
@@ -1319,6 +1333,14 @@ def principal(
 
 @app.command()
 def evidence(
+    incident: Annotated[
+        str | None,
+        typer.Option(
+            "--incident",
+            help="ID of an incident: its story, and every request of it and of what followed.",
+            show_default=False,
+        ),
+    ] = None,
     alert: Annotated[
         list[str] | None, typer.Option("--alert", help="ID of an alert; may be repeated.", show_default=False)
     ] = None,
@@ -1350,19 +1372,38 @@ def evidence(
             dir_okay=False,
         ),
     ] = None,
+    url: AskedService = None,
 ) -> None:
     """Export evidence: the original events with checksums and proof, the alerts, the model, and who exported it when.
 
-    Writes a JSON file that can be verified anywhere, and an HTML page to be read and printed. The export itself is noted in
-    the store's ledger.
+    Of an incident it also tells the story: where it began, how it spread, what was touched, what followed. Writes a JSON file
+    that can be verified anywhere, and an HTML page to be read and printed, which holds that file. The export itself is noted
+    in the store's ledger. Without --url the stores on this machine are read.
 
-    Example:  `kubehabit evidence --alert 7d0c6a1f52b8e934 --note "Incident 42" --out evidence`
+    Example:  `kubehabit evidence --incident 7d0c6a1f52b8e934 --note "Case 2026-117" --out evidence`
 
     Next:  `kubehabit verify evidence/….json`
     """
     from serving.forensics import commands
+    from serving.forensics.evidence import Subject
+    from serving.forensics.questions import moment_of
 
-    commands.evidence(alert or [], audit_id or [], principal, since, until, note, out, store, config)
+    wanted = Subject(
+        incident=incident,
+        alerts=tuple(alert or ()),
+        audit_ids=tuple(audit_id or ()),
+        principal=principal,
+        since=None if since is None else moment_of(since),
+        until=None if until is None else moment_of(until),
+        note=note,
+    )
+    if incident is not None and (alert or audit_id or principal):
+        _fail("an incident is exported by itself: leave out --alert, --audit-id and --principal.", 2)
+    service = _asked(url, store)
+    if service is not None:
+        commands.evidence_of_service(wanted, out, service)
+    else:
+        commands.evidence(wanted, out, store, config)
 
 
 @app.command()

@@ -47,6 +47,8 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("POST", "/v1/incidents/{incident_id}/merge"): "admin",
     ("POST", "/v1/incidents/{incident_id}/split"): "admin",
     ("POST", "/v1/incidents/{incident_id}/close"): "admin",
+    # Who may read an incident may take it with them: the ledger and the log of access say who did.
+    ("POST", "/v1/incidents/{incident_id}/evidence"): "read",
     ("GET", "/v1/glossary"): "read",
     ("GET", "/v1/principals/{principal:path}"): "read",
     ("GET", "/v1/events"): "read",

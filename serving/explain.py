@@ -177,6 +177,7 @@ class Vocabulary(_Strict):
     rules: list[_Rule]
     always: list[_Check]
     glossary: dict[str, str]
+    evidence: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)

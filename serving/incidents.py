@@ -123,6 +123,14 @@ class Incidents:
         self._store = store
         self._explainer = explainer
 
+    @property
+    def words(self) -> dict[str, str]:
+        """Words that a file of evidence uses, explained: those of Kubernetes, of this service, and of proofs."""
+        vocabulary = self._explainer.vocabulary
+        return dict(
+            sorted((vocabulary.glossary | vocabulary.evidence).items(), key=lambda pair: pair[0].lower())
+        )
+
     # -- joining ------------------------------------------------------------------------------------------------
 
     def join(self, connection: Connection, alert: Alert, ties: Sequence[Tie]) -> str:

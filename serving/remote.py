@@ -6,12 +6,15 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from data.errors import KubehabitError
 
 _TIMEOUT = 60.0
+_FILE_TIMEOUT = 600.0
+"""An export reads and proves up to 50,000 events."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -49,13 +52,30 @@ class Remote:
             KubehabitError: the service cannot be reached, or refuses; the message says why.
         """
         given = {name: value for name, value in query.items() if value is not None}
-        return self._ask("GET", path, None, f"?{urlencode(given)}" if given else "")
+        return self._parsed(self._ask("GET", path, None, f"?{urlencode(given)}" if given else ""))
 
     def post(self, *path: str, body: Mapping[str, Any]) -> Any:
         """The answer to a POST of JSON; raises as `get`."""
-        return self._ask("POST", path, json.dumps(body).encode(), "")
+        return self._parsed(self._ask("POST", path, json.dumps(body).encode(), ""))
 
-    def _ask(self, method: str, path: tuple[str, ...], body: bytes | None, query: str) -> Any:
+    def post_for_file(self, *path: str, body: Mapping[str, Any]) -> bytes:
+        """The answer to a POST of JSON byte for byte, as checksums are over it; raises as `get`."""
+        return self._ask("POST", path, json.dumps(body).encode(), "", _FILE_TIMEOUT)
+
+    def _parsed(self, answer: bytes) -> Any:
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise KubehabitError(f"{self._url} does not answer as kubehabit does ({error}).") from error
+
+    def _ask(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        body: bytes | None,
+        query: str,
+        timeout: float = _TIMEOUT,
+    ) -> bytes:
         url = "/".join([self._url, "v1", *(quote(part, safe="") for part in path)]) + query
         headers = {"Accept": "application/json"}
         if body is not None:
@@ -64,12 +84,13 @@ class Remote:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
             request = urllib.request.Request(url, body, headers, method=method)
-            with _OPENER.open(request, timeout=_TIMEOUT) as answer:
-                return json.load(answer)
+            with _OPENER.open(request, timeout=timeout) as answer:
+                content: bytes = answer.read()
+                return content
         except urllib.error.HTTPError as error:
             with error:
                 raise KubehabitError(_detail(error)) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             why = str(getattr(error, "reason", error)) or type(error).__name__
             raise KubehabitError(
                 f"{self._url} does not answer ({why}). Is `kubehabit serve` running there? Name it with --url."

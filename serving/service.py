@@ -123,6 +123,10 @@ class Service:
             raise ProblemError(503, self.reason, {"Retry-After": "2"})
         return self.engine
 
+    def settle_events(self, seconds: float) -> int:
+        """Let the event store take in what is scored by now; returns how many batches are still missing after so many seconds."""
+        return 0 if self._follower is None else self._follower.wait(seconds)
+
     async def body(self, request: Request) -> bytes:
         """Read a request body within the limits.
 

@@ -510,13 +510,16 @@ def _named(one: Surrounding) -> str:
     return f"{ref.resource} {place}{name or '*'}"
 
 
-def _deed(one: Surrounding) -> str:
-    code = one.response_status.code if one.response_status is not None else 0
+def deed_of(verb: str, subresource: str, code: int) -> str:
+    """What a request came to, in one word: read, wrote, deleted, entered, or tried where it was refused or failed."""
     if code >= 400:
         return "tried"
-    if one.object_ref is not None and one.object_ref.subresource in _INSIDE:
-        return "entered"
-    return _DEEDS.get(one.verb, one.verb)
+    return "entered" if subresource in _INSIDE else _DEEDS.get(verb, verb)
+
+
+def _deed(one: Surrounding) -> str:
+    code = one.response_status.code if one.response_status is not None else 0
+    return deed_of(one.verb, one.object_ref.subresource if one.object_ref is not None else "", code)
 
 
 class _Builder:

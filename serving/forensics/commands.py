@@ -25,11 +25,14 @@ from serving.forensics.questions import (
     moment_of,
     resource_of,
 )
-from serving.forensics.records import Record
+from serving.forensics.records import Record, what_of
 from serving.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from serving.forensics.evidence import Subject
     from serving.forensics.verify import Report
+    from serving.incidents import Incidents
+    from serving.remote import Remote
 
 _SHOWN = 3
 _SECONDS = 300.0
@@ -200,8 +203,6 @@ def events(
 
 
 def _event_row(record: Record) -> tuple[str, ...]:
-    from serving.forensics.page import what_of
-
     who = record.principal + (f" as {record.impersonated}" if record.impersonated else "")
     return (
         clock.written(record.time)[:23].replace("T", " "),
@@ -275,61 +276,109 @@ def _few(values: Sequence[str], most: int = _SHOWN) -> str:
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
-def evidence(
-    alert_ids: Sequence[str],
-    audit_ids: Sequence[str],
-    principal: str | None,
-    since: str | None,
-    until: str | None,
-    note: str,
-    out: Path,
-    store: Path | None,
-    config: Path | None,
-) -> None:
-    """Write a file of evidence and its page."""
-    from serving.forensics.evidence import Subject, export, exporter
+def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None) -> None:
+    """Write a file of evidence and its page, from the stores on this machine."""
+    from serving.explain import Explainer
+    from serving.forensics.dossier import alerts_named
+    from serving.forensics.evidence import export, exporter
     from serving.forensics.ledger import Ledger, load_signing_key
     from serving.forensics.model import describe_model
-    from serving.forensics.page import render
+    from serving.incidents import Incidents
     from serving.store import AlertStore
 
     settings = settings_of(config)
     questions = open_questions(store or settings.events.resolved_path)
     alerts: list[dict[str, Any]] = []
-    model = None
-    if alert_ids:
+    judges: dict[tuple[str, str], None] = {}
+    incident, words = None, None
+    if wanted.incident is not None or wanted.alerts:
         kept = AlertStore(
             settings.store.resolved_url,
             retention_days=settings.store.retention_days,
             max_alerts=settings.store.max_alerts,
         )
-        for alert_id in alert_ids:
+        incidents = Incidents(kept, Explainer.load(settings.explain_path))
+        words = incidents.words
+        if wanted.incident is not None:
+            incident = _incident(incidents, wanted.incident, settings)
+            wanted = msgspec.structs.replace(wanted, alerts=tuple(alerts_named(incident)))
+        for alert_id in wanted.alerts:
             alert = kept.get(alert_id)
             if alert is None:
                 raise KubehabitError(f"There is no alert {alert_id!r} in {settings.store.resolved_url}.")
             alerts.append(alert.model_dump(mode="json", by_alias=True))
-            model = model or describe_model(settings, alert.model.name, alert.model.version)
+            judges[alert.model.name, alert.model.version] = None
         kept.close()
     key = None if settings.events.signing_key is None else load_signing_key(settings.events.signing_key)
-    subject = Subject(
-        alerts=tuple(alert_ids),
-        audit_ids=tuple(audit_ids),
-        principal=principal,
-        since=_moment(since),
-        until=_moment(until),
-        note=note,
-    )
     made = export(
-        questions, Ledger(questions.folder, key), subject, by=exporter(), alerts=alerts, model=model
+        questions,
+        Ledger(questions.folder, key),
+        wanted,
+        by=exporter(),
+        incident=incident,
+        alerts=alerts,
+        models=[describe_model(settings, *judge) for judge in judges],
+        words=words,
     )
+    _write_evidence(made, wanted.incident, out)
+
+
+def _incident(incidents: Incidents, name: str, settings: Settings) -> dict[str, Any]:
+    """An incident of the alert store, as the API gives it."""
+    found = incidents.get(name)
+    if found is None:
+        raise KubehabitError(
+            f"There is no incident {name!r} in {settings.store.resolved_url}. See `kubehabit incidents`; "
+            "a service elsewhere is asked with --url."
+        )
+    if found.state == "merged":
+        raise KubehabitError(f"Incident {name} was merged into {found.merged_into}: export that one.")
+    if not found.alerts:
+        raise KubehabitError(f"Incident {name} holds no alert any more: they were deleted by age.")
+    return found.model_dump(mode="json", by_alias=True)
+
+
+def evidence_of_service(wanted: Subject, out: Path, service: Remote) -> None:
+    """Write a file of evidence and its page, exported by a running service."""
+    from serving.forensics.evidence import exporter
+
+    said: dict[str, Any] = {"note": wanted.note, "by": exporter()}
+    if wanted.incident is not None:
+        made = service.post_for_file("incidents", wanted.incident, "evidence", body=said)
+    else:
+        span = {
+            name: clock.written(moment)
+            for name, moment in (("since", wanted.since), ("until", wanted.until))
+            if moment is not None
+        }
+        subject = {
+            "alerts": wanted.alerts,
+            "auditIDs": wanted.audit_ids,
+            "principal": wanted.principal,
+        }
+        made = service.post_for_file("evidence", body=said | subject | span)
+    _write_evidence(made, wanted.incident, out)
+
+
+def _write_evidence(made: bytes, incident: str | None, out: Path) -> None:
+    from serving.forensics.page import render
+
+    content = msgspec.json.decode(made)["content"]
     out.mkdir(parents=True, exist_ok=True)
-    name = f"evidence-{clock.written(clock.now())[:19].replace(':', '').replace('-', '')}Z"
-    for suffix, content in ((".json", made), (".html", render(made).encode())):
+    of = f"{incident}-" if incident is not None else ""
+    name = f"evidence-{of}{clock.written(clock.now())[:19].replace(':', '').replace('-', '')}Z"
+    for suffix, text in ((".json", made), (".html", render(made).encode())):
         path = out / (name + suffix)
-        path.write_bytes(content)
+        path.write_bytes(text)
         path.chmod(0o600)
-    count = len(msgspec.json.decode(made)["content"]["events"])
-    print(f"{count:,} events: {out / name}.html to read and print, {out / name}.json with the proof.")
+    if content["missing"]:
+        print(
+            f"{len(content['missing']):,} of the requests asked for are not in the store; the file names them.",
+            file=sys.stderr,
+        )
+    print(
+        f"{len(content['events']):,} events: {out / name}.html to read and print, {out / name}.json with the proof."
+    )
     print(f"Next: kubehabit verify {out / name}.json")
 
 
@@ -348,15 +397,25 @@ def verify(
     public = None if key is None else load_public_key(key)
     if file is not None:
         from serving.forensics.evidence import check
+        from serving.forensics.page import check_page
 
         checked = check(file, public)
+        checked.findings.extend(check_page(file))
         if as_json:
             _print_json(checked)
         else:
             for finding in checked.findings:
                 print(f"NOT SOUND  {finding}")
             state = "is as it was made" if not checked.findings else "is NOT as it was made"
-            print(f"{file} {state}: {checked.events:,} events, exported {checked.created} by {checked.by}.")
+            of = f"incident {checked.incident}, " if checked.incident else ""
+            lacking = (
+                f" It says of {checked.missing:,} more requests that the store did not hold them."
+                if checked.missing
+                else ""
+            )
+            print(
+                f"{file} {state}: {of}{checked.events:,} events, exported {checked.created} by {checked.by}.{lacking}"
+            )
             print(f"Signed with {checked.signed}." if checked.signed else "Not signed.")
             print(f"Hold the store against it with: kubehabit verify --head {checked.head}")
         return 1 if checked.findings else 0

@@ -7,10 +7,13 @@ so that hashes can be followed from each event to the export's own line without 
 
 from __future__ import annotations
 
+import base64
 import getpass
 import socket
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.database import connect
+from serving.forensics.dossier import Place, blast_radius, places_of, span_of, spread_of
 from serving.forensics.ledger import BEGINNING, Entry, Ledger, Line, is_signed_by
 from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
 from serving.forensics.questions import Filter, Questions, moment_of
@@ -28,6 +32,11 @@ from serving.forensics.verify import leaves_of
 
 FORMAT = "kubehabit.evidence/1"
 MAX_EVENTS = 50_000
+EMBEDDED = b'href="data:application/gzip;base64,'
+"""In a page of evidence, what stands before the export that it was made of."""
+
+_GZIP = b"\x1f\x8b"
+_MAX_BYTES = 2 << 30
 _HOUR = 3_600_000_000
 """Around an alert: later stages of its requests are written after its last action."""
 
@@ -42,12 +51,14 @@ class Subject(msgspec.Struct, rename="camel", frozen=True):
     """What an export is about; one of them at least.
 
     Attributes:
-        alerts: IDs of alerts.
+        incident: ID of an incident: all of its alerts, what its principals did around them, and what followed.
+        alerts: IDs of alerts; of an incident, all of its.
         audit_ids: requests.
         principal: everything that it did between `since` and `until`, microseconds since 1970 UTC.
         note: why it is made, in the exporter's words; kept in the ledger.
     """
 
+    incident: str | None = None
     alerts: tuple[str, ...] = ()
     audit_ids: tuple[str, ...] = ()
     principal: str | None = None
@@ -91,6 +102,8 @@ class Checked(msgspec.Struct, frozen=True):
         signed: public key that signed the ledger's lines, or "".
         head: `<number>:<hash>` of the ledger's line that notes the export; `kubehabit verify --head` holds the store against it.
         created, by: when and by whom it was made.
+        incident: what it is evidence of, if of an incident.
+        missing: audit IDs that were asked for and that the store did not hold.
     """
 
     findings: list[str]
@@ -99,6 +112,8 @@ class Checked(msgspec.Struct, frozen=True):
     head: str
     created: str
     by: str
+    incident: str = ""
+    missing: int = 0
 
 
 def exporter() -> str:
@@ -115,8 +130,11 @@ def export(
     subject: Subject,
     *,
     by: str,
+    incident: dict[str, Any] | None = None,
     alerts: Sequence[dict[str, Any]] = (),
-    model: dict[str, Any] | None = None,
+    models: Sequence[dict[str, Any]] = (),
+    words: Mapping[str, str] | None = None,
+    behind: int = 0,
 ) -> bytes:
     """Make a file of evidence and note it in the ledger.
 
@@ -125,8 +143,11 @@ def export(
         ledger: of the same store.
         subject: what is wanted.
         by: who wants it.
+        incident: that of the subject, as the API gives it.
         alerts: the alerts of the subject, as the API gives them.
-        model: the model that judged: name, version, and its card.
+        models: the models that judged: name, version, and card of each.
+        words: explained at its end, for who knows neither Kubernetes nor proofs.
+        behind: batches of events that are scored and not in the store yet.
 
     Raises:
         EvidenceError: nothing was found, or too much.
@@ -136,19 +157,26 @@ def export(
             "The store's ledger is signed, and so must be the line that notes an export. Name the key: events.signing_key in "
             "serve.yaml, or KUBEHABIT_EVENTS__SIGNING_KEY."
         )
-    records = _gather(questions, subject, alerts)
+    places = {} if incident is None else places_of(incident, alerts)
+    records = _gather(questions, subject, incident, places, alerts)
     if not records:
         raise EvidenceError(
             "None of these events is in the store. They may be older than its retention, or from before it was switched on."
         )
     proofs = _prove(questions, records)
-    cited = {audit_id for alert in alerts for audit_id in alert["auditIDs"]} | set(subject.audit_ids)
+    cited = (
+        {audit_id for alert in alerts for audit_id in alert["auditIDs"]}
+        | set(subject.audit_ids)
+        | set(places)
+    )
     found = {record.audit_id for record in records}
-    content = {
+    content: dict[str, Any] = {
         "format": FORMAT,
+        "product": f"kubehabit {version('kubehabit')}",
         "created": clock.written(clock.now()),
         "by": by,
         "subject": {
+            "incident": subject.incident,
             "alerts": list(subject.alerts),
             "auditIDs": list(subject.audit_ids),
             "principal": subject.principal,
@@ -157,16 +185,27 @@ def export(
             "note": subject.note,
         },
         "clock": clock.source(),
-        "model": model,
+        "models": list(models),
         "alerts": list(alerts),
         "events": [
-            {"record": record._asdict(), "sha256": checksum(record.event), "proof": proof}
+            {
+                "record": record._asdict(),
+                "sha256": checksum(record.event),
+                "proof": proof,
+                **({"place": places[record.audit_id]} if record.audit_id in places else {}),
+            }
             for record, proof in zip(records, proofs, strict=True)
         ],
         "missing": sorted(cited - found),
+        "behind": behind,
         "custody": _custody(ledger.entries, subject),
         "columns": list(COLUMNS),
+        "words": dict(words or {}),
     }
+    if incident is not None:
+        content["incident"] = incident
+        content["spread"] = spread_of(incident)
+        content["blastRadius"] = blast_radius(incident, alerts, records, places)
     raw = msgspec.json.encode(content)
     digest = sha256(raw).hexdigest()
     noted = ledger.append(
@@ -174,6 +213,7 @@ def export(
         sha256=digest,
         by=by,
         note=subject.note,
+        incident=subject.incident,
         alerts=list(subject.alerts),
         audit_ids=len(found),
         principal=subject.principal,
@@ -192,9 +232,18 @@ def export(
     return msgspec.json.encode(Export(msgspec.Raw(raw), digest, chain)) + b"\n"
 
 
-def _gather(questions: Questions, subject: Subject, alerts: Sequence[dict[str, Any]]) -> list[Record]:
+def _gather(
+    questions: Questions,
+    subject: Subject,
+    incident: dict[str, Any] | None,
+    places: Mapping[str, Place],
+    alerts: Sequence[dict[str, Any]],
+) -> list[Record]:
     """The records that are meant, in the order of time."""
     wanted: list[Filter] = []
+    if incident is not None:
+        first, last = span_of(incident)
+        wanted += _by_id(list(places), first - _HOUR, last + _HOUR)
     for alert in alerts:
         span = (moment_of(alert["firstSeen"]) - _HOUR, moment_of(alert["lastSeen"]) + _HOUR)
         wanted += _by_id(alert["auditIDs"], *span)
@@ -203,7 +252,7 @@ def _gather(questions: Questions, subject: Subject, alerts: Sequence[dict[str, A
         wanted.append(Filter(principal=subject.principal, since=subject.since, until=subject.until))
     if not wanted:
         raise EvidenceError(
-            "Say what the evidence is of: alerts, audit IDs, or a principal and a span of time."
+            "Say what the evidence is of: an incident, alerts, audit IDs, or a principal and a span of time."
         )
     found: dict[int, Record] = {}
     for one in wanted:
@@ -265,7 +314,7 @@ def _prove(questions: Questions, records: Sequence[Record]) -> list[dict[str, An
 
 
 def _custody(entries: Sequence[Entry], subject: Subject) -> list[dict[str, Any]]:
-    """Earlier exports of the same alerts or principal."""
+    """Earlier exports of the same incident, alerts or principal."""
     same = set(subject.alerts)
     return [
         entry.fields
@@ -273,6 +322,7 @@ def _custody(entries: Sequence[Entry], subject: Subject) -> list[dict[str, Any]]
         if entry.fields["kind"] == "exported"
         and (
             same & set(entry.fields["alerts"])
+            or (subject.incident is not None and entry.fields.get("incident") == subject.incident)
             or (subject.principal is not None and entry.fields["principal"] == subject.principal)
         )
     ]
@@ -284,20 +334,63 @@ def _public_key(entries: Sequence[Entry]) -> str:
     )
 
 
-def read_export(path: Path) -> tuple[Export, dict[str, Any]]:
-    """A file of evidence and its content.
+def is_page(raw: bytes) -> bool:
+    """Whether a file is HTML."""
+    return raw.lstrip()[:9].lower() == b"<!doctype"
+
+
+def read_export(path: Path) -> bytes:
+    """A file of evidence, as `export` made it, from the file itself, compressed or not, or from the page that it is in.
+
+    Raises:
+        EvidenceError: there is none in it.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise EvidenceError(f"Cannot read {path}: {error.strerror}.") from error
+    if is_page(raw):
+        parts = raw.split(EMBEDDED)
+        if len(parts) != 2:
+            raise EvidenceError(
+                f"{path} is no page of evidence: it does not hold the export that it was made of."
+            )
+        try:
+            raw = base64.b64decode(parts[1].partition(b'"')[0], validate=True)
+        except ValueError as error:
+            raise EvidenceError(f"The export in {path} is damaged: {error}.") from error
+    return _unpacked(raw, path) if raw.startswith(_GZIP) else raw
+
+
+def _unpacked(raw: bytes, path: Path) -> bytes:
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        plain = unpacker.decompress(raw, _MAX_BYTES)
+    except zlib.error as error:
+        raise EvidenceError(f"The export in {path} is damaged: {error}.") from error
+    if not unpacker.eof or unpacker.unused_data:
+        raise EvidenceError(
+            f"The export in {path} is damaged, or unpacks to more than {_MAX_BYTES >> 20:,} MiB."
+        )
+    return plain
+
+
+def parse_export(raw: bytes, path: Path) -> tuple[Export, dict[str, Any]]:
+    """An export and its content.
+
+    Args:
+        raw: as `export` made it.
+        path: where it is from, for messages.
 
     Raises:
         EvidenceError: it is none.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Export)
+        found = msgspec.json.decode(raw, type=Export)
         content = msgspec.json.decode(found.content, type=dict[str, Any])
         if content["format"] != FORMAT:
             raise EvidenceError(f"{path} was written by another version of kubehabit ({content['format']}).")
-    except OSError as error:
-        raise EvidenceError(f"Cannot read {path}: {error.strerror}.") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise EvidenceError(f"{path} is no file of evidence: {error}.") from error
     return found, content
 
@@ -306,13 +399,13 @@ def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
     """Check a file of evidence by itself: no store is needed.
 
     Args:
-        path: the JSON file.
+        path: the JSON file, compressed or not, or the page, which holds it.
         key: that the ledger's lines have to be signed with; without, the key that the file names.
 
     Raises:
         EvidenceError: it is no file of evidence.
     """
-    found, content = read_export(path)
+    found, content = parse_export(read_export(path), path)
     findings: list[str] = []
     if sha256(found.content).hexdigest() != found.sha256:
         findings.append("The content is not that which the checksum was taken of.")
@@ -346,6 +439,8 @@ def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
         head,
         str(content.get("created", "")),
         str(content.get("by", "")),
+        str((content.get("subject") or {}).get("incident") or ""),
+        len(content.get("missing", ())),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -83,6 +84,17 @@ class Follower:
     def behind(self) -> int:
         """Batches that are scored and not in the store yet."""
         return max(self._scored() - self._after, 0)
+
+    def wait(self, seconds: float) -> int:
+        """Wait until all that is scored now is in the store, but no longer than that.
+
+        Returns:
+            Batches that are still missing.
+        """
+        upto, deadline = self._scored(), time.monotonic() + seconds
+        while self._after < upto and time.monotonic() < deadline:
+            time.sleep(_BUSY_SECONDS)
+        return max(upto - self._after, 0)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -2,78 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from serving.forensics import clock
-from serving.forensics.evidence import Export
-
-_STYLE = """
-:root { --ink: #1c2430; --soft: #566173; --line: #d5dbe3; --card: #f6f8fa; --bad: #a3301a; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 25px; line-height: 1.25; margin: 0 0 6px; }
-h2 { font-size: 18px; margin: 34px 0 6px; border-bottom: 2px solid var(--ink); }
-h3 { font-size: 15px; margin: 20px 0 4px; overflow-wrap: anywhere; }
-p { margin: 4px 0 10px; max-width: 80ch; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
-th { text-align: left; color: var(--soft); font-weight: 600; white-space: nowrap; }
-th, td { padding: 3px 10px 3px 0; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
-td.t { white-space: nowrap; font-variant-numeric: tabular-nums; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 8px 0; font-size: 14px; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-code, pre { font: 12px/1.45 ui-monospace, monospace; overflow-wrap: anywhere; }
-pre { white-space: pre-wrap; background: var(--card); border: 1px solid var(--line); padding: 8px 10px; margin: 4px 0; }
-.soft { color: var(--soft); } .bad { color: var(--bad); font-weight: 600; } .card { white-space: pre-wrap; }
-@page { margin: 16mm; }
-@media print { body { font-size: 11px; } main { padding: 0; max-width: none; } h2, h3 { break-after: avoid; }
-  tr, dl { break-inside: avoid; } a { color: inherit; } }
-"""
-
-
-def _e(text: object) -> str:
-    return escape(str(text), quote=True)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]], times: int = 0) -> str:
-    head = "".join(f'<th scope="col">{_e(text)}</th>' for text in heads)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{' class=t' if at < times else ''}>{_e(cell)}</td>" for at, cell in enumerate(row))
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _facts(facts: Iterable[tuple[str, object]]) -> str:
-    return (
-        "<dl>"
-        + "".join(
-            f"<dt>{_e(name)}</dt><dd>{_e(value)}</dd>" for name, value in facts if value not in ("", None, [])
-        )
-        + "</dl>"
-    )
-
-
-def what_of(record: dict[str, Any]) -> str:
-    """What a record's request was about: `secrets payments/db`, `secrets in payments`, `nodes n1`, or its path."""
-    if not record["resource"]:
-        return str(record["path"].partition("?")[0])
-    kind = "/".join(part for part in (record["resource"], record["subresource"]) if part)
-    if record["namespace"] and not record["name"]:
-        return f"{kind} in {record['namespace']}"
-    name = "/".join(part for part in (record["namespace"], record["name"]) if part)
-    return f"{kind} {name}".strip()
+from serving.forensics import incident_sections as sections_of
+from serving.forensics.evidence import EMBEDDED, Export, is_page, parse_export, read_export
+from serving.forensics.html import STYLE, anchor, facts, section, table, text
+from serving.forensics.records import what_of
 
 
 def render(export: bytes) -> str:
-    """The page of a file of evidence.
+    """The page of a file of evidence. It holds the file itself, so that the page alone proves what it says.
 
     Args:
         export: the file, as `evidence.export` made it.
@@ -81,24 +28,100 @@ def render(export: bytes) -> str:
     found = msgspec.json.decode(export, type=Export)
     content = msgspec.json.decode(found.content, type=dict[str, Any])
     noted = max(found.ledger.lines)
-    events = content["events"]
-    title = f"Evidence of {len(events):,} events"
+    sections = [(name, body) for name, body in _sections(content, found, noted) if body]
+    incident = content.get("incident")
+    title = f"Evidence of {len(content['events']):,} events"
+    if incident is not None:
+        title = f"Evidence of incident {incident['id']}"
+    contents = "".join(f'<li><a href="#{anchor(name)}">{text(name)}</a></li>' for name, _ in sections)
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
         '<meta name=viewport content="width=device-width, initial-scale=1">',
         "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">",
-        f"<title>{_e(title)}</title><style>{_STYLE}</style></head><body><main>",
-        f"<h1>{_e(title)}</h1>",
-        _summary(content, found, noted),
-        _alerts(content["alerts"]),
-        _timeline(events),
-        _custody(content, found, noted),
-        _model(content["model"]),
-        _originals(events),
-        _proof(found, noted),
+        f"<title>{text(title)}</title><style>{STYLE}</style></head><body><main>",
+        f"<h1>{text(title)}</h1>",
+        "" if incident is None else sections_of.opening(incident, len(content["missing"])),
+        f'<nav class=screen aria-label="Contents"><ol>{contents}</ol></nav>',
+        *(section(name, body) for name, body in sections),
+        _embedded(export, found),
         "</main></body></html>\n",
     ]
     return "".join(parts)
+
+
+def check_page(path: Path) -> list[str]:
+    """What is wrong with a page of evidence beside the export that it holds: sentences; none for a file that is no page.
+
+    Raises:
+        EvidenceError: there is no export in it.
+    """
+    raw = path.read_bytes()
+    if not is_page(raw):
+        return []
+    export = read_export(path)
+    _, content = parse_export(export, path)
+    if _without_export(render(export).encode()) == _without_export(raw):
+        return []
+    made, here = content.get("product"), f"kubehabit {version('kubehabit')}"
+    if made != here:
+        return [
+            f"The page was made by {made}, and this is {here}, which cannot say whether its words are those of the export in it. "
+            "Use the version that made it, or read the JSON file."
+        ]
+    return ["The page does not say what the export in it says: it was changed."]
+
+
+def _without_export(page: bytes) -> tuple[bytes, bytes]:
+    """What stands before and after the export in a page; another machine may compress it to other bytes."""
+    before, _, after = page.partition(EMBEDDED)
+    return before, after.partition(b'"')[2]
+
+
+def _sections(content: dict[str, Any], found: Export, noted: int) -> list[tuple[str, str]]:
+    """Headings and what stands below them, in order."""
+    events = content["events"]
+    models = "".join(_model(model) for model in content["models"])
+    incident = content.get("incident")
+    if incident is None:
+        return [
+            ("This export", _summary(content, found, noted)),
+            ("What was found unusual", _alerts(content["alerts"])),
+            ("Timeline", sections_of.timeline(events, roles=False)),
+            ("Chain of custody", _custody(content, found, noted)),
+            ("The model that judged", models),
+            ("Events as they were received", _originals(events, _RECEIVED)),
+            ("Proof", _proof(found, noted)),
+            ("Words", sections_of.words(content["words"])),
+        ]
+    by_part: dict[str, list[dict[str, Any]]] = {"suspect": [], "join": [], "consequence": []}
+    for event in events:
+        by_part[event["place"]["part"]].append(event)
+    return [
+        ("Where it began", sections_of.source(incident)),
+        ("How it spread", sections_of.spread(content)),
+        ("Blast radius", sections_of.blast_radius(content)),
+        ("What was found unusual", _alerts(content["alerts"])),
+        ("Timeline", sections_of.timeline(by_part["suspect"], roles=True)),
+        ("What followed from it", sections_of.timeline(by_part["consequence"], roles=True)),
+        ("What was done with the incident", sections_of.trail(incident)),
+        ("This export", _summary(content, found, noted)),
+        ("Chain of custody", _custody(content, found, noted)),
+        ("The model that judged", models),
+        ("Events of suspects as they were received", _originals(by_part["suspect"], _RECEIVED)),
+        ("Events that only a join cites as they were received", _originals(by_part["join"], "")),
+        ("Events that followed as they were received", _originals(by_part["consequence"], _FOLLOWED)),
+        ("Proof", _proof(found, noted)),
+        ("Words", sections_of.words(content["words"])),
+    ]
+
+
+def _embedded(export: bytes, found: Export) -> str:
+    """The export within the page. A browser that follows the link keeps it as a file; nothing is loaded."""
+    packed = base64.b64encode(gzip.compress(export, mtime=0)).decode()
+    return (
+        f'<p class=screen><a download="evidence-{found.sha256[:16]}.json.gz" {EMBEDDED.decode()}{packed}">'
+        "The JSON file that this page was made of</a> is within the page.</p>"
+    )
 
 
 def _summary(content: dict[str, Any], found: Export, noted: int) -> str:
@@ -111,10 +134,12 @@ def _summary(content: dict[str, Any], found: Export, noted: int) -> str:
     if content["events"]:
         times = [event["record"]["time"] for event in content["events"]]
         span = f"{clock.written(min(times))} to {clock.written(max(times))}"
-    text = _facts(
+    shown = facts(
         [
             ("Exported", f"{content['created']} by {content['by']}"),
+            ("Made with", content["product"]),
             ("Reason given", subject["note"]),
+            ("Incident", subject["incident"]),
             ("Alerts", ", ".join(subject["alerts"])),
             ("Audit IDs asked for", len(subject["auditIDs"]) or ""),
             ("Principal", subject["principal"]),
@@ -131,22 +156,23 @@ def _summary(content: dict[str, Any], found: Export, noted: int) -> str:
     )
     missing = content["missing"]
     if missing:
-        text += (
-            f"<p class=bad>{len(missing):,} of the events asked for are not in the store, by age or because it was not on: "
-            f"<code>{_e(', '.join(missing[:50]))}{' …' if len(missing) > 50 else ''}</code></p>"
+        shown += (
+            f"<p class=bad>{len(missing):,} of the events asked for are not in the store: by age, because it was not on, or "
+            f"because it had not taken them in yet ({content['behind']:,} batches behind): "
+            f"<code>{text(', '.join(missing[:50]))}{' …' if len(missing) > 50 else ''}</code></p>"
         )
-    return text
+    return shown
 
 
 def _alerts(alerts: Sequence[dict[str, Any]]) -> str:
     if not alerts:
         return ""
-    parts = ["<h2>What was found unusual</h2>"]
+    parts = []
     for alert in alerts:
         techniques = ", ".join(f"{one['id']} {one['name']}" for one in alert["techniques"])
         parts.append(
-            f"<h3>{_e(alert['sentence'])}</h3>"
-            + _facts(
+            f"<h3>{text(alert['sentence'])}</h3>"
+            + facts(
                 [
                     ("Alert", alert["id"]),
                     ("Severity", alert["severity"]),
@@ -161,30 +187,6 @@ def _alerts(alerts: Sequence[dict[str, Any]]) -> str:
     return "".join(parts)
 
 
-def _timeline(events: Sequence[dict[str, Any]]) -> str:
-    rows = []
-    shown: set[tuple[str, int]] = set()
-    for event in events:
-        record = event["record"]
-        if (record["audit_id"], record["time"]) in shown:
-            continue  # another stage of the same request; its text is below
-        shown.add((record["audit_id"], record["time"]))
-        who = record["username"] + (f" as {record['impersonated']}" if record["impersonated"] else "")
-        rows.append(
-            (
-                clock.written(record["time"]),
-                who,
-                f"{record['verb']} {what_of(record)}",
-                record["code"] or "",
-                record["source_ips"].replace(",", ", "),
-                record["user_agent"],
-                record["audit_id"],
-            )
-        )
-    heads = ("Time (UTC)", "Who", "Did", "Answer", "From", "Client", "Audit ID")
-    return f"<h2>Timeline</h2>{_table(heads, rows, times=1)}"
-
-
 def _custody(content: dict[str, Any], found: Export, noted: int) -> str:
     this = msgspec.json.decode(found.ledger.lines[noted].entry, type=dict[str, Any])
     rows = [
@@ -192,37 +194,41 @@ def _custody(content: dict[str, Any], found: Export, noted: int) -> str:
         for line in (*content["custody"], this)
     ]
     return (
-        "<h2>Chain of custody</h2><p>Who exported events of these alerts or this principal, and when. The last line is this "
+        "<p>Who exported events of this incident, of its alerts or of this principal, and when. The last line is this "
         "export. The lines are part of the ledger: none can be taken out unnoticed.</p>"
-        + _table(("When (UTC)", "Who", "Reason given", "Events", "SHA-256 of the content"), rows, times=1)
+        + table(("When (UTC)", "Who", "Reason given", "Events", "SHA-256 of the content"), rows, times=1)
     )
 
 
-def _model(model: dict[str, Any] | None) -> str:
-    if model is None:
-        return ""
+def _model(model: dict[str, Any]) -> str:
     card = model.get("card") or ""
-    facts = [
+    told = [
         (name, value)
         for name, value in model.items()
         if name != "card" and not isinstance(value, dict | list)
     ]
-    shown = f"<pre class=card>{_e(card)}</pre>" if card else ""
-    return f"<h2>The model that judged</h2>{_facts(facts)}{shown}"
+    shown = f"<pre class=card>{text(card)}</pre>" if card else ""
+    return facts(told) + shown
 
 
-def _originals(events: Sequence[dict[str, Any]]) -> str:
-    parts = [
-        "<h2>Events as they were received</h2><p>The text of each event is that of the API server, byte for byte, except for "
-        "contents of Secrets and tokens, which are replaced by <code>[redacted]</code> before anything is written. "
-        "<i>Original</i> is HMAC-SHA256 of the text before that, by the store's own key: it can be held against the API "
-        "server's log, and tells nothing of the secret.</p>"
-    ]
+_RECEIVED = (
+    "<p>The text of each event is that of the API server, byte for byte, except for contents of Secrets and tokens, which are "
+    "replaced by <code>[redacted]</code> before anything is written. It is spread over lines here; the JSON file has it as it "
+    "came. <i>Original</i> is HMAC-SHA256 of the text before that, by the store's own key: it can be held against the API "
+    "server's log, and tells nothing of the secret.</p>"
+)
+_FOLLOWED = "<p>Requests of controllers, scheduler and nodes: nobody's deed of their own.</p>"
+
+
+def _originals(events: Sequence[dict[str, Any]], note: str) -> str:
+    if not events:
+        return ""
+    parts = [note]
     for event in events:
         record = event["record"]
         parts.append(
-            f"<h3>{_e(clock.written(record['time']))} · {_e(record['verb'])} {_e(what_of(record))}</h3>"
-            + _facts(
+            f"<h3>{text(clock.written(record['time']))} · {text(record['verb'])} {text(what_of(record))}</h3>"
+            + facts(
                 [
                     ("Audit ID", record["audit_id"]),
                     ("Record", record["number"]),
@@ -235,7 +241,7 @@ def _originals(events: Sequence[dict[str, Any]]) -> str:
                     ("Sealed in", f"line {event['proof']['line'] + 1} of the ledger"),
                 ]
             )
-            + f"<pre>{_e(_indented(record['event']))}</pre>"
+            + f"<pre>{text(_indented(record['event']))}</pre>"
         )
     return "".join(parts)
 
@@ -255,12 +261,12 @@ def _proof(found: Export, noted: int) -> str:
         for number, line in sorted(found.ledger.lines.items())
     ]
     return (
-        "<h2>Proof</h2><p>Every event was hashed when it was recorded, and the hashes of a stretch of time were sealed as the "
+        "<p>Every event was hashed when it was recorded, and the hashes of a stretch of time were sealed as the "
         "root of a Merkle tree (RFC 6962) in a line of the store's ledger. Each line's hash is over the line before it. The "
         "JSON file of this export holds the path of every event to its line, and the lines up to the one that notes the export; "
-        "<code>kubehabit verify FILE.json</code> follows them, on any machine. "
-        f"<code>kubehabit verify --head {noted}:{_e(found.ledger.lines[noted].hash)}</code> holds the store itself "
+        "<code>kubehabit verify FILE</code> follows them, on any machine, also from this page, which holds that file. "
+        f"<code>kubehabit verify --head {noted}:{text(found.ledger.lines[noted].hash)}</code> holds the store itself "
         "against it.</p>"
-        + _facts([("Signed with the Ed25519 key", key or "no key: the lines are chained, not signed")])
-        + _table(("Line", "Hash", "Signature (Ed25519)"), rows)
+        + facts([("Signed with the Ed25519 key", key or "no key: the lines are chained, not signed")])
+        + table(("Line", "Hash", "Signature (Ed25519)"), rows)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -127,6 +127,17 @@ def content_of(record: Record) -> bytes:
 def digest_of_original(raw: bytes, key: bytes) -> str:
     """Keyed, because a plain checksum would let anybody try out passwords against what is left of the event."""
     return hmac.digest(key, raw, "sha256").hex()
+
+
+def what_of(record: dict[str, Any]) -> str:
+    """What a record's request was about: `secrets payments/db`, `secrets in payments`, `nodes n1`, or its path."""
+    if not record["resource"]:
+        return str(record["path"].partition("?")[0])
+    kind = "/".join(part for part in (record["resource"], record["subresource"]) if part)
+    if record["namespace"] and not record["name"]:
+        return f"{kind} in {record['namespace']}"
+    name = "/".join(part for part in (record["namespace"], record["name"]) if part)
+    return f"{kind} {name}".strip()
 
 
 def checksum(text: str) -> str:

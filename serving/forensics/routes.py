@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field
 
-from serving.alerts import Model
+from serving.alerts import Model, clean
 from serving.forensics import clock
-from serving.forensics.evidence import EvidenceError, Subject, export
-from serving.forensics.model import describe_model
+from serving.forensics.desk import Desk
+from serving.forensics.evidence import Subject
 from serving.forensics.page import render
 from serving.forensics.questions import (
     MAX_LIMIT,
     Filter,
     QuestionError,
     Questions,
-    TooSlowError,
     moment_of,
     resource_of,
 )
 from serving.forensics.records import Record
 from serving.problems import ProblemError
 from serving.service import Service
-
-_AT_ONCE = 2
-"""Questions answered at the same time; each uses as many threads as the database has."""
-
-_WAIT_SECONDS = 10
-_Answer = TypeVar("_Answer")
 
 Moment = Annotated[
     str | None,
@@ -45,6 +35,12 @@ Moment = Annotated[
 Text = Annotated[str | None, Query(max_length=512)]
 
 
+_MAX_NOTE = 2000
+Why = Annotated[str, Field(max_length=_MAX_NOTE, description="why; kept in the ledger")]
+Who = Annotated[str, Field(max_length=256, description="who, in the caller's own words; kept in the ledger")]
+Form = Annotated[Literal["json", "html"], Query(description="html: a page to be read and printed")]
+
+
 class EvidenceRequest(Model):
     """What evidence is wanted of: alerts, requests, or a principal and a span of time."""
 
@@ -53,10 +49,15 @@ class EvidenceRequest(Model):
     principal: Annotated[str | None, Field(max_length=512)] = None
     since: Annotated[str | None, Field(max_length=40)] = None
     until: Annotated[str | None, Field(max_length=40)] = None
-    note: Annotated[str, Field(max_length=2000, description="why; kept in the ledger")] = ""
-    by: Annotated[
-        str, Field(max_length=256, description="who, in the caller's own words; kept in the ledger")
-    ] = ""
+    note: Why = ""
+    by: Who = ""
+
+
+class IncidentEvidenceRequest(Model):
+    """Why an incident is exported, and by whom; both may be left out."""
+
+    note: Why = ""
+    by: Who = ""
 
 
 def document_of(record: Record, *, original: bool) -> dict[str, Any]:
@@ -112,43 +113,10 @@ def codes_of(text: str | None) -> tuple[int, int] | None:
     raise QuestionError(f"{text!r} is no answer: give a code (403), a class (4xx) or a span (400-499).")
 
 
-class _Desk:
-    """The questions of one service: made with the first one, and not too many at a time."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._making = threading.Lock()
-        self._turns = threading.BoundedSemaphore(_AT_ONCE)
-        self._questions: Questions | None = None
-
-    @contextmanager
-    def open(self) -> Iterator[Questions]:
-        settings = self._service.settings.events
-        self._service.ready()
-        if self._service.events is None:
-            raise ProblemError(404, "The event store is switched off: set events.enabled in serve.yaml.")
-        with self._making:
-            if self._questions is None:
-                self._questions = Questions(
-                    self._service.events.folder, memory_mb=settings.memory_mb, seconds=settings.query_seconds
-                )
-        if not self._turns.acquire(timeout=_WAIT_SECONDS):
-            raise ProblemError(503, "Too many questions at a time: ask again later.", {"Retry-After": "5"})
-        try:
-            yield self._questions
-        except TooSlowError as error:
-            raise ProblemError(503, str(error)) from error
-        finally:
-            self._turns.release()
-
-    def ask(self, question: Callable[[Questions], _Answer]) -> _Answer:
-        with self.open() as questions:
-            return question(questions)
-
-
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of the event store to an application."""
-    desk = _Desk(service)
+    desk = Desk(service)
+    app.state.desk = desk
 
     @app.get("/v1/events", tags=["forensics"])
     def events(
@@ -263,9 +231,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     def evidence(
         wanted: EvidenceRequest,
         request: Request,
-        form: Annotated[
-            Literal["json", "html"], Query(description="html: a page to be read and printed")
-        ] = "json",
+        form: Form = "json",
     ) -> Response:
         """Export evidence: the events with their originals, checksums and proof, the alerts, the model, and who exported it."""
         engine = service.ready()
@@ -275,45 +241,51 @@ def add_routes(app: FastAPI, service: Service) -> None:
             principal=wanted.principal,
             since=None if wanted.since is None else moment_of(wanted.since),
             until=None if wanted.until is None else moment_of(wanted.until),
-            note=wanted.note,
+            note=clean(wanted.note, _MAX_NOTE),
         )
-        alerts = []
         for alert_id in subject.alerts:
-            alert = engine.store.get(alert_id)
-            if alert is None:
+            if engine.store.get(alert_id) is None:
                 raise ProblemError(
                     404, f"There is no alert {alert_id!r}. It may have been deleted after the retention time."
                 )
-            alerts.append(alert.model_dump(mode="json", by_alias=True))
-        by = _caller(request, wanted.by)
-        with desk.open() as questions:
-            assert service.events is not None
-            try:
-                # What came before the question is part of the answer.
-                service.events.seal()
-                made = export(
-                    questions,
-                    service.events.ledger,
-                    subject,
-                    by=by,
-                    alerts=alerts,
-                    model=describe_model(service.settings, engine.model.name, engine.model.version),
-                )
-            except EvidenceError as error:
-                raise ProblemError(404, str(error)) from error
-            except OSError as error:
-                raise ProblemError(503, f"The event store cannot be written: {error.strerror}.") from error
-        if form == "html":
-            return Response(render(made), media_type="text/html; charset=utf-8")
-        return Response(made, media_type="application/json")
+        return _file(desk.evidence(subject, by=caller_of(request, wanted.by)), form, "evidence")
+
+    @app.post("/v1/incidents/{incident_id}/evidence", tags=["incidents"], response_class=Response)
+    def incident_evidence(
+        incident_id: str,
+        request: Request,
+        wanted: IncidentEvidenceRequest | None = None,
+        form: Form = "json",
+    ) -> Response:
+        """Export an incident as evidence: its story, every event of it with its original and proof, models, clocks, custody.
+
+        The export is noted in the store's ledger. The HTML page holds the JSON file that it was made of.
+        """
+        said = wanted or IncidentEvidenceRequest()
+        made = desk.incident_evidence(
+            incident_id, by=caller_of(request, said.by), note=clean(said.note, _MAX_NOTE)
+        )
+        return _file(made, form, f"evidence-{incident_id}")
 
 
-def _caller(request: Request, said: str) -> str:
+def caller_of(request: Request, said: str) -> str:
     """Who asks, for the chain of custody: who the gate knows it to be, and where from; what it calls itself is marked as such."""
     name = request.scope.get("kubehabit.caller")
     address = request.client.host if request.client is not None else "unknown"
     known = f"{name!r}, a caller" if name else "a caller"
-    return f"{known} of the API, from {address}" + (f", who says to be {said!r}" if said else "")
+    return f"{known} of the API, from {address}" + (f", who says to be {clean(said)!r}" if said else "")
+
+
+def _file(made: bytes, form: Literal["json", "html"], name: str) -> Response:
+    """A file of evidence or its page, as an answer that a browser keeps under its name, or shows as it is meant to look."""
+    if form == "html":
+        headers = {
+            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+            "Content-Disposition": f'inline; filename="{name}.html"',
+        }
+        return Response(render(made), media_type="text/html; charset=utf-8", headers=headers)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.json"'}
+    return Response(made, media_type="application/json", headers=headers)
 
 
 def _json(content: object) -> Response:

@@ -112,7 +112,7 @@ def test_evidence_of_an_alert_over_http(client: TestClient, tmp_path: Path) -> N
     content = answer.json()["content"]
     ids = client.get(f"/v1/alerts/{alert}").json()["auditIDs"]
     assert {event["record"]["audit_id"] for event in content["events"]} == set(ids)
-    assert content["model"]["version"] == "7"
+    assert content["models"][0]["version"] == "7"
     page = client.post("/v1/evidence", params={"form": "html"}, json=wanted)
     assert page.headers["content-type"].startswith("text/html")
     assert "Incident 42" in page.text

@@ -68,7 +68,7 @@ def test_an_export_of_an_alert_holds_its_events_and_proves_itself(folder: Path) 
         folder,
         Subject(alerts=("a1",), note="Incident 42"),
         alerts=[ALERT],
-        model={"name": "kubehabit", "version": "7"},
+        models=[{"name": "kubehabit", "version": "7"}],
     )
     path = written(folder, made)
     content = json.loads(made)["content"]
@@ -160,7 +160,7 @@ def test_the_page_shows_all_and_runs_nothing(folder: Path) -> None:
         folder,
         Subject(alerts=("a1",), audit_ids=("id-40",), note="<img src=x>"),
         alerts=[ALERT],
-        model={"name": "kubehabit", "version": "7", "card": "# Card\nTrained on <b>"},
+        models=[{"name": "kubehabit", "version": "7", "card": "# Card\nTrained on <b>"}],
     )
     page = render(made)
     for shown in (

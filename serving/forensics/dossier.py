@@ -1,0 +1,214 @@
+"""What a file of evidence says of an incident beside its events: which part each has, how it spread, what was touched.
+
+Nothing is decided here: incident and alerts are laid out as the service tells them, and counted over the events that prove them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from serving.forensics import clock
+from serving.forensics.questions import moment_of
+from serving.forensics.records import Record, what_of
+from serving.story import deed_of
+
+Part = Literal["suspect", "consequence", "join"]
+"""Of a request: by a credential that was out of its habits; by the machinery, because of it; cited by a join only."""
+
+_ROLES: dict[Part, str] = {"suspect": "session", "consequence": "consequence", "join": "join"}
+_SENSITIVITY = ("routine", "low", "medium", "high")
+_REACHED = "reached"
+
+
+class Place(msgspec.Struct, rename="camel", frozen=True):
+    """One request's place in an incident.
+
+    Attributes:
+        part: suspect, consequence, or join.
+        role: of a suspect's: flagged, contributor (it helped to add up), before or session (the same principal around that).
+    """
+
+    part: Part
+    role: str
+
+
+class Joined(msgspec.Struct, rename={"audit_id": "auditID"}, frozen=True):
+    """By what one principal may have come to act as another, or why an alert is in the incident."""
+
+    time: str
+    what: str
+    confidence: str
+    why: str
+    source: str = ""
+    target: str = ""
+    audit_id: str = ""
+
+
+class Touched(msgspec.Struct, rename="camel"):
+    """Requests for one object, or one kind of objects, that came to the same."""
+
+    object: str
+    did: str
+    count: int = 0
+    flagged: bool = False
+    sensitivity: str = ""
+    first: str = ""
+    last: str = ""
+    by: list[str] = []
+
+
+class BlastRadius(msgspec.Struct, rename="camel"):
+    """Everything that was touched, and everybody as whom somebody may act since.
+
+    Attributes:
+        principals: that were out of their habits.
+        reached: others as whom they may act by what they did; nothing unusual was seen of them.
+        namespaces: in which something was done; tried: in which all was refused.
+        counts: requests by what they came to: read, wrote, deleted, entered, tried.
+        consequences: requests of the cluster's machinery because of it.
+        objects: what was touched, flagged first, then by sensitivity and time.
+    """
+
+    principals: list[str]
+    reached: list[str]
+    namespaces: list[str]
+    tried: list[str]
+    counts: dict[str, int]
+    consequences: int
+    objects: list[Touched]
+
+
+def alerts_named(incident: dict[str, Any]) -> list[str]:
+    """IDs of an incident's alerts."""
+    return [alert["id"] for alert in incident["alerts"]]
+
+
+def span_of(incident: dict[str, Any]) -> tuple[int, int]:
+    """First and last moment that an incident tells of, microseconds since 1970 UTC."""
+    told = [incident["firstSeen"], incident["lastSeen"]]
+    told += [tie["time"] for tie in incident["ties"]]
+    for kind in ("sessions", "consequences"):
+        told += [one[end] for one in incident[kind] for end in ("firstSeen", "lastSeen")]
+        told += [action["time"] for one in incident[kind] for action in one.get("actions", ())]
+    moments = [moment_of(text) for text in told]
+    return min(moments), max(moments)
+
+
+def places_of(incident: dict[str, Any], alerts: Sequence[dict[str, Any]]) -> dict[str, Place]:
+    """Every audit ID of an incident -> its place; what is held against somebody is nowhere else.
+
+    Args:
+        incident: as the API gives it.
+        alerts: its alerts, as the API gives them.
+    """
+    roles: dict[str, str] = {}
+    for session in incident["sessions"]:
+        roles |= {action["auditID"]: action["role"] for action in session["actions"]}
+    roles |= {action["auditID"]: action["role"] for action in incident["timeline"]}
+    roles |= {audit_id: "flagged" for alert in alerts for audit_id in alert["auditIDs"]}
+    edges = [*incident["ties"], *incident["graph"]["edges"]]
+    cited = (name for edge in edges for name in edge.get("auditIDs", ()) or (edge.get("auditID"),) if name)
+    parts: tuple[tuple[Part, Iterable[str]], ...] = (
+        ("join", cited),
+        ("consequence", incident["consequenceAuditIDs"]),
+        ("suspect", incident["auditIDs"]),
+    )
+    places: dict[str, Place] = {}
+    for part, names in parts:
+        places |= {
+            name: Place(part, roles.get(name, "session") if part == "suspect" else _ROLES[part])
+            for name in names
+        }
+    return places
+
+
+def spread_of(incident: dict[str, Any]) -> list[Joined]:
+    """Every join of an incident, in order of time: between principals by what the log says, and of alerts by the trail."""
+    ties = [
+        Joined(
+            time=clock.written(moment_of(tie["time"])),
+            what=tie["kind"] + (f" through {tie['via']}" if tie["via"] else ""),
+            confidence=tie["confidence"],
+            why=tie["why"],
+            source=tie["source"],
+            target=tie["target"],
+            audit_id=tie["auditID"],
+        )
+        for tie in incident["ties"]
+    ]
+    joins = [
+        Joined(
+            time=clock.written(moment_of(entry["time"])),
+            what=f"alert {', '.join(entry['alerts'])} joined"
+            if entry["action"] == "joined"
+            else f"{entry['action']} {entry['incident'] or ''}".strip(),
+            confidence=entry["confidence"] or "decided",
+            why=entry["note"]
+            or f"decided by {entry['by'] or entry['caller'] or entry['address'] or 'somebody'}",
+        )
+        for entry in incident["trail"]
+        if entry["action"] in ("joined", "merged", "split-from")
+    ]
+    return sorted(ties, key=lambda one: one.time) + joins
+
+
+def blast_radius(
+    incident: dict[str, Any],
+    alerts: Sequence[dict[str, Any]],
+    records: Sequence[Record],
+    places: dict[str, Place],
+) -> BlastRadius:
+    """What was touched, counted over the events.
+
+    Args:
+        incident: as the API gives it.
+        alerts: its alerts.
+        records: its events, in order of time.
+        places: of `places_of`.
+    """
+    rated = {
+        action["auditID"]: action["sensitivity"] for alert in alerts for action in alert.get("actions", ())
+    }
+    objects: dict[tuple[str, str], Touched] = {}
+    worst: dict[tuple[str, str], int] = {}
+    counts: dict[str, int] = {}
+    entered: dict[str, bool] = {}
+    # Of exec, logs and watches there is an event at the beginning as well; the last one tells how it went.
+    requests = {record.audit_id: record for record in records}
+    for record in requests.values():
+        place = places.get(record.audit_id)
+        if place is None or place.part != "suspect":
+            continue
+        did = deed_of(record.verb, record.subresource, record.code)
+        counts[did] = counts.get(did, 0) + 1
+        if record.namespace:
+            entered[record.namespace] = entered.get(record.namespace, False) or did != "tried"
+        key = (what_of(record._asdict()), did)
+        held = objects.setdefault(key, Touched(*key, first=clock.written(record.time)))
+        held.count += 1
+        held.last = clock.written(record.time)
+        held.flagged = held.flagged or place.role in ("flagged", "contributor")
+        worst[key] = max(worst.get(key, 0), rated.get(record.audit_id, 0))
+        held.sensitivity = _SENSITIVITY[worst[key]] if worst[key] else ""
+        if record.principal not in held.by:
+            held.by.append(record.principal)
+    order = sorted(
+        objects,
+        key=lambda key: (not objects[key].flagged, -worst[key], objects[key].first),
+    )
+    return BlastRadius(
+        principals=list(incident["principals"]),
+        reached=[
+            node["name"]
+            for node in incident["graph"]["nodes"]
+            if node["kind"] == "principal" and node["role"] == _REACHED
+        ],
+        namespaces=sorted(name for name, done in entered.items() if done),
+        tried=sorted(name for name, done in entered.items() if not done),
+        counts=counts,
+        consequences=sum(record in places and places[record].part == "consequence" for record in requests),
+        objects=[objects[key] for key in order],
+    )
