@@ -1306,6 +1306,40 @@ def events(
 
 
 @app.command()
+def principals(
+    search: Annotated[
+        str,
+        typer.Argument(metavar="[SEARCH]", help="Part of the name or of the peer group.", show_default=False),
+    ] = "",
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="human, serviceaccount, node, component, controller or anonymous."),
+    ] = None,
+    order: Annotated[
+        str,
+        typer.Option(
+            "--order", help="last (who acted last), name, or nearest (who came nearest to an alert)."
+        ),
+    ] = "last",
+    limit: Annotated[int, typer.Option("--limit", help="Most to list.", min=1, max=500)] = 50,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", help="Go on where the last answer ended.", show_default=False)
+    ] = None,
+    url: ServiceURL = LOCAL,
+    as_json: AsJSON = False,
+) -> None:
+    """List the principals that a running service knows: from training, or because they acted since.
+
+    Example:  `kubehabit principals ci-deployer --order nearest`
+
+    Next:  `kubehabit principal NAME`, for the habits of one.
+    """
+    given = {"search": search or None, "kind": kind, "order": order, "limit": limit, "cursor": cursor}
+    answer = _service(url).get("principals", **given)
+    _show(answer, "principals_table", as_json)
+
+
+@app.command()
 def principal(
     name: Annotated[
         str,
@@ -1318,9 +1352,20 @@ def principal(
     since: SinceAny = None,
     until: Until = None,
     store: StoreFolder = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            "--history",
+            help="File of how unusual everybody was. Default: history.path of the settings, .kubehabit/state/history.db.",
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sum up what a principal did: actions, namespaces, addresses, clients, credentials and alerts.
+    """Show one principal: what it did and when, from where and with what, how unusual that was, and how its peers differ.
+
+    Reads the files of a service, so it works beside a running one, after it, or on a copy.
 
     Example:  `kubehabit principal alice@example.com --since 7d`
 
@@ -1328,7 +1373,71 @@ def principal(
     """
     from serving.forensics import commands
 
-    commands.principal(name, since, until, store, as_json)
+    commands.principal(name, since, until, store, history, as_json)
+
+
+@app.command()
+def model(
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Tell what other thresholds would have given. Changes nothing.")
+    ] = False,
+    days: Annotated[float, typer.Option("--days", help="How far to look back.", min=0.01, max=366)] = 7,
+    per_day: Annotated[
+        float | None,
+        typer.Option(
+            "--per-day",
+            help="Alerts a day that are bearable: the least threshold that keeps to it. Implies --preview.",
+            min=0.01,
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            "--scale",
+            help="A threshold, as a share of the calibrated one, 0.3 to 10. Implies --preview.",
+            min=0.3,
+            max=10,
+            show_default=False,
+        ),
+    ] = None,
+    url: ServiceURL = LOCAL,
+    as_json: AsJSON = False,
+) -> None:
+    """Show the model that a running service serves: its version, what it learned from, whether it still fits the cluster.
+
+    With --preview: what other thresholds would have given over past weeks, and how to set one.
+
+    Example:  `kubehabit model --preview --days 28 --per-day 3`
+
+    Next:  `kubehabit drift LOG`, for whom the cluster has changed; `kubehabit promote`, for another version.
+    """
+    service = _service(url)
+    if preview or per_day is not None or scale is not None:
+        answer = service.get("model", "preview", days=days, perDay=per_day, scale=scale)
+        _show(answer, "preview_screen", as_json)
+        return
+    from data.errors import KubehabitError
+
+    told = service.get("model")
+    try:
+        drift = service.get("model", "drift", days=days)
+    except KubehabitError as error:
+        if "Nothing was scored" not in str(error):
+            raise
+        drift = None
+    _show({"model": told, "drift": drift, "scale": told["thresholdScale"]}, "model_screen", as_json)
+
+
+def _show(answer: Any, screen: str, as_json: bool) -> None:
+    """Print an answer: as it came, or by a function of `serving.history.screens`."""
+    if as_json:
+        typer.echo(json.dumps(answer, indent=1, ensure_ascii=False))
+        return
+    from serving.history import screens
+    from serving.screens import show
+
+    show(getattr(screens, screen)(answer))
 
 
 @app.command()

@@ -6,7 +6,7 @@ Fitting is done offline (`training.calibrate`); this module only applies what wa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -270,6 +270,7 @@ class Calibration:
         person_thresholds: evidence at which people and pipelines are flagged, for each horizon.
         system_thresholds: the same for the machinery of the cluster.
         budget: what the thresholds were set for, as words for a person.
+        scale: what the thresholds were multiplied by since they were set; a bundle's are as set.
     """
 
     scored_fields: tuple[str, ...]
@@ -282,6 +283,19 @@ class Calibration:
     person_thresholds: tuple[float, ...]
     system_thresholds: tuple[float, ...]
     budget: Mapping[str, Any]
+    scale: float = 1.0
+
+    def scaled(self, scale: float) -> Calibration:
+        """The same with every threshold as set, times a number: below 1 more is flagged, above 1 less."""
+        change = scale / self.scale
+        if change == 1.0:
+            return self
+        return replace(
+            self,
+            person_thresholds=tuple(limit * change for limit in self.person_thresholds),
+            system_thresholds=tuple(limit * change for limit in self.system_thresholds),
+            scale=scale,
+        )
 
     @property
     def person_threshold(self) -> float:

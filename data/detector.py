@@ -21,6 +21,7 @@ from data.habits import ATTRIBUTES, LIMIT, Familiarity, Habits, attribute_hashes
 from data.principals import Principal, PrincipalTable
 from data.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
 from data.sensitivity import Sensitivity
+from data.vocabulary import UNKNOWN
 from data.windows import Cut, Windows
 
 SEVERITIES = ("none", "low", "medium", "high", "critical")
@@ -32,6 +33,9 @@ _BARELY, _CLEAR = 1.5, 2.0
 _KIND_OF_DEED = [
     list(ATTRIBUTES).index(name) for name in ("verb_resource", "resource_namespace", "traits", "impersonates")
 ]
+
+_KNOWN_FIELDS = [FIELDS.index(name) for name in ("verb", "resource")]
+"""Fields that speak of a changed cluster when training knew none of their values: names and places change every day."""
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -111,6 +115,7 @@ class Scores:
         new, wrong: float64 [N], what the action itself adds to what adds up: of novelty and of reconstruction error, decades;
             0 where it adds nothing, as for most.
         news: index of an action that adds something -> what is new about it, most important first.
+        unknown: bool [N], whose verb or resource is none that training knew.
     """
 
     event: Ints
@@ -133,6 +138,7 @@ class Scores:
     new: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     wrong: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     news: dict[int, list[HabitReason]] = field(default_factory=dict)
+    unknown: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +288,7 @@ class Detector:
             dropped=batch.dropped,
             new=weighed.new,
             wrong=weighed.wrong,
+            unknown=(tokens[:, _KNOWN_FIELDS] == UNKNOWN).any(axis=1),
         )
         for row in np.flatnonzero(flagged | (weighed.new > 0) | (weighed.wrong > 0)).tolist():
             scores.news[row] = self._news(batch, row, known, who.groups[row])

@@ -35,6 +35,8 @@ from serving.connections import Connection
 from serving.engine import Engine, EventResult, ModelInfo
 from serving.feedback import Feedback, FeedbackEntry, entry_of
 from serving.forensics import routes as forensics
+from serving.history import routes as history
+from serving.history.routes import Records
 from serving.incident_routes import add_incident_routes
 from serving.logs import configure
 from serving.principals import PrincipalReport
@@ -181,6 +183,8 @@ def create_app(
         app.add_middleware(tracing.Traced)  # around the gate, whose log lines belong to the trace
     _add_routes(app, service)
     add_incident_routes(app, service)
+    app.state.records = Records(service)
+    history.add_routes(app, service)
     model_routes.install(app, service)
     invocations.install(app, service)
     forensics.add_routes(app, service)

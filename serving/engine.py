@@ -41,6 +41,7 @@ from serving.told import told, traits_of
 if TYPE_CHECKING:
     from data.detector import Detector, Explanation, Figures, Scores
     from data.habits import Habits
+    from serving.history.keep import Judge
 
 _TOP_FIELDS = 3
 _EXPLAINED_FIELDS = 5
@@ -65,6 +66,16 @@ class Shadow(Protocol):
 
     def offer(self, events: Sequence[AuditEvent], scores: Scores) -> None:
         """Take a scored batch; must return at once."""
+
+
+class Past(Protocol):
+    """What the engine needs of `serving.history.keep.History`."""
+
+    def observe(self, scores: Scores) -> None:
+        """Remember a scored batch; must return at once."""
+
+    def judged_by(self, judge: Judge, trained: Trained | None = None) -> None:
+        """Who judges from the next batch on, and whom its training knew."""
 
 
 @runtime_checkable
@@ -119,6 +130,9 @@ class ModelInfo(Model):
     self_test: Annotated[
         SelfTestResult | None, Field(description="null for a bundle that was made before there was one")
     ] = None
+    threshold_scale: Annotated[
+        float, Field(description="what the calibrated thresholds are multiplied by: alerts.threshold_scale")
+    ] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +247,7 @@ class Engine:
         note: called with every alert that is raised or grows and its number, within the transaction that stores it.
         loaded: the model as it was loaded; None if it did not come out of a bundle.
         shadow: is offered every scored batch.
+        past: remembers every scored batch; None where nobody asks for it.
     """
 
     def __init__(
@@ -252,6 +267,7 @@ class Engine:
         self.note: Callable[[Writer, int, Alert], None] | None = None
         self.loaded: Loaded | None = None
         self.shadow: Shadow | None = None
+        self.past: Past | None = None
         self._detector = detector
         self._fields = tuple(fields)
         self._explainer = explainer
@@ -275,6 +291,8 @@ class Engine:
             scores = self._detector.score(events)
             if self.shadow is not None:
                 self.shadow.offer(events, scores)
+            if self.past is not None:
+                self.past.observe(scores)
             self._record(scores)
             self.surroundings.observe(events, scores)
             flagged = self._unusual(events, scores)
@@ -357,7 +375,21 @@ class Engine:
             self.principals.trained = loaded.trained
             encoder = loaded.detector.encoder
             self.surroundings.adopt(encoder.identity.fold, encoder.settings.trusted_hops)
+            self._tell_past()
             return time.perf_counter() - began
+
+    def remember(self, past: Past) -> None:
+        """Let somebody remember every batch from the next one on."""
+        with self._lock:
+            self.past = past
+            self._tell_past()
+
+    def _tell_past(self) -> None:
+        from serving.history.keep import Judge
+
+        if self.past is not None and self.loaded is not None:
+            judge = Judge.of(self.model.version, self.loaded.detector.bundle.calibration)
+            self.past.judged_by(judge, self.loaded.trained)
 
     def set_shadow(self, shadow: Shadow | None, fresh: Detector | None = None) -> None:
         """Offer every batch to another model as well, from the next one on; None ends it.

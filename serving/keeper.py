@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data.detector import Detector
 from serving.engine import Engine
+from serving.history.keep import Chunk, History
 from serving.journal import Journal
 from serving.repeats import Repeats
 from serving.settings import StateSettings
@@ -29,15 +30,22 @@ class Keeper:
         engine: whose state it is.
         journal: has what came after a snapshot.
         remembered_events: capacity of the memory of events.
+        history: is written with each snapshot.
 
     Attributes:
         repeats: the memory of events.
     """
 
     def __init__(
-        self, settings: StateSettings, engine: Engine, journal: Journal, remembered_events: int
+        self,
+        settings: StateSettings,
+        engine: Engine,
+        journal: Journal,
+        remembered_events: int,
+        history: History | None = None,
     ) -> None:
         self._settings = settings
+        self._history = history
         self._engine = engine
         self._journal = journal
         self._capacity = remembered_events
@@ -78,6 +86,9 @@ class Keeper:
             )
             self._spill.evict(self._position, self._oldest)
             self._detector = detector
+        if self._history is not None:
+            self._history.begin(self._position, self._journal.last)
+            self._engine.remember(self._history)
         return self._position
 
     def adopt(self) -> None:
@@ -90,6 +101,8 @@ class Keeper:
     def after(self, position: int, events: int) -> None:
         """What came up to a position is scored: do what is due."""
         self._events += events
+        if self._history is not None:
+            self._history.after(position)
         if self._spill is not None:
             self._spill.evict(position, self._oldest)
         if position <= self._position:
@@ -101,12 +114,12 @@ class Keeper:
         ):
             if self._is_stored():
                 self._wait()
-                self._write(self._take(position), keep=1)
+                self._write(*self._take(position), keep=1)
         elif self._events >= self._settings.snapshot_events or time.monotonic() >= self._due:
             is_busy = self._writing is not None and self._writing.is_alive()
             if not is_busy and self._is_stored():
-                snapshot = self._take(position)
-                self._writing = threading.Thread(target=self._write, args=(snapshot,), name="snapshot")
+                taken = self._take(position)
+                self._writing = threading.Thread(target=self._write, args=taken, name="snapshot")
                 self._writing.start()
 
     def _is_stored(self) -> bool:
@@ -119,7 +132,7 @@ class Keeper:
             return False
         return True
 
-    def _take(self, position: int) -> Snapshot:
+    def _take(self, position: int) -> tuple[Snapshot, Chunk | None]:
         hot = None
         if self._spill is not None:
             self._spill.settle()
@@ -127,9 +140,13 @@ class Keeper:
         snapshot = capture(self._engine, self.repeats, position, hot)
         self._position, self._events = position, 0
         self._due = time.monotonic() + self._settings.snapshot_seconds
-        return snapshot
+        return snapshot, None if self._history is None else self._history.take(position)
 
-    def _write(self, snapshot: Snapshot, keep: int = 2) -> None:
+    def _write(self, snapshot: Snapshot, chunk: Chunk | None, keep: int = 2) -> None:
+        if self._history is not None and chunk is not None:
+            self._history.write(
+                chunk
+            )  # first: what a snapshot holds is never scored, and so never counted, again
         try:
             self._snapshots.write(snapshot, keep)
         except OSError as error:
@@ -151,6 +168,8 @@ class Keeper:
         """Take a last snapshot, so that the next start has nothing to score again."""
         self._wait()
         if position > self._position and self._is_stored():
-            self._write(self._take(position))
+            self._write(*self._take(position))
         if self._spill is not None:
             self._spill.close()
+        if self._history is not None:
+            self._history.close()

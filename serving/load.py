@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -79,16 +80,24 @@ def load_engine(
 
 def model_loader(settings: Settings) -> Callable[[Bundle, Fetched], Loaded]:
     """What makes a model ready to be served: see `load_model`."""
-    return partial(load_model, threads=settings.model.threads, cached_windows=settings.model.cached_windows)
+    return partial(
+        load_model,
+        threads=settings.model.threads,
+        cached_windows=settings.model.cached_windows,
+        threshold_scale=settings.alerts.threshold_scale,
+    )
 
 
-def load_model(bundle: Bundle, fetched: Fetched, *, threads: int, cached_windows: int) -> Loaded:
+def load_model(
+    bundle: Bundle, fetched: Fetched, *, threads: int, cached_windows: int, threshold_scale: float = 1.0
+) -> Loaded:
     """Make a bundle's detector, prove that it computes here what training computed, and warm it.
 
     Args:
         bundle: opened and checked.
         fetched: where it came from.
         threads, cached_windows: see `data.detector.Detector`.
+        threshold_scale: see `data.calibration.Calibration.scaled`.
 
     Raises:
         BundleError: its graph cannot be run here, or fails the bundle's self-test.
@@ -99,6 +108,7 @@ def load_model(bundle: Bundle, fetched: Fetched, *, threads: int, cached_windows
     from data.self_test import TOLERANCE, prove
 
     what = f"{fetched.name} version {fetched.version}"
+    bundle = replace(bundle, calibration=bundle.calibration.scaled(threshold_scale))
     try:
         detector = Detector(bundle, threads=threads, cached_windows=cached_windows)
     except Exception as error:  # onnxruntime has an exception of its own for each way a file can be wrong
@@ -124,6 +134,7 @@ def load_model(bundle: Bundle, fetched: Fetched, *, threads: int, cached_windows
         loaded=datetime.now(UTC),
         bundle=describe(bundle),
         self_test=tested,
+        threshold_scale=threshold_scale,
     )
     trained = Trained(bundle.principals.group_of, bundle.principals.sizes, bundle.warmup.last)
     return Loaded(detector, info, trained, fetched.directory)

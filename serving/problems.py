@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from data.errors import KubehabitError
+from serving.history.schema import HistoryError
 from serving.store import StoreError
 
 MEDIA_TYPE = "application/problem+json"
@@ -102,6 +103,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StoreError)
     def store(_request: Request, error: StoreError) -> JSONResponse:
         _log.error("the alert store failed", extra={"reason": str(error)})
+        return problem(503, str(error), {"Retry-After": "5"})
+
+    @app.exception_handler(HistoryError)
+    def past(_request: Request, error: HistoryError) -> JSONResponse:
+        _log.error("the history failed", extra={"reason": str(error)})
         return problem(503, str(error), {"Retry-After": "5"})
 
     @app.exception_handler(ClientDisconnect)

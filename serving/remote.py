@@ -41,7 +41,7 @@ class Remote:
             raise KubehabitError(f"{url!r} is no address of a service: give one like http://127.0.0.1:8646.")
         self._url, self._token = url.rstrip("/"), token
 
-    def get(self, *path: str, **query: str | int | None) -> Any:
+    def get(self, *path: str, **query: str | float | None) -> Any:
         """The answer to a GET.
 
         Args:

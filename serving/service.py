@@ -17,6 +17,7 @@ from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult
 from serving.forensics.follower import Follower
 from serving.forensics.store import EventStore
+from serving.history.keep import History
 from serving.instance import instance
 from serving.journal import Journal, JournalError, Record, record
 from serving.keeper import Keeper
@@ -56,6 +57,7 @@ class Service:
         self._trimmer = Trimmer()
         self.pipeline: Pipeline | None = None
         self.events: EventStore | None = None
+        self.history: History | None = None
         self._follower: Follower | None = None
         # The event loop stays free to answer while a large body is decoded.
         self._receiving = ThreadPoolExecutor(_RECEIVING, thread_name_prefix="receiving")
@@ -96,7 +98,13 @@ class Service:
         """Go on where the journal says the process before ended."""
         settings = self.settings.journal
         journal = Journal(settings.resolved_path, settings.max_bytes)
-        keeper = Keeper(self.settings.state, engine, journal, settings.remembered_events)
+        kept = self.settings.history
+        self.history = History(
+            kept.resolved_path(self.settings.state.resolved_path),
+            retention_days=kept.retention_days,
+            max_rows=kept.max_rows,
+        )
+        keeper = Keeper(self.settings.state, engine, journal, settings.remembered_events, self.history)
         pipeline = Pipeline(engine, journal, keeper, self.dead_letters, self._tell)
         if self.settings.events.enabled:
             self.events = EventStore(self.settings.events)

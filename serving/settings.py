@@ -24,6 +24,9 @@ from data.home import home
 from serving.sinks import AnySinkSettings
 
 MEBIBYTE = 1 << 20
+LEAST_SCALE, MOST_SCALE = 0.3, 10.0
+"""Of the thresholds. Nearer to nothing almost everything is flagged; what is kept for a preview goes down to the same share."""
+
 AccessScope = Literal["ingest", "read", "admin"]
 
 
@@ -49,8 +52,9 @@ class ModelSettings(_Section):
 
 
 class AlertSettings(_Section):
-    """How unusual actions become alerts."""
+    """What is flagged, and how unusual actions become alerts."""
 
+    threshold_scale: Annotated[float, Field(ge=LEAST_SCALE, le=MOST_SCALE)] = 1.0
     gap_minutes: Annotated[float, Field(gt=0)] = 10
     first_actions: Annotated[int, Field(ge=1, le=1000)] = 50
     top_actions: Annotated[int, Field(ge=0, le=1000)] = 50
@@ -224,6 +228,18 @@ class EventSettings(_Section):
         return int(self.max_gb * (1 << 30))
 
 
+class HistorySettings(_Section):
+    """How unusual each principal was over time: what is kept for pictures and for previews of other thresholds."""
+
+    path: Path | None = None
+    retention_days: Annotated[float, Field(ge=1)] = 35
+    max_rows: Annotated[int, Field(ge=1000)] = 2_000_000
+
+    def resolved_path(self, state: Path) -> Path:
+        """The file; beside the state unless it is named."""
+        return self.path or state / "history.db"
+
+
 class LogSettings(_Section):
     """The service's own log, on stderr."""
 
@@ -262,6 +278,7 @@ class Settings(BaseSettings):
     state: StateSettings = StateSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
     events: EventSettings = EventSettings()
+    history: HistorySettings = HistorySettings()
     explain: Path | None = None
     sinks: list[AnySinkSettings] = []
     log: LogSettings = LogSettings()

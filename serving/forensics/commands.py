@@ -215,19 +215,59 @@ def _event_row(record: Record) -> tuple[str, ...]:
     )
 
 
-def principal(name: str, since: str | None, until: str | None, store: Path | None, as_json: bool) -> None:
-    """Print what a principal did."""
+def principal(
+    name: str,
+    since: str | None,
+    until: str | None,
+    store: Path | None,
+    history: Path | None,
+    as_json: bool,
+) -> None:
+    """Print what a principal did, its habits, how unusual it was over time, and how its peers differ."""
+    from serving.forensics.habits import compared, habits_of
+
     questions = open_questions(store)
-    found = questions.life(name, _moment(since), _moment(until))
-    if found is None:
+    span = (_moment(since), _moment(until))
+    found, habits = questions.life(name, *span), habits_of(questions, name, *span)
+    if found is None or habits is None:
         raise KubehabitError(
             f"There is no event of {name!r} in that time. A service account is system:serviceaccount:NAMESPACE:NAME; see who "
-            "there is with: kubehabit who touched pod"
+            "there is with: kubehabit principals"
         )
+    surprise, others = _past(name, history)
+    peers = compared(questions, name, others, *span)
     if as_json:
-        _print_json(found)
+        told = msgspec.to_builtins(found) | {"habits": habits, "surprise": surprise, "peers": peers}
+        _print_json(told)
         return
-    _print_life(_console(), found)
+    from serving.history import screens
+
+    console = _console()
+    _print_life(console, found)
+    console.print(screens.habits_screen(msgspec.to_builtins(habits)), highlight=False)
+    if surprise is not None:
+        console.print(screens.surprise_screen(surprise), highlight=False)
+        console.print(screens.peers_screen(msgspec.to_builtins(peers)), highlight=False)
+    if found.alerts:
+        console.print(f"\n[bold]Alerts[/bold]  {', '.join(found.alerts)}", highlight=False)
+        console.print(f"Next: kubehabit evidence --alert {found.alerts[0]} --out evidence", highlight=False)
+
+
+def _past(name: str, history: Path | None) -> tuple[dict[str, Any] | None, list[str]]:
+    """How unusual a principal was, and its peers; nothing where there is no history beside the store."""
+    from serving.history.read import HistoryReader
+    from serving.history.schema import HistoryError
+
+    settings = settings_of(None)
+    path = history or settings.history.resolved_path(settings.state.resolved_path)
+    try:
+        reader = HistoryReader(path)
+    except HistoryError:
+        if history is not None:
+            raise
+        return None, []
+    surprise = reader.surprise(name)
+    return None if surprise is None else surprise.model_dump(mode="json", by_alias=True), reader.peers(name)
 
 
 def _print_life(console: Console, found: Life) -> None:
@@ -253,9 +293,6 @@ def _print_life(console: Console, found: Life) -> None:
             console.print(f"\n[bold]{head}[/bold]")
             for top in tops:
                 console.print(f"  {top.count:>10,}  {escape(top.value)}", highlight=False)
-    if found.alerts:
-        console.print(f"\n[bold]Alerts[/bold]  {', '.join(found.alerts)}", highlight=False)
-        console.print(f"Next: kubehabit evidence --alert {found.alerts[0]} --out evidence", highlight=False)
 
 
 def _reach(questions: Questions) -> str:

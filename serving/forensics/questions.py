@@ -31,7 +31,7 @@ _DURATION = re.compile(r"(\d{1,6})\s*([smhdw])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _CLOCK_TIME = re.compile(r"\d{1,2}:\d\d(?::\d\d)?")
 _CURSOR = re.compile(r"(-?\d{1,18})-(\d{1,18})")
-_ALLOWED = "code < 400 AND decision <> 'forbid'"
+ALLOWED = "code < 400 AND decision <> 'forbid'"
 _LISTINGS = "'list', 'watch', 'deletecollection'"
 _TOP = 10
 _LISTED = 20
@@ -300,7 +300,7 @@ class Questions:
     def extent(self) -> Extent:
         """How far back the store goes."""
 
-        def ask(source: _Source) -> Extent:
+        def ask(source: Source) -> Extent:
             row = source.all("SELECT count(*), min(epoch_us(time)), max(epoch_us(time)) FROM {open}")[0]
             files = source.files
             times = [time for time in (row[1], *(file.earliest for file in files)) if time is not None]
@@ -309,7 +309,7 @@ class Questions:
                 row[0] + sum(file.count for file in files), min(times, default=None), max(ends, default=None)
             )
 
-        return self._answer(None, None, ask)
+        return self.answer(None, None, ask)
 
     def events(
         self,
@@ -346,7 +346,7 @@ class Questions:
             for name in COLUMNS
         )
 
-        def ask(source: _Source) -> Page:
+        def ask(source: Source) -> Page:
             # First which, then their texts: those are most of what there is to read.
             found = source.all(
                 f"SELECT epoch_us(time), number FROM {{records}} WHERE {condition} "
@@ -366,7 +366,7 @@ class Questions:
             last = records[-1]
             return Page(records, f"{last.time}-{last.number}" if len(found) > limit else None)
 
-        return self._answer(since, until, ask)
+        return self.answer(since, until, ask)
 
     def touched(self, wanted: Filter, *, listings: bool = True) -> list[Touch]:
         """Who touched an object or a kind of objects, how, and how often; the latest first.
@@ -389,17 +389,17 @@ class Questions:
                 values += [*more, wanted.namespace or ""]
         query = f"""
             SELECT principal, verb, subresource, CASE WHEN {direct} THEN 'direct' ELSE 'list' END AS how,
-                count(DISTINCT (audit_id, time)), count(DISTINCT (audit_id, time)) FILTER ({_ALLOWED}),
+                count(DISTINCT (audit_id, time)), count(DISTINCT (audit_id, time)) FILTER ({ALLOWED}),
                 epoch_us(min(time)), epoch_us(max(time)), {_some("source_ips")}, {_some("user_agent")}, {_some("credential")},
                 {_some("CASE WHEN impersonated <> '' THEN impersonated ELSE '' END")}
             FROM {{records}} WHERE {condition} GROUP BY ALL ORDER BY max(time) DESC LIMIT {MAX_LIMIT}"""
         given = ([name] if name is not None else []) + values
 
-        def ask(source: _Source) -> list[Touch]:
+        def ask(source: Source) -> list[Touch]:
             rows = source.all(query, given)
             return [_row(Touch, row, times=(6, 7), lists=(8, 9, 10, 11)) for row in rows]
 
-        return self._answer(wanted.since, wanted.until, ask)
+        return self.answer(wanted.since, wanted.until, ask)
 
     def newcomers(self, namespace: str, since: int, until: int | None = None) -> list[Newcomer]:
         """Principals that came to a namespace in a span of time and were never seen in it before; the latest first."""
@@ -411,7 +411,7 @@ class Questions:
         there = "SELECT DISTINCT principal FROM {records} WHERE namespace = ?"
         did = f"""
             SELECT principal, epoch_us(min(time)), epoch_us(max(time)), count(DISTINCT (audit_id, time)),
-                count(DISTINCT (audit_id, time)) FILTER ({_ALLOWED}), {_some("verb")}, {_some("resource")}, {_some("source_ips")}
+                count(DISTINCT (audit_id, time)) FILTER ({ALLOWED}), {_some("verb")}, {_some("resource")}, {_some("source_ips")}
             FROM {{records}} WHERE namespace = ? AND time < make_timestamp(?::BIGINT) AND time >= make_timestamp(?::BIGINT)
                 AND principal IN (SELECT unnest(?::VARCHAR[]))
             GROUP BY principal ORDER BY min(time) DESC LIMIT {MAX_LIMIT}"""
@@ -419,7 +419,7 @@ class Questions:
             SELECT principal, epoch_us(min(time)) FROM {records}
             WHERE principal IN (SELECT unnest(?::VARCHAR[])) GROUP BY principal"""
 
-        def ask(source: _Source) -> list[Newcomer]:
+        def ask(source: Source) -> list[Newcomer]:
             window = [file for file in source.files if file.latest >= since]
             names = {row[0] for row in source.all(came, [namespace, until, since], files=window)}
             older = [file for file in source.files if file.latest < since]
@@ -437,7 +437,7 @@ class Questions:
             ]
 
         # All that came before counts, as far back as the store goes.
-        return self._answer(None, until, ask)
+        return self.answer(None, until, ask)
 
     def life(self, principal: str, since: int | None = None, until: int | None = None) -> Life | None:
         """What a principal did; None if nothing."""
@@ -457,10 +457,10 @@ class Questions:
             "alerts": "alert",
         }
 
-        def ask(source: _Source) -> Life | None:
+        def ask(source: Source) -> Life | None:
             columns = ", ".join(f"histogram({sql}) AS {name}" for name, sql in tops.items())
             row = source.all(
-                f"""SELECT count(*), count(*) FILTER ({_ALLOWED}), epoch_us(min(time)), epoch_us(max(time)), {columns}
+                f"""SELECT count(*), count(*) FILTER ({ALLOWED}), epoch_us(min(time)), epoch_us(max(time)), {columns}
                 FROM (SELECT * FROM {{records}} WHERE {condition} AND stage <> 'RequestReceived')""",
                 values,
             )[0]
@@ -478,11 +478,11 @@ class Questions:
                 **found,
             )
 
-        return self._answer(since, until, ask)
+        return self.answer(since, until, ask)
 
     # -- how they are asked -------------------------------------------------------------------------------------
 
-    def _answer(self, since: int | None, until: int | None, ask: Callable[[_Source], _Answer]) -> _Answer:
+    def answer(self, since: int | None, until: int | None, ask: Callable[[Source], _Answer]) -> _Answer:
         """Ask the files that hold a span of time; again if one was merged away meanwhile.
 
         Raises:
@@ -493,7 +493,7 @@ class Questions:
             catalog = self.catalog()
             try:
                 with self._cursor(deadline) as cursor:
-                    return ask(_Source(cursor, self.folder, catalog, since, until))
+                    return ask(Source(cursor, self.folder, catalog, since, until))
             except duckdb.IOException:
                 if attempt == _ATTEMPTS - 1:
                     raise QuestionError(
@@ -533,7 +533,7 @@ class Questions:
             cursor.close()
 
 
-class _Source:
+class Source:
     """The files that may hold what is asked for, as something to select from."""
 
     def __init__(

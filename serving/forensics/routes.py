@@ -12,6 +12,7 @@ from serving.alerts import Model, clean
 from serving.forensics import clock
 from serving.forensics.desk import Desk
 from serving.forensics.evidence import Subject
+from serving.forensics.habits import compared, habits_of
 from serving.forensics.page import render
 from serving.forensics.questions import (
     MAX_LIMIT,
@@ -22,6 +23,7 @@ from serving.forensics.questions import (
     resource_of,
 )
 from serving.forensics.records import Record
+from serving.history.routes import Records
 from serving.problems import ProblemError
 from serving.service import Service
 
@@ -226,6 +228,23 @@ def add_routes(app: FastAPI, service: Service) -> None:
         if found is None:
             raise ProblemError(404, "There is no event of this principal in that time.")
         return _json(found)
+
+    @app.get("/v1/habits/{principal:path}", tags=["principals"])
+    def habits(principal: str, since: Moment = None, until: Moment = None) -> Response:
+        """Tell when a principal acts, where, what it does, from where and with what, and what it is refused."""
+        begin, end = (None if text is None else moment_of(text) for text in (since, until))
+        found = desk.ask(lambda questions: habits_of(questions, principal, begin, end))
+        if found is None:
+            raise ProblemError(404, "There is no event of this principal in that time.")
+        return _json(found)
+
+    @app.get("/v1/peers/{principal:path}", tags=["principals"])
+    def peers(principal: str, since: Moment = None, until: Moment = None) -> Response:
+        """Tell whom a principal is compared with, and what they do that it does and does not; at most fifty of them."""
+        records: Records = app.state.records
+        begin, end = (None if text is None else moment_of(text) for text in (since, until))
+        others = records.reader().peers(principal)
+        return _json(desk.ask(lambda questions: compared(questions, principal, others, begin, end)))
 
     @app.post("/v1/evidence", tags=["forensics"], response_class=Response)
     def evidence(

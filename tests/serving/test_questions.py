@@ -136,7 +136,7 @@ def test_a_question_that_takes_too_long_is_ended(questions: Questions) -> None:
     hasty = Questions(questions.folder, seconds=0.05)
     endless = "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b"
     with pytest.raises(TooSlowError, match="shorter time"):
-        hasty._answer(None, None, lambda source: source.all(endless))
+        hasty.answer(None, None, lambda source: source.all(endless))
 
 
 def test_the_database_reaches_nothing_but_the_store(questions: Questions, tmp_path: Path) -> None:

@@ -1,0 +1,240 @@
+"""The habits of one principal as the event store has them: when, where, what, from where, with what, and how its peers differ."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from serving.forensics import clock
+from serving.forensics.questions import ALLOWED, Filter, Questions, Source
+
+_WHAT = "CASE WHEN resource = '' THEN split_part(path, '?', 1) ELSE concat_ws('/', resource, nullif(subresource, '')) END"
+_SETS: tuple[tuple[str, tuple[str, ...], int], ...] = (
+    ("week", ("weekday", "hour"), 168),
+    ("namespaces", ("namespace",), 12),
+    ("resources", ("what",), 12),
+    ("verbs", ("verb",), 12),
+    ("deeds", ("verb", "what"), 60),
+    ("objects", ("what", "namespace", "name"), 12),
+    ("addresses", ("source_ips",), 12),
+    ("user_agents", ("user_agent",), 12),
+)
+"""What is counted together: its name, by which columns, and how many of the most frequent are told."""
+
+_DIMENSIONS = ("weekday", "hour", "namespace", "what", "verb", "name", "source_ips", "user_agent")
+_REFUSALS = 12
+_DIFFERENCES = 15
+
+
+class Habit(msgspec.Struct, rename="camel", frozen=True):
+    """Something a principal does, how often, and when it was first and last seen; times are RFC 3339 in UTC."""
+
+    value: str
+    count: int
+    refused: int
+    first: str
+    last: str
+
+
+class Deed(msgspec.Struct, rename="camel", frozen=True):
+    """How often it did something with a kind of objects."""
+
+    verb: str
+    resource: str
+    count: int
+
+
+class Refusal(msgspec.Struct, rename="camel", frozen=True):
+    """What it was refused: the answer, what it asked for, how often, and when last."""
+
+    code: int
+    verb: str
+    resource: str
+    namespace: str
+    count: int
+    last: str
+
+
+class Habits(msgspec.Struct, rename="camel", frozen=True):
+    """The habits of one principal over a span of time.
+
+    Attributes:
+        first, last: of its events in this time.
+        store_begins: how far back the store goes.
+        week: events of each hour of the day (UTC) on each day of the week, Monday first.
+        deeds: what it does with what, the sixty most frequent.
+    """
+
+    principal: str
+    count: int
+    refused: int
+    first: str
+    last: str
+    store_begins: str | None
+    week: list[list[int]]
+    namespaces: list[Habit]
+    resources: list[Habit]
+    verbs: list[Habit]
+    deeds: list[Deed]
+    objects: list[Habit]
+    addresses: list[Habit]
+    user_agents: list[Habit]
+    refusals: list[Refusal]
+
+
+class Compared(msgspec.Struct, rename="camel", frozen=True):
+    """Something that is done, by the principal and by how many of its peers."""
+
+    verb: str
+    resource: str
+    count: int
+    peers: int
+
+
+class Peers(msgspec.Struct, rename="camel", frozen=True):
+    """A principal beside those it is compared with.
+
+    Attributes:
+        active: peers that did anything in this time.
+        both: what it and at least one peer do.
+        only_it: what it does and no peer.
+        only_peers: what peers do and it never did in this time.
+    """
+
+    principal: str
+    peers: list[str]
+    active: int
+    both: list[Compared]
+    only_it: list[Compared]
+    only_peers: list[Compared]
+
+
+def habits_of(
+    questions: Questions, principal: str, since: int | None = None, until: int | None = None
+) -> Habits | None:
+    """What a principal does; None if there is no event of it.
+
+    Args:
+        questions: to the store.
+        principal: by folded name or as logged.
+        since, until: half-open span, microseconds since 1970 UTC.
+    """
+    condition, values = Filter(principal=principal, since=since, until=until).sql()
+    seen = (
+        f"(SELECT time, isodow(time) AS weekday, hour(time) AS hour, namespace, {_WHAT} AS what, verb, name, source_ips, "
+        f"user_agent, code, {ALLOWED} AS allowed FROM {{records}} WHERE {condition} AND stage <> 'RequestReceived')"
+    )
+    sets = ", ".join(f"({', '.join(columns)})" for _, columns, _ in _SETS)
+    dimensions = ", ".join(_DIMENSIONS)
+    # One pass over the events, whatever is counted; only what is told leaves the database.
+    most = " ".join(f"WHEN {_grouping(columns)} THEN {limit}" for _, columns, limit in _SETS)
+    counted = f"""
+        SELECT GROUPING({dimensions}) AS which, {dimensions}, count(*) AS times, count(*) FILTER (NOT allowed) AS refused,
+            epoch_us(min(time)), epoch_us(max(time))
+        FROM {seen} GROUP BY GROUPING SETS ({sets})
+        QUALIFY row_number() OVER (PARTITION BY GROUPING({dimensions}) ORDER BY count(*) DESC, {dimensions})
+            <= CASE which {most} END"""
+    refused = f"""
+        SELECT code, verb, what, namespace, count(*), epoch_us(max(time)) FROM {seen} WHERE NOT allowed
+        GROUP BY ALL ORDER BY count(*) DESC, max(time) DESC LIMIT {_REFUSALS}"""
+    span = f"SELECT count(*), count(*) FILTER (NOT allowed), epoch_us(min(time)), epoch_us(max(time)) FROM {seen}"
+
+    def ask(source: Source) -> Habits | None:
+        total = source.all(span, values)[0]
+        if not total[0]:
+            return None
+        found: dict[int, list[Sequence[Any]]] = defaultdict(list)
+        for counts in source.all(counted, values):
+            found[counts[0]].append(counts[1:])
+        named = {name: found.get(_grouping(columns), []) for name, columns, _ in _SETS}
+        week = [[0] * 24 for _ in range(7)]
+        for row in named["week"]:
+            week[row[0] - 1][row[1]] = row[-4]
+        return Habits(
+            principal=principal,
+            count=total[0],
+            refused=total[1],
+            first=clock.written(total[2]),
+            last=clock.written(total[3]),
+            store_begins=None,
+            week=week,
+            namespaces=_habits(named["namespaces"], ("namespace",)),
+            resources=_habits(named["resources"], ("what",)),
+            verbs=_habits(named["verbs"], ("verb",)),
+            deeds=[Deed(row[4], row[3], row[-4]) for row in named["deeds"]],
+            objects=_habits([row for row in named["objects"] if row[5]], ("what", "namespace", "name")),
+            addresses=_habits(named["addresses"], ("source_ips",)),
+            user_agents=_habits(named["user_agents"], ("user_agent",)),
+            refusals=[
+                Refusal(code, verb, what, place, times, clock.written(last))
+                for code, verb, what, place, times, last in source.all(refused, values)
+            ],
+        )
+
+    habits = questions.answer(since, until, ask)
+    if habits is None:
+        return None
+    earliest = questions.extent().earliest
+    return msgspec.structs.replace(habits, store_begins=None if earliest is None else clock.written(earliest))
+
+
+def compared(
+    questions: Questions,
+    principal: str,
+    peers: Sequence[str],
+    since: int | None = None,
+    until: int | None = None,
+) -> Peers:
+    """What a principal and its peers do: both, only it, only they.
+
+    Args:
+        questions: to the store.
+        principal: by folded name.
+        peers: by folded names.
+        since, until: half-open span, microseconds since 1970 UTC.
+    """
+    condition, values = Filter(since=since, until=until).sql()
+    query = f"""
+        SELECT principal, verb, {_WHAT} AS what, count(*) FROM {{records}}
+        WHERE {condition} AND principal IN (SELECT unnest(?::VARCHAR[])) AND stage <> 'RequestReceived' GROUP BY ALL"""
+    everybody = [principal, *(name for name in peers if name != principal)]
+    rows = questions.answer(since, until, lambda source: source.all(query, [*values, everybody]))
+    own: dict[tuple[str, str], int] = {}
+    of_peers: dict[tuple[str, str], int] = defaultdict(int)
+    for name, verb, what, count in rows:
+        if name == principal:
+            own[verb, what] = count
+        else:
+            of_peers[verb, what] += 1
+    together = sorted(
+        (Compared(*deed, own.get(deed, 0), of_peers.get(deed, 0)) for deed in {*own, *of_peers}),
+        key=lambda one: (-one.count, -one.peers, one.verb, one.resource),
+    )
+    return Peers(
+        principal=principal,
+        peers=everybody[1:],
+        active=len({name for name, *_ in rows if name != principal}),
+        both=[one for one in together if one.count and one.peers][:_DIFFERENCES],
+        only_it=[one for one in together if not one.peers][:_DIFFERENCES],
+        only_peers=[one for one in together if not one.count][:_DIFFERENCES],
+    )
+
+
+def _grouping(columns: Sequence[str]) -> int:
+    """What GROUPING(…) says of rows that were grouped by some of the dimensions: a bit for each that was not."""
+    bits = [column not in columns for column in _DIMENSIONS]
+    return sum(bit << place for place, bit in enumerate(reversed(bits)))
+
+
+def _habits(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> list[Habit]:
+    """Rows of a grouping as habits; what has no value (no namespace, no name) is left out."""
+    places = [_DIMENSIONS.index(column) for column in columns]
+    told = []
+    for row in rows:
+        value = " ".join(str(row[place]) for place in places if row[place])
+        if value:
+            told.append(Habit(value, row[-4], row[-3], clock.written(row[-2]), clock.written(row[-1])))
+    return told

@@ -1,0 +1,392 @@
+"""Keeps the history: a few columns of every batch in memory, summed up and written with each snapshot of the state.
+
+What is written is stamped with the position of the journal, as snapshots are: what is scored again after a crash counts once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.principals import PEOPLE_AND_PIPELINES, identify
+from serving.alerts import clean
+from serving.history.schema import BINS, DAY, EDGES, HOUR, connect
+from serving.principals import Trained
+
+if TYPE_CHECKING:
+    from data.calibration import Calibration
+    from data.detector import Scores
+
+_log = logging.getLogger("kubehabit.history")
+_HOURS_KEPT = 8 * DAY
+"""Hours are kept a week and a day; what is older is told by the day."""
+
+_MOST_PENDING = 400_000
+"""Actions in memory, 18 bytes each, while the file cannot be written; beyond it the oldest are given up."""
+
+_PRUNE_SECONDS = 3600.0
+_EDGES = np.array(EDGES)
+
+_SUMS = ("actions", "flagged", "nearest", *(f"b{number}" for number in range(BINS)))
+_ADD = ", ".join(
+    f"{name} = {f'max({name}, excluded.{name})' if name == 'nearest' else f'{name} + excluded.{name}'}"
+    for name in _SUMS
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The model that judged, and what it was calibrated to.
+
+    Attributes:
+        version: of the model.
+        horizons: seconds over which evidence adds up.
+        person, system: calibrated thresholds for each horizon, before any scale.
+        scale: what they were multiplied by.
+    """
+
+    version: str
+    horizons: tuple[float, ...]
+    person: tuple[float, ...]
+    system: tuple[float, ...]
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, version: str, calibration: Calibration) -> Judge:
+        """The judge that a calibration makes of a model."""
+        scale = calibration.scale
+        return cls(
+            version,
+            tuple(calibration.horizons),
+            tuple(limit / scale for limit in calibration.person_thresholds),
+            tuple(limit / scale for limit in calibration.system_thresholds),
+            scale,
+        )
+
+
+@dataclass(slots=True)
+class Chunk:
+    """What was scored since the chunk before.
+
+    Attributes:
+        position: of the journal up to which it goes.
+        names: principals by code.
+        who: their kind and peer group.
+        parts: columns of batches: code, time, share of the threshold reached, bin of the error, flagged.
+        additions: code, time, judge, whether a person or pipeline, new, wrong, share of the calibrated threshold.
+        unknown: hour -> actions with a verb or resource that the model does not know.
+    """
+
+    position: int = 0
+    names: dict[str, int] = field(default_factory=dict)
+    who: list[tuple[str, str]] = field(default_factory=list)
+    parts: list[tuple[npt.NDArray[Any], ...]] = field(default_factory=list)
+    additions: list[tuple[int, int, Judge, bool, float, float, float]] = field(default_factory=list)
+    unknown: dict[int, int] = field(default_factory=dict)
+    held: int = 0
+
+
+class History:
+    """What was unusual over time.
+
+    `observe` and `take` belong to the thread that scores; `write` may run in another.
+
+    Args:
+        path: SQLite file, made if need be.
+        retention_days: how long days and additions are kept.
+        max_rows: most rows; beyond it the oldest go.
+
+    Raises:
+        HistoryError: the file cannot be used.
+    """
+
+    def __init__(self, path: Path, *, retention_days: float, max_rows: int) -> None:
+        self.path = path
+        self._retention_hours = round(retention_days * DAY)
+        self._max_rows = max_rows
+        self._file = connect(path, to_write=True)
+        self._writing = threading.Lock()
+        self._judge = Judge("", (), (), ())
+        self._pending = Chunk()
+        self._counted = 0
+        self._pruned = 0.0
+        self._ids: dict[Judge, int] = {}
+
+    def begin(self, restored: int, journal: int) -> None:
+        """Go on from a snapshot.
+
+        Args:
+            restored: position of the snapshot; what came after it will be scored again.
+            journal: position of the last record there is. A file that is ahead of it belongs to another journal.
+        """
+        row = self._file.execute("SELECT value FROM meta WHERE key = 'position'").fetchone()
+        position = 0 if row is None else int(row[0])
+        self._counted = position if restored < position <= journal else 0
+        with self._writing:
+            self._file.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('position', ?)", (self._counted or restored,)
+            )
+
+    def judged_by(self, judge: Judge, trained: Trained | None = None) -> None:
+        """Who judges from the next batch on, and the principals that its training knew."""
+        self._judge = judge
+        if trained is None:
+            return
+        rows = (
+            (clean(name), identify(name, ()).kind, clean(group), trained.last.get(name))
+            for name, group in trained.group_of.items()
+        )
+        try:
+            with self._writing, self._file:
+                self._file.execute("BEGIN IMMEDIATE")
+                self._file.executemany(
+                    "INSERT INTO principals (name, kind, peers, last) VALUES (?, ?, ?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET peers = excluded.peers",
+                    rows,
+                )
+        except sqlite3.Error as error:
+            _log.error("the history cannot be written", extra={"reason": str(error)})
+
+    def observe(self, scores: Scores) -> None:
+        """Remember a scored batch until it is written."""
+        count = len(scores.event)
+        if not count:
+            return
+        pending, judge = self._pending, self._judge
+        names, who = pending.names, pending.who
+        codes = np.empty(count, np.int32)
+        for row, name in enumerate(scores.principal):
+            code = names.get(name)
+            if code is None:
+                code = names[name] = len(who)
+                who.append((scores.kind[row], scores.group[row]))
+            codes[row] = code
+        times = scores.time.astype(np.int64)
+        reached = (scores.evidence / scores.threshold).astype(np.float32)
+        bins = np.searchsorted(_EDGES, scores.error, side="right").astype(np.uint8)
+        pending.parts.append((codes, times, reached, bins, scores.flagged))
+        pending.held += count
+        if len(scores.unknown):
+            for hour in (times[scores.unknown] // HOUR).tolist():
+                pending.unknown[hour] = pending.unknown.get(hour, 0) + 1
+        if len(scores.new):
+            for row in np.flatnonzero((scores.new > 0) | (scores.wrong > 0)).tolist():
+                pending.additions.append(
+                    (
+                        int(codes[row]),
+                        int(times[row]),
+                        judge,
+                        scores.kind[row] in PEOPLE_AND_PIPELINES,
+                        float(scores.new[row]),
+                        float(scores.wrong[row]),
+                        float(reached[row]) * judge.scale,
+                    )
+                )
+        while pending.held > _MOST_PENDING:
+            pending.held -= len(pending.parts.pop(0)[0])
+
+    def after(self, position: int) -> None:
+        """What came up to a position is scored: if it had been counted before a crash, it is not counted again."""
+        if position <= self._counted:
+            self._pending = Chunk()
+
+    def take(self, position: int) -> Chunk:
+        """What came since the last call, to be written; nothing of it is kept here."""
+        taken, self._pending = self._pending, Chunk()
+        taken.position = position
+        return taken
+
+    def write(self, chunk: Chunk) -> None:
+        """Add what was taken to the file. A file that cannot be written costs history, never verdicts."""
+        try:
+            with self._writing:
+                self._file.execute("BEGIN IMMEDIATE")
+                with self._file:
+                    if chunk.parts:
+                        self._add(chunk)
+                    self._file.execute(
+                        "INSERT INTO meta VALUES ('position', ?) "
+                        "ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
+                        (chunk.position,),
+                    )
+                if time.monotonic() - self._pruned >= _PRUNE_SECONDS or not self._pruned:
+                    self._pruned = time.monotonic()
+                    self.prune()
+        except sqlite3.Error as error:
+            self._ids.clear()  # what was undone may be among them
+            _log.error(
+                "history is lost: its file cannot be written",
+                extra={"reason": str(error), "path": str(self.path)},
+            )
+
+    def close(self) -> None:
+        """Give the file back."""
+        with self._writing:
+            self._file.close()
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def _add(self, chunk: Chunk) -> None:
+        codes, times, reached, bins, flagged = (
+            np.concatenate([part[column] for part in chunk.parts]) for column in range(5)
+        )
+        ids = self._principals(chunk, codes, times, flagged)
+        hours = times // HOUR
+        base = int(hours.min())
+        offset = hours - base
+        span = int(offset.max()) + 1
+        # Rows go as they are made: a full chunk of ten thousand principals would be many megabytes of them.
+        rows = _summed(codes.astype(np.int64) * span + offset, reached, bins, flagged)
+        by_hour = ((ids[key // span], base + key % span, *sums) for key, *sums in rows)
+        self._put("hours", ("principal", "hour"), by_hour)
+        days = hours // DAY
+        first, breadth = int(days.min()), int(days.max() - days.min()) + 1
+        rows = _summed(codes.astype(np.int64) * breadth + days - first, reached, bins, flagged)
+        by_day = ((ids[key // breadth], first + key % breadth, *sums) for key, *sums in rows)
+        self._put("days", ("principal", "day"), by_day)
+        totals = _summed(offset, reached, bins, flagged)
+        unknown = chunk.unknown
+        self._put(
+            "totals",
+            ("hour",),
+            [(base + key, *sums, unknown.get(base + key, 0)) for key, *sums in totals],
+            also=("unknown",),
+        )
+        self._file.executemany(
+            "INSERT INTO additions (principal, time, judge, person, new, wrong, reached) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (ids[code], moment, self._judge_id(judge), person, new, wrong, near)
+                for code, moment, judge, person, new, wrong, near in chunk.additions
+            ],
+        )
+
+    def _principals(
+        self, chunk: Chunk, codes: npt.NDArray[Any], times: npt.NDArray[Any], flagged: npt.NDArray[Any]
+    ) -> list[int]:
+        """Count what each did; returns the number of each in the file, by code."""
+        size = len(chunk.who)
+        actions = np.bincount(codes, minlength=size).tolist()
+        unusual = np.bincount(codes, weights=flagged, minlength=size).astype(int).tolist()
+        last = np.zeros(size, np.int64)
+        np.maximum.at(last, codes, times)
+        first = np.full(size, np.iinfo(np.int64).max)
+        np.minimum.at(first, codes, times)
+        ids: list[int] = []
+        for name, code in chunk.names.items():
+            kind, group = chunk.who[code]
+            row = self._file.execute(
+                "INSERT INTO principals (name, kind, peers, first, last, actions, flagged) VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, peers = excluded.peers, "
+                "first = min(coalesce(first, excluded.first), excluded.first), "
+                "last = max(coalesce(last, 0), excluded.last), actions = actions + excluded.actions, "
+                "flagged = flagged + excluded.flagged RETURNING id",
+                (
+                    clean(name),
+                    kind,
+                    clean(group),
+                    int(first[code]),
+                    int(last[code]),
+                    actions[code],
+                    unusual[code],
+                ),
+            ).fetchone()
+            ids.append(int(row[0]))
+        return ids
+
+    def _put(
+        self, table: str, keys: Sequence[str], rows: Iterable[Sequence[Any]], also: Sequence[str] = ()
+    ) -> None:
+        names = (*keys, *_SUMS, *also)
+        more = "".join(f", {name} = {name} + excluded.{name}" for name in also)
+        self._file.executemany(
+            f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "
+            f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {_ADD}{more}",
+            rows,
+        )
+
+    def _judge_id(self, judge: Judge) -> int:
+        known = self._ids.get(judge)
+        if known is None:
+            values = (
+                judge.version,
+                *(json.dumps(list(part)) for part in (judge.horizons, judge.person, judge.system)),
+                judge.scale,
+            )
+            self._file.execute(
+                "INSERT OR IGNORE INTO judges (version, horizons, person, system, scale) VALUES (?, ?, ?, ?, ?)",
+                values,
+            )
+            row = self._file.execute(
+                "SELECT id FROM judges WHERE version = ? AND horizons = ? AND person = ? AND system = ? AND scale = ?",
+                values,
+            ).fetchone()
+            known = self._ids[judge] = int(row[0])
+        return known
+
+    # -- bounds -------------------------------------------------------------------------------------------------
+
+    def prune(self) -> None:
+        """Forget what is too old, and of the rest the oldest if there is too much."""
+        newest = self._file.execute("SELECT max(hour) FROM totals").fetchone()[0]
+        if newest is None:
+            return
+        # By the clock of the events, for who reads an old log in; never by one that is ahead of time.
+        now = min(int(newest), time.time_ns() // 1000 // HOUR)
+        with self._file:
+            self._file.execute("BEGIN IMMEDIATE")
+            self._forget(now - _HOURS_KEPT, now - self._retention_hours)
+            while (too_many := self._rows() - self._max_rows) > 0:
+                oldest = self._file.execute(
+                    "SELECT min(first) FROM (SELECT min(hour) AS first FROM hours UNION ALL SELECT min(day) * 24 FROM days "
+                    "UNION ALL SELECT min(time) / 3600000000 FROM additions)"
+                ).fetchone()[0]
+                # In steps of a share of all there is, so that it ends soon whatever the distribution.
+                step = max(1, (now - oldest) * too_many // (4 * (self._max_rows + too_many)))
+                if oldest + step > now:
+                    break
+                self._forget(oldest + step, oldest + step)
+
+    def _rows(self) -> int:
+        return sum(
+            int(self._file.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+            for table in ("hours", "days", "additions")
+        )
+
+    def _forget(self, hour: int, all_before: int) -> None:
+        self._file.execute("DELETE FROM hours WHERE hour < ?", (hour,))
+        self._file.execute("DELETE FROM days WHERE day < ?", (-(-all_before // DAY),))
+        self._file.execute("DELETE FROM totals WHERE hour < ?", (all_before,))
+        self._file.execute("DELETE FROM additions WHERE time < ?", (all_before * HOUR,))
+
+
+def _summed(
+    keys: npt.NDArray[np.int64],
+    reached: npt.NDArray[np.float32],
+    bins: npt.NDArray[np.uint8],
+    flagged: npt.NDArray[np.bool_],
+) -> Iterator[tuple[Any, ...]]:
+    """One row for each key: the key, actions, flagged ones, greatest share reached, actions in each bin."""
+    found, place = np.unique(keys, return_inverse=True)
+    size = len(found)
+    nearest = np.zeros(size, np.float32)
+    np.maximum.at(nearest, place, reached)
+    counts = np.bincount(place * BINS + bins, minlength=size * BINS).reshape(size, BINS)
+    unusual = np.bincount(place, weights=flagged, minlength=size).astype(np.int64)
+    return zip(
+        found.tolist(),
+        counts.sum(axis=1).tolist(),
+        unusual.tolist(),
+        nearest.astype(np.float64).tolist(),
+        *counts.T.tolist(),
+        strict=True,
+    )

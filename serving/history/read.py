@@ -1,0 +1,342 @@
+"""Reads the history: who there is, how near each came to its threshold over time, and whether the cluster still is as it was."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from serving.alerts import Model, clean
+from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, USUAL, HistoryError, connect
+
+Order = Literal["last", "name", "nearest"]
+ORDERS: tuple[Order, ...] = ("last", "name", "nearest")
+_NEAREST_DAYS = 7
+_MOST_PEERS = 50
+_BINS = ", ".join(f"b{number}" for number in range(BINS))
+_SUMMED_BINS = ", ".join(f"sum(b{number}) AS b{number}" for number in range(BINS))
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ENOUGH = 1000
+"""Actions below which nothing is said about drift."""
+
+_MORE, _UNKNOWN = 2.0, 0.01
+"""Times as many actions beyond the one in twenty, and share of unknown ones, from which the cluster is called changed."""
+
+
+class PrincipalRow(Model):
+    """One principal in a listing."""
+
+    principal: str
+    kind: str
+    peer_group: str
+    last_seen: Annotated[datetime | None, Field(description="in training if not since")] = None
+    actions: Annotated[int, Field(description="since the history began")] = 0
+    flagged: Annotated[int, Field(description="unusual ones among them")] = 0
+    nearest: Annotated[
+        float | None,
+        Field(
+            description="greatest share of its threshold that an action reached in the last 7 days; 1 is an alert"
+        ),
+    ] = None
+
+
+class PrincipalPage(Model):
+    """One page of principals."""
+
+    principals: list[PrincipalRow]
+    total: Annotated[int, Field(description="that fit what was asked, on all pages")]
+    cursor: str | None = None
+
+
+class Moment(Model):
+    """One hour, or one day, of a principal."""
+
+    at: Annotated[datetime, Field(description="when it began")]
+    actions: int
+    flagged: int
+    nearest: Annotated[
+        float,
+        Field(description="greatest share of its threshold that an action reached; from 1 on it was flagged"),
+    ]
+    typical: Annotated[
+        float,
+        Field(
+            description="median surprise, as a share of what one in twenty of its actions reached in calibration"
+        ),
+    ]
+
+
+class Surprise(Model):
+    """How far a principal's actions were from its threshold, over time. Hours and days without any are left out."""
+
+    principal: str
+    kind: str
+    peer_group: str
+    began: Annotated[datetime | None, Field(description="how far back the history goes")] = None
+    hours: Annotated[list[Moment], Field(description="the last eight days", default_factory=list)]
+    days: Annotated[list[Moment], Field(default_factory=list)]
+
+
+class Beyond(Model):
+    """How many actions were more surprising than a mark that calibration set."""
+
+    one_in: Annotated[int, Field(description="of so many actions one was expected beyond it")]
+    expected: float
+    seen: float
+
+
+class DriftDay(Model):
+    """One day of the whole cluster."""
+
+    day: datetime
+    actions: int
+    flagged: int
+    unknown: Annotated[
+        float, Field(description="share of actions with a verb or resource that training never saw")
+    ]
+    surprising: Annotated[float, Field(description="share beyond what one in twenty reached in calibration")]
+
+
+class Drift(Model):
+    """Whether the cluster still does what the model was calibrated on, as far as the service itself can tell."""
+
+    since: datetime
+    actions: int
+    unknown: float
+    beyond: list[Beyond]
+    verdict: Literal["steady", "changed", "too few"]
+    sentence: str
+    days: list[DriftDay]
+
+
+class HistoryReader:
+    """Reads the history of a service that runs, ran, or was copied.
+
+    Args:
+        path: its file.
+
+    Raises:
+        HistoryError: there is none, or it cannot be read. All methods raise it too.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._reading():
+            pass
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        file = connect(self._path, to_write=False)
+        try:
+            yield file
+        except sqlite3.Error as error:
+            raise HistoryError(f"The history in {self._path} cannot be read: {error}.") from error
+        finally:
+            file.close()
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """Rows of a query whose words are our own."""
+        with self._reading() as file:
+            return file.execute(query, values).fetchall()
+
+    def newest(self) -> datetime | None:
+        """The end of the newest hour of which something is known, or now if that is earlier."""
+        hour = self.rows("SELECT max(hour) AS hour FROM totals")[0]["hour"]
+        if hour is None:
+            return None
+        return min(_moment((hour + 1) * HOUR), datetime.now(UTC))
+
+    def began(self) -> datetime | None:
+        """How far back the history goes."""
+        day = self.rows("SELECT min(hour) AS hour FROM totals")[0]["hour"]
+        return None if day is None else _moment(day * HOUR)
+
+    def principals(
+        self,
+        *,
+        search: str = "",
+        kind: str | None = None,
+        order: Order = "last",
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> PrincipalPage:
+        """List principals that training knew or that acted since.
+
+        Args:
+            search: part of the name or of the peer group.
+            kind: only those of this kind.
+            order: who acted last, by name, or who came nearest to its threshold of late.
+            limit: most to return.
+            cursor: that of the page before.
+        """
+        begin = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 10 else 0
+        conditions, values = ["true"], []
+        if search:
+            pattern = "%" + "".join(f"\\{sign}" if sign in "\\%_" else sign for sign in search) + "%"
+            conditions.append("(name LIKE ? ESCAPE '\\' OR peers LIKE ? ESCAPE '\\')")
+            values += [pattern, pattern]
+        if kind is not None:
+            conditions.append("kind = ?")
+            values.append(kind)
+        where = " AND ".join(conditions)
+        newest = self.newest()
+        since = 0 if newest is None else _hour(newest) // DAY - _NEAREST_DAYS
+        nearest = "(SELECT max(nearest) FROM days WHERE days.principal = principals.id AND day > ?)"
+        orders = {
+            "last": "last IS NULL, last DESC, name",
+            "name": "name",
+            "nearest": "nearest IS NULL, nearest DESC, name",
+        }
+        total = self.rows(f"SELECT count(*) AS total FROM principals WHERE {where}", values)[0]["total"]
+        found = self.rows(
+            f"SELECT name, kind, peers, last, actions, flagged, {nearest} AS nearest FROM principals WHERE {where} "
+            f"ORDER BY {orders[order]} LIMIT ? OFFSET ?",
+            [since, *values, limit, begin],
+        )
+        return PrincipalPage(
+            principals=[
+                PrincipalRow(
+                    principal=row["name"],
+                    kind=row["kind"],
+                    peer_group=row["peers"],
+                    last_seen=None if row["last"] is None else _moment(row["last"]),
+                    actions=row["actions"],
+                    flagged=row["flagged"],
+                    nearest=None if row["nearest"] is None else round(row["nearest"], 4),
+                )
+                for row in found
+            ],
+            total=total,
+            cursor=str(begin + limit) if begin + limit < total else None,
+        )
+
+    def surprise(self, principal: str) -> Surprise | None:
+        """How near a principal came to its threshold, by hour and day; None if it is not known."""
+        found = self.rows("SELECT id, name, kind, peers FROM principals WHERE name = ?", [clean(principal)])
+        if not found:
+            return None
+        row = found[0]
+        hours, days = (
+            self.rows(
+                f"SELECT *, {table[:-1]} AS at FROM {table} WHERE principal = ? ORDER BY at", [row["id"]]
+            )
+            for table in ("hours", "days")
+        )
+        return Surprise(
+            principal=row["name"],
+            kind=row["kind"],
+            peer_group=row["peers"],
+            began=self.began(),
+            hours=[_told(one, 1) for one in hours],
+            days=[_told(one, DAY) for one in days],
+        )
+
+    def peers(self, principal: str) -> list[str]:
+        """Others of the same peer group, those that acted last first; at most fifty."""
+        found = self.rows(
+            "SELECT other.name FROM principals AS mine JOIN principals AS other ON other.peers = mine.peers "
+            "WHERE mine.name = ? AND other.id <> mine.id ORDER BY other.last IS NULL, other.last DESC, other.name LIMIT ?",
+            [clean(principal), _MOST_PEERS],
+        )
+        return [row["name"] for row in found]
+
+    def drift(self, days: float = 7) -> Drift | None:
+        """What the service itself can say about drift in the last so many days; None before anything was scored."""
+        newest = self.newest()
+        if newest is None:
+            return None
+        since = newest - timedelta(days=days)
+        found = self.rows(
+            f"SELECT hour / {DAY} AS day, sum(actions) AS actions, sum(flagged) AS flagged, sum(unknown) AS unknown, "
+            f"{_SUMMED_BINS} FROM totals WHERE hour >= ? GROUP BY hour / {DAY} ORDER BY day",
+            [_hour(since)],
+        )
+        actions = sum(row["actions"] for row in found)
+        bins = [sum(row[f"b{number}"] for row in found) for number in range(BINS)]
+        unknown = sum(row["unknown"] for row in found) / max(actions, 1)
+        beyond = [
+            Beyond(one_in=round(1 / share), expected=share, seen=sum(bins[-at:]) / max(actions, 1))
+            for share, at in zip(EXPECTED, range(len(EXPECTED), 0, -1), strict=True)
+        ]
+        verdict, sentence = _verdict(actions, unknown, beyond[0])
+        return Drift(
+            since=since,
+            actions=actions,
+            unknown=unknown,
+            beyond=beyond,
+            verdict=verdict,
+            sentence=sentence,
+            days=[
+                DriftDay(
+                    day=_moment(row["day"] * DAY * HOUR),
+                    actions=row["actions"],
+                    flagged=row["flagged"],
+                    unknown=row["unknown"] / max(row["actions"], 1),
+                    surprising=sum(row[f"b{number}"] for number in range(BINS - len(EXPECTED), BINS))
+                    / max(row["actions"], 1),
+                )
+                for row in found
+            ],
+        )
+
+
+def _verdict(
+    actions: int, unknown: float, beyond: Beyond
+) -> tuple[Literal["steady", "changed", "too few"], str]:
+    if actions < _ENOUGH:
+        return (
+            "too few",
+            f"Too few actions ({actions:,}) to say anything about drift; from {_ENOUGH:,} on it is told.",
+        )
+    odd = beyond.seen >= _MORE * beyond.expected
+    new = unknown >= _UNKNOWN
+    if not odd and not new:
+        return (
+            "steady",
+            "The cluster does what the model was calibrated on: there is no reason to train again.",
+        )
+    what = [
+        f"{beyond.seen:.1%} of all actions surprise as only {beyond.expected:.0%} did in calibration"
+        if odd
+        else "",
+        f"{unknown:.1%} have a verb or a resource that training never saw" if new else "",
+    ]
+    return "changed", (
+        f"The cluster has changed: {' and '.join(part for part in what if part)}. Look through the incidents first, because an "
+        "attack looks the same; then train again (kubehabit drift says for whom)."
+    )
+
+
+def _told(row: sqlite3.Row, hours: int) -> Moment:
+    return Moment(
+        at=_moment(row["at"] * hours * HOUR),
+        actions=row["actions"],
+        flagged=row["flagged"],
+        nearest=round(row["nearest"], 4),
+        typical=round(median([row[f"b{number}"] for number in range(BINS)]) / USUAL, 4),
+    )
+
+
+def median(counts: Sequence[int]) -> float:
+    """Median of values of which only is known how many lie in each bin, taken as spread evenly over it, decades."""
+    middle, before = sum(counts) / 2, 0
+    # The last bin has no upper edge: what lies there is told as at its lower one.
+    bounds = (0.0, *EDGES, EDGES[-1])
+    for number, count in enumerate(counts):
+        if count and before + count >= middle:
+            return bounds[number] + (bounds[number + 1] - bounds[number]) * (middle - before) / count
+        before += count
+    return 0.0
+
+
+def _moment(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _hour(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(hours=1)

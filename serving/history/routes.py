@@ -1,0 +1,145 @@
+"""The history over HTTP: who there is, how near each came to its threshold, what other thresholds would have given, drift."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from typing import Annotated
+
+from fastapi import FastAPI, Query
+
+from serving.history.preview import Preview, Previewer
+from serving.history.read import Drift, HistoryReader, Order, PrincipalPage, Surprise
+from serving.problems import ProblemError
+from serving.service import Service
+from serving.settings import LEAST_SCALE, MOST_SCALE
+
+_FRESH_SECONDS = 5.0
+"""What was scored is written with the state, about every minute. Who asks makes it be written at once, but no more often."""
+
+_WAIT_SECONDS = 2.0
+_REMEMBERED = 16
+_NOTHING = "Nothing was scored yet: send events first."
+
+Kind = Annotated[
+    str | None,
+    Query(description="human, serviceaccount, node, component, controller or anonymous", max_length=20),
+]
+
+
+class Records:
+    """What is asked of the history of one service, by the API and by the console."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._fresh = -_FRESH_SECONDS
+        self._turn = threading.Lock()
+        self._answers: OrderedDict[tuple[object, ...], Preview] = OrderedDict()
+
+    def reader(self) -> HistoryReader:
+        """The history, with what was scored until just now.
+
+        Raises:
+            ProblemError: 503 while no model is served.
+            HistoryError: it cannot be read.
+        """
+        self._service.ready()
+        history, pipeline = self._service.history, self._service.pipeline
+        assert history is not None
+        assert pipeline is not None
+        with self._turn:
+            if time.monotonic() - self._fresh >= _FRESH_SECONDS:
+                self._fresh = time.monotonic()
+                taken = pipeline.between(lambda: history.take(pipeline.position))
+                try:
+                    history.write(taken.result(_WAIT_SECONDS))
+                except TimeoutError:  # a batch is being scored: what is asked is answered with what there is
+                    taken.add_done_callback(lambda done: history.write(done.result()))
+        return HistoryReader(history.path)
+
+    def preview(
+        self, days: float, *, scale: float | None = None, per_day: float | None = None
+    ) -> Preview | None:
+        """What the last so many days would have given; None before anything was scored."""
+        reader = self.reader()
+        upto = reader.rows("SELECT max(number) AS upto FROM additions")[0]["upto"]
+        key = (days, scale, per_day, upto, reader.newest())
+        with self._turn:
+            known = self._answers.get(key)
+        if known is not None:
+            return known
+        alerts = self._service.settings.alerts
+        previewer = Previewer(reader, gap_minutes=alerts.gap_minutes, scale=alerts.threshold_scale)
+        made = previewer.preview(days, scale=scale, per_day=per_day)
+        if made is not None:
+            with self._turn:
+                self._answers[key] = made
+                while len(self._answers) > _REMEMBERED:
+                    self._answers.popitem(last=False)
+        return made
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes of the history to an application."""
+    records: Records = app.state.records
+
+    @app.get("/v1/principals", tags=["principals"])
+    def principals(
+        search: Annotated[
+            str, Query(description="Part of the name or of the peer group", max_length=256)
+        ] = "",
+        kind: Kind = None,
+        order: Annotated[
+            Order,
+            Query(
+                description="who acted last, by name, or who came nearest to its threshold in the last 7 days"
+            ),
+        ] = "last",
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        cursor: Annotated[
+            str | None, Query(description="That of the page before", max_length=9, pattern="^[0-9]*$")
+        ] = None,
+    ) -> PrincipalPage:
+        """List principals that training knew or that acted since."""
+        return records.reader().principals(search=search, kind=kind, order=order, limit=limit, cursor=cursor)
+
+    @app.get("/v1/surprise/{principal:path}", tags=["principals"])
+    def surprise(principal: str) -> Surprise:
+        """How far a principal's actions were from its threshold, by hour for eight days and by day before."""
+        found = records.reader().surprise(principal)
+        if found is None:
+            raise ProblemError(404, "This principal is not in the model's training and did nothing since.")
+        return found
+
+    @app.get("/v1/model/preview", tags=["model"])
+    def preview(
+        days: Annotated[float, Query(gt=0, le=366, description="How far to look back")] = 7,
+        scale: Annotated[
+            float | None,
+            Query(ge=LEAST_SCALE, le=MOST_SCALE, description="A threshold, as a share of the calibrated one"),
+        ] = None,
+        per_day: Annotated[
+            float | None,
+            Query(
+                alias="perDay",
+                gt=0,
+                le=1e6,
+                description="Alerts a day; the least threshold that keeps to it is told",
+            ),
+        ] = None,
+    ) -> Preview:
+        """Tell what other thresholds would have given: exactly the alerts of a service with that threshold. Changes nothing."""
+        service.ready()
+        made = records.preview(days, scale=scale, per_day=per_day)
+        if made is None:
+            raise ProblemError(404, _NOTHING)
+        return made
+
+    @app.get("/v1/model/drift", tags=["model"])
+    def drift(days: Annotated[float, Query(gt=0, le=366, description="How far to look back")] = 7) -> Drift:
+        """Tell whether the cluster still does what the model was calibrated on, as far as the service itself can see."""
+        found = records.reader().drift(days)
+        if found is None:
+            raise ProblemError(404, _NOTHING)
+        return found
