@@ -22,11 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.access_log import AccessLog, Weight, shown_path, shown_query
 from serving.alerts import clean
 from serving.metrics import Metrics
-from serving.problems import SECURITY_HEADERS, ProblemError, problem
+from serving.problems import SECURITY_HEADERS, ProblemError, answer_to
 from serving.rates import Limiter, Rate
+from serving.sessions import COOKIE, Session, Sessions
 from serving.settings import MEBIBYTE, AccessScope, Settings, is_loopback
 from serving.tls import ClientCertificate, ServerTls
-from serving.tokens import SCOPES, Token, Tokens, read_tokens
+from serving.tokens import SCOPES, Token, Tokens, digest, read_tokens
 from serving.watched import Watched
 
 _log = logging.getLogger("kubehabit.api")
@@ -69,6 +70,17 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/health"): "nothing",
     ("GET", "/version"): "read",
     ("GET", "/metrics"): "read",
+    ("GET", "/console/"): "read",
+    ("GET", "/console/stream"): "read",
+    ("GET", "/console/alerts/{alert_id}"): "read",
+    ("POST", "/console/alerts/{alert_id}/feedback"): "admin",
+    ("GET", "/console/glossary"): "read",
+    ("POST", "/console/logout"): "read",
+    # Who comes to these has proved nothing yet; they tell nothing, and lead to a path of the console.
+    ("GET", "/console"): "nothing",
+    ("GET", "/console/login"): "nothing",
+    ("POST", "/console/login"): "nothing",
+    ("GET", "/console/static/{name}"): "nothing",
     # Probes cannot send a token, and the API's description tells nothing about the cluster.
     ("GET", "/healthz"): "nothing",
     ("GET", "/readyz"): "nothing",
@@ -80,7 +92,12 @@ NEEDS: Mapping[tuple[str, str], Need] = {
 """What each route asks of its caller, by method and path as declared. A route that is not here cannot be served."""
 
 _ROUTINE = frozenset({"/v1/score", "/v1/audit", "/metrics"})
-_SILENT = frozenset({"/healthz", "/readyz", "/ping", "/health", "/docs", "/docs/{name}", "/openapi.json"})
+_SILENT = frozenset(
+    (
+        *("/healthz", "/readyz", "/ping", "/health", "/docs", "/docs/{name}", "/openapi.json"),
+        *("/console", "/console/static/{name}"),
+    )
+)
 """Not in the log of access: they are open to all, and probes come every few seconds."""
 
 _QUIET = frozenset({"/healthz", "/readyz", "/ping", "/health", "/metrics"})
@@ -88,17 +105,29 @@ _QUIET = frozenset({"/healthz", "/readyz", "/ping", "/health", "/metrics"})
 
 _TOO_MANY_REQUESTS = 429
 _HOW = "send the header 'Authorization: Bearer <token>' with that of KUBEHABIT_TOKEN or one that 'kubehabit token create' made."
+_PAGES = "/console/"
+"""Where browsers may come with a cookie instead of a token."""
+_SHOWN = 8
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sends a request: the holder of a token or certificate, or (where nobody has to say) an address."""
+    """Who sends a request: the holder of a token or certificate, or (where nobody has to say) an address.
+
+    `session` is the key of the browser's session that it came through, empty without one.
+    """
 
     by: Literal["token", "certificate", "address"]
     name: str
     scopes: frozenset[AccessScope]
     rate: Rate
+    session: str = ""
+
+    @property
+    def holder(self) -> str:
+        """Whose pages and forms these are."""
+        return self.session or f"{self.by}:{self.name}"
 
 
 class Access:
@@ -138,6 +167,8 @@ class Access:
         )
         self._refused = Rate(rates.refused_per_second, math.inf, rates.burst_seconds)
         self._limiter = Limiter(clock)
+        console = settings.console
+        self.sessions = Sessions(60 * console.idle_minutes, 3600 * console.session_hours, clock)
         self._strangers = Limiter(
             clock
         )  # of their own: many of them must not push callers' debts out of memory
@@ -213,6 +244,10 @@ class Access:
         sent = headers.getlist("authorization")
         if sent:
             return self._by_token(sent)
+        if scope["path"].startswith(_PAGES):
+            found = self._session(headers)
+            if found is not None:
+                return self._by_session(found)
         certificate = scope.get("kubehabit.certificate")
         if certificate is not None:
             return self._by_certificate(certificate, headers)
@@ -220,17 +255,71 @@ class Access:
 
     def _by_token(self, sent: list[str]) -> Caller:
         scheme, _, text = sent[0].partition(" ")
-        text = text.strip()
         if len(sent) == 1 and scheme.lower() == "bearer":
-            if self._token is not None and hmac.compare_digest(text.encode(), self._token):
-                return Caller("token", "KUBEHABIT_TOKEN", frozenset(SCOPES), self._rate)
-            tokens = self._tokens.current()
-            token = tokens.find(text) if tokens is not None else None
-            if token is not None and not token.expired(self._now()):
-                return Caller("token", token.name, frozenset(token.scopes), self._rate_of(token))
-            if token is not None:
-                raise _unknown(f"The token {token.name!r} has expired: ask for a new one.", "invalid_token")
+            return self._holder(text.strip(), _HOW)
         raise _unknown(f"This is no token of this service, or one that was revoked: {_HOW}", "invalid_token")
+
+    def _holder(self, text: str, how: str) -> Caller:
+        if self._token is not None and hmac.compare_digest(text.encode("utf-8", "replace"), self._token):
+            return Caller("token", "KUBEHABIT_TOKEN", frozenset(SCOPES), self._rate)
+        tokens = self._tokens.current()
+        token = tokens.find(text) if tokens is not None else None
+        if token is not None and not token.expired(self._now()):
+            return Caller("token", token.name, frozenset(token.scopes), self._rate_of(token))
+        if token is not None:
+            raise _unknown(f"The token {token.name!r} has expired: ask for a new one.", "invalid_token")
+        raise _unknown(f"This is no token of this service, or one that was revoked: {how}", "invalid_token")
+
+    def sign_in(self, text: str) -> tuple[Caller, str]:
+        """Begin a browser's session with a token: whose it is, and what its cookie is to hold.
+
+        Raises:
+            ProblemError: 401, it is no token, or an expired one; 403, it may not read.
+        """
+        how = "paste that of KUBEHABIT_TOKEN, or one that 'kubehabit token create' made."
+        found = self._holder(text, how)
+        if "read" not in found.scopes:
+            raise ProblemError(
+                403,
+                f"The token {found.name!r} has not the scope 'read', without which there is nothing to see.",
+            )
+        return found, self.sessions.begin(found.name, digest(text))
+
+    def _session(self, headers: Headers) -> Session | None:
+        """The session that a browser's cookie names, if it goes on."""
+        for part in ";".join(headers.getlist("cookie")).split(";"):
+            name, _, sent = part.strip().partition("=")
+            if name == COOKIE:
+                return self.sessions.find(sent)
+        return None
+
+    def _by_session(self, session: Session) -> Caller:
+        """Its token is looked up anew each time: revoked, expired or with fewer scopes, so is the session."""
+        found = self._proven(session)
+        if found is None:
+            self.sessions.end(session.key)
+            raise _unknown(
+                "The token of this session was revoked or has expired: sign in with another one.",
+                "invalid_token",
+            )
+        return found
+
+    def _proven(self, session: Session) -> Caller | None:
+        if self._token is not None and hmac.compare_digest(session.proof, digest(self._token.decode())):
+            return Caller("token", session.name, frozenset(SCOPES), self._rate, session.key)
+        tokens = self._tokens.current()
+        token = tokens.hashed(session.proof) if tokens is not None else None
+        if token is None or token.expired(self._now()):
+            return None
+        return Caller("token", token.name, frozenset(token.scopes), self._rate_of(token), session.key)
+
+    def holds(self, caller: Caller) -> bool:
+        """Whether who came through a session would be let in to read now; others are asked with each request anyway."""
+        if not caller.session:
+            return True
+        session = self.sessions.held(caller.session)
+        found = self._proven(session) if session is not None else None
+        return found is not None and "read" in found.scopes
 
     def _rate_of(self, token: Token) -> Rate:
         size = token.megabytes_per_second
@@ -355,13 +444,14 @@ class _Visit:
             self._enter()
         except ProblemError as error:
             self._why = error.detail
-            return problem(error.status, error.detail, error.headers)
+            return answer_to(self._scope, error.status, error.detail, error.headers)
         return None
 
     def _enter(self) -> None:
         access = self._access
         try:
             self.caller = access.caller(self._scope)
+            self._scope["kubehabit.visitor"] = self.caller
             if self.caller.by != "address":
                 self._scope["kubehabit.caller"] = self.caller.name
         except ProblemError:
@@ -400,7 +490,7 @@ class _Visit:
         """Write the request down."""
         if self.route in _SILENT and status < 400:
             return
-        scope, caller = self._scope, self.caller
+        scope, caller = self._scope, self.caller or self._scope.get("kubehabit.visitor")
         entry: dict[str, object] = {
             "by": caller.by if caller is not None else "nobody",
             "name": caller.name if caller is not None and caller.by != "address" else "",
@@ -412,10 +502,13 @@ class _Visit:
         }
         if scope["query_string"]:
             entry["query"] = shown_query(scope["query_string"], self._access.parameters(self.route))
-        if self._why:
-            entry["refused"] = self._why
+        if caller is not None and caller.session:
+            entry["session"] = caller.session[:_SHOWN]
+        why = self._why or scope.get("kubehabit.refused", "")
+        if why:
+            entry["refused"] = why
         weight: Weight = "always"
-        if self._why:
+        if why:
             weight = "refusal"
         elif self.route in _ROUTINE or self.route in _SILENT:
             weight = "routine"

@@ -287,6 +287,12 @@ class Alert(Model):
         """The action that tells most; the earliest of equals."""
         return max(self.actions, key=lambda action: action.weight)
 
+    @property
+    def namespaces(self) -> list[str]:
+        """Namespaces that it touched, as far as it shows them, in the order of the alphabet."""
+        shown = (*self.actions, *self.contributors)
+        return sorted({one.object_ref.namespace for one in shown if one.object_ref is not None} - {""})
+
 
 def add_contributors(alert: Alert, contributors: list[Contributor]) -> None:
     """Let an alert grow by contributors it does not hold yet. Bounded: the first ones and the heaviest later ones stay."""

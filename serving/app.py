@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -32,6 +32,7 @@ from serving.access import Access, Gate, add_security
 from serving.alerts import SEVERITIES, Alert, Model
 from serving.api_docs import add_docs
 from serving.connections import Connection
+from serving.console.routes import add_console
 from serving.engine import Engine, EventResult, ModelInfo
 from serving.feedback import Feedback, FeedbackEntry, entry_of
 from serving.forensics import routes as forensics
@@ -43,6 +44,7 @@ from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
 from serving.service import Service, merge
 from serving.settings import Settings, load_settings
+from serving.stream_routes import stream_of
 from serving.tls import ServerTls
 
 _log = logging.getLogger("kubehabit.api")
@@ -50,9 +52,6 @@ _log = logging.getLogger("kubehabit.api")
 _SHUTDOWN_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 75
 """Longer than the pauses between a webhook's batches: Go does not send a POST again on a connection that just closed."""
-
-_MAX_STREAMS = 100
-"""Callers that follow the alerts at the same time; each costs a connection and a read of the store for every change."""
 
 _MAX_FILES = 65_536
 """File descriptors asked for, if the system grants them: many a shell starts with 1,024, which connections alone can use up."""
@@ -176,6 +175,7 @@ def create_app(
         },
     )
     app.state.service = service
+    app.state.access = access
     problems.install(app)
     app.state.tls = tls
     app.add_middleware(Gate, access=access, metrics=service.metrics)
@@ -188,6 +188,8 @@ def create_app(
     model_routes.install(app, service)
     invocations.install(app, service)
     forensics.add_routes(app, service)
+    if settings.console.enabled:
+        add_console(app)
     add_docs(app)
     add_security(app)
     access.protect(app.routes)
@@ -231,17 +233,6 @@ def _events_body(examples: Mapping[str, Any], *, ndjson: bool) -> dict[str, Any]
 
 def _json(content: object) -> Response:
     return Response(msgspec.json.encode(content), media_type="application/json")
-
-
-async def _counted(service: Service, events: AsyncGenerator[str]) -> AsyncIterator[str]:
-    """The events, with the number of followers kept in the metrics."""
-    try:
-        async for event in events:
-            service.metrics.streams(service.stream.followers)
-            yield event
-    finally:
-        await events.aclose()
-        service.metrics.streams(service.stream.followers)
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
@@ -338,31 +329,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         now on is told; with it, everything that changed since that event, each alert once. A comment is sent as a sign of
         life when there is nothing to tell.
         """
-        store = service.ready().store
-        latest = await asyncio.to_thread(store.latest)
-        after = latest
-        if last_event_id:
-            if not problems.is_number(last_event_id):
-                raise ProblemError(
-                    400, "'Last-Event-ID' is not one of ours: send the id of the last event you got, or none."
-                )
-            after = min(int(last_event_id), latest)
-        if service.stream.followers >= _MAX_STREAMS:
-            detail = (
-                f"{_MAX_STREAMS} callers follow the alerts already: end some, or ask GET /v1/alerts instead."
-            )
-            raise ProblemError(503, detail, {"Retry-After": "10"})
         least = SEVERITIES.index(severity) if severity is not None else 0
 
         def wanted(alert: Alert) -> bool:
             return SEVERITIES.index(alert.severity) >= least and principal in (None, alert.principal)
 
-        events = _counted(service, service.stream.follow(store, after, wanted))
-        return StreamingResponse(
-            events,
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
+        return await stream_of(service, last_event_id, wanted)
 
     @app.post(
         "/v1/alerts/{alert_id}/feedback",
@@ -396,7 +368,9 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         if found is None:
             raise ProblemError(404, _NO_ALERT)
         kept = entry_of(found, given, request.client.host if request.client is not None else "")
-        await asyncio.to_thread(store.add_feedback, found.id, kept.time, kept.model_dump_json(by_alias=True))
+        await asyncio.to_thread(
+            store.add_feedback, found.id, kept.time, kept.verdict, kept.model_dump_json(by_alias=True)
+        )
         _log.info(
             "feedback", extra={"alert": kept.alert_id, "verdict": kept.verdict, "address": kept.address}
         )
@@ -601,7 +575,7 @@ def _announce(model: ModelInfo, url: str, to: TextIO) -> None:
         _log.warning(model.notice)
         print(f"Note: {model.notice}", file=to, flush=True)
     print(
-        f"kubehabit serves {model.name} version {model.version} on {url}  (API docs: {url}/docs, alerts: {url}/v1/alerts)",
+        f"kubehabit serves {model.name} version {model.version} on {url}  (API docs: {url}/docs, console: {url}/console/)",
         file=to,
         flush=True,
     )

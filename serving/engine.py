@@ -331,6 +331,11 @@ class Engine:
         return bool(self._unsaved)
 
     @property
+    def explainer(self) -> Explainer:
+        """Puts alerts into words."""
+        return self._explainer
+
+    @property
     def glossary(self) -> dict[str, str]:
         """Words that alerts and incidents use, explained."""
         return self._explainer.vocabulary.glossary

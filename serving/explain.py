@@ -436,6 +436,17 @@ class Explainer:
                 skip |= {novelty.attribute} | _IMPLIES.get(novelty.attribute, frozenset())
         return clauses
 
+    def rarity(self, action: Action) -> list[tuple[str, Novelty]]:
+        """What was counted about an action, each as a short clause ("working in payments"); what was never done comes first."""
+        deed = deed_of(action)
+        told: dict[str, Novelty] = {}
+        for novelty in sorted(
+            filter(_tells, action.habits),
+            key=lambda one: (one.times_before > 0, _ORDER.get(one.attribute, len(_ORDER))),
+        ):
+            told.setdefault(self._news(novelty, deed)[1], novelty)
+        return list(told.items())
+
     def reason(self, action: Action, kind: str) -> str:
         """Why an action is unusual, as a clause and perhaps a second sentence; no final stop."""
         deed = deed_of(action)

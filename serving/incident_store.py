@@ -35,7 +35,7 @@ _ties = sa.Table(
     sa.Column("time", sa.BigInteger),
     sa.Column("document", sa.Text),
 )
-_incidents = sa.Table(
+INCIDENTS = sa.Table(
     "incidents",
     _metadata,
     sa.Column("number", sa.Integer, primary_key=True),
@@ -43,7 +43,7 @@ _incidents = sa.Table(
     sa.Column("state", sa.String(16)),
     sa.Column("merged_into", sa.String(32)),
 )
-_members = sa.Table(
+MEMBERS = sa.Table(
     "incident_alerts",
     _metadata,
     sa.Column("alert", sa.String(32), primary_key=True),
@@ -224,9 +224,9 @@ def _member_query() -> sa.Select[tuple[object, ...]]:
         ALERTS.c.principal,
         ALERTS.c.first_seen,
         ALERTS.c.last_seen,
-        _members.c.incident,
-        _members.c.by_hand,
-    ).join(_members, _members.c.alert == ALERTS.c.id)
+        MEMBERS.c.incident,
+        MEMBERS.c.by_hand,
+    ).join(MEMBERS, MEMBERS.c.alert == ALERTS.c.id)
 
 
 def _as_members(connection: Connection, query: sa.Select[tuple[object, ...]]) -> list[Member]:
@@ -241,13 +241,13 @@ def _as_members(connection: Connection, query: sa.Select[tuple[object, ...]]) ->
 def members(connection: Connection, incident: str) -> list[Member]:
     """Alerts of an incident that are still kept, in the order in which they were raised."""
     return _as_members(
-        connection, _member_query().where(_members.c.incident == incident).order_by(ALERTS.c.number)
+        connection, _member_query().where(MEMBERS.c.incident == incident).order_by(ALERTS.c.number)
     )
 
 
 def member(connection: Connection, alert: str) -> Member | None:
     """An alert's place among the incidents; None while it has none."""
-    found = _as_members(connection, _member_query().where(_members.c.alert == alert))
+    found = _as_members(connection, _member_query().where(MEMBERS.c.alert == alert))
     return found[0] if found else None
 
 
@@ -277,51 +277,49 @@ def alerts_of(connection: Connection, numbers: Sequence[int]) -> list[Alert]:
 
 def incident(connection: Connection, name: str) -> Row | None:
     """One incident's row, or None."""
-    row = connection.execute(sa.select(_incidents).where(_incidents.c.id == name)).one_or_none()
+    row = connection.execute(sa.select(INCIDENTS).where(INCIDENTS.c.id == name)).one_or_none()
     return None if row is None else Row(row.number, row.id, row.state, row.merged_into)
 
 
 def incidents(connection: Connection, *, state: str | None, limit: int, cursor: int | None) -> list[Row]:
     """Rows of a listing, newest first."""
-    query = sa.select(_incidents).order_by(_incidents.c.number.desc()).limit(limit)
+    query = sa.select(INCIDENTS).order_by(INCIDENTS.c.number.desc()).limit(limit)
     if state is not None:
-        query = query.where(_incidents.c.state == state)
+        query = query.where(INCIDENTS.c.state == state)
     if cursor is not None:
-        query = query.where(_incidents.c.number < min(cursor, LARGEST_NUMBER))
+        query = query.where(INCIDENTS.c.number < min(cursor, LARGEST_NUMBER))
     return [Row(row.number, row.id, row.state, row.merged_into) for row in connection.execute(query).all()]
 
 
 def open_incident(connection: Connection, name: str) -> None:
     """Add one."""
-    connection.execute(sa.insert(_incidents).values(id=name, state="open"))
+    connection.execute(sa.insert(INCIDENTS).values(id=name, state="open"))
 
 
 def set_state(connection: Connection, name: str, state: str, merged_into: str | None = None) -> None:
     """Open, close or mark as merged."""
     connection.execute(
-        sa.update(_incidents).where(_incidents.c.id == name).values(state=state, merged_into=merged_into)
+        sa.update(INCIDENTS).where(INCIDENTS.c.id == name).values(state=state, merged_into=merged_into)
     )
 
 
 def assign(connection: Connection, alert: str, name: str, *, by_hand: bool) -> None:
     """Put an alert into an incident."""
-    known = connection.execute(sa.select(_members.c.by_hand).where(_members.c.alert == alert)).one_or_none()
+    known = connection.execute(sa.select(MEMBERS.c.by_hand).where(MEMBERS.c.alert == alert)).one_or_none()
     values = {"incident": name, "by_hand": int(by_hand)}
     if known is None:
-        connection.execute(sa.insert(_members).values(alert=alert, **values))
+        connection.execute(sa.insert(MEMBERS).values(alert=alert, **values))
     else:
-        connection.execute(sa.update(_members).where(_members.c.alert == alert).values(**values))
+        connection.execute(sa.update(MEMBERS).where(MEMBERS.c.alert == alert).values(**values))
 
 
 def forget(connection: Connection, before: int) -> None:
     """Forget incidents of which no alert is kept any more and that nobody touched since (microseconds since 1970 UTC)."""
-    connection.execute(sa.delete(_members).where(_members.c.alert.not_in(sa.select(ALERTS.c.id))))
-    held = sa.select(_members.c.incident)
+    connection.execute(sa.delete(MEMBERS).where(MEMBERS.c.alert.not_in(sa.select(ALERTS.c.id))))
+    held = sa.select(MEMBERS.c.incident)
     connection.execute(sa.delete(_trail).where(_trail.c.time < before, _trail.c.incident.not_in(held)))
     told = sa.select(_trail.c.incident)
-    connection.execute(
-        sa.delete(_incidents).where(_incidents.c.id.not_in(held), _incidents.c.id.not_in(told))
-    )
+    connection.execute(sa.delete(INCIDENTS).where(INCIDENTS.c.id.not_in(held), INCIDENTS.c.id.not_in(told)))
 
 
 def add_to_trail(connection: Connection, name: str, time: datetime, document: str) -> None:

@@ -6,12 +6,14 @@ import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
 from data.errors import KubehabitError
 from serving.history.schema import HistoryError
@@ -93,17 +95,28 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
     return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
+def answer_to(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """A problem in the form that the caller can read: a page for a browser at the console, problem details for all others."""
+    accepted = Headers(scope=scope).get("accept", "")
+    if scope["path"].startswith("/console/") and "text/html" in accepted:
+        # Not before a browser comes: a service that nobody looks at needs no templates in memory.
+        from serving.console.render import problem_page
+
+        return problem_page(scope, status, detail, headers)
+    return problem(status, detail, headers)
+
+
 def install(app: FastAPI) -> None:
     """Make an application answer every error as a problem."""
 
     @app.exception_handler(ProblemError)
-    def known(_request: Request, error: ProblemError) -> JSONResponse:
-        return problem(error.status, error.detail, error.headers)
+    def known(request: Request, error: ProblemError) -> Response:
+        return answer_to(request.scope, error.status, error.detail, error.headers)
 
     @app.exception_handler(StoreError)
-    def store(_request: Request, error: StoreError) -> JSONResponse:
+    def store(request: Request, error: StoreError) -> Response:
         _log.error("the alert store failed", extra={"reason": str(error)})
-        return problem(503, str(error), {"Retry-After": "5"})
+        return answer_to(request.scope, 503, str(error), {"Retry-After": "5"})
 
     @app.exception_handler(HistoryError)
     def past(_request: Request, error: HistoryError) -> JSONResponse:
@@ -111,34 +124,36 @@ def install(app: FastAPI) -> None:
         return problem(503, str(error), {"Retry-After": "5"})
 
     @app.exception_handler(ClientDisconnect)
-    def gone(_request: Request, _error: ClientDisconnect) -> JSONResponse:
+    def gone(_request: Request, _error: ClientDisconnect) -> Response:
         # Nobody reads this; it stands in the log and in the metrics.
         return problem(400, "The connection ended before the body did: nothing of it was scored.")
 
     @app.exception_handler(KubehabitError)
-    def bad_input(_request: Request, error: KubehabitError) -> JSONResponse:
-        return problem(400, str(error))
+    def bad_input(request: Request, error: KubehabitError) -> Response:
+        return answer_to(request.scope, 400, str(error))
 
     @app.exception_handler(RequestValidationError)
-    def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+    def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][1:]) or "request"
-        return problem(422, f"'{name}' is wrong: {first['msg']}. See /docs for what is accepted.")
+        return answer_to(
+            request.scope, 422, f"'{name}' is wrong: {first['msg']}. See /docs for what is accepted."
+        )
 
     @app.exception_handler(HTTPException)
-    def http(request: Request, error: HTTPException) -> JSONResponse:
+    def http(request: Request, error: HTTPException) -> Response:
         detail = str(error.detail)
         if error.status_code == HTTPStatus.NOT_FOUND:
             detail = "There is nothing at this path. See /docs for what there is."
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             detail = f"{request.method} is not possible here. See /docs for what is."
-        return problem(error.status_code, detail, error.headers)
+        return answer_to(request.scope, error.status_code, detail, error.headers)
 
     @app.exception_handler(Exception)
-    def unexpected(request: Request, error: Exception) -> JSONResponse:
+    def unexpected(request: Request, error: Exception) -> Response:
         # Starlette logs the traceback as well, by raising again after this answer is sent.
         _log.error("unexpected error", extra={"path": request.url.path, "error": type(error).__name__})
         # Given outside the gate, which adds these headers everywhere else.
         headers = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
         detail = "This is a defect of kubehabit; its log has the details under the time of this answer."
-        return problem(500, detail, headers)
+        return answer_to(request.scope, 500, detail, headers)

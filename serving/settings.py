@@ -164,6 +164,14 @@ class AccessSettings(_Section):
         return self.tokens is not None or self.tokens_path.exists()
 
 
+class ConsoleSettings(_Section):
+    """The pages for people, under /console/, and how long a browser stays signed in."""
+
+    enabled: bool = True
+    idle_minutes: Annotated[float, Field(gt=0)] = 60
+    session_hours: Annotated[float, Field(gt=0)] = 12
+
+
 class TlsSettings(_Section):
     """Certificate of the service, and whose client certificates it believes."""
 
@@ -270,6 +278,7 @@ class Settings(BaseSettings):
     token: Annotated[SecretStr | None, Field(min_length=16)] = None
     access: AccessSettings = AccessSettings()
     tls: TlsSettings = TlsSettings()
+    console: ConsoleSettings = ConsoleSettings()
     model: ModelSettings = ModelSettings()
     alerts: AlertSettings = AlertSettings()
     store: StoreSettings = StoreSettings()

@@ -43,12 +43,27 @@ ALERT_EVENTS = sa.Table(
     sa.Column("audit_id", sa.Text),
     sa.Column("time", sa.BigInteger),
 )
-_feedback = sa.Table(
+ALERT_LINES = sa.Table(
+    "alert_lines",
+    _metadata,
+    sa.Column("alert", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("id", sa.String(32)),
+    sa.Column("principal", sa.Text),
+    sa.Column("kind", sa.Text),
+    sa.Column("severity", sa.SmallInteger),
+    sa.Column("first_seen", sa.BigInteger),
+    sa.Column("last_seen", sa.BigInteger),
+    sa.Column("action_count", sa.Integer),
+    sa.Column("namespaces", sa.Text),
+    sa.Column("sentence", sa.Text),
+)
+FEEDBACK = sa.Table(
     "feedback",
     _metadata,
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("alert", sa.String(32)),
     sa.Column("time", sa.BigInteger),
+    sa.Column("verdict", sa.String(16)),
     sa.Column("document", sa.Text),
 )
 
@@ -318,11 +333,13 @@ class AlertStore:
                 for row in connection.execute(query).all()
             ]
 
-    def add_feedback(self, alert_id: str, moment: datetime, document: str) -> None:
+    def add_feedback(self, alert_id: str, moment: datetime, verdict: str, document: str) -> None:
         """Keep what somebody said of an alert, for good: there is no way to change or remove it."""
         with self.transaction() as connection:
             connection.execute(
-                sa.insert(_feedback).values(alert=alert_id, time=microseconds(moment), document=document)
+                sa.insert(FEEDBACK).values(
+                    alert=alert_id, time=microseconds(moment), verdict=verdict, document=document
+                )
             )
 
     def feedback(self) -> Iterator[str]:
@@ -330,9 +347,9 @@ class AlertStore:
         after = 0
         while True:
             query = (
-                sa.select(_feedback.c.position, _feedback.c.document)
-                .where(_feedback.c.position > after)
-                .order_by(_feedback.c.position)
+                sa.select(FEEDBACK.c.position, FEEDBACK.c.document)
+                .where(FEEDBACK.c.position > after)
+                .order_by(FEEDBACK.c.position)
                 .limit(QUERY_IDS)
             )
             with self.reading() as connection:
@@ -383,13 +400,15 @@ class Writer:
     def put(self, stored: int | None, alert: Alert, events: Sequence[tuple[str, int]]) -> int:
         """Add an alert (`stored` None) or replace it, and add the events that are new to it. Returns its number."""
         latest = self.connection.execute(sa.select(sa.func.max(ALERTS.c.changed))).scalar() or 0
-        values: dict[str, Any] = {
-            "changed": latest + 1,
+        common: dict[str, Any] = {
             "id": alert.id,
             "principal": alert.principal,
             "severity": SEVERITIES.index(alert.severity),
             "first_seen": microseconds(alert.first_seen),
             "last_seen": microseconds(alert.last_seen),
+        }
+        values: dict[str, Any] = common | {
+            "changed": latest + 1,
             "document": alert.model_dump_json(by_alias=True, exclude={"audit_ids"}),
         }
         if stored is None:
@@ -399,14 +418,29 @@ class Writer:
             )
             assert result.inserted_primary_key is not None
             stored = int(result.inserted_primary_key[0])
+            self.connection.execute(sa.insert(ALERT_LINES).values(alert=stored, **common, **_line(alert)))
         else:
             self.connection.execute(sa.update(ALERTS).where(ALERTS.c.number == stored).values(**values))
+            self.connection.execute(
+                sa.update(ALERT_LINES).where(ALERT_LINES.c.alert == stored).values(**common, **_line(alert))
+            )
         if events:
             self.connection.execute(
                 sa.insert(ALERT_EVENTS),
                 [{"alert": stored, "audit_id": name, "time": moment} for name, moment in events],
             )
         return stored
+
+
+def _line(alert: Alert) -> dict[str, Any]:
+    """What a list shows of an alert besides what the table of alerts has in columns."""
+    names = alert.namespaces
+    return {
+        "kind": alert.kind,
+        "action_count": alert.action_count,
+        "namespaces": "\n".join(["", *names, ""]) if names else "",
+        "sentence": alert.sentence,
+    }
 
 
 def read_alert(connection: Connection, number: int) -> Alert:

@@ -83,9 +83,12 @@ class Tokens:
         """The token that was sent, also when it has expired; None for any other text."""
         if not MIN_LENGTH <= len(sent) <= _MAX_LENGTH:
             return None
-        sent_hash = digest(sent)
-        token = self._by_hash.get(self._keyed(sent_hash))
-        return token if token is not None and hmac.compare_digest(token.sha256, sent_hash) else None
+        return self.hashed(digest(sent))
+
+    def hashed(self, sha256: str) -> Token | None:
+        """The token of a hash that `digest` made, also when it has expired; None if there is none."""
+        token = self._by_hash.get(self._keyed(sha256))
+        return token if token is not None and hmac.compare_digest(token.sha256, sha256) else None
 
     def _keyed(self, sha256: str) -> bytes:
         return hashlib.blake2b(sha256.encode(), key=self._key, digest_size=16).digest()

@@ -198,7 +198,7 @@ def test_feedback_outlives_its_alert_and_a_restart(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/serving.db"
     store = AlertStore(url, retention_days=1, max_alerts=1)
     for number in range(1001):
-        store.add_feedback("gone", datetime(2026, 11, 23, tzinfo=UTC), f"document {number}")
+        store.add_feedback("gone", datetime(2026, 11, 23, tzinfo=UTC), "normal", f"document {number}")
     store.close()
     again = AlertStore(url, retention_days=1, max_alerts=1)
     assert list(again.feedback()) == [f"document {number}" for number in range(1001)]

@@ -162,7 +162,7 @@ def test_what_waits_for_a_sink_goes_with_its_alert_and_what_people_said_of_it_st
         for number in (1, 2):
             outbox.note(writer, writer.put(None, alert(number), []), alert(number))
     for number in (1, 2):
-        store.add_feedback(f"a{number}", START, f'{{"said": {number}}}')
+        store.add_feedback(f"a{number}", START, "normal", f'{{"said": {number}}}')
     entry = outbox.next(sink)
     assert entry is not None
     sql(store_url, "UPDATE alerts SET raised = raised - 2 * 86400000000 WHERE id = 'a1'")

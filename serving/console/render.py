@@ -1,0 +1,335 @@
+"""How pages are made: templates with everything escaped, words explained where they stand, and the headers of a page."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+import jinja2
+from fastapi import Request, Response
+from jinja2.runtime import Context
+from markupsafe import Markup, escape
+from starlette.types import Scope
+
+from serving.access import NEEDS, Caller
+from serving.settings import Settings
+
+HERE = Path(__file__).parent
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+"""Nothing of another host, nothing inline: a text out of a log that became markup could still do nothing."""
+
+PAGE_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    # With no-referrer a browser sends "Origin: null" with its forms, and who sent them could not be told.
+    "Referrer-Policy": "same-origin",
+}
+
+THEME_COOKIE = "kubehabit_theme"
+_THEMES = ("light", "dark")
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+"""What cannot be seen or turns the order of others round: it could make one name look like another."""
+
+
+class Place(NamedTuple):
+    """A page in the navigation."""
+
+    path: str
+    name: str
+    icon: str
+
+
+NAVIGATION = (
+    Place("/console/", "Alerts", "bell"),
+    Place("/console/incidents", "Incidents", "graph"),
+    Place("/console/principals", "Principals", "people"),
+    Place("/console/search", "Search", "search"),
+    Place("/console/model", "Model", "chip"),
+    Place("/console/glossary", "Words", "book"),
+)
+"""Those that are declared in `access.NEEDS` are shown."""
+
+
+def visible(text: str) -> str:
+    """A text with a sign in the place of each character that cannot be seen."""
+    return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _finish(value: Any) -> Any:
+    """Runs over all that a template puts out."""
+    if isinstance(value, Markup):
+        return value
+    return visible(value) if isinstance(value, str) else value
+
+
+# -- words explained ----------------------------------------------------------------------------------------------
+
+
+class Words:
+    """The glossary, ready to be found in texts."""
+
+    def __init__(self, glossary: Mapping[str, str]) -> None:
+        self.meanings = {name.lower(): meaning for name, meaning in glossary.items()}
+        ordered = sorted(glossary, key=len, reverse=True)
+        # A capital letter is part of a Kubernetes kind's name; words of everyday language may begin a sentence.
+        names = (re.escape(name) if name[0].isupper() else _either(name) for name in ordered)
+        self._regex = (
+            re.compile(rf"(?<![\w./:-])({'|'.join(names)})(s?)(?![\w/:-])(?!\.\w)") if ordered else None
+        )
+
+    def split(self, text: str) -> Iterable[tuple[str, str]]:
+        """Pieces of a text, each with its term, or with "" where there is none to explain."""
+        at = 0
+        for found in self._regex.finditer(text) if self._regex is not None else ():
+            yield text[at : found.start()], ""
+            yield found[0], found[1].lower()
+            at = found.end()
+        yield text[at:], ""
+
+
+def _either(name: str) -> str:
+    return f"[{name[0].upper()}{name[0]}]{re.escape(name[1:])}"
+
+
+@lru_cache(maxsize=4)
+def _words(glossary: tuple[tuple[str, str], ...]) -> Words:
+    return Words(dict(glossary))
+
+
+class _Explained:
+    """What one page has explained already: each word once, where it first stands."""
+
+    def __init__(self, words: Words) -> None:
+        self.words = words
+        self.told: set[str] = set()
+
+    def term(self, key: str, shown: str) -> Markup:
+        """A word with its meaning, which shows on hover, focus and tap."""
+        meaning = self.words.meanings.get(key.lower())
+        if meaning is None or key.lower() in self.told:
+            return escape(visible(shown))
+        self.told.add(key.lower())
+        number = len(self.told)
+        return Markup(
+            '<dfn class="term" tabindex="0" aria-describedby="word-{0}">{1}'
+            '<span class="tip" role="tooltip" id="word-{0}">{2}</span></dfn>'
+        ).format(number, visible(shown), meaning)
+
+    def text(self, text: str) -> Markup:
+        """A text with its words explained."""
+        pieces = (
+            self.term(key, piece) if key else escape(visible(piece)) for piece, key in self.words.split(text)
+        )
+        return Markup("").join(pieces)
+
+
+@jinja2.pass_context
+def _explain(context: Context, text: str) -> Markup:
+    explained: _Explained = context["explained"]
+    return explained.text(text)
+
+
+@jinja2.pass_context
+def _term(context: Context, key: str, shown: str | None = None) -> Markup:
+    explained: _Explained = context["explained"]
+    return explained.term(key, shown if shown is not None else key)
+
+
+# -- times and numbers --------------------------------------------------------------------------------------------
+
+
+def utc(moment: datetime) -> str:
+    """A moment as it is written for people: `2026-11-23 14:31:12`, in UTC."""
+    return _zoned(moment).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _zoned(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _iso(moment: datetime) -> str:
+    return _zoned(moment).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment(value: datetime, form: str = "full") -> Markup:
+    """A moment as an element that machines can read as well; `form`: full, time (of the day), or day."""
+    value = _zoned(value)
+    shown = {
+        "full": utc(value),
+        "time": value.strftime("%H:%M:%S"),
+        "day": f"{value:%A} {value.day} {value:%B %Y}",
+    }[form]
+    return Markup('<time datetime="{}" title="{} UTC">{}</time>').format(
+        _iso(value), value.isoformat(sep=" ", timespec="milliseconds")[:-6], shown
+    )
+
+
+def lasted(length: timedelta) -> str:
+    """A length of time in its largest unit: `3 min`, `2 h`, `5 d`."""
+    seconds = max(0, int(length.total_seconds()))
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def ago(value: datetime) -> Markup:
+    """How long ago a moment was; `times.js` keeps it up to date."""
+    value = _zoned(value)
+    return Markup('<time class="ago" datetime="{}" title="{} UTC">{} ago</time>').format(
+        _iso(value), utc(value), lasted(datetime.now(UTC) - value)
+    )
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: `1 alert`, `1,204 alerts`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+# -- addresses of pages -------------------------------------------------------------------------------------------
+
+
+def has_page(path: str, method: str = "GET") -> bool:
+    """Whether the service has a page, by its path as declared."""
+    return (method, path) in NEEDS
+
+
+def principal_url(name: str) -> str:
+    """Where a principal's page is: alerts of it, where there is no page of its own."""
+    if has_page("/console/principals/{principal:path}"):
+        # A "." as a part of a path would be resolved away by the browser.
+        return "/console/principals/" + quote(name, safe=":@").replace("%2F", "/")
+    return "/console/?" + urlencode({"principal": name})
+
+
+@lru_cache(maxsize=32)
+def _fingerprint(name: str) -> str:
+    return hashlib.sha256((HERE / "static" / name).read_bytes()).hexdigest()[:12]
+
+
+def asset(name: str) -> str:
+    """URL of a file of ours; it changes with the file's content, so that browsers may keep it."""
+    return f"/console/static/{name}?v={_fingerprint(name)}"
+
+
+# -- pages --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def environment() -> jinja2.Environment:
+    """The templates."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_finish,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters.update(explain=_explain, moment=moment, ago=ago, utc=utc, lasted=lasted, visible=visible)
+    made.globals.update(
+        term=_term,
+        asset=asset,
+        count=count,
+        has_page=has_page,
+        principal_url=principal_url,
+    )
+    return made
+
+
+def may(scope: Scope, need: str) -> bool:
+    """Whether who asks has a scope."""
+    caller: Caller | None = scope.get("kubehabit.visitor")
+    return caller is not None and need in caller.scopes
+
+
+def page(
+    request: Request | Scope,
+    template: str,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **values: Any,
+) -> Response:
+    """A page for whoever asks.
+
+    Args:
+        request: the request, or its scope.
+        template: file in `templates`.
+        status: of the answer.
+        headers: more of them.
+        **values: what the template shows.
+    """
+    scope: Scope = request.scope if isinstance(request, Request) else request
+    content = environment().get_template(template).render(_shared(scope) | values)
+    return Response(
+        content,
+        status,
+        headers={**PAGE_HEADERS, **(headers or {})},
+        media_type="text/html",
+    )
+
+
+def _shared(scope: Scope) -> dict[str, Any]:
+    """What every page shows."""
+    state = scope["app"].state
+    settings: Settings = state.service.settings
+    engine = state.service.engine
+    caller: Caller | None = scope.get("kubehabit.visitor")
+    form_token = state.access.sessions.form_token(caller.holder) if caller is not None else ""
+    glossary = tuple(engine.glossary.items()) if engine is not None else ()
+    theme = _cookie(scope, THEME_COOKIE)
+    return {
+        "path": scope["path"],
+        "caller": caller,
+        "may_change": may(scope, "admin"),
+        "signed_in": caller is not None and bool(caller.session),
+        "form_token": form_token,
+        "navigation": [place for place in NAVIGATION if has_page(place.path)] if caller else [],
+        "theme": theme if theme in _THEMES else "",
+        "explained": _Explained(_words(glossary)),
+        "model": engine.model if engine is not None else None,
+        "open_to_all": settings.host and not state.access.guarded,
+        "now": datetime.now(UTC),
+    }
+
+
+def _cookie(scope: Scope, wanted: str) -> str:
+    for name, value in scope["headers"]:
+        if name == b"cookie":
+            for part in value.decode("latin-1").split(";"):
+                key, _, content = part.strip().partition("=")
+                if key == wanted:
+                    return str(content)
+    return ""
+
+
+def problem_page(
+    scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A problem as a page; who has to sign in first is led there, and back again."""
+    if status == HTTPStatus.UNAUTHORIZED and scope["method"] == "GET" and "app" in scope:
+        path = scope["path"]
+        query = scope["query_string"].decode("latin-1")
+        wanted = path + (f"?{query}" if query else "")
+        ended = "1" if _cookie(scope, "kubehabit_session") else ""
+        target = "/console/login?" + urlencode({"next": wanted} | ({"ended": ended} if ended else {}))
+        return Response(status_code=303, headers={"Location": target, **PAGE_HEADERS})
+    try:
+        title = HTTPStatus(status).phrase
+    except ValueError:
+        title = "Error"
+    return page(scope, "problem.html", status=status, headers=headers, title=title, detail=detail)
