@@ -145,9 +145,10 @@ class Incidents:
             The incident that the alert is in now.
         """
         mine = rows.member(connection, alert.id)
-        reasons = self._by_ties(connection, alert, ties)
+        # An alert that grows may only now hold something that a tie of before can have led to.
+        reasons = [*self._by_ties(connection, alert, ties), *self._by_stored_ties(connection, alert)]
         if mine is None:
-            reasons += [*self._by_stored_ties(connection, alert), *self._by_principal(connection, alert)]
+            reasons += self._by_principal(connection, alert)
         best: dict[str, _Reason] = {}
         for reason in reasons:
             held = best.get(reason.incident)
@@ -198,11 +199,9 @@ class Incidents:
             else:
                 found = rows.members_of_principal(connection, tie.source, time - TIE_REACH, time + TIE_REACH)
             others = [one for one in found if one.alert != alert.id and one.principal != alert.principal]
-            if not _joins(tie):
-                # That somebody could have is no reason by itself; that the other then turned up where they were is.
-                ends = rows.alerts_of(connection, [one.number for one in others]) if out else [alert]
-                there = {end.id for end in ends if tie.address in _new_places(end)}
-                others = [one for one in others if one.alert in there] if out else others if there else []
+            ends = rows.alerts_of(connection, [one.number for one in others]) if out else [alert]
+            led = {end.id for end in ends if _leads(tie, end)}
+            others = [one for one in others if one.alert in led] if out else others if led else []
             reasons += self._reasons(connection, others, _at_least_likely(tie), _words(tie))
         return reasons
 
@@ -394,20 +393,37 @@ class Incidents:
         return IncidentPage(incidents=told, cursor=more)
 
 
-def _joins(tie: Tie) -> bool:
-    """Whether a tie by itself brings incidents together. Acting as somebody is logged as one's own: it gives no credential."""
-    return tie.confidence != "possible" and tie.kind != "acted-as"
+def _leads(tie: Tie, end: Alert) -> bool:
+    """Whether a tie by itself brings an alert at its far end into the incident of who made it."""
+    # A cause comes before what it brings about; that two came from one place has no direction.
+    if tie.kind != "same-origin" and not _follows(end, tie):
+        return False
+    # Acting as somebody is logged as one's own: it gives no credential. That somebody could have is no reason by itself;
+    # that the other then turned up where they were is.
+    joins = tie.confidence != "possible" and tie.kind != "acted-as"
+    return joins or tie.address in _new_places(end)
+
+
+def _follows(alert: Alert, tie: Tie) -> bool:
+    """Whether a tie can have led to an alert: it began later, or its principal did something new later."""
+    return alert.first_seen >= tie.time or any(
+        action.time >= tie.time and any(not one.times_before for one in action.habits)
+        for action in _shown(alert)
+    )
 
 
 def _new_places(alert: Alert) -> set[str]:
     """Addresses from which a principal came for the first time, as far as the alert shows them."""
-    shown: list[Action | Contributor] = [*alert.actions, *alert.contributors]
     return {
         one.value
-        for action in shown
+        for action in _shown(alert)
         for one in action.habits
         if one.attribute == "place" and not one.times_before
     }
+
+
+def _shown(alert: Alert) -> list[Action | Contributor]:
+    return [*alert.actions, *alert.contributors]
 
 
 def _at_least_likely(tie: Tie) -> Confidence:

@@ -259,7 +259,7 @@ def tell(
     told.sessions = _sessions(own, alerts, explainer)
     told.timeline = counted[:_TIMELINE]
     told.ties = list(ties)
-    told.source = _source(told.sessions, ties, kinds, explainer)
+    told.source = _source(told.sessions, alerts, ties, kinds, explainer)
     told.addresses = list(dict.fromkeys(one.address for one in counted if one.address))
     told.clients = list(dict.fromkeys(one.user_agent for one in counted if one.user_agent))
     told.alerts = [
@@ -406,20 +406,22 @@ def _lead_up(before: Sequence[Surrounding]) -> list[Surrounding]:
 
 def _source(
     sessions: Sequence[Session],
+    alerts: Sequence[Alert],
     ties: Sequence[Tie],
     kinds: dict[str, str],
     explainer: Explainer,
 ) -> Source | None:
-    """The first session that stands out by itself and that nothing else in the incident leads to."""
+    """The first session that stands out by itself and that nothing else in the incident led to."""
     if not sessions:
         return None
 
     def reached(session: Session) -> bool:
+        # A cause comes before what it brings about.
         return any(
             leads_to(tie.target, session.principal)
             and tie.source in kinds
             and tie.kind != "same-origin"
-            and tie.time <= session.last_seen
+            and tie.time <= session.first_seen
             for tie in ties
         )
 
@@ -427,13 +429,7 @@ def _source(
         others = (name for name in kinds if name != tie.source)
         return tie.confidence != "possible" and any(leads_to(tie.target, name) for name in others)
 
-    def stands_alone(session: Session) -> bool:
-        return (
-            session.new_address or session.new_client or any(one.role == "flagged" for one in session.actions)
-        )
-
-    # What only helped to add up may be everyday life; it is named only where nothing else is.
-    firm = [session for session in sessions if stands_alone(session)] or sessions
+    firm = _standing_alone(sessions, alerts) or sessions
     first = next((session for session in firm if not reached(session)), firm[0])
     counted = next(one for one in first.actions if one.role in _SUSPICIOUS)
     where = []
@@ -467,6 +463,40 @@ def _source(
         confidence=confidence,
         why=why,
     )
+
+
+def _standing_alone(sessions: Sequence[Session], alerts: Sequence[Alert]) -> list[Session]:
+    """Sessions that may be where it began, in order of time.
+
+    Of a credential that came from a new address or with a new client, all that it did from there: if something of it was
+    flagged, the milder things that came first belong to it. From the usual place, where its owner is at work as well, those
+    as grave as the whole incident: everyday work is flagged now and then, and then it is mostly mild. What only helped to add up
+    may be everyday life; where nothing else is, what was flagged stands.
+    """
+    new, flagged = set(), set()
+    gravest: dict[str, int] = {}
+    for alert in alerts:
+        for action in alert.actions:
+            gravest[action.audit_id] = SEVERITIES.index(action.severity)
+    grave = max(gravest.values(), default=0)
+    weight: dict[int, int] = {}
+    for at, session in enumerate(sessions):
+        hits = [one.audit_id for one in session.actions if one.role == "flagged"]
+        weight[at] = max((gravest.get(name, 0) for name in hits), default=-1)
+        if session.new_address or session.new_client:
+            new.add(_origin(session))
+        if hits:
+            flagged.add(_origin(session))
+    first = [
+        session
+        for at, session in enumerate(sessions)
+        if _origin(session) in new & flagged or weight[at] >= grave
+    ]
+    return first or [session for at, session in enumerate(sessions) if weight[at] >= 0]
+
+
+def _origin(session: Session) -> tuple[str, str, str]:
+    return session.principal, session.address, session.client
 
 
 # -- what followed, and the graph ---------------------------------------------------------------------------------

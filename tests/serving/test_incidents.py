@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -10,6 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from data.actions import FIELDS
+from data.detector import Scores
+from data.events import AuditEvent
 from serving.contributors import Contribution, Contributors
 from serving.engine import Engine
 from serving.explain import Explainer
@@ -166,6 +170,78 @@ def test_what_controllers_do_with_it_is_a_consequence_and_nobodys_deed(engine: E
     [edge] = one.consequences
     assert (edge.source, edge.confidence) == ("object:deployments team-a/miner", "likely")
     assert CONTROLLER not in {node.name for node in one.graph.nodes}
+
+
+# -- where it began ----------------------------------------------------------------------------------------------
+
+
+class Graded(FakeDetector):
+    """What is flagged in the namespace `sandbox` is of low severity, and nothing about it is new."""
+
+    def score(self, events: Sequence[AuditEvent]) -> Scores:
+        scores = super().score(events)
+        for row, event in enumerate(scores.event.tolist()):
+            ref = events[event].objectRef
+            if ref is not None and ref.namespace == "sandbox" and scores.flagged[row]:
+                scores.severity[row] = "low"
+                known = [replace(one, times_before=9) for one in scores.explanations[row].habits]
+                scores.explanations[row] = replace(scores.explanations[row], habits=known)
+                scores.news[row] = known
+        return scores
+
+
+@pytest.fixture
+def graded(store: AlertStore, explainer: Explainer) -> Engine:
+    return Engine(Graded(), FIELDS, model_info(), store, explainer)
+
+
+def began(engine: Engine) -> str:
+    """Audit ID of the action that an incident names as where it began."""
+    source = only(engine).source
+    assert source is not None
+    return source.audit_id
+
+
+ELSEWHERE = {"sourceIPs": [f"{STRANGE}7", "127.0.0.1"]}
+
+
+def test_a_new_address_from_which_nothing_was_flagged_is_not_where_it_began(engine: Engine) -> None:
+    feed(engine, mild_event(0, seconds=0, **ELSEWHERE), secret_event(1, seconds=300))
+    assert began(engine) == "id-1"
+
+
+def test_milder_things_belong_to_what_was_flagged_later_from_the_same_new_address(engine: Engine) -> None:
+    feed(
+        engine,
+        mild_event(0, seconds=0, **ELSEWHERE),
+        mild_event(1, seconds=150),
+        secret_event(2, seconds=300, **ELSEWHERE),
+    )
+    assert len(only(engine).sessions) == 3
+    assert began(engine) == "id-0"
+
+
+def test_from_the_usual_place_it_began_with_what_is_as_grave_as_the_whole(graded: Engine) -> None:
+    feed(
+        graded,
+        secret_event(0, seconds=0, namespace="sandbox"),
+        mild_event(1, seconds=290),
+        secret_event(2, seconds=300),
+    )
+    assert began(graded) == "id-1"
+
+
+def test_where_all_is_equally_mild_it_began_with_the_first(graded: Engine) -> None:
+    feed(graded, *(secret_event(number, seconds=300 * number, namespace="sandbox") for number in (0, 1)))
+    assert began(graded) == "id-0"
+
+
+def test_what_was_unusual_before_a_token_was_asked_for_did_not_come_from_it(graded: Engine) -> None:
+    old = {"user": WORKER, "namespace": "sandbox"}
+    feed(graded, secret_event(0, **old), token_event(1), secret_event(2), secret_event(3, **old))
+    assert [one.principals for one in told(graded)] == [[WORKER], ["alice@corp"]]
+    feed(graded, secret_event(4, user=WORKER))  # something new, by somebody who may hold it by now
+    assert only(graded).principals == [WORKER, "alice@corp"]
 
 
 # -- what belongs together --------------------------------------------------------------------------------------
