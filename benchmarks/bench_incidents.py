@@ -1,9 +1,10 @@
 """From alerts to incidents, judged on the labelled recording: where it began, whose credential, all of the evidence, and why.
 
-Every event of `labelled.jsonl.zst` goes through the engine of the service with a model trained on `normal.jsonl.zst`; then each
-attack run that raised an alert is looked up in the incidents. Labels judge and do nothing else.
+Every event of `labelled.jsonl.zst` goes into an event store and through the engine of the service, with a model trained on
+`normal.jsonl.zst`; each incident that holds a flagged action of an attack is exported as evidence, and the export is verified.
+Then each attack run that raised an alert is looked up in its incident and in the export. Labels judge and do nothing else.
 
-Run: python -m benchmarks.bench_incidents [--home DIR] [--model URI] [--runs FILE.json]
+Run: make bench-incidents, or python -m benchmarks.bench_incidents [--home DIR] [--model URI] [--runs FILE.json]
 """
 
 from __future__ import annotations
@@ -13,25 +14,33 @@ import json
 import os
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Row, at_least, at_most, report
 from data.events import DeadLetter
-from data.reader import read_events
+from data.reader import open_lines, read_events
 from serving.engine import Engine
+from serving.forensics.evidence import Subject, check, export
+from serving.forensics.ledger import Ledger
+from serving.forensics.questions import Questions
+from serving.forensics.store import EventStore
 from serving.load import load_engine
 from serving.registry import parse_model
-from serving.settings import load_settings
+from serving.settings import EventSettings, load_settings
 from serving.story import Incident, Session
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
 CONFIG = RECORDINGS.parent.parent / "configs" / "train.yaml"
 
 FIRST = 5
-"""Actions of a session within which its first malicious one has to be named."""
+"""Actions listed within which the first malicious one has to be named: of its session, or of that where an incident began."""
+
+_BATCH = 500
 
 NEEDS: Mapping[str, str] = {
     "verb_resource": "RV",
@@ -73,11 +82,13 @@ class Judged:
         incident: that holds it.
         begins_right: its first action is among the first five listed of its session.
         source_right: the incident names an action of it as where it all began.
+        opens: its first action is among the first five listed of the session that the incident names as its beginning.
+        earliest: of the detected runs in its incident it is the first.
         names_principal: the session is of the principal whose credential was stolen.
-        cited: share of its audit IDs in the incident's evidence.
+        cited: share of its audit IDs that the incident's export holds with their original event, as a suspect's.
         induced: requests of the machinery that it brought about.
         followed: those of them that are told as consequences.
-        suspected: those of them that were flagged, or held against somebody.
+        suspected: those of them that were flagged, or that an export holds as a suspect's.
         reason: what the first reason is about.
         needed: that is what the catalogue says it takes.
         differs: so it is, or it is the address or client that the attacker changed.
@@ -88,6 +99,8 @@ class Judged:
     incident: str
     begins_right: bool
     source_right: bool
+    opens: bool
+    earliest: bool
     names_principal: bool
     cited: float
     induced: int
@@ -143,21 +156,94 @@ def _session(told: Incident, ids: set[str]) -> Session | None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an incident's file of evidence holds.
+
+    Attributes:
+        suspects, consequences: audit IDs of events that it holds as the deed of a suspect, or as what followed from it.
+        missing: audit IDs that it names and does not hold.
+        findings: what `kubehabit verify` says is wrong with it.
+    """
+
+    suspects: frozenset[str]
+    consequences: frozenset[str]
+    missing: int
+    findings: list[str]
+
+
+def keep(log: Path, folder: Path) -> None:
+    """Put every event of a log into an event store, as the service does."""
+    store = EventStore(EventSettings(path=folder, retention_days=36_500))
+    lines = open_lines(log)
+    while batch := list(islice(lines, _BATCH)):
+        store.take(b"\n".join(batch))
+    store.close()
+
+
+def export_incident(engine: Engine, told: Incident, store: Path, file: Path) -> Exported:
+    """Export an incident, write the file, and verify it as somebody would who has nothing else."""
+    questions = Questions(store)
+    incident = told.model_dump(mode="json", by_alias=True)
+    kept = [alert for one in told.alerts if (alert := engine.store.get(one.id)) is not None]
+    made = export(
+        questions,
+        Ledger(store),
+        Subject(incident=told.id, alerts=tuple(alert.id for alert in kept)),
+        by="benchmark",
+        incident=incident,
+        alerts=[alert.model_dump(mode="json", by_alias=True) for alert in kept],
+        words=engine.incidents.words,
+    )
+    questions.close()
+    file.write_bytes(made)
+    content = json.loads(made)["content"]
+    parts: dict[str, set[str]] = defaultdict(set)
+    for event in content["events"]:
+        parts[event["place"]["part"]].add(event["record"]["audit_id"])
+    return Exported(
+        frozenset(parts["suspect"]),
+        frozenset(parts["consequence"]),
+        len(content["missing"]),
+        check(file).findings,
+    )
+
+
+def _began(told: Incident) -> Session | None:
+    """The session that an incident names as its beginning."""
+    return next(
+        (
+            session
+            for session in told.sessions
+            if told.source is not None
+            and any(action.audit_id == told.source.audit_id for action in session.actions)
+        ),
+        None,
+    )
+
+
 def judge(
-    run: Mapping[str, Any], told: Incident, suspects: frozenset[str], followed: frozenset[str]
+    run: Mapping[str, Any],
+    told: Incident,
+    exported: Exported,
+    suspects: frozenset[str],
+    followed: frozenset[str],
+    earliest: bool = True,
 ) -> Judged:
     """A detected run against its incident.
 
     Args:
         run: its label.
         told: the incident that holds a flagged action of it.
+        exported: that incident's file of evidence.
         suspects: audit IDs that any incident counts against somebody.
         followed: those that any incident tells as consequences; what the clean-up after a run brings about may be its.
+        earliest: of the detected runs in the incident it is the first.
     """
     ids = run["audit_ids"]
-    session = _session(told, set(ids))
+    session, opening = _session(told, set(ids)), _began(told)
     listed = [] if session is None else [action.audit_id for action in session.actions[:FIRST]]
-    evidence = set(told.audit_ids)
+    opened = [] if opening is None else [action.audit_id for action in opening.actions[:FIRST]]
     induced = run["induced_audit_ids"]
     reason = "" if session is None else session.top_attribute
     needed = NEEDS.get(reason, "") in run["needs"]
@@ -167,8 +253,10 @@ def judge(
         incident=told.id,
         begins_right=ids[0] in listed,
         source_right=told.source is not None and told.source.audit_id in ids,
+        opens=ids[0] in opened,
+        earliest=earliest,
         names_principal=session is not None and session.principal == run["principal"],
-        cited=sum(name in evidence for name in ids) / len(ids),
+        cited=sum(name in exported.suspects for name in ids) / len(ids),
         induced=len(induced),
         followed=sum(name in followed for name in induced),
         suspected=sum(name in suspects for name in induced),
@@ -182,6 +270,7 @@ def rows_of(judged: Sequence[Judged], runs: int, incidents: int) -> list[Row]:
     """The bars, over all detected runs."""
     count = max(len(judged), 1)
     induced = sum(one.induced for one in judged)
+    held = max(len({one.incident for one in judged}), 1)
     return [
         Row("attack runs", runs, "runs"),
         Row("attack runs that raised an alert", len(judged), "runs"),
@@ -194,15 +283,19 @@ def rows_of(judged: Sequence[Judged], runs: int, incidents: int) -> list[Row]:
         ),
         Row(
             "incidents that name an action of an attack as where it began",
-            len({one.incident for one in judged if one.source_right})
-            / max(len({one.incident for one in judged}), 1),
-            "of incidents that hold an attack",
+            len({one.incident for one in judged if one.source_right}) / held,
+            f"of {held} incidents that hold one",
+        ),
+        Row(
+            f"incidents that list the first action of their earliest attack in the first {FIRST} of where it began",
+            len({one.incident for one in judged if one.opens and one.earliest}) / held,
+            f"of {held} incidents that hold one",
         ),
         at_least(
             "right principal", sum(one.names_principal for one in judged) / count, "of detected runs", 1.0
         ),
         at_least(
-            "audit IDs of the attack in the incident's evidence, worst run",
+            "audit IDs of the attack in the incident's export, worst run",
             min((one.cited for one in judged), default=0.0),
             "of its audit IDs",
             0.95,
@@ -233,22 +326,65 @@ def rows_of(judged: Sequence[Judged], runs: int, incidents: int) -> list[Row]:
     ]
 
 
-def measure(engine: Engine, log: Path, labels: Path) -> tuple[list[Row], list[Judged]]:
-    """Replay a labelled log and judge its incidents."""
+def measure(engine: Engine, log: Path, labels: Path, folder: Path) -> tuple[list[Row], list[Judged]]:
+    """Replay a labelled log and judge its incidents.
+
+    Args:
+        engine: scores.
+        log: what is replayed.
+        labels: what was done in it.
+        folder: for the event store and the exports; empty.
+    """
+    keep(log, folder / "events")
     events, seconds = replay(engine, log)
     told, of_flagged = stories(engine)
     by_id = {one.id: one for one in told}
-    suspects = frozenset(action.audit_id for one in told for action in one.timeline)
-    followed = frozenset(name for one in told for name in one.consequence_audit_ids)
     runs = [run for run in json.loads(labels.read_text()) if run["kind"] == "attack"]
-    judged = []
+    held: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for run in runs:
-        held = next((of_flagged[name] for name in run["audit_ids"] if name in of_flagged), None)
-        if held is not None:
-            judged.append(judge(run, by_id[held], suspects, followed))
+        place = next((of_flagged[name] for name in run["audit_ids"] if name in of_flagged), None)
+        if place is not None:
+            held[place].append(run)
+    exports = {
+        name: export_incident(engine, by_id[name], folder / "events", folder / f"{name}.json")
+        for name in held
+    }
+    suspects = frozenset(action.audit_id for one in told for action in one.timeline).union(
+        *(one.suspects for one in exports.values())
+    )
+    followed = frozenset(name for one in told for name in one.consequence_audit_ids)
+    judged = [
+        judge(run, by_id[name], exports[name], suspects, followed, earliest=run is _earliest(mine))
+        for name, mine in held.items()
+        for run in mine
+    ]
     rows = rows_of(judged, len(runs), len(told))
-    rows.append(Row("replay with incidents", events / seconds, "events/s"))
+    rows += [
+        at_most(
+            "exports that do not verify offline",
+            sum(bool(one.findings) for one in exports.values()),
+            f"of {len(exports)}",
+            0,
+        ),
+        at_most(
+            "audit IDs that an export names and does not hold",
+            sum(one.missing for one in exports.values()),
+            "requests",
+            0,
+        ),
+        Row(
+            "events in exports",
+            sum(len(one.suspects) + len(one.consequences) for one in exports.values()),
+            "",
+        ),
+        Row("replay with incidents", events / seconds, "events/s"),
+    ]
     return rows, judged
+
+
+def _earliest(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The run that began first; labels give the time of each."""
+    return min(runs, key=lambda run: run["start"])
 
 
 def trained(home: Path) -> str:
@@ -279,7 +415,11 @@ def main() -> None:
         model = options.model or trained(options.home or Path(folder))
         engine = load_engine(load_settings(), parse_model(model), store_url="sqlite://")
         try:
-            rows, judged = measure(engine, RECORDINGS / "labelled.jsonl.zst", RECORDINGS / "labels.json")
+            scratch = Path(folder) / "scratch"
+            scratch.mkdir()
+            rows, judged = measure(
+                engine, RECORDINGS / "labelled.jsonl.zst", RECORDINGS / "labels.json", scratch
+            )
         finally:
             engine.close()
     if options.runs is not None:

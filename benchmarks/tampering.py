@@ -1,6 +1,10 @@
 """Tampering with an event store at random, as somebody would who can write its files but has no signing key: is all of it seen?
 
-python -m benchmarks.tampering --times 10000
+python -m benchmarks.tampering --times 10000 --results FILE.jsonl
+
+Each tampering draws from a generator of its own, seeded by its number, so any of them can be made again alone
+(--first N --times 1), and the whole can be done in parts: with --results what is done is written down every 500, and the same
+command goes on where it stopped. TMPDIR=/dev/shm spares the disk.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -30,6 +35,9 @@ from serving.settings import EventSettings
 
 Tamper = Callable[[Path, Random], None]
 
+
+_PART = 500
+"""Tamperings after which what is done is written down."""
 
 _CUT = 1_767_657_600_000_000
 """The beginning of 6 January 2026, microseconds since 1970 UTC."""
@@ -302,15 +310,15 @@ WAYS: tuple[Tamper, ...] = (
 )
 
 
-def tamper_and_verify(sound: Path, scratch: Path, way: Tamper, rng: Random) -> list[Any] | None:
-    """Findings in a copy of a store that was tampered with; None if that changed nothing."""
-    shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(sound, scratch)
-    before = _contents(scratch)
-    way(scratch, rng)
-    if _contents(scratch) == before:
-        return None
-    return list(verify(scratch).findings)
+def tamper_and_verify(sound: Path, scratch: Path, way: Tamper, rng: Random) -> list[Any]:
+    """Findings in a copy of a store that was tampered with; what is drawn is drawn again until it changes something."""
+    before = _contents(sound)
+    while True:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(sound, scratch)
+        way(scratch, rng)
+        if _contents(scratch) != before:
+            return list(verify(scratch).findings)
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -319,32 +327,82 @@ def _contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    rng = Random(arguments.seed)
-    seen: Counter[str] = Counter()
-    missed: Counter[str] = Counter()
+@dataclass(slots=True)
+class Part:
+    """Tamperings `first` to `first + times - 1` of a seed: those seen by way, and the numbers of those that were not."""
+
+    seed: int
+    first: int
+    times: int
+    seen: dict[str, int]
+    missed: list[int]
+    seconds: float
+
+
+def tamper(sound: Path, scratch: Path, seed: int, first: int, times: int) -> Part:
+    """Do some of the tamperings of a seed."""
     began = time.monotonic()
+    seen: Counter[str] = Counter()
+    missed: list[int] = []
+    for number in range(first, first + times):
+        way = WAYS[number % len(WAYS)]
+        if tamper_and_verify(sound, scratch, way, Random(f"{seed}/{number}")):
+            seen[way.__name__] += 1
+        else:
+            missed.append(number)
+    return Part(seed, first, times, dict(seen), missed, time.monotonic() - began)
+
+
+def _done(results: Path | None, seed: int) -> list[Part]:
+    if results is None or not results.exists():
+        return []
+    parts = [Part(**json.loads(line)) for line in results.read_text().splitlines()]
+    return [part for part in parts if part.seed == seed]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--times", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first tampering")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--results", type=Path, help="file to which each part is added; parts in it are not done again"
+    )
+    arguments = parser.parse_args()
+    parts = _done(arguments.results, arguments.seed)
+    known = {part.first for part in parts}
+    end = arguments.first + arguments.times
     with TemporaryDirectory() as folder:
         sound = make_store(Path(folder) / "sound")
         assert not verify(sound).findings
-        while seen.total() + missed.total() < arguments.times:
-            way = WAYS[(seen.total() + missed.total()) % len(WAYS)]
-            findings = tamper_and_verify(sound, Path(folder) / "tampered", way, rng)
-            if findings is None:
+        for first in range(arguments.first, end, _PART):
+            if first in known:
                 continue
-            (seen if findings else missed)[way.__name__] += 1
-            if (seen.total() + missed.total()) % 500 == 0:
-                print(
-                    f"{seen.total()} seen, {missed.total()} missed, {time.monotonic() - began:.0f} s",
-                    flush=True,
-                )
-    for way in WAYS:
-        print(f"{way.__name__:<26} {seen[way.__name__]:>6} seen  {missed[way.__name__]:>3} missed")
-    print(f"{seen.total()} of {arguments.times} tamperings seen, in {time.monotonic() - began:.0f} s")
+            times = min(_PART, end - first)
+            part = tamper(sound, Path(folder) / "tampered", arguments.seed, first, times)
+            parts.append(part)
+            if arguments.results is not None:
+                with arguments.results.open("a") as file:
+                    file.write(json.dumps(asdict(part)) + "\n")
+            print(
+                f"{first + times:,} done, {len(part.missed)} of these missed, {part.seconds:.0f} s",
+                flush=True,
+            )
+    missed = sorted(number for part in parts for number in part.missed)
+    for at, way in enumerate(WAYS):
+        seen = sum(part.seen.get(way.__name__, 0) for part in parts)
+        lost = sum(number % len(WAYS) == at for number in missed)
+        print(f"{way.__name__:<26} {seen:>6} seen  {lost:>3} missed")
+    times = sum(part.times for part in parts)
+    print(
+        f"{times - len(missed):,} of {times:,} tamperings seen, in {sum(part.seconds for part in parts):,.0f} s"
+    )
+    if missed:
+        raise SystemExit(
+            f"Missed: {', '.join(map(str, missed[:50]))}. Make one again with --first NUMBER --times 1."
+        )
 
 
 if __name__ == "__main__":

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from benchmarks.bench_incidents import judge, rows_of
+from benchmarks.bench_incidents import Exported, judge, measure, rows_of
+from data.actions import FIELDS
 from serving.alerts import Surrounding
-from serving.story import Incident, Session
+from serving.engine import Engine
+from serving.explain import Explainer
+from serving.settings import load_settings
+from serving.store import AlertStore
+from serving.story import Incident, Session, Source
+from tests.serving.conftest import model_info
+from tests.serving.fakes import FakeDetector, ndjson, raw_event, secret_event
 
 NOW = datetime(2026, 11, 23, 14, tzinfo=UTC)
 RUN = {
@@ -24,7 +33,7 @@ def action(name: str) -> Surrounding:
     return Surrounding(audit_id=name, time=NOW, did="", verb="get", role="flagged", principal="alice@corp")
 
 
-def told(*listed: str, reason: str = "namespace", evidence: tuple[str, ...] = ("a1", "a2")) -> Incident:
+def told(*listed: str, reason: str = "namespace") -> Incident:
     session = Session(
         principal="alice@corp",
         address="203.0.113.7",
@@ -36,11 +45,31 @@ def told(*listed: str, reason: str = "namespace", evidence: tuple[str, ...] = ("
         top_attribute=reason,
         actions=[action(name) for name in listed],
     )
-    return Incident(id="i", state="open", sessions=[session], audit_ids=list(evidence))
+    source = Source(
+        principal="alice@corp",
+        who="",
+        time=NOW,
+        audit_id=listed[0],
+        did="",
+        address="",
+        client="",
+        credential="",
+        confidence="likely",
+        why="",
+    )
+    return Incident(id="i", state="open", source=source, sessions=[session])
+
+
+def exported(*suspects: str, consequences: tuple[str, ...] = ()) -> Exported:
+    return Exported(frozenset(suspects), frozenset(consequences), 0, [])
 
 
 def judged(incident: Incident, **more: Any) -> Any:
-    given = {"suspects": frozenset(), "followed": frozenset({"c1"})} | more
+    given = {
+        "exported": exported("a1", "a2"),
+        "suspects": frozenset(),
+        "followed": frozenset({"c1"}),
+    } | more
     return judge(RUN, incident, **given)
 
 
@@ -51,7 +80,7 @@ def test_the_first_malicious_action_must_be_among_the_first_five() -> None:
 
 
 def test_shares_and_suspects_are_counted() -> None:
-    one = judged(told("a1", evidence=("a1",)), suspects=frozenset({"c2"}))
+    one = judged(told("a1"), exported=exported("a1"), suspects=frozenset({"c2"}))
     assert (one.cited, one.induced, one.followed, one.suspected) == (0.5, 2, 1, 1)
 
 
@@ -70,3 +99,36 @@ def test_bars_are_held_over_all_detected_runs() -> None:
     first = next(row for name, row in rows.items() if name.startswith("first malicious"))
     assert (first.value, first.ok) == (0.5, False)
     assert rows["right principal"].ok
+
+
+def test_only_what_the_export_holds_as_a_suspects_deed_is_cited() -> None:
+    one = judged(told("a1"), exported=exported("x", consequences=("a1", "a2")))
+    assert one.cited == 0
+
+
+def test_a_beginning_is_right_by_what_is_listed_where_the_incident_says_it_began() -> None:
+    rows = {row.name: row.value for row in rows_of([judged(told("x", "a1")), judged(told("x"))], 2, 1)}
+    assert [value for name, value in rows.items() if name.startswith("incidents that")] == [0, 1]
+    later = judged(told("x", "a1"), earliest=False)
+    assert [row.value for row in rows_of([later], 2, 1) if row.name.startswith("incidents that list")] == [0]
+
+
+def test_a_log_is_kept_exported_and_verified(tmp_path: Path) -> None:
+    store = AlertStore("sqlite://", retention_days=3650, max_alerts=1000)
+    engine = Engine(FakeDetector(), FIELDS, model_info(), store, Explainer.load(load_settings().explain_path))
+    events = [raw_event(0), secret_event(1), raw_event(2, user="bob@corp")]
+    log, labels = tmp_path / "log.jsonl", tmp_path / "labels.json"
+    log.write_bytes(ndjson(events))
+    run = RUN | {
+        "kind": "attack",
+        "start": "2026-11-23T14:00:00Z",
+        "audit_ids": ["id-1"],
+        "induced_audit_ids": [],
+    }
+    labels.write_text(json.dumps([run]))
+    (tmp_path / "scratch").mkdir()
+    rows, [one] = measure(engine, log, labels, tmp_path / "scratch")
+    assert (one.cited, one.begins_right, one.source_right) == (1, True, True)
+    values = {row.name: (row.value, row.ok) for row in rows}
+    assert values["exports that do not verify offline"] == (0, True)
+    assert values["audit IDs that an export names and does not hold"] == (0, True)
