@@ -1182,6 +1182,7 @@ def who_touched(
         typer.Option("--exact", help="Leave out who listed or watched all of the kind, and so saw it too."),
     ] = False,
     store: StoreFolder = None,
+    url: AskedService = None,
     as_json: AsJson = False,
 ) -> None:
     """Show who touched an object: how, how often, when, from where and with what; refused attempts too.
@@ -1194,7 +1195,7 @@ def who_touched(
     """
     from serving.forensics import commands
 
-    commands.touched(kind, what, since, until, store, exact, as_json)
+    commands.touched(kind, what, since, until, commands.asked(store, _asked(url, store)), exact, as_json)
 
 
 @who_is_new_app.command("in")
@@ -1203,6 +1204,7 @@ def who_is_new_in(
     since: Since = "7d",
     until: Until = None,
     store: StoreFolder = None,
+    url: AskedService = None,
     as_json: AsJson = False,
 ) -> None:
     """Show which principals came to a namespace that had never been seen in it before.
@@ -1215,7 +1217,7 @@ def who_is_new_in(
     """
     from serving.forensics import commands
 
-    commands.newcomers(namespace, since, until, store, as_json)
+    commands.newcomers(namespace, since, until, commands.asked(store, _asked(url, store)), as_json)
 
 
 @app.command()
@@ -1272,6 +1274,7 @@ def events(
         ),
     ] = False,
     store: StoreFolder = None,
+    url: AskedService = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line, for another program.")
     ] = False,
@@ -1302,7 +1305,8 @@ def events(
         audit_ids=tuple(audit_id or ()),
         alert=alert,
     )
-    commands.events(wanted, limit, cursor, newest, original, store, as_json)
+    questions = commands.asked(store, _asked(url, store))
+    commands.events(wanted, limit, cursor, newest, original, questions, as_json)
 
 
 @app.command()
@@ -1352,6 +1356,7 @@ def principal(
     since: SinceAny = None,
     until: Until = None,
     store: StoreFolder = None,
+    url: AskedService = None,
     history: Annotated[
         Path | None,
         typer.Option(
@@ -1365,7 +1370,7 @@ def principal(
 ) -> None:
     """Show one principal: what it did and when, from where and with what, how unusual that was, and how its peers differ.
 
-    Reads the files of a service, so it works beside a running one, after it, or on a copy.
+    Reads the files of a service, so it works beside a running one, after it, or on a copy; with --url it asks a running one.
 
     Example:  `kubehabit principal alice@example.com --since 7d`
 
@@ -1373,7 +1378,8 @@ def principal(
     """
     from serving.forensics import commands
 
-    commands.principal(name, since, until, store, history, as_json)
+    service = None if history is not None else _asked(url, store)
+    commands.principal(name, since, until, store, history, service, as_json)
 
 
 @app.command()

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from data.errors import KubehabitError
 
+Value = str | int | float | Sequence[str] | None
 _TIMEOUT = 60.0
 _FILE_TIMEOUT = 600.0
 """An export reads and proves up to 50,000 events."""
+
+
+class NotFoundError(KubehabitError):
+    """The service says that there is no such thing; the message is its own."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -41,18 +47,23 @@ class Remote:
             raise KubehabitError(f"{url!r} is no address of a service: give one like http://127.0.0.1:8646.")
         self._url, self._token = url.rstrip("/"), token
 
-    def get(self, *path: str, **query: str | float | None) -> Any:
+    def get(self, *path: str, **query: Value) -> Any:
         """The answer to a GET.
 
         Args:
             path: segments after `/v1`.
-            query: parameters; those that are None are left out.
+            query: parameters; those that are None or empty lists are left out.
 
         Raises:
+            NotFoundError: there is no such thing.
             KubehabitError: the service cannot be reached, or refuses; the message says why.
         """
-        given = {name: value for name, value in query.items() if value is not None}
-        return self._parsed(self._ask("GET", path, None, f"?{urlencode(given)}" if given else ""))
+        return self._parsed(self.get_bytes(*path, **query))
+
+    def get_bytes(self, *path: str, **query: Value) -> bytes:
+        """The answer to a GET, byte for byte; raises as `get`."""
+        given = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
+        return self._ask("GET", path, None, f"?{given}" if given else "")
 
     def post(self, *path: str, body: Mapping[str, Any]) -> Any:
         """The answer to a POST of JSON; raises as `get`."""
@@ -89,7 +100,8 @@ class Remote:
                 return content
         except urllib.error.HTTPError as error:
             with error:
-                raise KubehabitError(_detail(error)) from error
+                kind = NotFoundError if error.code == HTTPStatus.NOT_FOUND else KubehabitError
+                raise kind(_detail(error)) from error
         except (OSError, ValueError, HTTPException) as error:
             why = str(getattr(error, "reason", error)) or type(error).__name__
             raise KubehabitError(

@@ -29,6 +29,7 @@ from serving.forensics.records import Record, what_of
 from serving.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from serving.forensics.ask import Answers
     from serving.forensics.evidence import Subject
     from serving.forensics.verify import Report
     from serving.incidents import Incidents
@@ -42,6 +43,15 @@ _SECONDS = 300.0
 def settings_of(config: Path | None) -> Settings:
     """Settings of the service whose store is asked."""
     return load_settings(config)
+
+
+def asked(store: Path | None, service: Remote | None) -> Answers:
+    """Whom to ask: a running service, or the files on this machine."""
+    if service is None:
+        return open_questions(store)
+    from serving.forensics.ask import RemoteAnswers
+
+    return RemoteAnswers(service)
 
 
 def open_questions(store: Path | None) -> Questions:
@@ -76,10 +86,9 @@ def object_of(kind: str, what: str | None) -> Filter:
 
 
 def touched(
-    kind: str, what: str | None, since: str, until: str | None, store: Path | None, exact: bool, as_json: bool
+    kind: str, what: str | None, since: str, until: str | None, questions: Answers, exact: bool, as_json: bool
 ) -> None:
     """Print who touched an object."""
-    questions = open_questions(store)
     wanted = replace(object_of(kind, what), since=_moment(since), until=_moment(until))
     found = questions.touched(wanted, listings=not exact)
     if as_json:
@@ -122,11 +131,10 @@ def _touch_row(one: Touch, wanted: Filter) -> tuple[str, ...]:
     )
 
 
-def newcomers(namespace: str, since: str, until: str | None, store: Path | None, as_json: bool) -> None:
+def newcomers(namespace: str, since: str, until: str | None, questions: Answers, as_json: bool) -> None:
     """Print who is new in a namespace."""
-    questions = open_questions(store)
     found = questions.newcomers(namespace, moment_of(since), _moment(until))
-    earliest = questions.extent().earliest
+    earliest = questions.earliest()
     if as_json:
         begins = None if earliest is None else clock.written(earliest)
         _print_json({"newcomers": found, "storeBegins": begins})
@@ -170,13 +178,12 @@ def events(
     cursor: str | None,
     newest: bool,
     original: bool,
-    store: Path | None,
+    questions: Answers,
     as_json: bool,
 ) -> None:
     """Print events."""
     from serving.forensics.routes import document_of
 
-    questions = open_questions(store)
     page = questions.events(wanted, limit=limit, cursor=cursor, newest=newest, texts=original)
     if as_json or original:
         write = sys.stdout.write
@@ -221,53 +228,64 @@ def principal(
     until: str | None,
     store: Path | None,
     history: Path | None,
+    service: Remote | None,
     as_json: bool,
 ) -> None:
     """Print what a principal did, its habits, how unusual it was over time, and how its peers differ."""
-    from serving.forensics.habits import compared, habits_of
-
-    questions = open_questions(store)
     span = (_moment(since), _moment(until))
-    found, habits = questions.life(name, *span), habits_of(questions, name, *span)
-    if found is None or habits is None:
+    if service is None:
+        questions = open_questions(store)
+        found, past = questions.life(name, *span), _past(questions, name, history, *span)
+    else:
+        from serving.forensics.ask import RemoteAnswers
+
+        answers = RemoteAnswers(service)
+        found = answers.life(name, *span)
+        past = {} if found is None else answers.past(name, *span)
+    if found is None or past["habits"] is None:
         raise KubehabitError(
             f"There is no event of {name!r} in that time. A service account is system:serviceaccount:NAMESPACE:NAME; see who "
             "there is with: kubehabit principals"
         )
-    surprise, others = _past(name, history)
-    peers = compared(questions, name, others, *span)
     if as_json:
-        told = msgspec.to_builtins(found) | {"habits": habits, "surprise": surprise, "peers": peers}
-        _print_json(told)
+        _print_json(msgspec.to_builtins(found) | past)
         return
     from serving.history import screens
 
     console = _console()
     _print_life(console, found)
-    console.print(screens.habits_screen(msgspec.to_builtins(habits)), highlight=False)
-    if surprise is not None:
-        console.print(screens.surprise_screen(surprise), highlight=False)
-        console.print(screens.peers_screen(msgspec.to_builtins(peers)), highlight=False)
+    console.print(screens.habits_screen(past["habits"]), highlight=False)
+    if past["surprise"] is not None:
+        console.print(screens.surprise_screen(past["surprise"]), highlight=False)
+        console.print(screens.peers_screen(past["peers"]), highlight=False)
     if found.alerts:
         console.print(f"\n[bold]Alerts[/bold]  {', '.join(found.alerts)}", highlight=False)
         console.print(f"Next: kubehabit evidence --alert {found.alerts[0]} --out evidence", highlight=False)
 
 
-def _past(name: str, history: Path | None) -> tuple[dict[str, Any] | None, list[str]]:
-    """How unusual a principal was, and its peers; nothing where there is no history beside the store."""
+def _past(
+    questions: Questions, name: str, history: Path | None, since: int | None, until: int | None
+) -> dict[str, Any]:
+    """Habits, surprise over time and peers, as the API gives them; None for what there is no file of beside the store."""
+    from serving.forensics.habits import compared, habits_of
     from serving.history.read import HistoryReader
     from serving.history.schema import HistoryError
 
+    habits = habits_of(questions, name, since, until)
     settings = settings_of(None)
     path = history or settings.history.resolved_path(settings.state.resolved_path)
+    surprise, others = None, []
     try:
         reader = HistoryReader(path)
     except HistoryError:
         if history is not None:
             raise
-        return None, []
-    surprise = reader.surprise(name)
-    return None if surprise is None else surprise.model_dump(mode="json", by_alias=True), reader.peers(name)
+    else:
+        told = reader.surprise(name)
+        surprise = None if told is None else told.model_dump(mode="json", by_alias=True)
+        others = reader.peers(name)
+    peers = compared(questions, name, others, since, until)
+    return {"habits": msgspec.to_builtins(habits), "surprise": surprise, "peers": msgspec.to_builtins(peers)}
 
 
 def _print_life(console: Console, found: Life) -> None:
@@ -295,12 +313,12 @@ def _print_life(console: Console, found: Life) -> None:
                 console.print(f"  {top.count:>10,}  {escape(top.value)}", highlight=False)
 
 
-def _reach(questions: Questions) -> str:
+def _reach(questions: Answers) -> str:
     """How far back the answer reaches."""
-    extent = questions.extent()
-    if extent.earliest is None:
+    earliest = questions.earliest()
+    if earliest is None:
         return " The store is empty."
-    return f" The store begins {_short(clock.written(extent.earliest))} UTC."
+    return f" The store begins {_short(clock.written(earliest))} UTC."
 
 
 def _short(time: str) -> str:

@@ -311,6 +311,10 @@ class Questions:
 
         return self.answer(None, None, ask)
 
+    def earliest(self) -> int | None:
+        """When the store begins, microseconds since 1970 UTC; None while it is empty."""
+        return self.extent().earliest
+
     def events(
         self,
         wanted: Filter,

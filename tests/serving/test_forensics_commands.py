@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 import kubehabit
+from serving.app import create_app
+from serving.engine import Engine
+from serving.settings import Settings
 from tests.serving.event_stores import body, new_store, story
+from tests.serving.live import Live
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +107,62 @@ def test_a_wrong_time_is_one_sentence(folder: Path, words: tuple[str, ...]) -> N
     told = ask(folder, *words)
     assert told.exit_code == 2
     assert "is no point in time" in told.stderr
+
+
+# -- the same of a running service ------------------------------------------------------------------------------
+
+
+TOKEN = "a-token-of-sixteen-or-more"
+
+
+@pytest.fixture
+def url(engine: Engine, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A service that asks for a token and has had the story; its store is in `own_home`."""
+    events = {"enabled": True, "seal_seconds": 3600, "memory_mb": 256}
+    monkeypatch.setenv("KUBEHABIT_TOKEN", TOKEN)
+    app = create_app(Settings(token=TOKEN, events=events), engine)
+    with Live(app) as live:
+        address = f"http://127.0.0.1:{live.port}"
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        httpx.post(f"{address}/v1/score", content=body(story()), headers=headers).raise_for_status()
+        app.state.service.settle_events(30)
+        yield address
+
+
+QUESTIONS = [
+    ("who", "touched", "secret", "payments/db", "--since", "2026-11-23"),
+    ("who", "touched", "secret", "payments/db", "--since", "2026-11-23", "--exact"),
+    ("who", "touched", "secret", "payments/other", "--since", "2026-11-23", "--exact"),
+    ("who", "is", "new", "in", "payments", "--since", "2026-11-23T14:00:25"),
+    ("events", "--credential", "3f2a8c1e", "--since", "2026-11-23T14:00:30"),
+    ("events", "--verb", "list", "--verb", "get", "--code", "4xx", "--newest"),
+    ("events", "--audit-id", "id-30", "--audit-id", "id-31", "--original"),
+    ("principal", "mallory@corp", "--since", "2026-11-23"),
+]
+
+
+@pytest.mark.slow
+def test_a_service_answers_as_its_files_do(url: str, own_home: Path) -> None:
+    for words in QUESTIONS:
+        for form in ((), ("--json",)):
+            remote = CliRunner().invoke(kubehabit.app, [*words, *form, "--url", url])
+            assert remote.exit_code == 0, remote.output
+            assert remote.stdout == ask(own_home / "events", *words, *form).stdout, words
+    page = CliRunner().invoke(kubehabit.app, ["events", "--limit", "1", "--url", url])
+    assert "--cursor" in page.stderr
+
+
+def test_what_a_service_cannot_answer_is_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = CliRunner().invoke(kubehabit.app, ["principal", "nobody", "--url", url])
+    assert (nobody.exit_code, "no event of 'nobody'" in nobody.stderr) == (2, True)
+    monkeypatch.setenv("KUBEHABIT_TOKEN", "a-wrong-token-of-this-length")
+    refused = CliRunner().invoke(kubehabit.app, ["events", "--url", url])
+    assert (refused.exit_code, "token" in refused.stderr) == (2, True)
+
+
+def test_who_names_a_folder_means_it_whatever_the_environment_says(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBEHABIT_URL", "http://127.0.0.1:1")
+    assert ask(folder, "events", "--audit-id", "id-30").exit_code == 0
+    assert "does not answer" in CliRunner().invoke(kubehabit.app, ["events"]).stderr
