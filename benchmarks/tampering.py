@@ -119,8 +119,7 @@ def change_value(folder: Path, rng: Random) -> None:
     column = rng.choice(
         [name for name in COLUMNS if name not in ("number", "time", "received", "code", "redactions")]
     )
-    kind = rng.randrange(4)
-    value = f"{column} || 'x'" if kind else "'nobody'"
+    value = rng.choice((f"{column} || 'x'", f"{column} || 'x'", f"{column} || 'x'", "'nobody'", "NULL"))
     where = rng.choice(
         [
             (column, value),

@@ -98,8 +98,11 @@ def _sql_text(name: str) -> str:
     return f"{name}::VARCHAR" if name in _NUMBERS else name
 
 
-CONTENT_SQL = " || ".join(f"strlen({_sql_text(name)}) || ':' || {_sql_text(name)} || ','" for name in COLUMNS)
-"""`content_of` a row of a Parquet file, in SQL."""
+CONTENT_SQL = (
+    "concat(" + ", ".join(f"strlen({_sql_text(name)}), ':', {_sql_text(name)}, ','" for name in COLUMNS) + ")"
+)
+"""`content_of` a row of a Parquet file, in SQL. One call: a chain of `||` takes DuckDB ten times as long to plan and three times
+as long to run. NULL, which is in no record as it was written, becomes nothing at all, and so another content."""
 
 
 def rows_of(files: Sequence[str], *, torn: bool = False) -> str:
