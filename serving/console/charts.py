@@ -1,0 +1,368 @@
+"""Pictures of figures, drawn on the server: pure functions from data to SVG, with the same figures as a table beneath.
+
+A picture is stretched to the width there is; what is written beside it is text of the page, as large as all other text.
+Colours are classes of `charts.css`, so that they follow the theme. Nothing in a picture is told by colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from markupsafe import Markup, escape
+
+LEVELS = 5
+"""Shades of a heat map; 0 is nothing at all."""
+
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_HOURS = 24
+_HIGH = 100.0
+"""Height of every drawing, in its own units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One stretch of time in a picture of surprise.
+
+    Attributes:
+        at: when it began.
+        height: share of the threshold that was reached.
+        middle: what is typical in it, as a share of what is usual.
+        flagged: unusual actions in it.
+        count: all actions in it.
+    """
+
+    at: datetime
+    height: float
+    middle: float
+    flagged: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a picture.
+
+    Attributes:
+        name: for the legend and the table.
+        kind: its class in the style sheet: one, or two.
+        values: one for each place on the axis.
+    """
+
+    name: str
+    kind: str
+    values: Sequence[float]
+
+
+def level(count: int, most: int) -> int:
+    """Shade of a count beside the greatest: by its root, so that what is rare is seen beside what is frequent."""
+    if not count:
+        return 0
+    return min(LEVELS - 1, 1 + int((LEVELS - 1) * (count / max(most, 1)) ** 0.5 * 0.999))
+
+
+def figure(name: str, *, title: str, told: str, around: Markup, table: Markup, legend: Markup) -> Markup:
+    """A picture with its name, what it tells in a sentence, and its figures as a table.
+
+    Args:
+        name: unique on the page.
+        title: short.
+        told: what can be seen in it.
+        around: the SVG among its axes.
+        table: the figures.
+        legend: what colours mean.
+    """
+    return Markup(
+        '<figure class="chart" aria-labelledby="{0}-title"><figcaption><b id="{0}-title">{1}</b> <span class="soft">{2}</span>'
+        "</figcaption>{3}{4}<details><summary>As a table</summary>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="{1}, as a table">{5}</div></details></figure>'
+    ).format(name, title, told, around, legend, table)
+
+
+def _svg(name: str, title: str, told: str, width: float, shapes: Iterable[Markup], kind: str) -> Markup:
+    return Markup(
+        '<svg class="drawing {5}" viewBox="0 0 {3:g} {4:g}" preserveAspectRatio="none" role="img" focusable="false" '
+        'aria-labelledby="{0}-svg-title {0}-svg-desc"><title id="{0}-svg-title">{1}</title>'
+        '<desc id="{0}-svg-desc">{2}</desc>{6}</svg>'
+    ).format(name, title, told, width, _HIGH, kind, Markup("").join(shapes))
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[int] = ()) -> Markup:
+    """A table whose first column names its rows.
+
+    Args:
+        heads: of the columns.
+        rows: cells, row by row.
+        numbers: columns that are right-aligned.
+    """
+
+    def cell(place: int, value: object) -> Markup:
+        kind = Markup(' class="right number"') if place in numbers else Markup("")
+        if not place:
+            return Markup('<th scope="row"{}>{}</th>').format(kind, value)
+        return Markup("<td{}>{}</td>").format(kind, value)
+
+    head = Markup("").join(
+        Markup('<th scope="col"{}>{}</th>').format(
+            Markup(' class="right"') if place in numbers else Markup(""), escape(text)
+        )
+        for place, text in enumerate(heads)
+    )
+    body = Markup("").join(
+        Markup("<tr>{}</tr>").format(Markup("").join(cell(place, value) for place, value in enumerate(row)))
+        for row in rows
+    )
+    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body)
+
+
+def _ticks(texts: Sequence[str], kind: str) -> Markup:
+    """Texts along an axis, evenly spread; a screen reader has the table instead."""
+    marks = Markup("").join(Markup("<span>{}</span>").format(text) for text in texts)
+    return Markup('<div class="ticks {}" aria-hidden="true">{}</div>').format(kind, marks)
+
+
+# -- when ---------------------------------------------------------------------------------------------------------
+
+
+def heat_map(name: str, week: Sequence[Sequence[int]]) -> Markup:
+    """When somebody acts: days of the week by hours of the day, darker where there is more.
+
+    Args:
+        name: unique on the page.
+        week: counts, seven days of twenty-four hours, Monday first, in UTC.
+    """
+    most = max(max(day) for day in week)
+    title, told = "Hours of the week", _busiest(week)
+    high = _HIGH / len(_DAYS)
+    cells = [
+        Markup(
+            '<rect class="heat heat-{}" x="{}" y="{:.3f}" width="0.92" height="{:.3f}"><title>{}, {:02d}:00 to {:02d}:00 UTC: '
+            "{}</title></rect>"
+        ).format(
+            level(count, most),
+            hour,
+            row * high,
+            high * 0.9,
+            _DAYS[row],
+            hour,
+            (hour + 1) % 24,
+            _events(count),
+        )
+        for row, day in enumerate(week)
+        for hour, count in enumerate(day)
+    ]
+    drawing = _svg(name, title, told, _HOURS, cells, "heat-map")
+    days = Markup("").join(
+        Markup('<span><span class="long">{}</span><span class="short">{}</span></span>').format(
+            day[:3], day[:1]
+        )
+        for day in _DAYS
+    )
+    around = Markup(
+        '<div class="plot week"><div class="ticks days" aria-hidden="true">{}</div>{}{}</div>'
+    ).format(days, drawing, _ticks(("0", "6", "12", "18"), "hours"))
+    shades = Markup("").join(
+        Markup('<span class="swatch heat-{}"></span>').format(shade) for shade in range(LEVELS)
+    )
+    legend = Markup('<p class="legend soft" aria-hidden="true">none {} {:,} an hour</p>').format(shades, most)
+    heads = ("Day", *(f"{hour:02d}" for hour in range(_HOURS)))
+    rows = [(_DAYS[row], *(f"{count:,}" if count else "" for count in day)) for row, day in enumerate(week)]
+    return figure(
+        name,
+        title=title,
+        told=told,
+        around=around,
+        legend=legend,
+        table=table(heads, rows, numbers=range(1, _HOURS + 1)),
+    )
+
+
+def _busiest(week: Sequence[Sequence[int]]) -> str:
+    """What a map of hours shows, in a sentence."""
+    total = sum(map(sum, week))
+    if not total:
+        return "It did nothing in this time."
+    of_hours = [sum(day[hour] for day in week) for hour in range(_HOURS)]
+    of_days = [sum(day) for day in week]
+    weekend = sum(of_days[5:]) / total
+    hour = max(range(_HOURS), key=of_hours.__getitem__)
+    day = max(range(len(_DAYS)), key=of_days.__getitem__)
+    active = sum(1 for count in of_hours if count)
+    return (
+        f"Most on {_DAYS[day]}s and between {hour:02d}:00 and {(hour + 1) % 24:02d}:00 UTC; active in {active} of 24 hours of "
+        f"the day; {weekend:.0%} at weekends."
+    )
+
+
+def _events(count: int) -> str:
+    return f"{count:,} event" + ("" if count == 1 else "s")
+
+
+# -- how unusual --------------------------------------------------------------------------------------------------
+
+_TOP = 2.0
+"""Share of the threshold at the top of the picture; what is beyond is drawn up to it, and told in the table."""
+
+
+def surprise_bars(name: str, bars: Sequence[Bar], *, title: str, step: timedelta, until: datetime) -> Markup:
+    """How near somebody came to its threshold over time; a bar at or over the line was an alert.
+
+    Args:
+        name: unique on the page.
+        bars: in the order of time, at most one for each step.
+        title: short.
+        step: length of time that one bar stands for.
+        until: end of the axis.
+    """
+    begin = bars[0].at
+    places = max(int((until - begin) / step) + 1, 8)
+    hourly = step < timedelta(days=1)
+    shapes = [
+        _level_line(1.0, places, "limit"),
+        _level_line(0.5, places, "guide"),
+        _level_line(1.5, places, "guide"),
+    ]
+    for bar in bars:
+        place = int((bar.at - begin) / step)
+        kind = "over" if bar.flagged else "under"
+        high = _HIGH * min(bar.height, _TOP) / _TOP
+        words = (
+            f"{_when(bar.at, hourly)}: reached {bar.height:.0%} of its threshold, {bar.flagged:,} unusual of "
+            f"{bar.count:,} actions"
+        )
+        shapes.append(
+            Markup(
+                '<rect class="bar {}" x="{:.3f}" y="{:.3f}" width="0.76" height="{:.3f}"><title>{}</title></rect>'
+            ).format(kind, place + 0.12, _HIGH - max(high, 0.8), max(high, 0.8), words)
+        )
+        middle = _HIGH * min(bar.middle, _TOP) / _TOP
+        shapes.append(
+            Markup('<path class="middle" d="M{:.3f} {:.3f}h0.92"/>').format(place + 0.04, _HIGH - middle)
+        )
+    over = [bar for bar in bars if bar.flagged]
+    greatest = max(bars, key=lambda bar: bar.height)
+    told = f"Nearest {_when(greatest.at, hourly)}, with {greatest.height:.0%} of the threshold. " + (
+        f"{len(over)} of {len(bars)} {'hours' if hourly else 'days'} with alerts."
+        if over
+        else "No alert in this time."
+    )
+    drawing = _svg(name, title, told, places, shapes, "surprise")
+    middle_at = begin + step * (places // 2)
+    around = Markup('<div class="plot over-time">{}{}{}</div>').format(
+        _ticks(("200%", "150%", "100%", "50%", "0"), "levels"),
+        drawing,
+        _ticks([_when(at, hourly) for at in (begin, middle_at, begin + step * (places - 1))], "moments"),
+    )
+    legend = Markup(
+        '<p class="legend soft" aria-hidden="true"><span><span class="swatch under"></span>nearest to an alert</span>'
+        '<span><span class="swatch over"></span>alert</span><span><span class="swatch middle"></span>typical action</span>'
+        '<span><span class="swatch limit"></span>threshold</span></p>'
+    )
+    rows = [
+        (
+            _when(bar.at, hourly),
+            f"{bar.height:.0%}",
+            f"{bar.middle:.0%}",
+            f"{bar.flagged:,}",
+            f"{bar.count:,}",
+        )
+        for bar in reversed(bars)
+    ]
+    heads = ("Hour (UTC)" if hourly else "Day (UTC)", "Nearest", "Typical", "Unusual actions", "Actions")
+    return figure(
+        name,
+        title=title,
+        told=told,
+        around=around,
+        legend=legend,
+        table=table(heads, rows, numbers=(1, 2, 3, 4)),
+    )
+
+
+def _level_line(share: float, width: float, kind: str) -> Markup:
+    return Markup('<path class="{}" d="M0 {:.3f}H{:g}"/>').format(kind, _HIGH * (1 - share / _TOP), width)
+
+
+def _when(at: datetime, hourly: bool) -> str:
+    return f"{at.day} {at:%b %H:%M}" if hourly else f"{at.day} {at:%b}"
+
+
+# -- how much ------------------------------------------------------------------------------------------------------
+
+
+def bar(share: float, kind: str = "") -> Markup:
+    """A small bar beside a number that says the same; `share` of its whole length is filled."""
+    return Markup(
+        '<svg class="share {}" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true" focusable="false">'
+        '<rect class="rest" width="100" height="8"/><rect class="part" width="{:.1f}" height="8"/></svg>'
+    ).format(kind, 100 * max(0.0, min(share, 1.0)))
+
+
+def lines(
+    name: str,
+    told_lines: Sequence[Line],
+    *,
+    title: str,
+    told: str,
+    places: Sequence[str],
+    ticks: Sequence[str],
+    mark: int | None,
+    marked: str,
+    rows: Iterable[Sequence[object]],
+    heads: Sequence[str],
+    shown: Callable[[float], str],
+) -> Markup:
+    """Lines over places that are evenly spread, such as thresholds.
+
+    Args:
+        name: unique on the page.
+        told_lines: what is drawn.
+        title, told: short, and what can be seen.
+        places: names of the places.
+        ticks: of them, evenly spread, those that are written.
+        mark: place at which something is marked, and
+        marked: what.
+        rows, heads: the table.
+        shown: how a value is written on the axis.
+    """
+    most = max((max(line.values, default=0.0) for line in told_lines), default=0.0) or 1.0
+    width = max(len(places) - 1, 1)
+    shapes = [
+        Markup('<path class="guide" d="M0 {:.3f}H{}"/>').format(_HIGH * part, width)
+        for part in (0.02, 0.5, 0.98)
+    ]
+    if mark is not None:
+        shapes.append(Markup('<path class="limit" d="M{} 0V{:g}"/>').format(mark, _HIGH))
+    for line in told_lines:
+        points = " ".join(
+            f"{place},{_HIGH * (0.98 - 0.96 * value / most):.3f}" for place, value in enumerate(line.values)
+        )
+        shapes.append(Markup('<polyline class="line {}" points="{}"/>').format(line.kind, points))
+    # Invisible, and wide enough to be found with a pointer.
+    for place, where in enumerate(places):
+        values = ", ".join(f"{line.name} {shown(line.values[place])}" for line in told_lines)
+        shapes.append(
+            Markup(
+                '<rect class="feel" x="{:.2f}" y="0" width="1" height="{:g}"><title>{}: {}</title></rect>'
+            ).format(place - 0.5, _HIGH, where, values)
+        )
+    drawing = _svg(name, title, told, width, shapes, "lines")
+    around = Markup('<div class="plot over-time">{}{}{}</div>').format(
+        _ticks((shown(most), shown(most / 2), "0"), "levels"), drawing, _ticks(ticks, "moments")
+    )
+    swatches = Markup("").join(
+        Markup('<span><span class="swatch line {}"></span>{}</span>').format(line.kind, line.name)
+        for line in told_lines
+    )
+    if mark is not None:
+        swatches += Markup('<span><span class="swatch limit"></span>{}</span>').format(marked)
+    legend = Markup('<p class="legend soft" aria-hidden="true">{}</p>').format(swatches)
+    return figure(
+        name,
+        title=title,
+        told=told,
+        around=around,
+        legend=legend,
+        table=table(heads, rows, numbers=range(1, len(heads))),
+    )
