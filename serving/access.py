@@ -74,6 +74,11 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/console/stream"): "read",
     ("GET", "/console/alerts/{alert_id}"): "read",
     ("POST", "/console/alerts/{alert_id}/feedback"): "admin",
+    ("GET", "/console/principals"): "read",
+    ("GET", "/console/principals/{principal:path}"): "read",
+    ("GET", "/console/search"): "read",
+    ("POST", "/console/search/evidence"): "read",
+    ("GET", "/console/model"): "read",
     ("GET", "/console/glossary"): "read",
     ("POST", "/console/logout"): "read",
     # Who comes to these has proved nothing yet; they tell nothing, and lead to a path of the console.

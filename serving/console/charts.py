@@ -165,7 +165,7 @@ def heat_map(name: str, week: Sequence[Sequence[int]]) -> Markup:
     shades = Markup("").join(
         Markup('<span class="swatch heat-{}"></span>').format(shade) for shade in range(LEVELS)
     )
-    legend = Markup('<p class="legend soft" aria-hidden="true">none {} {:,} an hour</p>').format(shades, most)
+    legend = Markup('<p class="legend soft" aria-hidden="true">none {} most, {:,}</p>').format(shades, most)
     heads = ("Day", *(f"{hour:02d}" for hour in range(_HOURS)))
     rows = [(_DAYS[row], *(f"{count:,}" if count else "" for count in day)) for row, day in enumerate(week)]
     return figure(

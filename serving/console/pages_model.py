@@ -21,7 +21,7 @@ from serving.settings import LEAST_SCALE, MOST_SCALE
 
 router = APIRouter(include_in_schema=False)
 
-_SPANS = ((7, "1 week"), (14, "2 weeks"), (28, "4 weeks"))
+_SPANS = (("7", "1 week"), ("14", "2 weeks"), ("28", "4 weeks"))
 _MOST_PER_DAY = 1e6
 
 Number = Annotated[str, Query(max_length=12)]
@@ -29,7 +29,10 @@ Number = Annotated[str, Query(max_length=12)]
 
 @router.get("/console/model")
 def model(
-    request: Request, days: Annotated[Literal[7, 14, 28], Query()] = 7, per_day: Number = "", scale: Number = ""
+    request: Request,
+    days: Annotated[Literal["7", "14", "28"], Query()] = "7",
+    per_day: Number = "",
+    scale: Number = "",
 ) -> Response:
     """The model that is served, and a preview that changes nothing."""
     service: Service = request.app.state.service
@@ -46,7 +49,7 @@ def model(
     return page(
         request,
         "model.html",
-        status=status,
+        served=status,
         learned=_learned(status),
         preview=preview,
         curve=_curve(preview) if preview is not None else None,
@@ -67,7 +70,13 @@ def model(
 def _wanted(per_day: str, scale: str) -> tuple[dict[str, float], str]:
     """What was asked for, and what is wrong with it; of both, alerts a day."""
     for name, text, least, most, words in (
-        ("per_day", per_day.strip(), 0.01, _MOST_PER_DAY, "Alerts a day are a number above 0, such as 2 or 0.5."),
+        (
+            "per_day",
+            per_day.strip(),
+            0.01,
+            _MOST_PER_DAY,
+            "Alerts a day are a number above 0, such as 2 or 0.5.",
+        ),
         (
             "scale",
             scale.strip(),
@@ -85,9 +94,9 @@ def _wanted(per_day: str, scale: str) -> tuple[dict[str, float], str]:
     return {}, ""
 
 
-def _same(days: int, wanted: dict[str, float]) -> str:
+def _same(days: str, wanted: dict[str, float]) -> str:
     """The command that asks the same."""
-    words = ["kubehabit", "model", "--preview", "--days", str(days)]
+    words = ["kubehabit", "model", "--preview", "--days", days]
     for name, value in wanted.items():
         words += [f"--{name.replace('_', '-')}", f"{value:g}"]
     return shlex.join(words)
@@ -144,7 +153,14 @@ def _curve(preview: Preview) -> Markup:
         marked=f"in force: {preview.now.scale:g}",
         heads=("Threshold", "Alerts", f"Alerts {unit}", "Incidents", f"Incidents {unit}", "Unusual actions"),
         rows=[
-            (f"{one.scale:g}", f"{one.alerts:,}", _figure(a), f"{one.incidents:,}", _figure(i), f"{one.actions:,}")
+            (
+                f"{one.scale:g}",
+                f"{one.alerts:,}",
+                _figure(a),
+                f"{one.incidents:,}",
+                _figure(i),
+                f"{one.actions:,}",
+            )
             for one, a, i in zip(preview.curve, alerts, incidents, strict=True)
         ],
         shown=_figure,
@@ -154,7 +170,13 @@ def _curve(preview: Preview) -> Markup:
 def _figure(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
+    return (
+        f"{value:,.0f}"
+        if value >= 10 or value == int(value)
+        else f"{value:,.1f}"
+        if value >= 1
+        else f"{value:.2g}"
+    )
 
 
 def _surprising(drift: Drift) -> Markup | None:
@@ -165,7 +187,10 @@ def _surprising(drift: Drift) -> Markup | None:
     names = [f"{day.day.day} {day.day:%b}" for day in drift.days]
     return charts.lines(
         "drift",
-        [charts.Line("surprising", "one", surprising), charts.Line("unknown verb or resource", "two", unknown)],
+        [
+            charts.Line("surprising", "one", surprising),
+            charts.Line("unknown verb or resource", "two", unknown),
+        ],
         title="Share of actions, by day",
         told=f"Calibration expected {drift.beyond[0].expected:.0%} to be as surprising.",
         places=names,

@@ -33,9 +33,9 @@ KINDS = (
     ("controller", "controllers"),
     ("anonymous", "anonymous"),
 )
-_SPANS = ((1, "1 day"), (7, "7 days"), (28, "28 days"), (0, "all"))
+_SPANS = (("1", "1 day"), ("7", "7 days"), ("28", "28 days"), ("all", "all"))
 
-Span = Annotated[Literal[0, 1, 7, 28], Query()]
+Span = Annotated[Literal["1", "7", "28", "all"], Query()]
 Step = Annotated[Literal["", "hours", "days"], Query()]
 
 
@@ -77,7 +77,7 @@ def principals(
 
 
 @router.get("/console/principals/{principal:path}")
-def principal(request: Request, principal: str, days: Span = 7, step: Step = "") -> Response:
+def principal(request: Request, principal: str, days: Span = "7", step: Step = "") -> Response:
     """One principal."""
     service: Service = request.app.state.service
     records: Records = request.app.state.records
@@ -85,7 +85,8 @@ def principal(request: Request, principal: str, days: Span = 7, step: Step = "")
     report = engine.principals.report(principal)
     reader = records.reader()
     surprise = reader.surprise(principal)
-    habits, peers, trouble = _asked(request, principal, reader.peers(principal), days)
+    since = "" if days == "all" else f"{days}d"
+    habits, peers, trouble = _asked(request, principal, reader.peers(principal), since)
     if report is None and surprise is None and habits is None:
         raise ProblemError(
             404,
@@ -111,20 +112,20 @@ def principal(request: Request, principal: str, days: Span = 7, step: Step = "")
         most_alerts=_ALERTS,
         days=days,
         spans=_SPANS,
-        span=dict(_SPANS)[days],
         own=own,
-        same=shlex.join(["kubehabit", "principal", principal, *(["--since", f"{days}d"] if days else [])]),
-        search="/console/search?" + urlencode({"ask": "events", "principal": principal, "since": f"{days or 3650}d"}),
+        same=shlex.join(["kubehabit", "principal", principal, *(["--since", since] if since else [])]),
+        search="/console/search?"
+        + urlencode({"ask": "events", "principal": principal, "since": since or "520w"}),
         bar=charts.bar,
     )
 
 
 def _asked(
-    request: Request, principal: str, others: list[str], days: int
+    request: Request, principal: str, others: list[str], text: str
 ) -> tuple[Habits | None, Peers | None, str]:
     """What the event store knows; or why it does not tell, as a sentence."""
     desk: Desk = request.app.state.desk
-    since = moment_of(f"{days}d") if days else None
+    since = moment_of(text) if text else None
     try:
         with desk.open() as questions:
             habits = habits_of(questions, principal, since)
@@ -135,7 +136,9 @@ def _asked(
 
 def _nearest(surprise: Surprise | None) -> Moment | None:
     """When it came nearest to its threshold in the last week."""
-    return max(surprise.days[-7:], key=lambda one: one.nearest, default=None) if surprise is not None else None
+    return (
+        max(surprise.days[-7:], key=lambda one: one.nearest, default=None) if surprise is not None else None
+    )
 
 
 def _step(surprise: Surprise | None) -> str:

@@ -17,9 +17,9 @@ from serving.console.render import page
 from serving.forensics import clock
 from serving.forensics.desk import Desk
 from serving.forensics.evidence import Subject
-from serving.forensics.page import render, what_of
+from serving.forensics.page import render
 from serving.forensics.questions import Filter, QuestionError, Questions, moment_of, resource_of
-from serving.forensics.records import Record
+from serving.forensics.records import Record, what_of
 from serving.forensics.routes import caller_of, codes_of
 from serving.problems import ProblemError
 
@@ -28,6 +28,7 @@ router = APIRouter(include_in_schema=False)
 _ON_A_PAGE = 50
 _SINCE = "7d"
 _MAX_NOTE = 2000
+_REFUSED = (401, 403)
 QUESTIONS = {
     "touched": (
         "Who touched something?",
@@ -98,9 +99,20 @@ def search(
     given = {
         key: value.strip()
         for key, value in {
-            **{"resource": resource, "namespace": namespace, "name": name, "principal": principal},
-            **{"credential": credential, "verb": verb, "address": address, "agent": agent, "code": code},
-            **{"alert": alert, "since": since, "until": until, "exact": exact, "newest": newest},
+            "resource": resource,
+            "namespace": namespace,
+            "name": name,
+            "principal": principal,
+            "credential": credential,
+            "verb": verb,
+            "address": address,
+            "agent": agent,
+            "code": code,
+            "alert": alert,
+            "since": since,
+            "until": until,
+            "exact": exact,
+            "newest": newest,
         }.items()
     }
     asked = Asked(ask)
@@ -170,7 +182,11 @@ def _touched(request: Request, asked: Asked, given: Mapping[str, str], _cursor: 
     )
     people = len({one.principal for one in asked.rows})
     thing = f"{wanted.resource} {what}".strip()
-    asked.sentence = f"{people:,} {_plural('principal', people)} touched {thing}." if people else f"Nobody touched {thing}."
+    asked.sentence = (
+        f"{people:,} {_plural('principal', people)} touched {thing}."
+        if people
+        else f"Nobody touched {thing}."
+    )
 
 
 def _newcomers(request: Request, asked: Asked, given: Mapping[str, str], _cursor: str) -> None:
@@ -195,7 +211,9 @@ def _newcomers(request: Request, asked: Asked, given: Mapping[str, str], _cursor
 def _credential(request: Request, asked: Asked, given: Mapping[str, str], cursor: str) -> None:
     """All that a credential, or a principal, did."""
     if not given["credential"] and not given["principal"]:
-        raise QuestionError("Name the credential, or the principal if the API server does not name credentials.")
+        raise QuestionError(
+            "Name the credential, or the principal if the API server does not name credentials."
+        )
     _list(request, asked, given, cursor)
 
 
@@ -260,7 +278,8 @@ def _row(record: Record) -> dict[str, Any]:
         "what": what_of(record._asdict()),
         "code": record.code,
         "stage": record.stage,
-        "refused": record.code >= 400 or record.decision == "forbid",
+        "refused": record.code in _REFUSED or record.decision == "forbid",
+        "failed": record.code >= 400,
         "address": record.source_ips.partition(",")[0],
         "agent": record.user_agent.partition(" ")[0],
         "audit_id": record.audit_id,

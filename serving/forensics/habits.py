@@ -165,7 +165,7 @@ def habits_of(
             resources=_habits(named["resources"], ("what",)),
             verbs=_habits(named["verbs"], ("verb",)),
             deeds=[Deed(row[4], row[3], row[-4]) for row in named["deeds"]],
-            objects=_habits([row for row in named["objects"] if row[5]], ("what", "namespace", "name")),
+            objects=_habits([row for row in named["objects"] if row[5]], ("what", "namespace", "name"), " /"),
             addresses=_habits(named["addresses"], ("source_ips",)),
             user_agents=_habits(named["user_agents"], ("user_agent",)),
             refusals=[
@@ -229,12 +229,13 @@ def _grouping(columns: Sequence[str]) -> int:
     return sum(bit << place for place, bit in enumerate(reversed(bits)))
 
 
-def _habits(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> list[Habit]:
-    """Rows of a grouping as habits; what has no value (no namespace, no name) is left out."""
+def _habits(rows: Sequence[Sequence[Any]], columns: Sequence[str], between: str = "") -> list[Habit]:
+    """Rows of a grouping as habits, `between` a sign before each further column; what has no value is left out."""
     places = [_DIMENSIONS.index(column) for column in columns]
     told = []
     for row in rows:
-        value = " ".join(str(row[place]) for place in places if row[place])
+        values = [str(row[place]) for place in places]
+        value = values[0] + "".join(sign + one for sign, one in zip(between, values[1:], strict=True) if one)
         if value:
             told.append(Habit(value, row[-4], row[-3], clock.written(row[-2]), clock.written(row[-1])))
     return told

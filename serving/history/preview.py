@@ -242,6 +242,8 @@ class Previewer:
         if per_day is not None:
             enough = (one.scale for one in curve if one.alerts <= per_day * max(covered, 1e-9))
             chosen = next(enough, SCALES[-1])
+            if chosen == SCALES[0]:
+                notes.append("Even the least threshold would have kept to so many alerts a day.")
             if covered < 1:
                 notes.append(
                     "With less than a day, alerts a day are told from what there is, and mean little."
@@ -353,5 +355,5 @@ def _detail(scale: float, alerts: Sequence[Alerted], covered: float) -> Detail:
 def _setting(scale: float) -> str:
     return (
         f"Set alerts.threshold_scale: {scale:g} in serve.yaml (or KUBEHABIT_ALERTS__THRESHOLD_SCALE={scale:g}) and restart "
-        "`kubehabit serve`."
+        "the service."
     )

@@ -44,7 +44,7 @@ def test_when_where_and_what_are_counted(questions: Questions) -> None:
         ("list", "pods", 3),
     }
     assert [(one.value, one.count) for one in habits.resources] == [("pods", 24)]
-    assert [one.value for one in habits.objects] == ["pods team-a web-0", "pods payments web-0"]
+    assert [one.value for one in habits.objects] == ["pods team-a/web-0", "pods payments/web-0"]
     assert habits.addresses[0].value == "203.0.113.7,127.0.0.1"
     assert habits.user_agents[0].value.startswith("kubectl/v1.29.3")
     assert (habits.user_agents[0].first[:19], habits.user_agents[0].last[:19]) == (
@@ -81,7 +81,7 @@ def test_only_the_most_frequent_objects_are_told(tmp_path: Path) -> None:
     habits = habits_of(with_many, "alice@corp")
     assert habits is not None
     assert len(habits.objects) == 12
-    assert (habits.objects[0].value, habits.objects[0].count) == ("pods team-a often", 50)
+    assert (habits.objects[0].value, habits.objects[0].count) == ("pods team-a/often", 50)
     with_many.close()
     store.close()
 
