@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from datetime import timedelta
 from typing import Annotated, Literal
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from markupsafe import Markup
 
 from serving.console import charts
-from serving.console.render import page
+from serving.console.render import page, principal_url
 from serving.forensics.desk import Desk
 from serving.forensics.habits import Deed, Habits, Peers, compared, habits_of
 from serving.forensics.questions import QuestionError, moment_of
@@ -93,7 +93,7 @@ def principal(request: Request, principal: str, days: Span = "7", step: Step = "
             "This principal is not in the model's training, did nothing since, and no event of it is kept. Look for it under "
             "Principals.",
         )
-    own = "/console/principals/" + quote(principal, safe=":@").replace("%2F", "/")
+    own = principal_url(principal)
     return page(
         request,
         "principal.html",

@@ -209,8 +209,8 @@ def has_page(path: str, method: str = "GET") -> bool:
 def principal_url(name: str) -> str:
     """Where a principal's page is: alerts of it, where there is no page of its own."""
     if has_page("/console/principals/{principal:path}"):
-        # A "." as a part of a path would be resolved away by the browser.
-        return "/console/principals/" + quote(name, safe=":@").replace("%2F", "/")
+        # Slashes are encoded too: a ".." between two of them would be resolved away by the browser.
+        return "/console/principals/" + quote(name, safe=":@")
     return "/console/?" + urlencode({"principal": name})
 
 
