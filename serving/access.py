@@ -48,6 +48,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("POST", "/v1/incidents/{incident_id}/merge"): "admin",
     ("POST", "/v1/incidents/{incident_id}/split"): "admin",
     ("POST", "/v1/incidents/{incident_id}/close"): "admin",
+    ("POST", "/v1/incidents/{incident_id}/notes"): "admin",
     # Who may read an incident may take it with them: the ledger and the log of access say who did.
     ("POST", "/v1/incidents/{incident_id}/evidence"): "read",
     ("GET", "/v1/glossary"): "read",
@@ -79,6 +80,13 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/console/search"): "read",
     ("POST", "/console/search/evidence"): "read",
     ("GET", "/console/model"): "read",
+    ("GET", "/console/incidents"): "read",
+    ("GET", "/console/incidents/{incident_id}"): "read",
+    ("POST", "/console/incidents/{incident_id}/merge"): "admin",
+    ("POST", "/console/incidents/{incident_id}/split"): "admin",
+    ("POST", "/console/incidents/{incident_id}/close"): "admin",
+    ("POST", "/console/incidents/{incident_id}/notes"): "admin",
+    ("POST", "/console/incidents/{incident_id}/evidence"): "read",
     ("GET", "/console/glossary"): "read",
     ("POST", "/console/logout"): "read",
     # Who comes to these has proved nothing yet; they tell nothing, and lead to a path of the console.

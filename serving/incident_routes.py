@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, ValidationError
 
-from serving.incidents import Asker, Close, IncidentError, IncidentPage, Incidents, Merge, Split
+from serving.incidents import (
+    Asker,
+    Close,
+    IncidentError,
+    IncidentPage,
+    Incidents,
+    Merge,
+    Note,
+    Split,
+)
 from serving.problems import ProblemError, position_of
 from serving.service import Service
 from serving.story import Incident
@@ -99,6 +108,11 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
         return await decide(
             request, Close, lambda all_, wanted, asker: all_.close(incident_id, wanted, asker)
         )
+
+    @app.post("/v1/incidents/{incident_id}/notes", tags=["incidents"], openapi_extra=_documented(Note))
+    async def note(incident_id: str, request: Request) -> Incident:
+        """Write something into an incident's trail, for whoever reads it next. There is no way to change or remove it."""
+        return await decide(request, Note, lambda all_, wanted, asker: all_.note(incident_id, wanted, asker))
 
     @app.get("/v1/glossary", tags=["model"])
     def glossary() -> dict[str, str]:

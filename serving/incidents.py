@@ -79,6 +79,16 @@ class Close(_Decision):
     outcome: Literal["malicious", "normal", "unclear"] = "unclear"
 
 
+class Note(_Decision):
+    """Something to be remembered about an incident; it changes nothing."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"note": "Called Judy: it was not her.", "by": "alice@corp"}}
+    )
+
+    note: Annotated[str, Field(min_length=1, max_length=_MAX_NOTE)]
+
+
 class Asker(NamedTuple):
     """Who asks for a decision, as the service knows it: the name of a token or certificate, if any, and the address."""
 
@@ -325,6 +335,19 @@ class Incidents:
             rows.set_state(connection, name, "closed")
             note = f"{wanted.outcome}: {wanted.note}" if wanted.note else wanted.outcome
             self._note(connection, name, "closed", **(asker.entry(wanted) | {"note": note}))
+        return self._told(name)
+
+    def note(self, name: str, wanted: Note, asker: Asker) -> Incident:
+        """Write something into an incident's trail.
+
+        Raises:
+            IncidentError: it does not exist, or was merged away.
+            StoreError: the database refused.
+        """
+        with self._store.writing() as writer:
+            connection = writer.connection
+            self._usable(connection, name)
+            self._note(connection, name, "noted", **asker.entry(wanted))
         return self._told(name)
 
     @staticmethod

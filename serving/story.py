@@ -60,7 +60,7 @@ class TrailEntry(Model):
     """What was done with an incident: by whom, when, and why. By `kubehabit` where it joined by itself."""
 
     time: datetime
-    action: Literal["opened", "joined", "merged", "merged-into", "split", "split-from", "closed"]
+    action: Literal["opened", "joined", "merged", "merged-into", "split", "split-from", "closed", "noted"]
     by: str
     caller: Annotated[str, Field(description="the token or certificate that asked for it, by name")] = ""
     address: Annotated[str, Field(description="whence it was asked for, as the service saw it")] = ""

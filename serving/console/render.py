@@ -294,7 +294,7 @@ def _shared(scope: Scope) -> dict[str, Any]:
     theme = _cookie(scope, THEME_COOKIE)
     return {
         "path": scope["path"],
-        "caller": caller,
+        "visitor": caller,
         "may_change": may(scope, "admin"),
         "signed_in": caller is not None and bool(caller.session),
         "form_token": form_token,

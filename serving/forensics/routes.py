@@ -118,6 +118,7 @@ def codes_of(text: str | None) -> tuple[int, int] | None:
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of the event store to an application."""
     desk = Desk(service)
+    app.state.desk = desk  # the console's pages ask at the same one
     app.state.desk = desk
 
     @app.get("/v1/events", tags=["forensics"])
@@ -267,7 +268,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
                 raise ProblemError(
                     404, f"There is no alert {alert_id!r}. It may have been deleted after the retention time."
                 )
-        return _file(desk.evidence(subject, by=caller_of(request, wanted.by)), form, "evidence")
+        return as_file(desk.evidence(subject, by=caller_of(request, wanted.by)), form, "evidence")
 
     @app.post("/v1/incidents/{incident_id}/evidence", tags=["incidents"], response_class=Response)
     def incident_evidence(
@@ -284,7 +285,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         made = desk.incident_evidence(
             incident_id, by=caller_of(request, said.by), note=clean(said.note, _MAX_NOTE)
         )
-        return _file(made, form, f"evidence-{incident_id}")
+        return as_file(made, form, f"evidence-{incident_id}")
 
 
 def caller_of(request: Request, said: str) -> str:
@@ -295,7 +296,7 @@ def caller_of(request: Request, said: str) -> str:
     return f"{known} of the API, from {address}" + (f", who says to be {clean(said)!r}" if said else "")
 
 
-def _file(made: bytes, form: Literal["json", "html"], name: str) -> Response:
+def as_file(made: bytes, form: Literal["json", "html"], name: str) -> Response:
     """A file of evidence or its page, as an answer that a browser keeps under its name, or shows as it is meant to look."""
     if form == "html":
         headers = {

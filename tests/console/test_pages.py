@@ -16,7 +16,16 @@ def pages(console: Console) -> list[str]:
     """A page of each kind, those with most on them."""
     alerts = console.get("/v1/alerts?limit=500")["alerts"]
     busiest = max(alerts, key=lambda alert: alert["actionCount"])
-    return ["/console/", f"/console/alerts/{busiest['id']}", "/console/glossary"]
+    told = [console.get(f"/v1/incidents/{one['id']}") for one in console.get("/v1/incidents")["incidents"]]
+    largest = max(told, key=lambda incident: len(incident["graph"]["nodes"]))
+    return [
+        "/console/",
+        "/console/?q=no-such-thing",
+        f"/console/alerts/{busiest['id']}",
+        "/console/incidents?state=",
+        f"/console/incidents/{largest['id']}",
+        "/console/glossary",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -30,7 +39,9 @@ def test_every_page_is_sound_in_both_themes_and_on_a_phone(
     visitor.check()
     visitor.sign_in(console.admin)
     for path in pages(console):
-        visitor.go(path)
+        page = visitor.go(path)
+        # What is folded away is held to the same.
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         visitor.check()
     visitor.go("/console/alerts/no-such-alert")
     visitor.check(ignored=("404",))

@@ -1,0 +1,432 @@
+"""An incident's graph as a picture: who came from where, as whom, and what was touched, in layers from left to right.
+
+The layout is ours: a layer for addresses, one for each step from credential to credential, one for what was touched and one for
+what followed by itself. Within a layer, nodes are put near those that they are connected with. What is alike is drawn as one, so
+that an incident of thousands of actions stays readable; the list beside the picture leaves nothing out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from markupsafe import Markup, escape
+
+from data.ties import ANY
+from serving.console.render import count, visible
+from serving.story import Edge, Graph, Node
+
+_MOST_OBJECTS, _MOST_FOLLOWING, _MOST_OTHERS = 10, 5, 4
+_HEIGHT, _ACROSS, _DOWN, _MARGIN = 42, 72, 10, 16
+_WIDTHS = {"origin": 132, "principal": 188, "object": 188, "consequence": 156}
+_WAY = 8
+"""Height of the gap through which a line passes a layer: without it, it would seem to begin at a box that it passes under."""
+_LETTER = 6.6
+"""Width of a letter of a name, in the picture's units: a little more than the widest common font needs on average."""
+_SWEEPS = 6
+_ACCOUNT = "system:serviceaccount:"
+_ALL = f"service accounts {_ACCOUNT}"
+"""How the story names the end of a tie that may be any of several accounts."""
+_SURE = {"certain": 2, "likely": 1, "possible": 0}
+_ROLES = {
+    "source": "where it began",
+    "suspect": "acted out of habit",
+    "reached": "may be acted as now",
+    "touched": "",
+    "origin": "address",
+    "consequence": "followed by itself",
+}
+
+
+@dataclass(slots=True)
+class _Box:
+    """A node of the picture: one of the graph's, or several that are alike."""
+
+    key: str
+    kind: str
+    role: str
+    name: str
+    whole: str
+    actions: int
+    layer: int = 0
+    row: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    width: int = 0
+    height: int = 0
+    deeds: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Line:
+    """An edge of the picture, with all edges of the graph that it stands for."""
+
+    source: str
+    target: str
+    kind: str
+    number: int
+    sure: str
+    tie: bool
+    why: str
+    ways: list[_Box] = field(default_factory=list)
+
+
+def draw(graph: Graph, ident: str = "graph") -> Markup:
+    """The picture; empty where there is nothing to draw.
+
+    Args:
+        graph: of an incident.
+        ident: begins the IDs of its title and description.
+    """
+    boxes, lines = _simplified(graph)
+    if not boxes:
+        return Markup("")
+    layers = _arranged(boxes, lines)
+    width, height = _placed(layers)
+    by_key = {box.key: box for box in boxes}
+    parts = [_drawn_line(line, by_key[line.source], by_key[line.target]) for line in lines]
+    parts += [_drawn_box(box) for box in boxes]
+    return Markup(
+        '<svg class="graph" role="img" aria-labelledby="{0}-title {0}-text" viewBox="0 0 {1} {2}" width="{1}" height="{2}">'
+        '<title id="{0}-title">How it spread</title><desc id="{0}-text">{3}</desc>'
+        '<defs><marker id="{0}-tip" class="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+        'orient="auto"><path d="M0 .6L7.4 4 0 7.4z"/></marker></defs>{4}</svg>'
+    ).format(ident, round(width), round(height), _described(boxes, lines), Markup("").join(parts))
+
+
+# -- what is drawn as one -----------------------------------------------------------------------------------------
+
+
+def _simplified(graph: Graph) -> tuple[list[_Box], list[_Line]]:
+    """Boxes and lines, with what is alike drawn as one where there would be too many."""
+    inward: dict[str, set[str]] = defaultdict(set)
+    for edge in graph.edges:
+        inward[edge.target].add(edge.source)
+    kinds: dict[str, list[Node]] = defaultdict(list)
+    for node in graph.nodes:
+        kinds[node.kind].append(node)
+    group: dict[str, tuple[str, str]] = {}
+    for node in [*kinds["origin"], *kinds["principal"]]:
+        group[node.id] = (node.id, _short(node.name))
+    leading = {node.id: node.role in ("source", "suspect") for node in kinds["principal"]}
+    others = [node for node in kinds["principal"] if not leading[node.id]]
+    if len(others) > _MOST_OTHERS:
+        for node in others:
+            group[node.id] = ("principal:others", f"{len(others):,} more accounts")
+    _group(kinds["object"], _MOST_OBJECTS, group, [_by_place(inward), _by_kind(inward), lambda _: "others"])
+    # What followed belongs below what it followed from; of the same kind it is one.
+    _group(kinds["consequence"], _MOST_FOLLOWING, group, [lambda node: node.name, lambda _: "others"])
+
+    boxes: dict[str, _Box] = {}
+    held: dict[str, list[Node]] = defaultdict(list)
+    for node in graph.nodes:
+        key, name = group[node.id]
+        held[key].append(node)
+        box = boxes.get(key)
+        if box is None:
+            boxes[key] = _Box(key, node.kind, node.role, name, node.name, node.actions)
+        else:
+            box.actions += node.actions
+    for key, nodes in held.items():
+        if len(nodes) > 1:
+            boxes[key].whole = ", ".join(node.name for node in nodes[:12]) + (
+                f" and {len(nodes) - 12} more" if len(nodes) > 12 else ""
+            )
+    lines: dict[tuple[str, str, str], _Line] = {}
+    for edge in graph.edges:
+        if edge.source not in group or edge.target not in group:
+            continue
+        source, target = group[edge.source][0], group[edge.target][0]
+        if source == target:
+            continue
+        tie = boxes[source].kind == boxes[target].kind == "principal"
+        line = lines.get((source, target, edge.kind if tie else ""))
+        if line is None:
+            lines[source, target, edge.kind if tie else ""] = _Line(
+                source, target, edge.kind, edge.count, edge.confidence, tie, edge.why
+            )
+        else:
+            line.number += edge.count
+            if _SURE[edge.confidence] > _SURE[line.sure]:
+                line.sure, line.why = edge.confidence, edge.why
+        deeds = boxes[target].deeds
+        deeds[edge.kind] = deeds.get(edge.kind, 0) + edge.count
+    return list(boxes.values()), list(lines.values())
+
+
+def _by_place(inward: Mapping[str, set[str]]) -> Callable[[Node], str]:
+    def key(node: Node) -> str:
+        resource, _, name = node.name.partition(" ")
+        return "|".join((resource, name.partition("/")[0] if "/" in name else "", *sorted(inward[node.id])))
+
+    return key
+
+
+def _by_kind(inward: Mapping[str, set[str]]) -> Callable[[Node], str]:
+    def key(node: Node) -> str:
+        return "|".join((node.name.partition(" ")[0], *sorted(inward[node.id])))
+
+    return key
+
+
+def _group(
+    nodes: Sequence[Node],
+    most: int,
+    group: dict[str, tuple[str, str]],
+    ways: Sequence[Callable[[Node], str]],
+) -> None:
+    """Put nodes together by the first of several ways that leaves few enough; the busiest stay by themselves in the last one."""
+    if len(nodes) <= most:
+        for node in nodes:
+            group[node.id] = (node.id, _short(node.name))
+        return
+    together: dict[str, list[Node]] = {}
+    for way in ways[:-1]:
+        together = {}
+        for node in nodes:
+            together.setdefault(way(node), []).append(node)
+        if len(together) <= most:
+            break
+    ordered = sorted(together.values(), key=lambda alike: -sum(node.actions for node in alike))
+    rest = [node for alike in ordered[most - 1 :] for node in alike] if len(ordered) > most else []
+    for alike in ordered[: most - 1] if rest else ordered:
+        first = alike[0]
+        name = _short(first.name) if len(alike) == 1 else f"{_common(alike)} ({len(alike):,})"
+        for node in alike:
+            group[node.id] = (first.id, name)
+    for node in rest:
+        group[node.id] = (rest[0].id, f"{len(rest):,} others")
+
+
+def _common(nodes: Sequence[Node]) -> str:
+    """What several nodes have in common in their names: resource, and namespace if it is one."""
+    resource = nodes[0].name.partition(" ")[0]
+    places = {
+        node.name.partition(" ")[2].partition("/")[0] if "/" in node.name.partition(" ")[2] else ""
+        for node in nodes
+    }
+    place = places.pop() if len(places) == 1 else ""
+    return f"{resource} in {place}" if place else resource
+
+
+def _short(name: str) -> str:
+    """A service account as `namespace:name`, all of a namespace in words, anything else as it is."""
+    if name.startswith(_ALL):
+        place = name.removeprefix(_ALL).removesuffix(ANY).rstrip(":")
+        return f"all accounts in {place}" if place else "all service accounts"
+    if name.endswith(("/*", " *")):
+        kind, _, place = name.removesuffix("*").rstrip("/ ").partition(" ")
+        return f"all {kind} in {place}" if place else f"all {kind}"
+    return name.removeprefix(_ACCOUNT)
+
+
+# -- where it stands ----------------------------------------------------------------------------------------------
+
+
+def _arranged(boxes: Sequence[_Box], lines: Sequence[_Line]) -> list[list[_Box]]:
+    """Boxes by layer, in an order within it that keeps connected ones near to each other."""
+    by_key = {box.key: box for box in boxes}
+    steps = _steps(boxes, lines)
+    deepest = max((steps[box.key] for box in boxes if box.role in ("source", "suspect")), default=0)
+    for box in boxes:
+        # Who was only reached stands with what was touched: nothing leads on from there.
+        kind = "object" if box.kind == "principal" and box.role == "reached" else box.kind
+        box.layer = {
+            "origin": 0,
+            "principal": 1 + steps.get(box.key, 0),
+            "object": 2 + deepest,
+            "consequence": 3 + deepest,
+        }[kind]
+    used = sorted({box.layer for box in boxes})
+    layers: list[list[_Box]] = [[box for box in boxes if box.layer == layer] for layer in used]
+    for at, layer in enumerate(layers):
+        for box in layer:
+            box.layer = at
+    near: dict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        _lead(line, by_key, layers)
+        stations = [line.source, *(way.key for way in line.ways), line.target]
+        for one, other in pairwise(stations):
+            near[one].append(other)
+            near[other].append(one)
+    for layer in layers:
+        for row, box in enumerate(layer):
+            box.row = float(row)
+    for sweep in range(_SWEEPS):
+        forward = sweep % 2 == 0
+        for layer in layers if forward else reversed(layers):
+            weights: dict[str, float] = {}
+            for box in layer:
+                rows = [
+                    by_key[other].row / max(len(layers[by_key[other].layer]), 1)
+                    for other in near[box.key]
+                    if (by_key[other].layer < box.layer) == forward and by_key[other].layer != box.layer
+                ]
+                weights[box.key] = sum(rows) / len(rows) if rows else box.row / max(len(layer), 1)
+            layer.sort(key=lambda box: (weights[box.key], box.key))
+            for row, box in enumerate(layer):
+                box.row = float(row)
+    return layers
+
+
+def _lead(line: _Line, by_key: dict[str, _Box], layers: Sequence[list[_Box]]) -> None:
+    """Give a line a gap in each layer that it passes; lines of one source share theirs."""
+    for at in range(by_key[line.source].layer + 1, by_key[line.target].layer):
+        key = f"way:{at}:{line.source}"
+        way = by_key.get(key)
+        if way is None:
+            way = by_key[key] = _Box(key, "way", "", "", "", 0, layer=at)
+            layers[at].append(way)
+        line.ways.append(way)
+
+
+def _steps(boxes: Sequence[_Box], lines: Sequence[_Line]) -> dict[str, int]:
+    """How many ties each principal is away from where it began; 0 for those that nothing leads to."""
+    principals = [box for box in boxes if box.kind == "principal"]
+    leads: dict[str, list[str]] = defaultdict(list)
+    reached: set[str] = set()
+    for line in lines:
+        if line.tie:
+            leads[line.source].append(line.target)
+            reached.add(line.target)
+    first = [box.key for box in principals if box.role == "source"]
+    first += [box.key for box in principals if box.key not in reached and box.key not in first]
+    steps = dict.fromkeys(first, 0)
+    waiting = list(first)
+    while waiting:
+        key = waiting.pop(0)
+        for other in leads[key]:
+            if other not in steps:
+                steps[other] = steps[key] + 1
+                waiting.append(other)
+    return {box.key: steps.get(box.key, 0) for box in principals}
+
+
+def _placed(layers: Sequence[Sequence[_Box]]) -> tuple[float, float]:
+    """Give every box its place; returns the size of the whole."""
+    for layer in layers:
+        wide = max(_WIDTHS.get(box.kind, 0) for box in layer)
+        for box in layer:
+            way = box.kind == "way"
+            box.width, box.height = (wide, _WAY) if way else (_WIDTHS[box.kind], _HEIGHT)
+    heights = [sum(box.height + _DOWN for box in layer) - _DOWN for layer in layers]
+    x = float(_MARGIN)
+    for layer, own in zip(layers, heights, strict=True):
+        y = _MARGIN + (max(heights) - own) / 2
+        for box in layer:
+            box.x, box.y = x, y
+            y += box.height + _DOWN
+        x += max(box.width for box in layer) + _ACROSS
+    return x - _ACROSS + _MARGIN, max(heights) + 2 * _MARGIN
+
+
+# -- how it looks -------------------------------------------------------------------------------------------------
+
+
+def _drawn_line(line: _Line, source: _Box, target: _Box) -> Markup:
+    ahead = target.layer > source.layer
+    begin_x, begin_y = source.x + source.width, source.y + source.height / 2
+    end_x, end_y = (target.x if ahead else target.x + target.width), target.y + target.height / 2
+    path = f"M{begin_x:.0f} {begin_y:.0f}"
+    for way in line.ways:
+        y = way.y + way.height / 2
+        path += _curve(begin_x, begin_y, way.x, y) + f"H{way.x + way.width:.0f}"
+        begin_x, begin_y = way.x + way.width, y
+    if ahead:
+        path += _curve(begin_x, begin_y, end_x - 2, end_y)
+    else:
+        out = max(begin_x, end_x) + 46
+        path += f"C{out:.0f} {begin_y:.0f} {out:.0f} {end_y:.0f} {end_x + 2:.0f} {end_y:.0f}"
+    classes = f"line {line.sure}" + (" tie" if line.tie else "") + f" to-{target.kind}"
+    label = Markup("")
+    if line.tie:
+        # Nearer to where it leads, as several lines begin at the same place.
+        x, y = (begin_x + end_x) / 2, begin_y + 0.72 * (end_y - begin_y)
+        if not ahead:
+            x = max(begin_x, end_x) + 34
+        label = Markup('<text class="by" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            round(x), round(y) - 5, line.kind
+        )
+    title = (
+        f"{source.name} → {target.name}: {line.kind}, {count(line.number, 'time')}, {line.sure}: {line.why}"
+    )
+    return Markup('<g class="{}"><title>{}</title><path d="{}" marker-end="url(#graph-tip)"/>{}</g>').format(
+        classes, visible(title), path, label
+    )
+
+
+def _curve(begin_x: float, begin_y: float, end_x: float, end_y: float) -> str:
+    middle = (begin_x + end_x) / 2
+    return f"C{middle:.0f} {begin_y:.0f} {middle:.0f} {end_y:.0f} {end_x:.0f} {end_y:.0f}"
+
+
+def _drawn_box(box: _Box) -> Markup:
+    what = _ROLES.get(box.role, "")
+    letters = int((box.width - 24) / _LETTER)
+    if box.kind == "object":
+        what = ", ".join(f"{deed} {number:,}×" for deed, number in list(box.deeds.items())[:3])
+    elif box.kind == "consequence":
+        what = f"{what}, {box.actions:,}×"
+    elif box.kind == "principal" and box.actions:
+        what = f"{what}, {count(box.actions, 'action')}"
+    return Markup(
+        '<g class="box {} {}"><title>{}</title><rect x="{}" y="{}" width="{}" height="{}" rx="{}"/>'
+        '<text class="name" x="{}" y="{}">{}</text><text class="what" x="{}" y="{}">{}</text></g>'
+    ).format(
+        f"is-{box.kind}",
+        f"is-{box.role}",
+        visible(box.whole),
+        round(box.x),
+        round(box.y),
+        box.width,
+        box.height,
+        box.height // 2 if box.kind == "origin" else 7,
+        round(box.x + 14),
+        round(box.y + 18),
+        _fit(visible(box.name), letters),
+        round(box.x + 14),
+        round(box.y + 33),
+        _fit(visible(what), letters + 4),
+    )
+
+
+def _fit(text: str, letters: int) -> str:
+    """A text that fits: its beginning and its end, which tell more than its middle."""
+    if len(text) <= letters:
+        return text
+    tail = letters // 3
+    return text[: letters - tail - 1] + "…" + text[-tail:]
+
+
+def _described(boxes: Sequence[_Box], lines: Sequence[_Line]) -> Markup:
+    origins = [box.name for box in boxes if box.kind == "origin"]
+    actors = [box.name for box in boxes if box.kind == "principal" and box.role in ("source", "suspect")]
+    ties = [
+        f"{line.source.partition(':')[2]} to {line.target.partition(':')[2]} ({line.kind})"
+        for line in lines
+        if line.tie
+    ]
+    touched = [box.name for box in boxes if box.kind == "object"]
+    parts = [
+        f"From {_and(origins)}" if origins else "",
+        f"as {_and(actors)}" if actors else "",
+        f"on to other accounts: {_and(ties)}" if ties else "",
+        f"touching {_and(touched)}" if touched else "",
+    ]
+    text = "; ".join(part for part in parts if part)
+    return escape(visible(f"{text}. The table below says the same in words."))
+
+
+def _and(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def listed(graph: Graph) -> list[tuple[str, Edge, str]]:
+    """Every edge with the names of its ends, in order of time: what the picture says, in words."""
+    names = {node.id: node.name for node in graph.nodes}
+    return [
+        (names.get(edge.source, edge.source), edge, names.get(edge.target, edge.target))
+        for edge in sorted(graph.edges, key=lambda edge: edge.first_seen)
+    ]

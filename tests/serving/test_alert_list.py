@@ -1,0 +1,166 @@
+"""Lists of alerts: filters, search, pages, and what older stores hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from serving.alert_list import Wanted, by_severity, feedback_on, incident_of, lines, namespaces
+from serving.alerts import Alert
+from serving.engine import Engine
+from serving.store import AlertStore
+from tests.serving.fakes import START, decoded, secret_event
+
+
+def raise_alerts(engine: Engine) -> list[Alert]:
+    """Three alerts of three people, oldest first; that of bob is graver than the others in the list by hand."""
+    raised = []
+    for number, (user, namespace) in enumerate(
+        (("alice@corp", "payments"), ("bob@corp", "web"), ("carol%corp", "pay_ments"))
+    ):
+        event = secret_event(number, user=user, namespace=namespace, seconds=number * 90_000)
+        raised += engine.score(decoded([event])).raised
+    assert len(raised) == 3
+    return raised
+
+
+def found(store: AlertStore, wanted: Wanted) -> list[str]:
+    with store.reading() as connection:
+        told, _ = lines(connection, wanted, limit=100)
+        assert sum(by_severity(connection, wanted).values()) == len(told)
+    return [line.principal for line in told]
+
+
+def test_each_filter_finds_what_it_names_and_nothing_else(engine: Engine, store: AlertStore) -> None:
+    alice, bob, carol = raise_alerts(engine)
+    everybody = [carol.principal, bob.principal, alice.principal]
+    assert found(store, Wanted()) == everybody
+    assert found(store, Wanted(severity="high")) == everybody
+    assert found(store, Wanted(severity="critical")) == []
+    assert found(store, Wanted(principal="bob@corp")) == [bob.principal]
+    assert found(store, Wanted(principal="bob")) == []
+    assert found(store, Wanted(namespace="pay_ments")) == [carol.principal], "_ stands for itself only"
+    assert found(store, Wanted(namespace="pay")) == []
+    assert found(store, Wanted(text="PAYMENTS")) == [alice.principal]
+    assert found(store, Wanted(text="carol%")) == [carol.principal]
+    assert found(store, Wanted(text="%")) == [carol.principal], "% stands for itself only"
+    assert found(store, Wanted(text=bob.id)) == [bob.principal]
+    assert found(store, Wanted(text="\0")) == everybody
+    assert found(store, Wanted(principal="bob@corp", text="payments")) == []
+    with store.reading() as connection:
+        assert namespaces(connection) == ["pay_ments", "payments", "web"]
+
+
+def test_a_new_alert_matches_on_the_stream_as_in_the_list(engine: Engine, store: AlertStore) -> None:
+    alerts = raise_alerts(engine)
+    for wanted in (
+        Wanted(),
+        Wanted(severity="critical"),
+        Wanted(severity="low", namespace="web"),
+        Wanted(principal="alice@corp"),
+        Wanted(text="LISTED"),
+        Wanted(text="nobody"),
+        Wanted(state="open"),
+        Wanted(state="closed"),
+        Wanted(verdict="none"),
+        Wanted(verdict="normal"),
+    ):
+        assert [a.principal for a in reversed(alerts) if wanted.matches(a)] == found(store, wanted), wanted
+
+
+def test_pages_go_on_where_the_one_before_ended(engine: Engine, store: AlertStore) -> None:
+    raise_alerts(engine)
+    seen, cursor = [], None
+    with store.reading() as connection:
+        for _ in range(3):
+            told, cursor = lines(connection, Wanted(), limit=1, cursor=cursor)
+            seen += [line.principal for line in told]
+    assert seen == ["carol%corp", "bob@corp", "alice@corp"]
+    assert cursor is None
+
+
+def test_the_last_word_of_feedback_counts_and_all_of_it_is_kept(engine: Engine, store: AlertStore) -> None:
+    alice, bob, _ = raise_alerts(engine)
+    store.add_feedback(alice.id, START, "normal", "first")
+    store.add_feedback(alice.id, START, "malicious", "second")
+    assert found(store, Wanted(verdict="malicious")) == [alice.principal]
+    assert found(store, Wanted(verdict="normal")) == []
+    assert found(store, Wanted(verdict="none")) == ["carol%corp", bob.principal]
+    with store.reading() as connection:
+        assert feedback_on(connection, alice.id) == ["second", "first"]
+
+
+def test_the_state_is_that_of_the_incident(engine: Engine, store: AlertStore) -> None:
+    from serving.incidents import Asker, Close
+
+    alice, bob, carol = raise_alerts(engine)
+    engine.incidents.close(alice.id, Close(), Asker())
+    assert found(store, Wanted(state="closed")) == [alice.principal]
+    assert found(store, Wanted(state="open")) == [carol.principal, bob.principal]
+    with store.reading() as connection:
+        assert incident_of(connection, alice.id) == (alice.id, "closed")
+        assert incident_of(connection, "nothing") == ("", "")
+
+
+def test_an_alert_that_grows_is_shown_as_it_stands(engine: Engine, store: AlertStore) -> None:
+    raise_alerts(engine)
+    later = secret_event(7, user="alice@corp", namespace="search", seconds=60)
+    assert engine.score(decoded([later])).grown
+    with store.reading() as connection:
+        told, _ = lines(connection, Wanted(principal="alice@corp"), limit=10)
+    assert told[0].action_count == 2
+    assert told[0].namespaces == ["payments", "search"]
+    assert told[0].last_seen - told[0].first_seen == timedelta(seconds=60)
+    stored = store.get(told[0].id)
+    assert stored is not None
+    assert told[0].sentence == stored.sentence
+
+
+def test_forgotten_alerts_are_in_no_list(tmp_path: Path, engine: Engine) -> None:
+    small = AlertStore(f"sqlite:///{tmp_path}/small.db", retention_days=1, max_alerts=2)
+    alerts = raise_alerts(engine)
+    for alert in alerts:
+        with small.writing() as writer:
+            writer.put(None, alert, [])
+    assert found(small, Wanted()) == ["carol%corp", "bob@corp"]
+    small.close()
+
+
+def test_a_store_of_before_is_brought_up_to_date(store_url: str, engine: Engine) -> None:
+    """What the lists show is filled in from the documents, and verdicts from the feedback."""
+    from alembic import command
+    from alembic.config import Config
+
+    opened = AlertStore(store_url, retention_days=90, max_alerts=1000)
+    alerts = raise_alerts(engine)
+    for alert in alerts:
+        with opened.writing() as writer:
+            writer.put(None, alert, [])
+    opened.add_feedback(alerts[0].id, START, "malicious", '{"verdict": "malicious"}')
+    with opened.reading() as connection:
+        before, _ = lines(connection, Wanted(), limit=10)
+    config = Config()
+    config.set_main_option(
+        "script_location", str(Path(__file__).parents[2] / "serving" / "migrations").replace("%", "%%")
+    )
+    with opened.transaction() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "a004")
+        assert "alert_lines" not in sa.inspect(connection).get_table_names()
+    opened.close()
+    again = AlertStore(store_url, retention_days=90, max_alerts=1000)
+    with again.reading() as connection:
+        after, _ = lines(connection, Wanted(), limit=10)
+    assert after == before
+    assert found(again, Wanted(verdict="malicious")) == [alerts[0].principal]
+    again.close()
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_what_is_empty_does_not_matter(empty: str, engine: Engine, store: AlertStore) -> None:
+    raise_alerts(engine)
+    assert len(found(store, replace(Wanted(), text=empty.strip()))) == 3
