@@ -20,6 +20,7 @@ Part = Literal["suspect", "consequence", "join"]
 
 _ROLES: dict[Part, str] = {"suspect": "session", "consequence": "consequence", "join": "join"}
 _SENSITIVITY = ("routine", "low", "medium", "high")
+_COUNTED = ("flagged", "contributor")
 _REACHED = "reached"
 
 
@@ -61,13 +62,15 @@ class Touched(msgspec.Struct, rename="camel"):
 
 
 class BlastRadius(msgspec.Struct, rename="camel"):
-    """Everything that was touched, and everybody as whom somebody may act since.
+    """Everything that was touched from where something counted, and everybody as whom somebody may act since.
 
     Attributes:
         principals: that were out of their habits.
         reached: others as whom they may act by what they did; nothing unusual was seen of them.
         namespaces: in which something was done; tried: in which all was refused.
         counts: requests by what they came to: read, wrote, deleted, entered, tried.
+        aside: requests of the same credentials at the time from addresses and with clients of which nothing counted: most
+            likely their owners', and not counted here.
         consequences: requests of the cluster's machinery because of it.
         objects: what was touched, flagged first, then by sensitivity and time.
     """
@@ -77,6 +80,7 @@ class BlastRadius(msgspec.Struct, rename="camel"):
     namespaces: list[str]
     tried: list[str]
     counts: dict[str, int]
+    aside: int
     consequences: int
     objects: list[Touched]
 
@@ -178,9 +182,16 @@ def blast_radius(
     entered: dict[str, bool] = {}
     # Of exec, logs and watches there is an event at the beginning as well; the last one tells how it went.
     requests = {record.audit_id: record for record in records}
-    for record in requests.values():
-        place = places.get(record.audit_id)
-        if place is None or place.part != "suspect":
+    suspects = [
+        (record, places[name].role in _COUNTED)
+        for name, record in requests.items()
+        if name in places and places[name].part == "suspect"
+    ]
+    origins = {_origin(record) for record, counted in suspects if counted}
+    aside = 0
+    for record, counted in suspects:
+        if _origin(record) not in origins:
+            aside += 1
             continue
         did = deed_of(record.verb, record.subresource, record.code)
         counts[did] = counts.get(did, 0) + 1
@@ -190,7 +201,7 @@ def blast_radius(
         held = objects.setdefault(key, Touched(*key, first=clock.written(record.time)))
         held.count += 1
         held.last = clock.written(record.time)
-        held.flagged = held.flagged or place.role in ("flagged", "contributor")
+        held.flagged = held.flagged or counted
         worst[key] = max(worst.get(key, 0), rated.get(record.audit_id, 0))
         held.sensitivity = _SENSITIVITY[worst[key]] if worst[key] else ""
         if record.principal not in held.by:
@@ -209,6 +220,11 @@ def blast_radius(
         namespaces=sorted(name for name, done in entered.items() if done),
         tried=sorted(name for name, done in entered.items() if not done),
         counts=counts,
+        aside=aside,
         consequences=sum(record in places and places[record].part == "consequence" for record in requests),
         objects=[objects[key] for key in order],
     )
+
+
+def _origin(record: Record) -> tuple[str, str, str]:
+    return record.principal, record.source_ips, record.user_agent

@@ -38,12 +38,12 @@ def text(value: object) -> str:
     return escape(str(value), quote=True)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]], times: int = 0) -> str:
-    """A table; the first `times` columns are not broken."""
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]], whole: Sequence[int] = ()) -> str:
+    """A table; the cells of the columns `whole` are not broken."""
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in heads)
     body = "".join(
         "<tr>"
-        + "".join(f"<td{' class=t' if at < times else ''}>{text(cell)}</td>" for at, cell in enumerate(row))
+        + "".join(f"<td{' class=t' if at in whole else ''}>{text(cell)}</td>" for at, cell in enumerate(row))
         + "</tr>"
         for row in rows
     )

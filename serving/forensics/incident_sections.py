@@ -99,7 +99,7 @@ def spread(content: Mapping[str, Any]) -> str:
                     )
                     for one in between
                 ],
-                times=1,
+                whole=(0,),
             )
         )
     else:
@@ -110,7 +110,7 @@ def spread(content: Mapping[str, Any]) -> str:
             table(
                 ("When (UTC)", "What", "How sure", "Because"),
                 [(one["time"], one["what"], one["confidence"], one["why"]) for one in others],
-                times=1,
+                whole=(0,),
             )
         )
     else:
@@ -124,13 +124,13 @@ def blast_radius(content: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{count:,} {did}" for did, count in found["counts"].items())
     rows = [
         (
+            _to_the_second(one["first"]),
+            _to_the_second(one["last"]),
             one["object"],
             one["did"],
-            one["count"],
-            "flagged" if one["flagged"] else "",
+            f"{one['count']:,}",
+            "counted" if one["flagged"] else "",
             one["sensitivity"],
-            one["first"],
-            one["last"],
             ", ".join(one["by"]),
         )
         for one in found["objects"]
@@ -139,7 +139,14 @@ def blast_radius(content: Mapping[str, Any]) -> str:
     return (
         facts(
             [
-                ("Requests of the credentials", counts),
+                ("Requests", counts),
+                (
+                    "Not counted here",
+                    f"{found['aside']:,} requests of the same credentials at the time, from addresses and with clients of which "
+                    "nothing counted: most likely their owners'"
+                    if found["aside"]
+                    else "",
+                ),
                 ("Namespaces reached", ", ".join(found["namespaces"])),
                 ("Namespaces tried, all refused", ", ".join(found["tried"])),
                 ("May be acted as since", ", ".join(found["reached"])),
@@ -147,14 +154,19 @@ def blast_radius(content: Mapping[str, Any]) -> str:
             ]
         )
         + table(
-            ("What", "Came to", "Times", "", "Sensitivity", "First (UTC)", "Last (UTC)", "By"),
+            ("First (UTC)", "Last (UTC)", "What", "Came to", "Times", "", "Sensitivity", "By"),
             rows[:_OBJECTS],
+            whole=(0, 1, 3, 4, 5, 6),
         )
         + (f"<p>and {more:,} more, in the JSON file</p>" if more > 0 else "")
-        + "<p class=soft>Counted over the requests of this file: what was flagged or added up, and what else the same "
-        "credentials did around it. <i>Tried</i> was refused or failed. What a program did inside a container, no audit log "
-        "tells.</p>"
+        + "<p class=soft>Counted over the requests of this file that came from where something was flagged or added up "
+        "(<i>counted</i>), and what else came from there. <i>Tried</i> was refused or failed. What a program did inside a "
+        "container, no audit log tells.</p>"
     )
+
+
+def _to_the_second(written: str) -> str:
+    return written[:19].replace("T", " ")
 
 
 def trail(incident: Mapping[str, Any]) -> str:
@@ -171,7 +183,7 @@ def trail(incident: Mapping[str, Any]) -> str:
             )
             for entry in incident["trail"]
         ],
-        times=1,
+        whole=(0,),
     )
 
 
@@ -205,7 +217,7 @@ def timeline(events: Sequence[Mapping[str, Any]], *, roles: bool) -> str:
         "Client",
         "Audit ID",
     )
-    return table(heads, rows, times=1) if rows else ""
+    return table(heads, rows, whole=(0,)) if rows else ""
 
 
 def words(found: Mapping[str, str]) -> str:

@@ -196,7 +196,7 @@ def _custody(content: dict[str, Any], found: Export, noted: int) -> str:
     return (
         "<p>Who exported events of this incident, of its alerts or of this principal, and when. The last line is this "
         "export. The lines are part of the ledger: none can be taken out unnoticed.</p>"
-        + table(("When (UTC)", "Who", "Reason given", "Events", "SHA-256 of the content"), rows, times=1)
+        + table(("When (UTC)", "Who", "Reason given", "Events", "SHA-256 of the content"), rows, whole=(0,))
     )
 
 

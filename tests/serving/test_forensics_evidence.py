@@ -194,8 +194,9 @@ def test_the_page_prints_to_pdf(folder: Path, tmp_path: Path) -> None:
         "--disable-gpu",
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
-    subprocess.run(
-        [*command, f"--print-to-pdf={pdf}", page.as_uri()], check=True, capture_output=True, timeout=120
+    done = subprocess.run(
+        [*command, f"--print-to-pdf={pdf}", page.as_uri()], capture_output=True, timeout=120
     )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
     assert pdf.read_bytes().startswith(b"%PDF")
     assert pdf.stat().st_size > 10_000

@@ -54,6 +54,7 @@ def campaign() -> list[dict[str, Any]]:
             requestURI=f"/apis/apps/v1/namespaces/team-a/deployments?token={JWT}",
         ),
         raw_event(12, verb="create", name="miner-5d4f8c7b9-x2x4z", user=CONTROLLER),
+        raw_event(9, seconds=12.5, sourceIPs=["10.9.9.9"]),  # its owner, at work elsewhere at the same time
         raw_event(
             13,
             verb="create",
@@ -70,7 +71,7 @@ def campaign() -> list[dict[str, Any]]:
 
 
 def suspects() -> list[str]:
-    return ["id-8", "id-10", "id-11", "id-13", "id-14", "id-15"]
+    return ["id-8", "id-10", "id-11", "id-9", "id-13", "id-14", "id-15"]
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_an_incident_is_exported_with_every_event_and_its_place(client: TestClie
     assert content["clock"]["zone"] == "UTC"
     checked = check(path)
     assert checked.findings == []
-    assert (checked.incident, checked.events, checked.missing) == (incident_of(client), 7, 0)
+    assert (checked.incident, checked.events, checked.missing) == (incident_of(client), 8, 0)
     assert "who says to be 'kim'" in checked.by
 
 
@@ -142,6 +143,7 @@ def test_spread_and_blast_radius_are_told_with_how_sure_they_are(client: TestCli
     assert found["principals"] == ["alice@corp", WORKER]
     assert found["consequences"] == 1
     assert found["counts"] == {"read": 3, "wrote": 2, "tried": 1}
+    assert found["aside"] == 1
     listed = next(one for one in found["objects"] if one["object"] == "secrets in payments")
     assert (listed["did"], listed["count"], listed["flagged"]) == ("read", 2, True)
     assert listed["by"] == ["alice@corp", WORKER]
@@ -250,12 +252,12 @@ def run(*words: str, status: int = 0) -> str:
 def test_the_command_exports_an_incident_and_verifies_it(stored: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     told = run("evidence", "--incident", stored, "--note", "Case 7", "--out", str(out))
-    assert "7 events" in told
+    assert "8 events" in told
     [file] = out.glob("*.json")
     [page] = out.glob("*.html")
     assert stored in file.name
     for path in (file, page):
-        assert f"is as it was made: incident {stored}, 7 events" in run("verify", str(path))
+        assert f"is as it was made: incident {stored}, 8 events" in run("verify", str(path))
     page.write_text(page.read_text().replace("Where it began", "Where it ended"))
     assert "it was changed" in run("verify", str(page), status=1)
 
@@ -305,9 +307,10 @@ def test_the_page_prints_to_a_pdf_that_can_be_read(client: TestClient, tmp_path:
         "--disable-gpu",
         f"--user-data-dir={tmp_path / 'profile'}",
     ]
-    subprocess.run(
-        [*command, f"--print-to-pdf={pdf}", page.as_uri()], check=True, capture_output=True, timeout=120
+    done = subprocess.run(
+        [*command, f"--print-to-pdf={pdf}", page.as_uri()], capture_output=True, timeout=120
     )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
     printed = re.sub(r"\s+", " ", " ".join(sheet.extract_text() for sheet in PdfReader(pdf).pages))
     for shown in (
         f"Evidence of incident {incident_of(client)}",
