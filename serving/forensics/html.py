@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+# No ligatures: whoever copies a checksum out of a printed page must get its letters, not one sign for two of them.
 STYLE = """
 :root { --ink: #1c2430; --soft: #566173; --line: #d5dbe3; --card: #f6f8fa; --bad: #a3301a; }
 * { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.5 system-ui, sans-serif;
+  font-variant-ligatures: none; }
 main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 25px; line-height: 1.25; margin: 0 0 6px; }
 h2 { font-size: 18px; margin: 34px 0 6px; border-bottom: 2px solid var(--ink); }
