@@ -120,3 +120,54 @@ class Accumulator:
             quiet = sorted(self._sums, key=lambda name: self._sums[name][0])
             for name in quiet[: _LIMIT // 2]:
                 del self._sums[name]
+
+
+def replay(
+    principal: npt.NDArray[np.int64],
+    time: npt.NDArray[np.int64],
+    novelty: Floats,
+    error: Floats,
+    horizons: Sequence[float],
+    limits: Floats,
+    scales: Floats,
+) -> npt.NDArray[np.bool_]:
+    """What an `Accumulator` that begins with nothing would let be flagged, under many limits at once.
+
+    Args:
+        principal: int64 [N], who acted, as numbers from 0 on without many gaps.
+        time: int64 [N], microseconds.
+        novelty, error: float64 [N], what counts of them, decades; rows are in the order in which they were scored.
+        horizons: seconds in which a sum fades to 1/e.
+        limits: float64 [N, horizons], evidence at which each action is flagged.
+        scales: float64 [S], what the limits are multiplied by, in each of S cases.
+
+    Returns:
+        bool [N, S], whether the evidence of any horizon reached its limit.
+    """
+    count, cases = len(time), len(scales)
+    flagged = np.zeros((count, cases), bool)
+    if not count:
+        return flagged
+    order = np.argsort(principal, kind="stable")
+    _, first, sizes = np.unique(principal[order], return_index=True, return_counts=True)
+    # The k-th action of everybody at once: whoever acted most comes first, so that those who go on are a slice.
+    most = np.argsort(-sizes, kind="stable")
+    first, sizes = first[most], sizes[most]
+    fade = 1.0 / (np.asarray(horizons) * 1e6)
+    anew = np.asarray(horizons) > INCIDENT_SECONDS
+    last = time[order[first]].astype(np.float64)
+    sums = np.zeros((2, len(first), cases, len(fade)))
+    for step in range(int(sizes[0])):
+        going = int(np.searchsorted(-sizes, -step, side="left"))
+        rows = order[first[:going] + step]
+        passed = np.maximum(time[rows] - last[:going], 0.0)
+        last[:going] += passed
+        kept = np.exp(-passed[:, None] * fade)[:, None, :]
+        now = sums[:, :going]
+        now *= kept
+        now[0] += novelty[rows, None, None]
+        now[1] += error[rows, None, None]
+        reached = np.sqrt(now[0] * np.maximum(now[1], FLOOR)) >= limits[rows, None] * scales[:, None]
+        flagged[rows] = reached.any(axis=2)
+        now[:, reached & anew] = 0.0
+    return flagged

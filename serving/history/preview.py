@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from data.evidence import Accumulator
+from data.evidence import replay
 from serving.alerts import Model
 from serving.history.read import HistoryReader
 from serving.settings import LEAST_SCALE, MOST_SCALE
@@ -41,6 +41,7 @@ _DAY_US = 86_400_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 class Loud(Model):
@@ -101,95 +102,80 @@ class Preview(Model):
 
 
 @dataclass(frozen=True, slots=True)
-class Alerted:
-    """What would have been one alert; times in microseconds since 1970 UTC."""
-
-    principal: str
-    first: int
-    last: int
-    actions: int
-
-
-@dataclass(frozen=True, slots=True)
 class Additions:
     """Actions that added up to anything, in the order in which they were scored, as columns.
 
     Attributes:
-        principal: names.
+        names: of principals, by code.
+        principal: int64, code.
         time: int64, microseconds since 1970 UTC.
         new, wrong: float64, decades.
-        reached: float64, share of the calibrated threshold that was reached.
-        scale: float64, of the threshold that was in force.
         stretches: spans of rows over which the horizons stayed the same: first row, end, horizons.
-        limits: calibrated thresholds of each row, float64 [horizons], by row.
+        limits: calibrated thresholds of each row, by row.
         versions: of the models that judged.
     """
 
-    principal: list[str]
-    time: npt.NDArray[np.int64]
+    names: list[str]
+    principal: Ints
+    time: Ints
     new: Floats
     wrong: Floats
-    reached: Floats
-    scale: Floats
     stretches: list[tuple[int, int, tuple[float, ...]]]
     limits: list[tuple[float, ...]]
     versions: list[str]
 
-    def flagged(self, scale: float) -> npt.NDArray[np.int64]:
-        """Rows that a service with a threshold would have flagged.
-
-        Up to the first row at which either threshold is reached, this one or the one in force, both services are the same; so
-        whoever reached neither is left out.
-        """
-        close = self.reached >= np.minimum(scale, self.scale) - 1e-6
-        names = {self.principal[row] for row in np.flatnonzero(close).tolist()}
-        rows = np.array([row for row, name in enumerate(self.principal) if name in names], np.int64)
-        hits = []
+    def alerts(self, scales: Sequence[float], gap: int) -> list[Alerts]:
+        """What services with these thresholds would have raised: actions of a principal at most `gap` apart are one alert."""
+        flagged = np.zeros((len(self.time), len(scales)), bool)
         for first, end, horizons in self.stretches:
-            mine = rows[(rows >= first) & (rows < end)]
-            if not len(mine):
-                continue
-            limits = scale * np.array([self.limits[row] for row in mine.tolist()])
-            sums = Accumulator(horizons).add(
-                [self.principal[row] for row in mine.tolist()],
-                self.time[mine],
-                self.new[mine],
-                self.wrong[mine],
-                limits,
+            rows = slice(first, end)
+            flagged[rows] = replay(
+                self.principal[rows],
+                self.time[rows],
+                self.new[rows],
+                self.wrong[rows],
+                horizons,
+                np.array(self.limits[rows]),
+                np.array(scales),
             )
-            hits.append(mine[(sums >= limits).any(axis=1)])
-        return np.concatenate(hits) if hits else np.empty(0, np.int64)
-
-    def alerts(self, scale: float, gap: int) -> list[Alerted]:
-        """What would have been alerts, in the order of their beginning: actions of a principal at most `gap` apart are one."""
-        of: dict[str, list[int]] = {}
-        for row in self.flagged(scale).tolist():
-            of.setdefault(self.principal[row], []).append(int(self.time[row]))
+        order = np.lexsort((self.time, self.principal))
+        principal, time = self.principal[order], self.time[order]
         made = []
-        for principal, times in of.items():
-            times.sort()
-            begin = 0
-            for place in range(1, len(times) + 1):
-                if place == len(times) or times[place] - times[place - 1] > gap:
-                    made.append(Alerted(principal, times[begin], times[place - 1], place - begin))
-                    begin = place
-        return sorted(made, key=lambda alert: alert.first)
+        for hits in flagged[order].T:
+            who, when = principal[hits], time[hits]
+            begins = _begins(who, when[1:] - when[:-1] > gap)
+            ends = np.append(begins[1:], len(when)) - 1 if len(begins) else begins
+            made.append(Alerts(who[begins], when[begins], when[ends], ends - begins + 1))
+        return made
 
 
-def incident_starts(alerts: Sequence[Alerted]) -> list[int]:
-    """When incidents would have begun: an alert within 12 hours after another of the same principal belongs to its incident.
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """What would have been alerts, by principal and time, as columns; times in microseconds since 1970 UTC."""
 
-    Args:
-        alerts: in the order of their beginning.
-    """
-    ended: dict[str, int] = {}
-    starts = []
-    for alert in alerts:
-        before = ended.get(alert.principal)
-        if before is None or alert.first - before > TIE_REACH:
-            starts.append(alert.first)
-        ended[alert.principal] = alert.last if before is None else max(before, alert.last)
-    return starts
+    principal: Ints
+    first: Ints
+    last: Ints
+    actions: Ints
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def since(self, moment: int) -> Alerts:
+        """Those that began then or later."""
+        kept = self.first >= moment
+        return Alerts(self.principal[kept], self.first[kept], self.last[kept], self.actions[kept])
+
+    def incidents(self) -> Ints:
+        """When incidents would have begun: an alert within 12 hours after another of its principal belongs to that one's."""
+        return self.first[_begins(self.principal, self.first[1:] - self.last[:-1] > TIE_REACH)]
+
+
+def _begins(who: Ints, apart: npt.NDArray[np.bool_]) -> Ints:
+    """Places at which something new begins: another principal, or the same too long after."""
+    if not len(who):
+        return np.empty(0, np.int64)
+    return np.flatnonzero(np.concatenate([[True], (who[1:] != who[:-1]) | apart]))
 
 
 class Previewer:
@@ -236,7 +222,9 @@ class Previewer:
             notes.append(
                 f"Versions {', '.join(additions.versions)} of the model judged in this time; each counts with its own thresholds."
             )
-        alerts = {at: self._since(additions.alerts(at, self._gap), since) for at in {*SCALES, self._scale}}
+        asked = list(dict.fromkeys([*SCALES, self._scale, *([] if scale is None else [scale])]))
+        found = additions.alerts(asked, self._gap)
+        alerts = {at: one.since(since) for at, one in zip(asked, found, strict=True)}
         curve = [_count(at, alerts[at], covered) for at in SCALES]
         chosen = scale
         if per_day is not None:
@@ -248,11 +236,7 @@ class Previewer:
                 notes.append(
                     "With less than a day, alerts a day are told from what there is, and mean little."
                 )
-        wanted = None
-        if chosen is not None:
-            if chosen not in alerts:
-                alerts[chosen] = self._since(additions.alerts(chosen, self._gap), since)
-            wanted = _detail(chosen, alerts[chosen], covered)
+        wanted = None if chosen is None else _detail(chosen, alerts[chosen], additions.names, covered)
         return Preview(
             asked_days=days,
             covered_days=round(covered, 4),
@@ -267,17 +251,12 @@ class Previewer:
             notes=notes,
         )
 
-    @staticmethod
-    def _since(alerts: list[Alerted], since: int) -> list[Alerted]:
-        return [alert for alert in alerts if alert.first >= since]
-
     def _additions(self, since: int, until: int, notes: list[str]) -> tuple[int, Additions]:
         """What there is from a moment on, or later if that is too much; with what may still have mattered then."""
         judges = {
             row["id"]: (
                 row["version"],
                 *(tuple(json.loads(row[part])) for part in ("horizons", "person", "system")),
-                row["scale"],
             )
             for row in self._reader.rows("SELECT * FROM judges")
         }
@@ -293,23 +272,38 @@ class Previewer:
             since = max(since, oldest[0]["time"])
             span[0] = oldest[0]["time"] + 1
             notes.append("There was more than can be looked at in this time: only the latest part of it is.")
-        rows = self._reader.rows(
-            "SELECT principals.name AS name, time, judge, person, new, wrong, reached FROM additions "
-            f"JOIN principals ON principals.id = principal WHERE time >= ? AND time < ? AND {near} ORDER BY number",
-            [*span, *span],
+        names: dict[str, int] = {}
+        judged: list[int] = []
+        columns: list[npt.NDArray[np.float64]] = []
+        query = (
+            "SELECT principals.name AS name, time, judge, person, new, wrong FROM additions "
+            f"JOIN principals ON principals.id = principal WHERE time >= ? AND time < ? AND {near} ORDER BY number"
         )
-        rows = [row for row in rows if judges[row["judge"]][1]]
-        stretches = list(_stretches([judges[row["judge"]][1] for row in rows]))
+        for part in self._reader.parts(query, [*span, *span]):
+            rows = [row for row in part if judges[row["judge"]][1]]
+            judged += (2 * row["judge"] + row["person"] for row in rows)
+            codes = [names.setdefault(row["name"], len(names)) for row in rows]
+            # Microseconds since 1970 are exact in a float64.
+            columns.append(
+                np.array(
+                    [
+                        (code, row["time"], row["new"], row["wrong"])
+                        for code, row in zip(codes, rows, strict=True)
+                    ]
+                )
+                .reshape(len(rows), 4)
+                .T
+            )
+        principal, time, new, wrong = np.concatenate([np.empty((4, 0)), *columns], axis=1)
         return since, Additions(
-            principal=[row["name"] for row in rows],
-            time=np.array([row["time"] for row in rows], np.int64),
-            new=np.array([row["new"] for row in rows], np.float64),
-            wrong=np.array([row["wrong"] for row in rows], np.float64),
-            reached=np.array([row["reached"] for row in rows], np.float64),
-            scale=np.array([judges[row["judge"]][4] for row in rows], np.float64),
-            stretches=stretches,
-            limits=[judges[row["judge"]][2 if row["person"] else 3] for row in rows],
-            versions=list(dict.fromkeys(judges[row["judge"]][0] for row in rows)),
+            names=list(names),
+            principal=principal.astype(np.int64),
+            time=time.astype(np.int64),
+            new=new,
+            wrong=wrong,
+            stretches=list(_stretches([judges[key // 2][1] for key in judged])),
+            limits=[judges[key // 2][2 if key % 2 else 3] for key in judged],
+            versions=list(dict.fromkeys(judges[key // 2][0] for key in judged)),
         )
 
 
@@ -321,12 +315,12 @@ def _stretches(horizons: Sequence[tuple[float, ...]]) -> Iterator[tuple[int, int
             begin = row
 
 
-def _count(scale: float, alerts: Sequence[Alerted], covered: float) -> Count:
-    incidents = len(incident_starts(alerts))
+def _count(scale: float, alerts: Alerts, covered: float) -> Count:
+    incidents = len(alerts.incidents())
     whole = covered >= 1
     return Count(
         scale=scale,
-        actions=sum(alert.actions for alert in alerts),
+        actions=int(alerts.actions.sum()),
         alerts=len(alerts),
         incidents=incidents,
         alerts_per_day=round(len(alerts) / covered, 3) if whole else None,
@@ -334,21 +328,21 @@ def _count(scale: float, alerts: Sequence[Alerted], covered: float) -> Count:
     )
 
 
-def _detail(scale: float, alerts: Sequence[Alerted], covered: float) -> Detail:
-    by_day: Counter[int] = Counter(alert.first // _DAY_US for alert in alerts)
-    starts: Counter[int] = Counter(start // _DAY_US for start in incident_starts(alerts))
-    raised: Counter[str] = Counter(alert.principal for alert in alerts)
-    actions: Counter[str] = Counter()
-    for alert in alerts:
-        actions[alert.principal] += alert.actions
-    loudest = sorted(raised, key=lambda name: (-raised[name], -actions[name], name))[:_LOUDEST]
+def _detail(scale: float, alerts: Alerts, names: Sequence[str], covered: float) -> Detail:
+    by_day = Counter((alerts.first // _DAY_US).tolist())
+    starts = Counter((alerts.incidents() // _DAY_US).tolist())
+    raised = Counter(alerts.principal.tolist())
+    actions: Counter[int] = Counter()
+    for code, number in zip(alerts.principal.tolist(), alerts.actions.tolist(), strict=True):
+        actions[code] += number
+    loudest = sorted(raised, key=lambda code: (-raised[code], -actions[code], names[code]))[:_LOUDEST]
     return Detail(
         **_count(scale, alerts, covered).model_dump(),
         days=[
             PreviewDay(day=_EPOCH + day * _DAY_US * _MICROSECOND, alerts=by_day[day], incidents=starts[day])
             for day in sorted(by_day)
         ],
-        loudest=[Loud(principal=name, alerts=raised[name], actions=actions[name]) for name in loudest],
+        loudest=[Loud(principal=names[code], alerts=raised[code], actions=actions[code]) for code in loudest],
     )
 
 

@@ -18,6 +18,7 @@ Order = Literal["last", "name", "nearest"]
 ORDERS: tuple[Order, ...] = ("last", "name", "nearest")
 _NEAREST_DAYS = 7
 _MOST_PEERS = 50
+_PART = 5000
 _BINS = ", ".join(f"b{number}" for number in range(BINS))
 _SUMMED_BINS = ", ".join(f"sum(b{number}) AS b{number}" for number in range(BINS))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -144,6 +145,13 @@ class HistoryReader:
         with self._reading() as file:
             return file.execute(query, values).fetchall()
 
+    def parts(self, query: str, values: Sequence[Any] = ()) -> Iterator[list[sqlite3.Row]]:
+        """As `rows`, some at a time, for answers that are large."""
+        with self._reading() as file:
+            cursor = file.execute(query, values)
+            while part := cursor.fetchmany(_PART):
+                yield part
+
     def newest(self) -> datetime | None:
         """The end of the newest hour of which something is known, or now if that is earlier."""
         hour = self.rows("SELECT max(hour) AS hour FROM totals")[0]["hour"]
@@ -188,7 +196,7 @@ class HistoryReader:
         since = 0 if newest is None else _hour(newest) // DAY - _NEAREST_DAYS
         nearest = "(SELECT max(nearest) FROM days WHERE days.principal = principals.id AND day > ?)"
         orders = {
-            "last": "last IS NULL, last DESC, name",
+            "last": "last DESC, id",  # those that never acted are last
             "name": "name",
             "nearest": "nearest IS NULL, nearest DESC, name",
         }

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.evidence import FLOOR, Accumulator
+from data.evidence import FLOOR, Accumulator, replay
 
 SECOND = 1_000_000
 Floats = np.ndarray
@@ -120,3 +120,29 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert add(accumulator, ("p999", 999.0, 1.0, 1.0))[0, 0] == pytest.approx(
         2.0
     )  # who was active is remembered
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(-5, 900), st.floats(0, 5), st.floats(0, 5)), max_size=40
+    ),
+    st.lists(st.floats(0.3, 10), min_size=1, max_size=4),
+)
+def test_many_thresholds_at_once_are_as_one_after_the_other(
+    actions: list[tuple[int, int, float, float]], scales: list[float]
+) -> None:
+    """Late ones among them: times need not rise."""
+    rows = [row for row in actions if row[2] or row[3]]
+    horizons = (60.0, 3600.0)
+    who = np.array([row[0] for row in rows], np.int64)
+    times = np.cumsum([row[1] for row in rows]).astype(np.int64) * SECOND
+    new, wrong = (np.array([row[place] for row in rows], float) for place in (2, 3))
+    limits = np.tile([3.0, 5.0], (len(rows), 1)) * (1 + who[:, None] % 2)
+    found = replay(who, times, new, wrong, horizons, limits, np.array(scales))
+    assert found.shape == (len(rows), len(scales))
+    for case, scale in enumerate(scales):
+        mine = limits * scale
+        sums = Accumulator(horizons).add([str(one) for one in who], times, new, wrong, mine)
+        clear = np.abs(sums / mine - 1).min(axis=1, initial=1.0) > 1e-9  # on the very limit rounding decides
+        if clear.all():
+            assert found[:, case].tolist() == (sums >= mine).any(axis=1).tolist()

@@ -15,7 +15,7 @@ from data.detector import Detector, Scores
 from data.events import decode_lines
 from data.evidence import Accumulator
 from serving.history.keep import History, Judge
-from serving.history.preview import Alerted, Previewer, incident_starts
+from serving.history.preview import Alerts, Previewer
 from serving.history.read import HistoryReader, median
 from serving.history.schema import EDGES, HOUR, HistoryError
 from serving.principals import Trained
@@ -259,25 +259,23 @@ def random_service(history: History, scale: float, seed: int) -> list[tuple[str,
     return rows
 
 
-def alerts_of(rows: Sequence[tuple[str, int, float, float]], scale: float, gap: int) -> list[Alerted]:
-    """What a service with a scale raises over the same actions, counted plainly."""
+def alerts_of(rows: Sequence[tuple[str, int, float, float]], scale: float, gap: int) -> list[tuple[str, int]]:
+    """What a service with a scale raises over the same actions, counted plainly: who, and how many actions in each alert."""
     accumulator = Accumulator(JUDGE.horizons)
     limits = scale * np.array([JUDGE.person])
     open_: dict[str, list[int]] = {}
     made = []
-    for name, moment, new, wrong in sorted(rows, key=lambda row: row[1]):
+    for name, moment, new, wrong in rows:
         sums = accumulator.add([name], np.array([moment]), np.array([new]), np.array([wrong]), limits)
         if not (sums >= limits).any():
             continue
         held = open_.get(name)
-        if held is not None and moment - held[1] <= gap:
-            held[1], held[2] = moment, held[2] + 1
+        if held is not None and moment - held[0] <= gap:
+            held[0], held[1] = moment, held[1] + 1
         else:
-            open_[name] = held = [moment, moment, 1]
+            open_[name] = held = [moment, 1]
             made.append((name, held))
-    return sorted(
-        (Alerted(name, *held) for name, held in made), key=lambda alert: (alert.first, alert.principal)
-    )
+    return [(name, held[1]) for name, held in made]
 
 
 @pytest.mark.parametrize("in_force", [0.5, 1.0, 2.5])
@@ -295,11 +293,11 @@ def test_a_preview_is_what_a_service_with_that_threshold_would_have_raised(
         assert preview.wanted is not None
         told.add(preview.wanted.alerts)
         assert preview.wanted.alerts == len(expected)
-        assert preview.wanted.actions == sum(alert.actions for alert in expected)
+        assert preview.wanted.actions == sum(actions for _, actions in expected)
         loudest = {loud.principal: (loud.alerts, loud.actions) for loud in preview.wanted.loudest}
-        for name in {alert.principal for alert in expected}:
-            mine = [alert for alert in expected if alert.principal == name]
-            assert loudest[name] == (len(mine), sum(alert.actions for alert in mine))
+        for name in {name for name, _ in expected}:
+            mine = [actions for who, actions in expected if who == name]
+            assert loudest[name] == (len(mine), sum(mine))
     assert len(told) > 5  # else the thresholds told nothing apart
     assert preview.now.scale == in_force
     assert preview.now.alerts == len(alerts_of(rows, in_force, gap))
@@ -365,13 +363,11 @@ def test_the_least_threshold_is_found_that_keeps_to_a_number_of_alerts_a_day(his
 
 
 def test_alerts_of_a_principal_within_twelve_hours_are_one_incident() -> None:
-    alerts = [
-        Alerted("a", 0, HOUR, 1),
-        Alerted("b", HOUR, HOUR, 1),
-        Alerted("a", 13 * HOUR, 13 * HOUR, 1),
-        Alerted("a", 26 * HOUR, 26 * HOUR, 1),
-    ]
-    assert incident_starts(alerts) == [0, HOUR, 26 * HOUR]
+    first = np.array([0, 13, 26, 1]) * HOUR
+    last = np.array([1, 13, 26, 1]) * HOUR
+    alerts = Alerts(np.array([0, 0, 0, 1]), first, last, np.ones(4, np.int64))
+    assert alerts.incidents().tolist() == [0, 26 * HOUR, HOUR]
+    assert alerts.since(HOUR).incidents().tolist() == [13 * HOUR, 26 * HOUR, HOUR]
 
 
 def test_a_preview_of_nothing_is_none(history: History) -> None:
