@@ -150,8 +150,8 @@ class History:
             with self._writing, self._file:
                 self._file.execute("BEGIN IMMEDIATE")
                 self._file.executemany(
-                    "INSERT INTO principals (name, kind, peers, last) VALUES (?, ?, ?, ?) "
-                    "ON CONFLICT (name) DO UPDATE SET peers = excluded.peers",
+                    "INSERT INTO principals (name, kind, peers, last, trained) VALUES (?, ?, ?, ?, 1) "
+                    "ON CONFLICT (name) DO UPDATE SET peers = excluded.peers, trained = 1",
                     rows,
                 )
         except sqlite3.Error as error:
@@ -355,6 +355,23 @@ class History:
                 if oldest + step > now:
                     break
                 self._forget(oldest + step, oldest + step)
+            self._forget_principals((now - self._retention_hours) * HOUR)
+
+    def _forget_principals(self, before: int) -> None:
+        """Forget whoever training did not know and has not acted since, and of too many those quiet longest."""
+        self._file.execute(
+            "DELETE FROM principals WHERE NOT trained AND last < ? AND NOT EXISTS (SELECT 1 FROM days WHERE principal = id) "
+            "AND NOT EXISTS (SELECT 1 FROM additions WHERE principal = id)",
+            (before,),
+        )
+        too_many = self._file.execute("SELECT count(*) FROM principals").fetchone()[0] - self._max_rows
+        if too_many > 0:
+            quiet = "(SELECT id FROM principals ORDER BY trained, last LIMIT ?)"
+            for table, key in (
+                *((name, "principal") for name in ("hours", "days", "additions")),
+                ("principals", "id"),
+            ):
+                self._file.execute(f"DELETE FROM {table} WHERE {key} IN {quiet}", (too_many,))
 
     def _rows(self) -> int:
         return sum(

@@ -8,6 +8,9 @@ from pathlib import Path
 from data.calibration import TAIL_SHARE
 from data.errors import KubehabitError
 
+_VERSION = 2
+"""Of the tables below."""
+
 HOUR = 3_600_000_000
 """Microseconds."""
 
@@ -36,7 +39,8 @@ SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS principals (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, peers TEXT NOT NULL,
-    first INTEGER, last INTEGER, actions INTEGER NOT NULL DEFAULT 0, flagged INTEGER NOT NULL DEFAULT 0
+    first INTEGER, last INTEGER, actions INTEGER NOT NULL DEFAULT 0, flagged INTEGER NOT NULL DEFAULT 0,
+    trained INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS principals_last ON principals (last, id);
 CREATE INDEX IF NOT EXISTS principals_peers ON principals (peers);
@@ -72,6 +76,16 @@ class HistoryError(KubehabitError):
     """The history cannot be opened or read."""
 
 
+def _make(file: sqlite3.Connection) -> None:
+    """Make the tables, in the place of those of another version: what they held is for pictures only."""
+    (version,) = file.execute("PRAGMA user_version").fetchone()
+    if version != _VERSION:
+        for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+            file.execute(f'DROP TABLE "{name}"')
+        file.execute(f"PRAGMA user_version = {_VERSION}")
+    file.executescript(SCHEMA)
+
+
 def connect(path: Path, *, to_write: bool) -> sqlite3.Connection:
     """Open the file; it is made, private to its owner, if it is to be written.
 
@@ -85,7 +99,7 @@ def connect(path: Path, *, to_write: bool) -> sqlite3.Connection:
             file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = NORMAL")
-            file.executescript(SCHEMA)
+            _make(file)
         else:
             if not path.exists():
                 raise HistoryError(

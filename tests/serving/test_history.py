@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -182,6 +183,33 @@ def test_there_are_never_more_rows_than_allowed_and_the_oldest_go_first(tmp_path
     assert told is not None
     assert 0 < len(told.days) < 25
     assert told.days[-1].at >= datetime.now(UTC) - timedelta(days=2)
+    history.close()
+
+
+def test_who_has_not_acted_for_long_is_forgotten_unless_training_knows_it(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.db", retention_days=10, max_rows=1000)
+    history.judged_by(JUDGE, Trained({"alice": "team"}, {}, {"alice": NOW - 90 * 24 * HOUR}))
+    reader = written(
+        history, 1, scores(["bob", "carol"], [NOW - 20 * 24 * HOUR, NOW - HOUR], new=[1, 1], wrong=[1, 1])
+    )
+    assert {row.principal for row in reader.principals().principals} == {"alice", "carol"}
+    crowd = [f"user-{number}" for number in range(1500)]
+    history.observe(scores(crowd, [NOW - HOUR + number for number in range(1500)]))
+    history.write(history.take(2))
+    history.prune()
+    page = reader.principals(limit=2)
+    assert page.total == 1000
+    assert page.principals[0].principal == "user-1499"
+    assert reader.principals(search="alice").total == 1
+    assert history._rows() <= 1000
+    history.close()
+
+
+def test_a_file_of_another_version_begins_anew(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "history.db") as file:
+        file.execute("CREATE TABLE hours (other INTEGER)")
+    history = History(tmp_path / "history.db", retention_days=10, max_rows=1000)
+    assert written(history, 1, scores(["alice"], [NOW - HOUR])).surprise("alice") is not None
     history.close()
 
 
