@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.errors import KubehabitError
+from serving.alerts import clean
 from serving.forensics import clock
 from serving.forensics.questions import (
     Filter,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from serving.remote import Remote
 
 _SHOWN = 3
+_MAX_NOTE = 2000
 _SECONDS = 300.0
 """A person can press Ctrl-C."""
 
@@ -346,6 +348,7 @@ def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None
     alerts: list[dict[str, Any]] = []
     judges: dict[tuple[str, str], None] = {}
     incident, words = None, None
+    wanted = msgspec.structs.replace(wanted, note=clean(wanted.note, _MAX_NOTE))
     if wanted.incident is not None or wanted.alerts:
         kept = AlertStore(
             settings.store.resolved_url,

@@ -92,6 +92,11 @@ class Desk:
             raise ProblemError(
                 409, f"Incident {found.id} was merged into {found.merged_into}: export that one."
             )
+        if not found.alerts:
+            raise ProblemError(
+                404,
+                f"Incident {found.id} holds no alert any more: they were deleted after the retention time.",
+            )
         incident = found.model_dump(mode="json", by_alias=True)
         subject = Subject(incident=found.id, alerts=tuple(alerts_named(incident)), note=note)
         return self.evidence(subject, by=by, incident=incident)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -25,7 +26,7 @@ from serving.forensics.evidence import EMBEDDED, check
 from serving.forensics.page import check_page, render
 from serving.forensics.verify import verify
 from serving.settings import Settings
-from serving.store import AlertStore
+from serving.store import ALERTS, AlertStore
 from tests.serving.conftest import model_info, settle
 from tests.serving.event_stores import body, new_store, with_credential
 from tests.serving.fakes import FakeDetector, decoded, raw_event, secret_event
@@ -213,6 +214,17 @@ def test_what_cannot_be_exported_is_said(client: TestClient) -> None:
     assert f"merged into {first}" in answer.json()["detail"]
 
 
+def test_an_incident_whose_alerts_were_deleted_by_age_is_said_to_be_empty(
+    client: TestClient, engine: Engine
+) -> None:
+    incident = incident_of(client)
+    with engine.store.writing() as writer:
+        writer.connection.execute(sa.delete(ALERTS))
+    answer = client.post(f"/v1/incidents/{incident}/evidence")
+    assert answer.status_code == 404
+    assert "no alert any more" in answer.json()["detail"]
+
+
 def test_events_that_the_store_does_not_hold_are_named(engine: Engine, own_home: Path) -> None:
     engine.score(decoded(campaign()))  # scored before the store was on
     app = create_app(Settings(events=EVENTS), engine)
@@ -251,11 +263,12 @@ def run(*words: str, status: int = 0) -> str:
 
 def test_the_command_exports_an_incident_and_verifies_it(stored: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    told = run("evidence", "--incident", stored, "--note", "Case 7", "--out", str(out))
+    told = run("evidence", "--incident", stored, "--note", f"Case 7, {JWT}", "--out", str(out))
     assert "8 events" in told
     [file] = out.glob("*.json")
     [page] = out.glob("*.html")
     assert stored in file.name
+    assert json.loads(file.read_text())["content"]["subject"]["note"] == "Case 7, [token]"
     for path in (file, page):
         assert f"is as it was made: incident {stored}, 8 events" in run("verify", str(path))
     page.write_text(page.read_text().replace("Where it began", "Where it ended"))
