@@ -11,7 +11,7 @@ TORCH_PIP_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench lock clean
+.PHONY: help demo test lint format bench screenshots lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench: $(VENV)/.dev-installed ## every benchmark; `make bench-NAME` runs benchma
 bench-%: $(VENV)/.dev-installed
 	@[ -e benchmarks/bench_$*.py ] || { echo "There is no benchmarks/bench_$*.py yet."; exit 2; }
 	@$(BIN)/python -m benchmarks.bench_$*
+
+screenshots: $(VENV)/.dev-installed ## the pictures of the console in docs/console, from the recorded attacks (trains a model first)
+	$(BIN)/python -m benchmarks.console_pictures
 
 lock: $(VENV)/.dev-installed ## resolve the whole dependency tree anew into requirements/lock.txt
 	$(PIP) install --quiet uv

@@ -1120,6 +1120,22 @@ def incidents_close(
     _tell(_service(url).post("incidents", incident_id, "close", body=body), "incident_page", as_json)
 
 
+@incidents_app.command("note")
+def incidents_note(
+    incident_id: IncidentID,
+    text: Annotated[str, typer.Argument(help="What is to be remembered.", show_default=False)],
+    by: By = "",
+    url: ServiceURL = LOCAL,
+    as_json: AsJSON = False,
+) -> None:
+    """Write something into the trail of an incident. It changes nothing, and cannot be changed.
+
+    Example:  `kubehabit incidents note 7d0c6a1f52b8e934 "Called Judy: it was not her." --by carol`
+    """
+    body = {"note": text, "by": by}
+    _tell(_service(url).post("incidents", incident_id, "notes", body=body), "incident_page", as_json)
+
+
 AskedService = Annotated[
     str | None,
     typer.Option(

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="There is no Chromium here. On Debian: apt-get install chromium"
-)
+from benchmarks.chromium import CHROMIUM, MISSING, chromium
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
+__all__ = ("GRAVE", "PHONE", "WIDE", "Visitor", "chromium", "grave_findings", "needs_chromium")
 WIDE, PHONE = (1280, 900), (360, 780)
 GRAVE = ("serious", "critical")
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser without a window."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # As root, as in a container, Chromium's own sandbox cannot be had; what it opens here is ours.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        try:
-            yield browser
-        finally:
-            browser.close()
 
 
 class Visitor:

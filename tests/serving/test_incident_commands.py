@@ -52,7 +52,7 @@ def test_alerts_are_listed_and_shown(url: str) -> None:
     assert "kubectl auth can-i --list --as=bob@corp" in page
 
 
-def test_incidents_are_listed_shown_merged_split_and_closed(url: str) -> None:
+def test_incidents_are_listed_shown_merged_noted_split_and_closed(url: str) -> None:
     assert "bob@corp (a person) listed Secrets" in run("incidents")
     second, first = json.loads(run("incidents", "list", "--json"))["incidents"]
     page = run("incidents", "show", first["id"])
@@ -61,6 +61,8 @@ def test_incidents_are_listed_shown_merged_split_and_closed(url: str) -> None:
     merged = run("incidents", "merge", first["id"], second["id"], "--note", "Same laptop.", "--by", "carol")
     assert f"merged {second['id']} by carol: Same laptop." in merged
     assert f"merged into {first['id']}" in run("incidents", "show", second["id"])
+    noted = run("incidents", "note", first["id"], "Called Bob: it was not him.", "--by", "carol")
+    assert "noted by carol: Called Bob: it was not him." in noted
     story = json.loads(run("incidents", "show", first["id"], "--json"))
     split = json.loads(run("incidents", "split", first["id"], "--alert", story["alerts"][1]["id"], "--json"))
     assert split["principals"] == ["bob@corp"]

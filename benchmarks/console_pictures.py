@@ -1,0 +1,186 @@
+"""Pictures of the console for the docs, from the recorded campaign of attacks (`make screenshots`).
+
+A model is trained on `normal.jsonl.zst` (or named with --model), `labelled.jsonl.zst` is scored with it, and Chromium takes the
+pictures into docs/console. "How long ago" is told as of five minutes after the recording ended, so that pictures of the same
+model are the same on any day.
+
+Run: python -m benchmarks.console_pictures [--model URI] [--home DIR] [--out DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import tempfile
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.bench_incidents import trained
+from benchmarks.chromium import chromium
+from benchmarks.console_service import serving
+from data.reader import open_lines
+from serving.app import create_app
+from serving.load import load_engine
+from serving.registry import parse_model
+from serving.settings import load_settings
+from serving.story import Incident
+
+ROOT = Path(__file__).resolve().parent.parent
+LABELLED = ROOT / "data" / "recordings" / "labelled.jsonl.zst"
+MOST = 200_000
+"""Bytes of one picture."""
+_WIDE, _PHONE = (1280, 860), (360, 780)
+_BATCH = 500
+_COLOURS = 256
+
+
+def told_best(incidents: list[Incident]) -> Incident:
+    """The incident that shows most of what the page can tell: several credentials, ties between them, few enough objects."""
+    return max(
+        incidents,
+        key=lambda told: (
+            len(told.principals) > 1,
+            bool(told.consequences),
+            sum(tie.confidence != "possible" for tie in told.ties),
+            -len(told.graph.nodes),
+        ),
+    )
+
+
+def save(picture: bytes, path: Path) -> int:
+    """Write a picture, with fewer colours if all of them take too much room; its size."""
+    with Image.open(io.BytesIO(picture)) as image:
+        plain = image.convert("RGB")
+        plain.save(path, optimize=True)
+        if path.stat().st_size > MOST:
+            plain.quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    size = path.stat().st_size
+    if size > MOST:
+        raise SystemExit(f"{path} has {size:,} bytes, more than {MOST:,}: take a smaller part of the page.")
+    return size
+
+
+class Camera:
+    """Takes pictures of a running console.
+
+    Args:
+        browser: of `chromium`.
+        url: of the service.
+        now: the moment that "how long ago" is told from.
+        out: folder of the pictures.
+    """
+
+    def __init__(self, browser: Any, url: str, now: datetime, out: Path) -> None:
+        self._browser, self._url, self._now, self._out = browser, url, now, out
+
+    def take(
+        self,
+        name: str,
+        path: str,
+        *,
+        theme: str = "light",
+        size: tuple[int, int] = _WIDE,
+        at: str = "",
+        hover: str = "",
+    ) -> None:
+        """One picture.
+
+        Args:
+            name: of the file.
+            path: of the page.
+            theme: light or dark.
+            size: of the window.
+            at: the element that stands at the top; "" for the top of the page.
+            hover: the element that the pointer is on.
+        """
+        context = self._browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, color_scheme=theme, reduced_motion="reduce"
+        )
+        page = context.new_page()
+        page.clock.set_fixed_time(self._now)
+        page.goto(self._url + path, wait_until="load")
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        if at:
+            page.evaluate("(at) => document.querySelector(at).scrollIntoView()", at)
+        if hover:
+            page.locator(hover).first.hover()
+        page.wait_for_timeout(400)
+        size_of = save(page.screenshot(), self._out / f"{name}.png")
+        print(f"{name}.png  {size_of / 1000:,.0f} kB  {path}", flush=True)
+        context.close()
+
+
+def take_all(model: str, out: Path) -> None:
+    """Score the campaign through the running service, and take every picture."""
+    settings = load_settings()
+    engine = load_engine(settings, parse_model(model))
+    app = create_app(settings, engine)
+    out.mkdir(parents=True, exist_ok=True)
+    with serving(app) as url, chromium() as browser:
+        _send(url)
+        engine.settle()
+        engine_incidents = [
+            told
+            for one in engine.incidents.page(state="open", limit=200).incidents
+            if (told := engine.incidents.get(one.id)) is not None and told.alerts
+        ]
+        best = told_best(engine_incidents)
+        assert best.source is not None
+        alert = next(one for one in best.alerts if one.principal == best.source.principal)
+        now = max(told.last_seen for told in engine_incidents if told.last_seen) + timedelta(minutes=5)
+        camera = Camera(browser, url, now, out)
+        camera.take("alerts", "/console/")
+        camera.take("alerts-dark", "/console/?severity=high", theme="dark")
+        camera.take("alert", f"/console/alerts/{alert.id}", size=(1280, 1180))
+        camera.take("word", f"/console/alerts/{alert.id}", size=(1280, 420), hover="h1 .term")
+        camera.take("incident", f"/console/incidents/{best.id}", size=(1280, 1100))
+        camera.take(
+            "timeline",
+            f"/console/incidents/{best.id}",
+            theme="dark",
+            size=(1280, 1000),
+            at="section[aria-labelledby=timeline]",
+        )
+        camera.take("incidents", "/console/incidents")
+        camera.take("phone", f"/console/alerts/{alert.id}", size=_PHONE, theme="dark")
+        camera.take("glossary", "/console/glossary")
+        camera.take("principal", f"/console/principals/{best.source.principal}", size=(1280, 1180))
+        camera.take("model", "/console/model", size=(1280, 1180))
+        camera.take("search", "/console/search")
+
+
+def _send(url: str) -> None:
+    import httpx
+
+    with httpx.Client(base_url=url, trust_env=False, timeout=120) as client:
+        batch: list[bytes] = []
+        for line in open_lines(LABELLED):
+            batch.append(line)
+            if len(batch) == _BATCH:
+                client.post("/v1/score", content=b"\n".join(batch)).raise_for_status()
+                batch = []
+        if batch:
+            client.post("/v1/score", content=b"\n".join(batch)).raise_for_status()
+
+
+def main() -> None:
+    """Take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--model", help="a registered model or the folder of a bundle, instead of training one"
+    )
+    parser.add_argument("--home", type=Path, help="keep the trained model in this empty folder")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "console", help="folder of the pictures")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or trained(options.home or Path(folder) / "trained")
+        os.environ["KUBEHABIT_HOME"] = folder
+        take_all(model, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The benchmark of the console opens every page that it names, and its store is one that the console can show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks.bench_console import measure
+from benchmarks.console_pictures import MOST, save
+from tests.console.browser import needs_chromium
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_every_page_of_the_benchmark_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEHABIT_HOME", str(tmp_path))
+    rows = {row.name: row for row in measure(30, 1, tmp_path)}
+    assert rows["alerts in the store"].value == 30
+    timed = [row for name, row in rows.items() if "loaded" in name or "paint" in name]
+    assert len(timed) == 12
+    assert all(row.value > 0 for row in timed)
+    assert [row.name for row in timed if row.bar] == ["first view: first paint", "first view: loaded"]
+
+
+def test_a_picture_that_takes_too_much_room_gets_fewer_colours(tmp_path: Path) -> None:
+    import io
+
+    slope = Image.linear_gradient("L").resize((900, 700))
+    picture = Image.merge("RGB", (slope, slope.rotate(90), slope.rotate(33)))
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    assert len(content.getvalue()) > MOST
+    save(content.getvalue(), tmp_path / "much.png")
+    with Image.open(tmp_path / "much.png") as saved:
+        assert saved.mode == "P"
+    plain = io.BytesIO()
+    Image.new("RGB", (900, 700), "red").save(plain, "PNG")
+    save(plain.getvalue(), tmp_path / "little.png")
+    with Image.open(tmp_path / "little.png") as saved:
+        assert saved.mode == "RGB"
