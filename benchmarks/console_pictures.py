@@ -145,9 +145,7 @@ def take_all(model: str, out: Path) -> None:
             size=(1280, 1000),
             at="section[aria-labelledby=timeline]",
         )
-        camera.take("incidents", "/console/incidents")
         camera.take("phone", f"/console/alerts/{alert.id}", size=_PHONE, theme="dark")
-        camera.take("glossary", "/console/glossary")
         camera.take("principal", f"/console/principals/{best.source.principal}", size=(1280, 1180))
         camera.take("model", "/console/model", size=(1280, 1180))
         camera.take("search", "/console/search")
