@@ -472,6 +472,7 @@ def test_the_documentation_describes_every_route_with_examples(client: TestClien
         "/v1/incidents/{incident_id}/merge",
         "/v1/incidents/{incident_id}/split",
         "/v1/incidents/{incident_id}/close",
+        "/v1/incidents/{incident_id}/notes",
         "/v1/incidents/{incident_id}/evidence",
         "/v1/glossary",
         "/v1/principals",
