@@ -123,31 +123,35 @@ def habits_of(
         since, until: half-open span, microseconds since 1970 UTC.
     """
     condition, values = Filter(principal=principal, since=since, until=until).sql()
-    seen = (
-        f"(SELECT time, isodow(time) AS weekday, hour(time) AS hour, namespace, {_WHAT} AS what, verb, name, source_ips, "
-        f"user_agent, code, {ALLOWED} AS allowed FROM {{records}} WHERE {condition} AND stage <> 'RequestReceived')"
+    # Read once: to find the events of one among those of all is most of the work.
+    gathered = (
+        f"CREATE TEMP TABLE seen AS SELECT time, isodow(time) AS weekday, hour(time) AS hour, namespace, {_WHAT} AS what, verb, "
+        f"name, source_ips, user_agent, code, {ALLOWED} AS allowed FROM {{records}} "
+        f"WHERE {condition} AND stage <> 'RequestReceived'"
     )
     sets = ", ".join(f"({', '.join(columns)})" for _, columns, _ in _SETS)
     dimensions = ", ".join(_DIMENSIONS)
-    # One pass over the events, whatever is counted; only what is told leaves the database.
     most = " ".join(f"WHEN {_grouping(columns)} THEN {limit}" for _, columns, limit in _SETS)
     counted = f"""
         SELECT GROUPING({dimensions}) AS which, {dimensions}, count(*) AS times, count(*) FILTER (NOT allowed) AS refused,
             epoch_us(min(time)), epoch_us(max(time))
-        FROM {seen} GROUP BY GROUPING SETS ({sets})
+        FROM seen GROUP BY GROUPING SETS ({sets})
         QUALIFY row_number() OVER (PARTITION BY GROUPING({dimensions}) ORDER BY count(*) DESC, {dimensions})
             <= CASE which {most} END"""
     refused = f"""
-        SELECT code, verb, what, namespace, count(*), epoch_us(max(time)) FROM {seen} WHERE NOT allowed
+        SELECT code, verb, what, namespace, count(*), epoch_us(max(time)) FROM seen WHERE NOT allowed
         GROUP BY ALL ORDER BY count(*) DESC, max(time) DESC LIMIT {_REFUSALS}"""
-    span = f"SELECT count(*), count(*) FILTER (NOT allowed), epoch_us(min(time)), epoch_us(max(time)) FROM {seen}"
+    span = (
+        "SELECT count(*), count(*) FILTER (NOT allowed), epoch_us(min(time)), epoch_us(max(time)) FROM seen"
+    )
 
     def ask(source: Source) -> Habits | None:
-        total = source.all(span, values)[0]
+        source.all(gathered, values)
+        total = source.all(span)[0]
         if not total[0]:
             return None
         found: dict[int, list[Sequence[Any]]] = defaultdict(list)
-        for counts in source.all(counted, values):
+        for counts in source.all(counted):
             found[counts[0]].append(counts[1:])
         named = {name: found.get(_grouping(columns), []) for name, columns, _ in _SETS}
         week = [[0] * 24 for _ in range(7)]
@@ -170,7 +174,7 @@ def habits_of(
             user_agents=_habits(named["user_agents"], ("user_agent",)),
             refusals=[
                 Refusal(code, verb, what, place, times, clock.written(last))
-                for code, verb, what, place, times, last in source.all(refused, values)
+                for code, verb, what, place, times, last in source.all(refused)
             ],
         )
 

@@ -35,6 +35,9 @@ _MOST_PENDING = 400_000
 """Actions in memory, 18 bytes each, while the file cannot be written; beyond it the oldest are given up."""
 
 _PRUNE_SECONDS = 3600.0
+_BLOCK = 2048
+"""Rows that are Python's at a time."""
+
 _EDGES = np.array(EDGES)
 
 _SUMS = ("actions", "flagged", "nearest", *(f"b{number}" for number in range(BINS)))
@@ -399,11 +402,14 @@ def _summed(
     np.maximum.at(nearest, place, reached)
     counts = np.bincount(place * BINS + bins, minlength=size * BINS).reshape(size, BINS)
     unusual = np.bincount(place, weights=flagged, minlength=size).astype(np.int64)
-    return zip(
-        found.tolist(),
-        counts.sum(axis=1).tolist(),
-        unusual.tolist(),
-        nearest.astype(np.float64).tolist(),
-        *counts.T.tolist(),
-        strict=True,
-    )
+    actions = counts.sum(axis=1)
+    for begin in range(0, size, _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        yield from zip(
+            found[block].tolist(),
+            actions[block].tolist(),
+            unusual[block].tolist(),
+            nearest[block].tolist(),
+            *counts[block].T.tolist(),
+            strict=True,
+        )
