@@ -1,8 +1,8 @@
 """Pictures of the console for the docs, from the recorded campaign of attacks (`make screenshots`).
 
 A model is trained on `normal.jsonl.zst` (or named with --model), `labelled.jsonl.zst` is scored with it, and Chromium takes the
-pictures into docs/console. "How long ago" is told as of five minutes after the recording ended, so that pictures of the same
-model are the same on any day.
+pictures into docs/console. For those of habits two weeks of everyday work come first (`benchmarks.console_weeks`). "How long ago"
+is told as of five minutes after the recording ended, so that pictures of the same model are the same on any day.
 
 Run: python -m benchmarks.console_pictures [--model URI] [--home DIR] [--out DIR]
 """
@@ -13,15 +13,19 @@ import argparse
 import io
 import os
 import tempfile
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from PIL import Image
 
 from benchmarks.bench_incidents import trained
 from benchmarks.chromium import chromium
 from benchmarks.console_service import serving
+from benchmarks.console_weeks import weeks
 from data.reader import open_lines
 from serving.app import create_app
 from serving.load import load_engine
@@ -114,8 +118,8 @@ class Camera:
         context.close()
 
 
-def take_all(model: str, out: Path) -> None:
-    """Score the campaign through the running service, and take every picture."""
+def take_campaign(model: str, out: Path) -> str:
+    """Score the campaign through the running service, and take pictures of what was found; returns with whom it began."""
     settings = load_settings()
     engine = load_engine(settings, parse_model(model))
     app = create_app(settings, engine)
@@ -146,22 +150,38 @@ def take_all(model: str, out: Path) -> None:
             at="section[aria-labelledby=timeline]",
         )
         camera.take("phone", f"/console/alerts/{alert.id}", size=_PHONE, theme="dark")
-        camera.take("principal", f"/console/principals/{best.source.principal}", size=(1280, 1180))
-        camera.take("model", "/console/model", size=(1280, 1180))
-        camera.take("search", "/console/search")
+    return best.source.principal
+
+
+def take_habits(model: str, out: Path, principal: str) -> None:
+    """Pictures of the pages that tell of weeks: two of everyday work come before the campaign (`benchmarks.console_weeks`)."""
+    settings = load_settings()
+    engine = load_engine(settings, parse_model(model))
+    app = create_app(settings, engine)
+    with serving(app) as url, chromium() as browser:
+        _post(url, chain.from_iterable(weeks()))
+        _send(url)
+        engine.settle()
+        app.state.service.settle_events(60)
+        latest = max(alert.last_seen for alert in engine.store.page(limit=100).alerts)
+        camera = Camera(browser, url, latest + timedelta(minutes=5), out)
+        camera.take("principal", f"/console/principals/{principal}?days=all&step=days", size=(1280, 1560))
+        camera.take("model", "/console/model?days=14&per_day=1", size=(1280, 1180))
+        asked = {"ask": "touched", "resource": "secret", "namespace": "payments", "since": "520w"}
+        camera.take("search", "/console/search?" + urlencode(asked))
 
 
 def _send(url: str) -> None:
+    """The campaign."""
+    _post(url, open_lines(LABELLED))
+
+
+def _post(url: str, lines: Iterable[bytes]) -> None:
     import httpx
 
     with httpx.Client(base_url=url, trust_env=False, timeout=120) as client:
-        batch: list[bytes] = []
-        for line in open_lines(LABELLED):
-            batch.append(line)
-            if len(batch) == _BATCH:
-                client.post("/v1/score", content=b"\n".join(batch)).raise_for_status()
-                batch = []
-        if batch:
+        left = iter(lines)
+        while batch := list(islice(left, _BATCH)):
             client.post("/v1/score", content=b"\n".join(batch)).raise_for_status()
 
 
@@ -176,8 +196,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or trained(options.home or Path(folder) / "trained")
-        os.environ["KUBEHABIT_HOME"] = folder
-        take_all(model, options.out)
+        os.environ["KUBEHABIT_HOME"] = str(Path(folder) / "campaign")
+        source = take_campaign(model, options.out)
+        os.environ["KUBEHABIT_HOME"] = str(Path(folder) / "weeks")
+        take_habits(model, options.out, source)
 
 
 if __name__ == "__main__":
