@@ -3,7 +3,7 @@
 python -m benchmarks.tampering --times 10000 --results FILE.jsonl
 
 Each tampering draws from a generator of its own, seeded by its number, so any of them can be made again alone
-(--first N --times 1), and the whole can be done in parts: with --results what is done is written down every 500, and the same
+(--first N --times 1), and the whole can be done in parts: with --results what is done is written down every 100, and the same
 command goes on where it stopped. TMPDIR=/dev/shm spares the disk.
 """
 
@@ -36,7 +36,7 @@ from serving.settings import EventSettings
 Tamper = Callable[[Path, Random], None]
 
 
-_PART = 500
+_PART = 100
 """Tamperings after which what is done is written down."""
 
 _CUT = 1_767_657_600_000_000
@@ -371,7 +371,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     parts = _done(arguments.results, arguments.seed)
-    known = {part.first for part in parts}
+    known = {number for part in parts for number in range(part.first, part.first + part.times)}
     end = arguments.first + arguments.times
     with TemporaryDirectory() as folder:
         sound = make_store(Path(folder) / "sound")
