@@ -281,7 +281,7 @@ class Engine:
         self._unsaved: list[Flagged] = []
 
     def score(self, events: Sequence[AuditEvent]) -> Batch:
-        """Score events in arrival order; when this returns, their alerts are durable.
+        """Score events in arrival order; when this returns their alerts are stored, on disk for good by the store's next `flush`.
 
         Raises:
             StoreError: alerts could not be stored. They are kept and stored with the next batch that can be.
@@ -431,7 +431,7 @@ class Engine:
 
     def _store_aside(self) -> None:
         if self._aside:
-            with self.store.writing() as writer:
+            with self.store.writing(lazily=True) as writer:
                 self._write_aside(writer)
             self._aside = []
 
@@ -538,7 +538,7 @@ class Engine:
     def _save_all(
         self, by_principal: Mapping[str, list[Flagged]], raised: list[Alert], grown: list[Alert]
     ) -> None:
-        with self.store.writing() as writer:
+        with self.store.writing(lazily=True) as writer:
             self._write_aside(writer)
             for entries in by_principal.values():
                 for growing in self._group(writer, entries):

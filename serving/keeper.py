@@ -123,11 +123,12 @@ class Keeper:
                 self._writing.start()
 
     def _is_stored(self) -> bool:
-        """Whether all is in the store that what was scored led to: a snapshot says that it need not be scored again."""
+        """Whether all that what was scored led to is on the store's disk: a snapshot says that it need not be scored again."""
         if self._engine.has_unsaved:
             return False
         try:
             self._engine.settle()
+            self._engine.store.flush()
         except StoreError:
             return False
         return True

@@ -190,13 +190,16 @@ class AlertStore:
             ) from error
 
     @contextmanager
-    def writing(self) -> Iterator[Writer]:
-        """One transaction: all that is written in it is durable when the block ends, or none of it.
+    def writing(self, *, lazily: bool = False) -> Iterator[Writer]:
+        """One transaction: all that is written in it is kept when the block ends, or none of it.
+
+        Args:
+            lazily: as for `transaction`.
 
         Raises:
             StoreError: the database refused; nothing was written.
         """
-        with span("store"), self.transaction() as connection:
+        with span("store"), self.transaction(lazily=lazily) as connection:
             # Whether an action joins an alert, and which change comes last, depends on what others have written by then.
             _take_turn(connection, _WRITERS)
             writer = Writer(connection)
@@ -205,20 +208,54 @@ class AlertStore:
                 self._prune(connection)
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """A connection that may write: all of it is durable when the block ends, or none of it.
+    def transaction(self, *, lazily: bool = False) -> Iterator[Connection]:
+        """A connection that may write: all of it is kept when the block ends, or none of it.
+
+        Args:
+            lazily: do not wait for the disk. What is written outlives the process at once, and a power cut from the next
+                transaction on that is not lazy, or from `flush`: for what can be made again until then.
 
         Raises:
             StoreError: the database refused; nothing was written.
         """
         try:
-            with self._turn, self._engine.begin() as connection:
+            with (
+                self._turn,
+                self._engine.connect() as connection,
+                _waiting_for_disk(connection, not lazily),
+                connection.begin(),
+            ):
                 if connection.dialect.name == "sqlite":
                     # Else what is read before the first write is no part of the transaction.
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
+                elif lazily:
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
                 yield connection
         except SQLAlchemyError as error:
             raise self._failed("write", "written", error) from error
+
+    def flush(self) -> None:
+        """Wait until all that was written before is on disk.
+
+        Raises:
+            StoreError: the database refused.
+        """
+        with self.transaction() as connection:
+            # Any write will do, for its commit takes all earlier ones with it; but it has to be one.
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql(f"PRAGMA user_version = {time.time_ns() // 1000 % 2**31}")
+            else:
+                connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
+
+    def checkpoint(self) -> None:
+        """Move what SQLite has logged into its file, so that no writer has to; nothing where there is no SQLite.
+
+        Raises:
+            StoreError: the database refused.
+        """
+        if self._engine.dialect.name == "sqlite":
+            with self.reading() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _failed(self, operation: str, done: str, error: SQLAlchemyError) -> StoreError:
         if self.on_error is not None:
@@ -486,10 +523,25 @@ def _open(url: str) -> Engine:
     return engine
 
 
+@contextmanager
+def _waiting_for_disk(connection: Connection, waits: bool) -> Iterator[None]:
+    """Outside of a transaction, for SQLite changes it nowhere else."""
+    if waits or connection.dialect.name != "sqlite":
+        yield
+        return
+    connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+    connection.rollback()  # of nothing: only so that one can begin
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql("PRAGMA synchronous=FULL")
+        connection.rollback()
+
+
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    # An acknowledged batch must survive a power cut, not only a crash; alerts are rare enough to pay for it.
+    # What people say, and what is no longer in the journal, must survive a power cut, not only a crash.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA busy_timeout=5000")
     cursor.execute("PRAGMA foreign_keys=ON")
@@ -498,7 +550,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 def _prepare_postgresql(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    # An acknowledged batch must survive a crash of the server, whatever the role or the database has set; more may be set.
+    # The same must survive a crash of the server, whatever the role or the database has set; more may be set.
     cursor.execute("SELECT current_setting('synchronous_commit')")
     if cursor.fetchone() == ("off",):
         cursor.execute("SET synchronous_commit TO on")
