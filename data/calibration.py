@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,8 @@ _WEARS_OFF = ("client", "place")
 
 _SESSION = ("client", "place")
 """Attributes of the session rather than of the deed. What is new in both is rarer than what is new in either."""
+
+_OF_SESSION = np.isin(_ATTRIBUTES, _SESSION)
 
 _TOP_FIELDS = 3
 """Worst fields of an action that are counted: an attack differs in a few fields, and the rest is noise."""
@@ -140,8 +143,7 @@ class Rarity:
             return np.empty(0)
         attributes = np.arange(root.shape[1])
         each: Floats = self._decades[classes[:, None], resource[:, None], attributes, root]
-        session = np.isin(_ATTRIBUTES, _SESSION)
-        rarest: Floats = each[:, session].max(axis=1) + each[:, ~session].max(axis=1)
+        rarest: Floats = each[:, _OF_SESSION].max(axis=1) + each[:, ~_OF_SESSION].max(axis=1)
         return rarest
 
     def to_dict(self) -> dict[str, Any]:
@@ -255,6 +257,38 @@ class Weighed:
     wrong: Floats
 
 
+class _Layout(NamedTuple):
+    """Where scored fields stand.
+
+    Attributes:
+        columns: int64 [S], their columns in the NLL.
+        counted: int64 [K], which of the S have an attribute whose count says how familiar they are.
+        attributes: int64 [K], the columns of those attributes.
+        wears_off: bool [K].
+        places, contents: bool [S], what does not count of the machinery, always and when it acts for others.
+    """
+
+    columns: npt.NDArray[np.int64]
+    counted: npt.NDArray[np.int64]
+    attributes: npt.NDArray[np.int64]
+    wears_off: npt.NDArray[np.bool_]
+    places: npt.NDArray[np.bool_]
+    contents: npt.NDArray[np.bool_]
+
+
+@cache
+def _layout(names: tuple[str, ...]) -> _Layout:
+    counted = [index for index, name in enumerate(names) if name in _FIELD_ATTRIBUTE]
+    return _Layout(
+        np.array([FIELDS.index(name) for name in names], np.int64),
+        np.array(counted, np.int64),
+        np.array([_ATTRIBUTES.index(_FIELD_ATTRIBUTE[names[index]]) for index in counted], np.int64),
+        np.isin([names[index] for index in counted], _WEARS_OFF),
+        np.isin(names, _MACHINERY_IGNORES),
+        np.isin(names, _CONTENT_FIELDS),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """Everything between the model's NLL and a verdict.
@@ -351,22 +385,16 @@ class Calibration:
             deeds: the same actions.
         """
         fields = np.zeros(nll.shape, np.float64)
+        at = _layout(self.scored_fields)
+        cost = nll[:, at.columns].astype(np.float64)
+        counted = cost[:, at.counted]
+        times = deeds.own[:, at.attributes]
+        most = np.log((deeds.actions + 1.0)[:, None] / np.maximum(times, 1))
+        counted = np.where(times > 0, np.minimum(counted, most), counted)
+        cost[:, at.counted] = counted / np.where(at.wears_off, 1.0 + times, 1.0)
         machinery = deeds.machinery
-        for field in self.scored_fields:
-            index = FIELDS.index(field)
-            cost = nll[:, index].astype(np.float64)
-            attribute = _FIELD_ATTRIBUTE.get(field)
-            if attribute is not None:
-                times = deeds.own[:, _ATTRIBUTES.index(attribute)]
-                most = np.log((deeds.actions + 1.0) / np.maximum(times, 1))
-                cost = np.where(times > 0, np.minimum(cost, most), cost)
-                if field in _WEARS_OFF:
-                    cost = cost / (1.0 + times)
-            if field in _MACHINERY_IGNORES:
-                cost = np.where(machinery, 0.0, cost)
-            if field in _CONTENT_FIELDS:
-                cost = np.where(machinery & deeds.for_others, 0.0, cost)
-            fields[:, index] = cost
+        cost[machinery[:, None] & at.places | (machinery & deeds.for_others)[:, None] & at.contents] = 0.0
+        fields[:, at.columns] = cost
         return fields
 
     def weigh(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Weighed:

@@ -57,15 +57,22 @@ _SHIFT_A, _SHIFT_B = np.uint64(29), np.uint64(32)
 
 def mix(left: Hashes | np.uint64, right: Hashes | np.uint64) -> Hashes:
     """Order-dependent combination of two 64-bit hashes (multiply-xorshift), element by element."""
-    with np.errstate(over="ignore"):
-        mixed = (np.asarray(left, np.uint64) * _MIX) ^ np.asarray(right, np.uint64)
-        mixed ^= mixed >> _SHIFT_B
-        mixed *= _MIX_2
-        mixed ^= mixed >> _SHIFT_A
-    return mixed
+    # np.multiply, not the operator: of two numbers that warns where they wrap around, as they are meant to.
+    mixed: Hashes = np.multiply(left, _MIX) ^ right
+    mixed = np.multiply(mixed ^ (mixed >> _SHIFT_B), _MIX_2)
+    return mixed ^ (mixed >> _SHIFT_A)
 
 
-_SEEDS = {name: np.uint64(stable_hash(f"attribute:{name}")) for name in ATTRIBUTES}
+_SEEDS = np.array([stable_hash(f"attribute:{name}") for name in ATTRIBUTES], np.uint64)
+_FIELDS_AT = [
+    (
+        np.array([index for index, fields in enumerate(ATTRIBUTES.values()) if len(fields) > at]),
+        np.array([STATIC_FIELDS.index(fields[at]) for fields in ATTRIBUTES.values() if len(fields) > at]),
+    )
+    for at in range(max(map(len, ATTRIBUTES.values())))
+]
+"""For each place in an attribute: which attributes have a field there, and which field that is."""
+
 _OWN, _PEERS, _ANYONE, _MEMBER = (
     np.uint64(stable_hash(f"level:{name}")) for name in ("own", "peers", "anyone", "member")
 )
@@ -73,13 +80,12 @@ _OWN, _PEERS, _ANYONE, _MEMBER = (
 
 def attribute_hashes(batch: ActionBatch, encoder: ActionEncoder) -> Hashes:
     """Stable hash of every attribute of every action, uint64 [N, attributes]."""
-    columns = {field: encoder.interners[field].hashes()[batch.codes[field]] for field in STATIC_FIELDS}
-    out = np.empty((len(batch), len(ATTRIBUTES)), np.uint64)
-    for index, (name, fields) in enumerate(ATTRIBUTES.items()):
-        hashed = np.full(len(batch), _SEEDS[name], np.uint64)
-        for field in fields:
-            hashed = mix(hashed, columns[field])
-        out[:, index] = hashed
+    columns = np.stack(
+        [encoder.interners[field].hashes()[batch.codes[field]] for field in STATIC_FIELDS], axis=1
+    )
+    out = np.tile(_SEEDS, (len(batch), 1))
+    for attributes, fields in _FIELDS_AT:
+        out[:, attributes] = mix(out[:, attributes], columns[:, fields])
     return out
 
 
@@ -283,7 +289,7 @@ class Habits:
         return np.array(codes, np.int32)
 
 
-_NAMES = list(ATTRIBUTES)
+_PLACES, _CONTENTS = (np.isin(list(ATTRIBUTES), names) for names in (MACHINERY_IGNORES, CONTENTS))
 _BROADER = [
     [j for j, broad in enumerate(ATTRIBUTES.values()) if j != i and set(broad) <= set(fields)]
     for i, fields in enumerate(ATTRIBUTES.values())
@@ -304,8 +310,7 @@ def counted_levels(
         machinery: bool [N], whether the cluster's own machinery acted.
         for_others: bool [N], whether it acted for somebody known (the `owner` field).
     """
-    places, contents = (np.isin(_NAMES, names) for names in (MACHINERY_IGNORES, CONTENTS))
-    left_out = (machinery[:, None] & places) | ((machinery & for_others)[:, None] & contents)
+    left_out = (machinery[:, None] & _PLACES) | ((machinery & for_others)[:, None] & _CONTENTS)
     left_out |= (actions < MATURE)[:, None] & (levels == 1)
     return np.where(left_out, 0, levels).astype(np.int8)
 
