@@ -51,6 +51,7 @@ _log = logging.getLogger("kubehabit.api")
 
 _SHUTDOWN_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 75
+_SWITCH_SECONDS = 0.0005
 """Longer than the pauses between a webhook's batches: Go does not send a POST again on a connection that just closed."""
 
 _MAX_FILES = 65_536
@@ -559,6 +560,8 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
         server_config(app),
         service.stream.end,
     )
+    # An answer passes through four threads: at Python's 5 ms, each could wait that long for one that is busy beside them.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with listener:
         server.run(sockets=[listener])
     tracing.stop()

@@ -112,7 +112,8 @@ class Service:
                 self.events,
                 journal,
                 scored=lambda: pipeline.position,
-                busy=lambda: pipeline.backlog().batches > 0,
+                queued=lambda: pipeline.backlog().batches > 0,
+                busy=lambda: self._waiting > 0,
             )
         pipeline.start(keeper.restore())
         if self._follower is not None:

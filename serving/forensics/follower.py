@@ -19,6 +19,7 @@ _log = logging.getLogger("kubehabit.events")
 _PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
 _BUSY_SECONDS = 0.02
+_STRETCH_SECONDS = 0.001
 _PATIENT = 0.5
 """Part of a full journal up to which scoring goes first."""
 
@@ -39,7 +40,8 @@ class Follower:
         store: takes the batches.
         journal: holds them.
         scored: sequence up to which batches are scored.
-        busy: whether batches wait to be scored: they go first, as both need the interpreter, and what waits here is safe.
+        queued: whether batches wait to be scored: they go first, as both need the interpreter, and what waits here is safe.
+        busy: whether anybody waits for an answer: time is shared with them.
     """
 
     def __init__(
@@ -47,15 +49,18 @@ class Follower:
         store: EventStore,
         journal: Journal,
         scored: Callable[[], int],
+        queued: Callable[[], bool] = lambda: False,
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store = store
         self._journal = journal
         self._scored = scored
+        self._queued = queued
         self._busy = busy
         self._alerts: dict[str, str] = {}
         self._stopping = threading.Event()
         self._failures = 0
+        self._began = 0.0
         # Were the journal's folder new, its numbers must not be those that the store has seen.
         journal.follow_on(store.position)
         self._after = store.position
@@ -126,7 +131,13 @@ class Follower:
             try:
                 taken = self._journal.read(place)
                 body = decompress(taken.body, taken.encoding, taken.size)
-                self._store.take(body, received=taken.arrived, batch=place.sequence, alerts=self._alerts)
+                self._store.take(
+                    body,
+                    received=taken.arrived,
+                    batch=place.sequence,
+                    alerts=self._alerts,
+                    between=self._breathe,
+                )
             except JournalError:
                 lost += 1
             except (OSError, duckdb.Error):
@@ -144,9 +155,18 @@ class Follower:
 
     def _give_way(self) -> None:
         """Wait while batches wait to be scored, as long as the journal has room for what waits here."""
-        while self._busy() and self._journal.used < _PATIENT * self._journal.max_bytes:
+        while self._queued() and self._journal.used < _PATIENT * self._journal.max_bytes:
             if self._stopping.wait(_BUSY_SECONDS):
                 return
+
+    def _breathe(self) -> None:
+        """Between two events: every now and then leave the interpreter to who waits for an answer, for twice as long."""
+        moment = time.monotonic()
+        if moment - self._began >= _STRETCH_SECONDS:
+            if self._busy():
+                time.sleep(2 * _STRETCH_SECONDS)
+                moment = time.monotonic()
+            self._began = moment
 
     def close(self) -> None:
         """Take in what was scored, and seal it."""

@@ -19,7 +19,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import IO, Any
@@ -126,6 +126,7 @@ class EventStore:
         received: int | None = None,
         batch: int | None = None,
         alerts: Mapping[str, str] | None = None,
+        between: Callable[[], None] | None = None,
     ) -> int:
         """Keep the events of a request body.
 
@@ -134,6 +135,7 @@ class EventStore:
             received: when it came, microseconds since 1970 UTC; now when None.
             batch: its number in the journal.
             alerts: audit ID -> ID of the alert that the event became part of.
+            between: called before each event, for who shares the interpreter with others.
 
         Returns:
             How many events are new. They are in questions' answers at once, and on disk for good within a second.
@@ -150,7 +152,7 @@ class EventStore:
                     seen[digest] = None
                     fresh.append((event, raw))
             if fresh:
-                self._append(fresh, received or clock.now(), batch or self._batch, alerts or {})
+                self._append(fresh, received or clock.now(), batch or self._batch, alerts or {}, between)
             self._batch = batch or self._batch
             self._seen.update(seen)
             for _ in range(len(self._seen) - _REMEMBERED):
@@ -158,7 +160,12 @@ class EventStore:
             return len(fresh)
 
     def _append(
-        self, fresh: list[tuple[AuditEvent, bytes]], received: int, batch: int, alerts: Mapping[str, str]
+        self,
+        fresh: list[tuple[AuditEvent, bytes]],
+        received: int,
+        batch: int,
+        alerts: Mapping[str, str],
+        between: Callable[[], None] | None,
     ) -> None:
         """Write events to the open file: all of them, or none."""
         number = self._catalog.end + len(self._leaves)
@@ -168,6 +175,8 @@ class EventStore:
         lines: list[bytes] = []
         leaves: list[bytes] = []
         for position, (event, raw) in enumerate(fresh):
+            if between is not None:
+                between()
             record = record_of(
                 event,
                 raw,
