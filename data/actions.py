@@ -23,6 +23,7 @@ from data.events import AuditEvent, ObjectRef, Status
 from data.names import fold_client, fold_name, place_of
 from data.owners import NOBODY, WRITES, Link, OwnerTracker, has_owner, read_link
 from data.principals import Identity, Principal
+from data.remembered import Hashes, Remembered
 from data.shipped import shipped
 from data.times import parse_times
 from data.traits import has_traits, read_traits
@@ -208,11 +209,10 @@ class StageFolder:
 
     A request is identified by what the server alone sets (`requestReceivedTimestamp`) together with the audit ID, the
     caller, the verb and the URI: a client can choose its own Audit-ID, so that alone proves nothing. Kept of each is a keyed hash
-    of these: with a full memory, two requests are taken for one in less than one of 10^13. Memory is bounded by two generations
-    of hashes.
+    of these, eight bytes: with a full memory, two requests are taken for one in less than one of 10^13.
 
     Args:
-        capacity: requests of a generation.
+        capacity: requests remembered at the least; a third more at the most.
         key: makes hashes that mean the same in another process, for a memory that is to be saved; without one they are those of
             this process alone, which takes half the time.
     """
@@ -220,8 +220,7 @@ class StageFolder:
     def __init__(self, capacity: int = 200_000, key: bytes | None = None) -> None:
         self.key = key
         self._capacity = capacity
-        self._new: set[int] = set()
-        self._old: set[int] = set()
+        self._seen = Remembered(capacity)
 
     def first(self, events: Sequence[AuditEvent], times: Sequence[str]) -> list[bool]:
         """Of each event, whether it is the first that tells of its request and so becomes the action.
@@ -238,50 +237,44 @@ class StageFolder:
             map(_VERB, events),
             strict=True,
         )
-        hashed = map(hash, requests) if self.key is None else _stable_hashes(requests, self.key)
-        new, old = self._new, self._old
-        answers = []
-        for stage, request in zip(map(_STAGE, events), hashed, strict=True):
-            # The first stage says nothing of the outcome; another follows.
-            if stage == "RequestReceived" or request in new or request in old:
-                answers.append(False)
-                continue
-            answers.append(True)
-            new.add(request)
-            if len(new) >= self._capacity:
-                self._old, self._new = old, new = new, set()
+        if self.key is None:
+            hashes = np.array([*map(hash, requests)], np.int64).view(np.uint64)
+        else:
+            hashes = _stable_hashes(requests, self.key)
+        # The first stage says nothing of the outcome; another follows.
+        told = [stage != "RequestReceived" for stage in map(_STAGE, events)]
+        answers = self._seen.first(hashes, told)
+        self._seen.add(hashes[np.array(told, bool)])
         return answers
 
     def copy(self) -> StageFolder:
         """Independent copy."""
         made = StageFolder(self._capacity, self.key)
-        made._new, made._old = set(self._new), set(self._old)
+        made._seen = self._seen.copy()
         return made
 
     def is_first(self, event: AuditEvent) -> bool:
         """As `first`, for one event."""
         return self.first([event], _times([event]))[0]
 
-    def to_arrays(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        """The two generations, newer first; they mean something only with a key."""
-        new, old = (np.fromiter(part, np.uint64, len(part)) for part in (self._new, self._old))
-        return new, old
+    def to_arrays(self) -> list[Hashes]:
+        """What is remembered, oldest first; it means something only with a key."""
+        return self._seen.to_arrays()
 
     @classmethod
-    def from_arrays(cls, key: bytes, new: npt.NDArray[np.uint64], old: npt.NDArray[np.uint64]) -> StageFolder:
+    def from_arrays(cls, key: bytes, saved: Sequence[Hashes]) -> StageFolder:
         """Inverse of `to_arrays`."""
         folder = cls(key=key)
-        folder._new, folder._old = set(new.tolist()), set(old.tolist())
+        folder._seen = Remembered.from_arrays(folder._capacity, saved)
         return folder
 
 
-def _stable_hashes(requests: Iterable[tuple[str, ...]], key: bytes) -> list[int]:
+def _stable_hashes(requests: Iterable[tuple[str, ...]], key: bytes) -> Hashes:
     digests = [
         hashlib.blake2b("\0".join(request).encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
         for request in requests
     ]
-    hashes: list[int] = np.frombuffer(b"".join(digests), "<u8").tolist()
-    return hashes
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 def gap_codes(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import zstandard
 
 from data.evidence import FLOOR
 from serving.alerts import Contributor
 
 _PER_PRINCIPAL = 64
 _LIMIT = 50_000
-"""Contributions remembered of all principals, about 1 KB each; those of whoever is longest quiet go first, half at a time."""
+"""Contributions remembered of all principals, 400 bytes each; those of whoever is longest quiet go first, half at a time."""
+
+_SAMPLES = 32
 
 _SPANS = (600, 3_600, 86_400)
 """Seconds looked back for what led to a flag: an incident, then the longer horizons at which evidence adds up."""
@@ -31,7 +35,8 @@ class Contribution:
         time: microseconds since 1970 UTC.
         audit_id: of its request.
         new, wrong: what it added, decades (`data.detector.Scores`).
-        packed: its short form as JSON, a fifth of its size in memory; None if it was flagged, for the alert holds it then.
+        short: its short form (`serving.alerts.Contributor`) as JSON, compressed once it is remembered; None if it was flagged,
+            for the alert holds it then.
         address, client: from where and with what it came.
         elsewhere: whether its principal never came from there before.
     """
@@ -40,15 +45,10 @@ class Contribution:
     audit_id: str
     new: float
     wrong: float
-    packed: bytes | None
+    short: bytes | None
     address: str
     client: str
     elsewhere: bool = False
-
-    @property
-    def told(self) -> Contributor | None:
-        """Its short form."""
-        return None if self.packed is None else Contributor.model_validate_json(self.packed)
 
 
 def weight_of(new: float, wrong: float) -> float:
@@ -60,15 +60,48 @@ Saved = tuple[int, str, float, float, bytes | None, str, str, bool]
 """A contribution as plain values."""
 
 
+class _Shortener:
+    """Compresses texts that are much alike: the first of them are the dictionary of all others."""
+
+    def __init__(self) -> None:
+        self._samples: list[bytes] = []
+        self._compress: Callable[[bytes], bytes] = bytes
+        self._expand: Callable[[bytes], bytes] = bytes
+
+    def short(self, text: bytes) -> bytes:
+        """A text, compressed if there is a dictionary yet."""
+        if len(self._samples) < _SAMPLES:
+            self._samples.append(text)
+            if len(self._samples) == _SAMPLES:
+                known = zstandard.ZstdCompressionDict(
+                    b"".join(self._samples), dict_type=zstandard.DICT_TYPE_RAWCONTENT
+                )
+                self._compress = zstandard.ZstdCompressor(level=1, dict_data=known).compress
+                self._expand = zstandard.ZstdDecompressor(dict_data=known).decompress
+            return text
+        return self._compress(text)
+
+    def long(self, short: bytes) -> bytes:
+        """Inverse of `short`."""
+        return short if short.startswith(b"{") else self._expand(short)
+
+
 class Contributors:
     """What each principal did lately that added evidence."""
 
     def __init__(self) -> None:
+        self._shortener = _Shortener()
         self._of: dict[str, deque[Contribution]] = {}
         self._held = 0
 
-    def add(self, principal: str, contribution: Contribution) -> None:
-        """Remember one."""
+    def told(self, one: Contribution) -> Contributor | None:
+        """The short form of one that is remembered."""
+        return None if one.short is None else Contributor.model_validate_json(self._shortener.long(one.short))
+
+    def add(self, principal: str, contribution: Contribution) -> Contribution:
+        """Remember one; returns it as it is remembered."""
+        if contribution.short is not None:
+            contribution = replace(contribution, short=self._shortener.short(contribution.short))
         held = self._of.pop(principal, None)
         if held is None:
             held = deque(maxlen=_PER_PRINCIPAL)
@@ -78,6 +111,7 @@ class Contributors:
         if self._held > _LIMIT:
             while self._held > _LIMIT // 2:
                 self._held -= len(self._of.pop(next(iter(self._of))))
+        return contribution
 
     def saved(self) -> list[tuple[str, list[Saved]]]:
         """Everything, in the order of the last contributions, as plain values: the fields of `Contribution`, in their order."""
@@ -90,7 +124,7 @@ class Contributors:
                         one.audit_id,
                         one.new,
                         one.wrong,
-                        one.packed,
+                        None if one.short is None else self._shortener.long(one.short),
                         one.address,
                         one.client,
                         one.elsewhere,

@@ -11,19 +11,13 @@ from hashlib import blake2b
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from data.events import AuditEvent
+from data.remembered import Hashes, Remembered
 
 KEY_BYTES = 16
 _DIGEST_BYTES = 8
-_LIVE = 1 << 16
-"""Digests in a set before they are packed into an array, a tenth of the size."""
-
-_GENERATIONS = 4
 _encode = msgspec.msgpack.Encoder().encode
-
-Digests = npt.NDArray[np.uint64]
 
 
 class Repeats:
@@ -39,8 +33,7 @@ class Repeats:
     def __init__(self, capacity: int, key: bytes | None = None) -> None:
         self.key = key or secrets.token_bytes(KEY_BYTES)
         self._capacity = capacity
-        self._live: set[int] = set()
-        self._packed: list[Digests] = []  # each sorted; oldest first
+        self._seen = Remembered(capacity)
 
     def first(self, events: Sequence[AuditEvent]) -> list[bool]:
         """Of each event, whether it is here for the first time. All are remembered."""
@@ -51,37 +44,17 @@ class Repeats:
             [blake2b(_encode(event), digest_size=_DIGEST_BYTES, key=key).digest() for event in events]
         )
         digests = np.frombuffer(joined, np.dtype("<u8")).astype(np.uint64)
-        known = np.zeros(len(digests), bool)
-        for packed in self._packed:
-            at = np.searchsorted(packed, digests)
-            known |= packed[np.minimum(at, len(packed) - 1)] == digests
-        live, answers = self._live, []
-        for digest, before in zip(digests.tolist(), known.tolist(), strict=True):
-            answers.append(not (before or digest in live))
-            live.add(digest)
-        if len(live) >= min(_LIVE, self._capacity):
-            self._pack()
+        answers = self._seen.first(digests)
+        self._seen.add(digests)
         return answers
 
-    def _pack(self) -> None:
-        fresh = np.sort(np.fromiter(self._live, np.uint64, len(self._live)))
-        self._live = set()
-        if self._packed and len(self._packed[-1]) + len(fresh) <= self._capacity // _GENERATIONS:
-            self._packed[-1] = np.sort(np.concatenate([self._packed[-1], fresh]), kind="stable")
-        else:
-            self._packed.append(fresh)
-        while sum(map(len, self._packed[1:])) >= self._capacity:
-            del self._packed[0]
-
-    def to_arrays(self) -> list[Digests]:
+    def to_arrays(self) -> list[Hashes]:
         """What is remembered, oldest first; each array sorted. They are not changed afterwards."""
-        return [*self._packed, np.sort(np.fromiter(self._live, np.uint64, len(self._live)))]
+        return self._seen.to_arrays()
 
     @classmethod
-    def from_arrays(cls, capacity: int, key: bytes, saved: Sequence[Digests]) -> Repeats:
+    def from_arrays(cls, capacity: int, key: bytes, saved: Sequence[Hashes]) -> Repeats:
         """Continue a memory: inverse of `to_arrays`."""
         repeats = cls(capacity, key)
-        *packed, live = saved
-        repeats._packed = [array for array in packed if len(array)]
-        repeats._live = set(live.tolist())
+        repeats._seen = Remembered.from_arrays(capacity, saved)
         return repeats

@@ -16,7 +16,7 @@ import io
 import logging
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,17 +187,13 @@ def capture(engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] 
         "repeats_key": repeats.key,
         "surroundings": engine.surroundings.saved(),
     }
-    remembered = repeats.to_arrays()
-    arrays: dict[str, Array] = {
-        "repeats": np.concatenate(remembered),
-        "repeats_sizes": np.array([len(array) for array in remembered], np.int64),
-    }
+    arrays: dict[str, Array] = _joined("repeats", repeats.to_arrays())
     detector = engine.detector
     if not isinstance(detector, Detector):
         return Snapshot(position, "", meta, arrays)
     contexts, sums = detector.windows.contexts(hot), detector.accumulator.sums()
     own = detector.habits.own()
-    new, old = detector.encoder.folder.to_arrays()
+    requests = detector.encoder.folder.to_arrays()
     owners = detector.encoder.owners
     meta |= {
         "names": contexts.names,
@@ -221,17 +217,23 @@ def capture(engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] 
         "others_in_all": detector.habits.counts(grown[:, 0]).astype(
             np.uint64
         ),  # for a bundle that adds nothing to them
-        "requests": new,
-        "requests_before": old,
+        **_joined("requests", requests),
     }
     return Snapshot(position, detector.bundle.checksum, meta, arrays)
 
 
 def remembered(snapshot: Snapshot, capacity: int) -> Repeats:
     """The memory of events that a snapshot holds."""
-    ends = np.cumsum(snapshot.arrays["repeats_sizes"])
-    parts = np.split(snapshot.arrays["repeats"], ends[:-1])
-    return Repeats.from_arrays(capacity, snapshot.meta["repeats_key"], parts)
+    return Repeats.from_arrays(capacity, snapshot.meta["repeats_key"], _parted(snapshot.arrays, "repeats"))
+
+
+def _joined(name: str, parts: Sequence[Array]) -> dict[str, Array]:
+    return {name: np.concatenate(parts), f"{name}_sizes": np.array([len(part) for part in parts], np.int64)}
+
+
+def _parted(arrays: Mapping[str, Array], name: str) -> list[Array]:
+    """Inverse of `_joined`."""
+    return np.split(arrays[name], np.cumsum(arrays[f"{name}_sizes"])[:-1])
 
 
 def restore(snapshot: Snapshot, engine: Engine) -> None:
@@ -267,8 +269,10 @@ def _restore_memory(snapshot: Snapshot, detector: Detector) -> None:
     """The memory of requests and owners, which is the same under every bundle."""
     meta, arrays = snapshot.meta, snapshot.arrays
     if meta["folder_key"] is not None:
+        # An older kubehabit kept two generations, the later one first.
+        before = [arrays["requests_before"], arrays["requests"]] if "requests_before" in arrays else None
         detector.encoder.folder = StageFolder.from_arrays(
-            meta["folder_key"], arrays["requests"], arrays["requests_before"]
+            meta["folder_key"], before or _parted(arrays, "requests")
         )
     if detector.encoder.owners is not None:
         detector.encoder.owners = OwnerTracker.from_list(meta["owners"])

@@ -271,17 +271,17 @@ class Surroundings:
             )
             mild.did = self._explainer.did(deed_of(mild))
         address = self._place(event.sourceIPs)
-        packed = None if mild is None else mild.model_dump_json(by_alias=True).encode()
+        short = None if mild is None else mild.model_dump_json(by_alias=True).encode()
         elsewhere = any(reason.attribute == "place" for reason in reasons)
         one = Contribution(
-            time, clean(event.auditID, 128), new, wrong, packed, address, clean(event.userAgent), elsewhere
+            time, clean(event.auditID, 128), new, wrong, short, address, clean(event.userAgent), elsewhere
         )
         self._add(principal, one)
         if scores.kind[row] not in MACHINERY:
             self._consequences.mark(principal, event, time + _FOLLOWING)
 
     def _add(self, principal: str, one: Contribution) -> None:
-        self.contributors.add(principal, one)
+        one = self.contributors.add(principal, one)
         if one.address and one.elsewhere:
             users = self._origins.pop(one.address, {})
             users.pop(principal, None)
@@ -341,7 +341,7 @@ class Surroundings:
             for one in self.contributors.leading_to(principal, flag.time, flag.threshold):
                 led[one.time, one.audit_id] = one
         first, last = flags[0].time, flags[-1].time
-        mild = [one for one in led.values() if one.packed is not None]
+        mild = [one for one in led.values() if one.short is not None]
         watch = self._watches.get(principal)
         begin = min([first, *(one.time for one in led.values() if one.time >= first - self._gap)])
         if watch is None or watch.number != number:
@@ -353,7 +353,7 @@ class Surroundings:
         watch.begin, watch.last = min(watch.begin, begin), max(watch.last, last)
         watch.until = max(watch.until, watch.last + AROUND)
         found = Gathered(
-            contributors=sorted((short for one in mild if (short := one.told)), key=lambda one: one.time)
+            contributors=sorted(filter(None, map(self.contributors.told, mild)), key=lambda one: one.time)
         )
         keyed = {(flag.time, flag.action.audit_id): self._flagged(principal, flag.action) for flag in flags}
         keyed |= {(one.time, one.audit_id): self._contributed(principal, one) for one in mild}
@@ -392,7 +392,7 @@ class Surroundings:
         for principal, watch in list(self._watches.items()):
             if principal in acted or principal in self._followed:
                 for one in self.contributors.within(principal, watch.upto + 1, watch.until):
-                    if one.packed is not None and one.time - watch.last <= self._gap:
+                    if one.short is not None and one.time - watch.last <= self._gap:
                         watch.until = max(watch.until, one.time + AROUND)
                 around = self._around(watch, {})
                 ties = self._ties(principal, watch) if around else []
@@ -418,7 +418,7 @@ class Surroundings:
             if key in keyed:
                 continue
             one = known.get(key)
-            if one is not None and one.packed is not None:
+            if one is not None and one.short is not None:
                 keyed[key] = self._contributed(principal, one)
             elif one is None and seen.time < watch.begin:
                 same = start is None or (
@@ -524,7 +524,7 @@ class Surroundings:
         return self._surrounding(action, principal, "flagged", action.evidence, action.habits)
 
     def _contributed(self, principal: str, one: Contribution) -> Surrounding:
-        short = one.told
+        short = self.contributors.told(one)
         assert short is not None
         return self._surrounding(short, principal, "contributor", short.weight, short.habits)
 

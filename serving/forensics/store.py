@@ -21,16 +21,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b, sha256
+from itertools import compress
 from pathlib import Path
 from typing import IO, Any
 
 import duckdb
 import msgspec
+import numpy as np
 
 from data.errors import KubehabitError
 from data.events import AuditEvent
 from data.originals import decode_originals
 from data.principals import Identity
+from data.remembered import Remembered
 from data.shipped import shipped
 from data.times import parse_times
 from serving.forensics import clock
@@ -106,7 +109,8 @@ class EventStore:
         self._catch_up()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._merging: threading.Thread | None = None
-        self._seen: dict[bytes, None] = {}
+        self._seen = Remembered(_REMEMBERED)
+        self._seen_key = secrets.token_bytes(16)  # or a client could make an event that is taken for another
         self._open: IO[bytes] | None = None
         self._leaves: list[bytes] = []
         self._open_bytes = 0
@@ -144,19 +148,14 @@ class EventStore:
             OSError: they could not be written; nothing of the body was kept.
         """
         with self._turn:
-            fresh: list[tuple[AuditEvent, bytes]] = []
-            seen: dict[bytes, None] = {}
-            for event, raw in decode_originals(body):
-                digest = blake2b(raw, digest_size=16).digest()
-                if digest not in self._seen and digest not in seen:
-                    seen[digest] = None
-                    fresh.append((event, raw))
+            came = list(decode_originals(body))
+            joined = b"".join(blake2b(raw, digest_size=8, key=self._seen_key).digest() for _, raw in came)
+            digests = np.frombuffer(joined, "<u8").astype(np.uint64)
+            fresh = list(compress(came, self._seen.first(digests)))
             if fresh:
                 self._append(fresh, received or clock.now(), batch or self._batch, alerts or {}, between)
             self._batch = batch or self._batch
-            self._seen.update(seen)
-            for _ in range(len(self._seen) - _REMEMBERED):
-                del self._seen[next(iter(self._seen))]
+            self._seen.add(digests)
             return len(fresh)
 
     def _append(
