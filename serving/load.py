@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import secrets
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -45,6 +48,8 @@ def load_engine(
     Raises:
         KubehabitError: no model can be had, or the store or the words cannot be opened.
     """
+    # The registry is asked by another process meanwhile.
+    threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
     explainer = Explainer.load(settings.explain_path)
     loaded, _ = open_bundle(
         wanted or Reference(settings.model.name, alias=settings.model.alias),
@@ -76,6 +81,13 @@ def load_engine(
     )
     engine.loaded = loaded
     return engine
+
+
+def _import_ahead() -> None:
+    """What a start needs further on, and would else import one after the other."""
+    for name in ("data.detector", "onnxruntime", "alembic.command"):
+        with contextlib.suppress(ImportError):  # told where it is needed
+            importlib.import_module(name)
 
 
 def model_loader(settings: Settings) -> Callable[[Bundle, Fetched], Loaded]:

@@ -5,26 +5,27 @@ Bundles are kept in a local cache by version, so that a restart needs no downloa
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from data.errors import BundleError, KubehabitError
 from data.home import registry_uri, tracking_uri
 
 if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
-
     from data.bundle import Bundle
 
 T = TypeVar("T")
@@ -33,7 +34,8 @@ _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<ver
 _SAFE = re.compile(r"[A-Za-z0-9._-]+")
 _PASSWORD = re.compile(r"//[^/@\s]*@")
 _MARK = "bundle.json"
-_TRAIN = "Train and register one with: kubehabit train --data DIR"
+_RACY_SECONDS = 2.0
+TRAIN = "Train and register one with: kubehabit train --data DIR"
 
 
 class RegistryError(KubehabitError):
@@ -130,7 +132,7 @@ def open_bundle(
 
     if isinstance(wanted, Path):
         fetched = Fetched(wanted, wanted.name, "-", "folder")
-        return check(Bundle.load(_bundle_in(wanted, str(wanted))), fetched), fetched
+        return check(Bundle.load(bundle_in(wanted, str(wanted))), fetched), fetched
     try:
         return open_located(locate(wanted, cache), cache, wanted, check)
     except (RegistryUnavailableError, BundleError) as error:
@@ -187,24 +189,45 @@ def locate(wanted: Reference, cache: Path) -> Located:
         RegistryUnavailableError: it is missing, damaged or out of reach.
         RegistryError: it answered that there is no such model.
     """
-    client = _client()
-    from mlflow.exceptions import MlflowException
-
-    try:
-        if wanted.alias is not None:
-            version = client.get_model_version_by_alias(wanted.name, wanted.alias)
-        else:
-            version = client.get_model_version(wanted.name, str(wanted.version))
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise RegistryError(f"The registry has no {wanted}. {_TRAIN}") from error
-        raise _unavailable(error) from error
-    except Exception as error:  # a database driver, a proxy, a DNS resolver: each has errors of its own
-        raise _unavailable(error) from error
-    origin = f"{version.source}\0{version.creation_timestamp}".encode()
-    number = str(version.version)
+    found = _located(wanted)
+    origin = f"{found['source']}\0{found['registered']}".encode()
+    number = found["version"]
     directory = cache / _folder(wanted.name) / f"{number}-{hashlib.sha256(origin).hexdigest()[:12]}"
     return Located(wanted.name, number, directory)
+
+
+_last_answers: dict[tuple[str, Reference], tuple[tuple[object, ...], dict[str, Any]]] = {}
+
+
+def _located(wanted: Reference) -> dict[str, Any]:
+    """As `serving.ask_registry.locate`; a SQLite registry that has not changed is not asked again."""
+    key, stamp = (registry_uri(), wanted), _stamp(registry_uri())
+    known = _last_answers.get(key)
+    if known is not None and stamp is not None and known[0] == stamp:
+        return known[1]
+    _last_answers.pop(key, None)
+    found = _ask("locate", name=wanted.name, alias=wanted.alias, version=wanted.version)
+    if stamp is not None:
+        _last_answers[key] = (stamp, found)
+    return found
+
+
+def _stamp(uri: str) -> tuple[object, ...] | None:
+    """What changes whenever a SQLite store does; None for others, and while a change may have the time of the one before."""
+    path = _sqlite_file(uri)
+    if path is None:
+        return None
+    stamps: list[tuple[int, int, int] | None] = []
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        try:
+            told = file.stat()
+        except OSError:
+            stamps.append(None)
+            continue
+        if time.time() - told.st_mtime < _RACY_SECONDS:
+            return None
+        stamps.append((told.st_ino, told.st_size, told.st_mtime_ns))
+    return tuple(stamps)
 
 
 def download(located: Located) -> Fetched:
@@ -217,61 +240,52 @@ def download(located: Located) -> Fetched:
     directory, name, number = located.directory, located.name, located.version
     if (directory / _MARK).is_file():
         return Fetched(directory, name, number, "registry")
-    client = _client()
-    import mlflow
-
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=directory.parent, prefix=".fetching-", ignore_cleanup_errors=True
     ) as temporary:
-        try:
-            source = client.get_model_version_download_uri(name, number)
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=source,
-                dst_path=temporary,
-                tracking_uri=tracking_uri(),
-                registry_uri=registry_uri(),
-            )
-            found = _bundle_in(Path(temporary), f"{name} version {number}")
-        except BundleError:
-            raise
-        except Exception as error:
-            raise RegistryUnavailableError(
-                f"The registry lists {name} version {number}, but its files cannot be fetched ({_line(error)}). "
-                f"Bring the artifact store back, or register the model anew: kubehabit train --data DIR"
-            ) from error
+        found = Path(_ask("download", name=name, version=number, to=temporary)["bundle"])
         shutil.rmtree(directory, ignore_errors=True)
         found.rename(directory)  # atomic: a kill in between leaves no half bundle under the final name
     return Fetched(directory, name, number, "registry", downloaded=True)
 
 
-def _client() -> MlflowClient:
-    """A client of the configured registry.
+def _ask(what: str, **arguments: str | None) -> dict[str, Any]:
+    """Have the MLflow client do something, in a process that ends with it: see `serving.ask_registry`.
 
     Raises:
-        RegistryUnavailableError: a SQLite registry is missing or damaged.
+        RegistryUnavailableError, RegistryError, BundleError: as that says, or it came to an end without an answer.
     """
     _check_sqlite(registry_uri())
     _check_sqlite(tracking_uri())
-    # Set before the import: a detector that runs inside the perimeter must not call home.
-    for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
-        os.environ.setdefault(variable, "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # The defaults keep a dead server's caller waiting for minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-    # A pooled connection to a SQLite file that was replaced (by a backup, say) would go on reading the old one.
-    os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
-    # Before the import, at which alembic, if that is what brings it in, tells of its plugins.
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow.tracking import MlflowClient
+    with tempfile.TemporaryFile("w+") as said:
+        command = [sys.executable, "-m", "serving.ask_registry"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True) as asked:
+            assert asked.stdin is not None
+            assert asked.stdout is not None
+            with contextlib.suppress(BrokenPipeError):  # what it says on its end is told below
+                asked.stdin.write(json.dumps({"ask": what} | arguments) + "\n")
+                asked.stdin.flush()
+            told = asked.stdout.read()
+        said.seek(0)
+        last = (said.read().strip().splitlines() or [f"status {asked.returncode}"])[-1]
+    try:
+        answer: dict[str, Any] = json.loads(told)
+    except ValueError as error:
+        raise RegistryUnavailableError(
+            f"The MLflow client broke off ({_without_password(last)}). Check the installation of mlflow-skinny."
+        ) from error
+    if "error" in answer:
+        raise {
+            "RegistryError": RegistryError,
+            "RegistryUnavailableError": RegistryUnavailableError,
+            "BundleError": BundleError,
+        }[answer["error"]](answer["message"])
+    return answer
 
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    # Not mlflow.set_tracking_uri(): that writes into the environment, which is the user's to set.
-    return MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri())
 
-
-def _bundle_in(folder: Path, what: str) -> Path:
+def bundle_in(folder: Path, what: str) -> Path:
     """The folder with `bundle.json`, at or below `folder`.
 
     Raises:
@@ -281,8 +295,14 @@ def _bundle_in(folder: Path, what: str) -> Path:
         return folder
     found = sorted(folder.rglob(_MARK)) if folder.is_dir() else []
     if not found:
-        raise BundleError(f"{what} holds no model bundle ({_MARK} is missing). {_TRAIN}")
+        raise BundleError(f"{what} holds no model bundle ({_MARK} is missing). {TRAIN}")
     return found[0].parent
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    parts = urlsplit(uri)
+    # sqlite:///relative and sqlite:////absolute
+    return Path(unquote(parts.path[1:])) if parts.scheme.partition("+")[0] == "sqlite" else None
 
 
 def _check_sqlite(uri: str) -> None:
@@ -291,14 +311,12 @@ def _check_sqlite(uri: str) -> None:
     Raises:
         RegistryUnavailableError: with what to do.
     """
-    parts = urlsplit(uri)
-    if parts.scheme.partition("+")[0] != "sqlite":
+    path = _sqlite_file(uri)
+    if path is None:
         return
-    # sqlite:///relative and sqlite:////absolute
-    path = Path(unquote(parts.path[1:]))
     if not path.is_file() or path.stat().st_size == 0:
         raise RegistryUnavailableError(
-            f"There is no model registry at {path}. {_TRAIN}; or set MLFLOW_TRACKING_URI."
+            f"There is no model registry at {path}. {TRAIN}; or set MLFLOW_TRACKING_URI."
         )
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
@@ -321,18 +339,14 @@ def _check_sqlite(uri: str) -> None:
         )
 
 
-def _unavailable(error: BaseException) -> RegistryUnavailableError:
-    where = urlsplit(registry_uri())
-    shown = f"{where.scheme}://{where.hostname or ''}{where.path}"  # never a password
-    return RegistryUnavailableError(
-        f"The model registry {shown} does not answer ({_line(error)}). Start it, or correct MLFLOW_REGISTRY_URI."
-    )
-
-
-def _line(error: BaseException) -> str:
-    # Clients put the whole URL into their messages, password and all.
-    text = _PASSWORD.sub("//", (str(error).splitlines() or [""])[0])[:200].rstrip(".")
+def one_line(error: BaseException) -> str:
+    """Kind and first line of an error, without passwords: clients put the whole URL into their messages."""
+    text = _without_password((str(error).splitlines() or [""])[0])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _without_password(line: str) -> str:
+    return _PASSWORD.sub("//", line)[:200].rstrip(".")
 
 
 def _folder(name: str) -> str:

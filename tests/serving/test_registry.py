@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,44 @@ def test_the_champion_is_fetched_and_followed(register: Callable[..., str], cach
     register("third")
     assert opened(cache) == ("third", "3", "registry")
     assert opened(cache, Reference("kubehabit", version="2")) == ("second", "2", "registry")
+
+
+def test_a_sqlite_registry_is_asked_again_only_after_it_changed(
+    register: Callable[..., str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = registry._ask
+
+    def counted(what: str, **arguments: str | None) -> dict[str, Any]:
+        asked.append(what)
+        return ask(what, **arguments)
+
+    monkeypatch.setattr(registry, "_ask", counted)
+    register("first")
+    database = home() / "mlflow.db"
+    wanted = Reference("kubehabit", alias="champion")
+
+    def aged() -> None:
+        os.utime(database, ns=(database.stat().st_mtime_ns, database.stat().st_mtime_ns - 10**10))
+
+    aged()
+    assert [registry.locate(wanted, cache).version for _ in range(3)] == ["1", "1", "1"]
+    assert asked == ["locate"]
+    register("second")
+    assert [registry.locate(wanted, cache).version for _ in range(2)] == ["2", "2"]
+    assert asked == ["locate"] * 3  # what changed a moment ago may have changed again since
+    aged()
+    assert [registry.locate(wanted, cache).version for _ in range(2)] == ["2", "2"]
+    assert asked == ["locate"] * 4
+
+
+def test_a_client_that_cannot_be_started_is_told(
+    register: Callable[..., str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register("first")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RegistryUnavailableError, match=r"The MLflow client broke off \(status 1\)"):
+        registry.locate(Reference("kubehabit", alias="champion"), cache)
 
 
 def test_a_second_start_needs_no_artifact_store(

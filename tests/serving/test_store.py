@@ -69,6 +69,33 @@ def put(store: AlertStore, *alerts: Alert) -> None:
             writer.put(None, one, [(f"id-{one.id}", 1)])
 
 
+def waits_for_disk(store: AlertStore, *, lazily: bool) -> bool:
+    """Whether a transaction's commit does."""
+    with store.transaction(lazily=lazily) as connection:
+        if connection.dialect.name == "sqlite":
+            return connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+        return connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
+
+
+def test_only_what_can_be_made_again_does_not_wait_for_the_disk(store: AlertStore) -> None:
+    assert [waits_for_disk(store, lazily=lazily) for lazily in (False, True, False)] == [True, False, True]
+    with store.writing(lazily=True) as writer:
+        writer.put(None, alert(1), [])
+    assert store.get("a1") is not None
+
+
+def test_flushing_writes_something_whose_commit_takes_the_rest_along(
+    store: AlertStore, store_url: str
+) -> None:
+    mark = (
+        "PRAGMA user_version" if store_url.startswith("sqlite") else "SELECT xmin::text FROM alembic_version"
+    )
+    before = sql(store_url, mark)
+    store.flush()
+    assert sql(store_url, mark) != before
+    store.checkpoint()
+
+
 def check_restart(url: str) -> None:
     store = AlertStore(url, retention_days=1, max_alerts=10)
     put(store, alert(1))

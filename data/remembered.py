@@ -1,0 +1,87 @@
+"""A memory of the last 64-bit hashes, eight bytes each: what was seen before is known, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Hashes = npt.NDArray[np.uint64]
+
+_LIVE = 1 << 14
+"""Hashes in a set before they are packed into an array, a tenth of the size."""
+
+_GENERATIONS = 4
+
+
+class Remembered:
+    """Remembers the last hashes.
+
+    Args:
+        capacity: hashes remembered at the least; a third more at the most.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._live: set[int] = set()
+        self._packed: list[Hashes] = []  # each sorted and never changed; oldest first
+
+    def first(self, hashes: Hashes, counted: Sequence[bool] | None = None) -> list[bool]:
+        """Of each hash, whether it is here for the first time. Nothing is remembered yet: see `add`.
+
+        Args:
+            hashes: uint64 [N].
+            counted: those that are not are never the first, and do not stand in the way of one that is.
+        """
+        known = np.zeros(len(hashes), bool) if counted is None else ~np.asarray(counted, bool)
+        for packed in self._packed:
+            at = np.searchsorted(packed, hashes)
+            known |= packed[np.minimum(at, len(packed) - 1)] == hashes
+        live, here = self._live, set[int]()
+        answers = []
+        for value, before in zip(hashes.tolist(), known.tolist(), strict=True):
+            is_first = not (before or value in live or value in here)
+            if is_first:
+                here.add(value)
+            answers.append(is_first)
+        return answers
+
+    def add(self, hashes: Hashes) -> None:
+        """Remember hashes."""
+        self._live.update(hashes.tolist())
+        if len(self._live) >= min(_LIVE, self._capacity):
+            self._pack()
+
+    def _pack(self) -> None:
+        fresh = _sorted(self._live)
+        self._live = set()
+        if self._packed and len(self._packed[-1]) + len(fresh) <= self._capacity // _GENERATIONS:
+            self._packed[-1] = np.sort(np.concatenate([self._packed[-1], fresh]), kind="stable")
+        else:
+            self._packed.append(fresh)
+        while sum(map(len, self._packed[1:])) >= self._capacity:
+            del self._packed[0]
+
+    def copy(self) -> Remembered:
+        """Independent copy."""
+        made = Remembered(self._capacity)
+        made._live, made._packed = set(self._live), list(self._packed)
+        return made
+
+    def to_arrays(self) -> list[Hashes]:
+        """What is remembered, oldest first; each array sorted. They are not changed afterwards."""
+        return [*self._packed, _sorted(self._live)]
+
+    @classmethod
+    def from_arrays(cls, capacity: int, saved: Sequence[Hashes]) -> Remembered:
+        """Continue a memory: inverse of `to_arrays`."""
+        made = cls(capacity)
+        *packed, live = saved
+        made._packed = [np.sort(array) for array in packed if len(array)]
+        made._live = set(live.tolist())
+        return made
+
+
+def _sorted(hashes: set[int]) -> Hashes:
+    return np.sort(np.fromiter(hashes, np.uint64, len(hashes)))

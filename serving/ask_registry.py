@@ -1,0 +1,126 @@
+"""Asks the MLflow registry, in a process of its own: its client takes as much memory as all that scores, for a rare question.
+
+Reads one request from standard input as a line of JSON and answers with one on standard output. It ends early when standard input
+is closed, so that it never outlives who asked. `serving.registry` starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from data.errors import BundleError, KubehabitError
+from data.home import registry_uri, tracking_uri
+from serving.registry import TRAIN, Reference, RegistryError, RegistryUnavailableError, bundle_in, one_line
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+def _client() -> MlflowClient:
+    # Set before the import: a detector that runs inside the perimeter must not call home.
+    for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(variable, "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # The defaults keep a dead server's caller waiting for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    # Before the import, at which alembic, if that is what brings it in, tells of its plugins.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow.tracking import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri())
+
+
+def locate(name: str, alias: str | None, version: str | None) -> dict[str, Any]:
+    """What a reference stands for: number of the version, source and time of its registration.
+
+    Raises:
+        RegistryUnavailableError: the registry does not answer.
+        RegistryError: it answered that there is no such model.
+    """
+    client = _client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if alias is not None:
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            found = client.get_model_version(name, str(version))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise RegistryError(f"The registry has no {Reference(name, alias, version)}. {TRAIN}") from error
+        raise _unavailable(error) from error
+    except Exception as error:  # a database driver, a proxy, a DNS resolver: each has errors of its own
+        raise _unavailable(error) from error
+    return {
+        "version": str(found.version),
+        "source": found.source,
+        "registered": found.creation_timestamp,
+    }
+
+
+def download(name: str, version: str, to: str) -> dict[str, Any]:
+    """Fetch a version's files into a folder; returns where in it the bundle is.
+
+    Raises:
+        RegistryUnavailableError: they cannot be fetched.
+        BundleError: there is no bundle among them.
+    """
+    client = _client()
+    import mlflow
+
+    try:
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=client.get_model_version_download_uri(name, version),
+            dst_path=to,
+            tracking_uri=tracking_uri(),
+            registry_uri=registry_uri(),
+        )
+        return {"bundle": str(bundle_in(Path(to), f"{name} version {version}"))}
+    except BundleError:
+        raise
+    except Exception as error:
+        raise RegistryUnavailableError(
+            f"The registry lists {name} version {version}, but its files cannot be fetched ({one_line(error)}). "
+            f"Bring the artifact store back, or register the model anew: kubehabit train --data DIR"
+        ) from error
+
+
+def _unavailable(error: BaseException) -> RegistryUnavailableError:
+    where = urlsplit(registry_uri())
+    shown = f"{where.scheme}://{where.hostname or ''}{where.path}"  # never a password
+    return RegistryUnavailableError(
+        f"The model registry {shown} does not answer ({one_line(error)}). Start it, or correct MLFLOW_REGISTRY_URI."
+    )
+
+
+def main() -> None:
+    """Answer one request."""
+    request = json.loads(sys.stdin.readline())
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print is no answer
+
+    def end_with_asker() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=end_with_asker, daemon=True).start()
+    try:
+        answer = locate(**request) if request.pop("ask") == "locate" else download(**request)
+    except KubehabitError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    answers.write(json.dumps(answer))
+    answers.flush()
+    os._exit(0)  # nothing is left to do, and tearing down what was imported takes its time
+
+
+if __name__ == "__main__":
+    main()
