@@ -79,7 +79,8 @@ class _Shortener:
                 self._compress = zstandard.ZstdCompressor(level=1, dict_data=known).compress
                 self._expand = zstandard.ZstdDecompressor(dict_data=known).decompress
             return text
-        return self._compress(text)
+        # A copy: what zstandard returns keeps the room that it might have needed.
+        return bytes(bytearray(self._compress(text)))
 
     def long(self, short: bytes) -> bytes:
         """Inverse of `short`."""

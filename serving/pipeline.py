@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 _TOGETHER = 1024
 """Events scored at once, if so many wait: enough for the engine to be efficient, few enough to be done within 200 ms."""
 
-_HELD = 8192
+_HELD = 4096
 """Decoded events that wait in memory; those beyond it are decoded again from the journal when their turn comes."""
 
 _IDLE_SECONDS = 1.0
