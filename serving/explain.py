@@ -94,8 +94,8 @@ _FIRST, _BEFORE_DETAILS = 0, 5
 _HARM = ("routine", "of little use to an attacker", "of use to an attacker", "what an attacker wants most")
 _NEWNESS = {
     1: "its peers do such things",
-    2: "none of its peers does such things",
-    3: "nobody in the cluster does such things",
+    2: "some of it none of its peers has done before",
+    3: "some of it nobody in the cluster has done before",
 }
 
 _MANY, _SOME = 5, 3

@@ -442,7 +442,7 @@ def test_severity_comes_with_its_reasons(explainer: Explainer) -> None:
     )
     assert made.severity_reasons == [
         "reads secrets: what an attacker wants most",
-        "none of its peers does such things",
+        "some of it none of its peers has done before",
         "1 action was flagged",
     ]
 
