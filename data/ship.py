@@ -15,13 +15,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from data.errors import KubehabitError
+from data.events import DeadLetter
 from data.follow import Checkpoint, Follower
+from data.reader import DeadLetterFile
 
 _BODY_BYTES = 1 << 20
 """Lines in one request; a longer line goes alone."""
 _TIMEOUT = 60.0
 _LONGEST_WAIT = 30.0
 _LATER = frozenset((408, 425, 429))
+_UNREADABLE = frozenset((400, 413, 422))
+"""Answers that are about what was sent, not about who sent it: sent again it would be refused again."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -51,7 +55,7 @@ class Shipper:
     Args:
         log: the log that is written to.
         url: where the service is, such as `http://127.0.0.1:8646`.
-        checkpoint: where the position is kept.
+        checkpoint: where the position is kept; lines that the service refuses to read are kept beside it, in `<name>.dead.jsonl`.
         token: the service's token, if it has one.
         say: called with a sentence when something hinders: lines that are gone, a service that does not answer.
         seconds: time between two looks at the log, and before the first repetition of what failed.
@@ -76,6 +80,8 @@ class Shipper:
         self._checkpoint = Checkpoint(checkpoint)
         position, _ = self._checkpoint.load()
         self._follower = Follower(log, position, on_gap=say)
+        self._log = log
+        self._dead = DeadLetterFile(checkpoint.with_name(f"{checkpoint.name}.dead.jsonl"))
         self._token, self._say, self._seconds = token, say, seconds
         self.counts: dict[str, int] = {"scored": 0, "folded": 0, "rejected": 0, "flagged": 0}
 
@@ -107,6 +113,8 @@ class Shipper:
             except urllib.error.HTTPError as error:
                 why = f"{error.code} {error.reason}"
                 error.close()
+                if error.code in _UNREADABLE:
+                    return self._send_apart(body, stop, why)
                 if error.code < 500 and error.code not in _LATER:
                     raise KubehabitError(
                         f"{self._url} refuses the log ({why}). Check the address and KUBEHABIT_TOKEN; "
@@ -118,3 +126,14 @@ class Shipper:
             if stop.wait(wait):
                 return False
             wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _send_apart(self, body: bytes, stop: threading.Event, why: str) -> bool:
+        """Send what was refused as it stood in halves, down to the lines that are at fault: those go to the dead letters."""
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        if len(lines) > 1:
+            middle = len(lines) // 2
+            return all(self._send(b"\n".join(part), stop) for part in (lines[:middle], lines[middle:]))
+        self._dead.add(str(self._log), DeadLetter(1, f"refused: {why}", lines[0]))
+        self.counts["rejected"] += 1
+        self._say(f"{self._url} cannot read a line ({why}): it is kept in {self._dead.path}.")
+        return True

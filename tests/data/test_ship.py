@@ -36,6 +36,8 @@ class Service:
                 outer.requests.append({"path": self.path, **self.headers})
                 code = outer.answers.pop(0) if outer.answers else 200
                 lines = body.split(b"\n")
+                if b"unreadable" in body:
+                    code = 400
                 if code == 200:
                     outer.lines += lines
                 counts = {"scored": len(lines), "folded": 0, "rejected": 0, "flagged": 0}
@@ -109,6 +111,19 @@ def test_a_refusal_is_said_and_what_was_refused_is_sent_later(
         ship(service, tmp_path, 1)
     assert ship(service, tmp_path, 1) == []
     assert service.lines == MANY[:1]
+
+
+def test_a_line_that_is_refused_is_kept_and_costs_no_other(service: Service, tmp_path: Path) -> None:
+    bad = [b'{"unreadable": 1}', b'{"unreadable": 2}']
+    lines = [*MANY[:700], bad[0], *MANY[700:2500], bad[1], *MANY[2500:]]
+    (tmp_path / "log").write_bytes(b"\n".join(lines) + b"\n")
+    said = ship(service, tmp_path, len(MANY))
+    assert service.lines == MANY
+    kept = [json.loads(line) for line in (tmp_path / "position.dead.jsonl").read_text().splitlines()]
+    assert [one["raw"].encode() for one in kept] == bad
+    assert {one["reason"] for one in kept} == {"refused: 400 Bad Request"}
+    assert [sentence for sentence in said if "position.dead.jsonl" in sentence] == said
+    assert len(said) == 2
 
 
 def test_a_wrong_address_is_said_before_anything_is_read(tmp_path: Path) -> None:
