@@ -181,7 +181,8 @@ def _touched(request: Request, asked: Asked, given: Mapping[str, str], _cursor: 
         request, asked, lambda questions: questions.touched(wanted, listings=not given["exact"])
     )
     people = len({one.principal for one in asked.rows})
-    thing = f"{wanted.resource} {what}".strip()
+    kind = f"{wanted.resource} in {given['namespace']}" if given["namespace"] else wanted.resource
+    thing = f"{wanted.resource} {what}" if given["name"] else kind
     asked.sentence = (
         f"{people:,} {_plural('principal', people)} touched {thing}."
         if people

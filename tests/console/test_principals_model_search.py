@@ -192,7 +192,7 @@ def test_questions_are_answered_with_the_command_that_asks_the_same(reading: Any
     asked = {"ask": "touched", "resource": "secret", "namespace": "payments", "since": "520w", "exact": "1"}
     page = reading.get("/console/search", params=asked).text
     assert "kubehabit who touched secret payments/ --since 520w --exact" in page
-    assert re.search(r"[\d,]+ principals? touched secrets payments/", page)
+    assert re.search(r"[\d,]+ principals? touched secrets in payments", page)
     page = reading.get("/console/search", params={"ask": "events", "principal": "a b'c", "since": "1d"}).text
     assert "There is no such event" in page
     assert "kubehabit events --principal" in page
