@@ -102,6 +102,14 @@ def _unavailable(error: BaseException) -> RegistryUnavailableError:
     )
 
 
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """What is answered to a request; a refusal has its kind as `error`."""
+    try:
+        return locate(**request) if request.pop("ask") == "locate" else download(**request)
+    except KubehabitError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+
+
 def main() -> None:
     """Answer one request."""
     request = json.loads(sys.stdin.readline())
@@ -113,11 +121,7 @@ def main() -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_asker, daemon=True).start()
-    try:
-        answer = locate(**request) if request.pop("ask") == "locate" else download(**request)
-    except KubehabitError as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
-    answers.write(json.dumps(answer))
+    answers.write(json.dumps(answer(request)))
     answers.flush()
     os._exit(0)  # nothing is left to do, and tearing down what was imported takes its time
 

@@ -258,6 +258,17 @@ def _ask(what: str, **arguments: str | None) -> dict[str, Any]:
     """
     _check_sqlite(registry_uri())
     _check_sqlite(tracking_uri())
+    answer = _answer_of_client(what, arguments)
+    if "error" in answer:
+        raise {
+            "RegistryError": RegistryError,
+            "RegistryUnavailableError": RegistryUnavailableError,
+            "BundleError": BundleError,
+        }[answer["error"]](answer["message"])
+    return answer
+
+
+def _answer_of_client(what: str, arguments: dict[str, str | None]) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+") as said:
         command = [sys.executable, "-m", "serving.ask_registry"]
         pipe = subprocess.PIPE
@@ -276,12 +287,6 @@ def _ask(what: str, **arguments: str | None) -> dict[str, Any]:
         raise RegistryUnavailableError(
             f"The MLflow client broke off ({_without_password(last)}). Check the installation of mlflow-skinny."
         ) from error
-    if "error" in answer:
-        raise {
-            "RegistryError": RegistryError,
-            "RegistryUnavailableError": RegistryUnavailableError,
-            "BundleError": BundleError,
-        }[answer["error"]](answer["message"])
     return answer
 
 

@@ -33,6 +33,20 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(autouse=True)
+def registry_asked_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's client, which takes seconds to import, is imported once for all tests but those of the process that has it."""
+    from serving import ask_registry, registry
+
+    if "asks_elsewhere" in request.keywords:
+        return
+
+    def answer(what: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        return ask_registry.answer({"ask": what} | arguments)
+
+    monkeypatch.setattr(registry, "_answer_of_client", answer)
+
+
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with its tables and nothing in them: MLflow takes seconds to make one, a copy none."""

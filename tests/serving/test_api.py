@@ -404,7 +404,7 @@ def test_metrics_count_events_alerts_and_requests(client: TestClient) -> None:
 def test_a_store_that_cannot_be_written_is_a_503_and_the_alert_comes_later(
     client: TestClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise StoreError("The disk is full.")
 
     with monkeypatch.context() as patch:

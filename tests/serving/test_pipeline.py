@@ -188,7 +188,7 @@ def test_while_the_store_is_down_batches_are_taken_and_their_alerts_follow(
 ) -> None:
     tried = threading.Event()
 
-    def down(*_: object) -> None:
+    def down(*_: object, **__: object) -> None:
         tried.set()
         raise StoreError("The disk is full.")
 

@@ -123,6 +123,17 @@ def test_a_sqlite_registry_is_asked_again_only_after_it_changed(
     assert asked == ["locate"] * 4
 
 
+@pytest.mark.asks_elsewhere
+def test_the_client_answers_and_refuses_out_of_a_process_of_its_own(
+    register: Callable[..., str], cache: Path
+) -> None:
+    register("first")
+    assert opened(cache) == ("first", "1", "registry")
+    with pytest.raises(RegistryError, match="The registry has no models:/other@champion"):
+        registry.locate(Reference("other", alias="champion"), cache)
+
+
+@pytest.mark.asks_elsewhere
 def test_a_client_that_cannot_be_started_is_told(
     register: Callable[..., str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
