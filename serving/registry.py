@@ -272,7 +272,13 @@ def _answer_of_client(what: str, arguments: dict[str, str | None]) -> dict[str, 
     with tempfile.TemporaryFile("w+") as said:
         command = [sys.executable, "-m", "serving.ask_registry"]
         pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True) as asked:
+        try:
+            asked = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True)
+        except OSError as error:
+            raise RegistryUnavailableError(
+                f"The MLflow client cannot be started ({error.strerror}): is there memory for another process?"
+            ) from error
+        with asked:
             assert asked.stdin is not None
             assert asked.stdout is not None
             with contextlib.suppress(BrokenPipeError):  # what it says on its end is told below

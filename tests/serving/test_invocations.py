@@ -54,6 +54,7 @@ def ours(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         journal={"path": folder / "journal"},
         state={"path": folder / "state"},
         dead_letters={"path": folder / "dead"},
+        events={"path": folder / "events"},
     )
     app = create_app(chosen, load_engine(chosen, tiny_bundle))
     with TestClient(app, base_url="http://127.0.0.1:8646", raise_server_exceptions=False) as client:
