@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import compress, count
 from operator import attrgetter
@@ -23,7 +23,7 @@ from data.events import AuditEvent, ObjectRef, Status
 from data.names import fold_client, fold_name, place_of
 from data.owners import NOBODY, WRITES, Link, OwnerTracker, has_owner, read_link
 from data.principals import Identity, Principal
-from data.remembered import Hashes, Remembered
+from data.remembered import Hashes, Remembered, digests_of
 from data.shipped import shipped
 from data.times import parse_times
 from data.traits import has_traits, read_traits
@@ -240,7 +240,8 @@ class StageFolder:
         if self.key is None:
             hashes = np.array([*map(hash, requests)], np.int64).view(np.uint64)
         else:
-            hashes = _stable_hashes(requests, self.key)
+            told_of = ("\0".join(request).encode("utf-8", "surrogatepass") for request in requests)
+            hashes = digests_of(told_of, self.key)
         # The first stage says nothing of the outcome; another follows.
         told = [stage != "RequestReceived" for stage in map(_STAGE, events)]
         answers = self._seen.first(hashes, told)
@@ -267,14 +268,6 @@ class StageFolder:
         folder = cls(key=key)
         folder._seen = Remembered.from_arrays(folder._capacity, saved)
         return folder
-
-
-def _stable_hashes(requests: Iterable[tuple[str, ...]], key: bytes) -> Hashes:
-    digests = [
-        hashlib.blake2b("\0".join(request).encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
-        for request in requests
-    ]
-    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 def gap_codes(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

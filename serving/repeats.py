@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from hashlib import blake2b
 
 import msgspec
-import numpy as np
 
 from data.events import AuditEvent
-from data.remembered import Hashes, Remembered
+from data.remembered import Hashes, Remembered, digests_of
 
 KEY_BYTES = 16
-_DIGEST_BYTES = 8
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -32,18 +29,13 @@ class Repeats:
 
     def __init__(self, capacity: int, key: bytes | None = None) -> None:
         self.key = key or secrets.token_bytes(KEY_BYTES)
-        self._capacity = capacity
         self._seen = Remembered(capacity)
 
     def first(self, events: Sequence[AuditEvent]) -> list[bool]:
         """Of each event, whether it is here for the first time. All are remembered."""
         if not events:
             return []
-        key = self.key
-        joined = b"".join(
-            [blake2b(_encode(event), digest_size=_DIGEST_BYTES, key=key).digest() for event in events]
-        )
-        digests = np.frombuffer(joined, np.dtype("<u8")).astype(np.uint64)
+        digests = digests_of(map(_encode, events), self.key)
         answers = self._seen.first(digests)
         self._seen.add(digests)
         return answers

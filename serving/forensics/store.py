@@ -20,20 +20,19 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from itertools import compress
 from pathlib import Path
 from typing import IO, Any
 
 import duckdb
 import msgspec
-import numpy as np
 
 from data.errors import KubehabitError
 from data.events import AuditEvent
 from data.originals import decode_originals
 from data.principals import Identity
-from data.remembered import Remembered
+from data.remembered import Remembered, digests_of
 from data.shipped import shipped
 from data.times import parse_times
 from serving.forensics import clock
@@ -149,8 +148,7 @@ class EventStore:
         """
         with self._turn:
             came = list(decode_originals(body))
-            joined = b"".join(blake2b(raw, digest_size=8, key=self._seen_key).digest() for _, raw in came)
-            digests = np.frombuffer(joined, "<u8").astype(np.uint64)
+            digests = digests_of((raw for _, raw in came), self._seen_key)
             fresh = list(compress(came, self._seen.first(digests)))
             if fresh:
                 self._append(fresh, received or clock.now(), batch or self._batch, alerts or {}, between)
