@@ -17,9 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -270,17 +268,12 @@ def _ask(what: str, **arguments: str | None) -> dict[str, Any]:
     return answer
 
 
-_starter = ThreadPoolExecutor(1, thread_name_prefix="asking")
-"""Starts the clients: they would take over the low priority of who looks after the model, and starve beside a busy service."""
-
-
 def _answer_of_client(what: str, arguments: dict[str, str | None]) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+") as said:
         command = [sys.executable, "-m", "serving.ask_registry"]
         pipe = subprocess.PIPE
         try:
-            start = partial(subprocess.Popen, command, stdin=pipe, stdout=pipe, stderr=said, text=True)
-            asked: subprocess.Popen[str] = _starter.submit(start).result()
+            asked = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True)
         except OSError as error:
             raise RegistryUnavailableError(
                 f"The MLflow client cannot be started ({error.strerror}): is there memory for another process?"
