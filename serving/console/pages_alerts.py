@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import ValidationError
 
 from serving.access import Access, Caller
@@ -45,6 +45,21 @@ State = Annotated[Literal["", "open", "closed"], Query()]
 Verdict = Annotated[Literal["", "none", "normal", "malicious"], Query()]
 
 
+async def _asked(
+    severity: Severity = "",
+    principal: Text = "",
+    namespace: Text = "",
+    state: State = "",
+    verdict: Verdict = "",
+    q: Text = "",
+) -> Wanted:
+    return Wanted(severity, principal.strip(), namespace.strip(), state, verdict, q.strip())
+
+
+Asked = Annotated[Wanted, Depends(_asked)]
+"""The filters, as they stand in the address."""
+
+
 def _engine(request: Request) -> Engine:
     service: Service = request.app.state.service
     return service.ready()
@@ -59,17 +74,11 @@ def _query(wanted: Wanted, **more: object) -> str:
 @router.get("/console/")
 def alerts(
     request: Request,
-    severity: Severity = "",
-    principal: Text = "",
-    namespace: Text = "",
-    state: State = "",
-    verdict: Verdict = "",
-    q: Text = "",
+    wanted: Asked,
     cursor: Annotated[str | None, Query(max_length=32)] = None,
 ) -> Response:
     """Alerts, newest first."""
     engine = _engine(request)
-    wanted = Wanted(severity, principal.strip(), namespace.strip(), state, verdict, q.strip())
     after = position_of(cursor)
     # Before the list is read: what happens meanwhile is told by the stream, and not missed.
     latest = engine.store.latest()
@@ -104,12 +113,7 @@ def _by_day(found: list[Line]) -> list[tuple[datetime, list[Line]]]:
 @router.get("/console/stream")
 async def stream(
     request: Request,
-    severity: Severity = "",
-    principal: Text = "",
-    namespace: Text = "",
-    state: State = "",
-    verdict: Verdict = "",
-    q: Text = "",
+    wanted: Asked,
     after: Annotated[str | None, Query(max_length=32)] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -117,7 +121,6 @@ async def stream(
     service: Service = request.app.state.service
     access: Access = request.app.state.access
     caller: Caller = request.scope["kubehabit.visitor"]
-    wanted = Wanted(severity, principal.strip(), namespace.strip(), state, verdict, q.strip())
     return await stream_of(service, last_event_id or after, wanted.matches, lambda: access.holds(caller))
 
 
