@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -92,35 +91,37 @@ class Console:
 def console(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     """The service with alerts and incidents of the campaign; everybody has to sign in."""
     home = tmp_path_factory.mktemp("console")
-    before = {name: value for name, value in os.environ.items() if name.startswith("KUBEHABIT_")}
-    for name in before:
-        del os.environ[name]
-    os.environ["KUBEHABIT_HOME"] = str(home)
-    try:
-        now = datetime.now(UTC)
-        file = home / "tokens.json"
-        admin = create(file, "on-call", ("ingest", "read", "admin"), now=now, days=1)[1]
-        reader = create(file, "dashboard", ("read",), now=now - timedelta(minutes=1))[1]
-        pipeline = create(file, "pipeline", ("ingest",), now=now)[1]
-        # A model of a minute's training finds less than a real one: held to lower thresholds, it tells as much.
-        settings = Settings(access={"tokens": file}, alerts={"threshold_scale": SCALE})  # type: ignore[arg-type]
-        app = create_app(settings, load_engine(settings, parse_model(str(trained.bundle))))
-        with Live(app) as live:
-            made = Console(
-                f"http://127.0.0.1:{live.port}",
-                admin,
-                reader,
-                pipeline,
-                iter(open_lines(RECORDINGS / "labelled.jsonl.zst")),
-                app.state.service,
-                app.state.access,
-                file,
-            )
-            made.send_until(ALERTS)
-            yield made
-    finally:
-        os.environ.pop("KUBEHABIT_HOME")
-        os.environ.update(before)
+    now = datetime.now(UTC)
+    file = home / "tokens.json"
+    admin = create(file, "on-call", ("ingest", "read", "admin"), now=now, days=1)[1]
+    reader = create(file, "dashboard", ("read",), now=now - timedelta(minutes=1))[1]
+    pipeline = create(file, "pipeline", ("ingest",), now=now)[1]
+    # A model of a minute's training finds less than a real one: held to lower thresholds, it tells as much.
+    # Every path is given: the environment stays as it was for the tests that run while this service lives.
+    settings = Settings(
+        access={"tokens": file, "log": {"path": home / "access.jsonl"}},
+        alerts={"threshold_scale": SCALE},
+        store={"url": f"sqlite:///{home / 'serving.db'}"},
+        journal={"path": home / "journal"},
+        state={"path": home / "state"},
+        dead_letters={"path": home / "dead-letters.jsonl"},
+        events={"path": home / "events"},
+        history={"path": home / "history.db"},
+    )
+    app = create_app(settings, load_engine(settings, parse_model(str(trained.bundle))))
+    with Live(app) as live:
+        made = Console(
+            f"http://127.0.0.1:{live.port}",
+            admin,
+            reader,
+            pipeline,
+            iter(open_lines(RECORDINGS / "labelled.jsonl.zst")),
+            app.state.service,
+            app.state.access,
+            file,
+        )
+        made.send_until(ALERTS)
+        yield made
 
 
 @pytest.fixture(scope="session")
