@@ -40,7 +40,7 @@ from serving.history import routes as history
 from serving.history.routes import Records
 from serving.incident_routes import add_incident_routes
 from serving.logs import configure
-from serving.memory import be_frugal
+from serving import memory
 from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
 from serving.service import Service, merge
@@ -527,7 +527,8 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
         KubehabitError: bad settings, tokens or certificates; address in use; no registry and no earlier download; a
             damaged bundle.
     """
-    be_frugal()
+    memory.be_frugal()
+    memory.begin()
     settings = load_settings(settings_path, host=host, port=port)
     listener = _listen(settings.host, settings.port)
     configure(settings.log)
@@ -546,6 +547,7 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
         lines = any(sink.type == "stdout" for sink in settings.sinks)
         scheme = "http" if tls is None else "https"
         _announce(service.ready().model, f"{scheme}://{shown}:{number}", sys.stderr if lines else sys.stdout)
+        memory.settle()
 
     from serving.load import load_engine
 

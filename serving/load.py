@@ -85,7 +85,7 @@ def load_engine(
 
 def _import_ahead() -> None:
     """What a start needs further on, and would else import one after the other."""
-    for name in ("data.detector", "onnxruntime", "alembic.command"):
+    for name in ("data.detector", "onnxruntime"):
         with contextlib.suppress(ImportError):  # told where it is needed
             importlib.import_module(name)
 

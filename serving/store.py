@@ -21,6 +21,11 @@ from data.errors import KubehabitError
 from serving.alerts import SEVERITIES, Alert
 from serving.tracing import span
 
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_NEWEST = max(file.name for file in (_MIGRATIONS / "versions").glob("a*.py")).partition("_")[0]
+"""The schema's version: that of the newest migration."""
+
+_VERSIONS = sa.text("SELECT version_num FROM alembic_version")
 _metadata = sa.MetaData()
 ALERTS = sa.Table(
     "alerts",
@@ -168,6 +173,8 @@ class AlertStore:
         self._check = "its disk" if self._engine.dialect.name == "sqlite" else "the database server"
 
     def _migrate(self) -> None:
+        if self._is_current():  # as at every start but the first: alembic takes 10 MB
+            return
         # Before the import, at which alembic tells of its plugins.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from alembic import command
@@ -176,9 +183,7 @@ class AlertStore:
 
         config = Config()
         # A percent sign in a path would be read as interpolation.
-        config.set_main_option(
-            "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
-        )
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         try:
             with self._engine.begin() as connection:
                 _take_turn(connection, _SCHEMA)
@@ -188,6 +193,13 @@ class AlertStore:
             raise StoreError(
                 f"The alert store was written by a newer kubehabit ({_first_line(error)}). Upgrade, or name another store.url."
             ) from error
+
+    def _is_current(self) -> bool:
+        try:
+            with self._engine.connect() as connection:
+                return connection.scalars(_VERSIONS).all() == [_NEWEST]
+        except SQLAlchemyError:  # there is no such table yet; what else is wrong is told when it is made
+            return False
 
     @contextmanager
     def writing(self, *, lazily: bool = False) -> Iterator[Writer]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
+if TYPE_CHECKING:
+    import duckdb
 
 
 def connect(folder: Path, memory_mb: int, threads: int = 1) -> duckdb.DuckDBPyConnection:
     """A DuckDB in memory that touches nothing but the store's folder."""
+    import duckdb  # 30 MB, for who asks
+
     scratch = folder / f"scratch-{os.getpid()}-{secrets.token_hex(4)}"
     connection = duckdb.connect(
         config={

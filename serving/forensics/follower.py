@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import duckdb
-
 from data.errors import KubehabitError
 from serving.body import decompress
 from serving.forensics.store import EventStore
@@ -107,7 +105,7 @@ class Follower:
                 self._take()
                 self._store.tick()
                 self._failures = 0
-            except (OSError, KubehabitError, duckdb.Error) as error:
+            except (OSError, KubehabitError) as error:
                 self._failures += 1
                 _log.error(
                     "events cannot be kept yet", extra={"reason": str(error), "error": type(error).__name__}
@@ -140,7 +138,7 @@ class Follower:
                 )
             except JournalError:
                 lost += 1
-            except (OSError, duckdb.Error):
+            except OSError:
                 raise
             except Exception as error:  # a defect must not stop all that follows
                 lost += 1

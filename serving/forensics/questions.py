@@ -13,9 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import duckdb
 import msgspec
 
 from data.errors import KubehabitError
@@ -24,6 +23,9 @@ from serving.forensics.catalog import Catalog, StoredFile
 from serving.forensics.database import connect, quoted
 from serving.forensics.ledger import LedgerReader
 from serving.forensics.records import COLUMNS, SQL_TYPES, TIMES, Record, rows_of
+
+if TYPE_CHECKING:
+    import duckdb
 
 _ATTEMPTS = 5
 _Answer = TypeVar("_Answer")
@@ -492,6 +494,8 @@ class Questions:
         Raises:
             TooSlowError: it took too long.
         """
+        import duckdb
+
         deadline = time.monotonic() + self._seconds
         for attempt in range(_ATTEMPTS):
             catalog = self.catalog()
@@ -508,6 +512,8 @@ class Questions:
 
     @contextmanager
     def _cursor(self, deadline: float) -> Iterator[duckdb.DuckDBPyConnection]:
+        import duckdb
+
         cursor = self._root.cursor()
         late = threading.Event()
 

@@ -25,7 +25,6 @@ from itertools import compress
 from pathlib import Path
 from typing import IO, Any
 
-import duckdb
 import msgspec
 
 from data.errors import KubehabitError
@@ -37,9 +36,10 @@ from data.shipped import shipped
 from data.times import parse_times
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
-from serving.forensics.database import connect, quoted
+from serving.forensics.database import quoted
 from serving.forensics.ledger import Ledger, load_signing_key, public_bytes, sync_folder, write_durably
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
+from serving.forensics.parquet import write_parquet
 from serving.forensics.records import COLUMNS, Record, content_of, record_of, rows_of
 from serving.settings import EventSettings
 
@@ -56,7 +56,6 @@ _FILE_RECORDS = 2_000_000
 _MERGED = 32
 """Files of one size that are merged into one."""
 
-_ROW_GROUP = 61_440
 _SYNC_SECONDS = 1.0
 _GRACE_SECONDS = 120.0
 """Files that were merged stay that long, for questions that are being answered from them."""
@@ -106,7 +105,6 @@ class EventStore:
         self._catalog = Catalog()
         self._turn = threading.RLock()
         self._catch_up()
-        self._connection: duckdb.DuckDBPyConnection | None = None
         self._merging: threading.Thread | None = None
         self._seen = Remembered(_REMEMBERED)
         self._seen_key = secrets.token_bytes(16)  # or a client could make an event that is taken for another
@@ -227,7 +225,7 @@ class EventStore:
         """Do what is due: put on disk, seal, merge, drop. To be called often.
 
         Raises:
-            OSError, KubehabitError, duckdb.Error: something could not be done; it is tried again the next time.
+            OSError, KubehabitError: something could not be done; it is tried again the next time.
         """
         with self._turn:
             moment = time.monotonic()
@@ -273,15 +271,13 @@ class EventStore:
             try:
                 self.seal()
                 self.ledger.append("closed")
-            except (OSError, KubehabitError, duckdb.Error) as error:
+            except (OSError, KubehabitError) as error:
                 # What is open is sealed at the next start.
                 _log.error("events could not be sealed", extra={"reason": str(error)})
             for _, path in self._remove_later:
                 path.unlink(missing_ok=True)
             if self._open is not None:
                 self._open.close()
-            if self._connection is not None:
-                self._connection.close()
             self._lock_file.close()
 
     # -- sealing ------------------------------------------------------------------------------------------------
@@ -290,7 +286,7 @@ class EventStore:
         """Turn the open file into a Parquet file and note it in the ledger; nothing if there is none.
 
         Raises:
-            OSError, KubehabitError, duckdb.Error: that is not possible; the file stays open.
+            OSError, KubehabitError: that is not possible; the file stays open.
         """
         with self._turn:
             if self._leaves and self._open is not None:
@@ -321,9 +317,7 @@ class EventStore:
         """
         now = clock.written(clock.now())
         name = f"{now[:10]}/{now[11:13]}/{first}.parquet"
-        if self._connection is None:
-            self._connection = connect(self.folder, self.settings.memory_mb)
-        file = self._write(self._connection, rows, name, first, len(leaves), span, 0)
+        file = self._write(rows, name, first, len(leaves), span, 0)
         blocks = blocks_of(leaves)
         write_durably(self.folder / "blocks" / f"{first}.blocks", b"".join(blocks))
         self.ledger.append(
@@ -338,7 +332,6 @@ class EventStore:
 
     def _write(
         self,
-        connection: duckdb.DuckDBPyConnection,
         rows: str,
         name: str,
         first: int,
@@ -349,12 +342,10 @@ class EventStore:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".tmp")
-        written = connection.execute(
-            f"COPY ({rows}) TO {quoted(beside)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"
-        ).fetchone()
-        if written is None or written[0] != count:
+        written = write_parquet(rows, beside, folder=self.folder, memory_mb=self.settings.memory_mb)
+        if written != count:
             beside.unlink(missing_ok=True)
-            raise KubehabitError(f"{written and written[0]} of {count} records were written to {name}.")
+            raise KubehabitError(f"{written} of {count} records were written to {name}.")
         beside.chmod(0o600)
         size, digest = checksum_of(beside)
         with beside.open("rb") as file:
@@ -367,12 +358,8 @@ class EventStore:
         """Merge small files of one day into larger ones.
 
         Raises:
-            OSError, KubehabitError, duckdb.Error: that is not possible.
+            OSError, KubehabitError: that is not possible.
         """
-        with connect(self.folder, self.settings.memory_mb) as connection:
-            self._merge(connection)
-
-    def _merge(self, connection: duckdb.DuckDBPyConnection) -> None:
         for files in mergeable(list(self._catalog.files), clock.written(clock.now())[:10]):
             if self._closing:
                 return
@@ -382,7 +369,7 @@ class EventStore:
             span = (min(file.earliest for file in files), max(file.latest for file in files))
             name = f"{files[0].name[:10]}/{first}-{level}.parquet"
             rows = f"SELECT {', '.join(COLUMNS)} FROM read_parquet([{names}])"
-            into = self._write(connection, rows, name, first, count, span, level)
+            into = self._write(rows, name, first, count, span, level)
             self.ledger.append("compacted", files=[file.name for file in files], into=into.to_dict())
             self._catch_up()
             self._retire([self.folder / file.name for file in files])

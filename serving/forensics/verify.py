@@ -7,9 +7,8 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -21,6 +20,9 @@ from serving.forensics.ledger import BEGINNING, Entry, is_signed_by, parse, read
 from serving.forensics.merkle import BLOCK, blocks_of, leaf_of, root_of
 from serving.forensics.records import CONTENT_SQL, SQL_TYPES
 from serving.forensics.store import checksum_of
+
+if TYPE_CHECKING:
+    import duckdb
 
 _WORST = 100
 """Changed blocks that are told one by one."""
@@ -341,6 +343,8 @@ def _check_records(
     segments: list[Segment],
     report: Report,
 ) -> None:
+    import duckdb
+
     path = folder / file.name
     try:
         described = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({quoted(path)})").fetchall()
@@ -443,6 +447,8 @@ def _find_gaps(
     report: Report,
 ) -> None:
     """Stretches without an event, by the API server's clock, and losses that the store itself noted."""
+    import duckdb
+
     files = [quoted(folder / file.name) for file in catalog.files if (folder / file.name).exists()]
     if files:
         # A minute that has an event is enough to know: 100 million events have few minutes.

@@ -47,6 +47,15 @@ def registry_asked_here(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     monkeypatch.setattr(registry, "_answer_of_client", answer)
 
 
+@pytest.fixture(autouse=True)
+def parquet_written_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are written without starting a process for each, but in the tests of that process."""
+    from serving.forensics import parquet
+
+    if "writes_elsewhere" not in request.keywords:
+        monkeypatch.setattr(parquet, "_answer_of_process", parquet.answer)
+
+
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with its tables and nothing in them: MLflow takes seconds to make one, a copy none."""

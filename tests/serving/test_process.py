@@ -30,7 +30,7 @@ def test_importing_the_app_imports_nothing_heavy() -> None:
     code = "import sys, serving.app, serving.load, serving.score; print(*sorted(m.split('.')[0] for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert FORBIDDEN.isdisjoint(done.stdout.split())
-    assert "onnxruntime" not in done.stdout.split()
+    assert {"onnxruntime", "duckdb"}.isdisjoint(done.stdout.split())
 
 
 @pytest.mark.slow

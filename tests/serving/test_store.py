@@ -18,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
+from serving import store as store_module
 from serving.alerts import Alert, ServedModel
 from serving.incident_store import incidents
 from serving.instance import instance
@@ -285,6 +286,26 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_with_all_it_holds(st
     put(store, alert(2))
     assert [(change.position, change.alert.id) for change in store.changes(7)] == [(8, "a2")]
     store.close()
+
+
+def test_a_store_that_is_up_to_date_is_opened_without_alembic(tmp_path: Path) -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(store_module._MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_current_head() == store_module._NEWEST
+    code = (
+        "import sys; from serving.store import AlertStore; "
+        f"AlertStore('sqlite:///{tmp_path}/a.db', retention_days=1, max_alerts=1).close(); print('alembic' in sys.modules)"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert told == ["True\n", "False\n"]
 
 
 def test_the_schema_can_go_all_the_way_back(store_url: str) -> None:
