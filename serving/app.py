@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from data.errors import KubehabitError
-from serving import invocations, model_routes, problems, tracing
+from serving import invocations, memory, model_routes, problems, tracing
 from serving.access import Access, Gate, add_security
 from serving.alerts import SEVERITIES, Alert, Model
 from serving.api_docs import add_docs
@@ -40,7 +40,6 @@ from serving.history import routes as history
 from serving.history.routes import Records
 from serving.incident_routes import add_incident_routes
 from serving.logs import configure
-from serving import memory
 from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
 from serving.service import Service, merge
