@@ -436,8 +436,10 @@ class Engine:
             self._aside = []
 
     def _write_aside(self, writer: Writer) -> None:
+        kept = writer.kept({number for number, _ in self._aside})
         for number, found in self._aside:
-            if add_surroundings(writer.connection, number, found.around):
+            # What is around an alert that was forgotten meanwhile goes with it.
+            if number in kept and add_surroundings(writer.connection, number, found.around):
                 add_ties(writer.connection, number, found.ties)
 
     # -- verdicts -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -224,8 +224,9 @@ class AlertStore:
         """A connection that may write: all of it is kept when the block ends, or none of it.
 
         Args:
-            lazily: do not wait for the disk. What is written outlives the process at once, and a power cut from the next
-                transaction on that is not lazy, or from `flush`: for what can be made again until then.
+            lazily: do not wait for SQLite's disk. What is written outlives the process at once, and a power cut from the next
+                transaction on that is not lazy, or from `flush`: for what can be made again until then. A server that
+                crashes alone would take along what this process goes on to build on: there, nothing is lazy.
 
         Raises:
             StoreError: the database refused; nothing was written.
@@ -240,8 +241,6 @@ class AlertStore:
                 if connection.dialect.name == "sqlite":
                     # Else what is read before the first write is no part of the transaction.
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
-                elif lazily:
-                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
                 yield connection
         except SQLAlchemyError as error:
             raise self._failed("write", "written", error) from error
@@ -252,12 +251,10 @@ class AlertStore:
         Raises:
             StoreError: the database refused.
         """
-        with self.transaction() as connection:
-            # Any write will do, for its commit takes all earlier ones with it; but it has to be one.
-            if connection.dialect.name == "sqlite":
+        if self._engine.dialect.name == "sqlite":
+            with self.transaction() as connection:
+                # Any write will do, for its commit takes all earlier ones with it; but it has to be one.
                 connection.exec_driver_sql(f"PRAGMA user_version = {time.time_ns() // 1000 % 2**31}")
-            else:
-                connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
 
     def checkpoint(self) -> None:
         """Move what SQLite has logged into its file, so that no writer has to; nothing where there is no SQLite.
@@ -434,6 +431,12 @@ class Writer:
             .limit(1)
         ).one_or_none()
         return None if row is None else Stored(row.number, Alert.model_validate_json(row.document))
+
+    def kept(self, numbers: Collection[int]) -> set[int]:
+        """Which of some alerts are still there."""
+        if not numbers:
+            return set()
+        return set(self.connection.scalars(sa.select(ALERTS.c.number).where(ALERTS.c.number.in_(numbers))))
 
     def known(self, number: int, audit_ids: Sequence[str]) -> set[tuple[str, int]]:
         """Which (audit ID, time in microseconds) an alert already holds, among those of the given IDs."""

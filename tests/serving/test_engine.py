@@ -105,3 +105,15 @@ def test_in_order_the_alerts_do_not_depend_on_how_events_are_batched(
     assert alerts(cuts) == together
     gaps = [late - early for early, late in zip(sorted(seconds), sorted(seconds)[1:], strict=False)]
     assert len(together) == 1 + sum(gap > 600 for gap in gaps)
+
+
+def test_what_is_around_an_alert_that_was_forgotten_meanwhile_holds_up_nothing(explainer: Explainer) -> None:
+    store = AlertStore("sqlite://", retention_days=90, max_alerts=1)
+    engine = Engine(FakeDetector(), FIELDS, model_info(), store, explainer)
+    score(engine, secret_event(0))
+    score(engine, secret_event(1, user="bob@corp"))  # alice's alert has to go
+    score(engine, raw_event(2, verb="list"), secret_event(3, user="bob@corp"))
+    batch = score(engine, secret_event(4, user="carol@corp"))
+    assert [alert.principal for alert in batch.raised] == ["carol@corp"]
+    assert [alert.principal for alert in store.page().alerts] == ["carol@corp"]
+    store.close()

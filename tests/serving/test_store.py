@@ -79,22 +79,22 @@ def waits_for_disk(store: AlertStore, *, lazily: bool) -> bool:
 
 
 def test_only_what_can_be_made_again_does_not_wait_for_the_disk(store: AlertStore) -> None:
-    assert [waits_for_disk(store, lazily=lazily) for lazily in (False, True, False)] == [True, False, True]
+    lazy_too = store._engine.dialect.name == "postgresql"  # its server may crash alone
+    waited = [waits_for_disk(store, lazily=lazily) for lazily in (False, True, False)]
+    assert waited == [True, lazy_too, True]
     with store.writing(lazily=True) as writer:
         writer.put(None, alert(1), [])
     assert store.get("a1") is not None
 
 
-def test_flushing_writes_something_whose_commit_takes_the_rest_along(
-    store: AlertStore, store_url: str
-) -> None:
-    mark = (
-        "PRAGMA user_version" if store_url.startswith("sqlite") else "SELECT xmin::text FROM alembic_version"
-    )
-    before = sql(store_url, mark)
+def test_flushing_writes_something_whose_commit_takes_the_rest_along(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'alerts.db'}"
+    store = AlertStore(url, retention_days=1, max_alerts=10)
+    before = sql(url, "PRAGMA user_version")
     store.flush()
-    assert sql(store_url, mark) != before
+    assert sql(url, "PRAGMA user_version") != before
     store.checkpoint()
+    store.close()
 
 
 def check_restart(url: str) -> None:
