@@ -408,10 +408,8 @@ class Incidents:
         """
         with self._store.reading() as connection:
             found = rows.incidents(connection, state=state, limit=limit + 1, cursor=cursor)
-            told = []
-            for row in found[:limit]:
-                held = [one.number for one in rows.members(connection, row.id)]
-                told.append(summarize(row, rows.alerts_of(connection, held), self._explainer))
+            briefs = rows.briefs_of(connection, [row.id for row in found[:limit]])
+        told = [summarize(row, briefs[row.id], self._explainer) for row in found[:limit]]
         more = str(found[limit - 1].number) if len(found) > limit else None
         return IncidentPage(incidents=told, cursor=more)
 

@@ -61,6 +61,8 @@ ALERT_LINES = sa.Table(
     sa.Column("action_count", sa.Integer),
     sa.Column("namespaces", sa.Text),
     sa.Column("sentence", sa.Text),
+    sa.Column("began", sa.BigInteger),
+    sa.Column("evidence", sa.Float),
 )
 FEEDBACK = sa.Table(
     "feedback",
@@ -109,6 +111,11 @@ def microseconds(moment: datetime) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return (moment - _EPOCH) // _MICROSECOND
+
+
+def as_moment(number: int) -> datetime:
+    """The time that `microseconds` has made a number of."""
+    return _EPOCH + timedelta(microseconds=number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,13 +492,15 @@ class Writer:
 
 
 def _line(alert: Alert) -> dict[str, Any]:
-    """What a list shows of an alert besides what the table of alerts has in columns."""
+    """What lists of alerts and of incidents take of an alert besides what the table of alerts has in columns."""
     names = alert.namespaces
     return {
         "kind": alert.kind,
         "action_count": alert.action_count,
         "namespaces": "\n".join(["", *names, ""]) if names else "",
         "sentence": alert.sentence,
+        "began": microseconds(alert.began or alert.first_seen),
+        "evidence": alert.evidence,
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -27,7 +27,7 @@ from serving.alerts import (
     Tie,
 )
 from serving.explain import MANY, Explainer
-from serving.incident_store import Row
+from serving.incident_store import Brief, Row
 
 _PAUSE = timedelta(seconds=120)
 """Actions of one credential that count and are further apart belong to different sessions."""
@@ -54,6 +54,7 @@ _DEEDS = {
 _INSIDE = ("exec", "attach", "portforward", "proxy")
 
 NodeKind = Literal["origin", "principal", "object", "consequence"]
+Short = TypeVar("Short", Alert, Alert | Brief)
 
 
 class TrailEntry(Model):
@@ -211,7 +212,7 @@ class Incident(IncidentSummary):
     models: list[ServedModel] = []
 
 
-def summarize(row: Row, alerts: Sequence[Alert], explainer: Explainer) -> IncidentSummary:
+def summarize(row: Row, alerts: Sequence[Alert | Brief], explainer: Explainer) -> IncidentSummary:
     """An incident in short; alerts in order of time."""
     summary = IncidentSummary(id=row.id, state=row.state, merged_into=row.merged_into)
     if not alerts:
@@ -285,15 +286,15 @@ def tell(
     return told
 
 
-def _began(alert: Alert) -> datetime:
+def _began(alert: Alert | Brief) -> datetime:
     return alert.began or alert.first_seen
 
 
-def _worst(alerts: Sequence[Alert]) -> Alert:
+def _worst(alerts: Sequence[Short]) -> Short:
     return max(alerts, key=lambda alert: (SEVERITIES.index(alert.severity), alert.evidence))
 
 
-def _sentence(alerts: Sequence[Alert], worst: Alert, explainer: Explainer) -> str:
+def _sentence(alerts: Sequence[Alert | Brief], worst: Alert | Brief, explainer: Explainer) -> str:
     names = list(dict.fromkeys(alert.principal for alert in alerts))
     if len(names) == 1:
         return worst.sentence

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from serving.alert_list import Wanted, by_severity, feedback_on, incident_of, lines, namespaces
 from serving.alerts import Alert
 from serving.engine import Engine
-from serving.store import AlertStore
+from serving.store import ALERT_LINES, AlertStore, microseconds
 from tests.serving.fakes import START, decoded, secret_event
 
 
@@ -132,17 +132,23 @@ def test_forgotten_alerts_are_in_no_list(tmp_path: Path, engine: Engine) -> None
 
 def test_a_store_of_before_is_brought_up_to_date(store_url: str, engine: Engine) -> None:
     """What the lists show is filled in from the documents, and verdicts from the feedback."""
+
+    def stored(opened: AlertStore) -> list[sa.Row[tuple[object, ...]]]:
+        with opened.reading() as connection:
+            return list(connection.execute(sa.select(ALERT_LINES).order_by(ALERT_LINES.c.alert)))
+
     from alembic import command
     from alembic.config import Config
 
     opened = AlertStore(store_url, retention_days=90, max_alerts=1000)
     alerts = raise_alerts(engine)
+    alerts[0].began = START - timedelta(hours=1)
     for alert in alerts:
         with opened.writing() as writer:
             writer.put(None, alert, [])
     opened.add_feedback(alerts[0].id, START, "malicious", '{"verdict": "malicious"}')
-    with opened.reading() as connection:
-        before, _ = lines(connection, Wanted(), limit=10)
+    before = stored(opened)
+    assert (before[0].began, before[0].evidence) == (microseconds(alerts[0].began), 5.0)
     config = Config()
     config.set_main_option(
         "script_location", str(Path(__file__).parents[2] / "serving" / "migrations").replace("%", "%%")
@@ -153,9 +159,7 @@ def test_a_store_of_before_is_brought_up_to_date(store_url: str, engine: Engine)
         assert "alert_lines" not in sa.inspect(connection).get_table_names()
     opened.close()
     again = AlertStore(store_url, retention_days=90, max_alerts=1000)
-    with again.reading() as connection:
-        after, _ = lines(connection, Wanted(), limit=10)
-    assert after == before
+    assert stored(again) == before
     assert found(again, Wanted(verdict="malicious")) == [alerts[0].principal]
     again.close()
 

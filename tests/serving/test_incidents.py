@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from data.actions import FIELDS
@@ -18,10 +19,10 @@ from serving.contributors import Contribution, Contributors
 from serving.engine import Engine
 from serving.explain import Explainer
 from serving.incidents import Asker, Close, IncidentError, Merge, Split
-from serving.store import AlertStore, StoreError
-from serving.story import Incident
+from serving.store import ALERT_LINES, ALERTS, AlertStore, StoreError
+from serving.story import Incident, IncidentSummary
 from tests.serving.conftest import model_info
-from tests.serving.fakes import STRANGE, FakeDetector, decoded, raw_event, secret_event
+from tests.serving.fakes import START, STRANGE, FakeDetector, decoded, raw_event, secret_event
 
 WORKER = "system:serviceaccount:web:worker"
 CONTROLLER = "system:serviceaccount:kube-system:replicaset-controller"
@@ -476,6 +477,71 @@ def test_every_database_tells_the_same_story_and_forgets_it_with_its_alerts(
     store.prune()
     assert engine.incidents.page(limit=10).incidents == []
     engine.close()
+
+
+# -- the list ---------------------------------------------------------------------------------------------------
+
+
+def in_short(engine: Engine, name: str) -> IncidentSummary:
+    """What a list says of an incident, by what its page says, for which all documents are read."""
+    whole = engine.incidents.get(name)
+    assert whole is not None
+    return IncidentSummary(**{field: getattr(whole, field) for field in IncidentSummary.model_fields})
+
+
+@pytest.fixture
+def varied(store_url: str, explainer: Explainer) -> Iterator[Engine]:
+    """Incidents of one and of several principals, of one and of several alerts, open, closed and merged away."""
+    store = AlertStore(store_url, retention_days=90, max_alerts=1000)
+    engine = Engine(Graded(), FIELDS, model_info(), store, explainer)
+    feed(
+        engine,
+        mild_event(0),
+        secret_event(1, namespace="e-5"),
+        # As grave as the one before, and more surprising: the incident has its sentence.
+        secret_event(2, namespace="e-9", seconds=2000),
+        secret_event(3, namespace="sandbox", seconds=4000),
+        # In the order in which they began, bob is before carol; in that of what was flagged, after.
+        secret_event(4, user="carol@corp", seconds=100_000),
+        mild_event(5, user="bob@corp", seconds=99_900),
+        secret_event(6, user="bob@corp", seconds=100_200),
+        secret_event(7, user="dave@corp", seconds=200_000),
+        secret_event(8, user="erin@corp", seconds=300_000),
+        size=1,
+    )
+    *_, carol, bob, dave, _erin = told(engine)
+    engine.incidents.merge(carol.id, Merge(incident=bob.id), WHO)
+    engine.incidents.close(dave.id, Close(), WHO)
+    yield engine
+    engine.close()
+
+
+def test_the_list_says_of_each_incident_what_its_page_says(varied: Engine) -> None:
+    listed = varied.incidents.page(limit=10).incidents
+    assert [one.model_dump() for one in listed] == [in_short(varied, one.id).model_dump() for one in listed]
+    erin, dave, bob, carol, alice = listed
+    assert (erin.state, dave.state, bob.state) == ("open", "closed", "merged")
+    assert (alice.alert_count, alice.severity) == (3, "high")
+    assert "Secrets in e-9" in alice.sentence
+    assert alice.first_seen == START
+    assert carol.principals == ["bob@corp", "carol@corp"]
+    assert "other credential had a part in it" in carol.sentence
+
+
+def test_the_list_reads_no_document_of_an_alert(varied: Engine) -> None:
+    before = varied.incidents.page(limit=10)
+    with varied.store.transaction() as connection:
+        connection.execute(sa.update(ALERTS).values(document="not to be read"))
+    assert varied.incidents.page(limit=10) == before
+
+
+def test_the_list_is_the_same_where_an_older_version_wrote_beside_this_one(varied: Engine) -> None:
+    before = varied.incidents.page(limit=10)
+    line = ALERT_LINES.c
+    with varied.store.transaction() as connection:
+        connection.execute(sa.delete(ALERT_LINES).where(line.alert.in_([2, 5])))
+        connection.execute(sa.update(ALERT_LINES).where(line.alert == 1).values(began=None, evidence=None))
+    assert varied.incidents.page(limit=10) == before
 
 
 # -- over HTTP --------------------------------------------------------------------------------------------------
