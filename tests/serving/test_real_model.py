@@ -20,6 +20,7 @@ from data.bundle import Bundle
 from data.detector import Detector
 from data.events import decode_lines
 from data.reader import open_lines
+from serving.incidents import Asker, Merge
 from serving.load import load_engine
 from serving.settings import Settings
 from tests.conftest import RECORDINGS, Trained
@@ -165,4 +166,26 @@ def test_alerts_say_nothing_of_request_bodies(
     for alert in batch.raised:
         assert "MARKED-CONTENT" not in alert.model_dump_json()
     assert "MARKED-CONTENT" not in json.dumps(batch.results)
+    engine.close()
+
+
+def test_incidents_of_the_recording_are_listed_as_their_own_pages_tell_them(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, attacked_lines: list[bytes]
+) -> None:
+    monkeypatch.setenv("KUBEHABIT_HOME", str(trained.home))
+    # A model of a minute's training finds less than a real one: held to lower thresholds, it tells as much.
+    lower = Settings(alerts={"threshold_scale": 0.5})  # type: ignore[arg-type]
+    engine = load_engine(lower, trained.bundle, store_url="sqlite://")
+    for start in range(0, len(attacked_lines), BATCH):
+        engine.score(decode_lines(attacked_lines[start : start + BATCH]).events)
+    engine.settle()
+    first, *others = engine.incidents.page(limit=200).incidents
+    for other in others[:4]:
+        engine.incidents.merge(first.id, Merge(incident=other.id), Asker())
+    listed = engine.incidents.page(limit=200).incidents
+    assert max(one.alert_count for one in listed) > 4
+    for one in listed:
+        whole = engine.incidents.get(one.id)
+        assert whole is not None
+        assert one.model_dump() == {name: getattr(whole, name) for name in type(one).model_fields}
     engine.close()
