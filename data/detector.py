@@ -5,7 +5,7 @@ Each new action is scored at once, in the window of its principal's last actions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -219,7 +219,13 @@ class Detector:
     """
 
     def __init__(
-        self, bundle: Bundle, *, threads: int = 1, model: Model | None = None, cached_windows: int = 0
+        self,
+        bundle: Bundle,
+        *,
+        threads: int = 1,
+        model: Model | None = None,
+        cached_windows: int = 0,
+        warm: bool = True,
     ) -> None:
         """Start from what the bundle knows.
 
@@ -228,6 +234,7 @@ class Detector:
             threads: of onnxruntime.
             model: in place of the bundle's graph.
             cached_windows: windows whose reconstruction error is remembered, for they come again; 0 remembers none.
+            warm: give all principals their context at once; else `warm` does, before they act.
         """
         self.bundle = bundle
         newest = None
@@ -239,12 +246,19 @@ class Detector:
         self.habits: Habits = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
         self.accumulator = Accumulator(bundle.calibration.horizons)
         self.windows = Windows(bundle.window)
-        for name, tokens in bundle.warmup.tokens.items():
-            self.windows.seed(name, tokens, bundle.warmup.last[name])
+        if warm:
+            self.warm(bundle.warmup.tokens)
         self.recall: Callable[[Sequence[str]], None] | None = None
         self._known = _Known(bundle.principals)
         sizes = bundle.vocabulary.sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Give principals the context that training left of them; what they had since is replaced."""
+        warmup = self.bundle.warmup
+        for name in dict.fromkeys(names):
+            if name in warmup.tokens:
+                self.windows.seed(name, warmup.tokens[name], warmup.last[name])
 
     def score(self, events: Sequence[AuditEvent]) -> Scores:
         """Score events in arrival order and update the state.

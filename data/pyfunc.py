@@ -46,7 +46,10 @@ class AuditModel:
         places = [line - 1 for line in decoded.lines]
         for place, event in zip(places, decoded.events, strict=True):
             rows[place]["auditID"] = event.auditID
-        scores = Detector(self.bundle, model=self.model).score(decoded.events)
+        detector = Detector(self.bundle, model=self.model, warm=False)
+        # Few principals are named in a request; to give thousands their context takes longer than to score it.
+        detector.recall = detector.warm
+        scores = detector.score(decoded.events)
         for row, index in enumerate(scores.event.tolist()):
             rows[places[index]] |= {
                 "status": "scored",

@@ -70,6 +70,17 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/ping"): "nothing",
     ("GET", "/health"): "nothing",
     ("GET", "/version"): "read",
+    # The Open Inference Protocol. What its probes hear, /readyz tells as well.
+    ("GET", "/v2"): "read",
+    ("GET", "/v2/"): "read",
+    ("GET", "/v2/health/live"): "nothing",
+    ("GET", "/v2/health/ready"): "nothing",
+    ("GET", "/v2/models/{name}"): "read",
+    ("GET", "/v2/models/{name}/versions/{version}"): "read",
+    ("GET", "/v2/models/{name}/ready"): "nothing",
+    ("GET", "/v2/models/{name}/versions/{version}/ready"): "nothing",
+    ("POST", "/v2/models/{name}/infer"): "ingest",
+    ("POST", "/v2/models/{name}/versions/{version}/infer"): "ingest",
     ("GET", "/metrics"): "read",
     ("GET", "/console/"): "read",
     ("GET", "/console/stream"): "read",
@@ -105,15 +116,16 @@ NEEDS: Mapping[tuple[str, str], Need] = {
 """What each route asks of its caller, by method and path as declared. A route that is not here cannot be served."""
 
 _ROUTINE = frozenset({"/v1/score", "/v1/audit", "/metrics"})
-_SILENT = frozenset(
+_PROBES = frozenset(
     (
-        *("/healthz", "/readyz", "/ping", "/health", "/docs", "/docs/{name}", "/openapi.json"),
-        *("/console", "/console/static/{name}"),
+        *("/healthz", "/readyz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"),
+        *("/v2/models/{name}/ready", "/v2/models/{name}/versions/{version}/ready"),
     )
 )
+_SILENT = _PROBES | {"/docs", "/docs/{name}", "/openapi.json", "/console", "/console/static/{name}"}
 """Not in the log of access: they are open to all, and probes come every few seconds."""
 
-_QUIET = frozenset({"/healthz", "/readyz", "/ping", "/health", "/metrics"})
+_QUIET = _PROBES | {"/metrics"}
 """Asked every few seconds: told in the log at level debug only."""
 
 _TOO_MANY_REQUESTS = 429

@@ -6,7 +6,6 @@ no alert, and equal input gives equal output. Inputs are read without pandas; th
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 from collections.abc import Mapping
@@ -17,19 +16,12 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from data.pyfunc import AuditModel
-from serving.body import decompress
 from serving.engine import Loaded
+from serving.plain_model import COLUMN, EXAMPLE, PlainModel, predict
 from serving.problems import ProblemError
-from serving.service import Service
 
-COLUMN = "event"
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
-_WAITING = 8
 _SHAPE = 'Send {"dataframe_records": [{"event": "<an audit event as JSON text>"}, …]}, or one of the other formats of MLflow.'
-_EXAMPLE = (
-    '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"0abe9025","verb":"list", …}'
-)
 
 
 def read_events(body: bytes, content_type: str) -> list[Any]:
@@ -102,15 +94,8 @@ def _from_csv(body: bytes) -> list[Any]:
     return [row[COLUMN] for row in rows]
 
 
-def predict(loaded: Loaded, events: list[Any]) -> list[dict[str, Any]]:
-    """As the model's pyfunc; see `data.pyfunc.AuditModel.predict`."""
-    detector = loaded.detector
-    return AuditModel(detector.bundle, detector.model).predict({COLUMN: events})
-
-
-def install(app: FastAPI, service: Service) -> None:
+def install(app: FastAPI, plain: PlainModel) -> None:
     """Add the routes."""
-    waiting = 0
 
     @app.post(
         "/invocations",
@@ -123,32 +108,13 @@ def install(app: FastAPI, service: Service) -> None:
 
         Each request starts from the habits in the bundle and leaves nothing behind: no alert, no journal, no state.
         """
-        nonlocal waiting
-        loaded = service.ready().loaded
-        if loaded is None:
-            raise ProblemError(503, "The model that is served has no bundle to be asked by itself.")
-        if waiting >= _WAITING:
-            raise ProblemError(503, "Too many requests wait for the plain model.", {"Retry-After": "1"})
-        waiting += 1
-        try:
-            body = await service.body(request)
-            headers = request.headers
-            work = partial(
-                _answer,
-                loaded,
-                body,
-                headers.get("content-encoding", ""),
-                headers.get("content-type", ""),
-                service.settings.limits.decompressed_bytes,
-            )
-            answer = await asyncio.get_running_loop().run_in_executor(service.aside, work)
-        finally:
-            waiting -= 1
+        work = partial(_answer, plain.loaded(), request.headers.get("content-type", ""))
+        answer = await plain.ask(request, work)
         return Response(answer, media_type="application/json")
 
     async def ping() -> Response:
         """Whether a model is served, in MLflow's words: an empty line."""
-        service.ready()
+        plain.service.ready()
         return Response("\n", media_type="application/json")
 
     app.get("/ping", tags=["operation"])(ping)
@@ -160,17 +126,16 @@ def install(app: FastAPI, service: Service) -> None:
         return Response(version("mlflow-skinny"), media_type="application/json")
 
 
-def _answer(loaded: Loaded, body: bytes, encoding: str, content_type: str, limit: int) -> bytes:
-    events = read_events(decompress(body, encoding, limit), content_type)
-    return msgspec.json.encode({"predictions": predict(loaded, events)})
+def _answer(loaded: Loaded, content_type: str, body: bytes) -> bytes:
+    return msgspec.json.encode({"predictions": predict(loaded, read_events(body, content_type))})
 
 
 def _request_body() -> dict[str, Any]:
     examples: Mapping[str, Any] = {
-        "dataframe_records": {"value": {"dataframe_records": [{COLUMN: _EXAMPLE}]}},
-        "dataframe_split": {"value": {"dataframe_split": {"columns": [COLUMN], "data": [[_EXAMPLE]]}}},
-        "instances": {"value": {"instances": [{COLUMN: _EXAMPLE}]}},
-        "inputs": {"value": {"inputs": {COLUMN: [_EXAMPLE]}}},
+        "dataframe_records": {"value": {"dataframe_records": [{COLUMN: EXAMPLE}]}},
+        "dataframe_split": {"value": {"dataframe_split": {"columns": [COLUMN], "data": [[EXAMPLE]]}}},
+        "instances": {"value": {"instances": [{COLUMN: EXAMPLE}]}},
+        "inputs": {"value": {"inputs": {COLUMN: [EXAMPLE]}}},
     }
     content = {
         "application/json": {"schema": {"type": "object"}, "examples": examples},

@@ -193,6 +193,16 @@ def test_it_teaches_the_service_nothing_and_answers_the_same_again(ours: TestCli
     assert counts["scored"] > 100, "the service has not seen them"
 
 
+def test_the_examples_of_the_description_are_scored(ours: TestClient) -> None:
+    api = ours.get("/openapi.json").json()
+    content = api["paths"]["/invocations"]["post"]["requestBody"]["content"]
+    examples = content["application/json"]["examples"]
+    assert len(examples) == 4
+    for example in examples.values():
+        (row,) = ours.post("/invocations", json=example["value"]).json()["predictions"]
+        assert row["status"] == "scored"
+
+
 def test_health_and_version_are_told_as_mlflow_does(ours: TestClient, mlflow_server: TestClient) -> None:
     for path in ("/ping", "/health", "/version"):
         answers = [client.get(path) for client in (mlflow_server, ours)]
