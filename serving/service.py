@@ -37,6 +37,9 @@ _log = logging.getLogger("kubehabit.api")
 _RECEIVING = 2
 """Threads that decode bodies: more would wait for one another, decoding needs the interpreter."""
 
+_SMALL = 16 << 10
+"""Bytes that are decoded sooner than a thread wakes up."""
+
 
 class Service:
     """What the routes share: the engine once there is one, and the way of batches to it."""
@@ -199,18 +202,24 @@ class Service:
             self.metrics.waiting(self._waiting)
 
     async def _decoded(self, request: Request, source: str) -> tuple[Decoded, Record | None]:
+        """Decode a body, so that what cannot be read is refused; nothing needs to be kept of a body without events."""
         body = await self.body(request)
-        work = partial(self._decode, body, request.headers.get("content-encoding", ""), source)
-        return await asyncio.get_running_loop().run_in_executor(self._receiving, carried(work))
+        encoding = request.headers.get("content-encoding", "")
+        loop = asyncio.get_running_loop()
+        decode = partial(self._decode, body, encoding, source)
+        if len(body) <= _SMALL and not encoding:
+            decoded, kept = decode()
+        else:
+            decoded, kept = await loop.run_in_executor(self._receiving, carried(decode))
+        if decoded.dead:
+            await loop.run_in_executor(self._receiving, self.dead_letters.add_all, source, decoded.dead)
+            self.metrics.rejected(len(decoded.dead))
+        return decoded, kept
 
     def _decode(self, body: bytes, encoding: str, source: str) -> tuple[Decoded, Record | None]:
-        """Decode a body, so that what cannot be read is refused; nothing needs to be kept of a body without events."""
         with span("decode", bytes=len(body)):
             plain = decompress(body, encoding, self.settings.limits.decompressed_bytes)
             decoded = decode_body(plain)
-        if decoded.dead:
-            self.dead_letters.add_all(source, decoded.dead)
-            self.metrics.rejected(len(decoded.dead))
         return decoded, record(source, body, encoding, plain) if decoded.events else None
 
     def _tell(self, batch: Batch, events: Sequence[AuditEvent], repeated: int) -> None:
