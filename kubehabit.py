@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -118,16 +118,36 @@ who_is_new_app = typer.Typer(
 )
 who_is_app.add_typer(who_is_new_app, name="new")
 
+
+class _ListsByDefault(TyperGroup):
+    """A group whose `list` runs when no command is named, with its options if any are given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
 alerts_app = typer.Typer(
-    invoke_without_command=True,
+    cls=_ListsByDefault,
     rich_markup_mode="markdown",
-    help="Read the alerts of a running service. Without a command: list them.",
+    help="""
+    Read the alerts of a running service, or of the store on this machine. Without a command: list them.
+
+    `kubehabit alerts --severity high --state open --verdict none`
+
+    `kubehabit alerts list --help` explains every filter.
+    """,
 )
 app.add_typer(alerts_app, name="alerts")
 incidents_app = typer.Typer(
-    invoke_without_command=True,
+    cls=_ListsByDefault,
     rich_markup_mode="markdown",
-    help="Read and decide the incidents of a running service. Without a command: list them.",
+    help="""
+    Read and decide the incidents of a running service; read those of the store on this machine. Without a command: list them.
+
+    `kubehabit incidents --state open`
+    """,
 )
 app.add_typer(incidents_app, name="incidents")
 
@@ -943,7 +963,7 @@ def score(
 ServiceURL = Annotated[
     str, typer.Option("--url", envvar="KUBEHABIT_URL", help="Address of a running `kubehabit serve`.")
 ]
-AsJSON = Annotated[bool, typer.Option("--json", help="The service's own JSON, for another program.")]
+AsJSON = Annotated[bool, typer.Option("--json", help="JSON as the API answers, for another program.")]
 LOCAL = "http://127.0.0.1:8646"
 Note = Annotated[str, typer.Option("--note", help="Why; kept in the incident's trail.")]
 By = Annotated[
@@ -976,72 +996,165 @@ def _tell(answer: Any, screen: str, as_json: bool) -> None:
     screens.show(getattr(screens, screen)(answer))
 
 
-def _list_unless_told(ctx: typer.Context) -> None:
-    """Run `list` when no command of a group is named."""
-    if ctx.invoked_subcommand is None:
-        listing = ctx.command.get_command(ctx, "list")  # type: ignore[attr-defined]
-        with listing.make_context("list", [], parent=ctx) as inner:
-            listing.invoke(inner)
+Local = Annotated[
+    bool,
+    typer.Option(
+        "--local",
+        help="Read the store of alerts on this machine, also while no service runs, instead of asking one.",
+    ),
+]
+LocalConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Settings of the service whose store that is; implies --local. Default: the shipped serve.yaml.",
+        exists=True,
+        dir_okay=False,
+        show_default=False,
+    ),
+]
+Cursor = Annotated[
+    int | None,
+    typer.Option("--cursor", help="Go on where the last answer ended.", min=0, show_default=False),
+]
 
 
-@alerts_app.callback()
-def alerts(ctx: typer.Context) -> None:
-    """Read the alerts of a running service. Without a command: list them."""
-    _list_unless_told(ctx)
+def _here(local: bool, config: Path | None) -> Any:
+    """The store on this machine if that is meant, or None for a running service."""
+    if not local and config is None:
+        return None
+    from serving.local import Local as Store
+
+    return Store(config)
 
 
 @alerts_app.command("list")
 def alerts_list(
-    principal: Annotated[
-        str | None, typer.Option("--principal", "-p", help="Only those of this principal.")
-    ] = None,
     severity: Annotated[
-        str | None, typer.Option("--severity", help="This severity and graver: low, medium, high, critical.")
+        Literal["low", "medium", "high", "critical"] | None,
+        typer.Option("--severity", help="This severity and graver.", show_default=False),
     ] = None,
+    principal: Annotated[
+        str,
+        typer.Option(
+            "--principal",
+            "-p",
+            help="Only those of this principal, by its whole name; a service account is system:serviceaccount:NAMESPACE:NAME.",
+            show_default=False,
+        ),
+    ] = "",
+    namespace: Annotated[
+        str,
+        typer.Option("--namespace", "-n", help="Only those that touched this namespace.", show_default=False),
+    ] = "",
+    state: Annotated[
+        Literal["open", "closed"] | None,
+        typer.Option(
+            "--state",
+            help="Only those whose incident is open, or closed (`kubehabit incidents close` closes one).",
+            show_default=False,
+        ),
+    ] = None,
+    verdict: Annotated[
+        Literal["none", "normal", "malicious"] | None,
+        typer.Option(
+            "--verdict",
+            help="By what people last said of them in feedback; none: nothing yet, so somebody has to look.",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        str,
+        typer.Option(
+            "--text",
+            help="Only those with this in their sentence, principal, namespaces or ID, in capitals or not: 'listed Secrets'.",
+            show_default=False,
+        ),
+    ] = "",
     since: Annotated[
         str | None,
-        typer.Option("--since", help="Only those still going on then: a time such as 2026-11-23T14:00:00Z."),
+        typer.Option(
+            "--since",
+            help="Only those still going on then: 30m, 12h, 7d, 14:02 (UTC), 2026-11-24, or an RFC 3339 time.",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", help="Most to list, newest first.", min=1, max=500)] = 50,
+    cursor: Cursor = None,
     url: ServiceURL = LOCAL,
+    local: Local = False,
+    config: LocalConfig = None,
     as_json: AsJSON = False,
 ) -> None:
-    """List alerts, newest first.
+    """List alerts, newest first: those that every filter given holds for, as the console's list has them.
 
-    Example:  `kubehabit alerts list --severity high`
+    Example:  `kubehabit alerts list --severity high --namespace payments --verdict none --since 7d`
 
     Next:  `kubehabit alerts show ID`, or `kubehabit incidents` for what belongs together.
     """
-    answer = _service(url).get("alerts", principal=principal, severity=severity, since=since, limit=limit)
-    _tell(answer if as_json else answer["alerts"], "alerts_table", as_json)
+    from datetime import datetime
+
+    from serving.forensics.clock import written
+    from serving.forensics.questions import moment_of
+
+    moment = None if since is None else written(moment_of(since))
+    principal, namespace, text = principal.strip(), namespace.strip(), text.strip()
+    store = _here(local, config)
+    if store is None:
+        answer = _service(url).get(
+            "alerts",
+            severity=severity,
+            principal=principal or None,
+            namespace=namespace or None,
+            state=state,
+            verdict=verdict,
+            q=text or None,
+            since=moment,
+            limit=limit,
+            cursor=cursor,
+        )
+    else:
+        from serving.alert_list import Wanted
+
+        answer = store.alerts(
+            Wanted(severity or "", principal, namespace, state or "", verdict or "", text),
+            since=None if moment is None else datetime.fromisoformat(moment),
+            limit=limit,
+            cursor=cursor,
+        )
+    _tell(answer, "alerts_table", as_json)
 
 
 @alerts_app.command("show")
 def alerts_show(
     alert_id: Annotated[str, typer.Argument(metavar="ID", help="Of the alert.", show_default=False)],
     url: ServiceURL = LOCAL,
+    local: Local = False,
+    config: LocalConfig = None,
     as_json: AsJSON = False,
 ) -> None:
     """Show one alert: what added up, what was expected instead, and what to do.
 
     Example:  `kubehabit alerts show 7d0c6a1f52b8e934`
+
+    Next:  `kubehabit incidents show ID`, for what belongs together.
     """
-    _tell(_service(url).get("alerts", alert_id), "alert_page", as_json)
-
-
-@incidents_app.callback()
-def incidents(ctx: typer.Context) -> None:
-    """Read and decide the incidents of a running service. Without a command: list them."""
-    _list_unless_told(ctx)
+    store = _here(local, config)
+    answer = _service(url).get("alerts", alert_id) if store is None else store.alert(alert_id)
+    _tell(answer, "alert_page", as_json)
 
 
 @incidents_app.command("list")
 def incidents_list(
     state: Annotated[
-        str | None, typer.Option("--state", help="Only those in this state: open, closed or merged.")
+        Literal["open", "closed", "merged"] | None,
+        typer.Option("--state", help="Only those in this state.", show_default=False),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", help="Most to list, newest first.", min=1, max=200)] = 50,
+    cursor: Cursor = None,
     url: ServiceURL = LOCAL,
+    local: Local = False,
+    config: LocalConfig = None,
     as_json: AsJSON = False,
 ) -> None:
     """List incidents, newest first.
@@ -1050,17 +1163,29 @@ def incidents_list(
 
     Next:  `kubehabit incidents show ID`.
     """
-    answer = _service(url).get("incidents", state=state, limit=limit)
-    _tell(answer if as_json else answer["incidents"], "incidents_table", as_json)
+    store = _here(local, config)
+    given: dict[str, Any] = {"state": state, "limit": limit, "cursor": cursor}
+    answer = _service(url).get("incidents", **given) if store is None else store.incidents(**given)
+    _tell(answer, "incidents_table", as_json)
 
 
 @incidents_app.command("show")
-def incidents_show(incident_id: IncidentID, url: ServiceURL = LOCAL, as_json: AsJSON = False) -> None:
+def incidents_show(
+    incident_id: IncidentID,
+    url: ServiceURL = LOCAL,
+    local: Local = False,
+    config: LocalConfig = None,
+    as_json: AsJSON = False,
+) -> None:
     """Show one incident: where it began, how it spread, what followed, what to do.
 
     Example:  `kubehabit incidents show 7d0c6a1f52b8e934`
+
+    Next:  `kubehabit evidence --incident ID`, to keep it with proof; `kubehabit incidents close ID`, once it is dealt with.
     """
-    _tell(_service(url).get("incidents", incident_id), "incident_page", as_json)
+    store = _here(local, config)
+    answer = _service(url).get("incidents", incident_id) if store is None else store.incident(incident_id)
+    _tell(answer, "incident_page", as_json)
 
 
 @incidents_app.command("merge")

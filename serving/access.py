@@ -8,13 +8,14 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Response
+from fastapi.dependencies.models import Dependant
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -234,7 +235,7 @@ class Access:
                     raise RuntimeError(f"Say in serving.access.NEEDS which scope {method} {path} needs.")
                 dependant = getattr(route, "dependant", None)
                 if dependant is not None:
-                    self._queries[path] = frozenset(field.alias for field in dependant.query_params)
+                    self._queries[path] = frozenset(_query_names(dependant))
                 self._routes.append((route.path_regex, method, path, need))  # type: ignore[attr-defined]
         for _, method, path, _ in self._routes:
             if "{" not in path:
@@ -560,6 +561,13 @@ def add_security(app: FastAPI) -> None:
         return api
 
     app.openapi = described  # type: ignore[method-assign]
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    """Names of query parameters that a route takes, or what it depends on does."""
+    yield from (field.alias for field in dependant.query_params)
+    for other in dependant.dependencies:
+        yield from _query_names(other)
 
 
 def address_of(scope: Scope) -> str:

@@ -1,22 +1,29 @@
-"""Lists of alerts for people: filtered, searched and paged over the narrow table beside the documents."""
+"""Lists of alerts: filtered, searched and paged over the narrow table beside the documents. What matches is decided here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from serving.alerts import SEVERITIES, Alert
+from serving.alerts import SEVERITIES, Alert, Model
 from serving.incident_store import INCIDENTS, MEMBERS
-from serving.store import ALERT_LINES, FEEDBACK, LARGEST_NUMBER
+from serving.store import (
+    ALERT_LINES,
+    ALERTS,
+    FEEDBACK,
+    LARGEST_NUMBER,
+    AlertStore,
+    Page,
+    as_moment,
+    microseconds,
+)
 
 State = Literal["open", "closed"]
 Verdict = Literal["none", "normal", "malicious"]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_NAMESPACES = 500
 
 
@@ -51,10 +58,17 @@ class Wanted:
             return False
         if self.state == "closed" or self.verdict in ("normal", "malicious"):
             return False
-        text = self.text.lower()
+        text = self.text.replace("\0", "").lower()
         return not text or any(
             text in part.lower() for part in (alert.sentence, alert.principal, alert.id, *names)
         )
+
+
+class AlertPage(Model):
+    """One page of alerts, newest raised first."""
+
+    alerts: list[Alert]
+    cursor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +100,19 @@ def lines(
     connection: Connection, wanted: Wanted, *, limit: int, cursor: int | None = None
 ) -> tuple[list[Line], int | None]:
     """A page of alerts, newest raised first, and the cursor of the next one; None at the end."""
-    said = _last_verdict()
     query = (
         sa.select(
-            ALERT_LINES, said.label("verdict"), MEMBERS.c.incident, INCIDENTS.c.state.label("incident_state")
+            ALERT_LINES,
+            _last_verdict(ALERT_LINES).label("verdict"),
+            MEMBERS.c.incident,
+            INCIDENTS.c.state.label("incident_state"),
         )
         .outerjoin(MEMBERS, MEMBERS.c.alert == ALERT_LINES.c.id)
         .outerjoin(INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident)
+        .where(*_conditions(wanted, ALERT_LINES))
         .order_by(ALERT_LINES.c.alert.desc())
         .limit(limit + 1)
     )
-    for condition in _conditions(wanted, said):
-        query = query.where(condition)
     if cursor is not None:
         query = query.where(ALERT_LINES.c.alert < min(cursor, LARGEST_NUMBER))
     found = connection.execute(query).all()
@@ -108,8 +123,8 @@ def lines(
             principal=row.principal,
             kind=row.kind,
             severity=SEVERITIES[row.severity],
-            first_seen=_EPOCH + timedelta(microseconds=row.first_seen),
-            last_seen=_EPOCH + timedelta(microseconds=row.last_seen),
+            first_seen=as_moment(row.first_seen),
+            last_seen=as_moment(row.last_seen),
             action_count=row.action_count,
             namespaces=row.namespaces.split("\n")[1:-1],
             sentence=row.sentence,
@@ -122,32 +137,42 @@ def lines(
     return told, found[limit - 1].alert if len(found) > limit else None
 
 
-def total(connection: Connection, wanted: Wanted) -> int:
-    """How many alerts there are of these."""
-    said = _last_verdict()
-    query = sa.select(sa.func.count()).select_from(ALERT_LINES)
-    if wanted.state:
-        query = query.outerjoin(MEMBERS, MEMBERS.c.alert == ALERT_LINES.c.id).outerjoin(
-            INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident
-        )
-    for condition in _conditions(wanted, said):
-        query = query.where(condition)
-    return int(connection.execute(query).scalar_one())
+def whole(
+    store: AlertStore,
+    wanted: Wanted,
+    *,
+    since: datetime | None = None,
+    limit: int = 100,
+    cursor: int | None = None,
+) -> Page:
+    """A page of alerts with all that is told of them, newest raised first.
+
+    Args:
+        store: where they are.
+        wanted: which.
+        since: only those still going on at or after this moment.
+        limit: most to return; of what a version before this one wrote beside it, some may be left out.
+        cursor: that of the page before.
+
+    Raises:
+        StoreError: the database refused.
+    """
+    conditions = list(_conditions(wanted, ALERTS))
+    if since is not None:
+        conditions.append(ALERTS.c.last_seen >= microseconds(since))
+    found = store.page(*conditions, limit=limit, cursor=cursor)
+    # Those without a line were let through by what only lines tell.
+    told = replace(wanted, state="", verdict="")
+    return Page([alert for alert in found.alerts if told.matches(alert)], found.cursor)
 
 
 def by_severity(connection: Connection, wanted: Wanted) -> dict[str, int]:
     """How many alerts of each severity there are, the gravest first."""
     query = (
         sa.select(ALERT_LINES.c.severity, sa.func.count())
-        .select_from(
-            sa.outerjoin(ALERT_LINES, MEMBERS, MEMBERS.c.alert == ALERT_LINES.c.id).outerjoin(
-                INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident
-            )
-        )
+        .where(*_conditions(wanted, ALERT_LINES))
         .group_by(ALERT_LINES.c.severity)
     )
-    for condition in _conditions(wanted, _last_verdict()):
-        query = query.where(condition)
     found = {SEVERITIES[severity]: number for severity, number in connection.execute(query).all()}
     return {name: found.get(name, 0) for name in reversed(SEVERITIES[1:])}
 
@@ -188,41 +213,53 @@ def namespaces(connection: Connection) -> list[str]:
     return sorted(found)
 
 
-def _last_verdict() -> sa.ScalarSelect[Any]:
+def _last_verdict(of: sa.Table) -> sa.ScalarSelect[Any]:
     return (
         sa.select(FEEDBACK.c.verdict)
-        .where(FEEDBACK.c.alert == ALERT_LINES.c.id)
+        .where(FEEDBACK.c.alert == of.c.id)
         .order_by(FEEDBACK.c.position.desc())
         .limit(1)
-        .correlate(ALERT_LINES)
+        .correlate(of)
         .scalar_subquery()
     )
 
 
-def _conditions(wanted: Wanted, said: sa.ScalarSelect[Any]) -> Sequence[sa.ColumnElement[bool]]:
+def _conditions(wanted: Wanted, of: sa.Table) -> list[sa.ColumnElement[bool]]:
+    """What rows have to meet.
+
+    Args:
+        wanted: which alerts.
+        of: `ALERT_LINES`, or `ALERTS` joined with their lines, where there are any.
+    """
     found: list[sa.ColumnElement[bool]] = []
+    only_lines: list[sa.ColumnElement[bool]] = []
     line = ALERT_LINES.c
     if wanted.severity:
-        found.append(line.severity >= SEVERITIES.index(wanted.severity))
+        found.append(of.c.severity >= SEVERITIES.index(wanted.severity))
+    if "\0" in wanted.principal + wanted.namespace or "\n" in wanted.namespace:
+        return [sa.false()]  # no name holds them, and no text in PostgreSQL may hold the first
     if wanted.principal:
-        found.append(line.principal == wanted.principal.replace("\0", ""))
+        found.append(of.c.principal == wanted.principal)
     if wanted.namespace:
-        name = wanted.namespace.replace("\0", "").replace("\n", "")
-        found.append(line.namespaces.contains(f"\n{name}\n", autoescape=True))
+        only_lines.append(line.namespaces.contains(f"\n{wanted.namespace}\n", autoescape=True))
     if wanted.state:
-        found.append(INCIDENTS.c.state == wanted.state)
-    if wanted.verdict == "none":
-        found.append(said.is_(None))
-    elif wanted.verdict:
-        found.append(said == wanted.verdict)
-    if wanted.text:
-        text = wanted.text.replace("\0", "").lower()
+        in_one = sa.select(MEMBERS.c.alert).join(INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident)
         found.append(
+            in_one.where(MEMBERS.c.alert == of.c.id, INCIDENTS.c.state == wanted.state).correlate(of).exists()
+        )
+    if wanted.verdict == "none":
+        found.append(_last_verdict(of).is_(None))
+    elif wanted.verdict:
+        found.append(_last_verdict(of) == wanted.verdict)
+    if text := wanted.text.replace("\0", "").lower():
+        only_lines.append(
             sa.or_(
                 *(
                     sa.func.lower(column).contains(text, autoescape=True)
-                    for column in (line.sentence, line.principal, line.namespaces, line.id)
+                    for column in (line.sentence, of.c.principal, line.namespaces, of.c.id)
                 )
             )
         )
-    return found
+    if of is ALERTS:
+        only_lines = [sa.or_(line.alert.is_(None), one) for one in only_lines]
+    return [*found, *only_lines]

@@ -29,8 +29,10 @@ from typing_extensions import TypedDict
 from data.errors import KubehabitError
 from serving import invocations, memory, model_routes, open_inference, problems, tracing
 from serving.access import Access, Gate, add_security
-from serving.alerts import SEVERITIES, Alert, Model
+from serving.alert_list import AlertPage, Wanted, whole
+from serving.alerts import Alert, Model
 from serving.api_docs import add_docs
+from serving.asked import Asked, AskedHappening
 from serving.connections import Connection
 from serving.console.routes import add_console
 from serving.engine import Engine, EventResult, ModelInfo
@@ -107,13 +109,6 @@ class ScoreResponse(TypedDict):
     counts: Counts
     alerts: Annotated[list[str], "IDs of alerts that this batch raised or let grow"]
     results: Annotated[list[EventResult], "one for each event, in the order sent"]
-
-
-class AlertPage(Model):
-    """One page of alerts, newest raised first."""
-
-    alerts: list[Alert]
-    cursor: str | None = None
 
 
 class Health(Model):
@@ -291,23 +286,16 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/alerts", tags=["alerts"])
     def alerts(
+        wanted: Asked,
         since: Annotated[
             datetime | None, Query(description="Only alerts still going on at or after this time")
-        ] = None,
-        principal: Annotated[
-            str | None, Query(description="Only those of this principal", max_length=512)
-        ] = None,
-        severity: Annotated[
-            Literal["low", "medium", "high", "critical"] | None, Query(description="This severity and graver")
         ] = None,
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
         cursor: Annotated[str | None, Query(description="That of the page before", max_length=32)] = None,
     ) -> AlertPage:
-        """List alerts, newest raised first."""
+        """List alerts, newest raised first. All that is given must hold."""
         after = problems.position_of(cursor)
-        page = service.ready().store.page(
-            since=since, principal=principal, severity=severity, limit=limit, cursor=after
-        )
+        page = whole(service.ready().store, wanted, since=since, limit=limit, cursor=after)
         return AlertPage(alerts=page.alerts, cursor=None if page.cursor is None else str(page.cursor))
 
     @app.get(
@@ -317,12 +305,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         responses={200: {"description": "Server-sent events", "content": _EXAMPLE_STREAM}},
     )
     async def follow(
-        principal: Annotated[
-            str | None, Query(description="Only those of this principal", max_length=512)
-        ] = None,
-        severity: Annotated[
-            Literal["low", "medium", "high", "critical"] | None, Query(description="This severity and graver")
-        ] = None,
+        wanted: AskedHappening,
         last_event_id: Annotated[
             str | None, Header(description="Go on after this event; browsers send it by themselves")
         ] = None,
@@ -333,12 +316,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         now on is told; with it, everything that changed since that event, each alert once. A comment is sent as a sign of
         life when there is nothing to tell.
         """
-        least = SEVERITIES.index(severity) if severity is not None else 0
-
-        def wanted(alert: Alert) -> bool:
-            return SEVERITIES.index(alert.severity) >= least and principal in (None, alert.principal)
-
-        return await stream_of(service, last_event_id, wanted)
+        return await stream_of(service, last_event_id, wanted.matches)
 
     @app.post(
         "/v1/alerts/{alert_id}/feedback",
@@ -408,7 +386,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
                 404,
                 "This principal is not in the model's training and did nothing since counting began.",
             )
-        page = engine.store.page(principal=report.principal, limit=20)
+        page = whole(engine.store, Wanted(principal=report.principal), limit=20)
         report.alerts = [alert.id for alert in page.alerts]
         return report
 

@@ -27,8 +27,17 @@ def _severity(name: str | None) -> Text:
     return Text(name or "", style=SEVERITY_STYLES.get(name or "", ""))
 
 
-def alerts_table(alerts: Sequence[Json]) -> RenderableType:
-    """Alerts, one a row."""
+def _with_more(table: Table, page: Json) -> RenderableType:
+    """A page of a list, and how to see the next."""
+    if page["cursor"] is None:
+        return table
+    more = Text(f"There are more: the same with --cursor {page['cursor']}, or a larger --limit.", style="dim")
+    return Group(table, more)
+
+
+def alerts_table(page: Json) -> RenderableType:
+    """A page of alerts, one a row."""
+    alerts: Sequence[Json] = page["alerts"]
     table = Table("when (UTC)", "severity", "what happened", "actions", "id", expand=True, show_lines=True)
     for column in (0, 4):
         table.columns[column].no_wrap = True
@@ -41,11 +50,12 @@ def alerts_table(alerts: Sequence[Json]) -> RenderableType:
             f"{alert['actionCount']:,}",
             alert["id"],
         )
-    return table if alerts else Text("No alerts.")
+    return _with_more(table, page) if alerts else Text("No alerts.")
 
 
-def incidents_table(incidents: Sequence[Json]) -> RenderableType:
-    """Incidents, one a row."""
+def incidents_table(page: Json) -> RenderableType:
+    """A page of incidents, one a row."""
+    incidents: Sequence[Json] = page["incidents"]
     table = Table(
         "began (UTC)", "severity", "state", "what happened", "alerts", "id", expand=True, show_lines=True
     )
@@ -64,7 +74,7 @@ def incidents_table(incidents: Sequence[Json]) -> RenderableType:
             f"{one['alertCount']:,}",
             one["id"],
         )
-    return table if incidents else Text("No incidents.")
+    return _with_more(table, page) if incidents else Text("No incidents.")
 
 
 def _actions(actions: Iterable[Json]) -> Table:

@@ -328,37 +328,29 @@ class AlertStore:
             ).one_or_none()
             return None if row is None else _with_audit_ids(connection, row.number, row.document, None)
 
-    def page(
-        self,
-        *,
-        since: datetime | None = None,
-        principal: str | None = None,
-        severity: str | None = None,
-        limit: int = 100,
-        cursor: int | None = None,
-    ) -> Page:
+    def page(self, *conditions: sa.ColumnElement[bool], limit: int = 100, cursor: int | None = None) -> Page:
         """List alerts, newest raised first.
 
         Args:
-            since: only alerts that were still going on at or after this moment.
-            principal: only those of this principal.
-            severity: only this severity and graver.
+            conditions: on columns of `ALERTS` and `ALERT_LINES`, which all have to be met; see `serving.alert_list`.
             limit: most alerts to return.
             cursor: that of the page before.
         """
-        if principal is not None and "\0" in principal:
-            return Page([], None)
-        query = (
-            sa.select(ALERTS.c.number, ALERTS.c.document).order_by(ALERTS.c.number.desc()).limit(limit + 1)
+        wanted = (
+            sa.select(ALERTS.c.number)
+            .outerjoin(ALERT_LINES, ALERT_LINES.c.alert == ALERTS.c.number)
+            .where(*conditions)
+            .order_by(ALERTS.c.number.desc())
+            .limit(limit + 1)
         )
-        if since is not None:
-            query = query.where(ALERTS.c.last_seen >= microseconds(since))
-        if principal is not None:
-            query = query.where(ALERTS.c.principal == principal)
-        if severity is not None:
-            query = query.where(ALERTS.c.severity >= SEVERITIES.index(severity))
         if cursor is not None:
-            query = query.where(ALERTS.c.number < min(cursor, LARGEST_NUMBER))
+            wanted = wanted.where(ALERTS.c.number < min(cursor, LARGEST_NUMBER))
+        # The documents of these alone: a database that has to sort what it found would carry them all along.
+        query = (
+            sa.select(ALERTS.c.number, ALERTS.c.document)
+            .where(ALERTS.c.number.in_(wanted))
+            .order_by(ALERTS.c.number.desc())
+        )
         with self.reading() as connection:
             rows = connection.execute(query).all()
             alerts = [

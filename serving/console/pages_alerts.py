@@ -7,10 +7,10 @@ import logging
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import ValidationError
 
 from serving.access import Access, Caller
@@ -24,6 +24,7 @@ from serving.alert_list import (
     namespaces,
 )
 from serving.alerts import Alert
+from serving.asked import Asked
 from serving.console.forms import read_form
 from serving.console.render import page
 from serving.engine import Engine
@@ -36,28 +37,7 @@ router = APIRouter(include_in_schema=False)
 _log = logging.getLogger("kubehabit.api")
 
 _ON_A_PAGE = 50
-_LONGEST_FILTER = 512
 _NO_ALERT = "There is no such alert. It may have been deleted after the retention time."
-
-Severity = Annotated[Literal["", "low", "medium", "high", "critical"], Query()]
-Text = Annotated[str, Query(max_length=_LONGEST_FILTER)]
-State = Annotated[Literal["", "open", "closed"], Query()]
-Verdict = Annotated[Literal["", "none", "normal", "malicious"], Query()]
-
-
-async def _asked(
-    severity: Severity = "",
-    principal: Text = "",
-    namespace: Text = "",
-    state: State = "",
-    verdict: Verdict = "",
-    q: Text = "",
-) -> Wanted:
-    return Wanted(severity, principal.strip(), namespace.strip(), state, verdict, q.strip())
-
-
-Asked = Annotated[Wanted, Depends(_asked)]
-"""The filters, as they stand in the address."""
 
 
 def _engine(request: Request) -> Engine:

@@ -514,7 +514,8 @@ def test_reads_changes_and_refusals_are_written_down_and_no_token_is(
     client = make_client()
     ingest, read, admin = (bearer(tokens_of_each_scope[scope]) for scope in ("ingest", "read", "admin"))
     client.post("/v1/score", json=secret_event(), headers=ingest)
-    [alert] = client.get("/v1/alerts", params={"severity": "low"}, headers=read).json()["alerts"]
+    asked = {"severity": "low", "state": "open", "q": "secrets"}
+    [alert] = client.get("/v1/alerts", params=asked, headers=read).json()["alerts"]
     client.post(f"/v1/alerts/{alert['id']}/feedback", json={"verdict": "normal"}, headers=admin)
     client.get(f"/v1/alerts/{alert['id']}", headers=ingest)
     client.get("/v1/alerts", headers=bearer("kubehabit_" + "g" * 43))
@@ -527,7 +528,7 @@ def test_reads_changes_and_refusals_are_written_down_and_no_token_is(
         ("token", "ingest", "GET", "/v1/alerts/{alert_id}", 403),
         ("nobody", "", "GET", "/v1/alerts", 401),
     ]
-    assert found[1]["query"] == {"severity": "low"}
+    assert found[1]["query"] == asked
     assert found[2]["path"] == f"/v1/alerts/{alert['id']}/feedback"
     assert "'read'" in found[3]["refused"]
     for line in found:

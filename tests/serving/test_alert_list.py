@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from serving.alert_list import Wanted, by_severity, feedback_on, incident_of, lines, namespaces
+from serving.alert_list import Wanted, by_severity, feedback_on, incident_of, lines, namespaces, whole
 from serving.alerts import Alert
 from serving.engine import Engine
+from serving.incidents import Asker, Close, Incidents
 from serving.store import ALERT_LINES, AlertStore, microseconds
 from tests.serving.fakes import START, decoded, secret_event
 
@@ -32,7 +33,9 @@ def found(store: AlertStore, wanted: Wanted) -> list[str]:
     with store.reading() as connection:
         told, _ = lines(connection, wanted, limit=100)
         assert sum(by_severity(connection, wanted).values()) == len(told)
-    return [line.principal for line in told]
+    names = [line.principal for line in told]
+    assert [alert.principal for alert in whole(store, wanted).alerts] == names, "the API finds the same"
+    return names
 
 
 def test_each_filter_finds_what_it_names_and_nothing_else(engine: Engine, store: AlertStore) -> None:
@@ -50,6 +53,9 @@ def test_each_filter_finds_what_it_names_and_nothing_else(engine: Engine, store:
     assert found(store, Wanted(text="%")) == [carol.principal], "% stands for itself only"
     assert found(store, Wanted(text=bob.id)) == [bob.principal]
     assert found(store, Wanted(text="\0")) == everybody
+    assert found(store, Wanted(principal="bob@corp\0")) == []
+    assert found(store, Wanted(namespace="web\0")) == []
+    assert found(store, Wanted(namespace="\nweb")) == []
     assert found(store, Wanted(principal="bob@corp", text="payments")) == []
     with store.reading() as connection:
         assert namespaces(connection) == ["pay_ments", "payments", "web"]
@@ -64,6 +70,10 @@ def test_a_new_alert_matches_on_the_stream_as_in_the_list(engine: Engine, store:
         Wanted(principal="alice@corp"),
         Wanted(text="LISTED"),
         Wanted(text="nobody"),
+        Wanted(text="\0"),
+        Wanted(principal="alice@corp\0"),
+        Wanted(namespace="web\0"),
+        Wanted(namespace="\nweb"),
         Wanted(state="open"),
         Wanted(state="closed"),
         Wanted(verdict="none"),
@@ -95,8 +105,6 @@ def test_the_last_word_of_feedback_counts_and_all_of_it_is_kept(engine: Engine, 
 
 
 def test_the_state_is_that_of_the_incident(engine: Engine, store: AlertStore) -> None:
-    from serving.incidents import Asker, Close
-
     alice, bob, carol = raise_alerts(engine)
     engine.incidents.close(alice.id, Close(), Asker())
     assert found(store, Wanted(state="closed")) == [alice.principal]
@@ -118,6 +126,50 @@ def test_an_alert_that_grows_is_shown_as_it_stands(engine: Engine, store: AlertS
     stored = store.get(told[0].id)
     assert stored is not None
     assert told[0].sentence == stored.sentence
+
+
+def test_an_alert_without_a_line_is_found_by_what_it_says(engine: Engine, store: AlertStore) -> None:
+    """A version of before the lines, at work beside this one, writes none."""
+    alice, bob, _ = raise_alerts(engine)
+    store.add_feedback(bob.id, START, "normal", "first")
+    asked = (
+        Wanted(),
+        Wanted(severity="high"),
+        Wanted(severity="critical"),
+        Wanted(principal="alice@corp"),
+        Wanted(namespace="payments"),
+        Wanted(namespace="web", verdict="normal"),
+        Wanted(namespace="web", verdict="malicious"),
+        Wanted(text="listed secrets in WEB"),
+        Wanted(text="nobody"),
+        Wanted(state="open", text="alice"),
+        Wanted(state="closed"),
+    )
+    before = [whole(store, wanted).alerts for wanted in asked]
+    assert [len(alerts) for alerts in before] == [3, 3, 0, 1, 1, 1, 0, 1, 0, 1, 0]
+    with store.transaction() as connection:
+        without = sa.delete(ALERT_LINES).where(ALERT_LINES.c.id.in_([alice.id, bob.id]))
+        connection.execute(without)
+    assert [whole(store, wanted).alerts for wanted in asked] == before
+
+
+def test_whole_alerts_are_filtered_and_paged_in_every_database(store_url: str, engine: Engine) -> None:
+    opened = AlertStore(store_url, retention_days=90, max_alerts=1000)
+    for alert in raise_alerts(engine):
+        with opened.writing() as writer:
+            writer.put(None, alert, [(f"of-{alert.id}", 1)])
+            Incidents(opened, engine.explainer).join(writer.connection, alert, [])
+    asked = Wanted(severity="high", state="open", verdict="none", text="PAY")
+    first = whole(opened, asked, limit=1)
+    assert [alert.principal for alert in first.alerts] == ["carol%corp"]
+    assert first.alerts[0].audit_ids == [f"of-{first.alerts[0].id}"]
+    second = whole(opened, asked, limit=1, cursor=first.cursor)
+    assert [alert.principal for alert in second.alerts] == ["alice@corp"]
+    assert second.cursor is None
+    later = START + timedelta(hours=1)
+    assert [alert.principal for alert in whole(opened, asked, since=later).alerts] == ["carol%corp"]
+    assert whole(opened, Wanted(principal="alice@corp", namespace="web")).alerts == []
+    opened.close()
 
 
 def test_forgotten_alerts_are_in_no_list(tmp_path: Path, engine: Engine) -> None:

@@ -301,6 +301,42 @@ def test_alerts_are_listed_newest_first_in_pages_and_filtered(client: TestClient
     assert client.get(f"/v1/alerts/{one['id']}").json() == one
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"namespace": "web"}, ["bob"]),
+        ({"namespace": "we"}, []),
+        ({"q": "LISTED secrets in web"}, ["bob"]),
+        ({"q": "alice"}, ["alice"]),
+        ({"state": "open"}, ["carol", "bob"]),
+        ({"state": "closed"}, ["alice"]),
+        ({"verdict": "none"}, ["carol", "alice"]),
+        ({"verdict": "normal"}, ["bob"]),
+        ({"verdict": "malicious"}, []),
+        ({"severity": "high", "q": "payments", "state": "open", "since": "2026-11-24T00:00:00Z"}, ["carol"]),
+        ({"q": "", "namespace": "", "state": "", "verdict": "", "severity": ""}, ["carol", "bob", "alice"]),
+    ],
+)
+def test_alerts_are_filtered_as_the_console_filters_them(
+    client: TestClient, asked: dict[str, str], found: list[str]
+) -> None:
+    ids = {}
+    for number, (user, namespace) in enumerate(
+        (("alice", "payments"), ("bob", "web"), ("carol", "payments"))
+    ):
+        event = secret_event(number, user=user, namespace=namespace, seconds=number * 90_000)
+        [ids[user]] = client.post("/v1/score", json=event).json()["alerts"]
+    client.post(f"/v1/alerts/{ids['bob']}/feedback", json={"verdict": "normal"})
+    assert client.post(f"/v1/incidents/{ids['alice']}/close", json={}).status_code == 200
+    answer = client.get("/v1/alerts", params=asked)
+    assert answer.status_code == 200, answer.text
+    assert [alert["principal"] for alert in answer.json()["alerts"]] == found
+    page = client.get("/console/", params=asked).text
+    listed = [user for user in ("carol", "bob", "alice") if f"/console/alerts/{ids[user]}" in page]
+    if "since" not in asked:  # the console has no such filter
+        assert listed == found
+
+
 def test_a_listing_cites_at_most_a_thousand_audit_ids_and_an_alert_all(client: TestClient) -> None:
     client.post("/v1/score", json=[secret_event(number, seconds=number / 10) for number in range(1200)])
     [alert] = client.get("/v1/alerts").json()["alerts"]
@@ -317,6 +353,8 @@ def test_a_listing_cites_at_most_a_thousand_audit_ids_and_an_alert_all(client: T
         ("/v1/alerts?limit=x", 422),
         ("/v1/alerts?severity=grave", 422),
         ("/v1/alerts?since=yesterday", 422),
+        ("/v1/alerts?state=merged", 422),
+        ("/v1/alerts?verdict=unsure", 422),
         ("/v1/alerts?cursor=-1", 400),
         ("/v1/alerts?cursor=%F0%9F%98%80", 400),
         ("/v1/alerts?cursor=99999999999999999999", 400),
@@ -336,11 +374,19 @@ def test_a_wrong_method_is_a_problem(client: TestClient) -> None:
     principal=st.text(max_size=600),
     cursor=st.text(max_size=40) | st.integers().map(str),
     limit=st.integers().map(str) | st.text(max_size=5),
+    q=st.text(max_size=600),
 )
 def test_no_filter_makes_the_service_fail(
-    client: TestClient, since: str, principal: str, cursor: str, limit: str
+    client: TestClient, since: str, principal: str, cursor: str, limit: str, q: str
 ) -> None:
-    for name, value in (("since", since), ("principal", principal), ("cursor", cursor), ("limit", limit)):
+    for name, value in (
+        ("since", since),
+        ("principal", principal),
+        ("cursor", cursor),
+        ("limit", limit),
+        ("q", q),
+        ("namespace", q),
+    ):
         try:
             value.encode()
         except UnicodeEncodeError:
@@ -510,6 +556,16 @@ def test_the_documentation_describes_every_route_with_examples(client: TestClien
     for example in examples.values():
         assert client.post("/v1/score", json=example["value"]).json()["counts"]["rejected"] == 0
     assert "auditIDs" in api["components"]["schemas"]["Alert"]["properties"]
+    for path, names in (
+        ("/v1/alerts", {"severity", "principal", "namespace", "state", "verdict", "q", "since"}),
+        ("/v1/alerts/stream", {"severity", "principal", "namespace", "q"}),
+    ):
+        described = {
+            one["name"]
+            for one in api["paths"][path]["get"]["parameters"]
+            if one["in"] == "query" and one.get("description")
+        }
+        assert names <= described
 
 
 # -- access -----------------------------------------------------------------------------------------------------

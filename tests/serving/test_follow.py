@@ -126,6 +126,14 @@ def test_filters_hold_for_the_stream_too(server: Server) -> None:
     server.post(secret_event(0, user="alice"), secret_event(1, user="bob"))
     assert follower.alert()["principal"] == "bob"
     follower.close()
+    follower = server.follow("?namespace=web&q=LISTED+secrets")
+    server.post(
+        secret_event(2, user="carol"),
+        secret_event(3, user="dave", namespace="web", verb="get", name="db"),
+        secret_event(4, user="erin", namespace="web"),
+    )
+    assert follower.alert()["principal"] == "erin"
+    follower.close()
 
 
 def test_a_silent_stream_gives_signs_of_life(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,21 +1,30 @@
-"""`kubehabit alerts` and `kubehabit incidents` against a running service."""
+"""`kubehabit alerts` and `kubehabit incidents` against a running service, and against the store on this machine."""
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import typer
 import uvicorn
 from typer.testing import CliRunner
 
+from data.actions import FIELDS
 from kubehabit import app
 from serving.app import create_app
 from serving.engine import Engine
+from serving.explain import Explainer
+from serving.incidents import Asker, Close
 from serving.settings import Settings
-from tests.serving.fakes import decoded, raw_event, secret_event
+from serving.store import AlertStore
+from tests.serving.conftest import model_info
+from tests.serving.fakes import START, FakeDetector, decoded, raw_event, secret_event
+from tests.serving.live import Live
 
 TOKEN = "a-token-of-sixteen-or-more"
 
@@ -50,6 +59,117 @@ def test_alerts_are_listed_and_shown(url: str) -> None:
     page = run("alerts", "show", alert["id"])
     assert "the namespace was payments; expected of it instead: team-a (93%) or web (5%)" in page
     assert "kubectl auth can-i --list --as=bob@corp" in page
+
+
+FILTERS: list[tuple[list[str], list[str]]] = [
+    ([], ["carol", "bob", "alice"]),
+    (["--namespace", "web"], ["bob"]),
+    (["-n", "we"], []),
+    (["--text", "LISTED secrets in web"], ["bob"]),
+    (["--state", "open"], ["carol", "bob"]),
+    (["--state", "closed"], ["alice"]),
+    (["--verdict", "none"], ["carol", "alice"]),
+    (["--verdict", "normal"], ["bob"]),
+    (["--verdict", "malicious"], []),
+    (["--severity", "critical"], []),
+    (["--principal", "carol", "--severity", "high", "--state", "open", "--verdict", "none"], ["carol"]),
+    (["--since", "2026-11-24T00:00:00Z", "--text", "payments"], ["carol"]),
+    (["--since", "2026-11-25"], ["carol"]),
+    (["--limit", "2"], ["carol", "bob"]),
+]
+
+
+@pytest.fixture
+def kept(own_home: Path, explainer: Explainer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """A store in a file, with three alerts: one of a closed incident, one judged, and one that nobody looked at yet."""
+    store = AlertStore(f"sqlite:///{own_home}/serving.db", retention_days=90, max_alerts=1000)
+    engine = Engine(FakeDetector(), FIELDS, model_info(), store, explainer)
+    ids = []
+    for number, (user, namespace) in enumerate(
+        (("alice", "payments"), ("bob", "web"), ("carol", "payments"))
+    ):
+        event = secret_event(number, user=user, namespace=namespace, seconds=number * 90_000)
+        ids += [alert.id for alert in engine.score(decoded([event])).raised]
+    engine.settle()
+    engine.incidents.close(ids[0], Close(outcome="malicious"), Asker())
+    store.add_feedback(ids[1], START, "normal", "{}")
+    monkeypatch.setenv("COLUMNS", "200")
+    yield engine
+    store.close()
+
+
+def test_filters_find_the_same_in_the_store_on_this_machine_and_in_a_service(
+    kept: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = [run("alerts", *asked, "--local", "--json") for asked, _ in FILTERS]
+    for (asked, names), answer in zip(FILTERS, here, strict=True):
+        assert [alert["principal"] for alert in json.loads(answer)["alerts"]] == names, asked
+    shown = json.loads(here[0])["alerts"][0]["id"]
+    others = [
+        ("alerts", "show", shown),
+        ("incidents", "list"),
+        ("incidents", "list", "--state", "closed"),
+        ("incidents", "list", "--limit", "1"),
+        ("incidents", "show", shown),
+    ]
+    told = [json.loads(run(*command, "--local", "--json")) for command in others]
+    assert [len(told[1]["incidents"]), len(told[2]["incidents"]), len(told[3]["incidents"])] == [3, 1, 1]
+    with Live(create_app(Settings(token=TOKEN, events={"enabled": False}), kept)) as live:  # type: ignore[arg-type]
+        monkeypatch.setenv("KUBEHABIT_TOKEN", TOKEN)
+        at = ("--url", f"http://127.0.0.1:{live.port}", "--json")
+        for (asked, _), answer in zip(FILTERS, here, strict=True):
+            assert run("alerts", "list", *asked, *at) == answer, asked
+        assert [json.loads(run(*command, *at)) for command in others] == told
+
+
+def test_what_is_more_than_a_page_is_said_and_found(kept: Engine) -> None:
+    for group in ("alerts", "incidents"):
+        seen = run(group, "--limit", "2", "--local")
+        assert "carol" in seen
+        assert "alice" not in seen
+        [cursor] = re.findall(r"--cursor (\d+)", seen)
+        rest = run(group, "--limit", "2", "--local", "--cursor", cursor)
+        assert "alice" in rest
+        assert "carol" not in rest
+        assert "--cursor" not in rest
+
+
+def test_settings_name_another_store_and_imply_it(kept: Engine, tmp_path: Path) -> None:
+    other = AlertStore(f"sqlite:///{tmp_path}/other.db", retention_days=90, max_alerts=1000)
+    [alert] = [alert for alert in kept.store.page().alerts if alert.principal == "bob"]
+    with other.writing() as writer:
+        writer.put(None, alert, [])
+    other.close()
+    config = tmp_path / "serve.yaml"
+    config.write_text(f"store: {{url: 'sqlite:///{tmp_path}/other.db'}}\n")
+    found = json.loads(run("alerts", "--config", str(config), "--json"))["alerts"]
+    assert [one["principal"] for one in found] == ["bob"]
+
+
+def test_a_store_that_is_not_there_is_not_made(own_home: Path) -> None:
+    assert "There is no store of alerts" in run("alerts", "--local", status=2)
+    assert not (own_home / "serving.db").exists()
+
+
+def test_what_is_not_in_the_store_is_a_sentence(kept: Engine) -> None:
+    assert "There is no alert 'none'" in run("alerts", "show", "none", "--local", status=2)
+    assert "There is no incident 'none'" in run("incidents", "show", "none", "--local", status=2)
+    for option, value, words in (
+        ("--severity", "grave", "'grave' is not one of"),
+        ("--state", "merged", "'merged' is not one of"),
+        ("--verdict", "unsure", "'unsure' is not one of"),
+        ("--since", "soon", "'soon' is no point in time"),
+        ("--limit", "0", "--limit"),
+        ("--cursor", "-1", "--cursor"),
+    ):
+        assert words in run("alerts", option, value, "--local", status=2)
+
+
+def test_every_filter_is_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "incidents.md").read_text(encoding="utf-8")
+    group = typer.main.get_command(app).commands["alerts"]  # type: ignore[attr-defined]
+    for option in group.commands["list"].params:
+        assert f"`{option.opts[0]}`" in page, option.opts[0]
 
 
 def test_incidents_are_listed_shown_merged_noted_split_and_closed(url: str) -> None:

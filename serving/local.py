@@ -1,0 +1,104 @@
+"""Alerts and incidents of the store on this machine, told as the API tells them: also while no service runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import make_url
+
+from data.errors import KubehabitError
+from serving.alert_list import AlertPage, Wanted, whole
+from serving.alerts import Model
+from serving.explain import Explainer
+from serving.incidents import Incidents
+from serving.settings import Settings, read_settings
+from serving.store import AlertStore
+
+
+class Local:
+    """What `serving.remote.Remote` asks a service for, read by this process; answers are its JSON.
+
+    Args:
+        config: settings of the service whose store it is; the shipped ones when None.
+
+    Raises:
+        KubehabitError: the settings cannot be read, or there is no store.
+    """
+
+    def __init__(self, config: Path | None) -> None:
+        self._settings = read_settings(config)
+        _look_for(self._settings)
+
+    def alerts(
+        self, wanted: Wanted, *, since: datetime | None, limit: int, cursor: int | None
+    ) -> dict[str, Any]:
+        """A page of alerts, as `GET /v1/alerts` answers; arguments as of `serving.alert_list.whole`."""
+        with self._store() as store:
+            page = whole(store, wanted, since=since, limit=limit, cursor=cursor)
+        more = None if page.cursor is None else str(page.cursor)
+        return _told(AlertPage(alerts=page.alerts, cursor=more))
+
+    def alert(self, name: str) -> dict[str, Any]:
+        """One alert, as `GET /v1/alerts/{id}` answers.
+
+        Raises:
+            KubehabitError: there is none.
+        """
+        with self._store() as store:
+            found = store.get(name)
+        if found is None:
+            raise KubehabitError(
+                f"There is no alert {name!r} in this store: see `kubehabit alerts list --local`."
+            )
+        return _told(found)
+
+    def incidents(self, *, state: str | None, limit: int, cursor: int | None) -> dict[str, Any]:
+        """A page of incidents, as `GET /v1/incidents` answers."""
+        with self._store() as store:
+            return _told(self._incidents(store).page(state=state, limit=limit, cursor=cursor))
+
+    def incident(self, name: str) -> dict[str, Any]:
+        """One incident, as `GET /v1/incidents/{id}` answers.
+
+        Raises:
+            KubehabitError: there is none.
+        """
+        with self._store() as store:
+            found = self._incidents(store).get(name)
+        if found is None:
+            raise KubehabitError(
+                f"There is no incident {name!r} in this store: see `kubehabit incidents list --local`."
+            )
+        return _told(found)
+
+    @contextmanager
+    def _store(self) -> Iterator[AlertStore]:
+        settings = self._settings.store
+        store = AlertStore(
+            settings.resolved_url, retention_days=settings.retention_days, max_alerts=settings.max_alerts
+        )
+        try:
+            yield store
+        finally:
+            store.close()
+
+    def _incidents(self, store: AlertStore) -> Incidents:
+        return Incidents(store, Explainer.load(self._settings.explain_path))
+
+
+def _look_for(settings: Settings) -> None:
+    """Opening a store makes one where there is none, and an empty one would say that nothing ever happened."""
+    url = make_url(settings.store.resolved_url)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+        raise KubehabitError(
+            f"There is no store of alerts at {url.database}. Name the settings of its service with --config, or its folder as "
+            "KUBEHABIT_HOME; or leave out --local, to ask a running service."
+        )
+
+
+def _told(what: Model) -> dict[str, Any]:
+    return what.model_dump(mode="json", by_alias=True)
