@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -68,14 +68,16 @@ class Snapshot:
     meta: dict[str, Any]
     arrays: dict[str, Array]
 
-    def pack(self) -> bytes:
-        """The file."""
+    def write(self, out: BinaryIO) -> None:
+        """Write the file, which can be sought in, piece by piece."""
         meta = {"position": self.position, "bundle": self.bundle} | self.meta
-        out = io.BytesIO()
         packed = np.frombuffer(msgspec.msgpack.encode(meta), np.uint8)
-        np.savez(out, meta=packed, **self.arrays)  # type: ignore[arg-type]
-        body = zstandard.ZstdCompressor(level=_LEVEL).compress(out.getbuffer())
-        return _MAGIC + hashlib.sha256(body).digest() + body
+        out.write(_MAGIC + bytes(_DIGEST_BYTES))
+        digested = _Digested(out)
+        with zstandard.ZstdCompressor(level=_LEVEL).stream_writer(digested, closefd=False) as compressed:  # type: ignore[arg-type]
+            np.savez(_Stream(compressed), meta=packed, **self.arrays)  # type: ignore[arg-type]
+        out.seek(len(_MAGIC))
+        out.write(digested.digest.digest())
 
     @classmethod
     def unpack(cls, content: bytes) -> Snapshot:
@@ -91,7 +93,7 @@ class Snapshot:
             raise SnapshotError("its checksum does not match: it is damaged")
         try:
             with np.load(
-                io.BytesIO(zstandard.ZstdDecompressor().decompress(body)), allow_pickle=False
+                io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(body)), allow_pickle=False
             ) as saved:
                 arrays = {name: saved[name] for name in saved.files if name != "meta"}
                 meta = msgspec.msgpack.decode(saved["meta"].tobytes())
@@ -101,6 +103,29 @@ class Snapshot:
             *(KeyError, ValueError, OSError),
         ) as error:
             raise SnapshotError(f"it cannot be read: {error!r}") from error
+
+
+class _Digested:
+    """A file to write to that knows the SHA-256 of what was written."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._out.write(data)
+
+
+class _Stream:
+    """Of a compressor, what an archive needs that cannot go back in what it writes."""
+
+    def __init__(self, compressed: zstandard.ZstdCompressionWriter) -> None:
+        self.write = compressed.write
+        self.flush = lambda: None  # of the compressor's, that would end a block and cost room
+
+    def read(self) -> bytes:
+        raise io.UnsupportedOperation("read")  # by having it, numpy takes this for a file
 
 
 class Snapshots:
@@ -139,7 +164,7 @@ class Snapshots:
         try:
             part.touch(mode=0o600)
             with part.open("wb") as out:
-                out.write(snapshot.pack())
+                snapshot.write(out)
                 out.flush()
                 os.fsync(out.fileno())
             part.rename(path)

@@ -499,9 +499,9 @@ class Surroundings:
     # -- over a restart -----------------------------------------------------------------------------------------
 
     def saved(self) -> dict[str, Any]:
-        """What is remembered for longer than minutes, in plain values: contributors, ties, what Pods run as, watches."""
+        """What is remembered for longer than minutes, to be encoded: contributors, ties, what Pods run as, watches."""
         return {
-            "contributors": self.contributors.saved(),
+            "contributors": self.contributors.packed(),
             "ties": [tie.model_dump(mode="json") for held in self._out.values() for tie in held],
             "runs_as": self._runs_as.to_list(),
             "watches": [asdict(watch) for watch in self._watches.values()],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from serving.alerts import Contributor
 from serving.contributors import Contribution, Contributors
 from tests.serving.fakes import START
@@ -44,4 +46,5 @@ def test_what_is_saved_does_not_depend_on_what_was_remembered_before() -> None:
     again = Contributors()
     for one in saved:
         again.add(name, Contribution(*one))
-    assert again.saved() == contributors.saved()
+    assert list(again.saved()) == list(contributors.saved())
+    assert msgspec.msgpack.decode(contributors.packed()) == [[name, [list(one) for one in saved]]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -30,6 +31,13 @@ from tests.serving.conftest import SHIPPED, model_info
 
 pytestmark = pytest.mark.slow
 BATCH = 400
+
+
+def written(snapshot: Snapshot) -> bytes:
+    """The file of a snapshot."""
+    out = io.BytesIO()
+    snapshot.write(out)
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +114,7 @@ def test_restarts_change_no_verdict(
     for number, batch in enumerate(batches(events), 1):
         engine.score(batch)
         if number % 10 == 0:
-            snapshot = Snapshot.unpack(capture(engine, Repeats(10), number).pack())
+            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number)))
             engine.close()
             engine = fresh(bundle, parts)
             restore(snapshot, engine)
@@ -125,7 +133,7 @@ def test_what_adds_up_over_a_restart_is_flagged_as_without_one(
     engine = fresh(bundle, before)
     for batch in batches(events[:half]):
         engine.score(batch)
-    snapshot = Snapshot.unpack(capture(engine, Repeats(10), 1).pack())
+    snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), 1)))
     engine.close()
     with_state: list[Scores] = []
     without: list[Scores] = []
@@ -182,7 +190,7 @@ def test_a_crash_after_a_snapshot_finds_principals_on_disk_as_they_were_then(
         engine.score(batch)
         spill.evict(number, 0)
         if number == taken:
-            snapshot = Snapshot.unpack(capture(engine, Repeats(10), number, spill.hot).pack())
+            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number, spill.hot)))
             kept = len(parts)
     engine.close()
     spill.close()
@@ -262,7 +270,7 @@ def test_what_is_no_snapshot_says_so(content: bytes) -> None:
 
 
 def test_a_cut_off_snapshot_is_none(tmp_path: Path) -> None:
-    content = snapshot_of(5).pack()
+    content = written(snapshot_of(5))
     for cut in range(0, len(content), 7):
         with pytest.raises(SnapshotError):
             Snapshot.unpack(content[:cut])
@@ -272,7 +280,7 @@ def test_the_memory_of_events_is_part_of_it(bundle: Bundle, events: list[AuditEv
     engine = fresh(bundle, [])
     repeats = Repeats(100)
     repeats.first(events[:50])
-    again = remembered(Snapshot.unpack(capture(engine, repeats, 1).pack()), 100)
+    again = remembered(Snapshot.unpack(written(capture(engine, repeats, 1))), 100)
     assert again.first(events[40:60]) == [False] * 10 + [True] * 10
     engine.close()
 
@@ -283,13 +291,13 @@ def test_what_may_still_add_up_to_an_alert_is_remembered_over_a_restart(
     engine = fresh(bundle, [])
     for batch in batches(events[:6000]):
         engine.score(batch)
-    before = engine.surroundings.contributors.saved()
+    before = list(engine.surroundings.contributors.saved())
     assert before
-    snapshot = Snapshot.unpack(capture(engine, Repeats(10), 1).pack())
+    snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), 1)))
     engine.close()
     engine = fresh(bundle, [])
     restore(snapshot, engine)
-    assert engine.surroundings.contributors.saved() == before
+    assert list(engine.surroundings.contributors.saved()) == before
     engine.close()
 
 
@@ -316,7 +324,7 @@ def test_a_restart_with_another_model_knows_what_the_one_before_learned(
     for number, batch in enumerate(batches(events), 1):
         engine.score(batch)
         if number % 10 == 0:
-            snapshot = Snapshot.unpack(capture(engine, Repeats(10), number).pack())
+            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number)))
             engine.close()
             engine = fresh(retrained if number % 20 else bundle, parts)
             restore(snapshot, engine)
