@@ -170,12 +170,12 @@ class AlertStore:
             self._migrate()
         except ModuleNotFoundError as error:
             raise StoreError(
-                f"Cannot open the alert store {_shown(url)}: the driver {error.name!r} is not installed. For PostgreSQL: "
+                f"Cannot open the alert store {shown_url(url)}: the driver {error.name!r} is not installed. For PostgreSQL: "
                 "pip install 'kubehabit[postgres]'."
             ) from error
         except (SQLAlchemyError, OSError, ImportError) as error:
             raise StoreError(
-                f"Cannot open the alert store {_shown(url)}: {_first_line(error)}. Check store.url and {_what_to_check(url)}."
+                f"Cannot open the alert store {shown_url(url)}: {_first_line(error)}. Check store.url and {_what_to_check(url)}."
             ) from error
         self._check = "its disk" if self._engine.dialect.name == "sqlite" else "the database server"
 
@@ -526,7 +526,7 @@ def _open(url: str) -> Engine:
         return engine
     if parsed.get_backend_name() != "sqlite":
         raise StoreError(
-            f"Cannot open the alert store {_shown(url)}: kubehabit keeps alerts in SQLite or PostgreSQL. Correct store.url."
+            f"Cannot open the alert store {shown_url(url)}: kubehabit keeps alerts in SQLite or PostgreSQL. Correct store.url."
         )
     if parsed.database in (None, "", ":memory:"):
         engine = sa.create_engine(parsed, poolclass=StaticPool, connect_args={"check_same_thread": False})
@@ -590,7 +590,8 @@ def _first_line(error: BaseException) -> str:
     return (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
 
 
-def _shown(url: str) -> str:
+def shown_url(url: str) -> str:
+    """A URL of a store without its password."""
     try:
         return make_url(url).render_as_string(hide_password=True)
     except SQLAlchemyError:

@@ -341,7 +341,7 @@ def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None
     from serving.forensics.ledger import Ledger, load_signing_key
     from serving.forensics.model import describe_model
     from serving.incidents import Incidents
-    from serving.store import AlertStore
+    from serving.store import AlertStore, shown_url
 
     settings = settings_of(config)
     questions = open_questions(store or settings.events.resolved_path)
@@ -363,7 +363,9 @@ def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None
         for alert_id in wanted.alerts:
             alert = kept.get(alert_id)
             if alert is None:
-                raise KubehabitError(f"There is no alert {alert_id!r} in {settings.store.resolved_url}.")
+                raise KubehabitError(
+                    f"There is no alert {alert_id!r} in {shown_url(settings.store.resolved_url)}."
+                )
             alerts.append(alert.model_dump(mode="json", by_alias=True))
             judges[alert.model.name, alert.model.version] = None
         kept.close()
@@ -383,10 +385,12 @@ def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None
 
 def _incident(incidents: Incidents, name: str, settings: Settings) -> dict[str, Any]:
     """An incident of the alert store, as the API gives it."""
+    from serving.store import shown_url
+
     found = incidents.get(name)
     if found is None:
         raise KubehabitError(
-            f"There is no incident {name!r} in {settings.store.resolved_url}. See `kubehabit incidents`; "
+            f"There is no incident {name!r} in {shown_url(settings.store.resolved_url)}. See `kubehabit incidents`; "
             "a service elsewhere is asked with --url."
         )
     if found.state == "merged":

@@ -31,6 +31,7 @@ from tests.serving.conftest import model_info, settle
 from tests.serving.event_stores import body, new_store, with_credential
 from tests.serving.fakes import FakeDetector, decoded, raw_event, secret_event
 from tests.serving.live import Live
+from tests.serving.postgres import Postgres
 
 WORKER = "system:serviceaccount:web:worker"
 CONTROLLER = "system:serviceaccount:kube-system:replicaset-controller"
@@ -278,6 +279,18 @@ def test_the_command_exports_an_incident_and_verifies_it(stored: str, tmp_path: 
 def test_the_command_says_what_it_cannot_export(stored: str) -> None:
     assert "no incident 'none'" in run("evidence", "--incident", "none", status=2)
     assert "by itself" in run("evidence", "--incident", stored, "--alert", "x", status=2)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_exported_is_told_without_the_password_of_the_store(
+    own_home: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBEHABIT_STORE__URL", postgres.database().replace("tests@", "tests:hunter2@"))
+    new_store(Settings().events.resolved_path).close()
+    for what in ("incident", "alert"):
+        told = run("evidence", f"--{what}", "none", status=2)
+        assert f"no {what} 'none' in postgresql" in told.replace("\n", " ")
+        assert "hunter2" not in told
 
 
 def test_the_command_asks_a_service(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
