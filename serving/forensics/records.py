@@ -120,11 +120,11 @@ def rows_of(files: Sequence[str], *, torn: bool = False) -> str:
 
 def content_of(record: Record) -> bytes:
     """The bytes that are hashed: every column in order as a netstring (`<length in bytes>:<UTF-8>,`), numbers in decimal."""
-    parts = []
-    for value in record:
-        text = str(value).encode()
-        parts.append(b"%d:%b," % (len(text), text))
-    return b"".join(parts)
+    texts = list(map(str, record))
+    content = "".join([f"{len(text)}:{text}," for text in texts])
+    if content.isascii():  # then characters are bytes
+        return content.encode()
+    return b"".join([b"%d:%b," % (len(text), text) for text in map(str.encode, texts)])
 
 
 def digest_of_original(raw: bytes, key: bytes) -> str:
@@ -224,6 +224,8 @@ def record_of(
         text, redactions = _TOO_LONG, redactions + 1
     user = more.user or _User()
     extra, notes = user.extra or {}, more.annotations or {}
+    # Neither comes into a JSON text but by an escape.
+    clean = _clean if b"\\u" in raw else str
     ref = event.objectRef
     other = event.impersonatedUser
     decision = event.annotations.decision if event.annotations is not None else None
@@ -231,26 +233,26 @@ def record_of(
         number=number,
         time=time,
         received=received,
-        cluster=_clean(event.cluster),
-        principal=_clean(identity.principal(event.user.username, event.user.groups).name),
-        username=_clean(event.user.username),
-        uid=_clean(user.uid),
-        impersonated=_clean(other.username) if other is not None else "",
-        verb=_clean(event.verb),
-        api_group=_clean(ref.apiGroup) if ref is not None else "",
-        resource=_clean(ref.resource) if ref is not None else "",
-        subresource=_clean(ref.subresource) if ref is not None else "",
-        namespace=_clean(ref.namespace) if ref is not None else "",
-        name=_clean(ref.name) if ref is not None else "",
-        path=_clean(event.requestURI),
+        cluster=clean(event.cluster),
+        principal=clean(identity.principal(event.user.username, event.user.groups).name),
+        username=clean(event.user.username),
+        uid=clean(user.uid),
+        impersonated=clean(other.username) if other is not None else "",
+        verb=clean(event.verb),
+        api_group=clean(ref.apiGroup) if ref is not None else "",
+        resource=clean(ref.resource) if ref is not None else "",
+        subresource=clean(ref.subresource) if ref is not None else "",
+        namespace=clean(ref.namespace) if ref is not None else "",
+        name=clean(ref.name) if ref is not None else "",
+        path=clean(event.requestURI),
         code=event.responseStatus.code % 65536 if event.responseStatus is not None else 0,
-        decision=_clean(decision or ""),
-        source_ips=_clean(",".join(event.sourceIPs)),
-        user_agent=_clean(event.userAgent),
-        audit_id=_clean(event.auditID),
-        stage=_clean(event.stage),
-        credential=_clean(next(iter(extra.get(_CREDENTIAL, ())), "")),
-        issued=_clean(notes.get(_ISSUED, "")),
+        decision=clean(decision or ""),
+        source_ips=clean(",".join(event.sourceIPs)),
+        user_agent=clean(event.userAgent),
+        audit_id=clean(event.auditID),
+        stage=clean(event.stage),
+        credential=clean(next(iter(extra.get(_CREDENTIAL, ())), "")),
+        issued=clean(notes.get(_ISSUED, "")),
         alert=alert,
         redactions=redactions,
         original=digest_of_original(raw, key) if redactions else "",

@@ -66,11 +66,12 @@ _TOKEN_SIGNS = (b"eyj", b"private key", b"bearer", b"basic")
 _ASSIGNED = (b"password=", b"passwd=", b"token=", b"secret=", b"api-key=", b"apikey=", b"access-key=")
 _BODY_SIGNS = (
     b'"data"', b'"stringdata"', b'"binarydata"', b'"env"', b'"op"', b"last-applied", b"/original",
-    b"passw", b"passphrase", b"secret", b"apikey", b"api-key", b"api_key", b"accesskey", b"access-key", b"access_key",
-    b"privatekey", b"private-key", b"private_key", b"credential", b'bearer"', b'token"', b'authorization"', b'cookie"',
-    b"connectionstring", b"connection-string", b"connection_string", b"\\u00",
+    b"passw", b"passphrase", b"secret", b"credential", b'bearer"', b'token"', b'authorization"', b'cookie"', b"\\u00",
 )  # fmt: skip
-"""In lower case. A body without any of these holds nothing to redact; most are told apart by this alone."""
+"""In lower case. A body without any of these, or of those below, holds nothing to redact; most are told apart by this alone."""
+
+_KEY_SIGNS = re.compile(rb"(?:api|access|private)[-_]?key")
+_STRING_SIGNS = re.compile(rb"connection[-_]?string")
 
 _LEXEMES = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|[^\s{}\[\],:"]++', re.DOTALL)
 
@@ -112,12 +113,21 @@ def redact(raw: bytes) -> Redacted:
     low = raw.lower()
     count = 0
     native = b'equestObject"' in raw or b'esponseObject"' in raw
-    if (native or b'"protoPayload"' in raw) and any(sign in low for sign in _BODY_SIGNS):
+    if (native or b'"protoPayload"' in raw) and _may_hold_secrets(low):
         raw, count = _redact_bodies(raw, native)
     if any(sign in low for sign in _TOKEN_SIGNS) or (b"=" in low and any(sign in low for sign in _ASSIGNED)):
         raw, tokens = _TOKENS.subn(b"[redacted]", raw)
         count += tokens
     return Redacted(raw, count)
+
+
+def _may_hold_secrets(low: bytes) -> bool:
+    for sign in _BODY_SIGNS:
+        if sign in low:
+            return True
+    return (b"key" in low and _KEY_SIGNS.search(low) is not None) or (
+        b"connection" in low and _STRING_SIGNS.search(low) is not None
+    )
 
 
 def _redact_bodies(raw: bytes, native: bool) -> tuple[bytes, int]:
