@@ -507,8 +507,6 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
         KubehabitError: bad settings, tokens or certificates; address in use; no registry and no earlier download; a
             damaged bundle.
     """
-    memory.be_frugal()
-    memory.begin()
     settings = load_settings(settings_path, host=host, port=port)
     listener = _listen(settings.host, settings.port)
     configure(settings.log)

@@ -1,17 +1,20 @@
 """Asks the MLflow registry, in a process of its own: its client takes as much memory as all that scores, for a rare question.
 
-Reads one request from standard input as a line of JSON and answers with one on standard output. It ends early when standard input
-is closed, so that it never outlives who asked. `serving.registry` starts it.
+Reads requests from standard input, each a line of JSON, and answers each with a line on standard output. It ends when standard
+input is closed, so that it never outlives who asks. `serving.registry` starts it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import logging
 import os
 import sys
 import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
-def _client() -> MlflowClient:
+def _client_class() -> type[MlflowClient]:
     # Set before the import: a detector that runs inside the perimeter must not call home.
     for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(variable, "true")
@@ -36,7 +39,11 @@ def _client() -> MlflowClient:
     from mlflow.tracking import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri())
+    return MlflowClient
+
+
+def _client() -> MlflowClient:
+    return _client_class()(tracking_uri=tracking_uri(), registry_uri=registry_uri())
 
 
 def locate(name: str, alias: str | None, version: str | None) -> dict[str, Any]:
@@ -110,20 +117,31 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"error": type(error).__name__, "message": str(error)}
 
 
+def _import_ahead() -> None:
+    gc.disable()  # it lives for seconds
+    _client_class()
+    if urlsplit(registry_uri()).scheme not in ("http", "https"):
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
 def main() -> None:
-    """Answer one request."""
-    request = json.loads(sys.stdin.readline())
+    """Answer requests until there are no more."""
+    requests: SimpleQueue[str] = SimpleQueue()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print is no answer
 
-    def end_with_asker() -> None:
-        sys.stdin.read()
-        os._exit(1)
+    def read() -> None:
+        for line in sys.stdin:
+            requests.put(line)
+        os._exit(0)  # nobody waits any more, and tearing down what was imported takes its time
 
-    threading.Thread(target=end_with_asker, daemon=True).start()
-    answers.write(json.dumps(answer(request)))
-    answers.flush()
-    os._exit(0)  # nothing is left to do, and tearing down what was imported takes its time
+    threading.Thread(target=read, daemon=True).start()
+    with contextlib.suppress(ImportError):  # told when it is asked
+        _import_ahead()
+    while True:
+        answers.write(json.dumps(answer(json.loads(requests.get()))) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 from serving.engine import Engine, Loaded, ModelInfo, SelfTestResult
 from serving.explain import Explainer
 from serving.principals import MOST_SEEN, Principals, Trained
-from serving.registry import Fetched, Reference, open_bundle
+from serving.registry import Fetched, Reference, asked, open_bundle
 from serving.repeats import KEY_BYTES
 from serving.settings import Settings
 from serving.store import AlertStore
@@ -51,11 +51,14 @@ def load_engine(
     # The registry is asked by another process meanwhile.
     threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
     explainer = Explainer.load(settings.explain_path)
-    loaded, _ = open_bundle(
-        wanted or Reference(settings.model.name, alias=settings.model.alias),
-        settings.model.cache_dir,
-        model_loader(settings),
-    )
+    try:
+        loaded, _ = open_bundle(
+            wanted or Reference(settings.model.name, alias=settings.model.alias),
+            settings.model.cache_dir,
+            model_loader(settings),
+        )
+    finally:
+        asked()
     store = AlertStore(
         store_url or settings.store.resolved_url,
         retention_days=settings.store.retention_days,

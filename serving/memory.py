@@ -38,22 +38,20 @@ class Trimmer:
             self._thread.join()
 
 
-def be_frugal() -> None:
-    """Have one pool for all threads, as most wait for the interpreter anyway; to be called before there are any."""
+def begin() -> None:
+    """To be called before there are threads, and before all that is imported.
+
+    Have one pool for all threads, as most wait for the interpreter anyway; and look for no unreachable cycles until `settle`.
+    """
+    gc.disable()
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _LARGE), (_TRIM_THRESHOLD, _LARGE)):
             library.mallopt(option, value)
 
 
-def begin() -> None:
-    """Look for no unreachable cycles while everything is imported and made: `settle` does, once."""
-    gc.disable()
-
-
 def settle() -> None:
     """Leave alone from now on what was made so far: each look through it would hold up every thread for 70 ms."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 

@@ -268,32 +268,88 @@ def _ask(what: str, **arguments: str | None) -> dict[str, Any]:
     return answer
 
 
-def _answer_of_client(what: str, arguments: dict[str, str | None]) -> dict[str, Any]:
-    with tempfile.TemporaryFile("w+") as said:
-        command = [sys.executable, "-m", "serving.ask_registry"]
+class _Client:
+    """A process of `serving.ask_registry`."""
+
+    def __init__(self) -> None:
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
+        self._last_words = ""
         pipe = subprocess.PIPE
+        command = [sys.executable, "-m", "serving.ask_registry"]
         try:
-            asked = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, text=True)
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._said, text=True)
         except OSError as error:
             raise RegistryUnavailableError(
                 f"The MLflow client cannot be started ({error.strerror}): is there memory for another process?"
             ) from error
-        with asked:
-            assert asked.stdin is not None
-            assert asked.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # what it says on its end is told below
-                asked.stdin.write(json.dumps({"ask": what} | arguments) + "\n")
-                asked.stdin.flush()
-            told = asked.stdout.read()
-        said.seek(0)
-        last = (said.read().strip().splitlines() or [f"status {asked.returncode}"])[-1]
-    try:
-        answer: dict[str, Any] = json.loads(told)
-    except ValueError as error:
-        raise RegistryUnavailableError(
-            f"The MLflow client broke off ({_without_password(last)}). Check the installation of mlflow-skinny."
-        ) from error
-    return answer
+
+    def ask(self, request: dict[str, str | None]) -> dict[str, Any]:
+        """Its answer to a request.
+
+        Raises:
+            RegistryUnavailableError: it came to an end without one.
+        """
+        asked = self._process
+        assert asked.stdin is not None
+        assert asked.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # what it says on its end is told below
+            asked.stdin.write(json.dumps(request) + "\n")
+            asked.stdin.flush()
+        try:
+            answer: dict[str, Any] = json.loads(asked.stdout.readline())
+        except ValueError:
+            self.close()
+            raise RegistryUnavailableError(
+                f"The MLflow client broke off ({_without_password(self._last_words)}). Check the installation of mlflow-skinny."
+            ) from None
+        return answer
+
+    def close(self) -> None:
+        """Let it end."""
+        if self._said.closed:
+            return
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
+        status = f"status {self._process.wait()}"
+        self._said.seek(0)
+        self._last_words = (self._said.read().strip().splitlines() or [status])[-1]
+        self._said.close()
+
+
+_ahead: _Client | None = None
+
+
+def ask_ahead() -> None:
+    """Start MLflow's client for a question to come: it takes as long to import as all that serves, and can do so meanwhile.
+
+    All questions go to it until `asked`.
+    """
+    global _ahead
+    if _ahead is None:
+        with contextlib.suppress(RegistryUnavailableError):  # told when it is asked
+            _ahead = _Client()
+
+
+def asked() -> None:
+    """There are no more questions for now: the client's memory is wanted back."""
+    global _ahead
+    if _ahead is not None:
+        _ahead.close()
+        _ahead = None
+
+
+def _answer_of_client(what: str, arguments: dict[str, str | None]) -> dict[str, Any]:
+    request = {"ask": what} | arguments
+    if _ahead is not None:
+        try:
+            return _ahead.ask(request)
+        except RegistryUnavailableError:
+            asked()
+            raise
+    with contextlib.closing(_Client()) as client:
+        return client.ask(request)
 
 
 def bundle_in(folder: Path, what: str) -> Path:
