@@ -691,6 +691,6 @@ class ActionEncoder:
         slots = (hours % 24 + 24 * weekend).astype(np.int64)
         intern = self.interners["hour"]
         table = np.zeros(48, np.int32)
-        for slot in np.flatnonzero(np.bincount(slots, minlength=48)).tolist():
+        for slot in np.bincount(slots, minlength=48).nonzero()[0].tolist():
             table[slot] = intern.code(f"{'weekend' if slot >= 24 else 'weekday'} {slot % 24:02d}")
         return table[slots]

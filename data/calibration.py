@@ -423,8 +423,10 @@ class Calibration:
             sums: float64 [N, horizons], from `data.evidence.Accumulator`.
         """
         limits = self.thresholds(kinds)
-        at = np.argmax(sums / limits, axis=1)[:, None] if len(sums) else np.empty((0, 1), np.int64)
-        return np.take_along_axis(sums, at, 1)[:, 0], np.take_along_axis(limits, at, 1)[:, 0]
+        if not len(sums):
+            return np.empty(0), np.empty(0)
+        rows, at = np.arange(len(sums)), (sums / limits).argmax(axis=1)
+        return sums[rows, at], limits[rows, at]
 
     def evidence(self, statistic: Floats, principals: Sequence[str], kinds: Sequence[str]) -> Floats:
         """-log10 of the p-value of each statistic under its principal's tail, float64 [N].

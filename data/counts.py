@@ -11,6 +11,8 @@ import secrets
 import numpy as np
 import numpy.typing as npt
 
+from data.runs import runs
+
 Keys = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 
@@ -75,10 +77,9 @@ class Counts:
         if not len(keys):
             return np.empty(0, np.int64)
         keys = np.clip(keys, _LEAST_KEY, _GREATEST_KEY)
-        order = np.argsort(keys, kind="stable")
+        order = keys.argsort(kind="stable")
         ordered = keys[order]
-        begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        times = np.diff(begins, append=len(keys))
+        begins, times = runs(ordered)
         distinct = ordered[begins]
         at, found = self._find(distinct)
         counts = np.where(found, self._counts[at], 0).astype(np.int64)
@@ -180,7 +181,7 @@ class Counts:
         """Place of each key and whether it is there; if not, the empty place where its search ended."""
         at = self._home(keys)
         held = self._keys[at]
-        open_ = np.flatnonzero((held != keys) & (held != 0))
+        open_ = ((held != keys) & (held != 0)).nonzero()[0]
         last = len(self._keys) - 1
         while len(open_):
             places = at[open_]

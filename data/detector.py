@@ -282,7 +282,7 @@ class Detector:
         sums = self.accumulator.add(who.names, batch.time, weighed.new, weighed.wrong, limits)
         evidence, threshold = calibration.verdict(sums, who.kinds)
         flagged = evidence >= threshold
-        hits = np.flatnonzero(flagged)
+        hits = flagged.nonzero()[0]
         scores = Scores(
             event=batch.event,
             principal=who.names,
@@ -304,7 +304,7 @@ class Detector:
             wrong=weighed.wrong,
             unknown=(tokens[:, _KNOWN_FIELDS] == UNKNOWN).any(axis=1),
         )
-        for row in np.flatnonzero(flagged | (weighed.new > 0) | (weighed.wrong > 0)).tolist():
+        for row in (flagged | (weighed.new > 0) | (weighed.wrong > 0)).nonzero()[0].tolist():
             scores.news[row] = self._news(batch, row, known, who.groups[row])
         if len(hits):
             kind_of_deed = deeds.levels[:, _KIND_OF_DEED].max(axis=1)

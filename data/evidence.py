@@ -75,7 +75,7 @@ class Accumulator:
             float64 [N, horizons], decades; 0 for an action that adds nothing itself, whatever came before it.
         """
         out = np.zeros((len(principals), len(self.horizons)))
-        for row in np.flatnonzero((novelty > 0) | (error > 0)).tolist():
+        for row in ((novelty > 0) | (error > 0)).nonzero()[0].tolist():
             name, now = principals[row], float(time[row])
             new, wrong = float(novelty[row]), float(error[row])
             sums = self._sums.get(name)

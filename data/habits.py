@@ -80,10 +80,11 @@ _OWN, _PEERS, _ANYONE, _MEMBER = (
 
 def attribute_hashes(batch: ActionBatch, encoder: ActionEncoder) -> Hashes:
     """Stable hash of every attribute of every action, uint64 [N, attributes]."""
-    columns = np.stack(
-        [encoder.interners[field].hashes()[batch.codes[field]] for field in STATIC_FIELDS], axis=1
-    )
-    out = np.tile(_SEEDS, (len(batch), 1))
+    columns = np.empty((len(batch), len(STATIC_FIELDS)), np.uint64)
+    for place, field in enumerate(STATIC_FIELDS):
+        columns[:, place] = encoder.interners[field].hashes()[batch.codes[field]]
+    out = np.empty((len(batch), len(_SEEDS)), np.uint64)
+    out[:] = _SEEDS
     for attributes, fields in _FIELDS_AT:
         out[:, attributes] = mix(out[:, attributes], columns[:, fields])
     return out

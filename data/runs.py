@@ -1,0 +1,26 @@
+"""Runs of equal values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+def runs(ordered: npt.NDArray[Any]) -> tuple[Ints, Ints]:
+    """Where each run of equal values begins, and how many it has: int64 [R] each.
+
+    Args:
+        ordered: [N], one at least.
+    """
+    differs = np.empty(len(ordered), np.bool_)
+    differs[0] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=differs[1:])
+    begins = differs.nonzero()[0]
+    sizes = np.empty_like(begins)
+    np.subtract(begins[1:], begins[:-1], out=sizes[:-1])
+    sizes[-1] = len(ordered) - begins[-1]
+    return begins, sizes
