@@ -325,6 +325,8 @@ def roots(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
         levels: novelty level of each attribute, from `novelty_levels`.
     """
     out = levels.copy()
+    if not levels.any():  # as of most actions by themselves
+        return out
     for i, broader in enumerate(_BROADER):
         if broader:
             out[:, i] = np.where((levels[:, broader] >= levels[:, i : i + 1]).any(axis=1), 0, levels[:, i])

@@ -132,6 +132,9 @@ class Sensitivity:
         """Level of every action, int8 [N]; each distinct combination of values is looked up once."""
         if not len(batch):
             return np.empty(0, np.int8)
+        if len(batch) == 1:
+            row = tuple(encoder.interners[name].values[batch.codes[name][0]] for name in self.FIELDS)
+            return np.array([self.look_up(row)[0]], np.int8)
         # One sortable number per combination: sorting rows of a matrix costs twenty times as much.
         combined = np.zeros(len(batch), np.int64)
         for name in self.FIELDS:
