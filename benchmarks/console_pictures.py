@@ -1,8 +1,9 @@
 """Pictures of the console for the docs, from the recorded campaign of attacks (`make screenshots`).
 
 A model is trained on `normal.jsonl.zst` (or named with --model), `labelled.jsonl.zst` is scored with it, and Chromium takes the
-pictures into docs/console. For those of habits two weeks of everyday work come first (`benchmarks.console_weeks`). "How long ago"
-is told as of five minutes after the recording ended, so that pictures of the same model are the same on any day.
+pictures into docs/console, and that of a page of evidence into the folder above. For those of habits two weeks of everyday work
+come first (`benchmarks.console_weeks`). "How long ago" is told as of five minutes after the recording ended, so that pictures of
+the same model are the same on any day.
 
 Run: python -m benchmarks.console_pictures [--model URI] [--home DIR] [--out DIR]
 """
@@ -26,7 +27,9 @@ from benchmarks.bench_incidents import trained
 from benchmarks.chromium import chromium
 from benchmarks.console_service import serving
 from benchmarks.console_weeks import weeks
+from data.home import registry_uri, tracking_uri
 from data.reader import open_lines
+from serving.alerts import SEVERITIES
 from serving.app import create_app
 from serving.load import load_engine
 from serving.registry import parse_model
@@ -51,6 +54,18 @@ def told_best(incidents: list[Incident]) -> Incident:
             bool(told.consequences),
             sum(tie.confidence != "possible" for tie in told.ties),
             -len(told.graph.nodes),
+        ),
+    )
+
+
+def told_simplest(incidents: list[Incident]) -> Incident:
+    """The gravest incident that is a single action which set something off: what docs/walkthrough.md walks through."""
+    return max(
+        incidents,
+        key=lambda told: (
+            told.action_count == 1,
+            bool(told.consequences),
+            SEVERITIES.index(told.severity or "none"),
         ),
     )
 
@@ -117,6 +132,19 @@ class Camera:
         print(f"{name}.png  {size_of / 1000:,.0f} kB  {path}", flush=True)
         context.close()
 
+    def take_evidence(self, name: str, incident: str) -> None:
+        """One picture of the page that an incident is exported as, in the folder above; it has no look but its own."""
+        import httpx
+
+        path = f"/v1/incidents/{incident}/evidence?form=html"
+        answer = httpx.post(self._url + path, json={"note": "Case 2026-117"}, trust_env=False, timeout=60)
+        context = self._browser.new_context(viewport={"width": 1000, "height": 930})
+        page = context.new_page()
+        page.set_content(answer.raise_for_status().text)
+        size_of = save(page.screenshot(), self._out.parent / f"{name}.png")
+        print(f"{name}.png  {size_of / 1000:,.0f} kB  {path}", flush=True)
+        context.close()
+
 
 def take_campaign(model: str, out: Path) -> str:
     """Score the campaign through the running service, and take pictures of what was found; returns with whom it began."""
@@ -149,6 +177,8 @@ def take_campaign(model: str, out: Path) -> str:
             size=(1280, 1000),
             at="section[aria-labelledby=timeline]",
         )
+        app.state.service.settle_events(60)
+        camera.take_evidence("evidence", told_simplest(engine_incidents).id)
         camera.take("phone", f"/console/alerts/{alert.id}", size=_PHONE, theme="dark")
     return best.source.principal
 
@@ -196,6 +226,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or trained(options.home or Path(folder) / "trained")
+        # The model stays where it is when the home is another one.
+        os.environ["MLFLOW_TRACKING_URI"], os.environ["MLFLOW_REGISTRY_URI"] = tracking_uri(), registry_uri()
         os.environ["KUBEHABIT_HOME"] = str(Path(folder) / "campaign")
         source = take_campaign(model, options.out)
         os.environ["KUBEHABIT_HOME"] = str(Path(folder) / "weeks")
