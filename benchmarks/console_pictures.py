@@ -128,8 +128,7 @@ class Camera:
         if hover:
             page.locator(hover).first.hover()
         page.wait_for_timeout(400)
-        size_of = save(page.screenshot(), self._out / f"{name}.png")
-        print(f"{name}.png  {size_of / 1000:,.0f} kB  {path}", flush=True)
+        self._keep(page, self._out / f"{name}.png", path)
         context.close()
 
     def take_evidence(self, name: str, incident: str) -> None:
@@ -141,9 +140,11 @@ class Camera:
         context = self._browser.new_context(viewport={"width": 1000, "height": 930})
         page = context.new_page()
         page.set_content(answer.raise_for_status().text)
-        size_of = save(page.screenshot(), self._out.parent / f"{name}.png")
-        print(f"{name}.png  {size_of / 1000:,.0f} kB  {path}", flush=True)
+        self._keep(page, self._out.parent / f"{name}.png", path)
         context.close()
+
+    def _keep(self, page: Any, file: Path, path: str) -> None:
+        print(f"{file.name}  {save(page.screenshot(), file) / 1000:,.0f} kB  {path}", flush=True)
 
 
 def take_campaign(model: str, out: Path) -> str:

@@ -70,6 +70,11 @@ class AlertPage(Model):
     alerts: list[Alert]
     cursor: str | None = None
 
+    @classmethod
+    def of(cls, page: Page) -> AlertPage:
+        """A page of the store, as it is told."""
+        return cls(alerts=page.alerts, cursor=None if page.cursor is None else str(page.cursor))
+
 
 @dataclass(frozen=True, slots=True)
 class Line:

@@ -295,8 +295,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     ) -> AlertPage:
         """List alerts, newest raised first. All that is given must hold."""
         after = problems.position_of(cursor)
-        page = whole(service.ready().store, wanted, since=since, limit=limit, cursor=after)
-        return AlertPage(alerts=page.alerts, cursor=None if page.cursor is None else str(page.cursor))
+        return AlertPage.of(whole(service.ready().store, wanted, since=since, limit=limit, cursor=after))
 
     @app.get(
         "/v1/alerts/stream",

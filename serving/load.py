@@ -59,11 +59,7 @@ def load_engine(
         )
     finally:
         asked()
-    store = AlertStore(
-        store_url or settings.store.resolved_url,
-        retention_days=settings.store.retention_days,
-        max_alerts=settings.store.max_alerts,
-    )
+    store = AlertStore.of(settings.store, store_url)
     encoder = loaded.detector.encoder
     surroundings = Surroundings(
         explainer,

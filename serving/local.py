@@ -38,9 +38,7 @@ class Local:
     ) -> dict[str, Any]:
         """A page of alerts, as `GET /v1/alerts` answers; arguments as of `serving.alert_list.whole`."""
         with self._store() as store:
-            page = whole(store, wanted, since=since, limit=limit, cursor=cursor)
-        more = None if page.cursor is None else str(page.cursor)
-        return _told(AlertPage(alerts=page.alerts, cursor=more))
+            return _told(AlertPage.of(whole(store, wanted, since=since, limit=limit, cursor=cursor)))
 
     def alert(self, name: str) -> dict[str, Any]:
         """One alert, as `GET /v1/alerts/{id}` answers.
@@ -77,10 +75,7 @@ class Local:
 
     @contextmanager
     def _store(self) -> Iterator[AlertStore]:
-        settings = self._settings.store
-        store = AlertStore(
-            settings.resolved_url, retention_days=settings.retention_days, max_alerts=settings.max_alerts
-        )
+        store = AlertStore.of(self._settings.store)
         try:
             yield store
         finally:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
@@ -20,6 +20,9 @@ from sqlalchemy.pool import StaticPool
 from data.errors import KubehabitError
 from serving.alerts import SEVERITIES, Alert
 from serving.tracing import span
+
+if TYPE_CHECKING:
+    from serving.settings import StoreSettings
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _NEWEST = max(file.name for file in (_MIGRATIONS / "versions").glob("a*.py")).partition("_")[0]
@@ -178,6 +181,15 @@ class AlertStore:
                 f"Cannot open the alert store {shown_url(url)}: {_first_line(error)}. Check store.url and {_what_to_check(url)}."
             ) from error
         self._check = "its disk" if self._engine.dialect.name == "sqlite" else "the database server"
+
+    @classmethod
+    def of(cls, settings: StoreSettings, url: str | None = None) -> AlertStore:
+        """The store of some settings, or another one under their limits; raises as the constructor does."""
+        return cls(
+            url or settings.resolved_url,
+            retention_days=settings.retention_days,
+            max_alerts=settings.max_alerts,
+        )
 
     def _migrate(self) -> None:
         if self._is_current():  # as at every start but the first: alembic takes 10 MB

@@ -350,11 +350,7 @@ def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None
     incident, words = None, None
     wanted = msgspec.structs.replace(wanted, note=clean(wanted.note, _MAX_NOTE))
     if wanted.incident is not None or wanted.alerts:
-        kept = AlertStore(
-            settings.store.resolved_url,
-            retention_days=settings.store.retention_days,
-            max_alerts=settings.store.max_alerts,
-        )
+        kept = AlertStore.of(settings.store)
         incidents = Incidents(kept, Explainer.load(settings.explain_path))
         words = incidents.words
         if wanted.incident is not None:

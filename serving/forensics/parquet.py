@@ -16,7 +16,7 @@ from typing import Any
 from data.errors import KubehabitError
 from serving.forensics.database import connect, quoted
 
-ROW_GROUP = 61_440
+_ROW_GROUP = 61_440
 
 
 def write_parquet(rows: str, to: Path, *, folder: Path, memory_mb: int) -> int:
@@ -65,7 +65,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     import duckdb
 
     to = quoted(Path(request["to"]))
-    copy = f"COPY ({request['rows']}) TO {to} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
+    copy = f"COPY ({request['rows']}) TO {to} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"
     try:
         with connect(Path(request["folder"]), request["memory_mb"]) as connection:
             written = connection.execute(copy).fetchone()
