@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -180,6 +180,10 @@ class AlertStore:
             raise StoreError(
                 f"Cannot open the alert store {shown_url(url)}: {_first_line(error)}. Check store.url and {_what_to_check(url)}."
             ) from error
+        # What is only in memory has one connection for all, on which a reader that ends would roll back who writes.
+        self._alone: AbstractContextManager[object] = (
+            self._turn if isinstance(self._engine.pool, StaticPool) else nullcontext()
+        )
         self._check = "its disk" if self._engine.dialect.name == "sqlite" else "the database server"
 
     @classmethod
@@ -325,7 +329,7 @@ class AlertStore:
             StoreError: the database refused.
         """
         try:
-            with self._engine.connect() as connection:
+            with self._alone, self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
             raise self._failed("read", "read", error) from error

@@ -136,6 +136,26 @@ def test_a_failed_transaction_leaves_nothing(store: AlertStore) -> None:
     assert store.page().alerts == []
 
 
+def test_who_reads_meanwhile_does_not_undo_what_is_written_only_in_memory() -> None:
+    store = AlertStore("sqlite://", retention_days=1, max_alerts=10)
+    read: list[Alert | None] = []
+
+    def look() -> None:
+        store.checkpoint()
+        read.append(store.get("a1"))
+
+    reader = threading.Thread(target=look)
+    with store.writing() as writer:
+        writer.put(None, alert(1), [])
+        reader.start()
+        reader.join(0.2)
+        writer.put(None, alert(2), [])
+    reader.join(DEADLINE)
+    assert (len(read), read[0] is not None) == (1, True)
+    assert store.get("a2") is not None
+    store.close()
+
+
 def test_the_number_of_alerts_is_bounded(store_url: str) -> None:
     store = AlertStore(store_url, retention_days=1, max_alerts=3)
     for number in range(7):
