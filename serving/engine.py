@@ -34,7 +34,7 @@ from serving.incident_store import add_surroundings, add_ties
 from serving.incidents import Incidents
 from serving.principals import Principals, Trained
 from serving.settings import AlertSettings
-from serving.store import AlertStore, Stored, StoreError, Writer, microseconds
+from serving.store import AlertStore, RefusedError, Stored, StoreError, Writer, microseconds
 from serving.surroundings import Flag, Gathered, Surroundings, habits_of
 from serving.told import told, traits_of
 
@@ -161,6 +161,15 @@ class Flagged:
     alert_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An unusual action that the store will not have, and why: it is in no alert."""
+
+    principal: str
+    action: Action
+    reason: str
+
+
 @dataclass(slots=True)
 class Batch:
     """Outcome of one call.
@@ -171,6 +180,7 @@ class Batch:
         flagged: unusual actions among them, by severity.
         raised: alerts that are new.
         grown: alerts that were there and hold more now.
+        refused: unusual actions that are in no alert, for the store will not have them.
         seconds: time spent on scoring and storing.
         tell: makes the results; nobody needs those of a webhook's batch.
         model: the model that judged it; None if there was nothing to judge.
@@ -184,6 +194,7 @@ class Batch:
     seconds: float
     tell: Callable[[], list[EventResult]]
     model: ModelInfo | None = None
+    refused: Sequence[Refused] = ()
     _results: list[EventResult] | None = None
 
     @classmethod
@@ -284,7 +295,7 @@ class Engine:
         """Score events in arrival order; when this returns their alerts are stored, on disk for good by the store's next `flush`.
 
         Raises:
-            StoreError: alerts could not be stored. They are kept and stored with the next batch that can be.
+            StoreError: alerts could not be stored now. They are kept and stored with the next batch that can be.
         """
         with self._lock:
             started = time.perf_counter()
@@ -297,8 +308,9 @@ class Engine:
             self.surroundings.observe(events, scores)
             flagged = self._unusual(events, scores)
             waiting = [*self._unsaved, *flagged.values()]
+            refused: list[Refused] = []
             try:
-                raised, grown = self._save(waiting) if waiting else ([], [])
+                raised, grown = self._save_what_can_be(waiting, refused) if waiting else ([], [])
             except StoreError:
                 self._unsaved = waiting[-_MAX_UNSAVED:]
                 raise
@@ -313,6 +325,7 @@ class Engine:
                 seconds=time.perf_counter() - started,
                 tell=lambda: self._results(events, scores, flagged),
                 model=self.model,
+                refused=refused,
             )
 
     @property
@@ -430,14 +443,25 @@ class Engine:
                 _log.warning("what surrounds alerts is kept in memory: %s", error)
 
     def _store_aside(self) -> None:
-        if self._aside:
-            with self.store.writing(lazily=True) as writer:
-                self._write_aside(writer)
-            self._aside = []
+        if not self._aside:
+            return
+        try:
+            self._store_around(self._aside)
+        except RefusedError:
+            for one in self._aside:
+                try:
+                    self._store_around([one])
+                except RefusedError as error:
+                    _log.error("what surrounds alert number %d cannot be kept: %s", one[0], error)
+        self._aside = []
 
-    def _write_aside(self, writer: Writer) -> None:
-        kept = writer.kept({number for number, _ in self._aside})
-        for number, found in self._aside:
+    def _store_around(self, around: Sequence[tuple[int, Gathered]]) -> None:
+        with self.store.writing(lazily=True) as writer:
+            self._write_around(writer, around)
+
+    def _write_around(self, writer: Writer, around: Sequence[tuple[int, Gathered]]) -> None:
+        kept = writer.kept({number for number, _ in around})
+        for number, found in around:
             # What is around an alert that was forgotten meanwhile goes with it.
             if number in kept and add_surroundings(writer.connection, number, found.around):
                 add_ties(writer.connection, number, found.ties)
@@ -495,7 +519,7 @@ class Engine:
                     {"field": name, "nll": value} for name, value in zip(named[row], nll[row], strict=True)
                 ],
             }
-            if row in flagged:
+            if row in flagged and flagged[row].alert_id:
                 results[event]["alertID"] = flagged[row].alert_id
         return results
 
@@ -521,6 +545,27 @@ class Engine:
 
     # -- alerts -------------------------------------------------------------------------------------------------
 
+    def _save_what_can_be(
+        self, flagged: Sequence[Flagged], refused: list[Refused]
+    ) -> tuple[list[Alert], list[Alert]]:
+        """As `_save`; what the store will not have is told in `refused`, and holds up nothing else."""
+        try:
+            return self._save(flagged)
+        except RefusedError:
+            self._store_aside()
+        raised: dict[str, Alert] = {}
+        grown: dict[str, Alert] = {}
+        for entry in flagged:
+            try:
+                began, more = self._save([entry])
+            except RefusedError as error:
+                entry.alert_id = ""
+                refused.append(Refused(entry.principal, entry.action, str(error)))
+                continue
+            for alert in began + more:
+                (raised if alert in began or alert.id in raised else grown)[alert.id] = alert
+        return list(raised.values()), list(grown.values())
+
     def _save(self, flagged: Sequence[Flagged]) -> tuple[list[Alert], list[Alert]]:
         """Join unusual actions to alerts, in one transaction. Returns (raised, grown)."""
         by_principal: dict[str, list[Flagged]] = {}
@@ -541,7 +586,7 @@ class Engine:
         self, by_principal: Mapping[str, list[Flagged]], raised: list[Alert], grown: list[Alert]
     ) -> None:
         with self.store.writing(lazily=True) as writer:
-            self._write_aside(writer)
+            self._write_around(writer, self._aside)
             for entries in by_principal.values():
                 for growing in self._group(writer, entries):
                     is_new = growing.number is None

@@ -76,6 +76,11 @@ class Metrics:
             ["severity"],
             registry=registry,
         )
+        self._refused = Counter(
+            "kubehabit_actions_in_no_alert",
+            "Unusual actions that the alert store will not have.",
+            registry=registry,
+        )
         self._requests = Counter(
             "kubehabit_requests", "Answers, by route and status.", ["route", "status"], registry=registry
         )
@@ -168,6 +173,7 @@ class Metrics:
         self._scoring.observe(batch.seconds)
         for alert in batch.raised:
             self._alerts.labels(alert.severity).inc()
+        self._refused.inc(len(batch.refused))
 
     def lag(self, events: Sequence[AuditEvent]) -> None:
         """Note how long the events of a batch, just scored, were on their way."""

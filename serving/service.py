@@ -11,7 +11,7 @@ from functools import partial
 
 from fastapi import Request
 
-from data.events import AuditEvent, Decoded, decode_body
+from data.events import AuditEvent, DeadLetter, Decoded, decode_body
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult
@@ -230,6 +230,13 @@ class Service:
                 self.dispatcher.wake()
         self.metrics.batch(batch, repeated)
         self.metrics.lag(events)
+        for one in batch.refused:
+            _log.error(
+                "an unusual action is in no alert",
+                extra={"principal": one.principal, "audit_id": one.action.audit_id, "reason": one.reason},
+            )
+            letter = DeadLetter(1, one.reason, one.action.model_dump_json(by_alias=True).encode())
+            self.dead_letters.add_all("alerts", [letter])
         if self._follower is not None:
             self._follower.note(batch.results)
         for alert in batch.raised:

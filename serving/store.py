@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from data.errors import KubehabitError
@@ -107,6 +107,10 @@ _POSTGRESQL_DEFAULTS = {
 
 class StoreError(KubehabitError):
     """The alert store cannot be opened, read or written."""
+
+
+class RefusedError(StoreError):
+    """The alert store is there, and will not have what is to be written: to wait and to try again would not help."""
 
 
 def microseconds(moment: datetime) -> int:
@@ -232,7 +236,7 @@ class AlertStore:
             lazily: as for `transaction`.
 
         Raises:
-            StoreError: the database refused; nothing was written.
+            StoreError: as for `transaction`.
         """
         with span("store"), self.transaction(lazily=lazily) as connection:
             # Whether an action joins an alert, and which change comes last, depends on what others have written by then.
@@ -252,7 +256,7 @@ class AlertStore:
                 crashes alone would take along what this process goes on to build on: there, nothing is lazy.
 
         Raises:
-            StoreError: the database refused; nothing was written.
+            StoreError: the database refused; nothing was written. RefusedError, if it did so for what was to be written.
         """
         try:
             with (
@@ -265,6 +269,10 @@ class AlertStore:
                     # Else what is read before the first write is no part of the transaction.
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
+        except (IntegrityError, DataError) as error:
+            raise RefusedError(
+                f"The alert store refuses what is to be kept: {_first_line(error)}."
+            ) from error
         except SQLAlchemyError as error:
             raise self._failed("write", "written", error) from error
 

@@ -117,3 +117,44 @@ def test_what_is_around_an_alert_that_was_forgotten_meanwhile_holds_up_nothing(e
     assert [alert.principal for alert in batch.raised] == ["carol@corp"]
     assert [alert.principal for alert in store.page().alerts] == ["carol@corp"]
     store.close()
+
+
+def test_what_the_store_will_not_have_holds_up_nothing_else(engine: Engine) -> None:
+    with engine.store.transaction() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER nothing_of_bob BEFORE INSERT ON alert_events WHEN NEW.audit_id = 'id-1' "
+            "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+        )
+    batch = score(
+        engine,
+        secret_event(0),
+        secret_event(1, user="bob@corp"),
+        secret_event(2, user="bob@corp"),
+        secret_event(3),
+    )
+    assert not engine.has_unsaved
+    assert [(one.principal, one.action.audit_id) for one in batch.refused] == [("bob@corp", "id-1")]
+    assert "not this one" in batch.refused[0].reason
+    assert sorted((one.principal, one.action_count) for one in batch.raised) == [
+        ("alice@corp", 2),
+        ("bob@corp", 1),
+    ]
+    assert batch.grown == []
+    assert ["alertID" in result for result in batch.results] == [True, False, True, True]
+    assert engine.store.page().alerts[0].audit_ids == ["id-2"]
+
+
+def test_what_is_around_an_alert_and_refused_holds_up_nothing(engine: Engine) -> None:
+    with engine.store.transaction() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER never BEFORE INSERT ON alert_surroundings WHEN NEW.audit_id = 'id-1' "
+            "BEGIN SELECT RAISE(ABORT, 'never'); END"
+        )
+    score(engine, secret_event(0))
+    score(engine, raw_event(1, verb="list"))
+    score(engine, raw_event(2, verb="list"), secret_event(3, user="bob@corp"))
+    batch = score(engine, secret_event(4, user="carol@corp"))
+    assert [alert.principal for alert in batch.raised] == ["carol@corp"]
+    assert batch.refused == []
+    engine.settle()
+    assert engine._aside == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -223,6 +224,24 @@ def test_a_batch_that_makes_the_engine_fail_is_kept_and_holds_up_nobody(
     letters = (own_home / "dead-letters.jsonl").read_text()
     assert "scoring failed: RuntimeError" in letters
     assert "id-13" in letters
+
+
+def test_an_action_that_the_store_will_not_have_is_told_and_kept_as_a_dead_letter(
+    client: TestClient, engine: Engine, own_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with engine.store.transaction() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER never BEFORE INSERT ON alerts WHEN NEW.principal = 'bob@corp' "
+            "BEGIN SELECT RAISE(ABORT, 'not him'); END"
+        )
+    told = client.post("/v1/score", json=[secret_event(0), secret_event(1, user="bob@corp")]).json()
+    assert [result["flagged"] for result in told["results"]] == [True, True]
+    assert ["alertID" in result for result in told["results"]] == [True, False]
+    assert "kubehabit_actions_in_no_alert_total 1.0" in client.get("/metrics").text
+    assert "an unusual action is in no alert" in caplog.text
+    (letter,) = map(json.loads, (own_home / "dead-letters.jsonl").read_text().splitlines())
+    assert "not him" in letter["reason"]
+    assert "id-1" in json.dumps(letter)
 
 
 def test_whoever_waits_when_the_service_ends_is_told_that_the_batch_is_kept(
