@@ -9,6 +9,8 @@ TORCH  := torch==2.13.0
 # What only the torch download needs, such as an index that has the build without CUDA.
 TORCH_PIP_ARGS ?=
 PYTEST_ARGS ?=
+# Each takes up to 3 GB.
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench screenshots lock clean
@@ -20,7 +22,7 @@ demo: $(VENV)/.train-installed ## the whole story on the shipped recording: lear
 	@$(BIN)/kubehabit demo
 
 test: $(VENV)/.dev-installed lint ## what CI runs: lint, types, import boundaries, tests with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed ## ruff, mypy --strict and the import boundaries only
 	$(BIN)/ruff check .

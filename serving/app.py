@@ -57,6 +57,9 @@ _KEEP_ALIVE_SECONDS = 75
 _SWITCH_SECONDS = 0.0005
 """Longer than the pauses between a webhook's batches: Go does not send a POST again on a connection that just closed."""
 
+_LOADING_ENDS_SECONDS = 3.0
+"""How long an end waits for a model that is being loaded: a thread that is cut off within onnxruntime aborts the process."""
+
 _MAX_FILES = 65_536
 """File descriptors asked for, if the system grants them: many a shell starts with 1,024, which connections alone can use up."""
 
@@ -151,9 +154,12 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.stream.attach()
+        loading = None
         if service.engine is None and load is not None:
-            _load_in_background(service, load, on_loaded)
+            loading = _load_in_background(service, load, on_loaded)
         yield
+        if loading is not None:
+            await asyncio.to_thread(loading.join, _LOADING_ENDS_SECONDS)
         await asyncio.to_thread(service.close)
         access.close()
 
@@ -201,7 +207,7 @@ def _problem_content() -> dict[str, Any]:
 
 def _load_in_background(
     service: Service, load: Callable[[], Engine], on_loaded: Callable[[BaseException | None], None] | None
-) -> None:
+) -> threading.Thread:
     loop = asyncio.get_running_loop()
 
     def done(error: BaseException | None) -> None:
@@ -219,7 +225,9 @@ def _load_in_background(
             loop.call_soon_threadsafe(done, None)
 
     # A daemon: a registry that does not answer must not hold up the end of the process.
-    threading.Thread(target=work, name="loading", daemon=True).start()
+    loading = threading.Thread(target=work, name="loading", daemon=True)
+    loading.start()
+    return loading
 
 
 def _events_body(examples: Mapping[str, Any], *, ndjson: bool) -> dict[str, Any]:

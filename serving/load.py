@@ -48,8 +48,8 @@ def load_engine(
     Raises:
         KubehabitError: no model can be had, or the store or the words cannot be opened.
     """
-    # The registry is asked by another process meanwhile.
-    threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
+    # The registry is asked by another process meanwhile. No daemon: to be cut off within an import of C++ aborts the process.
+    threading.Thread(target=_import_ahead, name="imports").start()
     explainer = Explainer.load(settings.explain_path)
     try:
         loaded, _ = open_bundle(

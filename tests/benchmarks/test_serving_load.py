@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -84,7 +85,8 @@ def test_answers_are_timed_from_when_their_requests_were_due() -> None:
         assert answers.events == 20
         return answers.milliseconds
 
-    waited = asyncio.run(run())
+    with ThreadPoolExecutor(1) as elsewhere:  # where no other test has a loop
+        waited = elsewhere.submit(asyncio.run, run()).result()
     assert waited == sorted(waited)
     assert waited[-1] > 10 * 20  # twenty answers of 20 ms each, asked for within 20 ms
 

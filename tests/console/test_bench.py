@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from tests.console.browser import needs_chromium
 @needs_chromium
 def test_every_page_of_the_benchmark_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBEHABIT_HOME", str(tmp_path))
-    rows = {row.name: row for row in measure(30, 1, tmp_path)}
+    with ThreadPoolExecutor(1) as elsewhere:  # where no other test has a browser
+        rows = {row.name: row for row in elsewhere.submit(measure, 30, 1, tmp_path).result()}
     assert rows["alerts in the store"].value == 30
     timed = [row for name, row in rows.items() if "loaded" in name or "paint" in name]
     assert len(timed) == 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -404,6 +405,22 @@ def test_without_a_model_the_service_lives_but_is_not_ready(make_client: Callabl
     for answer in (client.get("/readyz"), client.post("/v1/score", json=[]), client.get("/v1/model")):
         is_problem(answer, 503, "being loaded")
         assert answer.headers["retry-after"]
+
+
+def test_an_end_waits_for_a_model_that_is_being_loaded(engine: Engine) -> None:
+    began, done = threading.Event(), threading.Event()
+
+    def load() -> Engine:
+        began.set()
+        time.sleep(0.3)
+        done.set()
+        return engine
+
+    with TestClient(create_app(Settings(), load=load), base_url="http://localhost"):
+        assert began.wait(10)
+    assert done.is_set()
+    with pytest.raises(StoreError):
+        engine.store.latest()  # what was loaded was given back as well
 
 
 def test_the_model_is_loaded_in_the_background_and_a_failure_is_told(engine: Engine) -> None:
