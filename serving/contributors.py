@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -61,10 +61,6 @@ def weight_of(new: float, wrong: float) -> float:
     return math.sqrt(new * max(wrong, FLOOR)) if new > 0 else 0.0
 
 
-Saved = tuple[int, str, float, float, bytes | None, str, str, bool]
-"""A contribution as plain values."""
-
-
 class _Shortener:
     """Compresses texts that are much alike: the first of them are the dictionary of all others."""
 
@@ -78,14 +74,25 @@ class _Shortener:
         if len(self._samples) < _SAMPLES:
             self._samples.append(text)
             if len(self._samples) == _SAMPLES:
-                known = zstandard.ZstdCompressionDict(
-                    b"".join(self._samples), dict_type=zstandard.DICT_TYPE_RAWCONTENT
-                )
-                self._compress = zstandard.ZstdCompressor(level=1, dict_data=known).compress
-                self._expand = zstandard.ZstdDecompressor(dict_data=known).decompress
+                self._begin()
             return text
         # A copy: what zstandard returns keeps the room that it might have needed.
         return bytes(bytearray(self._compress(text)))
+
+    def another(self) -> _Shortener:
+        """One with the same dictionary, for another thread: two must not use one at the same time."""
+        other = _Shortener()
+        other._samples = list(self._samples)
+        if len(other._samples) == _SAMPLES:
+            other._begin()
+        return other
+
+    def _begin(self) -> None:
+        known = zstandard.ZstdCompressionDict(
+            b"".join(self._samples), dict_type=zstandard.DICT_TYPE_RAWCONTENT
+        )
+        self._compress = zstandard.ZstdCompressor(level=1, dict_data=known).compress
+        self._expand = zstandard.ZstdDecompressor(dict_data=known).decompress
 
     def long(self, short: bytes) -> bytes:
         """Inverse of `short`."""
@@ -119,30 +126,36 @@ class Contributors:
                 self._held -= len(self._of.pop(next(iter(self._of))))
         return contribution
 
-    def saved(self) -> Iterator[tuple[str, list[Saved]]]:
-        """Everything, in the order of the last contributions, as plain values: the fields of `Contribution`, in their order."""
-        for principal, held in self._of.items():
-            rows = [
-                (
-                    one.time,
-                    one.audit_id,
-                    one.new,
-                    one.wrong,
-                    None if one.short is None else self._shortener.long(one.short),
-                    one.address,
-                    one.client,
-                    one.elsewhere,
-                )
-                for one in held
-            ]
-            yield principal, rows
+    def saved(self) -> Callable[[], msgspec.Raw]:
+        """Everything as it is now.
 
-    def packed(self) -> msgspec.Raw:
-        """What `saved` gives as MessagePack. It is never in memory as a whole else, where it takes several times the room."""
-        packed = bytearray(_ARRAY + len(self._of).to_bytes(4, "big"))
-        for one in self.saved():
-            packed += _encode(one)
-        return msgspec.Raw(packed)
+        Returns:
+            What makes MessagePack of it, on any thread: (principal, its contributions) in the order of the last ones, each of
+            them its fields in their order. It is never in memory as a whole else, where it takes several times the room.
+        """
+        of = {principal: tuple(held) for principal, held in self._of.items()}
+        long = self._shortener.another().long
+
+        def make() -> msgspec.Raw:
+            packed = bytearray(_ARRAY + len(of).to_bytes(4, "big"))
+            for principal, held in of.items():
+                rows = [
+                    (
+                        one.time,
+                        one.audit_id,
+                        one.new,
+                        one.wrong,
+                        None if one.short is None else long(one.short),
+                        one.address,
+                        one.client,
+                        one.elsewhere,
+                    )
+                    for one in held
+                ]
+                packed += _encode((principal, rows))
+            return msgspec.Raw(packed)
+
+        return make
 
     def within(self, principal: str, since: int, until: int) -> list[Contribution]:
         """Those of a principal in a span of time, both ends included, in order of time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from data.detector import Detector
@@ -133,7 +134,7 @@ class Keeper:
             return False
         return True
 
-    def _take(self, position: int) -> tuple[Snapshot, Chunk | None]:
+    def _take(self, position: int) -> tuple[Callable[[], Snapshot], Chunk | None]:
         hot = None
         if self._spill is not None:
             self._spill.settle()
@@ -143,13 +144,13 @@ class Keeper:
         self._due = time.monotonic() + self._settings.snapshot_seconds
         return snapshot, None if self._history is None else self._history.take(position)
 
-    def _write(self, snapshot: Snapshot, chunk: Chunk | None, keep: int = 2) -> None:
+    def _write(self, snapshot: Callable[[], Snapshot], chunk: Chunk | None, keep: int = 2) -> None:
         if self._history is not None and chunk is not None:
             self._history.write(
                 chunk
             )  # first: what a snapshot holds is never scored, and so never counted, again
         try:
-            self._snapshots.write(snapshot, keep)
+            self._snapshots.write(snapshot(), keep)
         except OSError as error:
             _log.error("a snapshot cannot be written", extra={"reason": error.strerror})
         else:

@@ -16,7 +16,7 @@ import io
 import logging
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -199,25 +199,30 @@ class Snapshots:
         return self.folder / f"{position:020d}{_SUFFIX}"
 
 
-def capture(engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] | None = None) -> Snapshot:
-    """What is known now, on the thread that scores. Its arrays are copies.
+def capture(
+    engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] | None = None
+) -> Callable[[], Snapshot]:
+    """What is known now, on the thread that scores.
 
     Args:
         hot: principals in memory, the one longest quiet first; None for all.
+
+    Returns:
+        What makes a snapshot of it, on any thread: scoring waits only while what changes is copied.
     """
-    principals = engine.principals.saved()
     meta: dict[str, Any] = {
-        "principals": principals,
+        "principals": engine.principals.saved(),
         "since": engine.principals.since,
         "repeats_key": repeats.key,
-        "surroundings": engine.surroundings.saved(),
     }
-    arrays: dict[str, Array] = _joined("repeats", repeats.to_arrays())
+    surroundings, seen = engine.surroundings.saved(), repeats.to_arrays()
     detector = engine.detector
     if not isinstance(detector, Detector):
-        return Snapshot(position, "", meta, arrays)
+        return lambda: Snapshot(
+            position, "", meta | {"surroundings": surroundings()}, _joined("repeats", seen)
+        )
     contexts, sums = detector.windows.contexts(hot), detector.accumulator.sums()
-    own = detector.habits.own()
+    habits = detector.habits.copy()
     requests = detector.encoder.folder.to_arrays()
     owners = detector.encoder.owners
     meta |= {
@@ -229,22 +234,27 @@ def capture(engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] 
         "folder_key": detector.encoder.folder.key,
         "owners": [] if owners is None else owners.to_list(),
     }
-    grown = detector.habits.grown(detector.bundle.habits)
-    arrays |= {
-        "tokens": contexts.tokens,
-        "lengths": contexts.lengths,
-        "last": contexts.last,
-        "sums": sums.rows,
-        "own_principal": own.principal,
-        "own_key": own.key,
-        "own_count": own.count.astype(np.uint32),
-        "others": grown,
-        "others_in_all": detector.habits.counts(grown[:, 0]).astype(
-            np.uint64
-        ),  # for a bundle that adds nothing to them
-        **_joined("requests", requests),
-    }
-    return Snapshot(position, detector.bundle.checksum, meta, arrays)
+    bundle = detector.bundle
+
+    def make() -> Snapshot:
+        own, grown = habits.own(), habits.grown(bundle.habits)
+        arrays: dict[str, Array] = {
+            "tokens": contexts.tokens,
+            "lengths": contexts.lengths,
+            "last": contexts.last,
+            "sums": sums.rows,
+            "own_principal": own.principal,
+            "own_key": own.key,
+            "own_count": own.count.astype(np.uint32),
+            "others": grown,
+            # For a bundle that adds nothing to them.
+            "others_in_all": habits.counts(grown[:, 0]).astype(np.uint64),
+            **_joined("repeats", seen),
+            **_joined("requests", requests),
+        }
+        return Snapshot(position, bundle.checksum, meta | {"surroundings": surroundings()}, arrays)
+
+    return make
 
 
 def remembered(snapshot: Snapshot, capacity: int) -> Repeats:

@@ -498,17 +498,22 @@ class Surroundings:
 
     # -- over a restart -----------------------------------------------------------------------------------------
 
-    def saved(self) -> dict[str, Any]:
-        """What is remembered for longer than minutes, to be encoded: contributors, ties, what Pods run as, watches."""
-        return {
-            "contributors": self.contributors.packed(),
+    def saved(self) -> Callable[[], dict[str, Any]]:
+        """What is remembered for longer than minutes: contributors, ties, what Pods run as, watches.
+
+        Returns:
+            What makes of it as it is now something to be encoded, on any thread.
+        """
+        contributors = self.contributors.saved()
+        rest = {
             "ties": [tie.model_dump(mode="json") for held in self._out.values() for tie in held],
             "runs_as": self._runs_as.to_list(),
             "watches": [asdict(watch) for watch in self._watches.values()],
         }
+        return lambda: rest | {"contributors": contributors()}
 
     def put(self, saved: Mapping[str, Any]) -> None:
-        """Take up what `saved` gave."""
+        """Take up what `saved` made, decoded."""
         for principal, held in saved["contributors"]:
             for one in held:
                 self._add(principal, Contribution(*one))

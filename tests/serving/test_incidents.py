@@ -104,7 +104,7 @@ def test_memory_is_bounded_and_whoever_is_longest_quiet_is_forgotten(monkeypatch
     known = Contributors()
     for number in range(1000):
         known.add(f"user-{number}", Contribution(number, f"id-{number}", 1, 1, None, "", ""))
-        assert sum(len(held) for _, held in known.saved()) <= 101
+        assert sum(len(held) for _, held in msgspec.msgpack.decode(known.saved()())) <= 101
     assert known.within("user-0", 0, 2000) == []
     assert len(known.within("user-999", 0, 2000)) == 1
 
@@ -450,7 +450,7 @@ def test_what_led_up_to_a_flag_outlives_a_restart(store: AlertStore, explainer: 
 
     before, after = fresh(), fresh()
     feed(before, mild_event(0), token_event(1), secret_event(2, user="bob@corp"))
-    after.surroundings.put(msgspec.msgpack.decode(msgspec.msgpack.encode(before.surroundings.saved())))
+    after.surroundings.put(msgspec.msgpack.decode(msgspec.msgpack.encode(before.surroundings.saved()())))
     feed(after, secret_event(3), raw_event(4, user="bob@corp"), secret_event(5, user=WORKER))
     bob, alice = told(after)
     assert bob.audit_ids == ["id-2", "id-4"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -114,7 +115,7 @@ def test_restarts_change_no_verdict(
     for number, batch in enumerate(batches(events), 1):
         engine.score(batch)
         if number % 10 == 0:
-            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number)))
+            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number)()))
             engine.close()
             engine = fresh(bundle, parts)
             restore(snapshot, engine)
@@ -133,7 +134,7 @@ def test_what_adds_up_over_a_restart_is_flagged_as_without_one(
     engine = fresh(bundle, before)
     for batch in batches(events[:half]):
         engine.score(batch)
-    snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), 1)))
+    snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), 1)()))
     engine.close()
     with_state: list[Scores] = []
     without: list[Scores] = []
@@ -190,7 +191,7 @@ def test_a_crash_after_a_snapshot_finds_principals_on_disk_as_they_were_then(
         engine.score(batch)
         spill.evict(number, 0)
         if number == taken:
-            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number, spill.hot)))
+            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number, spill.hot)()))
             kept = len(parts)
     engine.close()
     spill.close()
@@ -280,8 +281,24 @@ def test_the_memory_of_events_is_part_of_it(bundle: Bundle, events: list[AuditEv
     engine = fresh(bundle, [])
     repeats = Repeats(100)
     repeats.first(events[:50])
-    again = remembered(Snapshot.unpack(written(capture(engine, repeats, 1))), 100)
+    again = remembered(Snapshot.unpack(written(capture(engine, repeats, 1)())), 100)
     assert again.first(events[40:60]) == [False] * 10 + [True] * 10
+    engine.close()
+
+
+def test_what_is_scored_while_a_snapshot_is_made_is_not_in_it(
+    bundle: Bundle, events: list[AuditEvent]
+) -> None:
+    engine = fresh(bundle, [])
+    engine.score(events[:3000])
+    repeats = Repeats(10_000)
+    repeats.first(events[:3000])
+    make = capture(engine, repeats, 1)
+    at_once = written(make())
+    engine.score(events[3000:6000])
+    repeats.first(events[3000:6000])
+    assert written(make()) == at_once
+    assert written(capture(engine, repeats, 1)()) != at_once
     engine.close()
 
 
@@ -291,13 +308,13 @@ def test_what_may_still_add_up_to_an_alert_is_remembered_over_a_restart(
     engine = fresh(bundle, [])
     for batch in batches(events[:6000]):
         engine.score(batch)
-    before = list(engine.surroundings.contributors.saved())
-    assert before
-    snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), 1)))
+    before = bytes(engine.surroundings.contributors.saved()())
+    assert msgspec.msgpack.decode(before)
+    snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), 1)()))
     engine.close()
     engine = fresh(bundle, [])
     restore(snapshot, engine)
-    assert list(engine.surroundings.contributors.saved()) == before
+    assert bytes(engine.surroundings.contributors.saved()()) == before
     engine.close()
 
 
@@ -324,7 +341,7 @@ def test_a_restart_with_another_model_knows_what_the_one_before_learned(
     for number, batch in enumerate(batches(events), 1):
         engine.score(batch)
         if number % 10 == 0:
-            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number)))
+            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number)()))
             engine.close()
             engine = fresh(retrained if number % 20 else bundle, parts)
             restore(snapshot, engine)
