@@ -208,7 +208,7 @@ def capture(
         hot: principals in memory, the one longest quiet first; None for all.
 
     Returns:
-        What makes a snapshot of it, on any thread: scoring waits only while what changes is copied.
+        What makes a snapshot of it, once, on any thread: scoring waits only while what changes is copied.
     """
     meta: dict[str, Any] = {
         "principals": engine.principals.saved(),
@@ -222,7 +222,7 @@ def capture(
             position, "", meta | {"surroundings": surroundings()}, _joined("repeats", seen)
         )
     contexts, sums = detector.windows.contexts(hot), detector.accumulator.sums()
-    habits = detector.habits.copy()
+    copied = [detector.habits.copy()]
     requests = detector.encoder.folder.to_arrays()
     owners = detector.encoder.owners
     meta |= {
@@ -237,6 +237,7 @@ def capture(
     bundle = detector.bundle
 
     def make() -> Snapshot:
+        habits = copied.pop()  # the largest part: it is given back before anything is written
         own, grown = habits.own(), habits.grown(bundle.habits)
         arrays: dict[str, Array] = {
             "tokens": contexts.tokens,
