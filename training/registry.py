@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from data.errors import KubehabitError
 from data.home import artifact_root, registry_uri, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PYFUNC_NEEDS = ("msgspec", "numpy", "onnxruntime", "pyyaml", "zstandard")
@@ -118,8 +121,6 @@ def register(
     """
     import mlflow
     import pandas as pd  # type: ignore[import-untyped]
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
 
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder) / "data"  # the room as it is, without the recordings that lie in it
@@ -129,7 +130,7 @@ def register(
             loader_module="data.pyfunc",
             data_path=str(bundle),
             code_paths=[str(code)],
-            signature=ModelSignature(inputs=Schema([ColSpec("string", "event")])),
+            signature=_signature(),
             input_example=pd.DataFrame({"event": example}),
             pip_requirements=[f"{package}=={installed(package)}" for package in _PYFUNC_NEEDS],
             registered_model_name=name,
@@ -138,6 +139,30 @@ def register(
     version = str(info.registered_model_version)
     mlflow.MlflowClient().set_registered_model_alias(name, alias, version)
     return version, f"models:/{name}/{version}"
+
+
+def _signature() -> ModelSignature:
+    """What `data.pyfunc` takes and gives."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Map
+
+    given = Schema(
+        [
+            ColSpec("string", "auditID"),
+            ColSpec("string", "status"),
+            # Of what was scored:
+            ColSpec("string", "principal", required=False),
+            ColSpec("double", "surprise", required=False),
+            ColSpec("double", "evidence", required=False),
+            ColSpec("boolean", "flagged", required=False),
+            ColSpec("string", "severity", required=False),
+            ColSpec(Map(DataType.double), "nll", required=False),
+            # Of what was rejected:
+            ColSpec("string", "reason", required=False),
+        ]
+    )
+    return ModelSignature(inputs=Schema([ColSpec("string", "event")]), outputs=given)
 
 
 def download(model_uri: str) -> Path:
