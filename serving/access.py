@@ -362,8 +362,10 @@ class Access:
                 f"The client certificate {name!r} has expired: connect with a new one.", close=True
             )
         if self._tls is None or certificate.authority != self._tls.authority:
-            # The connection is older than the authority's file: whether the new one vouches for it, a handshake tells.
-            raise _unknown("The client authority changed: connect again.", close=True)
+            # The connection is older than the authority's files: whether they still vouch for it, a handshake tells. After a 401
+            # kube-apiserver would give its batch up.
+            detail = "The client authority or its revocations changed: connect again."
+            raise ProblemError(503, detail, {"Retry-After": "1", "Connection": "close"})
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
             # A browser presents its certificate by itself, whichever page sends the request.

@@ -178,11 +178,14 @@ class TlsSettings(_Section):
     certificate: Path | None = None
     key: Path | None = None
     client_ca: Path | None = None
+    client_crl: Path | None = None
 
     @model_validator(mode="after")
     def _certificate_first(self) -> Self:
         if self.certificate is None and (self.key is not None or self.client_ca is not None):
             raise ValueError("key and client_ca need a certificate: name it too")
+        if self.client_ca is None and self.client_crl is not None:
+            raise ValueError("client_crl needs client_ca, whose certificates it revokes: name it too")
         return self
 
 

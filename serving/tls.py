@@ -1,4 +1,4 @@
-"""TLS of the service: certificate, key and the authority of client certificates, all exchangeable while it runs."""
+"""TLS of the service: certificate, key, and whose client certificates are believed; all exchangeable while it runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ClientCertificate:
 
 
 class _Context(ssl.SSLContext):
-    """A context that knows which reading of the client authority's file it trusts."""
+    """A context that knows which reading of the client authority's files it trusts."""
 
     authority: int = 0
 
@@ -63,19 +63,23 @@ class ServerTls:
         assert settings.certificate is not None
         self._certificate = settings.certificate
         self._key = settings.key or settings.certificate
-        self._client_ca = settings.client_ca
+        self._client_ca, self._client_crl = settings.client_ca, settings.client_crl
         self._authorities: bytes = b""
         self._authority = 0
-        paths = [self._certificate, self._key, *([self._client_ca] if self._client_ca is not None else [])]
+        paths = [self._certificate, self._key, self._client_ca, self._client_crl]
         self._watched = Watched(
-            "the TLS certificate, key or client authority", paths, self._read, told, clock
+            "the TLS certificate, key, client authority or its revocations",
+            [path for path in paths if path is not None],
+            self._read,
+            told,
+            clock,
         )
         self.context = self._watched.current()
         self.context.sni_callback = self._exchange
 
     @property
     def authority(self) -> int:
-        """Number of the client authority's file as it is now; one that a connection was made under may be older."""
+        """Number of the client authority's files as they are now; one that a connection was made under may be older."""
         return self._watched.current().authority
 
     def _exchange(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
@@ -106,6 +110,8 @@ class ServerTls:
             raise KubehabitError(
                 f"The client authority {path} cannot be used ({_reason(error)}): give certificates of it as PEM."
             ) from error
+        if self._client_crl is not None:
+            content += self._revoke(context, self._client_crl)
         # Who has no certificate may come with a token: the gate decides. A bad certificate ends the handshake.
         context.verify_mode = ssl.CERT_OPTIONAL
         # A resumed session is not verified anew. TLS 1.3 without tickets resumes none.
@@ -115,6 +121,25 @@ class ServerTls:
             self._authorities = content
             self._authority += 1
         context.authority = self._authority
+
+    def _revoke(self, context: _Context, path: Path) -> bytes:
+        """Believe no certificate that a file of revocations names, and none of an authority that it has no current list of."""
+        before = context.cert_store_stats()
+        try:
+            content = path.read_bytes()
+            context.load_verify_locations(cafile=path)
+        except OSError as error:
+            raise KubehabitError(
+                f"The revocations {path} cannot be used ({_reason(error)}): give the authority's lists (CRL) as PEM."
+            ) from error
+        after = context.cert_store_stats()
+        if after["crl"] == 0 or after["x509"] != before["x509"]:
+            raise KubehabitError(
+                f"The revocations {path} must be lists of revoked certificates (CRL) as PEM and nothing else; "
+                "certificates of authorities belong into tls.client_ca."
+            )
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+        return content
 
 
 def client_certificate(connection: ssl.SSLObject | None) -> ClientCertificate | None:

@@ -164,7 +164,10 @@ def test_a_new_certificate_is_shown_without_a_restart_and_a_bad_one_is_not(
         with client(live, other) as one:
             assert "the one before stays in use" not in caplog.text
             assert 'kubehabit_access_file_refused{file="tls"} 1.0' in one.get("/metrics").text
-        assert "the TLS certificate, key or client authority changed and cannot be used" in caplog.text
+        assert (
+            "the TLS certificate, key, client authority or its revocations changed and cannot be used"
+            in caplog.text
+        )
         put(files.certificate.parent, authority)
         with client(live, authority) as one:
             assert 'kubehabit_access_file_refused{file="tls"} 0.0' in one.get("/metrics").text
@@ -243,12 +246,95 @@ def test_an_authority_that_is_taken_away_is_believed_no_longer_without_a_restart
             believing(files, second)
             # Also on the connection that was made while it was believed: it ends, and a new one is refused.
             answer = old.post("/v1/audit", json=raw_event(1))
-            is_problem(answer, 401, "connect again")
+            is_problem(answer, 503, "connect again")
             assert answer.headers["connection"] == "close"
             with pytest.raises(httpx.TransportError):
                 old.post("/v1/audit", json=raw_event(1))
         with client(live, authority, issued(second, "kube-apiserver")) as new:
             assert new.post("/v1/audit", json=raw_event(2)).status_code == 200
+
+
+def revoke(path: Path, issuer: trustme.CA, *revoked: trustme.LeafCert, days: float = 1) -> None:
+    """Write an authority's list of revoked certificates, that is current for so many days."""
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    signer = serialization.load_pem_private_key(issuer.private_key_pem.bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(x509.load_pem_x509_certificate(issuer.cert_pem.bytes()).subject)
+        .last_update(now - timedelta(days=2))
+        .next_update(now + timedelta(days=days))
+    )
+    for one in revoked:
+        number = x509.load_pem_x509_certificate(one.cert_chain_pems[0].bytes()).serial_number
+        entry = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now).build()
+        made = made.add_revoked_certificate(entry)
+    path.write_bytes(made.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+
+def test_a_revoked_certificate_is_believed_no_longer_without_a_restart(
+    start: Callable[..., Live], files: TlsSettings, authority: trustme.CA, tmp_path: Path
+) -> None:
+    lists = tmp_path / "revoked.pem"
+    stolen, good = (issued(authority, "kube-apiserver") for _ in range(2))
+    revoke(lists, authority)
+    settings = believing(files, authority).model_copy(update={"client_crl": lists})
+    with (
+        start(tls=settings, access=ACCESS) as live,
+        client(live, authority, stolen) as thief,
+        client(live, authority, good) as owner,
+    ):
+        for one in (thief, owner):
+            assert one.post("/v1/audit", json=raw_event()).status_code == 200
+        revoke(lists, authority, stolen)
+        for one in (thief, owner):
+            is_problem(one.post("/v1/audit", json=raw_event(1)), 503, "connect again")
+        with pytest.raises(httpx.TransportError):
+            thief.post("/v1/audit", json=raw_event(1))
+        assert owner.post("/v1/audit", json=raw_event(1)).status_code == 200
+        lists.write_text("nonsense")  # changes nothing
+        with client(live, authority, stolen) as again, pytest.raises(httpx.TransportError):
+            again.post("/v1/audit", json=raw_event(2))
+
+
+def test_without_a_list_that_is_current_nobody_of_an_authority_gets_in(
+    start: Callable[..., Live], files: TlsSettings, authority: trustme.CA, tmp_path: Path
+) -> None:
+    settings = believing(files, authority).model_copy(update={"client_crl": tmp_path / "revoked.pem"})
+    other = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    for issuer, days in ((authority, -1), (other, 1)):
+        revoke(tmp_path / "revoked.pem", issuer, days=days)
+        with (
+            start(tls=settings, access=ACCESS) as live,
+            client(live, authority, issued(authority, "kube-apiserver")) as one,
+            pytest.raises(httpx.TransportError),
+        ):
+            one.post("/v1/audit", json=raw_event())
+
+
+def test_revocations_are_lists_and_nothing_else(
+    files: TlsSettings, authority: trustme.CA, tmp_path: Path
+) -> None:
+    lists = tmp_path / "revoked.pem"
+    settings = believing(files, authority).model_copy(update={"client_crl": lists})
+    with pytest.raises(KubehabitError, match="revocations"):
+        ServerTls(settings)
+    lists.write_text("nonsense")
+    with pytest.raises(KubehabitError, match="give the authority's lists"):
+        ServerTls(settings)
+    revoke(lists, authority)
+    with lists.open("ab") as more:
+        more.write(trustme.CA().cert_pem.bytes())
+    with pytest.raises(KubehabitError, match="and nothing else"):
+        ServerTls(settings)
+    with pytest.raises(ValueError, match="needs client_ca"):
+        TlsSettings(certificate=files.certificate, client_crl=lists)
 
 
 def test_sessions_with_client_certificates_are_not_resumed(
