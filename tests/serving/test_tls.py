@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 import trustme
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from data.errors import KubehabitError
 from serving import watched
@@ -75,6 +77,13 @@ def issued(issuer: trustme.CA, common_name: str | None = None, uri: str | None =
     return _with_uri(issuer, uri)
 
 
+def key_of(issuer: trustme.CA) -> EllipticCurvePrivateKey:
+    """With which an authority signs."""
+    signer = load_pem_private_key(issuer.private_key_pem.bytes(), None)
+    assert isinstance(signer, EllipticCurvePrivateKey)
+    return signer
+
+
 def _with_uri(issuer: trustme.CA, uri: str) -> trustme.LeafCert:
     from datetime import UTC, datetime, timedelta
 
@@ -82,8 +91,6 @@ def _with_uri(issuer: trustme.CA, uri: str) -> trustme.LeafCert:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    signer = serialization.load_pem_private_key(issuer.private_key_pem.bytes(), None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
     above = x509.load_pem_x509_certificate(issuer.cert_pem.bytes())
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
@@ -102,7 +109,7 @@ def _with_uri(issuer: trustme.CA, uri: str) -> trustme.LeafCert:
             ),
             critical=False,
         )
-        .sign(signer, hashes.SHA256())
+        .sign(key_of(issuer), hashes.SHA256())
     )
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -260,10 +267,7 @@ def revoke(path: Path, issuer: trustme.CA, *revoked: trustme.LeafCert, days: flo
 
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
 
-    signer = serialization.load_pem_private_key(issuer.private_key_pem.bytes(), None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
     now = datetime.now(UTC)
     made = (
         x509.CertificateRevocationListBuilder()
@@ -275,7 +279,7 @@ def revoke(path: Path, issuer: trustme.CA, *revoked: trustme.LeafCert, days: flo
         number = x509.load_pem_x509_certificate(one.cert_chain_pems[0].bytes()).serial_number
         entry = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now).build()
         made = made.add_revoked_certificate(entry)
-    path.write_bytes(made.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    path.write_bytes(made.sign(key_of(issuer), hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
 def test_a_revoked_certificate_is_believed_no_longer_without_a_restart(
