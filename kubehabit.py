@@ -189,7 +189,7 @@ def data_build(
 
     Next:  `kubehabit train --data .kubehabit/dataset`
     """
-    from data.dataset import build
+    from data.build import build
 
     summary = build(logs, out, dead_letters=dead_letters)
     typer.echo(summary.describe())
@@ -633,7 +633,7 @@ def ablate(
 
     Next:  read the table, then change your copy of train.yaml and `kubehabit train --config` it.
     """
-    from data.home import home
+    from data.paths import home
     from training import ablate as taking_apart
 
     where = taking_apart.Where.of(data, log, labels)

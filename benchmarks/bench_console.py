@@ -24,9 +24,9 @@ from typing import Any
 from benchmarks.chromium import chromium
 from benchmarks.console_service import serving
 from benchmarks.report import Row, at_most, report
-from data.actions import FIELDS
+from data.audit_event import AuditEvent
 from data.detector import Scores
-from data.events import AuditEvent
+from data.fields import FIELDS
 from serving.alerts import (
     SEVERITIES,
     Action,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Row, at_least, at_most, report
-from data.events import DeadLetter
+from data.audit_event import DeadLetter
 from data.reader import open_lines, read_events
 from serving.engine import Engine
 from serving.forensics.evidence import Subject, check, export
@@ -392,7 +392,7 @@ def trained(home: Path) -> str:
     os.environ["KUBEHABIT_HOME"] = str(home)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)
-    from data.dataset import build
+    from data.build import build
     from training.run import train
 
     dataset = home / "dataset"

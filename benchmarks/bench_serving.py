@@ -38,7 +38,7 @@ import numpy as np
 
 from benchmarks.load import write_bodies
 from benchmarks.report import Row, at_most, report
-from data.events import AuditEvent
+from data.audit_event import AuditEvent
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDINGS = ROOT / "data" / "recordings"
@@ -663,7 +663,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="events/s of the soak; default: half the highest rate")
     chosen = parser.parse_args()
     if chosen.model:
-        from data.home import registry_uri
+        from data.paths import registry_uri
 
         match = re.fullmatch(r"models:/([^/@]+)@([^/@]+)", chosen.model)
         if match is None:

@@ -26,7 +26,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.report import Row, report
-from data.actions import GAPS, ActionEncoder, gap_codes
+from data.encoder import ActionEncoder
+from data.fields import GAPS, gap_codes
 from data.names import client_family, reach_of
 from data.reader import DeadLetterFile, read_events
 from data.simulate import load_settings, simulate

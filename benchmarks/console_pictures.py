@@ -27,7 +27,7 @@ from benchmarks.bench_incidents import trained
 from benchmarks.chromium import chromium
 from benchmarks.console_service import serving
 from benchmarks.console_weeks import weeks
-from data.home import registry_uri, tracking_uri
+from data.paths import registry_uri, tracking_uri
 from data.reader import open_lines
 from serving.alerts import SEVERITIES
 from serving.app import create_app

@@ -20,9 +20,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.actions import ActionEncoder
+from data.audit_event import Decoded
+from data.decode import decode_body, decode_lines, decode_numbered
+from data.encoder import ActionEncoder
 from data.errors import KubehabitError
-from data.events import Decoded, decode_body, decode_lines, decode_numbered
 from data.reader import open_lines
 from data.sources.documents import Documents
 
@@ -237,7 +238,8 @@ def run_guided(minutes: float, corpus: Path) -> None:
         import atheris
     except ImportError:
         sys.exit("Fuzzing guided by coverage needs atheris: pip install atheris")
-    import data.events
+    import data.audit_event
+    import data.decode
     import data.names
     import data.reader
     import data.sources
@@ -246,8 +248,18 @@ def run_guided(minutes: float, corpus: Path) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(300)):
         (corpus / f"seed-{number}").write_bytes(seed)
-    for module in (data.events, data.sources, data.sources.aks, data.sources.documents, data.sources.eks, data.sources.gke,
-                   data.sources.lists, data.sources.openshift, data.traits, data.names):  # fmt: skip
+    sources = data.sources
+    formats = (
+        sources,
+        sources.reading,
+        sources.aks,
+        sources.documents,
+        sources.eks,
+        sources.gke,
+        sources.lists,
+        sources.openshift,
+    )
+    for module in (data.audit_event, data.decode, *formats, data.traits, data.names):
         for value in list(vars(module).values()):
             _instrument(atheris, module, value)
     target = Target()

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import Row, at_most, report
+from data.audit_event import AuditEvent, ObjectRef, Status, User
 from data.bundle import seal
-from data.events import AuditEvent, ObjectRef, Status, User
 from serving.journal import Journal
 from serving.keeper import Keeper
 from serving.load import load_engine

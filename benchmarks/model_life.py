@@ -22,7 +22,7 @@ def losses(dataset: Path, options: list[str], **how: Any) -> tuple[str, list[tup
     """Train; return the version and the held-back loss in nats over the steps."""
     import mlflow
 
-    from data.home import tracking_uri
+    from data.paths import tracking_uri
     from training.run import train
 
     result = train(ROOT / "configs" / "train.yaml", dataset, options, **how)
@@ -33,7 +33,7 @@ def losses(dataset: Path, options: list[str], **how: Any) -> tuple[str, list[tup
 
 def warm_start(log: Path, folder: Path, steps: int) -> dict[str, Any]:
     """Held-back loss over the steps, from scratch and from a champion that knows the first part of the log."""
-    from data.dataset import build
+    from data.build import build
     from data.reader import open_lines
 
     lines = list(open_lines(log))

@@ -77,7 +77,7 @@ def measure(
     log: Path, recording: Path, labels: Path, copies: int, options: Sequence[str], folder: Path
 ) -> dict[str, Any]:
     """Train on a log with so many copies of each chosen run, and judge."""
-    from data.dataset import build
+    from data.build import build
     from data.reader import open_lines
     from training.evaluate import evaluate
     from training.run import train

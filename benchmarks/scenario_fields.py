@@ -22,12 +22,15 @@ from typing import Any
 import yaml
 
 from benchmarks.report import Row, at_least, report
-from data.actions import FIELDS, ActionEncoder, ActionSettings
-from data.events import AuditEvent, decode_lines
-from data.habits import ATTRIBUTES
-from data.principals import PrincipalTable, identify
+from data.attributes import ATTRIBUTES
+from data.audit_event import AuditEvent
+from data.decode import decode_lines
+from data.encoder import ActionEncoder, ActionSettings
+from data.fields import FIELDS
+from data.identity import identify
+from data.paths import shipped
+from data.peer_groups import PrincipalTable
 from data.reader import open_lines
-from data.shipped import shipped
 
 HERE = Path(__file__).resolve().parent
 RECORDINGS = HERE.parent / "data" / "recordings"

@@ -69,9 +69,9 @@ class Clock:
 def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, float]:
     """CPU microseconds an event of each of PARTS, on the way of `/v1/audit` without HTTP."""
     from data import detector as detecting
-    from data.actions import ActionEncoder
     from data.calibration import Calibration, Deeds
-    from data.events import decode_body
+    from data.decode import decode_body
+    from data.encoder import ActionEncoder
     from data.evidence import Accumulator
     from data.habits import Habits
     from data.sensitivity import Sensitivity
@@ -133,8 +133,8 @@ def bare_reconstruction(
     Returns:
         The whole graph, and the one for the newest action if the bundle has it. What they are fed is made beforehand.
     """
-    from data.actions import ActionEncoder
-    from data.events import decode_body
+    from data.decode import decode_body
+    from data.encoder import ActionEncoder
     from data.reconstruction import NewestOnnxModel, OnnxModel
     from data.windows import Windows
 

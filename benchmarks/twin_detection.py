@@ -22,8 +22,8 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.report import Row, at_least, at_most, report
+from data.build import build
 from data.bundle import Bundle
-from data.dataset import build
 from data.detector import Detector
 from data.evidence import INCIDENT_SECONDS
 from data.reader import DeadLetterFile, read_events

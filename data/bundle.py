@@ -24,11 +24,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS, ActionSettings
+from data.attributes import ATTRIBUTES
 from data.calibration import Calibration
+from data.encoder import ActionSettings
 from data.errors import BundleError
-from data.habits import ATTRIBUTES, Habits
-from data.principals import PrincipalTable
+from data.fields import FIELDS
+from data.habits import Habits
+from data.peer_groups import PrincipalTable
 from data.self_test import NAME as SELF_TEST
 from data.self_test import SelfTest
 from data.sensitivity import Sensitivity

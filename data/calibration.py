@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS
-from data.habits import ATTRIBUTES, Familiarity, counted_levels, novelty_levels, roots
+from data.attributes import ATTRIBUTES
+from data.fields import FIELDS
+from data.habits import Familiarity, counted_levels, novelty_levels, roots
+from data.identity import PEOPLE_AND_PIPELINES
 from data.owners import NOBODY
-from data.principals import PEOPLE_AND_PIPELINES
 from data.vocabulary import Vocabulary
 
 TAIL_SHARE = 0.05

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS
 from data.detector import Detector
 from data.evidence import Sums
+from data.fields import FIELDS
 from data.habits import Habits
 from data.names import reach_of
 from data.vocabulary import SPECIALS, Vocabulary

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from data.events import AuditEvent, ObjectRef
+from data.audit_event import AuditEvent, ObjectRef
+from data.identity import Principal
 from data.owners import has_owner, read_link
-from data.principals import Principal
 from data.ties import Confidence, makers, place_of
 
 MACHINERY = frozenset(("controller", "component", "node"))

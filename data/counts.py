@@ -11,7 +11,7 @@ import secrets
 import numpy as np
 import numpy.typing as npt
 
-from data.runs import runs
+from data.arrays import runs
 
 Keys = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS, STATIC_FIELDS, ActionBatch, ActionEncoder, stable_hash
+from data.attributes import ATTRIBUTES, attribute_hashes
+from data.audit_event import AuditEvent
 from data.bundle import Bundle
 from data.calibration import Deeds
-from data.events import AuditEvent
+from data.encoder import ActionBatch, ActionEncoder
 from data.evidence import Accumulator
-from data.habits import ATTRIBUTES, LIMIT, Familiarity, Habits, attribute_hashes
-from data.principals import Principal, PrincipalTable
+from data.fields import FIELDS, STATIC_FIELDS, stable_hash
+from data.habits import LIMIT, Familiarity, Habits
+from data.identity import Principal
+from data.peer_groups import PrincipalTable
 from data.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
 from data.sensitivity import Sensitivity
 from data.vocabulary import UNKNOWN

@@ -21,8 +21,9 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any, NamedTuple
 
+from data.audit_event import MAX_EVENT_BYTES
+from data.decode import decode_lines
 from data.errors import KubehabitError
-from data.events import MAX_EVENT_BYTES, decode_lines
 from data.reader import DAMAGE, first_time, open_bytes, time_of
 
 _log = logging.getLogger("kubehabit.follow")

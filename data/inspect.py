@@ -17,9 +17,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
+from data.audit_event import AuditEvent, DeadLetter
 from data.errors import KubehabitError
-from data.events import AuditEvent, DeadLetter
-from data.principals import KINDS, identify
+from data.identity import KINDS, identify
 from data.reader import log_files, read_events, size_of
 from data.sources import Sources
 from data.times import parse_times

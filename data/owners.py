@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from data.events import AuditEvent, ObjectRef
-from data.principals import Principal
+from data.audit_event import AuditEvent, ObjectRef
+from data.identity import Principal
 
 NOBODY = "-"
 """Owner of an action that is nobody else's: no controller did it, or nothing tells for whom."""

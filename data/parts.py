@@ -27,10 +27,12 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from data.actions import STATIC_FIELDS, ActionBatch, ActionEncoder, ActionSettings, joined
+from data.attributes import attribute_hashes, mix
+from data.audit_event import MAX_EVENT_BYTES, AuditEvent, DeadLetter
+from data.decode import decode_lines
+from data.encoder import ActionBatch, ActionEncoder, ActionSettings, joined
 from data.errors import KubehabitError
-from data.events import MAX_EVENT_BYTES, AuditEvent, DeadLetter, decode_lines
-from data.habits import attribute_hashes, mix
+from data.fields import STATIC_FIELDS
 from data.owners import Link
 from data.reader import read_events, read_range
 from data.sensitivity import Sensitivity

@@ -15,12 +15,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from data.actions import GAPS, ActionBatch, ActionEncoder, ActionSettings, gap_codes
+from data.audit_event import AuditEvent, DeadLetter
+from data.encoder import ActionBatch, ActionEncoder, ActionSettings
 from data.errors import KubehabitError
-from data.events import AuditEvent, DeadLetter
-from data.principals import Principal, PrincipalTable
+from data.fields import GAPS, gap_codes
+from data.identity import Principal
+from data.paths import shipped
+from data.peer_groups import PrincipalTable
 from data.reader import read_events
-from data.shipped import shipped
 
 K = TypeVar("K")
 Deed = tuple[str, str, str]
@@ -68,7 +70,7 @@ class Profile:
         images: repositories of images -> how often and when.
         refusals: (code, verb, resource, namespace) -> how often and when.
         next: (verb, resource) -> what came next within ten minutes -> how often.
-        gaps: how long since its previous action, in the classes of data.actions.GAPS -> how often.
+        gaps: how long since its previous action, in the classes of data.fields.GAPS -> how often.
         minutes: minutes since 1970 UTC -> actions.
         behind: (controller, verb, resource, namespace) -> what controllers did for what it wrote.
     """

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 from itertools import islice
 
-from data.actions import GAPS
+from data.fields import GAPS
 from data.profile import Profile, Seen, clock, cut, deed_words, listed, rarest, top
 
 _STYLE = """

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data.actions import FIELDS
 from data.bundle import Bundle
+from data.decode import decode_lines
 from data.detector import Detector
-from data.events import decode_lines
+from data.fields import FIELDS
 from data.reconstruction import Model, OnnxModel
 
 

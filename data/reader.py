@@ -14,8 +14,9 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 import zstandard
 
+from data.audit_event import MAX_EVENT_BYTES, AuditEvent, DeadLetter, Decoded
+from data.decode import decode_block, decode_numbered
 from data.errors import KubehabitError
-from data.events import MAX_EVENT_BYTES, AuditEvent, DeadLetter, Decoded, decode_block, decode_numbered
 from data.sources import Sources
 from data.sources.documents import Documents, opens_document
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS
+from data.fields import FIELDS
 from data.windows import Cut
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import ActionBatch, ActionEncoder
+from data.encoder import ActionBatch, ActionEncoder
 from data.errors import KubehabitError
 
 _DENSE_LIMIT = 1 << 40

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from data.audit_event import DeadLetter
 from data.errors import KubehabitError
-from data.events import DeadLetter
 from data.follow import Checkpoint, Follower
 from data.reader import DeadLetterFile
 

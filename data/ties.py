@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from data.events import AuditEvent, ObjectRef
+from data.audit_event import AuditEvent, ObjectRef
 from data.names import SAFE
 from data.traits import certificate_subject
 

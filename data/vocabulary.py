@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS, GAPS, STATIC_FIELDS, ActionBatch, ActionEncoder
+from data.encoder import ActionBatch, ActionEncoder
+from data.fields import FIELDS, GAPS, STATIC_FIELDS
 from data.names import client_family, network_of, reach_of
 
 PAD, UNKNOWN, MASK = 0, 1, 2

@@ -9,8 +9,8 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS, gap_codes
-from data.runs import runs
+from data.arrays import runs
+from data.fields import FIELDS, gap_codes
 from data.vocabulary import SPECIALS
 
 Ints = npt.NDArray[np.int64]

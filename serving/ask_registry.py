@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from data.errors import BundleError, KubehabitError
-from data.home import registry_uri, tracking_uri
+from data.paths import registry_uri, tracking_uri
 from serving.registry import TRAIN, Reference, RegistryError, RegistryUnavailableError, bundle_in, one_line
 
 if TYPE_CHECKING:

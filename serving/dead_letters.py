@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from data.events import DeadLetter
+from data.audit_event import DeadLetter
 from data.reader import DeadLetterFile
 
 _log = logging.getLogger("kubehabit.dead_letters")

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from data.events import AuditEvent
+from data.audit_event import AuditEvent
 from serving.alerts import (
     Action,
     Alert,

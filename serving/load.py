@@ -113,10 +113,10 @@ def load_model(
     Raises:
         BundleError: its graph cannot be run here, or fails the bundle's self-test.
     """
-    from data.actions import StageFolder
     from data.detector import Detector, describe
     from data.errors import BundleError
     from data.self_test import TOLERANCE, prove
+    from data.stage_folding import StageFolder
 
     what = f"{fetched.name} version {fetched.version}"
     bundle = replace(bundle, calibration=bundle.calibration.scaled(threshold_scale))

@@ -17,7 +17,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from data.events import AuditEvent
+from data.audit_event import AuditEvent
 from data.times import are_usual, is_time, parse_times
 from serving.engine import Batch, ModelInfo
 from serving.model_metrics import ModelMetrics

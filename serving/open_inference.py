@@ -17,7 +17,7 @@ import msgspec
 from fastapi import FastAPI, Path, Request, Response
 from typing_extensions import TypedDict
 
-from data.actions import FIELDS
+from data.fields import FIELDS
 from serving.engine import Loaded
 from serving.plain_model import COLUMN, EXAMPLE, PlainModel, predict
 from serving.problems import MEDIA_TYPE, InferenceProblem, ProblemError

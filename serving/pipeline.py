@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from itertools import compress, islice
 from typing import Any, TypeVar
 
+from data.audit_event import AuditEvent, DeadLetter, Decoded
+from data.decode import decode_body
 from data.errors import KubehabitError
-from data.events import AuditEvent, DeadLetter, Decoded, decode_body
 from serving.alerts import Alert
 from serving.body import decompress
 from serving.dead_letters import BoundedDeadLetters

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
-from data.principals import identify
+from data.identity import identify
 from serving.alerts import SEVERITIES, Model, clean
 
 _RECENT = 20

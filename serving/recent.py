@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from data.events import AuditEvent, ObjectRef, Status, User
+from data.audit_event import AuditEvent, ObjectRef, Status, User
 
 if TYPE_CHECKING:
     from data.detector import Scores

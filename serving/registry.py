@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from data.errors import BundleError, KubehabitError
-from data.home import registry_uri, tracking_uri
+from data.paths import registry_uri, tracking_uri
 
 if TYPE_CHECKING:
     from data.bundle import Bundle

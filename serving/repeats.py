@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from data.events import AuditEvent
+from data.audit_event import AuditEvent
 from data.remembered import Hashes, Remembered, digests_of
 
 KEY_BYTES = 16

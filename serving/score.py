@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.audit_event import DeadLetter
 from data.errors import KubehabitError
-from data.events import DeadLetter
 from data.reader import read_events
 from serving.load import load_engine
 from serving.registry import parse_model

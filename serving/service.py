@@ -11,7 +11,8 @@ from functools import partial
 
 from fastapi import Request
 
-from data.events import AuditEvent, DeadLetter, Decoded, decode_body
+from data.audit_event import AuditEvent, DeadLetter, Decoded
+from data.decode import decode_body
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult

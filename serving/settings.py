@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from data.errors import KubehabitError
-from data.home import home
+from data.paths import home
 from serving.sinks import AnySinkSettings
 
 MEBIBYTE = 1 << 20

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from data.actions import stable_hash
-from data.events import AuditEvent
+from data.audit_event import AuditEvent
+from data.fields import stable_hash
 from serving.alerts import Model, clean
 from serving.engine import Loaded
 from serving.model_metrics import ModelMetrics

@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from data.actions import FIELDS, stable_hash
 from data.carry import give_contexts, give_sums
 from data.detector import Detector
 from data.errors import KubehabitError
 from data.evidence import Sums
+from data.fields import FIELDS, stable_hash
 from data.habits import OwnHabits
 from data.vocabulary import Vocabulary
 from data.windows import Contexts

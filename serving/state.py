@@ -26,13 +26,13 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from data.actions import StageFolder
 from data.carry import give_contexts, give_sums
 from data.detector import Detector
 from data.errors import KubehabitError
 from data.evidence import Sums
 from data.habits import OwnHabits
 from data.owners import OwnerTracker
+from data.stage_folding import StageFolder
 from data.vocabulary import Vocabulary
 from data.windows import Contexts
 from serving.engine import Engine

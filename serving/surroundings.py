@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from data.audit_event import AuditEvent
 from data.consequences import MACHINERY, Consequences
-from data.events import AuditEvent
+from data.identity import Principal
 from data.names import place_of
-from data.principals import Principal
 from data.ties import ANY, GIVING, RunsAs, read_ties, standing_for
 from data.ties import Tie as Link
 from serving.alerts import Action, Contributor, Novelty, Surrounding, Tie, Told, clean
@@ -145,8 +145,8 @@ class Surroundings:
     Args:
         explainer: says it in words.
         gap: length of an incident in microseconds: alerts of one principal that far apart are one.
-        fold: turns a user name into the principal that it counts as (`data.principals.Identity.fold`).
-        trusted_hops: proxies of one's own before the API server (`data.actions.ActionSettings`).
+        fold: turns a user name into the principal that it counts as (`data.identity.Identity.fold`).
+        trusted_hops: proxies of one's own before the API server (`data.encoder.ActionSettings`).
         recent: actions of everybody that are remembered.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from data.events import AuditEvent, ObjectRef
+from data.audit_event import AuditEvent, ObjectRef
 from data.traits import read_traits
 from serving.alerts import ImpersonatedUser, ObjectReference, ResponseStatus, clean
 from serving.recent import Seen

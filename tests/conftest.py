@@ -53,7 +53,7 @@ class Trained:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, normal_lines: list[bytes]) -> Iterator[Trained]:
     """Dataset, training, export and registration, as `kubehabit train` does them."""
-    from data.dataset import build
+    from data.build import build
     from training.registry import download
     from training.run import train
 

@@ -25,21 +25,23 @@ import yaml
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data.actions import FIELDS, ActionBatch, ActionEncoder, stable_hash
+from data.attributes import attribute_hashes
+from data.audit_event import AuditEvent
+from data.build import build
 from data.calibration import Calibration, Deeds, Weighed
-from data.dataset import ActionTable, build, load
+from data.encoder import ActionBatch, ActionEncoder
 from data.errors import KubehabitError
-from data.events import AuditEvent
 from data.evidence import Accumulator
-from data.habits import Habits, attribute_hashes
-from data.home import home
+from data.fields import FIELDS, stable_hash
+from data.habits import Habits
+from data.paths import Recordings, home
 from data.reader import DeadLetterFile, read_events
 from data.reconstruction import Model
 from data.sensitivity import Sensitivity
+from data.table import ActionTable, cut_windows, load
 from data.windows import Windows
 from training import ablation_report, registry
-from training.calibrate import CalibrationConfig, HeldBack, cut_windows, fit
-from training.demo import Recordings
+from training.calibrate import CalibrationConfig, HeldBack, fit
 from training.export import TorchModel
 from training.judge import Actions, Label, Run, Truth, curve, join, named_by, read_labels, recall_at, verdict
 from training.package import warmup_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS
+from data.attributes import ATTRIBUTES
 from data.calibration import (
     CLASSES,
     TAIL_SHARE,
@@ -19,11 +19,12 @@ from data.calibration import (
     acts_for_others,
     classes_of,
 )
-from data.dataset import ActionTable
 from data.errors import KubehabitError
 from data.evidence import INCIDENT_SECONDS, Accumulator
-from data.habits import ATTRIBUTES, MATURE, Habits, counted_levels, novelty_levels
+from data.fields import FIELDS
+from data.habits import MATURE, Habits, counted_levels, novelty_levels
 from data.reconstruction import Model
+from data.table import ActionTable, cut_windows
 
 Floats = npt.NDArray[np.float64]
 INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000
@@ -109,19 +110,6 @@ def reconstruct(
         )
         parts.append(nll[:, 0])
     return np.concatenate(parts) if parts else np.empty((0, len(FIELDS)), np.float32)
-
-
-def cut_windows(
-    table: ActionTable, windows: npt.NDArray[np.int64], window: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Token windows int64 [B, W, F], padded with 0 at the end, and their lengths int64 [B]."""
-    end = windows[:, 0]
-    lengths = np.minimum(windows[:, 1] + 1, window)
-    steps = np.arange(window)
-    rows = np.minimum(end[:, None] - lengths[:, None] + 1 + steps, len(table.tokens) - 1)
-    tokens = table.tokens[rows].astype(np.int64)
-    tokens[steps >= lengths[:, None]] = 0
-    return tokens, lengths
 
 
 def count_incidents(hit_times: npt.NDArray[np.int64]) -> int:

@@ -13,7 +13,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from data.errors import KubehabitError
-from data.home import home
+from data.paths import home
 
 EVERY_STEPS = 50
 """Steps between checkpoints: a few seconds of work to lose, and a file of a few MB to write."""

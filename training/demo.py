@@ -30,7 +30,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from data.errors import KubehabitError
-from data.home import home as kubehabit_home
+from data.paths import Recordings
+from data.paths import home as kubehabit_home
 from data.reader import open_lines
 
 MARKER = ".kubehabit-demo"
@@ -48,31 +49,6 @@ MODES = {"same": "nothing", "new-ip": "address", "new-ua": "client", "new-ip-and
 """What was new about where it came from: the address, the client program, both, or nothing."""
 
 SEVERITY_STYLES = {"low": "dim", "medium": "yellow", "high": "bold red", "critical": "bold white on red"}
-
-
-@dataclass(frozen=True, slots=True)
-class Recordings:
-    """The two recordings a demo plays and what was done in the second."""
-
-    normal: Path
-    labelled: Path
-    labels: Path
-
-    @classmethod
-    def shipped(cls) -> Recordings:
-        """Those that come with the source tree.
-
-        Raises:
-            KubehabitError: this is an installed package, which leaves them out.
-        """
-        folder = Path(str(files("data") / "recordings"))
-        found = cls(folder / "normal.jsonl.zst", folder / "labelled.jsonl.zst", folder / "labels.json")
-        if not all(path.is_file() for path in (found.normal, found.labelled, found.labels)):
-            raise KubehabitError(
-                f"The demo's recordings are not in {folder}: an installed package leaves them out. "
-                "Clone the project and run 'make demo' in it."
-            )
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +98,7 @@ def run(
 def _tell(home: Path, recordings: Recordings, overrides: Sequence[str], console: Console) -> Story:
     """The chapters, in order."""
     # Imported here: MLflow reads where its store is when it is first used.
-    from data.dataset import build
+    from data.build import build
     from training.evaluate import judge, read_labels
     from training.run import train
 

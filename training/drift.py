@@ -22,16 +22,16 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import chi2, poisson
 
-from data.actions import FIELDS, STATIC_FIELDS, ActionEncoder
+from data.audit_event import AuditEvent
 from data.bundle import Bundle
-from data.dataset import ActionTable
 from data.detector import Detector
+from data.encoder import ActionEncoder
 from data.errors import KubehabitError
-from data.events import AuditEvent
-from data.home import home, registry_uri, tracking_uri
-from data.principals import PEOPLE_AND_PIPELINES
+from data.fields import FIELDS, STATIC_FIELDS
+from data.identity import PEOPLE_AND_PIPELINES
+from data.paths import home, registry_uri, shipped, tracking_uri
 from data.reader import DeadLetterFile, read_events
-from data.shipped import shipped
+from data.table import ActionTable
 from data.vocabulary import UNKNOWN
 from training.calibrate import count_incidents
 from training.registry import connected, download

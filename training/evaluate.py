@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.actions import ActionEncoder, ActionSettings
+from data.audit_event import AuditEvent
 from data.bundle import Bundle
+from data.encoder import ActionEncoder, ActionSettings
 from data.errors import KubehabitError
-from data.events import AuditEvent
-from data.home import home, registry_uri, tracking_uri
+from data.paths import home, registry_uri, shipped, tracking_uri
 from data.reader import DeadLetterFile, read_events
-from data.shipped import shipped
 from training import intervals
 from training.judge import (
     RATES,
@@ -322,7 +321,7 @@ def _rivals(bundle: Bundle, champion: Any, data: Path | None, progress: bool) ->
 
     if data is None:
         return list(of_bundle(bundle))
-    from data.dataset import load
+    from data.table import load
 
     table = load(data)
     if table.card["fingerprint"] != bundle.meta["data"]["fingerprint"]:

@@ -10,12 +10,11 @@ import numpy as np
 import onnx
 import torch
 
-from data.dataset import ActionTable
 from data.errors import KubehabitError
 from data.reconstruction import Ints, NewestOnnxModel, Nll, OnnxModel
 from data.self_test import SelfTest
+from data.table import ActionTable, cut_windows
 from data.windows import Cut
-from training.calibrate import cut_windows
 from training.model import Autoencoder, Scorer
 from training.newest import NewestScorer
 

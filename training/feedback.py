@@ -20,14 +20,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS, STATIC_FIELDS, ActionEncoder, gap_codes, stable_hash
-from data.dataset import ActionTable
+from data.attributes import attribute_hashes
+from data.encoder import ActionEncoder
 from data.errors import KubehabitError
-from data.habits import Habits, attribute_hashes
-from data.home import home
-from data.principals import Principal
+from data.fields import FIELDS, STATIC_FIELDS, gap_codes, stable_hash
+from data.habits import Habits
+from data.identity import Principal
+from data.paths import home
 from data.reader import DeadLetterFile, read_events
 from data.sensitivity import LEVELS, Sensitivity
+from data.table import ActionTable
 from data.vocabulary import SPECIALS, Vocabulary
 
 VERDICTS = ("normal", "malicious")

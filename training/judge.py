@@ -21,7 +21,7 @@ import numpy.typing as npt
 from data.detector import SEVERITIES
 from data.errors import KubehabitError
 from data.evidence import INCIDENT_SECONDS
-from data.principals import PEOPLE_AND_PIPELINES
+from data.identity import PEOPLE_AND_PIPELINES
 
 Label = Mapping[str, Any]
 Rows = npt.NDArray[np.int64]

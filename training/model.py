@@ -29,7 +29,7 @@ class ModelConfig:
     """Architecture.
 
     Attributes:
-        vocabulary: number of tokens of each field, in the order of data.actions.FIELDS.
+        vocabulary: number of tokens of each field, in the order of data.fields.FIELDS.
         principals: number of known principals; ids run from 1, 0 is "never seen".
         groups: number of known peer groups; ids run from 1.
         window: longest window, in actions.

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from data.dataset import ActionTable, load
-from data.principals import KINDS
-from training.calibrate import cut_windows
+from data.identity import KINDS
+from data.table import ActionTable, cut_windows, load
 from training.feedback import FeedbackConfig, Learned, learn, read_feedback
 from training.model import Autoencoder, ModelConfig, field_nll, targets_at
 

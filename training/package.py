@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from data.actions import FIELDS
+from data.attributes import ATTRIBUTES
 from data.bundle import FORMAT, Warmup, seal
-from data.dataset import ActionTable
-from data.habits import ATTRIBUTES
+from data.fields import FIELDS
 from data.self_test import NAME as SELF_TEST
 from data.self_test import SelfTest
+from data.table import ActionTable
 from training.calibrate import CalibrationResult
 from training.model import ModelConfig
 

@@ -12,10 +12,10 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib.figure import Figure
 
-from data.actions import FIELDS
 from data.calibration import TAIL_SHARE
-from data.dataset import ActionTable
-from data.principals import PEOPLE_AND_PIPELINES
+from data.fields import FIELDS
+from data.identity import PEOPLE_AND_PIPELINES
+from data.table import ActionTable
 from training.calibrate import CalibrationResult
 
 INK, ACCENT, SOFT = "#1f2937", "#b91c1c", "#93a3b8"

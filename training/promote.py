@@ -21,11 +21,12 @@ import numpy.typing as npt
 from rich.table import Table
 from scipy.stats import binom
 
+from data.audit_event import EXAMPLE_EVENT
 from data.bundle import Bundle
+from data.decode import decode_lines
 from data.detector import SEVERITIES, Detector
 from data.errors import BundleError, KubehabitError
-from data.events import decode_lines
-from data.shipped import shipped
+from data.paths import shipped
 from training.export import TOLERANCE, check_newest, check_parity
 from training.registry import connected, download
 
@@ -414,8 +415,6 @@ def promote(
     Raises:
         KubehabitError: there is no challenger, it is the champion already, or no log to compare on.
     """
-    from training.run import EXAMPLE
-
     judge = judge or _evaluate
     new = _version(name, challenger or CHALLENGER)
     if new is None:
@@ -432,7 +431,7 @@ def promote(
             "Nothing to compare on. Give labelled recordings (--log LOG --labels FILE) or recent normal work (--normal LOG)."
         )
     uri = {version: f"models:/{name}/{version}" for version in (new, old) if version is not None}
-    checks, opened = self_checks(uri[new], EXAMPLE)
+    checks, opened = self_checks(uri[new], EXAMPLE_EVENT)
     figures: dict[str, dict[str, Any]] = {}
     if opened is not None and old is not None:
         logs: list[tuple[Path, Path | None]] = [*labelled, *((log, None) for log in normal)]

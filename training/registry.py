@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from data.errors import KubehabitError
-from data.home import artifact_root, registry_uri, tracking_uri
+from data.paths import artifact_root, registry_uri, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature

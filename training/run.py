@@ -18,11 +18,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.actions import FIELDS
+from data.audit_event import EXAMPLE_EVENT
 from data.bundle import Bundle
-from data.dataset import ActionTable
 from data.errors import KubehabitError
-from data.principals import PEOPLE_AND_PIPELINES
+from data.fields import FIELDS
+from data.identity import PEOPLE_AND_PIPELINES
+from data.table import ActionTable
 from training import checkpoints, drift, package, plots, registry, warm_start
 from training.calibrate import CalibrationConfig, CalibrationResult, calibrate, count_incidents
 from training.export import TorchModel, check_newest, check_parity, export, export_newest, self_test
@@ -30,15 +31,6 @@ from training.module import ActionWindows, HabitModule
 from training.newest import is_supported
 
 Chosen = npt.NDArray[np.bool_]
-EXAMPLE = (
-    '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"8f6f2f52-0c4c-4d9e-9a0e-6b6c9d1a0001",'
-    '"stage":"ResponseComplete","requestURI":"/api/v1/namespaces/payments/secrets?limit=500","verb":"list",'
-    '"user":{"username":"system:serviceaccount:web:ci-deployer","groups":["system:serviceaccounts","system:authenticated"]},'
-    '"sourceIPs":["10.0.0.7"],"userAgent":"kubectl/v1.30.1 (linux/amd64) kubernetes/6911225",'
-    '"objectRef":{"resource":"secrets","namespace":"payments","apiVersion":"v1"},"responseStatus":{"code":200},'
-    '"requestReceivedTimestamp":"2026-01-05T09:30:00.000000Z","stageTimestamp":"2026-01-05T09:30:00.010000Z",'
-    '"annotations":{"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}}'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +300,7 @@ def _train(
                 bundle,
                 name=options.name,
                 alias=alias,
-                example=[EXAMPLE],
+                example=[EXAMPLE_EVENT],
                 metadata={
                     "bundle_sha256": checksum,
                     "data_fingerprint": table.card["fingerprint"],

@@ -28,14 +28,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from data.actions import FIELDS
-from data.dataset import ActionTable
 from data.errors import KubehabitError
-from data.home import home
+from data.fields import FIELDS
+from data.paths import home, shipped
 from data.reconstruction import Model
-from data.shipped import shipped
+from data.table import ActionTable, cut_windows
 from training import registry
-from training.calibrate import cut_windows
 from training.run import parse
 
 Ints = npt.NDArray[np.int64]

@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from data.actions import FIELDS
 from data.bundle import Bundle
-from data.dataset import ActionTable
 from data.errors import KubehabitError
+from data.fields import FIELDS
+from data.table import ActionTable
 from data.vocabulary import SPECIALS, UNKNOWN, Vocabulary, back_offs
 from training.registry import connected, download
 

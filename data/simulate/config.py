@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from data.errors import KubehabitError
-from data.shipped import shipped
+from data.paths import shipped
 
 T = TypeVar("T")
 

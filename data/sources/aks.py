@@ -7,14 +7,11 @@ Source of the shape: Azure Monitor resource logs of `Microsoft.ContainerService/
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from data.events import UNREADABLE
-
-if TYPE_CHECKING:
-    from data.sources import Reading
+from data.audit_event import UNREADABLE
+from data.sources.reading import Reading
 
 AUDIT_CATEGORIES = ("kube-audit", "kube-audit-admin")
 _ID = re.compile(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from data.events import API_VERSIONS, MAX_EVENT_BYTES
+from data.audit_event import API_VERSIONS, MAX_EVENT_BYTES
 from data.sources.lists import UNWRAPPED
 
 _STEP = re.compile(rb'(?:[^"{}\[\]\n]++|"(?:[^"\\\n]++|\\[^\n])*+")*+([{}\[\]\n"])')

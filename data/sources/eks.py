@@ -8,14 +8,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from data.events import UNREADABLE
-
-if TYPE_CHECKING:
-    from data.sources import Reading
+from data.audit_event import UNREADABLE
+from data.sources.reading import Reading
 
 AUDIT_STREAM = "kube-apiserver-audit"
 _OTHER_STREAM = "EKS log stream that is not the audit log"

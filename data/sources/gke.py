@@ -9,14 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from data.events import API_VERSIONS, UNREADABLE, Annotations, AuditEvent, ObjectRef, Status, User
-
-if TYPE_CHECKING:
-    from data.sources import Reading
+from data.audit_event import API_VERSIONS, UNREADABLE, Annotations, AuditEvent, ObjectRef, Status, User
+from data.sources.reading import Reading
 
 _STARTED_LIMIT = 50_000
 _VERSION = re.compile(r"v\d+(?:(?:alpha|beta)\d+)?")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
-from data.events import API_VERSIONS, UNREADABLE
-
-if TYPE_CHECKING:
-    from data.sources import Reading
+from data.audit_event import API_VERSIONS, UNREADABLE
+from data.sources.reading import Reading
 
 UNWRAPPED = ("items", "records", "Records", "events")
 """Keys under which an object holds a list of records that can each be read alone."""

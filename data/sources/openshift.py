@@ -6,10 +6,8 @@ The events themselves are Kubernetes' own (API server, oauth-server and openshif
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from data.sources import Reading
+from data.sources.reading import Reading
 
 _LINE = re.compile(rb"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})[ \t]+(\{.*)", re.DOTALL)
 

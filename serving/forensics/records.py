@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from data.events import UNREADABLE, AuditEvent, decode_event
-from data.principals import Identity
+from data.audit_event import UNREADABLE, AuditEvent, decode_event
+from data.identity import Identity
 from serving.forensics.redaction import redact
 
 _MAX_LINE_BYTES = 16 << 20

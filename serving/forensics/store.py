@@ -27,12 +27,12 @@ from typing import IO, Any
 
 import msgspec
 
+from data.audit_event import AuditEvent
+from data.decode import decode_originals
 from data.errors import KubehabitError
-from data.events import AuditEvent
-from data.originals import decode_originals
-from data.principals import Identity
+from data.identity import Identity
+from data.paths import shipped
 from data.remembered import Remembered, digests_of
-from data.shipped import shipped
 from data.times import parse_times
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.principals import PEOPLE_AND_PIPELINES, identify
+from data.identity import PEOPLE_AND_PIPELINES, identify
 from serving.alerts import clean
 from serving.history.schema import BINS, DAY, EDGES, HOUR, connect
 from serving.principals import Trained

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_incidents import Exported, judge, measure, rows_of
-from data.actions import FIELDS
+from data.fields import FIELDS
 from serving.alerts import Surrounding
 from serving.engine import Engine
 from serving.explain import Explainer

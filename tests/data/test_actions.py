@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.actions import STATIC_FIELDS, ActionEncoder, ActionSettings, gap_codes
+from data.audit_event import AuditEvent
+from data.decode import decode_lines
+from data.encoder import ActionEncoder, ActionSettings
 from data.errors import KubehabitError
-from data.events import AuditEvent, decode_lines
+from data.fields import STATIC_FIELDS, gap_codes
 from data.times import parse_times
 from data.vocabulary import Vocabulary
 from tests.data.samples import event
@@ -202,8 +204,8 @@ def test_memos_that_overflow_change_nothing(
     events = decode(*labelled_lines[:1500])
     roomy = ActionEncoder()
     expected = roomy.encode(events)
-    monkeypatch.setattr("data.actions._MEMO_LIMIT", 10)
-    monkeypatch.setattr("data.actions._INTERNED_LIMIT", 100)
+    monkeypatch.setattr("data.encoder._MEMO_LIMIT", 10)
+    monkeypatch.setattr("data.encoder._INTERNED_LIMIT", 100)
     tight = ActionEncoder()
     found: dict[str, list[str]] = {field: [] for field in expected.codes}
     for begin in range(0, len(events), 100):

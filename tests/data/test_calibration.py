@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.actions import FIELDS
+from data.attributes import ATTRIBUTES
 from data.calibration import CLASSES, Calibration, Deeds, Rarity, Tail
 from data.errors import KubehabitError
-from data.habits import ATTRIBUTES
+from data.fields import FIELDS
 from training.calibrate import INCIDENT_GAP, fit_tails, threshold_for
 
 NAMES = list(ATTRIBUTES)

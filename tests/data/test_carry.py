@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.actions import FIELDS
+from data.audit_event import AuditEvent
 from data.bundle import Bundle
 from data.carry import carry_over, translation
+from data.decode import decode_lines
 from data.detector import Detector, Scores
-from data.events import AuditEvent, decode_lines
 from data.evidence import Sums
+from data.fields import FIELDS
 from data.habits import Habits
 from data.reader import open_lines
 from data.vocabulary import SPECIALS, UNKNOWN, Vocabulary

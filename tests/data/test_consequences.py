@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from data.consequences import Consequences
-from data.principals import Principal
+from data.identity import Principal
 from tests.data.test_ties import event, pod
 
 LATER = 600_000_000

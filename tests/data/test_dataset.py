@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from data import parts
-from data.actions import FIELDS, GAPS, ActionSettings
-from data.dataset import build, load
+from data.build import build
+from data.encoder import ActionSettings
 from data.errors import KubehabitError
+from data.fields import FIELDS, GAPS
+from data.paths import shipped
 from data.sensitivity import Sensitivity
-from data.shipped import shipped
+from data.table import load
 from data.vocabulary import HOUR_NEEDS_DAYS, MASK, PAD, SPECIALS, UNKNOWN, Vocabulary
 from tests.conftest import ROOT, Trained
 from tests.data.samples import event
@@ -165,7 +167,7 @@ def test_a_request_whose_stages_lie_far_apart_is_one_action(
 def test_a_killed_build_continues_where_it_stopped(tmp_path: Path, normal_lines: list[bytes]) -> None:
     log = write(tmp_path / "log", normal_lines)
     script = (
-        "import sys; from pathlib import Path; from data import parts; from data.dataset import build\n"
+        "import sys; from pathlib import Path; from data import parts; from data.build import build\n"
         "parts.RANGE_BYTES = 1 << 20\n"
         "build([Path(sys.argv[1])], Path(sys.argv[2]), workers=1, progress=False)\n"
     )

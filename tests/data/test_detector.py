@@ -10,12 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from data.audit_event import AuditEvent, User
 from data.bundle import FILES, Bundle, seal
-from data.dataset import load
+from data.decode import decode_lines
 from data.detector import Detector, Scores, severity_of
 from data.errors import BundleError
-from data.events import AuditEvent, User, decode_lines
 from data.habits import Habits
+from data.table import load
 from tests.conftest import Trained
 from training.calibrate import reconstruct
 

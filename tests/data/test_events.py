@@ -6,8 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from data.audit_event import MAX_EVENT_BYTES
+from data.decode import decode_block, decode_body, decode_lines
 from data.errors import KubehabitError
-from data.events import MAX_EVENT_BYTES, decode_block, decode_body, decode_lines
 from data.sources import Sources
 from tests.data.samples import event
 

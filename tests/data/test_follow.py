@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from data.audit_event import MAX_EVENT_BYTES
+from data.decode import decode_lines
 from data.errors import KubehabitError
-from data.events import MAX_EVENT_BYTES, decode_lines
 from data.follow import Batch, Checkpoint, Follower, Position
 from tests.data.samples import event
 

@@ -2,17 +2,11 @@
 
 import numpy as np
 
-from data.actions import ActionEncoder, stable_hash
-from data.events import decode_lines
-from data.habits import (
-    ATTRIBUTES,
-    Familiarity,
-    Habits,
-    attribute_hashes,
-    counted_levels,
-    novelty_levels,
-    roots,
-)
+from data.attributes import ATTRIBUTES, attribute_hashes
+from data.decode import decode_lines
+from data.encoder import ActionEncoder
+from data.fields import stable_hash
+from data.habits import Familiarity, Habits, counted_levels, novelty_levels, roots
 from tests.data.samples import event
 
 NAMES = list(ATTRIBUTES)

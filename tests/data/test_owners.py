@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from data.actions import ActionEncoder
-from data.events import AuditEvent, decode_lines
+from data.audit_event import AuditEvent
+from data.decode import decode_lines
+from data.encoder import ActionEncoder
+from data.identity import identify
 from data.owners import NOBODY, OwnerTracker, pack_links, read_link, unpack_links
-from data.principals import identify
 from data.reader import open_lines
 from tests.data.samples import event
 

@@ -10,23 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.actions import ActionEncoder, ActionSettings
-from data.dataset import build
+from data.build import build
+from data.decode import decode_lines
+from data.encoder import ActionEncoder, ActionSettings
 from data.errors import KubehabitError
-from data.events import decode_lines
-from data.principals import (
-    FOLDS_LIMIT,
-    Identity,
-    Principal,
-    PrincipalTable,
-    cluster,
-    describe_folds,
-    fold_report,
-    identify,
-    similarity,
-)
+from data.identity import FOLDS_LIMIT, Identity, Principal, describe_folds, fold_report, identify
+from data.paths import shipped
+from data.peer_groups import PrincipalTable, cluster, similarity
 from data.reader import open_lines
-from data.shipped import shipped
 from tests.data.samples import event
 
 RULES = shipped("identity.yaml")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from data.bundle import Bundle
+from data.decode import decode_lines
 from data.detector import Detector, Scores
-from data.events import decode_lines
 from data.pyfunc import AuditModel
 from data.reader import open_lines
 from data.reconstruction import OnnxModel

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from data.audit_event import MAX_EVENT_BYTES
 from data.errors import KubehabitError
-from data.events import MAX_EVENT_BYTES
 from data.reader import DeadLetterFile, open_lines, read_events, read_range
 from tests.data.samples import event
 

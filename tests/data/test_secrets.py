@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.actions import ActionEncoder, ActionSettings
+from data.build import build
 from data.bundle import seal
-from data.dataset import build
-from data.events import decode_lines
-from data.shipped import shipped
+from data.decode import decode_lines
+from data.encoder import ActionEncoder, ActionSettings
+from data.paths import shipped
 from data.traits import read_traits
 from serving.score import score_log
 from tests.conftest import Trained

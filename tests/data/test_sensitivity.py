@@ -3,8 +3,8 @@
 import pytest
 
 from data.errors import KubehabitError
+from data.paths import shipped
 from data.sensitivity import LEVELS, Sensitivity
-from data.shipped import shipped
 
 SHIPPED = Sensitivity(shipped("sensitivity.yaml")["rules"])
 

@@ -14,10 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 import kubehabit
-from data.actions import ActionEncoder
+from data.audit_event import AuditEvent
+from data.decode import decode_lines
+from data.encoder import ActionEncoder
 from data.errors import KubehabitError
-from data.events import AuditEvent, decode_lines
-from data.principals import identify
+from data.identity import identify
 from data.reader import open_lines
 from data.simulate import Settings, Summary, load_settings, simulate
 from data.simulate.config import MachineSettings

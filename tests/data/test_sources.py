@@ -16,9 +16,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.actions import STATIC_FIELDS, ActionEncoder
+from data.audit_event import MAX_EVENT_BYTES, Annotations, AuditEvent, DeadLetter
+from data.decode import decode_body, decode_lines
+from data.encoder import ActionEncoder
 from data.errors import KubehabitError
-from data.events import MAX_EVENT_BYTES, Annotations, AuditEvent, DeadLetter, decode_body, decode_lines
+from data.fields import STATIC_FIELDS
 from data.reader import STDIN, first_time, log_files, read_events
 from data.sources import Sources
 from data.sources.documents import Documents

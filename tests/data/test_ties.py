@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from data.events import AuditEvent, decode_event
+from data.audit_event import AuditEvent, decode_event
 from data.ties import RunsAs, leads_to, read_ties, standing_for
 
 

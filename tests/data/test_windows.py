@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.actions import FIELDS, GAPS, gap_codes
+from data.fields import FIELDS, GAPS, gap_codes
 from data.vocabulary import SPECIALS
 from data.windows import Windows
 

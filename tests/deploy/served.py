@@ -12,9 +12,9 @@ from typing import Any
 
 import uvicorn
 
-from data.actions import FIELDS
+from data.audit_event import AuditEvent
 from data.detector import Scores
-from data.events import AuditEvent
+from data.fields import FIELDS
 from serving.app import create_app
 from serving.engine import Engine
 from serving.explain import Explainer

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 import yaml
 
-from data.actions import STATIC_FIELDS, ActionEncoder, ActionSettings
-from data.events import decode_lines
+from data.decode import decode_lines
+from data.encoder import ActionEncoder, ActionSettings
+from data.fields import STATIC_FIELDS
 from data.reader import open_lines
 from tests.deploy.audit_policy import LEVELS, decide, written
 

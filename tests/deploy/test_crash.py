@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from data.actions import StageFolder
-from data.events import decode_lines
+from data.decode import decode_lines
+from data.stage_folding import StageFolder
 from serving.store import AlertStore
 from tests.deploy.apiserver import Webhook
 from tests.deploy.served import free_port

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from data.actions import FIELDS
+from data.fields import FIELDS
 from serving.app import create_app
 from serving.engine import Engine, ModelInfo
 from serving.explain import Explainer

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from data.actions import FIELDS, StageFolder
+from data.audit_event import AuditEvent
+from data.decode import decode_body
 from data.detector import Explanation, FieldReason, HabitReason, Scores
-from data.events import AuditEvent, decode_body
-from data.principals import identify
+from data.fields import FIELDS
+from data.identity import identify
+from data.stage_folding import StageFolder
 from data.times import parse_times
 
 START = datetime(2026, 11, 23, 14, 0, tzinfo=UTC)

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.actions import FIELDS
+from data.fields import FIELDS
 from serving.engine import Batch, Engine
 from serving.explain import Explainer
 from serving.store import AlertStore

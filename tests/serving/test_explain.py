@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.attributes import ATTRIBUTES
 from data.errors import KubehabitError
-from data.habits import ATTRIBUTES
 from serving.alerts import (
     Action,
     Alert,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from data.bundle import Bundle
+from data.decode import decode_lines
 from data.detector import Detector, Scores
-from data.events import decode_lines
 from data.evidence import Accumulator
 from serving.history.keep import History, Judge
 from serving.history.preview import Alerts, Previewer

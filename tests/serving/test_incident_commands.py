@@ -14,7 +14,7 @@ import typer
 import uvicorn
 from typer.testing import CliRunner
 
-from data.actions import FIELDS
+from data.fields import FIELDS
 from kubehabit import app
 from serving.app import create_app
 from serving.engine import Engine

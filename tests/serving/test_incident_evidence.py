@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 import kubehabit
-from data.actions import FIELDS
+from data.fields import FIELDS
 from serving.app import create_app
 from serving.engine import Engine
 from serving.explain import Explainer

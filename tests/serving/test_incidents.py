@@ -12,9 +12,9 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
-from data.actions import FIELDS
+from data.audit_event import AuditEvent
 from data.detector import Scores
-from data.events import AuditEvent
+from data.fields import FIELDS
 from serving.contributors import Contribution, Contributors
 from serving.engine import Engine
 from serving.explain import Explainer

@@ -22,7 +22,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.actions import FIELDS
+from data.fields import FIELDS
 from data.reader import open_lines
 from serving.app import create_app
 from serving.engine import Engine

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from data.events import AuditEvent, decode_body
+from data.audit_event import AuditEvent
+from data.decode import decode_body
 from serving import pipeline
 from serving.engine import Batch, Engine
 from serving.journal import JournalError, record

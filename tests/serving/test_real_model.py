@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from data.bundle import Bundle
+from data.decode import decode_lines
 from data.detector import Detector
-from data.events import decode_lines
 from data.reader import open_lines
 from serving.incidents import Asker, Merge
 from serving.load import load_engine

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from data.errors import BundleError, KubehabitError
-from data.home import home, tracking_uri
+from data.paths import home, tracking_uri
 from serving import registry
 from serving.registry import (
     Fetched,

@@ -14,8 +14,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from data.bundle import Bundle
+from data.decode import decode_lines
 from data.detector import Detector
-from data.events import decode_lines
 from data.reader import open_lines
 from serving.app import create_app
 from serving.load import load_engine

@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from data.bundle import seal
-from data.events import decode_lines
+from data.decode import decode_lines
 from data.reader import open_lines
 from serving.load import load_engine
 from serving.settings import Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.events import DeadLetter
+from data.audit_event import DeadLetter
 from serving.dead_letters import BoundedDeadLetters
 from serving.logs import JsonFormatter
 

@@ -20,8 +20,8 @@ from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
 from tenacity import wait_fixed
 
-from data.actions import FIELDS
 from data.errors import KubehabitError
+from data.fields import FIELDS
 from serving.app import create_app
 from serving.engine import Engine
 from serving.explain import Explainer

@@ -15,12 +15,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from data.actions import FIELDS, StageFolder
+from data.audit_event import AuditEvent
 from data.bundle import Bundle, seal
 from data.carry import carry_over
+from data.decode import decode_lines
 from data.detector import Detector, Scores
-from data.events import AuditEvent, decode_lines
+from data.fields import FIELDS
 from data.reader import open_lines
+from data.stage_folding import StageFolder
 from serving.engine import Engine
 from serving.explain import Explainer
 from serving.repeats import Repeats

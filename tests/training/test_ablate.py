@@ -10,10 +10,10 @@ import pytest
 
 from data.bundle import Bundle
 from data.calibration import Calibration
+from data.decode import decode_lines
 from data.detector import Detector
 from data.errors import KubehabitError
-from data.events import decode_lines
-from data.home import tracking_uri
+from data.paths import tracking_uri
 from data.reconstruction import OnnxModel
 from tests.conftest import RECORDINGS, ROOT, SMALL, Trained
 from training.ablate import EXPERIMENT, AblateConfig, Ablated, Errors, Exam, Where, _pooled, _ratio, ablate

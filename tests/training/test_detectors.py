@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.actions import FIELDS
+from data.audit_event import AuditEvent
+from data.build import build
 from data.bundle import Bundle
-from data.dataset import ActionTable, build, load
+from data.decode import decode_lines
 from data.errors import KubehabitError
-from data.events import AuditEvent, decode_lines
+from data.fields import FIELDS
+from data.table import ActionTable, load
 from tests.conftest import Trained
 from training.detectors import (
     Autoencoder,

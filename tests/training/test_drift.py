@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.errors import KubehabitError
-from data.home import tracking_uri
+from data.paths import tracking_uri
 from tests.conftest import Trained
 from training.drift import (
     Changed,

@@ -8,10 +8,9 @@ from typing import Any
 import mlflow
 import pytest
 
-from data.dataset import build
+from data.build import build
 from data.errors import KubehabitError
-from data.home import tracking_uri
-from data.shipped import shipped
+from data.paths import shipped, tracking_uri
 from tests.conftest import RECORDINGS, Trained
 from tests.data.samples import event
 from training.evaluate import evaluate, judge

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.actions import FIELDS, stable_hash
-from data.dataset import ActionTable, load
+from data.decode import decode_lines
 from data.errors import KubehabitError
-from data.events import decode_lines
+from data.fields import FIELDS, stable_hash
 from data.habits import Habits
+from data.table import ActionTable, cut_windows, load
 from tests.conftest import ROOT, SMALL, Trained
-from training.calibrate import cut_windows
 from training.feedback import Entry, FeedbackConfig, Learned, learn, read_feedback
 from training.run import train
 

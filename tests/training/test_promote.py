@@ -9,8 +9,9 @@ from typing import Any
 import mlflow
 import pytest
 
+from data.audit_event import EXAMPLE_EVENT
 from data.errors import KubehabitError
-from data.home import tracking_uri
+from data.paths import tracking_uri
 from tests.conftest import Trained
 from training.export import check_parity
 from training.promote import (
@@ -25,7 +26,6 @@ from training.promote import (
     sign_test,
 )
 from training.registry import connected
-from training.run import EXAMPLE
 
 GATE = GateConfig.load()
 
@@ -187,10 +187,10 @@ def test_a_broken_bundle_is_refused(trained: Trained, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(trained.bundle, folder)
     (folder / "calibration.json").write_text("{}")
-    checks, bundle = self_checks(str(folder), EXAMPLE)
+    checks, bundle = self_checks(str(folder), EXAMPLE_EVENT)
     assert bundle is None
     assert [check.refuses for check in checks] == [True]
-    whole, opened = self_checks(str(trained.bundle), EXAMPLE)
+    whole, opened = self_checks(str(trained.bundle), EXAMPLE_EVENT)
     assert opened is not None
     assert not any(check.refuses for check in whole)
 
@@ -204,7 +204,7 @@ def test_an_export_that_is_not_the_trained_model_is_refused(
         return check_parity(*arguments, **(options | {"tolerance": -1.0}))
 
     monkeypatch.setattr(gate, "check_parity", differing)
-    checks, _ = self_checks(str(trained.bundle), EXAMPLE)
+    checks, _ = self_checks(str(trained.bundle), EXAMPLE_EVENT)
     assert [check.name for check in checks if check.refuses] == [
         "trained and exported model differ by (nats)"
     ]

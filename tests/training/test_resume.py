@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.actions import FIELDS
 from data.bundle import Bundle
-from data.dataset import load
 from data.errors import KubehabitError
-from data.home import tracking_uri
+from data.fields import FIELDS
+from data.paths import tracking_uri
+from data.table import load
 from data.vocabulary import SPECIALS, UNKNOWN, Vocabulary
 from tests.conftest import ROOT, SMALL, Trained
 from training import checkpoints

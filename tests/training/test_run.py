@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from data.bundle import Bundle
+from data.decode import decode_lines
 from data.detector import Detector
 from data.errors import KubehabitError
-from data.events import decode_lines
-from data.home import tracking_uri
+from data.paths import tracking_uri
 from tests.conftest import ROOT, SMALL, Trained
 from training.registry import connected, download
 from training.run import train

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from data.bundle import Bundle
-from data.dataset import ActionTable
-from data.shipped import shipped
+from data.paths import shipped
+from data.table import ActionTable
 from training.detectors.autoencoder import Autoencoder, ReconstructionError
 from training.detectors.base import (
     BaselineDetector,

@@ -6,9 +6,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from data.actions import FIELDS
 from data.bundle import Bundle
 from data.detector import Detector, Scores
+from data.fields import FIELDS
 from training.detectors.base import BaselineDetector, Floats, Ints, Prediction, Recent, Stretch
 
 _BATCH = 512

@@ -14,12 +14,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS, STATIC_FIELDS, ActionEncoder, ActionSettings, gap_codes, stable_hash
-from data.dataset import ActionTable
-from data.events import AuditEvent
-from data.habits import attribute_hashes
-from data.principals import PEOPLE_AND_PIPELINES, PrincipalTable
+from data.attributes import attribute_hashes
+from data.audit_event import AuditEvent
+from data.encoder import ActionEncoder, ActionSettings
+from data.fields import FIELDS, STATIC_FIELDS, gap_codes, stable_hash
+from data.identity import PEOPLE_AND_PIPELINES
+from data.peer_groups import PrincipalTable
 from data.sensitivity import Sensitivity
+from data.table import ActionTable
 from data.vocabulary import SPECIALS, Vocabulary
 from training.calibrate import threshold_for
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import numpy as np
 from sklearn.ensemble import IsolationForest as Forest
 
-from data.actions import FIELDS
+from data.fields import FIELDS
 from training.detectors.base import BaselineDetector, Floats, Ints, Recent, Stretch
 
 _COUNTED = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace", "code", "client", "place"))

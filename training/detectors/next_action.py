@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from data.actions import FIELDS
+from data.fields import FIELDS
 from training.detectors.base import BaselineDetector, Floats, Ints, Recent, Stretch
 
 _BATCH = 512

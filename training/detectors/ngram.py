@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from data.habits import ATTRIBUTES
+from data.attributes import ATTRIBUTES
 from training.detectors.base import BaselineDetector, Floats, Stretch
 
 _DEED, _ANSWER = (list(ATTRIBUTES).index(name) for name in ("verb_resource_namespace", "code"))

@@ -9,8 +9,8 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from data.actions import FIELDS
-from data.habits import ATTRIBUTES
+from data.attributes import ATTRIBUTES
+from data.fields import FIELDS
 from training.detectors.base import FIELD_COUNT, BaselineDetector, Floats, Stretch
 
 _SHARE = np.zeros((len(ATTRIBUTES), FIELD_COUNT))

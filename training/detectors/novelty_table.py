@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from data.habits import ATTRIBUTES
+from data.attributes import ATTRIBUTES
 from training.detectors.base import BaselineDetector, Floats, Stretch
 
 _TUPLE = list(ATTRIBUTES).index("verb_resource_namespace")

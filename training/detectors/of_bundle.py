@@ -6,8 +6,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from data.attributes import ATTRIBUTES
 from data.bundle import Bundle
-from data.habits import ATTRIBUTES, Habits, novelty_levels
+from data.habits import Habits, novelty_levels
 from training.detectors.base import BaselineDetector, Floats, Stretch, Thresholds
 
 _TUPLE = list(ATTRIBUTES).index("verb_resource_namespace")

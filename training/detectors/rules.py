@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from data.errors import KubehabitError
-from data.shipped import shipped
+from data.paths import shipped
 from training.detectors.base import BaselineDetector, Floats, Prediction, Stretch, Thresholds
 
 LEVELS = ("low", "medium", "high", "critical")

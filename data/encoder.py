@@ -6,66 +6,37 @@ Work that depends on a raw value alone (folding a name, reading a user agent) is
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import compress, count
 from operator import attrgetter
 from typing import Any, cast
-from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
 
+from data.audit_event import AuditEvent, ObjectRef, Status
 from data.errors import KubehabitError
-from data.events import AuditEvent, ObjectRef, Status
+from data.fields import (
+    STATIC_FIELDS,
+    binding_of,
+    code_class,
+    non_resource_path,
+    resource_name,
+    stable_hash,
+    uri_shape,
+)
+from data.identity import Identity, Principal
 from data.names import fold_client, fold_name, place_of
 from data.owners import NOBODY, WRITES, Link, OwnerTracker, has_owner, read_link
-from data.principals import Identity, Principal
-from data.remembered import Hashes, Remembered, digests_of
-from data.shipped import shipped
+from data.paths import shipped
+from data.stage_folding import StageFolder, event_times
 from data.times import parse_times
 from data.traits import has_traits, read_traits
 
-FIELDS: tuple[str, ...] = (
-    "verb",  # what was done; exec, attach and port-forward are `connect` whichever verb the client used
-    "resource",  # group/resource/subresource, or the path of a request outside the resource API
-    "namespace",
-    "name",  # object name, folded
-    "code",  # class of the answer
-    "client",  # user-agent family, version step, system
-    "place",  # address, seen through the trusted proxies
-    "binding",  # the RBAC binding that allowed it
-    "impersonates",  # effective identity, if not the caller's own
-    "traits",  # what in the body matters
-    "images",  # repositories of the images in the body
-    "uri",  # shape of the query, or the path behind a proxy
-    "owner",  # for whom a controller acts: who last wrote what its object belongs to
-    "hour",  # hour of day and weekday or weekend; only used when training data spans days
-    "gap",  # time since the principal's previous action, set by the sequence, not by the event
-)
-STATIC_FIELDS = FIELDS[:-1]
-GAPS = ("first", "<10ms", "<100ms", "<1s", "<10s", "<1m", "<10m", "<1h", "<8h", ">=8h")
-_GAP_EDGES = np.array(
-    [10_000, 100_000, 1_000_000, 10_000_000, 60_000_000, 600_000_000, 3_600_000_000, 28_800_000_000]
-)
-
 _CONNECT = {"exec", "attach", "portforward"}
-_QUERY_NOISE = {
-    "timeout",
-    "timeoutSeconds",
-    "resourceVersion",
-    "allowWatchBookmarks",
-    "watch",
-    "pretty",
-    "resourceVersionMatch",
-}
-_DECISION, _REASON = "authorization.k8s.io/decision", "authorization.k8s.io/reason"
-_BY = re.compile(r'by (ClusterRoleBinding|RoleBinding) "([^"]*)"')
-_FIRST_ARGUMENT = re.compile(r"[?&]command=([^&]*)")
 _QUERY_VALUE = re.compile("=[^&]*")
-_PROXY_DEPTH = 4
 _MEMO_LIMIT = 100_000
 _INTERNED_LIMIT = 2_000_000
 _PRINCIPALS_LIMIT = 100_000
@@ -121,13 +92,6 @@ class ActionSettings:
             "drop_principals": list(self.drop_principals),
             "identity": dict(self.identity),
         }
-
-
-def stable_hash(text: str) -> int:
-    """64-bit hash that is the same in every process (Python's own is salted)."""
-    return int.from_bytes(
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-    )
 
 
 class Interner:
@@ -202,123 +166,6 @@ def joined(batches: Sequence[ActionBatch]) -> ActionBatch:
         folded=np.empty(0, np.int64),
         dropped=np.empty(0, np.int64),
     )
-
-
-class StageFolder:
-    """Makes one action of the stages of one request, and recognises repeats.
-
-    A request is identified by what the server alone sets (`requestReceivedTimestamp`) together with the audit ID, the
-    caller, the verb and the URI: a client can choose its own Audit-ID, so that alone proves nothing. Kept of each is a keyed hash
-    of these, eight bytes: with a full memory, two requests are taken for one in less than one of 10^13.
-
-    Args:
-        capacity: requests remembered at the least; a third more at the most.
-        key: makes hashes that mean the same in another process, for a memory that is to be saved; without one they are those of
-            this process alone, which takes half the time.
-    """
-
-    def __init__(self, capacity: int = 200_000, key: bytes | None = None) -> None:
-        self.key = key
-        self._capacity = capacity
-        self._seen = Remembered(capacity)
-
-    def first(self, events: Sequence[AuditEvent], times: Sequence[str]) -> list[bool]:
-        """Of each event, whether it is the first that tells of its request and so becomes the action.
-
-        Args:
-            events: events in arrival order.
-            times: when the request of each was received.
-        """
-        requests = zip(
-            map(_AUDIT_ID, events),
-            times,
-            map(_URI, events),
-            map(_USERNAME, events),
-            map(_VERB, events),
-            strict=True,
-        )
-        if self.key is None:
-            hashes = np.array([*map(hash, requests)], np.int64).view(np.uint64)
-        else:
-            told_of = ("\0".join(request).encode("utf-8", "surrogatepass") for request in requests)
-            hashes = digests_of(told_of, self.key)
-        # The first stage says nothing of the outcome; another follows.
-        told = [stage != "RequestReceived" for stage in map(_STAGE, events)]
-        answers = self._seen.first(hashes, told)
-        self._seen.add(hashes[np.array(told, bool)])
-        return answers
-
-    def copy(self) -> StageFolder:
-        """Independent copy."""
-        made = StageFolder(self._capacity, self.key)
-        made._seen = self._seen.copy()
-        return made
-
-    def is_first(self, event: AuditEvent) -> bool:
-        """As `first`, for one event."""
-        return self.first([event], _times([event]))[0]
-
-    def to_arrays(self) -> list[Hashes]:
-        """What is remembered, oldest first; it means something only with a key."""
-        return self._seen.to_arrays()
-
-    @classmethod
-    def from_arrays(cls, key: bytes, saved: Sequence[Hashes]) -> StageFolder:
-        """Inverse of `to_arrays`."""
-        folder = cls(key=key)
-        folder._seen = Remembered.from_arrays(folder._capacity, saved)
-        return folder
-
-
-def gap_codes(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Index into GAPS of gaps in microseconds; a negative gap means there was no earlier action."""
-    return np.where(gaps < 0, 0, 1 + np.searchsorted(_GAP_EDGES, gaps, side="right"))
-
-
-def code_class(code: int) -> str:
-    """Answer class: success is one class, refusals and failures keep their number."""
-    if 100 <= code < 400:
-        return "ok"
-    if code >= 500:
-        return "5xx"
-    return str(code) if code else "-"
-
-
-def uri_shape(uri: str, subresource: str) -> str:
-    """Query keys that say how the request was made; for proxies the path behind them; for exec the program."""
-    path, _, query = uri.partition("?")
-    keys = {part.partition("=")[0] for part in query.split("&") if part} - _QUERY_NOISE
-    shape = "&".join(sorted(fold_name(unquote(key)) for key in keys))
-    if subresource == "proxy":
-        behind = path.partition("/proxy")[2]
-        shape = (
-            "/".join(fold_name(unquote(part)) for part in behind.split("/")[1 : 1 + _PROXY_DEPTH])
-            + "?"
-            + shape
-        )
-    if subresource == "exec":
-        argument = _FIRST_ARGUMENT.search("?" + query)
-        if argument:
-            shape += " " + fold_name(unquote(argument[1]).rpartition("/")[2][:40])
-    return shape or "-"
-
-
-def non_resource_path(uri: str) -> str:
-    """Path of a request outside the resource API, folded to four segments."""
-    return "/" + "/".join(fold_name(part) for part in uri.partition("?")[0].split("/")[1:5])
-
-
-def resource_name(group: str, resource: str, subresource: str) -> str:
-    """`group/resource/subresource`, without the parts that are empty."""
-    return "/".join(part for part in (group, resource, subresource) if part)
-
-
-def binding_of(decision: str | None, reason: str | None) -> str:
-    """The RBAC binding that allowed a request, `denied`, or `-` where the log does not say."""
-    match = _BY.search(reason or "")
-    if match:
-        return f"{match[1]} {fold_name(match[2])}"
-    return {"forbid": "denied", "allow": "-"}.get(decision or "", decision or "-")
 
 
 class _Memo(dict[Any, int]):
@@ -406,10 +253,7 @@ class _Pending:
         }
 
 
-_AUDIT_ID, _URI, _STAGE = attrgetter("auditID"), attrgetter("requestURI"), attrgetter("stage")
-_USERNAME = attrgetter("user.username")
-_RECEIVED = attrgetter("requestReceivedTimestamp")
-_VERB, _BODY = attrgetter("verb"), attrgetter("requestObject")
+_URI, _BODY = attrgetter("requestURI"), attrgetter("requestObject")
 _OBJECT = attrgetter("objectRef")
 _CONTEXT = attrgetter("cluster", "user", "sourceIPs", "userAgent", "annotations", "impersonatedUser")
 _DEED = attrgetter("verb", "responseStatus")
@@ -427,14 +271,6 @@ def _flags(ref: ObjectRef) -> int:
         | (_HAS_TRAITS if has_traits(ref.resource, ref.subresource) else 0)
         | (_HAS_OWNER if has_owner(ref) else 0)
     )
-
-
-def _times(events: Sequence[AuditEvent]) -> list[str]:
-    """When each request was received; where the log does not say, when its stage was."""
-    times = list(map(_RECEIVED, events))
-    if all(times):
-        return times
-    return [time or event.stageTimestamp for time, event in zip(times, events, strict=True)]
 
 
 class ActionEncoder:
@@ -630,7 +466,7 @@ class ActionEncoder:
             stays = [event.user.username not in drop for event in events]
             pending.dropped += [place for place, stay in zip(asked, stays, strict=True) if not stay]
             asked, events = list(compress(asked, stays)), list(compress(events, stays))
-        times = _times(events)
+        times = event_times(events)
         first = self.folder.first(events, times)
         if all(first):
             pending.index += asked

@@ -1,4 +1,4 @@
-"""Runs of equal values."""
+"""Small pieces of array code that several rooms need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def runs(ordered: npt.NDArray[Any]) -> tuple[Ints, Ints]:
-    """Where each run of equal values begins, and how many it has: int64 [R] each.
+    """Start and length of each run of equal values, int64 [R] each.
 
     Args:
         ordered: [N], one at least.

@@ -1,0 +1,65 @@
+"""Where kubehabit keeps what it makes, which MLflow store it talks to, and the defaults that it ships with."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.errors import KubehabitError
+
+
+def home() -> Path:
+    """Folder for stores and caches: `KUBEHABIT_HOME`, or `.kubehabit` in the working directory."""
+    return Path(os.environ.get("KUBEHABIT_HOME") or ".kubehabit").absolute()
+
+
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, or a SQLite file in `home()` (no server needed)."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def registry_uri() -> str:
+    """`MLFLOW_REGISTRY_URI`, or the tracking store."""
+    return os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri()
+
+
+def artifact_root() -> str | None:
+    """Where runs put their artifacts, as a URI: beside a SQLite store's file; None leaves it to the tracking server."""
+    path = tracking_uri().removeprefix("sqlite:///")
+    return (Path(path).absolute().parent / "mlartifacts").as_uri() if path != tracking_uri() else None
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """Content of a YAML file of the `configs` package, by file name."""
+    content: dict[str, Any] = yaml.safe_load(files("configs").joinpath(name).read_text("utf-8"))
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class Recordings:
+    """Two recorded logs: one of normal work, and one with attacks and its labels."""
+
+    normal: Path
+    labelled: Path
+    labels: Path
+
+    @classmethod
+    def shipped(cls) -> Recordings:
+        """The recordings of the source tree.
+
+        Raises:
+            KubehabitError: this is an installed package, which leaves them out.
+        """
+        folder = Path(str(files("data") / "recordings"))
+        found = cls(folder / "normal.jsonl.zst", folder / "labelled.jsonl.zst", folder / "labels.json")
+        if not all(path.is_file() for path in (found.normal, found.labelled, found.labels)):
+            raise KubehabitError(
+                f"The demo's recordings are not in {folder}: an installed package leaves them out. "
+                "Clone the project and run 'make demo' in it."
+            )
+        return found
