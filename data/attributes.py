@@ -10,6 +10,7 @@ import numpy.typing as npt
 from data.encoder import ActionBatch, ActionEncoder
 from data.fields import STATIC_FIELDS, stable_hash
 
+#: Attribute -> the fields that make it.
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "verb_resource": ("verb", "resource"),
     "namespace": ("namespace",),
@@ -26,7 +27,6 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "impersonates": ("impersonates",),
     "uri": ("resource", "uri"),
 }
-"""Attribute -> the fields that make it."""
 
 Hashes = npt.NDArray[np.uint64]
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -43,6 +43,7 @@ def mix(left: Hashes | np.uint64, right: Hashes | np.uint64) -> Hashes:
 
 
 _SEEDS = np.array([stable_hash(f"attribute:{name}") for name in ATTRIBUTES], np.uint64)
+#: For each place in an attribute: which attributes have a field there, and which field that is.
 _FIELDS_AT = [
     (
         np.array([index for index, fields in enumerate(ATTRIBUTES.values()) if len(fields) > at]),
@@ -50,7 +51,6 @@ _FIELDS_AT = [
     )
     for at in range(max(map(len, ATTRIBUTES.values())))
 ]
-"""For each place in an attribute: which attributes have a field there, and which field that is."""
 
 
 def attribute_hashes(batch: ActionBatch, encoder: ActionEncoder) -> Hashes:

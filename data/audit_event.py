@@ -16,10 +16,10 @@ import msgspec
 from data.times import is_time
 
 API_VERSIONS = ("audit.k8s.io/v1", "audit.k8s.io/v1beta1")
+#: The API server refuses request bodies over 3 MiB; a line over this is no audit event but damage.
 MAX_EVENT_BYTES = 8 * 1024 * 1024
-"""The API server refuses request bodies over 3 MiB; a line over this is no audit event but damage."""
+#: Bound on what the compressed parts inside one record may unpack to.
 MAX_UNPACKED_BYTES = 8 * MAX_EVENT_BYTES
-"""Bound on what the compressed parts inside one record may unpack to."""
 #: One event as an API server writes it: the input example of a registered model.
 EXAMPLE_EVENT = (
     '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"8f6f2f52-0c4c-4d9e-9a0e-6b6c9d1a0001",'
@@ -173,8 +173,8 @@ def decode_event(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
     return event
 
 
+#: What decoding may raise on bad input.
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
-"""What decoding may raise on bad input."""
 
 
 def why(error: Exception) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.arrays import runs
 from data.attributes import ATTRIBUTES
 from data.audit_event import DeadLetter
 from data.encoder import ActionSettings
@@ -31,13 +32,13 @@ from data.sensitivity import Sensitivity
 from data.table import FORMAT, ArrowFolder, dataset_features
 from data.vocabulary import SPECIALS, UNKNOWN, Vocabulary
 
+#: Last share of the time span kept from fitting, for calibration.
 HOLD_OUT = 0.2
-"""Last share of the time span kept from fitting, for calibration."""
 
 VOCABULARY_LIMIT = 2000
 _CHUNK_ROWS = 1 << 18
+#: Requests that have begun and not ended, over all parts: long watches, a few thousand in a busy cluster.
 _BEGUN = 1_000_000
-"""Requests that have begun and not ended, over all parts: long watches, a few thousand in a busy cluster."""
 
 _DAY = 86_400_000_000
 
@@ -342,6 +343,7 @@ def _merge(principals: list[Principal]) -> list[Principal]:
     return list(merged.values())
 
 
+#: Columns of the rows: type and width.
 _RAW: Mapping[str, tuple[type[np.generic], int]] = {
     "who": (np.int32, 1),
     "time": (np.int64, 1),
@@ -350,7 +352,6 @@ _RAW: Mapping[str, tuple[type[np.generic], int]] = {
     "tokens": (np.int16, len(FIELDS)),
     "attributes": (np.uint64, len(ATTRIBUTES)),
 }
-"""Columns of the rows: type and width."""
 
 
 def _write(parts: list[Part], kept: _Kept, span: _Span, fitted: _Fitted, out: Path) -> dict[str, Any]:
@@ -403,7 +404,7 @@ def _scatter(
             tokens = np.empty((len(who), len(FIELDS)), np.int16)
             for i, field in enumerate(STATIC_FIELDS):
                 tokens[:, i] = vocabulary.table(field, part.meta["values"][field])[codes[:, i]]
-            first = np.flatnonzero(np.r_[True, who[1:] != who[:-1]])
+            first, sizes = runs(who)
             gaps = np.maximum(np.diff(time, prepend=time[:1]), 0)
             gaps[first] = np.where(last[who[first]] < 0, -1, np.maximum(time[first] - last[who[first]], 0))
             tokens[:, -1] = gap_codes(gaps) + len(SPECIALS)
@@ -415,8 +416,7 @@ def _scatter(
                 "tokens": tokens,
                 "attributes": np.asarray(part.column("attributes"))[mask][order],
             }
-            ends = np.r_[first[1:], len(who)]
-            for begin, end in zip(first.tolist(), ends.tolist(), strict=True):
+            for begin, end in zip(first.tolist(), (first + sizes).tolist(), strict=True):
                 row = int(place[who[begin]])
                 for name, (kind, width) in _RAW.items():
                     block = np.ascontiguousarray(rows[name][begin:end], kind)

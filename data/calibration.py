@@ -20,8 +20,8 @@ from data.identity import PEOPLE_AND_PIPELINES
 from data.owners import NOBODY
 from data.vocabulary import Vocabulary
 
+#: Share of the largest values that a tail is fitted to (peaks over threshold).
 TAIL_SHARE = 0.05
-"""Share of the largest values that a tail is fitted to (peaks over threshold)."""
 
 Floats = npt.NDArray[np.float64]
 _ATTRIBUTES = list(ATTRIBUTES)
@@ -42,9 +42,10 @@ class Tail:
     count: int
 
 
+#: Whose novelty is compared with whose: people, service accounts of workloads and pipelines, the cluster's own machinery.
 CLASSES = ("people", "pipelines", "machinery")
-"""Whose novelty is compared with whose: people, service accounts of workloads and pipelines, the cluster's own machinery."""
 
+#: The attribute whose count says how familiar a field's value is to the principal.
 _FIELD_ATTRIBUTE: Mapping[str, str] = {
     "verb": "verb_resource",
     "resource": "verb_resource",
@@ -59,24 +60,23 @@ _FIELD_ATTRIBUTE: Mapping[str, str] = {
     "images": "images",
     "uri": "uri",
 }
-"""The attribute whose count says how familiar a field's value is to the principal."""
 
+#: Fields that are the same in every action of a session: what is new in them is told once, not with every action.
 _WEARS_OFF = ("client", "place")
-"""Fields that are the same in every action of a session: what is new in them is told once, not with every action."""
 
+#: Attributes of the session rather than of the deed. What is new in both is rarer than what is new in either.
 _SESSION = ("client", "place")
-"""Attributes of the session rather than of the deed. What is new in both is rarer than what is new in either."""
 
 _OF_SESSION = np.isin(_ATTRIBUTES, _SESSION)
 
+#: Worst fields of an action that are counted: an attack differs in a few fields, and the rest is noise.
 _TOP_FIELDS = 3
-"""Worst fields of an action that are counted: an attack differs in a few fields, and the rest is noise."""
 
 _MACHINERY_IGNORES = ("namespace", "name", "binding")
 _CONTENT_FIELDS = ("traits", "images")
 
+#: Actions on a resource that weigh as much as all others of the class in how rare a novelty there is.
 _RARITY_SHRINKAGE = 200.0
-"""Actions on a resource that weigh as much as all others of the class in how rare a novelty there is."""
 
 
 def classes_of(kinds: Sequence[str]) -> npt.NDArray[np.int64]:

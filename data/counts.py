@@ -16,19 +16,19 @@ from data.arrays import runs
 Keys = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 
+#: Owner of an entry that belongs to no one in particular.
 NOBODY = -1
-"""Owner of an entry that belongs to no one in particular."""
 
 _LEAST = 1024
+#: Share of places taken from which on the table grows: beyond it, searches become long.
 _FULL = 0.7
-"""Share of places taken from which on the table grows: beyond it, searches become long."""
 _GROWTH = 1.5
 _MOST = np.iinfo(np.uint32).max
 _HALF = np.uint64(32)
 _LEAST_KEY, _GREATEST_KEY = np.uint64(1), np.uint64(2**64 - 2)
 _EMPTY, _GONE = np.uint64(0), np.uint64(2**64 - 1)
+#: New in every process: who knows how keys are made must not be able to crowd one place and make all searches long.
 _SALT = np.uint64(secrets.randbits(64) | 1)
-"""New in every process: who knows how keys are made must not be able to crowd one place and make all searches long."""
 
 
 class Counts:

@@ -29,12 +29,12 @@ from data.sources import Sources
 from data.sources.reading import Limits
 from data.times import are_usual, is_time
 
+#: Records of one body that may be no audit events; a webhook's batch has 400.
 MAX_UNREADABLE = 10_000
-"""Records of one body that may be no audit events; a webhook's batch has 400."""
 _SUSPICIOUS_BYTES = 1 << 20
+#: In a larger body. The records of a list are found all at once, at 70 bytes each, and it has hardly more of them than commas.
+#: The recordings have one comma in 37 bytes; managed fields, the densest an event may carry, at most one in nine (`"f:a":{},`).
 _LEAST_BYTES_A_COMMA = 6
-"""In a larger body. The records of a list are found all at once, at 70 bytes each, and it has hardly more of them than commas.
-The recordings have one comma in 37 bytes; managed fields, the densest an event may carry, at most one in nine (`"f:a":{},`)."""
 _COMMA = ord(",")
 _BRACE = ord("}")
 
@@ -55,8 +55,8 @@ _ID = attrgetter("auditID")
 _RECEIVED = attrgetter("requestReceivedTimestamp")
 
 
+#: Bytes of a body in which the kind of a list is looked for: API servers write it first.
 _BEGINNING = 256
-"""Bytes of a body in which the kind of a list is looked for: API servers write it first."""
 
 
 def decode_lines(lines: Iterable[bytes], first_line: int = 1, sources: Sources | None = None) -> Decoded:

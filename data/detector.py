@@ -30,15 +30,15 @@ from data.windows import Cut, Windows
 SEVERITIES = ("none", "low", "medium", "high", "critical")
 _TOP_FIELDS = 5
 _ALTERNATIVES = 3
+#: Times its threshold below which evidence is barely, and from which it is clearly out of habit.
 _BARELY, _CLEAR = 1.5, 2.0
-"""Times its threshold below which evidence is barely, and from which it is clearly out of habit."""
 
 _KIND_OF_DEED = [
     list(ATTRIBUTES).index(name) for name in ("verb_resource", "resource_namespace", "traits", "impersonates")
 ]
 
+#: Fields that speak of a changed cluster when training knew none of their values: names and places change every day.
 _KNOWN_FIELDS = [FIELDS.index(name) for name in ("verb", "resource")]
-"""Fields that speak of a changed cluster when training knew none of their values: names and places change every day."""
 
 Hashes = npt.NDArray[np.uint64]
 

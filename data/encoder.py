@@ -40,8 +40,8 @@ _QUERY_VALUE = re.compile("=[^&]*")
 _MEMO_LIMIT = 100_000
 _INTERNED_LIMIT = 2_000_000
 _PRINCIPALS_LIMIT = 100_000
+#: Numbers no two sets of codes share, whichever encoder made them: a vocabulary may serve several encoders in turn.
 _GENERATIONS = count(1)
-"""Numbers no two sets of codes share, whichever encoder made them: a vocabulary may serve several encoders in turn."""
 
 Codes = npt.NDArray[np.int32]
 

@@ -16,14 +16,14 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
+#: Least reconstruction evidence counted beside something new, in decades: what is new cannot be cancelled altogether.
 FLOOR = 0.1
-"""Least reconstruction evidence counted beside something new, in decades: what is new cannot be cancelled altogether."""
 
+#: Alerts of one principal at most this far apart are one incident.
 INCIDENT_SECONDS = 600
-"""Alerts of one principal at most this far apart are one incident."""
 
+#: Principals remembered; those longest quiet are forgotten first, half of them at a time.
 _LIMIT = 500_000
-"""Principals remembered; those longest quiet are forgotten first, half of them at a time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,20 +14,20 @@ from data.attributes import ATTRIBUTES, Hashes, mix
 from data.counts import NOBODY, Counts
 from data.fields import stable_hash
 
+#: Attributes that are no news of the cluster's machinery: it goes wherever others' work is, by bindings named after itself.
 MACHINERY_IGNORES = (
     *("namespace", "resource_namespace", "verb_resource_namespace", "object", "image_of"),
     "binding",
 )
-"""Attributes that are no news of the cluster's machinery: it goes wherever others' work is, by bindings named after itself."""
 
+#: Attributes that say what was asked for. Who acts for somebody else did not choose that.
 CONTENTS = ("traits", "images")
-"""Attributes that say what was asked for. Who acts for somebody else did not choose that."""
 
+#: Actions from which what a principal does has a shape of its own; before, it is judged by what its peers do.
 MATURE = 100
-"""Actions from which what a principal does has a shape of its own; before, it is judged by what its peers do."""
 
+#: Most entries that live habits keep, if their bundle has not more already; with their free places that is 270 MB at most.
 LIMIT = 8_000_000
-"""Most entries that live habits keep, if their bundle has not more already; with their free places that is 270 MB at most."""
 Ints = npt.NDArray[np.int64]
 
 _OWN, _PEERS, _ANYONE, _MEMBER = (

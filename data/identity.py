@@ -15,16 +15,16 @@ from data.errors import KubehabitError
 
 Kind = Literal["human", "serviceaccount", "controller", "component", "node", "anonymous"]
 KINDS: tuple[Kind, ...] = ("human", "serviceaccount", "controller", "component", "node", "anonymous")
+#: Kinds whose alerts a person reads one by one; the others are the machinery of the cluster itself.
 PEOPLE_AND_PIPELINES: frozenset[str] = frozenset(("human", "serviceaccount"))
-"""Kinds whose alerts a person reads one by one; the others are the machinery of the cluster itself."""
 
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 _NODE = "system:node:"
 _GENERIC_GROUPS = ("system:",)
 _MEMO_LIMIT = 100_000
 _EXAMPLES = 3
+#: User names of one principal that are remembered for the report of what was folded.
 FOLDS_LIMIT = 10_000
-"""User names of one principal that are remembered for the report of what was folded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,15 +25,15 @@ from data.sources import Sources
 from data.times import parse_times
 
 TOP = 8
+#: Distinct values counted exactly; beyond, the rarest are forgotten now and then, and counts are said to be at least.
 _DISTINCT_LIMIT = 200_000
-"""Distinct values counted exactly; beyond, the rarest are forgotten now and then, and counts are said to be at least."""
 _EXAMPLES = 100
 _NAME_WIDTH = 29
 _WRITES = ("create", "update", "patch")
 _READS = ("get", "list", "watch")
 _SECRET_BODIES = ("secrets", "configmaps")
+#: Share from which something counts as logged: a few requests fail before their body is read.
 _ENOUGH = 0.95
-"""Share from which something counts as logged: a few requests fail before their body is read."""
 
 
 class Tally:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ipaddress
 import re
 
+#: Alphabet of the random suffixes Kubernetes generates (k8s.io/apimachinery/pkg/util/rand).
 SAFE = "bcdfghjklmnpqrstvwxz2456789"
-"""Alphabet of the random suffixes Kubernetes generates (k8s.io/apimachinery/pkg/util/rand)."""
 
+#: Words that happen to be written in hexadecimal digits.
 _HEX_WORDS = (
     *(
         "abed",
@@ -47,7 +48,6 @@ _HEX_WORDS = (
     ),
     *("acceded", "defaced", "effaced"),
 )
-"""Words that happen to be written in hexadecimal digits."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UUID_DASHES = 4
@@ -65,8 +65,8 @@ _RANDOM_PART = rf"""
 _RANDOM = re.compile(rf"(?<=[-._:/@*])(?:{_RANDOM_PART})(?=[-._:/@*]|\Z)", re.VERBOSE)
 _NUMBER = re.compile("[0-9]+")
 _RUN = re.compile(r"\*(?:[-.]\*)+")
+#: Matches a name in which nothing can be folded: most of those that people gave.
 _CHOSEN = re.compile(rf"(?!.*(?:[0-9]|[-._:/@*][a-f]{{4}}|[{SAFE}]{{5}}(?:\Z|\.)|\*[-.]\*))", re.DOTALL)
-"""Matches a name in which nothing can be folded: most of those that people gave."""
 
 
 def fold_name(name: str) -> str:
@@ -146,6 +146,7 @@ def reach_of(place: str) -> str:
     return "private" if any(address in network for network in _PRIVATE) else "public"
 
 
+#: Networks that are not routed on the internet (RFC 1918, 4193, 6598). Documentation ranges count as public.
 _PRIVATE = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -153,4 +154,3 @@ _PRIVATE = tuple(
         *("fc00::/7", "fe80::/10"),
     )
 )
-"""Networks that are not routed on the internet (RFC 1918, 4193, 6598). Documentation ranges count as public."""

@@ -18,10 +18,11 @@ import msgspec
 from data.audit_event import AuditEvent, ObjectRef
 from data.identity import Principal
 
+#: Owner of an action that is nobody else's: no controller did it, or nothing tells for whom.
 NOBODY = "-"
-"""Owner of an action that is nobody else's: no controller did it, or nothing tells for whom."""
 
 WRITES: frozenset[str] = frozenset(("create", "update", "patch", "delete"))
+#: Resources that nobody owns and that make up most writes: heartbeats, reports, questions.
 _UNOWNED = frozenset(
     (
         *(
@@ -35,13 +36,13 @@ _UNOWNED = frozenset(
         *("selfsubjectaccessreviews", "selfsubjectrulesreviews", "nodes", "componentstatuses", "bindings"),
     )
 )
-"""Resources that nobody owns and that make up most writes: heartbeats, reports, questions."""
 
 _AUTOSCALERS = "horizontalpodautoscalers"
 
+#: Subresources through which somebody decides over an object; the others report on it.
 _DEEDS = frozenset(("", "scale", "ephemeralcontainers", "eviction", "resize", "rollback"))
-"""Subresources through which somebody decides over an object; the others report on it."""
 
+#: Accounts of kube-controller-manager. They carry out what others wrote, so their writes make them nobody's author.
 CONTROLLERS: frozenset[str] = frozenset(
     (
         *("attachdetach-controller", "bootstrap-signer", "certificate-controller"),
@@ -76,7 +77,6 @@ CONTROLLERS: frozenset[str] = frozenset(
         ),
     )
 )
-"""Accounts of kube-controller-manager. They carry out what others wrote, so their writes make them nobody's author."""
 
 _GROUPS = {
     **dict.fromkeys(("deployments", "replicasets", "daemonsets", "statefulsets"), "apps"),
@@ -85,8 +85,8 @@ _GROUPS = {
 _SUFFIX = 6  # "-x2x4z", what generateName appends
 _DEPTH = 8
 
+#: (cluster, group/resource, namespace, name); a resource ending in `*` names all objects with that prefix.
 Key = tuple[str, str, str, str]
-"""(cluster, group/resource, namespace, name); a resource ending in `*` names all objects with that prefix."""
 
 
 class Link(NamedTuple):

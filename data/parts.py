@@ -37,16 +37,16 @@ from data.owners import Link
 from data.reader import read_events, read_range
 from data.sensitivity import Sensitivity
 
+#: Actions in a part: bounds the memory of a worker, and what a kill can cost.
 PART_ACTIONS = 100_000
-"""Actions in a part: bounds the memory of a worker, and what a kill can cost."""
 
+#: Uncompressed logs are cut into ranges of this size, so that one large file keeps every core busy.
 RANGE_BYTES = 64 << 20
-"""Uncompressed logs are cut into ranges of this size, so that one large file keeps every core busy."""
 
 COLUMNS = ("codes", "attributes", "principal", "time", "sensitivity", "request", "started")
 _MANIFEST = 4
+#: Actions taken from the encoder at a time: enough to amortise what is done per call.
 _BATCH_ACTIONS = 2048
-"""Actions taken from the encoder at a time: enough to amortise what is done per call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from data.identity import KINDS, Kind, Principal
 
+#: What a principal did: (verb, resource, namespace), or anything else that is hashable and sortable -> how often.
 Profile = Mapping[Any, int]
-"""What a principal did: (verb, resource, namespace), or anything else that is hashable and sortable -> how often."""
 
+#: Most principals of a kind that are compared with each other (memory grows with the square): those who act most.
 COMPARED_LIMIT = 2000
-"""Most principals of a kind that are compared with each other (memory grows with the square): those who act most."""
 
 
 def similarity(profiles: Sequence[Sequence[Profile]]) -> npt.NDArray[np.float64]:

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     _Stream: TypeAlias = io.BufferedReader[Any]
 
 _PACKED_BYTES = 1 << 16
+#: Bytes decoded at a time: enough to amortise what is done per chunk, small enough that its events stay in a core's cache.
 _CHUNK_BYTES = 256 << 10
-"""Bytes decoded at a time: enough to amortise what is done per chunk, small enough that its events stay in a core's cache."""
+#: The same where records are not lines, so that little is looked at twice.
 _SMALL_BYTES = 64 << 10
-"""The same where records are not lines, so that little is looked at twice."""
 _CHUNK_RECORDS = 4096
+#: Compression inside compression: Firehose can compress what CloudWatch has compressed already.
 _MAX_PACKINGS = 3
-"""Compression inside compression: Firehose can compress what CloudWatch has compressed already."""
+#: Stands for standard input.
 STDIN = Path("-")
-"""Stands for standard input."""
 DAMAGE = (EOFError, zlib.error, zstandard.ZstdError, OSError)
 
 

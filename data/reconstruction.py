@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 Nll = npt.NDArray[np.float32]
 
+#: Windows computed at once: more do not stay in a processor's caches, fewer do not fill its vector units.
 _BATCH = 256
-"""Windows computed at once: more do not stay in a processor's caches, fewer do not fill its vector units."""
 
+#: Actions that are given at once: windows that share none would need 16 times as many as there are windows, and that memory.
 _MOST_ACTIONS = 1024
-"""Actions that are given at once: windows that share none would need 16 times as many as there are windows, and that memory."""
 
+#: Flagged windows whose alternatives are computed at once: they are few, and the log-probabilities of all tokens are large.
 _FLAGGED = 64
-"""Flagged windows whose alternatives are computed at once: they are few, and the log-probabilities of all tokens are large."""
 
 _NEWEST = np.zeros(1, np.int64)
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 Hashes = npt.NDArray[np.uint64]
 
+#: Hashes in a set before they are packed into an array, a tenth of the size.
 _LIVE = 1 << 14
-"""Hashes in a set before they are packed into an array, a tenth of the size."""
 
 _GENERATIONS = 4
 

@@ -16,9 +16,9 @@ from data.errors import BundleError
 from data.reconstruction import Reconstruction
 from data.windows import Cut
 
+#: Largest difference in nats that is still the same model. Export allows 1e-4 on its own machine; instruction sets that sum in
+#: another order add to that. Evidence is counted in decades, of which this is less than a thousandth.
 TOLERANCE = 1e-3
-"""Largest difference in nats that is still the same model. Export allows 1e-4 on its own machine; instruction sets that sum in
-another order add to that. Evidence is counted in decades, of which this is less than a thousandth."""
 
 NAME = "self_test.npz"
 _COLUMNS = {

@@ -69,8 +69,8 @@ def _day(digits: int) -> int | None:
         return None
 
 
+#: Times up to which one after the other is quicker than all at once.
 _FEW = 8
-"""Times up to which one after the other is quicker than all at once."""
 
 
 def _usual_time(text: str) -> int | None:

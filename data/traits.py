@@ -28,15 +28,15 @@ _WRITES = {"create", "update", "patch", "delete", "deletecollection", "*"}
 _STRONG_ROLES = {"cluster-admin", "admin", "edit", "system:masters"}
 _IGNORED_SUBRESOURCES = {"binding", "eviction", "finalize", "log", "exec", "attach", "portforward", "proxy"}
 _IGNORED_RESOURCES = {"configmaps", "events", "leases", "subjectaccessreviews", "tokenreviews"}
+#: Kinds whose status steers something when somebody other than its usual reporter writes it.
 _REPORTED = {"services", "nodes", "pods"}
-"""Kinds whose status steers something when somebody other than its usual reporter writes it."""
 
 _PATH_DEPTH = 5
 _PATHS = 6
 _KEY_LENGTH = 64
 _NODES = 2000
+#: Keys under which an object may keep secrets: what is below them is not looked at.
 _CLOSED = {"data", "stringData", "binaryData", "env"}
-"""Keys under which an object may keep secrets: what is below them is not looked at."""
 
 Json = Any  # a decoded JSON value
 Object = dict[str, Json]
@@ -734,11 +734,11 @@ class _TemplateBody(msgspec.Struct, gc=False):
 
 _POD_BODY, _TEMPLATE_BODY = msgspec.json.Decoder(_PodBody), msgspec.json.Decoder(_TemplateBody)
 _TEMPLATED = {resource for resource, path in _TEMPLATES.items() if path == ("spec", "template", "spec")}
+#: An image with its tag and digest. An escaped quote ends no match, so this never reaches into a text.
 _IMAGE_TAG = re.compile(rb'"image":"((?:[^"\\@/]*/)*+)([^"\\@/:]++)[^"\\]*+"')
-"""An image with its tag and digest. An escaped quote ends no match, so this never reaches into a text."""
 _KNOWN_LIMIT, _KNOWN_TRAITS, _NUMBER_LENGTH = 4096, 64, 32
+#: Traits and images of a pod by the digest of its spec; never by the spec itself, which may hold secrets.
 _known: dict[bytes, tuple[set[str], set[str]]] = {}
-"""Traits and images of a pod by the digest of its spec; never by the spec itself, which may hold secrets."""
 
 
 def _known_pod(spec: msgspec.Raw) -> tuple[set[str], set[str]] | None:

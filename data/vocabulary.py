@@ -15,11 +15,11 @@ from data.names import client_family, network_of, reach_of
 
 PAD, UNKNOWN, MASK = 0, 1, 2
 SPECIALS = ("<pad>", "<unknown>", "<mask>")
+#: A value seen once in training is as good as unknown: giving it a token of its own would teach the model nothing.
 MIN_COUNT = 2
-"""A value seen once in training is as good as unknown: giving it a token of its own would teach the model nothing."""
 
+#: Hours are learned only from data that holds every weekday; otherwise each new hour would look like an attack.
 HOUR_NEEDS_DAYS = 7.0
-"""Hours are learned only from data that holds every weekday; otherwise each new hour would look like an attack."""
 
 
 def back_offs(field: str, value: str) -> tuple[str, ...]:

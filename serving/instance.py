@@ -6,6 +6,8 @@ import re
 import uuid
 from pathlib import Path
 
+from data.durable_file import write_durably
+
 _NAME = "instance"
 _HEX = re.compile(r"[0-9a-f]{32}")
 
@@ -28,9 +30,7 @@ def instance(folder: Path) -> str:
     made = uuid.uuid4().hex
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_text(made, encoding="ascii")
-        part.replace(path)
+        write_durably(path, made.encode())
     except OSError:
         pass  # then it is another one after a restart; the journal says what is wrong with the folder
     return made

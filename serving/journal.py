@@ -30,6 +30,7 @@ from pathlib import Path
 
 import zstandard
 
+from data.durable_file import sync_folder
 from data.errors import KubehabitError
 
 _log = logging.getLogger("kubehabit.journal")
@@ -274,7 +275,7 @@ class Journal:
         try:
             os.write(file, _MAGIC + mark)
             os.fsync(file)
-            self._sync_folder()
+            sync_folder(self.folder)
         except OSError:
             os.close(file)
             raise
@@ -295,13 +296,6 @@ class Journal:
             os.ftruncate(self._file, self._sizes[self._active])
         if self._sizes[self._active] > _BODY:  # an empty one would be begun again under the same name
             self._end_segment()
-
-    def _sync_folder(self) -> None:
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     # -- reading ----------------------------------------------------------------------------------------------
 

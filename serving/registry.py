@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from data.durable_file import write_durably
 from data.errors import BundleError, KubehabitError
 from data.paths import registry_uri, tracking_uri
 
@@ -430,12 +431,8 @@ def _pointer(cache: Path, wanted: Reference) -> Path:
 
 def _remember(cache: Path, wanted: Reference, fetched: Fetched) -> None:
     """Note a verified bundle as the last good one."""
-    pointer = _pointer(cache, wanted)
-    temporary = pointer.with_suffix(".tmp")
-    temporary.write_text(
-        json.dumps({"version": fetched.version, "directory": fetched.directory.name}), encoding="utf-8"
-    )
-    temporary.replace(pointer)
+    noted = {"version": fetched.version, "directory": fetched.directory.name}
+    write_durably(_pointer(cache, wanted), json.dumps(noted).encode())
 
 
 def _last_good(cache: Path, wanted: Reference) -> Fetched | None:

@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import zstandard
 
 from data.carry import give_contexts, give_sums
 from data.detector import Detector
+from data.durable_file import replacing
 from data.errors import KubehabitError
 from data.evidence import Sums
 from data.habits import OwnHabits
@@ -159,24 +159,8 @@ class Snapshots:
         Raises:
             OSError: it could not be written; those before are untouched.
         """
-        path = self._path(snapshot.position)
-        part = path.with_suffix(".part")
-        try:
-            part.touch(mode=0o600)
-            with part.open("wb") as out:
-                snapshot.write(out)
-                out.flush()
-                os.fsync(out.fileno())
-            part.rename(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with replacing(self._path(snapshot.position), 0o600) as out:
+            snapshot.write(out)
         for position in self.positions()[:-keep]:
             self._path(position).unlink(missing_ok=True)
 

@@ -18,6 +18,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from data.durable_file import replacing
 from data.errors import KubehabitError
 from serving.settings import AccessScope
 
@@ -232,20 +233,15 @@ def _write(path: Path, tokens: list[Token]) -> None:
     that runs as somebody else.
     """
     content = _File(tokens=tokens).model_dump_json(indent=2, exclude_none=True) + "\n"
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         before = path.stat() if path.exists() else None
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with replacing(path, 0o600) as file:
             if before is not None:
                 if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
                     os.fchown(file.fileno(), before.st_uid, before.st_gid)
                 os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+            file.write(content.encode())
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise KubehabitError(
             f"Cannot write {path}: {error.strerror}. Check the folder's permissions."
         ) from error

@@ -29,6 +29,7 @@ from data.attributes import attribute_hashes
 from data.audit_event import AuditEvent
 from data.build import build
 from data.calibration import Calibration, Deeds, Weighed
+from data.durable_file import replacing
 from data.encoder import ActionBatch, ActionEncoder
 from data.errors import KubehabitError
 from data.evidence import Accumulator
@@ -399,9 +400,8 @@ class Errors:
     def save(self, path: Path) -> None:
         """Keep for another time; the file appears only when it is whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part.npz")
-        np.savez(unfinished, **{one.name: getattr(self, one.name) for one in fields(self)})
-        unfinished.replace(path)
+        with replacing(path) as file:
+            np.savez(file, **{one.name: getattr(self, one.name) for one in fields(self)})
 
 
 class _Reader:

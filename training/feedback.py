@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.arrays import runs
 from data.attributes import attribute_hashes
 from data.encoder import ActionEncoder
 from data.errors import KubehabitError
@@ -387,13 +388,9 @@ def _with(table: ActionTable, log: _Log, confirmed: Sequence[int], bad: set[int]
         tokens[:, column] = vocabulary.table(field, [log.values[row][column] for row in blocks])
     names = [log.name[row] for row in blocks]
     time = log.time[blocks]
-    first_of = (
-        np.r_[True, np.array(names[1:], object) != np.array(names[:-1], object)]
-        if blocks
-        else np.empty(0, bool)
-    )
     gaps = np.maximum(np.diff(time, prepend=time[:1]), 0)
-    gaps[first_of] = -1
+    if names:
+        gaps[runs(np.array(names, object))[0]] = -1
     tokens[:, -1] = gap_codes(gaps) + len(SPECIALS)
     who = [log.who[row] for row in blocks]
     groups = [table.principals.groups.get(table.principals.group(one), 0) for one in who]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data.arrays import runs
 from data.attributes import ATTRIBUTES
 from data.bundle import FORMAT, Warmup, seal
 from data.fields import FIELDS
@@ -21,8 +22,8 @@ from training.model import ModelConfig
 
 def warmup_of(table: ActionTable, window: int) -> Warmup:
     """The last actions of every principal in the dataset."""
-    starts = np.flatnonzero(np.r_[True, table.name[1:] != table.name[:-1]])
-    ends = np.r_[starts[1:], len(table.name)]
+    starts, sizes = runs(table.name)
+    ends = starts + sizes
     tokens = {
         str(table.name[a]): table.tokens[max(a, b - window + 1) : b]
         for a, b in zip(starts, ends, strict=True)

@@ -11,8 +11,8 @@ import re
 from data.audit_event import API_VERSIONS, MAX_EVENT_BYTES
 from data.sources.lists import UNWRAPPED
 
+#: Text and whole strings up to the next bracket or newline; or up to a quote that opens a string without an end on its line.
 _STEP = re.compile(rb'(?:[^"{}\[\]\n]++|"(?:[^"\\\n]++|\\[^\n])*+")*+([{}\[\]\n"])')
-"""Text and whole strings up to the next bracket or newline; or up to a quote that opens a string without an end on its line."""
 _KEYS = "|".join(UNWRAPPED).encode()
 _LIST_KEY = re.compile(rb'"(' + _KEYS + rb')"\s*:\s*$')
 _OPENER = re.compile(rb'\s*(?:[\[{]|\[\s*\{|\{.{0,4096}"(?:' + _KEYS + rb')"\s*:\s*\[)\s*', re.DOTALL)

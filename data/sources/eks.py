@@ -20,8 +20,8 @@ _OTHER_STREAM = "EKS log stream that is not the audit log"
 _CONTROL = "CloudWatch control message"
 _GROUP = re.compile(r"/aws/eks/([^/]+)/cluster")
 _EXPORTED = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z[ \t]+(.*)", re.DOTALL)
+#: How lines of the API server's, the scheduler's and the authenticator's own logs begin.
 _PROSE = re.compile(r'[IWEF]\d{4} \d\d:\d\d|time="|level=|\d{4}[-/]\d\d[-/]\d\d[ T]|goroutine |\s')
-"""How lines of the API server's, the scheduler's and the authenticator's own logs begin."""
 
 
 class _Message(msgspec.Struct):

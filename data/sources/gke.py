@@ -17,6 +17,7 @@ from data.sources.reading import Reading
 
 _STARTED_LIMIT = 50_000
 _VERSION = re.compile(r"v\d+(?:(?:alpha|beta)\d+)?")
+#: HTTP status of each gRPC status code (google.rpc.Code); 10, ABORTED, is what a Conflict becomes.
 _CODES = {
     1: 499,
     2: 500,
@@ -35,7 +36,6 @@ _CODES = {
     15: 500,
     16: 401,
 }
-"""HTTP status of each gRPC status code (google.rpc.Code); 10, ABORTED, is what a Conflict becomes."""
 _CONNECT = ("exec", "attach", "portforward")
 _BY_SELECTOR = ("list", "watch", "deletecollection")
 

@@ -7,8 +7,8 @@ import msgspec
 from data.audit_event import API_VERSIONS, UNREADABLE
 from data.sources.reading import Reading
 
+#: Keys under which an object holds a list of records that can each be read alone.
 UNWRAPPED = ("items", "records", "Records", "events")
-"""Keys under which an object holds a list of records that can each be read alone."""
 
 
 class _Listed(msgspec.Struct):

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from data.durable_file import write_durably
 from data.errors import KubehabitError
 from serving.forensics import clock
 
@@ -242,7 +243,7 @@ class Ledger(LedgerReader):
             self._size += len(text)
             entry = Entry(number, content, line, found)
             self._entries.append(entry)
-            write_durably(self._folder / _HEAD, msgspec.json.encode(Head(number, found.hex())))
+            write_durably(self._folder / _HEAD, msgspec.json.encode(Head(number, found.hex())), 0o600)
             return entry
 
     def _mend(self) -> None:
@@ -257,24 +258,3 @@ class Ledger(LedgerReader):
         with (self._folder / "ledger.lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash it is there whole, old or new."""
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.chmod(0o600)
-    beside.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,6 +29,7 @@ import msgspec
 
 from data.audit_event import AuditEvent
 from data.decode import decode_originals
+from data.durable_file import move_durably, write_durably
 from data.errors import KubehabitError
 from data.identity import Identity
 from data.paths import shipped
@@ -37,7 +38,7 @@ from data.times import parse_times
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
 from serving.forensics.database import quoted
-from serving.forensics.ledger import Ledger, load_signing_key, public_bytes, sync_folder, write_durably
+from serving.forensics.ledger import Ledger, load_signing_key, public_bytes
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
 from serving.forensics.parquet import write_parquet
 from serving.forensics.records import COLUMNS, Record, content_of, record_of, rows_of
@@ -319,7 +320,7 @@ class EventStore:
         name = f"{now[:10]}/{now[11:13]}/{first}.parquet"
         file = self._write(rows, name, first, len(leaves), span, 0)
         blocks = blocks_of(leaves)
-        write_durably(self.folder / "blocks" / f"{first}.blocks", b"".join(blocks))
+        write_durably(self.folder / "blocks" / f"{first}.blocks", b"".join(blocks), 0o600)
         self.ledger.append(
             "sealed",
             first=first,
@@ -348,10 +349,7 @@ class EventStore:
             raise KubehabitError(f"{written} of {count} records were written to {name}.")
         beside.chmod(0o600)
         size, digest = checksum_of(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-        sync_folder(path.parent)
+        move_durably(beside, path)
         return StoredFile(name, first, count, span[0], span[1], size, digest, level)
 
     def merge(self) -> None:
@@ -519,5 +517,5 @@ def _digest_key(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         key = secrets.token_bytes(32)
-        write_durably(path, key)
+        write_durably(path, key, 0o600)
         return key

@@ -1,0 +1,60 @@
+"""Files that are whole after a crash: written beside, put on disk, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Open a file that takes the place of `path` when the block ends without an error, and is on disk then.
+
+    Readers and crashes see the old file or the new one. After an error the old one is untouched.
+
+    Args:
+        path: the file; its folder must exist. The draft beside it ends in `.part`.
+        mode: permissions of the new file; the process's umask applies.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_durably(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Replace a file by bytes; see `replacing`."""
+    with replacing(path, mode) as file:
+        file.write(content)
+
+
+def move_durably(draft: Path, path: Path) -> None:
+    """Put a finished file on disk under its final name, in a folder of the same file system."""
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
