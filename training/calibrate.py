@@ -332,7 +332,7 @@ def fit(
         held: its held-back actions.
         nll: float32 [M, F], their reconstruction NLL, in the order of the log.
         config: how thresholds are set.
-        make: what computes evidence; other than Calibration only to take it apart (`training.ablate`).
+        make: what computes evidence; other than Calibration only to take it apart (`training.ablation.ablate`).
 
     Raises:
         KubehabitError: a field to leave unscored that is none, or nothing held back.

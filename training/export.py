@@ -17,7 +17,7 @@ from data.self_test import SelfTest
 from data.windows import Cut
 from training.calibrate import cut_windows
 from training.model import Autoencoder, Scorer
-from training.newest import NewestScorer
+from training.model_newest import NewestScorer
 
 OPSET = 17
 INPUTS = ("tokens", "lengths", "principal", "group", "positions")
@@ -74,7 +74,7 @@ def export(model: Autoencoder, path: Path) -> None:
 
 
 def export_newest(model: Autoencoder, path: Path) -> None:
-    """Write the graph for the newest action alone, see `training.newest`.
+    """Write the graph for the newest action alone, see `training.model_newest`.
 
     Raises:
         KubehabitError: an axis that must be free came out frozen.

@@ -36,7 +36,7 @@ from data.reconstruction import Model
 from data.shipped import shipped
 from training import registry
 from training.calibrate import cut_windows
-from training.run import parse
+from training.train import parse
 
 Ints = npt.NDArray[np.int64]
 _DEED = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace"))

@@ -14,7 +14,7 @@ from data.habits import Habits
 from tests.conftest import ROOT, SMALL, Trained
 from training.calibrate import cut_windows
 from training.feedback import Entry, FeedbackConfig, Learned, learn, read_feedback
-from training.run import train
+from training.train import train
 
 CONFIG = FeedbackConfig()
 WINDOW = 16
