@@ -635,13 +635,14 @@ def ablate(
     """
     from data.home import home
     from training.ablation import ablate as taking_apart
+    from training.ablation.variants import AblateConfig
 
     where = taking_apart.Where.of(data, log, labels)
     table = out or home() / "ablations.md"
     run_id = taking_apart.ablate(
         where,
         config=config or _shipped("train.yaml"),
-        variants=taking_apart.AblateConfig.load(variants or _shipped("ablate.yaml")),
+        variants=AblateConfig.load(variants or _shipped("ablate.yaml")),
         only=only or [],
         options=[*([f"--trainer.max_steps={steps}"] if steps else []), *ctx.args],
         out=table,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from training.feedback import FeedbackConfig, Learned, learn, read_feedback
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+@dataclass(eq=False)
 class _Draws(IterableDataset[Batch]):
     """An endless, seeded stream of batches. Each device draws its own.
 
@@ -28,23 +30,12 @@ class _Draws(IterableDataset[Batch]):
     `done` says how many batches were trained on when the stream begins.
     """
 
-    def __init__(
-        self,
-        table: ActionTable,
-        cumulative: npt.NDArray[np.float64],
-        window: int,
-        batch_size: int,
-        seed: int,
-        done: Callable[[], int],
-    ) -> None:
-        self.table, self.cumulative, self.window, self.batch_size, self.seed, self.done = (
-            table,
-            cumulative,
-            window,
-            batch_size,
-            seed,
-            done,
-        )
+    table: ActionTable
+    cumulative: npt.NDArray[np.float64]
+    window: int
+    batch_size: int
+    seed: int
+    done: Callable[[], int]
 
     def __iter__(self) -> Iterator[Batch]:
         windows = self.table.windows["train"]
@@ -59,14 +50,14 @@ def rank() -> int:
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
-class _HeldBack(IterableDataset[Batch]):
-    """A fixed sample of held-back windows, the same at every validation."""
+@dataclass(eq=False)
+class _HeldBackBatches(IterableDataset[Batch]):
+    """Held-back windows, the same at every validation."""
 
-    def __init__(self, table: ActionTable, window: int, batch_size: int, seed: int, size: int) -> None:
-        windows = table.windows["calibration"]
-        chosen = np.random.default_rng(seed).choice(len(windows), min(size, len(windows)), replace=False)
-        self.table, self.window, self.batch_size = table, window, batch_size
-        self.windows = windows[np.sort(chosen)]
+    table: ActionTable
+    windows: npt.NDArray[np.int64]
+    window: int
+    batch_size: int
 
     def __iter__(self) -> Iterator[Batch]:
         for begin in range(0, len(self.windows), self.batch_size):
@@ -121,13 +112,10 @@ class ActionWindows(lightning.LightningDataModule):
         self.table = load(Path(path))
         self.learned: Learned | None = None
         if feedback is not None:
-            self.learned = learn(
-                self.table, read_feedback(feedback), feedback_logs or [], window, teaching or FeedbackConfig()
-            )
+            entries, logs = read_feedback(feedback), feedback_logs or []
+            self.learned = learn(self.table, entries, logs, window, teaching or FeedbackConfig())
             self.table = self.learned.table
-        self.window = window
-        self.batch_size = batch_size
-        self.seed = seed
+        self.window, self.batch_size, self.seed = window, batch_size, seed
         self.validation_windows = validation_windows
         self.vocabulary = list(self.table.vocabulary.sizes)
         self.principals = len(self.table.principals.ids)
@@ -142,14 +130,8 @@ class ActionWindows(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless seeded draws; `trainer.max_steps` ends the training."""
-        draws = _Draws(
-            self.learned.training if self.learned else self.table,
-            self._cumulative,
-            self.window,
-            self.batch_size,
-            self.seed,
-            self._done,
-        )
+        table = self.learned.training if self.learned else self.table
+        draws = _Draws(table, self._cumulative, self.window, self.batch_size, self.seed, self._done)
         return DataLoader(draws, batch_size=None)
 
     def _done(self) -> int:
@@ -158,5 +140,8 @@ class ActionWindows(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The fixed held-back sample."""
-        held_back = _HeldBack(self.table, self.window, self.batch_size, self.seed, self.validation_windows)
+        windows = self.table.windows["calibration"]
+        size = min(self.validation_windows, len(windows))
+        chosen = np.random.default_rng(self.seed).choice(len(windows), size, replace=False)
+        held_back = _HeldBackBatches(self.table, windows[np.sort(chosen)], self.window, self.batch_size)
         return DataLoader(held_back, batch_size=None)

@@ -77,7 +77,7 @@ class HabitModule(lightning.LightningModule):
         return fields.sum(), fields
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Give each step a random stream of its own: masks and dropout after a resume are those of a run that never stopped."""
+        """Seed each step on its own: masks and dropout after a resume are those of a run that never stopped."""
         step = np.random.SeedSequence((self.seed, rank(), self.global_step))
         torch.manual_seed(int(step.generate_state(1, np.uint64)[0]))
 

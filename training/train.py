@@ -9,7 +9,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning
 import numpy as np
@@ -24,7 +24,13 @@ from data.dataset import ActionTable
 from data.errors import KubehabitError
 from data.principals import PEOPLE_AND_PIPELINES
 from training import checkpoints, package, registry, stability, warm_start
-from training.calibrate import CalibrationConfig, CalibrationResult, calibrate, count_incidents
+from training.calibrate import (
+    CalibrationConfig,
+    CalibrationResult,
+    calibrate,
+    calibration_config,
+    count_incidents,
+)
 from training.datamodule import ActionWindows
 from training.evaluation import plots
 from training.export import TorchModel, check_newest, check_parity, export, export_newest, self_test
@@ -173,10 +179,15 @@ def parse(config: Path, data: Path, overrides: list[str]) -> ExperimentCLI:
     except KubehabitError:
         raise
     except Exception as error:
-        cause = error.__cause__ if isinstance(error.__cause__, KubehabitError) else None
-        if cause is not None:
-            raise cause from error
+        if isinstance(error.__cause__, KubehabitError):
+            raise error.__cause__ from error
         raise KubehabitError(f"{config}: {error}. See kubehabit train --help.") from error
+
+
+def quieten_lightning() -> None:
+    """Keep Lightning's remarks out of the terminal; errors still show."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
 
 
 def train(
@@ -200,8 +211,7 @@ def train(
         KubehabitError: no dataset, a bad option, an unusable MLflow store, nothing to resume or to start from, or an export
             that fails its parity check.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
+    quieten_lightning()
     resumed = checkpoints.find(resume) if resume is not None else None
     cli = parse(resumed.config if resumed else config, data, list(overrides or []))
     if distributed_worker():
@@ -219,109 +229,138 @@ def _train(
     import mlflow
     import torch
 
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in vars(cli.config.calibration).items()}
-    budget = CalibrationConfig(**cast(dict[str, Any], fields))
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
     experiment = registry.experiment_id(options.experiment)
-    table: ActionTable = cli.datamodule.table
+    fingerprint = cli.datamodule.table.card["fingerprint"]
+    commit = registry.git_commit()  # asked once: a long training may see its source change
+    text = cli.parser.dump(cli.config, skip_none=False)
     curves = _Curves()
     with mlflow.start_run(
         run_id=resumed.run_id if resumed else None, experiment_id=None if resumed else experiment
     ) as run:
         run_id = run.info.run_id
-        commit = registry.git_commit()
-        text = cli.parser.dump(cli.config, skip_none=False)
         if resumed:
-            checkpoints.same_data(run.data.tags, table.card["fingerprint"])
+            checkpoints.same_data(run.data.tags, fingerprint)
         else:
-            mlflow.log_params(_flat(cli.config.as_dict(), skip=("config",)))
-            mlflow.set_tags({"data_fingerprint": table.card["fingerprint"], "git_commit": commit})
-            mlflow.log_dict(table.card, "data/card.json")
-            mlflow.log_text(text, "config/train.yaml")
-            if champion is not None:
-                carried = warm_start.start_from(champion, cli.model.model, table)
-                mlflow.log_dict(carried.to_dict(), "warm_start.json")
-                mlflow.set_tag("warm_start", champion)
-                print(carried.describe())
+            _log_inputs(cli, text, commit, champion)
         cli.trainer.callbacks.extend(  # type: ignore[attr-defined]
             [curves, *checkpoints.callbacks(run_id, text), _Bar()]
         )
         began = time.monotonic()
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed.path if resumed else None)
         seconds = time.monotonic() - began
-        for step, value in curves.train:
-            mlflow.log_metric("train_nll", value, step=step)
-        for step, value in curves.held_back:
-            mlflow.log_metric("held_back_nll", value, step=step)
-
-        model = cli.model.model.eval().cpu()
-        warm_start.keep(model)
-        fitted = calibrate(table, TorchModel(model), cli.model.config.window, budget)
-        learned = cli.datamodule.learned
-        if learned is not None:
-            learned.count_into(fitted.habits)
-            mlflow.log_dict(learned.to_dict(), "feedback.json")
-            mlflow.log_metric("feedback_share", float(learned.weights.sum()))
-            print(learned.describe())
-        with tempfile.TemporaryDirectory() as folder:
-            onnx = Path(folder) / "model.onnx"
-            export(model, onnx)
-            worst = check_parity(model, onnx)
-            newest = Path(folder) / "newest.onnx" if is_supported(cli.model.config) else None
-            if newest is not None:
-                export_newest(model, newest)
-                worst = max(worst, check_newest(model, newest))
-            metrics = _figures(table, fitted) | {
-                "parity_max_abs_difference": worst,
-                "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
-                "seconds_training": seconds,
-                "actions_per_second_training": (cli.trainer.global_step - (resumed.step if resumed else 0))
-                * cli.datamodule.batch_size
-                / seconds,
-            }
-            mlflow.log_metrics(metrics)
-            bundle = Path(folder) / "bundle"
-            checksum = package.write(
-                bundle,
-                table=table,
-                model=cli.model.config,
-                onnx=onnx,
-                newest=newest,
-                self_test=self_test(model, table),
-                fitted=fitted,
-                name=options.name,
-                git_commit=commit,
-                run_id=run_id,
-                metrics=metrics,
-            )
-            Bundle.load(bundle)
-            for name, figure in {
-                "loss": plots.losses(curves.train, curves.held_back),
-                "fields": plots.fields(fitted),
-                "calibration": plots.calibration(fitted, table),
-                "principals": plots.principals(fitted, table),
-            }.items():
-                mlflow.log_figure(figure, f"plots/{name}.png")
-            surprise = fitted.nll.sum(axis=1).astype(np.float64)
-            mlflow.log_dict(
-                stability.reference(table, fitted.rows, surprise, fitted.flagged), stability.REFERENCE
-            )
-            mlflow.log_table(_held_back_table(table, fitted), "evaluation/held_back.json")
-            alias = options.alias or registry.next_alias(options.name)
-            version, uri = registry.register(
-                bundle,
-                name=options.name,
-                alias=alias,
-                example=[EXAMPLE],
-                metadata={
-                    "bundle_sha256": checksum,
-                    "data_fingerprint": table.card["fingerprint"],
-                    "git_commit": commit,
-                },
-            )
-        mlflow.set_tag("registered", uri)
+        for name, points in {"train_nll": curves.train, "held_back_nll": curves.held_back}.items():
+            for step, value in points:
+                mlflow.log_metric(name, value, step=step)
+        steps = cli.trainer.global_step - (resumed.step if resumed else 0)
+        speed = {
+            "seconds_training": seconds,
+            "actions_per_second_training": steps * cli.datamodule.batch_size / seconds,
+        }
+        result = _finish(cli, options, run_id, commit, curves, speed)
+        mlflow.set_tag("registered", result.model_uri)
     checkpoints.discard(run_id)
+    return result
+
+
+def _log_inputs(cli: ExperimentCLI, text: str, commit: str, champion: str | None) -> None:
+    """Log what goes into a new training, and start from the champion's weights if one is named."""
+    import mlflow
+
+    table: ActionTable = cli.datamodule.table
+    mlflow.log_params(_flat(cli.config.as_dict(), skip=("config",)))
+    mlflow.set_tags({"data_fingerprint": table.card["fingerprint"], "git_commit": commit})
+    mlflow.log_dict(table.card, "data/card.json")
+    mlflow.log_text(text, "config/train.yaml")
+    if champion is not None:
+        carried = warm_start.start_from(champion, cli.model.model, table)
+        mlflow.log_dict(carried.to_dict(), "warm_start.json")
+        mlflow.set_tag("warm_start", champion)
+        print(carried.describe())
+
+
+def _finish(
+    cli: ExperimentCLI,
+    options: RegisterConfig,
+    run_id: str,
+    commit: str,
+    curves: _Curves,
+    speed: dict[str, float],
+) -> TrainResult:
+    """Calibrate, export, check and register a model that is trained, in the active MLflow run."""
+    import mlflow
+
+    table: ActionTable = cli.datamodule.table
+    model = cli.model.model.eval().cpu()
+    warm_start.keep(model)
+    config = calibration_config(vars(cli.config.calibration))
+    fitted = calibrate(table, TorchModel(model), cli.model.config.window, config)
+    learned = cli.datamodule.learned
+    if learned is not None:
+        learned.count_into(fitted.habits)
+        mlflow.log_dict(learned.to_dict(), "feedback.json")
+        mlflow.log_metric("feedback_share", float(learned.weights.sum()))
+        print(learned.describe())
+    with tempfile.TemporaryDirectory() as folder:
+        onnx, bundle = Path(folder) / "model.onnx", Path(folder) / "bundle"
+        export(model, onnx)
+        worst = check_parity(model, onnx)
+        newest = Path(folder) / "newest.onnx" if is_supported(cli.model.config) else None
+        if newest is not None:
+            export_newest(model, newest)
+            worst = max(worst, check_newest(model, newest))
+        metrics = {
+            **_figures(table, fitted),
+            "parity_max_abs_difference": worst,
+            "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
+            **speed,
+        }
+        mlflow.log_metrics(metrics)
+        checksum = package.write(
+            bundle,
+            table=table,
+            model=cli.model.config,
+            onnx=onnx,
+            newest=newest,
+            self_test=self_test(model, table),
+            fitted=fitted,
+            name=options.name,
+            git_commit=commit,
+            run_id=run_id,
+            metrics=metrics,
+        )
+        Bundle.load(bundle)
+        _log_plots(table, fitted, curves)
+        alias = options.alias or registry.next_alias(options.name)
+        version, uri = registry.register(
+            bundle,
+            name=options.name,
+            alias=alias,
+            example=[EXAMPLE],
+            metadata={
+                "bundle_sha256": checksum,
+                "data_fingerprint": table.card["fingerprint"],
+                "git_commit": commit,
+            },
+        )
     return TrainResult(run_id, options.name, version, uri, metrics, alias)
+
+
+def _log_plots(table: ActionTable, fitted: CalibrationResult, curves: _Curves) -> None:
+    """Log the plots, what drift will be measured against, and the table of held-back actions."""
+    import mlflow
+
+    for name, figure in {
+        "loss": plots.losses(curves.train, curves.held_back),
+        "fields": plots.fields(fitted),
+        "calibration": plots.calibration(fitted, table),
+        "principals": plots.principals(fitted, table),
+    }.items():
+        mlflow.log_figure(figure, f"plots/{name}.png")
+    surprise = fitted.nll.sum(axis=1).astype(np.float64)
+    reference = stability.reference(table, fitted.rows, surprise, fitted.flagged)
+    mlflow.log_dict(reference, stability.REFERENCE)
+    mlflow.log_table(_held_back_table(table, fitted), "evaluation/held_back.json")
 
 
 def distributed_worker() -> bool:
@@ -342,11 +381,6 @@ def _flat(tree: dict[str, Any], prefix: str = "", skip: tuple[str, ...] = ()) ->
     return flat
 
 
-def _groups(table: ActionTable, fitted: CalibrationResult) -> dict[str, Chosen]:
-    person = np.isin(table.kind[fitted.rows], list(PEOPLE_AND_PIPELINES))
-    return {"person": person, "system": ~person}
-
-
 def _incidents(table: ActionTable, fitted: CalibrationResult, chosen: Chosen) -> int:
     hit = fitted.flagged & chosen
     names, times = table.name[fitted.rows], table.time[fitted.rows]
@@ -357,7 +391,8 @@ def _figures(table: ActionTable, fitted: CalibrationResult) -> dict[str, float]:
     """Figures on held-back normal data."""
     figures = {"held_back_surprise": float(fitted.nll.sum(axis=1).mean())}
     figures |= {f"held_back_nll_{field}": float(fitted.nll[:, i].mean()) for i, field in enumerate(FIELDS)}
-    for label, chosen in _groups(table, fitted).items():
+    person = np.isin(table.kind[fitted.rows], list(PEOPLE_AND_PIPELINES))
+    for label, chosen in (("person", person), ("system", ~person)):
         figures[f"held_back_{label}_actions"] = float(chosen.sum())
         figures[f"held_back_{label}_incidents"] = float(_incidents(table, fitted, chosen))
     figures["person_threshold"] = fitted.calibration.person_threshold
@@ -368,18 +403,12 @@ def _figures(table: ActionTable, fitted: CalibrationResult) -> dict[str, float]:
 def _held_back_table(table: ActionTable, fitted: CalibrationResult) -> dict[str, list[Any]]:
     """One row a kind of principal: what the thresholds do on held-back normal actions."""
     kinds = table.kind[fitted.rows]
-    rows: dict[str, list[Any]] = {
-        "kind": [],
-        "actions": [],
-        "flagged": [],
-        "incidents": [],
-        "mean_surprise": [],
+    names = sorted(set(kinds))
+    chosen = [kinds == kind for kind in names]
+    return {
+        "kind": [str(kind) for kind in names],
+        "actions": [int(rows.sum()) for rows in chosen],
+        "flagged": [int((fitted.flagged & rows).sum()) for rows in chosen],
+        "incidents": [_incidents(table, fitted, rows) for rows in chosen],
+        "mean_surprise": [float(fitted.nll[rows].sum(axis=1).mean()) for rows in chosen],
     }
-    for kind in sorted(set(kinds)):
-        chosen = kinds == kind
-        rows["kind"].append(str(kind))
-        rows["actions"].append(int(chosen.sum()))
-        rows["flagged"].append(int((fitted.flagged & chosen).sum()))
-        rows["incidents"].append(_incidents(table, fitted, chosen))
-        rows["mean_surprise"].append(float(fitted.nll[chosen].sum(axis=1).mean()))
-    return rows

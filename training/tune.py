@@ -8,13 +8,11 @@ untouched window reaches, and reconstructs untouched windows well. Optuna's tree
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,19 +31,20 @@ from data.dataset import ActionTable
 from data.errors import KubehabitError
 from data.home import home
 from data.reconstruction import Model
-from data.shipped import shipped
 from training import registry
 from training.calibrate import cut_windows
-from training.train import parse
+from training.config_file import ConfigFile
+from training.train import parse, quieten_lightning
 
 Ints = npt.NDArray[np.int64]
 _DEED = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace"))
 
 
 @dataclass(frozen=True, slots=True)
-class TuneConfig:
-    """What is searched and how it is judged; see `configs/tune.yaml`."""
+class TuneConfig(ConfigFile):
+    """What is searched and how a trial is scored; see `configs/tune.yaml`. A `space` replaces the shipped one."""
 
+    file: ClassVar[str] = "tune.yaml"
     trials: int
     max_steps: int
     windows: int
@@ -53,28 +52,11 @@ class TuneConfig:
     nll_weight: float
     space: Mapping[str, Mapping[str, Any]]
 
-    @classmethod
-    def load(cls, path: Path | None = None) -> TuneConfig:
-        """Settings from a YAML file on top of those shipped; a `space` replaces the shipped one.
-
-        Raises:
-            KubehabitError: the file cannot be read, or has a key or a range that cannot be used.
-        """
-        import yaml
-
-        try:
-            given = yaml.safe_load(path.read_text("utf-8")) or {} if path else {}
-            config = cls(**(shipped("tune.yaml") | given))
-            for name, choice in config.space.items():
-                if set(choice) != {"choices"} and not {"low", "high"} <= set(choice) <= {
-                    "low",
-                    "high",
-                    "log",
-                }:
-                    raise ValueError(f"space.{name} needs either choices, or low and high")
-            return config
-        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-            raise KubehabitError(f"{path}: {error}. Its keys are those of configs/tune.yaml.") from error
+    def __post_init__(self) -> None:
+        for name, choice in self.space.items():
+            is_range = {"low", "high"} <= set(choice) <= {"low", "high", "log"}
+            if set(choice) != {"choices"} and not is_range:
+                raise ValueError(f"space.{name} needs either choices, or low and high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +158,7 @@ def tune(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
+    quieten_lightning()
     home().mkdir(parents=True, exist_ok=True)
     found = optuna.create_study(
         study_name=study,

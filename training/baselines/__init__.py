@@ -8,14 +8,7 @@ from typing import Any
 from data.bundle import Bundle
 from data.dataset import ActionTable
 from data.shipped import shipped
-from training.baselines.base import (
-    Baseline,
-    Budget,
-    LogEncoder,
-    Prediction,
-    Stretch,
-    of_dataset,
-)
+from training.baselines.base import Baseline, Budget, Prediction
 from training.baselines.isolation_forest import IsolationForest
 from training.baselines.next_action import NextActionLstm
 from training.baselines.ngram import Ngram
@@ -24,6 +17,7 @@ from training.baselines.novelty_table import NoveltyTable
 from training.baselines.of_bundle import BundleNoveltyCount, BundleNoveltyTable
 from training.baselines.product import ProductDetector, ReconstructionError
 from training.baselines.rules import PublicRules
+from training.stretch import LogEncoder, Stretch, of_dataset
 
 __all__ = [
     "ABLATIONS",

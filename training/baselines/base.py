@@ -1,158 +1,29 @@
-"""What every detector has in common: the actions it is shown, what it answers, and how its threshold is set.
+"""What every baseline has in common: what it answers, and how its threshold is set.
 
 The contract is `fit -> infer_threshold -> predict`, and all three are shown actions in the order of the log. A detector is a
-stream: what it has been shown counts as history for what comes next, as it does for the real one, so each stretch is shown once.
+stream: what it has been shown counts as history for what comes next, as it does for the product, so each stretch is shown once.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from data.actions import FIELDS, STATIC_FIELDS, ActionEncoder, ActionSettings, gap_codes, stable_hash
-from data.dataset import ActionTable
-from data.events import AuditEvent
-from data.habits import attribute_hashes
-from data.principals import PEOPLE_AND_PIPELINES, PrincipalTable
-from data.sensitivity import Sensitivity
-from data.vocabulary import SPECIALS, Vocabulary
+from data.actions import FIELDS
 from training.calibrate import threshold_for
+from training.stretch import Flags, Ints, Stretch
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
+FIELD_COUNT = len(FIELDS)
+#: Share of the largest scores that tells how fast a detector's tail falls.
 _TAIL = 0.05
-"""Share of the largest scores that tells how fast a detector's tail falls."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Consecutive actions of a log as columns, N rows in arrival order.
-
-    Attributes:
-        tokens: int64 [N, FIELDS], token ids under the training vocabulary.
-        attributes: uint64 [N, ATTRIBUTES], stable hashes of combinations of fields.
-        principal, group: int64 [N], ids of the principal table; 0 if training never saw it.
-        name, kind: object [N], of the principal.
-        name_hash, group_hash: uint64 [N], stable hashes of its name and of its peer group.
-        time: int64 [N], microseconds since 1970 UTC.
-        sensitivity: int64 [N], level in data.sensitivity.LEVELS.
-        values: field -> (distinct values, int64 [N] index into them). Of a dataset, rare values are those of the vocabulary.
-        events: the audit events the actions came from; None for a dataset, which does not keep them.
-    """
-
-    tokens: Ints
-    attributes: npt.NDArray[np.uint64]
-    principal: Ints
-    group: Ints
-    name: npt.NDArray[np.object_]
-    kind: npt.NDArray[np.object_]
-    name_hash: npt.NDArray[np.uint64]
-    group_hash: npt.NDArray[np.uint64]
-    time: Ints
-    sensitivity: Ints
-    values: Mapping[str, tuple[Sequence[str], Ints]]
-    events: Sequence[AuditEvent] | None = None
-
-    def __len__(self) -> int:
-        return len(self.time)
-
-    @property
-    def person(self) -> Flags:
-        """Which are by people and pipelines."""
-        return np.isin(self.kind, list(PEOPLE_AND_PIPELINES))
-
-
-def of_dataset(table: ActionTable, split: str) -> Stretch:
-    """A split ("train" or "calibration") of a dataset, in the order of the log."""
-    rows = table.windows[split][:, 0]
-    rows = rows[np.argsort(table.arrival[rows], kind="stable")]
-    tokens = table.tokens[rows].astype(np.int64)
-    return Stretch(
-        tokens=tokens,
-        attributes=table.attributes[rows],
-        principal=table.principal[rows].astype(np.int64),
-        group=table.group[rows].astype(np.int64),
-        name=table.name[rows],
-        kind=table.kind[rows],
-        name_hash=table.name_hashes[rows],
-        group_hash=table.group_hashes[rows],
-        time=table.time[rows],
-        sensitivity=table.sensitivity[rows].astype(np.int64),
-        values={
-            field: (table.vocabulary.tokens[field], tokens[:, i]) for i, field in enumerate(STATIC_FIELDS)
-        },
-    )
-
-
-class LogEncoder:
-    """Turns the events of a log, chunk by chunk, into the stretches that detectors are shown."""
-
-    def __init__(
-        self,
-        settings: ActionSettings,
-        vocabulary: Vocabulary,
-        principals: PrincipalTable,
-        rules: Sequence[Mapping[str, Any]],
-        last: Mapping[str, int],
-    ) -> None:
-        """Start a log.
-
-        Args:
-            settings, vocabulary, principals, rules: of the dataset or of the bundle made of it.
-            last: principal name -> time (microseconds) of its last action before the log.
-        """
-        self._encoder = ActionEncoder(settings)
-        self._vocabulary, self._principals = vocabulary, principals
-        self._sensitivity = Sensitivity(rules)
-        self._last = dict(last)
-
-    def encode(self, events: Sequence[AuditEvent]) -> tuple[Stretch, list[str]]:
-        """The next chunk, and the audit ID of each of its actions."""
-        batch = self._encoder.encode(events)
-        who = batch.principal.tolist()
-        groups = [self._principals.group(principal) for principal in batch.principals]
-        names = [principal.name for principal in batch.principals]
-        tokens = self._vocabulary.encode(batch, self._encoder).astype(np.int64)
-        name = np.array([names[code] for code in who], object)
-        tokens[:, -1] = self._gaps(name, batch.time)
-        used = set(who)
-        name_hash = {code: stable_hash(names[code]) for code in used}
-        group_hash = {code: stable_hash(groups[code]) for code in used}
-        stretch = Stretch(
-            tokens=tokens,
-            attributes=attribute_hashes(batch, self._encoder),
-            principal=np.array([self._principals.ids.get(names[code], 0) for code in who], np.int64),
-            group=np.array([self._principals.groups.get(groups[code], 0) for code in who], np.int64),
-            name=name,
-            kind=np.array([batch.principals[code].kind for code in who], object),
-            name_hash=np.array([name_hash[code] for code in who], np.uint64),
-            group_hash=np.array([group_hash[code] for code in who], np.uint64),
-            time=batch.time,
-            sensitivity=self._sensitivity.levels(batch, self._encoder).astype(np.int64),
-            values={
-                field: (self._encoder.interners[field].values, batch.codes[field].astype(np.int64))
-                for field in STATIC_FIELDS
-            },
-            events=events,
-        )
-        return stretch, [events[i].auditID for i in batch.event.tolist()]
-
-    def _gaps(self, name: npt.NDArray[np.object_], time: Ints) -> Ints:
-        """Tokens of the time since each principal's previous action."""
-        gaps = np.empty(len(time), np.int64)
-        last = self._last
-        for row, (who, when) in enumerate(zip(name.tolist(), time.tolist(), strict=True)):
-            before = last.get(who)
-            gaps[row] = -1 if before is None else max(when - before, 0)
-            last[who] = when
-        return gap_codes(gaps) + len(SPECIALS)
+#: Severity of a flagged action by the sensitivity of what it touches.
+_BY_SENSITIVITY = ("low", "low", "medium", "high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +62,6 @@ class Thresholds:
         """Which scores are flagged, bool [N]."""
         flagged: Flags = score >= np.where(person, self.person, self.system)
         return flagged
-
-
-_BY_SENSITIVITY = ("low", "low", "medium", "high")
-"""Severity of a flagged action, from what it touches: the same table of sensitivity that the champion's severity begins with."""
 
 
 class Baseline(ABC):
@@ -266,52 +133,33 @@ def thresholds_for(score: Floats, held_back: Stretch, budget: Budget) -> Thresho
     return Thresholds(*limits)
 
 
-def windows(tokens: Ints, history: Mapping[int, Ints], who: Ints, window: int) -> tuple[Ints, Ints]:
-    """The last `window` actions of each action's principal, up to and including it.
-
-    Args:
-        tokens: int64 [N, K], of the actions in order.
-        history: principal key -> int64 [<= window - 1, K], its actions before these.
-        who: int64 [N], principal key of each action.
-        window: length W.
-
-    Returns:
-        int64 [N, W, K], padded with 0 in front, and lengths int64 [N].
-    """
-    out = np.zeros((len(tokens), window, tokens.shape[1]), np.int64)
-    lengths = np.empty(len(tokens), np.int64)
-    for key in np.unique(who).tolist():
-        rows = np.flatnonzero(who == key)
-        before = history.get(key)
-        had = 0 if before is None else len(before)
-        pad = np.zeros((window - 1 - had, tokens.shape[1]), np.int64)
-        block = np.concatenate([pad, tokens[rows]] if before is None else [pad, before, tokens[rows]])
-        view = np.lib.stride_tricks.sliding_window_view(block, window, axis=0)  # [rows, K, W]
-        out[rows] = view.transpose(0, 2, 1)
-        lengths[rows] = np.minimum(had + 1 + np.arange(len(rows)), window)
-    return out, lengths
-
-
 class Recent:
-    """The last actions of each principal between one stretch and the next."""
+    """The last actions of each principal, kept between one stretch and the next."""
 
     def __init__(self, window: int) -> None:
         self.window = window
-        self._keys: dict[str, int] = {}
-        self._history: dict[int, Ints] = {}
+        self._history: dict[str, Ints] = {}
 
     def append(self, names: npt.NDArray[np.object_], tokens: Ints) -> tuple[Ints, Ints]:
-        """Windows of new actions, see `windows`."""
-        keys = self._keys
-        who = np.array([keys.setdefault(name, len(keys)) for name in names.tolist()], np.int64)
-        found = windows(tokens, self._history, who, self.window)
-        for key in np.unique(who).tolist():
-            mine = tokens[who == key][-(self.window - 1) :]
-            before = self._history.get(key)
-            if before is not None:
-                mine = np.concatenate([before, mine])[-(self.window - 1) :]
-            self._history[key] = mine
-        return found
+        """The last `window` actions of each action's principal, up to and including it.
 
+        Args:
+            names: object [N], principal of each action.
+            tokens: int64 [N, K], of the actions in order.
 
-FIELD_COUNT = len(FIELDS)
+        Returns:
+            int64 [N, W, K], padded with 0 in front, and lengths int64 [N].
+        """
+        out = np.zeros((len(tokens), self.window, tokens.shape[1]), np.int64)
+        lengths = np.empty(len(tokens), np.int64)
+        nothing = np.empty((0, tokens.shape[1]), np.int64)
+        for name in set(names.tolist()):
+            rows = np.flatnonzero(names == name)
+            before = self._history.get(name, nothing)
+            pad = np.zeros((self.window - 1 - len(before), tokens.shape[1]), np.int64)
+            block = np.concatenate([pad, before, tokens[rows]])
+            view = np.lib.stride_tricks.sliding_window_view(block, self.window, axis=0)  # [rows, K, W]
+            out[rows] = view.transpose(0, 2, 1)
+            lengths[rows] = np.minimum(len(before) + 1 + np.arange(len(rows)), self.window)
+            self._history[name] = np.concatenate([before, tokens[rows]])[-(self.window - 1) :]
+        return out, lengths

@@ -8,7 +8,8 @@ import numpy as np
 from sklearn.ensemble import IsolationForest as Forest
 
 from data.actions import FIELDS
-from training.baselines.base import Baseline, Floats, Ints, Recent, Stretch
+from training.baselines.base import Baseline, Floats, Recent
+from training.stretch import Ints, Stretch
 
 _COUNTED = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace", "code", "client", "place"))
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.actions import FIELDS
-from training.baselines.base import Baseline, Floats, Ints, Recent, Stretch
+from training.baselines.base import Baseline, Floats, Recent
+from training.stretch import Ints, Stretch
 
 _BATCH = 512
 

@@ -13,7 +13,8 @@ from typing import ClassVar, Self
 import numpy as np
 
 from data.habits import ATTRIBUTES
-from training.baselines.base import Baseline, Floats, Stretch
+from training.baselines.base import Baseline, Floats
+from training.stretch import Stretch
 
 _DEED, _ANSWER = (list(ATTRIBUTES).index(name) for name in ("verb_resource_namespace", "code"))
 _START = 0

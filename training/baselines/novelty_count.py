@@ -11,7 +11,8 @@ import numpy as np
 
 from data.actions import FIELDS
 from data.habits import ATTRIBUTES
-from training.baselines.base import FIELD_COUNT, Baseline, Floats, Stretch
+from training.baselines.base import FIELD_COUNT, Baseline, Floats
+from training.stretch import Stretch
 
 _SHARE = np.zeros((len(ATTRIBUTES), FIELD_COUNT))
 for _row, _fields in enumerate(ATTRIBUTES.values()):

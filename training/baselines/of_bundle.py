@@ -8,7 +8,8 @@ import numpy as np
 
 from data.bundle import Bundle
 from data.habits import ATTRIBUTES, Habits, novelty_levels
-from training.baselines.base import Baseline, Floats, Stretch, Thresholds
+from training.baselines.base import Baseline, Floats, Thresholds
+from training.stretch import Stretch
 
 _TUPLE = list(ATTRIBUTES).index("verb_resource_namespace")
 

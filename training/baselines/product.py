@@ -9,7 +9,8 @@ import numpy as np
 from data.actions import FIELDS
 from data.bundle import Bundle
 from data.detector import Detector, Scores
-from training.baselines.base import Baseline, Floats, Ints, Prediction, Recent, Stretch
+from training.baselines.base import Baseline, Floats, Prediction, Recent
+from training.stretch import Ints, Stretch
 
 _BATCH = 512
 _UNSCORED = ("gap", "owner")

@@ -10,7 +10,8 @@ import numpy as np
 
 from data.errors import KubehabitError
 from data.shipped import shipped
-from training.baselines.base import Baseline, Floats, Prediction, Stretch, Thresholds
+from training.baselines.base import Baseline, Floats, Prediction, Thresholds
+from training.stretch import Stretch
 
 LEVELS = ("low", "medium", "high", "critical")
 _PATTERNS = {

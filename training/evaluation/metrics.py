@@ -57,6 +57,17 @@ class Actions:
     def __post_init__(self) -> None:
         self.person = np.isin(self.kind, list(PEOPLE_AND_PIPELINES))
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Actions]) -> Actions:
+        """One after the other; at least one part."""
+        return cls(
+            [audit_id for part in parts for audit_id in part.audit_id],
+            np.concatenate([part.principal for part in parts]),
+            np.concatenate([part.kind for part in parts]),
+            np.concatenate([part.time for part in parts]),
+            sum(part.events for part in parts),
+        )
+
     def __len__(self) -> int:
         return len(self.audit_id)
 

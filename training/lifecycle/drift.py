@@ -1,9 +1,7 @@
 """Drift: whether the cluster still does what the model was calibrated on, and in words, whether to train again.
 
-Each principal's surprise now is compared with its surprise at calibration by the population stability index over the deciles it
-had then. Under no change the index times nm/(n+m) is chi-squared with one degree of freedom less than there are bins
-(Yurdakul 2018), which gives a threshold that knows how much data there is. Actions come in bursts, so n and m are effective
-sizes, corrected for the correlation of neighbours (Bartlett 1946).
+Each principal's surprise now is compared with its surprise at calibration by the population stability index
+(`training.stability`).
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from rich.console import Group
@@ -26,20 +24,21 @@ from data.bundle import Bundle
 from data.detector import Detector
 from data.errors import KubehabitError
 from data.events import AuditEvent
-from data.home import home, registry_uri, tracking_uri
+from data.home import registry_uri, tracking_uri
 from data.principals import PEOPLE_AND_PIPELINES
-from data.reader import DeadLetterFile, read_events
-from data.shipped import shipped
 from data.vocabulary import UNKNOWN
+from training.audit_log import read_log
 from training.calibrate import count_incidents
+from training.config_file import ConfigFile
 from training.registry import connected, download
 from training.stability import REFERENCE, counts_in, effective_size, noise_level, stability_index
 
 
 @dataclass(frozen=True, slots=True)
-class DriftConfig:
+class DriftConfig(ConfigFile):
     """Thresholds; see `configs/drift.yaml`."""
 
+    file: ClassVar[str] = "drift.yaml"
     chance: float
     psi: float
     min_actions: int
@@ -47,21 +46,6 @@ class DriftConfig:
     changed_actions: float
     new_actions: float
     vanished_actions: float
-
-    @classmethod
-    def load(cls, path: Path | None = None) -> DriftConfig:
-        """Thresholds from a YAML file on top of those shipped.
-
-        Raises:
-            KubehabitError: the file cannot be read or has a key too many.
-        """
-        import yaml
-
-        try:
-            given = yaml.safe_load(path.read_text("utf-8")) or {} if path else {}
-            return cls(**(shipped("drift.yaml") | given))
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            raise KubehabitError(f"{path}: {error}. Its keys are those of configs/drift.yaml.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,33 +114,24 @@ class DriftReport:
 
     def screen(self, most: int = 12) -> Group:
         """For a terminal."""
+        compared = [one for one in self.principals if one.verdict != "too few"]
         changed = Table(title="Surprise of each principal, then and now (nats)", title_justify="left")
         for column in ("principal", "kind", "actions", "then", "now", "PSI", "noise", ""):
             changed.add_column(column, justify="left" if column in ("principal", "kind", "") else "right")
-        judged = [one for one in self.principals if one.verdict != "too few"]
-        for one in judged[:most]:
-            changed.add_row(
-                *(
-                    one.name,
-                    one.kind,
-                    f"{one.actions:,}",
-                    f"{one.median_before:.2f}",
-                    f"{one.median_now:.2f}",
-                ),
-                *(f"{one.psi:.2f}", f"{one.noise:.2f}", one.verdict),
-            )
+        for one in compared[:most]:
+            numbers = (f"{value:.2f}" for value in (one.median_before, one.median_now, one.psi, one.noise))
+            changed.add_row(one.name, one.kind, f"{one.actions:,}", *numbers, one.verdict)
         values = Table(title="Share of values the model does not know", title_justify="left")
         for column in ("field", "then", "now", "such as"):
             values.add_column(column, justify="right" if column in ("then", "now") else "left")
         for name, (before, now) in sorted(self.unknown.items(), key=lambda item: item[1][0] - item[1][1]):
             if before or now:
-                values.add_row(
-                    name, f"{before:.2%}", f"{now:.2%}", ", ".join(list(self.unseen.get(name, {}))[:3])
-                )
-        few = sum(one.verdict == "too few" for one in self.principals)
+                examples = ", ".join(list(self.unseen.get(name, {}))[:3])
+                values.add_row(name, f"{before:.2%}", f"{now:.2%}", examples)
         lines = [
-            f"{len(judged) - sum(one.verdict == 'changed' for one in judged)} principals are steady, "
-            f"{few} acted too little to tell; {min(most, len(judged))} of {len(judged)} are shown",
+            f"{sum(one.verdict == 'steady' for one in compared)} principals are steady, "
+            f"{len(self.principals) - len(compared)} acted too little to tell; "
+            f"{min(most, len(compared))} of {len(compared)} are shown",
             f"new principals: {_named(self.new)}",
             f"vanished principals: {_named(self.vanished)}",
             *(
@@ -176,7 +151,7 @@ def _named(principals: Mapping[str, int], most: int = 5) -> str:
     return shown + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
 
 
-class _Now:
+class _Observed:
     """What a log holds, gathered chunk by chunk."""
 
     def __init__(self, bundle: Bundle) -> None:
@@ -190,7 +165,7 @@ class _Now:
         self.unseen: dict[str, Counter[str]] = defaultdict(Counter)
         self.actions = 0
 
-    def __call__(self, events: list[AuditEvent]) -> None:
+    def add(self, events: list[AuditEvent]) -> None:
         """Score one chunk of events."""
         scores = self.detector.score(events)
         self.actions += len(scores.principal)
@@ -207,42 +182,42 @@ class _Now:
             values = self.encoder.interners[name].values
             self.unseen[name].update(values[code] for code in batch.codes[name][rows].tolist())
 
+    def rates(self, bundle: Bundle) -> list[Rate]:
+        """Incidents of people and pipelines and of the machinery, against the budgets of the bundle."""
+        person, system = list(bundle.calibration.budget.values())[:2]
+        actions: Counter[bool] = Counter()
+        incidents: Counter[bool] = Counter()
+        for name, values in self.surprise.items():
+            human = self.kinds[name] in PEOPLE_AND_PIPELINES
+            actions[human] += len(values)
+            incidents[human] += count_incidents(np.sort(np.array(self.hits.get(name, []), np.int64)))
+        return [
+            rate_of("people and pipelines", incidents[True], actions[True], float(person), 1e4),
+            rate_of("the cluster's machinery", incidents[False], actions[False], float(system), 1e6),
+        ]
+
 
 def measure(
-    then: Mapping[str, Any],
-    surprise: Mapping[str, Sequence[float]],
-    config: DriftConfig,
+    then: Mapping[str, Any], surprise: Mapping[str, Sequence[float]], config: DriftConfig
 ) -> list[Changed]:
     """Compare every principal's surprise with what it was at calibration, the most changed first.
 
     Args:
-        then: what `reference` gave.
+        then: what `training.stability.reference` gave.
         surprise: principal -> its surprises now, in order of time.
     """
-    tests = max(sum(name in then["principals"] for name in surprise), 1)
+    known = {name: values for name, values in surprise.items() if name in then["principals"]}
     found = []
-    for name, listed in surprise.items():
-        before = then["principals"].get(name)
-        if before is None:
-            continue
-        values = np.array(listed, np.float64)
+    for name, listed in known.items():
+        before, values = then["principals"][name], np.array(listed, np.float64)
         counts = counts_in(values, before["edges"])
         psi = stability_index(before["counts"], counts)
-        noise = noise_level(len(counts), before["effective"], effective_size(values), config.chance / tests)
+        chance = config.chance / len(known)
+        noise = noise_level(len(counts), before["effective"], effective_size(values), chance)
         few = min(sum(before["counts"]), len(values)) < config.min_actions
         verdict = "too few" if few else "changed" if psi >= max(config.psi, noise) else "steady"
-        found.append(
-            Changed(
-                name,
-                before["kind"],
-                len(values),
-                before["median"],
-                float(np.median(values)),
-                psi,
-                noise,
-                verdict,
-            )
-        )
+        medians = before["median"], float(np.median(values))
+        found.append(Changed(name, before["kind"], len(values), *medians, psi, noise, verdict))
     order = {"changed": 0, "steady": 1, "too few": 2}
     return sorted(found, key=lambda one: (order[one.verdict], -one.psi))
 
@@ -250,9 +225,8 @@ def measure(
 def rate_of(what: str, incidents: int, actions: int, budget: float, per: float) -> Rate:
     """Incidents against a budget of `budget` in `per` actions, with the Poisson chance of as many or more."""
     allowed = budget * actions / per
-    return Rate(
-        what, incidents, actions, allowed, float(poisson.sf(incidents - 1, allowed)) if incidents else 1.0
-    )
+    chance = float(poisson.sf(incidents - 1, allowed)) if incidents else 1.0
+    return Rate(what, incidents, actions, allowed, chance)
 
 
 def advise(report: Mapping[str, Any], config: DriftConfig) -> tuple[list[str], str]:
@@ -309,47 +283,27 @@ def drift(
     Raises:
         KubehabitError: no such model or log, or the model's run keeps nothing to compare with.
     """
-    from rich.progress import track as advancing
-
     bundle = Bundle.load(download(model_uri))
     then = _stored(bundle, model_uri)
-    now = _Now(bundle)
-    letters = DeadLetterFile(home() / "dead-letters.jsonl")
-    try:
-        for events in advancing(read_events(log, letters), "reading", disable=not progress, transient=True):
-            now(events)
-    except OSError as error:
-        raise KubehabitError(f"Cannot read the audit log {log}: {error.strerror}. Check the path.") from error
-    finally:
-        letters.close()
+    now = _Observed(bundle)
+    for events in read_log(log, progress=progress):
+        now.add(events)
     if not now.actions:
-        raise KubehabitError(
-            f"{log}: no audit event found. Give a log of audit.k8s.io/v1 events, one a line."
-        )
+        raise KubehabitError(f"{log}: none of its events is an action. Give a log of recent work.")
     trained: dict[str, int] = then["trained_actions"]
     shares = now.unknown / now.actions
-    person, system = list(bundle.calibration.budget.values())[:2]
-    counted: Counter[bool] = Counter()
-    incidents: Counter[bool] = Counter()
-    for name, values in now.surprise.items():
-        human = now.kinds[name] in PEOPLE_AND_PIPELINES
-        counted[human] += len(values)
-        incidents[human] += count_incidents(np.sort(np.array(now.hits.get(name, []), np.int64)))
     # `gap` is no value of an event; `hour` is unknown on purpose where the training span was short.
-    judged = [name for name in STATIC_FIELDS if name != "hour" or bundle.vocabulary.uses_hour]
+    compared = [name for name in STATIC_FIELDS if name != "hour" or bundle.vocabulary.uses_hour]
     found: dict[str, Any] = {
         "actions": now.actions,
         "unknown": {
-            name: (float(then["unknown"][name]), float(shares[FIELDS.index(name)])) for name in judged
+            name: (float(then["unknown"][name]), float(shares[FIELDS.index(name)])) for name in compared
         },
-        "unseen": {name: dict(now.unseen[name].most_common(5)) for name in judged if now.unseen[name]},
+        "unseen": {name: dict(now.unseen[name].most_common(5)) for name in compared if now.unseen[name]},
         "principals": measure(then, now.surprise, config),
         "new": {name: len(values) for name, values in now.surprise.items() if name not in trained},
         "vanished": {name: count for name, count in trained.items() if name not in now.surprise},
-        "rates": [
-            rate_of("people and pipelines", incidents[True], counted[True], float(person), 1e4),
-            rate_of("the cluster's machinery", incidents[False], counted[False], float(system), 1e6),
-        ],
+        "rates": now.rates(bundle),
     }
     reasons, advice = advise(found | {"trained_actions": sum(trained.values())}, config)
     report = DriftReport(

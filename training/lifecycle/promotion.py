@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,21 +25,22 @@ from data.bundle import Bundle
 from data.detector import SEVERITIES, Detector
 from data.errors import BundleError, KubehabitError
 from data.events import decode_lines
-from data.shipped import shipped
+from training.config_file import ConfigFile
 from training.export import TOLERANCE, check_newest, check_parity
 from training.registry import connected, download
 
 HIGH = SEVERITIES[SEVERITIES.index("high") :]
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
+#: Figures of a model on a log with labels or without: `training.evaluation.evaluate.evaluate`.
 Judge = Callable[[str, Path, Path | None], Mapping[str, Any]]
-"""Figures of a model on a log with labels or without: `training.evaluation.evaluate.evaluate`."""
 
 
 @dataclass(frozen=True, slots=True)
-class GateConfig:
+class GateConfig(ConfigFile):
     """Margins; see `configs/promote.yaml`."""
 
+    file: ClassVar[str] = "promote.yaml"
     alpha: float
     recall_margin: float
     class_margin: float
@@ -48,21 +49,6 @@ class GateConfig:
     false_slack: int
     held_back_margin: float
     bootstrap: int
-
-    @classmethod
-    def load(cls, path: Path | None = None) -> GateConfig:
-        """Margins from a YAML file, or those shipped.
-
-        Raises:
-            KubehabitError: the file cannot be read, lacks a key or has one too many.
-        """
-        import yaml
-
-        try:
-            given = shipped("promote.yaml") | (yaml.safe_load(path.read_text("utf-8")) or {} if path else {})
-            return cls(**given)
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            raise KubehabitError(f"{path}: {error}. Its keys are those of configs/promote.yaml.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +175,7 @@ def compare_runs(
     chance = sign_test(gained, lost)
     low, high = paired_interval(old, new, gate.bootstrap)
     worse_by = (lost - gained) / len(old)
-    verdict = "ok"
-    why = ""
+    verdict, why = "ok", ""
     shown = f"{old.sum()} of {len(old)} -> {new.sum()} of {len(old)} runs"
     if lost > gained and chance < gate.alpha:
         verdict, why = "worse", f"{name}: worse beyond chance ({shown}; p = {chance:.3f})."
@@ -200,34 +185,23 @@ def compare_runs(
             f"{name}: worse by more than the margin of {margin:.0%} ({shown}), though it could be chance (p = {chance:.2f}). "
             "More labelled recordings would tell."
         )
-    return Check(
-        name,
-        f"{old.mean():.0%}",
-        f"{new.mean():.0%}",
-        f"{new.mean() - old.mean():+.0%} [{low:+.0%}, {high:+.0%}]",
-        chance,
-        verdict,
-        why,
-    )
+    change = f"{new.mean() - old.mean():+.0%} [{low:+.0%}, {high:+.0%}]"
+    return Check(name, f"{old.mean():.0%}", f"{new.mean():.0%}", change, chance, verdict, why)
 
 
 def compare_counts(name: str, before: int, after: int, actions: int, per: float, gate: GateConfig) -> Check:
     """Compare numbers of false incidents raised on the same normal actions."""
-    chance = float(binom.sf(after - 1, before + after, 0.5)) if after else 1.0
+    chance = sign_test(before, after)
     allowed = before * (1 + gate.false_margin) + gate.false_slack
     verdict, why = "ok", ""
     if after > before + gate.false_slack and chance < gate.alpha:
-        verdict, why = (
-            "worse",
-            f"{name}: more beyond chance ({before} -> {after} incidents; p = {chance:.3f}).",
-        )
+        verdict = "worse"
+        why = f"{name}: more beyond chance ({before} -> {after} incidents; p = {chance:.3f})."
     elif after > allowed:
         verdict = "unclear"
         why = f"{name}: {before} -> {after} incidents, more than the {allowed:.0f} that are let pass."
-    scale = per / max(actions, 1)
-    return Check(
-        name, f"{before * scale:.2f}", f"{after * scale:.2f}", f"{before} -> {after}", chance, verdict, why
-    )
+    old, new = (f"{count * per / max(actions, 1):.2f}" for count in (before, after))
+    return Check(name, old, new, f"{before} -> {after}", chance, verdict, why)
 
 
 def compare(
@@ -244,63 +218,42 @@ def compare(
     attacks = [(a, b) for a, b in pairs if a["kind"] == "attack" and a["calls"]]
     alike = [(a, b) for a, b in pairs if a["kind"] != "attack"]
 
-    def detected(some: Sequence[tuple[Any, Any]]) -> tuple[list[bool], list[bool]]:
-        return [bool(a["detected"]) for a, _ in some], [bool(b["detected"]) for _, b in some]
+    checks = []
+
+    def add(name: str, some: Sequence[tuple[Any, Any]], margin: float) -> None:
+        before, after = ([bool(pair[i]["detected"]) for pair in some] for i in (0, 1))
+        checks.append(compare_runs(name, before, after, margin, gate))
 
     def high(run: Mapping[str, Any]) -> bool:
         return bool(run["detected"]) and run["severity"] in HIGH
 
-    checks = []
     if attacks:
-        checks.append(compare_runs("recall", *detected(attacks), gate.recall_margin, gate))
+        add("recall", attacks, gate.recall_margin)
         for name in sorted({str(a["class"]) for a, _ in attacks}):
             some = [pair for pair in attacks if str(pair[0]["class"]) == name]
-            checks.append(
-                compare_runs(f"recall, {name} ({len(some)})", *detected(some), gate.class_margin, gate)
-            )
-    for name, rate, per, exposure in (
-        (
-            "false incidents per 10,000 person actions",
-            "false_per_10k_person_actions",
-            1e4,
-            "normal_person_actions",
-        ),
-        (
-            "false incidents per 1,000,000 system actions",
-            "false_per_1m_system_actions",
-            1e6,
-            "normal_system_actions",
-        ),
-    ):
-        counts = [
+            add(f"recall, {name} ({len(some)})", some, gate.class_margin)
+    for whose, per, unit in (("person", 1e4, "10k"), ("system", 1e6, "1m")):
+        rate, exposure = f"false_per_{unit}_{whose}_actions", f"normal_{whose}_actions"
+        before, after = (
             sum(round(figures[rate] * figures[exposure] / per) for figures in model.values())
             for model in (champion, challenger)
-        ]
-        actions = sum(int(figures[exposure]) for figures in champion.values())
-        checks.append(compare_counts(name, counts[0], counts[1], actions, per, gate))
-    if alike:
-        checks.append(
-            compare_runs(
-                f"look-alikes raised as high ({len(alike)})",
-                [high(a) for a, _ in alike],
-                [high(b) for _, b in alike],
-                gate.lookalike_margin,
-                gate,
-                wanted=False,
-            )
         )
-    medians = []
-    for model in (champion, challenger):
-        after = [
-            run["actions_to_detection"]
-            for figures in model.values()
-            for run in figures["runs"]
-            if run["kind"] == "attack" and run["detected"]
-        ]
-        medians.append(f"{np.median(after):g}" if after else "-")
+        actions = sum(int(figures[exposure]) for figures in champion.values())
+        title = f"false incidents per {per:,.0f} {whose} actions"
+        checks.append(compare_counts(title, before, after, actions, per, gate))
+    if alike:
+        old_high, new_high = ([high(pair[i]) for pair in alike] for i in (0, 1))
+        title = f"look-alikes raised as high ({len(alike)})"
+        checks.append(compare_runs(title, old_high, new_high, gate.lookalike_margin, gate, wanted=False))
     if attacks:
-        checks.append(Check("actions until detection, median", medians[0], medians[1], "", None, "shown"))
+        median = "actions until detection, median"
+        checks.append(Check(median, _median_actions(old), _median_actions(new), "", None, "shown"))
     return checks
+
+
+def _median_actions(runs: Sequence[Mapping[str, Any]]) -> str:
+    after = [run["actions_to_detection"] for run in runs if run["kind"] == "attack" and run["detected"]]
+    return f"{np.median(after):g}" if after else "-"
 
 
 def compare_held_back(champion: Bundle, challenger: Bundle, gate: GateConfig) -> Check:
@@ -308,19 +261,14 @@ def compare_held_back(champion: Bundle, challenger: Bundle, gate: GateConfig) ->
     name = "surprise on held-back normal actions (nats)"
     old, new = (bundle.meta["metrics"]["held_back_surprise"] for bundle in (champion, challenger))
     change = new / old - 1 if old else 0.0
-    same = champion.meta["data"]["fingerprint"] == challenger.meta["data"]["fingerprint"]
-    worse = same and change > gate.held_back_margin
-    return Check(
-        name,
-        f"{old:.3f}",
-        f"{new:.3f}",
-        f"{change:+.1%}" if same else "other data",
-        None,
-        "worse" if worse else "ok" if same else "shown",
-        f"{name}: {change:+.1%} on the same data; at most {gate.held_back_margin:+.0%} is let pass."
-        if worse
-        else "",
-    )
+    verdict, why = "shown", ""
+    if champion.meta["data"]["fingerprint"] == challenger.meta["data"]["fingerprint"]:
+        verdict = "ok"
+        if change > gate.held_back_margin:
+            verdict = "worse"
+            why = f"{name}: {change:+.1%} on the same data; at most {gate.held_back_margin:+.0%} is let pass."
+    shown = "other data" if verdict == "shown" else f"{change:+.1%}"
+    return Check(name, f"{old:.3f}", f"{new:.3f}", shown, None, verdict, why)
 
 
 def self_checks(model_uri: str, example: str) -> tuple[list[Check], Bundle | None]:
@@ -332,36 +280,26 @@ def self_checks(model_uri: str, example: str) -> tuple[list[Check], Bundle | Non
     Returns:
         The checks, and the opened bundle unless it cannot be opened.
     """
+
+    def check(name: str, found: str, why: str = "") -> Check:
+        return Check(name, "", found, "", None, "worse" if why else "ok", why)
+
     try:
         bundle = Bundle.load(download(model_uri))
     except BundleError as error:
-        return [Check("checksums and format", "", "broken", "", None, "worse", str(error))], None
-    checks = [Check("checksums and format", "", "whole", "", None, "ok")]
+        return [check("checksums and format", "broken", str(error))], None
     try:
-        worst = _parity(bundle, model_uri)
-        checks.append(
-            Check("trained and exported model differ by (nats)", "", f"{worst:.1e}", "", None, "ok")
-        )
+        found, why = f"{_parity(bundle, model_uri):.1e}", ""
     except KubehabitError as error:
-        checks.append(
-            Check(
-                "trained and exported model differ by (nats)", "", "too much", "", None, "worse", str(error)
-            )
-        )
+        found, why = "too much", str(error)
     surprise = Detector(bundle).score(decode_lines([example.encode()]).events).surprise
     finite = bool(len(surprise)) and bool(np.isfinite(surprise).all())
-    checks.append(
-        Check(
-            "scores an event",
-            "",
-            "yes" if finite else "no",
-            "",
-            None,
-            "ok" if finite else "worse",
-            "" if finite else "The model gives no finite score for an ordinary event: its export is broken.",
-        )
-    )
-    return checks, bundle
+    broken = "The model gives no finite score for an ordinary event: its export is broken."
+    return [
+        check("checksums and format", "whole"),
+        check("trained and exported model differ by (nats)", found, why),
+        check("scores an event", "yes" if finite else "no", "" if finite else broken),
+    ], bundle
 
 
 def _parity(bundle: Bundle, model_uri: str, batches: int = 40) -> float:
@@ -375,9 +313,8 @@ def _parity(bundle: Bundle, model_uri: str, batches: int = 40) -> float:
     from training.model import Autoencoder, ModelConfig
     from training.warm_start import weights_of
 
-    config = dict(bundle.meta["model"])
-    config["vocabulary"] = tuple(config["vocabulary"])
-    model = Autoencoder(ModelConfig(**config))
+    config = bundle.meta["model"]
+    model = Autoencoder(ModelConfig(**config | {"vocabulary": tuple(config["vocabulary"])}))
     saved = weights_of(bundle, model_uri)
     try:
         model.load_state_dict({name: torch.from_numpy(value) for name, value in saved.items()})
@@ -431,24 +368,20 @@ def promote(
         raise KubehabitError(
             "Nothing to compare on. Give labelled recordings (--log LOG --labels FILE) or recent normal work (--normal LOG)."
         )
-    uri = {version: f"models:/{name}/{version}" for version in (new, old) if version is not None}
-    checks, opened = self_checks(uri[new], EXAMPLE)
+    new_uri, old_uri = f"models:/{name}/{new}", f"models:/{name}/{old}"
+    checks, opened = self_checks(new_uri, EXAMPLE)
     figures: dict[str, dict[str, Any]] = {}
     if opened is not None and old is not None:
         logs: list[tuple[Path, Path | None]] = [*labelled, *((log, None) for log in normal)]
-        found = {
-            version: {str(i): judge(uri[version], *pair) for i, pair in enumerate(logs)}
-            for version in (old, new)
-        }
-        checks = [
-            *compare(found[old], found[new], gate),
-            compare_held_back(Bundle.load(download(uri[old])), opened, gate),
-            *checks,
-        ]
+        before, after = (
+            {str(i): judge(uri, *pair) for i, pair in enumerate(logs)} for uri in (old_uri, new_uri)
+        )
+        held_back = compare_held_back(Bundle.load(download(old_uri)), opened, gate)
+        checks = [*compare(before, after, gate), held_back, *checks]
         figures = {
-            f"{role} on {logs[int(i)][0].name}": _single(judged)
-            for role, version in ((CHAMPION, old), (CHALLENGER, new))
-            for i, judged in found[version].items()
+            f"{role} on {logs[int(i)][0].name}": _single(found)
+            for role, judged in ((CHAMPION, before), (CHALLENGER, after))
+            for i, found in judged.items()
         }
     reasons = [check.why for check in checks if check.refuses]
     decision = Decision(
@@ -510,10 +443,16 @@ def _single(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def _version(name: str, which: str) -> str | None:
     """Version number of an alias or of a version number, or None if there is none."""
-    import mlflow
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
     with connected():
-        return _look_up(mlflow.MlflowClient(), name, which)
+        client = MlflowClient()
+        find = client.get_model_version if which.isdigit() else client.get_model_version_by_alias
+        try:
+            return str(find(name, which).version)
+        except MlflowException:
+            return None
 
 
 def _write(decision: Decision) -> None:
@@ -550,17 +489,5 @@ def _write(decision: Decision) -> None:
         if decision.champion is not None:
             client.set_registered_model_alias(name, PREVIOUS, decision.champion)
         client.set_registered_model_alias(name, CHAMPION, version)
-        if _look_up(client, name, CHALLENGER) == version:
+        if _version(name, CHALLENGER) == version:
             client.delete_registered_model_alias(name, CHALLENGER)
-
-
-def _look_up(client: Any, name: str, which: str) -> str | None:
-    """`_version` on a client that is connected already."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        if which.isdigit():
-            return str(client.get_model_version(name, which).version)
-        return str(client.get_model_version_by_alias(name, which).version)
-    except MlflowException:
-        return None
