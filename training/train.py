@@ -132,9 +132,8 @@ class _Bar(Callback):
             TimeRemainingColumn(),
             disable=not trainer.is_global_zero,
         )
-        self.task = self.progress.add_task(
-            "training", total=trainer.max_steps, nll="", completed=trainer.global_step
-        )
+        total, done = trainer.max_steps, trainer.global_step
+        self.task = self.progress.add_task("training", total=total, nll="", completed=done)
         self.progress.start()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
@@ -169,12 +168,8 @@ def parse(config: Path, data: Path, overrides: list[str]) -> ExperimentCLI:
             run=False,
             save_config_callback=None,
             parser_kwargs={"exit_on_error": False},
-            trainer_defaults={
-                "logger": False,
-                "enable_model_summary": False,
-                "enable_progress_bar": False,
-                "num_sanity_val_steps": 0,
-            },
+            trainer_defaults=dict.fromkeys(("logger", "enable_model_summary", "enable_progress_bar"), False)
+            | {"num_sanity_val_steps": 0},
         )
     except KubehabitError:
         raise
@@ -215,7 +210,7 @@ def train(
     resumed = checkpoints.find(resume) if resume is not None else None
     cli = parse(resumed.config if resumed else config, data, list(overrides or []))
     if distributed_worker():
-        # Lightning's `ddp` starts this very command again for every further device: those train, and leave the rest to the first.
+        # Lightning's `ddp` starts this command again for every further device: those only train.
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed.path if resumed else None)
         raise SystemExit(0)
     with registry.connected():

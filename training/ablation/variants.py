@@ -54,6 +54,12 @@ class Block:
     question: str
     variants: tuple[Variant, ...]
 
+    @classmethod
+    def of(cls, title: str, question: str, variants: Sequence[Mapping[str, Any]]) -> Block:
+        """From YAML."""
+        made = (Variant(**{**one, "block": title, "blind": tuple(one.get("blind", ()))}) for one in variants)
+        return cls(title, question, tuple(made))
+
 
 @dataclass(frozen=True, slots=True)
 class AblateConfig:
@@ -70,19 +76,7 @@ class AblateConfig:
         """
         try:
             found = yaml.safe_load(path.read_text("utf-8"))
-            blocks = tuple(
-                Block(
-                    block["title"],
-                    block["question"],
-                    tuple(
-                        Variant(
-                            **{**variant, "block": block["title"], "blind": tuple(variant.get("blind", ()))}
-                        )
-                        for variant in block["variants"]
-                    ),
-                )
-                for block in found["blocks"]
-            )
+            blocks = tuple(Block.of(**block) for block in found["blocks"])
         except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
             raise KubehabitError(
                 f"Cannot read the variants {path}: {error}. Start from the shipped configs/ablate.yaml."
@@ -141,9 +135,8 @@ class Ablated(Calibration):
         weighed = Calibration.weigh(self, nll, deeds)
         if self.parts == "novelty":
             return replace(weighed, wrong=weighed.new)
-        if (
-            self.parts == "error"
-        ):  # without the rule that the machinery's errors count only beside something new
+        if self.parts == "error":
+            # Without the rule that the machinery's errors count only beside something new.
             wrong = weighed.error * np.asarray(self.sensitivity_weights)[deeds.sensitivity]
             wrong = np.where(wrong > self.gate, wrong, 0.0)
             return replace(weighed, new=wrong, wrong=wrong)

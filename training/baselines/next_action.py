@@ -171,11 +171,7 @@ class NextActionLstm(Baseline):
         with torch.no_grad():
             for begin in range(0, len(first), _BATCH):
                 rows = first[begin : begin + _BATCH]
-                nll = self.model(
-                    torch.from_numpy(windows[rows]),
-                    torch.from_numpy(principal[rows]),
-                    torch.from_numpy(group[rows]),
-                    1,
-                )
+                given = (torch.from_numpy(column[rows]) for column in (windows, principal, group))
+                nll = self.model(*given, 1)
                 parts.append(nll[:, 0].numpy().astype(np.float64))
         return np.concatenate(parts)[inverse]

@@ -16,14 +16,14 @@ from data.habits import ATTRIBUTES
 from training.baselines.base import Baseline, Floats
 from training.stretch import Stretch
 
-_DEED, _ANSWER = (list(ATTRIBUTES).index(name) for name in ("verb_resource_namespace", "code"))
+_ACTION, _ANSWER = (list(ATTRIBUTES).index(name) for name in ("verb_resource_namespace", "code"))
 _START = 0
 
 
 class Ngram(Baseline):
     """Score: negative log-likelihood (nats) of what was done (verb, resource, namespace, answer) under the interpolated trigram.
 
-    Contexts from broad to narrow: anybody, its kind, its peer group, the principal, and that after one and after two actions.
+    Contexts from broad to narrow: anyone, its kind, its peer group, the principal, and that after one and after two actions.
     """
 
     title: ClassVar[str] = "n-gram"
@@ -44,15 +44,10 @@ class Ngram(Baseline):
         """Score, and go on counting."""
         counts, totals, known = self._counts, self._totals, self._known
         with np.errstate(over="ignore"):
-            symbols = stretch.attributes[:, _DEED] ^ (stretch.attributes[:, _ANSWER] * np.uint64(3))
+            symbols = stretch.attributes[:, _ACTION] ^ (stretch.attributes[:, _ANSWER] * np.uint64(3))
         out = np.empty(len(stretch))
-        rows = zip(
-            symbols.tolist(),
-            stretch.name_hash.tolist(),
-            stretch.group_hash.tolist(),
-            stretch.kind.tolist(),
-            strict=True,
-        )
+        columns = (symbols, stretch.name_hash, stretch.group_hash, stretch.kind)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
         for row, (symbol, who, peers, kind) in enumerate(rows):
             before, last = self._last.get(who, (_START, _START))
             contexts: tuple[Hashable, ...] = (
@@ -63,7 +58,7 @@ class Ngram(Baseline):
                 (who, last),
                 (who, before, last),
             )
-            likelihood = 1.0 / (len(known) + 1)  # one place kept for what nobody ever did
+            likelihood = 1.0 / (len(known) + 1)  # one place is kept for what was never seen
             for context in contexts:
                 followed = counts[context]
                 kinds, total = len(followed), totals[context]

@@ -42,12 +42,8 @@ class NoveltyCount(Baseline):
         """Score, and take note of what was new."""
         own, group = self._own, self._group
         levels = np.zeros((len(stretch), len(ATTRIBUTES)))
-        rows = zip(
-            stretch.name_hash.tolist(),
-            stretch.group_hash.tolist(),
-            stretch.attributes.tolist(),
-            strict=True,
-        )
+        columns = (stretch.name_hash, stretch.group_hash, stretch.attributes)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
         for row, (who, peers, attributes) in enumerate(rows):
             for column, attribute in enumerate(attributes):
                 mine = (who, attribute)

@@ -14,30 +14,23 @@ from training.baselines.base import Baseline, Floats, Prediction, Thresholds
 from training.stretch import Stretch
 
 LEVELS = ("low", "medium", "high", "critical")
-_PATTERNS = {
-    "verbs": "verb",
-    "resources": "resource",
-    "namespaces": "namespace",
-    "names": "name",
-    "codes": "code",
-    "clients": "client",
-    "traits": "traits",
-    "images": "images",
-    "uris": "uri",
-    "impersonates": "impersonates",
-    "kinds": "kind",
-    "principals": "principal",
-}
+_FIELDS = (
+    *("verb", "resource", "namespace", "name", "code", "client"),
+    *("traits", "images", "uri", "impersonates", "kind", "principal"),
+)
 _SEARCHED = ("traits", "uri")
-_FIELDS = tuple(dict.fromkeys(_PATTERNS.values()))
+#: Key of a rule -> field. Three keys have the name of their field, the others its plural.
+_PATTERNS = {
+    field if field in ("traits", "images", "impersonates") else f"{field}s": field for field in _FIELDS
+}
+#: What each further rule that fires adds to the highest level: enough to rank, never a level.
 _ONE_MORE = 0.01
-"""What each further rule that fires adds to the level of the gravest: enough to rank, never a level."""
 
 
 class PublicRules(Baseline):
-    """Score: level of the gravest rule that fires (1 to 4) and a hundredth for each further one; severity is its level.
+    """Score: highest level of the rules that fire (1 to 4) and a hundredth for each further one; severity is its level.
 
-    Until a threshold is inferred, flags from the level named in the table on, as who installs such rules would.
+    Until a threshold is inferred, actions are flagged from the level on that the table names.
     """
 
     title: ClassVar[str] = "public rules"

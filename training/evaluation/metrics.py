@@ -28,19 +28,16 @@ Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
+#: Alerts of one principal at most this far apart (microseconds) are one incident.
 INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000
-"""Alerts of one principal at most this far apart (microseconds) are one incident."""
-
+#: False incidents per 10,000 person-and-pipeline actions at which recall is read off the curve.
 RATES = (1, 3, 10)
-"""False incidents per 10,000 person-and-pipeline actions at which recall is read off the curve."""
-
 CURVE_END = 12.0
 HIGH = ("high", "critical")
+#: A run found within so many of its actions was found soon.
 SOON = 3
-"""A run found within so many of its actions was found soon."""
-
+#: Shares of normal actions flagged at which the ROC of single actions is read off.
 ACTION_RATES = (1e-4, 1e-3, 1e-2)
-"""Shares of normal actions flagged at which the ROC of single actions is read off."""
 
 
 @dataclass(slots=True)
@@ -129,16 +126,16 @@ def named_by(labels: Sequence[Label]) -> frozenset[str]:
 
 def join(actions: Actions, labels: Sequence[Label]) -> Truth:
     """Find each run's actions in a log by their audit IDs."""
-    rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, audit_id in enumerate(actions.audit_id):
-        rows_of[audit_id].append(row)
     named = named_by(labels)
     labelled = np.array([audit_id in named for audit_id in actions.audit_id], bool)
-    runs = []
-    for label in labels:
-        own = sorted(row for audit_id in label["audit_ids"] for row in rows_of.get(audit_id, ()))
-        runs.append(Run(label, np.array(own, np.int64)))
-    return Truth(labelled, runs)
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row in np.flatnonzero(labelled).tolist():
+        rows_of[actions.audit_id[row]].append(row)
+    own = ([row for audit_id in label["audit_ids"] for row in rows_of.get(audit_id, ())] for label in labels)
+    return Truth(
+        labelled,
+        [Run(label, np.array(sorted(rows), np.int64)) for label, rows in zip(labels, own, strict=True)],
+    )
 
 
 def incidents(actions: Actions, rows: Rows) -> list[Rows]:
@@ -161,11 +158,7 @@ def false_incident_times(actions: Actions, truth: Truth, flagged: Flags) -> tupl
 
 
 def verdict(
-    actions: Actions,
-    truth: Truth,
-    flagged: Flags,
-    severity: Mapping[int, str],
-    quiet: Flags | None = None,
+    actions: Actions, truth: Truth, flagged: Flags, severity: Mapping[int, str], quiet: Flags | None = None
 ) -> dict[str, Any]:
     """All figures of one set of flagged actions.
 
@@ -177,34 +170,16 @@ def verdict(
         quiet: bool [N], what is flagged on the same log without what the labels name; where evidence adds up, an attack lifts
             what its victim does next, and that is no false alarm of its own. `flagged` if not given.
     """
-    person = actions.person
-    normal_person = int((person & ~truth.labelled).sum())
-    normal_system = int((~person & ~truth.labelled).sum())
+    person, normal = actions.person, ~truth.labelled
+    normal_person, normal_system = int((person & normal).sum()), int((~person & normal).sum())
     found = incidents(actions, np.flatnonzero(flagged))
-    false = [rows for rows in found if not truth.labelled[rows].any()]
-    alone = incidents(actions, np.flatnonzero((flagged if quiet is None else quiet) & ~truth.labelled))
-    grave = {
-        row: worst
-        for rows in found
-        for worst in (max(SEVERITIES.index(severity.get(r, "low")) for r in rows.tolist()),)
-        for row in rows.tolist()
-    }
-    runs: list[dict[str, Any]] = []
-    for run in truth.runs:
-        hits = np.flatnonzero(flagged[run.rows]) if len(run.rows) else np.empty(0, np.int64)
-        worst = max((grave[row] for row in run.rows[hits].tolist()), default=0)
-        runs.append(
-            {
-                **{
-                    key: run.label.get(key)
-                    for key in ("scenario", "family", "class", "mode", "kind", "principal")
-                },
-                "calls": len(run.rows),
-                "detected": bool(len(hits)),
-                "actions_to_detection": int(hits[0]) + 1 if len(hits) else None,
-                "severity": SEVERITIES[worst],
-            }
-        )
+    false = [rows for rows in found if normal[rows].all()]
+    alone = incidents(actions, np.flatnonzero((flagged if quiet is None else quiet) & normal))
+    level: dict[int, int] = {}
+    for rows in found:
+        worst = max(SEVERITIES.index(severity.get(row, "low")) for row in rows.tolist())
+        level |= dict.fromkeys(rows.tolist(), worst)
+    runs = [_outcome(run, flagged, level) for run in truth.runs]
     attacks = [run for run in runs if run["kind"] == "attack"]
     alike = [run for run in runs if run["kind"] != "attack"]
     false_person = sum(bool(person[rows[0]]) for rows in false)
@@ -223,10 +198,22 @@ def verdict(
         "lookalikes_raised": sum(run["detected"] for run in alike),
         **_delays(attacks),
         "incidents": len(found),
-        "normal_actions_flagged": int((flagged & ~truth.labelled).sum()),
+        "normal_actions_flagged": int((flagged & normal).sum()),
         "normal_person_actions": normal_person,
         "normal_system_actions": normal_system,
         "runs": runs,
+    }
+
+
+def _outcome(run: Run, flagged: Flags, level: Mapping[int, int]) -> dict[str, Any]:
+    """What became of a run, given the severity level of the incident of each flagged row."""
+    hits = np.flatnonzero(flagged[run.rows])
+    return {
+        **{key: run.label.get(key) for key in ("scenario", "family", "class", "mode", "kind", "principal")},
+        "calls": len(run.rows),
+        "detected": bool(len(hits)),
+        "actions_to_detection": int(hits[0]) + 1 if len(hits) else None,
+        "severity": SEVERITIES[max((level[row] for row in run.rows[hits].tolist()), default=0)],
     }
 
 
@@ -288,12 +275,13 @@ class Curve:
         return sorted(best.items())
 
 
+def _peaks(truth: Truth, score: Floats) -> Floats:
+    """Best score of any action of each attack run; -inf for a run that is not in the log."""
+    return np.array([score[run.rows].max(initial=-np.inf) for run in truth.attacks])
+
+
 def curve(
-    actions: Actions,
-    truth: Truth,
-    score: Floats,
-    highest: float = CURVE_END,
-    quiet: Floats | None = None,
+    actions: Actions, truth: Truth, score: Floats, highest: float = CURVE_END, quiet: Floats | None = None
 ) -> Curve:
     """Recall over the rate of false incidents, the latter up to `highest`.
 
@@ -304,7 +292,7 @@ def curve(
         highest: rate at which the curve ends.
         quiet: float64 [N], the score on the same log without what the labels name, for the unlabelled; `score` if not given.
     """
-    peaks = np.array([score[run.rows].max() if len(run.rows) else -np.inf for run in truth.attacks])
+    peaks = _peaks(truth, score)
     normal = np.flatnonzero(actions.person & ~truth.labelled)
     calm = score if quiet is None else quiet
     order = normal[np.argsort(-calm[normal], kind="stable")]
@@ -327,12 +315,8 @@ def curve(
         levels.append((-np.inf, most))
     level_of = np.array([level for level, _ in levels])
     recall = (peaks[None, :] > level_of[:, None]).mean(axis=1) if len(peaks) else np.zeros(len(levels))
-    return Curve(
-        rate=np.array([found for _, found in levels]) * 1e4 / max(len(normal), 1),
-        recall=recall,
-        level=level_of,
-        peaks=peaks,
-    )
+    rate = np.array([found for _, found in levels]) * 1e4 / max(len(normal), 1)
+    return Curve(rate, recall, level_of, peaks)
 
 
 def _added(times: list[int], time: int) -> int:
@@ -362,7 +346,7 @@ def recall_at_as_counted(actions: Actions, truth: Truth, score: Floats) -> dict[
     times, scores, labelled = actions.time[order], score[order], truth.labelled[order]
     person = actions.person[order]
     normal = person & ~labelled
-    peaks = np.array([score[run.rows].max() if len(run.rows) else -np.inf for run in truth.attacks])
+    peaks = _peaks(truth, score)
     best = dict.fromkeys(map(str, RATES), 0.0)
     total, most = max(int(normal.sum()), 1), 0
     for level in [*np.unique(scores[normal])[::-1].tolist(), -np.inf]:
@@ -438,11 +422,9 @@ def compare(mine: Curve, baselines: Mapping[str, Curve], truth: Truth) -> dict[s
             continue
         best = max(sorted(caught), key=lambda name: int(caught[name].sum()))
         missed = ~caught[best]
+        both = {"recall": own, "best_baseline": caught[best]}
         by_family = {
-            name: {
-                "recall": float(own[families == name].mean()),
-                "best_baseline": float(caught[best][families == name].mean()),
-            }
+            name: {key: float(each[families == name].mean()) for key, each in both.items()}
             for name in sorted(set(families))
         }
         found[str(rate)] = {
@@ -455,7 +437,7 @@ def compare(mine: Curve, baselines: Mapping[str, Curve], truth: Truth) -> dict[s
             "share_of_missed_caught": float((own & missed).sum() / missed.sum()) if missed.any() else None,
             "by_family": by_family,
             "families_worse": [
-                name for name, both in by_family.items() if both["recall"] < both["best_baseline"]
+                name for name, shares in by_family.items() if shares["recall"] < shares["best_baseline"]
             ],
         }
     return found

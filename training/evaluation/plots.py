@@ -29,6 +29,18 @@ def _figure(title: str, width: float = 8, height: float = 4.5) -> tuple[Figure, 
     return figure, axes
 
 
+def _bars(
+    title: str, labels: Sequence[str], *series: tuple[Any, Any, str | None], scale: float
+) -> tuple[Figure, Any]:
+    """Horizontal bars, each series of (values, colour, label) over the one before, `scale` inches a bar."""
+    figure, axes = _figure(title, height=1 + scale * max(len(labels), 1))
+    short = [label.removeprefix("system:serviceaccount:") for label in labels]
+    for values, colour, label in series:
+        axes.barh(short, values, color=colour, label=label)
+    axes.tick_params(axis="y", labelsize=7)
+    return figure, axes
+
+
 def losses(train: Sequence[tuple[int, float]], held_back: Sequence[tuple[int, float]]) -> Figure:
     """Loss curves: reconstruction NLL of an action in nats over training steps."""
     figure, axes = _figure("Reconstruction error while training")
@@ -77,17 +89,19 @@ def calibration(fitted: CalibrationResult, table: ActionTable) -> Figure:
 
 def principals(fitted: CalibrationResult, table: ActionTable, most: int = 30) -> Figure:
     """Surprise of each principal on held-back actions: median and 99th percentile."""
-    names = table.name[fitted.rows]
-    total = fitted.nll.sum(axis=1)
+    names, total = table.name[fitted.rows], fitted.nll.sum(axis=1)
     rows = [(str(name), total[names == name]) for name in sorted(set(names))]
-    rows = sorted(((n, v) for n, v in rows if len(v) >= 20), key=lambda r: np.quantile(r[1], 0.99))[-most:]
-    figure, axes = _figure(
-        "Surprise of each principal, held-back normal actions", height=1 + 0.22 * len(rows)
+    high = [
+        (np.quantile(values, 0.99), np.median(values), name) for name, values in rows if len(values) >= 20
+    ]
+    high = sorted(high, key=lambda row: row[0])[-most:]
+    figure, axes = _bars(
+        "Surprise of each principal, held-back normal actions",
+        [name for _, _, name in high],
+        ([value for value, _, _ in high], SOFT, "99th percentile"),
+        ([median for _, median, _ in high], ACCENT, "median"),
+        scale=0.22,
     )
-    labels = [name.removeprefix("system:serviceaccount:") for name, _ in rows]
-    axes.barh(labels, [np.quantile(values, 0.99) for _, values in rows], color=SOFT, label="99th percentile")
-    axes.barh(labels, [np.median(values) for _, values in rows], color=ACCENT, label="median")
-    axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("NLL of an action (nats)")
     axes.legend(frameon=False, loc="lower right")
     return figure
@@ -98,15 +112,10 @@ def recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
     figure, axes = _figure("Attack runs caught, by false incidents allowed")
     for index, (name, points) in enumerate(curves.items()):
         if points:
-            axes.step(
-                *zip(*points, strict=True), where="post", label=name, color=ACCENT if index == 0 else None
-            )
-    axes.set(
-        xlabel="false incidents per 10,000 person-and-pipeline actions",
-        ylabel="recall of attack runs",
-        ylim=(0, 1.02),
-    )
-    axes.set_xlim(0, 12)
+            colour = ACCENT if index == 0 else None
+            axes.step(*zip(*points, strict=True), where="post", label=name, color=colour)
+    axes.set(xlabel="false incidents per 10,000 person-and-pipeline actions", ylabel="recall of attack runs")
+    axes.set(xlim=(0, 12), ylim=(0, 1.02))
     axes.legend(frameon=False)
     return figure
 
@@ -114,18 +123,13 @@ def recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
 def runs(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Evidence of each labelled run relative to the threshold."""
     ordered = sorted(rows, key=lambda row: (row["kind"], row["peak"]))
-    figure, axes = _figure(
-        "Peak evidence of each labelled run (1 = threshold)", height=1 + 0.2 * max(len(ordered), 1)
-    )
+    labels = [f"{row['scenario']}  {i}" for i, row in enumerate(ordered)]
     colours = [ACCENT if row["kind"] == "attack" else SOFT for row in ordered]
-    axes.barh(
-        [f"{row['scenario']}  {i}" for i, row in enumerate(ordered)],
-        [row["peak"] for row in ordered],
-        color=colours,
-    )
+    peaks = [row["peak"] for row in ordered]
+    title = "Peak evidence of each labelled run (1 = threshold)"
+    figure, axes = _bars(title, labels, (peaks, colours, None), scale=0.2)
     axes.axvline(1.0, color=INK, linewidth=0.8)
     axes.set_xscale("log")
-    axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("evidence / threshold; red: attack, grey: benign look-alike")
     return figure
 
@@ -134,11 +138,8 @@ def scenarios(caught: Mapping[str, Mapping[str, float]]) -> Figure:
     """Heat map: share of each scenario's attack runs that each detector catches with its own threshold."""
     detectors = list(caught)
     names = sorted({name for shares in caught.values() for name in shares})
-    figure, axes = _figure(
-        "Attack runs caught with thresholds set on normal data",
-        width=4 + 0.7 * len(detectors),
-        height=2 + 0.24 * len(names),
-    )
+    title = "Attack runs caught with thresholds set on normal data"
+    figure, axes = _figure(title, width=4 + 0.7 * len(detectors), height=2 + 0.24 * len(names))
     shares = np.array([[caught[title].get(name, np.nan) for title in detectors] for name in names])
     axes.imshow(shares.reshape(len(names), len(detectors)), aspect="auto", cmap="Reds", vmin=0, vmax=1)
     axes.set_xticks(range(len(detectors)), detectors, rotation=45, ha="right")
@@ -150,17 +151,9 @@ def delays(after: Mapping[str, Mapping[str, int]]) -> Figure:
     """How many of a run's actions had happened when it was found: share of the detected runs, one line a detector."""
     figure, axes = _figure("Actions until detection, detected attack runs")
     for index, (title, counts) in enumerate(after.items()):
-        steps = sorted((int(actions), runs) for actions, runs in counts.items())
-        total = np.cumsum([runs for _, runs in steps])
-        axes.step(
-            [actions for actions, _ in steps],
-            total / total[-1],
-            where="post",
-            marker="o",
-            markersize=3,
-            label=title,
-            color=ACCENT if index == 0 else None,
-        )
+        actions, found = zip(*sorted((int(actions), runs) for actions, runs in counts.items()), strict=True)
+        share, colour = np.cumsum(found) / sum(found), ACCENT if index == 0 else None
+        axes.step(actions, share, where="post", marker="o", markersize=3, label=title, color=colour)
     axes.set(xlabel="own actions of the run", ylabel="share of the detected runs", ylim=(0, 1.02))
     axes.set_xscale("log")
     axes.legend(frameon=False)
@@ -170,13 +163,12 @@ def delays(after: Mapping[str, Mapping[str, int]]) -> Figure:
 def drift(log: str, principals: Sequence[Any], most: int = 25) -> Figure:
     """Stability index of each principal's surprise (`training.lifecycle.drift.Changed`), beside what chance alone would reach."""
     shown = [one for one in principals if one.verdict != "too few"][:most][::-1]
-    figure, axes = _figure(f"Drift of surprise since calibration: {log}", height=1.2 + 0.24 * len(shown))
-    labels = [one.name.removeprefix("system:serviceaccount:") for one in shown]
     colours = [ACCENT if one.verdict == "changed" else SOFT for one in shown]
-    axes.barh(labels, [one.psi for one in shown], color=colours)
-    axes.plot([one.noise for one in shown], labels, "|", color=INK, markersize=9, label="what chance reaches")
+    title, labels = f"Drift of surprise since calibration: {log}", [one.name for one in shown]
+    figure, axes = _bars(title, labels, ([one.psi for one in shown], colours, None), scale=0.24)
+    noise = [one.noise for one in shown]
+    axes.plot(noise, range(len(shown)), "|", color=INK, markersize=9, label="what chance reaches")
     axes.set_xlabel("population stability index; red: changed")
-    axes.tick_params(axis="y", labelsize=7)
     if shown:
         axes.legend(frameon=False, loc="lower right")
     return figure
