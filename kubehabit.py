@@ -422,7 +422,7 @@ def train(
 
     Next:  `kubehabit evaluate` against a labelled recording, or `kubehabit serve`.
     """
-    from training.run import train as run_training
+    from training.train import train as run_training
 
     options = list(ctx.args)
     if feedback is not None:
@@ -545,7 +545,7 @@ def evaluate(
 
     Next:  `kubehabit serve`, if the figures are good enough to be woken up by.
     """
-    from training.evaluate import evaluate as judge_model
+    from training.evaluation.evaluate import evaluate as judge_model
 
     figures = judge_model(model, log, labels, data=data, report=report)
     if json_path is not None:
@@ -634,14 +634,15 @@ def ablate(
     Next:  read the table, then change your copy of train.yaml and `kubehabit train --config` it.
     """
     from data.paths import home
-    from training import ablate as taking_apart
+    from training.ablation import ablate as taking_apart
+    from training.ablation.variants import AblateConfig
 
     where = taking_apart.Where.of(data, log, labels)
     table = out or home() / "ablations.md"
     run_id = taking_apart.ablate(
         where,
         config=config or _shipped("train.yaml"),
-        variants=taking_apart.AblateConfig.load(variants or _shipped("ablate.yaml")),
+        variants=AblateConfig.load(variants or _shipped("ablate.yaml")),
         only=only or [],
         options=[*([f"--trainer.max_steps={steps}"] if steps else []), *ctx.args],
         out=table,
@@ -711,7 +712,7 @@ def promote(
     """
     from rich.console import Console
 
-    from training import promote as gate
+    from training.lifecycle import promotion as gate
 
     if rollback:
         now, before = gate.roll_back(name)
@@ -764,8 +765,8 @@ def drift(
     """
     from rich.console import Console
 
-    from training.drift import DriftConfig
-    from training.drift import drift as compare
+    from training.lifecycle.drift import DriftConfig
+    from training.lifecycle.drift import drift as compare
 
     report = compare(log, model, DriftConfig.load(config), progress=not as_json)
     if as_json:

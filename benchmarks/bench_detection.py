@@ -143,8 +143,8 @@ def measure(home: Path, page: Path | None, *, twice: bool) -> list[Row]:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)
     from data.build import build
-    from training.evaluate import evaluate
-    from training.run import train
+    from training.evaluation.evaluate import evaluate
+    from training.train import train
 
     dataset = home / "dataset"
     build([RECORDINGS / "normal.jsonl.zst"], dataset)

@@ -393,7 +393,7 @@ def trained(home: Path) -> str:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)
     from data.build import build
-    from training.run import train
+    from training.train import train
 
     dataset = home / "dataset"
     build([RECORDINGS / "normal.jsonl.zst"], dataset)

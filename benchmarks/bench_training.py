@@ -59,7 +59,7 @@ def measure(share: float, lines: list[bytes], folder: Path, steps: int | None, b
     from data.build import build
     from data.bundle import Bundle
     from training.registry import download
-    from training.run import train
+    from training.train import train
 
     log = folder / f"{share:g}.jsonl"
     log.write_bytes(b"\n".join(lines[: int(share * len(lines))]) + b"\n")

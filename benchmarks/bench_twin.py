@@ -31,7 +31,7 @@ from data.fields import GAPS, gap_codes
 from data.names import client_family, reach_of
 from data.reader import DeadLetterFile, read_events
 from data.simulate import load_settings, simulate
-from training.judge import named_by, read_labels
+from training.evaluation.metrics import named_by, read_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDING = ROOT / "data" / "recordings" / "normal.jsonl.zst"

@@ -23,7 +23,7 @@ def losses(dataset: Path, options: list[str], **how: Any) -> tuple[str, list[tup
     import mlflow
 
     from data.paths import tracking_uri
-    from training.run import train
+    from training.train import train
 
     result = train(ROOT / "configs" / "train.yaml", dataset, options, **how)
     client = mlflow.MlflowClient(tracking_uri=tracking_uri(), registry_uri=tracking_uri())
@@ -65,7 +65,7 @@ def speed(dataset: Path, steps: int) -> list[dict[str, Any]]:
     import lightning
     import torch
 
-    from training.run import parse
+    from training.train import parse
 
     class Clock(lightning.Callback):
         began = 0.0

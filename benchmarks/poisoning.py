@@ -79,8 +79,8 @@ def measure(
     """Train on a log with so many copies of each chosen run, and judge."""
     from data.build import build
     from data.reader import open_lines
-    from training.evaluate import evaluate
-    from training.run import train
+    from training.evaluation.evaluate import evaluate
+    from training.train import train
 
     listed = json.loads(labels.read_text())
     mixed, chosen, added = poison(list(open_lines(log)), list(open_lines(recording)), listed, copies)

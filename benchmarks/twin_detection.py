@@ -28,7 +28,7 @@ from data.detector import Detector
 from data.evidence import INCIDENT_SECONDS
 from data.reader import DeadLetterFile, read_events
 from data.simulate import load_settings, simulate
-from training.judge import named_by
+from training.evaluation.metrics import named_by
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -127,7 +127,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["KUBEHABIT_HOME"] = str(Path(scratch) / "home")
         from training.registry import download
-        from training.run import train
+        from training.train import train
 
         folder = options.log
         if folder is None:

@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, normal_lines: list[bytes])
     """Dataset, training, export and registration, as `kubehabit train` does them."""
     from data.build import build
     from training.registry import download
-    from training.run import train
+    from training.train import train
 
     folder = tmp_path_factory.mktemp("trained")
     log = folder / "normal.jsonl"

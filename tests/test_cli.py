@@ -110,7 +110,7 @@ def test_a_missing_training_package_says_what_to_install(
     def train(*_: Any, **__: Any) -> None:
         raise ModuleNotFoundError(f"No module named '{missing}'", name=missing)
 
-    stand_in(monkeypatch, "training.run", train=train)
+    stand_in(monkeypatch, "training.train", train=train)
     result = invoke("train", "--data", str(tmp_path))
     assert result.exit_code == 2
     assert "kubehabit[train]" in result.stderr
@@ -120,7 +120,7 @@ def test_a_missing_module_of_our_own_is_a_bug(monkeypatch: pytest.MonkeyPatch, t
     def train(*_: Any, **__: Any) -> None:
         raise ModuleNotFoundError("No module named 'training.gone'", name="training.gone")
 
-    stand_in(monkeypatch, "training.run", train=train)
+    stand_in(monkeypatch, "training.train", train=train)
     assert isinstance(invoke("train", "--data", str(tmp_path)).exception, ModuleNotFoundError)
 
 
@@ -141,7 +141,7 @@ def test_ctrl_c_that_lightning_answered_exits_130_too(
         except KeyboardInterrupt:
             sys.exit(1)
 
-    stand_in(monkeypatch, "training.run", train=train)
+    stand_in(monkeypatch, "training.train", train=train)
     assert invoke("train", "--data", str(tmp_path)).exit_code == 130
 
 
@@ -154,7 +154,7 @@ def test_what_train_does_not_know_goes_to_lightning(monkeypatch: pytest.MonkeyPa
             run_id="r1", model_name="kubehabit", version="7", metrics={"val_nll": 1.5}, alias="champion"
         )
 
-    stand_in(monkeypatch, "training.run", train=train)
+    stand_in(monkeypatch, "training.train", train=train)
     result = invoke("train", "--data", str(tmp_path), "--trainer.max_steps", "5", "--model.latent=8")
     assert result.exit_code == 0, result.output
     config, data, overrides = seen
@@ -181,7 +181,7 @@ def test_evaluate_writes_its_figures_where_it_is_told(
             }
         ],
     }
-    stand_in(monkeypatch, "training.evaluate", evaluate=lambda *_, **__: figures)
+    stand_in(monkeypatch, "training.evaluation.evaluate", evaluate=lambda *_, **__: figures)
     out = tmp_path / "new" / "out.json"
     result = invoke("evaluate", "--log", str(log), "--json", str(out))
     assert result.exit_code == 0, result.output

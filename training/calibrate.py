@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,19 +29,17 @@ from data.reconstruction import Model
 from data.table import ActionTable, cut_windows
 
 Floats = npt.NDArray[np.float64]
+#: Alerts of one principal at most this far apart (microseconds) are one incident.
 INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000
-"""Alerts of one principal at most this far apart (microseconds) are one incident."""
 
 _CHUNK = 1 << 16
 _HALVINGS = 12
+#: Share of a budget a day that is left to the cluster's own machinery.
 _MACHINERY_SHARE = 0.2
-"""Share of a budget a day that is left to the cluster's own machinery."""
-
+#: How rare novelty is, is counted only after this share of the log: at first everything is new.
 _WARM_SHARE = 0.25
-"""Only once this share of the log has passed does what is new say how rare novelty is: at first everything is new."""
-
+#: Values needed for a tail of one's own: five per cent of them are ten excesses.
 _MIN_TAIL = 200
-"""Values needed for a tail of one's own: five per cent of them are ten excesses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,12 @@ class CalibrationConfig:
     horizons: tuple[float, ...] = (120.0, 3600.0, 86400.0)
     sensitivity_weights: tuple[float, float, float, float] = (0.6, 0.8, 1.0, 1.2)
     unscored_fields: tuple[str, ...] = ("gap", "owner")
+
+
+def calibration_config(keys: Mapping[str, Any]) -> CalibrationConfig:
+    """From the `calibration` section of an experiment, where tuples are lists."""
+    given: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in keys.items()}
+    return CalibrationConfig(**given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +134,17 @@ def threshold_for(
     """
     if not len(evidence):
         raise KubehabitError("No held-back actions of one kind: build the dataset from a longer log.")
-    order = np.argsort(-evidence, kind="stable")
     names = np.asarray(principal, object)
-    seen: dict[str, list[int]] = {}
-    whole = max(int(allowed), 0)
     if allowed < 1:
         peaks = _peaks(evidence, names, time)
         spread = max(float(peaks.mean()), 1.0) * _doubt(len(peaks))
         return float(peaks.max()) + spread * float(np.log(1 / max(allowed, 1e-3)))
+    order = np.argsort(-evidence, kind="stable")
+    seen: dict[str, list[int]] = defaultdict(list)
     for position, row in enumerate(order.tolist()):
-        seen.setdefault(names[row], []).append(int(time[row]))
+        seen[names[row]].append(int(time[row]))
         total = sum(count_incidents(np.sort(np.array(times))) for times in seen.values())
-        if total > whole:
+        if total > int(allowed):
             above = float(evidence[order[position - 1]]) if position else float(evidence[row]) + 1.0
             return float(np.nextafter((float(evidence[row]) + above) / 2, np.inf))
     return float(max(evidence.min(), np.nextafter(0, 1)))
@@ -164,7 +169,7 @@ def _threshold(
     found = threshold_for(sums(None), who, time, allowed)
     if horizon <= INCIDENT_SECONDS or allowed < 1:
         return found
-    # Sums start anew once they were told, so a lower threshold keeps the budget as well.
+    # A sum starts again at 0 once it has raised an alert, so a lower threshold keeps the budget as well.
     low, high = 0.0, found
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -185,20 +190,19 @@ def _doubt(count: int) -> float:
 
 def _peaks(evidence: Floats, names: npt.NDArray[np.object_], time: npt.NDArray[np.int64]) -> Floats:
     """Highest evidence of each stretch of ten minutes of each principal that adds any, at least one value."""
-    rows = np.flatnonzero(evidence > 0)
-    highest: dict[tuple[str, int], float] = {}
-    for row in rows.tolist():
+    highest: dict[tuple[str, int], float] = defaultdict(float)
+    for row in np.flatnonzero(evidence > 0).tolist():
         key = (names[row], int(time[row]) // INCIDENT_GAP)
-        highest[key] = max(highest.get(key, 0.0), float(evidence[row]))
+        highest[key] = max(highest[key], float(evidence[row]))
     return np.array(list(highest.values()) or [0.0])
 
 
 def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) -> dict[str, Tail]:
     """Exponential tails (peaks over the 95 % quantile) of every principal with enough actions, and of every kind."""
-    keys: dict[str, list[int]] = {"kind:any": list(range(len(statistic)))}
+    keys: dict[str, list[int]] = defaultdict(list, {"kind:any": list(range(len(statistic)))})
     for row, (name, of) in enumerate(zip(principal, kind, strict=True)):
-        keys.setdefault(name, []).append(row)
-        keys.setdefault(f"kind:{of}", []).append(row)
+        keys[name].append(row)
+        keys[f"kind:{of}"].append(row)
     tails = {}
     for key, rows in keys.items():
         if len(rows) < _MIN_TAIL and key != "kind:any":
@@ -237,14 +241,10 @@ def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], np
         actions[rows] = known.actions
         mine = np.flatnonzero(late[rows])
         at = rows[mine]
+        names_at, kinds_at = table.name[at].tolist(), table.kind[at].tolist()
         held.append(
             Deeds.of(
-                known[mine],
-                table.tokens[at],
-                table.vocabulary,
-                table.name[at].tolist(),
-                table.kind[at].tolist(),
-                table.sensitivity[at],
+                known[mine], table.tokens[at], table.vocabulary, names_at, kinds_at, table.sensitivity[at]
             )
         )
     return levels, actions, Deeds.concatenate(held)
@@ -258,20 +258,17 @@ def held_back_rows(table: ActionTable) -> npt.NDArray[np.int64]:
 
 def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: npt.NDArray[np.int64]) -> Rarity:
     """How rarely normal work shows a novelty, once the habits are warm: early on, everything is new."""
-    warm = (actions >= MATURE) & (
-        table.time > table.time.min() + _WARM_SHARE * (int(table.time.max()) - int(table.time.min()))
-    )
+    first, last = int(table.time.min()), int(table.time.max())
+    warm = (actions >= MATURE) & (table.time > first + _WARM_SHARE * (last - first))
     rows = np.flatnonzero(warm)
-    tokens = table.tokens[rows]
-    classes = classes_of(table.kind[rows].tolist())
+    tokens, kinds = table.tokens[rows], table.kind[rows].tolist()
+    classes = classes_of(kinds)
+    for_others = acts_for_others(tokens, table.vocabulary, kinds)
     machinery = classes == CLASSES.index("machinery")
-    for_others = acts_for_others(tokens, table.vocabulary, table.kind[rows].tolist())
     counted = counted_levels(levels[rows], actions[rows], machinery, for_others)
+    resource = FIELDS.index("resource")
     return Rarity.fit(
-        classes,
-        tokens[:, FIELDS.index("resource")].astype(np.int64),
-        counted,
-        table.vocabulary.sizes[FIELDS.index("resource")],
+        classes, tokens[:, resource].astype(np.int64), counted, table.vocabulary.sizes[resource]
     )
 
 
@@ -320,7 +317,7 @@ def fit(
         held: its held-back actions.
         nll: float32 [M, F], their reconstruction NLL, in the order of the log.
         config: how thresholds are set.
-        make: what computes evidence; other than Calibration only to take it apart (`training.ablate`).
+        make: what computes evidence; other than Calibration only to take it apart (`training.ablation.ablate`).
 
     Raises:
         KubehabitError: a field to leave unscored that is none, or nothing held back.
@@ -328,16 +325,11 @@ def fit(
     unknown = set(config.unscored_fields) - set(FIELDS)
     if unknown:
         raise KubehabitError(f"unscored_fields names {sorted(unknown)}; the fields are {', '.join(FIELDS)}.")
-    rows, deeds = held.rows, held.deeds
+    rows, deeds, machinery = held.rows, held.deeds, held.deeds.machinery
     time = table.time[rows]
     span = (int(time.max()) - int(time.min())) / 1e6
     horizons = tuple(h for i, h in enumerate(sorted(config.horizons)) if i == 0 or h <= span)
-    machinery = deeds.machinery
-    person, system = config.person_budget / 1e4, config.system_budget / 1e6
-    if config.incidents_per_day is not None:
-        wanted = config.incidents_per_day * span / 86_400
-        person = (1 - _MACHINERY_SHARE) * wanted / max(int((~machinery).sum()), 1)
-        system = _MACHINERY_SHARE * wanted / max(int(machinery.sum()), 1)
+    person, system = _rates(config, machinery, span)
     calibration = make(
         scored_fields=tuple(field for field in FIELDS if field not in config.unscored_fields),
         tails={},
@@ -354,24 +346,17 @@ def fit(
             "set on": f"{len(rows):,} held-back normal actions",
         },
     )
-    calibration = replace(
-        calibration, tails=fit_tails(calibration.error(nll, deeds), deeds.principals, deeds.kinds)
-    )
+    tails = fit_tails(calibration.error(nll, deeds), deeds.principals, deeds.kinds)
+    calibration = replace(calibration, tails=tails)
     weighed = calibration.weigh(nll, deeds)
     names = np.asarray(deeds.principals, object)
 
     def thresholds(chosen: npt.NDArray[np.bool_], rate: float) -> tuple[float, ...]:
-        return tuple(
-            max(
-                _threshold(
-                    names[chosen], time[chosen], weighed.new[chosen], weighed.wrong[chosen], horizon, rate
-                ),
-                float(
-                    -np.log10(rate)
-                ),  # what is flagged must be as rare as the budget, however quiet the data
-            )
-            for horizon in horizons
-        )
+        given = names[chosen], time[chosen], weighed.new[chosen], weighed.wrong[chosen]
+        rarest = float(
+            -np.log10(rate)
+        )  # what is flagged must be as rare as the budget, however quiet the data
+        return tuple(max(_threshold(*given, horizon, rate), rarest) for horizon in horizons)
 
     calibration = replace(
         calibration,
@@ -382,6 +367,10 @@ def fit(
     sums = Accumulator(horizons).add(deeds.principals, time, weighed.new, weighed.wrong, limits)
     evidence, limits = calibration.verdict(sums, deeds.kinds)
     count = np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64)
+    novelty_count = {
+        kind: threshold_for(count[chosen], names[chosen].tolist(), time[chosen], rate * int(chosen.sum()))
+        for kind, chosen, rate in (("person", ~machinery, person), ("system", machinery, system))
+    }
     return CalibrationResult(
         calibration=calibration,
         habits=held.habits,
@@ -390,12 +379,14 @@ def fit(
         error=weighed.error,
         evidence=evidence,
         flagged=evidence >= limits,
-        baselines={
-            "novelty_count": {
-                kind: threshold_for(
-                    count[chosen], names[chosen].tolist(), time[chosen], rate * int(chosen.sum())
-                )
-                for kind, chosen, rate in (("person", ~machinery, person), ("system", machinery, system))
-            }
-        },
+        baselines={"novelty_count": novelty_count},
     )
+
+
+def _rates(config: CalibrationConfig, machinery: npt.NDArray[np.bool_], span: float) -> tuple[float, float]:
+    """False incidents wanted per action of people and pipelines, and of the machinery; `span` in seconds."""
+    if config.incidents_per_day is None:
+        return config.person_budget / 1e4, config.system_budget / 1e6
+    wanted = config.incidents_per_day * span / 86_400
+    person = (1 - _MACHINERY_SHARE) * wanted / max(int((~machinery).sum()), 1)
+    return person, _MACHINERY_SHARE * wanted / max(int(machinery.sum()), 1)

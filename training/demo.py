@@ -99,8 +99,9 @@ def _tell(home: Path, recordings: Recordings, overrides: Sequence[str], console:
     """The chapters, in order."""
     # Imported here: MLflow reads where its store is when it is first used.
     from data.build import build
-    from training.evaluate import judge, read_labels
-    from training.run import train
+    from training.evaluation.evaluate import judge
+    from training.evaluation.metrics import read_labels
+    from training.train import train
 
     began = time.monotonic()
     dataset = home / "dataset"
@@ -289,7 +290,7 @@ def report(story: Story, labels: Sequence[Mapping[str, Any]], console: Console) 
         labels: what was done in the recording.
         console: where to print.
     """
-    from training.judge import named_by
+    from training.evaluation.metrics import named_by
 
     figures = story.figures
     console.print(_runs(figures["runs"]))

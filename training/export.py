@@ -16,15 +16,15 @@ from data.self_test import SelfTest
 from data.table import ActionTable, cut_windows
 from data.windows import Cut
 from training.model import Autoencoder, Scorer
-from training.newest import NewestScorer
+from training.model_newest import NewestScorer
 
 OPSET = 17
 INPUTS = ("tokens", "lengths", "principal", "group", "positions")
 OUTPUTS = ("nll", "rank", "log_probs")
 TOLERANCE = 1e-4
 PARITY_BATCHES = 200
+#: Windows of the self-test in the bundle: some kilobytes, and milliseconds at every start of the service.
 SELF_TEST_WINDOWS = 96
-"""Windows of the self-test in the bundle: some kilobytes, and milliseconds at every start of the service."""
 
 
 class TorchModel:
@@ -54,13 +54,13 @@ def export(model: Autoencoder, path: Path) -> None:
     Raises:
         KubehabitError: an axis that must be free came out frozen.
     """
-    config = model.config
-    fields = len(config.vocabulary)
+    fields = len(model.config.vocabulary)
+    pair = torch.tensor([0, 1])
     example = (
         torch.zeros(2, 3, fields, dtype=torch.int64),
         torch.tensor([3, 2]),
-        torch.tensor([0, 1]),
-        torch.tensor([0, 1]),
+        pair,
+        pair.clone(),
         torch.arange(2),
     )
     axes = {
@@ -73,18 +73,14 @@ def export(model: Autoencoder, path: Path) -> None:
 
 
 def export_newest(model: Autoencoder, path: Path) -> None:
-    """Write the graph for the newest action alone, see `training.newest`.
+    """Write the graph for the newest action alone, see `training.model_newest`.
 
     Raises:
         KubehabitError: an axis that must be free came out frozen.
     """
     config = model.config
-    example = (
-        torch.zeros(5, len(config.vocabulary), dtype=torch.int64),
-        torch.zeros(5, dtype=torch.int64),
-        torch.zeros(5, dtype=torch.int64),
-        torch.zeros(3, config.window, dtype=torch.int64),
-    )
+    shapes = ((5, len(config.vocabulary)), (5,), (5,), (3, config.window))
+    example = tuple(torch.zeros(shape, dtype=torch.int64) for shape in shapes)
     axes = {
         **{name: {0: "actions"} for name in ("actions", "principal", "group")},
         "index": {0: "windows"},
@@ -102,9 +98,8 @@ def _write(
     axes: Mapping[str, Mapping[int, str]],
 ) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # the tracer warns of LSTM batch sizes; the parity check is the judge of that
+        # The tracer warns of LSTM batch sizes; the parity check decides on that.
+        warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
             example,
@@ -117,28 +112,22 @@ def _write(
         )
     graph = onnx.load(str(path)).graph
     for value in graph.input:
-        free = len(axes[value.name])
         dims = value.type.tensor_type.shape.dim
-        if any(not dims[i].dim_param for i in range(free)):
+        if not all(dims[axis].dim_param for axis in axes[value.name]):
             raise KubehabitError(
                 f"ONNX export froze an axis of {value.name!r} that must stay free; the bundle was not written."
             )
 
 
 def check_parity(
-    model: Autoencoder,
-    path: Path,
-    *,
-    batches: int = PARITY_BATCHES,
-    seed: int = 0,
-    tolerance: float = TOLERANCE,
+    model: Autoencoder, path: Path, *, batches: int = PARITY_BATCHES, tolerance: float = TOLERANCE
 ) -> float:
     """Largest absolute difference of the NLL, torch against onnxruntime, over random ragged batches.
 
     Raises:
         KubehabitError: it is above `tolerance`.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     config = model.config
     reference, exported = TorchModel(model), OnnxModel(str(path))
     worst = 0.0
@@ -157,19 +146,14 @@ def check_parity(
 
 
 def check_newest(
-    model: Autoencoder,
-    path: Path,
-    *,
-    batches: int = PARITY_BATCHES,
-    seed: int = 0,
-    tolerance: float = TOLERANCE,
+    model: Autoencoder, path: Path, *, batches: int = PARITY_BATCHES, tolerance: float = TOLERANCE
 ) -> float:
     """As `check_parity`, for the graph of `export_newest`: overlapping windows of several principals, whole and short.
 
     Raises:
         KubehabitError: the difference is above `tolerance`.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     config = model.config
     reference, exported = TorchModel(model), NewestOnnxModel(str(path))
     worst = 0.0

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.arrays import runs
-from data.attributes import attribute_hashes
-from data.encoder import ActionEncoder
 from data.errors import KubehabitError
 from data.fields import FIELDS, STATIC_FIELDS, gap_codes, stable_hash
 from data.habits import Habits
-from data.identity import Principal
-from data.paths import home
-from data.reader import DeadLetterFile, read_events
-from data.sensitivity import LEVELS, Sensitivity
+from data.sensitivity import LEVELS
 from data.table import ActionTable
 from data.vocabulary import SPECIALS, Vocabulary
+from training.audit_log import read_log
+from training.stretch import LogEncoder
 
 VERDICTS = ("normal", "malicious")
 Ints = npt.NDArray[np.int64]
@@ -172,65 +168,49 @@ def read_feedback(path: Path) -> list[Entry]:
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """The actions of the feedback logs by principals that feedback is about, in arrival order within each principal."""
+    """The actions of the feedback logs by principals that feedback is about, in arrival order, K rows.
+
+    Attributes:
+        values: of each action, its value in each of STATIC_FIELDS.
+        columns: those of a dataset that do not depend on its vocabulary.
+    """
 
     audit_id: list[str]
-    name: list[str]
-    who: list[Principal]
-    time: Ints
     values: list[tuple[str, ...]]
-    attributes: npt.NDArray[np.uint64]
-    sensitivity: npt.NDArray[np.int8]
+    columns: Mapping[str, npt.NDArray[Any]]
+
+    @property
+    def name(self) -> npt.NDArray[np.object_]:
+        """Name of each action's principal, object [K]."""
+        return self.columns["name"]
+
+    @property
+    def time(self) -> Ints:
+        """Microseconds, int64 [K]."""
+        return self.columns["time"]
+
+
+_COLUMNS = ("attributes", "principal", "group", "name", "kind", "time", "sensitivity")
 
 
 def _read(logs: Sequence[Path], table: ActionTable, wanted: set[str]) -> _Log:
-    encoder = ActionEncoder(table.settings)
-    rules = Sensitivity(table.rules)
-    letters = DeadLetterFile(home() / "dead-letters.jsonl")
+    encoder = LogEncoder(table.settings, table.vocabulary, table.principals, table.rules, {})
     audit_id: list[str] = []
-    name: list[str] = []
-    who: list[Principal] = []
-    time: list[int] = []
     values: list[tuple[str, ...]] = []
-    attributes: list[npt.NDArray[np.uint64]] = []
-    sensitivity: list[npt.NDArray[np.int8]] = []
-    try:
-        for log in logs:
-            for events in read_events(log, letters):
-                batch = encoder.encode(events)
-                rows = [
-                    row
-                    for row, code in enumerate(batch.principal.tolist())
-                    if batch.principals[code].name in wanted
-                ]
-                if not rows:
-                    continue
-                columns = [encoder.interners[field].values for field in STATIC_FIELDS]
-                codes = [batch.codes[field] for field in STATIC_FIELDS]
-                for row in rows:
-                    principal = batch.principals[batch.principal[row]]
-                    audit_id.append(events[int(batch.event[row])].auditID)
-                    name.append(principal.name)
-                    who.append(principal)
-                    time.append(int(batch.time[row]))
-                    values.append(
-                        tuple(column[code[row]] for column, code in zip(columns, codes, strict=True))
-                    )
-                attributes.append(attribute_hashes(batch, encoder)[rows])
-                sensitivity.append(rules.levels(batch, encoder)[rows])
-    except OSError as error:
-        raise KubehabitError(f"Cannot read a feedback log: {error}. Check --feedback-log.") from error
-    finally:
-        letters.close()
-    return _Log(
-        audit_id,
-        name,
-        who,
-        np.array(time, np.int64),
-        values,
-        np.concatenate(attributes) if attributes else np.empty((0, table.attributes.shape[1]), np.uint64),
-        np.concatenate(sensitivity) if sensitivity else np.empty(0, np.int8),
-    )
+    parts: dict[str, list[npt.NDArray[Any]]] = {name: [getattr(table, name)[:0]] for name in _COLUMNS}
+    for log in logs:
+        for events in read_log(log, may_be_empty=True):
+            stretch, audit_ids = encoder.encode(events)
+            rows = [row for row, name in enumerate(stretch.name.tolist()) if name in wanted]
+            audit_id += [audit_ids[row] for row in rows]
+            fields = (stretch.values[field] for field in STATIC_FIELDS)
+            values += zip(
+                *([distinct[code] for code in codes[rows].tolist()] for distinct, codes in fields),
+                strict=True,
+            )
+            for name, column in parts.items():
+                column.append(getattr(stretch, name)[rows])
+    return _Log(audit_id, values, {name: np.concatenate(column) for name, column in parts.items()})
 
 
 def learn(
@@ -250,7 +230,7 @@ def learn(
         raise KubehabitError("Feedback needs the log its events are in: --feedback-log LOG")
     log = _read(logs, table, {entry.principal for entry in entries})
     rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for row, key in enumerate(zip(log.name, log.audit_id, strict=True)):
+    for row, key in enumerate(zip(log.name.tolist(), log.audit_id, strict=True)):
         rows_of[key].append(row)
     lessons = [Lesson(entry.principal, entry.verdict, entry.note) for entry in entries]
     found = [
@@ -261,14 +241,14 @@ def learn(
         raise KubehabitError(
             "None of the audit IDs in the feedback is in the feedback logs. Give the log they happened in: --feedback-log LOG"
         )
-    # Malicious wins over normal: whoever confirms an action as normal does not undo another's verdict.
+    # Malicious wins over normal: confirming an action as normal does not undo another's verdict.
     bad = {
         row
-        for entry, rows in zip(entries, found, strict=True)
-        if entry.verdict == "malicious"
+        for lesson, rows in zip(lessons, found, strict=True)
+        if lesson.verdict == "malicious"
         for row in rows
     }
-    table = _without(table, log, bad, lessons, found)
+    table = _without(table, log, lessons, found)
     taught: dict[int, int] = {}
     for index, (lesson, rows) in enumerate(zip(lessons, found, strict=True)):
         lesson.found = len(rows)
@@ -277,7 +257,7 @@ def learn(
         fresh = [row for row in dict.fromkeys(rows) if row not in bad and row not in taught]
         kept = fresh[: config.actions_per_entry]
         lesson.learned, lesson.over_limit = len(kept), len(fresh) - len(kept)
-        lesson.does = _deeds(log, kept)
+        lesson.does = _described(log, kept)
         taught |= dict.fromkeys(kept, index)
     confirmed = sorted(taught)
     table = replace(table, vocabulary=_widened(table.vocabulary, log, confirmed))
@@ -289,20 +269,19 @@ def learn(
         table,
         training,
         weights,
-        log.attributes[confirmed],
-        np.array([stable_hash(log.name[row]) for row in confirmed], np.uint64),
+        log.columns["attributes"][confirmed],
+        np.array([stable_hash(name) for name in log.name[confirmed].tolist()], np.uint64),
         lessons,
     )
 
 
-def _deeds(log: _Log, rows: Sequence[int]) -> dict[str, int]:
+def _described(log: _Log, rows: Sequence[int]) -> dict[str, int]:
     verb, resource, namespace = (STATIC_FIELDS.index(name) for name in ("verb", "resource", "namespace"))
     counted: Counter[tuple[int, str]] = Counter()
     for row in rows:
-        value, level = log.values[row], int(log.sensitivity[row])
-        counted[
-            level, f"{value[verb]} {value[resource]} in {value[namespace]} ({LEVELS[level]} sensitivity)"
-        ] += 1
+        value, level = log.values[row], int(log.columns["sensitivity"][row])
+        what = f"{value[verb]} {value[resource]} in {value[namespace]} ({LEVELS[level]} sensitivity)"
+        counted[level, what] += 1
     ordered = sorted(counted.items(), key=lambda item: (-item[0][0], -item[1], item[0][1]))
     return {what: count for (_, what), count in ordered}
 
@@ -334,24 +313,21 @@ def _widened(vocabulary: Vocabulary, log: _Log, confirmed: Sequence[int]) -> Voc
 
 
 def _without(
-    table: ActionTable, log: _Log, bad: set[int], lessons: Sequence[Lesson], found: Sequence[Sequence[int]]
+    table: ActionTable, log: _Log, lessons: Sequence[Lesson], found: Sequence[Sequence[int]]
 ) -> ActionTable:
     """The dataset without the malicious actions; they are recognised by principal and time."""
+    keys = list(zip(log.name.tolist(), log.time.tolist(), strict=True))
+    names = {lesson.principal for lesson in lessons if lesson.verdict == "malicious"}
+    rows_at: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(table.name.tolist(), table.time.tolist(), strict=True)):
+        if key[0] in names:
+            rows_at[key].append(row)
     gone = np.zeros(len(table.time), bool)
-    places: dict[tuple[str, int], Ints] = {}
-    for name in {log.name[row] for row in bad}:
-        mine = np.flatnonzero(table.name == name)
-        for moment in {int(log.time[row]) for row in bad if log.name[row] == name}:
-            places[name, moment] = mine[table.time[mine] == moment]
     for lesson, rows in zip(lessons, found, strict=True):
         if lesson.verdict == "malicious":
-            hit = np.unique(
-                np.concatenate(
-                    [np.empty(0, np.int64), *(places[log.name[r], int(log.time[r])] for r in rows)]
-                )
-            ).astype(np.int64)
+            hit = {place for row in rows for place in rows_at.get(keys[row], ())}
             lesson.removed = len(hit)
-            gone[hit] = True
+            gone[list(hit)] = True
     if not gone.any():
         return table
     kept = np.flatnonzero(~gone)
@@ -361,18 +337,18 @@ def _without(
         stay = ends[~gone[ends[:, 0]]]
         start = stay[:, 0] - stay[:, 1]
         windows[split] = np.stack([before[stay[:, 0]], before[stay[:, 0]] - before[start]], axis=1)
-    columns = ("tokens", "attributes", "principal", "group", "name", "kind", "time", "arrival", "sensitivity")
-    return replace(table, windows=windows, **{name: getattr(table, name)[kept] for name in columns})
+    columns = {name: getattr(table, name)[kept] for name in ("tokens", "arrival", *_COLUMNS)}
+    return replace(table, windows=windows, **columns)
 
 
 def _with(table: ActionTable, log: _Log, confirmed: Sequence[int], bad: set[int], window: int) -> ActionTable:
     """The dataset with each principal's actions up to its confirmed ones added; only those that were confirmed end a window."""
     chosen = set(confirmed)
-    blocks: list[int] = []
-    ends: list[tuple[int, int]] = []
+    blocks: list[int] = []  # rows of the log
+    ends: dict[int, tuple[int, int]] = {}
     base = len(table.time)
-    for name in sorted({log.name[row] for row in confirmed}):
-        mine = [row for row, other in enumerate(log.name) if other == name and row not in bad]
+    for name in sorted(set(log.name[list(confirmed)].tolist())):
+        mine = [row for row in np.flatnonzero(log.name == name).tolist() if row not in bad]
         needed: set[int] = set()
         for place, row in enumerate(mine):
             if row in chosen:
@@ -380,39 +356,24 @@ def _with(table: ActionTable, log: _Log, confirmed: Sequence[int], bad: set[int]
         first = len(blocks)
         for place in sorted(needed):
             if mine[place] in chosen:
-                ends.append((base + len(blocks), len(blocks) - first))
+                ends[mine[place]] = (base + len(blocks), len(blocks) - first)
             blocks.append(mine[place])
-    vocabulary = table.vocabulary
     tokens = np.empty((len(blocks), len(FIELDS)), table.tokens.dtype)
     for column, field in enumerate(STATIC_FIELDS):
-        tokens[:, column] = vocabulary.table(field, [log.values[row][column] for row in blocks])
-    names = [log.name[row] for row in blocks]
-    time = log.time[blocks]
+        tokens[:, column] = table.vocabulary.table(field, [log.values[row][column] for row in blocks])
+    names, time = log.name[blocks], log.time[blocks]
     gaps = np.maximum(np.diff(time, prepend=time[:1]), 0)
-    if names:
-        gaps[runs(np.array(names, object))[0]] = -1
+    gaps[np.r_[True, names[1:] != names[:-1]][: len(blocks)]] = -1
     tokens[:, -1] = gap_codes(gaps) + len(SPECIALS)
-    who = [log.who[row] for row in blocks]
-    groups = [table.principals.groups.get(table.principals.group(one), 0) for one in who]
-    ids = [table.principals.ids.get(name, 0) for name in names]
-    order = {row: place for place, row in enumerate(confirmed)}
-    ends.sort(key=lambda end: order[blocks[end[0] - base]])  # as the weights are
-
-    def joined(name: str, more: Any) -> Any:
+    added = {name: values[blocks] for name, values in log.columns.items()}
+    added |= {"tokens": tokens, "arrival": np.arange(len(blocks)) + base}
+    joined: dict[str, Any] = {}
+    for name, more in added.items():
         old = getattr(table, name)
-        return np.concatenate([old, np.array(more, old.dtype).reshape(len(blocks), *old.shape[1:])])
-
-    added = np.array(ends, np.int64).reshape(-1, 2)
+        joined[name] = np.concatenate([old, more.astype(old.dtype)])
+    windows = np.array([ends[row] for row in confirmed], np.int64).reshape(
+        -1, 2
+    )  # in the order of the weights
     return replace(
-        table,
-        tokens=joined("tokens", tokens),
-        attributes=joined("attributes", log.attributes[blocks]),
-        principal=joined("principal", ids),
-        group=joined("group", groups),
-        name=joined("name", names),
-        kind=joined("kind", [one.kind for one in who]),
-        time=joined("time", time),
-        arrival=joined("arrival", np.arange(len(blocks)) + base),
-        sensitivity=joined("sensitivity", log.sensitivity[blocks]),
-        windows=table.windows | {"train": np.concatenate([table.windows["train"], added])},
+        table, **joined, windows=table.windows | {"train": np.concatenate([table.windows["train"], windows])}
     )

@@ -8,13 +8,12 @@ untouched window reaches, and reconstructs untouched windows well. Optuna's tree
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,20 +29,22 @@ from rich.table import Table
 
 from data.errors import KubehabitError
 from data.fields import FIELDS
-from data.paths import home, shipped
+from data.paths import home
 from data.reconstruction import Model
 from data.table import ActionTable, cut_windows
 from training import registry
-from training.run import parse
+from training.config_file import ConfigFile
+from training.train import parse, quieten_lightning
 
 Ints = npt.NDArray[np.int64]
-_DEED = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace"))
+_ACTION = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace"))
 
 
 @dataclass(frozen=True, slots=True)
-class TuneConfig:
-    """What is searched and how it is judged; see `configs/tune.yaml`."""
+class TuneConfig(ConfigFile):
+    """What is searched and how a trial is scored; see `configs/tune.yaml`. A `space` replaces the shipped one."""
 
+    file: ClassVar[str] = "tune.yaml"
     trials: int
     max_steps: int
     windows: int
@@ -51,33 +52,16 @@ class TuneConfig:
     nll_weight: float
     space: Mapping[str, Mapping[str, Any]]
 
-    @classmethod
-    def load(cls, path: Path | None = None) -> TuneConfig:
-        """Settings from a YAML file on top of those shipped; a `space` replaces the shipped one.
-
-        Raises:
-            KubehabitError: the file cannot be read, or has a key or a range that cannot be used.
-        """
-        import yaml
-
-        try:
-            given = yaml.safe_load(path.read_text("utf-8")) or {} if path else {}
-            config = cls(**(shipped("tune.yaml") | given))
-            for name, choice in config.space.items():
-                if set(choice) != {"choices"} and not {"low", "high"} <= set(choice) <= {
-                    "low",
-                    "high",
-                    "log",
-                }:
-                    raise ValueError(f"space.{name} needs either choices, or low and high")
-            return config
-        except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-            raise KubehabitError(f"{path}: {error}. Its keys are those of configs/tune.yaml.") from error
+    def __post_init__(self) -> None:
+        for name, choice in self.space.items():
+            is_range = {"low", "high"} <= set(choice) <= {"low", "high", "log"}
+            if set(choice) != {"choices"} and not is_range:
+                raise ValueError(f"space.{name} needs either choices, or low and high")
 
 
 @dataclass(frozen=True, slots=True)
 class Swaps:
-    """Held-back windows, and the same with somebody else's newest action.
+    """Held-back windows, and the same with another principal's newest action.
 
     Attributes:
         tokens, swapped: int64 [B, W, F].
@@ -100,16 +84,16 @@ def swaps(table: ActionTable, window: int, count: int, seed: int = 0) -> Swaps:
     rng = np.random.default_rng(seed)
     held_back = table.windows["calibration"]
     chosen = held_back[np.sort(rng.choice(len(held_back), min(count, len(held_back)), replace=False))]
-    deeds = table.tokens[:, _DEED].astype(np.int64)
+    deeds = table.tokens[:, _ACTION].astype(np.int64)
     code = (deeds[:, 0] << 32) | (deeds[:, 1] << 16) | deeds[:, 2]
     trained = table.windows["train"][:, 0]
-    done: dict[str, set[int]] = {}
+    done: dict[str, set[int]] = defaultdict(set)
     for name, one in zip(table.name[trained].tolist(), code[trained].tolist(), strict=True):
-        done.setdefault(name, set()).add(one)
+        done[name].add(one)
     donors = held_back[:, 0]
     kept, taken = [], []
     for row, end in enumerate(chosen[:, 0].tolist()):
-        mine = done.get(table.name[end], set())
+        mine = done[table.name[end]]
         for donor in donors[rng.integers(0, len(donors), 8)].tolist():
             if table.name[donor] != table.name[end] and int(code[donor]) not in mine:
                 kept.append(row)
@@ -174,8 +158,7 @@ def tune(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
+    quieten_lightning()
     home().mkdir(parents=True, exist_ok=True)
     found = optuna.create_study(
         study_name=study,
@@ -199,30 +182,22 @@ def tune(
     with registry.connected():
         experiment = registry.experiment_id("kubehabit-tune")
         parent = found.user_attrs.get("mlflow_run")
-        with (
-            mlflow.start_run(
-                run_id=parent,
-                experiment_id=None if parent else experiment,
-                run_name=None if parent else study,
-            ) as run,
-            bar,
-        ):
+        new: dict[str, Any] = {} if parent else {"experiment_id": experiment, "run_name": study}
+        with mlflow.start_run(run_id=parent, **new) as run, bar:
             found.set_user_attr("mlflow_run", run.info.run_id)
             task = bar.add_task("tuning", total=search.trials, completed=done, best="")
-            while done < search.trials:
+            for count in range(done, search.trials):
                 trial = found.ask()
                 options = [f"--{name}={_suggest(trial, name, how)}" for name, how in search.space.items()]
-                with mlflow.start_run(
-                    nested=True, experiment_id=experiment, run_name=f"trial {trial.number}"
-                ):
+                name = f"trial {trial.number}"
+                with mlflow.start_run(nested=True, experiment_id=experiment, run_name=name):
                     mlflow.log_params(trial.params)
-                    figures = _judge(config, data, search, [*options, *(overrides or [])])
+                    figures = _score(config, data, search, [*options, *(overrides or [])])
                     mlflow.log_metrics(figures)
-                for name, value in figures.items():
-                    trial.set_user_attr(name, value)
+                for key, value in figures.items():
+                    trial.set_user_attr(key, value)
                 found.tell(trial, figures["objective"])
-                done += 1
-                bar.update(task, completed=done, best=f"best {found.best_value:.3f}")
+                bar.update(task, completed=count + 1, best=f"best {found.best_value:.3f}")
             mlflow.log_metric("best_objective", found.best_value)
             mlflow.log_dict(found.best_params, "best.json")
             mlflow.log_text(as_config(found.best_params), "best.yaml")
@@ -238,27 +213,21 @@ def _suggest(trial: Any, name: str, how: Mapping[str, Any]) -> Any:
     return trial.suggest_float(name, low, high, log=bool(how.get("log")))
 
 
-def _judge(config: Path, data: Path, search: TuneConfig, options: list[str]) -> dict[str, float]:
-    """Train one candidate and judge it on held-back normal data."""
+def _score(config: Path, data: Path, search: TuneConfig, options: list[str]) -> dict[str, float]:
+    """Train one candidate and score it on held-back normal data."""
     import torch
 
     from training.export import TorchModel
 
-    steps = search.max_steps
-    cli = parse(
-        config,
-        data,
-        [
-            f"--trainer.max_steps={steps}",
-            f"--trainer.val_check_interval={steps}",
-            "--trainer.enable_checkpointing=false",
-            *options,
-        ],
-    )
+    steps = {
+        "max_steps": search.max_steps,
+        "val_check_interval": search.max_steps,
+        "enable_checkpointing": "false",
+    }
+    cli = parse(config, data, [*(f"--trainer.{name}={value}" for name, value in steps.items()), *options])
     torch.set_num_threads(cli.config.register.threads or os.cpu_count() or 1)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-    table: ActionTable = cli.datamodule.table
-    drawn = swaps(table, cli.model.config.window, search.windows)
+    drawn = swaps(cli.datamodule.table, cli.model.config.window, search.windows)
     model = TorchModel(cli.model.model.eval().cpu())
     untouched, swapped = surprise(model, drawn.tokens, drawn), surprise(model, drawn.swapped, drawn)
     caught = separability(untouched, swapped, search.false_share)
@@ -284,17 +253,14 @@ def as_config(params: Mapping[str, Any]) -> str:
 
 def table_of(study: Any, most: int = 10) -> Table:
     """The best trials for a terminal."""
-    table = Table(
-        title=f"{study.study_name}: best of {len(study.trials)} trials, judged on held-back normal data"
-    )
+    title = f"{study.study_name}: best of {len(study.trials)} trials, judged on held-back normal data"
+    table = Table(title=title)
     for column in ("trial", "objective", "swaps caught", "nats", "settings"):
         table.add_column(column, justify="left" if column == "settings" else "right")
     finished = [trial for trial in study.trials if trial.value is not None]
     for trial in sorted(finished, key=lambda one: -one.value)[:most]:
-        settings = " ".join(
-            f"{name.partition('.')[2]}={value:.3g}"
-            if isinstance(value, float)
-            else f"{name.partition('.')[2]}={value}"
+        settings = (
+            f"{name.partition('.')[2]}={value:{'.3g' if isinstance(value, float) else ''}}"
             for name, value in trial.params.items()
         )
         table.add_row(
@@ -302,6 +268,6 @@ def table_of(study: Any, most: int = 10) -> Table:
             f"{trial.value:.3f}",
             f"{trial.user_attrs['swaps_caught']:.1%}",
             f"{trial.user_attrs['held_back_surprise']:.2f}",
-            settings,
+            " ".join(settings),
         )
     return table

@@ -30,14 +30,12 @@ from training.registry import connected, download
 ARTIFACT = "weights/weights.npz"
 CHECKSUM_TAG = "weights_sha256"
 
+#: Parameters with one row for each token, principal or peer group. All others are carried over whole if their shape fits.
 ROWS: Mapping[str, str] = {
-    "tokens.weight": "token",
-    "heads.weight": "token",
-    "heads.bias": "token",
+    **dict.fromkeys(("tokens.weight", "heads.weight", "heads.bias"), "token"),
     "principal.weight": "principal",
     "group.weight": "group",
 }
-"""Parameters with one row for each token, principal or peer group. All others are carried over whole if their shape fits."""
 
 Source = npt.NDArray[np.int64]
 
@@ -78,16 +76,13 @@ def keep(model: nn.Module) -> None:
     """Log a model's weights to the active MLflow run."""
     import mlflow
 
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, **{name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
-    )
-    content = buffer.getvalue()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / Path(ARTIFACT).name
-        path.write_bytes(content)
+        np.savez_compressed(
+            path, **{name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+        )
         mlflow.log_artifact(str(path), str(Path(ARTIFACT).parent))
-    mlflow.set_tag(CHECKSUM_TAG, hashlib.sha256(content).hexdigest())
+        mlflow.set_tag(CHECKSUM_TAG, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def weights_of(bundle: Bundle, model_uri: str) -> dict[str, npt.NDArray[Any]]:

@@ -13,7 +13,7 @@ from data.habits import Habits
 from data.table import ActionTable, cut_windows, load
 from tests.conftest import ROOT, SMALL, Trained
 from training.feedback import Entry, FeedbackConfig, Learned, learn, read_feedback
-from training.run import train
+from training.train import train
 
 CONFIG = FeedbackConfig()
 WINDOW = 16

@@ -20,7 +20,7 @@ from tests.conftest import ROOT, SMALL, Trained
 from training import checkpoints
 from training.model import Autoencoder, ModelConfig
 from training.registry import download
-from training.run import train
+from training.train import train
 from training.warm_start import name_sources, start_from, token_sources, weights_of
 
 CONFIG = ROOT / "configs" / "train.yaml"
@@ -28,7 +28,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import lightning
-from training import run
+from training import train as run
 
 class Kill(lightning.Callback):
     def on_train_batch_end(self, trainer, *_):

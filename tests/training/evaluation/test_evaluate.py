@@ -1,0 +1,190 @@
+"""Evaluating a model and judging alerts, on a slice of the recording: what comes out, and beside what."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from data.build import build
+from data.errors import KubehabitError
+from data.paths import shipped, tracking_uri
+from tests.conftest import RECORDINGS, Trained
+from tests.data.samples import event
+from training.evaluation.evaluate import evaluate, judge
+
+BASELINES = {
+    *("novelty table", "novelty count", "n-gram", "isolation forest", "next-action LSTM", "public rules"),
+    *("always silent", "always alarm"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An evaluation beside all baselines."""
+
+    figures: dict[str, Any]
+    report: str
+    log: Path
+    labels: Path
+
+
+def run(kind: str, ids: list[str], **more: object) -> dict[str, object]:
+    return {
+        "scenario": "s",
+        "family": "f",
+        "class": "c",
+        "mode": "m",
+        "kind": kind,
+        "principal": "p",
+        "audit_ids": ids,
+        **more,
+    }
+
+
+def test_alerts_from_elsewhere_are_judged_the_same_way(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    times = [f"2026-01-05T09:30:0{i}.000000Z" for i in range(3)]
+    log.write_bytes(
+        b"\n".join(
+            event(auditID=f"a{i}", requestReceivedTimestamp=t, stageTimestamp=t) for i, t in enumerate(times)
+        )
+        + b"\n"
+    )
+    alert = {"principal": "dev-1@example.com", "auditIDs": ["a1"], "severity": "high"}
+    figures = judge([alert], log, [run("attack", ["a0", "a1"])], progress=False)
+    assert (figures["recall"], figures["false_incidents"]) == (1.0, 0)
+    assert figures["runs"][0]["actions_to_detection"] == 2
+    assert figures["baselines"]["always silent"]["recall"] == 0.0
+    assert figures["baselines"]["always alarm"]["recall"] == 1.0
+    somebody_else = judge([alert | {"principal": "x"}], log, [run("attack", ["a0", "a1"])], progress=False)
+    assert somebody_else["recall"] == 0.0
+
+
+def test_evaluating_a_registered_model(trained: Trained, labelled_lines: list[bytes], tmp_path: Path) -> None:
+    log = tmp_path / "slice.jsonl"
+    log.write_bytes(b"\n".join(labelled_lines) + b"\n")
+    ids = {json.loads(line)["auditID"] for line in labelled_lines}
+    labels = [
+        r for r in json.loads((RECORDINGS / "labels.json").read_text()) if ids.issuperset(r["audit_ids"])
+    ]
+    assert labels
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    figures = evaluate("models:/kubehabit@champion", log, tmp_path / "labels.json", progress=False)
+    promised = {
+        *(
+            "attack_runs",
+            "recall",
+            "recall_by_family",
+            "recall_by_class",
+            "recall_by_mode",
+            "false_incidents",
+        ),
+        *("false_per_10k_person_actions", "false_per_1m_system_actions", "lookalikes_high", "lookalikes"),
+        *("median_actions_to_detection", "recall_at", "seconds", "events", "baselines"),
+    }
+    assert promised <= set(figures)
+    assert set(figures["recall_at"]) == {"1", "3", "10"}
+    assert figures["events"] == len(labelled_lines)
+    assert len(figures["runs"]) == len(labels)
+    assert set(figures["baselines"]) == {
+        *("novelty count", "novelty table", "public rules", "always silent", "always alarm")
+    }
+    assert promised - {"baselines", "events"} <= set(figures["baselines"]["novelty count"]) | {"seconds"}
+    json.dumps(figures)
+    without = evaluate("models:/kubehabit@champion", log, None, progress=False, track=False)
+    assert (without["attack_runs"], without["runs"]) == (0, [])
+
+
+@pytest.fixture(scope="module")
+def judged(trained: Trained, labelled_lines: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    """Everything beside everything, once; the LSTM is trained for a few steps."""
+    folder = tmp_path_factory.mktemp("judged")
+    log = folder / "all.jsonl"
+    log.write_bytes(b"\n".join(labelled_lines) + b"\n")
+    ids = {json.loads(line)["auditID"] for line in labelled_lines}
+    labels = [
+        r for r in json.loads((RECORDINGS / "labels.json").read_text()) if ids.issuperset(r["audit_ids"])
+    ]
+    (folder / "labels.json").write_text(json.dumps(labels))
+    with pytest.MonkeyPatch.context() as patch:
+        short = shipped("train.yaml")
+        short["trainer"]["max_steps"] = 30
+        patch.setattr(
+            "training.baselines.shipped", lambda name: short if name == "train.yaml" else shipped(name)
+        )
+        figures = evaluate(
+            "models:/kubehabit@champion",
+            log,
+            folder / "labels.json",
+            data=trained.dataset,
+            report=folder / "report.md",
+            progress=False,
+        )
+    return Judged(figures, (folder / "report.md").read_text(), log, folder / "labels.json")
+
+
+def test_with_its_dataset_every_baseline_has_its_row(judged: Judged) -> None:
+    figures = judged.figures
+    assert set(figures["baselines"]) == BASELINES
+    assert set(figures["ablations"]) == {"autoencoder alone"}
+    keys = set(figures["baselines"]["novelty count"])
+    for title in BASELINES - {"always silent", "always alarm"}:
+        assert set(figures["baselines"][title]) == keys
+        low, high = figures["baselines"][title]["intervals"]["recall"]
+        assert low <= figures["baselines"][title]["recall"] <= high
+    for rate in ("1", "3"):
+        found = figures["compared_with_best_baseline"][rate]
+        best = max(
+            block["recall_at"][rate] for block in figures["baselines"].values() if "recall_at" in block
+        )
+        assert found["best_baseline_recall"] == best
+        assert found["recall_minus_best_baseline"] == pytest.approx(figures["recall_at"][rate] - best)
+    json.dumps(figures)
+
+
+def test_the_report_names_every_detector_and_every_attack_scenario(judged: Judged) -> None:
+    for title in BASELINES:
+        assert f"| {title} |" in judged.report
+    for run_ in judged.figures["runs"]:
+        if run_["kind"] == "attack":
+            assert run_["scenario"] in judged.report
+    assert "labels were used for judging only" in judged.report
+
+
+def test_figures_report_and_plots_are_in_the_run_that_made_the_model(
+    judged: Judged, trained: Trained
+) -> None:
+    client = mlflow.MlflowClient(tracking_uri=tracking_uri(), registry_uri=tracking_uri())
+    names = {item.path for item in client.list_artifacts(trained.run_id, "evaluation")}
+    assert {
+        f"evaluation/all{suffix}"
+        for suffix in (
+            ".json",
+            ".md",
+            "-recall.png",
+            "-runs.png",
+            "-scenarios.png",
+            "-delay.png",
+            "-runs.json",
+        )
+    } <= names
+    assert client.get_run(trained.run_id).data.metrics["all_recall"] == judged.figures["recall"]
+
+
+def test_a_dataset_that_the_model_was_not_trained_on_is_refused(
+    judged: Judged, normal_lines: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "other.jsonl").write_bytes(b"\n".join(normal_lines[:2000]) + b"\n")
+    build([tmp_path / "other.jsonl"], tmp_path / "other", workers=1, progress=False)
+    with pytest.raises(KubehabitError, match="not the dataset that the model was trained on"):
+        evaluate(
+            "models:/kubehabit@champion",
+            judged.log,
+            judged.labels,
+            data=tmp_path / "other",
+            progress=False,
+            track=False,
+        )

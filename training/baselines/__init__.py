@@ -1,0 +1,96 @@
+"""Detectors behind one interface, `fit -> infer_threshold -> predict`: the product and all it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from data.bundle import Bundle
+from data.paths import shipped
+from data.table import ActionTable
+from training.baselines.base import Baseline, Budget, Prediction
+from training.baselines.isolation_forest import IsolationForest
+from training.baselines.next_action import NextActionLstm
+from training.baselines.ngram import Ngram
+from training.baselines.novelty_count import NoveltyCount
+from training.baselines.novelty_table import NoveltyTable
+from training.baselines.of_bundle import BundleNoveltyCount, BundleNoveltyTable
+from training.baselines.product import ProductDetector, ReconstructionError
+from training.baselines.rules import PublicRules
+from training.stretch import LogEncoder, Stretch, of_dataset
+
+__all__ = [
+    "ABLATIONS",
+    "Baseline",
+    "Budget",
+    "LogEncoder",
+    "Prediction",
+    "ProductDetector",
+    "ReconstructionError",
+    "Stretch",
+    "baselines",
+    "fitted",
+    "of_bundle",
+    "of_dataset",
+]
+
+ABLATIONS = (ReconstructionError.title,)
+"""Parts of the product shown alone; no baselines to be better than."""
+
+
+def baselines(table: ActionTable, model: dict[str, Any]) -> list[Baseline]:
+    """Every baseline, not fitted yet.
+
+    Args:
+        table: the dataset they will be fitted on.
+        model: architecture of the autoencoder they are compared with (`model` of `bundle.json`).
+    """
+    options, training = shipped("baselines.yaml"), shipped("train.yaml")
+    same = ("window", "embedding", "hidden", "condition", "depth", "principal_dropout")
+    return [
+        NoveltyTable(),
+        NoveltyCount(),
+        Ngram(),
+        IsolationForest(**options["isolation_forest"], seed=options["seed"]),
+        NextActionLstm(
+            table.vocabulary.sizes,
+            len(table.principals.ids),
+            len(table.principals.groups),
+            **{name: model[name] for name in same},
+            steps=training["trainer"]["max_steps"],
+            batch=training["data"]["batch_size"],
+            learning_rate=training["model"]["learning_rate"],
+            weight_decay=training["model"]["weight_decay"],
+            balance=training["data"]["balance"],
+            kind_weights=training["data"]["kind_weights"],
+            unscored_fields=tuple(training["calibration"]["unscored_fields"]),
+            seed=options["seed"],
+        ),
+        PublicRules(),
+    ]
+
+
+def fitted(
+    detectors: list[Baseline],
+    table: ActionTable,
+    budget: Budget,
+    started: Callable[[str], None] = lambda _: None,
+) -> list[Baseline]:
+    """Fit detectors on the fitting part of a dataset, and set their thresholds on its held-back part.
+
+    Args:
+        detectors: not fitted yet.
+        table: the dataset.
+        budget: the same for all.
+        started: called with the title of each before its turn.
+    """
+    train, held_back = of_dataset(table, "train"), of_dataset(table, "calibration")
+    for detector in detectors:
+        started(detector.title)
+        detector.fit(train).infer_threshold(held_back, budget)
+    return detectors
+
+
+def of_bundle(bundle: Bundle) -> list[Baseline]:
+    """The baselines that need no dataset."""
+    return [BundleNoveltyTable(bundle), BundleNoveltyCount(bundle), PublicRules()]

@@ -1,0 +1,146 @@
+"""Lightning data module: which windows of a dataset are trained on and validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from data.identity import KINDS
+from data.table import ActionTable, cut_windows, load
+from training.feedback import FeedbackConfig, Learned, learn, read_feedback
+
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(eq=False)
+class _Draws(IterableDataset[Batch]):
+    """An endless, seeded stream of batches. Each device draws its own.
+
+    Every batch has a random stream of its own, so that a resumed training goes on with the very batch it was killed before.
+    `done` says how many batches were trained on when the stream begins.
+    """
+
+    table: ActionTable
+    cumulative: npt.NDArray[np.float64]
+    window: int
+    batch_size: int
+    seed: int
+    done: Callable[[], int]
+
+    def __iter__(self) -> Iterator[Batch]:
+        windows = self.table.windows["train"]
+        for number in count(self.done()):
+            rng = np.random.default_rng((self.seed, rank(), number))
+            drawn = np.searchsorted(self.cumulative, rng.random(self.batch_size))
+            yield _batch(self.table, windows[np.minimum(drawn, len(windows) - 1)], self.window)
+
+
+def rank() -> int:
+    """Which of the devices this process drives; 0 if there is one only."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+@dataclass(eq=False)
+class _HeldBackBatches(IterableDataset[Batch]):
+    """Held-back windows, the same at every validation."""
+
+    table: ActionTable
+    windows: npt.NDArray[np.int64]
+    window: int
+    batch_size: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        for begin in range(0, len(self.windows), self.batch_size):
+            yield _batch(self.table, self.windows[begin : begin + self.batch_size], self.window)
+
+
+def _batch(table: ActionTable, windows: npt.NDArray[np.int64], window: int) -> Batch:
+    """(tokens [B, W, F], lengths [B], principal [B], group [B]), all int64."""
+    tokens, lengths = cut_windows(table, windows, window)
+    end = windows[:, 0]
+    return (
+        torch.from_numpy(tokens),
+        torch.from_numpy(lengths),
+        torch.from_numpy(table.principal[end].astype(np.int64)),
+        torch.from_numpy(table.group[end].astype(np.int64)),
+    )
+
+
+class ActionWindows(lightning.LightningDataModule):
+    """Windows of a built dataset.
+
+    Routine repeats: a controller writes thousands of like windows while a person writes a hundred different ones. So a
+    principal's share of the training windows grows only with a power of its actions, weighted by its kind.
+
+    Args:
+        path: folder written by `kubehabit data build`.
+        window: actions in a window.
+        batch_size: windows in a batch.
+        seed: of the draw.
+        balance: exponent of a principal's number of actions in its share; 1 draws actions alike, 0 draws principals alike.
+        kind_weights: weight of each kind of principal.
+        validation_windows: held-back windows on which the loss is watched.
+        feedback: file of what people said about alerts, see `training.feedback`.
+        feedback_logs: logs that hold its events.
+        teaching: how much feedback may teach.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        window: int = 16,
+        batch_size: int = 256,
+        seed: int = 7,
+        balance: float = 0.5,
+        kind_weights: dict[str, float] | None = None,
+        validation_windows: int = 4096,
+        feedback: Path | None = None,
+        feedback_logs: list[Path] | None = None,
+        teaching: FeedbackConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.table = load(Path(path))
+        self.learned: Learned | None = None
+        if feedback is not None:
+            entries, logs = read_feedback(feedback), feedback_logs or []
+            self.learned = learn(self.table, entries, logs, window, teaching or FeedbackConfig())
+            self.table = self.learned.table
+        self.window, self.batch_size, self.seed = window, batch_size, seed
+        self.validation_windows = validation_windows
+        self.vocabulary = list(self.table.vocabulary.sizes)
+        self.principals = len(self.table.principals.ids)
+        self.groups = len(self.table.principals.groups)
+        weights = dict.fromkeys(KINDS, 1.0) | (kind_weights or {})
+        end = self.table.windows["train"][:, 0]
+        who = self.table.principal[end]
+        share = np.bincount(who).astype(np.float64)[who] ** (balance - 1.0)
+        share *= np.array([weights[kind] for kind in self.table.kind[end]])
+        taught = self.learned.weights if self.learned else np.empty(0)
+        self._cumulative = np.cumsum(np.concatenate([share / share.sum() * (1 - taught.sum()), taught]))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Endless seeded draws; `trainer.max_steps` ends the training."""
+        table = self.learned.training if self.learned else self.table
+        draws = _Draws(table, self._cumulative, self.window, self.batch_size, self.seed, self._done)
+        return DataLoader(draws, batch_size=None)
+
+    def _done(self) -> int:
+        """Batches this training has already used; above 0 after a resume."""
+        return self.trainer.fit_loop.total_batch_idx + 1 if self.trainer is not None else 0
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The fixed held-back sample."""
+        windows = self.table.windows["calibration"]
+        size = min(self.validation_windows, len(windows))
+        chosen = np.random.default_rng(self.seed).choice(len(windows), size, replace=False)
+        held_back = _HeldBackBatches(self.table, windows[np.sort(chosen)], self.window, self.batch_size)
+        return DataLoader(held_back, batch_size=None)

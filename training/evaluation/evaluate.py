@@ -1,0 +1,368 @@
+"""Judges detectors on a labelled log: the product of a bundle and every baseline, shown the same actions in the same order.
+
+The arithmetic is in `training.evaluation.metrics`; what is compared is in `training.baselines`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress, TextColumn
+
+from data.audit_event import AuditEvent
+from data.bundle import Bundle
+from data.encoder import ActionEncoder, ActionSettings
+from data.errors import KubehabitError
+from data.paths import registry_uri, shipped, tracking_uri
+from training.audit_log import read_log
+from training.evaluation import bootstrap
+from training.evaluation.metrics import (
+    RATES,
+    Actions,
+    Curve,
+    Flags,
+    Floats,
+    Label,
+    Truth,
+    compare,
+    curve,
+    false_incident_times,
+    join,
+    named_by,
+    ranking,
+    read_labels,
+    recall_at,
+    recall_at_as_counted,
+    verdict,
+)
+from training.evaluation.report import markdown
+from training.registry import download
+from training.stretch import LogEncoder, Stretch
+
+__all__ = ["evaluate", "judge", "read_labels"]
+
+Figures = dict[str, Any]
+
+
+def judge(
+    alerts: Sequence[Mapping[str, Any]], log: Path, labels: Sequence[Label], *, progress: bool = True
+) -> Figures:
+    """Judge alerts obtained elsewhere, such as from the API.
+
+    Args:
+        alerts: each with principal, auditIDs and severity.
+        log: the audit log they were raised on.
+        labels: what was done in it.
+
+    Returns:
+        The figures of `evaluate`, without curves; baselines are "always silent" and "always alarm".
+    """
+    encoder = ActionEncoder(ActionSettings.from_dict(shipped("actions.yaml")))
+    parts = []
+    for events in read_log(log, "judging", progress=progress):
+        batch = encoder.encode(events)
+        who = [batch.principals[code] for code in batch.principal.tolist()]
+        parts.append(
+            Actions(
+                [events[i].auditID for i in batch.event.tolist()],
+                np.array([principal.name for principal in who], object),
+                np.array([principal.kind for principal in who], object),
+                batch.time,
+                len(events),
+            )
+        )
+    actions = Actions.concatenate(parts)
+    truth = join(actions, labels)
+    alerted = {
+        (str(alert["principal"]), str(audit_id)): str(alert["severity"])
+        for alert in alerts
+        for audit_id in alert["auditIDs"]
+    }
+    keys = zip(actions.principal.tolist(), actions.audit_id, strict=True)
+    severity = {row: alerted[key] for row, key in enumerate(keys) if key in alerted}
+    flagged = np.zeros(len(actions), bool)
+    flagged[list(severity)] = True
+    return verdict(actions, truth, flagged, severity) | {
+        "events": actions.events,
+        "baselines": _trivial(actions, truth),
+    }
+
+
+def _trivial(actions: Actions, truth: Truth) -> Figures:
+    """What needs no model: never and always raising an alarm."""
+    none, every = np.zeros(len(actions), bool), np.ones(len(actions), bool)
+    always = dict.fromkeys(range(len(actions)), "high")
+    return {
+        "always silent": _brief(verdict(actions, truth, none, {})),
+        "always alarm": _brief(verdict(actions, truth, every, always)),
+    }
+
+
+def _brief(figures: Figures) -> Figures:
+    return {key: value for key, value in figures.items() if key != "runs"}
+
+
+@dataclass(slots=True)
+class _Answers:
+    """What one detector answered on the whole log, and on the log without what the labels name."""
+
+    score: Floats
+    flagged: Flags
+    severity: dict[int, str]
+    seconds: float
+    quiet: Floats | None = None
+    quiet_flagged: Flags | None = None
+
+
+class _LogReplay:
+    """Shows a log to detectors, chunk by chunk, and collects their predictions by title."""
+
+    def __init__(self, detectors: Sequence[Any], bundle: Bundle) -> None:
+        self.detectors = detectors
+        self.encoder = LogEncoder(
+            bundle.settings,
+            bundle.vocabulary,
+            bundle.principals,
+            bundle.sensitivity.table,
+            bundle.warmup.last,
+        )
+        self.parts: dict[str, list[Any]] = {detector.title: [] for detector in detectors}
+        self.seconds = dict.fromkeys(self.parts, 0.0)
+
+    def show(self, events: Sequence[AuditEvent]) -> tuple[Stretch, list[str]]:
+        """Score the next events; returns their actions as a stretch, and the audit ID of each."""
+        stretch, audit_ids = self.encoder.encode(events)
+        for detector in self.detectors:
+            before = monotonic()
+            self.parts[detector.title].append(detector.predict(stretch))
+            self.seconds[detector.title] += monotonic() - before
+        return stretch, audit_ids
+
+    def answers(self, title: str) -> _Answers:
+        """What a detector answered to all that it was shown."""
+        parts = self.parts[title]
+        flagged = np.concatenate([part.flagged for part in parts])
+        levels = [level for part in parts for level in part.severity]
+        severity = {row: levels[row] for row in np.flatnonzero(flagged).tolist()}
+        score = np.concatenate([part.score for part in parts])
+        return _Answers(score, flagged, severity, self.seconds[title])
+
+
+def evaluate(
+    model_uri: str,
+    log: Path,
+    labels: Path | None = None,
+    *,
+    data: Path | None = None,
+    report: Path | None = None,
+    progress: bool = True,
+    track: bool = True,
+) -> Figures:
+    """Judge a registered model on a labelled log, beside the baselines.
+
+    Args:
+        model_uri: `models:/kubehabit@champion`, a version, or the folder of a bundle.
+        log: audit log.
+        labels: JSON list of runs; without it everything is taken to be normal, and only false incidents are counted.
+        data: the dataset the model was trained on; with it every baseline is fitted and takes part, without it those that the
+            bundle alone supports.
+        report: Markdown file to write.
+        track: log the figures and plots to the MLflow run that made the model, if it is there.
+
+    Returns:
+        The figures listed in docs/evaluation.md; `recall_at` comes from the curve, everything else from thresholds set on
+        normal data.
+
+    Raises:
+        KubehabitError: no such model, log or labels, or a dataset that the model was not trained on.
+    """
+    # Imported here: the demo uses `judge`, which needs no baseline and so none of their libraries.
+    from training.baselines import ABLATIONS
+    from training.baselines.product import ProductDetector
+
+    run_labels = read_labels(labels) if labels is not None else []
+    bundle = Bundle.load(download(model_uri))
+    champion = ProductDetector(bundle)
+    began = monotonic()
+    rivals = _rivals(bundle, champion, data, progress)
+    seconds_fitting = monotonic() - began
+    began = monotonic()
+    actions, answers, surprise = _replay(bundle, champion, rivals, log, run_labels, progress)
+    seconds = monotonic() - began
+    truth = join(actions, run_labels)
+    curves = {title: curve(actions, truth, each.score, quiet=each.quiet) for title, each in answers.items()}
+    blocks = {title: _block(actions, truth, answers[title], curves[title]) for title in answers}
+    figures = blocks.pop(champion.title)
+    for row, run in zip(figures["runs"], truth.runs, strict=True):
+        row["peak"] = float(answers[champion.title].score[run.rows].max()) if len(run.rows) else 0.0
+    alone = curves.get(ABLATIONS[0]) or curve(actions, truth, surprise)
+    others = {title: found for title, found in curves.items() if title not in (champion.title, *ABLATIONS)}
+    comparison = compare(curves[champion.title], others, truth)
+    for rate, found in comparison.items():
+        found["interval"] = bootstrap.of_difference(
+            curves[champion.title].caught(float(rate)), others[found["best_baseline"]].caught(float(rate))
+        )
+    brief = {title: _brief(block) for title, block in blocks.items()}
+    figures |= {
+        "model": model_uri,
+        "thresholds_set_on": bundle.calibration.budget["set on"],
+        "recall_at_autoencoder_alone": recall_at(alone),
+        "compared_with_best_baseline": comparison,
+        "seconds": seconds,
+        "seconds_fitting_baselines": seconds_fitting,
+        "events": actions.events,
+        "actions": len(actions),
+        "principals": dict(Counter(actions.kind.tolist())),
+        "baselines": _trivial(actions, truth)
+        | {t: block for t, block in brief.items() if t not in ABLATIONS},
+        "ablations": {title: block for title, block in brief.items() if title in ABLATIONS},
+    }
+    caught = _by_scenario({"kubehabit": figures} | blocks)
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.write_text(markdown(figures, log.name, caught), encoding="utf-8")
+    if track:
+        _track(bundle, log, figures, {**curves, ABLATIONS[0]: alone}, caught)
+    return figures
+
+
+def _replay(
+    bundle: Bundle, champion: Any, rivals: Sequence[Any], log: Path, labels: Sequence[Label], progress: bool
+) -> tuple[Actions, dict[str, _Answers], Floats]:
+    """Show a log to all detectors: its actions, the answers by title, and the champion's surprise, float64 [N].
+
+    With labels, copies of the detectors are shown the log without what the labels name, as if there had been no attack: all
+    learn as they go, and the product's evidence adds up, so that an attack changes what its victim's next actions score.
+    """
+    from training.baselines.product import ProductDetector
+
+    again = ProductDetector(bundle)
+    # What is large and does not change is shared with the copies.
+    copies = deepcopy(list(rivals), {id(bundle): bundle, id(champion): again})
+    whole, quiet = _LogReplay([champion, *rivals], bundle), _LogReplay([again, *copies], bundle)
+    named = named_by(labels)
+    parts, surprise = [], []
+    for events in read_log(log, "evaluating", progress=progress):
+        stretch, audit_ids = whole.show(events)
+        parts.append(Actions(audit_ids, stretch.name, stretch.kind, stretch.time, len(events)))
+        surprise.append(champion.scores(stretch).surprise)
+        if labels:
+            quiet.show([event for event in events if event.auditID not in named])
+    actions = Actions.concatenate(parts)
+    answers = {title: whole.answers(title) for title in whole.parts}
+    if labels:
+        normal = ~join(actions, labels).labelled
+        for title, answer in answers.items():
+            calm = quiet.answers(title)  # of the unlabelled actions, in the same order
+            answer.quiet, answer.quiet_flagged = answer.score.copy(), answer.flagged.copy()
+            answer.quiet[normal], answer.quiet_flagged[normal] = calm.score, calm.flagged
+    return actions, answers, np.concatenate(surprise).astype(np.float64)
+
+
+def _rivals(bundle: Bundle, champion: Any, data: Path | None, progress: bool) -> list[Any]:
+    """The baselines, ready, and the product's ablation where the dataset is there to set its threshold."""
+    from training.baselines import Budget, baselines, fitted, of_bundle
+    from training.baselines.product import ReconstructionError
+
+    if data is None:
+        return list(of_bundle(bundle))
+    from data.table import load
+
+    table = load(data)
+    if table.card["fingerprint"] != bundle.meta["data"]["fingerprint"]:
+        raise KubehabitError(
+            f"{data} is not the dataset that the model was trained on (fingerprint {table.card['fingerprint'][:16]}, the "
+            f"model's is {bundle.meta['data']['fingerprint'][:16]}), so the comparison would not be fair. Give that dataset, or "
+            "train on this one."
+        )
+    person, system = (float(value) for value in list(bundle.calibration.budget.values())[:2])
+    waiting = [*baselines(table, bundle.meta["model"]), ReconstructionError(champion)]
+    with Progress(TextColumn("fitting {task.description}"), disable=not progress, transient=True) as bar:
+        task = bar.add_task("baselines")
+        return list(
+            fitted(waiting, table, Budget(person, system), lambda title: bar.update(task, description=title))
+        )
+
+
+def _block(actions: Actions, truth: Truth, answers: _Answers, found: Curve) -> Figures:
+    """All figures of one detector."""
+    figures = verdict(actions, truth, answers.flagged, answers.severity, answers.quiet_flagged)
+    attacks = np.array([run["detected"] for run in figures["runs"] if run["kind"] == "attack"], bool)
+    starts, person = false_incident_times(actions, truth, answers.flagged)
+    normal = ~truth.labelled
+    rates = {
+        "false_per_10k_person_actions": (starts[person], actions.time[actions.person & normal], 1e4),
+        "false_per_1m_system_actions": (starts[~person], actions.time[~actions.person & normal], 1e6),
+    }
+    figures |= {
+        "recall_at": recall_at(found),
+        "recall_at_as_counted": recall_at_as_counted(actions, truth, answers.score),
+        "seconds_scoring": answers.seconds,
+        "intervals": {
+            "recall": bootstrap.of_share(attacks),
+            **{name: bootstrap.of_rate(*given) for name, given in rates.items()},
+            "recall_at": {str(rate): bootstrap.of_share(found.caught(rate)) for rate in RATES},
+        },
+    }
+    return figures | ranking(actions, truth, answers.score, found)
+
+
+def _by_scenario(blocks: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
+    """Detector -> scenario -> share of its attack runs detected."""
+    found: dict[str, dict[str, float]] = {}
+    for title, block in blocks.items():
+        hits: dict[str, list[bool]] = defaultdict(list)
+        for run in block["runs"]:
+            if run["kind"] == "attack":
+                hits[str(run["scenario"])].append(bool(run["detected"]))
+        found[title] = {name: sum(each) / len(each) for name, each in sorted(hits.items())}
+    return found
+
+
+def _track(
+    bundle: Bundle,
+    log: Path,
+    figures: dict[str, Any],
+    curves: Mapping[str, Curve],
+    caught: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Add the evaluation to the run that made the model; a model from elsewhere is left alone."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    from training.evaluation import plots
+
+    client = MlflowClient(tracking_uri=tracking_uri(), registry_uri=registry_uri())
+    run_id = bundle.meta["run_id"]
+    try:
+        client.get_run(run_id)
+    except MlflowException:
+        return
+    stem = log.name.split(".")[0]
+    client.log_dict(run_id, figures, f"evaluation/{stem}.json")
+    client.log_text(run_id, markdown(figures, log.name, caught), f"evaluation/{stem}.md")
+    drawn = {"recall": plots.recall({title: found.points() for title, found in curves.items()})}
+    if figures["runs"]:
+        table = {key: [row.get(key) for row in figures["runs"]] for key in figures["runs"][0]}
+        client.log_table(run_id, table, f"evaluation/{stem}-runs.json")
+        delays = {
+            title: block["actions_to_detection"]
+            for title, block in {"kubehabit": figures, **figures["baselines"]}.items()
+            if block["actions_to_detection"] and not title.startswith("always")
+        }
+        drawn |= {
+            "runs": plots.runs(figures["runs"]),
+            "scenarios": plots.scenarios(caught),
+            "delay": plots.delays(delays),
+        }
+    for name, figure in drawn.items():
+        client.log_figure(run_id, figure, f"evaluation/{stem}-{name}.png")
+    for name in ("recall", "false_per_10k_person_actions", "false_per_1m_system_actions", "lookalikes_high"):
+        client.log_metric(run_id, f"{stem}_{name}", float(figures[name]))

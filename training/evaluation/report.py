@@ -1,0 +1,147 @@
+"""The evaluation as a Markdown page, for readers who decide whether to trust a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Figures = Mapping[str, Any]
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(heads)} |",
+        "|" + "---|" * len(heads),
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _between(ends: Sequence[float] | None, form: str = ".0%") -> str:
+    return "-" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"
+
+
+def markdown(figures: Figures, log: str, caught: Mapping[str, Mapping[str, float]]) -> str:
+    """The report.
+
+    Args:
+        figures: of `training.evaluation.evaluate.evaluate`.
+        log: name of the log.
+        caught: detector -> scenario -> share of its attack runs detected.
+    """
+    everyone: dict[str, Figures] = {"**kubehabit**": figures, **figures["ablations"], **figures["baselines"]}
+    lines = [
+        f"# Evaluation on {log}",
+        "",
+        f"Model `{figures['model']}`; {figures['events']:,} events, {figures['actions']:,} actions, "
+        f"{figures['attack_runs']} attack runs, {figures['lookalikes']} benign look-alikes. Thresholds were set on "
+        f"{figures['thresholds_set_on']}, to the same budget for every detector; labels were used for judging only.",
+        "",
+        *_with_thresholds(everyone),
+        *_at_equal_false_incidents(everyone),
+    ]
+    for rate, found in figures["compared_with_best_baseline"].items():
+        lines += _beside_best_baseline(rate, found)
+    for key in ("family", "class", "mode"):
+        if names := sorted(figures[f"recall_by_{key}"]):
+            rows = (
+                (title, *(_percent(block[f"recall_by_{key}"].get(name)) for name in names))
+                for title, block in everyone.items()
+            )
+            lines += [f"## Recall by {key}", "", *_table(("detector", *names), rows)]
+    if scenarios := sorted(caught.get("kubehabit", {})):
+        rows = ((name, *(_percent(shares.get(name)) for shares in caught.values())) for name in scenarios)
+        lines += ["## Attack runs caught by scenario", "", *_table(("scenario", *caught), rows)]
+    missed = [run for run in figures["runs"] if run["kind"] == "attack" and not run["detected"]]
+    raised = [run for run in figures["runs"] if run["kind"] != "attack" and run["detected"]]
+    if missed:
+        lines += [
+            "## Missed",
+            "",
+            *(f"- {run['scenario']} ({run['class']}, {run['mode']})" for run in missed),
+            "",
+        ]
+    if raised:
+        lines += [
+            "## Look-alikes raised",
+            "",
+            *(f"- {run['scenario']}: {run['severity']}" for run in raised),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _with_thresholds(everyone: Mapping[str, Figures]) -> list[str]:
+    heads = (
+        *("detector", "recall", "95 % interval", "false /10k person", "95 % interval", "strict /10k"),
+        *("false /1M system", "look-alikes high", "raised", "median actions", "within 3"),
+    )
+    rows = []
+    for title, block in everyone.items():
+        intervals, median = block.get("intervals", {}), block["median_actions_to_detection"]
+        rows.append(
+            (
+                title,
+                _percent(block["recall"]),
+                _between(intervals.get("recall")),
+                f"{block['false_per_10k_person_actions']:.2f}",
+                _between(intervals.get("false_per_10k_person_actions"), ".3g"),
+                f"{block['strict_false_per_10k_person_actions']:.2f}",
+                f"{block['false_per_1m_system_actions']:.1f}",
+                f"{block['lookalikes_high']} of {block['lookalikes']}",
+                f"{block['lookalikes_raised']} of {block['lookalikes']}",
+                "-" if median is None else f"{median:g}",
+                _percent(block["detected_within_3_actions"]),
+            )
+        )
+    note = (
+        "False incidents within ten minutes of an attack by the same principal count in the strict rate only."
+    )
+    return ["## With the thresholds as set", "", *_table(heads, rows), note, ""]
+
+
+def _at_equal_false_incidents(everyone: Mapping[str, Figures]) -> list[str]:
+    heads = (
+        *("detector", "recall at 1 /10k", "at 3", "at 10", "shadows excused, at 1 / 3 / 10"),
+        *("ROC AUC of actions", "precision at 1", "at 3", "at 10"),
+    )
+    rows = [
+        (
+            title,
+            *(
+                f"{_percent(recall)} ({_between(block['intervals']['recall_at'][rate])})"
+                for rate, recall in block["recall_at"].items()
+            ),
+            " / ".join(_percent(share) for share in block["recall_at_as_counted"].values()),
+            "-" if block["roc"]["auc"] is None else f"{block['roc']['auc']:.3f}",
+            *(_percent(at["precision"]) for at in block["pr"]["at"].values()),
+        )
+        for title, block in everyone.items()
+        if "recall_at" in block
+    ]
+    note = (
+        "Thresholds picked on this log itself: a comparison, not a promise. Strict rate, except where shadows of attacks are "
+        "excused as in the table above."
+    )
+    return ["## At equal false incidents", "", note, "", *_table(heads, rows)]
+
+
+def _beside_best_baseline(rate: str, found: Figures) -> list[str]:
+    best = found["best_baseline"]
+    families = (
+        (family, _percent(both["recall"]), _percent(both["best_baseline"]))
+        for family, both in found["by_family"].items()
+    )
+    return [
+        f"### Beside the best baseline, {best}, at {rate} per 10,000",
+        "",
+        f"Recall {_percent(found['recall'])} against {_percent(found['best_baseline_recall'])} "
+        f"({found['recall_minus_best_baseline']:+.0%}, interval {_between(found['interval'])}); of the "
+        f"{found['missed_by_best_baseline']} runs it misses, {found['of_these_caught']} are caught.",
+        "",
+        *_table(("family", "kubehabit", best), families),
+    ]

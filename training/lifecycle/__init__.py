@@ -1,0 +1,1 @@
+"""Lifecycle: whether a model has drifted, and whether its successor may replace it."""

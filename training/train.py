@@ -1,0 +1,401 @@
+"""`kubehabit train`: fit, calibrate, export, check, register. One MLflow run holds everything that led to a version."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from data.audit_event import EXAMPLE_EVENT
+from data.bundle import Bundle
+from data.errors import KubehabitError
+from data.fields import FIELDS
+from data.identity import PEOPLE_AND_PIPELINES
+from data.table import ActionTable
+from training import checkpoints, package, registry, stability, warm_start
+from training.calibrate import (
+    CalibrationConfig,
+    CalibrationResult,
+    calibrate,
+    calibration_config,
+    count_incidents,
+)
+from training.datamodule import ActionWindows
+from training.evaluation import plots
+from training.export import TorchModel, check_newest, check_parity, export, export_newest, self_test
+from training.model_newest import is_supported
+from training.module import HabitModule
+
+Chosen = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterConfig:
+    """Where the result goes.
+
+    Attributes:
+        name: registered model.
+        alias: alias the new version gets; serving follows `champion`. If not given, the first version becomes `champion`
+            and every later one `challenger`, to be let through by `kubehabit promote`.
+        experiment: MLflow experiment of the run.
+        threads: CPU threads for training; 0 uses all cores.
+    """
+
+    name: str = "kubehabit"
+    alias: str | None = None
+    experiment: str = "kubehabit"
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training run produced."""
+
+    run_id: str
+    model_name: str
+    version: str
+    model_uri: str
+    metrics: dict[str, float]
+    alias: str
+
+
+class ExperimentCLI(LightningCLI):
+    """Lightning's command line with the sections that are ours, and sizes linked from the data to the model."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Sections besides trainer, model and data."""
+        parser.add_class_arguments(CalibrationConfig, "calibration")
+        parser.add_class_arguments(RegisterConfig, "register")
+        for name in ("vocabulary", "principals", "groups"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        parser.link_arguments("data.window", "model.window")
+
+
+class _Curves(Callback):
+    """Keeps the loss curves for MLflow and for the plot."""
+
+    def __init__(self) -> None:
+        self.train: list[tuple[int, float]] = []
+        self.held_back: list[tuple[int, float]] = []
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if step % 20 == 0 and "train_nll" in trainer.callback_metrics:
+            self.train.append((step, float(trainer.callback_metrics["train_nll"])))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that the curves of a resumed training are whole."""
+        return {"train": self.train, "held_back": self.held_back}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.train = [tuple(point) for point in state_dict["train"]]
+        self.held_back = [tuple(point) for point in state_dict["held_back"]]
+
+    def on_validation_end(self, trainer: lightning.Trainer, _: Any) -> None:
+        if not trainer.sanity_checking:
+            self.held_back.append((trainer.global_step, float(trainer.callback_metrics["held_back_nll"])))
+
+
+class _Bar(Callback):
+    """Steps done, loss and time left. The stream of batches is endless, so only the number of steps says how far it is."""
+
+    progress: Progress | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, _: Any) -> None:
+        # Made here and not before: strategies that spawn processes pickle their callbacks, and a bar holds locks.
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[nll]}"),
+            TimeRemainingColumn(),
+            disable=not trainer.is_global_zero,
+        )
+        total, done = trainer.max_steps, trainer.global_step
+        self.task = self.progress.add_task("training", total=total, nll="", completed=done)
+        self.progress.start()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if self.progress and trainer.global_step % 10 == 0 and "train_nll" in trainer.callback_metrics:
+            text = f"{float(trainer.callback_metrics['train_nll']):.2f} nats"
+            self.progress.update(self.task, completed=trainer.global_step, nll=text)
+
+    def on_train_end(self, trainer: lightning.Trainer, _: Any) -> None:
+        if self.progress:
+            self.progress.update(self.task, completed=trainer.global_step)
+            self.progress.stop()
+            self.progress = None
+
+    def on_exception(self, *_: Any) -> None:
+        if self.progress:
+            self.progress.stop()
+
+
+def parse(config: Path, data: Path, overrides: list[str]) -> ExperimentCLI:
+    """Read an experiment and instantiate trainer, model and data, without running anything.
+
+    Raises:
+        KubehabitError: no such config, a bad option, or no dataset.
+    """
+    if not config.is_file():
+        raise KubehabitError(f"No training config {config}. Start from the shipped configs/train.yaml.")
+    try:
+        return ExperimentCLI(
+            HabitModule,
+            ActionWindows,
+            args=["--config", str(config), "--data.path", str(data), *overrides],
+            run=False,
+            save_config_callback=None,
+            parser_kwargs={"exit_on_error": False},
+            trainer_defaults=dict.fromkeys(("logger", "enable_model_summary", "enable_progress_bar"), False)
+            | {"num_sanity_val_steps": 0},
+        )
+    except KubehabitError:
+        raise
+    except Exception as error:
+        if isinstance(error.__cause__, KubehabitError):
+            raise error.__cause__ from error
+        raise KubehabitError(f"{config}: {error}. See kubehabit train --help.") from error
+
+
+def quieten_lightning() -> None:
+    """Keep Lightning's remarks out of the terminal; errors still show."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def train(
+    config: Path,
+    data: Path,
+    overrides: list[str] | None = None,
+    *,
+    resume: str | None = None,
+    warm_start: str | None = None,
+) -> TrainResult:
+    """Train, calibrate, export, check and register.
+
+    Args:
+        config: experiment YAML (`configs/train.yaml`).
+        data: folder written by `kubehabit data build`.
+        overrides: further options of Lightning's CLI, such as `--trainer.max_steps 500`.
+        resume: MLflow run of a training that was killed, or "last"; it goes on with its own config, `config` is not read.
+        warm_start: registered model whose weights to begin with, such as `models:/kubehabit@champion`.
+
+    Raises:
+        KubehabitError: no dataset, a bad option, an unusable MLflow store, nothing to resume or to start from, or an export
+            that fails its parity check.
+    """
+    quieten_lightning()
+    resumed = checkpoints.find(resume) if resume is not None else None
+    cli = parse(resumed.config if resumed else config, data, list(overrides or []))
+    if distributed_worker():
+        # Lightning's `ddp` starts this command again for every further device: those only train.
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed.path if resumed else None)
+        raise SystemExit(0)
+    with registry.connected():
+        return _train(cli, RegisterConfig(**vars(cli.config.register)), resumed, warm_start)
+
+
+def _train(
+    cli: ExperimentCLI, options: RegisterConfig, resumed: checkpoints.Checkpoint | None, champion: str | None
+) -> TrainResult:
+    """What `train` does once its options are known and MLflow is connected."""
+    import mlflow
+    import torch
+
+    torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    experiment = registry.experiment_id(options.experiment)
+    fingerprint = cli.datamodule.table.card["fingerprint"]
+    commit = registry.git_commit()  # asked once: a long training may see its source change
+    text = cli.parser.dump(cli.config, skip_none=False)
+    curves = _Curves()
+    with mlflow.start_run(
+        run_id=resumed.run_id if resumed else None, experiment_id=None if resumed else experiment
+    ) as run:
+        run_id = run.info.run_id
+        if resumed:
+            checkpoints.same_data(run.data.tags, fingerprint)
+        else:
+            _log_inputs(cli, text, commit, champion)
+        cli.trainer.callbacks.extend(  # type: ignore[attr-defined]
+            [curves, *checkpoints.callbacks(run_id, text), _Bar()]
+        )
+        began = time.monotonic()
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed.path if resumed else None)
+        seconds = time.monotonic() - began
+        for name, points in {"train_nll": curves.train, "held_back_nll": curves.held_back}.items():
+            for step, value in points:
+                mlflow.log_metric(name, value, step=step)
+        steps = cli.trainer.global_step - (resumed.step if resumed else 0)
+        speed = {
+            "seconds_training": seconds,
+            "actions_per_second_training": steps * cli.datamodule.batch_size / seconds,
+        }
+        result = _finish(cli, options, run_id, commit, curves, speed)
+        mlflow.set_tag("registered", result.model_uri)
+    checkpoints.discard(run_id)
+    return result
+
+
+def _log_inputs(cli: ExperimentCLI, text: str, commit: str, champion: str | None) -> None:
+    """Log what goes into a new training, and start from the champion's weights if one is named."""
+    import mlflow
+
+    table: ActionTable = cli.datamodule.table
+    mlflow.log_params(_flat(cli.config.as_dict(), skip=("config",)))
+    mlflow.set_tags({"data_fingerprint": table.card["fingerprint"], "git_commit": commit})
+    mlflow.log_dict(table.card, "data/card.json")
+    mlflow.log_text(text, "config/train.yaml")
+    if champion is not None:
+        carried = warm_start.start_from(champion, cli.model.model, table)
+        mlflow.log_dict(carried.to_dict(), "warm_start.json")
+        mlflow.set_tag("warm_start", champion)
+        print(carried.describe())
+
+
+def _finish(
+    cli: ExperimentCLI,
+    options: RegisterConfig,
+    run_id: str,
+    commit: str,
+    curves: _Curves,
+    speed: dict[str, float],
+) -> TrainResult:
+    """Calibrate, export, check and register a model that is trained, in the active MLflow run."""
+    import mlflow
+
+    table: ActionTable = cli.datamodule.table
+    model = cli.model.model.eval().cpu()
+    warm_start.keep(model)
+    config = calibration_config(vars(cli.config.calibration))
+    fitted = calibrate(table, TorchModel(model), cli.model.config.window, config)
+    learned = cli.datamodule.learned
+    if learned is not None:
+        learned.count_into(fitted.habits)
+        mlflow.log_dict(learned.to_dict(), "feedback.json")
+        mlflow.log_metric("feedback_share", float(learned.weights.sum()))
+        print(learned.describe())
+    with tempfile.TemporaryDirectory() as folder:
+        onnx, bundle = Path(folder) / "model.onnx", Path(folder) / "bundle"
+        export(model, onnx)
+        worst = check_parity(model, onnx)
+        newest = Path(folder) / "newest.onnx" if is_supported(cli.model.config) else None
+        if newest is not None:
+            export_newest(model, newest)
+            worst = max(worst, check_newest(model, newest))
+        metrics = {
+            **_figures(table, fitted),
+            "parity_max_abs_difference": worst,
+            "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
+            **speed,
+        }
+        mlflow.log_metrics(metrics)
+        checksum = package.write(
+            bundle,
+            table=table,
+            model=cli.model.config,
+            onnx=onnx,
+            newest=newest,
+            self_test=self_test(model, table),
+            fitted=fitted,
+            name=options.name,
+            git_commit=commit,
+            run_id=run_id,
+            metrics=metrics,
+        )
+        Bundle.load(bundle)
+        _log_plots(table, fitted, curves)
+        alias = options.alias or registry.next_alias(options.name)
+        version, uri = registry.register(
+            bundle,
+            name=options.name,
+            alias=alias,
+            example=[EXAMPLE_EVENT],
+            metadata={
+                "bundle_sha256": checksum,
+                "data_fingerprint": table.card["fingerprint"],
+                "git_commit": commit,
+            },
+        )
+    return TrainResult(run_id, options.name, version, uri, metrics, alias)
+
+
+def _log_plots(table: ActionTable, fitted: CalibrationResult, curves: _Curves) -> None:
+    """Log the plots, what drift will be measured against, and the table of held-back actions."""
+    import mlflow
+
+    for name, figure in {
+        "loss": plots.losses(curves.train, curves.held_back),
+        "fields": plots.fields(fitted),
+        "calibration": plots.calibration(fitted, table),
+        "principals": plots.principals(fitted, table),
+    }.items():
+        mlflow.log_figure(figure, f"plots/{name}.png")
+    surprise = fitted.nll.sum(axis=1).astype(np.float64)
+    reference = stability.reference(table, fitted.rows, surprise, fitted.flagged)
+    mlflow.log_dict(reference, stability.REFERENCE)
+    mlflow.log_table(_held_back_table(table, fitted), "evaluation/held_back.json")
+
+
+def distributed_worker() -> bool:
+    """Whether Lightning started this process to drive a further device of a training that another process leads."""
+    return os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0"
+
+
+def _flat(tree: dict[str, Any], prefix: str = "", skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Nested configuration as dotted parameters; absent values are left out."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in skip or value is None:
+            continue
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)[:500]
+    return flat
+
+
+def _incidents(table: ActionTable, fitted: CalibrationResult, chosen: Chosen) -> int:
+    hit = fitted.flagged & chosen
+    names, times = table.name[fitted.rows], table.time[fitted.rows]
+    return sum(count_incidents(np.sort(times[hit & (names == name)])) for name in set(names[hit]))
+
+
+def _figures(table: ActionTable, fitted: CalibrationResult) -> dict[str, float]:
+    """Figures on held-back normal data."""
+    figures = {"held_back_surprise": float(fitted.nll.sum(axis=1).mean())}
+    figures |= {f"held_back_nll_{field}": float(fitted.nll[:, i].mean()) for i, field in enumerate(FIELDS)}
+    person = np.isin(table.kind[fitted.rows], list(PEOPLE_AND_PIPELINES))
+    for label, chosen in (("person", person), ("system", ~person)):
+        figures[f"held_back_{label}_actions"] = float(chosen.sum())
+        figures[f"held_back_{label}_incidents"] = float(_incidents(table, fitted, chosen))
+    figures["person_threshold"] = fitted.calibration.person_threshold
+    figures["system_threshold"] = fitted.calibration.system_threshold
+    return figures
+
+
+def _held_back_table(table: ActionTable, fitted: CalibrationResult) -> dict[str, list[Any]]:
+    """One row a kind of principal: what the thresholds do on held-back normal actions."""
+    kinds = table.kind[fitted.rows]
+    names = sorted(set(kinds))
+    chosen = [kinds == kind for kind in names]
+    return {
+        "kind": [str(kind) for kind in names],
+        "actions": [int(rows.sum()) for rows in chosen],
+        "flagged": [int((fitted.flagged & rows).sum()) for rows in chosen],
+        "incidents": [_incidents(table, fitted, rows) for rows in chosen],
+        "mean_surprise": [float(fitted.nll[rows].sum(axis=1).mean()) for rows in chosen],
+    }
