@@ -29,7 +29,7 @@ from benchmarks.report import Row, report
 from data.actions import GAPS, ActionEncoder, gap_codes
 from data.names import client_family, reach_of
 from data.reader import DeadLetterFile, read_events
-from data.simulate import load_settings, simulate
+from data.simulation import load_settings, simulate
 from training.judge import named_by, read_labels
 
 ROOT = Path(__file__).resolve().parent.parent

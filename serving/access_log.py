@@ -16,7 +16,7 @@ from typing import Literal
 from urllib.parse import parse_qsl
 
 from serving.alerts import clean
-from serving.rates import Bucket
+from serving.rate_limit import Bucket
 from serving.settings import MEBIBYTE, AccessLogSettings
 from serving.tokens import PREFIX
 

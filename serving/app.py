@@ -28,16 +28,16 @@ from typing_extensions import TypedDict
 
 from data.errors import KubehabitError
 from serving import invocations, memory, model_routes, open_inference, problems, tracing
-from serving.access import Access, Gate, add_security
 from serving.alert_list import AlertPage, Wanted, whole
 from serving.alerts import Alert, Model
 from serving.api_docs import add_docs
 from serving.asked import Asked, AskedHappening
-from serving.connections import Connection
+from serving.connection_limits import Connection
 from serving.console.routes import add_console
 from serving.engine import Engine, EventResult, ModelInfo
 from serving.feedback import Feedback, FeedbackEntry, entry_of
 from serving.forensics import routes as forensics
+from serving.gate import Access, Gate, add_security
 from serving.history import routes as history
 from serving.history.routes import Records
 from serving.incident_routes import add_incident_routes

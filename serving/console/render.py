@@ -18,7 +18,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 from starlette.types import Scope
 
-from serving.access import NEEDS, Caller
+from serving.gate import NEEDS, Caller
 from serving.settings import Settings
 
 HERE = Path(__file__).parent

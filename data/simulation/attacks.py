@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.errors import KubehabitError
-from data.simulate.cast import (
+from data.simulation.cluster import (
     HELM,
     KUBECTL,
     NEWER,
@@ -24,12 +24,12 @@ from data.simulate.cast import (
     office_address,
     service_account,
 )
-from data.simulate.kernel import DAY, SECOND, Process
-from data.simulate.machines import pipeline
-from data.simulate.people import at_work, client_of, work
-from data.simulate.scenarios import SCENARIOS, Scenario
-from data.simulate.steps import Scene, parse
-from data.simulate.world import World
+from data.simulation.control_plane import pipeline
+from data.simulation.kernel import DAY, SECOND, Process
+from data.simulation.people import at_work, client_of, work
+from data.simulation.scenarios import SCENARIOS, Scenario
+from data.simulation.steps import Scene, parse
+from data.simulation.world import World
 
 _TOOLS = ("curl/8.5.0", "python-requests/2.31.0", "Go-http-client/2.0", "okhttp/4.9.3", *NEWER)
 _NEW_ACCOUNTS = {

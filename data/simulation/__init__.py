@@ -13,13 +13,13 @@ import zstandard
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.errors import KubehabitError
-from data.simulate.attacks import Campaign, choose
-from data.simulate.cast import make_cast
-from data.simulate.config import Settings, load_settings
-from data.simulate.kernel import DAY, SECOND, Kernel
-from data.simulate.machines import start_machines
-from data.simulate.people import start_people
-from data.simulate.world import World
+from data.simulation.attacks import Campaign, choose
+from data.simulation.cluster import make_cast
+from data.simulation.config import Settings, load_settings
+from data.simulation.control_plane import start_machines
+from data.simulation.kernel import DAY, SECOND, Kernel
+from data.simulation.people import start_people
+from data.simulation.world import World
 
 __all__ = ["Settings", "Summary", "load_settings", "simulate"]
 MIN_PRINCIPALS = 10

@@ -18,8 +18,8 @@ from random import Random
 from typing import NamedTuple
 
 from data.errors import KubehabitError
-from data.simulate.api import CLUSTER_SCOPED, RESOURCES, STREAMS
-from data.simulate.kernel import uid_of
+from data.simulation.api import CLUSTER_SCOPED, RESOURCES, STREAMS
+from data.simulation.kernel import uid_of
 
 Scene = dict[str, str]
 """What the braces of a step stand for."""

@@ -16,7 +16,7 @@ T = TypeVar("T")
 Signature = tuple[tuple[int, int, int] | None, ...]
 
 
-class Watched(Generic[T]):
+class ReloadingFile(Generic[T]):
     """A value made of files. Whoever asks for it looks, at most once a second, whether one of them changed.
 
     Asking rather than a watcher of the file system: it needs no thread and no library, and it sees what inotify does not, such
@@ -26,7 +26,7 @@ class Watched(Generic[T]):
         what: for the log: "the tokens file".
         paths: the files.
         read: makes the value of them.
-        told: called with True when a change cannot be used, and with False when one can.
+        on_change: called with True when a change cannot be used, and with False when one can.
         clock: seconds that only rise.
 
     Raises:
@@ -38,19 +38,19 @@ class Watched(Generic[T]):
         what: str,
         paths: Sequence[Path],
         read: Callable[[], T],
-        told: Callable[[bool], None] = lambda _: None,
+        on_change: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._what = what
         self._paths = paths
         self._read = read
-        self._told = told
+        self._told = on_change
         self._clock = clock
         # Before reading: what changes in between is read once more.
         self._seen = self._signature()
         self._value = read()
         self._next = clock() + _SECONDS_BETWEEN_LOOKS
-        told(False)
+        on_change(False)
 
     def current(self) -> T:
         """The value as the files have it, or had it when they were last good."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 import zlib
 from itertools import accumulate
 
-from data.simulate.cast import HELM, NEWER, Client, Person, home_address, office_address
-from data.simulate.kernel import DAY, SECOND, Process
-from data.simulate.steps import compiled
-from data.simulate.world import World
+from data.simulation.cluster import HELM, NEWER, Client, Person, home_address, office_address
+from data.simulation.kernel import DAY, SECOND, Process
+from data.simulation.steps import compiled
+from data.simulation.world import World
 
 _FOLLOW = "?fieldSelector=metadata.name%3D{app}&watch=true&timeoutSeconds=5&allowWatchBookmarks=true ~3"
 _ABOUT = "?fieldSelector=involvedObject.name%3D{pod}%2CinvolvedObject.namespace%3D{ns}"

@@ -13,8 +13,8 @@ from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
-from data.simulate.config import Settings
-from data.simulate.kernel import uid_of
+from data.simulation.config import Settings
+from data.simulation.kernel import uid_of
 
 SAFE = "bcdfghjklmnpqrstvwxz2456789"
 _CONSONANTS, _VOWELS = "bdfgjklmnprstvz", "aeiou"

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.simulate.api import FULL_DISCOVERY
-from data.simulate.cast import Account, App, Client, Node, suffix
-from data.simulate.kernel import DAY, SECOND, Process
-from data.simulate.steps import compiled, owned_job
-from data.simulate.world import World
+from data.simulation.api import FULL_DISCOVERY
+from data.simulation.cluster import Account, App, Client, Node, suffix
+from data.simulation.kernel import DAY, SECOND, Process
+from data.simulation.steps import compiled, owned_job
+from data.simulation.world import World
 
 _MS = 1000
 

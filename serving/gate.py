@@ -24,12 +24,12 @@ from serving.access_log import AccessLog, Weight, shown_path, shown_query
 from serving.alerts import clean
 from serving.metrics import Metrics
 from serving.problems import SECURITY_HEADERS, ProblemError, answer_to
-from serving.rates import Limiter, Rate
+from serving.rate_limit import Limiter, Rate
+from serving.reloading_file import ReloadingFile
 from serving.sessions import COOKIE, Session, Sessions
 from serving.settings import MEBIBYTE, AccessScope, Settings, is_loopback
 from serving.tls import ClientCertificate, ServerTls
 from serving.tokens import SCOPES, Token, Tokens, digest, read_tokens
-from serving.watched import Watched
 
 _log = logging.getLogger("kubehabit.api")
 
@@ -184,7 +184,7 @@ class Access:
         self._now = now
         self._wanted = settings.access.tokens is not None
         path = settings.access.tokens_path
-        self._tokens = Watched(
+        self._tokens = ReloadingFile(
             "the tokens file", [path], self._read, lambda bad: metrics.access_file("tokens", bad), clock
         )
         rates = settings.access.rates
@@ -226,13 +226,11 @@ class Access:
         for route in routes:
             path, methods = getattr(route, "path", None), getattr(route, "methods", None)
             if path is None or not methods:
-                raise RuntimeError(
-                    f"{route!r} is no plain route, so serving.access cannot say who may use it."
-                )
+                raise RuntimeError(f"{route!r} is no plain route, so serving.gate cannot say who may use it.")
             for method in methods:
                 need = NEEDS.get((method, path))
                 if need is None:
-                    raise RuntimeError(f"Say in serving.access.NEEDS which scope {method} {path} needs.")
+                    raise RuntimeError(f"Say in serving.gate.NEEDS which scope {method} {path} needs.")
                 dependant = getattr(route, "dependant", None)
                 if dependant is not None:
                     self._queries[path] = frozenset(_query_names(dependant))

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.simulate.api import STREAMS, Route, make_route
+from data.simulation.api import STREAMS, Route, make_route
 
 if TYPE_CHECKING:
-    from data.simulate.cast import Client
+    from data.simulation.cluster import Client
 
 Process = Iterator[int]
 """Yields how many microseconds to wait until its next step."""

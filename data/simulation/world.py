@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.simulate.api import DISCOVERY
-from data.simulate.cast import App, Cast, Client, Identity, Node, Team, suffix
-from data.simulate.config import Settings
-from data.simulate.kernel import DAY, SECOND, Kernel, Process, uid_of
-from data.simulate.steps import Scene, Step, body_of, owner_reference, pod_body
+from data.simulation.api import DISCOVERY
+from data.simulation.cluster import App, Cast, Client, Identity, Node, Team, suffix
+from data.simulation.config import Settings
+from data.simulation.kernel import DAY, SECOND, Kernel, Process, uid_of
+from data.simulation.steps import Scene, Step, body_of, owner_reference, pod_body
 
 Blame = list[str] | None
 """Where the audit IDs of what an attack made controllers do are collected."""
