@@ -22,10 +22,11 @@ from serving import connection_limits, reloading_file
 from serving.access_log import AccessLog
 from serving.app import create_app
 from serving.engine import Engine
-from serving.gate import NEEDS, Access, network_of
+from serving.gate import Access, network_of
 from serving.metrics import Metrics
 from serving.problems import SECURITY_HEADERS
 from serving.rate_limit import Bucket, Limiter, Rate
+from serving.scopes import NEEDS
 from serving.settings import AccessLogSettings, Settings, load_settings
 from serving.tokens import PREFIX, Tokens, create, digest, read_tokens, revoke
 from tests.serving.fakes import raw_event, secret_event
@@ -242,23 +243,23 @@ def test_every_route_answers_those_with_its_scope_and_nobody_else(
             else:
                 is_problem(answer, 403, f"'{need}'", f"'{scope}'")
                 assert f'scope="{need}"' in answer.headers["www-authenticate"]
-    assert seen == set(NEEDS), "serving.gate.NEEDS names routes that there are not"
+    assert seen == set(NEEDS), "serving.scopes.NEEDS names routes that there are not"
 
 
 def test_an_application_with_a_route_that_needs_nothing_said_does_not_start(engine: Engine) -> None:
     app = create_app(Settings(), engine)
     access = Access(Settings(), Metrics())
-    access.protect(app.routes)
+    access.routes.protect(app.routes)
 
     @app.get("/v1/forgotten")
     def forgotten() -> None:
         pass
 
     with pytest.raises(RuntimeError, match="GET /v1/forgotten"):
-        access.protect(app.routes)
+        access.routes.protect(app.routes)
     app.mount("/inside", FastAPI())
     with pytest.raises(RuntimeError):
-        access.protect(app.routes)
+        access.routes.protect(app.routes)
 
 
 def test_no_spelling_of_a_path_goes_around_its_scope(
