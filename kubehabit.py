@@ -348,7 +348,7 @@ def data_simulate(
 
     Next:  `kubehabit data build .kubehabit/twin/normal.jsonl.zst --out .kubehabit/dataset`
     """
-    from data.simulate import load_settings, simulate
+    from data.simulation import load_settings, simulate
 
     summary = simulate(
         out, principals, days, seed, attacks=attacks, settings=load_settings(config, profile), progress=True

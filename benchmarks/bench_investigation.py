@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.report import Row, report
 from data.reader import open_lines
-from data.simulate import load_settings, simulate
+from data.simulation import load_settings, simulate
 from serving.forensics.database import connect, quoted
 from serving.forensics.questions import Filter, Questions
 from serving.forensics.records import COLUMNS, SQL_TYPES

@@ -30,7 +30,7 @@ from data.encoder import ActionEncoder
 from data.fields import GAPS, gap_codes
 from data.names import client_family, reach_of
 from data.reader import DeadLetterFile, read_events
-from data.simulate import load_settings, simulate
+from data.simulation import load_settings, simulate
 from training.evaluation.metrics import named_by, read_labels
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -27,7 +27,7 @@ from data.bundle import Bundle
 from data.detector import Detector
 from data.evidence import INCIDENT_SECONDS
 from data.reader import DeadLetterFile, read_events
-from data.simulate import load_settings, simulate
+from data.simulation import load_settings, simulate
 from training.evaluation.metrics import named_by
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""The log of who used the service for what: JSON lines, appended and rotated, without tokens and bodies."""
+"""The access log: JSON lines, appended and rotated, without tokens and bodies."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import logging
 import os
 import re
+import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from io import TextIOWrapper
@@ -15,8 +15,10 @@ from logging.handlers import RotatingFileHandler
 from typing import Literal
 from urllib.parse import parse_qsl
 
+from cachetools import LRUCache
+
 from serving.alerts import clean
-from serving.rates import Bucket
+from serving.rate_limit import Bucket
 from serving.settings import MEBIBYTE, AccessLogSettings
 from serving.tokens import PREFIX
 
@@ -32,17 +34,16 @@ Weight = Literal["always", "routine", "refusal"]
 
 
 class AccessLog:
-    """One line for a request: when, who, whence, what, and how it was answered.
+    """One line for each request: time, caller, address, request and status.
 
-    What would push everything else out of the file is thinned, and the next line of its kind says in `more` how many were not
-    written: accepted batches and scrapes to one line in ten minutes for each caller, address, route and status ("routine"), and
-    what is refused to a hundred at once and one a second after that ("refusal"), so that knocking cannot wash away traces.
-    Reads and changes ("always") are never left out.
+    Frequent requests are thinned so that they cannot push the rest out of the file; the next line of their kind counts the
+    omitted ones in `more`. Accepted batches and scrapes ("routine"): one line in ten minutes for each caller, address, route
+    and status. Refusals ("refusal"): a hundred at once, then one a second. Reads and changes ("always") are never omitted.
 
     Args:
         settings: path and bounds.
-        lost: called for each line that could not be written; nobody is turned away for that.
-        clock: seconds that only rise.
+        lost: called for each line that could not be written; the request is served all the same.
+        clock: monotonic seconds.
         now: the time of day.
     """
 
@@ -58,7 +59,7 @@ class AccessLog:
         self._clock = clock
         self._now = now
         self._handler: _PrivateFile | None = None
-        self._routine: OrderedDict[tuple[object, ...], tuple[float, int]] = OrderedDict()
+        self._routine: LRUCache[tuple[object, ...], tuple[float, int]] = LRUCache(_MAX_REMEMBERED)
         self._refusals = Bucket(_REFUSALS_A_SECOND, _REFUSALS_AT_ONCE, clock())
         self._refused = 0
 
@@ -72,9 +73,6 @@ class AccessLog:
                 self._routine[key] = (written, more + 1)
                 return
             self._routine[key] = (self._clock(), 0)
-            self._routine.move_to_end(key)
-            if len(self._routine) > _MAX_REMEMBERED:
-                self._routine.popitem(last=False)
         elif weight == "refusal":
             if self._refusals.wait(1.0, self._clock()) > 0:
                 self._refused += 1
@@ -84,7 +82,7 @@ class AccessLog:
         line = {"time": self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z"), **entry}
         if more:
             line["more"] = more
-        # ASCII: a line separator of Unicode in a path must not become the end of a line for whoever reads this.
+        # ASCII: a Unicode line separator in a path must not end the line for a reader.
         self._append(json.dumps(line, ensure_ascii=True))
 
     def _append(self, line: str) -> None:
@@ -102,14 +100,14 @@ class AccessLog:
         _log.error("the log of access cannot be written", extra={"reason": str(error)})
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a later line opens it again."""
         if self._handler is not None:
             self._handler.close()
             self._handler = None
 
 
 class _PrivateFile(RotatingFileHandler):
-    """The standard library's rotation, of files that only their owner can read."""
+    """Rotating files that only their owner can read."""
 
     def __init__(self, settings: AccessLogSettings, failed: Callable[[BaseException | None], None]) -> None:
         self._failed = failed
@@ -125,19 +123,17 @@ class _PrivateFile(RotatingFileHandler):
         return os.fdopen(descriptor, "a", encoding="utf-8")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - the name is logging's
-        """A full disk is told to the service's own log, not to stderr with a traceback."""
-        import sys
-
+        """Report an error such as a full disk to the service's own log instead of a traceback on stderr."""
         self._failed(sys.exc_info()[1])
 
 
 def shown_path(path: str) -> str:
-    """A path as it is written down."""
+    """A path as it is logged."""
     return clean(_OURS.sub("[token]", path), 512)
 
 
 def shown_query(query: bytes, known: Collection[str]) -> dict[str, str]:
-    """A query as it is written down: of parameters that the route does not have only the name, for the value may be a secret."""
+    """A query as it is logged: values only of parameters that the route has, as others may be secrets."""
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)[:_MAX_QUERY]
     return {
         clean(name, 64): clean(_OURS.sub("[token]", value)) if name in known else "…" for name, value in pairs

@@ -28,16 +28,16 @@ from typing_extensions import TypedDict
 
 from data.errors import KubehabitError
 from serving import invocations, memory, model_routes, open_inference, problems, tracing
-from serving.access import Access, Gate, add_security
 from serving.alert_list import AlertPage, Wanted, whole
 from serving.alerts import Alert, Model
 from serving.api_docs import add_docs
 from serving.asked import Asked, AskedHappening
-from serving.connections import Connection
+from serving.connection_limits import Connection
 from serving.console.routes import add_console
 from serving.engine import Engine, EventResult, ModelInfo
 from serving.feedback import Feedback, FeedbackEntry, entry_of
 from serving.forensics import routes as forensics
+from serving.gate import Access, Gate
 from serving.history import routes as history
 from serving.history.routes import Records
 from serving.incident_routes import add_incident_routes
@@ -45,6 +45,7 @@ from serving.logs import configure
 from serving.plain_model import PlainModel
 from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
+from serving.scopes import add_security
 from serving.service import Service, merge
 from serving.settings import Settings, load_settings
 from serving.stream_routes import stream_of
@@ -197,7 +198,7 @@ def create_app(
         add_console(app)
     add_docs(app)
     add_security(app)
-    access.protect(app.routes)
+    access.routes.protect(app.routes)
     return app
 
 

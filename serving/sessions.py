@@ -1,4 +1,4 @@
-"""Sessions of browsers: a token is shown once, a cookie with a random name of it goes on from there."""
+"""Browser sessions: a token is entered once, after that a random cookie stands for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,19 +13,19 @@ COOKIE = "kubehabit_session"
 _BYTES = 32
 _LONGEST_COOKIE = 128
 _MAX_SESSIONS = 10_000
+# Repeated sign-ins push out sessions of the same token only.
 _MAX_OF_ONE_TOKEN = 50
-"""Who signs in again and again pushes out sessions of its own, and nobody else's."""
 
 
 @dataclass(slots=True)
 class Session:
-    """What is kept of a session, by the hash of what the cookie holds.
+    """The server's side of a session.
 
     Attributes:
-        key: hash of the cookie's value, hexadecimal: enough to know it when it comes, not enough to send it.
-        name: of the token that was shown.
-        proof: hash of that token; the session is worth no more than the token is at each request.
-        began, used: seconds of a clock that only rises.
+        key: SHA-256 of the cookie's value, hexadecimal: enough to recognise the cookie, not to send it.
+        name: name of the token.
+        proof: hash of the token, which is checked again for each request.
+        began, used: monotonic seconds.
     """
 
     key: str
@@ -37,12 +36,12 @@ class Session:
 
 
 class Sessions:
-    """All sessions of one process, in memory: a restart ends them. Lives on the event loop.
+    """The sessions of one process, in memory: a restart ends them. Used on the event loop only.
 
     Args:
-        idle_seconds: a session that is not used for so long ends.
-        seconds: the longest that one lasts, used or not.
-        clock: seconds that only rise.
+        idle_seconds: a session ends after this long without use.
+        seconds: maximum life of a session.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -51,45 +50,37 @@ class Sessions:
         self._idle = idle_seconds
         self._longest = seconds
         self._clock = clock
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
-        # New in every process, so that forms of another one are worth nothing here.
+        self._sessions: dict[str, Session] = {}
+        # New in every process: form tokens of another one are invalid here.
         self._seal = secrets.token_bytes(32)
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def begin(self, name: str, proof: str) -> str:
-        """Start a session; returns what the cookie is to hold, which is not kept."""
+        """Start a session. Returns the cookie's value, which is not kept."""
         now = self._clock()
-        self._sweep(now)
-        own = [key for key, one in self._sessions.items() if one.proof == proof]
-        for key in own[: max(0, len(own) - _MAX_OF_ONE_TOKEN + 1)]:
-            del self._sessions[key]
-        if len(self._sessions) >= _MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+        alive = sorted(
+            (one for one in self._sessions.values() if not self._over(one, now)), key=lambda one: one.used
+        )
+        own = [one.key for one in alive if one.proof == proof]
+        ended = set(own[: max(0, len(own) - _MAX_OF_ONE_TOKEN + 1)])
+        kept = [one for one in alive if one.key not in ended][1 - _MAX_SESSIONS :]
+        self._sessions = {one.key: one for one in kept}
         sent = secrets.token_urlsafe(_BYTES)
         key = _hash(sent)
         self._sessions[key] = Session(key, name, proof, now, now)
         return sent
 
     def find(self, sent: str) -> Session | None:
-        """The session of a cookie, which counts as used now; None if there is none, or its time is over."""
-        if len(sent) > _LONGEST_COOKIE:
-            return None
-        key = _hash(sent)
-        found = self._sessions.get(key)
-        if found is None:
-            return None
-        now = self._clock()
-        if self._over(found, now):
-            del self._sessions[key]
-            return None
-        found.used = now
-        self._sessions.move_to_end(key)
+        """The session of a cookie, marked as used now; None if there is none or it has ended."""
+        found = self.held(_hash(sent)) if len(sent) <= _LONGEST_COOKIE else None
+        if found is not None:
+            found.used = self._clock()
         return found
 
     def held(self, key: str) -> Session | None:
-        """A session that goes on, without counting as a use of it."""
+        """The session of a key, not marked as used; None if there is none or it has ended."""
         found = self._sessions.get(key)
         return None if found is None or self._over(found, self._clock()) else found
 
@@ -98,7 +89,7 @@ class Sessions:
         self._sessions.pop(key, None)
 
     def form_token(self, holder: str) -> str:
-        """What a form of this holder's pages carries, and no other page can know: against requests that others forge."""
+        """The CSRF token of the forms on this holder's pages."""
         return hmac.new(self._seal, holder.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
     def is_form_token(self, holder: str, sent: str) -> bool:
@@ -107,10 +98,6 @@ class Sessions:
 
     def _over(self, session: Session, now: float) -> bool:
         return now - session.used >= self._idle or now - session.began >= self._longest
-
-    def _sweep(self, now: float) -> None:
-        for key in [key for key, one in self._sessions.items() if self._over(one, now)]:
-            del self._sessions[key]
 
 
 def _hash(sent: str) -> str:

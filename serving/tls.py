@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import KubehabitError
+from serving.reloading_file import ReloadingFile
 from serving.settings import TlsSettings
-from serving.watched import Watched
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ServerTls:
 
     Args:
         settings: paths; the certificate must be set.
-        told: called with True when changed files cannot be used, and with False when they can.
+        on_change: called with True when changed files cannot be used, and with False when they can.
         clock: seconds that only rise.
 
     Raises:
@@ -57,7 +57,7 @@ class ServerTls:
     def __init__(
         self,
         settings: TlsSettings,
-        told: Callable[[bool], None] = lambda _: None,
+        on_change: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert settings.certificate is not None
@@ -67,23 +67,23 @@ class ServerTls:
         self._authorities: bytes = b""
         self._authority = 0
         paths = [self._certificate, self._key, self._client_ca, self._client_crl]
-        self._watched = Watched(
+        self._context = ReloadingFile(
             "the TLS certificate, key, client authority or its revocations",
             [path for path in paths if path is not None],
             self._read,
-            told,
+            on_change,
             clock,
         )
-        self.context = self._watched.current()
+        self.context = self._context.current()
         self.context.sni_callback = self._exchange
 
     @property
     def authority(self) -> int:
         """Number of the client authority's files as they are now; one that a connection was made under may be older."""
-        return self._watched.current().authority
+        return self._context.current().authority
 
     def _exchange(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        connection.context = self._watched.current()
+        connection.context = self._context.current()
 
     def _read(self) -> _Context:
         context = _Context(ssl.PROTOCOL_TLS_SERVER)

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from fastapi import Request
 
-from serving.access import Access, Caller
+from serving.gate import Access, Caller
 from serving.problems import ProblemError
 
 _MAX_BYTES = 64 * 1024

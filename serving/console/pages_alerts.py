@@ -13,7 +13,6 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import ValidationError
 
-from serving.access import Access, Caller
 from serving.alert_list import (
     Line,
     Wanted,
@@ -29,6 +28,7 @@ from serving.console.forms import read_form
 from serving.console.render import page
 from serving.engine import Engine
 from serving.feedback import Feedback, FeedbackEntry, entry_of
+from serving.gate import Access, Caller
 from serving.problems import ProblemError, position_of
 from serving.service import Service
 from serving.stream_routes import stream_of

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
 
-from serving.access import Access, Caller
 from serving.console.forms import read_form, read_login
 from serving.console.render import HERE, PAGE_HEADERS, page
+from serving.gate import Access, Caller
 from serving.problems import ProblemError
 from serving.sessions import COOKIE
 

@@ -18,7 +18,8 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 from starlette.types import Scope
 
-from serving.access import NEEDS, Caller
+from serving.gate import Caller
+from serving.scopes import NEEDS
 from serving.settings import Settings
 
 HERE = Path(__file__).parent
@@ -59,7 +60,7 @@ NAVIGATION = (
     Place("/console/model", "Model", "chip"),
     Place("/console/glossary", "Words", "book"),
 )
-"""Those that are declared in `access.NEEDS` are shown."""
+"""Those that are declared in `serving.scopes.NEEDS` are shown."""
 
 
 def visible(text: str) -> str:

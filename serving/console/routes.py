@@ -16,7 +16,7 @@ from serving.console import (
 
 
 def add_console(app: FastAPI) -> None:
-    """Add the pages. Each module of pages has a `router`; the gate (`serving.access`) stands before all of them."""
+    """Add the pages. Each module of pages has a `router`; the gate (`serving.gate`) stands before all of them."""
     for pages in (
         *(pages_login, pages_alerts, pages_incidents, pages_principals, pages_search, pages_model),
         pages_glossary,

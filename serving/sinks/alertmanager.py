@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field, model_validator
 
-from serving.sinks.contract import Secret, SinkSettings, TlsSettings, Update, Url, namespaces_of, read_url
+from serving.sinks.base import (
+    Secret,
+    SinkSettings,
+    TlsSettings,
+    Update,
+    Url,
+    namespaces_of,
+    read_url,
+)
 from serving.sinks.http import HttpPost
 
 _NAMESPACES = 10

@@ -16,7 +16,7 @@ from tenacity import (
 )
 from tenacity.wait import wait_base
 
-from serving.sinks.contract import RefusedError, Sink, SinkSettings, UnavailableError
+from serving.sinks.base import RefusedError, Sink, SinkSettings, UnavailableError
 from serving.sinks.outbox import Outbox
 from serving.store import AlertStore, StoreError
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from serving.sinks.contract import SinkSettings, UnavailableError, Update
+from serving.sinks.base import SinkSettings, UnavailableError, Update
 from serving.sinks.json_lines import document, line
 
 

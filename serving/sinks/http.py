@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 
 from serving.alerts import clean
-from serving.sinks.contract import RefusedError, Secret, TlsSettings, UnavailableError
+from serving.sinks.base import RefusedError, Secret, TlsSettings, UnavailableError
 
 _AGENT = "kubehabit"
 _NEVER = frozenset({400, 405, 406, 409, 410, 411, 413, 414, 415, 422, 431})

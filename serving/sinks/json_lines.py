@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from serving.sinks.contract import Update
+from serving.sinks.base import Update
 
 
 def document(update: Update) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field
 
-from serving.sinks.contract import Secret, SinkSettings, TlsSettings, Update, Url, read_url
+from serving.sinks.base import Secret, SinkSettings, TlsSettings, Update, Url, read_url
 from serving.sinks.http import HttpPost
 
 _MAX_MESSAGE = 1024

@@ -11,7 +11,7 @@ import msgspec
 from pydantic import Field, model_validator
 
 from serving.alerts import Action
-from serving.sinks.contract import Secret, SinkSettings, TlsSettings, Update, Url, read_url
+from serving.sinks.base import Secret, SinkSettings, TlsSettings, Update, Url, read_url
 from serving.sinks.file import RotatedFile
 from serving.sinks.http import HttpPost
 

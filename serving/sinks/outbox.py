@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from serving.alerts import SEVERITIES, Alert
-from serving.sinks.contract import SinkSettings, Update
+from serving.sinks.base import SinkSettings, Update
 from serving.store import AlertStore, Writer, microseconds, read_alert
 
 _deliveries = sa.Table(

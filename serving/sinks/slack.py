@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from serving.sinks.contract import SinkSettings, Update, Url, namespaces_of, read_url
+from serving.sinks.base import SinkSettings, Update, Url, namespaces_of, read_url
 from serving.sinks.http import HttpPost
 
 _COLOURS = {"low": "#6b7280", "medium": "#d97706", "high": "#dc2626", "critical": "#7f1d1d"}

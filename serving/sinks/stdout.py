@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
-from serving.sinks.contract import SinkSettings, UnavailableError, Update
+from serving.sinks.base import SinkSettings, UnavailableError, Update
 from serving.sinks.json_lines import document, line
 
 

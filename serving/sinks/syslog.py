@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from serving.sinks.contract import SinkSettings, TlsSettings, UnavailableError, Update, namespaces_of
+from serving.sinks.base import SinkSettings, TlsSettings, UnavailableError, Update, namespaces_of
 from serving.sinks.http import client_context
 
 _LEVELS = {"low": 5, "medium": 4, "high": 3, "critical": 2}  # notice, warning, error, critical

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from serving.sinks.contract import Secret, SinkSettings, TlsSettings, Update, Url, read_url
+from serving.sinks.base import Secret, SinkSettings, TlsSettings, Update, Url, read_url
 from serving.sinks.http import HttpPost
 
 

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from data.reader import open_lines
-from serving.access import Access
 from serving.app import create_app
+from serving.gate import Access
 from serving.load import load_engine
 from serving.registry import parse_model
 from serving.service import Service

@@ -20,11 +20,11 @@ from data.encoder import ActionEncoder
 from data.errors import KubehabitError
 from data.identity import identify
 from data.reader import open_lines
-from data.simulate import Settings, Summary, load_settings, simulate
-from data.simulate.config import MachineSettings
-from data.simulate.kernel import audit_ids
-from data.simulate.scenarios import SCENARIOS
-from data.simulate.steps import body_of, compiled, parse
+from data.simulation import Settings, Summary, load_settings, simulate
+from data.simulation.config import MachineSettings
+from data.simulation.kernel import audit_ids
+from data.simulation.scenarios import SCENARIOS
+from data.simulation.steps import body_of, compiled, parse
 
 FILES = ("normal.jsonl.zst", "labelled.jsonl.zst", "labels.json")
 MINUTES = 1 / 1440

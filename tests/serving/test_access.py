@@ -18,14 +18,15 @@ from typer.testing import CliRunner
 
 from data.errors import KubehabitError
 from kubehabit import app as command_line
-from serving import connections, watched
-from serving.access import NEEDS, Access, network_of
+from serving import connection_limits, reloading_file
 from serving.access_log import AccessLog
 from serving.app import create_app
 from serving.engine import Engine
+from serving.gate import Access, network_of
 from serving.metrics import Metrics
 from serving.problems import SECURITY_HEADERS
-from serving.rates import Bucket, Limiter, Rate
+from serving.rate_limit import Bucket, Limiter, Rate
+from serving.scopes import NEEDS
 from serving.settings import AccessLogSettings, Settings, load_settings
 from serving.tokens import PREFIX, Tokens, create, digest, read_tokens, revoke
 from tests.serving.fakes import raw_event, secret_event
@@ -48,7 +49,7 @@ class Clock:
 
 @pytest.fixture
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(reloading_file, "_SECONDS_BETWEEN_LOOKS", 0.0)
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -242,23 +243,23 @@ def test_every_route_answers_those_with_its_scope_and_nobody_else(
             else:
                 is_problem(answer, 403, f"'{need}'", f"'{scope}'")
                 assert f'scope="{need}"' in answer.headers["www-authenticate"]
-    assert seen == set(NEEDS), "serving.access.NEEDS names routes that there are not"
+    assert seen == set(NEEDS), "serving.scopes.NEEDS names routes that there are not"
 
 
 def test_an_application_with_a_route_that_needs_nothing_said_does_not_start(engine: Engine) -> None:
     app = create_app(Settings(), engine)
     access = Access(Settings(), Metrics())
-    access.protect(app.routes)
+    access.routes.protect(app.routes)
 
     @app.get("/v1/forgotten")
     def forgotten() -> None:
         pass
 
     with pytest.raises(RuntimeError, match="GET /v1/forgotten"):
-        access.protect(app.routes)
+        access.routes.protect(app.routes)
     app.mount("/inside", FastAPI())
     with pytest.raises(RuntimeError):
-        access.protect(app.routes)
+        access.routes.protect(app.routes)
 
 
 def test_no_spelling_of_a_path_goes_around_its_scope(
@@ -454,7 +455,7 @@ def test_a_clock_that_goes_back_gives_and_takes_nothing() -> None:
 
 
 def test_remembered_callers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.rates._MAX_CALLERS", 100)
+    monkeypatch.setattr("serving.rate_limit._MAX_CALLERS", 100)
     limiter = Limiter(Clock())
     for number in range(1000):
         limiter.request(number, Rate(1, 1, 1))
@@ -710,7 +711,7 @@ def test_heads_within_the_limit_are_read_whichever_way_they_come(live: Callable[
 
 def test_a_large_body_right_behind_its_head_is_no_large_head(live: Callable[..., Live]) -> None:
     body = json.dumps([raw_event(number) for number in range(300)]).encode()
-    assert len(body) > connections.MAX_HEAD_BYTES
+    assert len(body) > connection_limits.MAX_HEAD_BYTES
     head = f"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with live() as server, server.connect() as connection:
         connection.sendall(head + body)
@@ -725,7 +726,7 @@ def test_a_large_body_right_behind_its_head_is_no_large_head(live: Callable[...,
 def test_a_request_that_does_not_come_ends_its_connection(
     live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.2)
     with live() as server, server.connect() as connection:
         connection.sendall(sent)
         assert problem_in(read_all(connection))["status"] == 408
@@ -734,7 +735,7 @@ def test_a_request_that_does_not_come_ends_its_connection(
 def test_a_body_that_does_not_come_ends_its_connection_and_gives_its_place_back(
     live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connections, "BODY_SECONDS", 0.2)
+    monkeypatch.setattr(connection_limits, "BODY_SECONDS", 0.2)
     with live(limits={"waiting_requests": 1}) as server:
         with server.connect() as connection:
             connection.sendall(b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n[")
@@ -767,7 +768,7 @@ def test_what_is_no_http_is_a_problem_too(live: Callable[..., Live]) -> None:
 
 
 def test_connections_are_bounded(live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(connection_limits, "MAX_CONNECTIONS", 2)
     ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with live() as server, server.connect() as first, server.connect() as second:
         for connection in (first, second):

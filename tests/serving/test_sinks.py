@@ -28,7 +28,7 @@ from serving.explain import Explainer
 from serving.settings import Settings, load_settings
 from serving.sinks import AnySinkSettings
 from serving.sinks import outbox as outbox_module
-from serving.sinks.contract import SinkSettings, UnavailableError, Update
+from serving.sinks.base import SinkSettings, UnavailableError, Update
 from serving.sinks.dispatch import Dispatcher
 from serving.store import AlertStore
 from tests.serving.conftest import SHIPPED, model_info

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from data.errors import KubehabitError
-from serving import watched
+from serving import reloading_file
 from serving.app import create_app
 from serving.engine import Engine
 from serving.settings import Settings, TlsSettings
@@ -27,7 +27,7 @@ from tests.serving.test_api import is_problem
 
 @pytest.fixture(autouse=True)
 def looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watched, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(reloading_file, "_SECONDS_BETWEEN_LOOKS", 0.0)
 
 
 @pytest.fixture(scope="module")

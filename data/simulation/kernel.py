@@ -1,7 +1,6 @@
-"""The clock: a heap of processes, each a generator that writes events and says when it wants to be called again.
+"""The simulation's clock: a heap of processes, generators that write events and yield the time until their next step.
 
-Events come out in the order of their `stageTimestamp`, as an API server writes them: a process acts at the moment its
-request completes, and the request was received a moment earlier.
+Events are ordered by `stageTimestamp`, as an API server writes them: a process acts when its request completes.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.simulate.api import STREAMS, Route, make_route
+from data.simulation.api import STREAMS, Route, make_route
 
 if TYPE_CHECKING:
-    from data.simulate.cast import Client
+    from data.simulation.cluster import Client
 
+# Yields the microseconds until its next step.
 Process = Iterator[int]
-"""Yields how many microseconds to wait until its next step."""
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
 _FLUSH = 2048
@@ -37,7 +36,7 @@ _DASHES = (8, 13, 18, 23)
 
 
 def audit_ids(seed: int) -> Iterator[str]:
-    """Random version 4 UUIDs without end, the same for one seed."""
+    """Endless version 4 UUIDs from a seed."""
     random = np.random.default_rng(seed)
     while True:
         text = _HEX[random.integers(0, 16, (1024, 36), np.uint8)]
@@ -50,7 +49,7 @@ def audit_ids(seed: int) -> Iterator[str]:
 
 
 def uid_of(text: str) -> str:
-    """UID of an object, always the same for its name."""
+    """The UID of an object, derived from its name."""
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     return f"{digest[:8]}-{digest[8:12]}-4{digest[13:16]}-a{digest[17:20]}-{digest[20:]}"
 
@@ -59,8 +58,8 @@ class Kernel:
     """Runs processes in time order and turns their requests into lines of audit.k8s.io/v1.
 
     Attributes:
-        now: the present, microseconds since 1970 UTC.
-        random: the one source of chance; calls come in a fixed order, so one seed gives one history.
+        now: current time, microseconds since 1970 UTC.
+        random: the only source of randomness; calls come in a fixed order, so a seed determines the log.
         events: lines written so far.
     """
 
@@ -78,14 +77,14 @@ class Kernel:
         self._routes: dict[tuple[bool, bool, str, str, str], Route] = {}
         self._seconds: dict[int, str] = {}
         noise = Random(seed ^ 0x5EED)
-        # Answer times, microseconds: most requests a few milliseconds, writes a little slower, a heavy tail.
+        # Response times in microseconds: mostly a few milliseconds, writes a little slower, a heavy tail.
         self._reads = [int(1000 * noise.lognormvariate(0.55, 0.85)) + 90 for _ in range(4093)]
         self._writes = [int(1000 * noise.lognormvariate(1.6, 0.62)) + 800 for _ in range(4093)]
         self._turn = 0
         self.last = ("", "", 0)
 
     def set_sink(self, sink: Callable[[bytes], object]) -> None:
-        """Send what comes from now on elsewhere; what was written before is flushed first."""
+        """Flush, then write to another sink."""
         self.flush()
         self._sink = sink
 
@@ -95,7 +94,7 @@ class Kernel:
         heappush(self._heap, (self.now + delay, self._sequence, process))
 
     def run(self, until: int, tick: Callable[[int], None] | None = None) -> None:
-        """Run to a moment. `tick` is called with the present every few thousand events."""
+        """Run until a time. `tick` is called with the current time every few thousand events."""
         heap = self._heap
         lines = self._lines
         while heap:
@@ -117,7 +116,7 @@ class Kernel:
         self.flush()
 
     def flush(self) -> None:
-        """Hand everything written so far to the sink."""
+        """Pass buffered lines to the sink."""
         if self._lines:
             self.events += len(self._lines)
             self._sink("".join(self._lines).encode())
@@ -139,7 +138,7 @@ class Kernel:
         return self._writes[turn] if write else self._reads[turn]
 
     def route(self, client: Client, verb: str, full: str, namespace: str) -> Route:
-        """Constant text of a kind of request, made once."""
+        """Constant text of a kind of request, cached."""
         key = (client.machine, client.account, verb, full, namespace)
         found = self._routes.get(key)
         if found is None:
@@ -169,16 +168,16 @@ class Kernel:
         """One request for a resource.
 
         Args:
-            client: who asks, from where, with what.
+            client: the caller.
             verb: audit verb.
             full: `resource` or `resource/subresource`.
             namespace: namespace or "".
             name: object name or "".
             query: query string with `&` written as the API server's JSON does (`\\u0026`), without `?`.
-            body: request object as JSON; kept only if the policy keeps it.
-            code: answer; 0 lets authorization and the verb decide.
-            hold: for what streams (watch, log, exec): microseconds until it ends.
-            hidden_name: the object reference has no name (`generateName`).
+            body: request object as JSON; recorded only if the policy does.
+            code: status code; 0: by authorization and verb.
+            hold: microseconds until a streaming request (watch, log, exec) ends.
+            hidden_name: leave the name out of the object reference (`generateName`).
             impersonate: JSON of the impersonated user.
             behind: path behind a proxy subresource.
 
@@ -220,7 +219,7 @@ class Kernel:
         kept = f'"requestObject":{body},' if body and keeps_body and code != 403 else ""
         acting = f'"impersonatedUser":{impersonate},' if impersonate else ""
         now = self.now
-        # A client asks again only after it was answered.
+        # A client sends its next request only after the last response.
         received = max(now - self._latency(write), client.done + client.busy)
         received = received if received < now - 60 else now - 90
         client.done = now
@@ -260,7 +259,7 @@ class Kernel:
     def prepare(
         self, client: Client, verb: str, full: str, namespace: str = "", name: str = "", query: str = ""
     ) -> tuple[str, str, str] | None:
-        """Constant text of a request that a loop repeats without end, for `fire`; None if the policy drops it."""
+        """Constant text of a repeated request, for `fire`; None if the policy drops it."""
         level, path, tail, ref, ref_end, _ = self.route(client, verb, full, namespace)
         if not level:
             return None

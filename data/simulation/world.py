@@ -1,23 +1,27 @@
-"""What the cluster does when somebody changes something: rollouts, pods, jobs, quotas, endpoints.
+"""How the cluster reacts to changes: rollouts, pods, jobs, quotas, endpoints.
 
-The order and the delays follow what the shipped recordings show: deployment -> replica set -> pod -> binding -> kubelet ->
-status -> endpoints, with conflicts and repeats in between.
+Order and delays follow the shipped recordings: deployment -> replica set -> pod -> binding -> kubelet -> status -> endpoints,
+with conflicts and repeats in between.
 """
 
-# Tables and JSON texts are one thing a line, however long.
-# ruff: noqa: E501
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from data.simulate.api import DISCOVERY
-from data.simulate.cast import App, Cast, Client, Identity, Node, Team, suffix
-from data.simulate.config import Settings
-from data.simulate.kernel import DAY, SECOND, Kernel, Process, uid_of
-from data.simulate.steps import Scene, Step, body_of, owner_reference, pod_body
+from data.simulation.api import DISCOVERY
+from data.simulation.cluster import App, Cast, Client, Identity, Node, Team, suffix
+from data.simulation.config import Settings
+from data.simulation.kernel import DAY, SECOND, Kernel, Process, uid_of
+from data.simulation.steps import Scene, Step, body_of, owner_reference, pod_body
 
+# Collects the audit IDs of requests that an attack induced.
 Blame = list[str] | None
-"""Where the audit IDs of what an attack made controllers do are collected."""
+_STATUS = {
+    "Deployment": ("deployment-controller", "deployments/status"),
+    "ReplicaSet": ("replicaset-controller", "replicasets/status"),
+    "DaemonSet": ("daemon-set-controller", "daemonsets/status"),
+}
 _MS = 1000
 _MANAGED = (
     '"managedFields":[{"manager":"kube-controller-manager","operation":"Update","fieldsType":"FieldsV1",'
@@ -26,7 +30,7 @@ _MANAGED = (
 
 
 class World:
-    """A running cluster: the kernel, the cast, and the reactions of controllers, scheduler and kubelets."""
+    """A running cluster: kernel, cast, and the reactions of controllers, scheduler and kubelets."""
 
     def __init__(self, kernel: Kernel, cast: Cast, settings: Settings) -> None:
         self.kernel = kernel
@@ -40,8 +44,6 @@ class World:
         self.start_day = kernel.now // DAY
         self._tick = 0
         self._limits: dict[tuple[str, str], int] = {}
-
-    # --- scenes and steps ----------------------------------------------------------------------------------------------------
 
     def scene(self, who: Identity, namespace: str, app: App | None = None) -> Scene:
         """A scene in a namespace: an app, one of its pods, a node, a fresh name."""
@@ -73,16 +75,16 @@ class World:
         think: float = 1.0,
         others: dict[str, Client] | None = None,
     ) -> Process:
-        """Make the requests of a habit one after another.
+        """Send the requests of a habit one after another.
 
         Args:
-            client: who.
-            steps: what.
-            scene: what the braces stand for.
+            client: the caller.
+            steps: the requests.
+            scene: values for braces.
             ids: collects the audit IDs of these requests.
-            blame: collects those of what they make controllers do.
-            think: factor on the waits written in the steps.
-            others: further clients that steps name with `@`.
+            blame: collects those of the reactions of controllers.
+            think: factor on the waits in the steps.
+            others: further clients, named in steps with `@`.
         """
         random = self.random.random
         for step in steps:
@@ -112,7 +114,7 @@ class World:
             yield self.lag(2.3 + 6 * random() ** 2)
 
     def request(self, client: Client, step: Step, scene: Scene, blame: Blame = None) -> str:
-        """Make one request of a habit now, with what follows from it in the cluster. Returns its audit ID."""
+        """Send one request of a habit now and start the cluster's reaction. Returns its audit ID."""
         namespace, name, query, behind = step.namespace, step.name, step.query, step.behind
         impersonate = step.impersonate
         if not step.plain:
@@ -146,7 +148,7 @@ class World:
         return audit_id
 
     def react(self, step: Step, namespace: str, name: str, scene: Scene, blame: Blame) -> None:
-        """Start what controllers do about a write."""
+        """Start the controllers' reaction to a write."""
         verb, full, key = step.verb, step.full, step.body.partition("=")[0]
         kernel = self.kernel
         if full == "deployments" and verb == "patch":
@@ -157,9 +159,7 @@ class World:
                 kernel.spawn(self.touch(app, blame), 9 * _MS)
         elif full == "deployments" and verb == "create":
             image = step.body.partition("=")[2] or f"{scene.get('image', '')}:dev"
-            app = App(
-                namespace, name, image.rpartition(":")[0], 1, suffix(self.random, 9), "", [], blame=blame
-            )
+            app = App(namespace, name, image.rpartition(":")[0], 1, suffix(self.random, 9), blame=blame)
             self.app_of[(namespace, name)] = app
             kernel.spawn(self.rollout(app, blame), 6 * _MS)
         elif full == "deployments/scale" and key == "replicas":
@@ -188,14 +188,15 @@ class World:
             kernel.spawn(self.endpoints(namespace, name, blame), 11 * _MS)
 
     def lag(self, milliseconds: float) -> int:
-        """How long until the next request of something without a pause of its own: one in five meets a busy server."""
+        """Microseconds until the next request in an immediate sequence: one in five finds the server busy."""
         luck = self.random.random()
         return int(milliseconds * _MS * (1.0 if luck > 0.2 else 2 + 20 * luck))
 
-    # --- reactions -----------------------------------------------------------------------------------------------------------
-
-    def note(self, blame: Blame, audit_id: str) -> None:
-        """Keep the audit ID of something that was induced."""
+    def call(
+        self, blame: Blame, client: Client, verb: str, full: str, namespace: str, name: str = "", **more: Any
+    ) -> None:
+        """One request of a controller; its audit ID goes to `blame`."""
+        audit_id = self.kernel.call(client, verb, full, namespace, name, **more)
         if blame is not None and audit_id:
             blame.append(audit_id)
 
@@ -204,7 +205,7 @@ class World:
         return self.cast.controllers[controller]
 
     def node(self) -> Node:
-        """Some node."""
+        """A random node."""
         return self.cast.nodes[self.random.randrange(len(self.cast.nodes))]
 
     def event(
@@ -216,14 +217,13 @@ class World:
         verb: str = "create",
         resource: str = "events",
     ) -> None:
-        """An Event about an object."""
+        """Write an Event about an object."""
         name = f"{about}.{self.kernel.now * 1000 + self.random.randrange(1000):x}"
-        self.note(blame, self.kernel.call(client, verb, resource, namespace, name))
+        self.call(blame, client, verb, resource, namespace, name)
 
-    def _status(
-        self, controller: str, full: str, kind: str, namespace: str, name: str, blame: Blame
-    ) -> Process:
-        """A status update; some meet a newer object, look again and repeat."""
+    def _status(self, kind: str, namespace: str, name: str, blame: Blame) -> Process:
+        """A status update by the kind's controller; some hit a conflict, read again and repeat."""
+        controller, full = _STATUS[kind]
         client = self.by(controller)
         body = (
             f'{{"kind":"{kind}","apiVersion":"apps/v1","metadata":{{"name":"{name}","namespace":"{namespace}",{_MANAGED}}},'
@@ -231,81 +231,60 @@ class World:
         )
         self._tick += 1
         if self.random.random() < self.settings.machines.conflicts:
-            self.note(blame, self.kernel.call(client, "update", full, namespace, name, body=body, code=409))
+            self.call(blame, client, "update", full, namespace, name, body=body, code=409)
             yield self.lag(3 + 5 * self.random.random())
             if full == "replicasets/status":
-                self.note(blame, self.kernel.call(client, "get", "replicasets", namespace, name))
+                self.call(blame, client, "get", "replicasets", namespace, name)
                 yield self.lag(3 + 4 * self.random.random())
-        self.note(blame, self.kernel.call(client, "update", full, namespace, name, body=body))
+        self.call(blame, client, "update", full, namespace, name, body=body)
         yield self.lag(4 + 9 * self.random.random())
 
     def quota(self, namespace: str, blame: Blame) -> Process:
-        """Admission looks for quotas and limits, which it remembers for half a minute, and writes the new count of pods."""
+        """Admission reads quotas and limits, cached for half a minute, and writes the new pod count."""
         kernel = self.kernel
         server = self.by("apiserver")
-        counted = namespace not in (
-            "kube-system",
-            "argo",
-            "ml",
-            "logging",
-            "ingress-nginx",
-            "kyverno",
-            "cicd",
-        )
+        counted = namespace not in tuple("kube-system argo ml logging ingress-nginx kyverno cicd".split())
         for resource in ("limitranges",) if counted else ("resourcequotas", "limitranges"):
             if kernel.now - self._limits.get((namespace, resource), -DAY) > 30 * SECOND:
                 self._limits[(namespace, resource)] = kernel.now
-                self.note(blame, kernel.call(server, "list", resource, namespace))
+                self.call(blame, server, "list", resource, namespace)
                 yield 1500 + self.random.randrange(7 * _MS)
         if not counted:
             return
         body = f'{{"kind":"ResourceQuota","apiVersion":"v1","metadata":{{"name":"quota","namespace":"{namespace}",{_MANAGED}}},"spec":{{"hard":{{"pods":"300"}}}}}}'
-        self.note(
-            blame, kernel.call(server, "update", "resourcequotas/status", namespace, "quota", body=body)
-        )
+        self.call(blame, server, "update", "resourcequotas/status", namespace, "quota", body=body)
         kernel.spawn(self._recount(namespace, body, blame), 30 * _MS + self.random.randrange(SECOND))
 
     def _recount(self, namespace: str, body: str, blame: Blame) -> Process:
         client = self.by("resourcequota-controller")
         if self.random.random() < 0.13:
-            self.note(
-                blame,
-                self.kernel.call(
-                    client, "update", "resourcequotas/status", namespace, "quota", body=body, code=409
-                ),
+            self.call(
+                blame, client, "update", "resourcequotas/status", namespace, "quota", body=body, code=409
             )
             yield 8 * _MS
-        self.note(
-            blame, self.kernel.call(client, "update", "resourcequotas/status", namespace, "quota", body=body)
-        )
+        self.call(blame, client, "update", "resourcequotas/status", namespace, "quota", body=body)
 
     def endpoints(self, namespace: str, name: str, blame: Blame) -> Process:
-        """Endpoints and endpoint slices follow."""
+        """Update endpoints and endpoint slices."""
         body = f'{{"kind":"Endpoints","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"{namespace}",{_MANAGED}}},"subsets":[]}}'
-        kernel = self.kernel
-        self.note(
-            blame,
-            kernel.call(self.by("endpoint-controller"), "update", "endpoints", namespace, name, body=body),
-        )
+        self.call(blame, self.by("endpoint-controller"), "update", "endpoints", namespace, name, body=body)
         yield 1 * _MS + self.random.randrange(6 * _MS)
         slice_name = f"{name}-{uid_of(namespace + name)[:5].translate(_SLICE)}"
-        self.note(
+        self.call(
             blame,
-            kernel.call(
-                self.by("endpointslice-controller"),
-                "update",
-                "endpointslices",
-                namespace,
-                slice_name,
-                body=body,
-            ),
+            self.by("endpointslice-controller"),
+            "update",
+            "endpointslices",
+            namespace,
+            slice_name,
+            body=body,
         )
 
     def bind(self, namespace: str, pod: str, node: Node, blame: Blame) -> Process:
         """The scheduler chooses a node."""
         scheduler = self.by("kube-scheduler")
         body = f'{{"kind":"Binding","apiVersion":"v1","metadata":{{"name":"{pod}","namespace":"{namespace}"}},"target":{{"kind":"Node","name":"{node.name}"}}}}'
-        self.note(blame, self.kernel.call(scheduler, "create", "pods/binding", namespace, pod, body=body))
+        self.call(blame, scheduler, "create", "pods/binding", namespace, pod, body=body)
         yield 7 * _MS + self.random.randrange(5 * _MS)
         self.event(scheduler, namespace, pod, blame, resource="events.new")
 
@@ -315,9 +294,9 @@ class World:
             f'{{"metadata":{{"uid":"{uid_of(pod)}"}},"status":{{"phase":"{phase}","conditions":[{{"type":"Ready","status":"True"}}],'
             f'"hostIP":"{node.client.address}"}}}}'
         )
-        self.note(blame, self.kernel.call(node.client, "get", "pods", namespace, pod))
+        self.call(blame, node.client, "get", "pods", namespace, pod)
         yield self.lag(2.5 + 3 * self.random.random())
-        self.note(blame, self.kernel.call(node.client, "patch", "pods/status", namespace, pod, body=body))
+        self.call(blame, node.client, "patch", "pods/status", namespace, pod, body=body)
         yield self.lag(5 + 4 * self.random.random())
 
     def pod_starts(
@@ -330,7 +309,7 @@ class World:
         config: str = "",
         ready: float = 0.0,
     ) -> Process:
-        """A pod from binding to ready, `ready` seconds after its images are there."""
+        """A pod from binding to ready, `ready` seconds after pulling its images."""
         yield from self.quota(namespace, blame)
         yield 6 * _MS
         yield from self.bind(namespace, pod, node, blame)
@@ -352,11 +331,11 @@ class World:
             yield from self.endpoints(namespace, service, blame)
 
     def _mount(self, client: Client, resource: str, namespace: str, name: str, blame: Blame) -> Process:
-        """A kubelet fetches a volume's object and keeps a watch on it; sometimes the authorizer does not know of the pod yet."""
+        """A kubelet lists and watches a volume's object; sometimes the authorizer does not know the pod yet."""
         code = 403 if self.random.random() < 0.2 else 0
         select = f"fieldSelector=metadata.name%3D{name}"
         query = f"limit=500\\u0026resourceVersion=0\\u0026{select}"
-        self.note(blame, self.kernel.call(client, "list", resource, namespace, name, query=query, code=code))
+        self.call(blame, client, "list", resource, namespace, name, query=query, code=code)
         yield 5 * _MS
         if not code:
             seconds = 300 + self.random.randrange(300)
@@ -365,9 +344,7 @@ class World:
                 f"\\u0026resourceVersion={self.kernel.revision}"
             )
             held = seconds * SECOND
-            self.note(
-                blame, self.kernel.call(client, "watch", resource, namespace, name, query=query, hold=held)
-            )
+            self.call(blame, client, "watch", resource, namespace, name, query=query, hold=held)
             yield 4 * _MS
 
     def pod_stops(self, namespace: str, pod: str, node: Node, blame: Blame) -> Process:
@@ -376,8 +353,7 @@ class World:
         self.event(node.client, namespace, pod, blame)
         yield 5 * _MS
         yield from self._report(node, namespace, pod, "Running", blame)
-        body = f'{{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"preconditions":{{"uid":"{uid_of(pod)}"}}}}'
-        self.note(blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=body))
+        self.call(blame, node.client, "delete", "pods", namespace, pod, body=_at_once(pod))
         if self.random.random() < 0.02:
             yield 9 * _MS
             yield from self._gone(node, namespace, pod, blame)
@@ -392,7 +368,7 @@ class World:
             f"{replica_set}-", f"{app.image}:{app.revision}", owner, labels, f"{app.name}-config", _as(app)
         )
         maker = self.by("replicaset-controller")
-        self.note(blame, self.kernel.call(maker, "create", "pods", app.namespace, body=body))
+        self.call(blame, maker, "create", "pods", app.namespace, body=body)
         app.pods.append((pod, node.index))
         service = app.name if blame is None or app.blame is None else ""
         self.kernel.spawn(
@@ -401,13 +377,11 @@ class World:
         return pod, node
 
     def _noted(self, namespace: str, name: str, blame: Blame) -> Process:
-        """The replica set controller tells of a pod it made or removed, and counts: two workers, either may be first."""
+        """The replica set controller writes an Event and its status, in either order."""
         maker, late = self.by("replicaset-controller"), self.random.random() < 0.7
         if not late:
             self.event(maker, namespace, name, blame)
-        yield from self._status(
-            "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, name, blame
-        )
+        yield from self._status("ReplicaSet", namespace, name, blame)
         if late:
             self.event(maker, namespace, name, blame)
             yield 2 * _MS
@@ -417,25 +391,29 @@ class World:
             return
         pod, index = app.pods.pop(0)
         maker = self.by("replicaset-controller")
-        self.note(blame, self.kernel.call(maker, "delete", "pods", app.namespace, pod, body='{"kind":"DeleteOptions","apiVersion":"v1"}'))  # fmt: skip
+        self.call(
+            blame,
+            maker,
+            "delete",
+            "pods",
+            app.namespace,
+            pod,
+            body='{"kind":"DeleteOptions","apiVersion":"v1"}',
+        )
         node = self.cast.nodes[index % len(self.cast.nodes)]
         self.kernel.spawn(self.pod_stops(app.namespace, pod, node, blame), 8 * _MS)
         self.kernel.spawn(self.endpoints(app.namespace, app.name, blame), 9 * _MS)
         yield 7 * _MS
         yield from self._noted(app.namespace, replica_set, blame)
         if self.random.random() < 0.8:
-            yield from self._status(
-                "replicaset-controller", "replicasets/status", "ReplicaSet", app.namespace, replica_set, blame
-            )
+            yield from self._status("ReplicaSet", app.namespace, replica_set, blame)
 
     def touch(self, app: App, blame: Blame) -> Process:
-        """A change outside the template: the deployment controller only notes it."""
-        yield from self._status(
-            "deployment-controller", "deployments/status", "Deployment", app.namespace, app.name, blame
-        )
+        """A change outside the template: the deployment controller only updates the status."""
+        yield from self._status("Deployment", app.namespace, app.name, blame)
 
     def rollout(self, app: App, blame: Blame) -> Process:
-        """A new template: a new replica set, its pods one by one, the old ones away."""
+        """A new template: a new replica set replaces the old pods one by one."""
         if app.busy:
             yield from self.touch(app, blame)
             return
@@ -458,11 +436,9 @@ class World:
         def sized(count: int) -> str:
             return body.replace('"spec":{"replicas":1', f'"spec":{{"replicas":{count}', 1)
 
-        self.note(blame, kernel.call(deployer, "create", "replicasets", namespace, new, body=body))
+        self.call(blame, deployer, "create", "replicasets", namespace, new, body=body)
         yield 7 * _MS + self.random.randrange(5 * _MS)
-        yield from self._status(
-            "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
-        )
+        yield from self._status("Deployment", namespace, app.name, blame)
         if self.random.random() < 0.25:
             self.event(deployer, namespace, app.name, blame)
             yield 5 * _MS
@@ -473,48 +449,36 @@ class World:
             yield 9 * _MS + self.random.randrange(9 * _MS)
             yield from self._noted(namespace, new, blame)
             if self.random.random() < 0.65:
-                yield from self._status(
-                    "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, new, blame
-                )
-            yield from self._status(
-                "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
-            )
+                yield from self._status("ReplicaSet", namespace, new, blame)
+            yield from self._status("Deployment", namespace, app.name, blame)
             yield max(5 * _MS, seen - kernel.now) + self.random.randrange(20 * _MS)
-            yield from self._status(
-                "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, new, blame
-            )
+            yield from self._status("ReplicaSet", namespace, new, blame)
             if leaving:
-                self.note(
-                    blame,
-                    kernel.call(
-                        deployer, "update", "replicasets", namespace, old, body=sized(max(0, leaving - 1))
-                    ),
+                self.call(
+                    blame, deployer, "update", "replicasets", namespace, old, body=sized(max(0, leaving - 1))
                 )
                 if self.random.random() < 0.15:
                     yield 7 * _MS
-                    self.note(
+                    self.call(
                         blame,
-                        kernel.call(
-                            deployer, "update", "replicasets", namespace, old, body=sized(leaving), code=409
-                        ),
+                        deployer,
+                        "update",
+                        "replicasets",
+                        namespace,
+                        old,
+                        body=sized(leaving),
+                        code=409,
                     )
                 yield self.lag(5)
-                yield from self._status(
-                    "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
-                )
+                yield from self._status("Deployment", namespace, app.name, blame)
                 if self.random.random() < 0.12:
                     self.event(deployer, namespace, app.name, blame, "patch")
                     yield 4 * _MS
                 yield from self._drop_pod(app, old, blame)
                 leaving -= 1
-            yield from self._status(
-                "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
-            )
+            yield from self._status("Deployment", namespace, app.name, blame)
             if number + 1 < wanted:
-                self.note(
-                    blame,
-                    kernel.call(deployer, "update", "replicasets", namespace, new, body=sized(number + 2)),
-                )
+                self.call(blame, deployer, "update", "replicasets", namespace, new, body=sized(number + 2))
                 yield 8 * _MS
         while leaving > 0 and len(app.pods) > wanted:
             yield from self._drop_pod(app, old, blame)
@@ -522,51 +486,42 @@ class World:
         app.history.append(old)
         if len(app.history) > 6 and app in self.cast.apps:
             options = '{"kind":"DeleteOptions","apiVersion":"apps/v1"}'
-            self.note(
-                blame,
-                kernel.call(deployer, "delete", "replicasets", namespace, app.history.pop(0), body=options),
-            )
+            self.call(blame, deployer, "delete", "replicasets", namespace, app.history.pop(0), body=options)
         app.busy = False
 
     def scale(self, app: App, wanted: int, blame: Blame) -> Process:
-        """Another number of replicas."""
+        """Change the number of replicas."""
         app.replicas = max(1, wanted) if blame is None else app.replicas
         name = f"{app.name}-{app.template}"
         body = f'{{"kind":"ReplicaSet","apiVersion":"apps/v1","metadata":{{"name":"{name}",{_MANAGED}}},"spec":{{"replicas":{wanted},"template":{{"spec":{{"containers":[{{"name":"app","image":"{app.image}:{app.revision}"}}]{_as(app)}}}}}}}}}'
-        self.note(blame, self.kernel.call(self.by("deployment-controller"), "update", "replicasets", app.namespace, name, body=body))  # fmt: skip
+        self.call(
+            blame, self.by("deployment-controller"), "update", "replicasets", app.namespace, name, body=body
+        )
         yield 9 * _MS
         self.event(self.by("deployment-controller"), app.namespace, app.name, blame, "patch")
-        yield from self._status(
-            "deployment-controller", "deployments/status", "Deployment", app.namespace, app.name, blame
-        )
+        yield from self._status("Deployment", app.namespace, app.name, blame)
         while len(app.pods) < wanted:
             self._new_pod(app, blame)
             yield 9 * _MS + self.random.randrange(12 * _MS)
             self.event(self.by("replicaset-controller"), app.namespace, name, blame)
-            yield from self._status(
-                "replicaset-controller", "replicasets/status", "ReplicaSet", app.namespace, name, blame
-            )
+            yield from self._status("ReplicaSet", app.namespace, name, blame)
         while len(app.pods) > wanted:
             yield from self._drop_pod(app, name, blame)
-        yield from self._status(
-            "deployment-controller", "deployments/status", "Deployment", app.namespace, app.name, blame
-        )
+        yield from self._status("Deployment", app.namespace, app.name, blame)
 
     def collect(self, app: App, blame: Blame) -> Process:
-        """A deleted deployment: the garbage collector takes replica set and pods."""
+        """The garbage collector deletes replica set and pods of a deleted deployment."""
         collector = self.by("generic-garbage-collector")
         name = f"{app.name}-{app.template}"
-        options = f'{{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{{"uid":"{uid_of(name)}"}},"propagationPolicy":"Background"}}'
-        self.note(blame, self.kernel.call(collector, "get", "replicasets", app.namespace, name))
+        options = _background(name)
+        self.call(blame, collector, "get", "replicasets", app.namespace, name)
         yield 4 * _MS
-        self.note(
-            blame, self.kernel.call(collector, "delete", "replicasets", app.namespace, name, body=options)
-        )
+        self.call(blame, collector, "delete", "replicasets", app.namespace, name, body=options)
         for pod, index in app.pods:
             yield 9 * _MS
-            self.note(blame, self.kernel.call(collector, "get", "pods", app.namespace, pod))
+            self.call(blame, collector, "get", "pods", app.namespace, pod)
             yield 4 * _MS
-            self.note(blame, self.kernel.call(collector, "delete", "pods", app.namespace, pod, body=options))
+            self.call(blame, collector, "delete", "pods", app.namespace, pod, body=options)
             node = self.cast.nodes[index % len(self.cast.nodes)]
             self.kernel.spawn(self.pod_stops(app.namespace, pod, node, blame), 10 * _MS)
         app.pods = []
@@ -574,29 +529,23 @@ class World:
             self.kernel.spawn(self.rollout(app, blame), 30 * SECOND)
 
     def sweep(self, namespace: str, pod: str, blame: Blame) -> Process:
-        """The pods of a deleted job go."""
+        """The garbage collector deletes the pod of a deleted job."""
         collector = self.by("generic-garbage-collector")
-        options = f'{{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{{"uid":"{uid_of(pod)}"}},"propagationPolicy":"Background"}}'
-        self.note(blame, self.kernel.call(collector, "get", "pods", namespace, pod))
+        options = _background(pod)
+        self.call(blame, collector, "get", "pods", namespace, pod)
         yield 3 * _MS
-        self.note(blame, self.kernel.call(collector, "delete", "pods", namespace, pod, body=options))
+        self.call(blame, collector, "delete", "pods", namespace, pod, body=options)
         yield 13 * _MS
         node = self.node()
-        grace = f'{{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"preconditions":{{"uid":"{uid_of(pod)}"}}}}'
-        self.note(
-            blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=grace, code=404)
-        )
+        self.call(blame, node.client, "delete", "pods", namespace, pod, body=_at_once(pod), code=404)
 
     def _gone(self, node: Node, namespace: str, pod: str, blame: Blame) -> Process:
-        """A kubelet that means to stop a pod finds it gone."""
+        """A kubelet tries to stop a pod that is already gone."""
         self.event(node.client, namespace, pod, blame)
         yield 4 * _MS
-        self.note(blame, self.kernel.call(node.client, "get", "pods", namespace, pod, code=404))
+        self.call(blame, node.client, "get", "pods", namespace, pod, code=404)
         yield 3 * _MS
-        grace = f'{{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"preconditions":{{"uid":"{uid_of(pod)}"}}}}'
-        self.note(
-            blame, self.kernel.call(node.client, "delete", "pods", namespace, pod, body=grace, code=404)
-        )
+        self.call(blame, node.client, "delete", "pods", namespace, pod, body=_at_once(pod), code=404)
 
     def job(self, namespace: str, name: str, image: str, blame: Blame) -> Process:
         """A job runs its pod to the end."""
@@ -609,7 +558,7 @@ class World:
             f'"job-name":"{name}"',
             policy="Never",
         )
-        self.note(blame, self.kernel.call(keeper, "create", "pods", namespace, body=body))
+        self.call(blame, keeper, "create", "pods", namespace, body=body)
         yield 9 * _MS
         pod, node = f"{name}-{suffix(self.random, 5)}", self.node()
         self.kernel.spawn(self.pod_starts(namespace, pod, node, blame), 2 * _MS)
@@ -618,21 +567,19 @@ class World:
             yield int(wait * SECOND)
             if wait > 1:
                 yield from self._report(node, namespace, pod, "Succeeded", blame)
-            self.note(blame, self.kernel.call(keeper, "get", "jobs", namespace, name))
+            self.call(blame, keeper, "get", "jobs", namespace, name)
             yield 300 + self.random.randrange(1500)
             self.event(keeper, namespace, name, blame)
             yield 4 * _MS + self.random.randrange(5 * _MS)
-            self.note(blame, self.kernel.call(keeper, "update", "jobs/status", namespace, name, body=status))
+            self.call(blame, keeper, "update", "jobs/status", namespace, name, body=status)
             if self.random.random() < 0.3:
                 yield self.lag(7)
-                self.note(blame, self.kernel.call(keeper, "get", "jobs", namespace, name))
+                self.call(blame, keeper, "get", "jobs", namespace, name)
                 yield self.lag(4)
-                self.note(
-                    blame, self.kernel.call(keeper, "update", "jobs/status", namespace, name, body=status)
-                )
+                self.call(blame, keeper, "update", "jobs/status", namespace, name, body=status)
 
     def replaced(self, namespace: str, pod: str, blame: Blame) -> Process:
-        """A deleted or evicted pod: its replica set makes another."""
+        """The replica set replaces a deleted or evicted pod."""
         app = next(
             (app for app in self.by_namespace.get(namespace, ()) if any(p == pod for p, _ in app.pods)), None
         )
@@ -647,12 +594,8 @@ class World:
         yield 15 * _MS
         name = f"{app.name}-{app.template}"
         self.event(self.by("replicaset-controller"), namespace, name, blame)
-        yield from self._status(
-            "replicaset-controller", "replicasets/status", "ReplicaSet", namespace, name, blame
-        )
-        yield from self._status(
-            "deployment-controller", "deployments/status", "Deployment", namespace, app.name, blame
-        )
+        yield from self._status("ReplicaSet", namespace, name, blame)
+        yield from self._status("Deployment", namespace, app.name, blame)
 
     def daemons(self, namespace: str, name: str, image: str, privileged: bool, blame: Blame) -> Process:
         """A new daemon set: a pod on every node."""
@@ -663,25 +606,33 @@ class World:
             body = pod_body(f"{name}-", image, owner, f'"app":"{name}"', extra=extra)
             if privileged:
                 body = body.replace('"resources":{}', '"resources":{},"securityContext":{"privileged":true}')
-            self.note(blame, self.kernel.call(keeper, "create", "pods", namespace, body=body))
+            self.call(blame, keeper, "create", "pods", namespace, body=body)
             yield 8 * _MS
             self.event(keeper, namespace, name, blame)
             self.kernel.spawn(
                 self.pod_starts(namespace, f"{name}-{suffix(self.random, 5)}", node, blame), 9 * _MS
             )
             yield 6 * _MS
-        yield from self._status(
-            "daemon-set-controller", "daemonsets/status", "DaemonSet", namespace, name, blame
-        )
+        yield from self._status("DaemonSet", namespace, name, blame)
 
     def team_of(self, namespace: str) -> Team:
-        """Team that owns a namespace, or the first."""
+        """The team that owns a namespace, else the first."""
         return next((team for team in self.cast.teams if team.namespace == namespace), self.cast.teams[0])
 
 
 def _as(app: App) -> str:
-    """The part of a pod template that names the account it runs as."""
+    """The pod template's service account."""
     return f',"serviceAccountName":"{app.account}","serviceAccount":"{app.account}"' if app.account else ""
+
+
+def _at_once(pod: str) -> str:
+    """Delete options of a kubelet that has stopped a pod."""
+    return f'{{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,"preconditions":{{"uid":"{uid_of(pod)}"}}}}'
+
+
+def _background(name: str) -> str:
+    """Delete options of the garbage collector."""
+    return f'{{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{{"uid":"{uid_of(name)}"}},"propagationPolicy":"Background"}}'
 
 
 _SLICE = str.maketrans("0123456789abcdef-", "bcdfghjklmnpqrstv")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from cachetools import LRUCache
+
+# Callers remembered; a forgotten one starts again with full buckets.
 _MAX_CALLERS = 10_000
-"""Callers remembered; the one that was silent longest is forgotten, which gives it a full bucket again."""
+# Tolerance for float rounding: a caller that waits `Retry-After` must pass.
 _ROUNDING = 1e-6
-"""Who waits exactly as long as told must not find a billionth missing."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What a caller may do: so much a second on average, and `burst` seconds' worth of it at once."""
+    """Requests and bytes a second on average; up to `burst` seconds' worth at once."""
 
     requests: float
     bytes: float
@@ -25,8 +26,8 @@ class Rate:
 class Bucket:
     """A token bucket that may go into debt.
 
-    The size of a body is known only when it is there. So what counts is whether anything is left *before*: a large body passes,
-    is taken off all the same, and what follows waits until the debt is paid. The average holds, and nothing is half received.
+    A body's size is known only after it arrived. So a large body passes if anything is left, its size is subtracted, and the
+    next request waits until the debt is paid: the average holds, and nothing is half received.
     """
 
     def __init__(self, rate: float, capacity: float, now: float) -> None:
@@ -36,28 +37,28 @@ class Bucket:
         self._at = now
 
     def wait(self, least: float, now: float) -> float:
-        """Seconds until `least` is there; 0 if it is."""
+        """Seconds until `least` is available."""
         self._level = min(self._capacity, self._level + self._rate * max(0.0, now - self._at))
         self._at = max(self._at, now)
         missing = least - self._level
         return missing / self._rate if missing > _ROUNDING else 0.0
 
     def take(self, amount: float) -> None:
-        """Take off what was used."""
+        """Subtract what was used."""
         self._level -= amount
 
 
 class Limiter:
-    """The buckets of all callers, in bounded memory."""
+    """A pair of buckets for each caller, in bounded memory."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._callers: OrderedDict[Hashable, tuple[Rate, Bucket, Bucket]] = OrderedDict()
+        self._callers: LRUCache[Hashable, tuple[Rate, Bucket, Bucket]] = LRUCache(_MAX_CALLERS)
 
     def request(self, caller: Hashable, rate: Rate) -> float:
-        """Count a request that begins: 0 if it may go on, else the seconds after which it may be sent again.
+        """Count a request. Returns 0 if it is allowed, else the seconds to wait.
 
-        A request that is sent away is not taken off: who keeps knocking is not locked out for it.
+        A refused request is not subtracted, so retrying too early locks nobody out.
         """
         now = self._clock()
         _, requests, size = self._of(caller, rate, now)
@@ -72,16 +73,10 @@ class Limiter:
 
     def _of(self, caller: Hashable, rate: Rate, now: float) -> tuple[Rate, Bucket, Bucket]:
         found = self._callers.get(caller)
-        if (
-            found is None or found[0] != rate
-        ):  # a new rate, after the tokens file changed, begins with a full bucket
-            found = (
+        if found is None or found[0] != rate:  # after a change of the tokens file: full buckets
+            found = self._callers[caller] = (
                 rate,
                 Bucket(rate.requests, max(1.0, rate.requests * rate.burst), now),
                 Bucket(rate.bytes, rate.bytes * rate.burst, now),
             )
-            self._callers[caller] = found
-            if len(self._callers) > _MAX_CALLERS:
-                self._callers.popitem(last=False)
-        self._callers.move_to_end(caller)
         return found

@@ -1,45 +1,27 @@
-"""How people work: days and nights, sessions of commands, and what a command asks of the API server."""
+"""How people work: working hours, sessions of commands, and the requests of each command."""
 
-# Tables and JSON texts are one thing a line, however long.
-# ruff: noqa: E501
 from __future__ import annotations
 
 import zlib
 from itertools import accumulate
 
-from data.simulate.cast import HELM, NEWER, Client, Person, home_address, office_address
-from data.simulate.kernel import DAY, SECOND, Process
-from data.simulate.steps import compiled
-from data.simulate.world import World
+from data.simulation.cluster import HELM, NEWER, Client, Person, home_address, office_address
+from data.simulation.kernel import DAY, SECOND, Process
+from data.simulation.steps import compiled
+from data.simulation.world import World
 
 _FOLLOW = "?fieldSelector=metadata.name%3D{app}&watch=true&timeoutSeconds=5&allowWatchBookmarks=true ~3"
 _ABOUT = "?fieldSelector=involvedObject.name%3D{pod}%2CinvolvedObject.namespace%3D{ns}"
 _ALL = [
     f"list {resource} {{ns}} ?limit=500"
-    for resource in (
-        *(
-            "pods",
-            "replicationcontrollers",
-            "services",
-            "daemonsets",
-            "deployments",
-            "replicasets",
-            "statefulsets",
-        ),
-        *("horizontalpodautoscalers", "jobs", "cronjobs"),
-    )
+    for resource in """
+        pods replicationcontrollers services daemonsets deployments replicasets statefulsets horizontalpodautoscalers
+        jobs cronjobs
+    """.split()
 ]
-_ALL_LENS = (
-    "namespaces",
-    "deployments",
-    "events",
-    "jobs",
-    "pods",
-    "statefulsets",
-    "daemonsets",
-    "cronjobs",
-    "replicasets",
-)
+_ALL_LENS = """
+    namespaces deployments events jobs pods statefulsets daemonsets cronjobs replicasets
+""".split()
 _TTY = "stdin=true&stdout=true&stderr=true&tty=true"
 COMMANDS = {
     name: compiled(lines)
@@ -217,48 +199,20 @@ MIXES: dict[str, dict[str, float]] = {
     "admin": {"pods": 6, "get-all": 4, "events": 5, "explain": 3, "configs": 3, "namespaces": 2, "nodes": 2},
 }  # fmt: skip
 _MISTAKES = (*("typo-get", "typo-pod", "typo-deploy") * 3, "wrong-place")
-_FIRST_DAY = (
-    "can-i",
-    "can-i",
-    "can-i",
-    "namespaces",
-    "pods",
-    "configs",
-    "dev-secret",
-    "wrong-place",
-    "discover",
-)
-_INCIDENT = (
-    "pods",
-    "events",
-    "nodes",
-    "logs",
-    "logs-again",
-    "describe",
-    "config",
-    "shell",
-    "explain",
-    "logs",
-    "restart",
-    "scale",
-    "rollout-status",
-)
+_FIRST_DAY = tuple("can-i can-i can-i namespaces pods configs dev-secret wrong-place discover".split())
+_INCIDENT = """
+    pods events nodes logs logs-again describe config shell explain logs restart scale rollout-status
+""".split()
 
 
 class Mix:
-    """A weighted choice of commands, with the weights bent a little for each person: habits differ."""
+    """A weighted choice of commands, with weights varied for each person."""
 
     def __init__(self, world: World, person: Person) -> None:
         agent = person.clients[0].agent
         key = person.role
         if person.role == "developer":
-            key = (
-                "k9s"
-                if agent.startswith("k9s")
-                else "lens"
-                if agent.startswith("node-fetch")
-                else "developer"
-            )
+            key = {"k9s": "k9s", "node-fetch": "lens"}.get(agent.partition("/")[0], "developer")
         base = MIXES[key]
         bent = [weight * world.random.lognormvariate(0, 0.55) for weight in base.values()]
         self.names = list(base)
@@ -270,7 +224,7 @@ class Mix:
 
 
 def at_work(world: World, person: Person, day: int) -> bool:
-    """Whether somebody works on a day (days since 1970)."""
+    """Whether a person works on a day (days since 1970)."""
     settings = world.settings.people
     start = world.start_day
     if not person.first <= day - start <= person.last or day - start in settings.holidays:
@@ -282,7 +236,7 @@ def at_work(world: World, person: Person, day: int) -> bool:
 
 
 def next_session(world: World, person: Person) -> int:
-    """Microseconds until somebody's next session, or -1 if there is none any more."""
+    """Microseconds until a person's next session, or -1 if there is none."""
     settings = world.settings.people
     now = world.kernel.now
     if settings.calendar == "always":
@@ -304,7 +258,7 @@ def next_session(world: World, person: Person) -> int:
 
 
 def client_of(world: World, person: Person) -> Client:
-    """The client somebody uses today."""
+    """The client a person uses today."""
     usual = [client for client in person.clients if client.agent != HELM]
     if len(usual) > 1:
         day = world.kernel.now // (DAY if world.settings.people.calendar == "office" else 600 * SECOND)
@@ -315,7 +269,7 @@ def client_of(world: World, person: Person) -> Client:
 
 
 def command(world: World, person: Person, name: str, namespace: str, client: Client) -> Process:
-    """One command of somebody."""
+    """Run one command of a person."""
     scene = world.scene(person.who, namespace)
     if "{rev}" in _TEXT.get(name, ""):
         revision = 3 + world.random.randrange(40)
@@ -332,7 +286,7 @@ _TEXT = {name: "".join(step.name for step in steps) for name, steps in COMMANDS.
 
 
 def work(world: World, person: Person) -> Process:
-    """Somebody's whole time in the log."""
+    """All sessions of a person."""
     random, settings = world.random, world.settings.people
     mix = Mix(world, person)
     fresh = person.first > 0
@@ -368,7 +322,7 @@ def work(world: World, person: Person) -> Process:
 
 
 def incidents(world: World) -> Process:
-    """Something breaks, at any hour; whoever is on call looks into it."""
+    """Incidents at any hour, handled by the person on call."""
     rate = world.settings.people.incidents_a_week
     crew = [person for person in world.cast.people if person.on_call]
     while rate and crew and world.settings.people.calendar == "office":
@@ -378,13 +332,12 @@ def incidents(world: World) -> Process:
         client = client_of(world, person)
         app = world.random.choice(world.cast.production)
         for name in _INCIDENT:
-            scene_process = command(world, person, name, app.namespace, client)
-            yield from scene_process
+            yield from command(world, person, name, app.namespace, client)
             yield int(world.settings.people.think_median * world.random.lognormvariate(0, 0.8) * SECOND)
 
 
 def changes(world: World, days: float) -> Process:
-    """People change: newer clients, other addresses."""
+    """People upgrade their clients or change their addresses."""
     random, settings = world.random, world.settings.people
     plans = []
     for person in world.cast.people:
@@ -407,7 +360,7 @@ def changes(world: World, days: float) -> Process:
 
 
 def start_people(world: World, days: float) -> None:
-    """Send everybody to work."""
+    """Start all people, incidents and changes."""
     random, settings = world.random, world.settings.people
     for person in world.cast.people:
         luck = random.random()

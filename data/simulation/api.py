@@ -1,4 +1,4 @@
-"""The API as the audit log sees it: resources, request paths, and what an audit policy keeps of a request.
+"""The API as seen in the audit log: resources, request paths, and what an audit policy records.
 
 Sources: Kubernetes API reference, `k8s.io/apiserver/pkg/audit/policy`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+# Plural -> (group, version, kind). `pods.metrics` is the metrics API's own `pods`, `events.new` the newer API of events.
 RESOURCES: dict[str, tuple[str, str, str]] = {
     **{
         plural: ("", "v1", kind)
@@ -78,23 +79,24 @@ RESOURCES: dict[str, tuple[str, str, str]] = {
     "events.new": ("events.k8s.io", "v1", "Event"),
     "pods.metrics": ("metrics.k8s.io", "v1beta1", "PodMetrics"),
 }
-"""Plural -> (group, version, kind). `pods.metrics` is the metrics API's own `pods`, `events.new` the newer API of events."""
 
-CLUSTER_SCOPED = {
-    *("namespaces", "nodes", "persistentvolumes", "clusterroles", "clusterrolebindings", "clusterpolicies"),
-    *("certificatesigningrequests", "apiservices", "customresourcedefinitions", "storageclasses"),
-    *("mutatingwebhookconfigurations", "validatingwebhookconfigurations", "clusterissuers"),
-}
-_ASKED_BY_ALL = (
-    *("apps/v1", "events.k8s.io/v1", "authentication.k8s.io/v1", "authorization.k8s.io/v1"),
-    *("autoscaling/v1", "autoscaling/v2beta2", "batch/v1", "batch/v1beta1", "certificates.k8s.io/v1"),
-    *("networking.k8s.io/v1", "extensions/v1beta1", "policy/v1beta1", "rbac.authorization.k8s.io/v1"),
-    *("storage.k8s.io/v1", "admissionregistration.k8s.io/v1", "apiextensions.k8s.io/v1"),
-    *("scheduling.k8s.io/v1", "coordination.k8s.io/v1", "node.k8s.io/v1", "discovery.k8s.io/v1beta1"),
-    *("argoproj.io/v1alpha1", "cert-manager.io/v1", "apiregistration.k8s.io/v1"),
+CLUSTER_SCOPED = set(
+    """
+    namespaces nodes persistentvolumes clusterroles clusterrolebindings clusterpolicies certificatesigningrequests
+    apiservices customresourcedefinitions storageclasses mutatingwebhookconfigurations validatingwebhookconfigurations
+    clusterissuers
+""".split()
 )
+_ASKED_BY_ALL = """
+    apps/v1 events.k8s.io/v1 authentication.k8s.io/v1 authorization.k8s.io/v1 autoscaling/v1 autoscaling/v2beta2
+    batch/v1 batch/v1beta1 certificates.k8s.io/v1 networking.k8s.io/v1 extensions/v1beta1 policy/v1beta1
+    rbac.authorization.k8s.io/v1 storage.k8s.io/v1 admissionregistration.k8s.io/v1 apiextensions.k8s.io/v1
+    scheduling.k8s.io/v1 coordination.k8s.io/v1 node.k8s.io/v1 discovery.k8s.io/v1beta1 argoproj.io/v1alpha1
+    cert-manager.io/v1 apiregistration.k8s.io/v1
+""".split()
+# Discovery requests of a client with a cold cache, in kubectl's order.
 DISCOVERY = ("/api", "/apis", "/api/v1", *(f"/apis/{group}" for group in _ASKED_BY_ALL))
-"""What a client asks when its discovery cache is cold, in kubectl's order."""
+# Discovery requests of controllers, almost simultaneous, mostly in this order.
 FULL_DISCOVERY = (
     "/api",
     "/apis",
@@ -102,73 +104,46 @@ FULL_DISCOVERY = (
     "/api/v1",
     *(
         f"/apis/{group}"
-        for group in (
-            *("apiregistration.k8s.io/v1", "apiregistration.k8s.io/v1beta1", "apps/v1", "events.k8s.io/v1"),
-            *("events.k8s.io/v1beta1", "authentication.k8s.io/v1", "authentication.k8s.io/v1beta1"),
-            *(
-                "authorization.k8s.io/v1",
-                "authorization.k8s.io/v1beta1",
-                "autoscaling/v1",
-                "autoscaling/v2beta1",
-            ),
-            *("autoscaling/v2beta2", "batch/v1", "batch/v1beta1", "certificates.k8s.io/v1"),
-            *("certificates.k8s.io/v1beta1", "networking.k8s.io/v1", "networking.k8s.io/v1beta1"),
-            *("extensions/v1beta1", "policy/v1beta1", "rbac.authorization.k8s.io/v1"),
-            *("rbac.authorization.k8s.io/v1beta1", "storage.k8s.io/v1", "storage.k8s.io/v1beta1"),
-            *("admissionregistration.k8s.io/v1", "admissionregistration.k8s.io/v1beta1"),
-            *("apiextensions.k8s.io/v1", "apiextensions.k8s.io/v1beta1", "scheduling.k8s.io/v1"),
-            *("scheduling.k8s.io/v1beta1", "coordination.k8s.io/v1", "coordination.k8s.io/v1beta1"),
-            *("node.k8s.io/v1", "node.k8s.io/v1beta1", "discovery.k8s.io/v1beta1"),
-            *(
-                "flowcontrol.apiserver.k8s.io/v1beta1",
-                "acme.io/v1",
-                "cert-manager.io/v1",
-                "db.corp.example/v1",
-            ),
-            *("kyverno.io/v1", "monitoring.coreos.com/v1", "velero.io/v1", "argoproj.io/v1alpha1"),
-            *(
-                "external-secrets.io/v1alpha1",
-                "wgpolicyk8s.io/v1alpha1",
-                "kustomize.toolkit.fluxcd.io/v1beta1",
-            ),
-            "snapshot.storage.k8s.io/v1beta1",
-        )
+        for group in """
+            apiregistration.k8s.io/v1 apiregistration.k8s.io/v1beta1 apps/v1 events.k8s.io/v1 events.k8s.io/v1beta1
+            authentication.k8s.io/v1 authentication.k8s.io/v1beta1 authorization.k8s.io/v1 authorization.k8s.io/v1beta1
+            autoscaling/v1 autoscaling/v2beta1 autoscaling/v2beta2 batch/v1 batch/v1beta1 certificates.k8s.io/v1
+            certificates.k8s.io/v1beta1 networking.k8s.io/v1 networking.k8s.io/v1beta1 extensions/v1beta1 policy/v1beta1
+            rbac.authorization.k8s.io/v1 rbac.authorization.k8s.io/v1beta1 storage.k8s.io/v1 storage.k8s.io/v1beta1
+            admissionregistration.k8s.io/v1 admissionregistration.k8s.io/v1beta1 apiextensions.k8s.io/v1
+            apiextensions.k8s.io/v1beta1 scheduling.k8s.io/v1 scheduling.k8s.io/v1beta1 coordination.k8s.io/v1
+            coordination.k8s.io/v1beta1 node.k8s.io/v1 node.k8s.io/v1beta1 discovery.k8s.io/v1beta1
+            flowcontrol.apiserver.k8s.io/v1beta1 acme.io/v1 cert-manager.io/v1 db.corp.example/v1 kyverno.io/v1
+            monitoring.coreos.com/v1 velero.io/v1 argoproj.io/v1alpha1 external-secrets.io/v1alpha1
+            wgpolicyk8s.io/v1alpha1 kustomize.toolkit.fluxcd.io/v1beta1 snapshot.storage.k8s.io/v1beta1
+        """.split()
     ),
 )
-"""What controllers ask, nearly at once mostly in this order."""
 
 _WRITES = {"create", "update", "patch", "delete", "deletecollection"}
-_SECRETIVE = {
-    "secrets",
-    "configmaps",
-    "serviceaccounts/token",
-    "tokenreviews",
-    "events",
-    "events.new",
-    "leases",
-}
-_KNOWN_GROUPS = {group for group, _, _ in RESOURCES.values() if "." not in group} | {
-    *("admissionregistration.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io"),
-    *("authentication.k8s.io", "authorization.k8s.io", "certificates.k8s.io", "discovery.k8s.io"),
-    *("flowcontrol.apiserver.k8s.io", "metrics.k8s.io", "networking.k8s.io", "node.k8s.io"),
-    *("rbac.authorization.k8s.io", "storage.k8s.io"),
-}
+_SECRETIVE = set("secrets configmaps serviceaccounts/token tokenreviews events events.new leases".split())
+_KNOWN_GROUPS = {group for group, _, _ in RESOURCES.values() if "." not in group} | set(
+    """
+    admissionregistration.k8s.io apiextensions.k8s.io apiregistration.k8s.io authentication.k8s.io authorization.k8s.io
+    certificates.k8s.io discovery.k8s.io flowcontrol.apiserver.k8s.io metrics.k8s.io networking.k8s.io node.k8s.io
+    rbac.authorization.k8s.io storage.k8s.io
+""".split()
+)
+# Subresources with streaming responses: audited as ResponseStarted and ResponseComplete.
 STREAMS = {"exec", "attach", "portforward", "log", "proxy"}
-"""Subresources whose answer begins before it ends: audited as ResponseStarted and ResponseComplete."""
 
 
 def audit_level(
     policy: str, machine: bool, verb: str, resource: str, sub: str, namespace: str, account: bool = False
 ) -> str:
-    """Audit level of a resource request under one of two policies, or "" when it is not audited at all.
+    """Audit level of a resource request, or "" if the policy drops it.
 
     Args:
-        policy: `everything` (the policy of the shipped recordings: nothing is dropped), `production` (the chatter of the
-            control plane itself is dropped, as the policies of the hosted Kubernetes services do) or `lean` (what the
-            control plane and the kubelets only look at is dropped too, but for their reads of secrets and config maps,
-            and so are the informers of service accounts and the kubelets' heartbeats).
+        policy: `everything` (that of the shipped recordings), `production` (drops the control plane's own chatter, as hosted
+            Kubernetes services do) or `lean` (also drops reads by control plane and kubelets except of secrets and config
+            maps, informers of service accounts and heartbeats of kubelets).
         machine: whether the caller is a node, a component or a controller in kube-system.
-        verb: verb of the request.
+        verb: audit verb.
         resource: plural.
         sub: subresource or "".
         namespace: namespace or "".
@@ -200,7 +175,7 @@ def audit_level(
 
 
 class Route(NamedTuple):
-    """The constant text of one kind of request: everything but name, query, caller, answer and time."""
+    """Constant text of one kind of request: all but name, query, caller, response and time."""
 
     level: str
     path: str

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CastSettings:
-    """Who there is. Shares are of all principals; `nodes` and `platform` of 0 mean "by share"."""
+    """Numbers of principals. Shares are of all principals; 0 for `nodes` and `platform` means by share."""
 
     people_share: float = 0.5
     developers: float = 0.8
@@ -34,7 +34,7 @@ class CastSettings:
 
 @dataclass(frozen=True, slots=True)
 class PeopleSettings:
-    """How people work. Times in seconds; a session is a row of commands with thinking between them."""
+    """How people work: sessions of commands. Times in seconds."""
 
     calendar: str = "office"
     think_median: float = 30.0
@@ -61,7 +61,7 @@ class PeopleSettings:
 
 @dataclass(frozen=True, slots=True)
 class MachineSettings:
-    """How machines work; `pace` multiplies the speed of loops (1: that of the shipped recordings)."""
+    """How machines work; `pace` scales the speed of loops (1: that of the shipped recordings)."""
 
     pace: float = 0.04
     pipeline_pace: float = 0.02
@@ -76,7 +76,7 @@ class MachineSettings:
 
 @dataclass(frozen=True, slots=True)
 class AttackSettings:
-    """How attacks are dealt out; `slow_days` is how long the slow ones take."""
+    """How often and how fast attacks run; slow ones take up to `slow_days`."""
 
     runs_per_scenario: int = 1
     slow_runs: int = 1
@@ -87,7 +87,7 @@ class AttackSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything about a twin that is not its size and its seed."""
+    """All settings of a twin but size and seed."""
 
     start: str = "2026-11-02T00:00:00Z"
     train_share: float = 0.6
@@ -126,7 +126,7 @@ def _merge(settings: T, saved: Mapping[str, Any], where: str) -> T:
 
 
 def load_settings(path: Path | None = None, profile: str = "default") -> Settings:
-    """Settings of a profile: those of the YAML file on top of the shipped ones.
+    """Settings of a profile: the YAML file's on top of the shipped ones.
 
     Raises:
         KubehabitError: no such file or profile, an unknown key, or a value of the wrong type.

@@ -1,71 +1,45 @@
-"""What runs without people: components, controllers, kubelets, operators, pipelines, cron jobs, applications.
+"""What runs by itself: components, controllers, kubelets, operators, pipelines, cron jobs, applications.
 
-Periods are those seen in the shipped recordings; `machines.pace` slows the platform's loops down to life.
+Periods are those of the shipped recordings; `machines.pace` slows the platform's loops to realistic ones.
 """
 
-# Tables and JSON texts are one thing a line, however long.
-# ruff: noqa: E501
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from data.simulate.api import FULL_DISCOVERY
-from data.simulate.cast import Account, App, Client, Node, suffix
-from data.simulate.kernel import DAY, SECOND, Process
-from data.simulate.steps import compiled, owned_job
-from data.simulate.world import World
+from data.simulation.api import FULL_DISCOVERY
+from data.simulation.cluster import Account, App, Client, Node, suffix
+from data.simulation.kernel import DAY, SECOND, Process
+from data.simulation.steps import compiled, owned_job
+from data.simulation.world import World
 
 _MS = 1000
 
 
-class Loop:
-    """A row of requests again and again; a second row follows by `chance`, `rounds` times, each about something else."""
+class Loop(NamedTuple):
+    """Requests repeated with a period; by `chance` a second sequence follows, `rounds` times with other objects."""
 
-    __slots__ = ("chance", "first", "period", "rounds", "second")
-
-    def __init__(
-        self,
-        period: float,
-        first: Sequence[str],
-        second: Sequence[str] = (),
-        chance: float = 1.0,
-        rounds: int = 1,
-    ) -> None:
-        self.period = period
-        self.first = compiled(first)
-        self.second = compiled(second)
-        self.chance = chance
-        self.rounds = rounds
+    period: float
+    first: Sequence[str]
+    second: Sequence[str] = ()
+    chance: float = 1.0
+    rounds: int = 1
 
 
-class Habits:
-    """What a kind of account does: informers it keeps open, and loops."""
+class Habits(NamedTuple):
+    """Informers (resource, namespace, query), loops and lease of a kind of account."""
 
-    __slots__ = ("lease", "loops", "watches")
-
-    def __init__(
-        self,
-        watches: Sequence[str] = (),
-        loops: Sequence[Loop] = (),
-        lease: tuple[str, str, float] | None = None,
-    ) -> None:
-        self.watches = [tuple(watch.split(" ")) for watch in watches]
-        self.loops = loops
-        self.lease = lease
+    watches: Sequence[str] = ()
+    loops: Sequence[Loop] = ()
+    lease: tuple[str, str, float] | None = None
 
 
-_BACKUP = (
-    *("secrets", "persistentvolumeclaims", "persistentvolumes", "pods", "services", "serviceaccounts"),
-    *(
-        "configmaps",
-        "namespaces",
-        "clusterrolebindings",
-        "customresourcedefinitions",
-        "deployments",
-        "statefulsets",
-    ),
-    *("cronjobs", "ingresses", "applications", "jobs", "networkpolicies", "clusterroles"),
-)
+_BACKUP = """
+    secrets persistentvolumeclaims persistentvolumes pods services serviceaccounts configmaps namespaces
+    clusterrolebindings customresourcedefinitions deployments statefulsets cronjobs ingresses applications jobs
+    networkpolicies clusterroles
+""".split()
 HABITS: dict[str, Habits] = {
     "cluster-autoscaler": Habits(
         ["pods -", "nodes -", "poddisruptionbudgets -", "replicasets -", "statefulsets -"],
@@ -196,66 +170,17 @@ _MIGRATE = compiled(
     ]
 )
 _CANARY = compiled(["get deployments {ns}/{app}-canary !404"])
-_KCM_WATCHES = (
-    *(
-        "configmaps",
-        "endpoints",
-        "namespaces",
-        "services",
-        "serviceaccounts",
-        "poddisruptionbudgets",
-        "storageclasses",
-    ),
-    *(
-        "pods",
-        "nodes",
-        "secrets",
-        "replicasets",
-        "deployments",
-        "statefulsets",
-        "daemonsets",
-        "jobs",
-        "cronjobs",
-        "ingresses",
-    ),
-    *(
-        "roles",
-        "rolebindings",
-        "clusterroles",
-        "clusterrolebindings",
-        "leases",
-        "networkpolicies",
-        "resourcequotas",
-    ),
-    *(
-        "applications",
-        "certificates",
-        "backups",
-        "gitrepositories",
-        "clusterpolicies",
-        "servicemonitors",
-        "postgresclusters",
-    ),
-)
+_KCM_WATCHES = """
+    configmaps endpoints namespaces services serviceaccounts poddisruptionbudgets storageclasses pods nodes secrets
+    replicasets deployments statefulsets daemonsets jobs cronjobs ingresses roles rolebindings clusterroles
+    clusterrolebindings leases networkpolicies resourcequotas applications certificates backups gitrepositories
+    clusterpolicies servicemonitors postgresclusters
+""".split()
 _SCHEDULER_WATCHES = (
-    "persistentvolumes",
-    "poddisruptionbudgets",
-    "pods",
-    "nodes",
-    "services",
-    "statefulsets",
-    "storageclasses",
+    "persistentvolumes poddisruptionbudgets pods nodes services statefulsets storageclasses".split()
 )
 _KUBELET_WATCHES = ("pods", "nodes", "services", "csidrivers", "runtimeclasses")
-_APISERVER_WATCHES = (
-    "pods",
-    "apiservices",
-    "secrets",
-    "services",
-    "persistentvolumes",
-    "mutatingwebhookconfigurations",
-    "customresourcedefinitions",
-)
+_APISERVER_WATCHES = "pods apiservices secrets services persistentvolumes mutatingwebhookconfigurations customresourcedefinitions".split()
 
 
 def _spread(world: World, seconds: float, by: float = 0.12) -> int:
@@ -266,12 +191,13 @@ def _spread(world: World, seconds: float, by: float = 0.12) -> int:
 def informer(
     world: World, client: Client, resource: str, namespace: str, pace: float, select: str = ""
 ) -> Process:
-    """List once, then a watch that is renewed when the server ends it."""
+    """List once, then renew a watch whenever the server ends it."""
     random, kernel = world.random, world.kernel
+    agent = client.agent
     own = (
-        (client.machine and "kube-controller-manager" in client.agent)
-        or "scheduler" in client.agent
-        or "apiserver" in client.agent
+        (client.machine and "kube-controller-manager" in agent)
+        or "scheduler" in agent
+        or "apiserver" in agent
     )
     yield random.randrange(20 * SECOND)
     extra = f"\\u0026{select}" if select else ""
@@ -311,31 +237,28 @@ def lease(world: World, client: Client, namespace: str, name: str, period: float
 
 
 def loop(world: World, account: Account, habit: Loop, homes: Sequence[str], pace: float) -> Process:
-    """A loop of an account, each time about one of the applications it cares for."""
+    """A loop of an account, each round about one of its applications."""
     random = world.random
     client, who = account.client, account.client.who
     period = habit.period / pace
-    fixed = all(step.plain for step in habit.first) and not habit.second
+    first, second = compiled(habit.first), compiled(habit.second)
+    fixed = all(step.plain for step in first) and not second
     scene = world.scene(who, homes[0])
     mine = _own_app(account)
     yield random.randrange(max(1, int(period * SECOND)))
     while True:
         if not fixed:
             namespace = homes[random.randrange(len(homes))]
-            scene = world.scene(who, namespace, mine if mine is not None else None)
+            scene = world.scene(who, namespace, mine)
             if mine is None:
                 revision = 3 + random.randrange(40)
-                scene["rev"], scene["next"], scene["old"] = (
-                    str(revision),
-                    str(revision + 1),
-                    str(revision - 2),
-                )
-        yield from world.play(client, habit.first, scene)
-        if habit.second and random.random() < habit.chance:
+                scene |= {"rev": str(revision), "next": str(revision + 1), "old": str(revision - 2)}
+        yield from world.play(client, first, scene)
+        if second and random.random() < habit.chance:
             for _ in range(habit.rounds):
                 if habit.rounds > 1:
                     scene |= world.scene(who, homes[random.randrange(len(homes))], mine)
-                yield from world.play(client, habit.second, scene)
+                yield from world.play(client, second, scene)
         yield _spread(world, period)
 
 
@@ -347,7 +270,7 @@ def _own_app(account: Account) -> App | None:
 
 
 def build_runner(world: World, account: Account, pace: float) -> Process:
-    """A CI runner: pods that come, are looked at, entered and deleted."""
+    """A CI runner: creates, polls, enters and deletes build pods."""
     random = world.random
     while True:
         yield int(random.expovariate(1) * 7.6 / pace * SECOND) + SECOND
@@ -358,7 +281,7 @@ def build_runner(world: World, account: Account, pace: float) -> Process:
 
 
 def pipeline(world: World, account: Account, pace: float) -> Process:
-    """A team's deployer: applies a version, waits for the rollout, sometimes migrates; more on release days."""
+    """A team's deployer: applies a version, watches the rollout, sometimes migrates; busier on release days."""
     random, people = world.random, world.settings.people
     team = account.team
     assert team is not None
@@ -386,7 +309,7 @@ def pipeline(world: World, account: Account, pace: float) -> Process:
 
 
 def cron_jobs(world: World) -> Process:
-    """The first cron job controller: every ten seconds it lists everything, looks at one cron job after another, writes each twice."""
+    """The first cron job controller: every ten seconds it lists everything and writes the status of each cron job twice."""
     random, kernel, settings = world.random, world.kernel, world.settings
     keeper = world.by("cronjob-controller")
     lists = [kernel.prepare(keeper, "list", resource, query="limit=500") for resource in ("jobs", "cronjobs")]
@@ -442,7 +365,7 @@ def cron_jobs(world: World) -> Process:
 
 
 def kubelet(world: World, node: Node) -> Process:
-    """A kubelet that has nothing to report but that it lives."""
+    """The heartbeats of a kubelet."""
     kernel, settings = world.kernel, world.settings.machines
     client = node.client
     look = kernel.prepare(client, "get", "nodes", "", node.name, "resourceVersion=0\\u0026timeout=10s")
@@ -491,12 +414,12 @@ def visits(world: World, client: Client, paths: Sequence[str], period: float) ->
 
 
 def discovery(world: World, client: Client, period: float) -> Process:
-    """A controller that refreshes its idea of the API."""
+    """A controller that refreshes its discovery cache."""
     yield world.random.randrange(int(period * SECOND))
     random = world.random
     while True:
         paths = list(FULL_DISCOVERY[2:])
-        if random.random() < 0.35:  # what waited for its turn together stays together
+        if random.random() < 0.35:  # a block that waited together stays together
             cut = random.randrange(8, len(paths))
             paths = paths[:1] + paths[cut:] + paths[1:cut]
         for _ in range(random.randrange(2, 8)):
@@ -505,7 +428,7 @@ def discovery(world: World, client: Client, period: float) -> Process:
         for number, path in enumerate(paths):
             if not world.kernel.visit(client, f"{path}?timeout=32s"):
                 return
-            # client-go lets a burst through, then twenty requests a second.
+            # client-go allows a burst, then twenty requests a second.
             yield (
                 5 * _MS
                 if number < 2
@@ -517,7 +440,7 @@ def discovery(world: World, client: Client, period: float) -> Process:
 
 
 def apiserver(world: World) -> Process:
-    """The API server looks after its own service."""
+    """The API server maintains its own service."""
     client, kernel = world.by("apiserver"), world.kernel
     first = [kernel.prepare(client, "get", "namespaces", "default", "default")]
     first += [
@@ -536,7 +459,7 @@ def apiserver(world: World) -> Process:
 
 
 def apiserver_reviews(world: World) -> Process:
-    """Once a minute the API server looks at its address ranges, its flow control and its own namespaces."""
+    """Once a minute the API server checks address ranges, flow control and its own namespaces."""
     client, kernel, random = world.by("apiserver"), world.kernel, world.random
     yield random.randrange(60 * SECOND)
     while True:
@@ -559,7 +482,7 @@ def apiserver_reviews(world: World) -> Process:
 
 
 def autoscaler(world: World) -> Process:
-    """The horizontal pod autoscaler without metrics: looks, fails, looks again."""
+    """The horizontal pod autoscaler without metrics: every attempt fails."""
     client, kernel, random = world.by("horizontal-pod-autoscaler"), world.kernel, world.random
     apps = [app for app in world.cast.apps if app.namespace not in ("kube-system", "staging")][
         :: max(1, len(world.cast.apps) // 12)
@@ -570,14 +493,8 @@ def autoscaler(world: World) -> Process:
         for app in apps:
             kernel.call(client, "get", "deployments/scale", app.namespace, app.name)
             yield 2 * _MS + int(9 * random.random() ** 3 * _MS)
-            kernel.call(
-                client,
-                "list",
-                "pods.metrics",
-                app.namespace,
-                query=f"labelSelector=app%3D{app.name}",
-                code=404,
-            )
+            selector = f"labelSelector=app%3D{app.name}"
+            kernel.call(client, "list", "pods.metrics", app.namespace, query=selector, code=404)
             yield 2 * _MS + int(11 * random.random() ** 3 * _MS)
             if random.random() < 0.05:
                 world.event(client, app.namespace, app.name, None, "patch")
@@ -586,21 +503,14 @@ def autoscaler(world: World) -> Process:
 
 
 def new_apps(world: World) -> Process:
-    """Drift: now and then a team gets another application."""
+    """Drift: from time to time a team gets another application."""
     rate = world.settings.machines.new_apps_a_week
     while rate:
         yield int(world.random.expovariate(rate / 7) * DAY) + SECOND
         team = world.cast.teams[world.random.randrange(len(world.cast.teams))]
         name = f"{world.random.choice(team.apps).name}-v{len(team.apps)}"
-        app = App(
-            team.namespace,
-            name,
-            f"registry.corp.example/{team.name}/{name}",
-            2,
-            suffix(world.random, 10),
-            "",
-            [],
-        )
+        image = f"registry.corp.example/{team.name}/{name}"
+        app = App(team.namespace, name, image, 2, suffix(world.random, 10))
         team.apps.append(app)
         world.by_namespace[team.namespace].append(app)
         world.app_of[(app.namespace, app.name)] = app
@@ -608,33 +518,25 @@ def new_apps(world: World) -> Process:
 
 
 def start_machines(world: World) -> None:
-    """Start everything that runs by itself."""
+    """Start all of these processes."""
     kernel, cast, settings = world.kernel, world.cast, world.settings
     pace = settings.machines.pace
     manager = cast.controllers["kube-controller-manager"]
-    election = manager.other(agent=manager.agent + "/leader-election")
     shared = manager.other(agent=manager.agent + "/shared-informers")
     scheduler = cast.controllers["kube-scheduler"]
     cast.controllers["kube-scheduler"] = binder = scheduler.other(agent=scheduler.agent + "/scheduler")
-    query = "timeout=5s"
     seconds = settings.machines.lease_seconds
-    kernel.spawn(lease(world, election, "kube-system", "kube-controller-manager", seconds, query))
-    kernel.spawn(
-        lease(
-            world,
-            scheduler.other(agent=scheduler.agent + "/leader-election"),
-            "kube-system",
-            "kube-scheduler",
-            seconds,
-            query,
-        )
+    for component, name in ((manager, "kube-controller-manager"), (scheduler, "kube-scheduler")):
+        election = component.other(agent=component.agent + "/leader-election")
+        kernel.spawn(lease(world, election, "kube-system", name, seconds, "timeout=5s"))
+    watches = (
+        (shared, _KCM_WATCHES),
+        (binder, _SCHEDULER_WATCHES),
+        (cast.controllers["apiserver"], _APISERVER_WATCHES),
     )
-    for resource in _KCM_WATCHES:
-        kernel.spawn(informer(world, shared, resource, "", 0.1))
-    for resource in _SCHEDULER_WATCHES:
-        kernel.spawn(informer(world, binder, resource, "", 0.1))
-    for resource in _APISERVER_WATCHES:
-        kernel.spawn(informer(world, cast.controllers["apiserver"], resource, "", 0.1))
+    for client, resources in watches:
+        for resource in resources:
+            kernel.spawn(informer(world, client, resource, "", 0.1))
     for name, period in (("generic-garbage-collector", 28.8), ("resourcequota-controller", 28.8)):
         kernel.spawn(discovery(world, cast.controllers[name], period))
     kernel.spawn(discovery(world, manager.other(agent=manager.agent + "/controller-discovery"), 27.6))
@@ -669,21 +571,14 @@ def start_machines(world: World) -> None:
             else (releases if account.role == "helm-release-bot" else namespaces[:60])
         )
         for watch in habits.watches:
-            where = "" if watch[1] == "-" else watch[1].replace("{ns}", account.namespace)
+            resource, place, *select = watch.split()
+            where = "" if place == "-" else place.replace("{ns}", account.namespace)
             kernel.spawn(
-                informer(world, account.client, watch[0], where, pace, watch[2][1:] if len(watch) > 2 else "")
+                informer(world, account.client, resource, where, pace, select[0][1:] if select else "")
             )
         for habit in habits.loops:
             kernel.spawn(loop(world, account, habit, homes, pace))
         if habits.lease:
             namespace, name, ratio = habits.lease
             name = name if namespace else f"{account.client.who.name.rpartition(':')[2]}-{name}"
-            kernel.spawn(
-                lease(
-                    world,
-                    account.client,
-                    namespace or account.namespace,
-                    name,
-                    ratio * settings.machines.lease_seconds,
-                )
-            )
+            kernel.spawn(lease(world, account.client, namespace or account.namespace, name, ratio * seconds))

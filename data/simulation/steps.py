@@ -1,15 +1,13 @@
-"""A small language for requests, so that a habit or an attack is a few lines that read like the audit log.
+"""A small language for requests, so that a habit or an attack reads like the audit log.
 
     get pods/log {ns}/{pod} ?follow=false&tailLines={tail} ~0.2
 
 is verb, resource, target (`namespace/name`, `namespace`, `/name` for the cluster, `-` for all), then in any order `?query`, `#body`
-(a key of `BODIES`), `!code`, `~seconds` a stream stays open, `+seconds` to wait before, `@client` (`@helm`), `&identity` to
-impersonate, `>path` behind a proxy, `%chance` of being made at all, `*` when the reference has no name. `discover` and `visit /path` (with `!` and `%`) are requests outside the
-resource API. Braces are filled from the scene.
+(see `body_of`), `!code`, `~seconds` a stream stays open, `+seconds` to wait before, `@client` (`@helm`), `&identity` to impersonate,
+`>path` behind a proxy, `%chance` of being sent at all, `*` if the reference has no name. `discover` and `visit /path` (with `!` and
+`%`) are requests outside the resource API. Braces are filled from the scene.
 """
 
-# Tables and JSON texts are one thing a line, however long.
-# ruff: noqa: E501
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -18,11 +16,11 @@ from random import Random
 from typing import NamedTuple
 
 from data.errors import KubehabitError
-from data.simulate.api import CLUSTER_SCOPED, RESOURCES, STREAMS
-from data.simulate.kernel import uid_of
+from data.simulation.api import CLUSTER_SCOPED, RESOURCES, STREAMS
+from data.simulation.kernel import uid_of
 
+# Values for the braces of a step.
 Scene = dict[str, str]
-"""What the braces of a step stand for."""
 
 
 class Step(NamedTuple):
@@ -47,7 +45,7 @@ class Step(NamedTuple):
 
 @lru_cache(4096)
 def parse(text: str) -> Step:
-    """A step from its line.
+    """Parse one line.
 
     Raises:
         KubehabitError: an unknown resource or mark.
@@ -102,7 +100,7 @@ def parse(text: str) -> Step:
 
 
 def compiled(lines: Sequence[str]) -> tuple[Step, ...]:
-    """Steps of a habit."""
+    """Parse the lines of a habit."""
     return tuple(parse(line) for line in lines)
 
 
@@ -138,7 +136,7 @@ def pod_body(
     extra: str = "",
     policy: str = "Always",
 ) -> str:
-    """Body of a pod that a controller creates from its owner's template."""
+    """Pod that a controller creates from its owner's template."""
     volumes = (
         f'"volumes":[{{"name":"cfg","configMap":{{"name":"{config}","defaultMode":420,"optional":true}}}}],'
         if config
@@ -156,7 +154,7 @@ owner_reference = _owner
 
 
 def owned_job(name: str, cron_job: str, image: str) -> str:
-    """Body of a job that the cron job controller creates."""
+    """Job that the cron job controller creates."""
     owner = _owner("CronJob", "batch/v1beta1", cron_job, uid_of(cron_job))
     return (
         f'{{"kind":"Job","apiVersion":"batch/v1","metadata":{{"name":"{name}","creationTimestamp":null,{owner}}},'
@@ -165,7 +163,7 @@ def owned_job(name: str, cron_job: str, image: str) -> str:
 
 
 def body_of(key: str, scene: Scene, random: Random) -> str:
-    """Request object for a body key; a key may carry one argument: `image=registry/x:1`.
+    """Request object of a body key, which may carry one argument: `image=registry/x:1`.
 
     Raises:
         KubehabitError: unknown key.
@@ -265,6 +263,7 @@ _REVIEW = '{"kind":"KIND","apiVersion":"authorization.k8s.io/v1","metadata":{"cr
 _HELPER = '{"name":"helper","image":"gitlab/gitlab-runner-helper:x86_64-latest","resources":{}}'
 _PRIVILEGED = ',"securityContext":{"privileged":true}'
 _ONCE = '"parallelism":1,"completions":1,"backoffLimit":6,'
+# Body key -> kind, version, spec before the template, in the container, in the pod, restart policy.
 _WORKLOADS = {
     "deployment": ("Deployment", "apps/v1", '"replicas":1,', "", "", "Always"),
     "miner": (
@@ -281,7 +280,6 @@ _WORKLOADS = {
     "gpujob": ("Job", "batch/v1", '"parallelism":16,"completions":16,', "", "", "Never"),
     "cronjob": ("CronJob", "batch/v1beta1", "", "", "", "Never"),
 }
-"""Body key -> kind, version, spec before the template, in the container, in the pod, restart policy."""
 _VOLUME = '"volumes":[{"name":"h","hostPath":{"path":"/var/log"}}],'
 _LINKS = ',"enableServiceLinks":true'
 _PODS = {
@@ -295,17 +293,7 @@ _PODS = {
 _ASKED = tuple(
     (verb, resource)
     for verb in ("get", "list", "watch", "delete", "patch", "create")
-    for resource in (
-        "pods",
-        "services",
-        "deployments",
-        "jobs",
-        "nodes",
-        "events",
-        "configmaps",
-        "secrets",
-        "ingresses",
-    )
+    for resource in "pods services deployments jobs nodes events configmaps secrets ingresses".split()
 )
 _RULE = '"apiGroups":[""],"resources":[{}],"verbs":[{}]'
 

@@ -1,10 +1,5 @@
-"""The cast: who there is in the cluster, with what rights, from where, and what they own.
+"""The cluster's principals and workloads: identities, rights, addresses, ownership. All names are made up."""
 
-Names are made of syllables and words; none belongs to anybody.
-"""
-
-# Tables and JSON texts are one thing a line, however long.
-# ruff: noqa: E501
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,71 +8,51 @@ from functools import lru_cache
 from random import Random
 from typing import NamedTuple
 
-from data.simulate.config import Settings
-from data.simulate.kernel import uid_of
+from data.simulation.config import Settings
+from data.simulation.kernel import uid_of
 
 SAFE = "bcdfghjklmnpqrstvwxz2456789"
 _CONSONANTS, _VOWELS = "bdfgjklmnprstvz", "aeiou"
-TEAMS = (
-    *("web", "payments", "search", "data", "checkout", "catalog", "billing", "identity", "notify", "media"),
-    *("orders", "shipping", "pricing", "reports", "mobile", "partners", "fraud", "support", "content", "ads"),
-)
-APPS = (
-    *(
-        "api",
-        "front",
-        "worker",
-        "gateway",
-        "sync",
-        "cache",
-        "ingest",
-        "export",
-        "mailer",
-        "scheduler",
-        "ledger",
-    ),
-    *("indexer", "crawler", "render", "static", "quota", "audit", "session", "feeds", "rules"),
-)
+TEAMS = """
+    web payments search data checkout catalog billing identity notify media orders shipping pricing reports mobile
+    partners fraud support content ads
+""".split()
+APPS = """
+    api front worker gateway sync cache ingest export mailer scheduler ledger indexer crawler render static quota audit
+    session feeds rules
+""".split()
 KUBECTL = (
-    *("kubectl/v1.20.2 (linux/amd64) kubernetes/faecb19", "kubectl/v1.19.7 (linux/amd64) kubernetes/1dd5338"),
-    *(
-        "kubectl/v1.20.4 (darwin/amd64) kubernetes/e87da0b",
-        "kubectl/v1.18.8 (darwin/amd64) kubernetes/9f2892a",
-    ),
-    *(
-        "kubectl/v1.21.1 (darwin/arm64) kubernetes/5e58841",
-        "kubectl.exe/v1.20.2 (windows/amd64) kubernetes/faecb19",
-    ),
+    "kubectl/v1.20.2 (linux/amd64) kubernetes/faecb19",
+    "kubectl/v1.19.7 (linux/amd64) kubernetes/1dd5338",
+    "kubectl/v1.20.4 (darwin/amd64) kubernetes/e87da0b",
+    "kubectl/v1.18.8 (darwin/amd64) kubernetes/9f2892a",
+    "kubectl/v1.21.1 (darwin/arm64) kubernetes/5e58841",
+    "kubectl.exe/v1.20.2 (windows/amd64) kubernetes/faecb19",
     "oc/4.7.0 (linux/amd64) kubernetes/c66c03f",
 )
-# Most people's clients, dealt in turn: a cluster has a few on Windows or with `oc`, not none and not half.
+# Clients of people, assigned in turn: a few on Windows or with `oc`.
 _DECK = (*KUBECTL[:5], KUBECTL[5], *KUBECTL[:5], KUBECTL[6])
+# What people upgrade to, and attackers may use.
 NEWER = (
     "kubectl/v1.21.0 (linux/amd64) kubernetes/cb303e6",
     "kubectl/v1.27.2 (linux/amd64) kubernetes/7f6f68f",
     "kubectl/v1.30.1 (darwin/arm64) kubernetes/6911225",
     "kubectl/v1.33.3 (linux/amd64) kubernetes/80779bd",
 )
-"""What people upgrade to; also what a thief may well have."""
 SCREENS = (
     "k9s/v0.24.2 (darwin/amd64) kubernetes/$Format",
     "node-fetch/1.0 (+https://github.com/bitinn/node-fetch)",
 )
-LIBRARIES = (
-    *(
-        "okhttp/3.14.9",
-        "Go-http-client/2.0",
-        "OpenAPI-Generator/12.0.1/python",
-        "OpenAPI-Generator/12.0.1/python",
-    ),
-    "kubernetes-client/6.0.1",
-)
+LIBRARIES = """
+    okhttp/3.14.9 Go-http-client/2.0 OpenAPI-Generator/12.0.1/python OpenAPI-Generator/12.0.1/python
+    kubernetes-client/6.0.1
+""".split()
 HELM = "Helm/3.5.2"
 _VERSION = "v1.20.2 (linux/amd64) kubernetes/faecb19"
 
 
 class Grant(NamedTuple):
-    """One RBAC binding as the authorizer names it; None in a set means everything."""
+    """One RBAC binding with the authorizer's reason; None instead of a set means everything."""
 
     reason: str
     verbs: frozenset[str] | None
@@ -89,32 +64,18 @@ READS = frozenset(("get", "list", "watch"))
 _DEBUG = frozenset(("pods/exec", "pods/attach", "pods/portforward", "events", "pods/ephemeralcontainers"))
 _SECRETS = frozenset(("secrets",))
 _VIEW = frozenset(
-    (
-        *(
-            "pods",
-            "pods/log",
-            "services",
-            "endpoints",
-            "configmaps",
-            "deployments",
-            "replicasets",
-            "statefulsets",
-        ),
-        *("daemonsets", "jobs", "cronjobs", "ingresses", "networkpolicies", "horizontalpodautoscalers"),
-        *(
-            "persistentvolumeclaims",
-            "replicationcontrollers",
-            "serviceaccounts",
-            "namespaces",
-            "resourcequotas",
-        ),
-        *("endpointslices", "servicemonitors", "poddisruptionbudgets", "nodes", "deployments/scale"),
-    )
+    """
+        pods pods/log services endpoints configmaps deployments replicasets statefulsets daemonsets jobs cronjobs
+        ingresses networkpolicies horizontalpodautoscalers persistentvolumeclaims replicationcontrollers serviceaccounts
+        namespaces resourcequotas endpointslices servicemonitors poddisruptionbudgets nodes deployments/scale
+    """.split()
 )
-_EDIT = _VIEW | {
-    *("secrets", "pods/exec", "pods/portforward", "deployments/scale", "pods/attach", "events"),
-    *("pods/eviction", "serviceaccounts/token", "rolebindings", "roles"),
-}
+_EDIT = _VIEW | set(
+    """
+    secrets pods/exec pods/portforward deployments/scale pods/attach events pods/eviction serviceaccounts/token
+    rolebindings roles
+""".split()
+)
 _CORE = _VIEW | {"persistentvolumes"}
 _SELF = frozenset(("selfsubjectaccessreviews", "selfsubjectrulesreviews"))
 _CUSTOM = frozenset(("workflows", "postgresclusters", "volumesnapshots", "applications", "certificates"))
@@ -131,7 +92,7 @@ def _allowed(extra: str, reason: str) -> str:
 
 
 class Rights:
-    """What a set of principals may do; shared by all that have the same bindings, with a memo of decisions."""
+    """The bindings of one or more principals, with a memo of decisions."""
 
     __slots__ = ("_memo", "extra", "grants", "refused", "too_wide")
 
@@ -178,17 +139,9 @@ class Identity:
         self.authorize = rights.authorize
         self.refused = rights.refused
         self.too_wide = rights.too_wide
-        self.outside_reason = _allowed(
-            rights.extra,
-            ""
-            if "system:masters" in groups
-            else binding(
-                "ClusterRoleBinding",
-                "system:discovery",
-                "system:discovery",
-                'Group \\"system:authenticated\\"',
-            ),
-        )
+        name, subject = "system:discovery", 'Group \\"system:authenticated\\"'
+        reason = "" if "system:masters" in groups else binding("ClusterRoleBinding", name, name, subject)
+        self.outside_reason = _allowed(rights.extra, reason)
 
     def outside(self, code: int) -> str:
         """Annotations of a request outside the resource API."""
@@ -196,7 +149,7 @@ class Identity:
 
 
 class Client:
-    """An identity as it comes over the wire: with an address and an agent."""
+    """An identity with a source address and a user agent."""
 
     __slots__ = ("_head", "account", "address", "agent", "busy", "done", "machine", "who")
 
@@ -207,14 +160,14 @@ class Client:
         self.machine = machine
         self.account = who.name.startswith("system:serviceaccount:")
         self.done = 0
-        # How soon after its last answer (microseconds) it may ask again: most controllers have several workers.
+        # Microseconds after its last response until it may ask again: most controllers have several workers.
         single = who.name.endswith((":horizontal-pod-autoscaler", ":cronjob-controller", ":job-controller"))
         self.busy = 1500 if address else 100 if single else -2500
         ips = f'"{address}","127.0.0.1"' if address else '"127.0.0.1"'
         self._head = (f'"user":{who.user},', f'"sourceIPs":[{ips}],"userAgent":"{agent}",')
 
     def head(self, impersonated: str) -> str:
-        """The part of an event that says who asked, with the impersonated user in its place."""
+        """The event's caller fields, with the impersonated user in its place."""
         return f"{self._head[0]}{impersonated}{self._head[1]}"
 
     def other(self, address: str = "", agent: str = "") -> Client:
@@ -231,8 +184,8 @@ class App:
     image: str
     replicas: int
     template: str
-    account: str
-    pods: list[tuple[str, int]]
+    account: str = ""
+    pods: list[tuple[str, int]] = field(default_factory=list)
     revision: int = 1
     busy: bool = False
     blame: list[str] | None = None
@@ -295,7 +248,7 @@ class Node:
 
 @dataclass(slots=True)
 class Cast:
-    """Everybody and everything in the cluster."""
+    """All principals and workloads of a cluster."""
 
     teams: list[Team]
     people: list[Person]
@@ -311,7 +264,7 @@ class Cast:
 
 
 def suffix(random: Random, length: int) -> str:
-    """A random suffix in the alphabet Kubernetes uses."""
+    """A random suffix in Kubernetes' alphabet."""
     return "".join(random.choices(SAFE, k=length))
 
 
@@ -320,7 +273,7 @@ def _word(random: Random, syllables: int) -> str:
 
 
 def service_account(namespace: str, account: str, grants: Sequence[Grant]) -> Identity:
-    """Identity of a service account with a token secret, as audited by clusters that still have them."""
+    """Identity of a service account with a legacy token secret."""
     name = f"system:serviceaccount:{namespace}:{account}"
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
     extra = f'"authentication.k8s.io/legacy-token":"{name}",'
@@ -329,33 +282,35 @@ def service_account(namespace: str, account: str, grants: Sequence[Grant]) -> Id
     )
 
 
+Names = frozenset[str] | None
+
+
+def _cluster_grant(
+    name: str, role: str, subject: str, verbs: Names = None, resources: Names = None, namespaces: Names = None
+) -> Grant:
+    return Grant(binding("ClusterRoleBinding", name, role, subject), verbs, resources, namespaces)
+
+
+def _local_grant(name: str, role: str, subject: str, resources: Names, namespaces: Names) -> Grant:
+    return Grant(binding("RoleBinding", name, role, subject), None, resources, namespaces)
+
+
 def _wide(name: str, role: str, namespace: str, account: str) -> Grant:
     subject = f'ServiceAccount \\"{account}/{namespace}\\"'
-    return Grant(binding("ClusterRoleBinding", name, role, subject), None, None, None)
+    return _cluster_grant(name, role, subject)
 
 
-CONTROLLERS = (
-    *(
-        "replicaset-controller",
-        "deployment-controller",
-        "resourcequota-controller",
-        "generic-garbage-collector",
-    ),
-    *("cronjob-controller", "endpointslice-controller", "endpoint-controller", "job-controller"),
-    *("horizontal-pod-autoscaler", "node-controller", "daemon-set-controller", "statefulset-controller"),
-    "persistent-volume-binder",
-)
-COMPONENTS = (
-    "system:kube-controller-manager",
-    "system:kube-scheduler",
-    "system:apiserver",
-    "system:anonymous",
-)
+CONTROLLERS = """
+    replicaset-controller deployment-controller resourcequota-controller generic-garbage-collector cronjob-controller
+    endpointslice-controller endpoint-controller job-controller horizontal-pod-autoscaler node-controller
+    daemon-set-controller statefulset-controller persistent-volume-binder
+""".split()
 ADD_ONS = (
     ("kube-system", "cluster-autoscaler", "cluster-autoscaler/v0.0.0 (linux/amd64) kubernetes/$Format"),
     ("kube-system", "metrics-server", "metrics-server/v0.4.1 (linux/amd64) kubernetes/$Format"),
     ("kube-system", "coredns", "coredns/v1.7.0 (linux/amd64) coredns"),
 )
+# Platform service accounts, the most usual first: namespace, account, agent.
 PLATFORM = (
     ("monitoring", "prometheus-k8s", "Prometheus/2.24.1"),
     ("argocd", "argocd-application-controller", "argocd-application-controller/v0.0.0 (linux/amd64) kubernetes/$Format"),
@@ -375,7 +330,7 @@ PLATFORM = (
     ("velero", "velero", "velero-server/v1.5.3 (linux/amd64) 123109a3bcac11dbb6783d2758207bac0d0817cb"),
     ("ops", "node-labeler", "Go-http-client/2.0"),
 )  # fmt: skip
-"""Platform service accounts, the most usual first: namespace, account, agent."""
+# Bindings of platform accounts: name, verbs, resources. `platform-writers` allows the rest: too wide, as in practice.
 _BOUND: dict[str, tuple[tuple[str, frozenset[str] | None, frozenset[str] | None], ...]] = {
     "prometheus-k8s": (("debug-node-proxy", None, frozenset(("nodes/proxy",))), ("infra-readers", READS, frozenset(("nodes", "services"))), ("prom-view", READS, frozenset(("pods", "endpoints")))),
     "argocd-application-controller": (("gitops-all", None, None),),
@@ -394,77 +349,57 @@ _BOUND: dict[str, tuple[tuple[str, frozenset[str] | None, frozenset[str] | None]
     "velero": (("infra-readers", READS, _CORE), ("gitops-all", None, None)),
     "node-labeler": (("node-labeler", None, frozenset(("nodes",))),),
 }  # fmt: skip
-"""What binding allows a platform account what: name, verbs, resources. The rest is allowed by `platform-writers`: too wide, as in life."""
-_ROLES = ("sre", "release", "dba", "security", "iac", "admin", "data-science")
+# Groups of roles whose group is not named like the role.
 _GROUPS = {
-    "sre": ("sre",),
+    "admin": ("system:masters",),
     "release": ("release-managers",),
-    "dba": ("dba",),
-    "security": ("security",),
-    "iac": ("iac",),
     "data-science": ("data-science", "corp:devs"),
 }
 
 
 def _rights_of(role: str, team: Team) -> Rights:
-    """Rights of a person. They are too wide in places, as in life."""
+    """Rights of a person, too wide in places, as in practice."""
     grants: list[Grant] = [
-        Grant(binding("ClusterRoleBinding", "system:basic-user", "system:basic-user", 'Group \\"system:authenticated\\"'), None, _SELF, None)
-    ]  # fmt: skip
+        _cluster_grant(
+            "system:basic-user", "system:basic-user", 'Group \\"system:authenticated\\"', None, _SELF
+        )
+    ]
     if role == "admin":
         return Rights([Grant("", None, None, None)], 'Group \\"system:masters\\"')
-    group = f"dev:{team.name}" if role == "developer" else _GROUPS[role][0]
+    group = f"dev:{team.name}" if role == "developer" else _GROUPS.get(role, (role,))[0]
     subject = f'Group \\"{group}\\"'
     if role in ("sre", "iac"):
-        grants.append(
-            Grant(binding("ClusterRoleBinding", "sre-admin", "cluster-admin", subject), None, None, None)
-        )
+        grants.append(_cluster_grant("sre-admin", "cluster-admin", subject))
         return Rights(grants, subject)
     devs = 'Group \\"corp:devs\\"'
-    view = binding("ClusterRoleBinding", "corp-devs-view", "view", devs)
-    debug = binding("ClusterRoleBinding", "corp-devs-debug", "debug-everywhere", devs)
     if role == "release":
-        grants.append(
-            Grant(binding("ClusterRoleBinding", "release-edit", "edit", subject), None, _EDIT, None)
-        )
+        grants.append(_cluster_grant("release-edit", "edit", subject, None, _EDIT))
     if role == "security":
-        grants.append(
-            Grant(
-                binding("ClusterRoleBinding", "security-audit", "security-audit", subject), READS, None, None
-            )
-        )
+        grants.append(_cluster_grant("security-audit", "security-audit", subject, READS))
     grants += [
-        Grant(view, READS, _VIEW, None),
-        Grant(debug, None, _DEBUG, None),
-        Grant(binding("ClusterRoleBinding", "corp-crd-editor", "crd-editor", devs), None, _CUSTOM, None),
+        _cluster_grant("corp-devs-view", "view", devs, READS, _VIEW),
+        _cluster_grant("corp-devs-debug", "debug-everywhere", devs, None, _DEBUG),
+        _cluster_grant("corp-crd-editor", "crd-editor", devs, None, _CUSTOM),
     ]
     if role == "data-science":
         grants += [
-            Grant(
-                binding("RoleBinding", f"ds-edit/{place}", "edit", subject), None, None, frozenset((place,))
-            )
+            _local_grant(f"ds-edit/{place}", "edit", subject, None, frozenset((place,)))
             for place in ("ml", "argo", "data")
         ]
     homes = frozenset((team.namespace, *(("prod", "data") if role == "dba" else ())))
     grants += [
-        Grant(binding("RoleBinding", f"dev-edit/{team.namespace}", "edit", subject), None, _EDIT, homes),
-        Grant(binding("RoleBinding", f"dev-edit-{team.name}/staging", "edit", subject), None, _EDIT, frozenset(("staging",))),
-        Grant(binding("ClusterRoleBinding", "legacy-secrets", "secret-reader", devs), READS, _SECRETS, homes),
+        _local_grant(f"dev-edit/{team.namespace}", "edit", subject, _EDIT, homes),
+        _local_grant(f"dev-edit-{team.name}/staging", "edit", subject, _EDIT, frozenset(("staging",))),
+        _cluster_grant("legacy-secrets", "secret-reader", devs, READS, _SECRETS, homes),
     ]  # fmt: skip
     return Rights(grants, subject)
 
 
 def _app(random: Random, namespace: str, name: str, team: str) -> App:
     replicas = random.choice((1, 2, 2, 2, 2, 2, 3))
-    app = App(
-        namespace,
-        name,
-        f"registry.corp.example/{team}/{name}",
-        replicas,
-        suffix(random, 10),
-        name if random.random() < 0.75 else "",
-        [],
-    )
+    image, template = f"registry.corp.example/{team}/{name}", suffix(random, 10)
+    account = name if random.random() < 0.75 else ""
+    app = App(namespace, name, image, replicas, template, account)
     app.pods = [
         (f"{name}-{app.template}-{suffix(random, 5)}", random.randrange(1 << 16)) for _ in range(replicas)
     ]
@@ -488,7 +423,7 @@ def office_address(random: Random, site: int) -> str:
 
 
 def home_address(random: Random) -> str:
-    """An address on the internet (documentation ranges: nobody's)."""
+    """An address from the documentation ranges."""
     return f"{random.choice(('203.0.113', '198.51.100', '192.0.2'))}.{random.randrange(1, 255)}"
 
 
@@ -497,7 +432,7 @@ def _person(settings: Settings, random: Random, role: str, team: Team, index: in
         "terraform@corp.example" if role == "iac" and index == 0 else f"{_word(random, 3)}.{_word(random, 2)}@corp.example"
     )  # fmt: skip
     groups: tuple[str, ...] = (
-        (f"dev:{team.name}", "corp:devs") if role == "developer" else _GROUPS.get(role, ("system:masters",))
+        (f"dev:{team.name}", "corp:devs") if role == "developer" else _GROUPS.get(role, (role,))
     )
     who = Identity(name, (*groups, "system:authenticated"), rights)
     if role == "iac":
@@ -533,7 +468,7 @@ def _person(settings: Settings, random: Random, role: str, team: Team, index: in
 
 
 def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
-    """Everybody in a cluster of about `principals` principals: the shares of the configuration, on a fixed base of components."""
+    """A cluster of about `principals` principals: configured shares plus a fixed set of components."""
     shares = settings.cast
     nodes = max(2, shares.nodes or round(principals * shares.node_share))
     people = max(3, round(principals * shares.people_share))
@@ -563,9 +498,9 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
         reason = binding("ClusterRoleBinding", role, role, f'ServiceAccount \\"{account}/kube-system\\"')
         groups = ("system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated")
         controllers[account] = local(name, groups, f"kube-controller-manager/{_VERSION}/{name}", reason)
-    for name in COMPONENTS[:2]:
+    for short in ("kube-controller-manager", "kube-scheduler"):
+        name = f"system:{short}"
         reason = binding("ClusterRoleBinding", name, name, f'User \\"{name}\\"')
-        short = name.partition(":")[2]
         controllers[short] = local(name, ("system:authenticated",), f"{short}/{_VERSION}", reason)
     controllers["apiserver"] = local(
         "system:apiserver", ("system:masters",), f"kube-apiserver/{_VERSION}", ""
@@ -592,7 +527,7 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
         accounts.append(Account(Client(service_account(namespace, account, [grant]), pod_address(), agent, True), account, namespace))  # fmt: skip
     for namespace, account, agent in platform:
         subject = f'ServiceAccount \\"{account}/{namespace}\\"'
-        grants = [Grant(binding("ClusterRoleBinding", role, role, subject), verbs, resources, None) for role, verbs, resources in _BOUND.get(account, ())]  # fmt: skip
+        grants = [_cluster_grant(role, role, subject, verbs, resources) for role, verbs, resources in _BOUND.get(account, ())]  # fmt: skip
         grants.append(_wide("platform-writers", "platform-writer", namespace, account))
         identity = service_account(namespace, account, grants)
         accounts.append(Account(Client(identity, pod_address(), agent), account, namespace))
@@ -600,12 +535,12 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
     pipelines = min(len(teams), max(1, round(principals * shares.pipeline_share)))
     for team in teams[:pipelines]:
         subject = f'ServiceAccount \\"ci-deployer/{team.namespace}\\"'
-        wide = Grant(binding("ClusterRoleBinding", "ci-view", "view", subject), READS, _VIEW, None)
+        wide = _cluster_grant("ci-view", "view", subject, READS, _VIEW)
         edit = _wide("release-edit", "edit", team.namespace, "ci-deployer")
         own = [
-            Grant(binding("ClusterRoleBinding", "ci-secrets-legacy", "secret-reader", subject), READS, _SECRETS, None),
-            Grant(binding("RoleBinding", f"ci-edit/{team.namespace}", "edit", subject), None, None, frozenset((team.namespace,))),
-            Grant(binding("RoleBinding", f"ci-edit-{team.name}/staging", "edit", subject), None, None, frozenset(("staging",))),
+            _cluster_grant("ci-secrets-legacy", "secret-reader", subject, READS, _SECRETS),
+            _local_grant(f"ci-edit/{team.namespace}", "edit", subject, None, frozenset((team.namespace,))),
+            _local_grant(f"ci-edit-{team.name}/staging", "edit", subject, None, frozenset(("staging",))),
         ]  # fmt: skip
         who = service_account(team.namespace, "ci-deployer", [wide, *own, edit])
         accounts.append(Account(Client(who, pod_address(), random.choice(KUBECTL[:2])), "ci-deployer", team.namespace, team))  # fmt: skip
@@ -616,8 +551,8 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
         app = team.apps[(index // len(everybody)) % len(team.apps)]
         number = index // (len(everybody) * len(team.apps))
         account = app.name + (f"-{number}" if number else "")
-        holder = Grant(binding("ClusterRoleBinding", "lease-holder", "lease-holder", f'ServiceAccount \\"{account}/{team.namespace}\\"'), None, frozenset(("leases", "endpoints")), None)  # fmt: skip
-        grant = Grant(binding("RoleBinding", f"app-{account}/{team.namespace}", "edit", f'ServiceAccount \\"{account}/{team.namespace}\\"'), None, None, frozenset((team.namespace,)))  # fmt: skip
+        holder = _cluster_grant("lease-holder", "lease-holder", f'ServiceAccount \\"{account}/{team.namespace}\\"', None, frozenset(("leases", "endpoints")))  # fmt: skip
+        grant = _local_grant(f"app-{account}/{team.namespace}", "edit", f'ServiceAccount \\"{account}/{team.namespace}\\"', None, frozenset((team.namespace,)))  # fmt: skip
         who = service_account(team.namespace, account, [holder, grant])
         accounts.append(Account(Client(who, pod_address(), LIBRARIES[index % len(LIBRARIES)]), kinds[index % len(kinds)], team.namespace, team))  # fmt: skip
 

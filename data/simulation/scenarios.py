@@ -1,11 +1,9 @@
-"""What attackers do, and what only looks like it: every scenario of the catalogue and of the families beyond it, as requests.
+"""Attacks and benign look-alikes as requests: the scenarios of the catalogue and of further families.
 
-`{ns}` is the victim's namespace, `{t1}` `{t2}` `{t3}` are those of others, `{pod}` is a pod of the namespace of its line; a line that begins
-with `12x` is repeated, each time about another pod.
+`{ns}` is the victim's namespace, `{t1}` `{t2}` `{t3}` are others, `{pod}` is a pod in the line's namespace; a line that begins
+with `12x` is repeated, each time for another pod.
 """
 
-# Tables and JSON texts are one thing a line, however long.
-# ruff: noqa: E501
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -17,11 +15,11 @@ class Scenario:
 
     Attributes:
         who: whose credential: a role of people, `ci`, `app`, `node`, `anonymous`, or a platform account.
-        needs: what it takes to see it (shared/threats/attacks.md).
-        wait: seconds between requests; people type, tools do not.
+        needs: what detection takes (shared/threats/attacks.md).
+        wait: seconds between requests.
         slow: spread over days.
-        fixed_mode: mode that the scenario itself dictates.
-        after: what becomes of the principal: `keeps` its new client, `joins`, `migrates`.
+        fixed_mode: mode dictated by the scenario.
+        after: what the principal does next: `keeps` the new client, `joins`, `migrates`.
     """
 
     name: str
@@ -37,7 +35,7 @@ class Scenario:
 
     @property
     def benign(self) -> bool:
-        """Whether it is a look-alike."""
+        """Whether it is a benign look-alike."""
         return self.klass == "look-alike"
 
 

@@ -1,4 +1,4 @@
-"""Files that may change while the service runs: read anew when they do, and a bad one leaves the last good one in use."""
+"""Files that may change while the service runs: reloaded when they do; a bad change leaves the last good value in use."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ T = TypeVar("T")
 Signature = tuple[tuple[int, int, int] | None, ...]
 
 
-class Watched(Generic[T]):
-    """A value made of files. Whoever asks for it looks, at most once a second, whether one of them changed.
+class ReloadingFile(Generic[T]):
+    """A value read from files; `current()` checks at most once a second whether one of them changed.
 
-    Asking rather than a watcher of the file system: it needs no thread and no library, and it sees what inotify does not, such
-    as a Secret that the kubelet swaps by renaming a folder. A file has changed when its time, size or inode did, links followed.
+    Polling needs no thread and no library, and sees what inotify does not, such as a Secret that the kubelet swaps by renaming
+    a folder. A file counts as changed when its time, size or inode changes, links followed.
 
     Args:
-        what: for the log: "the tokens file".
+        what: name in the log, such as "the tokens file".
         paths: the files.
-        read: makes the value of them.
-        told: called with True when a change cannot be used, and with False when one can.
-        clock: seconds that only rise.
+        read: makes the value.
+        on_change: called after each read: True if the files could not be used, else False.
+        clock: monotonic seconds.
 
     Raises:
-        KubehabitError: from `read`, the first time; later such an error is logged, and the value stays.
+        KubehabitError: from the first `read`; later errors are logged, and the value stays.
     """
 
     def __init__(
@@ -38,22 +38,22 @@ class Watched(Generic[T]):
         what: str,
         paths: Sequence[Path],
         read: Callable[[], T],
-        told: Callable[[bool], None] = lambda _: None,
+        on_change: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._what = what
         self._paths = paths
         self._read = read
-        self._told = told
+        self._told = on_change
         self._clock = clock
-        # Before reading: what changes in between is read once more.
+        # Before reading, so that a change in between is read once more.
         self._seen = self._signature()
         self._value = read()
         self._next = clock() + _SECONDS_BETWEEN_LOOKS
-        told(False)
+        on_change(False)
 
     def current(self) -> T:
-        """The value as the files have it, or had it when they were last good."""
+        """The value of the files as they are, or as they were when last usable."""
         now = self._clock()
         if now < self._next:
             return self._value
@@ -72,14 +72,14 @@ class Watched(Generic[T]):
             )
         else:
             self._told(False)
-            _log.info(f"{self._what} was read anew")
+            _log.info(f"{self._what} was reloaded")
         return self._value
 
     def _signature(self) -> Signature:
-        return tuple(_told_apart_by(path) for path in self._paths)
+        return tuple(_stat(path) for path in self._paths)
 
 
-def _told_apart_by(path: Path) -> tuple[int, int, int] | None:
+def _stat(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
     except OSError:

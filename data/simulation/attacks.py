@@ -1,7 +1,5 @@
-"""Dealing scenarios out: whose credential, when, from where; and the labels that say so afterwards."""
+"""Runs scenarios: chooses credential, time and origin, and labels the result."""
 
-# Tables and JSON texts are one thing a line, however long.
-# ruff: noqa: E501
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.errors import KubehabitError
-from data.simulate.cast import (
+from data.simulation.cluster import (
     HELM,
     KUBECTL,
     NEWER,
@@ -24,12 +22,12 @@ from data.simulate.cast import (
     office_address,
     service_account,
 )
-from data.simulate.kernel import DAY, SECOND, Process
-from data.simulate.machines import pipeline
-from data.simulate.people import at_work, client_of, work
-from data.simulate.scenarios import SCENARIOS, Scenario
-from data.simulate.steps import Scene, parse
-from data.simulate.world import World
+from data.simulation.control_plane import pipeline
+from data.simulation.kernel import DAY, SECOND, Process
+from data.simulation.people import at_work, client_of, work
+from data.simulation.scenarios import SCENARIOS, Scenario
+from data.simulation.steps import Scene, parse
+from data.simulation.world import World
 
 _TOOLS = ("curl/8.5.0", "python-requests/2.31.0", "Go-http-client/2.0", "okhttp/4.9.3", *NEWER)
 _NEW_ACCOUNTS = {
@@ -55,7 +53,7 @@ _VERBS = {
 
 @dataclass(slots=True)
 class Run:
-    """One run of a scenario, as it will be labelled."""
+    """One run of a scenario and what its label needs."""
 
     scenario: Scenario
     principal: str
@@ -94,7 +92,7 @@ class Run:
 
 
 def choose(wanted: str) -> list[Scenario]:
-    """Scenarios named on the command line: `all`, `none`, or names with commas between.
+    """Scenarios named on the command line: `all`, `none`, or names separated by commas.
 
     Raises:
         KubehabitError: there is no such scenario.
@@ -113,7 +111,7 @@ def choose(wanted: str) -> list[Scenario]:
 
 
 class Campaign:
-    """All runs of a log: plans them over the labelled part and remembers what they did."""
+    """All runs of a log, spread over its labelled part."""
 
     def __init__(self, world: World, scenarios: Sequence[Scenario], start: int, end: int) -> None:
         self.world = world
@@ -141,14 +139,12 @@ class Campaign:
             world.kernel.spawn(self._run(scenario, slow), max(1, when - world.kernel.now))
 
     def labels(self) -> list[dict[str, Any]]:
-        """Labels of all runs that left a trace, in order of their start."""
+        """Labels of all runs that left events, ordered by start."""
         done = [run for run in self.runs if run.ids]
         return [run.label(self.world) for run in sorted(done, key=lambda run: (run.start, run.scenario.name))]
 
-    # --- who ----------------------------------------------------------------------------------------------------------------
-
     def _person(self, role: str) -> Person:
-        """Somebody of a role, preferably not attacked before."""
+        """A person with a role, the least attacked so far."""
         world = self.world
         day = world.kernel.now // DAY - world.start_day
         found = [p for p in world.cast.people if p.role == role and p.first <= day <= p.last]
@@ -163,7 +159,7 @@ class Campaign:
         return self.world.random.choice(found) if found else None
 
     def _victim(self, scenario: Scenario) -> tuple[Client, str, Person | None]:
-        """Client, namespace, and the person if it is one."""
+        """Client, namespace, and the person behind it, if any."""
         world, random, who = self.world, self.world.random, scenario.who
         everywhere = [team.namespace for team in world.cast.teams]
         if who == "anonymous":
@@ -198,17 +194,7 @@ class Campaign:
                 "app": ["reader", "leader", "poller", "watcher", "jobber"],
             }[who]
             account = next((a for role in roles if (a := self._account(role)) is not None), None)
-        elif who not in (
-            "developer",
-            "sre",
-            "release",
-            "dba",
-            "security",
-            "iac",
-            "admin",
-            "data-science",
-            "dormant",
-        ):
+        elif who not in "developer sre release dba security iac admin data-science dormant".split():
             account = (
                 self._account(who) or self._account("argocd-application-controller") or world.cast.accounts[0]
             )
@@ -219,13 +205,11 @@ class Campaign:
         return client_of(world, person), person.homes[0], person
 
     def _dormant(self) -> Person:
-        """Somebody who has left, or who is not at work these days."""
+        """A person who has left; else a developer."""
         world = self.world
         day = world.kernel.now // DAY - world.start_day
         gone = [p for p in world.cast.people if p.last < day]
         return gone[0] if gone else self._person("developer")
-
-    # --- where from ---------------------------------------------------------------------------------------------------------
 
     def _approach(self, scenario: Scenario, client: Client) -> tuple[str, Client]:
         random, settings = self.world.random, self.world.settings.attacks
@@ -267,8 +251,6 @@ class Campaign:
         coredns = world.by_namespace["kube-system"][0]
         scene["kubepod"] = coredns.pods[0][0] if coredns.pods else "coredns-0"
         return scene
-
-    # --- doing it -----------------------------------------------------------------------------------------------------------
 
     def _run(self, scenario: Scenario, slow: int) -> Process:
         world, random = self.world, self.world.random
@@ -321,7 +303,7 @@ class Campaign:
             world.kernel.spawn(pipeline(world, migrated, world.settings.machines.pipeline_pace), SECOND)
 
     def _wait_for_work(self, person: Person, spread: int = 300) -> int:
-        """Microseconds until somebody works, so that owner and thief are there together."""
+        """Microseconds until a person works, so that owner and attacker are active together."""
         world = self.world
         now = world.kernel.now
         for later in range(21):

@@ -1,4 +1,4 @@
-"""The cluster twin: a seeded generator of audit logs of realistic clusters, with labelled attacks (docs/twin.md)."""
+"""The cluster twin: generates audit logs of realistic clusters with labelled attacks from a seed (docs/twin.md)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import zstandard
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.errors import KubehabitError
-from data.simulate.attacks import Campaign, choose
-from data.simulate.cast import make_cast
-from data.simulate.config import Settings, load_settings
-from data.simulate.kernel import DAY, SECOND, Kernel
-from data.simulate.machines import start_machines
-from data.simulate.people import start_people
-from data.simulate.world import World
+from data.simulation.attacks import Campaign, choose
+from data.simulation.cluster import make_cast
+from data.simulation.config import Settings, load_settings
+from data.simulation.control_plane import start_machines
+from data.simulation.kernel import DAY, SECOND, Kernel
+from data.simulation.people import start_people
+from data.simulation.world import World
 
 __all__ = ["Settings", "Summary", "load_settings", "simulate"]
 MIN_PRINCIPALS = 10
@@ -50,20 +50,6 @@ class Summary:
         )
 
 
-class _Writer:
-    """A compressed log file."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._stream = zstandard.ZstdCompressor(level=3).stream_writer(self._file, closefd=True)
-
-    def write(self, data: bytes) -> None:
-        self._stream.write(data)
-
-    def close(self) -> None:
-        self._stream.close()  # type: ignore[no-untyped-call]
-
-
 def simulate(
     out: Path,
     principals: int,
@@ -74,17 +60,17 @@ def simulate(
     settings: Settings | None = None,
     progress: bool = False,
 ) -> Summary:
-    """Write the audit log of a cluster that never was: normal work, then normal work with attacks, and the labels.
+    """Write the audit log of a simulated cluster: normal work, then normal work with attacks, and the labels.
 
-    Memory does not grow with the days; it grows with the principals. The same arguments give the same bytes.
+    Memory grows with the principals, not with the days. The same arguments give the same bytes.
 
     Args:
         out: folder for `normal.jsonl.zst`, `labelled.jsonl.zst` and `labels.json`.
-        principals: about how many principals act (at least 10).
-        days: simulated days, all in all.
-        seed: the same seed gives the same log.
-        attacks: `all`, `none`, or scenario names with commas between.
-        settings: the shipped ones if None.
+        principals: approximate number of principals (at least 10).
+        days: simulated days in total.
+        seed: of all random choices.
+        attacks: `all`, `none`, or scenario names separated by commas.
+        settings: default: the shipped ones.
 
     Raises:
         KubehabitError: bad arguments, an unknown scenario, or a folder that cannot be written.
@@ -107,11 +93,12 @@ def simulate(
     split = start + int(days * settings.train_share * DAY)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        writers = [_Writer(out / f"{name}.jsonl.zst") for name in ("normal", "labelled")]
+        files = [(out / f"{name}.jsonl.zst").open("wb") for name in ("normal", "labelled")]
     except OSError as error:
         raise KubehabitError(
             f"Cannot write to {out}: {error.strerror}. Choose another folder with --out."
         ) from error
+    writers = [zstandard.ZstdCompressor(level=3).stream_writer(file) for file in files]
     began = monotonic()
     cast = make_cast(settings, principals, Random(seed))
     kernel = Kernel(start, seed, settings.policy, writers[0].write)
@@ -137,7 +124,7 @@ def simulate(
         campaign = Campaign(world, scenarios, split, end)
         kernel.run(end, tick if progress else None)
     for writer in writers:
-        writer.close()
+        writer.close()  # type: ignore[no-untyped-call]
     labels = campaign.labels()
     (out / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
     kinds = [label["kind"] for label in labels]
