@@ -27,9 +27,9 @@ import duckdb
 
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog
+from serving.forensics.event_store import EventStore
 from serving.forensics.ledger import LedgerReader, link
 from serving.forensics.records import COLUMNS
-from serving.forensics.store import EventStore
 from serving.forensics.verify import verify
 from serving.settings import EventSettings
 

@@ -15,8 +15,8 @@ from data.events import AuditEvent, DeadLetter, Decoded, decode_body
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult
-from serving.forensics.follower import Follower
-from serving.forensics.store import EventStore
+from serving.forensics.event_store import EventStore
+from serving.forensics.ingest import EventIngest
 from serving.history.keep import History
 from serving.instance import instance
 from serving.journal import Journal, JournalError, Record, record
@@ -61,7 +61,7 @@ class Service:
         self.pipeline: Pipeline | None = None
         self.events: EventStore | None = None
         self.history: History | None = None
-        self._follower: Follower | None = None
+        self._follower: EventIngest | None = None
         # The event loop stays free to answer while a large body is decoded.
         self._receiving = ThreadPoolExecutor(_RECEIVING, thread_name_prefix="receiving")
         # Of low priority: what is asked of the plain model must not hold up what the cluster sends.
@@ -111,7 +111,7 @@ class Service:
         pipeline = Pipeline(engine, journal, keeper, self.dead_letters, self._tell)
         if self.settings.events.enabled:
             self.events = EventStore(self.settings.events)
-            self._follower = Follower(
+            self._follower = EventIngest(
                 self.events,
                 journal,
                 scored=lambda: pipeline.position,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.forensics.ledger import Entry
+from serving.forensics.ledger import LedgerEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Catalog:
         """Number that the next record gets."""
         return self.segments[-1].end if self.segments else 0
 
-    def read(self, entries: Iterable[Entry]) -> None:
+    def read(self, entries: Iterable[LedgerEntry]) -> None:
         """Take in entries that follow those read before.
 
         Raises:

@@ -33,7 +33,7 @@ BEGINNING = bytes(32)
 _NAME, _HEAD = "ledger.jsonl", "head.json"
 
 
-class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+class LedgerLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of the ledger as written."""
 
     entry: msgspec.Raw
@@ -48,7 +48,7 @@ class Head(msgspec.Struct, frozen=True):
     hash: str
 
 
-_LINE = msgspec.json.Decoder(Line)
+_LINE = msgspec.json.Decoder(LedgerLine)
 _ENTRY = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -58,12 +58,12 @@ def link(before: bytes, entry: bytes | msgspec.Raw) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """A line that was read: where it stands, what it says, and whether that can be believed."""
 
     number: int
     fields: dict[str, Any]
-    line: Line
+    line: LedgerLine
     hash: bytes
 
 
@@ -76,7 +76,7 @@ def read_lines(folder: Path) -> Iterator[tuple[int, bytes]]:
         return
 
 
-def parse(number: int, text: bytes, before: bytes) -> Entry:
+def parse(number: int, text: bytes, before: bytes) -> LedgerEntry:
     """Read one line.
 
     Raises:
@@ -92,7 +92,7 @@ def parse(number: int, text: bytes, before: bytes) -> Entry:
     found = link(before, line.entry)
     if found.hex() != line.hash:
         raise ValueError("its hash does not follow from the line before it and its own content")
-    return Entry(number, fields, line, found)
+    return LedgerEntry(number, fields, line, found)
 
 
 def read_head(folder: Path) -> Head | None:
@@ -144,7 +144,7 @@ def public_bytes(key: Ed25519PublicKey) -> str:
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
 
-def is_signed_by(line: Line, key: Ed25519PublicKey) -> bool:
+def is_signed_by(line: LedgerLine, key: Ed25519PublicKey) -> bool:
     """Whether a line's signature is that of a key over the line's hash."""
     try:
         signature = bytes.fromhex(line.signature)
@@ -164,11 +164,11 @@ class LedgerReader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / _NAME
-        self._entries: list[Entry] = []
+        self._entries: list[LedgerEntry] = []
         self._size = 0
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LedgerEntry]:
         """All entries up to the last time that it was read on."""
         return self._entries
 
@@ -218,7 +218,7 @@ class Ledger(LedgerReader):
         """Whether it has a key."""
         return self._key is not None
 
-    def append(self, kind: str, **fields: Any) -> Entry:
+    def append(self, kind: str, **fields: Any) -> LedgerEntry:
         """Add an entry and make it durable.
 
         Raises:
@@ -233,14 +233,14 @@ class Ledger(LedgerReader):
             raw = msgspec.json.encode(content)
             found = link(before, raw)
             signature = self._key.sign(found).hex() if self._key is not None else ""
-            line = Line(msgspec.Raw(raw), found.hex(), signature)
+            line = LedgerLine(msgspec.Raw(raw), found.hex(), signature)
             text = msgspec.json.encode(line) + b"\n"
             with self._path.open("ab") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             self._size += len(text)
-            entry = Entry(number, content, line, found)
+            entry = LedgerEntry(number, content, line, found)
             self._entries.append(entry)
             write_durably(self._folder / _HEAD, msgspec.json.encode(Head(number, found.hex())))
             return entry

@@ -24,7 +24,7 @@ _CREDENTIAL = "authentication.kubernetes.io/credential-id"
 _ISSUED = "authentication.kubernetes.io/issued-credential-id"
 
 
-class Record(NamedTuple):
+class EventRecord(NamedTuple):
     """One event as it is kept. Times are microseconds since 1970 UTC; texts are empty where the event says nothing.
 
     Attributes:
@@ -75,7 +75,7 @@ class Record(NamedTuple):
     event: str
 
 
-COLUMNS = Record._fields
+COLUMNS = EventRecord._fields
 TIMES = ("time", "received")
 _NUMBERS = {
     "number": "UBIGINT",
@@ -118,7 +118,7 @@ def rows_of(files: Sequence[str], *, torn: bool = False) -> str:
     )
 
 
-def content_of(record: Record) -> bytes:
+def content_of(record: EventRecord) -> bytes:
     """The bytes that are hashed: every column in order as a netstring (`<length in bytes>:<UTF-8>,`), numbers in decimal."""
     texts = list(map(str, record))
     content = "".join([f"{len(text)}:{text}," for text in texts])
@@ -203,7 +203,7 @@ def record_of(
     alert: str,
     identity: Identity,
     key: bytes,
-) -> Record:
+) -> EventRecord:
     """What is kept of an event.
 
     Args:
@@ -229,7 +229,7 @@ def record_of(
     ref = event.objectRef
     other = event.impersonatedUser
     decision = event.annotations.decision if event.annotations is not None else None
-    return Record(
+    return EventRecord(
         number=number,
         time=time,
         received=received,

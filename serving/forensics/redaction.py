@@ -83,21 +83,21 @@ class Redacted(NamedTuple):
     removed: int
 
 
-class _Reference(msgspec.Struct, gc=False):
+class _ObjectReference(msgspec.Struct, gc=False):
     resource: str = ""
     subresource: str = ""
 
 
 class _Outline(msgspec.Struct, gc=False):
-    objectRef: _Reference | None = None
+    objectRef: _ObjectReference | None = None
 
 
-class _Operation(msgspec.Struct, gc=False):
+class _PatchOperation(msgspec.Struct, gc=False):
     path: str
 
 
 _OUTLINE = msgspec.json.Decoder(_Outline)
-_OPERATION = msgspec.json.Decoder(_Operation)
+_OPERATION = msgspec.json.Decoder(_PatchOperation)
 _TEXT = msgspec.json.Decoder(str)
 
 

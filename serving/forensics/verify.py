@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, Segment, StoredFile
-from serving.forensics.database import connect, quoted
-from serving.forensics.ledger import BEGINNING, Entry, is_signed_by, parse, read_head, read_lines
+from serving.forensics.duckdb import connect, quoted
+from serving.forensics.event_store import checksum_of
+from serving.forensics.ledger import BEGINNING, LedgerEntry, is_signed_by, parse, read_head, read_lines
 from serving.forensics.merkle import BLOCK, blocks_of, leaf_of, root_of
 from serving.forensics.records import CONTENT_SQL, SQL_TYPES
-from serving.forensics.store import checksum_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -142,8 +142,8 @@ def verify(
 
 def _check_ledger(
     folder: Path, report: Report, key: Ed25519PublicKey | None, head: str | None
-) -> list[Entry]:
-    entries: list[Entry] = []
+) -> list[LedgerEntry]:
+    entries: list[LedgerEntry] = []
     before = BEGINNING
     last_time = ""
     trusted: Ed25519PublicKey | None = None
@@ -187,7 +187,7 @@ def _check_ledger(
     return entries
 
 
-def _check_head(folder: Path, entries: list[Entry], report: Report, wanted: str | None) -> None:
+def _check_head(folder: Path, entries: list[LedgerEntry], report: Report, wanted: str | None) -> None:
     try:
         found = read_head(folder)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -223,7 +223,7 @@ def _check_head(folder: Path, entries: list[Entry], report: Report, wanted: str 
         report.findings.append(Finding("ledger", "head.json", what))
 
 
-def _check_catalog(entries: list[Entry], report: Report) -> Catalog:
+def _check_catalog(entries: list[LedgerEntry], report: Report) -> Catalog:
     catalog = Catalog()
     for entry in entries:
         end = catalog.end
@@ -289,9 +289,9 @@ def _named(folder: Path) -> set[str]:
     return names
 
 
-def _as_it_stands(folder: Path) -> list[Entry]:
+def _as_it_stands(folder: Path) -> list[LedgerEntry]:
     """The lines of the ledger as it is now, up to the first that is not sound."""
-    entries: list[Entry] = []
+    entries: list[LedgerEntry] = []
     for number, text in read_lines(folder):
         try:
             entries.append(parse(number, text, entries[-1].hash if entries else BEGINNING))
@@ -442,7 +442,7 @@ def _find_gaps(
     connection: duckdb.DuckDBPyConnection,
     folder: Path,
     catalog: Catalog,
-    entries: list[Entry],
+    entries: list[LedgerEntry],
     gap_seconds: float,
     report: Report,
 ) -> None:
@@ -478,7 +478,7 @@ def _find_gaps(
     report.gaps.sort(key=lambda gap: gap.after or gap.before)
 
 
-def _why(entries: list[Entry], last: int, following: int) -> str:
+def _why(entries: list[LedgerEntry], last: int, following: int) -> str:
     """What the ledger says of a gap."""
     begin, end = clock.written(last), clock.written(following)
     before = [entry for entry in entries if entry.fields["time"] <= end]

@@ -13,10 +13,10 @@ import pytest
 from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.catalog import StoredFile
+from serving.forensics.event_store import EventStore, mergeable
 from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
-from serving.forensics.questions import Filter, Questions
-from serving.forensics.records import CONTENT_SQL, Record, content_of
-from serving.forensics.store import EventStore, mergeable
+from serving.forensics.queries import EventFilter, EventQueries
+from serving.forensics.records import CONTENT_SQL, EventRecord, content_of
 from serving.forensics.verify import verify
 from tests.data.envelopes import gke_entry
 from tests.data.samples import event
@@ -24,8 +24,8 @@ from tests.serving.event_stores import ISSUED, body, new_store, story, with_cred
 from tests.serving.fakes import ndjson, raw_event, secret_event
 
 
-def all_records(folder: Path) -> list[Record]:
-    return Questions(folder).events(Filter(), limit=10_000).records
+def all_records(folder: Path) -> list[EventRecord]:
+    return EventQueries(folder).events(EventFilter(), limit=10_000).records
 
 
 def rfc6962(leaves: list[bytes]) -> bytes:
@@ -74,7 +74,7 @@ def test_a_credential_that_a_request_brings_into_being_is_noted(tmp_path: Path) 
     minted = raw_event(1, verb="create", resource="serviceaccounts", subresource="token")
     store.take(body([minted | {"annotations": {ISSUED: "JTI=new"}}]))
     store.close()
-    assert Questions(tmp_path).events(Filter(issued="new")).records[0].issued == "JTI=new"
+    assert EventQueries(tmp_path).events(EventFilter(issued="new")).records[0].issued == "JTI=new"
 
 
 def test_questions_see_what_is_not_sealed_yet(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_texts_of_any_kind_are_kept_and_proved(tmp_path: Path, text: str) -> Non
     assert verify(tmp_path).is_sound
     (record,) = all_records(tmp_path)
     assert json.loads(record.event)["objectRef"]["name"] == text
-    assert Questions(tmp_path).events(Filter(principal=record.principal)).records == [record]
+    assert EventQueries(tmp_path).events(EventFilter(principal=record.principal)).records == [record]
 
 
 def test_what_is_hashed_is_the_same_in_sql_and_in_python(tmp_path: Path) -> None:
@@ -353,9 +353,9 @@ def test_the_credential_of_every_event_is_found_again(tmp_path: Path) -> None:
     store.take(body([with_credential(raw_event(1), "X509SHA256=ab12"), raw_event(2)]))
     store.close()
     for name in ("ab12", "X509SHA256=ab12"):
-        assert [one.audit_id for one in Questions(tmp_path).events(Filter(credential=name)).records] == [
-            "id-1"
-        ]
+        assert [
+            one.audit_id for one in EventQueries(tmp_path).events(EventFilter(credential=name)).records
+        ] == ["id-1"]
 
 
 def test_an_event_that_is_too_long_is_kept_without_its_text(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from serving.forensics.evidence import EvidenceError, Subject, check, export
+from serving.forensics.evidence.export import EvidenceError, Subject, check, export
+from serving.forensics.evidence.page import render
 from serving.forensics.ledger import Ledger
-from serving.forensics.page import render
-from serving.forensics.questions import Questions
+from serving.forensics.queries import EventQueries
 from serving.forensics.verify import verify
 from tests.serving.event_stores import body, new_store, story
 from tests.serving.fakes import raw_event, secret_event
@@ -50,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, subject: Subject, **more: Any) -> bytes:
-    questions = Questions(folder)
+    questions = EventQueries(folder)
     try:
         return export(questions, Ledger(folder), subject, by="kim@corp", **more)
     finally:

@@ -22,8 +22,8 @@ from data.actions import FIELDS
 from serving.app import create_app
 from serving.engine import Engine
 from serving.explain import Explainer
-from serving.forensics.evidence import EMBEDDED, check
-from serving.forensics.page import check_page, render
+from serving.forensics.evidence.export import EMBEDDED, check
+from serving.forensics.evidence.page import check_page, render
 from serving.forensics.verify import verify
 from serving.settings import Settings
 from serving.store import ALERTS, AlertStore

@@ -7,7 +7,7 @@
     blocks/<n>.blocks           roots of the Merkle blocks of the segment that begins with n
     digest.key                  key of the digests of what was redacted
 
-Events are appended to the open file, which is sealed into Parquet every so often. `serving.forensics.follower` brings them.
+Events are appended to the open file, which is sealed into Parquet every so often. `serving.forensics.ingest` brings them.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from data.shipped import shipped
 from data.times import parse_times
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
-from serving.forensics.database import quoted
+from serving.forensics.duckdb import quoted
 from serving.forensics.ledger import Ledger, load_signing_key, public_bytes, sync_folder, write_durably
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
-from serving.forensics.parquet import write_parquet
-from serving.forensics.records import COLUMNS, Record, content_of, record_of, rows_of
+from serving.forensics.parquet_writer import write_parquet
+from serving.forensics.records import COLUMNS, EventRecord, content_of, record_of, rows_of
 from serving.settings import EventSettings
 
 _log = logging.getLogger("kubehabit.events")
@@ -455,7 +455,7 @@ class EventStore:
                 try:
                     fields = _LINES.decode(line)
                     batch, follow = fields.pop("batch"), fields.pop("follow")
-                    record = Record(**fields)
+                    record = EventRecord(**fields)
                 except (msgspec.MsgspecError, KeyError, TypeError):
                     break
                 if not line.endswith(b"\n") or record.number != number + len(leaves):

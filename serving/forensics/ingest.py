@@ -10,7 +10,7 @@ from typing import Any
 
 from data.errors import KubehabitError
 from serving.body import decompress
-from serving.forensics.store import EventStore
+from serving.forensics.event_store import EventStore
 from serving.journal import Journal, JournalError, Place
 
 _log = logging.getLogger("kubehabit.events")
@@ -28,7 +28,7 @@ _HELD = 0.75
 """Part of a full journal from which the store holds nothing back: if it cannot write for so long, scoring goes first."""
 
 
-class Follower:
+class EventIngest:
     """A thread that takes each batch into the store once it was scored.
 
     The journal keeps batches until the store has them too. A store that cannot be written is tried again; only when the journal

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from serving.forensics import clock
-from serving.forensics import incident_sections as sections_of
-from serving.forensics.evidence import EMBEDDED, Export, is_page, parse_export, read_export
-from serving.forensics.html import STYLE, anchor, facts, section, table, text
+from serving.forensics.evidence import page_sections as sections_of
+from serving.forensics.evidence.export import EMBEDDED, Export, is_page, parse_export, read_export
+from serving.forensics.evidence.html import STYLE, anchor, facts, section, table, text
 from serving.forensics.records import what_of
 
 

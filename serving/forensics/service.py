@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from serving.alerts import clean
-from serving.forensics.dossier import alerts_named
-from serving.forensics.evidence import EvidenceError, Subject, export
-from serving.forensics.model import describe_model
-from serving.forensics.questions import Questions, TooSlowError
+from serving.forensics.evidence.export import EvidenceError, Subject, export
+from serving.forensics.evidence.incident import alerts_named
+from serving.forensics.evidence.model_card import describe_model
+from serving.forensics.queries import EventQueries, QueryTimeoutError
 from serving.problems import ProblemError
 from serving.service import Service
 
@@ -24,7 +24,7 @@ _WAIT_SECONDS = 10
 _Answer = TypeVar("_Answer")
 
 
-class Desk:
+class ForensicsService:
     """The questions of one service: made with the first one, and not too many at a time.
 
     Args:
@@ -35,10 +35,10 @@ class Desk:
         self._service = service
         self._making = threading.Lock()
         self._turns = threading.BoundedSemaphore(_AT_ONCE)
-        self._questions: Questions | None = None
+        self._questions: EventQueries | None = None
 
     @contextmanager
-    def open(self) -> Iterator[Questions]:
+    def open(self) -> Iterator[EventQueries]:
         """Take a turn.
 
         Raises:
@@ -50,22 +50,22 @@ class Desk:
             raise ProblemError(404, "The event store is switched off: set events.enabled in serve.yaml.")
         with self._making:
             if self._questions is None:
-                self._questions = Questions(
+                self._questions = EventQueries(
                     self._service.events.folder, memory_mb=settings.memory_mb, seconds=settings.query_seconds
                 )
         if not self._turns.acquire(timeout=_WAIT_SECONDS):
             raise ProblemError(503, "Too many questions at a time: ask again later.", {"Retry-After": "5"})
         try:
             yield self._questions
-        except TooSlowError as error:
+        except QueryTimeoutError as error:
             raise ProblemError(503, str(error)) from error
         finally:
             self._turns.release()
 
-    def ask(self, question: Callable[[Questions], _Answer]) -> _Answer:
+    def ask(self, question: Callable[[EventQueries], _Answer]) -> _Answer:
         """The answer to one question; raises as `open`."""
-        with self.open() as questions:
-            return question(questions)
+        with self.open() as queries:
+            return question(queries)
 
     def incident_evidence(self, incident_id: str, *, by: str, note: str = "") -> bytes:
         """Export an incident and note that in the ledger.
@@ -76,7 +76,7 @@ class Desk:
             note: why, in their words.
 
         Returns:
-            The file, which `serving.forensics.page.render` makes a page of.
+            The file, which `serving.forensics.evidence.page.render` makes a page of.
 
         Raises:
             ProblemError: there is no such incident, it was merged away, its events are gone, or the store cannot be written.
@@ -118,7 +118,7 @@ class Desk:
         judges = {(alert.model.name, alert.model.version): None for alert in kept}
         if not judges:
             judges[engine.model.name, engine.model.version] = None
-        with self.open() as questions:
+        with self.open() as queries:
             events = self._service.events
             assert events is not None
             try:
@@ -126,7 +126,7 @@ class Desk:
                 behind = self._service.settle_events(_WAIT_SECONDS)
                 events.seal()
                 return export(
-                    questions,
+                    queries,
                     events.ledger,
                     msgspec.structs.replace(subject, alerts=tuple(alert.id for alert in kept)),
                     by=by,

@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from data.errors import KubehabitError
 from serving.forensics import clock
-from serving.forensics.database import connect
-from serving.forensics.dossier import Place, blast_radius, places_of, span_of, spread_of
-from serving.forensics.ledger import BEGINNING, Entry, Ledger, Line, is_signed_by
+from serving.forensics.duckdb import connect
+from serving.forensics.evidence.incident import RequestPlace, blast_radius, places_of, span_of, spread_of
+from serving.forensics.ledger import BEGINNING, Ledger, LedgerEntry, LedgerLine, is_signed_by
 from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
-from serving.forensics.questions import Filter, Questions, moment_of
-from serving.forensics.records import COLUMNS, Record, checksum, content_of
+from serving.forensics.queries import EventFilter, EventQueries, moment_of
+from serving.forensics.records import COLUMNS, EventRecord, checksum, content_of
 from serving.forensics.verify import leaves_of
 
 FORMAT = "kubehabit.evidence/1"
@@ -81,7 +81,7 @@ class Chain(msgspec.Struct, rename="camel", frozen=True):
     before: str
     first: int
     digests: list[str]
-    lines: dict[int, Line]
+    lines: dict[int, LedgerLine]
     public_key: str
 
 
@@ -125,7 +125,7 @@ def exporter() -> str:
 
 
 def export(
-    questions: Questions,
+    queries: EventQueries,
     ledger: Ledger,
     subject: Subject,
     *,
@@ -158,12 +158,12 @@ def export(
             "serve.yaml, or KUBEHABIT_EVENTS__SIGNING_KEY."
         )
     places = {} if incident is None else places_of(incident, alerts)
-    records = _gather(questions, subject, incident, places, alerts)
+    records = _gather(queries, subject, incident, places, alerts)
     if not records:
         raise EvidenceError(
             "None of these events is in the store. They may be older than its retention, or from before it was switched on."
         )
-    proofs = _prove(questions, records)
+    proofs = _prove(queries, records)
     cited = (
         {audit_id for alert in alerts for audit_id in alert["auditIDs"]}
         | set(subject.audit_ids)
@@ -233,14 +233,14 @@ def export(
 
 
 def _gather(
-    questions: Questions,
+    queries: EventQueries,
     subject: Subject,
     incident: dict[str, Any] | None,
-    places: Mapping[str, Place],
+    places: Mapping[str, RequestPlace],
     alerts: Sequence[dict[str, Any]],
-) -> list[Record]:
+) -> list[EventRecord]:
     """The records that are meant, in the order of time."""
-    wanted: list[Filter] = []
+    wanted: list[EventFilter] = []
     if incident is not None:
         first, last = span_of(incident)
         wanted += _by_id(list(places), first - _HOUR, last + _HOUR)
@@ -249,16 +249,16 @@ def _gather(
         wanted += _by_id(alert["auditIDs"], *span)
     wanted += _by_id(list(subject.audit_ids), subject.since, subject.until)
     if subject.principal is not None:
-        wanted.append(Filter(principal=subject.principal, since=subject.since, until=subject.until))
+        wanted.append(EventFilter(principal=subject.principal, since=subject.since, until=subject.until))
     if not wanted:
         raise EvidenceError(
             "Say what the evidence is of: an incident, alerts, audit IDs, or a principal and a span of time."
         )
-    found: dict[int, Record] = {}
+    found: dict[int, EventRecord] = {}
     for one in wanted:
         cursor = None
         while True:
-            page = questions.events(one, limit=_PAGE, cursor=cursor)
+            page = queries.events(one, limit=_PAGE, cursor=cursor)
             found.update((record.number, record) for record in page.records)
             if len(found) > MAX_EVENTS:
                 raise EvidenceError(
@@ -270,16 +270,16 @@ def _gather(
     return sorted(found.values(), key=lambda record: (record.time, record.number))
 
 
-def _by_id(audit_ids: Sequence[str], since: int | None, until: int | None) -> list[Filter]:
+def _by_id(audit_ids: Sequence[str], since: int | None, until: int | None) -> list[EventFilter]:
     return [
-        Filter(audit_ids=tuple(audit_ids[start : start + _PAGE // 2]), since=since, until=until)
+        EventFilter(audit_ids=tuple(audit_ids[start : start + _PAGE // 2]), since=since, until=until)
         for start in range(0, len(audit_ids), _PAGE // 2)
     ]
 
 
-def _prove(questions: Questions, records: Sequence[Record]) -> list[dict[str, Any]]:
+def _prove(queries: EventQueries, records: Sequence[EventRecord]) -> list[dict[str, Any]]:
     """For each record the path from its hash to the root of the segment that it was sealed in."""
-    catalog = questions.catalog()
+    catalog = queries.catalog()
     by_segment: dict[int, list[int]] = {}
     for record in records:
         at = catalog.segment_at(record.number)
@@ -289,11 +289,11 @@ def _prove(questions: Questions, records: Sequence[Record]) -> list[dict[str, An
             )
         by_segment.setdefault(at, []).append(record.number)
     proofs: dict[int, dict[str, Any]] = {}
-    with connect(questions.folder, 512, 2) as connection:
+    with connect(queries.folder, 512, 2) as connection:
         for at, numbers in by_segment.items():
             segment = catalog.segments[at]
             file = next(one for one in catalog.files if one.first <= segment.first < one.end)
-            _, leaves = leaves_of(connection, questions.folder / file.name, segment.first, segment.end)
+            _, leaves = leaves_of(connection, queries.folder / file.name, segment.first, segment.end)
             blocks = blocks_of(leaves)
             if root_of(blocks).hex() != segment.root:
                 raise EvidenceError(
@@ -313,7 +313,7 @@ def _prove(questions: Questions, records: Sequence[Record]) -> list[dict[str, An
     return [proofs[record.number] for record in records]
 
 
-def _custody(entries: Sequence[Entry], subject: Subject) -> list[dict[str, Any]]:
+def _custody(entries: Sequence[LedgerEntry], subject: Subject) -> list[dict[str, Any]]:
     """Earlier exports of the same incident, alerts or principal."""
     same = set(subject.alerts)
     return [
@@ -328,7 +328,7 @@ def _custody(entries: Sequence[Entry], subject: Subject) -> list[dict[str, Any]]
     ]
 
 
-def _public_key(entries: Sequence[Entry]) -> str:
+def _public_key(entries: Sequence[LedgerEntry]) -> str:
     return next(
         (str(entry.fields["public_key"]) for entry in reversed(entries) if entry.fields.get("public_key")), ""
     )
@@ -464,7 +464,7 @@ def _check_chain(chain: Chain, findings: list[str]) -> str:
 
 
 def _check_event(event: dict[str, Any], roots: dict[int, dict[str, Any]], findings: list[str]) -> None:
-    record = Record(**event["record"])
+    record = EventRecord(**event["record"])
     where = f"Event {record.audit_id} (record {record.number})"
     if checksum(record.event) != event["sha256"]:
         findings.append(f"{where}: its text is not that of its checksum.")

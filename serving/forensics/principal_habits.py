@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from serving.forensics import clock
-from serving.forensics.questions import ALLOWED, Filter, Questions, Source
+from serving.forensics.queries import ALLOWED, EventFilter, EventQueries, RecordSource
 
 _WHAT = "CASE WHEN resource = '' THEN split_part(path, '?', 1) ELSE concat_ws('/', resource, nullif(subresource, '')) END"
 _SETS: tuple[tuple[str, tuple[str, ...], int], ...] = (
@@ -39,7 +39,7 @@ class Habit(msgspec.Struct, rename="camel", frozen=True):
     last: str
 
 
-class Deed(msgspec.Struct, rename="camel", frozen=True):
+class VerbCount(msgspec.Struct, rename="camel", frozen=True):
     """How often it did something with a kind of objects."""
 
     verb: str
@@ -58,7 +58,7 @@ class Refusal(msgspec.Struct, rename="camel", frozen=True):
     last: str
 
 
-class Habits(msgspec.Struct, rename="camel", frozen=True):
+class PrincipalHabits(msgspec.Struct, rename="camel", frozen=True):
     """The habits of one principal over a span of time.
 
     Attributes:
@@ -78,14 +78,14 @@ class Habits(msgspec.Struct, rename="camel", frozen=True):
     namespaces: list[Habit]
     resources: list[Habit]
     verbs: list[Habit]
-    deeds: list[Deed]
+    deeds: list[VerbCount]
     objects: list[Habit]
     addresses: list[Habit]
     user_agents: list[Habit]
     refusals: list[Refusal]
 
 
-class Compared(msgspec.Struct, rename="camel", frozen=True):
+class ComparedAction(msgspec.Struct, rename="camel", frozen=True):
     """Something that is done, by the principal and by how many of its peers."""
 
     verb: str
@@ -94,7 +94,7 @@ class Compared(msgspec.Struct, rename="camel", frozen=True):
     peers: int
 
 
-class Peers(msgspec.Struct, rename="camel", frozen=True):
+class PeerComparison(msgspec.Struct, rename="camel", frozen=True):
     """A principal beside those it is compared with.
 
     Attributes:
@@ -107,14 +107,14 @@ class Peers(msgspec.Struct, rename="camel", frozen=True):
     principal: str
     peers: list[str]
     active: int
-    both: list[Compared]
-    only_it: list[Compared]
-    only_peers: list[Compared]
+    both: list[ComparedAction]
+    only_it: list[ComparedAction]
+    only_peers: list[ComparedAction]
 
 
 def habits_of(
-    questions: Questions, principal: str, since: int | None = None, until: int | None = None
-) -> Habits | None:
+    queries: EventQueries, principal: str, since: int | None = None, until: int | None = None
+) -> PrincipalHabits | None:
     """What a principal does; None if there is no event of it.
 
     Args:
@@ -122,7 +122,7 @@ def habits_of(
         principal: by folded name or as logged.
         since, until: half-open span, microseconds since 1970 UTC.
     """
-    condition, values = Filter(principal=principal, since=since, until=until).sql()
+    condition, values = EventFilter(principal=principal, since=since, until=until).sql()
     # Read once: to find the events of one among those of all is most of the work.
     gathered = (
         f"CREATE TEMP TABLE seen AS SELECT time, isodow(time) AS weekday, hour(time) AS hour, namespace, {_WHAT} AS what, verb, "
@@ -145,7 +145,7 @@ def habits_of(
         "SELECT count(*), count(*) FILTER (NOT allowed), epoch_us(min(time)), epoch_us(max(time)) FROM seen"
     )
 
-    def ask(source: Source) -> Habits | None:
+    def ask(source: RecordSource) -> PrincipalHabits | None:
         source.all(gathered, values)
         total = source.all(span)[0]
         if not total[0]:
@@ -157,7 +157,7 @@ def habits_of(
         week = [[0] * 24 for _ in range(7)]
         for row in named["week"]:
             week[row[0] - 1][row[1]] = row[-4]
-        return Habits(
+        return PrincipalHabits(
             principal=principal,
             count=total[0],
             refused=total[1],
@@ -168,7 +168,7 @@ def habits_of(
             namespaces=_habits(named["namespaces"], ("namespace",)),
             resources=_habits(named["resources"], ("what",)),
             verbs=_habits(named["verbs"], ("verb",)),
-            deeds=[Deed(row[4], row[3], row[-4]) for row in named["deeds"]],
+            deeds=[VerbCount(row[4], row[3], row[-4]) for row in named["deeds"]],
             objects=_habits([row for row in named["objects"] if row[5]], ("what", "namespace", "name"), " /"),
             addresses=_habits(named["addresses"], ("source_ips",)),
             user_agents=_habits(named["user_agents"], ("user_agent",)),
@@ -178,20 +178,20 @@ def habits_of(
             ],
         )
 
-    habits = questions.answer(since, until, ask)
+    habits = queries.answer(since, until, ask)
     if habits is None:
         return None
-    earliest = questions.extent().earliest
+    earliest = queries.extent().earliest
     return msgspec.structs.replace(habits, store_begins=None if earliest is None else clock.written(earliest))
 
 
 def compared(
-    questions: Questions,
+    queries: EventQueries,
     principal: str,
     peers: Sequence[str],
     since: int | None = None,
     until: int | None = None,
-) -> Peers:
+) -> PeerComparison:
     """What a principal and its peers do: both, only it, only they.
 
     Args:
@@ -200,12 +200,12 @@ def compared(
         peers: by folded names.
         since, until: half-open span, microseconds since 1970 UTC.
     """
-    condition, values = Filter(since=since, until=until).sql()
+    condition, values = EventFilter(since=since, until=until).sql()
     query = f"""
         SELECT principal, verb, {_WHAT} AS what, count(*) FROM {{records}}
         WHERE {condition} AND principal IN (SELECT unnest(?::VARCHAR[])) AND stage <> 'RequestReceived' GROUP BY ALL"""
     everybody = [principal, *(name for name in peers if name != principal)]
-    rows = questions.answer(since, until, lambda source: source.all(query, [*values, everybody]))
+    rows = queries.answer(since, until, lambda source: source.all(query, [*values, everybody]))
     own: dict[tuple[str, str], int] = {}
     of_peers: dict[tuple[str, str], int] = defaultdict(int)
     for name, verb, what, count in rows:
@@ -214,10 +214,10 @@ def compared(
         else:
             of_peers[verb, what] += 1
     together = sorted(
-        (Compared(*deed, own.get(deed, 0), of_peers.get(deed, 0)) for deed in {*own, *of_peers}),
+        (ComparedAction(*deed, own.get(deed, 0), of_peers.get(deed, 0)) for deed in {*own, *of_peers}),
         key=lambda one: (-one.count, -one.peers, one.verb, one.resource),
     )
-    return Peers(
+    return PeerComparison(
         principal=principal,
         peers=everybody[1:],
         active=len({name for name, *_ in rows if name != principal}),

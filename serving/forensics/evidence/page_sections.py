@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving.forensics import clock
-from serving.forensics.html import facts, table, text
-from serving.forensics.questions import moment_of
+from serving.forensics.evidence.html import facts, table, text
+from serving.forensics.queries import moment_of
 from serving.forensics.records import what_of
 
 _ROLES = {

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import msgspec
 
 from serving.forensics import clock
-from serving.forensics.questions import moment_of
-from serving.forensics.records import Record, what_of
+from serving.forensics.queries import moment_of
+from serving.forensics.records import EventRecord, what_of
 from serving.story import deed_of
 
 Part = Literal["suspect", "consequence", "join"]
@@ -24,7 +24,7 @@ _COUNTED = ("flagged", "contributor")
 _REACHED = "reached"
 
 
-class Place(msgspec.Struct, rename="camel", frozen=True):
+class RequestPlace(msgspec.Struct, rename="camel", frozen=True):
     """One request's place in an incident.
 
     Attributes:
@@ -36,7 +36,7 @@ class Place(msgspec.Struct, rename="camel", frozen=True):
     role: str
 
 
-class Joined(msgspec.Struct, rename={"audit_id": "auditID"}, frozen=True):
+class SpreadStep(msgspec.Struct, rename={"audit_id": "auditID"}, frozen=True):
     """By what one principal may have come to act as another, or why an alert is in the incident."""
 
     time: str
@@ -48,7 +48,7 @@ class Joined(msgspec.Struct, rename={"audit_id": "auditID"}, frozen=True):
     audit_id: str = ""
 
 
-class Touched(msgspec.Struct, rename="camel"):
+class TouchedObject(msgspec.Struct, rename="camel"):
     """Requests for one object, or one kind of objects, that came to the same."""
 
     object: str
@@ -82,7 +82,7 @@ class BlastRadius(msgspec.Struct, rename="camel"):
     counts: dict[str, int]
     aside: int
     consequences: int
-    objects: list[Touched]
+    objects: list[TouchedObject]
 
 
 def alerts_named(incident: dict[str, Any]) -> list[str]:
@@ -101,7 +101,7 @@ def span_of(incident: dict[str, Any]) -> tuple[int, int]:
     return min(moments), max(moments)
 
 
-def places_of(incident: dict[str, Any], alerts: Sequence[dict[str, Any]]) -> dict[str, Place]:
+def places_of(incident: dict[str, Any], alerts: Sequence[dict[str, Any]]) -> dict[str, RequestPlace]:
     """Every audit ID of an incident -> its place; what is held against somebody is nowhere else.
 
     Args:
@@ -120,19 +120,19 @@ def places_of(incident: dict[str, Any], alerts: Sequence[dict[str, Any]]) -> dic
         ("consequence", incident["consequenceAuditIDs"]),
         ("suspect", incident["auditIDs"]),
     )
-    places: dict[str, Place] = {}
+    places: dict[str, RequestPlace] = {}
     for part, names in parts:
         places |= {
-            name: Place(part, roles.get(name, "session") if part == "suspect" else _ROLES[part])
+            name: RequestPlace(part, roles.get(name, "session") if part == "suspect" else _ROLES[part])
             for name in names
         }
     return places
 
 
-def spread_of(incident: dict[str, Any]) -> list[Joined]:
+def spread_of(incident: dict[str, Any]) -> list[SpreadStep]:
     """Every join of an incident, in order of time: between principals by what the log says, and of alerts by the trail."""
     ties = [
-        Joined(
+        SpreadStep(
             time=clock.written(moment_of(tie["time"])),
             what=tie["kind"] + (f" through {tie['via']}" if tie["via"] else ""),
             confidence=tie["confidence"],
@@ -144,7 +144,7 @@ def spread_of(incident: dict[str, Any]) -> list[Joined]:
         for tie in incident["ties"]
     ]
     joins = [
-        Joined(
+        SpreadStep(
             time=clock.written(moment_of(entry["time"])),
             what=f"alert {', '.join(entry['alerts'])} joined"
             if entry["action"] == "joined"
@@ -162,8 +162,8 @@ def spread_of(incident: dict[str, Any]) -> list[Joined]:
 def blast_radius(
     incident: dict[str, Any],
     alerts: Sequence[dict[str, Any]],
-    records: Sequence[Record],
-    places: dict[str, Place],
+    records: Sequence[EventRecord],
+    places: dict[str, RequestPlace],
 ) -> BlastRadius:
     """What was touched, counted over the events.
 
@@ -176,7 +176,7 @@ def blast_radius(
     rated = {
         action["auditID"]: action["sensitivity"] for alert in alerts for action in alert.get("actions", ())
     }
-    objects: dict[tuple[str, str], Touched] = {}
+    objects: dict[tuple[str, str], TouchedObject] = {}
     worst: dict[tuple[str, str], int] = {}
     counts: dict[str, int] = {}
     entered: dict[str, bool] = {}
@@ -198,7 +198,7 @@ def blast_radius(
         if record.namespace:
             entered[record.namespace] = entered.get(record.namespace, False) or did != "tried"
         key = (what_of(record._asdict()), did)
-        held = objects.setdefault(key, Touched(*key, first=clock.written(record.time)))
+        held = objects.setdefault(key, TouchedObject(*key, first=clock.written(record.time)))
         held.count += 1
         held.last = clock.written(record.time)
         held.flagged = held.flagged or counted
@@ -226,5 +226,5 @@ def blast_radius(
     )
 
 
-def _origin(record: Record) -> tuple[str, str, str]:
+def _origin(record: EventRecord) -> tuple[str, str, str]:
     return record.principal, record.source_ips, record.user_agent

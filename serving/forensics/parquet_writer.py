@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import KubehabitError
-from serving.forensics.database import connect, quoted
+from serving.forensics.duckdb import connect, quoted
 
 _ROW_GROUP = 61_440
 
@@ -44,7 +44,7 @@ def write_parquet(rows: str, to: Path, *, folder: Path, memory_mb: int) -> int:
 def _answer_of_process(request: dict[str, Any]) -> dict[str, Any]:
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "serving.forensics.parquet"],
+            [sys.executable, "-m", "serving.forensics.parquet_writer"],
             input=json.dumps(request),
             capture_output=True,
             text=True,

@@ -20,9 +20,9 @@ import msgspec
 from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
-from serving.forensics.database import connect, quoted
+from serving.forensics.duckdb import connect, quoted
 from serving.forensics.ledger import LedgerReader
-from serving.forensics.records import COLUMNS, SQL_TYPES, TIMES, Record, rows_of
+from serving.forensics.records import COLUMNS, SQL_TYPES, TIMES, EventRecord, rows_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -50,11 +50,11 @@ _KINDS = {
 """Short names and irregular plurals as kubectl takes them."""
 
 
-class QuestionError(KubehabitError):
+class QueryError(KubehabitError):
     """A question that cannot be answered as it was asked."""
 
 
-class TooSlowError(QuestionError):
+class QueryTimeoutError(QueryError):
     """A question that took longer than it may."""
 
 
@@ -99,7 +99,7 @@ def moment_of(text: str, now: datetime | None = None) -> int:
                 moment = datetime.fromisoformat(text)
                 moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         except ValueError as error:
-            raise QuestionError(
+            raise QueryError(
                 f"{text!r} is no point in time. Say how long ago (30m, 12h, 7d), a time of day in UTC (14:02), a day "
                 "(2026-11-24), or an RFC 3339 time (2026-11-24T14:02:00Z)."
             ) from error
@@ -107,7 +107,7 @@ def moment_of(text: str, now: datetime | None = None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class EventFilter:
     """Which records are meant; what is None or empty does not matter. Times are microseconds since 1970 UTC.
 
     Attributes:
@@ -180,10 +180,10 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class EventPage:
     """Records in the order of time, and where to go on; `cursor` is None at the end."""
 
-    records: list[Record]
+    records: list[EventRecord]
     cursor: str | None
 
 
@@ -259,7 +259,7 @@ class Life(msgspec.Struct, rename="camel", frozen=True):
     alerts: list[str]
 
 
-class Questions:
+class EventQueries:
     """Answers questions about a store.
 
     Args:
@@ -276,7 +276,7 @@ class Questions:
         self.folder = folder
         self._seconds = seconds
         if not (folder / "ledger.jsonl").exists():
-            raise QuestionError(
+            raise QueryError(
                 f"There is no event store in {folder}. `kubehabit serve` makes one; name another with --store."
             )
         self._ledger = LedgerReader(folder)
@@ -302,7 +302,7 @@ class Questions:
     def extent(self) -> Extent:
         """How far back the store goes."""
 
-        def ask(source: Source) -> Extent:
+        def ask(source: RecordSource) -> Extent:
             row = source.all("SELECT count(*), min(epoch_us(time)), max(epoch_us(time)) FROM {open}")[0]
             files = source.files
             times = [time for time in (row[1], *(file.earliest for file in files)) if time is not None]
@@ -319,13 +319,13 @@ class Questions:
 
     def events(
         self,
-        wanted: Filter,
+        wanted: EventFilter,
         *,
         limit: int = 100,
         cursor: str | None = None,
         newest: bool = False,
         texts: bool = True,
-    ) -> Page:
+    ) -> EventPage:
         """List events in the order of time.
 
         Args:
@@ -341,7 +341,7 @@ class Questions:
         if cursor is not None:
             match = _CURSOR.fullmatch(cursor)
             if match is None:
-                raise QuestionError("'cursor' is not one of ours: use the value of the page before, or none.")
+                raise QueryError("'cursor' is not one of ours: use the value of the page before, or none.")
             at = int(match[1])
             condition += f" AND (time, number) {after} (make_timestamp(?::BIGINT), ?::UBIGINT)"
             values = [*values, at, int(match[2])]
@@ -352,7 +352,7 @@ class Questions:
             for name in COLUMNS
         )
 
-        def ask(source: Source) -> Page:
+        def ask(source: RecordSource) -> EventPage:
             # First which, then their texts: those are most of what there is to read.
             found = source.all(
                 f"SELECT epoch_us(time), number FROM {{records}} WHERE {condition} "
@@ -361,20 +361,20 @@ class Questions:
             )
             numbers = [number for _, number in found[:limit]]
             if not numbers:
-                return Page([], None)
+                return EventPage([], None)
             rows = source.all(
                 f"SELECT {columns} FROM {{records}} WHERE number IN (SELECT unnest(?::UBIGINT[])) AND number BETWEEN ? AND ?",
                 [numbers, min(numbers), max(numbers)],
                 numbers=numbers,
             )
-            by_number = {row[0]: Record(*row) for row in rows}
+            by_number = {row[0]: EventRecord(*row) for row in rows}
             records = [by_number[number] for number in numbers]
             last = records[-1]
-            return Page(records, f"{last.time}-{last.number}" if len(found) > limit else None)
+            return EventPage(records, f"{last.time}-{last.number}" if len(found) > limit else None)
 
         return self.answer(since, until, ask)
 
-    def touched(self, wanted: Filter, *, listings: bool = True) -> list[Touch]:
+    def touched(self, wanted: EventFilter, *, listings: bool = True) -> list[Touch]:
         """Who touched an object or a kind of objects, how, and how often; the latest first.
 
         Args:
@@ -401,7 +401,7 @@ class Questions:
             FROM {{records}} WHERE {condition} GROUP BY ALL ORDER BY max(time) DESC LIMIT {MAX_LIMIT}"""
         given = ([name] if name is not None else []) + values
 
-        def ask(source: Source) -> list[Touch]:
+        def ask(source: RecordSource) -> list[Touch]:
             rows = source.all(query, given)
             return [_row(Touch, row, times=(6, 7), lists=(8, 9, 10, 11)) for row in rows]
 
@@ -425,7 +425,7 @@ class Questions:
             SELECT principal, epoch_us(min(time)) FROM {records}
             WHERE principal IN (SELECT unnest(?::VARCHAR[])) GROUP BY principal"""
 
-        def ask(source: Source) -> list[Newcomer]:
+        def ask(source: RecordSource) -> list[Newcomer]:
             window = [file for file in source.files if file.latest >= since]
             names = {row[0] for row in source.all(came, [namespace, until, since], files=window)}
             older = [file for file in source.files if file.latest < since]
@@ -447,7 +447,7 @@ class Questions:
 
     def life(self, principal: str, since: int | None = None, until: int | None = None) -> Life | None:
         """What a principal did; None if nothing."""
-        wanted = Filter(principal=principal, since=since, until=until)
+        wanted = EventFilter(principal=principal, since=since, until=until)
         condition, values = wanted.sql()
         resource = (
             "CASE WHEN resource = '' THEN split_part(path, '?', 1) "
@@ -463,7 +463,7 @@ class Questions:
             "alerts": "alert",
         }
 
-        def ask(source: Source) -> Life | None:
+        def ask(source: RecordSource) -> Life | None:
             columns = ", ".join(f"histogram({sql}) AS {name}" for name, sql in tops.items())
             row = source.all(
                 f"""SELECT count(*), count(*) FILTER ({ALLOWED}), epoch_us(min(time)), epoch_us(max(time)), {columns}
@@ -488,7 +488,7 @@ class Questions:
 
     # -- how they are asked -------------------------------------------------------------------------------------
 
-    def answer(self, since: int | None, until: int | None, ask: Callable[[Source], _Answer]) -> _Answer:
+    def answer(self, since: int | None, until: int | None, ask: Callable[[RecordSource], _Answer]) -> _Answer:
         """Ask the files that hold a span of time; again if one was merged away meanwhile.
 
         Raises:
@@ -501,10 +501,10 @@ class Questions:
             catalog = self.catalog()
             try:
                 with self._cursor(deadline) as cursor:
-                    return ask(Source(cursor, self.folder, catalog, since, until))
+                    return ask(RecordSource(cursor, self.folder, catalog, since, until))
             except duckdb.IOException:
                 if attempt == _ATTEMPTS - 1:
-                    raise QuestionError(
+                    raise QueryError(
                         f"A file of the store in {self.folder} cannot be read. Run `kubehabit verify`."
                     ) from None
                 time.sleep(0.05)
@@ -529,12 +529,12 @@ class Questions:
         except duckdb.InterruptException as error:
             if not late.is_set():
                 raise
-            raise TooSlowError(
+            raise QueryTimeoutError(
                 f"The question took longer than {self._seconds:g} s. Ask about a shorter time (since, until), or raise "
                 "events.query_seconds."
             ) from error
         except duckdb.OutOfMemoryException as error:
-            raise QuestionError(
+            raise QueryError(
                 "The question needs more memory than it may have. Ask about a shorter time (since, until), or raise "
                 "events.memory_mb."
             ) from error
@@ -543,7 +543,7 @@ class Questions:
             cursor.close()
 
 
-class Source:
+class RecordSource:
     """The files that may hold what is asked for, as something to select from."""
 
     def __init__(
@@ -629,5 +629,5 @@ def _top(counts: dict[str, int] | None) -> list[Top]:
     return sorted(found, key=lambda top: (-top.count, top.value))[:_TOP]
 
 
-def _without_name(wanted: Filter, anywhere: bool = False) -> Filter:
+def _without_name(wanted: EventFilter, anywhere: bool = False) -> EventFilter:
     return replace(wanted, name=None, namespace=None if anywhere else wanted.namespace)
