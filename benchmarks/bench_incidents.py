@@ -177,7 +177,7 @@ def keep(log: Path, folder: Path) -> None:
     store = EventStore(EventSettings(path=folder, retention_days=36_500))
     lines = open_lines(log)
     while batch := list(islice(lines, _BATCH)):
-        store.take(b"\n".join(batch))
+        store.append(b"\n".join(batch))
     store.close()
 
 

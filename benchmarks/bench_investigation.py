@@ -66,7 +66,7 @@ def take_in(log: Path, folder: Path, limit: int) -> tuple[int, float, float]:
         size += len(line) + 1
         if len(lines) == _BATCH:
             began = time.process_time()
-            count += store.take(b"\n".join(lines))
+            count += store.append(b"\n".join(lines))
             store.tick()
             seconds += time.process_time() - began
             lines = []

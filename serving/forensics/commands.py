@@ -373,7 +373,7 @@ def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None
         by=exporter(),
         incident=incident,
         alerts=alerts,
-        models=[describe_model(settings, *judge) for judge in judges],
+        models=[describe_model(settings.model.cache_dir, *judge) for judge in judges],
         words=words,
     )
     _write_evidence(made, wanted.incident, out)

@@ -1,8 +1,8 @@
-"""The ledger: an append-only file of what happened to the store, each line chained to the one before and, with a key, signed.
+"""The ledger: an append-only log of changes to the store, each line chained to the one before and, with a key, signed.
 
 A line is `{"entry": {...}, "hash": "<hex>", "signature": "<hex>"}`. `hash` is SHA-256 over the hash of the line before (32 bytes;
-zeros before the first) and the SHA-256 of the entry's own bytes as they stand in the line. `signature` is Ed25519 over the 32
-bytes of `hash`. A second file, `head.json`, repeats the last line: a ledger that ends before its head has lost its tail.
+zeros before the first) and the SHA-256 of the entry's bytes as they stand in the line. `signature` is Ed25519 over the 32
+bytes of `hash`. A second file, `head.json`, repeats the last hash: a ledger that ends before its head has lost its tail.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def link(before: bytes, entry: bytes | msgspec.Raw) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """A line that was read: where it stands, what it says, and whether that can be believed."""
+    """A line that was read and whose hash is right."""
 
     number: int
     fields: dict[str, Any]
@@ -68,7 +68,7 @@ class LedgerEntry:
 
 
 def read_lines(folder: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes) of the ledger's lines, without newline; the last may be torn by a crash."""
+    """(number, bytes) of the ledger's lines; a crash may have torn the last."""
     try:
         with (folder / _NAME).open("rb") as file:
             yield from enumerate(file)
@@ -80,7 +80,7 @@ def parse(number: int, text: bytes, before: bytes) -> LedgerEntry:
     """Read one line.
 
     Raises:
-        ValueError: it is damaged, or not chained to the hash before it; the message says which.
+        ValueError: it is damaged, or not chained to the hash before it.
     """
     if not text.endswith(b"\n"):
         raise ValueError("its end is missing")
@@ -96,7 +96,7 @@ def parse(number: int, text: bytes, before: bytes) -> LedgerEntry:
 
 
 def read_head(folder: Path) -> Head | None:
-    """What the ledger ended with when it was last written; None if that was never said."""
+    """The end of the ledger when it was last written; None without the file."""
     try:
         return msgspec.json.decode((folder / _HEAD).read_bytes(), type=Head)
     except FileNotFoundError:
@@ -151,29 +151,24 @@ def is_signed_by(line: LedgerLine, key: Ed25519PublicKey) -> bool:
         key.verify(signature, bytes.fromhex(line.hash))
     except (InvalidSignature, ValueError):
         return False
-    return line.signature == signature.hex()  # as it was written, not only as it is meant
+    return line.signature == signature.hex()  # the same spelling, not only the same bytes
 
 
 class LedgerReader:
-    """Reads a ledger that others may be writing, each line once.
+    """Reads the ledger in a store's folder, each line once, while others may write to it.
 
-    Args:
-        folder: of the store.
+    Attributes:
+        entries: all that were read so far.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / _NAME
-        self._entries: list[LedgerEntry] = []
+        self.entries: list[LedgerEntry] = []
         self._size = 0
 
-    @property
-    def entries(self) -> list[LedgerEntry]:
-        """All entries up to the last time that it was read on."""
-        return self._entries
-
     def read_on(self) -> None:
-        """Take in what has been appended; a last line without its end is left for the next time.
+        """Read what has been appended; an incomplete last line is left for the next call.
 
         Raises:
             KubehabitError: a line is damaged.
@@ -183,15 +178,15 @@ class LedgerReader:
             for text in file:
                 if not text.endswith(b"\n"):
                     break
-                number = len(self._entries)
+                number = len(self.entries)
                 try:
-                    entry = parse(number, text, self._entries[-1].hash if self._entries else BEGINNING)
+                    entry = parse(number, text, self.entries[-1].hash if self.entries else BEGINNING)
                 except ValueError as error:
                     raise KubehabitError(
                         f"Line {number + 1} of {self._path} is not to be trusted: {error}. Keep the folder as it is, see what "
                         "`kubehabit verify` says of it, and name another one as events.path."
                     ) from error
-                self._entries.append(entry)
+                self.entries.append(entry)
                 self._size += len(text)
 
 
@@ -199,8 +194,8 @@ class Ledger(LedgerReader):
     """Appends entries; several processes may (the service, and a command that exports).
 
     Args:
-        folder: of the store; made if need be.
-        key: signs every line, if given.
+        folder: of the store; created if missing.
+        key: signs every line; `signs` says whether there is one.
 
     Raises:
         KubehabitError: the ledger in the folder is damaged.
@@ -210,25 +205,21 @@ class Ledger(LedgerReader):
         super().__init__(folder)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._key = key
+        self.signs = key is not None
         with self._locked():
             self._mend()
 
-    @property
-    def signs(self) -> bool:
-        """Whether it has a key."""
-        return self._key is not None
-
     def append(self, kind: str, **fields: Any) -> LedgerEntry:
-        """Add an entry and make it durable.
+        """Append an entry durably.
 
         Raises:
             OSError: it could not be written.
-            KubehabitError: the ledger was damaged meanwhile.
+            KubehabitError: the ledger has been damaged.
         """
         with self._locked():
             self._mend()
-            number = len(self._entries)
-            before = self._entries[-1].hash if self._entries else BEGINNING
+            number = len(self.entries)
+            before = self.entries[-1].hash if self.entries else BEGINNING
             content = {"number": number, "time": clock.written(clock.now()), "kind": kind, **fields}
             raw = msgspec.json.encode(content)
             found = link(before, raw)
@@ -241,12 +232,12 @@ class Ledger(LedgerReader):
                 os.fsync(file.fileno())
             self._size += len(text)
             entry = LedgerEntry(number, content, line, found)
-            self._entries.append(entry)
+            self.entries.append(entry)
             write_durably(self._folder / _HEAD, msgspec.json.encode(Head(number, found.hex())))
             return entry
 
     def _mend(self) -> None:
-        """Read on, and cut off the last line if a crash tore it."""
+        """Read on, and cut off a torn last line."""
         self._path.touch(mode=0o600)
         self.read_on()
         if self._path.stat().st_size > self._size:
@@ -260,7 +251,7 @@ class Ledger(LedgerReader):
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash it is there whole, old or new."""
+    """Write a file so that a crash leaves the old or the new content."""
     beside = path.with_name(path.name + ".tmp")
     with beside.open("wb") as file:
         file.write(content)
@@ -272,7 +263,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names in a folder durable."""
+    """fsync a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -22,7 +22,6 @@ from serving.forensics.queries import (
     resource_of,
 )
 from serving.forensics.records import EventRecord
-from serving.forensics.service import ForensicsService
 from serving.history.routes import Records
 from serving.problems import ProblemError
 from serving.service import Service
@@ -103,7 +102,7 @@ def codes_of(text: str | None) -> tuple[int, int] | None:
     """Least and largest answer meant by `403`, `4xx` or `400-499`.
 
     Raises:
-        QuestionError: it is none of these.
+        QueryError: it is none of these.
     """
     if text is None:
         return None
@@ -117,9 +116,8 @@ def codes_of(text: str | None) -> tuple[int, int] | None:
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of the event store to an application."""
-    desk = ForensicsService(service)
+    desk = service.forensics
     app.state.desk = desk  # the console's pages ask at the same one
-    app.state.desk = desk
 
     @app.get("/v1/events", tags=["forensics"])
     def events(

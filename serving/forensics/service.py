@@ -1,71 +1,101 @@
-"""The desk of one service where the event store is asked: not too many questions at a time, and exports of evidence."""
+"""What routes and console pages ask of the event store: a bounded number of queries at a time, and exports of evidence."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from serving.alerts import clean
+from serving.engine import ModelInfo
+from serving.forensics.event_store import EventStore
 from serving.forensics.evidence.export import EvidenceError, Subject, export
 from serving.forensics.evidence.incident import alerts_named
 from serving.forensics.evidence.model_card import describe_model
 from serving.forensics.queries import EventQueries, QueryTimeoutError
+from serving.incidents import Incidents
 from serving.problems import ProblemError
-from serving.service import Service
+from serving.settings import EventSettings
+from serving.store import AlertStore
 
-_AT_ONCE = 2
-"""Questions answered at the same time; each uses as many threads as the database has."""
-
+# Each query uses as many threads as the database has.
+_CONCURRENT = 2
 _WAIT_SECONDS = 10
 _Answer = TypeVar("_Answer")
 
 
-class ForensicsService:
-    """The questions of one service: made with the first one, and not too many at a time.
+@dataclass(frozen=True, slots=True)
+class ForensicsParts:
+    """What queries and evidence are made from, once the model is loaded.
 
-    Args:
-        service: whose event store is asked.
+    Attributes:
+        events: the event store; None when it is switched off.
+        model: that is served now.
+        settle_alerts: waits until the alerts of all scored events are written.
+        settle_events: waits at most so many seconds until all scored batches are in the event store; returns how many are not.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._making = threading.Lock()
-        self._turns = threading.BoundedSemaphore(_AT_ONCE)
-        self._questions: EventQueries | None = None
+    events: EventStore | None
+    alerts: AlertStore
+    incidents: Incidents
+    model: ModelInfo
+    settle_alerts: Callable[[], None]
+    settle_events: Callable[[float], int]
+
+
+class ForensicsService:
+    """Answers queries, with a limit on how many run at once, and exports evidence.
+
+    Args:
+        limits: memory and time of a query.
+        models: folder of downloaded bundles, for the model cards in evidence.
+        parts: gives the parts; raises ProblemError while the model is being loaded.
+    """
+
+    def __init__(self, limits: EventSettings, models: Path, parts: Callable[[], ForensicsParts]) -> None:
+        self._limits = limits
+        self._models = models
+        self._parts = parts
+        self._opening = threading.Lock()
+        self._slots = threading.BoundedSemaphore(_CONCURRENT)
+        self._queries: EventQueries | None = None
+
+    def _store(self) -> EventStore:
+        events = self._parts().events
+        if events is None:
+            raise ProblemError(404, "The event store is switched off: set events.enabled in serve.yaml.")
+        return events
 
     @contextmanager
     def open(self) -> Iterator[EventQueries]:
-        """Take a turn.
+        """Wait for a free slot.
 
         Raises:
-            ProblemError: there is no store, too many ask, or the question took too long.
+            ProblemError: there is no store, too many ask, or the query took too long.
         """
-        settings = self._service.settings.events
-        self._service.ready()
-        if self._service.events is None:
-            raise ProblemError(404, "The event store is switched off: set events.enabled in serve.yaml.")
-        with self._making:
-            if self._questions is None:
-                self._questions = EventQueries(
-                    self._service.events.folder, memory_mb=settings.memory_mb, seconds=settings.query_seconds
-                )
-        if not self._turns.acquire(timeout=_WAIT_SECONDS):
+        folder = self._store().folder
+        with self._opening:
+            if self._queries is None:
+                limits = self._limits
+                self._queries = EventQueries(folder, memory_mb=limits.memory_mb, seconds=limits.query_seconds)
+        if not self._slots.acquire(timeout=_WAIT_SECONDS):
             raise ProblemError(503, "Too many questions at a time: ask again later.", {"Retry-After": "5"})
         try:
-            yield self._questions
+            yield self._queries
         except QueryTimeoutError as error:
             raise ProblemError(503, str(error)) from error
         finally:
-            self._turns.release()
+            self._slots.release()
 
-    def ask(self, question: Callable[[EventQueries], _Answer]) -> _Answer:
-        """The answer to one question; raises as `open`."""
+    def ask(self, query: Callable[[EventQueries], _Answer]) -> _Answer:
+        """The answer to one query; raises as `open`."""
         with self.open() as queries:
-            return question(queries)
+            return query(queries)
 
     def incident_evidence(self, incident_id: str, *, by: str, note: str = "") -> bytes:
         """Export an incident and note that in the ledger.
@@ -76,14 +106,14 @@ class ForensicsService:
             note: why, in their words.
 
         Returns:
-            The file, which `serving.forensics.evidence.page.render` makes a page of.
+            The file, from which `serving.forensics.evidence.page.render` makes a page.
 
         Raises:
             ProblemError: there is no such incident, it was merged away, its events are gone, or the store cannot be written.
         """
-        engine = self._service.ready()
-        engine.settle()
-        found = engine.incidents.get(incident_id)
+        parts = self._parts()
+        parts.settle_alerts()
+        found = parts.incidents.get(incident_id)
         if found is None:
             raise ProblemError(
                 404, f"There is no incident {clean(incident_id, 32)!r}: see GET /v1/incidents."
@@ -105,25 +135,22 @@ class ForensicsService:
         """Export evidence and note that in the ledger.
 
         Args:
-            subject: what of; alerts that are kept no longer are left out.
+            subject: what to export; alerts that retention has deleted are left out.
             by: who wants it, for the chain of custody.
             incident: that of the subject, as the API gives it.
 
         Raises:
             ProblemError: nothing was found, or too much, or the store cannot be written.
         """
-        engine, settings = self._service.ready(), self._service.settings
-        kept = [alert for alert_id in subject.alerts if (alert := engine.store.get(alert_id)) is not None]
-        alerts = [alert.model_dump(mode="json", by_alias=True) for alert in kept]
-        judges = {(alert.model.name, alert.model.version): None for alert in kept}
-        if not judges:
-            judges[engine.model.name, engine.model.version] = None
+        parts, events = self._parts(), self._store()
+        kept = [alert for alert_id in subject.alerts if (alert := parts.alerts.get(alert_id)) is not None]
+        models = {(alert.model.name, alert.model.version): None for alert in kept}
+        if not models:
+            models[parts.model.name, parts.model.version] = None
         with self.open() as queries:
-            events = self._service.events
-            assert events is not None
             try:
-                # What came before the question is part of the answer.
-                behind = self._service.settle_events(_WAIT_SECONDS)
+                # What came before the request is part of the answer.
+                behind = parts.settle_events(_WAIT_SECONDS)
                 events.seal()
                 return export(
                     queries,
@@ -131,9 +158,9 @@ class ForensicsService:
                     msgspec.structs.replace(subject, alerts=tuple(alert.id for alert in kept)),
                     by=by,
                     incident=incident,
-                    alerts=alerts,
-                    models=[describe_model(settings, *judge) for judge in judges],
-                    words=engine.incidents.words,
+                    alerts=[alert.model_dump(mode="json", by_alias=True) for alert in kept],
+                    models=[describe_model(self._models, *model) for model in models],
+                    words=parts.incidents.words,
                     behind=behind,
                 )
             except EvidenceError as error:

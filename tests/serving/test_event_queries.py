@@ -29,9 +29,9 @@ START = 1_795_442_400_000_000
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventQueries]:
     folder = tmp_path_factory.mktemp("store")
     store = new_store(folder)
-    store.take(body(story()[:22]))
+    store.append(body(story()[:22]))
     store.seal()
-    store.take(body(story()[22:]), alerts={"id-30": "a1"})
+    store.append(body(story()[22:]), alerts={"id-30": "a1"})
     opened = EventQueries(folder)
     yield opened
     opened.close()

@@ -192,7 +192,7 @@ def test_what_waits_to_be_scored_goes_first(tmp_path: Path) -> None:
 
 def test_a_journal_that_was_thrown_away_does_not_hide_new_batches(tmp_path: Path) -> None:
     store = new_store(tmp_path / "store")
-    store.take(body([raw_event(0)]), batch=50)
+    store.append(body([raw_event(0)]), batch=50)
     store.sync()
     journal = Journal(tmp_path / "journal", 1 << 24)
     follower = EventIngest(store, journal, lambda: journal.last)
@@ -208,15 +208,15 @@ def test_what_cannot_be_written_waits_in_the_journal_and_is_kept_later(
 ) -> None:
     journal = Journal(tmp_path / "journal", 1 << 24)
     store = new_store(tmp_path / "store")
-    real, attempts = store.take, []
+    real, attempts = store.append, []
 
-    def take(*arguments: Any, **more: Any) -> int:
+    def failing(*arguments: Any, **more: Any) -> int:
         attempts.append(more["batch"])
         if len(attempts) < 3:
             raise OSError(28, "No space left on device")
         return real(*arguments, **more)
 
-    monkeypatch.setattr(store, "take", take)
+    monkeypatch.setattr(store, "append", failing)
     follower = EventIngest(store, journal, lambda: journal.last)
     append(journal, [raw_event(1)])
     follower.start()

@@ -36,15 +36,15 @@ ALERT: dict[str, Any] = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     store = new_store(tmp_path / "store")
-    store.take(body(story()))
+    store.append(body(story()))
     secret = {
         "kind": "Secret",
         "metadata": {"name": "<script>alert(1)</script>"},
         "data": {"a": "aHVudGVyMg=="},
     }
-    store.take(body([secret_event(40, user="mallory@corp", verb="create", name="x", requestObject=secret)]))
+    store.append(body([secret_event(40, user="mallory@corp", verb="create", name="x", requestObject=secret)]))
     store.seal()
-    store.take(body([raw_event(number, user="eve@corp") for number in range(100, 700)]))
+    store.append(body([raw_event(number, user="eve@corp") for number in range(100, 700)]))
     store.close()
     return tmp_path / "store"
 

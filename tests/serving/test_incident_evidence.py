@@ -191,7 +191,9 @@ def test_the_page_is_readable_and_holds_the_export_that_proves_it(client: TestCl
     path = tmp_path / "evidence.html"
     path.write_text(page)
     assert check(path).findings == check_page(path) == []
-    path.write_text(page.replace("&#34;", "&quot;").replace("&#39;", "&#x27;"))  # as pages were written at first
+    path.write_text(
+        page.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
+    )  # as pages were written at first
     assert check_page(path) == []
     path.write_text(page.replace("alice@corp", "carol@corp"))
     assert check(path).findings == []
@@ -252,7 +254,7 @@ def stored(own_home: Path, explainer: Explainer) -> Iterator[str]:
     engine.score(decoded(campaign()))
     engine.settle()
     events = new_store(settings.events.resolved_path)
-    events.take(body(campaign()))
+    events.append(body(campaign()))
     events.close()
     yield engine.incidents.page().incidents[0].id
     kept.close()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.writes_elsewhere
 def test_a_store_written_by_processes_is_whole(tmp_path: Path, labelled_lines: list[bytes]) -> None:
     store = EventStore(EventSettings(path=tmp_path / "store"))
     for at in (0, 300):
-        store.take(b"\n".join(labelled_lines[at : at + 300]))
+        store.append(b"\n".join(labelled_lines[at : at + 300]))
         store.seal()
     store.close()
     report = verify(tmp_path / "store")
@@ -66,12 +66,12 @@ def test_events_stay_open_when_their_file_cannot_be_written(
     tmp_path: Path, labelled_lines: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = EventStore(EventSettings(path=tmp_path))
-    store.take(b"\n".join(labelled_lines[:50]))
+    store.append(b"\n".join(labelled_lines[:50]))
     with monkeypatch.context() as broken:
         broken.setattr(parquet_writer, "_answer_of_process", lambda _: {"error": "no room"})
         with pytest.raises(KubehabitError, match="no room"):
             store.seal()
-    store.take(b"\n".join(labelled_lines[50:80]))
+    store.append(b"\n".join(labelled_lines[50:80]))
     store.seal()
     store.close()
     report = verify(tmp_path)

@@ -20,10 +20,10 @@ START = 1_795_442_400_000_000
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventQueries]:
     folder = tmp_path_factory.mktemp("store")
     store = new_store(folder)
-    store.take(body(story()))
+    store.append(body(story()))
     store.seal()
     late = [raw_event(40 + n, user="alice@corp", verb="list", seconds=86_400 + 3600 * n) for n in range(3)]
-    store.take(body(late))
+    store.append(body(late))
     opened = EventQueries(folder)
     yield opened
     opened.close()
@@ -76,7 +76,7 @@ def test_a_span_of_time_bounds_what_is_counted(questions: EventQueries) -> None:
 def test_only_the_most_frequent_objects_are_told(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     names = [f"web-{n % 40}" for n in range(200)] + ["often"] * 50
-    store.take(body([raw_event(n, name=name) for n, name in enumerate(names)]))
+    store.append(body([raw_event(n, name=name) for n, name in enumerate(names)]))
     with_many = EventQueries(tmp_path)
     habits = habits_of(with_many, "alice@corp")
     assert habits is not None

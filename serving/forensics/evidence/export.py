@@ -1,7 +1,7 @@
-"""Evidence: one export of what happened, with the events as they were recorded and the proof that nobody changed them since.
+"""Export and check of evidence files: events as recorded, with the proof that they have not been changed since.
 
 The file is JSON: `{"content": {...}, "sha256": "...", "ledger": {...}}`. `sha256` is over the bytes of `content` as they stand.
-The ledger part names the line that notes this export, the lines that sealed the events, and the digests of all lines between,
+The ledger part holds the line that notes this export, the lines that sealed the events, and the digests of all lines in between,
 so that hashes can be followed from each event to the export's own line without the store.
 """
 
@@ -32,30 +32,28 @@ from serving.forensics.verify import leaves_of
 
 FORMAT = "kubehabit.evidence/1"
 MAX_EVENTS = 50_000
+#: What precedes the embedded export in a page of evidence.
 EMBEDDED = b'href="data:application/gzip;base64,'
-"""In a page of evidence, what stands before the export that it was made of."""
-
 _GZIP = b"\x1f\x8b"
 _MAX_BYTES = 2 << 30
+# Margin around an alert: later stages of its requests are written after its last action.
 _HOUR = 3_600_000_000
-"""Around an alert: later stages of its requests are written after its last action."""
-
 _PAGE = 5_000
 
 
 class EvidenceError(KubehabitError):
-    """An export that cannot be made, or is not as it was made."""
+    """An export that cannot be made or read."""
 
 
 class Subject(msgspec.Struct, rename="camel", frozen=True):
-    """What an export is about; one of them at least.
+    """What an export covers; at least one of them.
 
     Attributes:
-        incident: ID of an incident: all of its alerts, what its principals did around them, and what followed.
-        alerts: IDs of alerts; of an incident, all of its.
-        audit_ids: requests.
-        principal: everything that it did between `since` and `until`, microseconds since 1970 UTC.
-        note: why it is made, in the exporter's words; kept in the ledger.
+        incident: ID of an incident: all its alerts, what its principals did around them, and what followed.
+        alerts: IDs of alerts; with an incident, all its alerts.
+        audit_ids: of requests.
+        principal: everything it did between `since` and `until`, microseconds since 1970 UTC.
+        note: reason, in the exporter's words; kept in the ledger.
     """
 
     incident: str | None = None
@@ -68,14 +66,14 @@ class Subject(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Chain(msgspec.Struct, rename="camel", frozen=True):
-    """The part of the ledger from the first line that sealed an event of the export to the line that notes it.
+    """The ledger from the first line that sealed an event of the export to the line that notes the export.
 
     Attributes:
         before: hash of the line before the first.
         first: number of the first line.
         digests: SHA-256 of the entry of each line.
-        lines: those that sealed an event, and the last, whole: number -> line.
-        public_key: what the lines are signed with, or "".
+        lines: number -> line, of those that sealed an event and the last.
+        public_key: key of the signatures, or "".
     """
 
     before: str
@@ -94,16 +92,16 @@ class Export(msgspec.Struct, frozen=True):
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """What `check` found of a file of evidence.
+    """Result of `check`.
 
     Attributes:
-        findings: sentences; none if all is as it was made.
-        events: events that were checked.
+        findings: sentences; none if the file is unchanged.
+        events: number of events checked.
         signed: public key that signed the ledger's lines, or "".
-        head: `<number>:<hash>` of the ledger's line that notes the export; `kubehabit verify --head` holds the store against it.
+        head: `<number>:<hash>` of the line that notes the export; `kubehabit verify --head` compares the store with it.
         created, by: when and by whom it was made.
-        incident: what it is evidence of, if of an incident.
-        missing: audit IDs that were asked for and that the store did not hold.
+        incident: its ID, if the export is of one.
+        missing: number of audit IDs asked for that the store did not have.
     """
 
     findings: list[str]
@@ -117,7 +115,7 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 def exporter() -> str:
-    """Who runs this process, for the chain of custody."""
+    """User and host of this process, for the chain of custody."""
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (KeyError, OSError):
@@ -139,15 +137,15 @@ def export(
     """Make a file of evidence and note it in the ledger.
 
     Args:
-        questions: answers about the store.
+        queries: of the store.
         ledger: of the same store.
-        subject: what is wanted.
+        subject: what to export.
         by: who wants it.
-        incident: that of the subject, as the API gives it.
-        alerts: the alerts of the subject, as the API gives them.
-        models: the models that judged: name, version, and card of each.
-        words: explained at its end, for who knows neither Kubernetes nor proofs.
-        behind: batches of events that are scored and not in the store yet.
+        incident: of the subject, as the API gives it.
+        alerts: of the subject, as the API gives them.
+        models: name, version and card of each model that scored them.
+        words: glossary at the end, for readers who know neither Kubernetes nor proofs.
+        behind: batches that are scored and not in the store yet.
 
     Raises:
         EvidenceError: nothing was found, or too much.
@@ -164,11 +162,8 @@ def export(
             "None of these events is in the store. They may be older than its retention, or from before it was switched on."
         )
     proofs = _prove(queries, records)
-    cited = (
-        {audit_id for alert in alerts for audit_id in alert["auditIDs"]}
-        | set(subject.audit_ids)
-        | set(places)
-    )
+    cited = {audit_id for alert in alerts for audit_id in alert["auditIDs"]}
+    cited |= {*subject.audit_ids, *places}
     found = {record.audit_id for record in records}
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -239,7 +234,7 @@ def _gather(
     places: Mapping[str, RequestPlace],
     alerts: Sequence[dict[str, Any]],
 ) -> list[EventRecord]:
-    """The records that are meant, in the order of time."""
+    """The records of a subject, in order of time."""
     wanted: list[EventFilter] = []
     if incident is not None:
         first, last = span_of(incident)
@@ -278,7 +273,7 @@ def _by_id(audit_ids: Sequence[str], since: int | None, until: int | None) -> li
 
 
 def _prove(queries: EventQueries, records: Sequence[EventRecord]) -> list[dict[str, Any]]:
-    """For each record the path from its hash to the root of the segment that it was sealed in."""
+    """For each record the path from its hash to the root of its segment."""
     catalog = queries.catalog()
     by_segment: dict[int, list[int]] = {}
     for record in records:

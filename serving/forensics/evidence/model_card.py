@@ -1,28 +1,30 @@
-"""The model of an alert for a file of evidence: name, version, where it came from, and its card."""
+"""The model behind an alert, for evidence: name, version, where it came from, and its card."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from data.errors import KubehabitError
 from serving.registry import Reference, open_bundle
-from serving.settings import Settings
 
 
-def describe_model(settings: Settings, name: str, version: str) -> dict[str, Any]:
-    """What is to be told of a registered model version; `unavailable` says why its card is missing, if it is."""
-    told: dict[str, Any] = {"name": name, "version": version}
+def describe_model(cache: Path, name: str, version: str) -> dict[str, Any]:
+    """Describe a registered model version; `unavailable` says why its card is missing, if it is.
+
+    Args:
+        cache: folder of downloaded bundles.
+        name, version: of the registered model.
+    """
+    described: dict[str, Any] = {"name": name, "version": version}
     try:
-        bundle, fetched = open_bundle(
-            Reference(name, version=version), settings.model.cache_dir, lambda opened, _: opened
-        )
+        bundle, fetched = open_bundle(Reference(name, version=version), cache, lambda opened, _: opened)
     except KubehabitError as error:
-        return told | {"unavailable": str(error)}
-    checksums = (bundle.path / "checksums.json").read_text(encoding="utf-8")
-    return told | {
+        return described | {"unavailable": str(error)}
+    return described | {
         "source": fetched.source,
         "created": bundle.meta.get("created"),
         "git_commit": bundle.meta.get("git_commit"),
         "card": (bundle.path / "card.md").read_text(encoding="utf-8"),
-        "checksums": checksums,
+        "checksums": (bundle.path / "checksums.json").read_text(encoding="utf-8"),
     }
