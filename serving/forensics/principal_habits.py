@@ -191,14 +191,7 @@ def compared(
     since: int | None = None,
     until: int | None = None,
 ) -> PeerComparison:
-    """Compare a principal with its peers.
-
-    Args:
-        queries: of the store.
-        principal: by folded name.
-        peers: by folded names.
-        since, until: half-open span, microseconds since 1970 UTC.
-    """
+    """Compare a principal with its peers, all by folded name; the span is half-open, microseconds since 1970 UTC."""
     condition, values = EventFilter(since=since, until=until).sql()
     query = f"""
         SELECT principal, verb, {_WHAT} AS what, count(*) FROM {{records}}

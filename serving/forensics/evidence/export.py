@@ -335,11 +335,7 @@ def is_page(raw: bytes) -> bool:
 
 
 def read_export(path: Path) -> bytes:
-    """A file of evidence, as `export` made it, from the file itself, compressed or not, or from the page that it is in.
-
-    Raises:
-        EvidenceError: there is none in it.
-    """
+    """The export in a file, which may be compressed, or in a page; raises EvidenceError if there is none."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -371,15 +367,7 @@ def _unpacked(raw: bytes, path: Path) -> bytes:
 
 
 def parse_export(raw: bytes, path: Path) -> tuple[Export, dict[str, Any]]:
-    """An export and its content.
-
-    Args:
-        raw: as `export` made it.
-        path: where it is from, for messages.
-
-    Raises:
-        EvidenceError: it is none.
-    """
+    """Decode an export and its content; raises EvidenceError, which names `path`, if it is none."""
     try:
         found = msgspec.json.decode(raw, type=Export)
         content = msgspec.json.decode(found.content, type=dict[str, Any])
@@ -391,14 +379,14 @@ def parse_export(raw: bytes, path: Path) -> tuple[Export, dict[str, Any]]:
 
 
 def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
-    """Check a file of evidence by itself: no store is needed.
+    """Check an evidence file without the store.
 
     Args:
-        path: the JSON file, compressed or not, or the page, which holds it.
-        key: that the ledger's lines have to be signed with; without, the key that the file names.
+        path: the JSON file, compressed or not, or the page that embeds it.
+        key: of the ledger's signatures; without it, the key that the file names.
 
     Raises:
-        EvidenceError: it is no file of evidence.
+        EvidenceError: it is no evidence file.
     """
     found, content = parse_export(read_export(path), path)
     findings: list[str] = []
@@ -425,8 +413,7 @@ def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
             _check_event(event, roots, findings)
     except (KeyError, TypeError, ValueError, IndexError, msgspec.MsgspecError) as error:
         findings.append(f"The file lacks what proves it, or it was changed: {error!r}.")
-        head = ""
-        named = ""
+        head = named = ""
     return Checked(
         findings,
         len(content.get("events", ())),
@@ -440,7 +427,7 @@ def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
 
 
 def _check_chain(chain: Chain, findings: list[str]) -> str:
-    """Follow the hashes from the first line that is cited to the one that notes the export. Returns the head."""
+    """Follow the hashes from the first cited line to the one that notes the export; returns the head."""
     before = bytes.fromhex(chain.before)
     for number, digest in enumerate(map(bytes.fromhex, chain.digests), chain.first):
         line = chain.lines.get(number)
