@@ -1101,7 +1101,7 @@ def alerts_list(
     from datetime import datetime
 
     from serving.forensics.clock import written
-    from serving.forensics.questions import moment_of
+    from serving.forensics.queries import moment_of
 
     moment = None if since is None else written(moment_of(since))
     principal, namespace, text = principal.strip(), namespace.strip(), text.strip()
@@ -1433,10 +1433,10 @@ def events(
     Next:  `kubehabit evidence --audit-id ID --out FOLDER`, to keep some of them with proof.
     """
     from serving.forensics import commands
-    from serving.forensics.questions import Filter, moment_of, resource_of
+    from serving.forensics.queries import EventFilter, moment_of, resource_of
     from serving.forensics.routes import codes_of
 
-    wanted = Filter(
+    wanted = EventFilter(
         since=None if since is None else moment_of(since),
         until=None if until is None else moment_of(until),
         principal=principal,
@@ -1647,8 +1647,8 @@ def evidence(
     Next:  `kubehabit verify evidence/….json`
     """
     from serving.forensics import commands
-    from serving.forensics.evidence import Subject
-    from serving.forensics.questions import moment_of
+    from serving.forensics.evidence.export import Subject
+    from serving.forensics.queries import moment_of
 
     wanted = Subject(
         incident=incident,

@@ -25,10 +25,10 @@ from benchmarks.report import Row, at_least, at_most, report
 from data.audit_event import DeadLetter
 from data.reader import open_lines, read_events
 from serving.engine import Engine
-from serving.forensics.evidence import Subject, check, export
+from serving.forensics.event_store import EventStore
+from serving.forensics.evidence.export import Subject, check, export
 from serving.forensics.ledger import Ledger
-from serving.forensics.questions import Questions
-from serving.forensics.store import EventStore
+from serving.forensics.queries import EventQueries
 from serving.load import load_engine
 from serving.registry import parse_model
 from serving.settings import EventSettings, load_settings
@@ -177,13 +177,13 @@ def keep(log: Path, folder: Path) -> None:
     store = EventStore(EventSettings(path=folder, retention_days=36_500))
     lines = open_lines(log)
     while batch := list(islice(lines, _BATCH)):
-        store.take(b"\n".join(batch))
+        store.append(b"\n".join(batch))
     store.close()
 
 
 def export_incident(engine: Engine, told: Incident, store: Path, file: Path) -> Exported:
     """Export an incident, write the file, and verify it as somebody would who has nothing else."""
-    questions = Questions(store)
+    questions = EventQueries(store)
     incident = told.model_dump(mode="json", by_alias=True)
     kept = [alert for one in told.alerts if (alert := engine.store.get(one.id)) is not None]
     made = export(

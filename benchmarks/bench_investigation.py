@@ -25,10 +25,10 @@ from pathlib import Path
 from benchmarks.report import Row, report
 from data.reader import open_lines
 from data.simulation import load_settings, simulate
-from serving.forensics.database import connect, quoted
-from serving.forensics.questions import Filter, Questions
+from serving.forensics.duckdb import connect, quoted
+from serving.forensics.event_store import EventStore
+from serving.forensics.queries import EventFilter, EventQueries
 from serving.forensics.records import COLUMNS, SQL_TYPES
-from serving.forensics.store import EventStore
 from serving.forensics.verify import verify
 from serving.settings import EventSettings
 
@@ -66,7 +66,7 @@ def take_in(log: Path, folder: Path, limit: int) -> tuple[int, float, float]:
         size += len(line) + 1
         if len(lines) == _BATCH:
             began = time.process_time()
-            count += store.take(b"\n".join(lines))
+            count += store.append(b"\n".join(lines))
             store.tick()
             seconds += time.process_time() - began
             lines = []
@@ -111,7 +111,7 @@ def repeat(base: Path, folder: Path, events: int) -> int:
             f"COPY (FROM read_parquet([{files}])) TO {quoted(base / 'base.tmp')} (FORMAT parquet)"
         )
     (base / "base.tmp").replace(folder / "base.parquet")
-    questions = Questions(folder)
+    questions = EventQueries(folder)
     done = questions.catalog().end
     questions.close()
     copies = -(-events // records)
@@ -141,12 +141,12 @@ def repeat(base: Path, folder: Path, events: int) -> int:
     return int(copies * records)
 
 
-def ask(folder: Path, question: Callable[[Questions], int]) -> tuple[float, int]:
+def ask(folder: Path, question: Callable[[EventQueries], int]) -> tuple[float, int]:
     """Median seconds of a question, and how much was found."""
     taken: list[float] = []
     found = 0
     for _ in range(_TIMES):
-        questions = Questions(folder, memory_mb=2048, threads=2)
+        questions = EventQueries(folder, memory_mb=2048, threads=2)
         began = time.monotonic()
         found = question(questions)
         taken.append(time.monotonic() - began)
@@ -158,27 +158,37 @@ def measure(folder: Path, events: int) -> list[Row]:
     """Ask the three questions of a store of so many events."""
     end = _START + _DAYS * _DAY
     week = end - 7 * _DAY
-    opened = Questions(folder, memory_mb=2048)
-    newest = opened.events(Filter(since=end - _DAY), limit=1, newest=True).records[0]
+    opened = EventQueries(folder, memory_mb=2048)
+    newest = opened.events(EventFilter(since=end - _DAY), limit=1, newest=True).records[0]
     last = int(newest.audit_id[:8])
-    some = opened.events(Filter(resource="secrets", verbs=("get",), since=end - _DAY // 4), limit=200).records
+    some = opened.events(
+        EventFilter(resource="secrets", verbs=("get",), since=end - _DAY // 4), limit=200
+    ).records
     secret = next(record for record in some if record.name)
     token = next(
-        record for record in opened.events(Filter(since=end - _DAY // 2), limit=500).records if record.name
+        record
+        for record in opened.events(EventFilter(since=end - _DAY // 2), limit=500).records
+        if record.name
     )
     newcomer = next(
         record
         for copy in range(1000)
-        for record in opened.events(Filter(principal=f"person-{last - copy}@example.com"), limit=100).records
+        for record in opened.events(
+            EventFilter(principal=f"person-{last - copy}@example.com"), limit=100
+        ).records
         if record.namespace
     )
     opened.close()
-    asked: dict[str, Callable[[Questions], int]] = {
+    asked: dict[str, Callable[[EventQueries], int]] = {
         "who touched a Secret in 7 days": lambda q: len(
-            q.touched(Filter(resource="secrets", namespace=secret.namespace, name=secret.name, since=week))
+            q.touched(
+                EventFilter(resource="secrets", namespace=secret.namespace, name=secret.name, since=week)
+            )
         ),
         "everything a token did after a moment": lambda q: len(
-            q.events(Filter(credential=token.credential, since=token.time), limit=1000, texts=False).records
+            q.events(
+                EventFilter(credential=token.credential, since=token.time), limit=1000, texts=False
+            ).records
         ),
         "who is new in a namespace in 7 days": lambda q: len(q.newcomers(newcomer.namespace, week, end)),
     }
@@ -202,7 +212,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="a store that an earlier run left")
     arguments = parser.parse_args()
     if arguments.store is not None:
-        catalog = Questions(arguments.store).catalog()
+        catalog = EventQueries(arguments.store).catalog()
         report("investigation", measure(arguments.store, catalog.end))
         return
     with tempfile.TemporaryDirectory() as temporary:

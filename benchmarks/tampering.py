@@ -27,9 +27,9 @@ import duckdb
 
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog
+from serving.forensics.event_store import EventStore
 from serving.forensics.ledger import LedgerReader, link
 from serving.forensics.records import COLUMNS
-from serving.forensics.store import EventStore
 from serving.forensics.verify import verify
 from serving.settings import EventSettings
 
@@ -78,11 +78,11 @@ def make_store(folder: Path, records: int = 20, signing_key: Path | None = None)
     number = 0
     for segments, day in ((2, "2026-01-05"), (32, "2026-01-07"), (3, "2026-01-08")):
         for _ in range(segments):
-            store.take(b"\n".join(_event(number + at, day) for at in range(records)))
+            store.append(b"\n".join(_event(number + at, day) for at in range(records)))
             store.seal()
             number += records
         if segments == 2:
-            store.take(_event(number, "2026-01-07"))
+            store.append(_event(number, "2026-01-07"))
             store.seal()
             number += 1
             store.drop()

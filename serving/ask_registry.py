@@ -1,7 +1,7 @@
-"""Asks the MLflow registry, in a process of its own: its client takes as much memory as all that scores, for a rare question.
+"""Subprocess with the MLflow client, which needs as much memory as the whole service, for a rare request.
 
-Reads requests from standard input, each a line of JSON, and answers each with a line on standard output. It ends when standard
-input is closed, so that it never outlives who asks. `serving.registry` starts it.
+It reads requests from standard input, each a line of JSON, and answers each with a line on standard output. It ends when standard
+input is closed, so it never outlives its parent. `serving.registry` starts it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _client_class() -> type[MlflowClient]:
     # The defaults keep a dead server's caller waiting for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-    # Before the import, at which alembic, if that is what brings it in, tells of its plugins.
+    # Before the import, during which alembic logs its plugins.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient
 
@@ -47,11 +47,11 @@ def _client() -> MlflowClient:
 
 
 def locate(name: str, alias: str | None, version: str | None) -> dict[str, Any]:
-    """What a reference stands for: number of the version, source and time of its registration.
+    """Version, source and time of registration of a reference.
 
     Raises:
         RegistryUnavailableError: the registry does not answer.
-        RegistryError: it answered that there is no such model.
+        RegistryError: it has no such model.
     """
     client = _client()
     from mlflow.exceptions import MlflowException
@@ -75,11 +75,11 @@ def locate(name: str, alias: str | None, version: str | None) -> dict[str, Any]:
 
 
 def download(name: str, version: str, to: str) -> dict[str, Any]:
-    """Fetch a version's files into a folder; returns where in it the bundle is.
+    """Download a version's files into a folder and return the path of the bundle.
 
     Raises:
         RegistryUnavailableError: they cannot be fetched.
-        BundleError: there is no bundle among them.
+        BundleError: they contain no bundle.
     """
     client = _client()
     import mlflow
@@ -97,7 +97,7 @@ def download(name: str, version: str, to: str) -> dict[str, Any]:
     except Exception as error:
         raise RegistryUnavailableError(
             f"The registry lists {name} version {version}, but its files cannot be fetched ({one_line(error)}). "
-            f"Bring the artifact store back, or register the model anew: kubehabit train --data DIR"
+            f"Bring the artifact store back, or register the model again: kubehabit train --data DIR"
         ) from error
 
 
@@ -110,7 +110,7 @@ def _unavailable(error: BaseException) -> RegistryUnavailableError:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What is answered to a request; a refusal has its kind as `error`."""
+    """The answer to a request; of an exception the class as `error` and the `message`."""
     try:
         return locate(**request) if request.pop("ask") == "locate" else download(**request)
     except KubehabitError as error:
@@ -118,7 +118,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _import_ahead() -> None:
-    gc.disable()  # it lives for seconds
+    gc.disable()  # the process lives for seconds
     _client_class()
     if urlsplit(registry_uri()).scheme not in ("http", "https"):
         import mlflow.store.model_registry.sqlalchemy_store
@@ -126,18 +126,18 @@ def _import_ahead() -> None:
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until standard input is closed."""
     requests: SimpleQueue[str] = SimpleQueue()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever libraries print is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not get into the answers
 
     def read() -> None:
         for line in sys.stdin:
             requests.put(line)
-        os._exit(0)  # nobody waits any more, and tearing down what was imported takes its time
+        os._exit(0)  # the tear-down of what was imported takes long
 
     threading.Thread(target=read, daemon=True).start()
-    with contextlib.suppress(ImportError):  # told when it is asked
+    with contextlib.suppress(ImportError):  # raised by the first request
         _import_ahead()
     while True:
         answers.write(json.dumps(answer(json.loads(requests.get()))) + "\n")

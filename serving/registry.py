@@ -1,6 +1,6 @@
-"""Fetching the champion from the MLflow registry: alias lookup and artifact download, nothing unpickled.
+"""Fetches models from the MLflow registry: alias lookup and artifact download, nothing unpickled.
 
-Bundles are kept in a local cache by version, so that a restart needs no download and an unreachable registry no outage.
+Bundles are cached by version, so that a restart needs no download and an unreachable registry is no outage.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ TRAIN = "Train and register one with: kubehabit train --data DIR"
 
 
 class RegistryError(KubehabitError):
-    """The registry answered that there is no such model, or what it has cannot be used."""
+    """The registry has no such model, or the model cannot be used."""
 
 
 class RegistryUnavailableError(RegistryError):
-    """The registry is missing, damaged or out of reach; an earlier download may stand in."""
+    """The registry is missing, damaged or out of reach; a cached download may replace it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Which registered model is wanted: by alias or by version."""
+    """A registered model by alias or by version."""
 
     name: str
     alias: str | None = None
@@ -64,12 +64,12 @@ class Fetched:
     """A bundle on this machine.
 
     Attributes:
-        directory: what `Bundle.load` takes.
+        directory: for `Bundle.load`.
         name: registered model, or the folder's name.
         version: registered version, "-" for a folder.
         source: where it came from.
-        downloaded: whether it was downloaded by this call.
-        notice: what the operator should know, if anything.
+        downloaded: whether this call downloaded it.
+        notice: message to the operator, if any.
     """
 
     directory: Path
@@ -81,7 +81,7 @@ class Fetched:
 
 
 def parse_model(text: str) -> Reference | Path:
-    """Read `models:/NAME@ALIAS`, `models:/NAME/VERSION` or the path of a bundle.
+    """Parse `models:/NAME@ALIAS`, `models:/NAME/VERSION` or the path of a bundle.
 
     Raises:
         RegistryError: it is neither.
@@ -98,11 +98,11 @@ def parse_model(text: str) -> Reference | Path:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """What a reference stands for at the moment, by the registry's word; nothing is downloaded yet.
+    """The version that a reference resolves to at the moment.
 
     Attributes:
-        directory: where its bundle is or will be in the cache. It names the very registration, as a number alone does not: a
-            registry that was deleted and filled anew starts at version 1 again.
+        directory: its place in the cache. The name identifies the registration, not only the number: a registry that is deleted
+            and refilled starts at version 1 again.
     """
 
     name: str
@@ -113,17 +113,15 @@ class Located:
 def open_bundle(
     wanted: Reference | Path, cache: Path, check: Callable[[Bundle, Fetched], T]
 ) -> tuple[T, Fetched]:
-    """Load and verify a bundle, from the registry if that can be, else the last good one from the cache.
-
-    A version that the registry names but that cannot be used is refused; the last good one stands in for it as well.
+    """Load and verify a bundle; if the registry is out of reach or its version unusable, the last good one in the cache.
 
     Args:
         wanted: registered model, or a folder that holds a bundle.
         cache: folder of downloaded bundles.
-        check: makes of the bundle what is served, and raises BundleError if it cannot be.
+        check: turns the bundle into what is served; raises BundleError if it cannot.
 
     Returns:
-        What `check` made, and where it came from, with a notice if that is not what was wanted.
+        The result of `check`, and where the bundle came from, with a notice if it is not the wanted one.
 
     Raises:
         RegistryError: there is no such model, or no registry and nothing in the cache.
@@ -151,11 +149,11 @@ def open_bundle(
 def open_located(
     located: Located, cache: Path, wanted: Reference, check: Callable[[Bundle, Fetched], T]
 ) -> tuple[T, Fetched]:
-    """Fetch, load and verify the very version that was located, and note it as the last good one.
+    """Fetch, load and verify a located version, and note it as the last good one.
 
     Raises:
         RegistryUnavailableError: its files cannot be fetched at the moment.
-        BundleError: it fails its checksums or `check`, or has an unknown format. No copy of it is kept.
+        BundleError: it fails its checksums or `check`, or has an unknown format; its cached copy is deleted.
     """
     from data.bundle import Bundle
 
@@ -166,29 +164,29 @@ def open_located(
         except BundleError:
             if fetched.downloaded:
                 raise
-            _log.warning("the cached copy of %s version %s is damaged; fetching it again", *_named(fetched))
+            _log.warning(
+                "the cached copy of %s version %s is damaged; fetching it again",
+                fetched.name,
+                fetched.version,
+            )
             shutil.rmtree(fetched.directory, ignore_errors=True)
             fetched = download(located)
             bundle = Bundle.load(fetched.directory)
         made = check(bundle, fetched)
     except BundleError:
-        # Whatever is wrong with this copy, the next start must not meet it again.
+        # The next start must not find this copy again.
         shutil.rmtree(fetched.directory, ignore_errors=True)
         raise
     _remember(cache, wanted, fetched)
     return made, fetched
 
 
-def _named(fetched: Fetched) -> tuple[str, str]:
-    return fetched.name, fetched.version
-
-
 def locate(wanted: Reference, cache: Path) -> Located:
-    """Ask the registry what a reference stands for.
+    """Resolve a reference.
 
     Raises:
-        RegistryUnavailableError: it is missing, damaged or out of reach.
-        RegistryError: it answered that there is no such model.
+        RegistryUnavailableError: the registry is missing, damaged or out of reach.
+        RegistryError: it has no such model.
     """
     found = _located(wanted)
     origin = f"{found['source']}\0{found['registered']}".encode()
@@ -201,7 +199,7 @@ _last_answers: dict[tuple[str, Reference], tuple[tuple[object, ...], dict[str, A
 
 
 def _located(wanted: Reference) -> dict[str, Any]:
-    """As `serving.ask_registry.locate`; a SQLite registry that has not changed is not asked again."""
+    """As `serving.ask_registry.locate`; an unchanged SQLite registry is not asked again."""
     key, stamp = (registry_uri(), wanted), _stamp(registry_uri())
     known = _last_answers.get(key)
     if known is not None and stamp is not None and known[0] == stamp:
@@ -214,29 +212,29 @@ def _located(wanted: Reference) -> dict[str, Any]:
 
 
 def _stamp(uri: str) -> tuple[object, ...] | None:
-    """What changes whenever a SQLite store does; None for others, and while a change may have the time of the one before."""
+    """Changes with every write to a SQLite store; None for others, and shortly after a write, as file times are coarse."""
     path = _sqlite_file(uri)
     if path is None:
         return None
     stamps: list[tuple[int, int, int] | None] = []
     for file in (path, path.with_name(f"{path.name}-wal")):
         try:
-            told = file.stat()
+            found = file.stat()
         except OSError:
             stamps.append(None)
             continue
-        if time.time() - told.st_mtime < _RACY_SECONDS:
+        if time.time() - found.st_mtime < _RACY_SECONDS:
             return None
-        stamps.append((told.st_ino, told.st_size, told.st_mtime_ns))
+        stamps.append((found.st_ino, found.st_size, found.st_mtime_ns))
     return tuple(stamps)
 
 
 def download(located: Located) -> Fetched:
-    """Bring a version's bundle into the cache, if it is not there.
+    """Download a version's bundle into the cache, unless it is there.
 
     Raises:
         RegistryUnavailableError: its files cannot be fetched.
-        BundleError: there is no bundle among them.
+        BundleError: they contain no bundle.
     """
     directory, name, number = located.directory, located.name, located.version
     if (directory / _MARK).is_file():
@@ -247,38 +245,35 @@ def download(located: Located) -> Fetched:
     ) as temporary:
         found = Path(_ask("download", name=name, version=number, to=temporary)["bundle"])
         shutil.rmtree(directory, ignore_errors=True)
-        found.rename(directory)  # atomic: a kill in between leaves no half bundle under the final name
+        found.rename(directory)  # atomic: a kill leaves no half bundle under the final name
     return Fetched(directory, name, number, "registry", downloaded=True)
 
 
 def _ask(what: str, **arguments: str | None) -> dict[str, Any]:
-    """Have the MLflow client do something, in a process that ends with it: see `serving.ask_registry`.
+    """Call the MLflow client in a subprocess, see `serving.ask_registry`.
 
     Raises:
-        RegistryUnavailableError, RegistryError, BundleError: as that says, or it came to an end without an answer.
+        RegistryUnavailableError, RegistryError, BundleError: as raised there; RegistryUnavailableError if it died.
     """
     _check_sqlite(registry_uri())
     _check_sqlite(tracking_uri())
     answer = _answer_of_client(what, arguments)
     if "error" in answer:
-        raise {
-            "RegistryError": RegistryError,
-            "RegistryUnavailableError": RegistryUnavailableError,
-            "BundleError": BundleError,
-        }[answer["error"]](answer["message"])
+        kinds = {kind.__name__: kind for kind in (RegistryError, RegistryUnavailableError, BundleError)}
+        raise kinds[answer["error"]](answer["message"])
     return answer
 
 
 class _Client:
-    """A process of `serving.ask_registry`."""
+    """A subprocess of `serving.ask_registry`."""
 
     def __init__(self) -> None:
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
-        self._last_words = ""
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
+        self._last_line = ""
         pipe = subprocess.PIPE
         command = [sys.executable, "-m", "serving.ask_registry"]
         try:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._said, text=True)
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._stderr, text=True)
         except OSError as error:
             raise RegistryUnavailableError(
                 f"The MLflow client cannot be started ({error.strerror}): is there memory for another process?"
@@ -288,53 +283,50 @@ class _Client:
         """Its answer to a request.
 
         Raises:
-            RegistryUnavailableError: it came to an end without one.
+            RegistryUnavailableError: it died.
         """
-        asked = self._process
-        assert asked.stdin is not None
-        assert asked.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # what it says on its end is told below
-            asked.stdin.write(json.dumps(request) + "\n")
-            asked.stdin.flush()
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # reported below
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
         try:
-            answer: dict[str, Any] = json.loads(asked.stdout.readline())
+            answer: dict[str, Any] = json.loads(process.stdout.readline())
         except ValueError:
             self.close()
             raise RegistryUnavailableError(
-                f"The MLflow client broke off ({_without_password(self._last_words)}). Check the installation of mlflow-skinny."
+                f"The MLflow client broke off ({_without_password(self._last_line)}). Check the installation of mlflow-skinny."
             ) from None
         return answer
 
     def close(self) -> None:
-        """Let it end."""
-        if self._said.closed:
+        """End the process."""
+        if self._stderr.closed:
             return
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(BrokenPipeError):
                 if pipe is not None:
                     pipe.close()
         status = f"status {self._process.wait()}"
-        self._said.seek(0)
-        self._last_words = (self._said.read().strip().splitlines() or [status])[-1]
-        self._said.close()
+        self._stderr.seek(0)
+        self._last_line = (self._stderr.read().strip().splitlines() or [status])[-1]
+        self._stderr.close()
 
 
 _ahead: _Client | None = None
 
 
 def ask_ahead() -> None:
-    """Start MLflow's client for a question to come: it takes as long to import as all that serves, and can do so meanwhile.
-
-    All questions go to it until `asked`.
-    """
+    """Start MLflow's client early, as its import takes as long as the service's; all requests use it until `asked`."""
     global _ahead
     if _ahead is None:
-        with contextlib.suppress(RegistryUnavailableError):  # told when it is asked
+        with contextlib.suppress(RegistryUnavailableError):  # raised by the first request
             _ahead = _Client()
 
 
 def asked() -> None:
-    """There are no more questions for now: the client's memory is wanted back."""
+    """End the client that was started early, to free its memory."""
     global _ahead
     if _ahead is not None:
         _ahead.close()
@@ -354,11 +346,7 @@ def _answer_of_client(what: str, arguments: dict[str, str | None]) -> dict[str, 
 
 
 def bundle_in(folder: Path, what: str) -> Path:
-    """The folder with `bundle.json`, at or below `folder`.
-
-    Raises:
-        BundleError: there is none.
-    """
+    """The folder that holds `bundle.json`, at or below `folder`; raises BundleError if there is none."""
     if (folder / _MARK).is_file():
         return folder
     found = sorted(folder.rglob(_MARK)) if folder.is_dir() else []
@@ -374,11 +362,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def _check_sqlite(uri: str) -> None:
-    """Refuse a SQLite store that is missing or half-written: MLflow's client would silently create or complete it.
-
-    Raises:
-        RegistryUnavailableError: with what to do.
-    """
+    """Raise RegistryUnavailableError for a SQLite store that is missing or half-written, which MLflow would silently create."""
     path = _sqlite_file(uri)
     if path is None:
         return
@@ -387,17 +371,14 @@ def _check_sqlite(uri: str) -> None:
             f"There is no model registry at {path}. {TRAIN}; or set MLFLOW_TRACKING_URI."
         )
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as store:
             tables = {
-                row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+                name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             }
-        finally:
-            connection.close()
     except sqlite3.Error as error:
         raise RegistryUnavailableError(
             f"The model registry {path} cannot be read ({error}). Restore it from a backup, or move it away and "
-            "register the model anew: kubehabit train --data DIR"
+            "register the model again: kubehabit train --data DIR"
         ) from error
     missing = {"registered_models", "model_versions", "registered_model_aliases"} - tables
     if missing:
@@ -408,7 +389,7 @@ def _check_sqlite(uri: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Kind and first line of an error, without passwords: clients put the whole URL into their messages."""
+    """Class and first line of an error, without the passwords of URLs in it."""
     text = _without_password((str(error).splitlines() or [""])[0])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

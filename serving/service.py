@@ -16,8 +16,9 @@ from data.decode import decode_body
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Batch, Engine, EventResult
-from serving.forensics.follower import Follower
-from serving.forensics.store import EventStore
+from serving.forensics.event_store import EventStore
+from serving.forensics.ingest import EventIngest
+from serving.forensics.service import ForensicsParts, ForensicsService
 from serving.history.keep import History
 from serving.instance import instance
 from serving.journal import Journal, JournalError, Record, record
@@ -62,7 +63,8 @@ class Service:
         self.pipeline: Pipeline | None = None
         self.events: EventStore | None = None
         self.history: History | None = None
-        self._follower: Follower | None = None
+        self._follower: EventIngest | None = None
+        self.forensics = ForensicsService(settings.events, settings.model.cache_dir, self._forensics_parts)
         # The event loop stays free to answer while a large body is decoded.
         self._receiving = ThreadPoolExecutor(_RECEIVING, thread_name_prefix="receiving")
         # Of low priority: what is asked of the plain model must not hold up what the cluster sends.
@@ -112,7 +114,7 @@ class Service:
         pipeline = Pipeline(engine, journal, keeper, self.dead_letters, self._tell)
         if self.settings.events.enabled:
             self.events = EventStore(self.settings.events)
-            self._follower = Follower(
+            self._follower = EventIngest(
                 self.events,
                 journal,
                 scored=lambda: pipeline.position,
@@ -137,8 +139,19 @@ class Service:
         return self.engine
 
     def settle_events(self, seconds: float) -> int:
-        """Let the event store take in what is scored by now; returns how many batches are still missing after so many seconds."""
+        """Wait until the event store holds all that is scored by now; returns batches still missing after so many seconds."""
         return 0 if self._follower is None else self._follower.wait(seconds)
+
+    def _forensics_parts(self) -> ForensicsParts:
+        engine = self.ready()
+        return ForensicsParts(
+            events=self.events,
+            alerts=engine.store,
+            incidents=engine.incidents,
+            model=engine.model,
+            settle_alerts=engine.settle,
+            settle_events=self.settle_events,
+        )
 
     async def body(self, request: Request) -> bytes:
         """Read a request body within the limits.

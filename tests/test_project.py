@@ -45,7 +45,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_the_wheel_carries_every_module_and_configuration_and_the_licence(wheel: list[str]) -> None:
     for room in ROOMS:
         for path in (ROOT / room).rglob("*"):
-            if path.suffix in {".py", ".yaml"} and "recordings" not in path.parts:
+            if path.suffix in {".py", ".yaml", ".html", ".css"} and "recordings" not in path.parts:
                 assert path.relative_to(ROOT).as_posix() in wheel
     assert "kubehabit.py" in wheel
     assert any(name.endswith("licenses/LICENSE") for name in wheel)

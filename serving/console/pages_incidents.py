@@ -19,8 +19,8 @@ from serving.console.forms import Form, read_form
 from serving.console.graph import draw, listed
 from serving.console.pages_alerts import in_two
 from serving.console.render import page
-from serving.forensics.desk import Desk
 from serving.forensics.routes import as_file, caller_of
+from serving.forensics.service import ForensicsService
 from serving.incidents import Asker, Close, IncidentError, Incidents, Merge, Note, Split
 from serving.problems import ProblemError, position_of
 from serving.service import Service
@@ -273,7 +273,7 @@ async def close(request: Request, incident_id: str) -> Response:
 async def evidence(request: Request, incident_id: str) -> Response:
     """Export the incident as evidence: a file to keep, or its page to read and print."""
     form = await read_form(request)
-    desk: Desk = request.app.state.desk
+    desk: ForensicsService = request.app.state.desk
     kind: Literal["json", "html"] = "html" if form.get("form") == "html" else "json"
 
     def export() -> Response:

@@ -13,9 +13,9 @@ from markupsafe import Markup
 from serving.alert_list import Wanted, whole
 from serving.console import charts
 from serving.console.render import page, principal_url
-from serving.forensics.desk import Desk
-from serving.forensics.habits import Deed, Habits, Peers, compared, habits_of
-from serving.forensics.questions import QuestionError, moment_of
+from serving.forensics.principal_habits import PeerComparison, PrincipalHabits, VerbCount, compared, habits_of
+from serving.forensics.queries import QueryError, moment_of
+from serving.forensics.service import ForensicsService
 from serving.history.read import Moment, Order, Surprise
 from serving.history.routes import Records
 from serving.problems import ProblemError
@@ -123,15 +123,15 @@ def principal(request: Request, principal: str, days: Span = "7", step: Step = "
 
 def _asked(
     request: Request, principal: str, others: list[str], text: str
-) -> tuple[Habits | None, Peers | None, str]:
+) -> tuple[PrincipalHabits | None, PeerComparison | None, str]:
     """What the event store knows; or why it does not tell, as a sentence."""
-    desk: Desk = request.app.state.desk
+    desk: ForensicsService = request.app.state.desk
     since = moment_of(text) if text else None
     try:
         with desk.open() as questions:
             habits = habits_of(questions, principal, since)
             return habits, compared(questions, principal, others, since), ""
-    except (ProblemError, QuestionError) as error:
+    except (ProblemError, QueryError) as error:
         return None, None, str(error)
 
 
@@ -174,7 +174,7 @@ class Matrix:
         left_out: verbs and kinds that are too rare to be shown.
     """
 
-    def __init__(self, deeds: list[Deed]) -> None:
+    def __init__(self, deeds: list[VerbCount]) -> None:
         counts = {(one.verb, one.resource): one.count for one in deeds}
         self.verbs, more_verbs = _frequent(((one.verb, one.count) for one in deeds), _COLUMNS)
         resources, more_resources = _frequent(((one.resource, one.count) for one in deeds), _ROWS)
@@ -192,7 +192,7 @@ class Matrix:
         self.left_out = more_verbs + more_resources
 
 
-def matrix(deeds: list[Deed]) -> Matrix:
+def matrix(deeds: list[VerbCount]) -> Matrix:
     """Verbs by kinds of objects, out of what was done most."""
     return Matrix(deeds)
 

@@ -15,12 +15,12 @@ from serving.alerts import clean
 from serving.console.forms import read_form
 from serving.console.render import page
 from serving.forensics import clock
-from serving.forensics.desk import Desk
-from serving.forensics.evidence import Subject
-from serving.forensics.page import render
-from serving.forensics.questions import Filter, QuestionError, Questions, moment_of, resource_of
-from serving.forensics.records import Record, what_of
+from serving.forensics.evidence.export import Subject
+from serving.forensics.evidence.page import render
+from serving.forensics.queries import EventFilter, EventQueries, QueryError, moment_of, resource_of
+from serving.forensics.records import EventRecord, what_of
 from serving.forensics.routes import caller_of, codes_of
+from serving.forensics.service import ForensicsService
 from serving.problems import ProblemError
 
 router = APIRouter(include_in_schema=False)
@@ -139,9 +139,9 @@ def search(
 
 
 def _answer(request: Request, asked: Asked, question: Any) -> Any:
-    desk: Desk = request.app.state.desk
+    desk: ForensicsService = request.app.state.desk
 
-    def ask(questions: Questions) -> Any:
+    def ask(questions: EventQueries) -> Any:
         earliest = questions.extent().earliest
         asked.begins = "" if earliest is None else _short(clock.written(earliest))
         return question(questions)
@@ -163,9 +163,9 @@ def _times(given: Mapping[str, str], default: str = _SINCE) -> list[str]:
 def _touched(request: Request, asked: Asked, given: Mapping[str, str], _cursor: str) -> None:
     """Who touched an object."""
     if not given["resource"]:
-        raise QuestionError("Say which kind of object: secret, pod, deployment or whatever kubectl takes.")
+        raise QueryError("Say which kind of object: secret, pod, deployment or whatever kubectl takes.")
     since, until = _span(given)
-    wanted = Filter(
+    wanted = EventFilter(
         since=since,
         until=until,
         resource=resource_of(given["resource"]),
@@ -193,7 +193,7 @@ def _touched(request: Request, asked: Asked, given: Mapping[str, str], _cursor: 
 def _newcomers(request: Request, asked: Asked, given: Mapping[str, str], _cursor: str) -> None:
     """Who is new in a namespace."""
     if not given["namespace"]:
-        raise QuestionError("Say in which namespace.")
+        raise QueryError("Say in which namespace.")
     since, until = _span(given)
     assert since is not None
     asked.same = shlex.join(["kubehabit", "who", "is", "new", "in", given["namespace"], *_times(given)])
@@ -212,16 +212,14 @@ def _newcomers(request: Request, asked: Asked, given: Mapping[str, str], _cursor
 def _credential(request: Request, asked: Asked, given: Mapping[str, str], cursor: str) -> None:
     """All that a credential, or a principal, did."""
     if not given["credential"] and not given["principal"]:
-        raise QuestionError(
-            "Name the credential, or the principal if the API server does not name credentials."
-        )
+        raise QueryError("Name the credential, or the principal if the API server does not name credentials.")
     _list(request, asked, given, cursor)
 
 
 def _list(request: Request, asked: Asked, given: Mapping[str, str], cursor: str) -> None:
     """Events that fit all that is given."""
     since, until = _span(given)
-    wanted = Filter(
+    wanted = EventFilter(
         since=since,
         until=until,
         principal=given["principal"] or None,
@@ -269,7 +267,7 @@ def _list(request: Request, asked: Asked, given: Mapping[str, str], cursor: str)
 _ANSWERS = {"touched": _touched, "newcomers": _newcomers, "credential": _credential, "events": _list}
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: EventRecord) -> dict[str, Any]:
     """An event as the table shows it."""
     return {
         "time": clock.written(record.time)[:23].replace("T", " "),
@@ -307,7 +305,7 @@ async def evidence(request: Request) -> Response:
     by_principal = form.get("what") == "all"
     try:
         since, until = (moment_of(form.get(name)) if form.get(name) else None for name in ("since", "until"))
-    except QuestionError as error:
+    except QueryError as error:
         raise ProblemError(400, str(error)) from error
     if not by_principal and not audit_ids:
         raise ProblemError(422, "Tick the events that are to be kept as evidence, then export again.")
@@ -318,7 +316,7 @@ async def evidence(request: Request) -> Response:
         until=until if by_principal else None,
         note=clean(form.get("note"), _MAX_NOTE),
     )
-    desk: Desk = request.app.state.desk
+    desk: ForensicsService = request.app.state.desk
     by = caller_of(request, clean(form.get("by"), 256))
     made = await run_in_threadpool(desk.evidence, subject, by=by)
     if form.get("form") == "html":

@@ -8,29 +8,29 @@ import msgspec
 
 from data.errors import KubehabitError
 from serving.forensics import clock
-from serving.forensics.questions import Filter, Life, Newcomer, Page, Touch, moment_of
-from serving.forensics.records import Record
+from serving.forensics.queries import EventFilter, EventPage, Life, Newcomer, Touch, moment_of
+from serving.forensics.records import EventRecord
 from serving.remote import NotFoundError, Remote
 
 
 class Answers(Protocol):
-    """The questions that both can be asked; see `serving.forensics.questions.Questions`."""
+    """The questions that both can be asked; see `serving.forensics.queries.EventQueries`."""
 
     def earliest(self) -> int | None:
         """When the store begins, microseconds since 1970 UTC."""
 
     def events(
         self,
-        wanted: Filter,
+        wanted: EventFilter,
         *,
         limit: int = ...,
         cursor: str | None = ...,
         newest: bool = ...,
         texts: bool = ...,
-    ) -> Page:
+    ) -> EventPage:
         """Events that fit."""
 
-    def touched(self, wanted: Filter, *, listings: bool = ...) -> list[Touch]:
+    def touched(self, wanted: EventFilter, *, listings: bool = ...) -> list[Touch]:
         """Who touched what is meant."""
 
     def newcomers(self, namespace: str, since: int, until: int | None = ...) -> list[Newcomer]:
@@ -86,10 +86,10 @@ class _Event(
     cluster: str | None = None
     original: msgspec.Raw = msgspec.Raw(b"")
 
-    def record(self) -> Record:
+    def record(self) -> EventRecord:
         """The record that it is of, as far as the API tells it: no UID, and nothing to verify it by."""
         about = self.object_ref or _Object("", "", "", "", "")
-        return Record(
+        return EventRecord(
             number=self.number,
             time=moment_of(self.time),
             received=moment_of(self.received),
@@ -137,18 +137,18 @@ class RemoteAnswers:
 
     def earliest(self) -> int | None:
         """When its store begins."""
-        first = self.events(Filter(), limit=1, texts=False).records
+        first = self.events(EventFilter(), limit=1, texts=False).records
         return first[0].time if first else None
 
     def events(
         self,
-        wanted: Filter,
+        wanted: EventFilter,
         *,
         limit: int = 100,
         cursor: str | None = None,
         newest: bool = False,
         texts: bool = True,
-    ) -> Page:
+    ) -> EventPage:
         """`GET /v1/events`."""
         answer = self._service.get_bytes(
             "events",
@@ -178,9 +178,9 @@ class RemoteAnswers:
             raise KubehabitError(
                 f"The service's answer cannot be understood: {error}. Is it another version?"
             ) from error
-        return Page([event.record() for event in page.events], page.cursor)
+        return EventPage([event.record() for event in page.events], page.cursor)
 
-    def touched(self, wanted: Filter, *, listings: bool = True) -> list[Touch]:
+    def touched(self, wanted: EventFilter, *, listings: bool = True) -> list[Touch]:
         """`GET /v1/events/touched`."""
         answer = self._service.get(
             "events",

@@ -1,4 +1,4 @@
-"""What the ledger says is in the store now: which files hold which records, and which records were sealed together."""
+"""Content of the store according to the ledger: which files hold which records, and which records were sealed together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.forensics.ledger import Entry
+from serving.forensics.ledger import LedgerEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +15,12 @@ class StoredFile:
     """One Parquet file.
 
     Attributes:
-        name: path below the store's folder.
-        first, count: its records by number.
-        earliest, latest: span of its events' times, microseconds since 1970 UTC.
+        name: path in the store's folder.
+        first, count: records by number.
+        earliest, latest: span of event times, microseconds since 1970 UTC.
         size: bytes.
-        sha256: checksum of the file, hexadecimal.
-        level: how often its records have been merged into a larger file.
+        sha256: of the file, hexadecimal.
+        level: how often the records have been merged into a larger file.
     """
 
     name: str
@@ -38,13 +38,13 @@ class StoredFile:
         return self.first + self.count
 
     def to_dict(self) -> dict[str, Any]:
-        """As the ledger has it."""
+        """JSON form, as in the ledger."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Records that were sealed together: `root` is that of the Merkle tree over them, `line` its line in the ledger."""
+    """Records that were sealed together, with the root of their Merkle tree and the number of the ledger's line."""
 
     first: int
     count: int
@@ -59,13 +59,13 @@ class Segment:
 
 @dataclass(slots=True)
 class Catalog:
-    """The ledger read from its beginning.
+    """State of the store after reading the ledger from its beginning.
 
     Attributes:
-        segments: those that have been sealed, dropped ones included, by number of their first record.
-        files: what is there now, by number of their first record.
-        kept_from: number of the first record that has not been dropped.
-        lines: lines of the ledger read.
+        segments: all that were sealed, also dropped ones, by first record.
+        files: present ones, by first record.
+        kept_from: first record that has not been dropped.
+        lines: number of ledger lines read.
     """
 
     segments: list[Segment] = field(default_factory=list)
@@ -75,14 +75,14 @@ class Catalog:
 
     @property
     def end(self) -> int:
-        """Number that the next record gets."""
+        """Number of the next record."""
         return self.segments[-1].end if self.segments else 0
 
-    def read(self, entries: Iterable[Entry]) -> None:
-        """Take in entries that follow those read before.
+    def read(self, entries: Iterable[LedgerEntry]) -> None:
+        """Apply the entries that follow those read before.
 
         Raises:
-            KeyError, TypeError: an entry lacks what its kind needs.
+            KeyError, TypeError: an entry lacks fields of its kind.
         """
         for entry in entries:
             said = entry.fields
@@ -102,13 +102,13 @@ class Catalog:
             self.lines = entry.number + 1
 
     def segments_of(self, file: StoredFile) -> list[Segment]:
-        """The segments whose records a file holds."""
+        """The segments in a file."""
         start = bisect_left(self.segments, file.first, key=lambda segment: segment.first)
         end = bisect_left(self.segments, file.end, key=lambda segment: segment.first)
         return self.segments[start:end]
 
     def segment_at(self, number: int) -> int | None:
-        """Position in `segments` of the one that a record was sealed in; None if it was not yet."""
+        """Index in `segments` of a record's segment; None if it is not sealed yet."""
         if number >= self.end:
             return None
         return bisect_right(self.segments, number, key=lambda segment: segment.first) - 1

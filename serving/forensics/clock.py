@@ -1,4 +1,4 @@
-"""What time it is, and whether anybody vouches for it: evidence says by which clock its times were taken."""
+"""Current time, its spelling, and whether the clock is synchronised: evidence names the clock of its times."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# More than the size of `struct timex` on any Linux.
 _TIMEX_BYTES = 512
-"""More than `struct timex` has on any Linux."""
 _TIME_ERROR = 5
 
 
@@ -24,7 +24,7 @@ def written(moment: int) -> str:
 
 
 def is_synchronised() -> bool | None:
-    """Whether the kernel says that a time service keeps its clock right (ntp_adjtime(3)); None where it cannot be asked."""
+    """Whether the kernel considers its clock synchronised (ntp_adjtime(3)); None where it cannot be asked."""
     try:
         state = ctypes.CDLL(None, use_errno=True).ntp_adjtime(ctypes.create_string_buffer(_TIMEX_BYTES))
     except (OSError, AttributeError):
@@ -33,7 +33,7 @@ def is_synchronised() -> bool | None:
 
 
 def source() -> dict[str, object]:
-    """The clocks that an export rests on, in words fit to be printed."""
+    """Description of the clocks behind an export, for print."""
     return {
         "zone": "UTC",
         "events": "requestReceivedTimestamp (else stageTimestamp), set by the clock of the API server that wrote the event",

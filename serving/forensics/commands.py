@@ -16,22 +16,22 @@ from rich.table import Table
 from data.errors import KubehabitError
 from serving.alerts import clean
 from serving.forensics import clock
-from serving.forensics.questions import (
-    Filter,
+from serving.forensics.queries import (
+    EventFilter,
+    EventQueries,
     Life,
     Newcomer,
-    Questions,
     Top,
     Touch,
     moment_of,
     resource_of,
 )
-from serving.forensics.records import Record, what_of
+from serving.forensics.records import EventRecord, what_of
 from serving.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from serving.forensics.ask import Answers
-    from serving.forensics.evidence import Subject
+    from serving.forensics.evidence.export import Subject
     from serving.forensics.verify import Report
     from serving.incidents import Incidents
     from serving.remote import Remote
@@ -56,10 +56,10 @@ def asked(store: Path | None, service: Remote | None) -> Answers:
     return RemoteAnswers(service)
 
 
-def open_questions(store: Path | None) -> Questions:
+def open_questions(store: Path | None) -> EventQueries:
     """Questions to the store in a folder, or in that of the settings."""
     settings = settings_of(None)
-    return Questions(
+    return EventQueries(
         (store or settings.events.resolved_path).absolute(),
         memory_mb=settings.events.memory_mb,
         seconds=_SECONDS,
@@ -79,12 +79,12 @@ def _console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=200)
 
 
-def object_of(kind: str, what: str | None) -> Filter:
+def object_of(kind: str, what: str | None) -> EventFilter:
     """What is meant by `secret payments/db` (that one), `secret payments/` (all of the namespace), `node n1` or `secret`."""
     namespace, slash, name = (what or "").partition("/")
     if not slash:
         namespace, name = "", namespace
-    return Filter(resource=resource_of(kind), namespace=namespace or None, name=name or None)
+    return EventFilter(resource=resource_of(kind), namespace=namespace or None, name=name or None)
 
 
 def touched(
@@ -115,7 +115,7 @@ def touched(
     )
 
 
-def _touch_row(one: Touch, wanted: Filter) -> tuple[str, ...]:
+def _touch_row(one: Touch, wanted: EventFilter) -> tuple[str, ...]:
     did = one.verb + (f" {one.subresource}" if one.subresource else "")
     if one.how == "list":
         did += f" (of all {wanted.resource})"
@@ -175,7 +175,7 @@ def _newcomer_row(one: Newcomer) -> tuple[str, ...]:
 
 
 def events(
-    wanted: Filter,
+    wanted: EventFilter,
     limit: int,
     cursor: str | None,
     newest: bool,
@@ -211,7 +211,7 @@ def events(
         print(f"There are more: the same with --cursor {page.cursor}, or a larger --limit.", file=sys.stderr)
 
 
-def _event_row(record: Record) -> tuple[str, ...]:
+def _event_row(record: EventRecord) -> tuple[str, ...]:
     who = record.principal + (f" as {record.impersonated}" if record.impersonated else "")
     return (
         clock.written(record.time)[:23].replace("T", " "),
@@ -266,10 +266,10 @@ def principal(
 
 
 def _past(
-    questions: Questions, name: str, history: Path | None, since: int | None, until: int | None
+    questions: EventQueries, name: str, history: Path | None, since: int | None, until: int | None
 ) -> dict[str, Any]:
     """Habits, surprise over time and peers, as the API gives them; None for what there is no file of beside the store."""
-    from serving.forensics.habits import compared, habits_of
+    from serving.forensics.principal_habits import compared, habits_of
     from serving.history.read import HistoryReader
     from serving.history.schema import HistoryError
 
@@ -336,10 +336,10 @@ def _few(values: Sequence[str], most: int = _SHOWN) -> str:
 def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None) -> None:
     """Write a file of evidence and its page, from the stores on this machine."""
     from serving.explain import Explainer
-    from serving.forensics.dossier import alerts_named
-    from serving.forensics.evidence import export, exporter
+    from serving.forensics.evidence.export import export, exporter
+    from serving.forensics.evidence.incident import alerts_named
+    from serving.forensics.evidence.model_card import describe_model
     from serving.forensics.ledger import Ledger, load_signing_key
-    from serving.forensics.model import describe_model
     from serving.incidents import Incidents
     from serving.store import AlertStore, shown_url
 
@@ -373,7 +373,7 @@ def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None
         by=exporter(),
         incident=incident,
         alerts=alerts,
-        models=[describe_model(settings, *judge) for judge in judges],
+        models=[describe_model(settings.model.cache_dir, *judge) for judge in judges],
         words=words,
     )
     _write_evidence(made, wanted.incident, out)
@@ -398,7 +398,7 @@ def _incident(incidents: Incidents, name: str, settings: Settings) -> dict[str, 
 
 def evidence_of_service(wanted: Subject, out: Path, service: Remote) -> None:
     """Write a file of evidence and its page, exported by a running service."""
-    from serving.forensics.evidence import exporter
+    from serving.forensics.evidence.export import exporter
 
     said: dict[str, Any] = {"note": wanted.note, "by": exporter()}
     if wanted.incident is not None:
@@ -419,7 +419,7 @@ def evidence_of_service(wanted: Subject, out: Path, service: Remote) -> None:
 
 
 def _write_evidence(made: bytes, incident: str | None, out: Path) -> None:
-    from serving.forensics.page import render
+    from serving.forensics.evidence.page import render
 
     content = msgspec.json.decode(made)["content"]
     out.mkdir(parents=True, exist_ok=True)
@@ -454,8 +454,8 @@ def verify(
 
     public = None if key is None else load_public_key(key)
     if file is not None:
-        from serving.forensics.evidence import check
-        from serving.forensics.page import check_page
+        from serving.forensics.evidence.export import check
+        from serving.forensics.evidence.page import check_page
 
         checked = check(file, public)
         checked.findings.extend(check_page(file))

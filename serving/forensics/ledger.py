@@ -1,8 +1,8 @@
-"""The ledger: an append-only file of what happened to the store, each line chained to the one before and, with a key, signed.
+"""The ledger: an append-only log of changes to the store, each line chained to the one before and, with a key, signed.
 
 A line is `{"entry": {...}, "hash": "<hex>", "signature": "<hex>"}`. `hash` is SHA-256 over the hash of the line before (32 bytes;
-zeros before the first) and the SHA-256 of the entry's own bytes as they stand in the line. `signature` is Ed25519 over the 32
-bytes of `hash`. A second file, `head.json`, repeats the last line: a ledger that ends before its head has lost its tail.
+zeros before the first) and the SHA-256 of the entry's bytes as they stand in the line. `signature` is Ed25519 over the 32
+bytes of `hash`. A second file, `head.json`, repeats the last hash: a ledger that ends before its head has lost its tail.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BEGINNING = bytes(32)
 _NAME, _HEAD = "ledger.jsonl", "head.json"
 
 
-class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+class LedgerLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of the ledger as written."""
 
     entry: msgspec.Raw
@@ -49,7 +49,7 @@ class Head(msgspec.Struct, frozen=True):
     hash: str
 
 
-_LINE = msgspec.json.Decoder(Line)
+_LINE = msgspec.json.Decoder(LedgerLine)
 _ENTRY = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -59,17 +59,17 @@ def link(before: bytes, entry: bytes | msgspec.Raw) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A line that was read: where it stands, what it says, and whether that can be believed."""
+class LedgerEntry:
+    """A line that was read and whose hash is right."""
 
     number: int
     fields: dict[str, Any]
-    line: Line
+    line: LedgerLine
     hash: bytes
 
 
 def read_lines(folder: Path) -> Iterator[tuple[int, bytes]]:
-    """(number, bytes) of the ledger's lines, without newline; the last may be torn by a crash."""
+    """(number, bytes) of the ledger's lines; a crash may have torn the last."""
     try:
         with (folder / _NAME).open("rb") as file:
             yield from enumerate(file)
@@ -77,11 +77,11 @@ def read_lines(folder: Path) -> Iterator[tuple[int, bytes]]:
         return
 
 
-def parse(number: int, text: bytes, before: bytes) -> Entry:
+def parse(number: int, text: bytes, before: bytes) -> LedgerEntry:
     """Read one line.
 
     Raises:
-        ValueError: it is damaged, or not chained to the hash before it; the message says which.
+        ValueError: it is damaged, or not chained to the hash before it.
     """
     if not text.endswith(b"\n"):
         raise ValueError("its end is missing")
@@ -93,11 +93,11 @@ def parse(number: int, text: bytes, before: bytes) -> Entry:
     found = link(before, line.entry)
     if found.hex() != line.hash:
         raise ValueError("its hash does not follow from the line before it and its own content")
-    return Entry(number, fields, line, found)
+    return LedgerEntry(number, fields, line, found)
 
 
 def read_head(folder: Path) -> Head | None:
-    """What the ledger ended with when it was last written; None if that was never said."""
+    """The end of the ledger when it was last written; None without the file."""
     try:
         return msgspec.json.decode((folder / _HEAD).read_bytes(), type=Head)
     except FileNotFoundError:
@@ -145,36 +145,31 @@ def public_bytes(key: Ed25519PublicKey) -> str:
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
 
-def is_signed_by(line: Line, key: Ed25519PublicKey) -> bool:
+def is_signed_by(line: LedgerLine, key: Ed25519PublicKey) -> bool:
     """Whether a line's signature is that of a key over the line's hash."""
     try:
         signature = bytes.fromhex(line.signature)
         key.verify(signature, bytes.fromhex(line.hash))
     except (InvalidSignature, ValueError):
         return False
-    return line.signature == signature.hex()  # as it was written, not only as it is meant
+    return line.signature == signature.hex()  # the same spelling, not only the same bytes
 
 
 class LedgerReader:
-    """Reads a ledger that others may be writing, each line once.
+    """Reads the ledger in a store's folder, each line once, while others may write to it.
 
-    Args:
-        folder: of the store.
+    Attributes:
+        entries: all that were read so far.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / _NAME
-        self._entries: list[Entry] = []
+        self.entries: list[LedgerEntry] = []
         self._size = 0
 
-    @property
-    def entries(self) -> list[Entry]:
-        """All entries up to the last time that it was read on."""
-        return self._entries
-
     def read_on(self) -> None:
-        """Take in what has been appended; a last line without its end is left for the next time.
+        """Read what has been appended; an incomplete last line is left for the next call.
 
         Raises:
             KubehabitError: a line is damaged.
@@ -184,15 +179,15 @@ class LedgerReader:
             for text in file:
                 if not text.endswith(b"\n"):
                     break
-                number = len(self._entries)
+                number = len(self.entries)
                 try:
-                    entry = parse(number, text, self._entries[-1].hash if self._entries else BEGINNING)
+                    entry = parse(number, text, self.entries[-1].hash if self.entries else BEGINNING)
                 except ValueError as error:
                     raise KubehabitError(
                         f"Line {number + 1} of {self._path} is not to be trusted: {error}. Keep the folder as it is, see what "
                         "`kubehabit verify` says of it, and name another one as events.path."
                     ) from error
-                self._entries.append(entry)
+                self.entries.append(entry)
                 self._size += len(text)
 
 
@@ -200,8 +195,8 @@ class Ledger(LedgerReader):
     """Appends entries; several processes may (the service, and a command that exports).
 
     Args:
-        folder: of the store; made if need be.
-        key: signs every line, if given.
+        folder: of the store; created if missing.
+        key: signs every line; `signs` says whether there is one.
 
     Raises:
         KubehabitError: the ledger in the folder is damaged.
@@ -211,43 +206,39 @@ class Ledger(LedgerReader):
         super().__init__(folder)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._key = key
+        self.signs = key is not None
         with self._locked():
             self._mend()
 
-    @property
-    def signs(self) -> bool:
-        """Whether it has a key."""
-        return self._key is not None
-
-    def append(self, kind: str, **fields: Any) -> Entry:
-        """Add an entry and make it durable.
+    def append(self, kind: str, **fields: Any) -> LedgerEntry:
+        """Append an entry durably.
 
         Raises:
             OSError: it could not be written.
-            KubehabitError: the ledger was damaged meanwhile.
+            KubehabitError: the ledger has been damaged.
         """
         with self._locked():
             self._mend()
-            number = len(self._entries)
-            before = self._entries[-1].hash if self._entries else BEGINNING
+            number = len(self.entries)
+            before = self.entries[-1].hash if self.entries else BEGINNING
             content = {"number": number, "time": clock.written(clock.now()), "kind": kind, **fields}
             raw = msgspec.json.encode(content)
             found = link(before, raw)
             signature = self._key.sign(found).hex() if self._key is not None else ""
-            line = Line(msgspec.Raw(raw), found.hex(), signature)
+            line = LedgerLine(msgspec.Raw(raw), found.hex(), signature)
             text = msgspec.json.encode(line) + b"\n"
             with self._path.open("ab") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             self._size += len(text)
-            entry = Entry(number, content, line, found)
-            self._entries.append(entry)
+            entry = LedgerEntry(number, content, line, found)
+            self.entries.append(entry)
             write_durably(self._folder / _HEAD, msgspec.json.encode(Head(number, found.hex())), 0o600)
             return entry
 
     def _mend(self) -> None:
-        """Read on, and cut off the last line if a crash tore it."""
+        """Read on, and cut off a torn last line."""
         self._path.touch(mode=0o600)
         self.read_on()
         if self._path.stat().st_size > self._size:

@@ -1,12 +1,12 @@
-"""Merkle trees over records, as in Certificate Transparency (RFC 6962, section 2.1), so that one record can be proved alone."""
+"""Merkle trees over records, as in Certificate Transparency (RFC 6962, section 2.1), so that a single record can be proved."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
 
+#: Leaves of a block. A power of two, so that the root of every block is a node of the tree over all leaves.
 BLOCK = 256
-"""Leaves of a block. A power of two, so that the root of every block is a node of the tree over all leaves."""
 EMPTY = sha256(b"").digest()
 
 
@@ -19,17 +19,19 @@ def _parent(left: bytes, right: bytes) -> bytes:
     return sha256(b"\1" + left + right).digest()
 
 
+def _above(level: Sequence[bytes]) -> list[bytes]:
+    """The next level; an odd last node moves up as it is: the right edge of RFC 6962's tree."""
+    pairs = zip(level[::2], level[1::2], strict=False)
+    return [_parent(left, right) for left, right in pairs] + list(level[len(level) & ~1 :])
+
+
 def root_of(nodes: Sequence[bytes]) -> bytes:
     """Root of the tree over leaves, or over the roots of full blocks of leaves (the last block may be short)."""
     if not nodes:
         return EMPTY
-    level = list(nodes)
-    while len(level) > 1:
-        above = [_parent(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        if len(level) % 2:  # the odd one moves up as it is: the right edge of RFC 6962's tree
-            above.append(level[-1])
-        level = above
-    return level[0]
+    while len(nodes) > 1:
+        nodes = _above(nodes)
+    return nodes[0]
 
 
 def blocks_of(leaves: Sequence[bytes]) -> list[bytes]:
@@ -38,17 +40,13 @@ def blocks_of(leaves: Sequence[bytes]) -> list[bytes]:
 
 
 def path_in(nodes: Sequence[bytes], index: int) -> list[tuple[str, bytes]]:
-    """What has to be hashed with node `index`, step by step, to come to the root: ("left" | "right", hash)."""
+    """Audit path of node `index`: the siblings ("left" | "right", hash) up to the root."""
     path: list[tuple[str, bytes]] = []
-    level = list(nodes)
-    while len(level) > 1:
+    while len(nodes) > 1:
         beside = index ^ 1
-        if beside < len(level):
-            path.append(("left" if beside < index else "right", level[beside]))
-        above = [_parent(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        if len(level) % 2:
-            above.append(level[-1])
-        level, index = above, index // 2
+        if beside < len(nodes):
+            path.append(("left" if beside < index else "right", nodes[beside]))
+        nodes, index = _above(nodes), index // 2
     return path
 
 

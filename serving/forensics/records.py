@@ -1,4 +1,4 @@
-"""Records: what the store keeps of one event, as columns to ask about and as one sequence of bytes to hash."""
+"""Records: one event as the store keeps it, as columns for queries and as bytes to hash."""
 
 from __future__ import annotations
 
@@ -13,37 +13,35 @@ from data.audit_event import UNREADABLE, AuditEvent, decode_event
 from data.identity import Identity
 from serving.forensics.redaction import redact
 
+# Longest line of the open file for DuckDB, which allocates twice that per thread.
 _MAX_LINE_BYTES = 16 << 20
-"""Longest line of the open file that DuckDB reads; each of its threads sets aside twice that."""
-
+# Longest event text that is kept. The API server takes bodies of 3 MiB, and a line may need two bytes for each.
 _MAX_TEXT_BYTES = 6 << 20
-"""Longest text of an event that is kept. The API server takes bodies of 3 MiB, and a line may need two bytes for each."""
 
 _TOO_LONG = b'"[too long]"'
 _CREDENTIAL = "authentication.kubernetes.io/credential-id"
 _ISSUED = "authentication.kubernetes.io/issued-credential-id"
 
 
-class Record(NamedTuple):
-    """One event as it is kept. Times are microseconds since 1970 UTC; texts are empty where the event says nothing.
+class EventRecord(NamedTuple):
+    """One event as stored. Times are microseconds since 1970 UTC; missing texts are empty.
 
     Attributes:
         number: position in the store, from 0, without gaps.
         time: when the API server got the request, by its clock.
         received: when this service got the event, by its clock.
-        cluster: which cluster, where several send here.
+        cluster: where several clusters send here.
         principal: who acted, folded by the identity rules.
-        username: the user name as logged.
-        uid: the user's UID as logged.
-        impersonated: whom the caller acted as.
+        username, uid: of the user, as logged.
+        impersonated: user that the caller acted as.
         path: path and query of the request.
-        source_ips: addresses as logged, commas between.
-        credential: ID of the credential that was used (`JTI=...` or `X509SHA256=...`), where the API server logs it.
-        issued: ID of the credential that this request brought into being.
-        alert: the alert that the event was first part of.
-        redactions: how many values were taken out of `event`.
+        source_ips: addresses as logged, separated by commas.
+        credential: ID of the credential used (`JTI=...` or `X509SHA256=...`), where the API server logs it.
+        issued: ID of the credential that this request issued.
+        alert: first alert that the event was part of.
+        redactions: number of values redacted in `event`.
         original: HMAC-SHA256 of the event before redaction, in hexadecimal; empty if nothing was redacted.
-        event: the event's own JSON as received, redacted; "[too long]", as one more redaction, instead of one over 6 MiB.
+        event: the event's JSON as received, redacted; "[too long]", counted as a redaction, if over 6 MiB.
     """
 
     number: int
@@ -75,7 +73,7 @@ class Record(NamedTuple):
     event: str
 
 
-COLUMNS = Record._fields
+COLUMNS = EventRecord._fields
 TIMES = ("time", "received")
 _NUMBERS = {
     "number": "UBIGINT",
@@ -86,8 +84,8 @@ _NUMBERS = {
 }
 _JSON_TYPES = ", ".join(f"{name}: '{_NUMBERS.get(name, 'VARCHAR')}'" for name in COLUMNS)
 
+#: Columns of a Parquet file.
 SQL_TYPES = {name: "TIMESTAMP" if name in TIMES else _NUMBERS.get(name, "VARCHAR") for name in COLUMNS}
-"""Columns of a Parquet file."""
 
 _FROM_JSON = ", ".join(f"make_timestamp({name}) AS {name}" if name in TIMES else name for name in COLUMNS)
 
@@ -98,19 +96,19 @@ def _sql_text(name: str) -> str:
     return f"{name}::VARCHAR" if name in _NUMBERS else name
 
 
+#: `content_of` a row of a Parquet file, in SQL. A single concat: with a chain of `||` DuckDB takes ten times as long to plan and
+#: three times as long to run. NULL, which no record holds, becomes nothing at all, and so different content.
 CONTENT_SQL = (
     "concat(" + ", ".join(f"strlen({_sql_text(name)}), ':', {_sql_text(name)}, ','" for name in COLUMNS) + ")"
 )
-"""`content_of` a row of a Parquet file, in SQL. One call: a chain of `||` takes DuckDB ten times as long to plan and three times
-as long to run. NULL, which is in no record as it was written, becomes nothing at all, and so another content."""
 
 
 def rows_of(files: Sequence[str], *, torn: bool = False) -> str:
-    """SQL that gives the records in open files (lines of JSON) as rows of a Parquet file: there times are TIMESTAMP (UTC).
+    """SQL that reads open files (lines of JSON) as rows of a Parquet file, whose times are TIMESTAMP (UTC).
 
     Args:
-        files: their paths, quoted.
-        torn: pass over a line that is being written.
+        files: quoted paths.
+        torn: skip a line that is being written.
     """
     return (
         f"SELECT {_FROM_JSON} FROM read_json([{', '.join(files)}], format = 'newline_delimited', "
@@ -118,8 +116,8 @@ def rows_of(files: Sequence[str], *, torn: bool = False) -> str:
     )
 
 
-def content_of(record: Record) -> bytes:
-    """The bytes that are hashed: every column in order as a netstring (`<length in bytes>:<UTF-8>,`), numbers in decimal."""
+def content_of(record: EventRecord) -> bytes:
+    """The bytes to hash: all columns in order as netstrings (`<length in bytes>:<UTF-8>,`), numbers in decimal."""
     texts = list(map(str, record))
     content = "".join([f"{len(text)}:{text}," for text in texts])
     if content.isascii():  # then characters are bytes
@@ -128,12 +126,12 @@ def content_of(record: Record) -> bytes:
 
 
 def digest_of_original(raw: bytes, key: bytes) -> str:
-    """Keyed, because a plain checksum would let anybody try out passwords against what is left of the event."""
+    """Keyed, because a plain checksum would allow guessing passwords against the rest of the event."""
     return hmac.digest(key, raw, "sha256").hex()
 
 
 def what_of(record: dict[str, Any]) -> str:
-    """What a record's request was about: `secrets payments/db`, `secrets in payments`, `nodes n1`, or its path."""
+    """Object of a record's request: `secrets payments/db`, `secrets in payments`, `nodes n1`, or its path."""
     if not record["resource"]:
         return str(record["path"].partition("?")[0])
     kind = "/".join(part for part in (record["resource"], record["subresource"]) if part)
@@ -144,7 +142,7 @@ def what_of(record: dict[str, Any]) -> str:
 
 
 def checksum(text: str) -> str:
-    """SHA-256 of an event as it is kept."""
+    """SHA-256 of a stored event's text."""
     return sha256(text.encode()).hexdigest()
 
 
@@ -154,7 +152,7 @@ class _User(msgspec.Struct, gc=False):
 
 
 class _More(msgspec.Struct, gc=False):
-    """What detection does not read and questions need."""
+    """Fields that queries need and detection does not read."""
 
     user: _User | None = None
     annotations: dict[str, str] | None = None
@@ -167,25 +165,25 @@ _NOTHING = _More()
 def _more(raw: bytes) -> _More:
     try:
         return _MORE.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError):  # a cloud's record, which has other fields
+    except (msgspec.MsgspecError, UnicodeDecodeError):  # a cloud's record has other fields
         return _NOTHING
 
 
 def _clean(text: str) -> str:
-    """Text that every program can read: without NUL, and without the halves of surrogate pairs that a client may send."""
+    """Text without NUL and without lone surrogates, which a client may send."""
     if "\0" in text:
         text = text.replace("\0", "\ufffd")
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _without_secrets(event: AuditEvent, text: bytes) -> AuditEvent:
-    """The event again, from its redacted text: a token in its URI or user agent must not come back as a column."""
+    """Decode the event from its redacted text: a token in its URI or user agent must not return in a column."""
     try:
         cluster = event.cluster
         event = decode_event(text, event.apiVersion)
         event.cluster = cluster
         return event
-    except UNREADABLE:  # put together from a cloud's record
+    except UNREADABLE:  # assembled from a cloud's record
         uri, agent = (
             redact(part.encode("utf-8", "replace")).text.decode()
             for part in (event.requestURI, event.userAgent)
@@ -203,13 +201,13 @@ def record_of(
     alert: str,
     identity: Identity,
     key: bytes,
-) -> Record:
-    """What is kept of an event.
+) -> EventRecord:
+    """The record of an event.
 
     Args:
-        event: the event as decoded.
-        raw: what it was decoded from.
-        number: its position in the store.
+        event: as decoded.
+        raw: its JSON.
+        number: position in the store.
         time: when the API server got the request, microseconds since 1970 UTC.
         received: now, microseconds since 1970 UTC.
         alert: ID of the alert it became part of, or "".
@@ -224,12 +222,12 @@ def record_of(
         text, redactions = _TOO_LONG, redactions + 1
     user = more.user or _User()
     extra, notes = user.extra or {}, more.annotations or {}
-    # Neither comes into a JSON text but by an escape.
+    # JSON holds neither NUL nor a surrogate without an escape.
     clean = _clean if b"\\u" in raw else str
     ref = event.objectRef
     other = event.impersonatedUser
     decision = event.annotations.decision if event.annotations is not None else None
-    return Record(
+    return EventRecord(
         number=number,
         time=time,
         received=received,

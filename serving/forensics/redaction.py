@@ -1,9 +1,9 @@
-"""Takes secrets out of an event's own text and leaves every other byte as it was.
+"""Redacts secrets in the JSON of an event and leaves every other byte as it was.
 
-Redacted are: the values under `data`, `stringData` and `binaryData` of any object, the `value` of environment variables,
-fields whose name ends in password, token or the like, the copy of an object that kubectl keeps in an annotation, all but names
-and types in the body of a Secret, TokenRequest or TokenReview, and what looks like a JSON Web Token, a bearer token or a private
-key, wherever it stands, the request's URI included.
+Redacted are: values under `data`, `stringData` and `binaryData` of any object, the `value` of environment variables, fields
+whose name ends in password, token or the like, the copy of an object that kubectl keeps in an annotation, all but names and
+types in the body of a Secret, TokenRequest or TokenReview, and anywhere, also in the URI, what looks like a JSON Web Token, a
+bearer token or a private key.
 """
 
 from __future__ import annotations
@@ -20,36 +20,18 @@ _NAMED = re.compile(
     r"(?i)(?:passw(?:or)?d|passphrase|secret[-_]?(?:key|value|access[-_]?key)|client[-_]?secret|api[-_]?key"
     r"|access[-_]?key|private[-_]?key|credentials?|bearer|token|authorization|cookie|connection[-_]?string)$"
 )
+# Fields of pods whose names end like that: a switch, and the description of a volume.
 _HARMLESS = frozenset({"automountServiceAccountToken", "serviceAccountToken"})
-"""Fields of pods whose names end like that: a switch, and the description of a volume."""
 
 _COPY = re.compile(r"last-applied|^kubectl\.kubernetes\.io/original")
+# (resource, subresource) whose bodies consist of secrets.
 _SECRETIVE = frozenset({("secrets", ""), ("serviceaccounts", "token"), ("tokenreviews", "")})
-"""(resource, subresource) whose bodies are nothing but secrets."""
-
-_KEPT = frozenset(
-    {"apiVersion", "kind", "name", "generateName", "namespace", "uid", "immutable", "op", "path", "from"}
-    | {
-        "resourceVersion",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "time",
-        "manager",
-        "operation",
-        "fieldsType",
-    }
-    | {
-        "subresource",
-        "fieldsV1",
-        "audiences",
-        "username",
-        "groups",
-        "expirationTimestamp",
-        "reason",
-        "status",
-    }
-)
-"""Fields of such a body that say what it is, not what is in it."""
+# Fields of such a body that say what it is, not what is in it.
+_KEPT = frozenset({
+    "apiVersion", "kind", "name", "generateName", "namespace", "uid", "immutable", "op", "path", "from", "resourceVersion",
+    "creationTimestamp", "deletionTimestamp", "time", "manager", "operation", "fieldsType", "subresource", "fieldsV1",
+    "audiences", "username", "groups", "expirationTimestamp", "reason", "status",
+})  # fmt: skip
 
 _TYPE = re.compile(
     rb'"(?:Opaque|kubernetes\.io/[a-z-]+|bootstrap\.kubernetes\.io/token|helm\.sh/release\.v1)"'
@@ -64,12 +46,11 @@ _TOKENS = re.compile(
 )
 _TOKEN_SIGNS = (b"eyj", b"private key", b"bearer", b"basic")
 _ASSIGNED = (b"password=", b"passwd=", b"token=", b"secret=", b"api-key=", b"apikey=", b"access-key=")
+# In lower case. A body without any of these, or of those below, has nothing to redact; this alone settles most.
 _BODY_SIGNS = (
     b'"data"', b'"stringdata"', b'"binarydata"', b'"env"', b'"op"', b"last-applied", b"/original",
     b"passw", b"passphrase", b"secret", b"credential", b'bearer"', b'token"', b'authorization"', b'cookie"', b"\\u00",
 )  # fmt: skip
-"""In lower case. A body without any of these, or of those below, holds nothing to redact; most are told apart by this alone."""
-
 _KEY_SIGNS = re.compile(rb"(?:api|access|private)[-_]?key")
 _STRING_SIGNS = re.compile(rb"connection[-_]?string")
 
@@ -77,38 +58,38 @@ _LEXEMES = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|[^\s{}\[\],:"]++
 
 
 class Redacted(NamedTuple):
-    """An event's text without its secrets, and how many values were taken out."""
+    """An event's text without its secrets, and how many values were replaced."""
 
     text: bytes
     removed: int
 
 
-class _Reference(msgspec.Struct, gc=False):
+class _ObjectReference(msgspec.Struct, gc=False):
     resource: str = ""
     subresource: str = ""
 
 
 class _Outline(msgspec.Struct, gc=False):
-    objectRef: _Reference | None = None
+    objectRef: _ObjectReference | None = None
 
 
-class _Operation(msgspec.Struct, gc=False):
+class _PatchOperation(msgspec.Struct, gc=False):
     path: str
 
 
 _OUTLINE = msgspec.json.Decoder(_Outline)
-_OPERATION = msgspec.json.Decoder(_Operation)
+_OPERATION = msgspec.json.Decoder(_PatchOperation)
 _TEXT = msgspec.json.Decoder(str)
 
 
 def redact(raw: bytes) -> Redacted:
-    """Redact one event, or one record of a cloud that stands for one.
+    """Redact one event, or a cloud's record of one.
 
     Args:
-        raw: its JSON, as received; valid JSON, as the decoder has read it before.
+        raw: its JSON as received, which the decoder has found valid.
 
     Returns:
-        The text, byte for byte as received but for values that were replaced by `"[redacted]"`.
+        The same bytes, with secret values replaced by `"[redacted]"`.
     """
     low = raw.lower()
     count = 0
@@ -144,13 +125,13 @@ def _redact_bodies(raw: bytes, native: bool) -> tuple[bytes, int]:
     try:
         walk.event(("requestObject", "responseObject") if native else ("request", "response"), native)
     except (RecursionError, IndexError):
-        # Nested deeper than any object of Kubernetes: nothing of it is kept but that it was there.
+        # Nested deeper than any object of Kubernetes: nothing of it is kept.
         return MARK, 1
     return walk.result()
 
 
 class _Walk:
-    """Goes through the lexemes of one record and notes what is to be replaced."""
+    """Walks the lexemes of one record and collects the spans to replace."""
 
     def __init__(self, raw: bytes, secretive: bool) -> None:
         self._raw = raw
@@ -162,7 +143,7 @@ class _Walk:
         self._hidden: list[tuple[int, int]] = []
 
     def result(self) -> tuple[bytes, int]:
-        """The text with its replacements, and their number."""
+        """The redacted text and the number of replacements."""
         pieces: list[bytes] = []
         copied = 0
         for start, end in self._hidden:
@@ -172,7 +153,7 @@ class _Walk:
         return b"".join(pieces), len(self._hidden)
 
     def event(self, bodies: tuple[str, ...], native: bool) -> None:
-        """The outermost object: only its bodies are looked into; those of a cloud's record may stand deeper."""
+        """The outermost object, of which only the bodies are examined; in a cloud's record they may be nested."""
         self._at += 1
         while self._texts[self._at] != b"}":
             key = self._key()
@@ -195,7 +176,7 @@ class _Walk:
             self._at += 1
 
     def _skip(self) -> None:
-        """Pass over one value."""
+        """Skip one value."""
         depth = 0
         while True:
             text = self._texts[self._at]
@@ -205,7 +186,7 @@ class _Walk:
                 return
 
     def _hide(self) -> None:
-        """Replace one value, whatever it is; null stays, as it hides nothing."""
+        """Replace one value of any type but null."""
         first = self._at
         self._skip()
         if self._texts[first] != b"null":
@@ -215,9 +196,9 @@ class _Walk:
         """One value.
 
         Args:
-            key: under which it stands; a list hands its own on to its items.
+            key: of the value; items of a list have the list's key.
             closed: every value below is a secret.
-            env: the `value` of the objects in this list is one.
+            env: the `value` of the objects in this list is a secret.
             body: within the body of a Secret or token.
             patch: the list may be a JSON patch.
         """
@@ -258,7 +239,7 @@ class _Walk:
         self._at += 1
 
     def _writes_secret(self, body: bool) -> bool:
-        """Whether the operation of a JSON patch that begins here writes what is secret."""
+        """Whether the operation of a JSON patch that begins here writes a secret."""
         first = self._at
         self._skip()
         start, end = self._spans[first][0], self._spans[self._at - 1][1]

@@ -10,19 +10,18 @@ from pydantic import Field
 
 from serving.alerts import Model, clean
 from serving.forensics import clock
-from serving.forensics.desk import Desk
-from serving.forensics.evidence import Subject
-from serving.forensics.habits import compared, habits_of
-from serving.forensics.page import render
-from serving.forensics.questions import (
+from serving.forensics.evidence.export import Subject
+from serving.forensics.evidence.page import render
+from serving.forensics.principal_habits import compared, habits_of
+from serving.forensics.queries import (
     MAX_LIMIT,
-    Filter,
-    QuestionError,
-    Questions,
+    EventFilter,
+    EventQueries,
+    QueryError,
     moment_of,
     resource_of,
 )
-from serving.forensics.records import Record
+from serving.forensics.records import EventRecord
 from serving.history.routes import Records
 from serving.problems import ProblemError
 from serving.service import Service
@@ -62,7 +61,7 @@ class IncidentEvidenceRequest(Model):
     by: Who = ""
 
 
-def document_of(record: Record, *, original: bool) -> dict[str, Any]:
+def document_of(record: EventRecord, *, original: bool) -> dict[str, Any]:
     """A record as the API and `--json` give it, by the names of audit.k8s.io/v1 where it has them."""
     document: dict[str, Any] = {
         "number": record.number,
@@ -103,7 +102,7 @@ def codes_of(text: str | None) -> tuple[int, int] | None:
     """Least and largest answer meant by `403`, `4xx` or `400-499`.
 
     Raises:
-        QuestionError: it is none of these.
+        QueryError: it is none of these.
     """
     if text is None:
         return None
@@ -112,14 +111,13 @@ def codes_of(text: str | None) -> tuple[int, int] | None:
         return int(low[0]) * 100, int(low[0]) * 100 + 99
     if low.isdecimal() and (not high or high.isdecimal()) and len(text) <= 7:
         return int(low), int(high or low)
-    raise QuestionError(f"{text!r} is no answer: give a code (403), a class (4xx) or a span (400-499).")
+    raise QueryError(f"{text!r} is no answer: give a code (403), a class (4xx) or a span (400-499).")
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of the event store to an application."""
-    desk = Desk(service)
+    desk = service.forensics
     app.state.desk = desk  # the console's pages ask at the same one
-    app.state.desk = desk
 
     @app.get("/v1/events", tags=["forensics"])
     def events(
@@ -157,7 +155,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         cursor: Annotated[str | None, Query(description="That of the page before", max_length=40)] = None,
     ) -> Response:
         """List events that were received, in the order of the API server's time."""
-        wanted = Filter(
+        wanted = EventFilter(
             since=None if since is None else moment_of(since),
             until=None if until is None else moment_of(until),
             principal=principal,
@@ -194,7 +192,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         listings: Annotated[bool, Query(description="Also who listed or watched what contains it")] = True,
     ) -> Response:
         """Tell who touched an object or a kind of objects, how, how often and from where."""
-        wanted = Filter(
+        wanted = EventFilter(
             since=None if since is None else moment_of(since),
             until=None if until is None else moment_of(until),
             resource=resource_of(resource),
@@ -212,7 +210,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """Tell which principals came to a namespace that were never seen in it before, as far back as the store goes."""
         begin, end = moment_of(since), None if until is None else moment_of(until)
 
-        def ask(questions: Questions) -> dict[str, Any]:
+        def ask(questions: EventQueries) -> dict[str, Any]:
             reach = questions.extent().earliest
             return {
                 "newcomers": questions.newcomers(namespace, begin, end),

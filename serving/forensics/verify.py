@@ -15,20 +15,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, Segment, StoredFile
-from serving.forensics.database import connect, quoted
-from serving.forensics.ledger import BEGINNING, Entry, is_signed_by, parse, read_head, read_lines
+from serving.forensics.duckdb import connect, quoted
+from serving.forensics.event_store import checksum_of
+from serving.forensics.ledger import BEGINNING, LedgerEntry, is_signed_by, parse, read_head, read_lines
 from serving.forensics.merkle import BLOCK, blocks_of, leaf_of, root_of
 from serving.forensics.records import CONTENT_SQL, SQL_TYPES
-from serving.forensics.store import checksum_of
 
 if TYPE_CHECKING:
     import duckdb
 
+# Changed blocks that are listed one by one.
 _WORST = 100
-"""Changed blocks that are told one by one."""
-
+# Records read at a time, unless a segment is larger; it bounds the memory needed.
 _TOGETHER = 65_536
-"""Records read at a time, unless a segment is larger; it bounds the memory that this needs."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -46,7 +45,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """A stretch of time from which there is no event, or from which some are known to be lost."""
+    """A span of time without events, or in which events are known to be lost."""
 
     after: str
     before: str
@@ -56,16 +55,16 @@ class Gap(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Report:
-    """What `verify` found.
+    """Result of `verify`.
 
     Attributes:
-        findings: what is wrong; none in a sound store.
+        findings: what is wrong; empty for a sound store.
         gaps: where nothing was recorded.
-        records, files, segments, lines: what was looked at.
-        dropped: records that retention has taken out, as the ledger says.
-        head: number and hash of the ledger's last line; note it down to be able to tell later that nothing was cut off since.
-        signed: by which public key the lines are signed, or "".
-        seconds: how long it took.
+        records, files, segments, lines: how many were checked.
+        dropped: records that retention has deleted, according to the ledger.
+        head: number and hash of the ledger's last line; a copy kept elsewhere proves later that nothing was cut off.
+        signed: public key that signs the lines, or "".
+        seconds: duration of the check.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -81,8 +80,12 @@ class Report:
 
     @property
     def is_sound(self) -> bool:
-        """Whether all is as it was written."""
+        """Whether everything is as it was written."""
         return not self.findings
+
+    def fault(self, kind: str, where: str, what: str) -> None:
+        """Add a finding."""
+        self.findings.append(Finding(kind, where, what))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -101,13 +104,13 @@ def verify(
     memory_mb: int = 1024,
     on_records: Callable[[int], None] | None = None,
 ) -> Report:
-    """Check a store. It may be in use.
+    """Check a store, which may be in use.
 
     Args:
         folder: of the store.
-        key: that lines have to be signed with once the ledger names a key; without, the key that it names is believed.
-        head: a head (`<number>:<hash>`) of an earlier report that the ledger has to contain.
-        gap_seconds: time without an event that is told as a gap.
+        key: must have signed the lines, from the first that names a key; without it, the key that the ledger names is trusted.
+        head: a head (`<number>:<hash>`) of an earlier report that the ledger must contain.
+        gap_seconds: longest time without an event that is not reported as a gap.
         memory_mb: memory of the database.
         on_records: called with the number of records checked so far.
 
@@ -117,22 +120,23 @@ def verify(
     began = time.monotonic()
     if not (folder / "ledger.jsonl").exists() and not any(folder.glob("*/*")):
         raise KubehabitError(f"There is no event store in {folder}. Name its folder with --store.")
-    report = Report()
-    # What is sealed while this runs is in files and lines that are not looked at: they are listed first.
+    # Listed first: files and lines that are sealed while this runs are not checked.
     present = {
         path.relative_to(folder).as_posix()
         for pattern in ("*/*.parquet", "*/*/*.parquet")
         for path in folder.glob(pattern)
     }
+    report = Report()
     entries = _check_ledger(folder, report, key, head)
     catalog = _check_catalog(entries, report)
     _check_files(folder, catalog, present, report)
     with connect(folder, memory_mb, 2) as connection:
+        check = _RecordCheck(connection, folder, report)
         for file in catalog.files:
             if (folder / file.name).exists():
-                _check_records(connection, folder, file, catalog.segments_of(file), report)
+                check.file(file, catalog.segments_of(file))
             else:
-                _check_missing(connection, folder, file, catalog.segments_of(file), report)
+                check.missing_file(file, catalog.segments_of(file))
                 if on_records is not None:
                     on_records(report.records)
         _find_gaps(connection, folder, catalog, entries, gap_seconds, report)
@@ -142,8 +146,8 @@ def verify(
 
 def _check_ledger(
     folder: Path, report: Report, key: Ed25519PublicKey | None, head: str | None
-) -> list[Entry]:
-    entries: list[Entry] = []
+) -> list[LedgerEntry]:
+    entries: list[LedgerEntry] = []
     before = BEGINNING
     last_time = ""
     trusted: Ed25519PublicKey | None = None
@@ -151,27 +155,22 @@ def _check_ledger(
     for number, text in lines:
         where = f"ledger.jsonl line {number + 1}"
         if number == len(lines) - 1 and not text.endswith(b"\n"):
-            # A crash, or a line that is being written this moment. If it was whole once, the head tells.
+            # A crash, or a line that is being written now. If it was whole once, the head says so.
             break
         try:
             entry = parse(number, text, before)
         except ValueError as error:
-            report.findings.append(
-                Finding(
-                    "ledger",
-                    where,
-                    f"This line is not as it was written: {error}. What follows it cannot be trusted.",
-                )
-            )
+            what = f"This line is not as it was written: {error}. What follows it cannot be trusted."
+            report.fault("ledger", where, what)
             break
         if entry.fields.get("number") != number:
-            report.findings.append(Finding("ledger", where, "This line has the number of another one."))
+            report.fault("ledger", where, "This line has the number of another one.")
         if entry.fields.get("kind") == "opened" and (named := entry.fields.get("public_key")):
             report.signed = named
             trusted = key or Ed25519PublicKey.from_public_bytes(bytes.fromhex(named))
         if trusted is not None and not is_signed_by(entry.line, trusted):
             what = "This line is not signed by the key that it has to be signed by."
-            report.findings.append(Finding("signature", where, what))
+            report.fault("signature", where, what)
         stamped = str(entry.fields.get("time", ""))
         if stamped < last_time:
             report.gaps.append(Gap(last_time, stamped, 0, f"the clock of this machine went back ({where})"))
@@ -180,28 +179,23 @@ def _check_ledger(
         before = entry.hash
     if key is not None and trusted is None:
         what = "No line is signed, so the key that was given proves nothing."
-        report.findings.append(Finding("signature", "ledger.jsonl", what))
+        report.fault("signature", "ledger.jsonl", what)
     report.lines = len(entries)
     report.head = f"{len(entries) - 1}:{before.hex()}" if entries else ""
     _check_head(folder, entries, report, head)
     return entries
 
 
-def _check_head(folder: Path, entries: list[Entry], report: Report, wanted: str | None) -> None:
+def _check_head(folder: Path, entries: list[LedgerEntry], report: Report, wanted: str | None) -> None:
     try:
         found = read_head(folder)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        report.findings.append(Finding("ledger", "head.json", "The head cannot be read: it was changed."))
+        report.fault("ledger", "head.json", "The head cannot be read: it was changed.")
         found = None
     else:
         if found is None:
-            report.findings.append(
-                Finding(
-                    "missing",
-                    "head.json",
-                    "The head is missing, so nothing tells whether the ledger is whole.",
-                )
-            )
+            what = "The head is missing, so nothing tells whether the ledger is whole."
+            report.fault("missing", "head.json", what)
     heads = [("head.json", found.number, found.hash)] if found is not None else []
     if wanted is not None:
         number, _, value = wanted.partition(":")
@@ -213,17 +207,17 @@ def _check_head(folder: Path, entries: list[Entry], report: Report, wanted: str 
     for name, line, hash_ in heads:
         if line >= len(entries):
             what = f"The ledger ends at line {len(entries)}, but {name} says that it had {line + 1}: its tail was cut off."
-            report.findings.append(Finding("ledger", "ledger.jsonl", what))
+            report.fault("ledger", "ledger.jsonl", what)
         elif line < 0 or entries[line].hash.hex() != hash_:
-            what = f"Line {line + 1} is another one than {name} says: the ledger was written anew."
-            report.findings.append(Finding("ledger", f"ledger.jsonl line {line + 1}", what))
+            what = f"Line {line + 1} is another one than {name} says: the ledger was rewritten."
+            report.fault("ledger", f"ledger.jsonl line {line + 1}", what)
     if found is not None and found.number < len(entries) - 2:
         # One line may be newer than the head, if a crash came between; more than one were not written by kubehabit.
         what = f"The ledger goes on after its head, line {found.number + 1}: lines were added, or the head was put back."
-        report.findings.append(Finding("ledger", "head.json", what))
+        report.fault("ledger", "head.json", what)
 
 
-def _check_catalog(entries: list[Entry], report: Report) -> Catalog:
+def _check_catalog(entries: list[LedgerEntry], report: Report) -> Catalog:
     catalog = Catalog()
     for entry in entries:
         end = catalog.end
@@ -231,13 +225,11 @@ def _check_catalog(entries: list[Entry], report: Report) -> Catalog:
         try:
             catalog.read([entry])
         except (KeyError, TypeError, StopIteration):
-            report.findings.append(
-                Finding("ledger", where, "This line does not say what a line of its kind has to say.")
-            )
+            report.fault("ledger", where, "This line does not say what a line of its kind has to say.")
             continue
         if entry.fields["kind"] == "sealed" and entry.fields["first"] != end:
             what = f"The segment begins with record {entry.fields['first']}, but {end} comes next: records are missing between."
-            report.findings.append(Finding("missing", where, what))
+            report.fault("missing", where, what)
         if entry.fields["kind"] == "dropped":
             report.dropped += entry.fields["count"]
             roots = [
@@ -246,14 +238,12 @@ def _check_catalog(entries: list[Entry], report: Report) -> Catalog:
                 if entry.fields["first"] <= segment.first < entry.fields["first"] + entry.fields["count"]
             ]
             if roots != entry.fields["roots"]:
-                what = "What was dropped is not what had been sealed."
-                report.findings.append(Finding("ledger", where, what))
+                report.fault("ledger", where, "What was dropped is not what had been sealed.")
     report.segments = len(catalog.segments)
     expected = catalog.kept_from
     for file in catalog.files:
         if file.first != expected:
-            what = f"Records {expected} to {file.first - 1} are in no file."
-            report.findings.append(Finding("missing", file.name, what))
+            report.fault("missing", file.name, f"Records {expected} to {file.first - 1} are in no file.")
         expected = file.end
     return catalog
 
@@ -266,20 +256,17 @@ def _check_files(folder: Path, catalog: Catalog, present: set[str], report: Repo
             continue
         size, digest = checksum_of(path)
         if digest != file.sha256:
-            why = (
-                f"it has {size} bytes instead of {file.size}"
-                if size != file.size
-                else "its checksum is another"
-            )
-            report.findings.append(Finding("file", file.name, f"The file is not as it was written: {why}."))
+            resized = size != file.size
+            why = f"it has {size} bytes instead of {file.size}" if resized else "its checksum is another"
+            report.fault("file", file.name, f"The file is not as it was written: {why}.")
     known = {file.name for file in catalog.files}
     for name in sorted(present - known - _named(folder)):
         what = "No line of the ledger tells of this file: it was added, or the ledger lost its tail."
-        report.findings.append(Finding("stranger", name, what))
+        report.fault("stranger", name, what)
 
 
 def _named(folder: Path) -> set[str]:
-    """Every file that a line of the ledger tells of, those that were merged or dropped since and those sealed since."""
+    """Every file that the ledger mentions, also those merged or dropped since and those sealed since."""
     names: set[str] = set()
     for entry in _as_it_stands(folder):
         names.update(entry.fields.get("files", ()))
@@ -289,39 +276,15 @@ def _named(folder: Path) -> set[str]:
     return names
 
 
-def _as_it_stands(folder: Path) -> list[Entry]:
+def _as_it_stands(folder: Path) -> list[LedgerEntry]:
     """The lines of the ledger as it is now, up to the first that is not sound."""
-    entries: list[Entry] = []
+    entries: list[LedgerEntry] = []
     for number, text in read_lines(folder):
         try:
             entries.append(parse(number, text, entries[-1].hash if entries else BEGINNING))
         except ValueError:
             break
     return entries
-
-
-def _check_missing(
-    connection: duckdb.DuckDBPyConnection,
-    folder: Path,
-    file: StoredFile,
-    segments: list[Segment],
-    report: Report,
-) -> None:
-    """A file that is not there: merged or dropped while we were looking, or taken away."""
-    catalog = Catalog()
-    try:
-        catalog.read(_as_it_stands(folder))
-    except (KeyError, TypeError, StopIteration):
-        catalog = Catalog()
-    for segment in segments:
-        if segment.end <= catalog.kept_from:
-            continue
-        into = next((one for one in catalog.files if one.first <= segment.first < one.end), None)
-        if into is None or into.name == file.name or not (folder / into.name).exists():
-            what = f"The file is missing, and with it records {file.first} to {file.end - 1}."
-            report.findings.append(Finding("missing", file.name, what))
-            return
-        _check_segments(connection, folder, into, [segment], report)
 
 
 def leaves_of(
@@ -336,100 +299,105 @@ def leaves_of(
     return columns["number"].tolist(), [leaf_of(text.encode()) for text in columns["content"]]
 
 
-def _check_records(
-    connection: duckdb.DuckDBPyConnection,
-    folder: Path,
-    file: StoredFile,
-    segments: list[Segment],
-    report: Report,
-) -> None:
-    import duckdb
+class _RecordCheck:
+    """Compares the records in the files with what was sealed."""
 
-    path = folder / file.name
-    try:
-        described = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({quoted(path)})").fetchall()
-        if {row[0]: row[1] for row in described} != SQL_TYPES:
-            what = "The file has other columns than the store's."
-            report.findings.append(Finding("record", file.name, what))
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path, report: Report) -> None:
+        self._connection = connection
+        self._folder = folder
+        self._report = report
+
+    def missing_file(self, file: StoredFile, segments: list[Segment]) -> None:
+        """A file that does not exist: merged or dropped during the check, or deleted by someone else."""
+        catalog = Catalog()
+        try:
+            catalog.read(_as_it_stands(self._folder))
+        except (KeyError, TypeError, StopIteration):
+            catalog = Catalog()
+        for segment in segments:
+            if segment.end <= catalog.kept_from:
+                continue
+            into = next((one for one in catalog.files if one.first <= segment.first < one.end), None)
+            if into is None or into.name == file.name or not (self._folder / into.name).exists():
+                what = f"The file is missing, and with it records {file.first} to {file.end - 1}."
+                self._report.fault("missing", file.name, what)
+                return
+            self._segments(into, [segment])
+
+    def file(self, file: StoredFile, segments: list[Segment]) -> None:
+        """All records of a file."""
+        import duckdb
+
+        stored = f"read_parquet({quoted(self._folder / file.name)})"
+        try:
+            described = self._connection.execute(f"DESCRIBE SELECT * FROM {stored}").fetchall()
+            if {row[0]: row[1] for row in described} != SQL_TYPES:
+                self._report.fault("record", file.name, "The file has other columns than the store's.")
+                return
+            strangers = self._connection.execute(
+                f"SELECT count(*) FROM {stored} WHERE number IS NULL OR number < {file.first} OR number >= {file.end}"
+            ).fetchone()
+            if strangers is not None and strangers[0]:
+                what = f"The file holds {strangers[0]} records that do not belong there."
+                self._report.fault("record", file.name, what)
+            self._segments(file, segments)
+        except (duckdb.Error, UnicodeDecodeError) as error:
+            records, reason = f"records {file.first} to {file.end - 1}", str(error).splitlines()[0]
+            self._report.fault("record", file.name, f"The file cannot be read as {records}: {reason}")
+
+    def _segments(self, file: StoredFile, segments: list[Segment]) -> None:
+        """Consecutive segments of a file; several small ones are read at once."""
+        some: list[Segment] = []
+        for segment in [*segments, None]:
+            if some and (segment is None or segment.end - some[0].first > _TOGETHER):
+                path = self._folder / file.name
+                numbers, leaves = leaves_of(self._connection, path, some[0].first, some[-1].end)
+                self._report.records += len(numbers)
+                in_order = numbers == sorted(numbers)
+                for one in some:
+                    begin, end = bisect_left(numbers, one.first), bisect_left(numbers, one.end)
+                    if not in_order:  # no position can be trusted
+                        begin, end = 0, len(numbers)
+                    self._segment(file, one, numbers[begin:end], leaves[begin:end])
+                some = []
+            if segment is not None:
+                some.append(segment)
+
+    def _segment(self, file: StoredFile, segment: Segment, numbers: list[int], leaves: list[bytes]) -> None:
+        where = f"{file.name}, records {segment.first} to {segment.end - 1}"
+        expected = list(range(segment.first, segment.end))
+        if numbers != expected:
+            missing = sorted(set(expected) - set(numbers))
+            if missing:
+                what = f"{len(missing)} records are missing, the first is number {missing[0]}."
+                self._report.fault("missing", where, what)
+            if len(set(numbers)) < len(numbers):
+                self._report.fault("record", where, "The same number is given to more than one record.")
+            if sorted(numbers) != numbers:
+                self._report.fault(
+                    "order", where, "The records are not in the order in which they were written."
+                )
             return
-        found = connection.execute(
-            f"SELECT count(*) FROM read_parquet({quoted(path)}) "
-            f"WHERE number IS NULL OR number < {file.first} OR number >= {file.end}"
-        ).fetchone()
-        if found is not None and found[0]:
-            what = f"The file holds {found[0]} records that do not belong there."
-            report.findings.append(Finding("record", file.name, what))
-        _check_segments(connection, folder, file, segments, report)
-    except (duckdb.Error, UnicodeDecodeError) as error:
-        what = (
-            f"The file cannot be read as records {file.first} to {file.end - 1}: {str(error).splitlines()[0]}"
-        )
-        report.findings.append(Finding("record", file.name, what))
+        blocks = blocks_of(leaves)
+        kept = self._kept_blocks(segment)
+        if root_of(blocks).hex() != segment.root:
+            self._report.fault("record", where, _narrowed(segment, blocks, kept))
+        elif kept != blocks:
+            what = "The roots of the segment's blocks are not as they were written (its records are)."
+            self._report.fault("file", f"blocks/{segment.first}.blocks", what)
 
-
-def _check_segments(
-    connection: duckdb.DuckDBPyConnection,
-    folder: Path,
-    file: StoredFile,
-    segments: list[Segment],
-    report: Report,
-) -> None:
-    """Segments that follow each other in a file, several small ones at a time."""
-    some: list[Segment] = []
-    for segment in [*segments, None]:
-        if some and (segment is None or segment.end - some[0].first > _TOGETHER):
-            numbers, leaves = leaves_of(connection, folder / file.name, some[0].first, some[-1].end)
-            report.records += len(numbers)
-            in_order = numbers == sorted(numbers)
-            for one in some:
-                begin, end = bisect_left(numbers, one.first), bisect_left(numbers, one.end)
-                if not in_order:  # then nothing is where it should be
-                    begin, end = 0, len(numbers)
-                _check_segment(folder, file, one, numbers[begin:end], leaves[begin:end], report)
-            some = []
-        if segment is not None:
-            some.append(segment)
-
-
-def _check_segment(
-    folder: Path, file: StoredFile, segment: Segment, numbers: list[int], leaves: list[bytes], report: Report
-) -> None:
-    where = f"{file.name}, records {segment.first} to {segment.end - 1}"
-    expected = list(range(segment.first, segment.end))
-    if numbers != expected:
-        missing = sorted(set(expected) - set(numbers))
-        if missing:
-            what = f"{len(missing)} records are missing, the first is number {missing[0]}."
-            report.findings.append(Finding("missing", where, what))
-        if len(set(numbers)) < len(numbers):
-            report.findings.append(
-                Finding("record", where, "The same number is given to more than one record.")
-            )
-        if sorted(numbers) != numbers:
-            what = "The records are not in the order in which they were written."
-            report.findings.append(Finding("order", where, what))
-        return
-    blocks = blocks_of(leaves)
-    kept = _kept_blocks(folder, segment)
-    if root_of(blocks).hex() != segment.root:
-        report.findings.append(Finding("record", where, _narrowed(segment, blocks, kept)))
-    elif kept != blocks:
-        what = "The roots of the segment's blocks are not as they were written (its records are)."
-        report.findings.append(Finding("file", f"blocks/{segment.first}.blocks", what))
-
-
-def _kept_blocks(folder: Path, segment: Segment) -> list[bytes]:
-    try:
-        kept = (folder / "blocks" / f"{segment.first}.blocks").read_bytes()
-    except OSError:
-        return []
-    return [kept[at : at + 32] for at in range(0, len(kept), 32)]
+    def _kept_blocks(self, segment: Segment) -> list[bytes]:
+        try:
+            kept = (self._folder / "blocks" / f"{segment.first}.blocks").read_bytes()
+        except OSError:
+            return []
+        return [kept[at : at + 32] for at in range(0, len(kept), 32)]
 
 
 def _narrowed(segment: Segment, blocks: list[bytes], written: list[bytes]) -> str:
-    """Which records were changed, as closely as the kept roots of blocks tell."""
+    """Which records were changed, to the precision of the kept block roots."""
     if root_of(written).hex() != segment.root:
-        return "A record was changed (which one cannot be told: the roots of the blocks are gone or changed as well)."
+        return "A record was changed (which one is unknown, as the roots of the blocks are gone or changed as well)."
     changed = [index for index, (now, then) in enumerate(zip(blocks, written, strict=True)) if now != then]
     spans = ", ".join(
         f"{segment.first + index * BLOCK} to {min(segment.first + (index + 1) * BLOCK, segment.end) - 1}"
@@ -442,16 +410,16 @@ def _find_gaps(
     connection: duckdb.DuckDBPyConnection,
     folder: Path,
     catalog: Catalog,
-    entries: list[Entry],
+    entries: list[LedgerEntry],
     gap_seconds: float,
     report: Report,
 ) -> None:
-    """Stretches without an event, by the API server's clock, and losses that the store itself noted."""
+    """Spans without events, by the API server's clock, and losses that the store itself noted."""
     import duckdb
 
     files = [quoted(folder / file.name) for file in catalog.files if (folder / file.name).exists()]
     if files:
-        # A minute that has an event is enough to know: 100 million events have few minutes.
+        # By minute, as 100 million events have few minutes.
         query = f"""
             SELECT epoch_us(last), epoch_us(next) FROM (
                 SELECT last, lead(first) OVER (ORDER BY first) AS next FROM (
@@ -460,17 +428,11 @@ def _find_gaps(
             WHERE epoch_us(next) - epoch_us(last) > ? ORDER BY 1"""
         try:
             for last, following in connection.execute(query, [int(gap_seconds * 1e6)]).fetchall():
-                report.gaps.append(
-                    Gap(
-                        clock.written(last),
-                        clock.written(following),
-                        (following - last) / 1e6,
-                        _why(entries, last, following),
-                    )
-                )
+                seconds, why = (following - last) / 1e6, _why(entries, last, following)
+                report.gaps.append(Gap(clock.written(last), clock.written(following), seconds, why))
         except duckdb.Error as error:
             what = f"The times of the events cannot be read: {str(error).splitlines()[0]}"
-            report.findings.append(Finding("record", "all files", what))
+            report.fault("record", "all files", what)
     for entry in entries:
         if entry.fields["kind"] == "lost":
             why = f"{entry.fields['batches']} batches could not be kept"
@@ -478,8 +440,8 @@ def _find_gaps(
     report.gaps.sort(key=lambda gap: gap.after or gap.before)
 
 
-def _why(entries: list[Entry], last: int, following: int) -> str:
-    """What the ledger says of a gap."""
+def _why(entries: list[LedgerEntry], last: int, following: int) -> str:
+    """The reason for a gap, according to the ledger."""
     begin, end = clock.written(last), clock.written(following)
     before = [entry for entry in entries if entry.fields["time"] <= end]
     inside = [entry.fields for entry in before if entry.fields["time"] >= begin]

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import httpx
 import pytest
 
-from serving.forensics.evidence import check
+from serving.forensics.evidence.export import check
 from tests.console.browser import PHONE, WIDE, Visitor, needs_chromium
 from tests.console.conftest import Console
 

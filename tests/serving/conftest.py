@@ -50,10 +50,10 @@ def registry_asked_here(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 @pytest.fixture(autouse=True)
 def parquet_written_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are written without starting a process for each, but in the tests of that process."""
-    from serving.forensics import parquet
+    from serving.forensics import parquet_writer
 
     if "writes_elsewhere" not in request.keywords:
-        monkeypatch.setattr(parquet, "_answer_of_process", parquet.answer)
+        monkeypatch.setattr(parquet_writer, "_answer_of_process", parquet_writer.answer)
 
 
 @pytest.fixture(scope="session")

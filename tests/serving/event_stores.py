@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from serving.forensics.store import EventStore
+from serving.forensics.event_store import EventStore
 from serving.settings import EventSettings
 from tests.serving.fakes import raw_event
 

@@ -13,10 +13,10 @@ import pytest
 from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.catalog import StoredFile
+from serving.forensics.event_store import EventStore, mergeable
 from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
-from serving.forensics.questions import Filter, Questions
-from serving.forensics.records import CONTENT_SQL, Record, content_of
-from serving.forensics.store import EventStore, mergeable
+from serving.forensics.queries import EventFilter, EventQueries
+from serving.forensics.records import CONTENT_SQL, EventRecord, content_of
 from serving.forensics.verify import verify
 from tests.data.envelopes import gke_entry
 from tests.data.samples import event
@@ -24,8 +24,8 @@ from tests.serving.event_stores import ISSUED, body, new_store, story, with_cred
 from tests.serving.fakes import ndjson, raw_event, secret_event
 
 
-def all_records(folder: Path) -> list[Record]:
-    return Questions(folder).events(Filter(), limit=10_000).records
+def all_records(folder: Path) -> list[EventRecord]:
+    return EventQueries(folder).events(EventFilter(), limit=10_000).records
 
 
 def rfc6962(leaves: list[bytes]) -> bytes:
@@ -52,7 +52,7 @@ def test_the_tree_is_that_of_rfc_6962_and_every_path_leads_to_its_root(count: in
 
 def test_every_event_is_kept_with_its_own_text(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    assert store.take(body(story()), received=1_700_000_000_000_000, alerts={"id-30": "a1"}) == 27
+    assert store.append(body(story()), received=1_700_000_000_000_000, alerts={"id-30": "a1"}) == 27
     store.close()
     records = all_records(tmp_path)
     assert [record.number for record in records] == list(range(27))
@@ -72,16 +72,16 @@ def test_every_event_is_kept_with_its_own_text(tmp_path: Path) -> None:
 def test_a_credential_that_a_request_brings_into_being_is_noted(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     minted = raw_event(1, verb="create", resource="serviceaccounts", subresource="token")
-    store.take(body([minted | {"annotations": {ISSUED: "JTI=new"}}]))
+    store.append(body([minted | {"annotations": {ISSUED: "JTI=new"}}]))
     store.close()
-    assert Questions(tmp_path).events(Filter(issued="new")).records[0].issued == "JTI=new"
+    assert EventQueries(tmp_path).events(EventFilter(issued="new")).records[0].issued == "JTI=new"
 
 
 def test_questions_see_what_is_not_sealed_yet(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    store.take(body(story()[:5]))
+    store.append(body(story()[:5]))
     store.seal()
-    store.take(body(story()[5:]))
+    store.append(body(story()[5:]))
     assert len(all_records(tmp_path)) == 27
     store.close()
     assert len(all_records(tmp_path)) == 27
@@ -91,28 +91,28 @@ def test_a_batch_that_is_sent_again_is_kept_once_but_another_event_with_its_audi
     tmp_path: Path,
 ) -> None:
     store = new_store(tmp_path)
-    assert store.take(body(story())) == 27
-    assert store.take(body(story())) == 0
-    assert store.take(ndjson([raw_event(0, user="somebody@else")])) == 1
+    assert store.append(body(story())) == 27
+    assert store.append(body(story())) == 0
+    assert store.append(ndjson([raw_event(0, user="somebody@else")])) == 1
     store.close()
 
 
 @pytest.mark.parametrize("text", ["\0", "a\nb", "\u202e", "\x7f\x1b[31m", "ü漢😀", "'; DROP TABLE t; --"])
 def test_texts_of_any_kind_are_kept_and_proved(tmp_path: Path, text: str) -> None:
     store = new_store(tmp_path)
-    assert store.take(ndjson([raw_event(1, user=f"x{text}y", name=text, userAgent=text)])) == 1
+    assert store.append(ndjson([raw_event(1, user=f"x{text}y", name=text, userAgent=text)])) == 1
     store.close()
     assert verify(tmp_path).is_sound
     (record,) = all_records(tmp_path)
     assert json.loads(record.event)["objectRef"]["name"] == text
-    assert Questions(tmp_path).events(Filter(principal=record.principal)).records == [record]
+    assert EventQueries(tmp_path).events(EventFilter(principal=record.principal)).records == [record]
 
 
 def test_what_is_hashed_is_the_same_in_sql_and_in_python(tmp_path: Path) -> None:
     import duckdb
 
     store = new_store(tmp_path)
-    store.take(body([*story(), secret_event(99, name="ü漢😀", userAgent="a,b:c")]))
+    store.append(body([*story(), secret_event(99, name="ü漢😀", userAgent="a,b:c")]))
     store.close()
     rows = duckdb.sql(
         f"SELECT {CONTENT_SQL} FROM read_parquet('{tmp_path}/*/*/*.parquet') ORDER BY number"
@@ -128,7 +128,7 @@ def test_no_file_of_the_store_holds_a_secret(tmp_path: Path) -> None:
         secret_event(1, verb="create", requestObject=secret),
         raw_event(2, requestURI=f"/api?token={token}", userAgent=f"curl {token}"),
     ]
-    store.take(body(events))
+    store.append(body(events))
     open_file = next(tmp_path.glob("open-*")).read_bytes()
     store.close()
     files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
@@ -155,13 +155,13 @@ def crashed(store: EventStore, to: Path) -> Path:
 
 def test_after_a_crash_what_was_open_is_sealed_and_goes_on(tmp_path: Path) -> None:
     store = new_store(tmp_path / "a")
-    store.take(body(story()[:10]), batch=1)
+    store.append(body(story()[:10]), batch=1)
     store.seal()
-    store.take(body(story()[10:]), batch=2)
+    store.append(body(story()[10:]), batch=2)
     folder = crashed(store, tmp_path / "b")
     again = new_store(folder)
     assert again.position == 2
-    again.take(body([raw_event(77)]), batch=3)
+    again.append(body([raw_event(77)]), batch=3)
     again.close()
     assert [record.number for record in all_records(folder)] == list(range(28))
     report = verify(folder)
@@ -172,14 +172,14 @@ def test_after_a_crash_what_was_open_is_sealed_and_goes_on(tmp_path: Path) -> No
 @pytest.mark.parametrize("lost", [1, 200, 4000])
 def test_a_batch_that_a_crash_tore_counts_as_not_taken_in(tmp_path: Path, lost: int) -> None:
     store = new_store(tmp_path / "a")
-    store.take(body(story()[:10]), batch=1)
-    store.take(body(story()[10:]), batch=2)
+    store.append(body(story()[:10]), batch=1)
+    store.append(body(story()[10:]), batch=2)
     folder = crashed(store, tmp_path / "b")
     path = next(folder.glob("open-*"))
     path.write_bytes(path.read_bytes()[:-lost])
     again = new_store(folder)
     assert again.position == 1
-    assert again.take(body(story()[10:]), batch=2) == 17
+    assert again.append(body(story()[10:]), batch=2) == 17
     again.close()
     assert [json.loads(record.event) for record in all_records(folder)] == story()
     assert verify(folder).is_sound
@@ -189,7 +189,7 @@ def test_a_crash_between_file_and_ledger_or_ledger_and_removal_loses_and_doubles
     tmp_path: Path,
 ) -> None:
     store = new_store(tmp_path / "a")
-    store.take(body(story()), batch=1)
+    store.append(body(story()), batch=1)
     open_file = next((tmp_path / "a").glob("open-*"))
     before = open_file.read_bytes()
     ledger = (tmp_path / "a" / "ledger.jsonl").read_bytes(), (tmp_path / "a" / "head.json").read_bytes()
@@ -209,7 +209,7 @@ def test_a_crash_between_file_and_ledger_or_ledger_and_removal_loses_and_doubles
 
 def test_a_line_of_the_ledger_that_a_crash_tore_is_cut_off(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    store.take(body(story()))
+    store.append(body(story()))
     store.close()
     with (tmp_path / "ledger.jsonl").open("ab") as file:
         file.write(b'{"entry":{"number":3,"ti')
@@ -221,7 +221,7 @@ def test_a_disk_that_is_full_keeps_nothing_of_a_batch_and_goes_on_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = new_store(tmp_path)
-    store.take(body(story()[:10]), batch=1)
+    store.append(body(story()[:10]), batch=1)
 
     class Full:
         def __init__(self, inner: Any) -> None:
@@ -237,8 +237,8 @@ def test_a_disk_that_is_full_keeps_nothing_of_a_batch_and_goes_on_afterwards(
 
     monkeypatch.setattr(store, "_open", Full(store._open))
     with pytest.raises(OSError, match="No space"):
-        store.take(body(story()[10:]), batch=2)
-    assert store.take(body(story()[10:]), batch=2) == 17
+        store.append(body(story()[10:]), batch=2)
+    assert store.append(body(story()[10:]), batch=2) == 17
     store.close()
     assert [json.loads(record.event) for record in all_records(tmp_path)] == story()
     assert verify(tmp_path).is_sound
@@ -266,7 +266,7 @@ def test_a_damaged_ledger_is_not_written_to(tmp_path: Path) -> None:
 def test_small_files_are_merged_and_prove_the_same(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     for number in range(32):
-        store.take(body([raw_event(number)]))
+        store.append(body([raw_event(number)]))
         store.seal()
     store.merge()
     store.close()
@@ -301,10 +301,10 @@ def test_what_is_too_old_is_dropped_with_a_tombstone_that_keeps_its_roots(tmp_pa
     store = new_store(tmp_path, retention_days=30)
     old = "2020-01-05T00:00:0{}.000000Z"
     for number in range(2):
-        store.take(body([raw_event(number, requestReceivedTimestamp=old.format(number))]))
+        store.append(body([raw_event(number, requestReceivedTimestamp=old.format(number))]))
         store.seal()
     recent = clock.written(clock.now())
-    store.take(body([raw_event(2, requestReceivedTimestamp=recent)]))
+    store.append(body([raw_event(2, requestReceivedTimestamp=recent)]))
     store.seal()
     store.drop()
     store.close()
@@ -321,7 +321,7 @@ def test_what_is_too_old_is_dropped_with_a_tombstone_that_keeps_its_roots(tmp_pa
 def test_the_oldest_are_dropped_when_all_are_too_large(tmp_path: Path) -> None:
     store = new_store(tmp_path, retention_days=36_500, max_gb=1e-6)
     for number in range(3):
-        store.take(body([raw_event(number)]))
+        store.append(body([raw_event(number)]))
         store.seal()
     store.drop()
     store.close()
@@ -331,7 +331,7 @@ def test_the_oldest_are_dropped_when_all_are_too_large(tmp_path: Path) -> None:
 
 def test_an_open_file_is_sealed_when_its_time_has_come(tmp_path: Path) -> None:
     store = new_store(tmp_path, seal_seconds=1e-9)
-    store.take(body(story()), batch=4)
+    store.append(body(story()), batch=4)
     store.tick()
     assert list(tmp_path.glob("open-*")) == []
     assert store.position == 4
@@ -341,7 +341,7 @@ def test_an_open_file_is_sealed_when_its_time_has_come(tmp_path: Path) -> None:
 def test_an_event_from_a_cloud_is_kept_as_the_cloud_wrote_it(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     raw = json.dumps(gke_entry(json.loads(event()))).encode()
-    assert store.take(raw) == 1
+    assert store.append(raw) == 1
     store.close()
     (record,) = all_records(tmp_path)
     assert record.event == raw.decode()
@@ -350,18 +350,18 @@ def test_an_event_from_a_cloud_is_kept_as_the_cloud_wrote_it(tmp_path: Path) -> 
 
 def test_the_credential_of_every_event_is_found_again(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    store.take(body([with_credential(raw_event(1), "X509SHA256=ab12"), raw_event(2)]))
+    store.append(body([with_credential(raw_event(1), "X509SHA256=ab12"), raw_event(2)]))
     store.close()
     for name in ("ab12", "X509SHA256=ab12"):
-        assert [one.audit_id for one in Questions(tmp_path).events(Filter(credential=name)).records] == [
-            "id-1"
-        ]
+        assert [
+            one.audit_id for one in EventQueries(tmp_path).events(EventFilter(credential=name)).records
+        ] == ["id-1"]
 
 
 def test_an_event_that_is_too_long_is_kept_without_its_text(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     long = raw_event(1, requestObject={"spec": {"notes": '"' * (3 << 20)}})
-    assert store.take(body([long, raw_event(2)])) == 2
+    assert store.append(body([long, raw_event(2)])) == 2
     store.close()
     first, second = all_records(tmp_path)
     assert (first.audit_id, first.event, first.redactions, len(first.original)) == (

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from serving.forensics.evidence import check
-from serving.forensics.follower import Follower
-from serving.forensics.questions import Filter, Questions
+from serving.forensics.evidence.export import check
+from serving.forensics.ingest import EventIngest
+from serving.forensics.queries import EventFilter, EventQueries
 from serving.forensics.verify import verify
 from serving.journal import Journal, record
 from tests.serving.event_stores import body, new_store, story
@@ -157,7 +157,7 @@ def test_batches_of_an_earlier_process_are_taken_in_and_the_journal_keeps_them_u
         append(journal, [raw_event(number)])
     store = new_store(tmp_path / "store")
     scored = 2
-    follower = Follower(store, journal, lambda: scored)
+    follower = EventIngest(store, journal, lambda: scored)
     assert journal.hold is not None
     assert journal.hold() == 0
     follower.start()
@@ -168,7 +168,7 @@ def test_batches_of_an_earlier_process_are_taken_in_and_the_journal_keeps_them_u
     wait_for(lambda: store.position == 4)
     follower.close()
     journal.close()
-    found = Questions(tmp_path / "store").events(Filter()).records
+    found = EventQueries(tmp_path / "store").events(EventFilter()).records
     assert [one.audit_id for one in found] == ["id-0", "id-1", "id-2", "id-7"]
 
 
@@ -178,10 +178,10 @@ def test_what_waits_to_be_scored_goes_first(tmp_path: Path) -> None:
     asked = []
 
     def busy() -> bool:
-        asked.append(len(Questions(tmp_path / "store").events(Filter()).records))
+        asked.append(len(EventQueries(tmp_path / "store").events(EventFilter()).records))
         return len(asked) < 4
 
-    follower = Follower(store, journal, lambda: journal.last, busy)
+    follower = EventIngest(store, journal, lambda: journal.last, busy)
     append(journal, [raw_event(1)])
     follower.start()
     wait_for(lambda: store.position == 1)
@@ -192,10 +192,10 @@ def test_what_waits_to_be_scored_goes_first(tmp_path: Path) -> None:
 
 def test_a_journal_that_was_thrown_away_does_not_hide_new_batches(tmp_path: Path) -> None:
     store = new_store(tmp_path / "store")
-    store.take(body([raw_event(0)]), batch=50)
+    store.append(body([raw_event(0)]), batch=50)
     store.sync()
     journal = Journal(tmp_path / "journal", 1 << 24)
-    follower = Follower(store, journal, lambda: journal.last)
+    follower = EventIngest(store, journal, lambda: journal.last)
     assert append(journal, [raw_event(1)]) == 51
     follower.start()
     wait_for(lambda: store.position == 51)
@@ -208,16 +208,16 @@ def test_what_cannot_be_written_waits_in_the_journal_and_is_kept_later(
 ) -> None:
     journal = Journal(tmp_path / "journal", 1 << 24)
     store = new_store(tmp_path / "store")
-    real, attempts = store.take, []
+    real, attempts = store.append, []
 
-    def take(*arguments: Any, **more: Any) -> int:
+    def failing(*arguments: Any, **more: Any) -> int:
         attempts.append(more["batch"])
         if len(attempts) < 3:
             raise OSError(28, "No space left on device")
         return real(*arguments, **more)
 
-    monkeypatch.setattr(store, "take", take)
-    follower = Follower(store, journal, lambda: journal.last)
+    monkeypatch.setattr(store, "append", failing)
+    follower = EventIngest(store, journal, lambda: journal.last)
     append(journal, [raw_event(1)])
     follower.start()
     wait_for(lambda: store.position == 1)
@@ -235,14 +235,14 @@ def test_batches_that_the_journal_lost_are_told_in_the_ledger(tmp_path: Path) ->
     damaged[places[1].offset + 60] ^= 1
     path.write_bytes(damaged)
     store = new_store(tmp_path / "store")
-    follower = Follower(store, journal, lambda: journal.last)
+    follower = EventIngest(store, journal, lambda: journal.last)
     follower.start()
     wait_for(lambda: store.position == sequences[-1])
     follower.close()
     journal.close()
     (gap,) = [gap for gap in verify(tmp_path / "store").gaps if "could not be kept" in gap.why]
     assert "1 batches" in gap.why
-    assert len(Questions(tmp_path / "store").events(Filter()).records) == 2
+    assert len(EventQueries(tmp_path / "store").events(EventFilter()).records) == 2
 
 
 def test_the_journals_places_are_read_on_while_it_grows(tmp_path: Path) -> None:

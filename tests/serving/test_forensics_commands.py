@@ -23,7 +23,7 @@ from tests.serving.live import Live
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store")
     store = new_store(path)
-    store.take(body(story()))
+    store.append(body(story()))
     store.close()
     return path
 

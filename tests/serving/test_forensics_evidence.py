@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from serving.forensics.evidence import EvidenceError, Subject, check, export
+from serving.forensics.evidence.export import EvidenceError, Subject, check, export
+from serving.forensics.evidence.page import render
 from serving.forensics.ledger import Ledger
-from serving.forensics.page import render
-from serving.forensics.questions import Questions
+from serving.forensics.queries import EventQueries
 from serving.forensics.verify import verify
 from tests.serving.event_stores import body, new_store, story
 from tests.serving.fakes import raw_event, secret_event
@@ -36,21 +36,21 @@ ALERT: dict[str, Any] = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     store = new_store(tmp_path / "store")
-    store.take(body(story()))
+    store.append(body(story()))
     secret = {
         "kind": "Secret",
         "metadata": {"name": "<script>alert(1)</script>"},
         "data": {"a": "aHVudGVyMg=="},
     }
-    store.take(body([secret_event(40, user="mallory@corp", verb="create", name="x", requestObject=secret)]))
+    store.append(body([secret_event(40, user="mallory@corp", verb="create", name="x", requestObject=secret)]))
     store.seal()
-    store.take(body([raw_event(number, user="eve@corp") for number in range(100, 700)]))
+    store.append(body([raw_event(number, user="eve@corp") for number in range(100, 700)]))
     store.close()
     return tmp_path / "store"
 
 
 def make(folder: Path, subject: Subject, **more: Any) -> bytes:
-    questions = Questions(folder)
+    questions = EventQueries(folder)
     try:
         return export(questions, Ledger(folder), subject, by="kim@corp", **more)
     finally:

@@ -100,16 +100,16 @@ def test_a_key_that_is_not_the_stores_is_told(sound: Path, tmp_path: Path, keys:
 
 def test_a_store_put_back_to_an_earlier_state_is_told_by_a_head_that_was_noted(tmp_path: Path) -> None:
     store = new_store(tmp_path / "a")
-    store.take(body([raw_event(1)]))
+    store.append(body([raw_event(1)]))
     store.close()
     earlier = verify(tmp_path / "a").head
     again = new_store(tmp_path / "a")
-    again.take(body([raw_event(2)]))
+    again.append(body([raw_event(2)]))
     again.close()
     later = verify(tmp_path / "a", head=earlier)
     assert later.is_sound
     fresh = new_store(tmp_path / "b")
-    fresh.take(body([raw_event(1)]))
+    fresh.append(body([raw_event(1)]))
     fresh.close()
     assert verify(tmp_path / "b").is_sound
     for head in (earlier, later.head):
@@ -121,7 +121,7 @@ def test_a_store_put_back_to_an_earlier_state_is_told_by_a_head_that_was_noted(t
 def test_gaps_in_time_are_told_with_what_is_known_of_them(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     times = [0, 60, 120, 2000, 2060]
-    store.take(body([raw_event(number, seconds=seconds) for number, seconds in enumerate(times)]))
+    store.append(body([raw_event(number, seconds=seconds) for number, seconds in enumerate(times)]))
     store.note("lost", batches=3, upto=9)
     store.close()
     report = verify(tmp_path, gap_seconds=600)
@@ -136,9 +136,9 @@ def test_gaps_in_time_are_told_with_what_is_known_of_them(tmp_path: Path) -> Non
 
 def test_a_store_in_use_is_sound(tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    store.take(body([raw_event(1)]))
+    store.append(body([raw_event(1)]))
     store.seal()
-    store.take(body([raw_event(2)]))
+    store.append(body([raw_event(2)]))
     report = verify(tmp_path)
     assert (report.is_sound, report.records) == (True, 1)
     store.close()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.forensics.habits import compared, habits_of
-from serving.forensics.questions import Questions
+from serving.forensics.principal_habits import compared, habits_of
+from serving.forensics.queries import EventQueries
 from tests.serving.event_stores import body, new_store, story
 from tests.serving.fakes import raw_event
 
@@ -17,20 +17,20 @@ START = 1_795_442_400_000_000
 
 
 @pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Questions]:
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventQueries]:
     folder = tmp_path_factory.mktemp("store")
     store = new_store(folder)
-    store.take(body(story()))
+    store.append(body(story()))
     store.seal()
     late = [raw_event(40 + n, user="alice@corp", verb="list", seconds=86_400 + 3600 * n) for n in range(3)]
-    store.take(body(late))
-    opened = Questions(folder)
+    store.append(body(late))
+    opened = EventQueries(folder)
     yield opened
     opened.close()
     store.close()
 
 
-def test_when_where_and_what_are_counted(questions: Questions) -> None:
+def test_when_where_and_what_are_counted(questions: EventQueries) -> None:
     habits = habits_of(questions, "alice@corp")
     assert habits is not None
     assert (habits.count, habits.refused) == (24, 0)
@@ -55,7 +55,7 @@ def test_when_where_and_what_are_counted(questions: Questions) -> None:
     assert habits.store_begins.startswith("2026-11-23T14:00:00")
 
 
-def test_refusals_are_told_with_what_was_asked_for(questions: Questions) -> None:
+def test_refusals_are_told_with_what_was_asked_for(questions: EventQueries) -> None:
     habits = habits_of(questions, "mallory@corp")
     assert habits is not None
     assert habits.refused == 1
@@ -65,7 +65,7 @@ def test_refusals_are_told_with_what_was_asked_for(questions: Questions) -> None
     )  # fmt: skip
 
 
-def test_a_span_of_time_bounds_what_is_counted(questions: Questions) -> None:
+def test_a_span_of_time_bounds_what_is_counted(questions: EventQueries) -> None:
     habits = habits_of(questions, "alice@corp", START + 86_400_000_000)
     assert habits is not None
     assert habits.count == 3
@@ -76,8 +76,8 @@ def test_a_span_of_time_bounds_what_is_counted(questions: Questions) -> None:
 def test_only_the_most_frequent_objects_are_told(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     names = [f"web-{n % 40}" for n in range(200)] + ["often"] * 50
-    store.take(body([raw_event(n, name=name) for n, name in enumerate(names)]))
-    with_many = Questions(tmp_path)
+    store.append(body([raw_event(n, name=name) for n, name in enumerate(names)]))
+    with_many = EventQueries(tmp_path)
     habits = habits_of(with_many, "alice@corp")
     assert habits is not None
     assert len(habits.objects) == 12
@@ -86,7 +86,7 @@ def test_only_the_most_frequent_objects_are_told(tmp_path: Path) -> None:
     store.close()
 
 
-def test_peers_are_compared_by_what_they_do(questions: Questions) -> None:
+def test_peers_are_compared_by_what_they_do(questions: EventQueries) -> None:
     found = compared(questions, "mallory@corp", ["alice@corp", "bob@corp", "carol@corp"])
     assert found.active == 2
     assert [(one.verb, one.resource, one.count, one.peers) for one in found.both] == [
@@ -103,6 +103,6 @@ def test_peers_are_compared_by_what_they_do(questions: Questions) -> None:
     assert (alone.peers, alone.active, alone.only_peers) == ([], 0, [])
 
 
-def test_names_of_callers_are_never_sql(questions: Questions) -> None:
+def test_names_of_callers_are_never_sql(questions: EventQueries) -> None:
     assert habits_of(questions, "' OR true --") is None
     assert compared(questions, "x", ["' OR true --"]).active == 0

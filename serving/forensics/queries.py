@@ -1,6 +1,6 @@
-"""Questions about what happened, answered from the store's files: parametrised, bounded, with a time limit.
+"""Queries on the event store: parametrised, bounded, with a time limit.
 
-Works beside a running service or without one, in the same process or another: it only reads.
+They only read, so they work with or without a running service, in its process or another.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import msgspec
 from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
-from serving.forensics.database import connect, quoted
+from serving.forensics.duckdb import connect, quoted
 from serving.forensics.ledger import LedgerReader
-from serving.forensics.records import COLUMNS, SQL_TYPES, TIMES, Record, rows_of
+from serving.forensics.records import COLUMNS, SQL_TYPES, TIMES, EventRecord, rows_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -39,6 +39,7 @@ _TOP = 10
 _LISTED = 20
 MAX_LIMIT = 10_000
 
+# Short names and irregular plurals that kubectl takes.
 _KINDS = {
     "cm": "configmaps", "cr": "clusterroles", "crb": "clusterrolebindings", "crd": "customresourcedefinitions",
     "csr": "certificatesigningrequests", "deploy": "deployments", "ds": "daemonsets", "ep": "endpoints", "ev": "events",
@@ -47,19 +48,18 @@ _KINDS = {
     "sts": "statefulsets", "svc": "services", "cj": "cronjobs", "policy": "policies", "endpoints": "endpoints",
     "networkpolicy": "networkpolicies", "ingress": "ingresses", "storageclass": "storageclasses", "sc": "storageclasses",
 }  # fmt: skip
-"""Short names and irregular plurals as kubectl takes them."""
 
 
-class QuestionError(KubehabitError):
-    """A question that cannot be answered as it was asked."""
+class QueryError(KubehabitError):
+    """A query that cannot be answered."""
 
 
-class TooSlowError(QuestionError):
-    """A question that took longer than it may."""
+class QueryTimeoutError(QueryError):
+    """A query that exceeded its time limit."""
 
 
 def resource_of(kind: str) -> str:
-    """The resource that a kind is, as kubectl would take it: `secret`, `Secrets` and `secrets` are `secrets`."""
+    """The resource of a kind, as kubectl takes it: `secret`, `Secrets` and `secrets` are `secrets`."""
     word = kind.lower()
     if word in _KINDS:
         return _KINDS[word]
@@ -71,15 +71,15 @@ def resource_of(kind: str) -> str:
 
 
 def moment_of(text: str, now: datetime | None = None) -> int:
-    """A point in time that a person wrote, in microseconds since 1970 UTC.
+    """Parse a point in time that a person wrote; returns microseconds since 1970 UTC.
 
     Args:
-        text: how long ago (`30m`, `12h`, `7d`), a time of day in UTC (`14:02`: the last time it was that late), a day
-            (`2026-11-24`), or an RFC 3339 time; without a zone it is UTC.
-        now: what `ago` is counted from.
+        text: an age (`30m`, `12h`, `7d`), the most recent time of day in UTC (`14:02`), a day (`2026-11-24`), or an RFC 3339
+            time; without a zone it is UTC.
+        now: what an age is counted from.
 
     Raises:
-        QuestionError: it is none of these.
+        QueryError: it is none of these.
     """
     now = now or datetime.now(UTC)
     text = text.strip()
@@ -99,7 +99,7 @@ def moment_of(text: str, now: datetime | None = None) -> int:
                 moment = datetime.fromisoformat(text)
                 moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         except ValueError as error:
-            raise QuestionError(
+            raise QueryError(
                 f"{text!r} is no point in time. Say how long ago (30m, 12h, 7d), a time of day in UTC (14:02), a day "
                 "(2026-11-24), or an RFC 3339 time (2026-11-24T14:02:00Z)."
             ) from error
@@ -107,20 +107,20 @@ def moment_of(text: str, now: datetime | None = None) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which records are meant; what is None or empty does not matter. Times are microseconds since 1970 UTC.
+class EventFilter:
+    """Selects records; None or empty matches all. Times are microseconds since 1970 UTC.
 
     Attributes:
         since, until: half-open span of the API server's time.
-        principal: who acted, by folded name or as logged, or whom the caller impersonated.
+        principal: who acted, by folded name or as logged, or who was impersonated.
         credential: ID of the credential used, with or without its kind (`JTI=`, `X509SHA256=`).
-        issued: ID of the credential that a request brought into being.
+        issued: ID of the credential that the request issued.
         verbs, resource, subresource, namespace, name, decision: as logged.
         address: one of the addresses logged.
-        user_agent: the user agent begins with this.
-        codes: least and largest answer.
-        audit_ids: these requests.
-        alert: events that were part of this alert when they came.
+        user_agent: prefix of the user agent.
+        codes: lowest and highest status code.
+        audit_ids: of requests.
+        alert: that the events were part of when they came.
     """
 
     since: int | None = None
@@ -141,7 +141,7 @@ class Filter:
     alert: str | None = None
 
     def sql(self) -> tuple[str, list[Any]]:
-        """A condition and its parameters; no word of a caller is ever part of the SQL."""
+        """A condition and its parameters; no text of a caller becomes part of the SQL."""
         parts: list[str] = ["true"]
         values: list[Any] = []
 
@@ -157,11 +157,8 @@ class Filter:
             add("(principal = ? OR username = ? OR impersonated = ?)", *[self.principal] * 3)
         for column, credential in (("credential", self.credential), ("issued", self.issued)):
             if credential is not None:
-                names = (
-                    [credential]
-                    if "=" in credential
-                    else [f"JTI={credential}", f"X509SHA256={credential}", credential]
-                )
+                kinds = ("",) if "=" in credential else ("JTI=", "X509SHA256=", "")
+                names = [f"{kind}{credential}" for kind in kinds]
                 add(f"{column} IN ({', '.join('?' * len(names))})", *names)
         if self.verbs:
             add(f"verb IN ({', '.join('?' * len(self.verbs))})", *self.verbs)
@@ -180,16 +177,16 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Records in the order of time, and where to go on; `cursor` is None at the end."""
+class EventPage:
+    """Records in order of time, and the cursor of the next page, None at the end."""
 
-    records: list[Record]
+    records: list[EventRecord]
     cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What the store can answer for: the events it holds, and the span of their times. Microseconds since 1970 UTC."""
+    """Number of events in the store, and the span of their times, microseconds since 1970 UTC."""
 
     records: int
     earliest: int | None
@@ -197,10 +194,10 @@ class Extent:
 
 
 class Touch(msgspec.Struct, rename="camel", frozen=True):
-    """What one principal did to what was asked about, in one way.
+    """What one principal did to the object of a query, in one way.
 
     Attributes:
-        how: `direct`, or `list` when it came with a listing of its namespace or of the whole cluster.
+        how: `direct`, or `list` when it was part of a listing of its namespace or of the whole cluster.
     """
 
     principal: str
@@ -218,11 +215,7 @@ class Touch(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Newcomer(msgspec.Struct, rename="camel", frozen=True):
-    """A principal that was never seen in a namespace before.
-
-    Attributes:
-        known_since: when it was first seen anywhere in the cluster.
-    """
+    """A principal never seen in a namespace before; `known_since` is when it was first seen anywhere in the cluster."""
 
     principal: str
     first: str
@@ -236,14 +229,14 @@ class Newcomer(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Top(msgspec.Struct, frozen=True):
-    """A value and how often it occurred."""
+    """A frequent value and its count."""
 
     value: str
     count: int
 
 
 class Life(msgspec.Struct, rename="camel", frozen=True):
-    """What a principal did, summed up."""
+    """Summary of what a principal did."""
 
     principal: str
     count: int
@@ -259,24 +252,24 @@ class Life(msgspec.Struct, rename="camel", frozen=True):
     alerts: list[str]
 
 
-class Questions:
-    """Answers questions about a store.
+class EventQueries:
+    """Runs queries on a store.
 
     Args:
         folder: of the store.
         memory_mb: memory of the database.
-        seconds: longest a question may take.
+        seconds: time limit of a query.
         threads: of the database.
 
     Raises:
-        QuestionError: there is no store in the folder.
+        QueryError: there is no store in the folder.
     """
 
     def __init__(self, folder: Path, *, memory_mb: int = 512, seconds: float = 60, threads: int = 2) -> None:
         self.folder = folder
         self._seconds = seconds
         if not (folder / "ledger.jsonl").exists():
-            raise QuestionError(
+            raise QueryError(
                 f"There is no event store in {folder}. `kubehabit serve` makes one; name another with --store."
             )
         self._ledger = LedgerReader(folder)
@@ -285,11 +278,11 @@ class Questions:
         self._root = connect(folder, memory_mb, threads)
 
     def close(self) -> None:
-        """Give the database back."""
+        """Close the database."""
         self._root.close()
 
     def catalog(self) -> Catalog:
-        """What the store holds now."""
+        """What the store holds at the moment."""
         with self._reading:
             self._ledger.read_on()
             self._catalog.read(self._ledger.entries[self._catalog.lines :])
@@ -297,12 +290,12 @@ class Questions:
                 self._catalog, segments=list(self._catalog.segments), files=list(self._catalog.files)
             )
 
-    # -- the questions ------------------------------------------------------------------------------------------
+    # -- queries ------------------------------------------------------------------------------------------------
 
     def extent(self) -> Extent:
-        """How far back the store goes."""
+        """Size of the store and how far back it goes."""
 
-        def ask(source: Source) -> Extent:
+        def ask(source: RecordSource) -> Extent:
             row = source.all("SELECT count(*), min(epoch_us(time)), max(epoch_us(time)) FROM {open}")[0]
             files = source.files
             times = [time for time in (row[1], *(file.earliest for file in files)) if time is not None]
@@ -319,21 +312,21 @@ class Questions:
 
     def events(
         self,
-        wanted: Filter,
+        wanted: EventFilter,
         *,
         limit: int = 100,
         cursor: str | None = None,
         newest: bool = False,
         texts: bool = True,
-    ) -> Page:
-        """List events in the order of time.
+    ) -> EventPage:
+        """List events in order of time.
 
         Args:
             wanted: which.
             limit: most records, at most 10,000.
-            cursor: that of the page before.
-            newest: begin with the newest.
-            texts: with the events' own texts, which are most of what there is to read; else `event` is empty.
+            cursor: of the previous page.
+            newest: newest first.
+            texts: with the events' JSON, which is most of the data; else `event` is empty.
         """
         condition, values = wanted.sql()
         direction, after = ("DESC", "<") if newest else ("ASC", ">")
@@ -341,7 +334,7 @@ class Questions:
         if cursor is not None:
             match = _CURSOR.fullmatch(cursor)
             if match is None:
-                raise QuestionError("'cursor' is not one of ours: use the value of the page before, or none.")
+                raise QueryError("'cursor' is not one of ours: use the value of the page before, or none.")
             at = int(match[1])
             condition += f" AND (time, number) {after} (make_timestamp(?::BIGINT), ?::UBIGINT)"
             values = [*values, at, int(match[2])]
@@ -352,8 +345,8 @@ class Questions:
             for name in COLUMNS
         )
 
-        def ask(source: Source) -> Page:
-            # First which, then their texts: those are most of what there is to read.
+        def ask(source: RecordSource) -> EventPage:
+            # First the numbers, then the texts, which are most of the data.
             found = source.all(
                 f"SELECT epoch_us(time), number FROM {{records}} WHERE {condition} "
                 f"ORDER BY time {direction}, number {direction} LIMIT {limit + 1}",
@@ -361,25 +354,25 @@ class Questions:
             )
             numbers = [number for _, number in found[:limit]]
             if not numbers:
-                return Page([], None)
+                return EventPage([], None)
             rows = source.all(
                 f"SELECT {columns} FROM {{records}} WHERE number IN (SELECT unnest(?::UBIGINT[])) AND number BETWEEN ? AND ?",
                 [numbers, min(numbers), max(numbers)],
                 numbers=numbers,
             )
-            by_number = {row[0]: Record(*row) for row in rows}
+            by_number = {row[0]: EventRecord(*row) for row in rows}
             records = [by_number[number] for number in numbers]
             last = records[-1]
-            return Page(records, f"{last.time}-{last.number}" if len(found) > limit else None)
+            return EventPage(records, f"{last.time}-{last.number}" if len(found) > limit else None)
 
         return self.answer(since, until, ask)
 
-    def touched(self, wanted: Filter, *, listings: bool = True) -> list[Touch]:
-        """Who touched an object or a kind of objects, how, and how often; the latest first.
+    def touched(self, wanted: EventFilter, *, listings: bool = True) -> list[Touch]:
+        """Who touched an object or a resource, how, and how often; latest first.
 
         Args:
             wanted: resource, and namespace and name where it has them.
-            listings: also who listed or watched what contains it: a listing of Secrets shows their contents.
+            listings: include listings and watches of its namespace or cluster: a listing of Secrets shows their contents.
         """
         name = wanted.name
         condition, values = _without_name(wanted).sql()
@@ -401,16 +394,16 @@ class Questions:
             FROM {{records}} WHERE {condition} GROUP BY ALL ORDER BY max(time) DESC LIMIT {MAX_LIMIT}"""
         given = ([name] if name is not None else []) + values
 
-        def ask(source: Source) -> list[Touch]:
+        def ask(source: RecordSource) -> list[Touch]:
             rows = source.all(query, given)
             return [_row(Touch, row, times=(6, 7), lists=(8, 9, 10, 11)) for row in rows]
 
         return self.answer(wanted.since, wanted.until, ask)
 
     def newcomers(self, namespace: str, since: int, until: int | None = None) -> list[Newcomer]:
-        """Principals that came to a namespace in a span of time and were never seen in it before; the latest first."""
+        """Principals seen in a namespace for the first time within a span of time; latest first."""
         until = until if until is not None else clock.now() + 1
-        # First who came, then who of them was there before, then what the new ones did: each reads as few columns as it can.
+        # Who came, who of them had been there before, what the new ones did: each query reads few columns.
         came = """
             SELECT DISTINCT principal FROM {records}
             WHERE namespace = ? AND time < make_timestamp(?::BIGINT) AND time >= make_timestamp(?::BIGINT)"""
@@ -425,7 +418,7 @@ class Questions:
             SELECT principal, epoch_us(min(time)) FROM {records}
             WHERE principal IN (SELECT unnest(?::VARCHAR[])) GROUP BY principal"""
 
-        def ask(source: Source) -> list[Newcomer]:
+        def ask(source: RecordSource) -> list[Newcomer]:
             window = [file for file in source.files if file.latest >= since]
             names = {row[0] for row in source.all(came, [namespace, until, since], files=window)}
             older = [file for file in source.files if file.latest < since]
@@ -442,12 +435,12 @@ class Questions:
                 for row in rows
             ]
 
-        # All that came before counts, as far back as the store goes.
+        # The whole store counts as history.
         return self.answer(None, until, ask)
 
     def life(self, principal: str, since: int | None = None, until: int | None = None) -> Life | None:
-        """What a principal did; None if nothing."""
-        wanted = Filter(principal=principal, since=since, until=until)
+        """Summary of what a principal did; None without events."""
+        wanted = EventFilter(principal=principal, since=since, until=until)
         condition, values = wanted.sql()
         resource = (
             "CASE WHEN resource = '' THEN split_part(path, '?', 1) "
@@ -463,7 +456,7 @@ class Questions:
             "alerts": "alert",
         }
 
-        def ask(source: Source) -> Life | None:
+        def ask(source: RecordSource) -> Life | None:
             columns = ", ".join(f"histogram({sql}) AS {name}" for name, sql in tops.items())
             row = source.all(
                 f"""SELECT count(*), count(*) FILTER ({ALLOWED}), epoch_us(min(time)), epoch_us(max(time)), {columns}
@@ -474,25 +467,19 @@ class Questions:
                 return None
             found = {name: _top(counts) for name, counts in zip(tops, row[4:], strict=True)}
             alerts = [top.value for top in found.pop("alerts")]
-            return Life(
-                principal,
-                row[0],
-                row[1],
-                clock.written(row[2]),
-                clock.written(row[3]),
-                alerts=alerts,
-                **found,
-            )
+            first, last = clock.written(row[2]), clock.written(row[3])
+            return Life(principal, row[0], row[1], first, last, alerts=alerts, **found)
 
         return self.answer(since, until, ask)
 
-    # -- how they are asked -------------------------------------------------------------------------------------
+    # -- execution ----------------------------------------------------------------------------------------------
 
-    def answer(self, since: int | None, until: int | None, ask: Callable[[Source], _Answer]) -> _Answer:
-        """Ask the files that hold a span of time; again if one was merged away meanwhile.
+    def answer(self, since: int | None, until: int | None, ask: Callable[[RecordSource], _Answer]) -> _Answer:
+        """Query the files of a span of time; again if one was merged in the meantime.
 
         Raises:
-            TooSlowError: it took too long.
+            QueryTimeoutError: it took too long.
+            QueryError: it needs too much memory, or a file cannot be read.
         """
         import duckdb
 
@@ -501,10 +488,10 @@ class Questions:
             catalog = self.catalog()
             try:
                 with self._cursor(deadline) as cursor:
-                    return ask(Source(cursor, self.folder, catalog, since, until))
+                    return ask(RecordSource(cursor, self.folder, catalog, since, until))
             except duckdb.IOException:
                 if attempt == _ATTEMPTS - 1:
-                    raise QuestionError(
+                    raise QueryError(
                         f"A file of the store in {self.folder} cannot be read. Run `kubehabit verify`."
                     ) from None
                 time.sleep(0.05)
@@ -529,12 +516,12 @@ class Questions:
         except duckdb.InterruptException as error:
             if not late.is_set():
                 raise
-            raise TooSlowError(
+            raise QueryTimeoutError(
                 f"The question took longer than {self._seconds:g} s. Ask about a shorter time (since, until), or raise "
                 "events.query_seconds."
             ) from error
         except duckdb.OutOfMemoryException as error:
-            raise QuestionError(
+            raise QueryError(
                 "The question needs more memory than it may have. Ask about a shorter time (since, until), or raise "
                 "events.memory_mb."
             ) from error
@@ -543,8 +530,8 @@ class Questions:
             cursor.close()
 
 
-class Source:
-    """The files that may hold what is asked for, as something to select from."""
+class RecordSource:
+    """The files that may hold what a query wants, to select from."""
 
     def __init__(
         self,
@@ -575,10 +562,10 @@ class Source:
         """Rows of a query.
 
         Args:
-            query: in which `{records}` stands for all records and `{open}` for those not sealed yet.
-            values: its parameters.
-            numbers: only files with these records are looked at.
-            files: only these files are looked at.
+            query: with `{records}` for all records and `{open}` for those not sealed yet.
+            values: parameters.
+            numbers: only files with these records are read.
+            files: only these files are read.
             sealed: leave out records that are not sealed yet.
         """
         columns = sorted({name for name in COLUMNS if re.search(rf"\b{name}\b", query)}, key=COLUMNS.index)
@@ -588,7 +575,7 @@ class Source:
             files = [file for file in files if file.first <= highest and file.end > lowest]
         open_files = [] if sealed else [quoted(path) for path in sorted(self._folder.glob("open-*.ndjson"))]
         selected = ", ".join(columns) or "number"
-        # What is sealed already may still be in the open file for a moment: it is told by its number.
+        # Records just sealed may still be in the open file; their numbers tell.
         unsealed = (
             f"({rows_of(open_files, torn=True)} WHERE number >= {self._end})"
             if open_files
@@ -607,7 +594,7 @@ _NOTHING = ", ".join(f"NULL::{SQL_TYPES[name]} AS {name}" for name in COLUMNS)
 
 
 def _some(column: str) -> str:
-    """The first few distinct values of a column, in SQL."""
+    """SQL of the first few distinct values of a column."""
     return f"list_slice(list_sort(array_agg(DISTINCT {column})), 1, {_LISTED})"
 
 
@@ -616,7 +603,7 @@ def _texts(values: Sequence[str] | None) -> list[str]:
 
 
 def _row(kind: type[_Answer], row: Sequence[Any], times: Sequence[int], lists: Sequence[int]) -> _Answer:
-    """A row of the database as what is told of it."""
+    """A database row as a result."""
     values = [
         clock.written(value) if at in times else _texts(value) if at in lists else value
         for at, value in enumerate(row)
@@ -629,5 +616,5 @@ def _top(counts: dict[str, int] | None) -> list[Top]:
     return sorted(found, key=lambda top: (-top.count, top.value))[:_TOP]
 
 
-def _without_name(wanted: Filter, anywhere: bool = False) -> Filter:
+def _without_name(wanted: EventFilter, anywhere: bool = False) -> EventFilter:
     return replace(wanted, name=None, namespace=None if anywhere else wanted.namespace)

@@ -1,8 +1,6 @@
-"""Writes the store's Parquet files, in a process of its own that ends with each.
+"""Writes one Parquet file of the store in a subprocess, because DuckDB does not return memory and its code alone takes 30 MB.
 
-DuckDB keeps what it has taken, and its code alone takes 30 MB: a service that is asked nothing need not hold either.
-
-Reads one request from standard input as a line of JSON and answers with one on standard output.
+The subprocess reads a request from standard input as a line of JSON and answers with one on standard output.
 """
 
 from __future__ import annotations
@@ -14,22 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import KubehabitError
-from serving.forensics.database import connect, quoted
+from serving.forensics.duckdb import connect, quoted
 
 _ROW_GROUP = 61_440
 
 
 def write_parquet(rows: str, to: Path, *, folder: Path, memory_mb: int) -> int:
-    """Write the rows of a query to a file.
+    """Write the rows of a query to a file and return their number.
 
     Args:
-        rows: SQL that gives them in their order, from files in the store.
-        to: the file, in the store.
+        rows: SQL that selects them in order, from files in the store.
+        to: file in the store.
         folder: of the store; nothing else can be read or written.
-        memory_mb: most that the database may take.
-
-    Returns:
-        How many they are.
+        memory_mb: memory limit of the database.
 
     Raises:
         KubehabitError: they could not be written.
@@ -44,7 +39,7 @@ def write_parquet(rows: str, to: Path, *, folder: Path, memory_mb: int) -> int:
 def _answer_of_process(request: dict[str, Any]) -> dict[str, Any]:
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "serving.forensics.parquet"],
+            [sys.executable, "-m", "serving.forensics.parquet_writer"],
             input=json.dumps(request),
             capture_output=True,
             text=True,
@@ -61,7 +56,7 @@ def _answer_of_process(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What is answered to a request: the count of records, or the reason why there is none as `error`."""
+    """The answer to a request: the `count` of records, or an `error`."""
     import duckdb
 
     to = quoted(Path(request["to"]))

@@ -1,4 +1,4 @@
-"""DuckDB, shut in: in memory, bounded, and without a way to anything but the store's folder."""
+"""DuckDB confined: in memory, with bounded resources, and without access to anything but the store's folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def connect(folder: Path, memory_mb: int, threads: int = 1) -> duckdb.DuckDBPyConnection:
-    """A DuckDB in memory that touches nothing but the store's folder."""
-    import duckdb  # 30 MB, for who asks
+    """Open an in-memory DuckDB that can access only the store's folder."""
+    import duckdb  # 30 MB
 
     scratch = folder / f"scratch-{os.getpid()}-{secrets.token_hex(4)}"
     connection = duckdb.connect(
@@ -32,5 +32,5 @@ def connect(folder: Path, memory_mb: int, threads: int = 1) -> duckdb.DuckDBPyCo
 
 
 def quoted(path: Path) -> str:
-    """A path as a SQL text; those of the store are our own, but for the folder."""
+    """A path as an SQL string literal."""
     return "'" + str(path).replace("'", "''") + "'"

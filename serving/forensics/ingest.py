@@ -1,4 +1,4 @@
-"""Brings what the journal holds into the event store, beside the scoring and never in its way."""
+"""Copies scored batches from the journal into the event store, at a lower priority than scoring."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from data.errors import KubehabitError
 from serving.body import decompress
-from serving.forensics.store import EventStore
+from serving.forensics.event_store import EventStore
 from serving.journal import Journal, JournalError, Place
 
 _log = logging.getLogger("kubehabit.events")
@@ -18,28 +18,26 @@ _PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
 _BUSY_SECONDS = 0.02
 _STRETCH_SECONDS = 0.001
+# Fill level of the journal up to which scoring goes first.
 _PATIENT = 0.5
-"""Part of a full journal up to which scoring goes first."""
-
+# Unusual events whose alert is remembered until the store has them.
 _REMEMBERED = 10_000
-"""Unusual events whose alert is remembered until the store has them."""
-
+# Fill level of the journal from which batches may be lost to a store that cannot be written: scoring goes on.
 _HELD = 0.75
-"""Part of a full journal from which the store holds nothing back: if it cannot write for so long, scoring goes first."""
 
 
-class Follower:
-    """A thread that takes each batch into the store once it was scored.
+class EventIngest:
+    """A thread that appends each batch to the store once it has been scored.
 
-    The journal keeps batches until the store has them too. A store that cannot be written is tried again; only when the journal
-    is nearly full are batches given up, which the ledger then says.
+    The journal keeps batches until the store has them. A store that cannot be written is retried; batches are given up only when
+    the journal is nearly full, and the ledger then says so.
 
     Args:
-        store: takes the batches.
+        store: receives the batches.
         journal: holds them.
         scored: sequence up to which batches are scored.
-        queued: whether batches wait to be scored: they go first, as both need the interpreter, and what waits here is safe.
-        busy: whether anybody waits for an answer: time is shared with them.
+        queued: whether batches wait to be scored; they go first, as they need the same interpreter.
+        busy: whether a request waits for its response; time is then shared.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class Follower:
         self._stopping = threading.Event()
         self._failures = 0
         self._began = 0.0
-        # Were the journal's folder new, its numbers must not be those that the store has seen.
+        # A new journal must not reuse sequence numbers that the store has seen.
         journal.follow_on(store.position)
         self._after = store.position
         self._last: Place | None = None
@@ -67,14 +65,15 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def note(self, results: Iterable[Mapping[str, Any]]) -> None:
-        """Remember which events became part of which alert; called when they are scored."""
+        """Remember the alerts of scored events."""
         for result in results:
             if "alertID" in result:
                 self._alerts[result["auditID"]] = result["alertID"]
+        # A plain dict, which another thread may read meanwhile without a lock.
         while len(self._alerts) > _REMEMBERED:
             self._alerts.pop(next(iter(self._alerts)), None)
 
@@ -85,15 +84,11 @@ class Follower:
         return self._store.position
 
     def behind(self) -> int:
-        """Batches that are scored and not in the store yet."""
+        """Number of scored batches that are not in the store yet."""
         return max(self._scored() - self._after, 0)
 
     def wait(self, seconds: float) -> int:
-        """Wait until all that is scored now is in the store, but no longer than that.
-
-        Returns:
-            Batches that are still missing.
-        """
+        """Wait at most so long until the store has all batches scored by now; returns how many are missing."""
         upto, deadline = self._scored(), time.monotonic() + seconds
         while self._after < upto and time.monotonic() < deadline:
             time.sleep(_BUSY_SECONDS)
@@ -102,7 +97,7 @@ class Follower:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._take()
+                self._copy()
                 self._store.tick()
                 self._failures = 0
             except (OSError, KubehabitError) as error:
@@ -113,12 +108,12 @@ class Follower:
             pause = min(_PAUSE_SECONDS * 2 ** min(self._failures, 10), _LONGEST_PAUSE_SECONDS)
             self._stopping.wait(pause)
         try:
-            self._take()
+            self._copy()
         except (OSError, KubehabitError) as error:
             _log.error("events stay in the journal", extra={"reason": str(error)})
 
-    def _take(self) -> None:
-        """Take in what has been scored since the last time."""
+    def _copy(self) -> None:
+        """Append what has been scored since the last call."""
         upto = self._scored()
         if upto <= self._after:
             return
@@ -128,9 +123,8 @@ class Follower:
             lost += place.sequence - self._after - 1
             try:
                 taken = self._journal.read(place)
-                body = decompress(taken.body, taken.encoding, taken.size)
-                self._store.take(
-                    body,
+                self._store.append(
+                    decompress(taken.body, taken.encoding, taken.size),
                     received=taken.arrived,
                     batch=place.sequence,
                     alerts=self._alerts,
@@ -140,7 +134,7 @@ class Follower:
                 lost += 1
             except OSError:
                 raise
-            except Exception as error:  # a defect must not stop all that follows
+            except Exception as error:  # a defect must not stop later batches
                 lost += 1
                 _log.exception(
                     "a batch could not be kept", extra={"record": place.sequence, "error": repr(error)}
@@ -152,13 +146,13 @@ class Follower:
                 lost = 0
 
     def _give_way(self) -> None:
-        """Wait while batches wait to be scored, as long as the journal has room for what waits here."""
+        """Wait while batches are queued for scoring and the journal has room."""
         while self._queued() and self._journal.used < _PATIENT * self._journal.max_bytes:
             if self._stopping.wait(_BUSY_SECONDS):
                 return
 
     def _breathe(self) -> None:
-        """Between two events: every now and then leave the interpreter to who waits for an answer, for twice as long."""
+        """Between two events: yield the interpreter to waiting requests, for twice as long as it was used."""
         moment = time.monotonic()
         if moment - self._began >= _STRETCH_SECONDS:
             if self._busy():
@@ -167,7 +161,7 @@ class Follower:
             self._began = moment
 
     def close(self) -> None:
-        """Take in what was scored, and seal it."""
+        """Append what has been scored, and seal it."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()

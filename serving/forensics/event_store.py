@@ -1,13 +1,13 @@
-"""The event store: every audit event received, for good, as Parquet files with a ledger that proves them.
+"""The event store: an append-only archive of all audit events, as Parquet files and a ledger that proves them.
 
-    ledger.jsonl, head.json     what was sealed, merged, dropped, exported: each line chained to the one before
-    open-<n>.ndjson             records from number n on that are not sealed yet
-    2026-11-24/14/<n>.parquet   records from number n on, sealed in that hour (UTC)
+    ledger.jsonl, head.json          what was sealed, merged, dropped, exported: each line chained to the one before
+    open-<n>.ndjson                  records from number n on that are not sealed yet
+    2026-11-24/14/<n>.parquet        records from number n on, sealed in that hour (UTC)
     2026-11-24/<n>-<level>.parquet   the same, merged
-    blocks/<n>.blocks           roots of the Merkle blocks of the segment that begins with n
-    digest.key                  key of the digests of what was redacted
+    blocks/<n>.blocks                roots of the Merkle blocks of the segment that begins with n
+    digest.key                       key of the digests of redacted events
 
-Events are appended to the open file, which is sealed into Parquet every so often. `serving.forensics.follower` brings them.
+`serving.forensics.ingest` appends events to the open file, which is sealed into Parquet from time to time.
 """
 
 from __future__ import annotations
@@ -37,46 +37,42 @@ from data.remembered import Remembered, digests_of
 from data.times import parse_times
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
-from serving.forensics.database import quoted
+from serving.forensics.duckdb import quoted
 from serving.forensics.ledger import Ledger, load_signing_key, public_bytes
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
-from serving.forensics.parquet import write_parquet
-from serving.forensics.records import COLUMNS, Record, content_of, record_of, rows_of
+from serving.forensics.parquet_writer import write_parquet
+from serving.forensics.records import COLUMNS, EventRecord, content_of, record_of, rows_of
 from serving.settings import EventSettings
 
 _log = logging.getLogger("kubehabit.events")
 
 FORMAT = "kubehabit.events/1"
+# Largest segment: bounds the memory and the time of a seal.
 _SEGMENT_RECORDS = 65_536
 _SEGMENT_BYTES = 256 << 20
-"""A segment is sealed at the latest with this much; it bounds what a seal needs of memory and of time."""
-
+# Largest merged file.
 _FILE_RECORDS = 2_000_000
-"""Largest merged file."""
-
+# Files of one level that are merged into one.
 _MERGED = 32
-"""Files of one size that are merged into one."""
-
 _SYNC_SECONDS = 1.0
+# Merged files stay that long, for queries that still read them.
 _GRACE_SECONDS = 120.0
-"""Files that were merged stay that long, for questions that are being answered from them."""
-
+# Events whose repetition is noticed: an API server resends a batch when the response got lost.
 _REMEMBERED = 100_000
-"""Events whose repetition is noticed: an API server sends a batch again when its answer got lost."""
 
 _TO_JSON = msgspec.json.Encoder()
 _LINES = msgspec.json.Decoder(dict[str, Any])
 
 
 class EventStore:
-    """Takes in events and keeps them. Its methods may be called from several threads, and work one after the other.
+    """Writes the store. Thread-safe; calls are serialised.
 
     Args:
-        settings: where, how long, how much.
+        settings: folder, retention and limits.
         identity: folds user names to principals; the shipped rules when None.
 
     Attributes:
-        position: number of the last batch of the journal of which every event is on disk; 0 before the first.
+        position: last batch of the journal whose events are all on disk; 0 before the first.
 
     Raises:
         KubehabitError: the folder is in use by another service, cannot be written, or its ledger is damaged.
@@ -121,7 +117,7 @@ class EventStore:
 
     # -- what callers use ---------------------------------------------------------------------------------------
 
-    def take(
+    def append(
         self,
         body: bytes,
         *,
@@ -130,17 +126,17 @@ class EventStore:
         alerts: Mapping[str, str] | None = None,
         between: Callable[[], None] | None = None,
     ) -> int:
-        """Keep the events of a request body.
+        """Append the events of a request body.
 
         Args:
             body: audit events in any format that `/v1/score` takes, decompressed.
-            received: when it came, microseconds since 1970 UTC; now when None.
-            batch: its number in the journal.
+            received: arrival, microseconds since 1970 UTC; now when None.
+            batch: number in the journal.
             alerts: audit ID -> ID of the alert that the event became part of.
-            between: called before each event, for who shares the interpreter with others.
+            between: called before each event, to yield the interpreter.
 
         Returns:
-            How many events are new. They are in questions' answers at once, and on disk for good within a second.
+            Number of new events. Queries see them at once; they are durable within a second.
 
         Raises:
             OSError: they could not be written; nothing of the body was kept.
@@ -150,12 +146,14 @@ class EventStore:
             digests = digests_of((raw for _, raw in came), self._seen_key)
             fresh = list(compress(came, self._seen.first(digests)))
             if fresh:
-                self._append(fresh, received or clock.now(), batch or self._batch, alerts or {}, between)
+                self._write_events(
+                    fresh, received or clock.now(), batch or self._batch, alerts or {}, between
+                )
             self._batch = batch or self._batch
             self._seen.add(digests)
             return len(fresh)
 
-    def _append(
+    def _write_events(
         self,
         fresh: list[tuple[AuditEvent, bytes]],
         received: int,
@@ -183,7 +181,7 @@ class EventStore:
                 identity=self._identity,
                 key=self._digest_key,
             )
-            # How many lines of the batch follow: after a crash a batch counts whole or not at all.
+            # Lines of the batch that follow: after a crash a batch counts whole or not at all.
             follow = {"batch": batch, "follow": len(fresh) - 1 - position}
             lines.append(_TO_JSON.encode(record._asdict() | follow))
             leaves.append(leaf_of(content_of(record)))
@@ -199,7 +197,7 @@ class EventStore:
             self._open.write(text)
             self._open.flush()
         except OSError:
-            # What is buffered must not be written after all, and nothing half written may stay.
+            # Drop the buffer, and cut off what was half written.
             path = self.folder / f"open-{self._catalog.end}.ndjson"
             with contextlib.suppress(OSError):
                 self._open.close()
@@ -211,10 +209,10 @@ class EventStore:
         self._span = (min(self._span[0], *times), max(self._span[1], *times))
 
     def sync(self) -> None:
-        """Put on disk what was taken in; `position` tells of it afterwards.
+        """Flush appended events to disk and advance `position`.
 
         Raises:
-            OSError: that is not possible.
+            OSError: the disk refused.
         """
         with self._turn:
             if self._open is not None:
@@ -223,10 +221,10 @@ class EventStore:
             self.position = self._batch
 
     def tick(self) -> None:
-        """Do what is due: put on disk, seal, merge, drop. To be called often.
+        """Do what is due: sync, seal, merge, drop. Call it often.
 
         Raises:
-            OSError, KubehabitError: something could not be done; it is tried again the next time.
+            OSError, KubehabitError: a step failed; the next call tries it again.
         """
         with self._turn:
             moment = time.monotonic()
@@ -236,7 +234,7 @@ class EventStore:
             if self._leaves and (full or moment - self._opened >= self.settings.seal_seconds):
                 self.seal()
                 if self._merging is None or not self._merging.is_alive():
-                    # In a thread of its own: merging takes longer than events may wait.
+                    # In a thread, as merging takes longer than events may wait.
                     self._merging = threading.Thread(target=self._tidy, name="events-merge", daemon=True)
                     self._merging.start()
             while self._remove_later and self._remove_later[0][0] <= moment:
@@ -246,11 +244,11 @@ class EventStore:
         try:
             self.drop()
             self.merge()
-        except Exception as error:  # it is tried again after the next seal
+        except Exception as error:  # tried again after the next seal
             _log.error("events cannot be merged", extra={"reason": str(error), "error": type(error).__name__})
 
     def note(self, kind: str, **fields: Any) -> None:
-        """Add a line to the ledger: an export for the chain of custody (`exported`), a loss (`lost`).
+        """Add a line to the ledger, such as `exported` (for the chain of custody) or `lost`.
 
         Raises:
             KubehabitError: the ledger cannot be written.
@@ -264,7 +262,7 @@ class EventStore:
         self._catch_up()
 
     def close(self) -> None:
-        """Seal what is open and give the folder back."""
+        """Seal the open file and release the folder."""
         self._closing = True
         if self._merging is not None:
             self._merging.join()
@@ -273,7 +271,7 @@ class EventStore:
                 self.seal()
                 self.ledger.append("closed")
             except (OSError, KubehabitError) as error:
-                # What is open is sealed at the next start.
+                # The next start seals the open file.
                 _log.error("events could not be sealed", extra={"reason": str(error)})
             for _, path in self._remove_later:
                 path.unlink(missing_ok=True)
@@ -284,10 +282,10 @@ class EventStore:
     # -- sealing ------------------------------------------------------------------------------------------------
 
     def seal(self) -> None:
-        """Turn the open file into a Parquet file and note it in the ledger; nothing if there is none.
+        """Turn the open file, if there is one, into a Parquet file and note it in the ledger.
 
         Raises:
-            OSError, KubehabitError: that is not possible; the file stays open.
+            OSError, KubehabitError: it failed; the file stays open.
         """
         with self._turn:
             if self._leaves and self._open is not None:
@@ -297,8 +295,7 @@ class EventStore:
         first = self._catalog.end
         source = self.folder / f"open-{first}.ndjson"
         self.sync()
-        rows = rows_of([quoted(source)])
-        self.seal_rows(rows, first, self._leaves, self._span)
+        self.seal_rows(rows_of([quoted(source)]), first, self._leaves, self._span)
         open_file.close()
         source.unlink()
         self._open = None
@@ -308,10 +305,10 @@ class EventStore:
         """Write records as a segment.
 
         Args:
-            rows: SQL that gives them in their order.
+            rows: SQL that selects them in order.
             first: number of the first.
             leaves: hash of each.
-            span: earliest and latest time of an event.
+            span: earliest and latest event time.
 
         Raises:
             KubehabitError: the rows are not as many as the leaves.
@@ -332,13 +329,7 @@ class EventStore:
         self._catch_up()
 
     def _write(
-        self,
-        rows: str,
-        name: str,
-        first: int,
-        count: int,
-        span: tuple[int, int],
-        level: int,
+        self, rows: str, name: str, first: int, count: int, span: tuple[int, int], level: int
     ) -> StoredFile:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -353,11 +344,7 @@ class EventStore:
         return StoredFile(name, first, count, span[0], span[1], size, digest, level)
 
     def merge(self) -> None:
-        """Merge small files of one day into larger ones.
-
-        Raises:
-            OSError, KubehabitError: that is not possible.
-        """
+        """Merge small files of one day into larger ones; raises as `seal`."""
         for files in mergeable(list(self._catalog.files), clock.written(clock.now())[:10]):
             if self._closing:
                 return
@@ -373,16 +360,12 @@ class EventStore:
             self._retire([self.folder / file.name for file in files])
 
     def _retire(self, paths: list[Path]) -> None:
-        """Remove files a while from now: questions may be being answered from them."""
+        """Delete files after the grace period, as queries may still read them."""
         due = time.monotonic() + _GRACE_SECONDS
         self._remove_later += [(due, path) for path in paths]
 
     def drop(self) -> None:
-        """Forget the oldest files when they are too old or too much; what they were stays in the ledger.
-
-        Raises:
-            OSError: that is not possible.
-        """
+        """Delete the oldest files beyond the limits of age and size; their roots stay in the ledger. Raises as `seal`."""
         files = list(self._catalog.files)
         oldest = clock.now() - int(self.settings.retention_days * 86_400_000_000)
         excess = sum(file.size for file in files) - self.settings.max_bytes
@@ -413,7 +396,7 @@ class EventStore:
     # -- beginning and end --------------------------------------------------------------------------------------
 
     def _start(self, public_key: str) -> None:
-        """Say so in the ledger, and save what an earlier process left open."""
+        """Note the start in the ledger, and recover what an earlier process left open."""
         last = self.ledger.entries[-1].fields["kind"] if self.ledger.entries else ""
         sealed = [entry.fields["batch"] for entry in self.ledger.entries if entry.fields["kind"] == "sealed"]
         self._batch = self.position = sealed[-1] if sealed else 0
@@ -422,13 +405,8 @@ class EventStore:
             started["public_key"] = public_key
         open_files = sorted(self.folder.glob("open-*.ndjson"))
         if last:
-            started["after_crash"] = bool(open_files) or last in (
-                "sealed",
-                "opened",
-                "compacted",
-                "dropped",
-                "lost",
-            )
+            unclosed = ("sealed", "opened", "compacted", "dropped", "lost")
+            started["after_crash"] = bool(open_files) or last in unclosed
         self.ledger.append("opened", **started)
         self._catch_up()
         known = {file.name for file in self._catalog.files}
@@ -442,7 +420,7 @@ class EventStore:
                 path.unlink()  # sealed before the crash
 
     def _recover(self, path: Path) -> None:
-        """Seal what an earlier process left open; a batch that the crash tore is cut off, and comes again from the journal."""
+        """Seal what an earlier process left open, without a batch torn by the crash, which the journal delivers again."""
         kept = size = 0
         number = self._catalog.end
         leaves: list[bytes] = []
@@ -453,7 +431,7 @@ class EventStore:
                 try:
                     fields = _LINES.decode(line)
                     batch, follow = fields.pop("batch"), fields.pop("follow")
-                    record = Record(**fields)
+                    record = EventRecord(**fields)
                 except (msgspec.MsgspecError, KeyError, TypeError):
                     break
                 if not line.endswith(b"\n") or record.number != number + len(leaves):
@@ -479,10 +457,9 @@ class EventStore:
 
 
 def mergeable(files: Sequence[StoredFile], today: str) -> list[list[StoredFile]]:
-    """Neighbouring files of one day that are to become one.
+    """Groups of adjacent files of one day to merge.
 
-    Of today, full sets of files that were merged as often as each other, so that no record is written anew more than a few
-    times; of days that are over, all that fit into one file.
+    Of today, full groups of one level, so that a record is rewritten only a few times; of past days, all that fit into one file.
     """
     runs: list[list[StoredFile]] = []
     for file in files:
@@ -512,7 +489,7 @@ def checksum_of(path: Path) -> tuple[int, str]:
 
 
 def _digest_key(path: Path) -> bytes:
-    """The store's key for digests of what was redacted; made when it is missing."""
+    """The store's key for digests of redacted events; created if missing."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

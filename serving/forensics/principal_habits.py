@@ -1,4 +1,4 @@
-"""The habits of one principal as the event store has them: when, where, what, from where, with what, and how its peers differ."""
+"""The habits of one principal from the event store: times, places, actions, addresses, clients, and how its peers differ."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from serving.forensics import clock
-from serving.forensics.questions import ALLOWED, Filter, Questions, Source
+from serving.forensics.queries import ALLOWED, EventFilter, EventQueries, RecordSource
 
 _WHAT = "CASE WHEN resource = '' THEN split_part(path, '?', 1) ELSE concat_ws('/', resource, nullif(subresource, '')) END"
+# Grouping sets: name, columns, and how many of the most frequent are returned.
 _SETS: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("week", ("weekday", "hour"), 168),
     ("namespaces", ("namespace",), 12),
@@ -22,15 +23,13 @@ _SETS: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("addresses", ("source_ips",), 12),
     ("user_agents", ("user_agent",), 12),
 )
-"""What is counted together: its name, by which columns, and how many of the most frequent are told."""
-
 _DIMENSIONS = ("weekday", "hour", "namespace", "what", "verb", "name", "source_ips", "user_agent")
 _REFUSALS = 12
 _DIFFERENCES = 15
 
 
 class Habit(msgspec.Struct, rename="camel", frozen=True):
-    """Something a principal does, how often, and when it was first and last seen; times are RFC 3339 in UTC."""
+    """Something a principal does: count, refusals, first and last time (RFC 3339, UTC)."""
 
     value: str
     count: int
@@ -39,8 +38,8 @@ class Habit(msgspec.Struct, rename="camel", frozen=True):
     last: str
 
 
-class Deed(msgspec.Struct, rename="camel", frozen=True):
-    """How often it did something with a kind of objects."""
+class VerbCount(msgspec.Struct, rename="camel", frozen=True):
+    """How often a principal used a verb on a resource."""
 
     verb: str
     resource: str
@@ -48,7 +47,7 @@ class Deed(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Refusal(msgspec.Struct, rename="camel", frozen=True):
-    """What it was refused: the answer, what it asked for, how often, and when last."""
+    """A refused request: status code, what was asked for, count, and last time."""
 
     code: int
     verb: str
@@ -58,14 +57,14 @@ class Refusal(msgspec.Struct, rename="camel", frozen=True):
     last: str
 
 
-class Habits(msgspec.Struct, rename="camel", frozen=True):
+class PrincipalHabits(msgspec.Struct, rename="camel", frozen=True):
     """The habits of one principal over a span of time.
 
     Attributes:
-        first, last: of its events in this time.
+        first, last: event times.
         store_begins: how far back the store goes.
-        week: events of each hour of the day (UTC) on each day of the week, Monday first.
-        deeds: what it does with what, the sixty most frequent.
+        week: events by day of the week (Monday first) and hour of the day (UTC).
+        deeds: the sixty most frequent pairs of verb and resource.
     """
 
     principal: str
@@ -78,15 +77,15 @@ class Habits(msgspec.Struct, rename="camel", frozen=True):
     namespaces: list[Habit]
     resources: list[Habit]
     verbs: list[Habit]
-    deeds: list[Deed]
+    deeds: list[VerbCount]
     objects: list[Habit]
     addresses: list[Habit]
     user_agents: list[Habit]
     refusals: list[Refusal]
 
 
-class Compared(msgspec.Struct, rename="camel", frozen=True):
-    """Something that is done, by the principal and by how many of its peers."""
+class ComparedAction(msgspec.Struct, rename="camel", frozen=True):
+    """An action: how often the principal does it, and how many of its peers do."""
 
     verb: str
     resource: str
@@ -94,36 +93,36 @@ class Compared(msgspec.Struct, rename="camel", frozen=True):
     peers: int
 
 
-class Peers(msgspec.Struct, rename="camel", frozen=True):
-    """A principal beside those it is compared with.
+class PeerComparison(msgspec.Struct, rename="camel", frozen=True):
+    """A principal compared with its peers.
 
     Attributes:
-        active: peers that did anything in this time.
-        both: what it and at least one peer do.
-        only_it: what it does and no peer.
-        only_peers: what peers do and it never did in this time.
+        active: number of peers with events in this time.
+        both: actions of the principal and of at least one peer.
+        only_it: actions of the principal alone.
+        only_peers: actions of peers alone.
     """
 
     principal: str
     peers: list[str]
     active: int
-    both: list[Compared]
-    only_it: list[Compared]
-    only_peers: list[Compared]
+    both: list[ComparedAction]
+    only_it: list[ComparedAction]
+    only_peers: list[ComparedAction]
 
 
 def habits_of(
-    questions: Questions, principal: str, since: int | None = None, until: int | None = None
-) -> Habits | None:
-    """What a principal does; None if there is no event of it.
+    queries: EventQueries, principal: str, since: int | None = None, until: int | None = None
+) -> PrincipalHabits | None:
+    """The habits of a principal; None without events.
 
     Args:
-        questions: to the store.
+        queries: of the store.
         principal: by folded name or as logged.
         since, until: half-open span, microseconds since 1970 UTC.
     """
-    condition, values = Filter(principal=principal, since=since, until=until).sql()
-    # Read once: to find the events of one among those of all is most of the work.
+    condition, values = EventFilter(principal=principal, since=since, until=until).sql()
+    # Read once: finding the events of one principal is most of the work.
     gathered = (
         f"CREATE TEMP TABLE seen AS SELECT time, isodow(time) AS weekday, hour(time) AS hour, namespace, {_WHAT} AS what, verb, "
         f"name, source_ips, user_agent, code, {ALLOWED} AS allowed FROM {{records}} "
@@ -145,7 +144,7 @@ def habits_of(
         "SELECT count(*), count(*) FILTER (NOT allowed), epoch_us(min(time)), epoch_us(max(time)) FROM seen"
     )
 
-    def ask(source: Source) -> Habits | None:
+    def ask(source: RecordSource) -> PrincipalHabits | None:
         source.all(gathered, values)
         total = source.all(span)[0]
         if not total[0]:
@@ -157,7 +156,7 @@ def habits_of(
         week = [[0] * 24 for _ in range(7)]
         for row in named["week"]:
             week[row[0] - 1][row[1]] = row[-4]
-        return Habits(
+        return PrincipalHabits(
             principal=principal,
             count=total[0],
             refused=total[1],
@@ -168,7 +167,7 @@ def habits_of(
             namespaces=_habits(named["namespaces"], ("namespace",)),
             resources=_habits(named["resources"], ("what",)),
             verbs=_habits(named["verbs"], ("verb",)),
-            deeds=[Deed(row[4], row[3], row[-4]) for row in named["deeds"]],
+            deeds=[VerbCount(row[4], row[3], row[-4]) for row in named["deeds"]],
             objects=_habits([row for row in named["objects"] if row[5]], ("what", "namespace", "name"), " /"),
             addresses=_habits(named["addresses"], ("source_ips",)),
             user_agents=_habits(named["user_agents"], ("user_agent",)),
@@ -178,34 +177,27 @@ def habits_of(
             ],
         )
 
-    habits = questions.answer(since, until, ask)
+    habits = queries.answer(since, until, ask)
     if habits is None:
         return None
-    earliest = questions.extent().earliest
+    earliest = queries.extent().earliest
     return msgspec.structs.replace(habits, store_begins=None if earliest is None else clock.written(earliest))
 
 
 def compared(
-    questions: Questions,
+    queries: EventQueries,
     principal: str,
     peers: Sequence[str],
     since: int | None = None,
     until: int | None = None,
-) -> Peers:
-    """What a principal and its peers do: both, only it, only they.
-
-    Args:
-        questions: to the store.
-        principal: by folded name.
-        peers: by folded names.
-        since, until: half-open span, microseconds since 1970 UTC.
-    """
-    condition, values = Filter(since=since, until=until).sql()
+) -> PeerComparison:
+    """Compare a principal with its peers, all by folded name; the span is half-open, microseconds since 1970 UTC."""
+    condition, values = EventFilter(since=since, until=until).sql()
     query = f"""
         SELECT principal, verb, {_WHAT} AS what, count(*) FROM {{records}}
         WHERE {condition} AND principal IN (SELECT unnest(?::VARCHAR[])) AND stage <> 'RequestReceived' GROUP BY ALL"""
     everybody = [principal, *(name for name in peers if name != principal)]
-    rows = questions.answer(since, until, lambda source: source.all(query, [*values, everybody]))
+    rows = queries.answer(since, until, lambda source: source.all(query, [*values, everybody]))
     own: dict[tuple[str, str], int] = {}
     of_peers: dict[tuple[str, str], int] = defaultdict(int)
     for name, verb, what, count in rows:
@@ -214,10 +206,10 @@ def compared(
         else:
             of_peers[verb, what] += 1
     together = sorted(
-        (Compared(*deed, own.get(deed, 0), of_peers.get(deed, 0)) for deed in {*own, *of_peers}),
+        (ComparedAction(*deed, own.get(deed, 0), of_peers.get(deed, 0)) for deed in {*own, *of_peers}),
         key=lambda one: (-one.count, -one.peers, one.verb, one.resource),
     )
-    return Peers(
+    return PeerComparison(
         principal=principal,
         peers=everybody[1:],
         active=len({name for name, *_ in rows if name != principal}),
@@ -228,18 +220,18 @@ def compared(
 
 
 def _grouping(columns: Sequence[str]) -> int:
-    """What GROUPING(…) says of rows that were grouped by some of the dimensions: a bit for each that was not."""
+    """Value of SQL's GROUPING() for rows grouped by these columns: a bit for each dimension that is not among them."""
     bits = [column not in columns for column in _DIMENSIONS]
     return sum(bit << place for place, bit in enumerate(reversed(bits)))
 
 
 def _habits(rows: Sequence[Sequence[Any]], columns: Sequence[str], between: str = "") -> list[Habit]:
-    """Rows of a grouping as habits, `between` a sign before each further column; what has no value is left out."""
+    """Rows of a grouping as habits, with the signs `between` before further columns; empty values are left out."""
     places = [_DIMENSIONS.index(column) for column in columns]
-    told = []
+    found = []
     for row in rows:
         values = [str(row[place]) for place in places]
         value = values[0] + "".join(sign + one for sign, one in zip(between, values[1:], strict=True) if one)
         if value:
-            told.append(Habit(value, row[-4], row[-3], clock.written(row[-2]), clock.written(row[-1])))
-    return told
+            found.append(Habit(value, row[-4], row[-3], clock.written(row[-2]), clock.written(row[-1])))
+    return found

@@ -1,6 +1,6 @@
-"""What a file of evidence says of an incident beside its events: which part each has, how it spread, what was touched.
+"""What evidence of an incident holds besides its events: the part of each event, how the incident spread, what was touched.
 
-Nothing is decided here: incident and alerts are laid out as the service tells them, and counted over the events that prove them.
+Nothing is decided here: incident and alerts are presented as the API gives them, and counted over the events that prove them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any, Literal
 import msgspec
 
 from serving.forensics import clock
-from serving.forensics.questions import moment_of
-from serving.forensics.records import Record, what_of
+from serving.forensics.queries import moment_of
+from serving.forensics.records import EventRecord, what_of
 from serving.story import deed_of
 
+#: Of a request: by a suspect credential; by the cluster, as a consequence; only cited by a join.
 Part = Literal["suspect", "consequence", "join"]
-"""Of a request: by a credential that was out of its habits; by the machinery, because of it; cited by a join only."""
 
 _ROLES: dict[Part, str] = {"suspect": "session", "consequence": "consequence", "join": "join"}
 _SENSITIVITY = ("routine", "low", "medium", "high")
@@ -24,20 +24,20 @@ _COUNTED = ("flagged", "contributor")
 _REACHED = "reached"
 
 
-class Place(msgspec.Struct, rename="camel", frozen=True):
-    """One request's place in an incident.
+class RequestPlace(msgspec.Struct, rename="camel", frozen=True):
+    """One request's part in an incident.
 
     Attributes:
         part: suspect, consequence, or join.
-        role: of a suspect's: flagged, contributor (it helped to add up), before or session (the same principal around that).
+        role: of a suspect's request: flagged, contributor, before or session (by the same principal around those).
     """
 
     part: Part
     role: str
 
 
-class Joined(msgspec.Struct, rename={"audit_id": "auditID"}, frozen=True):
-    """By what one principal may have come to act as another, or why an alert is in the incident."""
+class SpreadStep(msgspec.Struct, rename={"audit_id": "auditID"}, frozen=True):
+    """How one principal could act as another, or why an alert is in the incident."""
 
     time: str
     what: str
@@ -48,8 +48,8 @@ class Joined(msgspec.Struct, rename={"audit_id": "auditID"}, frozen=True):
     audit_id: str = ""
 
 
-class Touched(msgspec.Struct, rename="camel"):
-    """Requests for one object, or one kind of objects, that came to the same."""
+class TouchedObject(msgspec.Struct, rename="camel"):
+    """Requests for one object or resource with the same outcome."""
 
     object: str
     did: str
@@ -62,17 +62,17 @@ class Touched(msgspec.Struct, rename="camel"):
 
 
 class BlastRadius(msgspec.Struct, rename="camel"):
-    """Everything that was touched from where something counted, and everybody as whom somebody may act since.
+    """Everything touched from the origins of suspicious requests, and the principals that can be impersonated since.
 
     Attributes:
-        principals: that were out of their habits.
-        reached: others as whom they may act by what they did; nothing unusual was seen of them.
-        namespaces: in which something was done; tried: in which all was refused.
-        counts: requests by what they came to: read, wrote, deleted, entered, tried.
-        aside: requests of the same credentials at the time from addresses and with clients of which nothing counted: most
-            likely their owners', and not counted here.
-        consequences: requests of the cluster's machinery because of it.
-        objects: what was touched, flagged first, then by sensitivity and time.
+        principals: with unusual behaviour.
+        reached: others as whom they can act now; nothing unusual was seen of them.
+        namespaces: in which something was done; tried: in which everything was refused.
+        counts: requests by outcome: read, wrote, deleted, entered, tried.
+        aside: requests of the same credentials from other addresses and clients, without anything suspicious: most likely
+            their owners', and not counted.
+        consequences: requests of the cluster in response.
+        objects: flagged first, then by sensitivity and time.
     """
 
     principals: list[str]
@@ -82,7 +82,7 @@ class BlastRadius(msgspec.Struct, rename="camel"):
     counts: dict[str, int]
     aside: int
     consequences: int
-    objects: list[Touched]
+    objects: list[TouchedObject]
 
 
 def alerts_named(incident: dict[str, Any]) -> list[str]:
@@ -91,18 +91,17 @@ def alerts_named(incident: dict[str, Any]) -> list[str]:
 
 
 def span_of(incident: dict[str, Any]) -> tuple[int, int]:
-    """First and last moment that an incident tells of, microseconds since 1970 UTC."""
-    told = [incident["firstSeen"], incident["lastSeen"]]
-    told += [tie["time"] for tie in incident["ties"]]
+    """First and last time in an incident, microseconds since 1970 UTC."""
+    times = [incident["firstSeen"], incident["lastSeen"], *(tie["time"] for tie in incident["ties"])]
     for kind in ("sessions", "consequences"):
-        told += [one[end] for one in incident[kind] for end in ("firstSeen", "lastSeen")]
-        told += [action["time"] for one in incident[kind] for action in one.get("actions", ())]
-    moments = [moment_of(text) for text in told]
+        times += [one[end] for one in incident[kind] for end in ("firstSeen", "lastSeen")]
+        times += [action["time"] for one in incident[kind] for action in one.get("actions", ())]
+    moments = [moment_of(text) for text in times]
     return min(moments), max(moments)
 
 
-def places_of(incident: dict[str, Any], alerts: Sequence[dict[str, Any]]) -> dict[str, Place]:
-    """Every audit ID of an incident -> its place; what is held against somebody is nowhere else.
+def places_of(incident: dict[str, Any], alerts: Sequence[dict[str, Any]]) -> dict[str, RequestPlace]:
+    """Every audit ID of an incident -> its place; suspect takes precedence over the other parts.
 
     Args:
         incident: as the API gives it.
@@ -120,19 +119,19 @@ def places_of(incident: dict[str, Any], alerts: Sequence[dict[str, Any]]) -> dic
         ("consequence", incident["consequenceAuditIDs"]),
         ("suspect", incident["auditIDs"]),
     )
-    places: dict[str, Place] = {}
+    places: dict[str, RequestPlace] = {}
     for part, names in parts:
         places |= {
-            name: Place(part, roles.get(name, "session") if part == "suspect" else _ROLES[part])
+            name: RequestPlace(part, roles.get(name, "session") if part == "suspect" else _ROLES[part])
             for name in names
         }
     return places
 
 
-def spread_of(incident: dict[str, Any]) -> list[Joined]:
-    """Every join of an incident, in order of time: between principals by what the log says, and of alerts by the trail."""
+def spread_of(incident: dict[str, Any]) -> list[SpreadStep]:
+    """Every join of an incident: between principals, from the log, in order of time; then of alerts, from the trail."""
     ties = [
-        Joined(
+        SpreadStep(
             time=clock.written(moment_of(tie["time"])),
             what=tie["kind"] + (f" through {tie['via']}" if tie["via"] else ""),
             confidence=tie["confidence"],
@@ -144,14 +143,14 @@ def spread_of(incident: dict[str, Any]) -> list[Joined]:
         for tie in incident["ties"]
     ]
     joins = [
-        Joined(
+        SpreadStep(
             time=clock.written(moment_of(entry["time"])),
             what=f"alert {', '.join(entry['alerts'])} joined"
             if entry["action"] == "joined"
             else f"{entry['action']} {entry['incident'] or ''}".strip(),
             confidence=entry["confidence"] or "decided",
             why=entry["note"]
-            or f"decided by {entry['by'] or entry['caller'] or entry['address'] or 'somebody'}",
+            or f"decided by {entry['by'] or entry['caller'] or entry['address'] or 'someone'}",
         )
         for entry in incident["trail"]
         if entry["action"] in ("joined", "merged", "split-from")
@@ -162,25 +161,24 @@ def spread_of(incident: dict[str, Any]) -> list[Joined]:
 def blast_radius(
     incident: dict[str, Any],
     alerts: Sequence[dict[str, Any]],
-    records: Sequence[Record],
-    places: dict[str, Place],
+    records: Sequence[EventRecord],
+    places: dict[str, RequestPlace],
 ) -> BlastRadius:
     """What was touched, counted over the events.
 
     Args:
-        incident: as the API gives it.
-        alerts: its alerts.
-        records: its events, in order of time.
-        places: of `places_of`.
+        incident, alerts: as the API gives them.
+        records: events of the incident, in order of time.
+        places: from `places_of`.
     """
     rated = {
         action["auditID"]: action["sensitivity"] for alert in alerts for action in alert.get("actions", ())
     }
-    objects: dict[tuple[str, str], Touched] = {}
+    objects: dict[tuple[str, str], TouchedObject] = {}
     worst: dict[tuple[str, str], int] = {}
     counts: dict[str, int] = {}
     entered: dict[str, bool] = {}
-    # Of exec, logs and watches there is an event at the beginning as well; the last one tells how it went.
+    # exec, logs and watches also have an event at their start; the last one has the outcome.
     requests = {record.audit_id: record for record in records}
     suspects = [
         (record, places[name].role in _COUNTED)
@@ -198,7 +196,7 @@ def blast_radius(
         if record.namespace:
             entered[record.namespace] = entered.get(record.namespace, False) or did != "tried"
         key = (what_of(record._asdict()), did)
-        held = objects.setdefault(key, Touched(*key, first=clock.written(record.time)))
+        held = objects.setdefault(key, TouchedObject(*key, first=clock.written(record.time)))
         held.count += 1
         held.last = clock.written(record.time)
         held.flagged = held.flagged or counted
@@ -206,10 +204,7 @@ def blast_radius(
         held.sensitivity = _SENSITIVITY[worst[key]] if worst[key] else ""
         if record.principal not in held.by:
             held.by.append(record.principal)
-    order = sorted(
-        objects,
-        key=lambda key: (not objects[key].flagged, -worst[key], objects[key].first),
-    )
+    order = sorted(objects, key=lambda key: (not objects[key].flagged, -worst[key], objects[key].first))
     return BlastRadius(
         principals=list(incident["principals"]),
         reached=[
@@ -226,5 +221,5 @@ def blast_radius(
     )
 
 
-def _origin(record: Record) -> tuple[str, str, str]:
+def _origin(record: EventRecord) -> tuple[str, str, str]:
     return record.principal, record.source_ips, record.user_agent

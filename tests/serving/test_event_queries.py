@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from serving.forensics.commands import object_of
-from serving.forensics.questions import (
-    Filter,
-    QuestionError,
-    Questions,
-    TooSlowError,
+from serving.forensics.queries import (
+    EventFilter,
+    EventQueries,
+    QueryError,
+    QueryTimeoutError,
     moment_of,
     resource_of,
 )
@@ -26,51 +26,53 @@ START = 1_795_442_400_000_000
 
 
 @pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Questions]:
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventQueries]:
     folder = tmp_path_factory.mktemp("store")
     store = new_store(folder)
-    store.take(body(story()[:22]))
+    store.append(body(story()[:22]))
     store.seal()
-    store.take(body(story()[22:]), alerts={"id-30": "a1"})
-    opened = Questions(folder)
+    store.append(body(story()[22:]), alerts={"id-30": "a1"})
+    opened = EventQueries(folder)
     yield opened
     opened.close()
     store.close()
 
 
-def ids(questions: Questions, wanted: Filter) -> list[str]:
+def ids(questions: EventQueries, wanted: EventFilter) -> list[str]:
     return [record.audit_id for record in questions.events(wanted, limit=1000).records]
 
 
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        (Filter(principal="mallory@corp"), ["id-30", "id-31", "id-32"]),
-        (Filter(credential="3f2a8c1e"), ["id-30", "id-31"]),
-        (Filter(credential="JTI=3f2a8c1e", since=START + 31_000_000), ["id-31"]),
-        (Filter(resource="secrets", name="db", until=START + 22_000_000), ["id-20", "id-21"]),
-        (Filter(codes=(400, 499)), ["id-31"]),
-        (Filter(verbs=("list", "watch")), ["id-30", "id-32"]),
-        (Filter(namespace="payments", principal="alice@corp"), ["id-33"]),
-        (Filter(audit_ids=("id-5", "id-33", "gone")), ["id-5", "id-33"]),
-        (Filter(alert="a1"), ["id-30"]),
-        (Filter(address="203.0.113.7", user_agent="kubectl/v1.29", since=START + 33_000_000), ["id-33"]),
-        (Filter(address="203.0.113"), []),
-        (Filter(principal="' OR true --"), []),
-        (Filter(principal="%"), []),
+        (EventFilter(principal="mallory@corp"), ["id-30", "id-31", "id-32"]),
+        (EventFilter(credential="3f2a8c1e"), ["id-30", "id-31"]),
+        (EventFilter(credential="JTI=3f2a8c1e", since=START + 31_000_000), ["id-31"]),
+        (EventFilter(resource="secrets", name="db", until=START + 22_000_000), ["id-20", "id-21"]),
+        (EventFilter(codes=(400, 499)), ["id-31"]),
+        (EventFilter(verbs=("list", "watch")), ["id-30", "id-32"]),
+        (EventFilter(namespace="payments", principal="alice@corp"), ["id-33"]),
+        (EventFilter(audit_ids=("id-5", "id-33", "gone")), ["id-5", "id-33"]),
+        (EventFilter(alert="a1"), ["id-30"]),
+        (EventFilter(address="203.0.113.7", user_agent="kubectl/v1.29", since=START + 33_000_000), ["id-33"]),
+        (EventFilter(address="203.0.113"), []),
+        (EventFilter(principal="' OR true --"), []),
+        (EventFilter(principal="%"), []),
     ],
 )  # fmt: skip
-def test_events_are_found_by_what_they_say(questions: Questions, wanted: Filter, expected: list[str]) -> None:
+def test_events_are_found_by_what_they_say(
+    questions: EventQueries, wanted: EventFilter, expected: list[str]
+) -> None:
     assert ids(questions, wanted) == expected
 
 
-def test_pages_follow_each_other_in_both_directions(questions: Questions) -> None:
-    whole = ids(questions, Filter())
+def test_pages_follow_each_other_in_both_directions(questions: EventQueries) -> None:
+    whole = ids(questions, EventFilter())
     for newest in (False, True):
         found: list[str] = []
         cursor = None
         while True:
-            page = questions.events(Filter(), limit=4, cursor=cursor, newest=newest)
+            page = questions.events(EventFilter(), limit=4, cursor=cursor, newest=newest)
             found += [record.audit_id for record in page.records]
             cursor = page.cursor
             if cursor is None:
@@ -79,13 +81,13 @@ def test_pages_follow_each_other_in_both_directions(questions: Questions) -> Non
 
 
 @pytest.mark.parametrize("cursor", ["", "1", "x-y", "1-2; DROP", "9" * 40])
-def test_a_cursor_that_is_none_of_ours_is_refused(questions: Questions, cursor: str) -> None:
-    with pytest.raises(QuestionError, match="cursor"):
-        questions.events(Filter(), cursor=cursor)
+def test_a_cursor_that_is_none_of_ours_is_refused(questions: EventQueries, cursor: str) -> None:
+    with pytest.raises(QueryError, match="cursor"):
+        questions.events(EventFilter(), cursor=cursor)
 
 
-def test_who_touched_a_secret_names_also_who_saw_it_in_a_list(questions: Questions) -> None:
-    wanted = Filter(resource="secrets", namespace="payments", name="db")
+def test_who_touched_a_secret_names_also_who_saw_it_in_a_list(questions: EventQueries) -> None:
+    wanted = EventFilter(resource="secrets", namespace="payments", name="db")
     found = {(one.principal, one.verb, one.how): one for one in questions.touched(wanted)}
     assert set(found) == {
         ("bob@corp", "get", "direct"),
@@ -105,7 +107,7 @@ def test_who_touched_a_secret_names_also_who_saw_it_in_a_list(questions: Questio
     assert {one.principal for one in late} == {"mallory@corp"}
 
 
-def test_who_is_new_in_a_namespace_counts_all_that_came_before(questions: Questions) -> None:
+def test_who_is_new_in_a_namespace_counts_all_that_came_before(questions: EventQueries) -> None:
     found = questions.newcomers("payments", START + 25_000_000)
     assert [(one.principal, one.count, one.allowed) for one in found] == [
         ("alice@corp", 1, 1),
@@ -117,7 +119,7 @@ def test_who_is_new_in_a_namespace_counts_all_that_came_before(questions: Questi
     assert questions.newcomers("nowhere", START) == []
 
 
-def test_the_life_of_a_principal_is_summed_up(questions: Questions) -> None:
+def test_the_life_of_a_principal_is_summed_up(questions: EventQueries) -> None:
     life = questions.life("mallory@corp")
     assert life is not None
     assert (life.count, life.allowed, life.alerts) == (3, 2, ["a1"])
@@ -127,19 +129,19 @@ def test_the_life_of_a_principal_is_summed_up(questions: Questions) -> None:
     assert questions.life("nobody") is None
 
 
-def test_the_store_says_how_far_back_it_goes(questions: Questions) -> None:
+def test_the_store_says_how_far_back_it_goes(questions: EventQueries) -> None:
     extent = questions.extent()
     assert (extent.records, extent.earliest, extent.latest) == (27, START, START + 33_000_000)
 
 
-def test_a_question_that_takes_too_long_is_ended(questions: Questions) -> None:
-    hasty = Questions(questions.folder, seconds=0.05)
+def test_a_question_that_takes_too_long_is_ended(questions: EventQueries) -> None:
+    hasty = EventQueries(questions.folder, seconds=0.05)
     endless = "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b"
-    with pytest.raises(TooSlowError, match="shorter time"):
+    with pytest.raises(QueryTimeoutError, match="shorter time"):
         hasty.answer(None, None, lambda source: source.all(endless))
 
 
-def test_the_database_reaches_nothing_but_the_store(questions: Questions, tmp_path: Path) -> None:
+def test_the_database_reaches_nothing_but_the_store(questions: EventQueries, tmp_path: Path) -> None:
     import duckdb
 
     secret = tmp_path / "secret.csv"
@@ -155,8 +157,8 @@ def test_the_database_reaches_nothing_but_the_store(questions: Questions, tmp_pa
 
 
 def test_without_a_store_there_is_no_answer(tmp_path: Path) -> None:
-    with pytest.raises(QuestionError, match="--store"):
-        Questions(tmp_path)
+    with pytest.raises(QueryError, match="--store"):
+        EventQueries(tmp_path)
 
 
 NOW = datetime(2026, 11, 24, 15, 0, tzinfo=UTC)
@@ -181,7 +183,7 @@ def test_times_are_written_as_people_do(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "yesterday", "25:00", "7", "d", "2026-13-01", "-1d"])
 def test_what_is_no_time_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(QuestionError, match="14:02"):
+    with pytest.raises(QueryError, match="14:02"):
         moment_of(text, NOW)
 
 
@@ -203,10 +205,12 @@ def test_kinds_are_named_as_kubectl_takes_them(kind: str, resource: str) -> None
 
 
 def test_objects_are_named_with_their_namespace_or_without() -> None:
-    assert object_of("secret", "payments/db") == Filter(resource="secrets", namespace="payments", name="db")
-    assert object_of("secret", "payments/") == Filter(resource="secrets", namespace="payments")
-    assert object_of("node", "n1") == Filter(resource="nodes", name="n1")
-    assert object_of("secret", None) == Filter(resource="secrets")
+    assert object_of("secret", "payments/db") == EventFilter(
+        resource="secrets", namespace="payments", name="db"
+    )
+    assert object_of("secret", "payments/") == EventFilter(resource="secrets", namespace="payments")
+    assert object_of("node", "n1") == EventFilter(resource="nodes", name="n1")
+    assert object_of("secret", None) == EventFilter(resource="secrets")
 
 
 def test_answers_are_named_by_code_class_or_span() -> None:
@@ -216,5 +220,5 @@ def test_answers_are_named_by_code_class_or_span() -> None:
         (500, 599),
         None,
     ]
-    with pytest.raises(QuestionError, match="4xx"):
+    with pytest.raises(QueryError, match="4xx"):
         codes_of("all")

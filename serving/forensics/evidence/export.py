@@ -1,7 +1,7 @@
-"""Evidence: one export of what happened, with the events as they were recorded and the proof that nobody changed them since.
+"""Export and check of evidence files: events as recorded, with the proof that they have not been changed since.
 
 The file is JSON: `{"content": {...}, "sha256": "...", "ledger": {...}}`. `sha256` is over the bytes of `content` as they stand.
-The ledger part names the line that notes this export, the lines that sealed the events, and the digests of all lines between,
+The ledger part holds the line that notes this export, the lines that sealed the events, and the digests of all lines in between,
 so that hashes can be followed from each event to the export's own line without the store.
 """
 
@@ -22,40 +22,38 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from data.errors import KubehabitError
 from serving.forensics import clock
-from serving.forensics.database import connect
-from serving.forensics.dossier import Place, blast_radius, places_of, span_of, spread_of
-from serving.forensics.ledger import BEGINNING, Entry, Ledger, Line, is_signed_by
+from serving.forensics.duckdb import connect
+from serving.forensics.evidence.incident import RequestPlace, blast_radius, places_of, span_of, spread_of
+from serving.forensics.ledger import BEGINNING, Ledger, LedgerEntry, LedgerLine, is_signed_by
 from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
-from serving.forensics.questions import Filter, Questions, moment_of
-from serving.forensics.records import COLUMNS, Record, checksum, content_of
+from serving.forensics.queries import EventFilter, EventQueries, moment_of
+from serving.forensics.records import COLUMNS, EventRecord, checksum, content_of
 from serving.forensics.verify import leaves_of
 
 FORMAT = "kubehabit.evidence/1"
 MAX_EVENTS = 50_000
+#: What precedes the embedded export in a page of evidence.
 EMBEDDED = b'href="data:application/gzip;base64,'
-"""In a page of evidence, what stands before the export that it was made of."""
-
 _GZIP = b"\x1f\x8b"
 _MAX_BYTES = 2 << 30
+# Margin around an alert: later stages of its requests are written after its last action.
 _HOUR = 3_600_000_000
-"""Around an alert: later stages of its requests are written after its last action."""
-
 _PAGE = 5_000
 
 
 class EvidenceError(KubehabitError):
-    """An export that cannot be made, or is not as it was made."""
+    """An export that cannot be made or read."""
 
 
 class Subject(msgspec.Struct, rename="camel", frozen=True):
-    """What an export is about; one of them at least.
+    """What an export covers; at least one of them.
 
     Attributes:
-        incident: ID of an incident: all of its alerts, what its principals did around them, and what followed.
-        alerts: IDs of alerts; of an incident, all of its.
-        audit_ids: requests.
-        principal: everything that it did between `since` and `until`, microseconds since 1970 UTC.
-        note: why it is made, in the exporter's words; kept in the ledger.
+        incident: ID of an incident: all its alerts, what its principals did around them, and what followed.
+        alerts: IDs of alerts; with an incident, all its alerts.
+        audit_ids: of requests.
+        principal: everything it did between `since` and `until`, microseconds since 1970 UTC.
+        note: reason, in the exporter's words; kept in the ledger.
     """
 
     incident: str | None = None
@@ -68,20 +66,20 @@ class Subject(msgspec.Struct, rename="camel", frozen=True):
 
 
 class Chain(msgspec.Struct, rename="camel", frozen=True):
-    """The part of the ledger from the first line that sealed an event of the export to the line that notes it.
+    """The ledger from the first line that sealed an event of the export to the line that notes the export.
 
     Attributes:
         before: hash of the line before the first.
         first: number of the first line.
         digests: SHA-256 of the entry of each line.
-        lines: those that sealed an event, and the last, whole: number -> line.
-        public_key: what the lines are signed with, or "".
+        lines: number -> line, of those that sealed an event and the last.
+        public_key: key of the signatures, or "".
     """
 
     before: str
     first: int
     digests: list[str]
-    lines: dict[int, Line]
+    lines: dict[int, LedgerLine]
     public_key: str
 
 
@@ -94,16 +92,16 @@ class Export(msgspec.Struct, frozen=True):
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """What `check` found of a file of evidence.
+    """Result of `check`.
 
     Attributes:
-        findings: sentences; none if all is as it was made.
-        events: events that were checked.
+        findings: sentences; none if the file is unchanged.
+        events: number of events checked.
         signed: public key that signed the ledger's lines, or "".
-        head: `<number>:<hash>` of the ledger's line that notes the export; `kubehabit verify --head` holds the store against it.
+        head: `<number>:<hash>` of the line that notes the export; `kubehabit verify --head` compares the store with it.
         created, by: when and by whom it was made.
-        incident: what it is evidence of, if of an incident.
-        missing: audit IDs that were asked for and that the store did not hold.
+        incident: its ID, if the export is of one.
+        missing: number of audit IDs asked for that the store did not have.
     """
 
     findings: list[str]
@@ -117,7 +115,7 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 def exporter() -> str:
-    """Who runs this process, for the chain of custody."""
+    """User and host of this process, for the chain of custody."""
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (KeyError, OSError):
@@ -125,7 +123,7 @@ def exporter() -> str:
 
 
 def export(
-    questions: Questions,
+    queries: EventQueries,
     ledger: Ledger,
     subject: Subject,
     *,
@@ -139,15 +137,15 @@ def export(
     """Make a file of evidence and note it in the ledger.
 
     Args:
-        questions: answers about the store.
+        queries: of the store.
         ledger: of the same store.
-        subject: what is wanted.
+        subject: what to export.
         by: who wants it.
-        incident: that of the subject, as the API gives it.
-        alerts: the alerts of the subject, as the API gives them.
-        models: the models that judged: name, version, and card of each.
-        words: explained at its end, for who knows neither Kubernetes nor proofs.
-        behind: batches of events that are scored and not in the store yet.
+        incident: of the subject, as the API gives it.
+        alerts: of the subject, as the API gives them.
+        models: name, version and card of each model that scored them.
+        words: glossary at the end, for readers who know neither Kubernetes nor proofs.
+        behind: batches that are scored and not in the store yet.
 
     Raises:
         EvidenceError: nothing was found, or too much.
@@ -158,17 +156,14 @@ def export(
             "serve.yaml, or KUBEHABIT_EVENTS__SIGNING_KEY."
         )
     places = {} if incident is None else places_of(incident, alerts)
-    records = _gather(questions, subject, incident, places, alerts)
+    records = _gather(queries, subject, incident, places, alerts)
     if not records:
         raise EvidenceError(
             "None of these events is in the store. They may be older than its retention, or from before it was switched on."
         )
-    proofs = _prove(questions, records)
-    cited = (
-        {audit_id for alert in alerts for audit_id in alert["auditIDs"]}
-        | set(subject.audit_ids)
-        | set(places)
-    )
+    proofs = _prove(queries, records)
+    cited = {audit_id for alert in alerts for audit_id in alert["auditIDs"]}
+    cited |= {*subject.audit_ids, *places}
     found = {record.audit_id for record in records}
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -233,14 +228,14 @@ def export(
 
 
 def _gather(
-    questions: Questions,
+    queries: EventQueries,
     subject: Subject,
     incident: dict[str, Any] | None,
-    places: Mapping[str, Place],
+    places: Mapping[str, RequestPlace],
     alerts: Sequence[dict[str, Any]],
-) -> list[Record]:
-    """The records that are meant, in the order of time."""
-    wanted: list[Filter] = []
+) -> list[EventRecord]:
+    """The records of a subject, in order of time."""
+    wanted: list[EventFilter] = []
     if incident is not None:
         first, last = span_of(incident)
         wanted += _by_id(list(places), first - _HOUR, last + _HOUR)
@@ -249,16 +244,16 @@ def _gather(
         wanted += _by_id(alert["auditIDs"], *span)
     wanted += _by_id(list(subject.audit_ids), subject.since, subject.until)
     if subject.principal is not None:
-        wanted.append(Filter(principal=subject.principal, since=subject.since, until=subject.until))
+        wanted.append(EventFilter(principal=subject.principal, since=subject.since, until=subject.until))
     if not wanted:
         raise EvidenceError(
             "Say what the evidence is of: an incident, alerts, audit IDs, or a principal and a span of time."
         )
-    found: dict[int, Record] = {}
+    found: dict[int, EventRecord] = {}
     for one in wanted:
         cursor = None
         while True:
-            page = questions.events(one, limit=_PAGE, cursor=cursor)
+            page = queries.events(one, limit=_PAGE, cursor=cursor)
             found.update((record.number, record) for record in page.records)
             if len(found) > MAX_EVENTS:
                 raise EvidenceError(
@@ -270,16 +265,16 @@ def _gather(
     return sorted(found.values(), key=lambda record: (record.time, record.number))
 
 
-def _by_id(audit_ids: Sequence[str], since: int | None, until: int | None) -> list[Filter]:
+def _by_id(audit_ids: Sequence[str], since: int | None, until: int | None) -> list[EventFilter]:
     return [
-        Filter(audit_ids=tuple(audit_ids[start : start + _PAGE // 2]), since=since, until=until)
+        EventFilter(audit_ids=tuple(audit_ids[start : start + _PAGE // 2]), since=since, until=until)
         for start in range(0, len(audit_ids), _PAGE // 2)
     ]
 
 
-def _prove(questions: Questions, records: Sequence[Record]) -> list[dict[str, Any]]:
-    """For each record the path from its hash to the root of the segment that it was sealed in."""
-    catalog = questions.catalog()
+def _prove(queries: EventQueries, records: Sequence[EventRecord]) -> list[dict[str, Any]]:
+    """For each record the path from its hash to the root of its segment."""
+    catalog = queries.catalog()
     by_segment: dict[int, list[int]] = {}
     for record in records:
         at = catalog.segment_at(record.number)
@@ -289,11 +284,11 @@ def _prove(questions: Questions, records: Sequence[Record]) -> list[dict[str, An
             )
         by_segment.setdefault(at, []).append(record.number)
     proofs: dict[int, dict[str, Any]] = {}
-    with connect(questions.folder, 512, 2) as connection:
+    with connect(queries.folder, 512, 2) as connection:
         for at, numbers in by_segment.items():
             segment = catalog.segments[at]
             file = next(one for one in catalog.files if one.first <= segment.first < one.end)
-            _, leaves = leaves_of(connection, questions.folder / file.name, segment.first, segment.end)
+            _, leaves = leaves_of(connection, queries.folder / file.name, segment.first, segment.end)
             blocks = blocks_of(leaves)
             if root_of(blocks).hex() != segment.root:
                 raise EvidenceError(
@@ -313,7 +308,7 @@ def _prove(questions: Questions, records: Sequence[Record]) -> list[dict[str, An
     return [proofs[record.number] for record in records]
 
 
-def _custody(entries: Sequence[Entry], subject: Subject) -> list[dict[str, Any]]:
+def _custody(entries: Sequence[LedgerEntry], subject: Subject) -> list[dict[str, Any]]:
     """Earlier exports of the same incident, alerts or principal."""
     same = set(subject.alerts)
     return [
@@ -328,7 +323,7 @@ def _custody(entries: Sequence[Entry], subject: Subject) -> list[dict[str, Any]]
     ]
 
 
-def _public_key(entries: Sequence[Entry]) -> str:
+def _public_key(entries: Sequence[LedgerEntry]) -> str:
     return next(
         (str(entry.fields["public_key"]) for entry in reversed(entries) if entry.fields.get("public_key")), ""
     )
@@ -340,11 +335,7 @@ def is_page(raw: bytes) -> bool:
 
 
 def read_export(path: Path) -> bytes:
-    """A file of evidence, as `export` made it, from the file itself, compressed or not, or from the page that it is in.
-
-    Raises:
-        EvidenceError: there is none in it.
-    """
+    """The export in a file, which may be compressed, or in a page; raises EvidenceError if there is none."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -376,15 +367,7 @@ def _unpacked(raw: bytes, path: Path) -> bytes:
 
 
 def parse_export(raw: bytes, path: Path) -> tuple[Export, dict[str, Any]]:
-    """An export and its content.
-
-    Args:
-        raw: as `export` made it.
-        path: where it is from, for messages.
-
-    Raises:
-        EvidenceError: it is none.
-    """
+    """Decode an export and its content; raises EvidenceError, which names `path`, if it is none."""
     try:
         found = msgspec.json.decode(raw, type=Export)
         content = msgspec.json.decode(found.content, type=dict[str, Any])
@@ -396,14 +379,14 @@ def parse_export(raw: bytes, path: Path) -> tuple[Export, dict[str, Any]]:
 
 
 def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
-    """Check a file of evidence by itself: no store is needed.
+    """Check an evidence file without the store.
 
     Args:
-        path: the JSON file, compressed or not, or the page, which holds it.
-        key: that the ledger's lines have to be signed with; without, the key that the file names.
+        path: the JSON file, compressed or not, or the page that embeds it.
+        key: of the ledger's signatures; without it, the key that the file names.
 
     Raises:
-        EvidenceError: it is no file of evidence.
+        EvidenceError: it is no evidence file.
     """
     found, content = parse_export(read_export(path), path)
     findings: list[str] = []
@@ -430,8 +413,7 @@ def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
             _check_event(event, roots, findings)
     except (KeyError, TypeError, ValueError, IndexError, msgspec.MsgspecError) as error:
         findings.append(f"The file lacks what proves it, or it was changed: {error!r}.")
-        head = ""
-        named = ""
+        head = named = ""
     return Checked(
         findings,
         len(content.get("events", ())),
@@ -445,7 +427,7 @@ def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
 
 
 def _check_chain(chain: Chain, findings: list[str]) -> str:
-    """Follow the hashes from the first line that is cited to the one that notes the export. Returns the head."""
+    """Follow the hashes from the first cited line to the one that notes the export; returns the head."""
     before = bytes.fromhex(chain.before)
     for number, digest in enumerate(map(bytes.fromhex, chain.digests), chain.first):
         line = chain.lines.get(number)
@@ -464,7 +446,7 @@ def _check_chain(chain: Chain, findings: list[str]) -> str:
 
 
 def _check_event(event: dict[str, Any], roots: dict[int, dict[str, Any]], findings: list[str]) -> None:
-    record = Record(**event["record"])
+    record = EventRecord(**event["record"])
     where = f"Event {record.audit_id} (record {record.number})"
     if checksum(record.event) != event["sha256"]:
         findings.append(f"{where}: its text is not that of its checksum.")

@@ -1,0 +1,169 @@
+"""What routes and console pages ask of the event store: a bounded number of queries at a time, and exports of evidence."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from serving.alerts import clean
+from serving.engine import ModelInfo
+from serving.forensics.event_store import EventStore
+from serving.forensics.evidence.export import EvidenceError, Subject, export
+from serving.forensics.evidence.incident import alerts_named
+from serving.forensics.evidence.model_card import describe_model
+from serving.forensics.queries import EventQueries, QueryTimeoutError
+from serving.incidents import Incidents
+from serving.problems import ProblemError
+from serving.settings import EventSettings
+from serving.store import AlertStore
+
+# Each query uses as many threads as the database has.
+_CONCURRENT = 2
+_WAIT_SECONDS = 10
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class ForensicsParts:
+    """What queries and evidence are made from, once the model is loaded.
+
+    Attributes:
+        events: the event store; None when it is switched off.
+        model: that is served now.
+        settle_alerts: waits until the alerts of all scored events are written.
+        settle_events: waits at most so many seconds until all scored batches are in the event store; returns how many are not.
+    """
+
+    events: EventStore | None
+    alerts: AlertStore
+    incidents: Incidents
+    model: ModelInfo
+    settle_alerts: Callable[[], None]
+    settle_events: Callable[[float], int]
+
+
+class ForensicsService:
+    """Answers queries, with a limit on how many run at once, and exports evidence.
+
+    Args:
+        limits: memory and time of a query.
+        models: folder of downloaded bundles, for the model cards in evidence.
+        parts: gives the parts; raises ProblemError while the model is being loaded.
+    """
+
+    def __init__(self, limits: EventSettings, models: Path, parts: Callable[[], ForensicsParts]) -> None:
+        self._limits = limits
+        self._models = models
+        self._parts = parts
+        self._opening = threading.Lock()
+        self._slots = threading.BoundedSemaphore(_CONCURRENT)
+        self._queries: EventQueries | None = None
+
+    def _store(self) -> EventStore:
+        events = self._parts().events
+        if events is None:
+            raise ProblemError(404, "The event store is switched off: set events.enabled in serve.yaml.")
+        return events
+
+    @contextmanager
+    def open(self) -> Iterator[EventQueries]:
+        """Wait for a free slot.
+
+        Raises:
+            ProblemError: there is no store, too many ask, or the query took too long.
+        """
+        folder = self._store().folder
+        with self._opening:
+            if self._queries is None:
+                limits = self._limits
+                self._queries = EventQueries(folder, memory_mb=limits.memory_mb, seconds=limits.query_seconds)
+        if not self._slots.acquire(timeout=_WAIT_SECONDS):
+            raise ProblemError(503, "Too many questions at a time: ask again later.", {"Retry-After": "5"})
+        try:
+            yield self._queries
+        except QueryTimeoutError as error:
+            raise ProblemError(503, str(error)) from error
+        finally:
+            self._slots.release()
+
+    def ask(self, query: Callable[[EventQueries], _Answer]) -> _Answer:
+        """The answer to one query; raises as `open`."""
+        with self.open() as queries:
+            return query(queries)
+
+    def incident_evidence(self, incident_id: str, *, by: str, note: str = "") -> bytes:
+        """Export an incident and note that in the ledger.
+
+        Args:
+            incident_id: which.
+            by: who wants it, for the chain of custody.
+            note: why, in their words.
+
+        Returns:
+            The file, from which `serving.forensics.evidence.page.render` makes a page.
+
+        Raises:
+            ProblemError: there is no such incident, it was merged away, its events are gone, or the store cannot be written.
+        """
+        parts = self._parts()
+        parts.settle_alerts()
+        found = parts.incidents.get(incident_id)
+        if found is None:
+            raise ProblemError(
+                404, f"There is no incident {clean(incident_id, 32)!r}: see GET /v1/incidents."
+            )
+        if found.state == "merged":
+            raise ProblemError(
+                409, f"Incident {found.id} was merged into {found.merged_into}: export that one."
+            )
+        if not found.alerts:
+            raise ProblemError(
+                404,
+                f"Incident {found.id} holds no alert any more: they were deleted after the retention time.",
+            )
+        incident = found.model_dump(mode="json", by_alias=True)
+        subject = Subject(incident=found.id, alerts=tuple(alerts_named(incident)), note=note)
+        return self.evidence(subject, by=by, incident=incident)
+
+    def evidence(self, subject: Subject, *, by: str, incident: dict[str, Any] | None = None) -> bytes:
+        """Export evidence and note that in the ledger.
+
+        Args:
+            subject: what to export; alerts that retention has deleted are left out.
+            by: who wants it, for the chain of custody.
+            incident: that of the subject, as the API gives it.
+
+        Raises:
+            ProblemError: nothing was found, or too much, or the store cannot be written.
+        """
+        parts, events = self._parts(), self._store()
+        kept = [alert for alert_id in subject.alerts if (alert := parts.alerts.get(alert_id)) is not None]
+        models = {(alert.model.name, alert.model.version): None for alert in kept}
+        if not models:
+            models[parts.model.name, parts.model.version] = None
+        with self.open() as queries:
+            try:
+                # What came before the request is part of the answer.
+                behind = parts.settle_events(_WAIT_SECONDS)
+                events.seal()
+                return export(
+                    queries,
+                    events.ledger,
+                    msgspec.structs.replace(subject, alerts=tuple(alert.id for alert in kept)),
+                    by=by,
+                    incident=incident,
+                    alerts=[alert.model_dump(mode="json", by_alias=True) for alert in kept],
+                    models=[describe_model(self._models, *model) for model in models],
+                    words=parts.incidents.words,
+                    behind=behind,
+                )
+            except EvidenceError as error:
+                raise ProblemError(404, str(error)) from error
+            except OSError as error:
+                raise ProblemError(503, f"The event store cannot be written: {error.strerror}.") from error
