@@ -43,7 +43,8 @@ from serving.app import create_app
 from serving.engine import Engine, ModelInfo
 from serving.explain import Explainer, deed_of
 from serving.settings import Settings
-from serving.store import AlertStore, microseconds
+from serving.store import AlertStore
+from serving.tables import microseconds
 
 FIRST_VIEW = 1.0
 """Seconds; the bar of the first view."""

@@ -7,5 +7,13 @@ class KubehabitError(Exception):
     exit_code = 2
 
 
+class NotFoundError(KubehabitError):
+    """There is no such thing; the service answers 404."""
+
+
+class ConflictError(KubehabitError):
+    """The thing is in a state that does not allow what was asked for; the service answers 409."""
+
+
 class BundleError(KubehabitError):
     """A model bundle is missing a file, was changed after it was written, or has an unknown format."""

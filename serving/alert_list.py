@@ -10,14 +10,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from serving.alerts import SEVERITIES, Alert, Model
-from serving.incident_store import INCIDENTS, MEMBERS
-from serving.store import (
+from serving.store import AlertStore, Page
+from serving.tables import (
     ALERT_LINES,
     ALERTS,
     FEEDBACK,
+    INCIDENTS,
     LARGEST_NUMBER,
-    AlertStore,
-    Page,
+    MEMBERS,
     as_moment,
     microseconds,
 )

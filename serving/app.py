@@ -34,12 +34,14 @@ from serving.alerts import Alert, Model
 from serving.api_docs import add_docs
 from serving.asked import Asked, AskedHappening
 from serving.connections import Connection
+from serving.console.render import problem_page
 from serving.console.routes import add_console
 from serving.engine import Engine, EventResult, ModelInfo
 from serving.feedback import Feedback, FeedbackEntry, entry_of
 from serving.forensics import routes as forensics
 from serving.history import routes as history
 from serving.history.routes import Records
+from serving.history.schema import HistoryError
 from serving.incident_routes import add_incident_routes
 from serving.logs import configure
 from serving.plain_model import PlainModel
@@ -47,6 +49,7 @@ from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
 from serving.service import Service, merge
 from serving.settings import Settings, load_settings
+from serving.store import StoreError
 from serving.stream_routes import stream_of
 from serving.tls import ServerTls
 
@@ -179,7 +182,11 @@ def create_app(
     )
     app.state.service = service
     app.state.access = access
-    problems.install(app)
+    problems.install(
+        app,
+        {StoreError: "the alert store failed", HistoryError: "the history failed"},
+        problem_page,
+    )
     app.state.tls = tls
     app.add_middleware(Gate, access=access, metrics=service.metrics)
     if tracing.is_on():

@@ -34,8 +34,9 @@ from serving.incident_store import add_surroundings, add_ties
 from serving.incidents import Incidents
 from serving.principals import Principals, Trained
 from serving.settings import AlertSettings
-from serving.store import AlertStore, RefusedError, Stored, StoreError, Writer, microseconds
+from serving.store import AlertStore, RefusedError, Stored, StoreError, Writer
 from serving.surroundings import Flag, Gathered, Surroundings, habits_of
+from serving.tables import microseconds
 from serving.told import told, traits_of
 
 if TYPE_CHECKING:

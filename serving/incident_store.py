@@ -10,61 +10,19 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from serving.alerts import SEVERITIES, Alert, Severity, Surrounding, Tie
-from serving.store import (
+from serving.tables import (
     ALERT_EVENTS,
     ALERT_LINES,
     ALERTS,
+    INCIDENTS,
     LARGEST_NUMBER,
+    LINKS,
+    MEMBERS,
     QUERY_IDS,
+    SURROUNDINGS,
+    TRAIL,
     as_moment,
     microseconds,
-)
-
-_metadata = sa.MetaData()
-_surroundings = sa.Table(
-    "alert_surroundings",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.Integer),
-    sa.Column("audit_id", sa.Text),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("role", sa.String(16)),
-    sa.Column("document", sa.Text),
-)
-_ties = sa.Table(
-    "alert_ties",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.Integer),
-    sa.Column("audit_id", sa.Text),
-    sa.Column("kind", sa.String(32)),
-    sa.Column("source", sa.Text),
-    sa.Column("target", sa.Text),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("document", sa.Text),
-)
-INCIDENTS = sa.Table(
-    "incidents",
-    _metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(32)),
-    sa.Column("state", sa.String(16)),
-    sa.Column("merged_into", sa.String(32)),
-)
-MEMBERS = sa.Table(
-    "incident_alerts",
-    _metadata,
-    sa.Column("alert", sa.String(32), primary_key=True),
-    sa.Column("incident", sa.String(32)),
-    sa.Column("by_hand", sa.SmallInteger),
-)
-_trail = sa.Table(
-    "incident_trail",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("incident", sa.String(32)),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("document", sa.Text),
 )
 
 
@@ -124,9 +82,9 @@ def known_surroundings(
     found: set[tuple[str, int]] = set()
     names = list({row.audit_id for row in rows})
     for start in range(0, len(names), QUERY_IDS):
-        query = sa.select(_surroundings.c.audit_id, _surroundings.c.time).where(
-            _surroundings.c.alert == number,
-            _surroundings.c.audit_id.in_(names[start : start + QUERY_IDS]),
+        query = sa.select(SURROUNDINGS.c.audit_id, SURROUNDINGS.c.time).where(
+            SURROUNDINGS.c.alert == number,
+            SURROUNDINGS.c.audit_id.in_(names[start : start + QUERY_IDS]),
         )
         found.update((row.audit_id, row.time) for row in connection.execute(query))
     return found
@@ -142,7 +100,7 @@ def add_surroundings(connection: Connection, number: int, rows: Sequence[Surroun
             fresh.setdefault(key, row)
     if fresh:
         connection.execute(
-            sa.insert(_surroundings),
+            sa.insert(SURROUNDINGS),
             [
                 {
                     "alert": number,
@@ -160,9 +118,9 @@ def add_surroundings(connection: Connection, number: int, rows: Sequence[Surroun
 def surroundings_of(connection: Connection, numbers: Sequence[int]) -> list[tuple[int, Surrounding]]:
     """(number of the alert, action) around some alerts, in order of time; one that several have, once."""
     query = (
-        sa.select(_surroundings.c.alert, _surroundings.c.document)
-        .where(_surroundings.c.alert.in_(numbers))
-        .order_by(_surroundings.c.time, _surroundings.c.position)
+        sa.select(SURROUNDINGS.c.alert, SURROUNDINGS.c.document)
+        .where(SURROUNDINGS.c.alert.in_(numbers))
+        .order_by(SURROUNDINGS.c.time, SURROUNDINGS.c.position)
     )
     found: dict[tuple[str, datetime], tuple[int, Surrounding]] = {}
     for row in connection.execute(query):
@@ -195,7 +153,7 @@ def add_ties(connection: Connection, number: int, ties: Sequence[Tie]) -> list[T
     """Keep ties found through an alert; returns those that are new."""
     if not ties:
         return []
-    query = sa.select(_ties.c.document).where(_ties.c.alert == number)
+    query = sa.select(LINKS.c.document).where(LINKS.c.alert == number)
     known = {_alike(Tie.model_validate_json(text)) for text in connection.execute(query).scalars()}
     fresh: dict[tuple[str, str, str, str], Tie] = {}
     for tie in ties:
@@ -203,7 +161,7 @@ def add_ties(connection: Connection, number: int, ties: Sequence[Tie]) -> list[T
             fresh.setdefault(_alike(tie), tie)
     if fresh:
         connection.execute(
-            sa.insert(_ties),
+            sa.insert(LINKS),
             [
                 {
                     "alert": number,
@@ -223,7 +181,7 @@ def add_ties(connection: Connection, number: int, ties: Sequence[Tie]) -> list[T
 def ties_of(connection: Connection, numbers: Sequence[int]) -> list[Tie]:
     """Ties found through some alerts, in order of time; one that several found, once."""
     query = (
-        sa.select(_ties.c.document).where(_ties.c.alert.in_(numbers)).order_by(_ties.c.time, _ties.c.position)
+        sa.select(LINKS.c.document).where(LINKS.c.alert.in_(numbers)).order_by(LINKS.c.time, LINKS.c.position)
     )
     found = [Tie.model_validate_json(text) for text in connection.execute(query).scalars()]
     return list({_alike(tie): tie for tie in reversed(found)}.values())[::-1]
@@ -232,9 +190,9 @@ def ties_of(connection: Connection, numbers: Sequence[int]) -> list[Tie]:
 def ties_into(connection: Connection, targets: Sequence[str], since: int, until: int) -> list[Tie]:
     """Ties into one of some targets in a span of time (microseconds since 1970 UTC), in order of time."""
     query = (
-        sa.select(_ties.c.document)
-        .where(_ties.c.target.in_(targets), _ties.c.time >= since, _ties.c.time <= until)
-        .order_by(_ties.c.time)
+        sa.select(LINKS.c.document)
+        .where(LINKS.c.target.in_(targets), LINKS.c.time >= since, LINKS.c.time <= until)
+        .order_by(LINKS.c.time)
         .limit(QUERY_IDS)
     )
     return [Tie.model_validate_json(text) for text in connection.execute(query).scalars()]
@@ -385,17 +343,17 @@ def forget(connection: Connection, before: int) -> None:
     """Forget incidents of which no alert is kept any more and that nobody touched since (microseconds since 1970 UTC)."""
     connection.execute(sa.delete(MEMBERS).where(MEMBERS.c.alert.not_in(sa.select(ALERTS.c.id))))
     held = sa.select(MEMBERS.c.incident)
-    connection.execute(sa.delete(_trail).where(_trail.c.time < before, _trail.c.incident.not_in(held)))
-    told = sa.select(_trail.c.incident)
+    connection.execute(sa.delete(TRAIL).where(TRAIL.c.time < before, TRAIL.c.incident.not_in(held)))
+    told = sa.select(TRAIL.c.incident)
     connection.execute(sa.delete(INCIDENTS).where(INCIDENTS.c.id.not_in(held), INCIDENTS.c.id.not_in(told)))
 
 
 def add_to_trail(connection: Connection, name: str, time: datetime, document: str) -> None:
     """Write down what was done with an incident. There is no way to change or remove it."""
-    connection.execute(sa.insert(_trail).values(incident=name, time=microseconds(time), document=document))
+    connection.execute(sa.insert(TRAIL).values(incident=name, time=microseconds(time), document=document))
 
 
 def trail(connection: Connection, name: str) -> list[str]:
     """All documents of `add_to_trail` of an incident, oldest first."""
-    query = sa.select(_trail.c.document).where(_trail.c.incident == name).order_by(_trail.c.position)
+    query = sa.select(TRAIL.c.document).where(TRAIL.c.incident == name).order_by(TRAIL.c.position)
     return list(connection.execute(query).scalars())

@@ -20,9 +20,10 @@ from serving import incident_store as rows
 from serving.alerts import Action, Alert, Confidence, Contributor, Model, Tie, clean
 from serving.explain import Explainer
 from serving.incident_store import Member
-from serving.store import AlertStore, microseconds
+from serving.store import AlertStore
 from serving.story import Incident, IncidentSummary, TrailEntry, summarize, tell
 from serving.surroundings import TIE_REACH
+from serving.tables import microseconds
 
 PRODUCT = "kubehabit"
 """Who joined, in the trail, when nobody did by hand."""

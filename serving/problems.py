@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -15,9 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-from data.errors import KubehabitError
-from serving.history.schema import HistoryError
-from serving.store import StoreError
+from data.errors import ConflictError, KubehabitError, NotFoundError
 
 MEDIA_TYPE = "application/problem+json"
 SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
@@ -32,6 +30,8 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 
 _log = logging.getLogger("kubehabit.api")
 
+#: Renders a problem as a page: request scope, status, detail, headers.
+ProblemPage = Callable[[Scope, int, str, Mapping[str, str] | None], Response]
 
 _LAST_DIGITS = 19
 """2^63 has 19 digits: what is longer is none of our numbers."""
@@ -123,32 +123,33 @@ def answer_to(scope: Scope, status: int, detail: str, headers: Mapping[str, str]
     Those of the Open Inference Protocol find in `error` what they look for; RFC 9457 lets problem details have further members.
     """
     accepted = Headers(scope=scope).get("accept", "")
-    if scope["path"].startswith("/console/") and "text/html" in accepted:
-        # Not before a browser comes: a service that nobody looks at needs no templates in memory.
-        from serving.console.render import problem_page
-
-        return problem_page(scope, status, detail, headers)
+    page: ProblemPage | None = scope["app"].state.problem_page if "app" in scope else None
+    if page is not None and scope["path"].startswith("/console/") and "text/html" in accepted:
+        return page(scope, status, detail, headers)
     return problem(
         status, detail, headers, inference=scope["path"] == "/v2" or scope["path"].startswith("/v2/")
     )
 
 
-def install(app: FastAPI) -> None:
-    """Make an application answer every error as a problem."""
+def install(
+    app: FastAPI,
+    unavailable: Mapping[type[KubehabitError], str] | None = None,
+    page: ProblemPage | None = None,
+) -> None:
+    """Make an application answer every error as a problem.
+
+    Args:
+        app: the application.
+        unavailable: errors of what the service stores, answered with 503 and logged under the given text.
+        page: renders problems for browsers at the console.
+    """
+    app.state.problem_page = page
+    for failure, text in (unavailable or {}).items():
+        app.add_exception_handler(failure, _answer_unavailable(text))
 
     @app.exception_handler(ProblemError)
     def known(request: Request, error: ProblemError) -> Response:
         return answer_to(request.scope, error.status, error.detail, error.headers)
-
-    @app.exception_handler(StoreError)
-    def store(request: Request, error: StoreError) -> Response:
-        _log.error("the alert store failed", extra={"reason": str(error)})
-        return answer_to(request.scope, 503, str(error), {"Retry-After": "5"})
-
-    @app.exception_handler(HistoryError)
-    def past(_request: Request, error: HistoryError) -> JSONResponse:
-        _log.error("the history failed", extra={"reason": str(error)})
-        return problem(503, str(error), {"Retry-After": "5"})
 
     @app.exception_handler(ClientDisconnect)
     def gone(_request: Request, _error: ClientDisconnect) -> Response:
@@ -157,7 +158,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(KubehabitError)
     def bad_input(request: Request, error: KubehabitError) -> Response:
-        return answer_to(request.scope, 400, str(error))
+        status = 404 if isinstance(error, NotFoundError) else 409 if isinstance(error, ConflictError) else 400
+        return answer_to(request.scope, status, str(error))
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -184,3 +186,11 @@ def install(app: FastAPI) -> None:
         headers = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
         detail = "This is a defect of kubehabit; its log has the details under the time of this answer."
         return answer_to(request.scope, 500, detail, headers)
+
+
+def _answer_unavailable(text: str) -> Callable[[Request, Exception], Response]:
+    def unavailable(request: Request, error: Exception) -> Response:
+        _log.error(text, extra={"reason": str(error)})
+        return answer_to(request.scope, 503, str(error), {"Retry-After": "5"})
+
+    return unavailable

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,16 @@ from sqlalchemy.pool import StaticPool
 
 from data.errors import KubehabitError
 from serving.alerts import SEVERITIES, Alert
+from serving.incident_store import forget
+from serving.tables import (
+    ALERT_EVENTS,
+    ALERT_LINES,
+    ALERTS,
+    FEEDBACK,
+    LARGEST_NUMBER,
+    QUERY_IDS,
+    microseconds,
+)
 from serving.tracing import span
 
 if TYPE_CHECKING:
@@ -29,66 +39,11 @@ _NEWEST = max(file.name for file in (_MIGRATIONS / "versions").glob("a*.py")).pa
 """The schema's version: that of the newest migration."""
 
 _VERSIONS = sa.text("SELECT version_num FROM alembic_version")
-_metadata = sa.MetaData()
-ALERTS = sa.Table(
-    "alerts",
-    _metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(32)),
-    sa.Column("principal", sa.Text),
-    sa.Column("severity", sa.SmallInteger),
-    sa.Column("first_seen", sa.BigInteger),
-    sa.Column("last_seen", sa.BigInteger),
-    sa.Column("raised", sa.BigInteger),
-    sa.Column("changed", sa.BigInteger),
-    sa.Column("document", sa.Text),
-)
-ALERT_EVENTS = sa.Table(
-    "alert_events",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.Integer),
-    sa.Column("audit_id", sa.Text),
-    sa.Column("time", sa.BigInteger),
-)
-ALERT_LINES = sa.Table(
-    "alert_lines",
-    _metadata,
-    sa.Column("alert", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("id", sa.String(32)),
-    sa.Column("principal", sa.Text),
-    sa.Column("kind", sa.Text),
-    sa.Column("severity", sa.SmallInteger),
-    sa.Column("first_seen", sa.BigInteger),
-    sa.Column("last_seen", sa.BigInteger),
-    sa.Column("action_count", sa.Integer),
-    sa.Column("namespaces", sa.Text),
-    sa.Column("sentence", sa.Text),
-    sa.Column("began", sa.BigInteger),
-    sa.Column("evidence", sa.Float),
-)
-FEEDBACK = sa.Table(
-    "feedback",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.String(32)),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("verdict", sa.String(16)),
-    sa.Column("document", sa.Text),
-)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _LISTED_AUDIT_IDS = 1000
 """Audit IDs of one alert in a listing; a flood must not make every page of alerts megabytes long."""
 
-QUERY_IDS = 500
-"""Values in one IN (...): below every database's limit."""
-
 _MICROSECONDS_A_DAY = 86_400_000_000
-
-LARGEST_NUMBER = 2**31 - 1
-"""Of a column of whole numbers in PostgreSQL, which refuses a question about a larger one."""
 
 _WRITERS, _SCHEMA = 0x6B75_6265, 0x6B75_6266
 """Keys of PostgreSQL's advisory locks: who writes alerts, who brings the schema up to date. Any two numbers do, if they stay."""
@@ -111,18 +66,6 @@ class StoreError(KubehabitError):
 
 class RefusedError(StoreError):
     """The alert store is there, and will not have what is to be written: to wait and to try again would not help."""
-
-
-def microseconds(moment: datetime) -> int:
-    """Microseconds since 1970 UTC, exactly. A moment without a zone is taken as UTC."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def as_moment(number: int) -> datetime:
-    """The time that `microseconds` has made a number of."""
-    return _EPOCH + timedelta(microseconds=number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,8 +252,6 @@ class AlertStore:
             StoreError: the database refused; nothing was forgotten.
         """
         with self.transaction() as connection:
-            from serving.incident_store import forget
-
             _take_turn(connection, _WRITERS)
             gone = self._prune(connection)
             forget(connection, time.time_ns() // 1000 - self._retention)

@@ -19,22 +19,8 @@ from sqlalchemy.engine import Connection
 
 from serving.alerts import SEVERITIES, Alert
 from serving.sinks.contract import SinkSettings, Update
-from serving.store import AlertStore, Writer, microseconds, read_alert
-
-_deliveries = sa.Table(
-    "deliveries",
-    sa.MetaData(),
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("sink", sa.String(64)),
-    sa.Column("alert", sa.Integer),
-    sa.Column("due", sa.BigInteger),
-    sa.Column("queued", sa.BigInteger),
-    sa.Column("sent", sa.BigInteger),
-    sa.Column("severity", sa.SmallInteger),
-    sa.Column("actions", sa.BigInteger),
-    sa.Column("claimed_by", sa.String(32)),
-    sa.Column("claimed_until", sa.BigInteger),
-)
+from serving.store import AlertStore, Writer, read_alert
+from serving.tables import DELIVERIES, microseconds
 
 _CLAIM_SECONDS = 20
 """How long a claim lasts beyond twice the receiver's time-out (to connect, to answer): time to note what became of it."""
@@ -95,17 +81,17 @@ class Outbox:
     def _queue(
         self, connection: Connection, sink: SinkSettings, number: int, alert: Alert, moment: datetime
     ) -> None:
-        here = sa.and_(_deliveries.c.sink == sink.name, _deliveries.c.alert == number)
+        here = sa.and_(DELIVERIES.c.sink == sink.name, DELIVERIES.c.alert == number)
         # Locked: `done` of another process decides from the same row, and one of the two must see what the other wrote.
-        row = connection.execute(sa.select(_deliveries).where(here).with_for_update()).one_or_none()
+        row = connection.execute(sa.select(DELIVERIES).where(here).with_for_update()).one_or_none()
         at = microseconds(moment)
         if row is None:
-            connection.execute(sa.insert(_deliveries).values(sink=sink.name, alert=number, due=at, queued=at))
+            connection.execute(sa.insert(DELIVERIES).values(sink=sink.name, alert=number, due=at, queued=at))
             return
         due = _due(sink, row.sent, row.severity, alert, moment)
         if row.due is None or due < row.due:
             connection.execute(
-                sa.update(_deliveries)
+                sa.update(DELIVERIES)
                 .where(here)
                 .values(due=due, queued=at if row.due is None else row.queued)
             )
@@ -118,17 +104,17 @@ class Outbox:
         moment = now()
         at = microseconds(moment)
         due = (
-            sa.select(_deliveries)
+            sa.select(DELIVERIES)
             .where(
-                _deliveries.c.sink == sink.name,
-                _deliveries.c.due <= at,
+                DELIVERIES.c.sink == sink.name,
+                DELIVERIES.c.due <= at,
                 sa.or_(
-                    _deliveries.c.claimed_until.is_(None),
-                    _deliveries.c.claimed_until <= at,
-                    _deliveries.c.claimed_by == self._me,
+                    DELIVERIES.c.claimed_until.is_(None),
+                    DELIVERIES.c.claimed_until <= at,
+                    DELIVERIES.c.claimed_by == self._me,
                 ),
             )
-            .order_by(_deliveries.c.due, _deliveries.c.position)
+            .order_by(DELIVERIES.c.due, DELIVERIES.c.position)
             .limit(1)
         )
         with self._store.reading() as connection:
@@ -141,8 +127,8 @@ class Outbox:
                 return None
             until = at + _span(2 * sink.timeout_seconds + _CLAIM_SECONDS)
             connection.execute(
-                sa.update(_deliveries)
-                .where(_deliveries.c.position == row.position)
+                sa.update(DELIVERIES)
+                .where(DELIVERIES.c.position == row.position)
                 .values(claimed_by=self._me, claimed_until=until)
             )
             alert = read_alert(connection, row.alert)
@@ -153,8 +139,8 @@ class Outbox:
         """Give back what this process has claimed, for the next one to send at once."""
         with self._store.transaction() as connection:
             connection.execute(
-                sa.update(_deliveries)
-                .where(_deliveries.c.claimed_by == self._me)
+                sa.update(DELIVERIES)
+                .where(DELIVERIES.c.claimed_by == self._me)
                 .values(claimed_by=None, claimed_until=None)
             )
 
@@ -162,8 +148,8 @@ class Outbox:
         """Take out an entry that was sent, or that the receiver refused. What the alert has grown by meanwhile waits anew."""
         moment = now()
         with self._store.transaction() as connection:
-            here = _deliveries.c.position == entry.position
-            found = sa.select(_deliveries.c.position).where(here).with_for_update()
+            here = DELIVERIES.c.position == entry.position
+            found = sa.select(DELIVERIES.c.position).where(here).with_for_update()
             if connection.execute(found).one_or_none() is None:
                 return  # the alert was forgotten meanwhile
             alert = read_alert(connection, entry.number)
@@ -173,7 +159,7 @@ class Outbox:
             if alert.action_count > sent.action_count:
                 due = _due(sink, microseconds(moment), told, alert, moment)
             connection.execute(
-                sa.update(_deliveries)
+                sa.update(DELIVERIES)
                 .where(here)
                 .values(
                     due=due,
@@ -188,12 +174,12 @@ class Outbox:
 
     def trim(self, sink: SinkSettings) -> int:
         """Give up the oldest entries beyond `max_queued`; returns how many."""
-        waiting = sa.and_(_deliveries.c.sink == sink.name, _deliveries.c.due.is_not(None))
+        waiting = sa.and_(DELIVERIES.c.sink == sink.name, DELIVERIES.c.due.is_not(None))
         with self._store.reading() as connection:
             last = connection.execute(
-                sa.select(_deliveries.c.queued)
+                sa.select(DELIVERIES.c.queued)
                 .where(waiting)
-                .order_by(_deliveries.c.queued.desc())
+                .order_by(DELIVERIES.c.queued.desc())
                 .offset(sink.max_queued)
                 .limit(1)
             ).scalar()
@@ -202,12 +188,12 @@ class Outbox:
         with self._store.transaction() as connection:
             # Only what nobody has locked: two that wait for each other's rows would both fail.
             oldest = (
-                sa.select(_deliveries.c.position)
-                .where(waiting, _deliveries.c.queued <= last)
+                sa.select(DELIVERIES.c.position)
+                .where(waiting, DELIVERIES.c.queued <= last)
                 .with_for_update(skip_locked=True)
             )
             given_up = connection.execute(
-                sa.update(_deliveries).where(_deliveries.c.position.in_(oldest)).values(due=None, queued=None)
+                sa.update(DELIVERIES).where(DELIVERIES.c.position.in_(oldest)).values(due=None, queued=None)
             )
             return given_up.rowcount
 
@@ -215,9 +201,9 @@ class Outbox:
         """What is due for each sink by its name."""
         at = microseconds(now())
         query = (
-            sa.select(_deliveries.c.sink, sa.func.count(), sa.func.min(_deliveries.c.due))
-            .where(_deliveries.c.due <= at)
-            .group_by(_deliveries.c.sink)
+            sa.select(DELIVERIES.c.sink, sa.func.count(), sa.func.min(DELIVERIES.c.due))
+            .where(DELIVERIES.c.due <= at)
+            .group_by(DELIVERIES.c.sink)
         )
         with self._store.reading() as connection:
             found = {name: Depth(count, (at - due) / 1e6) for name, count, due in connection.execute(query)}

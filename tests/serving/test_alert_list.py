@@ -13,7 +13,8 @@ from serving.alert_list import Wanted, by_severity, feedback_on, incident_of, li
 from serving.alerts import Alert
 from serving.engine import Engine
 from serving.incidents import Asker, Close, Incidents
-from serving.store import ALERT_LINES, AlertStore, microseconds
+from serving.store import AlertStore
+from serving.tables import ALERT_LINES, microseconds
 from tests.serving.fakes import START, decoded, secret_event
 
 

@@ -19,8 +19,9 @@ from serving.contributors import Contribution, Contributors
 from serving.engine import Engine
 from serving.explain import Explainer
 from serving.incidents import Asker, Close, IncidentError, Merge, Split
-from serving.store import ALERT_LINES, ALERTS, AlertStore, StoreError
+from serving.store import AlertStore, StoreError
 from serving.story import Incident, IncidentSummary
+from serving.tables import ALERT_LINES, ALERTS
 from tests.serving.conftest import model_info
 from tests.serving.fakes import START, STRANGE, FakeDetector, decoded, raw_event, secret_event
 

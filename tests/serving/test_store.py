@@ -25,7 +25,8 @@ from serving.incident_store import incidents
 from serving.instance import instance
 from serving.retention import Retention
 from serving.sinks.outbox import Outbox
-from serving.store import AlertStore, StoreError, microseconds
+from serving.store import AlertStore, StoreError
+from serving.tables import microseconds
 from tests.serving.fakes import START
 from tests.serving.postgres import DEADLINE, Postgres
 from tests.serving.receivers import until
