@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy.engine import Connection
 
 from serving.alerts import SEVERITIES, Alert, Model
@@ -22,33 +23,38 @@ from serving.tables import (
     microseconds,
 )
 
-State = Literal["open", "closed"]
-Verdict = Literal["none", "normal", "malicious"]
 _MAX_NAMESPACES = 500
+_Text = Annotated[
+    str,
+    BeforeValidator(lambda text: text.strip(" ") if isinstance(text, str) else text),
+    Field(max_length=512),
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which alerts; what is empty does not matter.
+class AlertFilter(BaseModel):
+    """Which new alerts to show: in a query of the API or the console, and of the command line. Empty: any."""
 
-    Attributes:
-        severity: this one and graver.
-        principal: of this one.
-        namespace: that touched this one.
-        state: whose incident is open, or closed.
-        verdict: what was last said of it; none: nothing yet.
-        text: a part of its sentence, principal, namespaces or ID, in capitals or not.
-    """
+    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
 
-    severity: str = ""
-    principal: str = ""
-    namespace: str = ""
-    state: str = ""
-    verdict: str = ""
-    text: str = ""
+    severity: Annotated[
+        Literal["", "low", "medium", "high", "critical"],
+        Field(description="This severity and above; empty: any"),
+    ] = ""
+    principal: Annotated[
+        _Text, Field(description="Only those of this principal, by its full name; empty: any")
+    ] = ""
+    namespace: Annotated[_Text, Field(description="Only those that touched this namespace; empty: any")] = ""
+    text: Annotated[
+        _Text,
+        Field(
+            alias="q",
+            description="Only those with this in their sentence, principal, namespaces or ID, in capitals or not, such as "
+            "`listed Secrets`; empty: any",
+        ),
+    ] = ""
 
     def matches(self, alert: Alert) -> bool:
-        """Whether a new alert is one of these, as far as that can be said before anybody has judged it."""
+        """Whether a new alert passes, before there is any feedback on it."""
         if self.severity and SEVERITIES.index(alert.severity) < SEVERITIES.index(self.severity):
             return False
         if self.principal and alert.principal != self.principal:
@@ -56,12 +62,42 @@ class Wanted:
         names = alert.namespaces
         if self.namespace and self.namespace not in names:
             return False
-        if self.state == "closed" or self.verdict in ("normal", "malicious"):
-            return False
         text = self.text.replace("\0", "").lower()
         return not text or any(
             text in part.lower() for part in (alert.sentence, alert.principal, alert.id, *names)
         )
+
+
+class AlertQuery(AlertFilter):
+    """Which stored alerts to show."""
+
+    state: Annotated[
+        Literal["", "open", "closed"],
+        Field(description="Only those whose incident is open, or closed; empty: any"),
+    ] = ""
+    verdict: Annotated[
+        Literal["", "none", "normal", "malicious"],
+        Field(description="By the last verdict in feedback, none: no feedback yet; empty: any"),
+    ] = ""
+
+    def matches(self, alert: Alert) -> bool:
+        """Whether a new alert passes: its incident is open, and there is no feedback on it."""
+        return self.state != "closed" and self.verdict in ("", "none") and super().matches(alert)
+
+    def parameters(self, *without: str) -> dict[str, str]:
+        """The filters in use, by the names they have in a URL."""
+        names = set(AlertQuery.model_fields) - set(without)
+        return self.model_dump(include=names, exclude_defaults=True, by_alias=True)
+
+
+class AlertListQuery(AlertQuery):
+    """`GET /v1/alerts`."""
+
+    since: Annotated[
+        datetime | None, Field(description="Only alerts still going on at or after this time")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+    cursor: Annotated[str | None, Field(description="That of the page before", max_length=32)] = None
 
 
 class AlertPage(Model):
@@ -102,7 +138,7 @@ class Line:
 
 
 def lines(
-    connection: Connection, wanted: Wanted, *, limit: int, cursor: int | None = None
+    connection: Connection, wanted: AlertQuery, *, limit: int, cursor: int | None = None
 ) -> tuple[list[Line], int | None]:
     """A page of alerts, newest raised first, and the cursor of the next one; None at the end."""
     query = (
@@ -144,7 +180,7 @@ def lines(
 
 def whole(
     store: AlertStore,
-    wanted: Wanted,
+    wanted: AlertQuery,
     *,
     since: datetime | None = None,
     limit: int = 100,
@@ -166,12 +202,11 @@ def whole(
     if since is not None:
         conditions.append(ALERTS.c.last_seen >= microseconds(since))
     found = store.page(*conditions, limit=limit, cursor=cursor)
-    # Those without a line were let through by what only lines tell.
-    told = replace(wanted, state="", verdict="")
-    return Page([alert for alert in found.alerts if told.matches(alert)], found.cursor)
+    # The filters on columns of lines let alerts without a line pass.
+    return Page([alert for alert in found.alerts if AlertFilter.matches(wanted, alert)], found.cursor)
 
 
-def by_severity(connection: Connection, wanted: Wanted) -> dict[str, int]:
+def by_severity(connection: Connection, wanted: AlertQuery) -> dict[str, int]:
     """How many alerts of each severity there are, the gravest first."""
     query = (
         sa.select(ALERT_LINES.c.severity, sa.func.count())
@@ -229,7 +264,7 @@ def _last_verdict(of: sa.Table) -> sa.ScalarSelect[Any]:
     )
 
 
-def _conditions(wanted: Wanted, of: sa.Table) -> list[sa.ColumnElement[bool]]:
+def _conditions(wanted: AlertQuery, of: sa.Table) -> list[sa.ColumnElement[bool]]:
     """What rows have to meet.
 
     Args:

@@ -133,6 +133,7 @@ class Contributor(Told):
 
 Role = Literal["flagged", "contributor", "session", "before", "consequence"]
 Confidence = Literal["certain", "likely", "possible"]
+CONFIDENCE_RANK: dict[str, int] = {"possible": 0, "likely": 1, "certain": 2}
 
 
 class Surrounding(Told):

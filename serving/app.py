@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -29,10 +28,9 @@ from typing_extensions import TypedDict
 from data.errors import KubehabitError
 from serving import invocations, memory, model_routes, open_inference, problems, tracing
 from serving.access import Access, Gate, add_security
-from serving.alert_list import AlertPage, Wanted, whole
+from serving.alert_list import AlertFilter, AlertListQuery, AlertPage, AlertQuery, whole
 from serving.alerts import Alert, Model
 from serving.api_docs import add_docs
-from serving.asked import Asked, AskedHappening
 from serving.connections import Connection
 from serving.console.render import problem_page
 from serving.console.routes import add_console
@@ -300,17 +298,11 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return _json({})
 
     @app.get("/v1/alerts", tags=["alerts"])
-    def alerts(
-        wanted: Asked,
-        since: Annotated[
-            datetime | None, Query(description="Only alerts still going on at or after this time")
-        ] = None,
-        limit: Annotated[int, Query(ge=1, le=500)] = 100,
-        cursor: Annotated[str | None, Query(description="That of the page before", max_length=32)] = None,
-    ) -> AlertPage:
-        """List alerts, newest raised first. All that is given must hold."""
-        after = problems.position_of(cursor)
-        return AlertPage.of(whole(service.ready().store, wanted, since=since, limit=limit, cursor=after))
+    def alerts(query: Annotated[AlertListQuery, Query()]) -> AlertPage:
+        """List alerts, newest raised first. All filters must match."""
+        after = problems.position_of(query.cursor)
+        store = service.ready().store
+        return AlertPage.of(whole(store, query, since=query.since, limit=query.limit, cursor=after))
 
     @app.get(
         "/v1/alerts/stream",
@@ -319,7 +311,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         responses={200: {"description": "Server-sent events", "content": _EXAMPLE_STREAM}},
     )
     async def follow(
-        wanted: AskedHappening,
+        wanted: Annotated[AlertFilter, Query()],
         last_event_id: Annotated[
             str | None, Header(description="Go on after this event; browsers send it by themselves")
         ] = None,
@@ -400,7 +392,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
                 404,
                 "This principal is not in the model's training and did nothing since counting began.",
             )
-        page = whole(engine.store, Wanted(principal=report.principal), limit=20)
+        page = whole(engine.store, AlertQuery(principal=report.principal), limit=20)
         report.alerts = [alert.id for alert in page.alerts]
         return report
 

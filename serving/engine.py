@@ -29,9 +29,10 @@ from serving.alerts import (
     add_contributors,
     clean,
 )
-from serving.explain import Explainer, deed_of
+from serving.explainer import Explainer
 from serving.incident_store import add_surroundings, add_ties
 from serving.incidents import Incidents
+from serving.phrases import ActionPhrase
 from serving.principals import Principals, Trained
 from serving.settings import AlertSettings
 from serving.store import AlertStore, RefusedError, Stored, StoreError, Writer
@@ -352,7 +353,7 @@ class Engine:
     @property
     def glossary(self) -> dict[str, str]:
         """Words that alerts and incidents use, explained."""
-        return self._explainer.vocabulary.glossary
+        return self._explainer.lexicon.glossary
 
     def settle(self) -> None:
         """Store what principals with an alert did lately, so that whoever reads now sees it.
@@ -541,7 +542,7 @@ class Engine:
                 "habits": [] if why is None else habits_of(why.habits),
             }
         )
-        action.did = self._explainer.did(deed_of(action))
+        action.did = self._explainer.did(ActionPhrase.from_summary(action))
         return action
 
     # -- alerts -------------------------------------------------------------------------------------------------

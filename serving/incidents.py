@@ -14,14 +14,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field
 from sqlalchemy.engine import Connection
 
-from data.errors import KubehabitError
+from data.errors import ConflictError, NotFoundError
 from data.ties import ANY, standing_for
 from serving import incident_store as rows
-from serving.alerts import Action, Alert, Confidence, Contributor, Model, Tie, clean
-from serving.explain import Explainer
+from serving.alerts import CONFIDENCE_RANK, Action, Alert, Confidence, Contributor, Model, Tie, clean
+from serving.explainer import Explainer
 from serving.incident_store import Member
+from serving.report import Incident, IncidentSummary, TrailEntry, build_report, summarize
 from serving.store import AlertStore
-from serving.story import Incident, IncidentSummary, TrailEntry, summarize, tell
 from serving.surroundings import TIE_REACH
 from serving.tables import microseconds
 
@@ -30,11 +30,18 @@ PRODUCT = "kubehabit"
 
 _MAX_NOTE = 1000
 _MAX_NAME = 256
-_ORDER: dict[str, int] = {"possible": 0, "likely": 1, "certain": 2}
 
 
-class IncidentError(KubehabitError):
+class IncidentError(ConflictError):
     """What was asked for cannot be done with this incident; the message says why."""
+
+
+class UnknownIncidentError(NotFoundError):
+    """There is no incident of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no incident {clean(name, 32)}: see GET /v1/incidents.")
+        self.name = name
 
 
 class _Decision(Model):
@@ -90,6 +97,9 @@ class Note(_Decision):
     note: Annotated[str, Field(min_length=1, max_length=_MAX_NOTE)]
 
 
+Decision = Merge | Split | Close | Note
+
+
 class Asker(NamedTuple):
     """Who asks for a decision, as the service knows it: the name of a token or certificate, if any, and the address."""
 
@@ -137,10 +147,8 @@ class Incidents:
     @property
     def words(self) -> dict[str, str]:
         """Words that a file of evidence uses, explained: those of Kubernetes, of this service, and of proofs."""
-        vocabulary = self._explainer.vocabulary
-        return dict(
-            sorted((vocabulary.glossary | vocabulary.evidence).items(), key=lambda pair: pair[0].lower())
-        )
+        lexicon = self._explainer.lexicon
+        return dict(sorted((lexicon.glossary | lexicon.evidence).items(), key=lambda pair: pair[0].lower()))
 
     # -- joining ------------------------------------------------------------------------------------------------
 
@@ -163,7 +171,7 @@ class Incidents:
         best: dict[str, _Reason] = {}
         for reason in reasons:
             held = best.get(reason.incident)
-            if held is None or _ORDER[reason.confidence] > _ORDER[held.confidence]:
+            if held is None or CONFIDENCE_RANK[reason.confidence] > CONFIDENCE_RANK[held.confidence]:
                 best[reason.incident] = reason
         ordered = sorted(best.values(), key=lambda reason: reason.number)
         if mine is None:
@@ -266,13 +274,26 @@ class Incidents:
 
     # -- what people decide -------------------------------------------------------------------------------------
 
-    def merge(self, name: str, wanted: Merge, asker: Asker) -> Incident:
-        """Take another incident into this one, and open this one again if it was closed.
+    def decide(self, name: str, decision: Decision, asker: Asker) -> Incident:
+        """Carry out a decision about an incident; returns what `merge`, `split`, `close` and `note` do.
 
         Raises:
-            IncidentError: one of them does not exist, or was merged away before.
+            UnknownIncidentError: it, or the other one of a merge, does not exist.
+            IncidentError: its state does not allow it; the message says what to do.
             StoreError: the database refused.
         """
+        match decision:
+            case Merge():
+                return self.merge(name, decision, asker)
+            case Split():
+                return self.split(name, decision, asker)
+            case Close():
+                return self.close(name, decision, asker)
+            case Note():
+                return self.note(name, decision, asker)
+
+    def merge(self, name: str, wanted: Merge, asker: Asker) -> Incident:
+        """Take another incident into this one, and open this one again if it was closed. Raises as `decide`."""
         with self._store.writing() as writer:
             connection = writer.connection
             self._usable(connection, name)
@@ -287,14 +308,9 @@ class Incidents:
         return self._told(name)
 
     def split(self, name: str, wanted: Split, asker: Asker) -> Incident:
-        """Make an incident of some of its alerts; no later join brings the two together again.
+        """Make an incident of some of its alerts, and return that; no later join brings the two together again.
 
-        Returns:
-            The new incident.
-
-        Raises:
-            IncidentError: it does not exist, does not hold these alerts, or would be left with none.
-            StoreError: the database refused.
+        Raises as `decide`, also if the incident does not hold these alerts or would be left with none.
         """
         with self._store.writing() as writer:
             connection = writer.connection
@@ -323,12 +339,7 @@ class Incidents:
         return self._told(new)
 
     def close(self, name: str, wanted: Close, asker: Asker) -> Incident:
-        """Say that an incident is dealt with. Later alerts of the same people begin a new one.
-
-        Raises:
-            IncidentError: it does not exist, was merged away, or is closed.
-            StoreError: the database refused.
-        """
+        """Close an incident. Later alerts of its principals begin a new one. Raises as `decide`."""
         with self._store.writing() as writer:
             connection = writer.connection
             if self._usable(connection, name) == "closed":
@@ -339,12 +350,7 @@ class Incidents:
         return self._told(name)
 
     def note(self, name: str, wanted: Note, asker: Asker) -> Incident:
-        """Write something into an incident's trail.
-
-        Raises:
-            IncidentError: it does not exist, or was merged away.
-            StoreError: the database refused.
-        """
+        """Add a note to an incident's trail. Raises as `decide`."""
         with self._store.writing() as writer:
             connection = writer.connection
             self._usable(connection, name)
@@ -355,7 +361,7 @@ class Incidents:
     def _usable(connection: Connection, name: str) -> str:
         row = rows.incident(connection, name)
         if row is None:
-            raise IncidentError(f"There is no incident {clean(name, 32)}: see GET /v1/incidents.")
+            raise UnknownIncidentError(name)
         if row.state == "merged":
             raise IncidentError(f"Incident {row.id} was merged into {row.merged_into}: use that one.")
         return row.state
@@ -381,7 +387,7 @@ class Incidents:
                 return None
             trail = [TrailEntry.model_validate_json(text) for text in rows.trail(connection, name)]
             held = [one.number for one in rows.members(connection, name)]
-            return tell(
+            return build_report(
                 row,
                 rows.alerts_of(connection, held),
                 rows.surroundings_of(connection, held),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from serving.engine import Engine, Loaded, ModelInfo, SelfTestResult
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.principals import MOST_SEEN, Principals, Trained
 from serving.registry import Fetched, Reference, asked, open_bundle
 from serving.repeats import KEY_BYTES

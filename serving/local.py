@@ -11,9 +11,9 @@ from typing import Any
 from sqlalchemy.engine import make_url
 
 from data.errors import KubehabitError
-from serving.alert_list import AlertPage, Wanted, whole
+from serving.alert_list import AlertPage, AlertQuery, whole
 from serving.alerts import Model
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.incidents import Incidents
 from serving.settings import Settings, read_settings
 from serving.store import AlertStore
@@ -34,7 +34,7 @@ class Local:
         _look_for(self._settings)
 
     def alerts(
-        self, wanted: Wanted, *, since: datetime | None, limit: int, cursor: int | None
+        self, wanted: AlertQuery, *, since: datetime | None, limit: int, cursor: int | None
     ) -> dict[str, Any]:
         """A page of alerts, as `GET /v1/alerts` answers; arguments as of `serving.alert_list.whole`."""
         with self._store() as store:

@@ -104,20 +104,31 @@ def position_of(cursor: str | None) -> int | None:
 
 
 def problem(
-    status: int, detail: str, headers: Mapping[str, str] | None = None, *, inference: bool = False
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    kind: str = "about:blank",
+    inference: bool = False,
 ) -> JSONResponse:
     """A problem response; with `inference` an `InferenceProblem`."""
     try:
         title = HTTPStatus(status).phrase
     except ValueError:
         title = "Error"
-    content = Problem(title=title, status=status, detail=detail).model_dump()
+    content = Problem(type=kind, title=title, status=status, detail=detail).model_dump()
     if inference:
         content["error"] = detail
     return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-def answer_to(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+def answer_to(
+    scope: Scope,
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    kind: str = "about:blank",
+) -> Response:
     """A problem in the form that the caller can read: a page for a browser at the console, problem details for all others.
 
     Those of the Open Inference Protocol find in `error` what they look for; RFC 9457 lets problem details have further members.
@@ -126,9 +137,8 @@ def answer_to(scope: Scope, status: int, detail: str, headers: Mapping[str, str]
     page: ProblemPage | None = scope["app"].state.problem_page if "app" in scope else None
     if page is not None and scope["path"].startswith("/console/") and "text/html" in accepted:
         return page(scope, status, detail, headers)
-    return problem(
-        status, detail, headers, inference=scope["path"] == "/v2" or scope["path"].startswith("/v2/")
-    )
+    inference = scope["path"] == "/v2" or scope["path"].startswith("/v2/")
+    return problem(status, detail, headers, kind=kind, inference=inference)
 
 
 def install(
@@ -159,7 +169,7 @@ def install(
     @app.exception_handler(KubehabitError)
     def bad_input(request: Request, error: KubehabitError) -> Response:
         status = 404 if isinstance(error, NotFoundError) else 409 if isinstance(error, ConflictError) else 400
-        return answer_to(request.scope, status, str(error))
+        return answer_to(request.scope, status, str(error), kind=error.problem_type)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -22,7 +22,8 @@ from data.ties import ANY, GIVING, RunsAs, read_ties, standing_for
 from data.ties import Tie as Link
 from serving.alerts import Action, Contributor, Novelty, Surrounding, Tie, Told, clean
 from serving.contributors import Contribution, Contributors, weight_of
-from serving.explain import Explainer, deed_of
+from serving.explainer import Explainer
+from serving.phrases import ActionPhrase
 from serving.recent import Recent, Seen
 from serving.told import told, traits_of
 
@@ -269,7 +270,7 @@ class Surroundings:
                 told(event, _moment(time), traits_of(event))
                 | {"weight": round(weight_of(new, wrong), 3), "habits": habits_of(reasons, _NEWS)}
             )
-            mild.did = self._explainer.did(deed_of(mild))
+            mild.did = self._explainer.did(ActionPhrase.from_summary(mild))
         address = self._place(event.sourceIPs)
         short = None if mild is None else mild.model_dump_json(by_alias=True).encode()
         elsewhere = any(reason.attribute == "place" for reason in reasons)
@@ -537,7 +538,7 @@ class Surroundings:
         self, action: Told, principal: str, role: str, weight: float, habits: Sequence[Novelty]
     ) -> Surrounding:
         values = {name: getattr(action, name) for name in Told.model_fields}
-        news = self._explainer.news(habits, deed_of(action))[:_NEWS]
+        news = self._explainer.news(habits, ActionPhrase.from_summary(action))[:_NEWS]
         return Surrounding.model_validate(
             values
             | {"role": role, "principal": principal, "weight": weight, "news": news}
@@ -552,5 +553,5 @@ class Surroundings:
             | {"role": role, "principal": principal, "confidence": confidence, "why": why}
             | {"address": self._place(seen.sourceIPs)}
         )
-        one.did = self._explainer.did(deed_of(one))
+        one.did = self._explainer.did(ActionPhrase.from_summary(one))
         return one

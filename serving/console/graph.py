@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from data.ties import ANY
 from serving.console.render import count, visible
-from serving.story import Edge, Graph, Node
+from serving.incident_graph import Edge, Graph, Node
 
 _MOST_OBJECTS, _MOST_FOLLOWING, _MOST_OTHERS = 10, 5, 4
 _HEIGHT, _ACROSS, _DOWN, _MARGIN = 42, 72, 10, 16

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from serving.access import Access, Caller
 from serving.alert_list import (
+    AlertQuery,
     Line,
-    Wanted,
     by_severity,
     feedback_on,
     incident_of,
@@ -24,7 +23,6 @@ from serving.alert_list import (
     namespaces,
 )
 from serving.alerts import Alert
-from serving.asked import Asked
 from serving.console.forms import read_form
 from serving.console.render import page
 from serving.engine import Engine
@@ -45,21 +43,23 @@ def _engine(request: Request) -> Engine:
     return service.ready()
 
 
-def _query(wanted: Wanted, **more: object) -> str:
-    """The filters as a query string; what is empty is left out."""
-    names = asdict(wanted) | more
-    return urlencode({("q" if name == "text" else name): value for name, value in names.items() if value})
+class _ListQuery(AlertQuery):
+    cursor: Annotated[str | None, Field(max_length=32)] = None
+
+
+class _StreamQuery(AlertQuery):
+    after: Annotated[str | None, Field(max_length=32)] = None
 
 
 @router.get("/console/")
 def alerts(
     request: Request,
-    wanted: Asked,
-    cursor: Annotated[str | None, Query(max_length=32)] = None,
+    wanted: Annotated[_ListQuery, Query()],
 ) -> Response:
     """Alerts, newest first."""
     engine = _engine(request)
-    after = position_of(cursor)
+    after = position_of(wanted.cursor)
+    filters = wanted.parameters()
     # Before the list is read: what happens meanwhile is told by the stream, and not missed.
     latest = engine.store.latest()
     with engine.store.reading() as connection:
@@ -74,13 +74,13 @@ def alerts(
         total=sum(counted.values()),
         counted=counted,
         wanted=wanted,
-        filtered=wanted != Wanted(),
+        filtered=bool(filters),
         namespaces=known,
         first_page=after is None,
-        here="/console/?" + _query(wanted),
-        without_severity="/console/?" + _query(Wanted(**(asdict(wanted) | {"severity": ""}))),
-        next_page="" if following is None else "/console/?" + _query(wanted, cursor=following),
-        stream="/console/stream?" + _query(wanted, after=latest or "0"),
+        here="/console/?" + urlencode(filters),
+        without_severity="/console/?" + urlencode(wanted.parameters("severity")),
+        next_page="" if following is None else "/console/?" + urlencode(filters | {"cursor": following}),
+        stream="/console/stream?" + urlencode(filters | {"after": latest}),
     )
 
 
@@ -93,15 +93,16 @@ def _by_day(found: list[Line]) -> list[tuple[datetime, list[Line]]]:
 @router.get("/console/stream")
 async def stream(
     request: Request,
-    wanted: Asked,
-    after: Annotated[str | None, Query(max_length=32)] = None,
+    wanted: Annotated[_StreamQuery, Query()],
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Alerts as they are raised and grow, for the browser's EventSource, which can send a cookie but no header."""
     service: Service = request.app.state.service
     access: Access = request.app.state.access
     caller: Caller = request.scope["kubehabit.visitor"]
-    return await stream_of(service, last_event_id or after, wanted.matches, lambda: access.holds(caller))
+    return await stream_of(
+        service, last_event_id or wanted.after, wanted.matches, lambda: access.holds(caller)
+    )
 
 
 @router.get("/console/alerts/{alert_id}")

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 from markupsafe import Markup
 
-from serving.alert_list import Wanted, whole
+from serving.alert_list import AlertQuery, whole
 from serving.console import charts
 from serving.console.render import page, principal_url
 from serving.forensics.desk import Desk
@@ -109,7 +109,7 @@ def principal(request: Request, principal: str, days: Span = "7", step: Step = "
         trouble=trouble,
         week=charts.heat_map("week", habits.week) if habits is not None else "",
         matrix=matrix(habits.deeds) if habits is not None else None,
-        alerts=whole(engine.store, Wanted(principal=principal), limit=_ALERTS + 1).alerts,
+        alerts=whole(engine.store, AlertQuery(principal=principal), limit=_ALERTS + 1).alerts,
         most_alerts=_ALERTS,
         days=days,
         spans=_SPANS,

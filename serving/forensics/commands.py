@@ -335,7 +335,7 @@ def _few(values: Sequence[str], most: int = _SHOWN) -> str:
 
 def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None) -> None:
     """Write a file of evidence and its page, from the stores on this machine."""
-    from serving.explain import Explainer
+    from serving.explainer import Explainer
     from serving.forensics.dossier import alerts_named
     from serving.forensics.evidence import export, exporter
     from serving.forensics.ledger import Ledger, load_signing_key

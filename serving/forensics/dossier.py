@@ -13,7 +13,7 @@ import msgspec
 from serving.forensics import clock
 from serving.forensics.questions import moment_of
 from serving.forensics.records import Record, what_of
-from serving.story import deed_of
+from serving.incident_graph import outcome_of
 
 Part = Literal["suspect", "consequence", "join"]
 """Of a request: by a credential that was out of its habits; by the machinery, because of it; cited by a join only."""
@@ -193,7 +193,7 @@ def blast_radius(
         if _origin(record) not in origins:
             aside += 1
             continue
-        did = deed_of(record.verb, record.subresource, record.code)
+        did = outcome_of(record.verb, record.subresource, record.code)
         counts[did] = counts.get(did, 0) + 1
         if record.namespace:
             entered[record.namespace] = entered.get(record.namespace, False) or did != "tried"

@@ -9,9 +9,9 @@ from typing import Annotated
 
 from fastapi import FastAPI, Query
 
+from data.errors import NotFoundError, UnknownPrincipalError
 from serving.history.preview import Preview, Previewer
 from serving.history.read import Drift, HistoryReader, Order, PrincipalPage, Surprise
-from serving.problems import ProblemError
 from serving.service import Service
 from serving.settings import LEAST_SCALE, MOST_SCALE
 
@@ -41,7 +41,7 @@ class Records:
         """The history, with what was scored until just now.
 
         Raises:
-            ProblemError: 503 while no model is served.
+            serving.problems.ProblemError: 503 while no model is served.
             HistoryError: it cannot be read.
         """
         self._service.ready()
@@ -109,7 +109,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """How far a principal's actions were from its threshold, by hour for eight days and by day before."""
         found = records.reader().surprise(principal)
         if found is None:
-            raise ProblemError(404, "This principal is not in the model's training and did nothing since.")
+            raise UnknownPrincipalError(
+                "This principal is not in the model's training and did nothing since."
+            )
         return found
 
     @app.get("/v1/model/preview", tags=["model"])
@@ -133,7 +135,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         service.ready()
         made = records.preview(days, scale=scale, per_day=per_day)
         if made is None:
-            raise ProblemError(404, _NOTHING)
+            raise NotFoundError(_NOTHING)
         return made
 
     @app.get("/v1/model/drift", tags=["model"])
@@ -141,5 +143,5 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """Tell whether the cluster still does what the model was calibrated on, as far as the service itself can see."""
         found = records.reader().drift(days)
         if found is None:
-            raise ProblemError(404, _NOTHING)
+            raise NotFoundError(_NOTHING)
         return found

@@ -18,7 +18,7 @@ from data.actions import FIELDS
 from kubehabit import app
 from serving.app import create_app
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.incidents import Asker, Close
 from serving.settings import Settings
 from serving.store import AlertStore

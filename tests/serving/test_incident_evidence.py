@@ -21,7 +21,7 @@ import kubehabit
 from data.actions import FIELDS
 from serving.app import create_app
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.forensics.evidence import EMBEDDED, check
 from serving.forensics.page import check_page, render
 from serving.forensics.verify import verify

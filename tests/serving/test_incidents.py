@@ -17,10 +17,10 @@ from data.detector import Scores
 from data.events import AuditEvent
 from serving.contributors import Contribution, Contributors
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.incidents import Asker, Close, IncidentError, Merge, Split
+from serving.report import Incident, IncidentSummary
 from serving.store import AlertStore, StoreError
-from serving.story import Incident, IncidentSummary
 from serving.tables import ALERT_LINES, ALERTS
 from tests.serving.conftest import model_info
 from tests.serving.fakes import START, STRANGE, FakeDetector, decoded, raw_event, secret_event

@@ -24,7 +24,7 @@ from data.actions import FIELDS
 from data.errors import KubehabitError
 from serving.app import create_app
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.settings import Settings, load_settings
 from serving.sinks import AnySinkSettings
 from serving.sinks import outbox as outbox_module
@@ -377,7 +377,7 @@ def test_what_was_written_before_a_kill_is_sent_after_the_next_start(
     with HttpReceiver() as receiver:
         code = (
             "import os, signal, sys\n"
-            "from serving.explain import Explainer\n"
+            "from serving.explainer import Explainer\n"
             "from tests.serving.test_sinks import SHIPPED, Service, secret_event, settings_of\n"
             "service = Service(sys.argv[1], Explainer.load(SHIPPED / 'explain.yaml'),"
             " settings_of(type='webhook', url=sys.argv[2]))\n"

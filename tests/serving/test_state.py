@@ -22,7 +22,7 @@ from data.detector import Detector, Scores
 from data.events import AuditEvent, decode_lines
 from data.reader import open_lines
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.repeats import Repeats
 from serving.spill import Spill
 from serving.state import Snapshot, SnapshotError, Snapshots, capture, remembered, restore
