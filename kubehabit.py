@@ -1119,7 +1119,7 @@ def alerts_list(
             cursor=cursor,
         )
     else:
-        from serving.alert_list import AlertQuery
+        from serving.query import AlertQuery
 
         answer = store.alerts(
             AlertQuery.model_validate(

@@ -130,7 +130,7 @@ def _action(number: int, at: int, start: datetime, explainer: Explainer, dice: r
         fields=fields,
         habits=habits,
     )
-    action.did = explainer.did(ActionPhrase.from_summary(action))
+    action.description = explainer.did(ActionPhrase.from_summary(action))
     return action
 
 

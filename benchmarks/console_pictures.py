@@ -52,7 +52,7 @@ def told_best(incidents: list[Incident]) -> Incident:
         key=lambda told: (
             len(told.principals) > 1,
             bool(told.consequences),
-            sum(tie.confidence != "possible" for tie in told.ties),
+            sum(tie.confidence != "possible" for tie in told.links),
             -len(told.graph.nodes),
         ),
     )

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import msgspec
 
 from data.events import AuditEvent, ObjectRef
+from data.links import Confidence, makers, place_of
 from data.owners import has_owner, read_link
 from data.principals import Principal
-from data.ties import Confidence, makers, place_of
 
 MACHINERY = frozenset(("controller", "component", "node"))
 """Kinds of principals that carry out what others decided."""

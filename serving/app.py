@@ -28,8 +28,7 @@ from typing_extensions import TypedDict
 from data.errors import KubehabitError
 from serving import invocations, memory, model_routes, open_inference, problems, tracing
 from serving.access import Access, Gate, add_security
-from serving.alert_list import AlertFilter, AlertListQuery, AlertPage, AlertQuery, whole
-from serving.alerts import Alert, Model
+from serving.alerts import Alert, ApiModel
 from serving.api_docs import add_docs
 from serving.connections import Connection
 from serving.console.render import problem_page
@@ -45,6 +44,7 @@ from serving.logs import configure
 from serving.plain_model import PlainModel
 from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
+from serving.query import AlertFilter, AlertListQuery, AlertPage, AlertQuery, whole
 from serving.service import Service, merge
 from serving.settings import Settings, load_settings
 from serving.store import StoreError
@@ -115,13 +115,13 @@ class ScoreResponse(TypedDict):
     results: Annotated[list[EventResult], "one for each event, in the order sent"]
 
 
-class Health(Model):
+class Health(ApiModel):
     """The process answers."""
 
     status: Literal["ok"] = "ok"
 
 
-class Readiness(Model):
+class Readiness(ApiModel):
     """A model is served."""
 
     status: Literal["ready"] = "ready"
@@ -302,7 +302,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """List alerts, newest raised first. All filters must match."""
         after = problems.position_of(query.cursor)
         store = service.ready().store
-        return AlertPage.of(whole(store, query, since=query.since, limit=query.limit, cursor=after))
+        return AlertPage.from_page(whole(store, query, since=query.since, limit=query.limit, cursor=after))
 
     @app.get(
         "/v1/alerts/stream",

@@ -107,11 +107,11 @@ class Contributors:
         self._of: dict[str, deque[Contribution]] = {}
         self._held = 0
 
-    def told(self, one: Contribution) -> Contributor | None:
+    def expanded(self, one: Contribution) -> Contributor | None:
         """The short form of one that is remembered."""
         return None if one.short is None else Contributor.model_validate_json(self._shortener.long(one.short))
 
-    def add(self, principal: str, contribution: Contribution) -> Contribution:
+    def append(self, principal: str, contribution: Contribution) -> Contribution:
         """Remember one; returns it as it is remembered."""
         if contribution.short is not None:
             contribution = replace(contribution, short=self._shortener.short(contribution.short))
@@ -126,7 +126,7 @@ class Contributors:
                 self._held -= len(self._of.pop(next(iter(self._of))))
         return contribution
 
-    def saved(self) -> Callable[[], msgspec.Raw]:
+    def snapshot(self) -> Callable[[], msgspec.Raw]:
         """Everything as it is now.
 
         Returns:

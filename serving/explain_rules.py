@@ -43,7 +43,7 @@ class Rules:
         rules = self._matching(alert, alert.headline)
         steps = [*self._lexicon.always, *(check for rule in rules for check in rule.checks)]
         found = self._filled(alert, alert.headline, steps)
-        others = {action.did: action for action in sorted(alert.actions, key=lambda one: one.weight)}
+        others = {action.description: action for action in sorted(alert.actions, key=lambda one: one.weight)}
         for action in sorted(others.values(), key=lambda one: one.weight, reverse=True)[:_CONTAINED]:
             contain = (
                 check

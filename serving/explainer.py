@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from data.errors import KubehabitError
-from serving.alerts import Action, Alert, Alternative, Contributor, Novelty, Told
+from serving.alerts import Action, Alert, Alternative, Contributor, EventSummary, Novelty
 from serving.explain_rules import Rules
 from serving.phrases import (
     REFUSED,
@@ -132,7 +132,7 @@ def _rank(novelty: Novelty, kind: str) -> tuple[int, int]:
     return _FIRST + 1 + (3 - _level(novelty)), order
 
 
-def _what(one: Told) -> tuple[str, str]:
+def _what(one: EventSummary) -> tuple[str, str]:
     """Which object an action was about, or which path."""
     ref = one.object_ref
     return (ref.namespace, ref.name) if ref is not None else ("", one.request_path or "")
@@ -283,15 +283,15 @@ class Explainer(Phrases):
     def sentence(self, alert: Alert) -> str:
         """The alert in words, for somebody new to Kubernetes."""
         action = self.telling(alert)
-        text = f"{self.who(alert.principal, alert.kind)} {action.did}: {self.reason(action, alert.kind)}."
+        text = f"{self.who(alert.principal, alert.kind)} {action.description}: {self.reason(action, alert.kind)}."
         others = alert.action_count - 1
         if others:
             span = span_words(alert.last_seen - alert.first_seen)
             noun = count_of(others, "more unusual action", "more unusual actions")
             deeds = [
-                phrase.did + (f" ({phrase.count} times)" if phrase.count > 1 else "")
-                for phrase in sorted(alert.did, key=lambda phrase: -phrase.count)
-                if phrase.did != action.did
+                phrase.description + (f" ({phrase.count} times)" if phrase.count > 1 else "")
+                for phrase in sorted(alert.repeated, key=lambda phrase: -phrase.count)
+                if phrase.description != action.description
             ]
             told = "; ".join(deeds[:_MAX_OTHER_DEEDS])
             lead = ": " if len(deeds) <= _MAX_OTHER_DEEDS else ", such as: "
@@ -303,7 +303,7 @@ class Explainer(Phrases):
         principal: str,
         kind: str,
         judged: Sequence[Action | Contributor],
-        counted: Sequence[Told],
+        counted: Sequence[EventSummary],
         span: timedelta,
     ) -> tuple[str, list[str], str]:
         """What one credential did in one go, in a sentence, and why that stands out.
@@ -338,7 +338,7 @@ class Explainer(Phrases):
                     rank,
                     novelty.attribute,
                     self._counted(novelty, ActionPhrase.from_summary(one), kind),
-                    one.did,
+                    one.description,
                 )
             )
         clauses += self._patterns(kind, counted, span)
@@ -351,7 +351,7 @@ class Explainer(Phrases):
                 return "", [], ""
             top = worst.fields[0].field if worst.fields else ""
             return (
-                f"{self.who(principal, kind)} {worst.did}: {self._misfit(worst)}.",
+                f"{self.who(principal, kind)} {worst.description}: {self._misfit(worst)}.",
                 [self._misfit(worst)],
                 top,
             )
@@ -362,10 +362,10 @@ class Explainer(Phrases):
         return sentence, [clause for _, _, clause, _ in clauses[:_MAX_REASONS]], top
 
     def _patterns(
-        self, kind: str, counted: Sequence[Told], span: timedelta
+        self, kind: str, counted: Sequence[EventSummary], span: timedelta
     ) -> list[tuple[tuple[int, int], str, str, str]]:
         """Reasons that no single action has: many alike in a short time, and refusals."""
-        groups: dict[tuple[str, str], list[Told]] = {}
+        groups: dict[tuple[str, str], list[EventSummary]] = {}
         for one in counted:
             groups.setdefault((one.verb, resource_name(one.object_ref)), []).append(one)
         found: list[tuple[tuple[int, int], str, str, str]] = []
@@ -378,7 +378,12 @@ class Explainer(Phrases):
             objects = len({_what(one) for one in most})
             on = f", on {objects:,} different objects" if objects > 1 else ""
             found.append(
-                ((rank, 0), "pace", f"{len(most):,} such requests within {span_words(span)}{on}", most[0].did)
+                (
+                    (rank, 0),
+                    "pace",
+                    f"{len(most):,} such requests within {span_words(span)}{on}",
+                    most[0].description,
+                )
             )
         refused = [
             one for one in counted if one.response_status is not None and one.response_status.code in REFUSED
@@ -387,7 +392,7 @@ class Explainer(Phrases):
             text = f"{len(refused):,} of {len(counted):,} requests were refused, which says that its owner would not have tried"
             if kind == "anonymous":
                 text = f"{len(refused):,} of {len(counted):,} requests were refused"
-            found.append(((rank, 1), "refusals", text, refused[0].did))
+            found.append(((rank, 1), "refusals", text, refused[0].description))
         return found
 
     def severity_reasons(self, alert: Alert) -> list[str]:

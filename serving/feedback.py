@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from serving.alerts import Alert, Model, clean
+from serving.alerts import Alert, ApiModel, clean
 
 _MAX_NOTE = 1000
 _MAX_NAME = 256
 
 
-class Feedback(Model):
+class Feedback(ApiModel):
     """A person's verdict on an alert."""
 
     model_config = ConfigDict(
@@ -28,7 +28,7 @@ class Feedback(Model):
     by: Annotated[str, Field(max_length=_MAX_NAME, description="who says so, in the caller's words")] = ""
 
 
-class FeedbackEntry(Model):
+class FeedbackEntry(ApiModel):
     """A verdict as it is kept and exported: one line of a feedback file."""
 
     model_config = ConfigDict(

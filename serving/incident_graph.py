@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from data.ties import ANY
-from serving.alerts import CONFIDENCE_RANK, Confidence, Model, Surrounding, Tie
+from data.links import ANY
+from serving.alerts import CONFIDENCE_RANK, ApiModel, Confidence, IncidentLink, Surrounding
 from serving.phrases import MANY
 
 _CITED = 50
@@ -23,7 +23,7 @@ _INSIDE = ("exec", "attach", "portforward", "proxy")
 NodeKind = Literal["origin", "principal", "object", "consequence"]
 
 
-class Node(Model):
+class Node(ApiModel):
     """Somebody, something or some place in the graph."""
 
     id: str
@@ -39,13 +39,13 @@ class Node(Model):
     sensitivity: str = ""
 
 
-class Edge(Model):
+class Edge(ApiModel):
     """From one node to another: what was done, by which requests, and how sure it is."""
 
     source: str
     target: str
     kind: str
-    did: str = ""
+    description: Annotated[str, Field(alias="did")] = ""
     count: int = 1
     first_seen: datetime
     last_seen: datetime
@@ -54,7 +54,7 @@ class Edge(Model):
     why: str
 
 
-class Graph(Model):
+class Graph(ApiModel):
     """From the source of breach to everything touched."""
 
     nodes: list[Node] = []
@@ -78,7 +78,7 @@ def consequences_of(follow: Sequence[Surrounding]) -> list[Edge]:
                 source=f"object:{cause}",
                 target=f"consequence:{cause}:{what}",
                 kind=verb,
-                did=f"{', '.join(who[:3])}: {verb} {what}",
+                description=f"{', '.join(who[:3])}: {verb} {what}",
                 count=len(actions),
                 first_seen=actions[0].time,
                 last_seen=actions[-1].time,
@@ -93,7 +93,7 @@ def consequences_of(follow: Sequence[Surrounding]) -> list[Edge]:
 def build_graph(
     source: str,
     counted: Sequence[Surrounding],
-    ties: Sequence[Tie],
+    links: Sequence[IncidentLink],
     consequences: Sequence[Edge],
     kinds: Mapping[str, str],
 ) -> Graph:
@@ -102,7 +102,7 @@ def build_graph(
     Args:
         source: the principal where it began, "" if that is not known.
         counted: its suspicious actions.
-        ties: between its principals, or from one of them to others.
+        links: between its principals, or from one of them to others.
         consequences: edges of `consequences_of`.
         kinds: kind of each principal with an alert.
     """
@@ -122,15 +122,15 @@ def build_graph(
             built.edge(where, who, "used", one.time, one.audit_id, "certain", why, "")
         what = built.node(f"object:{_named(one)}", "object", _named(one), "touched", one.time, 1)
         why = "the API server carried it out" if _outcome(one) != "tried" else "the API server refused it"
-        built.edge(who, what, _outcome(one), one.time, one.audit_id, "certain", why, one.did)
-    for tie in ties:
+        built.edge(who, what, _outcome(one), one.time, one.audit_id, "certain", why, one.description)
+    for link in links:
         ends = []
-        for name in (tie.source, tie.target):
+        for name in (link.source, link.target):
             known = name in kinds
             role = ("source" if name == source else "suspect") if known else "reached"
             shown = name if not name.endswith(ANY) else f"service accounts {name}"
-            ends.append(built.node(f"principal:{name}", "principal", shown, role, tie.time))
-        built.edge(ends[0], ends[1], tie.kind, tie.time, tie.audit_id, tie.confidence, tie.why, tie.via)
+            ends.append(built.node(f"principal:{name}", "principal", shown, role, link.time))
+        built.edge(ends[0], ends[1], link.kind, link.time, link.audit_id, link.confidence, link.why, link.via)
     for edge in consequences:
         built.node(edge.source, "object", edge.source.partition(":")[2], "touched", edge.first_seen)
         name = edge.target.rpartition(":")[2]
@@ -174,7 +174,7 @@ class _Builder:
         audit_id: str,
         confidence: Confidence,
         why: str,
-        did: str,
+        description: str,
     ) -> None:
         held = self.edges.get((source, target, kind))
         if held is None:
@@ -182,7 +182,7 @@ class _Builder:
                 source=source,
                 target=target,
                 kind=kind,
-                did=did,
+                description=description,
                 first_seen=moment,
                 last_seen=moment,
                 audit_ids=[audit_id],

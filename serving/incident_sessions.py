@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from serving.alerts import SEVERITIES, Action, Alert, Contributor, Model, Surrounding
+from serving.alerts import SEVERITIES, Action, Alert, ApiModel, Contributor, Surrounding
 from serving.explainer import Explainer
 
 #: Actions of one credential that count and are further apart belong to different sessions.
@@ -25,7 +25,7 @@ _LISTED = 50
 SUSPICIOUS = ("flagged", "contributor")
 
 
-class Session(Model):
+class Session(ApiModel):
     """What one principal did from one address with one client, without a longer pause between what counts."""
 
     principal: str

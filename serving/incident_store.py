@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from serving.alerts import SEVERITIES, Alert, Severity, Surrounding, Tie
+from serving.alerts import SEVERITIES, Alert, IncidentLink, Severity, Surrounding
 from serving.tables import (
     ALERT_EVENTS,
     ALERT_LINES,
@@ -144,58 +144,58 @@ def flagged_ids(connection: Connection, numbers: Sequence[int]) -> list[str]:
     return list(dict.fromkeys(connection.execute(query).scalars()))
 
 
-def _alike(tie: Tie) -> tuple[str, str, str, str]:
-    """Ties that say the same, of which the first is enough."""
-    return tie.kind, tie.source, tie.target, tie.via
+def _alike(link: IncidentLink) -> tuple[str, str, str, str]:
+    """Links that say the same, of which the first is enough."""
+    return link.kind, link.source, link.target, link.via
 
 
-def add_ties(connection: Connection, number: int, ties: Sequence[Tie]) -> list[Tie]:
-    """Keep ties found through an alert; returns those that are new."""
-    if not ties:
+def add_links(connection: Connection, number: int, links: Sequence[IncidentLink]) -> list[IncidentLink]:
+    """Keep links found through an alert; returns those that are new."""
+    if not links:
         return []
     query = sa.select(LINKS.c.document).where(LINKS.c.alert == number)
-    known = {_alike(Tie.model_validate_json(text)) for text in connection.execute(query).scalars()}
-    fresh: dict[tuple[str, str, str, str], Tie] = {}
-    for tie in ties:
-        if _alike(tie) not in known:
-            fresh.setdefault(_alike(tie), tie)
+    known = {_alike(IncidentLink.model_validate_json(text)) for text in connection.execute(query).scalars()}
+    fresh: dict[tuple[str, str, str, str], IncidentLink] = {}
+    for link in links:
+        if _alike(link) not in known:
+            fresh.setdefault(_alike(link), link)
     if fresh:
         connection.execute(
             sa.insert(LINKS),
             [
                 {
                     "alert": number,
-                    "audit_id": tie.audit_id,
-                    "kind": tie.kind,
-                    "source": tie.source,
-                    "target": tie.target,
-                    "time": microseconds(tie.time),
-                    "document": tie.model_dump_json(by_alias=True),
+                    "audit_id": link.audit_id,
+                    "kind": link.kind,
+                    "source": link.source,
+                    "target": link.target,
+                    "time": microseconds(link.time),
+                    "document": link.model_dump_json(by_alias=True),
                 }
-                for tie in fresh.values()
+                for link in fresh.values()
             ],
         )
     return list(fresh.values())
 
 
-def ties_of(connection: Connection, numbers: Sequence[int]) -> list[Tie]:
-    """Ties found through some alerts, in order of time; one that several found, once."""
+def links_of(connection: Connection, numbers: Sequence[int]) -> list[IncidentLink]:
+    """Links found through some alerts, in order of time; one that several found, once."""
     query = (
         sa.select(LINKS.c.document).where(LINKS.c.alert.in_(numbers)).order_by(LINKS.c.time, LINKS.c.position)
     )
-    found = [Tie.model_validate_json(text) for text in connection.execute(query).scalars()]
-    return list({_alike(tie): tie for tie in reversed(found)}.values())[::-1]
+    found = [IncidentLink.model_validate_json(text) for text in connection.execute(query).scalars()]
+    return list({_alike(link): link for link in reversed(found)}.values())[::-1]
 
 
-def ties_into(connection: Connection, targets: Sequence[str], since: int, until: int) -> list[Tie]:
-    """Ties into one of some targets in a span of time (microseconds since 1970 UTC), in order of time."""
+def links_into(connection: Connection, targets: Sequence[str], since: int, until: int) -> list[IncidentLink]:
+    """Links into one of some targets in a span of time (microseconds since 1970 UTC), in order of time."""
     query = (
         sa.select(LINKS.c.document)
         .where(LINKS.c.target.in_(targets), LINKS.c.time >= since, LINKS.c.time <= until)
         .order_by(LINKS.c.time)
         .limit(QUERY_IDS)
     )
-    return [Tie.model_validate_json(text) for text in connection.execute(query).scalars()]
+    return [IncidentLink.model_validate_json(text) for text in connection.execute(query).scalars()]
 
 
 # -- alerts and their incidents -----------------------------------------------------------------------------------

@@ -15,14 +15,23 @@ from pydantic import ConfigDict, Field
 from sqlalchemy.engine import Connection
 
 from data.errors import ConflictError, NotFoundError
-from data.ties import ANY, standing_for
+from data.links import ANY, standing_for
 from serving import incident_store as rows
-from serving.alerts import CONFIDENCE_RANK, Action, Alert, Confidence, Contributor, Model, Tie, clean
+from serving.alerts import (
+    CONFIDENCE_RANK,
+    Action,
+    Alert,
+    ApiModel,
+    Confidence,
+    Contributor,
+    IncidentLink,
+    clean,
+)
+from serving.context import LINK_REACH
 from serving.explainer import Explainer
 from serving.incident_store import Member
 from serving.report import Incident, IncidentSummary, TrailEntry, build_report, summarize
 from serving.store import AlertStore
-from serving.surroundings import TIE_REACH
 from serving.tables import microseconds
 
 PRODUCT = "kubehabit"
@@ -44,7 +53,7 @@ class UnknownIncidentError(NotFoundError):
         self.name = name
 
 
-class _Decision(Model):
+class _Decision(ApiModel):
     model_config = ConfigDict(extra="forbid")
 
     note: Annotated[str, Field(max_length=_MAX_NOTE, description="why")] = ""
@@ -125,7 +134,7 @@ class _Reason(NamedTuple):
     why: str
 
 
-class IncidentPage(Model):
+class IncidentPage(ApiModel):
     """One page of incidents, newest first."""
 
     incidents: list[IncidentSummary]
@@ -152,20 +161,20 @@ class Incidents:
 
     # -- joining ------------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, alert: Alert, ties: Sequence[Tie]) -> str:
-        """Find an alert's place, and bring incidents together that it or its ties connect.
+    def join(self, connection: Connection, alert: Alert, links: Sequence[IncidentLink]) -> str:
+        """Find an alert's place, and bring incidents together that it or its links connect.
 
         Args:
             connection: the transaction in which the alert was stored.
             alert: as it stands.
-            ties: those found through it that are new.
+            links: those found through it that are new.
 
         Returns:
             The incident that the alert is in now.
         """
         mine = rows.member(connection, alert.id)
-        # An alert that grows may only now hold something that a tie of before can have led to.
-        reasons = [*self._by_ties(connection, alert, ties), *self._by_stored_ties(connection, alert)]
+        # An alert that grows may only now hold something that a link of before can have led to.
+        reasons = [*self._by_links(connection, alert, links), *self._by_stored_links(connection, alert)]
         if mine is None:
             reasons += self._by_principal(connection, alert)
         best: dict[str, _Reason] = {}
@@ -201,39 +210,41 @@ class Incidents:
     def _by_principal(self, connection: Connection, alert: Alert) -> list[_Reason]:
         """The same principal was out of habit before, within a working day."""
         began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
-        found = rows.members_of_principal(connection, alert.principal, began - TIE_REACH, ended)
+        found = rows.members_of_principal(connection, alert.principal, began - LINK_REACH, ended)
         others = [one for one in found if one.alert != alert.id]
         why = "the same principal was out of its habits within the hours before"
         return self._reasons(connection, others[-1:], "likely", why)
 
-    def _by_ties(self, connection: Connection, alert: Alert, ties: Sequence[Tie]) -> list[_Reason]:
-        """Others that were alerted about, at either end of a tie."""
+    def _by_links(self, connection: Connection, alert: Alert, links: Sequence[IncidentLink]) -> list[_Reason]:
+        """Others that were alerted about, at either end of a link."""
         reasons: list[_Reason] = []
-        for tie in ties:
-            time, out = microseconds(tie.time), tie.source == alert.principal
+        for link in links:
+            time, out = microseconds(link.time), link.source == alert.principal
             if out:
-                prefix = tie.target.endswith(ANY)
-                name = tie.target.removesuffix(ANY)
-                found = rows.members_of_principal(connection, name, time, time + TIE_REACH, prefix=prefix)
+                prefix = link.target.endswith(ANY)
+                name = link.target.removesuffix(ANY)
+                found = rows.members_of_principal(connection, name, time, time + LINK_REACH, prefix=prefix)
             else:
-                found = rows.members_of_principal(connection, tie.source, time - TIE_REACH, time + TIE_REACH)
+                found = rows.members_of_principal(
+                    connection, link.source, time - LINK_REACH, time + LINK_REACH
+                )
             others = [one for one in found if one.alert != alert.id and one.principal != alert.principal]
             ends = rows.alerts_of(connection, [one.number for one in others]) if out else [alert]
-            led = {end.id for end in ends if _leads(tie, end)}
+            led = {end.id for end in ends if _leads(link, end)}
             others = [one for one in others if one.alert in led] if out else others if led else []
-            reasons += self._reasons(connection, others, _at_least_likely(tie), _words(tie))
+            reasons += self._reasons(connection, others, _at_least_likely(link), _words(link))
         return reasons
 
-    def _by_stored_ties(self, connection: Connection, alert: Alert) -> list[_Reason]:
-        """Ties that were found before through what somebody else did, and lead to this alert's principal."""
+    def _by_stored_links(self, connection: Connection, alert: Alert) -> list[_Reason]:
+        """Links that were found before through what somebody else did, and lead to this alert's principal."""
         keys = [alert.principal, *standing_for(alert.principal)]
         began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
-        ties = [
-            tie
-            for tie in rows.ties_into(connection, keys, began - TIE_REACH, ended)
-            if tie.source != alert.principal
+        links = [
+            link
+            for link in rows.links_into(connection, keys, began - LINK_REACH, ended)
+            if link.source != alert.principal
         ]
-        return self._by_ties(connection, alert, ties)
+        return self._by_links(connection, alert, links)
 
     @staticmethod
     def _reasons(
@@ -391,7 +402,7 @@ class Incidents:
                 row,
                 rows.alerts_of(connection, held),
                 rows.surroundings_of(connection, held),
-                rows.ties_of(connection, held),
+                rows.links_of(connection, held),
                 rows.flagged_ids(connection, held),
                 trail,
                 self._explainer,
@@ -421,21 +432,21 @@ class Incidents:
         return IncidentPage(incidents=told, cursor=more)
 
 
-def _leads(tie: Tie, end: Alert) -> bool:
-    """Whether a tie by itself brings an alert at its far end into the incident of who made it."""
+def _leads(link: IncidentLink, end: Alert) -> bool:
+    """Whether a link by itself brings an alert at its far end into the incident of who made it."""
     # A cause comes before what it brings about; that two came from one place has no direction.
-    if tie.kind != "same-origin" and not _follows(end, tie):
+    if link.kind != "same-origin" and not _follows(end, link):
         return False
     # Acting as somebody is logged as one's own: it gives no credential. That somebody could have is no reason by itself;
     # that the other then turned up where they were is.
-    joins = tie.confidence != "possible" and tie.kind != "acted-as"
-    return joins or tie.address in _new_places(end)
+    joins = link.confidence != "possible" and link.kind != "acted-as"
+    return joins or link.address in _new_places(end)
 
 
-def _follows(alert: Alert, tie: Tie) -> bool:
-    """Whether a tie can have led to an alert: it began later, or its principal did something new later."""
-    return alert.first_seen >= tie.time or any(
-        action.time >= tie.time and any(not one.times_before for one in action.habits)
+def _follows(alert: Alert, link: IncidentLink) -> bool:
+    """Whether a link can have led to an alert: it began later, or its principal did something new later."""
+    return alert.first_seen >= link.time or any(
+        action.time >= link.time and any(not one.times_before for one in action.habits)
         for action in _shown(alert)
     )
 
@@ -454,11 +465,11 @@ def _shown(alert: Alert) -> list[Action | Contributor]:
     return [*alert.actions, *alert.contributors]
 
 
-def _at_least_likely(tie: Tie) -> Confidence:
-    """That a possible tie was used is likely once its target turns up where the other was; nothing else joins on it."""
-    return "likely" if tie.confidence == "possible" else tie.confidence
+def _at_least_likely(link: IncidentLink) -> Confidence:
+    """That a possible link was used is likely once its target turns up where the other was; nothing else joins on it."""
+    return "likely" if link.confidence == "possible" else link.confidence
 
 
-def _words(tie: Tie) -> str:
-    through = f" through {tie.via}" if tie.via else ""
-    return f"{tie.source} may act as {tie.target}{through} ({tie.kind}): {tie.why}"
+def _words(link: IncidentLink) -> str:
+    through = f" through {link.via}" if link.via else ""
+    return f"{link.source} may act as {link.target}{through} ({link.kind}): {link.why}"

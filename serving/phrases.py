@@ -9,7 +9,7 @@ from string import Template
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.alerts import Novelty, ObjectReference, Told, clean
+from serving.alerts import EventSummary, Novelty, ObjectReference, clean
 
 MANY = ("list", "watch", "deletecollection")
 REFUSED = (401, 403)
@@ -116,7 +116,7 @@ class ActionPhrase:
     traits: Sequence[str] = field(default_factory=tuple)
 
     @classmethod
-    def from_summary(cls, action: Told) -> ActionPhrase:
+    def from_summary(cls, action: EventSummary) -> ActionPhrase:
         """The phrase of a request."""
         return cls(
             verb=action.verb,

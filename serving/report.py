@@ -11,18 +11,18 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
-from data.ties import leads_to
+from data.links import leads_to
 from serving.alerts import (
     SEVERITIES,
     Alert,
+    ApiModel,
     Check,
     Confidence,
-    Model,
+    IncidentLink,
     ServedModel,
     Severity,
     Surrounding,
     Technique,
-    Tie,
 )
 from serving.explainer import Explainer
 from serving.incident_graph import Edge, Graph, build_graph, consequences_of
@@ -36,7 +36,7 @@ _MAX_TECHNIQUES = 6
 Short = TypeVar("Short", Alert, Alert | Brief)
 
 
-class TrailEntry(Model):
+class TrailEntry(ApiModel):
     """What was done with an incident: by whom, when, and why. By `kubehabit` where it joined by itself."""
 
     time: datetime
@@ -50,7 +50,7 @@ class TrailEntry(Model):
     confidence: Confidence | None = None
 
 
-class Joined(Model):
+class Joined(ApiModel):
     """An alert of the incident, in short."""
 
     id: str
@@ -62,14 +62,14 @@ class Joined(Model):
     action_count: int
 
 
-class Source(Model):
+class Source(ApiModel):
     """Where it began, as far as the log tells."""
 
     principal: str
     who: Annotated[str, Field(description="the principal as people call it")]
     time: Annotated[datetime, Field(description="of the first action that counted")]
     audit_id: str
-    did: str
+    description: Annotated[str, Field(alias="did")]
     address: str
     client: str
     credential: str
@@ -77,7 +77,7 @@ class Source(Model):
     why: str
 
 
-class IncidentSummary(Model):
+class IncidentSummary(ApiModel):
     """An incident in a list."""
 
     id: str
@@ -110,8 +110,9 @@ class Incident(IncidentSummary):
         list[Edge],
         Field(description="what the cluster's machinery did because of it; nobody's deed of their own"),
     ] = []
-    ties: Annotated[
-        list[Tie], Field(description="by what the principals may have come to act as one another")
+    links: Annotated[
+        list[IncidentLink],
+        Field(alias="ties", description="by what the principals may have come to act as one another"),
     ] = []
     graph: Graph = Graph()
     techniques: list[Technique] = []
@@ -150,7 +151,7 @@ def build_report(
     row: Row,
     alerts: Sequence[Alert],
     around: Sequence[tuple[int, Surrounding]],
-    ties: Sequence[Tie],
+    links: Sequence[IncidentLink],
     flagged: Sequence[str],
     trail: Sequence[TrailEntry],
     explainer: Explainer,
@@ -161,7 +162,7 @@ def build_report(
         row: the incident's own row.
         alerts: its alerts, in order of time.
         around: (number of the alert, action) of what surrounds them, in order of time.
-        ties: those found through them.
+        links: those found through them.
         flagged: audit IDs of all flagged actions.
         trail: what was done with the incident, oldest first.
         explainer: puts it into words.
@@ -177,8 +178,8 @@ def build_report(
     counted = [one for one in own if one.role in SUSPICIOUS]
     report.sessions = sessions_of(own, alerts, explainer)
     report.timeline = counted[:_TIMELINE]
-    report.ties = list(ties)
-    report.source = _source(report.sessions, alerts, ties, kinds, explainer)
+    report.links = list(links)
+    report.source = _source(report.sessions, alerts, links, kinds, explainer)
     report.addresses = list(dict.fromkeys(one.address for one in counted if one.address))
     report.clients = list(dict.fromkeys(one.user_agent for one in counted if one.user_agent))
     report.alerts = [
@@ -197,7 +198,7 @@ def build_report(
     report.graph = build_graph(
         report.source.principal if report.source is not None else "",
         counted,
-        ties,
+        links,
         report.consequences,
         kinds,
     )
@@ -232,7 +233,7 @@ def _sentence(alerts: Sequence[Alert | Brief], worst: Alert | Brief, explainer: 
 def _source(
     sessions: Sequence[Session],
     alerts: Sequence[Alert],
-    ties: Sequence[Tie],
+    links: Sequence[IncidentLink],
     kinds: dict[str, str],
     explainer: Explainer,
 ) -> Source | None:
@@ -243,16 +244,16 @@ def _source(
     def reached(session: Session) -> bool:
         # A cause comes before what it brings about.
         return any(
-            leads_to(tie.target, session.principal)
-            and tie.source in kinds
-            and tie.kind != "same-origin"
-            and tie.time <= session.first_seen
-            for tie in ties
+            leads_to(link.target, session.principal)
+            and link.source in kinds
+            and link.kind != "same-origin"
+            and link.time <= session.first_seen
+            for link in links
         )
 
-    def leads(tie: Tie) -> bool:
-        others = (name for name in kinds if name != tie.source)
-        return tie.confidence != "possible" and any(leads_to(tie.target, name) for name in others)
+    def leads(link: IncidentLink) -> bool:
+        others = (name for name in kinds if name != link.source)
+        return link.confidence != "possible" and any(leads_to(link.target, name) for name in others)
 
     firm = possible_sources(sessions, alerts) or sessions
     first = next((session for session in firm if not reached(session)), firm[0])
@@ -268,7 +269,7 @@ def _source(
             "likely",
             f"it came from {' and '.join(where)} that this credential never came from before",
         )
-    elif any(tie.source == first.principal and leads(tie) for tie in ties):
+    elif any(link.source == first.principal and leads(link) for link in links):
         confidence, why = "likely", "from it the log leads to the others, and nothing in the log leads to it"
     else:
         confidence, why = (
@@ -281,7 +282,7 @@ def _source(
         who=explainer.who(first.principal, kind),
         time=counted.time,
         audit_id=counted.audit_id,
-        did=counted.did,
+        description=counted.description,
         address=first.address,
         client=first.client,
         credential=explainer.credential(first.principal, kind),

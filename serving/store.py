@@ -134,7 +134,7 @@ class AlertStore:
         self._check = "its disk" if self._engine.dialect.name == "sqlite" else "the database server"
 
     @classmethod
-    def of(cls, settings: StoreSettings, url: str | None = None) -> AlertStore:
+    def from_settings(cls, settings: StoreSettings, url: str | None = None) -> AlertStore:
         """The store of some settings, or another one under their limits; raises as the constructor does."""
         return cls(
             url or settings.resolved_url,
@@ -297,7 +297,7 @@ class AlertStore:
         """List alerts, newest raised first.
 
         Args:
-            conditions: on columns of `ALERTS` and `ALERT_LINES`, which all have to be met; see `serving.alert_list`.
+            conditions: on columns of `ALERTS` and `ALERT_LINES`, which all have to be met; see `serving.query`.
             limit: most alerts to return.
             cursor: that of the page before.
         """

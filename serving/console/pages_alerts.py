@@ -13,7 +13,13 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Field, ValidationError
 
 from serving.access import Access, Caller
-from serving.alert_list import (
+from serving.alerts import Alert
+from serving.console.forms import read_form
+from serving.console.render import page
+from serving.engine import Engine
+from serving.feedback import Feedback, FeedbackEntry, entry_of
+from serving.problems import ProblemError, position_of
+from serving.query import (
     AlertQuery,
     Line,
     by_severity,
@@ -22,12 +28,6 @@ from serving.alert_list import (
     lines,
     namespaces,
 )
-from serving.alerts import Alert
-from serving.console.forms import read_form
-from serving.console.render import page
-from serving.engine import Engine
-from serving.feedback import Feedback, FeedbackEntry, entry_of
-from serving.problems import ProblemError, position_of
 from serving.service import Service
 from serving.stream_routes import stream_of
 
@@ -124,7 +124,7 @@ def _alert_page(
     explainer = engine.explainer
     telling = explainer.telling(found)
     who = explainer.who(found.principal, found.kind)
-    headline, rest = in_two(found.sentence, f"{who} {telling.did}")
+    headline, rest = in_two(found.sentence, f"{who} {telling.description}")
     return page(
         request,
         "alert.html",

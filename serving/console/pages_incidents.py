@@ -39,10 +39,10 @@ State = Annotated[Literal["", "open", "closed", "merged"], Query()]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One line of a timeline: something that somebody did, or what followed by itself before the next such deed."""
+    """One line of a timeline: an action of a principal, or what followed by itself before the next one."""
 
     time: datetime
-    deed: Surrounding | None = None
+    action: Surrounding | None = None
     following: tuple[Edge, ...] = ()
 
     @property
@@ -58,7 +58,7 @@ class Touched:
     kind: str
     namespace: str
     names: list[str]
-    deeds: dict[str, int]
+    actions: dict[str, int]
 
 
 @router.get("/console/incidents")
@@ -70,18 +70,18 @@ def incidents(
     """Incidents, newest first."""
     service: Service = request.app.state.service
     after = position_of(cursor)
-    told = service.ready().incidents.page(state=state or None, limit=_ON_A_PAGE, cursor=after)
+    found = service.ready().incidents.page(state=state or None, limit=_ON_A_PAGE, cursor=after)
     query = {"state": state}
     return page(
         request,
         "incidents.html",
-        incidents=told.incidents,
+        incidents=found.incidents,
         state=state,
         first_page=after is None,
         here="/console/incidents?" + urlencode(query),
         next_page=""
-        if told.cursor is None
-        else "/console/incidents?" + urlencode(query | {"cursor": told.cursor}),
+        if found.cursor is None
+        else "/console/incidents?" + urlencode(query | {"cursor": found.cursor}),
     )
 
 
@@ -144,20 +144,20 @@ def timeline(found: Incident) -> list[Moment]:
             edges = tuple(one for _, one in of_run if isinstance(one, Edge))
             moments.append(Moment(of_run[0][0], following=edges))
         else:
-            moments += [Moment(time, deed=one) for time, one in of_run if isinstance(one, Surrounding)]
+            moments += [Moment(time, action=one) for time, one in of_run if isinstance(one, Surrounding)]
     return moments
 
 
 def touched(found: Incident) -> list[Touched]:
     """What was touched, of each kind and namespace together, what was touched most first."""
-    deeds: dict[str, dict[str, int]] = {}
+    actions: dict[str, dict[str, int]] = {}
     for edge in found.graph.edges:
         if edge.target.startswith("object:") and edge.source.startswith("principal:"):
-            of = deeds.setdefault(edge.target, {})
+            of = actions.setdefault(edge.target, {})
             of[edge.kind] = of.get(edge.kind, 0) + edge.count
     groups: dict[tuple[str, str], Touched] = {}
     for node in found.graph.nodes:
-        if node.kind != "object" or node.id not in deeds:
+        if node.kind != "object" or node.id not in actions:
             continue
         kind, _, name = node.name.partition(" ")
         namespace, slash, short = name.partition("/")
@@ -165,9 +165,9 @@ def touched(found: Incident) -> list[Touched]:
             namespace, short = "", name
         group = groups.setdefault((kind, namespace), Touched(kind, namespace, [], {}))
         group.names.append("all" if short == "*" else short)
-        for deed, number in deeds[node.id].items():
-            group.deeds[deed] = group.deeds.get(deed, 0) + number
-    return sorted(groups.values(), key=lambda one: -sum(one.deeds.values()))
+        for action, number in actions[node.id].items():
+            group.actions[action] = group.actions.get(action, 0) + number
+    return sorted(groups.values(), key=lambda one: -sum(one.actions.values()))
 
 
 def _namespaces(found: Incident) -> list[str]:

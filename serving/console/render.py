@@ -113,15 +113,15 @@ class _Explained:
 
     def __init__(self, words: Words) -> None:
         self.words = words
-        self.told: set[str] = set()
+        self.explained: set[str] = set()
 
     def term(self, key: str, shown: str) -> Markup:
         """A word with its meaning, which shows on hover, focus and tap."""
         meaning = self.words.meanings.get(key.lower())
-        if meaning is None or key.lower() in self.told:
+        if meaning is None or key.lower() in self.explained:
             return escape(visible(shown))
-        self.told.add(key.lower())
-        number = len(self.told)
+        self.explained.add(key.lower())
+        number = len(self.explained)
         return Markup(
             '<dfn class="term" tabindex="0" aria-describedby="word-{0}">{1}'
             '<span class="tip" role="tooltip" id="word-{0}">{2}</span></dfn>'

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field
 
 from data.errors import UnknownPrincipalError
-from serving.alerts import Model, clean
+from serving.alerts import ApiModel, clean
 from serving.forensics import clock
 from serving.forensics.desk import Desk
 from serving.forensics.evidence import Subject
@@ -28,7 +28,7 @@ Who = Annotated[str, Field(max_length=256, description="who, in the caller's own
 Form = Annotated[Literal["json", "html"], Query(description="html: a page to be read and printed")]
 
 
-class EvidenceRequest(Model):
+class EvidenceRequest(ApiModel):
     """What evidence is wanted of: alerts, requests, or a principal and a span of time."""
 
     alerts: Annotated[list[str], Field(default_factory=list, max_length=1000)]
@@ -40,7 +40,7 @@ class EvidenceRequest(Model):
     by: Who = ""
 
 
-class IncidentEvidenceRequest(Model):
+class IncidentEvidenceRequest(ApiModel):
     """Why an incident is exported, and by whom; both may be left out."""
 
     note: Why = ""

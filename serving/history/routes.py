@@ -10,8 +10,8 @@ from typing import Annotated
 from fastapi import FastAPI, Query
 
 from data.errors import NotFoundError, UnknownPrincipalError
-from serving.history.preview import Preview, Previewer
-from serving.history.read import Drift, HistoryReader, Order, PrincipalPage, Surprise
+from serving.history.queries import Drift, HistoryReader, Order, PrincipalPage, Surprise
+from serving.history.threshold_preview import Preview, Previewer
 from serving.service import Service
 from serving.settings import LEAST_SCALE, MOST_SCALE
 
@@ -51,7 +51,7 @@ class Records:
         with self._turn:
             if time.monotonic() - self._fresh >= _FRESH_SECONDS:
                 self._fresh = time.monotonic()
-                taken = pipeline.between(lambda: history.take(pipeline.position))
+                taken = pipeline.between(lambda: history.pop(pipeline.position))
                 try:
                     history.write(taken.result(_WAIT_SECONDS))
                 except TimeoutError:  # a batch is being scored: what is asked is answered with what there is

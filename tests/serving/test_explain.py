@@ -64,7 +64,7 @@ def action(
         }
         | more
     )
-    made.did = explainer.did(ActionPhrase.from_summary(made))
+    made.description = explainer.did(ActionPhrase.from_summary(made))
     return made
 
 
@@ -190,7 +190,7 @@ def test_comparisons_read_as_english(explainer: Explainer, counts: dict[str, int
 def test_requests_are_told_as_what_they_do(
     explainer: Explainer, request_: dict[str, Any], words: str
 ) -> None:
-    assert words in action(explainer, **request_).did
+    assert words in action(explainer, **request_).description
 
 
 @pytest.mark.parametrize(

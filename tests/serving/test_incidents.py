@@ -104,8 +104,8 @@ def test_memory_is_bounded_and_whoever_is_longest_quiet_is_forgotten(monkeypatch
     monkeypatch.setattr("serving.contributors._LIMIT", 100)
     known = Contributors()
     for number in range(1000):
-        known.add(f"user-{number}", Contribution(number, f"id-{number}", 1, 1, None, "", ""))
-        assert sum(len(held) for _, held in msgspec.msgpack.decode(known.saved()())) <= 101
+        known.append(f"user-{number}", Contribution(number, f"id-{number}", 1, 1, None, "", ""))
+        assert sum(len(held) for _, held in msgspec.msgpack.decode(known.snapshot()())) <= 101
     assert known.within("user-0", 0, 2000) == []
     assert len(known.within("user-999", 0, 2000)) == 1
 
@@ -267,7 +267,7 @@ def test_a_token_asked_for_joins_whoever_asked_and_whose_it_is(engine: Engine) -
     assert one.principals == ["alice@corp", WORKER]
     assert one.source is not None
     assert one.source.principal == "alice@corp"
-    [tie] = [tie for tie in one.ties if tie.confidence != "possible"]
+    [tie] = [tie for tie in one.links if tie.confidence != "possible"]
     assert (tie.kind, tie.source, tie.target, tie.confidence) == (
         "token-requested",
         "alice@corp",
@@ -322,7 +322,7 @@ def test_the_same_new_address_and_client_join_two_principals(engine: Engine) -> 
         secret_event(2, user="carol@corp"),
     )
     assert [one.principals for one in told(engine)] == [["alice@corp", "bob@corp"], ["carol@corp"]]
-    [tie] = [tie for tie in told(engine)[0].ties if tie.kind == "same-origin"]
+    [tie] = [tie for tie in told(engine)[0].links if tie.kind == "same-origin"]
     assert (tie.source, tie.target, tie.confidence) == ("alice@corp", "bob@corp", "likely")
 
 
@@ -333,7 +333,7 @@ def test_acting_as_somebody_gives_no_credential_of_theirs(engine: Engine) -> Non
         secret_event(1, user=WORKER),
     )
     one, other = told(engine)
-    assert [tie.kind for tie in one.ties if tie.target == WORKER] == ["acted-as"]
+    assert [tie.kind for tie in one.links if tie.target == WORKER] == ["acted-as"]
     assert other.principals == [WORKER]
 
 
@@ -451,7 +451,9 @@ def test_what_led_up_to_a_flag_outlives_a_restart(store: AlertStore, explainer: 
 
     before, after = fresh(), fresh()
     feed(before, mild_event(0), token_event(1), secret_event(2, user="bob@corp"))
-    after.surroundings.put(msgspec.msgpack.decode(msgspec.msgpack.encode(before.surroundings.saved()())))
+    after.surroundings.restore(
+        msgspec.msgpack.decode(msgspec.msgpack.encode(before.surroundings.snapshot()()))
+    )
     feed(after, secret_event(3), raw_event(4, user="bob@corp"), secret_event(5, user=WORKER))
     bob, alice = told(after)
     assert bob.audit_ids == ["id-2", "id-4"]

@@ -29,7 +29,7 @@ from serving.settings import Settings, load_settings
 from serving.sinks import AnySinkSettings
 from serving.sinks import outbox as outbox_module
 from serving.sinks.contract import SinkSettings, UnavailableError, Update
-from serving.sinks.dispatch import Dispatcher
+from serving.sinks.dispatcher import Dispatcher
 from serving.store import AlertStore
 from tests.serving.conftest import SHIPPED, model_info
 from tests.serving.fakes import FakeDetector, decoded, secret_event

@@ -307,13 +307,13 @@ def test_what_may_still_add_up_to_an_alert_is_remembered_over_a_restart(
     engine = fresh(bundle, [])
     for batch in batches(events[:6000]):
         engine.score(batch)
-    before = bytes(engine.surroundings.contributors.saved()())
+    before = bytes(engine.surroundings.contributors.snapshot()())
     assert msgspec.msgpack.decode(before)
     snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), 1)()))
     engine.close()
     engine = fresh(bundle, [])
     restore(snapshot, engine)
-    assert bytes(engine.surroundings.contributors.saved()()) == before
+    assert bytes(engine.surroundings.contributors.snapshot()()) == before
     engine.close()
 
 

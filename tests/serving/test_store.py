@@ -19,10 +19,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from serving import store as store_module
-from serving.alert_list import AlertQuery, whole
 from serving.alerts import Alert, ServedModel
 from serving.incident_store import incidents
 from serving.instance import instance
+from serving.query import AlertQuery, whole
 from serving.retention import Retention
 from serving.sinks.outbox import Outbox
 from serving.store import AlertStore, StoreError

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serving.alerts import Model, clean
+from serving.alerts import ApiModel, clean
 from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, USUAL, HistoryError, connect
 
 Order = Literal["last", "name", "nearest"]
@@ -29,7 +29,7 @@ _MORE, _UNKNOWN = 2.0, 0.01
 """Times as many actions beyond the one in twenty, and share of unknown ones, from which the cluster is called changed."""
 
 
-class PrincipalRow(Model):
+class PrincipalRow(ApiModel):
     """One principal in a listing."""
 
     principal: str
@@ -46,7 +46,7 @@ class PrincipalRow(Model):
     ] = None
 
 
-class PrincipalPage(Model):
+class PrincipalPage(ApiModel):
     """One page of principals."""
 
     principals: list[PrincipalRow]
@@ -54,7 +54,7 @@ class PrincipalPage(Model):
     cursor: str | None = None
 
 
-class Moment(Model):
+class Moment(ApiModel):
     """One hour, or one day, of a principal."""
 
     at: Annotated[datetime, Field(description="when it began")]
@@ -72,7 +72,7 @@ class Moment(Model):
     ]
 
 
-class Surprise(Model):
+class Surprise(ApiModel):
     """How far a principal's actions were from its threshold, over time. Hours and days without any are left out."""
 
     principal: str
@@ -83,7 +83,7 @@ class Surprise(Model):
     days: Annotated[list[Moment], Field(default_factory=list)]
 
 
-class Beyond(Model):
+class Beyond(ApiModel):
     """How many actions were more surprising than a mark that calibration set."""
 
     one_in: Annotated[int, Field(description="of so many actions one was expected beyond it")]
@@ -91,7 +91,7 @@ class Beyond(Model):
     seen: float
 
 
-class DriftDay(Model):
+class DriftDay(ApiModel):
     """One day of the whole cluster."""
 
     day: datetime
@@ -103,7 +103,7 @@ class DriftDay(Model):
     surprising: Annotated[float, Field(description="share beyond what one in twenty reached in calibration")]
 
 
-class Drift(Model):
+class Drift(ApiModel):
     """Whether the cluster still does what the model was calibrated on, as far as the service itself can tell."""
 
     since: datetime

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy.engine import Connection
 
-from serving.alerts import SEVERITIES, Alert, Model
+from serving.alerts import SEVERITIES, Alert, ApiModel
 from serving.store import AlertStore, Page
 from serving.tables import (
     ALERT_LINES,
@@ -100,14 +100,14 @@ class AlertListQuery(AlertQuery):
     cursor: Annotated[str | None, Field(description="That of the page before", max_length=32)] = None
 
 
-class AlertPage(Model):
+class AlertPage(ApiModel):
     """One page of alerts, newest raised first."""
 
     alerts: list[Alert]
     cursor: str | None = None
 
     @classmethod
-    def of(cls, page: Page) -> AlertPage:
+    def from_page(cls, page: Page) -> AlertPage:
         """A page of the store, as it is told."""
         return cls(alerts=page.alerts, cursor=None if page.cursor is None else str(page.cursor))
 

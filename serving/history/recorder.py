@@ -65,7 +65,7 @@ class Judge:
     scale: float = 1.0
 
     @classmethod
-    def of(cls, version: str, calibration: Calibration) -> Judge:
+    def from_calibration(cls, version: str, calibration: Calibration) -> Judge:
         """The judge that a calibration makes of a model."""
         scale = calibration.scale
         return cls(
@@ -102,7 +102,7 @@ class Chunk:
 class History:
     """What was unusual over time.
 
-    `observe` and `take` belong to the thread that scores; `write` may run in another.
+    `observe` and `pop` belong to the thread that scores; `write` may run in another.
 
     Args:
         path: SQLite file, made if need be.
@@ -203,7 +203,7 @@ class History:
         if position <= self._counted:
             self._pending = Chunk()
 
-    def take(self, position: int) -> Chunk:
+    def pop(self, position: int) -> Chunk:
         """What came since the last call, to be written; nothing of it is kept here."""
         taken, self._pending = self._pending, Chunk()
         taken.position = position

@@ -27,7 +27,7 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(_Acted).decode
 
 
-class Seen(NamedTuple):
+class RecentEvent(NamedTuple):
     """What is still known of a request, by the names of audit.k8s.io, and when it came (microseconds since 1970 UTC)."""
 
     auditID: str
@@ -50,7 +50,7 @@ class _Part:
     packed: list[bytes]
 
 
-class Recent:
+class RecentEvents:
     """Remembers the last actions, in the order of their arrival.
 
     Args:
@@ -62,7 +62,7 @@ class Recent:
         self._parts: deque[_Part] = deque()
         self._held = 0
 
-    def add(self, events: Sequence[AuditEvent], scores: Scores) -> None:
+    def append(self, events: Sequence[AuditEvent], scores: Scores) -> None:
         """Remember the actions of one call of the detector."""
         count = len(scores.event)
         if not count:
@@ -75,10 +75,10 @@ class Recent:
         while self._held - len(self._parts[0].principal) >= self._capacity:
             self._held -= len(self._parts.popleft().principal)
 
-    def of(self, principal: str, since: int, until: int) -> list[Seen]:
+    def of_principal(self, principal: str, since: int, until: int) -> list[RecentEvent]:
         """Actions of a principal within a span of time, both ends included (microseconds), oldest first."""
         found = [
-            Seen._make((*_unpack(part.packed[row]), int(part.time[row])))
+            RecentEvent._make((*_unpack(part.packed[row]), int(part.time[row])))
             for part in self._parts
             if part.last >= since and part.first <= until and principal in part.principal
             for row, name in enumerate(part.principal)

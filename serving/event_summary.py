@@ -8,7 +8,7 @@ from typing import Any
 from data.events import AuditEvent, ObjectRef
 from data.traits import read_traits
 from serving.alerts import ImpersonatedUser, ObjectReference, ResponseStatus, clean
-from serving.recent import Seen
+from serving.recent_events import RecentEvent
 
 _MAX_LISTED = 20
 
@@ -35,8 +35,8 @@ def traits_of(event: AuditEvent) -> list[str]:
     return [clean(trait, 80) for trait in traits.split(",")[:_MAX_LISTED] if trait != "-"]
 
 
-def told(request: AuditEvent | Seen, moment: datetime, traits: list[str]) -> dict[str, Any]:
-    """The fields of `serving.alerts.Told`, except the words.
+def summary_fields(request: AuditEvent | RecentEvent, moment: datetime, traits: list[str]) -> dict[str, Any]:
+    """The fields of `serving.alerts.EventSummary`, except the words.
 
     Args:
         request: what was asked.

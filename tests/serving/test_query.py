@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from serving.alert_list import AlertQuery, by_severity, feedback_on, incident_of, lines, namespaces, whole
 from serving.alerts import Alert
 from serving.engine import Engine
 from serving.incidents import Asker, Close, Incidents
+from serving.query import (
+    AlertQuery,
+    by_severity,
+    feedback_on,
+    incident_of,
+    lines,
+    namespaces,
+    whole,
+)
 from serving.store import AlertStore
 from serving.tables import ALERT_LINES, microseconds
 from tests.serving.fakes import START, decoded, secret_event

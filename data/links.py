@@ -1,6 +1,6 @@
-"""What ties one principal to another in the log: tokens asked for, Pods entered or started, rights granted, acting as.
+"""What links one principal to another in the log: tokens asked for, Pods entered or started, rights granted, acting as.
 
-Each tie is read from one event; what a Pod runs as is learned from the events that made it. How sure a tie is, is part of it:
+Each link is read from one event; what a Pod runs as is learned from the events that made it. How sure a link is, is part of it:
 
     certain   the API server itself did it, and says so
     likely    it follows from how Kubernetes works, if nothing stood in the way
@@ -31,7 +31,7 @@ KINDS = (
     *("token-requested", "runs-as", "entered", "acted-as", "token-read", "rights-granted", "certificate"),
     "same-origin",
 )
-"""Kinds of ties; `same-origin` is found by comparing principals, not by reading one event."""
+"""Kinds of links; `same-origin` is found by comparing principals, not by reading one event."""
 
 GIVING = frozenset(("token", "exec", "attach", "portforward", "ephemeralcontainers", "approval"))
 """Subresources through which somebody may come to act as another."""
@@ -53,7 +53,7 @@ _MAX_SUBJECTS = 20
 _DECODE = msgspec.json.Decoder()
 
 
-class Tie(NamedTuple):
+class IdentityLink(NamedTuple):
     """By what one principal may have come to act as another.
 
     Attributes:
@@ -87,7 +87,7 @@ def place_of(event: AuditEvent) -> str:
 
 
 def leads_to(target: str, principal: str) -> bool:
-    """Whether a tie's target is a principal, or stands for it among others."""
+    """Whether a link's target is a principal, or stands for it among others."""
     if target.endswith(ANY):
         return principal.startswith(target[: -len(ANY)])
     return target == principal
@@ -177,7 +177,7 @@ class RunsAs:
         """JSON form of what is remembered."""
         return [[*key, account] for key, account in (self._old | self._new).items()]
 
-    def put(self, saved: Iterable[Sequence[str]]) -> None:
+    def restore(self, saved: Iterable[Sequence[str]]) -> None:
         """Take up what `to_list` gave."""
         for namespace, name, account in saved:
             self._keep((namespace, name), account)
@@ -188,26 +188,26 @@ class RunsAs:
             self._old, self._new = self._new, {}
 
 
-def read_ties(event: AuditEvent, runs_as: RunsAs) -> list[Tie]:
-    """Ties from whoever did this to others; none if it was refused, as for most events.
+def read_links(event: AuditEvent, runs_as: RunsAs) -> list[IdentityLink]:
+    """Links from whoever did this to others; none if it was refused, as for most events.
 
     Args:
         event: what was done.
         runs_as: what Pods run as.
     """
-    ties: list[Tie] = []
+    links: list[IdentityLink] = []
     if event.responseStatus is not None and event.responseStatus.code >= _FIRST_REFUSAL:
-        return ties
+        return links
     if event.impersonatedUser is not None and event.impersonatedUser.username:
         why = "the API server carried the request out as the other"
-        ties.append(Tie("acted-as", event.impersonatedUser.username, "", "certain", why))
+        links.append(IdentityLink("acted-as", event.impersonatedUser.username, "", "certain", why))
     ref = event.objectRef
     if ref is None:
-        return ties
+        return links
     if ref.resource == "serviceaccounts" and ref.subresource == "token":
         target = f"{SERVICE_ACCOUNT}{ref.namespace}:{ref.name}"
-        ties.append(
-            Tie(
+        links.append(
+            IdentityLink(
                 "token-requested",
                 target,
                 _via(ref),
@@ -216,19 +216,19 @@ def read_ties(event: AuditEvent, runs_as: RunsAs) -> list[Tie]:
             )
         )
     elif ref.resource == "pods" and ref.subresource in GIVING:
-        ties += _entered(ref, runs_as.account(place_of(event), ref.name))
+        links += _entered(ref, runs_as.account(place_of(event), ref.name))
     elif ref.resource in _RUNNING and not ref.subresource:
-        ties += _started(event, ref)
+        links += _started(event, ref)
     elif ref.resource == "secrets":
-        ties += _token_read(event, ref)
+        links += _token_read(event, ref)
     elif ref.resource in _BINDINGS and event.verb in ("create", "update", "patch"):
-        ties += _granted(event, ref)
+        links += _granted(event, ref)
     elif ref.resource == "certificatesigningrequests" and event.verb == "create":
         for sort, name in certificate_subject(_object(_body(event).get("spec")).get("request")):
             if sort == "user":
                 why = "a client certificate in that name was asked for; it is good once approved"
-                ties.append(Tie("certificate", name, _via(ref), "possible", why))
-    return ties
+                links.append(IdentityLink("certificate", name, _via(ref), "possible", why))
+    return links
 
 
 def _via(ref: ObjectRef) -> str:
@@ -236,7 +236,7 @@ def _via(ref: ObjectRef) -> str:
     return f"{ref.resource} {name}".rstrip()
 
 
-def _entered(ref: ObjectRef, account: str | None) -> list[Tie]:
+def _entered(ref: ObjectRef, account: str | None) -> list[IdentityLink]:
     if account is None:
         return []
     if ref.subresource == "portforward":
@@ -244,10 +244,10 @@ def _entered(ref: ObjectRef, account: str | None) -> list[Tie]:
         why = "a tunnel into the Pod reaches only what the Pod itself offers"
     else:
         sure, why = "likely", "whoever is inside the Pod can read the token that it runs with"
-    return [Tie("entered", f"{SERVICE_ACCOUNT}{ref.namespace}:{account}", _via(ref), sure, why)]
+    return [IdentityLink("entered", f"{SERVICE_ACCOUNT}{ref.namespace}:{account}", _via(ref), sure, why)]
 
 
-def _started(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
+def _started(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
     if event.verb not in ("create", "update", "patch"):
         return []
     body = _body(event)
@@ -258,17 +258,17 @@ def _started(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
     name = ref.name or _text(_object(body.get("metadata")).get("name"))
     target = f"{SERVICE_ACCOUNT}{ref.namespace}:{account}"
     why = "what runs there holds a token of that account, and whoever wrote it chose what runs"
-    return [Tie("runs-as", target, f"{ref.resource} {ref.namespace}/{name}", "likely", why)]
+    return [IdentityLink("runs-as", target, f"{ref.resource} {ref.namespace}/{name}", "likely", why)]
 
 
-def _token_read(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
+def _token_read(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
     if event.verb == "get":
         named = _TOKEN_NAME.fullmatch(ref.name)
         if named is None:
             return []
         target = f"{SERVICE_ACCOUNT}{ref.namespace}:{named['account']}"
         return [
-            Tie(
+            IdentityLink(
                 "token-read",
                 target,
                 _via(ref),
@@ -279,7 +279,7 @@ def _token_read(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
     if event.verb in ("list", "watch"):
         target = f"{SERVICE_ACCOUNT}{ref.namespace}:{ANY}" if ref.namespace else f"{SERVICE_ACCOUNT}{ANY}"
         why = "a list of Secrets gives away every token kept among them; whether there was one, the log does not say"
-        return [Tie("token-read", target, _via(ref), "possible", why)]
+        return [IdentityLink("token-read", target, _via(ref), "possible", why)]
     if event.verb == "create":
         body = _body(event)
         notes = _object(_object(body.get("metadata")).get("annotations"))
@@ -287,7 +287,7 @@ def _token_read(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
         if body.get("type") == _TOKEN_TYPE and account:
             why = "a Secret of this type is filled with a lasting token of that account"
             return [
-                Tie(
+                IdentityLink(
                     "token-requested",
                     f"{SERVICE_ACCOUNT}{ref.namespace}:{account}",
                     _via(ref),
@@ -298,16 +298,18 @@ def _token_read(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
     return []
 
 
-def _granted(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
+def _granted(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
     subjects = _body(event).get("subjects")
-    ties = []
+    links = []
     for subject in map(_object, (subjects if isinstance(subjects, list) else [])[:_MAX_SUBJECTS]):
         name, kind = _text(subject.get("name")), subject.get("kind")
         if not name or kind not in ("User", "ServiceAccount"):
             continue  # a group is nobody in particular
         if kind == "ServiceAccount":
             name = f"{SERVICE_ACCOUNT}{_text(subject.get('namespace')) or ref.namespace}:{name}"
-        ties.append(
-            Tie("rights-granted", name, _via(ref), "certain", "the binding gives rights to that account")
+        links.append(
+            IdentityLink(
+                "rights-granted", name, _via(ref), "certain", "the binding gives rights to that account"
+            )
         )
-    return ties
+    return links

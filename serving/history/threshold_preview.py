@@ -18,10 +18,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from data.evidence import replay
-from serving.alerts import Model
-from serving.history.read import HistoryReader
+from serving.alerts import ApiModel
+from serving.context import LINK_REACH
+from serving.history.queries import HistoryReader
 from serving.settings import LEAST_SCALE, MOST_SCALE
-from serving.surroundings import TIE_REACH
 
 SCALES = (
     *(round(0.3 + 0.05 * step, 2) for step in range(15)),
@@ -44,7 +44,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-class Loud(Model):
+class Loud(ApiModel):
     """A principal and what it would have raised."""
 
     principal: str
@@ -52,7 +52,7 @@ class Loud(Model):
     actions: Annotated[int, Field(description="unusual ones in them")]
 
 
-class PreviewDay(Model):
+class PreviewDay(ApiModel):
     """What one day would have given."""
 
     day: datetime
@@ -60,7 +60,7 @@ class PreviewDay(Model):
     incidents: int
 
 
-class Count(Model):
+class Count(ApiModel):
     """What a threshold would have given over the span."""
 
     scale: Annotated[float, Field(description="of the calibrated thresholds")]
@@ -83,7 +83,7 @@ class Detail(Count):
     loudest: list[Loud]
 
 
-class Preview(Model):
+class Preview(ApiModel):
     """What past weeks would have given with other thresholds. It changes nothing."""
 
     asked_days: float
@@ -168,7 +168,7 @@ class Alerts:
 
     def incidents(self) -> Ints:
         """When incidents would have begun: an alert within 12 hours after another of its principal belongs to that one's."""
-        return self.first[_begins(self.principal, self.first[1:] - self.last[:-1] > TIE_REACH)]
+        return self.first[_begins(self.principal, self.first[1:] - self.last[:-1] > LINK_REACH)]
 
 
 def _begins(who: Ints, apart: npt.NDArray[np.bool_]) -> Ints:
@@ -261,7 +261,7 @@ class Previewer:
             for row in self._reader.rows("SELECT * FROM judges")
         }
         longest = max((max(judge[1], default=0) for judge in judges.values()), default=0)
-        warm = since - max(round(_FADED * longest * 1e6), TIE_REACH)
+        warm = since - max(round(_FADED * longest * 1e6), LINK_REACH)
         near = "principal IN (SELECT DISTINCT principal FROM additions WHERE reached >= 0.3 AND time >= ? AND time < ?)"
         span = [warm, until]
         oldest = self._reader.rows(
