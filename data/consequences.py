@@ -15,8 +15,8 @@ from data.links import Confidence, makers, place_of
 from data.owners import has_owner, read_link
 from data.principals import Principal
 
+#: Kinds of principals that carry out what others decided.
 MACHINERY = frozenset(("controller", "component", "node"))
-"""Kinds of principals that carry out what others decided."""
 
 _WRITES = frozenset(("create", "update", "patch", "delete"))
 _DECISIONS = frozenset(("", "scale", "ephemeralcontainers", "eviction", "resize", "status"))

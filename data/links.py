@@ -20,21 +20,23 @@ from data.names import SAFE
 from data.traits import certificate_subject
 
 Confidence = Literal["certain", "likely", "possible"]
+
+#: In rising order.
 CONFIDENCES: tuple[Confidence, ...] = ("possible", "likely", "certain")
-"""In rising order."""
 
 SERVICE_ACCOUNT = "system:serviceaccount:"
-ANY = "*"
-"""Ends a target that stands for all service accounts of a namespace, or of the cluster."""
 
+#: Ends a target that stands for all service accounts of a namespace, or of the cluster.
+ANY = "*"
+
+#: Kinds of links; `same-origin` is found by comparing principals, not by reading one event.
 KINDS = (
     *("token-requested", "runs-as", "entered", "acted-as", "token-read", "rights-granted", "certificate"),
     "same-origin",
 )
-"""Kinds of links; `same-origin` is found by comparing principals, not by reading one event."""
 
+#: Subresources through which somebody may come to act as another.
 GIVING = frozenset(("token", "exec", "attach", "portforward", "ephemeralcontainers", "approval"))
-"""Subresources through which somebody may come to act as another."""
 
 _RUNNING = frozenset(
     (

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 Severity = Literal["low", "medium", "high", "critical"]
+
+#: In rising order; "none" is the severity of what is not flagged.
 SEVERITIES: tuple[str, ...] = ("none", "low", "medium", "high", "critical")
-"""In rising order; "none" is the severity of what is not flagged."""
 
 MAX_TEXT = 256
 _MAX_DESCRIPTIONS = 50

@@ -30,30 +30,34 @@ if TYPE_CHECKING:
     from data.detector import HabitReason, Scores
 
 _MICRO = 1_000_000
+
+#: Microseconds before the first and after the last suspicious action that belong to it: the shortest horizon of
+#: evidence.
 AROUND = 120 * _MICRO
-"""Microseconds before the first and after the last suspicious action that belong to it: the shortest horizon of evidence."""
 
+#: Actions of the same session just before the first suspicious one that are kept.
 _BEFORE = 20
-"""Actions of the same session just before the first suspicious one that are kept."""
 
+#: Microseconds after a write in which what the machinery does with it is put down to it.
 _FOLLOWING = 600 * _MICRO
-"""Microseconds after a write in which what the machinery does with it is put down to it."""
 
+#: Microseconds after which a link is taken for what it was used for no more: a working day.
 LINK_REACH = 12 * 3600 * _MICRO
-"""Microseconds after which a link is taken for what it was used for no more: a working day."""
 
+#: Principals of whose writes consequences are held until they are alerted about, and how many of each.
 _FOLLOWED, _FOLLOWED_EACH = 100, 200
-"""Principals of whose writes consequences are held until they are alerted about, and how many of each."""
 
+#: Principals of whom links are held, and how many of each; the oldest go first.
 _LINKS, _LINKS_EACH = 2_000, 16
-"""Principals of whom links are held, and how many of each; the oldest go first."""
 
+#: Flags of one batch and principal for which what led up to them is looked up; in a flood it is the same for the
+#: others.
 _FLAGS = 64
-"""Flags of one batch and principal for which what led up to them is looked up; in a flood it is the same for the others."""
 
 _WATCHES = 1_000
+
+#: Actions kept of one alert; beyond that only those flagged are cited, by auditID.
 MAX_SURROUNDINGS = 5_000
-"""Actions kept of one alert; beyond that only those flagged are cited, by auditID."""
 
 _NEWS = 3
 _SESSION_NEWS = ("place", "client")

@@ -17,17 +17,20 @@ from data.evidence import FLOOR
 from serving.alerts import Contributor
 
 _PER_PRINCIPAL = 64
+
+#: Contributions remembered of all principals, 400 bytes each; those of whoever is longest quiet go first, half at
+#: a time.
 _LIMIT = 50_000
-"""Contributions remembered of all principals, 400 bytes each; those of whoever is longest quiet go first, half at a time."""
 
 _SAMPLES = 32
 
+#: Seconds looked back for what led to a flag: an incident, then the longer horizons at which evidence adds up.
 _SPANS = (600, 3_600, 86_400)
-"""Seconds looked back for what led to a flag: an incident, then the longer horizons at which evidence adds up."""
 
 _MICRO = 1_000_000
+
+#: With four bytes of length it begins an array in MessagePack.
 _ARRAY = b"\xdd"
-"""With four bytes of length it begins an array in MessagePack."""
 
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -1,4 +1,4 @@
-"""What people say of alerts: kept for good with who said it and when, and exported as `kubehabit train --feedback` reads it."""
+"""Feedback on alerts: stored for good, and exported in the form that `kubehabit train --feedback` reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Feedback(ApiModel):
 
 
 class FeedbackEntry(ApiModel):
-    """A verdict as it is kept and exported: one line of a feedback file."""
+    """A verdict as it is stored and exported: one line of a feedback file."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -57,7 +57,7 @@ class FeedbackEntry(ApiModel):
 
 
 def entry_of(alert: Alert, feedback: Feedback, address: str) -> FeedbackEntry:
-    """The verdict on an alert as it stands now. Texts are cleaned: a note with a token in it must not keep it."""
+    """The verdict on an alert as it is now. Texts are cleaned: a token in a note must not be stored."""
     return FeedbackEntry(
         principal=alert.principal,
         audit_ids=alert.audit_ids,

@@ -30,10 +30,8 @@ class Row(NamedTuple):
     """An incident's own row.
 
     Attributes:
-        number: its place in a listing.
-        id: its name.
-        state: open, closed or merged.
-        merged_into: where its alerts went; None unless merged.
+        number: position in listings.
+        merged_into: the incident that has its alerts now; None unless merged.
     """
 
     number: int
@@ -55,7 +53,7 @@ class Member(NamedTuple):
 
 
 class Brief(NamedTuple):
-    """An alert as far as a list of incidents needs it, by the names that `Alert` has for it."""
+    """An alert as far as a list of incidents needs it; fields as of `Alert`."""
 
     principal: str
     kind: str
@@ -68,8 +66,8 @@ class Brief(NamedTuple):
     sentence: str
 
 
+#: Attributes of an alert, and columns of the narrow table.
 _BRIEF = Brief._fields
-"""Attributes of an alert, and columns of the narrow table."""
 
 
 # -- what surrounds alerts ----------------------------------------------------------------------------------------
@@ -78,7 +76,7 @@ _BRIEF = Brief._fields
 def known_surroundings(
     connection: Connection, number: int, rows: Sequence[Surrounding]
 ) -> set[tuple[str, int]]:
-    """Which (audit ID, time in microseconds) of some actions an alert has already."""
+    """Which (audit ID, time in microseconds) of these actions an alert has already."""
     found: set[tuple[str, int]] = set()
     names = list({row.audit_id for row in rows})
     for start in range(0, len(names), QUERY_IDS):
@@ -91,7 +89,7 @@ def known_surroundings(
 
 
 def add_surroundings(connection: Connection, number: int, rows: Sequence[Surrounding]) -> list[Surrounding]:
-    """Keep actions around an alert; returns those that it did not have yet."""
+    """Add actions around an alert; returns those that are new."""
     known = known_surroundings(connection, number, rows) if rows else set()
     fresh: dict[tuple[str, int], Surrounding] = {}
     for row in rows:
@@ -116,7 +114,7 @@ def add_surroundings(connection: Connection, number: int, rows: Sequence[Surroun
 
 
 def surroundings_of(connection: Connection, numbers: Sequence[int]) -> list[tuple[int, Surrounding]]:
-    """(number of the alert, action) around some alerts, in order of time; one that several have, once."""
+    """(number of the alert, action) around some alerts, by time; an action of several alerts once."""
     query = (
         sa.select(SURROUNDINGS.c.alert, SURROUNDINGS.c.document)
         .where(SURROUNDINGS.c.alert.in_(numbers))
@@ -135,7 +133,7 @@ _PRECEDENCE = {"flagged": 0, "contributor": 1, "session": 2, "before": 3, "conse
 
 
 def flagged_ids(connection: Connection, numbers: Sequence[int]) -> list[str]:
-    """Audit IDs of all flagged actions of some alerts, in the order of their coming."""
+    """Audit IDs of all flagged actions of some alerts, in the order of arrival."""
     query = (
         sa.select(ALERT_EVENTS.c.audit_id)
         .where(ALERT_EVENTS.c.alert.in_(numbers))
@@ -145,12 +143,12 @@ def flagged_ids(connection: Connection, numbers: Sequence[int]) -> list[str]:
 
 
 def _alike(link: IncidentLink) -> tuple[str, str, str, str]:
-    """Links that say the same, of which the first is enough."""
+    """Key of links that say the same; the first of them is enough."""
     return link.kind, link.source, link.target, link.via
 
 
 def add_links(connection: Connection, number: int, links: Sequence[IncidentLink]) -> list[IncidentLink]:
-    """Keep links found through an alert; returns those that are new."""
+    """Add links found through an alert; returns those that are new."""
     if not links:
         return []
     query = sa.select(LINKS.c.document).where(LINKS.c.alert == number)
@@ -179,7 +177,7 @@ def add_links(connection: Connection, number: int, links: Sequence[IncidentLink]
 
 
 def links_of(connection: Connection, numbers: Sequence[int]) -> list[IncidentLink]:
-    """Links found through some alerts, in order of time; one that several found, once."""
+    """Links found through some alerts, by time; a link found several times once."""
     query = (
         sa.select(LINKS.c.document).where(LINKS.c.alert.in_(numbers)).order_by(LINKS.c.time, LINKS.c.position)
     )
@@ -188,7 +186,7 @@ def links_of(connection: Connection, numbers: Sequence[int]) -> list[IncidentLin
 
 
 def links_into(connection: Connection, targets: Sequence[str], since: int, until: int) -> list[IncidentLink]:
-    """Links into one of some targets in a span of time (microseconds since 1970 UTC), in order of time."""
+    """Links to any of these targets in a span of time (microseconds since 1970 UTC), by time."""
     query = (
         sa.select(LINKS.c.document)
         .where(LINKS.c.target.in_(targets), LINKS.c.time >= since, LINKS.c.time <= until)
@@ -223,14 +221,14 @@ def _as_members(connection: Connection, query: sa.Select[tuple[object, ...]]) ->
 
 
 def members(connection: Connection, incident: str) -> list[Member]:
-    """Alerts of an incident that are still kept, in the order in which they were raised."""
+    """Alerts of an incident that still exist, in the order in which they were raised."""
     return _as_members(
         connection, _member_query().where(MEMBERS.c.incident == incident).order_by(ALERTS.c.number)
     )
 
 
 def member(connection: Connection, alert: str) -> Member | None:
-    """An alert's place among the incidents; None while it has none."""
+    """The incident of an alert; None while it has none."""
     found = _as_members(connection, _member_query().where(MEMBERS.c.alert == alert))
     return found[0] if found else None
 
@@ -238,7 +236,7 @@ def member(connection: Connection, alert: str) -> Member | None:
 def members_of_principal(
     connection: Connection, principal: str, since: int, until: int, *, prefix: bool = False
 ) -> list[Member]:
-    """Alerts of a principal (or of all whose names begin so) that overlap a span of time, latest last."""
+    """Alerts of a principal (or of all with this prefix) that overlap a span of time, the latest last."""
     name = (
         ALERTS.c.principal.startswith(principal, autoescape=True)
         if prefix
@@ -254,7 +252,7 @@ def members_of_principal(
 
 
 def alerts_of(connection: Connection, numbers: Sequence[int]) -> list[Alert]:
-    """Alerts by number, in order of time."""
+    """Alerts by number, by time."""
     query = (
         sa.select(ALERTS.c.document)
         .where(ALERTS.c.number.in_(numbers))
@@ -264,9 +262,9 @@ def alerts_of(connection: Connection, numbers: Sequence[int]) -> list[Alert]:
 
 
 def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Brief]]:
-    """Alerts of each of some incidents, in order of time, from the narrow table: their documents are long.
+    """Alerts of each incident by time, from the narrow table: their documents are long.
 
-    A version before this one, at work beside it, leaves lines out or incomplete; of these the documents are read.
+    An older version that runs beside this one leaves lines out or incomplete; for those the documents are read.
     """
     line = ALERT_LINES.c
     found: dict[str, list[tuple[datetime, int, Brief]]] = {name: [] for name in names}
@@ -318,7 +316,7 @@ def incidents(connection: Connection, *, state: str | None, limit: int, cursor: 
 
 
 def open_incident(connection: Connection, name: str) -> None:
-    """Add one."""
+    """Insert an incident."""
     connection.execute(sa.insert(INCIDENTS).values(id=name, state="open"))
 
 
@@ -340,7 +338,7 @@ def assign(connection: Connection, alert: str, name: str, *, by_hand: bool) -> N
 
 
 def forget(connection: Connection, before: int) -> None:
-    """Forget incidents of which no alert is kept any more and that nobody touched since (microseconds since 1970 UTC)."""
+    """Delete incidents without alerts that nobody has touched since (microseconds since 1970 UTC)."""
     connection.execute(sa.delete(MEMBERS).where(MEMBERS.c.alert.not_in(sa.select(ALERTS.c.id))))
     held = sa.select(MEMBERS.c.incident)
     connection.execute(sa.delete(TRAIL).where(TRAIL.c.time < before, TRAIL.c.incident.not_in(held)))
@@ -349,7 +347,7 @@ def forget(connection: Connection, before: int) -> None:
 
 
 def add_to_trail(connection: Connection, name: str, time: datetime, document: str) -> None:
-    """Write down what was done with an incident. There is no way to change or remove it."""
+    """Append to an incident's trail. Entries cannot be changed or removed."""
     connection.execute(sa.insert(TRAIL).values(incident=name, time=microseconds(time), document=document))
 
 

@@ -34,8 +34,8 @@ from serving.report import Incident, IncidentSummary, TrailEntry, build_report, 
 from serving.store import AlertStore
 from serving.tables import microseconds
 
+#: Who joined, in the trail, when nobody did by hand.
 PRODUCT = "kubehabit"
-"""Who joined, in the trail, when nobody did by hand."""
 
 _MAX_NOTE = 1000
 _MAX_NAME = 256

@@ -1,4 +1,4 @@
-"""Errors of the API as RFC 9457 problem details: every answer that is no success has this one form."""
+"""Errors of the API as RFC 9457 problem details: the one form of every answer that is no success."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from starlette.types import Scope
 from data.errors import ConflictError, KubehabitError, NotFoundError
 
 MEDIA_TYPE = "application/problem+json"
+
+#: Go with every answer, errors included: what a browser is shown here is data, for nobody else, and not to be
+#: kept.
 SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -26,19 +29,18 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
-"""Go with every answer, errors included: what a browser is shown here is data, for nobody else, and not to be kept."""
 
 _log = logging.getLogger("kubehabit.api")
 
 #: Renders a problem as a page: request scope, status, detail, headers.
 ProblemPage = Callable[[Scope, int, str, Mapping[str, str] | None], Response]
 
+#: 2^63 has 19 digits: what is longer is none of our numbers.
 _LAST_DIGITS = 19
-"""2^63 has 19 digits: what is longer is none of our numbers."""
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details; `detail` is a sentence that tells what to do."""
+    """RFC 9457 problem details; `detail` is a sentence that says what to do."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -86,16 +88,12 @@ class ProblemError(Exception):
 
 
 def is_number(text: str) -> bool:
-    """Whether a text from outside can be a number that we gave."""
+    """Whether a text from outside can be a number that we issued."""
     return text.isascii() and text.isdecimal() and len(text) < _LAST_DIGITS
 
 
 def position_of(cursor: str | None) -> int | None:
-    """Where a page goes on; None at the beginning.
-
-    Raises:
-        ProblemError: 400, the cursor is none of ours.
-    """
+    """Where a page continues, None at the beginning; raises ProblemError 400 if the cursor is not one of ours."""
     if cursor is None:
         return None
     if not is_number(cursor):
@@ -129,9 +127,9 @@ def answer_to(
     headers: Mapping[str, str] | None = None,
     kind: str = "about:blank",
 ) -> Response:
-    """A problem in the form that the caller can read: a page for a browser at the console, problem details for all others.
+    """A problem in the caller's form: a page for browsers at the console, else problem details.
 
-    Those of the Open Inference Protocol find in `error` what they look for; RFC 9457 lets problem details have further members.
+    Clients of the Open Inference Protocol find the sentence in `error`; RFC 9457 allows further members.
     """
     accepted = Headers(scope=scope).get("accept", "")
     page: ProblemPage | None = scope["app"].state.problem_page if "app" in scope else None

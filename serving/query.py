@@ -1,4 +1,4 @@
-"""Lists of alerts: filtered, searched and paged over the narrow table beside the documents. What matches is decided here."""
+"""Queries of alerts: filtered, searched and paged over the narrow table beside the documents."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class AlertPage(ApiModel):
 
     @classmethod
     def from_page(cls, page: Page) -> AlertPage:
-        """A page of the store, as it is told."""
+        """The page of the API."""
         return cls(alerts=page.alerts, cursor=None if page.cursor is None else str(page.cursor))
 
 
@@ -117,8 +117,8 @@ class Line:
     """An alert in a list.
 
     Attributes:
-        number: its place in the list.
-        verdict: what was last said of it, "" if nothing.
+        number: position in the list.
+        verdict: the last one, "" if there is none.
         incident, state: of its incident; "" while it has none.
     """
 
@@ -186,17 +186,14 @@ def whole(
     limit: int = 100,
     cursor: int | None = None,
 ) -> Page:
-    """A page of alerts with all that is told of them, newest raised first.
+    """A page of full alerts, newest raised first. A page may be short where an older version wrote the store.
 
     Args:
         store: where they are.
-        wanted: which.
+        wanted: the filters.
         since: only those still going on at or after this moment.
-        limit: most to return; of what a version before this one wrote beside it, some may be left out.
+        limit: most to return.
         cursor: that of the page before.
-
-    Raises:
-        StoreError: the database refused.
     """
     conditions = list(_conditions(wanted, ALERTS))
     if since is not None:
@@ -207,7 +204,7 @@ def whole(
 
 
 def by_severity(connection: Connection, wanted: AlertQuery) -> dict[str, int]:
-    """How many alerts of each severity there are, the gravest first."""
+    """Number of alerts of each severity, most severe first."""
     query = (
         sa.select(ALERT_LINES.c.severity, sa.func.count())
         .where(*_conditions(wanted, ALERT_LINES))
@@ -218,7 +215,7 @@ def by_severity(connection: Connection, wanted: AlertQuery) -> dict[str, int]:
 
 
 def feedback_on(connection: Connection, alert_id: str) -> list[str]:
-    """Documents of all feedback on an alert, newest first."""
+    """Documents of the feedback on an alert, newest first."""
     query = (
         sa.select(FEEDBACK.c.document)
         .where(FEEDBACK.c.alert == alert_id)
@@ -229,7 +226,7 @@ def feedback_on(connection: Connection, alert_id: str) -> list[str]:
 
 
 def incident_of(connection: Connection, alert_id: str) -> tuple[str, str]:
-    """Incident that an alert is in, and its state; "" for both while there is none."""
+    """The incident of an alert, and its state; "" for both while there is none."""
     query = (
         sa.select(MEMBERS.c.incident, INCIDENTS.c.state)
         .outerjoin(INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident)
@@ -240,7 +237,7 @@ def incident_of(connection: Connection, alert_id: str) -> tuple[str, str]:
 
 
 def namespaces(connection: Connection) -> list[str]:
-    """Namespaces that alerts touched, in the order of the alphabet."""
+    """Namespaces that alerts touched, sorted."""
     query = (
         sa.select(ALERT_LINES.c.namespaces)
         .where(ALERT_LINES.c.namespaces != "")
@@ -265,12 +262,7 @@ def _last_verdict(of: sa.Table) -> sa.ScalarSelect[Any]:
 
 
 def _conditions(wanted: AlertQuery, of: sa.Table) -> list[sa.ColumnElement[bool]]:
-    """What rows have to meet.
-
-    Args:
-        wanted: which alerts.
-        of: `ALERT_LINES`, or `ALERTS` joined with their lines, where there are any.
-    """
+    """Conditions on rows of `ALERT_LINES`, or of `ALERTS` joined with their lines, where they have any."""
     found: list[sa.ColumnElement[bool]] = []
     only_lines: list[sa.ColumnElement[bool]] = []
     line = ALERT_LINES.c

@@ -12,13 +12,14 @@ from datetime import datetime, timedelta
 
 from markupsafe import Markup, escape
 
+#: Shades of a heat map; 0 is nothing at all.
 LEVELS = 5
-"""Shades of a heat map; 0 is nothing at all."""
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _HOURS = 24
+
+#: Height of every drawing, in its own units.
 _HIGH = 100.0
-"""Height of every drawing, in its own units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +202,8 @@ def _events(count: int) -> str:
 
 # -- how unusual --------------------------------------------------------------------------------------------------
 
+#: Share of the threshold at the top of the picture; what is beyond is drawn up to it, and told in the table.
 _TOP = 2.0
-"""Share of the threshold at the top of the picture; what is beyond is drawn up to it, and told in the table."""
 
 
 def surprise_bars(name: str, bars: Sequence[Bar], *, title: str, step: timedelta, until: datetime) -> Markup:

@@ -21,14 +21,18 @@ from serving.incident_graph import Edge, Graph, Node
 _MOST_OBJECTS, _MOST_FOLLOWING, _MOST_OTHERS = 10, 5, 4
 _HEIGHT, _ACROSS, _DOWN, _MARGIN = 42, 72, 10, 16
 _WIDTHS = {"origin": 132, "principal": 188, "object": 188, "consequence": 156}
+
+#: Height of the gap through which a line passes a layer: without it, it would seem to begin at a box that it
+#: passes under.
 _WAY = 8
-"""Height of the gap through which a line passes a layer: without it, it would seem to begin at a box that it passes under."""
+
+#: Width of a letter of a name, in the picture's units: a little more than the widest common font needs on average.
 _LETTER = 6.6
-"""Width of a letter of a name, in the picture's units: a little more than the widest common font needs on average."""
 _SWEEPS = 6
 _ACCOUNT = "system:serviceaccount:"
+
+#: How the story names the end of a link that may be any of several accounts.
 _ALL = f"service accounts {_ACCOUNT}"
-"""How the story names the end of a link that may be any of several accounts."""
 _SURE = {"certain": 2, "likely": 1, "possible": 0}
 _ROLES = {
     "source": "where it began",

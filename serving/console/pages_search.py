@@ -33,6 +33,8 @@ _GIVEN = (
     *("resource", "namespace", "name", "principal", "credential", "verb", "address", "user_agent"),
     *("code", "alert", "since", "until", "exact", "newest"),
 )
+
+#: Each question by its short name: in plain words, and what it answers.
 QUESTIONS = {
     "touched": (
         "Who touched something?",
@@ -48,7 +50,6 @@ QUESTIONS = {
     ),
     "events": ("Find events", "Any events that were received. All that is filled in must hold."),
 }
-"""Each question by its short name: in plain words, and what it answers."""
 
 
 def _words(given: Any) -> Any:

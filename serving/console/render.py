@@ -22,11 +22,12 @@ from serving.access import NEEDS, Caller
 from serving.settings import Settings
 
 HERE = Path(__file__).parent
+
+#: Nothing of another host, nothing inline: a text out of a log that became markup could still do nothing.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-"""Nothing of another host, nothing inline: a text out of a log that became markup could still do nothing."""
 
 PAGE_HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -36,11 +37,12 @@ PAGE_HEADERS = {
 
 THEME_COOKIE = "kubehabit_theme"
 _THEMES = ("light", "dark")
+
+#: What cannot be seen or turns the order of others round: it could make one name look like another.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
-"""What cannot be seen or turns the order of others round: it could make one name look like another."""
 
 
 class Place(NamedTuple):
@@ -51,6 +53,7 @@ class Place(NamedTuple):
     icon: str
 
 
+#: Those that are declared in `access.NEEDS` are shown.
 NAVIGATION = (
     Place("/console/", "Alerts", "bell"),
     Place("/console/incidents", "Incidents", "graph"),
@@ -59,7 +62,6 @@ NAVIGATION = (
     Place("/console/model", "Model", "chip"),
     Place("/console/glossary", "Words", "book"),
 )
-"""Those that are declared in `access.NEEDS` are shown."""
 
 
 def visible(text: str) -> str:

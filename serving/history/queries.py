@@ -22,11 +22,13 @@ _PART = 5000
 _BINS = ", ".join(f"b{number}" for number in range(BINS))
 _SUMMED_BINS = ", ".join(f"sum(b{number}) AS b{number}" for number in range(BINS))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ENOUGH = 1000
-"""Actions below which nothing is said about drift."""
 
+#: Actions below which nothing is said about drift.
+_ENOUGH = 1000
+
+#: Times as many actions beyond the one in twenty, and share of unknown ones, from which the cluster is called
+#: changed.
 _MORE, _UNKNOWN = 2.0, 0.01
-"""Times as many actions beyond the one in twenty, and share of unknown ones, from which the cluster is called changed."""
 
 
 class PrincipalRow(ApiModel):

@@ -28,15 +28,17 @@ if TYPE_CHECKING:
     from data.detector import Scores
 
 _log = logging.getLogger("kubehabit.history")
-_HOURS_KEPT = 8 * DAY
-"""Hours are kept a week and a day; what is older is told by the day."""
 
+#: Hours are kept a week and a day; what is older is told by the day.
+_HOURS_KEPT = 8 * DAY
+
+#: Actions in memory, 18 bytes each, while the file cannot be written; beyond it the oldest are given up.
 _MOST_PENDING = 400_000
-"""Actions in memory, 18 bytes each, while the file cannot be written; beyond it the oldest are given up."""
 
 _PRUNE_SECONDS = 3600.0
+
+#: Rows that are Python's at a time.
 _BLOCK = 2048
-"""Rows that are Python's at a time."""
 
 _EDGES = np.array(EDGES)
 

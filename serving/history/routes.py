@@ -15,8 +15,9 @@ from serving.history.threshold_preview import Preview, Previewer
 from serving.service import Service
 from serving.settings import LEAST_SCALE, MOST_SCALE
 
+#: What was scored is written with the state, about every minute. Who asks makes it be written at once, but no more
+#: often.
 _FRESH_SECONDS = 5.0
-"""What was scored is written with the state, about every minute. Who asks makes it be written at once, but no more often."""
 
 _WAIT_SECONDS = 2.0
 _REMEMBERED = 16

@@ -23,18 +23,18 @@ from serving.context import LINK_REACH
 from serving.history.queries import HistoryReader
 from serving.settings import LEAST_SCALE, MOST_SCALE
 
+#: Thresholds of the curve, as shares of those calibrated.
 SCALES = (
     *(round(0.3 + 0.05 * step, 2) for step in range(15)),
     *(round(1.1 + 0.1 * step, 1) for step in range(10)),
     *(2.5, 3.0, 4.0, 5.0, 7.0, 10.0),
 )
-"""Thresholds of the curve, as shares of those calibrated."""
 
+#: Additions of principals that came near that are looked at; with more, the span is shorter, and is told.
 _MOST = 100_000
-"""Additions of principals that came near that are looked at; with more, the span is shorter, and is told."""
 
+#: Times the longest horizon, after which what had added up before no longer matters.
 _FADED = 5
-"""Times the longest horizon, after which what had added up before no longer matters."""
 
 _LOUDEST = 10
 _DAY_US = 86_400_000_000

@@ -1,10 +1,10 @@
-"""The outbox: which sink is still to be told of which alert; durable with the alert itself, in the same transaction.
+"""The outbox: which sink is due to get which alert; written in the same transaction as the alert.
 
-There is one entry for each sink and alert. What is sent is always the alert as it stands, so an alert that grows while a
-receiver is down waits once, not once for each change.
+There is one entry for each sink and alert. The alert is sent as it is now, so an alert that grows while a receiver is down
+waits once, not once for each change.
 
-Several processes may work off the outbox of one database. Who sends an entry claims it first, in a transaction of its own, for as
-long as sending can take: a lock held while a receiver is slow would hold up whoever wants to note that the alert has grown.
+Several processes may work off the outbox of one database. Each claims an entry first, in a transaction of its own, for as long
+as sending can take: a lock held while a receiver is slow would block the writers of the alert.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from serving.sinks.contract import SinkSettings, Update
 from serving.store import AlertStore, Writer, read_alert
 from serving.tables import DELIVERIES, microseconds
 
+#: How long a claim lasts beyond twice the receiver's time-out (to connect, to answer): time to note what became of
+#: it.
 _CLAIM_SECONDS = 20
-"""How long a claim lasts beyond twice the receiver's time-out (to connect, to answer): time to note what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What waits for one sink: entries, and seconds since the oldest was due (0 when none is)."""
+    """Entries due for one sink, and seconds since the oldest was due (0 if none is)."""
 
     entries: int
     oldest_seconds: float
@@ -49,7 +50,7 @@ def now() -> datetime:
 
 
 def _span(seconds: float) -> int:
-    """A span of time as the store keeps it."""
+    """Seconds as microseconds."""
     return timedelta(seconds=seconds) // timedelta(microseconds=1)
 
 
@@ -57,9 +58,9 @@ class Outbox:
     """Entries of all sinks.
 
     Args:
-        store: where they are kept.
+        store: the alert store.
         sinks: settings of every sink; names are unique.
-        claimer: who claims entries; no other process that works off the same outbox may have the same.
+        claimer: claims entries; unique among the processes that work off the same outbox.
     """
 
     def __init__(self, store: AlertStore, sinks: Sequence[SinkSettings], claimer: str = "") -> None:
@@ -68,10 +69,9 @@ class Outbox:
         self._me = claimer or uuid.uuid4().hex
 
     def note(self, writer: Writer, number: int, alert: Alert) -> None:
-        """Queue an alert that was raised or has grown, for every sink that wants it. Part of the writer's transaction.
+        """Queue an alert that was raised or has grown, for every sink whose filter it passes. Part of the writer's transaction.
 
-        It is due at once if the sink has not heard of it or knows it as less severe; else when `repeat_minutes` have
-        passed since it was told last.
+        It is due at once if the sink has not got it yet or got it as less severe; else `repeat_minutes` after it was sent last.
         """
         moment = now()
         for sink in self._sinks:
@@ -97,9 +97,9 @@ class Outbox:
             )
 
     def next(self, sink: SinkSettings) -> Waiting | None:
-        """Claim the entry that has been due longest, if any is that nobody else is sending.
+        """Claim the entry that has been due longest, if there is one that nobody else is sending.
 
-        The claim ends with `done` or `release`, or by itself when sending must have failed or its process has died.
+        The claim ends with `done` or `release`, or by itself once sending must have failed or its process has died.
         """
         moment = now()
         at = microseconds(moment)
@@ -136,7 +136,7 @@ class Outbox:
         return Waiting(row.position, row.alert, Update(alert, told, moment))
 
     def release(self) -> None:
-        """Give back what this process has claimed, for the next one to send at once."""
+        """Give up all claims of this process, so that the next one can send at once."""
         with self._store.transaction() as connection:
             connection.execute(
                 sa.update(DELIVERIES)
@@ -145,7 +145,7 @@ class Outbox:
             )
 
     def done(self, sink: SinkSettings, entry: Waiting, *, delivered: bool) -> None:
-        """Take out an entry that was sent, or that the receiver refused. What the alert has grown by meanwhile waits anew."""
+        """Close an entry that was sent, or that the receiver refused. What the alert has grown by meanwhile is queued again."""
         moment = now()
         with self._store.transaction() as connection:
             here = DELIVERIES.c.position == entry.position
@@ -173,7 +173,7 @@ class Outbox:
             )
 
     def trim(self, sink: SinkSettings) -> int:
-        """Give up the oldest entries beyond `max_queued`; returns how many."""
+        """Drop the oldest entries beyond `max_queued`; returns how many."""
         waiting = sa.and_(DELIVERIES.c.sink == sink.name, DELIVERIES.c.due.is_not(None))
         with self._store.reading() as connection:
             last = connection.execute(
@@ -198,7 +198,7 @@ class Outbox:
             return given_up.rowcount
 
     def depths(self) -> dict[str, Depth]:
-        """What is due for each sink by its name."""
+        """What is due for each sink, by its name."""
         at = microseconds(now())
         query = (
             sa.select(DELIVERIES.c.sink, sa.func.count(), sa.func.min(DELIVERIES.c.due))
