@@ -1,10 +1,10 @@
-"""What links one principal to another in the log: tokens asked for, Pods entered or started, rights granted, acting as.
+"""Links between principals in the log: tokens requested, Pods entered or started, rights granted, impersonation.
 
-Each link is read from one event; what a Pod runs as is learned from the events that made it. How sure a link is, is part of it:
+Each link is read from one event; what a Pod runs as is learned from the events that created it. Confidence is part of a link:
 
     certain   the API server itself did it, and says so
     likely    it follows from how Kubernetes works, if nothing stood in the way
-    possible  it could have, and the log cannot tell whether it did
+    possible  it could have been used, and the log cannot tell whether it was
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ _DECODE = msgspec.json.Decoder()
 
 
 class IdentityLink(NamedTuple):
-    """By what one principal may have come to act as another.
+    """A way in which one principal may have come to act as another.
 
     Attributes:
         kind: one of KINDS.
-        target: whom it leads to; ends in ANY for all of a namespace or cluster.
-        via: the object it goes through, in words of the API ("pods web/web-0").
+        target: the other principal; ends in ANY for all service accounts of a namespace or cluster.
+        via: the object that it goes through, in words of the API ("pods web/web-0").
         confidence: how sure it is that the target can be used.
-        why: the reason, as a clause for a person.
+        why: the reason, as a clause.
     """
 
     kind: str
@@ -74,7 +74,7 @@ class IdentityLink(NamedTuple):
 
 
 def standing_for(principal: str) -> list[str]:
-    """Targets that stand for a service account among others; none for anybody else."""
+    """Targets that include a service account among others; none for other principals."""
     cluster, found, rest = principal.partition(SERVICE_ACCOUNT)
     if not found:
         return []
@@ -83,20 +83,20 @@ def standing_for(principal: str) -> list[str]:
 
 
 def place_of(event: AuditEvent) -> str:
-    """Where an object of this event lives: its namespace, and of which cluster, in a log of several."""
+    """Namespace of an event's object, with its cluster in a log of several."""
     namespace = "" if event.objectRef is None else event.objectRef.namespace
     return f"{event.cluster}/{namespace}" if event.cluster else namespace
 
 
 def leads_to(target: str, principal: str) -> bool:
-    """Whether a link's target is a principal, or stands for it among others."""
+    """Whether a link's target is a principal, or includes it."""
     if target.endswith(ANY):
         return principal.startswith(target[: -len(ANY)])
     return target == principal
 
 
 def makers(name: str) -> Iterator[str]:
-    """Names of what may have made an object of this name, nearest first: `web-5d4f8c7b9` and `web` of `web-5d4f8c7b9-x2x4z`.
+    """Names of what may have created an object of this name, nearest first: `web-5d4f8c7b9` and `web` of `web-5d4f8c7b9-x2x4z`.
 
     Controllers append random letters of one alphabet, template hashes in the same, times and ordinals; no words.
     """
@@ -130,14 +130,14 @@ def _pod_spec(resource: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _account_of(resource: str, body: dict[str, Any]) -> str | None:
-    """Service account that a Pod made from this body runs as; None if the body does not hold a whole Pod."""
+    """Service account of a Pod created from this body; None if the body has no complete Pod."""
     spec = _pod_spec(resource, body)
     named = _text(spec.get("serviceAccountName")) or _text(spec.get("serviceAccount"))
     return named or ("default" if spec.get("containers") else None)
 
 
 class RunsAs:
-    """Which service account Pods run as, learned from what made them. Bounded: what nobody asks for is forgotten."""
+    """Service accounts of Pods, learned from what created them. Bounded: those that are not looked up are forgotten."""
 
     def __init__(self, capacity: int = 20_000) -> None:
         self._capacity = capacity
@@ -145,7 +145,7 @@ class RunsAs:
         self._old: dict[tuple[str, str], str] = {}
 
     def learn(self, event: AuditEvent) -> None:
-        """Look at a write; most tell nothing."""
+        """Learn from a write, if it creates Pods."""
         ref = event.objectRef
         if (
             ref is None
@@ -166,7 +166,7 @@ class RunsAs:
             self._keep((place_of(event), name), account)
 
     def account(self, place: str, pod: str) -> str | None:
-        """Service account of a Pod, by its own name in a place (`place_of`) or by that of what made it (`makers`)."""
+        """Service account of a Pod, by its own name in a place (`place_of`) or by that of its `makers`."""
         for name in (pod, *makers(pod)):
             key = (place, name)
             found = self._new.get(key) or self._old.get(key)
@@ -176,11 +176,11 @@ class RunsAs:
         return None
 
     def to_list(self) -> list[list[str]]:
-        """JSON form of what is remembered."""
+        """JSON form."""
         return [[*key, account] for key, account in (self._old | self._new).items()]
 
     def restore(self, saved: Iterable[Sequence[str]]) -> None:
-        """Take up what `to_list` gave."""
+        """Restore what `to_list` returned."""
         for namespace, name, account in saved:
             self._keep((namespace, name), account)
 
@@ -191,12 +191,7 @@ class RunsAs:
 
 
 def read_links(event: AuditEvent, runs_as: RunsAs) -> list[IdentityLink]:
-    """Links from whoever did this to others; none if it was refused, as for most events.
-
-    Args:
-        event: what was done.
-        runs_as: what Pods run as.
-    """
+    """Links from the principal of an event to others; none if it was refused, as for most events."""
     links: list[IdentityLink] = []
     if event.responseStatus is not None and event.responseStatus.code >= _FIRST_REFUSAL:
         return links

@@ -1,7 +1,7 @@
-"""What surrounds a flagged action: what led up to it, what else its principal did, what followed, whom it links to whom.
+"""The context of flagged actions: what led up to them, what else their principal did, what followed, and links to others.
 
-Kept in memory, bounded, until a flag falls; from then on handed to the store with the alert. Nothing is made of an event that
-adds no evidence, unless its principal is being watched because of a flag.
+Kept in memory, bounded, until an action is flagged; from then on handed to the store with the alert. Events that add no evidence
+cost nothing, unless their principal is watched because of an alert.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _SESSION_NEWS = ("place", "client")
 
 
 class Followed(NamedTuple):
-    """Something the machinery did because of what somebody wrote."""
+    """An action of the machinery that follows from a principal's write."""
 
     principal: str
     seen: RecentEvent
@@ -74,15 +74,14 @@ class Followed(NamedTuple):
 
 @dataclass(slots=True)
 class Watch:
-    """A principal with an alert, watched until it has been quiet for a while.
+    """A principal with an alert, watched until it has been quiet for a while. Times are microseconds since 1970 UTC.
 
     Attributes:
         number, principal: of the alert.
-        upto: everything before is stored, microseconds since 1970 UTC.
-        until: end of the watch, the same.
-        begin: first suspicious action.
-        last: last suspicious action.
-        stored: actions stored so far.
+        upto: everything before is stored.
+        until: end of the watch.
+        begin, last: first and last suspicious action.
+        stored: number of actions stored so far.
     """
 
     number: int
@@ -96,12 +95,12 @@ class Watch:
 
 @dataclass(slots=True)
 class Gathered:
-    """What is new around one alert.
+    """New context of one alert.
 
     Attributes:
         contributors: milder actions that led up to its flags.
-        around: all of its evidence that is not stored yet.
-        links: links from and to its principal.
+        around: evidence that is not stored yet.
+        links: from and to its principal.
     """
 
     contributors: list[Contributor] = field(default_factory=list)
@@ -111,7 +110,7 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flagged action as far as its surroundings need it."""
+    """A flagged action as far as its context needs it."""
 
     time: int
     threshold: float
@@ -128,7 +127,7 @@ def _micro(moment: datetime) -> int:
 
 
 def habits_of(reasons: Sequence[HabitReason], limit: int | None = None) -> list[Novelty]:
-    """What is new about an action, cleaned."""
+    """Novelties of an action, cleaned."""
     return [
         Novelty(
             attribute=reason.attribute,
@@ -144,17 +143,17 @@ def habits_of(reasons: Sequence[HabitReason], limit: int | None = None) -> list[
 
 
 class ContextTracker:
-    """Remembers what surrounds flagged actions.
+    """Tracks the context of flagged actions.
 
     Args:
-        explainer: says it in words.
-        gap: length of an incident in microseconds: alerts of one principal that far apart are one.
+        explainer: puts actions into words.
+        gap: microseconds; alerts of one principal that far apart are separate incidents.
         fold: turns a user name into the principal that it counts as (`data.principals.Identity.fold`).
-        trusted_hops: proxies of one's own before the API server (`data.actions.ActionSettings`).
-        recent: actions of everybody that are remembered.
+        trusted_hops: own proxies before the API server (`data.actions.ActionSettings`).
+        recent: number of actions that are remembered.
 
     Attributes:
-        contributors: milder actions that may add up to a flag yet.
+        contributors: milder actions that may still add up to a flag.
     """
 
     def __init__(
@@ -180,13 +179,13 @@ class ContextTracker:
         self._origins: OrderedDict[str, dict[str, Contribution]] = OrderedDict()
 
     def attach(self, fold: Callable[[str], str], trusted_hops: int) -> None:
-        """Go on under another model, whose settings these are."""
+        """Continue with the settings of another model."""
         self._fold, self._hops = fold, trusted_hops
 
     # -- every batch --------------------------------------------------------------------------------------------
 
     def observe(self, events: Sequence[AuditEvent], scores: Scores) -> None:
-        """Take in the actions of one call of the detector, before `gather` and `watched` are asked about them."""
+        """Take in the actions of one call of the detector, before `gather` and `watched`."""
         if not len(scores.event):
             return
         self._recent.append(events, scores)
@@ -201,7 +200,7 @@ class ContextTracker:
 
     @staticmethod
     def _noted(events: Sequence[AuditEvent], index: Sequence[int], scores: Scores) -> list[int]:
-        """Rows that could tell what Pods run as, or link one principal to another."""
+        """Rows that may tell what Pods run as, or link one principal to another."""
         return [
             row
             for row, event in enumerate(index)
@@ -335,11 +334,11 @@ class ContextTracker:
     # -- when a flag falls --------------------------------------------------------------------------------------
 
     def gather(self, principal: str, flags: Sequence[Flag], number: int | None) -> Gathered:
-        """What surrounds new flagged actions of an alert; its principal is watched from here on.
+        """The context of newly flagged actions of an alert; its principal is watched from here on.
 
         Args:
             principal: its principal.
-            flags: its actions that are new, in order of time; one at least.
+            flags: its new actions by time; at least one.
             number: of the alert in the store; None for a new one, which `stored` then names.
         """
         led: dict[tuple[int, str], Contribution] = {}
@@ -368,13 +367,13 @@ class ContextTracker:
         return found
 
     def stored(self, principal: str, number: int) -> None:
-        """Name the alert that was gathered for, now that the store has it."""
+        """Set the alert's number, now that the store has it."""
         self._watches[principal].number = number
 
     def checkpoint(self, principals: Iterable[str]) -> Callable[[], None]:
-        """Remember what was handed over of some principals; calling the result takes back what was handed over since.
+        """Return a function that undoes what is handed over of these principals from now on.
 
-        For when the store refuses it: it is then gathered again with the next batch that can be stored.
+        For a store that fails: the context is then gathered again with the next batch that can be stored.
         """
         names = list(principals)
         watches = {name: replace(self._watches[name]) for name in names if name in self._watches}
@@ -389,7 +388,7 @@ class ContextTracker:
         return restore
 
     def watched(self, scores: Scores) -> list[tuple[int, Gathered]]:
-        """What principals with an alert did in the batch just observed, beyond what was gathered: (number of the alert, what)."""
+        """(number of the alert, context) of watched principals in the batch just observed, beyond what `gather` returned."""
         if not self._watches:
             return []
         found: list[tuple[int, Gathered]] = []
@@ -409,7 +408,7 @@ class ContextTracker:
         return found
 
     def _around(self, watch: Watch, keyed: dict[tuple[int, str], Surrounding]) -> list[Surrounding]:
-        """Evidence not handed over yet, in order of time; what is in `keyed` has its place in the story already."""
+        """Evidence that is not handed over yet, by time; actions in `keyed` have their role already."""
         principal = watch.principal
         known = {
             (one.time, one.audit_id): one
@@ -445,7 +444,7 @@ class ContextTracker:
         return sorted(around, key=lambda one: one.time)
 
     def _links(self, principal: str, watch: Watch) -> list[IncidentLink]:
-        """Links out of what the principal did since the alert began, and into it from before; of those alike the first."""
+        """Links from the principal since the alert began, and to it from before; of those alike the first."""
         out = [
             link for link in self._out.get(principal, ()) if watch.begin <= _micro(link.time) <= watch.until
         ]
@@ -468,7 +467,7 @@ class ContextTracker:
         return link.source != watch.principal and watch.begin - LINK_REACH <= _micro(link.time) <= watch.last
 
     def _same_origin(self, principal: str, watch: Watch) -> list[IncidentLink]:
-        """Others who lately came for the first time from an address that was new to this principal too."""
+        """Links to principals that recently first came from an address that is new to this principal too."""
         mine = {
             one.address: one
             for one in self.contributors.within(principal, watch.begin, watch.until)
@@ -507,10 +506,10 @@ class ContextTracker:
     # -- over a restart -----------------------------------------------------------------------------------------
 
     def snapshot(self) -> Callable[[], dict[str, Any]]:
-        """What is remembered for longer than minutes: contributors, links, what Pods run as, watches.
+        """What must outlive a restart: contributors, links, what Pods run as, watches.
 
         Returns:
-            What makes of it as it is now something to be encoded, on any thread.
+            A function that makes it ready for encoding, on any thread, as it is now.
         """
         contributors = self.contributors.snapshot()
         rest = {
@@ -521,7 +520,7 @@ class ContextTracker:
         return lambda: rest | {"contributors": contributors()}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Take up what `snapshot` made, decoded."""
+        """Restore a decoded `snapshot`."""
         for principal, held in saved["contributors"]:
             for one in held:
                 self._add(principal, Contribution(*one))

@@ -1,4 +1,4 @@
-"""An audited request in the short form that alerts and incidents keep of it: cleaned, and never its body."""
+"""The short form of a request in alerts and incidents: cleaned, and without its body."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_LISTED = 20
 
 
 def reference(ref: ObjectRef) -> ObjectReference:
-    """What a request was about, cleaned."""
+    """The object of a request, cleaned."""
     return ObjectReference(
         resource=clean(ref.resource),
         namespace=clean(ref.namespace),
@@ -25,7 +25,7 @@ def reference(ref: ObjectRef) -> ObjectReference:
 
 
 def traits_of(event: AuditEvent) -> list[str]:
-    """What matters in the body of a request, as words."""
+    """Security-relevant traits of a request's body, as words."""
     ref = event.objectRef
     if ref is None or not ref.resource or not event.requestObject:
         return []
@@ -36,12 +36,12 @@ def traits_of(event: AuditEvent) -> list[str]:
 
 
 def summary_fields(request: AuditEvent | RecentEvent, moment: datetime, traits: list[str]) -> dict[str, Any]:
-    """The fields of `serving.alerts.EventSummary`, except the words.
+    """The fields of `serving.alerts.EventSummary`, without its description.
 
     Args:
         request: what was asked.
         moment: when it was received; without a zone it is UTC.
-        traits: what matters in its body.
+        traits: of its body.
     """
     ref = request.objectRef if request.objectRef is not None and request.objectRef.resource else None
     other = request.impersonatedUser

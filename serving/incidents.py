@@ -1,7 +1,7 @@
-"""Incidents: alerts joined over time and across principals, by what the log says tied them; merged, split and closed by people.
+"""Incidents: alerts joined over time and across principals by links found in the log; merged, split and closed by people.
 
-A join is made in the transaction that stores the alert. Nothing is deleted: what is merged away, split off or closed keeps its
-place, and who did what, when and why is in the incident's trail.
+An alert is joined in the transaction that stores it. Nothing is deleted: incidents that were merged, split or closed remain, with
+who did it, when and why in their trail.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Close(_Decision):
 
 
 class Note(_Decision):
-    """Something to be remembered about an incident; it changes nothing."""
+    """A remark on an incident; it changes nothing."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"note": "Called Judy: it was not her.", "by": "alice@corp"}}
@@ -110,13 +110,13 @@ Decision = Merge | Split | Close | Note
 
 
 class Asker(NamedTuple):
-    """Who asks for a decision, as the service knows it: the name of a token or certificate, if any, and the address."""
+    """The caller as the service knows it: name of a token or certificate, if any, and address."""
 
     caller: str = ""
     address: str = ""
 
     def entry(self, wanted: _Decision) -> dict[str, str]:
-        """Fields of the trail that say who and why."""
+        """Fields of a trail entry that say who and why."""
         return {
             "by": clean(wanted.by),
             "caller": clean(self.caller),
@@ -126,7 +126,7 @@ class Asker(NamedTuple):
 
 
 class _Reason(NamedTuple):
-    """Why an alert belongs to an incident that there is."""
+    """Why an alert belongs to an existing incident."""
 
     incident: str
     number: int
@@ -145,8 +145,8 @@ class Incidents:
     """The incidents of an alert store.
 
     Args:
-        store: where alerts are.
-        explainer: puts into words.
+        store: the alert store.
+        explainer: puts incidents into words.
     """
 
     def __init__(self, store: AlertStore, explainer: Explainer) -> None:
@@ -155,7 +155,7 @@ class Incidents:
 
     @property
     def words(self) -> dict[str, str]:
-        """Words that a file of evidence uses, explained: those of Kubernetes, of this service, and of proofs."""
+        """Terms that a file of evidence uses, explained."""
         lexicon = self._explainer.lexicon
         return dict(sorted((lexicon.glossary | lexicon.evidence).items(), key=lambda pair: pair[0].lower()))
 
@@ -208,7 +208,7 @@ class Incidents:
         return place
 
     def _by_principal(self, connection: Connection, alert: Alert) -> list[_Reason]:
-        """The same principal was out of habit before, within a working day."""
+        """Alerts of the same principal within a working day before."""
         began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
         found = rows.members_of_principal(connection, alert.principal, began - LINK_REACH, ended)
         others = [one for one in found if one.alert != alert.id]
@@ -216,7 +216,7 @@ class Incidents:
         return self._reasons(connection, others[-1:], "likely", why)
 
     def _by_links(self, connection: Connection, alert: Alert, links: Sequence[IncidentLink]) -> list[_Reason]:
-        """Others that were alerted about, at either end of a link."""
+        """Other alerts at either end of a link."""
         reasons: list[_Reason] = []
         for link in links:
             time, out = microseconds(link.time), link.source == alert.principal
@@ -236,7 +236,7 @@ class Incidents:
         return reasons
 
     def _by_stored_links(self, connection: Connection, alert: Alert) -> list[_Reason]:
-        """Links that were found before through what somebody else did, and lead to this alert's principal."""
+        """Alerts at the far end of stored links to this alert's principal."""
         keys = [alert.principal, *standing_for(alert.principal)]
         began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
         links = [
@@ -258,7 +258,7 @@ class Incidents:
         return reasons
 
     def _bring_together(self, connection: Connection, place: str, reason: _Reason) -> str:
-        """Merge the younger of two incidents into the elder, unless people have decided over one of them."""
+        """Merge the younger of two incidents into the elder, unless people have decided about one of them."""
         if reason.incident == place:
             return place
         mine, theirs = rows.incident(connection, place), rows.incident(connection, reason.incident)
@@ -379,7 +379,7 @@ class Incidents:
 
     @staticmethod
     def _note(connection: Connection, name: str, action: str, **more: Any) -> None:
-        """Add to an incident's trail; `more` are fields of `TrailEntry`."""
+        """Append to an incident's trail; `more` are fields of `TrailEntry`."""
         entry = TrailEntry.model_validate({"time": datetime.now(UTC), "action": action, "by": PRODUCT} | more)
         entry.note = clean(entry.note, _MAX_NOTE)
         rows.add_to_trail(connection, name, entry.time, entry.model_dump_json(by_alias=True))
@@ -387,11 +387,7 @@ class Incidents:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def get(self, name: str) -> Incident | None:
-        """One incident with its whole story, or None. One that was merged away says into which, and holds nothing else.
-
-        Raises:
-            StoreError: the database refused.
-        """
+        """One incident in full, or None. A merged one names the incident that has its alerts, and holds nothing else."""
         with self._store.reading() as connection:
             row = rows.incident(connection, name)
             if row is None:
@@ -420,9 +416,6 @@ class Incidents:
             state: only those: open, closed or merged.
             limit: most to return.
             cursor: that of the page before.
-
-        Raises:
-            StoreError: the database refused.
         """
         with self._store.reading() as connection:
             found = rows.incidents(connection, state=state, limit=limit + 1, cursor=cursor)
@@ -433,7 +426,7 @@ class Incidents:
 
 
 def _leads(link: IncidentLink, end: Alert) -> bool:
-    """Whether a link by itself brings an alert at its far end into the incident of who made it."""
+    """Whether a link by itself joins an alert at its far end to the incident of its source."""
     # A cause comes before what it brings about; that two came from one place has no direction.
     if link.kind != "same-origin" and not _follows(end, link):
         return False
@@ -452,7 +445,7 @@ def _follows(alert: Alert, link: IncidentLink) -> bool:
 
 
 def _new_places(alert: Alert) -> set[str]:
-    """Addresses from which a principal came for the first time, as far as the alert shows them."""
+    """Addresses from which a principal first came, among the actions that the alert shows."""
     return {
         one.value
         for action in _shown(alert)
@@ -466,7 +459,7 @@ def _shown(alert: Alert) -> list[Action | Contributor]:
 
 
 def _at_least_likely(link: IncidentLink) -> Confidence:
-    """That a possible link was used is likely once its target turns up where the other was; nothing else joins on it."""
+    """A possible link is likely once its target turns up where its source was; nothing else joins on it."""
     return "likely" if link.confidence == "possible" else link.confidence
 
 

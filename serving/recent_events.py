@@ -1,4 +1,4 @@
-"""The last actions of everybody, packed: what came before a flagged action can still be told when it falls."""
+"""The last actions of all principals, packed, so that an alert can show what came before a flagged action."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _unpack = msgspec.msgpack.Decoder(_Acted).decode
 
 
 class RecentEvent(NamedTuple):
-    """What is still known of a request, by the names of audit.k8s.io, and when it came (microseconds since 1970 UTC)."""
+    """What is kept of a request, by the names of audit.k8s.io; `time` is microseconds since 1970 UTC."""
 
     auditID: str
     verb: str
@@ -51,10 +51,10 @@ class _Part:
 
 
 class RecentEvents:
-    """Remembers the last actions, in the order of their arrival.
+    """The last actions, in the order of arrival.
 
     Args:
-        capacity: actions remembered, up to one batch more. Takes about 400 bytes for each.
+        capacity: number of actions, up to one batch more; about 400 bytes each.
     """
 
     def __init__(self, capacity: int = 20_000) -> None:
@@ -63,7 +63,7 @@ class RecentEvents:
         self._held = 0
 
     def append(self, events: Sequence[AuditEvent], scores: Scores) -> None:
-        """Remember the actions of one call of the detector."""
+        """Add the actions of one call of the detector."""
         count = len(scores.event)
         if not count:
             return
@@ -76,7 +76,7 @@ class RecentEvents:
             self._held -= len(self._parts.popleft().principal)
 
     def of_principal(self, principal: str, since: int, until: int) -> list[RecentEvent]:
-        """Actions of a principal within a span of time, both ends included (microseconds), oldest first."""
+        """Actions of a principal in a span of time (microseconds, both ends included), oldest first."""
         found = [
             RecentEvent._make((*_unpack(part.packed[row]), int(part.time[row])))
             for part in self._parts

@@ -1,4 +1,4 @@
-"""Reads the history: who there is, how near each came to its threshold over time, and whether the cluster still is as it was."""
+"""Queries of the history: principals, how near each came to its threshold over time, and drift of the cluster."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Moment(ApiModel):
 
 
 class Surprise(ApiModel):
-    """How far a principal's actions were from its threshold, over time. Hours and days without any are left out."""
+    """How near a principal came to its threshold over time. Hours and days without actions are left out."""
 
     principal: str
     kind: str
@@ -86,7 +86,7 @@ class Surprise(ApiModel):
 
 
 class Beyond(ApiModel):
-    """How many actions were more surprising than a mark that calibration set."""
+    """Share of actions more surprising than a mark set by calibration."""
 
     one_in: Annotated[int, Field(description="of so many actions one was expected beyond it")]
     expected: float
@@ -106,7 +106,7 @@ class DriftDay(ApiModel):
 
 
 class Drift(ApiModel):
-    """Whether the cluster still does what the model was calibrated on, as far as the service itself can tell."""
+    """Whether the cluster still does what the model was calibrated on, as far as the service can tell."""
 
     since: datetime
     actions: int
@@ -124,7 +124,7 @@ class HistoryReader:
         path: its file.
 
     Raises:
-        HistoryError: there is none, or it cannot be read. All methods raise it too.
+        HistoryError: there is none, or it cannot be read; all methods raise it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,26 +143,26 @@ class HistoryReader:
             file.close()
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """Rows of a query whose words are our own."""
+        """Rows of a query; its text must be our own."""
         with self._reading() as file:
             return file.execute(query, values).fetchall()
 
     def parts(self, query: str, values: Sequence[Any] = ()) -> Iterator[list[sqlite3.Row]]:
-        """As `rows`, some at a time, for answers that are large."""
+        """As `rows`, in parts, for large answers."""
         with self._reading() as file:
             cursor = file.execute(query, values)
             while part := cursor.fetchmany(_PART):
                 yield part
 
     def newest(self) -> datetime | None:
-        """The end of the newest hour of which something is known, or now if that is earlier."""
+        """End of the newest hour with actions, or now if that is earlier."""
         hour = self.rows("SELECT max(hour) AS hour FROM totals")[0]["hour"]
         if hour is None:
             return None
         return min(_moment((hour + 1) * HOUR), datetime.now(UTC))
 
     def began(self) -> datetime | None:
-        """How far back the history goes."""
+        """Begin of the history."""
         day = self.rows("SELECT min(hour) AS hour FROM totals")[0]["hour"]
         return None if day is None else _moment(day * HOUR)
 
@@ -175,12 +175,12 @@ class HistoryReader:
         limit: int = 50,
         cursor: str | None = None,
     ) -> PrincipalPage:
-        """List principals that training knew or that acted since.
+        """List principals that training knew or that have acted since.
 
         Args:
             search: part of the name or of the peer group.
             kind: only those of this kind.
-            order: who acted last, by name, or who came nearest to its threshold of late.
+            order: by last action, by name, or by how near they came to their threshold in the last 7 days.
             limit: most to return.
             cursor: that of the page before.
         """
@@ -226,7 +226,7 @@ class HistoryReader:
         )
 
     def surprise(self, principal: str) -> Surprise | None:
-        """How near a principal came to its threshold, by hour and day; None if it is not known."""
+        """How near a principal came to its threshold, by hour and day; None if it is unknown."""
         found = self.rows("SELECT id, name, kind, peers FROM principals WHERE name = ?", [clean(principal)])
         if not found:
             return None
@@ -247,7 +247,7 @@ class HistoryReader:
         )
 
     def peers(self, principal: str) -> list[str]:
-        """Others of the same peer group, those that acted last first; at most fifty."""
+        """At most fifty others of the same peer group, those that acted last first."""
         found = self.rows(
             "SELECT other.name FROM principals AS mine JOIN principals AS other ON other.peers = mine.peers "
             "WHERE mine.name = ? AND other.id <> mine.id ORDER BY other.last IS NULL, other.last DESC, other.name LIMIT ?",
@@ -256,7 +256,7 @@ class HistoryReader:
         return [row["name"] for row in found]
 
     def drift(self, days: float = 7) -> Drift | None:
-        """What the service itself can say about drift in the last so many days; None before anything was scored."""
+        """Drift over the last days; None before anything was scored."""
         newest = self.newest()
         if newest is None:
             return None
@@ -333,7 +333,7 @@ def _told(row: sqlite3.Row, hours: int) -> Moment:
 
 
 def median(counts: Sequence[int]) -> float:
-    """Median of values of which only is known how many lie in each bin, taken as spread evenly over it, decades."""
+    """Median of values of which only counts per bin are known, taken as evenly spread within each bin, decades."""
     middle, before = sum(counts) / 2, 0
     # The last bin has no upper edge: what lies there is told as at its lower one.
     bounds = (0.0, *EDGES, EDGES[-1])
