@@ -35,7 +35,7 @@ KINDS = (
     "same-origin",
 )
 
-#: Subresources through which somebody may come to act as another.
+#: Subresources through which one principal may come to act as another.
 GIVING = frozenset(("token", "exec", "attach", "portforward", "ephemeralcontainers", "approval"))
 
 _RUNNING = frozenset(
@@ -240,7 +240,7 @@ def _entered(ref: ObjectRef, account: str | None) -> list[IdentityLink]:
         sure: Confidence = "possible"
         why = "a tunnel into the Pod reaches only what the Pod itself offers"
     else:
-        sure, why = "likely", "whoever is inside the Pod can read the token that it runs with"
+        sure, why = "likely", "a process inside the Pod can read the token that it runs with"
     return [IdentityLink("entered", f"{SERVICE_ACCOUNT}{ref.namespace}:{account}", _via(ref), sure, why)]
 
 
@@ -249,12 +249,12 @@ def _started(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
         return []
     body = _body(event)
     account = _account_of(ref.resource, body)
-    # Everything runs as `default` unless it says otherwise: that somebody runs something leads nowhere.
+    # Everything runs as `default` unless it says otherwise: starting it leads nowhere.
     if account in (None, "default"):
         return []
     name = ref.name or _text(_object(body.get("metadata")).get("name"))
     target = f"{SERVICE_ACCOUNT}{ref.namespace}:{account}"
-    why = "what runs there holds a token of that account, and whoever wrote it chose what runs"
+    why = "what runs there holds a token of that account, and its author chose what runs"
     return [IdentityLink("runs-as", target, f"{ref.resource} {ref.namespace}/{name}", "likely", why)]
 
 

@@ -1,7 +1,7 @@
 """Alerts: one surprising stretch of one principal, in the form that is stored and sent.
 
-JSON names follow the Kubernetes audit API (`auditID`, `objectRef`, `sourceIPs`). Of a request only what `AuditEvent`
-names is kept, never its body; texts that a client chooses are cleaned by `clean` first.
+JSON names follow the Kubernetes audit API (`auditID`, `objectRef`, `sourceIPs`). Of a request only fields of `AuditEvent` are
+kept, never its body; texts chosen by clients are cleaned by `clean` first.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _QUERY = re.compile(r"(?<![?\s])\?\S*=\S*")
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
-    """Make a text that a client chose fit to be kept and shown.
+    """Make a text that a client chose safe to store and show.
 
-    Control and bidirectional characters go (they could forge a line or a terminal command), tokens are replaced by
-    "[token]", values of a query string are cut off, and the rest is cut to `limit` characters.
+    Control and bidirectional characters go (they could forge a line or a terminal command), tokens become "[token]", values of a
+    query string are cut off, and the rest is cut to `limit` characters.
     """
     text = _CONTROL.sub(" ", text[: 8 * limit])
     text = _QUERY.sub("?…", text)
@@ -88,7 +88,8 @@ class FieldSurprise(ApiModel):
     nll: Annotated[float, Field(description="negative log-likelihood in nats")]
     expected: Annotated[list[Alternative], Field(description="of this principal, at this point")] = []
     expected_of_peers: Annotated[
-        list[Alternative], Field(description="of somebody of its peer group about whom nothing else is known")
+        list[Alternative],
+        Field(description="of a member of its peer group about which nothing else is known"),
     ] = []
 
 
@@ -166,7 +167,7 @@ class IncidentLink(ApiModel):
     via: Annotated[str, Field(description="the object it goes through")] = ""
     audit_id: str
     time: datetime
-    address: Annotated[str, Field(description="whence it was done")] = ""
+    address: Annotated[str, Field(description="where it was done from")] = ""
     confidence: Confidence
     why: str
 
@@ -186,7 +187,7 @@ class Action(EventSummary):
 
     @property
     def weight(self) -> tuple[int, float]:
-        """Order of telling: graver first, then more surprising."""
+        """Sort key: severity, then evidence."""
         return SEVERITIES.index(self.severity), self.evidence
 
 
@@ -276,7 +277,7 @@ class Alert(ApiModel):
     ] = []
     contributor_count: Annotated[int, Field(description="all of them, shown or not")] = 0
     audit_ids: Annotated[list[str], Field(description="all of them; in lists of alerts the first 1,000")] = []
-    severity_reasons: Annotated[list[str], Field(description="why it is as grave as that")] = []
+    severity_reasons: Annotated[list[str], Field(description="why it has this severity")] = []
     expected: Annotated[
         list[str], Field(description="what the model expected instead of the most telling action, in words")
     ] = []

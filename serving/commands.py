@@ -71,7 +71,7 @@ def fill(template: str | None, values: Mapping[str, str | None]) -> str | None:
     used = Template(template).get_identifiers()
     if any(name in values and values[name] is None for name in used):
         return None
-    # What changes something needs a name: without one, kubectl would be told to do it to everything.
+    # What changes something needs a name: without one, kubectl would do it to everything.
     if _CHANGES.match(template) and "name" in used and not values["name"]:
         return None
     filled = Template(template).safe_substitute(

@@ -241,7 +241,7 @@ class ContextTracker:
             return
         confidence, why = found.confidence, found.why
         if not suspicious:
-            confidence, why = "possible", f"{why}; it was nothing unusual for whoever did it"
+            confidence, why = "possible", f"{why}; it was nothing unusual for its principal"
         link = IncidentLink(
             kind=found.kind,
             source=source,

@@ -15,7 +15,7 @@ from serving.alerts import Contributor
 
 _PER_PRINCIPAL = 64
 
-#: Contributions remembered of all principals, 400 bytes each; those of whoever is longest quiet go first, half at
+#: Contributions remembered of all principals, 400 bytes each; those of the principals quiet longest go first, half at
 #: a time.
 _LIMIT = 50_000
 

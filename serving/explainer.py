@@ -1,7 +1,6 @@
 """Explains alerts: what is new about them, what the model expected, what they look like, and what to do next.
 
-Novelties, which can be counted in the log, come first; what the model expected instead comes second, for actions whose every
-part is familiar.
+Novelties, which can be counted in the log, come first; then what the model expected, for actions that are known in every part.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ _SPECIAL = re.compile(r"<[a-z]+>")  # lexicon tokens such as <unknown>; paces su
 
 
 def _tells(novelty: Novelty) -> bool:
-    """Whether a novelty says something to a person: the absence of an image or of a permission does not."""
+    """Whether a novelty means something to a person: the absence of an image or of a permission does not."""
     return novelty.value.rpartition(" ")[2] != _NOTHING or novelty.attribute in (
         "namespace",
         "resource_namespace",
@@ -98,7 +97,7 @@ def _tells(novelty: Novelty) -> bool:
 
 
 def _options(value: str, expected: Sequence[Alternative]) -> str:
-    """At most two values that were expected instead of one, with their probabilities; empty if there are none to name."""
+    """At most two values that were expected instead, with their probabilities; empty if there are none to name."""
     others = [
         option
         for option in expected
@@ -114,12 +113,12 @@ def _is_news(novelty: Novelty) -> bool:
 
 
 def _level(novelty: Novelty) -> int:
-    """To whom it is new: 1 the principal, 2 its peers as well, 3 everybody."""
+    """For whom it is new: 1 the principal, 2 its peers as well, 3 everyone."""
     return 1 if novelty.peers_with else 2 if novelty.anyone_with else 3
 
 
 def _rank(novelty: Novelty, kind: str) -> tuple[int, int]:
-    """Order of telling within a session, least first: the rarer first; of equals what was done before how it was done."""
+    """Sort key within a session: rarer first; of equals what was done before how it was done."""
     order = _ORDER.get(novelty.attribute, len(_ORDER))
     if novelty.attribute in _DETAILS:
         return _BEFORE_DETAILS + 1 + (3 - _level(novelty)), order
@@ -133,7 +132,7 @@ def _rank(novelty: Novelty, kind: str) -> tuple[int, int]:
 
 
 def _what(one: EventSummary) -> tuple[str, str]:
-    """Which object an action was about, or which path."""
+    """Key of an action's object or path."""
     ref = one.object_ref
     return (ref.namespace, ref.name) if ref is not None else ("", one.request_path or "")
 
@@ -143,11 +142,7 @@ class Explainer(Phrases):
 
     @classmethod
     def load(cls, path: Path) -> Explainer:
-        """Read a lexicon.
-
-        Raises:
-            KubehabitError: the file cannot be read, or a rule in it cannot be understood.
-        """
+        """Read a lexicon; raises KubehabitError if the file or a rule in it is wrong."""
         raw = read_yaml(path)
         try:
             lexicon = Lexicon.model_validate(raw)
@@ -165,7 +160,7 @@ class Explainer(Phrases):
         return cls(lexicon)
 
     def news(self, habits: Sequence[Novelty], phrase: ActionPhrase) -> list[str]:
-        """What is new about a phrase, as short clauses ("working in payments"), what goes without saying left out."""
+        """Novelties of a phrase as short clauses ("working in payments"), without those that follow from others."""
         skip: set[str] = set()
         clauses = []
         for novelty in sorted(filter(_tells, habits), key=lambda one: _ORDER.get(one.attribute, len(_ORDER))):
@@ -175,18 +170,18 @@ class Explainer(Phrases):
         return clauses
 
     def rarity(self, action: Action) -> list[tuple[str, Novelty]]:
-        """What was counted about an action, each as a short clause ("working in payments"); what was never done comes first."""
+        """All counted attributes of an action as short clauses ("working in payments"); those never seen before first."""
         phrase = ActionPhrase.from_summary(action)
-        told: dict[str, Novelty] = {}
+        seen: dict[str, Novelty] = {}
         for novelty in sorted(
             filter(_tells, action.habits),
             key=lambda one: (one.times_before > 0, _ORDER.get(one.attribute, len(_ORDER))),
         ):
-            told.setdefault(self.novelty_words(novelty, phrase)[1], novelty)
-        return list(told.items())
+            seen.setdefault(self.novelty_words(novelty, phrase)[1], novelty)
+        return list(seen.items())
 
     def reason(self, action: Action, kind: str) -> str:
-        """Why an action is unusual, as a clause and perhaps a second sentence; no final stop."""
+        """Why an action is unusual: a clause and perhaps a second sentence, without a final stop."""
         phrase = ActionPhrase.from_summary(action)
         news = sorted(
             filter(_tells, action.habits), key=lambda novelty: _ORDER.get(novelty.attribute, len(_ORDER))
@@ -207,7 +202,7 @@ class Explainer(Phrases):
         return text
 
     def _counted(self, main: Novelty, phrase: ActionPhrase, kind: str) -> str:
-        """A novelty as a clause, with the counts that anybody can check."""
+        """A novelty as a clause, with its counts."""
         it, its = _PRONOUNS.get(kind, ("it", "its"))
         if main.actions_before == 0:
             return f"{it} was never seen before"
@@ -221,7 +216,7 @@ class Explainer(Phrases):
 
     @staticmethod
     def _peers(novelty: Novelty, its: str) -> str:
-        """What others did; empty when there is nobody to compare with."""
+        """What peers did; empty when there are none to compare with."""
         if 1 < novelty.peers <= novelty.peers_with:
             return f", though all of {its} {novelty.peers:,} peers have"
         if novelty.peers == novelty.peers_with == 1:
@@ -241,7 +236,7 @@ class Explainer(Phrases):
         return f", {nobody}" + ("" if novelty.anyone_with else ", nor anybody else in the cluster")
 
     def _misfit(self, action: Action) -> str:
-        """For an action all of whose parts are known: which field does not fit, and what would have."""
+        """For an action that is known in every part: the field that does not fit, and what would have."""
         if not action.fields:
             return "every part of it is known, but not at this point of what it usually does"
         worst = action.fields[0]
@@ -253,7 +248,7 @@ class Explainer(Phrases):
         return text
 
     def expected(self, action: Action) -> list[str]:
-        """What the model expected instead, of this principal and of its peers, for the fields that fit worst."""
+        """Expected values of the fields that fit worst, for this principal and for its peers."""
         lines = []
         for one in action.fields[:_MAX_EXPECTED]:
             mine, theirs = (_options(one.value, given) for given in (one.expected, one.expected_of_peers))
@@ -266,7 +261,7 @@ class Explainer(Phrases):
         return lines
 
     def telling(self, alert: Alert) -> Action:
-        """The action that the sentence is about: the gravest, unless another as grave shows better what is new."""
+        """The action for the sentence: the most severe, unless another as severe shows better what is new."""
         headline = alert.headline
         mine = min((_rank(one, alert.kind)[0] for one in headline.habits if _is_news(one)), default=_NO_NEWS)
         best, rank = headline, mine
@@ -281,7 +276,7 @@ class Explainer(Phrases):
         return best
 
     def sentence(self, alert: Alert) -> str:
-        """The alert in words, for somebody new to Kubernetes."""
+        """The alert in words, for readers new to Kubernetes."""
         action = self.telling(alert)
         text = f"{self.who(alert.principal, alert.kind)} {action.description}: {self.reason(action, alert.kind)}."
         others = alert.action_count - 1
@@ -306,19 +301,19 @@ class Explainer(Phrases):
         counted: Sequence[EventSummary],
         span: timedelta,
     ) -> tuple[str, list[str], str]:
-        """What one credential did in one go, in a sentence, and why that stands out.
+        """What one credential did in one session, and why that stands out.
 
         Args:
             principal, kind: who.
-            judged: actions with what is new about them, in order of time.
-            counted: all actions that were flagged or helped to add up.
+            judged: actions with their novelties, by time.
+            counted: all actions that were flagged or contributed.
             span: between the first and the last of them.
 
         Returns:
-            The sentence; the reasons, most telling first; and what the first is about: an attribute, or `pace` or `refusals`.
+            The sentence; the reasons, most telling first; and the first one's attribute, or `pace` or `refusals`.
         """
         clauses: list[tuple[tuple[int, int], str, str, str]] = []  # rank, attribute, clause, phrase
-        told: set[str] = set()
+        seen: set[str] = set()
         ranked = sorted(
             (
                 (_rank(novelty, kind), at, novelty)
@@ -329,9 +324,9 @@ class Explainer(Phrases):
             key=lambda entry: (entry[0], entry[1]),
         )
         for rank, at, novelty in ranked:
-            if novelty.attribute in told:
+            if novelty.attribute in seen:
                 continue
-            told |= {novelty.attribute} | _IMPLIES.get(novelty.attribute, frozenset())
+            seen |= {novelty.attribute} | _IMPLIES.get(novelty.attribute, frozenset())
             one = judged[at]
             clauses.append(
                 (
@@ -364,7 +359,7 @@ class Explainer(Phrases):
     def _patterns(
         self, kind: str, counted: Sequence[EventSummary], span: timedelta
     ) -> list[tuple[tuple[int, int], str, str, str]]:
-        """Reasons that no single action has: many alike in a short time, and refusals."""
+        """Reasons of several actions together: many alike in a short time, and refusals."""
         groups: dict[tuple[str, str], list[EventSummary]] = {}
         for one in counted:
             groups.setdefault((one.verb, resource_name(one.object_ref)), []).append(one)
@@ -396,7 +391,7 @@ class Explainer(Phrases):
         return found
 
     def severity_reasons(self, alert: Alert) -> list[str]:
-        """Why an alert is as grave as it is, as clauses."""
+        """Why an alert has its severity, as clauses."""
         worst = alert.headline
         what = worst.sensitivity_reason or "what was touched"
         reasons = [f"{what}: {_HARM[worst.sensitivity]}"]

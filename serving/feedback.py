@@ -53,7 +53,7 @@ class FeedbackEntry(ApiModel):
     time: datetime
     alert_id: str
     by: str
-    address: Annotated[str, Field(description="whence it was sent, as the service saw it")]
+    address: Annotated[str, Field(description="the sender's address, as the service saw it")]
 
 
 def entry_of(alert: Alert, feedback: Feedback, address: str) -> FeedbackEntry:

@@ -24,14 +24,14 @@ NodeKind = Literal["origin", "principal", "object", "consequence"]
 
 
 class Node(ApiModel):
-    """Somebody, something or some place in the graph."""
+    """A principal, an object, an address or a consequence."""
 
     id: str
     kind: NodeKind
     name: str
     role: Annotated[
         Literal["source", "suspect", "reached", "touched", "origin", "consequence"],
-        Field(description="reached: somebody may act as it now, but nothing unusual was seen of it"),
+        Field(description="reached: another principal may act as it now, but it did nothing unusual"),
     ]
     first_seen: datetime
     last_seen: datetime

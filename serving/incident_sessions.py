@@ -146,12 +146,11 @@ def _alike(one: Surrounding, other: Surrounding) -> bool:
 
 
 def possible_sources(sessions: Sequence[Session], alerts: Sequence[Alert]) -> list[Session]:
-    """Sessions that may be where it began, in order of time.
+    """Sessions that may be where the incident began, by time.
 
-    Of a credential that came from a new address or with a new client, all that it did from there: if something of it was
-    flagged, the milder things that came first belong to it. From the usual place, where its owner is at work as well, those
-    as grave as the whole incident: everyday work is flagged now and then, and then it is mostly mild. What only helped to add up
-    may be everyday life; where nothing else is, what was flagged stands.
+    Of a credential from a new address or with a new client, all sessions from there, if one of them was flagged. From the usual
+    place, where its owner works too, sessions as severe as the whole incident: everyday work is flagged now and then, but mostly as
+    mild. Contributors alone may be everyday life; if there is nothing else, flagged sessions count.
     """
     new, flagged = set(), set()
     gravest: dict[str, int] = {}

@@ -81,8 +81,7 @@ def known_surroundings(
     names = list({row.audit_id for row in rows})
     for start in range(0, len(names), QUERY_IDS):
         query = sa.select(SURROUNDINGS.c.audit_id, SURROUNDINGS.c.time).where(
-            SURROUNDINGS.c.alert == number,
-            SURROUNDINGS.c.audit_id.in_(names[start : start + QUERY_IDS]),
+            SURROUNDINGS.c.alert == number, SURROUNDINGS.c.audit_id.in_(names[start : start + QUERY_IDS])
         )
         found.update((row.audit_id, row.time) for row in connection.execute(query))
     return found
@@ -268,7 +267,7 @@ def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Br
     """
     line = ALERT_LINES.c
     found: dict[str, list[tuple[datetime, int, Brief]]] = {name: [] for name in names}
-    untold: dict[int, str] = {}
+    incomplete: dict[int, str] = {}
     for start in range(0, len(names), QUERY_IDS):
         query = (
             sa.select(MEMBERS.c.incident, ALERTS.c.number, *(line[name] for name in _BRIEF))
@@ -278,7 +277,7 @@ def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Br
         )
         for row in connection.execute(query).all():
             if row.began is None:
-                untold[row.number] = row.incident
+                incomplete[row.number] = row.incident
                 continue
             brief = Brief(
                 principal=row.principal,
@@ -292,7 +291,7 @@ def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Br
                 sentence=row.sentence,
             )
             found[row.incident].append((brief.first_seen, row.number, brief))
-    for number, name in untold.items():
+    for number, name in incomplete.items():
         for alert in alerts_of(connection, [number]):
             brief = Brief(*(getattr(alert, field) for field in _BRIEF))
             found[name].append((brief.first_seen, number, brief))
@@ -342,8 +341,8 @@ def forget(connection: Connection, before: int) -> None:
     connection.execute(sa.delete(MEMBERS).where(MEMBERS.c.alert.not_in(sa.select(ALERTS.c.id))))
     held = sa.select(MEMBERS.c.incident)
     connection.execute(sa.delete(TRAIL).where(TRAIL.c.time < before, TRAIL.c.incident.not_in(held)))
-    told = sa.select(TRAIL.c.incident)
-    connection.execute(sa.delete(INCIDENTS).where(INCIDENTS.c.id.not_in(held), INCIDENTS.c.id.not_in(told)))
+    noted = sa.select(TRAIL.c.incident)
+    connection.execute(sa.delete(INCIDENTS).where(INCIDENTS.c.id.not_in(held), INCIDENTS.c.id.not_in(noted)))
 
 
 def add_to_trail(connection: Connection, name: str, time: datetime, document: str) -> None:

@@ -316,7 +316,7 @@ class Incidents:
             who = asker.entry(wanted)
             self._note(connection, name, "merged", alerts=moved, incident=wanted.incident, **who)
             self._note(connection, wanted.incident, "merged-into", alerts=moved, incident=name, **who)
-        return self._told(name)
+        return self._existing(name)
 
     def split(self, name: str, wanted: Split, asker: Asker) -> Incident:
         """Make an incident of some of its alerts, and return that; no later join brings the two together again.
@@ -347,7 +347,7 @@ class Incidents:
             who = asker.entry(wanted)
             self._note(connection, name, "split", alerts=moved, incident=new, **who)
             self._note(connection, new, "split-from", alerts=moved, incident=name, **who)
-        return self._told(new)
+        return self._existing(new)
 
     def close(self, name: str, wanted: Close, asker: Asker) -> Incident:
         """Close an incident. Later alerts of its principals begin a new one. Raises as `decide`."""
@@ -358,7 +358,7 @@ class Incidents:
             rows.set_state(connection, name, "closed")
             note = f"{wanted.outcome}: {wanted.note}" if wanted.note else wanted.outcome
             self._note(connection, name, "closed", **(asker.entry(wanted) | {"note": note}))
-        return self._told(name)
+        return self._existing(name)
 
     def note(self, name: str, wanted: Note, asker: Asker) -> Incident:
         """Add a note to an incident's trail. Raises as `decide`."""
@@ -366,7 +366,7 @@ class Incidents:
             connection = writer.connection
             self._usable(connection, name)
             self._note(connection, name, "noted", **asker.entry(wanted))
-        return self._told(name)
+        return self._existing(name)
 
     @staticmethod
     def _usable(connection: Connection, name: str) -> str:
@@ -404,7 +404,7 @@ class Incidents:
                 self._explainer,
             )
 
-    def _told(self, name: str) -> Incident:
+    def _existing(self, name: str) -> Incident:
         found = self.get(name)
         assert found is not None
         return found
@@ -420,9 +420,9 @@ class Incidents:
         with self._store.reading() as connection:
             found = rows.incidents(connection, state=state, limit=limit + 1, cursor=cursor)
             briefs = rows.briefs_of(connection, [row.id for row in found[:limit]])
-        told = [summarize(row, briefs[row.id], self._explainer) for row in found[:limit]]
+        found_incidents = [summarize(row, briefs[row.id], self._explainer) for row in found[:limit]]
         more = str(found[limit - 1].number) if len(found) > limit else None
-        return IncidentPage(incidents=told, cursor=more)
+        return IncidentPage(incidents=found_incidents, cursor=more)
 
 
 def _leads(link: IncidentLink, end: Alert) -> bool:
@@ -430,7 +430,7 @@ def _leads(link: IncidentLink, end: Alert) -> bool:
     # A cause comes before what it brings about; that two came from one place has no direction.
     if link.kind != "same-origin" and not _follows(end, link):
         return False
-    # Acting as somebody is logged as one's own: it gives no credential. That somebody could have is no reason by itself;
+    # Impersonation is logged as the caller's own: it gives no credential. A possible link alone is no reason to join;
     # that the other then turned up where they were is.
     joins = link.confidence != "possible" and link.kind != "acted-as"
     return joins or link.address in _new_places(end)

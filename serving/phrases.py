@@ -218,7 +218,7 @@ class Phrases:
         return f"{name} (a person)"
 
     def credential(self, principal: str, kind: str) -> str:
-        """With what somebody acted, as far as the log tells."""
+        """The credential that was used, as far as the log says."""
         if principal.startswith(SERVICE_ACCOUNT):
             return f"a token of the service account {self.who(principal, kind).partition(' (')[0]}"
         if kind == "anonymous":

@@ -157,7 +157,7 @@ def lines(
     if cursor is not None:
         query = query.where(ALERT_LINES.c.alert < min(cursor, LARGEST_NUMBER))
     found = connection.execute(query).all()
-    told = [
+    page = [
         Line(
             number=row.alert,
             id=row.id,
@@ -175,7 +175,7 @@ def lines(
         )
         for row in found[:limit]
     ]
-    return told, found[limit - 1].alert if len(found) > limit else None
+    return page, found[limit - 1].alert if len(found) > limit else None
 
 
 def whole(

@@ -1,6 +1,6 @@
-"""The report of an incident, from what is stored of its alerts: where it began, how it spread, what followed, how sure that is.
+"""The report of an incident: where it began, how it spread, what followed, how sure that is.
 
-`serving.incidents` decides what belongs to an incident; this lays it out for a person.
+`serving.incidents` decides what belongs to an incident; this only lays it out.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ Short = TypeVar("Short", Alert, Alert | Brief)
 
 
 class TrailEntry(ApiModel):
-    """What was done with an incident: by whom, when, and why. By `kubehabit` where it joined by itself."""
+    """What was done with an incident: by whom, when, and why. By `kubehabit` where alerts joined automatically."""
 
     time: datetime
     action: Literal["opened", "joined", "merged", "merged-into", "split", "split-from", "closed", "noted"]
     by: str
     caller: Annotated[str, Field(description="the token or certificate that asked for it, by name")] = ""
-    address: Annotated[str, Field(description="whence it was asked for, as the service saw it")] = ""
+    address: Annotated[str, Field(description="the caller's address, as the service saw it")] = ""
     note: str = ""
     alerts: list[str] = []
     incident: Annotated[str | None, Field(description="the other incident, for merged and split")] = None
@@ -63,7 +63,7 @@ class Joined(ApiModel):
 
 
 class Source(ApiModel):
-    """Where it began, as far as the log tells."""
+    """Where it began, as far as the log shows."""
 
     principal: str
     who: Annotated[str, Field(description="the principal as people call it")]
@@ -93,9 +93,9 @@ class IncidentSummary(ApiModel):
 
 
 class Incident(IncidentSummary):
-    """An incident with its whole story."""
+    """An incident in full."""
 
-    severity_reasons: Annotated[list[str], Field(description="why it is as grave as that")] = []
+    severity_reasons: Annotated[list[str], Field(description="why it has this severity")] = []
     source: Source | None = None
     addresses: list[str] = []
     clients: list[str] = []
@@ -108,11 +108,13 @@ class Incident(IncidentSummary):
     ] = []
     consequences: Annotated[
         list[Edge],
-        Field(description="what the cluster's machinery did because of it; nobody's deed of their own"),
+        Field(
+            description="what the cluster's machinery did because of it; done automatically by the cluster"
+        ),
     ] = []
     links: Annotated[
         list[IncidentLink],
-        Field(alias="ties", description="by what the principals may have come to act as one another"),
+        Field(alias="ties", description="how the principals may have come to act as one another"),
     ] = []
     graph: Graph = Graph()
     techniques: list[Technique] = []
@@ -132,7 +134,7 @@ class Incident(IncidentSummary):
 
 
 def summarize(row: Row, alerts: Sequence[Alert | Brief], explainer: Explainer) -> IncidentSummary:
-    """An incident in short; alerts in order of time."""
+    """An incident in short; alerts by time."""
     summary = IncidentSummary(id=row.id, state=row.state, merged_into=row.merged_into)
     if not alerts:
         return summary
@@ -156,15 +158,15 @@ def build_report(
     trail: Sequence[TrailEntry],
     explainer: Explainer,
 ) -> Incident:
-    """The whole story.
+    """An incident in full.
 
     Args:
-        row: the incident's own row.
-        alerts: its alerts, in order of time.
-        around: (number of the alert, action) of what surrounds them, in order of time.
-        links: those found through them.
+        row: its own row.
+        alerts: its alerts by time.
+        around: (number of the alert, action) of their context by time.
+        links: links found through them.
         flagged: audit IDs of all flagged actions.
-        trail: what was done with the incident, oldest first.
+        trail: oldest first.
         explainer: puts it into words.
     """
     report = Incident(**summarize(row, alerts, explainer).model_dump())
@@ -305,7 +307,7 @@ def _severity_reasons(alerts: Sequence[Alert], report: Incident, explainer: Expl
 
 
 def _what_to_do(report: Incident, alerts: Sequence[Alert]) -> None:
-    """Checks and techniques of all alerts, those of the gravest first; each once."""
+    """Checks and techniques of all alerts, those of the most severe first; each once."""
     ordered = sorted(alerts, key=lambda alert: SEVERITIES.index(alert.severity), reverse=True)
 
     def once(items: Iterable[Check]) -> list[Check]:

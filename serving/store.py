@@ -168,7 +168,7 @@ class AlertStore:
         try:
             with self._engine.connect() as connection:
                 return connection.scalars(_VERSIONS).all() == [_NEWEST]
-        except SQLAlchemyError:  # there is no such table yet; what else is wrong is told when it is made
+        except SQLAlchemyError:  # there is no such table yet; other errors appear when it is created
             return False
 
     @contextmanager

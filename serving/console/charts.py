@@ -1,7 +1,7 @@
 """Pictures of figures, drawn on the server: pure functions from data to SVG, with the same figures as a table beneath.
 
 A picture is stretched to the width there is; what is written beside it is text of the page, as large as all other text.
-Colours are classes of `charts.css`, so that they follow the theme. Nothing in a picture is told by colour alone.
+Colours are classes of `charts.css`, so that they follow the theme. Colour alone never carries meaning.
 """
 
 from __future__ import annotations
@@ -57,20 +57,20 @@ class Line:
 
 
 def level(count: int, most: int) -> int:
-    """Shade of a count beside the greatest: by its root, so that what is rare is seen beside what is frequent."""
+    """Shade of a count relative to the greatest: by its root, so that rare ones stay visible."""
     if not count:
         return 0
     return min(LEVELS - 1, 1 + int((LEVELS - 1) * (count / max(most, 1)) ** 0.5 * 0.999))
 
 
 def figure(name: str, *, title: str, summary: str, around: Markup, table: Markup, legend: Markup) -> Markup:
-    """A picture with its name, what it tells in a sentence, and its figures as a table.
+    """A chart with its title, a summary in a sentence, and its figures as a table.
 
     Args:
         name: unique on the page.
         title: short.
         summary: what can be seen in it.
-        around: the SVG among its axes.
+        around: the SVG with its axes.
         table: the figures.
         legend: what colours mean.
     """
@@ -127,7 +127,7 @@ def _ticks(texts: Sequence[str], kind: str) -> Markup:
 
 
 def heat_map(name: str, week: Sequence[Sequence[int]]) -> Markup:
-    """When somebody acts: days of the week by hours of the day, darker where there is more.
+    """When a principal acts: days of the week by hours of the day, darker where there is more.
 
     Args:
         name: unique on the page.
@@ -202,18 +202,18 @@ def _events(count: int) -> str:
 
 # -- how unusual --------------------------------------------------------------------------------------------------
 
-#: Share of the threshold at the top of the picture; what is beyond is drawn up to it, and told in the table.
+#: Share of the threshold at the top of the picture; higher values are cut off, and are in the table.
 _TOP = 2.0
 
 
 def surprise_bars(name: str, bars: Sequence[Bar], *, title: str, step: timedelta, until: datetime) -> Markup:
-    """How near somebody came to its threshold over time; a bar at or over the line was an alert.
+    """How near a principal came to its threshold over time; a bar at or over the line was an alert.
 
     Args:
         name: unique on the page.
-        bars: in the order of time, at most one for each step.
+        bars: by time, at most one for each step.
         title: short.
-        step: length of time that one bar stands for.
+        step: duration of a bar.
         until: end of the axis.
     """
     begin = bars[0].at

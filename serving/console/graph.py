@@ -176,10 +176,7 @@ def _by_kind(inward: Mapping[str, set[str]]) -> Callable[[Node], str]:
 
 
 def _group(
-    nodes: Sequence[Node],
-    most: int,
-    group: dict[str, tuple[str, str]],
-    ways: Sequence[Callable[[Node], str]],
+    nodes: Sequence[Node], most: int, group: dict[str, tuple[str, str]], ways: Sequence[Callable[[Node], str]]
 ) -> None:
     """Put nodes together by the first of several ways that leaves few enough; the busiest stay by themselves in the last one."""
     if len(nodes) <= most:

@@ -19,15 +19,7 @@ from serving.console.render import page
 from serving.engine import Engine
 from serving.feedback import Feedback, FeedbackEntry, entry_of
 from serving.problems import ProblemError, position_of
-from serving.query import (
-    AlertQuery,
-    Line,
-    by_severity,
-    feedback_on,
-    incident_of,
-    lines,
-    namespaces,
-)
+from serving.query import AlertQuery, Line, by_severity, feedback_on, incident_of, lines, namespaces
 from serving.service import Service
 from serving.stream_routes import stream_of
 
@@ -52,15 +44,12 @@ class _StreamQuery(AlertQuery):
 
 
 @router.get("/console/")
-def alerts(
-    request: Request,
-    wanted: Annotated[_ListQuery, Query()],
-) -> Response:
+def alerts(request: Request, wanted: Annotated[_ListQuery, Query()]) -> Response:
     """Alerts, newest first."""
     engine = _engine(request)
     after = position_of(wanted.cursor)
     filters = wanted.parameters()
-    # Before the list is read: what happens meanwhile is told by the stream, and not missed.
+    # Before the list is read: the stream then has every change that the list lacks.
     latest = engine.store.latest()
     with engine.store.reading() as connection:
         found, following = lines(connection, wanted, limit=_ON_A_PAGE, cursor=after)
@@ -164,7 +153,7 @@ def _places(found: Alert) -> list[str]:
 
 @router.post("/console/alerts/{alert_id}/feedback")
 async def feedback(request: Request, alert_id: str) -> Response:
-    """Keep what somebody says of an alert."""
+    """Store feedback on an alert."""
     form = await read_form(request)
     store = _engine(request).store
     try:

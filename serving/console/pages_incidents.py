@@ -63,9 +63,7 @@ class Touched:
 
 @router.get("/console/incidents")
 def incidents(
-    request: Request,
-    state: State = "open",
-    cursor: Annotated[str | None, Query(max_length=32)] = None,
+    request: Request, state: State = "open", cursor: Annotated[str | None, Query(max_length=32)] = None
 ) -> Response:
     """Incidents, newest first."""
     service: Service = request.app.state.service
@@ -86,11 +84,7 @@ def incidents(
 
 
 @router.get("/console/incidents/{incident_id}")
-def incident(
-    request: Request,
-    incident_id: str,
-    done: Annotated[str, Query(max_length=32)] = "",
-) -> Response:
+def incident(request: Request, incident_id: str, done: Annotated[str, Query(max_length=32)] = "") -> Response:
     """One incident with its whole story."""
     return _incident_page(request, incident_id, done=done)
 
@@ -225,9 +219,7 @@ async def evidence(request: Request, incident_id: str) -> Response:
 
     def export() -> Response:
         made = desk.incident_evidence(
-            incident_id,
-            by=caller_of(request, clean(form.get("by"))),
-            note=clean(form.get("note"), _MAX_NOTE),
+            incident_id, by=caller_of(request, clean(form.get("by"))), note=clean(form.get("note"), _MAX_NOTE)
         )
         return as_file(made, kind, f"evidence-{clean(incident_id, 32)}")
 

@@ -1,4 +1,4 @@
-"""How pages are made: templates with everything escaped, words explained where they stand, and the headers of a page."""
+"""Renders pages: templates with everything escaped, terms explained in place, and the headers of a page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from serving.settings import Settings
 
 HERE = Path(__file__).parent
 
-#: Nothing of another host, nothing inline: a text out of a log that became markup could still do nothing.
+#: Nothing of another host, nothing inline: even text of a log that became markup could do nothing.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -31,7 +31,7 @@ POLICY = (
 
 PAGE_HEADERS = {
     "Content-Security-Policy": POLICY,
-    # With no-referrer a browser sends "Origin: null" with its forms, and who sent them could not be told.
+    # With no-referrer a browser sends "Origin: null" with its forms, and their origin would be unknown.
     "Referrer-Policy": "same-origin",
 }
 
@@ -65,12 +65,12 @@ NAVIGATION = (
 
 
 def visible(text: str) -> str:
-    """A text with a sign in the place of each character that cannot be seen."""
+    """A text with each invisible character replaced by a visible sign."""
     return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _finish(value: Any) -> Any:
-    """Runs over all that a template puts out."""
+    """Filters everything that a template outputs."""
     if isinstance(value, Markup):
         return value
     return visible(value) if isinstance(value, str) else value
@@ -80,7 +80,7 @@ def _finish(value: Any) -> Any:
 
 
 class Words:
-    """The glossary, ready to be found in texts."""
+    """The glossary, with a search for its terms in texts."""
 
     def __init__(self, glossary: Mapping[str, str]) -> None:
         self.meanings = {name.lower(): meaning for name, meaning in glossary.items()}
@@ -92,7 +92,7 @@ class Words:
         )
 
     def split(self, text: str) -> Iterable[tuple[str, str]]:
-        """Pieces of a text, each with its term, or with "" where there is none to explain."""
+        """Pieces of a text, each with its term or ""."""
         at = 0
         for found in self._regex.finditer(text) if self._regex is not None else ():
             yield text[at : found.start()], ""
@@ -111,14 +111,14 @@ def _words(glossary: tuple[tuple[str, str], ...]) -> Words:
 
 
 class _Explained:
-    """What one page has explained already: each word once, where it first stands."""
+    """Terms that a page has explained: each once, where it first occurs."""
 
     def __init__(self, words: Words) -> None:
         self.words = words
         self.explained: set[str] = set()
 
     def term(self, key: str, shown: str) -> Markup:
-        """A word with its meaning, which shows on hover, focus and tap."""
+        """A term with its meaning, shown on hover, focus and tap."""
         meaning = self.words.meanings.get(key.lower())
         if meaning is None or key.lower() in self.explained:
             return escape(visible(shown))
@@ -166,7 +166,7 @@ def _iso(moment: datetime) -> str:
 
 
 def moment(value: datetime, form: str = "full") -> Markup:
-    """A moment as an element that machines can read as well; `form`: full, time (of the day), or day."""
+    """A moment as a `time` element; `form`: full, time (of day), or day."""
     value = _zoned(value)
     shown = {
         "full": utc(value),
@@ -242,13 +242,7 @@ def environment() -> jinja2.Environment:
         auto_reload=False,
     )
     made.filters.update(explain=_explain, moment=moment, ago=ago, utc=utc, lasted=lasted, visible=visible)
-    made.globals.update(
-        term=_term,
-        asset=asset,
-        count=count,
-        has_page=has_page,
-        principal_url=principal_url,
-    )
+    made.globals.update(term=_term, asset=asset, count=count, has_page=has_page, principal_url=principal_url)
     return made
 
 
@@ -266,23 +260,18 @@ def page(
     headers: Mapping[str, str] | None = None,
     **values: Any,
 ) -> Response:
-    """A page for whoever asks.
+    """A page for the caller.
 
     Args:
         request: the request, or its scope.
         template: file in `templates`.
-        status: of the answer.
-        headers: more of them.
-        **values: what the template shows.
+        status: of the response.
+        headers: additional ones.
+        **values: for the template.
     """
     scope: Scope = request.scope if isinstance(request, Request) else request
     content = environment().get_template(template).render(_shared(scope) | values)
-    return Response(
-        content,
-        status,
-        headers={**PAGE_HEADERS, **(headers or {})},
-        media_type="text/html",
-    )
+    return Response(content, status, headers={**PAGE_HEADERS, **(headers or {})}, media_type="text/html")
 
 
 def _shared(scope: Scope) -> dict[str, Any]:
@@ -322,7 +311,7 @@ def _cookie(scope: Scope, wanted: str) -> str:
 def problem_page(
     scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A problem as a page; who has to sign in first is led there, and back again."""
+    """A problem as a page; a browser without a session is redirected to the login, and back."""
     if status == HTTPStatus.UNAUTHORIZED and scope["method"] == "GET" and "app" in scope:
         path = scope["path"]
         query = scope["query_string"].decode("latin-1")

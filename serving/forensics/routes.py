@@ -119,11 +119,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """Tell who touched an object or a kind of objects, how, how often and from where."""
         begin, end = span_of(since, until)
         wanted = Filter(
-            since=begin,
-            until=end,
-            resource=resource_of(resource),
-            namespace=namespace,
-            name=name,
+            since=begin, until=end, resource=resource_of(resource), namespace=namespace, name=name
         )
         return _json({"touched": desk.ask(lambda questions: questions.touched(wanted, listings=listings))})
 
@@ -173,11 +169,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         return _json(desk.ask(lambda questions: compared(questions, principal, others, begin, end)))
 
     @app.post("/v1/evidence", tags=["forensics"], response_class=Response)
-    def evidence(
-        wanted: EvidenceRequest,
-        request: Request,
-        form: Form = "json",
-    ) -> Response:
+    def evidence(wanted: EvidenceRequest, request: Request, form: Form = "json") -> Response:
         """Export evidence: the events with their originals, checksums and proof, the alerts, the model, and who exported it."""
         engine = service.ready()
         since, until = span_of(wanted.since, wanted.until)
@@ -198,10 +190,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/incidents/{incident_id}/evidence", tags=["incidents"], response_class=Response)
     def incident_evidence(
-        incident_id: str,
-        request: Request,
-        wanted: IncidentEvidenceRequest | None = None,
-        form: Form = "json",
+        incident_id: str, request: Request, wanted: IncidentEvidenceRequest | None = None, form: Form = "json"
     ) -> Response:
         """Export an incident as evidence: its story, every event of it with its original and proof, models, clocks, custody.
 

@@ -242,8 +242,8 @@ class HistoryReader:
             kind=row["kind"],
             peer_group=row["peers"],
             began=self.began(),
-            hours=[_told(one, 1) for one in hours],
-            days=[_told(one, DAY) for one in days],
+            hours=[_moment_from_row(one, 1) for one in hours],
+            days=[_moment_from_row(one, DAY) for one in days],
         )
 
     def peers(self, principal: str) -> list[str]:
@@ -301,7 +301,7 @@ def _verdict(
     if actions < _ENOUGH:
         return (
             "too few",
-            f"Too few actions ({actions:,}) to say anything about drift; from {_ENOUGH:,} on it is told.",
+            f"Too few actions ({actions:,}) to say anything about drift; it takes {_ENOUGH:,}.",
         )
     odd = beyond.seen >= _MORE * beyond.expected
     new = unknown >= _UNKNOWN
@@ -322,7 +322,7 @@ def _verdict(
     )
 
 
-def _told(row: sqlite3.Row, hours: int) -> Moment:
+def _moment_from_row(row: sqlite3.Row, hours: int) -> Moment:
     return Moment(
         at=_moment(row["at"] * hours * HOUR),
         actions=row["actions"],
@@ -335,7 +335,7 @@ def _told(row: sqlite3.Row, hours: int) -> Moment:
 def median(counts: Sequence[int]) -> float:
     """Median of values of which only counts per bin are known, taken as evenly spread within each bin, decades."""
     middle, before = sum(counts) / 2, 0
-    # The last bin has no upper edge: what lies there is told as at its lower one.
+    # The last bin has no upper edge: its actions count as at the lower one.
     bounds = (0.0, *EDGES, EDGES[-1])
     for number, count in enumerate(counts):
         if count and before + count >= middle:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kubehabit.history")
 
-#: Hours are kept a week and a day; what is older is told by the day.
+#: Hours are kept for a week and a day; before that there are days.
 _HOURS_KEPT = 8 * DAY
 
 #: Actions in memory, 18 bytes each, while the file cannot be written; beyond it the oldest are given up.

@@ -1,4 +1,4 @@
-"""The history over HTTP: who there is, how near each came to its threshold, what other thresholds would have given, drift."""
+"""The history over HTTP: principals, how near each came to its threshold, previews of thresholds, drift."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from serving.history.threshold_preview import Preview, Previewer
 from serving.service import Service
 from serving.settings import LEAST_SCALE, MOST_SCALE
 
-#: What was scored is written with the state, about every minute. Who asks makes it be written at once, but no more
-#: often.
+#: Scores are written with the state, about every minute; a reader has them written at once, but not more often.
 _FRESH_SECONDS = 5.0
 
 _WAIT_SECONDS = 2.0
@@ -30,7 +29,7 @@ Kind = Annotated[
 
 
 class Records:
-    """What is asked of the history of one service, by the API and by the console."""
+    """The history of one service, for the API and the console."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -39,7 +38,7 @@ class Records:
         self._answers: OrderedDict[tuple[object, ...], Preview] = OrderedDict()
 
     def reader(self) -> HistoryReader:
-        """The history, with what was scored until just now.
+        """The history, with scores written until just now.
 
         Raises:
             serving.problems.ProblemError: 503 while no model is served.
@@ -128,11 +127,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
                 alias="perDay",
                 gt=0,
                 le=1e6,
-                description="Alerts a day; the least threshold that keeps to it is told",
+                description="Alerts a day; the answer has the least threshold that gives no more",
             ),
         ] = None,
     ) -> Preview:
-        """Tell what other thresholds would have given: exactly the alerts of a service with that threshold. Changes nothing."""
+        """Preview other thresholds: exactly the alerts that a service with them would have raised. Changes nothing."""
         service.ready()
         made = records.preview(days, scale=scale, per_day=per_day)
         if made is None:
@@ -141,7 +140,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/model/drift", tags=["model"])
     def drift(days: Annotated[float, Query(gt=0, le=366, description="How far to look back")] = 7) -> Drift:
-        """Tell whether the cluster still does what the model was calibrated on, as far as the service itself can see."""
+        """Report whether the cluster still does what the model was calibrated on, as far as the service can tell."""
         found = records.reader().drift(days)
         if found is None:
             raise NotFoundError(_NOTHING)

@@ -30,7 +30,7 @@ SCALES = (
     *(2.5, 3.0, 4.0, 5.0, 7.0, 10.0),
 )
 
-#: Additions of principals that came near that are looked at; with more, the span is shorter, and is told.
+#: Most evidence to add up again; with more, the span is shorter, and a note says so.
 _MOST = 100_000
 
 #: Times the longest horizon, after which what had added up before no longer matters.
@@ -69,7 +69,7 @@ class Count(ApiModel):
     incidents: Annotated[
         int,
         Field(
-            description="alerts of one principal within 12 hours are one; ties between principals are not looked at"
+            description="alerts of one principal within 12 hours are one; links between principals are not considered"
         ),
     ]
     alerts_per_day: Annotated[float | None, Field(description="null for less than a day")] = None
@@ -209,7 +209,7 @@ class Previewer:
         since = max(until - round(days * _DAY_US), (began - _EPOCH) // _MICROSECOND)
         notes = [
             "All alerts count, also those that were right. Nothing is changed by looking.",
-            "Incidents are counted by principal; ties between principals would bring some of them together.",
+            "Incidents are counted by principal; links between principals would join some of them.",
         ]
         since, additions = self._additions(since, until, notes)
         covered = (until - since) / _DAY_US
@@ -230,9 +230,7 @@ class Previewer:
             if chosen == SCALES[0]:
                 notes.append("Even the least threshold would have kept to so many alerts a day.")
             if covered < 1:
-                notes.append(
-                    "With less than a day, alerts a day are told from what there is, and mean little."
-                )
+                notes.append("With less than a day of history, alerts a day mean little.")
         wanted = None if chosen is None else _detail(chosen, alerts[chosen], additions.names, covered)
         return Preview(
             asked_days=days,

@@ -132,8 +132,8 @@ class Outbox:
                 .values(claimed_by=self._me, claimed_until=until)
             )
             alert = read_alert(connection, row.alert)
-        told = None if row.severity is None else SEVERITIES[row.severity]
-        return Waiting(row.position, row.alert, Update(alert, told, moment))
+        severity = None if row.severity is None else SEVERITIES[row.severity]
+        return Waiting(row.position, row.alert, Update(alert, severity, moment))
 
     def release(self) -> None:
         """Give up all claims of this process, so that the next one can send at once."""
@@ -154,10 +154,10 @@ class Outbox:
                 return  # the alert was forgotten meanwhile
             alert = read_alert(connection, entry.number)
             sent = entry.update.alert
-            told = SEVERITIES.index(sent.severity) if delivered else _told(entry.update)
+            severity = SEVERITIES.index(sent.severity) if delivered else _sent_severity(entry.update)
             due = None
             if alert.action_count > sent.action_count:
-                due = _due(sink, microseconds(moment), told, alert, moment)
+                due = _due(sink, microseconds(moment), severity, alert, moment)
             connection.execute(
                 sa.update(DELIVERIES)
                 .where(here)
@@ -165,7 +165,7 @@ class Outbox:
                     due=due,
                     queued=None if due is None else microseconds(moment),
                     sent=microseconds(moment),
-                    severity=told,
+                    severity=severity,
                     actions=sent.action_count,
                     claimed_by=None,
                     claimed_until=None,
@@ -210,7 +210,7 @@ class Outbox:
         return {sink.name: found.get(sink.name, Depth(0, 0.0)) for sink in self._sinks}
 
 
-def _told(update: Update) -> int | None:
+def _sent_severity(update: Update) -> int | None:
     return None if update.sent_severity is None else SEVERITIES.index(update.sent_severity)
 
 
