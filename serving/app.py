@@ -34,7 +34,8 @@ from serving.connections import Connection
 from serving.console.render import problem_page
 from serving.console.routes import add_console
 from serving.engine import Engine, EventResult, ModelInfo
-from serving.feedback import Feedback, FeedbackEntry, entry_of
+from serving.feedback import NO_ALERT, Feedback, FeedbackEntry
+from serving.feedback import give_feedback as feedback_given
 from serving.forensics import routes as forensics
 from serving.history import routes as history
 from serving.history.routes import Records
@@ -87,7 +88,6 @@ _EXAMPLE_EVENT = {
 _EXAMPLE_LIST = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [_EXAMPLE_EVENT]}
 
 
-_NO_ALERT = "There is no such alert. It may have been deleted after the retention time."
 _EXAMPLE_STREAM = {
     "text/event-stream": {
         "schema": {"type": "string"},
@@ -352,17 +352,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
                 422,
                 f'\'{name}\' is wrong: {first["msg"]}. Send {{"verdict": "normal"}} or malicious, with a note.',
             ) from error
-        found = await asyncio.to_thread(store.get, alert_id)
-        if found is None:
-            raise ProblemError(404, _NO_ALERT)
-        kept = entry_of(found, given, request.client.host if request.client is not None else "")
-        await asyncio.to_thread(
-            store.add_feedback, found.id, kept.time, kept.verdict, kept.model_dump_json(by_alias=True)
-        )
-        _log.info(
-            "feedback", extra={"alert": kept.alert_id, "verdict": kept.verdict, "address": kept.address}
-        )
-        return kept
+        address = request.client.host if request.client is not None else ""
+        return await asyncio.to_thread(feedback_given, store, alert_id, given, address)
 
     @app.get(
         "/v1/feedback",
@@ -401,7 +392,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """One alert, with every auditID it rests on."""
         found = service.ready().store.get(alert_id)
         if found is None:
-            raise ProblemError(404, _NO_ALERT)
+            raise ProblemError(404, NO_ALERT)
         return found
 
     @app.get("/healthz", tags=["operation"])

@@ -6,13 +6,14 @@ cost nothing, unless their principal is watched because of an alert.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from cachetools import FIFOCache
 
 from data.consequences import MACHINERY, Consequences
 from data.events import AuditEvent
@@ -172,11 +173,11 @@ class ContextTracker:
         self.contributors = Contributors()
         self._runs_as = RunsAs()
         self._consequences = Consequences()
-        self._followed: OrderedDict[str, deque[Followed]] = OrderedDict()
-        self._watches: OrderedDict[str, Watch] = OrderedDict()
-        self._out: OrderedDict[str, deque[IncidentLink]] = OrderedDict()
-        self._into: OrderedDict[str, deque[IncidentLink]] = OrderedDict()
-        self._origins: OrderedDict[str, dict[str, Contribution]] = OrderedDict()
+        self._followed: FIFOCache[str, deque[Followed]] = FIFOCache(_FOLLOWED)
+        self._watches: FIFOCache[str, Watch] = FIFOCache(_WATCHES)
+        self._out: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
+        self._into: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
+        self._origins: FIFOCache[str, dict[str, Contribution]] = FIFOCache(_LINKS)
 
     def attach(self, fold: Callable[[str], str], trusted_hops: int) -> None:
         """Continue with the settings of another model."""
@@ -257,11 +258,7 @@ class ContextTracker:
 
     def _add_link(self, link: IncidentLink) -> None:
         for table, key in ((self._out, link.source), (self._into, link.target)):
-            held = table.pop(key, None)
-            if held is None:
-                held = deque(maxlen=_LINKS_EACH)
-                if len(table) >= _LINKS:
-                    table.popitem(last=False)
+            held = table.pop(key, None) or deque(maxlen=_LINKS_EACH)
             held.append(link)
             table[key] = held
 
@@ -294,8 +291,6 @@ class ContextTracker:
             if len(users) > _LINKS_EACH:
                 del users[next(iter(users))]
             self._origins[one.address] = users
-            if len(self._origins) > _LINKS:
-                self._origins.popitem(last=False)
 
     def _follow(self, events: Sequence[AuditEvent], index: Sequence[int], scores: Scores) -> None:
         times = scores.time.astype(np.int64)
@@ -327,8 +322,6 @@ class ContextTracker:
                 held = self._followed.get(cause.of)
                 if held is None:
                     held = self._followed[cause.of] = deque(maxlen=_FOLLOWED_EACH)
-                    if len(self._followed) > _FOLLOWED:
-                        self._followed.popitem(last=False)
                 held.append(Followed(clean(principal.name), seen, found.confidence, f"{what}: {found.why}"))
 
     # -- when a flag falls --------------------------------------------------------------------------------------
@@ -351,10 +344,7 @@ class ContextTracker:
         begin = min([first, *(one.time for one in led.values() if one.time >= first - self._gap)])
         if watch is None or watch.number != number:
             watch = Watch(number or 0, principal, begin - AROUND - 1, 0, begin, last)
-            self._watches.pop(principal, None)
             self._watches[principal] = watch
-            if len(self._watches) > _WATCHES:
-                self._watches.popitem(last=False)
         watch.begin, watch.last = min(watch.begin, begin), max(watch.last, last)
         watch.until = max(watch.until, watch.last + AROUND)
         found = Gathered(

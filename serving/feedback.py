@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from serving.alerts import Alert, ApiModel, clean
+from data.errors import NotFoundError
+from serving.alerts import ApiModel, clean
+from serving.store import AlertStore
 
+NO_ALERT = "There is no such alert. It may have been deleted after the retention time."
+_log = logging.getLogger("kubehabit.api")
 _MAX_NOTE = 1000
 _MAX_NAME = 256
 
@@ -56,9 +61,16 @@ class FeedbackEntry(ApiModel):
     address: Annotated[str, Field(description="the sender's address, as the service saw it")]
 
 
-def entry_of(alert: Alert, feedback: Feedback, address: str) -> FeedbackEntry:
-    """The verdict on an alert as it is now. Texts are cleaned: a token in a note must not be stored."""
-    return FeedbackEntry(
+def give_feedback(store: AlertStore, alert_id: str, feedback: Feedback, address: str) -> FeedbackEntry:
+    """Store a verdict on an alert as it is now, and log it. Texts are cleaned: a token in a note must not be stored.
+
+    Raises:
+        NotFoundError: there is no such alert.
+    """
+    alert = store.get(alert_id)
+    if alert is None:
+        raise NotFoundError(NO_ALERT)
+    entry = FeedbackEntry(
         principal=alert.principal,
         audit_ids=alert.audit_ids,
         verdict=feedback.verdict,
@@ -68,3 +80,6 @@ def entry_of(alert: Alert, feedback: Feedback, address: str) -> FeedbackEntry:
         by=clean(feedback.by),
         address=address,
     )
+    store.add_feedback(alert.id, entry.time, entry.verdict, entry.model_dump_json(by_alias=True))
+    _log.info("feedback", extra={"alert": alert.id, "verdict": entry.verdict, "address": address})
+    return entry

@@ -149,7 +149,7 @@ def possible_sources(sessions: Sequence[Session], alerts: Sequence[Alert]) -> li
     """Sessions that may be where the incident began, by time.
 
     Of a credential from a new address or with a new client, all sessions from there, if one of them was flagged. From the usual
-    place, where its owner works too, sessions as severe as the whole incident: everyday work is flagged now and then, but mostly as
+    place, where its owner works too, sessions as severe as the whole incident: everyday work is flagged now and then, mostly as
     mild. Contributors alone may be everyday life; if there is nothing else, flagged sessions count.
     """
     new, flagged = set(), set()

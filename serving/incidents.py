@@ -286,87 +286,66 @@ class Incidents:
     # -- what people decide -------------------------------------------------------------------------------------
 
     def decide(self, name: str, decision: Decision, asker: Asker) -> Incident:
-        """Carry out a decision about an incident; returns what `merge`, `split`, `close` and `note` do.
+        """Carry out a decision about an incident; returns the incident, or the new one of a split.
+
+        After a close, later alerts of its principals begin a new incident.
 
         Raises:
             UnknownIncidentError: it, or the other one of a merge, does not exist.
             IncidentError: its state does not allow it; the message says what to do.
             StoreError: the database refused.
         """
-        match decision:
-            case Merge():
-                return self.merge(name, decision, asker)
-            case Split():
-                return self.split(name, decision, asker)
-            case Close():
-                return self.close(name, decision, asker)
-            case Note():
-                return self.note(name, decision, asker)
-
-    def merge(self, name: str, wanted: Merge, asker: Asker) -> Incident:
-        """Take another incident into this one, and open this one again if it was closed. Raises as `decide`."""
         with self._store.writing() as writer:
             connection = writer.connection
-            self._usable(connection, name)
-            if wanted.incident == name:
-                raise IncidentError("An incident cannot be merged into itself: name another one.")
-            self._usable(connection, wanted.incident)
-            moved = self._move_all(connection, wanted.incident, name, by_hand=True)
-            rows.set_state(connection, name, "open")
-            who = asker.entry(wanted)
-            self._note(connection, name, "merged", alerts=moved, incident=wanted.incident, **who)
-            self._note(connection, wanted.incident, "merged-into", alerts=moved, incident=name, **who)
-        return self._existing(name)
+            state = self._usable(connection, name)
+            who = asker.entry(decision)
+            match decision:
+                case Merge():
+                    self._merge(connection, name, decision.incident, who)
+                case Split():
+                    name = self._split(connection, name, decision.alerts, who)
+                case Close():
+                    if state == "closed":
+                        raise IncidentError("The incident is closed already.")
+                    rows.set_state(connection, name, "closed")
+                    note = f"{decision.outcome}: {decision.note}" if decision.note else decision.outcome
+                    self._note(connection, name, "closed", **(who | {"note": note}))
+                case Note():
+                    self._note(connection, name, "noted", **who)
+        found = self.get(name)
+        assert found is not None
+        return found
 
-    def split(self, name: str, wanted: Split, asker: Asker) -> Incident:
-        """Make an incident of some of its alerts, and return that; no later join brings the two together again.
+    def _merge(self, connection: Connection, name: str, other: str, who: dict[str, str]) -> None:
+        """Move all alerts of another incident into this one, and open this one again if it was closed."""
+        if other == name:
+            raise IncidentError("An incident cannot be merged into itself: name another one.")
+        self._usable(connection, other)
+        moved = self._move_all(connection, other, name, by_hand=True)
+        rows.set_state(connection, name, "open")
+        self._note(connection, name, "merged", alerts=moved, incident=other, **who)
+        self._note(connection, other, "merged-into", alerts=moved, incident=name, **who)
 
-        Raises as `decide`, also if the incident does not hold these alerts or would be left with none.
-        """
-        with self._store.writing() as writer:
-            connection = writer.connection
-            self._usable(connection, name)
-            held = [one.alert for one in rows.members(connection, name)]
-            moved = list(dict.fromkeys(wanted.alerts))
-            strangers = [alert for alert in moved if alert not in held]
-            if strangers:
-                raise IncidentError(
-                    f"Alert {clean(strangers[0], 32)} is not in this incident: name alerts that it lists."
-                )
-            if len(moved) == len(held):
-                raise IncidentError("All alerts of the incident were named: leave it at least one.")
-            new = hashlib.sha256("\0".join([name, *sorted(moved)]).encode()).hexdigest()[:16]
-            while rows.incident(connection, new) is not None:  # the same split, after a merge undid it
-                new = hashlib.sha256(new.encode()).hexdigest()[:16]
-            rows.open_incident(connection, new)
-            for alert in moved:
-                rows.assign(connection, alert, new, by_hand=True)
-            for alert in held:
-                if alert not in moved:
-                    rows.assign(connection, alert, name, by_hand=True)
-            who = asker.entry(wanted)
-            self._note(connection, name, "split", alerts=moved, incident=new, **who)
-            self._note(connection, new, "split-from", alerts=moved, incident=name, **who)
-        return self._existing(new)
-
-    def close(self, name: str, wanted: Close, asker: Asker) -> Incident:
-        """Close an incident. Later alerts of its principals begin a new one. Raises as `decide`."""
-        with self._store.writing() as writer:
-            connection = writer.connection
-            if self._usable(connection, name) == "closed":
-                raise IncidentError("The incident is closed already.")
-            rows.set_state(connection, name, "closed")
-            note = f"{wanted.outcome}: {wanted.note}" if wanted.note else wanted.outcome
-            self._note(connection, name, "closed", **(asker.entry(wanted) | {"note": note}))
-        return self._existing(name)
-
-    def note(self, name: str, wanted: Note, asker: Asker) -> Incident:
-        """Add a note to an incident's trail. Raises as `decide`."""
-        with self._store.writing() as writer:
-            connection = writer.connection
-            self._usable(connection, name)
-            self._note(connection, name, "noted", **asker.entry(wanted))
-        return self._existing(name)
+    def _split(self, connection: Connection, name: str, alerts: Sequence[str], who: dict[str, str]) -> str:
+        """Make a new incident of some alerts, and return its name; no later join brings the two together again."""
+        held = [one.alert for one in rows.members(connection, name)]
+        moved = list(dict.fromkeys(alerts))
+        strangers = [alert for alert in moved if alert not in held]
+        if strangers:
+            raise IncidentError(
+                f"Alert {clean(strangers[0], 32)} is not in this incident: name alerts that it lists."
+            )
+        if len(moved) == len(held):
+            raise IncidentError("All alerts of the incident were named: leave it at least one.")
+        new = hashlib.sha256("\0".join([name, *sorted(moved)]).encode()).hexdigest()[:16]
+        while rows.incident(connection, new) is not None:  # the same split, after a merge undid it
+            new = hashlib.sha256(new.encode()).hexdigest()[:16]
+        rows.open_incident(connection, new)
+        for alert in held:
+            rows.assign(connection, alert, new if alert in moved else name, by_hand=True)
+        self._note(connection, name, "split", alerts=moved, incident=new, **who)
+        self._note(connection, new, "split-from", alerts=moved, incident=name, **who)
+        return new
 
     @staticmethod
     def _usable(connection: Connection, name: str) -> str:
@@ -403,11 +382,6 @@ class Incidents:
                 trail,
                 self._explainer,
             )
-
-    def _existing(self, name: str) -> Incident:
-        found = self.get(name)
-        assert found is not None
-        return found
 
     def page(self, *, state: str | None = None, limit: int = 50, cursor: int | None = None) -> IncidentPage:
         """List incidents, newest first.

@@ -62,6 +62,9 @@ class Joined(ApiModel):
     action_count: int
 
 
+_JOINED = set(Joined.model_fields)
+
+
 class Source(ApiModel):
     """Where it began, as far as the log shows."""
 
@@ -185,15 +188,7 @@ def build_report(
     report.addresses = list(dict.fromkeys(one.address for one in counted if one.address))
     report.clients = list(dict.fromkeys(one.user_agent for one in counted if one.user_agent))
     report.alerts = [
-        Joined(
-            id=alert.id,
-            principal=alert.principal,
-            severity=alert.severity,
-            began=_began(alert),
-            last_seen=alert.last_seen,
-            sentence=alert.sentence,
-            action_count=alert.action_count,
-        )
+        Joined.model_validate(alert.model_dump(include=_JOINED) | {"began": _began(alert)})
         for alert in alerts
     ]
     report.consequences = consequences_of(follow)

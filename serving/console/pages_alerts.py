@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Annotated
@@ -12,22 +11,21 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import Field, ValidationError
 
+from data.errors import NotFoundError
 from serving.access import Access, Caller
 from serving.alerts import Alert
 from serving.console.forms import read_form
 from serving.console.render import page
 from serving.engine import Engine
-from serving.feedback import Feedback, FeedbackEntry, entry_of
-from serving.problems import ProblemError, position_of
+from serving.feedback import NO_ALERT, Feedback, FeedbackEntry, give_feedback
+from serving.problems import position_of
 from serving.query import AlertQuery, Line, by_severity, feedback_on, incident_of, lines, namespaces
 from serving.service import Service
 from serving.stream_routes import stream_of
 
 router = APIRouter(include_in_schema=False)
-_log = logging.getLogger("kubehabit.api")
 
 _ON_A_PAGE = 50
-_NO_ALERT = "There is no such alert. It may have been deleted after the retention time."
 
 
 def _engine(request: Request) -> Engine:
@@ -106,7 +104,7 @@ def _alert_page(
     engine = _engine(request)
     found = engine.store.get(alert_id)
     if found is None:
-        raise ProblemError(404, _NO_ALERT)
+        raise NotFoundError(NO_ALERT)
     with engine.store.reading() as connection:
         said = [FeedbackEntry.model_validate_json(text) for text in feedback_on(connection, found.id)]
         incident, state = incident_of(connection, found.id)
@@ -166,15 +164,8 @@ async def feedback(request: Request, alert_id: str) -> Response:
             "by": "The name is longer than 256 characters: shorten it.",
         }[field]
         return await asyncio.to_thread(_alert_page, request, alert_id, wrong=wrong, status=422)
-    found = await asyncio.to_thread(store.get, alert_id)
-    if found is None:
-        raise ProblemError(404, _NO_ALERT)
     address = request.client.host if request.client is not None else ""
-    kept = entry_of(found, given, address)
-    await asyncio.to_thread(
-        store.add_feedback, found.id, kept.time, kept.verdict, kept.model_dump_json(by_alias=True)
-    )
-    _log.info("feedback", extra={"alert": kept.alert_id, "verdict": kept.verdict, "address": address})
+    entry = await asyncio.to_thread(give_feedback, store, alert_id, given, address)
     return Response(
-        status_code=303, headers={"Location": f"/console/alerts/{found.id}?done=feedback#feedback"}
+        status_code=303, headers={"Location": f"/console/alerts/{entry.alert_id}?done=feedback#feedback"}
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from typing import Annotated
 
+from cachetools import FIFOCache
 from fastapi import FastAPI, Query
 
 from data.errors import NotFoundError, UnknownPrincipalError
@@ -35,7 +35,7 @@ class Records:
         self._service = service
         self._fresh = -_FRESH_SECONDS
         self._turn = threading.Lock()
-        self._answers: OrderedDict[tuple[object, ...], Preview] = OrderedDict()
+        self._answers: FIFOCache[tuple[object, ...], Preview] = FIFOCache(_REMEMBERED)
 
     def reader(self) -> HistoryReader:
         """The history, with scores written until just now.
@@ -75,8 +75,6 @@ class Records:
         if made is not None:
             with self._turn:
                 self._answers[key] = made
-                while len(self._answers) > _REMEMBERED:
-                    self._answers.popitem(last=False)
         return made
 
 

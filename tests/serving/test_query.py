@@ -114,7 +114,7 @@ def test_the_last_word_of_feedback_counts_and_all_of_it_is_kept(engine: Engine, 
 
 def test_the_state_is_that_of_the_incident(engine: Engine, store: AlertStore) -> None:
     alice, bob, carol = raise_alerts(engine)
-    engine.incidents.close(alice.id, Close(), Asker())
+    engine.incidents.decide(alice.id, Close(), Asker())
     assert found(store, AlertQuery(state="closed")) == [alice.principal]
     assert found(store, AlertQuery(state="open")) == [carol.principal, bob.principal]
     with store.reading() as connection:
