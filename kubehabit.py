@@ -1120,10 +1120,19 @@ def alerts_list(
             cursor=cursor,
         )
     else:
-        from serving.alert_list import Wanted
+        from serving.query import AlertQuery
 
         answer = store.alerts(
-            Wanted(severity or "", principal, namespace, state or "", verdict or "", text),
+            AlertQuery.model_validate(
+                {
+                    "severity": severity or "",
+                    "principal": principal,
+                    "namespace": namespace,
+                    "state": state or "",
+                    "verdict": verdict or "",
+                    "text": text,
+                }
+            ),
             since=None if moment is None else datetime.fromisoformat(moment),
             limit=limit,
             cursor=cursor,
@@ -1434,7 +1443,7 @@ def events(
     """
     from serving.forensics import commands
     from serving.forensics.queries import EventFilter, moment_of, resource_of
-    from serving.forensics.routes import codes_of
+    from serving.parameters import codes_of
 
     wanted = EventFilter(
         since=None if since is None else moment_of(since),
@@ -1570,14 +1579,12 @@ def model(
         answer = service.get("model", "preview", days=days, perDay=per_day, scale=scale)
         _show(answer, "preview_screen", as_json)
         return
-    from data.errors import KubehabitError
+    from data.errors import NotFoundError
 
     told = service.get("model")
     try:
         drift = service.get("model", "drift", days=days)
-    except KubehabitError as error:
-        if "Nothing was scored" not in str(error):
-            raise
+    except NotFoundError:
         drift = None
     _show({"model": told, "drift": drift, "scale": told["thresholdScale"]}, "model_screen", as_json)
 

@@ -41,9 +41,11 @@ from serving.alerts import (
 )
 from serving.app import create_app
 from serving.engine import Engine, ModelInfo
-from serving.explain import Explainer, deed_of
+from serving.explainer import Explainer
+from serving.phrases import ActionPhrase
 from serving.settings import Settings
-from serving.store import AlertStore, microseconds
+from serving.store import AlertStore
+from serving.tables import microseconds
 
 FIRST_VIEW = 1.0
 """Seconds; the bar of the first view."""
@@ -128,7 +130,7 @@ def _action(number: int, at: int, start: datetime, explainer: Explainer, dice: r
         fields=fields,
         habits=habits,
     )
-    action.did = explainer.did(deed_of(action))
+    action.description = explainer.did(ActionPhrase.from_summary(action))
     return action
 
 

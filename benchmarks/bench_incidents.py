@@ -29,10 +29,11 @@ from serving.forensics.event_store import EventStore
 from serving.forensics.evidence.export import Subject, check, export
 from serving.forensics.ledger import Ledger
 from serving.forensics.queries import EventQueries
+from serving.incident_sessions import Session
 from serving.load import load_engine
 from serving.registry import parse_model
+from serving.report import Incident
 from serving.settings import EventSettings, load_settings
-from serving.story import Incident, Session
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
 CONFIG = RECORDINGS.parent.parent / "configs" / "train.yaml"

@@ -33,8 +33,8 @@ from serving.alerts import SEVERITIES
 from serving.app import create_app
 from serving.load import load_engine
 from serving.registry import parse_model
+from serving.report import Incident
 from serving.settings import load_settings
-from serving.story import Incident
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELLED = ROOT / "data" / "recordings" / "labelled.jsonl.zst"
@@ -52,7 +52,7 @@ def told_best(incidents: list[Incident]) -> Incident:
         key=lambda told: (
             len(told.principals) > 1,
             bool(told.consequences),
-            sum(tie.confidence != "possible" for tie in told.ties),
+            sum(tie.confidence != "possible" for tie in told.links),
             -len(told.graph.nodes),
         ),
     )

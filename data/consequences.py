@@ -1,7 +1,7 @@
-"""What the cluster's own machinery does because of something somebody wrote: consequences, not deeds of their own.
+"""Consequences: what the cluster's own machinery does because of a write.
 
-A controller's Pods, the scheduler's choice of a node, the reports of that node's kubelet all follow from one write. They are tied
-to it by owner references, and by the names that controllers give: `web-5d4f8c7b9-x2x4z` is of `web-5d4f8c7b9`, that of `web`.
+A controller's Pods, the scheduler's choice of a node, the reports of that node's kubelet follow from one write. They link to
+it by owner references, and by the names that controllers give: `web-5d4f8c7b9-x2x4z` belongs to `web-5d4f8c7b9`, that to `web`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import msgspec
 
 from data.audit_event import AuditEvent, ObjectRef
 from data.identity import Principal
+from data.links import makers, place_of
 from data.owners import has_owner, read_link
-from data.ties import Confidence, makers, place_of
+from serving.alerts import Confidence
 
 #: Kinds of principals that carry out what others decided.
 MACHINERY = frozenset(("controller", "component", "node"))
@@ -32,12 +33,12 @@ _PARTS = frozenset(
 
 
 class Cause(NamedTuple):
-    """The write that something follows from.
+    """A write that has consequences.
 
     Attributes:
-        of: what the caller marked it with.
+        of: the caller's mark.
         resource, namespace, name: the object that was written.
-        until: microseconds since 1970 UTC; what is later is put down to it no more.
+        until: microseconds since 1970 UTC; nothing later is a consequence.
     """
 
     of: str
@@ -48,7 +49,7 @@ class Cause(NamedTuple):
 
 
 class Consequence(NamedTuple):
-    """That an action of the machinery follows from a cause, how sure that is, and why."""
+    """An action of the machinery with its cause, the confidence in that, and why."""
 
     cause: Cause
     confidence: Confidence
@@ -68,7 +69,7 @@ _OBJECT = msgspec.json.Decoder(_Object)
 
 
 def _name_in(event: AuditEvent) -> str:
-    """The name that a body gives its object; of one that the server names, what the name begins with."""
+    """The object's name in a body, or its prefix if the server completes it."""
     try:
         metadata = _OBJECT.decode(event.requestObject).metadata if event.requestObject else None
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -86,10 +87,10 @@ class Consequences:
         return bool(self._causes)
 
     def mark(self, of: str, event: AuditEvent, until: int) -> None:
-        """Remember a write, if it is one that was carried out and its object is known by name.
+        """Remember a write that succeeded, if its object's name is known.
 
         Args:
-            of: returned with what follows from it.
+            of: returned with its consequences.
             event: the write.
             until: when to forget it, microseconds since 1970 UTC.
         """
@@ -105,7 +106,7 @@ class Consequences:
         self._keep((place_of(event), name), Cause(of, ref.resource, ref.namespace, name, until))
 
     def follow(self, event: AuditEvent, principal: Principal, moment: int) -> Consequence | None:
-        """What an action of the machinery follows from; None for everything else.
+        """The cause of an action of the machinery; None for all other actions.
 
         Args:
             event: the action.
@@ -165,5 +166,5 @@ class Consequences:
             del self._causes[next(iter(self._causes))]
 
     def forget(self, now: int) -> None:
-        """Drop what is over, microseconds since 1970 UTC."""
+        """Drop causes that ended before `now`, microseconds since 1970 UTC."""
         self._causes = {key: cause for key, cause in self._causes.items() if cause.until >= now}

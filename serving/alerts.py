@@ -1,7 +1,7 @@
 """Alerts: one surprising stretch of one principal, in the form that is stored and sent.
 
-JSON names follow the Kubernetes audit API (`auditID`, `objectRef`, `sourceIPs`). Of a request only what `AuditEvent`
-names is kept, never its body; texts that a client chooses are cleaned by `clean` first.
+JSON names follow the Kubernetes audit API (`auditID`, `objectRef`, `sourceIPs`). Of a request only fields of `AuditEvent` are
+kept, never its body; texts chosen by clients are cleaned by `clean` first.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 Severity = Literal["low", "medium", "high", "critical"]
+
+#: In rising order; "none" is the severity of what is not flagged.
 SEVERITIES: tuple[str, ...] = ("none", "low", "medium", "high", "critical")
-"""In rising order; "none" is the severity of what is not flagged."""
 
 MAX_TEXT = 256
-_MAX_KINDS_OF_DEED = 50
+_MAX_DESCRIPTIONS = 50
 _FIRST_CONTRIBUTORS, _HEAVIEST_CONTRIBUTORS = 20, 20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
 # A JSON Web Token is three base64url parts of which the first two begin with '{"'; `kubehabit` never shows one.
@@ -28,10 +29,10 @@ _QUERY = re.compile(r"(?<![?\s])\?\S*=\S*")
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
-    """Make a text that a client chose fit to be kept and shown.
+    """Make a text that a client chose safe to store and show.
 
-    Control and bidirectional characters go (they could forge a line or a terminal command), tokens are replaced by
-    "[token]", values of a query string are cut off, and the rest is cut to `limit` characters.
+    Control and bidirectional characters go (they could forge a line or a terminal command), tokens become "[token]", values of a
+    query string are cut off, and the rest is cut to `limit` characters.
     """
     text = _CONTROL.sub(" ", text[: 8 * limit])
     text = _QUERY.sub("?…", text)
@@ -44,13 +45,13 @@ def _kubernetes_name(name: str) -> str:
     return re.sub(r"(Id|Ip)(s?)$", lambda found: found[1].upper() + found[2], to_camel(name))
 
 
-class Model(BaseModel):
+class ApiModel(BaseModel):
     """Base of everything this service sends and stores."""
 
     model_config = ConfigDict(alias_generator=_kubernetes_name, validate_by_name=True, validate_by_alias=True)
 
 
-class ObjectReference(Model):
+class ObjectReference(ApiModel):
     """What a request was about, by the names of audit.k8s.io/v1."""
 
     resource: str = ""
@@ -60,26 +61,26 @@ class ObjectReference(Model):
     subresource: str = ""
 
 
-class ResponseStatus(Model):
+class ResponseStatus(ApiModel):
     """Answer of the API server."""
 
     code: int
 
 
-class ImpersonatedUser(Model):
+class ImpersonatedUser(ApiModel):
     """Whom the caller acted as."""
 
     username: str
 
 
-class Alternative(Model):
+class Alternative(ApiModel):
     """A value the model would have expected instead."""
 
     value: str
     probability: float
 
 
-class FieldSurprise(Model):
+class FieldSurprise(ApiModel):
     """How badly one field of an action could be reconstructed, and what was expected."""
 
     field: str
@@ -87,11 +88,12 @@ class FieldSurprise(Model):
     nll: Annotated[float, Field(description="negative log-likelihood in nats")]
     expected: Annotated[list[Alternative], Field(description="of this principal, at this point")] = []
     expected_of_peers: Annotated[
-        list[Alternative], Field(description="of somebody of its peer group about whom nothing else is known")
+        list[Alternative],
+        Field(description="of a member of its peer group about which nothing else is known"),
     ] = []
 
 
-class Novelty(Model):
+class Novelty(ApiModel):
     """What is new about an action, in counts anybody can check against the log."""
 
     attribute: str
@@ -103,12 +105,12 @@ class Novelty(Model):
     anyone_with: int
 
 
-class Told(Model):
+class EventSummary(ApiModel):
     """One audited request in the short form that is kept of it."""
 
     audit_id: str
     time: datetime
-    did: Annotated[str, Field(description="the action in words, without who did it")]
+    description: Annotated[str, Field(alias="did", description="the action in words, without who did it")]
     verb: str
     object_ref: ObjectReference | None = None
     request_path: Annotated[
@@ -121,7 +123,7 @@ class Told(Model):
     traits: list[str] = []
 
 
-class Contributor(Told):
+class Contributor(EventSummary):
     """A milder action that helped to add up to an alert without being flagged itself."""
 
     weight: Annotated[
@@ -133,9 +135,10 @@ class Contributor(Told):
 
 Role = Literal["flagged", "contributor", "session", "before", "consequence"]
 Confidence = Literal["certain", "likely", "possible"]
+CONFIDENCE_RANK: dict[str, int] = {"possible": 0, "likely": 1, "certain": 2}
 
 
-class Surrounding(Told):
+class Surrounding(EventSummary):
     """One action of an incident's evidence: flagged, leading up to it, around it, or following from it."""
 
     role: Annotated[
@@ -153,7 +156,7 @@ class Surrounding(Told):
     why: Annotated[str, Field(description="why it belongs here")] = ""
 
 
-class Tie(Model):
+class IncidentLink(ApiModel):
     """By what one principal may have come to act as another."""
 
     kind: str
@@ -164,12 +167,12 @@ class Tie(Model):
     via: Annotated[str, Field(description="the object it goes through")] = ""
     audit_id: str
     time: datetime
-    address: Annotated[str, Field(description="whence it was done")] = ""
+    address: Annotated[str, Field(description="where it was done from")] = ""
     confidence: Confidence
     why: str
 
 
-class Action(Told):
+class Action(EventSummary):
     """One unusual action within an alert."""
 
     severity: Severity
@@ -184,11 +187,11 @@ class Action(Told):
 
     @property
     def weight(self) -> tuple[int, float]:
-        """Order of telling: graver first, then more surprising."""
+        """Sort key: severity, then evidence."""
         return SEVERITIES.index(self.severity), self.evidence
 
 
-class Technique(Model):
+class Technique(ApiModel):
     """An ATT&CK for Containers technique this looks like."""
 
     id: str
@@ -197,7 +200,7 @@ class Technique(Model):
     url: str
 
 
-class Check(Model):
+class Check(ApiModel):
     """A next step for a person; commands are text and are never run by kubehabit."""
 
     kind: Annotated[Literal["look", "contain"], Field(description="look changes nothing; contain does")]
@@ -205,21 +208,21 @@ class Check(Model):
     command: str | None = None
 
 
-class Deed(Model):
+class RepeatedAction(ApiModel):
     """Actions of an alert that read the same, counted."""
 
-    did: str
+    description: Annotated[str, Field(alias="did")]
     count: int
 
 
-class ServedModel(Model):
+class ServedModel(ApiModel):
     """The registered model version that judged."""
 
     name: str
     version: str
 
 
-class Alert(Model):
+class Alert(ApiModel):
     """One surprising stretch of one principal."""
 
     model_config = ConfigDict(
@@ -257,7 +260,7 @@ class Alert(Model):
     evidence: float
     sentence: str
     techniques: list[Technique] = []
-    did: list[Deed] = []
+    repeated: Annotated[list[RepeatedAction], Field(alias="did")] = []
     actions: Annotated[
         list[Action], Field(description="the first ones and the most surprising later ones")
     ] = []
@@ -274,7 +277,7 @@ class Alert(Model):
     ] = []
     contributor_count: Annotated[int, Field(description="all of them, shown or not")] = 0
     audit_ids: Annotated[list[str], Field(description="all of them; in lists of alerts the first 1,000")] = []
-    severity_reasons: Annotated[list[str], Field(description="why it is as grave as that")] = []
+    severity_reasons: Annotated[list[str], Field(description="why it has this severity")] = []
     expected: Annotated[
         list[str], Field(description="what the model expected instead of the most telling action, in words")
     ] = []
@@ -311,14 +314,14 @@ def add_actions(alert: Alert, actions: list[Action], *, first: int, top: int) ->
     Sentence, techniques and checks are the explainer's to renew afterwards.
     """
     alert.action_count += len(actions)
-    deeds = {deed.did: deed for deed in alert.did}
+    repeated = {one.description: one for one in alert.repeated}
     for action in actions:
-        deed = deeds.get(action.did)
-        if deed is not None:
-            deed.count += 1
-        elif len(deeds) < _MAX_KINDS_OF_DEED:
-            deeds[action.did] = Deed(did=action.did, count=1)
-    alert.did = list(deeds.values())
+        one = repeated.get(action.description)
+        if one is not None:
+            one.count += 1
+        elif len(repeated) < _MAX_DESCRIPTIONS:
+            repeated[action.description] = RepeatedAction(description=action.description, count=1)
+    alert.repeated = list(repeated.values())
     ordered = sorted([*alert.actions, *actions], key=lambda action: action.time)
     later = sorted(ordered[first:], key=lambda action: action.weight, reverse=True)[:top]
     alert.actions = sorted([*ordered[:first], *later], key=lambda action: action.time)

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,26 +27,29 @@ from typing_extensions import TypedDict
 
 from data.errors import KubehabitError
 from serving import invocations, memory, model_routes, open_inference, problems, tracing
-from serving.alert_list import AlertPage, Wanted, whole
-from serving.alerts import Alert, Model
+from serving.alerts import Alert, ApiModel
 from serving.api_docs import add_docs
-from serving.asked import Asked, AskedHappening
 from serving.connection_limits import Connection
+from serving.console.render import problem_page
 from serving.console.routes import add_console
 from serving.engine import Engine, EventResult, ModelInfo
-from serving.feedback import Feedback, FeedbackEntry, entry_of
+from serving.feedback import NO_ALERT, Feedback, FeedbackEntry
+from serving.feedback import give_feedback as feedback_given
 from serving.forensics import routes as forensics
 from serving.gate import Access, Gate
 from serving.history import routes as history
 from serving.history.routes import Records
+from serving.history.schema import HistoryError
 from serving.incident_routes import add_incident_routes
 from serving.logs import configure
 from serving.plain_model import PlainModel
 from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
+from serving.query import AlertFilter, AlertListQuery, AlertPage, AlertQuery, whole
 from serving.scopes import add_security
 from serving.service import Service, merge
 from serving.settings import Settings, load_settings
+from serving.store import StoreError
 from serving.stream_routes import stream_of
 from serving.tls import ServerTls
 
@@ -87,7 +89,6 @@ _EXAMPLE_EVENT = {
 _EXAMPLE_LIST = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [_EXAMPLE_EVENT]}
 
 
-_NO_ALERT = "There is no such alert. It may have been deleted after the retention time."
 _EXAMPLE_STREAM = {
     "text/event-stream": {
         "schema": {"type": "string"},
@@ -115,13 +116,13 @@ class ScoreResponse(TypedDict):
     results: Annotated[list[EventResult], "one for each event, in the order sent"]
 
 
-class Health(Model):
+class Health(ApiModel):
     """The process answers."""
 
     status: Literal["ok"] = "ok"
 
 
-class Readiness(Model):
+class Readiness(ApiModel):
     """A model is served."""
 
     status: Literal["ready"] = "ready"
@@ -180,7 +181,11 @@ def create_app(
     )
     app.state.service = service
     app.state.access = access
-    problems.install(app)
+    problems.install(
+        app,
+        {StoreError: "the alert store failed", HistoryError: "the history failed"},
+        problem_page,
+    )
     app.state.tls = tls
     app.add_middleware(Gate, access=access, metrics=service.metrics)
     if tracing.is_on():
@@ -294,17 +299,11 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return _json({})
 
     @app.get("/v1/alerts", tags=["alerts"])
-    def alerts(
-        wanted: Asked,
-        since: Annotated[
-            datetime | None, Query(description="Only alerts still going on at or after this time")
-        ] = None,
-        limit: Annotated[int, Query(ge=1, le=500)] = 100,
-        cursor: Annotated[str | None, Query(description="That of the page before", max_length=32)] = None,
-    ) -> AlertPage:
-        """List alerts, newest raised first. All that is given must hold."""
-        after = problems.position_of(cursor)
-        return AlertPage.of(whole(service.ready().store, wanted, since=since, limit=limit, cursor=after))
+    def alerts(query: Annotated[AlertListQuery, Query()]) -> AlertPage:
+        """List alerts, newest raised first. All filters must match."""
+        after = problems.position_of(query.cursor)
+        store = service.ready().store
+        return AlertPage.from_page(whole(store, query, since=query.since, limit=query.limit, cursor=after))
 
     @app.get(
         "/v1/alerts/stream",
@@ -313,7 +312,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         responses={200: {"description": "Server-sent events", "content": _EXAMPLE_STREAM}},
     )
     async def follow(
-        wanted: AskedHappening,
+        wanted: Annotated[AlertFilter, Query()],
         last_event_id: Annotated[
             str | None, Header(description="Go on after this event; browsers send it by themselves")
         ] = None,
@@ -354,17 +353,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
                 422,
                 f'\'{name}\' is wrong: {first["msg"]}. Send {{"verdict": "normal"}} or malicious, with a note.',
             ) from error
-        found = await asyncio.to_thread(store.get, alert_id)
-        if found is None:
-            raise ProblemError(404, _NO_ALERT)
-        kept = entry_of(found, given, request.client.host if request.client is not None else "")
-        await asyncio.to_thread(
-            store.add_feedback, found.id, kept.time, kept.verdict, kept.model_dump_json(by_alias=True)
-        )
-        _log.info(
-            "feedback", extra={"alert": kept.alert_id, "verdict": kept.verdict, "address": kept.address}
-        )
-        return kept
+        address = request.client.host if request.client is not None else ""
+        return await asyncio.to_thread(feedback_given, store, alert_id, given, address)
 
     @app.get(
         "/v1/feedback",
@@ -394,7 +384,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
                 404,
                 "This principal is not in the model's training and did nothing since counting began.",
             )
-        page = whole(engine.store, Wanted(principal=report.principal), limit=20)
+        page = whole(engine.store, AlertQuery(principal=report.principal), limit=20)
         report.alerts = [alert.id for alert in page.alerts]
         return report
 
@@ -403,7 +393,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """One alert, with every auditID it rests on."""
         found = service.ready().store.get(alert_id)
         if found is None:
-            raise ProblemError(404, _NO_ALERT)
+            raise ProblemError(404, NO_ALERT)
         return found
 
     @app.get("/healthz", tags=["operation"])

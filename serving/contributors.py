@@ -1,7 +1,4 @@
-"""The milder actions that add up: a bounded memory of what each principal did that counted, and what of it led to a flag.
-
-Only actions that add evidence are remembered, about one in a hundred; nothing is made of the others.
-"""
+"""Milder actions that add up: a bounded memory of each principal's actions with evidence, and which of them led to a flag."""
 
 from __future__ import annotations
 
@@ -17,17 +14,20 @@ from data.evidence import FLOOR
 from serving.alerts import Contributor
 
 _PER_PRINCIPAL = 64
+
+#: Contributions remembered of all principals, 400 bytes each; those of the principals quiet longest go first, half at
+#: a time.
 _LIMIT = 50_000
-"""Contributions remembered of all principals, 400 bytes each; those of whoever is longest quiet go first, half at a time."""
 
 _SAMPLES = 32
 
+#: Seconds looked back for what led to a flag: an incident, then the longer horizons at which evidence adds up.
 _SPANS = (600, 3_600, 86_400)
-"""Seconds looked back for what led to a flag: an incident, then the longer horizons at which evidence adds up."""
 
 _MICRO = 1_000_000
+
+#: With four bytes of length it begins an array in MessagePack.
 _ARRAY = b"\xdd"
-"""With four bytes of length it begins an array in MessagePack."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -39,11 +39,10 @@ class Contribution:
     Attributes:
         time: microseconds since 1970 UTC.
         audit_id: of its request.
-        new, wrong: what it added, decades (`data.detector.Scores`).
-        short: its short form (`serving.alerts.Contributor`) as JSON, compressed once it is remembered; None if it was flagged,
-            for the alert holds it then.
-        address, client: from where and with what it came.
-        elsewhere: whether its principal never came from there before.
+        new, wrong: its evidence, decades (`data.detector.Scores`).
+        short: its `serving.alerts.Contributor` as JSON, compressed once remembered; None if it was flagged: the alert has it.
+        address, client: of the request.
+        elsewhere: whether the address is new to its principal.
     """
 
     time: int
@@ -57,12 +56,12 @@ class Contribution:
 
 
 def weight_of(new: float, wrong: float) -> float:
-    """Evidence of one action alone, decades: as `data.evidence` would sum it, were it the only one."""
+    """Evidence of one action alone, decades: the sum that `data.evidence` would make of it."""
     return math.sqrt(new * max(wrong, FLOOR)) if new > 0 else 0.0
 
 
 class _Shortener:
-    """Compresses texts that are much alike: the first of them are the dictionary of all others."""
+    """Compresses similar texts: the first of them are the dictionary of all others."""
 
     def __init__(self) -> None:
         self._samples: list[bytes] = []
@@ -80,7 +79,7 @@ class _Shortener:
         return bytes(bytearray(self._compress(text)))
 
     def another(self) -> _Shortener:
-        """One with the same dictionary, for another thread: two must not use one at the same time."""
+        """One with the same dictionary: two threads must not share one."""
         other = _Shortener()
         other._samples = list(self._samples)
         if len(other._samples) == _SAMPLES:
@@ -100,19 +99,19 @@ class _Shortener:
 
 
 class Contributors:
-    """What each principal did lately that added evidence."""
+    """Recent actions of each principal that added evidence."""
 
     def __init__(self) -> None:
         self._shortener = _Shortener()
         self._of: dict[str, deque[Contribution]] = {}
         self._held = 0
 
-    def told(self, one: Contribution) -> Contributor | None:
-        """The short form of one that is remembered."""
+    def expanded(self, one: Contribution) -> Contributor | None:
+        """The contributor in a remembered contribution."""
         return None if one.short is None else Contributor.model_validate_json(self._shortener.long(one.short))
 
-    def add(self, principal: str, contribution: Contribution) -> Contribution:
-        """Remember one; returns it as it is remembered."""
+    def append(self, principal: str, contribution: Contribution) -> Contribution:
+        """Remember a contribution; returns it as remembered."""
         if contribution.short is not None:
             contribution = replace(contribution, short=self._shortener.short(contribution.short))
         held = self._of.pop(principal, None)
@@ -126,12 +125,12 @@ class Contributors:
                 self._held -= len(self._of.pop(next(iter(self._of))))
         return contribution
 
-    def saved(self) -> Callable[[], msgspec.Raw]:
+    def snapshot(self) -> Callable[[], msgspec.Raw]:
         """Everything as it is now.
 
         Returns:
-            What makes MessagePack of it, on any thread: (principal, its contributions) in the order of the last ones, each of
-            them its fields in their order. It is never in memory as a whole else, where it takes several times the room.
+            A function that makes MessagePack of it, on any thread: (principal, contributions as tuples of fields), the principal
+            with the last contribution last. It works piecewise: as a whole it would take several times the memory.
         """
         of = {principal: tuple(held) for principal, held in self._of.items()}
         long = self._shortener.another().long
@@ -158,21 +157,20 @@ class Contributors:
         return make
 
     def within(self, principal: str, since: int, until: int) -> list[Contribution]:
-        """Those of a principal in a span of time, both ends included, in order of time."""
+        """Contributions of a principal in a span of time, both ends included, by time."""
         held: Iterable[Contribution] = self._of.get(principal, ())
         found = [one for one in held if since <= one.time <= until]
         return sorted(found, key=lambda one: one.time)
 
     def leading_to(self, principal: str, moment: int, threshold: float) -> list[Contribution]:
-        """What led up to a flag, the flagged action itself included, in order of time.
+        """What led up to a flag, the flagged action included, by time.
 
-        Everything within an incident's length; and from further back only if that does not reach the threshold, for then older
-        evidence must have.
+        From further back than an incident's length only if that does not reach the threshold.
 
         Args:
             principal: who was flagged.
             moment: when, microseconds since 1970 UTC.
-            threshold: evidence at which it was, decades.
+            threshold: evidence at which it was flagged, decades.
         """
         found: list[Contribution] = []
         for seconds in _SPANS:

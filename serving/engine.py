@@ -22,26 +22,28 @@ from serving.alerts import (
     Action,
     Alert,
     Alternative,
+    ApiModel,
     FieldSurprise,
-    Model,
     ServedModel,
     add_actions,
     add_contributors,
     clean,
 )
-from serving.explain import Explainer, deed_of
-from serving.incident_store import add_surroundings, add_ties
+from serving.context import ContextTracker, Flag, Gathered, habits_of
+from serving.event_summary import summary_fields, traits_of
+from serving.explainer import Explainer
+from serving.incident_store import add_links, add_surroundings
 from serving.incidents import Incidents
+from serving.phrases import ActionPhrase
 from serving.principals import Principals, Trained
 from serving.settings import AlertSettings
-from serving.store import AlertStore, RefusedError, Stored, StoreError, Writer, microseconds
-from serving.surroundings import Flag, Gathered, Surroundings, habits_of
-from serving.told import told, traits_of
+from serving.store import AlertStore, RefusedError, Stored, StoreError, Writer
+from serving.tables import microseconds
 
 if TYPE_CHECKING:
     from data.detector import Detector, Explanation, Figures, Scores
     from data.habits import Habits
-    from serving.history.keep import Judge
+    from serving.history.recorder import Judge
 
 _TOP_FIELDS = 3
 _EXPLAINED_FIELDS = 5
@@ -69,7 +71,7 @@ class Shadow(Protocol):
 
 
 class Past(Protocol):
-    """What the engine needs of `serving.history.keep.History`."""
+    """What the engine needs of `serving.history.recorder.History`."""
 
     def observe(self, scores: Scores) -> None:
         """Remember a scored batch; must return at once."""
@@ -109,7 +111,7 @@ class EventResult(TypedDict, total=False):
     reason: str
 
 
-class SelfTestResult(Model):
+class SelfTestResult(ApiModel):
     """How near this machine came to what training computed when the model was loaded."""
 
     windows: int
@@ -117,7 +119,7 @@ class SelfTestResult(Model):
     tolerance: Annotated[float, Field(description="nats; beyond it the model would have been refused")]
 
 
-class ModelInfo(Model):
+class ModelInfo(ApiModel):
     """The model that is being served."""
 
     name: str
@@ -270,7 +272,7 @@ class Engine:
         explainer: Explainer,
         settings: AlertSettings | None = None,
         principals: Principals | None = None,
-        surroundings: Surroundings | None = None,
+        surroundings: ContextTracker | None = None,
     ) -> None:
         self.model = model
         self.store = store
@@ -284,7 +286,7 @@ class Engine:
         self._explainer = explainer
         self._settings = settings or AlertSettings()
         self._gap = timedelta(minutes=self._settings.gap_minutes)
-        self.surroundings = surroundings or Surroundings(explainer, round(self._gap.total_seconds() * 1e6))
+        self.surroundings = surroundings or ContextTracker(explainer, round(self._gap.total_seconds() * 1e6))
         self.incidents = Incidents(store, explainer)
         self._lock = threading.Lock()
         self._aside: list[tuple[int, Gathered]] = []
@@ -351,7 +353,7 @@ class Engine:
     @property
     def glossary(self) -> dict[str, str]:
         """Words that alerts and incidents use, explained."""
-        return self._explainer.vocabulary.glossary
+        return self._explainer.lexicon.glossary
 
     def settle(self) -> None:
         """Store what principals with an alert did lately, so that whoever reads now sees it.
@@ -392,7 +394,7 @@ class Engine:
             self.model, self.loaded = loaded.model, loaded
             self.principals.trained = loaded.trained
             encoder = loaded.detector.encoder
-            self.surroundings.adopt(encoder.identity.fold, encoder.settings.trusted_hops)
+            self.surroundings.attach(encoder.identity.fold, encoder.settings.trusted_hops)
             self._tell_past()
             return time.perf_counter() - began
 
@@ -403,10 +405,10 @@ class Engine:
             self._tell_past()
 
     def _tell_past(self) -> None:
-        from serving.history.keep import Judge
+        from serving.history.recorder import Judge
 
         if self.past is not None and self.loaded is not None:
-            judge = Judge.of(self.model.version, self.loaded.detector.bundle.calibration)
+            judge = Judge.from_calibration(self.model.version, self.loaded.detector.bundle.calibration)
             self.past.judged_by(judge, self.loaded.trained)
 
     def set_shadow(self, shadow: Shadow | None, fresh: Detector | None = None) -> None:
@@ -464,7 +466,7 @@ class Engine:
         for number, found in around:
             # What is around an alert that was forgotten meanwhile goes with it.
             if number in kept and add_surroundings(writer.connection, number, found.around):
-                add_ties(writer.connection, number, found.ties)
+                add_links(writer.connection, number, found.links)
 
     # -- verdicts -----------------------------------------------------------------------------------------------
 
@@ -529,7 +531,7 @@ class Engine:
         severity = scores.severity[row]
         moment: datetime = scores.time[row].astype("M8[us]").item()
         action = Action.model_validate(
-            told(event, moment, traits_of(event))
+            summary_fields(event, moment, traits_of(event))
             | {
                 "severity": severity if severity != "none" else "low",
                 "sensitivity": int(scores.sensitivity[row]),
@@ -540,7 +542,7 @@ class Engine:
                 "habits": [] if why is None else habits_of(why.habits),
             }
         )
-        action.did = self._explainer.did(deed_of(action))
+        action.description = self._explainer.did(ActionPhrase.from_summary(action))
         return action
 
     # -- alerts -------------------------------------------------------------------------------------------------
@@ -660,7 +662,7 @@ class Engine:
         number = writer.put(growing.number, alert, list(fresh))
         self.surroundings.stored(alert.principal, number)
         add_surroundings(writer.connection, number, found.around)
-        ties = add_ties(writer.connection, number, found.ties)
+        ties = add_links(writer.connection, number, found.links)
         self.incidents.join(writer.connection, alert, ties)
         if self.note is not None:
             self.note(writer, number, alert)

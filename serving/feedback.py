@@ -1,19 +1,24 @@
-"""What people say of alerts: kept for good with who said it and when, and exported as `kubehabit train --feedback` reads it."""
+"""Feedback on alerts: stored for good, and exported in the form that `kubehabit train --feedback` reads."""
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from serving.alerts import Alert, Model, clean
+from data.errors import NotFoundError
+from serving.alerts import ApiModel, clean
+from serving.store import AlertStore
 
+NO_ALERT = "There is no such alert. It may have been deleted after the retention time."
+_log = logging.getLogger("kubehabit.api")
 _MAX_NOTE = 1000
 _MAX_NAME = 256
 
 
-class Feedback(Model):
+class Feedback(ApiModel):
     """A person's verdict on an alert."""
 
     model_config = ConfigDict(
@@ -28,8 +33,8 @@ class Feedback(Model):
     by: Annotated[str, Field(max_length=_MAX_NAME, description="who says so, in the caller's words")] = ""
 
 
-class FeedbackEntry(Model):
-    """A verdict as it is kept and exported: one line of a feedback file."""
+class FeedbackEntry(ApiModel):
+    """A verdict as it is stored and exported: one line of a feedback file."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -53,12 +58,19 @@ class FeedbackEntry(Model):
     time: datetime
     alert_id: str
     by: str
-    address: Annotated[str, Field(description="whence it was sent, as the service saw it")]
+    address: Annotated[str, Field(description="the sender's address, as the service saw it")]
 
 
-def entry_of(alert: Alert, feedback: Feedback, address: str) -> FeedbackEntry:
-    """The verdict on an alert as it stands now. Texts are cleaned: a note with a token in it must not keep it."""
-    return FeedbackEntry(
+def give_feedback(store: AlertStore, alert_id: str, feedback: Feedback, address: str) -> FeedbackEntry:
+    """Store a verdict on an alert as it is now, and log it. Texts are cleaned: a token in a note must not be stored.
+
+    Raises:
+        NotFoundError: there is no such alert.
+    """
+    alert = store.get(alert_id)
+    if alert is None:
+        raise NotFoundError(NO_ALERT)
+    entry = FeedbackEntry(
         principal=alert.principal,
         audit_ids=alert.audit_ids,
         verdict=feedback.verdict,
@@ -68,3 +80,6 @@ def entry_of(alert: Alert, feedback: Feedback, address: str) -> FeedbackEntry:
         by=clean(feedback.by),
         address=address,
     )
+    store.add_feedback(alert.id, entry.time, entry.verdict, entry.model_dump_json(by_alias=True))
+    _log.info("feedback", extra={"alert": alert.id, "verdict": entry.verdict, "address": address})
+    return entry

@@ -1,33 +1,51 @@
-"""HTTP routes of incidents: list them, read one, and what people decide about them. Thin, over `serving.incidents`."""
+"""HTTP routes of incidents: list them, read one, decide about one. Thin, over `serving.incidents`."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, ValidationError
 
-from serving.incidents import (
-    Asker,
-    Close,
-    IncidentError,
-    IncidentPage,
-    Incidents,
-    Merge,
-    Note,
-    Split,
-)
+from data.errors import NotFoundError
+from serving.incidents import Asker, Close, Decision, IncidentPage, Merge, Note, Split
 from serving.problems import ProblemError, position_of
+from serving.report import Incident
 from serving.service import Service
-from serving.story import Incident
 
 _log = logging.getLogger("kubehabit.api")
 _NO_INCIDENT = "There is no such incident: see GET /v1/incidents."
 
-Wanted = TypeVar("Wanted", bound=BaseModel)
+_Sent = TypeVar("_Sent", Merge, Split, Close, Note)
+
+
+async def decide(request: Request, incident_id: str, decision: Decision) -> Incident:
+    """Carry out what the caller of the API or of the console decides, and log it; raises as `Incidents.decide`."""
+    service: Service = request.app.state.service
+    address = request.client.host if request.client is not None else ""
+    asker = Asker(request.scope.get("kubehabit.caller", ""), address)
+    decided = await asyncio.to_thread(service.ready().incidents.decide, incident_id, decision, asker)
+    _log.info(
+        "incident",
+        extra={"incident": decided.id, "decision": type(decision).__name__.lower(), "address": address},
+    )
+    return decided
+
+
+def read_incident(service: Service, incident_id: str, missing: str = _NO_INCIDENT) -> Incident:
+    """An incident with all alerts of what was scored until now.
+
+    Raises:
+        NotFoundError: there is none; `missing` is its message.
+    """
+    engine = service.ready()
+    engine.settle()
+    found = engine.incidents.get(incident_id)
+    if found is None:
+        raise NotFoundError(missing)
+    return found
 
 
 def _documented(model: type[BaseModel]) -> dict[str, Any]:
@@ -42,13 +60,10 @@ def _documented(model: type[BaseModel]) -> dict[str, Any]:
 def add_incident_routes(app: FastAPI, service: Service) -> None:
     """Every route of incidents."""
 
-    async def decide(
-        request: Request, model: type[Wanted], act: Callable[[Incidents, Wanted, Asker], Incident]
-    ) -> Incident:
-        engine = service.ready()
-        body = await service.body(request)
+    async def sent(request: Request, model: type[_Sent]) -> _Sent:
+        service.ready()
         try:
-            wanted = model.model_validate_json(body or b"{}")
+            return model.model_validate_json(await service.body(request) or b"{}")
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or "body"
@@ -56,16 +71,6 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
             raise ProblemError(
                 422, f"'{name}' is wrong: {first['msg']}. Send something like {example}."
             ) from error
-        address = request.client.host if request.client is not None else ""
-        asker = Asker(request.scope.get("kubehabit.caller", ""), address)
-        try:
-            told = await asyncio.to_thread(act, engine.incidents, wanted, asker)
-        except IncidentError as error:
-            raise ProblemError(409 if "There is no" not in str(error) else 404, str(error)) from error
-        _log.info(
-            "incident", extra={"incident": told.id, "decision": model.__name__.lower(), "address": address}
-        )
-        return told
 
     @app.get("/v1/incidents", tags=["incidents"])
     def incidents(
@@ -80,41 +85,30 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/incidents/{incident_id}", tags=["incidents"])
     def incident(incident_id: str) -> Incident:
-        """One incident with its whole story: source, sessions, timeline, graph, evidence, what to do, and its trail."""
-        engine = service.ready()
-        engine.settle()
-        found = engine.incidents.get(incident_id)
-        if found is None:
-            raise ProblemError(404, _NO_INCIDENT)
-        return found
+        """One incident in full: source, sessions, timeline, graph, evidence, what to do, and its trail."""
+        return read_incident(service, incident_id)
 
     @app.post("/v1/incidents/{incident_id}/merge", tags=["incidents"], openapi_extra=_documented(Merge))
     async def merge(incident_id: str, request: Request) -> Incident:
-        """Take another incident into this one. Both keep in their trail who did it, when and why."""
-        return await decide(
-            request, Merge, lambda all_, wanted, asker: all_.merge(incident_id, wanted, asker)
-        )
+        """Merge another incident into this one. Both keep in their trail who did it, when and why."""
+        return await decide(request, incident_id, await sent(request, Merge))
 
     @app.post("/v1/incidents/{incident_id}/split", tags=["incidents"], openapi_extra=_documented(Split))
     async def split(incident_id: str, request: Request) -> Incident:
         """Make an incident of its own of some alerts; the answer is the new one. No later join undoes it."""
-        return await decide(
-            request, Split, lambda all_, wanted, asker: all_.split(incident_id, wanted, asker)
-        )
+        return await decide(request, incident_id, await sent(request, Split))
 
     @app.post("/v1/incidents/{incident_id}/close", tags=["incidents"], openapi_extra=_documented(Close))
     async def close(incident_id: str, request: Request) -> Incident:
-        """Say that an incident is dealt with, and how it ended. It can be read for as long as its alerts are kept."""
-        return await decide(
-            request, Close, lambda all_, wanted, asker: all_.close(incident_id, wanted, asker)
-        )
+        """Close an incident, with its outcome. It can be read for as long as its alerts are kept."""
+        return await decide(request, incident_id, await sent(request, Close))
 
     @app.post("/v1/incidents/{incident_id}/notes", tags=["incidents"], openapi_extra=_documented(Note))
     async def note(incident_id: str, request: Request) -> Incident:
-        """Write something into an incident's trail, for whoever reads it next. There is no way to change or remove it."""
-        return await decide(request, Note, lambda all_, wanted, asker: all_.note(incident_id, wanted, asker))
+        """Add a note to an incident's trail. Notes cannot be changed or removed."""
+        return await decide(request, incident_id, await sent(request, Note))
 
     @app.get("/v1/glossary", tags=["model"])
     def glossary() -> dict[str, str]:
-        """Kubernetes words and those of this service, explained for somebody new to both."""
+        """Kubernetes words and those of this service, explained for readers new to both."""
         return service.ready().glossary

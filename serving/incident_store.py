@@ -9,62 +9,20 @@ from typing import NamedTuple, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from serving.alerts import SEVERITIES, Alert, Severity, Surrounding, Tie
-from serving.store import (
+from serving.alerts import SEVERITIES, Alert, IncidentLink, Severity, Surrounding
+from serving.tables import (
     ALERT_EVENTS,
     ALERT_LINES,
     ALERTS,
+    INCIDENTS,
     LARGEST_NUMBER,
+    LINKS,
+    MEMBERS,
     QUERY_IDS,
+    SURROUNDINGS,
+    TRAIL,
     as_moment,
     microseconds,
-)
-
-_metadata = sa.MetaData()
-_surroundings = sa.Table(
-    "alert_surroundings",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.Integer),
-    sa.Column("audit_id", sa.Text),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("role", sa.String(16)),
-    sa.Column("document", sa.Text),
-)
-_ties = sa.Table(
-    "alert_ties",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.Integer),
-    sa.Column("audit_id", sa.Text),
-    sa.Column("kind", sa.String(32)),
-    sa.Column("source", sa.Text),
-    sa.Column("target", sa.Text),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("document", sa.Text),
-)
-INCIDENTS = sa.Table(
-    "incidents",
-    _metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(32)),
-    sa.Column("state", sa.String(16)),
-    sa.Column("merged_into", sa.String(32)),
-)
-MEMBERS = sa.Table(
-    "incident_alerts",
-    _metadata,
-    sa.Column("alert", sa.String(32), primary_key=True),
-    sa.Column("incident", sa.String(32)),
-    sa.Column("by_hand", sa.SmallInteger),
-)
-_trail = sa.Table(
-    "incident_trail",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("incident", sa.String(32)),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("document", sa.Text),
 )
 
 
@@ -72,10 +30,8 @@ class Row(NamedTuple):
     """An incident's own row.
 
     Attributes:
-        number: its place in a listing.
-        id: its name.
-        state: open, closed or merged.
-        merged_into: where its alerts went; None unless merged.
+        number: position in listings.
+        merged_into: the incident that has its alerts now; None unless merged.
     """
 
     number: int
@@ -97,7 +53,7 @@ class Member(NamedTuple):
 
 
 class Brief(NamedTuple):
-    """An alert as far as a list of incidents needs it, by the names that `Alert` has for it."""
+    """An alert as far as a list of incidents needs it; fields as of `Alert`."""
 
     principal: str
     kind: str
@@ -110,8 +66,8 @@ class Brief(NamedTuple):
     sentence: str
 
 
+#: Attributes of an alert, and columns of the narrow table.
 _BRIEF = Brief._fields
-"""Attributes of an alert, and columns of the narrow table."""
 
 
 # -- what surrounds alerts ----------------------------------------------------------------------------------------
@@ -120,20 +76,19 @@ _BRIEF = Brief._fields
 def known_surroundings(
     connection: Connection, number: int, rows: Sequence[Surrounding]
 ) -> set[tuple[str, int]]:
-    """Which (audit ID, time in microseconds) of some actions an alert has already."""
+    """Which (audit ID, time in microseconds) of these actions an alert has already."""
     found: set[tuple[str, int]] = set()
     names = list({row.audit_id for row in rows})
     for start in range(0, len(names), QUERY_IDS):
-        query = sa.select(_surroundings.c.audit_id, _surroundings.c.time).where(
-            _surroundings.c.alert == number,
-            _surroundings.c.audit_id.in_(names[start : start + QUERY_IDS]),
+        query = sa.select(SURROUNDINGS.c.audit_id, SURROUNDINGS.c.time).where(
+            SURROUNDINGS.c.alert == number, SURROUNDINGS.c.audit_id.in_(names[start : start + QUERY_IDS])
         )
         found.update((row.audit_id, row.time) for row in connection.execute(query))
     return found
 
 
 def add_surroundings(connection: Connection, number: int, rows: Sequence[Surrounding]) -> list[Surrounding]:
-    """Keep actions around an alert; returns those that it did not have yet."""
+    """Add actions around an alert; returns those that are new."""
     known = known_surroundings(connection, number, rows) if rows else set()
     fresh: dict[tuple[str, int], Surrounding] = {}
     for row in rows:
@@ -142,7 +97,7 @@ def add_surroundings(connection: Connection, number: int, rows: Sequence[Surroun
             fresh.setdefault(key, row)
     if fresh:
         connection.execute(
-            sa.insert(_surroundings),
+            sa.insert(SURROUNDINGS),
             [
                 {
                     "alert": number,
@@ -158,11 +113,11 @@ def add_surroundings(connection: Connection, number: int, rows: Sequence[Surroun
 
 
 def surroundings_of(connection: Connection, numbers: Sequence[int]) -> list[tuple[int, Surrounding]]:
-    """(number of the alert, action) around some alerts, in order of time; one that several have, once."""
+    """(number of the alert, action) around some alerts, by time; an action of several alerts once."""
     query = (
-        sa.select(_surroundings.c.alert, _surroundings.c.document)
-        .where(_surroundings.c.alert.in_(numbers))
-        .order_by(_surroundings.c.time, _surroundings.c.position)
+        sa.select(SURROUNDINGS.c.alert, SURROUNDINGS.c.document)
+        .where(SURROUNDINGS.c.alert.in_(numbers))
+        .order_by(SURROUNDINGS.c.time, SURROUNDINGS.c.position)
     )
     found: dict[tuple[str, datetime], tuple[int, Surrounding]] = {}
     for row in connection.execute(query):
@@ -177,7 +132,7 @@ _PRECEDENCE = {"flagged": 0, "contributor": 1, "session": 2, "before": 3, "conse
 
 
 def flagged_ids(connection: Connection, numbers: Sequence[int]) -> list[str]:
-    """Audit IDs of all flagged actions of some alerts, in the order of their coming."""
+    """Audit IDs of all flagged actions of some alerts, in the order of arrival."""
     query = (
         sa.select(ALERT_EVENTS.c.audit_id)
         .where(ALERT_EVENTS.c.alert.in_(numbers))
@@ -186,58 +141,58 @@ def flagged_ids(connection: Connection, numbers: Sequence[int]) -> list[str]:
     return list(dict.fromkeys(connection.execute(query).scalars()))
 
 
-def _alike(tie: Tie) -> tuple[str, str, str, str]:
-    """Ties that say the same, of which the first is enough."""
-    return tie.kind, tie.source, tie.target, tie.via
+def _alike(link: IncidentLink) -> tuple[str, str, str, str]:
+    """Key of links that say the same; the first of them is enough."""
+    return link.kind, link.source, link.target, link.via
 
 
-def add_ties(connection: Connection, number: int, ties: Sequence[Tie]) -> list[Tie]:
-    """Keep ties found through an alert; returns those that are new."""
-    if not ties:
+def add_links(connection: Connection, number: int, links: Sequence[IncidentLink]) -> list[IncidentLink]:
+    """Add links found through an alert; returns those that are new."""
+    if not links:
         return []
-    query = sa.select(_ties.c.document).where(_ties.c.alert == number)
-    known = {_alike(Tie.model_validate_json(text)) for text in connection.execute(query).scalars()}
-    fresh: dict[tuple[str, str, str, str], Tie] = {}
-    for tie in ties:
-        if _alike(tie) not in known:
-            fresh.setdefault(_alike(tie), tie)
+    query = sa.select(LINKS.c.document).where(LINKS.c.alert == number)
+    known = {_alike(IncidentLink.model_validate_json(text)) for text in connection.execute(query).scalars()}
+    fresh: dict[tuple[str, str, str, str], IncidentLink] = {}
+    for link in links:
+        if _alike(link) not in known:
+            fresh.setdefault(_alike(link), link)
     if fresh:
         connection.execute(
-            sa.insert(_ties),
+            sa.insert(LINKS),
             [
                 {
                     "alert": number,
-                    "audit_id": tie.audit_id,
-                    "kind": tie.kind,
-                    "source": tie.source,
-                    "target": tie.target,
-                    "time": microseconds(tie.time),
-                    "document": tie.model_dump_json(by_alias=True),
+                    "audit_id": link.audit_id,
+                    "kind": link.kind,
+                    "source": link.source,
+                    "target": link.target,
+                    "time": microseconds(link.time),
+                    "document": link.model_dump_json(by_alias=True),
                 }
-                for tie in fresh.values()
+                for link in fresh.values()
             ],
         )
     return list(fresh.values())
 
 
-def ties_of(connection: Connection, numbers: Sequence[int]) -> list[Tie]:
-    """Ties found through some alerts, in order of time; one that several found, once."""
+def links_of(connection: Connection, numbers: Sequence[int]) -> list[IncidentLink]:
+    """Links found through some alerts, by time; a link found several times once."""
     query = (
-        sa.select(_ties.c.document).where(_ties.c.alert.in_(numbers)).order_by(_ties.c.time, _ties.c.position)
+        sa.select(LINKS.c.document).where(LINKS.c.alert.in_(numbers)).order_by(LINKS.c.time, LINKS.c.position)
     )
-    found = [Tie.model_validate_json(text) for text in connection.execute(query).scalars()]
-    return list({_alike(tie): tie for tie in reversed(found)}.values())[::-1]
+    found = [IncidentLink.model_validate_json(text) for text in connection.execute(query).scalars()]
+    return list({_alike(link): link for link in reversed(found)}.values())[::-1]
 
 
-def ties_into(connection: Connection, targets: Sequence[str], since: int, until: int) -> list[Tie]:
-    """Ties into one of some targets in a span of time (microseconds since 1970 UTC), in order of time."""
+def links_into(connection: Connection, targets: Sequence[str], since: int, until: int) -> list[IncidentLink]:
+    """Links to any of these targets in a span of time (microseconds since 1970 UTC), by time."""
     query = (
-        sa.select(_ties.c.document)
-        .where(_ties.c.target.in_(targets), _ties.c.time >= since, _ties.c.time <= until)
-        .order_by(_ties.c.time)
+        sa.select(LINKS.c.document)
+        .where(LINKS.c.target.in_(targets), LINKS.c.time >= since, LINKS.c.time <= until)
+        .order_by(LINKS.c.time)
         .limit(QUERY_IDS)
     )
-    return [Tie.model_validate_json(text) for text in connection.execute(query).scalars()]
+    return [IncidentLink.model_validate_json(text) for text in connection.execute(query).scalars()]
 
 
 # -- alerts and their incidents -----------------------------------------------------------------------------------
@@ -265,14 +220,14 @@ def _as_members(connection: Connection, query: sa.Select[tuple[object, ...]]) ->
 
 
 def members(connection: Connection, incident: str) -> list[Member]:
-    """Alerts of an incident that are still kept, in the order in which they were raised."""
+    """Alerts of an incident that still exist, in the order in which they were raised."""
     return _as_members(
         connection, _member_query().where(MEMBERS.c.incident == incident).order_by(ALERTS.c.number)
     )
 
 
 def member(connection: Connection, alert: str) -> Member | None:
-    """An alert's place among the incidents; None while it has none."""
+    """The incident of an alert; None while it has none."""
     found = _as_members(connection, _member_query().where(MEMBERS.c.alert == alert))
     return found[0] if found else None
 
@@ -280,7 +235,7 @@ def member(connection: Connection, alert: str) -> Member | None:
 def members_of_principal(
     connection: Connection, principal: str, since: int, until: int, *, prefix: bool = False
 ) -> list[Member]:
-    """Alerts of a principal (or of all whose names begin so) that overlap a span of time, latest last."""
+    """Alerts of a principal (or of all with this prefix) that overlap a span of time, the latest last."""
     name = (
         ALERTS.c.principal.startswith(principal, autoescape=True)
         if prefix
@@ -296,7 +251,7 @@ def members_of_principal(
 
 
 def alerts_of(connection: Connection, numbers: Sequence[int]) -> list[Alert]:
-    """Alerts by number, in order of time."""
+    """Alerts by number, by time."""
     query = (
         sa.select(ALERTS.c.document)
         .where(ALERTS.c.number.in_(numbers))
@@ -306,13 +261,13 @@ def alerts_of(connection: Connection, numbers: Sequence[int]) -> list[Alert]:
 
 
 def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Brief]]:
-    """Alerts of each of some incidents, in order of time, from the narrow table: their documents are long.
+    """Alerts of each incident by time, from the narrow table: their documents are long.
 
-    A version before this one, at work beside it, leaves lines out or incomplete; of these the documents are read.
+    An older version that runs beside this one leaves lines out or incomplete; for those the documents are read.
     """
     line = ALERT_LINES.c
     found: dict[str, list[tuple[datetime, int, Brief]]] = {name: [] for name in names}
-    untold: dict[int, str] = {}
+    incomplete: dict[int, str] = {}
     for start in range(0, len(names), QUERY_IDS):
         query = (
             sa.select(MEMBERS.c.incident, ALERTS.c.number, *(line[name] for name in _BRIEF))
@@ -322,7 +277,7 @@ def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Br
         )
         for row in connection.execute(query).all():
             if row.began is None:
-                untold[row.number] = row.incident
+                incomplete[row.number] = row.incident
                 continue
             brief = Brief(
                 principal=row.principal,
@@ -336,7 +291,7 @@ def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Br
                 sentence=row.sentence,
             )
             found[row.incident].append((brief.first_seen, row.number, brief))
-    for number, name in untold.items():
+    for number, name in incomplete.items():
         for alert in alerts_of(connection, [number]):
             brief = Brief(*(getattr(alert, field) for field in _BRIEF))
             found[name].append((brief.first_seen, number, brief))
@@ -360,7 +315,7 @@ def incidents(connection: Connection, *, state: str | None, limit: int, cursor: 
 
 
 def open_incident(connection: Connection, name: str) -> None:
-    """Add one."""
+    """Insert an incident."""
     connection.execute(sa.insert(INCIDENTS).values(id=name, state="open"))
 
 
@@ -382,20 +337,20 @@ def assign(connection: Connection, alert: str, name: str, *, by_hand: bool) -> N
 
 
 def forget(connection: Connection, before: int) -> None:
-    """Forget incidents of which no alert is kept any more and that nobody touched since (microseconds since 1970 UTC)."""
+    """Delete incidents without alerts that nobody has touched since (microseconds since 1970 UTC)."""
     connection.execute(sa.delete(MEMBERS).where(MEMBERS.c.alert.not_in(sa.select(ALERTS.c.id))))
     held = sa.select(MEMBERS.c.incident)
-    connection.execute(sa.delete(_trail).where(_trail.c.time < before, _trail.c.incident.not_in(held)))
-    told = sa.select(_trail.c.incident)
-    connection.execute(sa.delete(INCIDENTS).where(INCIDENTS.c.id.not_in(held), INCIDENTS.c.id.not_in(told)))
+    connection.execute(sa.delete(TRAIL).where(TRAIL.c.time < before, TRAIL.c.incident.not_in(held)))
+    noted = sa.select(TRAIL.c.incident)
+    connection.execute(sa.delete(INCIDENTS).where(INCIDENTS.c.id.not_in(held), INCIDENTS.c.id.not_in(noted)))
 
 
 def add_to_trail(connection: Connection, name: str, time: datetime, document: str) -> None:
-    """Write down what was done with an incident. There is no way to change or remove it."""
-    connection.execute(sa.insert(_trail).values(incident=name, time=microseconds(time), document=document))
+    """Append to an incident's trail. Entries cannot be changed or removed."""
+    connection.execute(sa.insert(TRAIL).values(incident=name, time=microseconds(time), document=document))
 
 
 def trail(connection: Connection, name: str) -> list[str]:
     """All documents of `add_to_trail` of an incident, oldest first."""
-    query = sa.select(_trail.c.document).where(_trail.c.incident == name).order_by(_trail.c.position)
+    query = sa.select(TRAIL.c.document).where(TRAIL.c.incident == name).order_by(TRAIL.c.position)
     return list(connection.execute(query).scalars())

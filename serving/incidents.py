@@ -1,7 +1,7 @@
-"""Incidents: alerts joined over time and across principals, by what the log says tied them; merged, split and closed by people.
+"""Incidents: alerts joined over time and across principals by links found in the log; merged, split and closed by people.
 
-A join is made in the transaction that stores the alert. Nothing is deleted: what is merged away, split off or closed keeps its
-place, and who did what, when and why is in the incident's trail.
+An alert is joined in the transaction that stores it. Nothing is deleted: incidents that were merged, split or closed remain, with
+who did it, when and why in their trail.
 """
 
 from __future__ import annotations
@@ -14,29 +14,46 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field
 from sqlalchemy.engine import Connection
 
-from data.errors import KubehabitError
-from data.ties import ANY, standing_for
+from data.errors import ConflictError, NotFoundError
+from data.links import ANY, standing_for
 from serving import incident_store as rows
-from serving.alerts import Action, Alert, Confidence, Contributor, Model, Tie, clean
-from serving.explain import Explainer
+from serving.alerts import (
+    CONFIDENCE_RANK,
+    Action,
+    Alert,
+    ApiModel,
+    Confidence,
+    Contributor,
+    IncidentLink,
+    clean,
+)
+from serving.context import LINK_REACH
+from serving.explainer import Explainer
 from serving.incident_store import Member
-from serving.store import AlertStore, microseconds
-from serving.story import Incident, IncidentSummary, TrailEntry, summarize, tell
-from serving.surroundings import TIE_REACH
+from serving.report import Incident, IncidentSummary, TrailEntry, build_report, summarize
+from serving.store import AlertStore
+from serving.tables import microseconds
 
+#: Who joined, in the trail, when nobody did by hand.
 PRODUCT = "kubehabit"
-"""Who joined, in the trail, when nobody did by hand."""
 
 _MAX_NOTE = 1000
 _MAX_NAME = 256
-_ORDER: dict[str, int] = {"possible": 0, "likely": 1, "certain": 2}
 
 
-class IncidentError(KubehabitError):
+class IncidentError(ConflictError):
     """What was asked for cannot be done with this incident; the message says why."""
 
 
-class _Decision(Model):
+class UnknownIncidentError(NotFoundError):
+    """There is no incident of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no incident {clean(name, 32)}: see GET /v1/incidents.")
+        self.name = name
+
+
+class _Decision(ApiModel):
     model_config = ConfigDict(extra="forbid")
 
     note: Annotated[str, Field(max_length=_MAX_NOTE, description="why")] = ""
@@ -80,7 +97,7 @@ class Close(_Decision):
 
 
 class Note(_Decision):
-    """Something to be remembered about an incident; it changes nothing."""
+    """A remark on an incident; it changes nothing."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"note": "Called Judy: it was not her.", "by": "alice@corp"}}
@@ -89,14 +106,17 @@ class Note(_Decision):
     note: Annotated[str, Field(min_length=1, max_length=_MAX_NOTE)]
 
 
+Decision = Merge | Split | Close | Note
+
+
 class Asker(NamedTuple):
-    """Who asks for a decision, as the service knows it: the name of a token or certificate, if any, and the address."""
+    """The caller as the service knows it: name of a token or certificate, if any, and address."""
 
     caller: str = ""
     address: str = ""
 
     def entry(self, wanted: _Decision) -> dict[str, str]:
-        """Fields of the trail that say who and why."""
+        """Fields of a trail entry that say who and why."""
         return {
             "by": clean(wanted.by),
             "caller": clean(self.caller),
@@ -106,7 +126,7 @@ class Asker(NamedTuple):
 
 
 class _Reason(NamedTuple):
-    """Why an alert belongs to an incident that there is."""
+    """Why an alert belongs to an existing incident."""
 
     incident: str
     number: int
@@ -114,7 +134,7 @@ class _Reason(NamedTuple):
     why: str
 
 
-class IncidentPage(Model):
+class IncidentPage(ApiModel):
     """One page of incidents, newest first."""
 
     incidents: list[IncidentSummary]
@@ -125,8 +145,8 @@ class Incidents:
     """The incidents of an alert store.
 
     Args:
-        store: where alerts are.
-        explainer: puts into words.
+        store: the alert store.
+        explainer: puts incidents into words.
     """
 
     def __init__(self, store: AlertStore, explainer: Explainer) -> None:
@@ -135,34 +155,32 @@ class Incidents:
 
     @property
     def words(self) -> dict[str, str]:
-        """Words that a file of evidence uses, explained: those of Kubernetes, of this service, and of proofs."""
-        vocabulary = self._explainer.vocabulary
-        return dict(
-            sorted((vocabulary.glossary | vocabulary.evidence).items(), key=lambda pair: pair[0].lower())
-        )
+        """Terms that a file of evidence uses, explained."""
+        lexicon = self._explainer.lexicon
+        return dict(sorted((lexicon.glossary | lexicon.evidence).items(), key=lambda pair: pair[0].lower()))
 
     # -- joining ------------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, alert: Alert, ties: Sequence[Tie]) -> str:
-        """Find an alert's place, and bring incidents together that it or its ties connect.
+    def join(self, connection: Connection, alert: Alert, links: Sequence[IncidentLink]) -> str:
+        """Find an alert's place, and bring incidents together that it or its links connect.
 
         Args:
             connection: the transaction in which the alert was stored.
             alert: as it stands.
-            ties: those found through it that are new.
+            links: those found through it that are new.
 
         Returns:
             The incident that the alert is in now.
         """
         mine = rows.member(connection, alert.id)
-        # An alert that grows may only now hold something that a tie of before can have led to.
-        reasons = [*self._by_ties(connection, alert, ties), *self._by_stored_ties(connection, alert)]
+        # An alert that grows may only now hold something that a link of before can have led to.
+        reasons = [*self._by_links(connection, alert, links), *self._by_stored_links(connection, alert)]
         if mine is None:
             reasons += self._by_principal(connection, alert)
         best: dict[str, _Reason] = {}
         for reason in reasons:
             held = best.get(reason.incident)
-            if held is None or _ORDER[reason.confidence] > _ORDER[held.confidence]:
+            if held is None or CONFIDENCE_RANK[reason.confidence] > CONFIDENCE_RANK[held.confidence]:
                 best[reason.incident] = reason
         ordered = sorted(best.values(), key=lambda reason: reason.number)
         if mine is None:
@@ -190,41 +208,43 @@ class Incidents:
         return place
 
     def _by_principal(self, connection: Connection, alert: Alert) -> list[_Reason]:
-        """The same principal was out of habit before, within a working day."""
+        """Alerts of the same principal within a working day before."""
         began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
-        found = rows.members_of_principal(connection, alert.principal, began - TIE_REACH, ended)
+        found = rows.members_of_principal(connection, alert.principal, began - LINK_REACH, ended)
         others = [one for one in found if one.alert != alert.id]
         why = "the same principal was out of its habits within the hours before"
         return self._reasons(connection, others[-1:], "likely", why)
 
-    def _by_ties(self, connection: Connection, alert: Alert, ties: Sequence[Tie]) -> list[_Reason]:
-        """Others that were alerted about, at either end of a tie."""
+    def _by_links(self, connection: Connection, alert: Alert, links: Sequence[IncidentLink]) -> list[_Reason]:
+        """Other alerts at either end of a link."""
         reasons: list[_Reason] = []
-        for tie in ties:
-            time, out = microseconds(tie.time), tie.source == alert.principal
+        for link in links:
+            time, out = microseconds(link.time), link.source == alert.principal
             if out:
-                prefix = tie.target.endswith(ANY)
-                name = tie.target.removesuffix(ANY)
-                found = rows.members_of_principal(connection, name, time, time + TIE_REACH, prefix=prefix)
+                prefix = link.target.endswith(ANY)
+                name = link.target.removesuffix(ANY)
+                found = rows.members_of_principal(connection, name, time, time + LINK_REACH, prefix=prefix)
             else:
-                found = rows.members_of_principal(connection, tie.source, time - TIE_REACH, time + TIE_REACH)
+                found = rows.members_of_principal(
+                    connection, link.source, time - LINK_REACH, time + LINK_REACH
+                )
             others = [one for one in found if one.alert != alert.id and one.principal != alert.principal]
             ends = rows.alerts_of(connection, [one.number for one in others]) if out else [alert]
-            led = {end.id for end in ends if _leads(tie, end)}
+            led = {end.id for end in ends if _leads(link, end)}
             others = [one for one in others if one.alert in led] if out else others if led else []
-            reasons += self._reasons(connection, others, _at_least_likely(tie), _words(tie))
+            reasons += self._reasons(connection, others, _at_least_likely(link), _words(link))
         return reasons
 
-    def _by_stored_ties(self, connection: Connection, alert: Alert) -> list[_Reason]:
-        """Ties that were found before through what somebody else did, and lead to this alert's principal."""
+    def _by_stored_links(self, connection: Connection, alert: Alert) -> list[_Reason]:
+        """Alerts at the far end of stored links to this alert's principal."""
         keys = [alert.principal, *standing_for(alert.principal)]
         began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
-        ties = [
-            tie
-            for tie in rows.ties_into(connection, keys, began - TIE_REACH, ended)
-            if tie.source != alert.principal
+        links = [
+            link
+            for link in rows.links_into(connection, keys, began - LINK_REACH, ended)
+            if link.source != alert.principal
         ]
-        return self._by_ties(connection, alert, ties)
+        return self._by_links(connection, alert, links)
 
     @staticmethod
     def _reasons(
@@ -238,7 +258,7 @@ class Incidents:
         return reasons
 
     def _bring_together(self, connection: Connection, place: str, reason: _Reason) -> str:
-        """Merge the younger of two incidents into the elder, unless people have decided over one of them."""
+        """Merge the younger of two incidents into the elder, unless people have decided about one of them."""
         if reason.incident == place:
             return place
         mine, theirs = rows.incident(connection, place), rows.incident(connection, reason.incident)
@@ -265,103 +285,80 @@ class Incidents:
 
     # -- what people decide -------------------------------------------------------------------------------------
 
-    def merge(self, name: str, wanted: Merge, asker: Asker) -> Incident:
-        """Take another incident into this one, and open this one again if it was closed.
+    def decide(self, name: str, decision: Decision, asker: Asker) -> Incident:
+        """Carry out a decision about an incident; returns the incident, or the new one of a split.
+
+        After a close, later alerts of its principals begin a new incident.
 
         Raises:
-            IncidentError: one of them does not exist, or was merged away before.
+            UnknownIncidentError: it, or the other one of a merge, does not exist.
+            IncidentError: its state does not allow it; the message says what to do.
             StoreError: the database refused.
         """
         with self._store.writing() as writer:
             connection = writer.connection
-            self._usable(connection, name)
-            if wanted.incident == name:
-                raise IncidentError("An incident cannot be merged into itself: name another one.")
-            self._usable(connection, wanted.incident)
-            moved = self._move_all(connection, wanted.incident, name, by_hand=True)
-            rows.set_state(connection, name, "open")
-            who = asker.entry(wanted)
-            self._note(connection, name, "merged", alerts=moved, incident=wanted.incident, **who)
-            self._note(connection, wanted.incident, "merged-into", alerts=moved, incident=name, **who)
-        return self._told(name)
+            state = self._usable(connection, name)
+            who = asker.entry(decision)
+            match decision:
+                case Merge():
+                    self._merge(connection, name, decision.incident, who)
+                case Split():
+                    name = self._split(connection, name, decision.alerts, who)
+                case Close():
+                    if state == "closed":
+                        raise IncidentError("The incident is closed already.")
+                    rows.set_state(connection, name, "closed")
+                    note = f"{decision.outcome}: {decision.note}" if decision.note else decision.outcome
+                    self._note(connection, name, "closed", **(who | {"note": note}))
+                case Note():
+                    self._note(connection, name, "noted", **who)
+        found = self.get(name)
+        assert found is not None
+        return found
 
-    def split(self, name: str, wanted: Split, asker: Asker) -> Incident:
-        """Make an incident of some of its alerts; no later join brings the two together again.
+    def _merge(self, connection: Connection, name: str, other: str, who: dict[str, str]) -> None:
+        """Move all alerts of another incident into this one, and open this one again if it was closed."""
+        if other == name:
+            raise IncidentError("An incident cannot be merged into itself: name another one.")
+        self._usable(connection, other)
+        moved = self._move_all(connection, other, name, by_hand=True)
+        rows.set_state(connection, name, "open")
+        self._note(connection, name, "merged", alerts=moved, incident=other, **who)
+        self._note(connection, other, "merged-into", alerts=moved, incident=name, **who)
 
-        Returns:
-            The new incident.
-
-        Raises:
-            IncidentError: it does not exist, does not hold these alerts, or would be left with none.
-            StoreError: the database refused.
-        """
-        with self._store.writing() as writer:
-            connection = writer.connection
-            self._usable(connection, name)
-            held = [one.alert for one in rows.members(connection, name)]
-            moved = list(dict.fromkeys(wanted.alerts))
-            strangers = [alert for alert in moved if alert not in held]
-            if strangers:
-                raise IncidentError(
-                    f"Alert {clean(strangers[0], 32)} is not in this incident: name alerts that it lists."
-                )
-            if len(moved) == len(held):
-                raise IncidentError("All alerts of the incident were named: leave it at least one.")
-            new = hashlib.sha256("\0".join([name, *sorted(moved)]).encode()).hexdigest()[:16]
-            while rows.incident(connection, new) is not None:  # the same split, after a merge undid it
-                new = hashlib.sha256(new.encode()).hexdigest()[:16]
-            rows.open_incident(connection, new)
-            for alert in moved:
-                rows.assign(connection, alert, new, by_hand=True)
-            for alert in held:
-                if alert not in moved:
-                    rows.assign(connection, alert, name, by_hand=True)
-            who = asker.entry(wanted)
-            self._note(connection, name, "split", alerts=moved, incident=new, **who)
-            self._note(connection, new, "split-from", alerts=moved, incident=name, **who)
-        return self._told(new)
-
-    def close(self, name: str, wanted: Close, asker: Asker) -> Incident:
-        """Say that an incident is dealt with. Later alerts of the same people begin a new one.
-
-        Raises:
-            IncidentError: it does not exist, was merged away, or is closed.
-            StoreError: the database refused.
-        """
-        with self._store.writing() as writer:
-            connection = writer.connection
-            if self._usable(connection, name) == "closed":
-                raise IncidentError("The incident is closed already.")
-            rows.set_state(connection, name, "closed")
-            note = f"{wanted.outcome}: {wanted.note}" if wanted.note else wanted.outcome
-            self._note(connection, name, "closed", **(asker.entry(wanted) | {"note": note}))
-        return self._told(name)
-
-    def note(self, name: str, wanted: Note, asker: Asker) -> Incident:
-        """Write something into an incident's trail.
-
-        Raises:
-            IncidentError: it does not exist, or was merged away.
-            StoreError: the database refused.
-        """
-        with self._store.writing() as writer:
-            connection = writer.connection
-            self._usable(connection, name)
-            self._note(connection, name, "noted", **asker.entry(wanted))
-        return self._told(name)
+    def _split(self, connection: Connection, name: str, alerts: Sequence[str], who: dict[str, str]) -> str:
+        """Make a new incident of some alerts, and return its name; no later join brings the two together again."""
+        held = [one.alert for one in rows.members(connection, name)]
+        moved = list(dict.fromkeys(alerts))
+        strangers = [alert for alert in moved if alert not in held]
+        if strangers:
+            raise IncidentError(
+                f"Alert {clean(strangers[0], 32)} is not in this incident: name alerts that it lists."
+            )
+        if len(moved) == len(held):
+            raise IncidentError("All alerts of the incident were named: leave it at least one.")
+        new = hashlib.sha256("\0".join([name, *sorted(moved)]).encode()).hexdigest()[:16]
+        while rows.incident(connection, new) is not None:  # the same split, after a merge undid it
+            new = hashlib.sha256(new.encode()).hexdigest()[:16]
+        rows.open_incident(connection, new)
+        for alert in held:
+            rows.assign(connection, alert, new if alert in moved else name, by_hand=True)
+        self._note(connection, name, "split", alerts=moved, incident=new, **who)
+        self._note(connection, new, "split-from", alerts=moved, incident=name, **who)
+        return new
 
     @staticmethod
     def _usable(connection: Connection, name: str) -> str:
         row = rows.incident(connection, name)
         if row is None:
-            raise IncidentError(f"There is no incident {clean(name, 32)}: see GET /v1/incidents.")
+            raise UnknownIncidentError(name)
         if row.state == "merged":
             raise IncidentError(f"Incident {row.id} was merged into {row.merged_into}: use that one.")
         return row.state
 
     @staticmethod
     def _note(connection: Connection, name: str, action: str, **more: Any) -> None:
-        """Add to an incident's trail; `more` are fields of `TrailEntry`."""
+        """Append to an incident's trail; `more` are fields of `TrailEntry`."""
         entry = TrailEntry.model_validate({"time": datetime.now(UTC), "action": action, "by": PRODUCT} | more)
         entry.note = clean(entry.note, _MAX_NOTE)
         rows.add_to_trail(connection, name, entry.time, entry.model_dump_json(by_alias=True))
@@ -369,31 +366,22 @@ class Incidents:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def get(self, name: str) -> Incident | None:
-        """One incident with its whole story, or None. One that was merged away says into which, and holds nothing else.
-
-        Raises:
-            StoreError: the database refused.
-        """
+        """One incident in full, or None. A merged one names the incident that has its alerts, and holds nothing else."""
         with self._store.reading() as connection:
             row = rows.incident(connection, name)
             if row is None:
                 return None
             trail = [TrailEntry.model_validate_json(text) for text in rows.trail(connection, name)]
             held = [one.number for one in rows.members(connection, name)]
-            return tell(
+            return build_report(
                 row,
                 rows.alerts_of(connection, held),
                 rows.surroundings_of(connection, held),
-                rows.ties_of(connection, held),
+                rows.links_of(connection, held),
                 rows.flagged_ids(connection, held),
                 trail,
                 self._explainer,
             )
-
-    def _told(self, name: str) -> Incident:
-        found = self.get(name)
-        assert found is not None
-        return found
 
     def page(self, *, state: str | None = None, limit: int = 50, cursor: int | None = None) -> IncidentPage:
         """List incidents, newest first.
@@ -402,39 +390,36 @@ class Incidents:
             state: only those: open, closed or merged.
             limit: most to return.
             cursor: that of the page before.
-
-        Raises:
-            StoreError: the database refused.
         """
         with self._store.reading() as connection:
             found = rows.incidents(connection, state=state, limit=limit + 1, cursor=cursor)
             briefs = rows.briefs_of(connection, [row.id for row in found[:limit]])
-        told = [summarize(row, briefs[row.id], self._explainer) for row in found[:limit]]
+        found_incidents = [summarize(row, briefs[row.id], self._explainer) for row in found[:limit]]
         more = str(found[limit - 1].number) if len(found) > limit else None
-        return IncidentPage(incidents=told, cursor=more)
+        return IncidentPage(incidents=found_incidents, cursor=more)
 
 
-def _leads(tie: Tie, end: Alert) -> bool:
-    """Whether a tie by itself brings an alert at its far end into the incident of who made it."""
+def _leads(link: IncidentLink, end: Alert) -> bool:
+    """Whether a link by itself joins an alert at its far end to the incident of its source."""
     # A cause comes before what it brings about; that two came from one place has no direction.
-    if tie.kind != "same-origin" and not _follows(end, tie):
+    if link.kind != "same-origin" and not _follows(end, link):
         return False
-    # Acting as somebody is logged as one's own: it gives no credential. That somebody could have is no reason by itself;
+    # Impersonation is logged as the caller's own: it gives no credential. A possible link alone is no reason to join;
     # that the other then turned up where they were is.
-    joins = tie.confidence != "possible" and tie.kind != "acted-as"
-    return joins or tie.address in _new_places(end)
+    joins = link.confidence != "possible" and link.kind != "acted-as"
+    return joins or link.address in _new_places(end)
 
 
-def _follows(alert: Alert, tie: Tie) -> bool:
-    """Whether a tie can have led to an alert: it began later, or its principal did something new later."""
-    return alert.first_seen >= tie.time or any(
-        action.time >= tie.time and any(not one.times_before for one in action.habits)
+def _follows(alert: Alert, link: IncidentLink) -> bool:
+    """Whether a link can have led to an alert: it began later, or its principal did something new later."""
+    return alert.first_seen >= link.time or any(
+        action.time >= link.time and any(not one.times_before for one in action.habits)
         for action in _shown(alert)
     )
 
 
 def _new_places(alert: Alert) -> set[str]:
-    """Addresses from which a principal came for the first time, as far as the alert shows them."""
+    """Addresses from which a principal first came, among the actions that the alert shows."""
     return {
         one.value
         for action in _shown(alert)
@@ -447,11 +432,11 @@ def _shown(alert: Alert) -> list[Action | Contributor]:
     return [*alert.actions, *alert.contributors]
 
 
-def _at_least_likely(tie: Tie) -> Confidence:
-    """That a possible tie was used is likely once its target turns up where the other was; nothing else joins on it."""
-    return "likely" if tie.confidence == "possible" else tie.confidence
+def _at_least_likely(link: IncidentLink) -> Confidence:
+    """A possible link is likely once its target turns up where its source was; nothing else joins on it."""
+    return "likely" if link.confidence == "possible" else link.confidence
 
 
-def _words(tie: Tie) -> str:
-    through = f" through {tie.via}" if tie.via else ""
-    return f"{tie.source} may act as {tie.target}{through} ({tie.kind}): {tie.why}"
+def _words(link: IncidentLink) -> str:
+    through = f" through {link.via}" if link.via else ""
+    return f"{link.source} may act as {link.target}{through} ({link.kind}): {link.why}"

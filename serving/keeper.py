@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.detector import Detector
 from serving.engine import Engine
-from serving.history.keep import Chunk, History
+from serving.history.recorder import Chunk, History
 from serving.journal import Journal
 from serving.repeats import Repeats
 from serving.settings import StateSettings
@@ -142,7 +142,7 @@ class Keeper:
         snapshot = capture(self._engine, self.repeats, position, hot)
         self._position, self._events = position, 0
         self._due = time.monotonic() + self._settings.snapshot_seconds
-        return snapshot, None if self._history is None else self._history.take(position)
+        return snapshot, None if self._history is None else self._history.pop(position)
 
     def _write(self, snapshot: Callable[[], Snapshot], chunk: Chunk | None, keep: int = 2) -> None:
         if self._history is not None and chunk is not None:

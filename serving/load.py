@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serving.context import ContextTracker
 from serving.engine import Engine, Loaded, ModelInfo, SelfTestResult
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.principals import MOST_SEEN, Principals, Trained
 from serving.registry import Fetched, Reference, asked, open_bundle
 from serving.repeats import KEY_BYTES
 from serving.settings import Settings
 from serving.store import AlertStore
-from serving.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from data.bundle import Bundle
@@ -59,9 +59,9 @@ def load_engine(
         )
     finally:
         asked()
-    store = AlertStore.of(settings.store, store_url)
+    store = AlertStore.from_settings(settings.store, store_url)
     encoder = loaded.detector.encoder
-    surroundings = Surroundings(
+    surroundings = ContextTracker(
         explainer,
         round(settings.alerts.gap_minutes * 60e6),
         fold=encoder.identity.fold,

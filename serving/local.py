@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy.engine import make_url
 
 from data.errors import KubehabitError
-from serving.alert_list import AlertPage, Wanted, whole
-from serving.alerts import Model
-from serving.explain import Explainer
+from serving.alerts import ApiModel
+from serving.explainer import Explainer
 from serving.incidents import Incidents
+from serving.query import AlertPage, AlertQuery, whole
 from serving.settings import Settings, read_settings
 from serving.store import AlertStore
 
@@ -34,11 +34,11 @@ class Local:
         _look_for(self._settings)
 
     def alerts(
-        self, wanted: Wanted, *, since: datetime | None, limit: int, cursor: int | None
+        self, wanted: AlertQuery, *, since: datetime | None, limit: int, cursor: int | None
     ) -> dict[str, Any]:
-        """A page of alerts, as `GET /v1/alerts` answers; arguments as of `serving.alert_list.whole`."""
+        """A page of alerts, as `GET /v1/alerts` answers; arguments as of `serving.query.whole`."""
         with self._store() as store:
-            return _told(AlertPage.of(whole(store, wanted, since=since, limit=limit, cursor=cursor)))
+            return _told(AlertPage.from_page(whole(store, wanted, since=since, limit=limit, cursor=cursor)))
 
     def alert(self, name: str) -> dict[str, Any]:
         """One alert, as `GET /v1/alerts/{id}` answers.
@@ -75,7 +75,7 @@ class Local:
 
     @contextmanager
     def _store(self) -> Iterator[AlertStore]:
-        store = AlertStore.of(self._settings.store)
+        store = AlertStore.from_settings(self._settings.store)
         try:
             yield store
         finally:
@@ -95,5 +95,5 @@ def _look_for(settings: Settings) -> None:
         )
 
 
-def _told(what: Model) -> dict[str, Any]:
+def _told(what: ApiModel) -> dict[str, Any]:
     return what.model_dump(mode="json", by_alias=True)

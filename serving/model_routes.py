@@ -7,14 +7,14 @@ from typing import Literal
 
 from fastapi import FastAPI
 
-from serving.alerts import Model
+from serving.alerts import ApiModel
 from serving.engine import ModelInfo
 from serving.problems import ProblemError
 from serving.reload import ModelStatus
 from serving.service import Service
 
 
-class Reloaded(Model):
+class Reloaded(ApiModel):
     """What came of a look at the registry."""
 
     result: Literal["swapped", "unchanged"]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
 from data.identity import identify
-from serving.alerts import SEVERITIES, Model, clean
+from serving.alerts import SEVERITIES, ApiModel, clean
 
 _RECENT = 20
 _GRADES = {name: grade for grade, name in enumerate(SEVERITIES)}
@@ -23,7 +23,7 @@ MOST_SEEN = 50_000
 """Principals whose doings are kept; beyond that those that were idle longest are forgotten here, not by the detector."""
 
 
-class RecentAction(Model):
+class RecentAction(ApiModel):
     """One scored action."""
 
     time: datetime
@@ -32,7 +32,7 @@ class RecentAction(Model):
     severity: Annotated[str, Field(description="'none' if it was not flagged")]
 
 
-class PrincipalReport(Model):
+class PrincipalReport(ApiModel):
     """One principal: who it is, whom it is compared with, and what it did of late."""
 
     model_config = ConfigDict(

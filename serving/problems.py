@@ -1,9 +1,9 @@
-"""Errors of the API as RFC 9457 problem details: every answer that is no success has this one form."""
+"""Errors of the API as RFC 9457 problem details: the one form of every answer that is no success."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -15,11 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-from data.errors import KubehabitError
-from serving.history.schema import HistoryError
-from serving.store import StoreError
+from data.errors import ConflictError, KubehabitError, NotFoundError
 
 MEDIA_TYPE = "application/problem+json"
+
+#: Go with every answer, errors included: what a browser is shown here is data, for nobody else, and not to be
+#: kept.
 SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -28,17 +29,18 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
-"""Go with every answer, errors included: what a browser is shown here is data, for nobody else, and not to be kept."""
 
 _log = logging.getLogger("kubehabit.api")
 
+#: Renders a problem as a page: request scope, status, detail, headers.
+ProblemPage = Callable[[Scope, int, str, Mapping[str, str] | None], Response]
 
+#: 2^63 has 19 digits: what is longer is none of our numbers.
 _LAST_DIGITS = 19
-"""2^63 has 19 digits: what is longer is none of our numbers."""
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details; `detail` is a sentence that tells what to do."""
+    """RFC 9457 problem details; `detail` is a sentence that says what to do."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -86,16 +88,12 @@ class ProblemError(Exception):
 
 
 def is_number(text: str) -> bool:
-    """Whether a text from outside can be a number that we gave."""
+    """Whether a text from outside can be a number that we issued."""
     return text.isascii() and text.isdecimal() and len(text) < _LAST_DIGITS
 
 
 def position_of(cursor: str | None) -> int | None:
-    """Where a page goes on; None at the beginning.
-
-    Raises:
-        ProblemError: 400, the cursor is none of ours.
-    """
+    """Where a page continues, None at the beginning; raises ProblemError 400 if the cursor is not one of ours."""
     if cursor is None:
         return None
     if not is_number(cursor):
@@ -104,51 +102,62 @@ def position_of(cursor: str | None) -> int | None:
 
 
 def problem(
-    status: int, detail: str, headers: Mapping[str, str] | None = None, *, inference: bool = False
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    kind: str = "about:blank",
+    inference: bool = False,
 ) -> JSONResponse:
     """A problem response; with `inference` an `InferenceProblem`."""
     try:
         title = HTTPStatus(status).phrase
     except ValueError:
         title = "Error"
-    content = Problem(title=title, status=status, detail=detail).model_dump()
+    content = Problem(type=kind, title=title, status=status, detail=detail).model_dump()
     if inference:
         content["error"] = detail
     return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-def answer_to(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """A problem in the form that the caller can read: a page for a browser at the console, problem details for all others.
+def answer_to(
+    scope: Scope,
+    status: int,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    kind: str = "about:blank",
+) -> Response:
+    """A problem in the caller's form: a page for browsers at the console, else problem details.
 
-    Those of the Open Inference Protocol find in `error` what they look for; RFC 9457 lets problem details have further members.
+    Clients of the Open Inference Protocol find the sentence in `error`; RFC 9457 allows further members.
     """
     accepted = Headers(scope=scope).get("accept", "")
-    if scope["path"].startswith("/console/") and "text/html" in accepted:
-        # Not before a browser comes: a service that nobody looks at needs no templates in memory.
-        from serving.console.render import problem_page
-
-        return problem_page(scope, status, detail, headers)
-    return problem(
-        status, detail, headers, inference=scope["path"] == "/v2" or scope["path"].startswith("/v2/")
-    )
+    page: ProblemPage | None = scope["app"].state.problem_page if "app" in scope else None
+    if page is not None and scope["path"].startswith("/console/") and "text/html" in accepted:
+        return page(scope, status, detail, headers)
+    inference = scope["path"] == "/v2" or scope["path"].startswith("/v2/")
+    return problem(status, detail, headers, kind=kind, inference=inference)
 
 
-def install(app: FastAPI) -> None:
-    """Make an application answer every error as a problem."""
+def install(
+    app: FastAPI,
+    unavailable: Mapping[type[KubehabitError], str] | None = None,
+    page: ProblemPage | None = None,
+) -> None:
+    """Make an application answer every error as a problem.
+
+    Args:
+        app: the application.
+        unavailable: errors of what the service stores, answered with 503 and logged under the given text.
+        page: renders problems for browsers at the console.
+    """
+    app.state.problem_page = page
+    for failure, text in (unavailable or {}).items():
+        app.add_exception_handler(failure, _answer_unavailable(text))
 
     @app.exception_handler(ProblemError)
     def known(request: Request, error: ProblemError) -> Response:
         return answer_to(request.scope, error.status, error.detail, error.headers)
-
-    @app.exception_handler(StoreError)
-    def store(request: Request, error: StoreError) -> Response:
-        _log.error("the alert store failed", extra={"reason": str(error)})
-        return answer_to(request.scope, 503, str(error), {"Retry-After": "5"})
-
-    @app.exception_handler(HistoryError)
-    def past(_request: Request, error: HistoryError) -> JSONResponse:
-        _log.error("the history failed", extra={"reason": str(error)})
-        return problem(503, str(error), {"Retry-After": "5"})
 
     @app.exception_handler(ClientDisconnect)
     def gone(_request: Request, _error: ClientDisconnect) -> Response:
@@ -157,7 +166,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(KubehabitError)
     def bad_input(request: Request, error: KubehabitError) -> Response:
-        return answer_to(request.scope, 400, str(error))
+        status = 404 if isinstance(error, NotFoundError) else 409 if isinstance(error, ConflictError) else 400
+        return answer_to(request.scope, status, str(error), kind=error.problem_type)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -184,3 +194,11 @@ def install(app: FastAPI) -> None:
         headers = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
         detail = "This is a defect of kubehabit; its log has the details under the time of this answer."
         return answer_to(request.scope, 500, detail, headers)
+
+
+def _answer_unavailable(text: str) -> Callable[[Request, Exception], Response]:
+    def unavailable(request: Request, error: Exception) -> Response:
+        _log.error(text, extra={"reason": str(error)})
+        return answer_to(request.scope, 503, str(error), {"Retry-After": "5"})
+
+    return unavailable

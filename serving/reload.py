@@ -26,7 +26,7 @@ from tenacity import (
 )
 
 from data.errors import BundleError, KubehabitError
-from serving.alerts import Model
+from serving.alerts import ApiModel
 from serving.engine import Engine, Loaded, ModelInfo
 from serving.load import UNTESTED, model_loader
 from serving.metrics import Metrics
@@ -50,7 +50,7 @@ _STOP_SECONDS = 3.0
 _PATIENCE_SECONDS = 1.0
 
 
-class RefusedVersion(Model):
+class RefusedVersion(ApiModel):
     """A version that was not taken into service."""
 
     version: str
@@ -59,7 +59,7 @@ class RefusedVersion(Model):
     at: datetime
 
 
-class Swap(Model):
+class Swap(ApiModel):
     """A change of the model that is served."""
 
     before: str
@@ -68,7 +68,7 @@ class Swap(Model):
     seconds: Annotated[float, Field(description="time in which batches had to wait for it")]
 
 
-class Watch(Model):
+class Watch(ApiModel):
     """What following the registry has come to."""
 
     alias: str

@@ -11,16 +11,12 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from data.errors import KubehabitError
+from data.errors import KubehabitError, NotFoundError, UnknownPrincipalError
 
 Value = str | int | float | Sequence[str] | None
 _TIMEOUT = 60.0
 _FILE_TIMEOUT = 600.0
 """An export reads and proves up to 50,000 events."""
-
-
-class NotFoundError(KubehabitError):
-    """The service says that there is no such thing; the message is its own."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -100,8 +96,7 @@ class Remote:
                 return content
         except urllib.error.HTTPError as error:
             with error:
-                kind = NotFoundError if error.code == HTTPStatus.NOT_FOUND else KubehabitError
-                raise kind(_detail(error)) from error
+                raise _refusal(error) from error
         except (OSError, ValueError, HTTPException) as error:
             why = str(getattr(error, "reason", error)) or type(error).__name__
             raise KubehabitError(
@@ -109,10 +104,15 @@ class Remote:
             ) from error
 
 
-def _detail(error: urllib.error.HTTPError) -> str:
-    """The sentence of a problem response (RFC 9457), or the status."""
+def _refusal(error: urllib.error.HTTPError) -> KubehabitError:
+    """The error that a problem response (RFC 9457) stands for, with its sentence; else with the status."""
     try:
-        detail = json.load(error).get("detail")
+        problem = json.load(error)
+        detail, kind = problem.get("detail"), problem.get("type")
     except (ValueError, AttributeError, OSError):
-        detail = None
-    return detail if isinstance(detail, str) else f"The service answers {error.code} {error.reason}."
+        detail = kind = None
+    if not isinstance(detail, str):
+        detail = f"The service answers {error.code} {error.reason}."
+    if kind == UnknownPrincipalError.problem_type:
+        return UnknownPrincipalError(detail)
+    return (NotFoundError if error.code == HTTPStatus.NOT_FOUND else KubehabitError)(detail)

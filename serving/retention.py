@@ -9,11 +9,12 @@ import time
 from serving.store import AlertStore, StoreError
 
 _log = logging.getLogger("kubehabit.store")
-_SECONDS = 3600.0
-"""Between two looks for what is too old. Retention is set in days."""
 
+#: Between two looks for what is too old. Retention is set in days.
+_SECONDS = 3600.0
+
+#: Often enough that no writer, scoring among them, finds the log so long that it has to do it.
 _CHECKPOINT_SECONDS = 2.0
-"""Often enough that no writer, scoring among them, finds the log so long that it has to do it."""
 
 
 class Retention(threading.Thread):

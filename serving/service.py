@@ -19,7 +19,7 @@ from serving.engine import Batch, Engine, EventResult
 from serving.forensics.event_store import EventStore
 from serving.forensics.ingest import EventIngest
 from serving.forensics.service import ForensicsParts, ForensicsService
-from serving.history.keep import History
+from serving.history.recorder import History
 from serving.instance import instance
 from serving.journal import Journal, JournalError, Record, record
 from serving.keeper import Keeper
@@ -31,7 +31,7 @@ from serving.problems import ProblemError
 from serving.reload import ModelWatch
 from serving.retention import Retention
 from serving.settings import Settings
-from serving.sinks.dispatch import Dispatcher
+from serving.sinks.dispatcher import Dispatcher
 from serving.stream import Stream
 from serving.tracing import carried, span
 

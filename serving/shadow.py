@@ -21,7 +21,7 @@ from pydantic import Field
 
 from data.audit_event import AuditEvent
 from data.fields import stable_hash
-from serving.alerts import Model, clean
+from serving.alerts import ApiModel, clean
 from serving.engine import Loaded
 from serving.model_metrics import ModelMetrics
 from serving.priority import give_way
@@ -47,7 +47,7 @@ _STOP_SECONDS = 3.0
 By = Literal["champion", "challenger"]
 
 
-class Disagreement(Model):
+class Disagreement(ApiModel):
     """An action that one of the two flags and the other does not."""
 
     audit_id: str
@@ -58,7 +58,7 @@ class Disagreement(Model):
     challenger_evidence: float
 
 
-class ChallengerInfo(Model):
+class ChallengerInfo(ApiModel):
     """The challenger and how its verdicts differ from the champion's since it began."""
 
     name: str

@@ -199,7 +199,7 @@ def capture(
         "since": engine.principals.since,
         "repeats_key": repeats.key,
     }
-    surroundings, seen = engine.surroundings.saved(), repeats.to_arrays()
+    surroundings, seen = engine.surroundings.snapshot(), repeats.to_arrays()
     detector = engine.detector
     if not isinstance(detector, Detector):
         return lambda: Snapshot(
@@ -262,7 +262,7 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
     engine.principals.put(meta["principals"])
     engine.principals.since = meta["since"]
     if "surroundings" in meta:  # snapshots of before there were incidents have none
-        engine.surroundings.put(meta["surroundings"])
+        engine.surroundings.restore(meta["surroundings"])
     detector = engine.detector
     if not isinstance(detector, Detector) or not snapshot.bundle:
         return

@@ -1,4 +1,4 @@
-"""Where alerts are kept: SQLite by default, PostgreSQL by URL, with alembic migrations, bounded in time and number."""
+"""The alert store: SQLite by default, PostgreSQL by URL, migrated with alembic, bounded in time and number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,80 +19,38 @@ from sqlalchemy.pool import StaticPool
 
 from data.errors import KubehabitError
 from serving.alerts import SEVERITIES, Alert
+from serving.incident_store import forget
+from serving.tables import (
+    ALERT_EVENTS,
+    ALERT_LINES,
+    ALERTS,
+    FEEDBACK,
+    LARGEST_NUMBER,
+    QUERY_IDS,
+    microseconds,
+)
 from serving.tracing import span
 
 if TYPE_CHECKING:
     from serving.settings import StoreSettings
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+
+#: The schema's version: that of the newest migration.
 _NEWEST = max(file.name for file in (_MIGRATIONS / "versions").glob("a*.py")).partition("_")[0]
-"""The schema's version: that of the newest migration."""
 
 _VERSIONS = sa.text("SELECT version_num FROM alembic_version")
-_metadata = sa.MetaData()
-ALERTS = sa.Table(
-    "alerts",
-    _metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(32)),
-    sa.Column("principal", sa.Text),
-    sa.Column("severity", sa.SmallInteger),
-    sa.Column("first_seen", sa.BigInteger),
-    sa.Column("last_seen", sa.BigInteger),
-    sa.Column("raised", sa.BigInteger),
-    sa.Column("changed", sa.BigInteger),
-    sa.Column("document", sa.Text),
-)
-ALERT_EVENTS = sa.Table(
-    "alert_events",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.Integer),
-    sa.Column("audit_id", sa.Text),
-    sa.Column("time", sa.BigInteger),
-)
-ALERT_LINES = sa.Table(
-    "alert_lines",
-    _metadata,
-    sa.Column("alert", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("id", sa.String(32)),
-    sa.Column("principal", sa.Text),
-    sa.Column("kind", sa.Text),
-    sa.Column("severity", sa.SmallInteger),
-    sa.Column("first_seen", sa.BigInteger),
-    sa.Column("last_seen", sa.BigInteger),
-    sa.Column("action_count", sa.Integer),
-    sa.Column("namespaces", sa.Text),
-    sa.Column("sentence", sa.Text),
-    sa.Column("began", sa.BigInteger),
-    sa.Column("evidence", sa.Float),
-)
-FEEDBACK = sa.Table(
-    "feedback",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.String(32)),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("verdict", sa.String(16)),
-    sa.Column("document", sa.Text),
-)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+#: Audit IDs of one alert in a listing; a flood must not make every page of alerts megabytes long.
 _LISTED_AUDIT_IDS = 1000
-"""Audit IDs of one alert in a listing; a flood must not make every page of alerts megabytes long."""
-
-QUERY_IDS = 500
-"""Values in one IN (...): below every database's limit."""
 
 _MICROSECONDS_A_DAY = 86_400_000_000
 
-LARGEST_NUMBER = 2**31 - 1
-"""Of a column of whole numbers in PostgreSQL, which refuses a question about a larger one."""
-
+#: Keys of PostgreSQL's advisory locks: who writes alerts, who brings the schema up to date. Any two numbers do, if
+#: they stay.
 _WRITERS, _SCHEMA = 0x6B75_6265, 0x6B75_6266
-"""Keys of PostgreSQL's advisory locks: who writes alerts, who brings the schema up to date. Any two numbers do, if they stay."""
 
+#: libpq parameters that the URL may override.
 _POSTGRESQL_DEFAULTS = {
     "application_name": "kubehabit",
     # A server that no longer answers must be noticed: scoring waits for the store, and the kernel's own patience is two hours.
@@ -102,7 +60,6 @@ _POSTGRESQL_DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "20000",
 }
-"""libpq parameters that the URL may override."""
 
 
 class StoreError(KubehabitError):
@@ -110,24 +67,12 @@ class StoreError(KubehabitError):
 
 
 class RefusedError(StoreError):
-    """The alert store is there, and will not have what is to be written: to wait and to try again would not help."""
-
-
-def microseconds(moment: datetime) -> int:
-    """Microseconds since 1970 UTC, exactly. A moment without a zone is taken as UTC."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def as_moment(number: int) -> datetime:
-    """The time that `microseconds` has made a number of."""
-    return _EPOCH + timedelta(microseconds=number)
+    """The database rejected the row; retrying will not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An alert with the number under which the store has it."""
+    """An alert and its number in the store."""
 
     number: int
     alert: Alert
@@ -143,27 +88,25 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An alert as it stands, with the position of its last change among those of all alerts."""
+    """An alert, and the position of its last change among those of all alerts."""
 
     position: int
     alert: Alert
 
 
 class AlertStore:
-    """Alerts in a SQL database.
-
-    Several processes may share one PostgreSQL database: those that write alerts take turns, as in SQLite.
+    """Alerts in a SQL database. Several processes may share one PostgreSQL database; their writers take turns.
 
     Args:
-        url: SQLAlchemy URL; `sqlite://` keeps everything in memory, `postgresql://user@host/database` is PostgreSQL.
-        retention_days: alerts raised longer ago are deleted, with all that hangs on them but feedback.
+        url: SQLAlchemy URL; `sqlite://` keeps everything in memory.
+        retention_days: alerts raised longer ago are deleted, with all that belongs to them but feedback.
         max_alerts: beyond this number the oldest are deleted.
 
     Attributes:
-        on_error: called with "read" or "write" whenever the database refused one.
+        on_error: called with "read" or "write" when the database fails.
 
     Raises:
-        StoreError: the database cannot be opened or its schema not be brought up to date.
+        StoreError: the database cannot be opened, or its schema cannot be migrated.
     """
 
     def __init__(self, url: str, *, retention_days: float, max_alerts: int) -> None:
@@ -191,8 +134,8 @@ class AlertStore:
         self._check = "its disk" if self._engine.dialect.name == "sqlite" else "the database server"
 
     @classmethod
-    def of(cls, settings: StoreSettings, url: str | None = None) -> AlertStore:
-        """The store of some settings, or another one under their limits; raises as the constructor does."""
+    def from_settings(cls, settings: StoreSettings, url: str | None = None) -> AlertStore:
+        """The store of the settings, or the one at `url` with their limits; raises as the constructor does."""
         return cls(
             url or settings.resolved_url,
             retention_days=settings.retention_days,
@@ -225,19 +168,12 @@ class AlertStore:
         try:
             with self._engine.connect() as connection:
                 return connection.scalars(_VERSIONS).all() == [_NEWEST]
-        except SQLAlchemyError:  # there is no such table yet; what else is wrong is told when it is made
+        except SQLAlchemyError:  # there is no such table yet; other errors appear when it is created
             return False
 
     @contextmanager
     def writing(self, *, lazily: bool = False) -> Iterator[Writer]:
-        """One transaction: all that is written in it is kept when the block ends, or none of it.
-
-        Args:
-            lazily: as for `transaction`.
-
-        Raises:
-            StoreError: as for `transaction`.
-        """
+        """A transaction of a writer: kept as a whole or not at all. Arguments and errors as for `transaction`."""
         with span("store"), self.transaction(lazily=lazily) as connection:
             # Whether an action joins an alert, and which change comes last, depends on what others have written by then.
             _take_turn(connection, _WRITERS)
@@ -248,15 +184,16 @@ class AlertStore:
 
     @contextmanager
     def transaction(self, *, lazily: bool = False) -> Iterator[Connection]:
-        """A connection that may write: all of it is kept when the block ends, or none of it.
+        """A connection that may write: kept as a whole when the block ends, or not at all.
 
         Args:
-            lazily: do not wait for SQLite's disk. What is written outlives the process at once, and a power cut from the next
-                transaction on that is not lazy, or from `flush`: for what can be made again until then. A server that
-                crashes alone would take along what this process goes on to build on: there, nothing is lazy.
+            lazily: do not wait for SQLite's disk. The rows survive a crash of the process at once, and a power cut from the next
+                transaction that is not lazy, or from `flush`. For rows that can be made again until then. PostgreSQL is never
+                lazy: a server that crashes alone would lose rows that this process builds on.
 
         Raises:
-            StoreError: the database refused; nothing was written. RefusedError, if it did so for what was to be written.
+            StoreError: the database failed; nothing was written.
+            RefusedError: the database rejected a row.
         """
         try:
             with (
@@ -277,22 +214,14 @@ class AlertStore:
             raise self._failed("write", "written", error) from error
 
     def flush(self) -> None:
-        """Wait until all that was written before is on disk.
-
-        Raises:
-            StoreError: the database refused.
-        """
+        """Wait until all earlier writes are on disk."""
         if self._engine.dialect.name == "sqlite":
             with self.transaction() as connection:
                 # Any write will do, for its commit takes all earlier ones with it; but it has to be one.
                 connection.exec_driver_sql(f"PRAGMA user_version = {time.time_ns() // 1000 % 2**31}")
 
     def checkpoint(self) -> None:
-        """Move what SQLite has logged into its file, so that no writer has to; nothing where there is no SQLite.
-
-        Raises:
-            StoreError: the database refused.
-        """
+        """Move SQLite's write-ahead log into its file, so that no writer has to."""
         if self._engine.dialect.name == "sqlite":
             with self.reading() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
@@ -303,24 +232,17 @@ class AlertStore:
         return StoreError(f"The alert store cannot be {done}: {_first_line(error)}. Check {self._check}.")
 
     def prune(self) -> int:
-        """Forget what is too old or too much now; returns how many alerts. Adding one does so by itself.
-
-        Raises:
-            StoreError: the database refused; nothing was forgotten.
-        """
+        """Delete alerts that are too old or too many; returns how many. Adding an alert does so by itself."""
         with self.transaction() as connection:
-            from serving.incident_store import forget
-
             _take_turn(connection, _WRITERS)
             gone = self._prune(connection)
             forget(connection, time.time_ns() // 1000 - self._retention)
             return gone
 
     def _prune(self, connection: Connection) -> int:
-        """Runs whenever an alert is added, so growth is bounded at all times.
+        """Runs whenever an alert is added, so that growth is always bounded.
 
-        What the outbox still holds of an alert goes with it, by its foreign key: after all this time it is no news, and there
-        would be nothing left to send. Feedback stays: it is what people said, it is learned from, and only people add to it.
+        Entries of the outbox go with their alert, by foreign key. Feedback stays, for training.
         """
         newest = connection.execute(sa.select(sa.func.max(ALERTS.c.number))).scalar() or 0
         gone = sa.or_(
@@ -331,11 +253,7 @@ class AlertStore:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection to read with.
-
-        Raises:
-            StoreError: the database refused.
-        """
+        """A connection to read with; raises StoreError if the database fails."""
         try:
             with self._alone, self._engine.connect() as connection:
                 yield connection
@@ -356,7 +274,7 @@ class AlertStore:
         """List alerts, newest raised first.
 
         Args:
-            conditions: on columns of `ALERTS` and `ALERT_LINES`, which all have to be met; see `serving.alert_list`.
+            conditions: on columns of `ALERTS` and `ALERT_LINES`, all of which must hold; see `serving.query`.
             limit: most alerts to return.
             cursor: that of the page before.
         """
@@ -389,7 +307,7 @@ class AlertStore:
             return connection.execute(sa.select(sa.func.max(ALERTS.c.changed))).scalar() or 0
 
     def changes(self, after: int, limit: int = 100) -> list[Change]:
-        """Alerts raised or grown after a position, in the order of their last change; each once, as it stands now."""
+        """Alerts raised or grown after a position, in the order of their last change; each once, as it is now."""
         query = (
             sa.select(ALERTS.c.number, ALERTS.c.changed, ALERTS.c.document)
             .where(ALERTS.c.changed > after)
@@ -403,7 +321,7 @@ class AlertStore:
             ]
 
     def add_feedback(self, alert_id: str, moment: datetime, verdict: str, document: str) -> None:
-        """Keep what somebody said of an alert, for good: there is no way to change or remove it."""
+        """Store feedback on an alert. It cannot be changed or removed."""
         with self.transaction() as connection:
             connection.execute(
                 sa.insert(FEEDBACK).values(
@@ -430,7 +348,7 @@ class AlertStore:
             after = rows[-1].position
 
     def close(self) -> None:
-        """Give the database back."""
+        """Close all connections."""
         self._engine.dispose()
 
 
@@ -456,7 +374,7 @@ class Writer:
         return None if row is None else Stored(row.number, Alert.model_validate_json(row.document))
 
     def kept(self, numbers: Collection[int]) -> set[int]:
-        """Which of some alerts are still there."""
+        """Which of these alerts still exist."""
         if not numbers:
             return set()
         return set(self.connection.scalars(sa.select(ALERTS.c.number).where(ALERTS.c.number.in_(numbers))))
@@ -473,7 +391,7 @@ class Writer:
         return found
 
     def put(self, stored: int | None, alert: Alert, events: Sequence[tuple[str, int]]) -> int:
-        """Add an alert (`stored` None) or replace it, and add the events that are new to it. Returns its number."""
+        """Insert an alert (`stored` is None) or replace it, and add events that are new to it. Returns its number."""
         latest = self.connection.execute(sa.select(sa.func.max(ALERTS.c.changed))).scalar() or 0
         common: dict[str, Any] = {
             "id": alert.id,
@@ -508,7 +426,7 @@ class Writer:
 
 
 def _line(alert: Alert) -> dict[str, Any]:
-    """What lists of alerts and of incidents take of an alert besides what the table of alerts has in columns."""
+    """Columns of `ALERT_LINES` that `ALERTS` does not have."""
     names = alert.namespaces
     return {
         "kind": alert.kind,
@@ -521,11 +439,7 @@ def _line(alert: Alert) -> dict[str, Any]:
 
 
 def read_alert(connection: Connection, number: int) -> Alert:
-    """An alert by its number, with the audit IDs that a listing shows.
-
-    Raises:
-        sqlalchemy.exc.NoResultFound: there is none.
-    """
+    """An alert by its number, with as many audit IDs as a listing shows; raises NoResultFound."""
     document = connection.execute(sa.select(ALERTS.c.document).where(ALERTS.c.number == number)).scalar_one()
     return _with_audit_ids(connection, number, document, _LISTED_AUDIT_IDS)
 
@@ -565,7 +479,7 @@ def _open(url: str) -> Engine:
 
 @contextmanager
 def _waiting_for_disk(connection: Connection, waits: bool) -> Iterator[None]:
-    """Outside of a transaction, for SQLite changes it nowhere else."""
+    """Set SQLite's durability; it can only be changed outside of a transaction."""
     if waits or connection.dialect.name != "sqlite":
         yield
         return
@@ -599,7 +513,7 @@ def _prepare_postgresql(connection: Any, _record: Any) -> None:
 
 
 def _take_turn(connection: Connection, key: int) -> None:
-    """Wait until no other transaction has this turn, and keep it to the end of this one. SQLite has one writer by itself."""
+    """Hold PostgreSQL's advisory lock to the end of the transaction. SQLite has only one writer anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
 
@@ -615,7 +529,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def shown_url(url: str) -> str:
-    """A URL of a store without its password."""
+    """The URL of a store without its password."""
     try:
         return make_url(url).render_as_string(hide_password=True)
     except SQLAlchemyError:

@@ -1,7 +1,7 @@
 """Pictures of figures, drawn on the server: pure functions from data to SVG, with the same figures as a table beneath.
 
 A picture is stretched to the width there is; what is written beside it is text of the page, as large as all other text.
-Colours are classes of `charts.css`, so that they follow the theme. Nothing in a picture is told by colour alone.
+Colours are classes of `charts.css`, so that they follow the theme. Colour alone never carries meaning.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from datetime import datetime, timedelta
 
 from markupsafe import Markup, escape
 
+#: Shades of a heat map; 0 is nothing at all.
 LEVELS = 5
-"""Shades of a heat map; 0 is nothing at all."""
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _HOURS = 24
+
+#: Height of every drawing, in its own units.
 _HIGH = 100.0
-"""Height of every drawing, in its own units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +57,20 @@ class Line:
 
 
 def level(count: int, most: int) -> int:
-    """Shade of a count beside the greatest: by its root, so that what is rare is seen beside what is frequent."""
+    """Shade of a count relative to the greatest: by its root, so that rare ones stay visible."""
     if not count:
         return 0
     return min(LEVELS - 1, 1 + int((LEVELS - 1) * (count / max(most, 1)) ** 0.5 * 0.999))
 
 
-def figure(name: str, *, title: str, told: str, around: Markup, table: Markup, legend: Markup) -> Markup:
-    """A picture with its name, what it tells in a sentence, and its figures as a table.
+def figure(name: str, *, title: str, summary: str, around: Markup, table: Markup, legend: Markup) -> Markup:
+    """A chart with its title, a summary in a sentence, and its figures as a table.
 
     Args:
         name: unique on the page.
         title: short.
-        told: what can be seen in it.
-        around: the SVG among its axes.
+        summary: what can be seen in it.
+        around: the SVG with its axes.
         table: the figures.
         legend: what colours mean.
     """
@@ -77,15 +78,15 @@ def figure(name: str, *, title: str, told: str, around: Markup, table: Markup, l
         '<figure class="chart" aria-labelledby="{0}-title"><figcaption><b id="{0}-title">{1}</b> <span class="soft">{2}</span>'
         "</figcaption>{3}{4}<details><summary>As a table</summary>"
         '<div class="scroll" tabindex="0" role="region" aria-label="{1}, as a table">{5}</div></details></figure>'
-    ).format(name, title, told, around, legend, table)
+    ).format(name, title, summary, around, legend, table)
 
 
-def _svg(name: str, title: str, told: str, width: float, shapes: Iterable[Markup], kind: str) -> Markup:
+def _svg(name: str, title: str, summary: str, width: float, shapes: Iterable[Markup], kind: str) -> Markup:
     return Markup(
         '<svg class="drawing {5}" viewBox="0 0 {3:g} {4:g}" preserveAspectRatio="none" role="img" focusable="false" '
         'aria-labelledby="{0}-svg-title {0}-svg-desc"><title id="{0}-svg-title">{1}</title>'
         '<desc id="{0}-svg-desc">{2}</desc>{6}</svg>'
-    ).format(name, title, told, width, _HIGH, kind, Markup("").join(shapes))
+    ).format(name, title, summary, width, _HIGH, kind, Markup("").join(shapes))
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[int] = ()) -> Markup:
@@ -126,14 +127,14 @@ def _ticks(texts: Sequence[str], kind: str) -> Markup:
 
 
 def heat_map(name: str, week: Sequence[Sequence[int]]) -> Markup:
-    """When somebody acts: days of the week by hours of the day, darker where there is more.
+    """When a principal acts: days of the week by hours of the day, darker where there is more.
 
     Args:
         name: unique on the page.
         week: counts, seven days of twenty-four hours, Monday first, in UTC.
     """
     most = max(max(day) for day in week)
-    title, told = "Hours of the week", _busiest(week)
+    title, summary = "Hours of the week", _busiest(week)
     high = _HIGH / len(_DAYS)
     cells = [
         Markup(
@@ -152,7 +153,7 @@ def heat_map(name: str, week: Sequence[Sequence[int]]) -> Markup:
         for row, day in enumerate(week)
         for hour, count in enumerate(day)
     ]
-    drawing = _svg(name, title, told, _HOURS, cells, "heat-map")
+    drawing = _svg(name, title, summary, _HOURS, cells, "heat-map")
     days = Markup("").join(
         Markup('<span><span class="long">{}</span><span class="short">{}</span></span>').format(
             day[:3], day[:1]
@@ -171,7 +172,7 @@ def heat_map(name: str, week: Sequence[Sequence[int]]) -> Markup:
     return figure(
         name,
         title=title,
-        told=told,
+        summary=summary,
         around=around,
         legend=legend,
         table=table(heads, rows, numbers=range(1, _HOURS + 1)),
@@ -201,18 +202,18 @@ def _events(count: int) -> str:
 
 # -- how unusual --------------------------------------------------------------------------------------------------
 
+#: Share of the threshold at the top of the picture; higher values are cut off, and are in the table.
 _TOP = 2.0
-"""Share of the threshold at the top of the picture; what is beyond is drawn up to it, and told in the table."""
 
 
 def surprise_bars(name: str, bars: Sequence[Bar], *, title: str, step: timedelta, until: datetime) -> Markup:
-    """How near somebody came to its threshold over time; a bar at or over the line was an alert.
+    """How near a principal came to its threshold over time; a bar at or over the line was an alert.
 
     Args:
         name: unique on the page.
-        bars: in the order of time, at most one for each step.
+        bars: by time, at most one for each step.
         title: short.
-        step: length of time that one bar stands for.
+        step: duration of a bar.
         until: end of the axis.
     """
     begin = bars[0].at
@@ -242,12 +243,12 @@ def surprise_bars(name: str, bars: Sequence[Bar], *, title: str, step: timedelta
         )
     over = [bar for bar in bars if bar.flagged]
     greatest = max(bars, key=lambda bar: bar.height)
-    told = f"Nearest {_when(greatest.at, hourly)}, with {greatest.height:.0%} of the threshold. " + (
+    summary = f"Nearest {_when(greatest.at, hourly)}, with {greatest.height:.0%} of the threshold. " + (
         f"{len(over)} of {len(bars)} {'hours' if hourly else 'days'} with alerts."
         if over
         else "No alert in this time."
     )
-    drawing = _svg(name, title, told, places, shapes, "surprise")
+    drawing = _svg(name, title, summary, places, shapes, "surprise")
     middle_at = begin + step * (places // 2)
     around = Markup('<div class="plot over-time">{}{}{}</div>').format(
         _ticks(("200%", "150%", "100%", "50%", "0"), "levels"),
@@ -273,7 +274,7 @@ def surprise_bars(name: str, bars: Sequence[Bar], *, title: str, step: timedelta
     return figure(
         name,
         title=title,
-        told=told,
+        summary=summary,
         around=around,
         legend=legend,
         table=table(heads, rows, numbers=(1, 2, 3, 4)),
@@ -301,10 +302,10 @@ def bar(share: float, kind: str = "") -> Markup:
 
 def lines(
     name: str,
-    told_lines: Sequence[Line],
+    drawn: Sequence[Line],
     *,
     title: str,
-    told: str,
+    summary: str,
     places: Sequence[str],
     ticks: Sequence[str],
     mark: int | None,
@@ -317,8 +318,8 @@ def lines(
 
     Args:
         name: unique on the page.
-        told_lines: what is drawn.
-        title, told: short, and what can be seen.
+        drawn: what is drawn.
+        title, summary: short, and what can be seen.
         places: names of the places.
         ticks: of them, evenly spread, those that are written.
         mark: place at which something is marked, and
@@ -326,7 +327,7 @@ def lines(
         rows, heads: the table.
         shown: how a value is written on the axis.
     """
-    most = max((max(line.values, default=0.0) for line in told_lines), default=0.0) or 1.0
+    most = max((max(line.values, default=0.0) for line in drawn), default=0.0) or 1.0
     width = max(len(places) - 1, 1)
     shapes = [
         Markup('<path class="guide" d="M0 {:.3f}H{}"/>').format(_HIGH * part, width)
@@ -334,26 +335,26 @@ def lines(
     ]
     if mark is not None:
         shapes.append(Markup('<path class="limit" d="M{} 0V{:g}"/>').format(mark, _HIGH))
-    for line in told_lines:
+    for line in drawn:
         points = " ".join(
             f"{place},{_HIGH * (0.98 - 0.96 * value / most):.3f}" for place, value in enumerate(line.values)
         )
         shapes.append(Markup('<polyline class="line {}" points="{}"/>').format(line.kind, points))
     # Invisible, and wide enough to be found with a pointer.
     for place, where in enumerate(places):
-        values = ", ".join(f"{line.name} {shown(line.values[place])}" for line in told_lines)
+        values = ", ".join(f"{line.name} {shown(line.values[place])}" for line in drawn)
         shapes.append(
             Markup(
                 '<rect class="feel" x="{:.2f}" y="0" width="1" height="{:g}"><title>{}: {}</title></rect>'
             ).format(place - 0.5, _HIGH, where, values)
         )
-    drawing = _svg(name, title, told, width, shapes, "lines")
+    drawing = _svg(name, title, summary, width, shapes, "lines")
     around = Markup('<div class="plot over-time">{}{}{}</div>').format(
         _ticks((shown(most), shown(most / 2), "0"), "levels"), drawing, _ticks(ticks, "moments")
     )
     swatches = Markup("").join(
         Markup('<span><span class="swatch line {}"></span>{}</span>').format(line.kind, line.name)
-        for line in told_lines
+        for line in drawn
     )
     if mark is not None:
         swatches += Markup('<span><span class="swatch limit"></span>{}</span>').format(marked)
@@ -361,7 +362,7 @@ def lines(
     return figure(
         name,
         title=title,
-        told=told,
+        summary=summary,
         around=around,
         legend=legend,
         table=table(heads, rows, numbers=range(1, len(heads))),

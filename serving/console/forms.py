@@ -38,7 +38,7 @@ async def read_form(request: Request) -> Form:
     access: Access = request.app.state.access
     caller: Caller = request.scope["kubehabit.visitor"]
     if caller.by == "token" and not caller.session:
-        return await _read(request)  # no browser sends a token by itself, whoever asks it to
+        return await _read(request)  # no browser sends a token by itself
     from_our_pages(request)
     form = await _read(request)
     if not access.sessions.is_form_token(caller.holder, form.get("form_token")):

@@ -14,21 +14,25 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-from data.ties import ANY
+from data.links import ANY
 from serving.console.render import count, visible
-from serving.story import Edge, Graph, Node
+from serving.incident_graph import Edge, Graph, Node
 
 _MOST_OBJECTS, _MOST_FOLLOWING, _MOST_OTHERS = 10, 5, 4
 _HEIGHT, _ACROSS, _DOWN, _MARGIN = 42, 72, 10, 16
 _WIDTHS = {"origin": 132, "principal": 188, "object": 188, "consequence": 156}
+
+#: Height of the gap through which a line passes a layer: without it, it would seem to begin at a box that it
+#: passes under.
 _WAY = 8
-"""Height of the gap through which a line passes a layer: without it, it would seem to begin at a box that it passes under."""
+
+#: Width of a letter of a name, in the picture's units: a little more than the widest common font needs on average.
 _LETTER = 6.6
-"""Width of a letter of a name, in the picture's units: a little more than the widest common font needs on average."""
 _SWEEPS = 6
 _ACCOUNT = "system:serviceaccount:"
+
+#: How the story names the end of a link that may be any of several accounts.
 _ALL = f"service accounts {_ACCOUNT}"
-"""How the story names the end of a tie that may be any of several accounts."""
 _SURE = {"certain": 2, "likely": 1, "possible": 0}
 _ROLES = {
     "source": "where it began",
@@ -56,7 +60,7 @@ class _Box:
     y: float = 0.0
     width: int = 0
     height: int = 0
-    deeds: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -68,7 +72,7 @@ class _Line:
     kind: str
     number: int
     sure: str
-    tie: bool
+    link: bool
     why: str
     ways: list[_Box] = field(default_factory=list)
 
@@ -141,18 +145,18 @@ def _simplified(graph: Graph) -> tuple[list[_Box], list[_Line]]:
         source, target = group[edge.source][0], group[edge.target][0]
         if source == target:
             continue
-        tie = boxes[source].kind == boxes[target].kind == "principal"
-        line = lines.get((source, target, edge.kind if tie else ""))
+        link = boxes[source].kind == boxes[target].kind == "principal"
+        line = lines.get((source, target, edge.kind if link else ""))
         if line is None:
-            lines[source, target, edge.kind if tie else ""] = _Line(
-                source, target, edge.kind, edge.count, edge.confidence, tie, edge.why
+            lines[source, target, edge.kind if link else ""] = _Line(
+                source, target, edge.kind, edge.count, edge.confidence, link, edge.why
             )
         else:
             line.number += edge.count
             if _SURE[edge.confidence] > _SURE[line.sure]:
                 line.sure, line.why = edge.confidence, edge.why
-        deeds = boxes[target].deeds
-        deeds[edge.kind] = deeds.get(edge.kind, 0) + edge.count
+        outcomes = boxes[target].outcomes
+        outcomes[edge.kind] = outcomes.get(edge.kind, 0) + edge.count
     return list(boxes.values()), list(lines.values())
 
 
@@ -172,10 +176,7 @@ def _by_kind(inward: Mapping[str, set[str]]) -> Callable[[Node], str]:
 
 
 def _group(
-    nodes: Sequence[Node],
-    most: int,
-    group: dict[str, tuple[str, str]],
-    ways: Sequence[Callable[[Node], str]],
+    nodes: Sequence[Node], most: int, group: dict[str, tuple[str, str]], ways: Sequence[Callable[[Node], str]]
 ) -> None:
     """Put nodes together by the first of several ways that leaves few enough; the busiest stay by themselves in the last one."""
     if len(nodes) <= most:
@@ -283,12 +284,12 @@ def _lead(line: _Line, by_key: dict[str, _Box], layers: Sequence[list[_Box]]) ->
 
 
 def _steps(boxes: Sequence[_Box], lines: Sequence[_Line]) -> dict[str, int]:
-    """How many ties each principal is away from where it began; 0 for those that nothing leads to."""
+    """How many links each principal is away from where it began; 0 for those that nothing leads to."""
     principals = [box for box in boxes if box.kind == "principal"]
     leads: dict[str, list[str]] = defaultdict(list)
     reached: set[str] = set()
     for line in lines:
-        if line.tie:
+        if line.link:
             leads[line.source].append(line.target)
             reached.add(line.target)
     first = [box.key for box in principals if box.role == "source"]
@@ -339,9 +340,9 @@ def _drawn_line(line: _Line, source: _Box, target: _Box) -> Markup:
     else:
         out = max(begin_x, end_x) + 46
         path += f"C{out:.0f} {begin_y:.0f} {out:.0f} {end_y:.0f} {end_x + 2:.0f} {end_y:.0f}"
-    classes = f"line {line.sure}" + (" tie" if line.tie else "") + f" to-{target.kind}"
+    classes = f"line {line.sure}" + (" tie" if line.link else "") + f" to-{target.kind}"
     label = Markup("")
-    if line.tie:
+    if line.link:
         # Nearer to where it leads, as several lines begin at the same place.
         x, y = (begin_x + end_x) / 2, begin_y + 0.72 * (end_y - begin_y)
         if not ahead:
@@ -366,7 +367,7 @@ def _drawn_box(box: _Box) -> Markup:
     what = _ROLES.get(box.role, "")
     letters = int((box.width - 24) / _LETTER)
     if box.kind == "object":
-        what = ", ".join(f"{deed} {number:,}×" for deed, number in list(box.deeds.items())[:3])
+        what = ", ".join(f"{action} {number:,}×" for action, number in list(box.outcomes.items())[:3])
     elif box.kind == "consequence":
         what = f"{what}, {box.actions:,}×"
     elif box.kind == "principal" and box.actions:
@@ -403,16 +404,16 @@ def _fit(text: str, letters: int) -> str:
 def _described(boxes: Sequence[_Box], lines: Sequence[_Line]) -> Markup:
     origins = [box.name for box in boxes if box.kind == "origin"]
     actors = [box.name for box in boxes if box.kind == "principal" and box.role in ("source", "suspect")]
-    ties = [
+    links = [
         f"{line.source.partition(':')[2]} to {line.target.partition(':')[2]} ({line.kind})"
         for line in lines
-        if line.tie
+        if line.link
     ]
     touched = [box.name for box in boxes if box.kind == "object"]
     parts = [
         f"From {_and(origins)}" if origins else "",
         f"as {_and(actors)}" if actors else "",
-        f"on to other accounts: {_and(ties)}" if ties else "",
+        f"on to other accounts: {_and(links)}" if links else "",
         f"touching {_and(touched)}" if touched else "",
     ]
     text = "; ".join(part for part in parts if part)

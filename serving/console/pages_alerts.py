@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from serving.alert_list import (
-    Line,
-    Wanted,
-    by_severity,
-    feedback_on,
-    incident_of,
-    lines,
-    namespaces,
-)
+from data.errors import NotFoundError
 from serving.alerts import Alert
-from serving.asked import Asked
 from serving.console.forms import read_form
 from serving.console.render import page
 from serving.engine import Engine
-from serving.feedback import Feedback, FeedbackEntry, entry_of
+from serving.feedback import NO_ALERT, Feedback, FeedbackEntry, give_feedback
 from serving.gate import Access, Caller
-from serving.problems import ProblemError, position_of
+from serving.problems import position_of
+from serving.query import AlertQuery, Line, by_severity, feedback_on, incident_of, lines, namespaces
 from serving.service import Service
 from serving.stream_routes import stream_of
 
 router = APIRouter(include_in_schema=False)
-_log = logging.getLogger("kubehabit.api")
 
 _ON_A_PAGE = 50
-_NO_ALERT = "There is no such alert. It may have been deleted after the retention time."
 
 
 def _engine(request: Request) -> Engine:
@@ -45,22 +33,21 @@ def _engine(request: Request) -> Engine:
     return service.ready()
 
 
-def _query(wanted: Wanted, **more: object) -> str:
-    """The filters as a query string; what is empty is left out."""
-    names = asdict(wanted) | more
-    return urlencode({("q" if name == "text" else name): value for name, value in names.items() if value})
+class _ListQuery(AlertQuery):
+    cursor: Annotated[str | None, Field(max_length=32)] = None
+
+
+class _StreamQuery(AlertQuery):
+    after: Annotated[str | None, Field(max_length=32)] = None
 
 
 @router.get("/console/")
-def alerts(
-    request: Request,
-    wanted: Asked,
-    cursor: Annotated[str | None, Query(max_length=32)] = None,
-) -> Response:
+def alerts(request: Request, wanted: Annotated[_ListQuery, Query()]) -> Response:
     """Alerts, newest first."""
     engine = _engine(request)
-    after = position_of(cursor)
-    # Before the list is read: what happens meanwhile is told by the stream, and not missed.
+    after = position_of(wanted.cursor)
+    filters = wanted.parameters()
+    # Before the list is read: the stream then has every change that the list lacks.
     latest = engine.store.latest()
     with engine.store.reading() as connection:
         found, following = lines(connection, wanted, limit=_ON_A_PAGE, cursor=after)
@@ -74,13 +61,13 @@ def alerts(
         total=sum(counted.values()),
         counted=counted,
         wanted=wanted,
-        filtered=wanted != Wanted(),
+        filtered=bool(filters),
         namespaces=known,
         first_page=after is None,
-        here="/console/?" + _query(wanted),
-        without_severity="/console/?" + _query(Wanted(**(asdict(wanted) | {"severity": ""}))),
-        next_page="" if following is None else "/console/?" + _query(wanted, cursor=following),
-        stream="/console/stream?" + _query(wanted, after=latest or "0"),
+        here="/console/?" + urlencode(filters),
+        without_severity="/console/?" + urlencode(wanted.parameters("severity")),
+        next_page="" if following is None else "/console/?" + urlencode(filters | {"cursor": following}),
+        stream="/console/stream?" + urlencode(filters | {"after": latest}),
     )
 
 
@@ -93,15 +80,16 @@ def _by_day(found: list[Line]) -> list[tuple[datetime, list[Line]]]:
 @router.get("/console/stream")
 async def stream(
     request: Request,
-    wanted: Asked,
-    after: Annotated[str | None, Query(max_length=32)] = None,
+    wanted: Annotated[_StreamQuery, Query()],
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Alerts as they are raised and grow, for the browser's EventSource, which can send a cookie but no header."""
     service: Service = request.app.state.service
     access: Access = request.app.state.access
     caller: Caller = request.scope["kubehabit.visitor"]
-    return await stream_of(service, last_event_id or after, wanted.matches, lambda: access.holds(caller))
+    return await stream_of(
+        service, last_event_id or wanted.after, wanted.matches, lambda: access.holds(caller)
+    )
 
 
 @router.get("/console/alerts/{alert_id}")
@@ -116,14 +104,14 @@ def _alert_page(
     engine = _engine(request)
     found = engine.store.get(alert_id)
     if found is None:
-        raise ProblemError(404, _NO_ALERT)
+        raise NotFoundError(NO_ALERT)
     with engine.store.reading() as connection:
         said = [FeedbackEntry.model_validate_json(text) for text in feedback_on(connection, found.id)]
         incident, state = incident_of(connection, found.id)
     explainer = engine.explainer
     telling = explainer.telling(found)
     who = explainer.who(found.principal, found.kind)
-    headline, rest = in_two(found.sentence, f"{who} {telling.did}")
+    headline, rest = in_two(found.sentence, f"{who} {telling.description}")
     return page(
         request,
         "alert.html",
@@ -163,7 +151,7 @@ def _places(found: Alert) -> list[str]:
 
 @router.post("/console/alerts/{alert_id}/feedback")
 async def feedback(request: Request, alert_id: str) -> Response:
-    """Keep what somebody says of an alert."""
+    """Store feedback on an alert."""
     form = await read_form(request)
     store = _engine(request).store
     try:
@@ -176,15 +164,8 @@ async def feedback(request: Request, alert_id: str) -> Response:
             "by": "The name is longer than 256 characters: shorten it.",
         }[field]
         return await asyncio.to_thread(_alert_page, request, alert_id, wrong=wrong, status=422)
-    found = await asyncio.to_thread(store.get, alert_id)
-    if found is None:
-        raise ProblemError(404, _NO_ALERT)
     address = request.client.host if request.client is not None else ""
-    kept = entry_of(found, given, address)
-    await asyncio.to_thread(
-        store.add_feedback, found.id, kept.time, kept.verdict, kept.model_dump_json(by_alias=True)
-    )
-    _log.info("feedback", extra={"alert": kept.alert_id, "verdict": kept.verdict, "address": address})
+    entry = await asyncio.to_thread(give_feedback, store, alert_id, given, address)
     return Response(
-        status_code=303, headers={"Location": f"/console/alerts/{found.id}?done=feedback#feedback"}
+        status_code=303, headers={"Location": f"/console/alerts/{entry.alert_id}?done=feedback#feedback"}
     )

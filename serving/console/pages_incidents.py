@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -12,8 +10,9 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from data.errors import NotFoundError
 from serving.alerts import Surrounding, clean
 from serving.console.forms import Form, read_form
 from serving.console.graph import draw, listed
@@ -21,13 +20,14 @@ from serving.console.pages_alerts import in_two
 from serving.console.render import page
 from serving.forensics.routes import as_file, caller_of
 from serving.forensics.service import ForensicsService
-from serving.incidents import Asker, Close, IncidentError, Incidents, Merge, Note, Split
-from serving.problems import ProblemError, position_of
+from serving.incident_graph import Edge
+from serving.incident_routes import decide, read_incident
+from serving.incidents import Close, Decision, IncidentError, Merge, Note, Split, UnknownIncidentError
+from serving.problems import position_of
+from serving.report import Incident
 from serving.service import Service
-from serving.story import Edge, Incident
 
 router = APIRouter(include_in_schema=False)
-_log = logging.getLogger("kubehabit.api")
 
 _ON_A_PAGE = 25
 _FIRST_MOMENTS = 40
@@ -39,10 +39,10 @@ State = Annotated[Literal["", "open", "closed", "merged"], Query()]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One line of a timeline: something that somebody did, or what followed by itself before the next such deed."""
+    """One line of a timeline: an action of a principal, or what followed by itself before the next one."""
 
     time: datetime
-    deed: Surrounding | None = None
+    action: Surrounding | None = None
     following: tuple[Edge, ...] = ()
 
     @property
@@ -58,39 +58,33 @@ class Touched:
     kind: str
     namespace: str
     names: list[str]
-    deeds: dict[str, int]
+    actions: dict[str, int]
 
 
 @router.get("/console/incidents")
 def incidents(
-    request: Request,
-    state: State = "open",
-    cursor: Annotated[str | None, Query(max_length=32)] = None,
+    request: Request, state: State = "open", cursor: Annotated[str | None, Query(max_length=32)] = None
 ) -> Response:
     """Incidents, newest first."""
     service: Service = request.app.state.service
     after = position_of(cursor)
-    told = service.ready().incidents.page(state=state or None, limit=_ON_A_PAGE, cursor=after)
+    found = service.ready().incidents.page(state=state or None, limit=_ON_A_PAGE, cursor=after)
     query = {"state": state}
     return page(
         request,
         "incidents.html",
-        incidents=told.incidents,
+        incidents=found.incidents,
         state=state,
         first_page=after is None,
         here="/console/incidents?" + urlencode(query),
         next_page=""
-        if told.cursor is None
-        else "/console/incidents?" + urlencode(query | {"cursor": told.cursor}),
+        if found.cursor is None
+        else "/console/incidents?" + urlencode(query | {"cursor": found.cursor}),
     )
 
 
 @router.get("/console/incidents/{incident_id}")
-def incident(
-    request: Request,
-    incident_id: str,
-    done: Annotated[str, Query(max_length=32)] = "",
-) -> Response:
+def incident(request: Request, incident_id: str, done: Annotated[str, Query(max_length=32)] = "") -> Response:
     """One incident with its whole story."""
     return _incident_page(request, incident_id, done=done)
 
@@ -99,11 +93,7 @@ def _incident_page(
     request: Request, incident_id: str, *, done: str = "", wrong: str = "", status: int = 200
 ) -> Response:
     service: Service = request.app.state.service
-    engine = service.ready()
-    engine.settle()
-    found = engine.incidents.get(incident_id)
-    if found is None:
-        raise ProblemError(404, _NO_INCIDENT)
+    found = read_incident(service, incident_id, _NO_INCIDENT)
     headline, rest = _headline(found)
     moments = timeline(found)
     return page(
@@ -148,20 +138,20 @@ def timeline(found: Incident) -> list[Moment]:
             edges = tuple(one for _, one in of_run if isinstance(one, Edge))
             moments.append(Moment(of_run[0][0], following=edges))
         else:
-            moments += [Moment(time, deed=one) for time, one in of_run if isinstance(one, Surrounding)]
+            moments += [Moment(time, action=one) for time, one in of_run if isinstance(one, Surrounding)]
     return moments
 
 
 def touched(found: Incident) -> list[Touched]:
     """What was touched, of each kind and namespace together, what was touched most first."""
-    deeds: dict[str, dict[str, int]] = {}
+    actions: dict[str, dict[str, int]] = {}
     for edge in found.graph.edges:
         if edge.target.startswith("object:") and edge.source.startswith("principal:"):
-            of = deeds.setdefault(edge.target, {})
+            of = actions.setdefault(edge.target, {})
             of[edge.kind] = of.get(edge.kind, 0) + edge.count
     groups: dict[tuple[str, str], Touched] = {}
     for node in found.graph.nodes:
-        if node.kind != "object" or node.id not in deeds:
+        if node.kind != "object" or node.id not in actions:
             continue
         kind, _, name = node.name.partition(" ")
         namespace, slash, short = name.partition("/")
@@ -169,9 +159,9 @@ def touched(found: Incident) -> list[Touched]:
             namespace, short = "", name
         group = groups.setdefault((kind, namespace), Touched(kind, namespace, [], {}))
         group.names.append("all" if short == "*" else short)
-        for deed, number in deeds[node.id].items():
-            group.deeds[deed] = group.deeds.get(deed, 0) + number
-    return sorted(groups.values(), key=lambda one: -sum(one.deeds.values()))
+        for action, number in actions[node.id].items():
+            group.actions[action] = group.actions.get(action, 0) + number
+    return sorted(groups.values(), key=lambda one: -sum(one.actions.values()))
 
 
 def _namespaces(found: Incident) -> list[str]:
@@ -190,83 +180,34 @@ _WRONG: dict[str, str] = {
 }
 
 
-async def _decide(
-    request: Request,
-    incident_id: str,
-    model: type[BaseModel],
-    fields: Callable[[Form], dict[str, Any]],
-    act: Callable[[Incidents, Any, Asker], Incident],
-    done: str,
-) -> Response:
-    form = await read_form(request)
-    service: Service = request.app.state.service
-    engine = service.ready()
-    address = request.client.host if request.client is not None else ""
-    asker = Asker(request.scope.get("kubehabit.caller", ""), address)
-    try:
-        wanted = model.model_validate(fields(form) | {"note": form.get("note"), "by": form.get("by")})
-        told = await asyncio.to_thread(act, engine.incidents, wanted, asker)
-    except ValidationError as error:
-        wrong = _WRONG.get(str(error.errors()[0]["loc"][0]), "Something in the form is wrong.")
-        return await asyncio.to_thread(_incident_page, request, incident_id, wrong=wrong, status=422)
-    except IncidentError as error:
-        if "There is no incident" in str(error) and clean(incident_id, 32) in str(error):
-            raise ProblemError(404, _NO_INCIDENT) from error
-        return await asyncio.to_thread(_incident_page, request, incident_id, wrong=str(error), status=409)
-    _log.info("incident", extra={"incident": told.id, "decision": model.__name__.lower(), "address": address})
-    return Response(status_code=303, headers={"Location": f"/console/incidents/{told.id}?done={done}"})
+def _sent(model: type[Decision], form: Form) -> dict[str, Any]:
+    """Fields of a form by the names of its model."""
+    return {name: form.all(name) if name == "alerts" else form.get(name) for name in model.model_fields}
 
 
-@router.post("/console/incidents/{incident_id}/notes")
-async def note(request: Request, incident_id: str) -> Response:
-    """Write something into the trail."""
-    return await _decide(
-        request,
-        incident_id,
-        Note,
-        lambda _: {},
-        lambda all_, wanted, asker: all_.note(incident_id, wanted, asker),
-        "noted",
-    )
+def _add_decision(action: str, model: type[Decision], done: str) -> None:
+    @router.post(f"/console/incidents/{{incident_id}}/{action}", name=f"incident_{action}")
+    async def decision(request: Request, incident_id: str) -> Response:
+        form = await read_form(request)
+        try:
+            decided = await decide(request, incident_id, model.model_validate(_sent(model, form)))
+        except ValidationError as error:
+            wrong = _WRONG.get(str(error.errors()[0]["loc"][0]), "Something in the form is wrong.")
+            return await asyncio.to_thread(_incident_page, request, incident_id, wrong=wrong, status=422)
+        except (IncidentError, UnknownIncidentError) as error:
+            if isinstance(error, UnknownIncidentError) and error.name == incident_id:
+                raise NotFoundError(_NO_INCIDENT) from error
+            return await asyncio.to_thread(_incident_page, request, incident_id, wrong=str(error), status=409)
+        return Response(status_code=303, headers={"Location": f"/console/incidents/{decided.id}?done={done}"})
 
 
-@router.post("/console/incidents/{incident_id}/merge")
-async def merge(request: Request, incident_id: str) -> Response:
-    """Take another incident in."""
-    return await _decide(
-        request,
-        incident_id,
-        Merge,
-        lambda form: {"incident": form.get("incident")},
-        lambda all_, wanted, asker: all_.merge(incident_id, wanted, asker),
-        "merged",
-    )
-
-
-@router.post("/console/incidents/{incident_id}/split")
-async def split(request: Request, incident_id: str) -> Response:
-    """Make an incident of its own of some alerts."""
-    return await _decide(
-        request,
-        incident_id,
-        Split,
-        lambda form: {"alerts": form.all("alerts")},
-        lambda all_, wanted, asker: all_.split(incident_id, wanted, asker),
-        "split",
-    )
-
-
-@router.post("/console/incidents/{incident_id}/close")
-async def close(request: Request, incident_id: str) -> Response:
-    """Say that it is dealt with."""
-    return await _decide(
-        request,
-        incident_id,
-        Close,
-        lambda form: {"outcome": form.get("outcome")},
-        lambda all_, wanted, asker: all_.close(incident_id, wanted, asker),
-        "closed",
-    )
+for _action, _model, _done in (
+    ("notes", Note, "noted"),
+    ("merge", Merge, "merged"),
+    ("split", Split, "split"),
+    ("close", Close, "closed"),
+):
+    _add_decision(_action, _model, _done)
 
 
 @router.post("/console/incidents/{incident_id}/evidence")
@@ -278,9 +219,7 @@ async def evidence(request: Request, incident_id: str) -> Response:
 
     def export() -> Response:
         made = desk.incident_evidence(
-            incident_id,
-            by=caller_of(request, clean(form.get("by"))),
-            note=clean(form.get("note"), _MAX_NOTE),
+            incident_id, by=caller_of(request, clean(form.get("by"))), note=clean(form.get("note"), _MAX_NOTE)
         )
         return as_file(made, kind, f"evidence-{clean(incident_id, 32)}")
 

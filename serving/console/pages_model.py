@@ -12,9 +12,9 @@ from markupsafe import Markup
 from serving.console import charts
 from serving.console.render import page
 from serving.engine import ModelInfo
-from serving.history.preview import SCALES, Preview
-from serving.history.read import Drift
+from serving.history.queries import Drift
 from serving.history.routes import Records
+from serving.history.threshold_preview import SCALES, Preview
 from serving.reload import ModelStatus
 from serving.service import Service
 from serving.settings import LEAST_SCALE, MOST_SCALE
@@ -146,7 +146,7 @@ def _curve(preview: Preview) -> Markup:
             charts.Line("incidents", "two", [value or 0.0 for value in incidents]),
         ],
         title=f"Alerts and incidents {unit}, by threshold",
-        told=f"With the threshold in force, {preview.now.scale:g}, there were {_figure(now)} alerts {unit}.",
+        summary=f"With the threshold in force, {preview.now.scale:g}, there were {_figure(now)} alerts {unit}.",
         places=[f"threshold {scale:g}" for scale in SCALES],
         ticks=[f"{SCALES[place]:g}" for place in steps],
         mark=nearest,
@@ -192,7 +192,7 @@ def _surprising(drift: Drift) -> Markup | None:
             charts.Line("unknown verb or resource", "two", unknown),
         ],
         title="Share of actions, by day",
-        told=f"Calibration expected {drift.beyond[0].expected:.0%} to be as surprising.",
+        summary=f"Calibration expected {drift.beyond[0].expected:.0%} to be as surprising.",
         places=names,
         ticks=[names[0], names[-1]],
         mark=None,

@@ -10,15 +10,15 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 from markupsafe import Markup
 
-from serving.alert_list import Wanted, whole
 from serving.console import charts
 from serving.console.render import page, principal_url
 from serving.forensics.principal_habits import PeerComparison, PrincipalHabits, VerbCount, compared, habits_of
 from serving.forensics.queries import QueryError, moment_of
 from serving.forensics.service import ForensicsService
-from serving.history.read import Moment, Order, Surprise
+from serving.history.queries import Moment, Order, Surprise
 from serving.history.routes import Records
 from serving.problems import ProblemError
+from serving.query import AlertQuery, whole
 from serving.service import Service
 
 router = APIRouter(include_in_schema=False)
@@ -109,7 +109,7 @@ def principal(request: Request, principal: str, days: Span = "7", step: Step = "
         trouble=trouble,
         week=charts.heat_map("week", habits.week) if habits is not None else "",
         matrix=matrix(habits.deeds) if habits is not None else None,
-        alerts=whole(engine.store, Wanted(principal=principal), limit=_ALERTS + 1).alerts,
+        alerts=whole(engine.store, AlertQuery(principal=principal), limit=_ALERTS + 1).alerts,
         most_alerts=_ALERTS,
         days=days,
         spans=_SPANS,
@@ -174,10 +174,10 @@ class Matrix:
         left_out: verbs and kinds that are too rare to be shown.
     """
 
-    def __init__(self, deeds: list[VerbCount]) -> None:
-        counts = {(one.verb, one.resource): one.count for one in deeds}
-        self.verbs, more_verbs = _frequent(((one.verb, one.count) for one in deeds), _COLUMNS)
-        resources, more_resources = _frequent(((one.resource, one.count) for one in deeds), _ROWS)
+    def __init__(self, actions: list[VerbCount]) -> None:
+        counts = {(one.verb, one.resource): one.count for one in actions}
+        self.verbs, more_verbs = _frequent(((one.verb, one.count) for one in actions), _COLUMNS)
+        resources, more_resources = _frequent(((one.resource, one.count) for one in actions), _ROWS)
         most = max(counts.values(), default=0)
         self.rows = [
             (
@@ -192,9 +192,9 @@ class Matrix:
         self.left_out = more_verbs + more_resources
 
 
-def matrix(deeds: list[VerbCount]) -> Matrix:
+def matrix(actions: list[VerbCount]) -> Matrix:
     """Verbs by kinds of objects, out of what was done most."""
-    return Matrix(deeds)
+    return Matrix(actions)
 
 
 def _frequent(values: object, most: int) -> tuple[list[str], int]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BeforeValidator, Field, model_validator
 
 from data.errors import KubehabitError
 from serving.alerts import clean
@@ -16,11 +16,11 @@ from serving.console.forms import read_form
 from serving.console.render import page
 from serving.forensics import clock
 from serving.forensics.evidence.export import Subject
-from serving.forensics.evidence.page import render
-from serving.forensics.queries import EventFilter, EventQueries, QueryError, moment_of, resource_of
+from serving.forensics.queries import EventQueries, QueryError
 from serving.forensics.records import EventRecord, what_of
-from serving.forensics.routes import caller_of, codes_of
+from serving.forensics.routes import as_file, caller_of
 from serving.forensics.service import ForensicsService
+from serving.parameters import EventQuery, span_of
 from serving.problems import ProblemError
 
 router = APIRouter(include_in_schema=False)
@@ -29,6 +29,12 @@ _ON_A_PAGE = 50
 _SINCE = "7d"
 _MAX_NOTE = 2000
 _REFUSED = (401, 403)
+_GIVEN = (
+    *("resource", "namespace", "name", "principal", "credential", "verb", "address", "user_agent"),
+    *("code", "alert", "since", "until", "exact", "newest"),
+)
+
+#: Each question by its short name: in plain words, and what it answers.
 QUESTIONS = {
     "touched": (
         "Who touched something?",
@@ -44,10 +50,44 @@ QUESTIONS = {
     ),
     "events": ("Find events", "Any events that were received. All that is filled in must hold."),
 }
-"""Each question by its short name: in plain words, and what it answers."""
 
-Ask = Annotated[Literal["", "touched", "newcomers", "credential", "events"], Query()]
-Text = Annotated[str, Query(max_length=512)]
+
+def _words(given: Any) -> Any:
+    """Verbs between commas or spaces."""
+    return [word for text in given for word in text.replace(",", " ").split()]
+
+
+class SearchQuery(EventQuery):
+    """What the page asks: the filters of events as its forms send them, empty where they are not filled in."""
+
+    ask: Literal["", "touched", "newcomers", "credential", "events"] = ""
+    verb: Annotated[list[str], BeforeValidator(_words), Field(default_factory=list)]
+    user_agent: Annotated[str | None, Field(alias="agent", max_length=512)] = None
+    exact: Literal["", "1"] = ""
+    newest: Literal["", "1"] = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_in(cls, given: dict[str, Any]) -> dict[str, Any]:
+        stripped = {name: text.strip() if isinstance(text, str) else text for name, text in given.items()}
+        return {name: value for name, value in stripped.items() if value}
+
+    def given(self) -> dict[str, str]:
+        """What is filled in, as the forms send it."""
+        return {
+            ("agent" if name == "user_agent" else name): " ".join(value) if name == "verb" else value or ""
+            for name in _GIVEN
+            for value in (getattr(self, name),)
+        }
+
+    def shown(self) -> SearchQuery:
+        """This query over the last days unless it says since when."""
+        return self if self.since else self.model_copy(update={"since": _SINCE})
+
+    @property
+    def times(self) -> list[str]:
+        """The options of a command that say from when to when."""
+        return ["--since", self.since or _SINCE, *(["--until", self.until] if self.until else [])]
 
 
 @dataclass(slots=True)
@@ -76,54 +116,18 @@ class Asked:
 
 
 @router.get("/console/search")
-def search(
-    request: Request,
-    ask: Ask = "",
-    resource: Text = "",
-    namespace: Text = "",
-    name: Text = "",
-    principal: Text = "",
-    credential: Text = "",
-    verb: Text = "",
-    address: Text = "",
-    agent: Text = "",
-    code: Text = "",
-    alert: Text = "",
-    since: Text = "",
-    until: Text = "",
-    exact: Literal["", "1"] = "",
-    newest: Literal["", "1"] = "",
-    cursor: Annotated[str, Query(max_length=40)] = "",
-) -> Response:
+def search(request: Request, query: Annotated[SearchQuery, Query()]) -> Response:
     """The questions, and the answer to one."""
-    given = {
-        key: value.strip()
-        for key, value in {
-            "resource": resource,
-            "namespace": namespace,
-            "name": name,
-            "principal": principal,
-            "credential": credential,
-            "verb": verb,
-            "address": address,
-            "agent": agent,
-            "code": code,
-            "alert": alert,
-            "since": since,
-            "until": until,
-            "exact": exact,
-            "newest": newest,
-        }.items()
-    }
-    asked = Asked(ask)
+    given = query.given()
+    asked = Asked(query.ask)
     status = 200
-    if ask:
+    if query.ask:
         try:
-            _ANSWERS[ask](request, asked, given, cursor)
+            _ANSWERS[query.ask](request, asked, query.shown())
         except (KubehabitError, ProblemError) as error:
             asked.wrong = str(error)
             status = error.status if isinstance(error, ProblemError) else 400
-    query = {"ask": ask} | {key: value for key, value in given.items() if value}
+    here = {"ask": query.ask} | {key: value for key, value in given.items() if value}
     return page(
         request,
         "search.html",
@@ -131,10 +135,10 @@ def search(
         asked=asked,
         questions=QUESTIONS,
         given=given,
-        since=given["since"] or _SINCE,
-        first_page=not cursor,
-        here="/console/search?" + urlencode(query),
-        next_page="/console/search?" + urlencode(query | {"cursor": asked.cursor}) if asked.cursor else "",
+        since=query.since or _SINCE,
+        first_page=not query.cursor,
+        here="/console/search?" + urlencode(here),
+        next_page="/console/search?" + urlencode(here | {"cursor": asked.cursor}) if asked.cursor else "",
     )
 
 
@@ -149,40 +153,22 @@ def _answer(request: Request, asked: Asked, question: Any) -> Any:
     return desk.ask(ask)
 
 
-def _span(given: Mapping[str, str], default: str = _SINCE) -> tuple[int | None, int | None]:
-    since = given["since"] or default
-    return moment_of(since) if since else None, moment_of(given["until"]) if given["until"] else None
-
-
-def _times(given: Mapping[str, str], default: str = _SINCE) -> list[str]:
-    """The options that say from when to when."""
-    since = given["since"] or default
-    return (["--since", since] if since else []) + (["--until", given["until"]] if given["until"] else [])
-
-
-def _touched(request: Request, asked: Asked, given: Mapping[str, str], _cursor: str) -> None:
+def _touched(request: Request, asked: Asked, query: SearchQuery) -> None:
     """Who touched an object."""
-    if not given["resource"]:
+    if not query.resource:
         raise QueryError("Say which kind of object: secret, pod, deployment or whatever kubectl takes.")
-    since, until = _span(given)
-    wanted = EventFilter(
-        since=since,
-        until=until,
-        resource=resource_of(given["resource"]),
-        namespace=given["namespace"] or None,
-        name=given["name"] or None,
-    )
-    what = given["name"] if not given["namespace"] else f"{given['namespace']}/{given['name']}"
+    wanted = _only(query, "resource", "namespace", "name").filter()
+    what = f"{query.namespace}/{query.name or ''}" if query.namespace else query.name
     asked.same = shlex.join(
-        ["kubehabit", "who", "touched", given["resource"], *([what] if what else []), *_times(given)]
-        + (["--exact"] if given["exact"] else [])
+        ["kubehabit", "who", "touched", query.resource, *([what] if what else []), *query.times]
+        + (["--exact"] if query.exact else [])
     )
     asked.rows = _answer(
-        request, asked, lambda questions: questions.touched(wanted, listings=not given["exact"])
+        request, asked, lambda questions: questions.touched(wanted, listings=not query.exact)
     )
     people = len({one.principal for one in asked.rows})
-    kind = f"{wanted.resource} in {given['namespace']}" if given["namespace"] else wanted.resource
-    thing = f"{wanted.resource} {what}" if given["name"] else kind
+    kind = f"{wanted.resource} in {query.namespace}" if query.namespace else wanted.resource
+    thing = f"{wanted.resource} {what}" if query.name else kind
     asked.sentence = (
         f"{people:,} {_plural('principal', people)} touched {thing}."
         if people
@@ -190,78 +176,54 @@ def _touched(request: Request, asked: Asked, given: Mapping[str, str], _cursor: 
     )
 
 
-def _newcomers(request: Request, asked: Asked, given: Mapping[str, str], _cursor: str) -> None:
+def _newcomers(request: Request, asked: Asked, query: SearchQuery) -> None:
     """Who is new in a namespace."""
-    if not given["namespace"]:
+    namespace = query.namespace
+    if not namespace:
         raise QueryError("Say in which namespace.")
-    since, until = _span(given)
+    since, until = span_of(query.since, query.until)
     assert since is not None
-    asked.same = shlex.join(["kubehabit", "who", "is", "new", "in", given["namespace"], *_times(given)])
-    asked.rows = _answer(
-        request, asked, lambda questions: questions.newcomers(given["namespace"], since, until)
-    )
+    asked.same = shlex.join(["kubehabit", "who", "is", "new", "in", namespace, *query.times])
+    asked.rows = _answer(request, asked, lambda questions: questions.newcomers(namespace, since, until))
     count = len(asked.rows)
     asked.sentence = (
-        f"{count:,} {_plural('principal', count)} came to {given['namespace']} and {_plural('was', count, 'were')} never seen "
+        f"{count:,} {_plural('principal', count)} came to {namespace} and {_plural('was', count, 'were')} never seen "
         "in it before."
         if count
-        else f"Nobody came to {given['namespace']} who had not been there before."
+        else f"Nobody came to {namespace} who had not been there before."
     )
 
 
-def _credential(request: Request, asked: Asked, given: Mapping[str, str], cursor: str) -> None:
+def _credential(request: Request, asked: Asked, query: SearchQuery) -> None:
     """All that a credential, or a principal, did."""
-    if not given["credential"] and not given["principal"]:
+    if not query.credential and not query.principal:
         raise QueryError("Name the credential, or the principal if the API server does not name credentials.")
-    _list(request, asked, given, cursor)
+    _list(request, asked, query)
 
 
-def _list(request: Request, asked: Asked, given: Mapping[str, str], cursor: str) -> None:
-    """Events that fit all that is given."""
-    since, until = _span(given)
-    wanted = EventFilter(
-        since=since,
-        until=until,
-        principal=given["principal"] or None,
-        credential=given["credential"] or None,
-        verbs=tuple(given["verb"].replace(",", " ").split()),
-        resource=resource_of(given["resource"]) if given["resource"] else None,
-        namespace=given["namespace"] or None,
-        name=given["name"] or None,
-        address=given["address"] or None,
-        user_agent=given["agent"] or None,
-        codes=codes_of(given["code"] or None),
-        alert=given["alert"] or None,
-    )
-    options: list[str] = []
-    for option, text in (
-        ("principal", given["principal"]),
-        ("credential", given["credential"]),
-        *(("verb", verb) for verb in wanted.verbs),
-        ("resource", given["resource"]),
-        ("namespace", given["namespace"]),
-        ("name", given["name"]),
-        ("address", given["address"]),
-        ("user-agent", given["agent"]),
-        ("code", given["code"]),
-        ("alert", given["alert"]),
-    ):
-        options += [f"--{option}", text] if text else []
-    asked.same = shlex.join(
-        ["kubehabit", "events", *options, *_times(given)] + (["--newest"] if given["newest"] else [])
-    )
+def _list(request: Request, asked: Asked, query: SearchQuery) -> None:
+    """Events that match all filters."""
+    newest = bool(query.newest)
+    same = query.model_copy(update={"order": "newest" if newest else "oldest"})
+    asked.same = shlex.join(["kubehabit", "events", *same.options()])
+    wanted = query.filter()
     found = _answer(
         request,
         asked,
         lambda questions: questions.events(
-            wanted, limit=_ON_A_PAGE, cursor=cursor or None, newest=bool(given["newest"]), texts=False
+            wanted, limit=_ON_A_PAGE, cursor=query.cursor, newest=newest, texts=False
         ),
     )
     asked.rows = [_row(record) for record in found.records]
     asked.cursor = found.cursor
     asked.sentence = "" if asked.rows else "There is no such event."
-    if given["principal"] and asked.rows:
-        asked.subject = {"principal": given["principal"]}
+    if query.principal and asked.rows:
+        asked.subject = {"principal": query.principal}
+
+
+def _only(query: SearchQuery, *names: str) -> EventQuery:
+    """A query with these filters alone, and its span of time."""
+    return EventQuery.model_validate({name: getattr(query, name) for name in (*names, "since", "until")})
 
 
 _ANSWERS = {"touched": _touched, "newcomers": _newcomers, "credential": _credential, "events": _list}
@@ -304,7 +266,7 @@ async def evidence(request: Request) -> Response:
     audit_ids = tuple(dict.fromkeys(clean(one, 128) for one in form.all("audit_id")))
     by_principal = form.get("what") == "all"
     try:
-        since, until = (moment_of(form.get(name)) if form.get(name) else None for name in ("since", "until"))
+        since, until = span_of(form.get("since") or None, form.get("until") or None)
     except QueryError as error:
         raise ProblemError(400, str(error)) from error
     if not by_principal and not audit_ids:
@@ -319,11 +281,4 @@ async def evidence(request: Request) -> Response:
     desk: ForensicsService = request.app.state.desk
     by = caller_of(request, clean(form.get("by"), 256))
     made = await run_in_threadpool(desk.evidence, subject, by=by)
-    if form.get("form") == "html":
-        headers = {
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-            "Content-Disposition": 'attachment; filename="evidence.html"',
-        }
-        return Response(render(made), media_type="text/html; charset=utf-8", headers=headers)
-    headers = {"Content-Disposition": 'attachment; filename="evidence.json"'}
-    return Response(made, media_type="application/json", headers=headers)
+    return as_file(made, "html" if form.get("form") == "html" else "json", "evidence", shown=False)

@@ -1,4 +1,4 @@
-"""How pages are made: templates with everything escaped, words explained where they stand, and the headers of a page."""
+"""Renders pages: templates with everything escaped, terms explained in place, and the headers of a page."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ from serving.scopes import NEEDS
 from serving.settings import Settings
 
 HERE = Path(__file__).parent
+
+#: Nothing of another host, nothing inline: even text of a log that became markup could do nothing.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-"""Nothing of another host, nothing inline: a text out of a log that became markup could still do nothing."""
 
 PAGE_HEADERS = {
     "Content-Security-Policy": POLICY,
-    # With no-referrer a browser sends "Origin: null" with its forms, and who sent them could not be told.
+    # With no-referrer a browser sends "Origin: null" with its forms, and their origin would be unknown.
     "Referrer-Policy": "same-origin",
 }
 
 THEME_COOKIE = "kubehabit_theme"
 _THEMES = ("light", "dark")
+
+#: What cannot be seen or turns the order of others round: it could make one name look like another.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
-"""What cannot be seen or turns the order of others round: it could make one name look like another."""
 
 
 class Place(NamedTuple):
@@ -52,6 +54,7 @@ class Place(NamedTuple):
     icon: str
 
 
+#: Those that are declared in `access.NEEDS` are shown.
 NAVIGATION = (
     Place("/console/", "Alerts", "bell"),
     Place("/console/incidents", "Incidents", "graph"),
@@ -60,16 +63,15 @@ NAVIGATION = (
     Place("/console/model", "Model", "chip"),
     Place("/console/glossary", "Words", "book"),
 )
-"""Those that are declared in `serving.scopes.NEEDS` are shown."""
 
 
 def visible(text: str) -> str:
-    """A text with a sign in the place of each character that cannot be seen."""
+    """A text with each invisible character replaced by a visible sign."""
     return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _finish(value: Any) -> Any:
-    """Runs over all that a template puts out."""
+    """Filters everything that a template outputs."""
     if isinstance(value, Markup):
         return value
     return visible(value) if isinstance(value, str) else value
@@ -79,7 +81,7 @@ def _finish(value: Any) -> Any:
 
 
 class Words:
-    """The glossary, ready to be found in texts."""
+    """The glossary, with a search for its terms in texts."""
 
     def __init__(self, glossary: Mapping[str, str]) -> None:
         self.meanings = {name.lower(): meaning for name, meaning in glossary.items()}
@@ -91,7 +93,7 @@ class Words:
         )
 
     def split(self, text: str) -> Iterable[tuple[str, str]]:
-        """Pieces of a text, each with its term, or with "" where there is none to explain."""
+        """Pieces of a text, each with its term or ""."""
         at = 0
         for found in self._regex.finditer(text) if self._regex is not None else ():
             yield text[at : found.start()], ""
@@ -110,19 +112,19 @@ def _words(glossary: tuple[tuple[str, str], ...]) -> Words:
 
 
 class _Explained:
-    """What one page has explained already: each word once, where it first stands."""
+    """Terms that a page has explained: each once, where it first occurs."""
 
     def __init__(self, words: Words) -> None:
         self.words = words
-        self.told: set[str] = set()
+        self.explained: set[str] = set()
 
     def term(self, key: str, shown: str) -> Markup:
-        """A word with its meaning, which shows on hover, focus and tap."""
+        """A term with its meaning, shown on hover, focus and tap."""
         meaning = self.words.meanings.get(key.lower())
-        if meaning is None or key.lower() in self.told:
+        if meaning is None or key.lower() in self.explained:
             return escape(visible(shown))
-        self.told.add(key.lower())
-        number = len(self.told)
+        self.explained.add(key.lower())
+        number = len(self.explained)
         return Markup(
             '<dfn class="term" tabindex="0" aria-describedby="word-{0}">{1}'
             '<span class="tip" role="tooltip" id="word-{0}">{2}</span></dfn>'
@@ -165,7 +167,7 @@ def _iso(moment: datetime) -> str:
 
 
 def moment(value: datetime, form: str = "full") -> Markup:
-    """A moment as an element that machines can read as well; `form`: full, time (of the day), or day."""
+    """A moment as a `time` element; `form`: full, time (of day), or day."""
     value = _zoned(value)
     shown = {
         "full": utc(value),
@@ -241,13 +243,7 @@ def environment() -> jinja2.Environment:
         auto_reload=False,
     )
     made.filters.update(explain=_explain, moment=moment, ago=ago, utc=utc, lasted=lasted, visible=visible)
-    made.globals.update(
-        term=_term,
-        asset=asset,
-        count=count,
-        has_page=has_page,
-        principal_url=principal_url,
-    )
+    made.globals.update(term=_term, asset=asset, count=count, has_page=has_page, principal_url=principal_url)
     return made
 
 
@@ -265,23 +261,18 @@ def page(
     headers: Mapping[str, str] | None = None,
     **values: Any,
 ) -> Response:
-    """A page for whoever asks.
+    """A page for the caller.
 
     Args:
         request: the request, or its scope.
         template: file in `templates`.
-        status: of the answer.
-        headers: more of them.
-        **values: what the template shows.
+        status: of the response.
+        headers: additional ones.
+        **values: for the template.
     """
     scope: Scope = request.scope if isinstance(request, Request) else request
     content = environment().get_template(template).render(_shared(scope) | values)
-    return Response(
-        content,
-        status,
-        headers={**PAGE_HEADERS, **(headers or {})},
-        media_type="text/html",
-    )
+    return Response(content, status, headers={**PAGE_HEADERS, **(headers or {})}, media_type="text/html")
 
 
 def _shared(scope: Scope) -> dict[str, Any]:
@@ -321,7 +312,7 @@ def _cookie(scope: Scope, wanted: str) -> str:
 def problem_page(
     scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A problem as a page; who has to sign in first is led there, and back again."""
+    """A problem as a page; a browser without a session is redirected to the login, and back."""
     if status == HTTPStatus.UNAUTHORIZED and scope["method"] == "GET" and "app" in scope:
         path = scope["path"]
         query = scope["query_string"].decode("latin-1")

@@ -6,11 +6,12 @@ from typing import Any, Protocol
 
 import msgspec
 
-from data.errors import KubehabitError
+from data.errors import KubehabitError, UnknownPrincipalError
 from serving.forensics import clock
 from serving.forensics.queries import EventFilter, EventPage, Life, Newcomer, Touch, moment_of
 from serving.forensics.records import EventRecord
-from serving.remote import NotFoundError, Remote
+from serving.parameters import EventQuery
+from serving.remote import Remote
 
 
 class Answers(Protocol):
@@ -150,28 +151,10 @@ class RemoteAnswers:
         texts: bool = True,
     ) -> EventPage:
         """`GET /v1/events`."""
-        answer = self._service.get_bytes(
-            "events",
-            since=_written(wanted.since),
-            until=_written(wanted.until),
-            principal=wanted.principal,
-            credential=wanted.credential,
-            verb=wanted.verbs,
-            resource=wanted.resource,
-            subresource=wanted.subresource,
-            namespace=wanted.namespace,
-            name=wanted.name,
-            address=wanted.address,
-            userAgent=wanted.user_agent,
-            code=None if wanted.codes is None else f"{wanted.codes[0]}-{wanted.codes[1]}",
-            decision=wanted.decision,
-            auditID=wanted.audit_ids,
-            alert=wanted.alert,
-            order="newest" if newest else "oldest",
-            original="true" if texts else None,
-            limit=limit,
-            cursor=cursor,
+        query = EventQuery.from_filter(
+            wanted, order="newest" if newest else "oldest", original=texts, limit=limit, cursor=cursor
         )
+        answer = self._service.get_bytes("events", **query.parameters())
         try:
             page = msgspec.json.decode(answer, type=_Events)
         except msgspec.MsgspecError as error:
@@ -219,10 +202,8 @@ class RemoteAnswers:
         """An answer, or None where there is nothing of this principal."""
         try:
             return self._service.get(*path, **query)
-        except NotFoundError as error:
-            if "principal" in str(error):
-                return None
-            raise
+        except UnknownPrincipalError:
+            return None
 
 
 def _written(moment: int | None) -> str | None:

@@ -270,7 +270,7 @@ def _past(
 ) -> dict[str, Any]:
     """Habits, surprise over time and peers, as the API gives them; None for what there is no file of beside the store."""
     from serving.forensics.principal_habits import compared, habits_of
-    from serving.history.read import HistoryReader
+    from serving.history.queries import HistoryReader
     from serving.history.schema import HistoryError
 
     habits = habits_of(questions, name, since, until)
@@ -335,7 +335,7 @@ def _few(values: Sequence[str], most: int = _SHOWN) -> str:
 
 def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None) -> None:
     """Write a file of evidence and its page, from the stores on this machine."""
-    from serving.explain import Explainer
+    from serving.explainer import Explainer
     from serving.forensics.evidence.export import export, exporter
     from serving.forensics.evidence.incident import alerts_named
     from serving.forensics.evidence.model_card import describe_model
@@ -350,7 +350,7 @@ def evidence(wanted: Subject, out: Path, store: Path | None, config: Path | None
     incident, words = None, None
     wanted = msgspec.structs.replace(wanted, note=clean(wanted.note, _MAX_NOTE))
     if wanted.incident is not None or wanted.alerts:
-        kept = AlertStore.of(settings.store)
+        kept = AlertStore.from_settings(settings.store)
         incidents = Incidents(kept, Explainer.load(settings.explain_path))
         words = incidents.words
         if wanted.incident is not None:

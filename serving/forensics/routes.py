@@ -8,33 +8,18 @@ import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from pydantic import Field
 
-from serving.alerts import Model, clean
+from data.errors import UnknownPrincipalError
+from serving.alerts import ApiModel, clean
 from serving.forensics import clock
 from serving.forensics.evidence.export import Subject
 from serving.forensics.evidence.page import render
 from serving.forensics.principal_habits import compared, habits_of
-from serving.forensics.queries import (
-    MAX_LIMIT,
-    EventFilter,
-    EventQueries,
-    QueryError,
-    moment_of,
-    resource_of,
-)
+from serving.forensics.queries import EventFilter, EventQueries, moment_of, resource_of
 from serving.forensics.records import EventRecord
 from serving.history.routes import Records
+from serving.parameters import EventQuery, Moment, Text, span_of
 from serving.problems import ProblemError
 from serving.service import Service
-
-Moment = Annotated[
-    str | None,
-    Query(
-        description="How long ago (7d), a time of day in UTC (14:02), a day, or an RFC 3339 time",
-        max_length=40,
-    ),
-]
-Text = Annotated[str | None, Query(max_length=512)]
-
 
 _MAX_NOTE = 2000
 Why = Annotated[str, Field(max_length=_MAX_NOTE, description="why; kept in the ledger")]
@@ -42,7 +27,7 @@ Who = Annotated[str, Field(max_length=256, description="who, in the caller's own
 Form = Annotated[Literal["json", "html"], Query(description="html: a page to be read and printed")]
 
 
-class EvidenceRequest(Model):
+class EvidenceRequest(ApiModel):
     """What evidence is wanted of: alerts, requests, or a principal and a span of time."""
 
     alerts: Annotated[list[str], Field(default_factory=list, max_length=1000)]
@@ -54,7 +39,7 @@ class EvidenceRequest(Model):
     by: Who = ""
 
 
-class IncidentEvidenceRequest(Model):
+class IncidentEvidenceRequest(ApiModel):
     """Why an incident is exported, and by whom; both may be left out."""
 
     note: Why = ""
@@ -98,86 +83,25 @@ def document_of(record: EventRecord, *, original: bool) -> dict[str, Any]:
     return document
 
 
-def codes_of(text: str | None) -> tuple[int, int] | None:
-    """Least and largest answer meant by `403`, `4xx` or `400-499`.
-
-    Raises:
-        QueryError: it is none of these.
-    """
-    if text is None:
-        return None
-    low, _, high = text.lower().partition("-")
-    if not high and len(low) == 3 and low.endswith("xx") and low[0].isdecimal():
-        return int(low[0]) * 100, int(low[0]) * 100 + 99
-    if low.isdecimal() and (not high or high.isdecimal()) and len(text) <= 7:
-        return int(low), int(high or low)
-    raise QueryError(f"{text!r} is no answer: give a code (403), a class (4xx) or a span (400-499).")
-
-
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of the event store to an application."""
     desk = service.forensics
     app.state.desk = desk  # the console's pages ask at the same one
 
     @app.get("/v1/events", tags=["forensics"])
-    def events(
-        since: Moment = None,
-        until: Moment = None,
-        principal: Annotated[
-            str | None,
-            Query(description="Who acted, as folded or as logged, or was impersonated", max_length=512),
-        ] = None,
-        credential: Annotated[
-            str | None, Query(description="ID of the credential used, with or without JTI=", max_length=512)
-        ] = None,
-        verb: Annotated[list[str] | None, Query(description="May be repeated", max_length=20)] = None,
-        resource: Annotated[
-            str | None, Query(description="As logged, or as kubectl takes it", max_length=256)
-        ] = None,
-        subresource: Text = None,
-        namespace: Text = None,
-        name: Text = None,
-        address: Annotated[str | None, Query(description="One of sourceIPs", max_length=64)] = None,
-        user_agent: Annotated[
-            str | None, Query(alias="userAgent", description="How it begins", max_length=512)
-        ] = None,
-        code: Annotated[str | None, Query(description="403, 4xx or 400-499", max_length=7)] = None,
-        decision: Annotated[Literal["allow", "forbid"] | None, Query()] = None,
-        audit_id: Annotated[
-            list[str] | None, Query(alias="auditID", description="May be repeated", max_length=500)
-        ] = None,
-        alert: Annotated[
-            str | None, Query(description="Events that raised or grew this alert", max_length=32)
-        ] = None,
-        order: Literal["oldest", "newest"] = "oldest",
-        original: Annotated[bool, Query(description="With each event's own text, redacted")] = False,
-        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
-        cursor: Annotated[str | None, Query(description="That of the page before", max_length=40)] = None,
-    ) -> Response:
+    def events(query: Annotated[EventQuery, Query()]) -> Response:
         """List events that were received, in the order of the API server's time."""
-        wanted = EventFilter(
-            since=None if since is None else moment_of(since),
-            until=None if until is None else moment_of(until),
-            principal=principal,
-            credential=credential,
-            verbs=tuple(verb or ()),
-            resource=None if resource is None else resource_of(resource),
-            subresource=subresource,
-            namespace=namespace,
-            name=name,
-            address=address,
-            user_agent=user_agent,
-            codes=codes_of(code),
-            decision=decision,
-            audit_ids=tuple(audit_id or ()),
-            alert=alert,
-        )
+        wanted = query.filter()
         page = desk.ask(
             lambda questions: questions.events(
-                wanted, limit=limit, cursor=cursor, newest=order == "newest", texts=original
+                wanted,
+                limit=query.limit,
+                cursor=query.cursor,
+                newest=query.order == "newest",
+                texts=query.original,
             )
         )
-        documents = [document_of(record, original=original) for record in page.records]
+        documents = [document_of(record, original=query.original) for record in page.records]
         return _json({"events": documents, "cursor": page.cursor})
 
     @app.get("/v1/events/touched", tags=["forensics"])
@@ -192,12 +116,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         listings: Annotated[bool, Query(description="Also who listed or watched what contains it")] = True,
     ) -> Response:
         """Tell who touched an object or a kind of objects, how, how often and from where."""
+        begin, end = span_of(since, until)
         wanted = EventFilter(
-            since=None if since is None else moment_of(since),
-            until=None if until is None else moment_of(until),
-            resource=resource_of(resource),
-            namespace=namespace,
-            name=name,
+            since=begin, until=end, resource=resource_of(resource), namespace=namespace, name=name
         )
         return _json({"touched": desk.ask(lambda questions: questions.touched(wanted, listings=listings))})
 
@@ -208,7 +129,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         until: Moment = None,
     ) -> Response:
         """Tell which principals came to a namespace that were never seen in it before, as far back as the store goes."""
-        begin, end = moment_of(since), None if until is None else moment_of(until)
+        begin = moment_of(since)
+        end = None if until is None else moment_of(until)
 
         def ask(questions: EventQueries) -> dict[str, Any]:
             reach = questions.extent().earliest
@@ -222,43 +144,40 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/events/principals/{principal:path}", tags=["forensics"])
     def life(principal: str, since: Moment = None, until: Moment = None) -> Response:
         """Sum up what a principal did, from the events that are kept."""
-        begin, end = (None if text is None else moment_of(text) for text in (since, until))
+        begin, end = span_of(since, until)
         found = desk.ask(lambda questions: questions.life(principal, begin, end))
         if found is None:
-            raise ProblemError(404, "There is no event of this principal in that time.")
+            raise UnknownPrincipalError("There is no event of this principal in that time.")
         return _json(found)
 
     @app.get("/v1/habits/{principal:path}", tags=["principals"])
     def habits(principal: str, since: Moment = None, until: Moment = None) -> Response:
         """Tell when a principal acts, where, what it does, from where and with what, and what it is refused."""
-        begin, end = (None if text is None else moment_of(text) for text in (since, until))
+        begin, end = span_of(since, until)
         found = desk.ask(lambda questions: habits_of(questions, principal, begin, end))
         if found is None:
-            raise ProblemError(404, "There is no event of this principal in that time.")
+            raise UnknownPrincipalError("There is no event of this principal in that time.")
         return _json(found)
 
     @app.get("/v1/peers/{principal:path}", tags=["principals"])
     def peers(principal: str, since: Moment = None, until: Moment = None) -> Response:
         """Tell whom a principal is compared with, and what they do that it does and does not; at most fifty of them."""
         records: Records = app.state.records
-        begin, end = (None if text is None else moment_of(text) for text in (since, until))
+        begin, end = span_of(since, until)
         others = records.reader().peers(principal)
         return _json(desk.ask(lambda questions: compared(questions, principal, others, begin, end)))
 
     @app.post("/v1/evidence", tags=["forensics"], response_class=Response)
-    def evidence(
-        wanted: EvidenceRequest,
-        request: Request,
-        form: Form = "json",
-    ) -> Response:
+    def evidence(wanted: EvidenceRequest, request: Request, form: Form = "json") -> Response:
         """Export evidence: the events with their originals, checksums and proof, the alerts, the model, and who exported it."""
         engine = service.ready()
+        since, until = span_of(wanted.since, wanted.until)
         subject = Subject(
             alerts=tuple(wanted.alerts),
             audit_ids=tuple(wanted.audit_ids),
             principal=wanted.principal,
-            since=None if wanted.since is None else moment_of(wanted.since),
-            until=None if wanted.until is None else moment_of(wanted.until),
+            since=since,
+            until=until,
             note=clean(wanted.note, _MAX_NOTE),
         )
         for alert_id in subject.alerts:
@@ -270,10 +189,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/incidents/{incident_id}/evidence", tags=["incidents"], response_class=Response)
     def incident_evidence(
-        incident_id: str,
-        request: Request,
-        wanted: IncidentEvidenceRequest | None = None,
-        form: Form = "json",
+        incident_id: str, request: Request, wanted: IncidentEvidenceRequest | None = None, form: Form = "json"
     ) -> Response:
         """Export an incident as evidence: its story, every event of it with its original and proof, models, clocks, custody.
 
@@ -294,12 +210,12 @@ def caller_of(request: Request, said: str) -> str:
     return f"{known} of the API, from {address}" + (f", who says to be {clean(said)!r}" if said else "")
 
 
-def as_file(made: bytes, form: Literal["json", "html"], name: str) -> Response:
-    """A file of evidence or its page, as an answer that a browser keeps under its name, or shows as it is meant to look."""
+def as_file(made: bytes, form: Literal["json", "html"], name: str, *, shown: bool = True) -> Response:
+    """A file of evidence, or its page, as a download; `shown`: the page opens in the browser."""
     if form == "html":
         headers = {
             "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-            "Content-Disposition": f'inline; filename="{name}.html"',
+            "Content-Disposition": f'{"inline" if shown else "attachment"}; filename="{name}.html"',
         }
         return Response(render(made), media_type="text/html; charset=utf-8", headers=headers)
     headers = {"Content-Disposition": f'attachment; filename="{name}.json"'}

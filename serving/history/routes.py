@@ -1,22 +1,22 @@
-"""The history over HTTP: who there is, how near each came to its threshold, what other thresholds would have given, drift."""
+"""The history over HTTP: principals, how near each came to its threshold, previews of thresholds, drift."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from typing import Annotated
 
+from cachetools import FIFOCache
 from fastapi import FastAPI, Query
 
-from serving.history.preview import Preview, Previewer
-from serving.history.read import Drift, HistoryReader, Order, PrincipalPage, Surprise
-from serving.problems import ProblemError
+from data.errors import NotFoundError, UnknownPrincipalError
+from serving.history.queries import Drift, HistoryReader, Order, PrincipalPage, Surprise
+from serving.history.threshold_preview import Preview, Previewer
 from serving.service import Service
 from serving.settings import LEAST_SCALE, MOST_SCALE
 
+#: Scores are written with the state, about every minute; a reader has them written at once, but not more often.
 _FRESH_SECONDS = 5.0
-"""What was scored is written with the state, about every minute. Who asks makes it be written at once, but no more often."""
 
 _WAIT_SECONDS = 2.0
 _REMEMBERED = 16
@@ -29,19 +29,19 @@ Kind = Annotated[
 
 
 class Records:
-    """What is asked of the history of one service, by the API and by the console."""
+    """The history of one service, for the API and the console."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._fresh = -_FRESH_SECONDS
         self._turn = threading.Lock()
-        self._answers: OrderedDict[tuple[object, ...], Preview] = OrderedDict()
+        self._answers: FIFOCache[tuple[object, ...], Preview] = FIFOCache(_REMEMBERED)
 
     def reader(self) -> HistoryReader:
-        """The history, with what was scored until just now.
+        """The history, with scores written until just now.
 
         Raises:
-            ProblemError: 503 while no model is served.
+            serving.problems.ProblemError: 503 while no model is served.
             HistoryError: it cannot be read.
         """
         self._service.ready()
@@ -51,7 +51,7 @@ class Records:
         with self._turn:
             if time.monotonic() - self._fresh >= _FRESH_SECONDS:
                 self._fresh = time.monotonic()
-                taken = pipeline.between(lambda: history.take(pipeline.position))
+                taken = pipeline.between(lambda: history.pop(pipeline.position))
                 try:
                     history.write(taken.result(_WAIT_SECONDS))
                 except TimeoutError:  # a batch is being scored: what is asked is answered with what there is
@@ -75,8 +75,6 @@ class Records:
         if made is not None:
             with self._turn:
                 self._answers[key] = made
-                while len(self._answers) > _REMEMBERED:
-                    self._answers.popitem(last=False)
         return made
 
 
@@ -109,7 +107,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """How far a principal's actions were from its threshold, by hour for eight days and by day before."""
         found = records.reader().surprise(principal)
         if found is None:
-            raise ProblemError(404, "This principal is not in the model's training and did nothing since.")
+            raise UnknownPrincipalError(
+                "This principal is not in the model's training and did nothing since."
+            )
         return found
 
     @app.get("/v1/model/preview", tags=["model"])
@@ -125,21 +125,21 @@ def add_routes(app: FastAPI, service: Service) -> None:
                 alias="perDay",
                 gt=0,
                 le=1e6,
-                description="Alerts a day; the least threshold that keeps to it is told",
+                description="Alerts a day; the answer has the least threshold that gives no more",
             ),
         ] = None,
     ) -> Preview:
-        """Tell what other thresholds would have given: exactly the alerts of a service with that threshold. Changes nothing."""
+        """Preview other thresholds: exactly the alerts that a service with them would have raised. Changes nothing."""
         service.ready()
         made = records.preview(days, scale=scale, per_day=per_day)
         if made is None:
-            raise ProblemError(404, _NOTHING)
+            raise NotFoundError(_NOTHING)
         return made
 
     @app.get("/v1/model/drift", tags=["model"])
     def drift(days: Annotated[float, Query(gt=0, le=366, description="How far to look back")] = 7) -> Drift:
-        """Tell whether the cluster still does what the model was calibrated on, as far as the service itself can see."""
+        """Report whether the cluster still does what the model was calibrated on, as far as the service can tell."""
         found = records.reader().drift(days)
         if found is None:
-            raise ProblemError(404, _NOTHING)
+            raise NotFoundError(_NOTHING)
         return found

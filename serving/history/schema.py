@@ -8,33 +8,40 @@ from pathlib import Path
 from data.calibration import TAIL_SHARE
 from data.errors import KubehabitError
 
+#: Of the tables below.
 _VERSION = 2
-"""Of the tables below."""
 
+#: Microseconds.
 HOUR = 3_600_000_000
-"""Microseconds."""
 
+#: Hours.
 DAY = 24
-"""Hours."""
 
+#: Evidence of a reconstruction error that one action in twenty (data.calibration.TAIL_SHARE) reached in
+#: calibration, decades.
 USUAL = 1.301029995663981
-"""Evidence of a reconstruction error that one action in twenty (data.calibration.TAIL_SHARE) reached in calibration, decades."""
 
 assert abs(TAIL_SHARE - 0.05) < 1e-12
 
+#: Evidence of a reconstruction error, -log10 of its p-value, at which the counts b0, b1, … are parted.
+#:
+#: Up to the fifth edge the p-value is not resolved: evidence is how near an action comes to its principal's one in
+#: twenty. Beyond, one action in 100, 1,000 and 10,000 is expected to reach the sixth, seventh and eighth edge.
 EDGES = (*(share * USUAL for share in (0.2, 0.4, 0.6, 0.8, 1.0)), 2.0, 3.0, 4.0)
-"""Evidence of a reconstruction error, -log10 of its p-value, at which the counts b0, b1, … are parted.
-
-Up to the fifth edge the p-value is not resolved: evidence is how near an action comes to its principal's one in twenty. Beyond,
-one action in 100, 1,000 and 10,000 is expected to reach the sixth, seventh and eighth edge.
-"""
 
 BINS = len(EDGES) + 1
+
+#: Share of actions that calibration expects beyond each of the last four edges.
 EXPECTED = (TAIL_SHARE, 1e-2, 1e-3, 1e-4)
-"""Share of actions that calibration expects beyond each of the last four edges."""
 
 _COUNTS = ", ".join(f"b{number} INTEGER NOT NULL" for number in range(BINS))
 _SUMS = f"actions INTEGER NOT NULL, flagged INTEGER NOT NULL, nearest REAL NOT NULL, {_COUNTS}"
+
+#: Times are microseconds since 1970 UTC, hours and days are counted since then.
+#:
+#: `nearest` is the greatest share of its threshold that an action's evidence reached. `additions` are the actions
+#: that added anything to what adds up: what of (decades), and which share of the calibrated threshold was reached
+#: by then.
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS principals (
@@ -64,11 +71,6 @@ CREATE TABLE IF NOT EXISTS additions (
 CREATE INDEX IF NOT EXISTS additions_time ON additions (time);
 CREATE INDEX IF NOT EXISTS additions_principal ON additions (principal);
 CREATE INDEX IF NOT EXISTS additions_near ON additions (reached) WHERE reached >= 0.3;
-"""
-"""Times are microseconds since 1970 UTC, hours and days are counted since then.
-
-`nearest` is the greatest share of its threshold that an action's evidence reached. `additions` are the actions that added
-anything to what adds up: what of (decades), and which share of the calibrated threshold was reached by then.
 """
 
 

@@ -149,7 +149,7 @@ def _evidence(action: Action, principal: str) -> dict[str, Any]:
         "actor": {"user": {"name": principal}},
         "api": api,
         "data": {
-            "did": action.did,
+            "did": action.description,
             "time": _milliseconds(action.time),
             "evidence": action.evidence,
             "userAgent": action.user_agent,

@@ -1,10 +1,10 @@
-"""The outbox: which sink is still to be told of which alert; durable with the alert itself, in the same transaction.
+"""The outbox: which sink is due to get which alert; written in the same transaction as the alert.
 
-There is one entry for each sink and alert. What is sent is always the alert as it stands, so an alert that grows while a
-receiver is down waits once, not once for each change.
+There is one entry for each sink and alert. The alert is sent as it is now, so an alert that grows while a receiver is down
+waits once, not once for each change.
 
-Several processes may work off the outbox of one database. Who sends an entry claims it first, in a transaction of its own, for as
-long as sending can take: a lock held while a receiver is slow would hold up whoever wants to note that the alert has grown.
+Several processes may work off the outbox of one database. Each claims an entry first, in a transaction of its own, for as long
+as sending can take: a lock held while a receiver is slow would block the writers of the alert.
 """
 
 from __future__ import annotations
@@ -19,25 +19,12 @@ from sqlalchemy.engine import Connection
 
 from serving.alerts import SEVERITIES, Alert
 from serving.sinks.base import SinkSettings, Update
-from serving.store import AlertStore, Writer, microseconds, read_alert
+from serving.store import AlertStore, Writer, read_alert
+from serving.tables import DELIVERIES, microseconds
 
-_deliveries = sa.Table(
-    "deliveries",
-    sa.MetaData(),
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("sink", sa.String(64)),
-    sa.Column("alert", sa.Integer),
-    sa.Column("due", sa.BigInteger),
-    sa.Column("queued", sa.BigInteger),
-    sa.Column("sent", sa.BigInteger),
-    sa.Column("severity", sa.SmallInteger),
-    sa.Column("actions", sa.BigInteger),
-    sa.Column("claimed_by", sa.String(32)),
-    sa.Column("claimed_until", sa.BigInteger),
-)
-
+#: How long a claim lasts beyond twice the receiver's time-out (to connect, to answer): time to note what became of
+#: it.
 _CLAIM_SECONDS = 20
-"""How long a claim lasts beyond twice the receiver's time-out (to connect, to answer): time to note what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +38,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What waits for one sink: entries, and seconds since the oldest was due (0 when none is)."""
+    """Entries due for one sink, and seconds since the oldest was due (0 if none is)."""
 
     entries: int
     oldest_seconds: float
@@ -63,7 +50,7 @@ def now() -> datetime:
 
 
 def _span(seconds: float) -> int:
-    """A span of time as the store keeps it."""
+    """Seconds as microseconds."""
     return timedelta(seconds=seconds) // timedelta(microseconds=1)
 
 
@@ -71,9 +58,9 @@ class Outbox:
     """Entries of all sinks.
 
     Args:
-        store: where they are kept.
+        store: the alert store.
         sinks: settings of every sink; names are unique.
-        claimer: who claims entries; no other process that works off the same outbox may have the same.
+        claimer: claims entries; unique among the processes that work off the same outbox.
     """
 
     def __init__(self, store: AlertStore, sinks: Sequence[SinkSettings], claimer: str = "") -> None:
@@ -82,10 +69,9 @@ class Outbox:
         self._me = claimer or uuid.uuid4().hex
 
     def note(self, writer: Writer, number: int, alert: Alert) -> None:
-        """Queue an alert that was raised or has grown, for every sink that wants it. Part of the writer's transaction.
+        """Queue an alert that was raised or has grown, for every sink whose filter it passes. Part of the writer's transaction.
 
-        It is due at once if the sink has not heard of it or knows it as less severe; else when `repeat_minutes` have
-        passed since it was told last.
+        It is due at once if the sink has not got it yet or got it as less severe; else `repeat_minutes` after it was sent last.
         """
         moment = now()
         for sink in self._sinks:
@@ -95,40 +81,40 @@ class Outbox:
     def _queue(
         self, connection: Connection, sink: SinkSettings, number: int, alert: Alert, moment: datetime
     ) -> None:
-        here = sa.and_(_deliveries.c.sink == sink.name, _deliveries.c.alert == number)
+        here = sa.and_(DELIVERIES.c.sink == sink.name, DELIVERIES.c.alert == number)
         # Locked: `done` of another process decides from the same row, and one of the two must see what the other wrote.
-        row = connection.execute(sa.select(_deliveries).where(here).with_for_update()).one_or_none()
+        row = connection.execute(sa.select(DELIVERIES).where(here).with_for_update()).one_or_none()
         at = microseconds(moment)
         if row is None:
-            connection.execute(sa.insert(_deliveries).values(sink=sink.name, alert=number, due=at, queued=at))
+            connection.execute(sa.insert(DELIVERIES).values(sink=sink.name, alert=number, due=at, queued=at))
             return
         due = _due(sink, row.sent, row.severity, alert, moment)
         if row.due is None or due < row.due:
             connection.execute(
-                sa.update(_deliveries)
+                sa.update(DELIVERIES)
                 .where(here)
                 .values(due=due, queued=at if row.due is None else row.queued)
             )
 
     def next(self, sink: SinkSettings) -> Waiting | None:
-        """Claim the entry that has been due longest, if any is that nobody else is sending.
+        """Claim the entry that has been due longest, if there is one that nobody else is sending.
 
-        The claim ends with `done` or `release`, or by itself when sending must have failed or its process has died.
+        The claim ends with `done` or `release`, or by itself once sending must have failed or its process has died.
         """
         moment = now()
         at = microseconds(moment)
         due = (
-            sa.select(_deliveries)
+            sa.select(DELIVERIES)
             .where(
-                _deliveries.c.sink == sink.name,
-                _deliveries.c.due <= at,
+                DELIVERIES.c.sink == sink.name,
+                DELIVERIES.c.due <= at,
                 sa.or_(
-                    _deliveries.c.claimed_until.is_(None),
-                    _deliveries.c.claimed_until <= at,
-                    _deliveries.c.claimed_by == self._me,
+                    DELIVERIES.c.claimed_until.is_(None),
+                    DELIVERIES.c.claimed_until <= at,
+                    DELIVERIES.c.claimed_by == self._me,
                 ),
             )
-            .order_by(_deliveries.c.due, _deliveries.c.position)
+            .order_by(DELIVERIES.c.due, DELIVERIES.c.position)
             .limit(1)
         )
         with self._store.reading() as connection:
@@ -141,45 +127,45 @@ class Outbox:
                 return None
             until = at + _span(2 * sink.timeout_seconds + _CLAIM_SECONDS)
             connection.execute(
-                sa.update(_deliveries)
-                .where(_deliveries.c.position == row.position)
+                sa.update(DELIVERIES)
+                .where(DELIVERIES.c.position == row.position)
                 .values(claimed_by=self._me, claimed_until=until)
             )
             alert = read_alert(connection, row.alert)
-        told = None if row.severity is None else SEVERITIES[row.severity]
-        return Waiting(row.position, row.alert, Update(alert, told, moment))
+        severity = None if row.severity is None else SEVERITIES[row.severity]
+        return Waiting(row.position, row.alert, Update(alert, severity, moment))
 
     def release(self) -> None:
-        """Give back what this process has claimed, for the next one to send at once."""
+        """Give up all claims of this process, so that the next one can send at once."""
         with self._store.transaction() as connection:
             connection.execute(
-                sa.update(_deliveries)
-                .where(_deliveries.c.claimed_by == self._me)
+                sa.update(DELIVERIES)
+                .where(DELIVERIES.c.claimed_by == self._me)
                 .values(claimed_by=None, claimed_until=None)
             )
 
     def done(self, sink: SinkSettings, entry: Waiting, *, delivered: bool) -> None:
-        """Take out an entry that was sent, or that the receiver refused. What the alert has grown by meanwhile waits anew."""
+        """Close an entry that was sent, or that the receiver refused. What the alert has grown by meanwhile is queued again."""
         moment = now()
         with self._store.transaction() as connection:
-            here = _deliveries.c.position == entry.position
-            found = sa.select(_deliveries.c.position).where(here).with_for_update()
+            here = DELIVERIES.c.position == entry.position
+            found = sa.select(DELIVERIES.c.position).where(here).with_for_update()
             if connection.execute(found).one_or_none() is None:
                 return  # the alert was forgotten meanwhile
             alert = read_alert(connection, entry.number)
             sent = entry.update.alert
-            told = SEVERITIES.index(sent.severity) if delivered else _told(entry.update)
+            severity = SEVERITIES.index(sent.severity) if delivered else _sent_severity(entry.update)
             due = None
             if alert.action_count > sent.action_count:
-                due = _due(sink, microseconds(moment), told, alert, moment)
+                due = _due(sink, microseconds(moment), severity, alert, moment)
             connection.execute(
-                sa.update(_deliveries)
+                sa.update(DELIVERIES)
                 .where(here)
                 .values(
                     due=due,
                     queued=None if due is None else microseconds(moment),
                     sent=microseconds(moment),
-                    severity=told,
+                    severity=severity,
                     actions=sent.action_count,
                     claimed_by=None,
                     claimed_until=None,
@@ -187,13 +173,13 @@ class Outbox:
             )
 
     def trim(self, sink: SinkSettings) -> int:
-        """Give up the oldest entries beyond `max_queued`; returns how many."""
-        waiting = sa.and_(_deliveries.c.sink == sink.name, _deliveries.c.due.is_not(None))
+        """Drop the oldest entries beyond `max_queued`; returns how many."""
+        waiting = sa.and_(DELIVERIES.c.sink == sink.name, DELIVERIES.c.due.is_not(None))
         with self._store.reading() as connection:
             last = connection.execute(
-                sa.select(_deliveries.c.queued)
+                sa.select(DELIVERIES.c.queued)
                 .where(waiting)
-                .order_by(_deliveries.c.queued.desc())
+                .order_by(DELIVERIES.c.queued.desc())
                 .offset(sink.max_queued)
                 .limit(1)
             ).scalar()
@@ -202,29 +188,29 @@ class Outbox:
         with self._store.transaction() as connection:
             # Only what nobody has locked: two that wait for each other's rows would both fail.
             oldest = (
-                sa.select(_deliveries.c.position)
-                .where(waiting, _deliveries.c.queued <= last)
+                sa.select(DELIVERIES.c.position)
+                .where(waiting, DELIVERIES.c.queued <= last)
                 .with_for_update(skip_locked=True)
             )
             given_up = connection.execute(
-                sa.update(_deliveries).where(_deliveries.c.position.in_(oldest)).values(due=None, queued=None)
+                sa.update(DELIVERIES).where(DELIVERIES.c.position.in_(oldest)).values(due=None, queued=None)
             )
             return given_up.rowcount
 
     def depths(self) -> dict[str, Depth]:
-        """What is due for each sink by its name."""
+        """What is due for each sink, by its name."""
         at = microseconds(now())
         query = (
-            sa.select(_deliveries.c.sink, sa.func.count(), sa.func.min(_deliveries.c.due))
-            .where(_deliveries.c.due <= at)
-            .group_by(_deliveries.c.sink)
+            sa.select(DELIVERIES.c.sink, sa.func.count(), sa.func.min(DELIVERIES.c.due))
+            .where(DELIVERIES.c.due <= at)
+            .group_by(DELIVERIES.c.sink)
         )
         with self._store.reading() as connection:
             found = {name: Depth(count, (at - due) / 1e6) for name, count, due in connection.execute(query)}
         return {sink.name: found.get(sink.name, Depth(0, 0.0)) for sink in self._sinks}
 
 
-def _told(update: Update) -> int | None:
+def _sent_severity(update: Update) -> int | None:
     return None if update.sent_severity is None else SEVERITIES.index(update.sent_severity)
 
 

@@ -11,10 +11,11 @@ from benchmarks.bench_incidents import Exported, judge, measure, rows_of
 from data.fields import FIELDS
 from serving.alerts import Surrounding
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
+from serving.incident_sessions import Session
+from serving.report import Incident, Source
 from serving.settings import load_settings
 from serving.store import AlertStore
-from serving.story import Incident, Session, Source
 from tests.serving.conftest import model_info
 from tests.serving.fakes import FakeDetector, ndjson, raw_event, secret_event
 

@@ -6,7 +6,7 @@ import pytest
 
 from data.consequences import Consequences
 from data.identity import Principal
-from tests.data.test_ties import event, pod
+from tests.data.test_links import event, pod
 
 LATER = 600_000_000
 CONTROLLER = Principal("system:serviceaccount:kube-system:replicaset-controller", "controller", ())

@@ -17,7 +17,7 @@ from data.detector import Scores
 from data.fields import FIELDS
 from serving.app import create_app
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.settings import Settings
 from serving.store import AlertStore
 from tests.serving.conftest import model_info

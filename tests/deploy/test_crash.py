@@ -31,7 +31,7 @@ BATCH = 400
 SERVICE = """
 import sys, threading
 from pathlib import Path
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from tests.deploy.served import Served
 folder, url, port, out = sys.argv[1:]
 sink = {"name": "out", "type": "file", "path": out, "repeat_minutes": 0}

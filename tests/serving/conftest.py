@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from data.fields import FIELDS
 from serving.app import create_app
 from serving.engine import Engine, ModelInfo
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.service import Service
 from serving.settings import Settings
 from serving.store import AlertStore

@@ -53,7 +53,7 @@ def test_an_alert_shows_its_first_and_its_most_surprising_actions_and_counts_all
     assert shown == sorted(shown)
     assert shown[:10] == list(range(10))
     assert {number % 50 for number in shown[10:]} == {49, 48}
-    assert sum(deed.count for deed in alert.did) == 200
+    assert sum(deed.count for deed in alert.repeated) == 200
 
 
 def test_an_alert_takes_the_gravest_severity_and_the_whole_span() -> None:

@@ -73,7 +73,7 @@ def test_every_picture_has_a_name_and_a_description() -> None:
         charts.heat_map("one", week(d0h0=1)),
         charts.surprise_bars("two", bars(), title="Nearest", step=timedelta(days=1), until=until),
         charts.lines(
-            "three", [charts.Line("alerts", "one", [3.0, 1.0])], title="Alerts", told="Fewer.", places=["1", "2"],
+            "three", [charts.Line("alerts", "one", [3.0, 1.0])], title="Alerts", summary="Fewer.", places=["1", "2"],
             ticks=["1", "2"], mark=0, marked="now", rows=[("1", 3), ("2", 1)], heads=("Threshold", "Alerts"), shown=str,
         ),
     ):  # fmt: skip
@@ -111,7 +111,7 @@ def test_time_without_actions_leaves_a_gap() -> None:
 def test_lines_are_scaled_to_the_greatest_value_and_nothing_is_no_error() -> None:
     def made(values: list[float]) -> str:
         return charts.lines(
-            "l", [charts.Line("alerts", "one", values)], title="t", told="w", places=["a", "b"], ticks=["a", "b"],
+            "l", [charts.Line("alerts", "one", values)], title="t", summary="w", places=["a", "b"], ticks=["a", "b"],
             mark=None, marked="", rows=[], heads=("x", "y"), shown=lambda value: f"{value:g}",
         )  # fmt: skip
 
@@ -124,7 +124,7 @@ def test_lines_are_scaled_to_the_greatest_value_and_nothing_is_no_error() -> Non
 def test_texts_are_escaped_everywhere() -> None:
     evil = "<script>alert(1)</script>"
     figure = charts.lines(
-        "l", [charts.Line(evil, "one", [1.0])], title=evil, told=evil, places=[evil], ticks=[evil], mark=0, marked=evil,
+        "l", [charts.Line(evil, "one", [1.0])], title=evil, summary=evil, places=[evil], ticks=[evil], mark=0, marked=evil,
         rows=[(evil, evil)], heads=(evil, "y"), shown=lambda _value: evil,
     )  # fmt: skip
     assert "<script" not in figure

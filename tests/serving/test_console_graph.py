@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from xml.etree import ElementTree
 
 from serving.console.graph import draw, listed
-from serving.story import Edge, Graph, Node
+from serving.incident_graph import Edge, Graph, Node
 
 NOW = datetime(2026, 11, 23, 14, tzinfo=UTC)
 

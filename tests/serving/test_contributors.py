@@ -25,9 +25,9 @@ def contribution(number: int) -> Contribution:
 
 def test_every_short_form_comes_back_whole_from_a_third_of_its_room() -> None:
     contributors = Contributors()
-    held = [contributors.add(f"user-{number % 20}", contribution(number)) for number in range(200)]
+    held = [contributors.append(f"user-{number % 20}", contribution(number)) for number in range(200)]
     for number, one in enumerate(held):
-        told = contributors.told(one)
+        told = contributors.expanded(one)
         assert told is not None
         assert told.model_dump_json(by_alias=True).encode() == contribution(number).short
     late = held[100:]
@@ -39,16 +39,16 @@ def test_every_short_form_comes_back_whole_from_a_third_of_its_room() -> None:
 def test_what_is_saved_does_not_depend_on_what_was_remembered_before() -> None:
     contributors = Contributors()
     for number in range(100):
-        contributors.add("alice", contribution(number))
-    make = contributors.saved()
+        contributors.append("alice", contribution(number))
+    make = contributors.snapshot()
     packed = bytes(make())
-    contributors.add("alice", contribution(100))  # comes too late for it
-    contributors.add("bob", contribution(101))
+    contributors.append("alice", contribution(100))  # comes too late for it
+    contributors.append("bob", contribution(101))
     assert bytes(make()) == packed
     [(name, saved)] = msgspec.msgpack.decode(packed)
     assert name == "alice"
     assert [one[4] for one in saved] == [contribution(number).short for number in range(36, 100)]
     again = Contributors()
     for one in saved:
-        again.add(name, Contribution(*one))
-    assert bytes(again.saved()()) == packed
+        again.append(name, Contribution(*one))
+    assert bytes(again.snapshot()()) == packed

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from data.fields import FIELDS
 from serving.engine import Batch, Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.store import AlertStore
 from tests.serving.conftest import model_info
 from tests.serving.fakes import FakeDetector, decoded, raw_event, secret_event

@@ -18,7 +18,7 @@ from serving.forensics.queries import (
     moment_of,
     resource_of,
 )
-from serving.forensics.routes import codes_of
+from serving.parameters import codes_of
 from tests.serving.event_stores import body, new_store, story
 
 START = 1_795_442_400_000_000

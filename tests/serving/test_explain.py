@@ -24,7 +24,8 @@ from serving.alerts import (
     ServedModel,
     add_actions,
 )
-from serving.explain import Explainer, deed_of
+from serving.explainer import Explainer
+from serving.phrases import ActionPhrase
 from tests.serving.fakes import START
 
 CI = "system:serviceaccount:web:ci-deployer"
@@ -63,7 +64,7 @@ def action(
         }
         | more
     )
-    made.did = explainer.did(deed_of(made))
+    made.description = explainer.did(ActionPhrase.from_summary(made))
     return made
 
 
@@ -189,7 +190,7 @@ def test_comparisons_read_as_english(explainer: Explainer, counts: dict[str, int
 def test_requests_are_told_as_what_they_do(
     explainer: Explainer, request_: dict[str, Any], words: str
 ) -> None:
-    assert words in action(explainer, **request_).did
+    assert words in action(explainer, **request_).description
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_broad_news_come_first_and_make_narrow_ones_go_without_saying(explainer:
 
 
 def test_every_attribute_of_the_detector_has_words(explainer: Explainer) -> None:
-    assert set(ATTRIBUTES) <= set(explainer.vocabulary.novelties)
+    assert set(ATTRIBUTES) <= set(explainer.lexicon.novelties)
     for attribute in ATTRIBUTES:
         text = sentence(explainer, novelty(attribute, "secrets thing"))
         assert "before (0 of 1,197 earlier actions)" in text, attribute

@@ -15,10 +15,10 @@ from data.bundle import Bundle
 from data.decode import decode_lines
 from data.detector import Detector, Scores
 from data.evidence import Accumulator
-from serving.history.keep import History, Judge
-from serving.history.preview import Alerts, Previewer
-from serving.history.read import HistoryReader, median
+from serving.history.queries import HistoryReader, median
+from serving.history.recorder import History, Judge
 from serving.history.schema import EDGES, HOUR, HistoryError
+from serving.history.threshold_preview import Alerts, Previewer
 from serving.principals import Trained
 
 NOW = int(datetime.now(UTC).timestamp() * 1e6) // HOUR * HOUR
@@ -73,7 +73,7 @@ def history(tmp_path: Path) -> Iterator[History]:
 def written(history: History, position: int, *batches: Scores) -> HistoryReader:
     for batch in batches:
         history.observe(batch)
-    history.write(history.take(position))
+    history.write(history.pop(position))
     return HistoryReader(history.path)
 
 
@@ -195,7 +195,7 @@ def test_who_has_not_acted_for_long_is_forgotten_unless_training_knows_it(tmp_pa
     assert {row.principal for row in reader.principals().principals} == {"alice", "carol"}
     crowd = [f"user-{number}" for number in range(1500)]
     history.observe(scores(crowd, [NOW - HOUR + number for number in range(1500)]))
-    history.write(history.take(2))
+    history.write(history.pop(2))
     history.prune()
     page = reader.principals(limit=2)
     assert page.total == 1000
@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_written_costs_history_only(
 ) -> None:
     history.observe(scores(["alice"], [NOW]))
     history._file.execute("DROP TABLE hours")
-    history.write(history.take(1))
+    history.write(history.pop(1))
     assert "history is lost" in caplog.text
 
 
@@ -282,7 +282,7 @@ def random_service(history: History, scale: float, seed: int) -> list[tuple[str,
         sums = accumulator.add(names, times, new, wrong, each)
         share = (sums / each).max(axis=1)
         history.observe(scores(names, times.tolist(), new=new, wrong=wrong, evidence=share * 4.0))
-        history.write(history.take(position + 1))
+        history.write(history.pop(position + 1))
         rows += [row for row in zip(names, times.tolist(), new, wrong, strict=True) if row[2] or row[3]]
     return rows
 
@@ -336,14 +336,14 @@ def test_a_preview_of_a_real_recording_is_what_a_detector_with_that_threshold_fl
 ) -> None:
     bundle = Bundle.load(tiny_bundle)
     history = History(tmp_path / "history.db", retention_days=10_000, max_rows=100_000)
-    history.judged_by(Judge.of("1", bundle.calibration))
+    history.judged_by(Judge.from_calibration("1", bundle.calibration))
     batches = [
         decode_lines(labelled_lines[at : at + 500]).events for at in range(0, len(labelled_lines), 500)
     ]
     detector = Detector(bundle)
     for batch in batches:
         history.observe(detector.score(batch))
-    history.write(history.take(1))
+    history.write(history.pop(1))
     previewer = Previewer(HistoryReader(history.path), gap_minutes=10, scale=1.0)
     flagged = []
     for scale in (0.5, 2.0):
@@ -371,7 +371,7 @@ def test_a_model_is_loaded_with_the_threshold_that_the_settings_ask_for(
     assert engine.loaded is not None
     scaled = engine.loaded.detector.bundle.calibration
     assert scaled.person_threshold == pytest.approx(1.5 * as_set.person_threshold)
-    assert Judge.of("1", scaled).person == pytest.approx(as_set.person_thresholds)
+    assert Judge.from_calibration("1", scaled).person == pytest.approx(as_set.person_thresholds)
     engine.close()
 
 

@@ -17,7 +17,7 @@ import kubehabit
 from data.calibration import Calibration, Rarity, Tail
 from serving.app import create_app
 from serving.engine import Engine
-from serving.history.keep import Judge
+from serving.history.recorder import Judge
 from serving.principals import Trained
 from serving.service import Service
 from serving.settings import Settings
@@ -190,7 +190,7 @@ def test_thresholds_are_scaled_and_the_judge_knows_what_they_were() -> None:
     as_set = calibration()
     assert as_set.scaled(1.0) is as_set
     assert "scale" not in scaled.to_dict()
-    judge = Judge.of("3", scaled)
+    judge = Judge.from_calibration("3", scaled)
     assert (judge.person, judge.system, judge.scale) == ((4.0,), (8.0,), 0.5)
 
 

@@ -18,7 +18,7 @@ from data.fields import FIELDS
 from kubehabit import app
 from serving.app import create_app
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.incidents import Asker, Close
 from serving.settings import Settings
 from serving.store import AlertStore
@@ -91,7 +91,7 @@ def kept(own_home: Path, explainer: Explainer, monkeypatch: pytest.MonkeyPatch) 
         event = secret_event(number, user=user, namespace=namespace, seconds=number * 90_000)
         ids += [alert.id for alert in engine.score(decoded([event])).raised]
     engine.settle()
-    engine.incidents.close(ids[0], Close(outcome="malicious"), Asker())
+    engine.incidents.decide(ids[0], Close(outcome="malicious"), Asker())
     store.add_feedback(ids[1], START, "normal", "{}")
     monkeypatch.setenv("COLUMNS", "200")
     yield engine

@@ -21,12 +21,13 @@ import kubehabit
 from data.fields import FIELDS
 from serving.app import create_app
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.forensics.evidence.export import EMBEDDED, check
 from serving.forensics.evidence.page import check_page, render
 from serving.forensics.verify import verify
 from serving.settings import Settings
-from serving.store import ALERTS, AlertStore
+from serving.store import AlertStore
+from serving.tables import ALERTS
 from tests.serving.conftest import model_info, settle
 from tests.serving.event_stores import body, new_store, with_credential
 from tests.serving.fakes import FakeDetector, decoded, raw_event, secret_event

@@ -17,10 +17,11 @@ from data.detector import Scores
 from data.fields import FIELDS
 from serving.contributors import Contribution, Contributors
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.incidents import Asker, Close, IncidentError, Merge, Split
-from serving.store import ALERT_LINES, ALERTS, AlertStore, StoreError
-from serving.story import Incident, IncidentSummary
+from serving.report import Incident, IncidentSummary
+from serving.store import AlertStore, StoreError
+from serving.tables import ALERT_LINES, ALERTS
 from tests.serving.conftest import model_info
 from tests.serving.fakes import START, STRANGE, FakeDetector, decoded, raw_event, secret_event
 
@@ -103,8 +104,8 @@ def test_memory_is_bounded_and_whoever_is_longest_quiet_is_forgotten(monkeypatch
     monkeypatch.setattr("serving.contributors._LIMIT", 100)
     known = Contributors()
     for number in range(1000):
-        known.add(f"user-{number}", Contribution(number, f"id-{number}", 1, 1, None, "", ""))
-        assert sum(len(held) for _, held in msgspec.msgpack.decode(known.saved()())) <= 101
+        known.append(f"user-{number}", Contribution(number, f"id-{number}", 1, 1, None, "", ""))
+        assert sum(len(held) for _, held in msgspec.msgpack.decode(known.snapshot()())) <= 101
     assert known.within("user-0", 0, 2000) == []
     assert len(known.within("user-999", 0, 2000)) == 1
 
@@ -266,7 +267,7 @@ def test_a_token_asked_for_joins_whoever_asked_and_whose_it_is(engine: Engine) -
     assert one.principals == ["alice@corp", WORKER]
     assert one.source is not None
     assert one.source.principal == "alice@corp"
-    [tie] = [tie for tie in one.ties if tie.confidence != "possible"]
+    [tie] = [tie for tie in one.links if tie.confidence != "possible"]
     assert (tie.kind, tie.source, tie.target, tie.confidence) == (
         "token-requested",
         "alice@corp",
@@ -321,7 +322,7 @@ def test_the_same_new_address_and_client_join_two_principals(engine: Engine) -> 
         secret_event(2, user="carol@corp"),
     )
     assert [one.principals for one in told(engine)] == [["alice@corp", "bob@corp"], ["carol@corp"]]
-    [tie] = [tie for tie in told(engine)[0].ties if tie.kind == "same-origin"]
+    [tie] = [tie for tie in told(engine)[0].links if tie.kind == "same-origin"]
     assert (tie.source, tie.target, tie.confidence) == ("alice@corp", "bob@corp", "likely")
 
 
@@ -332,7 +333,7 @@ def test_acting_as_somebody_gives_no_credential_of_theirs(engine: Engine) -> Non
         secret_event(1, user=WORKER),
     )
     one, other = told(engine)
-    assert [tie.kind for tie in one.ties if tie.target == WORKER] == ["acted-as"]
+    assert [tie.kind for tie in one.links if tie.target == WORKER] == ["acted-as"]
     assert other.principals == [WORKER]
 
 
@@ -381,7 +382,9 @@ def two(engine: Engine) -> tuple[Incident, Incident]:
 
 def test_merging_keeps_both_and_says_who_when_and_why(engine: Engine) -> None:
     first, second = two(engine)
-    merged = engine.incidents.merge(first.id, Merge(incident=second.id, note="Same laptop.", by="carol"), WHO)
+    merged = engine.incidents.decide(
+        first.id, Merge(incident=second.id, note="Same laptop.", by="carol"), WHO
+    )
     assert merged.principals == ["alice@corp", "bob@corp"]
     entry = merged.trail[-1]
     assert (entry.action, entry.by, entry.caller, entry.address) == ("merged", "carol", "ops", "192.0.2.1")
@@ -390,26 +393,26 @@ def test_merging_keeps_both_and_says_who_when_and_why(engine: Engine) -> None:
     assert away is not None
     assert (away.state, away.merged_into, away.alerts) == ("merged", first.id, [])
     with pytest.raises(IncidentError, match=f"merged into {first.id}"):
-        engine.incidents.close(second.id, Close(), WHO)
+        engine.incidents.decide(second.id, Close(), WHO)
 
 
 def test_what_was_split_off_stays_apart_whatever_the_log_says(engine: Engine) -> None:
     feed(engine, secret_event(0), token_event(1), secret_event(2, user=WORKER))
     one = only(engine)
     mine = next(alert.id for alert in one.alerts if alert.principal == WORKER)
-    new = engine.incidents.split(one.id, Split(alerts=[mine], note="Planned."), WHO)
+    new = engine.incidents.decide(one.id, Split(alerts=[mine], note="Planned."), WHO)
     assert new.principals == [WORKER]
     feed(engine, token_event(3), secret_event(4), secret_event(5, user=WORKER))
     assert [each.principals for each in told(engine)] == [["alice@corp"], [WORKER]]
-    back = engine.incidents.merge(one.id, Merge(incident=new.id), WHO)
+    back = engine.incidents.decide(one.id, Merge(incident=new.id), WHO)
     assert back.principals == ["alice@corp", WORKER]
-    again = engine.incidents.split(one.id, Split(alerts=[mine]), WHO)
+    again = engine.incidents.decide(one.id, Split(alerts=[mine]), WHO)
     assert again.id not in (one.id, new.id)
 
 
 def test_after_closing_the_next_alert_begins_another(engine: Engine) -> None:
     feed(engine, secret_event(0, seconds=0))
-    closed = engine.incidents.close(
+    closed = engine.incidents.decide(
         only(engine).id, Close(outcome="malicious", note="Revoked.", by="carol"), WHO
     )
     assert closed.state == "closed"
@@ -417,7 +420,7 @@ def test_after_closing_the_next_alert_begins_another(engine: Engine) -> None:
     feed(engine, secret_event(1, seconds=3600))
     assert [one.state for one in told(engine)] == ["closed", "open"]
     with pytest.raises(IncidentError, match="closed already"):
-        engine.incidents.close(closed.id, Close(), WHO)
+        engine.incidents.decide(closed.id, Close(), WHO)
 
 
 @pytest.mark.parametrize(
@@ -427,7 +430,7 @@ def test_a_split_that_makes_no_sense_is_refused(engine: Engine, alerts: list[str
     first, _ = two(engine)
     named = [alert.id for alert in first.alerts] if alerts == ["all"] else alerts
     with pytest.raises(IncidentError, match=words):
-        engine.incidents.split(first.id, Split(alerts=named), WHO)
+        engine.incidents.decide(first.id, Split(alerts=named), WHO)
 
 
 def test_what_the_store_refused_is_gathered_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,7 +453,9 @@ def test_what_led_up_to_a_flag_outlives_a_restart(store: AlertStore, explainer: 
 
     before, after = fresh(), fresh()
     feed(before, mild_event(0), token_event(1), secret_event(2, user="bob@corp"))
-    after.surroundings.put(msgspec.msgpack.decode(msgspec.msgpack.encode(before.surroundings.saved()())))
+    after.surroundings.restore(
+        msgspec.msgpack.decode(msgspec.msgpack.encode(before.surroundings.snapshot()()))
+    )
     feed(after, secret_event(3), raw_event(4, user="bob@corp"), secret_event(5, user=WORKER))
     bob, alice = told(after)
     assert bob.audit_ids == ["id-2", "id-4"]
@@ -467,9 +472,9 @@ def test_every_database_tells_the_same_story_and_forgets_it_with_its_alerts(
     one = only(engine)
     assert one.principals == ["alice@corp", WORKER]
     assert one.audit_ids == ["id-0", "id-1", "id-2", "id-3"]
-    new = engine.incidents.split(one.id, Split(alerts=[one.alerts[1].id]), WHO)
-    assert engine.incidents.merge(one.id, Merge(incident=new.id), WHO).principals == one.principals
-    assert engine.incidents.close(one.id, Close(), WHO).state == "closed"
+    new = engine.incidents.decide(one.id, Split(alerts=[one.alerts[1].id]), WHO)
+    assert engine.incidents.decide(one.id, Merge(incident=new.id), WHO).principals == one.principals
+    assert engine.incidents.decide(one.id, Close(), WHO).state == "closed"
     store.prune()
     assert engine.incidents.get(one.id) is not None
     later = time.time_ns() + 91 * 86_400 * 10**9
@@ -510,8 +515,8 @@ def varied(store_url: str, explainer: Explainer) -> Iterator[Engine]:
         size=1,
     )
     *_, carol, bob, dave, _erin = told(engine)
-    engine.incidents.merge(carol.id, Merge(incident=bob.id), WHO)
-    engine.incidents.close(dave.id, Close(), WHO)
+    engine.incidents.decide(carol.id, Merge(incident=bob.id), WHO)
+    engine.incidents.decide(dave.id, Close(), WHO)
     yield engine
     engine.close()
 

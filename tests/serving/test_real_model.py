@@ -181,7 +181,7 @@ def test_incidents_of_the_recording_are_listed_as_their_own_pages_tell_them(
     engine.settle()
     first, *others = engine.incidents.page(limit=200).incidents
     for other in others[:4]:
-        engine.incidents.merge(first.id, Merge(incident=other.id), Asker())
+        engine.incidents.decide(first.id, Merge(incident=other.id), Asker())
     listed = engine.incidents.page(limit=200).incidents
     assert max(one.alert_count for one in listed) > 4
     for one in listed:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from tests.serving.fakes import secret_event
 from tests.serving.receivers import until
 from tests.serving.test_sinks import an_alert, send

@@ -24,12 +24,12 @@ from data.errors import KubehabitError
 from data.fields import FIELDS
 from serving.app import create_app
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.settings import Settings, load_settings
 from serving.sinks import AnySinkSettings
 from serving.sinks import outbox as outbox_module
 from serving.sinks.base import SinkSettings, UnavailableError, Update
-from serving.sinks.dispatch import Dispatcher
+from serving.sinks.dispatcher import Dispatcher
 from serving.store import AlertStore
 from tests.serving.conftest import SHIPPED, model_info
 from tests.serving.fakes import FakeDetector, decoded, secret_event
@@ -377,7 +377,7 @@ def test_what_was_written_before_a_kill_is_sent_after_the_next_start(
     with HttpReceiver() as receiver:
         code = (
             "import os, signal, sys\n"
-            "from serving.explain import Explainer\n"
+            "from serving.explainer import Explainer\n"
             "from tests.serving.test_sinks import SHIPPED, Service, secret_event, settings_of\n"
             "service = Service(sys.argv[1], Explainer.load(SHIPPED / 'explain.yaml'),"
             " settings_of(type='webhook', url=sys.argv[2]))\n"

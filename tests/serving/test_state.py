@@ -24,7 +24,7 @@ from data.fields import FIELDS
 from data.reader import open_lines
 from data.stage_folding import StageFolder
 from serving.engine import Engine
-from serving.explain import Explainer
+from serving.explainer import Explainer
 from serving.repeats import Repeats
 from serving.spill import Spill
 from serving.state import Snapshot, SnapshotError, Snapshots, capture, remembered, restore
@@ -309,13 +309,13 @@ def test_what_may_still_add_up_to_an_alert_is_remembered_over_a_restart(
     engine = fresh(bundle, [])
     for batch in batches(events[:6000]):
         engine.score(batch)
-    before = bytes(engine.surroundings.contributors.saved()())
+    before = bytes(engine.surroundings.contributors.snapshot()())
     assert msgspec.msgpack.decode(before)
     snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), 1)()))
     engine.close()
     engine = fresh(bundle, [])
     restore(snapshot, engine)
-    assert bytes(engine.surroundings.contributors.saved()()) == before
+    assert bytes(engine.surroundings.contributors.snapshot()()) == before
     engine.close()
 
 

@@ -19,13 +19,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from serving import store as store_module
-from serving.alert_list import Wanted, whole
 from serving.alerts import Alert, ServedModel
 from serving.incident_store import incidents
 from serving.instance import instance
+from serving.query import AlertQuery, whole
 from serving.retention import Retention
 from serving.sinks.outbox import Outbox
-from serving.store import AlertStore, StoreError, microseconds
+from serving.store import AlertStore, StoreError
+from serving.tables import microseconds
 from tests.serving.fakes import START
 from tests.serving.postgres import DEADLINE, Postgres
 from tests.serving.receivers import until
@@ -339,8 +340,8 @@ def test_the_schema_can_go_all_the_way_back(store_url: str) -> None:
 def test_text_that_no_database_can_hold_is_in_no_alert(store: AlertStore) -> None:
     put(store, alert(1))
     assert store.get("a1\0") is None
-    assert whole(store, Wanted(principal="alice\0")).alerts == []
-    assert whole(store, Wanted(principal="alice")).alerts != []
+    assert whole(store, AlertQuery(principal="alice\0")).alerts == []
+    assert whole(store, AlertQuery(principal="alice")).alerts != []
 
 
 def test_a_cursor_larger_than_any_number_is_before_all_of_them(store: AlertStore) -> None:

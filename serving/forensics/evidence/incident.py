@@ -13,7 +13,7 @@ import msgspec
 from serving.forensics import clock
 from serving.forensics.queries import moment_of
 from serving.forensics.records import EventRecord, what_of
-from serving.story import deed_of
+from serving.incident_graph import outcome_of
 
 #: Of a request: by a suspect credential; by the cluster, as a consequence; only cited by a join.
 Part = Literal["suspect", "consequence", "join"]
@@ -191,7 +191,7 @@ def blast_radius(
         if _origin(record) not in origins:
             aside += 1
             continue
-        did = deed_of(record.verb, record.subresource, record.code)
+        did = outcome_of(record.verb, record.subresource, record.code)
         counts[did] = counts.get(did, 0) + 1
         if record.namespace:
             entered[record.namespace] = entered.get(record.namespace, False) or did != "tried"

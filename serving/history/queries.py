@@ -1,4 +1,4 @@
-"""Reads the history: who there is, how near each came to its threshold over time, and whether the cluster still is as it was."""
+"""Queries of the history: principals, how near each came to its threshold over time, and drift of the cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serving.alerts import Model, clean
+from serving.alerts import ApiModel, clean
 from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, USUAL, HistoryError, connect
 
 Order = Literal["last", "name", "nearest"]
@@ -22,14 +22,16 @@ _PART = 5000
 _BINS = ", ".join(f"b{number}" for number in range(BINS))
 _SUMMED_BINS = ", ".join(f"sum(b{number}) AS b{number}" for number in range(BINS))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+#: Actions below which nothing is said about drift.
 _ENOUGH = 1000
-"""Actions below which nothing is said about drift."""
 
+#: Times as many actions beyond the one in twenty, and share of unknown ones, from which the cluster is called
+#: changed.
 _MORE, _UNKNOWN = 2.0, 0.01
-"""Times as many actions beyond the one in twenty, and share of unknown ones, from which the cluster is called changed."""
 
 
-class PrincipalRow(Model):
+class PrincipalRow(ApiModel):
     """One principal in a listing."""
 
     principal: str
@@ -46,7 +48,7 @@ class PrincipalRow(Model):
     ] = None
 
 
-class PrincipalPage(Model):
+class PrincipalPage(ApiModel):
     """One page of principals."""
 
     principals: list[PrincipalRow]
@@ -54,7 +56,7 @@ class PrincipalPage(Model):
     cursor: str | None = None
 
 
-class Moment(Model):
+class Moment(ApiModel):
     """One hour, or one day, of a principal."""
 
     at: Annotated[datetime, Field(description="when it began")]
@@ -72,8 +74,8 @@ class Moment(Model):
     ]
 
 
-class Surprise(Model):
-    """How far a principal's actions were from its threshold, over time. Hours and days without any are left out."""
+class Surprise(ApiModel):
+    """How near a principal came to its threshold over time. Hours and days without actions are left out."""
 
     principal: str
     kind: str
@@ -83,15 +85,15 @@ class Surprise(Model):
     days: Annotated[list[Moment], Field(default_factory=list)]
 
 
-class Beyond(Model):
-    """How many actions were more surprising than a mark that calibration set."""
+class Beyond(ApiModel):
+    """Share of actions more surprising than a mark set by calibration."""
 
     one_in: Annotated[int, Field(description="of so many actions one was expected beyond it")]
     expected: float
     seen: float
 
 
-class DriftDay(Model):
+class DriftDay(ApiModel):
     """One day of the whole cluster."""
 
     day: datetime
@@ -103,8 +105,8 @@ class DriftDay(Model):
     surprising: Annotated[float, Field(description="share beyond what one in twenty reached in calibration")]
 
 
-class Drift(Model):
-    """Whether the cluster still does what the model was calibrated on, as far as the service itself can tell."""
+class Drift(ApiModel):
+    """Whether the cluster still does what the model was calibrated on, as far as the service can tell."""
 
     since: datetime
     actions: int
@@ -122,7 +124,7 @@ class HistoryReader:
         path: its file.
 
     Raises:
-        HistoryError: there is none, or it cannot be read. All methods raise it too.
+        HistoryError: there is none, or it cannot be read; all methods raise it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -141,26 +143,26 @@ class HistoryReader:
             file.close()
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """Rows of a query whose words are our own."""
+        """Rows of a query; its text must be our own."""
         with self._reading() as file:
             return file.execute(query, values).fetchall()
 
     def parts(self, query: str, values: Sequence[Any] = ()) -> Iterator[list[sqlite3.Row]]:
-        """As `rows`, some at a time, for answers that are large."""
+        """As `rows`, in parts, for large answers."""
         with self._reading() as file:
             cursor = file.execute(query, values)
             while part := cursor.fetchmany(_PART):
                 yield part
 
     def newest(self) -> datetime | None:
-        """The end of the newest hour of which something is known, or now if that is earlier."""
+        """End of the newest hour with actions, or now if that is earlier."""
         hour = self.rows("SELECT max(hour) AS hour FROM totals")[0]["hour"]
         if hour is None:
             return None
         return min(_moment((hour + 1) * HOUR), datetime.now(UTC))
 
     def began(self) -> datetime | None:
-        """How far back the history goes."""
+        """Begin of the history."""
         day = self.rows("SELECT min(hour) AS hour FROM totals")[0]["hour"]
         return None if day is None else _moment(day * HOUR)
 
@@ -173,12 +175,12 @@ class HistoryReader:
         limit: int = 50,
         cursor: str | None = None,
     ) -> PrincipalPage:
-        """List principals that training knew or that acted since.
+        """List principals that training knew or that have acted since.
 
         Args:
             search: part of the name or of the peer group.
             kind: only those of this kind.
-            order: who acted last, by name, or who came nearest to its threshold of late.
+            order: by last action, by name, or by how near they came to their threshold in the last 7 days.
             limit: most to return.
             cursor: that of the page before.
         """
@@ -224,7 +226,7 @@ class HistoryReader:
         )
 
     def surprise(self, principal: str) -> Surprise | None:
-        """How near a principal came to its threshold, by hour and day; None if it is not known."""
+        """How near a principal came to its threshold, by hour and day; None if it is unknown."""
         found = self.rows("SELECT id, name, kind, peers FROM principals WHERE name = ?", [clean(principal)])
         if not found:
             return None
@@ -240,12 +242,12 @@ class HistoryReader:
             kind=row["kind"],
             peer_group=row["peers"],
             began=self.began(),
-            hours=[_told(one, 1) for one in hours],
-            days=[_told(one, DAY) for one in days],
+            hours=[_moment_from_row(one, 1) for one in hours],
+            days=[_moment_from_row(one, DAY) for one in days],
         )
 
     def peers(self, principal: str) -> list[str]:
-        """Others of the same peer group, those that acted last first; at most fifty."""
+        """At most fifty others of the same peer group, those that acted last first."""
         found = self.rows(
             "SELECT other.name FROM principals AS mine JOIN principals AS other ON other.peers = mine.peers "
             "WHERE mine.name = ? AND other.id <> mine.id ORDER BY other.last IS NULL, other.last DESC, other.name LIMIT ?",
@@ -254,7 +256,7 @@ class HistoryReader:
         return [row["name"] for row in found]
 
     def drift(self, days: float = 7) -> Drift | None:
-        """What the service itself can say about drift in the last so many days; None before anything was scored."""
+        """Drift over the last days; None before anything was scored."""
         newest = self.newest()
         if newest is None:
             return None
@@ -299,7 +301,7 @@ def _verdict(
     if actions < _ENOUGH:
         return (
             "too few",
-            f"Too few actions ({actions:,}) to say anything about drift; from {_ENOUGH:,} on it is told.",
+            f"Too few actions ({actions:,}) to say anything about drift; it takes {_ENOUGH:,}.",
         )
     odd = beyond.seen >= _MORE * beyond.expected
     new = unknown >= _UNKNOWN
@@ -320,7 +322,7 @@ def _verdict(
     )
 
 
-def _told(row: sqlite3.Row, hours: int) -> Moment:
+def _moment_from_row(row: sqlite3.Row, hours: int) -> Moment:
     return Moment(
         at=_moment(row["at"] * hours * HOUR),
         actions=row["actions"],
@@ -331,9 +333,9 @@ def _told(row: sqlite3.Row, hours: int) -> Moment:
 
 
 def median(counts: Sequence[int]) -> float:
-    """Median of values of which only is known how many lie in each bin, taken as spread evenly over it, decades."""
+    """Median of values of which only counts per bin are known, taken as evenly spread within each bin, decades."""
     middle, before = sum(counts) / 2, 0
-    # The last bin has no upper edge: what lies there is told as at its lower one.
+    # The last bin has no upper edge: its actions count as at the lower one.
     bounds = (0.0, *EDGES, EDGES[-1])
     for number, count in enumerate(counts):
         if count and before + count >= middle:

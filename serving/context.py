@@ -1,84 +1,88 @@
-"""What surrounds a flagged action: what led up to it, what else its principal did, what followed, whom it ties to whom.
+"""The context of flagged actions: what led up to them, what else their principal did, what followed, and links to others.
 
-Kept in memory, bounded, until a flag falls; from then on handed to the store with the alert. Nothing is made of an event that
-adds no evidence, unless its principal is being watched because of a flag.
+Kept in memory, bounded, until an action is flagged; from then on handed to the store with the alert. Events that add no evidence
+cost nothing, unless their principal is watched because of an alert.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from cachetools import FIFOCache
 
 from data.audit_event import AuditEvent
 from data.consequences import MACHINERY, Consequences
 from data.identity import Principal
+from data.links import ANY, GIVING, IdentityLink, RunsAs, read_links, standing_for
 from data.names import place_of
-from data.ties import ANY, GIVING, RunsAs, read_ties, standing_for
-from data.ties import Tie as Link
-from serving.alerts import Action, Contributor, Novelty, Surrounding, Tie, Told, clean
+from serving.alerts import Action, Contributor, EventSummary, IncidentLink, Novelty, Surrounding, clean
 from serving.contributors import Contribution, Contributors, weight_of
-from serving.explain import Explainer, deed_of
-from serving.recent import Recent, Seen
-from serving.told import told, traits_of
+from serving.event_summary import summary_fields, traits_of
+from serving.explainer import Explainer
+from serving.phrases import ActionPhrase
+from serving.recent_events import RecentEvent, RecentEvents
 
 if TYPE_CHECKING:
     from data.detector import HabitReason, Scores
 
 _MICRO = 1_000_000
+
+#: Microseconds before the first and after the last suspicious action that belong to it: the shortest horizon of
+#: evidence.
 AROUND = 120 * _MICRO
-"""Microseconds before the first and after the last suspicious action that belong to it: the shortest horizon of evidence."""
 
+#: Actions of the same session just before the first suspicious one that are kept.
 _BEFORE = 20
-"""Actions of the same session just before the first suspicious one that are kept."""
 
+#: Microseconds after a write in which what the machinery does with it is put down to it.
 _FOLLOWING = 600 * _MICRO
-"""Microseconds after a write in which what the machinery does with it is put down to it."""
 
-TIE_REACH = 12 * 3600 * _MICRO
-"""Microseconds after which a tie is taken for what it was used for no more: a working day."""
+#: Microseconds after which a link is taken for what it was used for no more: a working day.
+LINK_REACH = 12 * 3600 * _MICRO
 
+#: Principals of whose writes consequences are held until they are alerted about, and how many of each.
 _FOLLOWED, _FOLLOWED_EACH = 100, 200
-"""Principals of whose writes consequences are held until they are alerted about, and how many of each."""
 
-_TIES, _TIES_EACH = 2_000, 16
-"""Principals of whom ties are held, and how many of each; the oldest go first."""
+#: Principals of whom links are held, and how many of each; the oldest go first.
+_LINKS, _LINKS_EACH = 2_000, 16
 
+#: Flags of one batch and principal for which what led up to them is looked up; in a flood it is the same for the
+#: others.
 _FLAGS = 64
-"""Flags of one batch and principal for which what led up to them is looked up; in a flood it is the same for the others."""
 
 _WATCHES = 1_000
+
+#: Actions kept of one alert; beyond that only those flagged are cited, by auditID.
 MAX_SURROUNDINGS = 5_000
-"""Actions kept of one alert; beyond that only those flagged are cited, by auditID."""
 
 _NEWS = 3
 _SESSION_NEWS = ("place", "client")
 
 
 class Followed(NamedTuple):
-    """Something the machinery did because of what somebody wrote."""
+    """An action of the machinery that follows from a principal's write."""
 
     principal: str
-    seen: Seen
+    seen: RecentEvent
     confidence: str
     why: str
 
 
 @dataclass(slots=True)
 class Watch:
-    """A principal with an alert, watched until it has been quiet for a while.
+    """A principal with an alert, watched until it has been quiet for a while. Times are microseconds since 1970 UTC.
 
     Attributes:
         number, principal: of the alert.
-        upto: everything before is stored, microseconds since 1970 UTC.
-        until: end of the watch, the same.
-        begin: first suspicious action.
-        last: last suspicious action.
-        stored: actions stored so far.
+        upto: everything before is stored.
+        until: end of the watch.
+        begin, last: first and last suspicious action.
+        stored: number of actions stored so far.
     """
 
     number: int
@@ -92,22 +96,22 @@ class Watch:
 
 @dataclass(slots=True)
 class Gathered:
-    """What is new around one alert.
+    """New context of one alert.
 
     Attributes:
         contributors: milder actions that led up to its flags.
-        around: all of its evidence that is not stored yet.
-        ties: ties from and to its principal.
+        around: evidence that is not stored yet.
+        links: from and to its principal.
     """
 
     contributors: list[Contributor] = field(default_factory=list)
     around: list[Surrounding] = field(default_factory=list)
-    ties: list[Tie] = field(default_factory=list)
+    links: list[IncidentLink] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flagged action as far as its surroundings need it."""
+    """A flagged action as far as its context needs it."""
 
     time: int
     threshold: float
@@ -124,7 +128,7 @@ def _micro(moment: datetime) -> int:
 
 
 def habits_of(reasons: Sequence[HabitReason], limit: int | None = None) -> list[Novelty]:
-    """What is new about an action, cleaned."""
+    """Novelties of an action, cleaned."""
     return [
         Novelty(
             attribute=reason.attribute,
@@ -139,18 +143,32 @@ def habits_of(reasons: Sequence[HabitReason], limit: int | None = None) -> list[
     ]
 
 
-class Surroundings:
-    """Remembers what surrounds flagged actions.
+class ContextTracker:
+    """Tracks the context of flagged actions.
 
-    Args:
-        explainer: says it in words.
-        gap: length of an incident in microseconds: alerts of one principal that far apart are one.
-        fold: turns a user name into the principal that it counts as (`data.identity.Identity.fold`).
-        trusted_hops: proxies of one's own before the API server (`data.encoder.ActionSettings`).
-        recent: actions of everybody that are remembered.
+        Args:
+    <<<<<<< ours
+            explainer: says it in words.
+            gap: length of an incident in microseconds: alerts of one principal that far apart are one.
+            fold: turns a user name into the principal that it counts as (`data.identity.Identity.fold`).
+            trusted_hops: proxies of one's own before the API server (`data.encoder.ActionSettings`).
+            recent: actions of everybody that are remembered.
+    ||||||| base
+            explainer: says it in words.
+            gap: length of an incident in microseconds: alerts of one principal that far apart are one.
+            fold: turns a user name into the principal that it counts as (`data.principals.Identity.fold`).
+            trusted_hops: proxies of one's own before the API server (`data.actions.ActionSettings`).
+            recent: actions of everybody that are remembered.
+    =======
+            explainer: puts actions into words.
+            gap: microseconds; alerts of one principal that far apart are separate incidents.
+            fold: turns a user name into the principal that it counts as (`data.principals.Identity.fold`).
+            trusted_hops: own proxies before the API server (`data.actions.ActionSettings`).
+            recent: number of actions that are remembered.
+    >>>>>>> theirs
 
-    Attributes:
-        contributors: milder actions that may add up to a flag yet.
+        Attributes:
+            contributors: milder actions that may still add up to a flag.
     """
 
     def __init__(
@@ -165,27 +183,27 @@ class Surroundings:
         self._hops = trusted_hops
         self._gap = gap
         self._fold = fold
-        self._recent = Recent(recent)
+        self._recent = RecentEvents(recent)
         self.contributors = Contributors()
         self._runs_as = RunsAs()
         self._consequences = Consequences()
-        self._followed: OrderedDict[str, deque[Followed]] = OrderedDict()
-        self._watches: OrderedDict[str, Watch] = OrderedDict()
-        self._out: OrderedDict[str, deque[Tie]] = OrderedDict()
-        self._into: OrderedDict[str, deque[Tie]] = OrderedDict()
-        self._origins: OrderedDict[str, dict[str, Contribution]] = OrderedDict()
+        self._followed: FIFOCache[str, deque[Followed]] = FIFOCache(_FOLLOWED)
+        self._watches: FIFOCache[str, Watch] = FIFOCache(_WATCHES)
+        self._out: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
+        self._into: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
+        self._origins: FIFOCache[str, dict[str, Contribution]] = FIFOCache(_LINKS)
 
-    def adopt(self, fold: Callable[[str], str], trusted_hops: int) -> None:
-        """Go on under another model, whose settings these are."""
+    def attach(self, fold: Callable[[str], str], trusted_hops: int) -> None:
+        """Continue with the settings of another model."""
         self._fold, self._hops = fold, trusted_hops
 
     # -- every batch --------------------------------------------------------------------------------------------
 
     def observe(self, events: Sequence[AuditEvent], scores: Scores) -> None:
-        """Take in the actions of one call of the detector, before `gather` and `watched` are asked about them."""
+        """Take in the actions of one call of the detector, before `gather` and `watched`."""
         if not len(scores.event):
             return
-        self._recent.add(events, scores)
+        self._recent.append(events, scores)
         index = scores.event.tolist()
         noted = self._noted(events, index, scores)
         for row in noted:
@@ -197,7 +215,7 @@ class Surroundings:
 
     @staticmethod
     def _noted(events: Sequence[AuditEvent], index: Sequence[int], scores: Scores) -> list[int]:
-        """Rows that could tell what Pods run as, or tie one principal to another."""
+        """Rows that may tell what Pods run as, or link one principal to another."""
         return [
             row
             for row, event in enumerate(index)
@@ -215,49 +233,47 @@ class Surroundings:
         suspicious = row in scores.news
         if not suspicious and scores.kind[row] in MACHINERY:
             return
-        for link in read_ties(event, self._runs_as):
+        for found in read_links(event, self._runs_as):
             # What is routine leads somewhere all day long: only what surely does is remembered of it.
             if suspicious or (
-                link.confidence != "possible" and link.kind not in ("runs-as", "rights-granted")
+                found.confidence != "possible" and found.kind not in ("runs-as", "rights-granted")
             ):
-                self._tie(
+                self._note_link(
                     clean(scores.principal[row]),
-                    link,
+                    found,
                     event,
                     int(scores.time[row].astype(np.int64)),
                     suspicious,
                 )
 
-    def _tie(self, source: str, link: Link, event: AuditEvent, time: int, suspicious: bool) -> None:
-        target = link.target if link.target.endswith(ANY) else self._fold(link.target)
+    def _note_link(
+        self, source: str, found: IdentityLink, event: AuditEvent, time: int, suspicious: bool
+    ) -> None:
+        target = found.target if found.target.endswith(ANY) else self._fold(found.target)
         if event.cluster:  # as the principals of a log of several clusters are named
             target = f"{event.cluster}/{target}"
         if target == source:
             return
-        confidence, why = link.confidence, link.why
+        confidence, why = found.confidence, found.why
         if not suspicious:
-            confidence, why = "possible", f"{why}; it was nothing unusual for whoever did it"
-        tie = Tie(
-            kind=link.kind,
+            confidence, why = "possible", f"{why}; it was nothing unusual for its principal"
+        link = IncidentLink(
+            kind=found.kind,
             source=source,
             target=clean(target),
-            via=clean(link.via),
+            via=clean(found.via),
             audit_id=clean(event.auditID, 128),
             time=_moment(time),
             address=self._place(event.sourceIPs),
             confidence=confidence,
             why=why,
         )
-        self._add_tie(tie)
+        self._add_link(link)
 
-    def _add_tie(self, tie: Tie) -> None:
-        for table, key in ((self._out, tie.source), (self._into, tie.target)):
-            held = table.pop(key, None)
-            if held is None:
-                held = deque(maxlen=_TIES_EACH)
-                if len(table) >= _TIES:
-                    table.popitem(last=False)
-            held.append(tie)
+    def _add_link(self, link: IncidentLink) -> None:
+        for table, key in ((self._out, link.source), (self._into, link.target)):
+            held = table.pop(key, None) or deque(maxlen=_LINKS_EACH)
+            held.append(link)
             table[key] = held
 
     def _remember(self, event: AuditEvent, scores: Scores, row: int, reasons: Sequence[HabitReason]) -> None:
@@ -266,10 +282,10 @@ class Surroundings:
         mild = None
         if not scores.flagged[row]:
             mild = Contributor.model_validate(
-                told(event, _moment(time), traits_of(event))
+                summary_fields(event, _moment(time), traits_of(event))
                 | {"weight": round(weight_of(new, wrong), 3), "habits": habits_of(reasons, _NEWS)}
             )
-            mild.did = self._explainer.did(deed_of(mild))
+            mild.description = self._explainer.did(ActionPhrase.from_summary(mild))
         address = self._place(event.sourceIPs)
         short = None if mild is None else mild.model_dump_json(by_alias=True).encode()
         elsewhere = any(reason.attribute == "place" for reason in reasons)
@@ -281,16 +297,14 @@ class Surroundings:
             self._consequences.mark(principal, event, time + _FOLLOWING)
 
     def _add(self, principal: str, one: Contribution) -> None:
-        one = self.contributors.add(principal, one)
+        one = self.contributors.append(principal, one)
         if one.address and one.elsewhere:
             users = self._origins.pop(one.address, {})
             users.pop(principal, None)
             users[principal] = one
-            if len(users) > _TIES_EACH:
+            if len(users) > _LINKS_EACH:
                 del users[next(iter(users))]
             self._origins[one.address] = users
-            if len(self._origins) > _TIES:
-                self._origins.popitem(last=False)
 
     def _follow(self, events: Sequence[AuditEvent], index: Sequence[int], scores: Scores) -> None:
         times = scores.time.astype(np.int64)
@@ -302,7 +316,7 @@ class Surroundings:
             principal = Principal(scores.principal[row], kind, ())  # type: ignore[arg-type]
             found = self._consequences.follow(event, principal, int(times[row]))
             if found is not None and int(times[row]) >= found.cause.until - _FOLLOWING:
-                seen = Seen(
+                seen = RecentEvent(
                     event.auditID,
                     event.verb,
                     event.requestURI,
@@ -322,18 +336,16 @@ class Surroundings:
                 held = self._followed.get(cause.of)
                 if held is None:
                     held = self._followed[cause.of] = deque(maxlen=_FOLLOWED_EACH)
-                    if len(self._followed) > _FOLLOWED:
-                        self._followed.popitem(last=False)
                 held.append(Followed(clean(principal.name), seen, found.confidence, f"{what}: {found.why}"))
 
     # -- when a flag falls --------------------------------------------------------------------------------------
 
     def gather(self, principal: str, flags: Sequence[Flag], number: int | None) -> Gathered:
-        """What surrounds new flagged actions of an alert; its principal is watched from here on.
+        """The context of newly flagged actions of an alert; its principal is watched from here on.
 
         Args:
             principal: its principal.
-            flags: its actions that are new, in order of time; one at least.
+            flags: its new actions by time; at least one.
             number: of the alert in the store; None for a new one, which `stored` then names.
         """
         led: dict[tuple[int, str], Contribution] = {}
@@ -346,29 +358,26 @@ class Surroundings:
         begin = min([first, *(one.time for one in led.values() if one.time >= first - self._gap)])
         if watch is None or watch.number != number:
             watch = Watch(number or 0, principal, begin - AROUND - 1, 0, begin, last)
-            self._watches.pop(principal, None)
             self._watches[principal] = watch
-            if len(self._watches) > _WATCHES:
-                self._watches.popitem(last=False)
         watch.begin, watch.last = min(watch.begin, begin), max(watch.last, last)
         watch.until = max(watch.until, watch.last + AROUND)
         found = Gathered(
-            contributors=sorted(filter(None, map(self.contributors.told, mild)), key=lambda one: one.time)
+            contributors=sorted(filter(None, map(self.contributors.expanded, mild)), key=lambda one: one.time)
         )
         keyed = {(flag.time, flag.action.audit_id): self._flagged(principal, flag.action) for flag in flags}
         keyed |= {(one.time, one.audit_id): self._contributed(principal, one) for one in mild}
         found.around = self._around(watch, keyed)
-        found.ties = self._ties(principal, watch)
+        found.links = self._links(principal, watch)
         return found
 
     def stored(self, principal: str, number: int) -> None:
-        """Name the alert that was gathered for, now that the store has it."""
+        """Set the alert's number, now that the store has it."""
         self._watches[principal].number = number
 
     def checkpoint(self, principals: Iterable[str]) -> Callable[[], None]:
-        """Remember what was handed over of some principals; calling the result takes back what was handed over since.
+        """Return a function that undoes what is handed over of these principals from now on.
 
-        For when the store refuses it: it is then gathered again with the next batch that can be stored.
+        For a store that fails: the context is then gathered again with the next batch that can be stored.
         """
         names = list(principals)
         watches = {name: replace(self._watches[name]) for name in names if name in self._watches}
@@ -383,7 +392,7 @@ class Surroundings:
         return restore
 
     def watched(self, scores: Scores) -> list[tuple[int, Gathered]]:
-        """What principals with an alert did in the batch just observed, beyond what was gathered: (number of the alert, what)."""
+        """(number of the alert, context) of watched principals in the batch just observed, beyond what `gather` returned."""
         if not self._watches:
             return []
         found: list[tuple[int, Gathered]] = []
@@ -395,15 +404,15 @@ class Surroundings:
                     if one.short is not None and one.time - watch.last <= self._gap:
                         watch.until = max(watch.until, one.time + AROUND)
                 around = self._around(watch, {})
-                ties = self._ties(principal, watch) if around else []
+                links = self._links(principal, watch) if around else []
                 if around:
-                    found.append((watch.number, Gathered(around=around, ties=ties)))
+                    found.append((watch.number, Gathered(around=around, links=links)))
             if now > watch.last + self._gap + _FOLLOWING:
                 del self._watches[principal]
         return found
 
     def _around(self, watch: Watch, keyed: dict[tuple[int, str], Surrounding]) -> list[Surrounding]:
-        """Evidence not handed over yet, in order of time; what is in `keyed` has its place in the story already."""
+        """Evidence that is not handed over yet, by time; actions in `keyed` have their role already."""
         principal = watch.principal
         known = {
             (one.time, one.audit_id): one
@@ -412,7 +421,7 @@ class Surroundings:
         start = min(known.values(), key=lambda one: one.time, default=None)
         before: list[Surrounding] = []
         session: list[Surrounding] = []
-        for seen in self._recent.of(principal, watch.upto + 1, watch.until):
+        for seen in self._recent.of_principal(principal, watch.upto + 1, watch.until):
             key = (seen.time, clean(seen.auditID, 128))
             watch.upto = max(watch.upto, seen.time)
             if key in keyed:
@@ -438,48 +447,50 @@ class Surroundings:
         watch.stored += len(around)
         return sorted(around, key=lambda one: one.time)
 
-    def _ties(self, principal: str, watch: Watch) -> list[Tie]:
-        """Ties out of what the principal did since the alert began, and into it from before; of those alike the first."""
-        out = [tie for tie in self._out.get(principal, ()) if watch.begin <= _micro(tie.time) <= watch.until]
-        into = [tie for tie in self._into.get(principal, ()) if self._reaches(tie, watch)]
+    def _links(self, principal: str, watch: Watch) -> list[IncidentLink]:
+        """Links from the principal since the alert began, and to it from before; of those alike the first."""
+        out = [
+            link for link in self._out.get(principal, ()) if watch.begin <= _micro(link.time) <= watch.until
+        ]
+        into = [link for link in self._into.get(principal, ()) if self._reaches(link, watch)]
         came_from = {one.address for one in self.contributors.within(principal, watch.begin, watch.until)}
         # What stands for all accounts of a namespace says something of this one only if it was used at the same place.
         into += [
-            tie
+            link
             for key in standing_for(principal)
-            for tie in self._into.get(key, ())
-            if self._reaches(tie, watch) and tie.address in came_from
+            for link in self._into.get(key, ())
+            if self._reaches(link, watch) and link.address in came_from
         ]
         found = [*out, *into, *self._same_origin(principal, watch)]
-        return list({(tie.kind, tie.source, tie.target, tie.via): tie for tie in reversed(found)}.values())[
-            ::-1
-        ]
+        return list(
+            {(link.kind, link.source, link.target, link.via): link for link in reversed(found)}.values()
+        )[::-1]
 
     @staticmethod
-    def _reaches(tie: Tie, watch: Watch) -> bool:
-        return tie.source != watch.principal and watch.begin - TIE_REACH <= _micro(tie.time) <= watch.last
+    def _reaches(link: IncidentLink, watch: Watch) -> bool:
+        return link.source != watch.principal and watch.begin - LINK_REACH <= _micro(link.time) <= watch.last
 
-    def _same_origin(self, principal: str, watch: Watch) -> list[Tie]:
-        """Others who lately came for the first time from an address that was new to this principal too."""
+    def _same_origin(self, principal: str, watch: Watch) -> list[IncidentLink]:
+        """Links to principals that recently first came from an address that is new to this principal too."""
         mine = {
             one.address: one
             for one in self.contributors.within(principal, watch.begin, watch.until)
             if one.address
         }
-        ties = []
+        links = []
         for address, one in mine.items():
             users = self._origins.get(address, {})
             if principal not in users:
                 continue
             for other, theirs in users.items():
-                if other == principal or abs(theirs.time - one.time) > TIE_REACH:
+                if other == principal or abs(theirs.time - one.time) > LINK_REACH:
                     continue
                 early, late = (theirs, one) if theirs.time <= one.time else (one, theirs)
                 source, target = (other, principal) if early is theirs else (principal, other)
                 same_client = theirs.client == one.client
                 what = "the same address and client" if same_client else "the same address"
-                ties.append(
-                    Tie(
+                links.append(
+                    IncidentLink(
                         kind="same-origin",
                         source=source,
                         target=target,
@@ -491,35 +502,35 @@ class Surroundings:
                         why=f"both came for the first time from {what}",
                     )
                 )
-        return ties
+        return links
 
     def _place(self, addresses: tuple[str, ...]) -> str:
         return clean(place_of(addresses, self._hops), 64)
 
     # -- over a restart -----------------------------------------------------------------------------------------
 
-    def saved(self) -> Callable[[], dict[str, Any]]:
-        """What is remembered for longer than minutes: contributors, ties, what Pods run as, watches.
+    def snapshot(self) -> Callable[[], dict[str, Any]]:
+        """What must outlive a restart: contributors, links, what Pods run as, watches.
 
         Returns:
-            What makes of it as it is now something to be encoded, on any thread.
+            A function that makes it ready for encoding, on any thread, as it is now.
         """
-        contributors = self.contributors.saved()
+        contributors = self.contributors.snapshot()
         rest = {
-            "ties": [tie.model_dump(mode="json") for held in self._out.values() for tie in held],
+            "ties": [link.model_dump(mode="json") for held in self._out.values() for link in held],
             "runs_as": self._runs_as.to_list(),
             "watches": [asdict(watch) for watch in self._watches.values()],
         }
         return lambda: rest | {"contributors": contributors()}
 
-    def put(self, saved: Mapping[str, Any]) -> None:
-        """Take up what `saved` made, decoded."""
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Restore a decoded `snapshot`."""
         for principal, held in saved["contributors"]:
             for one in held:
                 self._add(principal, Contribution(*one))
-        for tie in saved["ties"]:
-            self._add_tie(Tie.model_validate(tie))
-        self._runs_as.put(saved["runs_as"])
+        for link in saved["ties"]:
+            self._add_link(IncidentLink.model_validate(link))
+        self._runs_as.restore(saved["runs_as"])
         for watch in saved["watches"]:
             self._watches[watch["principal"]] = Watch(**watch)
 
@@ -529,15 +540,15 @@ class Surroundings:
         return self._surrounding(action, principal, "flagged", action.evidence, action.habits)
 
     def _contributed(self, principal: str, one: Contribution) -> Surrounding:
-        short = self.contributors.told(one)
+        short = self.contributors.expanded(one)
         assert short is not None
         return self._surrounding(short, principal, "contributor", short.weight, short.habits)
 
     def _surrounding(
-        self, action: Told, principal: str, role: str, weight: float, habits: Sequence[Novelty]
+        self, action: EventSummary, principal: str, role: str, weight: float, habits: Sequence[Novelty]
     ) -> Surrounding:
-        values = {name: getattr(action, name) for name in Told.model_fields}
-        news = self._explainer.news(habits, deed_of(action))[:_NEWS]
+        values = {name: getattr(action, name) for name in EventSummary.model_fields}
+        news = self._explainer.news(habits, ActionPhrase.from_summary(action))[:_NEWS]
         return Surrounding.model_validate(
             values
             | {"role": role, "principal": principal, "weight": weight, "news": news}
@@ -545,12 +556,12 @@ class Surroundings:
         )
 
     def _seen(
-        self, seen: Seen, principal: str, role: str, confidence: str = "certain", why: str = ""
+        self, seen: RecentEvent, principal: str, role: str, confidence: str = "certain", why: str = ""
     ) -> Surrounding:
         one = Surrounding.model_validate(
-            told(seen, _moment(seen.time), [])
+            summary_fields(seen, _moment(seen.time), [])
             | {"role": role, "principal": principal, "confidence": confidence, "why": why}
             | {"address": self._place(seen.sourceIPs)}
         )
-        one.did = self._explainer.did(deed_of(one))
+        one.description = self._explainer.did(ActionPhrase.from_summary(one))
         return one

@@ -1,6 +1,6 @@
-"""Keeps the history: a few columns of every batch in memory, summed up and written with each snapshot of the state.
+"""Records the history: a few columns of every batch in memory, summed up and written with each snapshot of the state.
 
-What is written is stamped with the position of the journal, as snapshots are: what is scored again after a crash counts once.
+Each write has the position of the journal, as snapshots have: actions that are scored again after a crash count once.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ if TYPE_CHECKING:
     from data.detector import Scores
 
 _log = logging.getLogger("kubehabit.history")
-_HOURS_KEPT = 8 * DAY
-"""Hours are kept a week and a day; what is older is told by the day."""
 
+#: Hours are kept for a week and a day; before that there are days.
+_HOURS_KEPT = 8 * DAY
+
+#: Actions in memory, 18 bytes each, while the file cannot be written; beyond it the oldest are given up.
 _MOST_PENDING = 400_000
-"""Actions in memory, 18 bytes each, while the file cannot be written; beyond it the oldest are given up."""
 
 _PRUNE_SECONDS = 3600.0
+
+#: Rows that are Python's at a time.
 _BLOCK = 2048
-"""Rows that are Python's at a time."""
 
 _EDGES = np.array(EDGES)
 
@@ -49,13 +51,12 @@ _ADD = ", ".join(
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """The model that judged, and what it was calibrated to.
+    """The model in force, and its calibration.
 
     Attributes:
-        version: of the model.
         horizons: seconds over which evidence adds up.
         person, system: calibrated thresholds for each horizon, before any scale.
-        scale: what they were multiplied by.
+        scale: factor on the thresholds.
     """
 
     version: str
@@ -65,8 +66,8 @@ class Judge:
     scale: float = 1.0
 
     @classmethod
-    def of(cls, version: str, calibration: Calibration) -> Judge:
-        """The judge that a calibration makes of a model."""
+    def from_calibration(cls, version: str, calibration: Calibration) -> Judge:
+        """The judge for a model's calibration."""
         scale = calibration.scale
         return cls(
             version,
@@ -79,12 +80,12 @@ class Judge:
 
 @dataclass(slots=True)
 class Chunk:
-    """What was scored since the chunk before.
+    """Scores since the previous chunk.
 
     Attributes:
-        position: of the journal up to which it goes.
+        position: last position of the journal in it.
         names: principals by code.
-        who: their kind and peer group.
+        who: kind and peer group by code.
         parts: columns of batches: code, time, share of the threshold reached, bin of the error, flagged.
         additions: code, time, judge, whether a person or pipeline, new, wrong, share of the calibrated threshold.
         unknown: hour -> actions with a verb or resource that the model does not know.
@@ -100,14 +101,12 @@ class Chunk:
 
 
 class History:
-    """What was unusual over time.
-
-    `observe` and `take` belong to the thread that scores; `write` may run in another.
+    """Surprise over time. `observe` and `pop` belong to the scoring thread; `write` may run in another.
 
     Args:
-        path: SQLite file, made if need be.
+        path: SQLite file; created if it does not exist.
         retention_days: how long days and additions are kept.
-        max_rows: most rows; beyond it the oldest go.
+        max_rows: most rows; beyond it the oldest are deleted.
 
     Raises:
         HistoryError: the file cannot be used.
@@ -126,11 +125,11 @@ class History:
         self._ids: dict[Judge, int] = {}
 
     def begin(self, restored: int, journal: int) -> None:
-        """Go on from a snapshot.
+        """Continue from a snapshot.
 
         Args:
             restored: position of the snapshot; what came after it will be scored again.
-            journal: position of the last record there is. A file that is ahead of it belongs to another journal.
+            journal: position of the last record. A file that is ahead of it belongs to another journal.
         """
         row = self._file.execute("SELECT value FROM meta WHERE key = 'position'").fetchone()
         position = 0 if row is None else int(row[0])
@@ -141,7 +140,7 @@ class History:
             )
 
     def judged_by(self, judge: Judge, trained: Trained | None = None) -> None:
-        """Who judges from the next batch on, and the principals that its training knew."""
+        """Set the judge from the next batch on, and the principals that its training knew."""
         self._judge = judge
         if trained is None:
             return
@@ -161,7 +160,7 @@ class History:
             _log.error("the history cannot be written", extra={"reason": str(error)})
 
     def observe(self, scores: Scores) -> None:
-        """Remember a scored batch until it is written."""
+        """Keep the scores of a batch until they are written."""
         count = len(scores.event)
         if not count:
             return
@@ -199,18 +198,18 @@ class History:
             pending.held -= len(pending.parts.pop(0)[0])
 
     def after(self, position: int) -> None:
-        """What came up to a position is scored: if it had been counted before a crash, it is not counted again."""
+        """Everything up to a position is scored: what was counted before a crash is not counted again."""
         if position <= self._counted:
             self._pending = Chunk()
 
-    def take(self, position: int) -> Chunk:
-        """What came since the last call, to be written; nothing of it is kept here."""
+    def pop(self, position: int) -> Chunk:
+        """Remove and return what came since the last call, to be written."""
         taken, self._pending = self._pending, Chunk()
         taken.position = position
         return taken
 
     def write(self, chunk: Chunk) -> None:
-        """Add what was taken to the file. A file that cannot be written costs history, never verdicts."""
+        """Add a chunk to the file. A failure costs history, never verdicts."""
         try:
             with self._writing:
                 self._file.execute("BEGIN IMMEDIATE")
@@ -233,7 +232,7 @@ class History:
             )
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         with self._writing:
             self._file.close()
 
@@ -276,7 +275,7 @@ class History:
     def _principals(
         self, chunk: Chunk, codes: npt.NDArray[Any], times: npt.NDArray[Any], flagged: npt.NDArray[Any]
     ) -> list[int]:
-        """Count what each did; returns the number of each in the file, by code."""
+        """Count each principal's actions; returns its ID in the file, by code."""
         size = len(chunk.who)
         actions = np.bincount(codes, minlength=size).tolist()
         unusual = np.bincount(codes, weights=flagged, minlength=size).astype(int).tolist()
@@ -339,7 +338,7 @@ class History:
     # -- bounds -------------------------------------------------------------------------------------------------
 
     def prune(self) -> None:
-        """Forget what is too old, and of the rest the oldest if there is too much."""
+        """Delete what is too old, then the oldest while there is too much."""
         newest = self._file.execute("SELECT max(hour) FROM totals").fetchone()[0]
         if newest is None:
             return
@@ -361,7 +360,7 @@ class History:
             self._forget_principals((now - self._retention_hours) * HOUR)
 
     def _forget_principals(self, before: int) -> None:
-        """Forget whoever training did not know and has not acted since, and of too many those quiet longest."""
+        """Delete principals that training did not know and that have not acted since; of too many, those quiet longest."""
         self._file.execute(
             "DELETE FROM principals WHERE NOT trained AND last < ? AND NOT EXISTS (SELECT 1 FROM days WHERE principal = id) "
             "AND NOT EXISTS (SELECT 1 FROM additions WHERE principal = id)",

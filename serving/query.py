@@ -1,54 +1,60 @@
-"""Lists of alerts: filtered, searched and paged over the narrow table beside the documents. What matches is decided here."""
+"""Queries of alerts: filtered, searched and paged over the narrow table beside the documents."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy.engine import Connection
 
-from serving.alerts import SEVERITIES, Alert, Model
-from serving.incident_store import INCIDENTS, MEMBERS
-from serving.store import (
+from serving.alerts import SEVERITIES, Alert, ApiModel
+from serving.store import AlertStore, Page
+from serving.tables import (
     ALERT_LINES,
     ALERTS,
     FEEDBACK,
+    INCIDENTS,
     LARGEST_NUMBER,
-    AlertStore,
-    Page,
+    MEMBERS,
     as_moment,
     microseconds,
 )
 
-State = Literal["open", "closed"]
-Verdict = Literal["none", "normal", "malicious"]
 _MAX_NAMESPACES = 500
+_Text = Annotated[
+    str,
+    BeforeValidator(lambda text: text.strip(" ") if isinstance(text, str) else text),
+    Field(max_length=512),
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which alerts; what is empty does not matter.
+class AlertFilter(BaseModel):
+    """Which new alerts to show: in a query of the API or the console, and of the command line. Empty: any."""
 
-    Attributes:
-        severity: this one and graver.
-        principal: of this one.
-        namespace: that touched this one.
-        state: whose incident is open, or closed.
-        verdict: what was last said of it; none: nothing yet.
-        text: a part of its sentence, principal, namespaces or ID, in capitals or not.
-    """
+    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
 
-    severity: str = ""
-    principal: str = ""
-    namespace: str = ""
-    state: str = ""
-    verdict: str = ""
-    text: str = ""
+    severity: Annotated[
+        Literal["", "low", "medium", "high", "critical"],
+        Field(description="This severity and above; empty: any"),
+    ] = ""
+    principal: Annotated[
+        _Text, Field(description="Only those of this principal, by its full name; empty: any")
+    ] = ""
+    namespace: Annotated[_Text, Field(description="Only those that touched this namespace; empty: any")] = ""
+    text: Annotated[
+        _Text,
+        Field(
+            alias="q",
+            description="Only those with this in their sentence, principal, namespaces or ID, in capitals or not, such as "
+            "`listed Secrets`; empty: any",
+        ),
+    ] = ""
 
     def matches(self, alert: Alert) -> bool:
-        """Whether a new alert is one of these, as far as that can be said before anybody has judged it."""
+        """Whether a new alert passes, before there is any feedback on it."""
         if self.severity and SEVERITIES.index(alert.severity) < SEVERITIES.index(self.severity):
             return False
         if self.principal and alert.principal != self.principal:
@@ -56,23 +62,53 @@ class Wanted:
         names = alert.namespaces
         if self.namespace and self.namespace not in names:
             return False
-        if self.state == "closed" or self.verdict in ("normal", "malicious"):
-            return False
         text = self.text.replace("\0", "").lower()
         return not text or any(
             text in part.lower() for part in (alert.sentence, alert.principal, alert.id, *names)
         )
 
 
-class AlertPage(Model):
+class AlertQuery(AlertFilter):
+    """Which stored alerts to show."""
+
+    state: Annotated[
+        Literal["", "open", "closed"],
+        Field(description="Only those whose incident is open, or closed; empty: any"),
+    ] = ""
+    verdict: Annotated[
+        Literal["", "none", "normal", "malicious"],
+        Field(description="By the last verdict in feedback, none: no feedback yet; empty: any"),
+    ] = ""
+
+    def matches(self, alert: Alert) -> bool:
+        """Whether a new alert passes: its incident is open, and there is no feedback on it."""
+        return self.state != "closed" and self.verdict in ("", "none") and super().matches(alert)
+
+    def parameters(self, *without: str) -> dict[str, str]:
+        """The filters in use, by the names they have in a URL."""
+        names = set(AlertQuery.model_fields) - set(without)
+        return self.model_dump(include=names, exclude_defaults=True, by_alias=True)
+
+
+class AlertListQuery(AlertQuery):
+    """`GET /v1/alerts`."""
+
+    since: Annotated[
+        datetime | None, Field(description="Only alerts still going on at or after this time")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+    cursor: Annotated[str | None, Field(description="That of the page before", max_length=32)] = None
+
+
+class AlertPage(ApiModel):
     """One page of alerts, newest raised first."""
 
     alerts: list[Alert]
     cursor: str | None = None
 
     @classmethod
-    def of(cls, page: Page) -> AlertPage:
-        """A page of the store, as it is told."""
+    def from_page(cls, page: Page) -> AlertPage:
+        """The page of the API."""
         return cls(alerts=page.alerts, cursor=None if page.cursor is None else str(page.cursor))
 
 
@@ -81,8 +117,8 @@ class Line:
     """An alert in a list.
 
     Attributes:
-        number: its place in the list.
-        verdict: what was last said of it, "" if nothing.
+        number: position in the list.
+        verdict: the last one, "" if there is none.
         incident, state: of its incident; "" while it has none.
     """
 
@@ -102,7 +138,7 @@ class Line:
 
 
 def lines(
-    connection: Connection, wanted: Wanted, *, limit: int, cursor: int | None = None
+    connection: Connection, wanted: AlertQuery, *, limit: int, cursor: int | None = None
 ) -> tuple[list[Line], int | None]:
     """A page of alerts, newest raised first, and the cursor of the next one; None at the end."""
     query = (
@@ -121,7 +157,7 @@ def lines(
     if cursor is not None:
         query = query.where(ALERT_LINES.c.alert < min(cursor, LARGEST_NUMBER))
     found = connection.execute(query).all()
-    told = [
+    page = [
         Line(
             number=row.alert,
             id=row.id,
@@ -139,40 +175,36 @@ def lines(
         )
         for row in found[:limit]
     ]
-    return told, found[limit - 1].alert if len(found) > limit else None
+    return page, found[limit - 1].alert if len(found) > limit else None
 
 
 def whole(
     store: AlertStore,
-    wanted: Wanted,
+    wanted: AlertQuery,
     *,
     since: datetime | None = None,
     limit: int = 100,
     cursor: int | None = None,
 ) -> Page:
-    """A page of alerts with all that is told of them, newest raised first.
+    """A page of full alerts, newest raised first. A page may be short where an older version wrote the store.
 
     Args:
         store: where they are.
-        wanted: which.
+        wanted: the filters.
         since: only those still going on at or after this moment.
-        limit: most to return; of what a version before this one wrote beside it, some may be left out.
+        limit: most to return.
         cursor: that of the page before.
-
-    Raises:
-        StoreError: the database refused.
     """
     conditions = list(_conditions(wanted, ALERTS))
     if since is not None:
         conditions.append(ALERTS.c.last_seen >= microseconds(since))
     found = store.page(*conditions, limit=limit, cursor=cursor)
-    # Those without a line were let through by what only lines tell.
-    told = replace(wanted, state="", verdict="")
-    return Page([alert for alert in found.alerts if told.matches(alert)], found.cursor)
+    # The filters on columns of lines let alerts without a line pass.
+    return Page([alert for alert in found.alerts if AlertFilter.matches(wanted, alert)], found.cursor)
 
 
-def by_severity(connection: Connection, wanted: Wanted) -> dict[str, int]:
-    """How many alerts of each severity there are, the gravest first."""
+def by_severity(connection: Connection, wanted: AlertQuery) -> dict[str, int]:
+    """Number of alerts of each severity, most severe first."""
     query = (
         sa.select(ALERT_LINES.c.severity, sa.func.count())
         .where(*_conditions(wanted, ALERT_LINES))
@@ -183,7 +215,7 @@ def by_severity(connection: Connection, wanted: Wanted) -> dict[str, int]:
 
 
 def feedback_on(connection: Connection, alert_id: str) -> list[str]:
-    """Documents of all feedback on an alert, newest first."""
+    """Documents of the feedback on an alert, newest first."""
     query = (
         sa.select(FEEDBACK.c.document)
         .where(FEEDBACK.c.alert == alert_id)
@@ -194,7 +226,7 @@ def feedback_on(connection: Connection, alert_id: str) -> list[str]:
 
 
 def incident_of(connection: Connection, alert_id: str) -> tuple[str, str]:
-    """Incident that an alert is in, and its state; "" for both while there is none."""
+    """The incident of an alert, and its state; "" for both while there is none."""
     query = (
         sa.select(MEMBERS.c.incident, INCIDENTS.c.state)
         .outerjoin(INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident)
@@ -205,7 +237,7 @@ def incident_of(connection: Connection, alert_id: str) -> tuple[str, str]:
 
 
 def namespaces(connection: Connection) -> list[str]:
-    """Namespaces that alerts touched, in the order of the alphabet."""
+    """Namespaces that alerts touched, sorted."""
     query = (
         sa.select(ALERT_LINES.c.namespaces)
         .where(ALERT_LINES.c.namespaces != "")
@@ -229,13 +261,8 @@ def _last_verdict(of: sa.Table) -> sa.ScalarSelect[Any]:
     )
 
 
-def _conditions(wanted: Wanted, of: sa.Table) -> list[sa.ColumnElement[bool]]:
-    """What rows have to meet.
-
-    Args:
-        wanted: which alerts.
-        of: `ALERT_LINES`, or `ALERTS` joined with their lines, where there are any.
-    """
+def _conditions(wanted: AlertQuery, of: sa.Table) -> list[sa.ColumnElement[bool]]:
+    """Conditions on rows of `ALERT_LINES`, or of `ALERTS` joined with their lines, where they have any."""
     found: list[sa.ColumnElement[bool]] = []
     only_lines: list[sa.ColumnElement[bool]] = []
     line = ALERT_LINES.c

@@ -1,10 +1,10 @@
-"""What ties one principal to another in the log: tokens asked for, Pods entered or started, rights granted, acting as.
+"""Links between principals in the log: tokens requested, Pods entered or started, rights granted, impersonation.
 
-Each tie is read from one event; what a Pod runs as is learned from the events that made it. How sure a tie is, is part of it:
+Each link is read from one event; what a Pod runs as is learned from the events that created it. Confidence is part of a link:
 
     certain   the API server itself did it, and says so
     likely    it follows from how Kubernetes works, if nothing stood in the way
-    possible  it could have, and the log cannot tell whether it did
+    possible  it could have been used, and the log cannot tell whether it was
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from data.names import SAFE
 from data.traits import certificate_subject
 
 Confidence = Literal["certain", "likely", "possible"]
+
 #: In rising order.
 CONFIDENCES: tuple[Confidence, ...] = ("possible", "likely", "certain")
 
 SERVICE_ACCOUNT = "system:serviceaccount:"
+
 #: Ends a target that stands for all service accounts of a namespace, or of the cluster.
 ANY = "*"
 
-#: Kinds of ties; `same-origin` is found by comparing principals, not by reading one event.
+#: Kinds of links; `same-origin` is found by comparing principals, not by reading one event.
 KINDS = (
     *("token-requested", "runs-as", "entered", "acted-as", "token-read", "rights-granted", "certificate"),
     "same-origin",
 )
 
-#: Subresources through which somebody may come to act as another.
+#: Subresources through which one principal may come to act as another.
 GIVING = frozenset(("token", "exec", "attach", "portforward", "ephemeralcontainers", "approval"))
 
 _RUNNING = frozenset(
@@ -53,15 +55,15 @@ _MAX_SUBJECTS = 20
 _DECODE = msgspec.json.Decoder()
 
 
-class Tie(NamedTuple):
-    """By what one principal may have come to act as another.
+class IdentityLink(NamedTuple):
+    """A way in which one principal may have come to act as another.
 
     Attributes:
         kind: one of KINDS.
-        target: whom it leads to; ends in ANY for all of a namespace or cluster.
-        via: the object it goes through, in words of the API ("pods web/web-0").
+        target: the other principal; ends in ANY for all service accounts of a namespace or cluster.
+        via: the object that it goes through, in words of the API ("pods web/web-0").
         confidence: how sure it is that the target can be used.
-        why: the reason, as a clause for a person.
+        why: the reason, as a clause.
     """
 
     kind: str
@@ -72,7 +74,7 @@ class Tie(NamedTuple):
 
 
 def standing_for(principal: str) -> list[str]:
-    """Targets that stand for a service account among others; none for anybody else."""
+    """Targets that include a service account among others; none for other principals."""
     cluster, found, rest = principal.partition(SERVICE_ACCOUNT)
     if not found:
         return []
@@ -81,20 +83,20 @@ def standing_for(principal: str) -> list[str]:
 
 
 def place_of(event: AuditEvent) -> str:
-    """Where an object of this event lives: its namespace, and of which cluster, in a log of several."""
+    """Namespace of an event's object, with its cluster in a log of several."""
     namespace = "" if event.objectRef is None else event.objectRef.namespace
     return f"{event.cluster}/{namespace}" if event.cluster else namespace
 
 
 def leads_to(target: str, principal: str) -> bool:
-    """Whether a tie's target is a principal, or stands for it among others."""
+    """Whether a link's target is a principal, or includes it."""
     if target.endswith(ANY):
         return principal.startswith(target[: -len(ANY)])
     return target == principal
 
 
 def makers(name: str) -> Iterator[str]:
-    """Names of what may have made an object of this name, nearest first: `web-5d4f8c7b9` and `web` of `web-5d4f8c7b9-x2x4z`.
+    """Names of what may have created an object of this name, nearest first: `web-5d4f8c7b9` and `web` of `web-5d4f8c7b9-x2x4z`.
 
     Controllers append random letters of one alphabet, template hashes in the same, times and ordinals; no words.
     """
@@ -128,14 +130,14 @@ def _pod_spec(resource: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _account_of(resource: str, body: dict[str, Any]) -> str | None:
-    """Service account that a Pod made from this body runs as; None if the body does not hold a whole Pod."""
+    """Service account of a Pod created from this body; None if the body has no complete Pod."""
     spec = _pod_spec(resource, body)
     named = _text(spec.get("serviceAccountName")) or _text(spec.get("serviceAccount"))
     return named or ("default" if spec.get("containers") else None)
 
 
 class RunsAs:
-    """Which service account Pods run as, learned from what made them. Bounded: what nobody asks for is forgotten."""
+    """Service accounts of Pods, learned from what created them. Bounded: those that are not looked up are forgotten."""
 
     def __init__(self, capacity: int = 20_000) -> None:
         self._capacity = capacity
@@ -143,7 +145,7 @@ class RunsAs:
         self._old: dict[tuple[str, str], str] = {}
 
     def learn(self, event: AuditEvent) -> None:
-        """Look at a write; most tell nothing."""
+        """Learn from a write, if it creates Pods."""
         ref = event.objectRef
         if (
             ref is None
@@ -164,7 +166,7 @@ class RunsAs:
             self._keep((place_of(event), name), account)
 
     def account(self, place: str, pod: str) -> str | None:
-        """Service account of a Pod, by its own name in a place (`place_of`) or by that of what made it (`makers`)."""
+        """Service account of a Pod, by its own name in a place (`place_of`) or by that of its `makers`."""
         for name in (pod, *makers(pod)):
             key = (place, name)
             found = self._new.get(key) or self._old.get(key)
@@ -174,11 +176,11 @@ class RunsAs:
         return None
 
     def to_list(self) -> list[list[str]]:
-        """JSON form of what is remembered."""
+        """JSON form."""
         return [[*key, account] for key, account in (self._old | self._new).items()]
 
-    def put(self, saved: Iterable[Sequence[str]]) -> None:
-        """Take up what `to_list` gave."""
+    def restore(self, saved: Iterable[Sequence[str]]) -> None:
+        """Restore what `to_list` returned."""
         for namespace, name, account in saved:
             self._keep((namespace, name), account)
 
@@ -188,26 +190,21 @@ class RunsAs:
             self._old, self._new = self._new, {}
 
 
-def read_ties(event: AuditEvent, runs_as: RunsAs) -> list[Tie]:
-    """Ties from whoever did this to others; none if it was refused, as for most events.
-
-    Args:
-        event: what was done.
-        runs_as: what Pods run as.
-    """
-    ties: list[Tie] = []
+def read_links(event: AuditEvent, runs_as: RunsAs) -> list[IdentityLink]:
+    """Links from the principal of an event to others; none if it was refused, as for most events."""
+    links: list[IdentityLink] = []
     if event.responseStatus is not None and event.responseStatus.code >= _FIRST_REFUSAL:
-        return ties
+        return links
     if event.impersonatedUser is not None and event.impersonatedUser.username:
         why = "the API server carried the request out as the other"
-        ties.append(Tie("acted-as", event.impersonatedUser.username, "", "certain", why))
+        links.append(IdentityLink("acted-as", event.impersonatedUser.username, "", "certain", why))
     ref = event.objectRef
     if ref is None:
-        return ties
+        return links
     if ref.resource == "serviceaccounts" and ref.subresource == "token":
         target = f"{SERVICE_ACCOUNT}{ref.namespace}:{ref.name}"
-        ties.append(
-            Tie(
+        links.append(
+            IdentityLink(
                 "token-requested",
                 target,
                 _via(ref),
@@ -216,19 +213,19 @@ def read_ties(event: AuditEvent, runs_as: RunsAs) -> list[Tie]:
             )
         )
     elif ref.resource == "pods" and ref.subresource in GIVING:
-        ties += _entered(ref, runs_as.account(place_of(event), ref.name))
+        links += _entered(ref, runs_as.account(place_of(event), ref.name))
     elif ref.resource in _RUNNING and not ref.subresource:
-        ties += _started(event, ref)
+        links += _started(event, ref)
     elif ref.resource == "secrets":
-        ties += _token_read(event, ref)
+        links += _token_read(event, ref)
     elif ref.resource in _BINDINGS and event.verb in ("create", "update", "patch"):
-        ties += _granted(event, ref)
+        links += _granted(event, ref)
     elif ref.resource == "certificatesigningrequests" and event.verb == "create":
         for sort, name in certificate_subject(_object(_body(event).get("spec")).get("request")):
             if sort == "user":
                 why = "a client certificate in that name was asked for; it is good once approved"
-                ties.append(Tie("certificate", name, _via(ref), "possible", why))
-    return ties
+                links.append(IdentityLink("certificate", name, _via(ref), "possible", why))
+    return links
 
 
 def _via(ref: ObjectRef) -> str:
@@ -236,39 +233,39 @@ def _via(ref: ObjectRef) -> str:
     return f"{ref.resource} {name}".rstrip()
 
 
-def _entered(ref: ObjectRef, account: str | None) -> list[Tie]:
+def _entered(ref: ObjectRef, account: str | None) -> list[IdentityLink]:
     if account is None:
         return []
     if ref.subresource == "portforward":
         sure: Confidence = "possible"
         why = "a tunnel into the Pod reaches only what the Pod itself offers"
     else:
-        sure, why = "likely", "whoever is inside the Pod can read the token that it runs with"
-    return [Tie("entered", f"{SERVICE_ACCOUNT}{ref.namespace}:{account}", _via(ref), sure, why)]
+        sure, why = "likely", "a process inside the Pod can read the token that it runs with"
+    return [IdentityLink("entered", f"{SERVICE_ACCOUNT}{ref.namespace}:{account}", _via(ref), sure, why)]
 
 
-def _started(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
+def _started(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
     if event.verb not in ("create", "update", "patch"):
         return []
     body = _body(event)
     account = _account_of(ref.resource, body)
-    # Everything runs as `default` unless it says otherwise: that somebody runs something leads nowhere.
+    # Everything runs as `default` unless it says otherwise: starting it leads nowhere.
     if account in (None, "default"):
         return []
     name = ref.name or _text(_object(body.get("metadata")).get("name"))
     target = f"{SERVICE_ACCOUNT}{ref.namespace}:{account}"
-    why = "what runs there holds a token of that account, and whoever wrote it chose what runs"
-    return [Tie("runs-as", target, f"{ref.resource} {ref.namespace}/{name}", "likely", why)]
+    why = "what runs there holds a token of that account, and its author chose what runs"
+    return [IdentityLink("runs-as", target, f"{ref.resource} {ref.namespace}/{name}", "likely", why)]
 
 
-def _token_read(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
+def _token_read(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
     if event.verb == "get":
         named = _TOKEN_NAME.fullmatch(ref.name)
         if named is None:
             return []
         target = f"{SERVICE_ACCOUNT}{ref.namespace}:{named['account']}"
         return [
-            Tie(
+            IdentityLink(
                 "token-read",
                 target,
                 _via(ref),
@@ -279,7 +276,7 @@ def _token_read(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
     if event.verb in ("list", "watch"):
         target = f"{SERVICE_ACCOUNT}{ref.namespace}:{ANY}" if ref.namespace else f"{SERVICE_ACCOUNT}{ANY}"
         why = "a list of Secrets gives away every token kept among them; whether there was one, the log does not say"
-        return [Tie("token-read", target, _via(ref), "possible", why)]
+        return [IdentityLink("token-read", target, _via(ref), "possible", why)]
     if event.verb == "create":
         body = _body(event)
         notes = _object(_object(body.get("metadata")).get("annotations"))
@@ -287,7 +284,7 @@ def _token_read(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
         if body.get("type") == _TOKEN_TYPE and account:
             why = "a Secret of this type is filled with a lasting token of that account"
             return [
-                Tie(
+                IdentityLink(
                     "token-requested",
                     f"{SERVICE_ACCOUNT}{ref.namespace}:{account}",
                     _via(ref),
@@ -298,16 +295,18 @@ def _token_read(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
     return []
 
 
-def _granted(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
+def _granted(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
     subjects = _body(event).get("subjects")
-    ties = []
+    links = []
     for subject in map(_object, (subjects if isinstance(subjects, list) else [])[:_MAX_SUBJECTS]):
         name, kind = _text(subject.get("name")), subject.get("kind")
         if not name or kind not in ("User", "ServiceAccount"):
             continue  # a group is nobody in particular
         if kind == "ServiceAccount":
             name = f"{SERVICE_ACCOUNT}{_text(subject.get('namespace')) or ref.namespace}:{name}"
-        ties.append(
-            Tie("rights-granted", name, _via(ref), "certain", "the binding gives rights to that account")
+        links.append(
+            IdentityLink(
+                "rights-granted", name, _via(ref), "certain", "the binding gives rights to that account"
+            )
         )
-    return ties
+    return links

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from serving.alert_list import Wanted, by_severity, feedback_on, incident_of, lines, namespaces, whole
 from serving.alerts import Alert
 from serving.engine import Engine
 from serving.incidents import Asker, Close, Incidents
-from serving.store import ALERT_LINES, AlertStore, microseconds
+from serving.query import (
+    AlertQuery,
+    by_severity,
+    feedback_on,
+    incident_of,
+    lines,
+    namespaces,
+    whole,
+)
+from serving.store import AlertStore
+from serving.tables import ALERT_LINES, microseconds
 from tests.serving.fakes import START, decoded, secret_event
 
 
@@ -29,7 +37,7 @@ def raise_alerts(engine: Engine) -> list[Alert]:
     return raised
 
 
-def found(store: AlertStore, wanted: Wanted) -> list[str]:
+def found(store: AlertStore, wanted: AlertQuery) -> list[str]:
     with store.reading() as connection:
         told, _ = lines(connection, wanted, limit=100)
         assert sum(by_severity(connection, wanted).values()) == len(told)
@@ -41,22 +49,22 @@ def found(store: AlertStore, wanted: Wanted) -> list[str]:
 def test_each_filter_finds_what_it_names_and_nothing_else(engine: Engine, store: AlertStore) -> None:
     alice, bob, carol = raise_alerts(engine)
     everybody = [carol.principal, bob.principal, alice.principal]
-    assert found(store, Wanted()) == everybody
-    assert found(store, Wanted(severity="high")) == everybody
-    assert found(store, Wanted(severity="critical")) == []
-    assert found(store, Wanted(principal="bob@corp")) == [bob.principal]
-    assert found(store, Wanted(principal="bob")) == []
-    assert found(store, Wanted(namespace="pay_ments")) == [carol.principal], "_ stands for itself only"
-    assert found(store, Wanted(namespace="pay")) == []
-    assert found(store, Wanted(text="PAYMENTS")) == [alice.principal]
-    assert found(store, Wanted(text="carol%")) == [carol.principal]
-    assert found(store, Wanted(text="%")) == [carol.principal], "% stands for itself only"
-    assert found(store, Wanted(text=bob.id)) == [bob.principal]
-    assert found(store, Wanted(text="\0")) == everybody
-    assert found(store, Wanted(principal="bob@corp\0")) == []
-    assert found(store, Wanted(namespace="web\0")) == []
-    assert found(store, Wanted(namespace="\nweb")) == []
-    assert found(store, Wanted(principal="bob@corp", text="payments")) == []
+    assert found(store, AlertQuery()) == everybody
+    assert found(store, AlertQuery(severity="high")) == everybody
+    assert found(store, AlertQuery(severity="critical")) == []
+    assert found(store, AlertQuery(principal="bob@corp")) == [bob.principal]
+    assert found(store, AlertQuery(principal="bob")) == []
+    assert found(store, AlertQuery(namespace="pay_ments")) == [carol.principal], "_ stands for itself only"
+    assert found(store, AlertQuery(namespace="pay")) == []
+    assert found(store, AlertQuery(text="PAYMENTS")) == [alice.principal]
+    assert found(store, AlertQuery(text="carol%")) == [carol.principal]
+    assert found(store, AlertQuery(text="%")) == [carol.principal], "% stands for itself only"
+    assert found(store, AlertQuery(text=bob.id)) == [bob.principal]
+    assert found(store, AlertQuery(text="\0")) == everybody
+    assert found(store, AlertQuery(principal="bob@corp\0")) == []
+    assert found(store, AlertQuery(namespace="web\0")) == []
+    assert found(store, AlertQuery(namespace="\nweb")) == []
+    assert found(store, AlertQuery(principal="bob@corp", text="payments")) == []
     with store.reading() as connection:
         assert namespaces(connection) == ["pay_ments", "payments", "web"]
 
@@ -64,20 +72,20 @@ def test_each_filter_finds_what_it_names_and_nothing_else(engine: Engine, store:
 def test_a_new_alert_matches_on_the_stream_as_in_the_list(engine: Engine, store: AlertStore) -> None:
     alerts = raise_alerts(engine)
     for wanted in (
-        Wanted(),
-        Wanted(severity="critical"),
-        Wanted(severity="low", namespace="web"),
-        Wanted(principal="alice@corp"),
-        Wanted(text="LISTED"),
-        Wanted(text="nobody"),
-        Wanted(text="\0"),
-        Wanted(principal="alice@corp\0"),
-        Wanted(namespace="web\0"),
-        Wanted(namespace="\nweb"),
-        Wanted(state="open"),
-        Wanted(state="closed"),
-        Wanted(verdict="none"),
-        Wanted(verdict="normal"),
+        AlertQuery(),
+        AlertQuery(severity="critical"),
+        AlertQuery(severity="low", namespace="web"),
+        AlertQuery(principal="alice@corp"),
+        AlertQuery(text="LISTED"),
+        AlertQuery(text="nobody"),
+        AlertQuery(text="\0"),
+        AlertQuery(principal="alice@corp\0"),
+        AlertQuery(namespace="web\0"),
+        AlertQuery(namespace="\nweb"),
+        AlertQuery(state="open"),
+        AlertQuery(state="closed"),
+        AlertQuery(verdict="none"),
+        AlertQuery(verdict="normal"),
     ):
         assert [a.principal for a in reversed(alerts) if wanted.matches(a)] == found(store, wanted), wanted
 
@@ -87,7 +95,7 @@ def test_pages_go_on_where_the_one_before_ended(engine: Engine, store: AlertStor
     seen, cursor = [], None
     with store.reading() as connection:
         for _ in range(3):
-            told, cursor = lines(connection, Wanted(), limit=1, cursor=cursor)
+            told, cursor = lines(connection, AlertQuery(), limit=1, cursor=cursor)
             seen += [line.principal for line in told]
     assert seen == ["carol%corp", "bob@corp", "alice@corp"]
     assert cursor is None
@@ -97,18 +105,18 @@ def test_the_last_word_of_feedback_counts_and_all_of_it_is_kept(engine: Engine, 
     alice, bob, _ = raise_alerts(engine)
     store.add_feedback(alice.id, START, "normal", "first")
     store.add_feedback(alice.id, START, "malicious", "second")
-    assert found(store, Wanted(verdict="malicious")) == [alice.principal]
-    assert found(store, Wanted(verdict="normal")) == []
-    assert found(store, Wanted(verdict="none")) == ["carol%corp", bob.principal]
+    assert found(store, AlertQuery(verdict="malicious")) == [alice.principal]
+    assert found(store, AlertQuery(verdict="normal")) == []
+    assert found(store, AlertQuery(verdict="none")) == ["carol%corp", bob.principal]
     with store.reading() as connection:
         assert feedback_on(connection, alice.id) == ["second", "first"]
 
 
 def test_the_state_is_that_of_the_incident(engine: Engine, store: AlertStore) -> None:
     alice, bob, carol = raise_alerts(engine)
-    engine.incidents.close(alice.id, Close(), Asker())
-    assert found(store, Wanted(state="closed")) == [alice.principal]
-    assert found(store, Wanted(state="open")) == [carol.principal, bob.principal]
+    engine.incidents.decide(alice.id, Close(), Asker())
+    assert found(store, AlertQuery(state="closed")) == [alice.principal]
+    assert found(store, AlertQuery(state="open")) == [carol.principal, bob.principal]
     with store.reading() as connection:
         assert incident_of(connection, alice.id) == (alice.id, "closed")
         assert incident_of(connection, "nothing") == ("", "")
@@ -119,7 +127,7 @@ def test_an_alert_that_grows_is_shown_as_it_stands(engine: Engine, store: AlertS
     later = secret_event(7, user="alice@corp", namespace="search", seconds=60)
     assert engine.score(decoded([later])).grown
     with store.reading() as connection:
-        told, _ = lines(connection, Wanted(principal="alice@corp"), limit=10)
+        told, _ = lines(connection, AlertQuery(principal="alice@corp"), limit=10)
     assert told[0].action_count == 2
     assert told[0].namespaces == ["payments", "search"]
     assert told[0].last_seen - told[0].first_seen == timedelta(seconds=60)
@@ -133,17 +141,17 @@ def test_an_alert_without_a_line_is_found_by_what_it_says(engine: Engine, store:
     alice, bob, _ = raise_alerts(engine)
     store.add_feedback(bob.id, START, "normal", "first")
     asked = (
-        Wanted(),
-        Wanted(severity="high"),
-        Wanted(severity="critical"),
-        Wanted(principal="alice@corp"),
-        Wanted(namespace="payments"),
-        Wanted(namespace="web", verdict="normal"),
-        Wanted(namespace="web", verdict="malicious"),
-        Wanted(text="listed secrets in WEB"),
-        Wanted(text="nobody"),
-        Wanted(state="open", text="alice"),
-        Wanted(state="closed"),
+        AlertQuery(),
+        AlertQuery(severity="high"),
+        AlertQuery(severity="critical"),
+        AlertQuery(principal="alice@corp"),
+        AlertQuery(namespace="payments"),
+        AlertQuery(namespace="web", verdict="normal"),
+        AlertQuery(namespace="web", verdict="malicious"),
+        AlertQuery(text="listed secrets in WEB"),
+        AlertQuery(text="nobody"),
+        AlertQuery(state="open", text="alice"),
+        AlertQuery(state="closed"),
     )
     before = [whole(store, wanted).alerts for wanted in asked]
     assert [len(alerts) for alerts in before] == [3, 3, 0, 1, 1, 1, 0, 1, 0, 1, 0]
@@ -159,7 +167,7 @@ def test_whole_alerts_are_filtered_and_paged_in_every_database(store_url: str, e
         with opened.writing() as writer:
             writer.put(None, alert, [(f"of-{alert.id}", 1)])
             Incidents(opened, engine.explainer).join(writer.connection, alert, [])
-    asked = Wanted(severity="high", state="open", verdict="none", text="PAY")
+    asked = AlertQuery(severity="high", state="open", verdict="none", text="PAY")
     first = whole(opened, asked, limit=1)
     assert [alert.principal for alert in first.alerts] == ["carol%corp"]
     assert first.alerts[0].audit_ids == [f"of-{first.alerts[0].id}"]
@@ -168,7 +176,7 @@ def test_whole_alerts_are_filtered_and_paged_in_every_database(store_url: str, e
     assert second.cursor is None
     later = START + timedelta(hours=1)
     assert [alert.principal for alert in whole(opened, asked, since=later).alerts] == ["carol%corp"]
-    assert whole(opened, Wanted(principal="alice@corp", namespace="web")).alerts == []
+    assert whole(opened, AlertQuery(principal="alice@corp", namespace="web")).alerts == []
     opened.close()
 
 
@@ -178,7 +186,7 @@ def test_forgotten_alerts_are_in_no_list(tmp_path: Path, engine: Engine) -> None
     for alert in alerts:
         with small.writing() as writer:
             writer.put(None, alert, [])
-    assert found(small, Wanted()) == ["carol%corp", "bob@corp"]
+    assert found(small, AlertQuery()) == ["carol%corp", "bob@corp"]
     small.close()
 
 
@@ -212,11 +220,11 @@ def test_a_store_of_before_is_brought_up_to_date(store_url: str, engine: Engine)
     opened.close()
     again = AlertStore(store_url, retention_days=90, max_alerts=1000)
     assert stored(again) == before
-    assert found(again, Wanted(verdict="malicious")) == [alerts[0].principal]
+    assert found(again, AlertQuery(verdict="malicious")) == [alerts[0].principal]
     again.close()
 
 
 @pytest.mark.parametrize("empty", ["", " "])
 def test_what_is_empty_does_not_matter(empty: str, engine: Engine, store: AlertStore) -> None:
     raise_alerts(engine)
-    assert len(found(store, replace(Wanted(), text=empty.strip()))) == 3
+    assert len(found(store, AlertQuery(text=empty))) == 3

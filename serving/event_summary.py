@@ -1,4 +1,4 @@
-"""An audited request in the short form that alerts and incidents keep of it: cleaned, and never its body."""
+"""The short form of a request in alerts and incidents: cleaned, and without its body."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from data.audit_event import AuditEvent, ObjectRef
 from data.traits import read_traits
 from serving.alerts import ImpersonatedUser, ObjectReference, ResponseStatus, clean
-from serving.recent import Seen
+from serving.recent_events import RecentEvent
 
 _MAX_LISTED = 20
 
 
 def reference(ref: ObjectRef) -> ObjectReference:
-    """What a request was about, cleaned."""
+    """The object of a request, cleaned."""
     return ObjectReference(
         resource=clean(ref.resource),
         namespace=clean(ref.namespace),
@@ -25,7 +25,7 @@ def reference(ref: ObjectRef) -> ObjectReference:
 
 
 def traits_of(event: AuditEvent) -> list[str]:
-    """What matters in the body of a request, as words."""
+    """Security-relevant traits of a request's body, as words."""
     ref = event.objectRef
     if ref is None or not ref.resource or not event.requestObject:
         return []
@@ -35,13 +35,13 @@ def traits_of(event: AuditEvent) -> list[str]:
     return [clean(trait, 80) for trait in traits.split(",")[:_MAX_LISTED] if trait != "-"]
 
 
-def told(request: AuditEvent | Seen, moment: datetime, traits: list[str]) -> dict[str, Any]:
-    """The fields of `serving.alerts.Told`, except the words.
+def summary_fields(request: AuditEvent | RecentEvent, moment: datetime, traits: list[str]) -> dict[str, Any]:
+    """The fields of `serving.alerts.EventSummary`, without its description.
 
     Args:
         request: what was asked.
         moment: when it was received; without a zone it is UTC.
-        traits: what matters in its body.
+        traits: of its body.
     """
     ref = request.objectRef if request.objectRef is not None and request.objectRef.resource else None
     other = request.impersonatedUser

@@ -1,4 +1,4 @@
-"""The last actions of everybody, packed: what came before a flagged action can still be told when it falls."""
+"""The last actions of all principals, packed, so that an alert can show what came before a flagged action."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(_Acted).decode
 
 
-class Seen(NamedTuple):
-    """What is still known of a request, by the names of audit.k8s.io, and when it came (microseconds since 1970 UTC)."""
+class RecentEvent(NamedTuple):
+    """What is kept of a request, by the names of audit.k8s.io; `time` is microseconds since 1970 UTC."""
 
     auditID: str
     verb: str
@@ -50,11 +50,11 @@ class _Part:
     packed: list[bytes]
 
 
-class Recent:
-    """Remembers the last actions, in the order of their arrival.
+class RecentEvents:
+    """The last actions, in the order of arrival.
 
     Args:
-        capacity: actions remembered, up to one batch more. Takes about 400 bytes for each.
+        capacity: number of actions, up to one batch more; about 400 bytes each.
     """
 
     def __init__(self, capacity: int = 20_000) -> None:
@@ -62,8 +62,8 @@ class Recent:
         self._parts: deque[_Part] = deque()
         self._held = 0
 
-    def add(self, events: Sequence[AuditEvent], scores: Scores) -> None:
-        """Remember the actions of one call of the detector."""
+    def append(self, events: Sequence[AuditEvent], scores: Scores) -> None:
+        """Add the actions of one call of the detector."""
         count = len(scores.event)
         if not count:
             return
@@ -75,10 +75,10 @@ class Recent:
         while self._held - len(self._parts[0].principal) >= self._capacity:
             self._held -= len(self._parts.popleft().principal)
 
-    def of(self, principal: str, since: int, until: int) -> list[Seen]:
-        """Actions of a principal within a span of time, both ends included (microseconds), oldest first."""
+    def of_principal(self, principal: str, since: int, until: int) -> list[RecentEvent]:
+        """Actions of a principal in a span of time (microseconds, both ends included), oldest first."""
         found = [
-            Seen._make((*_unpack(part.packed[row]), int(part.time[row])))
+            RecentEvent._make((*_unpack(part.packed[row]), int(part.time[row])))
             for part in self._parts
             if part.last >= since and part.first <= until and principal in part.principal
             for row, name in enumerate(part.principal)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from data.audit_event import AuditEvent, decode_event
-from data.ties import RunsAs, leads_to, read_ties, standing_for
+from data.links import RunsAs, leads_to, read_links, standing_for
 
 
 def event(**more: Any) -> AuditEvent:
@@ -31,8 +31,8 @@ def pod(name: str, account: str | None = None, **metadata: Any) -> dict[str, Any
 
 
 def only(found: AuditEvent, runs_as: RunsAs | None = None) -> tuple[str, str, str]:
-    [tie] = read_ties(found, runs_as or RunsAs())
-    return tie.kind, tie.target, tie.confidence
+    [link] = read_links(found, runs_as or RunsAs())
+    return link.kind, link.target, link.confidence
 
 
 def test_a_token_asked_for_leads_to_its_account_for_certain() -> None:
@@ -46,7 +46,7 @@ def test_a_token_asked_for_leads_to_its_account_for_certain() -> None:
 
 def test_what_was_refused_leads_nowhere() -> None:
     ref = {"resource": "serviceaccounts", "subresource": "token", "namespace": "web", "name": "deployer"}
-    assert read_ties(event(verb="create", objectRef=ref, responseStatus={"code": 403}), RunsAs()) == []
+    assert read_links(event(verb="create", objectRef=ref, responseStatus={"code": 403}), RunsAs()) == []
 
 
 def test_acting_as_somebody_leads_to_them() -> None:
@@ -63,7 +63,7 @@ def test_a_pod_leads_to_the_account_that_it_runs_as_unless_that_is_the_default()
         "system:serviceaccount:argocd:controller",
         "likely",
     )
-    assert read_ties(event(verb="create", objectRef=ref, requestObject=pod("dbg")), RunsAs()) == []
+    assert read_links(event(verb="create", objectRef=ref, requestObject=pod("dbg")), RunsAs()) == []
 
 
 def test_entering_a_pod_leads_to_what_made_it_run() -> None:
@@ -76,7 +76,7 @@ def test_entering_a_pod_leads_to_what_made_it_run() -> None:
         found = event(verb="create", objectRef=entered | {"subresource": subresource})
         assert only(found, runs_as) == ("entered", "system:serviceaccount:payments:ledger", confidence)
     stranger = entered | {"name": "other-1", "subresource": "exec"}
-    assert read_ties(event(verb="create", objectRef=stranger), runs_as) == []
+    assert read_links(event(verb="create", objectRef=stranger), runs_as) == []
 
 
 def test_what_pods_run_as_is_learned_from_names_that_the_server_gives_and_is_bounded() -> None:
@@ -97,7 +97,7 @@ def test_pods_of_another_cluster_are_other_pods() -> None:
     runs_as.learn(event(verb="create", objectRef=ref, requestObject=pod("web-1", "worker"), **east))
     entered = ref | {"subresource": "exec"}
     assert only(event(verb="create", objectRef=entered, **east), runs_as)[0] == "entered"
-    assert read_ties(event(verb="create", objectRef=entered, **west), runs_as) == []
+    assert read_links(event(verb="create", objectRef=entered, **west), runs_as) == []
     assert standing_for("east/system:serviceaccount:web:worker") == [
         "east/system:serviceaccount:web:*",
         "east/system:serviceaccount:*",
@@ -107,7 +107,7 @@ def test_pods_of_another_cluster_are_other_pods() -> None:
 def test_a_secret_leads_to_the_account_whose_token_its_name_says_it_holds() -> None:
     ref = {"resource": "secrets", "namespace": "web", "name": "deployer-token-x7k2p"}
     assert only(event(objectRef=ref)) == ("token-read", "system:serviceaccount:web:deployer", "likely")
-    assert read_ties(event(objectRef=ref | {"name": "db-creds"}), RunsAs()) == []
+    assert read_links(event(objectRef=ref | {"name": "db-creds"}), RunsAs()) == []
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_a_binding_leads_to_those_who_gain_by_it_but_not_to_groups() -> None:
         {"kind": "Group", "name": "developers"},
     ]
     ref = {"resource": "rolebindings", "namespace": "prod", "name": "tmp"}
-    found = read_ties(event(verb="create", objectRef=ref, requestObject={"subjects": subjects}), RunsAs())
-    assert [tie.target for tie in found] == ["mallory@corp", "system:serviceaccount:web:worker"]
-    assert {tie.confidence for tie in found} == {"certain"}
+    found = read_links(event(verb="create", objectRef=ref, requestObject={"subjects": subjects}), RunsAs())
+    assert [link.target for link in found] == ["mallory@corp", "system:serviceaccount:web:worker"]
+    assert {link.confidence for link in found} == {"certain"}
 
 
 def test_a_certificate_asked_for_possibly_leads_to_its_name() -> None:
@@ -158,4 +158,4 @@ def test_no_body_is_too_strange(body: Any) -> None:
     ):
         found = event(verb="create", objectRef={"resource": resource, "namespace": "a"}, requestObject=body)
         RunsAs().learn(found)
-        assert read_ties(found, RunsAs()) == []
+        assert read_links(found, RunsAs()) == []

@@ -1,6 +1,6 @@
-"""What other thresholds would have given: the actions that added up to anything are added up anew, as the service does it.
+"""What other thresholds would have raised: recorded evidence is added up again, exactly as the service does it.
 
-Every such action is kept, not only those near the threshold: what adds up begins anew once it was told, and when it is told
+Every action with evidence is recorded, not only those near the threshold: evidence starts over after an alert, and when that is
 depends on the threshold. So the count is that of a service with the other threshold, not an estimate.
 """
 
@@ -18,23 +18,23 @@ import numpy.typing as npt
 from pydantic import Field
 
 from data.evidence import replay
-from serving.alerts import Model
-from serving.history.read import HistoryReader
+from serving.alerts import ApiModel
+from serving.context import LINK_REACH
+from serving.history.queries import HistoryReader
 from serving.settings import LEAST_SCALE, MOST_SCALE
-from serving.surroundings import TIE_REACH
 
+#: Thresholds of the curve, as shares of those calibrated.
 SCALES = (
     *(round(0.3 + 0.05 * step, 2) for step in range(15)),
     *(round(1.1 + 0.1 * step, 1) for step in range(10)),
     *(2.5, 3.0, 4.0, 5.0, 7.0, 10.0),
 )
-"""Thresholds of the curve, as shares of those calibrated."""
 
+#: Most evidence to add up again; with more, the span is shorter, and a note says so.
 _MOST = 100_000
-"""Additions of principals that came near that are looked at; with more, the span is shorter, and is told."""
 
+#: Times the longest horizon, after which what had added up before no longer matters.
 _FADED = 5
-"""Times the longest horizon, after which what had added up before no longer matters."""
 
 _LOUDEST = 10
 _DAY_US = 86_400_000_000
@@ -44,7 +44,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-class Loud(Model):
+class Loud(ApiModel):
     """A principal and what it would have raised."""
 
     principal: str
@@ -52,7 +52,7 @@ class Loud(Model):
     actions: Annotated[int, Field(description="unusual ones in them")]
 
 
-class PreviewDay(Model):
+class PreviewDay(ApiModel):
     """What one day would have given."""
 
     day: datetime
@@ -60,7 +60,7 @@ class PreviewDay(Model):
     incidents: int
 
 
-class Count(Model):
+class Count(ApiModel):
     """What a threshold would have given over the span."""
 
     scale: Annotated[float, Field(description="of the calibrated thresholds")]
@@ -69,7 +69,7 @@ class Count(Model):
     incidents: Annotated[
         int,
         Field(
-            description="alerts of one principal within 12 hours are one; ties between principals are not looked at"
+            description="alerts of one principal within 12 hours are one; links between principals are not considered"
         ),
     ]
     alerts_per_day: Annotated[float | None, Field(description="null for less than a day")] = None
@@ -83,8 +83,8 @@ class Detail(Count):
     loudest: list[Loud]
 
 
-class Preview(Model):
-    """What past weeks would have given with other thresholds. It changes nothing."""
+class Preview(ApiModel):
+    """What past weeks would have raised with other thresholds. It changes nothing."""
 
     asked_days: float
     covered_days: Annotated[float, Field(description="for which the history has what it takes")]
@@ -103,16 +103,16 @@ class Preview(Model):
 
 @dataclass(frozen=True, slots=True)
 class Additions:
-    """Actions that added up to anything, in the order in which they were scored, as columns.
+    """Actions with evidence, in the order in which they were scored, as columns.
 
     Attributes:
         names: of principals, by code.
         principal: int64, code.
         time: int64, microseconds since 1970 UTC.
         new, wrong: float64, decades.
-        stretches: spans of rows over which the horizons stayed the same: first row, end, horizons.
-        limits: calibrated thresholds of each row, by row.
-        versions: of the models that judged.
+        stretches: (first row, end, horizons) of rows with the same horizons.
+        limits: calibrated thresholds by row.
+        versions: of the models in force.
     """
 
     names: list[str]
@@ -125,7 +125,7 @@ class Additions:
     versions: list[str]
 
     def alerts(self, scales: Sequence[float], gap: int) -> list[Alerts]:
-        """What services with these thresholds would have raised: actions of a principal at most `gap` apart are one alert."""
+        """Alerts at each threshold; actions of a principal at most `gap` apart are one alert."""
         flagged = np.zeros((len(self.time), len(scales)), bool)
         for first, end, horizons in self.stretches:
             rows = slice(first, end)
@@ -151,7 +151,7 @@ class Additions:
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    """What would have been alerts, by principal and time, as columns; times in microseconds since 1970 UTC."""
+    """Alerts that would have been raised, by principal and time, as columns; times in microseconds since 1970 UTC."""
 
     principal: Ints
     first: Ints
@@ -167,23 +167,23 @@ class Alerts:
         return Alerts(self.principal[kept], self.first[kept], self.last[kept], self.actions[kept])
 
     def incidents(self) -> Ints:
-        """When incidents would have begun: an alert within 12 hours after another of its principal belongs to that one's."""
-        return self.first[_begins(self.principal, self.first[1:] - self.last[:-1] > TIE_REACH)]
+        """Begins of incidents: an alert within 12 hours after another of its principal belongs to the same one."""
+        return self.first[_begins(self.principal, self.first[1:] - self.last[:-1] > LINK_REACH)]
 
 
 def _begins(who: Ints, apart: npt.NDArray[np.bool_]) -> Ints:
-    """Places at which something new begins: another principal, or the same too long after."""
+    """Places where another principal begins, or the same one too long after."""
     if not len(who):
         return np.empty(0, np.int64)
     return np.flatnonzero(np.concatenate([[True], (who[1:] != who[:-1]) | apart]))
 
 
 class Previewer:
-    """Answers what other thresholds would have given.
+    """Previews thresholds.
 
     Args:
         reader: of the history.
-        gap_minutes: unusual actions of one principal at most this far apart are one alert.
+        gap_minutes: flagged actions of one principal at most this far apart are one alert.
         scale: of the threshold in force.
     """
 
@@ -195,15 +195,12 @@ class Previewer:
     def preview(
         self, days: float = 7, *, scale: float | None = None, per_day: float | None = None
     ) -> Preview | None:
-        """What the last so many days would have given.
+        """What the last days would have raised; None before anything was scored.
 
         Args:
             days: how far to look back from the newest event.
-            scale: threshold to tell about in detail.
-            per_day: alerts a day; the least threshold that gives no more is told about in detail.
-
-        Returns:
-            None before anything was scored.
+            scale: a threshold to detail.
+            per_day: alerts a day; the least threshold that gives no more is detailed.
         """
         newest, began = self._reader.newest(), self._reader.began()
         if newest is None or began is None:
@@ -212,7 +209,7 @@ class Previewer:
         since = max(until - round(days * _DAY_US), (began - _EPOCH) // _MICROSECOND)
         notes = [
             "All alerts count, also those that were right. Nothing is changed by looking.",
-            "Incidents are counted by principal; ties between principals would bring some of them together.",
+            "Incidents are counted by principal; links between principals would join some of them.",
         ]
         since, additions = self._additions(since, until, notes)
         covered = (until - since) / _DAY_US
@@ -233,9 +230,7 @@ class Previewer:
             if chosen == SCALES[0]:
                 notes.append("Even the least threshold would have kept to so many alerts a day.")
             if covered < 1:
-                notes.append(
-                    "With less than a day, alerts a day are told from what there is, and mean little."
-                )
+                notes.append("With less than a day of history, alerts a day mean little.")
         wanted = None if chosen is None else _detail(chosen, alerts[chosen], additions.names, covered)
         return Preview(
             asked_days=days,
@@ -252,7 +247,7 @@ class Previewer:
         )
 
     def _additions(self, since: int, until: int, notes: list[str]) -> tuple[int, Additions]:
-        """What there is from a moment on, or later if that is too much; with what may still have mattered then."""
+        """Evidence from a moment on, or from later if that is too much, with what may still have counted then."""
         judges = {
             row["id"]: (
                 row["version"],
@@ -261,7 +256,7 @@ class Previewer:
             for row in self._reader.rows("SELECT * FROM judges")
         }
         longest = max((max(judge[1], default=0) for judge in judges.values()), default=0)
-        warm = since - max(round(_FADED * longest * 1e6), TIE_REACH)
+        warm = since - max(round(_FADED * longest * 1e6), LINK_REACH)
         near = "principal IN (SELECT DISTINCT principal FROM additions WHERE reached >= 0.3 AND time >= ? AND time < ?)"
         span = [warm, until]
         oldest = self._reader.rows(

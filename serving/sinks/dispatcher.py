@@ -1,4 +1,4 @@
-"""Sends what waits in the outbox: one thread for each sink, so that a receiver that is stuck holds up nobody else."""
+"""Sends what waits in the outbox: one thread for each sink, so that a slow receiver delays no other."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from serving.sinks.outbox import Outbox
 from serving.store import AlertStore, StoreError
 
 _log = logging.getLogger("kubehabit.sinks")
+
+#: How often a worker looks for what has become due by the clock alone; new alerts wake it at once.
 _LOOK_SECONDS = 1.0
-"""How often a worker looks for what has become due by the clock alone; new alerts wake it at once."""
 
+#: What is being sent at the end may still arrive; else it is sent again at the next start.
 _STOP_SECONDS = 3.0
-"""What is being sent at the end may still arrive; else it is sent again at the next start."""
 
+#: Called with the name of a sink and what became of an attempt: sent, failed, refused, dropped.
 Count = Callable[[str, str], None]
-"""Called with the name of a sink and what became of an attempt: sent, failed, refused, dropped."""
 
 
 class Dispatcher:
@@ -37,7 +38,7 @@ class Dispatcher:
     Args:
         store: holds the outbox.
         sinks: settings of every sink.
-        count: told of every attempt.
+        count: called after every attempt.
         wait: pause before each further attempt, for tests; else random, up to double each time, at most `max_wait_seconds`.
         claimer: as for `Outbox`.
     """
@@ -54,17 +55,17 @@ class Dispatcher:
         self._workers = [_Worker(self.outbox, sink, count, wait) for sink in sinks]
 
     def start(self) -> None:
-        """Begin with what an earlier process left."""
+        """Start sending, first what an earlier process left."""
         for worker in self._workers:
             worker.start()
 
     def wake(self) -> None:
-        """Say that something may be due."""
+        """Wake the workers: an entry may be due."""
         for worker in self._workers:
             worker.due.set()
 
     def close(self) -> None:
-        """Stop; what was not sent stays in the outbox."""
+        """Stop. Unsent entries stay in the outbox."""
         for worker in self._workers:
             worker.stopping.set()
             worker.due.set()
