@@ -12,9 +12,8 @@ import msgspec
 
 from data.audit_event import AuditEvent, ObjectRef
 from data.identity import Principal
-from data.links import makers, place_of
+from data.links import Confidence, makers, place_of
 from data.owners import has_owner, read_link
-from serving.alerts import Confidence
 
 #: Kinds of principals that carry out what others decided.
 MACHINERY = frozenset(("controller", "component", "node"))
