@@ -67,21 +67,6 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/v1/model/preview"): "read",
     ("GET", "/v1/model/drift"): "read",
     ("POST", "/v1/model/reload"): "admin",
-    ("POST", "/invocations"): "ingest",
-    ("GET", "/ping"): "nothing",
-    ("GET", "/health"): "nothing",
-    ("GET", "/version"): "read",
-    # The Open Inference Protocol. What its probes hear, /readyz tells as well.
-    ("GET", "/v2"): "read",
-    ("GET", "/v2/"): "read",
-    ("GET", "/v2/health/live"): "nothing",
-    ("GET", "/v2/health/ready"): "nothing",
-    ("GET", "/v2/models/{name}"): "read",
-    ("GET", "/v2/models/{name}/versions/{version}"): "read",
-    ("GET", "/v2/models/{name}/ready"): "nothing",
-    ("GET", "/v2/models/{name}/versions/{version}/ready"): "nothing",
-    ("POST", "/v2/models/{name}/infer"): "ingest",
-    ("POST", "/v2/models/{name}/versions/{version}/infer"): "ingest",
     ("GET", "/metrics"): "read",
     ("GET", "/console/"): "read",
     ("GET", "/console/stream"): "read",
@@ -117,12 +102,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
 """What each route asks of its caller, by method and path as declared. A route that is not here cannot be served."""
 
 _ROUTINE = frozenset({"/v1/score", "/v1/audit", "/metrics"})
-_PROBES = frozenset(
-    (
-        *("/healthz", "/readyz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"),
-        *("/v2/models/{name}/ready", "/v2/models/{name}/versions/{version}/ready"),
-    )
-)
+_PROBES = frozenset(("/healthz", "/readyz"))
 _SILENT = _PROBES | {"/docs", "/docs/{name}", "/openapi.json", "/console", "/console/static/{name}"}
 """Not in the log of access: they are open to all, and probes come every few seconds."""
 

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from data.errors import KubehabitError
-from serving import invocations, memory, model_routes, open_inference, problems, tracing
+from serving import memory, model_routes, problems, tracing
 from serving.access import Access, Gate, add_security
 from serving.alert_list import AlertPage, Wanted, whole
 from serving.alerts import Alert, Model
@@ -42,7 +42,6 @@ from serving.history import routes as history
 from serving.history.routes import Records
 from serving.incident_routes import add_incident_routes
 from serving.logs import configure
-from serving.plain_model import PlainModel
 from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
 from serving.service import Service, merge
@@ -189,9 +188,6 @@ def create_app(
     app.state.records = Records(service)
     history.add_routes(app, service)
     model_routes.install(app, service)
-    plain = PlainModel(service)
-    invocations.install(app, plain)
-    open_inference.install(app, plain)
     forensics.add_routes(app, service)
     if settings.console.enabled:
         add_console(app)

@@ -57,24 +57,6 @@ class Problem(BaseModel):
     detail: str
 
 
-class InferenceProblem(Problem):
-    """A problem at a route of the Open Inference Protocol, whose clients look for the sentence in `error`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "type": "about:blank",
-                "title": "Not Found",
-                "status": 404,
-                "detail": "There is no model 'kubehabits' here: 'kubehabit' is served.",
-                "error": "There is no model 'kubehabits' here: 'kubehabit' is served.",
-            }
-        }
-    )
-
-    error: str
-
-
 class ProblemError(Exception):
     """A request that cannot be answered; becomes a problem response."""
 
@@ -103,34 +85,25 @@ def position_of(cursor: str | None) -> int | None:
     return int(cursor)
 
 
-def problem(
-    status: int, detail: str, headers: Mapping[str, str] | None = None, *, inference: bool = False
-) -> JSONResponse:
-    """A problem response; with `inference` an `InferenceProblem`."""
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An RFC 9457 response."""
     try:
         title = HTTPStatus(status).phrase
     except ValueError:
         title = "Error"
     content = Problem(title=title, status=status, detail=detail).model_dump()
-    if inference:
-        content["error"] = detail
     return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
 def answer_to(scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """A problem in the form that the caller can read: a page for a browser at the console, problem details for all others.
-
-    Those of the Open Inference Protocol find in `error` what they look for; RFC 9457 lets problem details have further members.
-    """
+    """A problem in the form that the caller can read: a page for a browser at the console, problem details for all others."""
     accepted = Headers(scope=scope).get("accept", "")
     if scope["path"].startswith("/console/") and "text/html" in accepted:
         # Not before a browser comes: a service that nobody looks at needs no templates in memory.
         from serving.console.render import problem_page
 
         return problem_page(scope, status, detail, headers)
-    return problem(
-        status, detail, headers, inference=scope["path"] == "/v2" or scope["path"].startswith("/v2/")
-    )
+    return problem(status, detail, headers)
 
 
 def install(app: FastAPI) -> None:
