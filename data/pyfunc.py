@@ -12,16 +12,15 @@ from data.actions import FIELDS
 from data.bundle import Bundle
 from data.detector import Detector
 from data.events import decode_lines
-from data.reconstruction import Model, OnnxModel
+from data.reconstruction import OnnxModel
 
 
 class AuditModel:
-    """Scores raw audit events."""
+    """Scores raw audit events from the habits in a bundle."""
 
-    def __init__(self, bundle: Bundle, model: Model | None = None) -> None:
-        """Score with a bundle, and with its graph unless it is given one that is loaded already."""
+    def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.model: Model = model or OnnxModel(str(bundle.model_path))
+        self.model = OnnxModel(str(bundle.model_path))
 
     def predict(
         self,
@@ -47,7 +46,7 @@ class AuditModel:
         for place, event in zip(places, decoded.events, strict=True):
             rows[place]["auditID"] = event.auditID
         detector = Detector(self.bundle, model=self.model, warm=False)
-        # Few principals are named in a request; to give thousands their context takes longer than to score it.
+        # Only the principals of this request get their context: loading that of thousands takes longer than scoring.
         detector.recall = detector.warm
         scores = detector.score(decoded.events)
         for row, index in enumerate(scores.event.tolist()):
@@ -64,5 +63,9 @@ class AuditModel:
 
 
 def _load_pyfunc(path: str) -> AuditModel:
-    """Called by MLflow with the folder of the bundle."""
+    """MLflow's entry point.
+
+    Args:
+        path: folder of the bundle.
+    """
     return AuditModel(Bundle.load(Path(path)))

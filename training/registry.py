@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from urllib.request import url2pathname
 
 from data.errors import KubehabitError
 from data.home import artifact_root, registry_uri, tracking_uri
+from training import model_code
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -123,11 +123,10 @@ def register(
     import pandas as pd  # type: ignore[import-untyped]
 
     with tempfile.TemporaryDirectory() as folder:
-        code = Path(folder) / "data"  # the room as it is, without the recordings that lie in it
-        shutil.copytree(_ROOT / "data", code, ignore=shutil.ignore_patterns("recordings", "__pycache__"))
+        loader, code = model_code.pack("data.pyfunc", _ROOT, Path(folder))
         info = mlflow.pyfunc.log_model(
             name="model",
-            loader_module="data.pyfunc",
+            loader_module=loader,
             data_path=str(bundle),
             code_paths=[str(code)],
             signature=_signature(),
