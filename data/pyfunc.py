@@ -1,6 +1,6 @@
-"""MLflow pyfunc flavour of a bundle: raw audit events in, the same numbers as the scoring API out. Nothing is unpickled.
+"""A bundle as an MLflow pyfunc: raw audit events in, the numbers of the scoring API out. Nothing is unpickled.
 
-MLflow calls `_load_pyfunc`; each `predict` starts from the habits in the bundle, so equal input gives equal output.
+Each `predict` starts from the habits in the bundle, so equal input gives equal output.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class AuditModel:
 
         Args:
             model_input: table with a column `event`, each cell one audit.k8s.io event as JSON text.
-            params: unused; part of MLflow's interface.
+            params: unused, part of MLflow's interface.
 
         Returns:
-            One row an event: auditID, status ("scored", "folded" or "rejected") and, if scored, principal, surprise (nats),
-            evidence, flagged, severity and the reconstruction NLL of each field; if rejected, the reason.
+            One row per event: auditID, status ("scored", "folded" or "rejected"); if scored, also principal, surprise (nats),
+            evidence, flagged, severity and nll (reconstruction NLL by field); if rejected, also reason.
         """
         texts = [str(text) for text in model_input["event"]]
         rows: list[dict[str, Any]] = [{"auditID": "", "status": "folded"} for _ in texts]
