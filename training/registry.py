@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,6 +133,9 @@ def register(
             registered_model_name=name,
             metadata=metadata,
         )
+    # MLflow tried the model out with the code of a temporary folder: what is imported later must come from the registered one.
+    for module in [module for module in sys.modules if module.partition(".")[0] == code.name]:
+        del sys.modules[module]
     version = str(info.registered_model_version)
     mlflow.MlflowClient().set_registered_model_alias(name, alias, version)
     return version, f"models:/{name}/{version}"
