@@ -1,10 +1,10 @@
 # syntax=docker/dockerfile:1
 #
 # Two images from one file:
-#   docker build --target serving  -t kubehabit:serving  .     small, without torch, runs as nobody in particular
+#   docker build --target serving  -t kubehabit:serving  .     small, without torch, runs as user 10001
 #   docker build --target training -t kubehabit:training .     everything that `kubehabit train` needs
 #
-# Both keep what they make in /var/lib/kubehabit: mount a volume there, and give it to user 10001.
+# Both write to /var/lib/kubehabit: mount a volume there that user 10001 owns.
 
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 \
@@ -15,15 +15,15 @@ RUN groupadd --gid 10001 kubehabit \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/kubehabit --shell /usr/sbin/nologin kubehabit \
  && install -d -o 10001 -g 10001 /var/lib/kubehabit
 
-# Dependencies change seldom and are large, so they are layers of their own, below the code.
+# Dependencies are large and change rarely, so they are layers below the code.
 FROM base AS build-serving
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/kubehabit
 WORKDIR /src
 COPY pyproject.toml ./
 COPY requirements/lock.txt requirements/lock.txt
-# The rooms are empty here, so that only what they depend on is installed, and kept while the code changes. With the drivers that a
-# deployment may ask for by a setting alone: an image that lacks them could not be mended in place.
+# With empty rooms only the dependencies are installed, in a layer that survives changes of the code. The extras are the drivers that a
+# setting can ask for: they cannot be added to a running image.
 RUN mkdir configs data training serving \
  && touch README.md LICENSE kubehabit.py \
           configs/__init__.py data/__init__.py training/__init__.py serving/__init__.py \
@@ -37,7 +37,7 @@ COPY serving/ serving/
 RUN rm -rf build && pip install --no-cache-dir --no-deps .
 
 FROM build-serving AS build-training
-# Whichever index has the build of torch you want: --build-arg TORCH_PIP_ARGS="--index-url ..."
+# To choose a build of torch: --build-arg TORCH_PIP_ARGS="--index-url ..."
 ARG TORCH_PIP_ARGS=""
 RUN pip install --no-cache-dir --no-compile -c requirements/lock.txt $TORCH_PIP_ARGS "torch==2.13.0" \
  && pip install --no-cache-dir --no-compile -c requirements/lock.txt ".[train]"
@@ -50,14 +50,14 @@ VOLUME /var/lib/kubehabit
 ENTRYPOINT ["kubehabit"]
 CMD ["train", "--help"]
 
-# Last, so that a plain `docker build .` makes the small one.
+# Last, so that a plain `docker build .` builds the small image.
 FROM base AS serving
 COPY --from=build-serving /opt/kubehabit /opt/kubehabit
 USER 10001:10001
 WORKDIR /var/lib/kubehabit
 VOLUME /var/lib/kubehabit
-# kubehabit listens on loopback unless told otherwise. In a container nobody could reach that, so it is said
-# here, in the open. It then refuses to start without a token: docker run -e KUBEHABIT_TOKEN=... says who may call.
+# The default is loopback, which nothing outside the container can reach. On other addresses kubehabit refuses to start without
+# a token: docker run -e KUBEHABIT_TOKEN=...
 ENV KUBEHABIT_HOST=0.0.0.0 \
     KUBEHABIT_PORT=8646
 EXPOSE 8646

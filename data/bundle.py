@@ -1,14 +1,14 @@
-"""The model bundle: everything serving needs, as plain files with checksums. Nothing in it is ever unpickled.
+"""The model bundle: everything serving needs, as plain files with checksums. Nothing in it is unpickled.
 
-bundle.json       format, fields, architecture, vocabulary, principals, settings, where it came from
+bundle.json       format, fields, architecture, vocabulary, principals, settings, provenance
 calibration.json  tails and thresholds
 sensitivity.json  severity rules
 model.onnx        reconstruction error per action and field
-newest.onnx       the same for the newest action alone, laid out for speed; absent where the architecture does not allow it
-habits.npy        counts of what was done before, uint64 [K, 2]
-warmup.npz        last actions of each principal in training, so that the first live action has its context
-card.md           model card for people
-self_test.npz     a few windows with the errors that torch computed; older bundles lack it
+newest.onnx       the same for the newest action only, laid out for speed; absent where the architecture does not allow it
+habits.npy        counts of past actions, uint64 [K, 2]
+warmup.npz        last actions of each principal in training: the context of its first live action
+card.md           model card
+self_test.npz     a few windows with the errors that torch computed; absent from older bundles
 checksums.json    SHA-256 of each file above; written last
 """
 
@@ -47,23 +47,23 @@ FILES = (
     "card.md",
 )
 OPTIONAL = ("newest.onnx", SELF_TEST)
-"""Files that a bundle may lack; those of earlier versions have no self-test."""
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksum(sums: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 def seal(directory: Path) -> str:
     """Write `checksums.json` over the bundle's files; returns the checksum of the whole."""
-    there = [name for name in OPTIONAL if (directory / name).is_file()]
-    sums = {name: _sha256(directory / name) for name in (*FILES, *there)}
+    present = [name for name in OPTIONAL if (directory / name).is_file()]
+    sums = {name: _sha256(directory / name) for name in (*FILES, *present)}
     (directory / "checksums.json").write_text(json.dumps(sums, indent=1))
-    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+    return _checksum(sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,6 @@ class Warmup:
     """Context each principal starts with.
 
     Attributes:
-        names: principal names.
         tokens: name -> int16 [<= W-1, fields], its last actions in training, oldest first.
         last: name -> microseconds since 1970 UTC of the last of them.
     """
@@ -104,10 +103,10 @@ class Warmup:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle; see the module's head for its parts.
+    """An opened bundle; the module's docstring lists its files.
 
     Attributes:
-        self_test: None in a bundle that was made before there was one.
+        self_test: None in older bundles.
     """
 
     path: Path
@@ -133,9 +132,8 @@ class Bundle:
 
     @property
     def checksum(self) -> str:
-        """Checksum of the whole, as `seal` returned it: tells bundles apart."""
-        sums = json.loads((self.path / "checksums.json").read_text())
-        return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+        """Checksum of the whole, as `seal` returned it."""
+        return _checksum(json.loads((self.path / "checksums.json").read_text()))
 
     @property
     def model_path(self) -> Path:
@@ -144,7 +142,7 @@ class Bundle:
 
     @property
     def newest_path(self) -> Path | None:
-        """The ONNX graph for the newest action alone, if there is one."""
+        """The ONNX graph for the newest action only, if there is one."""
         path = self.path / "newest.onnx"
         return path if path.is_file() else None
 
@@ -153,7 +151,7 @@ class Bundle:
         """Open and verify a bundle.
 
         Raises:
-            BundleError: a file is missing, differs from its checksum, or was written by another version of kubehabit.
+            BundleError: a file is missing or differs from its checksum, or the bundle is of another format.
         """
         again = "Fetch the model version again, or train and register a new one: kubehabit train"
         try:
@@ -162,8 +160,8 @@ class Bundle:
             raise BundleError(
                 f"{directory} is no finished model bundle (checksums.json: {error}). {again}"
             ) from error
-        there = [name for name in OPTIONAL if name in sums or (directory / name).exists()]
-        for name in (*FILES, *there):
+        present = [name for name in OPTIONAL if name in sums or (directory / name).exists()]
+        for name in (*FILES, *present):
             if not (directory / name).is_file() or name not in sums:
                 raise BundleError(f"Model bundle {directory} lacks {name}. {again}")
             if _sha256(directory / name) != sums[name]:

@@ -1,6 +1,6 @@
-"""MLflow pyfunc flavour of a bundle: raw audit events in, the same numbers as the scoring API out. Nothing is unpickled.
+"""A bundle as an MLflow pyfunc: raw audit events in, the numbers of the scoring API out. Nothing is unpickled.
 
-MLflow calls `_load_pyfunc`; each `predict` starts from the habits in the bundle, so equal input gives equal output.
+Each `predict` starts from the habits in the bundle, so equal input gives equal output.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ from data.bundle import Bundle
 from data.decode import decode_lines
 from data.detector import Detector
 from data.fields import FIELDS
-from data.reconstruction import Model, OnnxModel
+from data.reconstruction import OnnxModel
 
 
 class AuditModel:
-    """Scores raw audit events."""
+    """Scores raw audit events from the habits in a bundle."""
 
-    def __init__(self, bundle: Bundle, model: Model | None = None) -> None:
-        """Score with a bundle, and with its graph unless it is given one that is loaded already."""
+    def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.model: Model = model or OnnxModel(str(bundle.model_path))
+        self.model = OnnxModel(str(bundle.model_path))
 
     def predict(
         self,
@@ -32,11 +31,11 @@ class AuditModel:
 
         Args:
             model_input: table with a column `event`, each cell one audit.k8s.io event as JSON text.
-            params: unused; part of MLflow's interface.
+            params: unused, part of MLflow's interface.
 
         Returns:
-            One row an event: auditID, status ("scored", "folded" or "rejected") and, if scored, principal, surprise (nats),
-            evidence, flagged, severity and the reconstruction NLL of each field; if rejected, the reason.
+            One row per event: auditID, status ("scored", "folded" or "rejected"); if scored, also principal, surprise (nats),
+            evidence, flagged, severity and nll (reconstruction NLL by field); if rejected, also reason.
         """
         texts = [str(text) for text in model_input["event"]]
         rows: list[dict[str, Any]] = [{"auditID": "", "status": "folded"} for _ in texts]
@@ -47,7 +46,7 @@ class AuditModel:
         for place, event in zip(places, decoded.events, strict=True):
             rows[place]["auditID"] = event.auditID
         detector = Detector(self.bundle, model=self.model, warm=False)
-        # Few principals are named in a request; to give thousands their context takes longer than to score it.
+        # Only the principals of this request get their context: loading that of thousands takes longer than scoring.
         detector.recall = detector.warm
         scores = detector.score(decoded.events)
         for row, index in enumerate(scores.event.tolist()):
@@ -64,5 +63,9 @@ class AuditModel:
 
 
 def _load_pyfunc(path: str) -> AuditModel:
-    """Called by MLflow with the folder of the bundle."""
+    """MLflow's entry point.
+
+    Args:
+        path: folder of the bundle.
+    """
     return AuditModel(Bundle.load(Path(path)))

@@ -1,7 +1,7 @@
-"""A few windows with the reconstruction errors that training computed: they prove that a model gives the same numbers here.
+"""Parity check of a bundle: a few windows with the reconstruction errors that torch computed, to compare on this machine.
 
-A checksum shows that the graph is the one that was exported; whether this machine's onnxruntime computes from it what torch
-computed is another matter (other instruction sets, other versions, a defect). So the bundle carries questions with answers.
+A checksum shows that the graph is the exported one, not that the onnxruntime here computes the same from it: instruction sets
+and versions differ.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """Windows and what torch made of the newest action of each.
+    """Windows, with the errors that torch computed for the newest action of each.
 
     Attributes:
         tokens: int16 [B, W, F], padded with 0 at the end.
         lengths: int64 [B].
-        principal, group: int64 [B], ids as the model takes them.
+        principal, group: int64 [B], ids of the model.
         nll: float32 [B, F], reconstruction NLL, nats.
     """
 
@@ -51,7 +51,7 @@ class SelfTest:
         return len(self.lengths)
 
     def difference(self, reconstruction: Reconstruction) -> float:
-        """Largest absolute difference from the kept NLL, nats, of each graph there is; infinite if one gives no finite number."""
+        """Largest absolute difference of any graph from `nll`, nats; infinite if one gives no finite number."""
         cut = self._cut()
         worst = 0.0
         for newest in {None, reconstruction.newest}:
@@ -81,7 +81,7 @@ class SelfTest:
         """Inverse of `save`.
 
         Raises:
-            ValueError: columns that do not fit each other, or none at all.
+            ValueError: columns of the wrong type or of different lengths, or no rows.
         """
         with np.load(path, allow_pickle=False) as saved:
             columns = {name: saved[name] for name in _COLUMNS}
@@ -96,24 +96,22 @@ class SelfTest:
 
 
 def prove(test: SelfTest, reconstruction: Reconstruction, what: str) -> float:
-    """Hold a model's graphs to its self-test.
+    """Compare a model's graphs with the errors in its bundle.
 
     Args:
-        test: of its bundle.
-        reconstruction: its graphs.
-        what: the model, for the message.
+        test: from the bundle.
+        reconstruction: the graphs.
+        what: names the model in errors.
 
     Returns:
         Largest difference, nats.
 
     Raises:
-        BundleError: it is above TOLERANCE, or the graph cannot be run at all.
+        BundleError: the difference is above TOLERANCE, or a graph cannot be run.
     """
     try:
         worst = test.difference(reconstruction)
-    except (
-        Exception
-    ) as error:  # onnxruntime has an exception of its own for every way in which a graph can be wrong
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         reason = (str(error).splitlines() or [""])[0][:200]
         raise BundleError(
             f"{what} cannot be run by the onnxruntime of this machine ({type(error).__name__}: {reason}). "

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from data.errors import KubehabitError
-from serving import invocations, memory, model_routes, open_inference, problems, tracing
+from serving import memory, model_routes, problems, tracing
 from serving.alerts import Alert, ApiModel
 from serving.api_docs import add_docs
 from serving.connection_limits import Connection
@@ -42,7 +42,6 @@ from serving.history.routes import Records
 from serving.history.schema import HistoryError
 from serving.incident_routes import add_incident_routes
 from serving.logs import configure
-from serving.plain_model import PlainModel
 from serving.principals import PrincipalReport
 from serving.problems import Problem, ProblemError
 from serving.query import AlertFilter, AlertListQuery, AlertPage, AlertQuery, whole
@@ -195,9 +194,6 @@ def create_app(
     app.state.records = Records(service)
     history.add_routes(app, service)
     model_routes.install(app, service)
-    plain = PlainModel(service)
-    invocations.install(app, plain)
-    open_inference.install(app, plain)
     forensics.add_routes(app, service)
     if settings.console.enabled:
         add_console(app)

@@ -32,13 +32,7 @@ from serving.tokens import SCOPES, Token, Tokens, digest, read_tokens
 _log = logging.getLogger("kubehabit.api")
 
 _ROUTINE = frozenset({"/v1/score", "/v1/audit", "/metrics"})
-_PROBES = frozenset(
-    (
-        *("/healthz", "/readyz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"),
-        *("/v2/models/{name}/ready", "/v2/models/{name}/versions/{version}/ready"),
-    )
-)
-# Left out of the access log: open to all, and probes come every few seconds.
+_PROBES = frozenset(("/healthz", "/readyz"))
 _SILENT = _PROBES | {"/docs", "/docs/{name}", "/openapi.json", "/console", "/console/static/{name}"}
 # Requested every few seconds: logged at level debug.
 _QUIET = _PROBES | {"/metrics"}

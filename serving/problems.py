@@ -59,24 +59,6 @@ class Problem(BaseModel):
     detail: str
 
 
-class InferenceProblem(Problem):
-    """A problem at a route of the Open Inference Protocol, whose clients look for the sentence in `error`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "type": "about:blank",
-                "title": "Not Found",
-                "status": 404,
-                "detail": "There is no model 'kubehabits' here: 'kubehabit' is served.",
-                "error": "There is no model 'kubehabits' here: 'kubehabit' is served.",
-            }
-        }
-    )
-
-    error: str
-
-
 class ProblemError(Exception):
     """A request that cannot be answered; becomes a problem response."""
 
@@ -107,16 +89,13 @@ def problem(
     headers: Mapping[str, str] | None = None,
     *,
     kind: str = "about:blank",
-    inference: bool = False,
 ) -> JSONResponse:
-    """A problem response; with `inference` an `InferenceProblem`."""
+    """A problem response."""
     try:
         title = HTTPStatus(status).phrase
     except ValueError:
         title = "Error"
     content = Problem(type=kind, title=title, status=status, detail=detail).model_dump()
-    if inference:
-        content["error"] = detail
     return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
@@ -127,16 +106,12 @@ def answer_to(
     headers: Mapping[str, str] | None = None,
     kind: str = "about:blank",
 ) -> Response:
-    """A problem in the caller's form: a page for browsers at the console, else problem details.
-
-    Clients of the Open Inference Protocol find the sentence in `error`; RFC 9457 allows further members.
-    """
+    """A problem in the caller's form: a page for browsers at the console, else problem details."""
     accepted = Headers(scope=scope).get("accept", "")
     page: ProblemPage | None = scope["app"].state.problem_page if "app" in scope else None
     if page is not None and scope["path"].startswith("/console/") and "text/html" in accepted:
         return page(scope, status, detail, headers)
-    inference = scope["path"] == "/v2" or scope["path"].startswith("/v2/")
-    return problem(status, detail, headers, kind=kind, inference=inference)
+    return problem(status, detail, headers, kind=kind)
 
 
 def install(

@@ -26,7 +26,6 @@ from serving.keeper import Keeper
 from serving.memory import Trimmer
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
-from serving.priority import give_way
 from serving.problems import ProblemError
 from serving.reload import ModelWatch
 from serving.retention import Retention
@@ -67,8 +66,6 @@ class Service:
         self.forensics = ForensicsService(settings.events, settings.model.cache_dir, self._forensics_parts)
         # The event loop stays free to answer while a large body is decoded.
         self._receiving = ThreadPoolExecutor(_RECEIVING, thread_name_prefix="receiving")
-        # Of low priority: what is asked of the plain model must not hold up what the cluster sends.
-        self.aside = ThreadPoolExecutor(1, thread_name_prefix="aside", initializer=give_way)
         self._waiting = 0
 
     def use(self, engine: Engine) -> None:
@@ -264,7 +261,6 @@ class Service:
         if self.watch is not None:
             self.watch.close()
         self._receiving.shutdown(wait=True)
-        self.aside.shutdown(wait=True, cancel_futures=True)
         if self.pipeline is not None:
             self.pipeline.close()
         if self._follower is not None:

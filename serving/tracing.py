@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 _NOTHING: AbstractContextManager[object] = nullcontext()
-_UNTRACED = frozenset(
-    (
-        *("/healthz", "/readyz", "/ping", "/health", "/v2/health/live", "/v2/health/ready"),
-        *("/metrics", "/v1/alerts/stream"),
-    )
-)
+_UNTRACED = frozenset(("/healthz", "/readyz", "/metrics", "/v1/alerts/stream"))
 """Asked all day long without anything to learn from; a stream is a request that lasts for hours."""
 
 _FAILED = 500

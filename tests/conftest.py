@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -79,3 +80,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, normal_lines: list[bytes])
 def tiny_bundle(trained: Trained) -> Path:
     """Folder of a real, small model bundle."""
     return trained.bundle
+
+
+@pytest.fixture(scope="session")
+def registered_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small version that commit d7df1a5 registered, whose code is a package called `data`."""
+    folder = tmp_path_factory.mktemp("registered")
+    with tarfile.open(ROOT / "tests" / "fixtures" / "registered-d7df1a5.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "registered"

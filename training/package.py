@@ -1,4 +1,4 @@
-"""Writes the model bundle: the one thing that passes from training to serving."""
+"""Writes the model bundle, the only thing that training hands to serving."""
 
 from __future__ import annotations
 
@@ -48,16 +48,17 @@ def write(
     """Write and seal a bundle.
 
     Args:
-        folder: made if need be.
+        folder: created if missing.
         table: the dataset.
         model: the architecture.
         onnx: the graph.
-        newest: the graph for the newest action alone, if the architecture has one.
+        newest: the graph for the newest action only, if the architecture has one.
+        self_test: windows with the errors that torch computed.
         fitted: calibration and habits.
-        name, git_commit, run_id, metrics: what the bundle says of itself.
+        name, git_commit, run_id, metrics: provenance.
 
     Returns:
-        Checksum of the whole bundle.
+        Checksum of the whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
     card = table.card

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 
 from data.errors import KubehabitError
 from data.paths import artifact_root, registry_uri, tracking_uri
+from training import model_code
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -44,7 +45,7 @@ def git_commit() -> str:
 def connected() -> Iterator[None]:
     """Point MLflow at the configured store.
 
-    MLflow's setters write into the environment, which is the user's: it is put back on the way out.
+    MLflow's setters write into the environment; it is restored on exit.
     """
     import mlflow
 
@@ -67,7 +68,7 @@ def connected() -> Iterator[None]:
 
 
 def experiment_id(name: str) -> str:
-    """Id of an experiment, made if need be. Use inside `connected()`.
+    """Id of an experiment, which is created if missing. Use inside `connected()`.
 
     Raises:
         KubehabitError: the store cannot be reached or was written by another version of MLflow.
@@ -79,21 +80,18 @@ def experiment_id(name: str) -> str:
         if root is not None:
             Path(url2pathname(urlsplit(root).path)).mkdir(parents=True, exist_ok=True)
         found = mlflow.get_experiment_by_name(name)
-        made = (
-            found.experiment_id
-            if found is not None
-            else mlflow.create_experiment(name, artifact_location=root)
-        )
+        if found is not None:
+            return str(found.experiment_id)
+        return str(mlflow.create_experiment(name, artifact_location=root))
     except Exception as error:
         raise KubehabitError(
             f"The MLflow store {tracking_uri()} cannot be used: {error}. "
             "Check MLFLOW_TRACKING_URI, or move a damaged store aside."
         ) from error
-    return str(made)
 
 
 def next_alias(name: str) -> str:
-    """`champion` for the first version of a model, `challenger` once there is a champion. Use inside `connected()`."""
+    """`champion` if the model has none yet, else `challenger`. Use inside `connected()`."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -114,7 +112,7 @@ def register(
         name: registered model.
         alias: alias to set on the new version.
         example: raw audit events as JSON text, for the input example and the signature.
-        metadata: kept with the model.
+        metadata: stored with the model.
 
     Returns:
         (version, model URI).
@@ -123,11 +121,10 @@ def register(
     import pandas as pd  # type: ignore[import-untyped]
 
     with tempfile.TemporaryDirectory() as folder:
-        code = Path(folder) / "data"  # the room as it is, without the recordings that lie in it
-        shutil.copytree(_ROOT / "data", code, ignore=shutil.ignore_patterns("recordings", "__pycache__"))
+        loader, code = model_code.pack("data.pyfunc", _ROOT, Path(folder))
         info = mlflow.pyfunc.log_model(
             name="model",
-            loader_module="data.pyfunc",
+            loader_module=loader,
             data_path=str(bundle),
             code_paths=[str(code)],
             signature=_signature(),
@@ -136,13 +133,16 @@ def register(
             registered_model_name=name,
             metadata=metadata,
         )
+    # MLflow tried the model out with the code of a temporary folder: what is imported later must come from the registered one.
+    for module in [module for module in sys.modules if module.partition(".")[0] == code.name]:
+        del sys.modules[module]
     version = str(info.registered_model_version)
     mlflow.MlflowClient().set_registered_model_alias(name, alias, version)
     return version, f"models:/{name}/{version}"
 
 
 def _signature() -> ModelSignature:
-    """What `data.pyfunc` takes and gives."""
+    """Input and output columns of `data.pyfunc`."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Map
@@ -151,14 +151,14 @@ def _signature() -> ModelSignature:
         [
             ColSpec("string", "auditID"),
             ColSpec("string", "status"),
-            # Of what was scored:
+            # Scored events:
             ColSpec("string", "principal", required=False),
             ColSpec("double", "surprise", required=False),
             ColSpec("double", "evidence", required=False),
             ColSpec("boolean", "flagged", required=False),
             ColSpec("string", "severity", required=False),
             ColSpec(Map(DataType.double), "nll", required=False),
-            # Of what was rejected:
+            # Rejected events:
             ColSpec("string", "reason", required=False),
         ]
     )
@@ -166,7 +166,10 @@ def _signature() -> ModelSignature:
 
 
 def download(model_uri: str) -> Path:
-    """Folder of the bundle of a registered model (`models:/name@alias`, `models:/name/version`) or of a local folder.
+    """Folder of a bundle.
+
+    Args:
+        model_uri: a registered model (`models:/name@alias`, `models:/name/version`) or the folder itself.
 
     Raises:
         KubehabitError: there is no such model.

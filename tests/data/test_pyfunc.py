@@ -25,7 +25,7 @@ def plain(tiny_bundle: Path) -> AuditModel:
     return AuditModel(Bundle.load(tiny_bundle))
 
 
-def told(scores: Scores) -> list[tuple[Any, ...]]:
+def rows_of(scores: Scores) -> list[tuple[Any, ...]]:
     return [
         (
             scores.principal[row],
@@ -51,7 +51,7 @@ def test_context_of_those_who_act_gives_the_same_bits_as_context_of_all(
     whole = Detector(plain.bundle, model=plain.model).score(decode_lines(lines).events)
     names = ("principal", "surprise", "evidence", "flagged", "severity")
     mine = [(*(row[name] for name in names), tuple(row["nll"].values())) for row in scored]
-    assert mine == told(whole)
+    assert mine == rows_of(whole)
 
 
 def test_without_their_context_the_numbers_are_others(plain: AuditModel) -> None:

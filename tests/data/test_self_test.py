@@ -112,14 +112,14 @@ def test_a_self_test_cannot_be_taken_out_put_in_or_changed_unnoticed(copied: Pat
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x93NUMPY"])
-def test_an_unreadable_self_test_is_told(copied: Path, content: bytes) -> None:
+def test_an_unreadable_self_test_is_an_error(copied: Path, content: bytes) -> None:
     (copied / NAME).write_bytes(content)
     seal(copied)
     with pytest.raises(BundleError, match="cannot be read"):
         Bundle.load(copied)
 
 
-def test_one_whose_columns_do_not_fit_is_told(bundle: Bundle, copied: Path) -> None:
+def test_one_whose_columns_do_not_fit_is_an_error(bundle: Bundle, copied: Path) -> None:
     test = asked(bundle)
     for wrong in (
         replace(test, lengths=test.lengths[:-1]),
