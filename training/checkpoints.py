@@ -79,13 +79,13 @@ def find(run: str) -> Checkpoint:
     if not found:
         which = "no training was stopped before its end" if run == "last" else f"run {run} left no checkpoint"
         raise KubehabitError(
-            f"Nothing to resume: {which} (looked in {home() / 'checkpoints'}). Start anew without --resume."
+            f"Nothing to resume: {which} (looked in {home() / 'checkpoints'}). Start again without --resume."
         )
     newest = max(found, key=lambda path: path.stat().st_mtime_ns)
     config = newest.parent / "train.yaml"
     if not config.is_file():
         raise KubehabitError(
-            f"{newest.parent} lacks train.yaml, so nothing can be resumed from it. Start anew."
+            f"{newest.parent} lacks train.yaml, so nothing can be resumed from it. Start again without --resume."
         )
     step = _STEP.search(newest.name)
     return Checkpoint(newest.parent.name, newest, config, int(step.group(1)) if step else 0)
@@ -101,7 +101,7 @@ def same_data(tags: Mapping[str, str], fingerprint: str) -> None:
     if began != fingerprint:
         raise KubehabitError(
             f"The stopped training used another dataset (fingerprint {str(began)[:16]}, this one has {fingerprint[:16]}). "
-            "Give the same --data, or start anew without --resume."
+            "Give the same --data, or start again without --resume."
         )
 
 

@@ -109,27 +109,20 @@ class Decision:
         """The comparison for a terminal."""
         against = f"champion (version {self.champion})" if self.champion else "no champion"
         table = Table(title=f"{self.model}: challenger (version {self.challenger}) against {against}")
-        table.add_column("")
-        for column in ("champion", "challenger", "change", "chance"):
-            table.add_column(column, justify="right")
-        table.add_column("")
+        for column in ("", "champion", "challenger", "change", "chance", ""):
+            table.add_column(column, justify="right" if column else "left")
+        shown = {"ok": "ok", "shown": "", "worse": "WORSE", "unclear": "UNCLEAR"}
         for check in self.checks:
-            table.add_row(
-                check.name,
-                check.champion,
-                check.challenger,
-                check.change,
-                "" if check.chance is None else f"{check.chance:.3f}",
-                {"ok": "ok", "shown": "", "worse": "WORSE", "unclear": "UNCLEAR"}[check.verdict],
-            )
+            chance = "" if check.chance is None else f"{check.chance:.3f}"
+            figures = (check.champion, check.challenger, check.change, chance)
+            table.add_row(check.name, *figures, shown[check.verdict])
         return table
 
     def sentence(self) -> str:
         """The decision in words."""
         if not self.promoted:
-            return f"Refused: version {self.challenger} does not become champion.\n" + "\n".join(
-                f"  - {reason}" for reason in self.reasons
-            )
+            refused = f"Refused: version {self.challenger} does not become champion."
+            return "\n".join([refused, *(f"  - {reason}" for reason in self.reasons)])
         if self.dry_run:
             return f"Version {self.challenger} would become champion (dry run, nothing was changed)."
         back = f" Back to version {self.champion}: kubehabit promote --rollback" if self.champion else ""
@@ -434,10 +427,9 @@ def _evaluate(model_uri: str, log: Path, labels: Path | None) -> Mapping[str, An
 
 def _single(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Figures that are one value or a recall by name; runs and curves are left out."""
+    single = bool | int | float | str | None
     return {
-        key: value
-        for key, value in figures.items()
-        if isinstance(value, bool | int | float | str) or value is None or key == "recall_by_class"
+        key: value for key, value in figures.items() if isinstance(value, single) or key == "recall_by_class"
     }
 
 
