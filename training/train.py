@@ -23,7 +23,7 @@ from data.bundle import Bundle
 from data.dataset import ActionTable
 from data.errors import KubehabitError
 from data.principals import PEOPLE_AND_PIPELINES
-from training import checkpoints, package, registry, stability, warm_start
+from training import bundle_writer, checkpoints, registry, stability, warm_start
 from training.calibrate import (
     CalibrationConfig,
     CalibrationResult,
@@ -311,7 +311,7 @@ def _finish(
             **speed,
         }
         mlflow.log_metrics(metrics)
-        checksum = package.write(
+        checksum = bundle_writer.write(
             bundle,
             table=table,
             model=cli.model.config,

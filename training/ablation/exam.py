@@ -20,9 +20,9 @@ from data.habits import Habits
 from data.reconstruction import Model
 from data.windows import Windows
 from training.audit_log import read_log
+from training.bundle_writer import warmup_of
 from training.calibrate import HeldBack, cut_windows
 from training.evaluation.metrics import Actions, Label, Truth, join, named_by
-from training.package import warmup_of
 from training.stretch import LogEncoder
 
 _CHUNK = 2048
