@@ -15,15 +15,15 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from data.errors import KubehabitError
 from data.home import home
 
+#: Steps between checkpoints: a few seconds of work to lose, and a file of a few MB to write.
 EVERY_STEPS = 50
-"""Steps between checkpoints: a few seconds of work to lose, and a file of a few MB to write."""
 
 _STEP = re.compile(r"step=(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a killed training stands.
+    """State of a training that was killed.
 
     Attributes:
         run_id: its MLflow run.
@@ -51,12 +51,12 @@ class _KeepConfig(Callback):
 
 
 def folder_of(run_id: str) -> Path:
-    """Where the checkpoints of a run lie."""
+    """Folder of the checkpoints of a run."""
     return home() / "checkpoints" / run_id
 
 
 def callbacks(run_id: str, config: str) -> list[Callback]:
-    """What keeps the newest checkpoint of a run, and the experiment it belongs to."""
+    """Callbacks that keep the newest checkpoint of a run and its experiment."""
     saver = ModelCheckpoint(
         dirpath=folder_of(run_id),
         filename="{step}",

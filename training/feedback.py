@@ -34,7 +34,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class FeedbackConfig:
-    """How much feedback may teach.
+    """Limits on what feedback may teach.
 
     Attributes:
         actions_per_entry: confirmed actions of one entry that are learned; more are left out and reported.
@@ -59,7 +59,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Lesson:
-    """What became of one entry.
+    """Outcome of one entry.
 
     Attributes:
         found: actions of the entry that the logs hold.
@@ -90,7 +90,7 @@ class Learned:
         training: the same with the confirmed actions and their context added at the end; for drawing windows.
         weights: float64 [confirmed windows], share of each added window in training; they are the last windows of `training`.
         attributes, names: uint64 [K, attributes] and [K], of the confirmed actions, for the habits.
-        lessons: what became of each entry.
+        lessons: outcome of each entry.
     """
 
     table: ActionTable

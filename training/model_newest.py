@@ -1,8 +1,8 @@
 """The score of the newest action alone, laid out for speed: the same numbers as `training.model.Scorer` with half the work.
 
-Windows of one principal share most of their actions. So what an action gives the encoder, two thirds of its arithmetic, is
-computed once for each action instead of once for each window it is in. The LSTM is written out step by step; the first step has
-no state to multiply, the decoder has only that step, and the place embedding of the newest action is a constant of its bias.
+Windows of one principal share most of their actions. So the input projection of the encoder, two thirds of its arithmetic, is
+computed once for each action instead of once for each window it is in. The LSTM is unrolled: its first step has no state to
+multiply, the decoder has only that step, and the place embedding of the newest action is folded into the decoder's bias.
 
 Letters in shapes: A actions, N windows, W actions a window, F fields, E embedding, C condition, H hidden, Z bottleneck.
 """
@@ -17,7 +17,7 @@ from training.model import Autoencoder, ModelConfig
 
 
 def is_supported(config: ModelConfig) -> bool:
-    """Whether an architecture can be laid out so; others are scored by the whole graph."""
+    """True if this layout supports an architecture; others are scored by the full graph."""
     return not (config.cloze or config.bidirectional or config.teacher_forcing)
 
 

@@ -42,7 +42,7 @@ Source = npt.NDArray[np.int64]
 
 @dataclass(slots=True)
 class Carried:
-    """What a warm start took over.
+    """Parameters that a warm start took over.
 
     Attributes:
         champion: where from.

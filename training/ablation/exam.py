@@ -1,4 +1,4 @@
-"""What every variant of an ablation is judged on, and the errors that one model makes on it."""
+"""The data that every variant of an ablation is judged on, and the errors that one model makes on it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """What every variant is judged on; nothing in it depends on a model.
+    """The data that every variant is judged on; nothing in it depends on a model.
 
     Attributes:
         table: the dataset.
@@ -123,7 +123,7 @@ class Exam:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """What one model makes of the exam, float32 [N, F] each: NLL, and as ranks log(1 + rank)."""
+    """Errors of one model on the exam, float32 [N, F] each: NLL, and as ranks log(1 + rank)."""
 
     held: Nll
     whole: Nll

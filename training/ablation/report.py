@@ -42,7 +42,7 @@ def shipped_recall(rows: Sequence[Row]) -> float:
 
 
 def finding(rows: Sequence[Row], shipped: float, noise_of: float) -> str:
-    """What a block shows, in one sentence; `shipped` is the mean recall to compare with."""
+    """The finding of a block in one sentence; `shipped` is the mean recall to compare with."""
     others = [row for row in rows if not row.name.startswith(SHIPPED)]
     if not others:
         low, high = min(row.recall for row in rows), max(row.recall for row in rows)

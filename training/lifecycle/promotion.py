@@ -75,13 +75,13 @@ class Check:
 
     @property
     def refuses(self) -> bool:
-        """Whether this alone keeps the challenger out."""
+        """True if this check alone refuses the challenger."""
         return self.verdict in ("worse", "unclear")
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the gate found.
+    """Decision of the gate.
 
     Attributes:
         promoted: whether the challenger may become (with `dry_run` false: has become) champion.
@@ -265,7 +265,7 @@ def compare_held_back(champion: Bundle, challenger: Bundle, gate: GateConfig) ->
 
 
 def self_checks(model_uri: str, example: str) -> tuple[list[Check], Bundle | None]:
-    """Whether a model is whole: checksums and format, the same numbers as the trained weights, finite scores.
+    """Check a model for integrity: checksums and format, the same numbers as the trained weights, finite scores.
 
     Args:
         example: one raw audit event.
