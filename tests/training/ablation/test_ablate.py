@@ -16,18 +16,10 @@ from data.events import decode_lines
 from data.home import tracking_uri
 from data.reconstruction import OnnxModel
 from tests.conftest import RECORDINGS, ROOT, SMALL, Trained
-from training.ablation.ablate import (
-    EXPERIMENT,
-    AblateConfig,
-    Ablated,
-    Errors,
-    Exam,
-    Where,
-    _pooled,
-    _ratio,
-    ablate,
-)
+from training.ablation.ablate import EXPERIMENT, Where, _ratio, ablate
+from training.ablation.exam import Errors, Exam
 from training.ablation.report import Row, finding, markdown, noise, shipped_recall
+from training.ablation.variants import AblateConfig, Ablated, _pooled
 from training.calibrate import CalibrationConfig, fit
 
 VARIANTS = """
