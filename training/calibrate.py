@@ -1,4 +1,4 @@
-"""Fits, on held-back normal data only, what turns reconstruction error into evidence and verdicts."""
+"""Fits the calibration (tails, rarity of novelty, thresholds) on held-back normal data only."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def calibration_config(keys: Mapping[str, Any]) -> CalibrationConfig:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationResult:
-    """What was fitted, and what it was fitted on.
+    """The fitted calibration, and the data it was fitted on.
 
     Attributes:
         calibration: tails and thresholds.
@@ -180,7 +180,7 @@ def _threshold(
 
 
 def _doubt(count: int) -> float:
-    """How much greater the mean of an exponential may be than that of `count` values of it: its upper 75 % bound.
+    """Upper 75 % bound of the mean of an exponential, as a multiple of the mean of `count` values.
 
     That is 2n over the 25 % quantile of chi-square with 2n degrees of freedom, by Wilson and Hilferty's approximation (1931).
     """
@@ -216,7 +216,7 @@ def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) 
 
 
 def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64], Deeds]:
-    """Let habits live through a dataset in the order of the log.
+    """Feed a dataset to habits in the order of the log.
 
     Args:
         table: the dataset.
@@ -257,7 +257,7 @@ def held_back_rows(table: ActionTable) -> npt.NDArray[np.int64]:
 
 
 def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: npt.NDArray[np.int64]) -> Rarity:
-    """How rarely normal work shows a novelty, once the habits are warm: early on, everything is new."""
+    """Rarity of novelties in normal work, counted once the habits are warm: early on, everything is new."""
     first, last = int(table.time.min()), int(table.time.max())
     warm = (actions >= MATURE) & (table.time > first + _WARM_SHARE * (last - first))
     rows = np.flatnonzero(warm)
@@ -290,7 +290,7 @@ class HeldBack:
 
     @classmethod
     def of(cls, table: ActionTable) -> HeldBack:
-        """Let habits live through the dataset."""
+        """Feed the dataset to new habits."""
         habits = Habits()
         levels, actions, deeds = replay(table, habits)
         return cls(held_back_rows(table), deeds, habits, _rarity(table, levels, actions))

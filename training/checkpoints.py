@@ -15,15 +15,15 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from data.errors import KubehabitError
 from data.paths import home
 
+#: Steps between checkpoints: a few seconds of work to lose, and a file of a few MB to write.
 EVERY_STEPS = 50
-"""Steps between checkpoints: a few seconds of work to lose, and a file of a few MB to write."""
 
 _STEP = re.compile(r"step=(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a killed training stands.
+    """State of a training that was killed.
 
     Attributes:
         run_id: its MLflow run.
@@ -51,12 +51,12 @@ class _KeepConfig(Callback):
 
 
 def folder_of(run_id: str) -> Path:
-    """Where the checkpoints of a run lie."""
+    """Folder of the checkpoints of a run."""
     return home() / "checkpoints" / run_id
 
 
 def callbacks(run_id: str, config: str) -> list[Callback]:
-    """What keeps the newest checkpoint of a run, and the experiment it belongs to."""
+    """Callbacks that keep the newest checkpoint of a run and its experiment."""
     saver = ModelCheckpoint(
         dirpath=folder_of(run_id),
         filename="{step}",
@@ -79,13 +79,13 @@ def find(run: str) -> Checkpoint:
     if not found:
         which = "no training was stopped before its end" if run == "last" else f"run {run} left no checkpoint"
         raise KubehabitError(
-            f"Nothing to resume: {which} (looked in {home() / 'checkpoints'}). Start anew without --resume."
+            f"Nothing to resume: {which} (looked in {home() / 'checkpoints'}). Start again without --resume."
         )
     newest = max(found, key=lambda path: path.stat().st_mtime_ns)
     config = newest.parent / "train.yaml"
     if not config.is_file():
         raise KubehabitError(
-            f"{newest.parent} lacks train.yaml, so nothing can be resumed from it. Start anew."
+            f"{newest.parent} lacks train.yaml, so nothing can be resumed from it. Start again without --resume."
         )
     step = _STEP.search(newest.name)
     return Checkpoint(newest.parent.name, newest, config, int(step.group(1)) if step else 0)
@@ -101,7 +101,7 @@ def same_data(tags: Mapping[str, str], fingerprint: str) -> None:
     if began != fingerprint:
         raise KubehabitError(
             f"The stopped training used another dataset (fingerprint {str(began)[:16]}, this one has {fingerprint[:16]}). "
-            "Give the same --data, or start anew without --resume."
+            "Give the same --data, or start again without --resume."
         )
 
 

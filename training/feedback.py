@@ -3,20 +3,20 @@
 A feedback file holds one JSON object a line: `principal`, `auditIDs`, `verdict` (`normal` or `malicious`), and optionally
 `note` and `time`. The events themselves are read from the logs in which they happened.
 
-Whoever can write feedback can teach, so an attacker who confirms his own alerts is the case to bear in mind. Therefore one entry
-teaches only so many actions, and all of them together only a bounded share of what the model sees; only the principal itself
-learns, not its peers; thresholds are never set on feedback; and a report lists what was taught, most sensitive first.
+Everyone who can write feedback can teach the model, so the threat is an attacker who confirms the alerts about himself. Therefore
+one entry teaches only so many actions, and all of them together only a bounded share of what the model sees; only the principal
+itself learns, not its peers; thresholds are never set on feedback; and a report lists what was taught, most sensitive first.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -29,13 +29,12 @@ from data.vocabulary import SPECIALS, Vocabulary
 from training.audit_log import read_log
 from training.stretch import LogEncoder
 
-VERDICTS = ("normal", "malicious")
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class FeedbackConfig:
-    """How much feedback may teach.
+    """Limits on what feedback may teach.
 
     Attributes:
         actions_per_entry: confirmed actions of one entry that are learned; more are left out and reported.
@@ -48,20 +47,19 @@ class FeedbackConfig:
     share_per_entry: float = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One line of a feedback file."""
 
     principal: str
-    audit_ids: tuple[str, ...]
-    verdict: str
-    note: str = ""
-    time: str = ""
+    audit_ids: tuple[str, ...] = msgspec.field(name="auditIDs")
+    verdict: Literal["normal", "malicious"]
+    note: str | None = None
+    time: str | float | None = None
 
 
 @dataclass(slots=True)
 class Lesson:
-    """What became of one entry.
+    """Outcome of one entry.
 
     Attributes:
         found: actions of the entry that the logs hold.
@@ -92,7 +90,7 @@ class Learned:
         training: the same with the confirmed actions and their context added at the end; for drawing windows.
         weights: float64 [confirmed windows], share of each added window in training; they are the last windows of `training`.
         attributes, names: uint64 [K, attributes] and [K], of the confirmed actions, for the habits.
-        lessons: what became of each entry.
+        lessons: outcome of each entry.
     """
 
     table: ActionTable
@@ -115,17 +113,15 @@ class Learned:
     def describe(self) -> str:
         """The report for a person."""
         lines = [f"feedback: {float(self.weights.sum()):.2%} of what is trained on"]
-        for lesson in self.lessons:
-            if lesson.verdict == "malicious":
-                lines.append(
-                    f"  {lesson.principal}: malicious, {lesson.removed} actions left out of the data"
-                )
-            else:
-                does = "; ".join(f"{count} x {what}" for what, count in list((lesson.does or {}).items())[:4])
-                lines.append(f"  {lesson.principal}: normal, {lesson.learned} actions learned ({does})")
-            if lesson.over_limit:
-                lines.append(f"    {lesson.over_limit} more were not learned: one entry teaches only so much")
-            if not lesson.found:
+        for one in self.lessons:
+            did = f"malicious, {one.removed} actions left out of the data"
+            if one.verdict == "normal":
+                does = "; ".join(f"{count} x {what}" for what, count in list((one.does or {}).items())[:4])
+                did = f"normal, {one.learned} actions learned ({does})"
+            lines.append(f"  {one.principal}: {did}")
+            if one.over_limit:
+                lines.append(f"    {one.over_limit} more were not learned: one entry teaches only so much")
+            if not one.found:
                 lines.append("    none of its audit IDs is in the feedback logs, so nothing came of it")
         return "\n".join(lines)
 
@@ -145,22 +141,12 @@ def read_feedback(path: Path) -> list[Entry]:
         if not line.strip():
             continue
         try:
-            given = json.loads(line)
-            entry = Entry(
-                str(given["principal"]),
-                tuple(map(str, given["auditIDs"])),
-                given["verdict"],
-                str(given.get("note") or ""),
-                str(given.get("time") or ""),
-            )
-            if entry.verdict not in VERDICTS:
-                raise ValueError(f"verdict is {entry.verdict!r}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            entries.append(msgspec.json.decode(line, type=Entry))
+        except msgspec.DecodeError as error:
             raise KubehabitError(
                 f"{path}, line {number} is no feedback ({error}). Each line needs principal, auditIDs (a list) and verdict "
                 "(normal or malicious)."
             ) from error
-        entries.append(entry)
     if not entries:
         raise KubehabitError(f"{path} holds no feedback.")
     return entries
@@ -232,7 +218,7 @@ def learn(
     rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row, key in enumerate(zip(log.name.tolist(), log.audit_id, strict=True)):
         rows_of[key].append(row)
-    lessons = [Lesson(entry.principal, entry.verdict, entry.note) for entry in entries]
+    lessons = [Lesson(entry.principal, entry.verdict, entry.note or "") for entry in entries]
     found = [
         [row for audit_id in entry.audit_ids for row in rows_of.get((entry.principal, audit_id), [])]
         for entry in entries

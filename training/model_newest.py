@@ -1,8 +1,8 @@
 """The score of the newest action alone, laid out for speed: the same numbers as `training.model.Scorer` with half the work.
 
-Windows of one principal share most of their actions. So what an action gives the encoder, two thirds of its arithmetic, is
-computed once for each action instead of once for each window it is in. The LSTM is written out step by step; the first step has
-no state to multiply, the decoder has only that step, and the place embedding of the newest action is a constant of its bias.
+Windows of one principal share most of their actions. So the input projection of the encoder, two thirds of its arithmetic, is
+computed once for each action instead of once for each window it is in. The LSTM is unrolled: its first step has no state to
+multiply, the decoder has only that step, and the place embedding of the newest action is folded into the decoder's bias.
 
 Letters in shapes: A actions, N windows, W actions a window, F fields, E embedding, C condition, H hidden, Z bottleneck.
 """
@@ -17,7 +17,7 @@ from training.model import Autoencoder, ModelConfig
 
 
 def is_supported(config: ModelConfig) -> bool:
-    """Whether an architecture can be laid out so; others are scored by the whole graph."""
+    """True if this layout supports an architecture; others are scored by the full graph."""
     return not (config.cloze or config.bidirectional or config.teacher_forcing)
 
 
@@ -40,21 +40,25 @@ class NewestScorer(nn.Module):
         def bias(lstm: nn.LSTM, wanted: str) -> Tensor:
             return gates(lstm, "bias_ih_l0", wanted) + gates(lstm, "bias_hh_l0", wanted)
 
-        self.read: Tensor
-        self.recall: Tensor
-        self.read_bias: Tensor
-        self.tell: Tensor
-        self.tell_bias: Tensor
+        self.encode_weight: Tensor
+        self.recurrent_weight: Tensor
+        self.encode_bias: Tensor
+        self.decode_weight: Tensor
+        self.decode_bias: Tensor
         encoder, decoder = model.encoder, model.decoder
-        self.register_buffer("read", gates(encoder, "weight_ih_l0", "ifog").T.contiguous())  # [F*E+2C, 4H]
-        self.register_buffer("recall", gates(encoder, "weight_hh_l0", "ifog").T.contiguous())  # [H, 4H]
-        self.register_buffer("read_bias", bias(encoder, "ifog"))  # [4H]
+        self.register_buffer(
+            "encode_weight", gates(encoder, "weight_ih_l0", "ifog").T.contiguous()
+        )  # [F*E+2C, 4H]
+        self.register_buffer(
+            "recurrent_weight", gates(encoder, "weight_hh_l0", "ifog").T.contiguous()
+        )  # [H, 4H]
+        self.register_buffer("encode_bias", bias(encoder, "ifog"))  # [4H]
         # The decoder's only step begins without a state: nothing is forgotten.
-        told = gates(decoder, "weight_ih_l0", "iog")  # [3H, Z+3C]
+        gate = gates(decoder, "weight_ih_l0", "iog")  # [3H, Z+3C]
         given = config.bottleneck + 2 * config.condition
-        self.register_buffer("tell", told[:, :given].T.contiguous())  # [Z+2C, 3H]
-        place = told[:, given:] @ model.place.weight[0].detach()  # [3H]
-        self.register_buffer("tell_bias", bias(decoder, "iog") + place)  # [3H]
+        self.register_buffer("decode_weight", gate[:, :given].T.contiguous())  # [Z+2C, 3H]
+        place = gate[:, given:] @ model.place.weight[0].detach()  # [3H]
+        self.register_buffer("decode_bias", bias(decoder, "iog") + place)  # [3H]
 
     def forward(self, actions: Tensor, principal: Tensor, group: Tensor, index: Tensor) -> Tensor:
         """Reconstruct.
@@ -72,20 +76,22 @@ class NewestScorer(nn.Module):
         model, hidden = self.model, self.hidden
         who = torch.cat([model.principal(principal), model.group(group)], dim=-1)  # [A, 2C]
         embedded = model.tokens(actions + model.offsets).flatten(1)  # [A, F*E]
-        given = torch.addmm(self.read_bias, torch.cat([embedded, who], dim=-1), self.read)  # [A, 4H]
+        given = torch.addmm(
+            self.encode_bias, torch.cat([embedded, who], dim=-1), self.encode_weight
+        )  # [A, 4H]
         # An LSTM that is given nothing at all, not even its bias, stays in the state in which it begins.
         given = functional.pad(given, (0, 0, 0, 1))  # [A+1, 4H]
         state, memory = self._step(given[index[:, 0]], None)  # [N, H] each
         for step in range(1, index.shape[1]):
             # [N, 4H]
-            gates = torch.addmm(given[index[:, step]], state, self.recall)
+            gates = torch.addmm(given[index[:, step]], state, self.recurrent_weight)
             state, memory = self._step(gates, memory)
         newest = index[:, -1]  # [N]
         mine = who[newest]  # [N, 2C]
         code = torch.tanh(model.squeeze(state))  # [N, Z]
-        told = torch.addmm(self.tell_bias, torch.cat([code, mine], dim=-1), self.tell)  # [N, 3H]
-        inward, outward = torch.split(torch.sigmoid(told[:, : 2 * hidden]), hidden, 1)  # [N, H] each
-        decoded = outward * torch.tanh(inward * torch.tanh(told[:, 2 * hidden :]))  # [N, H]
+        gate = torch.addmm(self.decode_bias, torch.cat([code, mine], dim=-1), self.decode_weight)  # [N, 3H]
+        inward, outward = torch.split(torch.sigmoid(gate[:, : 2 * hidden]), hidden, 1)  # [N, H] each
+        decoded = outward * torch.tanh(inward * torch.tanh(gate[:, 2 * hidden :]))  # [N, H]
         logits = model.heads(torch.cat([decoded, mine], dim=-1))  # [N, V]
         targets = actions[newest]  # [N, F]
         parts = torch.split(logits, list(self.sizes), dim=-1)

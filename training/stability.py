@@ -62,7 +62,7 @@ def noise_level(bins: int, n: float, m: float, chance: float) -> float:
 def reference(
     table: ActionTable, rows: npt.NDArray[np.int64], surprise: Values, flagged: npt.NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """What drift is measured against: how surprising and how unknown held-back normal actions were at calibration.
+    """The reference for drift: surprise and shares of unknown values of held-back normal actions at calibration.
 
     Args:
         rows: int64 [M], rows of the held-back actions in the table.

@@ -24,7 +24,7 @@ from data.errors import KubehabitError
 from data.fields import FIELDS
 from data.identity import PEOPLE_AND_PIPELINES
 from data.table import ActionTable
-from training import checkpoints, package, registry, stability, warm_start
+from training import bundle_writer, checkpoints, registry, stability, warm_start
 from training.calibrate import (
     CalibrationConfig,
     CalibrationResult,
@@ -43,7 +43,7 @@ Chosen = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class RegisterConfig:
-    """Where the result goes.
+    """Destination of the result.
 
     Attributes:
         name: registered model.
@@ -61,7 +61,7 @@ class RegisterConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a training run produced."""
+    """Result of a training run."""
 
     run_id: str
     model_name: str
@@ -96,7 +96,7 @@ class _Curves(Callback):
             self.train.append((step, float(trainer.callback_metrics["train_nll"])))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that the curves of a resumed training are whole."""
+        """Curves so far, so that those of a resumed training are complete."""
         return {"train": self.train, "held_back": self.held_back}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -212,7 +212,7 @@ def train(
 def _train(
     cli: ExperimentCLI, options: RegisterConfig, resumed: checkpoints.Checkpoint | None, champion: str | None
 ) -> TrainResult:
-    """What `train` does once its options are known and MLflow is connected."""
+    """`train` with parsed options, inside `registry.connected()`."""
     import mlflow
     import torch
 
@@ -303,7 +303,7 @@ def _finish(
             **speed,
         }
         mlflow.log_metrics(metrics)
-        checksum = package.write(
+        checksum = bundle_writer.write(
             bundle,
             table=table,
             model=cli.model.config,
@@ -351,7 +351,7 @@ def _log_plots(table: ActionTable, fitted: CalibrationResult, curves: _Curves) -
 
 
 def distributed_worker() -> bool:
-    """Whether Lightning started this process to drive a further device of a training that another process leads."""
+    """True if Lightning started this process to drive a further device of a training that another process leads."""
     return os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0"
 
 

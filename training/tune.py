@@ -1,9 +1,9 @@
 """`kubehabit tune`: a search for hyperparameters that sees held-back normal data only.
 
-There are no attacks to tune on, so they are imitated: into a held-back window of one principal the newest action of another is
-put, one that the first never did in training. A good model finds most of these swaps surprising at a threshold that hardly any
-untouched window reaches, and reconstructs untouched windows well. Optuna's tree-structured Parzen estimator (Bergstra et al.
-2011) proposes what to try next; its trials lie in SQLite, so a search that was stopped goes on.
+There are no attacks to tune on, so they are imitated: the newest action of a held-back window is swapped for an action of another
+principal that its own principal never did in training. A good model finds most swaps surprising at a threshold that hardly any
+untouched window reaches, and reconstructs untouched windows well. Optuna's Parzen estimator (TPE, Bergstra et al. 2011)
+proposes the trials; they are stored in SQLite, so an interrupted search can be resumed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ACTION = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace")
 
 @dataclass(frozen=True, slots=True)
 class TuneConfig(ConfigFile):
-    """What is searched and how a trial is scored; see `configs/tune.yaml`. A `space` replaces the shipped one."""
+    """Search space, and weights of the objective; see `configs/tune.yaml`. A `space` replaces the shipped one."""
 
     file: ClassVar[str] = "tune.yaml"
     trials: int
@@ -76,7 +76,7 @@ class Swaps:
 
 
 def swaps(table: ActionTable, window: int, count: int, seed: int = 0) -> Swaps:
-    """Draw held-back windows and swap their newest action for one that another principal did and theirs never did in training.
+    """Draw held-back windows and swap their newest action for one of another principal that their own never did in training.
 
     Raises:
         KubehabitError: no held-back window can be swapped.

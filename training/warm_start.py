@@ -42,7 +42,7 @@ Source = npt.NDArray[np.int64]
 
 @dataclass(slots=True)
 class Carried:
-    """What a warm start took over.
+    """Parameters that a warm start took over.
 
     Attributes:
         champion: where from.
@@ -143,7 +143,7 @@ def token_sources(old: Vocabulary, new: Vocabulary) -> tuple[Source, Source]:
 
 
 def name_sources(old: Mapping[str, int], new: Mapping[str, int]) -> tuple[Source, int]:
-    """Which row of the old model each name of the new one takes; a new name takes row 0, what is known of anybody.
+    """Which row of the old model each name of the new one takes; a new name takes row 0, that of an unknown one.
 
     Returns:
         int64 [names + 1], and how many names were known.

@@ -44,7 +44,7 @@ _TRAINS = ("training/model.py", "training/module.py", "training/datamodule.py")
 _JUDGES = (
     *("data/**/*.py", "detection/**/*.py", "configs/actions.yaml", "configs/sensitivity.yaml"),
     *(f"training/{name}.py" for name in ("model", "module", "datamodule", "calibrate")),
-    *("training/baselines/base.py", "training/evaluation/metrics.py"),
+    *("training/stretch.py", "training/evaluation/metrics.py"),
     *(f"training/ablation/{name}.py" for name in ("variants", "exam", "ablate")),
 )
 #: Steps of training that take about as long as judging one variant; for the time left.
@@ -166,7 +166,7 @@ class Where:
 
     @classmethod
     def of(cls, data: Path | None, log: Path | None, labels: Path | None) -> Where:
-        """What is given; what is not comes from the shipped recordings, whose dataset is built in `home()` once.
+        """The given paths; missing ones are those of the shipped recordings, whose dataset is built in `home()` once.
 
         Raises:
             KubehabitError: a log without its labels or labels without their log, or no recordings are shipped here.
@@ -251,12 +251,12 @@ class _Experiment:
         }
 
     def key(self, variant: Variant) -> str:
-        """What the variant's figures depend on."""
+        """Digest of everything that the variant's figures depend on."""
         words = [variant.model, dict(variant.calibration), dict(variant.judge), variant.ranks]
         return _digest(*self._judged, json.dumps(words))
 
     def cache(self, variant: Variant) -> Path:
-        """Where the errors of the variant's model are kept."""
+        """File that keeps the errors of the variant's model."""
         return home() / "ablation" / f"{_digest(*self._trained, variant.model)[:32]}.npz"
 
     def run(self, waiting: Sequence[Variant]) -> None:

@@ -1,4 +1,4 @@
-"""What every variant of an ablation is judged on, and the errors that one model makes on it."""
+"""The data that every variant of an ablation is judged on, and the errors that one model makes on it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from data.reconstruction import Model
 from data.table import ActionTable, cut_windows, load
 from data.windows import Windows
 from training.audit_log import read_log
+from training.bundle_writer import warmup_of
 from training.calibrate import HeldBack
 from training.evaluation.metrics import Actions, Label, Truth, join, named_by
-from training.package import warmup_of
 from training.stretch import LogEncoder
 
 _CHUNK = 2048
@@ -73,7 +73,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """What every variant is judged on; nothing in it depends on a model.
+    """The data that every variant is judged on; nothing in it depends on a model.
 
     Attributes:
         table: the dataset.
@@ -123,7 +123,7 @@ class Exam:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """What one model makes of the exam, float32 [N, F] each: NLL, and as ranks log(1 + rank)."""
+    """Errors of one model on the exam, float32 [N, F] each: NLL, and as ranks log(1 + rank)."""
 
     held: Nll
     whole: Nll

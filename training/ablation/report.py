@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 SHIPPED = "shipped"
 _RATES = (1, 3, 10)
+#: Rates whose mean recall is what variants are compared by: what people can live with.
 _WEIGHED = (1, 3)
-"""Rates whose mean recall is what variants are compared by: what people can live with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def shipped_recall(rows: Sequence[Row]) -> float:
 
 
 def finding(rows: Sequence[Row], shipped: float, noise_of: float) -> str:
-    """What a block shows, in one sentence; `shipped` is the mean recall to compare with."""
+    """The finding of a block in one sentence; `shipped` is the mean recall to compare with."""
     others = [row for row in rows if not row.name.startswith(SHIPPED)]
     if not others:
         low, high = min(row.recall for row in rows), max(row.recall for row in rows)
@@ -58,14 +58,12 @@ def finding(rows: Sequence[Row], shipped: float, noise_of: float) -> str:
     worse = [row for row in by_recall if row.recall < shipped - noise_of - 1e-9]
     better = [row for row in reversed(by_recall) if row.recall > shipped + noise_of + 1e-9]
     same = [row.name for row in others if row not in worse and row not in better]
-    parts = []
-    if worse:
-        parts.append(f"worse by more than noise: {listed(worse)}")
-    if better:
-        parts.append(f"better by more than noise: {listed(better)}")
-    if same:
-        parts.append(f"no different that this log could show: {', '.join(same)}")
-    sentence = "; ".join(parts)
+    parts = {
+        "worse by more than noise": listed(worse),
+        "better by more than noise": listed(better),
+        "no different that this log could show": ", ".join(same),
+    }
+    sentence = "; ".join(f"{what}: {names}" for what, names in parts.items() if names)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
@@ -89,7 +87,7 @@ def markdown(
         "",
         "Written by `kubehabit ablate`; every row is a run of the MLflow experiment `kubehabit-ablation`, which holds this page "
         "and its plot as well.",
-        "What is varied stands in `configs/ablate.yaml`. `kubehabit ablate --out docs/ablations.md` makes it anew; variants",
+        "What is varied stands in `configs/ablate.yaml`. `kubehabit ablate --out docs/ablations.md` writes it again; variants",
         "that have been judged with the same data, settings and source are not run again.",
         "",
         f"- Each model is trained for {steps:,} steps on the dataset `{fingerprint[:16]}` and judged on `{log}`:",
@@ -111,14 +109,13 @@ def markdown(
     ]
     for title, members in groupby(rows, key=lambda row: row.block):
         block = list(members)
-        lines += [f"## {title}", "", f"{block[0].question} {finding(block, reference, limit)}", ""]
         lines += [
+            *(f"## {title}", "", f"{block[0].question} {finding(block, reference, limit)}", ""),
             "| variant | threshold | habit-only | false | strict | 1 / 3 / 10 | actions | system | held-back NLL |",
             "|---|---|---|---|---|---|---|---|---|",
+            *(_line(row) for row in (block if shipped in block else [shipped, *block])),
+            "",
         ]
-        compared = block if shipped in block else [shipped, *block]
-        lines += [_line(row) for row in compared]
-        lines.append("")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""What an ablation varies: `configs/ablate.yaml`, and the calibration with one of its choices changed."""
+"""Variants of an ablation (`configs/ablate.yaml`), and the calibration with one of its choices changed."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Variant:
 
     @property
     def options(self) -> list[str]:
-        """What it changes in the experiment, as options of Lightning's command line."""
+        """Its changes to the experiment, as options of Lightning's command line."""
         seeds = {} if self.seed is None else {"seed_everything": self.seed, "data.seed": self.seed}
         return [f"--{key}={json.dumps(value)}" for key, value in (*seeds.items(), *self.train.items())]
 
     @property
     def model(self) -> str:
-        """What its model depends on; variants that are equal in it share one."""
+        """Key of its model; variants with equal keys share one."""
         return json.dumps([self.options, sorted(self.blind)])
 
 
@@ -63,7 +63,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class AblateConfig:
-    """What is varied; see `configs/ablate.yaml`."""
+    """All variants; see `configs/ablate.yaml`."""
 
     blocks: tuple[Block, ...]
 

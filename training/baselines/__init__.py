@@ -1,4 +1,4 @@
-"""Detectors behind one interface, `fit -> infer_threshold -> predict`: the product and all it is compared with."""
+"""Detectors behind one interface, `fit -> infer_threshold -> predict`: the product and the baselines it is compared with."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ __all__ = [
     "of_dataset",
 ]
 
+#: Parts of the product shown alone; no baselines to be better than.
 ABLATIONS = (ReconstructionError.title,)
-"""Parts of the product shown alone; no baselines to be better than."""
 
 
 def baselines(table: ActionTable, model: dict[str, Any]) -> list[Baseline]:

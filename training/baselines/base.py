@@ -1,4 +1,4 @@
-"""What every baseline has in common: what it answers, and how its threshold is set.
+"""Interface of the baselines: their predictions, and the inference of their thresholds.
 
 The contract is `fit -> infer_threshold -> predict`, and all three are shown actions in the order of the log. A detector is a
 stream: what it has been shown counts as history for what comes next, as it does for the product, so each stretch is shown once.

@@ -17,7 +17,7 @@ _COUNTED = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace"
 class IsolationForest(Baseline):
     """Score: isolation score of how far the counts of each token in the window differ from the principal's own mean.
 
-    Who is new is compared with the mean of its peer group, and a group that is new with everybody's.
+    A new principal is compared with the mean of its peer group, a new group with the mean of all.
     """
 
     title: ClassVar[str] = "isolation forest"
@@ -39,11 +39,11 @@ class IsolationForest(Baseline):
         self._tokens = tokens
         self._columns: list[Ints] = []
         self._means: dict[tuple[str, int], Floats] = {}
-        self._everybody: Floats = np.empty(0)
+        self._all: Floats = np.empty(0)
         self._forest = Forest(n_estimators=trees, max_samples=samples, random_state=seed)
 
     def fit(self, train: Stretch) -> Self:
-        """Learn everybody's mean window, and grow the forest on the differences from it."""
+        """Learn the mean window of each principal, of each group and of all, and grow the forest on the differences from it."""
         for field in _COUNTED:
             seen = np.bincount(train.tokens[:, field])
             table = np.full(len(seen) + 1, self._tokens, np.int64)
@@ -51,7 +51,7 @@ class IsolationForest(Baseline):
             table[common] = np.arange(len(common))
             self._columns.append(table)
         counts = self._count(train)
-        self._everybody = counts.mean(axis=0)
+        self._all = counts.mean(axis=0)
         for label, ids in (("principal", train.principal), ("group", train.group)):
             for key in np.unique(ids).tolist():
                 if key:
@@ -88,7 +88,7 @@ class IsolationForest(Baseline):
 
     def _differences(self, stretch: Stretch, counts: Floats) -> Floats:
         means = [
-            self._means.get(("principal", who), self._means.get(("group", peers), self._everybody))
+            self._means.get(("principal", who), self._means.get(("group", peers), self._all))
             for who, peers in zip(stretch.principal.tolist(), stretch.group.tolist(), strict=True)
         ]
         return counts - np.array(means)

@@ -51,7 +51,7 @@ class Ngram(Baseline):
         for row, (symbol, who, peers, kind) in enumerate(rows):
             before, last = self._last.get(who, (_START, _START))
             contexts: tuple[Hashable, ...] = (
-                "anybody",
+                "anyone",
                 kind,
                 ("group", peers),
                 ("principal", who),

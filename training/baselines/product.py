@@ -13,8 +13,8 @@ from training.baselines.base import Baseline, Floats, Prediction, Recent
 from training.stretch import Ints, Stretch
 
 _BATCH = 512
+#: Fields that are context only, as in the shipped calibration.
 _UNSCORED = ("gap", "owner")
-"""Fields that are context only, as in the shipped calibration."""
 
 
 class ProductDetector:

@@ -14,8 +14,8 @@ Flags = npt.NDArray[np.bool_]
 
 DRAWS = 2000
 COVERAGE = 0.95
+#: Microseconds of a block of time; a recording of minutes has few blocks, so its intervals are wide, as they should be.
 BLOCK = 120_000_000
-"""Microseconds of a block of time; a recording of minutes has few blocks, so its intervals are wide, as they should be."""
 
 SEED = 7
 

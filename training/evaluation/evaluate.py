@@ -96,7 +96,7 @@ def judge(
 
 
 def _trivial(actions: Actions, truth: Truth) -> Figures:
-    """What needs no model: never and always raising an alarm."""
+    """The two trivial baselines: never and always raising an alarm."""
     none, every = np.zeros(len(actions), bool), np.ones(len(actions), bool)
     always = dict.fromkeys(range(len(actions)), "high")
     return {
@@ -111,7 +111,7 @@ def _brief(figures: Figures) -> Figures:
 
 @dataclass(slots=True)
 class _Answers:
-    """What one detector answered on the whole log, and on the log without what the labels name."""
+    """Answers of one detector on the whole log, and on the log without what the labels name."""
 
     score: Floats
     flagged: Flags
@@ -146,7 +146,7 @@ class _LogReplay:
         return stretch, audit_ids
 
     def answers(self, title: str) -> _Answers:
-        """What a detector answered to all that it was shown."""
+        """Answers of one detector to all events so far."""
         parts = self.parts[title]
         flagged = np.concatenate([part.flagged for part in parts])
         levels = [level for part in parts for level in part.severity]

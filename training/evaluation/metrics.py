@@ -1,4 +1,4 @@
-"""The arithmetic of judging: labels joined with actions, incidents, verdicts, and recall over the rate of false incidents.
+"""Detection metrics: labels joined with actions, incidents, verdicts, and recall over the rate of false incidents.
 
 Definitions (docs/evaluation.md): an incident is the flagged actions of one principal at most ten minutes apart; it is false if it
 holds no action of a labelled run, of what a run made controllers do, or of the clean-up after it. A run is detected if an alert
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def is_attack(self) -> bool:
-        """Whether it is an attack; else it is a benign look-alike."""
+        """True for an attack, False for a benign look-alike."""
         return bool(self.label["kind"] == "attack")
 
 
@@ -206,7 +206,7 @@ def verdict(
 
 
 def _outcome(run: Run, flagged: Flags, level: Mapping[int, int]) -> dict[str, Any]:
-    """What became of a run, given the severity level of the incident of each flagged row."""
+    """Outcome of a run, given the severity level of the incident of each flagged row."""
     hits = np.flatnonzero(flagged[run.rows])
     return {
         **{key: run.label.get(key) for key in ("scenario", "family", "class", "mode", "kind", "principal")},
@@ -218,7 +218,7 @@ def _outcome(run: Run, flagged: Flags, level: Mapping[int, int]) -> dict[str, An
 
 
 def _delays(attacks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How many of a run's actions had happened when it was found: median and distribution over detected runs."""
+    """Actions of a run until its detection: median and distribution over detected runs."""
     after = sorted(int(run["actions_to_detection"]) for run in attacks if run["detected"])
     return {
         "median_actions_to_detection": float(np.median(after)) if after else None,
@@ -320,7 +320,7 @@ def curve(
 
 
 def _added(times: list[int], time: int) -> int:
-    """Put one more time among the sorted times of a principal; how many incidents that adds (-1, 0 or 1)."""
+    """Insert a time into the sorted times of a principal; returns the change in incidents (-1, 0 or 1)."""
     at = bisect_left(times, time)
     before = at > 0 and time - times[at - 1] <= INCIDENT_GAP
     after = at < len(times) and times[at] - time <= INCIDENT_GAP
@@ -407,7 +407,7 @@ def ranking(actions: Actions, truth: Truth, score: Floats, found: Curve) -> dict
 
 
 def compare(mine: Curve, baselines: Mapping[str, Curve], truth: Truth) -> dict[str, Any]:
-    """How far ahead of the best baseline a detector is at equal false incidents (strict ones, at 1 and 3 per 10,000).
+    """Lead of a detector over the best baseline at equal false incidents (strict ones, at 1 and 3 per 10,000).
 
     Returns:
         For each rate: the best baseline and its recall, the difference, the share of the runs it misses that are caught here,

@@ -1,4 +1,4 @@
-"""Pictures for a run: what the model learned, how it was calibrated, what it caught."""
+"""Plots for an MLflow run: training, calibration, detection and drift."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def losses(train: Sequence[tuple[int, float]], held_back: Sequence[tuple[int, fl
 
 
 def fields(fitted: CalibrationResult) -> Figure:
-    """How well each field is reconstructed on held-back actions."""
+    """Reconstruction error of each field on held-back actions: mean and 99th percentile."""
     figure, axes = _figure("Reconstruction error of each field, held-back normal actions", height=5)
     mean, high = fitted.nll.mean(axis=0), np.quantile(fitted.nll, 0.99, axis=0)
     order = np.argsort(mean)
@@ -68,7 +68,7 @@ def fields(fitted: CalibrationResult) -> Figure:
 
 
 def calibration(fitted: CalibrationResult, table: ActionTable) -> Figure:
-    """Whether evidence means what it says: share of held-back normal actions beyond each level, against the promise."""
+    """Calibration: share of held-back normal actions beyond each level of evidence, beside the nominal share."""
     figure, axes = _figure("Calibration on held-back normal actions")
     kinds = table.kind[fitted.rows]
     for label, chosen, colour in (
@@ -148,7 +148,7 @@ def scenarios(caught: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def delays(after: Mapping[str, Mapping[str, int]]) -> Figure:
-    """How many of a run's actions had happened when it was found: share of the detected runs, one line a detector."""
+    """Cumulative share of the detected runs over their own actions until detection, one line a detector."""
     figure, axes = _figure("Actions until detection, detected attack runs")
     for index, (title, counts) in enumerate(after.items()):
         actions, found = zip(*sorted((int(actions), runs) for actions, runs in counts.items()), strict=True)

@@ -1,4 +1,4 @@
-"""Drift: whether the cluster still does what the model was calibrated on, and in words, whether to train again.
+"""Drift of the cluster since a model was calibrated, and advice in words on whether to train again.
 
 Each principal's surprise now is compared with its surprise at calibration by the population stability index
 (`training.stability`).
@@ -86,7 +86,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """What has changed since calibration.
+    """Changes since calibration.
 
     Attributes:
         unknown: field -> [share of unknown values at calibration, now].
@@ -153,7 +153,7 @@ def _named(principals: Mapping[str, int], most: int = 5) -> str:
 
 
 class _Observed:
-    """What a log holds, gathered chunk by chunk."""
+    """Statistics of a log, gathered chunk by chunk."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.detector = Detector(bundle)
@@ -242,7 +242,7 @@ def advise(report: Mapping[str, Any], config: DriftConfig) -> tuple[list[str], s
     share = sum(one.actions for one in changed) / actions
     if share > config.changed_actions:
         reasons.append(
-            f"{len(changed)} principals behave otherwise than at calibration; theirs are {share:.0%} of all actions."
+            f"{len(changed)} principals behave differently than at calibration; they account for {share:.0%} of all actions."
         )
     for name, (before, now) in report["unknown"].items():
         # The share must rise by more than matters and by more than its own noise.

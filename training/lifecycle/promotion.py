@@ -76,13 +76,13 @@ class Check:
 
     @property
     def refuses(self) -> bool:
-        """Whether this alone keeps the challenger out."""
+        """True if this check alone refuses the challenger."""
         return self.verdict in ("worse", "unclear")
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the gate found.
+    """Decision of the gate.
 
     Attributes:
         promoted: whether the challenger may become (with `dry_run` false: has become) champion.
@@ -110,27 +110,20 @@ class Decision:
         """The comparison for a terminal."""
         against = f"champion (version {self.champion})" if self.champion else "no champion"
         table = Table(title=f"{self.model}: challenger (version {self.challenger}) against {against}")
-        table.add_column("")
-        for column in ("champion", "challenger", "change", "chance"):
-            table.add_column(column, justify="right")
-        table.add_column("")
+        for column in ("", "champion", "challenger", "change", "chance", ""):
+            table.add_column(column, justify="right" if column else "left")
+        shown = {"ok": "ok", "shown": "", "worse": "WORSE", "unclear": "UNCLEAR"}
         for check in self.checks:
-            table.add_row(
-                check.name,
-                check.champion,
-                check.challenger,
-                check.change,
-                "" if check.chance is None else f"{check.chance:.3f}",
-                {"ok": "ok", "shown": "", "worse": "WORSE", "unclear": "UNCLEAR"}[check.verdict],
-            )
+            chance = "" if check.chance is None else f"{check.chance:.3f}"
+            figures = (check.champion, check.challenger, check.change, chance)
+            table.add_row(check.name, *figures, shown[check.verdict])
         return table
 
     def sentence(self) -> str:
         """The decision in words."""
         if not self.promoted:
-            return f"Refused: version {self.challenger} does not become champion.\n" + "\n".join(
-                f"  - {reason}" for reason in self.reasons
-            )
+            refused = f"Refused: version {self.challenger} does not become champion."
+            return "\n".join([refused, *(f"  - {reason}" for reason in self.reasons)])
         if self.dry_run:
             return f"Version {self.challenger} would become champion (dry run, nothing was changed)."
         back = f" Back to version {self.champion}: kubehabit promote --rollback" if self.champion else ""
@@ -273,7 +266,7 @@ def compare_held_back(champion: Bundle, challenger: Bundle, gate: GateConfig) ->
 
 
 def self_checks(model_uri: str, example: str) -> tuple[list[Check], Bundle | None]:
-    """Whether a model is whole: checksums and format, the same numbers as the trained weights, finite scores.
+    """Check a model for integrity: checksums and format, the same numbers as the trained weights, finite scores.
 
     Args:
         example: one raw audit event.
@@ -433,10 +426,9 @@ def _evaluate(model_uri: str, log: Path, labels: Path | None) -> Mapping[str, An
 
 def _single(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Figures that are one value or a recall by name; runs and curves are left out."""
+    single = bool | int | float | str | None
     return {
-        key: value
-        for key, value in figures.items()
-        if isinstance(value, bool | int | float | str) or value is None or key == "recall_by_class"
+        key: value for key, value in figures.items() if isinstance(value, single) or key == "recall_by_class"
     }
 
 

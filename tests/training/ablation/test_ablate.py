@@ -72,7 +72,7 @@ def test_an_exam_scores_the_log_exactly_as_the_detector_does(
 def test_the_clean_replay_is_the_log_had_there_been_no_attack(exam: Exam) -> None:
     done = {
         audit_id
-        for label in exam.labels
+        for label in (run.label for run in exam.truth.runs)
         for key in ("audit_ids", "induced_audit_ids", "ignore_audit_ids")
         for audit_id in label.get(key) or ()
     }
