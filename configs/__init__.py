@@ -1,4 +1,1 @@
-"""Every knob, as YAML; this package only carries the files, so that they install with the code.
-
-A command that is given no ``--config`` reads the file of its name from here.
-"""
+"""Every knob, as YAML, packaged with the code. A command without `--config` reads the file of its name."""

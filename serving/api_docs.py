@@ -1,4 +1,4 @@
-"""The page at /docs: Swagger UI from the package that carries its files, so that a browser needs no other host."""
+"""The page at /docs: Swagger UI from a package with its files, so that a browser needs no other host."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fastapi import FastAPI, Response
 
 from serving.problems import ProblemError
 
+# Scripts and requests of this service only: a token entered on the page cannot go elsewhere.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Scripts and requests of this service only: a token typed into the page has nowhere else to go."""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -24,7 +24,7 @@ _PAGE = """<!DOCTYPE html>
 <link rel="icon" href="data:,">
 </head>
 <body>
-<div id="page"><noscript>This page needs JavaScript; the same is told by openapi.json.</noscript></div>
+<div id="page"><noscript>This page needs JavaScript; openapi.json holds the same.</noscript></div>
 <script src="docs/swagger-ui-bundle.js"></script>
 <script src="docs/start.js"></script>
 </body>

@@ -1,8 +1,10 @@
-"""Request bodies: decompression that cannot be made to fill the memory."""
+"""Request bodies: decompression in bounded memory."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import zstandard
 
@@ -14,9 +16,9 @@ _GZIP = 31  # zlib's window bits for "gzip header expected"
 _MAX_WINDOW = 64 * MEBIBYTE
 # zstd can turn 4 bytes into a block of 128 KiB: a step of this size yields at most 16 MiB before the limit is checked.
 _ZSTD_STEP = 512
-# gzip at most 1,032 bytes of one: 16 MiB a step. What follows a member is copied, so a step also bounds what small ones cost.
+# gzip yields at most 1,032 bytes for one: 16 MiB a step. The rest after a member is copied, so a step bounds that cost, too.
 _GZIP_STEP = 16 * 1024
-# In 16 MiB a million parts of nothing could come, and never meet the limit on the result. bgzip makes one of each 64 KiB.
+# 16 MiB could hold a million empty parts without reaching the limit on the result. bgzip makes a part of each 64 KiB.
 _MAX_PARTS = 10_000
 
 
@@ -34,10 +36,10 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     Args:
         body: as sent.
         encoding: value of the header; empty or "identity" for none.
-        limit: most bytes the result may have.
+        limit: maximum size of the result, bytes.
 
     Raises:
-        ProblemError: 415 for another encoding, 413 over the limit, 400 for damaged or cut-off data.
+        ProblemError: 415 for another encoding, 413 over the limit, 400 for damaged or truncated data.
     """
     name = encoding.strip().lower()
     if name in ("", "identity"):
@@ -45,59 +47,38 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     if name not in ENCODINGS and name != "x-gzip":
         raise ProblemError(415, f"Content-Encoding {name[:40]!r} is not read here: use gzip, zstd or none.")
     try:
-        return _unzstd(body, limit) if name == "zstd" else _gunzip(body, limit)
+        if name == "zstd":
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+            return _inflate(body, limit, _ZSTD_STEP, decompressor.decompressobj, padded=False)
+        return _inflate(body, limit, _GZIP_STEP, lambda: zlib.decompressobj(_GZIP), padded=True)
     except (zlib.error, zstandard.ZstdError, EOFError) as error:
         detail = f"The {name} body is damaged or cut off ({error}): nothing of it was scored, send it again."
         raise ProblemError(400, detail) from error
 
 
-def _gunzip(body: bytes, limit: int) -> bytes:
+def _inflate(body: bytes, limit: int, step_bytes: int, new_part: Callable[[], Any], *, padded: bool) -> bytes:
+    """Decompress concatenated parts (gzip members, zstd frames) step by step; NULs may follow a gzip member."""
     out = bytearray()
-    member, begun, members = zlib.decompressobj(_GZIP), False, 0
-    for start in range(0, len(body), _GZIP_STEP):
-        step = body[start : start + _GZIP_STEP]
+    part, begun, parts = new_part(), False, 0
+    for start in range(0, len(body), step_bytes):
+        step = body[start : start + step_bytes]
         while step:
-            if not begun:
-                step = step.lstrip(b"\0") if members else step  # padding after a member is legal
+            if padded and parts and not begun:
+                step = step.lstrip(b"\0")
                 if not step:
                     break
-            out += member.decompress(step)
+            out += part.decompress(step)
             begun = True
             if len(out) > limit:
                 raise too_large(limit, " after decompression", "limits.decompressed_mb")
-            step = member.unused_data
-            if member.eof:
-                members = _one_more(members)
-                member, begun = zlib.decompressobj(_GZIP), False
+            step = part.unused_data if part.eof else b""
+            if part.eof:
+                if parts >= _MAX_PARTS:
+                    raise ProblemError(
+                        413,
+                        f"The body consists of more than {_MAX_PARTS:,} compressed parts: compress a batch as a whole.",
+                    )
+                part, begun, parts = new_part(), False, parts + 1
     if begun:
         raise EOFError("it ends too early")
     return bytes(out)
-
-
-def _unzstd(body: bytes, limit: int) -> bytes:
-    out = bytearray()
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-    frame, begun, frames = decompressor.decompressobj(), False, 0
-    for start in range(0, len(body), _ZSTD_STEP):
-        step = body[start : start + _ZSTD_STEP]
-        while step:
-            out += frame.decompress(step)
-            begun = True
-            if len(out) > limit:
-                raise too_large(limit, " after decompression", "limits.decompressed_mb")
-            step = frame.unused_data if frame.eof else b""
-            if frame.eof:
-                frames = _one_more(frames)
-                frame, begun = decompressor.decompressobj(), False
-    if begun:
-        raise EOFError("it ends too early")
-    return bytes(out)
-
-
-def _one_more(parts: int) -> int:
-    if parts >= _MAX_PARTS:
-        detail = (
-            f"The body consists of more than {_MAX_PARTS:,} compressed parts: compress a batch as a whole."
-        )
-        raise ProblemError(413, detail)
-    return parts + 1

@@ -1,4 +1,4 @@
-"""Connections of the HTTP server: bounded in number, in the size of what comes before a body, and in the time all of it takes."""
+"""Limits of HTTP connections: their number, the size of request heads, and the time a head or a body may take."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving.problems import MEDIA_TYPE, Problem
 from serving.tls import client_certificate
 
+# Request line and headers together; the parser itself has no limit.
 MAX_HEAD_BYTES = 32 * 1024
-"""Request line and headers together; the parser itself would take any amount."""
+# For the first request to begin and for each head to be complete, against clients that send a byte now and then.
 HEAD_SECONDS = 15.0
-"""For a first request to begin and for any head to be complete. A client that sends a byte now and then holds no connection."""
+# For a body: 16 MiB at 280 KB/s. A slower client would hold a place in the queue.
 BODY_SECONDS = 60.0
-"""For a body: a batch of 16 MiB at 280 KB/s. A client that sends slower than that would hold a place among those that wait."""
+# Simultaneous. Each costs a file descriptor, and the store must always get one.
 MAX_CONNECTIONS = 1000
-"""At the same time. Each costs a file descriptor, and the store must always be able to have one."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, with limits, and with the client's certificate in the scope of its requests."""
+    """uvicorn's connection with limits and the client's certificate in the scope of its requests."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -35,7 +35,7 @@ class Connection(HttpToolsProtocol):
         self._certificate: object = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there, its TLS handshake done."""
+        """A client connected, its TLS handshake done."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             self._refuse(503, "Too many connections are open: close some, or try again later.")
@@ -45,12 +45,12 @@ class Connection(HttpToolsProtocol):
         self._within(HEAD_SECONDS, "The request did not begin, or its headers did not end, in time.")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """The connection ended."""
         self._stop_clock()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came; those of a head are counted, as the parser keeps them until it is complete."""
+        """Count the bytes of a head, which the parser keeps until it is complete."""
         if self._refused:
             return
         if self._in_head:
@@ -58,12 +58,12 @@ class Connection(HttpToolsProtocol):
                 self._within(HEAD_SECONDS, "The headers did not end in time.")
             self._fed += len(data)
         super().data_received(data)
-        # More than a head in one piece may begin a body: then the head is complete by now, and was measured there.
+        # A piece may also contain the start of the body; then the head was complete and checked in `on_headers_complete`.
         if self._in_head and self._fed > MAX_HEAD_BYTES and not self._refused:
             self._refuse(431, _TOO_LONG)
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """The head is complete."""
         self._in_head = False
         self._fed = 0
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -76,19 +76,19 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """A piece of the body arrived."""
         if not self._refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """The request is complete."""
         self._in_head = True
         self._stop_clock()
         if not self._refused:
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, in the form of all other errors."""
+        """Answer malformed HTTP with a problem document, like all errors."""
         self._refuse(400, f"{msg.rstrip('.')}: this is no HTTP/1.1, or not as RFC 9112 wants it.")
 
     def _within(self, seconds: float, sentence: str) -> None:
@@ -101,13 +101,13 @@ class Connection(HttpToolsProtocol):
             self._deadline = None
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answer if nobody else began to, and close."""
+        """Answer, unless a response has begun, and close."""
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
         self._stop_clock()
         cycle = self.cycle
-        # Answers go out in the order of the requests: while one before is owed, closing has to say it.
+        # Responses go out in the order of the requests: while an earlier one is pending, only closing is possible.
         if self._in_head:
             free = cycle is None or cycle.response_complete
         else:

@@ -1,13 +1,13 @@
-"""The journal: batches that were taken in, on disk before anybody is told so, until the state that stands for them is.
+"""The journal: batches on disk from before they are acknowledged until a snapshot of the state covers them.
 
-A folder of segments. Each begins with a magic line and eight random bytes, its mark; each record in it is
+A folder of segments. Each begins with a magic line and a mark of eight random bytes; each record is
 
     mark 8s | sequence u64 | arrived u64 | stored u32 | size u32 | checksum u32 | encoding u8 | source u8 | header checksum u32
     source | body, compressed
 
-little-endian. A record that a crash cut off is the last one, was never acknowledged, and is cut away at the next start. What is
-damaged with good records after it is no crash: it is told as an error, and the good records are read. The mark is random so that
-no body can hold what looks like a record.
+little-endian. A record truncated by a crash is the last one, was never acknowledged, and is removed at the next start. Damage
+followed by good records is logged as an error, and the good records are read. The random mark keeps a body from containing what
+looks like a record.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _HEADER = struct.Struct("<8sQQIIIBB")
 _CHECKSUM = struct.Struct("<I")
 _HEADER_BYTES = _HEADER.size + _CHECKSUM.size
 _ENCODINGS = ("", "gzip", "zstd")
+# zstd's: 15 times smaller for 1 us an event; higher levels gain nothing on audit events.
 _LEVEL = 1
-"""zstd's: 15 times smaller at one microsecond an event; higher levels cost more and gain nothing on audit events."""
 
 _LEAST_COMPRESSED = 256
 _SEGMENT_BYTES = 16 << 20
+# Minimum number of segments in a full journal: space is freed a segment at a time.
 _SEGMENTS = 8
-"""Least segments in a full journal: space comes back a segment at a time."""
 
 _SUFFIX = ".journal"
 
@@ -58,16 +58,16 @@ class JournalError(KubehabitError):
 
 
 class JournalFullError(JournalError):
-    """There is no room until more of it is scored."""
+    """The journal is full until more of it is scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record is.
+    """The position of a record.
 
     Attributes:
-        sequence: number of the record, counted from 1 and never used again.
-        segment: number of the first record of its segment.
+        sequence: number of the record, from 1, never reused.
+        segment: number of its segment's first record.
         offset: of its header in the segment, bytes.
         stored: bytes of source and body.
         arrived: microseconds since 1970 UTC.
@@ -82,14 +82,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A batch as it was taken in.
+    """A received batch.
 
     Attributes:
-        source: route that took it.
+        source: route that received it.
         arrived: microseconds since 1970 UTC.
-        encoding: Content-Encoding of the body.
-        size: bytes of the body without it.
-        body: the body.
+        encoding: Content-Encoding of `body`.
+        size: bytes of the decoded body.
+        body: the body, encoded.
     """
 
     source: str
@@ -100,13 +100,13 @@ class Record:
 
 
 def record(source: str, body: bytes, encoding: str, plain: bytes) -> Record:
-    """A batch that arrives now, packed for the journal.
+    """Make the record of a batch that arrives now.
 
     Args:
-        source: route that took it.
+        source: route that received it.
         body: as sent.
-        encoding: Content-Encoding it came with.
-        plain: the body without it.
+        encoding: its Content-Encoding.
+        plain: the decoded body.
     """
     name = encoding.strip().lower().removeprefix("x-")
     if name not in ("gzip", "zstd"):
@@ -131,12 +131,12 @@ class Journal:
     """Appends batches durably; batches that wait at the same time share one write and one fsync.
 
     Args:
-        folder: made if need be, private to its owner.
-        max_bytes: most that all segments may take together.
+        folder: created if missing, private to its owner.
+        max_bytes: maximum size of all segments together.
 
     Attributes:
         last: sequence of the last durable record; 0 before the first.
-        hold: says up to which sequence somebody else, too, has no more need of the journal; nothing beyond it is deleted.
+        hold: returns the last sequence that another reader of the journal no longer needs; later ones are not deleted.
 
     Raises:
         JournalError: the folder cannot be used, or another process uses it.
@@ -173,11 +173,9 @@ class Journal:
         self._writer = threading.Thread(target=self._run, name="journal", daemon=True)
         self._writer.start()
 
-    # -- writing ----------------------------------------------------------------------------------------------
-
     @property
     def used(self) -> int:
-        """Bytes that the segments take."""
+        """Size of all segments, bytes."""
         with self._wake:
             return sum(self._sizes.values())
 
@@ -186,7 +184,7 @@ class Journal:
 
         Args:
             taken: the batch.
-            then: called once it is, before the future is done; batches are told of in the order of the journal.
+            then: called when it is durable, before the future is done, in the order of the journal.
 
         Returns:
             Done when the batch is on disk; fails with JournalError if it could not be written.
@@ -196,7 +194,7 @@ class Journal:
             JournalError: the journal is closed.
         """
         waiting = _Waiting(taken, then, Future())
-        waiting.done.set_running_or_notify_cancel()  # whoever gives up waiting does not take the batch back
+        waiting.done.set_running_or_notify_cancel()  # a cancelled wait does not cancel the batch
         with self._wake:
             if self._closing:
                 raise JournalError("The service is ending: send the batch again.")
@@ -289,18 +287,16 @@ class Journal:
             self._file = -1
 
     def _give_up(self) -> None:
-        """After a write that failed nobody knows what is on disk: cut what may be, and begin another segment next time."""
+        """After a failed write the file's end is unknown: truncate it, and begin another segment next time."""
         if self._file < 0:
             return
         with contextlib.suppress(OSError):
             os.ftruncate(self._file, self._sizes[self._active])
-        if self._sizes[self._active] > _BODY:  # an empty one would be begun again under the same name
+        if self._sizes[self._active] > _BODY:  # the successor of an empty one would have the same name
             self._end_segment()
 
-    # -- reading ----------------------------------------------------------------------------------------------
-
     def places(self, after: int) -> Iterator[Place]:
-        """Where the records after one are, in order. Not to be called while records are appended."""
+        """Positions of the records after a sequence, in order. Not safe during appends."""
         numbers = sorted(self._sizes)
         for number, following in pairwise([*numbers, self.last + 1]):
             if following - 1 > after:
@@ -309,12 +305,12 @@ class Journal:
                         yield place
 
     def between(self, after: int, upto: int, last: Place | None = None) -> Iterator[Place]:
-        """Where the records after one and up to another are, in order. May be called while records are appended.
+        """Positions of the records after one and up to another, in order. Safe during appends.
 
         Args:
-            after: sequence of the record before.
-            upto: sequence of the last one; it has to be durable.
-            last: where `after` is, if that is known; else its segment is read from the beginning.
+            after: sequence before the first.
+            upto: sequence of the last; must be durable.
+            last: position of `after`, if known; else its segment is read from the beginning.
         """
         with self._wake:
             numbers = sorted(self._sizes)
@@ -329,7 +325,7 @@ class Journal:
                     yield place
 
     def read(self, place: Place) -> Record:
-        """A record.
+        """Read a record.
 
         Raises:
             JournalError: it is damaged or gone.
@@ -345,7 +341,7 @@ class Journal:
         return found[1]
 
     def follow_on(self, sequence: int) -> None:
-        """Number what comes next after a sequence that was used already, if the journal knows of none so high."""
+        """Continue numbering after a sequence, if the journal's last one is lower."""
         self.last = max(self.last, sequence)
 
     def scored(self, upto: int) -> int:
@@ -356,7 +352,7 @@ class Journal:
     def _gone(self, upto: int) -> list[int]:
         numbers = sorted(self._sizes)
         gone = [number for number, following in pairwise(numbers) if following - 1 <= upto]
-        # The newest one goes when it is full: else there could be no room for the record that begins another.
+        # The newest one goes, too, once it is full: else there might be no room to begin another.
         is_idle = not self._pending_bytes and self.last <= upto
         if numbers and is_idle and self._sizes[numbers[-1]] >= self._segment_bytes:
             gone.append(numbers[-1])
@@ -376,7 +372,7 @@ class Journal:
             self._path(number).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Finish what waits to be written and give the folder back."""
+        """Write what is pending and release the folder."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -384,13 +380,11 @@ class Journal:
         self._end_segment()
         os.close(self._lock)
 
-    # -- start ------------------------------------------------------------------------------------------------
-
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:020d}{_SUFFIX}"
 
     def _recover(self) -> int:
-        """List the segments and cut a torn tail. Returns the last sequence used."""
+        """List the segments and remove a truncated last record. Returns the last sequence used."""
         paths = sorted(self.folder.glob("*" + _SUFFIX))
         numbers = [int(path.stem) for path in paths if path.stem.isdecimal()]
         self._sizes = {number: self._path(number).stat().st_size for number in numbers}
@@ -408,7 +402,7 @@ class Journal:
                 file.truncate(end)
                 os.fsync(file.fileno())
         if not places:
-            if end > _BODY:  # somebody may want to look at it
+            if end > _BODY:  # keep it for inspection
                 self._path(number).rename(self._path(number).with_suffix(".damaged"))
             else:
                 self._path(number).unlink()
@@ -419,7 +413,7 @@ class Journal:
 
 
 def _parse(data: bytes | mmap.mmap, offset: int, mark: bytes | None) -> tuple[int, Record, int] | None:
-    """(sequence, record, bytes stored) at an offset, or None if there is no whole one."""
+    """(sequence, record, bytes stored) at an offset, or None if there is no intact record."""
     body = offset + _HEADER_BYTES
     if body > len(data):
         return None
@@ -439,7 +433,7 @@ def _parse(data: bytes | mmap.mmap, offset: int, mark: bytes | None) -> tuple[in
 
 
 def _between(path: Path, number: int, begin: int, upto: int) -> Iterator[Place]:
-    """Places of a segment from an offset on, read one by one; all of a damaged one is looked through."""
+    """Positions in a segment from an offset on, one by one; a damaged segment is scanned as a whole."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             mark, offset = data[len(_MAGIC) : _BODY], begin
@@ -459,7 +453,7 @@ def _between(path: Path, number: int, begin: int, upto: int) -> Iterator[Place]:
 
 
 def _scan(path: Path, number: int) -> tuple[list[Place], int]:
-    """Places of the good records of a segment, and where the last of them ends. Damage between them is told as an error."""
+    """Positions of a segment's intact records, and the end of the last. Damage between them is logged as an error."""
     places: list[Place] = []
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size

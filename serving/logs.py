@@ -14,7 +14,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, logger, message, the trace if there is one, then what was given as `extra`."""
+    """Time, level, logger, message, the trace if any, then the fields of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
@@ -39,5 +39,5 @@ def configure(settings: LogSettings) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
-    # "Application startup complete" and the like say nothing that our own lines do not.
+    # uvicorn's own start messages repeat ours.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

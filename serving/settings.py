@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -24,14 +24,25 @@ from data.paths import home
 from serving.sinks import AnySinkSettings
 
 MEBIBYTE = 1 << 20
+# Range of the threshold scale. The history for previews goes down to the same minimum.
 LEAST_SCALE, MOST_SCALE = 0.3, 10.0
-"""Of the thresholds. Nearer to nothing almost everything is flagged; what is kept for a preview goes down to the same share."""
 
 AccessScope = Literal["ingest", "read", "admin"]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class _Located(_Section):
+    _default: ClassVar[str]
+
+    path: Path | None = None
+
+    @property
+    def resolved_path(self) -> Path:
+        """The path, by default in KUBEHABIT_HOME."""
+        return self.path or home() / self._default
 
 
 class ModelSettings(_Section):
@@ -74,7 +85,7 @@ class StoreSettings(_Section):
 
 
 class LimitSettings(_Section):
-    """What one caller may ask of the process."""
+    """Limits of requests."""
 
     body_mb: Annotated[float, Field(gt=0)] = 16
     decompressed_mb: Annotated[float, Field(gt=0)] = 64
@@ -82,35 +93,30 @@ class LimitSettings(_Section):
 
     @property
     def body_bytes(self) -> int:
-        """Largest body as sent, bytes."""
+        """Maximum size of a body as sent, bytes."""
         return int(self.body_mb * MEBIBYTE)
 
     @property
     def decompressed_bytes(self) -> int:
-        """Largest body after decompression, bytes."""
+        """Maximum size of a decompressed body, bytes."""
         return int(self.decompressed_mb * MEBIBYTE)
 
 
-class JournalSettings(_Section):
-    """Where batches are kept until they are scored, and how much of them."""
+class JournalSettings(_Located):
+    """The folder of batches that wait to be scored, and its size."""
 
-    path: Path | None = None
+    _default = "journal"
     max_mb: Annotated[float, Field(gt=0)] = 1024
     remembered_events: Annotated[int, Field(ge=1)] = 2_000_000
 
     @property
-    def resolved_path(self) -> Path:
-        """Folder of the journal."""
-        return self.path or home() / "journal"
-
-    @property
     def max_bytes(self) -> int:
-        """Most the journal may take, bytes."""
+        """Maximum size of the journal, bytes."""
         return int(self.max_mb * MEBIBYTE)
 
 
 class RateSettings(_Section):
-    """What each caller may send on average, and how much of it at once."""
+    """Average rates of each caller, and how much may come at once."""
 
     requests_per_second: Annotated[float, Field(gt=0)] = 1000
     megabytes_per_second: Annotated[float, Field(gt=0)] = 64
@@ -119,7 +125,7 @@ class RateSettings(_Section):
 
 
 class CertificateSettings(_Section):
-    """What the holder of a client certificate may do."""
+    """Scopes of the holder of a client certificate."""
 
     common_name: str | None = None
     uri: str | None = None
@@ -132,21 +138,16 @@ class CertificateSettings(_Section):
         return self
 
 
-class AccessLogSettings(_Section):
-    """Where it is written down who used the service."""
+class AccessLogSettings(_Located):
+    """The access log."""
 
-    path: Path | None = None
+    _default = "access.jsonl"
     max_mb: Annotated[float, Field(gt=0)] = 16
     files: Annotated[int, Field(ge=2, le=1000)] = 10
 
-    @property
-    def resolved_path(self) -> Path:
-        """File of the log."""
-        return self.path or home() / "access.jsonl"
-
 
 class AccessSettings(_Section):
-    """Who may come in, and for what."""
+    """Who may use the service for what."""
 
     tokens: Path | None = None
     certificates: list[CertificateSettings] = []
@@ -155,17 +156,17 @@ class AccessSettings(_Section):
 
     @property
     def tokens_path(self) -> Path:
-        """File of the tokens; need not exist unless it was named."""
+        """The tokens file; must exist only if it was named."""
         return self.tokens or home() / "tokens.json"
 
     @property
     def has_tokens(self) -> bool:
-        """Whether tokens are asked for: the file was named, or is there."""
+        """Whether tokens are required: the file was named, or exists."""
         return self.tokens is not None or self.tokens_path.exists()
 
 
 class ConsoleSettings(_Section):
-    """The pages for people, under /console/, and how long a browser stays signed in."""
+    """The web console, and how long a browser stays signed in."""
 
     enabled: bool = True
     idle_minutes: Annotated[float, Field(gt=0)] = 60
@@ -173,7 +174,7 @@ class ConsoleSettings(_Section):
 
 
 class TlsSettings(_Section):
-    """Certificate of the service, and whose client certificates it believes."""
+    """The service's certificate and the authority of client certificates."""
 
     certificate: Path | None = None
     key: Path | None = None
@@ -189,35 +190,25 @@ class TlsSettings(_Section):
         return self
 
 
-class StateSettings(_Section):
-    """How what is learned survives a restart, and how much of it is in memory."""
+class StateSettings(_Located):
+    """The folder of snapshots and inactive principals, and how much stays in memory."""
 
-    path: Path | None = None
+    _default = "state"
     snapshot_seconds: Annotated[float, Field(gt=0)] = 60
     snapshot_events: Annotated[int, Field(ge=1)] = 100_000
     hot_principals: Annotated[int, Field(ge=1)] = 20_000
     max_principals: Annotated[int, Field(ge=1)] = 2_000_000
 
-    @property
-    def resolved_path(self) -> Path:
-        """Folder of snapshots and of quiet principals."""
-        return self.path or home() / "state"
 
+class DeadLetterSettings(_Located):
+    """The file of events that could not be read."""
 
-class DeadLetterSettings(_Section):
-    """Where events go that could not be read."""
-
-    path: Path | None = None
+    _default = "dead-letters.jsonl"
     max_mb: Annotated[float, Field(gt=0)] = 64
-
-    @property
-    def resolved_path(self) -> Path:
-        """File of the dead letters."""
-        return self.path or home() / "dead-letters.jsonl"
 
 
 class EventSettings(_Section):
-    """The store of every event received: where it is, and how much it may hold."""
+    """The store of every event received."""
 
     enabled: bool = True
     path: Path | None = None
@@ -235,19 +226,19 @@ class EventSettings(_Section):
 
     @property
     def max_bytes(self) -> int:
-        """Size of the Parquet files above which the oldest go."""
+        """Maximum size of all Parquet files, bytes."""
         return int(self.max_gb * (1 << 30))
 
 
 class HistorySettings(_Section):
-    """How unusual each principal was over time: what is kept for pictures and for previews of other thresholds."""
+    """Scores of each principal over time, for charts and for previews of other thresholds."""
 
     path: Path | None = None
     retention_days: Annotated[float, Field(ge=1)] = 35
     max_rows: Annotated[int, Field(ge=1000)] = 2_000_000
 
     def resolved_path(self, state: Path) -> Path:
-        """The file; beside the state unless it is named."""
+        """The file, by default in the folder of the state."""
         return self.path or state / "history.db"
 
 
@@ -259,7 +250,7 @@ class LogSettings(_Section):
 
 
 class TraceSettings(_Section):
-    """OpenTelemetry traces; `OTEL_*` in the environment says the rest."""
+    """OpenTelemetry traces; `OTEL_*` in the environment configures them."""
 
     enabled: bool = False
 
@@ -272,7 +263,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         validate_assignment=True,
-        # A wrong value must not be echoed: it could be the token.
+        # An invalid value is not shown: it could be the token.
         hide_input_in_errors=True,
     )
 
@@ -314,7 +305,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file, whose values come in as arguments."""
+        """The environment overrides the file, whose values are arguments."""
         return env_settings, init_settings
 
     @model_validator(mode="after")
@@ -327,22 +318,22 @@ class Settings(BaseSettings):
 
     @property
     def guarded(self) -> bool:
-        """Whether callers have to say who they are: there is a token, a file of tokens, or a list of certificates."""
+        """Whether callers must authenticate: there is a token, a tokens file, or a list of certificates."""
         return self.token is not None or self.access.has_tokens or bool(self.access.certificates)
 
     @property
     def on_loopback(self) -> bool:
-        """Whether only this machine can reach the service."""
+        """Whether the service listens on loopback only."""
         return is_loopback(self.host)
 
     @property
     def explain_path(self) -> Path:
-        """File of words, techniques and next steps."""
+        """The file of phrases, techniques and next steps."""
         return self.explain or Path(str(files("configs") / "explain.yaml"))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine only. The empty host means every address, so it is not."""
+    """Whether a host name or address is loopback. The empty host, which means every address, is not."""
     if host.lower() == "localhost":
         return True
     try:
@@ -355,7 +346,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        KubehabitError: the file is missing, is no YAML, or holds something else than a mapping.
+        KubehabitError: the file is missing, no YAML, or no mapping.
     """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -375,11 +366,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_settings(path: Path | None = None, **overrides: Any) -> Settings:
-    """Read settings from a YAML file (the shipped one when None) and the environment.
+    """Read settings from a YAML file and the environment.
 
     Args:
-        path: YAML file.
-        overrides: top-level values that win over both (command-line options); None means not given.
+        path: YAML file; None: the shipped one.
+        overrides: command-line options, which override both; None: not given.
 
     Raises:
         KubehabitError: the file cannot be read, or a setting is unknown or wrong.
@@ -402,14 +393,10 @@ def read_settings(path: Path | None = None, **overrides: Any) -> Settings:
 
 
 def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
-    """Read settings that a service can run with.
-
-    Args:
-        path: YAML file; the shipped one when None.
-        overrides: as `read_settings` has them.
+    """Like `read_settings`, for a service that will run.
 
     Raises:
-        KubehabitError: as `read_settings`; or the host is open and nobody has to say who they are.
+        KubehabitError: as `read_settings`; or the host is not loopback and callers need not authenticate.
     """
     settings = read_settings(path, **overrides)
     if not settings.on_loopback and not settings.guarded:

@@ -1,4 +1,4 @@
-"""TLS of the service: certificate, key, and whose client certificates are believed; all exchangeable while it runs."""
+"""TLS of the service: certificate, key and client authority, all replaceable while it runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from serving.settings import TlsSettings
 
 @dataclass(frozen=True)
 class ClientCertificate:
-    """What a verified client certificate says, and until when.
-
-    `common_name` is None if the subject has none, or more than one: which of them is meant would be anybody's guess.
-    """
+    """A verified client certificate. `common_name` is None if the subject has none, or several."""
 
     common_name: str | None
     uris: tuple[str, ...]
@@ -28,27 +25,27 @@ class ClientCertificate:
 
     @property
     def name(self) -> str:
-        """How it is called in logs."""
+        """Its name in logs."""
         return self.common_name or (self.uris[0] if self.uris else "without a name")
 
 
 class _Context(ssl.SSLContext):
-    """A context that knows which reading of the client authority's files it trusts."""
+    """A context with the generation of the client authority's files that it trusts."""
 
     authority: int = 0
 
 
 class ServerTls:
-    """The TLS side of the listener. A new connection gets what the files hold by then.
+    """The TLS side of the listener; new connections use the files as they are then.
 
-    `context` is handed to the server once. At each handshake its server-name callback, which OpenSSL calls whether or not the
-    client names a server, puts the current context in its place; so a certificate authority that was taken away is no longer
-    trusted either, which adding to a context that is in use could not do.
+    The server gets `context` once. At each handshake its server-name callback, which OpenSSL calls even if the client names no
+    server, replaces it by the current context. So removing an authority takes effect, too, which changing a context in use
+    could not achieve.
 
     Args:
         settings: paths; the certificate must be set.
-        on_change: called with True when changed files cannot be used, and with False when they can.
-        clock: seconds that only rise.
+        on_change: called after each read: True if the files could not be used, else False.
+        clock: monotonic seconds.
 
     Raises:
         KubehabitError: a file is missing or does not fit.
@@ -79,7 +76,7 @@ class ServerTls:
 
     @property
     def authority(self) -> int:
-        """Number of the client authority's files as they are now; one that a connection was made under may be older."""
+        """Generation of the client authority's files now; a connection may have been made under an older one."""
         return self._context.current().authority
 
     def _exchange(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
@@ -91,7 +88,7 @@ class ServerTls:
         context.set_alpn_protocols(["http/1.1"])
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         try:
-            # Without a password given here, OpenSSL would ask for one on the terminal and wait.
+            # Without a password argument, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(self._certificate, self._key, password=lambda: "")
         except OSError as error:  # ssl.SSLError is one
             raise KubehabitError(
@@ -112,9 +109,9 @@ class ServerTls:
             ) from error
         if self._client_crl is not None:
             content += self._revoke(context, self._client_crl)
-        # Who has no certificate may come with a token: the gate decides. A bad certificate ends the handshake.
+        # A client without a certificate may send a token: the gate decides. A bad certificate ends the handshake.
         context.verify_mode = ssl.CERT_OPTIONAL
-        # A resumed session is not verified anew. TLS 1.3 without tickets resumes none.
+        # A resumed session is not verified again. TLS 1.3 without tickets resumes none.
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.num_tickets = 0
         if content != self._authorities:
@@ -123,7 +120,7 @@ class ServerTls:
         context.authority = self._authority
 
     def _revoke(self, context: _Context, path: Path) -> bytes:
-        """Believe no certificate that a file of revocations names, and none of an authority that it has no current list of."""
+        """Reject certificates that the lists revoke, and those of an authority without a current list."""
         before = context.cert_store_stats()
         try:
             content = path.read_bytes()
@@ -143,11 +140,11 @@ class ServerTls:
 
 
 def client_certificate(connection: ssl.SSLObject | None) -> ClientCertificate | None:
-    """The certificate with which a client proved itself, if it did."""
+    """The client's verified certificate, if it sent one."""
     if connection is None:
         return None
     found: Any = connection.getpeercert()
-    if not found:  # none was sent; one that cannot be verified never gets here
+    if not found:  # none was sent; an unverified one ends the handshake
         return None
     names = [value for part in found["subject"] for key, value in part if key == "commonName"]
     return ClientCertificate(

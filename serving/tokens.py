@@ -24,11 +24,11 @@ from serving.settings import AccessScope
 
 SCOPES: tuple[AccessScope, ...] = ("ingest", "read", "admin")
 
+# Prefix of every token made here, for scanners for leaked secrets.
 PREFIX = "kubehabit_"
-"""Begins every token made here, so that scanners for leaked secrets can know one."""
 _SECRET_BYTES = 32
+# Minimum length of a token made elsewhere: 128 random bits if hexadecimal.
 MIN_LENGTH = 32
-"""Characters that a token brought along must have: random ones of them hold 128 bits or more, if hexadecimal."""
 _MIN_DIFFERENT = 10
 _MAX_LENGTH = 512
 _MAX_TOKENS = 10_000
@@ -36,7 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class Token(BaseModel):
-    """What is kept of a token: enough to know it when it comes, not enough to send it."""
+    """What is stored of a token: enough to recognise it, not to send it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,7 +49,7 @@ class Token(BaseModel):
     megabytes_per_second: Annotated[float | None, Field(gt=0)] = None
 
     def expired(self, now: datetime) -> bool:
-        """Whether its time is over."""
+        """Whether it has expired."""
         return self.expires is not None and now >= self.expires
 
 
@@ -60,20 +60,20 @@ class _File(BaseModel):
 
 
 def digest(token: str) -> str:
-    """The hash under which a token is kept: SHA-256, hexadecimal.
+    """The stored hash of a token: SHA-256, hexadecimal.
 
-    Not a slow password hash. Those make up for passwords that can be guessed; a token here is 256 random bits, and no number of
-    guesses a second finds one. A slow hash would only cost every request its time, and lend an attacker a lever.
+    A slow password hash protects guessable passwords; a token has 256 random bits. It would only slow every request and help
+    an attacker to overload the service.
     """
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 class Tokens:
-    """The tokens of one reading of the file, ready to be looked up."""
+    """The tokens of a file, for look-up."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
-        # Looked up by a hash with a key that is new in every process: how long the look-up takes then says nothing about
-        # which stored hash the sent one resembles. The hash itself is compared in constant time after that.
+        # Looked up by a hash with a per-process key, so that timing does not reveal which stored hash the sent one resembles;
+        # the hash itself is then compared in constant time.
         self._key = secrets.token_bytes(32)
         self._by_hash = {self._keyed(token.sha256): token for token in tokens}
 
@@ -81,13 +81,13 @@ class Tokens:
         return len(self._by_hash)
 
     def find(self, sent: str) -> Token | None:
-        """The token that was sent, also when it has expired; None for any other text."""
+        """The token that was sent, even if expired; None for any other text."""
         if not MIN_LENGTH <= len(sent) <= _MAX_LENGTH:
             return None
         return self.hashed(digest(sent))
 
     def hashed(self, sha256: str) -> Token | None:
-        """The token of a hash that `digest` made, also when it has expired; None if there is none."""
+        """The token with a hash from `digest`, even if expired; None if there is none."""
         token = self._by_hash.get(self._keyed(sha256))
         return token if token is not None and hmac.compare_digest(token.sha256, sha256) else None
 
@@ -99,7 +99,7 @@ def read_tokens(path: Path) -> list[Token]:
     """Read a tokens file.
 
     Raises:
-        KubehabitError: it is missing, others may write it, or it does not hold tokens; the message names no hash.
+        KubehabitError: it is missing, writable by others, or holds no tokens; the message contains no hash.
     """
     try:
         with path.open("rb") as file:
@@ -111,7 +111,7 @@ def read_tokens(path: Path) -> list[Token]:
         ) from error
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise KubehabitError(
-            f"Others than its owner may write {path}, and so give themselves access: chmod go-w {path}"
+            f"Users other than its owner may write {path}, and so give themselves access: chmod go-w {path}"
         )
     try:
         tokens = _File.model_validate_json(content).tokens
@@ -152,23 +152,23 @@ def create(
     megabytes_per_second: float | None = None,
     given: str | None = None,
 ) -> tuple[Token, str]:
-    """Add a token to the file, which is made if there is none.
+    """Add a token to the file, which is created if missing.
 
     Args:
         path: the tokens file.
-        name: what the log of access will call it.
+        name: its name in the access log.
         scopes: what it may do.
-        now: the time of its making.
-        days: it expires after so many; never, if None.
-        requests_per_second: its rate, if not the one of the settings.
-        megabytes_per_second: the same, for bodies as sent.
-        given: a token made elsewhere; a new random one if None.
+        now: time of creation.
+        days: until it expires; None: never.
+        requests_per_second: its rate; None: that of the settings.
+        megabytes_per_second: the same for bodies as sent.
+        given: a token made elsewhere; None: a new random one.
 
     Returns:
-        What is kept, and the token itself, which cannot be had again.
+        The stored entry, and the token itself, which is not stored.
 
     Raises:
-        KubehabitError: the name is taken or no name, the token given is too short, or the file cannot be read or written.
+        KubehabitError: the name is taken or invalid, the given token is too weak, or the file cannot be read or written.
     """
     if not _NAME.fullmatch(name):
         raise KubehabitError(
@@ -200,7 +200,7 @@ def create(
 
 
 def revoke(path: Path, name: str) -> None:
-    """Take a token out of the file. A running service refuses it within a second or so.
+    """Remove a token from the file. A running service refuses it within about a second.
 
     Raises:
         KubehabitError: there is no such token, or the file cannot be read or written.
@@ -227,10 +227,10 @@ def _strong_enough(token: str) -> None:
 
 
 def _write(path: Path, tokens: list[Token]) -> None:
-    """Replace the file as a whole: whoever reads it meanwhile sees the old or the new one.
+    """Replace the file atomically.
 
-    A new one is readable by its owner only. One that was there keeps its owner and readers: root may make tokens for a service
-    that runs as somebody else.
+    A new file is readable by its owner only. An existing one keeps its owner and readers: root may make tokens for a service
+    that runs as another user.
     """
     content = _File(tokens=tokens).model_dump_json(indent=2, exclude_none=True) + "\n"
     try:
@@ -249,7 +249,7 @@ def _write(path: Path, tokens: list[Token]) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Two of these commands at once must not lose one another's token."""
+    """Keep concurrent commands from losing each other's tokens."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path.parent, os.O_RDONLY)

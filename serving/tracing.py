@@ -1,9 +1,8 @@
-"""OpenTelemetry traces of requests, for who wants them; while they are off, its SDK is not even imported.
+"""Optional OpenTelemetry traces of requests; while they are off, the SDK is not imported.
 
-A request is one span, `decode`, `score` and `store` are parts of it. Spans carry counts and sizes, never names or contents of
-events: which is why FastAPI's own, with paths and queries that name principals, stay off. Where spans go and how many is said by
-OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_TRACES_SAMPLER`,
-`OTEL_SERVICE_NAME` ...): one set-up serves all programs of a machine.
+A request is one span with the children `decode`, `score` and `store`. Spans carry counts and sizes, never names or contents of
+events; FastAPI's own, whose paths and queries name principals, stay off. OpenTelemetry's variables configure the export
+(`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME` ...).
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 _NOTHING: AbstractContextManager[object] = nullcontext()
+# Frequent and uninformative; a stream is one request for hours.
 _UNTRACED = frozenset(("/healthz", "/readyz", "/metrics", "/v1/alerts/stream"))
-"""Asked all day long without anything to learn from; a stream is a request that lasts for hours."""
 
 _FAILED = 500
 
@@ -35,10 +34,10 @@ _tracer: Tracer | None = None
 
 
 def start(exporter: SpanExporter | None = None) -> None:
-    """Trace from now on.
+    """Start tracing.
 
     Args:
-        exporter: where spans go at once, for tests; else over OTLP (HTTP), in the background, as the environment says.
+        exporter: gets spans at once, for tests; default: OTLP over HTTP in the background, configured by the environment.
 
     Raises:
         KubehabitError: the exporter is not installed.
@@ -65,15 +64,15 @@ def start(exporter: SpanExporter | None = None) -> None:
     ours = {SERVICE_NAME: "kubehabit", SERVICE_VERSION: version("kubehabit")}
     found = Resource.create()
     if not str(found.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
-        del ours[SERVICE_NAME]  # the environment names it
-    # Not the process's global provider: that belongs to whoever embeds us, and mlflow has one of its own.
+        del ours[SERVICE_NAME]  # set in the environment
+    # Not the process's global provider: that belongs to an embedding program, and mlflow has its own.
     _provider = TracerProvider(resource=found.merge(Resource(ours)), shutdown_on_exit=False)
     _provider.add_span_processor(processor)
     _tracer = _provider.get_tracer("kubehabit")
 
 
 def stop() -> None:
-    """Send what is left and trace no more."""
+    """Send the remaining spans and stop tracing."""
     global _provider, _tracer
     _tracer = None
     if _provider is not None:
@@ -87,7 +86,7 @@ def is_on() -> bool:
 
 
 def current() -> object | None:
-    """What is being done, for a `span` that another thread begins later; None while there is nothing."""
+    """The current span, as a parent for a `span` in another thread; None if there is none."""
     if _tracer is None:
         return None
     from opentelemetry import trace
@@ -99,12 +98,11 @@ def current() -> object | None:
 def span(
     name: str, callers: Iterable[object | None] = (), **attributes: int | str
 ) -> AbstractContextManager[object]:
-    """A part of what is being done, as long as the block runs; nothing while traces are off.
+    """A child span for the duration of the block; nothing while traces are off.
 
     Args:
-        name: of the part.
-        callers: what `current` gave to each of those for whom it is done; it is a part of the first, linked to the others.
-            Without any, it is a part of what this thread does.
+        name: of the span.
+        callers: spans from `current`: the first becomes the parent, the others are linked. Default: this thread's span.
         attributes: counts and sizes.
     """
     if _tracer is None:
@@ -122,12 +120,12 @@ def span(
 
 
 def carried(work: Callable[[], _Result]) -> Callable[[], _Result]:
-    """The same work, as part of the current span when another thread does it."""
+    """The same work, inside the current span when another thread runs it."""
     return work if _tracer is None else partial(copy_context().run, work)
 
 
 def ids() -> dict[str, str]:
-    """`trace_id` and `span_id` of what is being done, for its log lines; empty while there is none."""
+    """`trace_id` and `span_id` of the current span, for log lines; empty if there is none."""
     if _tracer is None:
         return {}
     from opentelemetry import trace
@@ -142,7 +140,7 @@ def ids() -> dict[str, str]:
 
 
 class Traced:
-    """Makes a span of every request, as a part of its caller's trace if the caller names one (W3C Trace Context)."""
+    """ASGI middleware that makes a span of each request, in the caller's trace if it sends one (W3C Trace Context)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -172,7 +170,7 @@ class Traced:
             try:
                 await self._app(scope, receive, note)
             finally:
-                # The route, not the path: paths name alerts and principals.
+                # The route: paths name alerts and principals.
                 route = getattr(scope.get("route"), "path", None)
                 if route is not None:
                     current.update_name(f"{method} {route}")

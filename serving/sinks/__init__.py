@@ -1,4 +1,4 @@
-"""Where alerts go out: one file for each sink; adding one is copying a file and naming its settings here."""
+"""Sinks of alerts, one file each; to add one, copy a file and list its settings here."""
 
 from typing import Annotated
 

@@ -53,7 +53,7 @@ class AlertmanagerSink:
         self._http = HttpPost(settings.timeout_seconds, settings.tls)
 
     def send(self, update: Update) -> None:
-        """Post the alert, and with it the end of what it was under its earlier severity."""
+        """Post the alert, and resolve it under its earlier severity."""
         url = read_url(self._settings.url).rstrip("/") + "/api/v2/alerts"
         body = msgspec.json.encode(
             postable(update, timedelta(minutes=self._settings.resolve_minutes), self._settings.labels)
@@ -74,7 +74,7 @@ def postable(update: Update, lasts: timedelta, labels: dict[str, str]) -> list[d
     """`postableAlerts` of Alertmanager's OpenAPI description.
 
     Args:
-        lasts: how long from now the alert fires unless it is sent again.
+        lasts: how long the alert fires unless it is sent again.
         labels: further labels.
     """
     alert = update.alert
@@ -98,7 +98,7 @@ def postable(update: Update, lasts: timedelta, labels: dict[str, str]) -> list[d
                 "severity": severity,
             },
             "annotations": {name: text for name, text in annotations.items() if text},
-            # Never after the end: a clock ahead of ours must not make Alertmanager refuse it.
+            # Never after the end, even if the cluster's clock is ahead: Alertmanager would refuse it.
             "startsAt": _time(min(alert.first_seen, update.moment)),
             "endsAt": _time(ends),
         }

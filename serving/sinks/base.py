@@ -1,4 +1,4 @@
-"""What every sink has in common: what it is given, what it may raise, and the settings that all of them take."""
+"""The contract of sinks: input, errors and common settings."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from serving.alerts import SEVERITIES, Alert, Severity
 
 
 class UnavailableError(Exception):
-    """The receiver could not take the alert now; it is tried again. The text goes to the log and holds no secret."""
+    """The receiver could not take the alert now; it is retried. The text is logged and holds no secret."""
 
 
 class RefusedError(Exception):
-    """The receiver will never take this alert; it is given up, and the next one is sent."""
+    """The receiver will never take this alert; it is dropped, and the next one is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """An alert to be sent, as it stands now.
+    """The current state of an alert, to be sent.
 
     Attributes:
         alert: with its first 1,000 audit IDs.
-        sent_severity: that which this sink was told before; None the first time.
+        sent_severity: the severity last sent to this sink; None the first time.
         moment: now.
     """
 
@@ -39,32 +39,32 @@ class Update:
 
     @property
     def key(self) -> str:
-        """The same for every attempt to send this state of this alert, and for no other: alerts only ever grow."""
+        """Idempotency key of this state of this alert; alerts only grow."""
         return f"{self.alert.id}-{self.alert.action_count}"
 
     @property
     def change(self) -> Literal["raised", "grown"]:
-        """Whether the receiver hears of it for the first time."""
+        """Whether the receiver gets the alert for the first time."""
         return "raised" if self.sent_severity is None else "grown"
 
 
 class Sink(Protocol):
-    """Where alerts go. Used by one thread."""
+    """A receiver of alerts. Used by one thread."""
 
     def send(self, update: Update) -> None:
-        """Hand an alert over; when this returns, the receiver has it.
+        """Deliver an alert; on return the receiver has it.
 
         Raises:
-            UnavailableError: try again later.
-            RefusedError: do not.
+            UnavailableError: retry later.
+            RefusedError: do not retry.
         """
 
     def close(self) -> None:
-        """Give connections and files back."""
+        """Release connections and files."""
 
 
 class Section(BaseModel):
-    """Base of settings: what is not known is a mistake."""
+    """Base of settings: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -78,7 +78,7 @@ def _compiles(pattern: str) -> str:
 
 
 class Filter(Section):
-    """Which alerts a sink gets. All that is set must hold; what is left empty lets everything pass."""
+    """Which alerts a sink gets. All conditions must hold; empty ones are ignored."""
 
     severity: Severity = "low"
     kinds: list[Literal["human", "serviceaccount", "controller", "component", "node", "anonymous"]] = []
@@ -97,7 +97,7 @@ class Filter(Section):
 
 
 def namespaces_of(alert: Alert) -> set[str]:
-    """Namespaces that the shown actions of an alert touched."""
+    """Namespaces of an alert's listed actions."""
     return {
         action.object_ref.namespace
         for action in alert.actions
@@ -106,9 +106,9 @@ def namespaces_of(alert: Alert) -> set[str]:
 
 
 class Secret(Section):
-    """A value that is never in the settings file: the name of an environment variable, or of a file that holds it.
+    """A value kept outside the settings file, in an environment variable or a file.
 
-    A file is read anew for each alert, so that it can be replaced while the service runs.
+    A file is read for each alert, so it can be replaced while the service runs.
     """
 
     env: str | None = None
@@ -152,11 +152,11 @@ def _form(given: object) -> str:
     return "address" if isinstance(given, str) else "secret"
 
 
+# An address, or a secret that holds it.
 Url = Annotated[
     Annotated[str, AfterValidator(_is_web_address), Tag("address")] | Annotated[Secret, Tag("secret")],
-    Discriminator(_form),  # so that a mistake is told of the form that was meant, not of both
+    Discriminator(_form),  # so that an error names only the form that was used
 ]
-"""An address, or where it is kept: some addresses are secrets themselves."""
 
 
 def read_url(url: str | Secret) -> str:
@@ -174,7 +174,7 @@ def read_url(url: str | Secret) -> str:
 
 
 class TlsSettings(Section):
-    """How the receiver proves itself, and we to it."""
+    """CA of the receiver and our client certificate."""
 
     ca: Path | None = None
     certificate: Path | None = None
@@ -182,7 +182,7 @@ class TlsSettings(Section):
 
 
 class SinkSettings(Section):
-    """What every sink's settings have."""
+    """Settings of every sink."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
     filter: Filter = Filter()

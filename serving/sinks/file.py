@@ -26,11 +26,11 @@ class FileSettings(SinkSettings):
 
 
 class RotatedFile:
-    """Lines in a file that only its owner can read. When it is full it becomes `<path>.1`, that one `.2`, and so on.
+    """A line file readable by its owner only. A full one becomes `<path>.1`, that one `.2`, and so on.
 
     Args:
-        max_bytes: size that no line takes it beyond, unless it is the only one.
-        keep: full files that are kept.
+        max_bytes: maximum size, except for a single longer line.
+        keep: number of full files kept.
     """
 
     def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
@@ -39,7 +39,7 @@ class RotatedFile:
         self._keep = keep
 
     def add(self, text: bytes) -> None:
-        """Append a line; when this returns it is on the disk.
+        """Append a line durably.
 
         Raises:
             UnavailableError: the disk is full, or the folder cannot be written.
@@ -49,12 +49,12 @@ class RotatedFile:
             size = self._path.stat().st_size if self._path.exists() else 0
             if size and size + len(text) > self._max_bytes:
                 self._rotate()
-            # Opened for each alert: it may have been moved or deleted meanwhile, and alerts are rare.
+            # Opened for each alert: it may have been moved or deleted, and alerts are rare.
             descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(descriptor, "r+b", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)
                 if end and os.pread(file.fileno(), 1, end - 1) != b"\n":
-                    text = b"\n" + text  # what a crash or a full disk cut off stays a line of its own
+                    text = b"\n" + text  # keep a truncated line separate
                 rest = memoryview(text)
                 while rest:
                     rest = rest[os.write(file.fileno(), rest) :]

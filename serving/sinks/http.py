@@ -1,4 +1,4 @@
-"""POST over HTTP(S) for the sinks that need it; tells what is worth another try from what is not."""
+"""POST over HTTP(S) for sinks, with permanent errors separated from transient ones."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from serving.alerts import clean
 from serving.sinks.base import RefusedError, Secret, TlsSettings, UnavailableError
 
 _AGENT = "kubehabit"
+# Statuses that reject the alert itself. Others, such as 401 and 404, are fixed at the receiver or in its token.
 _NEVER = frozenset({400, 405, 406, 409, 410, 411, 413, 414, 415, 422, 431})
-"""Answers that say the alert itself is at fault. Others, such as 401 and 404, are mended at the receiver or in its token."""
 
 _SHOWN = 200
 
@@ -24,8 +24,8 @@ class HttpPost:
     """Connections to one receiver. `HTTPS_PROXY` and `NO_PROXY` are obeyed, redirects are not followed.
 
     Args:
-        timeout: seconds to connect, and again to wait for each part of the answer.
-        tls: own CA and client certificate.
+        timeout: seconds to connect, and to wait for each part of the response.
+        tls: CA and client certificate.
     """
 
     def __init__(self, timeout: float, tls: TlsSettings | None = None) -> None:
@@ -42,8 +42,8 @@ class HttpPost:
             ok: another status that means success.
 
         Raises:
-            UnavailableError: no connection, no answer, or an answer that may be another one later.
-            RefusedError: the receiver will not have it.
+            UnavailableError: no connection, no response, or one that may change.
+            RefusedError: the receiver rejects the alert.
         """
         sent = {"User-Agent": _AGENT, **headers}
         if token is not None:
@@ -54,20 +54,20 @@ class HttpPost:
                 "POST", url, body=body, headers=sent, retries=False, redirect=False, preload_content=False
             )
             try:
-                # A receiver that answers with no end must not fill the memory; what is cut off closes the connection.
+                # Bounded: an endless response must not fill the memory; the rest is dropped with the connection.
                 answer = response.read(_SHOWN + 1) if response.status >= HTTPStatus.MULTIPLE_CHOICES else b""
                 if response.status < HTTPStatus.MULTIPLE_CHOICES:
                     response.read(1 << 16)
             finally:
                 response.close()
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            # Not the error's own text: it holds the address, which may be a secret.
+            # Not the error's text: it holds the address, which may be secret.
             raise UnavailableError(f"{host} cannot be reached ({type(error).__name__})") from None
         if response.status < HTTPStatus.MULTIPLE_CHOICES or response.status == ok:
             return
         reason = f"{host} answered {response.status}"
         if response.status in _NEVER:
-            # What it says goes to the log, so it is cleaned as any other text from outside.
+            # Logged, so it is cleaned like all text from outside.
             text = clean(answer.decode("utf-8", "replace"), _SHOWN).strip()
             raise RefusedError(f"{reason}: {text}" if text else reason)
         raise UnavailableError(reason)

@@ -1,4 +1,4 @@
-"""One JSON object a line: what the sinks to stdout and to a file write."""
+"""JSON lines of the sinks stdout and file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serving.sinks.base import Update
 
 
 def document(update: Update) -> dict[str, Any]:
-    """The update: `key` tells repeats, `change` says whether it is new, `alert` is as `GET /v1/alerts/{id}` gives it."""
+    """The update: `key` identifies repeats, `alert` is that of `GET /v1/alerts/{id}`."""
     return {
         "key": update.key,
         "change": update.change,

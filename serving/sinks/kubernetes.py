@@ -11,8 +11,8 @@ from pydantic import Field
 from serving.sinks.base import Secret, SinkSettings, TlsSettings, Update, Url, read_url
 from serving.sinks.http import HttpPost
 
+# Bytes, the API server's limit.
 _MAX_MESSAGE = 1024
-"""Bytes; the API server refuses longer ones."""
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _CONFLICT = 409
 _SERVICE_ACCOUNT = "system:serviceaccount:"
@@ -21,7 +21,7 @@ _SERVICE_ACCOUNT = "system:serviceaccount:"
 class KubernetesSettings(SinkSettings):
     """Alerts as Events in one namespace; the defaults are those of a pod with a service account.
 
-    One namespace for all: the right to write Events there is enough, and who is told of cannot read or delete them.
+    One namespace for all: write access to its Events suffices, and the principals concerned cannot read or delete them.
     """
 
     type: Literal["kubernetes"]
@@ -36,14 +36,14 @@ class KubernetesSettings(SinkSettings):
 
 
 class KubernetesSink:
-    """Creates Events. Their names come from the update, so the API server itself refuses a repeat."""
+    """Creates Events named after the update, so the API server itself rejects a repeat."""
 
     def __init__(self, settings: KubernetesSettings) -> None:
         self._settings = settings
         self._http = HttpPost(settings.timeout_seconds, settings.tls)
 
     def send(self, update: Update) -> None:
-        """Create one Event; that there is one of this name already means it arrived before."""
+        """Create one Event; a conflict means it arrived before."""
         namespace = self._settings.namespace
         url = f"{read_url(self._settings.server).rstrip('/')}/api/v1/namespaces/{namespace}/events"
         body = msgspec.json.encode(event(update, namespace))
@@ -75,7 +75,7 @@ def event(update: Update, namespace: str) -> dict[str, Any]:
             "labels": {"app.kubernetes.io/managed-by": "kubehabit", "kubehabit/severity": alert.severity},
             "annotations": {"kubehabit/alert": alert.id, "kubehabit/update": update.key},
         },
-        # An Event must be in the namespace of what it is about; users have none.
+        # An Event must be in its object's namespace; users have none.
         "involvedObject": {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "User",

@@ -24,7 +24,7 @@ _EVIDENCES = 20
 
 
 class OcsfSettings(SinkSettings):
-    """Alerts as OCSF findings: `url` or `path`, one of the two."""
+    """Alerts as OCSF findings, to either `url` or `path`."""
 
     type: Literal["ocsf"]
     url: Url | None = None
@@ -46,7 +46,7 @@ class OcsfSettings(SinkSettings):
 
 
 class OcsfSink:
-    """Sends findings. `metadata.uid` tells a repeat, `finding_info.uid` joins the updates of one alert."""
+    """Sends findings. `metadata.uid` identifies repeats, `finding_info.uid` the alert."""
 
     def __init__(self, settings: OcsfSettings) -> None:
         self._settings = settings
@@ -80,7 +80,7 @@ def finding(update: Update) -> dict[str, Any]:
     """The alert as a Detection Finding."""
     alert = update.alert
     activity = _CREATE if update.change == "raised" else _UPDATE
-    told = sorted(alert.actions, key=lambda action: action.weight, reverse=True)[:_EVIDENCES]
+    shown = sorted(alert.actions, key=lambda action: action.weight, reverse=True)[:_EVIDENCES]
     return {
         "class_uid": _DETECTION_FINDING,
         "class_name": "Detection Finding",
@@ -130,7 +130,7 @@ def finding(update: Update) -> dict[str, Any]:
                 for one in alert.techniques
             ],
         },
-        "evidences": [_evidence(action, alert.principal) for action in told],
+        "evidences": [_evidence(action, alert.principal) for action in shown],
         "observables": [{"name": "evidences.actor.user.name", "type_id": 4, "value": alert.principal}],
         "remediation": {"desc": "\n".join(check.text for check in alert.checks)},
     }

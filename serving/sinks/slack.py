@@ -1,4 +1,4 @@
-"""Slack's incoming webhooks, and what understands them: Mattermost, Rocket.Chat, Discord (address ending in /slack)."""
+"""Incoming webhooks of Slack, Mattermost, Rocket.Chat and Discord (address ending in /slack)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SlackSettings(SinkSettings):
 
 
 class SlackSink:
-    """Posts messages. A chat has no way to recognise a repeat; its footer names the update."""
+    """Posts messages. A chat cannot recognise a repeat; the footer names the update."""
 
     def __init__(self, settings: SlackSettings) -> None:
         self._settings = settings
@@ -43,13 +43,13 @@ class SlackSink:
 
 
 def escape(text: str) -> str:
-    """Text that a chat shows as it is: nothing in it becomes a link or calls people (`<!channel>`)."""
+    """Text that a chat shows literally, without links or mentions (`<!channel>`)."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return text.replace("@", "@\u200b")
 
 
 def message(update: Update) -> dict[str, Any]:
-    """A message with one attachment: the form that all of these chats read."""
+    """A message with one attachment, the form that all of these chats support."""
     alert = update.alert
     title = f"{alert.severity.upper()}: {alert.principal}" + ("" if update.change == "raised" else " goes on")
     fields = [

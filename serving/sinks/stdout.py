@@ -1,4 +1,4 @@
-"""stdout: one JSON object a line, for whatever collects the output of containers."""
+"""stdout: one JSON object a line, for collectors of container output."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ class StdoutSink:
             raise UnavailableError(f"stdout cannot be written ({type(error).__name__})") from error
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""

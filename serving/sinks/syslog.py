@@ -16,10 +16,10 @@ from serving.sinks.http import client_context
 
 _LEVELS = {"low": 5, "medium": 4, "high": 3, "critical": 2}  # notice, warning, error, critical
 _CEF_SEVERITIES = {"low": 3, "medium": 5, "high": 8, "critical": 10}
+# Characters of CEF's `msg`.
 _MAX_MESSAGE = 1023
-"""Characters of CEF's `msg`."""
+# Bytes, rsyslog's default limit.
 _MAX_DATAGRAM = 8192
-"""Bytes; what rsyslog takes unless told otherwise."""
 
 
 class SyslogSettings(SinkSettings):
@@ -44,7 +44,7 @@ class SyslogSettings(SinkSettings):
 
 
 class SyslogSink:
-    """Sends one message an alert. CEF's `externalId` tells a repeat."""
+    """Sends one message an alert. CEF's `externalId` identifies repeats."""
 
     def __init__(self, settings: SyslogSettings) -> None:
         self._settings = settings
@@ -52,8 +52,8 @@ class SyslogSink:
     def send(self, update: Update) -> None:
         """Send one message.
 
-        Syslog has no answer. Over TCP and TLS the connection is therefore ended after each alert, and the alert counts as
-        sent when the receiver has ended it as well, for which it must have read everything. Over UDP nothing can be known.
+        Syslog has no acknowledgement. Over TCP and TLS the connection is closed after each alert, which counts as sent once the
+        receiver, having read everything, closes it as well. Over UDP delivery is unknown.
         """
         text = message(update, self._settings.facility)
         try:
@@ -85,7 +85,7 @@ class SyslogSink:
             context = client_context(self._settings.tls)
             with context.wrap_socket(connection, server_hostname=self._settings.host) as secured:
                 secured.sendall(framed)
-                # Many end the connection without TLS's own goodbye.
+                # Many close the connection without TLS's close_notify.
                 with contextlib.suppress(ssl.SSLEOFError):
                     secured.unwrap().close()
 

@@ -32,7 +32,7 @@ class WebhookSink:
         self._http = HttpPost(settings.timeout_seconds, settings.tls)
 
     def send(self, update: Update) -> None:
-        """Post one event. `id` (with `source`) and the header `Idempotency-Key` tell a repeat."""
+        """Post one event. `id` (with `source`) and the header `Idempotency-Key` identify repeats."""
         body = msgspec.json.encode(cloud_event(update, self._settings.source))
         headers = {
             "Content-Type": "application/cloudevents+json; charset=utf-8",
