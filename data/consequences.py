@@ -1,4 +1,4 @@
-"""What the cluster's own machinery does because of something somebody wrote: consequences, not deeds of their own.
+"""What the cluster's machinery does because of what a principal wrote: consequences, not actions of its own.
 
 A controller's Pods, the scheduler's choice of a node, the reports of that node's kubelet all follow from one write. They are tied
 to it by owner references, and by the names that controllers give: `web-5d4f8c7b9-x2x4z` is of `web-5d4f8c7b9`, that of `web`.

@@ -49,9 +49,7 @@ def identify(username: str, groups: Iterable[str]) -> Principal:
     if username.startswith(_SERVICE_ACCOUNT):
         namespace, _, account = username[len(_SERVICE_ACCOUNT) :].partition(":")
         kind: Kind = "controller" if namespace == "kube-system" else "serviceaccount"
-        if (
-            account == "default"
-        ):  # shared by every workload that names no account of its own: no role to be a peer in
+        if account == "default":  # shared by all workloads without an account of their own, so it is no role
             return Principal(username, kind, (f"namespace:{namespace}", f"kind:{kind}"))
         return Principal(username, kind, (f"account:{account}", f"namespace:{namespace}", f"kind:{kind}"))
     if username.startswith(_NODE):

@@ -1,7 +1,7 @@
-"""A few windows with the reconstruction errors that training computed: they prove that a model gives the same numbers here.
+"""A few windows with the errors that torch computed: they prove that a model gives the same numbers on this machine.
 
-A checksum shows that the graph is the one that was exported; whether this machine's onnxruntime computes from it what torch
-computed is another matter (other instruction sets, other versions, a defect). So the bundle carries questions with answers.
+A checksum shows that the graph is the exported one, not that this machine's onnxruntime computes from it what torch computed:
+instruction sets and versions differ.
 """
 
 from __future__ import annotations
@@ -111,9 +111,7 @@ def prove(test: SelfTest, reconstruction: Reconstruction, what: str) -> float:
     """
     try:
         worst = test.difference(reconstruction)
-    except (
-        Exception
-    ) as error:  # onnxruntime has an exception of its own for every way in which a graph can be wrong
+    except Exception as error:  # onnxruntime's exceptions share no base
         reason = (str(error).splitlines() or [""])[0][:200]
         raise BundleError(
             f"{what} cannot be run by the onnxruntime of this machine ({type(error).__name__}: {reason}). "

@@ -33,7 +33,7 @@ KINDS = (
     "same-origin",
 )
 
-#: Subresources through which somebody may come to act as another.
+#: Subresources that may let a principal act as another.
 GIVING = frozenset(("token", "exec", "attach", "portforward", "ephemeralcontainers", "approval"))
 
 _RUNNING = frozenset(
@@ -189,7 +189,7 @@ class RunsAs:
 
 
 def read_ties(event: AuditEvent, runs_as: RunsAs) -> list[Tie]:
-    """Ties from whoever did this to others; none if it was refused, as for most events.
+    """Ties from the actor of an event to others; none for most events and for refused ones.
 
     Args:
         event: what was done.
@@ -252,7 +252,7 @@ def _started(event: AuditEvent, ref: ObjectRef) -> list[Tie]:
         return []
     body = _body(event)
     account = _account_of(ref.resource, body)
-    # Everything runs as `default` unless it says otherwise: that somebody runs something leads nowhere.
+    # Everything runs as `default` unless it says otherwise, so that leads nowhere.
     if account in (None, "default"):
         return []
     name = ref.name or _text(_object(body.get("metadata")).get("name"))

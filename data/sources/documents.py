@@ -166,7 +166,7 @@ class Documents:
         return len(self._buffer[end:].strip()) <= 1
 
     def _newline(self, at: int, end: int) -> None:
-        """A line ends; between documents, one that does not open another belongs to whoever reads lines."""
+        """A line ends; between documents, one that does not open another is left to the reader of lines."""
         self.line += 1
         if self._one_line:
             self._close_record(at)

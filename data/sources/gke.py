@@ -18,24 +18,7 @@ from data.sources.reading import Reading
 _STARTED_LIMIT = 50_000
 _VERSION = re.compile(r"v\d+(?:(?:alpha|beta)\d+)?")
 #: HTTP status of each gRPC status code (google.rpc.Code); 10, ABORTED, is what a Conflict becomes.
-_CODES = {
-    1: 499,
-    2: 500,
-    3: 400,
-    4: 504,
-    5: 404,
-    6: 409,
-    7: 403,
-    8: 429,
-    9: 412,
-    10: 409,
-    11: 400,
-    12: 501,
-    13: 500,
-    14: 503,
-    15: 500,
-    16: 401,
-}
+_CODES = dict(enumerate((499, 500, 400, 504, 404, 409, 403, 429, 412, 409, 400, 501, 500, 503, 500, 401), 1))
 _CONNECT = ("exec", "attach", "portforward")
 _BY_SELECTOR = ("list", "watch", "deletecollection")
 
