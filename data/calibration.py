@@ -443,8 +443,8 @@ class Calibration:
                 index = known[key] = len(tails)
                 tails.append(self.tail(*key))
             which[i] = index
-        start = np.array([tail.start for tail in tails])[which] if tails else np.empty(0)
-        scale = np.array([tail.scale for tail in tails])[which] if tails else np.empty(0)
+        start = np.array([tail.start for tail in tails], np.float64)[which]
+        scale = np.array([tail.scale for tail in tails], np.float64)[which]
         at_start = -np.log10(TAIL_SHARE)
         below = at_start * np.clip(statistic / np.maximum(start, 1e-9), 0.0, 1.0)
         beyond = at_start + (statistic - start) / (scale * np.log(10.0))

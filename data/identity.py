@@ -131,11 +131,8 @@ class Identity:
         if not isinstance(rules.get("fold_nodes", False), bool):
             raise KubehabitError("fold_nodes in the identity settings must be true or false.")
         similar_from = rules.get("similar_from", 0.5)
-        if (
-            isinstance(similar_from, bool)
-            or not isinstance(similar_from, int | float)
-            or not 0 < similar_from <= 1
-        ):
+        is_number = isinstance(similar_from, int | float) and not isinstance(similar_from, bool)
+        if not is_number or not 0 < similar_from <= 1:
             raise KubehabitError(
                 "similar_from in the identity settings must be a number above 0 and at most 1."
             )

@@ -120,9 +120,7 @@ def _split_method(method: str, name: str) -> tuple[str, str, str]:
     """(verb, resource, subresource) of `io.k8s.core.v1.pods.exec.create`; no resource for `io.k8s.get`."""
     group, _, rest = name.partition("/")
     version = rest.partition("/")[0]
-    domain = (
-        group if "." in group else f"{group}.k8s.io"
-    )  # core and the first groups have no domain of their own
+    domain = group if "." in group else f"{group}.k8s.io"  # core and the first groups have no domain
     prefix = ".".join([*reversed(domain.split(".")), version, ""])
     head, _, verb = method.rpartition(".")
     if version and head.startswith(prefix):
@@ -256,15 +254,14 @@ class GkeEntry:
     def _event(self, entry: _Entry, payload: _Payload) -> AuditEvent:
         verb, resource, subresource = _split_method(payload.methodName, payload.resourceName)
         reference: ObjectRef | None = None
+        request = _body(payload.request)
         if resource:
             reference, behind = _locate(resource, subresource, payload.resourceName)
             uri = _uri(verb, reference, behind)
-            request = _body(payload.request)
             if request and verb == "create" and not reference.name:
                 reference = msgspec.structs.replace(reference, name=_name_in(request))
         else:
             uri = "/" + payload.resourceName
-            request = _body(payload.request)
         labels = entry.labels or {}
         decision = labels.get("authorization.k8s.io/decision")
         if decision is None and payload.authorizationInfo:
