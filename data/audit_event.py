@@ -32,8 +32,7 @@ EXAMPLE_EVENT = (
 )
 
 
-# The parts of an event are frozen so that they can be keys: most of what a log holds has been seen before, and is then looked up
-# whole instead of being worked out anew.
+# The parts of an event are frozen so that they can be keys: most parts of a log repeat, and are looked up, not encoded again.
 
 
 class User(msgspec.Struct, gc=False, frozen=True):
@@ -75,8 +74,8 @@ class Annotations(
 class AuditEvent(msgspec.Struct, gc=False):
     """One stage of one request, as the API server wrote it; only the fields kubehabit uses.
 
-    `cluster` is the one field no API server writes: it keeps apart the clusters of a log that several ship to. It is set from
-    a cloud's envelope, or by a shipper that adds the key `kubehabit.cluster` to plain events.
+    `cluster` is not written by API servers: it separates the clusters of a shared log. It comes from a cloud's envelope, or from
+    a shipper that adds the key `kubehabit.cluster` to plain events.
     """
 
     auditID: str

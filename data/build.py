@@ -45,7 +45,7 @@ _DAY = 86_400_000_000
 
 @dataclass(frozen=True, slots=True)
 class BuildSummary:
-    """What a build read and wrote; `card` is what stands in the dataset's `card.json`."""
+    """What a build read and wrote; `card` is the content of the dataset's `card.json`."""
 
     path: Path
     card: dict[str, Any]
@@ -78,9 +78,8 @@ class BuildSummary:
 
 
 def _iso(microseconds: int) -> str:
-    return (
-        datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    )
+    time = datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds")
+    return time.replace("+00:00", "Z")
 
 
 def build(
@@ -371,7 +370,7 @@ def _write(parts: list[Part], kept: _Kept, span: _Span, fitted: _Fitted, out: Pa
 
 
 def _ranks(part: Part, mask: npt.NDArray[np.bool_], rank: Mapping[str, int]) -> npt.NDArray[np.int32]:
-    """Which principal each action of a part is of, by its place among all principals."""
+    """Rank of the principal of each action of a part, int32 [N]."""
     if not mask.any():
         return np.empty(0, np.int32)
     local = np.array([rank.get(name, -1) for name, _, _ in part.meta["principals"]], np.int32)

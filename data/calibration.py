@@ -61,7 +61,7 @@ _FIELD_ATTRIBUTE: Mapping[str, str] = {
     "uri": "uri",
 }
 
-#: Fields that are the same in every action of a session: what is new in them is told once, not with every action.
+#: Fields that are the same in every action of a session: what is new in them counts once, not with every action.
 _WEARS_OFF = ("client", "place")
 
 #: Attributes of the session rather than of the deed. What is new in both is rarer than what is new in either.
@@ -88,7 +88,7 @@ def classes_of(kinds: Sequence[str]) -> npt.NDArray[np.int64]:
 def acts_for_others(
     tokens: npt.NDArray[np.integer[Any]], vocabulary: Vocabulary, kinds: Sequence[str]
 ) -> npt.NDArray[np.bool_]:
-    """Which actions carry out what somebody else asked for, bool [N]: all of controllers, known owner or not."""
+    """Actions that carry out what another principal asked for, bool [N]: all of controllers, known owner or not."""
     owned = tokens[:, FIELDS.index("owner")] != vocabulary.token("owner", NOBODY)
     return np.asarray(owned | (np.asarray(kinds, object) == "controller"))
 
@@ -177,7 +177,7 @@ class Deeds:
         own: int64 [N, attributes], earlier actions of the principal with each attribute.
         actions: int64 [N], earlier actions of the principal.
         resource: int64 [N], token of the resource.
-        for_others: bool [N], whether it carries out what somebody else asked for.
+        for_others: bool [N], whether it carries out what another principal asked for.
         sensitivity: int8 [N], level in data.sensitivity.LEVELS.
     """
 
@@ -379,7 +379,7 @@ class Calibration:
 
         A field costs no more than the principal's own counts allow: what it did k times in n actions is worth at most
         ln((n + 1) / k), however badly the model reconstructs it. So what is done again wears off without retraining. Where
-        the cluster's machinery acts, and what it was asked for by somebody known, does not count.
+        the cluster's machinery acts, and what a known principal asked it for, does not count.
 
         Args:
             nll: float32 [N, F], reconstruction NLL.
@@ -443,8 +443,8 @@ class Calibration:
                 index = known[key] = len(tails)
                 tails.append(self.tail(*key))
             which[i] = index
-        start = np.array([tail.start for tail in tails])[which] if tails else np.empty(0)
-        scale = np.array([tail.scale for tail in tails])[which] if tails else np.empty(0)
+        start = np.array([tail.start for tail in tails], np.float64)[which]
+        scale = np.array([tail.scale for tail in tails], np.float64)[which]
         at_start = -np.log10(TAIL_SHARE)
         below = at_start * np.clip(statistic / np.maximum(start, 1e-9), 0.0, 1.0)
         beyond = at_start + (statistic - start) / (scale * np.log(10.0))

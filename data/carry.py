@@ -56,7 +56,7 @@ def translation(old: Vocabulary, new: Vocabulary) -> list[npt.NDArray[np.int16]]
 
 
 def _token(vocabulary: Vocabulary, field: str, value: str) -> int:
-    """Token of what another vocabulary had a token for: a value, or a back-off, whose own back-off is to be told apart."""
+    """Token of what another vocabulary had a token for: a value, or a back-off, whose own back-off differs."""
     network, is_network, _ = value.partition("/")
     if field == "place" and is_network and value not in vocabulary.tokens[field]:
         return vocabulary.token(field, reach_of(network))

@@ -10,15 +10,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from data.audit_event import AuditEvent, ObjectRef
+from data.audit_event import UNREADABLE, AuditEvent, ObjectRef
 from data.identity import Principal
 from data.links import Confidence, makers, place_of
-from data.owners import has_owner, read_link
+from data.owners import WRITES, has_owner, read_link
 
 #: Kinds of principals that carry out what others decided.
 MACHINERY = frozenset(("controller", "component", "node"))
 
-_WRITES = frozenset(("create", "update", "patch", "delete"))
 _DECISIONS = frozenset(("", "scale", "ephemeralcontainers", "eviction", "resize", "status"))
 _FIRST_REFUSAL = 400
 _CAPACITY = 10_000
@@ -71,7 +70,7 @@ def _name_in(event: AuditEvent) -> str:
     """The object's name in a body, or its prefix if the server completes it."""
     try:
         metadata = _OBJECT.decode(event.requestObject).metadata if event.requestObject else None
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except UNREADABLE:
         return ""
     return "" if metadata is None else metadata.name or metadata.generateName.rstrip("-")
 
@@ -94,7 +93,7 @@ class Consequences:
             until: when to forget it, microseconds since 1970 UTC.
         """
         ref = event.objectRef
-        if ref is None or event.verb not in _WRITES or ref.subresource not in _DECISIONS:
+        if ref is None or event.verb not in WRITES or ref.subresource not in _DECISIONS:
             return
         refused = event.responseStatus is not None and event.responseStatus.code >= _FIRST_REFUSAL
         if refused or (not has_owner(ref) and ref.resource not in ("endpoints", "bindings")):

@@ -125,7 +125,7 @@ class Counts:
     def changed(self, copy: Counts) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
         """Keys, counts and owners of the entries that changed since a copy was taken, and perhaps of some that did not.
 
-        Places are compared, not keys: it takes a tenth of the time. If the table was laid out anew since, all are returned.
+        Places are compared, not keys: it takes a tenth of the time. If the table was rebuilt since, all are returned.
         """
         if len(copy._keys) == len(self._keys):
             differs = (self._keys != copy._keys) | (self._counts != copy._counts)
@@ -168,7 +168,7 @@ class Counts:
         return np.flatnonzero((self._keys != _EMPTY) & (self._keys != _GONE))
 
     def _keep(self, places: Ints) -> None:
-        """Build the table anew from some of its places."""
+        """Rebuild the table from some of its places."""
         keys, counts, owners = self._keys[places], self._counts[places], self._owners[places]
         self._allocate(int(len(keys) * _GROWTH))
         self._insert(keys, counts, owners)

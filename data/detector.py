@@ -1,4 +1,4 @@
-"""Events in, scores and verdicts out: the one detector that evaluation, pyfunc and the scoring service all use.
+"""Events in, scores and verdicts out: the detector of evaluation, pyfunc and the scoring service.
 
 Each new action is scored at once, in the window of its principal's last actions that ends with it.
 """
@@ -51,7 +51,7 @@ class FieldReason:
         field, value: what it was.
         nll: negative log-likelihood, nats.
         expected: what the decoder expected of this principal instead: value, probability.
-        of_peers: what it would have expected of somebody of its peer group about whom nothing else is known.
+        of_peers: what it would have expected of an unknown member of its peer group.
     """
 
     field: str
@@ -177,7 +177,7 @@ class _Who:
 
 
 class _Known:
-    """What is looked up of each principal, once: the encoder's table of principals as columns."""
+    """The encoder's table of principals as columns; each principal is looked up once."""
 
     def __init__(self, table: PrincipalTable) -> None:
         self._table = table
@@ -203,13 +203,9 @@ class _Known:
         table = self._table
         groups = [table.group(principal) for principal in principals]
         self._texts += [(one.name, one.kind, group) for one, group in zip(principals, groups, strict=True)]
-        ids = [
-            (table.ids.get(one.name, 0), table.groups.get(group, 0))
-            for one, group in zip(principals, groups, strict=True)
-        ]
-        hashes = [
-            (stable_hash(one.name), stable_hash(group)) for one, group in zip(principals, groups, strict=True)
-        ]
+        named = [(one.name, group) for one, group in zip(principals, groups, strict=True)]
+        ids = [(table.ids.get(name, 0), table.groups.get(group, 0)) for name, group in named]
+        hashes = [(stable_hash(name), stable_hash(group)) for name, group in named]
         self._ids = np.concatenate([self._ids, np.array(ids, np.int64)])
         self._hashes = np.concatenate([self._hashes, np.array(hashes, np.uint64)])
 
@@ -218,7 +214,7 @@ class Detector:
     """Scores actions against the habits in a bundle and keeps those habits up to date as it goes.
 
     Attributes:
-        recall: called with the principals of a batch before their state is read, by whoever keeps that of quiet ones elsewhere.
+        recall: called with the principals of a batch before their state is read, to load that of evicted ones.
     """
 
     def __init__(
@@ -236,8 +232,8 @@ class Detector:
             bundle: an opened bundle.
             threads: of onnxruntime.
             model: in place of the bundle's graph.
-            cached_windows: windows whose reconstruction error is remembered, for they come again; 0 remembers none.
-            warm: give all principals their context at once; else `warm` does, before they act.
+            cached_windows: capacity of the cache of reconstruction errors; 0 for none.
+            warm: load the context of all principals now; else call `warm` before they act.
         """
         self.bundle = bundle
         newest = None
@@ -257,7 +253,7 @@ class Detector:
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
 
     def warm(self, names: Iterable[str]) -> None:
-        """Give principals the context that training left of them; what they had since is replaced."""
+        """Give principals their context at the end of training; a later one is replaced."""
         warmup = self.bundle.warmup
         for name in dict.fromkeys(names):
             if name in warmup.tokens:
@@ -323,7 +319,7 @@ class Detector:
         return scores
 
     def figures(self) -> Figures:
-        """What it holds now; may be asked while it scores."""
+        """What it holds now; safe to call while it scores."""
         return Figures(
             principals=len(self.windows),
             habits=len(self.habits),

@@ -40,7 +40,7 @@ _QUERY_VALUE = re.compile("=[^&]*")
 _MEMO_LIMIT = 100_000
 _INTERNED_LIMIT = 2_000_000
 _PRINCIPALS_LIMIT = 100_000
-#: Numbers no two sets of codes share, whichever encoder made them: a vocabulary may serve several encoders in turn.
+#: Unique over all encoders, since a vocabulary may serve several in turn.
 _GENERATIONS = count(1)
 
 Codes = npt.NDArray[np.int32]
@@ -131,9 +131,9 @@ class ActionBatch:
         principal: int32 [N], index into `principals`.
         time: int64 [N], when the request was received, microseconds since 1970 UTC.
         principals: the encoder's table of identities (shared, only grows within a generation).
-        folded: int64 [M], events that told nothing new about a request already seen (a later stage, a repeat).
+        folded: int64 [M], events that add nothing to a request already seen (a later stage, a repeat).
         dropped: int64 [K], events left out on purpose (`drop_principals`).
-        links: (index of an action, what it tells about ownership), for an encoder that does not join owners itself.
+        links: (index of an action, what it says about ownership), for an encoder that does not join owners itself.
     """
 
     event: npt.NDArray[np.int64]
@@ -150,11 +150,7 @@ class ActionBatch:
 
 
 def joined(batches: Sequence[ActionBatch]) -> ActionBatch:
-    """The actions of successive batches of one encoder, in one. `event`, `folded`, `dropped` and `links` stay with the batches.
-
-    Args:
-        batches: one at least.
-    """
+    """One batch of one encoder's successive batches, one at least; without `event`, `folded`, `dropped` and `links`."""
     return ActionBatch(
         event=np.arange(sum(map(len, batches))),
         codes={
@@ -169,7 +165,7 @@ def joined(batches: Sequence[ActionBatch]) -> ActionBatch:
 
 
 class _Memo(dict[Any, int]):
-    """Codes by raw value; what is missing is worked out once."""
+    """Codes by raw value; a missing one is computed once."""
 
     __slots__ = ("_make",)
 
@@ -183,10 +179,10 @@ class _Memo(dict[Any, int]):
 
 
 class _Rows:
-    """Rows of codes by raw values: what belongs together is worked out once, and looked up whole from then on.
+    """Rows of codes by raw values: each distinct value is encoded once.
 
-    Kept of the values is their hash alone, keyed anew in every process: they are ten times as large, and each would keep a page
-    of the events it came with in memory. With a full memory, two are taken for one in less than one of 10^9 processes.
+    Only a hash of the value is kept, with a key of this process: the value is ten times as large and would keep a page of the
+    events it came with in memory. With a full memory, two values collide in less than one of 10^9 processes.
     """
 
     __slots__ = ("_done", "_make", "_row_of", "_table", "rows")
@@ -229,7 +225,7 @@ class _Rows:
 
 
 class _Pending:
-    """Actions to be taken, by what was looked up of each."""
+    """Actions that were added and not yet taken, as rows of the memos."""
 
     __slots__ = (
         *("changes", "contexts", "deeds", "dropped", "folded", "index", "links", "objects", "seen"),
@@ -281,8 +277,8 @@ class ActionEncoder:
 
         Args:
             settings: encoding choices.
-            join_owners: whether to follow ownership as the events come. One that sees only a stretch of a log leaves `owner`
-                at "-" and hands on `links`, for `OwnerTracker.join` to follow in the order of the whole log.
+            join_owners: whether to follow ownership as the events come. Without, `owner` stays "-" and batches carry `links`, for
+                `OwnerTracker.join` to follow in the order of the whole log.
         """
         self.settings = settings or ActionSettings()
         self.folder = StageFolder()
@@ -291,7 +287,7 @@ class ActionEncoder:
         self._forget_values()
 
     def _forget_values(self) -> None:
-        """Start all codes anew, which `generation` tells the holders of code tables."""
+        """Restart all codes; a new `generation` says so to holders of code tables."""
         self.generation = next(_GENERATIONS)
         self.interners = {field: Interner() for field in STATIC_FIELDS}
         for interner in self.interners.values():
@@ -361,23 +357,20 @@ class ActionEncoder:
             self._forget_memos()
 
     def encode(self, events: Sequence[AuditEvent]) -> ActionBatch:
-        """Encode events in arrival order.
-
-        Args:
-            events: decoded events; several stages of one request may come in any number of calls.
+        """Encode events in arrival order; the stages of a request may be spread over calls.
 
         Returns:
-            One action per request, at the first event that tells its outcome.
+            One action per request, at the first event that has its outcome.
         """
         self.add(events)
         return self.take()
 
     def add(self, events: Sequence[AuditEvent]) -> Sequence[AuditEvent]:
-        """Take events in, for `take` to hand over as actions with all others that came since its last call.
+        """Buffer events; `take` returns everything buffered since its last call.
 
-        What events share (who called from where, what for, with what outcome) is looked up whole and without a loop in Python;
-        only the few that need more are looked at one by one. Nothing of an event is kept but codes and its time, so a log is read
-        fastest in blocks that are small enough for the caches of a processor, and taken in larger ones.
+        What events share (caller and origin, object, outcome) is looked up whole and without a loop in Python; only the few that
+        need more are looked at one by one. Only codes and times of an event are kept, so a log is read fastest in blocks that fit
+        into a processor's cache, and taken in larger ones.
 
         Returns:
             The events that become actions.
@@ -458,7 +451,7 @@ class ActionEncoder:
         )
 
     def _sort_out(self, events: Sequence[AuditEvent]) -> Sequence[AuditEvent]:
-        """The events that become actions; notes which those are, which were folded and which dropped."""
+        """The events that become actions; notes the places of these, the folded and the dropped."""
         drop, pending = self.settings.drop_principals, self._pending
         asked: Sequence[int] = range(pending.seen, pending.seen + len(events))
         pending.seen += len(events)
@@ -478,7 +471,7 @@ class ActionEncoder:
         return list(compress(events, first))
 
     def _add_odd(self, event: AuditEvent, row: int, flags: int) -> None:
-        """What is no plain request for an object: paths, exec and the like, proxies."""
+        """Requests that are not plainly for an object: paths, exec and the like, proxies."""
         changes, uri = self._pending.changes, event.requestURI
         if not flags & _IS_OBJECT:
             changes["resource"].append((row, self._path[uri.partition("?")[0]]))
@@ -508,7 +501,7 @@ class ActionEncoder:
     def _new_principal(self, key: tuple[str, str, tuple[str, ...]]) -> int:
         cluster, username, groups = key
         principal = self.identity.principal(username, groups)
-        if cluster:  # the same name in another cluster is somebody else
+        if cluster:  # the same name in another cluster is another principal
             principal = replace(
                 principal,
                 name=f"{cluster}/{principal.name}",

@@ -28,7 +28,7 @@ _LIMIT = 500_000
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What has added up of K principals, as a plain array: what may be kept elsewhere while they are quiet.
+    """What has added up of K principals, as a plain array: can be evicted while they are quiet.
 
     Attributes:
         names: who, length K.
@@ -50,7 +50,7 @@ class Accumulator:
     def __init__(self, horizons: Sequence[float]) -> None:
         self.horizons = tuple(horizons)
         self._fade = [1.0 / (seconds * 1e6) for seconds in self.horizons]
-        self._starts_anew = [seconds > INCIDENT_SECONDS for seconds in self.horizons]
+        self._restarts = [seconds > INCIDENT_SECONDS for seconds in self.horizons]
         self._sums: dict[str, list[float]] = {}
 
     def add(
@@ -68,8 +68,8 @@ class Accumulator:
             time: int64 [N], microseconds.
             novelty: float64 [N], evidence of novelty that counts, decades; 0 where none does.
             error: float64 [N], evidence of reconstruction error that counts, decades; 0 where none does.
-            limits: float64 [N, horizons], evidence at which each is flagged. What has been told at a horizon longer than an
-                incident has been told: the sums there start anew, or every later trifle would raise it again.
+            limits: float64 [N, horizons], evidence at which each is flagged. After a flag at a horizon longer than an incident
+                its sums restart, or every later trifle would flag again.
 
         Returns:
             float64 [N, horizons], decades; 0 for an action that adds nothing itself, whatever came before it.
@@ -90,7 +90,7 @@ class Accumulator:
                 a = sums[1 + 2 * i] = sums[1 + 2 * i] * kept + new
                 b = sums[2 + 2 * i] = sums[2 + 2 * i] * kept + wrong
                 out[row, i] = together = math.sqrt(a * max(b, FLOOR))
-                if limits is not None and self._starts_anew[i] and together >= limits[row, i]:
+                if limits is not None and self._restarts[i] and together >= limits[row, i]:
                     sums[1 + 2 * i] = sums[2 + 2 * i] = 0.0
         return out
 
@@ -150,11 +150,11 @@ def replay(
         return flagged
     order = np.argsort(principal, kind="stable")
     _, first, sizes = np.unique(principal[order], return_index=True, return_counts=True)
-    # The k-th action of everybody at once: whoever acted most comes first, so that those who go on are a slice.
+    # The k-th action of all principals at once; the most active come first, so that those that go on are a slice.
     most = np.argsort(-sizes, kind="stable")
     first, sizes = first[most], sizes[most]
     fade = 1.0 / (np.asarray(horizons) * 1e6)
-    anew = np.asarray(horizons) > INCIDENT_SECONDS
+    restarts = np.asarray(horizons) > INCIDENT_SECONDS
     last = time[order[first]].astype(np.float64)
     sums = np.zeros((2, len(first), cases, len(fade)))
     for step in range(int(sizes[0])):
@@ -169,5 +169,5 @@ def replay(
         now[1] += error[rows, None, None]
         reached = np.sqrt(now[0] * np.maximum(now[1], FLOOR)) >= limits[rows, None] * scales[:, None]
         flagged[rows] = reached.any(axis=2)
-        now[:, reached & anew] = 0.0
+        now[:, reached & restarts] = 0.0
     return flagged

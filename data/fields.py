@@ -34,13 +34,8 @@ _GAP_EDGES = np.array(
     [10_000, 100_000, 1_000_000, 10_000_000, 60_000_000, 600_000_000, 3_600_000_000, 28_800_000_000]
 )
 _QUERY_NOISE = {
-    "timeout",
-    "timeoutSeconds",
-    "resourceVersion",
-    "allowWatchBookmarks",
-    "watch",
-    "pretty",
-    "resourceVersionMatch",
+    *("timeout", "timeoutSeconds", "resourceVersion", "resourceVersionMatch"),
+    *("allowWatchBookmarks", "watch", "pretty"),
 }
 _BY = re.compile(r'by (ClusterRoleBinding|RoleBinding) "([^"]*)"')
 _FIRST_ARGUMENT = re.compile(r"[?&]command=([^&]*)")
@@ -74,12 +69,8 @@ def uri_shape(uri: str, subresource: str) -> str:
     keys = {part.partition("=")[0] for part in query.split("&") if part} - _QUERY_NOISE
     shape = "&".join(sorted(fold_name(unquote(key)) for key in keys))
     if subresource == "proxy":
-        behind = path.partition("/proxy")[2]
-        shape = (
-            "/".join(fold_name(unquote(part)) for part in behind.split("/")[1 : 1 + _PROXY_DEPTH])
-            + "?"
-            + shape
-        )
+        behind = path.partition("/proxy")[2].split("/")[1 : 1 + _PROXY_DEPTH]
+        shape = "/".join(fold_name(unquote(part)) for part in behind) + "?" + shape
     if subresource == "exec":
         argument = _FIRST_ARGUMENT.search("?" + query)
         if argument:

@@ -1,4 +1,4 @@
-"""What each principal, its peers and anybody has done before: counts of attributes, for novelty and for reasons.
+"""What each principal, its peers and everyone has done before: counts of attributes, for novelty and for reasons.
 
 An attribute is kept as a stable 64-bit hash of its values and of whose habit it is. Values themselves are not stored.
 """
@@ -14,13 +14,13 @@ from data.attributes import ATTRIBUTES, Hashes, mix
 from data.counts import NOBODY, Counts
 from data.fields import stable_hash
 
-#: Attributes that are no news of the cluster's machinery: it goes wherever others' work is, by bindings named after itself.
+#: Attributes whose novelty does not count for the cluster's machinery: it works wherever others do, by bindings of its own.
 MACHINERY_IGNORES = (
     *("namespace", "resource_namespace", "verb_resource_namespace", "object", "image_of"),
     "binding",
 )
 
-#: Attributes that say what was asked for. Who acts for somebody else did not choose that.
+#: Attributes of the request's content, which one who acts for another did not choose.
 CONTENTS = ("traits", "images")
 
 #: Actions from which what a principal does has a shape of its own; before, it is judged by what its peers do.
@@ -59,7 +59,7 @@ class Familiarity:
 
 @dataclass(frozen=True, slots=True)
 class OwnHabits:
-    """Counts that belong to single principals, as plain arrays of one length: what may be kept elsewhere while they are quiet.
+    """Counts of single principals as arrays of one length, which can be evicted while these are quiet.
 
     Attributes:
         principal: uint64, stable hash of the name.
@@ -78,8 +78,8 @@ class Habits:
     One table maps a 64-bit key to a count. Keys are salted by level: own (principal, attribute) -> actions;
     peers (group, attribute) and anyone (attribute) -> number of distinct principals; own of the principal alone -> its actions.
 
-    The table also knows whose an entry is, if it was made by `observe` or `put`: those of a quiet principal can be taken out and
-    put back. Of what a bundle brought along the owners are not known; it stays.
+    Entries made by `observe` or `put` know their owner: those of a quiet principal can be taken out and put back. Entries of a
+    bundle have no owner and stay.
 
     Args:
         limit: most entries; with more, those that were counted least are forgotten, a quarter of all at a time.
@@ -144,17 +144,16 @@ class Habits:
         self._table.put(own.key, own.count, self._owner_codes(own.principal))
 
     def learn(self, other: Habits, before: Habits) -> None:
-        """Know what another table counted since it was like `before`.
+        """Take over what another table counted since it was like `before`.
 
-        This one may have learned from the very actions that were counted there, so counts are not added: the greater one is
-        kept. Neither is what was habit forgotten, nor is one principal taken for two.
+        Both may have counted the same actions, so the greater count is kept instead of the sum.
         """
         keys, counts, owners = other._table.entries()
         changed = counts != before._table.get(keys)
         self._learn(other, keys[changed], counts[changed], owners[changed])
 
     def catch_up(self, other: Habits, copy: Habits) -> None:
-        """Know what another table counted since a copy was taken, from which this one has learned. Quick, if little was."""
+        """Take over what another table counted since `copy`, from which this one learned, was taken; quick if that is little."""
         self._learn(other, *other._table.changed(copy._table))
 
     def _learn(self, other: Habits, keys: Hashes, counts: Ints, owners: npt.NDArray[np.int32]) -> None:
@@ -254,7 +253,7 @@ def counted_levels(
         levels: int8 [N, attributes], from `novelty_levels`.
         actions: int64 [N], earlier actions of the principal.
         machinery: bool [N], whether the cluster's own machinery acted.
-        for_others: bool [N], whether it acted for somebody known (the `owner` field).
+        for_others: bool [N], whether it acted for a known principal (the `owner` field).
     """
     left_out = (machinery[:, None] & _PLACES) | ((machinery & for_others)[:, None] & _CONTENTS)
     left_out |= (actions < MATURE)[:, None] & (levels == 1)

@@ -49,9 +49,7 @@ def identify(username: str, groups: Iterable[str]) -> Principal:
     if username.startswith(_SERVICE_ACCOUNT):
         namespace, _, account = username[len(_SERVICE_ACCOUNT) :].partition(":")
         kind: Kind = "controller" if namespace == "kube-system" else "serviceaccount"
-        if (
-            account == "default"
-        ):  # shared by every workload that names no account of its own: no role to be a peer in
+        if account == "default":  # shared by all workloads without an account of their own, so it is no role
             return Principal(username, kind, (f"namespace:{namespace}", f"kind:{kind}"))
         return Principal(username, kind, (f"account:{account}", f"namespace:{namespace}", f"kind:{kind}"))
     if username.startswith(_NODE):
@@ -133,11 +131,8 @@ class Identity:
         if not isinstance(rules.get("fold_nodes", False), bool):
             raise KubehabitError("fold_nodes in the identity settings must be true or false.")
         similar_from = rules.get("similar_from", 0.5)
-        if (
-            isinstance(similar_from, bool)
-            or not isinstance(similar_from, int | float)
-            or not 0 < similar_from <= 1
-        ):
+        is_number = isinstance(similar_from, int | float) and not isinstance(similar_from, bool)
+        if not is_number or not 0 < similar_from <= 1:
             raise KubehabitError(
                 "similar_from in the identity settings must be a number above 0 and at most 1."
             )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -76,7 +76,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Something the log does not tell.
+    """Something that the log leaves out.
 
     Attributes:
         what: what is missing, with figures.
@@ -134,6 +134,23 @@ _AREAS = (
         "a client certificate that somebody makes for another identity",
     ),
 )
+
+
+#: Share that every event should have -> what is missing, which detections suffer, and the remedy.
+_EVERY_EVENT = {
+    "decisions": (
+        "no authorization decision",
+        "which binding allowed a request, and what was refused",
+        "keep the annotations",
+    ),
+    "addresses": ("no client address", "use of a credential from elsewhere", "keep sourceIPs"),
+    "agents": ("no user agent", "use of a credential with another tool", "keep userAgent"),
+    "groups": (
+        "no groups of the user",
+        "what a newcomer may be expected to do, from those who share a group",
+        "keep user.groups (Google's Cloud Audit logs do not have them)",
+    ),
+}
 
 
 def _area_of(event: AuditEvent) -> _Area | None:
@@ -230,10 +247,9 @@ class Inspection:
         name = f"{event.cluster}/{user.username}" if event.cluster else user.username
         known = self._kind.get(name)
         if known is None:
-            principal = identify(user.username, user.groups)
             if len(self._kind) >= 2 * _DISTINCT_LIMIT:
                 self._kind.clear()
-            self._kind[name] = principal.kind
+            self._kind[name] = identify(user.username, user.groups).kind
         return name
 
     def _weigh(self, event: AuditEvent) -> None:
@@ -264,71 +280,46 @@ class Inspection:
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
     def lacks(self) -> list[Lack]:
-        """What the audit policy, or the way here, leaves out, gravest first."""
-        found: list[Lack] = []
+        """What the audit policy, or the way here, leaves out, most serious first."""
+        return list(self._lacks())
+
+    def _lacks(self) -> Iterator[Lack]:
         if set(self.stages.counts) == {"RequestReceived"}:
-            found.append(
-                Lack(
-                    "only the stage RequestReceived is logged, so no outcome is known and no event becomes an action",
-                    "all of them",
-                    "take omitStages: [ResponseComplete] out of the audit policy",
-                )
+            yield Lack(
+                "only the stage RequestReceived is logged, so no outcome is known and no event becomes an action",
+                "all of them",
+                "take omitStages: [ResponseComplete] out of the audit policy",
             )
         for area in _AREAS:
             share = self.areas[area.name]
             if share.ratio < _ENOUGH:
-                found.append(
-                    Lack(
-                        f"{share.of - share.having:,} of {share.of:,} writes to {area.name} have no request body",
-                        area.suffers,
-                        "log them at level Request"
-                        + (f" (group {area.groups[0]})" if area.groups[0] else ""),
-                    )
+                yield Lack(
+                    f"{share.of - share.having:,} of {share.of:,} writes to {area.name} have no request body",
+                    area.suffers,
+                    "log them at level Request" + (f" (group {area.groups[0]})" if area.groups[0] else ""),
                 )
         if self.events and not self.reads:
-            found.append(
-                Lack(
-                    "no get, list or watch is in the log",
-                    "theft of secrets, probing, harvesting of logs and configuration",
-                    "log reads at level Metadata (AKS: kube-audit, not kube-audit-admin; GKE: Data Access logs)",
-                )
+            yield Lack(
+                "no get, list or watch is in the log",
+                "theft of secrets, probing, harvesting of logs and configuration",
+                "log reads at level Metadata (AKS: kube-audit, not kube-audit-admin; GKE: Data Access logs)",
             )
         elif self.events and not self.secret_reads:
-            found.append(
-                Lack(
-                    "no read of a Secret is in the log",
-                    "theft of secrets, unless truly nobody reads any",
-                    "log get, list and watch of secrets at level Metadata",
-                )
+            yield Lack(
+                "no read of a Secret is in the log",
+                "theft of secrets, unless truly nobody reads any",
+                "log get, list and watch of secrets at level Metadata",
             )
-        for share, what, suffers, remedy in (
-            (
-                self.decisions,
-                "no authorization decision",
-                "which binding allowed a request, and what was refused",
-                "keep the annotations",
-            ),
-            (self.addresses, "no client address", "use of a credential from elsewhere", "keep sourceIPs"),
-            (self.agents, "no user agent", "use of a credential with another tool", "keep userAgent"),
-            (
-                self.groups,
-                "no groups of the user",
-                "what a newcomer may be expected to do, from those who share a group",
-                "keep user.groups (Google's Cloud Audit logs do not have them)",
-            ),
-        ):
+        for name, (what, suffers, remedy) in _EVERY_EVENT.items():
+            share = getattr(self, name)
             if share.ratio < _ENOUGH:
-                missing = share.of - share.having
-                found.append(Lack(f"{missing:,} of {share.of:,} events have {what}", suffers, remedy))
+                yield Lack(f"{share.of - share.having:,} of {share.of:,} events have {what}", suffers, remedy)
         if self.secret_bodies:
-            found.append(
-                Lack(
-                    f"{self.secret_bodies:,} writes of Secrets carry their contents, readable by all who can read this log",
-                    "none: kubehabit never looks at them",
-                    "log secrets at level Metadata, and treat this log as a secret",
-                )
+            yield Lack(
+                f"{self.secret_bodies:,} writes of Secrets carry their contents, readable by all who can read this log",
+                "none: kubehabit never looks at them",
+                "log secrets at level Metadata, and treat this log as a secret",
             )
-        return found
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -353,9 +344,7 @@ class Inspection:
             "stages": dict(self.stages.top(20)),
             "writes": self.bodies.of,
             "writes_with_body": self.bodies.having,
-            "lacks": [
-                {"what": lack.what, "suffers": lack.suffers, "remedy": lack.remedy} for lack in self.lacks()
-            ],
+            "lacks": [asdict(lack) for lack in self.lacks()],
             "skipped": dict(self.skipped),
             "dead_letters": sum(self.dead.values()),
             "dead_letter_reasons": dict(self.dead.most_common()),
@@ -445,7 +434,7 @@ def inspect(logs: Sequence[Path], progress: Console | None = None) -> Inspection
             for events in read_events(
                 file,
                 found,
-                on_bytes=partial(_plus, show, done),
+                on_bytes=partial(show, done),
                 sources=sources,
                 on_skipped=found.skipped.update,
             ):
@@ -456,37 +445,23 @@ def inspect(logs: Sequence[Path], progress: Console | None = None) -> Inspection
         where = ", ".join(map(str, logs))
         reason = next(iter(found.dead_examples.values()), "")
         left_out = next(iter(found.skipped), "")
-        told = reason or left_out or "it is empty"
+        cause = reason or left_out or "it is empty"
         raise KubehabitError(
-            f"{where}: no audit event found ({told}). docs/sources.md lists the formats that can be read."
+            f"{where}: no audit event found ({cause}). docs/sources.md lists the formats that can be read."
         )
     return found
 
 
-def _plus(show: _Show, done: int, read: int) -> None:
-    show(done + read)
-
-
-class _Show:
-    """Moves a progress bar, if there is one."""
-
-    def __init__(self, bar: Progress | None, total: int) -> None:
-        self._bar = bar
-        self._task = bar.add_task("reading", total=total or None) if bar is not None else None
-
-    def __call__(self, done: int) -> None:
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done)
-
-
 @contextmanager
-def _bar(console: Console | None, total: int) -> Iterator[_Show]:
+def _bar(console: Console | None, total: int) -> Iterator[Callable[[int, int], None]]:
+    """A function of the bytes of earlier files and of this one; it shows them where there is a terminal."""
     if console is None or not console.is_terminal:
-        yield _Show(None, total)
+        yield lambda *_: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        yield _Show(bar, total)
+        task = bar.add_task("reading", total=total or None)
+        yield lambda before, read: bar.update(task, completed=before + read)
 
 
 def _resource(event: AuditEvent) -> str:
@@ -511,13 +486,12 @@ def _duration(seconds: float) -> str:
 
 
 def _short(name: str) -> str:
-    """The end of a name, which is what tells it from others."""
+    """The end of a name, the part that sets it apart."""
     return name if len(name) <= _NAME_WIDTH else "…" + name[1 - _NAME_WIDTH :]
 
 
 def _plural(kind: str, count: int) -> str:
-    words = {"serviceaccount": "service account", "anonymous": "anonymous"}
-    word = words.get(kind, kind)
+    word = "service account" if kind == "serviceaccount" else kind
     return word if count == 1 or kind == "anonymous" else word + "s"
 
 

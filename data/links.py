@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from data.audit_event import AuditEvent, ObjectRef
+from data.audit_event import UNREADABLE, AuditEvent, ObjectRef
 from data.names import SAFE
 from data.traits import certificate_subject
 
@@ -114,7 +114,7 @@ def _object(value: Any) -> dict[str, Any]:
 def _body(event: AuditEvent) -> dict[str, Any]:
     try:
         return _object(_DECODE.decode(event.requestObject)) if event.requestObject else {}
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except UNREADABLE:
         return {}
 
 

@@ -1,11 +1,10 @@
-"""Who is behind what a controller does: its objects are traced to the principal who last wrote their owner.
+"""Traces what a controller does to the principal who last wrote the owner of its objects.
 
-A controller's pod is created by the controller, so a rule about pods sees the controller and never the one who asked for the pod.
-What ties them together is in the log: `metadata.ownerReferences` of what the controller writes, its `generateName`, and the name
-of each object. Two steps, so that logs can be read in parallel and joined in order afterwards:
+The log connects them: `metadata.ownerReferences` and `generateName` of what the controller writes, and the names of objects. Two
+steps, so that logs can be read in parallel and joined in order afterwards:
 
-    read_link    what one event tells about ownership; needs that event only
-    OwnerTracker follows links in the order of the log, within a fixed bound of memory
+    read_link    what one event says about ownership; needs that event only
+    OwnerTracker follows links in the order of the log, in bounded memory
 """
 
 from __future__ import annotations
@@ -15,66 +14,43 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from data.audit_event import AuditEvent, ObjectRef
+from data.audit_event import UNREADABLE, AuditEvent, ObjectRef
 from data.identity import Principal
 
-#: Owner of an action that is nobody else's: no controller did it, or nothing tells for whom.
+#: Owner of an action that has none: no controller did it, or the log does not say for whom.
 NOBODY = "-"
 
 WRITES: frozenset[str] = frozenset(("create", "update", "patch", "delete"))
-#: Resources that nobody owns and that make up most writes: heartbeats, reports, questions.
+#: Resources without an owner that make up most writes: heartbeats, reports, access reviews.
 _UNOWNED = frozenset(
     (
-        *(
-            "events",
-            "leases",
-            "endpoints",
-            "tokenreviews",
-            "subjectaccessreviews",
-            "localsubjectaccessreviews",
-        ),
-        *("selfsubjectaccessreviews", "selfsubjectrulesreviews", "nodes", "componentstatuses", "bindings"),
+        *("events", "leases", "endpoints", "tokenreviews", "subjectaccessreviews"),
+        *("localsubjectaccessreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
+        *("nodes", "componentstatuses", "bindings"),
     )
 )
 
 _AUTOSCALERS = "horizontalpodautoscalers"
 
-#: Subresources through which somebody decides over an object; the others report on it.
+#: Subresources that change what an object is to do; the others report on it.
 _DEEDS = frozenset(("", "scale", "ephemeralcontainers", "eviction", "resize", "rollback"))
 
-#: Accounts of kube-controller-manager. They carry out what others wrote, so their writes make them nobody's author.
+#: Accounts of kube-controller-manager. They carry out what others wrote and are never its author.
 CONTROLLERS: frozenset[str] = frozenset(
     (
         *("attachdetach-controller", "bootstrap-signer", "certificate-controller"),
         *("clusterrole-aggregation-controller", "cronjob-controller", "daemon-set-controller"),
-        *(
-            "deployment-controller",
-            "disruption-controller",
-            "endpoint-controller",
-            "endpointslice-controller",
-        ),
-        *("endpointslicemirroring-controller", "ephemeral-volume-controller", "expand-controller"),
-        *(
-            "generic-garbage-collector",
-            "horizontal-pod-autoscaler",
-            "job-controller",
-            "legacy-service-account-token-cleaner",
-        ),
-        *("namespace-controller", "node-controller", "persistent-volume-binder", "pod-garbage-collector"),
-        *("pv-protection-controller", "pvc-protection-controller", "replicaset-controller"),
-        *(
-            "replication-controller",
-            "resourceclaim-controller",
-            "resourcequota-controller",
-            "root-ca-cert-publisher",
-        ),
-        *("route-controller", "service-account-controller", "service-controller", "statefulset-controller"),
-        *(
-            "token-cleaner",
-            "ttl-after-finished-controller",
-            "ttl-controller",
-            "validatingadmissionpolicy-status-controller",
-        ),
+        *("deployment-controller", "disruption-controller", "endpoint-controller"),
+        *("endpointslice-controller", "endpointslicemirroring-controller"),
+        *("ephemeral-volume-controller", "expand-controller", "generic-garbage-collector"),
+        *("horizontal-pod-autoscaler", "job-controller"),
+        *("legacy-service-account-token-cleaner", "namespace-controller", "node-controller"),
+        *("persistent-volume-binder", "pod-garbage-collector", "pv-protection-controller"),
+        *("pvc-protection-controller", "replicaset-controller", "replication-controller"),
+        *("resourceclaim-controller", "resourcequota-controller", "root-ca-cert-publisher"),
+        *("route-controller", "service-account-controller", "service-controller"),
+        *("statefulset-controller", "token-cleaner", "ttl-after-finished-controller"),
+        *("ttl-controller", "validatingadmissionpolicy-status-controller"),
     )
 )
 
@@ -90,14 +66,14 @@ Key = tuple[str, str, str, str]
 
 
 class Link(NamedTuple):
-    """What one write tells about ownership.
+    """What one write says about ownership.
 
     Attributes:
         target: the object written; None when its name is not known.
         parent: its controlling owner, if the body names one.
-        author: principal whose own decision this write is, or "" if it carries out somebody else's.
-        also: a second object that is known by this write to be steered by the target (an autoscaler's workload).
-        asks: whether the answer is wanted: who is behind this action.
+        author: principal whose own decision this write is, or "" if it carries out another's.
+        also: a second object that the target steers (an autoscaler's workload).
+        asks: whether the owner of this action is wanted.
         scales: whether this is an autoscaler changing the target.
     """
 
@@ -166,33 +142,27 @@ def _steered_by(body: msgspec.Raw, cluster: str, namespace: str) -> Key | None:
     """The workload that an autoscaler's body names."""
     try:
         spec = _AUTOSCALER.decode(body).spec
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except UNREADABLE:
         return None
-    return (
-        None if spec is None or spec.scaleTargetRef is None else _of(spec.scaleTargetRef, cluster, namespace)
-    )
+    target = None if spec is None else spec.scaleTargetRef
+    return None if target is None else _of(target, cluster, namespace)
 
 
 def is_machinery(principal: Principal) -> bool:
-    """Whether somebody only carries out what others decided: the built-in controllers, the control plane, nodes."""
+    """Whether a principal only carries out what others decided: built-in controllers, the control plane, nodes."""
     if principal.kind == "controller":
         return principal.name.rpartition(":")[2] in CONTROLLERS
     return principal.kind in ("component", "node")
 
 
 def has_owner(ref: ObjectRef) -> bool:
-    """Whether a write of this can tell about ownership; most cannot."""
-    # A status is a report, not a deed, and a third of all writes.
+    """Whether a write of this can say anything about ownership; most cannot."""
+    # A status is a report, and a third of all writes.
     return ref.resource not in _UNOWNED and (ref.subresource != "status" or ref.resource == _AUTOSCALERS)
 
 
 def read_link(event: AuditEvent, principal: Principal) -> Link | None:
-    """What an event tells about ownership; None when that is nothing, as for most.
-
-    Args:
-        event: the event that became an action.
-        principal: who did it.
-    """
+    """What an event that became an action says about ownership; None for most."""
     ref = event.objectRef
     if event.verb not in WRITES or ref is None or not has_owner(ref):
         return None
@@ -209,7 +179,7 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
     if body and not ref.subresource and (event.verb == "create" or not (machinery or event.verb == "delete")):
         try:
             metadata = _OBJECT.decode(body).metadata or _NO_METADATA
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except UNREADABLE:
             metadata = _NO_METADATA  # a JSON patch, or no object at all
     if body and autoscaler and event.verb != "delete":
         also = _steered_by(body, cluster, ref.namespace)
@@ -239,10 +209,10 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
 
 
 class OwnerTracker:
-    """Remembers who last wrote what, and follows owner references to them. Give it links in the order of the log.
+    """Remembers who last wrote what, and follows owner references. Takes links in the order of the log.
 
-    Memory is bounded by two generations of objects: what was neither written nor asked for in the last `capacity` objects is
-    forgotten, and what belongs to it is then nobody's.
+    Memory is bounded by two generations: an object that was neither written nor looked up during the last `capacity` objects is
+    forgotten, and what belongs to it then has no owner.
     """
 
     def __init__(self, capacity: int = 65_536) -> None:
@@ -251,12 +221,12 @@ class OwnerTracker:
         self._old: dict[Key, str | Key] = {}
 
     def owner(self, event: AuditEvent, principal: Principal) -> str:
-        """Who is behind an action of a controller; "-" for everything else. `read_link` and `follow` in one."""
+        """Principal behind an action of a controller; "-" for everything else. `read_link` and `follow` in one."""
         link = read_link(event, principal)
         return NOBODY if link is None else self.follow(link)
 
     def follow(self, link: Link) -> str:
-        """Learn what a link tells; the principal behind the action if the link asks, else "-"."""
+        """Learn a link; returns the principal behind the action if the link asks, else "-"."""
         target, parent = link.target, link.parent
         if target is not None:
             if parent is not None and parent != target:
@@ -271,7 +241,7 @@ class OwnerTracker:
         if link.scales and target is not None:
             steering = self._get(_steered(target))
             if isinstance(steering, tuple) and (found := self._resolve(steering)) != NOBODY:
-                self._keep(target, found)  # whoever set the autoscaler has thereby changed the workload
+                self._keep(target, found)  # setting the autoscaler changed the workload
         if found == NOBODY and parent is not None:
             found = self._resolve(parent)
         if found == NOBODY and target is not None:
@@ -309,11 +279,10 @@ class OwnerTracker:
                 if self._get(owner) is not None:
                     return owner
             return self._known((cluster, "apps/deployments", namespace, stem.rpartition("-")[0]))
-        if resource == "apps/replicasets":
-            return self._known((cluster, "apps/deployments", namespace, name.rpartition("-")[0]))
-        if resource == "batch/jobs":
-            return self._known((cluster, "batch/cronjobs", namespace, name.rpartition("-")[0]))
-        return None
+        owner_kind = {"apps/replicasets": "apps/deployments", "batch/jobs": "batch/cronjobs"}.get(resource)
+        if owner_kind is None:
+            return None
+        return self._known((cluster, owner_kind, namespace, name.rpartition("-")[0]))
 
     def _known(self, key: Key) -> Key | None:
         return key if key[3] and self._get(key) is not None else None
@@ -321,7 +290,7 @@ class OwnerTracker:
     def _get(self, key: Key) -> str | Key | None:
         found = self._new.get(key)
         if found is None and (found := self._old.get(key)) is not None:
-            self._keep(key, found)  # what is asked for stays
+            self._keep(key, found)  # a lookup keeps it alive
         return found
 
     def _keep(self, key: Key, value: str | Key) -> None:
@@ -349,23 +318,6 @@ class OwnerTracker:
         for key, value in saved:
             tracker._keep(tuple(key), tuple(value) if isinstance(value, list) else value)
         return tracker
-
-
-_LINKS = msgspec.msgpack.Decoder(list[tuple[int, Link]])
-
-
-def pack_links(links: Sequence[tuple[int, Link]]) -> bytes:
-    """Links as MessagePack, for a part of a dataset that is joined later."""
-    return msgspec.msgpack.encode(links)
-
-
-def unpack_links(packed: bytes) -> list[tuple[int, Link]]:
-    """Inverse of `pack_links`.
-
-    Raises:
-        msgspec.MsgspecError: the bytes are no links.
-    """
-    return _LINKS.decode(packed)
 
 
 def _steered(key: Key) -> Key:

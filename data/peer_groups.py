@@ -109,9 +109,9 @@ class PrincipalTable:
     ) -> PrincipalTable:
         """Give each principal its narrowest candidate group in which it is not alone, and say why.
 
-        Of a person's groups the smallest is the narrowest; a service account's candidates come in order: accounts of the
-        same name do the same work in other namespaces, which says more than sharing a namespace. Who would be alone in all of
-        them is grouped with those of its kind who behave alike, if there are any, and else with its whole kind.
+        The narrowest of a person's groups is the smallest. A service account's candidates are ordered: accounts of the same name
+        do the same work in other namespaces, which says more than a shared namespace. A principal alone in all of them is grouped
+        with those of its kind that behave alike, or else with its whole kind.
 
         Args:
             principals: those of the fitting part, one entry a name.
@@ -164,7 +164,7 @@ class PrincipalTable:
         return next((group for group in principal.groups if group in self.groups), principal.groups[-1])
 
     def alone(self) -> list[str]:
-        """Principals whom only their kind gives peers, and whose kind does not say what they do."""
+        """Principals whose only peers are their kind, where the kind does not say what they do."""
         kinds = {f"kind:{kind}" for kind in _COMPARABLE}
         return [name for name, group in self.group_of.items() if group in kinds]
 
@@ -186,7 +186,7 @@ class PrincipalTable:
 
 
 def _by_candidates(unique: list[Principal]) -> dict[str, str]:
-    """Principal name -> the narrowest of its candidate groups that somebody else is in as well."""
+    """Principal name -> the narrowest of its candidate groups with another member."""
     group_of: dict[str, str] = {}
     members = Counter(group for p in unique for group in p.groups)
     settled: dict[str, str] = {}
@@ -199,7 +199,7 @@ def _by_candidates(unique: list[Principal]) -> dict[str, str]:
             for p in unique
             if p.name not in settled
         }
-        # A group whose other candidates all found a narrower one leaves somebody alone in it, who has to look further.
+        # Where all other candidates found a narrower group, the one left alone has to look further.
         chosen = Counter(group_of.values())
         deserted = {group for group, count in chosen.items() if count == 1 and not group.startswith("kind:")}
         if not deserted:

@@ -88,7 +88,7 @@ class _Frame(Protocol):
 class _Frames(io.RawIOBase):
     """Decompressed bytes of concatenated frames.
 
-    Unlike the libraries' own file objects it hands over everything that could be read before damage, and notices a missing end.
+    Unlike the libraries' file objects it returns everything before a damage, and notices a missing end.
     """
 
     def __init__(self, raw: IO[bytes], new: Callable[[], _Frame]) -> None:
@@ -143,11 +143,8 @@ class _Counted(io.RawIOBase):
 
     def readinto(self, buffer: Buffer) -> int:
         target = memoryview(buffer)
-        data = (
-            self._raw.read1(len(target))
-            if isinstance(self._raw, io.BufferedReader)
-            else self._raw.read(len(target))
-        )
+        read = self._raw.read1 if isinstance(self._raw, io.BufferedReader) else self._raw.read
+        data = read(len(target))
         target[: len(data)] = data
         self._count += len(data)
         return len(data)
@@ -157,7 +154,7 @@ class _Counted(io.RawIOBase):
 
 
 def _magic(stream: _Stream) -> bytes:
-    """The first bytes; damage that shows already here shows again when they are read."""
+    """The first bytes; damage met here is met again on reading."""
     try:
         return stream.peek(4)[:4]
     except DAMAGE:
@@ -166,7 +163,7 @@ def _magic(stream: _Stream) -> bytes:
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[_Stream, Callable[[], int]]]:
-    """Open by content, not by name: gives the decompressed stream, and a function that tells how much of the file is read."""
+    """Open by content, not by name: the decompressed stream, and a function that returns how much of the file is read."""
     stream: _Stream
     if path == STDIN:
         counted = _Counted(sys.stdin.buffer)
@@ -278,7 +275,7 @@ class _Input:
                 break
             pieces.append(piece)
             size += len(piece)
-            if self._interactive:  # whoever pipes a live log in wants it judged now
+            if self._interactive:  # a live log that is piped in is scored at once
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -327,9 +324,8 @@ class _Records:
                 number, opener = self._opener
                 self._opener = None
                 self._input.back(carry)
-                self._input.back(
-                    b"\n".join([opener, *(line for _, line in numbered), b""]) if block else opener
-                )
+                rest = [opener, *(line for _, line in numbered), b""] if block else [opener]
+                self._input.back(b"\n".join(rest))
                 carry = b""
                 yield from self._document(number, one_line=False)
             elif len(carry) > MAX_EVENT_BYTES:
@@ -338,7 +334,7 @@ class _Records:
                 yield from self._document(self.line, one_line=True)
 
     def _damaged(self, cut: bytes, damage: Exception) -> Decoded:
-        """The end of a log that could not be read to its end: what was cut off there goes with the reason."""
+        """The cut-off end of a damaged log, with the reason."""
         decoded = decode_numbered([(self.line, cut)], self._sources)
         reason = f"compressed stream is damaged after line {self.line - 1}: {damage}"
         if not decoded.events:
@@ -380,9 +376,8 @@ def read_events(
             order of their first events; `-` for standard input.
         dead_letters: where unreadable records go, each with its line.
         on_bytes: called now and then with the number of compressed bytes read so far, for progress bars.
-        sources: what remembers the formats of a stream; give one to know afterwards which formats were found, or to keep
-            the memory of GKE's long-running requests over several files.
-        on_skipped: called with counts of what is no audit event and was left out on purpose, by reason.
+        sources: gives the formats found afterwards, and carries GKE's long-running requests over several files.
+        on_skipped: called with counts of records left out on purpose, by reason.
 
     Raises:
         KubehabitError: the file cannot be opened, or the folder holds none.
@@ -391,17 +386,27 @@ def read_events(
     done = 0
     for log in log_files([path]):
         for decoded, position in _read(log, sources):
-            for letter in decoded.dead:
-                dead_letters.add(str(log), letter)
-            if decoded.skipped and on_skipped is not None:
-                on_skipped(decoded.skipped)
-            if decoded.events:
-                yield decoded.events
+            if events := _sorted_out(log, decoded, dead_letters, on_skipped):
+                yield events
             if on_bytes is not None:
                 on_bytes(done + position)
         if on_bytes is not None and log != STDIN:
             done += size_of(log)
             on_bytes(done)
+
+
+def _sorted_out(
+    log: Path,
+    decoded: Decoded,
+    dead_letters: DeadLetters,
+    on_skipped: Callable[[Mapping[str, int]], None] | None,
+) -> list[AuditEvent]:
+    """The events of a chunk; the rest of it is reported."""
+    for letter in decoded.dead:
+        dead_letters.add(str(log), letter)
+    if decoded.skipped and on_skipped is not None:
+        on_skipped(decoded.skipped)
+    return decoded.events
 
 
 def _read(log: Path, sources: Sources) -> Iterator[tuple[Decoded, int]]:
@@ -430,7 +435,7 @@ class _Stretch(io.RawIOBase):
 
 
 def _line_from(raw: IO[bytes], position: int) -> int:
-    """Where the first line begins that begins at a position or later."""
+    """Beginning of the first line at or after a position."""
     if position == 0:
         return 0
     raw.seek(position - 1)
@@ -461,12 +466,8 @@ def read_range(
         stretch = _Stretch(raw, _line_from(raw, begin), _line_from(raw, end))
         records = _Records(_Input(io.BufferedReader(stretch, _CHUNK_BYTES), interactive=False), Sources())
         for decoded in records.chunks():
-            for letter in decoded.dead:
-                dead_letters.add(str(log), letter)
-            if decoded.skipped and on_skipped is not None:
-                on_skipped(decoded.skipped)
-            if decoded.events:
-                yield decoded.events
+            if events := _sorted_out(log, decoded, dead_letters, on_skipped):
+                yield events
         if on_lines is not None:
             on_lines(records.line - 1)
 
@@ -486,7 +487,7 @@ def size_of(log: Path) -> int:
 def first_time(log: Path) -> str:
     """When the first event near the beginning of a file was written, RFC 3339; "" if there is none.
 
-    Not when it was received: a watch that ends after an hour may be the first thing in a file.
+    Not when it was received: a watch that ended after an hour may come first.
 
     Raises:
         KubehabitError: the file cannot be opened.

@@ -1,4 +1,4 @@
-"""Reconstruction errors of windows: the bundle's graphs in onnxruntime, and a memory of windows that come again."""
+"""Reconstruction errors of windows: the bundle's graphs in onnxruntime, and a cache of errors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 Nll = npt.NDArray[np.float32]
 
-#: Windows computed at once: more do not stay in a processor's caches, fewer do not fill its vector units.
+#: Windows computed at once: more overflow a processor's caches, fewer do not fill its vector units.
 _BATCH = 256
 
-#: Actions that are given at once: windows that share none would need 16 times as many as there are windows, and that memory.
+#: Actions per run of the graph, which bounds the memory of windows that share none.
 _MOST_ACTIONS = 1024
 
 #: Flagged windows whose alternatives are computed at once: they are few, and the log-probabilities of all tokens are large.
@@ -45,9 +45,9 @@ def _session(path: str, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # A pattern is kept of every combination of shapes, and hardly any comes twice.
+    # It would keep a pattern of every combination of shapes, and few occur twice.
     options.enable_mem_pattern = False
-    # What the arena holds on to would never be used for anything else; it saves 3 to 10 % of the graph's time.
+    # The arena saves 3 to 10 % of the graph's time, but never gives its memory back.
     options.enable_cpu_mem_arena = False
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
@@ -62,13 +62,8 @@ class OnnxModel:
         self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
     ) -> tuple[Nll, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Run the graph."""
-        inputs = {
-            "tokens": tokens,
-            "lengths": lengths,
-            "principal": principal,
-            "group": group,
-            "positions": positions,
-        }
+        inputs = {"tokens": tokens, "lengths": lengths, "principal": principal, "group": group}
+        inputs["positions"] = positions
         nll, rank, log_probs = self.session.run(["nll", "rank", "log_probs"], inputs)
         return nll, rank, log_probs
 
@@ -115,7 +110,7 @@ class NewestOnnxModel:
 
 
 class WindowCache:
-    """Reconstruction errors of windows that were computed of late; those not asked for longest are forgotten first.
+    """LRU cache of reconstruction errors, keyed by window.
 
     Attributes:
         capacity: most windows.
@@ -146,9 +141,7 @@ class WindowCache:
         self.hits += len(keys) - len(missing)
         new = compute(np.array(list(missing.values()), np.int64))
         fresh = dict(zip(missing, new, strict=True))
-        held.update(
-            (key, error.copy()) for key, error in fresh.items()
-        )  # not a view that keeps its batch alive
+        held.update((key, error.copy()) for key, error in fresh.items())  # a view would keep its batch alive
         while len(held) > self.capacity:
             held.popitem(last=False)
         rows = [fresh[key] if error is None else error for key, error in zip(keys, found, strict=True)]
@@ -161,7 +154,7 @@ class Reconstruction:
     Args:
         model: the whole graph.
         newest: the graph for the newest action alone, if there is one.
-        cached_windows: capacity of the memory; 0 for none.
+        cached_windows: capacity of the cache; 0 for none.
     """
 
     def __init__(self, model: Model, newest: NewestOnnxModel | None = None, cached_windows: int = 0) -> None:
@@ -170,7 +163,7 @@ class Reconstruction:
         self.cache = WindowCache(cached_windows)
 
     def nll(self, cut: Cut, ids: Ints, groups: Ints) -> Nll:
-        """NLL of each field of the newest action of each window, float32 [N, F]; what is remembered is not computed again.
+        """NLL of each field of the newest action of each window, float32 [N, F], from the cache where it has it.
 
         Args:
             cut: windows.

@@ -15,19 +15,8 @@ from data.errors import KubehabitError
 
 _DENSE_LIMIT = 1 << 40
 _MATCHES_LIMIT = 10_000
+_MEMO_LIMIT = 100_000
 LEVELS = ("routine", "low", "medium", "high")
-_KEYS = {
-    "level",
-    "at_most",
-    "verbs",
-    "resources",
-    "traits",
-    "namespaces",
-    "names",
-    "codes",
-    "impersonates",
-    "why",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +48,17 @@ class Sensitivity:
     """Looks up the level of actions; the highest matching rule wins, within the lowest cap. Distinct combinations are kept."""
 
     FIELDS = ("verb", "resource", "traits", "namespace", "name", "code", "impersonates")
+    #: Key of a rule -> the field that its patterns are for.
     _OF: ClassVar[Mapping[str, str]] = {
-        "verbs": "verb",
-        "resources": "resource",
-        "traits": "traits",
-        "namespaces": "namespace",
-        "names": "name",
-        "codes": "code",
-        "impersonates": "impersonates",
+        **{f"{field}s": field for field in ("verb", "resource", "namespace", "name", "code")},
+        **{field: field for field in ("traits", "impersonates")},
     }
+    _KEYS = frozenset(("level", "at_most", "why", *_OF))
 
     def __init__(self, table: Sequence[Mapping[str, Any]]) -> None:
         self.table = [dict(entry) for entry in table]
         self.rules = [self._rule(entry) for entry in table]
-        # Caps first, lowest first, then levels, highest first: the first match of each sort decides. What a pattern says of a
-        # value is kept, for values recur.
+        # Caps first, lowest first, then levels, highest first: the first match of each sort decides.
         self._tests = [
             (rule, [(self.FIELDS.index(field), _Matches(field, pattern)) for field, pattern in rule.patterns])
             for rule in sorted(
@@ -84,29 +69,28 @@ class Sensitivity:
         self._memo: dict[tuple[str, ...], tuple[int, str]] = {}
 
     def _rule(self, entry: Mapping[str, Any]) -> Rule:
-        unknown = set(entry) - _KEYS
+        unknown = set(entry) - self._KEYS
         given = [key for key in ("level", "at_most") if key in entry]
         if unknown or len(given) != 1 or entry[given[0]] not in LEVELS:
             raise KubehabitError(
-                f"sensitivity rule {dict(entry)}: needs a level, or an at_most, of {LEVELS} and only the keys {sorted(_KEYS)}."
+                f"sensitivity rule {dict(entry)}: needs a level, or an at_most, of {LEVELS} "
+                f"and only the keys {sorted(self._KEYS)}."
             )
         patterns = []
         for key, field in self._OF.items():
-            if key in entry:
-                try:
-                    patterns.append((field, re.compile("|".join(f"(?:{pattern})" for pattern in entry[key]))))
-                except re.error as error:
-                    raise KubehabitError(
-                        f"sensitivity rule {dict(entry)}: {key} is no regular expression: {error}"
-                    ) from error
+            if key not in entry:
+                continue
+            try:
+                patterns.append((field, re.compile("|".join(f"(?:{pattern})" for pattern in entry[key]))))
+            except re.error as error:
+                raise KubehabitError(
+                    f"sensitivity rule {dict(entry)}: {key} is no regular expression: {error}"
+                ) from error
         level = LEVELS.index(entry[given[0]])
         return Rule(level, given[0] == "at_most", tuple(patterns), str(entry.get("why", "")))
 
     def look_up(self, values: tuple[str, ...]) -> tuple[int, str]:
-        """Level and reason of an action given its FIELDS values.
-
-        `traits` patterns match anywhere in the text; all others must match the whole value.
-        """
+        """Level and reason of an action given its FIELDS values."""
         found = self._memo.get(values)
         if found is None:
             found, cap = (0, ""), None
@@ -123,7 +107,7 @@ class Sensitivity:
                     cap = rule
             if cap is not None and cap.level < found[0]:
                 found = (cap.level, cap.why)
-            if len(self._memo) > 100_000:
+            if len(self._memo) > _MEMO_LIMIT:
                 self._memo.clear()
             self._memo[values] = found
         return found

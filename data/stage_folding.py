@@ -18,14 +18,13 @@ _RECEIVED = attrgetter("requestReceivedTimestamp")
 class StageFolder:
     """Makes one action of the stages of one request, and recognises repeats.
 
-    A request is identified by what the server alone sets (`requestReceivedTimestamp`) together with the audit ID, the
-    caller, the verb and the URI: a client can choose its own Audit-ID, so that alone proves nothing. Kept of each is a keyed hash
-    of these, eight bytes: with a full memory, two requests are taken for one in less than one of 10^13.
+    A request is identified by `requestReceivedTimestamp`, which only the server sets, with the audit ID, the caller, the verb and
+    the URI: a client can choose its own Audit-ID. A hash of eight bytes is kept of these; with a full memory, two requests
+    collide in less than one of 10^13.
 
     Args:
         capacity: requests remembered at the least; a third more at the most.
-        key: makes hashes that mean the same in another process, for a memory that is to be saved; without one they are those of
-            this process alone, which takes half the time.
+        key: makes the hashes valid in another process, so that the memory can be saved; without one hashing takes half the time.
     """
 
     def __init__(self, capacity: int = 200_000, key: bytes | None = None) -> None:
@@ -34,7 +33,7 @@ class StageFolder:
         self._seen = Remembered(capacity)
 
     def first(self, events: Sequence[AuditEvent], times: Sequence[str]) -> list[bool]:
-        """Of each event, whether it is the first that tells of its request and so becomes the action.
+        """Whether each event is the first with the outcome of its request, and so becomes the action.
 
         Args:
             events: events in arrival order.
@@ -51,12 +50,12 @@ class StageFolder:
         if self.key is None:
             hashes = np.array([*map(hash, requests)], np.int64).view(np.uint64)
         else:
-            told_of = ("\0".join(request).encode("utf-8", "surrogatepass") for request in requests)
-            hashes = digests_of(told_of, self.key)
-        # The first stage says nothing of the outcome; another follows.
-        told = [stage != "RequestReceived" for stage in map(_STAGE, events)]
-        answers = self._seen.first(hashes, told)
-        self._seen.add(hashes[np.array(told, bool)])
+            keys = ("\0".join(request).encode("utf-8", "surrogatepass") for request in requests)
+            hashes = digests_of(keys, self.key)
+        # The first stage has no outcome; another follows.
+        has_outcome = [stage != "RequestReceived" for stage in map(_STAGE, events)]
+        answers = self._seen.first(hashes, has_outcome)
+        self._seen.add(hashes[np.array(has_outcome, bool)])
         return answers
 
     def copy(self) -> StageFolder:
@@ -70,7 +69,7 @@ class StageFolder:
         return self.first([event], event_times([event]))[0]
 
     def to_arrays(self) -> list[Hashes]:
-        """What is remembered, oldest first; it means something only with a key."""
+        """Remembered hashes, oldest first; of use only with a key."""
         return self._seen.to_arrays()
 
     @classmethod
@@ -82,7 +81,7 @@ class StageFolder:
 
 
 def event_times(events: Sequence[AuditEvent]) -> list[str]:
-    """When each request was received; where the log does not say, when its stage was."""
+    """When each request was received; the time of its stage where the log lacks that."""
     times = list(map(_RECEIVED, events))
     if all(times):
         return times

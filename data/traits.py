@@ -1,8 +1,8 @@
 """What in a request body matters: privileges, escalations, exposure, size. Never the body itself.
 
 A trait is a short word such as `privileged` or `verb=escalate`. What may hold a secret is never looked at: `data`, `stringData`
-and `binaryData` of any object, and the values of environment variables, arguments and annotations. Traits name what somebody
-chose (kinds, flags, names); sizes only as powers of two.
+and `binaryData` of any object, and the values of environment variables, arguments and annotations. Traits name what was chosen
+(kinds, flags, names); sizes only as powers of two.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from data.audit_event import UNREADABLE
 from data.names import fold_name
 
 _DECODE = msgspec.json.Decoder()
@@ -28,7 +29,7 @@ _WRITES = {"create", "update", "patch", "delete", "deletecollection", "*"}
 _STRONG_ROLES = {"cluster-admin", "admin", "edit", "system:masters"}
 _IGNORED_SUBRESOURCES = {"binding", "eviction", "finalize", "log", "exec", "attach", "portforward", "proxy"}
 _IGNORED_RESOURCES = {"configmaps", "events", "leases", "subjectaccessreviews", "tokenreviews"}
-#: Kinds whose status steers something when somebody other than its usual reporter writes it.
+#: Kinds whose status steers something when another than its usual reporter writes it.
 _REPORTED = {"services", "nodes", "pods"}
 
 _PATH_DEPTH = 5
@@ -54,8 +55,27 @@ def _objects(value: Json) -> Iterable[Object]:
     return map(_dict, _list(value))
 
 
+def _at(value: Json, *keys: str) -> Object:
+    """The object below nested keys; empty if there is none."""
+    for key in keys:
+        value = _dict(value).get(key)
+    return _dict(value)
+
+
+def _flags(source: Object, *names: str) -> Iterable[str]:
+    """Those of some keys that are true."""
+    return (name for name in names if source.get(name) is True)
+
+
+def _given(source: Object, **traits: str) -> Iterable[str]:
+    """Traits of the keys that have a value; one that ends in `=` goes on with the value."""
+    for key, trait in traits.items():
+        if value := source.get(key):
+            yield trait + _word(value) if trait[-1] == "=" else trait
+
+
 def _word(value: Json, limit: int = 63) -> str:
-    """A name somebody chose, folded and bounded; `?` when it is no name."""
+    """A chosen name, folded and bounded; `?` when it is no name."""
     return fold_name(value[:limit]) if isinstance(value, str) and value else "?"
 
 
@@ -101,49 +121,39 @@ def _security(context: Object, found: set[str]) -> None:
     """Security context of a pod or a container."""
     if not context:
         return
-    if context.get("privileged") is True:
-        found.add("privileged")
-    if context.get("allowPrivilegeEscalation") is True:
-        found.add("allowPrivilegeEscalation")
+    found.update(_flags(context, "privileged", "allowPrivilegeEscalation"))
     if context.get("runAsUser") == 0 and context.get("runAsUser") is not False:
         found.add("runAsRoot")
     if context.get("procMount") not in (None, "Default"):
         found.add("procMount")
     for profile in ("seccompProfile", "appArmorProfile"):
-        if _dict(context.get(profile)).get("type") == "Unconfined":
+        if _at(context, profile).get("type") == "Unconfined":
             found.add(f"{profile}=Unconfined")
-    if _dict(context.get("windowsOptions")).get("hostProcess") is True:
-        found.add("hostProcess")
-    if context.get("sysctls"):
-        found.add("sysctls")
-    for capability in _list(_dict(context.get("capabilities")).get("add")):
-        found.add(f"cap={_word(capability)}")
+    found.update(_flags(_at(context, "windowsOptions"), "hostProcess"))
+    found.update(_given(context, sysctls="sysctls"))
+    found.update(f"cap={_word(capability)}" for capability in _list(_at(context, "capabilities").get("add")))
+
+
+def _top(path: str) -> str:
+    """First folder of a path on a node."""
+    return "/".join(path[:63].split("/")[:2]) or "/"
 
 
 def _volumes(spec: Object, found: set[str]) -> None:
     for volume in _objects(spec.get("volumes")):
         if "hostPath" in volume:
-            path = _dict(volume["hostPath"]).get("path")
-            found.add("hostPath=" + ("/".join(str(path)[:63].split("/")[:2]) or "/"))
-        sources = [volume, *_objects(_dict(volume.get("projected")).get("sources"))]
-        if any(
-            "secret" in source and "default-token" not in str(_dict(source["secret"]).get("secretName"))
-            for source in sources
-        ):
-            found.add("secretVolume")
-        for source in sources:
-            token = _dict(source.get("serviceAccountToken"))
-            if token.get("audience"):
-                found.add("tokenAudience=" + _word(token["audience"]))
+            found.add("hostPath=" + _top(str(_at(volume, "hostPath").get("path"))))
+        for source in [volume, *_objects(_at(volume, "projected").get("sources"))]:
+            if "secret" in source and "default-token" not in str(_at(source, "secret").get("secretName")):
+                found.add("secretVolume")
+            found.update(_given(_at(source, "serviceAccountToken"), audience="tokenAudience="))
         if "csi" in volume:
-            found.add("csi=" + _word(_dict(volume["csi"]).get("driver")))
+            found.add("csi=" + _word(_at(volume, "csi").get("driver")))
 
 
 def _placement(spec: Object, found: set[str]) -> None:
     """Which nodes a pod may run on."""
-    if spec.get("nodeName"):
-        found.add("nodeName")
-    if any(key in _dict(spec.get("nodeSelector")) for key in _CONTROL_PLANE):
+    if any(key in _at(spec, "nodeSelector") for key in _CONTROL_PLANE):
         found.add("onControlPlane")
     for toleration in _objects(spec.get("tolerations")):
         key = toleration.get("key")
@@ -151,65 +161,57 @@ def _placement(spec: Object, found: set[str]) -> None:
             found.add("toleratesAll")
         elif key in _CONTROL_PLANE:
             found.add("toleratesControlPlane")
-    if spec.get("priorityClassName"):
-        found.add("priorityClass=" + _word(spec["priorityClassName"]))
-    if spec.get("runtimeClassName"):
-        found.add("runtimeClass=" + _word(spec["runtimeClassName"]))
+    found.update(
+        _given(
+            spec, nodeName="nodeName", priorityClassName="priorityClass=", runtimeClassName="runtimeClass="
+        )
+    )
 
 
 def _pod(spec: Object, found: set[str], images: set[str]) -> None:
     """A pod's spec, or a part of one from a patch."""
-    for flag in ("hostPID", "hostIPC", "hostNetwork", "shareProcessNamespace"):
-        if spec.get(flag) is True:
-            found.add(flag)
+    found.update(_flags(spec, "hostPID", "hostIPC", "hostNetwork", "shareProcessNamespace"))
     account = spec.get("serviceAccountName") or spec.get("serviceAccount")
     if isinstance(account, str) and account not in ("", "default"):
         found.add("serviceAccount=" + _word(account))
     if isinstance(spec.get("automountServiceAccountToken"), bool):
         found.add("automountToken" if spec["automountServiceAccountToken"] else "noToken")
-    if spec.get("imagePullSecrets"):
-        found.add("pullSecret")
-    if spec.get("hostAliases"):
-        found.add("hostAliases")
-    _security(_dict(spec.get("securityContext")), found)
+    found.update(
+        _given(
+            spec,
+            imagePullSecrets="pullSecret",
+            hostAliases="hostAliases",
+            ephemeralContainers="ephemeralContainer",
+        )
+    )
+    _security(_at(spec, "securityContext"), found)
     _placement(spec, found)
     _volumes(spec, found)
-    if spec.get("ephemeralContainers"):
-        found.add("ephemeralContainer")
-        if any(container.get("targetContainerName") for container in _objects(spec["ephemeralContainers"])):
-            found.add("targetContainer")
-    containers = [
-        *_objects(spec.get("containers")),
-        *_objects(spec.get("initContainers")),
-        *_objects(spec.get("ephemeralContainers")),
-    ]
+    for container in _objects(spec.get("ephemeralContainers")):
+        found.update(_given(container, targetContainerName="targetContainer"))
+    kinds = ("containers", "initContainers", "ephemeralContainers")
+    containers = [container for kind in kinds for container in _objects(spec.get(kind))]
     if containers:
         found.add(f"containers={min(len(containers), 9)}")
     literals, cores = 0, 0.0
     for container in containers:
         if "image" in container:
             images.add(repository(container["image"]))
-        _security(_dict(container.get("securityContext")), found)
+        _security(_at(container, "securityContext"), found)
         environment = list(_objects(container.get("env")))
         literals += sum("value" in entry for entry in environment)
-        sources = [
-            *(_dict(entry.get("valueFrom")) for entry in environment),
-            *_objects(container.get("envFrom")),
-        ]
+        sources = [*(_at(entry, "valueFrom") for entry in environment), *_objects(container.get("envFrom"))]
         if any("secretKeyRef" in entry or "secretRef" in entry for entry in sources):
             found.add("envSecret")
-        limits, requests = (
-            _dict(_dict(container.get("resources")).get(key)) for key in ("limits", "requests")
-        )
+        limits, requests = (_at(container, "resources", key) for key in ("limits", "requests"))
         found.update("limit=" + _word(name) for name in {*limits, *requests} if "/" in name)  # nvidia.com/gpu
         cores += max(_quantity(limits.get("cpu")), _quantity(requests.get("cpu")))
         command = _list(container.get("command"))
         if command and isinstance(command[0], str):
             program = command[0].rpartition("/")[2]
             found.add(f"command={program}" if program in _SHELLS else "command")
-        for hook in _dict(container.get("lifecycle")).values():
-            if "exec" in _dict(hook):
-                found.add("lifecycleExec")
+        if any("exec" in _dict(hook) for hook in _at(container, "lifecycle").values()):
+            found.add("lifecycleExec")
         if any(port.get("hostPort") for port in _objects(container.get("ports"))):
             found.add("hostPort")
     if literals:
@@ -219,7 +221,7 @@ def _pod(spec: Object, found: set[str], images: set[str]) -> None:
 
 
 def _templates(value: Json, found: set[str], images: set[str]) -> None:
-    """Every pod template anywhere in an object: whoever invents a kind of workload keeps the pod's own field names."""
+    """Every pod template anywhere in an object: new kinds of workload keep the pod's own field names."""
     stack, seen = [value], 0
     while stack and seen < _NODES:
         seen += 1
@@ -252,11 +254,10 @@ def _rules(rules: Iterable[Object], found: set[str]) -> None:
 _AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
 
 
-def _role(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001 - one shape for all readers
+def _role(body: Object, _actor: str, found: set[str]) -> None:
     _rules(_objects(body.get("rules")), found)
-    if body.get("aggregationRule"):
-        found.add("aggregationRule")
-    for label, value in _dict(_dict(body.get("metadata")).get("labels")).items():
+    found.update(_given(body, aggregationRule="aggregationRule"))
+    for label, value in _at(body, "metadata", "labels").items():
         if label.startswith(_AGGREGATE) and value == "true":
             found.add("aggregateTo=" + _word(label[len(_AGGREGATE) :]))
 
@@ -274,99 +275,78 @@ def _binding(body: Object, actor: str, found: set[str]) -> None:
             found.add("subject=self")
 
 
-def _webhook(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+def _webhook(body: Object, _actor: str, found: set[str]) -> None:
     for hook in _objects(body.get("webhooks")):
-        client = _dict(hook.get("clientConfig"))
-        if client.get("url"):
-            found.add("webhookURL")
-        if _dict(client.get("service")).get("namespace"):
-            found.add("webhookService=" + _word(_dict(client["service"])["namespace"]))
-        if hook.get("failurePolicy"):
-            found.add(f"failurePolicy={_word(hook['failurePolicy'])}")
-        if hook.get("namespaceSelector") or hook.get("objectSelector") or hook.get("matchConditions"):
-            found.add("webhookExempts")
-        for rule in _objects(hook.get("rules")):
-            found.update(
-                f"resource={resource}"
-                for resource in ("*", "*/*", "secrets", "pods")
-                if resource in _list(rule.get("resources"))
+        found.update(_given(_at(hook, "clientConfig"), url="webhookURL"))
+        found.update(_given(_at(hook, "clientConfig", "service"), namespace="webhookService="))
+        found.update(_given(hook, failurePolicy="failurePolicy="))
+        found.update(
+            _given(
+                hook,
+                **dict.fromkeys(("namespaceSelector", "objectSelector", "matchConditions"), "webhookExempts"),
             )
+        )
+        for rule in _objects(hook.get("rules")):
+            resources = _list(rule.get("resources"))
+            found.update(f"resource={one}" for one in ("*", "*/*", "secrets", "pods") if one in resources)
 
 
-def _service(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    spec = _dict(body.get("spec"))
-    if spec.get("externalIPs"):
-        found.add("externalIPs")
+def _service(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    found.update(_given(spec, externalIPs="externalIPs", externalName="externalName"))
     if spec.get("type") not in (None, "ClusterIP"):
         found.add(f"type={_word(spec['type'])}")
-    if spec.get("externalName"):
-        found.add("externalName")
     if "0.0.0.0/0" in _list(spec.get("loadBalancerSourceRanges")):
         found.add("from=anywhere")
-    if _list(_dict(_dict(body.get("status")).get("loadBalancer")).get("ingress")):
+    if _list(_at(body, "status", "loadBalancer").get("ingress")):
         found.add("loadBalancerIP")
 
 
-def _ingress(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    spec = _dict(body.get("spec"))
+def _ingress(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
     rules = list(_objects(spec.get("rules")))
     if rules and not spec.get("tls"):
         found.add("noTLS")
-    for rule in rules:
-        host = rule.get("host")
-        if not host or str(host).startswith("*"):
-            found.add("wildcardHost")
-        else:
-            found.add("host=" + _word(host))
-    if spec.get("defaultBackend") or spec.get("backend"):
-        found.add("defaultBackend")
-    annotations = _dict(_dict(body.get("metadata")).get("annotations"))
-    if any(key.endswith("-snippet") for key in annotations):
+    for host in (rule.get("host") for rule in rules):
+        found.add("wildcardHost" if not host or str(host).startswith("*") else "host=" + _word(host))
+    found.update(_given(spec, defaultBackend="defaultBackend", backend="defaultBackend"))
+    if any(key.endswith("-snippet") for key in _at(body, "metadata", "annotations")):
         found.add("snippet")
 
 
-def _network_policy(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    spec = _dict(body.get("spec"))
+def _network_policy(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
     if spec.get("podSelector") == {}:
         found.add("selectsAll")
     for direction, peers in (("ingress", "from"), ("egress", "to")):
         rules = spec.get(direction)
-        if isinstance(rules, list):
-            if any(not _dict(rule).get(peers) and not _dict(rule).get("ports") for rule in rules):
+        for rule in _objects(rules):
+            everywhere = not rule.get(peers) and not rule.get("ports")
+            blocks = (_at(peer, "ipBlock").get("cidr") for peer in _objects(rule.get(peers)))
+            if everywhere or any(block in ("0.0.0.0/0", "::/0") for block in blocks):
                 found.add(f"allowsAll={direction}")
-            for rule in map(_dict, rules):
-                for peer in _objects(rule.get(peers)):
-                    if _dict(peer.get("ipBlock")).get("cidr") in ("0.0.0.0/0", "::/0"):
-                        found.add(f"allowsAll={direction}")
         if direction.capitalize() in _list(spec.get("policyTypes")) and not rules:
             found.add(f"denies={direction}")
 
 
-def _volume(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    spec = _dict(body.get("spec"))
+def _volume(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
     for source in ("hostPath", "local"):
         if source in spec:
-            path = str(_dict(spec[source]).get("path"))[:63]
-            found.add(f"{source}=" + ("/".join(path.split("/")[:2]) or "/"))
+            found.add(f"{source}=" + _top(str(_at(spec, source).get("path"))))
     if "csi" in spec:
-        found.add("csi=" + _word(_dict(spec["csi"]).get("driver")))
+        found.add("csi=" + _word(_at(spec, "csi").get("driver")))
     if "nfs" in spec:
         found.add("nfs")
-    if spec.get("claimRef"):
-        found.add("claimRef")
-    if spec.get("dataSource") or spec.get("dataSourceRef"):
-        origin = _dict(spec.get("dataSource") or spec.get("dataSourceRef"))
-        found.add("dataSource=" + _word(origin.get("kind")))
-    if spec.get("volumeName"):
-        found.add("volumeName")
+    found.update(_given(spec, claimRef="claimRef", volumeName="volumeName"))
+    if origin := spec.get("dataSource") or spec.get("dataSourceRef"):
+        found.add("dataSource=" + _word(_dict(origin).get("kind")))
 
 
-def _snapshot(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    source = _dict(_dict(body.get("spec")).get("source"))
-    if source.get("persistentVolumeClaimName"):
-        found.add("snapshotOf=" + _word(source["persistentVolumeClaimName"]))
-    if source.get("snapshotHandle") or source.get("volumeSnapshotContentName"):
-        found.add("existingSnapshot")
+def _snapshot(body: Object, _actor: str, found: set[str]) -> None:
+    existing = dict.fromkeys(("snapshotHandle", "volumeSnapshotContentName"), "existingSnapshot")
+    source = _at(body, "spec", "source")
+    found.update(_given(source, persistentVolumeClaimName="snapshotOf=", **existing))
 
 
 _ATTRIBUTES = {b"\x03": "user", b"\x0a": "group"}
@@ -399,9 +379,8 @@ def certificate_subject(request: Json) -> list[tuple[str, str]]:
 
 
 def _certificate_request(body: Object, actor: str, found: set[str]) -> None:
-    spec = _dict(body.get("spec"))
-    if spec.get("signerName"):
-        found.add("signer=" + _word(spec["signerName"]))
+    spec = _at(body, "spec")
+    found.update(_given(spec, signerName="signer="))
     found.update(f"usage={_word(usage)}" for usage in _list(spec.get("usages")) if "auth" in str(usage))
     if spec.get("expirationSeconds"):
         found.add("days=" + magnitude(int(_quantity(spec["expirationSeconds"]) // 86_400)))
@@ -412,7 +391,7 @@ def _certificate_request(body: Object, actor: str, found: set[str]) -> None:
             found.add("csrUser=self")
         else:
             found.add("csrUser=" + (_word(name) if name.startswith("system:") else "other"))
-    for condition in _objects(_dict(body.get("status")).get("conditions")):
+    for condition in _objects(_at(body, "status").get("conditions")):
         if condition.get("type") in ("Approved", "Denied"):
             found.add(str(condition["type"]).lower())
 
@@ -420,8 +399,8 @@ def _certificate_request(body: Object, actor: str, found: set[str]) -> None:
 _POD_SECURITY = "pod-security.kubernetes.io/"
 
 
-def _namespace(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    for label, value in _dict(_dict(body.get("metadata")).get("labels")).items():
+def _namespace(body: Object, _actor: str, found: set[str]) -> None:
+    for label, value in _at(body, "metadata", "labels").items():
         if label.startswith(_POD_SECURITY) and not label.endswith("-version"):
             found.add(f"podSecurity={_word(label[len(_POD_SECURITY) :])}:{_word(value)}")
 
@@ -430,23 +409,22 @@ _NODE_ROLE = "node-role.kubernetes.io/"
 
 
 def _node(body: Object, actor: str, found: set[str]) -> None:
-    spec, status = _dict(body.get("spec")), _dict(body.get("status"))
+    spec, status = _at(body, "spec"), _at(body, "status")
     if isinstance(spec.get("unschedulable"), bool):
         found.add("unschedulable" if spec["unschedulable"] else "schedulable")
     found.update(f"taint={_word(taint.get('effect'))}" for taint in _objects(spec.get("taints")))
-    for label in _dict(_dict(body.get("metadata")).get("labels")):
+    for label in _at(body, "metadata", "labels"):
         if label.startswith(_NODE_ROLE):
             found.add("nodeRole=" + _word(label[len(_NODE_ROLE) :]))
     if not actor.startswith("system:node:"):
-        if status.get("addresses"):
-            found.add("nodeAddresses")
-        if _dict(status.get("daemonEndpoints")):
+        found.update(_given(status, addresses="nodeAddresses"))
+        if _at(status, "daemonEndpoints"):
             found.add("kubeletPort")
 
 
 def _pod_status(body: Object, found: set[str]) -> None:
-    status = _dict(body.get("status"))
-    found.update(key for key in ("podIP", "hostIP") if status.get(key))
+    status = _at(body, "status")
+    found.update(_given(status, podIP="podIP", hostIP="hostIP"))
     if any(
         condition.get("type") == "Ready" and condition.get("status") == "True"
         for condition in _objects(status.get("conditions"))
@@ -454,79 +432,70 @@ def _pod_status(body: Object, found: set[str]) -> None:
         found.add("ready")
 
 
-def _quota(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    for name, value in list(_dict(_dict(body.get("spec")).get("hard")).items())[:8]:
+def _quota(body: Object, _actor: str, found: set[str]) -> None:
+    for name, value in list(_at(body, "spec", "hard").items())[:8]:
         found.add(f"hard.{_word(name)}=" + magnitude(int(_quantity(value))))
 
 
 _CLOUD_IDENTITY = (
-    *("eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account", "azure.workload.identity/client-id"),
+    "eks.amazonaws.com/role-arn",
+    "iam.gke.io/gcp-service-account",
+    "azure.workload.identity/client-id",
 )
 
 
-def _service_account(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    metadata = _dict(body.get("metadata"))
-    if any(key in _dict(metadata.get("annotations")) for key in _CLOUD_IDENTITY):
+def _service_account(body: Object, _actor: str, found: set[str]) -> None:
+    if any(key in _at(body, "metadata", "annotations") for key in _CLOUD_IDENTITY):
         found.add("cloudIdentity")
-    found.update(key for key in ("secrets", "imagePullSecrets") if body.get(key))
+    found.update(_given(body, secrets="secrets", imagePullSecrets="imagePullSecrets"))
 
 
 def _token_request(body: Object, found: set[str]) -> None:
-    spec = _dict(body.get("spec"))
+    spec = _at(body, "spec")
     if spec.get("expirationSeconds"):
         found.add("hours=" + magnitude(int(_quantity(spec["expirationSeconds"]) // 3600)))
     found.update("audience=" + _word(audience) for audience in _list(spec.get("audiences"))[:4])
-    bound = _dict(spec.get("boundObjectRef")).get("kind")
+    bound = _at(spec, "boundObjectRef").get("kind")
     found.add("boundTo=" + _word(bound) if bound else "unbound")
 
 
-def _access_review(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    asked = _dict(_dict(body.get("spec")).get("resourceAttributes"))
-    if asked:
-        found.add(f"asks={_word(asked.get('verb'))} {_word(asked.get('resource'))}")
-    else:
-        found.add("asks=path")
+def _access_review(body: Object, _actor: str, found: set[str]) -> None:
+    asked = _at(body, "spec", "resourceAttributes")
+    found.add(f"asks={_word(asked.get('verb'))} {_word(asked.get('resource'))}" if asked else "asks=path")
 
 
-def _rules_review(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+def _rules_review(_body: Object, _actor: str, found: set[str]) -> None:
     found.add("asks=everything")
 
 
-def _api_service(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    spec = _dict(body.get("spec"))
-    if spec.get("insecureSkipTLSVerify") is True:
-        found.add("insecureSkipTLSVerify")
-    if _dict(spec.get("service")).get("namespace"):
-        found.add("service=" + _word(_dict(spec["service"])["namespace"]))
+def _api_service(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    found.update(_flags(spec, "insecureSkipTLSVerify"))
+    found.update(_given(_at(spec, "service"), namespace="service="))
 
 
-def _definition(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    spec = _dict(body.get("spec"))
-    if spec.get("scope"):
-        found.add("scope=" + _word(spec["scope"]))
-    if _dict(spec.get("conversion")).get("strategy") == "Webhook":
+def _definition(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    found.update(_given(spec, scope="scope="))
+    if _at(spec, "conversion").get("strategy") == "Webhook":
         found.add("conversionWebhook")
 
 
-def _pod_security_policy(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    spec = _dict(body.get("spec"))
-    for flag in ("privileged", "hostPID", "hostIPC", "hostNetwork", "allowPrivilegeEscalation"):
-        if spec.get(flag) is True:
-            found.add(flag)
+def _pod_security_policy(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    found.update(_flags(spec, "privileged", "hostPID", "hostIPC", "hostNetwork", "allowPrivilegeEscalation"))
     found.update(f"cap={_word(capability)}" for capability in _list(spec.get("allowedCapabilities")))
 
 
-def _admission_policy(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
-    spec = _dict(body.get("spec"))
-    if spec.get("failurePolicy"):
-        found.add("failurePolicy=" + _word(spec["failurePolicy"]))
+def _admission_policy(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    found.update(_given(spec, failurePolicy="failurePolicy="))
     found.update("action=" + _word(action) for action in _list(spec.get("validationActions")))
 
 
-def _priority_class(body: Object, actor: str, found: set[str]) -> None:  # noqa: ARG001
+def _priority_class(body: Object, _actor: str, found: set[str]) -> None:
     found.add("value=" + magnitude(body.get("value")))
-    if body.get("globalDefault") is True:
-        found.add("globalDefault")
+    found.update(_flags(body, "globalDefault"))
 
 
 def _slice(body: Object, actor: str, found: set[str]) -> None:
@@ -597,7 +566,7 @@ def _secret(raw: bytes | msgspec.Raw) -> str:
     """Kind of a Secret, one of a fixed list; nothing else of it is even decoded."""
     try:
         kind = _SECRET_KINDS.get(_SECRET.decode(raw).type)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except UNREADABLE:
         return "-"
     return f"secret={kind}" if kind else "-"
 
@@ -620,9 +589,7 @@ def _paths(value: Json, prefix: str, depth: int, found: set[str]) -> None:
         found.add(prefix)
     elif isinstance(value, dict) and value:
         for key, inner in value.items():
-            if key.startswith(
-                "$"
-            ):  # a directive of a strategic merge patch: $patch, $setElementOrder/containers
+            if key.startswith("$"):  # of a strategic merge patch: $patch, $setElementOrder/containers
                 found.add("$patch=" + _word(inner) if key == "$patch" else key.partition("/")[0])
             elif prefix in ("metadata.annotations", "metadata.labels"):
                 removed = "-" if inner is None else ""
@@ -647,17 +614,8 @@ def _rebuilt(steps: list[str], value: Json) -> Json:
 
 
 _LISTS = {
-    *(
-        "containers",
-        "initContainers",
-        "ephemeralContainers",
-        "rules",
-        "subjects",
-        "webhooks",
-        "taints",
-        "volumes",
-    ),
-    *("externalIPs", "tolerations", "conditions", "ingress", "egress"),
+    *("containers", "initContainers", "ephemeralContainers", "rules", "subjects", "webhooks", "taints"),
+    *("volumes", "externalIPs", "tolerations", "conditions", "ingress", "egress"),
 }
 
 
@@ -666,15 +624,12 @@ def _json_patch(operations: list[Json], found: set[str]) -> list[Object]:
     paths: set[str] = set()
     parts: list[Object] = []
     for operation in map(_dict, operations[:64]):
-        steps = [
-            step.replace("~1", "/").replace("~0", "~")
-            for step in str(operation.get("path") or "").split("/")[1:]
-        ]
-        named = [fold_name(step) for step in steps if not _INDEX.fullmatch(step)]
+        path = str(operation.get("path") or "").split("/")[1:]
+        steps = [step.replace("~1", "/").replace("~0", "~") for step in path]
         closed = next((i for i, step in enumerate(steps) if step in _CLOSED), None)
         if closed is not None:
             steps = steps[: closed + 1]
-            named = [fold_name(step) for step in steps if not _INDEX.fullmatch(step)]
+        named = [fold_name(step) for step in steps if not _INDEX.fullmatch(step)]
         if named[:2] in (["metadata", "annotations"], ["metadata", "labels"]) and len(steps) > 2:
             named[2] = fold_name(steps[2].rpartition("/")[0] or steps[2])
         paths.add(f"{_word(operation.get('op'), 8)} {'.'.join(named[:_PATH_DEPTH])}")
@@ -691,7 +646,7 @@ def _read(
     body: Object, verb: str, resource: str, subresource: str, actor: str, found: set[str], images: set[str]
 ) -> None:
     """Traits of one object or of a part of one."""
-    spec = _dict(body.get("spec"))
+    spec = _at(body, "spec")
     if subresource == "status":
         if resource == "pods":
             _pod_status(body, found)
@@ -704,10 +659,7 @@ def _read(
     if resource == "pods":
         _pod(spec or body, found, images)
     elif resource in _TEMPLATES:
-        template: Json = body
-        for step in _TEMPLATES[resource]:
-            template = _dict(template.get(step))
-        _pod(template, found, images)
+        _pod(_at(body, *_TEMPLATES[resource]), found, images)
     elif (reader := _READERS.get(resource)) is not None:
         reader(body, actor, found)
     elif resource not in ("controllerrevisions", "horizontalpodautoscalers", "secrets"):
@@ -768,7 +720,7 @@ def _of_pod(resource: str, raw: bytes | msgspec.Raw) -> tuple[str, str] | None:
     Returns:
         None if the body is not of the usual shape and has to be read whole.
     """
-    numbers: dict[str, msgspec.Raw] = {}
+    numbers: set[str] = set()
     try:
         if resource == "pods":
             found = _known_pod(_POD_BODY.decode(raw).spec)
@@ -776,18 +728,15 @@ def _of_pod(resource: str, raw: bytes | msgspec.Raw) -> tuple[str, str] | None:
             spec = _TEMPLATE_BODY.decode(raw).spec
             given = (spec.replicas, spec.maxReplicas, spec.minReplicas, spec.parallelism)
             pairs = zip(_SPEC_NUMBERS, given, strict=True)
-            numbers = {name: number for name, number in pairs if number}
+            numbers = {f"{name}={magnitude(_DECODE.decode(number))}" for name, number in pairs if number}
             found = _known_pod(spec.template.spec)
-        if found is None:
-            return None
-        traits, images = found
-        if numbers:
-            traits = traits | {
-                f"{name}={magnitude(_DECODE.decode(number))}" for name, number in numbers.items()
-            }
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except UNREADABLE:
         return None
-    return ",".join(sorted(traits)) or "-", ",".join(sorted(images)) or "-"
+    return None if found is None else (_listed(found[0] | numbers), _listed(found[1]))
+
+
+def _listed(words: set[str]) -> str:
+    return ",".join(sorted(words)) or "-"
 
 
 def has_traits(resource: str, subresource: str) -> bool:
@@ -829,32 +778,30 @@ def read_traits(
             return known
     try:
         body = _DECODE.decode(raw)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except UNREADABLE:
         return "unreadable", "-"
     found: set[str] = set()
     images: set[str] = set()
     if isinstance(body, list):  # JSON patch: operations instead of an object
         for part in _json_patch(body, found):
             _read(part, verb, resource, subresource, actor, found, images)
-        return ",".join(sorted(found)) or "-", ",".join(sorted(images)) or "-"
+        return _listed(found), _listed(images)
     body = _dict(body)
     if verb in ("delete", "deletecollection"):
-        if body.get("propagationPolicy"):
-            found.add("propagation=" + _word(body["propagationPolicy"]))
+        found.update(_given(body, propagationPolicy="propagation="))
         if body.get("gracePeriodSeconds") == 0 and not actor.startswith("system:node:"):
             found.add("force")
-        return ",".join(sorted(found)) or "-", "-"
+        return _listed(found), "-"
     if verb == "patch":
-        if body.get("kind") and body.get("apiVersion"):  # server-side apply sends the whole object
+        applied = bool(
+            body.get("kind") and body.get("apiVersion")
+        )  # server-side apply sends the whole object
+        if applied:
             found.add("apply")
-            depth = _PATH_DEPTH - 2
-        else:
-            depth = 0
         if body:
             touched: set[str] = set()
-            _paths(body, "", depth, touched)
-            found.update(
-                sorted(touched - {"apiVersion", "kind", "metadata.name", "metadata.namespace"})[:_PATHS]
-            )
+            _paths(body, "", _PATH_DEPTH - 2 if applied else 0, touched)
+            touched -= {"apiVersion", "kind", "metadata.name", "metadata.namespace"}
+            found.update(sorted(touched)[:_PATHS])
     _read(body, verb, resource, subresource, actor, found, images)
-    return ",".join(sorted(found)) or "-", ",".join(sorted(images)) or "-"
+    return _listed(found), _listed(images)

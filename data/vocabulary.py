@@ -15,7 +15,7 @@ from data.names import client_family, network_of, reach_of
 
 PAD, UNKNOWN, MASK = 0, 1, 2
 SPECIALS = ("<pad>", "<unknown>", "<mask>")
-#: A value seen once in training is as good as unknown: giving it a token of its own would teach the model nothing.
+#: A value seen once in training is as good as unknown; its own token would teach the model nothing.
 MIN_COUNT = 2
 
 #: Hours are learned only from data that holds every weekday; otherwise each new hour would look like an attack.

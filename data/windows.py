@@ -23,7 +23,7 @@ _GROWTH = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """The context of K principals as plain arrays: what may be kept elsewhere while they are quiet.
+    """The context of K principals as plain arrays: can be evicted while they are quiet.
 
     Attributes:
         names: who, length K.
@@ -46,7 +46,7 @@ class Cut:
         block: int16 [A, F], actions of all principals concerned, each principal's one after the other.
         first: int64 [N], row of `block` with which each window begins.
         lengths: int64 [N], actions in each; they follow each other in `block`, the newest last.
-        whose: int64 [A], one of the N that each action in `block` is of the principal of.
+        whose: int64 [A], index of an action among the N by the principal that owns each row of `block`.
         window: the longest there may be.
     """
 
@@ -66,7 +66,7 @@ class Cut:
         return out
 
     def keys(self, ids: Ints, groups: Ints) -> list[bytes]:
-        """Of each window, the bytes that its reconstruction error depends on: its tokens, principal and peer group."""
+        """Cache key of each window: its tokens, principal and peer group, which determine its reconstruction error."""
         if not len(self.lengths):
             return []
         steps = np.arange(self.window)

@@ -56,9 +56,7 @@ class Documents:
         self._header: tuple[bytes, bytes] | None = None  # what is put around an item that depends on its list
         self._signature = b""
         self._indent: bytes | None = None
-        self._after_brace = (
-            False  # nothing but white space since the last `}` or `{`: an object cannot follow
-        )
+        self._after_brace = False  # only white space since the last brace: an object cannot follow
         self._previous = b"\n"  # the bracket or newline before
         self._found: list[tuple[int, bytes]] = []
 
@@ -166,7 +164,7 @@ class Documents:
         return len(self._buffer[end:].strip()) <= 1
 
     def _newline(self, at: int, end: int) -> None:
-        """A line ends; between documents, one that does not open another belongs to whoever reads lines."""
+        """A line ends; between documents, one that does not open another is left to the reader of lines."""
         self.line += 1
         if self._one_line:
             self._close_record(at)

@@ -18,24 +18,7 @@ from data.sources.reading import Reading
 _STARTED_LIMIT = 50_000
 _VERSION = re.compile(r"v\d+(?:(?:alpha|beta)\d+)?")
 #: HTTP status of each gRPC status code (google.rpc.Code); 10, ABORTED, is what a Conflict becomes.
-_CODES = {
-    1: 499,
-    2: 500,
-    3: 400,
-    4: 504,
-    5: 404,
-    6: 409,
-    7: 403,
-    8: 429,
-    9: 412,
-    10: 409,
-    11: 400,
-    12: 501,
-    13: 500,
-    14: 503,
-    15: 500,
-    16: 401,
-}
+_CODES = dict(enumerate((499, 500, 400, 504, 404, 409, 403, 429, 412, 409, 400, 501, 500, 503, 500, 401), 1))
 _CONNECT = ("exec", "attach", "portforward")
 _BY_SELECTOR = ("list", "watch", "deletecollection")
 
@@ -137,9 +120,7 @@ def _split_method(method: str, name: str) -> tuple[str, str, str]:
     """(verb, resource, subresource) of `io.k8s.core.v1.pods.exec.create`; no resource for `io.k8s.get`."""
     group, _, rest = name.partition("/")
     version = rest.partition("/")[0]
-    domain = (
-        group if "." in group else f"{group}.k8s.io"
-    )  # core and the first groups have no domain of their own
+    domain = group if "." in group else f"{group}.k8s.io"  # core and the first groups have no domain
     prefix = ".".join([*reversed(domain.split(".")), version, ""])
     head, _, verb = method.rpartition(".")
     if version and head.startswith(prefix):
@@ -273,15 +254,14 @@ class GkeEntry:
     def _event(self, entry: _Entry, payload: _Payload) -> AuditEvent:
         verb, resource, subresource = _split_method(payload.methodName, payload.resourceName)
         reference: ObjectRef | None = None
+        request = _body(payload.request)
         if resource:
             reference, behind = _locate(resource, subresource, payload.resourceName)
             uri = _uri(verb, reference, behind)
-            request = _body(payload.request)
             if request and verb == "create" and not reference.name:
                 reference = msgspec.structs.replace(reference, name=_name_in(request))
         else:
             uri = "/" + payload.resourceName
-            request = _body(payload.request)
         labels = entry.labels or {}
         decision = labels.get("authorization.k8s.io/decision")
         if decision is None and payload.authorizationInfo:

@@ -11,7 +11,7 @@ from data.audit_event import AuditEvent
 from data.decode import decode_lines
 from data.encoder import ActionEncoder
 from data.identity import identify
-from data.owners import NOBODY, OwnerTracker, pack_links, read_link, unpack_links
+from data.owners import NOBODY, OwnerTracker, read_link
 from data.reader import open_lines
 from tests.data.samples import event
 
@@ -218,7 +218,7 @@ def test_reading_in_parts_and_joining_later_is_the_same(normal_lines: list[bytes
     parts = ActionEncoder(join_owners=False)
     for begin in range(0, len(events), 2500):
         part = parts.encode(events[begin : begin + 2500])
-        found = dict(tracker.join(unpack_links(pack_links(part.links))))
+        found = dict(tracker.join(part.links))
         joined += [found.get(row, NOBODY) for row in range(len(part))]
     assert len(joined) == len(whole)
     assert joined == whole
