@@ -316,23 +316,9 @@ class ContextTracker:
             principal = Principal(scores.principal[row], kind, ())  # type: ignore[arg-type]
             found = self._consequences.follow(event, principal, int(times[row]))
             if found is not None and int(times[row]) >= found.cause.until - _FOLLOWING:
-                seen = RecentEvent(
-                    event.auditID,
-                    event.verb,
-                    event.requestURI,
-                    event.impersonatedUser,
-                    event.sourceIPs,
-                    event.userAgent,
-                    event.objectRef,
-                    event.responseStatus,
-                    int(times[row]),
-                )
+                seen = RecentEvent.from_event(event, int(times[row]))
                 cause = found.cause
-                what = (
-                    f"{cause.resource} {cause.namespace}/{cause.name}"
-                    if cause.namespace
-                    else f"{cause.resource} {cause.name}"
-                )
+                what = f"{cause.resource} " + "/".join(filter(None, (cause.namespace, cause.name)))
                 held = self._followed.get(cause.of)
                 if held is None:
                     held = self._followed[cause.of] = deque(maxlen=_FOLLOWED_EACH)

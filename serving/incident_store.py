@@ -211,12 +211,7 @@ def _member_query() -> sa.Select[tuple[object, ...]]:
 
 
 def _as_members(connection: Connection, query: sa.Select[tuple[object, ...]]) -> list[Member]:
-    return [
-        Member(
-            row.number, row.id, row.principal, row.first_seen, row.last_seen, row.incident, bool(row.by_hand)
-        )
-        for row in connection.execute(query).all()
-    ]
+    return [Member._make((*row[:-1], bool(row[-1]))) for row in connection.execute(query)]
 
 
 def members(connection: Connection, incident: str) -> list[Member]:
@@ -301,7 +296,7 @@ def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Br
 def incident(connection: Connection, name: str) -> Row | None:
     """One incident's row, or None."""
     row = connection.execute(sa.select(INCIDENTS).where(INCIDENTS.c.id == name)).one_or_none()
-    return None if row is None else Row(row.number, row.id, row.state, row.merged_into)
+    return None if row is None else Row(*row)
 
 
 def incidents(connection: Connection, *, state: str | None, limit: int, cursor: int | None) -> list[Row]:
@@ -311,7 +306,7 @@ def incidents(connection: Connection, *, state: str | None, limit: int, cursor: 
         query = query.where(INCIDENTS.c.state == state)
     if cursor is not None:
         query = query.where(INCIDENTS.c.number < min(cursor, LARGEST_NUMBER))
-    return [Row(row.number, row.id, row.state, row.merged_into) for row in connection.execute(query).all()]
+    return [Row(*row) for row in connection.execute(query)]
 
 
 def open_incident(connection: Connection, name: str) -> None:

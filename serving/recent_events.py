@@ -40,6 +40,11 @@ class RecentEvent(NamedTuple):
     responseStatus: Status | None
     time: int
 
+    @classmethod
+    def from_event(cls, event: AuditEvent, time: int) -> RecentEvent:
+        """What is kept of an event."""
+        return cls._make((*_ACTED(event), time))
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:

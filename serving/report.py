@@ -111,9 +111,7 @@ class Incident(IncidentSummary):
     ] = []
     consequences: Annotated[
         list[Edge],
-        Field(
-            description="what the cluster's machinery did because of it; done automatically by the cluster"
-        ),
+        Field(description="what the cluster did automatically because of it"),
     ] = []
     links: Annotated[
         list[IncidentLink],

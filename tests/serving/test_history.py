@@ -117,7 +117,7 @@ def test_what_is_scored_again_after_a_crash_counts_once(history: History) -> Non
     again.after(5)
     again.observe(scores(["alice"], [NOW - HOUR + 1]))
     again.after(6)
-    again.write(again.take(6))
+    again.write(again.pop(6))
     told = HistoryReader(again.path).surprise("alice")
     assert told is not None
     assert told.hours[0].actions == 2
