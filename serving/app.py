@@ -35,7 +35,7 @@ from serving.api_docs import add_docs
 from serving.asked import Asked, AskedHappening
 from serving.connections import Connection
 from serving.console.routes import add_console
-from serving.engine import Engine, EventResult, ModelInfo
+from serving.engine import Engine, ModelInfo
 from serving.feedback import Feedback, FeedbackEntry, entry_of
 from serving.forensics import routes as forensics
 from serving.history import routes as history
@@ -49,6 +49,7 @@ from serving.service import Service, merge
 from serving.settings import Settings, load_settings
 from serving.stream_routes import stream_of
 from serving.tls import ServerTls
+from serving.verdicts import EventResult
 
 _log = logging.getLogger("kubehabit.api")
 

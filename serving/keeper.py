@@ -89,7 +89,7 @@ class Keeper:
             self._detector = detector
         if self._history is not None:
             self._history.begin(self._position, self._journal.last)
-            self._engine.remember(self._history)
+            self._engine.set_history(self._history)
         return self._position
 
     def adopt(self) -> None:

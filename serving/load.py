@@ -17,10 +17,12 @@ import numpy as np
 
 from serving.engine import Engine, Loaded, ModelInfo, SelfTestResult
 from serving.explain import Explainer
+from serving.instance import instance
 from serving.principals import MOST_SEEN, Principals, Trained
 from serving.registry import Fetched, Reference, asked, open_bundle
 from serving.repeats import KEY_BYTES
 from serving.settings import Settings
+from serving.sinks.outbox import Outbox
 from serving.store import AlertStore
 from serving.surroundings import Surroundings
 
@@ -67,7 +69,7 @@ def load_engine(
         fold=encoder.identity.fold,
         trusted_hops=encoder.settings.trusted_hops,
     )
-    engine = Engine(
+    return Engine(
         loaded.detector,
         loaded.model.fields,
         loaded.model,
@@ -77,9 +79,16 @@ def load_engine(
         # More than are ever in memory: none is forgotten here before it is put on disk.
         principals=Principals(loaded.trained, most=max(MOST_SEEN, 2 * settings.state.hot_principals)),
         surroundings=surroundings,
+        loaded=loaded,
+        outbox=outbox_of(settings, store),
     )
-    engine.loaded = loaded
-    return engine
+
+
+def outbox_of(settings: Settings, store: AlertStore) -> Outbox | None:
+    """The outbox for the sinks of some settings; None where there are none."""
+    if not settings.sinks:
+        return None
+    return Outbox(store, settings.sinks, instance(settings.journal.resolved_path))
 
 
 def _import_ahead() -> None:

@@ -19,11 +19,12 @@ from prometheus_client.registry import Collector
 
 from data.events import AuditEvent
 from data.times import are_usual, is_time, parse_times
-from serving.engine import Batch, ModelInfo
+from serving.engine import ModelInfo
 from serving.model_metrics import ModelMetrics
 from serving.pipeline import Pipeline
 from serving.sinks.outbox import Outbox
 from serving.store import StoreError
+from serving.verdicts import Batch
 
 if TYPE_CHECKING:
     from data.detector import Figures

@@ -21,11 +21,12 @@ from data.events import AuditEvent, DeadLetter, Decoded, decode_body
 from serving.alerts import Alert
 from serving.body import decompress
 from serving.dead_letters import BoundedDeadLetters
-from serving.engine import Batch, Engine, EventResult
+from serving.engine import Engine
 from serving.journal import Journal, JournalError, Place, Record
 from serving.keeper import Keeper
 from serving.store import StoreError
 from serving.tracing import current, span
+from serving.verdicts import Batch, EventResult
 
 _log = logging.getLogger("kubehabit.pipeline")
 _T = TypeVar("_T")
@@ -357,4 +358,4 @@ def _share(batch: Batch, results: list[EventResult]) -> Batch:
     def own(alerts: list[Alert]) -> list[Alert]:
         return [alert for alert in alerts if alert.id in named]
 
-    return Batch.of(results, own(batch.raised), own(batch.grown), batch.seconds, batch.model)
+    return Batch.from_results(results, own(batch.raised), own(batch.grown), batch.seconds, batch.model)

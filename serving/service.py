@@ -14,11 +14,10 @@ from fastapi import Request
 from data.events import AuditEvent, DeadLetter, Decoded, decode_body
 from serving.body import decompress, too_large
 from serving.dead_letters import BoundedDeadLetters
-from serving.engine import Batch, Engine, EventResult
+from serving.engine import Engine
 from serving.forensics.follower import Follower
 from serving.forensics.store import EventStore
 from serving.history.keep import History
-from serving.instance import instance
 from serving.journal import Journal, JournalError, Record, record
 from serving.keeper import Keeper
 from serving.memory import Trimmer
@@ -32,6 +31,7 @@ from serving.settings import Settings
 from serving.sinks.dispatch import Dispatcher
 from serving.stream import Stream
 from serving.tracing import carried, span
+from serving.verdicts import Batch, EventResult
 
 _log = logging.getLogger("kubehabit.api")
 _RECEIVING = 2
@@ -80,13 +80,9 @@ class Service:
             self._retention.start()
             self._trimmer.start()
         if self.dispatcher is None and self.settings.sinks:
-            claimer = instance(self.settings.journal.resolved_path)
-            self.dispatcher = Dispatcher(
-                engine.store, self.settings.sinks, self.metrics.sink, claimer=claimer
-            )
+            assert engine.outbox is not None
+            self.dispatcher = Dispatcher(engine.outbox, self.settings.sinks, self.metrics.sink)
             self.metrics.sinks((sink.name for sink in self.settings.sinks), self.dispatcher.outbox)
-        if self.dispatcher is not None:
-            engine.note = self.dispatcher.outbox.note
         if self.pipeline is None:
             self.pipeline = self._begin(engine)
             if self.dispatcher is not None:
@@ -169,7 +165,7 @@ class Service:
         async with self._turn() as pipeline:
             decoded, record = await self._decoded(request, source)
             if record is None:
-                return decoded, Batch.of([], [], [], 0.0)
+                return decoded, Batch.from_results([], [], [], 0.0)
             return decoded, await asyncio.wrap_future(pipeline.score(record, decoded))
 
     async def take(self, request: Request, source: str) -> None:

@@ -18,7 +18,7 @@ from tenacity.wait import wait_base
 
 from serving.sinks.contract import RefusedError, Sink, SinkSettings, UnavailableError
 from serving.sinks.outbox import Outbox
-from serving.store import AlertStore, StoreError
+from serving.store import StoreError
 
 _log = logging.getLogger("kubehabit.sinks")
 _LOOK_SECONDS = 1.0
@@ -35,22 +35,20 @@ class Dispatcher:
     """Workers of all sinks.
 
     Args:
-        store: holds the outbox.
+        outbox: what waits to be sent.
         sinks: settings of every sink.
         count: told of every attempt.
         wait: pause before each further attempt, for tests; else random, up to double each time, at most `max_wait_seconds`.
-        claimer: as for `Outbox`.
     """
 
     def __init__(
         self,
-        store: AlertStore,
+        outbox: Outbox,
         sinks: Sequence[SinkSettings],
         count: Count,
         wait: wait_base | None = None,
-        claimer: str = "",
     ) -> None:
-        self.outbox = Outbox(store, sinks, claimer)
+        self.outbox = outbox
         self._workers = [_Worker(self.outbox, sink, count, wait) for sink in sinks]
 
     def start(self) -> None:

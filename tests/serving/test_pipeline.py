@@ -12,10 +12,11 @@ from fastapi.testclient import TestClient
 
 from data.events import AuditEvent, decode_body
 from serving import pipeline
-from serving.engine import Batch, Engine
+from serving.engine import Engine
 from serving.journal import JournalError, record
 from serving.service import Service
 from serving.store import StoreError
+from serving.verdicts import Batch
 from tests.serving.conftest import settle
 from tests.serving.fakes import ndjson, raw_event, secret_event
 
