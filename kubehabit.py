@@ -805,7 +805,7 @@ def serve(
 
     begin()
     ask_ahead()
-    from serving.app import serve as run_server
+    from serving.server import serve as run_server
 
     run_server(config or _shipped("serve.yaml"), host, port)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, ValidationError
 
+from serving.body import read_body
 from serving.incidents import (
     Asker,
     Close,
@@ -21,7 +22,7 @@ from serving.incidents import (
     Split,
 )
 from serving.problems import ProblemError, position_of
-from serving.service import Service
+from serving.runtime import Service
 from serving.story import Incident
 
 _log = logging.getLogger("kubehabit.api")
@@ -46,7 +47,7 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
         request: Request, model: type[Wanted], act: Callable[[Incidents, Wanted, Asker], Incident]
     ) -> Incident:
         engine = service.ready()
-        body = await service.body(request)
+        body = await read_body(request, service.settings.limits.body_bytes)
         try:
             wanted = model.model_validate_json(body or b"{}")
         except ValidationError as error:

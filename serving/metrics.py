@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -19,12 +19,7 @@ from prometheus_client.registry import Collector
 
 from data.events import AuditEvent
 from data.times import are_usual, is_time, parse_times
-from serving.engine import ModelInfo
-from serving.model_metrics import ModelMetrics
-from serving.pipeline import Pipeline
-from serving.sinks.outbox import Outbox
-from serving.store import StoreError
-from serving.verdicts import Batch
+from serving.model_metrics import DescribedModel, ModelMetrics
 
 if TYPE_CHECKING:
     from data.detector import Figures
@@ -41,7 +36,7 @@ class Metrics:
         life: what becomes of the model while it is served.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, figures: Callable[[], Figures | None] = lambda: None) -> None:
         registry = CollectorRegistry()
         self._registry = registry
         self._events = Counter(
@@ -142,21 +137,23 @@ class Metrics:
             self._alerts.labels(severity)
             self._flagged.labels(severity)
         ProcessCollector(registry=registry)
+        registry.register(_Memory(figures))
 
     def rejected(self, events: int) -> None:
         """Count events that could not be read."""
         self._events.labels("rejected").inc(events)
 
-    def intake(self, pipeline: Pipeline) -> None:
-        """Begin to tell of the journal and of what waits to be scored."""
-        self._registry.register(_Intake(pipeline))
-
-    def detector(self, figures: Callable[[], Figures | None]) -> None:
-        """Begin to tell what the detector holds."""
-        self._registry.register(_Memory(figures))
+    def intake(
+        self,
+        backlog: Callable[[], tuple[int, float]],
+        journal_bytes: Callable[[], int],
+        journal_max_bytes: int,
+    ) -> None:
+        """Export the journal's size and what waits to be scored: batches, and since when the first waits (seconds)."""
+        self._registry.register(_Intake(backlog, journal_bytes, journal_max_bytes))
 
     def event_store(self, behind: Callable[[], int]) -> None:
-        """Begin to tell how far the event store is behind the scoring."""
+        """Export how far the event store is behind the scoring."""
         gauge = Gauge(
             "kubehabit_event_store_behind_batches",
             "Batches that are scored and not in the event store yet.",
@@ -164,17 +161,34 @@ class Metrics:
         )
         gauge.set_function(behind)
 
-    def batch(self, batch: Batch, repeated: int) -> None:
-        """Count what was scored, and the events that had been sent before."""
-        self._events.labels("scored").inc(batch.scored)
-        self._events.labels("folded").inc(batch.events - batch.scored)
-        self._events.labels("repeated").inc(repeated)
-        for severity, number in batch.flagged.items():
+    def batch(
+        self,
+        *,
+        scored: int,
+        folded: int,
+        repeated: int,
+        refused: int,
+        flagged: Mapping[str, int],
+        raised: Iterable[str],
+        seconds: float,
+    ) -> None:
+        """Count a scored batch.
+
+        Args:
+            scored, folded, repeated: its events by what became of them.
+            refused: unusual actions that the alert store rejected.
+            flagged: unusual actions by severity.
+            raised: severity of each alert raised.
+            seconds: time it took.
+        """
+        for outcome, events in (("scored", scored), ("folded", folded), ("repeated", repeated)):
+            self._events.labels(outcome).inc(events)
+        for severity, number in flagged.items():
             self._flagged.labels(severity).inc(number)
-        self._scoring.observe(batch.seconds)
-        for alert in batch.raised:
-            self._alerts.labels(alert.severity).inc()
-        self._refused.inc(len(batch.refused))
+        for severity in raised:
+            self._alerts.labels(severity).inc()
+        self._refused.inc(refused)
+        self._scoring.observe(seconds)
 
     def lag(self, events: Sequence[AuditEvent]) -> None:
         """Note how long the events of a batch, just scored, were on their way."""
@@ -201,7 +215,7 @@ class Metrics:
         """Note how many batches wait."""
         self._waiting.set(number)
 
-    def served(self, model: ModelInfo) -> None:
+    def served(self, model: DescribedModel) -> None:
         """Note the model that is served from now on."""
         self._model.clear()
         self._model.labels(model.name, model.version).set(1)
@@ -209,12 +223,17 @@ class Metrics:
         self.life.champion(model)
         self._ready.set(1)
 
-    def sinks(self, names: Iterable[str], outbox: Outbox) -> None:
-        """Begin to tell of sinks: their attempts, and what waits for them when Prometheus asks."""
+    def sinks(self, names: Iterable[str], depths: Callable[[], Mapping[str, tuple[int, float]]]) -> None:
+        """Export what waits for each sink.
+
+        Args:
+            names: of all sinks.
+            depths: sink -> (entries, seconds since the oldest was due); empty while that cannot be read.
+        """
         for name in names:
             for outcome in ("sent", "failed", "refused", "dropped"):
                 self._sinks.labels(name, outcome)
-        self._registry.register(_Depths(outbox))
+        self._registry.register(_Depths(depths))
 
     def sink(self, name: str, outcome: str) -> None:
         """Count one attempt to send an alert."""
@@ -244,23 +263,32 @@ class Metrics:
 class _Intake(Collector):
     """What waits to be scored, and what the journal takes, when Prometheus asks."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(
+        self,
+        backlog: Callable[[], tuple[int, float]],
+        journal_bytes: Callable[[], int],
+        journal_max_bytes: int,
+    ) -> None:
+        self._backlog = backlog
+        self._journal_bytes = journal_bytes
+        self._journal_max_bytes = journal_max_bytes
 
     def collect(self) -> Iterator[Metric]:
         """The figures now."""
-        backlog, journal = self._pipeline.backlog(), self._pipeline.journal
+        batches, seconds = self._backlog()
         yield GaugeMetricFamily(
-            "kubehabit_backlog_batches", "Durable batches that are not scored yet.", value=backlog.batches
+            "kubehabit_backlog_batches", "Durable batches that are not scored yet.", value=batches
         )
         yield GaugeMetricFamily(
-            "kubehabit_backlog_seconds", "How long the first of them waits.", value=backlog.seconds
+            "kubehabit_backlog_seconds", "How long the first of them waits.", value=seconds
         )
-        yield GaugeMetricFamily("kubehabit_journal_bytes", "What the journal takes.", value=journal.used)
+        yield GaugeMetricFamily(
+            "kubehabit_journal_bytes", "What the journal takes.", value=self._journal_bytes()
+        )
         yield GaugeMetricFamily(
             "kubehabit_journal_max_bytes",
             "What it may take before batches are refused.",
-            value=journal.max_bytes,
+            value=self._journal_max_bytes,
         )
 
 
@@ -301,8 +329,8 @@ class _Memory(Collector):
 class _Depths(Collector):
     """What waits for each sink, read from the store when Prometheus asks."""
 
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
+    def __init__(self, depths: Callable[[], Mapping[str, tuple[int, float]]]) -> None:
+        self._depths = depths
 
     def describe(self) -> Iterable[Metric]:
         """Names only; registering must not read the store."""
@@ -318,13 +346,11 @@ class _Depths(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The figures now; none while the store cannot be read, rather than no metrics at all."""
-        try:
-            depths = self._outbox.depths()
-        except StoreError:
+        if not (depths := self._depths()):
             return
         entries, oldest = self._families()
-        for name, depth in depths.items():
-            entries.add_metric([name], depth.entries)
-            oldest.add_metric([name], depth.oldest_seconds)
+        for name, (waiting, seconds) in depths.items():
+            entries.add_metric([name], waiting)
+            oldest.add_metric([name], seconds)
         yield entries
         yield oldest

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from serving.engine import ModelInfo
-
 _DECADES = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+class DescribedModel(Protocol):
+    """What the metrics say of a model; see `serving.engine.ModelInfo`."""
+
+    @property
+    def name(self) -> str:
+        """Its registered name."""
+
+    @property
+    def version(self) -> str:
+        """Its registered version."""
+
+    @property
+    def loaded(self) -> datetime:
+        """When it was loaded."""
+
+    @property
+    def bundle(self) -> Mapping[str, object]:
+        """What its bundle says of itself."""
 
 
 class ModelMetrics:
@@ -85,17 +105,17 @@ class ModelMetrics:
         for by in ("champion", "challenger"):
             self._shadow_incidents.labels(by)
 
-    def champion(self, model: ModelInfo) -> None:
+    def champion(self, model: DescribedModel) -> None:
         """Note the model that is served from now on."""
         self._tell("champion", model)
 
-    def shadowed(self, model: ModelInfo | None) -> None:
+    def shadowed(self, model: DescribedModel | None) -> None:
         """Note the challenger that runs in shadow from now on, or that none does."""
         self._tell("challenger", model)
         if model is None:
             self._shadow_waiting.set(0)
 
-    def _tell(self, role: str, model: ModelInfo | None) -> None:
+    def _tell(self, role: str, model: DescribedModel | None) -> None:
         self._info.remove_by_labels({"role": role})
         if model is not None:
             self._info.labels(role, model.name, model.version, str(model.bundle.get("created", ""))).set(1)

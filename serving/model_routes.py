@@ -11,7 +11,7 @@ from serving.alerts import Model
 from serving.engine import ModelInfo
 from serving.problems import ProblemError
 from serving.reload import ModelStatus
-from serving.service import Service
+from serving.runtime import Service
 
 
 class Reloaded(Model):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import compress, islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from data.errors import KubehabitError
 from data.events import AuditEvent, DeadLetter, Decoded, decode_body
@@ -56,8 +56,7 @@ class _Item:
     caller: object | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """What is not scored yet: batches, and since when the first of them waits (seconds)."""
 
     batches: int

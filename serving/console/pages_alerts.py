@@ -30,7 +30,7 @@ from serving.console.render import page
 from serving.engine import Engine
 from serving.feedback import Feedback, FeedbackEntry, entry_of
 from serving.problems import ProblemError, position_of
-from serving.service import Service
+from serving.runtime import Service
 from serving.stream_routes import stream_of
 
 router = APIRouter(include_in_schema=False)

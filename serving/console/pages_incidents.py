@@ -23,7 +23,7 @@ from serving.forensics.desk import Desk
 from serving.forensics.routes import as_file, caller_of
 from serving.incidents import Asker, Close, IncidentError, Incidents, Merge, Note, Split
 from serving.problems import ProblemError, position_of
-from serving.service import Service
+from serving.runtime import Service
 from serving.story import Edge, Incident
 
 router = APIRouter(include_in_schema=False)

@@ -16,7 +16,7 @@ from serving.history.preview import SCALES, Preview
 from serving.history.read import Drift
 from serving.history.routes import Records
 from serving.reload import ModelStatus
-from serving.service import Service
+from serving.runtime import Service
 from serving.settings import LEAST_SCALE, MOST_SCALE
 
 router = APIRouter(include_in_schema=False)

@@ -19,7 +19,7 @@ from serving.forensics.questions import QuestionError, moment_of
 from serving.history.read import Moment, Order, Surprise
 from serving.history.routes import Records
 from serving.problems import ProblemError
-from serving.service import Service
+from serving.runtime import Service
 
 router = APIRouter(include_in_schema=False)
 

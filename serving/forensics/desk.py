@@ -15,7 +15,7 @@ from serving.forensics.evidence import EvidenceError, Subject, export
 from serving.forensics.model import describe_model
 from serving.forensics.questions import Questions, TooSlowError
 from serving.problems import ProblemError
-from serving.service import Service
+from serving.runtime import Service
 
 _AT_ONCE = 2
 """Questions answered at the same time; each uses as many threads as the database has."""

@@ -25,7 +25,7 @@ from serving.forensics.questions import (
 from serving.forensics.records import Record
 from serving.history.routes import Records
 from serving.problems import ProblemError
-from serving.service import Service
+from serving.runtime import Service
 
 Moment = Annotated[
     str | None,

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Query
 from serving.history.preview import Preview, Previewer
 from serving.history.read import Drift, HistoryReader, Order, PrincipalPage, Surprise
 from serving.problems import ProblemError
-from serving.service import Service
+from serving.runtime import Service
 from serving.settings import LEAST_SCALE, MOST_SCALE
 
 _FRESH_SECONDS = 5.0
@@ -44,10 +44,8 @@ class Records:
             ProblemError: 503 while no model is served.
             HistoryError: it cannot be read.
         """
-        self._service.ready()
-        history, pipeline = self._service.history, self._service.pipeline
-        assert history is not None
-        assert pipeline is not None
+        runtime = self._service.running()
+        history, pipeline = runtime.history, runtime.pipeline
         with self._turn:
             if time.monotonic() - self._fresh >= _FRESH_SECONDS:
                 self._fresh = time.monotonic()

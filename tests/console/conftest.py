@@ -17,7 +17,7 @@ from serving.access import Access
 from serving.app import create_app
 from serving.load import load_engine
 from serving.registry import parse_model
-from serving.service import Service
+from serving.runtime import Service
 from serving.settings import Settings
 from serving.tokens import create
 from tests.conftest import RECORDINGS, Trained

@@ -19,7 +19,7 @@ from data.events import decode_lines
 from data.reader import open_lines
 from serving.app import create_app
 from serving.load import load_engine
-from serving.service import Service
+from serving.runtime import Service
 from serving.settings import Settings
 from serving.shadow import Shadow
 from tests.conftest import RECORDINGS

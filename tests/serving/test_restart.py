@@ -33,10 +33,10 @@ ROOT = Path(__file__).parents[2]
 SERVE = """
 import sys
 from pathlib import Path
-import serving.app, serving.load
+import serving.load, serving.server
 load = serving.load.load_engine
 serving.load.load_engine = lambda settings: load(settings, Path(sys.argv[1]))
-serving.app.serve(port=int(sys.argv[2]))
+serving.server.serve(port=int(sys.argv[2]))
 """
 """`kubehabit serve` of a bundle that is in no registry."""
 
