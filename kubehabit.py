@@ -800,10 +800,10 @@ def serve(
 
     Next:  open /docs in a browser, and look at /v1/alerts once events have come in.
     """
-    from serving.memory import begin
+    from serving.process import configure_allocator
     from serving.registry import ask_ahead
 
-    begin()
+    configure_allocator()
     ask_ahead()
     from serving.server import serve as run_server
 

@@ -17,7 +17,6 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 from tenacity import (
-    RetryCallState,
     Retrying,
     retry_if_result,
     sleep_using_event,
@@ -31,10 +30,10 @@ from serving.engine import Engine, Loaded, ModelInfo
 from serving.load import UNTESTED, model_loader
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
-from serving.priority import give_way
 from serving.registry import Located, Reference, RegistryError, locate, open_located
 from serving.settings import Settings
 from serving.shadow import ChallengerInfo, Shadow
+from serving.worker import Worker
 
 _log = logging.getLogger("kubehabit.reload")
 _T = TypeVar("_T")
@@ -132,41 +131,44 @@ class ModelWatch:
         self._last_swap: Swap | None = None
         self._shadow: Shadow | None = None
         self._looking = threading.Lock()
-        self._stopping = threading.Event()
-        # A daemon: a registry that does not answer must not hold up the end of the process.
-        self._thread = threading.Thread(target=self._run, name="model-watch", daemon=True)
-
-    # -- life ---------------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Begin to look, unless the settings say never."""
-        if self._settings.watch_seconds or self._challenger:
-            self._thread.start()
-
-    def close(self) -> None:
-        """Stop; a look in progress is left to itself."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_SECONDS)
-        if self._shadow is not None:
-            self._shadow.close()
-
-    def _run(self) -> None:
-        give_way()
+        self._worker = Worker("model-watch", self._step, seconds=self._pause, low_priority=True)
+        self._stopping = self._worker.closing
         every = self._settings.watch_seconds
-        with self._looking:
-            self._look_after_challenger()
-        retrying = Retrying(
+        self._looked_once = False
+        self._retrying = Retrying(
             retry=retry_if_result(lambda look: look.result == "unavailable"),
             wait=wait_exponential_jitter(
                 multiplier=every, max=max(_LONGEST_PAUSE, every), jitter=every * _JITTER
             ),
             stop=stop_when_event_set(self._stopping),
             sleep=sleep_using_event(self._stopping),
-            retry_error_callback=_give_way,
+            retry_error_callback=lambda _: None,  # the process ends
         )
-        while every and not self._stopping.wait(every * random.uniform(1 - _JITTER, 1 + _JITTER)):
-            retrying(self.look)
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to look, unless the settings say never."""
+        if self._settings.watch_seconds or self._challenger:
+            self._worker.start()
+
+    def close(self) -> None:
+        """Stop; a look in progress is left to itself."""
+        self._worker.close(_STOP_SECONDS)
+        if self._shadow is not None:
+            self._shadow.close()
+
+    def _pause(self) -> float:
+        return self._settings.watch_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
+
+    def _step(self) -> bool:
+        if self._looked_once:
+            self._retrying(self.look)
+        else:  # the champion was only just loaded
+            self._looked_once = True
+            with self._looking:
+                self._look_after_challenger()
+        return self._settings.watch_seconds > 0
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -345,7 +347,3 @@ class ModelWatch:
 
 def _refusal(refused: RefusedVersion, served: str) -> str:
     return f"Version {refused.version} was refused: {refused.reason} Version {served} is served on."
-
-
-def _give_way(state: RetryCallState) -> None:
-    """The process ends; there is nobody left to tell."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data.events import AuditEvent, DeadLetter
+from serving import process
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Engine
 from serving.forensics.follower import Follower
@@ -18,7 +19,6 @@ from serving.history.keep import History
 from serving.intake import Intake
 from serving.journal import Journal
 from serving.keeper import Keeper
-from serving.memory import Trimmer
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.problems import ProblemError
@@ -30,11 +30,13 @@ from serving.sinks.outbox import Outbox
 from serving.store import StoreError
 from serving.stream import Stream
 from serving.verdicts import Batch
+from serving.worker import Worker
 
 if TYPE_CHECKING:
     from data.detector import Figures
 
 _log = logging.getLogger("kubehabit.api")
+_TRIM_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Runtime:
     dispatcher: Dispatcher | None
     watch: ModelWatch | None
     retention: Retention
-    trimmer: Trimmer
+    trimmer: Worker
 
     def close(self) -> None:
         """Finish the batch in progress and close everything; what feeds a part is closed before it."""
@@ -118,7 +120,7 @@ def build(settings: Settings, engine: Engine, service: Service) -> Runtime:
         dispatcher=dispatcher,
         watch=watch,
         retention=Retention(engine.store),
-        trimmer=Trimmer(),
+        trimmer=Worker("memory", process.trim_heap, seconds=_TRIM_SECONDS),
     )
 
     pipeline.start(keeper.restore())

@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from data.errors import KubehabitError
-from serving import memory, tracing
+from serving import process, tracing
 from serving.app import create_app
 from serving.connections import Connection
 from serving.engine import ModelInfo
@@ -147,7 +147,7 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
         lines = any(sink.type == "stdout" for sink in settings.sinks)
         scheme = "http" if tls is None else "https"
         _announce(service.ready().model, f"{scheme}://{shown}:{number}", sys.stderr if lines else sys.stdout)
-        memory.settle()
+        process.freeze_gc()
 
     from serving.load import load_engine
 

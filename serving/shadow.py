@@ -24,7 +24,7 @@ from data.events import AuditEvent
 from serving.alerts import Model, clean
 from serving.engine import Loaded
 from serving.model_metrics import ModelMetrics
-from serving.priority import give_way
+from serving.worker import Worker
 
 if TYPE_CHECKING:
     from data.detector import Scores
@@ -139,26 +139,21 @@ class Shadow:
         self._notice: str | None = None
         self._latest: deque[Disagreement] = deque(maxlen=_EXAMPLES)
         self._last: dict[tuple[By, str], int] = {}
-        self._changed = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+        self._lock = threading.Lock()
+        self._worker = Worker("shadow", self._step, low_priority=True)
 
     def start(self) -> None:
-        """Begin to score what is offered."""
-        self._thread.start()
+        """Score what is offered from now on."""
+        self._worker.start()
 
     def close(self) -> None:
-        """Stop; what waits is forgotten."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_SECONDS)
+        """Stop; what waits is dropped."""
+        self._worker.close(_STOP_SECONDS)
 
     def offer(self, events: Sequence[AuditEvent], scores: Scores) -> None:
         """Take a batch that the champion scored, or drop it at once if too much waits."""
-        with self._changed:
-            if self._stopping or self._notice is not None:
+        with self._lock:
+            if self._worker.closing.is_set() or self._notice is not None:
                 return
             if self._waiting + len(events) > self._capacity:
                 self._tally.dropped += len(events)
@@ -166,33 +161,28 @@ class Shadow:
                 return
             self._waiting += len(events)
             self._queue.append(_Offered(events, scores.event, scores.flagged, scores.evidence))
-            self._changed.notify()
+        self._worker.wake()
 
     def drained(self) -> bool:
         """Whether everything that was offered has been compared or dropped."""
         return self._waiting == 0
 
-    def _run(self) -> None:
-        give_way()
-        while True:
-            with self._changed:
-                while not self._queue and not self._stopping:
-                    self._changed.wait()
-                if self._stopping:
-                    return
-                offered = self._queue.popleft()
+    def _step(self) -> bool:
+        while self._queue and not self._worker.closing.is_set():
+            offered = self._queue.popleft()
             try:
                 self._compare(offered)
             except Exception as error:
                 _log.exception("the challenger failed; it is not asked any more")
                 self._notice = f"It failed on an event ({error!r}) and is not asked any more."
-                with self._changed:
+                with self._lock:
                     self._queue.clear()
                     self._waiting = 0
-                return
-            with self._changed:
+                return False
+            with self._lock:
                 self._waiting -= len(offered.events)
             self._metrics.shadow_waiting(self._waiting)
+        return True
 
     def _give_way(self) -> None:
         until = time.monotonic() + _GIVE_WAY_SECONDS
@@ -205,7 +195,7 @@ class Shadow:
         flagged = np.zeros(len(offered.events), bool)
         flagged[offered.event] = offered.flagged
         for begin in range(0, len(offered.events), _CHUNK):
-            if self._stopping:
+            if self._worker.closing.is_set():
                 return
             self._give_way()
             part = offered.events[begin : begin + _CHUNK]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from data.errors import KubehabitError
 from serving.body import decompress
 from serving.forensics.store import EventStore
 from serving.journal import Journal, JournalError, Place
+from serving.worker import Worker
 
 _log = logging.getLogger("kubehabit.events")
 _PAUSE_SECONDS = 0.25
@@ -56,7 +56,6 @@ class Follower:
         self._queued = queued
         self._busy = busy
         self._alerts: dict[str, str] = {}
-        self._stopping = threading.Event()
         self._failures = 0
         self._began = 0.0
         # Were the journal's folder new, its numbers must not be those that the store has seen.
@@ -64,11 +63,9 @@ class Follower:
         self._after = store.position
         self._last: Place | None = None
         journal.hold = self.held
-        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        self._worker = Worker("events", self._step, seconds=self._pause, finish=self._finish)
+        self._stopping = self._worker.closing
+        self.start = self._worker.start
 
     def note(self, results: Iterable[Mapping[str, Any]]) -> None:
         """Remember which events became part of which alert; called when they are scored."""
@@ -99,19 +96,21 @@ class Follower:
             time.sleep(_BUSY_SECONDS)
         return max(upto - self._after, 0)
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._take()
-                self._store.tick()
-                self._failures = 0
-            except (OSError, KubehabitError) as error:
-                self._failures += 1
-                _log.error(
-                    "events cannot be kept yet", extra={"reason": str(error), "error": type(error).__name__}
-                )
-            pause = min(_PAUSE_SECONDS * 2 ** min(self._failures, 10), _LONGEST_PAUSE_SECONDS)
-            self._stopping.wait(pause)
+    def _step(self) -> None:
+        try:
+            self._take()
+            self._store.tick()
+            self._failures = 0
+        except (OSError, KubehabitError) as error:
+            self._failures += 1
+            _log.error(
+                "events cannot be kept yet", extra={"reason": str(error), "error": type(error).__name__}
+            )
+
+    def _pause(self) -> float:
+        return min(_PAUSE_SECONDS * 2 ** min(self._failures, 10), _LONGEST_PAUSE_SECONDS)
+
+    def _finish(self) -> None:
         try:
             self._take()
         except (OSError, KubehabitError) as error:
@@ -168,7 +167,5 @@ class Follower:
 
     def close(self) -> None:
         """Take in what was scored, and seal it."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._worker.close()
         self._store.close()

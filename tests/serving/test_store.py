@@ -199,7 +199,7 @@ def test_retention_looks_by_itself_and_again_after_a_failure(store_url: str) -> 
     sql(store_url, "UPDATE alerts SET raised = raised - 2 * 86400000000")
     until(lambda: store.page().alerts == [])
     retention.close()
-    assert not retention.is_alive()
+    assert not retention._worker.is_alive
     store.close()
 
 
