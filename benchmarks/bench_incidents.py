@@ -29,7 +29,7 @@ from serving.forensics.evidence import Subject, check, export
 from serving.forensics.ledger import Ledger
 from serving.forensics.questions import Questions
 from serving.forensics.store import EventStore
-from serving.load import load_engine
+from serving.loader import load_engine
 from serving.registry import parse_model
 from serving.settings import EventSettings, load_settings
 from serving.story import Incident, Session

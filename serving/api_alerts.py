@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import FastAPI, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
+from serving.activity import PrincipalReport
 from serving.alert_list import AlertPage, Wanted, whole
 from serving.alerts import Alert
 from serving.asked import Asked, AskedHappening
-from serving.principals import PrincipalReport
 from serving.problems import ProblemError, position_of
 from serving.runtime import Service
 from serving.stream_routes import stream_of

@@ -15,12 +15,12 @@ import numpy as np
 from pydantic import Field
 
 from data.events import AuditEvent
+from serving.activity import Principals, Trained
 from serving.alert_writer import AlertWriter
 from serving.alerts import Action, Model, ServedModel, clean
 from serving.explain import Explainer, deed_of
 from serving.grouping import Flagged
 from serving.incidents import Incidents
-from serving.principals import Principals, Trained
 from serving.settings import AlertSettings
 from serving.sinks.outbox import Outbox
 from serving.store import AlertStore
@@ -54,7 +54,7 @@ class ScoreHistory(Protocol):
     def observe(self, scores: Scores) -> None:
         """Record a scored batch; must return at once."""
 
-    def judged_by(self, judge: Judge, trained: Trained | None = None) -> None:
+    def set_judge(self, judge: Judge, trained: Trained | None = None) -> None:
         """Set the model that judges from the next batch on, and the principals its training knew."""
 
 
@@ -305,7 +305,7 @@ class Engine:
 
         if self._history is not None and self.loaded is not None:
             judge = Judge.of(self.model.version, self.loaded.detector.bundle.calibration)
-            self._history.judged_by(judge, self.loaded.trained)
+            self._history.set_judge(judge, self.loaded.trained)
 
     def set_shadow(self, shadow: ScoreObserver | None, fresh: Detector | None = None) -> None:
         """Offer every batch to another model as well, from the next one on; None ends it.

@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from serving.alerts import Model
 from serving.engine import ModelInfo
 from serving.problems import ProblemError
-from serving.reload import ModelStatus
 from serving.runtime import Service
+from serving.watcher import ModelStatus
 
 
 class Reloaded(Model):

@@ -20,10 +20,10 @@ from data.errors import KubehabitError
 from data.events import AuditEvent, DeadLetter, Decoded, decode_body
 from serving.alerts import Alert
 from serving.body import decompress
+from serving.checkpointer import Checkpointer
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Engine
 from serving.journal import Journal, JournalError, Place, Record
-from serving.keeper import Keeper
 from serving.store import StoreError
 from serving.tracing import current, span
 from serving.verdicts import Batch, EventResult
@@ -69,7 +69,7 @@ class Pipeline:
     Args:
         engine: scores them.
         journal: keeps them until then.
-        keeper: keeps what is learned, the memory of events among it.
+        checkpointer: keeps what is learned, the memory of events among it.
         dead_letters: where a batch goes that makes the engine fail.
         scored: told of what was scored, its events, and how many more were repeats of earlier ones, on the scoring thread.
 
@@ -82,14 +82,14 @@ class Pipeline:
         self,
         engine: Engine,
         journal: Journal,
-        keeper: Keeper,
+        checkpointer: Checkpointer,
         dead_letters: BoundedDeadLetters,
         scored: Callable[[Batch, Sequence[AuditEvent], int], None],
     ) -> None:
         self.engine = engine
         self.journal = journal
         self.position = 0
-        self._keeper = keeper
+        self._checkpointer = checkpointer
         self._dead_letters = dead_letters
         self._scored = scored
         self._queue: deque[_Item] = deque()
@@ -138,7 +138,7 @@ class Pipeline:
         appended.add_done_callback(refused)
         return answer
 
-    def between(self, work: Callable[[], _T]) -> Future[_T]:
+    def run_on_scoring_thread(self, work: Callable[[], _T]) -> Future[_T]:
         """Do something on the scoring thread, after all that was taken in before and before all that comes after."""
         done: Future[_T] = Future()
         done.set_running_or_notify_cancel()
@@ -152,15 +152,15 @@ class Pipeline:
         self._put(_Item(None, time.time_ns() // 1000, work=run))
         return done
 
-    def swap(self, change: Callable[[], _T]) -> Future[_T]:
-        """As `between`, for a change of the engine's detector: whoever keeps its state looks after the new one."""
+    def swap_model(self, change: Callable[[], _T]) -> Future[_T]:
+        """As `run_on_scoring_thread`, for a change of the engine's detector: whoever keeps its state looks after the new one."""
 
         def work() -> _T:
             changed = change()
-            self._keeper.adopt()
+            self._checkpointer.attach()
             return changed
 
-        return self.between(work)
+        return self.run_on_scoring_thread(work)
 
     def backlog(self) -> Backlog:
         """What waits now."""
@@ -200,7 +200,7 @@ class Pipeline:
                     self._score(items)
                 self.position = max(item.place.sequence for item in items if item.place is not None)
             try:
-                self._keeper.after(self.position, events)
+                self._checkpointer.scored(self.position, events)
             except Exception:  # what is acknowledged is in the journal all the same
                 _log.exception("the state could not be looked after")
 
@@ -244,7 +244,7 @@ class Pipeline:
                 events += item.decoded.events
         engine = self.engine
         try:
-            first = self._keeper.repeats.first(events)
+            first = self._checkpointer.deduplicator.first(events)
             fresh = list(compress(events, first))
             batch = engine.score(fresh)
         except StoreError as error:
@@ -315,7 +315,7 @@ class Pipeline:
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-        self._keeper.close(self.position)
+        self._checkpointer.close(self.position)
         self.journal.close()  # what was about to be written still comes into the queue
         _answer(list(self._queue), JournalError(_ENDING))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from data.events import AuditEvent, DeadLetter
 from serving import process
+from serving.checkpointer import Checkpointer
 from serving.dead_letters import BoundedDeadLetters
 from serving.engine import Engine
 from serving.forensics.follower import Follower
@@ -18,11 +19,9 @@ from serving.forensics.store import EventStore
 from serving.history.keep import History
 from serving.intake import Intake
 from serving.journal import Journal
-from serving.keeper import Keeper
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.problems import ProblemError
-from serving.reload import ModelWatch
 from serving.retention import Retention
 from serving.settings import Settings
 from serving.sinks.dispatch import Dispatcher
@@ -30,6 +29,7 @@ from serving.sinks.outbox import Outbox
 from serving.store import StoreError
 from serving.stream import Stream
 from serving.verdicts import Batch
+from serving.watcher import ModelWatch
 from serving.worker import Worker
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def build(settings: Settings, engine: Engine, service: Service) -> Runtime:
         retention_days=settings.history.retention_days,
         max_rows=settings.history.max_rows,
     )
-    keeper = Keeper(settings.state, engine, journal, settings.journal.remembered_events, history)
+    checkpointer = Checkpointer(settings.state, engine, journal, settings.journal.remembered_events, history)
     events = ingest = None
     if settings.events.enabled:
         events = EventStore(settings.events)
@@ -107,7 +107,7 @@ def build(settings: Settings, engine: Engine, service: Service) -> Runtime:
             busy=lambda: service.intake.busy,
         )
     announcer = _Announcer(service, dispatcher, ingest)
-    pipeline = Pipeline(engine, journal, keeper, service.dead_letters, announcer.scored)
+    pipeline = Pipeline(engine, journal, checkpointer, service.dead_letters, announcer.scored)
     watch = None
     if engine.loaded is not None and engine.model.source != "folder":
         watch = ModelWatch(settings, engine, metrics, pipeline)
@@ -123,7 +123,7 @@ def build(settings: Settings, engine: Engine, service: Service) -> Runtime:
         trimmer=Worker("memory", process.trim_heap, seconds=_TRIM_SECONDS),
     )
 
-    pipeline.start(keeper.restore())
+    pipeline.start(checkpointer.restore())
     # Only now: the journal is ours, and two processes on one folder would send as one.
     for part in (ingest, dispatcher, runtime.retention, runtime.trimmer):
         if part is not None:

@@ -149,7 +149,7 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
         _announce(service.ready().model, f"{scheme}://{shown}:{number}", sys.stderr if lines else sys.stdout)
         process.freeze_gc()
 
-    from serving.load import load_engine
+    from serving.loader import load_engine
 
     app = create_app(settings, load=partial(load_engine, settings), on_loaded=loaded)
     service: Service = app.state.service

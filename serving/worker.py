@@ -12,7 +12,7 @@ _log = logging.getLogger("kubehabit.worker")
 
 
 class Worker:
-    """A daemon thread that runs a step until closed, with pauses that `wake` cuts short. A step that fails is logged and tried again.
+    """A daemon thread that runs a step until closed, with pauses that `wake` cuts short. A failed step is logged and tried again.
 
     Args:
         name: of the thread.

@@ -108,7 +108,7 @@ class Follower:
             )
 
     def _pause(self) -> float:
-        return min(_PAUSE_SECONDS * 2 ** min(self._failures, 10), _LONGEST_PAUSE_SECONDS)
+        return min(_PAUSE_SECONDS * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE_SECONDS)
 
     def _finish(self) -> None:
         try:

@@ -49,7 +49,7 @@ class Records:
         with self._turn:
             if time.monotonic() - self._fresh >= _FRESH_SECONDS:
                 self._fresh = time.monotonic()
-                taken = pipeline.between(lambda: history.take(pipeline.position))
+                taken = pipeline.run_on_scoring_thread(lambda: history.take(pipeline.position))
                 try:
                     history.write(taken.result(_WAIT_SECONDS))
                 except TimeoutError:  # a batch is being scored: what is asked is answered with what there is

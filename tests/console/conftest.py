@@ -15,7 +15,7 @@ import pytest
 from data.reader import open_lines
 from serving.access import Access
 from serving.app import create_app
-from serving.load import load_engine
+from serving.loader import load_engine
 from serving.registry import parse_model
 from serving.runtime import Service
 from serving.settings import Settings

@@ -18,7 +18,7 @@ from data.events import AuditEvent
 from serving.app import create_app
 from serving.engine import Engine
 from serving.explain import Explainer
-from serving.load import outbox_of
+from serving.loader import outbox_of
 from serving.settings import Settings
 from serving.store import AlertStore
 from tests.serving.conftest import model_info

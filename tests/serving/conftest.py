@@ -139,7 +139,7 @@ def make_client(engine: Engine) -> Iterator[Callable[..., TestClient]]:
 def settle(client: TestClient) -> None:
     """Wait until all that was sent so far is scored."""
     service: Service = client.app.state.service  # type: ignore[attr-defined]
-    service.running().pipeline.between(lambda: None).result(30)
+    service.running().pipeline.run_on_scoring_thread(lambda: None).result(30)
 
 
 @pytest.fixture

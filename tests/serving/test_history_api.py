@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 import kubehabit
 from data.calibration import Calibration, Rarity, Tail
+from serving.activity import Trained
 from serving.app import create_app
 from serving.engine import Engine
 from serving.history.keep import Judge
-from serving.principals import Trained
 from serving.runtime import Service
 from serving.settings import Settings
 from tests.serving.conftest import settle
@@ -57,7 +57,7 @@ def kept(get: Callable[..., Any], url: str = "") -> None:
 
 
 def prepared(service: Service) -> None:
-    service.running().history.judged_by(JUDGE, TRAINED)
+    service.running().history.set_judge(JUDGE, TRAINED)
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def url(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
         import httpx
 
         httpx.post(f"{address}/v1/audit", content=body(story()), trust_env=False)
-        service.running().pipeline.between(lambda: None).result(30)
+        service.running().pipeline.run_on_scoring_thread(lambda: None).result(30)
         with httpx.Client(trust_env=False) as asking:
             kept(asking.get, address)
         monkeypatch.setenv("KUBEHABIT_URL", address)

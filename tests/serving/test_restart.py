@@ -23,7 +23,7 @@ import pytest
 from data.bundle import seal
 from data.events import decode_lines
 from data.reader import open_lines
-from serving.load import load_engine
+from serving.loader import load_engine
 from serving.settings import Settings
 from serving.store import AlertStore
 from tests.conftest import RECORDINGS, Trained
@@ -33,9 +33,9 @@ ROOT = Path(__file__).parents[2]
 SERVE = """
 import sys
 from pathlib import Path
-import serving.load, serving.server
-load = serving.load.load_engine
-serving.load.load_engine = lambda settings: load(settings, Path(sys.argv[1]))
+import serving.loader, serving.server
+load = serving.loader.load_engine
+serving.loader.load_engine = lambda settings: load(settings, Path(sys.argv[1]))
 serving.server.serve(port=int(sys.argv[2]))
 """
 """`kubehabit serve` of a bundle that is in no registry."""

@@ -25,7 +25,7 @@ from data.errors import KubehabitError
 from serving.app import create_app
 from serving.engine import Engine
 from serving.explain import Explainer
-from serving.load import outbox_of
+from serving.loader import outbox_of
 from serving.settings import Settings, load_settings
 from serving.sinks import AnySinkSettings
 from serving.sinks import outbox as outbox_module

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.detector import Detector
+from serving.deduplication import EventDeduplicator
 from serving.engine import Engine
+from serving.eviction import ColdPrincipalStore
 from serving.history.keep import Chunk, History
 from serving.journal import Journal
-from serving.repeats import Repeats
 from serving.settings import StateSettings
-from serving.spill import Spill
-from serving.state import Snapshot, Snapshots, capture, remembered, restore
+from serving.snapshots import Snapshot, Snapshots, deduplicator_of, restore, take_snapshot
 from serving.store import StoreError
 
 _log = logging.getLogger("kubehabit.state")
@@ -23,7 +23,7 @@ _PRESSED, _WORTH = 1 / 2, 1 / 8
 """Share of the journal in use from which a snapshot is taken for the room that it gives, and the room that is worth one."""
 
 
-class Keeper:
+class Checkpointer:
     """Looks after the state of one engine; all but `restore` runs on the thread that scores.
 
     Args:
@@ -34,7 +34,7 @@ class Keeper:
         history: is written with each snapshot.
 
     Attributes:
-        repeats: the memory of events.
+        deduplicator: the memory of events.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Keeper:
         self._journal = journal
         self._capacity = remembered_events
         self._snapshots = Snapshots(settings.resolved_path)
-        self._spill: Spill | None = None
+        self._cold: ColdPrincipalStore | None = None
         self._detector: object = None
-        self.repeats = Repeats(remembered_events)
+        self.deduplicator = EventDeduplicator(remembered_events)
         self._oldest = self._needed()
         self._position = 0
         self._events = 0
@@ -67,7 +67,7 @@ class Keeper:
         snapshot = self._snapshots.newest()
         bundle = detector.bundle.checksum if isinstance(detector, Detector) else ""
         if snapshot is not None:
-            self.repeats = remembered(snapshot, self._capacity)
+            self.deduplicator = deduplicator_of(snapshot, self._capacity)
             self._position = snapshot.position
             restore(snapshot, engine)
             same = snapshot.bundle == bundle
@@ -76,36 +76,38 @@ class Keeper:
             _log.error("no snapshot can be read: the model begins with what it learned in training")
         if isinstance(detector, Detector):
             path: Path = self._settings.resolved_path / "principals.db"
-            self._spill = Spill(path, self._settings.hot_principals, self._settings.max_principals)
+            self._cold = ColdPrincipalStore(
+                path, self._settings.hot_principals, self._settings.max_principals
+            )
             names = (
                 sorted(detector.bundle.warmup.last, key=detector.bundle.warmup.last.__getitem__)
                 if snapshot is None
                 else snapshot.meta["names"]
             )
-            self._spill.begin(
+            self._cold.start(
                 detector, engine.principals, None if snapshot is None else snapshot.position, names
             )
-            self._spill.evict(self._position, self._oldest)
+            self._cold.evict(self._position, self._oldest)
             self._detector = detector
         if self._history is not None:
             self._history.begin(self._position, self._journal.last)
             self._engine.set_history(self._history)
         return self._position
 
-    def adopt(self) -> None:
+    def attach(self) -> None:
         """Look after the engine's new detector, which has what the one before had in its memory."""
         detector = self._engine.detector
-        if self._spill is not None and isinstance(detector, Detector):
-            self._spill.attach(detector, self._engine.principals)
+        if self._cold is not None and isinstance(detector, Detector):
+            self._cold.attach(detector, self._engine.principals)
             self._detector = detector
 
-    def after(self, position: int, events: int) -> None:
+    def scored(self, position: int, events: int) -> None:
         """What came up to a position is scored: do what is due."""
         self._events += events
         if self._history is not None:
             self._history.after(position)
-        if self._spill is not None:
-            self._spill.evict(position, self._oldest)
+        if self._cold is not None:
+            self._cold.evict(position, self._oldest)
         if position <= self._position:
             return
         journal = self._journal
@@ -136,10 +138,10 @@ class Keeper:
 
     def _take(self, position: int) -> tuple[Callable[[], Snapshot], Chunk | None]:
         hot = None
-        if self._spill is not None:
-            self._spill.settle()
-            hot = self._spill.hot
-        snapshot = capture(self._engine, self.repeats, position, hot)
+        if self._cold is not None:
+            self._cold.flush()
+            hot = self._cold.hot
+        snapshot = take_snapshot(self._engine, self.deduplicator, position, hot)
         self._position, self._events = position, 0
         self._due = time.monotonic() + self._settings.snapshot_seconds
         return snapshot, None if self._history is None else self._history.take(position)
@@ -171,7 +173,7 @@ class Keeper:
         self._wait()
         if position > self._position and self._is_stored():
             self._write(*self._take(position))
-        if self._spill is not None:
-            self._spill.close()
+        if self._cold is not None:
+            self._cold.close()
         if self._history is not None:
             self._history.close()

@@ -10,7 +10,7 @@ _NAME = "instance"
 _HEX = re.compile(r"[0-9a-f]{32}")
 
 
-def instance(folder: Path) -> str:
+def instance_id(folder: Path) -> str:
     """Identity kept in a folder that one process at a time uses: 32 hexadecimal digits, made at the first start.
 
     What a killed process had claimed is its successor's at once; without, it would have to wait until the claim ends.

@@ -35,8 +35,8 @@ from data.habits import OwnHabits
 from data.owners import OwnerTracker
 from data.vocabulary import Vocabulary
 from data.windows import Contexts
+from serving.deduplication import EventDeduplicator
 from serving.engine import Engine
-from serving.repeats import Repeats
 
 _log = logging.getLogger("kubehabit.state")
 _MAGIC = b"kubehabit state 1\n"
@@ -199,8 +199,8 @@ class Snapshots:
         return self.folder / f"{position:020d}{_SUFFIX}"
 
 
-def capture(
-    engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] | None = None
+def take_snapshot(
+    engine: Engine, deduplicator: EventDeduplicator, position: int, hot: Sequence[str] | None = None
 ) -> Callable[[], Snapshot]:
     """What is known now, on the thread that scores.
 
@@ -213,9 +213,9 @@ def capture(
     meta: dict[str, Any] = {
         "principals": engine.principals.saved(),
         "since": engine.principals.since,
-        "repeats_key": repeats.key,
+        "repeats_key": deduplicator.key,
     }
-    surroundings, seen = engine.surroundings.saved(), repeats.to_arrays()
+    surroundings, seen = engine.surroundings.saved(), deduplicator.to_arrays()
     detector = engine.detector
     if not isinstance(detector, Detector):
         return lambda: Snapshot(
@@ -258,9 +258,11 @@ def capture(
     return make
 
 
-def remembered(snapshot: Snapshot, capacity: int) -> Repeats:
+def deduplicator_of(snapshot: Snapshot, capacity: int) -> EventDeduplicator:
     """The memory of events that a snapshot holds."""
-    return Repeats.from_arrays(capacity, snapshot.meta["repeats_key"], _parted(snapshot.arrays, "repeats"))
+    return EventDeduplicator.from_arrays(
+        capacity, snapshot.meta["repeats_key"], _parted(snapshot.arrays, "repeats")
+    )
 
 
 def _joined(name: str, parts: Sequence[Array]) -> dict[str, Array]:

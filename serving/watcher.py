@@ -27,7 +27,7 @@ from tenacity import (
 from data.errors import BundleError, KubehabitError
 from serving.alerts import Model
 from serving.engine import Engine, Loaded, ModelInfo
-from serving.load import UNTESTED, model_loader
+from serving.loader import UNTESTED, model_loader
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.registry import Located, Reference, RegistryError, locate, open_located
@@ -216,10 +216,10 @@ class ModelWatch:
         if self._shadow is not None:  # what it told was compared with the one that goes
             self._end_shadow(self._shadow)
         # Most of what is to be learned of principals is learned while batches go on; only the rest makes them wait.
-        learned = self._done(self._pipeline.between(self._engine.habits))
+        learned = self._done(self._pipeline.run_on_scoring_thread(self._engine.habits))
         if learned is not None and current is not None:
             loaded.detector.habits.learn(learned, current.detector.bundle.habits)
-        seconds = self._done(self._pipeline.swap(lambda: self._engine.swap(loaded, learned)))
+        seconds = self._done(self._pipeline.swap_model(lambda: self._engine.swap(loaded, learned)))
         self._refused.pop(located.directory, None)
         self._last_swap = Swap(
             before=served, version=located.version, at=datetime.now(UTC), seconds=round(seconds, 4)
@@ -309,7 +309,9 @@ class ModelWatch:
             principals=self._hot,
         )
         shadow.start()
-        self._done(self._pipeline.between(lambda: self._engine.set_shadow(shadow, loaded.detector)))
+        self._done(
+            self._pipeline.run_on_scoring_thread(lambda: self._engine.set_shadow(shadow, loaded.detector))
+        )
         self._shadow = shadow
         self._metrics.life.shadowed(loaded.model)
         _log.info("a challenger runs in shadow", extra={"version": loaded.model.version})

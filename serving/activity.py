@@ -109,13 +109,13 @@ class Principals:
     Attributes:
         since: when counting began.
         trained: what the model that is served was trained on.
-        elsewhere: asked for what `take` returned of a principal, if that is kept; may be called by any thread.
+        lookup_cold: returns what `take` returned of a principal, if that is on disk; may be called by any thread.
     """
 
     def __init__(self, trained: Trained | None = None, most: int = MOST_SEEN) -> None:
         self._most = most
         self.since = datetime.now(UTC)
-        self.elsewhere: Callable[[str], Saved | None] | None = None
+        self.lookup_cold: Callable[[str], Saved | None] | None = None
         self.trained = trained or Trained()
         self._place: OrderedDict[str, int] = OrderedDict()  # those idle longest first
         self._free: list[int] = []
@@ -238,7 +238,7 @@ class Principals:
         trained = self.trained
         with self._lock:
             is_here = name in self._place
-        if not is_here and self.elsewhere is not None and (found := self.elsewhere(name)) is not None:
+        if not is_here and self.lookup_cold is not None and (found := self.lookup_cold(name)) is not None:
             kept = Principals(trained)
             kept.since = self.since
             kept.put([found])

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serving.activity import MOST_SEEN, Principals, Trained
+from serving.deduplication import KEY_BYTES
 from serving.engine import Engine, Loaded, ModelInfo, SelfTestResult
 from serving.explain import Explainer
-from serving.instance import instance
-from serving.principals import MOST_SEEN, Principals, Trained
+from serving.instance_id import instance_id
 from serving.registry import Fetched, Reference, asked, open_bundle
-from serving.repeats import KEY_BYTES
 from serving.settings import Settings
 from serving.sinks.outbox import Outbox
 from serving.store import AlertStore
@@ -88,7 +88,7 @@ def outbox_of(settings: Settings, store: AlertStore) -> Outbox | None:
     """The outbox for the sinks of some settings; None where there are none."""
     if not settings.sinks:
         return None
-    return Outbox(store, settings.sinks, instance(settings.journal.resolved_path))
+    return Outbox(store, settings.sinks, instance_id(settings.journal.resolved_path))
 
 
 def _import_ahead() -> None:

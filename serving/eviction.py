@@ -25,9 +25,9 @@ from data.evidence import Sums
 from data.habits import OwnHabits
 from data.vocabulary import Vocabulary
 from data.windows import Contexts
-from serving.principals import Principals, Saved
+from serving.activity import Principals, Saved
 
-_log = logging.getLogger("kubehabit.spill")
+_log = logging.getLogger("kubehabit.cold")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS principals (
     number INTEGER PRIMARY KEY, key INTEGER NOT NULL, position INTEGER NOT NULL, bundle TEXT NOT NULL, data BLOB NOT NULL
@@ -39,7 +39,7 @@ _QUERY = 500
 _SIGNED = 1 << 63
 
 
-class SpillError(KubehabitError):
+class EvictionError(KubehabitError):
     """The file of quiet principals cannot be used."""
 
 
@@ -65,7 +65,7 @@ class _Row(msgspec.Struct, array_like=True):
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(_Row).decode
 
 
-class Spill:
+class ColdPrincipalStore:
     """Holds at most so many principals in memory, a quarter more between two batches.
 
     Args:
@@ -74,7 +74,7 @@ class Spill:
         most: principals on disk; beyond that those that went first are forgotten.
 
     Raises:
-        SpillError: the file cannot be used.
+        EvictionError: the file cannot be used.
     """
 
     def __init__(self, path: Path, hot: int, most: int) -> None:
@@ -90,7 +90,7 @@ class Spill:
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._file.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise SpillError(
+            raise EvictionError(
                 f"The quiet principals in {path} cannot be opened ({error}). Check state.path, or delete that file: they are "
                 "judged as newcomers then."
             ) from error
@@ -105,7 +105,7 @@ class Spill:
         with self._turn:
             return int(self._file.execute("SELECT count(*) FROM principals").fetchone()[0])
 
-    def begin(
+    def start(
         self, detector: Detector, principals: Principals, position: int | None, hot: Iterable[str]
     ) -> None:
         """Look after a detector from now on.
@@ -132,12 +132,12 @@ class Spill:
             self._file.execute(
                 "INSERT OR IGNORE INTO bundles VALUES (?, ?)", (self._bundle, msgspec.msgpack.encode(terms))
             )
-        detector.recall = self.recall
-        principals.elsewhere = self.seen
+        detector.recall = self.load
+        principals.lookup_cold = self.lookup
         # Whom its bundle knows and who is on disk: both have something to say.
-        self.recall([name for name in detector.windows.contexts().names if name not in self._recent])
+        self.load([name for name in detector.windows.contexts().names if name not in self._recent])
 
-    def recall(self, names: Sequence[str]) -> None:
+    def load(self, names: Sequence[str]) -> None:
         """Bring back those of some principals who are on disk; they are about to act."""
         recent = self._recent
         missing = []
@@ -155,7 +155,7 @@ class Spill:
             )
             return
         if found:
-            self._give_back(found)
+            self._restore(found)
 
     def evict(self, position: int, oldest: int) -> int:
         """Put on disk whoever was quiet longest, if there are too many in memory. Returns how many went.
@@ -172,7 +172,7 @@ class Spill:
             self._write(rows, position, oldest)
         except sqlite3.Error as error:
             _log.error("quiet principals cannot be put on disk", extra={"reason": str(error)})
-            self._give_back([(row, self._bundle) for _, row in rows])
+            self._restore([(row, self._bundle) for _, row in rows])
             return 0
         for name in names:
             del self._recent[name]
@@ -194,12 +194,12 @@ class Spill:
             newest = self._file.execute("SELECT max(number) FROM principals").fetchone()[0] or 0
             self._file.execute("DELETE FROM principals WHERE number <= ?", (newest - self._most,))
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Make what is on disk safe from a power failure, before a snapshot relies on it."""
         with self._turn:
             self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def seen(self, name: str) -> Saved | None:
+    def lookup(self, name: str) -> Saved | None:
         """Counts of a principal on disk."""
         found = self._find([name])
         return found[0][0].seen if found else None
@@ -259,9 +259,9 @@ class Spill:
             )
         return rows
 
-    def _give_back(self, found: Sequence[tuple[_Row, str]]) -> None:
+    def _restore(self, found: Sequence[tuple[_Row, str]]) -> None:
         for bundle in {bundle for _, bundle in found}:
-            self._give(bundle, [row for row, its in found if its == bundle])
+            self._restore_from(bundle, [row for row, its in found if its == bundle])
         self._principals.put([row.seen for row, _ in found if row.seen is not None])
 
     def _terms(self, bundle: str) -> _Terms | None:
@@ -269,7 +269,7 @@ class Spill:
             row = self._file.execute("SELECT terms FROM bundles WHERE checksum = ?", (bundle,)).fetchone()
         return None if row is None else msgspec.msgpack.decode(row[0], type=_Terms)
 
-    def _give(self, bundle: str, rows: Sequence[_Row]) -> None:
+    def _restore_from(self, bundle: str, rows: Sequence[_Row]) -> None:
         """Give the detector rows that are in the terms of a bundle."""
         detector = self._detector
         terms = None if bundle == self._bundle else self._terms(bundle)
