@@ -55,9 +55,8 @@ def add_alert_routes(app: FastAPI, service: Service) -> None:
     ) -> Response:
         """Follow alerts as they are raised and grow, as server-sent events.
 
-        Each event is named `alert`, and its data is the alert as it stands. Without `Last-Event-ID` only what happens from
-        now on is told; with it, everything that changed since that event, each alert once. A comment is sent as a sign of
-        life when there is nothing to tell.
+        Each event is named `alert`, and its data is the alert as it stands. Without `Last-Event-ID` only later changes are
+        sent; with it, everything that changed since that event, each alert once. A comment is sent as a heartbeat.
         """
         return await stream_of(service, last_event_id, wanted.matches)
 

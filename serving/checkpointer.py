@@ -1,4 +1,4 @@
-"""Keeps what is learned: restores it, takes snapshots, lets quiet principals wait on disk, gives the journal room."""
+"""Keeps what is learned: restores it, takes snapshots, moves idle principals to disk, prunes the journal."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from serving.snapshots import Snapshot, Snapshots, deduplicator_of, restore, tak
 from serving.store import StoreError
 
 _log = logging.getLogger("kubehabit.state")
+#: Share of the journal in use from which a snapshot is taken to free it, and the share that must become free.
 _PRESSED, _WORTH = 1 / 2, 1 / 8
-"""Share of the journal in use from which a snapshot is taken for the room that it gives, and the room that is worth one."""
 
 
 class Checkpointer:
-    """Looks after the state of one engine; all but `restore` runs on the thread that scores.
+    """Manages the state of one engine; all but `restore` runs on the scoring thread.
 
     Args:
         settings: how often, how many, where.
@@ -95,7 +95,7 @@ class Checkpointer:
         return self._position
 
     def attach(self) -> None:
-        """Look after the engine's new detector, which has what the one before had in its memory."""
+        """Manage the engine's new detector, which has what the one before had in its memory."""
         detector = self._engine.detector
         if self._cold is not None and isinstance(detector, Detector):
             self._cold.attach(detector, self._engine.principals)
@@ -126,7 +126,7 @@ class Checkpointer:
                 self._writing.start()
 
     def _is_stored(self) -> bool:
-        """Whether all that what was scored led to is on the store's disk: a snapshot says that it need not be scored again."""
+        """Whether all alerts so far are on disk: what a snapshot covers is never scored again."""
         if self._engine.has_unsaved:
             return False
         try:

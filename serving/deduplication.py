@@ -1,6 +1,6 @@
-"""Recognises events that were sent before, by all they say: a webhook that got no answer sends its batch again.
+"""Recognises events that were sent before, by their whole content: a webhook that got no answer sends its batch again.
 
-The audit ID alone would not do: a client can choose its own, and would hide what it does behind one that was used.
+The audit ID alone is not enough: a client can choose its own, and could hide an action behind a used one.
 """
 
 from __future__ import annotations

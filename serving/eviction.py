@@ -1,7 +1,7 @@
-"""Principals that have been quiet longest wait on disk, and come back when they act: memory is bounded, verdicts are the same.
+"""Principals idle longest are moved to disk, and loaded when they act: memory is bounded, verdicts are the same.
 
-A row is never changed: a principal that goes again gets another one, with the position of the journal after which it went. So
-every snapshot finds the rows that were valid at its own position, also if the process dies at once after it.
+Rows are never changed: each eviction adds one, with its position in the journal. So every snapshot finds the rows that were
+valid at its own position, even if the process dies right after it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from data.vocabulary import Vocabulary
 from data.windows import Contexts
 from serving.activity import Principals, Saved
 
-_log = logging.getLogger("kubehabit.cold")
+_log = logging.getLogger("kubehabit.spill")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS principals (
     number INTEGER PRIMARY KEY, key INTEGER NOT NULL, position INTEGER NOT NULL, bundle TEXT NOT NULL, data BLOB NOT NULL
@@ -44,7 +44,7 @@ class EvictionError(KubehabitError):
 
 
 class _Terms(msgspec.Struct, array_like=True):
-    """In what terms a bundle speaks of principals: what its tokens stand for, and over how long its sums run."""
+    """What a row depends on of the bundle that wrote it: the meaning of its tokens, and the horizons of its sums."""
 
     vocabulary: dict[str, Any]
     horizons: list[float]
@@ -66,7 +66,7 @@ _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(_Row)
 
 
 class ColdPrincipalStore:
-    """Holds at most so many principals in memory, a quarter more between two batches.
+    """Bounds the principals in memory, a quarter more between two batches.
 
     Args:
         path: SQLite file, made if need be, private to its owner.
@@ -97,7 +97,7 @@ class ColdPrincipalStore:
 
     @property
     def hot(self) -> list[str]:
-        """Principals in memory, the one longest quiet first."""
+        """Principals in memory, those idle longest first."""
         return list(self._recent)
 
     def __len__(self) -> int:
@@ -108,13 +108,13 @@ class ColdPrincipalStore:
     def start(
         self, detector: Detector, principals: Principals, position: int | None, hot: Iterable[str]
     ) -> None:
-        """Look after a detector from now on.
+        """Manage a detector from now on.
 
         Args:
             detector: whose principals come and go.
             principals: counts that go with them.
             position: that of the snapshot it was restored from; what went after it is forgotten. None for no snapshot: all is.
-            hot: principals in its memory, the one longest quiet first.
+            hot: principals in its memory, those idle longest first.
         """
         with self._turn:
             self._file.execute(
@@ -124,7 +124,7 @@ class ColdPrincipalStore:
         self.attach(detector, principals)
 
     def attach(self, detector: Detector, principals: Principals) -> None:
-        """Look after another detector, which has the principals of the one before in its memory."""
+        """Manage another detector, which has the principals of the one before in its memory."""
         self._detector, self._principals = detector, principals
         self._bundle = detector.bundle.checksum
         terms = _Terms(detector.bundle.vocabulary.to_dict(), list(detector.accumulator.horizons))
@@ -138,7 +138,7 @@ class ColdPrincipalStore:
         self.load([name for name in detector.windows.contexts().names if name not in self._recent])
 
     def load(self, names: Sequence[str]) -> None:
-        """Bring back those of some principals who are on disk; they are about to act."""
+        """Load those of some principals that are on disk; they are about to act."""
         recent = self._recent
         missing = []
         for name in dict.fromkeys(names):
@@ -158,7 +158,7 @@ class ColdPrincipalStore:
             self._restore(found)
 
     def evict(self, position: int, oldest: int) -> int:
-        """Put on disk whoever was quiet longest, if there are too many in memory. Returns how many went.
+        """Move the principals idle longest to disk, if too many are in memory; returns how many.
 
         Args:
             position: of the last record that was scored.
@@ -195,7 +195,7 @@ class ColdPrincipalStore:
             self._file.execute("DELETE FROM principals WHERE number <= ?", (newest - self._most,))
 
     def flush(self) -> None:
-        """Make what is on disk safe from a power failure, before a snapshot relies on it."""
+        """Make the rows survive a power failure, before a snapshot relies on them."""
         with self._turn:
             self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

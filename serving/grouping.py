@@ -12,8 +12,8 @@ from serving.alerts import Action, Alert, Contributor, ServedModel, add_actions,
 from serving.settings import AlertSettings
 from serving.store import Stored, microseconds
 
+#: What identifies an action within an alert: its audit ID and its time in microseconds since 1970.
 EventKey = tuple[str, int]
-"""What identifies an action within an alert: its audit ID and its time in microseconds since 1970."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""From settings to a running engine: the bundle, its detector, the store and the words."""
+"""Loads an engine from settings: the bundle, its detector, the store and the vocabulary."""
 
 from __future__ import annotations
 
@@ -92,14 +92,14 @@ def outbox_of(settings: Settings, store: AlertStore) -> Outbox | None:
 
 
 def _import_ahead() -> None:
-    """What a start needs further on, and would else import one after the other."""
+    """Import what the start needs later, beside what it does now."""
     for name in ("data.detector", "onnxruntime"):
-        with contextlib.suppress(ImportError):  # told where it is needed
+        with contextlib.suppress(ImportError):  # reported where it is needed
             importlib.import_module(name)
 
 
 def model_loader(settings: Settings) -> Callable[[Bundle, Fetched], Loaded]:
-    """What makes a model ready to be served: see `load_model`."""
+    """`load_model` with the arguments that the settings give."""
     return partial(
         load_model,
         threads=settings.model.threads,

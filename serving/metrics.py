@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -39,100 +40,63 @@ class Metrics:
     def __init__(self, figures: Callable[[], Figures | None] = lambda: None) -> None:
         registry = CollectorRegistry()
         self._registry = registry
-        self._events = Counter(
-            "kubehabit_events",
-            "Audit events received, by what became of them.",
-            ["outcome"],
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._events = counter(
+            "kubehabit_events", "Audit events received, by what became of them.", ["outcome"]
         )
-        self._flagged = Counter(
-            "kubehabit_flagged", "Actions that were unusual.", ["severity"], registry=registry
-        )
-        self._lag = Histogram(
+        self._flagged = counter("kubehabit_flagged", "Actions that were unusual.", ["severity"])
+        self._lag = histogram(
             "kubehabit_event_lag_seconds",
             "From the time the API server gave the oldest event of a batch to its verdict.",
             buckets=_LAGS,
-            registry=registry,
         )
-        self._newest = Gauge(
+        self._newest = gauge(
             "kubehabit_newest_event_seconds",
             "Time that the API server gave the newest event so far, since 1970.",
-            registry=registry,
         )
         self._newest_time = 0.0
-        self._scoring = Histogram(
+        self._scoring = histogram(
             "kubehabit_scoring_seconds",
             "Time to score one batch and make its alerts durable.",
             buckets=_SECONDS,
-            registry=registry,
         )
-        self._alerts = Counter(
-            "kubehabit_alerts",
-            "Alerts raised, by their severity when they were raised.",
-            ["severity"],
-            registry=registry,
+        self._alerts = counter(
+            "kubehabit_alerts", "Alerts raised, by their severity when they were raised.", ["severity"]
         )
-        self._refused = Counter(
-            "kubehabit_actions_in_no_alert",
-            "Unusual actions that the alert store will not have.",
-            registry=registry,
+        self._refused = counter(
+            "kubehabit_actions_in_no_alert", "Unusual actions that the alert store rejected."
         )
-        self._requests = Counter(
-            "kubehabit_requests", "Answers, by route and status.", ["route", "status"], registry=registry
+        self._requests = counter("kubehabit_requests", "Answers, by route and status.", ["route", "status"])
+        self._answering = histogram(
+            "kubehabit_request_seconds", "Time to answer a request, by route.", ["route"], buckets=_SECONDS
         )
-        self._answering = Histogram(
-            "kubehabit_request_seconds",
-            "Time to answer a request, by route.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._waiting = Gauge(
-            "kubehabit_waiting_requests", "Batches waiting to be scored.", registry=registry
-        )
-        self._model = Gauge(
-            "kubehabit_model",
-            "1 for the model version that is served.",
-            ["name", "version"],
-            registry=registry,
-        )
-        self._loaded = Gauge(
-            "kubehabit_model_loaded_seconds", "When that version was loaded, since 1970.", registry=registry
-        )
+        self._waiting = gauge("kubehabit_waiting_requests", "Batches waiting to be scored.")
+        self._model = gauge("kubehabit_model", "1 for the model version that is served.", ["name", "version"])
+        self._loaded = gauge("kubehabit_model_loaded_seconds", "When that version was loaded, since 1970.")
         self.life = ModelMetrics(registry)
-        self._ready = Gauge("kubehabit_ready", "1 when a model is served.", registry=registry)
-        self._sinks = Counter(
-            "kubehabit_sink_alerts",
-            "Attempts to send an alert, by what became of them.",
-            ["sink", "outcome"],
-            registry=registry,
+        self._ready = gauge("kubehabit_ready", "1 when a model is served.")
+        self._sinks = counter(
+            "kubehabit_sink_alerts", "Attempts to send an alert, by what became of them.", ["sink", "outcome"]
         )
-        self._streams = Gauge(
-            "kubehabit_streams", "Callers that follow the stream of alerts.", registry=registry
-        )
-        self._store_errors = Counter(
-            "kubehabit_store_errors",
-            "Reads and writes that the alert store refused.",
-            ["operation"],
-            registry=registry,
+        self._streams = gauge("kubehabit_streams", "Callers that follow the stream of alerts.")
+        self._store_errors = counter(
+            "kubehabit_store_errors", "Reads and writes that the alert store refused.", ["operation"]
         )
         for operation in ("read", "write"):
             self._store_errors.labels(operation)
-        self._access_files = Gauge(
+        self._access_files = gauge(
             "kubehabit_access_file_refused",
             "1 while a changed file (tokens, tls) cannot be used and the one before it still is.",
             ["file"],
-            registry=registry,
         )
-        self._access_lines_lost = Counter(
-            "kubehabit_access_log_lost",
-            "Lines of the log of access that could not be written.",
-            registry=registry,
+        self._access_lines_lost = counter(
+            "kubehabit_access_log_lost", "Lines of the log of access that could not be written."
         )
         for outcome in ("scored", "folded", "repeated", "rejected"):
-            self._events.labels(
-                outcome
-            )  # a counter that is missing until it is not zero cannot be alerted on
+            # A counter that is missing until it is not zero cannot be alerted on.
+            self._events.labels(outcome)
         for severity in ("low", "medium", "high", "critical"):
             self._alerts.labels(severity)
             self._flagged.labels(severity)
@@ -191,7 +155,7 @@ class Metrics:
         self._scoring.observe(seconds)
 
     def lag(self, events: Sequence[AuditEvent]) -> None:
-        """Note how long the events of a batch, just scored, were on their way."""
+        """Observe how long the events of a batch, just scored, took to arrive."""
         if not events:
             return
         # API servers write them all in one form and in UTC, so they can be compared as they are.
@@ -208,7 +172,7 @@ class Metrics:
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count one answer and the time it took."""
         self._requests.labels(route, str(status)).inc()
-        if route != _STREAM:  # which lasts as long as somebody listens
+        if route != _STREAM:  # which lasts as long as its client
             self._answering.labels(route).observe(seconds)
 
     def waiting(self, number: int) -> None:
@@ -261,7 +225,7 @@ class Metrics:
 
 
 class _Intake(Collector):
-    """What waits to be scored, and what the journal takes, when Prometheus asks."""
+    """Backlog and journal size, read on each scrape."""
 
     def __init__(
         self,
@@ -293,7 +257,7 @@ class _Intake(Collector):
 
 
 class _Memory(Collector):
-    """What the detector holds, when Prometheus asks; nothing while there is none."""
+    """What the detector holds, read on each scrape; nothing while there is none."""
 
     def __init__(self, figures: Callable[[], Figures | None]) -> None:
         self._figures = figures
@@ -327,7 +291,7 @@ class _Memory(Collector):
 
 
 class _Depths(Collector):
-    """What waits for each sink, read from the store when Prometheus asks."""
+    """What waits for each sink, read from the store on each scrape."""
 
     def __init__(self, depths: Callable[[], Mapping[str, tuple[int, float]]]) -> None:
         self._depths = depths

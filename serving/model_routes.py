@@ -35,8 +35,8 @@ def install(app: FastAPI, service: Service) -> None:
     def model() -> ModelStatus:
         """The model that is served, where it came from, what it was trained on, and how it follows the registry.
 
-        `watch` tells of the last look, of versions that were refused and why, and of the last change; `challenger`, where one
-        runs in shadow, how its verdicts differ.
+        `watch` has the last look, the refused versions and why, and the last change; `challenger`, where one runs in shadow,
+        how its verdicts differ.
         """
         return status()
 

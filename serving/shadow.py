@@ -1,7 +1,7 @@
-"""A challenger in shadow: it scores what the champion scored, later and beside it, and only counts where the two differ.
+"""A challenger in shadow: it scores what the champion scored, and only counts where the two differ.
 
-It never raises an alert and gives way to the champion: its thread has a lower priority, waits while a batch is being scored, and
-what it cannot keep up with is dropped and counted.
+It never raises an alert. Its thread has a lower priority and waits while the champion scores; what it cannot keep up with is
+dropped and counted.
 """
 
 from __future__ import annotations
@@ -30,19 +30,15 @@ if TYPE_CHECKING:
     from data.detector import Scores
 
 _log = logging.getLogger("kubehabit.shadow")
+#: Events that may wait for the challenger; some 40 MB of them.
 _CAPACITY = 20_000
-"""Events that may wait for the challenger; some 40 MB of them."""
-
+#: Events that it scores at a time: the shorter, the sooner it gives way.
 _CHUNK = 64
-"""Events that it scores at a time: the shorter, the sooner it gives way."""
-
+#: Longest wait for the champion to be idle before each chunk; a service may never be idle.
 _GIVE_WAY_SECONDS = 0.05
-"""Longest it waits for the champion to be idle before each chunk, so that a service that is never idle still tells something."""
-
 _EXAMPLES = 20
+#: Principals whose last flagged action is remembered, to tell incidents from actions.
 _FOLLOWED = 50_000
-"""Principals whose last flagged action is remembered, to tell incidents from actions."""
-
 _STOP_SECONDS = 3.0
 By = Literal["champion", "challenger"]
 
@@ -109,7 +105,7 @@ class Shadow:
 
     Args:
         loaded: the challenger.
-        metrics: told of every comparison.
+        metrics: counts every comparison.
         busy: whether the champion is scoring at the moment.
         gap_minutes: flagged actions of a principal at most this far apart are one incident.
         principals: most that it remembers; beyond it a quarter of them, those quiet longest, are forgotten.
@@ -205,7 +201,7 @@ class Shadow:
         self._keep_bounded()
 
     def _keep_bounded(self) -> None:
-        """Forget whoever was quiet longest: the champion's wait on disk, where the challenger's would double them."""
+        """Drop the principals idle longest: only the champion's are kept on disk."""
         detector = self.loaded.detector
         if len(detector.windows) <= self._most:
             return
@@ -226,8 +222,8 @@ class Shadow:
         """Count one chunk. Rows that the champion left out by its own settings have NaN for evidence and are not compared."""
         both_scored = ~np.isnan(evidence)
         mine, theirs = scores.flagged & both_scored, flagged & both_scored
-        told = both_scored & ((scores.evidence > 0) | (evidence > 0))
-        differences = (scores.evidence - evidence)[told]
+        compared = both_scored & ((scores.evidence > 0) | (evidence > 0))
+        differences = (scores.evidence - evidence)[compared]
         tally = self._tally
         tally.scored += int(both_scored.sum())
         tally.both += int((mine & theirs).sum())

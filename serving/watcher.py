@@ -1,7 +1,7 @@
-"""Follows the registry's aliases while the service runs: a new champion is proved, then takes over between two batches.
+"""Follows the registry's aliases while the service runs: a new champion is tested, then takes over between two batches.
 
-A version that cannot be used is refused once and for all, and the one before goes on serving; a registry that does not answer
-changes nothing. What came of it stands in the metrics, the log, the readiness detail and `/v1/model`.
+A version that cannot be used is refused once, and the one before goes on serving; a registry that does not answer changes
+nothing. The outcome is in the metrics, the log, the readiness detail and `/v1/model`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,10 @@ from serving.worker import Worker
 _log = logging.getLogger("kubehabit.reload")
 _T = TypeVar("_T")
 Result = Literal["swapped", "unchanged", "refused", "unavailable"]
+#: Share of the interval by which looks are spread, so that many replicas do not ask at the same moment.
 _JITTER = 0.2
-"""Share of the interval by which looks are spread, so that many replicas do not ask at the same moment."""
-
+#: Seconds between looks at a registry that has long been silent.
 _LONGEST_PAUSE = 300.0
-"""Seconds between looks at a registry that has long been silent."""
-
 _MAX_REFUSED = 100
 _STOP_SECONDS = 3.0
 _PATIENCE_SECONDS = 1.0
@@ -102,7 +100,7 @@ class ModelWatch:
     Args:
         settings: which model, which aliases, how often to look.
         engine: serves a model out of a bundle.
-        metrics: told of every look that changed or refused something, or found no registry.
+        metrics: counts looks that changed or refused something, or found no registry.
         pipeline: between whose batches models change.
     """
 
@@ -213,7 +211,7 @@ class ModelWatch:
             return Look("refused", _refusal(self._refuse(located, self._champion, error), served))
         except KubehabitError as error:
             return Look("unavailable", f"{error} Version {served} is served on.")
-        if self._shadow is not None:  # what it told was compared with the one that goes
+        if self._shadow is not None:  # it was compared with the model that goes
             self._end_shadow(self._shadow)
         # Most of what is to be learned of principals is learned while batches go on; only the rest makes them wait.
         learned = self._done(self._pipeline.run_on_scoring_thread(self._engine.habits))
@@ -255,7 +253,7 @@ class ModelWatch:
                     raise KubehabitError("The service is ending.") from None
 
     def _note(self, look: Look) -> None:
-        """Tell what is new about a look; the same trouble again is no news."""
+        """Report a look; the same trouble is logged once."""
         if look.result == "swapped":
             self._metrics.life.reload("swapped")
         elif look.result == "unavailable":
@@ -271,7 +269,7 @@ class ModelWatch:
     # -- the challenger -----------------------------------------------------------------------------------------
 
     def _look_after_challenger(self) -> None:
-        """Begin, change or end the shadow as the alias says. Whatever fails here is the challenger's trouble alone."""
+        """Start, change or end the shadow as the alias says. A failure here affects the challenger alone."""
         if not self._challenger:
             return
         try:
@@ -322,7 +320,7 @@ class ModelWatch:
         self._shadow = None
         self._metrics.life.shadowed(None)
 
-    # -- what is told -------------------------------------------------------------------------------------------
+    # -- reports ------------------------------------------------------------------------------------------------
 
     @property
     def notice(self) -> str | None:
@@ -330,9 +328,9 @@ class ModelWatch:
         return self._trouble or self._engine.model.notice
 
     def status(self) -> ModelStatus:
-        """Everything that `/v1/model` tells."""
+        """Everything that `/v1/model` shows."""
         model, shadow = self._engine.model, self._shadow
-        told = {name: getattr(model, name) for name in ModelInfo.model_fields}
+        shown = {name: getattr(model, name) for name in ModelInfo.model_fields}
         watch = Watch(
             alias=self._settings.alias,
             looked=self._looked,
@@ -341,7 +339,7 @@ class ModelWatch:
             last_swap=self._last_swap,
         )
         return ModelStatus(
-            **(told | {"notice": self.notice}),
+            **(shown | {"notice": self.notice}),
             watch=watch,
             challenger=None if shadow is None else shadow.info(),
         )

@@ -110,7 +110,8 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(client: Te
         name
         for path in SERVING.glob("*.py")
         for name in re.findall(
-            r'(?:Counter|Gauge|Histogram|MetricFamily)\(\s*"(kubehabit_\w+)"', path.read_text("utf-8")
+            r'(?:[Cc]ounter|[Gg]auge|[Hh]istogram|MetricFamily)\(\s*"(kubehabit_\w+)"',
+            path.read_text("utf-8"),
         )
     }
     assert len(made) > 25
