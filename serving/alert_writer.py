@@ -137,25 +137,19 @@ class AlertWriter:
 
     def _grow(self, writer: Writer, growth: AlertGrowth) -> bool:
         """Collect, build, explain, write; False if the alert holds all of it already."""
-        fresh = growth.unknown(self._known(writer, growth))
+        known: set[EventKey] = set()
+        if growth.number is not None:
+            known = writer.known(growth.number, list({entry.action.audit_id for entry in growth.flagged}))
+        fresh = growth.unknown(known)
         if not fresh:
             return False
-        gathered = self._gather(growth, fresh)
+        flags = [Flag(moment, entry.threshold, entry.action) for (_, moment), entry in fresh.items()]
+        flags.sort(key=lambda flag: flag.time)
+        gathered = self._surroundings.gather(growth.alert.principal, flags, growth.number)
         growth.build(fresh.values(), gathered.contributors, self._settings)
         self._explainer.renew(growth.alert)
         self._write(writer, growth, list(fresh), gathered)
         return True
-
-    @staticmethod
-    def _known(writer: Writer, growth: AlertGrowth) -> set[EventKey]:
-        if growth.number is None:
-            return set()
-        return writer.known(growth.number, list({entry.action.audit_id for entry in growth.flagged}))
-
-    def _gather(self, growth: AlertGrowth, fresh: dict[EventKey, Flagged]) -> Gathered:
-        flags = [Flag(moment, entry.threshold, entry.action) for (_, moment), entry in fresh.items()]
-        flags.sort(key=lambda flag: flag.time)
-        return self._surroundings.gather(growth.alert.principal, flags, growth.number)
 
     def _write(self, writer: Writer, growth: AlertGrowth, events: list[EventKey], gathered: Gathered) -> None:
         alert = growth.alert

@@ -52,7 +52,6 @@ class Checkpointer:
         self._capacity = remembered_events
         self._snapshots = Snapshots(settings.resolved_path)
         self._cold: ColdPrincipalStore | None = None
-        self._detector: object = None
         self.deduplicator = EventDeduplicator(remembered_events)
         self._oldest = self._needed()
         self._position = 0
@@ -88,7 +87,6 @@ class Checkpointer:
                 detector, engine.principals, None if snapshot is None else snapshot.position, names
             )
             self._cold.evict(self._position, self._oldest)
-            self._detector = detector
         if self._history is not None:
             self._history.begin(self._position, self._journal.last)
             self._engine.set_history(self._history)
@@ -99,7 +97,6 @@ class Checkpointer:
         detector = self._engine.detector
         if self._cold is not None and isinstance(detector, Detector):
             self._cold.attach(detector, self._engine.principals)
-            self._detector = detector
 
     def scored(self, position: int, events: int) -> None:
         """What came up to a position is scored: do what is due."""
@@ -148,9 +145,8 @@ class Checkpointer:
 
     def _write(self, snapshot: Callable[[], Snapshot], chunk: Chunk | None, keep: int = 2) -> None:
         if self._history is not None and chunk is not None:
-            self._history.write(
-                chunk
-            )  # first: what a snapshot holds is never scored, and so never counted, again
+            # First: what a snapshot holds is never scored, and so never counted, again.
+            self._history.write(chunk)
         try:
             self._snapshots.write(snapshot(), keep)
         except OSError as error:

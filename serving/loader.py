@@ -45,7 +45,7 @@ def load_engine(
     Args:
         settings: which model, where alerts go.
         wanted: another model than that of the settings.
-        store_url: another store than that of the settings.
+        store_url: another store than that of the settings; nothing is delivered from it.
 
     Raises:
         KubehabitError: no model can be had, or the store or the words cannot be opened.
@@ -80,7 +80,7 @@ def load_engine(
         principals=Principals(loaded.trained, most=max(MOST_SEEN, 2 * settings.state.hot_principals)),
         surroundings=surroundings,
         loaded=loaded,
-        outbox=outbox_of(settings, store),
+        outbox=outbox_of(settings, store) if store_url is None else None,
     )
 
 

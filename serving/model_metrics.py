@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 from typing import Protocol
@@ -15,21 +15,10 @@ _DECADES = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 class DescribedModel(Protocol):
     """What the metrics say of a model; see `serving.engine.ModelInfo`."""
 
-    @property
-    def name(self) -> str:
-        """Its registered name."""
-
-    @property
-    def version(self) -> str:
-        """Its registered version."""
-
-    @property
-    def loaded(self) -> datetime:
-        """When it was loaded."""
-
-    @property
-    def bundle(self) -> Mapping[str, object]:
-        """What its bundle says of itself."""
+    name: str
+    version: str
+    loaded: datetime
+    bundle: dict[str, object]
 
 
 class ModelMetrics:

@@ -73,18 +73,13 @@ class Runtime:
                 part.close()
 
 
-def build(settings: Settings, engine: Engine, service: Service) -> Runtime:
-    """Wire everything that needs a model, and start it where the journal says that the last process ended.
-
-    Args:
-        settings: of all parts.
-        engine: serves the model.
-        service: what exists already.
+def build(service: Service, engine: Engine) -> Runtime:
+    """Wire everything that needs a model to what exists already, and go on where the journal says the last process ended.
 
     Raises:
         KubehabitError: the journal, the history, the state or the event store cannot be opened.
     """
-    metrics = service.metrics
+    settings, metrics = service.settings, service.metrics
     engine.store.on_error = metrics.store_error
     dispatcher = None
     if engine.outbox is not None:
@@ -214,7 +209,7 @@ class Service:
         Raises:
             KubehabitError: as `build`.
         """
-        self.runtime = build(self.settings, engine, self)
+        self.runtime = build(self, engine)
         self.metrics.served(engine.model)
         if self.runtime.watch is not None:
             self.runtime.watch.start()

@@ -156,7 +156,7 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
     tls: ServerTls | None = app.state.tls
     if tls is None and not settings.on_loopback:
         _log.warning(
-            "Tokens and alerts cross the network readable by anyone who listens in: name a certificate as tls.certificate, or let "
+            "Tokens and alerts cross the network readable by eavesdroppers: name a certificate as tls.certificate, or let "
             "nothing but a TLS proxy on this machine reach this port."
         )
     _allow_files()

@@ -254,10 +254,8 @@ class ModelWatch:
 
     def _note(self, look: Look) -> None:
         """Report a look; the same trouble is logged once."""
-        if look.result == "swapped":
-            self._metrics.life.reload("swapped")
-        elif look.result == "unavailable":
-            self._metrics.life.reload("unavailable")
+        if look.result in ("swapped", "unavailable"):
+            self._metrics.life.reload(look.result)
         self._metrics.life.registry(look.result != "unavailable", refusing=look.result == "refused")
         trouble = look.detail if look.result in ("refused", "unavailable") else None
         if trouble is not None and trouble != self._trouble:
