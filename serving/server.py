@@ -30,9 +30,8 @@ from serving.tls import ServerTls
 
 _log = logging.getLogger("kubehabit.api")
 _SHUTDOWN_SECONDS = 10
-_KEEP_ALIVE_SECONDS = (
-    75  # longer than between two batches of a webhook: Go retries no POST on a connection that just closed
-)
+#: Longer than the pauses between a webhook's batches: Go does not send a POST again on a connection that just closed.
+_KEEP_ALIVE_SECONDS = 75
 _SWITCH_SECONDS = 0.0005
 #: File descriptors asked for, if the system grants them: many a shell starts with 1,024, which connections alone can use up.
 _MAX_FILES = 65_536
