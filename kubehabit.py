@@ -801,12 +801,12 @@ def serve(
 
     Next:  open /docs in a browser, and look at /v1/alerts once events have come in.
     """
-    from serving.memory import begin
+    from serving.process import configure_allocator
     from serving.registry import ask_ahead
 
-    begin()
+    configure_allocator()
     ask_ahead()
-    from serving.app import serve as run_server
+    from serving.server import serve as run_server
 
     run_server(config or _shipped("serve.yaml"), host, port)
 

@@ -30,7 +30,7 @@ from serving.forensics.evidence.export import Subject, check, export
 from serving.forensics.ledger import Ledger
 from serving.forensics.queries import EventQueries
 from serving.incident_sessions import Session
-from serving.load import load_engine
+from serving.loader import load_engine
 from serving.registry import parse_model
 from serving.report import Incident
 from serving.settings import EventSettings, load_settings

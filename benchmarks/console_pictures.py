@@ -31,7 +31,7 @@ from data.paths import registry_uri, tracking_uri
 from data.reader import open_lines
 from serving.alerts import SEVERITIES
 from serving.app import create_app
-from serving.load import load_engine
+from serving.loader import load_engine
 from serving.registry import parse_model
 from serving.report import Incident
 from serving.settings import load_settings

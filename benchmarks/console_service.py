@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from serving.app import server_config
+from serving.server import server_config
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Memory with a million principals: all act once, in turn, then many of them again; those quiet longest wait on disk.
 
-What the service runs between its journal and its answers is run here in one process: engine, snapshots, spill. Events are made
+What the service runs between its journal and its answers is run here in one process: engine, snapshots, eviction. Events are made
 up: every principal has its own name and address, and does one or two things in one of 2,000 namespaces. The thresholds of the
 bundle are raised, so that nobody is flagged: what is measured is the memory of principals, not that of alerts.
 
@@ -23,9 +23,9 @@ import numpy as np
 from benchmarks.report import Row, at_most, report
 from data.audit_event import AuditEvent, ObjectRef, Status, User
 from data.bundle import seal
+from serving.checkpointer import Checkpointer
 from serving.journal import Journal
-from serving.keeper import Keeper
-from serving.load import load_engine
+from serving.loader import load_engine
 from serving.settings import Settings
 
 BATCH = 1000
@@ -104,8 +104,8 @@ def run(bundle: Path, principals: int, hot: int, folder: Path) -> None:
     settings = Settings(state={"path": folder / "state", "hot_principals": hot})
     engine = load_engine(settings, bundle, store_url=f"sqlite:///{folder / 'serving.db'}")
     journal = Journal(folder / "journal", 1 << 20)
-    keeper = Keeper(settings.state, engine, journal, settings.journal.remembered_events)
-    keeper.restore()
+    checkpointer = Checkpointer(settings.state, engine, journal, settings.journal.remembered_events)
+    checkpointer.restore()
     start = resident_mb()
     memory: list[tuple[int, float]] = []
     began, cpu = time.perf_counter(), time.process_time()
@@ -116,13 +116,13 @@ def run(bundle: Path, principals: int, hot: int, folder: Path) -> None:
 
     def score(batch: list[AuditEvent]) -> None:
         nonlocal position, done, raised, longest
-        first = keeper.repeats.first(batch)
+        first = checkpointer.deduplicator.first(batch)
         assert all(first)
         raised += len(engine.score(batch).raised)
         position += 1
         done += len(batch)
         before = time.perf_counter()
-        keeper.after(position, len(batch))
+        checkpointer.scored(position, len(batch))
         longest = max(longest, time.perf_counter() - before)
 
     acted = 0
@@ -143,7 +143,7 @@ def run(bundle: Path, principals: int, hot: int, folder: Path) -> None:
             )
         score(batch)
     seconds, spent = time.perf_counter() - began, time.process_time() - cpu
-    keeper.close(position)
+    checkpointer.close(position)
     disk = sum(path.stat().st_size for path in (folder / "state").iterdir()) / (1 << 20)
     journal.close()
     early = next(mb for count, mb in memory if count >= principals / 10)

@@ -77,10 +77,10 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
     from data.sensitivity import Sensitivity
     from data.vocabulary import Vocabulary
     from data.windows import Windows
+    from serving.deduplication import EventDeduplicator
     from serving.engine import Engine
     from serving.journal import record
-    from serving.load import load_engine
-    from serving.repeats import Repeats
+    from serving.loader import load_engine
     from serving.settings import load_settings
 
     clock = Clock()
@@ -109,7 +109,7 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
         deeds = classmethod(clock.timed("calibration", Deeds.of.__func__))  # type: ignore[attr-defined]
         stack.enter_context(mock.patch.object(Deeds, "of", deeds))
         settings = load_settings()
-        repeats = Repeats(settings.journal.remembered_events)
+        deduplicator = EventDeduplicator(settings.journal.remembered_events)
         engine = load_engine(settings, bundle, store_url=f"sqlite:///{folder}/alerts.db")
         for body, _ in bodies:
             with clock.part("decode"):
@@ -117,7 +117,7 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
             with clock.part("pack for the journal"):
                 record("/v1/audit", body, "", body)
             with clock.part("recognise repeats"):
-                repeats.first(decoded.events)
+                deduplicator.first(decoded.events)
             with clock.part("rest of the engine"):
                 engine.score(decoded.events)
         engine.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import zstandard
+from fastapi import Request
 
 from serving.problems import ProblemError
 from serving.settings import MEBIBYTE
@@ -28,6 +29,27 @@ def too_large(limit: int, what: str, setting: str) -> ProblemError:
     return ProblemError(
         413, f"The body is larger than {size}{what}: send smaller batches, or raise {setting}."
     )
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body of a request, if it has at most so many bytes.
+
+    Raises:
+        ProblemError: 413.
+    """
+    declared = request.headers.get("content-length", "")
+    chunks: list[bytes] = []
+    size = int(declared) if declared.isdecimal() else 0
+    if size <= limit:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                break
+            chunks.append(chunk)
+    if size > limit:
+        raise too_large(limit, "", "limits.body_mb")
+    return b"".join(chunks)
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Dead letters of the service: kept for sending again, private to their owner, bounded."""
+"""Dead letters of the service: kept to be sent again, private to their owner, bounded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _log = logging.getLogger("kubehabit.dead_letters")
 
 
 class BoundedDeadLetters:
-    """A dead-letter file that starts anew when it is full, keeping the one before as `<path>.1`.
+    """A dead-letter file that is rotated once when it is full, to `<path>.1`.
 
     Args:
         path: the file; made with the first letter.
-        max_bytes: size at which it is set aside.
+        max_bytes: size at which it is rotated.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:

@@ -10,10 +10,11 @@ from fastapi import FastAPI, Query, Request
 from pydantic import BaseModel, ValidationError
 
 from data.errors import NotFoundError
+from serving.body import read_body
 from serving.incidents import Asker, Close, Decision, IncidentPage, Merge, Note, Split
 from serving.problems import ProblemError, position_of
 from serving.report import Incident
-from serving.service import Service
+from serving.runtime import Service
 
 _log = logging.getLogger("kubehabit.api")
 _NO_INCIDENT = "There is no such incident: see GET /v1/incidents."
@@ -62,8 +63,9 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
 
     async def sent(request: Request, model: type[_Sent]) -> _Sent:
         service.ready()
+        body = await read_body(request, service.settings.limits.body_bytes)
         try:
-            return model.model_validate_json(await service.body(request) or b"{}")
+            return model.model_validate_json(body or b"{}")
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or "body"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -19,11 +20,7 @@ from prometheus_client.registry import Collector
 
 from data.audit_event import AuditEvent
 from data.times import are_usual, is_time, parse_times
-from serving.engine import Batch, ModelInfo
-from serving.model_metrics import ModelMetrics
-from serving.pipeline import Pipeline
-from serving.sinks.outbox import Outbox
-from serving.store import StoreError
+from serving.model_metrics import DescribedModel, ModelMetrics
 
 if TYPE_CHECKING:
     from data.detector import Figures
@@ -40,122 +37,87 @@ class Metrics:
         life: what becomes of the model while it is served.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, figures: Callable[[], Figures | None] = lambda: None) -> None:
         registry = CollectorRegistry()
         self._registry = registry
-        self._events = Counter(
-            "kubehabit_events",
-            "Audit events received, by what became of them.",
-            ["outcome"],
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._events = counter(
+            "kubehabit_events", "Audit events received, by what became of them.", ["outcome"]
         )
-        self._flagged = Counter(
-            "kubehabit_flagged", "Actions that were unusual.", ["severity"], registry=registry
-        )
-        self._lag = Histogram(
+        self._flagged = counter("kubehabit_flagged", "Actions that were unusual.", ["severity"])
+        self._lag = histogram(
             "kubehabit_event_lag_seconds",
             "From the time the API server gave the oldest event of a batch to its verdict.",
             buckets=_LAGS,
-            registry=registry,
         )
-        self._newest = Gauge(
+        self._newest = gauge(
             "kubehabit_newest_event_seconds",
             "Time that the API server gave the newest event so far, since 1970.",
-            registry=registry,
         )
         self._newest_time = 0.0
-        self._scoring = Histogram(
+        self._scoring = histogram(
             "kubehabit_scoring_seconds",
             "Time to score one batch and make its alerts durable.",
             buckets=_SECONDS,
-            registry=registry,
         )
-        self._alerts = Counter(
-            "kubehabit_alerts",
-            "Alerts raised, by their severity when they were raised.",
-            ["severity"],
-            registry=registry,
+        self._alerts = counter(
+            "kubehabit_alerts", "Alerts raised, by their severity when they were raised.", ["severity"]
         )
-        self._refused = Counter(
-            "kubehabit_actions_in_no_alert",
-            "Unusual actions that the alert store will not have.",
-            registry=registry,
+        self._refused = counter(
+            "kubehabit_actions_in_no_alert", "Unusual actions that the alert store rejected."
         )
-        self._requests = Counter(
-            "kubehabit_requests", "Answers, by route and status.", ["route", "status"], registry=registry
+        self._requests = counter("kubehabit_requests", "Answers, by route and status.", ["route", "status"])
+        self._answering = histogram(
+            "kubehabit_request_seconds", "Time to answer a request, by route.", ["route"], buckets=_SECONDS
         )
-        self._answering = Histogram(
-            "kubehabit_request_seconds",
-            "Time to answer a request, by route.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._waiting = Gauge(
-            "kubehabit_waiting_requests", "Batches waiting to be scored.", registry=registry
-        )
-        self._model = Gauge(
-            "kubehabit_model",
-            "1 for the model version that is served.",
-            ["name", "version"],
-            registry=registry,
-        )
-        self._loaded = Gauge(
-            "kubehabit_model_loaded_seconds", "When that version was loaded, since 1970.", registry=registry
-        )
+        self._waiting = gauge("kubehabit_waiting_requests", "Batches waiting to be scored.")
+        self._model = gauge("kubehabit_model", "1 for the model version that is served.", ["name", "version"])
+        self._loaded = gauge("kubehabit_model_loaded_seconds", "When that version was loaded, since 1970.")
         self.life = ModelMetrics(registry)
-        self._ready = Gauge("kubehabit_ready", "1 when a model is served.", registry=registry)
-        self._sinks = Counter(
-            "kubehabit_sink_alerts",
-            "Attempts to send an alert, by what became of them.",
-            ["sink", "outcome"],
-            registry=registry,
+        self._ready = gauge("kubehabit_ready", "1 when a model is served.")
+        self._sinks = counter(
+            "kubehabit_sink_alerts", "Attempts to send an alert, by what became of them.", ["sink", "outcome"]
         )
-        self._streams = Gauge(
-            "kubehabit_streams", "Callers that follow the stream of alerts.", registry=registry
-        )
-        self._store_errors = Counter(
-            "kubehabit_store_errors",
-            "Reads and writes that the alert store refused.",
-            ["operation"],
-            registry=registry,
+        self._streams = gauge("kubehabit_streams", "Callers that follow the stream of alerts.")
+        self._store_errors = counter(
+            "kubehabit_store_errors", "Reads and writes that the alert store refused.", ["operation"]
         )
         for operation in ("read", "write"):
             self._store_errors.labels(operation)
-        self._access_files = Gauge(
+        self._access_files = gauge(
             "kubehabit_access_file_refused",
             "1 while a changed file (tokens, tls) cannot be used and the one before it still is.",
             ["file"],
-            registry=registry,
         )
-        self._access_lines_lost = Counter(
-            "kubehabit_access_log_lost",
-            "Lines of the log of access that could not be written.",
-            registry=registry,
+        self._access_lines_lost = counter(
+            "kubehabit_access_log_lost", "Lines of the log of access that could not be written."
         )
         for outcome in ("scored", "folded", "repeated", "rejected"):
-            self._events.labels(
-                outcome
-            )  # a counter that is missing until it is not zero cannot be alerted on
+            # A counter that is missing until it is not zero cannot be alerted on.
+            self._events.labels(outcome)
         for severity in ("low", "medium", "high", "critical"):
             self._alerts.labels(severity)
             self._flagged.labels(severity)
         ProcessCollector(registry=registry)
+        registry.register(_Memory(figures))
 
     def rejected(self, events: int) -> None:
         """Count events that could not be read."""
         self._events.labels("rejected").inc(events)
 
-    def intake(self, pipeline: Pipeline) -> None:
-        """Begin to tell of the journal and of what waits to be scored."""
-        self._registry.register(_Intake(pipeline))
-
-    def detector(self, figures: Callable[[], Figures | None]) -> None:
-        """Begin to tell what the detector holds."""
-        self._registry.register(_Memory(figures))
+    def intake(
+        self,
+        backlog: Callable[[], tuple[int, float]],
+        journal_bytes: Callable[[], int],
+        journal_max_bytes: int,
+    ) -> None:
+        """Export the journal's size and what waits to be scored: batches, and since when the first waits (seconds)."""
+        self._registry.register(_Intake(backlog, journal_bytes, journal_max_bytes))
 
     def event_store(self, behind: Callable[[], int]) -> None:
-        """Begin to tell how far the event store is behind the scoring."""
+        """Export how far the event store is behind the scoring."""
         gauge = Gauge(
             "kubehabit_event_store_behind_batches",
             "Batches that are scored and not in the event store yet.",
@@ -163,20 +125,37 @@ class Metrics:
         )
         gauge.set_function(behind)
 
-    def batch(self, batch: Batch, repeated: int) -> None:
-        """Count what was scored, and the events that had been sent before."""
-        self._events.labels("scored").inc(batch.scored)
-        self._events.labels("folded").inc(batch.events - batch.scored)
-        self._events.labels("repeated").inc(repeated)
-        for severity, number in batch.flagged.items():
+    def batch(
+        self,
+        *,
+        scored: int,
+        folded: int,
+        repeated: int,
+        refused: int,
+        flagged: Mapping[str, int],
+        raised: Iterable[str],
+        seconds: float,
+    ) -> None:
+        """Count a scored batch.
+
+        Args:
+            scored, folded, repeated: its events by what became of them.
+            refused: unusual actions that the alert store rejected.
+            flagged: unusual actions by severity.
+            raised: severity of each alert raised.
+            seconds: time it took.
+        """
+        for outcome, events in (("scored", scored), ("folded", folded), ("repeated", repeated)):
+            self._events.labels(outcome).inc(events)
+        for severity, number in flagged.items():
             self._flagged.labels(severity).inc(number)
-        self._scoring.observe(batch.seconds)
-        for alert in batch.raised:
-            self._alerts.labels(alert.severity).inc()
-        self._refused.inc(len(batch.refused))
+        for severity in raised:
+            self._alerts.labels(severity).inc()
+        self._refused.inc(refused)
+        self._scoring.observe(seconds)
 
     def lag(self, events: Sequence[AuditEvent]) -> None:
-        """Note how long the events of a batch, just scored, were on their way."""
+        """Observe how long the events of a batch, just scored, took to arrive."""
         if not events:
             return
         # API servers write them all in one form and in UTC, so they can be compared as they are.
@@ -193,14 +172,14 @@ class Metrics:
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count one answer and the time it took."""
         self._requests.labels(route, str(status)).inc()
-        if route != _STREAM:  # which lasts as long as somebody listens
+        if route != _STREAM:  # which lasts as long as its client
             self._answering.labels(route).observe(seconds)
 
     def waiting(self, number: int) -> None:
         """Note how many batches wait."""
         self._waiting.set(number)
 
-    def served(self, model: ModelInfo) -> None:
+    def served(self, model: DescribedModel) -> None:
         """Note the model that is served from now on."""
         self._model.clear()
         self._model.labels(model.name, model.version).set(1)
@@ -208,12 +187,17 @@ class Metrics:
         self.life.champion(model)
         self._ready.set(1)
 
-    def sinks(self, names: Iterable[str], outbox: Outbox) -> None:
-        """Begin to tell of sinks: their attempts, and what waits for them when Prometheus asks."""
+    def sinks(self, names: Iterable[str], depths: Callable[[], Mapping[str, tuple[int, float]]]) -> None:
+        """Export what waits for each sink.
+
+        Args:
+            names: of all sinks.
+            depths: sink -> (entries, seconds since the oldest was due); empty while that cannot be read.
+        """
         for name in names:
             for outcome in ("sent", "failed", "refused", "dropped"):
                 self._sinks.labels(name, outcome)
-        self._registry.register(_Depths(outbox))
+        self._registry.register(_Depths(depths))
 
     def sink(self, name: str, outcome: str) -> None:
         """Count one attempt to send an alert."""
@@ -241,30 +225,39 @@ class Metrics:
 
 
 class _Intake(Collector):
-    """What waits to be scored, and what the journal takes, when Prometheus asks."""
+    """Backlog and journal size, read on each scrape."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(
+        self,
+        backlog: Callable[[], tuple[int, float]],
+        journal_bytes: Callable[[], int],
+        journal_max_bytes: int,
+    ) -> None:
+        self._backlog = backlog
+        self._journal_bytes = journal_bytes
+        self._journal_max_bytes = journal_max_bytes
 
     def collect(self) -> Iterator[Metric]:
         """The figures now."""
-        backlog, journal = self._pipeline.backlog(), self._pipeline.journal
+        batches, seconds = self._backlog()
         yield GaugeMetricFamily(
-            "kubehabit_backlog_batches", "Durable batches that are not scored yet.", value=backlog.batches
+            "kubehabit_backlog_batches", "Durable batches that are not scored yet.", value=batches
         )
         yield GaugeMetricFamily(
-            "kubehabit_backlog_seconds", "How long the first of them waits.", value=backlog.seconds
+            "kubehabit_backlog_seconds", "How long the first of them waits.", value=seconds
         )
-        yield GaugeMetricFamily("kubehabit_journal_bytes", "What the journal takes.", value=journal.used)
+        yield GaugeMetricFamily(
+            "kubehabit_journal_bytes", "What the journal takes.", value=self._journal_bytes()
+        )
         yield GaugeMetricFamily(
             "kubehabit_journal_max_bytes",
             "What it may take before batches are refused.",
-            value=journal.max_bytes,
+            value=self._journal_max_bytes,
         )
 
 
 class _Memory(Collector):
-    """What the detector holds, when Prometheus asks; nothing while there is none."""
+    """What the detector holds, read on each scrape; nothing while there is none."""
 
     def __init__(self, figures: Callable[[], Figures | None]) -> None:
         self._figures = figures
@@ -298,10 +291,10 @@ class _Memory(Collector):
 
 
 class _Depths(Collector):
-    """What waits for each sink, read from the store when Prometheus asks."""
+    """What waits for each sink, read from the store on each scrape."""
 
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
+    def __init__(self, depths: Callable[[], Mapping[str, tuple[int, float]]]) -> None:
+        self._depths = depths
 
     def describe(self) -> Iterable[Metric]:
         """Names only; registering must not read the store."""
@@ -317,13 +310,11 @@ class _Depths(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The figures now; none while the store cannot be read, rather than no metrics at all."""
-        try:
-            depths = self._outbox.depths()
-        except StoreError:
+        if not (depths := self._depths()):
             return
         entries, oldest = self._families()
-        for name, depth in depths.items():
-            entries.add_metric([name], depth.entries)
-            oldest.add_metric([name], depth.oldest_seconds)
+        for name, (waiting, seconds) in depths.items():
+            entries.add_metric([name], waiting)
+            oldest.add_metric([name], seconds)
         yield entries
         yield oldest

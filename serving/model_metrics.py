@@ -3,77 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
+from functools import partial
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from serving.engine import ModelInfo
-
 _DECADES = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+class DescribedModel(Protocol):
+    """What the metrics say of a model; see `serving.engine.ModelInfo`."""
+
+    name: str
+    version: str
+    loaded: datetime
+    bundle: dict[str, object]
 
 
 class ModelMetrics:
     """Counters of one application.
 
     Args:
-        registry: where they are told.
+        registry: exports them.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._info = Gauge(
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._info = gauge(
             "kubehabit_model_info",
             "1 for each model in memory, by its role: champion or challenger.",
             ["role", "name", "version", "created"],
-            registry=registry,
         )
-        self._reloads = Counter(
+        self._reloads = counter(
             "kubehabit_model_reload",
             "Looks at the registry that found something: swapped, refused (once for each version), unavailable.",
             ["result"],
-            registry=registry,
         )
-        self._swap_seconds = Gauge(
+        self._swap_seconds = gauge(
             "kubehabit_model_swap_seconds",
             "Time in which batches had to wait for the last change of the model.",
-            registry=registry,
         )
-        self._registry_up = Gauge(
-            "kubehabit_model_registry_up",
-            "1 when the registry answered the last look.",
-            registry=registry,
+        self._registry_up = gauge(
+            "kubehabit_model_registry_up", "1 when the registry answered the last look."
         )
-        self._refusing = Gauge(
-            "kubehabit_model_refused",
-            "1 while the registry's champion is a version that was refused.",
-            registry=registry,
+        self._refusing = gauge(
+            "kubehabit_model_refused", "1 while the registry's champion is a version that was refused."
         )
-        self._shadow_events = Counter(
+        self._shadow_events = counter(
             "kubehabit_shadow_events",
             "Events offered to the challenger: scored by both, or dropped because it could not keep up.",
             ["outcome"],
-            registry=registry,
         )
-        self._shadow_waiting = Gauge(
-            "kubehabit_shadow_waiting_events",
-            "Events that the challenger has still to score.",
-            registry=registry,
+        self._shadow_waiting = gauge(
+            "kubehabit_shadow_waiting_events", "Events that the challenger has still to score."
         )
-        self._shadow_flagged = Counter(
-            "kubehabit_shadow_flagged",
-            "Actions flagged by both models, or by one of them only.",
-            ["by"],
-            registry=registry,
+        self._shadow_flagged = counter(
+            "kubehabit_shadow_flagged", "Actions flagged by both models, or by one of them only.", ["by"]
         )
-        self._shadow_incidents = Counter(
+        self._shadow_incidents = counter(
             "kubehabit_shadow_incidents",
             "What would have been alerts of each model, over the actions that both have scored.",
             ["by"],
-            registry=registry,
         )
-        self._shadow_difference = Histogram(
+        self._shadow_difference = histogram(
             "kubehabit_shadow_evidence_difference",
             "Evidence of the challenger less that of the champion, decades, over actions where either has any.",
             buckets=_DECADES,
-            registry=registry,
         )
         # A counter that is missing until it is not zero cannot be alerted on.
         for result in ("swapped", "refused", "unavailable"):
@@ -85,17 +83,17 @@ class ModelMetrics:
         for by in ("champion", "challenger"):
             self._shadow_incidents.labels(by)
 
-    def champion(self, model: ModelInfo) -> None:
+    def champion(self, model: DescribedModel) -> None:
         """Note the model that is served from now on."""
         self._tell("champion", model)
 
-    def shadowed(self, model: ModelInfo | None) -> None:
+    def shadowed(self, model: DescribedModel | None) -> None:
         """Note the challenger that runs in shadow from now on, or that none does."""
         self._tell("challenger", model)
         if model is None:
             self._shadow_waiting.set(0)
 
-    def _tell(self, role: str, model: ModelInfo | None) -> None:
+    def _tell(self, role: str, model: DescribedModel | None) -> None:
         self._info.remove_by_labels({"role": role})
         if model is not None:
             self._info.labels(role, model.name, model.version, str(model.bundle.get("created", ""))).set(1)

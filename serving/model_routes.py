@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from serving.alerts import ApiModel
 from serving.engine import ModelInfo
 from serving.problems import ProblemError
-from serving.reload import ModelStatus
-from serving.service import Service
+from serving.runtime import Service
+from serving.watcher import ModelStatus
 
 
 class Reloaded(ApiModel):
@@ -35,8 +35,8 @@ def install(app: FastAPI, service: Service) -> None:
     def model() -> ModelStatus:
         """The model that is served, where it came from, what it was trained on, and how it follows the registry.
 
-        `watch` tells of the last look, of versions that were refused and why, and of the last change; `challenger`, where one
-        runs in shadow, how its verdicts differ.
+        `watch` has the last look, the refused versions and why, and the last change; `challenger`, where one runs in shadow,
+        how its verdicts differ.
         """
         return status()
 

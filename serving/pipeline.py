@@ -1,7 +1,7 @@
-"""From taken in to scored: batches are journalled, then scored in the order of the journal by one thread.
+"""Journals batches, then scores them in the order of the journal on one thread.
 
-Whoever sent a batch to `/v1/audit` is told once it is durable; what waits is scored several batches at a time, which is what
-makes the engine efficient. While more arrives than is scored, batches wait in the journal and not in memory.
+`/v1/audit` answers once a batch is durable. Batches that wait are scored together, which makes the engine efficient; while more
+arrives than is scored, they wait in the journal and not in memory.
 """
 
 from __future__ import annotations
@@ -14,31 +14,29 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import compress, islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from data.audit_event import AuditEvent, DeadLetter, Decoded
 from data.decode import decode_body
 from data.errors import KubehabitError
 from serving.alerts import Alert
 from serving.body import decompress
+from serving.checkpointer import Checkpointer
 from serving.dead_letters import BoundedDeadLetters
-from serving.engine import Batch, Engine, EventResult
+from serving.engine import Engine
 from serving.journal import Journal, JournalError, Place, Record
-from serving.keeper import Keeper
 from serving.store import StoreError
 from serving.tracing import current, span
+from serving.verdicts import Batch, EventResult
 
 _log = logging.getLogger("kubehabit.pipeline")
 _T = TypeVar("_T")
+#: Events scored at once, if so many wait: enough for the engine to be efficient, few enough to be done within 200 ms.
 _TOGETHER = 1024
-"""Events scored at once, if so many wait: enough for the engine to be efficient, few enough to be done within 200 ms."""
-
+#: Decoded events that wait in memory; those beyond it are decoded again from the journal when their turn comes.
 _HELD = 4096
-"""Decoded events that wait in memory; those beyond it are decoded again from the journal when their turn comes."""
-
+#: How often the state is looked after when nothing arrives.
 _IDLE_SECONDS = 1.0
-"""How often the state is looked after when nothing arrives."""
-
 _PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 2.0
 _ENDING = "The service is ending: the batch is kept, and will be scored when it is back."
@@ -46,7 +44,7 @@ _ENDING = "The service is ending: the batch is kept, and will be scored when it 
 
 @dataclass(slots=True)
 class _Item:
-    """A durable batch on its way to be scored, or work to be done when its turn comes."""
+    """A durable batch that waits to be scored, or work for the scoring thread."""
 
     place: Place | None
     arrived: int
@@ -56,9 +54,8 @@ class _Item:
     caller: object | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """What is not scored yet: batches, and since when the first of them waits (seconds)."""
+class Backlog(NamedTuple):
+    """What is not scored yet: batches, and how long the first of them has waited (seconds)."""
 
     batches: int
     seconds: float
@@ -70,12 +67,11 @@ class Pipeline:
     Args:
         engine: scores them.
         journal: keeps them until then.
-        keeper: keeps what is learned, the memory of events among it.
+        checkpointer: keeps what is learned, and recognises events that were sent before.
         dead_letters: where a batch goes that makes the engine fail.
-        scored: told of what was scored, its events, and how many more were repeats of earlier ones, on the scoring thread.
+        scored: called on the scoring thread with a scored batch, its events, and the number of events sent before.
 
     Attributes:
-        engine: may be replaced at any time; the next batch is scored by the new one.
         position: sequence up to which the journal is scored.
     """
 
@@ -83,14 +79,14 @@ class Pipeline:
         self,
         engine: Engine,
         journal: Journal,
-        keeper: Keeper,
+        checkpointer: Checkpointer,
         dead_letters: BoundedDeadLetters,
         scored: Callable[[Batch, Sequence[AuditEvent], int], None],
     ) -> None:
         self.engine = engine
         self.journal = journal
         self.position = 0
-        self._keeper = keeper
+        self._checkpointer = checkpointer
         self._dead_letters = dead_letters
         self._scored = scored
         self._queue: deque[_Item] = deque()
@@ -101,7 +97,7 @@ class Pipeline:
         self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
 
     def start(self, after: int = 0) -> None:
-        """Begin to score, first what the journal holds after a position."""
+        """Start to score, first what the journal holds after a position."""
         self.position = after
         self.journal.follow_on(after)
         waiting = [_Item(place, place.arrived) for place in self.journal.places(after)]
@@ -113,7 +109,7 @@ class Pipeline:
     # -- in ---------------------------------------------------------------------------------------------------
 
     def take(self, record: Record, decoded: Decoded) -> Future[Place]:
-        """Keep a batch; done when it is durable, and so will be scored whatever happens.
+        """Journal a batch; done when it is durable, and so certain to be scored.
 
         Raises:
             JournalError: it cannot be kept, or (JournalFullError) not now.
@@ -122,7 +118,7 @@ class Pipeline:
         return self.journal.append(record, lambda place: self._put_durable(item, place))
 
     def score(self, record: Record, decoded: Decoded) -> Future[Batch]:
-        """Keep a batch and score it when its turn comes; done with its verdicts.
+        """Journal a batch and score it in its turn; done with its verdicts.
 
         Raises:
             JournalError: as for `take`; the future may fail with it as well.
@@ -139,29 +135,29 @@ class Pipeline:
         appended.add_done_callback(refused)
         return answer
 
-    def between(self, work: Callable[[], _T]) -> Future[_T]:
-        """Do something on the scoring thread, after all that was taken in before and before all that comes after."""
+    def run_on_scoring_thread(self, work: Callable[[], _T]) -> Future[_T]:
+        """Run something on the scoring thread, after all batches taken in before and before all later ones."""
         done: Future[_T] = Future()
         done.set_running_or_notify_cancel()
 
         def run() -> None:
             try:
                 done.set_result(work())
-            except BaseException as error:  # whoever waits must be told
+            except BaseException as error:  # it belongs to the caller
                 done.set_exception(error)
 
         self._put(_Item(None, time.time_ns() // 1000, work=run))
         return done
 
-    def swap(self, change: Callable[[], _T]) -> Future[_T]:
-        """As `between`, for a change of the engine's detector: whoever keeps its state looks after the new one."""
+    def swap_model(self, change: Callable[[], _T]) -> Future[_T]:
+        """As `run_on_scoring_thread`, for a change of the engine's detector: the checkpointer then manages the new one."""
 
         def work() -> _T:
             changed = change()
-            self._keeper.adopt()
+            self._checkpointer.attach()
             return changed
 
-        return self.between(work)
+        return self.run_on_scoring_thread(work)
 
     def backlog(self) -> Backlog:
         """What waits now."""
@@ -201,7 +197,7 @@ class Pipeline:
                     self._score(items)
                 self.position = max(item.place.sequence for item in items if item.place is not None)
             try:
-                self._keeper.after(self.position, events)
+                self._checkpointer.scored(self.position, events)
             except Exception:  # what is acknowledged is in the journal all the same
                 _log.exception("the state could not be looked after")
 
@@ -245,7 +241,7 @@ class Pipeline:
                 events += item.decoded.events
         engine = self.engine
         try:
-            first = self._keeper.repeats.first(events)
+            first = self._checkpointer.deduplicator.first(events)
             fresh = list(compress(events, first))
             batch = engine.score(fresh)
         except StoreError as error:
@@ -257,7 +253,7 @@ class Pipeline:
             _answer(items, error)
             self._keep_dead(items, error)
             return
-        self._tell(batch, fresh, len(events) - len(fresh))
+        self._announce(batch, fresh, len(events) - len(fresh))
         if not any(item.answer for item in items):
             return
         results = _in_place(events, first, batch.results)
@@ -286,14 +282,14 @@ class Pipeline:
             except StoreError as again:
                 error = again
             else:
-                self._tell(stored, [], 0)
+                self._announce(stored, [], 0)
                 return
 
-    def _tell(self, batch: Batch, events: Sequence[AuditEvent], repeated: int) -> None:
+    def _announce(self, batch: Batch, events: Sequence[AuditEvent], repeated: int) -> None:
         try:
             self._scored(batch, events, repeated)
-        except Exception:  # whoever listens must not stop what is scored next
-            _log.exception("what was scored could not be told")
+        except Exception:  # an observer must not stop what is scored next
+            _log.exception("an observer of scored batches failed")
 
     def _keep_dead(self, items: Sequence[_Item], error: Exception) -> None:
         for item in items:
@@ -316,7 +312,7 @@ class Pipeline:
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-        self._keeper.close(self.position)
+        self._checkpointer.close(self.position)
         self.journal.close()  # what was about to be written still comes into the queue
         _answer(list(self._queue), JournalError(_ENDING))
 
@@ -358,4 +354,4 @@ def _share(batch: Batch, results: list[EventResult]) -> Batch:
     def own(alerts: list[Alert]) -> list[Alert]:
         return [alert for alert in alerts if alert.id in named]
 
-    return Batch.of(results, own(batch.raised), own(batch.grown), batch.seconds, batch.model)
+    return Batch.from_results(results, own(batch.raised), own(batch.grown), batch.seconds, batch.model)

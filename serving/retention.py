@@ -1,12 +1,12 @@
-"""Looks after the store beside those who write: forgets what is too old, and moves what SQLite has logged into its file."""
+"""Maintains the alert store beside its writers: deletes what is too old, and moves SQLite's log into its file."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 
 from serving.store import AlertStore, StoreError
+from serving.worker import Worker
 
 _log = logging.getLogger("kubehabit.store")
 
@@ -17,8 +17,8 @@ _SECONDS = 3600.0
 _CHECKPOINT_SECONDS = 2.0
 
 
-class Retention(threading.Thread):
-    """Forgets what is too old every hour, and takes checkpoints, until closed.
+class Retention:
+    """Deletes what is too old every hour, and takes checkpoints, until closed.
 
     Args:
         store: what is kept within bounds.
@@ -26,28 +26,20 @@ class Retention(threading.Thread):
     """
 
     def __init__(self, store: AlertStore, seconds: float = _SECONDS) -> None:
-        super().__init__(name="retention", daemon=True)
         self._store = store
         self._seconds = seconds
-        self._stopping = threading.Event()
+        self._due = time.monotonic() + seconds
+        pause = min(seconds, _CHECKPOINT_SECONDS)
+        self._worker = Worker("retention", self._step, seconds=pause, pause_first=True)
+        self.start, self.close = self._worker.start, self._worker.close
 
-    def run(self) -> None:
-        """Look until closed."""
-        due = time.monotonic() + self._seconds
-        while not self._stopping.wait(min(self._seconds, _CHECKPOINT_SECONDS)):
-            try:
-                self._store.checkpoint()
-                if time.monotonic() < due:
-                    continue
-                due += self._seconds
-                gone = self._store.prune()
-                if gone:
-                    _log.info("alerts forgotten", extra={"alerts": gone})
-            except StoreError as error:
-                _log.warning("the store could not be looked after", extra={"reason": str(error)})
-
-    def close(self) -> None:
-        """Stop; a look that has begun is finished."""
-        self._stopping.set()
-        if self.is_alive():
-            self.join()
+    def _step(self) -> None:
+        try:
+            self._store.checkpoint()
+            if time.monotonic() < self._due:
+                return
+            self._due += self._seconds
+            if gone := self._store.prune():
+                _log.info("alerts forgotten", extra={"alerts": gone})
+        except StoreError as error:
+            _log.warning("the store could not be looked after", extra={"reason": str(error)})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from data.audit_event import DeadLetter
 from data.errors import KubehabitError
 from data.reader import read_events
-from serving.load import load_engine
+from serving.loader import load_engine
 from serving.registry import parse_model
 from serving.settings import load_settings
 

@@ -1,7 +1,7 @@
-"""A challenger in shadow: it scores what the champion scored, later and beside it, and only counts where the two differ.
+"""A challenger in shadow: it scores what the champion scored, and only counts where the two differ.
 
-It never raises an alert and gives way to the champion: its thread has a lower priority, waits while a batch is being scored, and
-what it cannot keep up with is dropped and counted.
+It never raises an alert. Its thread has a lower priority and waits while the champion scores; what it cannot keep up with is
+dropped and counted.
 """
 
 from __future__ import annotations
@@ -24,25 +24,21 @@ from data.fields import stable_hash
 from serving.alerts import ApiModel, clean
 from serving.engine import Loaded
 from serving.model_metrics import ModelMetrics
-from serving.priority import give_way
+from serving.worker import Worker
 
 if TYPE_CHECKING:
     from data.detector import Scores
 
 _log = logging.getLogger("kubehabit.shadow")
+#: Events that may wait for the challenger; some 40 MB of them.
 _CAPACITY = 20_000
-"""Events that may wait for the challenger; some 40 MB of them."""
-
+#: Events that it scores at a time: the shorter, the sooner it gives way.
 _CHUNK = 64
-"""Events that it scores at a time: the shorter, the sooner it gives way."""
-
+#: Longest wait for the champion to be idle before each chunk; a service may never be idle.
 _GIVE_WAY_SECONDS = 0.05
-"""Longest it waits for the champion to be idle before each chunk, so that a service that is never idle still tells something."""
-
 _EXAMPLES = 20
+#: Principals whose last flagged action is remembered, to tell incidents from actions.
 _FOLLOWED = 50_000
-"""Principals whose last flagged action is remembered, to tell incidents from actions."""
-
 _STOP_SECONDS = 3.0
 By = Literal["champion", "challenger"]
 
@@ -109,7 +105,7 @@ class Shadow:
 
     Args:
         loaded: the challenger.
-        metrics: told of every comparison.
+        metrics: counts every comparison.
         busy: whether the champion is scoring at the moment.
         gap_minutes: flagged actions of a principal at most this far apart are one incident.
         principals: most that it remembers; beyond it a quarter of them, those quiet longest, are forgotten.
@@ -139,26 +135,21 @@ class Shadow:
         self._notice: str | None = None
         self._latest: deque[Disagreement] = deque(maxlen=_EXAMPLES)
         self._last: dict[tuple[By, str], int] = {}
-        self._changed = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+        self._lock = threading.Lock()
+        self._worker = Worker("shadow", self._step, low_priority=True)
 
     def start(self) -> None:
-        """Begin to score what is offered."""
-        self._thread.start()
+        """Score what is offered from now on."""
+        self._worker.start()
 
     def close(self) -> None:
-        """Stop; what waits is forgotten."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_SECONDS)
+        """Stop; what waits is dropped."""
+        self._worker.close(_STOP_SECONDS)
 
     def offer(self, events: Sequence[AuditEvent], scores: Scores) -> None:
         """Take a batch that the champion scored, or drop it at once if too much waits."""
-        with self._changed:
-            if self._stopping or self._notice is not None:
+        with self._lock:
+            if self._worker.closing.is_set() or self._notice is not None:
                 return
             if self._waiting + len(events) > self._capacity:
                 self._tally.dropped += len(events)
@@ -166,33 +157,28 @@ class Shadow:
                 return
             self._waiting += len(events)
             self._queue.append(_Offered(events, scores.event, scores.flagged, scores.evidence))
-            self._changed.notify()
+        self._worker.wake()
 
     def drained(self) -> bool:
         """Whether everything that was offered has been compared or dropped."""
         return self._waiting == 0
 
-    def _run(self) -> None:
-        give_way()
-        while True:
-            with self._changed:
-                while not self._queue and not self._stopping:
-                    self._changed.wait()
-                if self._stopping:
-                    return
-                offered = self._queue.popleft()
+    def _step(self) -> bool:
+        while self._queue and not self._worker.closing.is_set():
+            offered = self._queue.popleft()
             try:
                 self._compare(offered)
             except Exception as error:
                 _log.exception("the challenger failed; it is not asked any more")
                 self._notice = f"It failed on an event ({error!r}) and is not asked any more."
-                with self._changed:
+                with self._lock:
                     self._queue.clear()
                     self._waiting = 0
-                return
-            with self._changed:
+                return False
+            with self._lock:
                 self._waiting -= len(offered.events)
             self._metrics.shadow_waiting(self._waiting)
+        return True
 
     def _give_way(self) -> None:
         until = time.monotonic() + _GIVE_WAY_SECONDS
@@ -205,7 +191,7 @@ class Shadow:
         flagged = np.zeros(len(offered.events), bool)
         flagged[offered.event] = offered.flagged
         for begin in range(0, len(offered.events), _CHUNK):
-            if self._stopping:
+            if self._worker.closing.is_set():
                 return
             self._give_way()
             part = offered.events[begin : begin + _CHUNK]
@@ -215,7 +201,7 @@ class Shadow:
         self._keep_bounded()
 
     def _keep_bounded(self) -> None:
-        """Forget whoever was quiet longest: the champion's wait on disk, where the challenger's would double them."""
+        """Drop the principals idle longest: only the champion's are kept on disk."""
         detector = self.loaded.detector
         if len(detector.windows) <= self._most:
             return
@@ -236,8 +222,8 @@ class Shadow:
         """Count one chunk. Rows that the champion left out by its own settings have NaN for evidence and are not compared."""
         both_scored = ~np.isnan(evidence)
         mine, theirs = scores.flagged & both_scored, flagged & both_scored
-        told = both_scored & ((scores.evidence > 0) | (evidence > 0))
-        differences = (scores.evidence - evidence)[told]
+        compared = both_scored & ((scores.evidence > 0) | (evidence > 0))
+        differences = (scores.evidence - evidence)[compared]
         tally = self._tally
         tally.scored += int(both_scored.sum())
         tally.both += int((mine & theirs).sum())

@@ -10,14 +10,13 @@ from serving.alerts import Alert
 from serving.store import AlertStore, Change, StoreError
 
 _log = logging.getLogger("kubehabit.stream")
+#: Shorter than the idle limits of common proxies (30 s and more).
 HEARTBEAT_SECONDS = 15.0
-"""Shorter than the idle limits of common proxies (30 s and more)."""
-
 _RETRY_MILLISECONDS = 2000
 
 
 class Stream:
-    """Wakes all who follow. Lives on the event loop; `notify` may be called from any thread."""
+    """Wakes all followers. Lives on the event loop; `notify` may be called from any thread."""
 
     def __init__(self) -> None:
         self.followers = 0
@@ -71,7 +70,7 @@ class Stream:
                                 yield event(change)
                 except StoreError as error:
                     _log.error("the stream of alerts ends", extra={"reason": str(error)})
-                    return  # who follows comes back, and goes on where it was
+                    return  # followers reconnect, and go on where they were
                 try:
                     await asyncio.wait_for(changed.wait(), HEARTBEAT_SECONDS)
                 except TimeoutError:

@@ -9,10 +9,10 @@ from fastapi.responses import StreamingResponse
 
 from serving.alerts import Alert
 from serving.problems import ProblemError, is_number
-from serving.service import Service
+from serving.runtime import Service
 
+#: Callers that follow the alerts at the same time; each costs a connection and a read of the store for every change.
 _MAX_STREAMS = 100
-"""Callers that follow the alerts at the same time; each costs a connection and a read of the store for every change."""
 
 
 async def stream_of(

@@ -196,7 +196,7 @@ def test_score_passes_the_exit_status_on(monkeypatch: pytest.MonkeyPatch, log: P
 
 def test_serve_hands_the_shipped_settings_over(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    stand_in(monkeypatch, "serving.app", serve=lambda *arguments: seen.extend(arguments))
+    stand_in(monkeypatch, "serving.server", serve=lambda *arguments: seen.extend(arguments))
     assert invoke("serve", "--port", "9000").exit_code == 0
     assert (seen[0].name, seen[1], seen[2]) == ("serve.yaml", None, 9000)
 

@@ -20,7 +20,7 @@ from serving.feedback import NO_ALERT, Feedback, FeedbackEntry, give_feedback
 from serving.gate import Access, Caller
 from serving.problems import position_of
 from serving.query import AlertQuery, Line, by_severity, feedback_on, incident_of, lines, namespaces
-from serving.service import Service
+from serving.runtime import Service
 from serving.stream_routes import stream_of
 
 router = APIRouter(include_in_schema=False)

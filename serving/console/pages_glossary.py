@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from serving.console.render import page
-from serving.service import Service
+from serving.runtime import Service
 
 router = APIRouter(include_in_schema=False)
 

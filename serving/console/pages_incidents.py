@@ -25,7 +25,7 @@ from serving.incident_routes import decide, read_incident
 from serving.incidents import Close, Decision, IncidentError, Merge, Note, Split, UnknownIncidentError
 from serving.problems import position_of
 from serving.report import Incident
-from serving.service import Service
+from serving.runtime import Service
 
 router = APIRouter(include_in_schema=False)
 

@@ -15,9 +15,9 @@ from serving.engine import ModelInfo
 from serving.history.queries import Drift
 from serving.history.routes import Records
 from serving.history.threshold_preview import SCALES, Preview
-from serving.reload import ModelStatus
-from serving.service import Service
+from serving.runtime import Service
 from serving.settings import LEAST_SCALE, MOST_SCALE
+from serving.watcher import ModelStatus
 
 router = APIRouter(include_in_schema=False)
 

@@ -19,7 +19,7 @@ from serving.history.queries import Moment, Order, Surprise
 from serving.history.routes import Records
 from serving.problems import ProblemError
 from serving.query import AlertQuery, whole
-from serving.service import Service
+from serving.runtime import Service
 
 router = APIRouter(include_in_schema=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from data.errors import KubehabitError
 from serving.body import decompress
 from serving.forensics.event_store import EventStore
 from serving.journal import Journal, JournalError, Place
+from serving.worker import Worker
 
 _log = logging.getLogger("kubehabit.events")
 _PAUSE_SECONDS = 0.25
@@ -54,7 +54,6 @@ class EventIngest:
         self._queued = queued
         self._busy = busy
         self._alerts: dict[str, str] = {}
-        self._stopping = threading.Event()
         self._failures = 0
         self._began = 0.0
         # A new journal must not reuse sequence numbers that the store has seen.
@@ -62,11 +61,9 @@ class EventIngest:
         self._after = store.position
         self._last: Place | None = None
         journal.hold = self.held
-        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        self._worker = Worker("events", self._step, seconds=self._pause, finish=self._finish)
+        self._stopping = self._worker.closing
+        self.start = self._worker.start
 
     def note(self, results: Iterable[Mapping[str, Any]]) -> None:
         """Remember the alerts of scored events."""
@@ -94,19 +91,21 @@ class EventIngest:
             time.sleep(_BUSY_SECONDS)
         return max(upto - self._after, 0)
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._copy()
-                self._store.tick()
-                self._failures = 0
-            except (OSError, KubehabitError) as error:
-                self._failures += 1
-                _log.error(
-                    "events cannot be kept yet", extra={"reason": str(error), "error": type(error).__name__}
-                )
-            pause = min(_PAUSE_SECONDS * 2 ** min(self._failures, 10), _LONGEST_PAUSE_SECONDS)
-            self._stopping.wait(pause)
+    def _step(self) -> None:
+        try:
+            self._copy()
+            self._store.tick()
+            self._failures = 0
+        except (OSError, KubehabitError) as error:
+            self._failures += 1
+            _log.error(
+                "events cannot be kept yet", extra={"reason": str(error), "error": type(error).__name__}
+            )
+
+    def _pause(self) -> float:
+        return min(_PAUSE_SECONDS * 2.0 ** min(self._failures, 10), _LONGEST_PAUSE_SECONDS)
+
+    def _finish(self) -> None:
         try:
             self._copy()
         except (OSError, KubehabitError) as error:
@@ -161,8 +160,6 @@ class EventIngest:
             self._began = moment
 
     def close(self) -> None:
-        """Append what has been scored, and seal it."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        """Take in what was scored, and seal it."""
+        self._worker.close()
         self._store.close()

@@ -19,7 +19,7 @@ from serving.forensics.records import EventRecord
 from serving.history.routes import Records
 from serving.parameters import EventQuery, Moment, Text, span_of
 from serving.problems import ProblemError
-from serving.service import Service
+from serving.runtime import Service
 
 _MAX_NOTE = 2000
 Why = Annotated[str, Field(max_length=_MAX_NOTE, description="why; kept in the ledger")]

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data.identity import PEOPLE_AND_PIPELINES, identify
+from serving.activity import Trained
 from serving.alerts import clean
 from serving.history.schema import BINS, DAY, EDGES, HOUR, connect
-from serving.principals import Trained
 
 if TYPE_CHECKING:
     from data.calibration import Calibration
@@ -139,8 +139,8 @@ class History:
                 "INSERT OR REPLACE INTO meta VALUES ('position', ?)", (self._counted or restored,)
             )
 
-    def judged_by(self, judge: Judge, trained: Trained | None = None) -> None:
-        """Set the judge from the next batch on, and the principals that its training knew."""
+    def set_judge(self, judge: Judge, trained: Trained | None = None) -> None:
+        """Who judges from the next batch on, and the principals that its training knew."""
         self._judge = judge
         if trained is None:
             return

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Query
 from data.errors import NotFoundError, UnknownPrincipalError
 from serving.history.queries import Drift, HistoryReader, Order, PrincipalPage, Surprise
 from serving.history.threshold_preview import Preview, Previewer
-from serving.service import Service
+from serving.runtime import Service
 from serving.settings import LEAST_SCALE, MOST_SCALE
 
 #: Scores are written with the state, about every minute; a reader has them written at once, but not more often.
@@ -44,14 +44,12 @@ class Records:
             serving.problems.ProblemError: 503 while no model is served.
             HistoryError: it cannot be read.
         """
-        self._service.ready()
-        history, pipeline = self._service.history, self._service.pipeline
-        assert history is not None
-        assert pipeline is not None
+        runtime = self._service.running()
+        history, pipeline = runtime.history, runtime.pipeline
         with self._turn:
             if time.monotonic() - self._fresh >= _FRESH_SECONDS:
                 self._fresh = time.monotonic()
-                taken = pipeline.between(lambda: history.pop(pipeline.position))
+                taken = pipeline.run_on_scoring_thread(lambda: history.pop(pipeline.position))
                 try:
                     history.write(taken.result(_WAIT_SECONDS))
                 except TimeoutError:  # a batch is being scored: what is asked is answered with what there is

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 
 from tenacity import (
@@ -18,7 +17,8 @@ from tenacity.wait import wait_base
 
 from serving.sinks.base import RefusedError, Sink, SinkSettings, UnavailableError
 from serving.sinks.outbox import Outbox
-from serving.store import AlertStore, StoreError
+from serving.store import StoreError
+from serving.worker import Worker
 
 _log = logging.getLogger("kubehabit.sinks")
 
@@ -36,23 +36,21 @@ class Dispatcher:
     """Workers of all sinks.
 
     Args:
-        store: holds the outbox.
+        outbox: what waits to be sent.
         sinks: settings of every sink.
         count: called after every attempt.
         wait: pause before each further attempt, for tests; else random, up to double each time, at most `max_wait_seconds`.
-        claimer: as for `Outbox`.
     """
 
     def __init__(
         self,
-        store: AlertStore,
+        outbox: Outbox,
         sinks: Sequence[SinkSettings],
         count: Count,
         wait: wait_base | None = None,
-        claimer: str = "",
     ) -> None:
-        self.outbox = Outbox(store, sinks, claimer)
-        self._workers = [_Worker(self.outbox, sink, count, wait) for sink in sinks]
+        self.outbox = outbox
+        self._workers = [_SinkWorker(self.outbox, sink, count, wait) for sink in sinks]
 
     def start(self) -> None:
         """Start sending, first what an earlier process left."""
@@ -62,28 +60,24 @@ class Dispatcher:
     def wake(self) -> None:
         """Wake the workers: an entry may be due."""
         for worker in self._workers:
-            worker.due.set()
+            worker.wake()
 
     def close(self) -> None:
         """Stop. Unsent entries stay in the outbox."""
         for worker in self._workers:
-            worker.stopping.set()
-            worker.due.set()
+            worker.stop()
         for worker in self._workers:
-            if worker.is_alive():
-                worker.join(_STOP_SECONDS)
+            worker.join(_STOP_SECONDS)
         try:
             self.outbox.release()
         except StoreError as error:
             _log.warning("claims could not be given back and end by themselves", extra={"reason": str(error)})
 
 
-class _Worker(threading.Thread):
+class _SinkWorker(Worker):
     def __init__(self, outbox: Outbox, settings: SinkSettings, count: Count, wait: wait_base | None) -> None:
-        # A daemon: a receiver that does not answer must not hold up the end of the process.
-        super().__init__(name=f"sink-{settings.name}", daemon=True)
-        self.due = threading.Event()
-        self.stopping = threading.Event()
+        name = f"sink-{settings.name}"
+        super().__init__(name, self._send_due, seconds=_LOOK_SECONDS, finish=self._close_sink)
         self._outbox = outbox
         self._settings = settings
         self._count = count
@@ -91,34 +85,29 @@ class _Worker(threading.Thread):
         self._retrying = Retrying(
             retry=retry_if_exception_type((UnavailableError, StoreError)),
             wait=wait or wait_random_exponential(multiplier=1, max=settings.max_wait_seconds),
-            stop=stop_when_event_set(self.stopping),
-            sleep=sleep_using_event(self.stopping),
+            stop=stop_when_event_set(self.closing),
+            sleep=sleep_using_event(self.closing),
             before_sleep=self._failed,
-            retry_error_callback=_give_way,
+            retry_error_callback=_stopped,
         )
 
-    def run(self) -> None:
-        """Send until stopped."""
+    def _send_due(self) -> None:
         try:
-            while not self.stopping.is_set():
-                self.due.clear()
-                try:
-                    # Each attempt takes what is due longest, as it stands by then.
-                    while self._retrying(self._send_next):
-                        pass
-                except Exception:
-                    # A defect in one sink's code must neither end its worker nor spin it.
-                    _log.exception("sink failed unexpectedly", extra={"sink": self._settings.name})
-                    self._count(self._settings.name, "failed")
-                    self.stopping.wait(self._settings.max_wait_seconds)
-                    continue
-                self.due.wait(_LOOK_SECONDS)
-        finally:
-            self._sink.close()
+            # Each attempt takes what is due longest, as it stands by then.
+            while self._retrying(self._send_next):
+                pass
+        except Exception:
+            # A defect in one sink's code must neither end its worker nor spin it.
+            _log.exception("sink failed unexpectedly", extra={"sink": self._settings.name})
+            self._count(self._settings.name, "failed")
+            self.closing.wait(self._settings.max_wait_seconds)
+
+    def _close_sink(self) -> None:
+        self._sink.close()
 
     def _send_next(self) -> bool:
         """Send one entry; False if none is due."""
-        if self.stopping.is_set():
+        if self.closing.is_set():
             return False
         for _ in range(self._outbox.trim(self._settings)):
             self._count(self._settings.name, "dropped")
@@ -146,5 +135,5 @@ class _Worker(threading.Thread):
         _log.warning("sink is unavailable", extra=extra)
 
 
-def _give_way(_state: RetryCallState) -> bool:
+def _stopped(_state: RetryCallState) -> bool:
     return False  # stopped while it waited for another attempt

@@ -15,9 +15,9 @@ import pytest
 from data.reader import open_lines
 from serving.app import create_app
 from serving.gate import Access
-from serving.load import load_engine
+from serving.loader import load_engine
 from serving.registry import parse_model
-from serving.service import Service
+from serving.runtime import Service
 from serving.settings import Settings
 from serving.tokens import create
 from tests.conftest import RECORDINGS, Trained

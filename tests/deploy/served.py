@@ -18,6 +18,7 @@ from data.fields import FIELDS
 from serving.app import create_app
 from serving.engine import Engine
 from serving.explainer import Explainer
+from serving.loader import outbox_of
 from serving.settings import Settings
 from serving.store import AlertStore
 from tests.serving.conftest import model_info
@@ -64,10 +65,12 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
+        settings = Settings(**({"journal": {"path": self._folder / "journal"}} | self._settings))
         store = AlertStore(self._store, retention_days=90, max_alerts=10_000)
-        engine = Engine(self.detector, FIELDS, model_info(), store, self._explainer)
-        settings = {"journal": {"path": self._folder / "journal"}} | self._settings
-        app = create_app(Settings(**settings), engine)
+        engine = Engine(
+            self.detector, FIELDS, model_info(), store, self._explainer, outbox=outbox_of(settings, store)
+        )
+        app = create_app(settings, engine)
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2)
         self._server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", self.port))

@@ -12,7 +12,7 @@ from data.fields import FIELDS
 from serving.app import create_app
 from serving.engine import Engine, ModelInfo
 from serving.explainer import Explainer
-from serving.service import Service
+from serving.runtime import Service
 from serving.settings import Settings
 from serving.store import AlertStore
 from tests.serving.fakes import FakeDetector
@@ -139,8 +139,7 @@ def make_client(engine: Engine) -> Iterator[Callable[..., TestClient]]:
 def settle(client: TestClient) -> None:
     """Wait until all that was sent so far is scored."""
     service: Service = client.app.state.service  # type: ignore[attr-defined]
-    assert service.pipeline is not None
-    service.pipeline.between(lambda: None).result(30)
+    service.running().pipeline.run_on_scoring_thread(lambda: None).result(30)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from serving.app import server_config
+from serving.server import server_config
 
 
 class Live:

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.fields import FIELDS
-from serving.engine import Batch, Engine
+from serving.engine import Engine
 from serving.explainer import Explainer
 from serving.store import AlertStore
+from serving.verdicts import Batch
 from tests.serving.conftest import model_info
 from tests.serving.fakes import FakeDetector, decoded, raw_event, secret_event
 
@@ -157,4 +158,4 @@ def test_what_is_around_an_alert_and_refused_holds_up_nothing(engine: Engine) ->
     assert [alert.principal for alert in batch.raised] == ["carol@corp"]
     assert batch.refused == []
     engine.settle()
-    assert engine._aside == []
+    assert engine._alerts._pending == []

@@ -15,9 +15,9 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from serving import stream as stream_module
+from serving.activity import Principals, Trained
 from serving.app import create_app
 from serving.engine import Engine
-from serving.principals import Principals, Trained
 from serving.settings import Settings
 from serving.store import AlertStore
 from tests.serving.fakes import raw_event, secret_event

@@ -15,11 +15,11 @@ from data.bundle import Bundle
 from data.decode import decode_lines
 from data.detector import Detector, Scores
 from data.evidence import Accumulator
+from serving.activity import Trained
 from serving.history.queries import HistoryReader, median
 from serving.history.recorder import History, Judge
 from serving.history.schema import EDGES, HOUR, HistoryError
 from serving.history.threshold_preview import Alerts, Previewer
-from serving.principals import Trained
 
 NOW = int(datetime.now(UTC).timestamp() * 1e6) // HOUR * HOUR
 JUDGE = Judge("7", (120.0, 7200.0), (4.0, 6.0), (12.0, 18.0))
@@ -65,7 +65,7 @@ def scores(
 @pytest.fixture
 def history(tmp_path: Path) -> Iterator[History]:
     opened = History(tmp_path / "history.db", retention_days=35, max_rows=100_000)
-    opened.judged_by(JUDGE)
+    opened.set_judge(JUDGE)
     yield opened
     opened.close()
 
@@ -139,7 +139,7 @@ def test_principals_are_listed_searched_and_paged(history: History) -> None:
     trained = Trained(
         {f"user-{n}": "team" for n in range(5)} | {"system:node:n1": "nodes"}, {}, {"user-0": NOW - 9 * HOUR}
     )
-    history.judged_by(JUDGE, trained)
+    history.set_judge(JUDGE, trained)
     reader = written(history, 1, scores(["user-3", "eve"], [NOW - HOUR, NOW - 2 * HOUR], evidence=[1.0, 3.0]))
     page = reader.principals(limit=3)
     assert [row.principal for row in page.principals] == ["user-3", "eve", "user-0"]
@@ -157,7 +157,7 @@ def test_principals_are_listed_searched_and_paged(history: History) -> None:
 
 def test_old_hours_become_days_and_old_days_go(tmp_path: Path) -> None:
     history = History(tmp_path / "history.db", retention_days=20, max_rows=100_000)
-    history.judged_by(JUDGE)
+    history.set_judge(JUDGE)
     ages = (0, 5, 10, 15, 25)
     reader = written(
         history,
@@ -173,7 +173,7 @@ def test_old_hours_become_days_and_old_days_go(tmp_path: Path) -> None:
 
 def test_there_are_never_more_rows_than_allowed_and_the_oldest_go_first(tmp_path: Path) -> None:
     history = History(tmp_path / "history.db", retention_days=35, max_rows=1000)
-    history.judged_by(JUDGE)
+    history.set_judge(JUDGE)
     names = [f"user-{number}" for number in range(50)]
     for age in range(30, -1, -1):
         history.observe(scores(names, [NOW - age * 24 * HOUR - HOUR] * 50))
@@ -188,7 +188,7 @@ def test_there_are_never_more_rows_than_allowed_and_the_oldest_go_first(tmp_path
 
 def test_who_has_not_acted_for_long_is_forgotten_unless_training_knows_it(tmp_path: Path) -> None:
     history = History(tmp_path / "history.db", retention_days=10, max_rows=1000)
-    history.judged_by(JUDGE, Trained({"alice": "team"}, {}, {"alice": NOW - 90 * 24 * HOUR}))
+    history.set_judge(JUDGE, Trained({"alice": "team"}, {}, {"alice": NOW - 90 * 24 * HOUR}))
     reader = written(
         history, 1, scores(["bob", "carol"], [NOW - 20 * 24 * HOUR, NOW - HOUR], new=[1, 1], wrong=[1, 1])
     )
@@ -268,7 +268,7 @@ def random_service(history: History, scale: float, seed: int) -> list[tuple[str,
     """Let a service with a scale score made-up actions over three days; returns all that added anything."""
     rng = np.random.default_rng(seed)
     accumulator = Accumulator(JUDGE.horizons)
-    history.judged_by(replace(JUDGE, scale=scale))
+    history.set_judge(replace(JUDGE, scale=scale))
     limits = scale * np.array(JUDGE.person)
     rows = []
     moment = NOW - 72 * HOUR
@@ -336,7 +336,7 @@ def test_a_preview_of_a_real_recording_is_what_a_detector_with_that_threshold_fl
 ) -> None:
     bundle = Bundle.load(tiny_bundle)
     history = History(tmp_path / "history.db", retention_days=10_000, max_rows=100_000)
-    history.judged_by(Judge.from_calibration("1", bundle.calibration))
+    history.set_judge(Judge.of("1", bundle.calibration))
     batches = [
         decode_lines(labelled_lines[at : at + 500]).events for at in range(0, len(labelled_lines), 500)
     ]
@@ -361,7 +361,7 @@ def test_a_preview_of_a_real_recording_is_what_a_detector_with_that_threshold_fl
 def test_a_model_is_loaded_with_the_threshold_that_the_settings_ask_for(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    from serving.load import load_engine
+    from serving.loader import load_engine
     from serving.settings import Settings
 
     as_set = Bundle.load(tiny_bundle).calibration

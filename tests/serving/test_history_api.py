@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 import kubehabit
 from data.calibration import Calibration, Rarity, Tail
+from serving.activity import Trained
 from serving.app import create_app
 from serving.engine import Engine
 from serving.history.recorder import Judge
-from serving.principals import Trained
-from serving.service import Service
+from serving.runtime import Service
 from serving.settings import Settings
 from tests.serving.conftest import settle
 from tests.serving.event_stores import body
@@ -57,8 +57,7 @@ def kept(get: Callable[..., Any], url: str = "") -> None:
 
 
 def prepared(service: Service) -> None:
-    assert service.history is not None
-    service.history.judged_by(JUDGE, TRAINED)
+    service.running().history.set_judge(JUDGE, TRAINED)
 
 
 @pytest.fixture
@@ -220,8 +219,7 @@ def url(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
         import httpx
 
         httpx.post(f"{address}/v1/audit", content=body(story()), trust_env=False)
-        assert service.pipeline is not None
-        service.pipeline.between(lambda: None).result(30)
+        service.running().pipeline.run_on_scoring_thread(lambda: None).result(30)
         with httpx.Client(trust_env=False) as asking:
             kept(asking.get, address)
         monkeypatch.setenv("KUBEHABIT_URL", address)

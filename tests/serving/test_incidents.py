@@ -434,7 +434,7 @@ def test_a_split_that_makes_no_sense_is_refused(engine: Engine, alerts: list[str
 
 
 def test_what_the_store_refused_is_gathered_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    import serving.engine as room
+    import serving.alert_writer as room
 
     def refuse(*_: object) -> None:
         raise StoreError("no")

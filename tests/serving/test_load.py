@@ -7,7 +7,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from serving.load import load_engine
+from serving.loader import load_engine
 from serving.settings import Settings
 from tests.serving.registries import Registry
 

@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.exc import OperationalError
@@ -69,13 +70,15 @@ def test_nothing_readable_tells_nothing_of_lag(client: TestClient) -> None:
     assert found["kubehabit_event_lag_seconds_count"] == 0
 
 
-def test_what_the_store_refuses_is_counted(client: TestClient, engine: Engine) -> None:
+def test_what_the_store_refuses_is_counted(
+    client: TestClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert figures(client)["kubehabit_store_errors_total{operation=write}"] == 0
 
     def refuse(*_: object) -> None:
         raise OperationalError("insert", {}, Exception("disk full"))
 
-    engine.note = refuse
+    monkeypatch.setattr(engine.incidents, "join", refuse)
     assert client.post("/v1/score", json=[secret_event(0)]).status_code == 503
     assert figures(client)["kubehabit_store_errors_total{operation=write}"] >= 1  # it is tried again
 
@@ -107,7 +110,8 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(client: Te
         name
         for path in SERVING.glob("*.py")
         for name in re.findall(
-            r'(?:Counter|Gauge|Histogram|MetricFamily)\(\s*"(kubehabit_\w+)"', path.read_text("utf-8")
+            r'(?:[Cc]ounter|[Gg]auge|[Hh]istogram|MetricFamily)\(\s*"(kubehabit_\w+)"',
+            path.read_text("utf-8"),
         )
     }
     assert len(made) > 25

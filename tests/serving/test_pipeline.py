@@ -13,10 +13,11 @@ from fastapi.testclient import TestClient
 from data.audit_event import AuditEvent
 from data.decode import decode_body
 from serving import pipeline
-from serving.engine import Batch, Engine
+from serving.engine import Engine
 from serving.journal import JournalError, record
-from serving.service import Service
+from serving.runtime import Service
 from serving.store import StoreError
+from serving.verdicts import Batch
 from tests.serving.conftest import settle
 from tests.serving.fakes import ndjson, raw_event, secret_event
 
@@ -113,8 +114,7 @@ def test_callers_that_are_scored_together_get_their_own_verdicts(
     for caller in callers:
         caller.start()
     service: Service = client.app.state.service  # type: ignore[attr-defined]
-    assert service.pipeline is not None
-    while service.pipeline.backlog().batches <= len(callers):
+    while service.running().pipeline.backlog().batches <= len(callers):
         threading.Event().wait(0.01)
     held.leave.set()
     for caller in callers:
@@ -253,12 +253,11 @@ def test_whoever_waits_when_the_service_ends_is_told_that_the_batch_is_kept(
     client.post("/v1/audit", json=event_list(raw_event(0)))
     assert held.entered.wait(10)
     service: Service = client.app.state.service  # type: ignore[attr-defined]
-    assert service.pipeline is not None
     body = ndjson([raw_event(1)])
-    answer = service.pipeline.score(record("/v1/score", body, "", body), decode_body(body))
+    answer = service.running().pipeline.score(record("/v1/score", body, "", body), decode_body(body))
     ending = threading.Thread(target=service.close)
     ending.start()
-    while not service.pipeline._closing:
+    while not service.running().pipeline._closing:
         threading.Event().wait(0.01)
     held.leave.set()
     ending.join()

@@ -21,7 +21,7 @@ from data.decode import decode_lines
 from data.detector import Detector
 from data.reader import open_lines
 from serving.incidents import Asker, Merge
-from serving.load import load_engine
+from serving.loader import load_engine
 from serving.settings import Settings
 from tests.conftest import RECORDINGS, Trained
 

@@ -23,7 +23,7 @@ import pytest
 from data.bundle import seal
 from data.decode import decode_lines
 from data.reader import open_lines
-from serving.load import load_engine
+from serving.loader import load_engine
 from serving.settings import Settings
 from serving.store import AlertStore
 from tests.conftest import RECORDINGS, Trained
@@ -33,10 +33,10 @@ ROOT = Path(__file__).parents[2]
 SERVE = """
 import sys
 from pathlib import Path
-import serving.app, serving.load
-load = serving.load.load_engine
-serving.load.load_engine = lambda settings: load(settings, Path(sys.argv[1]))
-serving.app.serve(port=int(sys.argv[2]))
+import serving.loader, serving.server
+load = serving.loader.load_engine
+serving.loader.load_engine = lambda settings: load(settings, Path(sys.argv[1]))
+serving.server.serve(port=int(sys.argv[2]))
 """
 """`kubehabit serve` of a bundle that is in no registry."""
 

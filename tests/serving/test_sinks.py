@@ -25,11 +25,13 @@ from data.fields import FIELDS
 from serving.app import create_app
 from serving.engine import Engine
 from serving.explainer import Explainer
+from serving.loader import outbox_of
 from serving.settings import Settings, load_settings
 from serving.sinks import AnySinkSettings
 from serving.sinks import outbox as outbox_module
 from serving.sinks.base import SinkSettings, UnavailableError, Update
 from serving.sinks.dispatcher import Dispatcher
+from serving.sinks.outbox import Outbox
 from serving.store import AlertStore
 from tests.serving.conftest import SHIPPED, model_info
 from tests.serving.fakes import FakeDetector, decoded, secret_event
@@ -306,12 +308,12 @@ class Service:
 
     def __init__(self, url: str, explainer: Explainer, *sinks: SinkSettings) -> None:
         self.store = AlertStore(url, retention_days=90, max_alerts=1000)
-        self.engine = Engine(FakeDetector(), FIELDS, model_info(), self.store, explainer)
+        outbox = Outbox(self.store, sinks)
+        self.engine = Engine(FakeDetector(), FIELDS, model_info(), self.store, explainer, outbox=outbox)
         self.counts: list[tuple[str, str]] = []
         self.dispatcher = Dispatcher(
-            self.store, sinks, lambda *what: self.counts.append(what), wait=wait_fixed(0.01)
+            outbox, sinks, lambda *what: self.counts.append(what), wait=wait_fixed(0.01)
         )
-        self.engine.note = self.dispatcher.outbox.note
 
     def score(self, *events: dict[str, Any]) -> list[str]:
         batch = self.engine.score(decoded(events))
@@ -454,7 +456,7 @@ class RisingDetector(FakeDetector):
 def test_a_rise_in_severity_is_sent_at_once(make_service: Callable[..., Service]) -> None:
     with HttpReceiver() as receiver:
         service = make_service(settings_of(type="webhook", url=receiver.url, repeat_minutes=1000))
-        service.engine._detector = RisingDetector()
+        service.engine.detector = RisingDetector()
         service.score(secret_event(0, namespace="medium"))
         receiver.arrived.wait(1)
         until(lambda: service.depth() == 0)
@@ -513,7 +515,7 @@ def test_an_alert_and_its_entry_are_stored_together_or_not_at_all(
     def fail(*_: Any) -> None:
         raise KeyError("no disk")
 
-    service.engine.note = fail
+    monkeypatch.setattr(service.dispatcher.outbox, "note", fail)
     with pytest.raises(KeyError):
         service.score(secret_event(0))
     assert service.store.page().alerts == []
@@ -523,7 +525,6 @@ def test_the_service_sends_counts_and_shows_what_waits(
     tmp_path: Path, explainer: Explainer, own_home: Path
 ) -> None:
     store = AlertStore(f"sqlite:///{tmp_path}/serving.db", retention_days=90, max_alerts=1000)
-    engine = Engine(FakeDetector(), FIELDS, model_info(), store, explainer)
     with HttpReceiver() as receiver:
         settings = Settings(
             sinks=[
@@ -531,6 +532,8 @@ def test_the_service_sends_counts_and_shows_what_waits(
                 {"name": "down", "type": "webhook", "url": "http://127.0.0.1:9"},
             ]
         )
+        outbox = outbox_of(settings, store)
+        engine = Engine(FakeDetector(), FIELDS, model_info(), store, explainer, outbox=outbox)
         with TestClient(create_app(settings, engine), base_url="http://127.0.0.1") as client:
             (alert,) = client.post("/v1/score", json=[secret_event(0)]).json()["alerts"]
             (got,) = receiver.arrived.wait(1)

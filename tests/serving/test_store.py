@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 from serving import store as store_module
 from serving.alerts import Alert, ServedModel
 from serving.incident_store import incidents
-from serving.instance import instance
+from serving.instance_id import instance_id
 from serving.query import AlertQuery, whole
 from serving.retention import Retention
 from serving.sinks.outbox import Outbox
@@ -200,7 +200,7 @@ def test_retention_looks_by_itself_and_again_after_a_failure(store_url: str) -> 
     sql(store_url, "UPDATE alerts SET raised = raised - 2 * 86400000000")
     until(lambda: store.page().alerts == [])
     retention.close()
-    assert not retention.is_alive()
+    assert not retention._worker.is_alive
     store.close()
 
 
@@ -489,22 +489,22 @@ def test_a_claim_passes_on_when_its_holder_gives_it_back_or_is_gone(
 def test_a_process_is_the_same_claimer_after_a_restart(store_url: str, tmp_path: Path) -> None:
     sink = settings_of(type="webhook", url="http://127.0.0.1:9")
     store = AlertStore(store_url, retention_days=1, max_alerts=1000)
-    killed = Outbox(store, [sink], instance(tmp_path / "one"))
+    killed = Outbox(store, [sink], instance_id(tmp_path / "one"))
     with store.writing() as writer:
         killed.note(writer, writer.put(None, alert(1), []), alert(1))
     assert killed.next(sink) is not None
-    assert Outbox(store, [sink], instance(tmp_path / "two")).next(sink) is None
-    assert Outbox(store, [sink], instance(tmp_path / "one")).next(sink) is not None
+    assert Outbox(store, [sink], instance_id(tmp_path / "two")).next(sink) is None
+    assert Outbox(store, [sink], instance_id(tmp_path / "one")).next(sink) is not None
     store.close()
 
 
 def test_a_damaged_identity_is_made_anew(tmp_path: Path) -> None:
-    first = instance(tmp_path)
-    assert instance(tmp_path) == first
+    first = instance_id(tmp_path)
+    assert instance_id(tmp_path) == first
     (tmp_path / "instance").write_text("")
-    second = instance(tmp_path)
+    second = instance_id(tmp_path)
     assert second != first
-    assert instance(tmp_path) == second
+    assert instance_id(tmp_path) == second
 
 
 @pytest.mark.slow

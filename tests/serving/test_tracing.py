@@ -165,7 +165,7 @@ def test_without_traces_lines_name_none(
 
 
 def test_the_sdk_is_not_imported_while_traces_are_off() -> None:
-    code = "import sys, serving.app, serving.load; print([m for m in sys.modules if m.startswith('opentelemetry.')])"
+    code = "import sys, serving.app, serving.loader; print([m for m in sys.modules if m.startswith('opentelemetry.')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "opentelemetry.sdk" not in done.stdout
     assert "opentelemetry.exporter" not in done.stdout

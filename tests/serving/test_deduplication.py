@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.repeats import Repeats
+from serving.deduplication import EventDeduplicator
 from tests.serving.fakes import decoded, raw_event
 
 
-def first(repeats: Repeats, *events: dict[str, Any]) -> list[bool]:
-    return repeats.first(decoded(events))
+def first(deduplicator: EventDeduplicator, *events: dict[str, Any]) -> list[bool]:
+    return deduplicator.first(decoded(events))
 
 
 def test_what_was_sent_before_is_a_repeat_also_within_one_batch() -> None:
-    repeats = Repeats(100)
-    assert first(repeats, raw_event(0), raw_event(1), raw_event(0)) == [True, True, False]
-    assert first(repeats, raw_event(1), raw_event(2)) == [False, True]
-    assert first(repeats) == []
+    deduplicator = EventDeduplicator(100)
+    assert first(deduplicator, raw_event(0), raw_event(1), raw_event(0)) == [True, True, False]
+    assert first(deduplicator, raw_event(1), raw_event(2)) == [False, True]
+    assert first(deduplicator) == []
 
 
 @pytest.mark.parametrize(
@@ -41,37 +41,37 @@ def test_what_was_sent_before_is_a_repeat_also_within_one_batch() -> None:
     ],
 )
 def test_another_action_with_a_used_audit_id_is_no_repeat(other: dict[str, Any]) -> None:
-    repeats = Repeats(100)
-    assert first(repeats, raw_event(0), raw_event(0) | other) == [True, True]
+    deduplicator = EventDeduplicator(100)
+    assert first(deduplicator, raw_event(0), raw_event(0) | other) == [True, True]
 
 
 @given(st.integers(1, 50), st.lists(st.lists(st.integers(0, 200), max_size=20), max_size=30))
 def test_at_least_the_last_events_are_remembered(capacity: int, batches: list[list[int]]) -> None:
-    repeats = Repeats(capacity)
+    deduplicator = EventDeduplicator(capacity)
     seen: list[int] = []
     for batch in batches:
         for number, is_first in zip(
-            batch, first(repeats, *(raw_event(number) for number in batch)), strict=True
+            batch, first(deduplicator, *(raw_event(number) for number in batch)), strict=True
         ):
             assert is_first or number in seen
             assert not (is_first and number in seen[-capacity:])
             seen.append(number)
-    kept = sum(map(len, repeats.to_arrays()))
+    kept = sum(map(len, deduplicator.to_arrays()))
     assert kept <= 2 * capacity + 20
 
 
 @given(st.integers(1, 50), st.lists(st.integers(0, 60), max_size=100))
 def test_a_memory_can_be_continued_elsewhere(capacity: int, numbers: list[int]) -> None:
-    repeats = Repeats(capacity)
+    deduplicator = EventDeduplicator(capacity)
     for number in numbers:
-        first(repeats, raw_event(number))
-    again = Repeats.from_arrays(capacity, repeats.key, repeats.to_arrays())
+        first(deduplicator, raw_event(number))
+    again = EventDeduplicator.from_arrays(capacity, deduplicator.key, deduplicator.to_arrays())
     later = [raw_event(number) for number in range(60)]
-    assert first(again, *later) == first(repeats, *later)
+    assert first(again, *later) == first(deduplicator, *later)
 
 
 def test_digests_are_keyed_anew_each_time() -> None:
-    one, other = Repeats(10), Repeats(10)
-    for repeats in (one, other):
-        first(repeats, raw_event(0))
+    one, other = EventDeduplicator(10), EventDeduplicator(10)
+    for deduplicator in (one, other):
+        first(deduplicator, raw_event(0))
     assert one.to_arrays()[-1].tolist() != other.to_arrays()[-1].tolist()

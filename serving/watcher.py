@@ -1,7 +1,7 @@
-"""Follows the registry's aliases while the service runs: a new champion is proved, then takes over between two batches.
+"""Follows the registry's aliases while the service runs: a new champion is tested, then takes over between two batches.
 
-A version that cannot be used is refused once and for all, and the one before goes on serving; a registry that does not answer
-changes nothing. What came of it stands in the metrics, the log, the readiness detail and `/v1/model`.
+A version that cannot be used is refused once, and the one before goes on serving; a registry that does not answer changes
+nothing. The outcome is in the metrics, the log, the readiness detail and `/v1/model`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 from tenacity import (
-    RetryCallState,
     Retrying,
     retry_if_result,
     sleep_using_event,
@@ -28,23 +27,21 @@ from tenacity import (
 from data.errors import BundleError, KubehabitError
 from serving.alerts import ApiModel
 from serving.engine import Engine, Loaded, ModelInfo
-from serving.load import UNTESTED, model_loader
+from serving.loader import UNTESTED, model_loader
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
-from serving.priority import give_way
 from serving.registry import Located, Reference, RegistryError, locate, open_located
 from serving.settings import Settings
 from serving.shadow import ChallengerInfo, Shadow
+from serving.worker import Worker
 
 _log = logging.getLogger("kubehabit.reload")
 _T = TypeVar("_T")
 Result = Literal["swapped", "unchanged", "refused", "unavailable"]
+#: Share of the interval by which looks are spread, so that many replicas do not ask at the same moment.
 _JITTER = 0.2
-"""Share of the interval by which looks are spread, so that many replicas do not ask at the same moment."""
-
+#: Seconds between looks at a registry that has long been silent.
 _LONGEST_PAUSE = 300.0
-"""Seconds between looks at a registry that has long been silent."""
-
 _MAX_REFUSED = 100
 _STOP_SECONDS = 3.0
 _PATIENCE_SECONDS = 1.0
@@ -103,7 +100,7 @@ class ModelWatch:
     Args:
         settings: which model, which aliases, how often to look.
         engine: serves a model out of a bundle.
-        metrics: told of every look that changed or refused something, or found no registry.
+        metrics: counts looks that changed or refused something, or found no registry.
         pipeline: between whose batches models change.
     """
 
@@ -132,41 +129,44 @@ class ModelWatch:
         self._last_swap: Swap | None = None
         self._shadow: Shadow | None = None
         self._looking = threading.Lock()
-        self._stopping = threading.Event()
-        # A daemon: a registry that does not answer must not hold up the end of the process.
-        self._thread = threading.Thread(target=self._run, name="model-watch", daemon=True)
-
-    # -- life ---------------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Begin to look, unless the settings say never."""
-        if self._settings.watch_seconds or self._challenger:
-            self._thread.start()
-
-    def close(self) -> None:
-        """Stop; a look in progress is left to itself."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_SECONDS)
-        if self._shadow is not None:
-            self._shadow.close()
-
-    def _run(self) -> None:
-        give_way()
+        self._worker = Worker("model-watch", self._step, seconds=self._pause, low_priority=True)
+        self._stopping = self._worker.closing
         every = self._settings.watch_seconds
-        with self._looking:
-            self._look_after_challenger()
-        retrying = Retrying(
+        self._looked_once = False
+        self._retrying = Retrying(
             retry=retry_if_result(lambda look: look.result == "unavailable"),
             wait=wait_exponential_jitter(
                 multiplier=every, max=max(_LONGEST_PAUSE, every), jitter=every * _JITTER
             ),
             stop=stop_when_event_set(self._stopping),
             sleep=sleep_using_event(self._stopping),
-            retry_error_callback=_give_way,
+            retry_error_callback=lambda _: None,  # the process ends
         )
-        while every and not self._stopping.wait(every * random.uniform(1 - _JITTER, 1 + _JITTER)):
-            retrying(self.look)
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to look, unless the settings say never."""
+        if self._settings.watch_seconds or self._challenger:
+            self._worker.start()
+
+    def close(self) -> None:
+        """Stop; a look in progress is left to itself."""
+        self._worker.close(_STOP_SECONDS)
+        if self._shadow is not None:
+            self._shadow.close()
+
+    def _pause(self) -> float:
+        return self._settings.watch_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
+
+    def _step(self) -> bool:
+        if self._looked_once:
+            self._retrying(self.look)
+        else:  # the champion was only just loaded
+            self._looked_once = True
+            with self._looking:
+                self._look_after_challenger()
+        return self._settings.watch_seconds > 0
 
     # -- looking ------------------------------------------------------------------------------------------------
 
@@ -211,13 +211,13 @@ class ModelWatch:
             return Look("refused", _refusal(self._refuse(located, self._champion, error), served))
         except KubehabitError as error:
             return Look("unavailable", f"{error} Version {served} is served on.")
-        if self._shadow is not None:  # what it told was compared with the one that goes
+        if self._shadow is not None:  # it was compared with the model that goes
             self._end_shadow(self._shadow)
         # Most of what is to be learned of principals is learned while batches go on; only the rest makes them wait.
-        learned = self._done(self._pipeline.between(self._engine.habits))
+        learned = self._done(self._pipeline.run_on_scoring_thread(self._engine.habits))
         if learned is not None and current is not None:
             loaded.detector.habits.learn(learned, current.detector.bundle.habits)
-        seconds = self._done(self._pipeline.swap(lambda: self._engine.swap(loaded, learned)))
+        seconds = self._done(self._pipeline.swap_model(lambda: self._engine.swap(loaded, learned)))
         self._refused.pop(located.directory, None)
         self._last_swap = Swap(
             before=served, version=located.version, at=datetime.now(UTC), seconds=round(seconds, 4)
@@ -253,11 +253,9 @@ class ModelWatch:
                     raise KubehabitError("The service is ending.") from None
 
     def _note(self, look: Look) -> None:
-        """Tell what is new about a look; the same trouble again is no news."""
-        if look.result == "swapped":
-            self._metrics.life.reload("swapped")
-        elif look.result == "unavailable":
-            self._metrics.life.reload("unavailable")
+        """Report a look; the same trouble is logged once."""
+        if look.result in ("swapped", "unavailable"):
+            self._metrics.life.reload(look.result)
         self._metrics.life.registry(look.result != "unavailable", refusing=look.result == "refused")
         trouble = look.detail if look.result in ("refused", "unavailable") else None
         if trouble is not None and trouble != self._trouble:
@@ -269,7 +267,7 @@ class ModelWatch:
     # -- the challenger -----------------------------------------------------------------------------------------
 
     def _look_after_challenger(self) -> None:
-        """Begin, change or end the shadow as the alias says. Whatever fails here is the challenger's trouble alone."""
+        """Start, change or end the shadow as the alias says. A failure here affects the challenger alone."""
         if not self._challenger:
             return
         try:
@@ -307,7 +305,9 @@ class ModelWatch:
             principals=self._hot,
         )
         shadow.start()
-        self._done(self._pipeline.between(lambda: self._engine.set_shadow(shadow, loaded.detector)))
+        self._done(
+            self._pipeline.run_on_scoring_thread(lambda: self._engine.set_shadow(shadow, loaded.detector))
+        )
         self._shadow = shadow
         self._metrics.life.shadowed(loaded.model)
         _log.info("a challenger runs in shadow", extra={"version": loaded.model.version})
@@ -318,7 +318,7 @@ class ModelWatch:
         self._shadow = None
         self._metrics.life.shadowed(None)
 
-    # -- what is told -------------------------------------------------------------------------------------------
+    # -- reports ------------------------------------------------------------------------------------------------
 
     @property
     def notice(self) -> str | None:
@@ -326,9 +326,9 @@ class ModelWatch:
         return self._trouble or self._engine.model.notice
 
     def status(self) -> ModelStatus:
-        """Everything that `/v1/model` tells."""
+        """Everything that `/v1/model` shows."""
         model, shadow = self._engine.model, self._shadow
-        told = {name: getattr(model, name) for name in ModelInfo.model_fields}
+        shown = {name: getattr(model, name) for name in ModelInfo.model_fields}
         watch = Watch(
             alias=self._settings.alias,
             looked=self._looked,
@@ -337,7 +337,7 @@ class ModelWatch:
             last_swap=self._last_swap,
         )
         return ModelStatus(
-            **(told | {"notice": self.notice}),
+            **(shown | {"notice": self.notice}),
             watch=watch,
             challenger=None if shadow is None else shadow.info(),
         )
@@ -345,7 +345,3 @@ class ModelWatch:
 
 def _refusal(refused: RefusedVersion, served: str) -> str:
     return f"Version {refused.version} was refused: {refused.reason} Version {served} is served on."
-
-
-def _give_way(state: RetryCallState) -> None:
-    """The process ends; there is nobody left to tell."""

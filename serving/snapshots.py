@@ -1,9 +1,9 @@
-"""Snapshots of everything the service has learned since its model was made, each with the position of the journal it stands for.
+"""Snapshots of everything learned since the model was made, each with its position in the journal.
 
 A snapshot and the journal after it are the state: at the start the newest good one is loaded and the rest is scored again. A
 file is
 
-    magic line | SHA-256 of the rest | zstd of an .npz: plain arrays, and one of MessagePack for what is none
+    magic line | SHA-256 of the rest | zstd of an .npz: plain arrays, and one of MessagePack for everything else
 
 written beside the others and renamed when it is on disk. Nothing in it is ever unpickled.
 """
@@ -35,8 +35,8 @@ from data.owners import OwnerTracker
 from data.stage_folding import StageFolder
 from data.vocabulary import Vocabulary
 from data.windows import Contexts
+from serving.deduplication import EventDeduplicator
 from serving.engine import Engine
-from serving.repeats import Repeats
 
 _log = logging.getLogger("kubehabit.state")
 _MAGIC = b"kubehabit state 1\n"
@@ -106,7 +106,7 @@ class Snapshot:
 
 
 class _Digested:
-    """A file to write to that knows the SHA-256 of what was written."""
+    """A file to write to that computes the SHA-256 of what is written."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
@@ -118,7 +118,7 @@ class _Digested:
 
 
 class _Stream:
-    """Of a compressor, what an archive needs that cannot go back in what it writes."""
+    """Write-only file adapter, so that `np.savez` can stream into a compressor."""
 
     def __init__(self, compressed: zstandard.ZstdCompressionWriter) -> None:
         self.write = compressed.write
@@ -165,7 +165,7 @@ class Snapshots:
             self._path(position).unlink(missing_ok=True)
 
     def newest(self) -> Snapshot | None:
-        """The newest good snapshot. A damaged one is told as an error and set aside."""
+        """The newest good snapshot. A damaged one is logged as an error and renamed."""
         for position in reversed(self.positions()):
             path = self._path(position)
             try:
@@ -183,8 +183,8 @@ class Snapshots:
         return self.folder / f"{position:020d}{_SUFFIX}"
 
 
-def capture(
-    engine: Engine, repeats: Repeats, position: int, hot: Sequence[str] | None = None
+def take_snapshot(
+    engine: Engine, deduplicator: EventDeduplicator, position: int, hot: Sequence[str] | None = None
 ) -> Callable[[], Snapshot]:
     """What is known now, on the thread that scores.
 
@@ -197,9 +197,9 @@ def capture(
     meta: dict[str, Any] = {
         "principals": engine.principals.saved(),
         "since": engine.principals.since,
-        "repeats_key": repeats.key,
+        "repeats_key": deduplicator.key,
     }
-    surroundings, seen = engine.surroundings.snapshot(), repeats.to_arrays()
+    surroundings, seen = engine.surroundings.snapshot(), deduplicator.to_arrays()
     detector = engine.detector
     if not isinstance(detector, Detector):
         return lambda: Snapshot(
@@ -242,9 +242,11 @@ def capture(
     return make
 
 
-def remembered(snapshot: Snapshot, capacity: int) -> Repeats:
+def deduplicator_of(snapshot: Snapshot, capacity: int) -> EventDeduplicator:
     """The memory of events that a snapshot holds."""
-    return Repeats.from_arrays(capacity, snapshot.meta["repeats_key"], _parted(snapshot.arrays, "repeats"))
+    return EventDeduplicator.from_arrays(
+        capacity, snapshot.meta["repeats_key"], _parted(snapshot.arrays, "repeats")
+    )
 
 
 def _joined(name: str, parts: Sequence[Array]) -> dict[str, Array]:
@@ -278,7 +280,7 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
         detector.habits.put_greater(own, in_all)
         return
     elsewhere = set(detector.windows.contexts().names) - set(names)
-    detector.windows.take(list(elsewhere))  # its bundle's context of whoever was not in memory is out of date
+    detector.windows.take(list(elsewhere))  # the bundle's context of principals on disk is out of date
     detector.windows.put(contexts)
     detector.accumulator.put(sums)
     detector.habits.put_others(arrays["others"])

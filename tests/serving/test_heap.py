@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import threading
 import weakref
 
-import pytest
-
-from serving import memory
-from serving.memory import Trimmer, begin, settle, trim
+from serving.process import configure_allocator, freeze_gc, trim_heap
 
 
 def test_it_says_whether_it_can() -> None:
-    assert trim() == hasattr(ctypes.CDLL(None), "malloc_trim")
-
-
-def test_it_trims_again_and_again_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, enough = [], threading.Event()
-
-    def counted() -> bool:
-        calls.append(1)
-        if len(calls) == 3:
-            enough.set()
-        return True
-
-    monkeypatch.setattr(memory, "trim", counted)
-    trimmer = Trimmer(seconds=0.001)
-    trimmer.start()
-    assert enough.wait(10)
-    trimmer.close()
-    assert not trimmer._thread.is_alive()
+    assert trim_heap() == hasattr(ctypes.CDLL(None), "malloc_trim")
 
 
 def test_what_the_start_made_is_not_looked_through_again_and_what_comes_later_is() -> None:
@@ -45,9 +24,9 @@ def test_what_the_start_made_is_not_looked_through_again_and_what_comes_later_is
 
     before = gc.get_freeze_count()
     try:
-        begin()
+        configure_allocator()
         assert not gc.isenabled()
-        settle()
+        freeze_gc()
         assert gc.isenabled()
         assert gc.get_freeze_count() > before + 1000
         late = cycle()

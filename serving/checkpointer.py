@@ -1,4 +1,4 @@
-"""Keeps what is learned: restores it, takes snapshots, lets quiet principals wait on disk, gives the journal room."""
+"""Keeps what is learned: restores it, takes snapshots, moves idle principals to disk, prunes the journal."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from data.detector import Detector
+from serving.deduplication import EventDeduplicator
 from serving.engine import Engine
+from serving.eviction import ColdPrincipalStore
 from serving.history.recorder import Chunk, History
 from serving.journal import Journal
-from serving.repeats import Repeats
 from serving.settings import StateSettings
-from serving.spill import Spill
-from serving.state import Snapshot, Snapshots, capture, remembered, restore
+from serving.snapshots import Snapshot, Snapshots, deduplicator_of, restore, take_snapshot
 from serving.store import StoreError
 
 _log = logging.getLogger("kubehabit.state")
+#: Share of the journal in use from which a snapshot is taken to free it, and the share that must become free.
 _PRESSED, _WORTH = 1 / 2, 1 / 8
-"""Share of the journal in use from which a snapshot is taken for the room that it gives, and the room that is worth one."""
 
 
-class Keeper:
-    """Looks after the state of one engine; all but `restore` runs on the thread that scores.
+class Checkpointer:
+    """Manages the state of one engine; all but `restore` runs on the scoring thread.
 
     Args:
         settings: how often, how many, where.
@@ -34,7 +34,7 @@ class Keeper:
         history: is written with each snapshot.
 
     Attributes:
-        repeats: the memory of events.
+        deduplicator: the memory of events.
     """
 
     def __init__(
@@ -51,9 +51,8 @@ class Keeper:
         self._journal = journal
         self._capacity = remembered_events
         self._snapshots = Snapshots(settings.resolved_path)
-        self._spill: Spill | None = None
-        self._detector: object = None
-        self.repeats = Repeats(remembered_events)
+        self._cold: ColdPrincipalStore | None = None
+        self.deduplicator = EventDeduplicator(remembered_events)
         self._oldest = self._needed()
         self._position = 0
         self._events = 0
@@ -67,7 +66,7 @@ class Keeper:
         snapshot = self._snapshots.newest()
         bundle = detector.bundle.checksum if isinstance(detector, Detector) else ""
         if snapshot is not None:
-            self.repeats = remembered(snapshot, self._capacity)
+            self.deduplicator = deduplicator_of(snapshot, self._capacity)
             self._position = snapshot.position
             restore(snapshot, engine)
             same = snapshot.bundle == bundle
@@ -76,36 +75,36 @@ class Keeper:
             _log.error("no snapshot can be read: the model begins with what it learned in training")
         if isinstance(detector, Detector):
             path: Path = self._settings.resolved_path / "principals.db"
-            self._spill = Spill(path, self._settings.hot_principals, self._settings.max_principals)
+            self._cold = ColdPrincipalStore(
+                path, self._settings.hot_principals, self._settings.max_principals
+            )
             names = (
                 sorted(detector.bundle.warmup.last, key=detector.bundle.warmup.last.__getitem__)
                 if snapshot is None
                 else snapshot.meta["names"]
             )
-            self._spill.begin(
+            self._cold.start(
                 detector, engine.principals, None if snapshot is None else snapshot.position, names
             )
-            self._spill.evict(self._position, self._oldest)
-            self._detector = detector
+            self._cold.evict(self._position, self._oldest)
         if self._history is not None:
             self._history.begin(self._position, self._journal.last)
-            self._engine.remember(self._history)
+            self._engine.set_history(self._history)
         return self._position
 
-    def adopt(self) -> None:
-        """Look after the engine's new detector, which has what the one before had in its memory."""
+    def attach(self) -> None:
+        """Manage the engine's new detector, which has what the one before had in its memory."""
         detector = self._engine.detector
-        if self._spill is not None and isinstance(detector, Detector):
-            self._spill.attach(detector, self._engine.principals)
-            self._detector = detector
+        if self._cold is not None and isinstance(detector, Detector):
+            self._cold.attach(detector, self._engine.principals)
 
-    def after(self, position: int, events: int) -> None:
+    def scored(self, position: int, events: int) -> None:
         """What came up to a position is scored: do what is due."""
         self._events += events
         if self._history is not None:
             self._history.after(position)
-        if self._spill is not None:
-            self._spill.evict(position, self._oldest)
+        if self._cold is not None:
+            self._cold.evict(position, self._oldest)
         if position <= self._position:
             return
         journal = self._journal
@@ -124,7 +123,7 @@ class Keeper:
                 self._writing.start()
 
     def _is_stored(self) -> bool:
-        """Whether all that what was scored led to is on the store's disk: a snapshot says that it need not be scored again."""
+        """Whether all alerts so far are on disk: what a snapshot covers is never scored again."""
         if self._engine.has_unsaved:
             return False
         try:
@@ -136,19 +135,18 @@ class Keeper:
 
     def _take(self, position: int) -> tuple[Callable[[], Snapshot], Chunk | None]:
         hot = None
-        if self._spill is not None:
-            self._spill.settle()
-            hot = self._spill.hot
-        snapshot = capture(self._engine, self.repeats, position, hot)
+        if self._cold is not None:
+            self._cold.flush()
+            hot = self._cold.hot
+        snapshot = take_snapshot(self._engine, self.deduplicator, position, hot)
         self._position, self._events = position, 0
         self._due = time.monotonic() + self._settings.snapshot_seconds
         return snapshot, None if self._history is None else self._history.pop(position)
 
     def _write(self, snapshot: Callable[[], Snapshot], chunk: Chunk | None, keep: int = 2) -> None:
         if self._history is not None and chunk is not None:
-            self._history.write(
-                chunk
-            )  # first: what a snapshot holds is never scored, and so never counted, again
+            # First: what a snapshot holds is never scored, and so never counted, again.
+            self._history.write(chunk)
         try:
             self._snapshots.write(snapshot(), keep)
         except OSError as error:
@@ -171,7 +169,7 @@ class Keeper:
         self._wait()
         if position > self._position and self._is_stored():
             self._write(*self._take(position))
-        if self._spill is not None:
-            self._spill.close()
+        if self._cold is not None:
+            self._cold.close()
         if self._history is not None:
             self._history.close()

@@ -1,6 +1,6 @@
-"""Recognises events that were sent before, by all they say: a webhook that got no answer sends its batch again.
+"""Recognises events that were sent before, by their whole content: a webhook that got no answer sends its batch again.
 
-The audit ID alone would not do: a client can choose its own, and would hide what it does behind one that was used.
+The audit ID alone is not enough: a client can choose its own, and could hide an action behind a used one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KEY_BYTES = 16
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Repeats:
+class EventDeduplicator:
     """Remembers the last events, eight bytes each: a digest of all that was decoded of an event.
 
     The digest is keyed with what nobody outside knows. Of two million remembered, one event in 10^13 is taken for another.
@@ -45,7 +45,7 @@ class Repeats:
         return self._seen.to_arrays()
 
     @classmethod
-    def from_arrays(cls, capacity: int, key: bytes, saved: Sequence[Hashes]) -> Repeats:
+    def from_arrays(cls, capacity: int, key: bytes, saved: Sequence[Hashes]) -> EventDeduplicator:
         """Continue a memory: inverse of `to_arrays`."""
         repeats = cls(capacity, key)
         repeats._seen = Remembered.from_arrays(capacity, saved)

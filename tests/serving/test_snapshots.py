@@ -23,11 +23,11 @@ from data.detector import Detector, Scores
 from data.fields import FIELDS
 from data.reader import open_lines
 from data.stage_folding import StageFolder
+from serving.deduplication import EventDeduplicator
 from serving.engine import Engine
+from serving.eviction import ColdPrincipalStore
 from serving.explainer import Explainer
-from serving.repeats import Repeats
-from serving.spill import Spill
-from serving.state import Snapshot, SnapshotError, Snapshots, capture, remembered, restore
+from serving.snapshots import Snapshot, SnapshotError, Snapshots, deduplicator_of, restore, take_snapshot
 from serving.store import AlertStore
 from tests.conftest import RECORDINGS
 from tests.serving.conftest import SHIPPED, model_info
@@ -117,7 +117,7 @@ def test_restarts_change_no_verdict(
     for number, batch in enumerate(batches(events), 1):
         engine.score(batch)
         if number % 10 == 0:
-            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number)()))
+            snapshot = Snapshot.unpack(written(take_snapshot(engine, EventDeduplicator(10), number)()))
             engine.close()
             engine = fresh(bundle, parts)
             restore(snapshot, engine)
@@ -136,7 +136,7 @@ def test_what_adds_up_over_a_restart_is_flagged_as_without_one(
     engine = fresh(bundle, before)
     for batch in batches(events[:half]):
         engine.score(batch)
-    snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), 1)()))
+    snapshot = Snapshot.unpack(written(take_snapshot(engine, EventDeduplicator(10), 1)()))
     engine.close()
     with_state: list[Scores] = []
     without: list[Scores] = []
@@ -160,12 +160,12 @@ def test_principals_on_disk_are_judged_as_those_in_memory(
     parts: list[Scores] = []
     engine = fresh(bundle, parts)
     assert isinstance(engine.detector, Recorded)
-    spill = Spill(tmp_path / "principals.db", hot, 10_000)
-    spill.begin(engine.detector, engine.principals, None, engine.detector.windows.contexts().names)
+    cold = ColdPrincipalStore(tmp_path / "principals.db", hot, 10_000)
+    cold.start(engine.detector, engine.principals, None, engine.detector.windows.contexts().names)
     went = 0
     for number, batch in enumerate(batches(events), 1):
         engine.score(batch)
-        went += spill.evict(number, 0)
+        went += cold.evict(number, 0)
         assert len(engine.detector.windows) <= hot + hot // 4
         assert len(engine.detector.accumulator) <= hot + hot // 4
     assert went > 100
@@ -174,7 +174,7 @@ def test_principals_on_disk_are_judged_as_those_in_memory(
     reports = [engine.principals.report(name) for name in names]
     assert sum(report.actions for report in reports if report is not None) == len(uninterrupted.principal)
     engine.close()
-    spill.close()
+    cold.close()
 
 
 def test_a_crash_after_a_snapshot_finds_principals_on_disk_as_they_were_then(
@@ -185,31 +185,33 @@ def test_a_crash_after_a_snapshot_finds_principals_on_disk_as_they_were_then(
     engine = fresh(bundle, parts)
     taken, lost, hot = 9, 21, 4
     assert isinstance(engine.detector, Recorded)
-    spill = Spill(tmp_path / "principals.db", hot, 10_000)
-    spill.begin(engine.detector, engine.principals, None, engine.detector.windows.contexts().names)
+    cold = ColdPrincipalStore(tmp_path / "principals.db", hot, 10_000)
+    cold.start(engine.detector, engine.principals, None, engine.detector.windows.contexts().names)
     every = list(batches(events))
     kept = 0
     for number, batch in enumerate(every[:lost], 1):
         engine.score(batch)
-        spill.evict(number, 0)
+        cold.evict(number, 0)
         if number == taken:
-            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number, spill.hot)()))
+            snapshot = Snapshot.unpack(
+                written(take_snapshot(engine, EventDeduplicator(10), number, cold.hot)())
+            )
             kept = len(parts)
     engine.close()
-    spill.close()
+    cold.close()
     assert snapshot is not None
     del parts[kept:]  # the process died: what it scored since is scored again from the journal
     engine = fresh(bundle, parts)
     assert isinstance(engine.detector, Recorded)
     restore(snapshot, engine)
-    spill = Spill(tmp_path / "principals.db", hot, 10_000)
-    spill.begin(engine.detector, engine.principals, snapshot.position, snapshot.meta["names"])
+    cold = ColdPrincipalStore(tmp_path / "principals.db", hot, 10_000)
+    cold.start(engine.detector, engine.principals, snapshot.position, snapshot.meta["names"])
     for number, batch in enumerate(every[taken:], taken + 1):
         engine.score(batch)
-        spill.evict(number, taken)
+        cold.evict(number, taken)
     assert Verdicts.of(parts) == uninterrupted
     engine.close()
-    spill.close()
+    cold.close()
 
 
 def test_rows_that_no_snapshot_needs_are_deleted_and_the_number_is_bounded(
@@ -217,14 +219,14 @@ def test_rows_that_no_snapshot_needs_are_deleted_and_the_number_is_bounded(
 ) -> None:
     engine = fresh(bundle, [])
     assert isinstance(engine.detector, Recorded)
-    spill = Spill(tmp_path / "principals.db", 1, 30)
-    spill.begin(engine.detector, engine.principals, None, engine.detector.windows.contexts().names)
+    cold = ColdPrincipalStore(tmp_path / "principals.db", 1, 30)
+    cold.start(engine.detector, engine.principals, None, engine.detector.windows.contexts().names)
     for number, batch in enumerate(batches(events[:6000]), 1):
         engine.score(batch)
-        spill.evict(number, number)
-        assert len(spill) <= 30
+        cold.evict(number, number)
+        assert len(cold) <= 30
     engine.close()
-    spill.close()
+    cold.close()
     assert (tmp_path / "principals.db").stat().st_mode & 0o077 == 0
 
 
@@ -281,9 +283,9 @@ def test_a_cut_off_snapshot_is_none(tmp_path: Path) -> None:
 
 def test_the_memory_of_events_is_part_of_it(bundle: Bundle, events: list[AuditEvent]) -> None:
     engine = fresh(bundle, [])
-    repeats = Repeats(100)
-    repeats.first(events[:50])
-    again = remembered(Snapshot.unpack(written(capture(engine, repeats, 1)())), 100)
+    deduplicator = EventDeduplicator(100)
+    deduplicator.first(events[:50])
+    again = deduplicator_of(Snapshot.unpack(written(take_snapshot(engine, deduplicator, 1)())), 100)
     assert again.first(events[40:60]) == [False] * 10 + [True] * 10
     engine.close()
 
@@ -293,13 +295,13 @@ def test_what_is_scored_while_a_snapshot_is_made_is_not_in_it(
 ) -> None:
     engine = fresh(bundle, [])
     engine.score(events[:3000])
-    repeats = Repeats(10_000)
-    repeats.first(events[:3000])
-    at_once, make = written(capture(engine, repeats, 1)()), capture(engine, repeats, 1)
+    deduplicator = EventDeduplicator(10_000)
+    deduplicator.first(events[:3000])
+    at_once, make = written(take_snapshot(engine, deduplicator, 1)()), take_snapshot(engine, deduplicator, 1)
     engine.score(events[3000:6000])
-    repeats.first(events[3000:6000])
+    deduplicator.first(events[3000:6000])
     assert written(make()) == at_once
-    assert written(capture(engine, repeats, 1)()) != at_once
+    assert written(take_snapshot(engine, deduplicator, 1)()) != at_once
     engine.close()
 
 
@@ -311,7 +313,7 @@ def test_what_may_still_add_up_to_an_alert_is_remembered_over_a_restart(
         engine.score(batch)
     before = bytes(engine.surroundings.contributors.snapshot()())
     assert msgspec.msgpack.decode(before)
-    snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), 1)()))
+    snapshot = Snapshot.unpack(written(take_snapshot(engine, EventDeduplicator(10), 1)()))
     engine.close()
     engine = fresh(bundle, [])
     restore(snapshot, engine)
@@ -342,7 +344,7 @@ def test_a_restart_with_another_model_knows_what_the_one_before_learned(
     for number, batch in enumerate(batches(events), 1):
         engine.score(batch)
         if number % 10 == 0:
-            snapshot = Snapshot.unpack(written(capture(engine, Repeats(10), number)()))
+            snapshot = Snapshot.unpack(written(take_snapshot(engine, EventDeduplicator(10), number)()))
             engine.close()
             engine = fresh(retrained if number % 20 else bundle, parts)
             restore(snapshot, engine)
@@ -363,19 +365,19 @@ def test_principals_on_disk_come_back_under_another_model(
     engine = fresh(bundle, parts)
     detector = engine.detector
     assert isinstance(detector, Recorded)
-    spill = Spill(tmp_path / "principals.db", hot, 10_000)
-    spill.begin(detector, engine.principals, None, detector.windows.contexts().names)
+    cold = ColdPrincipalStore(tmp_path / "principals.db", hot, 10_000)
+    cold.start(detector, engine.principals, None, detector.windows.contexts().names)
     for number, batch in enumerate(batches(events), 1):
         detector.score(batch)
-        spill.evict(number, 0)
+        cold.evict(number, 0)
         if number % 10 == 0:
             new = Recorded(retrained if number % 20 else bundle)
             new.parts = parts
             carry_over(detector, new)
             detector = new
-            spill.attach(detector, engine.principals)
-            spill.evict(number, 0)
+            cold.attach(detector, engine.principals)
+            cold.evict(number, 0)
             assert len(detector.windows) <= hot + hot // 4
     assert Verdicts.of(parts) == uninterrupted
     engine.close()
-    spill.close()
+    cold.close()

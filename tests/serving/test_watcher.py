@@ -18,8 +18,8 @@ from data.decode import decode_lines
 from data.detector import Detector
 from data.reader import open_lines
 from serving.app import create_app
-from serving.load import load_engine
-from serving.service import Service
+from serving.loader import load_engine
+from serving.runtime import Service
 from serving.settings import Settings
 from serving.shadow import Shadow
 from tests.conftest import RECORDINGS
@@ -244,9 +244,9 @@ def test_the_watch_looks_by_itself_and_a_surprise_does_not_end_it(
 ) -> None:
     registry.add(alias="champion")
     client = serve(watch_seconds=0.01)
-    import serving.reload
+    import serving.watcher
 
-    locate, failed = serving.reload.locate, threading.Event()
+    locate, failed = serving.watcher.locate, threading.Event()
 
     def failing_once(*given: Any) -> Any:
         if not failed.is_set():
@@ -254,7 +254,7 @@ def test_the_watch_looks_by_itself_and_a_surprise_does_not_end_it(
             raise ZeroDivisionError
         return locate(*given)
 
-    monkeypatch.setattr(serving.reload, "locate", failing_once)
+    monkeypatch.setattr(serving.watcher, "locate", failing_once)
     registry.add(alias="champion")
     assert failed.wait(30)
     until = time.monotonic() + 30

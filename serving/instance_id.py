@@ -1,4 +1,4 @@
-"""Which process this is to others that share its database: the same one after a restart."""
+"""Identifies this process among those that share its database; the same after a restart."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _NAME = "instance"
 _HEX = re.compile(r"[0-9a-f]{32}")
 
 
-def instance(folder: Path) -> str:
-    """Identity kept in a folder that one process at a time uses: 32 hexadecimal digits, made at the first start.
+def instance_id(folder: Path) -> str:
+    """An ID kept in a folder that one process at a time uses: 32 hexadecimal digits, made at the first start.
 
-    What a killed process had claimed is its successor's at once; without, it would have to wait until the claim ends.
+    So what a killed process had claimed is its successor's at once, rather than when the claim ends.
 
     Args:
         folder: of the journal, which is locked by its process.

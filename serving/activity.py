@@ -1,4 +1,4 @@
-"""What is known of each principal: who it is from training, what it did since counting began; bounded in memory."""
+"""Activity of each principal: what training knew of it, and what it did since counting began; bounded in memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from serving.alerts import SEVERITIES, ApiModel, clean
 _RECENT = 20
 _GRADES = {name: grade for grade, name in enumerate(SEVERITIES)}
 _MAX_PEERS = 20
+#: Principals whose actions are kept; beyond it those idle longest are dropped here, not by the detector.
 MOST_SEEN = 50_000
-"""Principals whose doings are kept; beyond that those that were idle longest are forgotten here, not by the detector."""
 
 
 class RecentAction(ApiModel):
@@ -33,7 +33,7 @@ class RecentAction(ApiModel):
 
 
 class PrincipalReport(ApiModel):
-    """One principal: who it is, whom it is compared with, and what it did of late."""
+    """One principal: who it is, whom it is compared with, and what it did lately."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -99,23 +99,23 @@ class Trained:
     last: Mapping[str, int] = field(default_factory=dict)
 
 
+#: What is kept of one principal, to be packed: its name, kind and group, and its rows of the arrays as bytes.
 Saved = Sequence[Any]
-"""What is kept of one principal, to be packed: its name, kind and group, and its rows of the arrays as bytes."""
 
 
 class Principals:
-    """Keeps count of what was scored; safe to ask while it counts. The last actions of all are in flat arrays, 340 bytes each.
+    """Counts what was scored; safe to read meanwhile. The last actions of all principals are in flat arrays, 340 bytes each.
 
     Attributes:
         since: when counting began.
         trained: what the model that is served was trained on.
-        elsewhere: asked for what `take` returned of a principal, if that is kept; may be called by any thread.
+        lookup_cold: returns what `take` returned of a principal, if that is on disk; may be called by any thread.
     """
 
     def __init__(self, trained: Trained | None = None, most: int = MOST_SEEN) -> None:
         self._most = most
         self.since = datetime.now(UTC)
-        self.elsewhere: Callable[[str], Saved | None] | None = None
+        self.lookup_cold: Callable[[str], Saved | None] | None = None
         self.trained = trained or Trained()
         self._place: OrderedDict[str, int] = OrderedDict()  # those idle longest first
         self._free: list[int] = []
@@ -204,7 +204,7 @@ class Principals:
         ]
 
     def saved(self) -> list[Saved]:
-        """Everything, in the order in which they acted last, to be given to `put` later."""
+        """Everything, those idle longest first; `put` restores it."""
         with self._lock:
             return [self._saved(name, place) for name, place in self._place.items()]
 
@@ -220,7 +220,7 @@ class Principals:
         return taken
 
     def put(self, saved: Iterable[Saved]) -> None:
-        """Give back what `saved` or `take` returned."""
+        """Restore what `saved` or `take` returned."""
         with self._lock:
             for name, kind, group, counts, times, values, grades in saved:
                 place = self._locate(name, kind, group)
@@ -238,7 +238,7 @@ class Principals:
         trained = self.trained
         with self._lock:
             is_here = name in self._place
-        if not is_here and self.elsewhere is not None and (found := self.elsewhere(name)) is not None:
+        if not is_here and self.lookup_cold is not None and (found := self.lookup_cold(name)) is not None:
             kept = Principals(trained)
             kept.since = self.since
             kept.put([found])

@@ -1,4 +1,4 @@
-"""From settings to a running engine: the bundle, its detector, the store and the words."""
+"""Loads an engine from settings: the bundle, its detector, the store and the vocabulary."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serving.activity import MOST_SEEN, Principals, Trained
 from serving.context import ContextTracker
+from serving.deduplication import KEY_BYTES
 from serving.engine import Engine, Loaded, ModelInfo, SelfTestResult
 from serving.explainer import Explainer
-from serving.principals import MOST_SEEN, Principals, Trained
+from serving.instance_id import instance_id
 from serving.registry import Fetched, Reference, asked, open_bundle
-from serving.repeats import KEY_BYTES
 from serving.settings import Settings
+from serving.sinks.outbox import Outbox
 from serving.store import AlertStore
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def load_engine(
     Args:
         settings: which model, where alerts go.
         wanted: another model than that of the settings.
-        store_url: another store than that of the settings.
+        store_url: another store than that of the settings; nothing is delivered from it.
 
     Raises:
         KubehabitError: no model can be had, or the store or the words cannot be opened.
@@ -67,7 +69,7 @@ def load_engine(
         fold=encoder.identity.fold,
         trusted_hops=encoder.settings.trusted_hops,
     )
-    engine = Engine(
+    return Engine(
         loaded.detector,
         loaded.model.fields,
         loaded.model,
@@ -77,20 +79,27 @@ def load_engine(
         # More than are ever in memory: none is forgotten here before it is put on disk.
         principals=Principals(loaded.trained, most=max(MOST_SEEN, 2 * settings.state.hot_principals)),
         surroundings=surroundings,
+        loaded=loaded,
+        outbox=outbox_of(settings, store) if store_url is None else None,
     )
-    engine.loaded = loaded
-    return engine
+
+
+def outbox_of(settings: Settings, store: AlertStore) -> Outbox | None:
+    """The outbox for the sinks of some settings; None where there are none."""
+    if not settings.sinks:
+        return None
+    return Outbox(store, settings.sinks, instance_id(settings.journal.resolved_path))
 
 
 def _import_ahead() -> None:
-    """What a start needs further on, and would else import one after the other."""
+    """Import what the start needs later, beside what it does now."""
     for name in ("data.detector", "onnxruntime"):
-        with contextlib.suppress(ImportError):  # told where it is needed
+        with contextlib.suppress(ImportError):  # reported where it is needed
             importlib.import_module(name)
 
 
 def model_loader(settings: Settings) -> Callable[[Bundle, Fetched], Loaded]:
-    """What makes a model ready to be served: see `load_model`."""
+    """`load_model` with the arguments that the settings give."""
     return partial(
         load_model,
         threads=settings.model.threads,

@@ -1,7 +1,7 @@
-"""Principals that have been quiet longest wait on disk, and come back when they act: memory is bounded, verdicts are the same.
+"""Principals idle longest are moved to disk, and loaded when they act: memory is bounded, verdicts are the same.
 
-A row is never changed: a principal that goes again gets another one, with the position of the journal after which it went. So
-every snapshot finds the rows that were valid at its own position, also if the process dies at once after it.
+Rows are never changed: each eviction adds one, with its position in the journal. So every snapshot finds the rows that were
+valid at its own position, even if the process dies right after it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from data.fields import FIELDS, stable_hash
 from data.habits import OwnHabits
 from data.vocabulary import Vocabulary
 from data.windows import Contexts
-from serving.principals import Principals, Saved
+from serving.activity import Principals, Saved
 
 _log = logging.getLogger("kubehabit.spill")
 _SCHEMA = """
@@ -39,12 +39,12 @@ _QUERY = 500
 _SIGNED = 1 << 63
 
 
-class SpillError(KubehabitError):
+class EvictionError(KubehabitError):
     """The file of quiet principals cannot be used."""
 
 
 class _Terms(msgspec.Struct, array_like=True):
-    """In what terms a bundle speaks of principals: what its tokens stand for, and over how long its sums run."""
+    """What a row depends on of the bundle that wrote it: the meaning of its tokens, and the horizons of its sums."""
 
     vocabulary: dict[str, Any]
     horizons: list[float]
@@ -65,8 +65,8 @@ class _Row(msgspec.Struct, array_like=True):
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(_Row).decode
 
 
-class Spill:
-    """Holds at most so many principals in memory, a quarter more between two batches.
+class ColdPrincipalStore:
+    """Bounds the principals in memory, a quarter more between two batches.
 
     Args:
         path: SQLite file, made if need be, private to its owner.
@@ -74,7 +74,7 @@ class Spill:
         most: principals on disk; beyond that those that went first are forgotten.
 
     Raises:
-        SpillError: the file cannot be used.
+        EvictionError: the file cannot be used.
     """
 
     def __init__(self, path: Path, hot: int, most: int) -> None:
@@ -90,14 +90,14 @@ class Spill:
             self._file.execute("PRAGMA synchronous = NORMAL")
             self._file.executescript(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
-            raise SpillError(
+            raise EvictionError(
                 f"The quiet principals in {path} cannot be opened ({error}). Check state.path, or delete that file: they are "
                 "judged as newcomers then."
             ) from error
 
     @property
     def hot(self) -> list[str]:
-        """Principals in memory, the one longest quiet first."""
+        """Principals in memory, those idle longest first."""
         return list(self._recent)
 
     def __len__(self) -> int:
@@ -105,16 +105,16 @@ class Spill:
         with self._turn:
             return int(self._file.execute("SELECT count(*) FROM principals").fetchone()[0])
 
-    def begin(
+    def start(
         self, detector: Detector, principals: Principals, position: int | None, hot: Iterable[str]
     ) -> None:
-        """Look after a detector from now on.
+        """Manage a detector from now on.
 
         Args:
             detector: whose principals come and go.
             principals: counts that go with them.
             position: that of the snapshot it was restored from; what went after it is forgotten. None for no snapshot: all is.
-            hot: principals in its memory, the one longest quiet first.
+            hot: principals in its memory, those idle longest first.
         """
         with self._turn:
             self._file.execute(
@@ -124,7 +124,7 @@ class Spill:
         self.attach(detector, principals)
 
     def attach(self, detector: Detector, principals: Principals) -> None:
-        """Look after another detector, which has the principals of the one before in its memory."""
+        """Manage another detector, which has the principals of the one before in its memory."""
         self._detector, self._principals = detector, principals
         self._bundle = detector.bundle.checksum
         terms = _Terms(detector.bundle.vocabulary.to_dict(), list(detector.accumulator.horizons))
@@ -132,13 +132,13 @@ class Spill:
             self._file.execute(
                 "INSERT OR IGNORE INTO bundles VALUES (?, ?)", (self._bundle, msgspec.msgpack.encode(terms))
             )
-        detector.recall = self.recall
-        principals.elsewhere = self.seen
+        detector.recall = self.load
+        principals.lookup_cold = self.lookup
         # Whom its bundle knows and who is on disk: both have something to say.
-        self.recall([name for name in detector.windows.contexts().names if name not in self._recent])
+        self.load([name for name in detector.windows.contexts().names if name not in self._recent])
 
-    def recall(self, names: Sequence[str]) -> None:
-        """Bring back those of some principals who are on disk; they are about to act."""
+    def load(self, names: Sequence[str]) -> None:
+        """Load those of some principals that are on disk; they are about to act."""
         recent = self._recent
         missing = []
         for name in dict.fromkeys(names):
@@ -155,10 +155,10 @@ class Spill:
             )
             return
         if found:
-            self._give_back(found)
+            self._restore(found)
 
     def evict(self, position: int, oldest: int) -> int:
-        """Put on disk whoever was quiet longest, if there are too many in memory. Returns how many went.
+        """Move the principals idle longest to disk, if too many are in memory; returns how many.
 
         Args:
             position: of the last record that was scored.
@@ -172,7 +172,7 @@ class Spill:
             self._write(rows, position, oldest)
         except sqlite3.Error as error:
             _log.error("quiet principals cannot be put on disk", extra={"reason": str(error)})
-            self._give_back([(row, self._bundle) for _, row in rows])
+            self._restore([(row, self._bundle) for _, row in rows])
             return 0
         for name in names:
             del self._recent[name]
@@ -194,12 +194,12 @@ class Spill:
             newest = self._file.execute("SELECT max(number) FROM principals").fetchone()[0] or 0
             self._file.execute("DELETE FROM principals WHERE number <= ?", (newest - self._most,))
 
-    def settle(self) -> None:
-        """Make what is on disk safe from a power failure, before a snapshot relies on it."""
+    def flush(self) -> None:
+        """Make the rows survive a power failure, before a snapshot relies on them."""
         with self._turn:
             self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def seen(self, name: str) -> Saved | None:
+    def lookup(self, name: str) -> Saved | None:
         """Counts of a principal on disk."""
         found = self._find([name])
         return found[0][0].seen if found else None
@@ -259,9 +259,9 @@ class Spill:
             )
         return rows
 
-    def _give_back(self, found: Sequence[tuple[_Row, str]]) -> None:
+    def _restore(self, found: Sequence[tuple[_Row, str]]) -> None:
         for bundle in {bundle for _, bundle in found}:
-            self._give(bundle, [row for row, its in found if its == bundle])
+            self._restore_from(bundle, [row for row, its in found if its == bundle])
         self._principals.put([row.seen for row, _ in found if row.seen is not None])
 
     def _terms(self, bundle: str) -> _Terms | None:
@@ -269,7 +269,7 @@ class Spill:
             row = self._file.execute("SELECT terms FROM bundles WHERE checksum = ?", (bundle,)).fetchone()
         return None if row is None else msgspec.msgpack.decode(row[0], type=_Terms)
 
-    def _give(self, bundle: str, rows: Sequence[_Row]) -> None:
+    def _restore_from(self, bundle: str, rows: Sequence[_Row]) -> None:
         """Give the detector rows that are in the terms of a bundle."""
         detector = self._detector
         terms = None if bundle == self._bundle else self._terms(bundle)

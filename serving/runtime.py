@@ -1,0 +1,298 @@
+"""What a running service is made of: `Service` exists from the start, `build` adds everything that needs a model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from data.audit_event import AuditEvent, DeadLetter
+from serving import process
+from serving.checkpointer import Checkpointer
+from serving.dead_letters import BoundedDeadLetters
+from serving.engine import Engine
+from serving.forensics.event_store import EventStore
+from serving.forensics.ingest import EventIngest
+from serving.forensics.service import ForensicsParts, ForensicsService
+from serving.history.recorder import History
+from serving.intake import Intake
+from serving.journal import Journal
+from serving.metrics import Metrics
+from serving.pipeline import Pipeline
+from serving.problems import ProblemError
+from serving.retention import Retention
+from serving.settings import Settings
+from serving.sinks.dispatcher import Dispatcher
+from serving.sinks.outbox import Outbox
+from serving.store import StoreError
+from serving.stream import Stream
+from serving.verdicts import Batch
+from serving.watcher import ModelWatch
+from serving.worker import Worker
+
+if TYPE_CHECKING:
+    from data.detector import Figures
+
+_log = logging.getLogger("kubehabit.api")
+_TRIM_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything that runs once there is a model.
+
+    Attributes:
+        engine: scores events.
+        pipeline: takes batches in, and gives them to the engine in the order of the journal.
+        history: what was unusual over time.
+        events: all events, for investigations; None if switched off.
+        ingest: brings scored batches into `events`.
+        dispatcher: sends alerts; None without sinks.
+        watch: follows the registry; None for a model from a folder.
+        retention: keeps the alert store within its bounds.
+        trimmer: keeps the process small.
+    """
+
+    engine: Engine
+    pipeline: Pipeline
+    history: History
+    events: EventStore | None
+    ingest: EventIngest | None
+    dispatcher: Dispatcher | None
+    watch: ModelWatch | None
+    retention: Retention
+    trimmer: Worker
+
+    def close(self) -> None:
+        """Finish the batch in progress and close everything; what feeds a part is closed before it."""
+        self.pipeline.close()
+        for part in (self.ingest, self.dispatcher, self.retention, self.trimmer, self.engine):
+            if part is not None:
+                part.close()
+
+
+def build(service: Service, engine: Engine) -> Runtime:
+    """Wire everything that needs a model to what exists already, and go on where the journal says the last process ended.
+
+    Raises:
+        KubehabitError: the journal, the history, the state or the event store cannot be opened.
+    """
+    settings, metrics = service.settings, service.metrics
+    engine.store.on_error = metrics.store_error
+    dispatcher = None
+    if engine.outbox is not None:
+        dispatcher = Dispatcher(engine.outbox, settings.sinks, metrics.sink)
+    journal = Journal(settings.journal.resolved_path, settings.journal.max_bytes)
+    history = History(
+        settings.history.resolved_path(settings.state.resolved_path),
+        retention_days=settings.history.retention_days,
+        max_rows=settings.history.max_rows,
+    )
+    checkpointer = Checkpointer(settings.state, engine, journal, settings.journal.remembered_events, history)
+    events = ingest = None
+    if settings.events.enabled:
+        events = EventStore(settings.events)
+        ingest = EventIngest(
+            events,
+            journal,
+            scored=lambda: pipeline.position,
+            queued=lambda: pipeline.backlog().batches > 0,
+            busy=lambda: service.intake.busy,
+        )
+    announcer = _Announcer(service, dispatcher, ingest)
+    pipeline = Pipeline(engine, journal, checkpointer, service.dead_letters, announcer.scored)
+    watch = None
+    if engine.loaded is not None and engine.model.source != "folder":
+        watch = ModelWatch(settings, engine, metrics, pipeline)
+    runtime = Runtime(
+        engine=engine,
+        pipeline=pipeline,
+        history=history,
+        events=events,
+        ingest=ingest,
+        dispatcher=dispatcher,
+        watch=watch,
+        retention=Retention(engine.store),
+        trimmer=Worker("memory", process.trim_heap, seconds=_TRIM_SECONDS),
+    )
+
+    pipeline.start(checkpointer.restore())
+    # Only now: the journal is ours, and two processes on one folder would send as one.
+    for part in (ingest, dispatcher, runtime.retention, runtime.trimmer):
+        if part is not None:
+            part.start()
+    if engine.outbox is not None:
+        metrics.sinks([sink.name for sink in settings.sinks], lambda: _depths(engine.outbox))
+    if ingest is not None:
+        metrics.event_store(ingest.behind)
+    metrics.intake(pipeline.backlog, lambda: journal.used, journal.max_bytes)
+    return runtime
+
+
+def _depths(outbox: Outbox | None) -> Mapping[str, tuple[int, float]]:
+    """What waits for each sink (entries, seconds since the oldest was due); nothing while the store cannot be read."""
+    try:
+        found = {} if outbox is None else outbox.depths()
+    except StoreError:
+        return {}
+    return {name: (depth.entries, depth.oldest_seconds) for name, depth in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Announcer:
+    """Passes on what was scored."""
+
+    service: Service
+    dispatcher: Dispatcher | None
+    ingest: EventIngest | None
+
+    def scored(self, batch: Batch, events: Sequence[AuditEvent], repeated: int) -> None:
+        """Called on the scoring thread with a batch, its events, and how many more were sent before."""
+        if batch.raised or batch.grown:
+            self.service.stream.notify()
+            if self.dispatcher is not None:
+                self.dispatcher.wake()
+        metrics = self.service.metrics
+        metrics.batch(
+            scored=batch.scored,
+            folded=batch.events - batch.scored,
+            repeated=repeated,
+            refused=len(batch.refused),
+            flagged=batch.flagged,
+            raised=[alert.severity for alert in batch.raised],
+            seconds=batch.seconds,
+        )
+        metrics.lag(events)
+        for one in batch.refused:
+            _log.error(
+                "an unusual action is in no alert",
+                extra={"principal": one.principal, "audit_id": one.action.audit_id, "reason": one.reason},
+            )
+            letter = DeadLetter(1, one.reason, one.action.model_dump_json(by_alias=True).encode())
+            self.service.dead_letters.add_all("alerts", [letter])
+        if self.ingest is not None:
+            self.ingest.note(batch.results)
+        for alert in batch.raised:
+            _log.warning(
+                "alert raised",
+                extra={"alert": alert.id, "principal": alert.principal, "severity": alert.severity},
+            )
+
+
+class Service:
+    """What exists before there is a model, and what routes hold.
+
+    Args:
+        settings: of the service.
+
+    Attributes:
+        runtime: everything else; None until the model is loaded.
+        reason: why there is no model yet, for callers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.runtime: Runtime | None = None
+        self.reason = "The model is being loaded."
+        self.metrics = Metrics(self._figures)
+        self.dead_letters = BoundedDeadLetters(
+            settings.dead_letters.resolved_path, int(settings.dead_letters.max_mb * (1 << 20))
+        )
+        self.stream = Stream()
+        self.intake = Intake(settings.limits, self.metrics, self.dead_letters)
+        self.forensics = ForensicsService(settings.events, settings.model.cache_dir, self._forensics_parts)
+
+    def start(self, engine: Engine) -> None:
+        """Serve an engine from now on.
+
+        Raises:
+            KubehabitError: as `build`.
+        """
+        self.runtime = build(self, engine)
+        self.metrics.served(engine.model)
+        if self.runtime.watch is not None:
+            self.runtime.watch.start()
+
+    def load(
+        self, load: Callable[[], Engine], done: Callable[[BaseException | None], None]
+    ) -> threading.Thread:
+        """Make an engine in the background and serve it; then `done` is called on the event loop, with the error if any."""
+        loop = asyncio.get_running_loop()
+
+        def finish(error: BaseException | None) -> None:
+            if error is not None:
+                self.reason = str(error)
+            done(error)
+
+        def work() -> None:
+            try:
+                self.start(load())
+            except BaseException as error:  # whatever it is, the caller must know
+                loop.call_soon_threadsafe(finish, error)
+            else:
+                loop.call_soon_threadsafe(finish, None)
+
+        # A daemon: a registry that does not answer must not hold up the end of the process.
+        loading = threading.Thread(target=work, name="loading", daemon=True)
+        loading.start()
+        return loading
+
+    def running(self) -> Runtime:
+        """Everything that needs a model.
+
+        Raises:
+            ProblemError: 503 while there is none.
+        """
+        if self.runtime is None:
+            raise ProblemError(503, self.reason, {"Retry-After": "2"})
+        return self.runtime
+
+    def ready(self) -> Engine:
+        """The engine; raises as `running`."""
+        return self.running().engine
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine, if there is a model."""
+        return None if self.runtime is None else self.runtime.engine
+
+    @property
+    def watch(self) -> ModelWatch | None:
+        """Follows the registry, if the model came from one."""
+        return None if self.runtime is None else self.runtime.watch
+
+    @property
+    def events(self) -> EventStore | None:
+        """All events, if they are kept."""
+        return None if self.runtime is None else self.runtime.events
+
+    def settle_events(self, seconds: float) -> int:
+        """Let the event store take in what is scored by now; returns how many batches are still missing after so many seconds."""
+        ingest = self.running().ingest
+        return 0 if ingest is None else ingest.wait(seconds)
+
+    def _forensics_parts(self) -> ForensicsParts:
+        engine = self.ready()
+        return ForensicsParts(
+            events=self.events,
+            alerts=engine.store,
+            incidents=engine.incidents,
+            model=engine.model,
+            settle_alerts=engine.settle,
+            settle_events=self.settle_events,
+        )
+
+    def _figures(self) -> Figures | None:
+        return None if self.engine is None else self.engine.figures
+
+    def close(self) -> None:
+        """Finish the batch in progress and close everything."""
+        if self.watch is not None:
+            self.watch.close()
+        self.intake.close()
+        if self.runtime is not None:
+            self.runtime.close()
+        self.dead_letters.close()

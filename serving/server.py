@@ -1,0 +1,187 @@
+"""The process that serves the application: uvicorn, its socket, signals and limits."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+import uvicorn
+from fastapi import FastAPI
+
+from data.errors import KubehabitError
+from serving import process, tracing
+from serving.app import create_app
+from serving.connection_limits import Connection
+from serving.engine import ModelInfo
+from serving.logs import configure
+from serving.runtime import Service
+from serving.settings import load_settings
+from serving.tls import ServerTls
+
+_log = logging.getLogger("kubehabit.api")
+_SHUTDOWN_SECONDS = 10
+#: Longer than the pauses between a webhook's batches: Go does not send a POST again on a connection that just closed.
+_KEEP_ALIVE_SECONDS = 75
+_SWITCH_SECONDS = 0.0005
+#: File descriptors asked for, if the system grants them: many a shell starts with 1,024, which connections alone can use up.
+_MAX_FILES = 65_536
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that ends quietly, with status 0, on the signals that ask for it."""
+
+    def __init__(self, config: uvicorn.Config, leaving: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._leaving = leaving
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End streams first: uvicorn waits for every answer to be complete, and theirs never is."""
+        self._leaving()
+        super().handle_exit(sig, frame)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM without raising them again afterwards."""
+        wanted = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before anything slow happens.
+
+    Raises:
+        KubehabitError: the address cannot be had; the message says what to do.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise KubehabitError(
+            f"{host!r} is no address to listen on ({error.strerror}). Correct --host."
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise KubehabitError(
+                f"Port {port} on {host} is in use: stop what listens there, or choose another one with --port."
+            ) from error
+        raise KubehabitError(
+            f"Cannot listen on {host}:{port} ({error.strerror}). Correct --host or --port."
+        ) from error
+    return listener
+
+
+def server_config(app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves the application: with limits on connections, and TLS if the settings have it."""
+    tls: ServerTls | None = app.state.tls
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        ssl_context_factory=None if tls is None else lambda *_: tls.context,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+    )
+
+
+def _allow_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(_MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def serve(settings_path: Path | None = None, host: str | None = None, port: int | None = None) -> None:
+    """Run the service until SIGINT or SIGTERM.
+
+    Args:
+        settings_path: YAML file; the shipped one when None.
+        host: overrides the file and the environment.
+        port: the same; 0 picks a free one.
+
+    Raises:
+        KubehabitError: bad settings, tokens or certificates; address in use; no registry and no earlier download; a
+            damaged bundle.
+    """
+    settings = load_settings(settings_path, host=host, port=port)
+    listener = _listen(settings.host, settings.port)
+    configure(settings.log)
+    if settings.traces.enabled:
+        tracing.start()
+    failure: list[BaseException] = []
+
+    def loaded(error: BaseException | None) -> None:
+        if error is not None:
+            failure.append(error)
+            server.should_exit = True
+            return
+        shown, number = listener.getsockname()[:2]
+        shown = f"[{shown}]" if ":" in shown else shown
+        # Standard output belongs to the alerts if they go there.
+        lines = any(sink.type == "stdout" for sink in settings.sinks)
+        scheme = "http" if tls is None else "https"
+        _announce(service.ready().model, f"{scheme}://{shown}:{number}", sys.stderr if lines else sys.stdout)
+        process.freeze_gc()
+
+    from serving.loader import load_engine
+
+    app = create_app(settings, load=partial(load_engine, settings), on_loaded=loaded)
+    service: Service = app.state.service
+    tls: ServerTls | None = app.state.tls
+    if tls is None and not settings.on_loopback:
+        _log.warning(
+            "Tokens and alerts cross the network readable by eavesdroppers: name a certificate as tls.certificate, or let "
+            "nothing but a TLS proxy on this machine reach this port."
+        )
+    _allow_files()
+    server = _Server(
+        server_config(app),
+        service.stream.end,
+    )
+    # An answer passes through four threads: at Python's 5 ms, each could wait that long for one that is busy beside them.
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    with listener:
+        server.run(sockets=[listener])
+    tracing.stop()
+    if failure:
+        if isinstance(failure[0], KubehabitError):
+            raise failure[0]
+        raise KubehabitError(
+            f"The model could not be loaded: {failure[0]!r}. This is a defect."
+        ) from failure[0]
+
+
+def _announce(model: ModelInfo, url: str, to: TextIO) -> None:
+    if model.notice:
+        _log.warning(model.notice)
+        print(f"Note: {model.notice}", file=to, flush=True)
+    print(
+        f"kubehabit serves {model.name} version {model.version} on {url}  (API docs: {url}/docs, console: {url}/console/)",
+        file=to,
+        flush=True,
+    )
