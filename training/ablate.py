@@ -33,13 +33,13 @@ from data.events import AuditEvent
 from data.evidence import Accumulator
 from data.habits import Habits, attribute_hashes
 from data.home import home
+from data.paths import Recordings
 from data.reader import DeadLetterFile, read_events
 from data.reconstruction import Model
 from data.sensitivity import Sensitivity
 from data.windows import Windows
 from training import ablation_report, registry
 from training.calibrate import CalibrationConfig, HeldBack, cut_windows, fit
-from training.demo import Recordings
 from training.export import TorchModel
 from training.judge import Actions, Label, Run, Truth, curve, join, named_by, read_labels, recall_at, verdict
 from training.package import warmup_of

@@ -13,7 +13,6 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-import kubehabit
 from data.actions import ActionEncoder
 from data.errors import KubehabitError
 from data.events import AuditEvent, decode_lines
@@ -24,6 +23,7 @@ from data.simulate.config import MachineSettings
 from data.simulate.kernel import audit_ids
 from data.simulate.scenarios import SCENARIOS
 from data.simulate.steps import body_of, compiled, parse
+from kubehabit.main import app as command_line
 
 FILES = ("normal.jsonl.zst", "labelled.jsonl.zst", "labels.json")
 MINUTES = 1 / 1440
@@ -406,11 +406,11 @@ def test_the_command_line_writes_a_twin(tmp_path: Path) -> None:
         "--seed",
         "4",
     ]
-    done = CliRunner().invoke(kubehabit.app, arguments)
+    done = CliRunner().invoke(command_line, arguments)
     assert done.exit_code == 0, done.output
     assert "attack runs" in done.output
     assert all((tmp_path / name).exists() for name in FILES)
-    done = CliRunner().invoke(kubehabit.app, [*arguments, "--attacks", "sleeping"])
+    done = CliRunner().invoke(command_line, [*arguments, "--attacks", "sleeping"])
     assert done.exit_code == 2
     assert "There is no scenario sleeping" in done.output
 

@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from kubehabit import app
+from kubehabit.main import app
 from serving.settings import Settings
 from tests.deploy.programs import program
 

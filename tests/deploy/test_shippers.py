@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from data.ship import Shipper
+
 from tests.deploy.programs import program, running, syslog_ng
 from tests.deploy.served import Served, free_port
 from tests.serving.receivers import DEADLINE, HttpReceiver, until

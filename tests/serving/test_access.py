@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from data.errors import KubehabitError
-from kubehabit import app as command_line
+from kubehabit.main import app as command_line
 from serving import connections, watched
 from serving.access import NEEDS, Access, network_of
 from serving.access_log import AccessLog

@@ -13,8 +13,8 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-import kubehabit
 from data.calibration import Calibration, Rarity, Tail
+from kubehabit.main import app as command_line
 from serving.app import create_app
 from serving.engine import Engine
 from serving.history.keep import Judge
@@ -229,7 +229,7 @@ def url(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def run(*words: str, status: int = 0) -> str:
-    result = CliRunner().invoke(kubehabit.app, list(words))
+    result = CliRunner().invoke(command_line, list(words))
     assert result.exit_code == status, result.output
     return result.output
 

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-import kubehabit
 from data.actions import FIELDS
+from kubehabit.main import app as command_line
 from serving.app import create_app
 from serving.engine import Engine
 from serving.explain import Explainer
@@ -257,7 +257,7 @@ def stored(own_home: Path, explainer: Explainer) -> Iterator[str]:
 
 
 def run(*words: str, status: int = 0) -> str:
-    done = CliRunner().invoke(kubehabit.app, list(words))
+    done = CliRunner().invoke(command_line, list(words))
     assert done.exit_code == status, done.output
     return done.output
 

@@ -15,7 +15,7 @@ import uvicorn
 from typer.testing import CliRunner
 
 from data.actions import FIELDS
-from kubehabit import app
+from kubehabit.main import app
 from serving.app import create_app
 from serving.engine import Engine
 from serving.explain import Explainer

@@ -19,7 +19,7 @@ from data.errors import KubehabitError
 from data.reader import open_lines
 from training import demo
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # An API in miniature: an event that says "odd" raises an alert; busy once; misbehaves when told to.
 STAND_IN = r"""

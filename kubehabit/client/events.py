@@ -1,0 +1,177 @@
+"""Answers about what happened: from a running service, from its files, or from a log; all three answer alike."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from data.errors import KubehabitError
+from kubehabit.client.event_document import EventPage
+from kubehabit.client.event_files import answers_of_files
+from kubehabit.client.query import EventQuery
+from kubehabit.client.remote import AnswerError, Remote
+from kubehabit.options import remote
+from serving.forensics import clock
+from serving.forensics.questions import Filter, Life, Newcomer, Page, Touch, resource_of
+from serving.settings import load_settings
+
+
+class Answers(Protocol):
+    """What can be asked; see `serving.forensics.questions.Questions`."""
+
+    def earliest(self) -> int | None:
+        """When the store begins, microseconds since 1970 UTC."""
+
+    def events(
+        self,
+        wanted: Filter,
+        *,
+        limit: int = ...,
+        cursor: str | None = ...,
+        newest: bool = ...,
+        texts: bool = ...,
+    ) -> Page:
+        """Events that fit."""
+
+    def touched(self, wanted: Filter, *, listings: bool = ...) -> list[Touch]:
+        """Who touched what is meant."""
+
+    def newcomers(self, namespace: str, since: int, until: int | None = ...) -> list[Newcomer]:
+        """Who is new in a namespace."""
+
+    def life(self, principal: str, since: int | None = ..., until: int | None = ...) -> Life | None:
+        """What a principal did."""
+
+    def past(self, principal: str, since: int | None, until: int | None) -> dict[str, Any]:
+        """`habits`, `surprise` over time and `peers` of a principal, as the API gives them; None for what is not known."""
+
+    def names_like(self, principal: str) -> list[str]:
+        """Principals whose names resemble this one, where that can be said."""
+
+
+def answers_of(
+    url: str | None, local: bool, config: Path | None, store: Path | None = None, history: Path | None = None
+) -> Answers:
+    """Whom to ask: the files on this machine if any of the options that name them is given, else a running service."""
+    if not local and config is None and store is None and history is None:
+        return ServiceAnswers(remote(url))
+    return answers_of_files(load_settings(config), store, history)
+
+
+def life_of(answers: Answers, name: str, since: int | None, until: int | None) -> tuple[Life, dict[str, Any]]:
+    """What a principal did, and its `past`.
+
+    Raises:
+        KubehabitError: nothing in that time; the sentence names principals that are spelled alike.
+    """
+    found = answers.life(name, since, until)
+    past = {} if found is None else answers.past(name, since, until)
+    if found is None or past["habits"] is None:
+        alike = answers.names_like(name)
+        hint = f" Did you mean {', '.join(alike)}?" if alike else " Search names with: kubehabit principals."
+        raise KubehabitError(
+            f"There is no event of {name!r} in that time. A service account is system:serviceaccount:NAMESPACE:NAME.{hint}"
+        )
+    return found, past
+
+
+def object_of(kind: str, what: str | None) -> Filter:
+    """What is meant by `secret payments/db` (that one), `secret payments/` (all of the namespace), `node n1` or `secret`."""
+    namespace, slash, name = (what or "").partition("/")
+    if not slash:
+        namespace, name = "", namespace
+    return Filter(resource=resource_of(kind), namespace=namespace or None, name=name or None)
+
+
+class ServiceAnswers:
+    """A running service.
+
+    Args:
+        service: where it is.
+    """
+
+    def __init__(self, service: Remote) -> None:
+        self._service = service
+
+    def earliest(self) -> int | None:
+        """When its store begins."""
+        first = self.events(Filter(), limit=1, texts=False).records
+        return first[0].time if first else None
+
+    def events(
+        self,
+        wanted: Filter,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        newest: bool = False,
+        texts: bool = True,
+    ) -> Page:
+        """`GET /v1/events`."""
+        query = EventQuery.from_filter(
+            wanted, order="newest" if newest else "oldest", original=texts, limit=limit, cursor=cursor
+        )
+        answer = self._service.get_bytes("events", **query.parameters())
+        try:
+            page = msgspec.json.decode(answer, type=EventPage)
+        except msgspec.MsgspecError as error:
+            raise KubehabitError(
+                f"The service's answer cannot be understood: {error}. Is it another version?"
+            ) from error
+        return Page([event.record() for event in page.events], page.cursor)
+
+    def touched(self, wanted: Filter, *, listings: bool = True) -> list[Touch]:
+        """`GET /v1/events/touched`."""
+        answer = self._service.get(
+            "events",
+            "touched",
+            resource=wanted.resource,
+            namespace=wanted.namespace,
+            name=wanted.name,
+            since=_written(wanted.since),
+            until=_written(wanted.until),
+            listings=None if listings else "false",
+        )
+        return msgspec.convert(answer["touched"], list[Touch])
+
+    def newcomers(self, namespace: str, since: int, until: int | None = None) -> list[Newcomer]:
+        """`GET /v1/events/newcomers`."""
+        answer = self._service.get(
+            "events", "newcomers", namespace=namespace, since=_written(since), until=_written(until)
+        )
+        return msgspec.convert(answer["newcomers"], list[Newcomer])
+
+    def life(self, principal: str, since: int | None = None, until: int | None = None) -> Life | None:
+        """`GET /v1/events/principals/{principal}`."""
+        answer = self._known("events", "principals", principal, since=_written(since), until=_written(until))
+        return None if answer is None else msgspec.convert(answer, Life)
+
+    def past(self, principal: str, since: int | None, until: int | None) -> dict[str, Any]:
+        """`GET /v1/habits`, `/v1/surprise` and `/v1/peers` of a principal; see `Answers`."""
+        span = {"since": _written(since), "until": _written(until)}
+        return {
+            "habits": self._known("habits", principal, **span),
+            "surprise": self._known("surprise", principal),
+            "peers": self._known("peers", principal, **span),
+        }
+
+    def names_like(self, principal: str) -> list[str]:
+        """None: `kubehabit principals` searches by name."""
+        del principal
+        return []
+
+    def _known(self, *path: str, **query: str | None) -> Any:
+        """An answer, or None where the service has nothing of this principal."""
+        try:
+            return self._service.get(*path, **query)
+        except AnswerError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+
+def _written(moment: int | None) -> str | None:
+    return None if moment is None else clock.written(moment)
