@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from data.errors import KubehabitError
+from data.originals import decode_originals
 from kubehabit.client import send
 from kubehabit.client.batches import BATCH_BYTES, BATCH_EVENTS, batches
 from kubehabit.client.remote import Remote
@@ -124,7 +125,10 @@ def test_a_document_of_many_lines_is_sent_record_by_record(tmp_path: Path) -> No
     log = tmp_path / "list.json"
     log.write_text(json.dumps(json.loads(body(story())), indent=2))
     [batch] = batches(log)
-    assert [json.loads(record)["auditID"] for record in batch] == [one["auditID"] for one in story()]
+    assert len(batch) == len(story())
+    assert all(b"\n" not in record for record in batch)
+    kept = [found.auditID for found, _ in decode_originals(b"\n".join(batch))]
+    assert kept == [one["auditID"] for one in story()]
 
 
 def test_an_outage_of_the_service_loses_nothing(

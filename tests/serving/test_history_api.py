@@ -247,7 +247,7 @@ def test_principals_are_listed_and_one_is_shown_beside_the_running_service(url: 
         "From which addresses",
         "How unusual it was",
         "125%",
-        "only it does: list secrets",
+        "only this principal: list secrets",
     ):
         assert part in shown
     told = json.loads(run("principal", "alice@corp", "--json"))

@@ -264,7 +264,7 @@ def run(*words: str, status: int = 0) -> str:
 
 def test_the_command_exports_an_incident_and_verifies_it(stored: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    told = run("evidence", "--incident", stored, "--note", f"Case 7, {JWT}", "--out", str(out))
+    told = run("evidence", "--local", "--incident", stored, "--note", f"Case 7, {JWT}", "--out", str(out))
     assert "8 events" in told
     [file] = out.glob("*.json")
     [page] = out.glob("*.html")
@@ -277,7 +277,7 @@ def test_the_command_exports_an_incident_and_verifies_it(stored: str, tmp_path: 
 
 
 def test_the_command_says_what_it_cannot_export(stored: str) -> None:
-    assert "no incident 'none'" in run("evidence", "--incident", "none", status=2)
+    assert "no incident 'none'" in run("evidence", "--local", "--incident", "none", status=2)
     assert "by itself" in run("evidence", "--incident", stored, "--alert", "x", status=2)
 
 
@@ -288,7 +288,7 @@ def test_what_cannot_be_exported_is_told_without_the_password_of_the_store(
     monkeypatch.setenv("KUBEHABIT_STORE__URL", postgres.database().replace("tests@", "tests:hunter2@"))
     new_store(Settings().events.resolved_path).close()
     for what in ("incident", "alert"):
-        told = run("evidence", f"--{what}", "none", status=2)
+        told = run("evidence", "--local", f"--{what}", "none", status=2)
         assert f"no {what} 'none' in postgresql" in told.replace("\n", " ")
         assert "hunter2" not in told
 
