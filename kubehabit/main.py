@@ -28,7 +28,6 @@ from kubehabit.options import fail
 TRAINING_PACKAGES = frozenset(
     {
         "datasets",
-        "httpx",
         "jsonargparse",
         "lightning",
         "matplotlib",
