@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from data.errors import KubehabitError
 from data.inspect import Inspection, Tally, inspect
-from kubehabit import app
+from kubehabit.main import app
 from tests.data import envelopes
 from tests.data.samples import event
 

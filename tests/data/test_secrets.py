@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from data.build import build
 from data.bundle import seal
@@ -18,7 +19,7 @@ from data.decode import decode_lines
 from data.encoder import ActionEncoder, ActionSettings
 from data.paths import shipped
 from data.traits import read_traits
-from serving.score import score_log
+from kubehabit.main import app
 from tests.conftest import Trained
 from tests.data.samples import event
 
@@ -184,7 +185,6 @@ def touchy(bundle: Path, copy: Path) -> Path:
 def test_no_alert_and_no_log_line_holds_a_secret(
     trained: Trained,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
     as_json: bool,
 ) -> None:
@@ -194,8 +194,9 @@ def test_no_alert_and_no_log_line_holds_a_secret(
     stranger = [text.replace(b"dev-1@example.com", b"stranger@example.com") for text in lines]
     log.write_bytes(b"\n".join(stranger) + b"\n")
     with caplog.at_level(logging.DEBUG):
-        score_log(log, str(touchy(trained.bundle, tmp_path / "bundle")), as_json)
-    printed = capsys.readouterr()
-    assert "stranger@example.com" in printed.out
-    for text in (printed.out, printed.err, caplog.text):
+        bundle = touchy(trained.bundle, tmp_path / "bundle")
+        options = ["--json"] if as_json else []
+        printed = CliRunner().invoke(app, ["score", str(log), "--model", str(bundle), *options])
+    assert "stranger@example.com" in printed.stdout
+    for text in (printed.stdout, printed.stderr, caplog.text):
         assert "hunter2" not in text

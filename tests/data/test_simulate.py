@@ -13,7 +13,6 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-import kubehabit
 from data.audit_event import AuditEvent
 from data.decode import decode_lines
 from data.encoder import ActionEncoder
@@ -25,6 +24,7 @@ from data.simulation.config import MachineSettings
 from data.simulation.kernel import audit_ids
 from data.simulation.scenarios import SCENARIOS
 from data.simulation.steps import body_of, compiled, parse
+from kubehabit.main import app as command_line
 
 FILES = ("normal.jsonl.zst", "labelled.jsonl.zst", "labels.json")
 MINUTES = 1 / 1440
@@ -407,11 +407,11 @@ def test_the_command_line_writes_a_twin(tmp_path: Path) -> None:
         "--seed",
         "4",
     ]
-    done = CliRunner().invoke(kubehabit.app, arguments)
+    done = CliRunner().invoke(command_line, arguments)
     assert done.exit_code == 0, done.output
     assert "attack runs" in done.output
     assert all((tmp_path / name).exists() for name in FILES)
-    done = CliRunner().invoke(kubehabit.app, [*arguments, "--attacks", "sleeping"])
+    done = CliRunner().invoke(command_line, [*arguments, "--attacks", "sleeping"])
     assert done.exit_code == 2
     assert "There is no scenario sleeping" in done.output
 

@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from kubehabit import app
+from kubehabit.main import app
 from serving.settings import Settings
 from tests.deploy.programs import program
 
@@ -93,7 +93,8 @@ def test_the_units_run_commands_that_exist() -> None:
         command: Any = typer.main.get_command(app)
         while hasattr(command, "commands"):  # a group, whichever library's
             command = command.commands[words.pop(0)]
-        known = {option for parameter in command.params for option in parameter.opts}
+        parameters = command.get_params(typer.Context(command))
+        known = {option for parameter in parameters for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known
 
 

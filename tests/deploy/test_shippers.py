@@ -6,14 +6,14 @@ import gzip
 import json
 import re
 import socket
-import threading
 import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
 
-from data.ship import Shipper
+from kubehabit.client.remote import Remote
+from kubehabit.client.send import Sender
 from tests.deploy.programs import program, running, syslog_ng
 from tests.deploy.served import Served, free_port
 from tests.serving.receivers import DEADLINE, HttpReceiver, until
@@ -79,7 +79,7 @@ def test_syslog_ng_ships_every_line_in_order_and_loses_none_over_a_restart_of_th
 
 
 @pytest.mark.slow
-def test_rsyslog_gathers_lines_that_follow_sends_on(
+def test_rsyslog_gathers_lines_whole_and_in_order(
     served: Served, normal_lines: list[bytes], tmp_path: Path
 ) -> None:
     binary = program("rsyslogd", "rsyslog")
@@ -97,21 +97,16 @@ def test_rsyslog_gathers_lines_that_follow_sends_on(
     )
     long = json.loads(normal_lines[0]) | {"auditID": "long", "requestObject": {"data": "x" * 1_000_000}}
     lines = [*normal_lines[:500], json.dumps(long).encode(), *normal_lines[500:1000]]
-    stop = threading.Event()
-    shipper = Shipper(log, served.url, tmp_path / "place.json", say=print, seconds=0.1)
-    following = threading.Thread(target=shipper.run, args=(stop,))
     with running(binary, "-n", "-f", str(config), "-i", str(tmp_path / "pid")):
         until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
-        following.start()
         with socket.create_connection(("127.0.0.1", port), DEADLINE) as node:
             for line in lines:
                 message = b"<134>1 - - kube-audit - - - " + line
                 node.sendall(b"%d %s" % (len(message), message))
-        until(lambda: len(seen(served)) == len(lines))
-    stop.set()
-    following.join(DEADLINE)
+        until(lambda: log.exists() and log.read_bytes().count(b"\n") == len(lines))
+    sent = Sender(Remote(served.url), print).send([log])
     assert seen(served) == keys(lines)
-    assert shipper.counts["rejected"] == 0
+    assert (sent.events, sent.rejected) == (len(lines), 0)
 
 
 def post(served: Served, body: bytes, **headers: str) -> dict[str, int]:

@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from data.errors import KubehabitError
-from kubehabit import app as command_line
+from kubehabit.main import app as command_line
 from serving import connection_limits, reloading_file
 from serving.access_log import AccessLog
 from serving.app import create_app

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.forensics.commands import object_of
+from kubehabit.client.events import object_of
 from serving.forensics.queries import (
     EventFilter,
     EventQueries,

@@ -13,8 +13,8 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-import kubehabit
 from data.calibration import Calibration, Rarity, Tail
+from kubehabit.main import app as command_line
 from serving.activity import Trained
 from serving.app import create_app
 from serving.engine import Engine
@@ -227,7 +227,7 @@ def url(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def run(*words: str, status: int = 0) -> str:
-    result = CliRunner().invoke(kubehabit.app, list(words))
+    result = CliRunner().invoke(command_line, list(words))
     assert result.exit_code == status, result.output
     return result.output
 
@@ -245,7 +245,7 @@ def test_principals_are_listed_and_one_is_shown_beside_the_running_service(url: 
         "From which addresses",
         "How unusual it was",
         "125%",
-        "only it does: list secrets",
+        "only this principal: list secrets",
     ):
         assert part in shown
     told = json.loads(run("principal", "alice@corp", "--json"))

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-import kubehabit
 from data.fields import FIELDS
+from kubehabit.main import app as command_line
 from serving.app import create_app
 from serving.engine import Engine
 from serving.explainer import Explainer
@@ -262,14 +262,14 @@ def stored(own_home: Path, explainer: Explainer) -> Iterator[str]:
 
 
 def run(*words: str, status: int = 0) -> str:
-    done = CliRunner().invoke(kubehabit.app, list(words))
+    done = CliRunner().invoke(command_line, list(words))
     assert done.exit_code == status, done.output
     return done.output
 
 
 def test_the_command_exports_an_incident_and_verifies_it(stored: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    told = run("evidence", "--incident", stored, "--note", f"Case 7, {JWT}", "--out", str(out))
+    told = run("evidence", "--local", "--incident", stored, "--note", f"Case 7, {JWT}", "--out", str(out))
     assert "8 events" in told
     [file] = out.glob("*.json")
     [page] = out.glob("*.html")
@@ -282,7 +282,7 @@ def test_the_command_exports_an_incident_and_verifies_it(stored: str, tmp_path: 
 
 
 def test_the_command_says_what_it_cannot_export(stored: str) -> None:
-    assert "no incident 'none'" in run("evidence", "--incident", "none", status=2)
+    assert "no incident 'none'" in run("evidence", "--local", "--incident", "none", status=2)
     assert "by itself" in run("evidence", "--incident", stored, "--alert", "x", status=2)
 
 
@@ -293,7 +293,7 @@ def test_what_cannot_be_exported_is_told_without_the_password_of_the_store(
     monkeypatch.setenv("KUBEHABIT_STORE__URL", postgres.database().replace("tests@", "tests:hunter2@"))
     new_store(Settings().events.resolved_path).close()
     for what in ("incident", "alert"):
-        told = run("evidence", f"--{what}", "none", status=2)
+        told = run("evidence", "--local", f"--{what}", "none", status=2)
         assert f"no {what} 'none' in postgresql" in told.replace("\n", " ")
         assert "hunter2" not in told
 

@@ -349,7 +349,8 @@ def promote(
     new = _version(name, challenger or CHALLENGER)
     if new is None:
         raise KubehabitError(
-            f"There is no {challenger or CHALLENGER} of {name} to promote. Train one (kubehabit train), or name one: --version 3"
+            f"There is no {challenger or CHALLENGER} of {name} to promote. Train one (kubehabit train), or name one: "
+            "--challenger 3"
         )
     old = _version(name, CHAMPION)
     if old == new:

@@ -1,29 +1,40 @@
 """The command line: it teaches, it is quick to answer, and what goes wrong is one sentence."""
 
 import json
+import os
 import re
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-import kubehabit
 from data.errors import KubehabitError
+from kubehabit.main import app
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     ["data", "build"],
+    ["data", "inspect"],
+    ["data", "simulate"],
     ["train"],
+    ["tune"],
     ["evaluate"],
     ["ablate"],
     ["promote"],
     ["drift"],
     ["serve"],
     ["score"],
+    ["send"],
+    ["model"],
+    ["principals"],
     ["who", "touched"],
     ["who", "is", "new", "in"],
     ["events"],
@@ -39,7 +50,7 @@ COMMANDS = [
 
 
 def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(kubehabit.app, list(arguments))
+    return CliRunner().invoke(app, list(arguments))
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, module: str, **functions: Any) -> None:
@@ -71,11 +82,21 @@ def test_help_of_the_whole_points_a_newcomer_to_the_demo() -> None:
 
 
 def test_the_command_line_loads_no_room_before_a_command_needs_it() -> None:
-    code = "import sys, kubehabit; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    code = "import sys, kubehabit.main; print(sorted({name.partition('.')[0] for name in sys.modules}))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    for heavy in ("data", "training", "serving", "numpy", "torch", "mlflow", "fastapi", "onnxruntime"):
+    for heavy in (
+        "data",
+        "training",
+        "serving",
+        "numpy",
+        "torch",
+        "mlflow",
+        "fastapi",
+        "onnxruntime",
+        "pydantic",
+    ):
         assert f"'{heavy}'" not in loaded
 
 
@@ -85,7 +106,7 @@ def test_a_kubehabit_error_is_one_sentence_and_its_own_exit_status(
     class RefusedError(KubehabitError):
         exit_code = 4
 
-    def score_log(*_: Any) -> int:
+    def score_log(*_: Any) -> None:
         raise RefusedError("The registry is not there. Train first.")
 
     stand_in(monkeypatch, "serving.score", score_log=score_log)
@@ -165,7 +186,7 @@ def test_what_train_does_not_know_goes_to_lightning(monkeypatch: pytest.MonkeyPa
     assert "version 7" in result.output
 
 
-def test_evaluate_writes_its_figures_where_it_is_told(
+def test_evaluate_prints_its_figures_for_people_or_as_json(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Path
 ) -> None:
     figures = {
@@ -181,17 +202,130 @@ def test_evaluate_writes_its_figures_where_it_is_told(
             }
         ],
     }
-    stand_in(monkeypatch, "training.evaluation.evaluate", evaluate=lambda *_, **__: figures)
-    out = tmp_path / "new" / "out.json"
-    result = invoke("evaluate", "--log", str(log), "--json", str(out))
+    stand_in(monkeypatch, "training.evaluate", evaluate=lambda *_, **__: figures)
+    result = invoke("evaluate", "--log", str(log), "--json", "--report", str(tmp_path / "out.md"))
     assert result.exit_code == 0, result.output
-    assert json.loads(out.read_text()) == figures
-    assert "miner" in result.output
+    assert json.loads(result.stdout) == figures
+    assert "out.md" in result.stderr
+    shown = invoke("evaluate", "--log", str(log))
+    assert "miner" in shown.output
+    assert "recall" in shown.output
+
+
+def test_every_json_option_is_a_flag_and_every_report_a_file() -> None:
+    def commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+        for name, command in getattr(group, "commands", {}).items():
+            yield f"{path}{name}", command
+            yield from commands(command, f"{path}{name} ")
+
+    meanings: dict[str, set[str]] = {}
+    for name, command in commands(typer.main.get_command(app)):
+        for option in command.get_params(typer.Context(command)):
+            for flag in getattr(option, "opts", []):
+                meanings.setdefault(flag, set()).add(option.help or "")
+                if flag == "--json":
+                    assert option.is_flag, name
+                if flag in ("--report", "--out", "--state", "--config"):
+                    assert not getattr(option, "is_flag", False), name
+    for flag in ("--url", "--local", "--store", "--out", "--report", "--cursor", "--until", "--model"):
+        assert len(meanings[flag]) == 1, flag
+    assert all(text.startswith("Print JSON on standard output") for text in meanings["--json"])
+    assert all("YAML file. Default: the shipped" in text for text in meanings["--config"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["alerts", "list"],
+        ["alerts", "show"],
+        ["incidents", "list"],
+        ["incidents", "show"],
+        ["who", "touched"],
+        ["who", "is", "new", "in"],
+        ["events"],
+        ["principal"],
+        ["evidence"],
+    ],
+    ids=" ".join,
+)
+def test_what_can_be_read_in_two_ways_says_so_in_one_way(command: list[str]) -> None:
+    shown = " ".join(invoke(*command, "--help").output.split())
+    assert "Reads a running service, or with --local its files on this machine" in shown
+    for flag in ("What to read", "--url", "--local", "--config", "KUBEHABIT_URL"):
+        assert flag in shown
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["principals"],
+        ["model"],
+        ["send"],
+        *(["incidents", verb] for verb in ("merge", "split", "close", "note")),
+    ],
+    ids=" ".join,
+)
+def test_what_only_a_service_answers_says_so(command: list[str]) -> None:
+    shown = " ".join(invoke(*command, "--help").output.split())
+    assert "Asks a running service" in shown
+    assert "--local" not in shown
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"kubehabit {version('kubehabit')}\n")
+
+
+def test_shells_can_complete_commands() -> None:
+    environment = {"_KUBEHABIT_COMPLETE": "complete_bash", "COMP_WORDS": "kubehabit ver", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "kubehabit"],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["verify"]
+
+
+def test_help_is_quick() -> None:
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, "-m", "kubehabit", "--help"], cwd=ROOT, capture_output=True, check=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.6  # 0.2 s on an idle machine
+
+
+@pytest.mark.parametrize("room", ["data", "serving"])
+def test_a_foreign_package_under_the_name_of_a_room_is_named(tmp_path: Path, room: str) -> None:
+    foreign = tmp_path / room
+    foreign.mkdir()
+    (foreign / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "from kubehabit.main import main; main()", "--help"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    [sentence] = done.stderr.splitlines()
+    assert sentence.startswith(f"error: another package named '{room}' hides kubehabit's own")
+    assert str(foreign) in sentence
 
 
 def test_score_passes_the_exit_status_on(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
-    stand_in(monkeypatch, "serving.score", score_log=lambda *_: 3)
-    assert invoke("score", str(log), "--json").exit_code == 3
+    unreadable = SimpleNamespace(count=2, sentence=lambda: "2 records could not be read.")
+    scored = SimpleNamespace(alerts=[], unreadable=unreadable)
+    stand_in(monkeypatch, "serving.score", score_log=lambda *_: scored)
+    result = invoke("score", str(log), "--json")
+    assert result.exit_code == 1
+    assert "2 records could not be read." in result.stderr
 
 
 def test_serve_hands_the_shipped_settings_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from data.errors import KubehabitError
+from kubehabit.main import app
 from serving import score
 from serving.engine import Engine
 from tests.serving.fakes import ndjson, raw_event, secret_event
@@ -19,54 +22,54 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
     monkeypatch.setattr(score, "load_engine", lambda *_, **__: engine)
 
 
+def run(log: Path, *options: str) -> Any:
+    return CliRunner().invoke(app, ["score", str(log), *options])
+
+
 def write(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
 
 
-def test_alerts_are_printed_as_json_lines_with_all_audit_ids(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_alerts_are_printed_as_json_lines_with_all_audit_ids(tmp_path: Path) -> None:
     events = [secret_event(number, user=user) for number, user in enumerate(["bob", "alice", "bob"])]
     log = write(tmp_path / "audit.log", ndjson([raw_event(100), *events]))
-    assert score.score_log(log, "models:/kubehabit@champion", as_json=True) == 0
-    alerts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    scored = run(log, "--json")
+    assert scored.exit_code == 0
+    alerts = [json.loads(line) for line in scored.stdout.splitlines()]
     assert [(alert["principal"], alert["auditIDs"]) for alert in alerts] == [
         ("bob", ["id-0", "id-2"]),
         ("alice", ["id-1"]),
     ]
 
 
-def test_alerts_are_printed_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_alerts_are_printed_for_people(tmp_path: Path) -> None:
     log = write(tmp_path / "audit.log", ndjson([secret_event(0, user="[red]mallory")]))
-    assert score.score_log(log, "models:/kubehabit@champion") == 0
-    out = " ".join(capsys.readouterr().out.split())
+    scored = run(log)
+    assert scored.exit_code == 0
+    out = " ".join(scored.stdout.split())
     assert "[red]mallory" in out
     assert "high" in out
     assert "1 events, 1 actions, 1 alerts; model kubehabit version 7." in out
 
 
-def test_unreadable_lines_cost_only_themselves_and_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreadable_lines_cost_only_themselves_and_are_told(tmp_path: Path) -> None:
     log = write(
         tmp_path / "audit.log", ndjson([secret_event(0)]) + b"\n{broken\n" + ndjson([secret_event(1)])
     )
-    assert score.score_log(log, "models:/kubehabit@champion", as_json=True) == 1
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["actionCount"] == 2
-    assert "1 record could not be read; the first at line 2" in captured.err
+    scored = run(log, "--json")
+    assert scored.exit_code == 1
+    assert json.loads(scored.stdout)["actionCount"] == 2
+    assert "1 record could not be read; the first at line 2" in scored.stderr
 
 
-def test_a_cut_off_gzip_is_scored_as_far_as_it_goes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_cut_off_gzip_is_scored_as_far_as_it_goes(tmp_path: Path) -> None:
     whole = gzip.compress(ndjson([secret_event(number) for number in range(8000)]), 0)
     log = write(tmp_path / "audit.log.gz", whole[: len(whole) // 2])
-    assert score.score_log(log, "models:/kubehabit@champion", as_json=True) == 1
-    captured = capsys.readouterr()
-    assert 0 < json.loads(captured.out)["actionCount"] < 4500
-    assert "damaged" in captured.err
+    scored = run(log, "--json")
+    assert scored.exit_code == 1
+    assert 0 < json.loads(scored.stdout)["actionCount"] < 4500
+    assert "damaged" in scored.stderr
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from data import paths
 from data.errors import KubehabitError
+from data.paths import Recordings
 from data.reader import open_lines
-from training import demo
+from kubehabit import demo, demo_server
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # An API in miniature: an event that says "odd" raises an alert; busy once; misbehaves when told to.
 STAND_IN = r"""
@@ -47,7 +49,7 @@ class Api(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = gzip.decompress(self.rfile.read(int(self.headers["Content-Length"])))
         if mode == "refuses":
-            return self.answer(413, {"error": "too large: send less"})
+            return self.answer(413, {"detail": "too large: send less"})
         if state["busy"]:
             state["busy"] = False
             return self.answer(503, {}, Retry_After="0")
@@ -147,7 +149,7 @@ def test_a_server_that_cannot_start_is_quoted(
 
 
 def test_a_server_that_never_gets_ready_is_ended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "START_SECONDS", 0.5)
+    monkeypatch.setattr(demo_server, "START_SECONDS", 0.5)
     server = demo.Server(
         home, (sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)")
     )
@@ -170,7 +172,7 @@ def test_a_server_that_ignores_sigterm_is_killed(
     serve: tuple[str, ...], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STAND_IN", "deaf")
-    monkeypatch.setattr(demo, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(demo_server, "STOP_SECONDS", 0.2)
     with demo.Server(home, serve) as server:
         pid = server.pid
         assert pid is not None
@@ -185,9 +187,11 @@ def test_interrupting_the_demo_leaves_no_server(
     code = f"""
 import sys, time
 from pathlib import Path
-from training import demo
+from data import paths
+from data.paths import Recordings
+from kubehabit import demo, demo_server
 try:
-    with demo._termination(), demo.Server(Path({str(home)!r}), {serve!r}) as server:
+    with demo.termination(), demo.Server(Path({str(home)!r}), {serve!r}) as server:
         print(server.pid, flush=True)
         time.sleep(60)
 except KeyboardInterrupt:
@@ -207,7 +211,7 @@ def test_a_signal_while_a_process_is_being_started_waits_until_it_is_known() -> 
     steps = []
 
     def start() -> None:
-        with demo._held_back():
+        with demo_server.held_back():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
             steps.append("known")
@@ -242,9 +246,9 @@ def test_the_demo_keeps_away_from_the_users_own_mlflow(home: Path, monkeypatch: 
 def test_without_recordings_it_says_to_clone_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "files", lambda _: tmp_path)
+    monkeypatch.setattr(paths, "files", lambda _: tmp_path)
     with pytest.raises(KubehabitError, match="Clone the project"):
-        demo.Recordings.shipped()
+        Recordings.shipped()
 
 
 def test_the_report_tells_caught_missed_and_raised_apart(console: Console) -> None:
@@ -276,7 +280,7 @@ def test_the_report_tells_caught_missed_and_raised_apart(console: Console) -> No
     story = demo.Story(
         "run", "1", demo.Played(10, 1.0, alerts), {**block, "runs": runs, "baselines": trivial}
     )
-    demo.report(story, [{"audit_ids": ["attack"], "induced_audit_ids": ["induced"]}], console)
+    demo.report(story, {"attack", "induced"}, console)
     lines = [" ".join(line.split()) for line in printed(console).splitlines()]
     for expected in (
         "seen alice nothing caught 1",
@@ -297,7 +301,7 @@ def test_the_whole_story_on_a_slice_of_the_recording(
 ) -> None:
     """Logs to dataset to model to registry to API to verdict, each part real, with a few steps of training."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/not-the-demo.db")
-    whole = demo.Recordings.shipped()
+    whole = Recordings.shipped()
     normal, labelled = tmp_path / "normal.jsonl", tmp_path / "labelled.jsonl"
     normal.write_bytes(b"\n".join(islice(open_lines(whole.normal), 16_000)))
     labelled.write_bytes(b"\n".join(islice(open_lines(whole.labelled), 6_000)))
@@ -306,7 +310,7 @@ def test_the_whole_story_on_a_slice_of_the_recording(
 
     story = demo.run(
         home,
-        recordings=demo.Recordings(normal, labelled, whole.labels),
+        recordings=Recordings(normal, labelled, whole.labels),
         overrides=["--trainer.max_steps", "40", "--trainer.val_check_interval", "20"],
         console=console,
     )
@@ -323,7 +327,7 @@ def test_the_whole_story_on_a_slice_of_the_recording(
         assert alert["auditIDs"]
         assert alert["model"] == {"name": "kubehabit", "version": "1"}
     told = printed(console)
-    assert "Beside two detectors that need no model" in told
+    assert "Compared with two detectors that need no model" in told
     assert "mlflow ui --backend-store-uri" in told
     assert str(home / "mlflow.db") in told
     assert f"KUBEHABIT_HOME={home}" in told

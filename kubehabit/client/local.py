@@ -1,4 +1,4 @@
-"""Alerts and incidents of the store on this machine, told as the API tells them: also while no service runs."""
+"""Alerts and incidents of the store on this machine, in the API's JSON: also while no service runs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 from sqlalchemy.engine import make_url
 
 from data.errors import KubehabitError
+from kubehabit.client.remote import Remote
 from serving.alerts import ApiModel
 from serving.explainer import Explainer
 from serving.incidents import Incidents
-from serving.query import AlertPage, AlertQuery, whole
+from serving.query import AlertListQuery, AlertPage, AlertQuery, whole
 from serving.settings import Settings, read_settings
 from serving.store import AlertStore
 
 
-class Local:
-    """What `serving.remote.Remote` asks a service for, read by this process; answers are its JSON.
+class LocalStore:
+    """What `kubehabit.client.remote.Remote` asks a service for, read by this process.
 
     Args:
         config: settings of the service whose store it is; the shipped ones when None.
@@ -38,7 +39,9 @@ class Local:
     ) -> dict[str, Any]:
         """A page of alerts, as `GET /v1/alerts` answers; arguments as of `serving.query.whole`."""
         with self._store() as store:
-            return _told(AlertPage.from_page(whole(store, wanted, since=since, limit=limit, cursor=cursor)))
+            return _document(
+                AlertPage.from_page(whole(store, wanted, since=since, limit=limit, cursor=cursor))
+            )
 
     def alert(self, name: str) -> dict[str, Any]:
         """One alert, as `GET /v1/alerts/{id}` answers.
@@ -52,12 +55,12 @@ class Local:
             raise KubehabitError(
                 f"There is no alert {name!r} in this store: see `kubehabit alerts list --local`."
             )
-        return _told(found)
+        return _document(found)
 
     def incidents(self, *, state: str | None, limit: int, cursor: int | None) -> dict[str, Any]:
         """A page of incidents, as `GET /v1/incidents` answers."""
         with self._store() as store:
-            return _told(self._incidents(store).page(state=state, limit=limit, cursor=cursor))
+            return _document(self._incidents(store).page(state=state, limit=limit, cursor=cursor))
 
     def incident(self, name: str) -> dict[str, Any]:
         """One incident, as `GET /v1/incidents/{id}` answers.
@@ -71,7 +74,7 @@ class Local:
             raise KubehabitError(
                 f"There is no incident {name!r} in this store: see `kubehabit incidents list --local`."
             )
-        return _told(found)
+        return _document(found)
 
     @contextmanager
     def _store(self) -> Iterator[AlertStore]:
@@ -85,6 +88,18 @@ class Local:
         return Incidents(store, Explainer.load(self._settings.explain_path))
 
 
+def page_of_alerts(query: AlertListQuery, limit: int, cursor: int | None, source: LocalStore | Remote) -> Any:
+    """A page of the alerts that match, from a store or a service."""
+    names = ("severity", "principal", "namespace", "state", "verdict", "text")
+    given = {name: str(getattr(query, name)).strip() for name in names}
+    if isinstance(source, LocalStore):
+        return source.alerts(AlertQuery(**given), since=query.since, limit=limit, cursor=cursor)
+    given["q"] = given.pop("text")
+    since = None if query.since is None else query.since.isoformat()
+    filters = {name: value or None for name, value in given.items()}
+    return source.get("alerts", **filters, since=since, limit=limit, cursor=cursor)
+
+
 def _look_for(settings: Settings) -> None:
     """Opening a store makes one where there is none, and an empty one would say that nothing ever happened."""
     url = make_url(settings.store.resolved_url)
@@ -95,5 +110,5 @@ def _look_for(settings: Settings) -> None:
         )
 
 
-def _told(what: ApiModel) -> dict[str, Any]:
+def _document(what: ApiModel) -> dict[str, Any]:
     return what.model_dump(mode="json", by_alias=True)

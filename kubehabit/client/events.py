@@ -1,21 +1,25 @@
-"""Whom the commands ask what happened: the files on this machine, or a running service; both answer alike."""
+"""Answers about what happened: from a running service, from its files, or from a log; all three answer alike."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
 from data.errors import KubehabitError, UnknownPrincipalError
+from kubehabit.client.event_document import EventPageDocument
+from kubehabit.client.event_files import answers_of_files
+from kubehabit.client.remote import AnswerError, Remote
+from kubehabit.options import remote
 from serving.forensics import clock
-from serving.forensics.queries import EventFilter, EventPage, Life, Newcomer, Touch, moment_of
-from serving.forensics.records import EventRecord
+from serving.forensics.queries import EventFilter, EventPage, Life, Newcomer, Touch, resource_of
 from serving.parameters import EventQuery
-from serving.remote import Remote
+from serving.settings import load_settings
 
 
 class Answers(Protocol):
-    """The questions that both can be asked; see `serving.forensics.queries.EventQueries`."""
+    """What can be asked; see `serving.forensics.queries.EventQueries`."""
 
     def earliest(self) -> int | None:
         """When the store begins, microseconds since 1970 UTC."""
@@ -40,93 +44,48 @@ class Answers(Protocol):
     def life(self, principal: str, since: int | None = ..., until: int | None = ...) -> Life | None:
         """What a principal did."""
 
+    def past(self, principal: str, since: int | None, until: int | None) -> dict[str, Any]:
+        """`habits`, `surprise` over time and `peers` of a principal, as the API gives them; None for what is not known."""
 
-class _Object(msgspec.Struct, rename={"api_group": "apiGroup"}):
-    resource: str
-    subresource: str
-    namespace: str
-    name: str
-    api_group: str
+    def names_like(self, principal: str) -> list[str]:
+        """Principals whose names resemble this one, where that can be said."""
 
 
-class _Event(
-    msgspec.Struct,
-    rename={
-        "audit_id": "auditID",
-        "impersonated_user": "impersonatedUser",
-        "object_ref": "objectRef",
-        "request_uri": "requestURI",
-        "source_ips": "sourceIPs",
-        "user_agent": "userAgent",
-        "credential_id": "credentialID",
-        "issued_credential_id": "issuedCredentialID",
-        "alert_id": "alertID",
-    },
-):
-    """An event as `GET /v1/events` gives it."""
+def answers_of(
+    url: str | None, local: bool, config: Path | None, store: Path | None = None, history: Path | None = None
+) -> Answers:
+    """Whom to ask: the files on this machine if any of the options that name them is given, else a running service."""
+    if not local and config is None and store is None and history is None:
+        return ServiceAnswers(remote(url))
+    return answers_of_files(load_settings(config), store, history)
 
-    number: int
-    audit_id: str
-    time: str
-    received: str
-    principal: str
-    username: str
-    verb: str
-    request_uri: str
-    code: int
-    decision: str
-    source_ips: list[str]
-    user_agent: str
-    stage: str
-    redactions: int
-    impersonated_user: str | None = None
-    object_ref: _Object | None = None
-    credential_id: str | None = None
-    issued_credential_id: str | None = None
-    alert_id: str | None = None
-    cluster: str | None = None
-    original: msgspec.Raw = msgspec.Raw(b"")
 
-    def record(self) -> EventRecord:
-        """The record that it is of, as far as the API tells it: no UID, and nothing to verify it by."""
-        about = self.object_ref or _Object("", "", "", "", "")
-        return EventRecord(
-            number=self.number,
-            time=moment_of(self.time),
-            received=moment_of(self.received),
-            cluster=self.cluster or "",
-            principal=self.principal,
-            username=self.username,
-            uid="",
-            impersonated=self.impersonated_user or "",
-            verb=self.verb,
-            api_group=about.api_group,
-            resource=about.resource,
-            subresource=about.subresource,
-            namespace=about.namespace,
-            name=about.name,
-            path=self.request_uri,
-            code=self.code,
-            decision=self.decision,
-            source_ips=",".join(self.source_ips),
-            user_agent=self.user_agent,
-            audit_id=self.audit_id,
-            stage=self.stage,
-            credential=self.credential_id or "",
-            issued=self.issued_credential_id or "",
-            alert=self.alert_id or "",
-            redactions=self.redactions,
-            original="",
-            event=bytes(self.original).decode(),
+def life_of(answers: Answers, name: str, since: int | None, until: int | None) -> tuple[Life, dict[str, Any]]:
+    """What a principal did, and its `past`.
+
+    Raises:
+        KubehabitError: nothing in that time; the sentence names principals that are spelled alike.
+    """
+    found = answers.life(name, since, until)
+    past = {} if found is None else answers.past(name, since, until)
+    if found is None or past["habits"] is None:
+        alike = answers.names_like(name)
+        hint = f" Did you mean {', '.join(alike)}?" if alike else " Search names with: kubehabit principals."
+        raise KubehabitError(
+            f"There is no event of {name!r} in that time. A service account is system:serviceaccount:NAMESPACE:NAME.{hint}"
         )
+    return found, past
 
 
-class _Events(msgspec.Struct):
-    events: list[_Event]
-    cursor: str | None = None
+def object_of(kind: str, what: str | None) -> EventFilter:
+    """What is meant by `secret payments/db` (that one), `secret payments/` (all of the namespace), `node n1` or `secret`."""
+    namespace, slash, name = (what or "").partition("/")
+    if not slash:
+        namespace, name = "", namespace
+    return EventFilter(resource=resource_of(kind), namespace=namespace or None, name=name or None)
 
 
-class RemoteAnswers:
+class ServiceAnswers:
     """A running service.
 
     Args:
@@ -156,7 +115,7 @@ class RemoteAnswers:
         )
         answer = self._service.get_bytes("events", **query.parameters())
         try:
-            page = msgspec.json.decode(answer, type=_Events)
+            page = msgspec.json.decode(answer, type=EventPageDocument)
         except msgspec.MsgspecError as error:
             raise KubehabitError(
                 f"The service's answer cannot be understood: {error}. Is it another version?"
@@ -190,7 +149,7 @@ class RemoteAnswers:
         return None if answer is None else msgspec.convert(answer, Life)
 
     def past(self, principal: str, since: int | None, until: int | None) -> dict[str, Any]:
-        """`habits`, `surprise` over time and `peers` of a principal, as the API gives them; None for what is not known."""
+        """`GET /v1/habits`, `/v1/surprise` and `/v1/peers` of a principal; see `Answers`."""
         span = {"since": _written(since), "until": _written(until)}
         return {
             "habits": self._known("habits", principal, **span),
@@ -198,12 +157,19 @@ class RemoteAnswers:
             "peers": self._known("peers", principal, **span),
         }
 
+    def names_like(self, principal: str) -> list[str]:
+        """None: `kubehabit principals` searches by name."""
+        del principal
+        return []
+
     def _known(self, *path: str, **query: str | None) -> Any:
-        """An answer, or None where there is nothing of this principal."""
+        """An answer, or None where the service has nothing of this principal."""
         try:
             return self._service.get(*path, **query)
-        except UnknownPrincipalError:
-            return None
+        except AnswerError as error:
+            if error.kind == UnknownPrincipalError.problem_type:
+                return None
+            raise
 
 
 def _written(moment: int | None) -> str | None:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-import kubehabit
+from kubehabit.main import app as command_line
 from serving.app import create_app
 from serving.engine import Engine
 from serving.settings import Settings
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(folder: Path, *words: str) -> Any:
-    return CliRunner().invoke(kubehabit.app, [*words, "--store", str(folder)])
+    return CliRunner().invoke(command_line, [*words, "--store", str(folder)])
 
 
 def test_who_touched_a_secret(folder: Path) -> None:
@@ -78,12 +78,12 @@ def test_evidence_is_written_and_verified(folder: Path, tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     (file,) = tmp_path.glob("*.json")
     assert "mallory@corp" in next(tmp_path.glob("*.html")).read_text()
-    checked = CliRunner().invoke(kubehabit.app, ["verify", str(file)])
+    checked = CliRunner().invoke(command_line, ["verify", str(file)])
     assert (checked.exit_code, "is as it was made" in checked.output) == (0, True)
     head = checked.output.rsplit("--head ", 1)[1].strip()
     assert ask(folder, "verify", "--head", head).exit_code == 0
     file.write_text(file.read_text().replace("mallory", "alice", 1))
-    changed = CliRunner().invoke(kubehabit.app, ["verify", str(file), "--json"])
+    changed = CliRunner().invoke(command_line, ["verify", str(file), "--json"])
     assert changed.exit_code == 1
     assert json.loads(changed.output)["findings"]
 
@@ -96,7 +96,7 @@ def test_verify_tells_what_is_not_sound_with_exit_status_1(folder: Path, tmp_pat
     next(copy.rglob("*.parquet")).unlink()
     told = ask(copy, "verify")
     assert told.exit_code == 1
-    assert "NOT SOUND" in told.output
+    assert "VERIFICATION FAILED" in told.output
     assert json.loads(ask(folder, "verify", "--json").output)["sound"]
 
 
@@ -145,18 +145,18 @@ QUESTIONS = [
 def test_a_service_answers_as_its_files_do(url: str, own_home: Path) -> None:
     for words in QUESTIONS:
         for form in ((), ("--json",)):
-            remote = CliRunner().invoke(kubehabit.app, [*words, *form, "--url", url])
+            remote = CliRunner().invoke(command_line, [*words, *form, "--url", url])
             assert remote.exit_code == 0, remote.output
             assert remote.stdout == ask(own_home / "events", *words, *form).stdout, words
-    page = CliRunner().invoke(kubehabit.app, ["events", "--limit", "1", "--url", url])
+    page = CliRunner().invoke(command_line, ["events", "--limit", "1", "--url", url])
     assert "--cursor" in page.stderr
 
 
 def test_what_a_service_cannot_answer_is_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    nobody = CliRunner().invoke(kubehabit.app, ["principal", "nobody", "--url", url])
+    nobody = CliRunner().invoke(command_line, ["principal", "nobody", "--url", url])
     assert (nobody.exit_code, "no event of 'nobody'" in nobody.stderr) == (2, True)
     monkeypatch.setenv("KUBEHABIT_TOKEN", "a-wrong-token-of-this-length")
-    refused = CliRunner().invoke(kubehabit.app, ["events", "--url", url])
+    refused = CliRunner().invoke(command_line, ["events", "--url", url])
     assert (refused.exit_code, "token" in refused.stderr) == (2, True)
 
 
@@ -165,4 +165,4 @@ def test_who_names_a_folder_means_it_whatever_the_environment_says(
 ) -> None:
     monkeypatch.setenv("KUBEHABIT_URL", "http://127.0.0.1:1")
     assert ask(folder, "events", "--audit-id", "id-30").exit_code == 0
-    assert "does not answer" in CliRunner().invoke(kubehabit.app, ["events"]).stderr
+    assert "does not answer" in CliRunner().invoke(command_line, ["events"]).stderr

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+if TYPE_CHECKING:
+    from serving.score import ScoredLog
+
 SEVERITY_STYLES = {"low": "cyan", "medium": "yellow", "high": "red", "critical": "bold red"}
 _SESSION_LISTED = 8
 _EDGES = 40
-_ROLES = {"flagged": "flagged", "contributor": "added up", "session": "in between", "before": "just before"}
+_ROLES = {
+    "flagged": "flagged",
+    "contributor": "contributed",
+    "session": "in between",
+    "before": "just before",
+}
 _STATES = {"open": "bold", "closed": "dim", "merged": "dim"}
 
 Json = Mapping[str, Any]
@@ -51,6 +59,23 @@ def alerts_table(page: Json) -> RenderableType:
             alert["id"],
         )
     return _with_more(table, page) if alerts else Text("No alerts.")
+
+
+def scored_log(scored: ScoredLog) -> RenderableType:
+    """The alerts of a log that was scored, and the totals."""
+    model = scored.model
+    totals = Text(
+        f"{scored.events:,} events, {scored.actions:,} actions, {len(scored.alerts):,} alerts; model {model.name} version "
+        f"{model.version}. Use --json for audit IDs, reasons and next steps."
+    )
+    if not scored.alerts:
+        return totals
+    table = Table("when (UTC)", "severity", "what happened", expand=True, show_lines=True)
+    table.columns[0].no_wrap = True
+    for alert in scored.alerts:
+        when = Text(alert.first_seen.strftime("%Y-%m-%d %H:%M:%S"))
+        table.add_row(when, _severity(alert.severity), Text(alert.sentence))
+    return Group(table, totals)
 
 
 def incidents_table(page: Json) -> RenderableType:
@@ -117,7 +142,7 @@ def alert_page(alert: Json) -> RenderableType:
         )
     )
     if alert.get("contributors"):
-        parts.append(_heading("What added up to it, milder each"))
+        parts.append(_heading("What contributed to it, each less suspicious"))
         parts += [Text(f"- {_when(one['time'])}  {one['did']}") for one in alert["contributors"]]
     parts.append(_heading("What was flagged"))
     for action in alert["actions"]:
@@ -132,12 +157,12 @@ def _ending(one: Json) -> list[RenderableType]:
     """Techniques, checks and terms, as alerts and incidents end alike."""
     parts: list[RenderableType] = []
     if one.get("techniques"):
-        parts.append(_heading("What it looks like (ATT&CK for Containers)"))
+        parts.append(_heading("ATT&CK techniques (for Containers)"))
         parts += [Text(f"- {each['id']} {each['name']} ({each['tactic']})") for each in one["techniques"]]
     parts.append(_heading("What to do (commands are for you to run; nothing is run by kubehabit)"))
     parts += _checks(one["checks"])
     if one.get("terms"):
-        parts.append(_heading("Words"))
+        parts.append(_heading("Glossary"))
         parts += [Text(f"- {term}: {meaning}") for term, meaning in one["terms"].items()]
     return parts
 
@@ -190,7 +215,7 @@ def incident_page(one: Json) -> RenderableType:
                 )
             )
     if one["consequences"]:
-        parts.append(_heading("What the cluster's machinery did because of it (nobody's deed of their own)"))
+        parts.append(_heading("What the cluster did automatically because of it"))
         for edge in one["consequences"][:_EDGES]:
             cause = edge["source"].partition(":")[2]
             parts.append(Text(f"- {cause} -> {edge['did']} ({edge['count']:,} times; {edge['confidence']})"))
@@ -202,7 +227,7 @@ def _trail(one: Json) -> list[RenderableType]:
     for entry in one["trail"]:
         other = f" {entry['incident']}" if entry.get("incident") else ""
         note = f": {entry['note']}" if entry["note"] else ""
-        who = entry["by"] or entry["caller"] or entry["address"] or "somebody"
+        who = entry["by"] or entry["caller"] or entry["address"] or "unknown"
         parts.append(Text(f"- {_when(entry['time'])}  {entry['action']}{other} by {who}{note}"))
     return parts
 

@@ -1,0 +1,5 @@
+"""`python -m kubehabit`."""
+
+from kubehabit.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""Where the commands get their answers: a running service, or the files of one on this machine."""

@@ -1,0 +1,92 @@
+"""`kubehabit data`: audit logs to the dataset that training reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kubehabit.options import AsJson, Logs, Out, print_json, room, yaml_option
+
+app = room("Turn audit logs into the dataset that training reads.")
+
+
+@app.command("build")
+def data_build(
+    logs: Logs,
+    out: Annotated[Path, Out],
+    dead_letters: Annotated[
+        Path | None,
+        typer.Option(
+            "--dead-letters", help="File for records that are not audit events, each with the reason."
+        ),
+    ] = None,
+) -> None:
+    """Build a dataset: read audit logs, turn events into actions, and actions into each principal's sequence.
+
+    The vocabulary is fitted here, on these logs only, so give it normal work. Records that are not audit events
+    are counted and skipped.
+
+    Example:  `kubehabit data build audit.log.gz --out .kubehabit/dataset`
+
+    Next:  `kubehabit train --data .kubehabit/dataset`
+    """
+    from data.build import build
+
+    summary = build(logs, out, dead_letters=dead_letters)
+    typer.echo(summary.describe())
+    typer.echo(f"Next: kubehabit train --data {out}")
+
+
+@app.command("inspect")
+def data_inspect(logs: Logs, as_json: AsJson = False) -> None:
+    """Show what is in an audit log, and what its audit policy leaves out that detection needs. Changes nothing.
+
+    Example:  `kubehabit data inspect /var/log/kubernetes/audit/`
+
+    Next:  `kubehabit data build`, or a better audit policy first.
+    """
+    from rich.console import Console
+
+    from data.inspect import inspect
+
+    found = inspect(logs, Console(stderr=True))
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        Console().print(found.screen())
+
+
+@app.command("simulate")
+def data_simulate(
+    out: Annotated[Path, Out],
+    principals: Annotated[
+        int, typer.Option("--principals", help="Approximate number of principals.", min=10, max=1_000_000)
+    ] = 100,
+    days: Annotated[float, typer.Option("--days", help="Simulated days in total.", min=0.001)] = 7,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.", min=0)] = 1,
+    attacks: Annotated[
+        str, typer.Option("--attacks", help="all, none, or names of scenarios separated by commas.")
+    ] = "all",
+    config: Annotated[
+        Path | None, yaml_option("--config", "simulate.yaml", "Settings on top of the shipped ones")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option("--profile", help="Profile of the settings: default, or recording.")
+    ] = "default",
+) -> None:
+    """Simulate a cluster: the audit log of synthetic weeks, with attacks and labels.
+
+    Writes normal.jsonl.zst (normal work), labelled.jsonl.zst (with attacks and look-alikes) and labels.json.
+
+    Example:  `kubehabit data simulate --out .kubehabit/twin --principals 500 --days 28 --seed 7`
+
+    Next:  `kubehabit data build .kubehabit/twin/normal.jsonl.zst --out .kubehabit/dataset`
+    """
+    from data.simulation import simulate
+    from data.simulation.config import load_settings
+
+    settings = load_settings(config, profile)
+    summary = simulate(out, principals, days, seed, attacks=attacks, settings=settings, progress=True)
+    typer.echo(summary.describe())

@@ -1,0 +1,148 @@
+"""`kubehabit evidence` and `kubehabit verify`: keep what happened with proof, and check the proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kubehabit.options import (
+    AlertIDs,
+    AsJson,
+    Local,
+    Out,
+    ServiceConfig,
+    SinceAny,
+    Store,
+    Until,
+    Url,
+    fail,
+    moment,
+    remote,
+    room,
+)
+
+app = room("")
+
+
+@app.command("evidence")
+def evidence(
+    incident: Annotated[
+        str | None,
+        typer.Option(
+            "--incident",
+            help="ID of an incident: its report, and every request of it and of what followed.",
+            show_default=False,
+        ),
+    ] = None,
+    alert: Annotated[list[str] | None, AlertIDs] = None,
+    audit_id: Annotated[
+        list[str] | None,
+        typer.Option("--audit-id", help="Audit ID of a request; may be repeated.", show_default=False),
+    ] = None,
+    principal: Annotated[
+        str | None,
+        typer.Option(
+            "--principal", "-p", help="Every request of it from --since to --until.", show_default=False
+        ),
+    ] = None,
+    since: SinceAny = None,
+    until: Until = None,
+    note: Annotated[
+        str, typer.Option("--note", help="Reason for the export; kept in the ledger.", show_default=False)
+    ] = "",
+    out: Annotated[Path, Out] = Path("evidence"),
+    url: Url = None,
+    local: Local = False,
+    config: ServiceConfig = None,
+    store: Store = None,
+) -> None:
+    """Export evidence: the original events with checksums and proof, the alerts, the model, and who exported it when.
+
+    For an incident it also holds the report: where it began, how it spread, what was touched, what followed. Writes a JSON
+    file that can be verified anywhere, and an HTML page to read and print, which contains that file. The export itself is
+    noted in the store's ledger. Reads a running service, or with --local its files on this machine.
+
+    Example:  `kubehabit evidence --incident 7d0c6a1f52b8e934 --note "Case 2026-117" --out evidence`
+
+    Next:  `kubehabit verify evidence/….json`
+    """
+    from kubehabit.client import evidence as client
+    from serving.forensics.evidence.export import Subject
+
+    wanted = Subject(
+        incident=incident,
+        alerts=tuple(alert or ()),
+        audit_ids=tuple(audit_id or ()),
+        principal=principal,
+        since=moment(since),
+        until=moment(until),
+        note=note,
+    )
+    if incident is not None and (alert or audit_id or principal):
+        fail("an incident is exported by itself: leave out --alert, --audit-id and --principal.")
+    if local or config is not None or store is not None:
+        made = client.from_files(wanted, store, config)
+    else:
+        made = client.from_service(wanted, remote(url))
+    missing, sentence = client.write(made, incident, out)
+    if missing:
+        typer.echo(missing, err=True)
+    typer.echo(sentence)
+
+
+@app.command("verify")
+def verify(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="A file of evidence, or its page. Without one the event store is checked.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    config: ServiceConfig = None,
+    store: Store = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            "--head",
+            help="Head of an earlier report: shows whether the ledger was cut off or rewritten since.",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key",
+            help="Ed25519 public key (PEM) that the ledger must be signed with.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    gap_minutes: Annotated[
+        float, typer.Option("--gap-minutes", help="Time without an event that is reported as a gap.", min=0.0)
+    ] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Check that no event in the store was changed, removed, added or reordered, and report gaps in time.
+
+    Reads the files on this machine, also while the service runs. Exit status 1 says that something was changed.
+
+    Example:  `kubehabit verify --key kubehabit.pub --head 1042:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08`
+
+    Next:  keep the head that it prints somewhere else, for the next time.
+    """
+    from kubehabit.tables import evidence as tables
+    from serving.forensics.ledger import load_public_key
+
+    public = None if key is None else load_public_key(key)
+    if file is not None:
+        sound = tables.checked_file(file, public, as_json)
+    else:
+        sound = tables.checked_store(store, config, public, head, gap_minutes, as_json)
+    raise typer.Exit(0 if sound else 1)

@@ -1,0 +1,189 @@
+"""`kubehabit events`, `principals` and `principal`: what happened, and the habits of who did it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kubehabit.filters import query_command
+from kubehabit.options import (
+    AsJson,
+    JsonLines,
+    Local,
+    ServiceConfig,
+    SinceAny,
+    Store,
+    Until,
+    Url,
+    moment,
+    print_json,
+    remote,
+    room,
+)
+
+app = room("")
+_FILTERS = query_command(
+    "serving.parameters:EventQuery",
+    (
+        *("principal", "credential", "verb", "resource", "subresource", "namespace", "name", "address"),
+        *("user_agent", "code", "audit_id", "alert", "since", "until"),
+    ),
+)
+
+
+@app.command("events", cls=_FILTERS)
+def events(
+    ctx: typer.Context,
+    newest: Annotated[bool, typer.Option("--newest", help="Begin with the newest.")] = False,
+    limit: Annotated[int, typer.Option("--limit", help="Largest number of events.", min=1, max=10_000)] = 100,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", help="Continue where the last answer ended.", show_default=False)
+    ] = None,
+    original: Annotated[
+        bool,
+        typer.Option(
+            "--original",
+            help="Print the events' own text, one a line; Secret contents and tokens are redacted.",
+        ),
+    ] = False,
+    url: Url = None,
+    local: Local = False,
+    config: ServiceConfig = None,
+    store: Store = None,
+    as_json: JsonLines = False,
+) -> None:
+    """List the events that were received, oldest first. All filters must match.
+
+    Reads a running service, or with --local its files on this machine.
+
+    Example:  `kubehabit events --credential 3f2a8c1e-0d5b-4b7e-9f10-2a6c8e4d7b91 --since 14:02`
+
+    Next:  `kubehabit evidence --audit-id ID --out FOLDER`, to keep some of them with proof.
+    """
+    from kubehabit.client.events import answers_of
+    from kubehabit.tables import events as tables
+
+    wanted = ctx.obj.filter()
+    answers = answers_of(url, local, config, store)
+    page = answers.events(wanted, limit=limit, cursor=cursor, newest=newest, texts=original)
+    if original:
+        sys.stdout.writelines(record.event + "\n" for record in page.records)
+    elif as_json:
+        sys.stdout.writelines(tables.json_line(record) for record in page.records)
+    else:
+        tables.events(page.records, answers)
+    if page.cursor is not None:
+        typer.echo(f"There are more: the same with --cursor {page.cursor}, or a larger --limit.", err=True)
+
+
+@app.command("principals")
+def principals(
+    search: Annotated[
+        str,
+        typer.Argument(metavar="[SEARCH]", help="Part of the name or of the peer group.", show_default=False),
+    ] = "",
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind",
+            help="human, serviceaccount, node, component, controller or anonymous.",
+            show_default=False,
+        ),
+    ] = None,
+    order: Annotated[
+        str,
+        typer.Option("--order", help="last (most recent activity), name, or nearest (closest to an alert)."),
+    ] = "last",
+    limit: Annotated[int, typer.Option("--limit", help="Largest number of principals.", min=1, max=500)] = 50,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", help="Continue where the last answer ended.", show_default=False)
+    ] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the principals that a running service knows, from training or because they acted since.
+
+    Asks a running service.
+
+    Example:  `kubehabit principals ci-deployer --order nearest`
+
+    Next:  `kubehabit principal NAME`, for the habits of one.
+    """
+    given = {"search": search or None, "kind": kind, "order": order, "limit": limit, "cursor": cursor}
+    answer = remote(url).get("principals", **given)
+    if as_json:
+        print_json(answer)
+        return
+    from kubehabit.tables import alerts
+    from kubehabit.tables import principals as tables
+
+    alerts.show(tables.principals_table(answer))
+
+
+@app.command("principal")
+def principal(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A user name; a service account is system:serviceaccount:NAMESPACE:NAME.",
+            show_default=False,
+        ),
+    ],
+    since: SinceAny = None,
+    until: Until = None,
+    log: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--log",
+            help="Read this audit log, file or folder, instead of what a service keeps; may be repeated.",
+            exists=True,
+            show_default=False,
+            rich_help_panel="What to read",
+        ),
+    ] = None,
+    url: Url = None,
+    local: Local = False,
+    config: ServiceConfig = None,
+    store: Store = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            "--history",
+            help="History file to read (implies --local). Default: history.path of the settings.",
+            dir_okay=False,
+            show_default=False,
+            rich_help_panel="What to read",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one principal: what it did and when, from where and with which client, how unusual that was, and how its peers differ.
+
+    Reads a running service, or with --local its files on this machine, or with --log an audit log that no service has seen.
+
+    Example:  `kubehabit principal alice@example.com --log audit.log.gz`
+
+    Next:  `kubehabit events --principal NAME`, for each event.
+    """
+    import msgspec
+
+    from kubehabit.client.event_files import answers_of_logs
+    from kubehabit.client.events import answers_of, life_of
+    from kubehabit.tables import events as tables
+
+    span = (moment(since), moment(until))
+    if log and (local or config or store or history):
+        raise typer.BadParameter("leave out --local, --config, --store and --history.", param_hint="--log")
+    if log:
+        with answers_of_logs(log) as answers:
+            found, past = life_of(answers, name, *span)
+    else:
+        found, past = life_of(answers_of(url, local, config, store, history), name, *span)
+    if as_json:
+        tables.print_json(msgspec.to_builtins(found) | past)
+    else:
+        tables.principal(found, past)

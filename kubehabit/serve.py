@@ -1,0 +1,170 @@
+"""`kubehabit serve`, `send`, `score` and `model`: a live service, or the same verdicts for one file."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kubehabit.options import (
+    CHAMPION,
+    AsJson,
+    JsonLines,
+    Log,
+    Logs,
+    Model,
+    Url,
+    print_json,
+    remote,
+    room,
+    shipped,
+    yaml_option,
+)
+
+app = room("")
+
+
+@app.command("serve")
+def serve(
+    config: Annotated[Path | None, yaml_option("--config", "serve.yaml", "Settings of the service")] = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address to listen on.", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Port to listen on.", min=1, max=65535, show_default=False)
+    ] = None,
+) -> None:
+    """Serve the champion: score audit events as they arrive, keep alerts, answer at /v1, /docs and /metrics.
+
+    A log pipeline posts events to /v1/score; a kube-apiserver posts its audit webhook to /v1/audit.
+
+    Example:  `kubehabit serve --config configs/serve.yaml --port 8646`
+
+    Next:  open /docs in a browser, and look at /v1/alerts once events have come in.
+    """
+    from serving.process import configure_allocator
+    from serving.registry import ask_ahead
+
+    configure_allocator()
+    ask_ahead()
+    from serving.server import serve as run_server
+
+    run_server(config or shipped("serve.yaml"), host, port)
+
+
+@app.command("send")
+def send(logs: Logs, url: Url = None, as_json: AsJson = False) -> None:
+    """Send logs to a running service once, for example to fill a gap; a batch that meets a busy service is sent again.
+
+    Sending a log twice is harmless: the service recognises events that it has had. To follow a growing log, use Vector or
+    Fluent Bit with the configurations in deploy/. Exit status 1 says that some records were rejected.
+
+    Asks a running service.
+
+    Example:  `kubehabit send /var/log/kubernetes/audit/audit-2026-11-24.log.gz --url http://127.0.0.1:8646`
+
+    Next:  `kubehabit alerts --since 1h`
+    """
+    from dataclasses import asdict
+
+    from kubehabit.client.send import Sender
+
+    sender = Sender(remote(url), lambda sentence: typer.echo(sentence, err=True))
+    try:
+        sent = sender.send(logs)
+    finally:
+        if as_json:
+            print_json(asdict(sender.sent))
+        else:
+            typer.echo(sender.sent.describe())
+    for problem in sent.problems:
+        typer.echo(f"warning: {problem}", err=True)
+    raise typer.Exit(1 if sent.problems else 0)
+
+
+@app.command("score")
+def score(log: Log, model: Model = CHAMPION, as_json: JsonLines = False) -> None:
+    """Score one log file from beginning to end and print its alerts. Nothing is stored, no server is needed.
+
+    Exit status 1 says that some records could not be read; all others were scored.
+
+    Example:  `kubehabit score audit.log.gz`
+
+    Next:  `kubehabit serve`, to get the same answers while things happen.
+    """
+    from kubehabit.tables import alerts
+    from serving.score import score_log
+
+    scored = score_log(log, model)
+    if as_json:
+        for alert in scored.alerts:
+            typer.echo(alert.model_dump_json(by_alias=True))
+    else:
+        alerts.show(alerts.scored_log(scored))
+    if scored.unreadable.count:
+        typer.echo(f"warning: {scored.unreadable.sentence()}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command("model")
+def model(
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show what other thresholds would have given. Changes nothing.")
+    ] = False,
+    days: Annotated[float, typer.Option("--days", help="Days to look back.", min=0.01, max=366)] = 7,
+    per_day: Annotated[
+        float | None,
+        typer.Option(
+            "--per-day",
+            help="Find the lowest threshold that gives at most this many alerts a day. Implies --preview.",
+            min=0.01,
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            "--scale",
+            help="A threshold, as a multiple of the calibrated one, 0.3 to 10. Implies --preview.",
+            min=0.3,
+            max=10,
+            show_default=False,
+        ),
+    ] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the model that a running service serves: its version, what it learned from, whether it still fits the cluster.
+
+    With --preview: what other thresholds would have given over past weeks, and how to set one.
+    Asks a running service.
+
+    Example:  `kubehabit model --preview --days 28 --per-day 3`
+
+    Next:  `kubehabit drift LOG`, to see which principals changed; `kubehabit promote`, for another version.
+    """
+    from kubehabit.client.remote import AnswerError
+
+    service = remote(url)
+    if preview or per_day is not None or scale is not None:
+        answer = service.get("model", "preview", days=days, perDay=per_day, scale=scale)
+        screen = "preview_screen"
+    else:
+        served = service.get("model")
+        try:
+            drift = service.get("model", "drift", days=days)
+        except AnswerError as error:
+            if error.status != HTTPStatus.NOT_FOUND:  # nothing was scored yet
+                raise
+            drift = None
+        answer = {"model": served, "drift": drift, "scale": served["thresholdScale"]}
+        screen = "model_screen"
+    if as_json:
+        print_json(answer)
+        return
+    from kubehabit.tables import alerts
+    from kubehabit.tables import model as tables
+
+    alerts.show(getattr(tables, screen)(answer))

@@ -1,0 +1,130 @@
+"""`kubehabit train` and `kubehabit tune`: a dataset to a registered model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kubehabit.options import Dataset, room, shipped, yaml_option
+
+app = room("")
+#: What a command does not know goes to Lightning's own command line.
+_TO_LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command("train", context_settings=_TO_LIGHTNING)
+def train(
+    ctx: typer.Context,
+    data: Annotated[Path, Dataset],
+    config: Annotated[Path | None, yaml_option("--config", "train.yaml", "Settings of the training")] = None,
+    feedback: Annotated[
+        Path | None,
+        typer.Option(
+            "--feedback",
+            help="Verdicts on alerts, one JSON object a line: confirmed normal work is learned, attacks are left out.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    feedback_log: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--feedback-log",
+            help="Audit log that holds the events of the feedback; may be repeated.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            "--warm-start",
+            help="Start from the weights of a registered model, such as models:/kubehabit@champion.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            help="Resume a training that was stopped: its MLflow run, or `last`. Its own settings are used.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train the autoencoder, calibrate it on held-back normal data, export it to ONNX and register it.
+
+    Ends with an MLflow run (parameters, curves, plots) and a new version of the registered model "kubehabit".
+    Any further option goes to Lightning's own command line and overrides the YAML.
+    The first version becomes the champion; later ones are challengers until `kubehabit promote` accepts them.
+
+    Example:  `kubehabit train --data .kubehabit/dataset --trainer.max_steps 500`
+
+    Next:  `kubehabit evaluate` against a labelled recording, or `kubehabit serve`.
+    """
+    from training.train import train as run_training
+
+    options = list(ctx.args)
+    if feedback is not None:
+        logs = json.dumps([str(path) for path in feedback_log or []])
+        options += [f"--data.feedback={feedback}", f"--data.feedback_logs={logs}"]
+    result = run_training(
+        config or shipped("train.yaml"), data, options, resume=resume, warm_start=warm_start
+    )
+    for name, value in sorted(result.metrics.items()):
+        typer.echo(f"  {name:<40} {value:.6g}")
+    typer.echo(f"MLflow run: {result.run_id}")
+    typer.echo(f"Registered: {result.model_name} version {result.version} ({result.alias})")
+    if result.alias == "challenger":
+        typer.echo("Next: kubehabit promote --log LOG --labels LABELS.json --normal LOG")
+    else:
+        typer.echo("Next: kubehabit serve, or kubehabit evaluate --log LOG --labels LABELS.json")
+
+
+@app.command("tune", context_settings=_TO_LIGHTNING)
+def tune(
+    ctx: typer.Context,
+    data: Annotated[Path, Dataset],
+    config: Annotated[
+        Path | None, yaml_option("--config", "train.yaml", "Settings of the training that are varied")
+    ] = None,
+    search: Annotated[Path | None, yaml_option("--search", "tune.yaml", "Search space")] = None,
+    study: Annotated[
+        str, typer.Option("--study", help="Name of the search; the same name resumes it.")
+    ] = "kubehabit",
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            help="Database of the trials. Default: tune.db in KUBEHABIT_HOME.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Search for better settings on held-back normal data; no labels are used. Resumable.
+
+    A trial is scored by how well it separates held-back windows from the same windows with another principal's action,
+    and by its reconstruction. Further options go to every trial's training.
+
+    Example:  `kubehabit tune --data .kubehabit/dataset`
+
+    Next:  put what it prints into a copy of train.yaml, and pass that to `kubehabit train --config`.
+    """
+    from rich.console import Console
+
+    from training import tune as searching
+
+    found = searching.tune(
+        config or shipped("train.yaml"),
+        data,
+        searching.TuneConfig.load(search),
+        study=study,
+        storage=storage,
+        overrides=list(ctx.args),
+    )
+    Console().print(searching.table_of(found))
+    typer.echo("Best settings, for a copy of train.yaml:")
+    typer.echo(searching.as_config(found.best_params))

@@ -1,0 +1,107 @@
+"""`kubehabit who`: who touched an object, and who is new in a namespace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from kubehabit.options import AsJson, Local, ServiceConfig, Since, Store, Until, Url, moment, room
+
+who_app = room(
+    """
+    Ask who did something, from every event that was received. No alert is needed.
+
+    `kubehabit who touched secret payments/db --since 7d`
+
+    `kubehabit who is new in payments --since 7d`
+    """
+)
+_who_is = room("Ask who is new somewhere.")
+_who_is_new = room("Ask who is new in a namespace.")
+who_app.add_typer(_who_is, name="is")
+_who_is.add_typer(_who_is_new, name="new")
+
+
+@who_app.command("touched")
+def who_touched(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="Kind, as kubectl takes it: secret, pods, crb.", show_default=False
+        ),
+    ],
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAMESPACE/][NAME]",
+            help="payments/db is that object; payments/ is the whole namespace; db is that name in any namespace. "
+            "Default: every object of the kind.",
+            show_default=False,
+        ),
+    ] = None,
+    since: Since = "7d",
+    until: Until = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Hide list-only access to the whole kind.")] = False,
+    url: Url = None,
+    local: Local = False,
+    config: ServiceConfig = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show who touched an object: how, how often, when, from where and with which client; denied attempts too.
+
+    A principal that listed or watched all Secrets of the namespace, or of the cluster, has seen this one as well.
+    Reads a running service, or with --local its files on this machine.
+
+    Example:  `kubehabit who touched secret payments/db --since 7d`
+
+    Next:  `kubehabit principal NAME` for one of them, or `kubehabit events` for every event.
+    """
+    from kubehabit.client.events import answers_of, object_of
+    from kubehabit.tables import events as tables
+
+    answers = answers_of(url, local, config, store)
+    wanted = replace(object_of(kind, what), since=moment(since), until=moment(until))
+    found = answers.touched(wanted, listings=not exact)
+    if as_json:
+        tables.print_json({"touched": found})
+    else:
+        tables.touched(found, wanted, what, since, answers)
+
+
+@_who_is_new.command("in")
+def who_is_new_in(
+    namespace: Annotated[
+        str, typer.Argument(metavar="NAMESPACE", help="Namespace that they came to.", show_default=False)
+    ],
+    since: Since = "7d",
+    until: Until = None,
+    url: Url = None,
+    local: Local = False,
+    config: ServiceConfig = None,
+    store: Store = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which principals came to a namespace for the first time.
+
+    First means as far back as the store goes, which the answer says.
+    Reads a running service, or with --local its files on this machine.
+
+    Example:  `kubehabit who is new in payments --since 7d`
+
+    Next:  `kubehabit events --namespace payments --principal NAME` for what one of them did there.
+    """
+    from kubehabit.client.events import answers_of
+    from kubehabit.tables import events as tables
+    from serving.forensics.clock import written
+
+    answers = answers_of(url, local, config, store)
+    found = answers.newcomers(namespace, moment(since) or 0, moment(until))
+    if as_json:
+        earliest = answers.earliest()
+        begins = None if earliest is None else written(earliest)
+        tables.print_json({"newcomers": found, "storeBegins": begins})
+    else:
+        tables.newcomers(found, namespace, since, answers)
