@@ -24,15 +24,16 @@ COPY pyproject.toml ./
 COPY requirements/lock.txt requirements/lock.txt
 # With empty rooms only the dependencies are installed, in a layer that survives changes of the code. The extras are the drivers that a
 # setting can ask for: they cannot be added to a running image.
-RUN mkdir kubehabit configs data training serving \
+RUN mkdir kubehabit configs data detection training serving \
  && touch README.md LICENSE kubehabit/__init__.py \
-          configs/__init__.py data/__init__.py training/__init__.py serving/__init__.py \
+          configs/__init__.py data/__init__.py detection/__init__.py training/__init__.py serving/__init__.py \
  && pip install --no-cache-dir --no-compile -c requirements/lock.txt ".[postgres,otel]" \
  && pip uninstall --yes kubehabit
 COPY README.md LICENSE ./
 COPY kubehabit/ kubehabit/
 COPY configs/ configs/
 COPY data/ data/
+COPY detection/ detection/
 COPY training/ training/
 COPY serving/ serving/
 RUN rm -rf build && pip install --no-cache-dir --no-deps .

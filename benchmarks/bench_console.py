@@ -24,28 +24,29 @@ from typing import Any
 from benchmarks.chromium import chromium
 from benchmarks.console_service import serving
 from benchmarks.report import Row, at_most, report
-from data.audit_event import AuditEvent
-from data.detector import Scores
-from data.fields import FIELDS
-from serving.alerts import (
+from data.actions.fields import FIELDS
+from data.events.audit_event import AuditEvent
+from detection.detector import Scores
+from serving.alerts.explain.explainer import Explainer
+from serving.alerts.explain.phrases import ActionPhrase
+from serving.app import create_app
+from serving.schemas import (
     SEVERITIES,
     Action,
     Alert,
     Alternative,
     FieldSurprise,
+    ModelInfo,
     Novelty,
     ObjectReference,
     ResponseStatus,
     ServedModel,
     add_actions,
 )
-from serving.app import create_app
-from serving.engine import Engine, ModelInfo
-from serving.explainer import Explainer
-from serving.phrases import ActionPhrase
+from serving.scoring.engine import Engine
 from serving.settings import Settings
-from serving.store import AlertStore
-from serving.tables import microseconds
+from serving.storage.database import AlertStore
+from serving.storage.tables import microseconds
 
 FIRST_VIEW = 1.0
 """Seconds; the bar of the first view."""

@@ -24,11 +24,11 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.report import Row, at_least, at_most, report
-from data.audit_event import AuditEvent
-from data.encoder import ActionSettings
-from data.parts import Job, encode_job
+from data.actions.encoder import ActionSettings
+from data.dataset.parts import Job, encode_job
+from data.events.audit_event import AuditEvent
+from data.events.reader import open_lines
 from data.paths import shipped
-from data.reader import open_lines
 
 RECORDING = Path(__file__).resolve().parent.parent / "data" / "recordings" / "normal.jsonl.zst"
 EVENTS = 60_000
@@ -150,7 +150,7 @@ def growth(folder: Path, lines: list[bytes]) -> list[Row]:
 _BUILD = """
 import re, resource, sys
 from pathlib import Path
-from data.build import build
+from data.dataset.build import build
 
 if __name__ == "__main__":
     actions = build([Path(sys.argv[1])], Path(sys.argv[2]), progress=False, workers=int(sys.argv[3]) or None).card["actions"]

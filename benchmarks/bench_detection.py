@@ -142,7 +142,7 @@ def measure(home: Path, page: Path | None, *, twice: bool) -> list[Row]:
     os.environ["KUBEHABIT_HOME"] = str(home)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)
-    from data.build import build
+    from data.dataset.build import build
     from training.evaluation.evaluate import evaluate
     from training.train import train
 

@@ -22,17 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Row, at_least, at_most, report
-from data.audit_event import DeadLetter
-from data.reader import open_lines, read_events
-from serving.engine import Engine
+from data.events.audit_event import DeadLetter
+from data.events.reader import open_lines, read_events
 from serving.forensics.event_store import EventStore
 from serving.forensics.evidence.export import Subject, check, export
 from serving.forensics.ledger import Ledger
 from serving.forensics.queries import EventQueries
-from serving.incident_sessions import Session
-from serving.loader import load_engine
-from serving.registry import parse_model
-from serving.report import Incident
+from serving.incidents.report import Incident
+from serving.incidents.sessions import Session
+from serving.registry.client import parse_model
+from serving.rollout.loader import load_engine
+from serving.scoring.engine import Engine
 from serving.settings import EventSettings, load_settings
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
@@ -393,7 +393,7 @@ def trained(home: Path) -> str:
     os.environ["KUBEHABIT_HOME"] = str(home)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)
-    from data.build import build
+    from data.dataset.build import build
     from training.train import train
 
     dataset = home / "dataset"

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.report import Row, report
-from data.reader import open_lines
+from data.events.reader import open_lines
 from data.simulation import load_settings, simulate
 from serving.forensics.duckdb import connect, quoted
 from serving.forensics.event_store import EventStore

@@ -38,7 +38,7 @@ import numpy as np
 
 from benchmarks.load import write_bodies
 from benchmarks.report import Row, at_most, report
-from data.audit_event import AuditEvent
+from data.events.audit_event import AuditEvent
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDINGS = ROOT / "data" / "recordings"
@@ -243,7 +243,7 @@ def refused(answers: Mapping[str, Any]) -> int:
 
 def raw_lines(name: str, most: int | None = None) -> list[bytes]:
     """Events of a recording, as its file has them."""
-    from data.reader import open_lines
+    from data.events.reader import open_lines
 
     return list(islice(open_lines(RECORDINGS / f"{name}.jsonl.zst"), most))
 
@@ -377,11 +377,11 @@ def first_alerts(server: Server, bodies: Sequence[tuple[bytes, int]], most: int)
 def differing(server: Server, bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> tuple[int, int]:
     """Events of the labelled recording whose verdict over HTTP is not that of the offline evaluation, and all events.
 
-    Offline is the path of `kubehabit evaluate`: the log read in its own chunks through `data.detector.Detector`.
+    Offline is the path of `kubehabit evaluate`: the log read in its own chunks through `detection.detector.Detector`.
     """
-    from data.bundle import Bundle
-    from data.detector import Detector
-    from data.reader import DeadLetterFile, read_events
+    from data.events.reader import DeadLetterFile, read_events
+    from detection.bundle import Bundle
+    from detection.detector import Detector
 
     offline: list[tuple[str, float, bool, str]] = []
     detector = Detector(Bundle.load(bundle))
@@ -672,7 +672,7 @@ def main() -> None:
     else:
         model = Model(registered(chosen.home), "kubehabit", "champion")
     os.environ["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_REGISTRY_URI"] = model.store
-    from serving.registry import Reference, open_bundle
+    from serving.registry.client import Reference, open_bundle
 
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import Row, at_most, report
-from data.fields import FIELDS
-from data.reader import open_lines
+from data.actions.fields import FIELDS
+from data.events.reader import open_lines
 from training.model import ModelConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,8 +56,8 @@ def operations(model: ModelConfig) -> int:
 
 def measure(share: float, lines: list[bytes], folder: Path, steps: int | None, best: float) -> list[Row]:
     """Rows of one training on the first share of the recording."""
-    from data.build import build
-    from data.bundle import Bundle
+    from data.dataset.build import build
+    from detection.bundle import Bundle
     from training.registry import download
     from training.train import train
 

@@ -26,10 +26,10 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.report import Row, report
-from data.encoder import ActionEncoder
-from data.fields import GAPS, gap_codes
-from data.names import client_family, reach_of
-from data.reader import DeadLetterFile, read_events
+from data.actions.encoder import ActionEncoder
+from data.actions.fields import GAPS, gap_codes
+from data.actions.folding import client_family, reach_of
+from data.events.reader import DeadLetterFile, read_events
 from data.simulation import load_settings, simulate
 from training.evaluation.metrics import named_by, read_labels
 

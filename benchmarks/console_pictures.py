@@ -27,13 +27,13 @@ from benchmarks.bench_incidents import trained
 from benchmarks.chromium import chromium
 from benchmarks.console_service import serving
 from benchmarks.console_weeks import weeks
+from data.events.reader import open_lines
 from data.paths import registry_uri, tracking_uri
-from data.reader import open_lines
-from serving.alerts import SEVERITIES
 from serving.app import create_app
-from serving.loader import load_engine
-from serving.registry import parse_model
-from serving.report import Incident
+from serving.incidents.report import Incident
+from serving.registry.client import parse_model
+from serving.rollout.loader import load_engine
+from serving.schemas import SEVERITIES
 from serving.settings import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent

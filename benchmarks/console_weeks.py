@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
-from data.reader import open_lines
+from data.events.reader import open_lines
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
 _OFFICE, _WEEKEND = range(7, 19), (9, 15)

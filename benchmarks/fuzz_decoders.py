@@ -20,12 +20,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.audit_event import Decoded
-from data.decode import decode_body, decode_lines, decode_numbered
-from data.encoder import ActionEncoder
+from data.actions.encoder import ActionEncoder
 from data.errors import KubehabitError
-from data.reader import open_lines
-from data.sources.documents import Documents
+from data.events.audit_event import Decoded
+from data.events.decode import decode_body, decode_lines, decode_numbered
+from data.events.formats.json_stream import Documents
+from data.events.reader import open_lines
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
 SLOW_SECONDS = 5.0
@@ -238,12 +238,12 @@ def run_guided(minutes: float, corpus: Path) -> None:
         import atheris
     except ImportError:
         sys.exit("Fuzzing guided by coverage needs atheris: pip install atheris")
-    import data.audit_event
-    import data.decode
-    import data.names
-    import data.reader
-    import data.sources
-    import data.traits
+    import data.actions.body_traits
+    import data.actions.folding
+    import data.events.audit_event
+    import data.events.decode
+    import data.events.formats.registry
+    import data.events.reader
 
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(300)):

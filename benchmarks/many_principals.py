@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.report import Row, at_most, report
-from data.audit_event import AuditEvent, ObjectRef, Status, User
-from data.bundle import seal
-from serving.checkpointer import Checkpointer
-from serving.journal import Journal
-from serving.loader import load_engine
+from data.events.audit_event import AuditEvent, ObjectRef, Status, User
+from detection.bundle import seal
+from serving.rollout.loader import load_engine
+from serving.scoring.checkpointer import Checkpointer
+from serving.scoring.journal import Journal
 from serving.settings import Settings
 
 BATCH = 1000

@@ -33,8 +33,8 @@ def losses(dataset: Path, options: list[str], **how: Any) -> tuple[str, list[tup
 
 def warm_start(log: Path, folder: Path, steps: int) -> dict[str, Any]:
     """Held-back loss over the steps, from scratch and from a champion that knows the first part of the log."""
-    from data.build import build
-    from data.reader import open_lines
+    from data.dataset.build import build
+    from data.events.reader import open_lines
 
     lines = list(open_lines(log))
     first = folder / "first.jsonl"

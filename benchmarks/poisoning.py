@@ -77,8 +77,8 @@ def measure(
     log: Path, recording: Path, labels: Path, copies: int, options: Sequence[str], folder: Path
 ) -> dict[str, Any]:
     """Train on a log with so many copies of each chosen run, and judge."""
-    from data.build import build
-    from data.reader import open_lines
+    from data.dataset.build import build
+    from data.events.reader import open_lines
     from training.evaluation.evaluate import evaluate
     from training.train import train
 

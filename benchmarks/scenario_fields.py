@@ -22,15 +22,15 @@ from typing import Any
 import yaml
 
 from benchmarks.report import Row, at_least, report
-from data.attributes import ATTRIBUTES
-from data.audit_event import AuditEvent
-from data.decode import decode_lines
-from data.encoder import ActionEncoder, ActionSettings
-from data.fields import FIELDS
-from data.identity import identify
+from data.actions.attributes import ATTRIBUTES
+from data.actions.encoder import ActionEncoder, ActionSettings
+from data.actions.fields import FIELDS
+from data.events.audit_event import AuditEvent
+from data.events.decode import decode_lines
+from data.events.reader import open_lines
 from data.paths import shipped
-from data.peer_groups import PrincipalTable
-from data.reader import open_lines
+from data.principals.identity import identify
+from data.principals.peer_groups import PrincipalTable
 
 HERE = Path(__file__).resolve().parent
 RECORDINGS = HERE.parent / "data" / "recordings"
@@ -434,11 +434,11 @@ recording (all runs of a scenario joined). *Constructed* ones are the catalogue'
 the name the calls it takes, in the clothes of a principal of the recording: its own client, address and groups, so that only the
 deed itself can differ (which permission allowed it is left out: nobody decided it).
 
-*New* lists attributes (`data/attributes.py`) never before seen from the principal: plain = its peers do it, `*` = no peer does,
-`**` = nobody ever did. What follows from a smaller one that is as new is left out: a new namespace makes every object in it new.
+*New* lists attributes (`data/actions/attributes.py`) never before seen from the principal: plain = its peers do it, `*` = no peer
+does, `**` = nobody ever did. What follows from a smaller one that is as new is left out: a new namespace makes every object in it new.
 *Over several actions* needs more than one action or principal: rate, fan-out, refusals, order (a step from one kind of action to
 another that the principal never made), writer (the object is otherwise written by others), owner (what controllers did because of
-it traces to the attacker, `data/owners.py`).
+it traces to the attacker, `data/principals/ownership.py`).
 
 """
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.sequences import Floats, Session
-from data.vocabulary import MASK, PAD, UNKNOWN
+from data.actions.vocabulary import MASK, PAD, UNKNOWN
 from training.model import Autoencoder, ModelConfig, targets_at
 
 BEGIN, END = MASK + 1, MASK + 2

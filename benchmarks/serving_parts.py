@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 
-from data.bundle import Bundle
+from detection.bundle import Bundle
 
 PARTS = (
     "decode",
@@ -68,19 +68,19 @@ class Clock:
 
 def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, float]:
     """CPU microseconds an event of each of PARTS, on the way of `/v1/audit` without HTTP."""
-    from data import detector as detecting
-    from data.calibration import Calibration, Deeds
-    from data.decode import decode_body
-    from data.encoder import ActionEncoder
-    from data.evidence import Accumulator
-    from data.habits import Habits
-    from data.sensitivity import Sensitivity
-    from data.vocabulary import Vocabulary
-    from data.windows import Windows
-    from serving.deduplication import EventDeduplicator
-    from serving.engine import Engine
-    from serving.journal import record
-    from serving.loader import load_engine
+    from data.actions.encoder import ActionEncoder
+    from data.actions.sensitivity import Sensitivity
+    from data.actions.vocabulary import Vocabulary
+    from data.events.decode import decode_body
+    from detection import detector as detecting
+    from detection.calibration import Calibration, Deeds
+    from detection.evidence import Accumulator
+    from detection.novelty import Habits
+    from detection.windows import Windows
+    from serving.rollout.loader import load_engine
+    from serving.scoring.deduplication import EventDeduplicator
+    from serving.scoring.engine import Engine
+    from serving.scoring.journal import record
     from serving.settings import load_settings
 
     clock = Clock()
@@ -133,10 +133,10 @@ def bare_reconstruction(
     Returns:
         The whole graph, and the one for the newest action if the bundle has it. What they are fed is made beforehand.
     """
-    from data.decode import decode_body
-    from data.encoder import ActionEncoder
-    from data.reconstruction import NewestOnnxModel, OnnxModel
-    from data.windows import Windows
+    from data.actions.encoder import ActionEncoder
+    from data.events.decode import decode_body
+    from detection.reconstruction import NewestOnnxModel, OnnxModel
+    from detection.windows import Windows
 
     opened = Bundle.load(bundle)
     encoder, windows = ActionEncoder(opened.settings), Windows(opened.window)

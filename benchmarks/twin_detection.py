@@ -22,12 +22,12 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.report import Row, at_least, at_most, report
-from data.build import build
-from data.bundle import Bundle
-from data.detector import Detector
-from data.evidence import INCIDENT_SECONDS
-from data.reader import DeadLetterFile, read_events
+from data.dataset.build import build
+from data.events.reader import DeadLetterFile, read_events
 from data.simulation import load_settings, simulate
+from detection.bundle import Bundle
+from detection.detector import Detector
+from detection.evidence import INCIDENT_SECONDS
 from training.evaluation.metrics import named_by
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,1 +1,1 @@
-"""Audit log -> actions -> sequences, and the bundle contract that training writes and serving reads."""
+"""Audit log -> actions -> sequences."""

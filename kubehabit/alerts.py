@@ -34,7 +34,7 @@ app = room(
     cls=ListsByDefault,
 )
 _FILTERS = query_command(
-    "serving.query:AlertListQuery",
+    "serving.alerts.query:AlertListQuery",
     ("severity", "principal", "namespace", "state", "verdict", "text", "since"),
 )
 

@@ -32,7 +32,7 @@ def data_build(
 
     Next:  `kubehabit train --data .kubehabit/dataset`
     """
-    from data.build import build
+    from data.dataset.build import build
 
     summary = build(logs, out, dead_letters=dead_letters)
     typer.echo(summary.describe())
@@ -49,7 +49,7 @@ def data_inspect(logs: Logs, as_json: AsJson = False) -> None:
     """
     from rich.console import Console
 
-    from data.inspect import inspect
+    from data.reports.log_summary import inspect
 
     found = inspect(logs, Console(stderr=True))
     if as_json:

@@ -11,23 +11,21 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.errors import KubehabitError
+from data.events.reader import open_lines
 from data.paths import Recordings
 from data.paths import home as kubehabit_home
-from data.reader import open_lines
 from kubehabit.client.remote import AnswerError, BusyError, Remote, UnreachableError
 from kubehabit.client.send import patiently
-from kubehabit.demo_server import Server, short, termination
-from kubehabit.tables.demo import announce, chapter, farewell, report
+from kubehabit.demo_server import Server, termination
+from kubehabit.tables.demo import Played, Story, announce, chapter, farewell, report, short
 
 #: Marks a folder that a demo made, which the next demo may therefore empty.
 MARKER = ".kubehabit-demo"
@@ -35,25 +33,6 @@ MARKER = ".kubehabit-demo"
 BATCH_EVENTS = 500
 #: Seconds for which a batch is sent again to a busy service.
 _PATIENCE = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """The result of playing a log through the API."""
-
-    events: int
-    seconds: float
-    alerts: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """What a demo found: the registered version, what was played, and the evaluation of the alerts."""
-
-    run_id: str
-    version: str
-    played: Played
-    figures: dict[str, Any]
 
 
 def run(
@@ -84,7 +63,7 @@ def run(
 def _chapters(home: Path, recordings: Recordings, overrides: Sequence[str], console: Console) -> Story:
     """The chapters, in order."""
     # Imported here: MLflow reads where its store is when it is first used.
-    from data.build import build
+    from data.dataset.build import build
     from training.evaluation.evaluate import judge
     from training.evaluation.metrics import named_by, read_labels
     from training.train import train

@@ -82,7 +82,7 @@ class Server:
                 answer = f"{response.status} {response.data[:200].decode('utf-8', 'replace')}"
             time.sleep(0.1)
         raise KubehabitError(
-            f"The API was not ready after {START_SECONDS:.0f} s ({answer}). Its log: {short(self.log)}"
+            f"The API was not ready after {START_SECONDS:.0f} s ({answer}). Its log: {self.log}"
         )
 
     def raise_if_dead(self) -> None:
@@ -90,7 +90,7 @@ class Server:
         if self._process is not None and (status := self._process.poll()) is not None:
             lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             last = lines[-1].removeprefix("error: ") if lines else "it said nothing"
-            raise KubehabitError(f"The API ended with status {status}: {last} (its log: {short(self.log)})")
+            raise KubehabitError(f"The API ended with status {status}: {last} (its log: {self.log})")
 
     def stop(self) -> None:
         """End the process group: with SIGTERM, then with SIGKILL."""
@@ -140,8 +140,3 @@ def held_back() -> Iterator[None]:
             signal.signal(number, handler)
         if held:
             signal.raise_signal(held[0])
-
-
-def short(path: Path) -> str:
-    """A path relative to the working directory where that is possible."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -26,7 +26,7 @@ from kubehabit.options import (
 
 app = room("")
 _FILTERS = query_command(
-    "serving.parameters:EventQuery",
+    "serving.api.parameters:EventQuery",
     (
         *("principal", "credential", "verb", "resource", "subresource", "namespace", "name", "address"),
         *("user_agent", "code", "audit_id", "alert", "since", "until"),

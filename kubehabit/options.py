@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from kubehabit.client import THIS_MACHINE
+
 if TYPE_CHECKING:
     from kubehabit.client.remote import Remote
 
 #: Model that evaluation, scoring and drift use unless another is named.
 CHAMPION = "models:/kubehabit@champion"
 #: Address of `kubehabit serve` with its shipped settings.
-THIS_MACHINE = "http://127.0.0.1:8646"
 #: Heading in `--help` of the options that say what is read: a running service, or the files of one.
 _SOURCE = "What to read"
 
@@ -175,7 +175,7 @@ def remote(url: str | None) -> Remote:
     """The service at an address, with the token in KUBEHABIT_TOKEN."""
     from kubehabit.client.remote import Remote
 
-    return Remote(url or THIS_MACHINE, os.environ.get("KUBEHABIT_TOKEN", ""))
+    return Remote.at(url)
 
 
 def moment(text: str | None) -> int | None:

@@ -44,8 +44,8 @@ def serve(
 
     Next:  open /docs in a browser, and look at /v1/alerts once events have come in.
     """
-    from serving.process import configure_allocator
-    from serving.registry import ask_ahead
+    from serving.process.resources import configure_allocator
+    from serving.registry.client import ask_ahead
 
     configure_allocator()
     ask_ahead()
@@ -95,7 +95,7 @@ def score(log: Log, model: Model = CHAMPION, as_json: JsonLines = False) -> None
     Next:  `kubehabit serve`, to get the same answers while things happen.
     """
     from kubehabit.tables import alerts
-    from serving.score import score_log
+    from serving.rollout.score_file import score_log
 
     scored = score_log(log, model)
     if as_json:

@@ -78,7 +78,7 @@ def token_create(
     """
     from datetime import UTC, datetime
 
-    from serving import tokens
+    from serving.access import tokens
 
     path = _tokens_file(file, config)
     made, secret = tokens.create(
@@ -109,7 +109,7 @@ def token_list(file: TokensFile = None, config: Config = None, as_json: AsJson =
     from rich.console import Console
     from rich.table import Table
 
-    from serving.tokens import read_tokens
+    from serving.access.tokens import read_tokens
 
     tokens = read_tokens(_tokens_file(file, config))
     if as_json:
@@ -140,7 +140,7 @@ def token_revoke(
 
     Example:  `kubehabit token revoke pipeline`
     """
-    from serving.tokens import revoke
+    from serving.access.tokens import revoke
 
     path = _tokens_file(file, config)
     revoke(path, name)

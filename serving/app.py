@@ -9,27 +9,29 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from serving import model_routes, problems, tracing
-from serving.api_alerts import add_alert_routes
-from serving.api_docs import add_docs
-from serving.api_feedback import add_feedback_routes
-from serving.api_health import add_health_routes
-from serving.api_score import add_score_routes
+from serving.access.gate import Access, Gate
+from serving.access.scopes import add_security
+from serving.access.tls import ServerTls
+from serving.api import forensics
+from serving.api import model as model_routes
+from serving.api import principals as history
+from serving.api.alerts import add_alert_routes
+from serving.api.feedback import add_feedback_routes
+from serving.api.health import add_health_routes
+from serving.api.incidents import add_incident_routes
+from serving.api.principals import Records
+from serving.api.score import add_score_routes
 from serving.console.render import problem_page
 from serving.console.routes import add_console
-from serving.engine import Engine
-from serving.forensics import routes as forensics
-from serving.gate import Access, Gate
-from serving.history import routes as history
-from serving.history.routes import Records
 from serving.history.schema import HistoryError
-from serving.incident_routes import add_incident_routes
-from serving.problems import Problem
+from serving.http import problems
+from serving.http.docs import add_docs
+from serving.http.problems import Problem
 from serving.runtime import Service
-from serving.scopes import add_security
+from serving.scoring.engine import Engine
 from serving.settings import Settings
-from serving.store import StoreError
-from serving.tls import ServerTls
+from serving.storage.database import StoreError
+from serving.telemetry import tracing
 
 #: How long shutdown waits for a model that is being loaded: a thread that is cut off within onnxruntime aborts the process.
 _LOADING_ENDS_SECONDS = 3.0
@@ -76,7 +78,7 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        # Else it begins by itself once anything in the process sets a global provider; see `serving.tracing`.
+        # Else it begins by itself once anything in the process sets a global provider; see `serving.telemetry.tracing`.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         responses={
             "4XX": {"description": "What was wrong with the request", "content": _problem_content()},

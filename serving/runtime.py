@@ -9,32 +9,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data.audit_event import AuditEvent, DeadLetter
-from serving import process
-from serving.checkpointer import Checkpointer
-from serving.dead_letters import BoundedDeadLetters
-from serving.engine import Engine
+from data.events.audit_event import AuditEvent, DeadLetter
+from serving.alerts.stream import Stream
+from serving.delivery.dispatcher import Dispatcher
+from serving.delivery.outbox import Outbox
 from serving.forensics.event_store import EventStore
 from serving.forensics.ingest import EventIngest
 from serving.forensics.service import ForensicsParts, ForensicsService
 from serving.history.recorder import History
-from serving.intake import Intake
-from serving.journal import Journal
-from serving.metrics import Metrics
-from serving.pipeline import Pipeline
-from serving.problems import ProblemError
-from serving.retention import Retention
+from serving.http.problems import ProblemError
+from serving.process import resources as process
+from serving.process.worker import Worker
+from serving.rollout.watcher import ModelWatch
+from serving.scoring.checkpointer import Checkpointer
+from serving.scoring.dead_letters import BoundedDeadLetters
+from serving.scoring.engine import Engine
+from serving.scoring.intake import Intake
+from serving.scoring.journal import Journal
+from serving.scoring.pipeline import Pipeline
+from serving.scoring.verdicts import Batch
 from serving.settings import Settings
-from serving.sinks.dispatcher import Dispatcher
-from serving.sinks.outbox import Outbox
-from serving.store import StoreError
-from serving.stream import Stream
-from serving.verdicts import Batch
-from serving.watcher import ModelWatch
-from serving.worker import Worker
+from serving.storage.database import StoreError
+from serving.storage.retention import Retention
+from serving.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from data.detector import Figures
+    from detection.detector import Figures
 
 _log = logging.getLogger("kubehabit.api")
 _TRIM_SECONDS = 30.0

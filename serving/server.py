@@ -19,14 +19,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from data.errors import KubehabitError
-from serving import process, tracing
+from serving.access.connection_limits import Connection
+from serving.access.tls import ServerTls
 from serving.app import create_app
-from serving.connection_limits import Connection
-from serving.engine import ModelInfo
-from serving.logs import configure
+from serving.process import resources as process
 from serving.runtime import Service
+from serving.schemas import ModelInfo
 from serving.settings import load_settings
-from serving.tls import ServerTls
+from serving.telemetry import tracing
+from serving.telemetry.logging import configure
 
 _log = logging.getLogger("kubehabit.api")
 _SHUTDOWN_SECONDS = 10
@@ -148,7 +149,7 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
         _announce(service.ready().model, f"{scheme}://{shown}:{number}", sys.stderr if lines else sys.stdout)
         process.freeze_gc()
 
-    from serving.loader import load_engine
+    from serving.rollout.loader import load_engine
 
     app = create_app(settings, load=partial(load_engine, settings), on_loaded=loaded)
     service: Service = app.state.service

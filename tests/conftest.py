@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data.reader import open_lines
+from data.events.reader import open_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDINGS = ROOT / "data" / "recordings"
@@ -54,7 +54,7 @@ class Trained:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, normal_lines: list[bytes]) -> Iterator[Trained]:
     """Dataset, training, export and registration, as `kubehabit train` does them."""
-    from data.build import build
+    from data.dataset.build import build
     from training.registry import download
     from training.train import train
 

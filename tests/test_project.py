@@ -79,7 +79,7 @@ def test_every_dependency_says_why_it_is_there() -> None:
         assert name in reasons
 
 
-@pytest.mark.parametrize("module", ["serving.server", "serving.score"])
+@pytest.mark.parametrize("module", ["serving.server", "serving.rollout.score_file"])
 def test_serving_loads_no_training_package(module: str) -> None:
     heavy = "torch lightning pandas datasets pyarrow matplotlib sklearn onnx mlflow.pyfunc training"
     code = f"import sys, {module}; print([name for name in '{heavy}'.split() if name in sys.modules])"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.audit_event import AuditEvent
 from data.errors import KubehabitError
+from data.events.audit_event import AuditEvent
+from data.events.reader import DeadLetterFile, read_events
 from data.paths import home
-from data.reader import DeadLetterFile, read_events
 
 
 def read_log(

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from data.actions.attributes import ATTRIBUTES
+from data.actions.fields import FIELDS
 from data.arrays import runs
-from data.attributes import ATTRIBUTES
-from data.bundle import FORMAT, Warmup, seal
-from data.fields import FIELDS
-from data.self_test import NAME as SELF_TEST
-from data.self_test import SelfTest
-from data.table import ActionTable
+from data.dataset.table import ActionTable
+from detection.bundle import FORMAT, Warmup, seal
+from detection.parity_check import NAME as SELF_TEST
+from detection.parity_check import SelfTest
 from training.calibrate import CalibrationResult
 from training.model import ModelConfig
 

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.attributes import ATTRIBUTES
-from data.calibration import (
+from data.actions.attributes import ATTRIBUTES
+from data.actions.fields import FIELDS
+from data.dataset.table import ActionTable, cut_windows
+from data.errors import KubehabitError
+from detection.calibration import (
     CLASSES,
     TAIL_SHARE,
     Calibration,
@@ -21,12 +24,9 @@ from data.calibration import (
     acts_for_others,
     classes_of,
 )
-from data.errors import KubehabitError
-from data.evidence import INCIDENT_SECONDS, Accumulator
-from data.fields import FIELDS
-from data.habits import MATURE, Habits, counted_levels, novelty_levels
-from data.reconstruction import Model
-from data.table import ActionTable, cut_windows
+from detection.evidence import INCIDENT_SECONDS, Accumulator
+from detection.novelty import MATURE, Habits, counted_levels, novelty_levels
+from detection.reconstruction import Model
 
 Floats = npt.NDArray[np.float64]
 #: Alerts of one principal at most this far apart (microseconds) are one incident.

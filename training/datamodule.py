@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from data.identity import KINDS
-from data.table import ActionTable, cut_windows, load
+from data.dataset.table import ActionTable, cut_windows, load
+from data.principals.identity import KINDS
 from training.feedback import FeedbackConfig, Learned, learn, read_feedback
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import torch
 
+from data.dataset.table import ActionTable, cut_windows
 from data.errors import KubehabitError
-from data.reconstruction import Ints, NewestOnnxModel, Nll, OnnxModel
-from data.self_test import SelfTest
-from data.table import ActionTable, cut_windows
-from data.windows import Cut
+from detection.parity_check import SelfTest
+from detection.reconstruction import Ints, NewestOnnxModel, Nll, OnnxModel
+from detection.windows import Cut
 from training.model import Autoencoder, Scorer
 from training.model_newest import NewestScorer
 
@@ -36,7 +36,7 @@ class TorchModel:
     def __call__(
         self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
     ) -> tuple[Nll, Nll, Nll]:
-        """See `data.detector.Model`."""
+        """See `detection.detector.Model`."""
         inputs = (tokens, lengths, principal, group, positions)
         with torch.no_grad():
             nll, rank, log_probs = self.scorer(

@@ -20,12 +20,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from data.actions.fields import FIELDS, STATIC_FIELDS, gap_codes, stable_hash
+from data.actions.sensitivity import LEVELS
+from data.actions.vocabulary import SPECIALS, Vocabulary
+from data.dataset.table import ActionTable
 from data.errors import KubehabitError
-from data.fields import FIELDS, STATIC_FIELDS, gap_codes, stable_hash
-from data.habits import Habits
-from data.sensitivity import LEVELS
-from data.table import ActionTable
-from data.vocabulary import SPECIALS, Vocabulary
+from detection.novelty import Habits
 from training.audit_log import read_log
 from training.stretch import LogEncoder
 

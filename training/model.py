@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MASK = 2  # data.vocabulary.MASK; tested to be equal
+MASK = 2  # data.actions.vocabulary.MASK; tested to be equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class ModelConfig:
     """Architecture.
 
     Attributes:
-        vocabulary: number of tokens of each field, in the order of data.fields.FIELDS.
+        vocabulary: number of tokens of each field, in the order of data.actions.fields.FIELDS.
         principals: number of known principals; ids run from 1, 0 is "never seen".
         groups: number of known peer groups; ids run from 1.
         window: longest window, in actions.

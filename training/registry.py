@@ -121,7 +121,7 @@ def register(
     import pandas as pd  # type: ignore[import-untyped]
 
     with tempfile.TemporaryDirectory() as folder:
-        loader, code = model_code.pack("data.pyfunc", _ROOT, Path(folder))
+        loader, code = model_code.pack("detection.pyfunc", _ROOT, Path(folder))
         info = mlflow.pyfunc.log_model(
             name="model",
             loader_module=loader,
@@ -142,7 +142,7 @@ def register(
 
 
 def _signature() -> ModelSignature:
-    """Input and output columns of `data.pyfunc`."""
+    """Input and output columns of `detection.pyfunc`."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Map

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2
 
-from data.fields import FIELDS
-from data.table import ActionTable
-from data.vocabulary import UNKNOWN
+from data.actions.fields import FIELDS
+from data.actions.vocabulary import UNKNOWN
+from data.dataset.table import ActionTable
 
 #: Artifact of an MLflow run that holds the reference.
 REFERENCE = "drift/reference.json"

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.attributes import attribute_hashes
-from data.audit_event import AuditEvent
-from data.encoder import ActionEncoder, ActionSettings
-from data.fields import STATIC_FIELDS, gap_codes, stable_hash
-from data.identity import PEOPLE_AND_PIPELINES
-from data.peer_groups import PrincipalTable
-from data.sensitivity import Sensitivity
-from data.table import ActionTable
-from data.vocabulary import SPECIALS, Vocabulary
+from data.actions.attributes import attribute_hashes
+from data.actions.encoder import ActionEncoder, ActionSettings
+from data.actions.fields import STATIC_FIELDS, gap_codes, stable_hash
+from data.actions.sensitivity import Sensitivity
+from data.actions.vocabulary import SPECIALS, Vocabulary
+from data.dataset.table import ActionTable
+from data.events.audit_event import AuditEvent
+from data.principals.identity import PEOPLE_AND_PIPELINES
+from data.principals.peer_groups import PrincipalTable
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -34,7 +34,7 @@ class Stretch:
         name, kind: object [N], of the principal.
         name_hash, group_hash: uint64 [N], stable hashes of its name and of its peer group.
         time: int64 [N], microseconds since 1970 UTC.
-        sensitivity: int64 [N], level in data.sensitivity.LEVELS.
+        sensitivity: int64 [N], level in data.actions.sensitivity.LEVELS.
         values: field -> (distinct values, int64 [N] index into them). Of a dataset, rare values are those of the vocabulary.
         events: the audit events the actions came from; None for a dataset, which does not keep them.
     """

@@ -18,12 +18,12 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.audit_event import EXAMPLE_EVENT
-from data.bundle import Bundle
+from data.actions.fields import FIELDS
+from data.dataset.table import ActionTable
 from data.errors import KubehabitError
-from data.fields import FIELDS
-from data.identity import PEOPLE_AND_PIPELINES
-from data.table import ActionTable
+from data.events.audit_event import EXAMPLE_EVENT
+from data.principals.identity import PEOPLE_AND_PIPELINES
+from detection.bundle import Bundle
 from training import bundle_writer, checkpoints, registry, stability, warm_start
 from training.calibrate import (
     CalibrationConfig,

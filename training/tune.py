@@ -27,11 +27,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from data.actions.fields import FIELDS
+from data.dataset.table import ActionTable, cut_windows
 from data.errors import KubehabitError
-from data.fields import FIELDS
 from data.paths import home
-from data.reconstruction import Model
-from data.table import ActionTable, cut_windows
+from detection.reconstruction import Model
 from training import registry
 from training.config_file import ConfigFile
 from training.train import parse, quieten_lightning

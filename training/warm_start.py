@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from data.bundle import Bundle
+from data.actions.fields import FIELDS
+from data.actions.vocabulary import SPECIALS, UNKNOWN, Vocabulary, back_offs
+from data.dataset.table import ActionTable
 from data.errors import KubehabitError
-from data.fields import FIELDS
-from data.table import ActionTable
-from data.vocabulary import SPECIALS, UNKNOWN, Vocabulary, back_offs
+from detection.bundle import Bundle
 from training.registry import connected, download
 
 ARTIFACT = "weights/weights.npz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -9,7 +10,6 @@ from random import Random
 from typing import NamedTuple
 
 from data.simulation.config import Settings
-from data.simulation.kernel import uid_of
 
 SAFE = "bcdfghjklmnpqrstvwxz2456789"
 _CONSONANTS, _VOWELS = "bdfgjklmnprstvz", "aeiou"
@@ -49,6 +49,12 @@ LIBRARIES = """
 """.split()
 HELM = "Helm/3.5.2"
 _VERSION = "v1.20.2 (linux/amd64) kubernetes/faecb19"
+
+
+def uid_of(text: str) -> str:
+    """The UID of an object, derived from its name."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return f"{digest[:8]}-{digest[8:12]}-4{digest[13:16]}-a{digest[17:20]}-{digest[20:]}"
 
 
 class Grant(NamedTuple):

@@ -5,19 +5,15 @@ Events are ordered by `stageTimestamp`, as an API server writes them: a process 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from heapq import heappop, heappush, heapreplace
 from random import Random
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data.simulation.api import STREAMS, Route, make_route
-
-if TYPE_CHECKING:
-    from data.simulation.cluster import Client
+from data.simulation.cluster import Client, uid_of
 
 # Yields the microseconds until its next step.
 Process = Iterator[int]
@@ -46,12 +42,6 @@ def audit_ids(seed: int) -> Iterator[str]:
         block = text.tobytes().decode()
         for start in range(0, 36 * 1024, 36):
             yield block[start : start + 36]
-
-
-def uid_of(text: str) -> str:
-    """The UID of an object, derived from its name."""
-    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return f"{digest[:8]}-{digest[8:12]}-4{digest[13:16]}-a{digest[17:20]}-{digest[20:]}"
 
 
 class Kernel:

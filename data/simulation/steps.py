@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from data.errors import KubehabitError
 from data.simulation.api import CLUSTER_SCOPED, RESOURCES, STREAMS
-from data.simulation.kernel import uid_of
+from data.simulation.cluster import uid_of
 
 # Values for the braces of a step.
 Scene = dict[str, str]

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.simulation.api import DISCOVERY
-from data.simulation.cluster import App, Cast, Client, Identity, Node, Team, suffix
+from data.simulation.cluster import App, Cast, Client, Identity, Node, Team, suffix, uid_of
 from data.simulation.config import Settings
-from data.simulation.kernel import DAY, SECOND, Kernel, Process, uid_of
+from data.simulation.kernel import DAY, SECOND, Kernel, Process
 from data.simulation.steps import Scene, Step, body_of, owner_reference, pod_body
 
 # Collects the audit IDs of requests that an attack induced.

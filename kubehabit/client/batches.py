@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from data.reader import log_files, open_lines, size_of
-from data.sources.documents import Documents, opens_document
+from data.events.formats.json_stream import Documents, opens_document
+from data.events.reader import log_files, open_lines, size_of
 
 #: Most of one batch, uncompressed: well below the service's default limit of a body.
 BATCH_BYTES = 1 << 20

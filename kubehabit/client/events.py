@@ -11,10 +11,9 @@ from data.errors import KubehabitError, UnknownPrincipalError
 from kubehabit.client.event_document import EventPageDocument
 from kubehabit.client.event_files import answers_of_files
 from kubehabit.client.remote import AnswerError, Remote
-from kubehabit.options import remote
+from serving.api.parameters import EventQuery
 from serving.forensics import clock
 from serving.forensics.queries import EventFilter, EventPage, Life, Newcomer, Touch, resource_of
-from serving.parameters import EventQuery
 from serving.settings import load_settings
 
 
@@ -56,7 +55,7 @@ def answers_of(
 ) -> Answers:
     """Whom to ask: the files on this machine if any of the options that name them is given, else a running service."""
     if not local and config is None and store is None and history is None:
-        return ServiceAnswers(remote(url))
+        return ServiceAnswers(Remote.at(url))
     return answers_of_files(load_settings(config), store, history)
 
 

@@ -10,17 +10,17 @@ import msgspec
 from data.errors import KubehabitError
 from kubehabit.client.event_files import answers_of_files
 from kubehabit.client.remote import Remote
-from serving.alerts import clean
-from serving.explainer import Explainer
+from serving.alerts.explain.explainer import Explainer
 from serving.forensics import clock
 from serving.forensics.evidence.export import Subject, export, exporter
 from serving.forensics.evidence.incident import alerts_named
 from serving.forensics.evidence.model_card import describe_model
 from serving.forensics.evidence.page import render
 from serving.forensics.ledger import Ledger, load_signing_key
-from serving.incidents import Incidents
+from serving.incidents.incidents import Incidents
+from serving.schemas import clean
 from serving.settings import Settings, load_settings
-from serving.store import AlertStore, shown_url
+from serving.storage.database import AlertStore, shown_url
 
 _MAX_NOTE = 2000
 

@@ -8,16 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import make_url
-
 from data.errors import KubehabitError
 from kubehabit.client.remote import Remote
-from serving.alerts import ApiModel
-from serving.explainer import Explainer
-from serving.incidents import Incidents
-from serving.query import AlertListQuery, AlertPage, AlertQuery, whole
+from serving.alerts.explain.explainer import Explainer
+from serving.alerts.query import AlertListQuery, AlertPage, AlertQuery, whole
+from serving.incidents.incidents import Incidents
+from serving.schemas import ApiModel
 from serving.settings import Settings, read_settings
-from serving.store import AlertStore
+from serving.storage.database import AlertStore, missing_file
 
 
 class LocalStore:
@@ -37,7 +35,7 @@ class LocalStore:
     def alerts(
         self, wanted: AlertQuery, *, since: datetime | None, limit: int, cursor: int | None
     ) -> dict[str, Any]:
-        """A page of alerts, as `GET /v1/alerts` answers; arguments as of `serving.query.whole`."""
+        """A page of alerts, as `GET /v1/alerts` answers; arguments as of `serving.alerts.query.whole`."""
         with self._store() as store:
             return _document(
                 AlertPage.from_page(whole(store, wanted, since=since, limit=limit, cursor=cursor))
@@ -102,10 +100,10 @@ def page_of_alerts(query: AlertListQuery, limit: int, cursor: int | None, source
 
 def _look_for(settings: Settings) -> None:
     """Opening a store makes one where there is none, and an empty one would say that nothing ever happened."""
-    url = make_url(settings.store.resolved_url)
-    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+    missing = missing_file(settings.store.resolved_url)
+    if missing is not None:
         raise KubehabitError(
-            f"There is no store of alerts at {url.database}. Name the settings of its service with --config, or its folder as "
+            f"There is no store of alerts at {missing}. Name the settings of its service with --config, or its folder as "
             "KUBEHABIT_HOME; or leave out --local, to ask a running service."
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -12,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 
 from data.errors import KubehabitError
+from kubehabit.client import THIS_MACHINE
 
 Value = str | int | float | Sequence[str] | None
 _LOOPBACK = frozenset(("127.0.0.1", "::1", "localhost"))
@@ -64,6 +66,11 @@ class Remote:
     Raises:
         KubehabitError: the URL is not an HTTP address.
     """
+
+    @classmethod
+    def at(cls, url: str | None) -> Remote:
+        """The service at an address, or on this machine, with the token in KUBEHABIT_TOKEN."""
+        return cls(url or THIS_MACHINE, os.environ.get("KUBEHABIT_TOKEN", ""))
 
     def __init__(self, url: str, token: str = "") -> None:
         parts = urlsplit(url)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from serving.score import ScoredLog
+    from serving.rollout.score_file import ScoredLog
 
 SEVERITY_STYLES = {"low": "cyan", "medium": "yellow", "high": "red", "critical": "bold red"}
 _SESSION_LISTED = 8

@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kubehabit.demo_server import short
-
-if TYPE_CHECKING:
-    from kubehabit.demo import Played, Story
-
 #: What was new about where a run came from: the address, the client program, both, or nothing.
 MODES = {"same": "nothing", "new-ip": "address", "new-ua": "client", "new-ip-and-ua": "both"}
 _SEVERITY_STYLES = {"low": "dim", "medium": "yellow", "high": "bold red", "critical": "bold white on red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """The result of playing a log through the API."""
+
+    events: int
+    seconds: float
+    alerts: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What a demo found: the registered version, what was played, and the evaluation of the alerts."""
+
+    run_id: str
+    version: str
+    played: Played
+    figures: dict[str, Any]
+
+
+def short(path: Path) -> str:
+    """A path relative to the working directory where that is possible."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def report(story: Story, named: Set[str], console: Console) -> None:

@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from kubehabit.tables import principals
+from serving.api.forensics import document_of
 from serving.forensics import clock
 from serving.forensics.queries import EventFilter, Life, Newcomer, Top, Touch
 from serving.forensics.records import EventRecord, what_of
-from serving.forensics.routes import document_of
 
 if TYPE_CHECKING:
     from kubehabit.client.events import Answers

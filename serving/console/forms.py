@@ -6,8 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from fastapi import Request
 
-from serving.gate import Access, Caller
-from serving.problems import ProblemError
+from serving.access.gate import Access, Caller
+from serving.http.problems import ProblemError
 
 _MAX_BYTES = 64 * 1024
 _MAX_FIELDS = 2000

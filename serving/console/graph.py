@@ -14,9 +14,9 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-from data.links import ANY
 from serving.console.render import count, visible
-from serving.incident_graph import Edge, Graph, Node
+from serving.incidents.graph import Edge, Graph, Node
+from serving.incidents.links import ANY
 
 _MOST_OBJECTS, _MOST_FOLLOWING, _MOST_OTHERS = 10, 5, 4
 _HEIGHT, _ACROSS, _DOWN, _MARGIN = 42, 72, 10, 16

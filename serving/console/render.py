@@ -18,8 +18,8 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 from starlette.types import Scope
 
-from serving.gate import Caller
-from serving.scopes import NEEDS
+from serving.access.gate import Caller
+from serving.access.scopes import NEEDS
 from serving.settings import Settings
 
 HERE = Path(__file__).parent

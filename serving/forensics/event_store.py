@@ -27,14 +27,14 @@ from typing import IO, Any
 
 import msgspec
 
-from data.audit_event import AuditEvent
-from data.decode import decode_originals
+from data.actions.recent_hashes import Remembered, digests_of
 from data.durable_file import move_durably, write_durably
 from data.errors import KubehabitError
-from data.identity import Identity
+from data.events.audit_event import AuditEvent
+from data.events.decode import decode_originals
 from data.paths import shipped
-from data.remembered import Remembered, digests_of
-from data.times import parse_times
+from data.principals.identity import Identity
+from data.timestamps import parse_times
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
 from serving.forensics.duckdb import quoted

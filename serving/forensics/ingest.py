@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from data.errors import KubehabitError
-from serving.body import decompress
 from serving.forensics.event_store import EventStore
-from serving.journal import Journal, JournalError, Place
-from serving.worker import Worker
+from serving.http.body import decompress
+from serving.process.worker import Worker
+from serving.scoring.journal import Journal, JournalError, Place
 
 _log = logging.getLogger("kubehabit.events")
 _PAUSE_SECONDS = 0.25

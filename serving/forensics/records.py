@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from data.audit_event import UNREADABLE, AuditEvent, decode_event
-from data.identity import Identity
+from data.events.audit_event import UNREADABLE, AuditEvent, decode_event
+from data.principals.identity import Identity
 from serving.forensics.redaction import redact
 
 # Longest line of the open file for DuckDB, which allocates twice that per thread.

@@ -11,17 +11,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from serving.alerts import clean
-from serving.engine import ModelInfo
 from serving.forensics.event_store import EventStore
 from serving.forensics.evidence.export import EvidenceError, Subject, export
 from serving.forensics.evidence.incident import alerts_named
 from serving.forensics.evidence.model_card import describe_model
 from serving.forensics.queries import EventQueries, QueryTimeoutError
-from serving.incidents import Incidents
-from serving.problems import ProblemError
+from serving.http.problems import ProblemError
+from serving.incidents.incidents import Incidents
+from serving.schemas import ModelInfo, clean
 from serving.settings import EventSettings
-from serving.store import AlertStore
+from serving.storage.database import AlertStore
 
 # Each query uses as many threads as the database has.
 _CONCURRENT = 2

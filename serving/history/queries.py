@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from serving.alerts import ApiModel, clean
 from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, USUAL, HistoryError, connect
+from serving.schemas import ApiModel, clean
 
 Order = Literal["last", "name", "nearest"]
 ORDERS: tuple[Order, ...] = ("last", "name", "nearest")

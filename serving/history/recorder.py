@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.identity import PEOPLE_AND_PIPELINES, identify
-from serving.activity import Trained
-from serving.alerts import clean
+from data.principals.identity import PEOPLE_AND_PIPELINES, identify
+from serving.history.activity import Trained
 from serving.history.schema import BINS, DAY, EDGES, HOUR, connect
+from serving.schemas import clean
 
 if TYPE_CHECKING:
-    from data.calibration import Calibration
-    from data.detector import Scores
+    from detection.calibration import Calibration
+    from detection.detector import Scores
 
 _log = logging.getLogger("kubehabit.history")
 

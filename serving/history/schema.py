@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from data.calibration import TAIL_SHARE
 from data.errors import KubehabitError
+from detection.calibration import TAIL_SHARE
 
 #: Of the tables below.
 _VERSION = 2
@@ -17,7 +17,7 @@ HOUR = 3_600_000_000
 #: Hours.
 DAY = 24
 
-#: Evidence of a reconstruction error that one action in twenty (data.calibration.TAIL_SHARE) reached in
+#: Evidence of a reconstruction error that one action in twenty (detection.calibration.TAIL_SHARE) reached in
 #: calibration, decades.
 USUAL = 1.301029995663981
 

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from data.evidence import replay
-from serving.alerts import ApiModel
-from serving.context import LINK_REACH
+from detection.evidence import replay
 from serving.history.queries import HistoryReader
+from serving.incidents.context import LINK_REACH
+from serving.schemas import ApiModel
 from serving.settings import LEAST_SCALE, MOST_SCALE
 
 #: Thresholds of the curve, as shares of those calibrated.

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.functional_validators import AfterValidator
 
-from serving.alerts import SEVERITIES, Alert, Severity
+from serving.schemas import SEVERITIES, Alert, Severity
 
 
 class UnavailableError(Exception):

@@ -10,7 +10,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
-from serving.alerts import clean
+from serving.schemas import clean
 from serving.sinks.base import RefusedError, Secret, TlsSettings, UnavailableError
 
 _AGENT = "kubehabit"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field, model_validator
 
-from serving.alerts import Action
+from serving.schemas import Action
 from serving.sinks.base import Secret, SinkSettings, TlsSettings, Update, Url, read_url
 from serving.sinks.file import RotatedFile
 from serving.sinks.http import HttpPost

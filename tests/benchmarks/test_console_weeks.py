@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from benchmarks.console_weeks import moment_of, moved, weeks
-from data.decode import decode_lines
+from data.events.decode import decode_lines
 
 
 @pytest.mark.slow

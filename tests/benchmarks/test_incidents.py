@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_incidents import Exported, judge, measure, rows_of
-from data.fields import FIELDS
-from serving.alerts import Surrounding
-from serving.engine import Engine
-from serving.explainer import Explainer
-from serving.incident_sessions import Session
-from serving.report import Incident, Source
+from data.actions.fields import FIELDS
+from serving.alerts.explain.explainer import Explainer
+from serving.incidents.report import Incident, Source
+from serving.incidents.sessions import Session
+from serving.schemas import Surrounding
+from serving.scoring.engine import Engine
 from serving.settings import load_settings
-from serving.store import AlertStore
+from serving.storage.database import AlertStore
 from tests.serving.conftest import model_info
 from tests.serving.fakes import FakeDetector, ndjson, raw_event, secret_event
 

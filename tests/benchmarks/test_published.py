@@ -25,7 +25,7 @@ from benchmarks.crossfit import Calibration, calibrated, flagged, joined, merged
 from benchmarks.published import NOVELTY, PLANS, main, nearest, trainings
 from benchmarks.sequence_models import DETECTORS, OURS, Alphabet, Budget, Fitted, cut, view
 from benchmarks.sequences import RULES, SequenceSet, auc, corrupted, distinct, f1, fresh, recall_at
-from data.vocabulary import UNKNOWN
+from data.actions.vocabulary import UNKNOWN
 
 torch.set_num_threads(1)
 NORMAL = [("a", "b", "c", *"d" * n, "e") for n in range(1, 4)] * 20

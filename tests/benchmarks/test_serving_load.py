@@ -15,8 +15,8 @@ from benchmarks.bench_serving import BATCH, crowd, event_lists, marked, percenti
 from benchmarks.load import moved_on, read_bodies, send, write_bodies
 from benchmarks.report import at_most
 from benchmarks.serving_parts import Clock
-from data.decode import decode_body, decode_lines
-from data.encoder import ActionEncoder
+from data.actions.encoder import ActionEncoder
+from data.events.decode import decode_body, decode_lines
 
 ITEM = b'{"kind":"Event","apiVersion":"audit.k8s.io/v1",'
 

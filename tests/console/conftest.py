@@ -12,14 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
-from data.reader import open_lines
+from data.events.reader import open_lines
+from serving.access.gate import Access
+from serving.access.tokens import create
 from serving.app import create_app
-from serving.gate import Access
-from serving.loader import load_engine
-from serving.registry import parse_model
+from serving.registry.client import parse_model
+from serving.rollout.loader import load_engine
 from serving.runtime import Service
 from serving.settings import Settings
-from serving.tokens import create
 from tests.conftest import RECORDINGS, Trained
 from tests.console.browser import chromium
 from tests.serving.live import Live

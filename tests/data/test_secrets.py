@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from data.build import build
-from data.bundle import seal
-from data.decode import decode_lines
-from data.encoder import ActionEncoder, ActionSettings
+from data.actions.body_traits import read_traits
+from data.actions.encoder import ActionEncoder, ActionSettings
+from data.dataset.build import build
+from data.events.decode import decode_lines
 from data.paths import shipped
-from data.traits import read_traits
+from detection.bundle import seal
 from kubehabit.main import app
 from tests.conftest import Trained
 from tests.data.samples import event

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.explainer import Explainer
+from serving.alerts.explain.explainer import Explainer
 from tests.deploy.served import Served
 from tests.serving.conftest import explainer, own_home
 

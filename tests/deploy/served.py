@@ -12,15 +12,15 @@ from typing import Any
 
 import uvicorn
 
-from data.audit_event import AuditEvent
-from data.detector import Scores
-from data.fields import FIELDS
+from data.actions.fields import FIELDS
+from data.events.audit_event import AuditEvent
+from detection.detector import Scores
+from serving.alerts.explain.explainer import Explainer
 from serving.app import create_app
-from serving.engine import Engine
-from serving.explainer import Explainer
-from serving.loader import outbox_of
+from serving.rollout.loader import outbox_of
+from serving.scoring.engine import Engine
 from serving.settings import Settings
-from serving.store import AlertStore
+from serving.storage.database import AlertStore
 from tests.serving.conftest import model_info
 from tests.serving.fakes import FakeDetector
 from tests.serving.receivers import DEADLINE, until

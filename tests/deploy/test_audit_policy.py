@@ -12,10 +12,10 @@ import msgspec
 import pytest
 import yaml
 
-from data.decode import decode_lines
-from data.encoder import ActionEncoder, ActionSettings
-from data.fields import STATIC_FIELDS
-from data.reader import open_lines
+from data.actions.encoder import ActionEncoder, ActionSettings
+from data.actions.fields import STATIC_FIELDS
+from data.events.decode import decode_lines
+from data.events.reader import open_lines
 from tests.deploy.audit_policy import LEVELS, decide, written
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from data.decode import decode_lines
-from data.stage_folding import StageFolder
-from serving.store import AlertStore
+from data.actions.stage_folding import StageFolder
+from data.events.decode import decode_lines
+from serving.storage.database import AlertStore
 from tests.deploy.apiserver import Webhook
 from tests.deploy.served import free_port
 from tests.serving.conftest import postgres, store_url
@@ -31,7 +31,7 @@ BATCH = 400
 SERVICE = """
 import sys, threading
 from pathlib import Path
-from serving.explainer import Explainer
+from serving.alerts.explain.explainer import Explainer
 from tests.deploy.served import Served
 folder, url, port, out = sys.argv[1:]
 sink = {"name": "out", "type": "file", "path": out, "repeat_minutes": 0}

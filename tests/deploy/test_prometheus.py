@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.explainer import Explainer
+from serving.alerts.explain.explainer import Explainer
 from tests.deploy.programs import program, running
 from tests.deploy.served import Served, free_port
 from tests.serving.fakes import ndjson, raw_event, secret_event

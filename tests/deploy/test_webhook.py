@@ -7,7 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from serving.explainer import Explainer
+from serving.alerts.explain.explainer import Explainer
 from tests.deploy.apiserver import Webhook
 from tests.deploy.served import Served
 from tests.serving.receivers import until

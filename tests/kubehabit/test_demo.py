@@ -17,8 +17,8 @@ from rich.console import Console
 
 from data import paths
 from data.errors import KubehabitError
+from data.events.reader import open_lines
 from data.paths import Recordings
-from data.reader import open_lines
 from kubehabit import demo, demo_server
 
 ROOT = Path(__file__).resolve().parents[2]

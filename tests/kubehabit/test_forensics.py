@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from kubehabit.main import app as command_line
 from serving.app import create_app
-from serving.engine import Engine
+from serving.scoring.engine import Engine
 from serving.settings import Settings
 from tests.serving.event_stores import body, new_store, story
 from tests.serving.live import Live

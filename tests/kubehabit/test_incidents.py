@@ -14,14 +14,14 @@ import typer
 import uvicorn
 from typer.testing import CliRunner
 
-from data.fields import FIELDS
+from data.actions.fields import FIELDS
 from kubehabit.main import app
+from serving.alerts.explain.explainer import Explainer
 from serving.app import create_app
-from serving.engine import Engine
-from serving.explainer import Explainer
-from serving.incidents import Asker, Close
+from serving.incidents.incidents import Asker, Close
+from serving.scoring.engine import Engine
 from serving.settings import Settings
-from serving.store import AlertStore
+from serving.storage.database import AlertStore
 from tests.serving.conftest import model_info
 from tests.serving.fakes import START, FakeDetector, decoded, raw_event, secret_event
 from tests.serving.live import Live

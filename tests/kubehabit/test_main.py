@@ -109,7 +109,7 @@ def test_a_kubehabit_error_is_one_sentence_and_its_own_exit_status(
     def score_log(*_: Any) -> None:
         raise RefusedError("The registry is not there. Train first.")
 
-    stand_in(monkeypatch, "serving.score", score_log=score_log)
+    stand_in(monkeypatch, "serving.rollout.score_file", score_log=score_log)
     result = invoke("score", str(log))
     assert result.exit_code == 4
     assert result.stderr == "error: The registry is not there. Train first.\n"
@@ -120,7 +120,7 @@ def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch, l
     def score_log(*_: Any) -> int:
         raise ZeroDivisionError
 
-    stand_in(monkeypatch, "serving.score", score_log=score_log)
+    stand_in(monkeypatch, "serving.rollout.score_file", score_log=score_log)
     assert isinstance(invoke("score", str(log)).exception, ZeroDivisionError)
 
 
@@ -149,7 +149,7 @@ def test_ctrl_c_exits_130(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
     def score_log(*_: Any) -> int:
         raise KeyboardInterrupt
 
-    stand_in(monkeypatch, "serving.score", score_log=score_log)
+    stand_in(monkeypatch, "serving.rollout.score_file", score_log=score_log)
     assert invoke("score", str(log)).exit_code == 130
 
 
@@ -322,7 +322,7 @@ def test_a_foreign_package_under_the_name_of_a_room_is_named(tmp_path: Path, roo
 def test_score_passes_the_exit_status_on(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
     unreadable = SimpleNamespace(count=2, sentence=lambda: "2 records could not be read.")
     scored = SimpleNamespace(alerts=[], unreadable=unreadable)
-    stand_in(monkeypatch, "serving.score", score_log=lambda *_: scored)
+    stand_in(monkeypatch, "serving.rollout.score_file", score_log=lambda *_: scored)
     result = invoke("score", str(log), "--json")
     assert result.exit_code == 1
     assert "2 records could not be read." in result.stderr

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from data.errors import KubehabitError
 from kubehabit.main import app
-from serving import score
-from serving.engine import Engine
+from serving.rollout import score_file as score
+from serving.scoring.engine import Engine
 from tests.serving.fakes import ndjson, raw_event, secret_event
 
 

@@ -14,14 +14,14 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from data.decode import decode_originals
 from data.errors import KubehabitError
+from data.events.decode import decode_originals
 from kubehabit.client import send
 from kubehabit.client.batches import BATCH_BYTES, BATCH_EVENTS, batches
 from kubehabit.client.remote import Remote
 from kubehabit.main import app
 from serving.app import create_app
-from serving.engine import Engine
+from serving.scoring.engine import Engine
 from serving.settings import Settings
 from tests.data.samples import event
 from tests.serving.event_stores import body, story

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from data.fields import FIELDS
+from data.actions.fields import FIELDS
+from serving.alerts.explain.explainer import Explainer
 from serving.app import create_app
-from serving.engine import Engine, ModelInfo
-from serving.explainer import Explainer
 from serving.runtime import Service
+from serving.schemas import ModelInfo
+from serving.scoring.engine import Engine
 from serving.settings import Settings
-from serving.store import AlertStore
+from serving.storage.database import AlertStore
 from tests.serving.fakes import FakeDetector
 from tests.serving.postgres import Postgres
 
@@ -36,7 +37,8 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def registry_asked_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's client, which takes seconds to import, is imported once for all tests but those of the process that has it."""
-    from serving import ask_registry, registry
+    from serving.registry import client as registry
+    from serving.registry import worker as ask_registry
 
     if "asks_elsewhere" in request.keywords:
         return

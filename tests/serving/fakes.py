@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from data.audit_event import AuditEvent
-from data.decode import decode_body
-from data.detector import Explanation, FieldReason, HabitReason, Scores
-from data.fields import FIELDS
-from data.identity import identify
-from data.stage_folding import StageFolder
-from data.times import parse_times
+from data.actions.fields import FIELDS
+from data.actions.stage_folding import StageFolder
+from data.events.audit_event import AuditEvent
+from data.events.decode import decode_body
+from data.principals.identity import identify
+from data.timestamps import parse_times
+from detection.detector import Explanation, FieldReason, HabitReason, Scores
 
 START = datetime(2026, 11, 23, 14, 0, tzinfo=UTC)
 

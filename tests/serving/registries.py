@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.bundle import seal
-from data.self_test import NAME as SELF_TEST
-from data.self_test import SelfTest
+from detection.bundle import seal
+from detection.parity_check import NAME as SELF_TEST
+from detection.parity_check import SelfTest
 
 Change = Callable[[Path], None]
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from data.bundle import Bundle
-from data.decode import decode_lines
-from data.detector import Detector
-from data.reader import open_lines
-from serving.incidents import Asker, Merge
-from serving.loader import load_engine
+from data.events.decode import decode_lines
+from data.events.reader import open_lines
+from detection.bundle import Bundle
+from detection.detector import Detector
+from serving.incidents.incidents import Asker, Merge
+from serving.rollout.loader import load_engine
 from serving.settings import Settings
 from tests.conftest import RECORDINGS, Trained
 
@@ -120,7 +120,7 @@ def test_what_was_acknowledged_is_there_after_a_kill(
         ids += httpx.post(f"{url}/v1/score", content=body, trust_env=False, timeout=60).json()["alerts"]
     process.kill()
     process.wait()
-    from serving.store import AlertStore
+    from serving.storage.database import AlertStore
 
     store = AlertStore(f"sqlite:///{tmp_path / 'serving.db'}", retention_days=1, max_alerts=1000)
     assert ids

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from data.audit_event import DeadLetter
-from serving.dead_letters import BoundedDeadLetters
-from serving.logs import JsonFormatter
+from data.events.audit_event import DeadLetter
+from serving.scoring.dead_letters import BoundedDeadLetters
+from serving.telemetry.logging import JsonFormatter
 
 
 def test_a_full_dead_letter_file_is_set_aside_once(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.decode import decode_lines
+from data.actions.fields import FIELDS, stable_hash
+from data.dataset.table import ActionTable, cut_windows, load
 from data.errors import KubehabitError
-from data.fields import FIELDS, stable_hash
-from data.habits import Habits
-from data.table import ActionTable, cut_windows, load
+from data.events.decode import decode_lines
+from detection.novelty import Habits
 from tests.conftest import ROOT, SMALL, Trained
 from training.feedback import Entry, FeedbackConfig, Learned, learn, read_feedback
 from training.train import train
@@ -158,8 +158,8 @@ def test_audit_ids_that_are_nowhere_are_a_sentence(
 def test_what_was_confirmed_surprises_less_in_the_next_version(
     trained: Trained, log: tuple[Path, list[str]], busy: str, tmp_path: Path
 ) -> None:
-    from data.bundle import Bundle
-    from data.detector import Detector
+    from detection.bundle import Bundle
+    from detection.detector import Detector
     from training.registry import download
 
     file = tmp_path / "feedback.jsonl"

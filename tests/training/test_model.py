@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from data import vocabulary
+from data.actions import vocabulary
 from data.errors import KubehabitError
 from training import model as module
 from training.export import TorchModel, check_newest, check_parity, export, export_newest

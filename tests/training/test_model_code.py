@@ -19,10 +19,10 @@ from typing import Any
 import mlflow
 import pytest
 
-from data.bundle import Bundle
+from data.events.reader import open_lines
 from data.paths import tracking_uri
-from data.pyfunc import AuditModel
-from data.reader import open_lines
+from detection.bundle import Bundle
+from detection.pyfunc import AuditModel
 from tests.conftest import RECORDINGS, ROOT, Trained
 from tests.deploy.served import free_port
 from training.model_code import pack
@@ -75,7 +75,7 @@ def test_the_model_brings_one_package_with_the_modules_it_needs_and_no_others(re
     (package,) = (registered / "code").iterdir()
     assert package.name.startswith("kubehabit_model_")
     carried = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
-    assert {"data/pyfunc.py", "data/bundle.py", "configs/actions.yaml"} <= carried
+    assert {"detection/pyfunc.py", "detection/bundle.py", "configs/actions.yaml"} <= carried
     assert not [
         name for name in carried if name.startswith(("data/simulat", "data/dataset", "data/recordings"))
     ]

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.bundle import Bundle
+from data.actions.fields import FIELDS
+from data.actions.vocabulary import SPECIALS, UNKNOWN, Vocabulary
+from data.dataset.table import load
 from data.errors import KubehabitError
-from data.fields import FIELDS
 from data.paths import tracking_uri
-from data.table import load
-from data.vocabulary import SPECIALS, UNKNOWN, Vocabulary
+from detection.bundle import Bundle
 from tests.conftest import ROOT, SMALL, Trained
 from training import checkpoints
 from training.model import Autoencoder, ModelConfig

@@ -8,11 +8,11 @@ import mlflow
 import pandas as pd
 import pytest
 
-from data.bundle import Bundle
-from data.decode import decode_lines
-from data.detector import Detector
 from data.errors import KubehabitError
+from data.events.decode import decode_lines
 from data.paths import tracking_uri
+from detection.bundle import Bundle
+from detection.detector import Detector
 from tests.conftest import ROOT, SMALL, Trained
 from training.registry import connected, download
 from training.train import train

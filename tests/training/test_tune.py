@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import yaml
 
+from data.actions.fields import FIELDS
+from data.dataset.table import ActionTable, load
 from data.errors import KubehabitError
-from data.fields import FIELDS
 from data.paths import tracking_uri
-from data.table import ActionTable, load
 from tests.conftest import ROOT, SMALL, Trained
 from training.tune import TuneConfig, as_config, separability, swaps, table_of, tune
 

@@ -21,12 +21,12 @@ import yaml
 from lightning.pytorch.callbacks import LambdaCallback
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data.build import build
-from data.calibration import Calibration
+from data.dataset.build import build
 from data.errors import KubehabitError
-from data.evidence import Accumulator
 from data.paths import Recordings, home
-from data.reconstruction import Model
+from detection.calibration import Calibration
+from detection.evidence import Accumulator
+from detection.reconstruction import Model
 from training import registry
 from training.ablation import report
 from training.ablation.exam import Errors, Exam, Replay
@@ -97,7 +97,7 @@ def judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfi
 
 
 def _ratio(calibration: Calibration, replay: Replay, nll: Nll) -> Floats:
-    """Evidence over threshold of every action, as `data.detector.Detector` adds it up; 1 and more is flagged."""
+    """Evidence over threshold of every action, as `detection.detector.Detector` adds it up; 1 and more is flagged."""
     weighed = calibration.weigh(nll, replay.deeds)
     sums = Accumulator(calibration.horizons).add(
         replay.deeds.principals,

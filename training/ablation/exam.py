@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data.audit_event import AuditEvent
-from data.calibration import Deeds
+from data.actions.fields import FIELDS
+from data.dataset.table import ActionTable, cut_windows, load
 from data.errors import KubehabitError
-from data.fields import FIELDS
-from data.habits import Habits
-from data.reconstruction import Model
-from data.table import ActionTable, cut_windows, load
-from data.windows import Windows
+from data.events.audit_event import AuditEvent
+from detection.calibration import Deeds
+from detection.novelty import Habits
+from detection.reconstruction import Model
+from detection.windows import Windows
 from training.audit_log import read_log
 from training.bundle_writer import warmup_of
 from training.calibrate import HeldBack

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from data.calibration import Calibration, Deeds, Weighed
 from data.errors import KubehabitError
+from detection.calibration import Calibration, Deeds, Weighed
 
 SHIPPED = "shipped"
 

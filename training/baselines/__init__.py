@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from data.bundle import Bundle
+from data.dataset.table import ActionTable
 from data.paths import shipped
-from data.table import ActionTable
+from detection.bundle import Bundle
 from training.baselines.base import Baseline, Budget, Prediction
 from training.baselines.isolation_forest import IsolationForest
 from training.baselines.next_action import NextActionLstm

@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from data.fields import FIELDS
+from data.actions.fields import FIELDS
 from training.calibrate import threshold_for
 from training.stretch import Flags, Ints, Stretch
 
@@ -33,7 +33,7 @@ class Prediction:
     Attributes:
         score: float64 [N], higher is more suspicious.
         flagged: bool [N], whether it is beyond the threshold.
-        severity: [N], one of data.detector.SEVERITIES; "none" where not flagged.
+        severity: [N], one of detection.detector.SEVERITIES; "none" where not flagged.
         fields: float64 [N, FIELDS], what each field contributed; None where a detector cannot say.
     """
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import numpy as np
 from sklearn.ensemble import IsolationForest as Forest
 
-from data.fields import FIELDS
+from data.actions.fields import FIELDS
 from training.baselines.base import Baseline, Floats, Recent
 from training.stretch import Ints, Stretch
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from data.fields import FIELDS
+from data.actions.fields import FIELDS
 from training.baselines.base import Baseline, Floats, Recent
 from training.stretch import Ints, Stretch
 

@@ -9,8 +9,8 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from data.attributes import ATTRIBUTES
-from data.fields import FIELDS
+from data.actions.attributes import ATTRIBUTES
+from data.actions.fields import FIELDS
 from training.baselines.base import FIELD_COUNT, Baseline, Floats
 from training.stretch import Stretch
 

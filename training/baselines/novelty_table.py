@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from data.attributes import ATTRIBUTES
+from data.actions.attributes import ATTRIBUTES
 from training.baselines.base import Baseline, Floats
 from training.stretch import Stretch
 

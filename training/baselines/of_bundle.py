@@ -6,9 +6,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from data.attributes import ATTRIBUTES
-from data.bundle import Bundle
-from data.habits import Habits, novelty_levels
+from data.actions.attributes import ATTRIBUTES
+from detection.bundle import Bundle
+from detection.novelty import Habits, novelty_levels
 from training.baselines.base import Baseline, Floats, Thresholds
 from training.stretch import Stretch
 

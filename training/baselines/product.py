@@ -6,9 +6,9 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from data.bundle import Bundle
-from data.detector import Detector, Scores
-from data.fields import FIELDS
+from data.actions.fields import FIELDS
+from detection.bundle import Bundle
+from detection.detector import Detector, Scores
 from training.baselines.base import Baseline, Floats, Prediction, Recent
 from training.stretch import Ints, Stretch
 

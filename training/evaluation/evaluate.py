@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress, TextColumn
 
-from data.audit_event import AuditEvent
-from data.bundle import Bundle
-from data.encoder import ActionEncoder, ActionSettings
+from data.actions.encoder import ActionEncoder, ActionSettings
 from data.errors import KubehabitError
+from data.events.audit_event import AuditEvent
 from data.paths import registry_uri, shipped, tracking_uri
+from detection.bundle import Bundle
 from training.audit_log import read_log
 from training.evaluation import bootstrap
 from training.evaluation.metrics import (
@@ -273,7 +273,7 @@ def _rivals(bundle: Bundle, champion: Any, data: Path | None, progress: bool) ->
 
     if data is None:
         return list(of_bundle(bundle))
-    from data.table import load
+    from data.dataset.table import load
 
     table = load(data)
     if table.card["fingerprint"] != bundle.meta["data"]["fingerprint"]:

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.detector import SEVERITIES
 from data.errors import KubehabitError
-from data.evidence import INCIDENT_SECONDS
-from data.identity import PEOPLE_AND_PIPELINES
+from data.principals.identity import PEOPLE_AND_PIPELINES
+from detection.detector import SEVERITIES
+from detection.evidence import INCIDENT_SECONDS
 
 Label = Mapping[str, Any]
 Rows = npt.NDArray[np.int64]

@@ -12,10 +12,10 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib.figure import Figure
 
-from data.calibration import TAIL_SHARE
-from data.fields import FIELDS
-from data.identity import PEOPLE_AND_PIPELINES
-from data.table import ActionTable
+from data.actions.fields import FIELDS
+from data.dataset.table import ActionTable
+from data.principals.identity import PEOPLE_AND_PIPELINES
+from detection.calibration import TAIL_SHARE
 from training.calibrate import CalibrationResult
 
 INK, ACCENT, SOFT = "#1f2937", "#b91c1c", "#93a3b8"

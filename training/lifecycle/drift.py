@@ -19,15 +19,15 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import poisson
 
-from data.audit_event import AuditEvent
-from data.bundle import Bundle
-from data.detector import Detector
-from data.encoder import ActionEncoder
+from data.actions.encoder import ActionEncoder
+from data.actions.fields import FIELDS, STATIC_FIELDS
+from data.actions.vocabulary import UNKNOWN
 from data.errors import KubehabitError
-from data.fields import FIELDS, STATIC_FIELDS
-from data.identity import PEOPLE_AND_PIPELINES
+from data.events.audit_event import AuditEvent
 from data.paths import registry_uri, tracking_uri
-from data.vocabulary import UNKNOWN
+from data.principals.identity import PEOPLE_AND_PIPELINES
+from detection.bundle import Bundle
+from detection.detector import Detector
 from training.audit_log import read_log
 from training.calibrate import count_incidents
 from training.config_file import ConfigFile

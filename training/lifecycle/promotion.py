@@ -21,11 +21,11 @@ import numpy.typing as npt
 from rich.table import Table
 from scipy.stats import binom
 
-from data.audit_event import EXAMPLE_EVENT
-from data.bundle import Bundle
-from data.decode import decode_lines
-from data.detector import SEVERITIES, Detector
 from data.errors import BundleError, KubehabitError
+from data.events.audit_event import EXAMPLE_EVENT
+from data.events.decode import decode_lines
+from detection.bundle import Bundle
+from detection.detector import SEVERITIES, Detector
 from training.config_file import ConfigFile
 from training.export import TOLERANCE, check_newest, check_parity
 from training.registry import connected, download

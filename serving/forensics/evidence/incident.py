@@ -13,7 +13,7 @@ import msgspec
 from serving.forensics import clock
 from serving.forensics.queries import moment_of
 from serving.forensics.records import EventRecord, what_of
-from serving.incident_graph import outcome_of
+from serving.incidents.graph import outcome_of
 
 #: Of a request: by a suspect credential; by the cluster, as a consequence; only cited by a join.
 Part = Literal["suspect", "consequence", "join"]

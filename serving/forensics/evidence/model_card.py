@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import KubehabitError
-from serving.registry import Reference, open_bundle
+from serving.registry.client import Reference, open_bundle
 
 
 def describe_model(cache: Path, name: str, version: str) -> dict[str, Any]:

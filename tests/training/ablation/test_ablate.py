@@ -8,13 +8,13 @@ import mlflow
 import numpy as np
 import pytest
 
-from data.bundle import Bundle
-from data.calibration import Calibration
-from data.decode import decode_lines
-from data.detector import Detector
 from data.errors import KubehabitError
+from data.events.decode import decode_lines
 from data.paths import tracking_uri
-from data.reconstruction import OnnxModel
+from detection.bundle import Bundle
+from detection.calibration import Calibration
+from detection.detector import Detector
+from detection.reconstruction import OnnxModel
 from tests.conftest import RECORDINGS, ROOT, SMALL, Trained
 from training.ablation.ablate import EXPERIMENT, Where, _ratio, ablate
 from training.ablation.exam import Errors, Exam

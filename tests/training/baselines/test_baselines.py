@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.audit_event import AuditEvent
-from data.build import build
-from data.bundle import Bundle
-from data.decode import decode_lines
+from data.actions.fields import FIELDS
+from data.dataset.build import build
+from data.dataset.table import ActionTable, load
 from data.errors import KubehabitError
-from data.fields import FIELDS
-from data.table import ActionTable, load
+from data.events.audit_event import AuditEvent
+from data.events.decode import decode_lines
+from detection.bundle import Bundle
 from tests.conftest import Trained
 from training.baselines import Budget, fitted, of_bundle
 from training.baselines.base import Baseline

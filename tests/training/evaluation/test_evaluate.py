@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from data.build import build
+from data.dataset.build import build
 from data.errors import KubehabitError
 from data.paths import shipped, tracking_uri
 from tests.conftest import RECORDINGS, Trained

@@ -9,8 +9,8 @@ from typing import Any
 import mlflow
 import pytest
 
-from data.audit_event import EXAMPLE_EVENT
 from data.errors import KubehabitError
+from data.events.audit_event import EXAMPLE_EVENT
 from data.paths import tracking_uri
 from tests.conftest import Trained
 from training.export import check_parity

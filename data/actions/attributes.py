@@ -1,0 +1,65 @@
+"""Attributes: combinations of an action's fields ("verb and resource", "this object"), as stable 64-bit hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from data.actions.encoder import ActionBatch, ActionEncoder
+from data.actions.fields import STATIC_FIELDS, stable_hash
+
+#: Attribute -> the fields that make it.
+ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "verb_resource": ("verb", "resource"),
+    "namespace": ("namespace",),
+    "resource_namespace": ("resource", "namespace"),
+    "verb_resource_namespace": ("verb", "resource", "namespace"),
+    "object": ("resource", "namespace", "name"),
+    "client": ("client",),
+    "place": ("place",),
+    "traits": ("verb", "resource", "traits"),
+    "images": ("images",),
+    "image_of": ("resource", "namespace", "name", "images"),
+    "binding": ("resource", "binding"),
+    "code": ("verb", "resource", "code"),
+    "impersonates": ("impersonates",),
+    "uri": ("resource", "uri"),
+}
+
+Hashes = npt.NDArray[np.uint64]
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_MIX_2 = np.uint64(0xBF58476D1CE4E5B9)
+_SHIFT_A, _SHIFT_B = np.uint64(29), np.uint64(32)
+
+
+def mix(left: Hashes | np.uint64, right: Hashes | np.uint64) -> Hashes:
+    """Order-dependent combination of two 64-bit hashes (multiply-xorshift), element by element."""
+    # np.multiply, not the operator: of two numbers that warns where they wrap around, as they are meant to.
+    mixed: Hashes = np.multiply(left, _MIX) ^ right
+    mixed = np.multiply(mixed ^ (mixed >> _SHIFT_B), _MIX_2)
+    return mixed ^ (mixed >> _SHIFT_A)
+
+
+_SEEDS = np.array([stable_hash(f"attribute:{name}") for name in ATTRIBUTES], np.uint64)
+#: For each place in an attribute: which attributes have a field there, and which field that is.
+_FIELDS_AT = [
+    (
+        np.array([index for index, fields in enumerate(ATTRIBUTES.values()) if len(fields) > at]),
+        np.array([STATIC_FIELDS.index(fields[at]) for fields in ATTRIBUTES.values() if len(fields) > at]),
+    )
+    for at in range(max(map(len, ATTRIBUTES.values())))
+]
+
+
+def attribute_hashes(batch: ActionBatch, encoder: ActionEncoder) -> Hashes:
+    """Stable hash of every attribute of every action, uint64 [N, attributes]."""
+    columns = np.empty((len(batch), len(STATIC_FIELDS)), np.uint64)
+    for place, field in enumerate(STATIC_FIELDS):
+        columns[:, place] = encoder.interners[field].hashes()[batch.codes[field]]
+    out = np.empty((len(batch), len(_SEEDS)), np.uint64)
+    out[:] = _SEEDS
+    for attributes, fields in _FIELDS_AT:
+        out[:, attributes] = mix(out[:, attributes], columns[:, fields])
+    return out

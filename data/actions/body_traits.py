@@ -1,0 +1,807 @@
+"""What in a request body matters: privileges, escalations, exposure, size. Never the body itself.
+
+A trait is a short word such as `privileged` or `verb=escalate`. What may hold a secret is never looked at: `data`, `stringData`
+and `binaryData` of any object, and the values of environment variables, arguments and annotations. Traits name what was chosen
+(kinds, flags, names); sizes only as powers of two.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from data.actions.folding import fold_name
+from data.events.audit_event import UNREADABLE
+
+_DECODE = msgspec.json.Decoder()
+_ESCALATING = ("*", "escalate", "bind", "impersonate")
+_SENSITIVE_RULES = {
+    *("secrets", "pods/exec", "pods/attach", "nodes/proxy", "serviceaccounts/token"),
+    *("pods/ephemeralcontainers", "certificatesigningrequests/approval", "nodes/status"),
+}
+_WRITES = {"create", "update", "patch", "delete", "deletecollection", "*"}
+_STRONG_ROLES = {"cluster-admin", "admin", "edit", "system:masters"}
+_IGNORED_SUBRESOURCES = {"binding", "eviction", "finalize", "log", "exec", "attach", "portforward", "proxy"}
+_IGNORED_RESOURCES = {"configmaps", "events", "leases", "subjectaccessreviews", "tokenreviews"}
+#: Kinds whose status steers something when another than its usual reporter writes it.
+_REPORTED = {"services", "nodes", "pods"}
+
+_PATH_DEPTH = 5
+_PATHS = 6
+_KEY_LENGTH = 64
+_NODES = 2000
+#: Keys under which an object may keep secrets: what is below them is not looked at.
+_CLOSED = {"data", "stringData", "binaryData", "env"}
+
+Json = Any  # a decoded JSON value
+Object = dict[str, Json]
+
+
+def _dict(value: Json) -> Object:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
+
+
+def _objects(value: Json) -> Iterable[Object]:
+    return map(_dict, _list(value))
+
+
+def _at(value: Json, *keys: str) -> Object:
+    """The object below nested keys; empty if there is none."""
+    for key in keys:
+        value = _dict(value).get(key)
+    return _dict(value)
+
+
+def _flags(source: Object, *names: str) -> Iterable[str]:
+    """Those of some keys that are true."""
+    return (name for name in names if source.get(name) is True)
+
+
+def _given(source: Object, **traits: str) -> Iterable[str]:
+    """Traits of the keys that have a value; one that ends in `=` goes on with the value."""
+    for key, trait in traits.items():
+        if value := source.get(key):
+            yield trait + _word(value) if trait[-1] == "=" else trait
+
+
+def _word(value: Json, limit: int = 63) -> str:
+    """A chosen name, folded and bounded; `?` when it is no name."""
+    return fold_name(value[:limit]) if isinstance(value, str) and value else "?"
+
+
+def magnitude(value: Json) -> str:
+    """A count as its power of two, so that 3 and 4 replicas are alike and 4 and 200 are not."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        return "?"
+    return str(0 if value == 0 else 1 << (value.bit_length() - 1))
+
+
+_QUANTITY = re.compile(r"(\d{1,15})(?:\.\d+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
+_UNITS = dict(zip(["m", "k", "M", "G", "T", "P"], (1e-3, 1e3, 1e6, 1e9, 1e12, 1e15), strict=True)) | {
+    f"{unit}i": 2.0**power for unit, power in zip("KMGTP", (10, 20, 30, 40, 50), strict=True)
+}
+
+
+def _quantity(value: Json) -> float:
+    """A Kubernetes quantity (`500m`, `2`, `4Gi`) as a number; 0 when it is none."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    return float(match[1]) * _UNITS.get(match[2] or "", 1.0) if match else 0.0
+
+
+def repository(image: Json) -> str:
+    """An image without its tag or digest, generated parts folded: `ghcr.io/x/agent:1` -> `ghcr.io/x/agent`."""
+    if not isinstance(image, str) or not image:
+        return "?"
+    name = image.partition("@")[0]
+    head, slash, tail = name.rpartition("/")
+    return head + slash + fold_name(tail.partition(":")[0])
+
+
+_SHELLS = {
+    *("sh", "bash", "ash", "dash", "zsh", "busybox", "python", "python3", "perl", "ruby", "node"),
+    *("nc", "ncat", "socat", "curl", "wget", "nsenter", "chroot", "unshare", "mount"),
+}
+_MANY_CORES = 2
+_CONTROL_PLANE = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
+
+
+def _security(context: Object, found: set[str]) -> None:
+    """Security context of a pod or a container."""
+    if not context:
+        return
+    found.update(_flags(context, "privileged", "allowPrivilegeEscalation"))
+    if context.get("runAsUser") == 0 and context.get("runAsUser") is not False:
+        found.add("runAsRoot")
+    if context.get("procMount") not in (None, "Default"):
+        found.add("procMount")
+    for profile in ("seccompProfile", "appArmorProfile"):
+        if _at(context, profile).get("type") == "Unconfined":
+            found.add(f"{profile}=Unconfined")
+    found.update(_flags(_at(context, "windowsOptions"), "hostProcess"))
+    found.update(_given(context, sysctls="sysctls"))
+    found.update(f"cap={_word(capability)}" for capability in _list(_at(context, "capabilities").get("add")))
+
+
+def _top(path: str) -> str:
+    """First folder of a path on a node."""
+    return "/".join(path[:63].split("/")[:2]) or "/"
+
+
+def _volumes(spec: Object, found: set[str]) -> None:
+    for volume in _objects(spec.get("volumes")):
+        if "hostPath" in volume:
+            found.add("hostPath=" + _top(str(_at(volume, "hostPath").get("path"))))
+        for source in [volume, *_objects(_at(volume, "projected").get("sources"))]:
+            if "secret" in source and "default-token" not in str(_at(source, "secret").get("secretName")):
+                found.add("secretVolume")
+            found.update(_given(_at(source, "serviceAccountToken"), audience="tokenAudience="))
+        if "csi" in volume:
+            found.add("csi=" + _word(_at(volume, "csi").get("driver")))
+
+
+def _placement(spec: Object, found: set[str]) -> None:
+    """Which nodes a pod may run on."""
+    if any(key in _at(spec, "nodeSelector") for key in _CONTROL_PLANE):
+        found.add("onControlPlane")
+    for toleration in _objects(spec.get("tolerations")):
+        key = toleration.get("key")
+        if not key and toleration.get("operator") == "Exists":
+            found.add("toleratesAll")
+        elif key in _CONTROL_PLANE:
+            found.add("toleratesControlPlane")
+    found.update(
+        _given(
+            spec, nodeName="nodeName", priorityClassName="priorityClass=", runtimeClassName="runtimeClass="
+        )
+    )
+
+
+def _pod(spec: Object, found: set[str], images: set[str]) -> None:
+    """A pod's spec, or a part of one from a patch."""
+    found.update(_flags(spec, "hostPID", "hostIPC", "hostNetwork", "shareProcessNamespace"))
+    account = spec.get("serviceAccountName") or spec.get("serviceAccount")
+    if isinstance(account, str) and account not in ("", "default"):
+        found.add("serviceAccount=" + _word(account))
+    if isinstance(spec.get("automountServiceAccountToken"), bool):
+        found.add("automountToken" if spec["automountServiceAccountToken"] else "noToken")
+    found.update(
+        _given(
+            spec,
+            imagePullSecrets="pullSecret",
+            hostAliases="hostAliases",
+            ephemeralContainers="ephemeralContainer",
+        )
+    )
+    _security(_at(spec, "securityContext"), found)
+    _placement(spec, found)
+    _volumes(spec, found)
+    for container in _objects(spec.get("ephemeralContainers")):
+        found.update(_given(container, targetContainerName="targetContainer"))
+    kinds = ("containers", "initContainers", "ephemeralContainers")
+    containers = [container for kind in kinds for container in _objects(spec.get(kind))]
+    if containers:
+        found.add(f"containers={min(len(containers), 9)}")
+    literals, cores = 0, 0.0
+    for container in containers:
+        if "image" in container:
+            images.add(repository(container["image"]))
+        _security(_at(container, "securityContext"), found)
+        environment = list(_objects(container.get("env")))
+        literals += sum("value" in entry for entry in environment)
+        sources = [*(_at(entry, "valueFrom") for entry in environment), *_objects(container.get("envFrom"))]
+        if any("secretKeyRef" in entry or "secretRef" in entry for entry in sources):
+            found.add("envSecret")
+        limits, requests = (_at(container, "resources", key) for key in ("limits", "requests"))
+        found.update("limit=" + _word(name) for name in {*limits, *requests} if "/" in name)  # nvidia.com/gpu
+        cores += max(_quantity(limits.get("cpu")), _quantity(requests.get("cpu")))
+        command = _list(container.get("command"))
+        if command and isinstance(command[0], str):
+            program = command[0].rpartition("/")[2]
+            found.add(f"command={program}" if program in _SHELLS else "command")
+        if any("exec" in _dict(hook) for hook in _at(container, "lifecycle").values()):
+            found.add("lifecycleExec")
+        if any(port.get("hostPort") for port in _objects(container.get("ports"))):
+            found.add("hostPort")
+    if literals:
+        found.add("env=" + magnitude(literals))
+    if cores >= _MANY_CORES:
+        found.add("cpu=" + magnitude(int(cores)))
+
+
+def _templates(value: Json, found: set[str], images: set[str]) -> None:
+    """Every pod template anywhere in an object: new kinds of workload keep the pod's own field names."""
+    stack, seen = [value], 0
+    while stack and seen < _NODES:
+        seen += 1
+        inner = stack.pop()
+        if isinstance(inner, dict):
+            if isinstance(inner.get("containers"), list) or isinstance(inner.get("initContainers"), list):
+                _pod(inner, found, images)
+                continue
+            stack.extend(child for key, child in inner.items() if key not in _CLOSED and key != "status")
+        elif isinstance(inner, list):
+            stack.extend(inner)
+
+
+def _rules(rules: Iterable[Object], found: set[str]) -> None:
+    for rule in rules:
+        verbs = {str(verb) for verb in _list(rule.get("verbs"))}
+        resources = {str(resource) for resource in _list(rule.get("resources"))}
+        found.update(f"verb={verb}" for verb in verbs.intersection(_ESCALATING))
+        if "*" in resources:
+            found.add("resource=*")
+        if "*" in _list(rule.get("apiGroups")) and "*" not in resources:
+            found.add("apiGroup=*")
+        if rule.get("nonResourceURLs"):
+            found.add("nonResourceURLs")
+        found.update(f"resource={resource}" for resource in resources & _SENSITIVE_RULES)
+        if verbs & _WRITES:
+            found.add("grantsWrite")
+
+
+_AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
+
+
+def _role(body: Object, _actor: str, found: set[str]) -> None:
+    _rules(_objects(body.get("rules")), found)
+    found.update(_given(body, aggregationRule="aggregationRule"))
+    for label, value in _at(body, "metadata", "labels").items():
+        if label.startswith(_AGGREGATE) and value == "true":
+            found.add("aggregateTo=" + _word(label[len(_AGGREGATE) :]))
+
+
+def _binding(body: Object, actor: str, found: set[str]) -> None:
+    role = str(_dict(body.get("roleRef")).get("name") or "")
+    if role:
+        found.add("role=" + (role if role in _STRONG_ROLES else _word(role)))
+    for subject in _objects(body.get("subjects")):
+        name, kind = str(subject.get("name")), str(subject.get("kind"))
+        found.add("subject=" + (_word(name) if name.startswith("system:") else _word(kind)))
+        if name == actor or (
+            kind == "ServiceAccount" and actor.endswith(f":{subject.get('namespace')}:{name}")
+        ):
+            found.add("subject=self")
+
+
+def _webhook(body: Object, _actor: str, found: set[str]) -> None:
+    for hook in _objects(body.get("webhooks")):
+        found.update(_given(_at(hook, "clientConfig"), url="webhookURL"))
+        found.update(_given(_at(hook, "clientConfig", "service"), namespace="webhookService="))
+        found.update(_given(hook, failurePolicy="failurePolicy="))
+        found.update(
+            _given(
+                hook,
+                **dict.fromkeys(("namespaceSelector", "objectSelector", "matchConditions"), "webhookExempts"),
+            )
+        )
+        for rule in _objects(hook.get("rules")):
+            resources = _list(rule.get("resources"))
+            found.update(f"resource={one}" for one in ("*", "*/*", "secrets", "pods") if one in resources)
+
+
+def _service(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    found.update(_given(spec, externalIPs="externalIPs", externalName="externalName"))
+    if spec.get("type") not in (None, "ClusterIP"):
+        found.add(f"type={_word(spec['type'])}")
+    if "0.0.0.0/0" in _list(spec.get("loadBalancerSourceRanges")):
+        found.add("from=anywhere")
+    if _list(_at(body, "status", "loadBalancer").get("ingress")):
+        found.add("loadBalancerIP")
+
+
+def _ingress(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    rules = list(_objects(spec.get("rules")))
+    if rules and not spec.get("tls"):
+        found.add("noTLS")
+    for host in (rule.get("host") for rule in rules):
+        found.add("wildcardHost" if not host or str(host).startswith("*") else "host=" + _word(host))
+    found.update(_given(spec, defaultBackend="defaultBackend", backend="defaultBackend"))
+    if any(key.endswith("-snippet") for key in _at(body, "metadata", "annotations")):
+        found.add("snippet")
+
+
+def _network_policy(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    if spec.get("podSelector") == {}:
+        found.add("selectsAll")
+    for direction, peers in (("ingress", "from"), ("egress", "to")):
+        rules = spec.get(direction)
+        for rule in _objects(rules):
+            everywhere = not rule.get(peers) and not rule.get("ports")
+            blocks = (_at(peer, "ipBlock").get("cidr") for peer in _objects(rule.get(peers)))
+            if everywhere or any(block in ("0.0.0.0/0", "::/0") for block in blocks):
+                found.add(f"allowsAll={direction}")
+        if direction.capitalize() in _list(spec.get("policyTypes")) and not rules:
+            found.add(f"denies={direction}")
+
+
+def _volume(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    for source in ("hostPath", "local"):
+        if source in spec:
+            found.add(f"{source}=" + _top(str(_at(spec, source).get("path"))))
+    if "csi" in spec:
+        found.add("csi=" + _word(_at(spec, "csi").get("driver")))
+    if "nfs" in spec:
+        found.add("nfs")
+    found.update(_given(spec, claimRef="claimRef", volumeName="volumeName"))
+    if origin := spec.get("dataSource") or spec.get("dataSourceRef"):
+        found.add("dataSource=" + _word(_dict(origin).get("kind")))
+
+
+def _snapshot(body: Object, _actor: str, found: set[str]) -> None:
+    existing = dict.fromkeys(("snapshotHandle", "volumeSnapshotContentName"), "existingSnapshot")
+    source = _at(body, "spec", "source")
+    found.update(_given(source, persistentVolumeClaimName="snapshotOf=", **existing))
+
+
+_ATTRIBUTES = {b"\x03": "user", b"\x0a": "group"}
+_CSR_LIMIT = 16_384
+_PEM_EDGE = re.compile(rb"-----[A-Z ]+-----|\s")
+
+
+def certificate_subject(request: Json) -> list[tuple[str, str]]:
+    """Common name ("user") and organisations ("group") in a certificate request.
+
+    The attributes stand in the DER as object identifier, string tag, length, text, so a scan finds them; nothing is parsed, and
+    the length is bounded.
+    """
+    if not isinstance(request, str) or len(request) > _CSR_LIMIT:
+        return []
+    try:
+        der = binascii.a2b_base64(request)
+        if b"-----BEGIN" in der[:64]:
+            der = binascii.a2b_base64(_PEM_EDGE.sub(b"", der))
+    except (binascii.Error, ValueError):
+        return []
+    found: list[tuple[str, str]] = []
+    at = der.find(b"\x06\x03\x55\x04")
+    while at >= 0 and len(found) < 16:
+        sort, length = _ATTRIBUTES.get(der[at + 4 : at + 5]), der[at + 6 : at + 7]
+        if sort and length and length[0] < 0x80:
+            found.append((sort, der[at + 7 : at + 7 + length[0]].decode("utf-8", "replace")))
+        at = der.find(b"\x06\x03\x55\x04", at + 4)
+    return found
+
+
+def _certificate_request(body: Object, actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    found.update(_given(spec, signerName="signer="))
+    found.update(f"usage={_word(usage)}" for usage in _list(spec.get("usages")) if "auth" in str(usage))
+    if spec.get("expirationSeconds"):
+        found.add("days=" + magnitude(int(_quantity(spec["expirationSeconds"]) // 86_400)))
+    for sort, name in certificate_subject(spec.get("request")):
+        if sort == "group":
+            found.add("csrGroup=" + _word(name))
+        elif name == actor:
+            found.add("csrUser=self")
+        else:
+            found.add("csrUser=" + (_word(name) if name.startswith("system:") else "other"))
+    for condition in _objects(_at(body, "status").get("conditions")):
+        if condition.get("type") in ("Approved", "Denied"):
+            found.add(str(condition["type"]).lower())
+
+
+_POD_SECURITY = "pod-security.kubernetes.io/"
+
+
+def _namespace(body: Object, _actor: str, found: set[str]) -> None:
+    for label, value in _at(body, "metadata", "labels").items():
+        if label.startswith(_POD_SECURITY) and not label.endswith("-version"):
+            found.add(f"podSecurity={_word(label[len(_POD_SECURITY) :])}:{_word(value)}")
+
+
+_NODE_ROLE = "node-role.kubernetes.io/"
+
+
+def _node(body: Object, actor: str, found: set[str]) -> None:
+    spec, status = _at(body, "spec"), _at(body, "status")
+    if isinstance(spec.get("unschedulable"), bool):
+        found.add("unschedulable" if spec["unschedulable"] else "schedulable")
+    found.update(f"taint={_word(taint.get('effect'))}" for taint in _objects(spec.get("taints")))
+    for label in _at(body, "metadata", "labels"):
+        if label.startswith(_NODE_ROLE):
+            found.add("nodeRole=" + _word(label[len(_NODE_ROLE) :]))
+    if not actor.startswith("system:node:"):
+        found.update(_given(status, addresses="nodeAddresses"))
+        if _at(status, "daemonEndpoints"):
+            found.add("kubeletPort")
+
+
+def _pod_status(body: Object, found: set[str]) -> None:
+    status = _at(body, "status")
+    found.update(_given(status, podIP="podIP", hostIP="hostIP"))
+    if any(
+        condition.get("type") == "Ready" and condition.get("status") == "True"
+        for condition in _objects(status.get("conditions"))
+    ):
+        found.add("ready")
+
+
+def _quota(body: Object, _actor: str, found: set[str]) -> None:
+    for name, value in list(_at(body, "spec", "hard").items())[:8]:
+        found.add(f"hard.{_word(name)}=" + magnitude(int(_quantity(value))))
+
+
+_CLOUD_IDENTITY = (
+    "eks.amazonaws.com/role-arn",
+    "iam.gke.io/gcp-service-account",
+    "azure.workload.identity/client-id",
+)
+
+
+def _service_account(body: Object, _actor: str, found: set[str]) -> None:
+    if any(key in _at(body, "metadata", "annotations") for key in _CLOUD_IDENTITY):
+        found.add("cloudIdentity")
+    found.update(_given(body, secrets="secrets", imagePullSecrets="imagePullSecrets"))
+
+
+def _token_request(body: Object, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    if spec.get("expirationSeconds"):
+        found.add("hours=" + magnitude(int(_quantity(spec["expirationSeconds"]) // 3600)))
+    found.update("audience=" + _word(audience) for audience in _list(spec.get("audiences"))[:4])
+    bound = _at(spec, "boundObjectRef").get("kind")
+    found.add("boundTo=" + _word(bound) if bound else "unbound")
+
+
+def _access_review(body: Object, _actor: str, found: set[str]) -> None:
+    asked = _at(body, "spec", "resourceAttributes")
+    found.add(f"asks={_word(asked.get('verb'))} {_word(asked.get('resource'))}" if asked else "asks=path")
+
+
+def _rules_review(_body: Object, _actor: str, found: set[str]) -> None:
+    found.add("asks=everything")
+
+
+def _api_service(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    found.update(_flags(spec, "insecureSkipTLSVerify"))
+    found.update(_given(_at(spec, "service"), namespace="service="))
+
+
+def _definition(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    found.update(_given(spec, scope="scope="))
+    if _at(spec, "conversion").get("strategy") == "Webhook":
+        found.add("conversionWebhook")
+
+
+def _pod_security_policy(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    found.update(_flags(spec, "privileged", "hostPID", "hostIPC", "hostNetwork", "allowPrivilegeEscalation"))
+    found.update(f"cap={_word(capability)}" for capability in _list(spec.get("allowedCapabilities")))
+
+
+def _admission_policy(body: Object, _actor: str, found: set[str]) -> None:
+    spec = _at(body, "spec")
+    found.update(_given(spec, failurePolicy="failurePolicy="))
+    found.update("action=" + _word(action) for action in _list(spec.get("validationActions")))
+
+
+def _priority_class(body: Object, _actor: str, found: set[str]) -> None:
+    found.add("value=" + magnitude(body.get("value")))
+    found.update(_flags(body, "globalDefault"))
+
+
+def _slice(body: Object, actor: str, found: set[str]) -> None:
+    """Addresses behind a service; the controllers that keep them write them all day long."""
+    if actor.startswith("system:"):
+        return
+    addresses = sum(
+        len(_list(entry.get("addresses")))
+        for entry in [*_objects(body.get("endpoints")), *_objects(body.get("subsets"))]
+    )
+    if addresses:
+        found.add("addresses=" + magnitude(addresses))
+
+
+_READERS: dict[str, Callable[[Object, str, set[str]], None]] = {
+    **dict.fromkeys(("roles", "clusterroles"), _role),
+    **dict.fromkeys(("rolebindings", "clusterrolebindings"), _binding),
+    **dict.fromkeys(("mutatingwebhookconfigurations", "validatingwebhookconfigurations"), _webhook),
+    "services": _service,
+    "ingresses": _ingress,
+    "networkpolicies": _network_policy,
+    **dict.fromkeys(("persistentvolumes", "persistentvolumeclaims"), _volume),
+    **dict.fromkeys(("volumesnapshots", "volumesnapshotcontents"), _snapshot),
+    "certificatesigningrequests": _certificate_request,
+    "namespaces": _namespace,
+    "nodes": _node,
+    "resourcequotas": _quota,
+    "serviceaccounts": _service_account,
+    **dict.fromkeys(("selfsubjectaccessreviews", "localsubjectaccessreviews"), _access_review),
+    "selfsubjectrulesreviews": _rules_review,
+    "apiservices": _api_service,
+    "customresourcedefinitions": _definition,
+    "podsecuritypolicies": _pod_security_policy,
+    **dict.fromkeys(("validatingadmissionpolicies", "validatingadmissionpolicybindings"), _admission_policy),
+    "priorityclasses": _priority_class,
+    **dict.fromkeys(("endpoints", "endpointslices"), _slice),
+}
+
+_TEMPLATES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("deployments", "daemonsets", "statefulsets", "replicasets", "jobs", "replicationcontrollers"),
+        ("spec", "template", "spec"),
+    ),
+    "podtemplates": ("template", "spec"),
+    "cronjobs": ("spec", "jobTemplate", "spec", "template", "spec"),
+}
+_SPEC_NUMBERS = ("replicas", "maxReplicas", "minReplicas", "parallelism")
+
+
+class _SecretKind(msgspec.Struct, gc=False):
+    type: str = ""
+
+
+_SECRET = msgspec.json.Decoder(_SecretKind)
+_SECRET_KINDS = {
+    "kubernetes.io/service-account-token": "serviceAccountToken",
+    "bootstrap.kubernetes.io/token": "bootstrapToken",
+    "kubernetes.io/dockerconfigjson": "dockerconfigjson",
+    "kubernetes.io/dockercfg": "dockerconfigjson",
+    "kubernetes.io/tls": "tls",
+    "kubernetes.io/ssh-auth": "ssh-auth",
+    "kubernetes.io/basic-auth": "basic-auth",
+    "helm.sh/release.v1": "helm",
+}
+
+
+def _secret(raw: bytes | msgspec.Raw) -> str:
+    """Kind of a Secret, one of a fixed list; nothing else of it is even decoded."""
+    try:
+        kind = _SECRET_KINDS.get(_SECRET.decode(raw).type)
+    except UNREADABLE:
+        return "-"
+    return f"secret={kind}" if kind else "-"
+
+
+@lru_cache(maxsize=4096)
+def _known_key(key: str) -> str:
+    return fold_name(key)
+
+
+def _key(key: str) -> str:
+    """Folded key of an object; most of what is patched has few."""
+    return _known_key(key) if len(key) <= _KEY_LENGTH else fold_name(key)
+
+
+def _paths(value: Json, prefix: str, depth: int, found: set[str]) -> None:
+    """Key paths a patch touches, folded, lists entered; values are not looked at, except for being a removal."""
+    if value is None:
+        found.add(f"-{prefix}")
+    elif depth == _PATH_DEPTH or prefix.rpartition(".")[2] in _CLOSED:
+        found.add(prefix)
+    elif isinstance(value, dict) and value:
+        for key, inner in value.items():
+            if key.startswith("$"):  # of a strategic merge patch: $patch, $setElementOrder/containers
+                found.add("$patch=" + _word(inner) if key == "$patch" else key.partition("/")[0])
+            elif prefix in ("metadata.annotations", "metadata.labels"):
+                removed = "-" if inner is None else ""
+                found.add(f"{removed}{prefix}.{fold_name(str(key).rpartition('/')[0] or str(key))}")
+            else:
+                _paths(inner, f"{prefix}.{_key(key)}" if prefix else key, depth + 1, found)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for inner in value[:8]:
+            _paths(inner, prefix, depth, found)
+    else:
+        found.add(prefix)
+
+
+_INDEX = re.compile(r"\d+|-")
+
+
+def _rebuilt(steps: list[str], value: Json) -> Json:
+    """The object a JSON-patch operation speaks of: `/spec/containers/0/image` -> {"spec": {"containers": [{"image": value}]}}."""
+    for step in reversed(steps):
+        value = [value] if _INDEX.fullmatch(step) else {step: value}
+    return value
+
+
+_LISTS = {
+    *("containers", "initContainers", "ephemeralContainers", "rules", "subjects", "webhooks", "taints"),
+    *("volumes", "externalIPs", "tolerations", "conditions", "ingress", "egress"),
+}
+
+
+def _json_patch(operations: list[Json], found: set[str]) -> list[Object]:
+    """Say what a JSON patch touches; what it sets, as objects that can be read like any other."""
+    paths: set[str] = set()
+    parts: list[Object] = []
+    for operation in map(_dict, operations[:64]):
+        path = str(operation.get("path") or "").split("/")[1:]
+        steps = [step.replace("~1", "/").replace("~0", "~") for step in path]
+        closed = next((i for i, step in enumerate(steps) if step in _CLOSED), None)
+        if closed is not None:
+            steps = steps[: closed + 1]
+        named = [fold_name(step) for step in steps if not _INDEX.fullmatch(step)]
+        if named[:2] in (["metadata", "annotations"], ["metadata", "labels"]) and len(steps) > 2:
+            named[2] = fold_name(steps[2].rpartition("/")[0] or steps[2])
+        paths.add(f"{_word(operation.get('op'), 8)} {'.'.join(named[:_PATH_DEPTH])}")
+        if closed is None and operation.get("op") in ("add", "replace") and len(steps) <= 16:
+            value = operation.get("value")
+            if steps and steps[-1] in _LISTS and not isinstance(value, list):
+                value = [value]
+            parts.append(_dict(_rebuilt(steps, value)))
+    found.update(sorted(paths)[:_PATHS])
+    return parts
+
+
+def _read(
+    body: Object, verb: str, resource: str, subresource: str, actor: str, found: set[str], images: set[str]
+) -> None:
+    """Traits of one object or of a part of one."""
+    spec = _at(body, "spec")
+    if subresource == "status":
+        if resource == "pods":
+            _pod_status(body, found)
+        elif resource in _REPORTED:
+            _READERS[resource](body, actor, found)
+        return
+    if subresource == "token":
+        _token_request(body, found)
+        return
+    if resource == "pods":
+        _pod(spec or body, found, images)
+    elif resource in _TEMPLATES:
+        _pod(_at(body, *_TEMPLATES[resource]), found, images)
+    elif (reader := _READERS.get(resource)) is not None:
+        reader(body, actor, found)
+    elif resource not in ("controllerrevisions", "horizontalpodautoscalers", "secrets"):
+        _templates(body, found, images)
+    if verb in ("create", "patch", "update"):
+        found.update(f"{key}={magnitude(spec[key])}" for key in _SPEC_NUMBERS if key in spec)
+
+
+class _PodBody(msgspec.Struct, gc=False):
+    spec: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+
+
+class _TemplateSpec(msgspec.Struct, gc=False):
+    template: _PodBody = msgspec.field(default_factory=_PodBody)
+    replicas: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    maxReplicas: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    minReplicas: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    parallelism: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+
+
+class _TemplateBody(msgspec.Struct, gc=False):
+    spec: _TemplateSpec
+
+
+_POD_BODY, _TEMPLATE_BODY = msgspec.json.Decoder(_PodBody), msgspec.json.Decoder(_TemplateBody)
+_TEMPLATED = {resource for resource, path in _TEMPLATES.items() if path == ("spec", "template", "spec")}
+#: An image with its tag and digest. An escaped quote ends no match, so this never reaches into a text.
+_IMAGE_TAG = re.compile(rb'"image":"((?:[^"\\@/]*/)*+)([^"\\@/:]++)[^"\\]*+"')
+_KNOWN_LIMIT, _KNOWN_TRAITS, _NUMBER_LENGTH = 4096, 64, 32
+#: Traits and images of a pod by the digest of its spec; never by the spec itself, which may hold secrets.
+_known: dict[bytes, tuple[set[str], set[str]]] = {}
+
+
+def _known_pod(spec: msgspec.Raw) -> tuple[set[str], set[str]] | None:
+    """Traits and images of a pod's spec; None if it is empty or no object. Not to be changed by the caller.
+
+    A new tag of an image makes no difference to them, and is most of what changes from one write to the next.
+    """
+    plain = _IMAGE_TAG.sub(rb'"image":"\1\2"', bytes(spec))
+    key = hashlib.blake2b(plain, digest_size=16).digest()
+    found = _known.get(key)
+    if found is None:
+        inner = _DECODE.decode(plain)
+        if not isinstance(inner, dict) or not inner:
+            return None
+        found = set(), set()
+        _read({"spec": inner}, "create", "pods", "", "", *found)
+        if len(found[0]) + len(found[1]) <= _KNOWN_TRAITS:
+            if len(_known) >= _KNOWN_LIMIT:
+                _known.clear()
+            _known[key] = found
+    return found
+
+
+def _of_pod(resource: str, raw: bytes | msgspec.Raw) -> tuple[str, str] | None:
+    """Traits and images of a whole pod, or of a workload around one. Most are written again and again with the same spec.
+
+    Returns:
+        None if the body is not of the usual shape and has to be read whole.
+    """
+    numbers: set[str] = set()
+    try:
+        if resource == "pods":
+            found = _known_pod(_POD_BODY.decode(raw).spec)
+        else:
+            spec = _TEMPLATE_BODY.decode(raw).spec
+            given = (spec.replicas, spec.maxReplicas, spec.minReplicas, spec.parallelism)
+            pairs = zip(_SPEC_NUMBERS, given, strict=True)
+            numbers = {f"{name}={magnitude(_DECODE.decode(number))}" for name, number in pairs if number}
+            found = _known_pod(spec.template.spec)
+    except UNREADABLE:
+        return None
+    return None if found is None else (_listed(found[0] | numbers), _listed(found[1]))
+
+
+def _listed(words: set[str]) -> str:
+    return ",".join(sorted(words)) or "-"
+
+
+def has_traits(resource: str, subresource: str) -> bool:
+    """Whether a body sent to this can have traits at all."""
+    return not (
+        resource in _IGNORED_RESOURCES
+        or subresource in _IGNORED_SUBRESOURCES
+        or (subresource == "status" and resource not in _REPORTED)
+    )
+
+
+def read_traits(
+    verb: str, resource: str, subresource: str, actor: str, raw: bytes | msgspec.Raw
+) -> tuple[str, str]:
+    """Traits and images of a request body.
+
+    Args:
+        verb: audit verb.
+        resource: plural resource without its API group.
+        subresource: subresource, or "".
+        actor: user name of the caller (to see a self-grant).
+        raw: `requestObject` as logged.
+
+    Returns:
+        (traits, images): each sorted and comma-joined, "-" when there is nothing to say.
+    """
+    if not raw or not has_traits(resource, subresource):
+        return "-", "-"
+    rewritten = resource == "endpoints" or (resource == "endpointslices" and verb in ("create", "update"))
+    if rewritten and actor.startswith("system:"):
+        return "-", "-"  # their controllers and every old leader election write them all day long
+    if subresource == "status" and actor.startswith(("system:node:", "system:serviceaccount:kube-system:")):
+        return "-", "-"  # the usual reporters say nothing that anybody decided
+    if resource == "secrets":
+        return (_secret(raw) if verb in ("create", "update") else "-"), "-"
+    if verb in ("create", "update") and not subresource and (resource == "pods" or resource in _TEMPLATED):
+        known = _of_pod(resource, raw)
+        if known is not None:
+            return known
+    try:
+        body = _DECODE.decode(raw)
+    except UNREADABLE:
+        return "unreadable", "-"
+    found: set[str] = set()
+    images: set[str] = set()
+    if isinstance(body, list):  # JSON patch: operations instead of an object
+        for part in _json_patch(body, found):
+            _read(part, verb, resource, subresource, actor, found, images)
+        return _listed(found), _listed(images)
+    body = _dict(body)
+    if verb in ("delete", "deletecollection"):
+        found.update(_given(body, propagationPolicy="propagation="))
+        if body.get("gracePeriodSeconds") == 0 and not actor.startswith("system:node:"):
+            found.add("force")
+        return _listed(found), "-"
+    if verb == "patch":
+        applied = bool(
+            body.get("kind") and body.get("apiVersion")
+        )  # server-side apply sends the whole object
+        if applied:
+            found.add("apply")
+        if body:
+            touched: set[str] = set()
+            _paths(body, "", _PATH_DEPTH - 2 if applied else 0, touched)
+            touched -= {"apiVersion", "kind", "metadata.name", "metadata.namespace"}
+            found.update(sorted(touched)[:_PATHS])
+    _read(body, verb, resource, subresource, actor, found, images)
+    return _listed(found), _listed(images)

@@ -1,0 +1,134 @@
+"""How much harm an action could do if it were an attacker's: a small table of rules, read from `configs/sensitivity.yaml`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from data.actions.encoder import ActionBatch, ActionEncoder
+from data.errors import KubehabitError
+
+_DENSE_LIMIT = 1 << 40
+_MATCHES_LIMIT = 10_000
+_MEMO_LIMIT = 100_000
+LEVELS = ("routine", "low", "medium", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of the table: the level of every action whose fields match all the given patterns, or the most it may have."""
+
+    level: int
+    caps: bool
+    patterns: tuple[tuple[str, re.Pattern[str]], ...]
+    why: str
+
+
+class _Matches(dict[str, bool]):
+    """Whether values match a pattern; each distinct value is tried once."""
+
+    def __init__(self, field: str, pattern: re.Pattern[str]) -> None:
+        super().__init__()
+        # `traits` patterns match anywhere in the text; all others must match the whole value.
+        self._match = pattern.search if field == "traits" else pattern.fullmatch
+
+    def __missing__(self, value: str) -> bool:
+        if len(self) > _MATCHES_LIMIT:
+            self.clear()
+        self[value] = found = self._match(value) is not None
+        return found
+
+
+class Sensitivity:
+    """Looks up the level of actions; the highest matching rule wins, within the lowest cap. Distinct combinations are kept."""
+
+    FIELDS = ("verb", "resource", "traits", "namespace", "name", "code", "impersonates")
+    #: Key of a rule -> the field that its patterns are for.
+    _OF: ClassVar[Mapping[str, str]] = {
+        **{f"{field}s": field for field in ("verb", "resource", "namespace", "name", "code")},
+        **{field: field for field in ("traits", "impersonates")},
+    }
+    _KEYS = frozenset(("level", "at_most", "why", *_OF))
+
+    def __init__(self, table: Sequence[Mapping[str, Any]]) -> None:
+        self.table = [dict(entry) for entry in table]
+        self.rules = [self._rule(entry) for entry in table]
+        # Caps first, lowest first, then levels, highest first: the first match of each sort decides.
+        self._tests = [
+            (rule, [(self.FIELDS.index(field), _Matches(field, pattern)) for field, pattern in rule.patterns])
+            for rule in sorted(
+                self.rules, key=lambda rule: (not rule.caps, rule.level if rule.caps else -rule.level)
+            )
+            if rule.level or rule.caps
+        ]
+        self._memo: dict[tuple[str, ...], tuple[int, str]] = {}
+
+    def _rule(self, entry: Mapping[str, Any]) -> Rule:
+        unknown = set(entry) - self._KEYS
+        given = [key for key in ("level", "at_most") if key in entry]
+        if unknown or len(given) != 1 or entry[given[0]] not in LEVELS:
+            raise KubehabitError(
+                f"sensitivity rule {dict(entry)}: needs a level, or an at_most, of {LEVELS} "
+                f"and only the keys {sorted(self._KEYS)}."
+            )
+        patterns = []
+        for key, field in self._OF.items():
+            if key not in entry:
+                continue
+            try:
+                patterns.append((field, re.compile("|".join(f"(?:{pattern})" for pattern in entry[key]))))
+            except re.error as error:
+                raise KubehabitError(
+                    f"sensitivity rule {dict(entry)}: {key} is no regular expression: {error}"
+                ) from error
+        level = LEVELS.index(entry[given[0]])
+        return Rule(level, given[0] == "at_most", tuple(patterns), str(entry.get("why", "")))
+
+    def look_up(self, values: tuple[str, ...]) -> tuple[int, str]:
+        """Level and reason of an action given its FIELDS values."""
+        found = self._memo.get(values)
+        if found is None:
+            found, cap = (0, ""), None
+            for rule, tests in self._tests:
+                if cap is not None and rule.caps:
+                    continue
+                for place, matches in tests:
+                    if not matches[values[place]]:
+                        break
+                else:
+                    if not rule.caps:
+                        found = (rule.level, rule.why)
+                        break
+                    cap = rule
+            if cap is not None and cap.level < found[0]:
+                found = (cap.level, cap.why)
+            if len(self._memo) > _MEMO_LIMIT:
+                self._memo.clear()
+            self._memo[values] = found
+        return found
+
+    def levels(self, batch: ActionBatch, encoder: ActionEncoder) -> npt.NDArray[np.int8]:
+        """Level of every action, int8 [N]; each distinct combination of values is looked up once."""
+        if not len(batch):
+            return np.empty(0, np.int8)
+        if len(batch) == 1:
+            row = tuple(encoder.interners[name].values[batch.codes[name][0]] for name in self.FIELDS)
+            return np.array([self.look_up(row)[0]], np.int8)
+        # One sortable number per combination: sorting rows of a matrix costs twenty times as much.
+        combined = np.zeros(len(batch), np.int64)
+        for name in self.FIELDS:
+            combined = combined * len(encoder.interners[name].values) + batch.codes[name]
+            if combined.max() > _DENSE_LIMIT:
+                combined = np.unique(combined, return_inverse=True)[1]
+        _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
+        columns = [
+            (encoder.interners[name].values, batch.codes[name][first].tolist()) for name in self.FIELDS
+        ]
+        rows = zip(*([values[code] for code in codes] for values, codes in columns), strict=True)
+        found = [self.look_up(row)[0] for row in rows]
+        return np.array(found, np.int8)[inverse.ravel()]

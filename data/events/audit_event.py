@@ -1,0 +1,187 @@
+"""Events of audit.k8s.io, decoded one by one; only the fields that are needed are read.
+
+Field names are those of the Kubernetes API (`k8s.io/apiserver/pkg/apis/audit/v1`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import msgspec
+
+from data.timestamps import is_time
+
+API_VERSIONS = ("audit.k8s.io/v1", "audit.k8s.io/v1beta1")
+#: The API server refuses request bodies over 3 MiB; a line over this is no audit event but damage.
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+#: Bound on what the compressed parts inside one record may unpack to.
+MAX_UNPACKED_BYTES = 8 * MAX_EVENT_BYTES
+#: One event as an API server writes it: the input example of a registered model.
+EXAMPLE_EVENT = (
+    '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"8f6f2f52-0c4c-4d9e-9a0e-6b6c9d1a0001",'
+    '"stage":"ResponseComplete","requestURI":"/api/v1/namespaces/payments/secrets?limit=500","verb":"list",'
+    '"user":{"username":"system:serviceaccount:web:ci-deployer","groups":["system:serviceaccounts","system:authenticated"]},'
+    '"sourceIPs":["10.0.0.7"],"userAgent":"kubectl/v1.30.1 (linux/amd64) kubernetes/6911225",'
+    '"objectRef":{"resource":"secrets","namespace":"payments","apiVersion":"v1"},"responseStatus":{"code":200},'
+    '"requestReceivedTimestamp":"2026-01-05T09:30:00.000000Z","stageTimestamp":"2026-01-05T09:30:00.010000Z",'
+    '"annotations":{"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}}'
+)
+
+
+# The parts of an event are frozen so that they can be keys: most parts of a log repeat, and are looked up, not encoded again.
+
+
+class User(msgspec.Struct, gc=False, frozen=True):
+    """Who is logged as the caller. A 401 has an empty user."""
+
+    username: str = ""
+    groups: tuple[str, ...] = ()
+
+
+class ObjectRef(msgspec.Struct, gc=False, frozen=True):
+    """What the request was about. Absent for requests outside the resource API (`/version`)."""
+
+    resource: str = ""
+    namespace: str = ""
+    name: str = ""
+    apiGroup: str = ""
+    apiVersion: str = ""
+    subresource: str = ""
+
+
+class Status(msgspec.Struct, gc=False, frozen=True):
+    """Answer of the API server."""
+
+    code: int = 0
+
+
+class Annotations(
+    msgspec.Struct,
+    gc=False,
+    frozen=True,
+    rename={"decision": "authorization.k8s.io/decision", "reason": "authorization.k8s.io/reason"},
+):
+    """What the API server noted down: how the request was authorized. Other notes are not read."""
+
+    decision: str | None = None
+    reason: str | None = None
+
+
+class AuditEvent(msgspec.Struct, gc=False):
+    """One stage of one request, as the API server wrote it; only the fields kubehabit uses.
+
+    `cluster` is not written by API servers: it separates the clusters of a shared log. It comes from a cloud's envelope, or from
+    a shipper that adds the key `kubehabit.cluster` to plain events.
+    """
+
+    auditID: str
+    stage: str
+    verb: str
+    requestURI: str = ""
+    apiVersion: str = ""
+    user: User = msgspec.field(default_factory=User)
+    impersonatedUser: User | None = None
+    sourceIPs: tuple[str, ...] = ()
+    userAgent: str = ""
+    objectRef: ObjectRef | None = None
+    responseStatus: Status | None = None
+    requestObject: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    requestReceivedTimestamp: str = ""
+    stageTimestamp: str = ""
+    annotations: Annotations | None = None
+    level: str = ""
+    cluster: str = msgspec.field(default="", name="kubehabit.cluster")
+
+
+_BODY = re.compile(
+    r'\\*"(?:(?:request|response)(?:Object)?|data|stringData|binaryData|env|annotations|managedFields)\\*"\s*:'
+)
+LEFT_OUT = " (the rest is left out: bodies may hold secrets)"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not be read: its line (or position in a list, from 1), why, and what it was."""
+
+    line: int
+    reason: str
+    raw: bytes
+
+    @property
+    def text(self) -> str:
+        """The record as text up to where a body begins: what cannot be decoded may hold a Secret all the same."""
+        text = self.raw.decode("utf-8", "backslashreplace")
+        body = _BODY.search(text)
+        return text if body is None else text[: body.start()] + LEFT_OUT
+
+
+class Decoded(NamedTuple):
+    """The good events in their order, each with its line, and what else was in the input.
+
+    Attributes:
+        events: the events that could be read.
+        lines: the line of each event, from 1; the position in the list if the input was one list.
+        dead: the records that could not be read.
+        skipped: what a shared log holds besides audit events and is left out on purpose: reason -> records.
+    """
+
+    events: list[AuditEvent]
+    lines: list[int]
+    dead: list[DeadLetter]
+    skipped: Mapping[str, int] = MappingProxyType({})
+
+
+_EVENT = msgspec.json.Decoder(AuditEvent)
+
+
+def check(event: AuditEvent, version: str = "") -> None:
+    """Raise ValueError with the reason if an event cannot be used.
+
+    Args:
+        event: a decoded event.
+        version: API version of an enclosing list, for an item that has none of its own.
+    """
+    found = event.apiVersion or version
+    if found not in API_VERSIONS:
+        raise ValueError(
+            f"apiVersion is {found or 'missing'!r}; kubehabit reads {' and '.join(API_VERSIONS)}: "
+            "set the audit backend's API version to v1"
+        )
+    if not event.auditID:
+        raise ValueError("auditID is empty, so the event could never be cited as evidence")
+    if not is_time(event.requestReceivedTimestamp or event.stageTimestamp):
+        raise ValueError("neither requestReceivedTimestamp nor stageTimestamp holds an RFC 3339 time")
+
+
+def decode_event(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
+    """Decode one audit.k8s.io event.
+
+    Args:
+        raw: JSON of the event alone.
+        version: API version of an enclosing list, for an item that has none of its own.
+
+    Raises:
+        msgspec.MsgspecError, ValueError, RecursionError: it is none; `why` puts that into words.
+    """
+    event = _EVENT.decode(raw)
+    check(event, version)
+    return event
+
+
+#: What decoding may raise on bad input.
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
+
+def why(error: Exception) -> str:
+    """Reason for a dead letter. The part before the first colon is its kind."""
+    if isinstance(error, msgspec.ValidationError):
+        return f"not an audit event: {error}"
+    if isinstance(error, msgspec.DecodeError | UnicodeDecodeError):
+        return f"not JSON: {error}"
+    if isinstance(error, RecursionError):
+        return "not an audit event: nested too deep"
+    return str(error)

@@ -1,0 +1,328 @@
+"""Google GKE: Cloud Audit log entries, put back into the event that the API server wrote.
+
+Source of the shape: Cloud Logging's LogEntry with `protoPayload` of type google.cloud.audit.AuditLog, service `k8s.io`. It
+keeps less than the event had: no groups, no query of the URI, one address, a gRPC status. docs/sources.md says what that costs.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+
+import msgspec
+
+from data.events.audit_event import (
+    API_VERSIONS,
+    UNREADABLE,
+    Annotations,
+    AuditEvent,
+    ObjectRef,
+    Status,
+    User,
+)
+from data.events.formats.reading import Reading
+
+_STARTED_LIMIT = 50_000
+_VERSION = re.compile(r"v\d+(?:(?:alpha|beta)\d+)?")
+#: HTTP status of each gRPC status code (google.rpc.Code); 10, ABORTED, is what a Conflict becomes.
+_CODES = dict(enumerate((499, 500, 400, 504, 404, 409, 403, 429, 412, 409, 400, 501, 500, 503, 500, 401), 1))
+_CONNECT = ("exec", "attach", "portforward")
+_BY_SELECTOR = ("list", "watch", "deletecollection")
+
+
+class _Who(msgspec.Struct):
+    principalEmail: str = ""
+    authoritySelector: str = ""
+
+
+class _Caller(msgspec.Struct):
+    callerIp: str = ""
+    callerSuppliedUserAgent: str = ""
+
+
+class _Permission(msgspec.Struct):
+    granted: bool = False
+
+
+class _Status(msgspec.Struct):
+    code: int = 0
+
+
+class _Payload(msgspec.Struct):
+    serviceName: str = ""
+    methodName: str = ""
+    resourceName: str = ""
+    authenticationInfo: _Who | None = None
+    authorizationInfo: list[_Permission] | None = None
+    requestMetadata: _Caller | None = None
+    status: _Status | None = None
+    request: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    response: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+
+
+class _Operation(msgspec.Struct):
+    id: str = ""
+    producer: str = ""
+    first: bool = False
+    last: bool = False
+
+
+class _Labels(msgspec.Struct):
+    project_id: str = ""
+    location: str = ""
+    cluster_name: str = ""
+
+
+class _Resource(msgspec.Struct):
+    labels: _Labels | None = None
+
+
+class _Entry(msgspec.Struct):
+    protoPayload: _Payload
+    insertId: str = ""
+    timestamp: str = ""
+    receiveTimestamp: str = ""
+    labels: dict[str, str] | None = None
+    resource: _Resource | None = None
+    operation: _Operation | None = None
+
+
+class _OtherEntry(msgspec.Struct):
+    logName: str
+    insertId: str
+
+
+class _PubSubMessage(msgspec.Struct):
+    data: str
+
+
+class _PubSub(msgspec.Struct):
+    message: _PubSubMessage
+
+
+class _Answer(msgspec.Struct):
+    kind: str = ""
+    code: int = 0
+
+
+class _Metadata(msgspec.Struct):
+    name: str = ""
+    namespace: str = ""
+
+
+class _Body(msgspec.Struct):
+    metadata: _Metadata | None = None
+
+
+_ENTRY = msgspec.json.Decoder(_Entry)
+_OTHER = msgspec.json.Decoder(_OtherEntry)
+_PUBSUB = msgspec.json.Decoder(_PubSub)
+_ANSWER = msgspec.json.Decoder(_Answer)
+_BODY = msgspec.json.Decoder(_Body)
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENCODE = msgspec.json.Encoder()
+
+
+def _split_method(method: str, name: str) -> tuple[str, str, str]:
+    """(verb, resource, subresource) of `io.k8s.core.v1.pods.exec.create`; no resource for `io.k8s.get`."""
+    group, _, rest = name.partition("/")
+    version = rest.partition("/")[0]
+    domain = group if "." in group else f"{group}.k8s.io"  # core and the first groups have no domain
+    prefix = ".".join([*reversed(domain.split(".")), version, ""])
+    head, _, verb = method.rpartition(".")
+    if version and head.startswith(prefix):
+        middle = head[len(prefix) :]
+    else:
+        parts = head.split(".")
+        at = next((i for i, part in enumerate(parts) if _VERSION.fullmatch(part)), None)
+        middle = "" if at is None else ".".join(parts[at + 1 :])
+    resource, _, subresource = middle.partition(".")
+    return verb, resource, subresource
+
+
+def _locate(resource: str, subresource: str, name: str) -> tuple[ObjectRef, str]:
+    """The object of `core/v1/namespaces/web/pods/x/proxy/metrics`, and the path behind its subresource (`/metrics`)."""
+    parts = name.split("/")
+    group, version, rest = parts[0], (parts[1:2] or [""])[0], parts[2:]
+    namespace = ""
+    if rest[:1] == ["namespaces"] and resource != "namespaces" and len(rest) > 1:
+        namespace, rest = rest[1], rest[2:]
+    if rest[:1] == [resource]:
+        rest = rest[1:]
+    named = rest[0] if rest else ""
+    behind = rest[1:]
+    if subresource and behind[:1] == [subresource]:
+        behind = behind[1:]
+    if resource == "namespaces":
+        namespace = named  # the API server counts a namespace as being in itself
+    reference = ObjectRef(
+        resource=resource,
+        namespace=namespace,
+        name=named,
+        apiGroup="" if group == "core" else group,
+        apiVersion=version,
+        subresource=subresource,
+    )
+    return reference, "".join(f"/{part}" for part in behind)
+
+
+def _uri(verb: str, reference: ObjectRef, behind: str) -> str:
+    """The request's path, which the entry does not have; the query is lost except for what the name tells."""
+    uri = f"/apis/{reference.apiGroup}" if reference.apiGroup else "/api"
+    uri += f"/{reference.apiVersion}"
+    if reference.namespace and reference.resource != "namespaces":
+        uri += f"/namespaces/{reference.namespace}"
+    uri += f"/{reference.resource}"
+    if verb in _BY_SELECTOR and reference.name and not reference.subresource:
+        return f"{uri}?fieldSelector=metadata.name%3D{reference.name}"
+    if reference.name and (verb != "create" or reference.subresource):
+        uri += f"/{reference.name}"
+    if reference.subresource:
+        uri += f"/{reference.subresource}"
+    return uri + behind
+
+
+def _body(raw: msgspec.Raw) -> msgspec.Raw:
+    """A request or response object without the type that protobuf adds to it; a JSON patch is unwrapped."""
+    data = bytes(raw)
+    if b'"@type"' not in data:
+        return raw
+    try:
+        fields = _FIELDS.decode(data)
+    except UNREADABLE:
+        return raw
+    fields.pop("@type", None)
+    if fields.keys() == {"value"} and bytes(fields["value"]).lstrip()[:1] == b"[":
+        return fields["value"]
+    return msgspec.Raw(_ENCODE.encode(fields))
+
+
+def _code(payload: _Payload, verb: str, subresource: str, refused: bool) -> int:
+    """HTTP status: that of the answer's Status object if it is there, else from the gRPC status."""
+    if payload.response:
+        try:
+            answer = _ANSWER.decode(payload.response)
+            if answer.kind == "Status" and answer.code:
+                return answer.code
+        except UNREADABLE:
+            pass
+    code = payload.status.code if payload.status is not None else 0
+    if code >= 100:
+        return code
+    if code:
+        return _CODES.get(code, 500)
+    if refused:
+        return 403
+    if subresource in _CONNECT:
+        return 101
+    return 201 if verb == "create" else 200
+
+
+class GkeEntry:
+    """One LogEntry, or the Pub/Sub message that carries it. Remembers the start of long-running requests."""
+
+    name = "GKE"
+
+    def __init__(self) -> None:
+        self._started: dict[tuple[str, str], str] = {}
+
+    def read(self, raw: bytes, found: Reading) -> bool:
+        """See `Format`."""
+        try:
+            entry = _ENTRY.decode(raw)
+        except UNREADABLE:
+            return self._read_other(raw, found)
+        payload = entry.protoPayload
+        if payload.serviceName not in ("k8s.io", ""):
+            found.skip("Google Cloud API call that is not Kubernetes'")
+            return True
+        if payload.methodName:
+            found.event(self._event(entry, payload), raw)
+        else:
+            found.lost("not an audit event: methodName is missing", raw)
+        return True
+
+    def _read_other(self, raw: bytes, found: Reading) -> bool:
+        if b'"protoPayload"' not in raw:
+            try:
+                _OTHER.decode(raw)
+            except UNREADABLE:
+                pass
+            else:
+                found.skip("Cloud Logging entry that is not an audit log")
+                return True
+        try:
+            data = base64.b64decode(_PUBSUB.decode(raw).message.data, validate=True)
+        except (*UNREADABLE, binascii.Error):
+            return False
+        found.record(data)
+        return True
+
+    def _event(self, entry: _Entry, payload: _Payload) -> AuditEvent:
+        verb, resource, subresource = _split_method(payload.methodName, payload.resourceName)
+        reference: ObjectRef | None = None
+        request = _body(payload.request)
+        if resource:
+            reference, behind = _locate(resource, subresource, payload.resourceName)
+            uri = _uri(verb, reference, behind)
+            if request and verb == "create" and not reference.name:
+                reference = msgspec.structs.replace(reference, name=_name_in(request))
+        else:
+            uri = "/" + payload.resourceName
+        labels = entry.labels or {}
+        decision = labels.get("authorization.k8s.io/decision")
+        if decision is None and payload.authorizationInfo:
+            granted = all(permission.granted for permission in payload.authorizationInfo)
+            decision = "allow" if granted else "forbid"
+        annotations = Annotations(decision, labels.get("authorization.k8s.io/reason"))
+        refused = decision == "forbid"
+        who = payload.authenticationInfo or _Who()
+        caller = payload.requestMetadata or _Caller()
+        of = (entry.resource and entry.resource.labels) or _Labels()
+        place = (of.project_id, of.location, of.cluster_name)
+        cluster = "/".join(part for part in place if part) if of.cluster_name else ""
+        audit_id, stage, received = self._stage(entry, cluster)
+        return AuditEvent(
+            auditID=audit_id,
+            stage=stage,
+            verb=verb,
+            requestURI=uri,
+            apiVersion=API_VERSIONS[0],
+            user=User(username=who.principalEmail),
+            impersonatedUser=User(username=who.authoritySelector) if who.authoritySelector else None,
+            sourceIPs=(caller.callerIp,) if caller.callerIp else (),
+            userAgent=caller.callerSuppliedUserAgent,
+            objectRef=reference,
+            responseStatus=Status(code=_code(payload, verb, subresource, refused)),
+            requestObject=request,
+            requestReceivedTimestamp=received,
+            stageTimestamp=entry.timestamp or entry.receiveTimestamp,
+            annotations=annotations,
+            level="RequestResponse" if payload.response else "Request" if payload.request else "Metadata",
+            cluster=cluster,
+        )
+
+    def _stage(self, entry: _Entry, cluster: str) -> tuple[str, str, str]:
+        """(audit ID, stage, time of the request). Both entries of a long-running request get the time of the first."""
+        time = entry.timestamp or entry.receiveTimestamp
+        operation = entry.operation or _Operation()
+        # The operation is the request; where it is not the API server's, only the entry's own id is left.
+        audit_id = operation.id if operation.id and operation.producer == "k8s.io" else entry.insertId
+        if operation.first == operation.last:
+            return audit_id, "ResponseComplete", time
+        key = (cluster, audit_id)
+        if operation.first:
+            if len(self._started) >= _STARTED_LIMIT:
+                del self._started[next(iter(self._started))]
+            self._started[key] = time
+            return audit_id, "ResponseStarted", time
+        return audit_id, "ResponseComplete", self._started.pop(key, time)
+
+
+def _name_in(body: msgspec.Raw) -> str:
+    try:
+        metadata = _BODY.decode(body).metadata
+    except UNREADABLE:
+        return ""
+    return metadata.name if metadata else ""

@@ -1,0 +1,272 @@
+"""JSON that is not one record a line: documents spread over lines, and objects that follow each other without newlines.
+
+The splitter finds where records begin and end without parsing them, in bounded memory, and finds its way again after damage:
+a JSON string holds no newline, two objects never touch, and in indented JSON all items of a list begin in the same column.
+"""
+
+from __future__ import annotations
+
+import re
+
+from data.events.audit_event import API_VERSIONS, MAX_EVENT_BYTES
+from data.events.formats.event_list import UNWRAPPED
+
+#: Text and whole strings up to the next bracket or newline; or up to a quote that opens a string without an end on its line.
+_STEP = re.compile(rb'(?:[^"{}\[\]\n]++|"(?:[^"\\\n]++|\\[^\n])*+")*+([{}\[\]\n"])')
+_KEYS = "|".join(UNWRAPPED).encode()
+_LIST_KEY = re.compile(rb'"(' + _KEYS + rb')"\s*:\s*$')
+_OPENER = re.compile(rb'\s*(?:[\[{]|\[\s*\{|\{.{0,4096}"(?:' + _KEYS + rb')"\s*:\s*\[)\s*', re.DOTALL)
+_VERSION = re.compile(rb'"apiVersion"\s*:\s*"([^"\\]*)"')
+_SIGNATURE = re.compile(rb'\{\s*"[^"\\\n]{1,64}"\s*:')
+_OUTSIDE = 0
+_ITEMS_DONE = -1
+
+
+def opens_document(line: bytes) -> bool:
+    """Whether a line that is no record by itself is the first of a document spread over several lines."""
+    return line.rstrip()[-1:] in (b"{", b"[") and _OPENER.fullmatch(line) is not None
+
+
+class Documents:
+    """Cuts such JSON into records; fed with bytes as they come.
+
+    Lists of records (`[...]`, `items`, `records`, `events`) are cut into their items, so a list may be larger than memory.
+
+    Attributes:
+        line: number of the line up to which it has read.
+        finished: what follows is one record a line again; `rest` holds what was fed of it.
+        damage: (line, reason) of losses that leave no record behind.
+    """
+
+    def __init__(self, line: int, one_line: bool = False) -> None:
+        """`line` is the number of the first line; with `one_line` a newline ends the document whatever its state."""
+        self.line = line
+        self.finished = False
+        self.rest = b""
+        self.damage: list[tuple[int, str]] = []
+        self._one_line = one_line
+        self._buffer = b""
+        self._at = 0  # scanned so far
+        self._start: int | None = None  # where the current record begins
+        self._start_line = line
+        self._dropping = False  # the current record was too long and is only walked through
+        self._skipping = False  # to the end of the line
+        self._depth = 0
+        self._base = _OUTSIDE  # depth of the list whose items are the records; 0: whole documents are
+        self._header: tuple[bytes, bytes] | None = None  # what is put around an item that depends on its list
+        self._signature = b""
+        self._indent: bytes | None = None
+        self._after_brace = False  # only white space since the last brace: an object cannot follow
+        self._previous = b"\n"  # the bracket or newline before
+        self._found: list[tuple[int, bytes]] = []
+
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Take more bytes; returns the (line, record) pairs that are complete."""
+        self._buffer += data
+        self._scan(final=False)
+        return self._take()
+
+    def end(self) -> list[tuple[int, bytes]]:
+        """Say that no more comes; returns what is left, as a record that will be found unreadable."""
+        self._scan(final=True)
+        if not self.finished:
+            piece = self._buffer[self._at if self._start is None else self._start :]
+            if piece.strip() and not self._dropping:
+                self._emit(piece)
+            elif self._depth > 0 and not self._dropping:
+                self.damage.append((self.line, "document ends early: a list or object is not closed"))
+            self._finish(len(self._buffer))
+        return self._take()
+
+    def _take(self) -> list[tuple[int, bytes]]:
+        found, self._found = self._found, []
+        return found
+
+    def _emit(self, piece: bytes) -> None:
+        if self._header is not None and len(piece) <= MAX_EVENT_BYTES:
+            piece = self._header[0] + piece + self._header[1]
+        self._found.append((self._start_line, piece))
+
+    def _finish(self, at: int) -> None:
+        self.finished = True
+        self.rest = self._buffer[at:]
+        self._buffer = b""
+
+    def _begin(self, at: int) -> None:
+        self._start, self._start_line, self._dropping = at, self.line, False
+        self._depth = self._base + 1
+        if not self._signature:
+            match = _SIGNATURE.match(self._buffer, at, at + 80)
+            self._signature = match[0] if match else b""
+
+    def _close_record(self, end: int) -> None:
+        if self._start is not None and not self._dropping:
+            self._emit(self._buffer[self._start : end])
+        self._start, self._dropping = None, False
+
+    def _scan(self, final: bool) -> None:
+        step = _STEP.match
+        while not self.finished:
+            if self._skipping:
+                end = self._buffer.find(b"\n", self._at)
+                if end < 0:
+                    self._at = len(self._buffer)
+                    break
+                self._at, self._skipping = end, False
+            match = step(self._buffer, self._at)
+            if match is None:
+                break
+            token, at, end = match[1], match.start(1), match.end()
+            if token == b'"':
+                stop = self._buffer.find(b"\n", at)
+                if stop < 0 and not final:
+                    break  # the string goes on in what is not here yet
+                self._stray(self._buffer[self._at : stop if stop >= 0 else len(self._buffer)])
+                self._at, self._skipping = end, True  # damaged: go on at the next line
+                self._after_brace, self._previous = False, token
+                continue
+            if token == b"\n" and not final and self._waits(end):
+                break
+            before = self._buffer[self._at : at]
+            blank = not before or before.isspace()
+            if not blank:
+                self._stray(before)
+            self._after_brace = self._after_brace and blank
+            if token == b"\n":
+                self._newline(at, end)
+            elif token == b"{":
+                self._open_object(before, blank, at)
+            elif token == b"[":
+                self._open_list(before, at)
+            elif token == b"}":
+                self._close_object(end)
+            else:
+                self._close_list()
+            if self.finished:
+                return
+            self._previous = token
+            self._at = end
+        self._keep_bounded()
+
+    def _stray(self, text: bytes) -> None:
+        """What stands where only records may: neither an object nor a list."""
+        text = text.strip(b", \t\r\n")
+        if text and self._start is None and self._depth == self._base:
+            self._found.append((self.line, text))
+
+    def _is_between(self) -> bool:
+        return self._depth == 0 and self._base == _OUTSIDE and not self._one_line
+
+    def _waits(self, end: int) -> bool:
+        """Whether it takes more bytes to say what the line after a document is."""
+        if not self._is_between() or self._buffer.find(b"\n", end) >= 0:
+            return False
+        return len(self._buffer[end:].strip()) <= 1
+
+    def _newline(self, at: int, end: int) -> None:
+        """A line ends; between documents, one that does not open another is left to the reader of lines."""
+        self.line += 1
+        if self._one_line:
+            self._close_record(at)
+            self._finish(end)
+        elif self._is_between():
+            stop = self._buffer.find(b"\n", end)
+            following = self._buffer[end : stop if stop >= 0 else len(self._buffer)].strip()
+            if following and following not in (b"{", b"["):
+                self._finish(end)
+
+    def _open_object(self, before: bytes, blank: bool, at: int) -> None:
+        begins_line = blank and self._previous == b"\n"
+        if self._base == _ITEMS_DONE:
+            if begins_line and before == self._indent:  # the list was not at its end after all
+                self._base = 2
+                self._begin(at)
+            elif self._after_brace and self._depth <= 1:  # the end of the document before is missing
+                self._depth, self._base, self._header = 0, _OUTSIDE, None
+                self._begin(at)
+            else:
+                self._depth += 1
+        elif self._start is None and self._depth == self._base:
+            if begins_line and self._base > 0 and self._indent is None:
+                self._indent = before
+            self._begin(at)
+        elif self._after_brace or (
+            begins_line and self._base > 0 and self._start is not None and before == self._indent
+        ):
+            # Two braces touch, or an item begins where items do: the record before has lost its end.
+            self._close_record(at - len(before))
+            self._begin(at)
+        else:
+            self._depth += 1
+        self._after_brace = True
+
+    def _open_list(self, before: bytes, at: int) -> None:
+        self._after_brace = False
+        if self._depth == 0:
+            self._base, self._header, self._indent = 1, None, None
+        elif self._depth == 1 and self._base == _OUTSIDE and self._start is not None:
+            key = _LIST_KEY.search(before)
+            if key is not None:
+                self._base, self._indent = 2, None
+                self._signature = b""
+                if key[1] == b"items":
+                    named = _VERSION.search(self._buffer, self._start, at)
+                    known = named is not None and named[1].decode("utf-8", "replace") in API_VERSIONS
+                    version = named[1] if known and named is not None else API_VERSIONS[0].encode()
+                    self._header = b'{"apiVersion":"' + version + b'","items":[', b"]}"
+                self._start = None
+        self._depth += 1
+
+    def _close_object(self, end: int) -> None:
+        self._after_brace = True
+        if self._base == _ITEMS_DONE:
+            self._depth -= 1
+            if self._depth == 0:
+                self._base, self._header = _OUTSIDE, None
+        elif self._start is not None:
+            self._depth -= 1
+            if self._depth == self._base:
+                self._close_record(end)
+        elif self._depth > max(self._base, 0):  # rest of a damaged record
+            self._depth -= 1
+
+    def _close_list(self) -> None:
+        self._after_brace = False
+        if self._base == _ITEMS_DONE or self._start is not None:
+            self._depth = max(self._depth - 1, self._base + 1 if self._start is not None else 1)
+        elif self._base > 0 and self._depth == self._base:
+            self._depth -= 1
+            self._base = _ITEMS_DONE if self._base == 2 else _OUTSIDE
+        elif self._depth > max(self._base, 0):
+            self._depth -= 1
+
+    def _keep_bounded(self) -> None:
+        """Forget what is done with; give up a record that is longer than any event."""
+        if (
+            self._start is not None
+            and not self._dropping
+            and len(self._buffer) - self._start > MAX_EVENT_BYTES
+        ):
+            # In a list, go on at the last place that looks like the beginning of an item.
+            next_one = (
+                self._buffer.rfind(self._signature, self._start + 1, self._at) if self._signature else -1
+            )
+            if self._base > 0 and next_one > 0:
+                self._emit(self._buffer[self._start : next_one].rstrip(b", \t\r\n"))
+                self.line -= self._buffer.count(b"\n", next_one, self._at)
+                self._at = next_one
+                self._start, self._depth, self._after_brace = None, self._base, False
+                self._scan(final=False)
+                return
+            self._emit(self._buffer[self._start : self._start + MAX_EVENT_BYTES + 1])
+            self._dropping = True
+        if len(self._buffer) - self._at > MAX_EVENT_BYTES:
+            if self._start is None and not self._skipping:  # neither object nor list, and no end in sight
+                self._found.append((self.line, self._buffer[self._at : self._at + MAX_EVENT_BYTES + 1]))
+            self._skipping = True
+            self._at = len(self._buffer)
+        keep = self._at if self._start is None or self._dropping else self._start
+        if self._start is not None:
+            self._start = 0
+        self._buffer = self._buffer[keep:]
+        self._at -= keep

@@ -1,0 +1,181 @@
+"""What the formats fill while they read one record, and the bounds on it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from data.errors import KubehabitError
+from data.events.audit_event import (
+    MAX_EVENT_BYTES,
+    MAX_UNPACKED_BYTES,
+    UNREADABLE,
+    AuditEvent,
+    check,
+    decode_event,
+    why,
+)
+
+#: Envelopes inside envelopes: a Firehose batch of base64 of gzip of a subscription record of events needs four.
+MAX_DEPTH = 5
+
+
+@dataclass(slots=True)
+class Limits:
+    """Bounds on what one body may hold.
+
+    Attributes:
+        unpacked: bytes that all compressed parts together may still unpack to; None bounds each by itself.
+        lost: records that may be unreadable, each of which costs far more to keep than to send; None for any number.
+    """
+
+    unpacked: int | None = None
+    lost: int | None = None
+
+    def check_lost(self, count: int) -> None:
+        """Refuse a body with too many unreadable records.
+
+        Raises:
+            KubehabitError: `count` is more than allowed.
+        """
+        if self.lost is not None and count > self.lost:
+            raise KubehabitError(
+                f"The body holds more than {self.lost:,} records that are no audit events, and nothing of it was taken: "
+                "check what sends it."
+            )
+
+
+class Format(Protocol):
+    """One kind of envelope."""
+
+    name: str
+
+    def read(self, raw: bytes, found: Reading) -> bool:
+        """Put what a record holds into `found`.
+
+        Args:
+            raw: one record.
+            found: takes events, inner records, and what is lost or left out.
+
+        Returns:
+            False, with nothing put into `found`, if the record is not of this format.
+        """
+
+
+class Reading:
+    """What was found in one record; formats fill it.
+
+    Attributes:
+        events: the events, in their order.
+        positions: for each event its place in the outermost list of the record, from 1.
+        originals: for each event what it was read from: its own JSON, or the cloud's record that it was put together from.
+        dead: (position, reason, raw) of what could not be read.
+        skipped: reason -> number of inner records left out on purpose.
+    """
+
+    def __init__(self, enter: Callable[[bytes, Reading], bool], limits: Limits) -> None:
+        """Start empty.
+
+        Args:
+            enter: reads an inner record that is no plain event into this; False if its format is unknown.
+            limits: bounds shared by all records of a body.
+        """
+        self.events: list[AuditEvent] = []
+        self.positions: list[int] = []
+        self.originals: list[bytes | msgspec.Raw] = []
+        self.dead: list[tuple[int, str, bytes]] = []
+        self.skipped: dict[str, int] = {}
+        self._enter, self._limits = enter, limits
+        self._position = 1
+        self._depth = 0
+
+    def at(self, position: int) -> None:
+        """Say which item of a list comes next. Only the outermost list counts."""
+        if self._depth <= 1:
+            self._position = position
+
+    def event(self, event: AuditEvent, raw: bytes) -> None:
+        """Add an event that the format itself has put together; one that cannot be used is lost."""
+        try:
+            check(event)
+        except ValueError as error:
+            self.lost(why(error), raw)
+            return
+        self.events.append(event)
+        self.positions.append(self._position)
+        self.originals.append(raw)
+
+    def record(self, raw: bytes | msgspec.Raw, cluster: str = "", version: str = "") -> None:
+        """Read an inner record, whatever its format.
+
+        Args:
+            raw: the inner record.
+            cluster: the cluster it is from, if the envelope tells.
+            version: API version of the list around it.
+        """
+        if len(memoryview(raw)) > MAX_EVENT_BYTES:
+            self.lost(f"longer than {MAX_EVENT_BYTES} bytes", bytes(memoryview(raw)[:1024]))
+            return
+        try:
+            event = decode_event(raw, version)
+        except UNREADABLE as error:
+            inner = bytes(raw)
+            before = len(self.events)
+            if not self.enter(inner):
+                self.lost(why(error), inner)
+            if cluster:
+                for event in self.events[before:]:
+                    event.cluster = event.cluster or cluster
+            return
+        event.cluster = event.cluster or cluster
+        self.events.append(event)
+        self.positions.append(self._position)
+        self.originals.append(raw)
+
+    def enter(self, raw: bytes) -> bool:
+        """Read a record that is no plain event; False if its format is unknown."""
+        if self._depth >= MAX_DEPTH:
+            self.lost("not an audit event: envelopes nested too deep", raw)
+            return True
+        self._depth += 1
+        try:
+            return self._enter(raw, self)
+        finally:
+            self._depth -= 1
+
+    def unpack(self, packed: bytes) -> bytes | None:
+        """Gzip to bytes; None, with the loss noted, if that is not possible."""
+        left = self._limits.unpacked
+        limit = MAX_UNPACKED_BYTES if left is None else left
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            data = unpacker.decompress(packed, max(limit, 1))
+        except zlib.error as error:
+            self.lost(f"compressed part is damaged: {error}", packed)
+            return None
+        if unpacker.unconsumed_tail or len(data) > limit:
+            self.lost("compressed part is larger than allowed", packed[:1024])
+            return None
+        if not unpacker.eof:
+            self.lost("compressed part is damaged: its end is missing", packed)
+            return None
+        if left is not None:
+            self._limits.unpacked = left - len(data)
+        return data
+
+    def lost(self, reason: str, raw: bytes) -> None:
+        """Add a dead letter.
+
+        Raises:
+            KubehabitError: there are more than `Limits.lost` allows.
+        """
+        self.dead.append((self._position, reason, raw))
+        self._limits.check_lost(len(self.dead))
+
+    def skip(self, reason: str, count: int = 1) -> None:
+        """Leave out what is no audit event and was never meant to be one."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + count

@@ -1,0 +1,1 @@
+"""Who acted: identity, peer groups, and who is behind what a controller does."""

@@ -1,0 +1,325 @@
+"""Traces what a controller does to the principal who last wrote the owner of its objects.
+
+The log connects them: `metadata.ownerReferences` and `generateName` of what the controller writes, and the names of objects. Two
+steps, so that logs can be read in parallel and joined in order afterwards:
+
+    read_link    what one event says about ownership; needs that event only
+    OwnerTracker follows links in the order of the log, in bounded memory
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef
+from data.principals.identity import Principal
+
+#: Owner of an action that has none: no controller did it, or the log does not say for whom.
+NOBODY = "-"
+
+WRITES: frozenset[str] = frozenset(("create", "update", "patch", "delete"))
+#: Resources without an owner that make up most writes: heartbeats, reports, access reviews.
+_UNOWNED = frozenset(
+    (
+        *("events", "leases", "endpoints", "tokenreviews", "subjectaccessreviews"),
+        *("localsubjectaccessreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
+        *("nodes", "componentstatuses", "bindings"),
+    )
+)
+
+_AUTOSCALERS = "horizontalpodautoscalers"
+
+#: Subresources that change what an object is to do; the others report on it.
+_DEEDS = frozenset(("", "scale", "ephemeralcontainers", "eviction", "resize", "rollback"))
+
+#: Accounts of kube-controller-manager. They carry out what others wrote and are never its author.
+CONTROLLERS: frozenset[str] = frozenset(
+    (
+        *("attachdetach-controller", "bootstrap-signer", "certificate-controller"),
+        *("clusterrole-aggregation-controller", "cronjob-controller", "daemon-set-controller"),
+        *("deployment-controller", "disruption-controller", "endpoint-controller"),
+        *("endpointslice-controller", "endpointslicemirroring-controller"),
+        *("ephemeral-volume-controller", "expand-controller", "generic-garbage-collector"),
+        *("horizontal-pod-autoscaler", "job-controller"),
+        *("legacy-service-account-token-cleaner", "namespace-controller", "node-controller"),
+        *("persistent-volume-binder", "pod-garbage-collector", "pv-protection-controller"),
+        *("pvc-protection-controller", "replicaset-controller", "replication-controller"),
+        *("resourceclaim-controller", "resourcequota-controller", "root-ca-cert-publisher"),
+        *("route-controller", "service-account-controller", "service-controller"),
+        *("statefulset-controller", "token-cleaner", "ttl-after-finished-controller"),
+        *("ttl-controller", "validatingadmissionpolicy-status-controller"),
+    )
+)
+
+_GROUPS = {
+    **dict.fromkeys(("deployments", "replicasets", "daemonsets", "statefulsets"), "apps"),
+    **dict.fromkeys(("jobs", "cronjobs"), "batch"),
+}
+_SUFFIX = 6  # "-x2x4z", what generateName appends
+_DEPTH = 8
+
+#: (cluster, group/resource, namespace, name); a resource ending in `*` names all objects with that prefix.
+Key = tuple[str, str, str, str]
+
+
+class Link(NamedTuple):
+    """What one write says about ownership.
+
+    Attributes:
+        target: the object written; None when its name is not known.
+        parent: its controlling owner, if the body names one.
+        author: principal whose own decision this write is, or "" if it carries out another's.
+        also: a second object that the target steers (an autoscaler's workload).
+        asks: whether the owner of this action is wanted.
+        scales: whether this is an autoscaler changing the target.
+    """
+
+    target: Key | None
+    parent: Key | None
+    author: str
+    also: Key | None
+    asks: bool
+    scales: bool
+
+
+class _Reference(msgspec.Struct, gc=False):
+    apiVersion: str = ""
+    kind: str = ""
+    name: str = ""
+    controller: bool | None = None
+
+
+class _Metadata(msgspec.Struct, gc=False):
+    name: str = ""
+    generateName: str = ""
+    ownerReferences: list[_Reference] | None = None
+
+
+class _ScaleTarget(msgspec.Struct, gc=False):
+    scaleTargetRef: _Reference | None = None
+
+
+class _Object(msgspec.Struct, gc=False):
+    metadata: _Metadata | None = None
+
+
+class _Autoscaler(msgspec.Struct, gc=False):
+    spec: _ScaleTarget | None = None
+
+
+_OBJECT = msgspec.json.Decoder(_Object)
+_AUTOSCALER = msgspec.json.Decoder(_Autoscaler)
+_NO_METADATA = _Metadata()
+
+
+def _plural(kind: str) -> str:
+    """Resource of a kind, as Kubernetes guesses it (k8s.io/apimachinery, UnsafeGuessKindToResource)."""
+    word = kind.lower()
+    if word == "endpoints":
+        return word
+    if word.endswith("s"):
+        return word + "es"
+    return word[:-1] + "ies" if word.endswith("y") else word + "s"
+
+
+def _resource(group: str, plural: str) -> str:
+    group = _GROUPS.get(plural, group)  # the old group `extensions` holds the same objects
+    return f"{group}/{plural}" if group else plural
+
+
+def _of(reference: _Reference, cluster: str, namespace: str) -> Key | None:
+    """Key of an owner; it lives in the namespace of what it owns, or in none."""
+    if not reference.kind or not reference.name:
+        return None
+    group, slash, _ = reference.apiVersion.rpartition("/")
+    return cluster, _resource(group if slash else "", _plural(reference.kind)), namespace, reference.name
+
+
+def _steered_by(body: msgspec.Raw, cluster: str, namespace: str) -> Key | None:
+    """The workload that an autoscaler's body names."""
+    try:
+        spec = _AUTOSCALER.decode(body).spec
+    except UNREADABLE:
+        return None
+    target = None if spec is None else spec.scaleTargetRef
+    return None if target is None else _of(target, cluster, namespace)
+
+
+def is_machinery(principal: Principal) -> bool:
+    """Whether a principal only carries out what others decided: built-in controllers, the control plane, nodes."""
+    if principal.kind == "controller":
+        return principal.name.rpartition(":")[2] in CONTROLLERS
+    return principal.kind in ("component", "node")
+
+
+def has_owner(ref: ObjectRef) -> bool:
+    """Whether a write of this can say anything about ownership; most cannot."""
+    # A status is a report, and a third of all writes.
+    return ref.resource not in _UNOWNED and (ref.subresource != "status" or ref.resource == _AUTOSCALERS)
+
+
+def read_link(event: AuditEvent, principal: Principal) -> Link | None:
+    """What an event that became an action says about ownership; None for most."""
+    ref = event.objectRef
+    if event.verb not in WRITES or ref is None or not has_owner(ref):
+        return None
+    autoscaler = ref.resource == _AUTOSCALERS
+    status = event.responseStatus
+    if status is not None and status.code >= 400:
+        return None
+    cluster = getattr(event, "cluster", "")
+    resource = _resource(ref.apiGroup, ref.resource)
+    machinery = is_machinery(principal)
+    metadata, also = _NO_METADATA, None
+    body = event.requestObject
+    # A built-in controller's update says nothing about owners that its create or the name has not said.
+    if body and not ref.subresource and (event.verb == "create" or not (machinery or event.verb == "delete")):
+        try:
+            metadata = _OBJECT.decode(body).metadata or _NO_METADATA
+        except UNREADABLE:
+            metadata = _NO_METADATA  # a JSON patch, or no object at all
+    if body and autoscaler and event.verb != "delete":
+        also = _steered_by(body, cluster, ref.namespace)
+    parent = None
+    if metadata.ownerReferences:
+        reference = next((r for r in metadata.ownerReferences if r.controller), metadata.ownerReferences[0])
+        parent = _of(reference, cluster, ref.namespace)
+    name = ref.name or metadata.name
+    target: Key | None = None
+    if metadata.generateName and (not name or name.startswith(metadata.generateName)) and parent is not None:
+        target = cluster, resource + "*", ref.namespace, metadata.generateName
+    elif name:
+        target = cluster, resource, ref.namespace, name
+    elif metadata.generateName:
+        target = cluster, resource + "*", ref.namespace, metadata.generateName
+    if target is None and parent is None:
+        return None
+    decides = not machinery and parent is None and ref.subresource in _DEEDS
+    return Link(
+        target=target,
+        parent=parent,
+        author=principal.name if decides else "",
+        also=also,
+        asks=machinery or parent is not None,
+        scales=machinery and ref.subresource == "scale",
+    )
+
+
+class OwnerTracker:
+    """Remembers who last wrote what, and follows owner references. Takes links in the order of the log.
+
+    Memory is bounded by two generations: an object that was neither written nor looked up during the last `capacity` objects is
+    forgotten, and what belongs to it then has no owner.
+    """
+
+    def __init__(self, capacity: int = 65_536) -> None:
+        self._capacity = capacity
+        self._new: dict[Key, str | Key] = {}
+        self._old: dict[Key, str | Key] = {}
+
+    def owner(self, event: AuditEvent, principal: Principal) -> str:
+        """Principal behind an action of a controller; "-" for everything else. `read_link` and `follow` in one."""
+        link = read_link(event, principal)
+        return NOBODY if link is None else self.follow(link)
+
+    def follow(self, link: Link) -> str:
+        """Learn a link; returns the principal behind the action if the link asks, else "-"."""
+        target, parent = link.target, link.parent
+        if target is not None:
+            if parent is not None and parent != target:
+                self._keep(target, parent)
+            elif link.author:
+                self._keep(target, link.author)
+            if link.also is not None and link.also != target:
+                self._keep(_steered(link.also), target)
+        if not link.asks:
+            return NOBODY
+        found = NOBODY
+        if link.scales and target is not None:
+            steering = self._get(_steered(target))
+            if isinstance(steering, tuple) and (found := self._resolve(steering)) != NOBODY:
+                self._keep(target, found)  # setting the autoscaler changed the workload
+        if found == NOBODY and parent is not None:
+            found = self._resolve(parent)
+        if found == NOBODY and target is not None:
+            found = self._resolve(target)
+        return found
+
+    def join(self, links: Iterable[tuple[int, Link]]) -> list[tuple[int, str]]:
+        """(action, owner) of every action in `ActionBatch.links` that has one. Call in the order of the log."""
+        return [(row, owner) for row, link in links if (owner := self.follow(link)) != NOBODY]
+
+    def _resolve(self, key: Key) -> str:
+        for _ in range(_DEPTH):
+            found = self._get(key)
+            if found is None:
+                guessed = self._guess(key)
+                if guessed is None:
+                    return NOBODY
+                key = guessed
+            elif isinstance(found, str):
+                return found
+            else:
+                key = found
+        return NOBODY
+
+    def _guess(self, key: Key) -> Key | None:
+        """Owner of an object by how controllers name things: `web-5d4f8c7b9-x2x4z` is of `web-5d4f8c7b9`, that of `web`."""
+        cluster, resource, namespace, name = key
+        if resource == "pods":
+            prefix = cluster, "pods*", namespace, name[: 1 - _SUFFIX]
+            if self._get(prefix) is not None:
+                return prefix
+            stem = name.rpartition("-")[0]
+            kinds = ("apps/replicasets", "apps/daemonsets", "apps/statefulsets", "batch/jobs")
+            for owner in ((cluster, kind, namespace, stem) for kind in kinds):
+                if self._get(owner) is not None:
+                    return owner
+            return self._known((cluster, "apps/deployments", namespace, stem.rpartition("-")[0]))
+        owner_kind = {"apps/replicasets": "apps/deployments", "batch/jobs": "batch/cronjobs"}.get(resource)
+        if owner_kind is None:
+            return None
+        return self._known((cluster, owner_kind, namespace, name.rpartition("-")[0]))
+
+    def _known(self, key: Key) -> Key | None:
+        return key if key[3] and self._get(key) is not None else None
+
+    def _get(self, key: Key) -> str | Key | None:
+        found = self._new.get(key)
+        if found is None and (found := self._old.get(key)) is not None:
+            self._keep(key, found)  # a lookup keeps it alive
+        return found
+
+    def _keep(self, key: Key, value: str | Key) -> None:
+        self._new[key] = value
+        if len(self._new) >= self._capacity:
+            self._old, self._new = self._new, {}
+
+    def copy(self) -> OwnerTracker:
+        """Independent copy."""
+        made = OwnerTracker(self._capacity)
+        made._new, made._old = dict(self._new), dict(self._old)
+        return made
+
+    def to_list(self) -> list[list[Any]]:
+        """JSON form of what is remembered, to continue a stream later."""
+        return [
+            [list(key), list(value) if isinstance(value, tuple) else value]
+            for key, value in (self._old | self._new).items()
+        ]
+
+    @classmethod
+    def from_list(cls, saved: Iterable[Sequence[Any]], capacity: int = 65_536) -> OwnerTracker:
+        """Inverse of `to_list`."""
+        tracker = cls(capacity)
+        for key, value in saved:
+            tracker._keep(tuple(key), tuple(value) if isinstance(value, list) else value)
+        return tracker
+
+
+def _steered(key: Key) -> Key:
+    """Where the autoscaler of a workload is kept: it steers the workload but did not write it."""
+    return key[0], key[1] + "^", key[2], key[3]

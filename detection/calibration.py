@@ -1,0 +1,483 @@
+"""From surprise to evidence: the arithmetic that turns reconstruction errors into calibrated p-values and verdicts.
+
+Fitting is done offline (`training.calibrate`); this module only applies what was fitted, for training and serving alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data.actions.attributes import ATTRIBUTES
+from data.actions.fields import FIELDS
+from data.actions.vocabulary import Vocabulary
+from data.principals.identity import PEOPLE_AND_PIPELINES
+from data.principals.ownership import NOBODY
+from detection.novelty import Familiarity, counted_levels, novelty_levels, roots
+
+#: Share of the largest values that a tail is fitted to (peaks over threshold).
+TAIL_SHARE = 0.05
+
+Floats = npt.NDArray[np.float64]
+_ATTRIBUTES = list(ATTRIBUTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Exponential tail of a statistic: P(X > x) = TAIL_SHARE * exp(-(x - start) / scale) for x > start.
+
+    Attributes:
+        start: quantile at which the tail begins.
+        scale: mean excess over `start`.
+        count: values it was fitted on.
+    """
+
+    start: float
+    scale: float
+    count: int
+
+
+#: Whose novelty is compared with whose: people, service accounts of workloads and pipelines, the cluster's own machinery.
+CLASSES = ("people", "pipelines", "machinery")
+
+#: The attribute whose count says how familiar a field's value is to the principal.
+_FIELD_ATTRIBUTE: Mapping[str, str] = {
+    "verb": "verb_resource",
+    "resource": "verb_resource",
+    "namespace": "verb_resource_namespace",
+    "name": "object",
+    "code": "code",
+    "client": "client",
+    "place": "place",
+    "binding": "binding",
+    "impersonates": "impersonates",
+    "traits": "traits",
+    "images": "images",
+    "uri": "uri",
+}
+
+#: Fields that are the same in every action of a session: what is new in them counts once, not with every action.
+_WEARS_OFF = ("client", "place")
+
+#: Attributes of the session rather than of the deed. What is new in both is rarer than what is new in either.
+_SESSION = ("client", "place")
+
+_OF_SESSION = np.isin(_ATTRIBUTES, _SESSION)
+
+#: Worst fields of an action that are counted: an attack differs in a few fields, and the rest is noise.
+_TOP_FIELDS = 3
+
+_MACHINERY_IGNORES = ("namespace", "name", "binding")
+_CONTENT_FIELDS = ("traits", "images")
+
+#: Actions on a resource that weigh as much as all others of the class in how rare a novelty there is.
+_RARITY_SHRINKAGE = 200.0
+
+
+def classes_of(kinds: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Index into CLASSES of each action's principal, int64 [N]."""
+    index = {"human": 0, "serviceaccount": 1}
+    return np.array([index.get(kind, 2) for kind in kinds], np.int64)
+
+
+def acts_for_others(
+    tokens: npt.NDArray[np.integer[Any]], vocabulary: Vocabulary, kinds: Sequence[str]
+) -> npt.NDArray[np.bool_]:
+    """Actions that carry out what another principal asked for, bool [N]: all of controllers, known owner or not."""
+    owned = tokens[:, FIELDS.index("owner")] != vocabulary.token("owner", NOBODY)
+    return np.asarray(owned | (np.asarray(kinds, object) == "controller"))
+
+
+class Rarity:
+    """How rarely normal work shows a novelty: -log10 of the share of actions that are as new, by class and resource.
+
+    A new object among pods is everyday life, a new object among secrets is not; so rates are kept for each resource and
+    shrunk to those of the class.
+
+    Args:
+        actions: int64 [classes, resources], normal actions seen; the resource is its token.
+        hits: int64 [classes, resources, attributes, 4], those whose novelty of an attribute has at least the level.
+    """
+
+    def __init__(self, actions: npt.NDArray[np.int64], hits: npt.NDArray[np.int64]) -> None:
+        self.actions, self.hits = actions, hits
+        overall = (hits.sum(axis=1) + 0.5) / (actions.sum(axis=1)[:, None, None] + 1.0)
+        share = (hits + _RARITY_SHRINKAGE * overall[:, None]) / (actions[..., None, None] + _RARITY_SHRINKAGE)
+        self._decades: Floats = np.maximum(-np.log10(np.minimum(share, 1.0)), 0.0)
+        self._decades[..., 0] = 0.0
+
+    @classmethod
+    def fit(
+        cls,
+        classes: npt.NDArray[np.int64],
+        resource: npt.NDArray[np.int64],
+        levels: npt.NDArray[np.int8],
+        resources: int,
+    ) -> Rarity:
+        """Count normal actions.
+
+        Args:
+            classes: int64 [N], index into CLASSES.
+            resource: int64 [N], token of the resource.
+            levels: int8 [N, attributes], novelty levels.
+            resources: size of the resource vocabulary.
+        """
+        actions = np.zeros((len(CLASSES), resources), np.int64)
+        hits = np.zeros((len(CLASSES), resources, levels.shape[1], 4), np.int64)
+        np.add.at(actions, (classes, resource), 1)
+        for attribute in range(levels.shape[1]):
+            for level in (1, 2, 3):
+                rows = np.flatnonzero(levels[:, attribute] >= level)
+                np.add.at(hits[:, :, attribute, level], (classes[rows], resource[rows]), 1)
+        return cls(actions, hits)
+
+    def decades(
+        self, classes: npt.NDArray[np.int64], resource: npt.NDArray[np.int64], root: npt.NDArray[np.int8]
+    ) -> Floats:
+        """Rarity of each action, float64 [N]: of what is rarest in its session and in the deed; 0 where nothing is new."""
+        if not len(classes):
+            return np.empty(0)
+        attributes = np.arange(root.shape[1])
+        each: Floats = self._decades[classes[:, None], resource[:, None], attributes, root]
+        rarest: Floats = each[:, _OF_SESSION].max(axis=1) + each[:, ~_OF_SESSION].max(axis=1)
+        return rarest
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form: the counts that are not zero."""
+        return {
+            "shape": list(self.hits.shape),
+            "actions": [[*map(int, at), int(self.actions[tuple(at)])] for at in np.argwhere(self.actions)],
+            "hits": [[*map(int, at), int(self.hits[tuple(at)])] for at in np.argwhere(self.hits)],
+        }
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Rarity:
+        """Inverse of `to_dict`."""
+        shape = tuple(saved["shape"])
+        actions, hits = np.zeros(shape[:2], np.int64), np.zeros(shape, np.int64)
+        for *at, count in saved["actions"]:
+            actions[tuple(at)] = count
+        for *at, count in saved["hits"]:
+            hits[tuple(at)] = count
+        return cls(actions, hits)
+
+
+@dataclass(frozen=True, slots=True)
+class Deeds:
+    """What is known of N actions before they are judged.
+
+    Attributes:
+        principals, kinds: who acted, and of which kind.
+        levels: int8 [N, attributes], novelty levels.
+        own: int64 [N, attributes], earlier actions of the principal with each attribute.
+        actions: int64 [N], earlier actions of the principal.
+        resource: int64 [N], token of the resource.
+        for_others: bool [N], whether it carries out what another principal asked for.
+        sensitivity: int8 [N], level in data.actions.sensitivity.LEVELS.
+    """
+
+    principals: Sequence[str]
+    kinds: Sequence[str]
+    levels: npt.NDArray[np.int8]
+    own: npt.NDArray[np.int64]
+    actions: npt.NDArray[np.int64]
+    resource: npt.NDArray[np.int64]
+    for_others: npt.NDArray[np.bool_]
+    sensitivity: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(
+        cls,
+        known: Familiarity,
+        tokens: npt.NDArray[np.integer[Any]],
+        vocabulary: Vocabulary,
+        principals: Sequence[str],
+        kinds: Sequence[str],
+        sensitivity: npt.NDArray[np.int8],
+    ) -> Deeds:
+        """From what the habits knew before each action and its tokens, int [N, F]."""
+        return cls(
+            principals=principals,
+            kinds=kinds,
+            levels=novelty_levels(known),
+            own=known.own,
+            actions=known.actions,
+            resource=tokens[:, FIELDS.index("resource")].astype(np.int64),
+            for_others=acts_for_others(tokens, vocabulary, kinds),
+            sensitivity=sensitivity,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Deeds]) -> Deeds:
+        """One after the other; at least one part."""
+        arrays = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("levels", "own", "actions", "resource", "for_others", "sensitivity")
+        }
+        return cls(
+            [name for part in parts for name in part.principals],
+            [kind for part in parts for kind in part.kinds],
+            **arrays,
+        )
+
+    @property
+    def classes(self) -> npt.NDArray[np.int64]:
+        """Index into CLASSES, int64 [N]."""
+        return classes_of(self.kinds)
+
+    @property
+    def machinery(self) -> npt.NDArray[np.bool_]:
+        """Which are by the cluster's own machinery, bool [N]."""
+        return np.asarray(self.classes == CLASSES.index("machinery"))
+
+    @property
+    def root(self) -> npt.NDArray[np.int8]:
+        """Novelty that is news of the principal and follows from nothing broader, int8 [N, attributes]."""
+        return roots(counted_levels(self.levels, self.actions, self.machinery, self.for_others))
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """Evidence of N single actions, float64 [N] each, decades.
+
+    Attributes:
+        novelty: rarity of what is new.
+        error: of the reconstruction error, -log10 of its p-value.
+        new: what of the novelty adds up.
+        wrong: what of the error adds up.
+    """
+
+    novelty: Floats
+    error: Floats
+    new: Floats
+    wrong: Floats
+
+
+class _Layout(NamedTuple):
+    """Where scored fields stand.
+
+    Attributes:
+        columns: int64 [S], their columns in the NLL.
+        counted: int64 [K], which of the S have an attribute whose count says how familiar they are.
+        attributes: int64 [K], the columns of those attributes.
+        wears_off: bool [K].
+        places, contents: bool [S], what does not count of the machinery, always and when it acts for others.
+    """
+
+    columns: npt.NDArray[np.int64]
+    counted: npt.NDArray[np.int64]
+    attributes: npt.NDArray[np.int64]
+    wears_off: npt.NDArray[np.bool_]
+    places: npt.NDArray[np.bool_]
+    contents: npt.NDArray[np.bool_]
+
+
+@cache
+def _layout(names: tuple[str, ...]) -> _Layout:
+    counted = [index for index, name in enumerate(names) if name in _FIELD_ATTRIBUTE]
+    return _Layout(
+        np.array([FIELDS.index(name) for name in names], np.int64),
+        np.array(counted, np.int64),
+        np.array([_ATTRIBUTES.index(_FIELD_ATTRIBUTE[names[index]]) for index in counted], np.int64),
+        np.isin([names[index] for index in counted], _WEARS_OFF),
+        np.isin(names, _MACHINERY_IGNORES),
+        np.isin(names, _CONTENT_FIELDS),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Everything between the model's NLL and a verdict.
+
+    Attributes:
+        scored_fields: fields whose reconstruction error counts.
+        tails: principal name, peer group (`group:...`, `namespace:...`) or `kind:...` -> tail of the reconstruction error.
+        shrinkage: values a principal must have for its own tail to weigh as much as that of its kind.
+        rarity: how rarely normal work shows a novelty.
+        sensitivity_weights: how far evidence counts at each sensitivity level.
+        gate: evidence below this, in decades, does not add up.
+        horizons: seconds over which evidence adds up, shortest first.
+        person_thresholds: evidence at which people and pipelines are flagged, for each horizon.
+        system_thresholds: the same for the machinery of the cluster.
+        budget: what the thresholds were set for, as words for a person.
+        scale: what the thresholds were multiplied by since they were set; a bundle's are as set.
+    """
+
+    scored_fields: tuple[str, ...]
+    tails: Mapping[str, Tail]
+    shrinkage: float
+    rarity: Rarity
+    sensitivity_weights: tuple[float, ...]
+    gate: float
+    horizons: tuple[float, ...]
+    person_thresholds: tuple[float, ...]
+    system_thresholds: tuple[float, ...]
+    budget: Mapping[str, Any]
+    scale: float = 1.0
+
+    def scaled(self, scale: float) -> Calibration:
+        """The same with every threshold as set, times a number: below 1 more is flagged, above 1 less."""
+        change = scale / self.scale
+        if change == 1.0:
+            return self
+        return replace(
+            self,
+            person_thresholds=tuple(limit * change for limit in self.person_thresholds),
+            system_thresholds=tuple(limit * change for limit in self.system_thresholds),
+            scale=scale,
+        )
+
+    @property
+    def person_threshold(self) -> float:
+        """Threshold of people and pipelines at the shortest horizon."""
+        return self.person_thresholds[0]
+
+    @property
+    def system_threshold(self) -> float:
+        """Threshold of the machinery at the shortest horizon."""
+        return self.system_thresholds[0]
+
+    def tail(self, principal: str, kind: str) -> Tail:
+        """Tail of a principal, shrunk to that of its kind (a newcomer has its kind's)."""
+        broad = self.tails.get(f"kind:{kind}") or self.tails["kind:any"]
+        own = self.tails.get(principal)
+        if own is None:
+            return broad
+        share = own.count / (own.count + self.shrinkage)
+        return Tail(
+            share * own.start + (1 - share) * broad.start,
+            share * own.scale + (1 - share) * broad.scale,
+            own.count,
+        )
+
+    def thresholds(self, kinds: Sequence[str]) -> Floats:
+        """Evidence at which each action is flagged, float64 [N, horizons]."""
+        person = np.array([kind in PEOPLE_AND_PIPELINES for kind in kinds], bool)
+        limits: Floats = np.where(
+            person[:, None], np.array(self.person_thresholds), np.array(self.system_thresholds)
+        )
+        return limits
+
+    def error(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Floats:
+        """Reconstruction error that is calibrated: the sum of an action's worst fields, nats. float64 [N].
+
+        Arguments as for `costs`.
+        """
+        if not len(nll):
+            return np.empty(0)
+        fields = self.costs(nll, deeds)
+        worst: Floats = np.partition(fields, -_TOP_FIELDS, axis=1)[:, -_TOP_FIELDS:].sum(axis=1)
+        return worst
+
+    def costs(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Floats:
+        """What each field of an action costs, nats, 0 for a field that is not scored. float64 [N, F].
+
+        A field costs no more than the principal's own counts allow: what it did k times in n actions is worth at most
+        ln((n + 1) / k), however badly the model reconstructs it. So what is done again wears off without retraining. Where
+        the cluster's machinery acts, and what a known principal asked it for, does not count.
+
+        Args:
+            nll: float32 [N, F], reconstruction NLL.
+            deeds: the same actions.
+        """
+        fields = np.zeros(nll.shape, np.float64)
+        at = _layout(self.scored_fields)
+        cost = nll[:, at.columns].astype(np.float64)
+        counted = cost[:, at.counted]
+        times = deeds.own[:, at.attributes]
+        most = np.log((deeds.actions + 1.0)[:, None] / np.maximum(times, 1))
+        counted = np.where(times > 0, np.minimum(counted, most), counted)
+        cost[:, at.counted] = counted / np.where(at.wears_off, 1.0 + times, 1.0)
+        machinery = deeds.machinery
+        cost[machinery[:, None] & at.places | (machinery & deeds.for_others)[:, None] & at.contents] = 0.0
+        fields[:, at.columns] = cost
+        return fields
+
+    def weigh(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Weighed:
+        """Evidence of single actions, and how far each adds up.
+
+        Evidence counts as far as the action could do harm, and not at all below `gate`. A machine that repeats itself in a
+        way the model finds odd is no burst: its reconstruction error counts only where something is new as well.
+
+        Args:
+            nll: float32 [N, F], reconstruction NLL.
+            deeds: the same actions.
+        """
+        novelty = self.rarity.decades(deeds.classes, deeds.resource, deeds.root)
+        error = self.evidence(self.error(nll, deeds), deeds.principals, deeds.kinds)
+        weight = np.asarray(self.sensitivity_weights)[deeds.sensitivity]
+        new, wrong = novelty * weight, error * weight
+        wrong = np.where(deeds.machinery & (new <= 0), 0.0, wrong)
+        return Weighed(
+            novelty, error, np.where(new > self.gate, new, 0.0), np.where(wrong > self.gate, wrong, 0.0)
+        )
+
+    def verdict(self, sums: Floats, kinds: Sequence[str]) -> tuple[Floats, Floats]:
+        """Evidence and threshold of each action, float64 [N] each, at the horizon where it stands out most.
+
+        Args:
+            sums: float64 [N, horizons], from `detection.evidence.Accumulator`.
+        """
+        limits = self.thresholds(kinds)
+        if not len(sums):
+            return np.empty(0), np.empty(0)
+        rows, at = np.arange(len(sums)), (sums / limits).argmax(axis=1)
+        return sums[rows, at], limits[rows, at]
+
+    def evidence(self, statistic: Floats, principals: Sequence[str], kinds: Sequence[str]) -> Floats:
+        """-log10 of the p-value of each statistic under its principal's tail, float64 [N].
+
+        Below the tail's start the p-value is not resolved: evidence runs linearly from 0 to -log10(TAIL_SHARE).
+        """
+        known: dict[tuple[str, str], int] = {}
+        tails: list[Tail] = []
+        which = np.empty(len(statistic), np.int64)
+        for i, key in enumerate(zip(principals, kinds, strict=True)):
+            index = known.get(key)
+            if index is None:
+                index = known[key] = len(tails)
+                tails.append(self.tail(*key))
+            which[i] = index
+        start = np.array([tail.start for tail in tails], np.float64)[which]
+        scale = np.array([tail.scale for tail in tails], np.float64)[which]
+        at_start = -np.log10(TAIL_SHARE)
+        below = at_start * np.clip(statistic / np.maximum(start, 1e-9), 0.0, 1.0)
+        beyond = at_start + (statistic - start) / (scale * np.log(10.0))
+        evidence: Floats = np.where(statistic > start, beyond, below)
+        return evidence
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        saved: dict[str, Any] = {
+            key: getattr(self, key)
+            for key in (
+                *("scored_fields", "shrinkage", "sensitivity_weights", "gate", "horizons"),
+                *("person_thresholds", "system_thresholds", "budget"),
+            )
+        }
+        saved["rarity"] = self.rarity.to_dict()
+        saved["tails"] = {
+            name: [tail.start, tail.scale, tail.count] for name, tail in sorted(self.tails.items())
+        }
+        return saved
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Calibration:
+        """Inverse of `to_dict`."""
+        return cls(
+            scored_fields=tuple(saved["scored_fields"]),
+            tails={name: Tail(float(a), float(b), int(c)) for name, (a, b, c) in saved["tails"].items()},
+            shrinkage=float(saved["shrinkage"]),
+            rarity=Rarity.from_dict(saved["rarity"]),
+            sensitivity_weights=tuple(saved["sensitivity_weights"]),
+            gate=float(saved["gate"]),
+            horizons=tuple(saved["horizons"]),
+            person_thresholds=tuple(saved["person_thresholds"]),
+            system_thresholds=tuple(saved["system_thresholds"]),
+            budget=dict(saved["budget"]),
+        )

@@ -1,0 +1,414 @@
+"""Events in, scores and verdicts out: the detector of evaluation, pyfunc and the scoring service.
+
+Each new action is scored at once, in the window of its principal's last actions that ends with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.actions.attributes import ATTRIBUTES, attribute_hashes
+from data.actions.encoder import ActionBatch, ActionEncoder
+from data.actions.fields import FIELDS, STATIC_FIELDS, stable_hash
+from data.actions.sensitivity import Sensitivity
+from data.actions.vocabulary import UNKNOWN
+from data.events.audit_event import AuditEvent
+from data.principals.identity import Principal
+from data.principals.peer_groups import PrincipalTable
+from detection.bundle import Bundle
+from detection.calibration import Deeds
+from detection.evidence import Accumulator
+from detection.novelty import LIMIT, Familiarity, Habits
+from detection.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
+from detection.windows import Cut, Windows
+
+SEVERITIES = ("none", "low", "medium", "high", "critical")
+_TOP_FIELDS = 5
+_ALTERNATIVES = 3
+#: Times its threshold below which evidence is barely, and from which it is clearly out of habit.
+_BARELY, _CLEAR = 1.5, 2.0
+
+_KIND_OF_DEED = [
+    list(ATTRIBUTES).index(name) for name in ("verb_resource", "resource_namespace", "traits", "impersonates")
+]
+
+#: Fields that speak of a changed cluster when training knew none of their values: names and places change every day.
+_KNOWN_FIELDS = [FIELDS.index(name) for name in ("verb", "resource")]
+
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldReason:
+    """A field the model reconstructed badly.
+
+    Attributes:
+        field, value: what it was.
+        nll: negative log-likelihood, nats.
+        expected: what the decoder expected of this principal instead: value, probability.
+        of_peers: what it would have expected of an unknown member of its peer group.
+    """
+
+    field: str
+    value: str
+    nll: float
+    expected: list[tuple[str, float]]
+    of_peers: Sequence[tuple[str, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HabitReason:
+    """An attribute of the action that is new to its principal.
+
+    Attributes:
+        attribute: name in ATTRIBUTES.
+        value: its fields' values, space-separated.
+        times_before: earlier actions of the principal that had it.
+        actions_before: earlier actions of the principal.
+        peers_with: other members of the peer group that ever had it.
+        peers: other members of the peer group.
+        anyone_with: other principals that ever had it.
+    """
+
+    attribute: str
+    value: str
+    times_before: int
+    actions_before: int
+    peers_with: int
+    peers: int
+    anyone_with: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why one action was flagged: what is new (most important first) and what the model did not expect."""
+
+    fields: list[FieldReason]
+    habits: list[HabitReason]
+    values: dict[str, str]
+    sensitivity: str
+
+
+@dataclass(slots=True)
+class Scores:
+    """Columns over the scored actions of one call, in arrival order; F = len(FIELDS).
+
+    Attributes:
+        event: int64 [N], index into the given events.
+        principal, kind, group: who acted, of which kind, in which peer group.
+        time: datetime64[us] [N], when the request was received.
+        nll: float32 [N, F], reconstruction NLL of each field, nats.
+        surprise: float32 [N], their sum.
+        novelty: float64 [N], how rarely normal work shows what is new in the action, decades.
+        error: float64 [N], evidence of its reconstruction error, -log10 of the calibrated p-value.
+        evidence: float64 [N], what has added up by this action at the horizon where it stands out most, decades; 0 for an
+            action that adds nothing.
+        threshold: float64 [N], evidence at which it is flagged.
+        flagged: bool [N].
+        sensitivity: int8 [N], level in data.actions.sensitivity.LEVELS.
+        severity: one of SEVERITIES; "none" when not flagged.
+        folded: int64 [M], events that belong to an action scored before.
+        dropped: int64 [K], events left out by the settings.
+        explanations: index of a flagged action -> its explanation.
+        new, wrong: float64 [N], what the action itself adds to what adds up: of novelty and of reconstruction error, decades;
+            0 where it adds nothing, as for most.
+        news: index of an action that adds something -> what is new about it, most important first.
+        unknown: bool [N], whose verb or resource is none that training knew.
+    """
+
+    event: Ints
+    principal: list[str]
+    kind: list[str]
+    group: list[str]
+    time: npt.NDArray[np.datetime64]
+    nll: Nll
+    surprise: npt.NDArray[np.float32]
+    novelty: npt.NDArray[np.float64]
+    error: npt.NDArray[np.float64]
+    evidence: npt.NDArray[np.float64]
+    threshold: npt.NDArray[np.float64]
+    flagged: npt.NDArray[np.bool_]
+    sensitivity: npt.NDArray[np.int8]
+    severity: list[str]
+    folded: Ints
+    dropped: Ints
+    explanations: dict[int, Explanation] = field(default_factory=dict)
+    new: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    wrong: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    news: dict[int, list[HabitReason]] = field(default_factory=dict)
+    unknown: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a detector holds in memory.
+
+    Attributes:
+        principals: those whose context is held.
+        habits: counts of what was done before.
+        state_bytes: bytes of both.
+        cached_windows: windows whose error the cache had.
+        computed_windows: windows that went through the model.
+    """
+
+    principals: int
+    habits: int
+    state_bytes: int
+    cached_windows: int
+    computed_windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Who:
+    """Who acted, as columns over the actions of a batch."""
+
+    names: list[str]
+    kinds: list[str]
+    groups: list[str]
+    ids: Ints
+    group_ids: Ints
+    name_hashes: Hashes
+    group_hashes: Hashes
+
+
+class _Known:
+    """The encoder's table of principals as columns; each principal is looked up once."""
+
+    def __init__(self, table: PrincipalTable) -> None:
+        self._table = table
+        self._generation = -1
+        self._texts: list[tuple[str, str, str]] = []
+        self._ids = np.empty((0, 2), np.int64)
+        self._hashes = np.empty((0, 2), np.uint64)
+
+    def of(self, batch: ActionBatch, generation: int) -> _Who:
+        """Columns of a batch."""
+        if self._generation != generation:
+            self._generation = generation
+            self._texts, self._ids, self._hashes = [], self._ids[:0], self._hashes[:0]
+        if len(self._texts) < len(batch.principals):
+            self._learn(batch.principals[len(self._texts) :])
+        codes = batch.principal
+        texts = [self._texts[code] for code in codes.tolist()]
+        names, kinds, groups = map(list, zip(*texts, strict=True)) if texts else ([], [], [])
+        ids, hashes = self._ids[codes], self._hashes[codes]
+        return _Who(names, kinds, groups, ids[:, 0], ids[:, 1], hashes[:, 0], hashes[:, 1])
+
+    def _learn(self, principals: Sequence[Principal]) -> None:
+        table = self._table
+        groups = [table.group(principal) for principal in principals]
+        self._texts += [(one.name, one.kind, group) for one, group in zip(principals, groups, strict=True)]
+        named = [(one.name, group) for one, group in zip(principals, groups, strict=True)]
+        ids = [(table.ids.get(name, 0), table.groups.get(group, 0)) for name, group in named]
+        hashes = [(stable_hash(name), stable_hash(group)) for name, group in named]
+        self._ids = np.concatenate([self._ids, np.array(ids, np.int64)])
+        self._hashes = np.concatenate([self._hashes, np.array(hashes, np.uint64)])
+
+
+class Detector:
+    """Scores actions against the habits in a bundle and keeps those habits up to date as it goes.
+
+    Attributes:
+        recall: called with the principals of a batch before their state is read, to load that of evicted ones.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int = 1,
+        model: Model | None = None,
+        cached_windows: int = 0,
+        warm: bool = True,
+    ) -> None:
+        """Start from what the bundle knows.
+
+        Args:
+            bundle: an opened bundle.
+            threads: of onnxruntime.
+            model: in place of the bundle's graph.
+            cached_windows: capacity of the cache of reconstruction errors; 0 for none.
+            warm: load the context of all principals now; else call `warm` before they act.
+        """
+        self.bundle = bundle
+        newest = None
+        if model is None and bundle.newest_path is not None:
+            newest = NewestOnnxModel(str(bundle.newest_path), threads)
+        self.model: Model = model or OnnxModel(str(bundle.model_path), threads)
+        self.reconstruction = Reconstruction(self.model, newest, cached_windows)
+        self.encoder = ActionEncoder(bundle.settings)
+        self.habits: Habits = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
+        self.accumulator = Accumulator(bundle.calibration.horizons)
+        self.windows = Windows(bundle.window)
+        if warm:
+            self.warm(bundle.warmup.tokens)
+        self.recall: Callable[[Sequence[str]], None] | None = None
+        self._known = _Known(bundle.principals)
+        sizes = bundle.vocabulary.sizes
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Give principals their context at the end of training; a later one is replaced."""
+        warmup = self.bundle.warmup
+        for name in dict.fromkeys(names):
+            if name in warmup.tokens:
+                self.windows.seed(name, warmup.tokens[name], warmup.last[name])
+
+    def score(self, events: Sequence[AuditEvent]) -> Scores:
+        """Score events in arrival order and update the state.
+
+        Args:
+            events: any number of events; how they are split over calls does not change any score.
+        """
+        batch = self.encoder.encode(events)
+        vocabulary, calibration = self.bundle.vocabulary, self.bundle.calibration
+        tokens = vocabulary.encode(batch, self.encoder)
+        who = self._known.of(batch, self.encoder.generation)
+        if self.recall is not None:
+            self.recall(who.names)
+        cut = self.windows.cut(who.names, tokens, batch.time)
+        nll = self._reconstruct(cut, who.ids, who.group_ids)
+        known = self.habits.observe(attribute_hashes(batch, self.encoder), who.name_hashes, who.group_hashes)
+        sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
+        deeds = Deeds.of(known, tokens, vocabulary, who.names, who.kinds, sensitivity)
+        weighed = calibration.weigh(nll, deeds)
+        limits = calibration.thresholds(who.kinds)
+        sums = self.accumulator.add(who.names, batch.time, weighed.new, weighed.wrong, limits)
+        evidence, threshold = calibration.verdict(sums, who.kinds)
+        flagged = evidence >= threshold
+        hits = flagged.nonzero()[0]
+        scores = Scores(
+            event=batch.event,
+            principal=who.names,
+            kind=who.kinds,
+            group=who.groups,
+            time=batch.time.view("M8[us]"),
+            nll=nll,
+            surprise=nll.sum(axis=1),
+            novelty=weighed.novelty,
+            error=weighed.error,
+            evidence=evidence,
+            threshold=threshold,
+            flagged=flagged,
+            sensitivity=sensitivity,
+            severity=["none"] * len(batch),
+            folded=batch.folded,
+            dropped=batch.dropped,
+            new=weighed.new,
+            wrong=weighed.wrong,
+            unknown=(tokens[:, _KNOWN_FIELDS] == UNKNOWN).any(axis=1),
+        )
+        for row in (flagged | (weighed.new > 0) | (weighed.wrong > 0)).nonzero()[0].tolist():
+            scores.news[row] = self._news(batch, row, known, who.groups[row])
+        if len(hits):
+            kind_of_deed = deeds.levels[:, _KIND_OF_DEED].max(axis=1)
+            log_probs = self._alternatives(cut, hits, who.ids, who.group_ids)
+            # Without its own identity the graph falls back on what it knows of the peer group.
+            of_peers = self._alternatives(cut, hits, np.zeros_like(who.ids), who.group_ids)
+            for row, hit in enumerate(hits.tolist()):
+                times = float(evidence[hit] / threshold[hit])
+                scores.severity[hit] = severity_of(True, times, int(sensitivity[hit]), int(kind_of_deed[hit]))
+                scores.explanations[hit] = self._explain(
+                    batch, hit, nll[hit], (log_probs[row], of_peers[row]), scores.news[hit]
+                )
+        return scores
+
+    def figures(self) -> Figures:
+        """What it holds now; safe to call while it scores."""
+        return Figures(
+            principals=len(self.windows),
+            habits=len(self.habits),
+            state_bytes=self.windows.nbytes + self.habits.nbytes,
+            cached_windows=self.reconstruction.cache.hits,
+            computed_windows=self.reconstruction.cache.misses,
+        )
+
+    def _reconstruct(self, cut: Cut, ids: Ints, groups: Ints) -> Nll:
+        """NLL of the newest action of each window, float32 [N, F]; what the cache holds is not computed again."""
+        return self.reconstruction.nll(cut, ids, groups)
+
+    def _alternatives(self, cut: Cut, rows: Ints, ids: Ints, groups: Ints) -> npt.NDArray[np.float32]:
+        """Log-probabilities of all tokens for the newest action of some windows, float32 [n, V]."""
+        return self.reconstruction.log_probs(cut, ids, groups, rows)
+
+    def _values(self, batch: ActionBatch, row: int) -> dict[str, str]:
+        return {name: self.encoder.interners[name].values[batch.codes[name][row]] for name in STATIC_FIELDS}
+
+    def _news(self, batch: ActionBatch, row: int, known: Familiarity, group: str) -> list[HabitReason]:
+        values = self._values(batch, row)
+        members = self.bundle.principals.sizes.get(group, 0)
+        is_member = self.bundle.principals.group_of.get(batch.principals[batch.principal[row]].name) == group
+        habits = [
+            HabitReason(
+                attribute=name,
+                value=" ".join(values[part] for part in parts),
+                times_before=int(known.own[row, index]),
+                actions_before=int(known.actions[row]),
+                peers_with=int(known.peers[row, index]),
+                peers=max(members - is_member, 0),
+                anyone_with=int(known.anyone[row, index]),
+            )
+            for index, (name, parts) in enumerate(ATTRIBUTES.items())
+            if not known.own[row, index]
+        ]
+        habits.sort(key=lambda reason: (reason.peers_with, reason.anyone_with))
+        return habits
+
+    def _best(self, name: str, index: int, log_probs: npt.NDArray[np.float32]) -> list[tuple[str, float]]:
+        """The values of a field that were expected most, with their probabilities."""
+        mine = log_probs[self._starts[index] : self._starts[index + 1]]
+        best = np.argsort(-mine)[:_ALTERNATIVES].tolist()
+        return [(self.bundle.vocabulary.tokens[name][token], float(np.exp(mine[token]))) for token in best]
+
+    def _explain(
+        self,
+        batch: ActionBatch,
+        row: int,
+        nll: Nll,
+        log_probs: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]],
+        habits: list[HabitReason],
+    ) -> Explanation:
+        values = self._values(batch, row)
+        fields = []
+        for index in np.argsort(-nll)[:_TOP_FIELDS].tolist():
+            name = FIELDS[index]
+            expected, of_peers = (self._best(name, index, one) for one in log_probs)
+            fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected, of_peers))
+        why = self.bundle.sensitivity.look_up(tuple(values[name] for name in Sensitivity.FIELDS))[1]
+        return Explanation(fields, habits, values, why)
+
+
+def severity_of(flagged: bool, times: float, sensitivity: int, kind_of_deed: int) -> str:
+    """Severity of an action: what harm it could do, lowered if its peers do such things or it is barely out of habit.
+
+    Of what could do most harm, what is far out of habit is critical.
+
+    Args:
+        flagged: whether evidence reached its threshold.
+        times: evidence over threshold.
+        sensitivity: level in data.actions.sensitivity.LEVELS.
+        kind_of_deed: to whom the kind of deed is new: 0 nobody, 1 the principal, 2 its peers as well, 3 everybody.
+    """
+    if not flagged:
+        return "none"
+    level = sensitivity - (1 if kind_of_deed <= 1 else 0) - (1 if times < _BARELY else 0)
+    if level >= SEVERITIES.index("high") and times >= _CLEAR:
+        level += 1
+    return SEVERITIES[min(max(level, 1), len(SEVERITIES) - 1)]
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """What a user of the model should know about it, for `/v1/model` and the model card."""
+    return {
+        key: bundle.meta.get(key) for key in ("name", "created", "data", "git_commit", "metrics", "format")
+    } | {
+        "window": bundle.window,
+        "fields": list(FIELDS),
+        "principals": len(bundle.principals.ids),
+        "budget": dict(bundle.calibration.budget),
+    }

@@ -1,0 +1,283 @@
+"""What each principal, its peers and everyone has done before: counts of attributes, for novelty and for reasons.
+
+An attribute is kept as a stable 64-bit hash of its values and of whose habit it is. Values themselves are not stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from data.actions.attributes import ATTRIBUTES, Hashes, mix
+from data.actions.fields import stable_hash
+from detection.count_table import NOBODY, Counts
+
+#: Attributes whose novelty does not count for the cluster's machinery: it works wherever others do, by bindings of its own.
+MACHINERY_IGNORES = (
+    *("namespace", "resource_namespace", "verb_resource_namespace", "object", "image_of"),
+    "binding",
+)
+
+#: Attributes of the request's content, which one who acts for another did not choose.
+CONTENTS = ("traits", "images")
+
+#: Actions from which what a principal does has a shape of its own; before, it is judged by what its peers do.
+MATURE = 100
+
+#: Most entries that live habits keep, if their bundle has not more already; with their free places that is 270 MB at most.
+LIMIT = 8_000_000
+Ints = npt.NDArray[np.int64]
+
+_OWN, _PEERS, _ANYONE, _MEMBER = (
+    np.uint64(stable_hash(f"level:{name}")) for name in ("own", "peers", "anyone", "member")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Familiarity:
+    """How often the attributes of N actions were seen before them.
+
+    Attributes:
+        own: int64 [N, attributes], earlier actions of the principal itself.
+        peers: int64 [N, attributes], other principals of its peer group that ever did; 0 where the attribute is not new to the
+            principal, for nobody asks then.
+        anyone: int64 [N, attributes], principals that ever did; 0 as before.
+        actions: int64 [N], earlier actions of the principal.
+    """
+
+    own: Ints
+    peers: Ints
+    anyone: Ints
+    actions: Ints
+
+    def __getitem__(self, rows: Ints | slice) -> Familiarity:
+        """That of some of the actions."""
+        return Familiarity(self.own[rows], self.peers[rows], self.anyone[rows], self.actions[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class OwnHabits:
+    """Counts of single principals as arrays of one length, which can be evicted while these are quiet.
+
+    Attributes:
+        principal: uint64, stable hash of the name.
+        key: uint64, of an attribute of that principal.
+        count: int64, its actions that had it.
+    """
+
+    principal: Hashes
+    key: Hashes
+    count: Ints
+
+
+class Habits:
+    """Counts of attributes per principal, per peer group and overall.
+
+    One table maps a 64-bit key to a count. Keys are salted by level: own (principal, attribute) -> actions;
+    peers (group, attribute) and anyone (attribute) -> number of distinct principals; own of the principal alone -> its actions.
+
+    Entries made by `observe` or `put` know their owner: those of a quiet principal can be taken out and put back. Entries of a
+    bundle have no owner and stay.
+
+    Args:
+        limit: most entries; with more, those that were counted least are forgotten, a quarter of all at a time.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self._table = Counts()
+        self._code_of: dict[int, int] = {}
+        self._owners: list[int] = []  # by code
+        self._free: list[int] = []  # codes without an owner
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the table."""
+        return self._table.nbytes
+
+    def observe(self, attributes: Hashes, principal: Hashes, group: Hashes) -> Familiarity:
+        """Count actions in order; return what was known before each.
+
+        Args:
+            attributes: uint64 [N, attributes].
+            principal: stable hash of each action's principal, uint64 [N].
+            group: stable hash of its peer group, uint64 [N].
+        """
+        rows, width = attributes.shape
+        keys = np.empty((rows, width + 1), np.uint64)
+        keys[:, :width] = mix(mix(_OWN, principal)[:, None], attributes)
+        keys[:, width] = mix(_MEMBER, principal)
+        owners = np.repeat(self._owner_codes(principal), width + 1)
+        before = self._table.add(keys.ravel(), owners).reshape(rows, width + 1)
+        own, actions = before[:, :width], before[:, width]
+        peers, anyone = np.zeros_like(own), np.zeros_like(own)
+        # A principal is counted once with its peers and with everybody: when it does what it never did.
+        new = np.nonzero(own == 0)
+        if len(new[0]):
+            what = attributes[new]
+            shared = np.concatenate([mix(mix(_PEERS, group[new[0]]), what), mix(_ANYONE, what)])
+            peers[new], anyone[new] = np.split(self._table.add(shared), 2)
+        if self.limit is not None and len(self._table) > self.limit:
+            self._table.forget_rare(self.limit - self.limit // 4)
+        return Familiarity(own, peers, anyone, actions)
+
+    def take(self, principals: Hashes) -> OwnHabits:
+        """Remove what is known to belong to some principals and return it. Walks the whole table: take many at a time.
+
+        Args:
+            principals: uint64, stable hashes of their names.
+        """
+        goes = np.zeros(len(self._owners), bool)
+        codes = [self._code_of.pop(one) for one in principals.tolist() if one in self._code_of]
+        goes[codes] = True
+        keys, counts, owners = self._table.take(goes)
+        self._free += codes
+        return OwnHabits(self._named(owners), keys, counts)
+
+    def put(self, own: OwnHabits) -> None:
+        """Give back what `take` or `own` returned; what was counted in between adds up."""
+        self._table.put(own.key, own.count, self._owner_codes(own.principal))
+
+    def learn(self, other: Habits, before: Habits) -> None:
+        """Take over what another table counted since it was like `before`.
+
+        Both may have counted the same actions, so the greater count is kept instead of the sum.
+        """
+        keys, counts, owners = other._table.entries()
+        changed = counts != before._table.get(keys)
+        self._learn(other, keys[changed], counts[changed], owners[changed])
+
+    def catch_up(self, other: Habits, copy: Habits) -> None:
+        """Take over what another table counted since `copy`, from which this one learned, was taken; quick if that is little."""
+        self._learn(other, *other._table.changed(copy._table))
+
+    def _learn(self, other: Habits, keys: Hashes, counts: Ints, owners: npt.NDArray[np.int32]) -> None:
+        theirs, place = np.unique(owners, return_inverse=True)
+        known = theirs >= 0
+        mine = np.full(len(theirs), NOBODY, np.int32)
+        mine[known] = self._owner_codes(other._named(theirs[known]))
+        self._table.put_greater(keys, counts, mine[place])
+
+    def put_greater(self, own: OwnHabits, others: npt.NDArray[np.uint64]) -> None:
+        """As `put` and `put_others`, for counts under another bundle: of two counts of one key the greater is kept."""
+        owners = np.full(len(others), NOBODY, np.int32)
+        self._table.put_greater(own.key, own.count, self._owner_codes(own.principal))
+        self._table.put_greater(others[:, 0], others[:, 1].astype(np.int64), owners)
+
+    def own(self) -> OwnHabits:
+        """All entries whose owner is known, in the order of their keys."""
+        keys, counts, owners = self._table.entries()
+        known = owners >= 0
+        return OwnHabits(self._named(owners[known]), keys[known], counts[known])
+
+    def others(self) -> npt.NDArray[np.uint64]:
+        """All entries whose owner is not known, as `to_array`."""
+        keys, counts, owners = self._table.entries()
+        nobody = owners < 0
+        return np.stack([keys[nobody], counts[nobody].astype(np.uint64)], axis=1)
+
+    def grown(self, before: Habits) -> npt.NDArray[np.uint64]:
+        """What was counted of entries without an owner since the table was like `before`: keys and counts, uint64 [K, 2]."""
+        held = self.others()
+        added = held[:, 1].astype(np.int64) - before._table.get(held[:, 0])
+        return np.stack([held[:, 0], added.astype(np.uint64)], axis=1)[added > 0]
+
+    def counts(self, keys: Hashes) -> Ints:
+        """Count of each key, int64 [n]."""
+        return self._table.get(keys)
+
+    def put_others(self, grown: npt.NDArray[np.uint64]) -> None:
+        """Count what `grown` or `others` returned; counts add up."""
+        self._table.put(grown[:, 0], grown[:, 1], None)
+
+    def to_array(self) -> npt.NDArray[np.uint64]:
+        """Sorted keys and counts of all entries, uint64 [K, 2]."""
+        keys, counts, _ = self._table.entries()
+        return np.stack([keys, counts.astype(np.uint64)], axis=1)
+
+    @classmethod
+    def from_array(cls, saved: npt.NDArray[np.uint64]) -> Habits:
+        """Inverse of `to_array`; the owners of the entries are not known then."""
+        habits = cls()
+        habits._table = Counts(int(1.2 * len(saved)))
+        habits._table.put(saved[:, 0], saved[:, 1], None)
+        return habits
+
+    def copy(self, limit: int | None = None) -> Habits:
+        """Independent copy, with a limit of its own."""
+        other = Habits(limit)
+        other._table = self._table.copy()
+        other._code_of, other._owners = dict(self._code_of), list(self._owners)
+        other._free = list(self._free)
+        return other
+
+    def _named(self, codes: npt.NDArray[np.int32]) -> Hashes:
+        """Principal of each code, uint64 [K]."""
+        return np.array(self._owners, np.uint64)[codes] if len(codes) else np.empty(0, np.uint64)
+
+    def _owner_codes(self, principals: Hashes) -> npt.NDArray[np.int32]:
+        """Code of each principal in the table, int32 [N]; new ones get the next."""
+        known = self._code_of
+        codes = []
+        for one in principals.tolist():
+            code = known.get(one)
+            if code is None:
+                code = self._free.pop() if self._free else len(self._owners)
+                self._owners[code : code + 1] = [one]
+                known[one] = code
+            codes.append(code)
+        return np.array(codes, np.int32)
+
+
+_PLACES, _CONTENTS = (np.isin(list(ATTRIBUTES), names) for names in (MACHINERY_IGNORES, CONTENTS))
+_BROADER = [
+    [j for j, broad in enumerate(ATTRIBUTES.values()) if j != i and set(broad) <= set(fields)]
+    for i, fields in enumerate(ATTRIBUTES.values())
+]
+
+
+def counted_levels(
+    levels: npt.NDArray[np.int8],
+    actions: npt.NDArray[np.int64],
+    machinery: npt.NDArray[np.bool_],
+    for_others: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.int8]:
+    """Novelty levels as far as they are news of the principal, int8 [N, attributes].
+
+    Args:
+        levels: int8 [N, attributes], from `novelty_levels`.
+        actions: int64 [N], earlier actions of the principal.
+        machinery: bool [N], whether the cluster's own machinery acted.
+        for_others: bool [N], whether it acted for a known principal (the `owner` field).
+    """
+    left_out = (machinery[:, None] & _PLACES) | ((machinery & for_others)[:, None] & _CONTENTS)
+    left_out |= (actions < MATURE)[:, None] & (levels == 1)
+    return np.where(left_out, 0, levels).astype(np.int8)
+
+
+def roots(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Novelty without what follows from broader novelty, int8 [N, attributes].
+
+    In a new namespace every object is new; only the namespace counts then, unless the object is new to more people.
+
+    Args:
+        levels: novelty level of each attribute, from `novelty_levels`.
+    """
+    out = levels.copy()
+    if not levels.any():  # as of most actions by themselves
+        return out
+    for i, broader in enumerate(_BROADER):
+        if broader:
+            out[:, i] = np.where((levels[:, broader] >= levels[:, i : i + 1]).any(axis=1), 0, levels[:, i])
+    return out
+
+
+def novelty_levels(known: Familiarity) -> npt.NDArray[np.int8]:
+    """0 for an attribute known to the principal, 1 new to it, 2 to its peers as well, 3 to everybody. int8 [N, attributes]."""
+    new = np.where(known.peers > 0, 1, np.where(known.anyone > 0, 2, 3))
+    return np.where(known.own > 0, 0, new).astype(np.int8)

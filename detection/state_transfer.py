@@ -1,0 +1,117 @@
+"""Carries what a running detector knows of its principals over to the detector of another bundle.
+
+A principal does not change because the model did: who was half-way through something unusual still is, and what was done since
+the old bundle was made is known. What is carried, and how it is fitted to the new bundle:
+
+- the requests seen and the ownership followed, as they are;
+- windows: token by token, by the value that the token stands for. What the old vocabulary did not know stays unknown;
+- evidence that is adding up: the sums of each horizon, in decades of calibrated rarity, which mean the same in each bundle;
+- habits: what was counted since the old bundle is known to the new one, on top of what it learned in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from data.actions.fields import FIELDS
+from data.actions.folding import reach_of
+from data.actions.vocabulary import SPECIALS, Vocabulary
+from detection.detector import Detector
+from detection.evidence import Sums
+from detection.novelty import Habits
+from detection.windows import Contexts
+
+
+def carry_over(old: Detector, new: Detector, *, share: bool = True, learned: Habits | None = None) -> None:
+    """Give a fresh detector the state of one that ran.
+
+    Args:
+        old: not scoring at the moment.
+        new: one that has not scored yet; it has its bundle's own habits and windows.
+        learned: a copy of the old one's habits from which the new one has learned already, so that this takes less time.
+        share: the old one will not score again, so its memory of requests and owners can simply be handed on.
+    """
+    new.encoder.folder = old.encoder.folder if share else old.encoder.folder.copy()
+    if old.encoder.owners is not None:
+        new.encoder.owners = old.encoder.owners if share else old.encoder.owners.copy()
+    give_contexts(new, old.windows.contexts(), old.bundle.vocabulary, old.bundle.warmup.last)
+    give_sums(new, old.accumulator.sums(), old.accumulator.horizons)
+    if learned is None:
+        new.habits.learn(old.habits, old.bundle.habits)
+    else:
+        new.habits.catch_up(old.habits, learned)
+
+
+def translation(old: Vocabulary, new: Vocabulary) -> list[npt.NDArray[np.int16]]:
+    """For each field, the new token of every old one, int16 [old tokens]."""
+    tables = []
+    for field in FIELDS:
+        values = old.tokens[field][len(SPECIALS) :]
+        tokens = [_token(new, field, value) for value in values]
+        tables.append(np.array([*range(len(SPECIALS)), *tokens], np.int16))
+    return tables
+
+
+def _token(vocabulary: Vocabulary, field: str, value: str) -> int:
+    """Token of what another vocabulary had a token for: a value, or a back-off, whose own back-off differs."""
+    network, is_network, _ = value.partition("/")
+    if field == "place" and is_network and value not in vocabulary.tokens[field]:
+        return vocabulary.token(field, reach_of(network))
+    return vocabulary.token(field, value)
+
+
+def give_contexts(
+    new: Detector, held: Contexts, words: Vocabulary, before: Mapping[str, int] | None = None
+) -> None:
+    """Give a detector contexts of another bundle.
+
+    What training saw after all that was served is nearer to the present, and stays.
+
+    Args:
+        new: has its bundle's own contexts.
+        held: of principals under the other bundle.
+        words: its vocabulary.
+        before: times of the last actions in its training, if they are known; those tell nothing new.
+    """
+    there = new.windows.contexts(held.names)
+    later = dict(zip(there.names, there.last.tolist(), strict=True))
+    known = before or {}
+    stays = [
+        row
+        for row, (name, last) in enumerate(zip(held.names, held.last.tolist(), strict=True))
+        if not (later.get(name, last) > last and later[name] != known.get(name))
+    ]
+    tables = translation(words, new.bundle.vocabulary)
+    tokens = np.stack([table[held.tokens[stays, :, column]] for column, table in enumerate(tables)], axis=2)
+    lengths = held.lengths[stays].astype(np.int64)
+    # A window of another length keeps the newest.
+    kept = np.minimum(lengths, new.windows.window - 1)
+    steps = np.arange(new.windows.window - 1)
+    at = np.minimum((lengths - kept)[:, None] + steps, max(tokens.shape[1] - 1, 0))
+    fitted = np.take_along_axis(tokens, at[:, :, None], axis=1)
+    fitted[steps >= kept[:, None]] = 0
+    names = [held.names[row] for row in stays]
+    new.windows.put(Contexts(names, fitted, kept.astype(np.int16), held.last[stays]))
+
+
+def give_sums(new: Detector, held: Sums, horizons: Sequence[float]) -> None:
+    """Give a detector sums of another bundle, horizon by horizon.
+
+    One that the other bundle did not have begins with what its longest shorter one held: no less than that.
+
+    Args:
+        new: to be given them.
+        held: under the other bundle.
+        horizons: of the other bundle, seconds.
+    """
+    rows = np.zeros((len(held.names), 1 + 2 * len(new.accumulator.horizons)))
+    rows[:, 0] = held.rows[:, 0]
+    for place, horizon in enumerate(new.accumulator.horizons):
+        within = [index for index, seconds in enumerate(horizons) if seconds <= horizon]
+        if within:
+            source = max(within, key=horizons.__getitem__)
+            rows[:, 1 + 2 * place : 3 + 2 * place] = held.rows[:, 1 + 2 * source : 3 + 2 * source]
+    new.accumulator.put(Sums(held.names, rows))

@@ -1,0 +1,130 @@
+"""Limits of HTTP connections: their number, the size of request heads, and the time a head or a body may take."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.access.tls import client_certificate
+from serving.http.problems import MEDIA_TYPE, Problem
+
+# Request line and headers together; the parser itself has no limit.
+MAX_HEAD_BYTES = 32 * 1024
+# For the first request to begin and for each head to be complete, against clients that send a byte now and then.
+HEAD_SECONDS = 15.0
+# For a body: 16 MiB at 280 KB/s. A slower client would hold a place in the queue.
+BODY_SECONDS = 60.0
+# Simultaneous. Each costs a file descriptor, and the store must always get one.
+MAX_CONNECTIONS = 1000
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection with limits and the client's certificate in the scope of its requests."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._in_head = True
+        self._fed = 0
+        self._refused = False
+        self._certificate: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client connected, its TLS handshake done."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._refuse(503, "Too many connections are open: close some, or try again later.")
+            return
+        secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        self._certificate = client_certificate(secured)
+        self._within(HEAD_SECONDS, "The request did not begin, or its headers did not end, in time.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection ended."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count the bytes of a head, which the parser keeps until it is complete."""
+        if self._refused:
+            return
+        if self._in_head:
+            if self._deadline is None:
+                self._within(HEAD_SECONDS, "The headers did not end in time.")
+            self._fed += len(data)
+        super().data_received(data)
+        # A piece may also contain the start of the body; then the head was complete and checked in `on_headers_complete`.
+        if self._in_head and self._fed > MAX_HEAD_BYTES and not self._refused:
+            self._refuse(431, _TOO_LONG)
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        self._in_head = False
+        self._fed = 0
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > MAX_HEAD_BYTES:
+            self._refuse(431, _TOO_LONG)
+        if self._refused:
+            return
+        self._within(BODY_SECONDS, "The body did not end in time: send smaller batches, or compress them.")
+        self.scope["kubehabit.certificate"] = self._certificate  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body arrived."""
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._in_head = True
+        self._stop_clock()
+        if not self._refused:
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer malformed HTTP with a problem document, like all errors."""
+        self._refuse(400, f"{msg.rstrip('.')}: this is no HTTP/1.1, or not as RFC 9112 wants it.")
+
+    def _within(self, seconds: float, sentence: str) -> None:
+        self._stop_clock()
+        self._deadline = self.loop.call_later(seconds, self._refuse, 408, sentence)
+
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer, unless a response has begun, and close."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        self._stop_clock()
+        cycle = self.cycle
+        # Responses go out in the order of the requests: while an earlier one is pending, only closing is possible.
+        if self._in_head:
+            free = cycle is None or cycle.response_complete
+        else:
+            free = not self.pipeline and (cycle is None or not cycle.response_started)
+        if free:
+            self.transport.write(_answer(status, detail))
+        self.transport.close()
+
+
+_TOO_LONG = f"Request line and headers are longer than {MAX_HEAD_BYTES // 1024} KiB together."
+
+
+def _answer(status: int, detail: str) -> bytes:
+    phrase = HTTPStatus(status).phrase
+    body = json.dumps(Problem(title=phrase, status=status, detail=detail).model_dump()).encode()
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body

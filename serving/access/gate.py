@@ -1,0 +1,458 @@
+"""The gate before every route: authentication, scopes, rate limits and the access log."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from fastapi import Response
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.access.access_log import AccessLog, Weight, shown_path, shown_query
+from serving.access.rate_limit import Limiter, Rate
+from serving.access.reloading_file import ReloadingFile
+from serving.access.scopes import Need, RouteScopes
+from serving.access.sessions import COOKIE, Session, Sessions
+from serving.access.tls import ClientCertificate, ServerTls
+from serving.access.tokens import SCOPES, Token, Tokens, digest, read_tokens
+from serving.http.problems import SECURITY_HEADERS, ProblemError, answer_to
+from serving.schemas import clean
+from serving.settings import MEBIBYTE, AccessScope, Settings, is_loopback
+from serving.telemetry.metrics import Metrics
+
+_log = logging.getLogger("kubehabit.api")
+
+_ROUTINE = frozenset({"/v1/score", "/v1/audit", "/metrics"})
+_PROBES = frozenset(("/healthz", "/readyz"))
+_SILENT = _PROBES | {"/docs", "/docs/{name}", "/openapi.json", "/console", "/console/static/{name}"}
+# Requested every few seconds: logged at level debug.
+_QUIET = _PROBES | {"/metrics"}
+
+_TOO_MANY_REQUESTS = 429
+_HOW = "send the header 'Authorization: Bearer <token>' with that of KUBEHABIT_TOKEN or one that 'kubehabit token create' made."
+# Browsers may send a session cookie instead of a token below this path.
+_PAGES = "/console/"
+_SHOWN = 8
+_HSTS = (b"strict-transport-security", b"max-age=31536000")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sends a request: the holder of a token or certificate, or an address where neither is required.
+
+    `session` is the key of the browser session it came through, or "".
+    """
+
+    by: Literal["token", "certificate", "address"]
+    name: str
+    scopes: frozenset[AccessScope]
+    rate: Rate
+    session: str = ""
+
+    @property
+    def holder(self) -> str:
+        """The owner of the pages and forms served to this caller."""
+        return self.session or f"{self.by}:{self.name}"
+
+
+class Access:
+    """Decides who a request comes from and whether it is allowed.
+
+    Args:
+        settings: token, tokens file, certificates, rates.
+        metrics: count unusable files and lines that could not be written.
+        tls: the listener's TLS, if any.
+        clock: monotonic seconds.
+        now: the time of day.
+
+    Raises:
+        KubehabitError: the tokens file cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        tls: ServerTls | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._settings = settings.access
+        self._token = settings.token.get_secret_value().encode() if settings.token is not None else None
+        self._tls = tls
+        self._now = now
+        self._wanted = settings.access.tokens is not None
+        path = settings.access.tokens_path
+        self._tokens = ReloadingFile(
+            "the tokens file", [path], self._read, lambda bad: metrics.access_file("tokens", bad), clock
+        )
+        rates = settings.access.rates
+        self._rate = Rate(
+            rates.requests_per_second, rates.megabytes_per_second * MEBIBYTE, rates.burst_seconds
+        )
+        self._refused = Rate(rates.refused_per_second, math.inf, rates.burst_seconds)
+        self._limiter = Limiter(clock)
+        console = settings.console
+        self.sessions = Sessions(60 * console.idle_minutes, 3600 * console.session_hours, clock)
+        # Separate, so that many strangers cannot push the callers' debts out of memory.
+        self._strangers = Limiter(clock)
+        self.routes = RouteScopes()
+        self.log = AccessLog(settings.access.log, metrics.access_line_lost, clock, now)
+
+    def _read(self) -> Tokens | None:
+        path = self._settings.tokens_path
+        if not self._wanted and not path.exists():
+            return None
+        self._wanted = True  # a file that disappears later opens no door
+        return Tokens(read_tokens(path))
+
+    @property
+    def guarded(self) -> bool:
+        """Whether callers must authenticate."""
+        return (
+            self._token is not None or bool(self._settings.certificates) or self._tokens.current() is not None
+        )
+
+    def caller(self, scope: Scope) -> Caller:
+        """Authenticate a request.
+
+        Raises:
+            ProblemError: 401 without valid credentials; 403 or 421 from another web site.
+        """
+        headers = Headers(scope=scope)
+        if not self.guarded:
+            _refuse_other_sites(headers)
+            return Caller("address", address_of(scope), frozenset(SCOPES), self._rate)
+        sent = headers.getlist("authorization")
+        if sent:
+            return self._by_token(sent)
+        if scope["path"].startswith(_PAGES) and (session := self._session(headers)) is not None:
+            return self._by_session(session)
+        certificate = scope.get("kubehabit.certificate")
+        if certificate is not None:
+            return self._by_certificate(certificate, headers)
+        raise _unknown(f"This needs a token: {_HOW}")
+
+    def _by_token(self, sent: list[str]) -> Caller:
+        scheme, _, text = sent[0].partition(" ")
+        if len(sent) == 1 and scheme.lower() == "bearer":
+            return self._holder(text.strip(), _HOW)
+        raise _unknown(f"This is no token of this service, or one that was revoked: {_HOW}", "invalid_token")
+
+    def _holder(self, text: str, how: str) -> Caller:
+        if self._token is not None and hmac.compare_digest(text.encode("utf-8", "replace"), self._token):
+            return Caller("token", "KUBEHABIT_TOKEN", frozenset(SCOPES), self._rate)
+        tokens = self._tokens.current()
+        token = tokens.find(text) if tokens is not None else None
+        if token is not None and not token.expired(self._now()):
+            return Caller("token", token.name, frozenset(token.scopes), self._rate_of(token))
+        if token is not None:
+            raise _unknown(f"The token {token.name!r} has expired: ask for a new one.", "invalid_token")
+        raise _unknown(f"This is no token of this service, or one that was revoked: {how}", "invalid_token")
+
+    def sign_in(self, text: str) -> tuple[Caller, str]:
+        """Start a browser session with a token. Returns the caller and the cookie's value.
+
+        Raises:
+            ProblemError: 401 for an unknown or expired token, 403 for one without the scope `read`.
+        """
+        how = "paste that of KUBEHABIT_TOKEN, or one that 'kubehabit token create' made."
+        found = self._holder(text, how)
+        if "read" not in found.scopes:
+            raise ProblemError(
+                403,
+                f"The token {found.name!r} has not the scope 'read', without which there is nothing to see.",
+            )
+        return found, self.sessions.begin(found.name, digest(text))
+
+    def _session(self, headers: Headers) -> Session | None:
+        for part in ";".join(headers.getlist("cookie")).split(";"):
+            name, _, sent = part.strip().partition("=")
+            if name == COOKIE:
+                return self.sessions.find(sent)
+        return None
+
+    def _by_session(self, session: Session) -> Caller:
+        # The token is looked up for every request, so revoking or narrowing it takes effect at once.
+        found = self._proven(session)
+        if found is None:
+            self.sessions.end(session.key)
+            raise _unknown(
+                "The token of this session was revoked or has expired: sign in with another one.",
+                "invalid_token",
+            )
+        return found
+
+    def _proven(self, session: Session) -> Caller | None:
+        if self._token is not None and hmac.compare_digest(session.proof, digest(self._token.decode())):
+            return Caller("token", session.name, frozenset(SCOPES), self._rate, session.key)
+        tokens = self._tokens.current()
+        token = tokens.hashed(session.proof) if tokens is not None else None
+        if token is None or token.expired(self._now()):
+            return None
+        return Caller("token", token.name, frozenset(token.scopes), self._rate_of(token), session.key)
+
+    def holds(self, caller: Caller) -> bool:
+        """Whether a caller's session may still read; callers without a session authenticate with each request."""
+        if not caller.session:
+            return True
+        session = self.sessions.held(caller.session)
+        found = self._proven(session) if session is not None else None
+        return found is not None and "read" in found.scopes
+
+    def _rate_of(self, token: Token) -> Rate:
+        size = token.megabytes_per_second
+        return Rate(
+            token.requests_per_second or self._rate.requests,
+            self._rate.bytes if size is None else size * MEBIBYTE,
+            self._rate.burst,
+        )
+
+    def _by_certificate(self, certificate: ClientCertificate, headers: Headers) -> Caller:
+        name = clean(certificate.name)
+        if self._now().timestamp() >= certificate.expires:
+            raise _unknown(
+                f"The client certificate {name!r} has expired: connect with a new one.", close=True
+            )
+        if self._tls is None or certificate.authority != self._tls.authority:
+            # The connection is older than the authority's files; only a new handshake can check it against them. On a 401
+            # kube-apiserver would drop its batch.
+            detail = "The client authority or its revocations changed: connect again."
+            raise ProblemError(503, detail, {"Retry-After": "1", "Connection": "close"})
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            # A browser presents its certificate for any page that sends the request.
+            raise ProblemError(403, "Requests from web pages of other sites are refused.")
+        scopes = frozenset(
+            scope
+            for known in self._settings.certificates
+            if (known.common_name is not None and known.common_name == certificate.common_name)
+            or (known.uri is not None and known.uri in certificate.uris)
+            for scope in known.scopes
+        )
+        return Caller("certificate", name, scopes, self._rate)
+
+    def stranger(self, scope: Scope) -> float:
+        """Count an unauthenticated request. Returns the seconds to wait if its address sent too many, else 0."""
+        return self._strangers.request(network_of(address_of(scope)), self._refused)
+
+    def begins(self, caller: Caller) -> float:
+        """Count a request. Returns the seconds to wait if its caller sent too many, else 0."""
+        return self._limiter.request((caller.by, caller.name), caller.rate)
+
+    def received(self, caller: Caller, size: int) -> None:
+        """Count bytes of a body."""
+        self._limiter.received((caller.by, caller.name), caller.rate, size)
+
+    def close(self) -> None:
+        """Close the log."""
+        self.log.close()
+
+
+class Gate:
+    """ASGI middleware that admits or refuses requests and records every answer in log, metrics and access log.
+
+    Without tokens and certificates the service listens on loopback only, where the threat is a web page in the user's browser:
+    foreign `Host` (DNS rebinding) and `Origin` headers are refused.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, metrics: Metrics) -> None:
+        self._app = app
+        self._access = access
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            raise RuntimeError(f"The service does not speak {scope['type']}.")
+        started = time.perf_counter()
+        visit = _Visit(self._access, scope)
+        status = 0
+
+        async def note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _secure(message, scope["scheme"])
+                visit.note(status)
+            await send(message)
+
+        try:
+            refused = visit.refusal()
+            if refused is not None:
+                await refused(scope, receive, note)
+            else:
+                await self._app(scope, visit.counting(receive), note)
+        finally:
+            if not status:  # answered by an outer layer, or the client is gone
+                status = 500
+                visit.note(status)
+            seconds = time.perf_counter() - started
+            self._metrics.request(visit.route, status, seconds)
+            level = logging.DEBUG if visit.route in _QUIET else logging.INFO
+            # The route, not the path or query: those name principals.
+            extra: dict[str, Any] = {
+                "method": scope["method"],
+                "route": visit.route,
+                "status": status,
+                "milliseconds": round(1000 * seconds, 1),
+            }
+            if visit.caller is not None and visit.caller.by != "address":
+                extra["caller"] = visit.caller.name
+            _log.log(level, "request", extra=extra)
+
+
+class _Visit:
+    """One request on its way through the gate."""
+
+    def __init__(self, access: Access, scope: Scope) -> None:
+        self._access = access
+        self._scope = scope
+        self.caller: Caller | None = None
+        found = access.routes.find(scope["method"], scope["path"])
+        self.route: str
+        self._need: Need | None
+        self.route, self._need = found or ("other", None)
+        self._why = ""
+
+    def refusal(self) -> Response | None:
+        """The error response if the request is not allowed, else None."""
+        if self._need == "nothing" and self._access.guarded:
+            return None
+        try:
+            self._enter()
+        except ProblemError as error:
+            self._why = error.detail
+            return answer_to(self._scope, error.status, error.detail, error.headers)
+        return None
+
+    def _enter(self) -> None:
+        access = self._access
+        try:
+            self.caller = access.caller(self._scope)
+            self._scope["kubehabit.visitor"] = self.caller
+            if self.caller.by != "address":
+                self._scope["kubehabit.caller"] = self.caller.name
+        except ProblemError:
+            wait = access.stranger(self._scope)
+            if wait:
+                raise _too_many(wait, "requests that prove nobody, from this address") from None
+            raise
+        wait = access.begins(self.caller)
+        if wait:
+            raise _too_many(wait, f"requests or bytes of this {self.caller.by}")
+        need = self._need
+        if need is None or need == "nothing" or need in self.caller.scopes:
+            return  # without a route, the application answers 404 or 405
+        detail = (
+            f"This needs the scope '{need}', which the {self.caller.by} {self.caller.name!r} does not have: "
+            f"{', '.join(sorted(self.caller.scopes)) or 'none'}."
+        )
+        challenge = f'Bearer error="insufficient_scope", scope="{need}"'
+        raise ProblemError(403, detail, {"WWW-Authenticate": challenge})
+
+    def counting(self, receive: Receive) -> Receive:
+        """`receive` that counts the bytes of the body."""
+        caller = self.caller
+        if caller is None:
+            return receive
+
+        async def counted() -> Message:
+            message = await receive()
+            if body := message.get("body"):
+                self._access.received(caller, len(body))
+            return message
+
+        return counted
+
+    def note(self, status: int) -> None:
+        """Write the request to the access log."""
+        if self.route in _SILENT and status < 400:
+            return
+        scope, caller = self._scope, self.caller or self._scope.get("kubehabit.visitor")
+        entry: dict[str, object] = {
+            "by": caller.by if caller is not None else "nobody",
+            "name": caller.name if caller is not None and caller.by != "address" else "",
+            "address": address_of(scope),
+            "method": clean(scope["method"], 16),
+            "route": self.route,
+            "path": shown_path(scope["path"]),
+            "status": status,
+        }
+        if scope["query_string"]:
+            entry["query"] = shown_query(scope["query_string"], self._access.routes.parameters(self.route))
+        if caller is not None and caller.session:
+            entry["session"] = caller.session[:_SHOWN]
+        why = self._why or scope.get("kubehabit.refused", "")
+        if why:
+            entry["refused"] = why
+        weight: Weight = "always"
+        if why:
+            weight = "refusal"
+        elif self.route in _ROUTINE or self.route in _SILENT:
+            weight = "routine"
+        self._access.log.write(entry, weight)
+
+
+def address_of(scope: Scope) -> str:
+    """The peer address of a request, which may be a proxy's."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def network_of(address: str) -> str:
+    """The network that counts as one client: an IPv4 address, or the /64 of an IPv6 address, which one host may use up."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
+
+
+def _refuse_other_sites(headers: Headers) -> None:
+    host = urlsplit("//" + headers.get("host", "")).hostname or ""
+    if not is_loopback(host):
+        detail = f"This service answers on loopback only, not as {host[:80]!r}. Ask 127.0.0.1."
+        raise ProblemError(421, detail)
+    origin = headers.get("origin")
+    if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+        raise ProblemError(403, "Requests from web pages of other sites are refused.")
+
+
+def _unknown(detail: str, error: str = "", *, close: bool = False) -> ProblemError:
+    challenge = f'Bearer error="{error}"' if error else "Bearer"
+    return ProblemError(
+        401, detail, {"WWW-Authenticate": challenge} | ({"Connection": "close"} if close else {})
+    )
+
+
+def _too_many(wait: float, what: str) -> ProblemError:
+    seconds = max(1, math.ceil(min(wait, 3600.0)))
+    detail = f"Too many {what}: send it again in {seconds} s (access.rates in serve.yaml)."
+    return ProblemError(_TOO_MANY_REQUESTS, detail, {"Retry-After": str(seconds)})
+
+
+def _secure(message: Message, scheme: str) -> None:
+    """Add the security headers that the response lacks."""
+    headers: list[tuple[bytes, bytes]] = list(message.get("headers", []))
+    present = {name.lower() for name, _ in headers}
+    headers += [pair for pair in SECURITY_HEADERS if pair[0] not in present]
+    if scheme == "https":
+        headers.append(_HSTS)
+    message["headers"] = headers

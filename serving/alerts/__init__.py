@@ -1,0 +1,1 @@
+"""Alerts: grouping, explanation, queries, feedback, and the stream of changes."""

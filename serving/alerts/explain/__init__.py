@@ -1,0 +1,1 @@
+"""Alerts in plain words: phrases, rules and the commands that help an investigator."""

@@ -1,0 +1,297 @@
+"""Queries of alerts: filtered, searched and paged over the narrow table beside the documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from sqlalchemy.engine import Connection
+
+from serving.schemas import SEVERITIES, Alert, ApiModel
+from serving.storage.database import AlertStore, Page
+from serving.storage.tables import (
+    ALERT_LINES,
+    ALERTS,
+    FEEDBACK,
+    INCIDENTS,
+    LARGEST_NUMBER,
+    MEMBERS,
+    as_moment,
+    microseconds,
+)
+
+_MAX_NAMESPACES = 500
+_Text = Annotated[
+    str,
+    BeforeValidator(lambda text: text.strip(" ") if isinstance(text, str) else text),
+    Field(max_length=512),
+]
+
+
+class AlertFilter(BaseModel):
+    """Which new alerts to show: in a query of the API or the console, and of the command line. Empty: any."""
+
+    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True)
+
+    severity: Annotated[
+        Literal["", "low", "medium", "high", "critical"],
+        Field(description="This severity and above; empty: any"),
+    ] = ""
+    principal: Annotated[
+        _Text, Field(description="Only those of this principal, by its full name; empty: any")
+    ] = ""
+    namespace: Annotated[_Text, Field(description="Only those that touched this namespace; empty: any")] = ""
+    text: Annotated[
+        _Text,
+        Field(
+            alias="q",
+            description="Only those with this in their sentence, principal, namespaces or ID, in capitals or not, such as "
+            "`listed Secrets`; empty: any",
+        ),
+    ] = ""
+
+    def matches(self, alert: Alert) -> bool:
+        """Whether a new alert passes, before there is any feedback on it."""
+        if self.severity and SEVERITIES.index(alert.severity) < SEVERITIES.index(self.severity):
+            return False
+        if self.principal and alert.principal != self.principal:
+            return False
+        names = alert.namespaces
+        if self.namespace and self.namespace not in names:
+            return False
+        text = self.text.replace("\0", "").lower()
+        return not text or any(
+            text in part.lower() for part in (alert.sentence, alert.principal, alert.id, *names)
+        )
+
+
+class AlertQuery(AlertFilter):
+    """Which stored alerts to show."""
+
+    state: Annotated[
+        Literal["", "open", "closed"],
+        Field(description="Only those whose incident is open, or closed; empty: any"),
+    ] = ""
+    verdict: Annotated[
+        Literal["", "none", "normal", "malicious"],
+        Field(description="By the last verdict in feedback, none: no feedback yet; empty: any"),
+    ] = ""
+
+    def matches(self, alert: Alert) -> bool:
+        """Whether a new alert passes: its incident is open, and there is no feedback on it."""
+        return self.state != "closed" and self.verdict in ("", "none") and super().matches(alert)
+
+    def parameters(self, *without: str) -> dict[str, str]:
+        """The filters in use, by the names they have in a URL."""
+        names = set(AlertQuery.model_fields) - set(without)
+        return self.model_dump(include=names, exclude_defaults=True, by_alias=True)
+
+
+class AlertListQuery(AlertQuery):
+    """`GET /v1/alerts`."""
+
+    since: Annotated[
+        datetime | None, Field(description="Only alerts still going on at or after this time")
+    ] = None
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+    cursor: Annotated[str | None, Field(description="That of the page before", max_length=32)] = None
+
+
+class AlertPage(ApiModel):
+    """One page of alerts, newest raised first."""
+
+    alerts: list[Alert]
+    cursor: str | None = None
+
+    @classmethod
+    def from_page(cls, page: Page) -> AlertPage:
+        """The page of the API."""
+        return cls(alerts=page.alerts, cursor=None if page.cursor is None else str(page.cursor))
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An alert in a list.
+
+    Attributes:
+        number: position in the list.
+        verdict: the last one, "" if there is none.
+        incident, state: of its incident; "" while it has none.
+    """
+
+    number: int
+    id: str
+    principal: str
+    kind: str
+    severity: str
+    first_seen: datetime
+    last_seen: datetime
+    action_count: int
+    namespaces: list[str]
+    sentence: str
+    verdict: str
+    incident: str
+    state: str
+
+
+def lines(
+    connection: Connection, wanted: AlertQuery, *, limit: int, cursor: int | None = None
+) -> tuple[list[Line], int | None]:
+    """A page of alerts, newest raised first, and the cursor of the next one; None at the end."""
+    query = (
+        sa.select(
+            ALERT_LINES,
+            _last_verdict(ALERT_LINES).label("verdict"),
+            MEMBERS.c.incident,
+            INCIDENTS.c.state.label("incident_state"),
+        )
+        .outerjoin(MEMBERS, MEMBERS.c.alert == ALERT_LINES.c.id)
+        .outerjoin(INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident)
+        .where(*_conditions(wanted, ALERT_LINES))
+        .order_by(ALERT_LINES.c.alert.desc())
+        .limit(limit + 1)
+    )
+    if cursor is not None:
+        query = query.where(ALERT_LINES.c.alert < min(cursor, LARGEST_NUMBER))
+    found = connection.execute(query).all()
+    page = [
+        Line(
+            number=row.alert,
+            id=row.id,
+            principal=row.principal,
+            kind=row.kind,
+            severity=SEVERITIES[row.severity],
+            first_seen=as_moment(row.first_seen),
+            last_seen=as_moment(row.last_seen),
+            action_count=row.action_count,
+            namespaces=row.namespaces.split("\n")[1:-1],
+            sentence=row.sentence,
+            verdict=row.verdict or "",
+            incident=row.incident or "",
+            state=row.incident_state or "",
+        )
+        for row in found[:limit]
+    ]
+    return page, found[limit - 1].alert if len(found) > limit else None
+
+
+def whole(
+    store: AlertStore,
+    wanted: AlertQuery,
+    *,
+    since: datetime | None = None,
+    limit: int = 100,
+    cursor: int | None = None,
+) -> Page:
+    """A page of full alerts, newest raised first. A page may be short where an older version wrote the store.
+
+    Args:
+        store: where they are.
+        wanted: the filters.
+        since: only those still going on at or after this moment.
+        limit: most to return.
+        cursor: that of the page before.
+    """
+    conditions = list(_conditions(wanted, ALERTS))
+    if since is not None:
+        conditions.append(ALERTS.c.last_seen >= microseconds(since))
+    found = store.page(*conditions, limit=limit, cursor=cursor)
+    # The filters on columns of lines let alerts without a line pass.
+    return Page([alert for alert in found.alerts if AlertFilter.matches(wanted, alert)], found.cursor)
+
+
+def by_severity(connection: Connection, wanted: AlertQuery) -> dict[str, int]:
+    """Number of alerts of each severity, most severe first."""
+    query = (
+        sa.select(ALERT_LINES.c.severity, sa.func.count())
+        .where(*_conditions(wanted, ALERT_LINES))
+        .group_by(ALERT_LINES.c.severity)
+    )
+    found = {SEVERITIES[severity]: number for severity, number in connection.execute(query).all()}
+    return {name: found.get(name, 0) for name in reversed(SEVERITIES[1:])}
+
+
+def feedback_on(connection: Connection, alert_id: str) -> list[str]:
+    """Documents of the feedback on an alert, newest first."""
+    query = (
+        sa.select(FEEDBACK.c.document)
+        .where(FEEDBACK.c.alert == alert_id)
+        .order_by(FEEDBACK.c.position.desc())
+        .limit(100)
+    )
+    return list(connection.execute(query).scalars())
+
+
+def incident_of(connection: Connection, alert_id: str) -> tuple[str, str]:
+    """The incident of an alert, and its state; "" for both while there is none."""
+    query = (
+        sa.select(MEMBERS.c.incident, INCIDENTS.c.state)
+        .outerjoin(INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident)
+        .where(MEMBERS.c.alert == alert_id)
+    )
+    row = connection.execute(query).one_or_none()
+    return ("", "") if row is None else (row.incident, row.state or "")
+
+
+def namespaces(connection: Connection) -> list[str]:
+    """Namespaces that alerts touched, sorted."""
+    query = (
+        sa.select(ALERT_LINES.c.namespaces)
+        .where(ALERT_LINES.c.namespaces != "")
+        .distinct()
+        .limit(_MAX_NAMESPACES)
+    )
+    found: set[str] = set()
+    for text in connection.execute(query).scalars():
+        found.update(text.split("\n")[1:-1])
+    return sorted(found)
+
+
+def _last_verdict(of: sa.Table) -> sa.ScalarSelect[Any]:
+    return (
+        sa.select(FEEDBACK.c.verdict)
+        .where(FEEDBACK.c.alert == of.c.id)
+        .order_by(FEEDBACK.c.position.desc())
+        .limit(1)
+        .correlate(of)
+        .scalar_subquery()
+    )
+
+
+def _conditions(wanted: AlertQuery, of: sa.Table) -> list[sa.ColumnElement[bool]]:
+    """Conditions on rows of `ALERT_LINES`, or of `ALERTS` joined with their lines, where they have any."""
+    found: list[sa.ColumnElement[bool]] = []
+    only_lines: list[sa.ColumnElement[bool]] = []
+    line = ALERT_LINES.c
+    if wanted.severity:
+        found.append(of.c.severity >= SEVERITIES.index(wanted.severity))
+    if "\0" in wanted.principal + wanted.namespace or "\n" in wanted.namespace:
+        return [sa.false()]  # no name holds them, and no text in PostgreSQL may hold the first
+    if wanted.principal:
+        found.append(of.c.principal == wanted.principal)
+    if wanted.namespace:
+        only_lines.append(line.namespaces.contains(f"\n{wanted.namespace}\n", autoescape=True))
+    if wanted.state:
+        in_one = sa.select(MEMBERS.c.alert).join(INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident)
+        found.append(
+            in_one.where(MEMBERS.c.alert == of.c.id, INCIDENTS.c.state == wanted.state).correlate(of).exists()
+        )
+    if wanted.verdict == "none":
+        found.append(_last_verdict(of).is_(None))
+    elif wanted.verdict:
+        found.append(_last_verdict(of) == wanted.verdict)
+    if text := wanted.text.replace("\0", "").lower():
+        only_lines.append(
+            sa.or_(
+                *(
+                    sa.func.lower(column).contains(text, autoescape=True)
+                    for column in (line.sentence, of.c.principal, line.namespaces, of.c.id)
+                )
+            )
+        )
+    if of is ALERTS:
+        only_lines = [sa.or_(line.alert.is_(None), one) for one in only_lines]
+    return [*found, *only_lines]

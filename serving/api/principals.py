@@ -1,0 +1,143 @@
+"""The history over HTTP: principals, how near each came to its threshold, previews of thresholds, drift."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Annotated
+
+from cachetools import FIFOCache
+from fastapi import FastAPI, Query
+
+from data.errors import NotFoundError, UnknownPrincipalError
+from serving.history.queries import Drift, HistoryReader, Order, PrincipalPage, Surprise
+from serving.history.threshold_preview import Preview, Previewer
+from serving.runtime import Service
+from serving.settings import LEAST_SCALE, MOST_SCALE
+
+#: Scores are written with the state, about every minute; a reader has them written at once, but not more often.
+_FRESH_SECONDS = 5.0
+
+_WAIT_SECONDS = 2.0
+_REMEMBERED = 16
+_NOTHING = "Nothing was scored yet: send events first."
+
+Kind = Annotated[
+    str | None,
+    Query(description="human, serviceaccount, node, component, controller or anonymous", max_length=20),
+]
+
+
+class Records:
+    """The history of one service, for the API and the console."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._fresh = -_FRESH_SECONDS
+        self._turn = threading.Lock()
+        self._answers: FIFOCache[tuple[object, ...], Preview] = FIFOCache(_REMEMBERED)
+
+    def reader(self) -> HistoryReader:
+        """The history, with scores written until just now.
+
+        Raises:
+            serving.http.problems.ProblemError: 503 while no model is served.
+            HistoryError: it cannot be read.
+        """
+        runtime = self._service.running()
+        history, pipeline = runtime.history, runtime.pipeline
+        with self._turn:
+            if time.monotonic() - self._fresh >= _FRESH_SECONDS:
+                self._fresh = time.monotonic()
+                taken = pipeline.run_on_scoring_thread(lambda: history.pop(pipeline.position))
+                try:
+                    history.write(taken.result(_WAIT_SECONDS))
+                except TimeoutError:  # a batch is being scored: what is asked is answered with what there is
+                    taken.add_done_callback(lambda done: history.write(done.result()))
+        return HistoryReader(history.path)
+
+    def preview(
+        self, days: float, *, scale: float | None = None, per_day: float | None = None
+    ) -> Preview | None:
+        """What the last so many days would have given; None before anything was scored."""
+        reader = self.reader()
+        upto = reader.rows("SELECT max(number) AS upto FROM additions")[0]["upto"]
+        key = (days, scale, per_day, upto, reader.newest())
+        with self._turn:
+            known = self._answers.get(key)
+        if known is not None:
+            return known
+        alerts = self._service.settings.alerts
+        previewer = Previewer(reader, gap_minutes=alerts.gap_minutes, scale=alerts.threshold_scale)
+        made = previewer.preview(days, scale=scale, per_day=per_day)
+        if made is not None:
+            with self._turn:
+                self._answers[key] = made
+        return made
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes of the history to an application."""
+    records: Records = app.state.records
+
+    @app.get("/v1/principals", tags=["principals"])
+    def principals(
+        search: Annotated[
+            str, Query(description="Part of the name or of the peer group", max_length=256)
+        ] = "",
+        kind: Kind = None,
+        order: Annotated[
+            Order,
+            Query(
+                description="who acted last, by name, or who came nearest to its threshold in the last 7 days"
+            ),
+        ] = "last",
+        limit: Annotated[int, Query(ge=1, le=500)] = 50,
+        cursor: Annotated[
+            str | None, Query(description="That of the page before", max_length=9, pattern="^[0-9]*$")
+        ] = None,
+    ) -> PrincipalPage:
+        """List principals that training knew or that acted since."""
+        return records.reader().principals(search=search, kind=kind, order=order, limit=limit, cursor=cursor)
+
+    @app.get("/v1/surprise/{principal:path}", tags=["principals"])
+    def surprise(principal: str) -> Surprise:
+        """How far a principal's actions were from its threshold, by hour for eight days and by day before."""
+        found = records.reader().surprise(principal)
+        if found is None:
+            raise UnknownPrincipalError(
+                "This principal is not in the model's training and did nothing since."
+            )
+        return found
+
+    @app.get("/v1/model/preview", tags=["model"])
+    def preview(
+        days: Annotated[float, Query(gt=0, le=366, description="How far to look back")] = 7,
+        scale: Annotated[
+            float | None,
+            Query(ge=LEAST_SCALE, le=MOST_SCALE, description="A threshold, as a share of the calibrated one"),
+        ] = None,
+        per_day: Annotated[
+            float | None,
+            Query(
+                alias="perDay",
+                gt=0,
+                le=1e6,
+                description="Alerts a day; the answer has the least threshold that gives no more",
+            ),
+        ] = None,
+    ) -> Preview:
+        """Preview other thresholds: exactly the alerts that a service with them would have raised. Changes nothing."""
+        service.ready()
+        made = records.preview(days, scale=scale, per_day=per_day)
+        if made is None:
+            raise NotFoundError(_NOTHING)
+        return made
+
+    @app.get("/v1/model/drift", tags=["model"])
+    def drift(days: Annotated[float, Query(gt=0, le=366, description="How far to look back")] = 7) -> Drift:
+        """Report whether the cluster still does what the model was calibrated on, as far as the service can tell."""
+        found = records.reader().drift(days)
+        if found is None:
+            raise NotFoundError(_NOTHING)
+        return found

@@ -1,0 +1,125 @@
+"""Routes that take audit events in: `/v1/score` answers with verdicts, `/v1/audit` once a batch is durable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from typing_extensions import TypedDict
+
+from serving.http.body import read_body
+from serving.runtime import Service
+from serving.scoring.intake import merge
+from serving.scoring.verdicts import EventResult
+
+_EXAMPLE_EVENT = {
+    "kind": "Event",
+    "apiVersion": "audit.k8s.io/v1",
+    "level": "Metadata",
+    "auditID": "0abe9025-690a-4c64-ab70-22c373c72194",
+    "stage": "ResponseComplete",
+    "requestURI": "/api/v1/namespaces/payments/secrets",
+    "verb": "list",
+    "user": {
+        "username": "system:serviceaccount:web:ci-deployer",
+        "groups": ["system:serviceaccounts", "system:serviceaccounts:web", "system:authenticated"],
+    },
+    "sourceIPs": ["10.244.1.40"],
+    "userAgent": "kubectl/v1.29.3 (linux/amd64) kubernetes/6813625",
+    "objectRef": {"resource": "secrets", "namespace": "payments", "apiVersion": "v1"},
+    "responseStatus": {"metadata": {}, "code": 200},
+    "requestReceivedTimestamp": "2026-11-23T14:31:12.575126Z",
+    "stageTimestamp": "2026-11-23T14:31:12.586453Z",
+    "annotations": {"authorization.k8s.io/decision": "allow"},
+}
+_EXAMPLE_LIST = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [_EXAMPLE_EVENT]}
+
+
+class Counts(TypedDict):
+    """How many events met which fate."""
+
+    scored: int
+    folded: int
+    rejected: int
+    flagged: int
+
+
+class ScoreResponse(TypedDict):
+    """Verdicts on a batch."""
+
+    model: dict[str, str]
+    counts: Counts
+    alerts: Annotated[list[str], "IDs of alerts that this batch raised or let grow"]
+    results: Annotated[list[EventResult], "one for each event, in the order sent"]
+
+
+def _events_body(examples: Mapping[str, Any], *, ndjson: bool) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": {}, "examples": examples}}
+    if ndjson:
+        line = msgspec.json.encode(_EXAMPLE_EVENT).decode()
+        content["application/x-ndjson"] = {"schema": {"type": "string"}, "example": line}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _json(content: object) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+def add_score_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes."""
+    one = {"one event": {"value": _EXAMPLE_EVENT}}
+    several = {"list": {"value": [_EXAMPLE_EVENT]}, "EventList": {"value": _EXAMPLE_LIST}}
+
+    async def received(request: Request) -> tuple[bytes, str]:
+        body = await read_body(request, service.settings.limits.body_bytes)
+        return body, request.headers.get("content-encoding", "")
+
+    @app.post(
+        "/v1/score",
+        response_model=ScoreResponse,
+        tags=["events"],
+        openapi_extra=_events_body(one | several, ndjson=True),
+    )
+    async def score(request: Request) -> Response:
+        """Score audit events, for a log pipeline.
+
+        Send a JSON list, NDJSON, an EventList or one event; `Content-Encoding` may be gzip or zstd. Every event gets a
+        result, in the order sent. Events that cannot be read are reported as `rejected` with their line (or position)
+        and kept in the dead-letter file; the others are scored all the same. `folded` events belong to an action that
+        was scored at an earlier stage, or are left out by the model's settings.
+        """
+        pipeline = service.running().pipeline
+        with service.intake.turn():
+            decoded, batch = await service.intake.score(pipeline, *await received(request), "/v1/score")
+        judge = batch.model or service.ready().model
+        answer: ScoreResponse = {
+            "model": {"name": judge.name, "version": judge.version},
+            "counts": {
+                "scored": batch.scored,
+                "folded": batch.events - batch.scored,
+                "rejected": len(decoded.dead),
+                "flagged": sum(batch.flagged.values()),
+            },
+            "alerts": [alert.id for alert in (*batch.raised, *batch.grown)],
+            "results": merge(decoded, batch),
+        }
+        return _json(answer)
+
+    @app.post(
+        "/v1/audit",
+        tags=["events"],
+        response_model=dict[str, str],
+        openapi_extra=_events_body({"EventList": {"value": _EXAMPLE_LIST}}, ndjson=False),
+    )
+    async def audit(request: Request) -> Response:
+        """Take a batch from kube-apiserver's audit webhook.
+
+        The answer is an empty object, sent when the batch is durable: its events are scored whatever happens then. Events that
+        are sent again are recognised, by all they say, and are scored once.
+        """
+        pipeline = service.running().pipeline
+        with service.intake.turn():
+            await service.intake.take(pipeline, *await received(request), "/v1/audit")
+        return _json({})

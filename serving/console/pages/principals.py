@@ -1,0 +1,205 @@
+"""The list of principals, and the page of one: its habits as pictures, how unusual it was, and how its peers differ."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import timedelta
+from typing import Annotated, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request, Response
+from markupsafe import Markup
+
+from serving.alerts.query import AlertQuery, whole
+from serving.api.principals import Records
+from serving.console import charts
+from serving.console.render import page, principal_url
+from serving.forensics.principal_habits import PeerComparison, PrincipalHabits, VerbCount, compared, habits_of
+from serving.forensics.queries import QueryError, moment_of
+from serving.forensics.service import ForensicsService
+from serving.history.queries import Moment, Order, Surprise
+from serving.http.problems import ProblemError
+from serving.runtime import Service
+
+router = APIRouter(include_in_schema=False)
+
+_ON_A_PAGE = 50
+_ALERTS = 10
+_COLUMNS, _ROWS = 8, 10
+KINDS = (
+    ("human", "people"),
+    ("serviceaccount", "service accounts"),
+    ("node", "nodes"),
+    ("component", "components of the control plane"),
+    ("controller", "controllers"),
+    ("anonymous", "anonymous"),
+)
+_SPANS = (("1", "1 day"), ("7", "7 days"), ("28", "28 days"), ("all", "all"))
+
+Span = Annotated[Literal["1", "7", "28", "all"], Query()]
+Step = Annotated[Literal["", "hours", "days"], Query()]
+
+
+@router.get("/console/principals")
+def principals(
+    request: Request,
+    q: Annotated[str, Query(max_length=256)] = "",
+    kind: Annotated[
+        Literal["", "human", "serviceaccount", "node", "component", "controller", "anonymous"], Query()
+    ] = "",
+    order: Order = "last",
+    cursor: Annotated[str | None, Query(max_length=9, pattern="^[0-9]*$")] = None,
+) -> Response:
+    """Principals, those that acted last first."""
+    records: Records = request.app.state.records
+    found = records.reader().principals(
+        search=q.strip(), kind=kind or None, order=order, limit=_ON_A_PAGE, cursor=cursor
+    )
+    asked = {"q": q.strip(), "kind": kind, "order": order if order != "last" else ""}
+
+    def here(**more: str | None) -> str:
+        given = {name: value for name, value in (asked | more).items() if value}
+        return "/console/principals" + (f"?{urlencode(given)}" if given else "")
+
+    return page(
+        request,
+        "principals.html",
+        found=found,
+        q=q.strip(),
+        kind=kind,
+        order=order,
+        kinds=KINDS,
+        filtered=bool(q.strip() or kind),
+        first_page=not cursor,
+        here=here(),
+        next_page=here(cursor=found.cursor) if found.cursor else "",
+        bar=charts.bar,
+    )
+
+
+@router.get("/console/principals/{principal:path}")
+def principal(request: Request, principal: str, days: Span = "7", step: Step = "") -> Response:
+    """One principal."""
+    service: Service = request.app.state.service
+    records: Records = request.app.state.records
+    engine = service.ready()
+    report = engine.principals.report(principal)
+    reader = records.reader()
+    surprise = reader.surprise(principal)
+    since = "" if days == "all" else f"{days}d"
+    habits, peers, trouble = _asked(request, principal, reader.peers(principal), since)
+    if report is None and surprise is None and habits is None:
+        raise ProblemError(
+            404,
+            "This principal is not in the model's training, did nothing since, and no event of it is kept. Look for it under "
+            "Principals.",
+        )
+    own = principal_url(principal)
+    return page(
+        request,
+        "principal.html",
+        name=principal,
+        report=report,
+        surprise=surprise,
+        nearest=_nearest(surprise),
+        picture=_picture(surprise, step),
+        step=step or _step(surprise),
+        habits=habits,
+        peers=peers,
+        trouble=trouble,
+        week=charts.heat_map("week", habits.week) if habits is not None else "",
+        matrix=matrix(habits.deeds) if habits is not None else None,
+        alerts=whole(engine.store, AlertQuery(principal=principal), limit=_ALERTS + 1).alerts,
+        most_alerts=_ALERTS,
+        days=days,
+        spans=_SPANS,
+        own=own,
+        same=shlex.join(["kubehabit", "principal", principal, *(["--since", since] if since else [])]),
+        search="/console/search?"
+        + urlencode({"ask": "events", "principal": principal, "since": since or "520w"}),
+        bar=charts.bar,
+    )
+
+
+def _asked(
+    request: Request, principal: str, others: list[str], text: str
+) -> tuple[PrincipalHabits | None, PeerComparison | None, str]:
+    """What the event store knows; or why it does not tell, as a sentence."""
+    desk: ForensicsService = request.app.state.desk
+    since = moment_of(text) if text else None
+    try:
+        with desk.open() as questions:
+            habits = habits_of(questions, principal, since)
+            return habits, compared(questions, principal, others, since), ""
+    except (ProblemError, QueryError) as error:
+        return None, None, str(error)
+
+
+def _nearest(surprise: Surprise | None) -> Moment | None:
+    """When it came nearest to its threshold in the last week."""
+    return (
+        max(surprise.days[-7:], key=lambda one: one.nearest, default=None) if surprise is not None else None
+    )
+
+
+def _step(surprise: Surprise | None) -> str:
+    """Days, once there are some; before, hours."""
+    return "days" if surprise is not None and len(surprise.days) > 2 else "hours"
+
+
+def _picture(surprise: Surprise | None, step: str) -> Markup | None:
+    """How near it came to its threshold, over time; None if there is nothing to draw."""
+    if surprise is None or not surprise.days:
+        return None
+    hourly = (step or _step(surprise)) == "hours"
+    moments = surprise.hours if hourly else surprise.days
+    if not moments:
+        return None
+    bars = [charts.Bar(one.at, one.nearest, one.typical, one.flagged, one.actions) for one in moments]
+    return charts.surprise_bars(
+        "surprise",
+        bars,
+        title="Nearest to an alert, " + ("hour by hour" if hourly else "day by day"),
+        step=timedelta(hours=1) if hourly else timedelta(days=1),
+        until=moments[-1].at,
+    )
+
+
+class Matrix:
+    """What is done with what: verbs by kinds of objects.
+
+    Attributes:
+        verbs: heads of the columns, the most frequent first.
+        rows: kind of objects, and for each verb a count and its shade.
+        left_out: verbs and kinds that are too rare to be shown.
+    """
+
+    def __init__(self, actions: list[VerbCount]) -> None:
+        counts = {(one.verb, one.resource): one.count for one in actions}
+        self.verbs, more_verbs = _frequent(((one.verb, one.count) for one in actions), _COLUMNS)
+        resources, more_resources = _frequent(((one.resource, one.count) for one in actions), _ROWS)
+        most = max(counts.values(), default=0)
+        self.rows = [
+            (
+                resource,
+                [
+                    (counts.get((verb, resource), 0), charts.level(counts.get((verb, resource), 0), most))
+                    for verb in self.verbs
+                ],
+            )
+            for resource in resources
+        ]
+        self.left_out = more_verbs + more_resources
+
+
+def matrix(actions: list[VerbCount]) -> Matrix:
+    """Verbs by kinds of objects, out of what was done most."""
+    return Matrix(actions)
+
+
+def _frequent(values: object, most: int) -> tuple[list[str], int]:
+    total: dict[str, int] = {}
+    for name, count in values:  # type: ignore[attr-defined]
+        total[name] = total.get(name, 0) + count
+    ordered = sorted(total, key=lambda name: (-total[name], name))
+    return ordered[:most], max(len(ordered) - most, 0)

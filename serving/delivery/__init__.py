@@ -1,0 +1,1 @@
+"""From the alert store to the sinks: the outbox, and the threads that empty it."""

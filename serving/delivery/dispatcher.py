@@ -1,0 +1,139 @@
+"""Sends what waits in the outbox: one thread for each sink, so that a slow receiver delays no other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+from tenacity.wait import wait_base
+
+from serving.delivery.outbox import Outbox
+from serving.process.worker import Worker
+from serving.sinks.base import RefusedError, Sink, SinkSettings, UnavailableError
+from serving.storage.database import StoreError
+
+_log = logging.getLogger("kubehabit.sinks")
+
+#: How often a worker looks for what has become due by the clock alone; new alerts wake it at once.
+_LOOK_SECONDS = 1.0
+
+#: What is being sent at the end may still arrive; else it is sent again at the next start.
+_STOP_SECONDS = 3.0
+
+#: Called with the name of a sink and what became of an attempt: sent, failed, refused, dropped.
+Count = Callable[[str, str], None]
+
+
+class Dispatcher:
+    """Workers of all sinks.
+
+    Args:
+        outbox: what waits to be sent.
+        sinks: settings of every sink.
+        count: called after every attempt.
+        wait: pause before each further attempt, for tests; else random, up to double each time, at most `max_wait_seconds`.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        sinks: Sequence[SinkSettings],
+        count: Count,
+        wait: wait_base | None = None,
+    ) -> None:
+        self.outbox = outbox
+        self._workers = [_SinkWorker(self.outbox, sink, count, wait) for sink in sinks]
+
+    def start(self) -> None:
+        """Start sending, first what an earlier process left."""
+        for worker in self._workers:
+            worker.start()
+
+    def wake(self) -> None:
+        """Wake the workers: an entry may be due."""
+        for worker in self._workers:
+            worker.wake()
+
+    def close(self) -> None:
+        """Stop. Unsent entries stay in the outbox."""
+        for worker in self._workers:
+            worker.stop()
+        for worker in self._workers:
+            worker.join(_STOP_SECONDS)
+        try:
+            self.outbox.release()
+        except StoreError as error:
+            _log.warning("claims could not be given back and end by themselves", extra={"reason": str(error)})
+
+
+class _SinkWorker(Worker):
+    def __init__(self, outbox: Outbox, settings: SinkSettings, count: Count, wait: wait_base | None) -> None:
+        name = f"sink-{settings.name}"
+        super().__init__(name, self._send_due, seconds=_LOOK_SECONDS, finish=self._close_sink)
+        self._outbox = outbox
+        self._settings = settings
+        self._count = count
+        self._sink: Sink = settings.open()
+        self._retrying = Retrying(
+            retry=retry_if_exception_type((UnavailableError, StoreError)),
+            wait=wait or wait_random_exponential(multiplier=1, max=settings.max_wait_seconds),
+            stop=stop_when_event_set(self.closing),
+            sleep=sleep_using_event(self.closing),
+            before_sleep=self._failed,
+            retry_error_callback=_stopped,
+        )
+
+    def _send_due(self) -> None:
+        try:
+            # Each attempt takes what is due longest, as it stands by then.
+            while self._retrying(self._send_next):
+                pass
+        except Exception:
+            # A defect in one sink's code must neither end its worker nor spin it.
+            _log.exception("sink failed unexpectedly", extra={"sink": self._settings.name})
+            self._count(self._settings.name, "failed")
+            self.closing.wait(self._settings.max_wait_seconds)
+
+    def _close_sink(self) -> None:
+        self._sink.close()
+
+    def _send_next(self) -> bool:
+        """Send one entry; False if none is due."""
+        if self.closing.is_set():
+            return False
+        for _ in range(self._outbox.trim(self._settings)):
+            self._count(self._settings.name, "dropped")
+        entry = self._outbox.next(self._settings)
+        if entry is None:
+            return False
+        about = {"sink": self._settings.name, "alert": entry.update.alert.id}
+        try:
+            self._sink.send(entry.update)
+        except RefusedError as error:
+            self._count(self._settings.name, "refused")
+            _log.error("sink refused an alert, which is given up", extra={**about, "reason": str(error)})
+            self._outbox.done(self._settings, entry, delivered=False)
+            return True
+        self._outbox.done(self._settings, entry, delivered=True)
+        self._count(self._settings.name, "sent")
+        _log.info("alert sent", extra=about)
+        return True
+
+    def _failed(self, state: RetryCallState) -> None:
+        self._count(self._settings.name, "failed")
+        error = state.outcome.exception() if state.outcome is not None else None
+        wait = round(state.next_action.sleep, 1) if state.next_action is not None else 0
+        extra = {"sink": self._settings.name, "reason": str(error), "again_in_seconds": wait}
+        _log.warning("sink is unavailable", extra=extra)
+
+
+def _stopped(_state: RetryCallState) -> bool:
+    return False  # stopped while it waited for another attempt

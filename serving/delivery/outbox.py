@@ -1,0 +1,222 @@
+"""The outbox: which sink is due to get which alert; written in the same transaction as the alert.
+
+There is one entry for each sink and alert. The alert is sent as it is now, so an alert that grows while a receiver is down
+waits once, not once for each change.
+
+Several processes may work off the outbox of one database. Each claims an entry first, in a transaction of its own, for as long
+as sending can take: a lock held while a receiver is slow would block the writers of the alert.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from serving.schemas import SEVERITIES, Alert
+from serving.sinks.base import SinkSettings, Update
+from serving.storage.database import AlertStore, Writer, read_alert
+from serving.storage.tables import DELIVERIES, microseconds
+
+#: How long a claim lasts beyond twice the receiver's time-out (to connect, to answer): time to note what became of
+#: it.
+_CLAIM_SECONDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An entry of the outbox that is to be sent."""
+
+    position: int
+    number: int
+    update: Update
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Entries due for one sink, and seconds since the oldest was due (0 if none is)."""
+
+    entries: int
+    oldest_seconds: float
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+def _span(seconds: float) -> int:
+    """Seconds as microseconds."""
+    return timedelta(seconds=seconds) // timedelta(microseconds=1)
+
+
+class Outbox:
+    """Entries of all sinks.
+
+    Args:
+        store: the alert store.
+        sinks: settings of every sink; names are unique.
+        claimer: claims entries; unique among the processes that work off the same outbox.
+    """
+
+    def __init__(self, store: AlertStore, sinks: Sequence[SinkSettings], claimer: str = "") -> None:
+        self._store = store
+        self._sinks = tuple(sinks)
+        self._me = claimer or uuid.uuid4().hex
+
+    def note(self, writer: Writer, number: int, alert: Alert) -> None:
+        """Queue an alert that was raised or has grown, for every sink whose filter it passes. Part of the writer's transaction.
+
+        It is due at once if the sink has not got it yet or got it as less severe; else `repeat_minutes` after it was sent last.
+        """
+        moment = now()
+        for sink in self._sinks:
+            if sink.filter.passes(alert):
+                self._queue(writer.connection, sink, number, alert, moment)
+
+    def _queue(
+        self, connection: Connection, sink: SinkSettings, number: int, alert: Alert, moment: datetime
+    ) -> None:
+        here = sa.and_(DELIVERIES.c.sink == sink.name, DELIVERIES.c.alert == number)
+        # Locked: `done` of another process decides from the same row, and one of the two must see what the other wrote.
+        row = connection.execute(sa.select(DELIVERIES).where(here).with_for_update()).one_or_none()
+        at = microseconds(moment)
+        if row is None:
+            connection.execute(sa.insert(DELIVERIES).values(sink=sink.name, alert=number, due=at, queued=at))
+            return
+        due = _due(sink, row.sent, row.severity, alert, moment)
+        if row.due is None or due < row.due:
+            connection.execute(
+                sa.update(DELIVERIES)
+                .where(here)
+                .values(due=due, queued=at if row.due is None else row.queued)
+            )
+
+    def next(self, sink: SinkSettings) -> Waiting | None:
+        """Claim the entry that has been due longest, if there is one that nobody else is sending.
+
+        The claim ends with `done` or `release`, or by itself once sending must have failed or its process has died.
+        """
+        moment = now()
+        at = microseconds(moment)
+        due = (
+            sa.select(DELIVERIES)
+            .where(
+                DELIVERIES.c.sink == sink.name,
+                DELIVERIES.c.due <= at,
+                sa.or_(
+                    DELIVERIES.c.claimed_until.is_(None),
+                    DELIVERIES.c.claimed_until <= at,
+                    DELIVERIES.c.claimed_by == self._me,
+                ),
+            )
+            .order_by(DELIVERIES.c.due, DELIVERIES.c.position)
+            .limit(1)
+        )
+        with self._store.reading() as connection:
+            if connection.execute(due).first() is None:
+                return None  # as nearly always: nothing is written for it
+        with self._store.transaction() as connection:
+            # What another process claims at this moment is passed over, not waited for.
+            row = connection.execute(due.with_for_update(skip_locked=True)).one_or_none()
+            if row is None:
+                return None
+            until = at + _span(2 * sink.timeout_seconds + _CLAIM_SECONDS)
+            connection.execute(
+                sa.update(DELIVERIES)
+                .where(DELIVERIES.c.position == row.position)
+                .values(claimed_by=self._me, claimed_until=until)
+            )
+            alert = read_alert(connection, row.alert)
+        severity = None if row.severity is None else SEVERITIES[row.severity]
+        return Waiting(row.position, row.alert, Update(alert, severity, moment))
+
+    def release(self) -> None:
+        """Give up all claims of this process, so that the next one can send at once."""
+        with self._store.transaction() as connection:
+            connection.execute(
+                sa.update(DELIVERIES)
+                .where(DELIVERIES.c.claimed_by == self._me)
+                .values(claimed_by=None, claimed_until=None)
+            )
+
+    def done(self, sink: SinkSettings, entry: Waiting, *, delivered: bool) -> None:
+        """Close an entry that was sent, or that the receiver refused. What the alert has grown by meanwhile is queued again."""
+        moment = now()
+        with self._store.transaction() as connection:
+            here = DELIVERIES.c.position == entry.position
+            found = sa.select(DELIVERIES.c.position).where(here).with_for_update()
+            if connection.execute(found).one_or_none() is None:
+                return  # the alert was forgotten meanwhile
+            alert = read_alert(connection, entry.number)
+            sent = entry.update.alert
+            severity = SEVERITIES.index(sent.severity) if delivered else _sent_severity(entry.update)
+            due = None
+            if alert.action_count > sent.action_count:
+                due = _due(sink, microseconds(moment), severity, alert, moment)
+            connection.execute(
+                sa.update(DELIVERIES)
+                .where(here)
+                .values(
+                    due=due,
+                    queued=None if due is None else microseconds(moment),
+                    sent=microseconds(moment),
+                    severity=severity,
+                    actions=sent.action_count,
+                    claimed_by=None,
+                    claimed_until=None,
+                )
+            )
+
+    def trim(self, sink: SinkSettings) -> int:
+        """Drop the oldest entries beyond `max_queued`; returns how many."""
+        waiting = sa.and_(DELIVERIES.c.sink == sink.name, DELIVERIES.c.due.is_not(None))
+        with self._store.reading() as connection:
+            last = connection.execute(
+                sa.select(DELIVERIES.c.queued)
+                .where(waiting)
+                .order_by(DELIVERIES.c.queued.desc())
+                .offset(sink.max_queued)
+                .limit(1)
+            ).scalar()
+        if last is None:
+            return 0
+        with self._store.transaction() as connection:
+            # Only what nobody has locked: two that wait for each other's rows would both fail.
+            oldest = (
+                sa.select(DELIVERIES.c.position)
+                .where(waiting, DELIVERIES.c.queued <= last)
+                .with_for_update(skip_locked=True)
+            )
+            given_up = connection.execute(
+                sa.update(DELIVERIES).where(DELIVERIES.c.position.in_(oldest)).values(due=None, queued=None)
+            )
+            return given_up.rowcount
+
+    def depths(self) -> dict[str, Depth]:
+        """What is due for each sink, by its name."""
+        at = microseconds(now())
+        query = (
+            sa.select(DELIVERIES.c.sink, sa.func.count(), sa.func.min(DELIVERIES.c.due))
+            .where(DELIVERIES.c.due <= at)
+            .group_by(DELIVERIES.c.sink)
+        )
+        with self._store.reading() as connection:
+            found = {name: Depth(count, (at - due) / 1e6) for name, count, due in connection.execute(query)}
+        return {sink.name: found.get(sink.name, Depth(0, 0.0)) for sink in self._sinks}
+
+
+def _sent_severity(update: Update) -> int | None:
+    return None if update.sent_severity is None else SEVERITIES.index(update.sent_severity)
+
+
+def _due(sink: SinkSettings, sent: int | None, severity: int | None, alert: Alert, moment: datetime) -> int:
+    """When a change of an alert is to be sent, microseconds since 1970."""
+    at = microseconds(moment)
+    if sent is None or severity is None or SEVERITIES.index(alert.severity) > severity:
+        return at
+    return max(at, sent + _span(60 * sink.repeat_minutes))

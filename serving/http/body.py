@@ -1,0 +1,106 @@
+"""Request bodies: decompression in bounded memory."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import zstandard
+from fastapi import Request
+
+from serving.http.problems import ProblemError
+from serving.settings import MEBIBYTE
+
+ENCODINGS = ("gzip", "zstd")
+_GZIP = 31  # zlib's window bits for "gzip header expected"
+_MAX_WINDOW = 64 * MEBIBYTE
+# zstd can turn 4 bytes into a block of 128 KiB: a step of this size yields at most 16 MiB before the limit is checked.
+_ZSTD_STEP = 512
+# gzip yields at most 1,032 bytes for one: 16 MiB a step. The rest after a member is copied, so a step bounds that cost, too.
+_GZIP_STEP = 16 * 1024
+# 16 MiB could hold a million empty parts without reaching the limit on the result. bgzip makes a part of each 64 KiB.
+_MAX_PARTS = 10_000
+
+
+def too_large(limit: int, what: str, setting: str) -> ProblemError:
+    """The problem of a body over a limit."""
+    size = f"{limit / MEBIBYTE:g} MiB"
+    return ProblemError(
+        413, f"The body is larger than {size}{what}: send smaller batches, or raise {setting}."
+    )
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body of a request, if it has at most so many bytes.
+
+    Raises:
+        ProblemError: 413.
+    """
+    declared = request.headers.get("content-length", "")
+    chunks: list[bytes] = []
+    size = int(declared) if declared.isdecimal() else 0
+    if size <= limit:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                break
+            chunks.append(chunk)
+    if size > limit:
+        raise too_large(limit, "", "limits.body_mb")
+    return b"".join(chunks)
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """Undo a Content-Encoding.
+
+    Args:
+        body: as sent.
+        encoding: value of the header; empty or "identity" for none.
+        limit: maximum size of the result, bytes.
+
+    Raises:
+        ProblemError: 415 for another encoding, 413 over the limit, 400 for damaged or truncated data.
+    """
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in ENCODINGS and name != "x-gzip":
+        raise ProblemError(415, f"Content-Encoding {name[:40]!r} is not read here: use gzip, zstd or none.")
+    try:
+        if name == "zstd":
+            decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+            return _inflate(body, limit, _ZSTD_STEP, decompressor.decompressobj, padded=False)
+        return _inflate(body, limit, _GZIP_STEP, lambda: zlib.decompressobj(_GZIP), padded=True)
+    except (zlib.error, zstandard.ZstdError, EOFError) as error:
+        detail = f"The {name} body is damaged or cut off ({error}): nothing of it was scored, send it again."
+        raise ProblemError(400, detail) from error
+
+
+def _inflate(body: bytes, limit: int, step_bytes: int, new_part: Callable[[], Any], *, padded: bool) -> bytes:
+    """Decompress concatenated parts (gzip members, zstd frames) step by step; NULs may follow a gzip member."""
+    out = bytearray()
+    part, begun, parts = new_part(), False, 0
+    for start in range(0, len(body), step_bytes):
+        step = body[start : start + step_bytes]
+        while step:
+            if padded and parts and not begun:
+                step = step.lstrip(b"\0")
+                if not step:
+                    break
+            out += part.decompress(step)
+            begun = True
+            if len(out) > limit:
+                raise too_large(limit, " after decompression", "limits.decompressed_mb")
+            step = part.unused_data if part.eof else b""
+            if part.eof:
+                if parts >= _MAX_PARTS:
+                    raise ProblemError(
+                        413,
+                        f"The body consists of more than {_MAX_PARTS:,} compressed parts: compress a batch as a whole.",
+                    )
+                part, begun, parts = new_part(), False, parts + 1
+    if begun:
+        raise EOFError("it ends too early")
+    return bytes(out)

@@ -1,0 +1,1 @@
+"""Incidents: alerts joined across principals, with their context, links, graph and report."""

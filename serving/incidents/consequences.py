@@ -1,0 +1,168 @@
+"""Consequences: what the cluster's own machinery does because of a write.
+
+A controller's Pods, the scheduler's choice of a node, the reports of that node's kubelet follow from one write. They link to
+it by owner references, and by the names that controllers give: `web-5d4f8c7b9-x2x4z` belongs to `web-5d4f8c7b9`, that to `web`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef
+from data.principals.identity import Principal
+from data.principals.ownership import WRITES, has_owner, read_link
+from serving.incidents.links import Confidence, makers, place_of
+
+#: Kinds of principals that carry out what others decided.
+MACHINERY = frozenset(("controller", "component", "node"))
+
+_DECISIONS = frozenset(("", "scale", "ephemeralcontainers", "eviction", "resize", "status"))
+_FIRST_REFUSAL = 400
+_CAPACITY = 10_000
+_EXACT = "it acts on this very object"
+_OWNED = "its owner reference names this object, or one made for it"
+_NAMED = "it is named as controllers name what belongs to this object"
+_SAME_NAME = "it bears the name of this object; whether it belongs to it, the log does not say"
+_PARTS = frozenset(
+    ("pods", "replicasets", "controllerrevisions", "jobs", "events", "bindings", "persistentvolumeclaims")
+)
+
+
+class Cause(NamedTuple):
+    """A write that has consequences.
+
+    Attributes:
+        of: the caller's mark.
+        resource, namespace, name: the object that was written.
+        until: microseconds since 1970 UTC; nothing later is a consequence.
+    """
+
+    of: str
+    resource: str
+    namespace: str
+    name: str
+    until: int
+
+
+class Consequence(NamedTuple):
+    """An action of the machinery with its cause, the confidence in that, and why."""
+
+    cause: Cause
+    confidence: Confidence
+    why: str
+
+
+class _Metadata(msgspec.Struct, gc=False):
+    name: str = ""
+    generateName: str = ""
+
+
+class _Object(msgspec.Struct, gc=False):
+    metadata: _Metadata | None = None
+
+
+_OBJECT = msgspec.json.Decoder(_Object)
+
+
+def _name_in(event: AuditEvent) -> str:
+    """The object's name in a body, or its prefix if the server completes it."""
+    try:
+        metadata = _OBJECT.decode(event.requestObject).metadata if event.requestObject else None
+    except UNREADABLE:
+        return ""
+    return "" if metadata is None else metadata.name or metadata.generateName.rstrip("-")
+
+
+class Consequences:
+    """Remembers writes and recognises what follows from them. Bounded: the oldest are forgotten first."""
+
+    def __init__(self) -> None:
+        self._causes: dict[tuple[str, str], Cause] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._causes)
+
+    def mark(self, of: str, event: AuditEvent, until: int) -> None:
+        """Remember a write that succeeded, if its object's name is known.
+
+        Args:
+            of: returned with its consequences.
+            event: the write.
+            until: when to forget it, microseconds since 1970 UTC.
+        """
+        ref = event.objectRef
+        if ref is None or event.verb not in WRITES or ref.subresource not in _DECISIONS:
+            return
+        refused = event.responseStatus is not None and event.responseStatus.code >= _FIRST_REFUSAL
+        if refused or (not has_owner(ref) and ref.resource not in ("endpoints", "bindings")):
+            return
+        name = ref.name or _name_in(event)
+        if not name:
+            return
+        self._keep((place_of(event), name), Cause(of, ref.resource, ref.namespace, name, until))
+
+    def follow(self, event: AuditEvent, principal: Principal, moment: int) -> Consequence | None:
+        """The cause of an action of the machinery; None for all other actions.
+
+        Args:
+            event: the action.
+            principal: who did it.
+            moment: when, microseconds since 1970 UTC.
+        """
+        ref = event.objectRef
+        if ref is None or principal.kind not in MACHINERY:
+            return None
+        found = self._by_name(ref, place_of(event))
+        if found is None or found.confidence != "certain":
+            found = self._by_owner(event, principal) or found
+        if found is None or moment > found.cause.until:
+            return None
+        return found
+
+    def _by_owner(self, event: AuditEvent, principal: Principal) -> Consequence | None:
+        if event.verb != "create" or not event.requestObject:
+            return None
+        link = read_link(event, principal)
+        if link is None or link.parent is None:
+            return None
+        cause = self._causes.get((place_of(event), link.parent[3]))
+        if cause is None:
+            return None
+        if link.target is not None:  # and so on: what is made for what was made
+            self._keep((place_of(event), link.target[3].rstrip("-")), cause)
+        return Consequence(cause, "certain", _OWNED)
+
+    def _by_name(self, ref: ObjectRef, place: str) -> Consequence | None:
+        name = ref.name
+        if not name:
+            return None
+        if ref.resource == "events":  # named after what they are about, and a number
+            name = name.rpartition(".")[0] or name
+        cause = self._causes.get((place, name))
+        if cause is not None:
+            exact = ref.resource in (cause.resource, "events") or ref.resource in _PARTS
+            return (
+                Consequence(cause, "certain", _EXACT) if exact else Consequence(cause, "possible", _SAME_NAME)
+            )
+        parts = ref.resource in _PARTS
+        for maker in makers(name):
+            cause = self._causes.get((place, maker))
+            if cause is not None:
+                return (
+                    Consequence(cause, "likely", _NAMED)
+                    if parts
+                    else Consequence(cause, "possible", _SAME_NAME)
+                )
+        return None
+
+    def _keep(self, key: tuple[str, str], cause: Cause) -> None:
+        self._causes.pop(key, None)
+        self._causes[key] = cause
+        while len(self._causes) > _CAPACITY:
+            del self._causes[next(iter(self._causes))]
+
+    def forget(self, now: int) -> None:
+        """Drop causes that ended before `now`, microseconds since 1970 UTC."""
+        self._causes = {key: cause for key, cause in self._causes.items() if cause.until >= now}

@@ -1,0 +1,561 @@
+"""The context of flagged actions: what led up to them, what else their principal did, what followed, and links to others.
+
+Kept in memory, bounded, until an action is flagged; from then on handed to the store with the alert. Events that add no evidence
+cost nothing, unless their principal is watched because of an alert.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from cachetools import FIFOCache
+
+from data.actions.folding import place_of
+from data.events.audit_event import AuditEvent
+from data.principals.identity import Principal
+from serving.alerts.explain.explainer import Explainer
+from serving.alerts.explain.phrases import ActionPhrase
+from serving.incidents.consequences import MACHINERY, Consequences
+from serving.incidents.contributors import Contribution, Contributors, weight_of
+from serving.incidents.event_summary import summary_fields, traits_of
+from serving.incidents.links import ANY, GIVING, IdentityLink, RunsAs, read_links, standing_for
+from serving.incidents.recent_events import RecentEvent, RecentEvents
+from serving.schemas import (
+    Action,
+    Contributor,
+    EventSummary,
+    IncidentLink,
+    Novelty,
+    Surrounding,
+    clean,
+)
+
+if TYPE_CHECKING:
+    from detection.detector import HabitReason, Scores
+
+_MICRO = 1_000_000
+
+#: Microseconds before the first and after the last suspicious action that belong to it: the shortest horizon of
+#: evidence.
+AROUND = 120 * _MICRO
+
+#: Actions of the same session just before the first suspicious one that are kept.
+_BEFORE = 20
+
+#: Microseconds after a write in which what the machinery does with it is put down to it.
+_FOLLOWING = 600 * _MICRO
+
+#: Microseconds after which a link is taken for what it was used for no more: a working day.
+LINK_REACH = 12 * 3600 * _MICRO
+
+#: Principals of whose writes consequences are held until they are alerted about, and how many of each.
+_FOLLOWED, _FOLLOWED_EACH = 100, 200
+
+#: Principals of whom links are held, and how many of each; the oldest go first.
+_LINKS, _LINKS_EACH = 2_000, 16
+
+#: Flags of one batch and principal for which what led up to them is looked up; in a flood it is the same for the
+#: others.
+_FLAGS = 64
+
+_WATCHES = 1_000
+
+#: Actions kept of one alert; beyond that only those flagged are cited, by auditID.
+MAX_SURROUNDINGS = 5_000
+
+_NEWS = 3
+_SESSION_NEWS = ("place", "client")
+
+
+class Followed(NamedTuple):
+    """An action of the machinery that follows from a principal's write."""
+
+    principal: str
+    seen: RecentEvent
+    confidence: str
+    why: str
+
+
+@dataclass(slots=True)
+class Watch:
+    """A principal with an alert, watched until it has been quiet for a while. Times are microseconds since 1970 UTC.
+
+    Attributes:
+        number, principal: of the alert.
+        upto: everything before is stored.
+        until: end of the watch.
+        begin, last: first and last suspicious action.
+        stored: number of actions stored so far.
+    """
+
+    number: int
+    principal: str
+    upto: int
+    until: int
+    begin: int
+    last: int
+    stored: int = 0
+
+
+@dataclass(slots=True)
+class Gathered:
+    """New context of one alert.
+
+    Attributes:
+        contributors: milder actions that led up to its flags.
+        around: evidence that is not stored yet.
+        links: from and to its principal.
+    """
+
+    contributors: list[Contributor] = field(default_factory=list)
+    around: list[Surrounding] = field(default_factory=list)
+    links: list[IncidentLink] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A flagged action as far as its context needs it."""
+
+    time: int
+    threshold: float
+    action: Action
+
+
+def _moment(microseconds: int) -> datetime:
+    moment: datetime = np.datetime64(microseconds, "us").item()
+    return moment.replace(tzinfo=UTC)
+
+
+def _micro(moment: datetime) -> int:
+    return int(np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us").astype(np.int64))
+
+
+def habits_of(reasons: Sequence[HabitReason], limit: int | None = None) -> list[Novelty]:
+    """Novelties of an action, cleaned."""
+    return [
+        Novelty(
+            attribute=reason.attribute,
+            value=clean(reason.value),
+            times_before=reason.times_before,
+            actions_before=reason.actions_before,
+            peers_with=reason.peers_with,
+            peers=reason.peers,
+            anyone_with=reason.anyone_with,
+        )
+        for reason in reasons[:limit]
+    ]
+
+
+class ContextTracker:
+    """Tracks the context of flagged actions.
+
+        Args:
+    <<<<<<< ours
+            explainer: says it in words.
+            gap: length of an incident in microseconds: alerts of one principal that far apart are one.
+            fold: turns a user name into the principal that it counts as (`data.principals.identity.Identity.fold`).
+            trusted_hops: proxies of one's own before the API server (`data.actions.encoder.ActionSettings`).
+            recent: actions of everybody that are remembered.
+    ||||||| base
+            explainer: says it in words.
+            gap: length of an incident in microseconds: alerts of one principal that far apart are one.
+            fold: turns a user name into the principal that it counts as (`data.principals.Identity.fold`).
+            trusted_hops: proxies of one's own before the API server (`data.actions.ActionSettings`).
+            recent: actions of everybody that are remembered.
+    =======
+            explainer: puts actions into words.
+            gap: microseconds; alerts of one principal that far apart are separate incidents.
+            fold: turns a user name into the principal that it counts as (`data.principals.Identity.fold`).
+            trusted_hops: own proxies before the API server (`data.actions.ActionSettings`).
+            recent: number of actions that are remembered.
+    >>>>>>> theirs
+
+        Attributes:
+            contributors: milder actions that may still add up to a flag.
+    """
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        gap: int,
+        fold: Callable[[str], str] = str,
+        trusted_hops: int = 1,
+        recent: int = 20_000,
+    ) -> None:
+        self._explainer = explainer
+        self._hops = trusted_hops
+        self._gap = gap
+        self._fold = fold
+        self._recent = RecentEvents(recent)
+        self.contributors = Contributors()
+        self._runs_as = RunsAs()
+        self._consequences = Consequences()
+        self._followed: FIFOCache[str, deque[Followed]] = FIFOCache(_FOLLOWED)
+        self._watches: FIFOCache[str, Watch] = FIFOCache(_WATCHES)
+        self._out: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
+        self._into: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
+        self._origins: FIFOCache[str, dict[str, Contribution]] = FIFOCache(_LINKS)
+
+    def attach(self, fold: Callable[[str], str], trusted_hops: int) -> None:
+        """Continue with the settings of another model."""
+        self._fold, self._hops = fold, trusted_hops
+
+    # -- every batch --------------------------------------------------------------------------------------------
+
+    def observe(self, events: Sequence[AuditEvent], scores: Scores) -> None:
+        """Take in the actions of one call of the detector, before `gather` and `watched`."""
+        if not len(scores.event):
+            return
+        self._recent.append(events, scores)
+        index = scores.event.tolist()
+        noted = self._noted(events, index, scores)
+        for row in noted:
+            self._learn(events[index[row]], scores, row)
+        for row, reasons in scores.news.items():
+            self._remember(events[index[row]], scores, row, reasons)
+        if self._consequences:
+            self._follow(events, index, scores)
+
+    @staticmethod
+    def _noted(events: Sequence[AuditEvent], index: Sequence[int], scores: Scores) -> list[int]:
+        """Rows that may tell what Pods run as, or link one principal to another."""
+        return [
+            row
+            for row, event in enumerate(index)
+            if (
+                (one := events[event]).requestObject
+                or one.impersonatedUser is not None
+                or (one.objectRef is not None and one.objectRef.subresource in GIVING)
+            )
+            or row in scores.news
+        ]
+
+    def _learn(self, event: AuditEvent, scores: Scores, row: int) -> None:
+        if event.requestObject:
+            self._runs_as.learn(event)
+        suspicious = row in scores.news
+        if not suspicious and scores.kind[row] in MACHINERY:
+            return
+        for found in read_links(event, self._runs_as):
+            # What is routine leads somewhere all day long: only what surely does is remembered of it.
+            if suspicious or (
+                found.confidence != "possible" and found.kind not in ("runs-as", "rights-granted")
+            ):
+                self._note_link(
+                    clean(scores.principal[row]),
+                    found,
+                    event,
+                    int(scores.time[row].astype(np.int64)),
+                    suspicious,
+                )
+
+    def _note_link(
+        self, source: str, found: IdentityLink, event: AuditEvent, time: int, suspicious: bool
+    ) -> None:
+        target = found.target if found.target.endswith(ANY) else self._fold(found.target)
+        if event.cluster:  # as the principals of a log of several clusters are named
+            target = f"{event.cluster}/{target}"
+        if target == source:
+            return
+        confidence, why = found.confidence, found.why
+        if not suspicious:
+            confidence, why = "possible", f"{why}; it was nothing unusual for its principal"
+        link = IncidentLink(
+            kind=found.kind,
+            source=source,
+            target=clean(target),
+            via=clean(found.via),
+            audit_id=clean(event.auditID, 128),
+            time=_moment(time),
+            address=self._place(event.sourceIPs),
+            confidence=confidence,
+            why=why,
+        )
+        self._add_link(link)
+
+    def _add_link(self, link: IncidentLink) -> None:
+        for table, key in ((self._out, link.source), (self._into, link.target)):
+            held = table.pop(key, None) or deque(maxlen=_LINKS_EACH)
+            held.append(link)
+            table[key] = held
+
+    def _remember(self, event: AuditEvent, scores: Scores, row: int, reasons: Sequence[HabitReason]) -> None:
+        principal, time = clean(scores.principal[row]), int(scores.time[row].astype(np.int64))
+        new, wrong = float(scores.new[row]), float(scores.wrong[row])
+        mild = None
+        if not scores.flagged[row]:
+            mild = Contributor.model_validate(
+                summary_fields(event, _moment(time), traits_of(event))
+                | {"weight": round(weight_of(new, wrong), 3), "habits": habits_of(reasons, _NEWS)}
+            )
+            mild.description = self._explainer.did(ActionPhrase.from_summary(mild))
+        address = self._place(event.sourceIPs)
+        short = None if mild is None else mild.model_dump_json(by_alias=True).encode()
+        elsewhere = any(reason.attribute == "place" for reason in reasons)
+        one = Contribution(
+            time, clean(event.auditID, 128), new, wrong, short, address, clean(event.userAgent), elsewhere
+        )
+        self._add(principal, one)
+        if scores.kind[row] not in MACHINERY:
+            self._consequences.mark(principal, event, time + _FOLLOWING)
+
+    def _add(self, principal: str, one: Contribution) -> None:
+        one = self.contributors.append(principal, one)
+        if one.address and one.elsewhere:
+            users = self._origins.pop(one.address, {})
+            users.pop(principal, None)
+            users[principal] = one
+            if len(users) > _LINKS_EACH:
+                del users[next(iter(users))]
+            self._origins[one.address] = users
+
+    def _follow(self, events: Sequence[AuditEvent], index: Sequence[int], scores: Scores) -> None:
+        times = scores.time.astype(np.int64)
+        self._consequences.forget(int(times.min()) - _FOLLOWING)
+        for row, kind in enumerate(scores.kind):
+            if kind not in MACHINERY or row in scores.news:
+                continue
+            event = events[index[row]]
+            principal = Principal(scores.principal[row], kind, ())  # type: ignore[arg-type]
+            found = self._consequences.follow(event, principal, int(times[row]))
+            if found is not None and int(times[row]) >= found.cause.until - _FOLLOWING:
+                seen = RecentEvent.from_event(event, int(times[row]))
+                cause = found.cause
+                what = f"{cause.resource} " + "/".join(filter(None, (cause.namespace, cause.name)))
+                held = self._followed.get(cause.of)
+                if held is None:
+                    held = self._followed[cause.of] = deque(maxlen=_FOLLOWED_EACH)
+                held.append(Followed(clean(principal.name), seen, found.confidence, f"{what}: {found.why}"))
+
+    # -- when a flag falls --------------------------------------------------------------------------------------
+
+    def gather(self, principal: str, flags: Sequence[Flag], number: int | None) -> Gathered:
+        """The context of newly flagged actions of an alert; its principal is watched from here on.
+
+        Args:
+            principal: its principal.
+            flags: its new actions by time; at least one.
+            number: of the alert in the store; None for a new one, which `stored` then names.
+        """
+        led: dict[tuple[int, str], Contribution] = {}
+        for flag in (*flags[:_FLAGS], flags[-1]):
+            for one in self.contributors.leading_to(principal, flag.time, flag.threshold):
+                led[one.time, one.audit_id] = one
+        first, last = flags[0].time, flags[-1].time
+        mild = [one for one in led.values() if one.short is not None]
+        watch = self._watches.get(principal)
+        begin = min([first, *(one.time for one in led.values() if one.time >= first - self._gap)])
+        if watch is None or watch.number != number:
+            watch = Watch(number or 0, principal, begin - AROUND - 1, 0, begin, last)
+            self._watches[principal] = watch
+        watch.begin, watch.last = min(watch.begin, begin), max(watch.last, last)
+        watch.until = max(watch.until, watch.last + AROUND)
+        found = Gathered(
+            contributors=sorted(filter(None, map(self.contributors.expanded, mild)), key=lambda one: one.time)
+        )
+        keyed = {(flag.time, flag.action.audit_id): self._flagged(principal, flag.action) for flag in flags}
+        keyed |= {(one.time, one.audit_id): self._contributed(principal, one) for one in mild}
+        found.around = self._around(watch, keyed)
+        found.links = self._links(principal, watch)
+        return found
+
+    def stored(self, principal: str, number: int) -> None:
+        """Set the alert's number, now that the store has it."""
+        self._watches[principal].number = number
+
+    def checkpoint(self, principals: Iterable[str]) -> Callable[[], None]:
+        """Return a function that undoes what is handed over of these principals from now on.
+
+        For a store that fails: the context is then gathered again with the next batch that can be stored.
+        """
+        names = list(principals)
+        watches = {name: replace(self._watches[name]) for name in names if name in self._watches}
+        followed = {name: self._followed[name].copy() for name in names if name in self._followed}
+
+        def restore() -> None:
+            for name in names:
+                self._watches.pop(name, None)
+            self._watches.update(watches)
+            self._followed.update(followed)
+
+        return restore
+
+    def watched(self, scores: Scores) -> list[tuple[int, Gathered]]:
+        """(number of the alert, context) of watched principals in the batch just observed, beyond what `gather` returned."""
+        if not self._watches:
+            return []
+        found: list[tuple[int, Gathered]] = []
+        now = int(scores.time.astype(np.int64).max()) if len(scores.time) else 0
+        acted = set(scores.principal)
+        for principal, watch in list(self._watches.items()):
+            if principal in acted or principal in self._followed:
+                for one in self.contributors.within(principal, watch.upto + 1, watch.until):
+                    if one.short is not None and one.time - watch.last <= self._gap:
+                        watch.until = max(watch.until, one.time + AROUND)
+                around = self._around(watch, {})
+                links = self._links(principal, watch) if around else []
+                if around:
+                    found.append((watch.number, Gathered(around=around, links=links)))
+            if now > watch.last + self._gap + _FOLLOWING:
+                del self._watches[principal]
+        return found
+
+    def _around(self, watch: Watch, keyed: dict[tuple[int, str], Surrounding]) -> list[Surrounding]:
+        """Evidence that is not handed over yet, by time; actions in `keyed` have their role already."""
+        principal = watch.principal
+        known = {
+            (one.time, one.audit_id): one
+            for one in self.contributors.within(principal, watch.upto + 1, watch.until)
+        }
+        start = min(known.values(), key=lambda one: one.time, default=None)
+        before: list[Surrounding] = []
+        session: list[Surrounding] = []
+        for seen in self._recent.of_principal(principal, watch.upto + 1, watch.until):
+            key = (seen.time, clean(seen.auditID, 128))
+            watch.upto = max(watch.upto, seen.time)
+            if key in keyed:
+                continue
+            one = known.get(key)
+            if one is not None and one.short is not None:
+                keyed[key] = self._contributed(principal, one)
+            elif one is None and seen.time < watch.begin:
+                same = start is None or (
+                    (self._place(seen.sourceIPs), clean(seen.userAgent)) == (start.address, start.client)
+                )
+                if same:
+                    before.append(self._seen(seen, principal, "before"))
+            elif one is None:
+                session.append(self._seen(seen, principal, "session"))
+        around = [*before[-_BEFORE:], *keyed.values(), *session]
+        around += [
+            self._seen(one.seen, one.principal, "consequence", one.confidence, one.why)
+            for one in self._followed.pop(principal, ())
+            if one.seen.time >= watch.begin
+        ]
+        around = around[: max(0, MAX_SURROUNDINGS - watch.stored)]
+        watch.stored += len(around)
+        return sorted(around, key=lambda one: one.time)
+
+    def _links(self, principal: str, watch: Watch) -> list[IncidentLink]:
+        """Links from the principal since the alert began, and to it from before; of those alike the first."""
+        out = [
+            link for link in self._out.get(principal, ()) if watch.begin <= _micro(link.time) <= watch.until
+        ]
+        into = [link for link in self._into.get(principal, ()) if self._reaches(link, watch)]
+        came_from = {one.address for one in self.contributors.within(principal, watch.begin, watch.until)}
+        # What stands for all accounts of a namespace says something of this one only if it was used at the same place.
+        into += [
+            link
+            for key in standing_for(principal)
+            for link in self._into.get(key, ())
+            if self._reaches(link, watch) and link.address in came_from
+        ]
+        found = [*out, *into, *self._same_origin(principal, watch)]
+        return list(
+            {(link.kind, link.source, link.target, link.via): link for link in reversed(found)}.values()
+        )[::-1]
+
+    @staticmethod
+    def _reaches(link: IncidentLink, watch: Watch) -> bool:
+        return link.source != watch.principal and watch.begin - LINK_REACH <= _micro(link.time) <= watch.last
+
+    def _same_origin(self, principal: str, watch: Watch) -> list[IncidentLink]:
+        """Links to principals that recently first came from an address that is new to this principal too."""
+        mine = {
+            one.address: one
+            for one in self.contributors.within(principal, watch.begin, watch.until)
+            if one.address
+        }
+        links = []
+        for address, one in mine.items():
+            users = self._origins.get(address, {})
+            if principal not in users:
+                continue
+            for other, theirs in users.items():
+                if other == principal or abs(theirs.time - one.time) > LINK_REACH:
+                    continue
+                early, late = (theirs, one) if theirs.time <= one.time else (one, theirs)
+                source, target = (other, principal) if early is theirs else (principal, other)
+                same_client = theirs.client == one.client
+                what = "the same address and client" if same_client else "the same address"
+                links.append(
+                    IncidentLink(
+                        kind="same-origin",
+                        source=source,
+                        target=target,
+                        via=address,
+                        audit_id=late.audit_id,
+                        time=_moment(late.time),
+                        address=address,
+                        confidence="likely" if same_client else "possible",
+                        why=f"both came for the first time from {what}",
+                    )
+                )
+        return links
+
+    def _place(self, addresses: tuple[str, ...]) -> str:
+        return clean(place_of(addresses, self._hops), 64)
+
+    # -- over a restart -----------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Callable[[], dict[str, Any]]:
+        """What must outlive a restart: contributors, links, what Pods run as, watches.
+
+        Returns:
+            A function that makes it ready for encoding, on any thread, as it is now.
+        """
+        contributors = self.contributors.snapshot()
+        rest = {
+            "ties": [link.model_dump(mode="json") for held in self._out.values() for link in held],
+            "runs_as": self._runs_as.to_list(),
+            "watches": [asdict(watch) for watch in self._watches.values()],
+        }
+        return lambda: rest | {"contributors": contributors()}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Restore a decoded `snapshot`."""
+        for principal, held in saved["contributors"]:
+            for one in held:
+                self._add(principal, Contribution(*one))
+        for link in saved["ties"]:
+            self._add_link(IncidentLink.model_validate(link))
+        self._runs_as.restore(saved["runs_as"])
+        for watch in saved["watches"]:
+            self._watches[watch["principal"]] = Watch(**watch)
+
+    # -- words --------------------------------------------------------------------------------------------------
+
+    def _flagged(self, principal: str, action: Action) -> Surrounding:
+        return self._surrounding(action, principal, "flagged", action.evidence, action.habits)
+
+    def _contributed(self, principal: str, one: Contribution) -> Surrounding:
+        short = self.contributors.expanded(one)
+        assert short is not None
+        return self._surrounding(short, principal, "contributor", short.weight, short.habits)
+
+    def _surrounding(
+        self, action: EventSummary, principal: str, role: str, weight: float, habits: Sequence[Novelty]
+    ) -> Surrounding:
+        values = {name: getattr(action, name) for name in EventSummary.model_fields}
+        news = self._explainer.news(habits, ActionPhrase.from_summary(action))[:_NEWS]
+        return Surrounding.model_validate(
+            values
+            | {"role": role, "principal": principal, "weight": weight, "news": news}
+            | {"address": self._place(tuple(action.source_ips))}
+        )
+
+    def _seen(
+        self, seen: RecentEvent, principal: str, role: str, confidence: str = "certain", why: str = ""
+    ) -> Surrounding:
+        one = Surrounding.model_validate(
+            summary_fields(seen, _moment(seen.time), [])
+            | {"role": role, "principal": principal, "confidence": confidence, "why": why}
+            | {"address": self._place(seen.sourceIPs)}
+        )
+        one.description = self._explainer.did(ActionPhrase.from_summary(one))
+        return one

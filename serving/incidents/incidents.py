@@ -1,0 +1,442 @@
+"""Incidents: alerts joined over time and across principals by links found in the log; merged, split and closed by people.
+
+An alert is joined in the transaction that stores it. Nothing is deleted: incidents that were merged, split or closed remain, with
+who did it, when and why in their trail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import ConfigDict, Field
+from sqlalchemy.engine import Connection
+
+from data.errors import ConflictError, NotFoundError
+from serving.alerts.explain.explainer import Explainer
+from serving.incidents.context import LINK_REACH
+from serving.incidents.links import ANY, standing_for
+from serving.incidents.report import Incident, IncidentSummary, TrailEntry, build_report, summarize
+from serving.schemas import (
+    CONFIDENCE_RANK,
+    Action,
+    Alert,
+    ApiModel,
+    Confidence,
+    Contributor,
+    IncidentLink,
+    clean,
+)
+from serving.storage import incidents as rows
+from serving.storage.database import AlertStore
+from serving.storage.incidents import Member
+from serving.storage.tables import microseconds
+
+#: Who joined, in the trail, when nobody did by hand.
+PRODUCT = "kubehabit"
+
+_MAX_NOTE = 1000
+_MAX_NAME = 256
+
+
+class IncidentError(ConflictError):
+    """What was asked for cannot be done with this incident; the message says why."""
+
+
+class UnknownIncidentError(NotFoundError):
+    """There is no incident of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no incident {clean(name, 32)}: see GET /v1/incidents.")
+        self.name = name
+
+
+class _Decision(ApiModel):
+    model_config = ConfigDict(extra="forbid")
+
+    note: Annotated[str, Field(max_length=_MAX_NOTE, description="why")] = ""
+    by: Annotated[str, Field(max_length=_MAX_NAME, description="who decides, in the caller's words")] = ""
+
+
+class Merge(_Decision):
+    """Another incident becomes part of this one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"incident": "9f2c11d04ab7e621", "note": "Same laptop.", "by": "alice@corp"}
+        }
+    )
+
+    incident: Annotated[str, Field(description="the one that is taken in", max_length=32)]
+
+
+class Split(_Decision):
+    """Some alerts of an incident become one of their own."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"alerts": ["7d0c6a1f52b8e934"], "note": "Planned migration.", "by": "alice@corp"}
+        }
+    )
+
+    alerts: Annotated[list[str], Field(min_length=1, max_length=1000)]
+
+
+class Close(_Decision):
+    """An incident is dealt with."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"outcome": "malicious", "note": "Token revoked, IR-204.", "by": "alice@corp"}
+        }
+    )
+
+    outcome: Literal["malicious", "normal", "unclear"] = "unclear"
+
+
+class Note(_Decision):
+    """A remark on an incident; it changes nothing."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"note": "Called Judy: it was not her.", "by": "alice@corp"}}
+    )
+
+    note: Annotated[str, Field(min_length=1, max_length=_MAX_NOTE)]
+
+
+Decision = Merge | Split | Close | Note
+
+
+class Asker(NamedTuple):
+    """The caller as the service knows it: name of a token or certificate, if any, and address."""
+
+    caller: str = ""
+    address: str = ""
+
+    def entry(self, wanted: _Decision) -> dict[str, str]:
+        """Fields of a trail entry that say who and why."""
+        return {
+            "by": clean(wanted.by),
+            "caller": clean(self.caller),
+            "address": clean(self.address, 64),
+            "note": wanted.note,
+        }
+
+
+class _Reason(NamedTuple):
+    """Why an alert belongs to an existing incident."""
+
+    incident: str
+    number: int
+    confidence: Confidence
+    why: str
+
+
+class IncidentPage(ApiModel):
+    """One page of incidents, newest first."""
+
+    incidents: list[IncidentSummary]
+    cursor: str | None = None
+
+
+class Incidents:
+    """The incidents of an alert store.
+
+    Args:
+        store: the alert store.
+        explainer: puts incidents into words.
+    """
+
+    def __init__(self, store: AlertStore, explainer: Explainer) -> None:
+        self._store = store
+        self._explainer = explainer
+
+    @property
+    def words(self) -> dict[str, str]:
+        """Terms that a file of evidence uses, explained."""
+        lexicon = self._explainer.lexicon
+        return dict(sorted((lexicon.glossary | lexicon.evidence).items(), key=lambda pair: pair[0].lower()))
+
+    # -- joining ------------------------------------------------------------------------------------------------
+
+    def join(self, connection: Connection, alert: Alert, links: Sequence[IncidentLink]) -> str:
+        """Find an alert's place, and bring incidents together that it or its links connect.
+
+        Args:
+            connection: the transaction in which the alert was stored.
+            alert: as it stands.
+            links: those found through it that are new.
+
+        Returns:
+            The incident that the alert is in now.
+        """
+        mine = rows.member(connection, alert.id)
+        # An alert that grows may only now hold something that a link of before can have led to.
+        reasons = [*self._by_links(connection, alert, links), *self._by_stored_links(connection, alert)]
+        if mine is None:
+            reasons += self._by_principal(connection, alert)
+        best: dict[str, _Reason] = {}
+        for reason in reasons:
+            held = best.get(reason.incident)
+            if held is None or CONFIDENCE_RANK[reason.confidence] > CONFIDENCE_RANK[held.confidence]:
+                best[reason.incident] = reason
+        ordered = sorted(best.values(), key=lambda reason: reason.number)
+        if mine is None:
+            if ordered:
+                first, *ordered = ordered
+                place = first.incident
+                rows.assign(connection, alert.id, place, by_hand=False)
+                self._note(
+                    connection,
+                    place,
+                    "joined",
+                    alerts=[alert.id],
+                    confidence=first.confidence,
+                    note=first.why,
+                )
+            else:
+                place = alert.id
+                rows.open_incident(connection, place)
+                rows.assign(connection, alert.id, place, by_hand=False)
+                self._note(connection, place, "opened", alerts=[alert.id])
+        else:
+            place = mine.incident
+        for reason in ordered:
+            place = self._bring_together(connection, place, reason)
+        return place
+
+    def _by_principal(self, connection: Connection, alert: Alert) -> list[_Reason]:
+        """Alerts of the same principal within a working day before."""
+        began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
+        found = rows.members_of_principal(connection, alert.principal, began - LINK_REACH, ended)
+        others = [one for one in found if one.alert != alert.id]
+        why = "the same principal was out of its habits within the hours before"
+        return self._reasons(connection, others[-1:], "likely", why)
+
+    def _by_links(self, connection: Connection, alert: Alert, links: Sequence[IncidentLink]) -> list[_Reason]:
+        """Other alerts at either end of a link."""
+        reasons: list[_Reason] = []
+        for link in links:
+            time, out = microseconds(link.time), link.source == alert.principal
+            if out:
+                prefix = link.target.endswith(ANY)
+                name = link.target.removesuffix(ANY)
+                found = rows.members_of_principal(connection, name, time, time + LINK_REACH, prefix=prefix)
+            else:
+                found = rows.members_of_principal(
+                    connection, link.source, time - LINK_REACH, time + LINK_REACH
+                )
+            others = [one for one in found if one.alert != alert.id and one.principal != alert.principal]
+            ends = rows.alerts_of(connection, [one.number for one in others]) if out else [alert]
+            led = {end.id for end in ends if _leads(link, end)}
+            others = [one for one in others if one.alert in led] if out else others if led else []
+            reasons += self._reasons(connection, others, _at_least_likely(link), _words(link))
+        return reasons
+
+    def _by_stored_links(self, connection: Connection, alert: Alert) -> list[_Reason]:
+        """Alerts at the far end of stored links to this alert's principal."""
+        keys = [alert.principal, *standing_for(alert.principal)]
+        began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
+        links = [
+            link
+            for link in rows.links_into(connection, keys, began - LINK_REACH, ended)
+            if link.source != alert.principal
+        ]
+        return self._by_links(connection, alert, links)
+
+    @staticmethod
+    def _reasons(
+        connection: Connection, found: Sequence[Member], confidence: Confidence, why: str
+    ) -> list[_Reason]:
+        reasons = []
+        for name in dict.fromkeys(one.incident for one in found):
+            row = rows.incident(connection, name)
+            if row is not None and row.state == "open":
+                reasons.append(_Reason(name, row.number, confidence, why))
+        return reasons
+
+    def _bring_together(self, connection: Connection, place: str, reason: _Reason) -> str:
+        """Merge the younger of two incidents into the elder, unless people have decided about one of them."""
+        if reason.incident == place:
+            return place
+        mine, theirs = rows.incident(connection, place), rows.incident(connection, reason.incident)
+        if mine is None or theirs is None or mine.state != "open" or theirs.state != "open":
+            return place
+        both = [*rows.members(connection, mine.id), *rows.members(connection, theirs.id)]
+        if any(one.by_hand for one in both):
+            return place
+        elder, younger = (mine, theirs) if mine.number < theirs.number else (theirs, mine)
+        self._move_all(connection, younger.id, elder.id, by_hand=False)
+        for name, action, other in ((elder.id, "merged", younger.id), (younger.id, "merged-into", elder.id)):
+            self._note(
+                connection, name, action, incident=other, confidence=reason.confidence, note=reason.why
+            )
+        return elder.id
+
+    @staticmethod
+    def _move_all(connection: Connection, source: str, to: str, *, by_hand: bool) -> list[str]:
+        moved = [one.alert for one in rows.members(connection, source)]
+        for alert in moved:
+            rows.assign(connection, alert, to, by_hand=by_hand)
+        rows.set_state(connection, source, "merged", to)
+        return moved
+
+    # -- what people decide -------------------------------------------------------------------------------------
+
+    def decide(self, name: str, decision: Decision, asker: Asker) -> Incident:
+        """Carry out a decision about an incident; returns the incident, or the new one of a split.
+
+        After a close, later alerts of its principals begin a new incident.
+
+        Raises:
+            UnknownIncidentError: it, or the other one of a merge, does not exist.
+            IncidentError: its state does not allow it; the message says what to do.
+            StoreError: the database refused.
+        """
+        with self._store.writing() as writer:
+            connection = writer.connection
+            state = self._usable(connection, name)
+            who = asker.entry(decision)
+            match decision:
+                case Merge():
+                    self._merge(connection, name, decision.incident, who)
+                case Split():
+                    name = self._split(connection, name, decision.alerts, who)
+                case Close():
+                    if state == "closed":
+                        raise IncidentError("The incident is closed already.")
+                    rows.set_state(connection, name, "closed")
+                    note = f"{decision.outcome}: {decision.note}" if decision.note else decision.outcome
+                    self._note(connection, name, "closed", **(who | {"note": note}))
+                case Note():
+                    self._note(connection, name, "noted", **who)
+        found = self.get(name)
+        assert found is not None
+        return found
+
+    def _merge(self, connection: Connection, name: str, other: str, who: dict[str, str]) -> None:
+        """Move all alerts of another incident into this one, and open this one again if it was closed."""
+        if other == name:
+            raise IncidentError("An incident cannot be merged into itself: name another one.")
+        self._usable(connection, other)
+        moved = self._move_all(connection, other, name, by_hand=True)
+        rows.set_state(connection, name, "open")
+        self._note(connection, name, "merged", alerts=moved, incident=other, **who)
+        self._note(connection, other, "merged-into", alerts=moved, incident=name, **who)
+
+    def _split(self, connection: Connection, name: str, alerts: Sequence[str], who: dict[str, str]) -> str:
+        """Make a new incident of some alerts, and return its name; no later join brings the two together again."""
+        held = [one.alert for one in rows.members(connection, name)]
+        moved = list(dict.fromkeys(alerts))
+        strangers = [alert for alert in moved if alert not in held]
+        if strangers:
+            raise IncidentError(
+                f"Alert {clean(strangers[0], 32)} is not in this incident: name alerts that it lists."
+            )
+        if len(moved) == len(held):
+            raise IncidentError("All alerts of the incident were named: leave it at least one.")
+        new = hashlib.sha256("\0".join([name, *sorted(moved)]).encode()).hexdigest()[:16]
+        while rows.incident(connection, new) is not None:  # the same split, after a merge undid it
+            new = hashlib.sha256(new.encode()).hexdigest()[:16]
+        rows.open_incident(connection, new)
+        for alert in held:
+            rows.assign(connection, alert, new if alert in moved else name, by_hand=True)
+        self._note(connection, name, "split", alerts=moved, incident=new, **who)
+        self._note(connection, new, "split-from", alerts=moved, incident=name, **who)
+        return new
+
+    @staticmethod
+    def _usable(connection: Connection, name: str) -> str:
+        row = rows.incident(connection, name)
+        if row is None:
+            raise UnknownIncidentError(name)
+        if row.state == "merged":
+            raise IncidentError(f"Incident {row.id} was merged into {row.merged_into}: use that one.")
+        return row.state
+
+    @staticmethod
+    def _note(connection: Connection, name: str, action: str, **more: Any) -> None:
+        """Append to an incident's trail; `more` are fields of `TrailEntry`."""
+        entry = TrailEntry.model_validate({"time": datetime.now(UTC), "action": action, "by": PRODUCT} | more)
+        entry.note = clean(entry.note, _MAX_NOTE)
+        rows.add_to_trail(connection, name, entry.time, entry.model_dump_json(by_alias=True))
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> Incident | None:
+        """One incident in full, or None. A merged one names the incident that has its alerts, and holds nothing else."""
+        with self._store.reading() as connection:
+            row = rows.incident(connection, name)
+            if row is None:
+                return None
+            trail = [TrailEntry.model_validate_json(text) for text in rows.trail(connection, name)]
+            held = [one.number for one in rows.members(connection, name)]
+            return build_report(
+                row,
+                rows.alerts_of(connection, held),
+                rows.surroundings_of(connection, held),
+                rows.links_of(connection, held),
+                rows.flagged_ids(connection, held),
+                trail,
+                self._explainer,
+            )
+
+    def page(self, *, state: str | None = None, limit: int = 50, cursor: int | None = None) -> IncidentPage:
+        """List incidents, newest first.
+
+        Args:
+            state: only those: open, closed or merged.
+            limit: most to return.
+            cursor: that of the page before.
+        """
+        with self._store.reading() as connection:
+            found = rows.incidents(connection, state=state, limit=limit + 1, cursor=cursor)
+            briefs = rows.briefs_of(connection, [row.id for row in found[:limit]])
+        found_incidents = [summarize(row, briefs[row.id], self._explainer) for row in found[:limit]]
+        more = str(found[limit - 1].number) if len(found) > limit else None
+        return IncidentPage(incidents=found_incidents, cursor=more)
+
+
+def _leads(link: IncidentLink, end: Alert) -> bool:
+    """Whether a link by itself joins an alert at its far end to the incident of its source."""
+    # A cause comes before what it brings about; that two came from one place has no direction.
+    if link.kind != "same-origin" and not _follows(end, link):
+        return False
+    # Impersonation is logged as the caller's own: it gives no credential. A possible link alone is no reason to join;
+    # that the other then turned up where they were is.
+    joins = link.confidence != "possible" and link.kind != "acted-as"
+    return joins or link.address in _new_places(end)
+
+
+def _follows(alert: Alert, link: IncidentLink) -> bool:
+    """Whether a link can have led to an alert: it began later, or its principal did something new later."""
+    return alert.first_seen >= link.time or any(
+        action.time >= link.time and any(not one.times_before for one in action.habits)
+        for action in _shown(alert)
+    )
+
+
+def _new_places(alert: Alert) -> set[str]:
+    """Addresses from which a principal first came, among the actions that the alert shows."""
+    return {
+        one.value
+        for action in _shown(alert)
+        for one in action.habits
+        if one.attribute == "place" and not one.times_before
+    }
+
+
+def _shown(alert: Alert) -> list[Action | Contributor]:
+    return [*alert.actions, *alert.contributors]
+
+
+def _at_least_likely(link: IncidentLink) -> Confidence:
+    """A possible link is likely once its target turns up where its source was; nothing else joins on it."""
+    return "likely" if link.confidence == "possible" else link.confidence
+
+
+def _words(link: IncidentLink) -> str:
+    through = f" through {link.via}" if link.via else ""
+    return f"{link.source} may act as {link.target}{through} ({link.kind}): {link.why}"

@@ -1,0 +1,92 @@
+"""The last actions of all principals, packed, so that an alert can show what came before a flagged action."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from data.events.audit_event import AuditEvent, ObjectRef, Status, User
+
+if TYPE_CHECKING:
+    from detection.detector import Scores
+
+_NAMES = (
+    *("auditID", "verb", "requestURI", "impersonatedUser", "sourceIPs", "userAgent", "objectRef"),
+    "responseStatus",
+)
+_ACTED = attrgetter(*_NAMES)
+_Acted = tuple[str, str, str, User | None, tuple[str, ...], str, ObjectRef | None, Status | None]
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(_Acted).decode
+
+
+class RecentEvent(NamedTuple):
+    """What is kept of a request, by the names of audit.k8s.io; `time` is microseconds since 1970 UTC."""
+
+    auditID: str
+    verb: str
+    requestURI: str
+    impersonatedUser: User | None
+    sourceIPs: tuple[str, ...]
+    userAgent: str
+    objectRef: ObjectRef | None
+    responseStatus: Status | None
+    time: int
+
+    @classmethod
+    def from_event(cls, event: AuditEvent, time: int) -> RecentEvent:
+        """What is kept of an event."""
+        return cls._make((*_ACTED(event), time))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    principal: Sequence[str]
+    time: npt.NDArray[np.int64]
+    first: int
+    last: int
+    packed: list[bytes]
+
+
+class RecentEvents:
+    """The last actions, in the order of arrival.
+
+    Args:
+        capacity: number of actions, up to one batch more; about 400 bytes each.
+    """
+
+    def __init__(self, capacity: int = 20_000) -> None:
+        self._capacity = capacity
+        self._parts: deque[_Part] = deque()
+        self._held = 0
+
+    def append(self, events: Sequence[AuditEvent], scores: Scores) -> None:
+        """Add the actions of one call of the detector."""
+        count = len(scores.event)
+        if not count:
+            return
+        acted = events if count == len(events) else [events[index] for index in scores.event.tolist()]
+        packed = list(map(_pack, map(_ACTED, acted)))
+        time = scores.time.astype(np.int64)
+        self._parts.append(_Part(scores.principal, time, int(time.min()), int(time.max()), packed))
+        self._held += count
+        while self._held - len(self._parts[0].principal) >= self._capacity:
+            self._held -= len(self._parts.popleft().principal)
+
+    def of_principal(self, principal: str, since: int, until: int) -> list[RecentEvent]:
+        """Actions of a principal in a span of time (microseconds, both ends included), oldest first."""
+        found = [
+            RecentEvent._make((*_unpack(part.packed[row]), int(part.time[row])))
+            for part in self._parts
+            if part.last >= since and part.first <= until and principal in part.principal
+            for row, name in enumerate(part.principal)
+            if name == principal and since <= part.time[row] <= until
+        ]
+        return sorted(found, key=lambda one: one.time)

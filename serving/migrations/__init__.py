@@ -1,1 +1,0 @@
-"""Migrations of the alert store, run by `serving.store` when the service starts."""

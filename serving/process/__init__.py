@@ -1,0 +1,1 @@
+"""The process: its threads, memory, priorities and identity."""

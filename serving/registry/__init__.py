@@ -1,0 +1,1 @@
+"""The MLflow registry: which version is champion, and its files."""

@@ -1,0 +1,155 @@
+"""Subprocess with the MLflow client, which needs as much memory as the whole service, for a rare request.
+
+It reads requests from standard input, each a line of JSON, and answers each with a line on standard output. It ends when standard
+input is closed, so it never outlives its parent. `serving.registry.client` starts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from data.errors import BundleError, KubehabitError
+from data.paths import registry_uri, tracking_uri
+from serving.registry.client import (
+    TRAIN,
+    Reference,
+    RegistryError,
+    RegistryUnavailableError,
+    bundle_in,
+    one_line,
+)
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+def _client_class() -> type[MlflowClient]:
+    # Set before the import: a detector that runs inside the perimeter must not call home.
+    for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(variable, "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # The defaults keep a dead server's caller waiting for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    # Before the import, during which alembic logs its plugins.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow.tracking import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    return MlflowClient
+
+
+def _client() -> MlflowClient:
+    return _client_class()(tracking_uri=tracking_uri(), registry_uri=registry_uri())
+
+
+def locate(name: str, alias: str | None, version: str | None) -> dict[str, Any]:
+    """Version, source and time of registration of a reference.
+
+    Raises:
+        RegistryUnavailableError: the registry does not answer.
+        RegistryError: it has no such model.
+    """
+    client = _client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if alias is not None:
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            found = client.get_model_version(name, str(version))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise RegistryError(f"The registry has no {Reference(name, alias, version)}. {TRAIN}") from error
+        raise _unavailable(error) from error
+    except Exception as error:  # a database driver, a proxy, a DNS resolver: each has errors of its own
+        raise _unavailable(error) from error
+    return {
+        "version": str(found.version),
+        "source": found.source,
+        "registered": found.creation_timestamp,
+    }
+
+
+def download(name: str, version: str, to: str) -> dict[str, Any]:
+    """Download a version's files into a folder and return the path of the bundle.
+
+    Raises:
+        RegistryUnavailableError: they cannot be fetched.
+        BundleError: they contain no bundle.
+    """
+    client = _client()
+    import mlflow
+
+    try:
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=client.get_model_version_download_uri(name, version),
+            dst_path=to,
+            tracking_uri=tracking_uri(),
+            registry_uri=registry_uri(),
+        )
+        return {"bundle": str(bundle_in(Path(to), f"{name} version {version}"))}
+    except BundleError:
+        raise
+    except Exception as error:
+        raise RegistryUnavailableError(
+            f"The registry lists {name} version {version}, but its files cannot be fetched ({one_line(error)}). "
+            f"Bring the artifact store back, or register the model again: kubehabit train --data DIR"
+        ) from error
+
+
+def _unavailable(error: BaseException) -> RegistryUnavailableError:
+    where = urlsplit(registry_uri())
+    shown = f"{where.scheme}://{where.hostname or ''}{where.path}"  # never a password
+    return RegistryUnavailableError(
+        f"The model registry {shown} does not answer ({one_line(error)}). Start it, or correct MLFLOW_REGISTRY_URI."
+    )
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a request; of an exception the class as `error` and the `message`."""
+    try:
+        return locate(**request) if request.pop("ask") == "locate" else download(**request)
+    except KubehabitError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+
+
+def _import_ahead() -> None:
+    gc.disable()  # the process lives for seconds
+    _client_class()
+    if urlsplit(registry_uri()).scheme not in ("http", "https"):
+        import mlflow.store.model_registry.sqlalchemy_store
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+def main() -> None:
+    """Answer requests until standard input is closed."""
+    requests: SimpleQueue[str] = SimpleQueue()
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not get into the answers
+
+    def read() -> None:
+        for line in sys.stdin:
+            requests.put(line)
+        os._exit(0)  # the tear-down of what was imported takes long
+
+    threading.Thread(target=read, daemon=True).start()
+    with contextlib.suppress(ImportError):  # raised by the first request
+        _import_ahead()
+    while True:
+        answers.write(json.dumps(answer(json.loads(requests.get()))) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Loads an engine from settings: the bundle, its detector, the store and the vocabulary."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from serving.alerts.explain.explainer import Explainer
+from serving.delivery.outbox import Outbox
+from serving.history.activity import MOST_SEEN, Principals, Trained
+from serving.incidents.context import ContextTracker
+from serving.process.instance_id import instance_id
+from serving.registry.client import Fetched, Reference, asked, open_bundle
+from serving.schemas import ModelInfo, SelfTestResult
+from serving.scoring.deduplication import KEY_BYTES
+from serving.scoring.engine import Engine, Loaded
+from serving.settings import Settings
+from serving.storage.database import AlertStore
+
+if TYPE_CHECKING:
+    from detection.bundle import Bundle
+    from detection.detector import Detector
+
+_WARM_ROWS = 512
+UNTESTED = (
+    "The model's bundle was made before bundles had a self-test, so nothing proves that this machine computes the same numbers "
+    "as training did; the next kubehabit train adds one."
+)
+
+
+def load_engine(
+    settings: Settings, wanted: Reference | Path | None = None, *, store_url: str | None = None
+) -> Engine:
+    """Fetch and verify the model and make an engine of it.
+
+    Args:
+        settings: which model, where alerts go.
+        wanted: another model than that of the settings.
+        store_url: another store than that of the settings; nothing is delivered from it.
+
+    Raises:
+        KubehabitError: no model can be had, or the store or the words cannot be opened.
+    """
+    # The registry is asked by another process meanwhile. No daemon: to be cut off within an import of C++ aborts the process.
+    threading.Thread(target=_import_ahead, name="imports").start()
+    explainer = Explainer.load(settings.explain_path)
+    try:
+        loaded, _ = open_bundle(
+            wanted or Reference(settings.model.name, alias=settings.model.alias),
+            settings.model.cache_dir,
+            model_loader(settings),
+        )
+    finally:
+        asked()
+    store = AlertStore.from_settings(settings.store, store_url)
+    encoder = loaded.detector.encoder
+    surroundings = ContextTracker(
+        explainer,
+        round(settings.alerts.gap_minutes * 60e6),
+        fold=encoder.identity.fold,
+        trusted_hops=encoder.settings.trusted_hops,
+    )
+    return Engine(
+        loaded.detector,
+        loaded.model.fields,
+        loaded.model,
+        store,
+        explainer,
+        settings.alerts,
+        # More than are ever in memory: none is forgotten here before it is put on disk.
+        principals=Principals(loaded.trained, most=max(MOST_SEEN, 2 * settings.state.hot_principals)),
+        surroundings=surroundings,
+        loaded=loaded,
+        outbox=outbox_of(settings, store) if store_url is None else None,
+    )
+
+
+def outbox_of(settings: Settings, store: AlertStore) -> Outbox | None:
+    """The outbox for the sinks of some settings; None where there are none."""
+    if not settings.sinks:
+        return None
+    return Outbox(store, settings.sinks, instance_id(settings.journal.resolved_path))
+
+
+def _import_ahead() -> None:
+    """Import what the start needs later, beside what it does now."""
+    for name in ("detection.detector", "onnxruntime"):
+        with contextlib.suppress(ImportError):  # reported where it is needed
+            importlib.import_module(name)
+
+
+def model_loader(settings: Settings) -> Callable[[Bundle, Fetched], Loaded]:
+    """`load_model` with the arguments that the settings give."""
+    return partial(
+        load_model,
+        threads=settings.model.threads,
+        cached_windows=settings.model.cached_windows,
+        threshold_scale=settings.alerts.threshold_scale,
+    )
+
+
+def load_model(
+    bundle: Bundle, fetched: Fetched, *, threads: int, cached_windows: int, threshold_scale: float = 1.0
+) -> Loaded:
+    """Make a bundle's detector, prove that it computes here what training computed, and warm it.
+
+    Args:
+        bundle: opened and checked.
+        fetched: where it came from.
+        threads, cached_windows: see `detection.detector.Detector`.
+        threshold_scale: see `detection.calibration.Calibration.scaled`.
+
+    Raises:
+        BundleError: its graph cannot be run here, or fails the bundle's self-test.
+    """
+    from data.actions.stage_folding import StageFolder
+    from data.errors import BundleError
+    from detection.detector import Detector, describe
+    from detection.parity_check import TOLERANCE, prove
+
+    what = f"{fetched.name} version {fetched.version}"
+    bundle = replace(bundle, calibration=bundle.calibration.scaled(threshold_scale))
+    try:
+        detector = Detector(bundle, threads=threads, cached_windows=cached_windows)
+    except Exception as error:  # onnxruntime has an exception of its own for each way a file can be wrong
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise BundleError(
+            f"{what} is no graph that onnxruntime can read ({type(error).__name__}: {reason}). "
+            "Fetch the model version again, or train and register a new one: kubehabit train"
+        ) from error
+    # Its memory of requests is to be continued by another process.
+    detector.encoder.folder = StageFolder(key=secrets.token_bytes(KEY_BYTES))
+    tested = None
+    if bundle.self_test is not None:
+        worst = prove(bundle.self_test, detector.reconstruction, what)
+        tested = SelfTestResult(windows=len(bundle.self_test), worst_difference=worst, tolerance=TOLERANCE)
+    _warm(detector)
+    notices = [fetched.notice, None if tested is not None else UNTESTED]
+    info = ModelInfo(
+        name=fetched.name,
+        version=fetched.version,
+        source=fetched.source,
+        notice=" ".join(notice for notice in notices if notice) or None,
+        fields=list(bundle.fields),
+        loaded=datetime.now(UTC),
+        bundle=describe(bundle),
+        self_test=tested,
+        threshold_scale=threshold_scale,
+    )
+    trained = Trained(bundle.principals.group_of, bundle.principals.sizes, bundle.warmup.last)
+    return Loaded(detector, info, trained, fetched.directory)
+
+
+def _warm(detector: Detector) -> None:
+    """Let onnxruntime reserve what a full batch needs before the first caller waits for it."""
+    from detection.reconstruction import Reconstruction
+    from detection.windows import Cut
+
+    bundle = detector.bundle
+    none = np.zeros(_WARM_ROWS, np.int64)
+    tokens = np.zeros((_WARM_ROWS, len(bundle.fields)), np.int16)
+    first = np.maximum(np.arange(_WARM_ROWS) - bundle.window + 1, 0)
+    cut = Cut(tokens, first, np.arange(_WARM_ROWS) - first + 1, none, bundle.window)
+    graphs = Reconstruction(detector.model, detector.reconstruction.newest)
+    graphs.nll(cut, none, none)
+    graphs.log_probs(cut, none, none, none[:1])

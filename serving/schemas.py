@@ -1,0 +1,358 @@
+"""Alerts: one surprising stretch of one principal, in the form that is stored and sent.
+
+JSON names follow the Kubernetes audit API (`auditID`, `objectRef`, `sourceIPs`). Of a request only fields of `AuditEvent` are
+kept, never its body; texts chosen by clients are cleaned by `clean` first.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+Severity = Literal["low", "medium", "high", "critical"]
+
+#: In rising order; "none" is the severity of what is not flagged.
+SEVERITIES: tuple[str, ...] = ("none", "low", "medium", "high", "critical")
+
+MAX_TEXT = 256
+_MAX_DESCRIPTIONS = 50
+_FIRST_CONTRIBUTORS, _HEAVIEST_CONTRIBUTORS = 20, 20
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
+# A JSON Web Token is three base64url parts of which the first two begin with '{"'; `kubehabit` never shows one.
+_JWT = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)?")
+_BEARER = re.compile(r"(?i)\b(bearer|basic)[ +:=]+[A-Za-z0-9._~+/=-]{8,}")
+_QUERY = re.compile(r"(?<![?\s])\?\S*=\S*")
+
+
+def clean(text: str, limit: int = MAX_TEXT) -> str:
+    """Make a text that a client chose safe to store and show.
+
+    Control and bidirectional characters go (they could forge a line or a terminal command), tokens become "[token]", values of a
+    query string are cut off, and the rest is cut to `limit` characters.
+    """
+    text = _CONTROL.sub(" ", text[: 8 * limit])
+    text = _QUERY.sub("?…", text)
+    text = _BEARER.sub(r"\1 [token]", _JWT.sub("[token]", text))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _kubernetes_name(name: str) -> str:
+    """camelCase as Kubernetes writes it: `audit_id` -> `auditID`, `source_ips` -> `sourceIPs`."""
+    return re.sub(r"(Id|Ip)(s?)$", lambda found: found[1].upper() + found[2], to_camel(name))
+
+
+class ApiModel(BaseModel):
+    """Base of everything this service sends and stores."""
+
+    model_config = ConfigDict(alias_generator=_kubernetes_name, validate_by_name=True, validate_by_alias=True)
+
+
+class ObjectReference(ApiModel):
+    """What a request was about, by the names of audit.k8s.io/v1."""
+
+    resource: str = ""
+    namespace: str = ""
+    name: str = ""
+    api_group: str = ""
+    subresource: str = ""
+
+
+class ResponseStatus(ApiModel):
+    """Answer of the API server."""
+
+    code: int
+
+
+class ImpersonatedUser(ApiModel):
+    """Whom the caller acted as."""
+
+    username: str
+
+
+class Alternative(ApiModel):
+    """A value the model would have expected instead."""
+
+    value: str
+    probability: float
+
+
+class FieldSurprise(ApiModel):
+    """How badly one field of an action could be reconstructed, and what was expected."""
+
+    field: str
+    value: str
+    nll: Annotated[float, Field(description="negative log-likelihood in nats")]
+    expected: Annotated[list[Alternative], Field(description="of this principal, at this point")] = []
+    expected_of_peers: Annotated[
+        list[Alternative],
+        Field(description="of a member of its peer group about which nothing else is known"),
+    ] = []
+
+
+class Novelty(ApiModel):
+    """What is new about an action, in counts anybody can check against the log."""
+
+    attribute: str
+    value: str
+    times_before: int
+    actions_before: int
+    peers_with: int
+    peers: int
+    anyone_with: int
+
+
+class EventSummary(ApiModel):
+    """One audited request in the short form that is kept of it."""
+
+    audit_id: str
+    time: datetime
+    description: Annotated[str, Field(alias="did", description="the action in words, without who did it")]
+    verb: str
+    object_ref: ObjectReference | None = None
+    request_path: Annotated[
+        str | None, Field(description="path, without its query, of a request outside the resource API")
+    ] = None
+    response_status: ResponseStatus | None = None
+    source_ips: list[str] = []
+    user_agent: str = ""
+    impersonated_user: ImpersonatedUser | None = None
+    traits: list[str] = []
+
+
+class Contributor(EventSummary):
+    """A milder action that helped to add up to an alert without being flagged itself."""
+
+    weight: Annotated[
+        float,
+        Field(description="evidence of this action alone, in factors of ten; it takes several to be flagged"),
+    ]
+    habits: Annotated[list[Novelty], Field(description="what is new about it, most important first")] = []
+
+
+Role = Literal["flagged", "contributor", "session", "before", "consequence"]
+Confidence = Literal["certain", "likely", "possible"]
+CONFIDENCE_RANK: dict[str, int] = {"possible": 0, "likely": 1, "certain": 2}
+
+
+class Surrounding(EventSummary):
+    """One action of an incident's evidence: flagged, leading up to it, around it, or following from it."""
+
+    role: Annotated[
+        Role,
+        Field(
+            description="flagged; contributor: milder, but it helped to add up; session: by the same principal in between; "
+            "before: what the same credential did just before; consequence: the cluster's machinery carrying it out"
+        ),
+    ]
+    principal: str
+    address: Annotated[str, Field(description="from where, seen through the trusted proxies")] = ""
+    weight: float = 0.0
+    news: Annotated[list[str], Field(description="what is new about it, as clauses")] = []
+    confidence: Annotated[Confidence, Field(description="how sure it is that it belongs here")] = "certain"
+    why: Annotated[str, Field(description="why it belongs here")] = ""
+
+
+class IncidentLink(ApiModel):
+    """By what one principal may have come to act as another."""
+
+    kind: str
+    source: str
+    target: Annotated[
+        str, Field(description="ends in * for all service accounts of a namespace or of the cluster")
+    ]
+    via: Annotated[str, Field(description="the object it goes through")] = ""
+    audit_id: str
+    time: datetime
+    address: Annotated[str, Field(description="where it was done from")] = ""
+    confidence: Confidence
+    why: str
+
+
+class Action(EventSummary):
+    """One unusual action within an alert."""
+
+    severity: Severity
+    sensitivity: Annotated[int, Field(description="of what was touched: 0 routine, 1 low, 2 medium, 3 high")]
+    sensitivity_reason: str = ""
+    evidence: Annotated[
+        float, Field(description="what added up to it, in factors of ten: see docs/how-it-decides.md")
+    ]
+    surprise: Annotated[float, Field(description="reconstruction error, in nats, summed over the fields")]
+    fields: list[FieldSurprise] = []
+    habits: list[Novelty] = []
+
+    @property
+    def weight(self) -> tuple[int, float]:
+        """Sort key: severity, then evidence."""
+        return SEVERITIES.index(self.severity), self.evidence
+
+
+class Technique(ApiModel):
+    """An ATT&CK for Containers technique this looks like."""
+
+    id: str
+    name: str
+    tactic: str
+    url: str
+
+
+class Check(ApiModel):
+    """A next step for a person; commands are text and are never run by kubehabit."""
+
+    kind: Annotated[Literal["look", "contain"], Field(description="look changes nothing; contain does")]
+    text: str
+    command: str | None = None
+
+
+class RepeatedAction(ApiModel):
+    """Actions of an alert that read the same, counted."""
+
+    description: Annotated[str, Field(alias="did")]
+    count: int
+
+
+class ServedModel(ApiModel):
+    """The registered model version that judged."""
+
+    name: str
+    version: str
+
+
+class Alert(ApiModel):
+    """One surprising stretch of one principal."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "7d0c6a1f52b8e934",
+                "principal": "system:serviceaccount:web:ci-deployer",
+                "kind": "serviceaccount",
+                "peerGroup": "account:ci-deployer",
+                "firstSeen": "2026-11-23T14:31:12.575126Z",
+                "lastSeen": "2026-11-23T14:31:12.575126Z",
+                "severity": "high",
+                "evidence": 6.2,
+                "sentence": "ci-deployer (service account in web) listed Secrets in payments: it has never listed Secrets "
+                "before (0 of 1,197 earlier actions), nor has any of its 2 peers.",
+                "techniques": [],
+                "did": [{"did": "listed Secrets in payments", "count": 1}],
+                "actions": [],
+                "actionCount": 1,
+                "auditIDs": ["0abe9025-690a-4c64-ab70-22c373c72194"],
+                "checks": [],
+                "terms": {},
+                "model": {"name": "kubehabit", "version": "3"},
+            }
+        }
+    )
+
+    id: str
+    principal: str
+    kind: str
+    peer_group: str
+    first_seen: datetime
+    last_seen: datetime
+    severity: Severity
+    evidence: float
+    sentence: str
+    techniques: list[Technique] = []
+    repeated: Annotated[list[RepeatedAction], Field(alias="did")] = []
+    actions: Annotated[
+        list[Action], Field(description="the first ones and the most surprising later ones")
+    ] = []
+    action_count: Annotated[int, Field(description="all unusual actions, shown or not")] = 0
+    began: Annotated[
+        datetime | None,
+        Field(description="when the first action that added up to it was; firstSeen is the first flagged"),
+    ] = None
+    contributors: Annotated[
+        list[Contributor],
+        Field(
+            description="milder actions that added up to it, in order of time: the first ones and the heaviest later ones"
+        ),
+    ] = []
+    contributor_count: Annotated[int, Field(description="all of them, shown or not")] = 0
+    audit_ids: Annotated[list[str], Field(description="all of them; in lists of alerts the first 1,000")] = []
+    severity_reasons: Annotated[list[str], Field(description="why it has this severity")] = []
+    expected: Annotated[
+        list[str], Field(description="what the model expected instead of the most telling action, in words")
+    ] = []
+    checks: list[Check] = []
+    terms: Annotated[dict[str, str], Field(description="Kubernetes words used, explained")] = {}
+    model: ServedModel
+
+    @property
+    def headline(self) -> Action:
+        """The action that tells most; the earliest of equals."""
+        return max(self.actions, key=lambda action: action.weight)
+
+    @property
+    def namespaces(self) -> list[str]:
+        """Namespaces that it touched, as far as it shows them, in the order of the alphabet."""
+        shown = (*self.actions, *self.contributors)
+        return sorted({one.object_ref.namespace for one in shown if one.object_ref is not None} - {""})
+
+
+def add_contributors(alert: Alert, contributors: list[Contributor]) -> None:
+    """Let an alert grow by contributors it does not hold yet. Bounded: the first ones and the heaviest later ones stay."""
+    alert.contributor_count += len(contributors)
+    ordered = sorted([*alert.contributors, *contributors], key=lambda one: (one.time, one.audit_id))
+    later = sorted(ordered[_FIRST_CONTRIBUTORS:], key=lambda one: one.weight, reverse=True)
+    kept = [*ordered[:_FIRST_CONTRIBUTORS], *later[:_HEAVIEST_CONTRIBUTORS]]
+    alert.contributors = sorted(kept, key=lambda one: (one.time, one.audit_id))
+    first = alert.contributors[0].time if alert.contributors else alert.first_seen
+    alert.began = min(first, alert.first_seen, alert.began or alert.first_seen)
+
+
+def add_actions(alert: Alert, actions: list[Action], *, first: int, top: int) -> None:
+    """Let an alert grow by actions it does not hold yet. Bounded: `first` + `top` actions stay in full.
+
+    Sentence, techniques and checks are the explainer's to renew afterwards.
+    """
+    alert.action_count += len(actions)
+    repeated = {one.description: one for one in alert.repeated}
+    for action in actions:
+        one = repeated.get(action.description)
+        if one is not None:
+            one.count += 1
+        elif len(repeated) < _MAX_DESCRIPTIONS:
+            repeated[action.description] = RepeatedAction(description=action.description, count=1)
+    alert.repeated = list(repeated.values())
+    ordered = sorted([*alert.actions, *actions], key=lambda action: action.time)
+    later = sorted(ordered[first:], key=lambda action: action.weight, reverse=True)[:top]
+    alert.actions = sorted([*ordered[:first], *later], key=lambda action: action.time)
+    alert.first_seen = min(alert.first_seen, alert.actions[0].time)
+    alert.began = min(alert.first_seen, alert.began or alert.first_seen)
+    alert.last_seen = max(alert.last_seen, *(action.time for action in actions))
+    alert.severity = max((alert.severity, *(action.severity for action in actions)), key=SEVERITIES.index)
+    alert.evidence = max(alert.evidence, *(action.evidence for action in actions))
+
+
+class SelfTestResult(ApiModel):
+    """How near this machine came to what training computed when the model was loaded."""
+
+    windows: int
+    worst_difference: Annotated[float, Field(description="nats")]
+    tolerance: Annotated[float, Field(description="nats; beyond it the model would have been refused")]
+
+
+class ModelInfo(ApiModel):
+    """The model that is being served."""
+
+    name: str
+    version: str
+    source: Literal["registry", "cache", "folder"]
+    notice: str | None = None
+    fields: list[str]
+    loaded: datetime
+    bundle: dict[str, object]
+    self_test: Annotated[
+        SelfTestResult | None, Field(description="null for a bundle that was made before there was one")
+    ] = None
+    threshold_scale: Annotated[
+        float, Field(description="what the calibrated thresholds are multiplied by: alerts.threshold_scale")
+    ] = 1.0

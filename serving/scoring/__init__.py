@@ -1,0 +1,1 @@
+"""From request bodies to alerts: journal, pipeline, engine, and what they keep across restarts."""

@@ -1,0 +1,175 @@
+"""Keeps what is learned: restores it, takes snapshots, moves idle principals to disk, prunes the journal."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from detection.detector import Detector
+from serving.history.recorder import Chunk, History
+from serving.scoring.deduplication import EventDeduplicator
+from serving.scoring.engine import Engine
+from serving.scoring.eviction import ColdPrincipalStore
+from serving.scoring.journal import Journal
+from serving.scoring.snapshots import Snapshot, Snapshots, deduplicator_of, restore, take_snapshot
+from serving.settings import StateSettings
+from serving.storage.database import StoreError
+
+_log = logging.getLogger("kubehabit.state")
+#: Share of the journal in use from which a snapshot is taken to free it, and the share that must become free.
+_PRESSED, _WORTH = 1 / 2, 1 / 8
+
+
+class Checkpointer:
+    """Manages the state of one engine; all but `restore` runs on the scoring thread.
+
+    Args:
+        settings: how often, how many, where.
+        engine: whose state it is.
+        journal: has what came after a snapshot.
+        remembered_events: capacity of the memory of events.
+        history: is written with each snapshot.
+
+    Attributes:
+        deduplicator: the memory of events.
+    """
+
+    def __init__(
+        self,
+        settings: StateSettings,
+        engine: Engine,
+        journal: Journal,
+        remembered_events: int,
+        history: History | None = None,
+    ) -> None:
+        self._settings = settings
+        self._history = history
+        self._engine = engine
+        self._journal = journal
+        self._capacity = remembered_events
+        self._snapshots = Snapshots(settings.resolved_path)
+        self._cold: ColdPrincipalStore | None = None
+        self.deduplicator = EventDeduplicator(remembered_events)
+        self._oldest = self._needed()
+        self._position = 0
+        self._events = 0
+        self._due = time.monotonic() + settings.snapshot_seconds
+        self._writing: threading.Thread | None = None
+
+    def restore(self) -> int:
+        """Load the newest good snapshot; returns the position of the journal from which to go on."""
+        engine, detector = self._engine, self._engine.detector
+        had = bool(self._snapshots.positions())
+        snapshot = self._snapshots.newest()
+        bundle = detector.bundle.checksum if isinstance(detector, Detector) else ""
+        if snapshot is not None:
+            self.deduplicator = deduplicator_of(snapshot, self._capacity)
+            self._position = snapshot.position
+            restore(snapshot, engine)
+            same = snapshot.bundle == bundle
+            _log.info("state restored", extra={"position": snapshot.position, "same_model": same})
+        elif had:
+            _log.error("no snapshot can be read: the model begins with what it learned in training")
+        if isinstance(detector, Detector):
+            path: Path = self._settings.resolved_path / "principals.db"
+            self._cold = ColdPrincipalStore(
+                path, self._settings.hot_principals, self._settings.max_principals
+            )
+            names = (
+                sorted(detector.bundle.warmup.last, key=detector.bundle.warmup.last.__getitem__)
+                if snapshot is None
+                else snapshot.meta["names"]
+            )
+            self._cold.start(
+                detector, engine.principals, None if snapshot is None else snapshot.position, names
+            )
+            self._cold.evict(self._position, self._oldest)
+        if self._history is not None:
+            self._history.begin(self._position, self._journal.last)
+            self._engine.set_history(self._history)
+        return self._position
+
+    def attach(self) -> None:
+        """Manage the engine's new detector, which has what the one before had in its memory."""
+        detector = self._engine.detector
+        if self._cold is not None and isinstance(detector, Detector):
+            self._cold.attach(detector, self._engine.principals)
+
+    def scored(self, position: int, events: int) -> None:
+        """What came up to a position is scored: do what is due."""
+        self._events += events
+        if self._history is not None:
+            self._history.after(position)
+        if self._cold is not None:
+            self._cold.evict(position, self._oldest)
+        if position <= self._position:
+            return
+        journal = self._journal
+        if (
+            journal.used > _PRESSED * journal.max_bytes
+            and journal.scored(position) > _WORTH * journal.max_bytes
+        ):
+            if self._is_stored():
+                self._wait()
+                self._write(*self._take(position), keep=1)
+        elif self._events >= self._settings.snapshot_events or time.monotonic() >= self._due:
+            is_busy = self._writing is not None and self._writing.is_alive()
+            if not is_busy and self._is_stored():
+                taken = self._take(position)
+                self._writing = threading.Thread(target=self._write, args=taken, name="snapshot")
+                self._writing.start()
+
+    def _is_stored(self) -> bool:
+        """Whether all alerts so far are on disk: what a snapshot covers is never scored again."""
+        if self._engine.has_unsaved:
+            return False
+        try:
+            self._engine.settle()
+            self._engine.store.flush()
+        except StoreError:
+            return False
+        return True
+
+    def _take(self, position: int) -> tuple[Callable[[], Snapshot], Chunk | None]:
+        hot = None
+        if self._cold is not None:
+            self._cold.flush()
+            hot = self._cold.hot
+        snapshot = take_snapshot(self._engine, self.deduplicator, position, hot)
+        self._position, self._events = position, 0
+        self._due = time.monotonic() + self._settings.snapshot_seconds
+        return snapshot, None if self._history is None else self._history.pop(position)
+
+    def _write(self, snapshot: Callable[[], Snapshot], chunk: Chunk | None, keep: int = 2) -> None:
+        if self._history is not None and chunk is not None:
+            # First: what a snapshot holds is never scored, and so never counted, again.
+            self._history.write(chunk)
+        try:
+            self._snapshots.write(snapshot(), keep)
+        except OSError as error:
+            _log.error("a snapshot cannot be written", extra={"reason": error.strerror})
+        else:
+            self._oldest = self._needed(keep)
+            self._journal.prune(self._oldest)
+
+    def _needed(self, keep: int = 2) -> int:
+        """Position after which everything may be needed again: of the oldest snapshot, if there are as many as should be."""
+        positions = self._snapshots.positions()
+        return positions[-keep] if len(positions) >= keep else 0
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.join()
+
+    def close(self, position: int) -> None:
+        """Take a last snapshot, so that the next start has nothing to score again."""
+        self._wait()
+        if position > self._position and self._is_stored():
+            self._write(*self._take(position))
+        if self._cold is not None:
+            self._cold.close()
+        if self._history is not None:
+            self._history.close()

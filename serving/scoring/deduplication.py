@@ -1,0 +1,52 @@
+"""Recognises events that were sent before, by their whole content: a webhook that got no answer sends its batch again.
+
+The audit ID alone is not enough: a client can choose its own, and could hide an action behind a used one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+
+from data.actions.recent_hashes import Hashes, Remembered, digests_of
+from data.events.audit_event import AuditEvent
+
+KEY_BYTES = 16
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class EventDeduplicator:
+    """Remembers the last events, eight bytes each: a digest of all that was decoded of an event.
+
+    The digest is keyed with what nobody outside knows. Of two million remembered, one event in 10^13 is taken for another.
+
+    Args:
+        capacity: events remembered at the least; a third more at the most.
+        key: of a memory that is to be continued.
+    """
+
+    def __init__(self, capacity: int, key: bytes | None = None) -> None:
+        self.key = key or secrets.token_bytes(KEY_BYTES)
+        self._seen = Remembered(capacity)
+
+    def first(self, events: Sequence[AuditEvent]) -> list[bool]:
+        """Of each event, whether it is here for the first time. All are remembered."""
+        if not events:
+            return []
+        digests = digests_of(map(_encode, events), self.key)
+        answers = self._seen.first(digests)
+        self._seen.add(digests)
+        return answers
+
+    def to_arrays(self) -> list[Hashes]:
+        """What is remembered, oldest first; each array sorted. They are not changed afterwards."""
+        return self._seen.to_arrays()
+
+    @classmethod
+    def from_arrays(cls, capacity: int, key: bytes, saved: Sequence[Hashes]) -> EventDeduplicator:
+        """Continue a memory: inverse of `to_arrays`."""
+        repeats = cls(capacity, key)
+        repeats._seen = Remembered.from_arrays(capacity, saved)
+        return repeats

@@ -1,0 +1,303 @@
+"""The engine: audit events in, one verdict an event and stored alerts out. It knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+
+from data.events.audit_event import AuditEvent
+from serving.alerts.explain.explainer import Explainer
+from serving.alerts.explain.phrases import ActionPhrase
+from serving.alerts.grouping import Flagged
+from serving.delivery.outbox import Outbox
+from serving.history.activity import Principals, Trained
+from serving.incidents.context import ContextTracker, habits_of
+from serving.incidents.event_summary import summary_fields, traits_of
+from serving.incidents.incidents import Incidents
+from serving.schemas import Action, ModelInfo, ServedModel, clean
+from serving.scoring.alert_writer import AlertWriter
+from serving.scoring.verdicts import Batch, results_of, surprising_fields
+from serving.settings import AlertSettings
+from serving.storage.database import AlertStore
+
+if TYPE_CHECKING:
+    from detection.detector import Detector, Figures, Scores
+    from detection.novelty import Habits
+    from serving.history.recorder import Judge
+
+
+class Scorer(Protocol):
+    """What the engine needs of `detection.detector.Detector`."""
+
+    def score(self, events: Sequence[AuditEvent]) -> Scores:
+        """Score events in arrival order and update the state of their principals."""
+
+
+class ScoreObserver(Protocol):
+    """What the engine needs of `serving.rollout.shadow.Shadow`."""
+
+    def offer(self, events: Sequence[AuditEvent], scores: Scores) -> None:
+        """Take a scored batch; must return at once."""
+
+
+class ScoreHistory(Protocol):
+    """What the engine needs of `serving.history.keep.History`."""
+
+    def observe(self, scores: Scores) -> None:
+        """Record a scored batch; must return at once."""
+
+    def set_judge(self, judge: Judge, trained: Trained | None = None) -> None:
+        """Set the model that judges from the next batch on, and the principals its training knew."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A detector that reports what it holds."""
+
+    def figures(self) -> Figures:
+        """What it holds in memory, and how often its cache helped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is ready to be served.
+
+    Attributes:
+        directory: folder of its bundle; unique to this registration.
+    """
+
+    detector: Detector
+    model: ModelInfo
+    trained: Trained
+    directory: Path
+
+
+class Engine:
+    """Scores events one batch at a time and stores the alerts.
+
+    Calls from several threads are served one after the other: the detector's state depends on the order of events.
+
+    Args:
+        detector: scores events, holds the state of every principal.
+        fields: names of the detector's fields, in the order of its columns.
+        model: what `/v1/model` shows.
+        store: where alerts go.
+        explainer: turns them into words.
+        settings: grouping and bounds.
+        principals: counts what each does.
+        surroundings: remembers what surrounds flagged actions.
+        loaded: the model as it was loaded; None if it did not come out of a bundle.
+        outbox: queues every alert that is raised or grows for delivery.
+
+    Attributes:
+        incidents: what the alerts are joined to.
+        shadow: is offered every scored batch.
+    """
+
+    def __init__(
+        self,
+        detector: Scorer,
+        fields: Sequence[str],
+        model: ModelInfo,
+        store: AlertStore,
+        explainer: Explainer,
+        settings: AlertSettings | None = None,
+        principals: Principals | None = None,
+        surroundings: ContextTracker | None = None,
+        loaded: Loaded | None = None,
+        outbox: Outbox | None = None,
+    ) -> None:
+        settings = settings or AlertSettings()
+        self.detector = detector
+        self.model = model
+        self.loaded = loaded
+        self.store = store
+        self.explainer = explainer
+        self.outbox = outbox
+        self.principals = principals or Principals()
+        self.surroundings = surroundings or ContextTracker(explainer, round(settings.gap_minutes * 60e6))
+        self.incidents = Incidents(store, explainer)
+        self.shadow: ScoreObserver | None = None
+        self._fields = tuple(fields)
+        self._history: ScoreHistory | None = None
+        self._alerts = AlertWriter(store, explainer, self.surroundings, self.incidents, settings, outbox)
+        self._lock = threading.Lock()
+
+    def score(self, events: Sequence[AuditEvent]) -> Batch:
+        """Score events in arrival order. When this returns their alerts are stored; the store's next `flush` puts them on disk.
+
+        Raises:
+            StoreError: alerts could not be stored now. They are kept and stored with the next batch that can be.
+        """
+        with self._lock:
+            started = time.perf_counter()
+            scores = self.detector.score(events)
+            if self.shadow is not None:
+                self.shadow.offer(events, scores)
+            if self._history is not None:
+                self._history.observe(scores)
+            self._count(scores)
+            self.surroundings.observe(events, scores)
+            flagged = self._flagged(events, scores)
+            saved = self._alerts.save(
+                list(flagged.values()), ServedModel(name=self.model.name, version=self.model.version)
+            )
+            self._alerts.defer(self.surroundings.watched(scores))
+            fields = self._fields
+            return Batch(
+                events=len(events),
+                scored=len(scores.event),
+                flagged=Counter(entry.action.severity for entry in flagged.values()),
+                raised=saved.raised,
+                grown=saved.grown,
+                seconds=time.perf_counter() - started,
+                render=lambda: results_of(events, scores, fields, flagged),
+                model=self.model,
+                refused=saved.refused,
+            )
+
+    def _count(self, scores: Scores) -> None:
+        self.principals.record(
+            scores.principal,
+            scores.kind,
+            scores.group,
+            scores.time.astype(np.int64),
+            scores.surprise,
+            scores.evidence,
+            scores.severity,
+        )
+
+    def _flagged(self, events: Sequence[AuditEvent], scores: Scores) -> dict[int, Flagged]:
+        """The actions that were flagged, by their row."""
+        return {
+            row: Flagged(
+                clean(scores.principal[row]),
+                scores.kind[row],
+                clean(scores.group[row]),
+                self._action(events[int(scores.event[row])], scores, row),
+                float(scores.threshold[row]),
+            )
+            for row in np.flatnonzero(scores.flagged).tolist()
+        }
+
+    def _action(self, event: AuditEvent, scores: Scores, row: int) -> Action:
+        """The part of an event that an alert keeps, cleaned, with the reasons it is unusual."""
+        why = scores.explanations.get(row)
+        severity = scores.severity[row]
+        moment: datetime = scores.time[row].astype("M8[us]").item()
+        action = Action.model_validate(
+            summary_fields(event, moment, traits_of(event))
+            | {
+                "severity": severity if severity != "none" else "low",
+                "sensitivity": int(scores.sensitivity[row]),
+                "sensitivity_reason": "" if why is None else why.sensitivity,
+                "evidence": round(float(scores.evidence[row]), 3),
+                "surprise": round(float(scores.surprise[row]), 3),
+                "fields": [] if why is None else surprising_fields(why),
+                "habits": [] if why is None else habits_of(why.habits),
+            }
+        )
+        action.description = self.explainer.did(ActionPhrase.from_summary(action))
+        return action
+
+    @property
+    def figures(self) -> Figures | None:
+        """What the detector holds in memory, if it reports that."""
+        return self.detector.figures() if isinstance(self.detector, Measured) else None
+
+    @property
+    def has_unsaved(self) -> bool:
+        """Whether alerts wait for a store that failed."""
+        return self._alerts.has_unsaved
+
+    @property
+    def glossary(self) -> dict[str, str]:
+        """Words that alerts and incidents use, explained."""
+        return self.explainer.lexicon.glossary
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is being scored at the moment."""
+        return self._lock.locked()
+
+    def settle(self) -> None:
+        """Store what principals with an alert did lately, so that a reader sees it.
+
+        Raises:
+            StoreError: the store failed; it is kept, and stored with the next alert.
+        """
+        with self._lock:
+            self._alerts.flush()
+
+    # -- changing the model -----------------------------------------------------------------------------------
+
+    def habits(self) -> Habits | None:
+        """A copy of all habits, for another model to learn from before it takes over; None for a detector without any."""
+        with self._lock:
+            return None if self.loaded is None else self.loaded.detector.habits.copy()
+
+    def swap(self, loaded: Loaded, learned: Habits | None = None) -> float:
+        """Serve another model from the next batch on, with all that is known of the principals. No request is rejected meanwhile.
+
+        Args:
+            loaded: the other model.
+            learned: what `habits` returned, if its detector has learned from it.
+
+        Returns:
+            Seconds in which batches had to wait.
+        """
+        from detection.state_transfer import carry_over
+
+        with self._lock:
+            began = time.perf_counter()
+            if self.loaded is not None:
+                carry_over(self.loaded.detector, loaded.detector, learned=learned)
+            self.detector, self._fields = loaded.detector, tuple(loaded.model.fields)
+            self.model, self.loaded = loaded.model, loaded
+            self.principals.trained = loaded.trained
+            encoder = loaded.detector.encoder
+            self.surroundings.attach(encoder.identity.fold, encoder.settings.trusted_hops)
+            self._name_judge()
+            return time.perf_counter() - began
+
+    def set_history(self, history: ScoreHistory) -> None:
+        """Record every batch from the next one on."""
+        with self._lock:
+            self._history = history
+            self._name_judge()
+
+    def _name_judge(self) -> None:
+        from serving.history.recorder import Judge
+
+        if self._history is not None and self.loaded is not None:
+            judge = Judge.from_calibration(self.model.version, self.loaded.detector.bundle.calibration)
+            self._history.set_judge(judge, self.loaded.trained)
+
+    def set_shadow(self, shadow: ScoreObserver | None, fresh: Detector | None = None) -> None:
+        """Offer every batch to another model as well, from the next one on; None ends it.
+
+        Args:
+            fresh: its detector, which takes over what is known of the principals.
+        """
+        from detection.state_transfer import carry_over
+
+        with self._lock:
+            if fresh is not None and self.loaded is not None:
+                carry_over(self.loaded.detector, fresh, share=False)
+            self.shadow = shadow
+
+    def close(self) -> None:
+        """Wait for a running batch and close the store."""
+        with self._lock:
+            try:
+                self._alerts.flush()
+            finally:
+                self.store.close()

@@ -1,0 +1,314 @@
+"""Principals idle longest are moved to disk, and loaded when they act: memory is bounded, verdicts are the same.
+
+Rows are never changed: each eviction adds one, with its position in the journal. So every snapshot finds the rows that were
+valid at its own position, even if the process dies right after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from data.actions.fields import FIELDS, stable_hash
+from data.actions.vocabulary import Vocabulary
+from data.errors import KubehabitError
+from detection.detector import Detector
+from detection.evidence import Sums
+from detection.novelty import OwnHabits
+from detection.state_transfer import give_contexts, give_sums
+from detection.windows import Contexts
+from serving.history.activity import Principals, Saved
+
+_log = logging.getLogger("kubehabit.spill")
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS principals (
+    number INTEGER PRIMARY KEY, key INTEGER NOT NULL, position INTEGER NOT NULL, bundle TEXT NOT NULL, data BLOB NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS principals_key ON principals (key, position);
+CREATE TABLE IF NOT EXISTS bundles (checksum TEXT PRIMARY KEY, terms BLOB NOT NULL);
+"""
+_QUERY = 500
+_SIGNED = 1 << 63
+
+
+class EvictionError(KubehabitError):
+    """The file of quiet principals cannot be used."""
+
+
+class _Terms(msgspec.Struct, array_like=True):
+    """What a row depends on of the bundle that wrote it: the meaning of its tokens, and the horizons of its sums."""
+
+    vocabulary: dict[str, Any]
+    horizons: list[float]
+
+
+class _Row(msgspec.Struct, array_like=True):
+    """What is kept of one principal."""
+
+    name: str
+    tokens: bytes
+    last: int
+    sums: list[float] | None
+    keys: bytes
+    counts: bytes
+    seen: Saved | None
+
+
+_pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(_Row).decode
+
+
+class ColdPrincipalStore:
+    """Bounds the principals in memory, a quarter more between two batches.
+
+    Args:
+        path: SQLite file, made if need be, private to its owner.
+        hot: principals in memory.
+        most: principals on disk; beyond that those that went first are forgotten.
+
+    Raises:
+        EvictionError: the file cannot be used.
+    """
+
+    def __init__(self, path: Path, hot: int, most: int) -> None:
+        self._hot = hot
+        self._most = most
+        self._recent: OrderedDict[str, None] = OrderedDict()
+        self._turn = threading.Lock()
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            self._file = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._file.execute("PRAGMA journal_mode = WAL")
+            self._file.execute("PRAGMA synchronous = NORMAL")
+            self._file.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise EvictionError(
+                f"The quiet principals in {path} cannot be opened ({error}). Check state.path, or delete that file: they are "
+                "judged as newcomers then."
+            ) from error
+
+    @property
+    def hot(self) -> list[str]:
+        """Principals in memory, those idle longest first."""
+        return list(self._recent)
+
+    def __len__(self) -> int:
+        """Rows on disk."""
+        with self._turn:
+            return int(self._file.execute("SELECT count(*) FROM principals").fetchone()[0])
+
+    def start(
+        self, detector: Detector, principals: Principals, position: int | None, hot: Iterable[str]
+    ) -> None:
+        """Manage a detector from now on.
+
+        Args:
+            detector: whose principals come and go.
+            principals: counts that go with them.
+            position: that of the snapshot it was restored from; what went after it is forgotten. None for no snapshot: all is.
+            hot: principals in its memory, those idle longest first.
+        """
+        with self._turn:
+            self._file.execute(
+                "DELETE FROM principals WHERE position > ?", (-1 if position is None else position,)
+            )
+        self._recent = OrderedDict.fromkeys(hot)
+        self.attach(detector, principals)
+
+    def attach(self, detector: Detector, principals: Principals) -> None:
+        """Manage another detector, which has the principals of the one before in its memory."""
+        self._detector, self._principals = detector, principals
+        self._bundle = detector.bundle.checksum
+        terms = _Terms(detector.bundle.vocabulary.to_dict(), list(detector.accumulator.horizons))
+        with self._turn:
+            self._file.execute(
+                "INSERT OR IGNORE INTO bundles VALUES (?, ?)", (self._bundle, msgspec.msgpack.encode(terms))
+            )
+        detector.recall = self.load
+        principals.lookup_cold = self.lookup
+        # Whom its bundle knows and who is on disk: both have something to say.
+        self.load([name for name in detector.windows.contexts().names if name not in self._recent])
+
+    def load(self, names: Sequence[str]) -> None:
+        """Load those of some principals that are on disk; they are about to act."""
+        recent = self._recent
+        missing = []
+        for name in dict.fromkeys(names):
+            if name in recent:
+                recent.move_to_end(name)
+            else:
+                recent[name] = None
+                missing.append(name)
+        try:
+            found = self._find(missing) if missing else []
+        except sqlite3.Error as error:
+            _log.error(
+                "principals on disk cannot be read and are judged as newcomers", extra={"reason": str(error)}
+            )
+            return
+        if found:
+            self._restore(found)
+
+    def evict(self, position: int, oldest: int) -> int:
+        """Move the principals idle longest to disk, if too many are in memory; returns how many.
+
+        Args:
+            position: of the last record that was scored.
+            oldest: position of the oldest snapshot, which may still be needed.
+        """
+        if len(self._recent) <= self._hot + self._hot // 4:
+            return 0
+        names = [name for name, _ in zip(self._recent, range(len(self._recent) - self._hot), strict=False)]
+        rows = self._take(names)
+        try:
+            self._write(rows, position, oldest)
+        except sqlite3.Error as error:
+            _log.error("quiet principals cannot be put on disk", extra={"reason": str(error)})
+            self._restore([(row, self._bundle) for _, row in rows])
+            return 0
+        for name in names:
+            del self._recent[name]
+        return len(names)
+
+    def _write(self, rows: Sequence[tuple[int, _Row]], position: int, oldest: int) -> None:
+        with self._turn, self._file:
+            self._file.execute("BEGIN IMMEDIATE")
+            # A row that a newer one replaces for every snapshot there is.
+            self._file.executemany(
+                "DELETE FROM principals WHERE key = ?1 AND position < "
+                "(SELECT max(position) FROM principals WHERE key = ?1 AND position <= ?2)",
+                [(key, oldest) for key, _ in rows],
+            )
+            self._file.executemany(
+                "INSERT OR REPLACE INTO principals (key, position, bundle, data) VALUES (?, ?, ?, ?)",
+                [(key, position, self._bundle, _pack(row)) for key, row in rows],
+            )
+            newest = self._file.execute("SELECT max(number) FROM principals").fetchone()[0] or 0
+            self._file.execute("DELETE FROM principals WHERE number <= ?", (newest - self._most,))
+
+    def flush(self) -> None:
+        """Make the rows survive a power failure, before a snapshot relies on them."""
+        with self._turn:
+            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def lookup(self, name: str) -> Saved | None:
+        """Counts of a principal on disk."""
+        found = self._find([name])
+        return found[0][0].seen if found else None
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._turn:
+            self._file.close()
+
+    def _find(self, names: Sequence[str]) -> list[tuple[_Row, str]]:
+        """Newest row of each principal that is on disk, and the bundle in whose terms it is."""
+        keys = {_key(name): name for name in names}
+        newest: dict[int, tuple[int, str, bytes]] = {}
+        listed = list(keys)
+        with self._turn:
+            for start in range(0, len(listed), _QUERY):
+                part = listed[start : start + _QUERY]
+                marks = ",".join("?" * len(part))
+                rows = self._file.execute(
+                    f"SELECT key, position, bundle, data FROM principals WHERE key IN ({marks}) ORDER BY position",
+                    part,
+                )
+                for key, position, bundle, data in rows:
+                    newest[key] = position, bundle, data
+        found = [(_unpack(data), bundle) for _, bundle, data in newest.values()]
+        wanted = set(names)
+        return [(row, bundle) for row, bundle in found if row.name in wanted]
+
+    def _take(self, names: list[str]) -> list[tuple[int, _Row]]:
+        detector = self._detector
+        contexts, sums = detector.windows.take(names), detector.accumulator.take(names)
+        hashes = [stable_hash(name) for name in names]
+        own = detector.habits.take(np.array(hashes, np.uint64))
+        seen = self._principals.take(names)
+        order = np.argsort(own.principal, kind="stable")
+        whose, keys, counts = own.principal[order], own.key[order], own.count[order].astype(np.uint32)
+        begins = np.searchsorted(whose, np.array(hashes, np.uint64), "left").tolist()
+        ends = np.searchsorted(whose, np.array(hashes, np.uint64), "right").tolist()
+        held = {name: row for row, name in enumerate(contexts.names)}
+        summed = dict(zip(sums.names, sums.rows.tolist(), strict=True))
+        rows = []
+        for name, begin, end in zip(names, begins, ends, strict=True):
+            at = held.get(name)
+            rows.append(
+                (
+                    _key(name),
+                    _Row(
+                        name,
+                        b"" if at is None else contexts.tokens[at, : contexts.lengths[at]].tobytes(),
+                        0 if at is None else int(contexts.last[at]),
+                        summed.get(name),
+                        keys[begin:end].tobytes(),
+                        counts[begin:end].tobytes(),
+                        seen.get(name),
+                    ),
+                )
+            )
+        return rows
+
+    def _restore(self, found: Sequence[tuple[_Row, str]]) -> None:
+        for bundle in {bundle for _, bundle in found}:
+            self._restore_from(bundle, [row for row, its in found if its == bundle])
+        self._principals.put([row.seen for row, _ in found if row.seen is not None])
+
+    def _terms(self, bundle: str) -> _Terms | None:
+        with self._turn:
+            row = self._file.execute("SELECT terms FROM bundles WHERE checksum = ?", (bundle,)).fetchone()
+        return None if row is None else msgspec.msgpack.decode(row[0], type=_Terms)
+
+    def _restore_from(self, bundle: str, rows: Sequence[_Row]) -> None:
+        """Give the detector rows that are in the terms of a bundle."""
+        detector = self._detector
+        terms = None if bundle == self._bundle else self._terms(bundle)
+        if terms is None and bundle != self._bundle:
+            _log.error("principals on disk are of a model that nobody knows; they are judged as newcomers")
+            return
+        context = max(len(row.tokens) for row in rows) // (2 * len(FIELDS))
+        context = max(context, detector.windows.window - 1)
+        tokens = np.zeros((len(rows), context, len(FIELDS)), np.int16)
+        lengths = np.zeros(len(rows), np.int16)
+        for place, row in enumerate(rows):
+            block = np.frombuffer(row.tokens, np.int16).reshape(-1, len(FIELDS))
+            tokens[place, : len(block)] = block
+            lengths[place] = len(block)
+        there = np.flatnonzero(lengths)
+        last = np.array([row.last for row in rows], np.int64)
+        names = [rows[place].name for place in there.tolist()]
+        contexts = Contexts(names, tokens[there], lengths[there], last[there])
+        summed = [(row.name, row.sums) for row in rows if row.sums is not None]
+        sums = Sums([name for name, _ in summed], np.array([sums for _, sums in summed]))
+        keys = [np.frombuffer(row.keys, np.uint64) for row in rows]
+        owners = np.array([stable_hash(row.name) for row in rows], np.uint64)
+        own = OwnHabits(
+            np.repeat(owners, [len(part) for part in keys]),
+            np.concatenate(keys),
+            np.concatenate([np.frombuffer(row.counts, np.uint32) for row in rows]).astype(np.int64),
+        )
+        if terms is not None:
+            give_contexts(detector, contexts, Vocabulary.from_dict(terms.vocabulary))
+            if summed:
+                give_sums(detector, sums, terms.horizons)
+            detector.habits.put_greater(own, np.empty((0, 2), np.uint64))
+            return
+        detector.windows.put(contexts)
+        if summed:
+            detector.accumulator.put(sums)
+        detector.habits.put(own)
+
+
+def _key(name: str) -> int:
+    """Key of a principal, as SQLite's signed integer. The row holds the name, so that no two can be taken for one."""
+    return stable_hash(name) - _SIGNED

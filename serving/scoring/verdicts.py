@@ -1,0 +1,157 @@
+"""Verdicts on a batch: one result an event, and the alerts that the batch raised or let grow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from typing_extensions import TypedDict
+
+from data.events.audit_event import AuditEvent
+from serving.alerts.grouping import Flagged
+from serving.schemas import Alert, Alternative, FieldSurprise, clean
+from serving.scoring.alert_writer import Refused
+
+if TYPE_CHECKING:
+    from detection.detector import Explanation, Scores
+    from serving.schemas import ModelInfo
+
+_TOP_FIELDS = 3
+_EXPLAINED_FIELDS = 5
+
+
+class FieldScore(TypedDict):
+    """Reconstruction error of one field, in nats."""
+
+    field: str
+    nll: float
+
+
+class EventResult(TypedDict, total=False):
+    """What became of one event. Only `status` is always there."""
+
+    auditID: str
+    status: Literal["scored", "folded", "rejected"]
+    principal: str
+    surprise: float
+    evidence: float
+    flagged: bool
+    severity: str
+    fields: list[FieldScore]
+    alertID: str
+    line: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """Outcome of one call of the engine.
+
+    Attributes:
+        events: how many were given.
+        scored: those of them that are actions and were scored; all others were folded.
+        flagged: unusual actions among them, by severity.
+        raised: alerts that are new.
+        grown: alerts that were there and hold more now.
+        refused: unusual actions that are in no alert, for the database rejected them.
+        seconds: time spent on scoring and storing.
+        render: makes the results; those of a webhook's batch are never asked for.
+        model: the model that judged it; None if there was nothing to judge.
+    """
+
+    events: int
+    scored: int
+    flagged: Mapping[str, int]
+    raised: list[Alert]
+    grown: list[Alert]
+    seconds: float
+    render: Callable[[], list[EventResult]]
+    model: ModelInfo | None = None
+    refused: Sequence[Refused] = ()
+    _results: list[EventResult] | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def from_results(
+        cls,
+        results: list[EventResult],
+        raised: list[Alert],
+        grown: list[Alert],
+        seconds: float,
+        model: ModelInfo | None = None,
+    ) -> Batch:
+        """A batch whose results are there already."""
+        return cls(
+            events=len(results),
+            scored=sum(result["status"] == "scored" for result in results),
+            flagged=Counter(result["severity"] for result in results if result.get("flagged")),
+            raised=raised,
+            grown=grown,
+            seconds=seconds,
+            render=lambda: results,
+            model=model,
+        )
+
+    @property
+    def results(self) -> list[EventResult]:
+        """One for each event, in their order; made when they are first asked for."""
+        if self._results is None:
+            self._results = self.render()
+        return self._results
+
+
+def results_of(
+    events: Sequence[AuditEvent], scores: Scores, fields: Sequence[str], flagged: Mapping[int, Flagged]
+) -> list[EventResult]:
+    """What became of each event, in their order.
+
+    Args:
+        events: as they were scored.
+        scores: their scores.
+        fields: names of the columns of reconstruction errors.
+        flagged: unusual actions by their row of the scores.
+    """
+    results: list[EventResult] = [{"auditID": event.auditID, "status": "folded"} for event in events]
+    if not len(scores.event):
+        return results
+    top = np.argsort(-scores.nll, axis=1, kind="stable")[:, : min(_TOP_FIELDS, len(fields))]
+    nll = np.take_along_axis(scores.nll, top, axis=1).tolist()
+    named = [[fields[column] for column in row] for row in top.tolist()]
+    surprise, evidence = scores.surprise.tolist(), scores.evidence.tolist()
+    is_flagged = scores.flagged.tolist()
+    for row, event in enumerate(scores.event.tolist()):
+        results[event] = {
+            "auditID": events[event].auditID,
+            "status": "scored",
+            "principal": scores.principal[row],
+            "surprise": surprise[row],
+            "evidence": evidence[row],
+            "flagged": is_flagged[row],
+            "severity": scores.severity[row],
+            "fields": [
+                {"field": name, "nll": value} for name, value in zip(named[row], nll[row], strict=True)
+            ],
+        }
+        if row in flagged and flagged[row].alert_id:
+            results[event]["alertID"] = flagged[row].alert_id
+    return results
+
+
+def surprising_fields(why: Explanation) -> list[FieldSurprise]:
+    """The fields that an alert shows of an action, most surprising first."""
+    return [
+        FieldSurprise(
+            field=reason.field,
+            value=clean(reason.value),
+            nll=round(float(reason.nll), 3),
+            expected=_alternatives(reason.expected),
+            expected_of_peers=_alternatives(reason.of_peers),
+        )
+        for reason in why.fields[:_EXPLAINED_FIELDS]
+    ]
+
+
+def _alternatives(expected: Sequence[tuple[str, float]]) -> list[Alternative]:
+    return [Alternative(value=clean(value), probability=round(float(p), 4)) for value, p in expected]

@@ -1,0 +1,1 @@
+"""The alert store: tables, reads and writes, migrations, retention."""

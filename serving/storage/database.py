@@ -1,0 +1,543 @@
+"""The alert store: SQLite by default, PostgreSQL by URL, migrated with alembic, bounded in time and number."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from data.errors import KubehabitError
+from serving.schemas import SEVERITIES, Alert
+from serving.storage.incidents import forget
+from serving.storage.tables import (
+    ALERT_EVENTS,
+    ALERT_LINES,
+    ALERTS,
+    FEEDBACK,
+    LARGEST_NUMBER,
+    QUERY_IDS,
+    microseconds,
+)
+from serving.telemetry.tracing import span
+
+if TYPE_CHECKING:
+    from serving.settings import StoreSettings
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+#: The schema's version: that of the newest migration.
+_NEWEST = max(file.name for file in (_MIGRATIONS / "versions").glob("a*.py")).partition("_")[0]
+
+_VERSIONS = sa.text("SELECT version_num FROM alembic_version")
+
+#: Audit IDs of one alert in a listing; a flood must not make every page of alerts megabytes long.
+_LISTED_AUDIT_IDS = 1000
+
+_MICROSECONDS_A_DAY = 86_400_000_000
+
+#: Keys of PostgreSQL's advisory locks: who writes alerts, who brings the schema up to date. Any two numbers do, if
+#: they stay.
+_WRITERS, _SCHEMA = 0x6B75_6265, 0x6B75_6266
+
+#: libpq parameters that the URL may override.
+_POSTGRESQL_DEFAULTS = {
+    "application_name": "kubehabit",
+    # A server that no longer answers must be noticed: scoring waits for the store, and the kernel's own patience is two hours.
+    "connect_timeout": "5",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
+
+
+class StoreError(KubehabitError):
+    """The alert store cannot be opened, read or written."""
+
+
+class RefusedError(StoreError):
+    """The database rejected the row; retrying will not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An alert and its number in the store."""
+
+    number: int
+    alert: Alert
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a listing, newest first; `cursor` continues it, None at the end."""
+
+    alerts: list[Alert]
+    cursor: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An alert, and the position of its last change among those of all alerts."""
+
+    position: int
+    alert: Alert
+
+
+class AlertStore:
+    """Alerts in a SQL database. Several processes may share one PostgreSQL database; their writers take turns.
+
+    Args:
+        url: SQLAlchemy URL; `sqlite://` keeps everything in memory.
+        retention_days: alerts raised longer ago are deleted, with all that belongs to them but feedback.
+        max_alerts: beyond this number the oldest are deleted.
+
+    Attributes:
+        on_error: called with "read" or "write" when the database fails.
+
+    Raises:
+        StoreError: the database cannot be opened, or its schema cannot be migrated.
+    """
+
+    def __init__(self, url: str, *, retention_days: float, max_alerts: int) -> None:
+        self._retention = int(retention_days * _MICROSECONDS_A_DAY)
+        self._max_alerts = max_alerts
+        # Writers of this process queue here rather than in the database, where who waits too long is turned away.
+        self._turn = threading.Lock()
+        self.on_error: Callable[[str], None] | None = None
+        try:
+            self._engine = _open(url)
+            self._migrate()
+        except ModuleNotFoundError as error:
+            raise StoreError(
+                f"Cannot open the alert store {shown_url(url)}: the driver {error.name!r} is not installed. For PostgreSQL: "
+                "pip install 'kubehabit[postgres]'."
+            ) from error
+        except (SQLAlchemyError, OSError, ImportError) as error:
+            raise StoreError(
+                f"Cannot open the alert store {shown_url(url)}: {_first_line(error)}. Check store.url and {_what_to_check(url)}."
+            ) from error
+        # What is only in memory has one connection for all, on which a reader that ends would roll back who writes.
+        self._alone: AbstractContextManager[object] = (
+            self._turn if isinstance(self._engine.pool, StaticPool) else nullcontext()
+        )
+        self._check = "its disk" if self._engine.dialect.name == "sqlite" else "the database server"
+
+    @classmethod
+    def from_settings(cls, settings: StoreSettings, url: str | None = None) -> AlertStore:
+        """The store of the settings, or the one at `url` with their limits; raises as the constructor does."""
+        return cls(
+            url or settings.resolved_url,
+            retention_days=settings.retention_days,
+            max_alerts=settings.max_alerts,
+        )
+
+    def _migrate(self) -> None:
+        if self._is_current():  # as at every start but the first: alembic takes 10 MB
+            return
+        # Before the import, at which alembic tells of its plugins.
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        from alembic import command
+        from alembic.config import Config
+        from alembic.util.exc import CommandError
+
+        config = Config()
+        # A percent sign in a path would be read as interpolation.
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        try:
+            with self._engine.begin() as connection:
+                _take_turn(connection, _SCHEMA)
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except CommandError as error:
+            raise StoreError(
+                f"The alert store was written by a newer kubehabit ({_first_line(error)}). Upgrade, or name another store.url."
+            ) from error
+
+    def _is_current(self) -> bool:
+        try:
+            with self._engine.connect() as connection:
+                return connection.scalars(_VERSIONS).all() == [_NEWEST]
+        except SQLAlchemyError:  # there is no such table yet; other errors appear when it is created
+            return False
+
+    @contextmanager
+    def writing(self, *, lazily: bool = False) -> Iterator[Writer]:
+        """A transaction of a writer: kept as a whole or not at all. Arguments and errors as for `transaction`."""
+        with span("store"), self.transaction(lazily=lazily) as connection:
+            # Whether an action joins an alert, and which change comes last, depends on what others have written by then.
+            _take_turn(connection, _WRITERS)
+            writer = Writer(connection)
+            yield writer
+            if writer.raised:
+                self._prune(connection)
+
+    @contextmanager
+    def transaction(self, *, lazily: bool = False) -> Iterator[Connection]:
+        """A connection that may write: kept as a whole when the block ends, or not at all.
+
+        Args:
+            lazily: do not wait for SQLite's disk. The rows survive a crash of the process at once, and a power cut from the next
+                transaction that is not lazy, or from `flush`. For rows that can be made again until then. PostgreSQL is never
+                lazy: a server that crashes alone would lose rows that this process builds on.
+
+        Raises:
+            StoreError: the database failed; nothing was written.
+            RefusedError: the database rejected a row.
+        """
+        try:
+            with (
+                self._turn,
+                self._engine.connect() as connection,
+                _waiting_for_disk(connection, not lazily),
+                connection.begin(),
+            ):
+                if connection.dialect.name == "sqlite":
+                    # Else what is read before the first write is no part of the transaction.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                yield connection
+        except (IntegrityError, DataError) as error:
+            raise RefusedError(
+                f"The alert store refuses what is to be kept: {_first_line(error)}."
+            ) from error
+        except SQLAlchemyError as error:
+            raise self._failed("write", "written", error) from error
+
+    def flush(self) -> None:
+        """Wait until all earlier writes are on disk."""
+        if self._engine.dialect.name == "sqlite":
+            with self.transaction() as connection:
+                # Any write will do, for its commit takes all earlier ones with it; but it has to be one.
+                connection.exec_driver_sql(f"PRAGMA user_version = {time.time_ns() // 1000 % 2**31}")
+
+    def checkpoint(self) -> None:
+        """Move SQLite's write-ahead log into its file, so that no writer has to."""
+        if self._engine.dialect.name == "sqlite":
+            with self.reading() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _failed(self, operation: str, done: str, error: SQLAlchemyError) -> StoreError:
+        if self.on_error is not None:
+            self.on_error(operation)
+        return StoreError(f"The alert store cannot be {done}: {_first_line(error)}. Check {self._check}.")
+
+    def prune(self) -> int:
+        """Delete alerts that are too old or too many; returns how many. Adding an alert does so by itself."""
+        with self.transaction() as connection:
+            _take_turn(connection, _WRITERS)
+            gone = self._prune(connection)
+            forget(connection, time.time_ns() // 1000 - self._retention)
+            return gone
+
+    def _prune(self, connection: Connection) -> int:
+        """Runs whenever an alert is added, so that growth is always bounded.
+
+        Entries of the outbox go with their alert, by foreign key. Feedback stays, for training.
+        """
+        newest = connection.execute(sa.select(sa.func.max(ALERTS.c.number))).scalar() or 0
+        gone = sa.or_(
+            ALERTS.c.raised < time.time_ns() // 1000 - self._retention,
+            ALERTS.c.number <= newest - self._max_alerts,
+        )
+        return connection.execute(sa.delete(ALERTS).where(gone)).rowcount
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection to read with; raises StoreError if the database fails."""
+        try:
+            with self._alone, self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise self._failed("read", "read", error) from error
+
+    def get(self, alert_id: str) -> Alert | None:
+        """One alert with all its audit IDs, or None."""
+        if "\0" in alert_id:
+            return None  # no text in PostgreSQL may hold it
+        with self.reading() as connection:
+            row = connection.execute(
+                sa.select(ALERTS.c.number, ALERTS.c.document).where(ALERTS.c.id == alert_id)
+            ).one_or_none()
+            return None if row is None else _with_audit_ids(connection, row.number, row.document, None)
+
+    def page(self, *conditions: sa.ColumnElement[bool], limit: int = 100, cursor: int | None = None) -> Page:
+        """List alerts, newest raised first.
+
+        Args:
+            conditions: on columns of `ALERTS` and `ALERT_LINES`, all of which must hold; see `serving.alerts.query`.
+            limit: most alerts to return.
+            cursor: that of the page before.
+        """
+        wanted = (
+            sa.select(ALERTS.c.number)
+            .outerjoin(ALERT_LINES, ALERT_LINES.c.alert == ALERTS.c.number)
+            .where(*conditions)
+            .order_by(ALERTS.c.number.desc())
+            .limit(limit + 1)
+        )
+        if cursor is not None:
+            wanted = wanted.where(ALERTS.c.number < min(cursor, LARGEST_NUMBER))
+        # The documents of these alone: a database that has to sort what it found would carry them all along.
+        query = (
+            sa.select(ALERTS.c.number, ALERTS.c.document)
+            .where(ALERTS.c.number.in_(wanted))
+            .order_by(ALERTS.c.number.desc())
+        )
+        with self.reading() as connection:
+            rows = connection.execute(query).all()
+            alerts = [
+                _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS)
+                for row in rows[:limit]
+            ]
+        return Page(alerts, rows[limit - 1].number if len(rows) > limit else None)
+
+    def latest(self) -> int:
+        """Position of the last change of any alert; 0 before the first."""
+        with self.reading() as connection:
+            return connection.execute(sa.select(sa.func.max(ALERTS.c.changed))).scalar() or 0
+
+    def changes(self, after: int, limit: int = 100) -> list[Change]:
+        """Alerts raised or grown after a position, in the order of their last change; each once, as it is now."""
+        query = (
+            sa.select(ALERTS.c.number, ALERTS.c.changed, ALERTS.c.document)
+            .where(ALERTS.c.changed > after)
+            .order_by(ALERTS.c.changed)
+            .limit(limit)
+        )
+        with self.reading() as connection:
+            return [
+                Change(row.changed, _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS))
+                for row in connection.execute(query).all()
+            ]
+
+    def add_feedback(self, alert_id: str, moment: datetime, verdict: str, document: str) -> None:
+        """Store feedback on an alert. It cannot be changed or removed."""
+        with self.transaction() as connection:
+            connection.execute(
+                sa.insert(FEEDBACK).values(
+                    alert=alert_id, time=microseconds(moment), verdict=verdict, document=document
+                )
+            )
+
+    def feedback(self) -> Iterator[str]:
+        """All documents of `add_feedback`, oldest first."""
+        after = 0
+        while True:
+            query = (
+                sa.select(FEEDBACK.c.position, FEEDBACK.c.document)
+                .where(FEEDBACK.c.position > after)
+                .order_by(FEEDBACK.c.position)
+                .limit(QUERY_IDS)
+            )
+            with self.reading() as connection:
+                rows = connection.execute(query).all()
+            for row in rows:
+                yield row.document
+            if len(rows) < QUERY_IDS:
+                return
+            after = rows[-1].position
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+
+class Writer:
+    """Reads and writes of one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.raised = False
+
+    def find(self, principal: str, earliest: datetime, latest: datetime) -> Stored | None:
+        """The latest alert of a principal that overlaps a span of time. Its `audit_ids` are left empty."""
+        row = self.connection.execute(
+            sa.select(ALERTS.c.number, ALERTS.c.document)
+            .where(
+                ALERTS.c.principal == principal,
+                ALERTS.c.last_seen >= microseconds(earliest),
+                ALERTS.c.first_seen <= microseconds(latest),
+            )
+            .order_by(ALERTS.c.last_seen.desc())
+            .limit(1)
+        ).one_or_none()
+        return None if row is None else Stored(row.number, Alert.model_validate_json(row.document))
+
+    def kept(self, numbers: Collection[int]) -> set[int]:
+        """Which of these alerts still exist."""
+        if not numbers:
+            return set()
+        return set(self.connection.scalars(sa.select(ALERTS.c.number).where(ALERTS.c.number.in_(numbers))))
+
+    def known(self, number: int, audit_ids: Sequence[str]) -> set[tuple[str, int]]:
+        """Which (audit ID, time in microseconds) an alert already holds, among those of the given IDs."""
+        found: set[tuple[str, int]] = set()
+        for start in range(0, len(audit_ids), QUERY_IDS):
+            query = sa.select(ALERT_EVENTS.c.audit_id, ALERT_EVENTS.c.time).where(
+                ALERT_EVENTS.c.alert == number,
+                ALERT_EVENTS.c.audit_id.in_(audit_ids[start : start + QUERY_IDS]),
+            )
+            found.update((row.audit_id, row.time) for row in self.connection.execute(query))
+        return found
+
+    def put(self, stored: int | None, alert: Alert, events: Sequence[tuple[str, int]]) -> int:
+        """Insert an alert (`stored` is None) or replace it, and add events that are new to it. Returns its number."""
+        latest = self.connection.execute(sa.select(sa.func.max(ALERTS.c.changed))).scalar() or 0
+        common: dict[str, Any] = {
+            "id": alert.id,
+            "principal": alert.principal,
+            "severity": SEVERITIES.index(alert.severity),
+            "first_seen": microseconds(alert.first_seen),
+            "last_seen": microseconds(alert.last_seen),
+        }
+        values: dict[str, Any] = common | {
+            "changed": latest + 1,
+            "document": alert.model_dump_json(by_alias=True, exclude={"audit_ids"}),
+        }
+        if stored is None:
+            self.raised = True
+            result = self.connection.execute(
+                sa.insert(ALERTS).values(**values, raised=time.time_ns() // 1000)
+            )
+            assert result.inserted_primary_key is not None
+            stored = int(result.inserted_primary_key[0])
+            self.connection.execute(sa.insert(ALERT_LINES).values(alert=stored, **common, **_line(alert)))
+        else:
+            self.connection.execute(sa.update(ALERTS).where(ALERTS.c.number == stored).values(**values))
+            self.connection.execute(
+                sa.update(ALERT_LINES).where(ALERT_LINES.c.alert == stored).values(**common, **_line(alert))
+            )
+        if events:
+            self.connection.execute(
+                sa.insert(ALERT_EVENTS),
+                [{"alert": stored, "audit_id": name, "time": moment} for name, moment in events],
+            )
+        return stored
+
+
+def _line(alert: Alert) -> dict[str, Any]:
+    """Columns of `ALERT_LINES` that `ALERTS` does not have."""
+    names = alert.namespaces
+    return {
+        "kind": alert.kind,
+        "action_count": alert.action_count,
+        "namespaces": "\n".join(["", *names, ""]) if names else "",
+        "sentence": alert.sentence,
+        "began": microseconds(alert.began or alert.first_seen),
+        "evidence": alert.evidence,
+    }
+
+
+def read_alert(connection: Connection, number: int) -> Alert:
+    """An alert by its number, with as many audit IDs as a listing shows; raises NoResultFound."""
+    document = connection.execute(sa.select(ALERTS.c.document).where(ALERTS.c.number == number)).scalar_one()
+    return _with_audit_ids(connection, number, document, _LISTED_AUDIT_IDS)
+
+
+def _with_audit_ids(connection: Connection, number: int, document: str, limit: int | None) -> Alert:
+    alert = Alert.model_validate_json(document)
+    query = (
+        sa.select(ALERT_EVENTS.c.audit_id)
+        .where(ALERT_EVENTS.c.alert == number)
+        .order_by(ALERT_EVENTS.c.position)
+    )
+    alert.audit_ids = list(connection.execute(query.limit(limit) if limit is not None else query).scalars())
+    return alert
+
+
+def _open(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        defaults = {name: value for name, value in _POSTGRESQL_DEFAULTS.items() if name not in parsed.query}
+        engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=defaults)
+        sa.event.listen(engine, "connect", _prepare_postgresql)
+        return engine
+    if parsed.get_backend_name() != "sqlite":
+        raise StoreError(
+            f"Cannot open the alert store {shown_url(url)}: kubehabit keeps alerts in SQLite or PostgreSQL. Correct store.url."
+        )
+    if parsed.database in (None, "", ":memory:"):
+        engine = sa.create_engine(parsed, poolclass=StaticPool, connect_args={"check_same_thread": False})
+    else:
+        path = Path(str(parsed.database))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # alerts tell what is seen; the files SQLite puts beside it take the same mode
+        engine = sa.create_engine(parsed)
+    sa.event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+@contextmanager
+def _waiting_for_disk(connection: Connection, waits: bool) -> Iterator[None]:
+    """Set SQLite's durability; it can only be changed outside of a transaction."""
+    if waits or connection.dialect.name != "sqlite":
+        yield
+        return
+    connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+    connection.rollback()  # of nothing: only so that one can begin
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql("PRAGMA synchronous=FULL")
+        connection.rollback()
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    # What people say, and what is no longer in the journal, must survive a power cut, not only a crash.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA busy_timeout=5000")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    # The same must survive a crash of the server, whatever the role or the database has set; more may be set.
+    cursor.execute("SELECT current_setting('synchronous_commit')")
+    if cursor.fetchone() == ("off",):
+        cursor.execute("SET synchronous_commit TO on")
+    connection.commit()
+    cursor.close()
+
+
+def _take_turn(connection: Connection, key: int) -> None:
+    """Hold PostgreSQL's advisory lock to the end of the transaction. SQLite has only one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
+
+def _what_to_check(url: str) -> str:
+    return "the folder's permissions" if url.startswith("sqlite") else "that the server answers and lets in"
+
+
+def _first_line(error: BaseException) -> str:
+    """The cause, without SQLAlchemy's links and statements."""
+    cause = getattr(error, "orig", None) or error
+    return (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
+
+
+def missing_file(url: str) -> Path | None:
+    """The file of a SQLite store, if it is not there."""
+    parsed = make_url(url)
+    file = Path(str(parsed.database))
+    return file if parsed.get_backend_name() == "sqlite" and not file.is_file() else None
+
+
+def shown_url(url: str) -> str:
+    """The URL of a store without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return "(the URL cannot be read)"

@@ -1,0 +1,135 @@
+"""What Prometheus sees of the life of the model: changes, refusals, the registry, and the challenger in shadow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from functools import partial
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_DECADES = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+class DescribedModel(Protocol):
+    """What the metrics say of a model; see `serving.scoring.engine.ModelInfo`."""
+
+    name: str
+    version: str
+    loaded: datetime
+    bundle: dict[str, object]
+
+
+class ModelMetrics:
+    """Counters of one application.
+
+    Args:
+        registry: exports them.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self._info = gauge(
+            "kubehabit_model_info",
+            "1 for each model in memory, by its role: champion or challenger.",
+            ["role", "name", "version", "created"],
+        )
+        self._reloads = counter(
+            "kubehabit_model_reload",
+            "Looks at the registry that found something: swapped, refused (once for each version), unavailable.",
+            ["result"],
+        )
+        self._swap_seconds = gauge(
+            "kubehabit_model_swap_seconds",
+            "Time in which batches had to wait for the last change of the model.",
+        )
+        self._registry_up = gauge(
+            "kubehabit_model_registry_up", "1 when the registry answered the last look."
+        )
+        self._refusing = gauge(
+            "kubehabit_model_refused", "1 while the registry's champion is a version that was refused."
+        )
+        self._shadow_events = counter(
+            "kubehabit_shadow_events",
+            "Events offered to the challenger: scored by both, or dropped because it could not keep up.",
+            ["outcome"],
+        )
+        self._shadow_waiting = gauge(
+            "kubehabit_shadow_waiting_events", "Events that the challenger has still to score."
+        )
+        self._shadow_flagged = counter(
+            "kubehabit_shadow_flagged", "Actions flagged by both models, or by one of them only.", ["by"]
+        )
+        self._shadow_incidents = counter(
+            "kubehabit_shadow_incidents",
+            "What would have been alerts of each model, over the actions that both have scored.",
+            ["by"],
+        )
+        self._shadow_difference = histogram(
+            "kubehabit_shadow_evidence_difference",
+            "Evidence of the challenger less that of the champion, decades, over actions where either has any.",
+            buckets=_DECADES,
+        )
+        # A counter that is missing until it is not zero cannot be alerted on.
+        for result in ("swapped", "refused", "unavailable"):
+            self._reloads.labels(result)
+        for outcome in ("scored", "dropped"):
+            self._shadow_events.labels(outcome)
+        for by in ("both", "champion", "challenger"):
+            self._shadow_flagged.labels(by)
+        for by in ("champion", "challenger"):
+            self._shadow_incidents.labels(by)
+
+    def champion(self, model: DescribedModel) -> None:
+        """Note the model that is served from now on."""
+        self._tell("champion", model)
+
+    def shadowed(self, model: DescribedModel | None) -> None:
+        """Note the challenger that runs in shadow from now on, or that none does."""
+        self._tell("challenger", model)
+        if model is None:
+            self._shadow_waiting.set(0)
+
+    def _tell(self, role: str, model: DescribedModel | None) -> None:
+        self._info.remove_by_labels({"role": role})
+        if model is not None:
+            self._info.labels(role, model.name, model.version, str(model.bundle.get("created", ""))).set(1)
+
+    def reload(self, result: str) -> None:
+        """Count one look at the registry that found something."""
+        self._reloads.labels(result).inc()
+
+    def swapped(self, seconds: float) -> None:
+        """Note how long batches had to wait for a change of the model."""
+        self._swap_seconds.set(seconds)
+
+    def registry(self, up: bool, *, refusing: bool) -> None:
+        """Note whether the registry answered, and whether what it wants served is refused."""
+        self._registry_up.set(up)
+        if up:
+            self._refusing.set(refusing)
+
+    def shadow_dropped(self, events: int) -> None:
+        """Count events that the challenger could not keep up with."""
+        self._shadow_events.labels("dropped").inc(events)
+
+    def shadow_waiting(self, events: int) -> None:
+        """Note how far behind the challenger is."""
+        self._shadow_waiting.set(events)
+
+    def shadow_compared(
+        self, *, scored: int, both: int, champion: int, challenger: int, differences: Iterable[float]
+    ) -> None:
+        """Count actions that both models have scored: all, those flagged by both or one, and how evidence differs."""
+        self._shadow_events.labels("scored").inc(scored)
+        for by, count in (("both", both), ("champion", champion), ("challenger", challenger)):
+            self._shadow_flagged.labels(by).inc(count)
+        for difference in differences:
+            self._shadow_difference.observe(difference)
+
+    def shadow_incident(self, by: str) -> None:
+        """Count what would have been an alert."""
+        self._shadow_incidents.labels(by).inc()

@@ -1,0 +1,257 @@
+"""From a request to the store and back: events are kept beside scoring, asked over HTTP, and exported."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from serving.forensics.evidence.export import check
+from serving.forensics.ingest import EventIngest
+from serving.forensics.queries import EventFilter, EventQueries
+from serving.forensics.verify import verify
+from serving.scoring.journal import Journal, record
+from tests.serving.event_stores import body, new_store, story
+from tests.serving.fakes import raw_event, secret_event
+
+EVENTS = {"enabled": True, "seal_seconds": 3600, "memory_mb": 256}
+
+
+@pytest.fixture
+def client(make_client: Callable[..., TestClient]) -> TestClient:
+    return make_client(events=EVENTS)
+
+
+def kept(client: TestClient, count: int, **query: Any) -> list[dict[str, Any]]:
+    """Events that the store tells of, once there are so many."""
+    for _ in range(200):
+        found: list[dict[str, Any]] = client.get("/v1/events", params={"limit": 1000, **query}).json()[
+            "events"
+        ]
+        if len(found) >= count:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{len(found)} of {count} events")
+
+
+def test_every_event_is_kept_with_its_alert(client: TestClient) -> None:
+    answer = client.post("/v1/score", content=body(story())).json()
+    found = kept(client, 27)
+    assert [event["auditID"] for event in found] == [event["auditID"] for event in story()]
+    listed = next(event for event in found if event["auditID"] == "id-30")
+    assert listed["alertID"] in answer["alerts"]
+    assert listed["credentialID"] == "JTI=3f2a8c1e"
+    assert listed["objectRef"]["resource"] == "secrets"
+    original = client.get("/v1/events", params={"auditID": "id-30", "original": True}).json()["events"][0][
+        "original"
+    ]
+    assert original == story()[23]
+
+
+def test_the_webhooks_events_are_kept_too(client: TestClient) -> None:
+    assert client.post("/v1/audit", content=body(story())).status_code == 200
+    assert len(kept(client, 27)) == 27
+
+
+def test_questions_over_http(client: TestClient) -> None:
+    client.post("/v1/score", content=body(story()))
+    kept(client, 27)
+    where = {"resource": "secret", "namespace": "payments", "name": "db"}
+    touched = client.get("/v1/events/touched", params=where).json()["touched"]
+    assert {(one["principal"], one["verb"], one["how"]) for one in touched} == {
+        ("bob@corp", "get", "direct"),
+        ("mallory@corp", "get", "direct"),
+        ("mallory@corp", "list", "list"),
+    }
+    new = client.get(
+        "/v1/events/newcomers", params={"namespace": "payments", "since": "2026-11-23T14:00:25"}
+    ).json()
+    assert [one["principal"] for one in new["newcomers"]] == ["alice@corp", "mallory@corp"]
+    assert new["storeBegins"] == "2026-11-23T14:00:00.000000Z"
+    assert client.get("/v1/events/principals/mallory@corp").json()["count"] == 3
+    assert client.get("/v1/events/principals/nobody").status_code == 404
+    page = client.get("/v1/events", params={"credential": "3f2a8c1e", "limit": 1}).json()
+    rest = client.get("/v1/events", params={"credential": "3f2a8c1e", "cursor": page["cursor"]}).json()
+    assert [event["auditID"] for event in page["events"] + rest["events"]] == ["id-30", "id-31"]
+    assert rest["cursor"] is None
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ({"since": "yesterday"}, 400),
+        ({"cursor": "' OR 1"}, 400),
+        ({"code": "all"}, 400),
+        ({"limit": 10_001}, 422),
+        ({"decision": "maybe"}, 422),
+        ({"principal": "x" * 600}, 422),
+    ],
+)
+def test_wrong_questions_are_refused(client: TestClient, query: dict[str, Any], status: int) -> None:
+    answer = client.get("/v1/events", params=query)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_evidence_of_an_alert_over_http(client: TestClient, tmp_path: Path) -> None:
+    (alert,) = client.post("/v1/score", content=body(story()[:25])).json()["alerts"][-1:]
+    kept(client, 25)
+    wanted = {"alerts": [alert], "note": "Incident 42", "by": "kim"}
+    answer = client.post("/v1/evidence", json=wanted)
+    assert answer.status_code == 200, answer.text
+    path = tmp_path / "evidence.json"
+    path.write_bytes(answer.content)
+    checked = check(path)
+    assert checked.findings == []
+    assert checked.by.endswith("who says to be 'kim'")
+    content = answer.json()["content"]
+    ids = client.get(f"/v1/alerts/{alert}").json()["auditIDs"]
+    assert {event["record"]["audit_id"] for event in content["events"]} == set(ids)
+    assert content["models"][0]["version"] == "7"
+    page = client.post("/v1/evidence", params={"form": "html"}, json=wanted)
+    assert page.headers["content-type"].startswith("text/html")
+    assert "Incident 42" in page.text
+    assert client.post("/v1/evidence", json={"alerts": ["none"]}).status_code == 404
+    assert client.post("/v1/evidence", json={"principal": "nobody"}).status_code == 404
+
+
+def test_without_a_store_the_routes_say_so(make_client: Callable[..., TestClient]) -> None:
+    answer = make_client().get("/v1/events")
+    assert answer.status_code == 404
+    assert "events.enabled" in answer.json()["detail"]
+
+
+def test_a_restart_goes_on_where_it_was(make_client: Callable[..., TestClient], own_home: Path) -> None:
+    client = make_client(events=EVENTS)
+    client.post("/v1/score", content=body(story()[:10]))
+    client.__exit__(None, None, None)
+    assert verify(own_home / "events").records == 10
+
+
+# -- from the journal -------------------------------------------------------------------------------------------
+
+
+def append(journal: Journal, events: list[dict[str, Any]]) -> int:
+    plain = body(events)
+    return journal.append(record("/v1/audit", plain, "", plain)).result().sequence
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing happened")
+
+
+def test_batches_of_an_earlier_process_are_taken_in_and_the_journal_keeps_them_until_then(
+    tmp_path: Path,
+) -> None:
+    journal = Journal(tmp_path / "journal", 1 << 24)
+    for number in range(3):
+        append(journal, [raw_event(number)])
+    store = new_store(tmp_path / "store")
+    scored = 2
+    follower = EventIngest(store, journal, lambda: scored)
+    assert journal.hold is not None
+    assert journal.hold() == 0
+    follower.start()
+    wait_for(lambda: journal.hold is not None and journal.hold() == 2)
+    assert follower.behind() == 0
+    assert append(journal, [raw_event(7)]) == 4
+    scored = 4
+    wait_for(lambda: store.position == 4)
+    follower.close()
+    journal.close()
+    found = EventQueries(tmp_path / "store").events(EventFilter()).records
+    assert [one.audit_id for one in found] == ["id-0", "id-1", "id-2", "id-7"]
+
+
+def test_what_waits_to_be_scored_goes_first(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", 1 << 24)
+    store = new_store(tmp_path / "store")
+    asked = []
+
+    def busy() -> bool:
+        asked.append(len(EventQueries(tmp_path / "store").events(EventFilter()).records))
+        return len(asked) < 4
+
+    follower = EventIngest(store, journal, lambda: journal.last, busy)
+    append(journal, [raw_event(1)])
+    follower.start()
+    wait_for(lambda: store.position == 1)
+    follower.close()
+    journal.close()
+    assert asked == [0, 0, 0, 0]
+
+
+def test_a_journal_that_was_thrown_away_does_not_hide_new_batches(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "store")
+    store.append(body([raw_event(0)]), batch=50)
+    store.sync()
+    journal = Journal(tmp_path / "journal", 1 << 24)
+    follower = EventIngest(store, journal, lambda: journal.last)
+    assert append(journal, [raw_event(1)]) == 51
+    follower.start()
+    wait_for(lambda: store.position == 51)
+    follower.close()
+    journal.close()
+
+
+def test_what_cannot_be_written_waits_in_the_journal_and_is_kept_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal", 1 << 24)
+    store = new_store(tmp_path / "store")
+    real, attempts = store.append, []
+
+    def failing(*arguments: Any, **more: Any) -> int:
+        attempts.append(more["batch"])
+        if len(attempts) < 3:
+            raise OSError(28, "No space left on device")
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(store, "append", failing)
+    follower = EventIngest(store, journal, lambda: journal.last)
+    append(journal, [raw_event(1)])
+    follower.start()
+    wait_for(lambda: store.position == 1)
+    follower.close()
+    journal.close()
+    assert attempts == [1, 1, 1]
+
+
+def test_batches_that_the_journal_lost_are_told_in_the_ledger(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", 1 << 24)
+    sequences = [append(journal, [secret_event(number)]) for number in range(3)]
+    places = list(journal.between(0, 3))
+    path = next((tmp_path / "journal").glob("*.journal"))
+    damaged = bytearray(path.read_bytes())
+    damaged[places[1].offset + 60] ^= 1
+    path.write_bytes(damaged)
+    store = new_store(tmp_path / "store")
+    follower = EventIngest(store, journal, lambda: journal.last)
+    follower.start()
+    wait_for(lambda: store.position == sequences[-1])
+    follower.close()
+    journal.close()
+    (gap,) = [gap for gap in verify(tmp_path / "store").gaps if "could not be kept" in gap.why]
+    assert "1 batches" in gap.why
+    assert len(EventQueries(tmp_path / "store").events(EventFilter()).records) == 2
+
+
+def test_the_journals_places_are_read_on_while_it_grows(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", 1 << 22)
+    for number in range(40):
+        append(journal, [raw_event(number, userAgent="x" * 20_000 + str(number))])
+    whole = list(journal.between(0, 40))
+    assert [place.sequence for place in whole] == list(range(1, 41))
+    assert list(journal.between(17, 33, whole[16])) == whole[17:33]
+    assert list(journal.between(40, 40, whole[-1])) == []
+    assert json.loads(body([raw_event(1)]))["items"]
+    journal.close()
