@@ -25,7 +25,7 @@ from detection.novelty import Habits
 from detection.windows import Contexts
 
 
-def carry_over(old: Detector, new: Detector, *, share: bool = True, learned: Habits | None = None) -> None:
+def transfer_state(old: Detector, new: Detector, *, share: bool = True, learned: Habits | None = None) -> None:
     """Give a fresh detector the state of one that ran.
 
     Args:
@@ -37,8 +37,8 @@ def carry_over(old: Detector, new: Detector, *, share: bool = True, learned: Hab
     new.encoder.folder = old.encoder.folder if share else old.encoder.folder.copy()
     if old.encoder.owners is not None:
         new.encoder.owners = old.encoder.owners if share else old.encoder.owners.copy()
-    give_contexts(new, old.windows.contexts(), old.bundle.vocabulary, old.bundle.warmup.last)
-    give_sums(new, old.accumulator.sums(), old.accumulator.horizons)
+    transfer_contexts(new, old.windows.contexts(), old.bundle.vocabulary, old.bundle.warmup.last)
+    transfer_sums(new, old.accumulator.sums(), old.accumulator.horizons)
     if learned is None:
         new.habits.learn(old.habits, old.bundle.habits)
     else:
@@ -63,7 +63,7 @@ def _token(vocabulary: Vocabulary, field: str, value: str) -> int:
     return vocabulary.token(field, value)
 
 
-def give_contexts(
+def transfer_contexts(
     new: Detector, held: Contexts, words: Vocabulary, before: Mapping[str, int] | None = None
 ) -> None:
     """Give a detector contexts of another bundle.
@@ -97,7 +97,7 @@ def give_contexts(
     new.windows.put(Contexts(names, fitted, kept.astype(np.int16), held.last[stays]))
 
 
-def give_sums(new: Detector, held: Sums, horizons: Sequence[float]) -> None:
+def transfer_sums(new: Detector, held: Sums, horizons: Sequence[float]) -> None:
     """Give a detector sums of another bundle, horizon by horizon.
 
     One that the other bundle did not have begins with what its longest shorter one held: no less than that.

@@ -254,12 +254,12 @@ class Engine:
         Returns:
             Seconds in which batches had to wait.
         """
-        from detection.state_transfer import carry_over
+        from detection.state_transfer import transfer_state
 
         with self._lock:
             began = time.perf_counter()
             if self.loaded is not None:
-                carry_over(self.loaded.detector, loaded.detector, learned=learned)
+                transfer_state(self.loaded.detector, loaded.detector, learned=learned)
             self.detector, self._fields = loaded.detector, tuple(loaded.model.fields)
             self.model, self.loaded = loaded.model, loaded
             self.principals.trained = loaded.trained
@@ -287,11 +287,11 @@ class Engine:
         Args:
             fresh: its detector, which takes over what is known of the principals.
         """
-        from detection.state_transfer import carry_over
+        from detection.state_transfer import transfer_state
 
         with self._lock:
             if fresh is not None and self.loaded is not None:
-                carry_over(self.loaded.detector, fresh, share=False)
+                transfer_state(self.loaded.detector, fresh, share=False)
             self.shadow = shadow
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from data.errors import KubehabitError
 from detection.detector import Detector
 from detection.evidence import Sums
 from detection.novelty import OwnHabits
-from detection.state_transfer import give_contexts, give_sums
+from detection.state_transfer import transfer_contexts, transfer_sums
 from detection.windows import Contexts
 from serving.history.activity import Principals, Saved
 
@@ -298,9 +298,9 @@ class ColdPrincipalStore:
             np.concatenate([np.frombuffer(row.counts, np.uint32) for row in rows]).astype(np.int64),
         )
         if terms is not None:
-            give_contexts(detector, contexts, Vocabulary.from_dict(terms.vocabulary))
+            transfer_contexts(detector, contexts, Vocabulary.from_dict(terms.vocabulary))
             if summed:
-                give_sums(detector, sums, terms.horizons)
+                transfer_sums(detector, sums, terms.horizons)
             detector.habits.put_greater(own, np.empty((0, 2), np.uint64))
             return
         detector.windows.put(contexts)

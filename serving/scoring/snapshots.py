@@ -33,7 +33,7 @@ from data.principals.ownership import OwnerTracker
 from detection.detector import Detector
 from detection.evidence import Sums
 from detection.novelty import OwnHabits
-from detection.state_transfer import give_contexts, give_sums
+from detection.state_transfer import transfer_contexts, transfer_sums
 from detection.windows import Contexts
 from serving.scoring.deduplication import EventDeduplicator
 from serving.scoring.engine import Engine
@@ -274,8 +274,8 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
     sums = Sums(meta["summed"], arrays["sums"])
     own = OwnHabits(arrays["own_principal"], arrays["own_key"], arrays["own_count"].astype(np.int64))
     if snapshot.bundle != detector.bundle.checksum:
-        give_contexts(detector, contexts, Vocabulary.from_dict(meta["vocabulary"]))
-        give_sums(detector, sums, meta["horizons"])
+        transfer_contexts(detector, contexts, Vocabulary.from_dict(meta["vocabulary"]))
+        transfer_sums(detector, sums, meta["horizons"])
         in_all = np.stack([arrays["others"][:, 0], arrays["others_in_all"]], axis=1)
         detector.habits.put_greater(own, in_all)
         return

@@ -18,7 +18,7 @@ from detection.bundle import Bundle
 from detection.detector import Detector, Scores
 from detection.evidence import Sums
 from detection.novelty import Habits
-from detection.state_transfer import carry_over, translation
+from detection.state_transfer import transfer_state, translation
 from tests.conftest import RECORDINGS
 
 
@@ -78,7 +78,7 @@ def slow_attack() -> list[AuditEvent]:
 
 def reloaded(old: Detector, bundle: Bundle) -> Detector:
     new = Detector(bundle, model=old.model)
-    carry_over(old, new)
+    transfer_state(old, new)
     return new
 
 
@@ -170,7 +170,7 @@ def test_windows_of_another_length_keep_the_newest(bundle: Bundle, events: list[
         new = Detector(
             replace(bundle, meta=bundle.meta | {"model": bundle.meta["model"] | {"window": window}})
         )
-        carry_over(old, new)
+        transfer_state(old, new)
         got = new.windows.contexts(held.names)
         for row in range(len(held.names)):
             mine = held.tokens[row, : held.lengths[row]][-(window - 1) :]
@@ -250,7 +250,7 @@ def test_learning_ahead_of_the_change_comes_to_the_same(bundle: Bundle, events: 
         copy = old.habits.copy()
         new.habits.learn(copy, bundle.habits)
         old.score(events[begin:end])
-        carry_over(old, new, share=False, learned=copy)
+        transfer_state(old, new, share=False, learned=copy)
         np.testing.assert_array_equal(new.habits.to_array(), old.habits.to_array())
         assert len(new.habits.own().key) == len(old.habits.own().key)
 
@@ -288,7 +288,7 @@ def test_sums_find_their_horizon_in_a_bundle_that_has_others(bundle: Bundle) -> 
         (60.0, 600.0, 86400.0): [0.0, 0.0, 1.0, 2.0, 3.0, 4.0],
     }.items():
         new = over(*horizons)
-        carry_over(old, new)
+        transfer_state(old, new)
         held = new.accumulator.sums()
         assert (held.names, held.rows.tolist()) == (["alice"], [[5.0, *sums]])
 
@@ -297,7 +297,7 @@ def test_a_copy_for_the_shadow_shares_nothing(bundle: Bundle, events: list[Audit
     old, shadow, control = Detector(bundle), Detector(bundle), Detector(bundle)
     for detector in (old, control):
         detector.score(events[:1500])
-    carry_over(old, shadow, share=False)
+    transfer_state(old, shadow, share=False)
     mine = shadow.score(events[1500:3000])
     assert rows(old.score(events[1500:3000])) == rows(control.score(events[1500:3000]))
     assert len(mine.event) > 0
