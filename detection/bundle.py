@@ -33,8 +33,7 @@ from data.errors import BundleError
 from data.principals.peer_groups import PrincipalTable
 from detection.calibration import Calibration
 from detection.novelty import Habits
-from detection.parity_check import NAME as SELF_TEST
-from detection.parity_check import SelfTest
+from detection.parity_check import PARITY_FILE, ParityCheck
 
 FORMAT = 2
 FILES = (
@@ -46,7 +45,7 @@ FILES = (
     "warmup.npz",
     "card.md",
 )
-OPTIONAL = ("newest.onnx", SELF_TEST)
+OPTIONAL = ("newest.onnx", PARITY_FILE)
 
 
 def _sha256(path: Path) -> str:
@@ -106,7 +105,7 @@ class Bundle:
     """An opened bundle; the module's docstring lists its files.
 
     Attributes:
-        self_test: None in older bundles.
+        parity_check: None in older bundles.
     """
 
     path: Path
@@ -118,7 +117,7 @@ class Bundle:
     sensitivity: Sensitivity
     habits: Habits
     warmup: Warmup
-    self_test: SelfTest | None = None
+    parity_check: ParityCheck | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -189,7 +188,7 @@ class Bundle:
                 sensitivity=Sensitivity(json.loads((directory / "sensitivity.json").read_text())),
                 habits=Habits.from_array(np.load(directory / "habits.npy", allow_pickle=False)),
                 warmup=Warmup.load(directory / "warmup.npz"),
-                self_test=SelfTest.load(directory / SELF_TEST) if SELF_TEST in sums else None,
+                parity_check=ParityCheck.load(directory / PARITY_FILE) if PARITY_FILE in sums else None,
             )
         except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(f"Model bundle {directory} cannot be read: {error!r}. {again}") from error

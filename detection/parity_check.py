@@ -20,7 +20,7 @@ from detection.windows import Cut
 #: another order add to that. Evidence is counted in decades, of which this is less than a thousandth.
 TOLERANCE = 1e-3
 
-NAME = "self_test.npz"
+PARITY_FILE = "self_test.npz"
 _COLUMNS = {
     "tokens": (np.int16, 3),
     "lengths": (np.int64, 1),
@@ -31,7 +31,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True)
-class SelfTest:
+class ParityCheck:
     """Windows, with the errors that torch computed for the newest action of each.
 
     Attributes:
@@ -77,7 +77,7 @@ class SelfTest:
         np.savez_compressed(path, **{name: getattr(self, name) for name in _COLUMNS})
 
     @classmethod
-    def load(cls, path: Path) -> SelfTest:
+    def load(cls, path: Path) -> ParityCheck:
         """Inverse of `save`.
 
         Raises:
@@ -95,7 +95,7 @@ class SelfTest:
         return cls(**columns)
 
 
-def prove(test: SelfTest, reconstruction: Reconstruction, what: str) -> float:
+def verify_parity(test: ParityCheck, reconstruction: Reconstruction, what: str) -> float:
     """Compare a model's graphs with the errors in its bundle.
 
     Args:

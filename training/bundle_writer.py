@@ -14,8 +14,7 @@ from data.actions.fields import FIELDS
 from data.arrays import runs
 from data.dataset.table import ActionTable
 from detection.bundle import FORMAT, Warmup, seal
-from detection.parity_check import NAME as SELF_TEST
-from detection.parity_check import SelfTest
+from detection.parity_check import PARITY_FILE, ParityCheck
 from training.calibrate import CalibrationResult
 from training.model import ModelConfig
 
@@ -38,7 +37,7 @@ def write(
     model: ModelConfig,
     onnx: Path,
     newest: Path | None,
-    self_test: SelfTest,
+    parity_check: ParityCheck,
     fitted: CalibrationResult,
     name: str,
     git_commit: str,
@@ -53,7 +52,7 @@ def write(
         model: the architecture.
         onnx: the graph.
         newest: the graph for the newest action only, if the architecture has one.
-        self_test: windows with the errors that torch computed.
+        parity_check: windows with the errors that torch computed.
         fitted: calibration and habits.
         name, git_commit, run_id, metrics: provenance.
 
@@ -90,7 +89,7 @@ def write(
     np.save(folder / "habits.npy", fitted.habits.to_array(), allow_pickle=False)
     warmup_of(table, model.window).save(folder / "warmup.npz")
     (folder / "card.md").write_text(_card(meta, fitted))
-    self_test.save(folder / SELF_TEST)
+    parity_check.save(folder / PARITY_FILE)
     return seal(folder)
 
 

@@ -34,7 +34,7 @@ from training.calibrate import (
 )
 from training.datamodule import ActionWindows
 from training.evaluation import plots
-from training.export import TorchModel, check_newest, check_parity, export, export_newest, self_test
+from training.export import TorchModel, check_newest, check_parity, export, export_newest, parity_check
 from training.model_newest import is_supported
 from training.module import HabitModule
 
@@ -309,7 +309,7 @@ def _finish(
             model=cli.model.config,
             onnx=onnx,
             newest=newest,
-            self_test=self_test(model, table),
+            parity_check=parity_check(model, table),
             fitted=fitted,
             name=options.name,
             git_commit=commit,

@@ -126,7 +126,7 @@ def load_model(
     from data.actions.stage_folding import StageFolder
     from data.errors import BundleError
     from detection.detector import Detector, describe
-    from detection.parity_check import TOLERANCE, prove
+    from detection.parity_check import TOLERANCE, verify_parity
 
     what = f"{fetched.name} version {fetched.version}"
     bundle = replace(bundle, calibration=bundle.calibration.scaled(threshold_scale))
@@ -141,9 +141,9 @@ def load_model(
     # Its memory of requests is to be continued by another process.
     detector.encoder.folder = StageFolder(key=secrets.token_bytes(KEY_BYTES))
     tested = None
-    if bundle.self_test is not None:
-        worst = prove(bundle.self_test, detector.reconstruction, what)
-        tested = SelfTestResult(windows=len(bundle.self_test), worst_difference=worst, tolerance=TOLERANCE)
+    if bundle.parity_check is not None:
+        worst = verify_parity(bundle.parity_check, detector.reconstruction, what)
+        tested = SelfTestResult(windows=len(bundle.parity_check), worst_difference=worst, tolerance=TOLERANCE)
     _warm(detector)
     notices = [fetched.notice, None if tested is not None else UNTESTED]
     info = ModelInfo(
