@@ -75,7 +75,7 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
     from detection import detector as detecting
     from detection.calibration import Calibration, Deeds
     from detection.evidence import Accumulator
-    from detection.novelty import Habits
+    from detection.novelty import HabitTable
     from detection.windows import Windows
     from serving.rollout.loader import load_engine
     from serving.scoring.deduplication import EventDeduplicator
@@ -89,7 +89,7 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
         (Vocabulary, "encode", "encode"),
         (Windows, "cut", "windows"),
         (detecting.Detector, "_reconstruct", "reconstruct"),
-        (Habits, "observe", "habits"),
+        (HabitTable, "observe", "habits"),
         (Sensitivity, "levels", "sensitivity"),
         (Calibration, "weigh", "calibration"),
         (Calibration, "thresholds", "calibration"),

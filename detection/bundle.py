@@ -32,7 +32,7 @@ from data.actions.vocabulary import Vocabulary
 from data.errors import BundleError
 from data.principals.peer_groups import PrincipalTable
 from detection.calibration import Calibration
-from detection.novelty import Habits
+from detection.novelty import HabitTable
 from detection.parity_check import PARITY_FILE, ParityCheck
 
 FORMAT = 2
@@ -115,7 +115,7 @@ class Bundle:
     settings: ActionSettings
     calibration: Calibration
     sensitivity: Sensitivity
-    habits: Habits
+    habits: HabitTable
     warmup: Warmup
     parity_check: ParityCheck | None = None
 
@@ -186,7 +186,7 @@ class Bundle:
                 settings=ActionSettings.from_dict(meta["settings"]),
                 calibration=Calibration.from_dict(json.loads((directory / "calibration.json").read_text())),
                 sensitivity=Sensitivity(json.loads((directory / "sensitivity.json").read_text())),
-                habits=Habits.from_array(np.load(directory / "habits.npy", allow_pickle=False)),
+                habits=HabitTable.from_array(np.load(directory / "habits.npy", allow_pickle=False)),
                 warmup=Warmup.load(directory / "warmup.npz"),
                 parity_check=ParityCheck.load(directory / PARITY_FILE) if PARITY_FILE in sums else None,
             )

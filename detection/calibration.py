@@ -18,7 +18,7 @@ from data.actions.fields import FIELDS
 from data.actions.vocabulary import Vocabulary
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from data.principals.ownership import NOBODY
-from detection.novelty import Familiarity, counted_levels, novelty_levels, roots
+from detection.novelty import PriorCounts, counted_levels, novelty_levels, roots
 
 #: Share of the largest values that a tail is fitted to (peaks over threshold).
 TAIL_SHARE = 0.05
@@ -193,7 +193,7 @@ class Deeds:
     @classmethod
     def of(
         cls,
-        known: Familiarity,
+        known: PriorCounts,
         tokens: npt.NDArray[np.integer[Any]],
         vocabulary: Vocabulary,
         principals: Sequence[str],

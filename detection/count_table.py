@@ -31,7 +31,7 @@ _EMPTY, _GONE = np.uint64(0), np.uint64(2**64 - 1)
 _SALT = np.uint64(secrets.randbits(64) | 1)
 
 
-class Counts:
+class CountTable:
     """Key -> count, up to 2^32 - 1 and no further, with an owner for each entry.
 
     The least key marks an empty place and the greatest one whose entry was removed, past which searches go on; a hash that is one
@@ -122,7 +122,7 @@ class Counts:
         places = places[np.argsort(self._keys[places])]
         return self._keys[places], self._counts[places].astype(np.int64), self._owners[places]
 
-    def changed(self, copy: Counts) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
+    def changed(self, copy: CountTable) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
         """Keys, counts and owners of the entries that changed since a copy was taken, and perhaps of some that did not.
 
         Places are compared, not keys: it takes a tenth of the time. If the table was rebuilt since, all are returned.
@@ -156,9 +156,9 @@ class Counts:
         often = np.argsort(self._counts[places], kind="stable")[len(places) - entries :]
         self._keep(places[often])
 
-    def copy(self) -> Counts:
+    def copy(self) -> CountTable:
         """Independent copy."""
-        other = Counts.__new__(Counts)
+        other = CountTable.__new__(CountTable)
         other._keys, other._counts = self._keys.copy(), self._counts.copy()
         other._owners, other._size, other._removed = self._owners.copy(), self._size, self._removed
         return other

@@ -23,7 +23,7 @@ from data.principals.peer_groups import PrincipalTable
 from detection.bundle import Bundle
 from detection.calibration import Deeds
 from detection.evidence import Accumulator
-from detection.novelty import LIMIT, Familiarity, Habits
+from detection.novelty import LIMIT, HabitTable, PriorCounts
 from detection.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
 from detection.windows import Cut, Windows
 
@@ -242,7 +242,7 @@ class Detector:
         self.model: Model = model or OnnxModel(str(bundle.model_path), threads)
         self.reconstruction = Reconstruction(self.model, newest, cached_windows)
         self.encoder = ActionEncoder(bundle.settings)
-        self.habits: Habits = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
+        self.habits: HabitTable = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
         self.accumulator = Accumulator(bundle.calibration.horizons)
         self.windows = Windows(bundle.window)
         if warm:
@@ -339,7 +339,7 @@ class Detector:
     def _values(self, batch: ActionBatch, row: int) -> dict[str, str]:
         return {name: self.encoder.interners[name].values[batch.codes[name][row]] for name in STATIC_FIELDS}
 
-    def _news(self, batch: ActionBatch, row: int, known: Familiarity, group: str) -> list[HabitReason]:
+    def _news(self, batch: ActionBatch, row: int, known: PriorCounts, group: str) -> list[HabitReason]:
         values = self._values(batch, row)
         members = self.bundle.principals.sizes.get(group, 0)
         is_member = self.bundle.principals.group_of.get(batch.principals[batch.principal[row]].name) == group

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data.actions.attributes import ATTRIBUTES, Hashes, mix
 from data.actions.fields import stable_hash
-from detection.count_table import NOBODY, Counts
+from detection.count_table import NOBODY, CountTable
 
 #: Attributes whose novelty does not count for the cluster's machinery: it works wherever others do, by bindings of its own.
 MACHINERY_IGNORES = (
@@ -36,7 +36,7 @@ _OWN, _PEERS, _ANYONE, _MEMBER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Familiarity:
+class PriorCounts:
     """How often the attributes of N actions were seen before them.
 
     Attributes:
@@ -52,9 +52,9 @@ class Familiarity:
     anyone: Ints
     actions: Ints
 
-    def __getitem__(self, rows: Ints | slice) -> Familiarity:
+    def __getitem__(self, rows: Ints | slice) -> PriorCounts:
         """That of some of the actions."""
-        return Familiarity(self.own[rows], self.peers[rows], self.anyone[rows], self.actions[rows])
+        return PriorCounts(self.own[rows], self.peers[rows], self.anyone[rows], self.actions[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class OwnHabits:
     count: Ints
 
 
-class Habits:
+class HabitTable:
     """Counts of attributes per principal, per peer group and overall.
 
     One table maps a 64-bit key to a count. Keys are salted by level: own (principal, attribute) -> actions;
@@ -87,7 +87,7 @@ class Habits:
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
-        self._table = Counts()
+        self._table = CountTable()
         self._code_of: dict[int, int] = {}
         self._owners: list[int] = []  # by code
         self._free: list[int] = []  # codes without an owner
@@ -100,7 +100,7 @@ class Habits:
         """Bytes of the table."""
         return self._table.nbytes
 
-    def observe(self, attributes: Hashes, principal: Hashes, group: Hashes) -> Familiarity:
+    def observe(self, attributes: Hashes, principal: Hashes, group: Hashes) -> PriorCounts:
         """Count actions in order; return what was known before each.
 
         Args:
@@ -124,7 +124,7 @@ class Habits:
             peers[new], anyone[new] = np.split(self._table.add(shared), 2)
         if self.limit is not None and len(self._table) > self.limit:
             self._table.forget_rare(self.limit - self.limit // 4)
-        return Familiarity(own, peers, anyone, actions)
+        return PriorCounts(own, peers, anyone, actions)
 
     def take(self, principals: Hashes) -> OwnHabits:
         """Remove what is known to belong to some principals and return it. Walks the whole table: take many at a time.
@@ -143,7 +143,7 @@ class Habits:
         """Give back what `take` or `own` returned; what was counted in between adds up."""
         self._table.put(own.key, own.count, self._owner_codes(own.principal))
 
-    def learn(self, other: Habits, before: Habits) -> None:
+    def learn(self, other: HabitTable, before: HabitTable) -> None:
         """Take over what another table counted since it was like `before`.
 
         Both may have counted the same actions, so the greater count is kept instead of the sum.
@@ -152,11 +152,11 @@ class Habits:
         changed = counts != before._table.get(keys)
         self._learn(other, keys[changed], counts[changed], owners[changed])
 
-    def catch_up(self, other: Habits, copy: Habits) -> None:
+    def catch_up(self, other: HabitTable, copy: HabitTable) -> None:
         """Take over what another table counted since `copy`, from which this one learned, was taken; quick if that is little."""
         self._learn(other, *other._table.changed(copy._table))
 
-    def _learn(self, other: Habits, keys: Hashes, counts: Ints, owners: npt.NDArray[np.int32]) -> None:
+    def _learn(self, other: HabitTable, keys: Hashes, counts: Ints, owners: npt.NDArray[np.int32]) -> None:
         theirs, place = np.unique(owners, return_inverse=True)
         known = theirs >= 0
         mine = np.full(len(theirs), NOBODY, np.int32)
@@ -181,7 +181,7 @@ class Habits:
         nobody = owners < 0
         return np.stack([keys[nobody], counts[nobody].astype(np.uint64)], axis=1)
 
-    def grown(self, before: Habits) -> npt.NDArray[np.uint64]:
+    def grown(self, before: HabitTable) -> npt.NDArray[np.uint64]:
         """What was counted of entries without an owner since the table was like `before`: keys and counts, uint64 [K, 2]."""
         held = self.others()
         added = held[:, 1].astype(np.int64) - before._table.get(held[:, 0])
@@ -201,16 +201,16 @@ class Habits:
         return np.stack([keys, counts.astype(np.uint64)], axis=1)
 
     @classmethod
-    def from_array(cls, saved: npt.NDArray[np.uint64]) -> Habits:
+    def from_array(cls, saved: npt.NDArray[np.uint64]) -> HabitTable:
         """Inverse of `to_array`; the owners of the entries are not known then."""
         habits = cls()
-        habits._table = Counts(int(1.2 * len(saved)))
+        habits._table = CountTable(int(1.2 * len(saved)))
         habits._table.put(saved[:, 0], saved[:, 1], None)
         return habits
 
-    def copy(self, limit: int | None = None) -> Habits:
+    def copy(self, limit: int | None = None) -> HabitTable:
         """Independent copy, with a limit of its own."""
-        other = Habits(limit)
+        other = HabitTable(limit)
         other._table = self._table.copy()
         other._code_of, other._owners = dict(self._code_of), list(self._owners)
         other._free = list(self._free)
@@ -277,7 +277,7 @@ def roots(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     return out
 
 
-def novelty_levels(known: Familiarity) -> npt.NDArray[np.int8]:
+def novelty_levels(known: PriorCounts) -> npt.NDArray[np.int8]:
     """0 for an attribute known to the principal, 1 new to it, 2 to its peers as well, 3 to everybody. int8 [N, attributes]."""
     new = np.where(known.peers > 0, 1, np.where(known.anyone > 0, 2, 3))
     return np.where(known.own > 0, 0, new).astype(np.int8)

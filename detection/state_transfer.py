@@ -21,11 +21,13 @@ from data.actions.folding import reach_of
 from data.actions.vocabulary import SPECIALS, Vocabulary
 from detection.detector import Detector
 from detection.evidence import Sums
-from detection.novelty import Habits
+from detection.novelty import HabitTable
 from detection.windows import Contexts
 
 
-def transfer_state(old: Detector, new: Detector, *, share: bool = True, learned: Habits | None = None) -> None:
+def transfer_state(
+    old: Detector, new: Detector, *, share: bool = True, learned: HabitTable | None = None
+) -> None:
     """Give a fresh detector the state of one that ran.
 
     Args:

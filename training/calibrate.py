@@ -25,7 +25,7 @@ from detection.calibration import (
     classes_of,
 )
 from detection.evidence import INCIDENT_SECONDS, Accumulator
-from detection.novelty import MATURE, Habits, counted_levels, novelty_levels
+from detection.novelty import MATURE, HabitTable, counted_levels, novelty_levels
 from detection.reconstruction import Model
 
 Floats = npt.NDArray[np.float64]
@@ -91,7 +91,7 @@ class CalibrationResult:
     """
 
     calibration: Calibration
-    habits: Habits
+    habits: HabitTable
     rows: npt.NDArray[np.int64]
     nll: npt.NDArray[np.float32]
     error: Floats
@@ -215,7 +215,9 @@ def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) 
     return tails
 
 
-def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64], Deeds]:
+def replay(
+    table: ActionTable, habits: HabitTable
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64], Deeds]:
     """Feed a dataset to habits in the order of the log.
 
     Args:
@@ -285,13 +287,13 @@ class HeldBack:
 
     rows: npt.NDArray[np.int64]
     deeds: Deeds
-    habits: Habits
+    habits: HabitTable
     rarity: Rarity
 
     @classmethod
     def of(cls, table: ActionTable) -> HeldBack:
         """Feed the dataset to new habits."""
-        habits = Habits()
+        habits = HabitTable()
         levels, actions, deeds = replay(table, habits)
         return cls(held_back_rows(table), deeds, habits, _rarity(table, levels, actions))
 

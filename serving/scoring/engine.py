@@ -30,7 +30,7 @@ from serving.storage.database import AlertStore
 
 if TYPE_CHECKING:
     from detection.detector import Detector, Figures, Scores
-    from detection.novelty import Habits
+    from detection.novelty import HabitTable
     from serving.history.recorder import Judge
 
 
@@ -239,12 +239,12 @@ class Engine:
 
     # -- changing the model -----------------------------------------------------------------------------------
 
-    def habits(self) -> Habits | None:
+    def habits(self) -> HabitTable | None:
         """A copy of all habits, for another model to learn from before it takes over; None for a detector without any."""
         with self._lock:
             return None if self.loaded is None else self.loaded.detector.habits.copy()
 
-    def swap(self, loaded: Loaded, learned: Habits | None = None) -> float:
+    def swap(self, loaded: Loaded, learned: HabitTable | None = None) -> float:
         """Serve another model from the next batch on, with all that is known of the principals. No request is rejected meanwhile.
 
         Args:

@@ -17,7 +17,7 @@ from data.events.reader import open_lines
 from detection.bundle import Bundle
 from detection.detector import Detector, Scores
 from detection.evidence import Sums
-from detection.novelty import Habits
+from detection.novelty import HabitTable
 from detection.state_transfer import transfer_state, translation
 from tests.conftest import RECORDINGS
 
@@ -224,7 +224,7 @@ def test_the_windows_of_a_newer_training_win_over_older_live_ones(
 def test_habits_seen_since_are_kept_and_those_unlearned_are_not_brought_back(
     bundle: Bundle, events: list[AuditEvent]
 ) -> None:
-    def counts(habits: Habits) -> dict[int, int]:
+    def counts(habits: HabitTable) -> dict[int, int]:
         return dict(habits.to_array().tolist())
 
     old = Detector(bundle)
@@ -234,7 +234,7 @@ def test_habits_seen_since_are_kept_and_those_unlearned_are_not_brought_back(
     untouched = next(key for key in before if key not in seen)
     counted = next(iter(seen))
     learned = {key: count for key, count in before.items() if key != untouched} | {counted: 10**6}
-    other = Habits.from_array(np.array(sorted(learned.items()), np.uint64))
+    other = HabitTable.from_array(np.array(sorted(learned.items()), np.uint64))
     new = counts(reloaded(old, replace(bundle, habits=other)).habits)
     assert untouched not in new
     assert new[counted] == 10**6

@@ -16,7 +16,7 @@ from data.dataset.table import ActionTable, cut_windows, load
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from detection.calibration import Deeds
-from detection.novelty import Habits
+from detection.novelty import HabitTable
 from detection.reconstruction import Model
 from detection.windows import Windows
 from training.audit_log import read_log
@@ -49,7 +49,7 @@ class Replay:
     deeds: Deeds
 
     @classmethod
-    def of(cls, events: Sequence[AuditEvent], table: ActionTable, habits: Habits) -> Replay:
+    def of(cls, events: Sequence[AuditEvent], table: ActionTable, habits: HabitTable) -> Replay:
         """Encode a log's events against a dataset; `habits` is brought up to date."""
         encoder = LogEncoder(table.settings, table.vocabulary, table.principals, table.rules, {})
         actions, deeds, stretches = [], [], []
