@@ -73,7 +73,7 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
     from data.actions.vocabulary import Vocabulary
     from data.events.decode import decode_body
     from detection import detector as detecting
-    from detection.calibration import Calibration, Deeds
+    from detection.calibration import ActionFeatures, Calibration
     from detection.evidence import Accumulator
     from detection.novelty import HabitTable
     from detection.windows import Windows
@@ -106,8 +106,8 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
             stack.enter_context(mock.patch.object(owner, name, clock.timed(part, getattr(owner, name))))
         hashes = clock.timed("habits", detecting.attribute_hashes)
         stack.enter_context(mock.patch.object(detecting, "attribute_hashes", hashes))
-        deeds = classmethod(clock.timed("calibration", Deeds.of.__func__))  # type: ignore[attr-defined]
-        stack.enter_context(mock.patch.object(Deeds, "of", deeds))
+        deeds = classmethod(clock.timed("calibration", ActionFeatures.from_counts.__func__))  # type: ignore[attr-defined]
+        stack.enter_context(mock.patch.object(ActionFeatures, "from_counts", deeds))
         settings = load_settings()
         deduplicator = EventDeduplicator(settings.journal.remembered_events)
         engine = load_engine(settings, bundle, store_url=f"sqlite:///{folder}/alerts.db")

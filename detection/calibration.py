@@ -168,7 +168,7 @@ class Rarity:
 
 
 @dataclass(frozen=True, slots=True)
-class Deeds:
+class ActionFeatures:
     """What is known of N actions before they are judged.
 
     Attributes:
@@ -191,7 +191,7 @@ class Deeds:
     sensitivity: npt.NDArray[np.int8]
 
     @classmethod
-    def of(
+    def from_counts(
         cls,
         known: PriorCounts,
         tokens: npt.NDArray[np.integer[Any]],
@@ -199,7 +199,7 @@ class Deeds:
         principals: Sequence[str],
         kinds: Sequence[str],
         sensitivity: npt.NDArray[np.int8],
-    ) -> Deeds:
+    ) -> ActionFeatures:
         """From what the habits knew before each action and its tokens, int [N, F]."""
         return cls(
             principals=principals,
@@ -213,7 +213,7 @@ class Deeds:
         )
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Deeds]) -> Deeds:
+    def concatenate(cls, parts: Sequence[ActionFeatures]) -> ActionFeatures:
         """One after the other; at least one part."""
         arrays = {
             name: np.concatenate([getattr(part, name) for part in parts])
@@ -242,20 +242,20 @@ class Deeds:
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
+class ActionEvidence:
     """Evidence of N single actions, float64 [N] each, decades.
 
     Attributes:
         novelty: rarity of what is new.
         error: of the reconstruction error, -log10 of its p-value.
-        new: what of the novelty adds up.
-        wrong: what of the error adds up.
+        novelty_evidence: what of the novelty adds up.
+        error_evidence: what of the error adds up.
     """
 
     novelty: Floats
     error: Floats
-    new: Floats
-    wrong: Floats
+    novelty_evidence: Floats
+    error_evidence: Floats
 
 
 class _Layout(NamedTuple):
@@ -363,7 +363,7 @@ class Calibration:
         )
         return limits
 
-    def error(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Floats:
+    def error(self, nll: npt.NDArray[np.float32], deeds: ActionFeatures) -> Floats:
         """Reconstruction error that is calibrated: the sum of an action's worst fields, nats. float64 [N].
 
         Arguments as for `costs`.
@@ -374,7 +374,7 @@ class Calibration:
         worst: Floats = np.partition(fields, -_TOP_FIELDS, axis=1)[:, -_TOP_FIELDS:].sum(axis=1)
         return worst
 
-    def costs(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Floats:
+    def costs(self, nll: npt.NDArray[np.float32], deeds: ActionFeatures) -> Floats:
         """What each field of an action costs, nats, 0 for a field that is not scored. float64 [N, F].
 
         A field costs no more than the principal's own counts allow: what it did k times in n actions is worth at most
@@ -398,7 +398,7 @@ class Calibration:
         fields[:, at.columns] = cost
         return fields
 
-    def weigh(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Weighed:
+    def weigh(self, nll: npt.NDArray[np.float32], deeds: ActionFeatures) -> ActionEvidence:
         """Evidence of single actions, and how far each adds up.
 
         Evidence counts as far as the action could do harm, and not at all below `gate`. A machine that repeats itself in a
@@ -413,7 +413,7 @@ class Calibration:
         weight = np.asarray(self.sensitivity_weights)[deeds.sensitivity]
         new, wrong = novelty * weight, error * weight
         wrong = np.where(deeds.machinery & (new <= 0), 0.0, wrong)
-        return Weighed(
+        return ActionEvidence(
             novelty, error, np.where(new > self.gate, new, 0.0), np.where(wrong > self.gate, wrong, 0.0)
         )
 

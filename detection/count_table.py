@@ -92,7 +92,9 @@ class CountTable:
             self._insert(distinct[new], times[new], whose)
         return before
 
-    def put(self, keys: Keys, counts: npt.NDArray[np.integer], owners: npt.NDArray[np.int32] | None) -> None:
+    def merge(
+        self, keys: Keys, counts: npt.NDArray[np.integer], owners: npt.NDArray[np.int32] | None
+    ) -> None:
         """Add entries; counts of a key that is there already add up.
 
         Args:
@@ -107,8 +109,8 @@ class CountTable:
         new = ~found
         self._insert(keys[new], counts[new], None if owners is None else owners[new])
 
-    def put_greater(self, keys: Keys, counts: Ints, owners: npt.NDArray[np.int32]) -> None:
-        """As `put`, but of a key that is there already the greater count stays."""
+    def merge_greater(self, keys: Keys, counts: Ints, owners: npt.NDArray[np.int32]) -> None:
+        """As `merge`, but of a key that is there already the greater count stays."""
         keys = np.clip(keys, _LEAST_KEY, _GREATEST_KEY)
         at, found = self._find(keys)
         greater = np.maximum(self._counts[at[found]].astype(np.int64), counts[found])
@@ -134,7 +136,7 @@ class CountTable:
             places = np.flatnonzero(self._keys)
         return self._keys[places], self._counts[places].astype(np.int64), self._owners[places]
 
-    def take(self, owned: npt.NDArray[np.bool_]) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
+    def pop(self, owned: npt.NDArray[np.bool_]) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
         """Remove the entries of some owners and return them; costs a look at the owner of every entry.
 
         Args:

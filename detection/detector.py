@@ -21,7 +21,7 @@ from data.events.audit_event import AuditEvent
 from data.principals.identity import Principal
 from data.principals.peer_groups import PrincipalTable
 from detection.bundle import Bundle
-from detection.calibration import Deeds
+from detection.calibration import ActionFeatures
 from detection.evidence import Accumulator
 from detection.novelty import LIMIT, HabitTable, PriorCounts
 from detection.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
@@ -115,9 +115,9 @@ class Scores:
         folded: int64 [M], events that belong to an action scored before.
         dropped: int64 [K], events left out by the settings.
         explanations: index of a flagged action -> its explanation.
-        new, wrong: float64 [N], what the action itself adds to what adds up: of novelty and of reconstruction error, decades;
+        novelty_evidence, error_evidence: float64 [N], what the action itself adds to what adds up: of novelty and of reconstruction error, decades;
             0 where it adds nothing, as for most.
-        news: index of an action that adds something -> what is new about it, most important first.
+        novelties: index of an action that adds something -> what is new about it, most important first.
         unknown: bool [N], whose verb or resource is none that training knew.
     """
 
@@ -138,9 +138,9 @@ class Scores:
     folded: Ints
     dropped: Ints
     explanations: dict[int, Explanation] = field(default_factory=dict)
-    new: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    wrong: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    news: dict[int, list[HabitReason]] = field(default_factory=dict)
+    novelty_evidence: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    error_evidence: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    novelties: dict[int, list[HabitReason]] = field(default_factory=dict)
     unknown: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
 
 
@@ -275,10 +275,12 @@ class Detector:
         nll = self._reconstruct(cut, who.ids, who.group_ids)
         known = self.habits.observe(attribute_hashes(batch, self.encoder), who.name_hashes, who.group_hashes)
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
-        deeds = Deeds.of(known, tokens, vocabulary, who.names, who.kinds, sensitivity)
+        deeds = ActionFeatures.from_counts(known, tokens, vocabulary, who.names, who.kinds, sensitivity)
         weighed = calibration.weigh(nll, deeds)
         limits = calibration.thresholds(who.kinds)
-        sums = self.accumulator.add(who.names, batch.time, weighed.new, weighed.wrong, limits)
+        sums = self.accumulator.add(
+            who.names, batch.time, weighed.novelty_evidence, weighed.error_evidence, limits
+        )
         evidence, threshold = calibration.verdict(sums, who.kinds)
         flagged = evidence >= threshold
         hits = flagged.nonzero()[0]
@@ -299,12 +301,14 @@ class Detector:
             severity=["none"] * len(batch),
             folded=batch.folded,
             dropped=batch.dropped,
-            new=weighed.new,
-            wrong=weighed.wrong,
+            novelty_evidence=weighed.novelty_evidence,
+            error_evidence=weighed.error_evidence,
             unknown=(tokens[:, _KNOWN_FIELDS] == UNKNOWN).any(axis=1),
         )
-        for row in (flagged | (weighed.new > 0) | (weighed.wrong > 0)).nonzero()[0].tolist():
-            scores.news[row] = self._news(batch, row, known, who.groups[row])
+        for row in (
+            (flagged | (weighed.novelty_evidence > 0) | (weighed.error_evidence > 0)).nonzero()[0].tolist()
+        ):
+            scores.novelties[row] = self._novelties(batch, row, known, who.groups[row])
         if len(hits):
             kind_of_deed = deeds.levels[:, _KIND_OF_DEED].max(axis=1)
             log_probs = self._alternatives(cut, hits, who.ids, who.group_ids)
@@ -314,7 +318,7 @@ class Detector:
                 times = float(evidence[hit] / threshold[hit])
                 scores.severity[hit] = severity_of(True, times, int(sensitivity[hit]), int(kind_of_deed[hit]))
                 scores.explanations[hit] = self._explain(
-                    batch, hit, nll[hit], (log_probs[row], of_peers[row]), scores.news[hit]
+                    batch, hit, nll[hit], (log_probs[row], of_peers[row]), scores.novelties[hit]
                 )
         return scores
 
@@ -339,7 +343,7 @@ class Detector:
     def _values(self, batch: ActionBatch, row: int) -> dict[str, str]:
         return {name: self.encoder.interners[name].values[batch.codes[name][row]] for name in STATIC_FIELDS}
 
-    def _news(self, batch: ActionBatch, row: int, known: PriorCounts, group: str) -> list[HabitReason]:
+    def _novelties(self, batch: ActionBatch, row: int, known: PriorCounts, group: str) -> list[HabitReason]:
         values = self._values(batch, row)
         members = self.bundle.principals.sizes.get(group, 0)
         is_member = self.bundle.principals.group_of.get(batch.principals[batch.principal[row]].name) == group

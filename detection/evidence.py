@@ -104,15 +104,15 @@ class Accumulator:
         rows = np.array([held[name] for name in names]).reshape(len(names), 1 + 2 * len(self.horizons))
         return Sums(names, rows)
 
-    def take(self, principals: Sequence[str]) -> Sums:
+    def pop(self, principals: Sequence[str]) -> Sums:
         """Remove some principals and return what has added up of them."""
         taken = self.sums(principals)
         for name in taken.names:
             del self._sums[name]
         return taken
 
-    def put(self, sums: Sums) -> None:
-        """Give back what `sums` or `take` returned; what has added up since is replaced."""
+    def restore(self, sums: Sums) -> None:
+        """Give back what `sums` or `pop` returned; what has added up since is replaced."""
         self._sums.update(zip(sums.names, sums.rows.tolist(), strict=True))
 
     def _keep_bounded(self) -> None:

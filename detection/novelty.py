@@ -78,7 +78,7 @@ class HabitTable:
     One table maps a 64-bit key to a count. Keys are salted by level: own (principal, attribute) -> actions;
     peers (group, attribute) and anyone (attribute) -> number of distinct principals; own of the principal alone -> its actions.
 
-    Entries made by `observe` or `put` know their owner: those of a quiet principal can be taken out and put back. Entries of a
+    Entries made by `observe` or `restore` know their owner: those of a quiet principal can be taken out and put back. Entries of a
     bundle have no owner and stay.
 
     Args:
@@ -126,7 +126,7 @@ class HabitTable:
             self._table.forget_rare(self.limit - self.limit // 4)
         return PriorCounts(own, peers, anyone, actions)
 
-    def take(self, principals: Hashes) -> OwnHabits:
+    def pop(self, principals: Hashes) -> OwnHabits:
         """Remove what is known to belong to some principals and return it. Walks the whole table: take many at a time.
 
         Args:
@@ -135,13 +135,13 @@ class HabitTable:
         goes = np.zeros(len(self._owners), bool)
         codes = [self._code_of.pop(one) for one in principals.tolist() if one in self._code_of]
         goes[codes] = True
-        keys, counts, owners = self._table.take(goes)
+        keys, counts, owners = self._table.pop(goes)
         self._free += codes
         return OwnHabits(self._named(owners), keys, counts)
 
-    def put(self, own: OwnHabits) -> None:
-        """Give back what `take` or `own` returned; what was counted in between adds up."""
-        self._table.put(own.key, own.count, self._owner_codes(own.principal))
+    def restore(self, own: OwnHabits) -> None:
+        """Give back what `pop` or `own` returned; what was counted in between adds up."""
+        self._table.merge(own.key, own.count, self._owner_codes(own.principal))
 
     def learn(self, other: HabitTable, before: HabitTable) -> None:
         """Take over what another table counted since it was like `before`.
@@ -161,13 +161,13 @@ class HabitTable:
         known = theirs >= 0
         mine = np.full(len(theirs), NOBODY, np.int32)
         mine[known] = self._owner_codes(other._named(theirs[known]))
-        self._table.put_greater(keys, counts, mine[place])
+        self._table.merge_greater(keys, counts, mine[place])
 
-    def put_greater(self, own: OwnHabits, others: npt.NDArray[np.uint64]) -> None:
-        """As `put` and `put_others`, for counts under another bundle: of two counts of one key the greater is kept."""
+    def merge_greater(self, own: OwnHabits, others: npt.NDArray[np.uint64]) -> None:
+        """As `restore` and `restore_others`, for counts under another bundle: of two counts of one key the greater is kept."""
         owners = np.full(len(others), NOBODY, np.int32)
-        self._table.put_greater(own.key, own.count, self._owner_codes(own.principal))
-        self._table.put_greater(others[:, 0], others[:, 1].astype(np.int64), owners)
+        self._table.merge_greater(own.key, own.count, self._owner_codes(own.principal))
+        self._table.merge_greater(others[:, 0], others[:, 1].astype(np.int64), owners)
 
     def own(self) -> OwnHabits:
         """All entries whose owner is known, in the order of their keys."""
@@ -191,9 +191,9 @@ class HabitTable:
         """Count of each key, int64 [n]."""
         return self._table.get(keys)
 
-    def put_others(self, grown: npt.NDArray[np.uint64]) -> None:
+    def restore_others(self, grown: npt.NDArray[np.uint64]) -> None:
         """Count what `grown` or `others` returned; counts add up."""
-        self._table.put(grown[:, 0], grown[:, 1], None)
+        self._table.merge(grown[:, 0], grown[:, 1], None)
 
     def to_array(self) -> npt.NDArray[np.uint64]:
         """Sorted keys and counts of all entries, uint64 [K, 2]."""
@@ -205,7 +205,7 @@ class HabitTable:
         """Inverse of `to_array`; the owners of the entries are not known then."""
         habits = cls()
         habits._table = CountTable(int(1.2 * len(saved)))
-        habits._table.put(saved[:, 0], saved[:, 1], None)
+        habits._table.merge(saved[:, 0], saved[:, 1], None)
         return habits
 
     def copy(self, limit: int | None = None) -> HabitTable:

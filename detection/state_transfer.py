@@ -96,7 +96,7 @@ def transfer_contexts(
     fitted = np.take_along_axis(tokens, at[:, :, None], axis=1)
     fitted[steps >= kept[:, None]] = 0
     names = [held.names[row] for row in stays]
-    new.windows.put(Contexts(names, fitted, kept.astype(np.int16), held.last[stays]))
+    new.windows.restore(Contexts(names, fitted, kept.astype(np.int16), held.last[stays]))
 
 
 def transfer_sums(new: Detector, held: Sums, horizons: Sequence[float]) -> None:
@@ -116,4 +116,4 @@ def transfer_sums(new: Detector, held: Sums, horizons: Sequence[float]) -> None:
         if within:
             source = max(within, key=horizons.__getitem__)
             rows[:, 1 + 2 * place : 3 + 2 * place] = held.rows[:, 1 + 2 * source : 3 + 2 * source]
-    new.accumulator.put(Sums(held.names, rows))
+    new.accumulator.restore(Sums(held.names, rows))

@@ -193,14 +193,14 @@ class Windows:
         tokens[np.arange(self.window - 1) >= lengths[:, None]] = 0
         return Contexts(known, tokens, lengths, self._last[places])
 
-    def take(self, names: Sequence[str]) -> Contexts:
+    def pop(self, names: Sequence[str]) -> Contexts:
         """Remove some principals and return their context."""
         taken = self.contexts(names)
         self._free += [self._place.pop(name) for name in taken.names]
         return taken
 
-    def put(self, contexts: Contexts) -> None:
-        """Give principals the context that `contexts` or `take` returned; what they had since is replaced."""
+    def restore(self, contexts: Contexts) -> None:
+        """Give principals the context that `contexts` or `pop` returned; what they had since is replaced."""
         places = self._places(contexts.names)
         self._tokens[places] = contexts.tokens
         self._lengths[places], self._last[places] = contexts.lengths, contexts.last

@@ -230,9 +230,9 @@ class ColdPrincipalStore:
 
     def _take(self, names: list[str]) -> list[tuple[int, _Row]]:
         detector = self._detector
-        contexts, sums = detector.windows.take(names), detector.accumulator.take(names)
+        contexts, sums = detector.windows.pop(names), detector.accumulator.pop(names)
         hashes = [stable_hash(name) for name in names]
-        own = detector.habits.take(np.array(hashes, np.uint64))
+        own = detector.habits.pop(np.array(hashes, np.uint64))
         seen = self._principals.take(names)
         order = np.argsort(own.principal, kind="stable")
         whose, keys, counts = own.principal[order], own.key[order], own.count[order].astype(np.uint32)
@@ -301,12 +301,12 @@ class ColdPrincipalStore:
             transfer_contexts(detector, contexts, Vocabulary.from_dict(terms.vocabulary))
             if summed:
                 transfer_sums(detector, sums, terms.horizons)
-            detector.habits.put_greater(own, np.empty((0, 2), np.uint64))
+            detector.habits.merge_greater(own, np.empty((0, 2), np.uint64))
             return
-        detector.windows.put(contexts)
+        detector.windows.restore(contexts)
         if summed:
-            detector.accumulator.put(sums)
-        detector.habits.put(own)
+            detector.accumulator.restore(sums)
+        detector.habits.restore(own)
 
 
 def _key(name: str) -> int:

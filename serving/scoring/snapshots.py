@@ -277,14 +277,14 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
         transfer_contexts(detector, contexts, Vocabulary.from_dict(meta["vocabulary"]))
         transfer_sums(detector, sums, meta["horizons"])
         in_all = np.stack([arrays["others"][:, 0], arrays["others_in_all"]], axis=1)
-        detector.habits.put_greater(own, in_all)
+        detector.habits.merge_greater(own, in_all)
         return
     elsewhere = set(detector.windows.contexts().names) - set(names)
-    detector.windows.take(list(elsewhere))  # the bundle's context of principals on disk is out of date
-    detector.windows.put(contexts)
-    detector.accumulator.put(sums)
-    detector.habits.put_others(arrays["others"])
-    detector.habits.put(own)
+    detector.windows.pop(list(elsewhere))  # the bundle's context of principals on disk is out of date
+    detector.windows.restore(contexts)
+    detector.accumulator.restore(sums)
+    detector.habits.restore_others(arrays["others"])
+    detector.habits.restore(own)
 
 
 def _restore_memory(snapshot: Snapshot, detector: Detector) -> None:

@@ -49,10 +49,10 @@ def test_entries_of_an_owner_can_be_taken_out_and_put_back() -> None:
     counts = CountTable()
     counts.add(keys, owners)
     before = held(counts)
-    taken, times, whose = counts.take(np.array([False, True, False, True]))
+    taken, times, whose = counts.pop(np.array([False, True, False, True]))
     assert set(taken.tolist()) == set(keys[np.isin(owners, [1, 3])].tolist())
     assert counts.get(keys).tolist() == (~np.isin(owners, [1, 3])).astype(int).tolist()
-    counts.put(taken, times, whose)
+    counts.merge(taken, times, whose)
     assert held(counts) == before
 
 
@@ -66,10 +66,10 @@ def test_taking_and_putting_back_again_and_again_changes_nothing(
         for key in (max(key, 1) for key in keys):
             expected[key] = expected.get(key, 0) + 1
         for owner in owners:
-            taken, times, whose = counts.take(np.arange(4) == owner)
+            taken, times, whose = counts.pop(np.arange(4) == owner)
             assert not counts.get(taken).any()
             assert len(counts) + len(taken) == len(expected)
-            counts.put(taken, times, whose)
+            counts.merge(taken, times, whose)
         assert held(counts) == expected
         assert counts.get(array(list(expected))).tolist() == list(expected.values())
 
@@ -80,7 +80,7 @@ def test_room_of_what_was_taken_out_is_used_again() -> None:
     for number in range(200):
         keys = np.random.default_rng(number).integers(1, 2**63, 500, dtype=np.uint64)
         counts.add(keys, np.zeros(500, np.int32))
-        assert len(counts.take(np.array([True]))[0]) == 500
+        assert len(counts.pop(np.array([True]))[0]) == 500
         size = max(size, counts.nbytes)
     assert len(counts) == 0
     assert size <= 32_000
@@ -91,7 +91,7 @@ def test_every_hash_can_be_a_key() -> None:
     counts = CountTable()
     counts.add(ends, np.zeros(4, np.int32))
     assert counts.get(ends).tolist() == [2, 2, 2, 2]
-    counts.take(np.array([True]))
+    counts.pop(np.array([True]))
     assert counts.get(ends).tolist() == [0, 0, 0, 0]
 
 
@@ -104,7 +104,7 @@ def test_what_was_counted_least_is_forgotten_first() -> None:
 
 def test_a_count_stops_at_the_end_of_its_range() -> None:
     counts = CountTable()
-    counts.put(array([7]), np.array([2**32 - 2]), None)
+    counts.merge(array([7]), np.array([2**32 - 2]), None)
     assert counts.add(array([7, 7, 7])).tolist() == [2**32 - 2, 2**32 - 1, 2**32]
     assert counts.get(array([7])).tolist() == [2**32 - 1]
 

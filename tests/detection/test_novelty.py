@@ -79,13 +79,13 @@ def test_a_quiet_principals_habits_can_be_kept_elsewhere() -> None:
     habits, kept = HabitTable(), HabitTable()
     for one in (habits, kept):
         observe(one, ("a", pods(1)), ("b", secret(1)), ("a", pods(2)))
-    taken = kept.take(np.array([stable_hash("a")], np.uint64))
+    taken = kept.pop(np.array([stable_hash("a")], np.uint64))
     assert set(taken.principal.tolist()) == {stable_hash("a")}
     assert stable_hash("a") not in kept.own().principal.tolist()
     assert len(kept) + len(taken.key) == len(habits)
     observe(kept, ("c", pods(4)))  # takes the free code, not the habits
     observe(habits, ("c", pods(4)))
-    kept.put(taken)
+    kept.restore(taken)
     assert kept.to_array().tolist() == habits.to_array().tolist()
     own, same = kept.own(), habits.own()
     assert sorted(zip(own.principal, own.key, own.count, strict=True)) == sorted(

@@ -262,7 +262,7 @@ def test_what_belongs_to_a_principal_can_still_be_taken_out_after_a_reload(
     old.score(events)
     new = reloaded(old, bundle)
     for one in np.unique(old.habits.own().principal)[:5]:
-        before, after = (detector.habits.take(np.array([one], np.uint64)) for detector in (old, new))
+        before, after = (detector.habits.pop(np.array([one], np.uint64)) for detector in (old, new))
         assert dict(zip(after.key.tolist(), after.count.tolist(), strict=True)) == dict(
             zip(before.key.tolist(), before.count.tolist(), strict=True)
         )
@@ -281,7 +281,7 @@ def test_sums_find_their_horizon_in_a_bundle_that_has_others(bundle: Bundle) -> 
         )
 
     old = over(120.0, 3600.0)
-    old.accumulator.put(Sums(["alice"], np.array([[5.0, 1.0, 2.0, 3.0, 4.0]])))
+    old.accumulator.restore(Sums(["alice"], np.array([[5.0, 1.0, 2.0, 3.0, 4.0]])))
     for horizons, sums in {
         (120.0, 3600.0): [1.0, 2.0, 3.0, 4.0],
         (3600.0,): [3.0, 4.0],
