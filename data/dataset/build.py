@@ -22,7 +22,7 @@ from data.actions.fields import FIELDS, STATIC_FIELDS, gap_codes
 from data.actions.sensitivity import Sensitivity
 from data.actions.vocabulary import SPECIALS, UNKNOWN, Vocabulary
 from data.arrays import runs
-from data.dataset.parts import Part, encode_all, plan
+from data.dataset.parts import DatasetPart, encode_all, plan
 from data.dataset.table import FORMAT, ArrowFolder, dataset_features
 from data.errors import KubehabitError
 from data.events.audit_event import DeadLetter
@@ -172,7 +172,7 @@ class _Kept:
     before, as the encoder's memory would hold them, and those that had only begun, however long ago.
     """
 
-    def __init__(self, parts: list[Part]) -> None:
+    def __init__(self, parts: list[DatasetPart]) -> None:
         self.masks: list[npt.NDArray[np.bool_]] = []
         self.repeats = 0
         before: list[npt.NDArray[np.uint64]] = []
@@ -195,7 +195,7 @@ class _Kept:
         return sum(int(mask.sum()) for mask in self.masks)
 
 
-def _join_owners(parts: list[Part], kept: _Kept) -> None:
+def _join_owners(parts: list[DatasetPart], kept: _Kept) -> None:
     """Fill in the owner of each action: links are followed in the order of the log, whatever the parts were encoded in.
 
     The codes are written in place; doing it again, after a kill, gives the same.
@@ -226,7 +226,7 @@ class _Span:
     split_at: int
 
     @classmethod
-    def of(cls, parts: list[Part], kept: _Kept, hold_out: float) -> _Span:
+    def of(cls, parts: list[DatasetPart], kept: _Kept, hold_out: float) -> _Span:
         edges = [
             (int(time.min()), int(time.max()))
             for part, mask in zip(parts, kept.masks, strict=True)
@@ -255,7 +255,7 @@ class _Fitted:
     group_of: list[str]
 
 
-def _fit(parts: list[Part], kept: _Kept, span: _Span, similar_from: float) -> _Fitted:
+def _fit(parts: list[DatasetPart], kept: _Kept, span: _Span, similar_from: float) -> _Fitted:
     """Vocabulary and principals, from the fitting part alone."""
     counts: dict[str, Counter[str]] = {field: Counter() for field in STATIC_FIELDS}
     fitting_principals: list[Principal] = []
@@ -297,7 +297,7 @@ def _fit(parts: list[Part], kept: _Kept, span: _Span, similar_from: float) -> _F
 
 
 def _profiles(
-    parts: list[Part], kept: _Kept, span: _Span, names: list[str]
+    parts: list[DatasetPart], kept: _Kept, span: _Span, names: list[str]
 ) -> dict[str, tuple[Counter[tuple[str, ...]], Counter[tuple[str, ...]]]]:
     """What some principals did in the fitting part: verb and resource, and the same with the namespace.
 
@@ -353,7 +353,7 @@ _RAW: Mapping[str, tuple[type[np.generic], int]] = {
 }
 
 
-def _write(parts: list[Part], kept: _Kept, span: _Span, fitted: _Fitted, out: Path) -> dict[str, Any]:
+def _write(parts: list[DatasetPart], kept: _Kept, span: _Span, fitted: _Fitted, out: Path) -> dict[str, Any]:
     """Sort all actions by principal and write them as Arrow; returns the measured half of the card.
 
     How many rows each principal has is known, so every part's rows can be put where they belong at once (a counting sort on
@@ -369,7 +369,7 @@ def _write(parts: list[Part], kept: _Kept, span: _Span, fitted: _Fitted, out: Pa
     return _to_arrow(out, total, starts, span, fitted)
 
 
-def _ranks(part: Part, mask: npt.NDArray[np.bool_], rank: Mapping[str, int]) -> npt.NDArray[np.int32]:
+def _ranks(part: DatasetPart, mask: npt.NDArray[np.bool_], rank: Mapping[str, int]) -> npt.NDArray[np.int32]:
     """Rank of the principal of each action of a part, int32 [N]."""
     if not mask.any():
         return np.empty(0, np.int32)
@@ -379,7 +379,7 @@ def _ranks(part: Part, mask: npt.NDArray[np.bool_], rank: Mapping[str, int]) -> 
 
 
 def _scatter(
-    parts: list[Part],
+    parts: list[DatasetPart],
     kept: _Kept,
     rank: Mapping[str, int],
     place: npt.NDArray[np.int64],

@@ -66,7 +66,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DatasetPart:
     """A finished part.
 
     Attributes:
@@ -143,7 +143,7 @@ def request_hashes(audit_ids: list[str], time: npt.NDArray[np.int64]) -> npt.NDA
     return hashed
 
 
-class _Writer:
+class _PartWriter:
     """Collects the batches of a job and writes them as parts."""
 
     def __init__(self, folder: Path, job: Job, settings: ActionSettings, rules: Sensitivity) -> None:
@@ -239,7 +239,7 @@ class _Writer:
 class _Dead:
     """Passes dead letters of the reader on to a job's writer."""
 
-    def __init__(self, writer: _Writer) -> None:
+    def __init__(self, writer: _PartWriter) -> None:
         self._writer = writer
 
     def add(self, source: str, letter: DeadLetter) -> None:  # noqa: ARG002 - the part knows its log
@@ -259,7 +259,7 @@ def encode_job(job: Job, folder: Path, settings: dict[str, Any], rules: list[dic
 
 
 def _encode(job: Job, folder: Path, settings: ActionSettings, rules: Sensitivity) -> int:
-    writer = _Writer(folder, job, settings, rules)
+    writer = _PartWriter(folder, job, settings, rules)
     dead = _Dead(writer)
     chunks = (
         read_events(job.log, dead, on_skipped=writer.skip)
@@ -297,7 +297,7 @@ def encode_all(
     *,
     workers: int | None = None,
     progress: bool = True,
-) -> list[Part]:
+) -> list[DatasetPart]:
     """Encode all jobs, continuing where an earlier, killed build of the same logs and settings stopped.
 
     Args:
@@ -350,7 +350,7 @@ def _in_parallel(
             raise
 
 
-def _parts(jobs: list[Job], folder: Path) -> Iterator[Part]:
+def _parts(jobs: list[Job], folder: Path) -> Iterator[DatasetPart]:
     lines = 0  # before this job, in its log
     shared: dict[str, str] = {}  # the parts of a log hold mostly the same values: each is kept once
     for job in jobs:
@@ -364,5 +364,5 @@ def _parts(jobs: list[Job], folder: Path) -> Iterator[Part]:
                 for field, values in meta["values"].items()
             }
             meta["letters"] = [(line + lines, reason, raw) for line, reason, raw in meta["letters"]]
-            yield Part(path, meta)
+            yield DatasetPart(path, meta)
         lines += done["lines"]

@@ -36,7 +36,7 @@ _SECRET_BODIES = ("secrets", "configmaps")
 _ENOUGH = 0.95
 
 
-class Tally:
+class BoundedCounter:
     """Counts values in bounded memory."""
 
     def __init__(self, limit: int = _DISTINCT_LIMIT) -> None:
@@ -189,13 +189,13 @@ class Inspection:
     skipped: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
     dead_examples: dict[str, str] = field(default_factory=dict)
-    principals: Tally = field(default_factory=Tally)
-    resources: Tally = field(default_factory=Tally)
-    verbs: Tally = field(default_factory=Tally)
-    codes: Tally = field(default_factory=Tally)
-    levels: Tally = field(default_factory=Tally)
-    stages: Tally = field(default_factory=Tally)
-    clusters: Tally = field(default_factory=Tally)
+    principals: BoundedCounter = field(default_factory=BoundedCounter)
+    resources: BoundedCounter = field(default_factory=BoundedCounter)
+    verbs: BoundedCounter = field(default_factory=BoundedCounter)
+    codes: BoundedCounter = field(default_factory=BoundedCounter)
+    levels: BoundedCounter = field(default_factory=BoundedCounter)
+    stages: BoundedCounter = field(default_factory=BoundedCounter)
+    clusters: BoundedCounter = field(default_factory=BoundedCounter)
     bodies: Share = field(default_factory=Share)
     areas: dict[str, Share] = field(default_factory=lambda: {area.name: Share() for area in _AREAS})
     decisions: Share = field(default_factory=Share)

@@ -12,9 +12,9 @@ from data.simulation.cluster import (
     KUBECTL,
     NEWER,
     Account,
-    Client,
+    ActorIdentity,
+    ApiClient,
     Grant,
-    Identity,
     Person,
     Rights,
     binding,
@@ -52,13 +52,13 @@ _VERBS = {
 
 
 @dataclass(slots=True)
-class Run:
+class AttackRun:
     """One run of a scenario and what its label needs."""
 
     scenario: Scenario
     principal: str
     mode: str
-    client: Client
+    client: ApiClient
     start: int = 0
     end: int = 0
     ids: list[str] = field(default_factory=list)
@@ -115,7 +115,7 @@ class Campaign:
 
     def __init__(self, world: World, scenarios: Sequence[Scenario], start: int, end: int) -> None:
         self.world = world
-        self.runs: list[Run] = []
+        self.runs: list[AttackRun] = []
         self._used: dict[str, int] = {}
         self._latest = start + int((end - start) * 0.97)
         random, settings = world.random, world.settings.attacks
@@ -158,15 +158,15 @@ class Campaign:
         found = [a for a in self.world.cast.accounts if a.role == role]
         return self.world.random.choice(found) if found else None
 
-    def _victim(self, scenario: Scenario) -> tuple[Client, str, Person | None]:
-        """Client, namespace, and the person behind it, if any."""
+    def _victim(self, scenario: Scenario) -> tuple[ApiClient, str, Person | None]:
+        """ApiClient, namespace, and the person behind it, if any."""
         world, random, who = self.world, self.world.random, scenario.who
         everywhere = [team.namespace for team in world.cast.teams]
         if who == "anonymous":
             rights = Rights([], 'User \\"system:anonymous\\"')
-            identity = Identity("system:anonymous", ("system:unauthenticated",), rights)
+            identity = ActorIdentity("system:anonymous", ("system:unauthenticated",), rights)
             identity.outside_reason = world.cast.controllers["anonymous"].who.outside_reason
-            return Client(identity, home_address(random), random.choice(_TOOLS[:3])), everywhere[0], None
+            return ApiClient(identity, home_address(random), random.choice(_TOOLS[:3])), everywhere[0], None
         if who == "node":
             node = random.choice(world.cast.nodes)
             return node.client, everywhere[0], None
@@ -176,13 +176,15 @@ class Campaign:
             identity = service_account(namespace, name, [Grant(reason, None, None, None)])
             address = f"10.244.{random.randrange(len(world.cast.nodes))}.{random.randrange(2, 250)}"
             machine = namespace == "kube-system"
-            return Client(identity, address, agent, machine), random.choice(everywhere), None
+            return ApiClient(identity, address, agent, machine), random.choice(everywhere), None
         if who == "joiner":
             person = self._person("developer")
             groups = (f"dev:{person.team.name}", "corp:devs", "system:authenticated")
             name = f"{person.who.name[:3]}{random.choice('aeiou')}r.{random.choice(('bo', 'ke', 'lu', 'mi'))}{random.choice(('ta', 'ro', 'ni'))}@corp.example"
-            client = Client(
-                Identity(name, groups, person.who.rights), office_address(random, 4), random.choice(KUBECTL)
+            client = ApiClient(
+                ActorIdentity(name, groups, person.who.rights),
+                office_address(random, 4),
+                random.choice(KUBECTL),
             )
             joined = Person(client.who, "developer", person.team, [client], person.homes, person.shift, 1.0)
             return client, person.homes[0], joined
@@ -211,7 +213,7 @@ class Campaign:
         gone = [p for p in world.cast.people if p.last < day]
         return gone[0] if gone else self._person("developer")
 
-    def _approach(self, scenario: Scenario, client: Client) -> tuple[str, Client]:
+    def _approach(self, scenario: Scenario, client: ApiClient) -> tuple[str, ApiClient]:
         random, settings = self.world.random, self.world.settings.attacks
         if scenario.who == "anonymous" or scenario.who.startswith("new-") or scenario.who == "joiner":
             return "new-ip-and-ua", client
@@ -233,7 +235,7 @@ class Campaign:
             agent = random.choice([a for a in pool if a != client.agent])
         return mode, client.other(address, agent)
 
-    def _scene(self, client: Client, namespace: str) -> Scene:
+    def _scene(self, client: ApiClient, namespace: str) -> Scene:
         world, random = self.world, self.world.random
         scene = world.scene(client.who, namespace)
         others = [team.namespace for team in world.cast.teams if team.namespace != namespace] + [
@@ -261,7 +263,7 @@ class Campaign:
             yield self._wait_for_work(person)
         elif office and scenario.fixed_mode == "night":
             yield max(1, self._next_night() - world.kernel.now)
-        run = Run(scenario, client.who.name, mode, client, start=world.kernel.now)
+        run = AttackRun(scenario, client.who.name, mode, client, start=world.kernel.now)
         self.runs.append(run)
         scene = self._scene(client, namespace)
         lines: list[str] = []

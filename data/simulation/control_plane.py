@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from data.simulation.api import FULL_DISCOVERY
-from data.simulation.cluster import Account, App, Client, Node, suffix
+from data.simulation.cluster import Account, ApiClient, App, ClusterNode, suffix
 from data.simulation.kernel import DAY, SECOND, Process
 from data.simulation.steps import compiled, owned_job
 from data.simulation.world import World
@@ -27,7 +27,7 @@ class Loop(NamedTuple):
     rounds: int = 1
 
 
-class Habits(NamedTuple):
+class AccountHabits(NamedTuple):
     """Informers (resource, namespace, query), loops and lease of a kind of account."""
 
     watches: Sequence[str] = ()
@@ -40,91 +40,91 @@ _BACKUP = """
     clusterrolebindings customresourcedefinitions deployments statefulsets cronjobs ingresses applications jobs
     networkpolicies clusterroles
 """.split()
-HABITS: dict[str, Habits] = {
-    "cluster-autoscaler": Habits(
+HABITS: dict[str, AccountHabits] = {
+    "cluster-autoscaler": AccountHabits(
         ["pods -", "nodes -", "poddisruptionbudgets -", "replicasets -", "statefulsets -"],
         [Loop(6.68, ["get configmaps kube-system/cluster-autoscaler-status", "update configmaps kube-system/cluster-autoscaler-status"])],
         ("kube-system", "cluster-autoscaler", 0.82),
     ),
-    "metrics-server": Habits(["nodes -", "pods -"], [Loop(3.32, ["create subjectaccessreviews - #review"])]),
-    "coredns": Habits(["pods -", "namespaces -", "endpoints -", "services -"], [Loop(9.9, ["visit /version"])]),
-    "prometheus-k8s": Habits(
+    "metrics-server": AccountHabits(["nodes -", "pods -"], [Loop(3.32, ["create subjectaccessreviews - #review"])]),
+    "coredns": AccountHabits(["pods -", "namespaces -", "endpoints -", "services -"], [Loop(9.9, ["visit /version"])]),
+    "prometheus-k8s": AccountHabits(
         ["services monitoring", "pods kube-system", "endpoints kube-system", "services web", "pods monitoring", "endpoints web", "services kube-system", "pods web", "endpoints monitoring", "nodes -"],
         [
             Loop(3.35, ["get nodes/proxy /{node} >/metrics/cadvisor", "get nodes/proxy /{node} >/metrics"]),
             Loop(120, ["visit /metrics !403"]),
         ],
     ),
-    "argocd-application-controller": Habits(
+    "argocd-application-controller": AccountHabits(
         ["secrets -", "configmaps -", "appprojects argocd", "deployments -", "replicasets -", "services -", "applications argocd", "statefulsets -", "pods -"],
         [Loop(8.02, ["list applications argocd ?resourceVersion=0"], ["get deployments {ns}/{app}", "get services {ns}/{app}", "get configmaps {ns}/{app}-config", "patch deployments {ns}/{app} #argo", "patch applications argocd/{ns}-{app}", "create events argocd/{ns}-{app}.{hex}f59661ffd212"], 0.46, 2)],
     ),
-    "argocd-server": Habits(
+    "argocd-server": AccountHabits(
         ["secrets argocd", "appprojects argocd", "applications argocd", "configmaps argocd"],
         [Loop(6.08, ["list applications argocd ?limit=500"], ["get applications argocd/{ns}-{app}", "get deployments {ns}/{app}", "list pods {ns} ?labelSelector=app%3D{app}", "list events {ns} ?limit=500"], 0.6)],
     ),
-    "ingress-nginx": Habits(
+    "ingress-nginx": AccountHabits(
         ["secrets -", "ingresses -", "services -", "endpoints -", "configmaps -"],
         [
             Loop(2.67, ["get configmaps ingress-nginx/ingress-controller-leader-nginx", "update configmaps ingress-nginx/ingress-controller-leader-nginx"]),
             Loop(9.96, ["get ingresses {ns}/{app}", "update ingresses/status {ns}/{app} #ingress", "create events {ns}/sync.{hex}14e2a1e4d34b"]),
         ],
     ),
-    "cert-manager": Habits(
+    "cert-manager": AccountHabits(
         ["clusterissuers -", "secrets -", "ingresses -", "certificates -"],
         [Loop(13.1, ["get certificates {ns}/{ns}-tls", "get secrets {ns}/tls-wildcard", "update certificates/status {ns}/{ns}-tls", "update secrets {ns}/tls-wildcard %0.19"])],
         ("kube-system", "cert-manager-controller", 0.98),
     ),
-    "kyverno": Habits(
+    "kyverno": AccountHabits(
         ["policyreports -", "clusterpolicies -", "namespaces -", "configmaps -"],
         [Loop(4.7, ["get validatingwebhookconfigurations /kyverno-policy-validating-webhook-cfg", "list policyreports {ns} ?limit=500", "create subjectaccessreviews - #review", "get policyreports {ns}/polr-ns-{ns}", "patch policyreports {ns}/polr-ns-{ns}"])],
         ("kyverno", "kyverno", 0.98),
     ),
-    "kustomize-controller": Habits(
+    "kustomize-controller": AccountHabits(
         ["kustomizations -", "gitrepositories -"],
         [Loop(16.4, [], ["get kustomizations flux-system/apps-{ns}", "patch deployments {ns}/{app} ?fieldManager=kustomize-controller&force=true&dryRun=All #flux", "patch configmaps {ns}/{app}-config ?fieldManager=kustomize-controller&force=true", "patch kustomizations/status flux-system/apps-{ns}"], 1.0, 4)],
         ("flux-system", "kustomize-controller-leader-election", 1.31),
     ),
-    "workflow-controller": Habits(
+    "workflow-controller": AccountHabits(
         ["workflows argo", "pods argo"],
         [
             Loop(3.3, ["list workflows argo ?resourceVersion=0"], ["create pods argo/train-{hex}-1 #step=registry.corp.example/ml/train:29", "patch workflows argo/train-{hex}"], 0.124),
         ],
         ("argo", "workflow-controller", 0.98),
     ),
-    "external-secrets": Habits(
+    "external-secrets": AccountHabits(
         ["externalsecrets -"],
         [Loop(2.67, ["get externalsecrets {ns}/db-creds", "get secrets {ns}/db-creds", "update secrets {ns}/db-creds %0.48", "patch externalsecrets/status {ns}/db-creds"])],
     ),
-    "fluent-bit": Habits(["namespaces -", "pods -"], [Loop(6.08, ["list pods {ns} ?limit=50", "get pods {ns}/{pod}", "get pods {ns}/{pod}", "get pods {ns}/{pod}"])]),
-    "helm-release-bot": Habits(
+    "fluent-bit": AccountHabits(["namespaces -", "pods -"], [Loop(6.08, ["list pods {ns} ?limit=50", "get pods {ns}/{pod}", "get pods {ns}/{pod}", "get pods {ns}/{pod}"])]),
+    "helm-release-bot": AccountHabits(
         [],
         [Loop(12.1, ["list secrets {ns} ?labelSelector=name%3D{app}%2Cowner%3Dhelm"], ["discover %0.02", "get secrets {ns}/sh.helm.release.v1.{app}.v{rev}", "create secrets {ns}/sh.helm.release.v1.{app}.v{next}", "get serviceaccounts {ns}/default", "get configmaps {ns}/{app}-config", "patch configmaps {ns}/{app}-config", "get services {ns}/{app}", "patch services {ns}/{app} #helm", "get deployments {ns}/{app}", "patch deployments {ns}/{app} #helm", "get deployments {ns}/{app}", "get secrets {ns}/sh.helm.release.v1.{app}.v{next}", "update secrets {ns}/sh.helm.release.v1.{app}.v{next}", "delete secrets {ns}/sh.helm.release.v1.{app}.v{old}"], 0.6)],
     ),
-    "postgres-operator": Habits(
+    "postgres-operator": AccountHabits(
         ["postgresclusters -", "statefulsets prod", "pods prod"],
         [Loop(5.99, ["get postgresclusters prod/orders", "get statefulsets prod/postgres", "get secrets prod/db-creds", "get services prod/postgres", "patch postgresclusters/status prod/orders"], ["patch statefulsets prod/postgres #statefulset", "create pods/exec prod/postgres-0 ?command=patronictl&command=list&stdout=true&stderr=true"], 0.073)],
     ),
-    "external-dns": Habits([], [Loop(6.72, ["list services - ?limit=500", "list ingresses - ?limit=500", "list nodes - ?limit=500"])]),
-    "grafana": Habits(["configmaps monitoring ?labelSelector=grafana_dashboard%3D1", "secrets monitoring ?labelSelector=grafana_datasource%3D1"], [Loop(5.27, ["get configmaps monitoring/grafana-config"])]),
-    "velero": Habits(
+    "external-dns": AccountHabits([], [Loop(6.72, ["list services - ?limit=500", "list ingresses - ?limit=500", "list nodes - ?limit=500"])]),
+    "grafana": AccountHabits(["configmaps monitoring ?labelSelector=grafana_dashboard%3D1", "secrets monitoring ?labelSelector=grafana_datasource%3D1"], [Loop(5.27, ["get configmaps monitoring/grafana-config"])]),
+    "velero": AccountHabits(
         [],
         [Loop(83, [*(f"list {resource} - ?limit=500" for resource in _BACKUP), "list backups velero ?limit=500", "create backups velero/hourly-2026112314{rev}"])],
         None,
     ),
-    "node-labeler": Habits([], [Loop(12, ["list nodes - ?limit=500", *(["get nodes /{node}"] * 4)], ["patch nodes /{node} #rack"], 0.18)]),
+    "node-labeler": AccountHabits([], [Loop(12, ["list nodes - ?limit=500", *(["get nodes /{node}"] * 4)], ["patch nodes /{node} #rack"], 0.18)]),
     # service accounts of applications
-    "reader": Habits([], [Loop(2.67, ["get configmaps {ns}/{app}-config"]), Loop(10, ["list endpoints {ns} ?limit=500", "list pods {ns} ?labelSelector=app%3D{app}"])], ("", "lock", 0.98)),
-    "leader": Habits(["configmaps {ns}"], [Loop(13.5, ["get secrets {ns}/db-creds"])], ("", "leader", 0.82)),
-    "jobber": Habits(
+    "reader": AccountHabits([], [Loop(2.67, ["get configmaps {ns}/{app}-config"]), Loop(10, ["list endpoints {ns} ?limit=500", "list pods {ns} ?labelSelector=app%3D{app}"])], ("", "lock", 0.98)),
+    "leader": AccountHabits(["configmaps {ns}"], [Loop(13.5, ["get secrets {ns}/db-creds"])], ("", "leader", 0.82)),
+    "jobber": AccountHabits(
         [],
         [
             Loop(3.8, ["list jobs {ns} ?limit=500", "get configmaps {ns}/{app}-config"]),
             Loop(17, ["create jobs {ns}/index-{hex} #job", "get jobs/status {ns}/index-{hex}", *(["get jobs/status {ns}/index-{hex} +2.2"] * 3), "delete jobs {ns}/index-{hex} +2.2 #deletejob"]),
         ],
     ),
-    "poller": Habits([], [Loop(5.27, ["get configmaps {ns}/{app}-config", "get secrets {ns}/api-token %0.256", "list pods {ns} ?limit=500"])]),
-    "watcher": Habits(["configmaps {ns}", "services {ns}"], [Loop(24.3, ["get configmaps {ns}/{app}-config"])]),
+    "poller": AccountHabits([], [Loop(5.27, ["get configmaps {ns}/{app}-config", "get secrets {ns}/api-token %0.256", "list pods {ns} ?limit=500"])]),
+    "watcher": AccountHabits(["configmaps {ns}", "services {ns}"], [Loop(24.3, ["get configmaps {ns}/{app}-config"])]),
 }  # fmt: skip
 _BUILD = compiled(
     [
@@ -189,7 +189,7 @@ def _spread(world: World, seconds: float, by: float = 0.12) -> int:
 
 
 def informer(
-    world: World, client: Client, resource: str, namespace: str, pace: float, select: str = ""
+    world: World, client: ApiClient, resource: str, namespace: str, pace: float, select: str = ""
 ) -> Process:
     """List once, then renew a watch whenever the server ends it."""
     random, kernel = world.random, world.kernel
@@ -218,7 +218,9 @@ def informer(
         yield hold + 2 * _MS
 
 
-def lease(world: World, client: Client, namespace: str, name: str, period: float, query: str = "") -> Process:
+def lease(
+    world: World, client: ApiClient, namespace: str, name: str, period: float, query: str = ""
+) -> Process:
     """Leader election: read and renew a lease."""
     kernel = world.kernel
     read = kernel.prepare(client, "get", "leases", namespace, name, query)
@@ -364,7 +366,7 @@ def cron_jobs(world: World) -> Process:
         yield look
 
 
-def kubelet(world: World, node: Node) -> Process:
+def kubelet(world: World, node: ClusterNode) -> Process:
     """The heartbeats of a kubelet."""
     kernel, settings = world.kernel, world.settings.machines
     client = node.client
@@ -390,7 +392,7 @@ def kubelet(world: World, node: Node) -> Process:
         yield period + world.random.randrange(40 * _MS)
 
 
-def volumes(world: World, node: Node, number: int) -> Process:
+def volumes(world: World, node: ClusterNode, number: int) -> Process:
     """A kubelet's watch on one secret or config map of its pods."""
     random, kernel = world.random, world.kernel
     app = world.cast.apps[(node.index * 7 + number * 3) % len(world.cast.apps)]
@@ -404,7 +406,7 @@ def volumes(world: World, node: Node, number: int) -> Process:
         yield seconds * SECOND + 3 * _MS
 
 
-def visits(world: World, client: Client, paths: Sequence[str], period: float) -> Process:
+def visits(world: World, client: ApiClient, paths: Sequence[str], period: float) -> Process:
     """Requests outside the resource API, in turn."""
     yield world.random.randrange(int(period * SECOND))
     while True:
@@ -413,7 +415,7 @@ def visits(world: World, client: Client, paths: Sequence[str], period: float) ->
         yield _spread(world, period, 0.02)
 
 
-def discovery(world: World, client: Client, period: float) -> Process:
+def discovery(world: World, client: ApiClient, period: float) -> Process:
     """A controller that refreshes its discovery cache."""
     yield world.random.randrange(int(period * SECOND))
     random = world.random
@@ -540,7 +542,7 @@ def start_machines(world: World) -> None:
     for name, period in (("generic-garbage-collector", 28.8), ("resourcequota-controller", 28.8)):
         kernel.spawn(discovery(world, cast.controllers[name], period))
     kernel.spawn(discovery(world, manager.other(agent=manager.agent + "/controller-discovery"), 27.6))
-    health = Client(
+    health = ApiClient(
         cast.controllers["anonymous"].who, "35.191.0.9", "GoogleHC/1.0", settings.policy != "everything"
     )
     cast.controllers["anonymous"] = health

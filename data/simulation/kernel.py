@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 
 from data.simulation.api import STREAMS, Route, make_route
-from data.simulation.cluster import Client, uid_of
+from data.simulation.cluster import ApiClient, uid_of
 
 # Yields the microseconds until its next step.
 Process = Iterator[int]
@@ -127,7 +127,7 @@ class Kernel:
         self._turn = turn = (self._turn + 1) % 4093
         return self._writes[turn] if write else self._reads[turn]
 
-    def route(self, client: Client, verb: str, full: str, namespace: str) -> Route:
+    def route(self, client: ApiClient, verb: str, full: str, namespace: str) -> Route:
         """Constant text of a kind of request, cached."""
         key = (client.machine, client.account, verb, full, namespace)
         found = self._routes.get(key)
@@ -141,7 +141,7 @@ class Kernel:
 
     def call(
         self,
-        client: Client,
+        client: ApiClient,
         verb: str,
         full: str,
         namespace: str = "",
@@ -232,7 +232,7 @@ class Kernel:
         return
         yield 0
 
-    def visit(self, client: Client, path: str, code: int = 200) -> str:
+    def visit(self, client: ApiClient, path: str, code: int = 200) -> str:
         """One request outside the resource API (`/version`, discovery). Returns its audit ID, or "" if dropped."""
         if self._policy != "everything" and client.machine:
             return ""
@@ -247,7 +247,7 @@ class Kernel:
         )
 
     def prepare(
-        self, client: Client, verb: str, full: str, namespace: str = "", name: str = "", query: str = ""
+        self, client: ApiClient, verb: str, full: str, namespace: str = "", name: str = "", query: str = ""
     ) -> tuple[str, str, str] | None:
         """Constant text of a repeated request, for `fire`; None if the policy drops it."""
         level, path, tail, ref, ref_end, _ = self.route(client, verb, full, namespace)

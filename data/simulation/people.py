@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from itertools import accumulate
 
-from data.simulation.cluster import HELM, NEWER, Client, Person, home_address, office_address
+from data.simulation.cluster import HELM, NEWER, ApiClient, Person, home_address, office_address
 from data.simulation.kernel import DAY, SECOND, Process
 from data.simulation.steps import compiled
 from data.simulation.world import World
@@ -257,7 +257,7 @@ def next_session(world: World, person: Person) -> int:
     return -1
 
 
-def client_of(world: World, person: Person) -> Client:
+def client_of(world: World, person: Person) -> ApiClient:
     """The client a person uses today."""
     usual = [client for client in person.clients if client.agent != HELM]
     if len(usual) > 1:
@@ -268,7 +268,7 @@ def client_of(world: World, person: Person) -> Client:
     return usual[0]
 
 
-def command(world: World, person: Person, name: str, namespace: str, client: Client) -> Process:
+def command(world: World, person: Person, name: str, namespace: str, client: ApiClient) -> Process:
     """Run one command of a person."""
     scene = world.scene(person.who, namespace)
     if "{rev}" in _TEXT.get(name, ""):

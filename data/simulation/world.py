@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.simulation.api import DISCOVERY
-from data.simulation.cluster import App, Cast, Client, Identity, Node, Team, suffix, uid_of
-from data.simulation.config import Settings
+from data.simulation.cluster import ActorIdentity, ApiClient, App, Cast, ClusterNode, Team, suffix, uid_of
+from data.simulation.config import SimulationSettings
 from data.simulation.kernel import DAY, SECOND, Kernel, Process
 from data.simulation.steps import Scene, Step, body_of, owner_reference, pod_body
 
@@ -32,7 +32,7 @@ _MANAGED = (
 class World:
     """A running cluster: kernel, cast, and the reactions of controllers, scheduler and kubelets."""
 
-    def __init__(self, kernel: Kernel, cast: Cast, settings: Settings) -> None:
+    def __init__(self, kernel: Kernel, cast: Cast, settings: SimulationSettings) -> None:
         self.kernel = kernel
         self.cast = cast
         self.settings = settings
@@ -45,7 +45,7 @@ class World:
         self._tick = 0
         self._limits: dict[tuple[str, str], int] = {}
 
-    def scene(self, who: Identity, namespace: str, app: App | None = None) -> Scene:
+    def scene(self, who: ActorIdentity, namespace: str, app: App | None = None) -> Scene:
         """A scene in a namespace: an app, one of its pods, a node, a fresh name."""
         random = self.random
         if app is None:
@@ -66,14 +66,14 @@ class World:
 
     def play(
         self,
-        client: Client,
+        client: ApiClient,
         steps: Sequence[Step],
         scene: Scene,
         *,
         ids: list[str] | None = None,
         blame: Blame = None,
         think: float = 1.0,
-        others: dict[str, Client] | None = None,
+        others: dict[str, ApiClient] | None = None,
     ) -> Process:
         """Send the requests of a habit one after another.
 
@@ -113,7 +113,7 @@ class World:
                 ids.append(audit_id)
             yield self.lag(2.3 + 6 * random() ** 2)
 
-    def request(self, client: Client, step: Step, scene: Scene, blame: Blame = None) -> str:
+    def request(self, client: ApiClient, step: Step, scene: Scene, blame: Blame = None) -> str:
         """Send one request of a habit now and start the cluster's reaction. Returns its audit ID."""
         namespace, name, query, behind = step.namespace, step.name, step.query, step.behind
         impersonate = step.impersonate
@@ -193,24 +193,31 @@ class World:
         return int(milliseconds * _MS * (1.0 if luck > 0.2 else 2 + 20 * luck))
 
     def call(
-        self, blame: Blame, client: Client, verb: str, full: str, namespace: str, name: str = "", **more: Any
+        self,
+        blame: Blame,
+        client: ApiClient,
+        verb: str,
+        full: str,
+        namespace: str,
+        name: str = "",
+        **more: Any,
     ) -> None:
         """One request of a controller; its audit ID goes to `blame`."""
         audit_id = self.kernel.call(client, verb, full, namespace, name, **more)
         if blame is not None and audit_id:
             blame.append(audit_id)
 
-    def by(self, controller: str) -> Client:
+    def by(self, controller: str) -> ApiClient:
         """Client of a controller."""
         return self.cast.controllers[controller]
 
-    def node(self) -> Node:
+    def node(self) -> ClusterNode:
         """A random node."""
         return self.cast.nodes[self.random.randrange(len(self.cast.nodes))]
 
     def event(
         self,
-        client: Client,
+        client: ApiClient,
         namespace: str,
         about: str,
         blame: Blame,
@@ -280,7 +287,7 @@ class World:
             body=body,
         )
 
-    def bind(self, namespace: str, pod: str, node: Node, blame: Blame) -> Process:
+    def bind(self, namespace: str, pod: str, node: ClusterNode, blame: Blame) -> Process:
         """The scheduler chooses a node."""
         scheduler = self.by("kube-scheduler")
         body = f'{{"kind":"Binding","apiVersion":"v1","metadata":{{"name":"{pod}","namespace":"{namespace}"}},"target":{{"kind":"Node","name":"{node.name}"}}}}'
@@ -288,7 +295,7 @@ class World:
         yield 7 * _MS + self.random.randrange(5 * _MS)
         self.event(scheduler, namespace, pod, blame, resource="events.new")
 
-    def _report(self, node: Node, namespace: str, pod: str, phase: str, blame: Blame) -> Process:
+    def _report(self, node: ClusterNode, namespace: str, pod: str, phase: str, blame: Blame) -> Process:
         """The kubelet reads a pod and writes its status."""
         body = (
             f'{{"metadata":{{"uid":"{uid_of(pod)}"}},"status":{{"phase":"{phase}","conditions":[{{"type":"Ready","status":"True"}}],'
@@ -303,7 +310,7 @@ class World:
         self,
         namespace: str,
         pod: str,
-        node: Node,
+        node: ClusterNode,
         blame: Blame,
         service: str = "",
         config: str = "",
@@ -330,7 +337,7 @@ class World:
         if service:
             yield from self.endpoints(namespace, service, blame)
 
-    def _mount(self, client: Client, resource: str, namespace: str, name: str, blame: Blame) -> Process:
+    def _mount(self, client: ApiClient, resource: str, namespace: str, name: str, blame: Blame) -> Process:
         """A kubelet lists and watches a volume's object; sometimes the authorizer does not know the pod yet."""
         code = 403 if self.random.random() < 0.2 else 0
         select = f"fieldSelector=metadata.name%3D{name}"
@@ -347,7 +354,7 @@ class World:
             self.call(blame, client, "watch", resource, namespace, name, query=query, hold=held)
             yield 4 * _MS
 
-    def pod_stops(self, namespace: str, pod: str, node: Node, blame: Blame) -> Process:
+    def pod_stops(self, namespace: str, pod: str, node: ClusterNode, blame: Blame) -> Process:
         """A pod from its deletion to its end."""
         yield 20 * _MS + self.random.randrange(900 * _MS)
         self.event(node.client, namespace, pod, blame)
@@ -358,7 +365,7 @@ class World:
             yield 9 * _MS
             yield from self._gone(node, namespace, pod, blame)
 
-    def _new_pod(self, app: App, blame: Blame, ready: float = 0.0) -> tuple[str, Node]:
+    def _new_pod(self, app: App, blame: Blame, ready: float = 0.0) -> tuple[str, ClusterNode]:
         """The replica set controller creates one pod of an app."""
         pod, node = f"{app.name}-{app.template}-{suffix(self.random, 5)}", self.node()
         replica_set = f"{app.name}-{app.template}"
@@ -539,7 +546,7 @@ class World:
         node = self.node()
         self.call(blame, node.client, "delete", "pods", namespace, pod, body=_at_once(pod), code=404)
 
-    def _gone(self, node: Node, namespace: str, pod: str, blame: Blame) -> Process:
+    def _gone(self, node: ClusterNode, namespace: str, pod: str, blame: Blame) -> Process:
         """A kubelet tries to stop a pod that is already gone."""
         self.event(node.client, namespace, pod, blame)
         yield 4 * _MS
