@@ -265,6 +265,7 @@ class Campaign:
             yield max(1, self._next_night() - world.kernel.now)
         run = AttackRun(scenario, client.who.name, mode, client, start=world.kernel.now)
         self.runs.append(run)
+        acting = world.blaming(run.induced)
         scene = self._scene(client, namespace)
         lines: list[str] = []
         for line in scenario.lines:
@@ -290,7 +291,7 @@ class Campaign:
             scene["app"] = app.name if len(lines) > len(scenario.lines) or slow else scene["app"]
             scene["pod"] = random.choice(app.pods)[0] if app.pods else f"{app.name}-0"
             before = len(run.ids)
-            yield from world.play(client, [step], scene, ids=run.ids, blame=run.induced)
+            yield from acting.play(client, [step], scene, ids=run.ids)
             run.end = world.kernel.now
             if len(run.ids) > before and step.verb not in ("discover", "visit"):
                 verb, path, code = world.kernel.last

@@ -197,6 +197,11 @@ class App:
     blame: list[str] | None = None
     history: list[str] = field(default_factory=list)
 
+    @property
+    def replica_set(self) -> str:
+        """Name of the current replica set."""
+        return f"{self.name}-{self.template}"
+
 
 @dataclass(slots=True)
 class Team:

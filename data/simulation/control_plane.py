@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from data.simulation.api import FULL_DISCOVERY
 from data.simulation.cluster import Account, ApiClient, App, ClusterNode, suffix
-from data.simulation.kernel import DAY, SECOND, Process
+from data.simulation.kernel import DAY, SECOND, Process, watch_query
 from data.simulation.steps import compiled, owned_job
 from data.simulation.world import World
 
@@ -208,10 +208,7 @@ def informer(
         if own:
             query = f"allowWatchBookmarks=true\\u0026resourceVersion={kernel.revision}\\u0026timeout={seconds // 60}m{seconds % 60}s\\u0026timeoutSeconds={seconds}\\u0026watch=true"
         else:
-            query = (
-                f"{select}\\u0026" * bool(select)
-                + f"watch=true\\u0026timeoutSeconds={seconds}\\u0026allowWatchBookmarks=true\\u0026resourceVersion={kernel.revision}"
-            )
+            query = (f"{select}\\u0026" if select else "") + watch_query(seconds, kernel.revision)
         hold = seconds * SECOND + random.randrange(900)
         if not kernel.call(client, "watch", resource, namespace, query=query, hold=hold):
             return
@@ -344,22 +341,22 @@ def cron_jobs(world: World) -> Process:
                 image = f"registry.corp.example/batch/{name}"
                 job = f"{name}-{kernel.now // (60 * SECOND) * 60}"
                 kernel.call(keeper, "create", "jobs", namespace, job, body=owned_job(job, name, image))
-                kernel.spawn(world.job(namespace, job, image, None), 8 * _MS)
+                kernel.spawn(world.job(namespace, job, image), 8 * _MS)
                 done[index].append(job)
                 yield 3 * _MS + random.randrange(2 * _MS)
                 yield written(namespace, name)
-                world.event(keeper, namespace, name, None)
+                world.event(keeper, namespace, name)
                 yield 8 * _MS
                 yield written(namespace, name, 409)
             elif old and random.random() < 0.3:
-                world.event(keeper, namespace, name, None)
+                world.event(keeper, namespace, name)
                 yield 9 * _MS
                 gone = done[index].pop(0)
                 kernel.call(keeper, "delete", "jobs", namespace, gone, body=options)
-                kernel.spawn(world.sweep(namespace, f"{gone}-{suffix(random, 5)}", None), 9 * _MS)
+                kernel.spawn(world.sweep(namespace, f"{gone}-{suffix(random, 5)}"), 9 * _MS)
                 yield 12 * _MS
                 yield written(namespace, name)
-                world.event(keeper, namespace, name, None)
+                world.event(keeper, namespace, name)
                 yield 8 * _MS
             else:
                 yield written(namespace, name)
@@ -401,7 +398,7 @@ def volumes(world: World, node: ClusterNode, number: int) -> Process:
     yield random.randrange(400 * SECOND)
     while True:
         seconds = 300 + random.randrange(300)
-        query = f"fieldSelector=metadata.name%3D{name}\\u0026watch=true\\u0026timeoutSeconds={seconds}\\u0026allowWatchBookmarks=true\\u0026resourceVersion={kernel.revision}"
+        query = f"fieldSelector=metadata.name%3D{name}\\u0026{watch_query(seconds, kernel.revision)}"
         kernel.call(node.client, "watch", resource, app.namespace, name, query=query, hold=seconds * SECOND)
         yield seconds * SECOND + 3 * _MS
 
@@ -499,7 +496,7 @@ def autoscaler(world: World) -> Process:
             kernel.call(client, "list", "pods.metrics", app.namespace, query=selector, code=404)
             yield 2 * _MS + int(11 * random.random() ** 3 * _MS)
             if random.random() < 0.05:
-                world.event(client, app.namespace, app.name, None, "patch")
+                world.event(client, app.namespace, app.name, "patch")
                 yield 3 * _MS
         yield int(period * SECOND)
 
@@ -516,7 +513,7 @@ def new_apps(world: World) -> Process:
         team.apps.append(app)
         world.by_namespace[team.namespace].append(app)
         world.app_of[(app.namespace, app.name)] = app
-        yield from world.rollout(app, None)
+        yield from world.rollout(app)
 
 
 def start_machines(world: World) -> None:

@@ -44,6 +44,14 @@ def audit_ids(seed: int) -> Iterator[str]:
             yield block[start : start + 36]
 
 
+def watch_query(seconds: int, revision: int) -> str:
+    """Query of a watch that the server ends after some time."""
+    return (
+        f"watch=true\\u0026timeoutSeconds={seconds}\\u0026allowWatchBookmarks=true"
+        f"\\u0026resourceVersion={revision}"
+    )
+
+
 class Kernel:
     """Runs processes in time order and turns their requests into lines of audit.k8s.io/v1.
 
@@ -198,10 +206,9 @@ class Kernel:
             ref += ref_end
         if tail:
             ref += f',"subresource":"{tail[1:]}"'
-        if code < 400:
-            status = '"status":"Success",' if verb == "delete" and "pods" not in full else ""
-        else:
-            status = _FAILURES.get(code, '"status":"Failure",')
+        status = "" if code < 400 else _FAILURES.get(code, '"status":"Failure",')
+        if code < 400 and verb == "delete" and "pods" not in full:
+            status = '"status":"Success",'
         if code == 403 and not allowed:
             annotations = client.who.refused
         audit_id = next(self._ids)
