@@ -217,7 +217,7 @@ class Campaign:
         random, settings = self.world.random, self.world.settings.attacks
         if scenario.who == "anonymous" or scenario.who.startswith("new-") or scenario.who == "joiner":
             return "new-ip-and-ua", client
-        mode = scenario.fixed_mode
+        mode = scenario.mode
         if mode == "helm":
             return "same", client.other(agent=HELM)
         if mode == "night":
@@ -261,7 +261,7 @@ class Campaign:
         office = world.settings.people.calendar == "office"
         if office and person is not None and scenario.who not in ("dormant", "joiner") and mode == "same":
             yield self._wait_for_work(person)
-        elif office and scenario.fixed_mode == "night":
+        elif office and scenario.mode == "night":
             yield max(1, self._next_night() - world.kernel.now)
         run = AttackRun(scenario, client.who.name, mode, client, start=world.kernel.now)
         self.runs.append(run)

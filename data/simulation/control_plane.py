@@ -11,7 +11,7 @@ from typing import NamedTuple
 from data.simulation.api import FULL_DISCOVERY
 from data.simulation.cluster import Account, ApiClient, App, ClusterNode, suffix
 from data.simulation.kernel import DAY, SECOND, Process, watch_query
-from data.simulation.steps import compiled, owned_job
+from data.simulation.steps import HELM_UPGRADE, compiled, owned_job
 from data.simulation.world import World
 
 _MS = 1000
@@ -87,9 +87,7 @@ HABITS: dict[str, AccountHabits] = {
     ),
     "workflow-controller": AccountHabits(
         ["workflows argo", "pods argo"],
-        [
-            Loop(3.3, ["list workflows argo ?resourceVersion=0"], ["create pods argo/train-{hex}-1 #step=registry.corp.example/ml/train:29", "patch workflows argo/train-{hex}"], 0.124),
-        ],
+        [Loop(3.3, ["list workflows argo ?resourceVersion=0"], ["create pods argo/train-{hex}-1 #step=registry.corp.example/ml/train:29", "patch workflows argo/train-{hex}"], 0.124)],
         ("argo", "workflow-controller", 0.98),
     ),
     "external-secrets": AccountHabits(
@@ -97,10 +95,7 @@ HABITS: dict[str, AccountHabits] = {
         [Loop(2.67, ["get externalsecrets {ns}/db-creds", "get secrets {ns}/db-creds", "update secrets {ns}/db-creds %0.48", "patch externalsecrets/status {ns}/db-creds"])],
     ),
     "fluent-bit": AccountHabits(["namespaces -", "pods -"], [Loop(6.08, ["list pods {ns} ?limit=50", "get pods {ns}/{pod}", "get pods {ns}/{pod}", "get pods {ns}/{pod}"])]),
-    "helm-release-bot": AccountHabits(
-        [],
-        [Loop(12.1, ["list secrets {ns} ?labelSelector=name%3D{app}%2Cowner%3Dhelm"], ["discover %0.02", "get secrets {ns}/sh.helm.release.v1.{app}.v{rev}", "create secrets {ns}/sh.helm.release.v1.{app}.v{next}", "get serviceaccounts {ns}/default", "get configmaps {ns}/{app}-config", "patch configmaps {ns}/{app}-config", "get services {ns}/{app}", "patch services {ns}/{app} #helm", "get deployments {ns}/{app}", "patch deployments {ns}/{app} #helm", "get deployments {ns}/{app}", "get secrets {ns}/sh.helm.release.v1.{app}.v{next}", "update secrets {ns}/sh.helm.release.v1.{app}.v{next}", "delete secrets {ns}/sh.helm.release.v1.{app}.v{old}"], 0.6)],
-    ),
+    "helm-release-bot": AccountHabits([], [Loop(12.1, HELM_UPGRADE[:1], ["discover %0.02", *HELM_UPGRADE[1:]], 0.6)]),
     "postgres-operator": AccountHabits(
         ["postgresclusters -", "statefulsets prod", "pods prod"],
         [Loop(5.99, ["get postgresclusters prod/orders", "get statefulsets prod/postgres", "get secrets prod/db-creds", "get services prod/postgres", "patch postgresclusters/status prod/orders"], ["patch statefulsets prod/postgres #statefulset", "create pods/exec prod/postgres-0 ?command=patronictl&command=list&stdout=true&stderr=true"], 0.073)],
@@ -162,13 +157,8 @@ _DEPLOY = compiled(
         "list pods {ns} +2 ?labelSelector=app%3D{app}",
     ]
 )
-_MIGRATE = compiled(
-    [
-        "create jobs {ns}/migrate-{hex} #job",
-        *(["get jobs {ns}/migrate-{hex} +1.5"] * 3),
-        "delete jobs {ns}/migrate-{hex} #deletejob",
-    ]
-)
+_JOB = "jobs {ns}/migrate-{hex}"
+_MIGRATE = compiled([f"create {_JOB} #job", *([f"get {_JOB} +1.5"] * 3), f"delete {_JOB} #deletejob"])
 _CANARY = compiled(["get deployments {ns}/{app}-canary !404"])
 _KCM_WATCHES = """
     configmaps endpoints namespaces services serviceaccounts poddisruptionbudgets storageclasses pods nodes secrets
@@ -250,8 +240,7 @@ def loop(world: World, account: Account, habit: Loop, homes: Sequence[str], pace
             namespace = homes[random.randrange(len(homes))]
             scene = world.scene(who, namespace, mine)
             if mine is None:
-                revision = 3 + random.randrange(40)
-                scene |= {"rev": str(revision), "next": str(revision + 1), "old": str(revision - 2)}
+                scene |= world.revision()
         yield from world.play(client, first, scene)
         if second and random.random() < habit.chance:
             for _ in range(habit.rounds):
@@ -294,11 +283,8 @@ def pipeline(world: World, account: Account, pace: float) -> Process:
             busy *= people.release_boost if weekday in people.release_days else 1.0
         yield int(min(random.expovariate(1) * 18 / pace / busy, 6 * 3600) * SECOND) + SECOND
         staging = world.app_of.get(("staging", f"{team.name}-stg"))
-        app = (
-            staging
-            if staging is not None and random.random() < 0.3
-            else team.apps[random.randrange(len(team.apps))]
-        )
+        app = staging if staging is not None and random.random() < 0.3 else None
+        app = app or team.apps[random.randrange(len(team.apps))]
         scene = world.scene(account.client.who, app.namespace, app)
         if random.random() < 0.025:
             yield from world.play(account.client, _CANARY, scene)
@@ -320,9 +306,8 @@ def cron_jobs(world: World) -> Process:
     options = '{"kind":"DeleteOptions","apiVersion":"batch/v1","propagationPolicy":"Background"}'
 
     def written(namespace: str, name: str, code: int = 0) -> int:
-        body = (
-            f'{{"kind":"CronJob","apiVersion":"batch/v1beta1","metadata":{{"name":"{name}"}},"status":{{}}}}'
-        )
+        kind = '"kind":"CronJob","apiVersion":"batch/v1beta1"'
+        body = f'{{{kind},"metadata":{{"name":"{name}"}},"status":{{}}}}'
         kernel.call(keeper, "update", "cronjobs/status", namespace, name, body=body, code=code)
         return world.lag(2 + 3 * random.random())
 
@@ -428,13 +413,10 @@ def discovery(world: World, client: ApiClient, period: float) -> Process:
             if not world.kernel.visit(client, f"{path}?timeout=32s"):
                 return
             # client-go allows a burst, then twenty requests a second.
-            yield (
-                5 * _MS
-                if number < 2
-                else 900 + random.randrange(1500)
-                if number < 30
-                else 49 * _MS + random.randrange(2 * _MS)
-            )
+            if number < 2:
+                yield 5 * _MS
+            else:
+                yield 900 + random.randrange(1500) if number < 30 else 49 * _MS + random.randrange(2 * _MS)
         yield int(period * SECOND)
 
 
@@ -442,10 +424,8 @@ def apiserver(world: World) -> Process:
     """The API server maintains its own service."""
     client, kernel = world.by("apiserver"), world.kernel
     first = [kernel.prepare(client, "get", "namespaces", "default", "default")]
-    first += [
-        kernel.prepare(client, "get", resource, "default", "kubernetes")
-        for resource in ("services", "endpoints", "endpointslices")
-    ]
+    for resource in ("services", "endpoints", "endpointslices"):
+        first.append(kernel.prepare(client, "get", resource, "default", "kubernetes"))
     if world.settings.policy != "everything":
         return
     kernel.spawn(apiserver_reviews(world))
@@ -483,9 +463,8 @@ def apiserver_reviews(world: World) -> Process:
 def autoscaler(world: World) -> Process:
     """The horizontal pod autoscaler without metrics: every attempt fails."""
     client, kernel, random = world.by("horizontal-pod-autoscaler"), world.kernel, world.random
-    apps = [app for app in world.cast.apps if app.namespace not in ("kube-system", "staging")][
-        :: max(1, len(world.cast.apps) // 12)
-    ][:3]
+    apps = [app for app in world.cast.apps if app.namespace not in ("kube-system", "staging")]
+    apps = apps[:: max(1, len(world.cast.apps) // 12)][:3]
     metrics = kernel.route(client, "list", "pods.metrics", "web").level
     period = 15.0 if metrics else 600.0
     while True:
@@ -557,18 +536,14 @@ def start_machines(world: World) -> None:
     namespaces = [team.namespace for team in cast.teams] + ["prod", "staging"]
     releases = ["prod", *namespaces[:2]]
     for account in cast.accounts:
-        if account.role == "gitlab-runner":
-            kernel.spawn(build_runner(world, account, settings.machines.pipeline_pace))
-            continue
-        if account.role == "ci-deployer":
-            kernel.spawn(pipeline(world, account, settings.machines.pipeline_pace))
+        if account.role in ("gitlab-runner", "ci-deployer"):
+            process = build_runner if account.role == "gitlab-runner" else pipeline
+            kernel.spawn(process(world, account, settings.machines.pipeline_pace))
             continue
         habits = HABITS[account.role]
-        homes = (
-            [account.namespace]
-            if account.team
-            else (releases if account.role == "helm-release-bot" else namespaces[:60])
-        )
+        homes = releases if account.role == "helm-release-bot" else namespaces[:60]
+        if account.team:
+            homes = [account.namespace]
         for watch in habits.watches:
             resource, place, *select = watch.split()
             where = "" if place == "-" else place.replace("{ns}", account.namespace)

@@ -104,6 +104,25 @@ def compiled(lines: Sequence[str]) -> tuple[Step, ...]:
     return tuple(parse(line) for line in lines)
 
 
+#: Requests of `helm upgrade`.
+HELM_UPGRADE = (
+    "list secrets {ns} ?labelSelector=name%3D{app}%2Cowner%3Dhelm",
+    "get secrets {ns}/sh.helm.release.v1.{app}.v{rev}",
+    "create secrets {ns}/sh.helm.release.v1.{app}.v{next}",
+    "get serviceaccounts {ns}/default",
+    "get configmaps {ns}/{app}-config",
+    "patch configmaps {ns}/{app}-config",
+    "get services {ns}/{app}",
+    "patch services {ns}/{app} #helm",
+    "get deployments {ns}/{app}",
+    "patch deployments {ns}/{app} #helm",
+    "get deployments {ns}/{app}",
+    "get secrets {ns}/sh.helm.release.v1.{app}.v{next}",
+    "update secrets {ns}/sh.helm.release.v1.{app}.v{next}",
+    "delete secrets {ns}/sh.helm.release.v1.{app}.v{old}",
+)
+
+
 def _pod_spec(image: str, extra: str = "", policy: str = "Always") -> str:
     return (
         f'{{"containers":[{{"name":"app","image":"{image}","resources":{{}},"terminationMessagePath":"/dev/termination-log",'

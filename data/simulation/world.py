@@ -183,6 +183,11 @@ class World:
         elif full == "services" and verb in ("create", "patch") and self.random.random() < 0.5:
             spawn(self.endpoints(namespace, name), 11 * _MS)
 
+    def revision(self) -> Scene:
+        """A random revision of a Helm release: the newest, the next, and the one that is dropped."""
+        newest = 3 + self.random.randrange(40)
+        return {"rev": str(newest), "next": str(newest + 1), "old": str(newest - 2)}
+
     def lag(self, milliseconds: float) -> int:
         """Microseconds until the next request in an immediate sequence: one in five finds the server busy."""
         luck = self.random.random()
