@@ -110,10 +110,7 @@ def audit_level(
             Kubernetes services do) or `lean` (also drops reads by control plane and kubelets except of secrets and config
             maps, informers of service accounts and heartbeats of kubelets).
         machine: whether the caller is a node, a component or a controller in kube-system.
-        verb: audit verb.
-        resource: plural.
-        sub: subresource or "".
-        namespace: namespace or "".
+        resource, sub: plural, and subresource or "".
         account: whether the caller is a service account.
     """
     if policy != "everything":
@@ -167,11 +164,5 @@ def make_route(
         ref += f',"namespace":"{namespace}"'
     end = f',"apiGroup":"{group}"' if group else ""
     end += f',"apiVersion":"{version}"'
-    return Route(
-        level,
-        f"{root}{scope}/{plural}",
-        f"/{sub}" if sub else "",
-        ref,
-        end,
-        level == "Request" and sub not in STREAMS,
-    )
+    keeps_body = level == "Request" and sub not in STREAMS
+    return Route(level, f"{root}{scope}/{plural}", f"/{sub}" if sub else "", ref, end, keeps_body)

@@ -166,11 +166,7 @@ class Kernel:
         """One request for a resource.
 
         Args:
-            client: the caller.
-            verb: audit verb.
             full: `resource` or `resource/subresource`.
-            namespace: namespace or "".
-            name: object name or "".
             query: query string with `&` written as the API server's JSON does (`\\u0026`), without `?`.
             body: request object as JSON; recorded only if the policy does.
             code: status code; 0: by authorization and verb.
@@ -195,17 +191,11 @@ class Kernel:
         write = verb in ("create", "update", "patch", "delete")
         if tail or (name and verb not in _COLLECTION):
             path = f"{path}/{name}{tail}{behind}"
-        if query:
-            path = f"{path}?{query}"
+        path = f"{path}?{query}" if query else path
         if name and not hidden_name:
             ref = f'{ref},"name":"{name}"'
-        if verb == "update":
-            self.revision += 1
-            ref += f',"uid":"{uid_of(full.partition("/")[0] + namespace + name)}"{ref_end},"resourceVersion":"{self.revision}"'
-        else:
-            ref += ref_end
-        if tail:
-            ref += f',"subresource":"{tail[1:]}"'
+        self.revision += verb == "update"
+        ref = self._ref_end(verb, ref, ref_end, full.partition("/")[0] + namespace + name, tail)
         status = "" if code < 400 else _FAILURES.get(code, '"status":"Failure",')
         if code < 400 and verb == "delete" and "pods" not in full:
             status = '"status":"Success",'
@@ -233,6 +223,14 @@ class Kernel:
         else:
             self._lines.append(f"{head}ResponseComplete{text}{self.stamp(now)}{end}")
         return audit_id
+
+    def _ref_end(self, verb: str, ref: str, end: str, uid_from: str, tail: str) -> str:
+        """An object reference with its last fields, which for an update name the object's version."""
+        if verb == "update":
+            ref += f',"uid":"{uid_of(uid_from)}"{end},"resourceVersion":"{self.revision}"'
+        else:
+            ref += end
+        return ref + f',"subresource":"{tail[1:]}"' if tail else ref
 
     def _finish(self, text: str, end: str) -> Process:
         self._lines.append(f"{text}{self.stamp(self.now)}{end}")
@@ -264,14 +262,8 @@ class Kernel:
         if name:
             path = f"{path}/{name}{tail}"
             ref += f',"name":"{name}"'
-        if verb == "update":
-            ref += f',"uid":"{uid_of(full + namespace + name)}"{ref_end},"resourceVersion":"{self.revision}"'
-        else:
-            ref += ref_end
-        if tail:
-            ref += f',"subresource":"{tail[1:]}"'
-        if query:
-            path = f"{path}?{query}"
+        ref = self._ref_end(verb, ref, ref_end, full + namespace + name, tail)
+        path = f"{path}?{query}" if query else path
         return (
             f'{{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"{level}","auditID":"',
             f'","stage":"ResponseComplete","requestURI":"{path}","verb":"{verb}",{client.head("")}{ref}}},'
