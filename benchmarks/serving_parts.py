@@ -76,6 +76,7 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
     from detection.calibration import ActionFeatures, Calibration
     from detection.evidence import Accumulator
     from detection.novelty import HabitTable
+    from detection.reconstruction import Reconstruction
     from detection.windows import Windows
     from serving.rollout.loader import load_engine
     from serving.scoring.deduplication import EventDeduplicator
@@ -88,14 +89,14 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
         (ActionEncoder, "encode", "encode"),
         (Vocabulary, "encode", "encode"),
         (Windows, "cut", "windows"),
-        (detecting.Detector, "_reconstruct", "reconstruct"),
+        (Reconstruction, "nll", "reconstruct"),
         (HabitTable, "observe", "habits"),
         (Sensitivity, "levels", "sensitivity"),
         (Calibration, "weigh", "calibration"),
         (Calibration, "thresholds", "calibration"),
         (Calibration, "verdict", "calibration"),
         (Accumulator, "add", "calibration"),
-        (detecting.Detector, "_alternatives", "explain"),
+        (Reconstruction, "log_probs", "explain"),
         (detecting.Detector, "_explain", "explain"),
         (Engine, "_record", "results"),
         (Engine, "_unusual", "results"),

@@ -37,12 +37,7 @@ from detection.parity_check import PARITY_FILE, ParityCheck
 
 FORMAT = 2
 FILES = (
-    "bundle.json",
-    "calibration.json",
-    "sensitivity.json",
-    "model.onnx",
-    "habits.npy",
-    "warmup.npz",
+    *("bundle.json", "calibration.json", "sensitivity.json", "model.onnx", "habits.npy", "warmup.npz"),
     "card.md",
 )
 OPTIONAL = ("newest.onnx", PARITY_FILE)
@@ -84,7 +79,7 @@ class Warmup:
         np.savez_compressed(
             path,
             names=np.array(names, np.str_),
-            sizes=np.array([len(block) for block in blocks], np.int64),
+            sizes=np.array([*map(len, blocks)], np.int64),
             tokens=np.concatenate(blocks) if blocks else np.empty((0, len(FIELDS)), np.int16),
             last=np.array([self.last[name] for name in names], np.int64),
         )
@@ -95,9 +90,8 @@ class Warmup:
         with np.load(path, allow_pickle=False) as saved:
             names, ends = saved["names"].tolist(), np.cumsum(saved["sizes"])
             blocks = np.split(saved["tokens"], ends[:-1]) if names else []
-            return cls(
-                dict(zip(names, blocks, strict=True)), dict(zip(names, saved["last"].tolist(), strict=True))
-            )
+            last = saved["last"].tolist()
+            return cls(dict(zip(names, blocks, strict=True)), dict(zip(names, last, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +112,6 @@ class Bundle:
     habits: HabitTable
     warmup: Warmup
     parity_check: ParityCheck | None = None
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Fields of an action, in the order of the model's last axis."""
-        return FIELDS
 
     @property
     def window(self) -> int:
@@ -169,11 +158,7 @@ class Bundle:
                 )
         try:
             meta = json.loads((directory / "bundle.json").read_text())
-            if (
-                meta["format"] != FORMAT
-                or tuple(meta["fields"]) != FIELDS
-                or tuple(meta["attributes"]) != tuple(ATTRIBUTES)
-            ):
+            if (meta["format"], *meta["fields"], *meta["attributes"]) != (FORMAT, *FIELDS, *ATTRIBUTES):
                 raise BundleError(
                     f"Model bundle {directory} was written for another version of kubehabit (format {meta.get('format')}). "
                     "Train a new one with this version, or serve it with the one that made it."

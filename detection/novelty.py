@@ -78,8 +78,8 @@ class HabitTable:
     One table maps a 64-bit key to a count. Keys are salted by level: own (principal, attribute) -> actions;
     peers (group, attribute) and anyone (attribute) -> number of distinct principals; own of the principal alone -> its actions.
 
-    Entries made by `observe` or `restore` know their owner: those of a quiet principal can be taken out and put back. Entries of a
-    bundle have no owner and stay.
+    Entries made by `observe` or `restore` know their owner: those of a quiet principal can be evicted and restored. Entries
+    of a bundle have no owner and stay.
 
     Args:
         limit: most entries; with more, those that were counted least are forgotten, a quarter of all at a time.

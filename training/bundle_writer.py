@@ -98,6 +98,7 @@ def _card(meta: dict[str, Any], fitted: CalibrationResult) -> str:
     data, calibration = meta["data"], fitted.calibration
     kinds = ", ".join(f"{count} {kind}" for kind, count in data["principals"].items())
     person, system = list(calibration.budget.values())[:2]
+    of_person, of_system = calibration.person_thresholds[0], calibration.system_thresholds[0]
     figures = "\n".join(f"| {key} | {value:.4g} |" for key, value in meta["metrics"].items())
     return f"""# {meta["name"]}
 
@@ -106,8 +107,8 @@ LSTM autoencoder over the audit log of one Kubernetes cluster. It scores how unl
 - **Made** {meta["created"]} from commit `{meta["git_commit"]}`, MLflow run `{meta["run_id"]}`.
 - **Trained on** {data["actions"]:,} actions, {data["first"]} to {data["last"]} ({kinds}); fingerprint `{data["fingerprint"]}`.
 - **Calibrated on** the part from {data["split_at"]}, which was not fitted on. No attack label was used anywhere.
-- **Flags** an action of a person or pipeline at evidence {calibration.person_threshold:.2f} and of the cluster's own machinery at
-  {calibration.system_threshold:.2f} (decades, added up over {calibration.horizons[0]:g} seconds), set for at most {person:g}
+- **Flags** an action of a person or pipeline at evidence {of_person:.2f} and of the cluster's own machinery at
+  {of_system:.2f} (decades, added up over {calibration.horizons[0]:g} seconds), set for at most {person:g}
   false incidents per 10,000 actions of people and pipelines and {system:g} per 1,000,000 of the machinery.
 - **Not for**: other clusters than the one it was trained on; a verdict about a person. What was already happening while it was
   trained counts as habit.

@@ -382,8 +382,8 @@ def _figures(table: ActionTable, fitted: CalibrationResult) -> dict[str, float]:
     for label, chosen in (("person", person), ("system", ~person)):
         figures[f"held_back_{label}_actions"] = float(chosen.sum())
         figures[f"held_back_{label}_incidents"] = float(_incidents(table, fitted, chosen))
-    figures["person_threshold"] = fitted.calibration.person_threshold
-    figures["system_threshold"] = fitted.calibration.system_threshold
+    figures["person_threshold"] = fitted.calibration.person_thresholds[0]
+    figures["system_threshold"] = fitted.calibration.system_thresholds[0]
     return figures
 
 

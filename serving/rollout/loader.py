@@ -123,6 +123,7 @@ def load_model(
     Raises:
         BundleError: its graph cannot be run here, or fails the bundle's self-test.
     """
+    from data.actions.fields import FIELDS
     from data.actions.stage_folding import StageFolder
     from data.errors import BundleError
     from detection.detector import Detector, describe
@@ -151,7 +152,7 @@ def load_model(
         version=fetched.version,
         source=fetched.source,
         notice=" ".join(notice for notice in notices if notice) or None,
-        fields=list(bundle.fields),
+        fields=list(FIELDS),
         loaded=datetime.now(UTC),
         bundle=describe(bundle),
         self_test=tested,
@@ -163,12 +164,13 @@ def load_model(
 
 def _warm(detector: Detector) -> None:
     """Let onnxruntime reserve what a full batch needs before the first caller waits for it."""
+    from data.actions.fields import FIELDS
     from detection.reconstruction import Reconstruction
     from detection.windows import Cut
 
     bundle = detector.bundle
     none = np.zeros(_WARM_ROWS, np.int64)
-    tokens = np.zeros((_WARM_ROWS, len(bundle.fields)), np.int16)
+    tokens = np.zeros((_WARM_ROWS, len(FIELDS)), np.int16)
     first = np.maximum(np.arange(_WARM_ROWS) - bundle.window + 1, 0)
     cut = Cut(tokens, first, np.arange(_WARM_ROWS) - first + 1, none, bundle.window)
     graphs = Reconstruction(detector.model, detector.reconstruction.newest)
