@@ -164,7 +164,6 @@ class ActionFeatures:
     """What is known of N actions before they are judged.
 
     Attributes:
-        principals, kinds: who acted, and of which kind.
         levels: int8 [N, attributes], novelty levels.
         own: int64 [N, attributes], earlier actions of the principal with each attribute.
         actions: int64 [N], earlier actions of the principal.

@@ -29,6 +29,8 @@ MATURE = 100
 #: Most entries that live habits keep, if their bundle has not more already; with their free places that is 270 MB at most.
 LIMIT = 8_000_000
 Ints = npt.NDArray[np.int64]
+Levels = npt.NDArray[np.int8]
+Flags = npt.NDArray[np.bool_]
 
 _OWN, _PEERS, _ANYONE, _MEMBER = (
     np.uint64(stable_hash(f"level:{name}")) for name in ("own", "peers", "anyone", "member")
@@ -101,13 +103,7 @@ class HabitTable:
         return self._table.nbytes
 
     def observe(self, attributes: Hashes, principal: Hashes, group: Hashes) -> PriorCounts:
-        """Count actions in order; return what was known before each.
-
-        Args:
-            attributes: uint64 [N, attributes].
-            principal: stable hash of each action's principal, uint64 [N].
-            group: stable hash of its peer group, uint64 [N].
-        """
+        """Count actions in order; return what was known before each. Principal and peer group are stable hashes."""
         rows, width = attributes.shape
         keys = np.empty((rows, width + 1), np.uint64)
         keys[:, :width] = mix(mix(_OWN, principal)[:, None], attributes)
@@ -127,11 +123,7 @@ class HabitTable:
         return PriorCounts(own, peers, anyone, actions)
 
     def pop(self, principals: Hashes) -> OwnHabits:
-        """Remove what is known to belong to some principals and return it. Walks the whole table: take many at a time.
-
-        Args:
-            principals: uint64, stable hashes of their names.
-        """
+        """Remove the entries of some principals, by stable hash, and return them. Walks the whole table."""
         goes = np.zeros(len(self._owners), bool)
         codes = [self._code_of.pop(one) for one in principals.tolist() if one in self._code_of]
         goes[codes] = True
@@ -161,13 +153,12 @@ class HabitTable:
         known = theirs >= 0
         mine = np.full(len(theirs), NOBODY, np.int32)
         mine[known] = self._owner_codes(other._named(theirs[known]))
-        self._table.merge_greater(keys, counts, mine[place])
+        self._table.merge(keys, counts, mine[place], greater=True)
 
     def merge_greater(self, own: OwnHabits, others: npt.NDArray[np.uint64]) -> None:
         """As `restore` and `restore_others`, for counts under another bundle: of two counts of one key the greater is kept."""
-        owners = np.full(len(others), NOBODY, np.int32)
-        self._table.merge_greater(own.key, own.count, self._owner_codes(own.principal))
-        self._table.merge_greater(others[:, 0], others[:, 1].astype(np.int64), owners)
+        self._table.merge(own.key, own.count, self._owner_codes(own.principal), greater=True)
+        self._table.merge(others[:, 0], others[:, 1], None, greater=True)
 
     def own(self) -> OwnHabits:
         """All entries whose owner is known, in the order of their keys."""
@@ -211,9 +202,8 @@ class HabitTable:
     def copy(self, limit: int | None = None) -> HabitTable:
         """Independent copy, with a limit of its own."""
         other = HabitTable(limit)
-        other._table = self._table.copy()
-        other._code_of, other._owners = dict(self._code_of), list(self._owners)
-        other._free = list(self._free)
+        other._table, other._code_of = self._table.copy(), dict(self._code_of)
+        other._owners, other._free = list(self._owners), list(self._free)
         return other
 
     def _named(self, codes: npt.NDArray[np.int32]) -> Hashes:
@@ -225,12 +215,10 @@ class HabitTable:
         known = self._code_of
         codes = []
         for one in principals.tolist():
-            code = known.get(one)
-            if code is None:
-                code = self._free.pop() if self._free else len(self._owners)
+            if one not in known:
+                code = known[one] = self._free.pop() if self._free else len(self._owners)
                 self._owners[code : code + 1] = [one]
-                known[one] = code
-            codes.append(code)
+            codes.append(known[one])
         return np.array(codes, np.int32)
 
 
@@ -241,17 +229,10 @@ _BROADER = [
 ]
 
 
-def counted_levels(
-    levels: npt.NDArray[np.int8],
-    actions: npt.NDArray[np.int64],
-    machinery: npt.NDArray[np.bool_],
-    for_others: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.int8]:
+def counted_levels(levels: Levels, actions: Ints, machinery: Flags, for_others: Flags) -> Levels:
     """Novelty levels as far as they are news of the principal, int8 [N, attributes].
 
     Args:
-        levels: int8 [N, attributes], from `novelty_levels`.
-        actions: int64 [N], earlier actions of the principal.
         machinery: bool [N], whether the cluster's own machinery acted.
         for_others: bool [N], whether it acted for a known principal (the `owner` field).
     """
@@ -260,13 +241,10 @@ def counted_levels(
     return np.where(left_out, 0, levels).astype(np.int8)
 
 
-def roots(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+def roots(levels: Levels) -> Levels:
     """Novelty without what follows from broader novelty, int8 [N, attributes].
 
     In a new namespace every object is new; only the namespace counts then, unless the object is new to more people.
-
-    Args:
-        levels: novelty level of each attribute, from `novelty_levels`.
     """
     out = levels.copy()
     if not levels.any():  # as of most actions by themselves
@@ -277,7 +255,7 @@ def roots(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     return out
 
 
-def novelty_levels(known: PriorCounts) -> npt.NDArray[np.int8]:
+def novelty_levels(known: PriorCounts) -> Levels:
     """0 for an attribute known to the principal, 1 new to it, 2 to its peers as well, 3 to everybody. int8 [N, attributes]."""
     new = np.where(known.peers > 0, 1, np.where(known.anyone > 0, 2, 3))
     return np.where(known.own > 0, 0, new).astype(np.int8)

@@ -61,16 +61,10 @@ class ParityCheck:
         return worst if np.isfinite(worst) else float("inf")
 
     def _cut(self) -> Cut:
-        rows = np.arange(len(self))
-        lengths = self.lengths.astype(np.int64)
-        held = np.arange(self.tokens.shape[1]) < lengths[:, None]
-        return Cut(
-            block=self.tokens[held],
-            first=np.cumsum(lengths) - lengths,
-            lengths=lengths,
-            whose=np.repeat(rows, lengths),
-            window=self.tokens.shape[1],
-        )
+        lengths, window = self.lengths.astype(np.int64), self.tokens.shape[1]
+        block = self.tokens[np.arange(window) < lengths[:, None]]
+        whose = np.repeat(np.arange(len(self)), lengths)
+        return Cut(block, np.cumsum(lengths) - lengths, lengths, whose, window)
 
     def save(self, path: Path) -> None:
         """Write as an `.npz` without object arrays."""
@@ -96,15 +90,10 @@ class ParityCheck:
 
 
 def verify_parity(test: ParityCheck, reconstruction: Reconstruction, what: str) -> float:
-    """Compare a model's graphs with the errors in its bundle.
+    """Compare a model's graphs with the errors in its bundle; returns the largest difference, nats.
 
     Args:
-        test: from the bundle.
-        reconstruction: the graphs.
         what: names the model in errors.
-
-    Returns:
-        Largest difference, nats.
 
     Raises:
         BundleError: the difference is above TOLERANCE, or a graph cannot be run.

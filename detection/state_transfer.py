@@ -31,8 +31,8 @@ def transfer_state(
     """Give a fresh detector the state of one that ran.
 
     Args:
-        old: not scoring at the moment.
-        new: one that has not scored yet; it has its bundle's own habits and windows.
+        old: must not score meanwhile.
+        new: has not scored yet; it has its bundle's own habits and windows.
         learned: a copy of the old one's habits from which the new one has learned already, so that this takes less time.
         share: the old one will not score again, so its memory of requests and owners can simply be handed on.
     """
@@ -49,12 +49,13 @@ def transfer_state(
 
 def translation(old: Vocabulary, new: Vocabulary) -> list[npt.NDArray[np.int16]]:
     """For each field, the new token of every old one, int16 [old tokens]."""
-    tables = []
-    for field in FIELDS:
-        values = old.tokens[field][len(SPECIALS) :]
-        tokens = [_token(new, field, value) for value in values]
-        tables.append(np.array([*range(len(SPECIALS)), *tokens], np.int16))
-    return tables
+    special = range(len(SPECIALS))
+    return [
+        np.array(
+            [*special, *(_token(new, field, value) for value in old.tokens[field][len(SPECIALS) :])], np.int16
+        )
+        for field in FIELDS
+    ]
 
 
 def _token(vocabulary: Vocabulary, field: str, value: str) -> int:
@@ -68,15 +69,12 @@ def _token(vocabulary: Vocabulary, field: str, value: str) -> int:
 def transfer_contexts(
     new: Detector, held: Contexts, words: Vocabulary, before: Mapping[str, int] | None = None
 ) -> None:
-    """Give a detector contexts of another bundle.
+    """Give a detector contexts of another bundle with its vocabulary.
 
     What training saw after all that was served is nearer to the present, and stays.
 
     Args:
-        new: has its bundle's own contexts.
-        held: of principals under the other bundle.
-        words: its vocabulary.
-        before: times of the last actions in its training, if they are known; those tell nothing new.
+        before: times of the last actions in the other bundle's training, if known; those add nothing.
     """
     there = new.windows.contexts(held.names)
     later = dict(zip(there.names, there.last.tolist(), strict=True))
@@ -102,12 +100,7 @@ def transfer_contexts(
 def transfer_sums(new: Detector, held: Sums, horizons: Sequence[float]) -> None:
     """Give a detector sums of another bundle, horizon by horizon.
 
-    One that the other bundle did not have begins with what its longest shorter one held: no less than that.
-
-    Args:
-        new: to be given them.
-        held: under the other bundle.
-        horizons: of the other bundle, seconds.
+    A horizon that the other bundle did not have starts with what its longest shorter one held: no less than that.
     """
     rows = np.zeros((len(held.names), 1 + 2 * len(new.accumulator.horizons)))
     rows[:, 0] = held.rows[:, 0]
