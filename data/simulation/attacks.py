@@ -11,6 +11,7 @@ from data.simulation.cluster import (
     HELM,
     KUBECTL,
     NEWER,
+    UNVERSIONED,
     Account,
     ActorIdentity,
     ApiClient,
@@ -32,22 +33,21 @@ from data.simulation.world import World
 _TOOLS = ("curl/8.5.0", "python-requests/2.31.0", "Go-http-client/2.0", "okhttp/4.9.3", *NEWER)
 _NEW_ACCOUNTS = {
     "new-ci": ("cicd", "gha-runner", NEWER[0]),
-    "new-rotator": (
-        "vault",
-        "secret-rotator",
-        "vault-secrets-operator/v0.0.0 (linux/amd64) kubernetes/$Format",
-    ),
+    "new-rotator": ("vault", "secret-rotator", f"vault-secrets-operator/{UNVERSIONED}"),
     "new-backup": ("backup", "velero", "velero-server/v1.13.0 (linux/amd64) 1f2d7b9"),
     "new-monitoring": ("monitoring", "prometheus-operator", "Go-http-client/2.0"),
-    "new-scanner": ("security", "trivy-operator", "trivy-operator/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    "new-scanner": ("security", "trivy-operator", f"trivy-operator/{UNVERSIONED}"),
     "new-upgrader": ("kube-system", "upgrade-controller", "kubeadm/v1.30.1 (linux/amd64) kubernetes/6911225"),
 }
-_VERBS = {
-    "create": "POST",
-    "update": "PUT",
-    "patch": "PATCH",
-    "delete": "DELETE",
-    "deletecollection": "DELETE",
+_VERBS = {"create": "POST", "update": "PUT", "patch": "PATCH"} | dict.fromkeys(
+    ("delete", "deletecollection"), "DELETE"
+)
+
+
+_ACCOUNT_ROLES = {
+    "ci": ("ci-deployer",),
+    "runner": ("gitlab-runner", "ci-deployer"),
+    "app": ("reader", "leader", "poller", "watcher", "jobber"),
 }
 
 
@@ -119,11 +119,8 @@ class Campaign:
         self._used: dict[str, int] = {}
         self._latest = start + int((end - start) * 0.97)
         random, settings = world.random, world.settings.attacks
-        plans = [
-            scenario
-            for scenario in scenarios
-            for _ in range(settings.slow_runs if scenario.slow else settings.runs_per_scenario)
-        ]
+        runs = {True: settings.slow_runs, False: settings.runs_per_scenario}
+        plans = [scenario for scenario in scenarios for _ in range(runs[scenario.slow])]
         random.shuffle(plans)
         length = end - start
         for index, scenario in enumerate(plans):
@@ -131,11 +128,8 @@ class Campaign:
             slow = int(min(settings.slow_days * DAY, length * 0.6)) if scenario.slow else 0
             slow = int(slow * (1 + 2 * random.random()) / 3)
             room = int(length * 0.9) - slow
-            when = (
-                start
-                + int(length * 0.01)
-                + (room * index // len(plans) if not slow else random.randrange(max(1, room)))
-            )
+            wait = random.randrange(max(1, room)) if slow else room * index // len(plans)
+            when = start + int(length * 0.01) + wait
             world.kernel.spawn(self._run(scenario, slow), max(1, when - world.kernel.now))
 
     def labels(self) -> list[dict[str, Any]]:
@@ -173,7 +167,7 @@ class Campaign:
         if who in _NEW_ACCOUNTS:
             namespace, name, agent = _NEW_ACCOUNTS[who]
             reason = binding("ClusterRoleBinding", name, name, f'ServiceAccount \\"{name}/{namespace}\\"')
-            identity = service_account(namespace, name, [Grant(reason, None, None, None)])
+            identity = service_account(namespace, name, [Grant(reason)])
             address = f"10.244.{random.randrange(len(world.cast.nodes))}.{random.randrange(2, 250)}"
             machine = namespace == "kube-system"
             return ApiClient(identity, address, agent, machine), random.choice(everywhere), None
@@ -189,17 +183,12 @@ class Campaign:
             joined = Person(client.who, "developer", person.team, [client], person.homes, person.shift, 1.0)
             return client, person.homes[0], joined
         account = None
-        if who in ("ci", "app", "runner"):
-            roles = {
-                "ci": ["ci-deployer"],
-                "runner": ["gitlab-runner", "ci-deployer"],
-                "app": ["reader", "leader", "poller", "watcher", "jobber"],
-            }[who]
-            account = next((a for role in roles if (a := self._account(role)) is not None), None)
+        if who in _ACCOUNT_ROLES:
+            found = map(self._account, _ACCOUNT_ROLES[who])
+            account = next((one for one in found if one is not None), None)
         elif who not in "developer sre release dba security iac admin data-science dormant".split():
-            account = (
-                self._account(who) or self._account("argocd-application-controller") or world.cast.accounts[0]
-            )
+            account = self._account(who) or self._account("argocd-application-controller")
+            account = account or world.cast.accounts[0]
         if account is not None:
             namespace = account.namespace if account.team else random.choice(everywhere)
             return account.client, namespace, None
@@ -215,7 +204,7 @@ class Campaign:
 
     def _approach(self, scenario: Scenario, client: ApiClient) -> tuple[str, ApiClient]:
         random, settings = self.world.random, self.world.settings.attacks
-        if scenario.who == "anonymous" or scenario.who.startswith("new-") or scenario.who == "joiner":
+        if scenario.who in ("anonymous", "joiner") or scenario.who.startswith("new-"):
             return "new-ip-and-ua", client
         mode = scenario.mode
         if mode == "helm":
@@ -223,11 +212,8 @@ class Campaign:
         if mode == "night":
             return "new-ip", client.other(address=home_address(random))
         if not mode:
-            mode = (
-                "same"
-                if random.random() < settings.same_client
-                else random.choice(("new-ip", "new-ua", "new-ip-and-ua"))
-            )
+            same = random.random() < settings.same_client
+            mode = "same" if same else random.choice(("new-ip", "new-ua", "new-ip-and-ua"))
         address = home_address(random) if "ip" in mode else ""
         agent = ""
         if "ua" in mode:
@@ -238,10 +224,8 @@ class Campaign:
     def _scene(self, client: ApiClient, namespace: str) -> Scene:
         world, random = self.world, self.world.random
         scene = world.scene(client.who, namespace)
-        others = [team.namespace for team in world.cast.teams if team.namespace != namespace] + [
-            "prod",
-            "staging",
-        ]
+        others = [team.namespace for team in world.cast.teams if team.namespace != namespace]
+        others += ["prod", "staging"]
         random.shuffle(others)
         for number, place in enumerate(others[:3], 1):
             scene[f"t{number}"] = place
@@ -276,11 +260,8 @@ class Campaign:
         for line in lines:
             step = parse(line)
             if not first or slow:
-                wait = (
-                    pause * (0.4 + 1.1 * random.random())
-                    if slow
-                    else scenario.wait * (0.4 + 1.2 * random.random()) * SECOND
-                )
+                luck = random.random()
+                wait = pause * (0.4 + 1.1 * luck) if slow else scenario.wait * (0.4 + 1.2 * luck) * SECOND
                 yield max(2000, int(wait * (1 if slow else world.settings.attacks.pace)))
                 if slow and office and person is not None and mode == "same":
                     yield self._wait_for_work(person, 30)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import cycle, islice
 from random import Random
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ LIBRARIES = """
     kubernetes-client/6.0.1
 """.split()
 HELM = "Helm/3.5.2"
+UNVERSIONED = "v0.0.0 (linux/amd64) kubernetes/$Format"
 _VERSION = "v1.20.2 (linux/amd64) kubernetes/faecb19"
 
 
@@ -61,9 +63,13 @@ class Grant(NamedTuple):
     """One RBAC binding with the authorizer's reason; None instead of a set means everything."""
 
     reason: str
-    verbs: frozenset[str] | None
-    resources: frozenset[str] | None
-    namespaces: frozenset[str] | None
+    verbs: frozenset[str] | None = None
+    resources: frozenset[str] | None = None
+    namespaces: frozenset[str] | None = None
+
+    def covers(self, *request: str) -> bool:
+        """Whether it allows a request: verb, resource and namespace."""
+        return all(named is None or one in named for named, one in zip(self[1:], request, strict=True))
 
 
 READS = frozenset(("get", "list", "watch"))
@@ -116,16 +122,8 @@ class Rights:
         if found is None:
             if len(self._memo) > 20_000:
                 self._memo.clear()
-            for reason, verbs, resources, namespaces in self.grants:
-                if (
-                    (verbs is None or verb in verbs)
-                    and (resources is None or full in resources)
-                    and (namespaces is None or namespace in namespaces)
-                ):
-                    found = (True, _allowed(self.extra, reason))
-                    break
-            else:
-                found = (False, self.refused)
+            grant = next((grant for grant in self.grants if grant.covers(*key)), None)
+            found = (False, self.refused) if grant is None else (True, _allowed(self.extra, grant.reason))
             self._memo[key] = found
         return found
 
@@ -317,26 +315,26 @@ CONTROLLERS = """
     daemon-set-controller statefulset-controller persistent-volume-binder
 """.split()
 ADD_ONS = (
-    ("kube-system", "cluster-autoscaler", "cluster-autoscaler/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("kube-system", "cluster-autoscaler", "cluster-autoscaler/" + UNVERSIONED),
     ("kube-system", "metrics-server", "metrics-server/v0.4.1 (linux/amd64) kubernetes/$Format"),
     ("kube-system", "coredns", "coredns/v1.7.0 (linux/amd64) coredns"),
 )
 # Platform service accounts, the most usual first: namespace, account, agent.
 PLATFORM = (
     ("monitoring", "prometheus-k8s", "Prometheus/2.24.1"),
-    ("argocd", "argocd-application-controller", "argocd-application-controller/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("argocd", "argocd-application-controller", "argocd-application-controller/" + UNVERSIONED),
     ("cicd", "gitlab-runner", "gitlab-runner 13.9.0 linux/amd64"),
     ("ingress-nginx", "ingress-nginx", "nginx-ingress-controller/v0.44.0 (linux/amd64) ingress-nginx/f802554ccfadf828f7eb6d3f9a9333686706d613"),
     ("cert-manager", "cert-manager", "controller/v1.2.0 (linux/amd64) cert-manager/969b678f330c68a6429b7a71b271761c59651a85"),
-    ("kyverno", "kyverno", "kyverno/v0.0.0 (linux/amd64) kubernetes/$Format"),
-    ("flux-system", "kustomize-controller", "kustomize-controller/v0.0.0 (linux/amd64) kubernetes/$Format"),
-    ("argo", "workflow-controller", "workflow-controller/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("kyverno", "kyverno", "kyverno/" + UNVERSIONED),
+    ("flux-system", "kustomize-controller", "kustomize-controller/" + UNVERSIONED),
+    ("argo", "workflow-controller", "workflow-controller/" + UNVERSIONED),
     ("vault", "external-secrets", "kubernetes-client/6.0.1"),
     ("logging", "fluent-bit", "Fluent-Bit"),
     ("cicd", "helm-release-bot", HELM),
-    ("db-operator", "postgres-operator", "postgres-operator/v0.0.0 (linux/amd64) kubernetes/$Format"),
-    ("argocd", "argocd-server", "argocd-server/v0.0.0 (linux/amd64) kubernetes/$Format"),
-    ("external-dns", "external-dns", "external-dns/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("db-operator", "postgres-operator", "postgres-operator/" + UNVERSIONED),
+    ("argocd", "argocd-server", "argocd-server/" + UNVERSIONED),
+    ("external-dns", "external-dns", "external-dns/" + UNVERSIONED),
     ("monitoring", "grafana", "OpenAPI-Generator/11.0.0/python"),
     ("velero", "velero", "velero-server/v1.5.3 (linux/amd64) 123109a3bcac11dbb6783d2758207bac0d0817cb"),
     ("ops", "node-labeler", "Go-http-client/2.0"),
@@ -370,13 +368,10 @@ _GROUPS = {
 
 def _rights_of(role: str, team: Team) -> Rights:
     """Rights of a person, too wide in places, as in practice."""
-    grants: list[Grant] = [
-        _cluster_grant(
-            "system:basic-user", "system:basic-user", 'Group \\"system:authenticated\\"', None, _SELF
-        )
-    ]
     if role == "admin":
-        return Rights([Grant("", None, None, None)], 'Group \\"system:masters\\"')
+        return Rights([Grant("")], 'Group \\"system:masters\\"')
+    basic = "system:basic-user"
+    grants = [_cluster_grant(basic, basic, 'Group \\"system:authenticated\\"', None, _SELF)]
     group = f"dev:{team.name}" if role == "developer" else _GROUPS.get(role, (role,))[0]
     subject = f'Group \\"{group}\\"'
     if role in ("sre", "iac"):
@@ -448,14 +443,13 @@ def _person(
         (f"dev:{team.name}", "corp:devs") if role == "developer" else _GROUPS.get(role, (role,))
     )
     who = ActorIdentity(name, (*groups, "system:authenticated"), rights)
+    screens = settings.people.screens
     if role == "iac":
         agents = ["HashiCorp/1.0 Terraform/0.14.7"]
     elif role == "data-science" and index % 2:
         agents = ["OpenAPI-Generator/12.0.1/python"]
-    elif role == "developer" and int((index + 1) * settings.people.screens) > int(
-        index * settings.people.screens
-    ):
-        agents = [SCREENS[int(index * settings.people.screens) % 2]]
+    elif role == "developer" and int((index + 1) * screens) > int(index * screens):
+        agents = [SCREENS[int(index * screens) % 2]]
     else:
         agents = [_DECK[index % len(_DECK)]]
     if role == "release":
@@ -488,9 +482,7 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
     platform = PLATFORM[: max(3, min(len(PLATFORM), shares.platform or principals // 6))]
     count = max(1, round(people * shares.developers / shares.team_size))
     teams = _teams(settings, random, count)
-    ml = Team(
-        "ml", "ml", [_app(random, "ml", "trainer", "ml"), _app(random, "ml", "notebook", "ml")], ["retrain"]
-    )
+    ml = Team("ml", "ml", [_app(random, "ml", word, "ml") for word in ("trainer", "notebook")], ["retrain"])
     production = [_app(random, "prod", word, "prod") for word in ("shop", "orders", "checkout", "redis")]
     staging = [_app(random, "staging", f"{team.name}-stg", team.name) for team in teams[:40]]
     support = [
@@ -500,7 +492,7 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
     apps = [app for team in [*teams, ml] for app in team.apps] + production + staging + support
 
     def local(name: str, groups: tuple[str, ...], agent: str, reason: str) -> ApiClient:
-        rights = Rights([Grant(reason, None, None, None)], f'User \\"{name}\\"')
+        rights = Rights([Grant(reason)], f'User \\"{name}\\"')
         uid = name.startswith("system:serviceaccount:") or name == "system:apiserver"
         return ApiClient(ActorIdentity(name, groups, rights, uid), "", agent, True)
 
@@ -526,7 +518,7 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
     node_list = []
     for index in range(nodes):
         name = f"node-{index + 1}"
-        rights = Rights([Grant("", None, None, None)], f'User \\"system:node:{name}\\"')
+        rights = Rights([Grant("")], f'User \\"system:node:{name}\\"')
         identity = ActorIdentity(f"system:node:{name}", ("system:nodes", "system:authenticated"), rights)
         address = f"10.128.{index // 240}.{11 + index % 240}"
         node_list.append(ClusterNode(name, ApiClient(identity, address, f"kubelet/{_VERSION}", True), index))
@@ -570,24 +562,18 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
         accounts.append(Account(ApiClient(who, pod_address(), LIBRARIES[index % len(LIBRARIES)]), kinds[index % len(kinds)], team.namespace, team))  # fmt: skip
 
     roles = ["developer"] * (people - min(people, max(3, round(people * (1 - shares.developers)))))
-    specialists = people - len(roles)
-    roles += [
-        settings.cast.specialists[index % len(settings.cast.specialists)] for index in range(specialists)
-    ]
-    if roles.count("admin") > 1:
-        roles = [
-            "developer" if role == "admin" and index != roles.index("admin") else role
-            for index, role in enumerate(roles)
-        ]
+    roles += islice(cycle(shares.specialists), people - len(roles))
+    if "admin" in roles:  # one is enough
+        first = roles.index("admin") + 1
+        roles[first:] = ["developer" if role == "admin" else role for role in roles[first:]]
     crowd: list[Person] = []
     shared: dict[tuple[str, str], Rights] = {}
     seen: set[str] = set()
     for index, role in enumerate(roles):
         team = ml if role == "data-science" else teams[index % len(teams)]
         rights = shared.setdefault((role, team.name), _rights_of(role, team))
-        person = _person(
-            settings, random, role, team, roles[:index].count(role) if role == "iac" else index, rights
-        )
+        number = roles[:index].count(role) if role == "iac" else index
+        person = _person(settings, random, role, team, number, rights)
         while person.who.name in seen:
             person = _person(settings, random, role, team, index + 1, rights)
         seen.add(person.who.name)
