@@ -73,9 +73,10 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
     from data.actions.vocabulary import Vocabulary
     from data.events.decode import decode_body
     from detection import detector as detecting
-    from detection.calibration import Calibration, Deeds
+    from detection.calibration import ActionFeatures, Calibration
     from detection.evidence import Accumulator
-    from detection.novelty import Habits
+    from detection.novelty import HabitTable
+    from detection.reconstruction import Reconstruction
     from detection.windows import Windows
     from serving.rollout.loader import load_engine
     from serving.scoring.deduplication import EventDeduplicator
@@ -88,14 +89,14 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
         (ActionEncoder, "encode", "encode"),
         (Vocabulary, "encode", "encode"),
         (Windows, "cut", "windows"),
-        (detecting.Detector, "_reconstruct", "reconstruct"),
-        (Habits, "observe", "habits"),
+        (Reconstruction, "nll", "reconstruct"),
+        (HabitTable, "observe", "habits"),
         (Sensitivity, "levels", "sensitivity"),
         (Calibration, "weigh", "calibration"),
         (Calibration, "thresholds", "calibration"),
         (Calibration, "verdict", "calibration"),
         (Accumulator, "add", "calibration"),
-        (detecting.Detector, "_alternatives", "explain"),
+        (Reconstruction, "log_probs", "explain"),
         (detecting.Detector, "_explain", "explain"),
         (Engine, "_record", "results"),
         (Engine, "_unusual", "results"),
@@ -106,8 +107,8 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
             stack.enter_context(mock.patch.object(owner, name, clock.timed(part, getattr(owner, name))))
         hashes = clock.timed("habits", detecting.attribute_hashes)
         stack.enter_context(mock.patch.object(detecting, "attribute_hashes", hashes))
-        deeds = classmethod(clock.timed("calibration", Deeds.of.__func__))  # type: ignore[attr-defined]
-        stack.enter_context(mock.patch.object(Deeds, "of", deeds))
+        deeds = classmethod(clock.timed("calibration", ActionFeatures.from_counts.__func__))  # type: ignore[attr-defined]
+        stack.enter_context(mock.patch.object(ActionFeatures, "from_counts", deeds))
         settings = load_settings()
         deduplicator = EventDeduplicator(settings.journal.remembered_events)
         engine = load_engine(settings, bundle, store_url=f"sqlite:///{folder}/alerts.db")

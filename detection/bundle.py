@@ -32,21 +32,15 @@ from data.actions.vocabulary import Vocabulary
 from data.errors import BundleError
 from data.principals.peer_groups import PrincipalTable
 from detection.calibration import Calibration
-from detection.novelty import Habits
-from detection.parity_check import NAME as SELF_TEST
-from detection.parity_check import SelfTest
+from detection.novelty import HabitTable
+from detection.parity_check import PARITY_FILE, ParityCheck
 
 FORMAT = 2
 FILES = (
-    "bundle.json",
-    "calibration.json",
-    "sensitivity.json",
-    "model.onnx",
-    "habits.npy",
-    "warmup.npz",
+    *("bundle.json", "calibration.json", "sensitivity.json", "model.onnx", "habits.npy", "warmup.npz"),
     "card.md",
 )
-OPTIONAL = ("newest.onnx", SELF_TEST)
+OPTIONAL = ("newest.onnx", PARITY_FILE)
 
 
 def _sha256(path: Path) -> str:
@@ -85,7 +79,7 @@ class Warmup:
         np.savez_compressed(
             path,
             names=np.array(names, np.str_),
-            sizes=np.array([len(block) for block in blocks], np.int64),
+            sizes=np.array([*map(len, blocks)], np.int64),
             tokens=np.concatenate(blocks) if blocks else np.empty((0, len(FIELDS)), np.int16),
             last=np.array([self.last[name] for name in names], np.int64),
         )
@@ -96,9 +90,8 @@ class Warmup:
         with np.load(path, allow_pickle=False) as saved:
             names, ends = saved["names"].tolist(), np.cumsum(saved["sizes"])
             blocks = np.split(saved["tokens"], ends[:-1]) if names else []
-            return cls(
-                dict(zip(names, blocks, strict=True)), dict(zip(names, saved["last"].tolist(), strict=True))
-            )
+            last = saved["last"].tolist()
+            return cls(dict(zip(names, blocks, strict=True)), dict(zip(names, last, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +99,7 @@ class Bundle:
     """An opened bundle; the module's docstring lists its files.
 
     Attributes:
-        self_test: None in older bundles.
+        parity_check: None in older bundles.
     """
 
     path: Path
@@ -116,14 +109,9 @@ class Bundle:
     settings: ActionSettings
     calibration: Calibration
     sensitivity: Sensitivity
-    habits: Habits
+    habits: HabitTable
     warmup: Warmup
-    self_test: SelfTest | None = None
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Fields of an action, in the order of the model's last axis."""
-        return FIELDS
+    parity_check: ParityCheck | None = None
 
     @property
     def window(self) -> int:
@@ -170,11 +158,7 @@ class Bundle:
                 )
         try:
             meta = json.loads((directory / "bundle.json").read_text())
-            if (
-                meta["format"] != FORMAT
-                or tuple(meta["fields"]) != FIELDS
-                or tuple(meta["attributes"]) != tuple(ATTRIBUTES)
-            ):
+            if (meta["format"], *meta["fields"], *meta["attributes"]) != (FORMAT, *FIELDS, *ATTRIBUTES):
                 raise BundleError(
                     f"Model bundle {directory} was written for another version of kubehabit (format {meta.get('format')}). "
                     "Train a new one with this version, or serve it with the one that made it."
@@ -187,9 +171,9 @@ class Bundle:
                 settings=ActionSettings.from_dict(meta["settings"]),
                 calibration=Calibration.from_dict(json.loads((directory / "calibration.json").read_text())),
                 sensitivity=Sensitivity(json.loads((directory / "sensitivity.json").read_text())),
-                habits=Habits.from_array(np.load(directory / "habits.npy", allow_pickle=False)),
+                habits=HabitTable.from_array(np.load(directory / "habits.npy", allow_pickle=False)),
                 warmup=Warmup.load(directory / "warmup.npz"),
-                self_test=SelfTest.load(directory / SELF_TEST) if SELF_TEST in sums else None,
+                parity_check=ParityCheck.load(directory / PARITY_FILE) if PARITY_FILE in sums else None,
             )
         except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(f"Model bundle {directory} cannot be read: {error!r}. {again}") from error

@@ -6,8 +6,9 @@ Fitting is done offline (`training.calibrate`); this module only applies what wa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,12 +19,14 @@ from data.actions.fields import FIELDS
 from data.actions.vocabulary import Vocabulary
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from data.principals.ownership import NOBODY
-from detection.novelty import Familiarity, counted_levels, novelty_levels, roots
+from detection.novelty import PriorCounts, counted_levels, novelty_levels, roots
 
 #: Share of the largest values that a tail is fitted to (peaks over threshold).
 TAIL_SHARE = 0.05
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Levels = npt.NDArray[np.int8]
 _ATTRIBUTES = list(ATTRIBUTES)
 
 
@@ -112,21 +115,8 @@ class Rarity:
         self._decades[..., 0] = 0.0
 
     @classmethod
-    def fit(
-        cls,
-        classes: npt.NDArray[np.int64],
-        resource: npt.NDArray[np.int64],
-        levels: npt.NDArray[np.int8],
-        resources: int,
-    ) -> Rarity:
-        """Count normal actions.
-
-        Args:
-            classes: int64 [N], index into CLASSES.
-            resource: int64 [N], token of the resource.
-            levels: int8 [N, attributes], novelty levels.
-            resources: size of the resource vocabulary.
-        """
+    def fit(cls, classes: Ints, resource: Ints, levels: Levels, resources: int) -> Rarity:
+        """Count normal actions: class, resource token and novelty levels of each; `resources` is the vocabulary's size."""
         actions = np.zeros((len(CLASSES), resources), np.int64)
         hits = np.zeros((len(CLASSES), resources, levels.shape[1], 4), np.int64)
         np.add.at(actions, (classes, resource), 1)
@@ -136,9 +126,7 @@ class Rarity:
                 np.add.at(hits[:, :, attribute, level], (classes[rows], resource[rows]), 1)
         return cls(actions, hits)
 
-    def decades(
-        self, classes: npt.NDArray[np.int64], resource: npt.NDArray[np.int64], root: npt.NDArray[np.int8]
-    ) -> Floats:
+    def decades(self, classes: Ints, resource: Ints, root: Levels) -> Floats:
         """Rarity of each action, float64 [N]: of what is rarest in its session and in the deed; 0 where nothing is new."""
         if not len(classes):
             return np.empty(0)
@@ -149,10 +137,14 @@ class Rarity:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: the counts that are not zero."""
+
+        def counted(counts: Ints) -> list[list[int]]:
+            return [[*at, int(counts[tuple(at)])] for at in np.argwhere(counts).tolist()]
+
         return {
             "shape": list(self.hits.shape),
-            "actions": [[*map(int, at), int(self.actions[tuple(at)])] for at in np.argwhere(self.actions)],
-            "hits": [[*map(int, at), int(self.hits[tuple(at)])] for at in np.argwhere(self.hits)],
+            "actions": counted(self.actions),
+            "hits": counted(self.hits),
         }
 
     @classmethod
@@ -168,11 +160,10 @@ class Rarity:
 
 
 @dataclass(frozen=True, slots=True)
-class Deeds:
+class ActionFeatures:
     """What is known of N actions before they are judged.
 
     Attributes:
-        principals, kinds: who acted, and of which kind.
         levels: int8 [N, attributes], novelty levels.
         own: int64 [N, attributes], earlier actions of the principal with each attribute.
         actions: int64 [N], earlier actions of the principal.
@@ -183,23 +174,23 @@ class Deeds:
 
     principals: Sequence[str]
     kinds: Sequence[str]
-    levels: npt.NDArray[np.int8]
-    own: npt.NDArray[np.int64]
-    actions: npt.NDArray[np.int64]
-    resource: npt.NDArray[np.int64]
+    levels: Levels
+    own: Ints
+    actions: Ints
+    resource: Ints
     for_others: npt.NDArray[np.bool_]
     sensitivity: npt.NDArray[np.int8]
 
     @classmethod
-    def of(
+    def from_counts(
         cls,
-        known: Familiarity,
+        known: PriorCounts,
         tokens: npt.NDArray[np.integer[Any]],
         vocabulary: Vocabulary,
         principals: Sequence[str],
         kinds: Sequence[str],
         sensitivity: npt.NDArray[np.int8],
-    ) -> Deeds:
+    ) -> ActionFeatures:
         """From what the habits knew before each action and its tokens, int [N, F]."""
         return cls(
             principals=principals,
@@ -213,20 +204,14 @@ class Deeds:
         )
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Deeds]) -> Deeds:
+    def concatenate(cls, parts: Sequence[ActionFeatures]) -> ActionFeatures:
         """One after the other; at least one part."""
-        arrays = {
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("levels", "own", "actions", "resource", "for_others", "sensitivity")
-        }
-        return cls(
-            [name for part in parts for name in part.principals],
-            [kind for part in parts for kind in part.kinds],
-            **arrays,
-        )
+        names, *arrays = ([getattr(part, one.name) for part in parts] for one in fields(cls))
+        kinds = arrays.pop(0)
+        return cls([*chain(*names)], [*chain(*kinds)], *map(np.concatenate, arrays))
 
     @property
-    def classes(self) -> npt.NDArray[np.int64]:
+    def classes(self) -> Ints:
         """Index into CLASSES, int64 [N]."""
         return classes_of(self.kinds)
 
@@ -236,26 +221,26 @@ class Deeds:
         return np.asarray(self.classes == CLASSES.index("machinery"))
 
     @property
-    def root(self) -> npt.NDArray[np.int8]:
+    def root(self) -> Levels:
         """Novelty that is news of the principal and follows from nothing broader, int8 [N, attributes]."""
         return roots(counted_levels(self.levels, self.actions, self.machinery, self.for_others))
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
+class ActionEvidence:
     """Evidence of N single actions, float64 [N] each, decades.
 
     Attributes:
         novelty: rarity of what is new.
         error: of the reconstruction error, -log10 of its p-value.
-        new: what of the novelty adds up.
-        wrong: what of the error adds up.
+        novelty_evidence: what of the novelty adds up.
+        error_evidence: what of the error adds up.
     """
 
     novelty: Floats
     error: Floats
-    new: Floats
-    wrong: Floats
+    novelty_evidence: Floats
+    error_evidence: Floats
 
 
 class _Layout(NamedTuple):
@@ -288,6 +273,9 @@ def _layout(names: tuple[str, ...]) -> _Layout:
         np.isin(names, _MACHINERY_IGNORES),
         np.isin(names, _CONTENT_FIELDS),
     )
+
+
+_TUPLES = ("scored_fields", "sensitivity_weights", "horizons", "person_thresholds", "system_thresholds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,16 +320,6 @@ class Calibration:
             scale=scale,
         )
 
-    @property
-    def person_threshold(self) -> float:
-        """Threshold of people and pipelines at the shortest horizon."""
-        return self.person_thresholds[0]
-
-    @property
-    def system_threshold(self) -> float:
-        """Threshold of the machinery at the shortest horizon."""
-        return self.system_thresholds[0]
-
     def tail(self, principal: str, kind: str) -> Tail:
         """Tail of a principal, shrunk to that of its kind (a newcomer has its kind's)."""
         broad = self.tails.get(f"kind:{kind}") or self.tails["kind:any"]
@@ -349,32 +327,26 @@ class Calibration:
         if own is None:
             return broad
         share = own.count / (own.count + self.shrinkage)
-        return Tail(
+        start, scale = (
             share * own.start + (1 - share) * broad.start,
             share * own.scale + (1 - share) * broad.scale,
-            own.count,
         )
+        return Tail(start, scale, own.count)
 
     def thresholds(self, kinds: Sequence[str]) -> Floats:
         """Evidence at which each action is flagged, float64 [N, horizons]."""
-        person = np.array([kind in PEOPLE_AND_PIPELINES for kind in kinds], bool)
-        limits: Floats = np.where(
-            person[:, None], np.array(self.person_thresholds), np.array(self.system_thresholds)
-        )
-        return limits
+        person = np.array([kind in PEOPLE_AND_PIPELINES for kind in kinds], bool)[:, None]
+        return np.where(person, np.array(self.person_thresholds), np.array(self.system_thresholds))
 
-    def error(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Floats:
-        """Reconstruction error that is calibrated: the sum of an action's worst fields, nats. float64 [N].
-
-        Arguments as for `costs`.
-        """
+    def error(self, nll: npt.NDArray[np.float32], features: ActionFeatures) -> Floats:
+        """Reconstruction error that is calibrated: the sum of an action's worst fields, nats. float64 [N]."""
         if not len(nll):
             return np.empty(0)
-        fields = self.costs(nll, deeds)
+        fields = self.costs(nll, features)
         worst: Floats = np.partition(fields, -_TOP_FIELDS, axis=1)[:, -_TOP_FIELDS:].sum(axis=1)
         return worst
 
-    def costs(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Floats:
+    def costs(self, nll: npt.NDArray[np.float32], features: ActionFeatures) -> Floats:
         """What each field of an action costs, nats, 0 for a field that is not scored. float64 [N, F].
 
         A field costs no more than the principal's own counts allow: what it did k times in n actions is worth at most
@@ -382,38 +354,33 @@ class Calibration:
         the cluster's machinery acts, and what a known principal asked it for, does not count.
 
         Args:
-            nll: float32 [N, F], reconstruction NLL.
-            deeds: the same actions.
+            nll: float32 [N, F], reconstruction NLL of the same actions.
         """
         fields = np.zeros(nll.shape, np.float64)
         at = _layout(self.scored_fields)
         cost = nll[:, at.columns].astype(np.float64)
         counted = cost[:, at.counted]
-        times = deeds.own[:, at.attributes]
-        most = np.log((deeds.actions + 1.0)[:, None] / np.maximum(times, 1))
+        times = features.own[:, at.attributes]
+        most = np.log((features.actions + 1.0)[:, None] / np.maximum(times, 1))
         counted = np.where(times > 0, np.minimum(counted, most), counted)
         cost[:, at.counted] = counted / np.where(at.wears_off, 1.0 + times, 1.0)
-        machinery = deeds.machinery
-        cost[machinery[:, None] & at.places | (machinery & deeds.for_others)[:, None] & at.contents] = 0.0
+        machinery = features.machinery
+        cost[machinery[:, None] & at.places | (machinery & features.for_others)[:, None] & at.contents] = 0.0
         fields[:, at.columns] = cost
         return fields
 
-    def weigh(self, nll: npt.NDArray[np.float32], deeds: Deeds) -> Weighed:
+    def weigh(self, nll: npt.NDArray[np.float32], features: ActionFeatures) -> ActionEvidence:
         """Evidence of single actions, and how far each adds up.
 
         Evidence counts as far as the action could do harm, and not at all below `gate`. A machine that repeats itself in a
         way the model finds odd is no burst: its reconstruction error counts only where something is new as well.
-
-        Args:
-            nll: float32 [N, F], reconstruction NLL.
-            deeds: the same actions.
         """
-        novelty = self.rarity.decades(deeds.classes, deeds.resource, deeds.root)
-        error = self.evidence(self.error(nll, deeds), deeds.principals, deeds.kinds)
-        weight = np.asarray(self.sensitivity_weights)[deeds.sensitivity]
+        novelty = self.rarity.decades(features.classes, features.resource, features.root)
+        error = self.evidence(self.error(nll, features), features.principals, features.kinds)
+        weight = np.asarray(self.sensitivity_weights)[features.sensitivity]
         new, wrong = novelty * weight, error * weight
-        wrong = np.where(deeds.machinery & (new <= 0), 0.0, wrong)
-        return Weighed(
+        wrong = np.where(features.machinery & (new <= 0), 0.0, wrong)
+        return ActionEvidence(
             novelty, error, np.where(new > self.gate, new, 0.0), np.where(wrong > self.gate, wrong, 0.0)
         )
 
@@ -434,15 +401,10 @@ class Calibration:
 
         Below the tail's start the p-value is not resolved: evidence runs linearly from 0 to -log10(TAIL_SHARE).
         """
-        known: dict[tuple[str, str], int] = {}
-        tails: list[Tail] = []
-        which = np.empty(len(statistic), np.int64)
-        for i, key in enumerate(zip(principals, kinds, strict=True)):
-            index = known.get(key)
-            if index is None:
-                index = known[key] = len(tails)
-                tails.append(self.tail(*key))
-            which[i] = index
+        keys = list(zip(principals, kinds, strict=True))
+        place_of = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+        which = np.array([place_of[key] for key in keys], np.int64)
+        tails = [self.tail(*key) for key in place_of]
         start = np.array([tail.start for tail in tails], np.float64)[which]
         scale = np.array([tail.scale for tail in tails], np.float64)[which]
         at_start = -np.log10(TAIL_SHARE)
@@ -453,31 +415,19 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        saved: dict[str, Any] = {
-            key: getattr(self, key)
-            for key in (
-                *("scored_fields", "shrinkage", "sensitivity_weights", "gate", "horizons"),
-                *("person_thresholds", "system_thresholds", "budget"),
-            )
-        }
-        saved["rarity"] = self.rarity.to_dict()
-        saved["tails"] = {
-            name: [tail.start, tail.scale, tail.count] for name, tail in sorted(self.tails.items())
-        }
-        return saved
+        tails = {name: [tail.start, tail.scale, tail.count] for name, tail in sorted(self.tails.items())}
+        keys = (*_TUPLES, "shrinkage", "gate", "budget")
+        return {key: getattr(self, key) for key in keys} | {"rarity": self.rarity.to_dict(), "tails": tails}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Calibration:
         """Inverse of `to_dict`."""
+        tuples: dict[str, Any] = {key: tuple(saved[key]) for key in _TUPLES}
         return cls(
-            scored_fields=tuple(saved["scored_fields"]),
             tails={name: Tail(float(a), float(b), int(c)) for name, (a, b, c) in saved["tails"].items()},
             shrinkage=float(saved["shrinkage"]),
             rarity=Rarity.from_dict(saved["rarity"]),
-            sensitivity_weights=tuple(saved["sensitivity_weights"]),
             gate=float(saved["gate"]),
-            horizons=tuple(saved["horizons"]),
-            person_thresholds=tuple(saved["person_thresholds"]),
-            system_thresholds=tuple(saved["system_thresholds"]),
             budget=dict(saved["budget"]),
+            **tuples,
         )

@@ -15,6 +15,8 @@ from data.arrays import runs
 
 Keys = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
+Owners = npt.NDArray[np.int32]
+Entries = tuple[Keys, Ints, Owners]
 
 #: Owner of an entry that belongs to no one in particular.
 NOBODY = -1
@@ -31,7 +33,7 @@ _EMPTY, _GONE = np.uint64(0), np.uint64(2**64 - 1)
 _SALT = np.uint64(secrets.randbits(64) | 1)
 
 
-class Counts:
+class CountTable:
     """Key -> count, up to 2^32 - 1 and no further, with an owner for each entry.
 
     The least key marks an empty place and the greatest one whose entry was removed, past which searches go on; a hash that is one
@@ -64,12 +66,8 @@ class Counts:
         at, found = self._find(np.clip(keys, _LEAST_KEY, _GREATEST_KEY))
         return np.where(found, self._counts[at], 0).astype(np.int64)
 
-    def add(self, keys: Keys, owners: npt.NDArray[np.int32] | None = None) -> Ints:
-        """Count each key once more, in order.
-
-        Args:
-            keys: uint64 [n]; a key may occur several times.
-            owners: int32 [n], to whom an entry belongs that is made now.
+    def add(self, keys: Keys, owners: Owners | None = None) -> Ints:
+        """Count each key once more, in order; a key may occur several times. New entries get the owners given.
 
         Returns:
             The count of each before, those of earlier places in `keys` included. int64 [n].
@@ -92,37 +90,32 @@ class Counts:
             self._insert(distinct[new], times[new], whose)
         return before
 
-    def put(self, keys: Keys, counts: npt.NDArray[np.integer], owners: npt.NDArray[np.int32] | None) -> None:
-        """Add entries; counts of a key that is there already add up.
+    def merge(
+        self, keys: Keys, counts: npt.NDArray[np.integer], owners: Owners | None, *, greater: bool = False
+    ) -> None:
+        """Add entries, each key once; counts of a key that is there already add up, or the greater of both stays.
 
         Args:
-            keys: uint64 [n], each once.
-            counts: [n], from 1.
             owners: int32 [n], of the entries that are new; None for nobody.
         """
-        keys = np.clip(keys, _LEAST_KEY, _GREATEST_KEY)
+        keys, counts = np.clip(keys, _LEAST_KEY, _GREATEST_KEY), counts.astype(np.int64)
         at, found = self._find(keys)
-        both = self._counts[at[found]].astype(np.int64) + counts[found].astype(np.int64)
-        self._counts[at[found]] = np.minimum(both, _MOST)
+        combine = np.maximum if greater else np.add
+        self._counts[at[found]] = np.minimum(
+            combine(self._counts[at[found]].astype(np.int64), counts[found]), _MOST
+        )
         new = ~found
         self._insert(keys[new], counts[new], None if owners is None else owners[new])
 
-    def put_greater(self, keys: Keys, counts: Ints, owners: npt.NDArray[np.int32]) -> None:
-        """As `put`, but of a key that is there already the greater count stays."""
-        keys = np.clip(keys, _LEAST_KEY, _GREATEST_KEY)
-        at, found = self._find(keys)
-        greater = np.maximum(self._counts[at[found]].astype(np.int64), counts[found])
-        self._counts[at[found]] = np.minimum(greater, _MOST)
-        new = ~found
-        self._insert(keys[new], counts[new], owners[new])
-
-    def entries(self) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
+    def entries(self) -> Entries:
         """Keys, counts and owners of all entries, in the order of their keys."""
         places = self._taken_places()
-        places = places[np.argsort(self._keys[places])]
+        return self._at(places[np.argsort(self._keys[places])])
+
+    def _at(self, places: Ints) -> Entries:
         return self._keys[places], self._counts[places].astype(np.int64), self._owners[places]
 
-    def changed(self, copy: Counts) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
+    def changed(self, copy: CountTable) -> Entries:
         """Keys, counts and owners of the entries that changed since a copy was taken, and perhaps of some that did not.
 
         Places are compared, not keys: it takes a tenth of the time. If the table was rebuilt since, all are returned.
@@ -132,17 +125,13 @@ class Counts:
             places = np.flatnonzero(differs & (self._keys != 0))
         else:
             places = np.flatnonzero(self._keys)
-        return self._keys[places], self._counts[places].astype(np.int64), self._owners[places]
+        return self._at(places)
 
-    def take(self, owned: npt.NDArray[np.bool_]) -> tuple[Keys, Ints, npt.NDArray[np.int32]]:
-        """Remove the entries of some owners and return them; costs a look at the owner of every entry.
-
-        Args:
-            owned: bool [owners], whether the entries of each owner go.
-        """
+    def pop(self, owned: npt.NDArray[np.bool_]) -> Entries:
+        """Remove the entries of the owners marked in `owned`, bool [owners]; costs a look at the owner of every entry."""
         # The last one is for nobody, whose number counts from the end.
         gone = np.flatnonzero(np.append(owned, False)[self._owners])
-        taken = self._keys[gone], self._counts[gone].astype(np.int64), self._owners[gone]
+        taken = self._at(gone)
         self._keys[gone], self._counts[gone], self._owners[gone] = _GONE, 0, NOBODY
         self._size -= len(gone)
         self._removed += len(gone)
@@ -156,9 +145,9 @@ class Counts:
         often = np.argsort(self._counts[places], kind="stable")[len(places) - entries :]
         self._keep(places[often])
 
-    def copy(self) -> Counts:
+    def copy(self) -> CountTable:
         """Independent copy."""
-        other = Counts.__new__(Counts)
+        other = CountTable.__new__(CountTable)
         other._keys, other._counts = self._keys.copy(), self._counts.copy()
         other._owners, other._size, other._removed = self._owners.copy(), self._size, self._removed
         return other
@@ -192,12 +181,7 @@ class Counts:
             open_ = open_[(here != keys[open_]) & (here != 0)]
         return at, held == keys
 
-    def _insert(
-        self,
-        keys: Keys,
-        counts: npt.NDArray[np.integer],
-        owners: npt.NDArray[np.int32] | None,
-    ) -> None:
+    def _insert(self, keys: Keys, counts: npt.NDArray[np.integer], owners: Owners | None) -> None:
         """Add entries that are not there, each once."""
         if not len(keys):
             return

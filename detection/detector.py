@@ -21,11 +21,11 @@ from data.events.audit_event import AuditEvent
 from data.principals.identity import Principal
 from data.principals.peer_groups import PrincipalTable
 from detection.bundle import Bundle
-from detection.calibration import Deeds
+from detection.calibration import ActionFeatures
 from detection.evidence import Accumulator
-from detection.novelty import LIMIT, Familiarity, Habits
+from detection.novelty import LIMIT, HabitTable, PriorCounts
 from detection.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
-from detection.windows import Cut, Windows
+from detection.windows import Windows
 
 SEVERITIES = ("none", "low", "medium", "high", "critical")
 _TOP_FIELDS = 5
@@ -33,7 +33,8 @@ _ALTERNATIVES = 3
 #: Times its threshold below which evidence is barely, and from which it is clearly out of habit.
 _BARELY, _CLEAR = 1.5, 2.0
 
-_KIND_OF_DEED = [
+#: Attributes that say what kind of action it is.
+_BROAD_ATTRIBUTES = [
     list(ATTRIBUTES).index(name) for name in ("verb_resource", "resource_namespace", "traits", "impersonates")
 ]
 
@@ -115,9 +116,8 @@ class Scores:
         folded: int64 [M], events that belong to an action scored before.
         dropped: int64 [K], events left out by the settings.
         explanations: index of a flagged action -> its explanation.
-        new, wrong: float64 [N], what the action itself adds to what adds up: of novelty and of reconstruction error, decades;
-            0 where it adds nothing, as for most.
-        news: index of an action that adds something -> what is new about it, most important first.
+        novelty_evidence, error_evidence: float64 [N], what the action itself adds to what adds up, decades; 0 for most.
+        novelties: index of an action that adds something -> what is new about it, most important first.
         unknown: bool [N], whose verb or resource is none that training knew.
     """
 
@@ -138,9 +138,9 @@ class Scores:
     folded: Ints
     dropped: Ints
     explanations: dict[int, Explanation] = field(default_factory=dict)
-    new: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    wrong: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    news: dict[int, list[HabitReason]] = field(default_factory=dict)
+    novelty_evidence: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    error_evidence: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    novelties: dict[int, list[HabitReason]] = field(default_factory=dict)
     unknown: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
 
 
@@ -164,7 +164,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class _Who:
+class _Actors:
     """Who acted, as columns over the actions of a batch."""
 
     names: list[str]
@@ -176,7 +176,7 @@ class _Who:
     group_hashes: Hashes
 
 
-class _Known:
+class _KnownPrincipals:
     """The encoder's table of principals as columns; each principal is looked up once."""
 
     def __init__(self, table: PrincipalTable) -> None:
@@ -186,7 +186,7 @@ class _Known:
         self._ids = np.empty((0, 2), np.int64)
         self._hashes = np.empty((0, 2), np.uint64)
 
-    def of(self, batch: ActionBatch, generation: int) -> _Who:
+    def columns(self, batch: ActionBatch, generation: int) -> _Actors:
         """Columns of a batch."""
         if self._generation != generation:
             self._generation = generation
@@ -197,15 +197,14 @@ class _Known:
         texts = [self._texts[code] for code in codes.tolist()]
         names, kinds, groups = map(list, zip(*texts, strict=True)) if texts else ([], [], [])
         ids, hashes = self._ids[codes], self._hashes[codes]
-        return _Who(names, kinds, groups, ids[:, 0], ids[:, 1], hashes[:, 0], hashes[:, 1])
+        return _Actors(names, kinds, groups, ids[:, 0], ids[:, 1], hashes[:, 0], hashes[:, 1])
 
     def _learn(self, principals: Sequence[Principal]) -> None:
         table = self._table
-        groups = [table.group(principal) for principal in principals]
-        self._texts += [(one.name, one.kind, group) for one, group in zip(principals, groups, strict=True)]
-        named = [(one.name, group) for one, group in zip(principals, groups, strict=True)]
-        ids = [(table.ids.get(name, 0), table.groups.get(group, 0)) for name, group in named]
-        hashes = [(stable_hash(name), stable_hash(group)) for name, group in named]
+        texts = [(one.name, one.kind, table.group(one)) for one in principals]
+        self._texts += texts
+        ids = [(table.ids.get(name, 0), table.groups.get(group, 0)) for name, _, group in texts]
+        hashes = [(stable_hash(name), stable_hash(group)) for name, _, group in texts]
         self._ids = np.concatenate([self._ids, np.array(ids, np.int64)])
         self._hashes = np.concatenate([self._hashes, np.array(hashes, np.uint64)])
 
@@ -229,7 +228,6 @@ class Detector:
         """Start from what the bundle knows.
 
         Args:
-            bundle: an opened bundle.
             threads: of onnxruntime.
             model: in place of the bundle's graph.
             cached_windows: capacity of the cache of reconstruction errors; 0 for none.
@@ -242,13 +240,13 @@ class Detector:
         self.model: Model = model or OnnxModel(str(bundle.model_path), threads)
         self.reconstruction = Reconstruction(self.model, newest, cached_windows)
         self.encoder = ActionEncoder(bundle.settings)
-        self.habits: Habits = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
+        self.habits: HabitTable = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
         self.accumulator = Accumulator(bundle.calibration.horizons)
         self.windows = Windows(bundle.window)
         if warm:
             self.warm(bundle.warmup.tokens)
         self.recall: Callable[[Sequence[str]], None] | None = None
-        self._known = _Known(bundle.principals)
+        self._known = _KnownPrincipals(bundle.principals)
         sizes = bundle.vocabulary.sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
 
@@ -268,17 +266,19 @@ class Detector:
         batch = self.encoder.encode(events)
         vocabulary, calibration = self.bundle.vocabulary, self.bundle.calibration
         tokens = vocabulary.encode(batch, self.encoder)
-        who = self._known.of(batch, self.encoder.generation)
+        who = self._known.columns(batch, self.encoder.generation)
         if self.recall is not None:
             self.recall(who.names)
         cut = self.windows.cut(who.names, tokens, batch.time)
-        nll = self._reconstruct(cut, who.ids, who.group_ids)
+        nll = self.reconstruction.nll(cut, who.ids, who.group_ids)
         known = self.habits.observe(attribute_hashes(batch, self.encoder), who.name_hashes, who.group_hashes)
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
-        deeds = Deeds.of(known, tokens, vocabulary, who.names, who.kinds, sensitivity)
-        weighed = calibration.weigh(nll, deeds)
+        features = ActionFeatures.from_counts(known, tokens, vocabulary, who.names, who.kinds, sensitivity)
+        weighed = calibration.weigh(nll, features)
         limits = calibration.thresholds(who.kinds)
-        sums = self.accumulator.add(who.names, batch.time, weighed.new, weighed.wrong, limits)
+        sums = self.accumulator.add(
+            who.names, batch.time, weighed.novelty_evidence, weighed.error_evidence, limits
+        )
         evidence, threshold = calibration.verdict(sums, who.kinds)
         flagged = evidence >= threshold
         hits = flagged.nonzero()[0]
@@ -299,22 +299,25 @@ class Detector:
             severity=["none"] * len(batch),
             folded=batch.folded,
             dropped=batch.dropped,
-            new=weighed.new,
-            wrong=weighed.wrong,
+            novelty_evidence=weighed.novelty_evidence,
+            error_evidence=weighed.error_evidence,
             unknown=(tokens[:, _KNOWN_FIELDS] == UNKNOWN).any(axis=1),
         )
-        for row in (flagged | (weighed.new > 0) | (weighed.wrong > 0)).nonzero()[0].tolist():
-            scores.news[row] = self._news(batch, row, known, who.groups[row])
+        for row in (
+            (flagged | (weighed.novelty_evidence > 0) | (weighed.error_evidence > 0)).nonzero()[0].tolist()
+        ):
+            scores.novelties[row] = self._novelties(batch, row, known, who.groups[row])
         if len(hits):
-            kind_of_deed = deeds.levels[:, _KIND_OF_DEED].max(axis=1)
-            log_probs = self._alternatives(cut, hits, who.ids, who.group_ids)
+            broad = features.levels[:, _BROAD_ATTRIBUTES].max(axis=1)
+            log_probs = self.reconstruction.log_probs(cut, who.ids, who.group_ids, hits)
             # Without its own identity the graph falls back on what it knows of the peer group.
-            of_peers = self._alternatives(cut, hits, np.zeros_like(who.ids), who.group_ids)
+            nobody = np.zeros_like(who.ids)
+            of_peers = self.reconstruction.log_probs(cut, nobody, who.group_ids, hits)
             for row, hit in enumerate(hits.tolist()):
                 times = float(evidence[hit] / threshold[hit])
-                scores.severity[hit] = severity_of(True, times, int(sensitivity[hit]), int(kind_of_deed[hit]))
+                scores.severity[hit] = severity_of(True, times, int(sensitivity[hit]), int(broad[hit]))
                 scores.explanations[hit] = self._explain(
-                    batch, hit, nll[hit], (log_probs[row], of_peers[row]), scores.news[hit]
+                    batch, hit, nll[hit], (log_probs[row], of_peers[row]), scores.novelties[hit]
                 )
         return scores
 
@@ -328,18 +331,10 @@ class Detector:
             computed_windows=self.reconstruction.cache.misses,
         )
 
-    def _reconstruct(self, cut: Cut, ids: Ints, groups: Ints) -> Nll:
-        """NLL of the newest action of each window, float32 [N, F]; what the cache holds is not computed again."""
-        return self.reconstruction.nll(cut, ids, groups)
-
-    def _alternatives(self, cut: Cut, rows: Ints, ids: Ints, groups: Ints) -> npt.NDArray[np.float32]:
-        """Log-probabilities of all tokens for the newest action of some windows, float32 [n, V]."""
-        return self.reconstruction.log_probs(cut, ids, groups, rows)
-
     def _values(self, batch: ActionBatch, row: int) -> dict[str, str]:
         return {name: self.encoder.interners[name].values[batch.codes[name][row]] for name in STATIC_FIELDS}
 
-    def _news(self, batch: ActionBatch, row: int, known: Familiarity, group: str) -> list[HabitReason]:
+    def _novelties(self, batch: ActionBatch, row: int, known: PriorCounts, group: str) -> list[HabitReason]:
         values = self._values(batch, row)
         members = self.bundle.principals.sizes.get(group, 0)
         is_member = self.bundle.principals.group_of.get(batch.principals[batch.principal[row]].name) == group
@@ -383,7 +378,7 @@ class Detector:
         return Explanation(fields, habits, values, why)
 
 
-def severity_of(flagged: bool, times: float, sensitivity: int, kind_of_deed: int) -> str:
+def severity_of(flagged: bool, times: float, sensitivity: int, novelty: int) -> str:
     """Severity of an action: what harm it could do, lowered if its peers do such things or it is barely out of habit.
 
     Of what could do most harm, what is far out of habit is critical.
@@ -392,11 +387,11 @@ def severity_of(flagged: bool, times: float, sensitivity: int, kind_of_deed: int
         flagged: whether evidence reached its threshold.
         times: evidence over threshold.
         sensitivity: level in data.actions.sensitivity.LEVELS.
-        kind_of_deed: to whom the kind of deed is new: 0 nobody, 1 the principal, 2 its peers as well, 3 everybody.
+        novelty: to whom the kind of action is new: 0 nobody, 1 the principal, 2 its peers as well, 3 everybody.
     """
     if not flagged:
         return "none"
-    level = sensitivity - (1 if kind_of_deed <= 1 else 0) - (1 if times < _BARELY else 0)
+    level = sensitivity - (1 if novelty <= 1 else 0) - (1 if times < _BARELY else 0)
     if level >= SEVERITIES.index("high") and times >= _CLEAR:
         level += 1
     return SEVERITIES[min(max(level, 1), len(SEVERITIES) - 1)]

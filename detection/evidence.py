@@ -64,10 +64,8 @@ class Accumulator:
         """Add actions in order; return the evidence up to and including each.
 
         Args:
-            principals: who acted, length N.
             time: int64 [N], microseconds.
-            novelty: float64 [N], evidence of novelty that counts, decades; 0 where none does.
-            error: float64 [N], evidence of reconstruction error that counts, decades; 0 where none does.
+            novelty, error: float64 [N], evidence of each that counts, decades; 0 where none does.
             limits: float64 [N, horizons], evidence at which each is flagged. After a flag at a horizon longer than an incident
                 its sums restart, or every later trifle would flag again.
 
@@ -104,22 +102,21 @@ class Accumulator:
         rows = np.array([held[name] for name in names]).reshape(len(names), 1 + 2 * len(self.horizons))
         return Sums(names, rows)
 
-    def take(self, principals: Sequence[str]) -> Sums:
+    def pop(self, principals: Sequence[str]) -> Sums:
         """Remove some principals and return what has added up of them."""
         taken = self.sums(principals)
         for name in taken.names:
             del self._sums[name]
         return taken
 
-    def put(self, sums: Sums) -> None:
-        """Give back what `sums` or `take` returned; what has added up since is replaced."""
+    def restore(self, sums: Sums) -> None:
+        """Give back what `sums` or `pop` returned; what has added up since is replaced."""
         self._sums.update(zip(sums.names, sums.rows.tolist(), strict=True))
 
     def _keep_bounded(self) -> None:
         if len(self._sums) >= _LIMIT:
             quiet = sorted(self._sums, key=lambda name: self._sums[name][0])
-            for name in quiet[: _LIMIT // 2]:
-                del self._sums[name]
+            self.pop(quiet[: _LIMIT // 2])
 
 
 def replay(
@@ -135,10 +132,7 @@ def replay(
 
     Args:
         principal: int64 [N], who acted, as numbers from 0 on without many gaps.
-        time: int64 [N], microseconds.
         novelty, error: float64 [N], what counts of them, decades; rows are in the order in which they were scored.
-        horizons: seconds in which a sum fades to 1/e.
-        limits: float64 [N, horizons], evidence at which each action is flagged.
         scales: float64 [S], what the limits are multiplied by, in each of S cases.
 
     Returns:

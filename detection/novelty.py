@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data.actions.attributes import ATTRIBUTES, Hashes, mix
 from data.actions.fields import stable_hash
-from detection.count_table import NOBODY, Counts
+from detection.count_table import NOBODY, CountTable
 
 #: Attributes whose novelty does not count for the cluster's machinery: it works wherever others do, by bindings of its own.
 MACHINERY_IGNORES = (
@@ -29,6 +29,8 @@ MATURE = 100
 #: Most entries that live habits keep, if their bundle has not more already; with their free places that is 270 MB at most.
 LIMIT = 8_000_000
 Ints = npt.NDArray[np.int64]
+Levels = npt.NDArray[np.int8]
+Flags = npt.NDArray[np.bool_]
 
 _OWN, _PEERS, _ANYONE, _MEMBER = (
     np.uint64(stable_hash(f"level:{name}")) for name in ("own", "peers", "anyone", "member")
@@ -36,7 +38,7 @@ _OWN, _PEERS, _ANYONE, _MEMBER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Familiarity:
+class PriorCounts:
     """How often the attributes of N actions were seen before them.
 
     Attributes:
@@ -52,9 +54,9 @@ class Familiarity:
     anyone: Ints
     actions: Ints
 
-    def __getitem__(self, rows: Ints | slice) -> Familiarity:
+    def __getitem__(self, rows: Ints | slice) -> PriorCounts:
         """That of some of the actions."""
-        return Familiarity(self.own[rows], self.peers[rows], self.anyone[rows], self.actions[rows])
+        return PriorCounts(self.own[rows], self.peers[rows], self.anyone[rows], self.actions[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +74,14 @@ class OwnHabits:
     count: Ints
 
 
-class Habits:
+class HabitTable:
     """Counts of attributes per principal, per peer group and overall.
 
     One table maps a 64-bit key to a count. Keys are salted by level: own (principal, attribute) -> actions;
     peers (group, attribute) and anyone (attribute) -> number of distinct principals; own of the principal alone -> its actions.
 
-    Entries made by `observe` or `put` know their owner: those of a quiet principal can be taken out and put back. Entries of a
-    bundle have no owner and stay.
+    Entries made by `observe` or `restore` know their owner: those of a quiet principal can be evicted and restored. Entries
+    of a bundle have no owner and stay.
 
     Args:
         limit: most entries; with more, those that were counted least are forgotten, a quarter of all at a time.
@@ -87,7 +89,7 @@ class Habits:
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
-        self._table = Counts()
+        self._table = CountTable()
         self._code_of: dict[int, int] = {}
         self._owners: list[int] = []  # by code
         self._free: list[int] = []  # codes without an owner
@@ -100,14 +102,8 @@ class Habits:
         """Bytes of the table."""
         return self._table.nbytes
 
-    def observe(self, attributes: Hashes, principal: Hashes, group: Hashes) -> Familiarity:
-        """Count actions in order; return what was known before each.
-
-        Args:
-            attributes: uint64 [N, attributes].
-            principal: stable hash of each action's principal, uint64 [N].
-            group: stable hash of its peer group, uint64 [N].
-        """
+    def observe(self, attributes: Hashes, principal: Hashes, group: Hashes) -> PriorCounts:
+        """Count actions in order; return what was known before each. Principal and peer group are stable hashes."""
         rows, width = attributes.shape
         keys = np.empty((rows, width + 1), np.uint64)
         keys[:, :width] = mix(mix(_OWN, principal)[:, None], attributes)
@@ -124,26 +120,22 @@ class Habits:
             peers[new], anyone[new] = np.split(self._table.add(shared), 2)
         if self.limit is not None and len(self._table) > self.limit:
             self._table.forget_rare(self.limit - self.limit // 4)
-        return Familiarity(own, peers, anyone, actions)
+        return PriorCounts(own, peers, anyone, actions)
 
-    def take(self, principals: Hashes) -> OwnHabits:
-        """Remove what is known to belong to some principals and return it. Walks the whole table: take many at a time.
-
-        Args:
-            principals: uint64, stable hashes of their names.
-        """
+    def pop(self, principals: Hashes) -> OwnHabits:
+        """Remove the entries of some principals, by stable hash, and return them. Walks the whole table."""
         goes = np.zeros(len(self._owners), bool)
         codes = [self._code_of.pop(one) for one in principals.tolist() if one in self._code_of]
         goes[codes] = True
-        keys, counts, owners = self._table.take(goes)
+        keys, counts, owners = self._table.pop(goes)
         self._free += codes
         return OwnHabits(self._named(owners), keys, counts)
 
-    def put(self, own: OwnHabits) -> None:
-        """Give back what `take` or `own` returned; what was counted in between adds up."""
-        self._table.put(own.key, own.count, self._owner_codes(own.principal))
+    def restore(self, own: OwnHabits) -> None:
+        """Give back what `pop` or `own` returned; what was counted in between adds up."""
+        self._table.merge(own.key, own.count, self._owner_codes(own.principal))
 
-    def learn(self, other: Habits, before: Habits) -> None:
+    def learn(self, other: HabitTable, before: HabitTable) -> None:
         """Take over what another table counted since it was like `before`.
 
         Both may have counted the same actions, so the greater count is kept instead of the sum.
@@ -152,22 +144,21 @@ class Habits:
         changed = counts != before._table.get(keys)
         self._learn(other, keys[changed], counts[changed], owners[changed])
 
-    def catch_up(self, other: Habits, copy: Habits) -> None:
+    def catch_up(self, other: HabitTable, copy: HabitTable) -> None:
         """Take over what another table counted since `copy`, from which this one learned, was taken; quick if that is little."""
         self._learn(other, *other._table.changed(copy._table))
 
-    def _learn(self, other: Habits, keys: Hashes, counts: Ints, owners: npt.NDArray[np.int32]) -> None:
+    def _learn(self, other: HabitTable, keys: Hashes, counts: Ints, owners: npt.NDArray[np.int32]) -> None:
         theirs, place = np.unique(owners, return_inverse=True)
         known = theirs >= 0
         mine = np.full(len(theirs), NOBODY, np.int32)
         mine[known] = self._owner_codes(other._named(theirs[known]))
-        self._table.put_greater(keys, counts, mine[place])
+        self._table.merge(keys, counts, mine[place], greater=True)
 
-    def put_greater(self, own: OwnHabits, others: npt.NDArray[np.uint64]) -> None:
-        """As `put` and `put_others`, for counts under another bundle: of two counts of one key the greater is kept."""
-        owners = np.full(len(others), NOBODY, np.int32)
-        self._table.put_greater(own.key, own.count, self._owner_codes(own.principal))
-        self._table.put_greater(others[:, 0], others[:, 1].astype(np.int64), owners)
+    def merge_greater(self, own: OwnHabits, others: npt.NDArray[np.uint64]) -> None:
+        """As `restore` and `restore_others`, for counts under another bundle: of two counts of one key the greater is kept."""
+        self._table.merge(own.key, own.count, self._owner_codes(own.principal), greater=True)
+        self._table.merge(others[:, 0], others[:, 1], None, greater=True)
 
     def own(self) -> OwnHabits:
         """All entries whose owner is known, in the order of their keys."""
@@ -181,7 +172,7 @@ class Habits:
         nobody = owners < 0
         return np.stack([keys[nobody], counts[nobody].astype(np.uint64)], axis=1)
 
-    def grown(self, before: Habits) -> npt.NDArray[np.uint64]:
+    def grown(self, before: HabitTable) -> npt.NDArray[np.uint64]:
         """What was counted of entries without an owner since the table was like `before`: keys and counts, uint64 [K, 2]."""
         held = self.others()
         added = held[:, 1].astype(np.int64) - before._table.get(held[:, 0])
@@ -191,9 +182,9 @@ class Habits:
         """Count of each key, int64 [n]."""
         return self._table.get(keys)
 
-    def put_others(self, grown: npt.NDArray[np.uint64]) -> None:
+    def restore_others(self, grown: npt.NDArray[np.uint64]) -> None:
         """Count what `grown` or `others` returned; counts add up."""
-        self._table.put(grown[:, 0], grown[:, 1], None)
+        self._table.merge(grown[:, 0], grown[:, 1], None)
 
     def to_array(self) -> npt.NDArray[np.uint64]:
         """Sorted keys and counts of all entries, uint64 [K, 2]."""
@@ -201,19 +192,18 @@ class Habits:
         return np.stack([keys, counts.astype(np.uint64)], axis=1)
 
     @classmethod
-    def from_array(cls, saved: npt.NDArray[np.uint64]) -> Habits:
+    def from_array(cls, saved: npt.NDArray[np.uint64]) -> HabitTable:
         """Inverse of `to_array`; the owners of the entries are not known then."""
         habits = cls()
-        habits._table = Counts(int(1.2 * len(saved)))
-        habits._table.put(saved[:, 0], saved[:, 1], None)
+        habits._table = CountTable(int(1.2 * len(saved)))
+        habits._table.merge(saved[:, 0], saved[:, 1], None)
         return habits
 
-    def copy(self, limit: int | None = None) -> Habits:
+    def copy(self, limit: int | None = None) -> HabitTable:
         """Independent copy, with a limit of its own."""
-        other = Habits(limit)
-        other._table = self._table.copy()
-        other._code_of, other._owners = dict(self._code_of), list(self._owners)
-        other._free = list(self._free)
+        other = HabitTable(limit)
+        other._table, other._code_of = self._table.copy(), dict(self._code_of)
+        other._owners, other._free = list(self._owners), list(self._free)
         return other
 
     def _named(self, codes: npt.NDArray[np.int32]) -> Hashes:
@@ -225,12 +215,10 @@ class Habits:
         known = self._code_of
         codes = []
         for one in principals.tolist():
-            code = known.get(one)
-            if code is None:
-                code = self._free.pop() if self._free else len(self._owners)
+            if one not in known:
+                code = known[one] = self._free.pop() if self._free else len(self._owners)
                 self._owners[code : code + 1] = [one]
-                known[one] = code
-            codes.append(code)
+            codes.append(known[one])
         return np.array(codes, np.int32)
 
 
@@ -241,17 +229,10 @@ _BROADER = [
 ]
 
 
-def counted_levels(
-    levels: npt.NDArray[np.int8],
-    actions: npt.NDArray[np.int64],
-    machinery: npt.NDArray[np.bool_],
-    for_others: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.int8]:
+def counted_levels(levels: Levels, actions: Ints, machinery: Flags, for_others: Flags) -> Levels:
     """Novelty levels as far as they are news of the principal, int8 [N, attributes].
 
     Args:
-        levels: int8 [N, attributes], from `novelty_levels`.
-        actions: int64 [N], earlier actions of the principal.
         machinery: bool [N], whether the cluster's own machinery acted.
         for_others: bool [N], whether it acted for a known principal (the `owner` field).
     """
@@ -260,13 +241,10 @@ def counted_levels(
     return np.where(left_out, 0, levels).astype(np.int8)
 
 
-def roots(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+def roots(levels: Levels) -> Levels:
     """Novelty without what follows from broader novelty, int8 [N, attributes].
 
     In a new namespace every object is new; only the namespace counts then, unless the object is new to more people.
-
-    Args:
-        levels: novelty level of each attribute, from `novelty_levels`.
     """
     out = levels.copy()
     if not levels.any():  # as of most actions by themselves
@@ -277,7 +255,7 @@ def roots(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     return out
 
 
-def novelty_levels(known: Familiarity) -> npt.NDArray[np.int8]:
+def novelty_levels(known: PriorCounts) -> Levels:
     """0 for an attribute known to the principal, 1 new to it, 2 to its peers as well, 3 to everybody. int8 [N, attributes]."""
     new = np.where(known.peers > 0, 1, np.where(known.anyone > 0, 2, 3))
     return np.where(known.own > 0, 0, new).astype(np.int8)

@@ -20,7 +20,7 @@ from detection.windows import Cut
 #: another order add to that. Evidence is counted in decades, of which this is less than a thousandth.
 TOLERANCE = 1e-3
 
-NAME = "self_test.npz"
+PARITY_FILE = "self_test.npz"
 _COLUMNS = {
     "tokens": (np.int16, 3),
     "lengths": (np.int64, 1),
@@ -31,7 +31,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True)
-class SelfTest:
+class ParityCheck:
     """Windows, with the errors that torch computed for the newest action of each.
 
     Attributes:
@@ -61,23 +61,17 @@ class SelfTest:
         return worst if np.isfinite(worst) else float("inf")
 
     def _cut(self) -> Cut:
-        rows = np.arange(len(self))
-        lengths = self.lengths.astype(np.int64)
-        held = np.arange(self.tokens.shape[1]) < lengths[:, None]
-        return Cut(
-            block=self.tokens[held],
-            first=np.cumsum(lengths) - lengths,
-            lengths=lengths,
-            whose=np.repeat(rows, lengths),
-            window=self.tokens.shape[1],
-        )
+        lengths, window = self.lengths.astype(np.int64), self.tokens.shape[1]
+        block = self.tokens[np.arange(window) < lengths[:, None]]
+        whose = np.repeat(np.arange(len(self)), lengths)
+        return Cut(block, np.cumsum(lengths) - lengths, lengths, whose, window)
 
     def save(self, path: Path) -> None:
         """Write as an `.npz` without object arrays."""
         np.savez_compressed(path, **{name: getattr(self, name) for name in _COLUMNS})
 
     @classmethod
-    def load(cls, path: Path) -> SelfTest:
+    def load(cls, path: Path) -> ParityCheck:
         """Inverse of `save`.
 
         Raises:
@@ -95,16 +89,11 @@ class SelfTest:
         return cls(**columns)
 
 
-def prove(test: SelfTest, reconstruction: Reconstruction, what: str) -> float:
-    """Compare a model's graphs with the errors in its bundle.
+def verify_parity(test: ParityCheck, reconstruction: Reconstruction, what: str) -> float:
+    """Compare a model's graphs with the errors in its bundle; returns the largest difference, nats.
 
     Args:
-        test: from the bundle.
-        reconstruction: the graphs.
         what: names the model in errors.
-
-    Returns:
-        Largest difference, nats.
 
     Raises:
         BundleError: the difference is above TOLERANCE, or a graph cannot be run.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
 from data.actions.fields import FIELDS
 from detection.windows import Cut
@@ -75,14 +75,7 @@ class NewestOnnxModel:
         self.session = _session(path, threads)
 
     def __call__(self, cut: Cut, principal: Ints, group: Ints, rows: Ints) -> Nll:
-        """NLL of the newest action of some windows, float32 [n, F].
-
-        Args:
-            cut: windows.
-            principal: int64 [N], of each window.
-            group: int64 [N].
-            rows: int64 [n], which windows.
-        """
+        """NLL of the newest action of the windows in `rows`, float32 [n, F]; `principal` and `group` are of all, int64 [N]."""
         out = np.empty((len(rows), cut.block.shape[1]), np.float32)
         newest = cut.first + cut.lengths - 1
         # The windows of a principal lie side by side, so that each part needs a stretch of the actions.
@@ -120,30 +113,21 @@ class WindowCache:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.hits = self.misses = 0
-        self._held: OrderedDict[bytes, Nll] = OrderedDict()
+        self._held: LRUCache[bytes, Nll] = LRUCache(capacity)
 
     def look_up(self, keys: list[bytes], compute: Callable[[Ints], Nll]) -> Nll:
-        """Errors of windows, float32 [N, F].
-
-        Args:
-            keys: what a window's error depends on, exactly.
-            compute: gives the errors of some of the windows by their index.
-        """
-        held = self._held
-        found = [held.get(key) for key in keys]
+        """Errors of windows by what they depend on, float32 [N, F]; `compute` gives those of some by their index."""
+        found = [self._held.get(key) for key in keys]
         missing: dict[bytes, int] = {}
         for row, (key, error) in enumerate(zip(keys, found, strict=True)):
             if error is None:
                 missing.setdefault(key, row)
-            else:
-                held.move_to_end(key)
         self.misses += len(missing)
         self.hits += len(keys) - len(missing)
         new = compute(np.array(list(missing.values()), np.int64))
         fresh = dict(zip(missing, new, strict=True))
-        held.update((key, error.copy()) for key, error in fresh.items())  # a view would keep its batch alive
-        while len(held) > self.capacity:
-            held.popitem(last=False)
+        for key, error in fresh.items():
+            self._held[key] = error.copy()  # a view would keep its batch alive
         rows = [fresh[key] if error is None else error for key, error in zip(keys, found, strict=True)]
         return np.array(rows, np.float32).reshape(len(keys), len(FIELDS))
 
@@ -163,13 +147,7 @@ class Reconstruction:
         self.cache = WindowCache(cached_windows)
 
     def nll(self, cut: Cut, ids: Ints, groups: Ints) -> Nll:
-        """NLL of each field of the newest action of each window, float32 [N, F], from the cache where it has it.
-
-        Args:
-            cut: windows.
-            ids: int64 [N], principal of each.
-            groups: int64 [N], its peer group.
-        """
+        """NLL of each field of the newest action of each window, float32 [N, F], from the cache where it has it."""
         if not self.cache.capacity:
             self.cache.misses += len(ids)
             return self._computed(cut, ids, groups, np.arange(len(ids)))

@@ -21,24 +21,26 @@ from data.actions.folding import reach_of
 from data.actions.vocabulary import SPECIALS, Vocabulary
 from detection.detector import Detector
 from detection.evidence import Sums
-from detection.novelty import Habits
+from detection.novelty import HabitTable
 from detection.windows import Contexts
 
 
-def carry_over(old: Detector, new: Detector, *, share: bool = True, learned: Habits | None = None) -> None:
+def transfer_state(
+    old: Detector, new: Detector, *, share: bool = True, learned: HabitTable | None = None
+) -> None:
     """Give a fresh detector the state of one that ran.
 
     Args:
-        old: not scoring at the moment.
-        new: one that has not scored yet; it has its bundle's own habits and windows.
+        old: must not score meanwhile.
+        new: has not scored yet; it has its bundle's own habits and windows.
         learned: a copy of the old one's habits from which the new one has learned already, so that this takes less time.
         share: the old one will not score again, so its memory of requests and owners can simply be handed on.
     """
     new.encoder.folder = old.encoder.folder if share else old.encoder.folder.copy()
     if old.encoder.owners is not None:
         new.encoder.owners = old.encoder.owners if share else old.encoder.owners.copy()
-    give_contexts(new, old.windows.contexts(), old.bundle.vocabulary, old.bundle.warmup.last)
-    give_sums(new, old.accumulator.sums(), old.accumulator.horizons)
+    transfer_contexts(new, old.windows.contexts(), old.bundle.vocabulary, old.bundle.warmup.last)
+    transfer_sums(new, old.accumulator.sums(), old.accumulator.horizons)
     if learned is None:
         new.habits.learn(old.habits, old.bundle.habits)
     else:
@@ -47,12 +49,13 @@ def carry_over(old: Detector, new: Detector, *, share: bool = True, learned: Hab
 
 def translation(old: Vocabulary, new: Vocabulary) -> list[npt.NDArray[np.int16]]:
     """For each field, the new token of every old one, int16 [old tokens]."""
-    tables = []
-    for field in FIELDS:
-        values = old.tokens[field][len(SPECIALS) :]
-        tokens = [_token(new, field, value) for value in values]
-        tables.append(np.array([*range(len(SPECIALS)), *tokens], np.int16))
-    return tables
+    special = range(len(SPECIALS))
+    return [
+        np.array(
+            [*special, *(_token(new, field, value) for value in old.tokens[field][len(SPECIALS) :])], np.int16
+        )
+        for field in FIELDS
+    ]
 
 
 def _token(vocabulary: Vocabulary, field: str, value: str) -> int:
@@ -63,18 +66,15 @@ def _token(vocabulary: Vocabulary, field: str, value: str) -> int:
     return vocabulary.token(field, value)
 
 
-def give_contexts(
+def transfer_contexts(
     new: Detector, held: Contexts, words: Vocabulary, before: Mapping[str, int] | None = None
 ) -> None:
-    """Give a detector contexts of another bundle.
+    """Give a detector contexts of another bundle with its vocabulary.
 
     What training saw after all that was served is nearer to the present, and stays.
 
     Args:
-        new: has its bundle's own contexts.
-        held: of principals under the other bundle.
-        words: its vocabulary.
-        before: times of the last actions in its training, if they are known; those tell nothing new.
+        before: times of the last actions in the other bundle's training, if known; those add nothing.
     """
     there = new.windows.contexts(held.names)
     later = dict(zip(there.names, there.last.tolist(), strict=True))
@@ -94,18 +94,13 @@ def give_contexts(
     fitted = np.take_along_axis(tokens, at[:, :, None], axis=1)
     fitted[steps >= kept[:, None]] = 0
     names = [held.names[row] for row in stays]
-    new.windows.put(Contexts(names, fitted, kept.astype(np.int16), held.last[stays]))
+    new.windows.restore(Contexts(names, fitted, kept.astype(np.int16), held.last[stays]))
 
 
-def give_sums(new: Detector, held: Sums, horizons: Sequence[float]) -> None:
+def transfer_sums(new: Detector, held: Sums, horizons: Sequence[float]) -> None:
     """Give a detector sums of another bundle, horizon by horizon.
 
-    One that the other bundle did not have begins with what its longest shorter one held: no less than that.
-
-    Args:
-        new: to be given them.
-        held: under the other bundle.
-        horizons: of the other bundle, seconds.
+    A horizon that the other bundle did not have starts with what its longest shorter one held: no less than that.
     """
     rows = np.zeros((len(held.names), 1 + 2 * len(new.accumulator.horizons)))
     rows[:, 0] = held.rows[:, 0]
@@ -114,4 +109,4 @@ def give_sums(new: Detector, held: Sums, horizons: Sequence[float]) -> None:
         if within:
             source = max(within, key=horizons.__getitem__)
             rows[:, 1 + 2 * place : 3 + 2 * place] = held.rows[:, 1 + 2 * source : 3 + 2 * source]
-    new.accumulator.put(Sums(held.names, rows))
+    new.accumulator.restore(Sums(held.names, rows))

@@ -26,7 +26,6 @@ class Contexts:
     """The context of K principals as plain arrays: can be evicted while they are quiet.
 
     Attributes:
-        names: who, length K.
         tokens: int16 [K, W-1, F], their last actions, oldest first, padded with 0 at the end.
         lengths: int16 [K], actions there are.
         last: int64 [K], time of the last, microseconds since 1970 UTC.
@@ -115,13 +114,7 @@ class Windows:
         self._lengths[place], self._last[place] = len(kept), last
 
     def cut(self, names: Sequence[str], tokens: npt.NDArray[np.int32], time: Ints) -> Cut:
-        """Add new actions and return the window that ends with each.
-
-        Args:
-            names: principal of each action.
-            tokens: int32 [N, F]; the gap column is filled in here.
-            time: int64 [N], microseconds.
-        """
+        """Add new actions and return the window that ends with each. Fills in the gap column of the tokens, int32 [N, F]."""
         count, context = len(names), self.window - 1
         if not count:
             nothing = np.empty(0, np.int64)
@@ -193,14 +186,14 @@ class Windows:
         tokens[np.arange(self.window - 1) >= lengths[:, None]] = 0
         return Contexts(known, tokens, lengths, self._last[places])
 
-    def take(self, names: Sequence[str]) -> Contexts:
+    def pop(self, names: Sequence[str]) -> Contexts:
         """Remove some principals and return their context."""
         taken = self.contexts(names)
         self._free += [self._place.pop(name) for name in taken.names]
         return taken
 
-    def put(self, contexts: Contexts) -> None:
-        """Give principals the context that `contexts` or `take` returned; what they had since is replaced."""
+    def restore(self, contexts: Contexts) -> None:
+        """Give principals the context that `contexts` or `pop` returned; what they had since is replaced."""
         places = self._places(contexts.names)
         self._tokens[places] = contexts.tokens
         self._lengths[places], self._last[places] = contexts.lengths, contexts.last
@@ -208,16 +201,13 @@ class Windows:
     def _places(self, names: Sequence[str]) -> Ints:
         """Row of each principal, int64 [N]; newcomers get one."""
         known = self._place
-        places = []
         for name in names:
-            place = known.get(name)
-            if place is None:
+            if name not in known:
                 place = known[name] = self._free.pop() if self._free else len(known)
                 if place >= len(self._last):
                     self._grow(place + 1)
                 self._lengths[place], self._last[place] = 0, _NEVER
-            places.append(place)
-        return np.array(places, np.int64)
+        return np.array([known[name] for name in names], np.int64)
 
     def _grow(self, least: int) -> None:
         size = max(least, int(_GROWTH * len(self._last)), 64) - len(self._last)

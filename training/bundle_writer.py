@@ -14,8 +14,7 @@ from data.actions.fields import FIELDS
 from data.arrays import runs
 from data.dataset.table import ActionTable
 from detection.bundle import FORMAT, Warmup, seal
-from detection.parity_check import NAME as SELF_TEST
-from detection.parity_check import SelfTest
+from detection.parity_check import PARITY_FILE, ParityCheck
 from training.calibrate import CalibrationResult
 from training.model import ModelConfig
 
@@ -38,7 +37,7 @@ def write(
     model: ModelConfig,
     onnx: Path,
     newest: Path | None,
-    self_test: SelfTest,
+    parity_check: ParityCheck,
     fitted: CalibrationResult,
     name: str,
     git_commit: str,
@@ -53,7 +52,7 @@ def write(
         model: the architecture.
         onnx: the graph.
         newest: the graph for the newest action only, if the architecture has one.
-        self_test: windows with the errors that torch computed.
+        parity_check: windows with the errors that torch computed.
         fitted: calibration and habits.
         name, git_commit, run_id, metrics: provenance.
 
@@ -90,7 +89,7 @@ def write(
     np.save(folder / "habits.npy", fitted.habits.to_array(), allow_pickle=False)
     warmup_of(table, model.window).save(folder / "warmup.npz")
     (folder / "card.md").write_text(_card(meta, fitted))
-    self_test.save(folder / SELF_TEST)
+    parity_check.save(folder / PARITY_FILE)
     return seal(folder)
 
 
@@ -99,6 +98,7 @@ def _card(meta: dict[str, Any], fitted: CalibrationResult) -> str:
     data, calibration = meta["data"], fitted.calibration
     kinds = ", ".join(f"{count} {kind}" for kind, count in data["principals"].items())
     person, system = list(calibration.budget.values())[:2]
+    of_person, of_system = calibration.person_thresholds[0], calibration.system_thresholds[0]
     figures = "\n".join(f"| {key} | {value:.4g} |" for key, value in meta["metrics"].items())
     return f"""# {meta["name"]}
 
@@ -107,8 +107,8 @@ LSTM autoencoder over the audit log of one Kubernetes cluster. It scores how unl
 - **Made** {meta["created"]} from commit `{meta["git_commit"]}`, MLflow run `{meta["run_id"]}`.
 - **Trained on** {data["actions"]:,} actions, {data["first"]} to {data["last"]} ({kinds}); fingerprint `{data["fingerprint"]}`.
 - **Calibrated on** the part from {data["split_at"]}, which was not fitted on. No attack label was used anywhere.
-- **Flags** an action of a person or pipeline at evidence {calibration.person_threshold:.2f} and of the cluster's own machinery at
-  {calibration.system_threshold:.2f} (decades, added up over {calibration.horizons[0]:g} seconds), set for at most {person:g}
+- **Flags** an action of a person or pipeline at evidence {of_person:.2f} and of the cluster's own machinery at
+  {of_system:.2f} (decades, added up over {calibration.horizons[0]:g} seconds), set for at most {person:g}
   false incidents per 10,000 actions of people and pipelines and {system:g} per 1,000,000 of the machinery.
 - **Not for**: other clusters than the one it was trained on; a verdict about a person. What was already happening while it was
   trained counts as habit.

@@ -17,15 +17,15 @@ from data.errors import KubehabitError
 from detection.calibration import (
     CLASSES,
     TAIL_SHARE,
+    ActionFeatures,
     Calibration,
-    Deeds,
     Rarity,
     Tail,
     acts_for_others,
     classes_of,
 )
 from detection.evidence import INCIDENT_SECONDS, Accumulator
-from detection.novelty import MATURE, Habits, counted_levels, novelty_levels
+from detection.novelty import MATURE, HabitTable, counted_levels, novelty_levels
 from detection.reconstruction import Model
 
 Floats = npt.NDArray[np.float64]
@@ -91,7 +91,7 @@ class CalibrationResult:
     """
 
     calibration: Calibration
-    habits: Habits
+    habits: HabitTable
     rows: npt.NDArray[np.int64]
     nll: npt.NDArray[np.float32]
     error: Floats
@@ -215,7 +215,9 @@ def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) 
     return tails
 
 
-def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64], Deeds]:
+def replay(
+    table: ActionTable, habits: HabitTable
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64], ActionFeatures]:
     """Feed a dataset to habits in the order of the log.
 
     Args:
@@ -233,7 +235,7 @@ def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], np
     levels = np.empty((len(order), len(ATTRIBUTES)), np.int8)
     actions = np.empty(len(order), np.int64)
     names, groups = table.name_hashes, table.group_hashes
-    held: list[Deeds] = []
+    held: list[ActionFeatures] = []
     for begin in range(0, len(order), _CHUNK):
         rows = order[begin : begin + _CHUNK]
         known = habits.observe(table.attributes[rows], names[rows], groups[rows])
@@ -243,11 +245,11 @@ def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], np
         at = rows[mine]
         names_at, kinds_at = table.name[at].tolist(), table.kind[at].tolist()
         held.append(
-            Deeds.of(
+            ActionFeatures.from_counts(
                 known[mine], table.tokens[at], table.vocabulary, names_at, kinds_at, table.sensitivity[at]
             )
         )
-    return levels, actions, Deeds.concatenate(held)
+    return levels, actions, ActionFeatures.concatenate(held)
 
 
 def held_back_rows(table: ActionTable) -> npt.NDArray[np.int64]:
@@ -284,14 +286,14 @@ class HeldBack:
     """
 
     rows: npt.NDArray[np.int64]
-    deeds: Deeds
-    habits: Habits
+    deeds: ActionFeatures
+    habits: HabitTable
     rarity: Rarity
 
     @classmethod
     def of(cls, table: ActionTable) -> HeldBack:
         """Feed the dataset to new habits."""
-        habits = Habits()
+        habits = HabitTable()
         levels, actions, deeds = replay(table, habits)
         return cls(held_back_rows(table), deeds, habits, _rarity(table, levels, actions))
 
@@ -352,7 +354,7 @@ def fit(
     names = np.asarray(deeds.principals, object)
 
     def thresholds(chosen: npt.NDArray[np.bool_], rate: float) -> tuple[float, ...]:
-        given = names[chosen], time[chosen], weighed.new[chosen], weighed.wrong[chosen]
+        given = names[chosen], time[chosen], weighed.novelty_evidence[chosen], weighed.error_evidence[chosen]
         rarest = float(
             -np.log10(rate)
         )  # what is flagged must be as rare as the budget, however quiet the data
@@ -364,7 +366,9 @@ def fit(
         system_thresholds=thresholds(machinery, system / len(horizons)),
     )
     limits = calibration.thresholds(deeds.kinds)
-    sums = Accumulator(horizons).add(deeds.principals, time, weighed.new, weighed.wrong, limits)
+    sums = Accumulator(horizons).add(
+        deeds.principals, time, weighed.novelty_evidence, weighed.error_evidence, limits
+    )
     evidence, limits = calibration.verdict(sums, deeds.kinds)
     count = np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64)
     novelty_count = {

@@ -12,7 +12,7 @@ import torch
 
 from data.dataset.table import ActionTable, cut_windows
 from data.errors import KubehabitError
-from detection.parity_check import SelfTest
+from detection.parity_check import ParityCheck
 from detection.reconstruction import Ints, NewestOnnxModel, Nll, OnnxModel
 from detection.windows import Cut
 from training.model import Autoencoder, Scorer
@@ -24,7 +24,7 @@ OUTPUTS = ("nll", "rank", "log_probs")
 TOLERANCE = 1e-4
 PARITY_BATCHES = 200
 #: Windows of the self-test in the bundle: some kilobytes, and milliseconds at every start of the service.
-SELF_TEST_WINDOWS = 96
+PARITY_WINDOWS = 96
 
 
 class TorchModel:
@@ -184,7 +184,7 @@ def _accept(worst: float, tolerance: float) -> float:
     return worst
 
 
-def self_test(model: Autoencoder, table: ActionTable, windows: int = SELF_TEST_WINDOWS) -> SelfTest:
+def parity_check(model: Autoencoder, table: ActionTable, windows: int = PARITY_WINDOWS) -> ParityCheck:
     """The self-test of a model: windows spread over the held-back data, with what torch makes of the newest action of each.
 
     One in eight is given an unknown principal and group, as the service will meet them.
@@ -196,4 +196,4 @@ def self_test(model: Autoencoder, table: ActionTable, windows: int = SELF_TEST_W
     principal, group = table.principal[end].astype(np.int64), table.group[end].astype(np.int64)
     principal[::8] = group[::8] = 0
     nll, _, _ = TorchModel(model)(tokens, lengths, principal, group, np.zeros(1, np.int64))
-    return SelfTest(tokens.astype(np.int16), lengths, principal, group, nll[:, 0])
+    return ParityCheck(tokens.astype(np.int16), lengths, principal, group, nll[:, 0])

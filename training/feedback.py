@@ -25,7 +25,7 @@ from data.actions.sensitivity import LEVELS
 from data.actions.vocabulary import SPECIALS, Vocabulary
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
-from detection.novelty import Habits
+from detection.novelty import HabitTable
 from training.audit_log import read_log
 from training.stretch import LogEncoder
 
@@ -100,7 +100,7 @@ class Learned:
     names: npt.NDArray[np.uint64]
     lessons: list[Lesson]
 
-    def count_into(self, habits: Habits) -> None:
+    def count_into(self, habits: HabitTable) -> None:
         """Count the confirmed actions as habits of their principals alone: peers are judged as if they had not happened."""
         private = np.array([stable_hash(f"feedback:{name}") for name in self.names.tolist()], np.uint64)
         if len(self.names):

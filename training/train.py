@@ -34,7 +34,7 @@ from training.calibrate import (
 )
 from training.datamodule import ActionWindows
 from training.evaluation import plots
-from training.export import TorchModel, check_newest, check_parity, export, export_newest, self_test
+from training.export import TorchModel, check_newest, check_parity, export, export_newest, parity_check
 from training.model_newest import is_supported
 from training.module import HabitModule
 
@@ -309,7 +309,7 @@ def _finish(
             model=cli.model.config,
             onnx=onnx,
             newest=newest,
-            self_test=self_test(model, table),
+            parity_check=parity_check(model, table),
             fitted=fitted,
             name=options.name,
             git_commit=commit,
@@ -382,8 +382,8 @@ def _figures(table: ActionTable, fitted: CalibrationResult) -> dict[str, float]:
     for label, chosen in (("person", person), ("system", ~person)):
         figures[f"held_back_{label}_actions"] = float(chosen.sum())
         figures[f"held_back_{label}_incidents"] = float(_incidents(table, fitted, chosen))
-    figures["person_threshold"] = fitted.calibration.person_threshold
-    figures["system_threshold"] = fitted.calibration.system_threshold
+    figures["person_threshold"] = fitted.calibration.person_thresholds[0]
+    figures["system_threshold"] = fitted.calibration.system_thresholds[0]
     return figures
 
 

@@ -22,7 +22,7 @@ from data.actions.fields import FIELDS, STATIC_FIELDS, gap_codes
 from data.actions.sensitivity import Sensitivity
 from data.actions.vocabulary import SPECIALS, UNKNOWN, Vocabulary
 from data.arrays import runs
-from data.dataset.parts import Part, encode_all, plan
+from data.dataset.parts import DatasetPart, encode_all, plan
 from data.dataset.table import FORMAT, ArrowFolder, dataset_features
 from data.errors import KubehabitError
 from data.events.audit_event import DeadLetter
@@ -39,6 +39,8 @@ VOCABULARY_LIMIT = 2000
 _CHUNK_ROWS = 1 << 18
 #: Requests that have begun and not ended, over all parts: long watches, a few thousand in a busy cluster.
 _BEGUN = 1_000_000
+#: Principal -> how often it did what: verb and resource, and the same with the namespace.
+Profiles = dict[str, tuple[Counter[tuple[str, ...]], Counter[tuple[str, ...]]]]
 
 _DAY = 86_400_000_000
 
@@ -124,8 +126,8 @@ def build(
         for line, reason, raw in part.meta["letters"]:
             letters.add(part.meta["log"], DeadLetter(line, reason, raw.encode()))
     letters.close()
-    kept = _Kept(parts)
-    counts: Counter[str] = Counter({"events": 0, "folded": kept.repeats, "dropped": 0})
+    kept, repeats = _without_repeats(parts)
+    counts: Counter[str] = Counter({"events": 0, "folded": repeats, "dropped": 0})
     skipped: Counter[str] = Counter()
     for part in parts:
         counts.update(part.meta["counts"])
@@ -137,10 +139,10 @@ def build(
             f"{', '.join(map(str, logs))}: no audit event found{unreadable}. "
             "Give a log of audit.k8s.io/v1 events, one a line."
         )
-    _join_owners(parts, kept)
-    span = _Span.of(parts, kept, hold_out)
-    fitted = _fit(parts, kept, span, Identity(settings.identity).similar_from)
-    card = _write(parts, kept, span, fitted, out)
+    _join_owners(kept)
+    span = _Span.from_parts(kept, hold_out)
+    fitted = _fit(kept, span, Identity(settings.identity).similar_from)
+    card = _write(kept, span, fitted, out)
     card |= {
         "sources": [log.name for log in logs],
         **counts,
@@ -165,54 +167,61 @@ def build(
     return BuildSummary(out, card)
 
 
-class _Kept:
-    """Which actions of each part stay: a later stage or a repeat of a request in an earlier part goes.
+@dataclass(frozen=True, slots=True)
+class _KeptPart:
+    """A part without the later stages and repeats of requests in earlier parts; it has one action at least."""
+
+    part: DatasetPart
+    mask: npt.NDArray[np.bool_]
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One column of the actions that stay."""
+        column: npt.NDArray[Any] = np.asarray(self.part.column(name))[self.mask]
+        return column
+
+
+def _without_repeats(parts: list[DatasetPart]) -> tuple[list[_KeptPart], int]:
+    """What stays of each part, and how many actions went: later stages or repeats of a request in an earlier part.
 
     Within a part the encoder has seen to that. Across parts a request is known by its hash: those of the two parts
     before, as the encoder's memory would hold them, and those that had only begun, however long ago.
     """
-
-    def __init__(self, parts: list[Part]) -> None:
-        self.masks: list[npt.NDArray[np.bool_]] = []
-        self.repeats = 0
-        before: list[npt.NDArray[np.uint64]] = []
-        begun = np.empty(0, np.uint64)
-        for part in parts:
-            if not part.meta["rows"]:
-                self.masks.append(np.empty(0, bool))
-                continue
-            request = np.asarray(part.column("request"))
-            again = np.isin(request, np.concatenate([begun, *before]))
-            self.masks.append(~again)
-            self.repeats += int(again.sum())
-            begun = np.concatenate(
-                [begun[~np.isin(begun, request)], request[np.asarray(part.column("started"))]]
-            )[-_BEGUN:]
-            before = [*before[-1:], request]
-
-    def rows(self) -> int:
-        """Actions in all."""
-        return sum(int(mask.sum()) for mask in self.masks)
+    kept: list[_KeptPart] = []
+    repeats = 0
+    before: list[npt.NDArray[np.uint64]] = []
+    begun = np.empty(0, np.uint64)
+    for part in parts:
+        if not part.meta["rows"]:
+            continue
+        request = np.asarray(part.column("request"))
+        again = np.isin(request, np.concatenate([begun, *before]))
+        repeats += int(again.sum())
+        if not again.all():
+            kept.append(_KeptPart(part, ~again))
+        started = request[np.asarray(part.column("started"))]
+        begun = np.concatenate([begun[~np.isin(begun, request)], started])[-_BEGUN:]
+        before = [*before[-1:], request]
+    return kept, repeats
 
 
-def _join_owners(parts: list[Part], kept: _Kept) -> None:
+def _join_owners(parts: list[_KeptPart]) -> None:
     """Fill in the owner of each action: links are followed in the order of the log, whatever the parts were encoded in.
 
     The codes are written in place; doing it again, after a kill, gives the same.
     """
     tracker = OwnerTracker()
     column = STATIC_FIELDS.index("owner")
-    for part, mask in zip(parts, kept.masks, strict=True):
-        found = tracker.join((row, link) for row, link in part.links if mask[row])
+    for kept in parts:
+        found = tracker.join((row, link) for row, link in kept.part.links if kept.mask[row])
         if not found:
             continue
-        values = part.meta["values"]["owner"]
+        values = kept.part.meta["values"]["owner"]
         code_of = {value: code for code, value in enumerate(values)}
         for _, owner in found:
             if owner not in code_of:
                 code_of[owner] = len(values)
                 values.append(owner)
-        codes = np.load(part.path / "codes.npy", mmap_mode="r+", allow_pickle=False)
+        codes = np.load(kept.part.path / "codes.npy", mmap_mode="r+", allow_pickle=False)
         codes[[row for row, _ in found], column] = [code_of[owner] for _, owner in found]
         codes.flush()
 
@@ -226,17 +235,13 @@ class _Span:
     split_at: int
 
     @classmethod
-    def of(cls, parts: list[Part], kept: _Kept, hold_out: float) -> _Span:
-        edges = [
-            (int(time.min()), int(time.max()))
-            for part, mask in zip(parts, kept.masks, strict=True)
-            if mask.any() and len(time := np.asarray(part.column("time"))[mask])
-        ]
-        if not edges:
+    def from_parts(cls, parts: list[_KeptPart], hold_out: float) -> _Span:
+        if not parts:
             raise KubehabitError(
                 "Every event of the log is left out by the settings (drop_principals): nothing to learn."
             )
-        first, last = min(edge[0] for edge in edges), max(edge[1] for edge in edges)
+        times = [kept.column("time") for kept in parts]
+        first, last = int(min(time.min() for time in times)), int(max(time.max() for time in times))
         if first == last:
             raise KubehabitError(
                 "All events bear the same time, so nothing can be held back for calibration: give a longer log."
@@ -255,26 +260,22 @@ class _Fitted:
     group_of: list[str]
 
 
-def _fit(parts: list[Part], kept: _Kept, span: _Span, similar_from: float) -> _Fitted:
+def _fit(parts: list[_KeptPart], span: _Span, similar_from: float) -> _Fitted:
     """Vocabulary and principals, from the fitting part alone."""
     counts: dict[str, Counter[str]] = {field: Counter() for field in STATIC_FIELDS}
     fitting_principals: list[Principal] = []
     principals: list[Principal] = []
-    for part, mask in zip(parts, kept.masks, strict=True):
-        if not mask.any():
-            continue
-        fitting = mask & (np.asarray(part.column("time")) < span.split_at)
-        codes = np.asarray(part.column("codes"))[fitting]
+    for kept in parts:
+        meta, fitting = kept.part.meta, kept.column("time") < span.split_at
+        codes = kept.column("codes")[fitting]
         for i, field in enumerate(STATIC_FIELDS):
-            values = part.meta["values"][field]
+            values = meta["values"][field]
             counted = np.bincount(codes[:, i], minlength=len(values)).tolist()
-            counts[field].update(
-                {value: count for value, count in zip(values, counted, strict=True) if count}
-            )
-        listed = [Principal(name, kind, tuple(groups)) for name, kind, groups in part.meta["principals"]]
-        who = np.asarray(part.column("principal"))
+            counts[field] += Counter(dict(zip(values, counted, strict=True)))
+        listed = [Principal(name, kind, tuple(groups)) for name, kind, groups in meta["principals"]]
+        who = kept.column("principal")
         fitting_principals += [listed[code] for code in np.unique(who[fitting]).tolist()]
-        principals += [listed[code] for code in np.unique(who[mask]).tolist()]
+        principals += [listed[code] for code in np.unique(who).tolist()]
     merged = sorted(_merge(principals), key=lambda p: p.name)
     if len(merged) < 2:  # one has nobody to be compared with
         raise KubehabitError(
@@ -283,12 +284,11 @@ def _fit(parts: list[Part], kept: _Kept, span: _Span, similar_from: float) -> _F
         )
     fitting_principals = _merge(fitting_principals)
     alone = PrincipalTable.fit(fitting_principals).alone()
-    profiles = _profiles(parts, kept, span, alone) if len(alone) > 1 else {}
+    profiles = _profiles(parts, span, alone) if len(alone) > 1 else {}
     table = PrincipalTable.fit(fitting_principals, profiles, similar_from)
+    days = (span.split_at - span.first) / _DAY
     return _Fitted(
-        vocabulary=Vocabulary.fit(
-            counts, span_days=(span.split_at - span.first) / _DAY, limit=VOCABULARY_LIMIT
-        ),
+        vocabulary=Vocabulary.fit(counts, span_days=days, limit=VOCABULARY_LIMIT),
         table=table,
         names=[p.name for p in merged],
         kinds=[p.kind for p in merged],
@@ -296,9 +296,7 @@ def _fit(parts: list[Part], kept: _Kept, span: _Span, similar_from: float) -> _F
     )
 
 
-def _profiles(
-    parts: list[Part], kept: _Kept, span: _Span, names: list[str]
-) -> dict[str, tuple[Counter[tuple[str, ...]], Counter[tuple[str, ...]]]]:
+def _profiles(parts: list[_KeptPart], span: _Span, names: list[str]) -> Profiles:
     """What some principals did in the fitting part: verb and resource, and the same with the namespace.
 
     Of very many the busiest are taken, so that memory stays bounded.
@@ -307,28 +305,24 @@ def _profiles(
     actions: Counter[str] = Counter()
     for counting in (True, False):
         chosen = set(names) if counting else {name for name, _ in actions.most_common(COMPARED_LIMIT)}
-        profiles: dict[str, tuple[Counter[tuple[str, ...]], Counter[tuple[str, ...]]]] = {
-            name: (Counter(), Counter()) for name in chosen
-        }
-        for part, mask in zip(parts, kept.masks, strict=True):
-            if not mask.any():
-                continue
-            listed = [name for name, _, _ in part.meta["principals"]]
+        profiles: Profiles = {name: (Counter(), Counter()) for name in chosen}
+        for kept in parts:
+            listed = [name for name, _, _ in kept.part.meta["principals"]]
             wanted = np.array([name in chosen for name in listed])
-            who = np.asarray(part.column("principal"))
-            rows = mask & (np.asarray(part.column("time")) < span.split_at) & wanted[who]
+            who = kept.column("principal")
+            rows = (kept.column("time") < span.split_at) & wanted[who]
             if counting:
                 for code, times in enumerate(np.bincount(who[rows], minlength=len(listed)).tolist()):
                     actions[listed[code]] += times
                 continue
-            codes = np.asarray(part.column("codes"))[rows][:, columns]
-            values = [part.meta["values"][STATIC_FIELDS[column]] for column in columns]
+            codes = kept.column("codes")[rows][:, columns]
+            values = [kept.part.meta["values"][STATIC_FIELDS[column]] for column in columns]
             distinct, times_of = np.unique(np.c_[who[rows], codes], axis=0, return_counts=True)
             for (code, *row), times in zip(distinct.tolist(), times_of.tolist(), strict=True):
-                deed = tuple(value[i] for value, i in zip(values, row, strict=True))
+                action = tuple(value[i] for value, i in zip(values, row, strict=True))
                 broad, narrow = profiles[listed[code]]
-                broad[deed[:2]] += times
-                narrow[deed] += times
+                broad[action[:2]] += times
+                narrow[action] += times
     return profiles
 
 
@@ -353,7 +347,7 @@ _RAW: Mapping[str, tuple[type[np.generic], int]] = {
 }
 
 
-def _write(parts: list[Part], kept: _Kept, span: _Span, fitted: _Fitted, out: Path) -> dict[str, Any]:
+def _write(parts: list[_KeptPart], span: _Span, fitted: _Fitted, out: Path) -> dict[str, Any]:
     """Sort all actions by principal and write them as Arrow; returns the measured half of the card.
 
     How many rows each principal has is known, so every part's rows can be put where they belong at once (a counting sort on
@@ -361,26 +355,22 @@ def _write(parts: list[Part], kept: _Kept, span: _Span, fitted: _Fitted, out: Pa
     """
     rank = {name: index for index, name in enumerate(fitted.names)}
     sizes = np.zeros(len(rank), np.int64)
-    for part, mask in zip(parts, kept.masks, strict=True):
-        sizes += np.bincount(_ranks(part, mask, rank), minlength=len(rank))
-    total = int(sizes.sum())
+    for kept in parts:
+        sizes += np.bincount(_ranks(kept, rank), minlength=len(rank))
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    _scatter(parts, kept, rank, starts.copy(), fitted.vocabulary, out / "parts" / "rows")
-    return _to_arrow(out, total, starts, span, fitted)
+    _scatter(parts, rank, starts.copy(), fitted.vocabulary, out / "parts" / "rows")
+    return _to_arrow(out, int(sizes.sum()), starts, span, fitted)
 
 
-def _ranks(part: Part, mask: npt.NDArray[np.bool_], rank: Mapping[str, int]) -> npt.NDArray[np.int32]:
+def _ranks(kept: _KeptPart, rank: Mapping[str, int]) -> npt.NDArray[np.int32]:
     """Rank of the principal of each action of a part, int32 [N]."""
-    if not mask.any():
-        return np.empty(0, np.int32)
-    local = np.array([rank.get(name, -1) for name, _, _ in part.meta["principals"]], np.int32)
-    ranks: npt.NDArray[np.int32] = local[np.asarray(part.column("principal"))[mask]]
+    local = np.array([rank.get(name, -1) for name, _, _ in kept.part.meta["principals"]], np.int32)
+    ranks: npt.NDArray[np.int32] = local[kept.column("principal")]
     return ranks
 
 
 def _scatter(
-    parts: list[Part],
-    kept: _Kept,
+    parts: list[_KeptPart],
     rank: Mapping[str, int],
     place: npt.NDArray[np.int64],
     vocabulary: Vocabulary,
@@ -392,17 +382,13 @@ def _scatter(
     arrival = 0
     with contextlib.ExitStack() as stack:
         files = {name: stack.enter_context((folder / name).open("wb")) for name in _RAW}
-        for part, mask in zip(parts, kept.masks, strict=True):
-            who = _ranks(part, mask, rank)
-            if not len(who):
-                continue
+        for kept in parts:
+            who = _ranks(kept, rank)
             order = np.argsort(who, kind="stable")
-            who = who[order]
-            time = np.asarray(part.column("time"))[mask][order]
-            codes = np.asarray(part.column("codes"))[mask][order]
+            who, time, codes = who[order], kept.column("time")[order], kept.column("codes")[order]
             tokens = np.empty((len(who), len(FIELDS)), np.int16)
             for i, field in enumerate(STATIC_FIELDS):
-                tokens[:, i] = vocabulary.table(field, part.meta["values"][field])[codes[:, i]]
+                tokens[:, i] = vocabulary.table(field, kept.part.meta["values"][field])[codes[:, i]]
             first, sizes = runs(who)
             gaps = np.maximum(np.diff(time, prepend=time[:1]), 0)
             gaps[first] = np.where(last[who[first]] < 0, -1, np.maximum(time[first] - last[who[first]], 0))
@@ -411,9 +397,9 @@ def _scatter(
                 "who": who,
                 "time": time,
                 "arrival": arrival + order,
-                "sensitivity": np.asarray(part.column("sensitivity"))[mask][order],
+                "sensitivity": kept.column("sensitivity")[order],
                 "tokens": tokens,
-                "attributes": np.asarray(part.column("attributes"))[mask][order],
+                "attributes": kept.column("attributes")[order],
             }
             for begin, end in zip(first.tolist(), (first + sizes).tolist(), strict=True):
                 row = int(place[who[begin]])
@@ -434,7 +420,7 @@ def _to_arrow(
     principal_of = np.array([table.ids.get(name, 0) for name in fitted.names], np.int32)
     group_of = np.array([table.groups[group] for group in fitted.group_of], np.int32)
     digest = hashlib.sha256()
-    unknown = [0, 0]
+    unknown = np.zeros(2, np.int64)
     held_back = 0
     known_fields = slice(None, -1) if vocabulary.uses_hour else slice(None, -2)
     with contextlib.ExitStack() as stack:
@@ -442,20 +428,17 @@ def _to_arrow(
         files = {name: stack.enter_context((out / "parts" / "rows" / name).open("rb")) for name in _RAW}
         for begin in range(0, total, _CHUNK_ROWS):
             count = min(_CHUNK_ROWS, total - begin)
-            rows = {
-                name: np.fromfile(files[name], kind, count * width).reshape(
-                    (count, width) if width > 1 else count
-                )
-                for name, (kind, width) in _RAW.items()
-            }
+            rows = {}
+            for name, (kind, width) in _RAW.items():
+                column = np.fromfile(files[name], kind, count * width)
+                rows[name] = column.reshape(count, width) if width > 1 else column
             for name in ("tokens", "time", "attributes", "sensitivity"):
                 digest.update(rows[name].astype(rows[name].dtype.newbyteorder("<"), copy=False).tobytes())
             who, end = rows["who"], np.arange(begin, begin + count)
             late = rows["time"] >= span.split_at
             held_back += int(late.sum())
             judged = rows["tokens"][late][:, known_fields]
-            unknown[0] += int((judged == UNKNOWN).sum())
-            unknown[1] += judged.size
+            unknown += [(judged == UNKNOWN).sum(), judged.size]
             write("actions", rows | {"principal": principal_of[who], "group": group_of[who]})
             history = end - starts[who]
             for split, chosen in (("train", ~late), ("calibration", late)):
@@ -473,6 +456,6 @@ def _to_arrow(
         "calibration_actions": held_back,
         "principals": dict(sorted(kinds.items())),
         "vocabulary": dict(zip(FIELDS, vocabulary.sizes, strict=True)),
-        "unknown_share": unknown[0] / max(unknown[1], 1),
+        "unknown_share": float(unknown[0] / max(unknown[1], 1)),
         "fingerprint": digest.hexdigest(),
     }

@@ -66,7 +66,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DatasetPart:
     """A finished part.
 
     Attributes:
@@ -80,7 +80,12 @@ class Part:
     @property
     def links(self) -> list[tuple[int, Link]]:
         """(row, what it tells about ownership); to be followed in the order of the whole log."""
-        return [(row, _link(values)) for row, values in json.loads((self.path / "links.json").read_text())]
+        found = []
+        for row, link in json.loads((self.path / "links.json").read_text()):
+            # JSON has no tuples, which the keys are.
+            values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in link]
+            found.append((row, Link(*values)))
+        return found
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """One column, memory-mapped."""
@@ -90,15 +95,8 @@ class Part:
 def _is_plain(log: Path) -> bool:
     """Whether a log is uncompressed with one native event a line, and so can be entered anywhere."""
     with log.open("rb") as raw:
-        start = raw.readline(MAX_EVENT_BYTES)
-    decoded = decode_lines([start])
+        decoded = decode_lines([raw.readline(MAX_EVENT_BYTES)])
     return len(decoded.events) == 1 and not decoded.dead
-
-
-def _link(values: list[Any]) -> Link:
-    """A link as JSON keeps it: its keys are tuples again."""
-    restored: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
-    return Link(*restored)
 
 
 def plan(logs: list[Path]) -> list[Job]:
@@ -112,12 +110,10 @@ def plan(logs: list[Path]) -> list[Job]:
         try:
             size = log.stat().st_size
         except OSError as error:
-            raise KubehabitError(
-                f"Cannot read the audit log {log}: {error.strerror}. Check the path."
-            ) from error
+            message = f"Cannot read the audit log {log}: {error.strerror}. Check the path."
+            raise KubehabitError(message) from error
         if size > RANGE_BYTES and _is_plain(log):
-            edges = [*range(0, size, RANGE_BYTES), size]
-            for begin, end in itertools.pairwise(edges):
+            for begin, end in itertools.pairwise([*range(0, size, RANGE_BYTES), size]):
                 jobs.append(Job(log, len(jobs), begin, end, end - begin))
         else:
             jobs.append(Job(log, len(jobs), 0, None, size))
@@ -143,7 +139,7 @@ def request_hashes(audit_ids: list[str], time: npt.NDArray[np.int64]) -> npt.NDA
     return hashed
 
 
-class _Writer:
+class _PartWriter:
     """Collects the batches of a job and writes them as parts."""
 
     def __init__(self, folder: Path, job: Job, settings: ActionSettings, rules: Sensitivity) -> None:
@@ -165,7 +161,16 @@ class _Writer:
         self.letters: list[tuple[int, str, str]] = []
         self.links: list[tuple[int, Link]] = []
 
-    def add(self, events: list[AuditEvent]) -> None:
+    def add(self, source: str, letter: DeadLetter) -> None:  # noqa: ARG002 - the part knows its log
+        """Note an unreadable record."""
+        self.letters.append((letter.line, letter.reason, letter.text))
+
+    def skip(self, skipped: Mapping[str, int]) -> None:
+        """Count what is no audit event; by reason."""
+        self.skipped.update(skipped)
+
+    def write(self, events: list[AuditEvent]) -> None:
+        """Encode events, in the order of the log."""
         kept = self.encoder.add(events)
         self.audit_ids += map(_AUDIT_ID, kept)
         self.begun += [stage == "ResponseStarted" for stage in map(_STAGE, kept)]
@@ -185,12 +190,6 @@ class _Writer:
         self.batches.append(batch)
         self.rows += len(batch)
         self.counts.update(folded=len(batch.folded), dropped=len(batch.dropped))
-
-    def dead(self, letter: DeadLetter) -> None:
-        self.letters.append((letter.line, letter.reason, letter.text))
-
-    def skip(self, skipped: Mapping[str, int]) -> None:
-        self.skipped.update(skipped)
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
         """What COLUMNS names. What follows from the codes is worked out here, for all actions of the part at once."""
@@ -236,46 +235,25 @@ class _Writer:
         self._restart()
 
 
-class _Dead:
-    """Passes dead letters of the reader on to a job's writer."""
-
-    def __init__(self, writer: _Writer) -> None:
-        self._writer = writer
-
-    def add(self, source: str, letter: DeadLetter) -> None:  # noqa: ARG002 - the part knows its log
-        self._writer.dead(letter)
-
-
 def encode_job(job: Job, folder: Path, settings: dict[str, Any], rules: list[dict[str, Any]]) -> int:
     """Encode one job into parts; returns how many. Runs in a worker process."""
+    writer = _PartWriter(folder, job, ActionSettings.from_dict(settings), Sensitivity(rules))
+    on_skipped = writer.skip
+    if job.end is None:
+        chunks = read_events(job.log, writer, on_skipped=on_skipped)
+    else:
+        on_lines = partial(setattr, writer, "lines")
+        chunks = read_range(job.log, job.begin, job.end, writer, on_skipped=on_skipped, on_lines=on_lines)
     # Events make many small objects and no cycles: a collector that looks for some costs a third of the time.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return _encode(job, folder, ActionSettings.from_dict(settings), Sensitivity(rules))
+        for events in chunks:
+            writer.write(events)
+        writer.flush()
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _encode(job: Job, folder: Path, settings: ActionSettings, rules: Sensitivity) -> int:
-    writer = _Writer(folder, job, settings, rules)
-    dead = _Dead(writer)
-    chunks = (
-        read_events(job.log, dead, on_skipped=writer.skip)
-        if job.end is None
-        else read_range(
-            job.log,
-            job.begin,
-            job.end,
-            dead,
-            on_skipped=writer.skip,
-            on_lines=partial(setattr, writer, "lines"),
-        )
-    )
-    for events in chunks:
-        writer.add(events)
-    writer.flush()
     note = folder / f"{job.name}.draft"
     note.write_text(json.dumps({"parts": writer.written, "lines": writer.lines}))
     note.rename(folder / f"{job.name}.done")
@@ -297,7 +275,7 @@ def encode_all(
     *,
     workers: int | None = None,
     progress: bool = True,
-) -> list[Part]:
+) -> list[DatasetPart]:
     """Encode all jobs, continuing where an earlier, killed build of the same logs and settings stopped.
 
     Args:
@@ -315,15 +293,11 @@ def encode_all(
         folder.mkdir(parents=True)
         note.write_text(described)
     todo = [job for job in jobs if not (folder / f"{job.name}.done").exists()]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
+    percent = TextColumn("{task.percentage:>3.0f}%")
+    columns = (TextColumn("{task.description}"), BarColumn(), percent, TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bar:
-        done = sum(job.size for job in jobs) - sum(job.size for job in todo)
-        task = bar.add_task("reading audit log", total=sum(job.size for job in jobs), completed=done)
+        total, left = sum(job.size for job in jobs), sum(job.size for job in todo)
+        task = bar.add_task("reading audit log", total=total, completed=total - left)
         count = min(workers or os.cpu_count() or 1, len(todo))
         arguments = (folder, settings.to_dict(), rules.table)
         if count <= 1:
@@ -350,7 +324,7 @@ def _in_parallel(
             raise
 
 
-def _parts(jobs: list[Job], folder: Path) -> Iterator[Part]:
+def _parts(jobs: list[Job], folder: Path) -> Iterator[DatasetPart]:
     lines = 0  # before this job, in its log
     shared: dict[str, str] = {}  # the parts of a log hold mostly the same values: each is kept once
     for job in jobs:
@@ -364,5 +338,5 @@ def _parts(jobs: list[Job], folder: Path) -> Iterator[Part]:
                 for field, values in meta["values"].items()
             }
             meta["letters"] = [(line + lines, reason, raw) for line, reason, raw in meta["letters"]]
-            yield Part(path, meta)
+            yield DatasetPart(path, meta)
         lines += done["lines"]

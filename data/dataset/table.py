@@ -70,15 +70,13 @@ class ArrowFolder:
         import pyarrow as pa
 
         schema = self._features[split].arrow_schema
-        arrays = [
-            pa.FixedSizeListArray.from_arrays(pa.array(columns[name].ravel()), columns[name].shape[1])
-            if columns[name].ndim > 1
-            else pa.array(columns[name], schema.field(name).type)
-            for name in schema.names
-        ]
-        arrays = [
-            array.cast(schema.field(name).type) for array, name in zip(arrays, schema.names, strict=True)
-        ]
+        arrays = []
+        for field in schema:
+            values = columns[field.name]
+            array = pa.array(values.ravel())
+            if values.ndim > 1:
+                array = pa.FixedSizeListArray.from_arrays(array, values.shape[1])
+            arrays.append(array.cast(field.type))
         self._writers[split].write_batch(pa.record_batch(arrays, schema=schema))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -89,10 +87,9 @@ class ArrowFolder:
             return
         for split, features in self._features.items():
             DatasetInfo(features=features).write_to_directory(str(self._folder / split))
-            state: dict[str, Any] = {
+            state = dict.fromkeys(("_format_columns", "_format_type", "_split")) | {
                 "_data_files": [{"filename": _ARROW_FILE}],
                 "_fingerprint": f"kubehabit-{split}",
-                **dict.fromkeys(("_format_columns", "_format_type", "_split")),
                 "_format_kwargs": {},
                 "_output_all_columns": False,
             }
@@ -137,7 +134,8 @@ class ActionTable:
     @property
     def name_hashes(self) -> npt.NDArray[np.uint64]:
         """Stable hash of each row's principal name, uint64 [N]."""
-        return _hash_column(self.name)
+        unique, inverse = np.unique(self.name.astype(str), return_inverse=True)
+        return np.array([stable_hash(str(value)) for value in unique], np.uint64)[inverse]
 
     @property
     def group_hashes(self) -> npt.NDArray[np.uint64]:
@@ -145,11 +143,6 @@ class ActionTable:
         groups = {index: group for group, index in self.principals.groups.items()}
         table = np.array([0, *(stable_hash(groups[i]) for i in range(1, len(groups) + 1))], np.uint64)
         return table[self.group]
-
-
-def _hash_column(values: npt.NDArray[np.object_]) -> npt.NDArray[np.uint64]:
-    unique, inverse = np.unique(values.astype(str), return_inverse=True)
-    return np.array([stable_hash(str(value)) for value in unique], np.uint64)[inverse]
 
 
 def load(path: Path) -> ActionTable:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -31,12 +32,15 @@ _EXAMPLES = 100
 _NAME_WIDTH = 29
 _WRITES = ("create", "update", "patch")
 _READS = ("get", "list", "watch")
-_SECRET_BODIES = ("secrets", "configmaps")
+_WORKLOADS = (
+    *("pods", "deployments", "daemonsets", "statefulsets", "replicasets", "replicationcontrollers"),
+    *("jobs", "cronjobs", "podtemplates"),
+)
 #: Share from which something counts as logged: a few requests fail before their body is read.
 _ENOUGH = 0.95
 
 
-class Tally:
+class BoundedCounter:
     """Counts values in bounded memory."""
 
     def __init__(self, limit: int = _DISTINCT_LIMIT) -> None:
@@ -69,6 +73,11 @@ class Share:
         self.having += has
 
     @property
+    def missing(self) -> str:
+        """How many lack it, in words."""
+        return f"{self.of - self.having:,} of {self.of:,}"
+
+    @property
     def ratio(self) -> float:
         """From 0 to 1; 1 if there is no such event."""
         return self.having / self.of if self.of else 1.0
@@ -89,51 +98,39 @@ class Lack:
     remedy: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Area:
-    """Writes whose request bodies matter."""
+class _Area(NamedTuple):
+    """Writes whose request bodies matter: of all resources of the API groups, or of some."""
 
-    name: str
     groups: tuple[str, ...]
-    resources: tuple[str, ...]
+    resources: frozenset[str]
     suffers: str
 
 
-_AREAS = (
-    _Area(
-        "Roles and role bindings",
+_AREAS = {
+    "Roles and role bindings": _Area(
         ("rbac.authorization.k8s.io",),
-        (),
+        frozenset(),
         "a role that grants escalate, bind, impersonate or everything; a binding to cluster-admin or to oneself",
     ),
-    _Area(
-        "workloads",
+    "workloads": _Area(
         ("", "apps", "batch"),
-        (
-            *("pods", "deployments", "daemonsets", "statefulsets", "replicasets", "replicationcontrollers"),
-            *("jobs", "cronjobs", "podtemplates"),
-        ),
+        frozenset(_WORKLOADS),
         "privileged pods, host paths, new image registries, borrowed service accounts, jumps in size",
     ),
-    _Area(
-        "admission webhooks and policies",
+    "admission webhooks and policies": _Area(
         ("admissionregistration.k8s.io",),
-        (),
+        frozenset(),
         "a webhook that reads or changes what everybody writes",
     ),
-    _Area(
-        "services and endpoints",
+    "services and endpoints": _Area(
         ("", "discovery.k8s.io"),
-        ("services", "endpoints", "endpointslices"),
+        frozenset(("services", "endpoints", "endpointslices")),
         "external addresses and redirected traffic",
     ),
-    _Area(
-        "certificate requests",
-        ("certificates.k8s.io",),
-        (),
-        "a client certificate that somebody makes for another identity",
+    "certificate requests": _Area(
+        ("certificates.k8s.io",), frozenset(), "a client certificate made for another identity"
     ),
-)
+}
 
 
 #: Share that every event should have -> what is missing, which detections suffer, and the remedy.
@@ -153,14 +150,17 @@ _EVERY_EVENT = {
 }
 
 
-def _area_of(event: AuditEvent) -> _Area | None:
+def _area_of(event: AuditEvent) -> str | None:
     reference = event.objectRef
     if reference is None or event.verb not in _WRITES or reference.subresource:
         return None
-    for area in _AREAS:
-        if reference.apiGroup in area.groups and (not area.resources or reference.resource in area.resources):
-            return area
-    return None
+    group, resource = reference.apiGroup, reference.resource
+    found = (
+        name
+        for name, area in _AREAS.items()
+        if group in area.groups and (not area.resources or resource in area.resources)
+    )
+    return next(found, None)
 
 
 @dataclass(slots=True)
@@ -168,16 +168,12 @@ class Inspection:
     """What was found.
 
     Attributes:
-        files: files read.
-        events: events read.
-        first: earliest time, microseconds since 1970 UTC.
-        last: latest time.
+        first, last: earliest and latest time, microseconds since 1970 UTC.
         busiest: most events in one minute.
         formats: records by format.
         skipped: records left out on purpose, by reason.
         dead: unreadable records by reason.
         dead_examples: for each reason, where it was seen first.
-        bodies: events with a request body.
     """
 
     files: int = 0
@@ -189,15 +185,15 @@ class Inspection:
     skipped: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
     dead_examples: dict[str, str] = field(default_factory=dict)
-    principals: Tally = field(default_factory=Tally)
-    resources: Tally = field(default_factory=Tally)
-    verbs: Tally = field(default_factory=Tally)
-    codes: Tally = field(default_factory=Tally)
-    levels: Tally = field(default_factory=Tally)
-    stages: Tally = field(default_factory=Tally)
-    clusters: Tally = field(default_factory=Tally)
+    principals: BoundedCounter = field(default_factory=BoundedCounter)
+    resources: BoundedCounter = field(default_factory=BoundedCounter)
+    verbs: BoundedCounter = field(default_factory=BoundedCounter)
+    codes: BoundedCounter = field(default_factory=BoundedCounter)
+    levels: BoundedCounter = field(default_factory=BoundedCounter)
+    stages: BoundedCounter = field(default_factory=BoundedCounter)
+    clusters: BoundedCounter = field(default_factory=BoundedCounter)
     bodies: Share = field(default_factory=Share)
-    areas: dict[str, Share] = field(default_factory=lambda: {area.name: Share() for area in _AREAS})
+    areas: dict[str, Share] = field(default_factory=lambda: {name: Share() for name in _AREAS})
     decisions: Share = field(default_factory=Share)
     agents: Share = field(default_factory=Share)
     addresses: Share = field(default_factory=Share)
@@ -217,7 +213,7 @@ class Inspection:
         if reason not in self.dead_examples:
             self.dead_examples[reason] = f"{source}:{letter.line}: {letter.reason[:200]}"
 
-    def take(self, events: Sequence[AuditEvent]) -> None:
+    def count(self, events: Sequence[AuditEvent]) -> None:
         """Count a chunk of events."""
         times = parse_times([event.requestReceivedTimestamp or event.stageTimestamp for event in events])
         self.first = min(self.first, int(times.min())) if self.events else int(times.min())
@@ -230,7 +226,7 @@ class Inspection:
         if len(self._minutes) > _DISTINCT_LIMIT:
             self._minutes = Counter(dict(self._minutes.most_common(_DISTINCT_LIMIT // 2)))
         self.verbs.update(event.verb for event in events)
-        self.levels.update(event.level or "not told" for event in events)
+        self.levels.update(event.level or "none" for event in events)
         self.stages.update(event.stage for event in events)
         self.clusters.update(event.cluster for event in events if event.cluster)
         self.codes.update(
@@ -262,12 +258,12 @@ class Inspection:
         area = _area_of(event)
         code = event.responseStatus.code if event.responseStatus is not None else 0
         if area is not None and code < 400:
-            self.areas[area.name].add(body)
+            self.areas[area].add(body)
         reading = event.verb in _READS
         self.reads += reading
-        if resource in _SECRET_BODIES and reference is not None and not reference.subresource:
-            self.secret_reads += reading and resource == "secrets"
-            self.secret_bodies += body and event.verb in _WRITES and resource == "secrets"
+        if resource == "secrets" and reference is not None and not reference.subresource:
+            self.secret_reads += reading
+            self.secret_bodies += body and event.verb in _WRITES
         self.decisions.add(event.annotations is not None and event.annotations.decision is not None)
         self.agents.add(bool(event.userAgent))
         self.addresses.add(bool(event.sourceIPs))
@@ -281,23 +277,21 @@ class Inspection:
 
     def lacks(self) -> list[Lack]:
         """What the audit policy, or the way here, leaves out, most serious first."""
-        return list(self._lacks())
+        return list(self._find_lacks())
 
-    def _lacks(self) -> Iterator[Lack]:
+    def _find_lacks(self) -> Iterator[Lack]:
         if set(self.stages.counts) == {"RequestReceived"}:
             yield Lack(
                 "only the stage RequestReceived is logged, so no outcome is known and no event becomes an action",
                 "all of them",
                 "take omitStages: [ResponseComplete] out of the audit policy",
             )
-        for area in _AREAS:
-            share = self.areas[area.name]
+        for name, (groups, _, suffers) in _AREAS.items():
+            share = self.areas[name]
             if share.ratio < _ENOUGH:
-                yield Lack(
-                    f"{share.of - share.having:,} of {share.of:,} writes to {area.name} have no request body",
-                    area.suffers,
-                    "log them at level Request" + (f" (group {area.groups[0]})" if area.groups[0] else ""),
-                )
+                group = f" (group {groups[0]})" if groups[0] else ""
+                what = f"{share.missing} writes to {name} have no request body"
+                yield Lack(what, suffers, f"log them at level Request{group}")
         if self.events and not self.reads:
             yield Lack(
                 "no get, list or watch is in the log",
@@ -313,7 +307,7 @@ class Inspection:
         for name, (what, suffers, remedy) in _EVERY_EVENT.items():
             share = getattr(self, name)
             if share.ratio < _ENOUGH:
-                yield Lack(f"{share.of - share.having:,} of {share.of:,} events have {what}", suffers, remedy)
+                yield Lack(f"{share.missing} events have {what}", suffers, remedy)
         if self.secret_bodies:
             yield Lack(
                 f"{self.secret_bodies:,} writes of Secrets carry their contents, readable by all who can read this log",
@@ -360,45 +354,24 @@ class Inspection:
         files = f" in {self.files:,} files" if self.files != 1 else ""
         rate = f", {self.events / seconds:,.1f} a second" if seconds else ""
         many = "" if self.principals.exact else "at least "
+        kinds = ", ".join(f"{count:,} {_plural(kind, count)}" for kind, count in self.kinds().items())
+        bodies = f"{self.bodies.ratio:.0%} of {self.bodies.of:,} writes have one"
         rows = [
             ("events", f"{self.events:,}{files}{rate}, {self.busiest:,} in the busiest minute"),
             ("time", f"{_iso(self.first)} to {_iso(self.last)} ({_duration(seconds)})"),
             ("formats", _counts(self.formats.items())),
             ("clusters", _counts(self.clusters.top(4))),
-            (
-                "principals",
-                many + ", ".join(f"{count:,} {_plural(kind, count)}" for kind, count in self.kinds().items()),
-            ),
+            ("principals", many + kinds),
             ("verbs", _shares(self.verbs.top(), self.events)),
             ("codes", _shares(self.codes.top(), self.events)),
             ("levels", _shares(self.levels.top(), self.events)),
-            (
-                "bodies",
-                f"{self.bodies.ratio:.0%} of {self.bodies.of:,} writes have one" if self.bodies.of else "",
-            ),
+            ("bodies", bodies if self.bodies.of else ""),
             ("left out", _counts(self.skipped.most_common(4))),
         ]
         for name, value in rows:
             if value:
                 facts.add_row(name, Text(value))
-        top = Table.grid(padding=(0, 2), expand=False)
-        for _ in range(2):
-            top.add_column(justify="right", no_wrap=True)
-            top.add_column(max_width=_NAME_WIDTH, no_wrap=True, overflow="ellipsis")
-        top.add_row(
-            "", Text("most active principals", style="bold"), "", Text("most used resources", style="bold")
-        )
-        who, what = self.principals.top(), self.resources.top()
-        for row in range(max(len(who), len(what))):
-            cells: list[RenderableType] = []
-            for column in (who, what):
-                name, count = column[row] if row < len(column) else ("", 0)
-                cells += [
-                    Text(f"{count / self.events:.1%}" if count else ""),
-                    Text(_short(name) or ("-" if count else "")),
-                ]
-            top.add_row(*cells)
-        parts: list[RenderableType] = [facts, Text(), top, Text()]
+        parts: list[RenderableType] = [facts, Text(), self._most_active(), Text()]
         lacks = self.lacks()
         if lacks:
             parts.append(Text("What this log does not tell", style="bold yellow"))
@@ -412,6 +385,20 @@ class Inspection:
             for reason, count in self.dead.most_common(5):
                 parts.append(Text(f"- {count:,} x {reason}; first: {self.dead_examples[reason][:160]}"))
         return Group(*parts)
+
+    def _most_active(self) -> Table:
+        table = Table.grid(padding=(0, 2), expand=False)
+        for _ in range(2):
+            table.add_column(justify="right", no_wrap=True)
+            table.add_column(max_width=_NAME_WIDTH, no_wrap=True, overflow="ellipsis")
+        heads = (Text(f"most {what}", style="bold") for what in ("active principals", "used resources"))
+        table.add_row(*(cell for head in heads for cell in ("", head)))
+        for pair in zip_longest(self.principals.top(), self.resources.top(), fillvalue=("", 0)):
+            cells: list[str] = []
+            for name, count in pair:
+                cells += [f"{count / self.events:.1%}", _short(name) or "-"] if count else ["", ""]
+            table.add_row(*map(Text, cells))
+        return table
 
 
 def inspect(logs: Sequence[Path], progress: Console | None = None) -> Inspection:
@@ -431,21 +418,14 @@ def inspect(logs: Sequence[Path], progress: Console | None = None) -> Inspection
     with _bar(progress, sum(sizes)) as show:
         done = 0
         for file, size in zip(files, sizes, strict=True):
-            for events in read_events(
-                file,
-                found,
-                on_bytes=partial(show, done),
-                sources=sources,
-                on_skipped=found.skipped.update,
-            ):
-                found.take(events)
+            on_bytes, on_skipped = partial(show, done), found.skipped.update
+            for events in read_events(file, found, on_bytes=on_bytes, sources=sources, on_skipped=on_skipped):
+                found.count(events)
             done += size
     found.formats = dict(sources.records.most_common())
     if not found.events:
         where = ", ".join(map(str, logs))
-        reason = next(iter(found.dead_examples.values()), "")
-        left_out = next(iter(found.skipped), "")
-        cause = reason or left_out or "it is empty"
+        cause = next(chain(found.dead_examples.values(), found.skipped), "") or "it is empty"
         raise KubehabitError(
             f"{where}: no audit event found ({cause}). docs/sources.md lists the formats that can be read."
         )

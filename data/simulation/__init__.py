@@ -15,13 +15,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from data.errors import KubehabitError
 from data.simulation.attacks import Campaign, choose
 from data.simulation.cluster import make_cast
-from data.simulation.config import Settings, load_settings
+from data.simulation.config import SimulationSettings, load_settings
 from data.simulation.control_plane import start_machines
 from data.simulation.kernel import DAY, SECOND, Kernel
 from data.simulation.people import start_people
 from data.simulation.world import World
 
-__all__ = ["Settings", "Summary", "load_settings", "simulate"]
+__all__ = ["SimulationSettings", "Summary", "load_settings", "simulate"]
 MIN_PRINCIPALS = 10
 
 
@@ -57,7 +57,7 @@ def simulate(
     seed: int,
     *,
     attacks: str = "all",
-    settings: Settings | None = None,
+    settings: SimulationSettings | None = None,
     progress: bool = False,
 ) -> Summary:
     """Write the audit log of a simulated cluster: normal work, then normal work with attacks, and the labels.

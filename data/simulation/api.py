@@ -7,77 +7,49 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# Plural -> (group, version, kind). `pods.metrics` is the metrics API's own `pods`, `events.new` the newer API of events.
-RESOURCES: dict[str, tuple[str, str, str]] = {
-    **{
-        plural: ("", "v1", kind)
-        for plural, kind in {
-            "configmaps": "ConfigMap",
-            "endpoints": "Endpoints",
-            "events": "Event",
-            "limitranges": "LimitRange",
-            "namespaces": "Namespace",
-            "nodes": "Node",
-            "persistentvolumeclaims": "PersistentVolumeClaim",
-            "persistentvolumes": "PersistentVolume",
-            "pods": "Pod",
-            "replicationcontrollers": "ReplicationController",
-            "resourcequotas": "ResourceQuota",
-            "secrets": "Secret",
-            "serviceaccounts": "ServiceAccount",
-            "services": "Service",
-        }.items()
-    },
-    "daemonsets": ("apps", "v1", "DaemonSet"),
-    "deployments": ("apps", "v1", "Deployment"),
-    "replicasets": ("apps", "v1", "ReplicaSet"),
-    "statefulsets": ("apps", "v1", "StatefulSet"),
-    "jobs": ("batch", "v1", "Job"),
-    "cronjobs": ("batch", "v1beta1", "CronJob"),
-    "horizontalpodautoscalers": ("autoscaling", "v1", "HorizontalPodAutoscaler"),
-    "ingresses": ("networking.k8s.io", "v1", "Ingress"),
-    "networkpolicies": ("networking.k8s.io", "v1", "NetworkPolicy"),
-    "poddisruptionbudgets": ("policy", "v1beta1", "PodDisruptionBudget"),
-    "leases": ("coordination.k8s.io", "v1", "Lease"),
-    "endpointslices": ("discovery.k8s.io", "v1beta1", "EndpointSlice"),
-    "roles": ("rbac.authorization.k8s.io", "v1", "Role"),
-    "clusterroles": ("rbac.authorization.k8s.io", "v1", "ClusterRole"),
-    "rolebindings": ("rbac.authorization.k8s.io", "v1", "RoleBinding"),
-    "clusterrolebindings": ("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding"),
-    "selfsubjectaccessreviews": ("authorization.k8s.io", "v1", "SelfSubjectAccessReview"),
-    "selfsubjectrulesreviews": ("authorization.k8s.io", "v1", "SelfSubjectRulesReview"),
-    "subjectaccessreviews": ("authorization.k8s.io", "v1", "SubjectAccessReview"),
-    "certificatesigningrequests": ("certificates.k8s.io", "v1", "CertificateSigningRequest"),
-    "storageclasses": ("storage.k8s.io", "v1", "StorageClass"),
-    "csidrivers": ("storage.k8s.io", "v1", "CSIDriver"),
-    "runtimeclasses": ("node.k8s.io", "v1", "RuntimeClass"),
-    "apiservices": ("apiregistration.k8s.io", "v1", "APIService"),
-    "customresourcedefinitions": ("apiextensions.k8s.io", "v1", "CustomResourceDefinition"),
-    "mutatingwebhookconfigurations": ("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration"),
-    "validatingwebhookconfigurations": (
-        "admissionregistration.k8s.io",
-        "v1",
-        "ValidatingWebhookConfiguration",
-    ),
-    "flowschemas": ("flowcontrol.apiserver.k8s.io", "v1beta1", "FlowSchema"),
-    "prioritylevelconfigurations": ("flowcontrol.apiserver.k8s.io", "v1beta1", "PriorityLevelConfiguration"),
-    # custom resources: logged without their bodies by the usual policies
-    "applications": ("argoproj.io", "v1alpha1", "Application"),
-    "appprojects": ("argoproj.io", "v1alpha1", "AppProject"),
-    "workflows": ("argoproj.io", "v1alpha1", "Workflow"),
-    "certificates": ("cert-manager.io", "v1", "Certificate"),
-    "clusterissuers": ("cert-manager.io", "v1", "ClusterIssuer"),
-    "kustomizations": ("kustomize.toolkit.fluxcd.io", "v1beta1", "Kustomization"),
-    "gitrepositories": ("source.toolkit.fluxcd.io", "v1beta1", "GitRepository"),
-    "clusterpolicies": ("kyverno.io", "v1", "ClusterPolicy"),
-    "policyreports": ("wgpolicyk8s.io", "v1alpha1", "PolicyReport"),
-    "externalsecrets": ("external-secrets.io", "v1alpha1", "ExternalSecret"),
-    "postgresclusters": ("db.corp.example", "v1", "PostgresCluster"),
-    "servicemonitors": ("monitoring.coreos.com", "v1", "ServiceMonitor"),
-    "backups": ("velero.io", "v1", "Backup"),
-    "volumesnapshots": ("snapshot.storage.k8s.io", "v1beta1", "VolumeSnapshot"),
-    "events.new": ("events.k8s.io", "v1", "Event"),
-    "pods.metrics": ("metrics.k8s.io", "v1beta1", "PodMetrics"),
+# `pods.metrics` is the metrics API's own `pods`, `events.new` the newer API of events. The usual policies log custom
+# resources (argoproj.io and below) without their bodies.
+_RESOURCES_BY_VERSION = {
+    "v1": """
+        configmaps endpoints events limitranges namespaces nodes persistentvolumeclaims persistentvolumes
+        pods replicationcontrollers resourcequotas secrets serviceaccounts services
+    """,
+    "apps/v1": "daemonsets deployments replicasets statefulsets",
+    "batch/v1": "jobs",
+    "batch/v1beta1": "cronjobs",
+    "autoscaling/v1": "horizontalpodautoscalers",
+    "networking.k8s.io/v1": "ingresses networkpolicies",
+    "policy/v1beta1": "poddisruptionbudgets",
+    "coordination.k8s.io/v1": "leases",
+    "discovery.k8s.io/v1beta1": "endpointslices",
+    "rbac.authorization.k8s.io/v1": "roles clusterroles rolebindings clusterrolebindings",
+    "authorization.k8s.io/v1": "selfsubjectaccessreviews selfsubjectrulesreviews subjectaccessreviews",
+    "certificates.k8s.io/v1": "certificatesigningrequests",
+    "storage.k8s.io/v1": "storageclasses csidrivers",
+    "node.k8s.io/v1": "runtimeclasses",
+    "apiregistration.k8s.io/v1": "apiservices",
+    "apiextensions.k8s.io/v1": "customresourcedefinitions",
+    "admissionregistration.k8s.io/v1": "mutatingwebhookconfigurations validatingwebhookconfigurations",
+    "flowcontrol.apiserver.k8s.io/v1beta1": "flowschemas prioritylevelconfigurations",
+    "argoproj.io/v1alpha1": "applications appprojects workflows",
+    "cert-manager.io/v1": "certificates clusterissuers",
+    "kustomize.toolkit.fluxcd.io/v1beta1": "kustomizations",
+    "source.toolkit.fluxcd.io/v1beta1": "gitrepositories",
+    "kyverno.io/v1": "clusterpolicies",
+    "wgpolicyk8s.io/v1alpha1": "policyreports",
+    "external-secrets.io/v1alpha1": "externalsecrets",
+    "db.corp.example/v1": "postgresclusters",
+    "monitoring.coreos.com/v1": "servicemonitors",
+    "velero.io/v1": "backups",
+    "snapshot.storage.k8s.io/v1beta1": "volumesnapshots",
+    "events.k8s.io/v1": "events.new",
+    "metrics.k8s.io/v1beta1": "pods.metrics",
+}
+#: Plural -> (group, version).
+RESOURCES = {
+    plural: (key.rpartition("/")[0], key.rpartition("/")[2])
+    for key, plurals in _RESOURCES_BY_VERSION.items()
+    for plural in plurals.split()
 }
 
 CLUSTER_SCOPED = set(
@@ -96,33 +68,28 @@ _ASKED_BY_ALL = """
 """.split()
 # Discovery requests of a client with a cold cache, in kubectl's order.
 DISCOVERY = ("/api", "/apis", "/api/v1", *(f"/apis/{group}" for group in _ASKED_BY_ALL))
+_ASKED_BY_CONTROLLERS = """
+    apiregistration.k8s.io/v1 apiregistration.k8s.io/v1beta1 apps/v1 events.k8s.io/v1 events.k8s.io/v1beta1
+    authentication.k8s.io/v1 authentication.k8s.io/v1beta1 authorization.k8s.io/v1 authorization.k8s.io/v1beta1
+    autoscaling/v1 autoscaling/v2beta1 autoscaling/v2beta2 batch/v1 batch/v1beta1 certificates.k8s.io/v1
+    certificates.k8s.io/v1beta1 networking.k8s.io/v1 networking.k8s.io/v1beta1 extensions/v1beta1 policy/v1beta1
+    rbac.authorization.k8s.io/v1 rbac.authorization.k8s.io/v1beta1 storage.k8s.io/v1 storage.k8s.io/v1beta1
+    admissionregistration.k8s.io/v1 admissionregistration.k8s.io/v1beta1 apiextensions.k8s.io/v1
+    apiextensions.k8s.io/v1beta1 scheduling.k8s.io/v1 scheduling.k8s.io/v1beta1 coordination.k8s.io/v1
+    coordination.k8s.io/v1beta1 node.k8s.io/v1 node.k8s.io/v1beta1 discovery.k8s.io/v1beta1
+    flowcontrol.apiserver.k8s.io/v1beta1 acme.io/v1 cert-manager.io/v1 db.corp.example/v1 kyverno.io/v1
+    monitoring.coreos.com/v1 velero.io/v1 argoproj.io/v1alpha1 external-secrets.io/v1alpha1
+    wgpolicyk8s.io/v1alpha1 kustomize.toolkit.fluxcd.io/v1beta1 snapshot.storage.k8s.io/v1beta1
+""".split()
 # Discovery requests of controllers, almost simultaneous, mostly in this order.
 FULL_DISCOVERY = (
-    "/api",
-    "/apis",
-    "/apis/source.toolkit.fluxcd.io/v1beta1",
-    "/api/v1",
-    *(
-        f"/apis/{group}"
-        for group in """
-            apiregistration.k8s.io/v1 apiregistration.k8s.io/v1beta1 apps/v1 events.k8s.io/v1 events.k8s.io/v1beta1
-            authentication.k8s.io/v1 authentication.k8s.io/v1beta1 authorization.k8s.io/v1 authorization.k8s.io/v1beta1
-            autoscaling/v1 autoscaling/v2beta1 autoscaling/v2beta2 batch/v1 batch/v1beta1 certificates.k8s.io/v1
-            certificates.k8s.io/v1beta1 networking.k8s.io/v1 networking.k8s.io/v1beta1 extensions/v1beta1 policy/v1beta1
-            rbac.authorization.k8s.io/v1 rbac.authorization.k8s.io/v1beta1 storage.k8s.io/v1 storage.k8s.io/v1beta1
-            admissionregistration.k8s.io/v1 admissionregistration.k8s.io/v1beta1 apiextensions.k8s.io/v1
-            apiextensions.k8s.io/v1beta1 scheduling.k8s.io/v1 scheduling.k8s.io/v1beta1 coordination.k8s.io/v1
-            coordination.k8s.io/v1beta1 node.k8s.io/v1 node.k8s.io/v1beta1 discovery.k8s.io/v1beta1
-            flowcontrol.apiserver.k8s.io/v1beta1 acme.io/v1 cert-manager.io/v1 db.corp.example/v1 kyverno.io/v1
-            monitoring.coreos.com/v1 velero.io/v1 argoproj.io/v1alpha1 external-secrets.io/v1alpha1
-            wgpolicyk8s.io/v1alpha1 kustomize.toolkit.fluxcd.io/v1beta1 snapshot.storage.k8s.io/v1beta1
-        """.split()
-    ),
+    *("/api", "/apis", "/apis/source.toolkit.fluxcd.io/v1beta1", "/api/v1"),
+    *(f"/apis/{group}" for group in _ASKED_BY_CONTROLLERS),
 )
 
 _WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 _SECRETIVE = set("secrets configmaps serviceaccounts/token tokenreviews events events.new leases".split())
-_KNOWN_GROUPS = {group for group, _, _ in RESOURCES.values() if "." not in group} | set(
+_KNOWN_GROUPS = {group for group, _ in RESOURCES.values() if "." not in group} | set(
     """
     admissionregistration.k8s.io apiextensions.k8s.io apiregistration.k8s.io authentication.k8s.io authorization.k8s.io
     certificates.k8s.io discovery.k8s.io flowcontrol.apiserver.k8s.io metrics.k8s.io networking.k8s.io node.k8s.io
@@ -143,10 +110,7 @@ def audit_level(
             Kubernetes services do) or `lean` (also drops reads by control plane and kubelets except of secrets and config
             maps, informers of service accounts and heartbeats of kubelets).
         machine: whether the caller is a node, a component or a controller in kube-system.
-        verb: audit verb.
-        resource: plural.
-        sub: subresource or "".
-        namespace: namespace or "".
+        resource, sub: plural, and subresource or "".
         account: whether the caller is a service account.
     """
     if policy != "everything":
@@ -190,7 +154,7 @@ def make_route(
 ) -> Route:
     """Constant text for `verb` on `resource[/subresource]` in a namespace ("" for the cluster)."""
     resource, _, sub = full.partition("/")
-    group, version, _ = RESOURCES[resource]
+    group, version = RESOURCES[resource]
     plural = resource.partition(".")[0]
     level = audit_level(policy, machine, verb, resource, sub, namespace, account)
     root = f"/apis/{group}/{version}" if group else f"/api/{version}"
@@ -200,11 +164,5 @@ def make_route(
         ref += f',"namespace":"{namespace}"'
     end = f',"apiGroup":"{group}"' if group else ""
     end += f',"apiVersion":"{version}"'
-    return Route(
-        level,
-        f"{root}{scope}/{plural}",
-        f"/{sub}" if sub else "",
-        ref,
-        end,
-        level == "Request" and sub not in STREAMS,
-    )
+    keeps_body = level == "Request" and sub not in STREAMS
+    return Route(level, f"{root}{scope}/{plural}", f"/{sub}" if sub else "", ref, end, keeps_body)

@@ -11,10 +11,11 @@ from data.simulation.cluster import (
     HELM,
     KUBECTL,
     NEWER,
+    UNVERSIONED,
     Account,
-    Client,
+    ActorIdentity,
+    ApiClient,
     Grant,
-    Identity,
     Person,
     Rights,
     binding,
@@ -32,33 +33,32 @@ from data.simulation.world import World
 _TOOLS = ("curl/8.5.0", "python-requests/2.31.0", "Go-http-client/2.0", "okhttp/4.9.3", *NEWER)
 _NEW_ACCOUNTS = {
     "new-ci": ("cicd", "gha-runner", NEWER[0]),
-    "new-rotator": (
-        "vault",
-        "secret-rotator",
-        "vault-secrets-operator/v0.0.0 (linux/amd64) kubernetes/$Format",
-    ),
+    "new-rotator": ("vault", "secret-rotator", f"vault-secrets-operator/{UNVERSIONED}"),
     "new-backup": ("backup", "velero", "velero-server/v1.13.0 (linux/amd64) 1f2d7b9"),
     "new-monitoring": ("monitoring", "prometheus-operator", "Go-http-client/2.0"),
-    "new-scanner": ("security", "trivy-operator", "trivy-operator/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    "new-scanner": ("security", "trivy-operator", f"trivy-operator/{UNVERSIONED}"),
     "new-upgrader": ("kube-system", "upgrade-controller", "kubeadm/v1.30.1 (linux/amd64) kubernetes/6911225"),
 }
-_VERBS = {
-    "create": "POST",
-    "update": "PUT",
-    "patch": "PATCH",
-    "delete": "DELETE",
-    "deletecollection": "DELETE",
+_VERBS = {"create": "POST", "update": "PUT", "patch": "PATCH"} | dict.fromkeys(
+    ("delete", "deletecollection"), "DELETE"
+)
+
+
+_ACCOUNT_ROLES = {
+    "ci": ("ci-deployer",),
+    "runner": ("gitlab-runner", "ci-deployer"),
+    "app": ("reader", "leader", "poller", "watcher", "jobber"),
 }
 
 
 @dataclass(slots=True)
-class Run:
+class AttackRun:
     """One run of a scenario and what its label needs."""
 
     scenario: Scenario
     principal: str
     mode: str
-    client: Client
+    client: ApiClient
     start: int = 0
     end: int = 0
     ids: list[str] = field(default_factory=list)
@@ -115,15 +115,12 @@ class Campaign:
 
     def __init__(self, world: World, scenarios: Sequence[Scenario], start: int, end: int) -> None:
         self.world = world
-        self.runs: list[Run] = []
+        self.runs: list[AttackRun] = []
         self._used: dict[str, int] = {}
         self._latest = start + int((end - start) * 0.97)
         random, settings = world.random, world.settings.attacks
-        plans = [
-            scenario
-            for scenario in scenarios
-            for _ in range(settings.slow_runs if scenario.slow else settings.runs_per_scenario)
-        ]
+        runs = {True: settings.slow_runs, False: settings.runs_per_scenario}
+        plans = [scenario for scenario in scenarios for _ in range(runs[scenario.slow])]
         random.shuffle(plans)
         length = end - start
         for index, scenario in enumerate(plans):
@@ -131,11 +128,8 @@ class Campaign:
             slow = int(min(settings.slow_days * DAY, length * 0.6)) if scenario.slow else 0
             slow = int(slow * (1 + 2 * random.random()) / 3)
             room = int(length * 0.9) - slow
-            when = (
-                start
-                + int(length * 0.01)
-                + (room * index // len(plans) if not slow else random.randrange(max(1, room)))
-            )
+            wait = random.randrange(max(1, room)) if slow else room * index // len(plans)
+            when = start + int(length * 0.01) + wait
             world.kernel.spawn(self._run(scenario, slow), max(1, when - world.kernel.now))
 
     def labels(self) -> list[dict[str, Any]]:
@@ -158,46 +152,43 @@ class Campaign:
         found = [a for a in self.world.cast.accounts if a.role == role]
         return self.world.random.choice(found) if found else None
 
-    def _victim(self, scenario: Scenario) -> tuple[Client, str, Person | None]:
-        """Client, namespace, and the person behind it, if any."""
+    def _victim(self, scenario: Scenario) -> tuple[ApiClient, str, Person | None]:
+        """ApiClient, namespace, and the person behind it, if any."""
         world, random, who = self.world, self.world.random, scenario.who
         everywhere = [team.namespace for team in world.cast.teams]
         if who == "anonymous":
             rights = Rights([], 'User \\"system:anonymous\\"')
-            identity = Identity("system:anonymous", ("system:unauthenticated",), rights)
+            identity = ActorIdentity("system:anonymous", ("system:unauthenticated",), rights)
             identity.outside_reason = world.cast.controllers["anonymous"].who.outside_reason
-            return Client(identity, home_address(random), random.choice(_TOOLS[:3])), everywhere[0], None
+            return ApiClient(identity, home_address(random), random.choice(_TOOLS[:3])), everywhere[0], None
         if who == "node":
             node = random.choice(world.cast.nodes)
             return node.client, everywhere[0], None
         if who in _NEW_ACCOUNTS:
             namespace, name, agent = _NEW_ACCOUNTS[who]
             reason = binding("ClusterRoleBinding", name, name, f'ServiceAccount \\"{name}/{namespace}\\"')
-            identity = service_account(namespace, name, [Grant(reason, None, None, None)])
+            identity = service_account(namespace, name, [Grant(reason)])
             address = f"10.244.{random.randrange(len(world.cast.nodes))}.{random.randrange(2, 250)}"
             machine = namespace == "kube-system"
-            return Client(identity, address, agent, machine), random.choice(everywhere), None
+            return ApiClient(identity, address, agent, machine), random.choice(everywhere), None
         if who == "joiner":
             person = self._person("developer")
             groups = (f"dev:{person.team.name}", "corp:devs", "system:authenticated")
             name = f"{person.who.name[:3]}{random.choice('aeiou')}r.{random.choice(('bo', 'ke', 'lu', 'mi'))}{random.choice(('ta', 'ro', 'ni'))}@corp.example"
-            client = Client(
-                Identity(name, groups, person.who.rights), office_address(random, 4), random.choice(KUBECTL)
+            client = ApiClient(
+                ActorIdentity(name, groups, person.who.rights),
+                office_address(random, 4),
+                random.choice(KUBECTL),
             )
             joined = Person(client.who, "developer", person.team, [client], person.homes, person.shift, 1.0)
             return client, person.homes[0], joined
         account = None
-        if who in ("ci", "app", "runner"):
-            roles = {
-                "ci": ["ci-deployer"],
-                "runner": ["gitlab-runner", "ci-deployer"],
-                "app": ["reader", "leader", "poller", "watcher", "jobber"],
-            }[who]
-            account = next((a for role in roles if (a := self._account(role)) is not None), None)
+        if who in _ACCOUNT_ROLES:
+            found = map(self._account, _ACCOUNT_ROLES[who])
+            account = next((one for one in found if one is not None), None)
         elif who not in "developer sre release dba security iac admin data-science dormant".split():
-            account = (
-                self._account(who) or self._account("argocd-application-controller") or world.cast.accounts[0]
-            )
+            account = self._account(who) or self._account("argocd-application-controller")
+            account = account or world.cast.accounts[0]
         if account is not None:
             namespace = account.namespace if account.team else random.choice(everywhere)
             return account.client, namespace, None
@@ -211,21 +202,18 @@ class Campaign:
         gone = [p for p in world.cast.people if p.last < day]
         return gone[0] if gone else self._person("developer")
 
-    def _approach(self, scenario: Scenario, client: Client) -> tuple[str, Client]:
+    def _approach(self, scenario: Scenario, client: ApiClient) -> tuple[str, ApiClient]:
         random, settings = self.world.random, self.world.settings.attacks
-        if scenario.who == "anonymous" or scenario.who.startswith("new-") or scenario.who == "joiner":
+        if scenario.who in ("anonymous", "joiner") or scenario.who.startswith("new-"):
             return "new-ip-and-ua", client
-        mode = scenario.fixed_mode
+        mode = scenario.mode
         if mode == "helm":
             return "same", client.other(agent=HELM)
         if mode == "night":
             return "new-ip", client.other(address=home_address(random))
         if not mode:
-            mode = (
-                "same"
-                if random.random() < settings.same_client
-                else random.choice(("new-ip", "new-ua", "new-ip-and-ua"))
-            )
+            same = random.random() < settings.same_client
+            mode = "same" if same else random.choice(("new-ip", "new-ua", "new-ip-and-ua"))
         address = home_address(random) if "ip" in mode else ""
         agent = ""
         if "ua" in mode:
@@ -233,13 +221,11 @@ class Campaign:
             agent = random.choice([a for a in pool if a != client.agent])
         return mode, client.other(address, agent)
 
-    def _scene(self, client: Client, namespace: str) -> Scene:
+    def _scene(self, client: ApiClient, namespace: str) -> Scene:
         world, random = self.world, self.world.random
         scene = world.scene(client.who, namespace)
-        others = [team.namespace for team in world.cast.teams if team.namespace != namespace] + [
-            "prod",
-            "staging",
-        ]
+        others = [team.namespace for team in world.cast.teams if team.namespace != namespace]
+        others += ["prod", "staging"]
         random.shuffle(others)
         for number, place in enumerate(others[:3], 1):
             scene[f"t{number}"] = place
@@ -259,10 +245,11 @@ class Campaign:
         office = world.settings.people.calendar == "office"
         if office and person is not None and scenario.who not in ("dormant", "joiner") and mode == "same":
             yield self._wait_for_work(person)
-        elif office and scenario.fixed_mode == "night":
+        elif office and scenario.mode == "night":
             yield max(1, self._next_night() - world.kernel.now)
-        run = Run(scenario, client.who.name, mode, client, start=world.kernel.now)
+        run = AttackRun(scenario, client.who.name, mode, client, start=world.kernel.now)
         self.runs.append(run)
+        acting = world.blaming(run.induced)
         scene = self._scene(client, namespace)
         lines: list[str] = []
         for line in scenario.lines:
@@ -273,11 +260,8 @@ class Campaign:
         for line in lines:
             step = parse(line)
             if not first or slow:
-                wait = (
-                    pause * (0.4 + 1.1 * random.random())
-                    if slow
-                    else scenario.wait * (0.4 + 1.2 * random.random()) * SECOND
-                )
+                luck = random.random()
+                wait = pause * (0.4 + 1.1 * luck) if slow else scenario.wait * (0.4 + 1.2 * luck) * SECOND
                 yield max(2000, int(wait * (1 if slow else world.settings.attacks.pace)))
                 if slow and office and person is not None and mode == "same":
                     yield self._wait_for_work(person, 30)
@@ -288,7 +272,7 @@ class Campaign:
             scene["app"] = app.name if len(lines) > len(scenario.lines) or slow else scene["app"]
             scene["pod"] = random.choice(app.pods)[0] if app.pods else f"{app.name}-0"
             before = len(run.ids)
-            yield from world.play(client, [step], scene, ids=run.ids, blame=run.induced)
+            yield from acting.play(client, [step], scene, ids=run.ids)
             run.end = world.kernel.now
             if len(run.ids) > before and step.verb not in ("discover", "visit"):
                 verb, path, code = world.kernel.last

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import cycle, islice
 from random import Random
 from typing import NamedTuple
 
-from data.simulation.config import Settings
+from data.simulation.config import SimulationSettings
 
 SAFE = "bcdfghjklmnpqrstvwxz2456789"
 _CONSONANTS, _VOWELS = "bdfgjklmnprstvz", "aeiou"
@@ -48,6 +49,7 @@ LIBRARIES = """
     kubernetes-client/6.0.1
 """.split()
 HELM = "Helm/3.5.2"
+UNVERSIONED = "v0.0.0 (linux/amd64) kubernetes/$Format"
 _VERSION = "v1.20.2 (linux/amd64) kubernetes/faecb19"
 
 
@@ -61,9 +63,13 @@ class Grant(NamedTuple):
     """One RBAC binding with the authorizer's reason; None instead of a set means everything."""
 
     reason: str
-    verbs: frozenset[str] | None
-    resources: frozenset[str] | None
-    namespaces: frozenset[str] | None
+    verbs: frozenset[str] | None = None
+    resources: frozenset[str] | None = None
+    namespaces: frozenset[str] | None = None
+
+    def covers(self, *request: str) -> bool:
+        """Whether it allows a request: verb, resource and namespace."""
+        return all(named is None or one in named for named, one in zip(self[1:], request, strict=True))
 
 
 READS = frozenset(("get", "list", "watch"))
@@ -116,21 +122,13 @@ class Rights:
         if found is None:
             if len(self._memo) > 20_000:
                 self._memo.clear()
-            for reason, verbs, resources, namespaces in self.grants:
-                if (
-                    (verbs is None or verb in verbs)
-                    and (resources is None or full in resources)
-                    and (namespaces is None or namespace in namespaces)
-                ):
-                    found = (True, _allowed(self.extra, reason))
-                    break
-            else:
-                found = (False, self.refused)
+            grant = next((grant for grant in self.grants if grant.covers(*key)), None)
+            found = (False, self.refused) if grant is None else (True, _allowed(self.extra, grant.reason))
             self._memo[key] = found
         return found
 
 
-class Identity:
+class ActorIdentity:
     """A principal: its user block and its rights."""
 
     __slots__ = ("authorize", "name", "outside_reason", "refused", "rights", "too_wide", "user")
@@ -154,12 +152,12 @@ class Identity:
         return self.outside_reason if code != 403 else self.refused
 
 
-class Client:
+class ApiClient:
     """An identity with a source address and a user agent."""
 
     __slots__ = ("_head", "account", "address", "agent", "busy", "done", "machine", "who")
 
-    def __init__(self, who: Identity, address: str, agent: str, machine: bool = False) -> None:
+    def __init__(self, who: ActorIdentity, address: str, agent: str, machine: bool = False) -> None:
         self.who = who
         self.address = address
         self.agent = agent
@@ -176,9 +174,9 @@ class Client:
         """The event's caller fields, with the impersonated user in its place."""
         return f"{self._head[0]}{impersonated}{self._head[1]}"
 
-    def other(self, address: str = "", agent: str = "") -> Client:
+    def other(self, address: str = "", agent: str = "") -> ApiClient:
         """The same identity from elsewhere or with another agent."""
-        return Client(self.who, address or self.address, agent or self.agent, self.machine)
+        return ApiClient(self.who, address or self.address, agent or self.agent, self.machine)
 
 
 @dataclass(slots=True)
@@ -196,6 +194,11 @@ class App:
     busy: bool = False
     blame: list[str] | None = None
     history: list[str] = field(default_factory=list)
+
+    @property
+    def replica_set(self) -> str:
+        """Name of the current replica set."""
+        return f"{self.name}-{self.template}"
 
 
 @dataclass(slots=True)
@@ -221,10 +224,10 @@ class Person:
         last: day of the last.
     """
 
-    who: Identity
+    who: ActorIdentity
     role: str
     team: Team
-    clients: list[Client]
+    clients: list[ApiClient]
     homes: list[str]
     shift: tuple[float, float]
     energy: float
@@ -237,18 +240,18 @@ class Person:
 class Account:
     """A service account that works by itself."""
 
-    client: Client
+    client: ApiClient
     role: str
     namespace: str
     team: Team | None = None
 
 
 @dataclass(slots=True)
-class Node:
+class ClusterNode:
     """A node and its kubelet."""
 
     name: str
-    client: Client
+    client: ApiClient
     index: int
 
 
@@ -259,8 +262,8 @@ class Cast:
     teams: list[Team]
     people: list[Person]
     accounts: list[Account]
-    nodes: list[Node]
-    controllers: dict[str, Client]
+    nodes: list[ClusterNode]
+    controllers: dict[str, ApiClient]
     apps: list[App]
     production: list[App]
 
@@ -278,12 +281,12 @@ def _word(random: Random, syllables: int) -> str:
     return "".join(random.choice(_CONSONANTS) + random.choice(_VOWELS) for _ in range(syllables))
 
 
-def service_account(namespace: str, account: str, grants: Sequence[Grant]) -> Identity:
+def service_account(namespace: str, account: str, grants: Sequence[Grant]) -> ActorIdentity:
     """Identity of a service account with a legacy token secret."""
     name = f"system:serviceaccount:{namespace}:{account}"
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
     extra = f'"authentication.k8s.io/legacy-token":"{name}",'
-    return Identity(
+    return ActorIdentity(
         name, groups, Rights(grants, f'ServiceAccount \\"{account}/{namespace}\\"', extra), uid=True
     )
 
@@ -312,26 +315,26 @@ CONTROLLERS = """
     daemon-set-controller statefulset-controller persistent-volume-binder
 """.split()
 ADD_ONS = (
-    ("kube-system", "cluster-autoscaler", "cluster-autoscaler/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("kube-system", "cluster-autoscaler", "cluster-autoscaler/" + UNVERSIONED),
     ("kube-system", "metrics-server", "metrics-server/v0.4.1 (linux/amd64) kubernetes/$Format"),
     ("kube-system", "coredns", "coredns/v1.7.0 (linux/amd64) coredns"),
 )
 # Platform service accounts, the most usual first: namespace, account, agent.
 PLATFORM = (
     ("monitoring", "prometheus-k8s", "Prometheus/2.24.1"),
-    ("argocd", "argocd-application-controller", "argocd-application-controller/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("argocd", "argocd-application-controller", "argocd-application-controller/" + UNVERSIONED),
     ("cicd", "gitlab-runner", "gitlab-runner 13.9.0 linux/amd64"),
     ("ingress-nginx", "ingress-nginx", "nginx-ingress-controller/v0.44.0 (linux/amd64) ingress-nginx/f802554ccfadf828f7eb6d3f9a9333686706d613"),
     ("cert-manager", "cert-manager", "controller/v1.2.0 (linux/amd64) cert-manager/969b678f330c68a6429b7a71b271761c59651a85"),
-    ("kyverno", "kyverno", "kyverno/v0.0.0 (linux/amd64) kubernetes/$Format"),
-    ("flux-system", "kustomize-controller", "kustomize-controller/v0.0.0 (linux/amd64) kubernetes/$Format"),
-    ("argo", "workflow-controller", "workflow-controller/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("kyverno", "kyverno", "kyverno/" + UNVERSIONED),
+    ("flux-system", "kustomize-controller", "kustomize-controller/" + UNVERSIONED),
+    ("argo", "workflow-controller", "workflow-controller/" + UNVERSIONED),
     ("vault", "external-secrets", "kubernetes-client/6.0.1"),
     ("logging", "fluent-bit", "Fluent-Bit"),
     ("cicd", "helm-release-bot", HELM),
-    ("db-operator", "postgres-operator", "postgres-operator/v0.0.0 (linux/amd64) kubernetes/$Format"),
-    ("argocd", "argocd-server", "argocd-server/v0.0.0 (linux/amd64) kubernetes/$Format"),
-    ("external-dns", "external-dns", "external-dns/v0.0.0 (linux/amd64) kubernetes/$Format"),
+    ("db-operator", "postgres-operator", "postgres-operator/" + UNVERSIONED),
+    ("argocd", "argocd-server", "argocd-server/" + UNVERSIONED),
+    ("external-dns", "external-dns", "external-dns/" + UNVERSIONED),
     ("monitoring", "grafana", "OpenAPI-Generator/11.0.0/python"),
     ("velero", "velero", "velero-server/v1.5.3 (linux/amd64) 123109a3bcac11dbb6783d2758207bac0d0817cb"),
     ("ops", "node-labeler", "Go-http-client/2.0"),
@@ -365,13 +368,10 @@ _GROUPS = {
 
 def _rights_of(role: str, team: Team) -> Rights:
     """Rights of a person, too wide in places, as in practice."""
-    grants: list[Grant] = [
-        _cluster_grant(
-            "system:basic-user", "system:basic-user", 'Group \\"system:authenticated\\"', None, _SELF
-        )
-    ]
     if role == "admin":
-        return Rights([Grant("", None, None, None)], 'Group \\"system:masters\\"')
+        return Rights([Grant("")], 'Group \\"system:masters\\"')
+    basic = "system:basic-user"
+    grants = [_cluster_grant(basic, basic, 'Group \\"system:authenticated\\"', None, _SELF)]
     group = f"dev:{team.name}" if role == "developer" else _GROUPS.get(role, (role,))[0]
     subject = f'Group \\"{group}\\"'
     if role in ("sre", "iac"):
@@ -412,7 +412,7 @@ def _app(random: Random, namespace: str, name: str, team: str) -> App:
     return app
 
 
-def _teams(settings: Settings, random: Random, count: int) -> list[Team]:
+def _teams(settings: SimulationSettings, random: Random, count: int) -> list[Team]:
     teams = []
     for index in range(count):
         name = TEAMS[index % len(TEAMS)] + (str(index // len(TEAMS) + 1) if index >= len(TEAMS) else "")
@@ -433,29 +433,30 @@ def home_address(random: Random) -> str:
     return f"{random.choice(('203.0.113', '198.51.100', '192.0.2'))}.{random.randrange(1, 255)}"
 
 
-def _person(settings: Settings, random: Random, role: str, team: Team, index: int, rights: Rights) -> Person:
+def _person(
+    settings: SimulationSettings, random: Random, role: str, team: Team, index: int, rights: Rights
+) -> Person:
     name = "kubernetes-admin" if role == "admin" else (
         "terraform@corp.example" if role == "iac" and index == 0 else f"{_word(random, 3)}.{_word(random, 2)}@corp.example"
     )  # fmt: skip
     groups: tuple[str, ...] = (
         (f"dev:{team.name}", "corp:devs") if role == "developer" else _GROUPS.get(role, (role,))
     )
-    who = Identity(name, (*groups, "system:authenticated"), rights)
+    who = ActorIdentity(name, (*groups, "system:authenticated"), rights)
+    screens = settings.people.screens
     if role == "iac":
         agents = ["HashiCorp/1.0 Terraform/0.14.7"]
     elif role == "data-science" and index % 2:
         agents = ["OpenAPI-Generator/12.0.1/python"]
-    elif role == "developer" and int((index + 1) * settings.people.screens) > int(
-        index * settings.people.screens
-    ):
-        agents = [SCREENS[int(index * settings.people.screens) % 2]]
+    elif role == "developer" and int((index + 1) * screens) > int(index * screens):
+        agents = [SCREENS[int(index * screens) % 2]]
     else:
         agents = [_DECK[index % len(_DECK)]]
     if role == "release":
         agents.append(HELM)
     site = {"developer": 3, "sre": 1, "release": 2, "dba": 8, "security": 9, "data-science": 7}.get(role, 0)
     office = office_address(random, site + (index % 40 if role == "developer" else 0))
-    clients = [Client(who, office, agent) for agent in agents]
+    clients = [ApiClient(who, office, agent) for agent in agents]
     if random.random() < settings.people.home_office and role != "iac":
         clients += [client.other(address=home_address(random)) for client in clients[:1]]
     homes = {
@@ -473,7 +474,7 @@ def _person(settings: Settings, random: Random, role: str, team: Team, index: in
     return Person(who, role, team, clients, homes, (start, start + random.gauss(8.3, 0.7)), random.lognormvariate(0, 0.45))  # fmt: skip
 
 
-def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
+def make_cast(settings: SimulationSettings, principals: int, random: Random) -> Cast:
     """A cluster of about `principals` principals: configured shares plus a fixed set of components."""
     shares = settings.cast
     nodes = max(2, shares.nodes or round(principals * shares.node_share))
@@ -481,9 +482,7 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
     platform = PLATFORM[: max(3, min(len(PLATFORM), shares.platform or principals // 6))]
     count = max(1, round(people * shares.developers / shares.team_size))
     teams = _teams(settings, random, count)
-    ml = Team(
-        "ml", "ml", [_app(random, "ml", "trainer", "ml"), _app(random, "ml", "notebook", "ml")], ["retrain"]
-    )
+    ml = Team("ml", "ml", [_app(random, "ml", word, "ml") for word in ("trainer", "notebook")], ["retrain"])
     production = [_app(random, "prod", word, "prod") for word in ("shop", "orders", "checkout", "redis")]
     staging = [_app(random, "staging", f"{team.name}-stg", team.name) for team in teams[:40]]
     support = [
@@ -492,12 +491,12 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
     ]  # fmt: skip
     apps = [app for team in [*teams, ml] for app in team.apps] + production + staging + support
 
-    def local(name: str, groups: tuple[str, ...], agent: str, reason: str) -> Client:
-        rights = Rights([Grant(reason, None, None, None)], f'User \\"{name}\\"')
+    def local(name: str, groups: tuple[str, ...], agent: str, reason: str) -> ApiClient:
+        rights = Rights([Grant(reason)], f'User \\"{name}\\"')
         uid = name.startswith("system:serviceaccount:") or name == "system:apiserver"
-        return Client(Identity(name, groups, rights, uid), "", agent, True)
+        return ApiClient(ActorIdentity(name, groups, rights, uid), "", agent, True)
 
-    controllers: dict[str, Client] = {}
+    controllers: dict[str, ApiClient] = {}
     for account in CONTROLLERS:
         name = f"system:serviceaccount:kube-system:{account}"
         role = f"system:controller:{account}"
@@ -512,17 +511,17 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
         "system:apiserver", ("system:masters",), f"kube-apiserver/{_VERSION}", ""
     )
     anonymous = Rights([], 'User \\"system:anonymous\\"')
-    health = Identity("system:anonymous", ("system:unauthenticated",), anonymous)
+    health = ActorIdentity("system:anonymous", ("system:unauthenticated",), anonymous)
     health.outside_reason = _allowed("", binding("ClusterRoleBinding", "system:public-info-viewer", "system:public-info-viewer", 'Group \\"system:unauthenticated\\"'))  # fmt: skip
-    controllers["anonymous"] = Client(health, "35.191.0.9", "GoogleHC/1.0", True)
+    controllers["anonymous"] = ApiClient(health, "35.191.0.9", "GoogleHC/1.0", True)
 
     node_list = []
     for index in range(nodes):
         name = f"node-{index + 1}"
-        rights = Rights([Grant("", None, None, None)], f'User \\"system:node:{name}\\"')
-        identity = Identity(f"system:node:{name}", ("system:nodes", "system:authenticated"), rights)
+        rights = Rights([Grant("")], f'User \\"system:node:{name}\\"')
+        identity = ActorIdentity(f"system:node:{name}", ("system:nodes", "system:authenticated"), rights)
         address = f"10.128.{index // 240}.{11 + index % 240}"
-        node_list.append(Node(name, Client(identity, address, f"kubelet/{_VERSION}", True), index))
+        node_list.append(ClusterNode(name, ApiClient(identity, address, f"kubelet/{_VERSION}", True), index))
 
     def pod_address() -> str:
         return f"10.244.{random.randrange(nodes) % 250}.{random.randrange(2, 250)}"
@@ -530,13 +529,13 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
     accounts = []
     for namespace, account, agent in ADD_ONS:
         grant = _wide("infra-readers", "infra-reader", namespace, account)
-        accounts.append(Account(Client(service_account(namespace, account, [grant]), pod_address(), agent, True), account, namespace))  # fmt: skip
+        accounts.append(Account(ApiClient(service_account(namespace, account, [grant]), pod_address(), agent, True), account, namespace))  # fmt: skip
     for namespace, account, agent in platform:
         subject = f'ServiceAccount \\"{account}/{namespace}\\"'
         grants = [_cluster_grant(role, role, subject, verbs, resources) for role, verbs, resources in _BOUND.get(account, ())]  # fmt: skip
         grants.append(_wide("platform-writers", "platform-writer", namespace, account))
         identity = service_account(namespace, account, grants)
-        accounts.append(Account(Client(identity, pod_address(), agent), account, namespace))
+        accounts.append(Account(ApiClient(identity, pod_address(), agent), account, namespace))
     rest = principals - len(controllers) - nodes - len(accounts) - people
     pipelines = min(len(teams), max(1, round(principals * shares.pipeline_share)))
     for team in teams[:pipelines]:
@@ -549,7 +548,7 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
             _local_grant(f"ci-edit-{team.name}/staging", "edit", subject, None, frozenset(("staging",))),
         ]  # fmt: skip
         who = service_account(team.namespace, "ci-deployer", [wide, *own, edit])
-        accounts.append(Account(Client(who, pod_address(), random.choice(KUBECTL[:2])), "ci-deployer", team.namespace, team))  # fmt: skip
+        accounts.append(Account(ApiClient(who, pod_address(), random.choice(KUBECTL[:2])), "ci-deployer", team.namespace, team))  # fmt: skip
     everybody = [*teams, ml]
     kinds = shares.app_accounts
     for index in range(max(1, rest - pipelines)):
@@ -560,27 +559,21 @@ def make_cast(settings: Settings, principals: int, random: Random) -> Cast:
         holder = _cluster_grant("lease-holder", "lease-holder", f'ServiceAccount \\"{account}/{team.namespace}\\"', None, frozenset(("leases", "endpoints")))  # fmt: skip
         grant = _local_grant(f"app-{account}/{team.namespace}", "edit", f'ServiceAccount \\"{account}/{team.namespace}\\"', None, frozenset((team.namespace,)))  # fmt: skip
         who = service_account(team.namespace, account, [holder, grant])
-        accounts.append(Account(Client(who, pod_address(), LIBRARIES[index % len(LIBRARIES)]), kinds[index % len(kinds)], team.namespace, team))  # fmt: skip
+        accounts.append(Account(ApiClient(who, pod_address(), LIBRARIES[index % len(LIBRARIES)]), kinds[index % len(kinds)], team.namespace, team))  # fmt: skip
 
     roles = ["developer"] * (people - min(people, max(3, round(people * (1 - shares.developers)))))
-    specialists = people - len(roles)
-    roles += [
-        settings.cast.specialists[index % len(settings.cast.specialists)] for index in range(specialists)
-    ]
-    if roles.count("admin") > 1:
-        roles = [
-            "developer" if role == "admin" and index != roles.index("admin") else role
-            for index, role in enumerate(roles)
-        ]
+    roles += islice(cycle(shares.specialists), people - len(roles))
+    if "admin" in roles:  # one is enough
+        first = roles.index("admin") + 1
+        roles[first:] = ["developer" if role == "admin" else role for role in roles[first:]]
     crowd: list[Person] = []
     shared: dict[tuple[str, str], Rights] = {}
     seen: set[str] = set()
     for index, role in enumerate(roles):
         team = ml if role == "data-science" else teams[index % len(teams)]
         rights = shared.setdefault((role, team.name), _rights_of(role, team))
-        person = _person(
-            settings, random, role, team, roles[:index].count(role) if role == "iac" else index, rights
-        )
+        number = roles[:index].count(role) if role == "iac" else index
+        person = _person(settings, random, role, team, number, rights)
         while person.who.name in seen:
             person = _person(settings, random, role, team, index + 1, rights)
         seen.add(person.who.name)

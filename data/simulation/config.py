@@ -86,7 +86,7 @@ class AttackSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SimulationSettings:
     """All settings of a twin but size and seed."""
 
     start: str = "2026-11-02T00:00:00Z"
@@ -125,7 +125,7 @@ def _merge(settings: T, saved: Mapping[str, Any], where: str) -> T:
     return replace(settings, **changes)  # type: ignore[type-var]
 
 
-def load_settings(path: Path | None = None, profile: str = "default") -> Settings:
+def load_settings(path: Path | None = None, profile: str = "default") -> SimulationSettings:
     """Settings of a profile: the YAML file's on top of the shipped ones.
 
     Raises:
@@ -140,7 +140,7 @@ def load_settings(path: Path | None = None, profile: str = "default") -> Setting
         if not isinstance(loaded, Mapping):
             raise KubehabitError(f"{path} must hold a mapping of settings; see configs/simulate.yaml.")
         layers.append(dict(loaded))
-    settings = Settings()
+    settings = SimulationSettings()
     found = profile == "default"
     for layer in layers:
         profiles = layer.pop("profiles", {}) or {}

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from data.simulation.api import FULL_DISCOVERY
-from data.simulation.cluster import Account, App, Client, Node, suffix
-from data.simulation.kernel import DAY, SECOND, Process
-from data.simulation.steps import compiled, owned_job
+from data.simulation.cluster import Account, ApiClient, App, ClusterNode, suffix
+from data.simulation.kernel import DAY, SECOND, Process, watch_query
+from data.simulation.steps import HELM_UPGRADE, compiled, owned_job
 from data.simulation.world import World
 
 _MS = 1000
@@ -27,7 +27,7 @@ class Loop(NamedTuple):
     rounds: int = 1
 
 
-class Habits(NamedTuple):
+class AccountHabits(NamedTuple):
     """Informers (resource, namespace, query), loops and lease of a kind of account."""
 
     watches: Sequence[str] = ()
@@ -40,91 +40,86 @@ _BACKUP = """
     clusterrolebindings customresourcedefinitions deployments statefulsets cronjobs ingresses applications jobs
     networkpolicies clusterroles
 """.split()
-HABITS: dict[str, Habits] = {
-    "cluster-autoscaler": Habits(
+HABITS: dict[str, AccountHabits] = {
+    "cluster-autoscaler": AccountHabits(
         ["pods -", "nodes -", "poddisruptionbudgets -", "replicasets -", "statefulsets -"],
         [Loop(6.68, ["get configmaps kube-system/cluster-autoscaler-status", "update configmaps kube-system/cluster-autoscaler-status"])],
         ("kube-system", "cluster-autoscaler", 0.82),
     ),
-    "metrics-server": Habits(["nodes -", "pods -"], [Loop(3.32, ["create subjectaccessreviews - #review"])]),
-    "coredns": Habits(["pods -", "namespaces -", "endpoints -", "services -"], [Loop(9.9, ["visit /version"])]),
-    "prometheus-k8s": Habits(
+    "metrics-server": AccountHabits(["nodes -", "pods -"], [Loop(3.32, ["create subjectaccessreviews - #review"])]),
+    "coredns": AccountHabits(["pods -", "namespaces -", "endpoints -", "services -"], [Loop(9.9, ["visit /version"])]),
+    "prometheus-k8s": AccountHabits(
         ["services monitoring", "pods kube-system", "endpoints kube-system", "services web", "pods monitoring", "endpoints web", "services kube-system", "pods web", "endpoints monitoring", "nodes -"],
         [
             Loop(3.35, ["get nodes/proxy /{node} >/metrics/cadvisor", "get nodes/proxy /{node} >/metrics"]),
             Loop(120, ["visit /metrics !403"]),
         ],
     ),
-    "argocd-application-controller": Habits(
+    "argocd-application-controller": AccountHabits(
         ["secrets -", "configmaps -", "appprojects argocd", "deployments -", "replicasets -", "services -", "applications argocd", "statefulsets -", "pods -"],
         [Loop(8.02, ["list applications argocd ?resourceVersion=0"], ["get deployments {ns}/{app}", "get services {ns}/{app}", "get configmaps {ns}/{app}-config", "patch deployments {ns}/{app} #argo", "patch applications argocd/{ns}-{app}", "create events argocd/{ns}-{app}.{hex}f59661ffd212"], 0.46, 2)],
     ),
-    "argocd-server": Habits(
+    "argocd-server": AccountHabits(
         ["secrets argocd", "appprojects argocd", "applications argocd", "configmaps argocd"],
         [Loop(6.08, ["list applications argocd ?limit=500"], ["get applications argocd/{ns}-{app}", "get deployments {ns}/{app}", "list pods {ns} ?labelSelector=app%3D{app}", "list events {ns} ?limit=500"], 0.6)],
     ),
-    "ingress-nginx": Habits(
+    "ingress-nginx": AccountHabits(
         ["secrets -", "ingresses -", "services -", "endpoints -", "configmaps -"],
         [
             Loop(2.67, ["get configmaps ingress-nginx/ingress-controller-leader-nginx", "update configmaps ingress-nginx/ingress-controller-leader-nginx"]),
             Loop(9.96, ["get ingresses {ns}/{app}", "update ingresses/status {ns}/{app} #ingress", "create events {ns}/sync.{hex}14e2a1e4d34b"]),
         ],
     ),
-    "cert-manager": Habits(
+    "cert-manager": AccountHabits(
         ["clusterissuers -", "secrets -", "ingresses -", "certificates -"],
         [Loop(13.1, ["get certificates {ns}/{ns}-tls", "get secrets {ns}/tls-wildcard", "update certificates/status {ns}/{ns}-tls", "update secrets {ns}/tls-wildcard %0.19"])],
         ("kube-system", "cert-manager-controller", 0.98),
     ),
-    "kyverno": Habits(
+    "kyverno": AccountHabits(
         ["policyreports -", "clusterpolicies -", "namespaces -", "configmaps -"],
         [Loop(4.7, ["get validatingwebhookconfigurations /kyverno-policy-validating-webhook-cfg", "list policyreports {ns} ?limit=500", "create subjectaccessreviews - #review", "get policyreports {ns}/polr-ns-{ns}", "patch policyreports {ns}/polr-ns-{ns}"])],
         ("kyverno", "kyverno", 0.98),
     ),
-    "kustomize-controller": Habits(
+    "kustomize-controller": AccountHabits(
         ["kustomizations -", "gitrepositories -"],
         [Loop(16.4, [], ["get kustomizations flux-system/apps-{ns}", "patch deployments {ns}/{app} ?fieldManager=kustomize-controller&force=true&dryRun=All #flux", "patch configmaps {ns}/{app}-config ?fieldManager=kustomize-controller&force=true", "patch kustomizations/status flux-system/apps-{ns}"], 1.0, 4)],
         ("flux-system", "kustomize-controller-leader-election", 1.31),
     ),
-    "workflow-controller": Habits(
+    "workflow-controller": AccountHabits(
         ["workflows argo", "pods argo"],
-        [
-            Loop(3.3, ["list workflows argo ?resourceVersion=0"], ["create pods argo/train-{hex}-1 #step=registry.corp.example/ml/train:29", "patch workflows argo/train-{hex}"], 0.124),
-        ],
+        [Loop(3.3, ["list workflows argo ?resourceVersion=0"], ["create pods argo/train-{hex}-1 #step=registry.corp.example/ml/train:29", "patch workflows argo/train-{hex}"], 0.124)],
         ("argo", "workflow-controller", 0.98),
     ),
-    "external-secrets": Habits(
+    "external-secrets": AccountHabits(
         ["externalsecrets -"],
         [Loop(2.67, ["get externalsecrets {ns}/db-creds", "get secrets {ns}/db-creds", "update secrets {ns}/db-creds %0.48", "patch externalsecrets/status {ns}/db-creds"])],
     ),
-    "fluent-bit": Habits(["namespaces -", "pods -"], [Loop(6.08, ["list pods {ns} ?limit=50", "get pods {ns}/{pod}", "get pods {ns}/{pod}", "get pods {ns}/{pod}"])]),
-    "helm-release-bot": Habits(
-        [],
-        [Loop(12.1, ["list secrets {ns} ?labelSelector=name%3D{app}%2Cowner%3Dhelm"], ["discover %0.02", "get secrets {ns}/sh.helm.release.v1.{app}.v{rev}", "create secrets {ns}/sh.helm.release.v1.{app}.v{next}", "get serviceaccounts {ns}/default", "get configmaps {ns}/{app}-config", "patch configmaps {ns}/{app}-config", "get services {ns}/{app}", "patch services {ns}/{app} #helm", "get deployments {ns}/{app}", "patch deployments {ns}/{app} #helm", "get deployments {ns}/{app}", "get secrets {ns}/sh.helm.release.v1.{app}.v{next}", "update secrets {ns}/sh.helm.release.v1.{app}.v{next}", "delete secrets {ns}/sh.helm.release.v1.{app}.v{old}"], 0.6)],
-    ),
-    "postgres-operator": Habits(
+    "fluent-bit": AccountHabits(["namespaces -", "pods -"], [Loop(6.08, ["list pods {ns} ?limit=50", "get pods {ns}/{pod}", "get pods {ns}/{pod}", "get pods {ns}/{pod}"])]),
+    "helm-release-bot": AccountHabits([], [Loop(12.1, HELM_UPGRADE[:1], ["discover %0.02", *HELM_UPGRADE[1:]], 0.6)]),
+    "postgres-operator": AccountHabits(
         ["postgresclusters -", "statefulsets prod", "pods prod"],
         [Loop(5.99, ["get postgresclusters prod/orders", "get statefulsets prod/postgres", "get secrets prod/db-creds", "get services prod/postgres", "patch postgresclusters/status prod/orders"], ["patch statefulsets prod/postgres #statefulset", "create pods/exec prod/postgres-0 ?command=patronictl&command=list&stdout=true&stderr=true"], 0.073)],
     ),
-    "external-dns": Habits([], [Loop(6.72, ["list services - ?limit=500", "list ingresses - ?limit=500", "list nodes - ?limit=500"])]),
-    "grafana": Habits(["configmaps monitoring ?labelSelector=grafana_dashboard%3D1", "secrets monitoring ?labelSelector=grafana_datasource%3D1"], [Loop(5.27, ["get configmaps monitoring/grafana-config"])]),
-    "velero": Habits(
+    "external-dns": AccountHabits([], [Loop(6.72, ["list services - ?limit=500", "list ingresses - ?limit=500", "list nodes - ?limit=500"])]),
+    "grafana": AccountHabits(["configmaps monitoring ?labelSelector=grafana_dashboard%3D1", "secrets monitoring ?labelSelector=grafana_datasource%3D1"], [Loop(5.27, ["get configmaps monitoring/grafana-config"])]),
+    "velero": AccountHabits(
         [],
         [Loop(83, [*(f"list {resource} - ?limit=500" for resource in _BACKUP), "list backups velero ?limit=500", "create backups velero/hourly-2026112314{rev}"])],
         None,
     ),
-    "node-labeler": Habits([], [Loop(12, ["list nodes - ?limit=500", *(["get nodes /{node}"] * 4)], ["patch nodes /{node} #rack"], 0.18)]),
+    "node-labeler": AccountHabits([], [Loop(12, ["list nodes - ?limit=500", *(["get nodes /{node}"] * 4)], ["patch nodes /{node} #rack"], 0.18)]),
     # service accounts of applications
-    "reader": Habits([], [Loop(2.67, ["get configmaps {ns}/{app}-config"]), Loop(10, ["list endpoints {ns} ?limit=500", "list pods {ns} ?labelSelector=app%3D{app}"])], ("", "lock", 0.98)),
-    "leader": Habits(["configmaps {ns}"], [Loop(13.5, ["get secrets {ns}/db-creds"])], ("", "leader", 0.82)),
-    "jobber": Habits(
+    "reader": AccountHabits([], [Loop(2.67, ["get configmaps {ns}/{app}-config"]), Loop(10, ["list endpoints {ns} ?limit=500", "list pods {ns} ?labelSelector=app%3D{app}"])], ("", "lock", 0.98)),
+    "leader": AccountHabits(["configmaps {ns}"], [Loop(13.5, ["get secrets {ns}/db-creds"])], ("", "leader", 0.82)),
+    "jobber": AccountHabits(
         [],
         [
             Loop(3.8, ["list jobs {ns} ?limit=500", "get configmaps {ns}/{app}-config"]),
             Loop(17, ["create jobs {ns}/index-{hex} #job", "get jobs/status {ns}/index-{hex}", *(["get jobs/status {ns}/index-{hex} +2.2"] * 3), "delete jobs {ns}/index-{hex} +2.2 #deletejob"]),
         ],
     ),
-    "poller": Habits([], [Loop(5.27, ["get configmaps {ns}/{app}-config", "get secrets {ns}/api-token %0.256", "list pods {ns} ?limit=500"])]),
-    "watcher": Habits(["configmaps {ns}", "services {ns}"], [Loop(24.3, ["get configmaps {ns}/{app}-config"])]),
+    "poller": AccountHabits([], [Loop(5.27, ["get configmaps {ns}/{app}-config", "get secrets {ns}/api-token %0.256", "list pods {ns} ?limit=500"])]),
+    "watcher": AccountHabits(["configmaps {ns}", "services {ns}"], [Loop(24.3, ["get configmaps {ns}/{app}-config"])]),
 }  # fmt: skip
 _BUILD = compiled(
     [
@@ -162,13 +157,8 @@ _DEPLOY = compiled(
         "list pods {ns} +2 ?labelSelector=app%3D{app}",
     ]
 )
-_MIGRATE = compiled(
-    [
-        "create jobs {ns}/migrate-{hex} #job",
-        *(["get jobs {ns}/migrate-{hex} +1.5"] * 3),
-        "delete jobs {ns}/migrate-{hex} #deletejob",
-    ]
-)
+_JOB = "jobs {ns}/migrate-{hex}"
+_MIGRATE = compiled([f"create {_JOB} #job", *([f"get {_JOB} +1.5"] * 3), f"delete {_JOB} #deletejob"])
 _CANARY = compiled(["get deployments {ns}/{app}-canary !404"])
 _KCM_WATCHES = """
     configmaps endpoints namespaces services serviceaccounts poddisruptionbudgets storageclasses pods nodes secrets
@@ -189,7 +179,7 @@ def _spread(world: World, seconds: float, by: float = 0.12) -> int:
 
 
 def informer(
-    world: World, client: Client, resource: str, namespace: str, pace: float, select: str = ""
+    world: World, client: ApiClient, resource: str, namespace: str, pace: float, select: str = ""
 ) -> Process:
     """List once, then renew a watch whenever the server ends it."""
     random, kernel = world.random, world.kernel
@@ -208,17 +198,16 @@ def informer(
         if own:
             query = f"allowWatchBookmarks=true\\u0026resourceVersion={kernel.revision}\\u0026timeout={seconds // 60}m{seconds % 60}s\\u0026timeoutSeconds={seconds}\\u0026watch=true"
         else:
-            query = (
-                f"{select}\\u0026" * bool(select)
-                + f"watch=true\\u0026timeoutSeconds={seconds}\\u0026allowWatchBookmarks=true\\u0026resourceVersion={kernel.revision}"
-            )
+            query = (f"{select}\\u0026" if select else "") + watch_query(seconds, kernel.revision)
         hold = seconds * SECOND + random.randrange(900)
         if not kernel.call(client, "watch", resource, namespace, query=query, hold=hold):
             return
         yield hold + 2 * _MS
 
 
-def lease(world: World, client: Client, namespace: str, name: str, period: float, query: str = "") -> Process:
+def lease(
+    world: World, client: ApiClient, namespace: str, name: str, period: float, query: str = ""
+) -> Process:
     """Leader election: read and renew a lease."""
     kernel = world.kernel
     read = kernel.prepare(client, "get", "leases", namespace, name, query)
@@ -251,8 +240,7 @@ def loop(world: World, account: Account, habit: Loop, homes: Sequence[str], pace
             namespace = homes[random.randrange(len(homes))]
             scene = world.scene(who, namespace, mine)
             if mine is None:
-                revision = 3 + random.randrange(40)
-                scene |= {"rev": str(revision), "next": str(revision + 1), "old": str(revision - 2)}
+                scene |= world.revision()
         yield from world.play(client, first, scene)
         if second and random.random() < habit.chance:
             for _ in range(habit.rounds):
@@ -295,11 +283,8 @@ def pipeline(world: World, account: Account, pace: float) -> Process:
             busy *= people.release_boost if weekday in people.release_days else 1.0
         yield int(min(random.expovariate(1) * 18 / pace / busy, 6 * 3600) * SECOND) + SECOND
         staging = world.app_of.get(("staging", f"{team.name}-stg"))
-        app = (
-            staging
-            if staging is not None and random.random() < 0.3
-            else team.apps[random.randrange(len(team.apps))]
-        )
+        app = staging if staging is not None and random.random() < 0.3 else None
+        app = app or team.apps[random.randrange(len(team.apps))]
         scene = world.scene(account.client.who, app.namespace, app)
         if random.random() < 0.025:
             yield from world.play(account.client, _CANARY, scene)
@@ -321,9 +306,8 @@ def cron_jobs(world: World) -> Process:
     options = '{"kind":"DeleteOptions","apiVersion":"batch/v1","propagationPolicy":"Background"}'
 
     def written(namespace: str, name: str, code: int = 0) -> int:
-        body = (
-            f'{{"kind":"CronJob","apiVersion":"batch/v1beta1","metadata":{{"name":"{name}"}},"status":{{}}}}'
-        )
+        kind = '"kind":"CronJob","apiVersion":"batch/v1beta1"'
+        body = f'{{{kind},"metadata":{{"name":"{name}"}},"status":{{}}}}'
         kernel.call(keeper, "update", "cronjobs/status", namespace, name, body=body, code=code)
         return world.lag(2 + 3 * random.random())
 
@@ -342,29 +326,29 @@ def cron_jobs(world: World) -> Process:
                 image = f"registry.corp.example/batch/{name}"
                 job = f"{name}-{kernel.now // (60 * SECOND) * 60}"
                 kernel.call(keeper, "create", "jobs", namespace, job, body=owned_job(job, name, image))
-                kernel.spawn(world.job(namespace, job, image, None), 8 * _MS)
+                kernel.spawn(world.job(namespace, job, image), 8 * _MS)
                 done[index].append(job)
                 yield 3 * _MS + random.randrange(2 * _MS)
                 yield written(namespace, name)
-                world.event(keeper, namespace, name, None)
+                world.event(keeper, namespace, name)
                 yield 8 * _MS
                 yield written(namespace, name, 409)
             elif old and random.random() < 0.3:
-                world.event(keeper, namespace, name, None)
+                world.event(keeper, namespace, name)
                 yield 9 * _MS
                 gone = done[index].pop(0)
                 kernel.call(keeper, "delete", "jobs", namespace, gone, body=options)
-                kernel.spawn(world.sweep(namespace, f"{gone}-{suffix(random, 5)}", None), 9 * _MS)
+                kernel.spawn(world.sweep(namespace, f"{gone}-{suffix(random, 5)}"), 9 * _MS)
                 yield 12 * _MS
                 yield written(namespace, name)
-                world.event(keeper, namespace, name, None)
+                world.event(keeper, namespace, name)
                 yield 8 * _MS
             else:
                 yield written(namespace, name)
         yield look
 
 
-def kubelet(world: World, node: Node) -> Process:
+def kubelet(world: World, node: ClusterNode) -> Process:
     """The heartbeats of a kubelet."""
     kernel, settings = world.kernel, world.settings.machines
     client = node.client
@@ -390,7 +374,7 @@ def kubelet(world: World, node: Node) -> Process:
         yield period + world.random.randrange(40 * _MS)
 
 
-def volumes(world: World, node: Node, number: int) -> Process:
+def volumes(world: World, node: ClusterNode, number: int) -> Process:
     """A kubelet's watch on one secret or config map of its pods."""
     random, kernel = world.random, world.kernel
     app = world.cast.apps[(node.index * 7 + number * 3) % len(world.cast.apps)]
@@ -399,12 +383,12 @@ def volumes(world: World, node: Node, number: int) -> Process:
     yield random.randrange(400 * SECOND)
     while True:
         seconds = 300 + random.randrange(300)
-        query = f"fieldSelector=metadata.name%3D{name}\\u0026watch=true\\u0026timeoutSeconds={seconds}\\u0026allowWatchBookmarks=true\\u0026resourceVersion={kernel.revision}"
+        query = f"fieldSelector=metadata.name%3D{name}\\u0026{watch_query(seconds, kernel.revision)}"
         kernel.call(node.client, "watch", resource, app.namespace, name, query=query, hold=seconds * SECOND)
         yield seconds * SECOND + 3 * _MS
 
 
-def visits(world: World, client: Client, paths: Sequence[str], period: float) -> Process:
+def visits(world: World, client: ApiClient, paths: Sequence[str], period: float) -> Process:
     """Requests outside the resource API, in turn."""
     yield world.random.randrange(int(period * SECOND))
     while True:
@@ -413,7 +397,7 @@ def visits(world: World, client: Client, paths: Sequence[str], period: float) ->
         yield _spread(world, period, 0.02)
 
 
-def discovery(world: World, client: Client, period: float) -> Process:
+def discovery(world: World, client: ApiClient, period: float) -> Process:
     """A controller that refreshes its discovery cache."""
     yield world.random.randrange(int(period * SECOND))
     random = world.random
@@ -429,13 +413,10 @@ def discovery(world: World, client: Client, period: float) -> Process:
             if not world.kernel.visit(client, f"{path}?timeout=32s"):
                 return
             # client-go allows a burst, then twenty requests a second.
-            yield (
-                5 * _MS
-                if number < 2
-                else 900 + random.randrange(1500)
-                if number < 30
-                else 49 * _MS + random.randrange(2 * _MS)
-            )
+            if number < 2:
+                yield 5 * _MS
+            else:
+                yield 900 + random.randrange(1500) if number < 30 else 49 * _MS + random.randrange(2 * _MS)
         yield int(period * SECOND)
 
 
@@ -443,10 +424,8 @@ def apiserver(world: World) -> Process:
     """The API server maintains its own service."""
     client, kernel = world.by("apiserver"), world.kernel
     first = [kernel.prepare(client, "get", "namespaces", "default", "default")]
-    first += [
-        kernel.prepare(client, "get", resource, "default", "kubernetes")
-        for resource in ("services", "endpoints", "endpointslices")
-    ]
+    for resource in ("services", "endpoints", "endpointslices"):
+        first.append(kernel.prepare(client, "get", resource, "default", "kubernetes"))
     if world.settings.policy != "everything":
         return
     kernel.spawn(apiserver_reviews(world))
@@ -484,9 +463,8 @@ def apiserver_reviews(world: World) -> Process:
 def autoscaler(world: World) -> Process:
     """The horizontal pod autoscaler without metrics: every attempt fails."""
     client, kernel, random = world.by("horizontal-pod-autoscaler"), world.kernel, world.random
-    apps = [app for app in world.cast.apps if app.namespace not in ("kube-system", "staging")][
-        :: max(1, len(world.cast.apps) // 12)
-    ][:3]
+    apps = [app for app in world.cast.apps if app.namespace not in ("kube-system", "staging")]
+    apps = apps[:: max(1, len(world.cast.apps) // 12)][:3]
     metrics = kernel.route(client, "list", "pods.metrics", "web").level
     period = 15.0 if metrics else 600.0
     while True:
@@ -497,7 +475,7 @@ def autoscaler(world: World) -> Process:
             kernel.call(client, "list", "pods.metrics", app.namespace, query=selector, code=404)
             yield 2 * _MS + int(11 * random.random() ** 3 * _MS)
             if random.random() < 0.05:
-                world.event(client, app.namespace, app.name, None, "patch")
+                world.event(client, app.namespace, app.name, "patch")
                 yield 3 * _MS
         yield int(period * SECOND)
 
@@ -514,7 +492,7 @@ def new_apps(world: World) -> Process:
         team.apps.append(app)
         world.by_namespace[team.namespace].append(app)
         world.app_of[(app.namespace, app.name)] = app
-        yield from world.rollout(app, None)
+        yield from world.rollout(app)
 
 
 def start_machines(world: World) -> None:
@@ -540,7 +518,7 @@ def start_machines(world: World) -> None:
     for name, period in (("generic-garbage-collector", 28.8), ("resourcequota-controller", 28.8)):
         kernel.spawn(discovery(world, cast.controllers[name], period))
     kernel.spawn(discovery(world, manager.other(agent=manager.agent + "/controller-discovery"), 27.6))
-    health = Client(
+    health = ApiClient(
         cast.controllers["anonymous"].who, "35.191.0.9", "GoogleHC/1.0", settings.policy != "everything"
     )
     cast.controllers["anonymous"] = health
@@ -558,18 +536,14 @@ def start_machines(world: World) -> None:
     namespaces = [team.namespace for team in cast.teams] + ["prod", "staging"]
     releases = ["prod", *namespaces[:2]]
     for account in cast.accounts:
-        if account.role == "gitlab-runner":
-            kernel.spawn(build_runner(world, account, settings.machines.pipeline_pace))
-            continue
-        if account.role == "ci-deployer":
-            kernel.spawn(pipeline(world, account, settings.machines.pipeline_pace))
+        if account.role in ("gitlab-runner", "ci-deployer"):
+            process = build_runner if account.role == "gitlab-runner" else pipeline
+            kernel.spawn(process(world, account, settings.machines.pipeline_pace))
             continue
         habits = HABITS[account.role]
-        homes = (
-            [account.namespace]
-            if account.team
-            else (releases if account.role == "helm-release-bot" else namespaces[:60])
-        )
+        homes = releases if account.role == "helm-release-bot" else namespaces[:60]
+        if account.team:
+            homes = [account.namespace]
         for watch in habits.watches:
             resource, place, *select = watch.split()
             where = "" if place == "-" else place.replace("{ns}", account.namespace)

@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 
 from data.simulation.api import STREAMS, Route, make_route
-from data.simulation.cluster import Client, uid_of
+from data.simulation.cluster import ApiClient, uid_of
 
 # Yields the microseconds until its next step.
 Process = Iterator[int]
@@ -42,6 +42,14 @@ def audit_ids(seed: int) -> Iterator[str]:
         block = text.tobytes().decode()
         for start in range(0, 36 * 1024, 36):
             yield block[start : start + 36]
+
+
+def watch_query(seconds: int, revision: int) -> str:
+    """Query of a watch that the server ends after some time."""
+    return (
+        f"watch=true\\u0026timeoutSeconds={seconds}\\u0026allowWatchBookmarks=true"
+        f"\\u0026resourceVersion={revision}"
+    )
 
 
 class Kernel:
@@ -127,7 +135,7 @@ class Kernel:
         self._turn = turn = (self._turn + 1) % 4093
         return self._writes[turn] if write else self._reads[turn]
 
-    def route(self, client: Client, verb: str, full: str, namespace: str) -> Route:
+    def route(self, client: ApiClient, verb: str, full: str, namespace: str) -> Route:
         """Constant text of a kind of request, cached."""
         key = (client.machine, client.account, verb, full, namespace)
         found = self._routes.get(key)
@@ -141,7 +149,7 @@ class Kernel:
 
     def call(
         self,
-        client: Client,
+        client: ApiClient,
         verb: str,
         full: str,
         namespace: str = "",
@@ -158,11 +166,7 @@ class Kernel:
         """One request for a resource.
 
         Args:
-            client: the caller.
-            verb: audit verb.
             full: `resource` or `resource/subresource`.
-            namespace: namespace or "".
-            name: object name or "".
             query: query string with `&` written as the API server's JSON does (`\\u0026`), without `?`.
             body: request object as JSON; recorded only if the policy does.
             code: status code; 0: by authorization and verb.
@@ -187,21 +191,14 @@ class Kernel:
         write = verb in ("create", "update", "patch", "delete")
         if tail or (name and verb not in _COLLECTION):
             path = f"{path}/{name}{tail}{behind}"
-        if query:
-            path = f"{path}?{query}"
+        path = f"{path}?{query}" if query else path
         if name and not hidden_name:
             ref = f'{ref},"name":"{name}"'
-        if verb == "update":
-            self.revision += 1
-            ref += f',"uid":"{uid_of(full.partition("/")[0] + namespace + name)}"{ref_end},"resourceVersion":"{self.revision}"'
-        else:
-            ref += ref_end
-        if tail:
-            ref += f',"subresource":"{tail[1:]}"'
-        if code < 400:
-            status = '"status":"Success",' if verb == "delete" and "pods" not in full else ""
-        else:
-            status = _FAILURES.get(code, '"status":"Failure",')
+        self.revision += verb == "update"
+        ref = self._ref_end(verb, ref, ref_end, full.partition("/")[0] + namespace + name, tail)
+        status = "" if code < 400 else _FAILURES.get(code, '"status":"Failure",')
+        if code < 400 and verb == "delete" and "pods" not in full:
+            status = '"status":"Success",'
         if code == 403 and not allowed:
             annotations = client.who.refused
         audit_id = next(self._ids)
@@ -227,12 +224,20 @@ class Kernel:
             self._lines.append(f"{head}ResponseComplete{text}{self.stamp(now)}{end}")
         return audit_id
 
+    def _ref_end(self, verb: str, ref: str, end: str, uid_from: str, tail: str) -> str:
+        """An object reference with its last fields, which for an update name the object's version."""
+        if verb == "update":
+            ref += f',"uid":"{uid_of(uid_from)}"{end},"resourceVersion":"{self.revision}"'
+        else:
+            ref += end
+        return ref + f',"subresource":"{tail[1:]}"' if tail else ref
+
     def _finish(self, text: str, end: str) -> Process:
         self._lines.append(f"{text}{self.stamp(self.now)}{end}")
         return
         yield 0
 
-    def visit(self, client: Client, path: str, code: int = 200) -> str:
+    def visit(self, client: ApiClient, path: str, code: int = 200) -> str:
         """One request outside the resource API (`/version`, discovery). Returns its audit ID, or "" if dropped."""
         if self._policy != "everything" and client.machine:
             return ""
@@ -247,7 +252,7 @@ class Kernel:
         )
 
     def prepare(
-        self, client: Client, verb: str, full: str, namespace: str = "", name: str = "", query: str = ""
+        self, client: ApiClient, verb: str, full: str, namespace: str = "", name: str = "", query: str = ""
     ) -> tuple[str, str, str] | None:
         """Constant text of a repeated request, for `fire`; None if the policy drops it."""
         level, path, tail, ref, ref_end, _ = self.route(client, verb, full, namespace)
@@ -257,14 +262,8 @@ class Kernel:
         if name:
             path = f"{path}/{name}{tail}"
             ref += f',"name":"{name}"'
-        if verb == "update":
-            ref += f',"uid":"{uid_of(full + namespace + name)}"{ref_end},"resourceVersion":"{self.revision}"'
-        else:
-            ref += ref_end
-        if tail:
-            ref += f',"subresource":"{tail[1:]}"'
-        if query:
-            path = f"{path}?{query}"
+        ref = self._ref_end(verb, ref, ref_end, full + namespace + name, tail)
+        path = f"{path}?{query}" if query else path
         return (
             f'{{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"{level}","auditID":"',
             f'","stage":"ResponseComplete","requestURI":"{path}","verb":"{verb}",{client.head("")}{ref}}},'

@@ -5,9 +5,9 @@ from __future__ import annotations
 import zlib
 from itertools import accumulate
 
-from data.simulation.cluster import HELM, NEWER, Client, Person, home_address, office_address
+from data.simulation.cluster import HELM, NEWER, ApiClient, Person, home_address, office_address
 from data.simulation.kernel import DAY, SECOND, Process
-from data.simulation.steps import compiled
+from data.simulation.steps import HELM_UPGRADE, compiled
 from data.simulation.world import World
 
 _FOLLOW = "?fieldSelector=metadata.name%3D{app}&watch=true&timeoutSeconds=5&allowWatchBookmarks=true ~3"
@@ -19,29 +19,32 @@ _ALL = [
         jobs cronjobs
     """.split()
 ]
-_ALL_LENS = """
-    namespaces deployments events jobs pods statefulsets daemonsets cronjobs replicasets
-""".split()
+_ALL_LENS = "namespaces deployments events jobs pods statefulsets daemonsets cronjobs replicasets".split()
+_APPLY = "?fieldManager=kubectl-client-side-apply"
 _TTY = "stdin=true&stdout=true&stderr=true&tty=true"
+# Commands that list one resource: of a namespace, or of the whole cluster.
+_LISTS = dict.fromkeys("pods deployments cronjobs ingresses events services daemonsets statefulsets roles".split(), "") | {
+    "monitors": "servicemonitors", "claims": "persistentvolumeclaims", "snapshots": "volumesnapshots", "netpols": "networkpolicies",
+    "accounts": "serviceaccounts", "role-bindings": "rolebindings", "reports": "policyreports",
+}  # fmt: skip
+_LISTS_OF_ALL = {
+    "pods-all": "pods", "namespaces": "namespaces", "nodes": "nodes", "wrong-list": "nodes", "cluster-roles": "clusterroles",
+    "webhooks": "validatingwebhookconfigurations", "policies": "clusterpolicies", "csrs": "certificatesigningrequests",
+    "audit-secrets": "secrets",
+}  # fmt: skip
 COMMANDS = {
     name: compiled(lines)
     for name, lines in {
-        "pods": ["list pods {ns} ?limit=500"],
-        "pods-all": ["list pods - ?limit=500"],
+        **{name: [f"list {resource or name} {{ns}} ?limit=500"] for name, resource in _LISTS.items()},
+        **{name: [f"list {resource} - ?limit=500"] for name, resource in _LISTS_OF_ALL.items()},
         "deployment": ["get deployments {ns}/{app}", "list pods {ns} +1 ?limit=500"],
         "applications": ["list applications argocd ?limit=500", "get applications argocd/{ns}-{app} +1"],
         "projects": ["visit /apis", "list namespaces - ?limit=500", "get namespaces -/{ns}"],
-        "deployments": ["list deployments {ns} ?limit=500"],
         "describe": ["list pods {ns} ?limit=500", "get pods {ns}/{pod} +1", f"list events {{ns}} {_ABOUT}"],
         "logs": ["list pods {ns} ?limit=500", "get pods {ns}/{pod} +1", "get pods/log {ns}/{pod} ?follow=false&tailLines={tail}"],
         "logs-again": ["get pods {ns}/{pod}", "get pods/log {ns}/{pod} ?follow=false&tailLines={tail}"],
         "logs-label": ["list pods {ns} ?labelSelector=app%3D{app}", "get pods/log {ns}/{pod} ?tailLines=10"],
-        "apply": [
-            "get configmaps {ns}/{app}-config",
-            "patch configmaps {ns}/{app}-config ?fieldManager=kubectl-client-side-apply",
-            "get services {ns}/{app}",
-            "patch services {ns}/{app} ?fieldManager=kubectl-client-side-apply #rev",
-        ],
+        "apply": ["get configmaps {ns}/{app}-config", f"patch configmaps {{ns}}/{{app}}-config {_APPLY}", "get services {ns}/{app}", f"patch services {{ns}}/{{app}} {_APPLY} #rev"],
         "rollout-status": ["list deployments {ns}/{app} ?fieldSelector=metadata.name%3D{app}", f"watch deployments {{ns}}/{{app}} {_FOLLOW}"],
         "set-image": ["get deployments {ns}/{app}", "patch deployments {ns}/{app} #image", "list deployments {ns}/{app} +1.5 ?fieldSelector=metadata.name%3D{app}", f"watch deployments {{ns}}/{{app}} {_FOLLOW}"],
         "restart": ["get deployments {ns}/{app}", "patch deployments {ns}/{app} #restart",],
@@ -58,39 +61,13 @@ COMMANDS = {
         "scale": ["get deployments {ns}/{app}", "patch deployments/scale {ns}/{app} #replicas"],
         "kill-pod": ["delete pods {ns}/{pod} #deletepod", "list pods {ns}/{pod} ?fieldSelector=metadata.name%3D{pod}", "watch pods {ns}/{pod} ?fieldSelector=metadata.name%3D{pod}&watch=true&timeoutSeconds=30&allowWatchBookmarks=true ~2"],
         "get-all": _ALL,
-        "cronjobs": ["list cronjobs {ns} ?limit=500"],
         "suspend": ["get cronjobs {ns}/report", "patch cronjobs {ns}/report #suspend"],
         "explain": ["get deployments {ns}/{app}", "list replicasets {ns} ?labelSelector=app%3D{app}", "list events {ns} ?fieldSelector=involvedObject.name%3D{app}%2CinvolvedObject.namespace%3D{ns}"],
         "endpoints": ["list endpoints {ns} ?limit=500", "get endpoints {ns}/{app} +1"],
-        "ingresses": ["list ingresses {ns} ?limit=500"],
-        "events": ["list events {ns} ?limit=500"],
         "events-watch": ["list events {ns} ?limit=500", "watch events {ns} ?watch=true&timeoutSeconds=20&allowWatchBookmarks=true ~6"],
-        "services": ["list services {ns} ?limit=500"],
-        "namespaces": ["list namespaces - ?limit=500"],
-        "nodes": ["list nodes - ?limit=500"],
         "node": ["get nodes /{node}", "list pods - ?fieldSelector=spec.nodeName%3D{node}", "get leases kube-node-lease/{node}", "list events - ?fieldSelector=involvedObject.name%3D{node}"],
         "cordon": ["get nodes /{node}", "patch nodes /{node} #cordon", "get nodes /{node} +9", "patch nodes /{node} #uncordon"],
-        "monitors": ["list servicemonitors {ns} ?limit=500"],
-        "daemonsets": ["list daemonsets {ns} ?limit=500"],
-        "helm-upgrade": [
-            line + " @helm"
-            for line in (
-                "list secrets {ns} ?labelSelector=name%3D{app}%2Cowner%3Dhelm",
-                "get secrets {ns}/sh.helm.release.v1.{app}.v{rev}",
-                "create secrets {ns}/sh.helm.release.v1.{app}.v{next}",
-                "get serviceaccounts {ns}/default",
-                "get configmaps {ns}/{app}-config",
-                "patch configmaps {ns}/{app}-config",
-                "get services {ns}/{app}",
-                "patch services {ns}/{app} #helm",
-                "get deployments {ns}/{app}",
-                "patch deployments {ns}/{app} #helm",
-                "get deployments {ns}/{app}",
-                "get secrets {ns}/sh.helm.release.v1.{app}.v{next}",
-                "update secrets {ns}/sh.helm.release.v1.{app}.v{next}",
-                "delete secrets {ns}/sh.helm.release.v1.{app}.v{old}",
-            )
-        ],
+        "helm-upgrade": [f"{line} @helm" for line in HELM_UPGRADE],
         "helm-list": ["list secrets {ns} ?labelSelector=owner%3Dhelm @helm"],
         "clusters": ["list postgresclusters prod ?limit=500", "get postgresclusters prod/orders +1"],
         "cluster-edit": ["get postgresclusters prod/orders", "patch postgresclusters prod/orders +2"],
@@ -98,20 +75,7 @@ COMMANDS = {
         "vacuum": ["get pods prod/postgres-0", "create pods/exec prod/postgres-0 ?command=vacuumdb&command=-a&stdout=true&stderr=true ~9"],
         "recovery": ["get pods prod/postgres-0", "create pods/exec prod/postgres-0 ?command=psql&command=-c&command=select+pg_is_in_recovery%28%29&stdout=true&stderr=true ~0.4"],
         "db-secret": ["get secrets {ns}/db-creds"],
-        "statefulsets": ["list statefulsets {ns} ?limit=500"],
-        "claims": ["list persistentvolumeclaims {ns} ?limit=500"],
-        "snapshots": ["list volumesnapshots {ns} ?limit=500"],
         "bindings": ["list clusterrolebindings - ?limit=500", "get clusterrolebindings /system:controller:{app} +1", "get clusterroles /system:controller:{app}"],
-        "cluster-roles": ["list clusterroles - ?limit=500"],
-        "accounts": ["list serviceaccounts {ns} ?limit=500"],
-        "roles": ["list roles {ns} ?limit=500"],
-        "role-bindings": ["list rolebindings {ns} ?limit=500"],
-        "webhooks": ["list validatingwebhookconfigurations - ?limit=500"],
-        "policies": ["list clusterpolicies - ?limit=500"],
-        "reports": ["list policyreports {ns} ?limit=500"],
-        "netpols": ["list networkpolicies {ns} ?limit=500"],
-        "csrs": ["list certificatesigningrequests - ?limit=500"],
-        "audit-secrets": ["list secrets - ?limit=500"],
         "can-i": ["create selfsubjectaccessreviews - #sar"],
         "workflows": ["list workflows argo ?limit=500"],
         "workflow-new": ["create workflows argo/train-{hex}", "get workflows argo/train-{hex} +3"],
@@ -126,7 +90,6 @@ COMMANDS = {
         "typo-pod": ["get pods {ns}/{app}x !404"],
         "typo-deploy": ["get deployments {ns}/{app}-confg !404"],
         "wrong-place": ["list secrets kube-system ?limit=500 !403"],
-        "wrong-list": ["list nodes - ?limit=500"],
     }.items()
 }  # fmt: skip
 for _turn in range(5):  # Lens asks for everything at once: in any order
@@ -149,13 +112,8 @@ for _kind in ("pods", "services", "deployments", "jobs", "events", "configmaps")
             f"watch {_kind} {{ns}} ?watch=true&timeoutSeconds=60&allowWatchBookmarks=true ~9",
         ]
     )
-COMMANDS["screen-can"] = compiled(
-    [
-        "visit /version",
-        "create selfsubjectaccessreviews - #sar",
-        *(["create selfsubjectaccessreviews - #sar %0.5"] * 3),
-    ]
-)
+_REVIEW = "create selfsubjectaccessreviews - #sar"
+COMMANDS["screen-can"] = compiled(["visit /version", _REVIEW, *([f"{_REVIEW} %0.5"] * 3)])
 
 MIXES: dict[str, dict[str, float]] = {
     "developer": {
@@ -257,7 +215,7 @@ def next_session(world: World, person: Person) -> int:
     return -1
 
 
-def client_of(world: World, person: Person) -> Client:
+def client_of(world: World, person: Person) -> ApiClient:
     """The client a person uses today."""
     usual = [client for client in person.clients if client.agent != HELM]
     if len(usual) > 1:
@@ -268,12 +226,11 @@ def client_of(world: World, person: Person) -> Client:
     return usual[0]
 
 
-def command(world: World, person: Person, name: str, namespace: str, client: Client) -> Process:
+def command(world: World, person: Person, name: str, namespace: str, client: ApiClient) -> Process:
     """Run one command of a person."""
     scene = world.scene(person.who, namespace)
     if "{rev}" in _TEXT.get(name, ""):
-        revision = 3 + world.random.randrange(40)
-        scene["rev"], scene["next"], scene["old"] = str(revision), str(revision + 1), str(revision - 2)
+        scene |= world.revision()
     if person.role == "iac":
         places = [team.namespace for team in world.cast.teams[:3]]
         scene["t1"], scene["t2"], scene["t3"] = (places * 3)[:3]
@@ -298,8 +255,7 @@ def work(world: World, person: Person) -> Process:
         yield wait
         client = client_of(world, person)
         count = 1 + int(random.expovariate(1 / settings.session_commands))
-        first_day = fresh
-        fresh = False
+        first_day, fresh = fresh, False
         for number in range(count):
             if random.random() < 0.08:
                 namespace = random.choice(person.homes)
@@ -310,10 +266,8 @@ def work(world: World, person: Person) -> Process:
                 name = random.choice(_MISTAKES)
             yield from command(world, person, name, namespace, client)
             think = settings.think_median * random.lognormvariate(0, settings.think_spread)
-            if random.random() < settings.pauses:
-                think *= 9
-            if person.role == "iac":
-                think *= 9
+            think *= 9 if random.random() < settings.pauses else 1
+            think *= 9 if person.role == "iac" else 1
             if name.startswith(("screen", "lens")):
                 think *= 0.6
             yield int(think * SECOND)
@@ -351,9 +305,7 @@ def changes(world: World, days: float) -> Process:
         yield max(1, start + int(when * DAY) - world.kernel.now)
         if what == "agent":
             agent = random.choice(NEWER)
-            person.clients = [
-                client if client.agent == HELM else client.other(agent=agent) for client in person.clients
-            ]
+            person.clients = [one if one.agent == HELM else one.other(agent=agent) for one in person.clients]
         else:
             address = office_address(random, 30) if random.random() < 0.5 else home_address(random)
             person.clients = [person.clients[0].other(address=address), *person.clients[1:]]

@@ -7,6 +7,7 @@ with `12x` is repeated, each time for another pod.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Scenario:
         needs: what detection takes (shared/threats/attacks.md).
         wait: seconds between requests.
         slow: spread over days.
-        fixed_mode: mode dictated by the scenario.
+        mode: mode dictated by the scenario.
         after: what the principal does next: `keeps` the new client, `joins`, `migrates`.
     """
 
@@ -30,7 +31,7 @@ class Scenario:
     needs: tuple[str, ...] = ()
     wait: float = 1.4
     slow: bool = False
-    fixed_mode: str = ""
+    mode: str = ""
     after: str = ""
 
     @property
@@ -48,19 +49,8 @@ _T1_LOG = "get pods/log {t1}/{pod} ?follow=false&tailLines=500"
 _EXEC = "?command=sh&stdin=true&stdout=true&stderr=true&tty=true ~40"
 
 
-def _s(
-    name: str,
-    family: str,
-    klass: str,
-    who: str,
-    needs: str,
-    *lines: str,
-    wait: float = 1.4,
-    slow: bool = False,
-    mode: str = "",
-    after: str = "",
-) -> Scenario:
-    return Scenario(name, family, klass, who, lines, tuple(needs.split()), wait, slow, mode, after)
+def _s(name: str, family: str, klass: str, who: str, needs: str, *lines: str, **more: Any) -> Scenario:
+    return Scenario(name, family, klass, who, lines, tuple(needs.split()), **more)
 
 
 SCENARIOS: dict[str, Scenario] = {

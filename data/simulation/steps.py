@@ -10,10 +10,10 @@ is verb, resource, target (`namespace/name`, `namespace`, `/name` for the cluste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data.errors import KubehabitError
 from data.simulation.api import CLUSTER_SCOPED, RESOURCES, STREAMS
@@ -43,6 +43,26 @@ class Step(NamedTuple):
     plain: bool = True
 
 
+def _escaped(query: str) -> str:
+    """`&` as the API server's JSON writes it."""
+    return query.replace("&", "\\u0026")
+
+
+#: Mark of a word -> the field of the step that it fills, and how it is read.
+_MARKS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "?": ("query", _escaped),
+    "#": ("body", str),
+    "!": ("code", int),
+    "~": ("hold", lambda seconds: float(seconds or 0.0002)),
+    "+": ("wait", float),
+    "@": ("client", str),
+    "&": ("impersonate", str),
+    ">": ("behind", _escaped),
+    "%": ("chance", float),
+    "*": ("hidden", lambda _: True),
+}
+
+
 @lru_cache(4096)
 def parse(text: str) -> Step:
     """Parse one line.
@@ -65,43 +85,43 @@ def parse(text: str) -> Step:
         namespace = ""
     if resource == "namespaces" and name:
         namespace = name
-    fields: dict[str, str | int | float | bool] = {}
+    fields: dict[str, Any] = {}
     for word in words[3:]:
-        mark, rest = word[0], word[1:]
-        if mark == "?":
-            fields["query"] = rest.replace("&", "\\u0026")
-        elif mark == "#":
-            fields["body"] = rest
-        elif mark == "!":
-            fields["code"] = int(rest)
-        elif mark == "~":
-            fields["hold"] = float(rest or 0.0002)
-        elif mark == "+":
-            fields["wait"] = float(rest)
-        elif mark == "@":
-            fields["client"] = rest
-        elif mark == "&":
-            fields["impersonate"] = rest
-        elif mark == ">":
-            fields["behind"] = rest.replace("&", "\\u0026")
-        elif mark == "%":
-            fields["chance"] = float(rest)
-        elif mark == "*":
-            fields["hidden"] = True
-        else:
+        if word[0] not in _MARKS:
             raise KubehabitError(f"Unknown mark {word!r} in the step {text!r}.")
+        name_of, read = _MARKS[word[0]]
+        fields[name_of] = read(word[1:])
     sub = full.partition("/")[2]
     if sub in STREAMS and "hold" not in fields:
         fields["hold"] = 0.0002
     if sub in ("exec", "attach", "portforward") and "code" not in fields:
         fields["code"] = 101
     assert namespace or name or resource in CLUSTER_SCOPED or target == "-"
-    return Step(verb, full, namespace, name, plain="{" not in text, **fields)  # type: ignore[arg-type]
+    return Step(verb, full, namespace, name, plain="{" not in text, **fields)
 
 
 def compiled(lines: Sequence[str]) -> tuple[Step, ...]:
     """Parse the lines of a habit."""
     return tuple(parse(line) for line in lines)
+
+
+#: Requests of `helm upgrade`.
+HELM_UPGRADE = (
+    "list secrets {ns} ?labelSelector=name%3D{app}%2Cowner%3Dhelm",
+    "get secrets {ns}/sh.helm.release.v1.{app}.v{rev}",
+    "create secrets {ns}/sh.helm.release.v1.{app}.v{next}",
+    "get serviceaccounts {ns}/default",
+    "get configmaps {ns}/{app}-config",
+    "patch configmaps {ns}/{app}-config",
+    "get services {ns}/{app}",
+    "patch services {ns}/{app} #helm",
+    "get deployments {ns}/{app}",
+    "patch deployments {ns}/{app} #helm",
+    "get deployments {ns}/{app}",
+    "get secrets {ns}/sh.helm.release.v1.{app}.v{next}",
+    "update secrets {ns}/sh.helm.release.v1.{app}.v{next}",
+    "delete secrets {ns}/sh.helm.release.v1.{app}.v{old}",
+)
 
 
 def _pod_spec(image: str, extra: str = "", policy: str = "Always") -> str:
@@ -120,7 +140,8 @@ def _text(kind: str, version: str, name: str, rest: str) -> str:
     return f'{{"kind":"{kind}","apiVersion":"{version}","metadata":{{"name":"{name}","creationTimestamp":null}},{rest}}}'
 
 
-def _owner(kind: str, version: str, name: str, uid: str) -> str:
+def owner_reference(kind: str, version: str, name: str, uid: str) -> str:
+    """The object's controlling owner, as JSON."""
     return (
         f'"ownerReferences":[{{"apiVersion":"{version}","kind":"{kind}","name":"{name}","uid":"{uid}","controller":true,'
         '"blockOwnerDeletion":true}]'
@@ -137,12 +158,10 @@ def pod_body(
     policy: str = "Always",
 ) -> str:
     """Pod that a controller creates from its owner's template."""
-    volumes = (
-        f'"volumes":[{{"name":"cfg","configMap":{{"name":"{config}","defaultMode":420,"optional":true}}}}],'
-        if config
-        else ""
-    )
-    environment = f',"envFrom":[{{"configMapRef":{{"name":"{config}","optional":true}}}}]' if config else ""
+    volumes = environment = ""
+    if config:
+        volumes = f'"volumes":[{{"name":"cfg","configMap":{{"name":"{config}","defaultMode":420,"optional":true}}}}],'
+        environment = f',"envFrom":[{{"configMapRef":{{"name":"{config}","optional":true}}}}]'
     spec = _pod_spec(image, environment, policy)
     return (
         f'{{"kind":"Pod","apiVersion":"v1","metadata":{{"generateName":"{generate}","creationTimestamp":null,"labels":{{{labels}}},{owner}}},'
@@ -150,12 +169,9 @@ def pod_body(
     )
 
 
-owner_reference = _owner
-
-
 def owned_job(name: str, cron_job: str, image: str) -> str:
     """Job that the cron job controller creates."""
-    owner = _owner("CronJob", "batch/v1beta1", cron_job, uid_of(cron_job))
+    owner = owner_reference("CronJob", "batch/v1beta1", cron_job, uid_of(cron_job))
     return (
         f'{{"kind":"Job","apiVersion":"batch/v1","metadata":{{"name":"{name}","creationTimestamp":null,{owner}}},'
         f'"spec":{{{_ONCE}{_template(f"{image}:2", policy="Never")}}},"status":{{}}}}'
@@ -174,10 +190,9 @@ def body_of(key: str, scene: Scene, random: Random) -> str:
         return _STATIC[name]
     tag = f"{random.getrandbits(32):08x}"
     image = scene.get("image", "registry.corp.example/tools/base")
-    if name == "labels":
-        return f'{{"metadata":{{"name":"{here}","labels":{{"git":"{tag[:7]}"}}}}}}'
-    if name == "rev":
-        return f'{{"metadata":{{"name":"{here}","labels":{{"rev":"{tag[:7]}"}}}}}}'
+    if name in ("labels", "rev"):
+        label = "git" if name == "labels" else "rev"
+        return f'{{"metadata":{{"name":"{here}","labels":{{"{label}":"{tag[:7]}"}}}}}}'
     if name == "helm":
         return f'{{"metadata":{{"labels":{{"helm-rev":"v{random.randrange(2, 60)}"}}}}}}'
     if name == "annotate":
@@ -224,56 +239,47 @@ def body_of(key: str, scene: Scene, random: Random) -> str:
             more = f',"serviceAccountName":"{value}","serviceAccount":"{value}"'
         return _text("Pod", "v1", here, f'"spec":{{{before}{spec[1:]}{more}}},"status":{{}}')
     if name in ("selfbind", "bind"):
-        subject = (
-            f'{{"kind":"User","name":"{scene["me"]}"}}'
-            if name == "selfbind"
-            else '{"kind":"Group","name":"oncall"}'
-        )
+        kind, subject = ("User", scene["me"]) if name == "selfbind" else ("Group", "oncall")
+        subject = f'{{"kind":"{kind}","name":"{subject}"}}'
         role = f'"roleRef":{{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"{value or "admin"}"}}'
         return _text("RoleBinding", "rbac.authorization.k8s.io/v1", here, f'"subjects":[{subject}],{role}')
     if name == "endpoint":
-        return _text(
-            "EndpointSlice", "discovery.k8s.io/v1beta1", here, f'"endpoints":[{{"addresses":["{value}"]}}]'
-        )
+        addresses = f'"endpoints":[{{"addresses":["{value}"]}}]'
+        return _text("EndpointSlice", "discovery.k8s.io/v1beta1", here, addresses)
     if name == "sar":
         verb, resource = ("list", "pods") if random.random() < 0.27 else random.choice(_ASKED)
         asked = f'{{"namespace":"{scene["ns"]}","verb":"{verb}","resource":"{resource}"}}'
-        return _REVIEW.replace("KIND", "SelfSubjectAccessReview").replace(
-            "SPEC", f'"resourceAttributes":{asked}'
-        )
+        return _review("SelfSubjectAccessReview", f'"resourceAttributes":{asked}')
     if name == "review":
         asked = f'"resourceAttributes":{{"verb":"list","group":"metrics.k8s.io","resource":"pods"}},"user":"{scene["me"]}"'
-        return _REVIEW.replace("KIND", "SubjectAccessReview").replace("SPEC", asked)
+        return _review("SubjectAccessReview", asked)
     if name == "rules":
-        return _REVIEW.replace("KIND", "SelfSubjectRulesReview").replace(
-            "SPEC", f'"namespace":"{scene["ns"]}"'
-        )
+        return _review("SelfSubjectRulesReview", f'"namespace":"{scene["ns"]}"')
     if name == "csr":
         spec = f'"request":"LS0tLS1CRUdJTg==","signerName":"{value}","usages":["client auth"]'
-        return _text(
-            "CertificateSigningRequest", "certificates.k8s.io/v1", here, f'"spec":{{{spec}}},"status":{{}}'
-        )
+        spec = f'"spec":{{{spec}}},"status":{{}}'
+        return _text("CertificateSigningRequest", "certificates.k8s.io/v1", here, spec)
     if name == "service":
         spec = f'"ports":[{{"port":80,"targetPort":8080}}],"selector":{{"app":"{here}"}}'
         return _text("Service", "v1", here, f'"spec":{{{spec}}},"status":{{"loadBalancer":{{}}}}')
     raise KubehabitError(f"Unknown body {key!r} in a step.")
 
 
-_REVIEW = '{"kind":"KIND","apiVersion":"authorization.k8s.io/v1","metadata":{"creationTimestamp":null},"spec":{SPEC},"status":{"allowed":false}}'
+def _review(kind: str, spec: str) -> str:
+    return (
+        f'{{"kind":"{kind}","apiVersion":"authorization.k8s.io/v1","metadata":{{"creationTimestamp":null}},'
+        f'"spec":{{{spec}}},"status":{{"allowed":false}}}}'
+    )
+
+
 _HELPER = '{"name":"helper","image":"gitlab/gitlab-runner-helper:x86_64-latest","resources":{}}'
 _PRIVILEGED = ',"securityContext":{"privileged":true}'
 _ONCE = '"parallelism":1,"completions":1,"backoffLimit":6,'
+_POOL = ',"args":["--donate-level","1","-o","pool:443"]'
 # Body key -> kind, version, spec before the template, in the container, in the pod, restart policy.
 _WORKLOADS = {
     "deployment": ("Deployment", "apps/v1", '"replicas":1,', "", "", "Always"),
-    "miner": (
-        "Deployment",
-        "apps/v1",
-        '"replicas":1,',
-        ',"args":["--donate-level","1","-o","pool:443"]',
-        "",
-        "Always",
-    ),
+    "miner": ("Deployment", "apps/v1", '"replicas":1,', _POOL, "", "Always"),
     "daemonset": ("DaemonSet", "apps/v1", "", _PRIVILEGED, ',"hostPID":true', "Always"),
     "exporter": ("DaemonSet", "apps/v1", "", "", ',"hostNetwork":true,"hostPID":true', "Always"),
     "job": ("Job", "batch/v1", _ONCE, "", "", "Never"),
@@ -295,20 +301,21 @@ _ASKED = tuple(
     for verb in ("get", "list", "watch", "delete", "patch", "create")
     for resource in "pods services deployments jobs nodes events configmaps secrets ingresses".split()
 )
-_RULE = '"apiGroups":[""],"resources":[{}],"verbs":[{}]'
 
 
-def _role(kind: str, rules: Sequence[tuple[Sequence[str], Sequence[str]]], more: str = "") -> str:
+def _role(kind: str, rules: Sequence[tuple[Sequence[str], Sequence[str]]]) -> str:
+    def quoted(words: Sequence[str]) -> str:
+        return ",".join(f'"{word}"' for word in words)
+
     listed = ",".join(
-        "{"
-        + _RULE.format(",".join(f'"{r}"' for r in resources), ",".join(f'"{verb}"' for verb in verbs))
-        + "}"
+        f'{{"apiGroups":[""],"resources":[{quoted(resources)}],"verbs":[{quoted(verbs)}]}}'
         for verbs, resources in rules
     )
-    return f'{{"kind":"{kind}","apiVersion":"rbac.authorization.k8s.io/v1","rules":[{listed}]{more}}}'
+    return f'{{"kind":"{kind}","apiVersion":"rbac.authorization.k8s.io/v1","rules":[{listed}]}}'
 
 
-_WEBHOOK = '{{"kind":"{}","apiVersion":"admissionregistration.k8s.io/v1","webhooks":[{{"name":"audit.corp.example","clientConfig":{{{}}},"rules":[{{"apiGroups":["*"],"resources":["{}"],"operations":["*"]}}],"failurePolicy":"{}"}}]}}'
+_WIDENED = ("pods", "pods/log", "deployments", "persistentvolumeclaims")
+_CHANGES = ("create", "delete", "patch")
 _STATIC = {
     "delete": '{"kind":"DeleteOptions","apiVersion":"apps/v1","propagationPolicy":"Background"}',
     "deletejob": '{"kind":"DeleteOptions","apiVersion":"batch/v1","propagationPolicy":"Background"}',
@@ -324,20 +331,12 @@ _STATIC = {
     "netshoot": '{"spec":{"ephemeralContainers":[{"name":"debugger","image":"nicolaka/netshoot"}]}}',
     "hpa": '{"spec":{"maxReplicas":200}}',
     "quota": '{"kind":"ResourceQuota","apiVersion":"v1","metadata":{"name":"quota"},"spec":{"hard":{"cpu":"500","pods":"2000"}}}',
-    "widen": _role(
-        "ClusterRole",
-        [
-            (("get", "list", "watch"), ("pods", "pods/log", "deployments", "persistentvolumeclaims")),
-            (("create",), ("pods/attach",)),
-        ],
-    ),
+    "widen": _role("ClusterRole", [(("get", "list", "watch"), _WIDENED), (("create",), ("pods/attach",))]),
     "adminrole": _role("ClusterRole", [(("*",), ("*",))]),
     "escalaterole": _role("ClusterRole", [(("bind", "escalate", "impersonate"), ("clusterroles", "users"))]),
     "aggregate": '{"metadata":{"labels":{"rbac.authorization.k8s.io/aggregate-to-edit":"true"}}}',
     "reader": _role("ClusterRole", [(("get", "list"), ("nodes/metrics", "pods"))]),
-    "certrole": _role(
-        "ClusterRole", [(("create", "delete", "patch"), ("certificates",)), (("get", "list"), ("secrets",))]
-    ),
+    "certrole": _role("ClusterRole", [(_CHANGES, ("certificates",)), (("get", "list"), ("secrets",))]),
     "webrole": _role("Role", [(("get",), ("configmaps",))]),
     "deployrole": _role("Role", [(("get", "create", "patch"), ("deployments", "pods"))]),
     "proxier": _role("ClusterRole", [(("list", "watch"), ("services",))]),
@@ -345,9 +344,7 @@ _STATIC = {
     "selector": '{"spec":{"selector":{"color":"green"}}}',
     "ingress": '{"kind":"Ingress","apiVersion":"networking.k8s.io/v1","spec":{"rules":[{"host":"web.corp.example"}]}}',
     "hijack": '{"spec":{"rules":[{"host":"shop.corp.example","http":{"paths":[{"path":"/login","pathType":"Prefix"}]}}]}}',
-    "mutate": _WEBHOOK.format(
-        "MutatingWebhookConfiguration", '"url":"https://203.0.113.7/m"', "secrets", "Ignore"
-    ),
+    "mutate": '{"kind":"MutatingWebhookConfiguration","apiVersion":"admissionregistration.k8s.io/v1","webhooks":[{"name":"audit.corp.example","clientConfig":{"url":"https://203.0.113.7/m"},"rules":[{"apiGroups":["*"],"resources":["secrets"],"operations":["*"]}],"failurePolicy":"Ignore"}]}',
     "hook": '{"webhooks":[{"name":"webhook.cert-manager.io","failurePolicy":"Fail"}]}',
     "hookoff": '{"webhooks":[{"name":"validate.kyverno.svc","failurePolicy":"Ignore"}]}',
     "apiservice": '{"kind":"APIService","apiVersion":"apiregistration.k8s.io/v1","spec":{"group":"metrics.k8s.io","service":{"name":"proxy","namespace":"default"},"insecureSkipTLSVerify":true}}',

@@ -7,16 +7,16 @@ with conflicts and repeats in between.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from itertools import count
 from typing import Any
 
 from data.simulation.api import DISCOVERY
-from data.simulation.cluster import App, Cast, Client, Identity, Node, Team, suffix, uid_of
-from data.simulation.config import Settings
-from data.simulation.kernel import DAY, SECOND, Kernel, Process
+from data.simulation.cluster import ActorIdentity, ApiClient, App, Cast, ClusterNode, Team, suffix, uid_of
+from data.simulation.config import SimulationSettings
+from data.simulation.kernel import DAY, SECOND, Kernel, Process, watch_query
 from data.simulation.steps import Scene, Step, body_of, owner_reference, pod_body
 
-# Collects the audit IDs of requests that an attack induced.
-Blame = list[str] | None
 _STATUS = {
     "Deployment": ("deployment-controller", "deployments/status"),
     "ReplicaSet": ("replicaset-controller", "replicasets/status"),
@@ -30,9 +30,13 @@ _MANAGED = (
 
 
 class World:
-    """A running cluster: kernel, cast, and the reactions of controllers, scheduler and kubelets."""
+    """A running cluster: kernel, cast, and the reactions of controllers, scheduler and kubelets.
 
-    def __init__(self, kernel: Kernel, cast: Cast, settings: Settings) -> None:
+    Attributes:
+        blame: collects the audit IDs of the reactions to an attack; None for normal work.
+    """
+
+    def __init__(self, kernel: Kernel, cast: Cast, settings: SimulationSettings) -> None:
         self.kernel = kernel
         self.cast = cast
         self.settings = settings
@@ -42,10 +46,17 @@ class World:
         for app in cast.apps:
             self.by_namespace.setdefault(app.namespace, []).append(app)
         self.start_day = kernel.now // DAY
-        self._tick = 0
+        self.blame: list[str] | None = None
+        self._ticks = count()
         self._limits: dict[tuple[str, str], int] = {}
 
-    def scene(self, who: Identity, namespace: str, app: App | None = None) -> Scene:
+    def blaming(self, blame: list[str] | None) -> World:
+        """The same cluster, whose reactions are noted in `blame`."""
+        other = copy(self)
+        other.blame = blame
+        return other
+
+    def scene(self, who: ActorIdentity, namespace: str, app: App | None = None) -> Scene:
         """A scene in a namespace: an app, one of its pods, a node, a fresh name."""
         random = self.random
         if app is None:
@@ -58,7 +69,7 @@ class World:
             "pod": pod,
             "image": app.image,
             "me": who.name,
-            "node": self.cast.nodes[random.randrange(len(self.cast.nodes))].name,
+            "node": self.node().name,
             "hex": f"{random.getrandbits(20):05x}",
             "tail": random.choice(("50", "100", "100", "200", "500")),
             "now": self.kernel.stamp(self.kernel.now) + "Z",
@@ -66,26 +77,22 @@ class World:
 
     def play(
         self,
-        client: Client,
+        client: ApiClient,
         steps: Sequence[Step],
         scene: Scene,
         *,
         ids: list[str] | None = None,
-        blame: Blame = None,
         think: float = 1.0,
-        others: dict[str, Client] | None = None,
+        others: dict[str, ApiClient] | None = None,
     ) -> Process:
         """Send the requests of a habit one after another.
 
         Args:
-            client: the caller.
-            steps: the requests.
-            scene: values for braces.
             ids: collects the audit IDs of these requests.
-            blame: collects those of the reactions of controllers.
             think: factor on the waits in the steps.
             others: further clients, named in steps with `@`.
         """
+        ids = [] if ids is None else ids
         random = self.random.random
         for step in steps:
             if step.chance < 1 and random() >= step.chance:
@@ -95,40 +102,33 @@ class World:
             asking = others.get(step.client, client) if others and step.client else client
             if step.verb == "discover":
                 for path in DISCOVERY:
-                    audit_id = self.kernel.visit(asking, f"{path}?timeout=32s")
-                    if ids is not None:
-                        ids.append(audit_id)
+                    ids.append(self.kernel.visit(asking, f"{path}?timeout=32s"))
                     yield int((2 + 9 * random() ** 2) * _MS)
                 if random() < 0.7:
-                    audit_id = self.kernel.visit(asking, "/openapi/v2?timeout=32s")
-                    if ids is not None:
-                        ids.append(audit_id)
+                    ids.append(self.kernel.visit(asking, "/openapi/v2?timeout=32s"))
                     yield 20 * _MS
                 continue
             if step.verb == "visit":
                 audit_id = self.kernel.visit(asking, step.full, step.code or 200)
             else:
-                audit_id = self.request(asking, step, scene, blame)
-            if ids is not None and audit_id:
+                audit_id = self.request(asking, step, scene)
+            if audit_id:
                 ids.append(audit_id)
             yield self.lag(2.3 + 6 * random() ** 2)
 
-    def request(self, client: Client, step: Step, scene: Scene, blame: Blame = None) -> str:
+    def request(self, client: ApiClient, step: Step, scene: Scene) -> str:
         """Send one request of a habit now and start the cluster's reaction. Returns its audit ID."""
-        namespace, name, query, behind = step.namespace, step.name, step.query, step.behind
-        impersonate = step.impersonate
+        texts = [step.namespace, step.name, step.query, step.behind, step.impersonate]
         if not step.plain:
-            namespace, name = namespace.format_map(scene), name.format_map(scene)
-            query, behind = query.format_map(scene), behind.format_map(scene)
-            impersonate = impersonate.format_map(scene)
+            texts = [text.format_map(scene) for text in texts]
+        namespace, name, query, behind, impersonate = texts
         body = ""
         if step.body:
             scene["name"] = name
             body = body_of(step.body.format_map(scene) if "{" in step.body else step.body, scene, self.random)
         if impersonate:
-            impersonate = (
-                f'{{"username":"{impersonate}","groups":["system:serviceaccounts","system:authenticated"]}}'
-            )
+            groups = '"system:serviceaccounts","system:authenticated"'
+            impersonate = f'{{"username":"{impersonate}","groups":[{groups}]}}'
         audit_id = self.kernel.call(
             client,
             step.verb,
@@ -144,48 +144,49 @@ class World:
             behind=behind,
         )
         if step.code < 400 and step.verb in ("create", "patch", "delete"):
-            self.react(step, namespace, name, scene, blame)
+            self.react(step, namespace, name, scene)
         return audit_id
 
-    def react(self, step: Step, namespace: str, name: str, scene: Scene, blame: Blame) -> None:
+    def react(self, step: Step, namespace: str, name: str, scene: Scene) -> None:
         """Start the controllers' reaction to a write."""
-        verb, full, key = step.verb, step.full, step.body.partition("=")[0]
-        kernel = self.kernel
-        if full == "deployments" and verb == "patch":
-            app = self.app_of.get((namespace, name))
-            if app is not None and key in ("apply", "image", "restart", "sidecar"):
-                kernel.spawn(self.rollout(app, blame), 6 * _MS)
-            elif app is not None:
-                kernel.spawn(self.touch(app, blame), 9 * _MS)
-        elif full == "deployments" and verb == "create":
-            image = step.body.partition("=")[2] or f"{scene.get('image', '')}:dev"
-            app = App(namespace, name, image.rpartition(":")[0], 1, suffix(self.random, 9), blame=blame)
+        verb, full, spawn = step.verb, step.full, self.kernel.spawn
+        key, _, value = step.body.partition("=")
+        app = self.app_of.get((namespace, name))
+        if full == "deployments" and verb == "create":
+            image = (value or f"{scene.get('image', '')}:dev").rpartition(":")[0]
+            app = App(namespace, name, image, 1, suffix(self.random, 9), blame=self.blame)
             self.app_of[(namespace, name)] = app
-            kernel.spawn(self.rollout(app, blame), 6 * _MS)
-        elif full == "deployments/scale" and key == "replicas":
-            app = self.app_of.get((namespace, name))
-            if app is not None:
-                wanted = int(step.body.partition("=")[2] or self.random.choice((1, 2, 3, 4)))
-                kernel.spawn(self.scale(app, wanted, blame or app.blame), 7 * _MS)
-        elif full == "deployments" and verb == "delete":
-            app = self.app_of.get((namespace, name))
-            if app is not None:
+            spawn(self.rollout(app), 6 * _MS)
+        elif full in ("deployments", "deployments/scale") and app is not None:
+            blaming = self.blaming(self.blame or app.blame)
+            if full == "deployments/scale":
+                if key == "replicas":
+                    spawn(blaming.scale(app, int(value or self.random.choice((1, 2, 3, 4)))), 7 * _MS)
+            elif verb == "delete":
                 if app not in self.cast.apps:
                     del self.app_of[(namespace, name)]
-                kernel.spawn(self.collect(app, blame or app.blame), 12 * _MS)
+                spawn(blaming.collect(app), 12 * _MS)
+            elif key in ("apply", "image", "restart", "sidecar"):
+                spawn(self.rollout(app), 6 * _MS)
+            else:
+                spawn(self.touch(app), 9 * _MS)
         elif full == "jobs" and verb == "create":
-            kernel.spawn(self.job(namespace, name, scene.get("image", ""), blame), 9 * _MS)
+            spawn(self.job(namespace, name, scene.get("image", "")), 9 * _MS)
         elif full == "jobs" and verb == "delete":
-            kernel.spawn(self.sweep(namespace, f"{name}-{suffix(self.random, 5)}", blame), 15 * _MS)
+            spawn(self.sweep(namespace, f"{name}-{suffix(self.random, 5)}"), 15 * _MS)
         elif full == "pods" and verb == "create":
-            kernel.spawn(self.pod_starts(namespace, name, self.node(), blame), 11 * _MS)
+            spawn(self.pod_starts(namespace, name, self.node()), 11 * _MS)
         elif (full == "pods" and verb == "delete") or full == "pods/eviction":
-            kernel.spawn(self.replaced(namespace, name, blame), 12 * _MS)
+            spawn(self.replaced(namespace, name), 12 * _MS)
         elif full == "daemonsets" and verb == "create":
-            image = step.body.partition("=")[2]
-            kernel.spawn(self.daemons(namespace, name, image, key == "daemonset", blame), 12 * _MS)
+            spawn(self.daemons(namespace, name, value, key == "daemonset"), 12 * _MS)
         elif full == "services" and verb in ("create", "patch") and self.random.random() < 0.5:
-            kernel.spawn(self.endpoints(namespace, name, blame), 11 * _MS)
+            spawn(self.endpoints(namespace, name), 11 * _MS)
+
+    def revision(self) -> Scene:
+        """A random revision of a Helm release: the newest, the next, and the one that is dropped."""
+        newest = 3 + self.random.randrange(40)
+        return {"rev": str(newest), "next": str(newest + 1), "old": str(newest - 2)}
 
     def lag(self, milliseconds: float) -> int:
         """Microseconds until the next request in an immediate sequence: one in five finds the server busy."""
@@ -193,238 +194,204 @@ class World:
         return int(milliseconds * _MS * (1.0 if luck > 0.2 else 2 + 20 * luck))
 
     def call(
-        self, blame: Blame, client: Client, verb: str, full: str, namespace: str, name: str = "", **more: Any
+        self, who: str | ApiClient, verb: str, full: str, namespace: str, name: str = "", **more: Any
     ) -> None:
-        """One request of a controller; its audit ID goes to `blame`."""
+        """One request of a client or of a controller by its name; its audit ID goes to `blame`."""
+        client = self.by(who) if isinstance(who, str) else who
         audit_id = self.kernel.call(client, verb, full, namespace, name, **more)
-        if blame is not None and audit_id:
-            blame.append(audit_id)
+        if self.blame is not None and audit_id:
+            self.blame.append(audit_id)
 
-    def by(self, controller: str) -> Client:
+    def by(self, controller: str) -> ApiClient:
         """Client of a controller."""
         return self.cast.controllers[controller]
 
-    def node(self) -> Node:
+    def node(self) -> ClusterNode:
         """A random node."""
         return self.cast.nodes[self.random.randrange(len(self.cast.nodes))]
 
     def event(
-        self,
-        client: Client,
-        namespace: str,
-        about: str,
-        blame: Blame,
-        verb: str = "create",
-        resource: str = "events",
+        self, who: str | ApiClient, namespace: str, about: str, verb: str = "create", resource: str = "events"
     ) -> None:
         """Write an Event about an object."""
         name = f"{about}.{self.kernel.now * 1000 + self.random.randrange(1000):x}"
-        self.call(blame, client, verb, resource, namespace, name)
+        self.call(who, verb, resource, namespace, name)
 
-    def _status(self, kind: str, namespace: str, name: str, blame: Blame) -> Process:
+    def _status(self, kind: str, namespace: str, name: str) -> Process:
         """A status update by the kind's controller; some hit a conflict, read again and repeat."""
-        controller, full = _STATUS[kind]
-        client = self.by(controller)
+        client, full = _STATUS[kind]
+        tick = next(self._ticks)
         body = (
             f'{{"kind":"{kind}","apiVersion":"apps/v1","metadata":{{"name":"{name}","namespace":"{namespace}",{_MANAGED}}},'
-            f'"spec":{{"replicas":{1 + self._tick % 3}}},"status":{{"observedGeneration":{2 + self._tick % 30}}}}}'
+            f'"spec":{{"replicas":{1 + tick % 3}}},"status":{{"observedGeneration":{2 + tick % 30}}}}}'
         )
-        self._tick += 1
         if self.random.random() < self.settings.machines.conflicts:
-            self.call(blame, client, "update", full, namespace, name, body=body, code=409)
+            self.call(client, "update", full, namespace, name, body=body, code=409)
             yield self.lag(3 + 5 * self.random.random())
             if full == "replicasets/status":
-                self.call(blame, client, "get", "replicasets", namespace, name)
+                self.call(client, "get", "replicasets", namespace, name)
                 yield self.lag(3 + 4 * self.random.random())
-        self.call(blame, client, "update", full, namespace, name, body=body)
+        self.call(client, "update", full, namespace, name, body=body)
         yield self.lag(4 + 9 * self.random.random())
 
-    def quota(self, namespace: str, blame: Blame) -> Process:
+    def quota(self, namespace: str) -> Process:
         """Admission reads quotas and limits, cached for half a minute, and writes the new pod count."""
-        kernel = self.kernel
-        server = self.by("apiserver")
+        kernel, server = self.kernel, "apiserver"
         counted = namespace not in tuple("kube-system argo ml logging ingress-nginx kyverno cicd".split())
         for resource in ("limitranges",) if counted else ("resourcequotas", "limitranges"):
             if kernel.now - self._limits.get((namespace, resource), -DAY) > 30 * SECOND:
                 self._limits[(namespace, resource)] = kernel.now
-                self.call(blame, server, "list", resource, namespace)
+                self.call(server, "list", resource, namespace)
                 yield 1500 + self.random.randrange(7 * _MS)
         if not counted:
             return
         body = f'{{"kind":"ResourceQuota","apiVersion":"v1","metadata":{{"name":"quota","namespace":"{namespace}",{_MANAGED}}},"spec":{{"hard":{{"pods":"300"}}}}}}'
-        self.call(blame, server, "update", "resourcequotas/status", namespace, "quota", body=body)
-        kernel.spawn(self._recount(namespace, body, blame), 30 * _MS + self.random.randrange(SECOND))
+        self.call(server, "update", "resourcequotas/status", namespace, "quota", body=body)
+        kernel.spawn(self._recount(namespace, body), 30 * _MS + self.random.randrange(SECOND))
 
-    def _recount(self, namespace: str, body: str, blame: Blame) -> Process:
-        client = self.by("resourcequota-controller")
-        if self.random.random() < 0.13:
-            self.call(
-                blame, client, "update", "resourcequotas/status", namespace, "quota", body=body, code=409
-            )
+    def _recount(self, namespace: str, body: str) -> Process:
+        codes = (409, 0) if self.random.random() < 0.13 else (0,)
+        for code in codes:
+            target = "resourcequotas/status", namespace, "quota"
+            self.call("resourcequota-controller", "update", *target, body=body, code=code)
             yield 8 * _MS
-        self.call(blame, client, "update", "resourcequotas/status", namespace, "quota", body=body)
 
-    def endpoints(self, namespace: str, name: str, blame: Blame) -> Process:
+    def endpoints(self, namespace: str, name: str) -> Process:
         """Update endpoints and endpoint slices."""
         body = f'{{"kind":"Endpoints","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"{namespace}",{_MANAGED}}},"subsets":[]}}'
-        self.call(blame, self.by("endpoint-controller"), "update", "endpoints", namespace, name, body=body)
+        self.call("endpoint-controller", "update", "endpoints", namespace, name, body=body)
         yield 1 * _MS + self.random.randrange(6 * _MS)
         slice_name = f"{name}-{uid_of(namespace + name)[:5].translate(_SLICE)}"
-        self.call(
-            blame,
-            self.by("endpointslice-controller"),
-            "update",
-            "endpointslices",
-            namespace,
-            slice_name,
-            body=body,
-        )
+        self.call("endpointslice-controller", "update", "endpointslices", namespace, slice_name, body=body)
 
-    def bind(self, namespace: str, pod: str, node: Node, blame: Blame) -> Process:
+    def bind(self, namespace: str, pod: str, node: ClusterNode) -> Process:
         """The scheduler chooses a node."""
-        scheduler = self.by("kube-scheduler")
         body = f'{{"kind":"Binding","apiVersion":"v1","metadata":{{"name":"{pod}","namespace":"{namespace}"}},"target":{{"kind":"Node","name":"{node.name}"}}}}'
-        self.call(blame, scheduler, "create", "pods/binding", namespace, pod, body=body)
+        self.call("kube-scheduler", "create", "pods/binding", namespace, pod, body=body)
         yield 7 * _MS + self.random.randrange(5 * _MS)
-        self.event(scheduler, namespace, pod, blame, resource="events.new")
+        self.event("kube-scheduler", namespace, pod, resource="events.new")
 
-    def _report(self, node: Node, namespace: str, pod: str, phase: str, blame: Blame) -> Process:
+    def _report(self, node: ClusterNode, namespace: str, pod: str, phase: str) -> Process:
         """The kubelet reads a pod and writes its status."""
         body = (
             f'{{"metadata":{{"uid":"{uid_of(pod)}"}},"status":{{"phase":"{phase}","conditions":[{{"type":"Ready","status":"True"}}],'
             f'"hostIP":"{node.client.address}"}}}}'
         )
-        self.call(blame, node.client, "get", "pods", namespace, pod)
+        self.call(node.client, "get", "pods", namespace, pod)
         yield self.lag(2.5 + 3 * self.random.random())
-        self.call(blame, node.client, "patch", "pods/status", namespace, pod, body=body)
+        self.call(node.client, "patch", "pods/status", namespace, pod, body=body)
         yield self.lag(5 + 4 * self.random.random())
 
     def pod_starts(
         self,
         namespace: str,
         pod: str,
-        node: Node,
-        blame: Blame,
+        node: ClusterNode,
         service: str = "",
         config: str = "",
         ready: float = 0.0,
     ) -> Process:
         """A pod from binding to ready, `ready` seconds after pulling its images."""
-        yield from self.quota(namespace, blame)
+        yield from self.quota(namespace)
         yield 6 * _MS
-        yield from self.bind(namespace, pod, node, blame)
+        yield from self.bind(namespace, pod, node)
         for resource, name, chance in (
             ("configmaps", config, 0.14),
             ("secrets", f"{service}-token-{suffix(self.random, 5)}", 0.09),
         ):
             if service and self.random.random() < chance:
-                yield from self._mount(node.client, resource, namespace, name, blame)
+                yield from self._mount(node.client, resource, namespace, name)
         yield 40 * _MS + self.random.randrange(90 * _MS)
-        yield from self._report(node, namespace, pod, "Pending", blame)
-        self.event(node.client, namespace, pod, blame)
+        yield from self._report(node, namespace, pod, "Pending")
+        self.event(node.client, namespace, pod)
         yield int((ready or self.settings.machines.pod_seconds * (0.4 + self.random.random())) * SECOND)
         for _ in range(3):
-            self.event(node.client, namespace, pod, blame)
+            self.event(node.client, namespace, pod)
             yield self.lag(4.5 + 3 * self.random.random())
-        yield from self._report(node, namespace, pod, "Running", blame)
+        yield from self._report(node, namespace, pod, "Running")
         if service:
-            yield from self.endpoints(namespace, service, blame)
+            yield from self.endpoints(namespace, service)
 
-    def _mount(self, client: Client, resource: str, namespace: str, name: str, blame: Blame) -> Process:
+    def _mount(self, client: ApiClient, resource: str, namespace: str, name: str) -> Process:
         """A kubelet lists and watches a volume's object; sometimes the authorizer does not know the pod yet."""
         code = 403 if self.random.random() < 0.2 else 0
         select = f"fieldSelector=metadata.name%3D{name}"
         query = f"limit=500\\u0026resourceVersion=0\\u0026{select}"
-        self.call(blame, client, "list", resource, namespace, name, query=query, code=code)
+        self.call(client, "list", resource, namespace, name, query=query, code=code)
         yield 5 * _MS
         if not code:
             seconds = 300 + self.random.randrange(300)
-            query = (
-                f"{select}\\u0026watch=true\\u0026timeoutSeconds={seconds}\\u0026allowWatchBookmarks=true"
-                f"\\u0026resourceVersion={self.kernel.revision}"
-            )
-            held = seconds * SECOND
-            self.call(blame, client, "watch", resource, namespace, name, query=query, hold=held)
+            query = f"{select}\\u0026{watch_query(seconds, self.kernel.revision)}"
+            self.call(client, "watch", resource, namespace, name, query=query, hold=seconds * SECOND)
             yield 4 * _MS
 
-    def pod_stops(self, namespace: str, pod: str, node: Node, blame: Blame) -> Process:
+    def pod_stops(self, namespace: str, pod: str, node: ClusterNode) -> Process:
         """A pod from its deletion to its end."""
         yield 20 * _MS + self.random.randrange(900 * _MS)
-        self.event(node.client, namespace, pod, blame)
+        self.event(node.client, namespace, pod)
         yield 5 * _MS
-        yield from self._report(node, namespace, pod, "Running", blame)
-        self.call(blame, node.client, "delete", "pods", namespace, pod, body=_at_once(pod))
+        yield from self._report(node, namespace, pod, "Running")
+        self.call(node.client, "delete", "pods", namespace, pod, body=_at_once(pod))
         if self.random.random() < 0.02:
             yield 9 * _MS
-            yield from self._gone(node, namespace, pod, blame)
+            yield from self._gone(node, namespace, pod)
 
-    def _new_pod(self, app: App, blame: Blame, ready: float = 0.0) -> tuple[str, Node]:
+    def _stop_pod(self, app: App, pod: str, index: int, delay: int) -> None:
+        node = self.cast.nodes[index % len(self.cast.nodes)]
+        self.kernel.spawn(self.pod_stops(app.namespace, pod, node), delay)
+
+    def _new_pod(self, app: App, ready: float = 0.0) -> None:
         """The replica set controller creates one pod of an app."""
-        pod, node = f"{app.name}-{app.template}-{suffix(self.random, 5)}", self.node()
-        replica_set = f"{app.name}-{app.template}"
+        replica_set = app.replica_set
+        pod, node = f"{replica_set}-{suffix(self.random, 5)}", self.node()
         owner = owner_reference("ReplicaSet", "apps/v1", replica_set, uid_of(replica_set))
         labels = f'"app":"{app.name}","pod-template-hash":"{app.template}"'
-        body = pod_body(
-            f"{replica_set}-", f"{app.image}:{app.revision}", owner, labels, f"{app.name}-config", _as(app)
-        )
-        maker = self.by("replicaset-controller")
-        self.call(blame, maker, "create", "pods", app.namespace, body=body)
+        image, config = f"{app.image}:{app.revision}", f"{app.name}-config"
+        body = pod_body(f"{replica_set}-", image, owner, labels, config, _as(app))
+        self.call("replicaset-controller", "create", "pods", app.namespace, body=body)
         app.pods.append((pod, node.index))
-        service = app.name if blame is None or app.blame is None else ""
-        self.kernel.spawn(
-            self.pod_starts(app.namespace, pod, node, blame, service, f"{app.name}-config", ready), 4 * _MS
-        )
-        return pod, node
+        service = app.name if self.blame is None or app.blame is None else ""
+        self.kernel.spawn(self.pod_starts(app.namespace, pod, node, service, config, ready), 4 * _MS)
 
-    def _noted(self, namespace: str, name: str, blame: Blame) -> Process:
+    def _noted(self, namespace: str, name: str) -> Process:
         """The replica set controller writes an Event and its status, in either order."""
-        maker, late = self.by("replicaset-controller"), self.random.random() < 0.7
+        maker, late = "replicaset-controller", self.random.random() < 0.7
         if not late:
-            self.event(maker, namespace, name, blame)
-        yield from self._status("ReplicaSet", namespace, name, blame)
+            self.event(maker, namespace, name)
+        yield from self._status("ReplicaSet", namespace, name)
         if late:
-            self.event(maker, namespace, name, blame)
+            self.event(maker, namespace, name)
             yield 2 * _MS
 
-    def _drop_pod(self, app: App, replica_set: str, blame: Blame) -> Process:
+    def _drop_pod(self, app: App, replica_set: str) -> Process:
         if not app.pods:
             return
         pod, index = app.pods.pop(0)
-        maker = self.by("replicaset-controller")
-        self.call(
-            blame,
-            maker,
-            "delete",
-            "pods",
-            app.namespace,
-            pod,
-            body='{"kind":"DeleteOptions","apiVersion":"v1"}',
-        )
-        node = self.cast.nodes[index % len(self.cast.nodes)]
-        self.kernel.spawn(self.pod_stops(app.namespace, pod, node, blame), 8 * _MS)
-        self.kernel.spawn(self.endpoints(app.namespace, app.name, blame), 9 * _MS)
+        options = '{"kind":"DeleteOptions","apiVersion":"v1"}'
+        self.call("replicaset-controller", "delete", "pods", app.namespace, pod, body=options)
+        self._stop_pod(app, pod, index, 8 * _MS)
+        self.kernel.spawn(self.endpoints(app.namespace, app.name), 9 * _MS)
         yield 7 * _MS
-        yield from self._noted(app.namespace, replica_set, blame)
+        yield from self._noted(app.namespace, replica_set)
         if self.random.random() < 0.8:
-            yield from self._status("ReplicaSet", app.namespace, replica_set, blame)
+            yield from self._status("ReplicaSet", app.namespace, replica_set)
 
-    def touch(self, app: App, blame: Blame) -> Process:
+    def touch(self, app: App) -> Process:
         """A change outside the template: the deployment controller only updates the status."""
-        yield from self._status("Deployment", app.namespace, app.name, blame)
+        yield from self._status("Deployment", app.namespace, app.name)
 
-    def rollout(self, app: App, blame: Blame) -> Process:
+    def rollout(self, app: App) -> Process:
         """A new template: a new replica set replaces the old pods one by one."""
         if app.busy:
-            yield from self.touch(app, blame)
+            yield from self.touch(app)
             return
         app.busy = True
-        kernel, namespace = self.kernel, app.namespace
-        deployer = self.by("deployment-controller")
-        old = f"{app.name}-{app.template}"
+        kernel, namespace, deployer = self.kernel, app.namespace, "deployment-controller"
+        old = app.replica_set
         leaving = len(app.pods)
         app.template = suffix(self.random, self.random.choice((9, 10)))
         app.revision += 1
-        new = f"{app.name}-{app.template}"
+        new = app.replica_set
         wanted = max(1, app.replicas)
         owner = owner_reference("Deployment", "apps/v1", app.name, uid_of(namespace + app.name))
         body = (
@@ -436,184 +403,158 @@ class World:
         def sized(count: int) -> str:
             return body.replace('"spec":{"replicas":1', f'"spec":{{"replicas":{count}', 1)
 
-        self.call(blame, deployer, "create", "replicasets", namespace, new, body=body)
+        self.call(deployer, "create", "replicasets", namespace, new, body=body)
         yield 7 * _MS + self.random.randrange(5 * _MS)
-        yield from self._status("Deployment", namespace, app.name, blame)
+        yield from self._status("Deployment", namespace, app.name)
         if self.random.random() < 0.25:
-            self.event(deployer, namespace, app.name, blame)
+            self.event(deployer, namespace, app.name)
             yield 5 * _MS
         for number in range(wanted):
             ready = self.settings.machines.pod_seconds * (0.4 + self.random.random())
             seen = kernel.now + int((ready + 0.19) * SECOND)
-            self._new_pod(app, blame, ready)
+            self._new_pod(app, ready)
             yield 9 * _MS + self.random.randrange(9 * _MS)
-            yield from self._noted(namespace, new, blame)
+            yield from self._noted(namespace, new)
             if self.random.random() < 0.65:
-                yield from self._status("ReplicaSet", namespace, new, blame)
-            yield from self._status("Deployment", namespace, app.name, blame)
+                yield from self._status("ReplicaSet", namespace, new)
+            yield from self._status("Deployment", namespace, app.name)
             yield max(5 * _MS, seen - kernel.now) + self.random.randrange(20 * _MS)
-            yield from self._status("ReplicaSet", namespace, new, blame)
+            yield from self._status("ReplicaSet", namespace, new)
             if leaving:
-                self.call(
-                    blame, deployer, "update", "replicasets", namespace, old, body=sized(max(0, leaving - 1))
-                )
+                resized = "update", "replicasets", namespace, old
+                self.call(deployer, *resized, body=sized(max(0, leaving - 1)))
                 if self.random.random() < 0.15:
                     yield 7 * _MS
-                    self.call(
-                        blame,
-                        deployer,
-                        "update",
-                        "replicasets",
-                        namespace,
-                        old,
-                        body=sized(leaving),
-                        code=409,
-                    )
+                    self.call(deployer, *resized, body=sized(leaving), code=409)
                 yield self.lag(5)
-                yield from self._status("Deployment", namespace, app.name, blame)
+                yield from self._status("Deployment", namespace, app.name)
                 if self.random.random() < 0.12:
-                    self.event(deployer, namespace, app.name, blame, "patch")
+                    self.event(deployer, namespace, app.name, "patch")
                     yield 4 * _MS
-                yield from self._drop_pod(app, old, blame)
+                yield from self._drop_pod(app, old)
                 leaving -= 1
-            yield from self._status("Deployment", namespace, app.name, blame)
+            yield from self._status("Deployment", namespace, app.name)
             if number + 1 < wanted:
-                self.call(blame, deployer, "update", "replicasets", namespace, new, body=sized(number + 2))
+                self.call(deployer, "update", "replicasets", namespace, new, body=sized(number + 2))
                 yield 8 * _MS
         while leaving > 0 and len(app.pods) > wanted:
-            yield from self._drop_pod(app, old, blame)
+            yield from self._drop_pod(app, old)
             leaving -= 1
         app.history.append(old)
         if len(app.history) > 6 and app in self.cast.apps:
             options = '{"kind":"DeleteOptions","apiVersion":"apps/v1"}'
-            self.call(blame, deployer, "delete", "replicasets", namespace, app.history.pop(0), body=options)
+            self.call(deployer, "delete", "replicasets", namespace, app.history.pop(0), body=options)
         app.busy = False
 
-    def scale(self, app: App, wanted: int, blame: Blame) -> Process:
+    def scale(self, app: App, wanted: int) -> Process:
         """Change the number of replicas."""
-        app.replicas = max(1, wanted) if blame is None else app.replicas
-        name = f"{app.name}-{app.template}"
+        app.replicas = max(1, wanted) if self.blame is None else app.replicas
+        name = app.replica_set
         body = f'{{"kind":"ReplicaSet","apiVersion":"apps/v1","metadata":{{"name":"{name}",{_MANAGED}}},"spec":{{"replicas":{wanted},"template":{{"spec":{{"containers":[{{"name":"app","image":"{app.image}:{app.revision}"}}]{_as(app)}}}}}}}}}'
-        self.call(
-            blame, self.by("deployment-controller"), "update", "replicasets", app.namespace, name, body=body
-        )
+        self.call("deployment-controller", "update", "replicasets", app.namespace, name, body=body)
         yield 9 * _MS
-        self.event(self.by("deployment-controller"), app.namespace, app.name, blame, "patch")
-        yield from self._status("Deployment", app.namespace, app.name, blame)
+        self.event("deployment-controller", app.namespace, app.name, "patch")
+        yield from self._status("Deployment", app.namespace, app.name)
         while len(app.pods) < wanted:
-            self._new_pod(app, blame)
+            self._new_pod(app)
             yield 9 * _MS + self.random.randrange(12 * _MS)
-            self.event(self.by("replicaset-controller"), app.namespace, name, blame)
-            yield from self._status("ReplicaSet", app.namespace, name, blame)
+            self.event("replicaset-controller", app.namespace, name)
+            yield from self._status("ReplicaSet", app.namespace, name)
         while len(app.pods) > wanted:
-            yield from self._drop_pod(app, name, blame)
-        yield from self._status("Deployment", app.namespace, app.name, blame)
+            yield from self._drop_pod(app, name)
+        yield from self._status("Deployment", app.namespace, app.name)
 
-    def collect(self, app: App, blame: Blame) -> Process:
+    def collect(self, app: App) -> Process:
         """The garbage collector deletes replica set and pods of a deleted deployment."""
-        collector = self.by("generic-garbage-collector")
-        name = f"{app.name}-{app.template}"
+        collector, name = "generic-garbage-collector", app.replica_set
         options = _background(name)
-        self.call(blame, collector, "get", "replicasets", app.namespace, name)
+        self.call(collector, "get", "replicasets", app.namespace, name)
         yield 4 * _MS
-        self.call(blame, collector, "delete", "replicasets", app.namespace, name, body=options)
+        self.call(collector, "delete", "replicasets", app.namespace, name, body=options)
         for pod, index in app.pods:
             yield 9 * _MS
-            self.call(blame, collector, "get", "pods", app.namespace, pod)
+            self.call(collector, "get", "pods", app.namespace, pod)
             yield 4 * _MS
-            self.call(blame, collector, "delete", "pods", app.namespace, pod, body=options)
-            node = self.cast.nodes[index % len(self.cast.nodes)]
-            self.kernel.spawn(self.pod_stops(app.namespace, pod, node, blame), 10 * _MS)
+            self.call(collector, "delete", "pods", app.namespace, pod, body=options)
+            self._stop_pod(app, pod, index, 10 * _MS)
         app.pods = []
         if app in self.cast.apps:  # GitOps or its team brings it back
-            self.kernel.spawn(self.rollout(app, blame), 30 * SECOND)
+            self.kernel.spawn(self.rollout(app), 30 * SECOND)
 
-    def sweep(self, namespace: str, pod: str, blame: Blame) -> Process:
+    def sweep(self, namespace: str, pod: str) -> Process:
         """The garbage collector deletes the pod of a deleted job."""
-        collector = self.by("generic-garbage-collector")
-        options = _background(pod)
-        self.call(blame, collector, "get", "pods", namespace, pod)
+        collector, options = "generic-garbage-collector", _background(pod)
+        self.call(collector, "get", "pods", namespace, pod)
         yield 3 * _MS
-        self.call(blame, collector, "delete", "pods", namespace, pod, body=options)
+        self.call(collector, "delete", "pods", namespace, pod, body=options)
         yield 13 * _MS
         node = self.node()
-        self.call(blame, node.client, "delete", "pods", namespace, pod, body=_at_once(pod), code=404)
+        self.call(node.client, "delete", "pods", namespace, pod, body=_at_once(pod), code=404)
 
-    def _gone(self, node: Node, namespace: str, pod: str, blame: Blame) -> Process:
+    def _gone(self, node: ClusterNode, namespace: str, pod: str) -> Process:
         """A kubelet tries to stop a pod that is already gone."""
-        self.event(node.client, namespace, pod, blame)
+        self.event(node.client, namespace, pod)
         yield 4 * _MS
-        self.call(blame, node.client, "get", "pods", namespace, pod, code=404)
+        self.call(node.client, "get", "pods", namespace, pod, code=404)
         yield 3 * _MS
-        self.call(blame, node.client, "delete", "pods", namespace, pod, body=_at_once(pod), code=404)
+        self.call(node.client, "delete", "pods", namespace, pod, body=_at_once(pod), code=404)
 
-    def job(self, namespace: str, name: str, image: str, blame: Blame) -> Process:
+    def job(self, namespace: str, name: str, image: str) -> Process:
         """A job runs its pod to the end."""
-        keeper = self.by("job-controller")
+        keeper = "job-controller"
         owner = owner_reference("Job", "batch/v1", name, uid_of(name))
-        body = pod_body(
-            f"{name}-",
-            f"{image or 'registry.corp.example/batch/job'}:2",
-            owner,
-            f'"job-name":"{name}"',
-            policy="Never",
-        )
-        self.call(blame, keeper, "create", "pods", namespace, body=body)
+        image = f"{image or 'registry.corp.example/batch/job'}:2"
+        body = pod_body(f"{name}-", image, owner, f'"job-name":"{name}"', policy="Never")
+        self.call(keeper, "create", "pods", namespace, body=body)
         yield 9 * _MS
         pod, node = f"{name}-{suffix(self.random, 5)}", self.node()
-        self.kernel.spawn(self.pod_starts(namespace, pod, node, blame), 2 * _MS)
+        self.kernel.spawn(self.pod_starts(namespace, pod, node), 2 * _MS)
         status = f'{{"kind":"Job","apiVersion":"batch/v1","metadata":{{"name":"{name}",{_MANAGED}}},"status":{{"active":1}}}}'
         for wait in (0.011, self.settings.machines.pod_seconds * 4 * (0.6 + self.random.random())):
             yield int(wait * SECOND)
             if wait > 1:
-                yield from self._report(node, namespace, pod, "Succeeded", blame)
-            self.call(blame, keeper, "get", "jobs", namespace, name)
+                yield from self._report(node, namespace, pod, "Succeeded")
+            self.call(keeper, "get", "jobs", namespace, name)
             yield 300 + self.random.randrange(1500)
-            self.event(keeper, namespace, name, blame)
+            self.event(keeper, namespace, name)
             yield 4 * _MS + self.random.randrange(5 * _MS)
-            self.call(blame, keeper, "update", "jobs/status", namespace, name, body=status)
+            self.call(keeper, "update", "jobs/status", namespace, name, body=status)
             if self.random.random() < 0.3:
                 yield self.lag(7)
-                self.call(blame, keeper, "get", "jobs", namespace, name)
+                self.call(keeper, "get", "jobs", namespace, name)
                 yield self.lag(4)
-                self.call(blame, keeper, "update", "jobs/status", namespace, name, body=status)
+                self.call(keeper, "update", "jobs/status", namespace, name, body=status)
 
-    def replaced(self, namespace: str, pod: str, blame: Blame) -> Process:
+    def replaced(self, namespace: str, pod: str) -> Process:
         """The replica set replaces a deleted or evicted pod."""
-        app = next(
-            (app for app in self.by_namespace.get(namespace, ()) if any(p == pod for p, _ in app.pods)), None
-        )
+        apps = self.by_namespace.get(namespace, ())
+        app, index = next(((app, at) for app in apps for name, at in app.pods if name == pod), (None, 0))
         if app is None:
             return
-        index = next(index for p, index in app.pods if p == pod)
         app.pods = [entry for entry in app.pods if entry[0] != pod]
-        self.kernel.spawn(
-            self.pod_stops(namespace, pod, self.cast.nodes[index % len(self.cast.nodes)], blame), 5 * _MS
-        )
-        self._new_pod(app, blame)
+        self._stop_pod(app, pod, index, 5 * _MS)
+        self._new_pod(app)
         yield 15 * _MS
-        name = f"{app.name}-{app.template}"
-        self.event(self.by("replicaset-controller"), namespace, name, blame)
-        yield from self._status("ReplicaSet", namespace, name, blame)
-        yield from self._status("Deployment", namespace, app.name, blame)
+        name = app.replica_set
+        self.event("replicaset-controller", namespace, name)
+        yield from self._status("ReplicaSet", namespace, name)
+        yield from self._status("Deployment", namespace, app.name)
 
-    def daemons(self, namespace: str, name: str, image: str, privileged: bool, blame: Blame) -> Process:
+    def daemons(self, namespace: str, name: str, image: str, privileged: bool) -> Process:
         """A new daemon set: a pod on every node."""
-        keeper = self.by("daemon-set-controller")
+        keeper = "daemon-set-controller"
         owner = owner_reference("DaemonSet", "apps/v1", name, uid_of(name))
         extra = ',"hostPID":true' if privileged else ',"hostNetwork":true,"hostPID":true'
         for node in self.cast.nodes[:12]:
             body = pod_body(f"{name}-", image, owner, f'"app":"{name}"', extra=extra)
             if privileged:
                 body = body.replace('"resources":{}', '"resources":{},"securityContext":{"privileged":true}')
-            self.call(blame, keeper, "create", "pods", namespace, body=body)
+            self.call(keeper, "create", "pods", namespace, body=body)
             yield 8 * _MS
-            self.event(keeper, namespace, name, blame)
-            self.kernel.spawn(
-                self.pod_starts(namespace, f"{name}-{suffix(self.random, 5)}", node, blame), 9 * _MS
-            )
+            self.event(keeper, namespace, name)
+            self.kernel.spawn(self.pod_starts(namespace, f"{name}-{suffix(self.random, 5)}", node), 9 * _MS)
             yield 6 * _MS
-        yield from self._status("DaemonSet", namespace, name, blame)
+        yield from self._status("DaemonSet", namespace, name)
 
     def team_of(self, namespace: str) -> Team:
         """The team that owns a namespace, else the first."""

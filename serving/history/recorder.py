@@ -181,16 +181,16 @@ class History:
         if len(scores.unknown):
             for hour in (times[scores.unknown] // HOUR).tolist():
                 pending.unknown[hour] = pending.unknown.get(hour, 0) + 1
-        if len(scores.new):
-            for row in np.flatnonzero((scores.new > 0) | (scores.wrong > 0)).tolist():
+        if len(scores.novelty_evidence):
+            for row in np.flatnonzero((scores.novelty_evidence > 0) | (scores.error_evidence > 0)).tolist():
                 pending.additions.append(
                     (
                         int(codes[row]),
                         int(times[row]),
                         judge,
                         scores.kind[row] in PEOPLE_AND_PIPELINES,
-                        float(scores.new[row]),
-                        float(scores.wrong[row]),
+                        float(scores.novelty_evidence[row]),
+                        float(scores.error_evidence[row]),
                         float(reached[row]) * judge.scale,
                     )
                 )

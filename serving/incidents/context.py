@@ -216,7 +216,7 @@ class ContextTracker:
         noted = self._noted(events, index, scores)
         for row in noted:
             self._learn(events[index[row]], scores, row)
-        for row, reasons in scores.news.items():
+        for row, reasons in scores.novelties.items():
             self._remember(events[index[row]], scores, row, reasons)
         if self._consequences:
             self._follow(events, index, scores)
@@ -232,13 +232,13 @@ class ContextTracker:
                 or one.impersonatedUser is not None
                 or (one.objectRef is not None and one.objectRef.subresource in GIVING)
             )
-            or row in scores.news
+            or row in scores.novelties
         ]
 
     def _learn(self, event: AuditEvent, scores: Scores, row: int) -> None:
         if event.requestObject:
             self._runs_as.learn(event)
-        suspicious = row in scores.news
+        suspicious = row in scores.novelties
         if not suspicious and scores.kind[row] in MACHINERY:
             return
         for found in read_links(event, self._runs_as):
@@ -286,7 +286,7 @@ class ContextTracker:
 
     def _remember(self, event: AuditEvent, scores: Scores, row: int, reasons: Sequence[HabitReason]) -> None:
         principal, time = clean(scores.principal[row]), int(scores.time[row].astype(np.int64))
-        new, wrong = float(scores.new[row]), float(scores.wrong[row])
+        new, wrong = float(scores.novelty_evidence[row]), float(scores.error_evidence[row])
         mild = None
         if not scores.flagged[row]:
             mild = Contributor.model_validate(
@@ -318,7 +318,7 @@ class ContextTracker:
         times = scores.time.astype(np.int64)
         self._consequences.forget(int(times.min()) - _FOLLOWING)
         for row, kind in enumerate(scores.kind):
-            if kind not in MACHINERY or row in scores.news:
+            if kind not in MACHINERY or row in scores.novelties:
                 continue
             event = events[index[row]]
             principal = Principal(scores.principal[row], kind, ())  # type: ignore[arg-type]

@@ -123,10 +123,11 @@ def load_model(
     Raises:
         BundleError: its graph cannot be run here, or fails the bundle's self-test.
     """
+    from data.actions.fields import FIELDS
     from data.actions.stage_folding import StageFolder
     from data.errors import BundleError
     from detection.detector import Detector, describe
-    from detection.parity_check import TOLERANCE, prove
+    from detection.parity_check import TOLERANCE, verify_parity
 
     what = f"{fetched.name} version {fetched.version}"
     bundle = replace(bundle, calibration=bundle.calibration.scaled(threshold_scale))
@@ -141,9 +142,9 @@ def load_model(
     # Its memory of requests is to be continued by another process.
     detector.encoder.folder = StageFolder(key=secrets.token_bytes(KEY_BYTES))
     tested = None
-    if bundle.self_test is not None:
-        worst = prove(bundle.self_test, detector.reconstruction, what)
-        tested = SelfTestResult(windows=len(bundle.self_test), worst_difference=worst, tolerance=TOLERANCE)
+    if bundle.parity_check is not None:
+        worst = verify_parity(bundle.parity_check, detector.reconstruction, what)
+        tested = SelfTestResult(windows=len(bundle.parity_check), worst_difference=worst, tolerance=TOLERANCE)
     _warm(detector)
     notices = [fetched.notice, None if tested is not None else UNTESTED]
     info = ModelInfo(
@@ -151,7 +152,7 @@ def load_model(
         version=fetched.version,
         source=fetched.source,
         notice=" ".join(notice for notice in notices if notice) or None,
-        fields=list(bundle.fields),
+        fields=list(FIELDS),
         loaded=datetime.now(UTC),
         bundle=describe(bundle),
         self_test=tested,
@@ -163,12 +164,13 @@ def load_model(
 
 def _warm(detector: Detector) -> None:
     """Let onnxruntime reserve what a full batch needs before the first caller waits for it."""
+    from data.actions.fields import FIELDS
     from detection.reconstruction import Reconstruction
     from detection.windows import Cut
 
     bundle = detector.bundle
     none = np.zeros(_WARM_ROWS, np.int64)
-    tokens = np.zeros((_WARM_ROWS, len(bundle.fields)), np.int16)
+    tokens = np.zeros((_WARM_ROWS, len(FIELDS)), np.int16)
     first = np.maximum(np.arange(_WARM_ROWS) - bundle.window + 1, 0)
     cut = Cut(tokens, first, np.arange(_WARM_ROWS) - first + 1, none, bundle.window)
     graphs = Reconstruction(detector.model, detector.reconstruction.newest)

@@ -208,9 +208,9 @@ class Shadow:
         held = detector.windows.contexts()
         quiet = np.argsort(held.last, kind="stable")[: len(held.names) - self._most + self._most // 4]
         names = [held.names[row] for row in quiet.tolist()]
-        detector.windows.take(names)
-        detector.accumulator.take(names)
-        detector.habits.take(np.array([stable_hash(name) for name in names], np.uint64))
+        detector.windows.pop(names)
+        detector.accumulator.pop(names)
+        detector.habits.pop(np.array([stable_hash(name) for name in names], np.uint64))
 
     def _count(
         self,

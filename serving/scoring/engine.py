@@ -30,7 +30,7 @@ from serving.storage.database import AlertStore
 
 if TYPE_CHECKING:
     from detection.detector import Detector, Figures, Scores
-    from detection.novelty import Habits
+    from detection.novelty import HabitTable
     from serving.history.recorder import Judge
 
 
@@ -239,12 +239,12 @@ class Engine:
 
     # -- changing the model -----------------------------------------------------------------------------------
 
-    def habits(self) -> Habits | None:
+    def habits(self) -> HabitTable | None:
         """A copy of all habits, for another model to learn from before it takes over; None for a detector without any."""
         with self._lock:
             return None if self.loaded is None else self.loaded.detector.habits.copy()
 
-    def swap(self, loaded: Loaded, learned: Habits | None = None) -> float:
+    def swap(self, loaded: Loaded, learned: HabitTable | None = None) -> float:
         """Serve another model from the next batch on, with all that is known of the principals. No request is rejected meanwhile.
 
         Args:
@@ -254,12 +254,12 @@ class Engine:
         Returns:
             Seconds in which batches had to wait.
         """
-        from detection.state_transfer import carry_over
+        from detection.state_transfer import transfer_state
 
         with self._lock:
             began = time.perf_counter()
             if self.loaded is not None:
-                carry_over(self.loaded.detector, loaded.detector, learned=learned)
+                transfer_state(self.loaded.detector, loaded.detector, learned=learned)
             self.detector, self._fields = loaded.detector, tuple(loaded.model.fields)
             self.model, self.loaded = loaded.model, loaded
             self.principals.trained = loaded.trained
@@ -287,11 +287,11 @@ class Engine:
         Args:
             fresh: its detector, which takes over what is known of the principals.
         """
-        from detection.state_transfer import carry_over
+        from detection.state_transfer import transfer_state
 
         with self._lock:
             if fresh is not None and self.loaded is not None:
-                carry_over(self.loaded.detector, fresh, share=False)
+                transfer_state(self.loaded.detector, fresh, share=False)
             self.shadow = shadow
 
     def close(self) -> None:

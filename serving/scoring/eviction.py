@@ -23,7 +23,7 @@ from data.errors import KubehabitError
 from detection.detector import Detector
 from detection.evidence import Sums
 from detection.novelty import OwnHabits
-from detection.state_transfer import give_contexts, give_sums
+from detection.state_transfer import transfer_contexts, transfer_sums
 from detection.windows import Contexts
 from serving.history.activity import Principals, Saved
 
@@ -230,9 +230,9 @@ class ColdPrincipalStore:
 
     def _take(self, names: list[str]) -> list[tuple[int, _Row]]:
         detector = self._detector
-        contexts, sums = detector.windows.take(names), detector.accumulator.take(names)
+        contexts, sums = detector.windows.pop(names), detector.accumulator.pop(names)
         hashes = [stable_hash(name) for name in names]
-        own = detector.habits.take(np.array(hashes, np.uint64))
+        own = detector.habits.pop(np.array(hashes, np.uint64))
         seen = self._principals.take(names)
         order = np.argsort(own.principal, kind="stable")
         whose, keys, counts = own.principal[order], own.key[order], own.count[order].astype(np.uint32)
@@ -298,15 +298,15 @@ class ColdPrincipalStore:
             np.concatenate([np.frombuffer(row.counts, np.uint32) for row in rows]).astype(np.int64),
         )
         if terms is not None:
-            give_contexts(detector, contexts, Vocabulary.from_dict(terms.vocabulary))
+            transfer_contexts(detector, contexts, Vocabulary.from_dict(terms.vocabulary))
             if summed:
-                give_sums(detector, sums, terms.horizons)
-            detector.habits.put_greater(own, np.empty((0, 2), np.uint64))
+                transfer_sums(detector, sums, terms.horizons)
+            detector.habits.merge_greater(own, np.empty((0, 2), np.uint64))
             return
-        detector.windows.put(contexts)
+        detector.windows.restore(contexts)
         if summed:
-            detector.accumulator.put(sums)
-        detector.habits.put(own)
+            detector.accumulator.restore(sums)
+        detector.habits.restore(own)
 
 
 def _key(name: str) -> int:

@@ -33,7 +33,7 @@ from data.principals.ownership import OwnerTracker
 from detection.detector import Detector
 from detection.evidence import Sums
 from detection.novelty import OwnHabits
-from detection.state_transfer import give_contexts, give_sums
+from detection.state_transfer import transfer_contexts, transfer_sums
 from detection.windows import Contexts
 from serving.scoring.deduplication import EventDeduplicator
 from serving.scoring.engine import Engine
@@ -274,17 +274,17 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
     sums = Sums(meta["summed"], arrays["sums"])
     own = OwnHabits(arrays["own_principal"], arrays["own_key"], arrays["own_count"].astype(np.int64))
     if snapshot.bundle != detector.bundle.checksum:
-        give_contexts(detector, contexts, Vocabulary.from_dict(meta["vocabulary"]))
-        give_sums(detector, sums, meta["horizons"])
+        transfer_contexts(detector, contexts, Vocabulary.from_dict(meta["vocabulary"]))
+        transfer_sums(detector, sums, meta["horizons"])
         in_all = np.stack([arrays["others"][:, 0], arrays["others_in_all"]], axis=1)
-        detector.habits.put_greater(own, in_all)
+        detector.habits.merge_greater(own, in_all)
         return
     elsewhere = set(detector.windows.contexts().names) - set(names)
-    detector.windows.take(list(elsewhere))  # the bundle's context of principals on disk is out of date
-    detector.windows.put(contexts)
-    detector.accumulator.put(sums)
-    detector.habits.put_others(arrays["others"])
-    detector.habits.put(own)
+    detector.windows.pop(list(elsewhere))  # the bundle's context of principals on disk is out of date
+    detector.windows.restore(contexts)
+    detector.accumulator.restore(sums)
+    detector.habits.restore_others(arrays["others"])
+    detector.habits.restore(own)
 
 
 def _restore_memory(snapshot: Snapshot, detector: Detector) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from data.actions.attributes import ATTRIBUTES
 from data.actions.fields import FIELDS
 from data.errors import KubehabitError
-from detection.calibration import CLASSES, Calibration, Deeds, Rarity, Tail
+from detection.calibration import CLASSES, ActionFeatures, Calibration, Rarity, Tail
 from training.calibrate import INCIDENT_GAP, fit_tails, threshold_for
 
 NAMES = list(ATTRIBUTES)
@@ -41,7 +41,7 @@ def calibration(tails: dict[str, Tail], shrinkage: float = 0.0) -> Calibration:
     )
 
 
-def deeds(count: int = 1, kind: str = "human", **given: object) -> Deeds:
+def deeds(count: int = 1, kind: str = "human", **given: object) -> ActionFeatures:
     """Actions of everyday work, except as said."""
     columns: dict[str, object] = {
         "principals": ["somebody"] * count,
@@ -53,7 +53,7 @@ def deeds(count: int = 1, kind: str = "human", **given: object) -> Deeds:
         "for_others": np.zeros(count, bool),
         "sensitivity": np.full(count, 2, np.int8),
     }
-    return Deeds(**(columns | given))  # type: ignore[arg-type]
+    return ActionFeatures(**(columns | given))  # type: ignore[arg-type]
 
 
 def new(**levels: int) -> np.ndarray:  # type: ignore[type-arg]
@@ -183,17 +183,17 @@ def test_evidence_counts_as_far_as_harm_could_be_done() -> None:
         for level in (0, 3)
     )
     assert harmless.novelty[0] == harmful.novelty[0]
-    assert harmful.new[0] == pytest.approx(4 * harmless.new[0])
+    assert harmful.novelty_evidence[0] == pytest.approx(4 * harmless.novelty_evidence[0])
 
 
 def test_little_evidence_does_not_add_up() -> None:
     fitted = calibration({"kind:any": Tail(10.0, 2.0, 500)})
     assert (
-        fitted.weigh(nll(), deeds(levels=new(object=3))).new[0] == 0
+        fitted.weigh(nll(), deeds(levels=new(object=3))).novelty_evidence[0] == 0
     )  # a factor of ten: below the gate of 1.5
     error = fitted.weigh(nll(verb=1.0), deeds(own=np.zeros((1, len(NAMES)), int))).error[0]
     assert 0 < error < 1.5
-    assert fitted.weigh(nll(verb=1.0), deeds(own=np.zeros((1, len(NAMES)), int))).wrong[0] == 0
+    assert fitted.weigh(nll(verb=1.0), deeds(own=np.zeros((1, len(NAMES)), int))).error_evidence[0] == 0
 
 
 def test_counts_are_the_rates_they_stand_for() -> None:

@@ -16,7 +16,7 @@ from data.events.audit_event import AuditEvent, User
 from data.events.decode import decode_lines
 from detection.bundle import FILES, Bundle, seal
 from detection.detector import Detector, Scores, severity_of
-from detection.novelty import Habits
+from detection.novelty import HabitTable
 from tests.conftest import Trained
 from training.calibrate import reconstruct
 
@@ -38,7 +38,7 @@ def test_serving_scores_what_training_calibrated(
     bundle: Bundle, trained: Trained, normal_lines: list[bytes]
 ) -> None:
     """The same recording through the streaming detector and through the dataset gives the same numbers."""
-    cold = replace(bundle, habits=Habits(), warmup=type(bundle.warmup)({}, {}))
+    cold = replace(bundle, habits=HabitTable(), warmup=type(bundle.warmup)({}, {}))
     detector = Detector(cold)
     scores = detector.score(events_of(normal_lines))
     table = load(trained.dataset)

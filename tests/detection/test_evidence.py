@@ -90,9 +90,9 @@ def test_a_quiet_principals_sums_can_be_kept_elsewhere() -> None:
     whole, parted = Accumulator((60.0, 600.0)), Accumulator((60.0, 600.0))
     add(whole, *rows)
     add(parted, *rows)
-    taken = parted.take(["alice", "nobody"])
+    taken = parted.pop(["alice", "nobody"])
     assert (taken.names, len(parted)) == (["alice"], 1)
-    parted.put(taken)
+    parted.restore(taken)
     later = [("alice", 30, 1.0, 1.0), ("bob", 31, 1.0, 1.0)]
     assert add(parted, *later).tolist() == add(whole, *later).tolist()
 

@@ -6,13 +6,13 @@ from data.actions.attributes import ATTRIBUTES, attribute_hashes
 from data.actions.encoder import ActionEncoder
 from data.actions.fields import stable_hash
 from data.events.decode import decode_lines
-from detection.novelty import Familiarity, Habits, counted_levels, novelty_levels, roots
+from detection.novelty import HabitTable, PriorCounts, counted_levels, novelty_levels, roots
 from tests.data.samples import event
 
 NAMES = list(ATTRIBUTES)
 
 
-def observe(habits: Habits, *lines: tuple[str, bytes]) -> Familiarity:
+def observe(habits: HabitTable, *lines: tuple[str, bytes]) -> PriorCounts:
     """Events by (principal, line); everybody is in one peer group but `outsider`."""
     encoder = ActionEncoder()
     batch = encoder.encode(decode_lines([line for _, line in lines]).events)
@@ -38,7 +38,12 @@ def pods(number: int) -> bytes:
 def test_counts_are_those_before_each_action() -> None:
     own = NAMES.index("verb_resource")
     known = observe(
-        Habits(), ("a", pods(1)), ("a", pods(2)), ("a", secret(1)), ("b", secret(2)), ("outsider", secret(3))
+        HabitTable(),
+        ("a", pods(1)),
+        ("a", pods(2)),
+        ("a", secret(1)),
+        ("b", secret(2)),
+        ("outsider", secret(3)),
     )
     assert known.own[:, own].tolist() == [0, 1, 0, 0, 0]
     assert known.actions.tolist() == [0, 1, 2, 0, 0]
@@ -47,14 +52,16 @@ def test_counts_are_those_before_each_action() -> None:
 
 
 def test_novelty_is_graded_by_whom_it_is_new_to() -> None:
-    known = observe(Habits(), ("a", secret(1)), ("b", secret(2)), ("outsider", secret(3)), ("a", secret(4)))
+    known = observe(
+        HabitTable(), ("a", secret(1)), ("b", secret(2)), ("outsider", secret(3)), ("a", secret(4))
+    )
     assert novelty_levels(known)[:, NAMES.index("object")].tolist() == [3, 1, 2, 0]
 
 
 def test_habits_survive_being_saved() -> None:
-    habits = Habits()
+    habits = HabitTable()
     observe(habits, ("a", pods(1)), ("b", secret(1)))
-    again = Habits.from_array(habits.to_array())
+    again = HabitTable.from_array(habits.to_array())
     assert again.to_array().tolist() == habits.to_array().tolist()
     assert again.own().key.tolist() == []
     first, second = (observe(one, ("a", pods(2)), ("b", pods(3))) for one in (again, habits))
@@ -63,22 +70,22 @@ def test_habits_survive_being_saved() -> None:
 
 
 def test_a_copy_learns_on_its_own() -> None:
-    habits = Habits()
+    habits = HabitTable()
     observe(habits.copy(), ("a", pods(1)))
     assert len(habits) == 0
 
 
 def test_a_quiet_principals_habits_can_be_kept_elsewhere() -> None:
-    habits, kept = Habits(), Habits()
+    habits, kept = HabitTable(), HabitTable()
     for one in (habits, kept):
         observe(one, ("a", pods(1)), ("b", secret(1)), ("a", pods(2)))
-    taken = kept.take(np.array([stable_hash("a")], np.uint64))
+    taken = kept.pop(np.array([stable_hash("a")], np.uint64))
     assert set(taken.principal.tolist()) == {stable_hash("a")}
     assert stable_hash("a") not in kept.own().principal.tolist()
     assert len(kept) + len(taken.key) == len(habits)
     observe(kept, ("c", pods(4)))  # takes the free code, not the habits
     observe(habits, ("c", pods(4)))
-    kept.put(taken)
+    kept.restore(taken)
     assert kept.to_array().tolist() == habits.to_array().tolist()
     own, same = kept.own(), habits.own()
     assert sorted(zip(own.principal, own.key, own.count, strict=True)) == sorted(
@@ -90,7 +97,7 @@ def test_a_quiet_principals_habits_can_be_kept_elsewhere() -> None:
 
 
 def test_memory_is_bounded_by_what_was_counted_least() -> None:
-    habits = Habits(limit=400)
+    habits = HabitTable(limit=400)
     for number in range(30):
         observe(habits, ("a", pods(2 * number)), ("a", secret(2 * number + 1)))
     often = len(habits)

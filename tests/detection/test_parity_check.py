@@ -11,7 +11,7 @@ import pytest
 
 from data.errors import BundleError
 from detection.bundle import Bundle, seal
-from detection.parity_check import NAME, TOLERANCE, SelfTest, prove
+from detection.parity_check import PARITY_FILE, TOLERANCE, ParityCheck, verify_parity
 from detection.reconstruction import NewestOnnxModel, OnnxModel, Reconstruction
 
 
@@ -26,9 +26,9 @@ def copied(tiny_bundle: Path, tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def asked(bundle: Bundle) -> SelfTest:
-    assert bundle.self_test is not None
-    return bundle.self_test
+def asked(bundle: Bundle) -> ParityCheck:
+    assert bundle.parity_check is not None
+    return bundle.parity_check
 
 
 def graphs(bundle: Bundle) -> Reconstruction:
@@ -42,7 +42,7 @@ def test_onnxruntime_gives_what_torch_gave(bundle: Bundle) -> None:
     assert len(test) >= 64
     assert (test.principal == 0).any()
     assert (test.principal > 0).any()
-    assert prove(test, graphs(bundle), "This model") <= 1e-4
+    assert verify_parity(test, graphs(bundle), "This model") <= 1e-4
 
 
 def test_another_answer_is_refused_and_the_sentence_says_by_how_much(bundle: Bundle) -> None:
@@ -51,7 +51,7 @@ def test_another_answer_is_refused_and_the_sentence_says_by_how_much(bundle: Bun
     with pytest.raises(
         BundleError, match=r"kubehabit version 4 fails its self-test.*0\.25 nats.*kubehabit train"
     ):
-        prove(replace(asked(bundle), nll=nll), graphs(bundle), "kubehabit version 4")
+        verify_parity(replace(asked(bundle), nll=nll), graphs(bundle), "kubehabit version 4")
 
 
 def test_each_of_the_two_graphs_is_held_to_it(bundle: Bundle) -> None:
@@ -71,7 +71,7 @@ def test_each_of_the_two_graphs_is_held_to_it(bundle: Bundle) -> None:
         Reconstruction(shifted, whole.newest),
     ):
         with pytest.raises(BundleError, match=r"0\.5 nats"):
-            prove(asked(bundle), wrong, "This model")
+            verify_parity(asked(bundle), wrong, "This model")
 
 
 def test_a_model_that_gives_no_number_is_refused(bundle: Bundle) -> None:
@@ -79,7 +79,7 @@ def test_a_model_that_gives_no_number_is_refused(bundle: Bundle) -> None:
         return np.full((len(tokens), 1, tokens.shape[2]), np.nan, np.float32), None, None
 
     with pytest.raises(BundleError, match="inf nats"):
-        prove(asked(bundle), Reconstruction(silent), "This model")
+        verify_parity(asked(bundle), Reconstruction(silent), "This model")
 
 
 def test_a_graph_that_cannot_be_run_is_refused(bundle: Bundle) -> None:
@@ -87,33 +87,33 @@ def test_a_graph_that_cannot_be_run_is_refused(bundle: Bundle) -> None:
         raise RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions")
 
     with pytest.raises(BundleError, match="cannot be run by the onnxruntime of this machine"):
-        prove(asked(bundle), Reconstruction(broken), "This model")
+        verify_parity(asked(bundle), Reconstruction(broken), "This model")
 
 
 def test_a_bundle_of_an_earlier_version_has_none_and_opens(copied: Path) -> None:
-    (copied / NAME).unlink()
+    (copied / PARITY_FILE).unlink()
     seal(copied)
-    assert Bundle.load(copied).self_test is None
+    assert Bundle.load(copied).parity_check is None
 
 
 def test_a_self_test_cannot_be_taken_out_put_in_or_changed_unnoticed(copied: Path) -> None:
-    whole = (copied / NAME).read_bytes()
-    (copied / NAME).unlink()
-    with pytest.raises(BundleError, match=f"lacks {NAME}"):
+    whole = (copied / PARITY_FILE).read_bytes()
+    (copied / PARITY_FILE).unlink()
+    with pytest.raises(BundleError, match=f"lacks {PARITY_FILE}"):
         Bundle.load(copied)
-    (copied / NAME).write_bytes(whole[:-1] + b"?")
-    with pytest.raises(BundleError, match=f"checksum of {NAME}"):
+    (copied / PARITY_FILE).write_bytes(whole[:-1] + b"?")
+    with pytest.raises(BundleError, match=f"checksum of {PARITY_FILE}"):
         Bundle.load(copied)
     sums = json.loads((copied / "checksums.json").read_text())
-    del sums[NAME]
+    del sums[PARITY_FILE]
     (copied / "checksums.json").write_text(json.dumps(sums))
-    with pytest.raises(BundleError, match=f"lacks {NAME}"):
+    with pytest.raises(BundleError, match=f"lacks {PARITY_FILE}"):
         Bundle.load(copied)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x93NUMPY"])
 def test_an_unreadable_self_test_is_an_error(copied: Path, content: bytes) -> None:
-    (copied / NAME).write_bytes(content)
+    (copied / PARITY_FILE).write_bytes(content)
     seal(copied)
     with pytest.raises(BundleError, match="cannot be read"):
         Bundle.load(copied)
@@ -124,9 +124,11 @@ def test_one_whose_columns_do_not_fit_is_an_error(bundle: Bundle, copied: Path) 
     for wrong in (
         replace(test, lengths=test.lengths[:-1]),
         replace(test, nll=test.nll.astype(np.float64)),  # type: ignore[arg-type]
-        SelfTest(*(getattr(test, name)[:0] for name in ("tokens", "lengths", "principal", "group", "nll"))),
+        ParityCheck(
+            *(getattr(test, name)[:0] for name in ("tokens", "lengths", "principal", "group", "nll"))
+        ),
     ):
-        wrong.save(copied / NAME)
+        wrong.save(copied / PARITY_FILE)
         seal(copied)
         with pytest.raises(BundleError, match="cannot be read"):
             Bundle.load(copied)

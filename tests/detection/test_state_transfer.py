@@ -17,8 +17,8 @@ from data.events.reader import open_lines
 from detection.bundle import Bundle
 from detection.detector import Detector, Scores
 from detection.evidence import Sums
-from detection.novelty import Habits
-from detection.state_transfer import carry_over, translation
+from detection.novelty import HabitTable
+from detection.state_transfer import transfer_state, translation
 from tests.conftest import RECORDINGS
 
 
@@ -78,7 +78,7 @@ def slow_attack() -> list[AuditEvent]:
 
 def reloaded(old: Detector, bundle: Bundle) -> Detector:
     new = Detector(bundle, model=old.model)
-    carry_over(old, new)
+    transfer_state(old, new)
     return new
 
 
@@ -170,7 +170,7 @@ def test_windows_of_another_length_keep_the_newest(bundle: Bundle, events: list[
         new = Detector(
             replace(bundle, meta=bundle.meta | {"model": bundle.meta["model"] | {"window": window}})
         )
-        carry_over(old, new)
+        transfer_state(old, new)
         got = new.windows.contexts(held.names)
         for row in range(len(held.names)):
             mine = held.tokens[row, : held.lengths[row]][-(window - 1) :]
@@ -224,7 +224,7 @@ def test_the_windows_of_a_newer_training_win_over_older_live_ones(
 def test_habits_seen_since_are_kept_and_those_unlearned_are_not_brought_back(
     bundle: Bundle, events: list[AuditEvent]
 ) -> None:
-    def counts(habits: Habits) -> dict[int, int]:
+    def counts(habits: HabitTable) -> dict[int, int]:
         return dict(habits.to_array().tolist())
 
     old = Detector(bundle)
@@ -234,7 +234,7 @@ def test_habits_seen_since_are_kept_and_those_unlearned_are_not_brought_back(
     untouched = next(key for key in before if key not in seen)
     counted = next(iter(seen))
     learned = {key: count for key, count in before.items() if key != untouched} | {counted: 10**6}
-    other = Habits.from_array(np.array(sorted(learned.items()), np.uint64))
+    other = HabitTable.from_array(np.array(sorted(learned.items()), np.uint64))
     new = counts(reloaded(old, replace(bundle, habits=other)).habits)
     assert untouched not in new
     assert new[counted] == 10**6
@@ -250,7 +250,7 @@ def test_learning_ahead_of_the_change_comes_to_the_same(bundle: Bundle, events: 
         copy = old.habits.copy()
         new.habits.learn(copy, bundle.habits)
         old.score(events[begin:end])
-        carry_over(old, new, share=False, learned=copy)
+        transfer_state(old, new, share=False, learned=copy)
         np.testing.assert_array_equal(new.habits.to_array(), old.habits.to_array())
         assert len(new.habits.own().key) == len(old.habits.own().key)
 
@@ -262,7 +262,7 @@ def test_what_belongs_to_a_principal_can_still_be_taken_out_after_a_reload(
     old.score(events)
     new = reloaded(old, bundle)
     for one in np.unique(old.habits.own().principal)[:5]:
-        before, after = (detector.habits.take(np.array([one], np.uint64)) for detector in (old, new))
+        before, after = (detector.habits.pop(np.array([one], np.uint64)) for detector in (old, new))
         assert dict(zip(after.key.tolist(), after.count.tolist(), strict=True)) == dict(
             zip(before.key.tolist(), before.count.tolist(), strict=True)
         )
@@ -281,14 +281,14 @@ def test_sums_find_their_horizon_in_a_bundle_that_has_others(bundle: Bundle) -> 
         )
 
     old = over(120.0, 3600.0)
-    old.accumulator.put(Sums(["alice"], np.array([[5.0, 1.0, 2.0, 3.0, 4.0]])))
+    old.accumulator.restore(Sums(["alice"], np.array([[5.0, 1.0, 2.0, 3.0, 4.0]])))
     for horizons, sums in {
         (120.0, 3600.0): [1.0, 2.0, 3.0, 4.0],
         (3600.0,): [3.0, 4.0],
         (60.0, 600.0, 86400.0): [0.0, 0.0, 1.0, 2.0, 3.0, 4.0],
     }.items():
         new = over(*horizons)
-        carry_over(old, new)
+        transfer_state(old, new)
         held = new.accumulator.sums()
         assert (held.names, held.rows.tolist()) == (["alice"], [[5.0, *sums]])
 
@@ -297,7 +297,7 @@ def test_a_copy_for_the_shadow_shares_nothing(bundle: Bundle, events: list[Audit
     old, shadow, control = Detector(bundle), Detector(bundle), Detector(bundle)
     for detector in (old, control):
         detector.score(events[:1500])
-    carry_over(old, shadow, share=False)
+    transfer_state(old, shadow, share=False)
     mine = shadow.score(events[1500:3000])
     assert rows(old.score(events[1500:3000])) == rows(control.score(events[1500:3000]))
     assert len(mine.event) > 0

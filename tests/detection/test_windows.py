@@ -45,12 +45,12 @@ def test_a_quiet_principals_context_can_be_kept_elsewhere() -> None:
     whole, parted = Windows(4), Windows(4)
     whole.append(names, tokens.copy(), times)
     parted.append(names, tokens.copy(), times)
-    taken = parted.take(["a", "d", "nobody"])
+    taken = parted.pop(["a", "d", "nobody"])
     assert (taken.names, len(parted)) == (["a", "d"], 2)
     assert "a" not in parted
     for one in (whole, parted):
         one.append(["e"], tokens[:1].copy(), times[:1])
-    parted.put(taken)
+    parted.restore(taken)
     more = columns([("a", 10**9), ("d", 10**9), ("e", 10**9)])
     for one, other in zip(whole.append(*more), parted.append(*more), strict=True):
         assert one.tolist() == other.tolist()

@@ -144,9 +144,9 @@ class FakeDetector:
             if hit or mild[index]
         }
         return Scores(
-            new=np.where(flagged, 5.0, np.where(mild, 2.0, 0.0)),
-            wrong=np.where(flagged, 5.0, np.where(mild, 1.0, 0.0)),
-            news=news,
+            novelty_evidence=np.where(flagged, 5.0, np.where(mild, 2.0, 0.0)),
+            error_evidence=np.where(flagged, 5.0, np.where(mild, 1.0, 0.0)),
+            novelties=news,
             event=np.array(rows, np.int64),
             principal=[one.name for one in who],
             kind=[one.kind for one in who],

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from detection.bundle import seal
-from detection.parity_check import NAME as SELF_TEST
-from detection.parity_check import SelfTest
+from detection.parity_check import PARITY_FILE, ParityCheck
 
 Change = Callable[[Path], None]
 
@@ -86,9 +85,9 @@ def no_graph(bundle: Path) -> None:
 
 def lying(bundle: Path) -> None:
     """Make the graph differ from what training says it computed."""
-    test = SelfTest.load(bundle / SELF_TEST)
-    SelfTest(test.tokens, test.lengths, test.principal, test.group, test.nll + np.float32(0.5)).save(
-        bundle / SELF_TEST
+    test = ParityCheck.load(bundle / PARITY_FILE)
+    ParityCheck(test.tokens, test.lengths, test.principal, test.group, test.nll + np.float32(0.5)).save(
+        bundle / PARITY_FILE
     )
     seal(bundle)
 
@@ -102,5 +101,5 @@ def of_another_format(bundle: Path) -> None:
 
 def untested(bundle: Path) -> None:
     """A bundle as they were before there was a self-test."""
-    (bundle / SELF_TEST).unlink()
+    (bundle / PARITY_FILE).unlink()
     seal(bundle)

@@ -10,7 +10,7 @@ from data.actions.fields import FIELDS, stable_hash
 from data.dataset.table import ActionTable, cut_windows, load
 from data.errors import KubehabitError
 from data.events.decode import decode_lines
-from detection.novelty import Habits
+from detection.novelty import HabitTable
 from tests.conftest import ROOT, SMALL, Trained
 from training.feedback import Entry, FeedbackConfig, Learned, learn, read_feedback
 from training.train import train
@@ -87,7 +87,7 @@ def test_a_habit_is_learned_by_its_principal_and_not_by_its_peers(
     table: ActionTable, log: tuple[Path, list[str]], busy: str
 ) -> None:
     learned = taught(table, log, busy)
-    habits = Habits()
+    habits = HabitTable()
     learned.count_into(habits)
     peers = np.array([stable_hash("group:all")] * 2, np.uint64)
     who = np.array([stable_hash(busy), stable_hash("somebody-else")], np.uint64)

@@ -102,8 +102,8 @@ def _ratio(calibration: Calibration, replay: Replay, nll: Nll) -> Floats:
     sums = Accumulator(calibration.horizons).add(
         replay.deeds.principals,
         replay.actions.time,
-        weighed.new,
-        weighed.wrong,
+        weighed.novelty_evidence,
+        weighed.error_evidence,
         calibration.thresholds(replay.deeds.kinds),
     )
     evidence, limits = calibration.verdict(sums, replay.deeds.kinds)

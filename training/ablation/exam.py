@@ -15,8 +15,8 @@ from data.actions.fields import FIELDS
 from data.dataset.table import ActionTable, cut_windows, load
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
-from detection.calibration import Deeds
-from detection.novelty import Habits
+from detection.calibration import ActionFeatures
+from detection.novelty import HabitTable
 from detection.reconstruction import Model
 from detection.windows import Windows
 from training.audit_log import read_log
@@ -46,10 +46,10 @@ class Replay:
     tokens: Ints
     principal: Ints
     group: Ints
-    deeds: Deeds
+    deeds: ActionFeatures
 
     @classmethod
-    def of(cls, events: Sequence[AuditEvent], table: ActionTable, habits: Habits) -> Replay:
+    def of(cls, events: Sequence[AuditEvent], table: ActionTable, habits: HabitTable) -> Replay:
         """Encode a log's events against a dataset; `habits` is brought up to date."""
         encoder = LogEncoder(table.settings, table.vocabulary, table.principals, table.rules, {})
         actions, deeds, stretches = [], [], []
@@ -58,7 +58,9 @@ class Replay:
             names, kinds = one.name.tolist(), one.kind.tolist()
             known = habits.observe(one.attributes, one.name_hash, one.group_hash)
             deeds.append(
-                Deeds.of(known, one.tokens, table.vocabulary, names, kinds, one.sensitivity.astype(np.int8))
+                ActionFeatures.from_counts(
+                    known, one.tokens, table.vocabulary, names, kinds, one.sensitivity.astype(np.int8)
+                )
             )
             actions.append(Actions(audit_ids, one.name, one.kind, one.time))
             stretches.append(one)
@@ -67,7 +69,7 @@ class Replay:
             np.concatenate([one.tokens for one in stretches]),
             np.concatenate([one.principal for one in stretches]),
             np.concatenate([one.group for one in stretches]),
-            Deeds.concatenate(deeds),
+            ActionFeatures.concatenate(deeds),
         )
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import yaml
 
 from data.errors import KubehabitError
-from detection.calibration import Calibration, Deeds, Weighed
+from detection.calibration import ActionEvidence, ActionFeatures, Calibration
 
 SHIPPED = "shipped"
 
@@ -121,7 +121,7 @@ class Ablated(Calibration):
     pool: Literal["mean", "max"] = "mean"
     parts: Literal["both", "novelty", "error"] = "both"
 
-    def error(self, nll: Nll, deeds: Deeds) -> Floats:
+    def error(self, nll: Nll, deeds: ActionFeatures) -> Floats:
         """See `Calibration.error`."""
         if not len(nll):
             return np.empty(0)
@@ -130,16 +130,16 @@ class Ablated(Calibration):
         error: Floats = costs[:, -self.fields :].sum(axis=1)
         return error if self.last == 1 else _pooled(error, deeds.principals, self.last, self.pool)
 
-    def weigh(self, nll: Nll, deeds: Deeds) -> Weighed:
+    def weigh(self, nll: Nll, deeds: ActionFeatures) -> ActionEvidence:
         """See `Calibration.weigh`."""
         weighed = Calibration.weigh(self, nll, deeds)
         if self.parts == "novelty":
-            return replace(weighed, wrong=weighed.new)
+            return replace(weighed, error_evidence=weighed.novelty_evidence)
         if self.parts == "error":
             # Without the rule that the machinery's errors count only beside something new.
             wrong = weighed.error * np.asarray(self.sensitivity_weights)[deeds.sensitivity]
             wrong = np.where(wrong > self.gate, wrong, 0.0)
-            return replace(weighed, new=wrong, wrong=wrong)
+            return replace(weighed, novelty_evidence=wrong, error_evidence=wrong)
         return weighed
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.actions.attributes import ATTRIBUTES
 from detection.bundle import Bundle
-from detection.novelty import Habits, novelty_levels
+from detection.novelty import HabitTable, novelty_levels
 from training.baselines.base import Baseline, Floats, Thresholds
 from training.stretch import Stretch
 
@@ -20,7 +20,7 @@ class _BundleNovelty(Baseline):
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
-        self._habits: Habits = bundle.habits.copy()
+        self._habits: HabitTable = bundle.habits.copy()
 
     def fit(self, train: Stretch) -> Self:
         """Refused: the counts in the bundle hold the training data already, and would count it twice."""

@@ -167,7 +167,7 @@ def test_a_request_whose_stages_lie_far_apart_is_one_action(
 def test_a_killed_build_continues_where_it_stopped(tmp_path: Path, normal_lines: list[bytes]) -> None:
     log = write(tmp_path / "log", normal_lines)
     script = (
-        "import sys; from pathlib import Path; from data import parts; from data.dataset.build import build\n"
+        "import sys; from pathlib import Path; from data.dataset import parts; from data.dataset.build import build\n"
         "parts.RANGE_BYTES = 1 << 20\n"
         "build([Path(sys.argv[1])], Path(sys.argv[2]), workers=1, progress=False)\n"
     )

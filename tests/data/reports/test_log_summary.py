@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from data.errors import KubehabitError
-from data.reports.log_summary import Inspection, Tally, inspect
+from data.reports.log_summary import BoundedCounter, Inspection, inspect
 from kubehabit.main import app
 from tests.data import envelopes
 from tests.data.samples import event
@@ -146,7 +146,7 @@ def test_a_log_without_events_says_what_was_found_instead(tmp_path: Path) -> Non
 
 
 def test_counting_stays_in_bounds_and_says_when_it_is_no_longer_exact() -> None:
-    tally = Tally(limit=100)
+    tally = BoundedCounter(limit=100)
     for start in range(0, 1000, 10):
         tally.update([*(f"rare-{i}" for i in range(start, start + 10)), "often", "often"])
     assert len(tally.counts) <= 110

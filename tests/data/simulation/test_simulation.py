@@ -19,8 +19,8 @@ from data.events.audit_event import AuditEvent
 from data.events.decode import decode_lines
 from data.events.reader import open_lines
 from data.principals.identity import identify
-from data.simulation import Settings, Summary, load_settings, simulate
-from data.simulation.config import MachineSettings
+from data.simulation import Summary, load_settings, simulate
+from data.simulation.config import MachineSettings, SimulationSettings
 from data.simulation.kernel import audit_ids
 from data.simulation.scenarios import SCENARIOS
 from data.simulation.steps import body_of, compiled, parse
@@ -370,7 +370,7 @@ def test_bad_settings_are_answered_with_a_sentence(tmp_path: Path, text: str, se
 
 
 def test_the_shipped_settings_are_the_defaults_written_out() -> None:
-    assert load_settings() == Settings()
+    assert load_settings() == SimulationSettings()
     with pytest.raises(KubehabitError, match="no simulation profile"):
         load_settings(profile="none-such")
     assert load_settings(profile="recording").machines != MachineSettings()

@@ -56,8 +56,8 @@ def scores(
         severity=["none"] * count,
         folded=np.empty(0, np.int64),
         dropped=np.empty(0, np.int64),
-        new=np.array(new if new is not None else [0.0] * count),
-        wrong=np.array(wrong if wrong is not None else [0.0] * count),
+        novelty_evidence=np.array(new if new is not None else [0.0] * count),
+        error_evidence=np.array(wrong if wrong is not None else [0.0] * count),
         unknown=np.array(unknown, bool),
     )
 

@@ -188,7 +188,7 @@ class Graded(FakeDetector):
                 scores.severity[row] = "low"
                 known = [replace(one, times_before=9) for one in scores.explanations[row].habits]
                 scores.explanations[row] = replace(scores.explanations[row], habits=known)
-                scores.news[row] = known
+                scores.novelties[row] = known
         return scores
 
 

@@ -22,7 +22,7 @@ from data.events.decode import decode_lines
 from data.events.reader import open_lines
 from detection.bundle import Bundle, seal
 from detection.detector import Detector, Scores
-from detection.state_transfer import carry_over
+from detection.state_transfer import transfer_state
 from serving.alerts.explain.explainer import Explainer
 from serving.scoring.deduplication import EventDeduplicator
 from serving.scoring.engine import Engine
@@ -380,7 +380,7 @@ def test_principals_on_disk_come_back_under_another_model(
         if number % 10 == 0:
             new = Recorded(retrained if number % 20 else bundle)
             new.parts = parts
-            carry_over(detector, new)
+            transfer_state(detector, new)
             detector = new
             cold.attach(detector, engine.principals)
             cold.evict(number, 0)

@@ -108,8 +108,8 @@ def test_each_way_of_judging_changes_what_it_says(trained: Trained, exam: Exam) 
         Ablated(**own, parts="novelty").weigh(nll, deeds),
         Ablated(**own, parts="error").weigh(nll, deeds),
     )
-    np.testing.assert_array_equal(novelty.wrong, shipped.weigh(nll, deeds).new)
-    np.testing.assert_array_equal(error.new, error.wrong)
+    np.testing.assert_array_equal(novelty.error_evidence, shipped.weigh(nll, deeds).novelty_evidence)
+    np.testing.assert_array_equal(error.novelty_evidence, error.error_evidence)
 
 
 def test_pooling_reads_a_principals_own_last_actions() -> None:
