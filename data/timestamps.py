@@ -30,12 +30,20 @@ _DAY = 86_400_000_000
 
 
 @lru_cache(maxsize=4096)
+def _day(digits: int) -> int | None:
+    """Microseconds from 1970 to the day written as 20260105; None if there is no such day."""
+    try:
+        return (date(digits // 10_000, digits // 100 % 100, digits % 100) - date(1970, 1, 1)).days * _DAY
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=4096)
 def _is_date(text: str) -> bool:
     try:
-        date.fromisoformat(text)
+        return bool(date.fromisoformat(text))
     except ValueError:
         return False
-    return True
 
 
 def is_time(text: str) -> bool:
@@ -58,15 +66,6 @@ def are_usual(texts: Sequence[str]) -> bool:
         and _ARE_USUAL.fullmatch(joined) is not None
         and all(map(_is_date, {text[:10] for text in texts}))
     )
-
-
-@lru_cache(maxsize=4096)
-def _day(digits: int) -> int | None:
-    """Microseconds from 1970 to the day written as 20260105; None if there is no such day."""
-    try:
-        return (date(digits // 10_000, digits // 100 % 100, digits % 100) - date(1970, 1, 1)).days * _DAY
-    except ValueError:
-        return None
 
 
 #: Times up to which one after the other is quicker than all at once.
@@ -114,14 +113,13 @@ def parse_times(texts: Sequence[str]) -> npt.NDArray[np.int64]:
     usual = usual_times(texts)
     if usual is not None:
         return usual
-    if all(text[-1:] == "Z" for text in texts):
-        return np.array([text[:-1][:26] for text in texts], "M8[us]").astype(np.int64)
-    parsed = []
-    for text in texts:
-        if text.endswith("Z"):
-            parsed.append(np.datetime64(text[:-1][:26], "us").astype(np.int64))
-            continue
-        sign = -1 if text[-6] == "+" else 1
-        offset = sign * (int(text[-5:-3]) * 60 + int(text[-2:])) * 60_000_000
-        parsed.append(np.datetime64(text[:-6][:26], "us").astype(np.int64) + offset)
-    return np.array(parsed, np.int64)
+    local = np.array([(text[:-1] if text[-1:] == "Z" else text[:-6])[:26] for text in texts], "M8[us]")
+    return local.astype(np.int64) - np.array([_offset(text) for text in texts], np.int64)
+
+
+def _offset(text: str) -> int:
+    """Microseconds that a time's zone is ahead of UTC."""
+    if text[-1:] == "Z":
+        return 0
+    minutes = int(text[-5:-3]) * 60 + int(text[-2:])
+    return (-minutes if text[-6] == "-" else minutes) * 60_000_000

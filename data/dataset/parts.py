@@ -166,7 +166,7 @@ class _Writer:
         self.links: list[tuple[int, Link]] = []
 
     def add(self, events: list[AuditEvent]) -> None:
-        kept = self.encoder.add(events)
+        kept = self.encoder.append(events)
         self.audit_ids += map(_AUDIT_ID, kept)
         self.begun += [stage == "ResponseStarted" for stage in map(_STAGE, kept)]
         self.counts["events"] += len(events)
@@ -176,7 +176,7 @@ class _Writer:
             self.flush()
 
     def _take(self) -> None:
-        batch = self.encoder.take()
+        batch = self.encoder.flush()
         self.requests.append(request_hashes(self.audit_ids, batch.time))
         self.started.append(np.array(self.begun, bool))
         self.audit_ids, self.begun = [], []

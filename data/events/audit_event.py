@@ -1,4 +1,4 @@
-"""Events of audit.k8s.io, decoded one by one; only the fields that are needed are read.
+"""Decodes events of audit.k8s.io one by one, and only the fields that are needed.
 
 Field names are those of the Kubernetes API (`k8s.io/apiserver/pkg/apis/audit/v1`).
 """
@@ -33,8 +33,6 @@ EXAMPLE_EVENT = (
 
 
 # The parts of an event are frozen so that they can be keys: most parts of a log repeat, and are looked up, not encoded again.
-
-
 class User(msgspec.Struct, gc=False, frozen=True):
     """Who is logged as the caller. A 401 has an empty user."""
 
@@ -120,10 +118,10 @@ class DeadLetter:
 
 
 class Decoded(NamedTuple):
-    """The good events in their order, each with its line, and what else was in the input.
+    """What was in an input.
 
     Attributes:
-        events: the events that could be read.
+        events: the events that could be read, in their order.
         lines: the line of each event, from 1; the position in the list if the input was one list.
         dead: the records that could not be read.
         skipped: what a shared log holds besides audit events and is left out on purpose: reason -> records.
@@ -141,9 +139,7 @@ _EVENT = msgspec.json.Decoder(AuditEvent)
 def check(event: AuditEvent, version: str = "") -> None:
     """Raise ValueError with the reason if an event cannot be used.
 
-    Args:
-        event: a decoded event.
-        version: API version of an enclosing list, for an item that has none of its own.
+    `version` is the API version of an enclosing list, for an item that has none of its own.
     """
     found = event.apiVersion or version
     if found not in API_VERSIONS:
@@ -158,11 +154,7 @@ def check(event: AuditEvent, version: str = "") -> None:
 
 
 def decode_event(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
-    """Decode one audit.k8s.io event.
-
-    Args:
-        raw: JSON of the event alone.
-        version: API version of an enclosing list, for an item that has none of its own.
+    """Decode one event from its JSON; `version` as for `check`.
 
     Raises:
         msgspec.MsgspecError, ValueError, RecursionError: it is none; `why` puts that into words.

@@ -1,7 +1,7 @@
-"""Who acted: principals and their kind.
+"""Turns user names into principals and their kind.
 
-User names are folded by the rules of `configs/identity.yaml`, so that a session is its role and an account made for one run is
-the pipeline. The event itself keeps the user name it was logged with.
+The rules of `configs/identity.yaml` fold user names, so that a session is its role and an account made for one run is the
+pipeline. The event itself keeps the user name it was logged with.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from data.errors import KubehabitError
 
 Kind = Literal["human", "serviceaccount", "controller", "component", "node", "anonymous"]
-KINDS: tuple[Kind, ...] = ("human", "serviceaccount", "controller", "component", "node", "anonymous")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Kinds whose alerts a person reads one by one; the others are the machinery of the cluster itself.
 PEOPLE_AND_PIPELINES: frozenset[str] = frozenset(("human", "serviceaccount"))
 
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 _NODE = "system:node:"
-_GENERIC_GROUPS = ("system:",)
 _MEMO_LIMIT = 100_000
 _EXAMPLES = 3
 #: User names of one principal that are remembered for the report of what was folded.
@@ -56,13 +55,13 @@ def identify(username: str, groups: Iterable[str]) -> Principal:
         return Principal(username, "node", ("kind:node",))
     if username.startswith("system:"):
         return Principal(username, "component", ("kind:component",))
-    named = sorted(group for group in groups if not group.startswith(_GENERIC_GROUPS))
+    named = sorted(group for group in groups if not group.startswith("system:"))
     return Principal(username, "human", (*(f"group:{group}" for group in named), "kind:human"))
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
-    """One line of the identity rules, compiled."""
+class FoldRule:
+    """One compiled rule: what `pattern` matches becomes `name`."""
 
     pattern: re.Pattern[str]
     name: str
@@ -75,12 +74,8 @@ _RULE_KEYS = {"match", "name", "group", "kind", "why"}
 _KEYS = {"fold", "fold_nodes", "node_pools", "similar_from"}
 
 
-def _rule(entry: object) -> _Rule:
-    """Compile one rule.
-
-    Raises:
-        KubehabitError: an unknown key, a missing one, or an expression that cannot be used.
-    """
+def _rule(entry: object) -> FoldRule:
+    """Compile one rule; an unknown or missing key, or an unusable expression, raises KubehabitError."""
     if not isinstance(entry, Mapping) or set(entry) - _RULE_KEYS or not {"match", "name"} <= set(entry):
         raise KubehabitError(
             f"identity rule {entry!r}: needs `match` and `name`; known keys: {', '.join(sorted(_RULE_KEYS))}."
@@ -88,9 +83,10 @@ def _rule(entry: object) -> _Rule:
     kind = entry.get("kind")
     if kind is not None and kind not in KINDS:
         raise KubehabitError(f"identity rule {dict(entry)}: kind must be one of {', '.join(KINDS)}.")
+    name, group = str(entry["name"]), str(entry.get("group", ""))
     try:
         pattern = re.compile(str(entry["match"]))
-        for template in (str(entry["name"]), str(entry.get("group", ""))):
+        for template in (name, group):
             # Expanding once on a match of anything tells whether the template names groups that exist.
             probe = re.compile(f"(?:{pattern.pattern})|").match("")
             if probe is not None:
@@ -99,9 +95,7 @@ def _rule(entry: object) -> _Rule:
         raise KubehabitError(
             f"identity rule {dict(entry)}: {error}. Give a regular expression, and groups of it as \\1 in the name."
         ) from error
-    return _Rule(
-        pattern, str(entry["name"]), str(entry.get("group", "")), kind, str(entry.get("why", "a rule"))
-    )
+    return FoldRule(pattern, name, group, kind, str(entry.get("why", "a rule")))
 
 
 class Identity:
@@ -111,10 +105,7 @@ class Identity:
     """
 
     def __init__(self, rules: Mapping[str, Any] | None = None) -> None:
-        """Compile the rules.
-
-        Args:
-            rules: content of `configs/identity.yaml`; nothing is folded without.
+        """Compile the content of `configs/identity.yaml`; nothing is folded without.
 
         Raises:
             KubehabitError: an unknown key or a rule that cannot be used.
@@ -140,7 +131,7 @@ class Identity:
         pools = [_rule(entry) for entry in rules.get("node_pools", ())]
         folds = [_rule(entry) for entry in rules.get("fold", ())]
         self._rules = [*folds, *(pools if rules.get("fold_nodes", False) else ())]
-        self._folded: dict[str, tuple[str, _Rule | None]] = {}
+        self._folded: dict[str, tuple[str, FoldRule | None]] = {}
         self._names: dict[str, tuple[str, set[str]]] = {}
 
     def fold(self, username: str) -> str:
@@ -163,7 +154,7 @@ class Identity:
             candidates = (matched.expand(rule.group), *candidates)
         return Principal(name, kind, (*candidates[:-1], f"kind:{kind}"))
 
-    def _look_up(self, username: str) -> tuple[str, _Rule | None]:
+    def _look_up(self, username: str) -> tuple[str, FoldRule | None]:
         known = self._folded.get(username)
         if known is not None:
             return known
@@ -190,11 +181,7 @@ class Identity:
 def fold_report(folds: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
     """What was folded into what: principal -> {names, examples, why}.
 
-    Args:
-        folds: `Identity.folds` of one encoder or of several that shared the work.
-
-    Returns:
-        `names` counts distinct user names, up to FOLDS_LIMIT for each principal.
+    `folds` are the `Identity.folds` of encoders that shared the work; `names` counts distinct user names, up to FOLDS_LIMIT.
     """
     joined: dict[str, tuple[str, set[str]]] = {}
     for found in folds:

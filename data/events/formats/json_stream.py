@@ -1,4 +1,4 @@
-"""JSON that is not one record a line: documents spread over lines, and objects that follow each other without newlines.
+"""Cuts JSON that is not one record a line: documents spread over lines, and objects without newlines between them.
 
 The splitter finds where records begin and end without parsing them, in bounded memory, and finds its way again after damage:
 a JSON string holds no newline, two objects never touch, and in indented JSON all items of a list begin in the same column.
@@ -61,10 +61,10 @@ class Documents:
         self._found: list[tuple[int, bytes]] = []
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Take more bytes; returns the (line, record) pairs that are complete."""
+        """Read more bytes; returns the (line, record) pairs that are complete."""
         self._buffer += data
         self._scan(final=False)
-        return self._take()
+        return self._pop_found()
 
     def end(self) -> list[tuple[int, bytes]]:
         """Say that no more comes; returns what is left, as a record that will be found unreadable."""
@@ -76,9 +76,9 @@ class Documents:
             elif self._depth > 0 and not self._dropping:
                 self.damage.append((self.line, "document ends early: a list or object is not closed"))
             self._finish(len(self._buffer))
-        return self._take()
+        return self._pop_found()
 
-    def _take(self) -> list[tuple[int, bytes]]:
+    def _pop_found(self) -> list[tuple[int, bytes]]:
         found, self._found = self._found, []
         return found
 

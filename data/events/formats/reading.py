@@ -30,18 +30,14 @@ class Limits:
 
     Attributes:
         unpacked: bytes that all compressed parts together may still unpack to; None bounds each by itself.
-        lost: records that may be unreadable, each of which costs far more to keep than to send; None for any number.
+        lost: unreadable records, each of which costs far more to keep than to send; None for any number.
     """
 
     unpacked: int | None = None
     lost: int | None = None
 
     def check_lost(self, count: int) -> None:
-        """Refuse a body with too many unreadable records.
-
-        Raises:
-            KubehabitError: `count` is more than allowed.
-        """
+        """Raise KubehabitError if `count` unreadable records are too many for a body."""
         if self.lost is not None and count > self.lost:
             raise KubehabitError(
                 f"The body holds more than {self.lost:,} records that are no audit events, and nothing of it was taken: "
@@ -55,15 +51,7 @@ class Format(Protocol):
     name: str
 
     def read(self, raw: bytes, found: Reading) -> bool:
-        """Put what a record holds into `found`.
-
-        Args:
-            raw: one record.
-            found: takes events, inner records, and what is lost or left out.
-
-        Returns:
-            False, with nothing put into `found`, if the record is not of this format.
-        """
+        """Put the events, inner records and losses of one record into `found`; False if it is not of this format."""
 
 
 class Reading:
@@ -78,12 +66,7 @@ class Reading:
     """
 
     def __init__(self, enter: Callable[[bytes, Reading], bool], limits: Limits) -> None:
-        """Start empty.
-
-        Args:
-            enter: reads an inner record that is no plain event into this; False if its format is unknown.
-            limits: bounds shared by all records of a body.
-        """
+        """`enter` reads an inner record that is no plain event; `limits` are shared by all records of a body."""
         self.events: list[AuditEvent] = []
         self.positions: list[int] = []
         self.originals: list[bytes | msgspec.Raw] = []
@@ -104,37 +87,30 @@ class Reading:
             check(event)
         except ValueError as error:
             self.lost(why(error), raw)
-            return
+        else:
+            self._append(event, raw)
+
+    def _append(self, event: AuditEvent, raw: bytes | msgspec.Raw) -> None:
         self.events.append(event)
         self.positions.append(self._position)
         self.originals.append(raw)
 
     def record(self, raw: bytes | msgspec.Raw, cluster: str = "", version: str = "") -> None:
-        """Read an inner record, whatever its format.
-
-        Args:
-            raw: the inner record.
-            cluster: the cluster it is from, if the envelope tells.
-            version: API version of the list around it.
-        """
+        """Read an inner record, whatever its format; `cluster` and `version` (of the API) are those of what is around it."""
         if len(memoryview(raw)) > MAX_EVENT_BYTES:
             self.lost(f"longer than {MAX_EVENT_BYTES} bytes", bytes(memoryview(raw)[:1024]))
             return
         try:
             event = decode_event(raw, version)
         except UNREADABLE as error:
-            inner = bytes(raw)
-            before = len(self.events)
+            inner, before = bytes(raw), len(self.events)
             if not self.enter(inner):
                 self.lost(why(error), inner)
-            if cluster:
-                for event in self.events[before:]:
-                    event.cluster = event.cluster or cluster
-            return
-        event.cluster = event.cluster or cluster
-        self.events.append(event)
-        self.positions.append(self._position)
-        self.originals.append(raw)
+            for event in self.events[before:]:
+                event.cluster = event.cluster or cluster
+        else:
+            event.cluster = event.cluster or cluster
+            self._append(event, raw)
 
     def enter(self, raw: bytes) -> bool:
         """Read a record that is no plain event; False if its format is unknown."""
@@ -168,14 +144,10 @@ class Reading:
         return data
 
     def lost(self, reason: str, raw: bytes) -> None:
-        """Add a dead letter.
-
-        Raises:
-            KubehabitError: there are more than `Limits.lost` allows.
-        """
+        """Add a dead letter, within `Limits.lost`."""
         self.dead.append((self._position, reason, raw))
         self._limits.check_lost(len(self.dead))
 
     def skip(self, reason: str, count: int = 1) -> None:
-        """Leave out what is no audit event and was never meant to be one."""
+        """Count what is no audit event and was never meant to be one."""
         self.skipped[reason] = self.skipped.get(reason, 0) + count

@@ -1,4 +1,4 @@
-"""What audit events come wrapped in: one file per format, all ending as `AuditEvent`.
+"""Recognises what audit events come wrapped in, and opens it; each format has a file of its own.
 
 To add a format, write a class with the shape of `Format` in a file of its own and name it in `Sources`.
 """
@@ -28,14 +28,8 @@ class Sources:
     """
 
     def __init__(self) -> None:
-        self._formats: list[Format] = [
-            Lists(),
-            EksRecord(),
-            GkeEntry(),
-            AksRecord(),
-            EksExport(),
-            NodeLine(),
-        ]
+        kinds = (Lists, EksRecord, GkeEntry, AksRecord, EksExport, NodeLine)
+        self._formats: list[Format] = [kind() for kind in kinds]
         self.records: Counter[str] = Counter()
         self.limits = Limits()
 
