@@ -19,13 +19,9 @@ _DIGITS = np.array([i for i, char in enumerate(_USUAL) if char == "0"])
 _MARKS = np.array([i for i, char in enumerate(_USUAL) if char != "0"])
 _MARKS_ARE = np.frombuffer(_USUAL.encode(), np.uint8)[_MARKS]
 _DATE = 8  # digits of the date
-_LARGEST = np.array([9, 9, 9, 9, 1, 9, 3, 9, 2, 9, 5, 9, 5, 9, 9, 9, 9, 9, 9, 9], np.uint8)
-_IN_DAY = np.array(
-    [36_000_000_000, 3_600_000_000, 600_000_000, 60_000_000, 10_000_000, 1_000_000]
-    + [10**power for power in range(5, -1, -1)],
-    np.float64,
-)
-_IN_DATE = np.array([10.0**power for power in range(7, -1, -1)])
+_LARGEST = np.array([*map(int, "99991939295959999999")], np.uint8)
+_IN_DAY = np.array([36e9, 36e8, 6e8, 6e7, 1e7, 1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1e0])
+_IN_DATE = 10.0 ** np.arange(7, -1, -1)
 _DAY = 86_400_000_000
 
 

@@ -363,8 +363,7 @@ _PEM_EDGE = re.compile(rb"-----[A-Z ]+-----|\s")
 def certificate_subject(request: Json) -> list[tuple[str, str]]:
     """Common name ("user") and organisations ("group") in a certificate request.
 
-    The attributes stand in the DER as object identifier, string tag, length, text, so a scan finds them; nothing is parsed, and
-    the length is bounded.
+    A scan of the DER finds them as object identifier, string tag, length, text; nothing is parsed, and the length is bounded.
     """
     if not isinstance(request, str) or len(request) > _CSR_LIMIT:
         return []
@@ -427,27 +426,15 @@ def _node(body: Object, actor: str) -> Iterator[str]:
 def _pod_status(body: Object, _actor: str) -> Iterator[str]:
     status = _at(body, "status")
     yield from (key for key in ("podIP", "hostIP") if status.get(key))
-    conditions = _objects(status.get("conditions"))
-    if any(
-        condition.get("type") == "Ready" and condition.get("status") == "True" for condition in conditions
-    ):
-        yield "ready"
-
-
-def _quota(body: Object, _actor: str) -> Iterator[str]:
-    for name, value in list(_at(body, "spec", "hard").items())[:8]:
-        yield f"hard.{_word(name)}=" + magnitude(int(_quantity(value)))
+    for condition in _objects(status.get("conditions")):
+        if condition.get("type") == "Ready" and condition.get("status") == "True":
+            yield "ready"
 
 
 _CLOUD_IDENTITY = (
     *("eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account"),
     "azure.workload.identity/client-id",
 )
-
-
-def _service_account(body: Object, _actor: str) -> Iterator[str]:
-    if any(key in _at(body, "metadata", "annotations") for key in _CLOUD_IDENTITY):
-        yield "cloudIdentity"
 
 
 def _token_request(body: Object) -> Iterator[str]:
@@ -482,8 +469,13 @@ _READERS: dict[str, Callable[[Object, str], Iterable[str]]] = {
     "certificatesigningrequests": _certificate_request,
     "namespaces": _namespace,
     "nodes": _node,
-    "resourcequotas": _quota,
-    "serviceaccounts": _service_account,
+    "resourcequotas": lambda body, _actor: [
+        f"hard.{_word(name)}=" + magnitude(int(_quantity(value)))
+        for name, value in list(_at(body, "spec", "hard").items())[:8]
+    ],
+    "serviceaccounts": lambda body, _actor: (
+        "cloudIdentity" for key in _CLOUD_IDENTITY if key in _at(body, "metadata", "annotations")
+    ),
     **dict.fromkeys(("selfsubjectaccessreviews", "localsubjectaccessreviews"), _access_review),
     "selfsubjectrulesreviews": lambda _body, _actor: ("asks=everything",),
     "customresourcedefinitions": lambda body, _actor: (
@@ -675,10 +667,8 @@ _known: dict[bytes, tuple[set[str], set[str]]] = {}
 
 
 def _known_pod(spec: msgspec.Raw) -> tuple[set[str], set[str]] | None:
-    """Traits and images of a pod's spec; None if it is empty or no object. Not to be changed by the caller.
-
-    A new tag of an image makes no difference to them, and is most of what changes from one write to the next.
-    """
+    """Traits and images of a pod's spec; None if it is empty or no object. Not to be changed by the caller."""
+    # A new tag of an image makes no difference to them, and is most of what changes from one write to the next.
     plain = _IMAGE_TAG.sub(rb'"image":"\1\2"', bytes(spec))
     key = hashlib.blake2b(plain, digest_size=16).digest()
     found = _known.get(key)

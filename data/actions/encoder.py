@@ -1,4 +1,4 @@
-"""Audit events -> actions: a few categorical fields per request, as columns of interned codes.
+"""Turns audit events into actions: a few categorical fields per request, as columns of interned codes.
 
 This is the only encoding path: the dataset builder, the evaluation and the scoring service all call `ActionEncoder`.
 Work that depends on a raw value alone (folding a name, reading a user agent) is done once per distinct value.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from itertools import compress, count
 from operator import attrgetter
 from typing import Any, cast
@@ -49,25 +50,15 @@ Codes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class ActionSettings:
-    """Encoding choices that must be the same in training and serving; they travel in the bundle.
+    """Encoding choices that must be the same in training and serving; they travel in the bundle."""
 
-    Attributes:
-        trusted_hops: proxies of one's own between the clients and the API server (a load balancer counts as one).
-        drop_principals: identities whose events are left out altogether (a load test, the detector itself).
-        identity: rules that fold user names to principals (`configs/identity.yaml`); nothing is folded without.
-    """
-
-    trusted_hops: int = 1
-    drop_principals: tuple[str, ...] = ()
-    identity: Mapping[str, Any] = field(default_factory=dict)
+    trusted_hops: int = 1  # proxies of one's own before the API server; a load balancer counts as one
+    drop_principals: tuple[str, ...] = ()  # whose events are left out (a load test, the detector itself)
+    identity: Mapping[str, Any] = field(default_factory=dict)  # rules as in configs/identity.yaml
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> ActionSettings:
-        """Settings from YAML or JSON.
-
-        Raises:
-            KubehabitError: an unknown key, or a value of the wrong type.
-        """
+        """Settings from YAML or JSON; an unknown key or a value of the wrong type raises KubehabitError."""
         known = [known.name for known in fields(cls)]
         if unknown := set(saved) - set(known):
             raise KubehabitError(f"Unknown encoding setting {sorted(unknown)}; known: {', '.join(known)}.")
@@ -86,11 +77,7 @@ class ActionSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {
-            "trusted_hops": self.trusted_hops,
-            "drop_principals": list(self.drop_principals),
-            "identity": dict(self.identity),
-        }
+        return {**asdict(self), "drop_principals": list(self.drop_principals)}
 
 
 class Interner:
@@ -121,26 +108,18 @@ class Interner:
 
 @dataclass(slots=True)
 class ActionBatch:
-    """Actions of one call as columns, in arrival order.
+    """Actions of one call as columns, in arrival order."""
 
-    Attributes:
-        event: int64 [N], index of the event each action came from.
-        codes: field -> int32 [N], interned value of each static field.
-        principal: int32 [N], index into `principals`.
-        time: int64 [N], when the request was received, microseconds since 1970 UTC.
-        principals: the encoder's table of identities (shared, only grows within a generation).
-        folded: int64 [M], events that add nothing to a request already seen (a later stage, a repeat).
-        dropped: int64 [K], events left out on purpose (`drop_principals`).
-        links: (index of an action, what it says about ownership), for an encoder that does not join owners itself.
-    """
-
-    event: npt.NDArray[np.int64]
-    codes: dict[str, Codes]
-    principal: Codes
-    time: npt.NDArray[np.int64]
-    principals: list[Principal]
-    folded: npt.NDArray[np.int64]
-    dropped: npt.NDArray[np.int64]
+    event: npt.NDArray[np.int64]  # [N], index of the event each action came from
+    codes: dict[str, Codes]  # static field -> [N], interned values
+    principal: Codes  # [N], index into `principals`
+    time: npt.NDArray[np.int64]  # [N], when the request was received, microseconds since 1970 UTC
+    principals: list[Principal]  # the encoder's table of identities; shared, only grows within a generation
+    folded: npt.NDArray[
+        np.int64
+    ]  # [M], events that add nothing to a request already seen (a later stage, a repeat)
+    dropped: npt.NDArray[np.int64]  # [K], events left out on purpose (`drop_principals`)
+    #: (index of an action, what it says about ownership), for an encoder that does not join owners itself
     links: list[tuple[int, Link]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -159,20 +138,6 @@ def joined(batches: Sequence[ActionBatch]) -> ActionBatch:
         folded=none,
         dropped=none,
     )
-
-
-class _Memo(dict[Any, int]):
-    """Codes by raw value; a missing one is computed once."""
-
-    __slots__ = ("_make",)
-
-    def __init__(self, make: Callable[[Any], int]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, key: Any) -> int:
-        code = self[key] = self._make(key)
-        return code
 
 
 class _Rows:
@@ -254,11 +219,7 @@ class ActionEncoder:
     """Turns events into actions. Keeps memos between calls, so one instance should live as long as its stream."""
 
     def __init__(self, settings: ActionSettings | None = None, *, join_owners: bool = True) -> None:
-        """Start an encoder.
-
-        Without `join_owners`, `owner` stays "-" and batches carry `links`, for `OwnerTracker.join` to follow in the order of the
-        whole log.
-        """
+        """Without `join_owners`, `owner` stays "-" and batches carry `links` for `OwnerTracker.join`, in the order of the log."""
         self.settings = settings or ActionSettings()
         self.folder = StageFolder()
         self.identity = Identity(self.settings.identity)
@@ -279,13 +240,12 @@ class ActionEncoder:
         """Drop the memory of raw values; codes stay valid."""
         intern = self.interners
         self._kinds: dict[tuple[str, str, str], tuple[int, int]] = {}
-        self._path = _Memo(lambda path: intern["resource"].code(non_resource_path(path)))
-        self._name = _Memo(lambda name: intern["name"].code(fold_name(name)))
-        self._uri = _Memo(lambda key: intern["uri"].code(uri_shape(*key)))
+        self._path = cache(lambda path: intern["resource"].code(non_resource_path(path)))
+        self._name = cache(lambda name: intern["name"].code(fold_name(name)))
+        self._uri = cache(lambda uri, subresource: intern["uri"].code(uri_shape(uri, subresource)))
         # Outside proxies and exec only the keys make the shape; the values of watches are new each time.
-        self._keys = _Memo(lambda keys: intern["uri"].code(uri_shape(keys, "")))
-        self._query = _Memo(lambda query: self._keys[_QUERY_VALUE.sub("=", query)])
-        self._principal = _Memo(self._new_principal)
+        self._query = cache(lambda query: self._uri(_QUERY_VALUE.sub("=", query), ""))
+        self._principal = cache(self._new_principal)
         self._contexts = _Rows(5, self._context)
         self._objects = _Rows(4, self._object)
         self._outcomes = _Rows(3, self._outcome)
@@ -298,7 +258,7 @@ class ActionEncoder:
         cluster, user, addresses, agent, notes, other = key
         intern = self.interners
         return (
-            self._principal[cluster, user.username, user.groups],
+            self._principal(cluster, user.username, user.groups),
             intern["client"].code(fold_client(agent)),
             intern["place"].code(place_of(addresses, self.settings.trusted_hops)),
             intern["binding"].code("-" if notes is None else binding_of(notes.decision, notes.reason)),
@@ -316,7 +276,7 @@ class ActionEncoder:
         known = self._kinds.get(kind)
         if known is None:
             known = self._kinds[kind] = intern["resource"].code(resource_name(*kind)), _flags(ref)
-        return known[0], intern["namespace"].code(ref.namespace or "-"), self._name[ref.name], known[1]
+        return known[0], intern["namespace"].code(ref.namespace or "-"), self._name(ref.name), known[1]
 
     def _outcome(self, key: tuple[str, Status | None]) -> tuple[int, ...]:
         """Verb and code of a request, and whether it writes."""
@@ -328,31 +288,25 @@ class ActionEncoder:
         interned = sum(len(interner.values) for interner in self.interners.values())
         if interned > _INTERNED_LIMIT or len(self.principals) > _PRINCIPALS_LIMIT:
             self._forget_values()
-        memos: tuple[Sized, ...] = (
-            *(self._principal, self._name, self._path, self._uri, self._query, self._keys),
-            *(self._contexts, self._objects, self._outcomes, self._kinds),
-        )
-        if sum(len(memo) for memo in memos) > _MEMO_LIMIT:
+        caches = (self._principal, self._name, self._path, self._uri, self._query)
+        memos: tuple[Sized, ...] = (self._contexts, self._objects, self._outcomes, self._kinds)
+        if sum(memo.cache_info().currsize for memo in caches) + sum(map(len, memos)) > _MEMO_LIMIT:
             self._forget_memos()
 
     def encode(self, events: Sequence[AuditEvent]) -> ActionBatch:
-        """Encode events in arrival order; the stages of a request may be spread over calls.
+        """One action per request, at the first event that has its outcome.
 
-        Returns:
-            One action per request, at the first event that has its outcome.
+        Events come in arrival order; the stages of a request may be spread over calls.
         """
         self.append(events)
         return self.flush()
 
     def append(self, events: Sequence[AuditEvent]) -> Sequence[AuditEvent]:
-        """Buffer events; `flush` returns everything buffered since its last call.
+        """Buffer events for `flush`; returns those that become actions.
 
         What events share (caller and origin, object, outcome) is looked up whole and without a loop in Python; only the few that
         need more are looked at one by one. Only codes and times of an event are kept, so a log is read fastest in blocks that fit
         into a processor's cache, and flushed in larger ones.
-
-        Returns:
-            The events that become actions.
         """
         pending = self._pending
         if not pending.seen:
@@ -364,7 +318,7 @@ class ActionEncoder:
         contexts = self._contexts.rows_of(list(map(_CONTEXT, kept)))
         outcomes = self._outcomes.rows_of(list(map(_OUTCOME, kept)))
         dash, query = self._no_shape, self._query
-        pending.shapes += [query[uri[uri.index("?") :]] if "?" in uri else dash for uri in map(_URI, kept)]
+        pending.shapes += [query(uri[uri.index("?") :]) if "?" in uri else dash for uri in map(_URI, kept)]
         about, flags_of = self._objects.rows, self._flags_of
         flags_of += [row[3] for row in about[len(flags_of) :]]
         flags = [flags_of[row] for row in objects]
@@ -441,7 +395,7 @@ class ActionEncoder:
         """Requests that are not plainly for an object: paths, exec and the like, proxies."""
         changes, uri = self._pending.changes, event.requestURI
         if not flags & _IS_OBJECT:
-            changes["resource"].append((row, self._path[uri.partition("?")[0]]))
+            changes["resource"].append((row, self._path(uri.partition("?")[0])))
             changes["uri"].append((row, self._no_shape))  # the path stands for the resource already
             return
         if flags & _CONNECTS:
@@ -450,9 +404,9 @@ class ActionEncoder:
             subresource = event.objectRef.subresource
             # Only the part that the shape depends on is the key: object names would make every URI distinct.
             if subresource == "proxy":
-                changes["uri"].append((row, self._uri[uri, subresource]))
+                changes["uri"].append((row, self._uri(uri, subresource)))
             elif "?" in uri:
-                changes["uri"].append((row, self._uri[uri[uri.index("?") :], subresource]))
+                changes["uri"].append((row, self._uri(uri[uri.index("?") :], subresource)))
 
     def _add_body(self, event: AuditEvent, row: int) -> None:
         ref = event.objectRef
@@ -464,8 +418,7 @@ class ActionEncoder:
             if text != "-":
                 self._pending.changes[name].append((row, self.interners[name].code(text)))
 
-    def _new_principal(self, key: tuple[str, str, tuple[str, ...]]) -> int:
-        cluster, username, groups = key
+    def _new_principal(self, cluster: str, username: str, groups: tuple[str, ...]) -> int:
         principal = self.identity.principal(username, groups)
         if cluster:  # the same name in another cluster is another principal
             principal = replace(

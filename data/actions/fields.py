@@ -30,13 +30,9 @@ FIELDS: tuple[str, ...] = (
 )
 STATIC_FIELDS = FIELDS[:-1]
 GAPS = ("first", "<10ms", "<100ms", "<1s", "<10s", "<1m", "<10m", "<1h", "<8h", ">=8h")
-_GAP_EDGES = np.array(
-    [10_000, 100_000, 1_000_000, 10_000_000, 60_000_000, 600_000_000, 3_600_000_000, 28_800_000_000]
-)
-_QUERY_NOISE = {
-    *("timeout", "timeoutSeconds", "resourceVersion", "resourceVersionMatch"),
-    *("allowWatchBookmarks", "watch", "pretty"),
-}
+_GAP_EDGES = np.array([10, 100, 1000, 10_000, 60_000, 600_000, 3_600_000, 28_800_000]) * 1000  # microseconds
+_QUERY_NOISE = {"timeout", "timeoutSeconds", "resourceVersion", "resourceVersionMatch"}
+_QUERY_NOISE |= {"allowWatchBookmarks", "watch", "pretty"}
 _BY = re.compile(r'by (ClusterRoleBinding|RoleBinding) "([^"]*)"')
 _FIRST_ARGUMENT = re.compile(r"[?&]command=([^&]*)")
 _PROXY_DEPTH = 4

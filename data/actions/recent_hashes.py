@@ -22,11 +22,7 @@ def digests_of(texts: Iterable[bytes], key: bytes) -> Hashes:
 
 
 class Remembered:
-    """Remembers the last hashes.
-
-    Args:
-        capacity: hashes remembered at the least; a third more at the most.
-    """
+    """Remembers the last hashes: `capacity` at the least, a third more at the most."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -34,10 +30,7 @@ class Remembered:
         self._packed: list[Hashes] = []  # each sorted and never changed; oldest first
 
     def first(self, hashes: Hashes, counted: Sequence[bool] | None = None) -> list[bool]:
-        """Whether each hash of uint64 [N] is new. Does not remember them; see `add`.
-
-        Those not `counted` are never new, and do not make another one old.
-        """
+        """Whether each hash of uint64 [N] is new; those not `counted` are not, and make no other one old. See `add`."""
         known = np.zeros(len(hashes), bool) if counted is None else ~np.asarray(counted, bool)
         for packed in self._packed:
             at = np.searchsorted(packed, hashes)

@@ -19,12 +19,9 @@ class StageFolder:
     """Picks the event of each request that becomes its action; the other stages and repeats are folded into it.
 
     A request is identified by `requestReceivedTimestamp`, which only the server sets, with the audit ID, the caller, the verb and
-    the URI: a client can choose its own Audit-ID. A hash of eight bytes is kept of these; with a full memory, two requests
-    collide in less than one of 10^13.
-
-    Args:
-        capacity: requests remembered at the least; a third more at the most.
-        key: makes the hashes valid in another process, so that the memory can be saved; without one hashing takes half the time.
+    the URI: a client can choose its own Audit-ID. A hash of eight bytes is kept of these for the last `capacity` requests; two of
+    them collide in less than one of 10^13. With a `key` the hashes can be saved for another process; without, they take half the
+    time.
     """
 
     def __init__(self, capacity: int = 200_000, key: bytes | None = None) -> None:
@@ -33,10 +30,7 @@ class StageFolder:
         self._seen = Remembered(capacity)
 
     def first(self, events: Sequence[AuditEvent], times: Sequence[str]) -> list[bool]:
-        """Whether each event is the first with the outcome of its request, and so becomes the action.
-
-        Events come in arrival order, with the time at which the request of each was received.
-        """
+        """Whether each event, in arrival order with the time of its request, is the first with an outcome: the action."""
         parts = (map(part, events) for part in (_URI, _USERNAME, _VERB))
         requests = zip(map(_AUDIT_ID, events), times, *parts, strict=True)
         if self.key is None:

@@ -38,16 +38,11 @@ def back_offs(field: str, value: str) -> tuple[str, ...]:
 
 
 class Vocabulary:
-    """Maps field values to token ids.
-
-    Attributes:
-        tokens: field -> values by id; the first three are PAD, UNKNOWN and MASK.
-        uses_hour: whether the hour of day carries information (training data spans days).
-    """
+    """Maps field values to token ids."""
 
     def __init__(self, tokens: Mapping[str, list[str]], uses_hour: bool) -> None:
-        self.tokens = {field: list(tokens[field]) for field in FIELDS}
-        self.uses_hour = uses_hour
+        self.tokens = {field: list(tokens[field]) for field in FIELDS}  # by id, the SPECIALS first
+        self.uses_hour = uses_hour  # whether the hour carries information: the training data spans days
         self._ids = {name: dict(zip(ids, range(len(ids)), strict=True)) for name, ids in self.tokens.items()}
         self._tables: dict[str, npt.NDArray[np.int32]] = {}
         self._generation = -1

@@ -70,11 +70,7 @@ class Annotations(
 
 
 class AuditEvent(msgspec.Struct, gc=False):
-    """One stage of one request, as the API server wrote it; only the fields kubehabit uses.
-
-    `cluster` is not written by API servers: it separates the clusters of a shared log. It comes from a cloud's envelope, or from
-    a shipper that adds the key `kubehabit.cluster` to plain events.
-    """
+    """One stage of one request, as the API server wrote it; only the fields kubehabit uses."""
 
     auditID: str
     stage: str
@@ -92,6 +88,7 @@ class AuditEvent(msgspec.Struct, gc=False):
     stageTimestamp: str = ""
     annotations: Annotations | None = None
     level: str = ""
+    #: Separates the clusters of a shared log; comes from a cloud's envelope or from a shipper, not from API servers.
     cluster: str = msgspec.field(default="", name="kubehabit.cluster")
 
 
@@ -118,19 +115,12 @@ class DeadLetter:
 
 
 class Decoded(NamedTuple):
-    """What was in an input.
-
-    Attributes:
-        events: the events that could be read, in their order.
-        lines: the line of each event, from 1; the position in the list if the input was one list.
-        dead: the records that could not be read.
-        skipped: what a shared log holds besides audit events and is left out on purpose: reason -> records.
-    """
+    """What was in an input: the events that could be read, in their order, and the rest."""
 
     events: list[AuditEvent]
-    lines: list[int]
+    lines: list[int]  # of each event, from 1; the position in the list if the input was one list
     dead: list[DeadLetter]
-    skipped: Mapping[str, int] = MappingProxyType({})
+    skipped: Mapping[str, int] = MappingProxyType({})  # records left out on purpose, by reason
 
 
 _EVENT = msgspec.json.Decoder(AuditEvent)

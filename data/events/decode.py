@@ -6,6 +6,7 @@ What is no plain event (a list, a cloud's envelope) is opened by `data.events.fo
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 
@@ -80,7 +81,7 @@ def decode_numbered(
     events: list[AuditEvent] = []
     numbers: list[int] = []
     dead: list[DeadLetter] = []
-    skipped: dict[str, int] = {}
+    skipped: Counter[str] = Counter()
     decode, usual = _EVENT.decode, API_VERSIONS[0]
     native = 0
     for number, line in records:
@@ -111,8 +112,7 @@ def decode_numbered(
             if found.dead:
                 dead += [DeadLetter(number, reason, raw) for _, reason, raw in found.dead]
                 sources.limits.check_lost(len(dead))
-            for reason, count in found.skipped.items():
-                skipped[reason] = skipped.get(reason, 0) + count
+            skipped.update(found.skipped)
     if sources is not None and native:
         sources.records["native"] += native
     return Decoded(events, numbers, dead, skipped)

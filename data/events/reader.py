@@ -196,13 +196,11 @@ def open_lines(
 ) -> Iterator[bytes]:
     """Yield the lines of a plain, gzip or zstd file (`-` is standard input) without their newline.
 
-    Args:
-        path: the file.
-        on_bytes: called now and then with the number of compressed bytes read so far, for progress bars.
-        on_damage: called with (line number, reason) after what could be read of a damaged file; without it, that raises.
+    A file that cannot be opened, or is damaged and `on_damage` is None, raises KubehabitError.
 
-    Raises:
-        KubehabitError: the file cannot be opened, or is damaged and `on_damage` is None.
+    Args:
+        on_bytes: called now and then with the number of compressed bytes read so far, for progress bars.
+        on_damage: called with (line number, reason) after what could be read of a damaged file.
     """
     number = 0
     with _open(path) as (stream, tell):
@@ -354,7 +352,7 @@ def read_events(
     sources: Sources | None = None,
     on_skipped: Callable[[Mapping[str, int]], None] | None = None,
 ) -> Iterator[list[AuditEvent]]:
-    """Yield the events of a log in chunks.
+    """Yield the events of a log in chunks. A file that cannot be opened or a folder without any raises KubehabitError.
 
     Args:
         path: a file of any format that docs/sources.md names, plain, gzip or zstd; a folder of such files, which are read in the
@@ -363,9 +361,6 @@ def read_events(
         on_bytes: called now and then with the number of compressed bytes read so far, for progress bars.
         sources: gives the formats found afterwards, and carries GKE's long-running requests over several files.
         on_skipped: called with counts of records left out on purpose, by reason.
-
-    Raises:
-        KubehabitError: the file cannot be opened, or the folder holds none.
     """
     sources, done = sources or Sources(), 0
     for log in log_files([path]):
@@ -419,12 +414,8 @@ def read_range(
 ) -> Iterator[list[AuditEvent]]:
     """As `read_events`, for the lines that begin in a range of bytes of an uncompressed file.
 
-    Args:
-        log: the file.
-        begin, end: the range; a line that crosses its end belongs to it, one that crosses its beginning does not.
-        dead_letters: where unreadable records go, each with its line, counted from the beginning of the range.
-        on_skipped: as for `read_events`.
-        on_lines: called at the end with the number of lines.
+    A line that crosses the range's end belongs to it, one that crosses its beginning does not; lines are counted from there.
+    `on_lines` is called at the end with their number.
     """
     with log.open("rb") as raw:
         first, stop = _line_from(raw, begin), _line_from(raw, end)
@@ -461,9 +452,6 @@ def log_files(paths: Iterable[Path]) -> list[Path]:
     """The files behind paths that may be folders, those of a folder in the order of their first events.
 
     Hidden and empty files of a folder are left out; files without an event come last, so that they are reported, not forgotten.
-
-    Raises:
-        KubehabitError: a folder holds no file, or a file cannot be opened.
     """
     return [file for path in paths for file in _files_of(path)]
 

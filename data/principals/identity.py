@@ -19,7 +19,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 PEOPLE_AND_PIPELINES: frozenset[str] = frozenset(("human", "serviceaccount"))
 
 _SERVICE_ACCOUNT = "system:serviceaccount:"
-_NODE = "system:node:"
 _MEMO_LIMIT = 100_000
 _EXAMPLES = 3
 #: User names of one principal that are remembered for the report of what was folded.
@@ -28,17 +27,11 @@ FOLDS_LIMIT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """One identity in the log.
+    """One identity in the log."""
 
-    Attributes:
-        name: the user name, folded (`system:anonymous` when the request had no identity).
-        kind: what sort of identity it is.
-        groups: candidate peer groups, narrowest first; the last is always the kind.
-    """
-
-    name: str
+    name: str  # the user name, folded (`system:anonymous` when the request had no identity)
     kind: Kind
-    groups: tuple[str, ...]
+    groups: tuple[str, ...]  # candidate peer groups, narrowest first; the last is always the kind
 
 
 def identify(username: str, groups: Iterable[str]) -> Principal:
@@ -51,7 +44,7 @@ def identify(username: str, groups: Iterable[str]) -> Principal:
         if account == "default":  # shared by all workloads without an account of their own, so it is no role
             return Principal(username, kind, (f"namespace:{namespace}", f"kind:{kind}"))
         return Principal(username, kind, (f"account:{account}", f"namespace:{namespace}", f"kind:{kind}"))
-    if username.startswith(_NODE):
+    if username.startswith("system:node:"):
         return Principal(username, "node", ("kind:node",))
     if username.startswith("system:"):
         return Principal(username, "component", ("kind:component",))
@@ -99,17 +92,10 @@ def _rule(entry: object) -> FoldRule:
 
 
 class Identity:
-    """Turns logged users into principals by the identity rules, and remembers what was folded into what.
-
-    Each distinct user name is matched once.
-    """
+    """Turns logged users into principals, each distinct user name once, and remembers what was folded into what."""
 
     def __init__(self, rules: Mapping[str, Any] | None = None) -> None:
-        """Compile the content of `configs/identity.yaml`; nothing is folded without.
-
-        Raises:
-            KubehabitError: an unknown key or a rule that cannot be used.
-        """
+        """Compile the content of `configs/identity.yaml`; an unusable rule or an unknown key raises KubehabitError."""
         rules = dict(rules or {})
         unknown = set(rules) - _KEYS
         if unknown:
@@ -144,8 +130,7 @@ class Identity:
         name, rule = self._look_up(found.name)
         if rule is None:
             return found
-        kind = rule.kind or found.kind
-        candidates = found.groups
+        kind, candidates = rule.kind or found.kind, found.groups
         if kind != found.kind or name.startswith(_SERVICE_ACCOUNT):
             candidates = identify(name, groups).groups
         if rule.group:
@@ -199,9 +184,9 @@ def describe_folds(report: Mapping[str, Mapping[str, Any]], limit: int = 12) -> 
     ordered = sorted(report.items(), key=lambda item: (-item[1]["names"], item[0]))
     lines = []
     for name, entry in ordered[:limit]:
-        examples = ", ".join(entry["examples"][:2])
-        more = entry["names"] - min(2, len(entry["examples"]))
-        lines.append(f"{name} <- {examples}{f' and {more} more' if more > 0 else ''} ({entry['why']})")
+        examples = entry["examples"][:2]
+        more = f" and {entry['names'] - len(examples)} more" if entry["names"] > len(examples) else ""
+        lines.append(f"{name} <- {', '.join(examples)}{more} ({entry['why']})")
     if len(ordered) > limit:
         lines.append(f"and {len(ordered) - limit} more; all are in the dataset's card")
     return lines

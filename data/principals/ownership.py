@@ -1,10 +1,7 @@
 """Traces what a controller does to the principal who last wrote the owner of its objects.
 
-The log connects them: `metadata.ownerReferences` and `generateName` of what the controller writes, and the names of objects. Two
-steps, so that logs can be read in parallel and joined in order afterwards:
-
-    read_link    what one event says about ownership; needs that event only
-    OwnerTracker follows links in the order of the log, in bounded memory
+The log connects them: `metadata.ownerReferences` and `generateName` of what the controller writes, and the names of objects. Logs
+can be read in parallel: `read_link` needs one event only, `OwnerTracker` follows links in the order of the log afterwards.
 """
 
 from __future__ import annotations
@@ -70,23 +67,14 @@ Key = tuple[str, str, str, str]
 
 
 class Link(NamedTuple):
-    """What one write says about ownership.
+    """What one write says about ownership."""
 
-    Attributes:
-        target: the object written; None when its name is not known.
-        parent: its controlling owner, if the body names one.
-        author: principal whose own decision this write is, or "" if it carries out another's.
-        also: a second object that the target steers (an autoscaler's workload).
-        asks: whether the owner of this action is wanted.
-        scales: whether this is an autoscaler changing the target.
-    """
-
-    target: Key | None
-    parent: Key | None
-    author: str
-    also: Key | None
-    asks: bool
-    scales: bool
+    target: Key | None  # the object written; None when its name is not known
+    parent: Key | None  # its controlling owner, if the body names one
+    author: str  # principal whose own decision this write is, or "" if it carries out another's
+    also: Key | None  # a second object that the target steers (an autoscaler's workload)
+    asks: bool  # whether the owner of this action is wanted
+    scales: bool  # whether this is an autoscaler changing the target
 
 
 class _OwnerReference(msgspec.Struct, gc=False):
@@ -200,14 +188,8 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
     if target is None and parent is None:
         return None
     decides = not machinery and parent is None and ref.subresource in _DECISIONS
-    return Link(
-        target=target,
-        parent=parent,
-        author=principal.name if decides else "",
-        also=also,
-        asks=machinery or parent is not None,
-        scales=machinery and ref.subresource == "scale",
-    )
+    asks, scales = machinery or parent is not None, machinery and ref.subresource == "scale"
+    return Link(target, parent, principal.name if decides else "", also, asks, scales)
 
 
 class OwnerTracker:

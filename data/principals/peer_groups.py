@@ -79,21 +79,13 @@ _COMPARABLE: frozenset[str] = frozenset(("human", "serviceaccount", "controller"
 
 @dataclass(slots=True)
 class PrincipalTable:
-    """Principals and peer groups known from training, as dense ids. Id 0 stands for "never seen".
+    """Principals and peer groups known from training, as dense ids. Id 0 stands for "never seen"."""
 
-    Attributes:
-        ids: principal name -> id, from 1.
-        groups: peer group -> id, from 1.
-        group_of: principal name -> its peer group.
-        sizes: peer group -> number of members in training.
-        reasons: principal name -> why it is in its peer group, a sentence without its subject.
-    """
-
-    ids: dict[str, int] = field(default_factory=dict)
-    groups: dict[str, int] = field(default_factory=dict)
-    group_of: dict[str, str] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, int] = field(default_factory=dict)  # principal name -> id, from 1
+    groups: dict[str, int] = field(default_factory=dict)  # peer group -> id, from 1
+    group_of: dict[str, str] = field(default_factory=dict)  # principal name -> its peer group
+    sizes: dict[str, int] = field(default_factory=dict)  # peer group -> number of members in training
+    reasons: dict[str, str] = field(default_factory=dict)  # principal name -> why it is in its peer group
 
     @classmethod
     def fit(

@@ -6,7 +6,6 @@ Source of the shapes: the CloudWatch Logs API (FilterLogEvents, GetLogEvents), s
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from contextlib import suppress
 from typing import Any
@@ -43,18 +42,12 @@ class _Subscription(msgspec.Struct):
 
 
 class _Packed(msgspec.Struct):
-    data: str
+    data: str = ""
+    awslogs: _Packed | None = None  # on Lambda
+    kinesis: _Packed | None = None
 
 
-class _Kinesis(msgspec.Struct):
-    kinesis: _Packed
-
-
-class _Lambda(msgspec.Struct):
-    awslogs: _Packed
-
-
-_SHAPES = [*map(msgspec.json.Decoder, (_Subscription, _Message, _Packed, _Lambda, _Kinesis))]
+_SHAPES = [*map(msgspec.json.Decoder, (_Subscription, _Message, _Packed))]
 
 
 def _decode(raw: bytes) -> Any:
@@ -98,12 +91,12 @@ class EksRecord:
                 return False
             _message(record.message, record.logStreamName, "", found)
             return True
-        if record is None:
-            return False
-        packed = getattr(record, "awslogs", None) or getattr(record, "kinesis", record)
+        packed = record and (record.data or getattr(record.awslogs or record.kinesis, "data", ""))
         try:
-            data = base64.b64decode(packed.data, validate=True)
-        except (binascii.Error, ValueError):
+            data = base64.b64decode(packed or "", validate=True)
+        except ValueError:
+            return False
+        if not data:
             return False
         unpacked = found.unpack(data) if data[:2] == b"\x1f\x8b" else data
         if unpacked is not None:

@@ -7,7 +7,6 @@ keeps less than the event had: no groups, no query of the URI, one address, a gR
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from contextlib import suppress
 
@@ -240,7 +239,7 @@ class GkeEntry:
                 return True
         try:
             data = base64.b64decode(_PUBSUB.decode(raw).message.data, validate=True)
-        except (*UNREADABLE, binascii.Error):
+        except UNREADABLE:
             return False
         found.record(data)
         return True

@@ -31,19 +31,14 @@ class Documents:
     """Cuts such JSON into records; fed with bytes as they come.
 
     Lists of records (`[...]`, `items`, `records`, `events`) are cut into their items, so a list may be larger than memory.
-
-    Attributes:
-        line: number of the line up to which it has read.
-        finished: what follows is one record a line again; `rest` holds what was fed of it.
-        damage: (line, reason) of losses that leave no record behind.
     """
 
     def __init__(self, line: int, one_line: bool = False) -> None:
         """`line` is the number of the first line; with `one_line` a newline ends the document whatever its state."""
-        self.line = line
-        self.finished = False
+        self.line = line  # up to which it has read
+        self.finished = False  # what follows is one record a line again; `rest` holds what was fed of it
         self.rest = b""
-        self.damage: list[tuple[int, str]] = []
+        self.damage: list[tuple[int, str]] = []  # (line, reason) of losses that leave no record behind
         self._one_line = one_line
         self._buffer = b""
         self._at = 0  # scanned so far

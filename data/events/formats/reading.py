@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,15 +27,14 @@ MAX_DEPTH = 5
 
 @dataclass(slots=True)
 class Limits:
-    """Bounds on what one body may hold.
+    """Bounds on what one body may hold."""
 
-    Attributes:
-        unpacked: bytes that all compressed parts together may still unpack to; None bounds each by itself.
-        lost: unreadable records, each of which costs far more to keep than to send; None for any number.
-    """
-
-    unpacked: int | None = None
-    lost: int | None = None
+    unpacked: int | None = (
+        None  # bytes that its compressed parts may still unpack to; None bounds each by itself
+    )
+    lost: int | None = (
+        None  # unreadable records, each of which costs far more to keep than to send; None: any number
+    )
 
     def check_lost(self, count: int) -> None:
         """Raise KubehabitError if `count` unreadable records are too many for a body."""
@@ -55,23 +55,17 @@ class Format(Protocol):
 
 
 class Reading:
-    """What was found in one record; formats fill it.
-
-    Attributes:
-        events: the events, in their order.
-        positions: for each event its place in the outermost list of the record, from 1.
-        originals: for each event what it was read from: its own JSON, or the cloud's record that it was put together from.
-        dead: (position, reason, raw) of what could not be read.
-        skipped: reason -> number of inner records left out on purpose.
-    """
+    """What was found in one record; formats fill it."""
 
     def __init__(self, enter: Callable[[bytes, Reading], bool], limits: Limits) -> None:
         """`enter` reads an inner record that is no plain event; `limits` are shared by all records of a body."""
         self.events: list[AuditEvent] = []
-        self.positions: list[int] = []
-        self.originals: list[bytes | msgspec.Raw] = []
-        self.dead: list[tuple[int, str, bytes]] = []
-        self.skipped: dict[str, int] = {}
+        self.positions: list[int] = []  # of each event in the outermost list of the record, from 1
+        self.originals: list[
+            bytes | msgspec.Raw
+        ] = []  # its own JSON, or the cloud's record that it was made from
+        self.dead: list[tuple[int, str, bytes]] = []  # (position, reason, raw) of what could not be read
+        self.skipped: Counter[str] = Counter()  # inner records left out on purpose, by reason
         self._enter, self._limits = enter, limits
         self._position = 1
         self._depth = 0
@@ -150,4 +144,4 @@ class Reading:
 
     def skip(self, reason: str, count: int = 1) -> None:
         """Count what is no audit event and was never meant to be one."""
-        self.skipped[reason] = self.skipped.get(reason, 0) + count
+        self.skipped[reason] += count
