@@ -177,7 +177,7 @@ def test_a_recording_loses_nothing(normal_lines: list[bytes]) -> None:
 
 @given(st.lists(st.integers(0, 1500), max_size=6))
 @settings(max_examples=20, deadline=None)
-def test_what_is_added_in_blocks_is_taken_as_if_encoded_at_once(
+def test_what_is_appended_in_blocks_is_flushed_as_if_encoded_at_once(
     labelled_lines: list[bytes], edges: list[int]
 ) -> None:
     events = decode(*labelled_lines[:1500])
