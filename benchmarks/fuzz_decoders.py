@@ -28,8 +28,8 @@ from data.events.formats.json_stream import Documents
 from data.events.reader import open_lines
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
+#: An input of some KB that takes longer is counted as a hang.
 SLOW_SECONDS = 5.0
-"""An input of some KB that takes longer is counted as a hang."""
 _ENCODER_INPUTS = 10_000
 _TOKENS = [
     *(b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\", b"\n", b"\r\n", b"\0", b"\xff", b"null", b"true", b"-1", b"1e999"),

@@ -12,16 +12,10 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` when the block ends without an error, and is on disk then.
+    """Open a file that replaces `path`, durably, when the block ends without an error.
 
-    Readers and crashes see the old file or the new one. After an error the old one is untouched.
-
-    Args:
-        path: the file; its folder must exist. The draft beside it ends in `.part`.
-        mode: permissions of the new file; the process's umask applies.
-
-    Raises:
-        OSError: it cannot be written.
+    Readers and crashes see the old file or the new one; after an error the old one is untouched. The folder must exist; the draft
+    in it ends in `.part`. The process's umask applies to `mode`.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:

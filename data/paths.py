@@ -50,11 +50,7 @@ class Recordings:
 
     @classmethod
     def shipped(cls) -> Recordings:
-        """The recordings of the source tree.
-
-        Raises:
-            KubehabitError: this is an installed package, which leaves them out.
-        """
+        """The recordings of the source tree; an installed package, which leaves them out, raises KubehabitError."""
         folder = Path(str(files("data") / "recordings"))
         found = cls(folder / "normal.jsonl.zst", folder / "labelled.jsonl.zst", folder / "labels.json")
         if not all(path.is_file() for path in (found.normal, found.labelled, found.labels)):

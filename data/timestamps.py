@@ -19,23 +19,27 @@ _DIGITS = np.array([i for i, char in enumerate(_USUAL) if char == "0"])
 _MARKS = np.array([i for i, char in enumerate(_USUAL) if char != "0"])
 _MARKS_ARE = np.frombuffer(_USUAL.encode(), np.uint8)[_MARKS]
 _DATE = 8  # digits of the date
-_LARGEST = np.array([9, 9, 9, 9, 1, 9, 3, 9, 2, 9, 5, 9, 5, 9, 9, 9, 9, 9, 9, 9], np.uint8)
-_IN_DAY = np.array(
-    [36_000_000_000, 3_600_000_000, 600_000_000, 60_000_000, 10_000_000, 1_000_000]
-    + [10**power for power in range(5, -1, -1)],
-    np.float64,
-)
-_IN_DATE = np.array([10.0**power for power in range(7, -1, -1)])
+_LARGEST = np.array([*map(int, "99991939295959999999")], np.uint8)
+_IN_DAY = np.array([36e9, 36e8, 6e8, 6e7, 1e7, 1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1e0])
+_IN_DATE = 10.0 ** np.arange(7, -1, -1)
 _DAY = 86_400_000_000
+
+
+@lru_cache(maxsize=4096)
+def _day(digits: int) -> int | None:
+    """Microseconds from 1970 to the day written as 20260105; None if there is no such day."""
+    try:
+        return (date(digits // 10_000, digits // 100 % 100, digits % 100) - date(1970, 1, 1)).days * _DAY
+    except ValueError:
+        return None
 
 
 @lru_cache(maxsize=4096)
 def _is_date(text: str) -> bool:
     try:
-        date.fromisoformat(text)
+        return bool(date.fromisoformat(text))
     except ValueError:
         return False
-    return True
 
 
 def is_time(text: str) -> bool:
@@ -58,15 +62,6 @@ def are_usual(texts: Sequence[str]) -> bool:
         and _ARE_USUAL.fullmatch(joined) is not None
         and all(map(_is_date, {text[:10] for text in texts}))
     )
-
-
-@lru_cache(maxsize=4096)
-def _day(digits: int) -> int | None:
-    """Microseconds from 1970 to the day written as 20260105; None if there is no such day."""
-    try:
-        return (date(digits // 10_000, digits // 100 % 100, digits % 100) - date(1970, 1, 1)).days * _DAY
-    except ValueError:
-        return None
 
 
 #: Times up to which one after the other is quicker than all at once.
@@ -114,14 +109,13 @@ def parse_times(texts: Sequence[str]) -> npt.NDArray[np.int64]:
     usual = usual_times(texts)
     if usual is not None:
         return usual
-    if all(text[-1:] == "Z" for text in texts):
-        return np.array([text[:-1][:26] for text in texts], "M8[us]").astype(np.int64)
-    parsed = []
-    for text in texts:
-        if text.endswith("Z"):
-            parsed.append(np.datetime64(text[:-1][:26], "us").astype(np.int64))
-            continue
-        sign = -1 if text[-6] == "+" else 1
-        offset = sign * (int(text[-5:-3]) * 60 + int(text[-2:])) * 60_000_000
-        parsed.append(np.datetime64(text[:-6][:26], "us").astype(np.int64) + offset)
-    return np.array(parsed, np.int64)
+    local = np.array([(text[:-1] if text[-1:] == "Z" else text[:-6])[:26] for text in texts], "M8[us]")
+    return local.astype(np.int64) - np.array([_offset(text) for text in texts], np.int64)
+
+
+def _offset(text: str) -> int:
+    """Microseconds that a time's zone is ahead of UTC."""
+    if text[-1:] == "Z":
+        return 0
+    minutes = int(text[-5:-3]) * 60 + int(text[-2:])
+    return (-minutes if text[-6] == "-" else minutes) * 60_000_000

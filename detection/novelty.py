@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.attributes import ATTRIBUTES, Hashes, mix
+from data.actions.attributes import ATTRIBUTES, mix
 from data.actions.fields import stable_hash
+from data.actions.recent_hashes import Hashes
 from detection.count_table import NOBODY, CountTable
 
 #: Attributes whose novelty does not count for the cluster's machinery: it works wherever others do, by bindings of its own.

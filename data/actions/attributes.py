@@ -1,14 +1,14 @@
-"""Attributes: combinations of an action's fields ("verb and resource", "this object"), as stable 64-bit hashes."""
+"""Hashes combinations of an action's fields ("verb and resource", "this object"), its attributes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from data.actions.encoder import ActionBatch, ActionEncoder
 from data.actions.fields import STATIC_FIELDS, stable_hash
+from data.actions.recent_hashes import Hashes
 
 #: Attribute -> the fields that make it.
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
@@ -28,7 +28,6 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "uri": ("resource", "uri"),
 }
 
-Hashes = npt.NDArray[np.uint64]
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _MIX_2 = np.uint64(0xBF58476D1CE4E5B9)
 _SHIFT_A, _SHIFT_B = np.uint64(29), np.uint64(32)

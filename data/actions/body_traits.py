@@ -1,4 +1,4 @@
-"""What in a request body matters: privileges, escalations, exposure, size. Never the body itself.
+"""Says what in a request body matters: privileges, escalations, exposure, size. Never the body itself.
 
 A trait is a short word such as `privileged` or `verb=escalate`. What may hold a secret is never looked at: `data`, `stringData`
 and `binaryData` of any object, and the values of environment variables, arguments and annotations. Traits name what was chosen
@@ -10,7 +10,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -62,16 +62,33 @@ def _at(value: Json, *keys: str) -> Object:
     return _dict(value)
 
 
-def _flags(source: Object, *names: str) -> Iterable[str]:
-    """Those of some keys that are true."""
-    return (name for name in names if source.get(name) is True)
+_Fields = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
 
 
-def _given(source: Object, **traits: str) -> Iterable[str]:
-    """Traits of the keys that have a value; one that ends in `=` goes on with the value."""
-    for key, trait in traits.items():
-        if value := source.get(key):
-            yield trait + _word(value) if trait[-1] == "=" else trait
+def _fields(text: str, path: str = "") -> _Fields:
+    """Fields below a path that become traits: `flag!` if it is true, `key` or `key:trait` if it has a value.
+
+    A trait that ends in `=` goes on with the value, one that ends in `=*` with each item of the list.
+    """
+    pairs = (field.partition(":") for field in text.split())
+    return tuple(path.split(".") if path else ()), tuple(
+        (key.rstrip("!"), trait or key) for key, _, trait in pairs
+    )
+
+
+def _given(source: Object, *fields: _Fields) -> Iterator[str]:
+    """Traits of the fields that are there."""
+    for path, traits in fields:
+        inner = _at(source, *path)
+        for key, trait in traits:
+            value = inner.get(key)
+            if trait[-1] == "!":
+                if value is True:
+                    yield key
+            elif trait[-1] == "*":
+                yield from (trait[:-1] + _word(item) for item in _list(value))
+            elif value:
+                yield trait + _word(value) if trait[-1] == "=" else trait
 
 
 def _word(value: Json, limit: int = 63) -> str:
@@ -87,7 +104,7 @@ def magnitude(value: Json) -> str:
 
 
 _QUANTITY = re.compile(r"(\d{1,15})(?:\.\d+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
-_UNITS = dict(zip(["m", "k", "M", "G", "T", "P"], (1e-3, 1e3, 1e6, 1e9, 1e12, 1e15), strict=True)) | {
+_UNITS = dict(zip("mkMGTP", (1e-3, 1e3, 1e6, 1e9, 1e12, 1e15), strict=True)) | {
     f"{unit}i": 2.0**power for unit, power in zip("KMGTP", (10, 20, 30, 40, 50), strict=True)
 }
 
@@ -100,12 +117,17 @@ def _quantity(value: Json) -> float:
     return float(match[1]) * _UNITS.get(match[2] or "", 1.0) if match else 0.0
 
 
+def _lasting(spec: Object, unit: str, seconds: int) -> Iterator[str]:
+    """`expirationSeconds` as a trait, in a longer unit."""
+    if spec.get("expirationSeconds"):
+        yield f"{unit}={magnitude(int(_quantity(spec['expirationSeconds']) // seconds))}"
+
+
 def repository(image: Json) -> str:
     """An image without its tag or digest, generated parts folded: `ghcr.io/x/agent:1` -> `ghcr.io/x/agent`."""
     if not isinstance(image, str) or not image:
         return "?"
-    name = image.partition("@")[0]
-    head, slash, tail = name.rpartition("/")
+    head, slash, tail = image.partition("@")[0].rpartition("/")
     return head + slash + fold_name(tail.partition(":")[0])
 
 
@@ -114,110 +136,111 @@ _SHELLS = {
     *("nc", "ncat", "socat", "curl", "wget", "nsenter", "chroot", "unshare", "mount"),
 }
 _MANY_CORES = 2
-_CONTROL_PLANE = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
+_NODE_ROLE = "node-role.kubernetes.io/"
+_CONTROL_PLANE = (_NODE_ROLE + "control-plane", _NODE_ROLE + "master")
 
 
-def _security(context: Object, found: set[str]) -> None:
+_SECURITY_FIELDS = (
+    _fields("privileged! allowPrivilegeEscalation! sysctls"),
+    *(_fields("hostProcess!", "windowsOptions"), _fields("add:cap=*", "capabilities")),
+)
+
+
+def _security(context: Object) -> Iterator[str]:
     """Security context of a pod or a container."""
     if not context:
         return
-    found.update(_flags(context, "privileged", "allowPrivilegeEscalation"))
+    yield from _given(context, *_SECURITY_FIELDS)
     if context.get("runAsUser") == 0 and context.get("runAsUser") is not False:
-        found.add("runAsRoot")
+        yield "runAsRoot"
     if context.get("procMount") not in (None, "Default"):
-        found.add("procMount")
+        yield "procMount"
     for profile in ("seccompProfile", "appArmorProfile"):
         if _at(context, profile).get("type") == "Unconfined":
-            found.add(f"{profile}=Unconfined")
-    found.update(_flags(_at(context, "windowsOptions"), "hostProcess"))
-    found.update(_given(context, sysctls="sysctls"))
-    found.update(f"cap={_word(capability)}" for capability in _list(_at(context, "capabilities").get("add")))
+            yield f"{profile}=Unconfined"
 
 
-def _top(path: str) -> str:
-    """First folder of a path on a node."""
-    return "/".join(path[:63].split("/")[:2]) or "/"
+def _top(source: Object) -> str:
+    """First folder of the `path` of a volume on a node."""
+    return "/".join(str(source.get("path"))[:63].split("/")[:2]) or "/"
 
 
-def _volumes(spec: Object, found: set[str]) -> None:
+def _pod_volumes(spec: Object) -> Iterator[str]:
     for volume in _objects(spec.get("volumes")):
         if "hostPath" in volume:
-            found.add("hostPath=" + _top(str(_at(volume, "hostPath").get("path"))))
+            yield "hostPath=" + _top(_at(volume, "hostPath"))
         for source in [volume, *_objects(_at(volume, "projected").get("sources"))]:
             if "secret" in source and "default-token" not in str(_at(source, "secret").get("secretName")):
-                found.add("secretVolume")
-            found.update(_given(_at(source, "serviceAccountToken"), audience="tokenAudience="))
+                yield "secretVolume"
+            if audience := _at(source, "serviceAccountToken").get("audience"):
+                yield "tokenAudience=" + _word(audience)
         if "csi" in volume:
-            found.add("csi=" + _word(_at(volume, "csi").get("driver")))
+            yield "csi=" + _word(_at(volume, "csi").get("driver"))
 
 
-def _placement(spec: Object, found: set[str]) -> None:
+def _placement(spec: Object) -> Iterator[str]:
     """Which nodes a pod may run on."""
     if any(key in _at(spec, "nodeSelector") for key in _CONTROL_PLANE):
-        found.add("onControlPlane")
+        yield "onControlPlane"
     for toleration in _objects(spec.get("tolerations")):
         key = toleration.get("key")
         if not key and toleration.get("operator") == "Exists":
-            found.add("toleratesAll")
+            yield "toleratesAll"
         elif key in _CONTROL_PLANE:
-            found.add("toleratesControlPlane")
-    found.update(
-        _given(
-            spec, nodeName="nodeName", priorityClassName="priorityClass=", runtimeClassName="runtimeClass="
-        )
-    )
+            yield "toleratesControlPlane"
+
+
+def _containers(containers: Sequence[Object]) -> Iterator[str]:
+    if not containers:
+        return
+    yield f"containers={min(len(containers), 9)}"
+    literals, cores = 0, 0.0
+    for container in containers:
+        yield from _security(_at(container, "securityContext"))
+        environment = list(_objects(container.get("env")))
+        literals += sum("value" in entry for entry in environment)
+        sources = [*(_at(entry, "valueFrom") for entry in environment), *_objects(container.get("envFrom"))]
+        if any("secretKeyRef" in entry or "secretRef" in entry for entry in sources):
+            yield "envSecret"
+        limits, requests = (_at(container, "resources", key) for key in ("limits", "requests"))
+        yield from ("limit=" + _word(name) for name in {*limits, *requests} if "/" in name)  # nvidia.com/gpu
+        cores += max(_quantity(limits.get("cpu")), _quantity(requests.get("cpu")))
+        command = _list(container.get("command"))
+        if command and isinstance(command[0], str):
+            program = command[0].rpartition("/")[2]
+            yield f"command={program}" if program in _SHELLS else "command"
+        if any("exec" in _dict(hook) for hook in _at(container, "lifecycle").values()):
+            yield "lifecycleExec"
+        if any(port.get("hostPort") for port in _objects(container.get("ports"))):
+            yield "hostPort"
+    if literals:
+        yield "env=" + magnitude(literals)
+    if cores >= _MANY_CORES:
+        yield "cpu=" + magnitude(int(cores))
+
+
+_POD_FIELDS = _fields(
+    "hostPID! hostIPC! hostNetwork! shareProcessNamespace! imagePullSecrets:pullSecret hostAliases nodeName "
+    "ephemeralContainers:ephemeralContainer priorityClassName:priorityClass= runtimeClassName:runtimeClass="
+)
 
 
 def _pod(spec: Object, found: set[str], images: set[str]) -> None:
     """A pod's spec, or a part of one from a patch."""
-    found.update(_flags(spec, "hostPID", "hostIPC", "hostNetwork", "shareProcessNamespace"))
+    found.update(_given(spec, _POD_FIELDS))
     account = spec.get("serviceAccountName") or spec.get("serviceAccount")
     if isinstance(account, str) and account not in ("", "default"):
         found.add("serviceAccount=" + _word(account))
     if isinstance(spec.get("automountServiceAccountToken"), bool):
         found.add("automountToken" if spec["automountServiceAccountToken"] else "noToken")
-    found.update(
-        _given(
-            spec,
-            imagePullSecrets="pullSecret",
-            hostAliases="hostAliases",
-            ephemeralContainers="ephemeralContainer",
-        )
-    )
-    _security(_at(spec, "securityContext"), found)
-    _placement(spec, found)
-    _volumes(spec, found)
     for container in _objects(spec.get("ephemeralContainers")):
-        found.update(_given(container, targetContainerName="targetContainer"))
+        if container.get("targetContainerName"):
+            found.add("targetContainer")
     kinds = ("containers", "initContainers", "ephemeralContainers")
     containers = [container for kind in kinds for container in _objects(spec.get(kind))]
-    if containers:
-        found.add(f"containers={min(len(containers), 9)}")
-    literals, cores = 0, 0.0
-    for container in containers:
-        if "image" in container:
-            images.add(repository(container["image"]))
-        _security(_at(container, "securityContext"), found)
-        environment = list(_objects(container.get("env")))
-        literals += sum("value" in entry for entry in environment)
-        sources = [*(_at(entry, "valueFrom") for entry in environment), *_objects(container.get("envFrom"))]
-        if any("secretKeyRef" in entry or "secretRef" in entry for entry in sources):
-            found.add("envSecret")
-        limits, requests = (_at(container, "resources", key) for key in ("limits", "requests"))
-        found.update("limit=" + _word(name) for name in {*limits, *requests} if "/" in name)  # nvidia.com/gpu
-        cores += max(_quantity(limits.get("cpu")), _quantity(requests.get("cpu")))
-        command = _list(container.get("command"))
-        if command and isinstance(command[0], str):
-            program = command[0].rpartition("/")[2]
-            found.add(f"command={program}" if program in _SHELLS else "command")
-        if any("exec" in _dict(hook) for hook in _at(container, "lifecycle").values()):
-            found.add("lifecycleExec")
-        if any(port.get("hostPort") for port in _objects(container.get("ports"))):
-            found.add("hostPort")
-    if literals:
-        found.add("env=" + magnitude(literals))
-    if cores >= _MANY_CORES:
-        found.add("cpu=" + magnitude(int(cores)))
+    images.update(repository(container["image"]) for container in containers if "image" in container)
+    found.update(_security(_at(spec, "securityContext")), _placement(spec), _pod_volumes(spec))
+    found.update(_containers(containers))
 
 
 def _templates(value: Json, found: set[str], images: set[str]) -> None:
@@ -235,118 +258,101 @@ def _templates(value: Json, found: set[str], images: set[str]) -> None:
             stack.extend(inner)
 
 
-def _rules(rules: Iterable[Object], found: set[str]) -> None:
-    for rule in rules:
-        verbs = {str(verb) for verb in _list(rule.get("verbs"))}
-        resources = {str(resource) for resource in _list(rule.get("resources"))}
-        found.update(f"verb={verb}" for verb in verbs.intersection(_ESCALATING))
-        if "*" in resources:
-            found.add("resource=*")
-        if "*" in _list(rule.get("apiGroups")) and "*" not in resources:
-            found.add("apiGroup=*")
-        if rule.get("nonResourceURLs"):
-            found.add("nonResourceURLs")
-        found.update(f"resource={resource}" for resource in resources & _SENSITIVE_RULES)
-        if verbs & _WRITES:
-            found.add("grantsWrite")
-
-
 _AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
 
 
-def _role(body: Object, _actor: str, found: set[str]) -> None:
-    _rules(_objects(body.get("rules")), found)
-    found.update(_given(body, aggregationRule="aggregationRule"))
+def _role(body: Object, _actor: str) -> Iterator[str]:
+    for rule in _objects(body.get("rules")):
+        verbs = {str(verb) for verb in _list(rule.get("verbs"))}
+        resources = {str(resource) for resource in _list(rule.get("resources"))}
+        yield from (f"verb={verb}" for verb in verbs.intersection(_ESCALATING))
+        if "*" in resources:
+            yield "resource=*"
+        elif "*" in _list(rule.get("apiGroups")):
+            yield "apiGroup=*"
+        if rule.get("nonResourceURLs"):
+            yield "nonResourceURLs"
+        yield from (f"resource={resource}" for resource in resources & _SENSITIVE_RULES)
+        if verbs & _WRITES:
+            yield "grantsWrite"
     for label, value in _at(body, "metadata", "labels").items():
         if label.startswith(_AGGREGATE) and value == "true":
-            found.add("aggregateTo=" + _word(label[len(_AGGREGATE) :]))
+            yield "aggregateTo=" + _word(label[len(_AGGREGATE) :])
 
 
-def _binding(body: Object, actor: str, found: set[str]) -> None:
+def _binding(body: Object, actor: str) -> Iterator[str]:
     role = str(_dict(body.get("roleRef")).get("name") or "")
     if role:
-        found.add("role=" + (role if role in _STRONG_ROLES else _word(role)))
+        yield "role=" + (role if role in _STRONG_ROLES else _word(role))
     for subject in _objects(body.get("subjects")):
         name, kind = str(subject.get("name")), str(subject.get("kind"))
-        found.add("subject=" + (_word(name) if name.startswith("system:") else _word(kind)))
-        if name == actor or (
-            kind == "ServiceAccount" and actor.endswith(f":{subject.get('namespace')}:{name}")
-        ):
-            found.add("subject=self")
+        yield "subject=" + (_word(name) if name.startswith("system:") else _word(kind))
+        account = f":{subject.get('namespace')}:{name}"
+        if name == actor or (kind == "ServiceAccount" and actor.endswith(account)):
+            yield "subject=self"
 
 
-def _webhook(body: Object, _actor: str, found: set[str]) -> None:
+_WEBHOOK_FIELDS = (
+    *(_fields("failurePolicy:failurePolicy="), _fields("url:webhookURL", "clientConfig")),
+    _fields("namespace:webhookService=", "clientConfig.service"),
+)
+
+
+def _webhook(body: Object, _actor: str) -> Iterator[str]:
     for hook in _objects(body.get("webhooks")):
-        found.update(_given(_at(hook, "clientConfig"), url="webhookURL"))
-        found.update(_given(_at(hook, "clientConfig", "service"), namespace="webhookService="))
-        found.update(_given(hook, failurePolicy="failurePolicy="))
-        found.update(
-            _given(
-                hook,
-                **dict.fromkeys(("namespaceSelector", "objectSelector", "matchConditions"), "webhookExempts"),
-            )
-        )
+        yield from _given(hook, *_WEBHOOK_FIELDS)
+        if any(hook.get(key) for key in ("namespaceSelector", "objectSelector", "matchConditions")):
+            yield "webhookExempts"
         for rule in _objects(hook.get("rules")):
             resources = _list(rule.get("resources"))
-            found.update(f"resource={one}" for one in ("*", "*/*", "secrets", "pods") if one in resources)
+            yield from (f"resource={one}" for one in ("*", "*/*", "secrets", "pods") if one in resources)
 
 
-def _service(body: Object, _actor: str, found: set[str]) -> None:
+def _service(body: Object, _actor: str) -> Iterator[str]:
     spec = _at(body, "spec")
-    found.update(_given(spec, externalIPs="externalIPs", externalName="externalName"))
     if spec.get("type") not in (None, "ClusterIP"):
-        found.add(f"type={_word(spec['type'])}")
+        yield f"type={_word(spec['type'])}"
     if "0.0.0.0/0" in _list(spec.get("loadBalancerSourceRanges")):
-        found.add("from=anywhere")
+        yield "from=anywhere"
     if _list(_at(body, "status", "loadBalancer").get("ingress")):
-        found.add("loadBalancerIP")
+        yield "loadBalancerIP"
 
 
-def _ingress(body: Object, _actor: str, found: set[str]) -> None:
+def _ingress(body: Object, _actor: str) -> Iterator[str]:
     spec = _at(body, "spec")
     rules = list(_objects(spec.get("rules")))
     if rules and not spec.get("tls"):
-        found.add("noTLS")
+        yield "noTLS"
     for host in (rule.get("host") for rule in rules):
-        found.add("wildcardHost" if not host or str(host).startswith("*") else "host=" + _word(host))
-    found.update(_given(spec, defaultBackend="defaultBackend", backend="defaultBackend"))
+        yield "wildcardHost" if not host or str(host).startswith("*") else "host=" + _word(host)
     if any(key.endswith("-snippet") for key in _at(body, "metadata", "annotations")):
-        found.add("snippet")
+        yield "snippet"
 
 
-def _network_policy(body: Object, _actor: str, found: set[str]) -> None:
+def _network_policy(body: Object, _actor: str) -> Iterator[str]:
     spec = _at(body, "spec")
     if spec.get("podSelector") == {}:
-        found.add("selectsAll")
+        yield "selectsAll"
     for direction, peers in (("ingress", "from"), ("egress", "to")):
         rules = spec.get(direction)
         for rule in _objects(rules):
             everywhere = not rule.get(peers) and not rule.get("ports")
             blocks = (_at(peer, "ipBlock").get("cidr") for peer in _objects(rule.get(peers)))
             if everywhere or any(block in ("0.0.0.0/0", "::/0") for block in blocks):
-                found.add(f"allowsAll={direction}")
+                yield f"allowsAll={direction}"
         if direction.capitalize() in _list(spec.get("policyTypes")) and not rules:
-            found.add(f"denies={direction}")
+            yield f"denies={direction}"
 
 
-def _volume(body: Object, _actor: str, found: set[str]) -> None:
+def _volume(body: Object, _actor: str) -> Iterator[str]:
     spec = _at(body, "spec")
-    for source in ("hostPath", "local"):
-        if source in spec:
-            found.add(f"{source}=" + _top(str(_at(spec, source).get("path"))))
+    yield from (f"{source}=" + _top(_at(spec, source)) for source in ("hostPath", "local") if source in spec)
     if "csi" in spec:
-        found.add("csi=" + _word(_at(spec, "csi").get("driver")))
+        yield "csi=" + _word(_at(spec, "csi").get("driver"))
     if "nfs" in spec:
-        found.add("nfs")
-    found.update(_given(spec, claimRef="claimRef", volumeName="volumeName"))
+        yield "nfs"
     if origin := spec.get("dataSource") or spec.get("dataSourceRef"):
-        found.add("dataSource=" + _word(_dict(origin).get("kind")))
-
-
-def _snapshot(body: Object, _actor: str, found: set[str]) -> None:
-    existing = dict.fromkeys(("snapshotHandle", "volumeSnapshotContentName"), "existingSnapshot")
-    source = _at(body, "spec", "source")
-    found.update(_given(source, persistentVolumeClaimName="snapshotOf=", **existing))
+        yield "dataSource=" + _word(_dict(origin).get("kind"))
 
 
 _ATTRIBUTES = {b"\x03": "user", b"\x0a": "group"}
@@ -357,8 +363,7 @@ _PEM_EDGE = re.compile(rb"-----[A-Z ]+-----|\s")
 def certificate_subject(request: Json) -> list[tuple[str, str]]:
     """Common name ("user") and organisations ("group") in a certificate request.
 
-    The attributes stand in the DER as object identifier, string tag, length, text, so a scan finds them; nothing is parsed, and
-    the length is bounded.
+    A scan of the DER finds them as object identifier, string tag, length, text; nothing is parsed, and the length is bounded.
     """
     if not isinstance(request, str) or len(request) > _CSR_LIMIT:
         return []
@@ -378,139 +383,82 @@ def certificate_subject(request: Json) -> list[tuple[str, str]]:
     return found
 
 
-def _certificate_request(body: Object, actor: str, found: set[str]) -> None:
+def _certificate_request(body: Object, actor: str) -> Iterator[str]:
     spec = _at(body, "spec")
-    found.update(_given(spec, signerName="signer="))
-    found.update(f"usage={_word(usage)}" for usage in _list(spec.get("usages")) if "auth" in str(usage))
-    if spec.get("expirationSeconds"):
-        found.add("days=" + magnitude(int(_quantity(spec["expirationSeconds"]) // 86_400)))
+    yield from (f"usage={_word(usage)}" for usage in _list(spec.get("usages")) if "auth" in str(usage))
+    yield from _lasting(spec, "days", 86_400)
     for sort, name in certificate_subject(spec.get("request")):
         if sort == "group":
-            found.add("csrGroup=" + _word(name))
+            yield "csrGroup=" + _word(name)
         elif name == actor:
-            found.add("csrUser=self")
+            yield "csrUser=self"
         else:
-            found.add("csrUser=" + (_word(name) if name.startswith("system:") else "other"))
+            yield "csrUser=" + (_word(name) if name.startswith("system:") else "other")
     for condition in _objects(_at(body, "status").get("conditions")):
         if condition.get("type") in ("Approved", "Denied"):
-            found.add(str(condition["type"]).lower())
+            yield str(condition["type"]).lower()
 
 
 _POD_SECURITY = "pod-security.kubernetes.io/"
 
 
-def _namespace(body: Object, _actor: str, found: set[str]) -> None:
+def _namespace(body: Object, _actor: str) -> Iterator[str]:
     for label, value in _at(body, "metadata", "labels").items():
         if label.startswith(_POD_SECURITY) and not label.endswith("-version"):
-            found.add(f"podSecurity={_word(label[len(_POD_SECURITY) :])}:{_word(value)}")
+            yield f"podSecurity={_word(label[len(_POD_SECURITY) :])}:{_word(value)}"
 
 
-_NODE_ROLE = "node-role.kubernetes.io/"
-
-
-def _node(body: Object, actor: str, found: set[str]) -> None:
+def _node(body: Object, actor: str) -> Iterator[str]:
     spec, status = _at(body, "spec"), _at(body, "status")
     if isinstance(spec.get("unschedulable"), bool):
-        found.add("unschedulable" if spec["unschedulable"] else "schedulable")
-    found.update(f"taint={_word(taint.get('effect'))}" for taint in _objects(spec.get("taints")))
+        yield "unschedulable" if spec["unschedulable"] else "schedulable"
+    yield from (f"taint={_word(taint.get('effect'))}" for taint in _objects(spec.get("taints")))
     for label in _at(body, "metadata", "labels"):
         if label.startswith(_NODE_ROLE):
-            found.add("nodeRole=" + _word(label[len(_NODE_ROLE) :]))
+            yield "nodeRole=" + _word(label[len(_NODE_ROLE) :])
     if not actor.startswith("system:node:"):
-        found.update(_given(status, addresses="nodeAddresses"))
+        if status.get("addresses"):
+            yield "nodeAddresses"
         if _at(status, "daemonEndpoints"):
-            found.add("kubeletPort")
+            yield "kubeletPort"
 
 
-def _pod_status(body: Object, found: set[str]) -> None:
+def _pod_status(body: Object, _actor: str) -> Iterator[str]:
     status = _at(body, "status")
-    found.update(_given(status, podIP="podIP", hostIP="hostIP"))
-    if any(
-        condition.get("type") == "Ready" and condition.get("status") == "True"
-        for condition in _objects(status.get("conditions"))
-    ):
-        found.add("ready")
-
-
-def _quota(body: Object, _actor: str, found: set[str]) -> None:
-    for name, value in list(_at(body, "spec", "hard").items())[:8]:
-        found.add(f"hard.{_word(name)}=" + magnitude(int(_quantity(value))))
+    yield from (key for key in ("podIP", "hostIP") if status.get(key))
+    for condition in _objects(status.get("conditions")):
+        if condition.get("type") == "Ready" and condition.get("status") == "True":
+            yield "ready"
 
 
 _CLOUD_IDENTITY = (
-    "eks.amazonaws.com/role-arn",
-    "iam.gke.io/gcp-service-account",
+    *("eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account"),
     "azure.workload.identity/client-id",
 )
 
 
-def _service_account(body: Object, _actor: str, found: set[str]) -> None:
-    if any(key in _at(body, "metadata", "annotations") for key in _CLOUD_IDENTITY):
-        found.add("cloudIdentity")
-    found.update(_given(body, secrets="secrets", imagePullSecrets="imagePullSecrets"))
-
-
-def _token_request(body: Object, found: set[str]) -> None:
+def _token_request(body: Object) -> Iterator[str]:
     spec = _at(body, "spec")
-    if spec.get("expirationSeconds"):
-        found.add("hours=" + magnitude(int(_quantity(spec["expirationSeconds"]) // 3600)))
-    found.update("audience=" + _word(audience) for audience in _list(spec.get("audiences"))[:4])
+    yield from _lasting(spec, "hours", 3600)
+    yield from ("audience=" + _word(audience) for audience in _list(spec.get("audiences"))[:4])
     bound = _at(spec, "boundObjectRef").get("kind")
-    found.add("boundTo=" + _word(bound) if bound else "unbound")
+    yield "boundTo=" + _word(bound) if bound else "unbound"
 
 
-def _access_review(body: Object, _actor: str, found: set[str]) -> None:
+def _access_review(body: Object, _actor: str) -> Iterator[str]:
     asked = _at(body, "spec", "resourceAttributes")
-    found.add(f"asks={_word(asked.get('verb'))} {_word(asked.get('resource'))}" if asked else "asks=path")
+    yield f"asks={_word(asked.get('verb'))} {_word(asked.get('resource'))}" if asked else "asks=path"
 
 
-def _rules_review(_body: Object, _actor: str, found: set[str]) -> None:
-    found.add("asks=everything")
-
-
-def _api_service(body: Object, _actor: str, found: set[str]) -> None:
-    spec = _at(body, "spec")
-    found.update(_flags(spec, "insecureSkipTLSVerify"))
-    found.update(_given(_at(spec, "service"), namespace="service="))
-
-
-def _definition(body: Object, _actor: str, found: set[str]) -> None:
-    spec = _at(body, "spec")
-    found.update(_given(spec, scope="scope="))
-    if _at(spec, "conversion").get("strategy") == "Webhook":
-        found.add("conversionWebhook")
-
-
-def _pod_security_policy(body: Object, _actor: str, found: set[str]) -> None:
-    spec = _at(body, "spec")
-    found.update(_flags(spec, "privileged", "hostPID", "hostIPC", "hostNetwork", "allowPrivilegeEscalation"))
-    found.update(f"cap={_word(capability)}" for capability in _list(spec.get("allowedCapabilities")))
-
-
-def _admission_policy(body: Object, _actor: str, found: set[str]) -> None:
-    spec = _at(body, "spec")
-    found.update(_given(spec, failurePolicy="failurePolicy="))
-    found.update("action=" + _word(action) for action in _list(spec.get("validationActions")))
-
-
-def _priority_class(body: Object, _actor: str, found: set[str]) -> None:
-    found.add("value=" + magnitude(body.get("value")))
-    found.update(_flags(body, "globalDefault"))
-
-
-def _slice(body: Object, actor: str, found: set[str]) -> None:
+def _slice(body: Object, actor: str) -> Iterator[str]:
     """Addresses behind a service; the controllers that keep them write them all day long."""
-    if actor.startswith("system:"):
-        return
-    addresses = sum(
-        len(_list(entry.get("addresses")))
-        for entry in [*_objects(body.get("endpoints")), *_objects(body.get("subsets"))]
-    )
-    if addresses:
-        found.add("addresses=" + magnitude(addresses))
+    entries = [*_objects(body.get("endpoints")), *_objects(body.get("subsets"))]
+    addresses = sum(len(_list(entry.get("addresses"))) for entry in entries)
+    if addresses and not actor.startswith("system:"):
+        yield "addresses=" + magnitude(addresses)
 
 
-_READERS: dict[str, Callable[[Object, str, set[str]], None]] = {
+_READERS: dict[str, Callable[[Object, str], Iterable[str]]] = {
     **dict.fromkeys(("roles", "clusterroles"), _role),
     **dict.fromkeys(("rolebindings", "clusterrolebindings"), _binding),
     **dict.fromkeys(("mutatingwebhookconfigurations", "validatingwebhookconfigurations"), _webhook),
@@ -518,21 +466,56 @@ _READERS: dict[str, Callable[[Object, str, set[str]], None]] = {
     "ingresses": _ingress,
     "networkpolicies": _network_policy,
     **dict.fromkeys(("persistentvolumes", "persistentvolumeclaims"), _volume),
-    **dict.fromkeys(("volumesnapshots", "volumesnapshotcontents"), _snapshot),
     "certificatesigningrequests": _certificate_request,
     "namespaces": _namespace,
     "nodes": _node,
-    "resourcequotas": _quota,
-    "serviceaccounts": _service_account,
+    "resourcequotas": lambda body, _actor: [
+        f"hard.{_word(name)}=" + magnitude(int(_quantity(value)))
+        for name, value in list(_at(body, "spec", "hard").items())[:8]
+    ],
+    "serviceaccounts": lambda body, _actor: (
+        "cloudIdentity" for key in _CLOUD_IDENTITY if key in _at(body, "metadata", "annotations")
+    ),
     **dict.fromkeys(("selfsubjectaccessreviews", "localsubjectaccessreviews"), _access_review),
-    "selfsubjectrulesreviews": _rules_review,
-    "apiservices": _api_service,
-    "customresourcedefinitions": _definition,
-    "podsecuritypolicies": _pod_security_policy,
-    **dict.fromkeys(("validatingadmissionpolicies", "validatingadmissionpolicybindings"), _admission_policy),
-    "priorityclasses": _priority_class,
+    "selfsubjectrulesreviews": lambda _body, _actor: ("asks=everything",),
+    "customresourcedefinitions": lambda body, _actor: (
+        ("conversionWebhook",) if _at(body, "spec", "conversion").get("strategy") == "Webhook" else ()
+    ),
+    "priorityclasses": lambda body, _actor: ("value=" + magnitude(body.get("value")),),
     **dict.fromkeys(("endpoints", "endpointslices"), _slice),
 }
+#: Resources, path in their body, and fields there that need no code of their own.
+_PLAIN_FIELDS = (
+    ("roles clusterroles", "", "aggregationRule"),
+    ("services", "spec", "externalIPs externalName"),
+    ("ingresses", "spec", "defaultBackend backend:defaultBackend"),
+    ("persistentvolumes persistentvolumeclaims", "spec", "claimRef volumeName"),
+    ("volumesnapshots volumesnapshotcontents", "spec.source", "persistentVolumeClaimName:snapshotOf="),
+    ("volumesnapshots volumesnapshotcontents", "spec.source", "snapshotHandle:existingSnapshot"),
+    ("volumesnapshots volumesnapshotcontents", "spec.source", "volumeSnapshotContentName:existingSnapshot"),
+    ("certificatesigningrequests", "spec", "signerName:signer="),
+    ("serviceaccounts", "", "secrets imagePullSecrets"),
+    ("apiservices", "spec", "insecureSkipTLSVerify!"),
+    ("apiservices", "spec.service", "namespace:service="),
+    ("customresourcedefinitions", "spec", "scope:scope="),
+    ("podsecuritypolicies", "spec", "privileged! hostPID! hostIPC! hostNetwork! allowPrivilegeEscalation!"),
+    ("podsecuritypolicies", "spec", "allowedCapabilities:cap=*"),
+    ("validatingadmissionpolicies validatingadmissionpolicybindings", "spec", "failurePolicy:failurePolicy="),
+    ("validatingadmissionpolicies validatingadmissionpolicybindings", "spec", "validationActions:action=*"),
+    ("priorityclasses", "", "globalDefault!"),
+)
+_PLAIN = {
+    resource: [_fields(fields, path) for names, path, fields in _PLAIN_FIELDS if resource in names.split()]
+    for resource in " ".join(names for names, _, _ in _PLAIN_FIELDS).split()
+}
+
+
+def _of_kind(body: Object, resource: str, actor: str) -> Iterator[str]:
+    """Traits that are particular to a resource."""
+    yield from _given(body, *_PLAIN.get(resource, ()))
+    if reader := _READERS.get(resource):
+        yield from reader(body, actor)
+
 
 _TEMPLATES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -571,9 +554,7 @@ def _secret(raw: bytes | msgspec.Raw) -> str:
     return f"secret={kind}" if kind else "-"
 
 
-@lru_cache(maxsize=4096)
-def _known_key(key: str) -> str:
-    return fold_name(key)
+_known_key = lru_cache(maxsize=4096)(fold_name)
 
 
 def _key(key: str) -> str:
@@ -606,13 +587,6 @@ def _paths(value: Json, prefix: str, depth: int, found: set[str]) -> None:
 _INDEX = re.compile(r"\d+|-")
 
 
-def _rebuilt(steps: list[str], value: Json) -> Json:
-    """The object a JSON-patch operation speaks of: `/spec/containers/0/image` -> {"spec": {"containers": [{"image": value}]}}."""
-    for step in reversed(steps):
-        value = [value] if _INDEX.fullmatch(step) else {step: value}
-    return value
-
-
 _LISTS = {
     *("containers", "initContainers", "ephemeralContainers", "rules", "subjects", "webhooks", "taints"),
     *("volumes", "externalIPs", "tolerations", "conditions", "ingress", "egress"),
@@ -637,7 +611,9 @@ def _json_patch(operations: list[Json], found: set[str]) -> list[Object]:
             value = operation.get("value")
             if steps and steps[-1] in _LISTS and not isinstance(value, list):
                 value = [value]
-            parts.append(_dict(_rebuilt(steps, value)))
+            for step in reversed(steps):  # `/containers/0/image` -> {"containers": [{"image": value}]}
+                value = [value] if _INDEX.fullmatch(step) else {step: value}
+            parts.append(_dict(value))
     found.update(sorted(paths)[:_PATHS])
     return parts
 
@@ -648,20 +624,17 @@ def _read(
     """Traits of one object or of a part of one."""
     spec = _at(body, "spec")
     if subresource == "status":
-        if resource == "pods":
-            _pod_status(body, found)
-        elif resource in _REPORTED:
-            _READERS[resource](body, actor, found)
+        found.update(_pod_status(body, actor) if resource == "pods" else _of_kind(body, resource, actor))
         return
     if subresource == "token":
-        _token_request(body, found)
+        found.update(_token_request(body))
         return
     if resource == "pods":
         _pod(spec or body, found, images)
     elif resource in _TEMPLATES:
         _pod(_at(body, *_TEMPLATES[resource]), found, images)
-    elif (reader := _READERS.get(resource)) is not None:
-        reader(body, actor, found)
+    elif resource in _READERS or resource in _PLAIN:
+        found.update(_of_kind(body, resource, actor))
     elif resource not in ("controllerrevisions", "horizontalpodautoscalers", "secrets"):
         _templates(body, found, images)
     if verb in ("create", "patch", "update"):
@@ -694,10 +667,8 @@ _known: dict[bytes, tuple[set[str], set[str]]] = {}
 
 
 def _known_pod(spec: msgspec.Raw) -> tuple[set[str], set[str]] | None:
-    """Traits and images of a pod's spec; None if it is empty or no object. Not to be changed by the caller.
-
-    A new tag of an image makes no difference to them, and is most of what changes from one write to the next.
-    """
+    """Traits and images of a pod's spec; None if it is empty or no object. Not to be changed by the caller."""
+    # A new tag of an image makes no difference to them, and is most of what changes from one write to the next.
     plain = _IMAGE_TAG.sub(rb'"image":"\1\2"', bytes(spec))
     key = hashlib.blake2b(plain, digest_size=16).digest()
     found = _known.get(key)
@@ -717,8 +688,7 @@ def _known_pod(spec: msgspec.Raw) -> tuple[set[str], set[str]] | None:
 def _of_pod(resource: str, raw: bytes | msgspec.Raw) -> tuple[str, str] | None:
     """Traits and images of a whole pod, or of a workload around one. Most are written again and again with the same spec.
 
-    Returns:
-        None if the body is not of the usual shape and has to be read whole.
+    None if the body is not of the usual shape and has to be read whole.
     """
     numbers: set[str] = set()
     try:
@@ -751,17 +721,12 @@ def has_traits(resource: str, subresource: str) -> bool:
 def read_traits(
     verb: str, resource: str, subresource: str, actor: str, raw: bytes | msgspec.Raw
 ) -> tuple[str, str]:
-    """Traits and images of a request body.
+    """Traits and images of a request body, each sorted and comma-joined, "-" when there is nothing to say.
 
     Args:
-        verb: audit verb.
-        resource: plural resource without its API group.
-        subresource: subresource, or "".
+        verb, resource, subresource: of the request; `resource` without its API group.
         actor: user name of the caller (to see a self-grant).
         raw: `requestObject` as logged.
-
-    Returns:
-        (traits, images): each sorted and comma-joined, "-" when there is nothing to say.
     """
     if not raw or not has_traits(resource, subresource):
         return "-", "-"
@@ -788,7 +753,8 @@ def read_traits(
         return _listed(found), _listed(images)
     body = _dict(body)
     if verb in ("delete", "deletecollection"):
-        found.update(_given(body, propagationPolicy="propagation="))
+        if body.get("propagationPolicy"):
+            found.add("propagation=" + _word(body["propagationPolicy"]))
         if body.get("gracePeriodSeconds") == 0 and not actor.startswith("system:node:"):
             found.add("force")
         return _listed(found), "-"

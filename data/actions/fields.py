@@ -1,4 +1,4 @@
-"""The fields of an action, and how raw values of a request become values of them."""
+"""Names the fields of an action, and turns raw values of a request into them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,9 @@ FIELDS: tuple[str, ...] = (
 )
 STATIC_FIELDS = FIELDS[:-1]
 GAPS = ("first", "<10ms", "<100ms", "<1s", "<10s", "<1m", "<10m", "<1h", "<8h", ">=8h")
-_GAP_EDGES = np.array(
-    [10_000, 100_000, 1_000_000, 10_000_000, 60_000_000, 600_000_000, 3_600_000_000, 28_800_000_000]
-)
-_QUERY_NOISE = {
-    *("timeout", "timeoutSeconds", "resourceVersion", "resourceVersionMatch"),
-    *("allowWatchBookmarks", "watch", "pretty"),
-}
+_GAP_EDGES = np.array([10, 100, 1000, 10_000, 60_000, 600_000, 3_600_000, 28_800_000]) * 1000  # microseconds
+_QUERY_NOISE = {"timeout", "timeoutSeconds", "resourceVersion", "resourceVersionMatch"}
+_QUERY_NOISE |= {"allowWatchBookmarks", "watch", "pretty"}
 _BY = re.compile(r'by (ClusterRoleBinding|RoleBinding) "([^"]*)"')
 _FIRST_ARGUMENT = re.compile(r"[?&]command=([^&]*)")
 _PROXY_DEPTH = 4
@@ -44,9 +40,8 @@ _PROXY_DEPTH = 4
 
 def stable_hash(text: str) -> int:
     """64-bit hash that is the same in every process (Python's own is salted)."""
-    return int.from_bytes(
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
-    )
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def gap_codes(gaps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -71,10 +66,8 @@ def uri_shape(uri: str, subresource: str) -> str:
     if subresource == "proxy":
         behind = path.partition("/proxy")[2].split("/")[1 : 1 + _PROXY_DEPTH]
         shape = "/".join(fold_name(unquote(part)) for part in behind) + "?" + shape
-    if subresource == "exec":
-        argument = _FIRST_ARGUMENT.search("?" + query)
-        if argument:
-            shape += " " + fold_name(unquote(argument[1]).rpartition("/")[2][:40])
+    if subresource == "exec" and (argument := _FIRST_ARGUMENT.search("?" + query)):
+        shape += " " + fold_name(unquote(argument[1]).rpartition("/")[2][:40])
     return shape or "-"
 
 
@@ -90,7 +83,6 @@ def resource_name(group: str, resource: str, subresource: str) -> str:
 
 def binding_of(decision: str | None, reason: str | None) -> str:
     """The RBAC binding that allowed a request, `denied`, or `-` where the log does not say."""
-    match = _BY.search(reason or "")
-    if match:
+    if match := _BY.search(reason or ""):
         return f"{match[1]} {fold_name(match[2])}"
     return {"forbid": "denied", "allow": "-"}.get(decision or "", decision or "-")

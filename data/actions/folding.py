@@ -1,4 +1,4 @@
-"""Folding of machine-made names, clients and addresses to the classes an operator thinks in.
+"""Folds machine-made names, clients and addresses to the classes an operator thinks in.
 
 A fold is idempotent and total. `*` stands for a random or numbered part, `N` for a number inside a word: neither occurs in a
 Kubernetes name.
@@ -55,6 +55,7 @@ def fold_name(name: str) -> str:
 
 
 _AGENT = re.compile(r"(?P<family>[^/ ]+)(?:/v?(?P<version>[^ ]*))?(?: \((?P<os>[a-z]+)/[^)]*\))?(?P<rest>.*)")
+_MINOR = re.compile(r"\d+(?:\.\d+)?")
 _REST = re.compile(r"^ ?(?P<product>[A-Za-z][\w.-]*)/(?P<hash>[^/ ]*)(?P<role>/[\w-]+)?")
 
 
@@ -63,18 +64,16 @@ def fold_client(agent: str) -> str:
     match = _AGENT.match(agent.strip())
     if not match:
         return "-"
-    version = re.match(r"\d+(?:\.\d+)?", match["version"] or "")
+    version = _MINOR.match(match["version"] or "")
     family = match["family"].split("_")[0]  # tools append run identifiers: `tool_8f14e45f-ceea`
     text = "-".join(part for part in _RANDOM.sub("*", family).split("-") if part != "*")
     if version:
         text += "/" + version.group()
     if match["os"]:
         text += " " + match["os"]
-    rest = _REST.match(match["rest"] or "")
-    if rest and rest["product"] != "kubernetes":
-        text += " " + rest["product"]
-    if rest and rest["role"]:
-        text += " " + rest["role"][1:]
+    if rest := _REST.match(match["rest"]):
+        text += "" if rest["product"] == "kubernetes" else " " + rest["product"]
+        text += f" {rest['role'][1:]}" if rest["role"] else ""
     return text
 
 
@@ -89,9 +88,14 @@ def place_of(source_ips: tuple[str, ...], trusted_hops: int) -> str:
     `sourceIPs` is the X-Forwarded-For chain followed by the peer; a client can forge everything to the left of what
     the first trusted proxy appended.
     """
-    if not source_ips:
-        return "-"
-    return source_ips[max(0, len(source_ips) - 1 - trusted_hops)] or "-"
+    return source_ips[max(0, len(source_ips) - 1 - trusted_hops)] or "-" if source_ips else "-"
+
+
+#: Networks that are not routed on the internet (RFC 1918, 4193, 6598). Documentation ranges count as public.
+_PRIVATE = [
+    *map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")),
+    *map(ipaddress.ip_network, ("169.254.0.0/16", "fc00::/7", "fe80::/10")),
+]
 
 
 def network_of(place: str) -> str:
@@ -100,8 +104,7 @@ def network_of(place: str) -> str:
         address = ipaddress.ip_address(place)
     except ValueError:
         return "-"
-    prefix = 24 if address.version == 4 else 48
-    return str(ipaddress.ip_network(f"{address}/{prefix}", strict=False))
+    return str(ipaddress.ip_network(f"{address}/{24 if address.version == 4 else 48}", strict=False))
 
 
 def reach_of(place: str) -> str:
@@ -113,13 +116,3 @@ def reach_of(place: str) -> str:
     if address.is_loopback:
         return "loopback"
     return "private" if any(address in network for network in _PRIVATE) else "public"
-
-
-#: Networks that are not routed on the internet (RFC 1918, 4193, 6598). Documentation ranges count as public.
-_PRIVATE = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16"),
-        *("fc00::/7", "fe80::/10"),
-    )
-)

@@ -1,4 +1,4 @@
-"""A memory of the last 64-bit hashes, eight bytes each: what was seen before is known, in bounded memory."""
+"""Remembers the last 64-bit hashes in bounded memory, eight bytes each."""
 
 from __future__ import annotations
 
@@ -12,22 +12,17 @@ Hashes = npt.NDArray[np.uint64]
 
 #: Hashes in a set before they are packed into an array, a tenth of the size.
 _LIVE = 1 << 14
-
 _GENERATIONS = 4
 
 
 def digests_of(texts: Iterable[bytes], key: bytes) -> Hashes:
-    """Keyed hash of each text, uint64 [N]: without the key nobody can make one text that is taken for another."""
+    """Keyed hash of each text, uint64 [N]: without the key nobody can construct a text with the hash of another."""
     joined = b"".join([blake2b(text, digest_size=8, key=key).digest() for text in texts])
     return np.frombuffer(joined, "<u8").astype(np.uint64)
 
 
 class Remembered:
-    """Remembers the last hashes.
-
-    Args:
-        capacity: hashes remembered at the least; a third more at the most.
-    """
+    """Remembers the last hashes: `capacity` at the least, a third more at the most."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -35,23 +30,16 @@ class Remembered:
         self._packed: list[Hashes] = []  # each sorted and never changed; oldest first
 
     def first(self, hashes: Hashes, counted: Sequence[bool] | None = None) -> list[bool]:
-        """Of each hash, whether it is here for the first time. Nothing is remembered yet: see `add`.
-
-        Args:
-            hashes: uint64 [N].
-            counted: those that are not are never the first, and do not stand in the way of one that is.
-        """
+        """Whether each hash of uint64 [N] is new; those not `counted` are not, and make no other one old. See `add`."""
         known = np.zeros(len(hashes), bool) if counted is None else ~np.asarray(counted, bool)
         for packed in self._packed:
             at = np.searchsorted(packed, hashes)
             known |= packed[np.minimum(at, len(packed) - 1)] == hashes
-        live, here = self._live, set[int]()
-        answers = []
+        live, here, answers = self._live, set[int](), []
         for value, before in zip(hashes.tolist(), known.tolist(), strict=True):
-            is_first = not (before or value in live or value in here)
-            if is_first:
+            answers.append(not (before or value in live or value in here))
+            if answers[-1]:
                 here.add(value)
-            answers.append(is_first)
         return answers
 
     def add(self, hashes: Hashes) -> None:
@@ -61,8 +49,7 @@ class Remembered:
             self._pack()
 
     def _pack(self) -> None:
-        fresh = _sorted(self._live)
-        self._live = set()
+        fresh, self._live = _sorted(self._live), set()
         if self._packed and len(self._packed[-1]) + len(fresh) <= self._capacity // _GENERATIONS:
             self._packed[-1] = np.sort(np.concatenate([self._packed[-1], fresh]), kind="stable")
         else:
@@ -72,9 +59,7 @@ class Remembered:
 
     def copy(self) -> Remembered:
         """Independent copy."""
-        made = Remembered(self._capacity)
-        made._live, made._packed = set(self._live), list(self._packed)
-        return made
+        return Remembered.from_arrays(self._capacity, self.to_arrays())
 
     def to_arrays(self) -> list[Hashes]:
         """What is remembered, oldest first; each array sorted. They are not changed afterwards."""
@@ -82,7 +67,7 @@ class Remembered:
 
     @classmethod
     def from_arrays(cls, capacity: int, saved: Sequence[Hashes]) -> Remembered:
-        """Continue a memory: inverse of `to_arrays`."""
+        """Inverse of `to_arrays`."""
         made = cls(capacity)
         *packed, live = saved
         made._packed = [np.sort(array) for array in packed if len(array)]

@@ -1,4 +1,4 @@
-"""How much harm an action could do if it were an attacker's: a small table of rules, read from `configs/sensitivity.yaml`."""
+"""Rates how much harm an action could do if it were an attacker's, by the table in `configs/sensitivity.yaml`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LEVELS = ("routine", "low", "medium", "high")
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """One line of the table: the level of every action whose fields match all the given patterns, or the most it may have."""
+class SensitivityRule:
+    """The level of every action whose fields match all patterns; with `caps`, the most it may have."""
 
     level: int
     caps: bool
@@ -30,7 +30,7 @@ class Rule:
 
 
 class _Matches(dict[str, bool]):
-    """Whether values match a pattern; each distinct value is tried once."""
+    """Whether values match; each distinct value is tried once."""
 
     def __init__(self, field: str, pattern: re.Pattern[str]) -> None:
         super().__init__()
@@ -49,26 +49,26 @@ class Sensitivity:
 
     FIELDS = ("verb", "resource", "traits", "namespace", "name", "code", "impersonates")
     #: Key of a rule -> the field that its patterns are for.
-    _OF: ClassVar[Mapping[str, str]] = {
-        **{f"{field}s": field for field in ("verb", "resource", "namespace", "name", "code")},
-        **{field: field for field in ("traits", "impersonates")},
+    _FIELD_OF: ClassVar[Mapping[str, str]] = {"traits": "traits", "impersonates": "impersonates"} | {
+        f"{field}s": field for field in ("verb", "resource", "namespace", "name", "code")
     }
-    _KEYS = frozenset(("level", "at_most", "why", *_OF))
+    _KEYS = frozenset(("level", "at_most", "why", *_FIELD_OF))
 
     def __init__(self, table: Sequence[Mapping[str, Any]]) -> None:
         self.table = [dict(entry) for entry in table]
         self.rules = [self._rule(entry) for entry in table]
         # Caps first, lowest first, then levels, highest first: the first match of each sort decides.
+        ordered = sorted(
+            self.rules, key=lambda rule: (not rule.caps, rule.level if rule.caps else -rule.level)
+        )
         self._tests = [
             (rule, [(self.FIELDS.index(field), _Matches(field, pattern)) for field, pattern in rule.patterns])
-            for rule in sorted(
-                self.rules, key=lambda rule: (not rule.caps, rule.level if rule.caps else -rule.level)
-            )
+            for rule in ordered
             if rule.level or rule.caps
         ]
         self._memo: dict[tuple[str, ...], tuple[int, str]] = {}
 
-    def _rule(self, entry: Mapping[str, Any]) -> Rule:
+    def _rule(self, entry: Mapping[str, Any]) -> SensitivityRule:
         unknown = set(entry) - self._KEYS
         given = [key for key in ("level", "at_most") if key in entry]
         if unknown or len(given) != 1 or entry[given[0]] not in LEVELS:
@@ -77,7 +77,7 @@ class Sensitivity:
                 f"and only the keys {sorted(self._KEYS)}."
             )
         patterns = []
-        for key, field in self._OF.items():
+        for key, field in self._FIELD_OF.items():
             if key not in entry:
                 continue
             try:
@@ -87,7 +87,7 @@ class Sensitivity:
                     f"sensitivity rule {dict(entry)}: {key} is no regular expression: {error}"
                 ) from error
         level = LEVELS.index(entry[given[0]])
-        return Rule(level, given[0] == "at_most", tuple(patterns), str(entry.get("why", "")))
+        return SensitivityRule(level, given[0] == "at_most", tuple(patterns), str(entry.get("why", "")))
 
     def look_up(self, values: tuple[str, ...]) -> tuple[int, str]:
         """Level and reason of an action given its FIELDS values."""
@@ -97,10 +97,7 @@ class Sensitivity:
             for rule, tests in self._tests:
                 if cap is not None and rule.caps:
                     continue
-                for place, matches in tests:
-                    if not matches[values[place]]:
-                        break
-                else:
+                if all(matches[values[place]] for place, matches in tests):
                     if not rule.caps:
                         found = (rule.level, rule.why)
                         break
@@ -127,8 +124,8 @@ class Sensitivity:
                 combined = np.unique(combined, return_inverse=True)[1]
         _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
         columns = [
-            (encoder.interners[name].values, batch.codes[name][first].tolist()) for name in self.FIELDS
+            [encoder.interners[name].values[code] for code in batch.codes[name][first].tolist()]
+            for name in self.FIELDS
         ]
-        rows = zip(*([values[code] for code in codes] for values, codes in columns), strict=True)
-        found = [self.look_up(row)[0] for row in rows]
+        found = [self.look_up(row)[0] for row in zip(*columns, strict=True)]
         return np.array(found, np.int8)[inverse.ravel()]

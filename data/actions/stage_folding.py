@@ -1,4 +1,4 @@
-"""Makes one action of the stages of one request."""
+"""Folds the stages of one request into one action."""
 
 from __future__ import annotations
 
@@ -16,15 +16,12 @@ _RECEIVED = attrgetter("requestReceivedTimestamp")
 
 
 class StageFolder:
-    """Makes one action of the stages of one request, and recognises repeats.
+    """Picks the event of each request that becomes its action; the other stages and repeats are folded into it.
 
     A request is identified by `requestReceivedTimestamp`, which only the server sets, with the audit ID, the caller, the verb and
-    the URI: a client can choose its own Audit-ID. A hash of eight bytes is kept of these; with a full memory, two requests
-    collide in less than one of 10^13.
-
-    Args:
-        capacity: requests remembered at the least; a third more at the most.
-        key: makes the hashes valid in another process, so that the memory can be saved; without one hashing takes half the time.
+    the URI: a client can choose its own Audit-ID. A hash of eight bytes is kept of these for the last `capacity` requests; two of
+    them collide in less than one of 10^13. With a `key` the hashes can be saved for another process; without, they take half the
+    time.
     """
 
     def __init__(self, capacity: int = 200_000, key: bytes | None = None) -> None:
@@ -33,20 +30,9 @@ class StageFolder:
         self._seen = Remembered(capacity)
 
     def first(self, events: Sequence[AuditEvent], times: Sequence[str]) -> list[bool]:
-        """Whether each event is the first with the outcome of its request, and so becomes the action.
-
-        Args:
-            events: events in arrival order.
-            times: when the request of each was received.
-        """
-        requests = zip(
-            map(_AUDIT_ID, events),
-            times,
-            map(_URI, events),
-            map(_USERNAME, events),
-            map(_VERB, events),
-            strict=True,
-        )
+        """Whether each event, in arrival order with the time of its request, is the first with an outcome: the action."""
+        parts = (map(part, events) for part in (_URI, _USERNAME, _VERB))
+        requests = zip(map(_AUDIT_ID, events), times, *parts, strict=True)
         if self.key is None:
             hashes = np.array([*map(hash, requests)], np.int64).view(np.uint64)
         else:
@@ -63,10 +49,6 @@ class StageFolder:
         made = StageFolder(self._capacity, self.key)
         made._seen = self._seen.copy()
         return made
-
-    def is_first(self, event: AuditEvent) -> bool:
-        """As `first`, for one event."""
-        return self.first([event], event_times([event]))[0]
 
     def to_arrays(self) -> list[Hashes]:
         """Remembered hashes, oldest first; of use only with a key."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,30 +38,22 @@ def back_offs(field: str, value: str) -> tuple[str, ...]:
 
 
 class Vocabulary:
-    """Maps field values to token ids.
-
-    Attributes:
-        tokens: field -> values by id; the first three are PAD, UNKNOWN and MASK.
-        uses_hour: whether the hour of day carries information (training data spans days).
-    """
+    """Maps field values to token ids."""
 
     def __init__(self, tokens: Mapping[str, list[str]], uses_hour: bool) -> None:
-        self.tokens = {field: list(tokens[field]) for field in FIELDS}
-        self.uses_hour = uses_hour
-        self._ids = {
-            field: {value: index for index, value in enumerate(values)}
-            for field, values in self.tokens.items()
-        }
+        self.tokens = {field: list(tokens[field]) for field in FIELDS}  # by id, the SPECIALS first
+        self.uses_hour = uses_hour  # whether the hour carries information: the training data spans days
+        self._ids = {name: dict(zip(ids, range(len(ids)), strict=True)) for name, ids in self.tokens.items()}
         self._tables: dict[str, npt.NDArray[np.int32]] = {}
         self._generation = -1
 
     @classmethod
     def fit(cls, counts: Mapping[str, Mapping[str, int]], *, span_days: float, limit: int) -> Vocabulary:
-        """Fit on counts of values.
+        """Fit on the training part.
 
         Args:
-            counts: static field -> value -> occurrences in the training part.
-            span_days: time span of the training part.
+            counts: static field -> value -> occurrences.
+            span_days: time span.
             limit: most tokens a field may have; the rarest values beyond it fall back.
         """
         tokens: dict[str, list[str]] = {}
@@ -71,17 +62,11 @@ class Vocabulary:
             if field == "hour" and not uses_hour:
                 tokens[field] = [*SPECIALS]
                 continue
-            broad: Counter[str] = Counter()
-            own: list[tuple[str, int]] = []
-            for value, count in counts[field].items():
-                if count >= MIN_COUNT:
-                    own.append((value, count))
-                for wider in back_offs(field, value):
-                    broad[wider] += count
-            own.sort(key=lambda pair: (-pair[1], pair[0]))
-            kept = [value for value, _ in own[: limit - len(SPECIALS)]]
+            values = sorted(counts[field].items(), key=lambda pair: (-pair[1], pair[0]))
+            kept = [value for value, count in values if count >= MIN_COUNT][: limit - len(SPECIALS)]
             # Back-offs come last so that limits never drop them: they are what an unseen value becomes.
-            tokens[field] = [*SPECIALS, *kept, *sorted(set(broad) - set(kept))]
+            broad = {wider for value in counts[field] for wider in back_offs(field, value)}
+            tokens[field] = [*SPECIALS, *kept, *sorted(broad - set(kept))]
         tokens["gap"] = [*SPECIALS, *GAPS]
         return cls(tokens, uses_hour)
 
@@ -95,10 +80,7 @@ class Vocabulary:
         if field == "hour" and not self.uses_hour:
             return UNKNOWN
         ids = self._ids[field]
-        found = ids.get(value)
-        if found is not None:
-            return found
-        return next((ids[wider] for wider in back_offs(field, value) if wider in ids), UNKNOWN)
+        return next((ids[known] for known in (value, *back_offs(field, value)) if known in ids), UNKNOWN)
 
     def table(self, field: str, values: Sequence[str]) -> npt.NDArray[np.int32]:
         """Token ids of values, int32 [values]."""

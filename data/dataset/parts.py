@@ -171,7 +171,7 @@ class _PartWriter:
 
     def write(self, events: list[AuditEvent]) -> None:
         """Encode events, in the order of the log."""
-        kept = self.encoder.add(events)
+        kept = self.encoder.append(events)
         self.audit_ids += map(_AUDIT_ID, kept)
         self.begun += [stage == "ResponseStarted" for stage in map(_STAGE, kept)]
         self.counts["events"] += len(events)
@@ -181,7 +181,7 @@ class _PartWriter:
             self.flush()
 
     def _take(self) -> None:
-        batch = self.encoder.take()
+        batch = self.encoder.flush()
         self.requests.append(request_hashes(self.audit_ids, batch.time))
         self.started.append(np.array(self.begun, bool))
         self.audit_ids, self.begun = [], []

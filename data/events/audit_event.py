@@ -1,4 +1,4 @@
-"""Events of audit.k8s.io, decoded one by one; only the fields that are needed are read.
+"""Decodes events of audit.k8s.io one by one, and only the fields that are needed.
 
 Field names are those of the Kubernetes API (`k8s.io/apiserver/pkg/apis/audit/v1`).
 """
@@ -33,8 +33,6 @@ EXAMPLE_EVENT = (
 
 
 # The parts of an event are frozen so that they can be keys: most parts of a log repeat, and are looked up, not encoded again.
-
-
 class User(msgspec.Struct, gc=False, frozen=True):
     """Who is logged as the caller. A 401 has an empty user."""
 
@@ -72,11 +70,7 @@ class Annotations(
 
 
 class AuditEvent(msgspec.Struct, gc=False):
-    """One stage of one request, as the API server wrote it; only the fields kubehabit uses.
-
-    `cluster` is not written by API servers: it separates the clusters of a shared log. It comes from a cloud's envelope, or from
-    a shipper that adds the key `kubehabit.cluster` to plain events.
-    """
+    """One stage of one request, as the API server wrote it; only the fields kubehabit uses."""
 
     auditID: str
     stage: str
@@ -94,6 +88,7 @@ class AuditEvent(msgspec.Struct, gc=False):
     stageTimestamp: str = ""
     annotations: Annotations | None = None
     level: str = ""
+    #: Separates the clusters of a shared log; comes from a cloud's envelope or from a shipper, not from API servers.
     cluster: str = msgspec.field(default="", name="kubehabit.cluster")
 
 
@@ -120,19 +115,12 @@ class DeadLetter:
 
 
 class Decoded(NamedTuple):
-    """The good events in their order, each with its line, and what else was in the input.
-
-    Attributes:
-        events: the events that could be read.
-        lines: the line of each event, from 1; the position in the list if the input was one list.
-        dead: the records that could not be read.
-        skipped: what a shared log holds besides audit events and is left out on purpose: reason -> records.
-    """
+    """What was in an input: the events that could be read, in their order, and the rest."""
 
     events: list[AuditEvent]
-    lines: list[int]
+    lines: list[int]  # of each event, from 1; the position in the list if the input was one list
     dead: list[DeadLetter]
-    skipped: Mapping[str, int] = MappingProxyType({})
+    skipped: Mapping[str, int] = MappingProxyType({})  # records left out on purpose, by reason
 
 
 _EVENT = msgspec.json.Decoder(AuditEvent)
@@ -141,9 +129,7 @@ _EVENT = msgspec.json.Decoder(AuditEvent)
 def check(event: AuditEvent, version: str = "") -> None:
     """Raise ValueError with the reason if an event cannot be used.
 
-    Args:
-        event: a decoded event.
-        version: API version of an enclosing list, for an item that has none of its own.
+    `version` is the API version of an enclosing list, for an item that has none of its own.
     """
     found = event.apiVersion or version
     if found not in API_VERSIONS:
@@ -158,11 +144,7 @@ def check(event: AuditEvent, version: str = "") -> None:
 
 
 def decode_event(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
-    """Decode one audit.k8s.io event.
-
-    Args:
-        raw: JSON of the event alone.
-        version: API version of an enclosing list, for an item that has none of its own.
+    """Decode one event from its JSON; `version` as for `check`.
 
     Raises:
         msgspec.MsgspecError, ValueError, RecursionError: it is none; `why` puts that into words.

@@ -1,4 +1,4 @@
-"""Request bodies and stretches of a log -> events, with a compiled decoder.
+"""Decodes request bodies and parts of a log to events, with a compiled decoder.
 
 What is no plain event (a list, a cloud's envelope) is opened by `data.events.formats.registry` once the plain decoder refused it.
 """
@@ -6,6 +6,7 @@ What is no plain event (a list, a cloud's envelope) is opened by `data.events.fo
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 
@@ -63,11 +64,7 @@ def decode_lines(lines: Iterable[bytes], first_line: int = 1, sources: Sources |
     """Decode records, one a line; a line that cannot be read becomes a dead letter with its reason.
 
     A line may hold an event, an EventList, a cloud's envelope, or several such objects without a space between them.
-
-    Args:
-        lines: the records.
-        first_line: number of the first.
-        sources: what remembers the formats of a stream; give the same one for all of a log.
+    Give the same `sources` for all of a log.
     """
     return decode_numbered(enumerate(lines, first_line), sources)
 
@@ -79,12 +76,12 @@ def decode_numbered(
 ) -> Decoded:
     """As `decode_lines`, for records that bring their line numbers along.
 
-    `stop` is asked about each line that is no plain event; if it says yes, that line is left to the caller and no more are taken.
+    `stop` is asked about each line that is no plain event; if it says yes, that line and the rest are left to the caller.
     """
     events: list[AuditEvent] = []
     numbers: list[int] = []
     dead: list[DeadLetter] = []
-    skipped: dict[str, int] = {}
+    skipped: Counter[str] = Counter()
     decode, usual = _EVENT.decode, API_VERSIONS[0]
     native = 0
     for number, line in records:
@@ -115,22 +112,17 @@ def decode_numbered(
             if found.dead:
                 dead += [DeadLetter(number, reason, raw) for _, reason, raw in found.dead]
                 sources.limits.check_lost(len(dead))
-            for reason, count in found.skipped.items():
-                skipped[reason] = skipped.get(reason, 0) + count
+            skipped.update(found.skipped)
     if sources is not None and native:
         sources.records["native"] += native
     return Decoded(events, numbers, dead, skipped)
 
 
 def decode_block(block: bytes | memoryview, first_line: int = 1) -> Decoded | None:
-    """Decode whole lines at once, several times faster than line by line.
-
-    Args:
-        block: lines with the newlines between them; one at least.
-        first_line: number of the first.
+    """Decode one or more whole lines at once, several times faster than line by line.
 
     Returns:
-        None, unless each line is one plain event as API servers write it; then `decode_numbered` has to look at each.
+        None unless each line is one plain event as API servers write it; then `decode_numbered` has to look at each.
     """
     if len(block) > MAX_EVENT_BYTES:  # one of the lines could be too long
         return None
@@ -157,11 +149,7 @@ def _are_plain(events: Sequence[AuditEvent]) -> bool:
 
 
 def _decode_event_list(body: bytes) -> Decoded | None:
-    """Decode what kube-apiserver's webhook sends at once, twice as fast as item by item.
-
-    Returns:
-        None, unless it is an EventList of plain events; then each item has to be looked at.
-    """
+    """Decode an EventList of plain events at once, twice as fast as item by item; None if it is anything else."""
     try:
         listed = _EVENT_LIST.decode(body)
     except UNREADABLE:
@@ -173,28 +161,22 @@ def _decode_event_list(body: bytes) -> Decoded | None:
     return Decoded(events, list(range(1, len(events) + 1)), []) if _are_plain(events) else None
 
 
-def _count(text: bytes | memoryview, byte: int) -> int:
-    """How often a byte is in a text; bytes.count looks at one byte at a time."""
-    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == byte))
-
-
 def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
-    """Decode a request body: one list or envelope, one event, or newline-delimited records.
+    """Decode a decompressed request body: one list or envelope, one event, or newline-delimited records.
 
-    Args:
-        body: the body, decompressed.
-        sources: what remembers the formats of a stream of bodies; only GKE's long-running requests, which arrive as two records,
-            gain from it.
+    `sources` carries GKE's long-running requests, which arrive as two records, from one body of a stream to the next.
 
     Raises:
         KubehabitError: nothing in the body can be read as JSON at all, or too much of it is no audit event.
     """
     if not body.strip():
         raise KubehabitError("The body is empty: send audit events as an EventList, a JSON list or NDJSON.")
-    if len(body) > _SUSPICIOUS_BYTES and len(body) < _LEAST_BYTES_A_COMMA * _count(body, _COMMA):
-        raise KubehabitError(
-            "The body is a list of very many very small things, and nothing of it was taken: send audit events."
-        )
+    if len(body) > _SUSPICIOUS_BYTES:
+        commas = np.count_nonzero(np.frombuffer(body, np.uint8) == _COMMA)  # bytes.count is slower
+        if len(body) < _LEAST_BYTES_A_COMMA * commas:
+            raise KubehabitError(
+                "The body is a list of very many very small things, and nothing of it was taken: send audit events."
+            )
     if sources is None and len(body) <= MAX_EVENT_BYTES:  # no item can be too long then
         at_once = _decode_event_list(body) if b'"EventList"' in body[:_BEGINNING] else decode_block(body)
         if at_once is not None:
@@ -203,8 +185,9 @@ def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
     sources.limits = Limits(MAX_UNPACKED_BYTES, MAX_UNREADABLE)
     found = sources.open_list(body)
     if found is not None:
-        dead = [DeadLetter(position, reason, raw) for position, reason, raw in found.dead]
-        return Decoded(found.events, found.positions, dead, found.skipped)
+        return Decoded(
+            found.events, found.positions, [DeadLetter(*lost) for lost in found.dead], found.skipped
+        )
     # One line after the other: a list of all of them would be many times as large as a body of nothing but line ends.
     decoded = decode_lines((line.rstrip(b"\r\n") for line in io.BytesIO(body)), sources=sources)
     nothing = not decoded.events and not decoded.skipped
@@ -216,17 +199,12 @@ def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
 
 
 def decode_originals(body: bytes) -> Iterator[tuple[AuditEvent, bytes]]:
-    """The events of a request body and their original JSON; what cannot be read is left out.
-
-    Args:
-        body: a list, an envelope, one event, or newline-delimited records; decompressed. As `decode_body` takes it.
-    """
+    """The events of a body that `decode_body` takes, with their original JSON; what cannot be read is left out."""
     sources = Sources()
     sources.limits = Limits(MAX_UNPACKED_BYTES)
-    found = sources.open_list(body)
-    if found is not None:
-        for event, raw in zip(found.events, found.originals, strict=True):
-            yield event, bytes(raw)
+    whole = sources.open_list(body)
+    if whole is not None:
+        yield from zip(whole.events, map(bytes, whole.originals), strict=True)
         return
     for line in body.splitlines():
         if len(line) > MAX_EVENT_BYTES:
@@ -236,5 +214,4 @@ def decode_originals(body: bytes) -> Iterator[tuple[AuditEvent, bytes]]:
         except UNREADABLE:
             opened = sources.open(line) if line.strip() else None
             if opened is not None:
-                for event, raw in zip(opened.events, opened.originals, strict=True):
-                    yield event, bytes(raw)
+                yield from zip(opened.events, map(bytes, opened.originals), strict=True)

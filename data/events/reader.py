@@ -1,4 +1,4 @@
-"""Reading audit logs from files, folders and standard input: plain, gzip or zstd, streamed, with nothing lost silently."""
+"""Reads audit logs from files, folders and standard input: plain, gzip or zstd, streamed, with nothing lost silently."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import io
 import json
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import chain, islice
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -53,7 +54,7 @@ class DeadLetterFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
-        self.reasons: dict[str, int] = {}
+        self.reasons: Counter[str] = Counter()
         self._file: IO[str] | None = None
 
     def add(self, source: str, letter: DeadLetter) -> None:
@@ -65,8 +66,7 @@ class DeadLetterFile:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self.count += 1
-        kind = letter.reason.split(":")[0]
-        self.reasons[kind] = self.reasons.get(kind, 0) + 1
+        self.reasons[letter.reason.split(":")[0]] += 1
 
     def close(self) -> None:
         """Close the file if anything was written."""
@@ -76,7 +76,7 @@ class DeadLetterFile:
 
 
 class _Frame(Protocol):
-    """One compressed frame or member being read; zlib's and zstandard's objects are alike in this."""
+    """One compressed frame or member being read, by zlib or zstandard."""
 
     @property
     def eof(self) -> bool: ...
@@ -131,11 +131,16 @@ def _gzip_member() -> _Frame:
     return zlib.decompressobj(wbits=31)
 
 
-class _Counted(io.RawIOBase):
-    """Standard input, which cannot say how far it has been read."""
+#: First bytes of a compressed file -> what decompresses it.
+_PACKINGS: dict[bytes, Callable[[], _Frame]] = {b"\x1f\x8b": _gzip_member, b"\x28\xb5\x2f\xfd": _zstd_frame}
 
-    def __init__(self, raw: IO[bytes]) -> None:
+
+class _ByteRange(io.RawIOBase):
+    """The next bytes of a stream, and how many of them were read."""
+
+    def __init__(self, raw: IO[bytes], size: int = sys.maxsize) -> None:
         self._raw = raw
+        self._size = size
         self._count = 0
 
     def readable(self) -> bool:
@@ -144,7 +149,7 @@ class _Counted(io.RawIOBase):
     def readinto(self, buffer: Buffer) -> int:
         target = memoryview(buffer)
         read = self._raw.read1 if isinstance(self._raw, io.BufferedReader) else self._raw.read
-        data = read(len(target))
+        data = read(min(len(target), self._size - self._count))
         target[: len(data)] = data
         self._count += len(data)
         return len(data)
@@ -153,53 +158,34 @@ class _Counted(io.RawIOBase):
         return self._count
 
 
-def _magic(stream: _Stream) -> bytes:
-    """The first bytes; damage met here is met again on reading."""
-    try:
-        return stream.peek(4)[:4]
-    except DAMAGE:
-        return b""
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[_Stream, Callable[[], int]]]:
     """Open by content, not by name: the decompressed stream, and a function that returns how much of the file is read."""
     stream: _Stream
     if path == STDIN:
-        counted = _Counted(sys.stdin.buffer)
-        stream, tell, close = io.BufferedReader(counted, 1 << 20), counted.tell, counted.close
+        raw: io.RawIOBase = _ByteRange(sys.stdin.buffer)
     else:
         try:
             raw = path.open("rb", buffering=0)
         except OSError as error:
-            raise KubehabitError(
-                f"Cannot read the audit log {path}: {error.strerror}. Check the path."
-            ) from error
-        stream, tell, close = io.BufferedReader(raw, 1 << 20), raw.tell, raw.close
+            raise _unreadable(path, error) from error
+    stream = io.BufferedReader(raw, 1 << 20)
     try:
         for _ in range(_MAX_PACKINGS):
-            magic = _magic(stream)
-            if magic[:2] == b"\x1f\x8b":
-                stream = io.BufferedReader(_Frames(stream, _gzip_member), 1 << 20)
-            elif magic == b"\x28\xb5\x2f\xfd":
-                stream = io.BufferedReader(_Frames(stream, _zstd_frame), 1 << 20)
-            else:
+            magic = b""
+            with suppress(*DAMAGE):  # damage met here is met again on reading
+                magic = stream.peek(4)[:4]
+            frame = next((frame for start, frame in _PACKINGS.items() if magic.startswith(start)), None)
+            if frame is None:
                 break
-        yield stream, tell
+            stream = io.BufferedReader(_Frames(stream, frame), 1 << 20)
+        yield stream, raw.tell
     finally:
-        close()
+        raw.close()
 
 
-@contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, decompressed if it is.
-
-    Raises:
-        KubehabitError: the file cannot be opened.
-        EOFError, zlib.error, zstandard.ZstdError, OSError: on reading, if it is damaged; `DAMAGE` names them.
-    """
-    with _open(path) as (stream, _):
-        yield stream
+def _unreadable(path: Path, error: OSError) -> KubehabitError:
+    return KubehabitError(f"Cannot read the audit log {path}: {error.strerror}. Check the path.")
 
 
 def open_lines(
@@ -208,16 +194,13 @@ def open_lines(
     on_bytes: Callable[[int], None] | None = None,
     on_damage: Callable[[int, str], None] | None = None,
 ) -> Iterator[bytes]:
-    """Yield the lines of a log without their newline.
+    """Yield the lines of a plain, gzip or zstd file (`-` is standard input) without their newline.
+
+    A file that cannot be opened, or is damaged and `on_damage` is None, raises KubehabitError.
 
     Args:
-        path: plain, gzip or zstd file; `-` is standard input.
         on_bytes: called now and then with the number of compressed bytes read so far, for progress bars.
-        on_damage: called with (line number, reason) when the file ends in the middle of its compressed stream;
-            what could be read has been yielded. Without it the damage raises.
-
-    Raises:
-        KubehabitError: the file cannot be opened, or is damaged and `on_damage` is None.
+        on_damage: called with (line number, reason) after what could be read of a damaged file.
     """
     number = 0
     with _open(path) as (stream, tell):
@@ -244,24 +227,24 @@ def open_lines(
 
 
 class _Input:
-    """Bytes of a log in blocks; what was taken too far can be put back."""
+    """Bytes of a log in blocks; what was read too far can be put back."""
 
     def __init__(self, stream: _Stream, interactive: bool) -> None:
         self._stream = stream
-        self._back: list[memoryview] = []
+        self._unread: list[memoryview] = []
         self._interactive = interactive
         self.damage: Exception | None = None
 
-    def back(self, data: bytes) -> None:
+    def unread(self, data: bytes) -> None:
         if data:
-            self._back.append(memoryview(data))
+            self._unread.append(memoryview(data))
 
     def block(self) -> bytes:
         """The next bytes; none at the end, which is also where damage is met."""
-        if self._back:
-            data = self._back.pop()
+        if self._unread:
+            data = self._unread.pop()
             if len(data) > _SMALL_BYTES:
-                self._back.append(data[_SMALL_BYTES:])
+                self._unread.append(data[_SMALL_BYTES:])
             return bytes(data[:_SMALL_BYTES])
         pieces: list[bytes] = []
         size = 0
@@ -280,7 +263,7 @@ class _Input:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-class _Records:
+class _LogRecords:
     """Cuts the bytes of a log into records and decodes them, chunk by chunk."""
 
     def __init__(self, data: _Input, sources: Sources) -> None:
@@ -323,13 +306,13 @@ class _Records:
             if self._opener is not None:
                 number, opener = self._opener
                 self._opener = None
-                self._input.back(carry)
+                self._input.unread(carry)
                 rest = [opener, *(line for _, line in numbered), b""] if block else [opener]
-                self._input.back(b"\n".join(rest))
+                self._input.unread(b"\n".join(rest))
                 carry = b""
                 yield from self._document(number, one_line=False)
             elif len(carry) > MAX_EVENT_BYTES:
-                self._input.back(carry)
+                self._input.unread(carry)
                 carry = b""
                 yield from self._document(self.line, one_line=True)
 
@@ -357,7 +340,7 @@ class _Records:
                 document.damage.clear()
                 yield decoded._replace(dead=decoded.dead + dead)
                 records, size = [], 0
-        self._input.back(document.rest)
+        self._input.unread(document.rest)
         self.line = document.line
 
 
@@ -369,7 +352,7 @@ def read_events(
     sources: Sources | None = None,
     on_skipped: Callable[[Mapping[str, int]], None] | None = None,
 ) -> Iterator[list[AuditEvent]]:
-    """Yield the events of a log in chunks; records that cannot be read go to `dead_letters`.
+    """Yield the events of a log in chunks. A file that cannot be opened or a folder without any raises KubehabitError.
 
     Args:
         path: a file of any format that docs/sources.md names, plain, gzip or zstd; a folder of such files, which are read in the
@@ -378,30 +361,24 @@ def read_events(
         on_bytes: called now and then with the number of compressed bytes read so far, for progress bars.
         sources: gives the formats found afterwards, and carries GKE's long-running requests over several files.
         on_skipped: called with counts of records left out on purpose, by reason.
-
-    Raises:
-        KubehabitError: the file cannot be opened, or the folder holds none.
     """
-    sources = sources or Sources()
-    done = 0
+    sources, done = sources or Sources(), 0
     for log in log_files([path]):
         for decoded, position in _read(log, sources):
-            if events := _sorted_out(log, decoded, dead_letters, on_skipped):
+            if events := _report(log, decoded, dead_letters, on_skipped):
                 yield events
             if on_bytes is not None:
                 on_bytes(done + position)
-        if on_bytes is not None and log != STDIN:
-            done += size_of(log)
-            on_bytes(done)
+        done += size_of(log)
 
 
-def _sorted_out(
+def _report(
     log: Path,
     decoded: Decoded,
     dead_letters: DeadLetters,
     on_skipped: Callable[[Mapping[str, int]], None] | None,
 ) -> list[AuditEvent]:
-    """The events of a chunk; the rest of it is reported."""
+    """Report what is no event in a chunk; returns the events."""
     for letter in decoded.dead:
         dead_letters.add(str(log), letter)
     if decoded.skipped and on_skipped is not None:
@@ -412,26 +389,8 @@ def _sorted_out(
 def _read(log: Path, sources: Sources) -> Iterator[tuple[Decoded, int]]:
     """Chunks of one file, each with the compressed bytes read by then."""
     with _open(log) as (stream, tell):
-        for decoded in _Records(_Input(stream, interactive=log == STDIN), sources).chunks():
+        for decoded in _LogRecords(_Input(stream, interactive=log == STDIN), sources).chunks():
             yield decoded, tell()
-
-
-class _Stretch(io.RawIOBase):
-    """The bytes of an open file from one place to another."""
-
-    def __init__(self, raw: IO[bytes], begin: int, end: int) -> None:
-        raw.seek(begin)
-        self._raw = raw
-        self._left = end - begin
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Buffer) -> int:
-        data = self._raw.read(min(len(memoryview(buffer)), self._left))
-        memoryview(buffer)[: len(data)] = data
-        self._left -= len(data)
-        return len(data)
 
 
 def _line_from(raw: IO[bytes], position: int) -> int:
@@ -455,63 +414,46 @@ def read_range(
 ) -> Iterator[list[AuditEvent]]:
     """As `read_events`, for the lines that begin in a range of bytes of an uncompressed file.
 
-    Args:
-        log: the file.
-        begin, end: the range; a line that crosses its end belongs to it, one that crosses its beginning does not.
-        dead_letters: where unreadable records go, each with its line, counted from the beginning of the range.
-        on_skipped: as for `read_events`.
-        on_lines: called at the end with the number of lines.
+    A line that crosses the range's end belongs to it, one that crosses its beginning does not; lines are counted from there.
+    `on_lines` is called at the end with their number.
     """
     with log.open("rb") as raw:
-        stretch = _Stretch(raw, _line_from(raw, begin), _line_from(raw, end))
-        records = _Records(_Input(io.BufferedReader(stretch, _CHUNK_BYTES), interactive=False), Sources())
+        first, stop = _line_from(raw, begin), _line_from(raw, end)
+        raw.seek(first)
+        stream = io.BufferedReader(_ByteRange(raw, stop - first), _CHUNK_BYTES)
+        records = _LogRecords(_Input(stream, interactive=False), Sources())
         for decoded in records.chunks():
-            if events := _sorted_out(log, decoded, dead_letters, on_skipped):
+            if events := _report(log, decoded, dead_letters, on_skipped):
                 yield events
         if on_lines is not None:
             on_lines(records.line - 1)
 
 
 def size_of(log: Path) -> int:
-    """Bytes of a log as it lies on disk; 0 for standard input.
-
-    Raises:
-        KubehabitError: there is no such file.
-    """
+    """Bytes of a log as it lies on disk; 0 for standard input. A missing file raises KubehabitError."""
     try:
         return 0 if log == STDIN else log.stat().st_size
     except OSError as error:
-        raise KubehabitError(f"Cannot read the audit log {log}: {error.strerror}. Check the path.") from error
+        raise _unreadable(log, error) from error
 
 
 def first_time(log: Path) -> str:
     """When the first event near the beginning of a file was written, RFC 3339; "" if there is none.
 
     Not when it was received: a watch that ended after an hour may come first.
-
-    Raises:
-        KubehabitError: the file cannot be opened.
     """
     for decoded, _ in islice(_read(log, Sources()), 2):
         for event in decoded.events:
-            return time_of(event)
+            return event.stageTimestamp or event.requestReceivedTimestamp
     return ""
-
-
-def time_of(event: AuditEvent) -> str:
-    """When an event was written."""
-    return event.stageTimestamp or event.requestReceivedTimestamp
 
 
 def log_files(paths: Iterable[Path]) -> list[Path]:
     """The files behind paths that may be folders, those of a folder in the order of their first events.
 
     Hidden and empty files of a folder are left out; files without an event come last, so that they are reported, not forgotten.
-
-    Raises:
-        KubehabitError: a folder holds no file, or a file cannot be opened.
     """
-    return list(chain.from_iterable(_files_of(path) for path in paths))
+    return [file for path in paths for file in _files_of(path)]
 
 
 def _files_of(path: Path) -> list[Path]:

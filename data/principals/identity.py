@@ -1,7 +1,7 @@
-"""Who acted: principals and their kind.
+"""Turns user names into principals and their kind.
 
-User names are folded by the rules of `configs/identity.yaml`, so that a session is its role and an account made for one run is
-the pipeline. The event itself keeps the user name it was logged with.
+The rules of `configs/identity.yaml` fold user names, so that a session is its role and an account made for one run is the
+pipeline. The event itself keeps the user name it was logged with.
 """
 
 from __future__ import annotations
@@ -9,18 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from data.errors import KubehabitError
 
 Kind = Literal["human", "serviceaccount", "controller", "component", "node", "anonymous"]
-KINDS: tuple[Kind, ...] = ("human", "serviceaccount", "controller", "component", "node", "anonymous")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Kinds whose alerts a person reads one by one; the others are the machinery of the cluster itself.
 PEOPLE_AND_PIPELINES: frozenset[str] = frozenset(("human", "serviceaccount"))
 
 _SERVICE_ACCOUNT = "system:serviceaccount:"
-_NODE = "system:node:"
-_GENERIC_GROUPS = ("system:",)
 _MEMO_LIMIT = 100_000
 _EXAMPLES = 3
 #: User names of one principal that are remembered for the report of what was folded.
@@ -29,17 +27,11 @@ FOLDS_LIMIT = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """One identity in the log.
+    """One identity in the log."""
 
-    Attributes:
-        name: the user name, folded (`system:anonymous` when the request had no identity).
-        kind: what sort of identity it is.
-        groups: candidate peer groups, narrowest first; the last is always the kind.
-    """
-
-    name: str
+    name: str  # the user name, folded (`system:anonymous` when the request had no identity)
     kind: Kind
-    groups: tuple[str, ...]
+    groups: tuple[str, ...]  # candidate peer groups, narrowest first; the last is always the kind
 
 
 def identify(username: str, groups: Iterable[str]) -> Principal:
@@ -52,17 +44,17 @@ def identify(username: str, groups: Iterable[str]) -> Principal:
         if account == "default":  # shared by all workloads without an account of their own, so it is no role
             return Principal(username, kind, (f"namespace:{namespace}", f"kind:{kind}"))
         return Principal(username, kind, (f"account:{account}", f"namespace:{namespace}", f"kind:{kind}"))
-    if username.startswith(_NODE):
+    if username.startswith("system:node:"):
         return Principal(username, "node", ("kind:node",))
     if username.startswith("system:"):
         return Principal(username, "component", ("kind:component",))
-    named = sorted(group for group in groups if not group.startswith(_GENERIC_GROUPS))
+    named = sorted(group for group in groups if not group.startswith("system:"))
     return Principal(username, "human", (*(f"group:{group}" for group in named), "kind:human"))
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
-    """One line of the identity rules, compiled."""
+class FoldRule:
+    """One compiled rule: what `pattern` matches becomes `name`."""
 
     pattern: re.Pattern[str]
     name: str
@@ -75,12 +67,8 @@ _RULE_KEYS = {"match", "name", "group", "kind", "why"}
 _KEYS = {"fold", "fold_nodes", "node_pools", "similar_from"}
 
 
-def _rule(entry: object) -> _Rule:
-    """Compile one rule.
-
-    Raises:
-        KubehabitError: an unknown key, a missing one, or an expression that cannot be used.
-    """
+def _rule(entry: object) -> FoldRule:
+    """Compile one rule; an unknown or missing key, or an unusable expression, raises KubehabitError."""
     if not isinstance(entry, Mapping) or set(entry) - _RULE_KEYS or not {"match", "name"} <= set(entry):
         raise KubehabitError(
             f"identity rule {entry!r}: needs `match` and `name`; known keys: {', '.join(sorted(_RULE_KEYS))}."
@@ -88,9 +76,10 @@ def _rule(entry: object) -> _Rule:
     kind = entry.get("kind")
     if kind is not None and kind not in KINDS:
         raise KubehabitError(f"identity rule {dict(entry)}: kind must be one of {', '.join(KINDS)}.")
+    name, group = str(entry["name"]), str(entry.get("group", ""))
     try:
         pattern = re.compile(str(entry["match"]))
-        for template in (str(entry["name"]), str(entry.get("group", ""))):
+        for template in (name, group):
             # Expanding once on a match of anything tells whether the template names groups that exist.
             probe = re.compile(f"(?:{pattern.pattern})|").match("")
             if probe is not None:
@@ -99,26 +88,14 @@ def _rule(entry: object) -> _Rule:
         raise KubehabitError(
             f"identity rule {dict(entry)}: {error}. Give a regular expression, and groups of it as \\1 in the name."
         ) from error
-    return _Rule(
-        pattern, str(entry["name"]), str(entry.get("group", "")), kind, str(entry.get("why", "a rule"))
-    )
+    return FoldRule(pattern, name, group, kind, str(entry.get("why", "a rule")))
 
 
 class Identity:
-    """Turns logged users into principals by the identity rules, and remembers what was folded into what.
-
-    Each distinct user name is matched once.
-    """
+    """Turns logged users into principals, each distinct user name once, and remembers what was folded into what."""
 
     def __init__(self, rules: Mapping[str, Any] | None = None) -> None:
-        """Compile the rules.
-
-        Args:
-            rules: content of `configs/identity.yaml`; nothing is folded without.
-
-        Raises:
-            KubehabitError: an unknown key or a rule that cannot be used.
-        """
+        """Compile the content of `configs/identity.yaml`; an unusable rule or an unknown key raises KubehabitError."""
         rules = dict(rules or {})
         unknown = set(rules) - _KEYS
         if unknown:
@@ -140,7 +117,7 @@ class Identity:
         pools = [_rule(entry) for entry in rules.get("node_pools", ())]
         folds = [_rule(entry) for entry in rules.get("fold", ())]
         self._rules = [*folds, *(pools if rules.get("fold_nodes", False) else ())]
-        self._folded: dict[str, tuple[str, _Rule | None]] = {}
+        self._folded: dict[str, tuple[str, FoldRule | None]] = {}
         self._names: dict[str, tuple[str, set[str]]] = {}
 
     def fold(self, username: str) -> str:
@@ -153,8 +130,7 @@ class Identity:
         name, rule = self._look_up(found.name)
         if rule is None:
             return found
-        kind = rule.kind or found.kind
-        candidates = found.groups
+        kind, candidates = rule.kind or found.kind, found.groups
         if kind != found.kind or name.startswith(_SERVICE_ACCOUNT):
             candidates = identify(name, groups).groups
         if rule.group:
@@ -163,7 +139,7 @@ class Identity:
             candidates = (matched.expand(rule.group), *candidates)
         return Principal(name, kind, (*candidates[:-1], f"kind:{kind}"))
 
-    def _look_up(self, username: str) -> tuple[str, _Rule | None]:
+    def _look_up(self, username: str) -> tuple[str, FoldRule | None]:
         known = self._folded.get(username)
         if known is not None:
             return known
@@ -190,11 +166,7 @@ class Identity:
 def fold_report(folds: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, dict[str, Any]]:
     """What was folded into what: principal -> {names, examples, why}.
 
-    Args:
-        folds: `Identity.folds` of one encoder or of several that shared the work.
-
-    Returns:
-        `names` counts distinct user names, up to FOLDS_LIMIT for each principal.
+    `folds` are the `Identity.folds` of encoders that shared the work; `names` counts distinct user names, up to FOLDS_LIMIT.
     """
     joined: dict[str, tuple[str, set[str]]] = {}
     for found in folds:
@@ -212,9 +184,9 @@ def describe_folds(report: Mapping[str, Mapping[str, Any]], limit: int = 12) -> 
     ordered = sorted(report.items(), key=lambda item: (-item[1]["names"], item[0]))
     lines = []
     for name, entry in ordered[:limit]:
-        examples = ", ".join(entry["examples"][:2])
-        more = entry["names"] - min(2, len(entry["examples"]))
-        lines.append(f"{name} <- {examples}{f' and {more} more' if more > 0 else ''} ({entry['why']})")
+        examples = entry["examples"][:2]
+        more = f" and {entry['names'] - len(examples)} more" if entry["names"] > len(examples) else ""
+        lines.append(f"{name} <- {', '.join(examples)}{more} ({entry['why']})")
     if len(ordered) > limit:
         lines.append(f"and {len(ordered) - limit} more; all are in the dataset's card")
     return lines

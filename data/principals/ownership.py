@@ -1,10 +1,7 @@
 """Traces what a controller does to the principal who last wrote the owner of its objects.
 
-The log connects them: `metadata.ownerReferences` and `generateName` of what the controller writes, and the names of objects. Two
-steps, so that logs can be read in parallel and joined in order afterwards:
-
-    read_link    what one event says about ownership; needs that event only
-    OwnerTracker follows links in the order of the log, in bounded memory
+The log connects them: `metadata.ownerReferences` and `generateName` of what the controller writes, and the names of objects. Logs
+can be read in parallel: `read_link` needs one event only, `OwnerTracker` follows links in the order of the log afterwards.
 """
 
 from __future__ import annotations
@@ -22,41 +19,45 @@ NOBODY = "-"
 
 WRITES: frozenset[str] = frozenset(("create", "update", "patch", "delete"))
 #: Resources without an owner that make up most writes: heartbeats, reports, access reviews.
-_UNOWNED = frozenset(
-    (
-        *("events", "leases", "endpoints", "tokenreviews", "subjectaccessreviews"),
-        *("localsubjectaccessreviews", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
-        *("nodes", "componentstatuses", "bindings"),
-    )
-)
-
+_UNOWNED = {
+    *("events", "leases", "endpoints", "nodes", "componentstatuses", "bindings", "tokenreviews"),
+    *(
+        "subjectaccessreviews",
+        "localsubjectaccessreviews",
+        "selfsubjectaccessreviews",
+        "selfsubjectrulesreviews",
+    ),
+}
 _AUTOSCALERS = "horizontalpodautoscalers"
-
 #: Subresources that change what an object is to do; the others report on it.
-_DEEDS = frozenset(("", "scale", "ephemeralcontainers", "eviction", "resize", "rollback"))
+_DECISIONS = frozenset(("", "scale", "ephemeralcontainers", "eviction", "resize", "rollback"))
 
 #: Accounts of kube-controller-manager. They carry out what others wrote and are never its author.
 CONTROLLERS: frozenset[str] = frozenset(
     (
-        *("attachdetach-controller", "bootstrap-signer", "certificate-controller"),
-        *("clusterrole-aggregation-controller", "cronjob-controller", "daemon-set-controller"),
-        *("deployment-controller", "disruption-controller", "endpoint-controller"),
-        *("endpointslice-controller", "endpointslicemirroring-controller"),
-        *("ephemeral-volume-controller", "expand-controller", "generic-garbage-collector"),
-        *("horizontal-pod-autoscaler", "job-controller"),
-        *("legacy-service-account-token-cleaner", "namespace-controller", "node-controller"),
-        *("persistent-volume-binder", "pod-garbage-collector", "pv-protection-controller"),
-        *("pvc-protection-controller", "replicaset-controller", "replication-controller"),
-        *("resourceclaim-controller", "resourcequota-controller", "root-ca-cert-publisher"),
-        *("route-controller", "service-account-controller", "service-controller"),
-        *("statefulset-controller", "token-cleaner", "ttl-after-finished-controller"),
-        *("ttl-controller", "validatingadmissionpolicy-status-controller"),
+        *("bootstrap-signer", "generic-garbage-collector", "horizontal-pod-autoscaler"),
+        *("legacy-service-account-token-cleaner", "persistent-volume-binder", "pod-garbage-collector"),
+        *("root-ca-cert-publisher", "token-cleaner"),
     )
-)
-
+) | {
+    f"{name}-controller"
+    for name in (
+        *("attachdetach", "certificate", "clusterrole-aggregation", "cronjob", "daemon-set", "deployment"),
+        *("disruption", "endpoint", "endpointslice", "endpointslicemirroring", "ephemeral-volume", "expand"),
+        *("job", "namespace", "node", "pv-protection", "pvc-protection", "replicaset", "replication"),
+        *("resourceclaim", "resourcequota", "route", "service-account", "service", "statefulset"),
+        *("ttl-after-finished", "ttl", "validatingadmissionpolicy-status"),
+    )
+}
 _GROUPS = {
     **dict.fromkeys(("deployments", "replicasets", "daemonsets", "statefulsets"), "apps"),
     **dict.fromkeys(("jobs", "cronjobs"), "batch"),
+}
+#: Resource -> resources of its owners that pass their name on.
+_OWNERS = {
+    "pods": ("apps/replicasets", "apps/daemonsets", "apps/statefulsets", "batch/jobs"),
+    "apps/replicasets": ("apps/deployments",),
+    "batch/jobs": ("batch/cronjobs",),
 }
 _SUFFIX = 6  # "-x2x4z", what generateName appends
 _DEPTH = 8
@@ -66,53 +67,44 @@ Key = tuple[str, str, str, str]
 
 
 class Link(NamedTuple):
-    """What one write says about ownership.
+    """What one write says about ownership."""
 
-    Attributes:
-        target: the object written; None when its name is not known.
-        parent: its controlling owner, if the body names one.
-        author: principal whose own decision this write is, or "" if it carries out another's.
-        also: a second object that the target steers (an autoscaler's workload).
-        asks: whether the owner of this action is wanted.
-        scales: whether this is an autoscaler changing the target.
-    """
-
-    target: Key | None
-    parent: Key | None
-    author: str
-    also: Key | None
-    asks: bool
-    scales: bool
+    target: Key | None  # the object written; None when its name is not known
+    parent: Key | None  # its controlling owner, if the body names one
+    author: str  # principal whose own decision this write is, or "" if it carries out another's
+    also: Key | None  # a second object that the target steers (an autoscaler's workload)
+    asks: bool  # whether the owner of this action is wanted
+    scales: bool  # whether this is an autoscaler changing the target
 
 
-class _Reference(msgspec.Struct, gc=False):
+class _OwnerReference(msgspec.Struct, gc=False):
     apiVersion: str = ""
     kind: str = ""
     name: str = ""
     controller: bool | None = None
 
 
-class _Metadata(msgspec.Struct, gc=False):
+class _OwnedMetadata(msgspec.Struct, gc=False):
     name: str = ""
     generateName: str = ""
-    ownerReferences: list[_Reference] | None = None
+    ownerReferences: list[_OwnerReference] | None = None
 
 
 class _ScaleTarget(msgspec.Struct, gc=False):
-    scaleTargetRef: _Reference | None = None
+    scaleTargetRef: _OwnerReference | None = None
 
 
-class _Object(msgspec.Struct, gc=False):
-    metadata: _Metadata | None = None
+class _OwnedObject(msgspec.Struct, gc=False):
+    metadata: _OwnedMetadata | None = None
 
 
 class _Autoscaler(msgspec.Struct, gc=False):
     spec: _ScaleTarget | None = None
 
 
-_OBJECT = msgspec.json.Decoder(_Object)
+_OBJECT = msgspec.json.Decoder(_OwnedObject)
 _AUTOSCALER = msgspec.json.Decoder(_Autoscaler)
-_NO_METADATA = _Metadata()
+_NO_METADATA = _OwnedMetadata()
 
 
 def _plural(kind: str) -> str:
@@ -130,7 +122,7 @@ def _resource(group: str, plural: str) -> str:
     return f"{group}/{plural}" if group else plural
 
 
-def _of(reference: _Reference, cluster: str, namespace: str) -> Key | None:
+def _owner_key(reference: _OwnerReference, cluster: str, namespace: str) -> Key | None:
     """Key of an owner; it lives in the namespace of what it owns, or in none."""
     if not reference.kind or not reference.name:
         return None
@@ -145,7 +137,7 @@ def _steered_by(body: msgspec.Raw, cluster: str, namespace: str) -> Key | None:
     except UNREADABLE:
         return None
     target = None if spec is None else spec.scaleTargetRef
-    return None if target is None else _of(target, cluster, namespace)
+    return None if target is None else _owner_key(target, cluster, namespace)
 
 
 def is_machinery(principal: Principal) -> bool:
@@ -170,7 +162,7 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
     status = event.responseStatus
     if status is not None and status.code >= 400:
         return None
-    cluster = getattr(event, "cluster", "")
+    cluster = event.cluster
     resource = _resource(ref.apiGroup, ref.resource)
     machinery = is_machinery(principal)
     metadata, also = _NO_METADATA, None
@@ -186,32 +178,24 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
     parent = None
     if metadata.ownerReferences:
         reference = next((r for r in metadata.ownerReferences if r.controller), metadata.ownerReferences[0])
-        parent = _of(reference, cluster, ref.namespace)
-    name = ref.name or metadata.name
+        parent = _owner_key(reference, cluster, ref.namespace)
+    name, prefix = ref.name or metadata.name, metadata.generateName
     target: Key | None = None
-    if metadata.generateName and (not name or name.startswith(metadata.generateName)) and parent is not None:
-        target = cluster, resource + "*", ref.namespace, metadata.generateName
+    if prefix and (not name or (parent is not None and name.startswith(prefix))):
+        target = cluster, resource + "*", ref.namespace, prefix
     elif name:
         target = cluster, resource, ref.namespace, name
-    elif metadata.generateName:
-        target = cluster, resource + "*", ref.namespace, metadata.generateName
     if target is None and parent is None:
         return None
-    decides = not machinery and parent is None and ref.subresource in _DEEDS
-    return Link(
-        target=target,
-        parent=parent,
-        author=principal.name if decides else "",
-        also=also,
-        asks=machinery or parent is not None,
-        scales=machinery and ref.subresource == "scale",
-    )
+    decides = not machinery and parent is None and ref.subresource in _DECISIONS
+    asks, scales = machinery or parent is not None, machinery and ref.subresource == "scale"
+    return Link(target, parent, principal.name if decides else "", also, asks, scales)
 
 
 class OwnerTracker:
     """Remembers who last wrote what, and follows owner references. Takes links in the order of the log.
 
-    Memory is bounded by two generations: an object that was neither written nor looked up during the last `capacity` objects is
+    Two generations bound its memory: an object that was neither written nor looked up during the last `capacity` objects is
     forgotten, and what belongs to it then has no owner.
     """
 
@@ -237,16 +221,13 @@ class OwnerTracker:
                 self._keep(_steered(link.also), target)
         if not link.asks:
             return NOBODY
-        found = NOBODY
         if link.scales and target is not None:
             steering = self._get(_steered(target))
             if isinstance(steering, tuple) and (found := self._resolve(steering)) != NOBODY:
                 self._keep(target, found)  # setting the autoscaler changed the workload
-        if found == NOBODY and parent is not None:
-            found = self._resolve(parent)
-        if found == NOBODY and target is not None:
-            found = self._resolve(target)
-        return found
+                return found
+        owners = (self._resolve(key) for key in (parent, target) if key is not None)
+        return next((owner for owner in owners if owner != NOBODY), NOBODY)
 
     def join(self, links: Iterable[tuple[int, Link]]) -> list[tuple[int, str]]:
         """(action, owner) of every action in `ActionBatch.links` that has one. Call in the order of the log."""
@@ -254,38 +235,27 @@ class OwnerTracker:
 
     def _resolve(self, key: Key) -> str:
         for _ in range(_DEPTH):
-            found = self._get(key)
+            found = self._get(key) or self._guess(key)
             if found is None:
-                guessed = self._guess(key)
-                if guessed is None:
-                    return NOBODY
-                key = guessed
-            elif isinstance(found, str):
+                break
+            if isinstance(found, str):
                 return found
-            else:
-                key = found
+            key = found
         return NOBODY
 
     def _guess(self, key: Key) -> Key | None:
         """Owner of an object by how controllers name things: `web-5d4f8c7b9-x2x4z` is of `web-5d4f8c7b9`, that of `web`."""
         cluster, resource, namespace, name = key
+        stem = name.rpartition("-")[0]
+        guesses = [(kind, stem) for kind in _OWNERS.get(resource, ())]
         if resource == "pods":
-            prefix = cluster, "pods*", namespace, name[: 1 - _SUFFIX]
-            if self._get(prefix) is not None:
-                return prefix
-            stem = name.rpartition("-")[0]
-            kinds = ("apps/replicasets", "apps/daemonsets", "apps/statefulsets", "batch/jobs")
-            for owner in ((cluster, kind, namespace, stem) for kind in kinds):
-                if self._get(owner) is not None:
-                    return owner
-            return self._known((cluster, "apps/deployments", namespace, stem.rpartition("-")[0]))
-        owner_kind = {"apps/replicasets": "apps/deployments", "batch/jobs": "batch/cronjobs"}.get(resource)
-        if owner_kind is None:
-            return None
-        return self._known((cluster, owner_kind, namespace, name.rpartition("-")[0]))
-
-    def _known(self, key: Key) -> Key | None:
-        return key if key[3] and self._get(key) is not None else None
+            guesses = [
+                ("pods*", name[: 1 - _SUFFIX]),
+                *guesses,
+                ("apps/deployments", stem.rpartition("-")[0]),
+            ]
+        keys = ((cluster, kind, namespace, owner) for kind, owner in guesses)
+        return next((owner for owner in keys if self._get(owner) is not None), None)
 
     def _get(self, key: Key) -> str | Key | None:
         found = self._new.get(key)

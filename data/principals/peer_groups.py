@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -22,26 +23,20 @@ COMPARED_LIMIT = 2000
 def similarity(profiles: Sequence[Sequence[Profile]]) -> npt.NDArray[np.float64]:
     """Cosine of every two principals' habits, float64 [N, N].
 
-    Args:
-        profiles: of each principal one or more views, each counting other features (with and without the namespace, say); views
-            weigh the same. Counts enter as the square root of their share (the Hellinger kernel), so that one busy loop does not
-            drown everything else.
+    Each principal has one or more views, which count different features (with and without the namespace, say) and weigh the same.
+    Counts enter as the square root of their share (the Hellinger kernel), so that one busy loop does not drown everything else.
     """
-    count = len(profiles)
-    total = np.zeros((count, count))
-    views = len(profiles[0]) if profiles else 0
-    for view in range(views):
-        index: dict[Any, int] = {}
-        for row in profiles:
-            for key in row[view]:
-                index.setdefault(key, len(index))
-        matrix = np.zeros((count, len(index)))
-        for number, row in enumerate(profiles):
-            whole = sum(row[view].values()) or 1
-            for key, times in row[view].items():
-                matrix[number, index[key]] = np.sqrt(times / whole)
+    total = np.zeros((len(profiles), len(profiles)))
+    views = list(zip(*profiles, strict=True))
+    for view in views:
+        index = {key: place for place, key in enumerate(dict.fromkeys(chain.from_iterable(view)))}
+        matrix = np.zeros((len(profiles), len(index)))
+        for row, profile in zip(matrix, view, strict=True):
+            whole = sum(profile.values()) or 1
+            for key, times in profile.items():
+                row[index[key]] = np.sqrt(times / whole)
         total += matrix @ matrix.T
-    return np.asarray(total / max(views, 1))
+    return np.asarray(total / max(len(views), 1))
 
 
 def cluster(similar: npt.NDArray[np.float64], least: float) -> list[list[int]]:
@@ -84,21 +79,13 @@ _COMPARABLE: frozenset[str] = frozenset(("human", "serviceaccount", "controller"
 
 @dataclass(slots=True)
 class PrincipalTable:
-    """Principals and peer groups known from training, as dense ids. Id 0 stands for "never seen".
+    """Principals and peer groups known from training, as dense ids. Id 0 stands for "never seen"."""
 
-    Attributes:
-        ids: principal name -> id, from 1.
-        groups: peer group -> id, from 1.
-        group_of: principal name -> its peer group.
-        sizes: peer group -> number of members in training.
-        reasons: principal name -> why it is in its peer group, a sentence without its subject.
-    """
-
-    ids: dict[str, int] = field(default_factory=dict)
-    groups: dict[str, int] = field(default_factory=dict)
-    group_of: dict[str, str] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, int] = field(default_factory=dict)  # principal name -> id, from 1
+    groups: dict[str, int] = field(default_factory=dict)  # peer group -> id, from 1
+    group_of: dict[str, str] = field(default_factory=dict)  # principal name -> its peer group
+    sizes: dict[str, int] = field(default_factory=dict)  # peer group -> number of members in training
+    reasons: dict[str, str] = field(default_factory=dict)  # principal name -> why it is in its peer group
 
     @classmethod
     def fit(
@@ -115,8 +102,7 @@ class PrincipalTable:
 
         Args:
             principals: those of the fitting part, one entry a name.
-            profiles: principal name -> views of what it did in the fitting part (see `similarity`). Without them nobody is
-                grouped by behaviour.
+            profiles: principal name -> views of what it did (see `similarity`). Without them nobody is grouped by behaviour.
             similar_from: least average similarity of peers by behaviour.
         """
         unique = sorted({p.name: p for p in principals}.values(), key=lambda p: p.name)
@@ -142,9 +128,7 @@ class PrincipalTable:
         members: dict[str, list[str]] = {}
         for name, group in group_of.items():
             members.setdefault(group, []).append(name)
-        for p in unique:
-            if p.name not in reasons:
-                reasons[p.name] = _reason(p, group_of[p.name], members)
+        reasons = {p.name: _reason(p, group_of[p.name], members) for p in unique} | reasons
         candidates = Counter(group for p in unique for group in p.groups)
         sizes = {f"kind:{kind}": candidates.get(f"kind:{kind}", 0) for kind in KINDS}
         sizes |= {group: len(names) for group, names in members.items() if not group.startswith("kind:")}
@@ -158,10 +142,8 @@ class PrincipalTable:
 
     def group(self, principal: Principal) -> str:
         """Peer group of any principal; a newcomer gets its narrowest group that training knew."""
-        known = self.group_of.get(principal.name)
-        if known is not None:
-            return known
-        return next((group for group in principal.groups if group in self.groups), principal.groups[-1])
+        known = next((group for group in principal.groups if group in self.groups), principal.groups[-1])
+        return self.group_of.get(principal.name, known)
 
     def alone(self) -> list[str]:
         """Principals whose only peers are their kind, where the kind does not say what they do."""
@@ -170,24 +152,18 @@ class PrincipalTable:
 
     def to_dict(self) -> dict[str, object]:
         """JSON form."""
-        return {
-            "ids": self.ids,
-            "groups": self.groups,
-            "group_of": self.group_of,
-            "sizes": self.sizes,
-            "reasons": self.reasons,
-        }
+        return {column.name: getattr(self, column.name) for column in fields(self)}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, object]) -> PrincipalTable:
         """Inverse of `to_dict`."""
-        names = ("ids", "groups", "group_of", "sizes", "reasons")
-        return cls(**{name: dict(cast(Mapping[str, Any], saved[name])) for name in names})
+        return cls(
+            **{column.name: dict(cast(Mapping[str, Any], saved[column.name])) for column in fields(cls)}
+        )
 
 
 def _by_candidates(unique: list[Principal]) -> dict[str, str]:
     """Principal name -> the narrowest of its candidate groups with another member."""
-    group_of: dict[str, str] = {}
     members = Counter(group for p in unique for group in p.groups)
     settled: dict[str, str] = {}
     while True:
@@ -221,8 +197,9 @@ def _reason(principal: Principal, group: str, members: Mapping[str, Sequence[str
     sort, _, name = group.partition(":")
     others = [other for other in members.get(group, ()) if other != principal.name]
     if sort != "kind":
-        sentence = _SHARED.get(sort, "shares {name} with {others}")
-        return sentence.format(name=name, others=_and(others) or "others")
+        return _SHARED.get(sort, "shares {name} with {others}").format(
+            name=name, others=_and(others) or "others"
+        )
     everyone = "compared with " + _EVERY[principal.kind]
     if principal.kind in ("node", "anonymous", "component"):
         return f"is {everyone}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import compress
 from typing import Any
 
 import numpy as np
 
 from data.actions.fields import FIELDS
-from data.actions.stage_folding import StageFolder
+from data.actions.stage_folding import StageFolder, event_times
 from data.events.audit_event import AuditEvent
 from data.events.decode import decode_body
 from data.principals.identity import identify
@@ -106,7 +107,7 @@ class FakeDetector:
 
     def score(self, events: Sequence[AuditEvent]) -> Scores:
         self.calls.append(len(events))
-        rows = [index for index, event in enumerate(events) if self.folder.is_first(event)]
+        rows = [*compress(range(len(events)), self.folder.first(events, event_times(events)))]
         folded = sorted(set(range(len(events))) - set(rows))
         who = [identify(events[row].user.username, events[row].user.groups) for row in rows]
         flagged = [

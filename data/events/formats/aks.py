@@ -1,4 +1,4 @@
-"""Azure AKS: diagnostic records whose `properties.log` holds the audit event as a string.
+"""Reads Azure AKS: diagnostic records whose `properties.log` holds the audit event as a string.
 
 Source of the shape: Azure Monitor resource logs of `Microsoft.ContainerService/managedClusters`, categories `kube-audit` and
 `kube-audit-admin`; the legacy table AzureDiagnostics names the string `log_s`.
@@ -24,21 +24,21 @@ class _Properties(msgspec.Struct):
     log: str = ""
 
 
-class _Record(msgspec.Struct):
+class _AksRecord(msgspec.Struct):
     category: str
     properties: _Properties | str | None = None
     resourceId: str = ""
 
 
-class _Row(msgspec.Struct):
+class _AksRow(msgspec.Struct):
     Category: str
     log_s: str = ""
     resource: str = msgspec.field(default="", name="ResourceId")
     resource_: str = msgspec.field(default="", name="_ResourceId")
 
 
-_RECORD = msgspec.json.Decoder(_Record)
-_ROW = msgspec.json.Decoder(_Row)
+_RECORD = msgspec.json.Decoder(_AksRecord)
+_ROW = msgspec.json.Decoder(_AksRow)
 _PROPERTIES = msgspec.json.Decoder(_Properties)
 
 

@@ -1,4 +1,4 @@
-"""Amazon EKS: audit events as CloudWatch Logs hands them on.
+"""Reads Amazon EKS: audit events as CloudWatch Logs hands them on.
 
 Source of the shapes: the CloudWatch Logs API (FilterLogEvents, GetLogEvents), subscription filters, export tasks to S3.
 """
@@ -6,8 +6,8 @@ Source of the shapes: the CloudWatch Logs API (FilterLogEvents, GetLogEvents), s
 from __future__ import annotations
 
 import base64
-import binascii
 import re
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -42,38 +42,25 @@ class _Subscription(msgspec.Struct):
 
 
 class _Packed(msgspec.Struct):
-    data: str
+    data: str = ""
+    awslogs: _Packed | None = None  # on Lambda
+    kinesis: _Packed | None = None
 
 
-class _Kinesis(msgspec.Struct):
-    kinesis: _Packed
+_SHAPES = [*map(msgspec.json.Decoder, (_Subscription, _Message, _Packed))]
 
 
-class _Lambda(msgspec.Struct):
-    awslogs: _Packed
-
-
-_SUBSCRIPTION = msgspec.json.Decoder(_Subscription)
-_MESSAGE = msgspec.json.Decoder(_Message)
-_PACKED = msgspec.json.Decoder(_Packed)
-_KINESIS = msgspec.json.Decoder(_Kinesis)
-_LAMBDA = msgspec.json.Decoder(_Lambda)
-
-
-def _as(decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
-    try:
-        return decoder.decode(raw)
-    except UNREADABLE:
-        return None
-
-
-def _is_audit(stream: str) -> bool:
-    return not stream or stream.startswith(AUDIT_STREAM)
+def _decode(raw: bytes) -> Any:
+    """The record, in the first shape that it fits; None if it fits none."""
+    for decoder in _SHAPES:
+        with suppress(*UNREADABLE):
+            return decoder.decode(raw)
+    return None
 
 
 def _message(text: str, stream: str, cluster: str, found: Reading) -> None:
     """Read one log message of a stream (of an unknown one if `stream` is empty)."""
-    if not _is_audit(stream) or (not stream and _PROSE.match(text)):
+    if not stream.startswith(AUDIT_STREAM) if stream else _PROSE.match(text):
         found.skip(_OTHER_STREAM)
     else:
         found.record(text.encode("utf-8", "surrogatepass"), cluster)
@@ -86,45 +73,34 @@ class EksRecord:
 
     def read(self, raw: bytes, found: Reading) -> bool:
         """See `Format`."""
-        subscription: _Subscription | None = _as(_SUBSCRIPTION, raw)
-        if subscription is not None:
-            if subscription.messageType == "CONTROL_MESSAGE":
+        record = _decode(raw)
+        if isinstance(record, _Subscription):
+            if record.messageType == "CONTROL_MESSAGE":
                 found.skip(_CONTROL)
                 return True
-            group = _GROUP.fullmatch(subscription.logGroup)
-            cluster = group[1] if group else subscription.logGroup
-            if cluster and subscription.owner:
-                cluster = f"{subscription.owner}/{cluster}"
-            for position, item in enumerate(subscription.logEvents, 1):
+            group = _GROUP.fullmatch(record.logGroup)
+            cluster = group[1] if group else record.logGroup
+            if cluster and record.owner:
+                cluster = f"{record.owner}/{cluster}"
+            for position, item in enumerate(record.logEvents, 1):
                 found.at(position)
-                _message(item.message, item.logStreamName or subscription.logStream, cluster, found)
+                _message(item.message, item.logStreamName or record.logStream, cluster, found)
             return True
-        message: _Message | None = _as(_MESSAGE, raw)
-        if message is not None:
-            if message.timestamp is None and not message.eventId and not message.logStreamName:
+        if isinstance(record, _Message):
+            if record.timestamp is None and not record.eventId and not record.logStreamName:
                 return False
-            _message(message.message, message.logStreamName, "", found)
+            _message(record.message, record.logStreamName, "", found)
             return True
-        packed: _Packed | None = _as(_PACKED, raw)
-        if packed is None:
-            on_lambda: _Lambda | None = _as(_LAMBDA, raw)
-            on_kinesis: _Kinesis | None = _as(_KINESIS, raw)
-            if on_lambda is not None:
-                packed = on_lambda.awslogs
-            elif on_kinesis is not None:
-                packed = on_kinesis.kinesis
-            else:
-                return False
+        packed = record and (record.data or getattr(record.awslogs or record.kinesis, "data", ""))
         try:
-            data = base64.b64decode(packed.data, validate=True)
-        except (binascii.Error, ValueError):
+            data = base64.b64decode(packed or "", validate=True)
+        except ValueError:
             return False
-        if data[:2] == b"\x1f\x8b":
-            unpacked = found.unpack(data)
-            if unpacked is None:
-                return True
-            data = unpacked
-        found.record(data)
+        if not data:
+            return False
+        unpacked = found.unpack(data) if data[:2] == b"\x1f\x8b" else data
+        if unpacked is not None:
+            found.record(unpacked)
         return True
 
 

@@ -1,4 +1,4 @@
-"""Lists of records: EventList, `kind: List`, JSON arrays, and the batches of event buses (`records`)."""
+"""Reads lists of records: EventList, `kind: List`, JSON arrays, and the batches of event buses (`records`)."""
 
 from __future__ import annotations
 
@@ -37,15 +37,13 @@ class Lists:
                 items = _ARRAY.decode(raw)
             else:
                 listed = _LISTED.decode(raw)
-                batch = listed.records or listed.Records or listed.events
+                items = listed.records or listed.Records or listed.events or []
                 if isinstance(listed.items, list) or (listed.items is None and listed.kind == "EventList"):
                     if listed.kind not in ("EventList", "List", ""):
                         return False
                     items = listed.items or []
                     version = listed.apiVersion if listed.apiVersion in API_VERSIONS else ""
-                elif batch:
-                    items = batch
-                else:
+                elif not items:
                     return False
         except UNREADABLE:
             return False

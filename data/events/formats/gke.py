@@ -1,4 +1,4 @@
-"""Google GKE: Cloud Audit log entries, put back into the event that the API server wrote.
+"""Reads Google GKE: Cloud Audit log entries, put back into the event that the API server wrote.
 
 Source of the shape: Cloud Logging's LogEntry with `protoPayload` of type google.cloud.audit.AuditLog, service `k8s.io`. It
 keeps less than the event had: no groups, no query of the URI, one address, a gRPC status. docs/sources.md says what that costs.
@@ -7,8 +7,8 @@ keeps less than the event had: no groups, no query of the URI, one address, a gR
 from __future__ import annotations
 
 import base64
-import binascii
 import re
+from contextlib import suppress
 
 import msgspec
 
@@ -31,12 +31,12 @@ _CONNECT = ("exec", "attach", "portforward")
 _BY_SELECTOR = ("list", "watch", "deletecollection")
 
 
-class _Who(msgspec.Struct):
+class _CallerIdentity(msgspec.Struct):
     principalEmail: str = ""
     authoritySelector: str = ""
 
 
-class _Caller(msgspec.Struct):
+class _RequestMetadata(msgspec.Struct):
     callerIp: str = ""
     callerSuppliedUserAgent: str = ""
 
@@ -45,7 +45,7 @@ class _Permission(msgspec.Struct):
     granted: bool = False
 
 
-class _Status(msgspec.Struct):
+class _GrpcStatus(msgspec.Struct):
     code: int = 0
 
 
@@ -53,10 +53,10 @@ class _Payload(msgspec.Struct):
     serviceName: str = ""
     methodName: str = ""
     resourceName: str = ""
-    authenticationInfo: _Who | None = None
+    authenticationInfo: _CallerIdentity | None = None
     authorizationInfo: list[_Permission] | None = None
-    requestMetadata: _Caller | None = None
-    status: _Status | None = None
+    requestMetadata: _RequestMetadata | None = None
+    status: _GrpcStatus | None = None
     request: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     response: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
@@ -78,7 +78,7 @@ class _Resource(msgspec.Struct):
     labels: _Labels | None = None
 
 
-class _Entry(msgspec.Struct):
+class _LogEntry(msgspec.Struct):
     protoPayload: _Payload
     insertId: str = ""
     timestamp: str = ""
@@ -106,16 +106,16 @@ class _Answer(msgspec.Struct):
     code: int = 0
 
 
-class _Metadata(msgspec.Struct):
+class _ObjectMetadata(msgspec.Struct):
     name: str = ""
     namespace: str = ""
 
 
 class _Body(msgspec.Struct):
-    metadata: _Metadata | None = None
+    metadata: _ObjectMetadata | None = None
 
 
-_ENTRY = msgspec.json.Decoder(_Entry)
+_ENTRY = msgspec.json.Decoder(_LogEntry)
 _OTHER = msgspec.json.Decoder(_OtherEntry)
 _PUBSUB = msgspec.json.Decoder(_PubSub)
 _ANSWER = msgspec.json.Decoder(_Answer)
@@ -143,8 +143,7 @@ def _split_method(method: str, name: str) -> tuple[str, str, str]:
 
 def _locate(resource: str, subresource: str, name: str) -> tuple[ObjectRef, str]:
     """The object of `core/v1/namespaces/web/pods/x/proxy/metrics`, and the path behind its subresource (`/metrics`)."""
-    parts = name.split("/")
-    group, version, rest = parts[0], (parts[1:2] or [""])[0], parts[2:]
+    group, version, *rest = [*name.split("/"), ""] if "/" not in name else name.split("/")
     namespace = ""
     if rest[:1] == ["namespaces"] and resource != "namespaces" and len(rest) > 1:
         namespace, rest = rest[1], rest[2:]
@@ -156,21 +155,15 @@ def _locate(resource: str, subresource: str, name: str) -> tuple[ObjectRef, str]
         behind = behind[1:]
     if resource == "namespaces":
         namespace = named  # the API server counts a namespace as being in itself
-    reference = ObjectRef(
-        resource=resource,
-        namespace=namespace,
-        name=named,
-        apiGroup="" if group == "core" else group,
-        apiVersion=version,
-        subresource=subresource,
+    group = "" if group == "core" else group
+    return ObjectRef(resource, namespace, named, group, version, subresource), "".join(
+        f"/{part}" for part in behind
     )
-    return reference, "".join(f"/{part}" for part in behind)
 
 
 def _uri(verb: str, reference: ObjectRef, behind: str) -> str:
-    """The request's path, which the entry does not have; the query is lost except for what the name tells."""
-    uri = f"/apis/{reference.apiGroup}" if reference.apiGroup else "/api"
-    uri += f"/{reference.apiVersion}"
+    """The request's path, which the entry does not have; of the query, only a name to select by is known."""
+    uri = (f"/apis/{reference.apiGroup}" if reference.apiGroup else "/api") + f"/{reference.apiVersion}"
     if reference.namespace and reference.resource != "namespaces":
         uri += f"/namespaces/{reference.namespace}"
     uri += f"/{reference.resource}"
@@ -200,18 +193,13 @@ def _body(raw: msgspec.Raw) -> msgspec.Raw:
 
 def _code(payload: _Payload, verb: str, subresource: str, refused: bool) -> int:
     """HTTP status: that of the answer's Status object if it is there, else from the gRPC status."""
-    if payload.response:
-        try:
-            answer = _ANSWER.decode(payload.response)
-            if answer.kind == "Status" and answer.code:
-                return answer.code
-        except UNREADABLE:
-            pass
+    with suppress(*UNREADABLE):
+        answer = _ANSWER.decode(payload.response)
+        if answer.kind == "Status" and answer.code:
+            return answer.code
     code = payload.status.code if payload.status is not None else 0
-    if code >= 100:
-        return code
     if code:
-        return _CODES.get(code, 500)
+        return code if code >= 100 else _CODES.get(code, 500)
     if refused:
         return 403
     if subresource in _CONNECT:
@@ -245,21 +233,18 @@ class GkeEntry:
 
     def _read_other(self, raw: bytes, found: Reading) -> bool:
         if b'"protoPayload"' not in raw:
-            try:
+            with suppress(*UNREADABLE):
                 _OTHER.decode(raw)
-            except UNREADABLE:
-                pass
-            else:
                 found.skip("Cloud Logging entry that is not an audit log")
                 return True
         try:
             data = base64.b64decode(_PUBSUB.decode(raw).message.data, validate=True)
-        except (*UNREADABLE, binascii.Error):
+        except UNREADABLE:
             return False
         found.record(data)
         return True
 
-    def _event(self, entry: _Entry, payload: _Payload) -> AuditEvent:
+    def _event(self, entry: _LogEntry, payload: _Payload) -> AuditEvent:
         verb, resource, subresource = _split_method(payload.methodName, payload.resourceName)
         reference: ObjectRef | None = None
         request = _body(payload.request)
@@ -277,11 +262,11 @@ class GkeEntry:
             decision = "allow" if granted else "forbid"
         annotations = Annotations(decision, labels.get("authorization.k8s.io/reason"))
         refused = decision == "forbid"
-        who = payload.authenticationInfo or _Who()
-        caller = payload.requestMetadata or _Caller()
-        of = (entry.resource and entry.resource.labels) or _Labels()
-        place = (of.project_id, of.location, of.cluster_name)
-        cluster = "/".join(part for part in place if part) if of.cluster_name else ""
+        caller = payload.authenticationInfo or _CallerIdentity()
+        origin = payload.requestMetadata or _RequestMetadata()
+        place = (entry.resource and entry.resource.labels) or _Labels()
+        parts = (place.project_id, place.location, place.cluster_name)
+        cluster = "/".join(filter(None, parts)) if place.cluster_name else ""
         audit_id, stage, received = self._stage(entry, cluster)
         return AuditEvent(
             auditID=audit_id,
@@ -289,10 +274,10 @@ class GkeEntry:
             verb=verb,
             requestURI=uri,
             apiVersion=API_VERSIONS[0],
-            user=User(username=who.principalEmail),
-            impersonatedUser=User(username=who.authoritySelector) if who.authoritySelector else None,
-            sourceIPs=(caller.callerIp,) if caller.callerIp else (),
-            userAgent=caller.callerSuppliedUserAgent,
+            user=User(username=caller.principalEmail),
+            impersonatedUser=User(username=caller.authoritySelector) if caller.authoritySelector else None,
+            sourceIPs=(origin.callerIp,) if origin.callerIp else (),
+            userAgent=origin.callerSuppliedUserAgent,
             objectRef=reference,
             responseStatus=Status(code=_code(payload, verb, subresource, refused)),
             requestObject=request,
@@ -303,21 +288,21 @@ class GkeEntry:
             cluster=cluster,
         )
 
-    def _stage(self, entry: _Entry, cluster: str) -> tuple[str, str, str]:
+    def _stage(self, entry: _LogEntry, cluster: str) -> tuple[str, str, str]:
         """(audit ID, stage, time of the request). Both entries of a long-running request get the time of the first."""
         time = entry.timestamp or entry.receiveTimestamp
         operation = entry.operation or _Operation()
         # The operation is the request; where it is not the API server's, only the entry's own id is left.
         audit_id = operation.id if operation.id and operation.producer == "k8s.io" else entry.insertId
-        if operation.first == operation.last:
-            return audit_id, "ResponseComplete", time
         key = (cluster, audit_id)
-        if operation.first:
+        if operation.first and not operation.last:
             if len(self._started) >= _STARTED_LIMIT:
                 del self._started[next(iter(self._started))]
             self._started[key] = time
             return audit_id, "ResponseStarted", time
-        return audit_id, "ResponseComplete", self._started.pop(key, time)
+        if operation.last and not operation.first:
+            time = self._started.pop(key, time)
+        return audit_id, "ResponseComplete", time
 
 
 def _name_in(body: msgspec.Raw) -> str:

@@ -1,4 +1,4 @@
-"""JSON that is not one record a line: documents spread over lines, and objects that follow each other without newlines.
+"""Cuts JSON that is not one record a line: documents spread over lines, and objects without newlines between them.
 
 The splitter finds where records begin and end without parsing them, in bounded memory, and finds its way again after damage:
 a JSON string holds no newline, two objects never touch, and in indented JSON all items of a list begin in the same column.
@@ -31,19 +31,14 @@ class Documents:
     """Cuts such JSON into records; fed with bytes as they come.
 
     Lists of records (`[...]`, `items`, `records`, `events`) are cut into their items, so a list may be larger than memory.
-
-    Attributes:
-        line: number of the line up to which it has read.
-        finished: what follows is one record a line again; `rest` holds what was fed of it.
-        damage: (line, reason) of losses that leave no record behind.
     """
 
     def __init__(self, line: int, one_line: bool = False) -> None:
         """`line` is the number of the first line; with `one_line` a newline ends the document whatever its state."""
-        self.line = line
-        self.finished = False
+        self.line = line  # up to which it has read
+        self.finished = False  # what follows is one record a line again; `rest` holds what was fed of it
         self.rest = b""
-        self.damage: list[tuple[int, str]] = []
+        self.damage: list[tuple[int, str]] = []  # (line, reason) of losses that leave no record behind
         self._one_line = one_line
         self._buffer = b""
         self._at = 0  # scanned so far
@@ -61,10 +56,10 @@ class Documents:
         self._found: list[tuple[int, bytes]] = []
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Take more bytes; returns the (line, record) pairs that are complete."""
+        """Read more bytes; returns the (line, record) pairs that are complete."""
         self._buffer += data
         self._scan(final=False)
-        return self._take()
+        return self._pop_found()
 
     def end(self) -> list[tuple[int, bytes]]:
         """Say that no more comes; returns what is left, as a record that will be found unreadable."""
@@ -76,9 +71,9 @@ class Documents:
             elif self._depth > 0 and not self._dropping:
                 self.damage.append((self.line, "document ends early: a list or object is not closed"))
             self._finish(len(self._buffer))
-        return self._take()
+        return self._pop_found()
 
-    def _take(self) -> list[tuple[int, bytes]]:
+    def _pop_found(self) -> list[tuple[int, bytes]]:
         found, self._found = self._found, []
         return found
 

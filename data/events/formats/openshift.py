@@ -1,4 +1,4 @@
-"""OpenShift: plain audit events, which `oc adm node-logs` prints with the node's name in front.
+"""Reads OpenShift: plain audit events, which `oc adm node-logs` prints with the node's name in front.
 
 The events themselves are Kubernetes' own (API server, oauth-server and openshift-apiserver alike), with more annotations.
 """
@@ -20,7 +20,6 @@ class NodeLine:
     def read(self, raw: bytes, found: Reading) -> bool:
         """See `Format`."""
         line = _LINE.match(raw)
-        if line is None:
-            return False
-        found.record(line[1])
-        return True
+        if line is not None:
+            found.record(line[1])
+        return line is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,22 +27,17 @@ MAX_DEPTH = 5
 
 @dataclass(slots=True)
 class Limits:
-    """Bounds on what one body may hold.
+    """Bounds on what one body may hold."""
 
-    Attributes:
-        unpacked: bytes that all compressed parts together may still unpack to; None bounds each by itself.
-        lost: records that may be unreadable, each of which costs far more to keep than to send; None for any number.
-    """
-
-    unpacked: int | None = None
-    lost: int | None = None
+    unpacked: int | None = (
+        None  # bytes that its compressed parts may still unpack to; None bounds each by itself
+    )
+    lost: int | None = (
+        None  # unreadable records, each of which costs far more to keep than to send; None: any number
+    )
 
     def check_lost(self, count: int) -> None:
-        """Refuse a body with too many unreadable records.
-
-        Raises:
-            KubehabitError: `count` is more than allowed.
-        """
+        """Raise KubehabitError if `count` unreadable records are too many for a body."""
         if self.lost is not None and count > self.lost:
             raise KubehabitError(
                 f"The body holds more than {self.lost:,} records that are no audit events, and nothing of it was taken: "
@@ -55,40 +51,21 @@ class Format(Protocol):
     name: str
 
     def read(self, raw: bytes, found: Reading) -> bool:
-        """Put what a record holds into `found`.
-
-        Args:
-            raw: one record.
-            found: takes events, inner records, and what is lost or left out.
-
-        Returns:
-            False, with nothing put into `found`, if the record is not of this format.
-        """
+        """Put the events, inner records and losses of one record into `found`; False if it is not of this format."""
 
 
 class Reading:
-    """What was found in one record; formats fill it.
-
-    Attributes:
-        events: the events, in their order.
-        positions: for each event its place in the outermost list of the record, from 1.
-        originals: for each event what it was read from: its own JSON, or the cloud's record that it was put together from.
-        dead: (position, reason, raw) of what could not be read.
-        skipped: reason -> number of inner records left out on purpose.
-    """
+    """What was found in one record; formats fill it."""
 
     def __init__(self, enter: Callable[[bytes, Reading], bool], limits: Limits) -> None:
-        """Start empty.
-
-        Args:
-            enter: reads an inner record that is no plain event into this; False if its format is unknown.
-            limits: bounds shared by all records of a body.
-        """
+        """`enter` reads an inner record that is no plain event; `limits` are shared by all records of a body."""
         self.events: list[AuditEvent] = []
-        self.positions: list[int] = []
-        self.originals: list[bytes | msgspec.Raw] = []
-        self.dead: list[tuple[int, str, bytes]] = []
-        self.skipped: dict[str, int] = {}
+        self.positions: list[int] = []  # of each event in the outermost list of the record, from 1
+        self.originals: list[
+            bytes | msgspec.Raw
+        ] = []  # its own JSON, or the cloud's record that it was made from
+        self.dead: list[tuple[int, str, bytes]] = []  # (position, reason, raw) of what could not be read
+        self.skipped: Counter[str] = Counter()  # inner records left out on purpose, by reason
         self._enter, self._limits = enter, limits
         self._position = 1
         self._depth = 0
@@ -104,37 +81,30 @@ class Reading:
             check(event)
         except ValueError as error:
             self.lost(why(error), raw)
-            return
+        else:
+            self._append(event, raw)
+
+    def _append(self, event: AuditEvent, raw: bytes | msgspec.Raw) -> None:
         self.events.append(event)
         self.positions.append(self._position)
         self.originals.append(raw)
 
     def record(self, raw: bytes | msgspec.Raw, cluster: str = "", version: str = "") -> None:
-        """Read an inner record, whatever its format.
-
-        Args:
-            raw: the inner record.
-            cluster: the cluster it is from, if the envelope tells.
-            version: API version of the list around it.
-        """
+        """Read an inner record, whatever its format; `cluster` and `version` (of the API) are those of what is around it."""
         if len(memoryview(raw)) > MAX_EVENT_BYTES:
             self.lost(f"longer than {MAX_EVENT_BYTES} bytes", bytes(memoryview(raw)[:1024]))
             return
         try:
             event = decode_event(raw, version)
         except UNREADABLE as error:
-            inner = bytes(raw)
-            before = len(self.events)
+            inner, before = bytes(raw), len(self.events)
             if not self.enter(inner):
                 self.lost(why(error), inner)
-            if cluster:
-                for event in self.events[before:]:
-                    event.cluster = event.cluster or cluster
-            return
-        event.cluster = event.cluster or cluster
-        self.events.append(event)
-        self.positions.append(self._position)
-        self.originals.append(raw)
+            for event in self.events[before:]:
+                event.cluster = event.cluster or cluster
+        else:
+            event.cluster = event.cluster or cluster
+            self._append(event, raw)
 
     def enter(self, raw: bytes) -> bool:
         """Read a record that is no plain event; False if its format is unknown."""
@@ -168,14 +138,10 @@ class Reading:
         return data
 
     def lost(self, reason: str, raw: bytes) -> None:
-        """Add a dead letter.
-
-        Raises:
-            KubehabitError: there are more than `Limits.lost` allows.
-        """
+        """Add a dead letter, within `Limits.lost`."""
         self.dead.append((self._position, reason, raw))
         self._limits.check_lost(len(self.dead))
 
     def skip(self, reason: str, count: int = 1) -> None:
-        """Leave out what is no audit event and was never meant to be one."""
-        self.skipped[reason] = self.skipped.get(reason, 0) + count
+        """Count what is no audit event and was never meant to be one."""
+        self.skipped[reason] += count

@@ -1,4 +1,4 @@
-"""What audit events come wrapped in: one file per format, all ending as `AuditEvent`.
+"""Recognises what audit events come wrapped in, and opens it; each format has a file of its own.
 
 To add a format, write a class with the shape of `Format` in a file of its own and name it in `Sources`.
 """
@@ -20,30 +20,16 @@ _BETWEEN = re.compile(rb'(?<=\})\s*(?=\{\s*"[^"\\\n]{1,64}"\s*:)')
 
 
 class Sources:
-    """Opens records of any format, and remembers of a stream what later records need.
-
-    Attributes:
-        records: format name -> records of that format so far; `native` for plain events.
-        limits: bounds on the body that is being read; none by default.
-    """
+    """Opens records of any format, and remembers of a stream what later records need."""
 
     def __init__(self) -> None:
-        self._formats: list[Format] = [
-            Lists(),
-            EksRecord(),
-            GkeEntry(),
-            AksRecord(),
-            EksExport(),
-            NodeLine(),
-        ]
-        self.records: Counter[str] = Counter()
-        self.limits = Limits()
+        kinds = (Lists, EksRecord, GkeEntry, AksRecord, EksExport, NodeLine)
+        self._formats: list[Format] = [kind() for kind in kinds]
+        self.records: Counter[str] = Counter()  # so far, by format; `native` for plain events
+        self.limits = Limits()  # on the body that is being read
 
     def open(self, raw: bytes) -> Reading | None:
-        """Read a record that is no plain event; None if its format is unknown.
-
-        Several objects one after the other, without as much as a newline, are opened one by one.
-        """
+        """Read a record that is no plain event, or several without a newline between them; None if its format is unknown."""
         found = self.open_list(raw)
         if found is not None:
             return found

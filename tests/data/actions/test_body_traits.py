@@ -238,7 +238,7 @@ def test_a_token_request_says_for_how_long_and_for_whom() -> None:
     assert set(found.split(",")) == {"audience=vault", "hours=64", "unbound"}
 
 
-def test_a_node_that_somebody_else_redirects_shows_and_its_own_reports_do_not() -> None:
+def test_a_node_that_another_account_redirects_shows_and_its_own_reports_do_not() -> None:
     body = json.dumps(
         {
             "status": {
@@ -388,7 +388,7 @@ def test_no_body_crashes_the_reader(body: object) -> None:
     ],
 )
 @pytest.mark.parametrize("resource", ["pods", "deployments", "jobs"])
-def test_a_pod_known_by_its_spec_reads_like_one_read_anew(image: str, resource: str) -> None:
+def test_a_pod_known_by_its_spec_reads_like_one_read_for_the_first_time(image: str, resource: str) -> None:
     spec = {
         "containers": [{"name": "a", "image": image, "env": [{"name": "a", "value": '"image":"b:1"'}]}],
         "hostPID": True,

@@ -177,15 +177,15 @@ def test_a_recording_loses_nothing(normal_lines: list[bytes]) -> None:
 
 @given(st.lists(st.integers(0, 1500), max_size=6))
 @settings(max_examples=20, deadline=None)
-def test_what_is_added_in_blocks_is_taken_as_if_encoded_at_once(
+def test_what_is_appended_in_blocks_is_flushed_as_if_encoded_at_once(
     labelled_lines: list[bytes], edges: list[int]
 ) -> None:
     events = decode(*labelled_lines[:1500])
     whole, blocks = ActionEncoder(), ActionEncoder()
     expected = whole.encode(events)
     cuts = [0, *sorted(edges), len(events)]
-    kept = [event for a, b in itertools.pairwise(cuts) for event in blocks.add(events[a:b])]
-    taken = blocks.take()
+    kept = [event for a, b in itertools.pairwise(cuts) for event in blocks.append(events[a:b])]
+    taken = blocks.flush()
     assert [events[i] for i in expected.event.tolist()] == kept
     for column in ("event", "time", "folded", "dropped"):
         assert getattr(taken, column).tolist() == getattr(expected, column).tolist()
@@ -195,7 +195,7 @@ def test_what_is_added_in_blocks_is_taken_as_if_encoded_at_once(
     for field, codes in expected.codes.items():
         mine, theirs = blocks.interners[field].values, whole.interners[field].values
         assert [mine[code] for code in taken.codes[field]] == [theirs[code] for code in codes]
-    assert len(blocks.take()) == 0
+    assert len(blocks.flush()) == 0
 
 
 def test_memos_that_overflow_change_nothing(

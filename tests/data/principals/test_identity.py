@@ -95,7 +95,7 @@ def test_nodes_are_folded_to_their_pool_only_when_asked(node: str, pool: str) ->
         ("system:serviceaccount:ci:run-12345", "serviceaccount", "account:run-*"),
     ],
 )
-def test_a_rule_may_say_what_kind_somebody_is_and_who_its_peers_are(
+def test_a_rule_may_say_what_kind_a_principal_is_and_who_its_peers_are(
     username: str, kind: str, group: str
 ) -> None:
     found = Identity(RULES).principal(username, ())
@@ -156,7 +156,7 @@ def test_the_rules_travel_with_the_settings() -> None:
     assert again.identity["fold"] == RULES["fold"]
 
 
-def test_what_was_folded_is_reported_once_whoever_saw_it() -> None:
+def test_what_several_encoders_folded_is_reported_once() -> None:
     first, second = Identity(RULES), Identity(RULES)
     for session in ("a", "b"):
         first.fold(f"arn:aws:sts::1:assumed-role/Deploy/{session}")
@@ -228,7 +228,7 @@ def test_those_left_alone_are_grouped_by_what_they_do_and_it_says_so() -> None:
 
 
 def test_nobody_is_left_as_the_only_one_of_a_group() -> None:
-    """Deployers leave the namespace group for that of their name; whoever stays behind there has no peer in it."""
+    """Deployers leave the namespace group for that of their name; the account that stays behind has no peer in it."""
     principals = [account(ns, "deployer") for ns in ("a", "b")] + [account("a", "worker")]
     table = PrincipalTable.fit(principals)
     assert table.group_of[principals[2].name] == "kind:serviceaccount"
