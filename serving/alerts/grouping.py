@@ -17,7 +17,7 @@ from serving.schemas import (
     add_contributors,
 )
 from serving.settings import AlertSettings
-from serving.storage.database import Stored
+from serving.storage.database import StoredAlert
 from serving.storage.tables import microseconds
 
 #: What identifies an action within an alert: its audit ID and its time in microseconds since 1970.
@@ -93,7 +93,7 @@ def group(
     entries: Iterable[Flagged],
     gap: timedelta,
     model: ServedModel,
-    find: Callable[[str, datetime, datetime], Stored | None],
+    find: Callable[[str, datetime, datetime], StoredAlert | None],
 ) -> list[AlertGrowth]:
     """Assign actions of one principal to its stored alerts, or to new ones, by the gap between them.
 

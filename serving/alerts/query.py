@@ -113,7 +113,7 @@ class AlertPage(ApiModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class AlertLine:
     """An alert in a list.
 
     Attributes:
@@ -139,7 +139,7 @@ class Line:
 
 def lines(
     connection: Connection, wanted: AlertQuery, *, limit: int, cursor: int | None = None
-) -> tuple[list[Line], int | None]:
+) -> tuple[list[AlertLine], int | None]:
     """A page of alerts, newest raised first, and the cursor of the next one; None at the end."""
     query = (
         sa.select(
@@ -158,7 +158,7 @@ def lines(
         query = query.where(ALERT_LINES.c.alert < min(cursor, LARGEST_NUMBER))
     found = connection.execute(query).all()
     page = [
-        Line(
+        AlertLine(
             number=row.alert,
             id=row.id,
             principal=row.principal,

@@ -109,7 +109,7 @@ class Principals:
     Attributes:
         since: when counting began.
         trained: what the model that is served was trained on.
-        lookup_cold: returns what `take` returned of a principal, if that is on disk; may be called by any thread.
+        lookup_cold: returns what `pop` returned of a principal, if that is on disk; may be called by any thread.
     """
 
     def __init__(self, trained: Trained | None = None, most: int = MOST_SEEN) -> None:
@@ -203,12 +203,12 @@ class Principals:
             for slot in slots
         ]
 
-    def saved(self) -> list[Saved]:
-        """Everything, those idle longest first; `put` restores it."""
+    def snapshot(self) -> list[Saved]:
+        """Everything, those idle longest first; `restore` restores it."""
         with self._lock:
             return [self._saved(name, place) for name, place in self._place.items()]
 
-    def take(self, names: Iterable[str]) -> dict[str, Saved]:
+    def pop(self, names: Iterable[str]) -> dict[str, Saved]:
         """Remove some principals and return what is known of those that did something."""
         taken: dict[str, Saved] = {}
         with self._lock:
@@ -219,8 +219,8 @@ class Principals:
                     self._free.append(place)
         return taken
 
-    def put(self, saved: Iterable[Saved]) -> None:
-        """Restore what `saved` or `take` returned."""
+    def restore(self, saved: Iterable[Saved]) -> None:
+        """Restore what `snapshot` or `pop` returned."""
         with self._lock:
             for name, kind, group, counts, times, values, grades in saved:
                 place = self._locate(name, kind, group)
@@ -241,7 +241,7 @@ class Principals:
         if not is_here and self.lookup_cold is not None and (found := self.lookup_cold(name)) is not None:
             kept = Principals(trained)
             kept.since = self.since
-            kept.put([found])
+            kept.restore([found])
             return kept.report(name)
         with self._lock:
             place = self._place.get(name)

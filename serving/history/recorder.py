@@ -124,7 +124,7 @@ class History:
         self._pruned = 0.0
         self._ids: dict[Judge, int] = {}
 
-    def begin(self, restored: int, journal: int) -> None:
+    def resume(self, restored: int, journal: int) -> None:
         """Continue from a snapshot.
 
         Args:

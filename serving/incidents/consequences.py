@@ -54,16 +54,16 @@ class Consequence(NamedTuple):
     why: str
 
 
-class _Metadata(msgspec.Struct, gc=False):
+class _NameFields(msgspec.Struct, gc=False):
     name: str = ""
     generateName: str = ""
 
 
-class _Object(msgspec.Struct, gc=False):
-    metadata: _Metadata | None = None
+class _NamedObject(msgspec.Struct, gc=False):
+    metadata: _NameFields | None = None
 
 
-_OBJECT = msgspec.json.Decoder(_Object)
+_OBJECT = msgspec.json.Decoder(_NamedObject)
 
 
 def _name_in(event: AuditEvent) -> str:

@@ -66,7 +66,7 @@ _FLAGS = 64
 _WATCHES = 1_000
 
 #: Actions kept of one alert; beyond that only those flagged are cited, by auditID.
-MAX_SURROUNDINGS = 5_000
+_MAX_ACTIONS = 5_000
 
 _NEWS = 3
 _SESSION_NEWS = ("place", "client")
@@ -82,7 +82,7 @@ class Followed(NamedTuple):
 
 
 @dataclass(slots=True)
-class Watch:
+class ContextWatch:
     """A principal with an alert, watched until it has been quiet for a while. Times are microseconds since 1970 UTC.
 
     Attributes:
@@ -196,7 +196,7 @@ class ContextTracker:
         self._runs_as = RunsAs()
         self._consequences = Consequences()
         self._followed: FIFOCache[str, deque[Followed]] = FIFOCache(_FOLLOWED)
-        self._watches: FIFOCache[str, Watch] = FIFOCache(_WATCHES)
+        self._watches: FIFOCache[str, ContextWatch] = FIFOCache(_WATCHES)
         self._out: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
         self._into: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
         self._origins: FIFOCache[str, dict[str, Contribution]] = FIFOCache(_LINKS)
@@ -293,7 +293,7 @@ class ContextTracker:
                 summary_fields(event, _moment(time), traits_of(event))
                 | {"weight": round(weight_of(new, wrong), 3), "habits": habits_of(reasons, _NEWS)}
             )
-            mild.description = self._explainer.did(ActionPhrase.from_summary(mild))
+            mild.description = self._explainer.describe(ActionPhrase.from_summary(mild))
         address = self._place(event.sourceIPs)
         short = None if mild is None else mild.model_dump_json(by_alias=True).encode()
         elsewhere = any(reason.attribute == "place" for reason in reasons)
@@ -351,7 +351,7 @@ class ContextTracker:
         watch = self._watches.get(principal)
         begin = min([first, *(one.time for one in led.values() if one.time >= first - self._gap)])
         if watch is None or watch.number != number:
-            watch = Watch(number or 0, principal, begin - AROUND - 1, 0, begin, last)
+            watch = ContextWatch(number or 0, principal, begin - AROUND - 1, 0, begin, last)
             self._watches[principal] = watch
         watch.begin, watch.last = min(watch.begin, begin), max(watch.last, last)
         watch.until = max(watch.until, watch.last + AROUND)
@@ -405,7 +405,7 @@ class ContextTracker:
                 del self._watches[principal]
         return found
 
-    def _around(self, watch: Watch, keyed: dict[tuple[int, str], Surrounding]) -> list[Surrounding]:
+    def _around(self, watch: ContextWatch, keyed: dict[tuple[int, str], Surrounding]) -> list[Surrounding]:
         """Evidence that is not handed over yet, by time; actions in `keyed` have their role already."""
         principal = watch.principal
         known = {
@@ -437,11 +437,11 @@ class ContextTracker:
             for one in self._followed.pop(principal, ())
             if one.seen.time >= watch.begin
         ]
-        around = around[: max(0, MAX_SURROUNDINGS - watch.stored)]
+        around = around[: max(0, _MAX_ACTIONS - watch.stored)]
         watch.stored += len(around)
         return sorted(around, key=lambda one: one.time)
 
-    def _links(self, principal: str, watch: Watch) -> list[IncidentLink]:
+    def _links(self, principal: str, watch: ContextWatch) -> list[IncidentLink]:
         """Links from the principal since the alert began, and to it from before; of those alike the first."""
         out = [
             link for link in self._out.get(principal, ()) if watch.begin <= _micro(link.time) <= watch.until
@@ -461,10 +461,10 @@ class ContextTracker:
         )[::-1]
 
     @staticmethod
-    def _reaches(link: IncidentLink, watch: Watch) -> bool:
+    def _reaches(link: IncidentLink, watch: ContextWatch) -> bool:
         return link.source != watch.principal and watch.begin - LINK_REACH <= _micro(link.time) <= watch.last
 
-    def _same_origin(self, principal: str, watch: Watch) -> list[IncidentLink]:
+    def _same_origin(self, principal: str, watch: ContextWatch) -> list[IncidentLink]:
         """Links to principals that recently first came from an address that is new to this principal too."""
         mine = {
             one.address: one
@@ -526,7 +526,7 @@ class ContextTracker:
             self._add_link(IncidentLink.model_validate(link))
         self._runs_as.restore(saved["runs_as"])
         for watch in saved["watches"]:
-            self._watches[watch["principal"]] = Watch(**watch)
+            self._watches[watch["principal"]] = ContextWatch(**watch)
 
     # -- words --------------------------------------------------------------------------------------------------
 
@@ -557,5 +557,5 @@ class ContextTracker:
             | {"role": role, "principal": principal, "confidence": confidence, "why": why}
             | {"address": self._place(seen.sourceIPs)}
         )
-        one.description = self._explainer.did(ActionPhrase.from_summary(one))
+        one.description = self._explainer.describe(ActionPhrase.from_summary(one))
         return one

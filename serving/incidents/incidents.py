@@ -376,7 +376,7 @@ class Incidents:
             return build_report(
                 row,
                 rows.alerts_of(connection, held),
-                rows.surroundings_of(connection, held),
+                rows.context_of(connection, held),
                 rows.links_of(connection, held),
                 rows.flagged_ids(connection, held),
                 trail,

@@ -14,7 +14,7 @@ from pydantic import Field
 from serving.alerts.explain.explainer import Explainer
 from serving.incidents.graph import Edge, Graph, build_graph, consequences_of
 from serving.incidents.links import leads_to
-from serving.incidents.sessions import SUSPICIOUS, Session, possible_sources, sessions_of
+from serving.incidents.sessions import SUSPICIOUS, IncidentSession, possible_sources, sessions_of
 from serving.schemas import (
     SEVERITIES,
     Alert,
@@ -27,7 +27,7 @@ from serving.schemas import (
     Surrounding,
     Technique,
 )
-from serving.storage.incidents import Brief, Row
+from serving.storage.incidents import Brief, IncidentRow
 
 _TIMELINE = 500
 _MAX_CHECKS = 24
@@ -104,7 +104,7 @@ class Incident(IncidentSummary):
     clients: list[str] = []
     alerts: list[Joined] = []
     sessions: Annotated[
-        list[Session], Field(description="in order of time; each begins with what led up to it")
+        list[IncidentSession], Field(description="in order of time; each begins with what led up to it")
     ] = []
     timeline: Annotated[
         list[Surrounding], Field(description="what counted, in order of time; the first 500")
@@ -134,7 +134,7 @@ class Incident(IncidentSummary):
     models: list[ServedModel] = []
 
 
-def summarize(row: Row, alerts: Sequence[Alert | Brief], explainer: Explainer) -> IncidentSummary:
+def summarize(row: IncidentRow, alerts: Sequence[Alert | Brief], explainer: Explainer) -> IncidentSummary:
     """An incident in short; alerts by time."""
     summary = IncidentSummary(id=row.id, state=row.state, merged_into=row.merged_into)
     if not alerts:
@@ -151,7 +151,7 @@ def summarize(row: Row, alerts: Sequence[Alert | Brief], explainer: Explainer) -
 
 
 def build_report(
-    row: Row,
+    row: IncidentRow,
     alerts: Sequence[Alert],
     around: Sequence[tuple[int, Surrounding]],
     links: Sequence[IncidentLink],
@@ -226,7 +226,7 @@ def _sentence(alerts: Sequence[Alert | Brief], worst: Alert | Brief, explainer: 
 
 
 def _source(
-    sessions: Sequence[Session],
+    sessions: Sequence[IncidentSession],
     alerts: Sequence[Alert],
     links: Sequence[IncidentLink],
     kinds: dict[str, str],
@@ -236,7 +236,7 @@ def _source(
     if not sessions:
         return None
 
-    def reached(session: Session) -> bool:
+    def reached(session: IncidentSession) -> bool:
         # A cause comes before what it brings about.
         return any(
             leads_to(link.target, session.principal)

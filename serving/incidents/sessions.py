@@ -25,7 +25,7 @@ _LISTED = 50
 SUSPICIOUS = ("flagged", "contributor")
 
 
-class Session(ApiModel):
+class IncidentSession(ApiModel):
     """What one principal did from one address with one client, without a longer pause between what counts."""
 
     principal: str
@@ -48,12 +48,14 @@ class Session(ApiModel):
     ] = []
 
 
-def sessions_of(own: Sequence[Surrounding], alerts: Sequence[Alert], explainer: Explainer) -> list[Session]:
+def sessions_of(
+    own: Sequence[Surrounding], alerts: Sequence[Alert], explainer: Explainer
+) -> list[IncidentSession]:
     """What each credential did, cut where it went back to ordinary work, or paused, between two actions that count."""
     by_credential: dict[tuple[str, str, str], list[Surrounding]] = {}
     for one in own:
         by_credential.setdefault((one.principal, one.address, one.user_agent), []).append(one)
-    sessions: list[Session] = []
+    sessions: list[IncidentSession] = []
     for credential, actions in by_credential.items():
         spans: list[tuple[int, int]] = []  # places of the first and the last that count
         for at, one in enumerate(actions):
@@ -89,7 +91,7 @@ def _session(
     after: Sequence[Surrounding],
     alerts: Sequence[Alert],
     explainer: Explainer,
-) -> Session:
+) -> IncidentSession:
     principal, address, client = credential
     first, last = inside[0].time, inside[-1].time
     counted = [one for one in inside if one.role in SUSPICIOUS]
@@ -105,7 +107,7 @@ def _session(
     judged.sort(key=lambda action: action.time)
     sentence, reasons, top = explainer.session(principal, kind, judged, counted, last - first)
     news = {one.attribute for action in judged for one in action.habits if not one.times_before}
-    return Session(
+    return IncidentSession(
         principal=principal,
         address=address,
         client=client,
@@ -145,7 +147,7 @@ def _alike(one: Surrounding, other: Surrounding) -> bool:
     )
 
 
-def possible_sources(sessions: Sequence[Session], alerts: Sequence[Alert]) -> list[Session]:
+def possible_sources(sessions: Sequence[IncidentSession], alerts: Sequence[Alert]) -> list[IncidentSession]:
     """Sessions that may be where the incident began, by time.
 
     Of a credential from a new address or with a new client, all sessions from there, if one of them was flagged. From the usual
@@ -174,5 +176,5 @@ def possible_sources(sessions: Sequence[Session], alerts: Sequence[Alert]) -> li
     return first or [session for at, session in enumerate(sessions) if weight[at] >= 0]
 
 
-def _origin(session: Session) -> tuple[str, str, str]:
+def _origin(session: IncidentSession) -> tuple[str, str, str]:
     return session.principal, session.address, session.client

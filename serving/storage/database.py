@@ -71,7 +71,7 @@ class RefusedError(StoreError):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredAlert:
     """An alert and its number in the store."""
 
     number: int
@@ -359,7 +359,7 @@ class Writer:
         self.connection = connection
         self.raised = False
 
-    def find(self, principal: str, earliest: datetime, latest: datetime) -> Stored | None:
+    def find(self, principal: str, earliest: datetime, latest: datetime) -> StoredAlert | None:
         """The latest alert of a principal that overlaps a span of time. Its `audit_ids` are left empty."""
         row = self.connection.execute(
             sa.select(ALERTS.c.number, ALERTS.c.document)
@@ -371,7 +371,7 @@ class Writer:
             .order_by(ALERTS.c.last_seen.desc())
             .limit(1)
         ).one_or_none()
-        return None if row is None else Stored(row.number, Alert.model_validate_json(row.document))
+        return None if row is None else StoredAlert(row.number, Alert.model_validate_json(row.document))
 
     def kept(self, numbers: Collection[int]) -> set[int]:
         """Which of these alerts still exist."""
@@ -390,7 +390,7 @@ class Writer:
             found.update((row.audit_id, row.time) for row in self.connection.execute(query))
         return found
 
-    def put(self, stored: int | None, alert: Alert, events: Sequence[tuple[str, int]]) -> int:
+    def save(self, stored: int | None, alert: Alert, events: Sequence[tuple[str, int]]) -> int:
         """Insert an alert (`stored` is None) or replace it, and add events that are new to it. Returns its number."""
         latest = self.connection.execute(sa.select(sa.func.max(ALERTS.c.changed))).scalar() or 0
         common: dict[str, Any] = {

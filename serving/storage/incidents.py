@@ -19,14 +19,14 @@ from serving.storage.tables import (
     LINKS,
     MEMBERS,
     QUERY_IDS,
-    SURROUNDINGS,
+    ALERT_CONTEXT,
     TRAIL,
     as_moment,
     microseconds,
 )
 
 
-class Row(NamedTuple):
+class IncidentRow(NamedTuple):
     """An incident's own row.
 
     Attributes:
@@ -73,23 +73,21 @@ _BRIEF = Brief._fields
 # -- what surrounds alerts ----------------------------------------------------------------------------------------
 
 
-def known_surroundings(
-    connection: Connection, number: int, rows: Sequence[Surrounding]
-) -> set[tuple[str, int]]:
+def known_context(connection: Connection, number: int, rows: Sequence[Surrounding]) -> set[tuple[str, int]]:
     """Which (audit ID, time in microseconds) of these actions an alert has already."""
     found: set[tuple[str, int]] = set()
     names = list({row.audit_id for row in rows})
     for start in range(0, len(names), QUERY_IDS):
-        query = sa.select(SURROUNDINGS.c.audit_id, SURROUNDINGS.c.time).where(
-            SURROUNDINGS.c.alert == number, SURROUNDINGS.c.audit_id.in_(names[start : start + QUERY_IDS])
+        query = sa.select(ALERT_CONTEXT.c.audit_id, ALERT_CONTEXT.c.time).where(
+            ALERT_CONTEXT.c.alert == number, ALERT_CONTEXT.c.audit_id.in_(names[start : start + QUERY_IDS])
         )
         found.update((row.audit_id, row.time) for row in connection.execute(query))
     return found
 
 
-def add_surroundings(connection: Connection, number: int, rows: Sequence[Surrounding]) -> list[Surrounding]:
+def add_context(connection: Connection, number: int, rows: Sequence[Surrounding]) -> list[Surrounding]:
     """Add actions around an alert; returns those that are new."""
-    known = known_surroundings(connection, number, rows) if rows else set()
+    known = known_context(connection, number, rows) if rows else set()
     fresh: dict[tuple[str, int], Surrounding] = {}
     for row in rows:
         key = (row.audit_id, microseconds(row.time))
@@ -97,7 +95,7 @@ def add_surroundings(connection: Connection, number: int, rows: Sequence[Surroun
             fresh.setdefault(key, row)
     if fresh:
         connection.execute(
-            sa.insert(SURROUNDINGS),
+            sa.insert(ALERT_CONTEXT),
             [
                 {
                     "alert": number,
@@ -112,12 +110,12 @@ def add_surroundings(connection: Connection, number: int, rows: Sequence[Surroun
     return list(fresh.values())
 
 
-def surroundings_of(connection: Connection, numbers: Sequence[int]) -> list[tuple[int, Surrounding]]:
+def context_of(connection: Connection, numbers: Sequence[int]) -> list[tuple[int, Surrounding]]:
     """(number of the alert, action) around some alerts, by time; an action of several alerts once."""
     query = (
-        sa.select(SURROUNDINGS.c.alert, SURROUNDINGS.c.document)
-        .where(SURROUNDINGS.c.alert.in_(numbers))
-        .order_by(SURROUNDINGS.c.time, SURROUNDINGS.c.position)
+        sa.select(ALERT_CONTEXT.c.alert, ALERT_CONTEXT.c.document)
+        .where(ALERT_CONTEXT.c.alert.in_(numbers))
+        .order_by(ALERT_CONTEXT.c.time, ALERT_CONTEXT.c.position)
     )
     found: dict[tuple[str, datetime], tuple[int, Surrounding]] = {}
     for row in connection.execute(query):
@@ -293,20 +291,22 @@ def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Br
     return {name: [brief for *_, brief in sorted(of, key=lambda one: one[:2])] for name, of in found.items()}
 
 
-def incident(connection: Connection, name: str) -> Row | None:
+def incident(connection: Connection, name: str) -> IncidentRow | None:
     """One incident's row, or None."""
     row = connection.execute(sa.select(INCIDENTS).where(INCIDENTS.c.id == name)).one_or_none()
-    return None if row is None else Row(*row)
+    return None if row is None else IncidentRow(*row)
 
 
-def incidents(connection: Connection, *, state: str | None, limit: int, cursor: int | None) -> list[Row]:
+def incidents(
+    connection: Connection, *, state: str | None, limit: int, cursor: int | None
+) -> list[IncidentRow]:
     """Rows of a listing, newest first."""
     query = sa.select(INCIDENTS).order_by(INCIDENTS.c.number.desc()).limit(limit)
     if state is not None:
         query = query.where(INCIDENTS.c.state == state)
     if cursor is not None:
         query = query.where(INCIDENTS.c.number < min(cursor, LARGEST_NUMBER))
-    return [Row(*row) for row in connection.execute(query)]
+    return [IncidentRow(*row) for row in connection.execute(query)]
 
 
 def open_incident(connection: Connection, name: str) -> None:

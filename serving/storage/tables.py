@@ -90,7 +90,7 @@ DELIVERIES = sa.Table(
     sa.Column("claimed_by", sa.String(32)),
     sa.Column("claimed_until", sa.BigInteger),
 )
-SURROUNDINGS = sa.Table(
+ALERT_CONTEXT = sa.Table(
     "alert_surroundings",
     _metadata,
     sa.Column("position", sa.Integer, primary_key=True),

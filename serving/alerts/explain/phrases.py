@@ -80,7 +80,7 @@ class CheckWords(_Strict):
     command: str | None = None
 
 
-class Rule(_Strict):
+class PhraseRule(_Strict):
     """Techniques and next steps for actions that meet a condition."""
 
     when: When
@@ -98,7 +98,7 @@ class Lexicon(_Strict):
     novelties: dict[str, NoveltyWords]
     fields: dict[str, str]
     techniques: dict[str, Tactic]
-    rules: list[Rule]
+    rules: list[PhraseRule]
     always: list[CheckWords]
     glossary: dict[str, str]
     evidence: dict[str, str] = {}
@@ -269,7 +269,7 @@ class Phrases:
         part = f"the {action.ref.subresource} of " if action.ref.subresource else ""
         return f"{verb.do} {part}{what}", f"{verb.did} {part}{what}"
 
-    def did(self, action: ActionPhrase) -> str:
+    def describe(self, action: ActionPhrase) -> str:
         """An action in the past tense, with its outcome: "tried to list Secrets in payments and was refused (403)"."""
         what = (
             f"the path {action.path or '/'}" if action.ref is None else self.object(action.ref, action.verb)

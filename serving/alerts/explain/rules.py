@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from string import Template
 
 from serving.alerts.explain.commands import Values, fill
-from serving.alerts.explain.phrases import ActionPhrase, CheckWords, Phrases, Rule, holds
+from serving.alerts.explain.phrases import ActionPhrase, CheckWords, Phrases, PhraseRule, holds
 from serving.schemas import Action, Alert, Check, Technique
 
 _MAX_TECHNIQUES = 3
@@ -56,7 +56,7 @@ class Rules:
                     found.append(one)
         return found
 
-    def _matching(self, alert: Alert, action: Action) -> list[Rule]:
+    def _matching(self, alert: Alert, action: Action) -> list[PhraseRule]:
         phrase = ActionPhrase.from_summary(action)
         new = [novelty.attribute for novelty in action.habits if not novelty.times_before]
         return [rule for rule in self._lexicon.rules if holds(rule.when, phrase, kind=alert.kind, new=new)]

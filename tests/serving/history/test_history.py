@@ -112,7 +112,7 @@ def test_what_is_scored_again_after_a_crash_counts_once(history: History) -> Non
     written(history, 5, batch)
     history.close()
     again = History(history.path, retention_days=35, max_rows=100_000)
-    again.begin(restored=3, journal=9)  # the snapshot that belonged to position 5 never came to disk
+    again.resume(restored=3, journal=9)  # the snapshot that belonged to position 5 never came to disk
     again.observe(batch)
     again.after(5)
     again.observe(scores(["alice"], [NOW - HOUR + 1]))
@@ -126,7 +126,7 @@ def test_what_is_scored_again_after_a_crash_counts_once(history: History) -> Non
 
 def test_a_history_of_another_journal_hides_nothing(history: History) -> None:
     written(history, 500, scores(["alice"], [NOW - HOUR]))
-    history.begin(restored=0, journal=2)
+    history.resume(restored=0, journal=2)
     history.observe(scores(["alice"], [NOW - HOUR]))
     history.after(1)
     reader = written(history, 2)

@@ -64,7 +64,7 @@ def action(
         }
         | more
     )
-    made.description = explainer.did(ActionPhrase.from_summary(made))
+    made.description = explainer.describe(ActionPhrase.from_summary(made))
     return made
 
 
