@@ -16,7 +16,7 @@ from serving.incidents.incidents import Incidents
 from serving.schemas import Action, Alert, ServedModel
 from serving.settings import AlertSettings
 from serving.storage.database import AlertStore, RefusedError, StoreError, Writer
-from serving.storage.incidents import add_links, add_context
+from serving.storage.incidents import add_context, add_links
 
 _log = logging.getLogger("kubehabit.engine")
 # Surrounding actions that wait to be stored, and for how long, before they get a transaction of their own.

@@ -15,8 +15,8 @@ from data.errors import NotFoundError
 from serving.access.gate import Access, Caller
 from serving.alerts.feedback import NO_ALERT, Feedback, FeedbackEntry, give_feedback
 from serving.alerts.query import (
-    AlertQuery,
     AlertLine,
+    AlertQuery,
     by_severity,
     feedback_on,
     incident_of,
