@@ -41,7 +41,7 @@ class AlertFilter(BaseModel):
         Field(description="This severity and above; empty: any"),
     ] = ""
     principal: Annotated[
-        _Text, Field(description="Only those of this principal, by its full name; empty: any")
+        _Text, Field(description="Only those of this principal, by full name; empty: any")
     ] = ""
     namespace: Annotated[_Text, Field(description="Only those that touched this namespace; empty: any")] = ""
     text: Annotated[
@@ -55,17 +55,15 @@ class AlertFilter(BaseModel):
 
     def matches(self, alert: Alert) -> bool:
         """Whether a new alert passes, before there is any feedback on it."""
-        if self.severity and SEVERITIES.index(alert.severity) < SEVERITIES.index(self.severity):
-            return False
-        if self.principal and alert.principal != self.principal:
-            return False
         names = alert.namespaces
-        if self.namespace and self.namespace not in names:
+        if (
+            SEVERITIES.index(alert.severity) < SEVERITIES.index(self.severity or SEVERITIES[0])
+            or (self.principal and alert.principal != self.principal)
+            or (self.namespace and self.namespace not in names)
+        ):
             return False
         text = self.text.replace("\0", "").lower()
-        return not text or any(
-            text in part.lower() for part in (alert.sentence, alert.principal, alert.id, *names)
-        )
+        return any(text in part.lower() for part in (alert.sentence, alert.principal, alert.id, *names))
 
 
 class AlertQuery(AlertFilter):

@@ -241,9 +241,9 @@ class Principals:
             recent = [] if place is None else self._recent(place)
             actions, flagged = (0, 0) if place is None else self._counts[place].tolist()
             kind, group = (None, trained.group_of.get(name)) if place is None else self._who[place]
-        known = name in trained.group_of
         if group is None:
             return None
+        known = name in trained.group_of
         in_training = trained.last.get(name)
         trained_last = None if in_training is None else as_moment(in_training)
         last = max((action.time for action in recent), default=trained_last)

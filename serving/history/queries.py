@@ -17,11 +17,9 @@ from serving.storage.tables import as_moment, microseconds
 
 Order = Literal["last", "name", "nearest"]
 DriftVerdict = Literal["steady", "changed", "too few"]
-ORDERS: tuple[Order, ...] = ("last", "name", "nearest")
 _NEAREST_DAYS = 7
 _MOST_PEERS = 50
 _PART = 5000
-_BINS = ", ".join(f"b{number}" for number in range(BINS))
 _SUMMED_BINS = ", ".join(f"sum(b{number}) AS b{number}" for number in range(BINS))
 
 #: Actions below which nothing is said about drift.
@@ -181,15 +179,9 @@ class HistoryReader:
             cursor: that of the page before.
         """
         begin = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 10 else 0
-        conditions, values = ["true"], []
-        if search:
-            pattern = "%" + "".join(f"\\{sign}" if sign in "\\%_" else sign for sign in search) + "%"
-            conditions.append("(name LIKE ? ESCAPE '\\' OR peers LIKE ? ESCAPE '\\')")
-            values += [pattern, pattern]
-        if kind is not None:
-            conditions.append("kind = ?")
-            values.append(kind)
-        where = " AND ".join(conditions)
+        pattern = "%" + "".join(f"\\{sign}" if sign in "\\%_" else sign for sign in search) + "%"
+        where = "(name LIKE ? ESCAPE '\\' OR peers LIKE ? ESCAPE '\\') AND coalesce(kind = ?, true)"
+        values = [pattern, pattern, kind]
         newest = self.newest()
         since = 0 if newest is None else _hour(newest) // DAY - _NEAREST_DAYS
         nearest = "(SELECT max(nearest) FROM days WHERE days.principal = principals.id AND day > ?)"

@@ -13,7 +13,8 @@ import msgspec
 from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef
 from data.principals.identity import Principal
 from data.principals.ownership import WRITES, has_owner, read_link
-from serving.incidents.links import Confidence, makers, place_of
+from serving.incidents.links import makers, place_of
+from serving.schemas import Confidence
 
 #: Kinds of principals that carry out what others decided.
 MACHINERY = frozenset(("controller", "component", "node"))
@@ -129,10 +130,10 @@ class Consequences:
 
     def _by_name(self, ref: ObjectRef, place: str) -> Consequence | None:
         name = ref.name
-        if not name:
-            return None
         if ref.resource == "events":  # named after what they are about, and a number
             name = name.rpartition(".")[0] or name
+        if not name:
+            return None
         is_part = ref.resource in _PARTS
         if (cause := self._causes.get((place, name))) is not None:
             exact = is_part or ref.resource in (cause.resource, "events")
@@ -145,7 +146,7 @@ class Consequences:
     def _keep(self, key: tuple[str, str], cause: Cause) -> None:
         self._causes.pop(key, None)
         self._causes[key] = cause
-        while len(self._causes) > _CAPACITY:
+        if len(self._causes) > _CAPACITY:
             del self._causes[next(iter(self._causes))]
 
     def forget(self, now: int) -> None:

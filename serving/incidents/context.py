@@ -60,7 +60,6 @@ _WATCHES = 1_000
 _MAX_ACTIONS = 5_000
 
 _NEWS = 3
-_SESSION_NEWS = ("place", "client")
 
 
 class Followed(NamedTuple):
@@ -150,10 +149,8 @@ class ContextTracker:
         trusted_hops: int = 1,
         recent: int = 20_000,
     ) -> None:
-        self._explainer = explainer
-        self._hops = trusted_hops
-        self._gap = gap
-        self._fold = fold
+        self._explainer, self._gap = explainer, gap
+        self.attach(fold, trusted_hops)
         self._recent = RecentEvents(recent)
         self.contributors = Contributors()
         self._runs_as = RunsAs()
@@ -212,22 +209,18 @@ class ContextTracker:
             target = f"{event.cluster}/{target}"
         if target == source:
             return
-        confidence, why = found.confidence, found.why
-        if not suspicious:
-            confidence, why = "possible", f"{why}; it was nothing unusual for its principal"
-        self._add_link(
-            IncidentLink(
-                kind=found.kind,
-                source=source,
-                target=clean(target),
-                via=clean(found.via),
-                audit_id=clean(event.auditID, 128),
-                time=as_moment(time),
-                address=self._place(event.sourceIPs),
-                confidence=confidence,
-                why=why,
-            )
+        link = IncidentLink(
+            kind=found.kind,
+            source=source,
+            target=clean(target),
+            via=clean(found.via),
+            audit_id=clean(event.auditID, 128),
+            time=as_moment(time),
+            address=self._place(event.sourceIPs),
+            confidence=found.confidence if suspicious else "possible",
+            why=found.why if suspicious else f"{found.why}; it was nothing unusual for its principal",
         )
+        self._add_link(link)
 
     def _add_link(self, link: IncidentLink) -> None:
         for table, key in ((self._out, link.source), (self._into, link.target)):

@@ -15,13 +15,8 @@ _MAX_LISTED = 20
 
 def reference(ref: ObjectRef) -> ObjectReference:
     """The object of a request, cleaned."""
-    return ObjectReference(
-        resource=clean(ref.resource),
-        namespace=clean(ref.namespace),
-        name=clean(ref.name),
-        api_group=clean(ref.apiGroup),
-        subresource=clean(ref.subresource),
-    )
+    values = {name: clean(getattr(ref, name)) for name in ("resource", "namespace", "name", "subresource")}
+    return ObjectReference(api_group=clean(ref.apiGroup), **values)
 
 
 def traits_of(event: AuditEvent) -> list[str]:

@@ -193,9 +193,8 @@ def _named(one: Surrounding) -> str:
     ref = one.object_ref
     if ref is None:
         return f"path {one.request_path or '/'}"
-    name = ref.name if one.verb not in MANY else ""
-    place = f"{ref.namespace}/" if ref.namespace else ""
-    return f"{ref.resource} {place}{name or '*'}"
+    name = "*" if one.verb in MANY else ref.name or "*"
+    return f"{ref.resource} {ref.namespace}/{name}" if ref.namespace else f"{ref.resource} {name}"
 
 
 def outcome_of(verb: str, subresource: str, code: int) -> str:

@@ -117,12 +117,8 @@ class Asker(NamedTuple):
 
     def entry(self, wanted: _Decision) -> dict[str, str]:
         """Fields of a trail entry that say who and why."""
-        return {
-            "by": clean(wanted.by),
-            "caller": clean(self.caller),
-            "address": clean(self.address, 64),
-            "note": wanted.note,
-        }
+        who = {"by": clean(wanted.by), "caller": clean(self.caller), "address": clean(self.address, 64)}
+        return who | {"note": wanted.note}
 
 
 class _Reason(NamedTuple):
@@ -184,7 +180,7 @@ class Incidents:
             rows.assign(connection, alert.id, place, by_hand=False)
             self._note(connection, place, "joined" if noted else "opened", alerts=[alert.id], **noted)
         for reason in ordered:
-            place = self._bring_together(connection, place, reason)
+            place = self._join_incidents(connection, place, reason)
         return place
 
     def _by_principal(self, connection: Connection, alert: Alert) -> list[_Reason]:
@@ -237,7 +233,7 @@ class Incidents:
             if row is not None and row.state == "open"
         ]
 
-    def _bring_together(self, connection: Connection, place: str, reason: _Reason) -> str:
+    def _join_incidents(self, connection: Connection, place: str, reason: _Reason) -> str:
         """Merge the younger of two incidents into the older, unless people have decided about one of them."""
         if reason.incident == place:
             return place

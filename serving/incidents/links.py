@@ -11,29 +11,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from data.actions.body_traits import certificate_subject
 from data.actions.folding import SAFE
 from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef
-
-Confidence = Literal["certain", "likely", "possible"]
-
-#: In rising order.
-CONFIDENCES: tuple[Confidence, ...] = ("possible", "likely", "certain")
+from serving.schemas import Confidence
 
 SERVICE_ACCOUNT = "system:serviceaccount:"
 
 #: Ends a target that stands for all service accounts of a namespace, or of the cluster.
 ANY = "*"
-
-#: Kinds of links; `same-origin` is found by comparing principals, not by reading one event.
-KINDS = (
-    *("token-requested", "runs-as", "entered", "acted-as", "token-read", "rights-granted", "certificate"),
-    "same-origin",
-)
 
 #: Subresources through which one principal may come to act as another.
 GIVING = frozenset(("token", "exec", "attach", "portforward", "ephemeralcontainers", "approval"))
@@ -60,7 +50,7 @@ class IdentityLink(NamedTuple):
     """A way in which one principal may have come to act as another.
 
     Attributes:
-        kind: one of KINDS.
+        kind: token-requested, runs-as, entered, acted-as, token-read, rights-granted or certificate.
         target: the other principal; ends in ANY for all service accounts of a namespace or cluster.
         via: the object that it goes through, in words of the API ("pods web/web-0").
         confidence: that the target can be used.
@@ -154,11 +144,9 @@ class RunsAs:
             return
         body = _body(event)
         account = _account_of(ref.resource, body)
-        if account is None:
-            return
         metadata = _object(body.get("metadata"))
         name = ref.name or _text(metadata.get("name")) or _text(metadata.get("generateName")).rstrip("-")
-        if name:
+        if account is not None and name:
             self._keep((place_of(event), name), account)
 
     def account(self, place: str, pod: str) -> str | None:
@@ -229,12 +217,11 @@ def _via(ref: ObjectRef) -> str:
 def _entered(ref: ObjectRef, account: str | None) -> list[IdentityLink]:
     if account is None:
         return []
+    confidence: Confidence = "likely"
+    why = "a process inside the Pod can read the token that it runs with"
     if ref.subresource == "portforward":
-        sure: Confidence = "possible"
-        why = "a tunnel into the Pod reaches only what the Pod itself offers"
-    else:
-        sure, why = "likely", "a process inside the Pod can read the token that it runs with"
-    return [IdentityLink("entered", _account(ref, account), _via(ref), sure, why)]
+        confidence, why = "possible", "a tunnel into the Pod reaches only what the Pod itself offers"
+    return [IdentityLink("entered", _account(ref, account), _via(ref), confidence, why)]
 
 
 def _started(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:

@@ -268,24 +268,15 @@ class AlertStore:
 
         Args:
             conditions: on columns of `ALERTS` and `ALERT_LINES`, all of which must hold; see `serving.alerts.query`.
-            limit: most alerts to return.
             cursor: that of the page before.
         """
-        wanted = (
-            sa.select(ALERTS.c.number)
-            .outerjoin(ALERT_LINES, ALERT_LINES.c.alert == ALERTS.c.number)
-            .where(*conditions)
-            .order_by(ALERTS.c.number.desc())
-            .limit(limit + 1)
-        )
+        number = ALERTS.c.number
+        wanted = sa.select(number).outerjoin(ALERT_LINES, ALERT_LINES.c.alert == number).where(*conditions)
         if cursor is not None:
-            wanted = wanted.where(ALERTS.c.number < min(cursor, LARGEST_NUMBER))
+            wanted = wanted.where(number < min(cursor, LARGEST_NUMBER))
+        wanted = wanted.order_by(number.desc()).limit(limit + 1)
         # The documents of these alone: a database that has to sort what it found would carry them all along.
-        query = (
-            sa.select(ALERTS.c.number, ALERTS.c.document)
-            .where(ALERTS.c.number.in_(wanted))
-            .order_by(ALERTS.c.number.desc())
-        )
+        query = sa.select(number, ALERTS.c.document).where(number.in_(wanted)).order_by(number.desc())
         with self.reading() as connection:
             rows = connection.execute(query).all()
             alerts = [_with_audit_ids(connection, *row, _LISTED_AUDIT_IDS) for row in rows[:limit]]
@@ -298,17 +289,14 @@ class AlertStore:
 
     def changes(self, after: int, limit: int = 100) -> list[Change]:
         """Alerts raised or grown after a position, in the order of their last change; each once, as it is now."""
-        query = (
-            sa.select(ALERTS.c.number, ALERTS.c.changed, ALERTS.c.document)
-            .where(ALERTS.c.changed > after)
-            .order_by(ALERTS.c.changed)
-            .limit(limit)
-        )
+        alerts = ALERTS.c
+        query = sa.select(alerts.number, alerts.changed, alerts.document).where(alerts.changed > after)
         with self.reading() as connection:
-            return [
-                Change(row.changed, _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS))
-                for row in connection.execute(query).all()
-            ]
+            rows = connection.execute(query.order_by(alerts.changed).limit(limit)).all()
+            listed = (
+                _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS) for row in rows
+            )
+            return [Change(row.changed, alert) for row, alert in zip(rows, listed, strict=True)]
 
     def add_feedback(self, alert_id: str, moment: datetime, verdict: str, document: str) -> None:
         """Store feedback on an alert. It cannot be changed or removed."""
@@ -318,20 +306,14 @@ class AlertStore:
 
     def feedback(self) -> Iterator[str]:
         """All documents of `add_feedback`, oldest first."""
-        after = 0
+        position, after = FEEDBACK.c.position, 0
+        query = sa.select(position, FEEDBACK.c.document).order_by(position).limit(QUERY_IDS)
         while True:
-            query = (
-                sa.select(FEEDBACK.c.position, FEEDBACK.c.document)
-                .where(FEEDBACK.c.position > after)
-                .order_by(FEEDBACK.c.position)
-                .limit(QUERY_IDS)
-            )
             with self.reading() as connection:
-                rows = connection.execute(query).all()
-            for row in rows:
-                yield row.document
-            if len(rows) < QUERY_IDS:
+                rows = connection.execute(query.where(position > after)).all()
+            if not rows:
                 return
+            yield from (row.document for row in rows)
             after = rows[-1].position
 
     def close(self) -> None:
@@ -348,16 +330,13 @@ class Writer:
 
     def find(self, principal: str, earliest: datetime, latest: datetime) -> StoredAlert | None:
         """The latest alert of a principal that overlaps a span of time. Its `audit_ids` are left empty."""
-        row = self.connection.execute(
-            sa.select(ALERTS.c.number, ALERTS.c.document)
-            .where(
-                ALERTS.c.principal == principal,
-                ALERTS.c.last_seen >= microseconds(earliest),
-                ALERTS.c.first_seen <= microseconds(latest),
-            )
-            .order_by(ALERTS.c.last_seen.desc())
-            .limit(1)
-        ).one_or_none()
+        alerts = ALERTS.c
+        query = sa.select(alerts.number, alerts.document).where(
+            alerts.principal == principal,
+            alerts.last_seen >= microseconds(earliest),
+            alerts.first_seen <= microseconds(latest),
+        )
+        row = self.connection.execute(query.order_by(alerts.last_seen.desc()).limit(1)).one_or_none()
         return None if row is None else StoredAlert(row.number, Alert.model_validate_json(row.document))
 
     def kept(self, numbers: Collection[int]) -> set[int]:
