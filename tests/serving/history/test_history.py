@@ -336,7 +336,7 @@ def test_a_preview_of_a_real_recording_is_what_a_detector_with_that_threshold_fl
 ) -> None:
     bundle = Bundle.load(tiny_bundle)
     history = History(tmp_path / "history.db", retention_days=10_000, max_rows=100_000)
-    history.set_judge(Judge.of("1", bundle.calibration))
+    history.set_judge(Judge.from_calibration("1", bundle.calibration))
     batches = [
         decode_lines(labelled_lines[at : at + 500]).events for at in range(0, len(labelled_lines), 500)
     ]
