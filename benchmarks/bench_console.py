@@ -131,7 +131,7 @@ def _action(number: int, at: int, start: datetime, explainer: Explainer, dice: r
         fields=fields,
         habits=habits,
     )
-    action.description = explainer.did(ActionPhrase.from_summary(action))
+    action.description = explainer.describe(ActionPhrase.from_summary(action))
     return action
 
 
@@ -153,7 +153,7 @@ def filled(folder: Path, number: int) -> tuple[Engine, list[Alert]]:
     for begin in range(0, number, 500):
         with store.writing() as writer:
             for alert in alerts[begin : begin + 500]:
-                writer.put(None, alert, [(one.audit_id, microseconds(one.time)) for one in alert.actions])
+                writer.save(None, alert, [(one.audit_id, microseconds(one.time)) for one in alert.actions])
                 engine.incidents.join(writer.connection, alert, [])
     return engine, alerts
 

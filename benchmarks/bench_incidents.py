@@ -29,7 +29,7 @@ from serving.forensics.evidence.export import Subject, check, export
 from serving.forensics.ledger import Ledger
 from serving.forensics.queries import EventQueries
 from serving.incidents.report import Incident
-from serving.incidents.sessions import Session
+from serving.incidents.sessions import IncidentSession
 from serving.registry.client import parse_model
 from serving.rollout.loader import load_engine
 from serving.scoring.engine import Engine
@@ -148,7 +148,7 @@ def stories(engine: Engine) -> tuple[list[Incident], dict[str, str]]:
         cursor = int(page.cursor)
 
 
-def _session(told: Incident, ids: set[str]) -> Session | None:
+def _session(told: Incident, ids: set[str]) -> IncidentSession | None:
     """The session that lists most of a run's actions."""
     return max(
         told.sessions,
@@ -210,7 +210,7 @@ def export_incident(engine: Engine, told: Incident, store: Path, file: Path) -> 
     )
 
 
-def _began(told: Incident) -> Session | None:
+def _began(told: Incident) -> IncidentSession | None:
     """The session that an incident names as its beginning."""
     return next(
         (

@@ -30,7 +30,9 @@ class Feedback(ApiModel):
 
     verdict: Literal["normal", "malicious"]
     note: Annotated[str, Field(max_length=_MAX_NOTE)] = ""
-    by: Annotated[str, Field(max_length=_MAX_NAME, description="who says so, in the caller's words")] = ""
+    by: Annotated[
+        str, Field(max_length=_MAX_NAME, description="who gives the verdict, in the caller's words")
+    ] = ""
 
 
 class FeedbackEntry(ApiModel):

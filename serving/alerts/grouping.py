@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from serving.schemas import (
-    Action,
-    Alert,
-    Contributor,
-    ServedModel,
-    add_actions,
-    add_contributors,
-)
+from serving.schemas import Action, Alert, Contributor, ServedModel, add_actions, add_contributors
 from serving.settings import AlertSettings
-from serving.storage.database import Stored
+from serving.storage.database import StoredAlert
 from serving.storage.tables import microseconds
 
 #: What identifies an action within an alert: its audit ID and its time in microseconds since 1970.
@@ -26,11 +20,7 @@ EventKey = tuple[str, int]
 
 @dataclass(slots=True)
 class Flagged:
-    """An unusual action on its way into an alert.
-
-    Attributes:
-        alert_id: of the alert that it was assigned to; empty while it is in none.
-    """
+    """An unusual action on its way into an alert; `alert_id` is empty until it is assigned to one."""
 
     principal: str
     kind: str
@@ -62,11 +52,8 @@ class AlertGrowth:
 
     def unknown(self, known: AbstractSet[EventKey]) -> dict[EventKey, Flagged]:
         """The actions that the alert does not hold yet, each once: a retry brings nothing new."""
-        fresh: dict[EventKey, Flagged] = {}
-        for entry in self.flagged:
-            if entry.key not in known:
-                fresh.setdefault(entry.key, entry)
-        return fresh
+        fresh = {entry.key: entry for entry in reversed(self.flagged) if entry.key not in known}
+        return dict(reversed(fresh.items()))
 
     def build(
         self, fresh: Iterable[Flagged], contributors: Sequence[Contributor], settings: AlertSettings
@@ -83,9 +70,9 @@ class AlertGrowth:
 
 def by_principal(flagged: Iterable[Flagged]) -> Mapping[str, list[Flagged]]:
     """Unusual actions by their principal, in the order given."""
-    found: dict[str, list[Flagged]] = {}
+    found: defaultdict[str, list[Flagged]] = defaultdict(list)
     for entry in flagged:
-        found.setdefault(entry.principal, []).append(entry)
+        found[entry.principal].append(entry)
     return found
 
 
@@ -93,7 +80,7 @@ def group(
     entries: Iterable[Flagged],
     gap: timedelta,
     model: ServedModel,
-    find: Callable[[str, datetime, datetime], Stored | None],
+    find: Callable[[str, datetime, datetime], StoredAlert | None],
 ) -> list[AlertGrowth]:
     """Assign actions of one principal to its stored alerts, or to new ones, by the gap between them.
 
@@ -109,12 +96,9 @@ def group(
         found = next((one for one in growths if one.first - gap <= moment <= one.last + gap), None)
         if found is None:
             stored = find(entry.principal, moment - gap, moment + gap)
-            if stored is None:
-                found = AlertGrowth(None, new_alert(entry, model), moment, moment)
-            else:
-                found = AlertGrowth(
-                    stored.number, stored.alert, stored.alert.first_seen, stored.alert.last_seen
-                )
+            alert = new_alert(entry, model) if stored is None else stored.alert
+            number = None if stored is None else stored.number
+            found = AlertGrowth(number, alert, alert.first_seen, alert.last_seen)
             growths.append(found)
         found.first, found.last = min(found.first, moment), max(found.last, moment)
         found.flagged.append(entry)

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from serving.schemas import SEVERITIES, Alert, ApiModel
 from serving.storage.database import AlertStore, Page
+from serving.storage.incidents import from_line
 from serving.storage.tables import (
     ALERT_LINES,
     ALERTS,
@@ -19,7 +20,6 @@ from serving.storage.tables import (
     INCIDENTS,
     LARGEST_NUMBER,
     MEMBERS,
-    as_moment,
     microseconds,
 )
 
@@ -41,7 +41,7 @@ class AlertFilter(BaseModel):
         Field(description="This severity and above; empty: any"),
     ] = ""
     principal: Annotated[
-        _Text, Field(description="Only those of this principal, by its full name; empty: any")
+        _Text, Field(description="Only those of this principal, by full name; empty: any")
     ] = ""
     namespace: Annotated[_Text, Field(description="Only those that touched this namespace; empty: any")] = ""
     text: Annotated[
@@ -55,17 +55,15 @@ class AlertFilter(BaseModel):
 
     def matches(self, alert: Alert) -> bool:
         """Whether a new alert passes, before there is any feedback on it."""
-        if self.severity and SEVERITIES.index(alert.severity) < SEVERITIES.index(self.severity):
-            return False
-        if self.principal and alert.principal != self.principal:
-            return False
         names = alert.namespaces
-        if self.namespace and self.namespace not in names:
+        if (
+            SEVERITIES.index(alert.severity) < SEVERITIES.index(self.severity or SEVERITIES[0])
+            or (self.principal and alert.principal != self.principal)
+            or (self.namespace and self.namespace not in names)
+        ):
             return False
         text = self.text.replace("\0", "").lower()
-        return not text or any(
-            text in part.lower() for part in (alert.sentence, alert.principal, alert.id, *names)
-        )
+        return any(text in part.lower() for part in (alert.sentence, alert.principal, alert.id, *names))
 
 
 class AlertQuery(AlertFilter):
@@ -113,7 +111,7 @@ class AlertPage(ApiModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class AlertLine:
     """An alert in a list.
 
     Attributes:
@@ -137,9 +135,13 @@ class Line:
     state: str
 
 
+#: Fields of `AlertLine` that are columns of `ALERT_LINES`.
+_COPIED = ("id", "principal", "kind", "severity", "first_seen", "last_seen", "action_count", "sentence")
+
+
 def lines(
     connection: Connection, wanted: AlertQuery, *, limit: int, cursor: int | None = None
-) -> tuple[list[Line], int | None]:
+) -> tuple[list[AlertLine], int | None]:
     """A page of alerts, newest raised first, and the cursor of the next one; None at the end."""
     query = (
         sa.select(
@@ -158,17 +160,10 @@ def lines(
         query = query.where(ALERT_LINES.c.alert < min(cursor, LARGEST_NUMBER))
     found = connection.execute(query).all()
     page = [
-        Line(
+        AlertLine(
+            **from_line(row, _COPIED),
             number=row.alert,
-            id=row.id,
-            principal=row.principal,
-            kind=row.kind,
-            severity=SEVERITIES[row.severity],
-            first_seen=as_moment(row.first_seen),
-            last_seen=as_moment(row.last_seen),
-            action_count=row.action_count,
             namespaces=row.namespaces.split("\n")[1:-1],
-            sentence=row.sentence,
             verdict=row.verdict or "",
             incident=row.incident or "",
             state=row.incident_state or "",
@@ -189,10 +184,8 @@ def whole(
     """A page of full alerts, newest raised first. A page may be short where an older version wrote the store.
 
     Args:
-        store: where they are.
         wanted: the filters.
         since: only those still going on at or after this moment.
-        limit: most to return.
         cursor: that of the page before.
     """
     conditions = list(_conditions(wanted, ALERTS))
@@ -205,24 +198,16 @@ def whole(
 
 def by_severity(connection: Connection, wanted: AlertQuery) -> dict[str, int]:
     """Number of alerts of each severity, most severe first."""
-    query = (
-        sa.select(ALERT_LINES.c.severity, sa.func.count())
-        .where(*_conditions(wanted, ALERT_LINES))
-        .group_by(ALERT_LINES.c.severity)
-    )
-    found = {SEVERITIES[severity]: number for severity, number in connection.execute(query).all()}
+    column = ALERT_LINES.c.severity
+    query = sa.select(column, sa.func.count()).where(*_conditions(wanted, ALERT_LINES)).group_by(column)
+    found = {SEVERITIES[severity]: number for severity, number in connection.execute(query)}
     return {name: found.get(name, 0) for name in reversed(SEVERITIES[1:])}
 
 
 def feedback_on(connection: Connection, alert_id: str) -> list[str]:
     """Documents of the feedback on an alert, newest first."""
-    query = (
-        sa.select(FEEDBACK.c.document)
-        .where(FEEDBACK.c.alert == alert_id)
-        .order_by(FEEDBACK.c.position.desc())
-        .limit(100)
-    )
-    return list(connection.execute(query).scalars())
+    query = sa.select(FEEDBACK.c.document).where(FEEDBACK.c.alert == alert_id)
+    return list(connection.scalars(query.order_by(FEEDBACK.c.position.desc()).limit(100)))
 
 
 def incident_of(connection: Connection, alert_id: str) -> tuple[str, str]:
@@ -238,16 +223,9 @@ def incident_of(connection: Connection, alert_id: str) -> tuple[str, str]:
 
 def namespaces(connection: Connection) -> list[str]:
     """Namespaces that alerts touched, sorted."""
-    query = (
-        sa.select(ALERT_LINES.c.namespaces)
-        .where(ALERT_LINES.c.namespaces != "")
-        .distinct()
-        .limit(_MAX_NAMESPACES)
-    )
-    found: set[str] = set()
-    for text in connection.execute(query).scalars():
-        found.update(text.split("\n")[1:-1])
-    return sorted(found)
+    column = ALERT_LINES.c.namespaces
+    found = connection.scalars(sa.select(column).where(column != "").distinct().limit(_MAX_NAMESPACES))
+    return sorted({name for text in found for name in text.split("\n")[1:-1]})
 
 
 def _last_verdict(of: sa.Table) -> sa.ScalarSelect[Any]:
@@ -276,22 +254,16 @@ def _conditions(wanted: AlertQuery, of: sa.Table) -> list[sa.ColumnElement[bool]
         only_lines.append(line.namespaces.contains(f"\n{wanted.namespace}\n", autoescape=True))
     if wanted.state:
         in_one = sa.select(MEMBERS.c.alert).join(INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident)
-        found.append(
-            in_one.where(MEMBERS.c.alert == of.c.id, INCIDENTS.c.state == wanted.state).correlate(of).exists()
-        )
+        here = in_one.where(MEMBERS.c.alert == of.c.id, INCIDENTS.c.state == wanted.state)
+        found.append(here.correlate(of).exists())
     if wanted.verdict == "none":
         found.append(_last_verdict(of).is_(None))
     elif wanted.verdict:
         found.append(_last_verdict(of) == wanted.verdict)
     if text := wanted.text.replace("\0", "").lower():
-        only_lines.append(
-            sa.or_(
-                *(
-                    sa.func.lower(column).contains(text, autoescape=True)
-                    for column in (line.sentence, of.c.principal, line.namespaces, of.c.id)
-                )
-            )
-        )
+        columns = (line.sentence, of.c.principal, line.namespaces, of.c.id)
+        matching = (sa.func.lower(column).contains(text, autoescape=True) for column in columns)
+        only_lines.append(sa.or_(*matching))
     if of is ALERTS:
         only_lines = [sa.or_(line.alert.is_(None), one) for one in only_lines]
     return [*found, *only_lines]

@@ -25,11 +25,11 @@ class Stream:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def attach(self) -> None:
-        """Name the running loop as the one that `notify` reaches."""
+        """Use the running loop as the one that `notify` wakes."""
         self._loop = asyncio.get_running_loop()
 
     def notify(self) -> None:
-        """Say that alerts have changed."""
+        """Announce that alerts have changed."""
         self._call(self._wake)
 
     def end(self) -> None:
@@ -46,17 +46,9 @@ class Stream:
         before.set()
 
     async def follow(
-        self,
-        store: AlertStore,
-        after: int,
-        wanted: Callable[[Alert], bool],
+        self, store: AlertStore, after: int, wanted: Callable[[Alert], bool]
     ) -> AsyncGenerator[str]:
-        """Events from a position on, without end.
-
-        Args:
-            after: position of the last change that the caller knows.
-            wanted: which alerts it wants.
-        """
+        """Events after a position, without end; `wanted` says which alerts the caller wants."""
         self.followers += 1
         try:
             yield f"retry: {_RETRY_MILLISECONDS}\nid: {after}\n\n"

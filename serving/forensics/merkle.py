@@ -39,14 +39,23 @@ def blocks_of(leaves: Sequence[bytes]) -> list[bytes]:
     return [root_of(leaves[start : start + BLOCK]) for start in range(0, len(leaves), BLOCK)]
 
 
-def path_in(nodes: Sequence[bytes], index: int) -> list[tuple[str, bytes]]:
-    """Audit path of node `index`: the siblings ("left" | "right", hash) up to the root."""
-    path: list[tuple[str, bytes]] = []
+def levels_of(nodes: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """All levels of a tree below its root, from which `path_in` reads the paths of many nodes."""
+    levels = []
     while len(nodes) > 1:
+        levels.append(nodes)
+        nodes = _above(nodes)
+    return levels
+
+
+def path_in(levels: Sequence[Sequence[bytes]], index: int) -> list[tuple[str, bytes]]:
+    """Audit path of node `index` in a tree of `levels_of`: the siblings ("left" | "right", hash) up to the root."""
+    path: list[tuple[str, bytes]] = []
+    for level in levels:
         beside = index ^ 1
-        if beside < len(nodes):
-            path.append(("left" if beside < index else "right", nodes[beside]))
-        nodes, index = _above(nodes), index // 2
+        if beside < len(level):
+            path.append(("left" if beside < index else "right", level[beside]))
+        index //= 2
     return path
 
 

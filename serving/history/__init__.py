@@ -1,1 +1,1 @@
-"""How unusual each principal was over time, and what added up: kept in a file beside the state, for pictures and previews."""
+"""How unusual each principal was over time, and its evidence: kept in a file beside the state, for charts and previews."""

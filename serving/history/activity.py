@@ -1,12 +1,13 @@
-"""Activity of each principal: what training knew of it, and what it did since counting began; bounded in memory."""
+"""Tracks the activity of each principal: what training knew of it, and what it did since counting began; bounded in memory."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from pydantic import ConfigDict, Field
 
 from data.principals.identity import identify
 from serving.schemas import SEVERITIES, ApiModel, clean
+from serving.storage.tables import as_moment
 
 _RECENT = 20
 _GRADES = {name: grade for grade, name in enumerate(SEVERITIES)}
 _MAX_PEERS = 20
-#: Principals whose actions are kept; beyond it those idle longest are dropped here, not by the detector.
+#: Principals whose actions are kept; of more, those idle longest are dropped here, not by the detector.
 MOST_SEEN = 50_000
 
 
@@ -33,7 +35,7 @@ class RecentAction(ApiModel):
 
 
 class PrincipalReport(ApiModel):
-    """One principal: who it is, whom it is compared with, and what it did lately."""
+    """One principal: its peers, and what it did recently."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -76,12 +78,8 @@ class PrincipalReport(ApiModel):
     last_seen: Annotated[
         datetime | None, Field(description="time of its last action, in training if none since")
     ]
-    recent: Annotated[
-        list[RecentAction], Field(description="the last 20 actions, newest first", default_factory=list)
-    ]
-    alerts: Annotated[
-        list[str], Field(description="IDs of its latest alerts, at most 20", default_factory=list)
-    ]
+    recent: Annotated[list[RecentAction], Field(description="the last 20 actions, newest first")] = []
+    alerts: Annotated[list[str], Field(description="IDs of its latest alerts, at most 20")] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,7 @@ class Principals:
     Attributes:
         since: when counting began.
         trained: what the model that is served was trained on.
-        lookup_cold: returns what `take` returned of a principal, if that is on disk; may be called by any thread.
+        lookup_cold: returns what `pop` returned of a principal, if that is on disk; any thread may call it.
     """
 
     def __init__(self, trained: Trained | None = None, most: int = MOST_SEEN) -> None:
@@ -139,13 +137,12 @@ class Principals:
         """Count actions, columns of one length; times are microseconds since 1970 UTC, severity is "none" if not flagged."""
         if not names:
             return
-        rows_of: dict[str, list[int]] = {}
+        rows_of: defaultdict[str, list[int]] = defaultdict(list)
         for row, name in enumerate(names):
-            rows_of.setdefault(name, []).append(row)
+            rows_of[name].append(row)
         with self._lock:
-            places = np.array(
-                [self._locate(name, kinds[rows[0]], groups[rows[0]]) for name, rows in rows_of.items()]
-            )
+            first_rows = ((name, rows[0]) for name, rows in rows_of.items())
+            places = np.array([self._locate(name, kinds[row], groups[row]) for name, row in first_rows])
             # Where each action goes in the ring of its principal; of more than fit, the last.
             kept = [rows[-_RECENT:] for rows in rows_of.values()]
             rows = np.concatenate([np.array(part) for part in kept])
@@ -156,8 +153,7 @@ class Principals:
             slot = (first + np.arange(len(rows))) % _RECENT
             self._times[place, slot] = times[rows]
             self._values[place, slot, 0], self._values[place, slot, 1] = surprise[rows], evidence[rows]
-            grades = np.array([_GRADES[severity[row]] for row in rows.tolist()], np.int8)
-            self._grades[place, slot] = grades
+            self._grades[place, slot] = [_GRADES[severity[row]] for row in rows.tolist()]
             self._counts[places, 0] += all_
             flagged = [row for row, grade in enumerate(severity) if grade != "none"]
             if flagged:
@@ -171,31 +167,28 @@ class Principals:
             return place
         if len(self._place) >= self._most:
             place = self._place.popitem(last=False)[1]
-            self._who[place], self._counts[place] = (kind, group), 0
         elif self._free:
             place = self._free.pop()
-            self._who[place], self._counts[place] = (kind, group), 0
         else:
             place = len(self._who)
             self._who.append((kind, group))
             if place >= len(self._counts):
-                self._grow(max(64, place // 2))
+                more = max(64, place // 2)
+                self._counts, self._times, self._values, self._grades = (
+                    np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
+                    for array in (self._counts, self._times, self._values, self._grades)
+                )
+        self._who[place], self._counts[place] = (kind, group), 0
         self._place[name] = place
         return place
-
-    def _grow(self, more: int) -> None:
-        self._counts, self._times, self._values, self._grades = (
-            np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
-            for array in (self._counts, self._times, self._values, self._grades)
-        )
 
     def _recent(self, place: int) -> list[RecentAction]:
         """The last actions of a principal, newest first."""
         actions = int(self._counts[place, 0])
-        slots = [number % _RECENT for number in range(actions - 1, max(actions - 1 - _RECENT, -1), -1)]
+        slots = [number % _RECENT for number in reversed(range(max(actions - _RECENT, 0), actions))]
         return [
             RecentAction(
-                time=_moment(int(self._times[place, slot])),
+                time=as_moment(int(self._times[place, slot])),
                 surprise=round(float(self._values[place, slot, 0]), 3),
                 evidence=round(float(self._values[place, slot, 1]), 3),
                 severity=SEVERITIES[self._grades[place, slot]],
@@ -203,12 +196,12 @@ class Principals:
             for slot in slots
         ]
 
-    def saved(self) -> list[Saved]:
-        """Everything, those idle longest first; `put` restores it."""
+    def snapshot(self) -> list[Saved]:
+        """Everything, those idle longest first; `restore` restores it."""
         with self._lock:
             return [self._saved(name, place) for name, place in self._place.items()]
 
-    def take(self, names: Iterable[str]) -> dict[str, Saved]:
+    def pop(self, names: Iterable[str]) -> dict[str, Saved]:
         """Remove some principals and return what is known of those that did something."""
         taken: dict[str, Saved] = {}
         with self._lock:
@@ -219,8 +212,8 @@ class Principals:
                     self._free.append(place)
         return taken
 
-    def put(self, saved: Iterable[Saved]) -> None:
-        """Restore what `saved` or `take` returned."""
+    def restore(self, saved: Iterable[Saved]) -> None:
+        """Restore what `snapshot` or `pop` returned."""
         with self._lock:
             for name, kind, group, counts, times, values, grades in saved:
                 place = self._locate(name, kind, group)
@@ -241,38 +234,31 @@ class Principals:
         if not is_here and self.lookup_cold is not None and (found := self.lookup_cold(name)) is not None:
             kept = Principals(trained)
             kept.since = self.since
-            kept.put([found])
+            kept.restore([found])
             return kept.report(name)
         with self._lock:
             place = self._place.get(name)
             recent = [] if place is None else self._recent(place)
             actions, flagged = (0, 0) if place is None else self._counts[place].tolist()
             kind, group = (None, trained.group_of.get(name)) if place is None else self._who[place]
-        known = name in trained.group_of
         if group is None:
             return None
+        known = name in trained.group_of
         in_training = trained.last.get(name)
-        last = max(
-            (action.time for action in recent),
-            default=None if in_training is None else _moment(in_training),
-        )
+        trained_last = None if in_training is None else as_moment(in_training)
+        last = max((action.time for action in recent), default=trained_last)
         others = (other for other, its in trained.group_of.items() if its == group and other != name)
-        peers = [clean(other) for other, _ in zip(others, range(_MAX_PEERS), strict=False)]
+        peers = [clean(other) for other in islice(others, _MAX_PEERS)]
         return PrincipalReport(
             principal=clean(name),
             kind=kind or identify(name, ()).kind,
             peer_group=clean(group),
             in_training=known,
-            peer_count=max(trained.sizes.get(group, 0) - (1 if known else 0), 0),
+            peer_count=max(trained.sizes.get(group, 0) - known, 0),
             peers=peers,
             since=self.since,
             actions=actions,
             flagged=flagged,
             last_seen=last,
             recent=recent,
-            alerts=[],
         )
-
-
-def _moment(microseconds: int) -> datetime:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC)

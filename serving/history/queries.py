@@ -13,21 +13,19 @@ from pydantic import Field
 
 from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, USUAL, HistoryError, connect
 from serving.schemas import ApiModel, clean
+from serving.storage.tables import as_moment, microseconds
 
 Order = Literal["last", "name", "nearest"]
-ORDERS: tuple[Order, ...] = ("last", "name", "nearest")
+DriftVerdict = Literal["steady", "changed", "too few"]
 _NEAREST_DAYS = 7
 _MOST_PEERS = 50
 _PART = 5000
-_BINS = ", ".join(f"b{number}" for number in range(BINS))
 _SUMMED_BINS = ", ".join(f"sum(b{number}) AS b{number}" for number in range(BINS))
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: Actions below which nothing is said about drift.
 _ENOUGH = 1000
 
-#: Times as many actions beyond the one in twenty, and share of unknown ones, from which the cluster is called
-#: changed.
+#: Factor of actions beyond the one in twenty, and share of unknown ones, from which the cluster counts as changed.
 _MORE, _UNKNOWN = 2.0, 0.01
 
 
@@ -81,8 +79,8 @@ class Surprise(ApiModel):
     kind: str
     peer_group: str
     began: Annotated[datetime | None, Field(description="how far back the history goes")] = None
-    hours: Annotated[list[Moment], Field(description="the last eight days", default_factory=list)]
-    days: Annotated[list[Moment], Field(default_factory=list)]
+    hours: Annotated[list[Moment], Field(description="the last eight days")] = []
+    days: list[Moment] = []
 
 
 class Beyond(ApiModel):
@@ -112,7 +110,7 @@ class Drift(ApiModel):
     actions: int
     unknown: float
     beyond: list[Beyond]
-    verdict: Literal["steady", "changed", "too few"]
+    verdict: DriftVerdict
     sentence: str
     days: list[DriftDay]
 
@@ -143,12 +141,12 @@ class HistoryReader:
             file.close()
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        """Rows of a query; its text must be our own."""
+        """Rows of a query; its text must not come from outside."""
         with self._reading() as file:
             return file.execute(query, values).fetchall()
 
     def parts(self, query: str, values: Sequence[Any] = ()) -> Iterator[list[sqlite3.Row]]:
-        """As `rows`, in parts, for large answers."""
+        """As `rows`, in parts, for large results."""
         with self._reading() as file:
             cursor = file.execute(query, values)
             while part := cursor.fetchmany(_PART):
@@ -157,14 +155,12 @@ class HistoryReader:
     def newest(self) -> datetime | None:
         """End of the newest hour with actions, or now if that is earlier."""
         hour = self.rows("SELECT max(hour) AS hour FROM totals")[0]["hour"]
-        if hour is None:
-            return None
-        return min(_moment((hour + 1) * HOUR), datetime.now(UTC))
+        return None if hour is None else min(as_moment((hour + 1) * HOUR), datetime.now(UTC))
 
     def began(self) -> datetime | None:
         """Begin of the history."""
         day = self.rows("SELECT min(hour) AS hour FROM totals")[0]["hour"]
-        return None if day is None else _moment(day * HOUR)
+        return None if day is None else as_moment(day * HOUR)
 
     def principals(
         self,
@@ -179,21 +175,13 @@ class HistoryReader:
 
         Args:
             search: part of the name or of the peer group.
-            kind: only those of this kind.
             order: by last action, by name, or by how near they came to their threshold in the last 7 days.
-            limit: most to return.
             cursor: that of the page before.
         """
         begin = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 10 else 0
-        conditions, values = ["true"], []
-        if search:
-            pattern = "%" + "".join(f"\\{sign}" if sign in "\\%_" else sign for sign in search) + "%"
-            conditions.append("(name LIKE ? ESCAPE '\\' OR peers LIKE ? ESCAPE '\\')")
-            values += [pattern, pattern]
-        if kind is not None:
-            conditions.append("kind = ?")
-            values.append(kind)
-        where = " AND ".join(conditions)
+        pattern = "%" + "".join(f"\\{sign}" if sign in "\\%_" else sign for sign in search) + "%"
+        where = "(name LIKE ? ESCAPE '\\' OR peers LIKE ? ESCAPE '\\') AND coalesce(kind = ?, true)"
+        values = [pattern, pattern, kind]
         newest = self.newest()
         since = 0 if newest is None else _hour(newest) // DAY - _NEAREST_DAYS
         nearest = "(SELECT max(nearest) FROM days WHERE days.principal = principals.id AND day > ?)"
@@ -208,22 +196,20 @@ class HistoryReader:
             f"ORDER BY {orders[order]} LIMIT ? OFFSET ?",
             [since, *values, limit, begin],
         )
-        return PrincipalPage(
-            principals=[
-                PrincipalRow(
-                    principal=row["name"],
-                    kind=row["kind"],
-                    peer_group=row["peers"],
-                    last_seen=None if row["last"] is None else _moment(row["last"]),
-                    actions=row["actions"],
-                    flagged=row["flagged"],
-                    nearest=None if row["nearest"] is None else round(row["nearest"], 4),
-                )
-                for row in found
-            ],
-            total=total,
-            cursor=str(begin + limit) if begin + limit < total else None,
-        )
+        rows = [
+            PrincipalRow(
+                principal=row["name"],
+                kind=row["kind"],
+                peer_group=row["peers"],
+                last_seen=None if row["last"] is None else as_moment(row["last"]),
+                actions=row["actions"],
+                flagged=row["flagged"],
+                nearest=None if row["nearest"] is None else round(row["nearest"], 4),
+            )
+            for row in found
+        ]
+        more = str(begin + limit) if begin + limit < total else None
+        return PrincipalPage(principals=rows, total=total, cursor=more)
 
     def surprise(self, principal: str) -> Surprise | None:
         """How near a principal came to its threshold, by hour and day; None if it is unknown."""
@@ -231,19 +217,12 @@ class HistoryReader:
         if not found:
             return None
         row = found[0]
-        hours, days = (
-            self.rows(
-                f"SELECT *, {table[:-1]} AS at FROM {table} WHERE principal = ? ORDER BY at", [row["id"]]
-            )
-            for table in ("hours", "days")
-        )
+        series = {}
+        for table, hours in (("hours", 1), ("days", DAY)):
+            query = f"SELECT *, {table[:-1]} AS at FROM {table} WHERE principal = ? ORDER BY at"
+            series[table] = [_moment_from_row(one, hours) for one in self.rows(query, [row["id"]])]
         return Surprise(
-            principal=row["name"],
-            kind=row["kind"],
-            peer_group=row["peers"],
-            began=self.began(),
-            hours=[_moment_from_row(one, 1) for one in hours],
-            days=[_moment_from_row(one, DAY) for one in days],
+            principal=row["name"], kind=row["kind"], peer_group=row["peers"], began=self.began(), **series
         )
 
     def peers(self, principal: str) -> list[str]:
@@ -274,6 +253,17 @@ class HistoryReader:
             for share, at in zip(EXPECTED, range(len(EXPECTED), 0, -1), strict=True)
         ]
         verdict, sentence = _verdict(actions, unknown, beyond[0])
+        by_day = [
+            DriftDay(
+                day=as_moment(row["day"] * DAY * HOUR),
+                actions=row["actions"],
+                flagged=row["flagged"],
+                unknown=row["unknown"] / max(row["actions"], 1),
+                surprising=sum(row[f"b{at}"] for at in range(BINS - len(EXPECTED), BINS))
+                / max(row["actions"], 1),
+            )
+            for row in found
+        ]
         return Drift(
             since=since,
             actions=actions,
@@ -281,50 +271,31 @@ class HistoryReader:
             beyond=beyond,
             verdict=verdict,
             sentence=sentence,
-            days=[
-                DriftDay(
-                    day=_moment(row["day"] * DAY * HOUR),
-                    actions=row["actions"],
-                    flagged=row["flagged"],
-                    unknown=row["unknown"] / max(row["actions"], 1),
-                    surprising=sum(row[f"b{number}"] for number in range(BINS - len(EXPECTED), BINS))
-                    / max(row["actions"], 1),
-                )
-                for row in found
-            ],
+            days=by_day,
         )
 
 
-def _verdict(
-    actions: int, unknown: float, beyond: Beyond
-) -> tuple[Literal["steady", "changed", "too few"], str]:
+def _verdict(actions: int, unknown: float, beyond: Beyond) -> tuple[DriftVerdict, str]:
     if actions < _ENOUGH:
-        return (
-            "too few",
-            f"Too few actions ({actions:,}) to say anything about drift; it takes {_ENOUGH:,}.",
-        )
+        text = f"Too few actions ({actions:,}) to say anything about drift; it takes {_ENOUGH:,}."
+        return "too few", text
     odd = beyond.seen >= _MORE * beyond.expected
     new = unknown >= _UNKNOWN
     if not odd and not new:
-        return (
-            "steady",
-            "The cluster does what the model was calibrated on: there is no reason to train again.",
-        )
-    what = [
-        f"{beyond.seen:.1%} of all actions surprise as only {beyond.expected:.0%} did in calibration"
-        if odd
-        else "",
-        f"{unknown:.1%} have a verb or a resource that training never saw" if new else "",
-    ]
+        text = "The cluster does what the model was calibrated on: there is no reason to train again."
+        return "steady", text
+    surprising = f"{beyond.seen:.1%} of all actions surprise as only {beyond.expected:.0%} did in calibration"
+    unseen = f"{unknown:.1%} have a verb or a resource that training never saw"
+    what = [surprising] * odd + [unseen] * new
     return "changed", (
-        f"The cluster has changed: {' and '.join(part for part in what if part)}. Look through the incidents first, because an "
+        f"The cluster has changed: {' and '.join(what)}. Look through the incidents first, because an "
         "attack looks the same; then train again (kubehabit drift says for whom)."
     )
 
 
 def _moment_from_row(row: sqlite3.Row, hours: int) -> Moment:
     return Moment(
-        at=_moment(row["at"] * hours * HOUR),
+        at=as_moment(row["at"] * hours * HOUR),
         actions=row["actions"],
         flagged=row["flagged"],
         nearest=round(row["nearest"], 4),
@@ -344,9 +315,5 @@ def median(counts: Sequence[int]) -> float:
     return 0.0
 
 
-def _moment(microseconds: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=microseconds)
-
-
 def _hour(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(hours=1)
+    return microseconds(moment) // HOUR

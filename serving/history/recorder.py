@@ -1,6 +1,6 @@
 """Records the history: a few columns of every batch in memory, summed up and written with each snapshot of the state.
 
-Each write has the position of the journal, as snapshots have: actions that are scored again after a crash count once.
+Each write carries the position of the journal, as snapshots do: actions that are scored again after a crash count once.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("kubehabit.history")
 
-#: Hours are kept for a week and a day; before that there are days.
+#: Hours are kept for eight days; before that there are days.
 _HOURS_KEPT = 8 * DAY
 
-#: Actions in memory, 18 bytes each, while the file cannot be written; beyond it the oldest are given up.
+#: Actions in memory, 18 bytes each, while the file cannot be written; of more, the oldest are dropped.
 _MOST_PENDING = 400_000
 
 _PRUNE_SECONDS = 3600.0
@@ -43,10 +43,8 @@ _BLOCK = 2048
 _EDGES = np.array(EDGES)
 
 _SUMS = ("actions", "flagged", "nearest", *(f"b{number}" for number in range(BINS)))
-_ADD = ", ".join(
-    f"{name} = {f'max({name}, excluded.{name})' if name == 'nearest' else f'{name} + excluded.{name}'}"
-    for name in _SUMS
-)
+_ADD = ", ".join(f"{name} = {name} + excluded.{name}" for name in _SUMS if name != "nearest")
+_ADD += ", nearest = max(nearest, excluded.nearest)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +67,9 @@ class Judge:
     def from_calibration(cls, version: str, calibration: Calibration) -> Judge:
         """The judge for a model's calibration."""
         scale = calibration.scale
-        return cls(
-            version,
-            tuple(calibration.horizons),
-            tuple(limit / scale for limit in calibration.person_thresholds),
-            tuple(limit / scale for limit in calibration.system_thresholds),
-            scale,
-        )
+        thresholds = (calibration.person_thresholds, calibration.system_thresholds)
+        person, system = (tuple(limit / scale for limit in limits) for limits in thresholds)
+        return cls(version, tuple(calibration.horizons), person, system, scale)
 
 
 @dataclass(slots=True)
@@ -124,7 +118,7 @@ class History:
         self._pruned = 0.0
         self._ids: dict[Judge, int] = {}
 
-    def begin(self, restored: int, journal: int) -> None:
+    def resume(self, restored: int, journal: int) -> None:
         """Continue from a snapshot.
 
         Args:
@@ -134,13 +128,12 @@ class History:
         row = self._file.execute("SELECT value FROM meta WHERE key = 'position'").fetchone()
         position = 0 if row is None else int(row[0])
         self._counted = position if restored < position <= journal else 0
+        query = "INSERT OR REPLACE INTO meta VALUES ('position', ?)"
         with self._writing:
-            self._file.execute(
-                "INSERT OR REPLACE INTO meta VALUES ('position', ?)", (self._counted or restored,)
-            )
+            self._file.execute(query, (self._counted or restored,))
 
     def set_judge(self, judge: Judge, trained: Trained | None = None) -> None:
-        """Who judges from the next batch on, and the principals that its training knew."""
+        """Set the model that judges from the next batch on, and the principals that its training knew."""
         self._judge = judge
         if trained is None:
             return
@@ -166,13 +159,11 @@ class History:
             return
         pending, judge = self._pending, self._judge
         names, who = pending.names, pending.who
-        codes = np.empty(count, np.int32)
-        for row, name in enumerate(scores.principal):
-            code = names.get(name)
-            if code is None:
-                code = names[name] = len(who)
-                who.append((scores.kind[row], scores.group[row]))
-            codes[row] = code
+        for name, kind, group in zip(scores.principal, scores.kind, scores.group, strict=True):
+            if name not in names:
+                names[name] = len(who)
+                who.append((kind, group))
+        codes = np.array([names[name] for name in scores.principal], np.int32)
         times = scores.time.astype(np.int64)
         reached = (scores.evidence / scores.threshold).astype(np.float32)
         bins = np.searchsorted(_EDGES, scores.error, side="right").astype(np.uint8)
@@ -183,30 +174,24 @@ class History:
                 pending.unknown[hour] = pending.unknown.get(hour, 0) + 1
         if len(scores.novelty_evidence):
             for row in np.flatnonzero((scores.novelty_evidence > 0) | (scores.error_evidence > 0)).tolist():
-                pending.additions.append(
-                    (
-                        int(codes[row]),
-                        int(times[row]),
-                        judge,
-                        scores.kind[row] in PEOPLE_AND_PIPELINES,
-                        float(scores.novelty_evidence[row]),
-                        float(scores.error_evidence[row]),
-                        float(reached[row]) * judge.scale,
-                    )
-                )
+                person = scores.kind[row] in PEOPLE_AND_PIPELINES
+                new, wrong = float(scores.novelty_evidence[row]), float(scores.error_evidence[row])
+                near = float(reached[row]) * judge.scale
+                entry = int(codes[row]), int(times[row]), judge, person, new, wrong, near
+                pending.additions.append(entry)
         while pending.held > _MOST_PENDING:
             pending.held -= len(pending.parts.pop(0)[0])
 
     def after(self, position: int) -> None:
-        """Everything up to a position is scored: what was counted before a crash is not counted again."""
+        """Discard what is pending if it was counted before a crash; everything up to `position` is scored."""
         if position <= self._counted:
             self._pending = Chunk()
 
     def pop(self, position: int) -> Chunk:
         """Remove and return what came since the last call, to be written."""
-        taken, self._pending = self._pending, Chunk()
-        taken.position = position
-        return taken
+        popped, self._pending = self._pending, Chunk()
+        popped.position = position
+        return popped
 
     def write(self, chunk: Chunk) -> None:
         """Add a chunk to the file. A failure costs history, never verdicts."""
@@ -226,10 +211,8 @@ class History:
                     self.prune()
         except sqlite3.Error as error:
             self._ids.clear()  # what was undone may be among them
-            _log.error(
-                "history is lost: its file cannot be written",
-                extra={"reason": str(error), "path": str(self.path)},
-            )
+            extra = {"reason": str(error), "path": str(self.path)}
+            _log.error("history is lost: its file cannot be written", extra=extra)
 
     def close(self) -> None:
         """Close the file."""
@@ -244,31 +227,21 @@ class History:
         )
         ids = self._principals(chunk, codes, times, flagged)
         hours = times // HOUR
-        base = int(hours.min())
-        offset = hours - base
-        span = int(offset.max()) + 1
-        # Rows go as they are made: a full chunk of ten thousand principals would be many megabytes of them.
-        rows = _summed(codes.astype(np.int64) * span + offset, reached, bins, flagged)
-        by_hour = ((ids[key // span], base + key % span, *sums) for key, *sums in rows)
-        self._put("hours", ("principal", "hour"), by_hour)
-        days = hours // DAY
-        first, breadth = int(days.min()), int(days.max() - days.min()) + 1
-        rows = _summed(codes.astype(np.int64) * breadth + days - first, reached, bins, flagged)
-        by_day = ((ids[key // breadth], first + key % breadth, *sums) for key, *sums in rows)
-        self._put("days", ("principal", "day"), by_day)
-        totals = _summed(offset, reached, bins, flagged)
-        unknown = chunk.unknown
-        self._put(
-            "totals",
-            ("hour",),
-            [(base + key, *sums, unknown.get(base + key, 0)) for key, *sums in totals],
-            also=("unknown",),
-        )
+        for table, column, spans in (("hours", "hour", hours), ("days", "day", hours // DAY)):
+            first, breadth = int(spans.min()), int(spans.max() - spans.min()) + 1
+            rows = _summed(codes.astype(np.int64) * breadth + spans - first, reached, bins, flagged)
+            # Rows go as they are made: a full chunk of ten thousand principals would be many megabytes of them.
+            named = ((ids[key // breadth], first + key % breadth, *sums) for key, *sums in rows)
+            self._add_rows(table, ("principal", column), named)
+        base, unknown = int(hours.min()), chunk.unknown
+        totals = _summed(hours - base, reached, bins, flagged)
+        by_hour = ((base + key, *sums, unknown.get(base + key, 0)) for key, *sums in totals)
+        self._add_rows("totals", ("hour",), by_hour, also=("unknown",))
         self._file.executemany(
             "INSERT INTO additions (principal, time, judge, person, new, wrong, reached) VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
-                (ids[code], moment, self._judge_id(judge), person, new, wrong, near)
-                for code, moment, judge, person, new, wrong, near in chunk.additions
+                (ids[code], moment, self._judge_id(judge), *rest)
+                for code, moment, judge, *rest in chunk.additions
             ],
         )
 
@@ -286,26 +259,19 @@ class History:
         ids: list[int] = []
         for name, code in chunk.names.items():
             kind, group = chunk.who[code]
+            values = (clean(name), kind, clean(group), int(first[code]), int(last[code]))
             row = self._file.execute(
                 "INSERT INTO principals (name, kind, peers, first, last, actions, flagged) VALUES (?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, peers = excluded.peers, "
                 "first = min(coalesce(first, excluded.first), excluded.first), "
                 "last = max(coalesce(last, 0), excluded.last), actions = actions + excluded.actions, "
                 "flagged = flagged + excluded.flagged RETURNING id",
-                (
-                    clean(name),
-                    kind,
-                    clean(group),
-                    int(first[code]),
-                    int(last[code]),
-                    actions[code],
-                    unusual[code],
-                ),
+                (*values, actions[code], unusual[code]),
             ).fetchone()
             ids.append(int(row[0]))
         return ids
 
-    def _put(
+    def _add_rows(
         self, table: str, keys: Sequence[str], rows: Iterable[Sequence[Any]], also: Sequence[str] = ()
     ) -> None:
         names = (*keys, *_SUMS, *also)
@@ -317,23 +283,16 @@ class History:
         )
 
     def _judge_id(self, judge: Judge) -> int:
-        known = self._ids.get(judge)
-        if known is None:
-            values = (
-                judge.version,
-                *(json.dumps(list(part)) for part in (judge.horizons, judge.person, judge.system)),
-                judge.scale,
-            )
-            self._file.execute(
-                "INSERT OR IGNORE INTO judges (version, horizons, person, system, scale) VALUES (?, ?, ?, ?, ?)",
-                values,
-            )
+        if judge not in self._ids:
+            lists = (json.dumps(list(part)) for part in (judge.horizons, judge.person, judge.system))
+            values = (judge.version, *lists, judge.scale)
             row = self._file.execute(
-                "SELECT id FROM judges WHERE version = ? AND horizons = ? AND person = ? AND system = ? AND scale = ?",
+                "INSERT INTO judges (version, horizons, person, system, scale) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET scale = excluded.scale RETURNING id",
                 values,
             ).fetchone()
-            known = self._ids[judge] = int(row[0])
-        return known
+            self._ids[judge] = int(row[0])
+        return self._ids[judge]
 
     # -- bounds -------------------------------------------------------------------------------------------------
 
@@ -342,7 +301,7 @@ class History:
         newest = self._file.execute("SELECT max(hour) FROM totals").fetchone()[0]
         if newest is None:
             return
-        # By the clock of the events, for who reads an old log in; never by one that is ahead of time.
+        # By the clock of the events, for an old log that is read in; never by one that is ahead of the host.
         now = min(int(newest), time.time_ns() // 1000 // HOUR)
         with self._file:
             self._file.execute("BEGIN IMMEDIATE")
@@ -369,17 +328,17 @@ class History:
         too_many = self._file.execute("SELECT count(*) FROM principals").fetchone()[0] - self._max_rows
         if too_many > 0:
             quiet = "(SELECT id FROM principals ORDER BY trained, last LIMIT ?)"
-            for table, key in (
-                *((name, "principal") for name in ("hours", "days", "additions")),
-                ("principals", "id"),
+            for column in (
+                "hours WHERE principal",
+                "days WHERE principal",
+                "additions WHERE principal",
+                "principals WHERE id",
             ):
-                self._file.execute(f"DELETE FROM {table} WHERE {key} IN {quiet}", (too_many,))
+                self._file.execute(f"DELETE FROM {column} IN {quiet}", (too_many,))
 
     def _rows(self) -> int:
-        return sum(
-            int(self._file.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-            for table in ("hours", "days", "additions")
-        )
+        counts = " + ".join(f"(SELECT count(*) FROM {table})" for table in ("hours", "days", "additions"))
+        return int(self._file.execute(f"SELECT {counts}").fetchone()[0])
 
     def _forget(self, hour: int, all_before: int) -> None:
         self._file.execute("DELETE FROM hours WHERE hour < ?", (hour,))

@@ -17,8 +17,7 @@ HOUR = 3_600_000_000
 #: Hours.
 DAY = 24
 
-#: Evidence of a reconstruction error that one action in twenty (detection.calibration.TAIL_SHARE) reached in
-#: calibration, decades.
+#: Evidence of a reconstruction error that one action in twenty (TAIL_SHARE) reached in calibration, decades.
 USUAL = 1.301029995663981
 
 assert abs(TAIL_SHARE - 0.05) < 1e-12
@@ -39,9 +38,8 @@ _SUMS = f"actions INTEGER NOT NULL, flagged INTEGER NOT NULL, nearest REAL NOT N
 
 #: Times are microseconds since 1970 UTC, hours and days are counted since then.
 #:
-#: `nearest` is the greatest share of its threshold that an action's evidence reached. `additions` are the actions
-#: that added anything to what adds up: what of (decades), and which share of the calibrated threshold was reached
-#: by then.
+#: `nearest` is the greatest share of its threshold that an action's evidence reached. `additions` are the actions with evidence
+#: (decades), and the share of the calibrated threshold reached by then.
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS principals (
@@ -79,7 +77,7 @@ class HistoryError(KubehabitError):
 
 
 def _make(file: sqlite3.Connection) -> None:
-    """Make the tables, in the place of those of another version: what they held is for pictures only."""
+    """Create the tables, in place of those of another version: the history is only for charts and previews."""
     (version,) = file.execute("PRAGMA user_version").fetchone()
     if version != _VERSION:
         for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
@@ -89,7 +87,7 @@ def _make(file: sqlite3.Connection) -> None:
 
 
 def connect(path: Path, *, to_write: bool) -> sqlite3.Connection:
-    """Open the file; it is made, private to its owner, if it is to be written.
+    """Open the file; for writing, it is created, private to its owner.
 
     Raises:
         HistoryError: it cannot be used.
@@ -110,7 +108,7 @@ def connect(path: Path, *, to_write: bool) -> sqlite3.Connection:
             file = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
             file.row_factory = sqlite3.Row
         file.execute("PRAGMA busy_timeout = 5000")
-        # Small: what is asked is read once.
+        # Small: a query reads its rows once.
         file.execute("PRAGMA cache_size = -512")
     except (OSError, sqlite3.Error) as error:
         raise HistoryError(

@@ -1,7 +1,7 @@
-"""What other thresholds would have raised: recorded evidence is added up again, exactly as the service does it.
+"""Previews thresholds: recorded evidence is added up again, exactly as the service does it.
 
-Every action with evidence is recorded, not only those near the threshold: evidence starts over after an alert, and when that is
-depends on the threshold. So the count is that of a service with the other threshold, not an estimate.
+Every action with evidence is recorded, not only those near the threshold: evidence starts over after an alert, and when that
+happens depends on the threshold. So the count is that of a service with the other threshold, not an estimate.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
+from itertools import groupby
 from typing import Annotated
 
 import numpy as np
@@ -22,6 +23,7 @@ from serving.history.queries import HistoryReader
 from serving.incidents.context import LINK_REACH
 from serving.schemas import ApiModel
 from serving.settings import LEAST_SCALE, MOST_SCALE
+from serving.storage.tables import as_moment, microseconds
 
 #: Thresholds of the curve, as shares of those calibrated.
 SCALES = (
@@ -38,8 +40,6 @@ _FADED = 5
 
 _LOUDEST = 10
 _DAY_US = 86_400_000_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -69,7 +69,7 @@ class Count(ApiModel):
     incidents: Annotated[
         int,
         Field(
-            description="alerts of one principal within 12 hours are one; links between principals are not considered"
+            description="alerts of one principal within 12 hours are one; links between principals are ignored"
         ),
     ]
     alerts_per_day: Annotated[float | None, Field(description="null for less than a day")] = None
@@ -87,7 +87,7 @@ class Preview(ApiModel):
     """What past weeks would have raised with other thresholds. It changes nothing."""
 
     asked_days: float
-    covered_days: Annotated[float, Field(description="for which the history has what it takes")]
+    covered_days: Annotated[float, Field(description="days that the history covers")]
     since: datetime
     until: datetime
     least: Annotated[float, Field(description="least scale that can be set and previewed")] = LEAST_SCALE
@@ -96,8 +96,8 @@ class Preview(ApiModel):
     wanted: Annotated[Detail | None, Field(description="with the threshold that was asked about")] = None
     per_day: Annotated[float | None, Field(description="alerts a day that were asked for")] = None
     curve: list[Count]
-    versions: Annotated[list[str], Field(description="of the model, that judged in this time")]
-    setting: Annotated[str, Field(description="how to put it into force")]
+    versions: Annotated[list[str], Field(description="of the models that judged in this time")]
+    setting: Annotated[str, Field(description="how to apply it")]
     notes: list[str]
 
 
@@ -129,15 +129,9 @@ class Additions:
         flagged = np.zeros((len(self.time), len(scales)), bool)
         for first, end, horizons in self.stretches:
             rows = slice(first, end)
-            flagged[rows] = replay(
-                self.principal[rows],
-                self.time[rows],
-                self.new[rows],
-                self.wrong[rows],
-                horizons,
-                np.array(self.limits[rows]),
-                np.array(scales),
-            )
+            who, when, new, wrong = self.principal[rows], self.time[rows], self.new[rows], self.wrong[rows]
+            limits = np.array(self.limits[rows])
+            flagged[rows] = replay(who, when, new, wrong, horizons, limits, np.array(scales))
         order = np.lexsort((self.time, self.principal))
         principal, time = self.principal[order], self.time[order]
         made = []
@@ -182,7 +176,6 @@ class Previewer:
     """Previews thresholds.
 
     Args:
-        reader: of the history.
         gap_minutes: flagged actions of one principal at most this far apart are one alert.
         scale: of the threshold in force.
     """
@@ -205,8 +198,8 @@ class Previewer:
         newest, began = self._reader.newest(), self._reader.began()
         if newest is None or began is None:
             return None
-        until = (newest - _EPOCH) // _MICROSECOND
-        since = max(until - round(days * _DAY_US), (began - _EPOCH) // _MICROSECOND)
+        until = microseconds(newest)
+        since = max(until - round(days * _DAY_US), microseconds(began))
         notes = [
             "All alerts count, also those that were right. Nothing is changed by looking.",
             "Incidents are counted by principal; links between principals would join some of them.",
@@ -235,7 +228,7 @@ class Previewer:
         return Preview(
             asked_days=days,
             covered_days=round(covered, 4),
-            since=_EPOCH + since * _MICROSECOND,
+            since=as_moment(since),
             until=newest,
             now=_count(self._scale, alerts[self._scale], covered),
             wanted=wanted,
@@ -248,11 +241,9 @@ class Previewer:
 
     def _additions(self, since: int, until: int, notes: list[str]) -> tuple[int, Additions]:
         """Evidence from a moment on, or from later if that is too much, with what may still have counted then."""
+        parts = ("horizons", "person", "system")
         judges = {
-            row["id"]: (
-                row["version"],
-                *(tuple(json.loads(row[part])) for part in ("horizons", "person", "system")),
-            )
+            row["id"]: (row["version"], *(tuple(json.loads(row[part])) for part in parts))
             for row in self._reader.rows("SELECT * FROM judges")
         }
         longest = max((max(judge[1], default=0) for judge in judges.values()), default=0)
@@ -277,18 +268,12 @@ class Previewer:
         for part in self._reader.parts(query, [*span, *span]):
             rows = [row for row in part if judges[row["judge"]][1]]
             judged += (2 * row["judge"] + row["person"] for row in rows)
-            codes = [names.setdefault(row["name"], len(names)) for row in rows]
+            values = [
+                (names.setdefault(row["name"], len(names)), row["time"], row["new"], row["wrong"])
+                for row in rows
+            ]
             # Microseconds since 1970 are exact in a float64.
-            columns.append(
-                np.array(
-                    [
-                        (code, row["time"], row["new"], row["wrong"])
-                        for code, row in zip(codes, rows, strict=True)
-                    ]
-                )
-                .reshape(len(rows), 4)
-                .T
-            )
+            columns.append(np.array(values).reshape(len(rows), 4).T)
         principal, time, new, wrong = np.concatenate([np.empty((4, 0)), *columns], axis=1)
         return since, Additions(
             names=list(names),
@@ -303,11 +288,10 @@ class Previewer:
 
 
 def _stretches(horizons: Sequence[tuple[float, ...]]) -> Iterator[tuple[int, int, tuple[float, ...]]]:
-    begin = 0
-    for row in range(1, len(horizons) + 1):
-        if row == len(horizons) or horizons[row] != horizons[begin]:
-            yield begin, row, horizons[begin]
-            begin = row
+    end = 0
+    for value, rows in groupby(horizons):
+        begin, end = end, end + sum(1 for _ in rows)
+        yield begin, end, value
 
 
 def _count(scale: float, alerts: Alerts, covered: float) -> Count:
@@ -331,14 +315,12 @@ def _detail(scale: float, alerts: Alerts, names: Sequence[str], covered: float) 
     for code, number in zip(alerts.principal.tolist(), alerts.actions.tolist(), strict=True):
         actions[code] += number
     loudest = sorted(raised, key=lambda code: (-raised[code], -actions[code], names[code]))[:_LOUDEST]
-    return Detail(
-        **_count(scale, alerts, covered).model_dump(),
-        days=[
-            PreviewDay(day=_EPOCH + day * _DAY_US * _MICROSECOND, alerts=by_day[day], incidents=starts[day])
-            for day in sorted(by_day)
-        ],
-        loudest=[Loud(principal=names[code], alerts=raised[code], actions=actions[code]) for code in loudest],
-    )
+    days = [
+        PreviewDay(day=as_moment(day * _DAY_US), alerts=by_day[day], incidents=starts[day])
+        for day in sorted(by_day)
+    ]
+    loud = [Loud(principal=names[code], alerts=raised[code], actions=actions[code]) for code in loudest]
+    return Detail(**_count(scale, alerts, covered).model_dump(), days=days, loudest=loud)
 
 
 def _setting(scale: float) -> str:

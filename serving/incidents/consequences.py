@@ -13,7 +13,8 @@ import msgspec
 from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef
 from data.principals.identity import Principal
 from data.principals.ownership import WRITES, has_owner, read_link
-from serving.incidents.links import Confidence, makers, place_of
+from serving.incidents.links import makers, place_of
+from serving.schemas import Confidence
 
 #: Kinds of principals that carry out what others decided.
 MACHINERY = frozenset(("controller", "component", "node"))
@@ -21,10 +22,14 @@ MACHINERY = frozenset(("controller", "component", "node"))
 _DECISIONS = frozenset(("", "scale", "ephemeralcontainers", "eviction", "resize", "status"))
 _FIRST_REFUSAL = 400
 _CAPACITY = 10_000
-_EXACT = "it acts on this very object"
-_OWNED = "its owner reference names this object, or one made for it"
-_NAMED = "it is named as controllers name what belongs to this object"
-_SAME_NAME = "it bears the name of this object; whether it belongs to it, the log does not say"
+_Reason = tuple[Confidence, str]
+_EXACT: _Reason = ("certain", "it acts on this very object")
+_OWNED: _Reason = ("certain", "its owner reference names this object, or one made for it")
+_NAMED: _Reason = ("likely", "it is named as controllers name what belongs to this object")
+_SAME_NAME: _Reason = (
+    "possible",
+    "it bears the name of this object; whether it belongs to it, the log does not say",
+)
 _PARTS = frozenset(
     ("pods", "replicasets", "controllerrevisions", "jobs", "events", "bindings", "persistentvolumeclaims")
 )
@@ -35,7 +40,7 @@ class Cause(NamedTuple):
 
     Attributes:
         of: the caller's mark.
-        resource, namespace, name: the object that was written.
+        resource, namespace, name: of the object that was written.
         until: microseconds since 1970 UTC; nothing later is a consequence.
     """
 
@@ -54,16 +59,16 @@ class Consequence(NamedTuple):
     why: str
 
 
-class _Metadata(msgspec.Struct, gc=False):
+class _NameFields(msgspec.Struct, gc=False):
     name: str = ""
     generateName: str = ""
 
 
-class _Object(msgspec.Struct, gc=False):
-    metadata: _Metadata | None = None
+class _NamedObject(msgspec.Struct, gc=False):
+    metadata: _NameFields | None = None
 
 
-_OBJECT = msgspec.json.Decoder(_Object)
+_OBJECT = msgspec.json.Decoder(_NamedObject)
 
 
 def _name_in(event: AuditEvent) -> str:
@@ -85,12 +90,9 @@ class Consequences:
         return bool(self._causes)
 
     def mark(self, of: str, event: AuditEvent, until: int) -> None:
-        """Remember a write that succeeded, if its object's name is known.
+        """Remember a write that succeeded, if its object's name is known, until a moment (microseconds since 1970 UTC).
 
-        Args:
-            of: returned with its consequences.
-            event: the write.
-            until: when to forget it, microseconds since 1970 UTC.
+        Consequences are returned with `of`.
         """
         ref = event.objectRef
         if ref is None or event.verb not in WRITES or ref.subresource not in _DECISIONS:
@@ -104,22 +106,14 @@ class Consequences:
         self._keep((place_of(event), name), Cause(of, ref.resource, ref.namespace, name, until))
 
     def follow(self, event: AuditEvent, principal: Principal, moment: int) -> Consequence | None:
-        """The cause of an action of the machinery; None for all other actions.
-
-        Args:
-            event: the action.
-            principal: who did it.
-            moment: when, microseconds since 1970 UTC.
-        """
+        """The cause of an action of the machinery at a moment (microseconds since 1970 UTC); None for all other actions."""
         ref = event.objectRef
         if ref is None or principal.kind not in MACHINERY:
             return None
         found = self._by_name(ref, place_of(event))
         if found is None or found.confidence != "certain":
             found = self._by_owner(event, principal) or found
-        if found is None or moment > found.cause.until:
-            return None
-        return found
+        return None if found is None or moment > found.cause.until else found
 
     def _by_owner(self, event: AuditEvent, principal: Principal) -> Consequence | None:
         if event.verb != "create" or not event.requestObject:
@@ -132,35 +126,27 @@ class Consequences:
             return None
         if link.target is not None:  # and so on: what is made for what was made
             self._keep((place_of(event), link.target[3].rstrip("-")), cause)
-        return Consequence(cause, "certain", _OWNED)
+        return Consequence(cause, *_OWNED)
 
     def _by_name(self, ref: ObjectRef, place: str) -> Consequence | None:
         name = ref.name
-        if not name:
-            return None
         if ref.resource == "events":  # named after what they are about, and a number
             name = name.rpartition(".")[0] or name
-        cause = self._causes.get((place, name))
-        if cause is not None:
-            exact = ref.resource in (cause.resource, "events") or ref.resource in _PARTS
-            return (
-                Consequence(cause, "certain", _EXACT) if exact else Consequence(cause, "possible", _SAME_NAME)
-            )
-        parts = ref.resource in _PARTS
+        if not name:
+            return None
+        is_part = ref.resource in _PARTS
+        if (cause := self._causes.get((place, name))) is not None:
+            exact = is_part or ref.resource in (cause.resource, "events")
+            return Consequence(cause, *(_EXACT if exact else _SAME_NAME))
         for maker in makers(name):
-            cause = self._causes.get((place, maker))
-            if cause is not None:
-                return (
-                    Consequence(cause, "likely", _NAMED)
-                    if parts
-                    else Consequence(cause, "possible", _SAME_NAME)
-                )
+            if (cause := self._causes.get((place, maker))) is not None:
+                return Consequence(cause, *(_NAMED if is_part else _SAME_NAME))
         return None
 
     def _keep(self, key: tuple[str, str], cause: Cause) -> None:
         self._causes.pop(key, None)
         self._causes[key] = cause
-        while len(self._causes) > _CAPACITY:
+        if len(self._causes) > _CAPACITY:
             del self._causes[next(iter(self._causes))]
 
     def forget(self, now: int) -> None:

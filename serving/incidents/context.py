@@ -1,15 +1,14 @@
 """The context of flagged actions: what led up to them, what else their principal did, what followed, and links to others.
 
-Kept in memory, bounded, until an action is flagged; from then on handed to the store with the alert. Events that add no evidence
-cost nothing, unless their principal is watched because of an alert.
+It is kept in memory, bounded, until an action is flagged, and then stored with the alert. Events that add no evidence cost
+nothing, unless their principal is watched because of an alert.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,23 +24,16 @@ from serving.incidents.contributors import Contribution, Contributors, weight_of
 from serving.incidents.event_summary import summary_fields, traits_of
 from serving.incidents.links import ANY, GIVING, IdentityLink, RunsAs, read_links, standing_for
 from serving.incidents.recent_events import RecentEvent, RecentEvents
-from serving.schemas import (
-    Action,
-    Contributor,
-    EventSummary,
-    IncidentLink,
-    Novelty,
-    Surrounding,
-    clean,
-)
+from serving.schemas import Action, Contributor, EventSummary, IncidentLink, Novelty, Surrounding, clean
+from serving.storage.incidents import distinct_links
+from serving.storage.tables import as_moment, microseconds
 
 if TYPE_CHECKING:
     from detection.detector import HabitReason, Scores
 
 _MICRO = 1_000_000
 
-#: Microseconds before the first and after the last suspicious action that belong to it: the shortest horizon of
-#: evidence.
+#: Microseconds before the first and after the last suspicious action that belong to it: the shortest horizon of evidence.
 AROUND = 120 * _MICRO
 
 #: Actions of the same session just before the first suspicious one that are kept.
@@ -50,26 +42,24 @@ _BEFORE = 20
 #: Microseconds after a write in which what the machinery does with it is put down to it.
 _FOLLOWING = 600 * _MICRO
 
-#: Microseconds after which a link is taken for what it was used for no more: a working day.
+#: Microseconds after which a link no longer explains what its target does: a working day.
 LINK_REACH = 12 * 3600 * _MICRO
 
-#: Principals of whose writes consequences are held until they are alerted about, and how many of each.
+#: Principals whose consequences are held until there is an alert, and how many of each.
 _FOLLOWED, _FOLLOWED_EACH = 100, 200
 
-#: Principals of whom links are held, and how many of each; the oldest go first.
+#: Principals whose links are held, and how many of each; the oldest go first.
 _LINKS, _LINKS_EACH = 2_000, 16
 
-#: Flags of one batch and principal for which what led up to them is looked up; in a flood it is the same for the
-#: others.
+#: Flags of one batch and principal whose lead-up is looked up; in a flood it is the same for the others.
 _FLAGS = 64
 
 _WATCHES = 1_000
 
-#: Actions kept of one alert; beyond that only those flagged are cited, by auditID.
-MAX_SURROUNDINGS = 5_000
+#: Actions kept in the context of one alert; beyond that only flagged ones are cited, by auditID.
+_MAX_ACTIONS = 5_000
 
 _NEWS = 3
-_SESSION_NEWS = ("place", "client")
 
 
 class Followed(NamedTuple):
@@ -82,7 +72,7 @@ class Followed(NamedTuple):
 
 
 @dataclass(slots=True)
-class Watch:
+class ContextWatch:
     """A principal with an alert, watched until it has been quiet for a while. Times are microseconds since 1970 UTC.
 
     Attributes:
@@ -102,7 +92,7 @@ class Watch:
     stored: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Gathered:
     """New context of one alert.
 
@@ -112,9 +102,9 @@ class Gathered:
         links: from and to its principal.
     """
 
-    contributors: list[Contributor] = field(default_factory=list)
-    around: list[Surrounding] = field(default_factory=list)
-    links: list[IncidentLink] = field(default_factory=list)
+    contributors: list[Contributor]
+    around: list[Surrounding]
+    links: list[IncidentLink]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,26 +116,12 @@ class Flag:
     action: Action
 
 
-def _moment(microseconds: int) -> datetime:
-    moment: datetime = np.datetime64(microseconds, "us").item()
-    return moment.replace(tzinfo=UTC)
-
-
-def _micro(moment: datetime) -> int:
-    return int(np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us").astype(np.int64))
-
-
 def habits_of(reasons: Sequence[HabitReason], limit: int | None = None) -> list[Novelty]:
     """Novelties of an action, cleaned."""
     return [
         Novelty(
-            attribute=reason.attribute,
             value=clean(reason.value),
-            times_before=reason.times_before,
-            actions_before=reason.actions_before,
-            peers_with=reason.peers_with,
-            peers=reason.peers,
-            anyone_with=reason.anyone_with,
+            **{name: getattr(reason, name) for name in Novelty.model_fields if name != "value"},
         )
         for reason in reasons[:limit]
     ]
@@ -154,29 +130,15 @@ def habits_of(reasons: Sequence[HabitReason], limit: int | None = None) -> list[
 class ContextTracker:
     """Tracks the context of flagged actions.
 
-        Args:
-    <<<<<<< ours
-            explainer: says it in words.
-            gap: length of an incident in microseconds: alerts of one principal that far apart are one.
-            fold: turns a user name into the principal that it counts as (`data.principals.identity.Identity.fold`).
-            trusted_hops: proxies of one's own before the API server (`data.actions.encoder.ActionSettings`).
-            recent: actions of everybody that are remembered.
-    ||||||| base
-            explainer: says it in words.
-            gap: length of an incident in microseconds: alerts of one principal that far apart are one.
-            fold: turns a user name into the principal that it counts as (`data.principals.Identity.fold`).
-            trusted_hops: proxies of one's own before the API server (`data.actions.ActionSettings`).
-            recent: actions of everybody that are remembered.
-    =======
-            explainer: puts actions into words.
-            gap: microseconds; alerts of one principal that far apart are separate incidents.
-            fold: turns a user name into the principal that it counts as (`data.principals.Identity.fold`).
-            trusted_hops: own proxies before the API server (`data.actions.ActionSettings`).
-            recent: number of actions that are remembered.
-    >>>>>>> theirs
+    Args:
+        explainer: puts actions into words.
+        gap: microseconds; alerts of one principal that far apart are separate incidents.
+        fold: turns a user name into the principal that it counts as (`data.principals.identity.Identity.fold`).
+        trusted_hops: own proxies before the API server (`data.actions.encoder.ActionSettings`).
+        recent: number of actions that are remembered.
 
-        Attributes:
-            contributors: milder actions that may still add up to a flag.
+    Attributes:
+        contributors: milder actions that may still add up to a flag.
     """
 
     def __init__(
@@ -187,16 +149,14 @@ class ContextTracker:
         trusted_hops: int = 1,
         recent: int = 20_000,
     ) -> None:
-        self._explainer = explainer
-        self._hops = trusted_hops
-        self._gap = gap
-        self._fold = fold
+        self._explainer, self._gap = explainer, gap
+        self.attach(fold, trusted_hops)
         self._recent = RecentEvents(recent)
         self.contributors = Contributors()
         self._runs_as = RunsAs()
         self._consequences = Consequences()
         self._followed: FIFOCache[str, deque[Followed]] = FIFOCache(_FOLLOWED)
-        self._watches: FIFOCache[str, Watch] = FIFOCache(_WATCHES)
+        self._watches: FIFOCache[str, ContextWatch] = FIFOCache(_WATCHES)
         self._out: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
         self._into: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
         self._origins: FIFOCache[str, dict[str, Contribution]] = FIFOCache(_LINKS)
@@ -212,47 +172,34 @@ class ContextTracker:
         if not len(scores.event):
             return
         self._recent.append(events, scores)
-        index = scores.event.tolist()
-        noted = self._noted(events, index, scores)
-        for row in noted:
-            self._learn(events[index[row]], scores, row)
-        for row, reasons in scores.novelties.items():
-            self._remember(events[index[row]], scores, row, reasons)
-        if self._consequences:
-            self._follow(events, index, scores)
-
-    @staticmethod
-    def _noted(events: Sequence[AuditEvent], index: Sequence[int], scores: Scores) -> list[int]:
-        """Rows that may tell what Pods run as, or link one principal to another."""
-        return [
-            row
-            for row, event in enumerate(index)
+        acted = [events[index] for index in scores.event.tolist()]
+        for row, event in enumerate(acted):
+            ref = event.objectRef
             if (
-                (one := events[event]).requestObject
-                or one.impersonatedUser is not None
-                or (one.objectRef is not None and one.objectRef.subresource in GIVING)
-            )
-            or row in scores.novelties
-        ]
+                event.requestObject
+                or event.impersonatedUser is not None
+                or (ref is not None and ref.subresource in GIVING)
+                or row in scores.novelties
+            ):
+                self._learn(event, scores, row)
+        for row, reasons in scores.novelties.items():
+            self._remember(acted[row], scores, row, reasons)
+        if self._consequences:
+            self._follow(acted, scores)
 
     def _learn(self, event: AuditEvent, scores: Scores, row: int) -> None:
+        """Learn what Pods run as, and links from one principal to another."""
         if event.requestObject:
             self._runs_as.learn(event)
         suspicious = row in scores.novelties
         if not suspicious and scores.kind[row] in MACHINERY:
             return
         for found in read_links(event, self._runs_as):
-            # What is routine leads somewhere all day long: only what surely does is remembered of it.
-            if suspicious or (
-                found.confidence != "possible" and found.kind not in ("runs-as", "rights-granted")
-            ):
-                self._note_link(
-                    clean(scores.principal[row]),
-                    found,
-                    event,
-                    int(scores.time[row].astype(np.int64)),
-                    suspicious,
-                )
+            # Routine actions lead to others all day long: only certain links of theirs are remembered.
+            routine = found.confidence == "possible" or found.kind in ("runs-as", "rights-granted")
+            if suspicious or not routine:
+                time = int(scores.time[row].astype(np.int64))
+                self._note_link(clean(scores.principal[row]), found, event, time, suspicious)
 
     def _note_link(
         self, source: str, found: IdentityLink, event: AuditEvent, time: int, suspicious: bool
@@ -262,19 +209,16 @@ class ContextTracker:
             target = f"{event.cluster}/{target}"
         if target == source:
             return
-        confidence, why = found.confidence, found.why
-        if not suspicious:
-            confidence, why = "possible", f"{why}; it was nothing unusual for its principal"
         link = IncidentLink(
             kind=found.kind,
             source=source,
             target=clean(target),
             via=clean(found.via),
             audit_id=clean(event.auditID, 128),
-            time=_moment(time),
+            time=as_moment(time),
             address=self._place(event.sourceIPs),
-            confidence=confidence,
-            why=why,
+            confidence=found.confidence if suspicious else "possible",
+            why=found.why if suspicious else f"{found.why}; it was nothing unusual for its principal",
         )
         self._add_link(link)
 
@@ -290,17 +234,15 @@ class ContextTracker:
         mild = None
         if not scores.flagged[row]:
             mild = Contributor.model_validate(
-                summary_fields(event, _moment(time), traits_of(event))
+                summary_fields(event, as_moment(time), traits_of(event))
                 | {"weight": round(weight_of(new, wrong), 3), "habits": habits_of(reasons, _NEWS)}
             )
-            mild.description = self._explainer.did(ActionPhrase.from_summary(mild))
+            mild.description = self._explainer.describe(ActionPhrase.from_summary(mild))
         address = self._place(event.sourceIPs)
         short = None if mild is None else mild.model_dump_json(by_alias=True).encode()
         elsewhere = any(reason.attribute == "place" for reason in reasons)
-        one = Contribution(
-            time, clean(event.auditID, 128), new, wrong, short, address, clean(event.userAgent), elsewhere
-        )
-        self._add(principal, one)
+        audit_id, client = clean(event.auditID, 128), clean(event.userAgent)
+        self._add(principal, Contribution(time, audit_id, new, wrong, short, address, client, elsewhere))
         if scores.kind[row] not in MACHINERY:
             self._consequences.mark(principal, event, time + _FOLLOWING)
 
@@ -314,31 +256,32 @@ class ContextTracker:
                 del users[next(iter(users))]
             self._origins[one.address] = users
 
-    def _follow(self, events: Sequence[AuditEvent], index: Sequence[int], scores: Scores) -> None:
+    def _follow(self, acted: Sequence[AuditEvent], scores: Scores) -> None:
         times = scores.time.astype(np.int64)
         self._consequences.forget(int(times.min()) - _FOLLOWING)
         for row, kind in enumerate(scores.kind):
             if kind not in MACHINERY or row in scores.novelties:
                 continue
-            event = events[index[row]]
+            event = acted[row]
             principal = Principal(scores.principal[row], kind, ())  # type: ignore[arg-type]
             found = self._consequences.follow(event, principal, int(times[row]))
             if found is not None and int(times[row]) >= found.cause.until - _FOLLOWING:
                 seen = RecentEvent.from_event(event, int(times[row]))
                 cause = found.cause
                 what = f"{cause.resource} " + "/".join(filter(None, (cause.namespace, cause.name)))
-                held = self._followed.get(cause.of)
-                if held is None:
-                    held = self._followed[cause.of] = deque(maxlen=_FOLLOWED_EACH)
-                held.append(Followed(clean(principal.name), seen, found.confidence, f"{what}: {found.why}"))
+                if cause.of not in self._followed:
+                    self._followed[cause.of] = deque(maxlen=_FOLLOWED_EACH)
+                self._followed[cause.of].append(
+                    Followed(clean(principal.name), seen, found.confidence, f"{what}: {found.why}")
+                )
 
-    # -- when a flag falls --------------------------------------------------------------------------------------
+    # -- when an action is flagged --------------------------------------------------------------------------------------
 
     def gather(self, principal: str, flags: Sequence[Flag], number: int | None) -> Gathered:
         """The context of newly flagged actions of an alert; its principal is watched from here on.
 
         Args:
-            principal: its principal.
+            principal: of the alert.
             flags: its new actions by time; at least one.
             number: of the alert in the store; None for a new one, which `stored` then names.
         """
@@ -351,18 +294,15 @@ class ContextTracker:
         watch = self._watches.get(principal)
         begin = min([first, *(one.time for one in led.values() if one.time >= first - self._gap)])
         if watch is None or watch.number != number:
-            watch = Watch(number or 0, principal, begin - AROUND - 1, 0, begin, last)
+            watch = ContextWatch(number or 0, principal, begin - AROUND - 1, 0, begin, last)
             self._watches[principal] = watch
         watch.begin, watch.last = min(watch.begin, begin), max(watch.last, last)
         watch.until = max(watch.until, watch.last + AROUND)
-        found = Gathered(
-            contributors=sorted(filter(None, map(self.contributors.expanded, mild)), key=lambda one: one.time)
-        )
         keyed = {(flag.time, flag.action.audit_id): self._flagged(principal, flag.action) for flag in flags}
         keyed |= {(one.time, one.audit_id): self._contributed(principal, one) for one in mild}
-        found.around = self._around(watch, keyed)
-        found.links = self._links(principal, watch)
-        return found
+        expanded = filter(None, map(self.contributors.expanded, mild))
+        contributors = sorted(expanded, key=lambda one: one.time)
+        return Gathered(contributors, self._around(watch, keyed), self._links(principal, watch))
 
     def stored(self, principal: str, number: int) -> None:
         """Set the alert's number, now that the store has it."""
@@ -397,22 +337,18 @@ class ContextTracker:
                 for one in self.contributors.within(principal, watch.upto + 1, watch.until):
                     if one.short is not None and one.time - watch.last <= self._gap:
                         watch.until = max(watch.until, one.time + AROUND)
-                around = self._around(watch, {})
-                links = self._links(principal, watch) if around else []
-                if around:
-                    found.append((watch.number, Gathered(around=around, links=links)))
+                if around := self._around(watch, {}):
+                    found.append((watch.number, Gathered([], around, self._links(principal, watch))))
             if now > watch.last + self._gap + _FOLLOWING:
                 del self._watches[principal]
         return found
 
-    def _around(self, watch: Watch, keyed: dict[tuple[int, str], Surrounding]) -> list[Surrounding]:
+    def _around(self, watch: ContextWatch, keyed: dict[tuple[int, str], Surrounding]) -> list[Surrounding]:
         """Evidence that is not handed over yet, by time; actions in `keyed` have their role already."""
         principal = watch.principal
-        known = {
-            (one.time, one.audit_id): one
-            for one in self.contributors.within(principal, watch.upto + 1, watch.until)
-        }
-        start = min(known.values(), key=lambda one: one.time, default=None)
+        contributions = self.contributors.within(principal, watch.upto + 1, watch.until)
+        known = {(one.time, one.audit_id): one for one in contributions}
+        start = next(iter(known.values()), None)
         before: list[Surrounding] = []
         session: list[Surrounding] = []
         for seen in self._recent.of_principal(principal, watch.upto + 1, watch.until):
@@ -424,10 +360,8 @@ class ContextTracker:
             if one is not None and one.short is not None:
                 keyed[key] = self._contributed(principal, one)
             elif one is None and seen.time < watch.begin:
-                same = start is None or (
-                    (self._place(seen.sourceIPs), clean(seen.userAgent)) == (start.address, start.client)
-                )
-                if same:
+                origin = self._place(seen.sourceIPs), clean(seen.userAgent)
+                if start is None or origin == (start.address, start.client):
                     before.append(self._seen(seen, principal, "before"))
             elif one is None:
                 session.append(self._seen(seen, principal, "session"))
@@ -437,15 +371,14 @@ class ContextTracker:
             for one in self._followed.pop(principal, ())
             if one.seen.time >= watch.begin
         ]
-        around = around[: max(0, MAX_SURROUNDINGS - watch.stored)]
+        around = around[: max(0, _MAX_ACTIONS - watch.stored)]
         watch.stored += len(around)
         return sorted(around, key=lambda one: one.time)
 
-    def _links(self, principal: str, watch: Watch) -> list[IncidentLink]:
+    def _links(self, principal: str, watch: ContextWatch) -> list[IncidentLink]:
         """Links from the principal since the alert began, and to it from before; of those alike the first."""
-        out = [
-            link for link in self._out.get(principal, ()) if watch.begin <= _micro(link.time) <= watch.until
-        ]
+        held = self._out.get(principal, ())
+        out = [link for link in held if watch.begin <= microseconds(link.time) <= watch.until]
         into = [link for link in self._into.get(principal, ()) if self._reaches(link, watch)]
         came_from = {one.address for one in self.contributors.within(principal, watch.begin, watch.until)}
         # What stands for all accounts of a namespace says something of this one only if it was used at the same place.
@@ -455,22 +388,19 @@ class ContextTracker:
             for link in self._into.get(key, ())
             if self._reaches(link, watch) and link.address in came_from
         ]
-        found = [*out, *into, *self._same_origin(principal, watch)]
-        return list(
-            {(link.kind, link.source, link.target, link.via): link for link in reversed(found)}.values()
-        )[::-1]
+        return distinct_links([*out, *into, *self._same_origin(principal, watch)])
 
     @staticmethod
-    def _reaches(link: IncidentLink, watch: Watch) -> bool:
-        return link.source != watch.principal and watch.begin - LINK_REACH <= _micro(link.time) <= watch.last
+    def _reaches(link: IncidentLink, watch: ContextWatch) -> bool:
+        return (
+            link.source != watch.principal
+            and watch.begin - LINK_REACH <= microseconds(link.time) <= watch.last
+        )
 
-    def _same_origin(self, principal: str, watch: Watch) -> list[IncidentLink]:
+    def _same_origin(self, principal: str, watch: ContextWatch) -> list[IncidentLink]:
         """Links to principals that recently first came from an address that is new to this principal too."""
-        mine = {
-            one.address: one
-            for one in self.contributors.within(principal, watch.begin, watch.until)
-            if one.address
-        }
+        contributions = self.contributors.within(principal, watch.begin, watch.until)
+        mine = {one.address: one for one in contributions if one.address}
         links = []
         for address, one in mine.items():
             users = self._origins.get(address, {})
@@ -490,7 +420,7 @@ class ContextTracker:
                         target=target,
                         via=address,
                         audit_id=late.audit_id,
-                        time=_moment(late.time),
+                        time=as_moment(late.time),
                         address=address,
                         confidence="likely" if same_client else "possible",
                         why=f"both came for the first time from {what}",
@@ -526,7 +456,7 @@ class ContextTracker:
             self._add_link(IncidentLink.model_validate(link))
         self._runs_as.restore(saved["runs_as"])
         for watch in saved["watches"]:
-            self._watches[watch["principal"]] = Watch(**watch)
+            self._watches[watch["principal"]] = ContextWatch(**watch)
 
     # -- words --------------------------------------------------------------------------------------------------
 
@@ -553,9 +483,9 @@ class ContextTracker:
         self, seen: RecentEvent, principal: str, role: str, confidence: str = "certain", why: str = ""
     ) -> Surrounding:
         one = Surrounding.model_validate(
-            summary_fields(seen, _moment(seen.time), [])
+            summary_fields(seen, as_moment(seen.time), [])
             | {"role": role, "principal": principal, "confidence": confidence, "why": why}
             | {"address": self._place(seen.sourceIPs)}
         )
-        one.description = self._explainer.did(ActionPhrase.from_summary(one))
+        one.description = self._explainer.describe(ActionPhrase.from_summary(one))
         return one

@@ -15,8 +15,7 @@ from serving.schemas import Contributor
 
 _PER_PRINCIPAL = 64
 
-#: Contributions remembered of all principals, 400 bytes each; those of the principals quiet longest go first, half at
-#: a time.
+#: Contributions of all principals, 400 bytes each; those of the principals quiet longest go first, half at a time.
 _LIMIT = 50_000
 
 _SAMPLES = 32
@@ -38,10 +37,8 @@ class Contribution:
 
     Attributes:
         time: microseconds since 1970 UTC.
-        audit_id: of its request.
         new, wrong: its evidence, decades (`detection.detector.Scores`).
         short: its `serving.schemas.Contributor` as JSON, compressed once remembered; None if it was flagged: the alert has it.
-        address, client: of the request.
         elsewhere: whether the address is new to its principal.
     """
 
@@ -73,20 +70,20 @@ class _Shortener:
         if len(self._samples) < _SAMPLES:
             self._samples.append(text)
             if len(self._samples) == _SAMPLES:
-                self._begin()
+                self._train()
             return text
         # A copy: what zstandard returns keeps the room that it might have needed.
         return bytes(bytearray(self._compress(text)))
 
-    def another(self) -> _Shortener:
+    def copy(self) -> _Shortener:
         """One with the same dictionary: two threads must not share one."""
         other = _Shortener()
         other._samples = list(self._samples)
         if len(other._samples) == _SAMPLES:
-            other._begin()
+            other._train()
         return other
 
-    def _begin(self) -> None:
+    def _train(self) -> None:
         known = zstandard.ZstdCompressionDict(
             b"".join(self._samples), dict_type=zstandard.DICT_TYPE_RAWCONTENT
         )
@@ -114,9 +111,7 @@ class Contributors:
         """Remember a contribution; returns it as remembered."""
         if contribution.short is not None:
             contribution = replace(contribution, short=self._shortener.short(contribution.short))
-        held = self._of.pop(principal, None)
-        if held is None:
-            held = deque(maxlen=_PER_PRINCIPAL)
+        held = self._of.pop(principal, None) or deque(maxlen=_PER_PRINCIPAL)
         self._held += len(held) < _PER_PRINCIPAL
         held.append(contribution)
         self._of[principal] = held  # at the end: the order is that of the last contribution
@@ -129,11 +124,11 @@ class Contributors:
         """Everything as it is now.
 
         Returns:
-            A function that makes MessagePack of it, on any thread: (principal, contributions as tuples of fields), the principal
-            with the last contribution last. It works piecewise: as a whole it would take several times the memory.
+            A function for any thread that encodes it as MessagePack: (principal, contributions as tuples of fields), the
+            principal with the last contribution last. It works piecewise: as a whole it would take several times the memory.
         """
         of = {principal: tuple(held) for principal, held in self._of.items()}
-        long = self._shortener.another().long
+        long = self._shortener.copy().long
 
         def make() -> msgspec.Raw:
             packed = bytearray(_ARRAY + len(of).to_bytes(4, "big"))
@@ -168,8 +163,7 @@ class Contributors:
         From further back than an incident's length only if that does not reach the threshold.
 
         Args:
-            principal: who was flagged.
-            moment: when, microseconds since 1970 UTC.
+            moment: of the flagged action, microseconds since 1970 UTC.
             threshold: evidence at which it was flagged, decades.
         """
         found: list[Contribution] = []

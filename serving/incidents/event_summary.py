@@ -15,13 +15,8 @@ _MAX_LISTED = 20
 
 def reference(ref: ObjectRef) -> ObjectReference:
     """The object of a request, cleaned."""
-    return ObjectReference(
-        resource=clean(ref.resource),
-        namespace=clean(ref.namespace),
-        name=clean(ref.name),
-        api_group=clean(ref.apiGroup),
-        subresource=clean(ref.subresource),
-    )
+    values = {name: clean(getattr(ref, name)) for name in ("resource", "namespace", "name", "subresource")}
+    return ObjectReference(api_group=clean(ref.apiGroup), **values)
 
 
 def traits_of(event: AuditEvent) -> list[str]:
@@ -29,22 +24,15 @@ def traits_of(event: AuditEvent) -> list[str]:
     ref = event.objectRef
     if ref is None or not ref.resource or not event.requestObject:
         return []
-    traits, _ = read_traits(
-        event.verb, ref.resource, ref.subresource, event.user.username, event.requestObject
-    )
+    user, body = event.user.username, event.requestObject
+    traits, _ = read_traits(event.verb, ref.resource, ref.subresource, user, body)
     return [clean(trait, 80) for trait in traits.split(",")[:_MAX_LISTED] if trait != "-"]
 
 
 def summary_fields(request: AuditEvent | RecentEvent, moment: datetime, traits: list[str]) -> dict[str, Any]:
-    """The fields of `serving.schemas.EventSummary`, without its description.
-
-    Args:
-        request: what was asked.
-        moment: when it was received; without a zone it is UTC.
-        traits: of its body.
-    """
+    """The fields of `serving.schemas.EventSummary`, without its description; a moment without a zone is UTC."""
     ref = request.objectRef if request.objectRef is not None and request.objectRef.resource else None
-    other = request.impersonatedUser
+    status, other = request.responseStatus, request.impersonatedUser
     return {
         "audit_id": clean(request.auditID, 128),
         "time": moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment,
@@ -52,9 +40,7 @@ def summary_fields(request: AuditEvent | RecentEvent, moment: datetime, traits: 
         "verb": clean(request.verb, 64),
         "object_ref": None if ref is None else reference(ref),
         "request_path": clean(request.requestURI.partition("?")[0]) if ref is None else None,
-        "response_status": None
-        if request.responseStatus is None
-        else ResponseStatus(code=request.responseStatus.code),
+        "response_status": None if status is None else ResponseStatus(code=status.code),
         "source_ips": [clean(address, 64) for address in request.sourceIPs[:_MAX_LISTED]],
         "user_agent": clean(request.userAgent),
         "impersonated_user": None if other is None else ImpersonatedUser(username=clean(other.username)),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from serving.alerts.explain.phrases import MANY
+from serving.alerts.explain.phrases import MANY, resource_name
 from serving.incidents.links import ANY
 from serving.schemas import CONFIDENCE_RANK, ApiModel, Confidence, IncidentLink, Surrounding
 
@@ -21,6 +21,7 @@ _OUTCOMES = {
 _INSIDE = ("exec", "attach", "portforward", "proxy")
 
 NodeKind = Literal["origin", "principal", "object", "consequence"]
+NodeRole = Literal["source", "suspect", "reached", "touched", "origin", "consequence"]
 
 
 class Node(ApiModel):
@@ -30,7 +31,7 @@ class Node(ApiModel):
     kind: NodeKind
     name: str
     role: Annotated[
-        Literal["source", "suspect", "reached", "touched", "origin", "consequence"],
+        NodeRole,
         Field(description="reached: another principal may act as it now, but it did nothing unusual"),
     ]
     first_seen: datetime
@@ -66,27 +67,24 @@ def consequences_of(follow: Sequence[Surrounding]) -> list[Edge]:
     groups: dict[tuple[str, str, str], list[Surrounding]] = {}
     for one in follow:
         cause = one.why.partition(":")[0]
-        ref = one.object_ref
-        what = "" if ref is None else ref.resource + (f"/{ref.subresource}" if ref.subresource else "")
-        groups.setdefault((cause, one.verb, what), []).append(one)
+        groups.setdefault((cause, one.verb, resource_name(one.object_ref)), []).append(one)
     edges = []
     for (cause, verb, what), actions in groups.items():
         least = min(actions, key=lambda one: CONFIDENCE_RANK[one.confidence])
         who = list(dict.fromkeys(one.principal.rpartition(":")[2] for one in actions))
-        edges.append(
-            Edge(
-                source=f"object:{cause}",
-                target=f"consequence:{cause}:{what}",
-                kind=verb,
-                description=f"{', '.join(who[:3])}: {verb} {what}",
-                count=len(actions),
-                first_seen=actions[0].time,
-                last_seen=actions[-1].time,
-                audit_ids=[one.audit_id for one in actions[:_CITED]],
-                confidence=least.confidence,
-                why=least.why.partition(": ")[2],
-            )
+        edge = Edge(
+            source=f"object:{cause}",
+            target=f"consequence:{cause}:{what}",
+            kind=verb,
+            description=f"{', '.join(who[:3])}: {verb} {what}",
+            count=len(actions),
+            first_seen=actions[0].time,
+            last_seen=actions[-1].time,
+            audit_ids=[one.audit_id for one in actions[:_CITED]],
+            confidence=least.confidence,
+            why=least.why.partition(": ")[2],
         )
+        edges.append(edge)
     return sorted(edges, key=lambda edge: edge.first_seen)
 
 
@@ -100,7 +98,7 @@ def build_graph(
     """The graph of an incident.
 
     Args:
-        source: the principal where it began, "" if that is not known.
+        source: the principal with which it began, "" if that is not known.
         counted: its suspicious actions.
         links: between its principals, or from one of them to others.
         consequences: edges of `consequences_of`.
@@ -108,62 +106,56 @@ def build_graph(
     """
     built = _Builder()
     for one in counted:
-        who = built.node(
-            f"principal:{one.principal}",
-            "principal",
-            one.principal,
-            "source" if one.principal == source else "suspect",
-            one.time,
-            1,
-        )
+        role: NodeRole = "source" if one.principal == source else "suspect"
+        who = built.node("principal", one.principal, role, one.time, 1)
         if one.address:
-            where = built.node(f"origin:{one.address}", "origin", one.address, "origin", one.time, 1)
+            where = built.node("origin", one.address, "origin", one.time, 1)
             why = f"the API server logged this address, with the client {one.user_agent or 'unnamed'}"
             built.edge(where, who, "used", one.time, one.audit_id, "certain", why, "")
-        what = built.node(f"object:{_named(one)}", "object", _named(one), "touched", one.time, 1)
+        what = built.node("object", _named(one), "touched", one.time, 1)
         why = "the API server carried it out" if _outcome(one) != "tried" else "the API server refused it"
         built.edge(who, what, _outcome(one), one.time, one.audit_id, "certain", why, one.description)
     for link in links:
         ends = []
         for name in (link.source, link.target):
-            known = name in kinds
-            role = ("source" if name == source else "suspect") if known else "reached"
-            shown = name if not name.endswith(ANY) else f"service accounts {name}"
-            ends.append(built.node(f"principal:{name}", "principal", shown, role, link.time))
+            role = ("source" if name == source else "suspect") if name in kinds else "reached"
+            shown = f"service accounts {name}" if name.endswith(ANY) else name
+            ends.append(built.node("principal", name, role, link.time, shown=shown))
         built.edge(ends[0], ends[1], link.kind, link.time, link.audit_id, link.confidence, link.why, link.via)
     for edge in consequences:
-        built.node(edge.source, "object", edge.source.partition(":")[2], "touched", edge.first_seen)
-        name = edge.target.rpartition(":")[2]
-        built.node(edge.target, "consequence", name, "consequence", edge.first_seen, edge.count)
+        built.node("object", edge.source.partition(":")[2], "touched", edge.first_seen)
+        name, shown = edge.target.partition(":")[2], edge.target.rpartition(":")[2]
+        built.node("consequence", name, "consequence", edge.first_seen, edge.count, shown=shown)
         built.edges[edge.source, edge.target, edge.kind] = edge
     return Graph(nodes=list(built.nodes.values()), edges=list(built.edges.values()))
 
 
 class _Builder:
-    """Collects nodes and edges; what is named twice is one."""
+    """Collects nodes and edges, each once."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self.edges: dict[tuple[str, str, str], Edge] = {}
 
     def node(
-        self, name: str, kind: NodeKind, shown: str, role: str, moment: datetime, actions: int = 0
+        self,
+        kind: NodeKind,
+        name: str,
+        role: NodeRole,
+        moment: datetime,
+        actions: int = 0,
+        shown: str | None = None,
     ) -> str:
-        held = self.nodes.get(name)
-        if held is None:
-            held = self.nodes[name] = Node.model_validate(
-                {
-                    "id": name,
-                    "kind": kind,
-                    "name": shown,
-                    "role": role,
-                    "first_seen": moment,
-                    "last_seen": moment,
-                }
+        key = f"{kind}:{name}"
+        if key not in self.nodes:
+            shown = name if shown is None else shown
+            self.nodes[key] = Node(
+                id=key, kind=kind, name=shown, role=role, first_seen=moment, last_seen=moment
             )
+        held = self.nodes[key]
         held.first_seen, held.last_seen = min(held.first_seen, moment), max(held.last_seen, moment)
         held.actions += actions
-        return name
+        return key
 
     def edge(
         self,
@@ -178,18 +170,17 @@ class _Builder:
     ) -> None:
         held = self.edges.get((source, target, kind))
         if held is None:
-            self.edges[source, target, kind] = Edge(
+            held = self.edges[source, target, kind] = Edge(
                 source=source,
                 target=target,
                 kind=kind,
                 description=description,
+                count=0,
                 first_seen=moment,
                 last_seen=moment,
-                audit_ids=[audit_id],
                 confidence=confidence,
                 why=why,
             )
-            return
         held.count += 1
         held.first_seen, held.last_seen = min(held.first_seen, moment), max(held.last_seen, moment)
         if len(held.audit_ids) < _CITED and audit_id not in held.audit_ids:
@@ -202,9 +193,8 @@ def _named(one: Surrounding) -> str:
     ref = one.object_ref
     if ref is None:
         return f"path {one.request_path or '/'}"
-    name = ref.name if one.verb not in MANY else ""
-    place = f"{ref.namespace}/" if ref.namespace else ""
-    return f"{ref.resource} {place}{name or '*'}"
+    name = "*" if one.verb in MANY else ref.name or "*"
+    return f"{ref.resource} {ref.namespace}/{name}" if ref.namespace else f"{ref.resource} {name}"
 
 
 def outcome_of(verb: str, subresource: str, code: int) -> str:
@@ -215,5 +205,5 @@ def outcome_of(verb: str, subresource: str, code: int) -> str:
 
 
 def _outcome(one: Surrounding) -> str:
-    code = one.response_status.code if one.response_status is not None else 0
-    return outcome_of(one.verb, one.object_ref.subresource if one.object_ref is not None else "", code)
+    code = one.response_status.code if one.response_status else 0
+    return outcome_of(one.verb, one.object_ref.subresource if one.object_ref else "", code)

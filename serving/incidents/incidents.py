@@ -1,7 +1,7 @@
 """Incidents: alerts joined over time and across principals by links found in the log; merged, split and closed by people.
 
-An alert is joined in the transaction that stores it. Nothing is deleted: incidents that were merged, split or closed remain, with
-who did it, when and why in their trail.
+An alert is joined in the transaction that stores it. Nothing is deleted: incidents that were merged, split or closed remain, and
+their trail says who did it, when and why.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from serving.storage.database import AlertStore
 from serving.storage.incidents import Member
 from serving.storage.tables import microseconds
 
-#: Who joined, in the trail, when nobody did by hand.
+#: Author of automatic entries in the trail.
 PRODUCT = "kubehabit"
 
 _MAX_NOTE = 1000
@@ -42,7 +42,7 @@ _MAX_NAME = 256
 
 
 class IncidentError(ConflictError):
-    """What was asked for cannot be done with this incident; the message says why."""
+    """The state of the incident does not allow the request; the message says why."""
 
 
 class UnknownIncidentError(NotFoundError):
@@ -69,7 +69,7 @@ class Merge(_Decision):
         }
     )
 
-    incident: Annotated[str, Field(description="the one that is taken in", max_length=32)]
+    incident: Annotated[str, Field(description="the one that is merged into this one", max_length=32)]
 
 
 class Split(_Decision):
@@ -85,7 +85,7 @@ class Split(_Decision):
 
 
 class Close(_Decision):
-    """An incident is dealt with."""
+    """Work on an incident is finished."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -117,12 +117,8 @@ class Asker(NamedTuple):
 
     def entry(self, wanted: _Decision) -> dict[str, str]:
         """Fields of a trail entry that say who and why."""
-        return {
-            "by": clean(wanted.by),
-            "caller": clean(self.caller),
-            "address": clean(self.address, 64),
-            "note": wanted.note,
-        }
+        who = {"by": clean(wanted.by), "caller": clean(self.caller), "address": clean(self.address, 64)}
+        return who | {"note": wanted.note}
 
 
 class _Reason(NamedTuple):
@@ -142,12 +138,7 @@ class IncidentPage(ApiModel):
 
 
 class Incidents:
-    """The incidents of an alert store.
-
-    Args:
-        store: the alert store.
-        explainer: puts incidents into words.
-    """
+    """The incidents of an alert store, put into words by an explainer."""
 
     def __init__(self, store: AlertStore, explainer: Explainer) -> None:
         self._store = store
@@ -162,49 +153,34 @@ class Incidents:
     # -- joining ------------------------------------------------------------------------------------------------
 
     def join(self, connection: Connection, alert: Alert, links: Sequence[IncidentLink]) -> str:
-        """Find an alert's place, and bring incidents together that it or its links connect.
+        """Assign an alert to an incident, and merge incidents that it or its links connect; returns its incident.
 
         Args:
             connection: the transaction in which the alert was stored.
-            alert: as it stands.
+            alert: as it is now.
             links: those found through it that are new.
-
-        Returns:
-            The incident that the alert is in now.
         """
         mine = rows.member(connection, alert.id)
-        # An alert that grows may only now hold something that a link of before can have led to.
+        # An alert that grows may only now hold something that an earlier link can have led to.
         reasons = [*self._by_links(connection, alert, links), *self._by_stored_links(connection, alert)]
         if mine is None:
             reasons += self._by_principal(connection, alert)
-        best: dict[str, _Reason] = {}
-        for reason in reasons:
-            held = best.get(reason.incident)
-            if held is None or CONFIDENCE_RANK[reason.confidence] > CONFIDENCE_RANK[held.confidence]:
-                best[reason.incident] = reason
+        reasons.sort(key=lambda reason: CONFIDENCE_RANK[reason.confidence], reverse=True)
+        best = {reason.incident: reason for reason in reversed(reasons)}
         ordered = sorted(best.values(), key=lambda reason: reason.number)
-        if mine is None:
-            if ordered:
-                first, *ordered = ordered
-                place = first.incident
-                rows.assign(connection, alert.id, place, by_hand=False)
-                self._note(
-                    connection,
-                    place,
-                    "joined",
-                    alerts=[alert.id],
-                    confidence=first.confidence,
-                    note=first.why,
-                )
-            else:
-                place = alert.id
-                rows.open_incident(connection, place)
-                rows.assign(connection, alert.id, place, by_hand=False)
-                self._note(connection, place, "opened", alerts=[alert.id])
-        else:
+        if mine is not None:
             place = mine.incident
+        else:
+            if ordered:
+                first = ordered.pop(0)
+                place, noted = first.incident, {"confidence": first.confidence, "note": first.why}
+            else:
+                place, noted = alert.id, {}
+                rows.open_incident(connection, place)
+            rows.assign(connection, alert.id, place, by_hand=False)
+            self._note(connection, place, "joined" if noted else "opened", alerts=[alert.id], **noted)
         for reason in ordered:
-            place = self._bring_together(connection, place, reason)
+            place = self._join_incidents(connection, place, reason)
         return place
 
     def _by_principal(self, connection: Connection, alert: Alert) -> list[_Reason]:
@@ -220,18 +196,21 @@ class Incidents:
         reasons: list[_Reason] = []
         for link in links:
             time, out = microseconds(link.time), link.source == alert.principal
-            if out:
-                prefix = link.target.endswith(ANY)
-                name = link.target.removesuffix(ANY)
-                found = rows.members_of_principal(connection, name, time, time + LINK_REACH, prefix=prefix)
-            else:
-                found = rows.members_of_principal(
-                    connection, link.source, time - LINK_REACH, time + LINK_REACH
-                )
+            far = link.target if out else link.source
+            found = rows.members_of_principal(
+                connection,
+                far.removesuffix(ANY) if out else far,
+                time if out else time - LINK_REACH,
+                time + LINK_REACH,
+                prefix=out and far.endswith(ANY),
+            )
             others = [one for one in found if one.alert != alert.id and one.principal != alert.principal]
-            ends = rows.alerts_of(connection, [one.number for one in others]) if out else [alert]
-            led = {end.id for end in ends if _leads(link, end)}
-            others = [one for one in others if one.alert in led] if out else others if led else []
+            if out:
+                ends = rows.alerts_of(connection, [one.number for one in others])
+                led = {end.id for end in ends if _leads(link, end)}
+                others = [one for one in others if one.alert in led]
+            elif not _leads(link, alert):
+                continue
             reasons += self._reasons(connection, others, _at_least_likely(link), _words(link))
         return reasons
 
@@ -239,26 +218,23 @@ class Incidents:
         """Alerts at the far end of stored links to this alert's principal."""
         keys = [alert.principal, *standing_for(alert.principal)]
         began, ended = microseconds(alert.began or alert.first_seen), microseconds(alert.last_seen)
-        links = [
-            link
-            for link in rows.links_into(connection, keys, began - LINK_REACH, ended)
-            if link.source != alert.principal
-        ]
-        return self._by_links(connection, alert, links)
+        links = rows.links_into(connection, keys, began - LINK_REACH, ended)
+        return self._by_links(connection, alert, [one for one in links if one.source != alert.principal])
 
     @staticmethod
     def _reasons(
         connection: Connection, found: Sequence[Member], confidence: Confidence, why: str
     ) -> list[_Reason]:
-        reasons = []
-        for name in dict.fromkeys(one.incident for one in found):
-            row = rows.incident(connection, name)
-            if row is not None and row.state == "open":
-                reasons.append(_Reason(name, row.number, confidence, why))
-        return reasons
+        names = dict.fromkeys(one.incident for one in found)
+        held = (rows.incident(connection, name) for name in names)
+        return [
+            _Reason(row.id, row.number, confidence, why)
+            for row in held
+            if row is not None and row.state == "open"
+        ]
 
-    def _bring_together(self, connection: Connection, place: str, reason: _Reason) -> str:
-        """Merge the younger of two incidents into the elder, unless people have decided about one of them."""
+    def _join_incidents(self, connection: Connection, place: str, reason: _Reason) -> str:
+        """Merge the younger of two incidents into the older, unless people have decided about one of them."""
         if reason.incident == place:
             return place
         mine, theirs = rows.incident(connection, place), rows.incident(connection, reason.incident)
@@ -269,10 +245,9 @@ class Incidents:
             return place
         elder, younger = (mine, theirs) if mine.number < theirs.number else (theirs, mine)
         self._move_all(connection, younger.id, elder.id, by_hand=False)
-        for name, action, other in ((elder.id, "merged", younger.id), (younger.id, "merged-into", elder.id)):
-            self._note(
-                connection, name, action, incident=other, confidence=reason.confidence, note=reason.why
-            )
+        why = {"confidence": reason.confidence, "note": reason.why}
+        self._note(connection, elder.id, "merged", incident=younger.id, **why)
+        self._note(connection, younger.id, "merged-into", incident=elder.id, **why)
         return elder.id
 
     @staticmethod
@@ -288,12 +263,12 @@ class Incidents:
     def decide(self, name: str, decision: Decision, asker: Asker) -> Incident:
         """Carry out a decision about an incident; returns the incident, or the new one of a split.
 
-        After a close, later alerts of its principals begin a new incident.
+        After a close, later alerts of its principals start a new incident.
 
         Raises:
             UnknownIncidentError: it, or the other one of a merge, does not exist.
             IncidentError: its state does not allow it; the message says what to do.
-            StoreError: the database refused.
+            StoreError: the database failed.
         """
         with self._store.writing() as writer:
             connection = writer.connection
@@ -376,7 +351,7 @@ class Incidents:
             return build_report(
                 row,
                 rows.alerts_of(connection, held),
-                rows.surroundings_of(connection, held),
+                rows.context_of(connection, held),
                 rows.links_of(connection, held),
                 rows.flagged_ids(connection, held),
                 trail,
@@ -384,13 +359,7 @@ class Incidents:
             )
 
     def page(self, *, state: str | None = None, limit: int = 50, cursor: int | None = None) -> IncidentPage:
-        """List incidents, newest first.
-
-        Args:
-            state: only those: open, closed or merged.
-            limit: most to return.
-            cursor: that of the page before.
-        """
+        """List incidents, newest first; `state`: open, closed or merged; `cursor`: that of the page before."""
         with self._store.reading() as connection:
             found = rows.incidents(connection, state=state, limit=limit + 1, cursor=cursor)
             briefs = rows.briefs_of(connection, [row.id for row in found[:limit]])
@@ -420,12 +389,8 @@ def _follows(alert: Alert, link: IncidentLink) -> bool:
 
 def _new_places(alert: Alert) -> set[str]:
     """Addresses from which a principal first came, among the actions that the alert shows."""
-    return {
-        one.value
-        for action in _shown(alert)
-        for one in action.habits
-        if one.attribute == "place" and not one.times_before
-    }
+    habits = (one for action in _shown(alert) for one in action.habits if not one.times_before)
+    return {one.value for one in habits if one.attribute == "place"}
 
 
 def _shown(alert: Alert) -> list[Action | Contributor]:

@@ -1,6 +1,6 @@
 """Links between principals in the log: tokens requested, Pods entered or started, rights granted, impersonation.
 
-Each link is read from one event; what a Pod runs as is learned from the events that created it. Confidence is part of a link:
+Each link is read from one event; the account of a Pod is learned from the events that created it. Confidence is part of a link:
 
     certain   the API server itself did it, and says so
     likely    it follows from how Kubernetes works, if nothing stood in the way
@@ -11,29 +11,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from data.actions.body_traits import certificate_subject
 from data.actions.folding import SAFE
 from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef
-
-Confidence = Literal["certain", "likely", "possible"]
-
-#: In rising order.
-CONFIDENCES: tuple[Confidence, ...] = ("possible", "likely", "certain")
+from serving.schemas import Confidence
 
 SERVICE_ACCOUNT = "system:serviceaccount:"
 
 #: Ends a target that stands for all service accounts of a namespace, or of the cluster.
 ANY = "*"
-
-#: Kinds of links; `same-origin` is found by comparing principals, not by reading one event.
-KINDS = (
-    *("token-requested", "runs-as", "entered", "acted-as", "token-read", "rights-granted", "certificate"),
-    "same-origin",
-)
 
 #: Subresources through which one principal may come to act as another.
 GIVING = frozenset(("token", "exec", "attach", "portforward", "ephemeralcontainers", "approval"))
@@ -51,6 +41,7 @@ _TOKEN_NAME = re.compile(r"(?P<account>.+)-token-[a-z0-9]{5}")
 _ACCOUNT_OF_TOKEN = "kubernetes.io/service-account.name"
 _TOKEN_TYPE = "kubernetes.io/service-account-token"
 _FIRST_REFUSAL = 400
+_WRITES = ("create", "update", "patch")
 _MAX_SUBJECTS = 20
 _DECODE = msgspec.json.Decoder()
 
@@ -59,10 +50,10 @@ class IdentityLink(NamedTuple):
     """A way in which one principal may have come to act as another.
 
     Attributes:
-        kind: one of KINDS.
+        kind: token-requested, runs-as, entered, acted-as, token-read, rights-granted or certificate.
         target: the other principal; ends in ANY for all service accounts of a namespace or cluster.
         via: the object that it goes through, in words of the API ("pods web/web-0").
-        confidence: how sure it is that the target can be used.
+        confidence: that the target can be used.
         why: the reason, as a clause.
     """
 
@@ -137,7 +128,7 @@ def _account_of(resource: str, body: dict[str, Any]) -> str | None:
 
 
 class RunsAs:
-    """Service accounts of Pods, learned from what created them. Bounded: those that are not looked up are forgotten."""
+    """Service accounts of Pods, learned from their creation. Bounded: those not looked up are forgotten."""
 
     def __init__(self, capacity: int = 20_000) -> None:
         self._capacity = capacity
@@ -147,22 +138,15 @@ class RunsAs:
     def learn(self, event: AuditEvent) -> None:
         """Learn from a write, if it creates Pods."""
         ref = event.objectRef
-        if (
-            ref is None
-            or ref.resource not in _RUNNING
-            or ref.subresource
-            or event.verb not in ("create", "update", "patch")
-        ):
+        if ref is None or ref.resource not in _RUNNING or ref.subresource or event.verb not in _WRITES:
             return
         if event.responseStatus is not None and event.responseStatus.code >= _FIRST_REFUSAL:
             return
         body = _body(event)
         account = _account_of(ref.resource, body)
-        if account is None:
-            return
         metadata = _object(body.get("metadata"))
         name = ref.name or _text(metadata.get("name")) or _text(metadata.get("generateName")).rstrip("-")
-        if name:
+        if account is not None and name:
             self._keep((place_of(event), name), account)
 
     def account(self, place: str, pod: str) -> str | None:
@@ -202,23 +186,15 @@ def read_links(event: AuditEvent, runs_as: RunsAs) -> list[IdentityLink]:
     if ref is None:
         return links
     if ref.resource == "serviceaccounts" and ref.subresource == "token":
-        target = f"{SERVICE_ACCOUNT}{ref.namespace}:{ref.name}"
-        links.append(
-            IdentityLink(
-                "token-requested",
-                target,
-                _via(ref),
-                "certain",
-                "the API server issued a token of that account",
-            )
-        )
+        why = "the API server issued a token of that account"
+        links.append(IdentityLink("token-requested", _account(ref, ref.name), _via(ref), "certain", why))
     elif ref.resource == "pods" and ref.subresource in GIVING:
         links += _entered(ref, runs_as.account(place_of(event), ref.name))
     elif ref.resource in _RUNNING and not ref.subresource:
         links += _started(event, ref)
     elif ref.resource == "secrets":
         links += _token_read(event, ref)
-    elif ref.resource in _BINDINGS and event.verb in ("create", "update", "patch"):
+    elif ref.resource in _BINDINGS and event.verb in _WRITES:
         links += _granted(event, ref)
     elif ref.resource == "certificatesigningrequests" and event.verb == "create":
         for sort, name in certificate_subject(_object(_body(event).get("spec")).get("request")):
@@ -226,6 +202,11 @@ def read_links(event: AuditEvent, runs_as: RunsAs) -> list[IdentityLink]:
                 why = "a client certificate in that name was asked for; it is good once approved"
                 links.append(IdentityLink("certificate", name, _via(ref), "possible", why))
     return links
+
+
+def _account(ref: ObjectRef, name: str) -> str:
+    """A service account in the namespace of an object."""
+    return f"{SERVICE_ACCOUNT}{ref.namespace}:{name}"
 
 
 def _via(ref: ObjectRef) -> str:
@@ -236,26 +217,25 @@ def _via(ref: ObjectRef) -> str:
 def _entered(ref: ObjectRef, account: str | None) -> list[IdentityLink]:
     if account is None:
         return []
+    confidence: Confidence = "likely"
+    why = "a process inside the Pod can read the token that it runs with"
     if ref.subresource == "portforward":
-        sure: Confidence = "possible"
-        why = "a tunnel into the Pod reaches only what the Pod itself offers"
-    else:
-        sure, why = "likely", "a process inside the Pod can read the token that it runs with"
-    return [IdentityLink("entered", f"{SERVICE_ACCOUNT}{ref.namespace}:{account}", _via(ref), sure, why)]
+        confidence, why = "possible", "a tunnel into the Pod reaches only what the Pod itself offers"
+    return [IdentityLink("entered", _account(ref, account), _via(ref), confidence, why)]
 
 
 def _started(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
-    if event.verb not in ("create", "update", "patch"):
+    if event.verb not in _WRITES:
         return []
     body = _body(event)
     account = _account_of(ref.resource, body)
     # Everything runs as `default` unless it says otherwise: starting it leads nowhere.
-    if account in (None, "default"):
+    if account is None or account == "default":
         return []
     name = ref.name or _text(_object(body.get("metadata")).get("name"))
-    target = f"{SERVICE_ACCOUNT}{ref.namespace}:{account}"
     why = "what runs there holds a token of that account, and its author chose what runs"
-    return [IdentityLink("runs-as", target, f"{ref.resource} {ref.namespace}/{name}", "likely", why)]
+    via = f"{ref.resource} {ref.namespace}/{name}"
+    return [IdentityLink("runs-as", _account(ref, account), via, "likely", why)]
 
 
 def _token_read(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
@@ -263,18 +243,10 @@ def _token_read(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
         named = _TOKEN_NAME.fullmatch(ref.name)
         if named is None:
             return []
-        target = f"{SERVICE_ACCOUNT}{ref.namespace}:{named['account']}"
-        return [
-            IdentityLink(
-                "token-read",
-                target,
-                _via(ref),
-                "likely",
-                "the Secret is named as those that hold a token of that account",
-            )
-        ]
+        why = "the Secret is named as those that hold a token of that account"
+        return [IdentityLink("token-read", _account(ref, named["account"]), _via(ref), "likely", why)]
     if event.verb in ("list", "watch"):
-        target = f"{SERVICE_ACCOUNT}{ref.namespace}:{ANY}" if ref.namespace else f"{SERVICE_ACCOUNT}{ANY}"
+        target = _account(ref, ANY) if ref.namespace else f"{SERVICE_ACCOUNT}{ANY}"
         why = "a list of Secrets gives away every token kept among them; whether there was one, the log does not say"
         return [IdentityLink("token-read", target, _via(ref), "possible", why)]
     if event.verb == "create":
@@ -283,30 +255,19 @@ def _token_read(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
         account = _text(notes.get(_ACCOUNT_OF_TOKEN))
         if body.get("type") == _TOKEN_TYPE and account:
             why = "a Secret of this type is filled with a lasting token of that account"
-            return [
-                IdentityLink(
-                    "token-requested",
-                    f"{SERVICE_ACCOUNT}{ref.namespace}:{account}",
-                    _via(ref),
-                    "certain",
-                    why,
-                )
-            ]
+            return [IdentityLink("token-requested", _account(ref, account), _via(ref), "certain", why)]
     return []
 
 
 def _granted(event: AuditEvent, ref: ObjectRef) -> list[IdentityLink]:
     subjects = _body(event).get("subjects")
+    why = "the binding gives rights to that account"
     links = []
     for subject in map(_object, (subjects if isinstance(subjects, list) else [])[:_MAX_SUBJECTS]):
         name, kind = _text(subject.get("name")), subject.get("kind")
         if not name or kind not in ("User", "ServiceAccount"):
-            continue  # a group is nobody in particular
+            continue  # a group is no single principal
         if kind == "ServiceAccount":
             name = f"{SERVICE_ACCOUNT}{_text(subject.get('namespace')) or ref.namespace}:{name}"
-        links.append(
-            IdentityLink(
-                "rights-granted", name, _via(ref), "certain", "the binding gives rights to that account"
-            )
-        )
+        links.append(IdentityLink("rights-granted", name, _via(ref), "certain", why))
     return links

@@ -47,7 +47,7 @@ class RecentEvent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _EventBatch:
     principal: Sequence[str]
     time: npt.NDArray[np.int64]
     first: int
@@ -64,7 +64,7 @@ class RecentEvents:
 
     def __init__(self, capacity: int = 20_000) -> None:
         self._capacity = capacity
-        self._parts: deque[_Part] = deque()
+        self._parts: deque[_EventBatch] = deque()
         self._held = 0
 
     def append(self, events: Sequence[AuditEvent], scores: Scores) -> None:
@@ -75,7 +75,7 @@ class RecentEvents:
         acted = events if count == len(events) else [events[index] for index in scores.event.tolist()]
         packed = list(map(_pack, map(_ACTED, acted)))
         time = scores.time.astype(np.int64)
-        self._parts.append(_Part(scores.principal, time, int(time.min()), int(time.max()), packed))
+        self._parts.append(_EventBatch(scores.principal, time, int(time.min()), int(time.max()), packed))
         self._held += count
         while self._held - len(self._parts[0].principal) >= self._capacity:
             self._held -= len(self._parts.popleft().principal)

@@ -14,7 +14,7 @@ from pydantic import Field
 from serving.alerts.explain.explainer import Explainer
 from serving.incidents.graph import Edge, Graph, build_graph, consequences_of
 from serving.incidents.links import leads_to
-from serving.incidents.sessions import SUSPICIOUS, Session, possible_sources, sessions_of
+from serving.incidents.sessions import SUSPICIOUS, IncidentSession, possible_sources, sessions_of
 from serving.schemas import (
     SEVERITIES,
     Alert,
@@ -27,7 +27,7 @@ from serving.schemas import (
     Surrounding,
     Technique,
 )
-from serving.storage.incidents import Brief, Row
+from serving.storage.incidents import Brief, IncidentRow
 
 _TIMELINE = 500
 _MAX_CHECKS = 24
@@ -51,7 +51,7 @@ class TrailEntry(ApiModel):
 
 
 class Joined(ApiModel):
-    """An alert of the incident, in short."""
+    """An alert of the incident, in brief."""
 
     id: str
     principal: str
@@ -69,7 +69,7 @@ class Source(ApiModel):
     """Where it began, as far as the log shows."""
 
     principal: str
-    who: Annotated[str, Field(description="the principal as people call it")]
+    who: Annotated[str, Field(description="the principal in words")]
     time: Annotated[datetime, Field(description="of the first action that counted")]
     audit_id: str
     description: Annotated[str, Field(alias="did")]
@@ -104,14 +104,13 @@ class Incident(IncidentSummary):
     clients: list[str] = []
     alerts: list[Joined] = []
     sessions: Annotated[
-        list[Session], Field(description="in order of time; each begins with what led up to it")
+        list[IncidentSession], Field(description="in order of time; each begins with what led up to it")
     ] = []
     timeline: Annotated[
         list[Surrounding], Field(description="what counted, in order of time; the first 500")
     ] = []
     consequences: Annotated[
-        list[Edge],
-        Field(description="what the cluster did automatically because of it"),
+        list[Edge], Field(description="what the cluster did automatically because of it")
     ] = []
     links: Annotated[
         list[IncidentLink],
@@ -134,8 +133,8 @@ class Incident(IncidentSummary):
     models: list[ServedModel] = []
 
 
-def summarize(row: Row, alerts: Sequence[Alert | Brief], explainer: Explainer) -> IncidentSummary:
-    """An incident in short; alerts by time."""
+def summarize(row: IncidentRow, alerts: Sequence[Alert | Brief], explainer: Explainer) -> IncidentSummary:
+    """An incident in brief; alerts by time."""
     summary = IncidentSummary(id=row.id, state=row.state, merged_into=row.merged_into)
     if not alerts:
         return summary
@@ -151,9 +150,9 @@ def summarize(row: Row, alerts: Sequence[Alert | Brief], explainer: Explainer) -
 
 
 def build_report(
-    row: Row,
+    row: IncidentRow,
     alerts: Sequence[Alert],
-    around: Sequence[tuple[int, Surrounding]],
+    actions: Sequence[Surrounding],
     links: Sequence[IncidentLink],
     flagged: Sequence[str],
     trail: Sequence[TrailEntry],
@@ -164,8 +163,8 @@ def build_report(
     Args:
         row: its own row.
         alerts: its alerts by time.
-        around: (number of the alert, action) of their context by time.
-        links: links found through them.
+        actions: their context by time.
+        links: found through them.
         flagged: audit IDs of all flagged actions.
         trail: oldest first.
         explainer: puts it into words.
@@ -175,7 +174,6 @@ def build_report(
     if not alerts:
         return report
     kinds = {alert.principal: alert.kind for alert in alerts}
-    actions = [one for _, one in around]
     own = [one for one in actions if one.role != "consequence"]
     follow = [one for one in actions if one.role == "consequence"]
     counted = [one for one in own if one.role in SUSPICIOUS]
@@ -185,18 +183,11 @@ def build_report(
     report.source = _source(report.sessions, alerts, links, kinds, explainer)
     report.addresses = list(dict.fromkeys(one.address for one in counted if one.address))
     report.clients = list(dict.fromkeys(one.user_agent for one in counted if one.user_agent))
-    report.alerts = [
-        Joined.model_validate(alert.model_dump(include=_JOINED) | {"began": _began(alert)})
-        for alert in alerts
-    ]
+    shown = (alert.model_dump(include=_JOINED) | {"began": _began(alert)} for alert in alerts)
+    report.alerts = [Joined(**values) for values in shown]
     report.consequences = consequences_of(follow)
-    report.graph = build_graph(
-        report.source.principal if report.source is not None else "",
-        counted,
-        links,
-        report.consequences,
-        kinds,
-    )
+    first = report.source.principal if report.source is not None else ""
+    report.graph = build_graph(first, counted, links, report.consequences, kinds)
     report.severity_reasons = _severity_reasons(alerts, report, explainer)
     _what_to_do(report, alerts)
     rest = [one.audit_id for one in own if one.role not in SUSPICIOUS]
@@ -226,7 +217,7 @@ def _sentence(alerts: Sequence[Alert | Brief], worst: Alert | Brief, explainer: 
 
 
 def _source(
-    sessions: Sequence[Session],
+    sessions: Sequence[IncidentSession],
     alerts: Sequence[Alert],
     links: Sequence[IncidentLink],
     kinds: dict[str, str],
@@ -236,15 +227,10 @@ def _source(
     if not sessions:
         return None
 
-    def reached(session: Session) -> bool:
+    def reached(session: IncidentSession) -> bool:
         # A cause comes before what it brings about.
-        return any(
-            leads_to(link.target, session.principal)
-            and link.source in kinds
-            and link.kind != "same-origin"
-            and link.time <= session.first_seen
-            for link in links
-        )
+        led = (link for link in links if link.kind != "same-origin" and link.time <= session.first_seen)
+        return any(leads_to(link.target, session.principal) and link.source in kinds for link in led)
 
     def leads(link: IncidentLink) -> bool:
         others = (name for name in kinds if name != link.source)
@@ -253,24 +239,15 @@ def _source(
     firm = possible_sources(sessions, alerts) or sessions
     first = next((session for session in firm if not reached(session)), firm[0])
     counted = next(one for one in first.actions if one.role in SUSPICIOUS)
-    where = []
-    if first.new_address:
-        where.append("an address")
-    if first.new_client:
-        where.append("a client")
-    confidence: Confidence
+    where = [what for what, new in (("an address", first.new_address), ("a client", first.new_client)) if new]
+    confidence: Confidence = "likely"
     if where:
-        confidence, why = (
-            "likely",
-            f"it came from {' and '.join(where)} that this credential never came from before",
-        )
+        why = f"it came from {' and '.join(where)} that this credential never came from before"
     elif any(link.source == first.principal and leads(link) for link in links):
-        confidence, why = "likely", "from it the log leads to the others, and nothing in the log leads to it"
+        why = "from it the log leads to the others, and nothing in the log leads to it"
     else:
-        confidence, why = (
-            "possible",
-            "it is the first that counted; address and client are the usual ones, so it may be the owner",
-        )
+        confidence = "possible"
+        why = "it is the first that counted; address and client are the usual ones, so it may be the owner"
     kind = kinds.get(first.principal, "")
     return Source(
         principal=first.principal,
@@ -289,11 +266,9 @@ def _source(
 def _severity_reasons(alerts: Sequence[Alert], report: Incident, explainer: Explainer) -> list[str]:
     worst = _worst(alerts)
     reasons = explainer.severity_reasons(worst)
-    others = len(report.principals) - 1
-    if others:
-        reasons.append(
-            f"it spread: {others} more {'credential was' if others == 1 else 'credentials were'} involved"
-        )
+    if others := len(report.principals) - 1:
+        credentials = "credential was" if others == 1 else "credentials were"
+        reasons.append(f"it spread: {others} more {credentials} involved")
     if any(session.new_address for session in report.sessions):
         reasons.append("a credential was used from an address that it never came from before")
     return reasons

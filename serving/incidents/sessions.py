@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from serving.alerts.explain.explainer import Explainer
+from serving.alerts.explain.phrases import resource_name
 from serving.schemas import SEVERITIES, Action, Alert, ApiModel, Contributor, Surrounding
 
 #: Actions of one credential that count and are further apart belong to different sessions.
@@ -25,7 +26,7 @@ _LISTED = 50
 SUSPICIOUS = ("flagged", "contributor")
 
 
-class Session(ApiModel):
+class IncidentSession(ApiModel):
     """What one principal did from one address with one client, without a longer pause between what counts."""
 
     principal: str
@@ -35,10 +36,10 @@ class Session(ApiModel):
     last_seen: datetime
     new_address: Annotated[bool, Field(description="the principal never came from there before")] = False
     new_client: Annotated[bool, Field(description="the principal never used it before")] = False
-    suspicious: Annotated[int, Field(description="actions that were flagged or helped to add up")]
+    suspicious: Annotated[int, Field(description="actions that were flagged or contributed")]
     action_count: int
     sentence: Annotated[str, Field(description="the session in a sentence")] = ""
-    reasons: Annotated[list[str], Field(description="why it stands out, most telling first")] = []
+    reasons: Annotated[list[str], Field(description="why it stands out, the strongest first")] = []
     top_attribute: Annotated[str, Field(description="what the first reason is about")] = ""
     actions: Annotated[
         list[Surrounding],
@@ -48,12 +49,14 @@ class Session(ApiModel):
     ] = []
 
 
-def sessions_of(own: Sequence[Surrounding], alerts: Sequence[Alert], explainer: Explainer) -> list[Session]:
+def sessions_of(
+    own: Sequence[Surrounding], alerts: Sequence[Alert], explainer: Explainer
+) -> list[IncidentSession]:
     """What each credential did, cut where it went back to ordinary work, or paused, between two actions that count."""
     by_credential: dict[tuple[str, str, str], list[Surrounding]] = {}
     for one in own:
         by_credential.setdefault((one.principal, one.address, one.user_agent), []).append(one)
-    sessions: list[Session] = []
+    sessions: list[IncidentSession] = []
     for credential, actions in by_credential.items():
         spans: list[tuple[int, int]] = []  # places of the first and the last that count
         for at, one in enumerate(actions):
@@ -89,7 +92,7 @@ def _session(
     after: Sequence[Surrounding],
     alerts: Sequence[Alert],
     explainer: Explainer,
-) -> Session:
+) -> IncidentSession:
     principal, address, client = credential
     first, last = inside[0].time, inside[-1].time
     counted = [one for one in inside if one.role in SUSPICIOUS]
@@ -98,14 +101,12 @@ def _session(
     ids = {one.audit_id for one in counted}
     mine = [alert for alert in alerts if alert.principal == principal]
     kind = mine[0].kind if mine else ""
-    judged: list[Action | Contributor] = [
-        *(action for alert in mine for action in alert.actions if action.audit_id in ids),
-        *(action for alert in mine for action in alert.contributors if action.audit_id in ids),
-    ]
-    judged.sort(key=lambda action: action.time)
+    shown: list[Action | Contributor] = [action for alert in mine for action in alert.actions]
+    shown += (action for alert in mine for action in alert.contributors)
+    judged = sorted((one for one in shown if one.audit_id in ids), key=lambda action: action.time)
     sentence, reasons, top = explainer.session(principal, kind, judged, counted, last - first)
     news = {one.attribute for action in judged for one in action.habits if not one.times_before}
-    return Session(
+    return IncidentSession(
         principal=principal,
         address=address,
         client=client,
@@ -123,56 +124,41 @@ def _session(
 
 
 def _lead_up(before: Sequence[Surrounding]) -> list[Surrounding]:
-    """At most three of the actions before the first that counted: the nearest, of a run of the same deed its first and last."""
-    shown: list[Surrounding] = []
-    for at in range(len(before) - 1, -1, -1):
-        one = before[at]
-        inner = 0 < at < len(before) - 1 and _alike(before[at - 1], one) and _alike(one, before[at + 1])
-        if not inner:
-            shown.append(one)
-        if len(shown) == _LEAD:
-            break
-    return shown[::-1]
+    """At most three of the actions before the first that counted: the nearest, of a run of alike ones the first and last."""
+    inner = {
+        at
+        for at in range(1, len(before) - 1)
+        if _alike(before[at - 1], before[at]) and _alike(before[at], before[at + 1])
+    }
+    return [one for at, one in enumerate(before) if at not in inner][-_LEAD:]
 
 
 def _alike(one: Surrounding, other: Surrounding) -> bool:
     mine, theirs = one.object_ref, other.object_ref
-    return (
-        one.verb == other.verb
-        and mine is not None
-        and theirs is not None
-        and (mine.resource, mine.subresource) == (theirs.resource, theirs.subresource)
-    )
+    same_verb = one.verb == other.verb and mine is not None and theirs is not None
+    return same_verb and resource_name(mine) == resource_name(theirs)
 
 
-def possible_sources(sessions: Sequence[Session], alerts: Sequence[Alert]) -> list[Session]:
+def possible_sources(sessions: Sequence[IncidentSession], alerts: Sequence[Alert]) -> list[IncidentSession]:
     """Sessions that may be where the incident began, by time.
 
     Of a credential from a new address or with a new client, all sessions from there, if one of them was flagged. From the usual
     place, where its owner works too, sessions as severe as the whole incident: everyday work is flagged now and then, mostly as
     mild. Contributors alone may be everyday life; if there is nothing else, flagged sessions count.
     """
-    new, flagged = set(), set()
-    gravest: dict[str, int] = {}
-    for alert in alerts:
-        for action in alert.actions:
-            gravest[action.audit_id] = SEVERITIES.index(action.severity)
-    grave = max(gravest.values(), default=0)
-    weight: dict[int, int] = {}
-    for at, session in enumerate(sessions):
-        hits = [one.audit_id for one in session.actions if one.role == "flagged"]
-        weight[at] = max((gravest.get(name, 0) for name in hits), default=-1)
-        if session.new_address or session.new_client:
-            new.add(_origin(session))
-        if hits:
-            flagged.add(_origin(session))
-    first = [
-        session
-        for at, session in enumerate(sessions)
-        if _origin(session) in new & flagged or weight[at] >= grave
-    ]
-    return first or [session for at, session in enumerate(sessions) if weight[at] >= 0]
+    severity = {
+        action.audit_id: SEVERITIES.index(action.severity) for alert in alerts for action in alert.actions
+    }
+    worst = max(severity.values(), default=0)
+    flagged = [[one.audit_id for one in session.actions if one.role == "flagged"] for session in sessions]
+    # The worst severity of each session's flagged actions; -1 without any.
+    weight = [max((severity.get(name, 0) for name in ids), default=-1) for ids in flagged]
+    new = {_origin(session) for session in sessions if session.new_address or session.new_client}
+    hit = {_origin(session) for session, ids in zip(sessions, flagged, strict=True) if ids}
+    weighed = list(zip(sessions, weight, strict=True))
+    first = [session for session, its in weighed if _origin(session) in new & hit or its >= worst]
+    return first or [session for session, its in weighed if its >= 0]
 
 
-def _origin(session: Session) -> tuple[str, str, str]:
+def _origin(session: IncidentSession) -> tuple[str, str, str]:
     return session.principal, session.address, session.client

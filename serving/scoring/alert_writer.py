@@ -16,7 +16,7 @@ from serving.incidents.incidents import Incidents
 from serving.schemas import Action, Alert, ServedModel
 from serving.settings import AlertSettings
 from serving.storage.database import AlertStore, RefusedError, StoreError, Writer
-from serving.storage.incidents import add_links, add_surroundings
+from serving.storage.incidents import add_context, add_links
 
 _log = logging.getLogger("kubehabit.engine")
 # Surrounding actions that wait to be stored, and for how long, before they get a transaction of their own.
@@ -153,9 +153,9 @@ class AlertWriter:
 
     def _write(self, writer: Writer, growth: AlertGrowth, events: list[EventKey], gathered: Gathered) -> None:
         alert = growth.alert
-        number = writer.put(growth.number, alert, events)
+        number = writer.save(growth.number, alert, events)
         self._surroundings.stored(alert.principal, number)
-        add_surroundings(writer.connection, number, gathered.around)
+        add_context(writer.connection, number, gathered.around)
         ties = add_links(writer.connection, number, gathered.links)
         self._incidents.join(writer.connection, alert, ties)
         if self._outbox is not None:
@@ -202,5 +202,5 @@ class AlertWriter:
         kept = writer.kept({number for number, _ in pending})
         for number, found in pending:
             # What surrounds an alert that was deleted meanwhile goes with it.
-            if number in kept and add_surroundings(writer.connection, number, found.around):
+            if number in kept and add_context(writer.connection, number, found.around):
                 add_links(writer.connection, number, found.links)

@@ -88,7 +88,7 @@ class Checkpointer:
             )
             self._cold.evict(self._position, self._oldest)
         if self._history is not None:
-            self._history.begin(self._position, self._journal.last)
+            self._history.resume(self._position, self._journal.last)
             self._engine.set_history(self._history)
         return self._position
 

@@ -205,7 +205,7 @@ class Engine:
                 "habits": [] if why is None else habits_of(why.habits),
             }
         )
-        action.description = self.explainer.did(ActionPhrase.from_summary(action))
+        action.description = self.explainer.describe(ActionPhrase.from_summary(action))
         return action
 
     @property

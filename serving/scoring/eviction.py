@@ -233,7 +233,7 @@ class ColdPrincipalStore:
         contexts, sums = detector.windows.pop(names), detector.accumulator.pop(names)
         hashes = [stable_hash(name) for name in names]
         own = detector.habits.pop(np.array(hashes, np.uint64))
-        seen = self._principals.take(names)
+        seen = self._principals.pop(names)
         order = np.argsort(own.principal, kind="stable")
         whose, keys, counts = own.principal[order], own.key[order], own.count[order].astype(np.uint32)
         begins = np.searchsorted(whose, np.array(hashes, np.uint64), "left").tolist()
@@ -262,7 +262,7 @@ class ColdPrincipalStore:
     def _restore(self, found: Sequence[tuple[_Row, str]]) -> None:
         for bundle in {bundle for _, bundle in found}:
             self._restore_from(bundle, [row for row, its in found if its == bundle])
-        self._principals.put([row.seen for row, _ in found if row.seen is not None])
+        self._principals.restore([row.seen for row, _ in found if row.seen is not None])
 
     def _terms(self, bundle: str) -> _Terms | None:
         with self._turn:

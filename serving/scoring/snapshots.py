@@ -195,7 +195,7 @@ def take_snapshot(
         What makes a snapshot of it, once, on any thread: scoring waits only while what changes is copied.
     """
     meta: dict[str, Any] = {
-        "principals": engine.principals.saved(),
+        "principals": engine.principals.snapshot(),
         "since": engine.principals.since,
         "repeats_key": deduplicator.key,
     }
@@ -261,7 +261,7 @@ def _parted(arrays: Mapping[str, Array], name: str) -> list[Array]:
 def restore(snapshot: Snapshot, engine: Engine) -> None:
     """Give an engine that has not scored yet what a snapshot holds, fitted to its bundle if it is another one."""
     meta, arrays = snapshot.meta, snapshot.arrays
-    engine.principals.put(meta["principals"])
+    engine.principals.restore(meta["principals"])
     engine.principals.since = meta["since"]
     if "surroundings" in meta:  # snapshots of before there were incidents have none
         engine.surroundings.restore(meta["surroundings"])

@@ -19,7 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from data.errors import KubehabitError
 from serving.schemas import SEVERITIES, Alert
-from serving.storage.incidents import forget
+from serving.storage.incidents import forget, known_keys
 from serving.storage.tables import (
     ALERT_EVENTS,
     ALERT_LINES,
@@ -46,14 +46,13 @@ _LISTED_AUDIT_IDS = 1000
 
 _MICROSECONDS_A_DAY = 86_400_000_000
 
-#: Keys of PostgreSQL's advisory locks: who writes alerts, who brings the schema up to date. Any two numbers do, if
-#: they stay.
+#: Keys of PostgreSQL's advisory locks of writers and migrations: any two numbers that never change.
 _WRITERS, _SCHEMA = 0x6B75_6265, 0x6B75_6266
 
 #: libpq parameters that the URL may override.
 _POSTGRESQL_DEFAULTS = {
     "application_name": "kubehabit",
-    # A server that no longer answers must be noticed: scoring waits for the store, and the kernel's own patience is two hours.
+    # A dead server must be noticed: scoring waits for the store, and the kernel would wait for two hours.
     "connect_timeout": "5",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
@@ -71,7 +70,7 @@ class RefusedError(StoreError):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredAlert:
     """An alert and its number in the store."""
 
     number: int
@@ -99,7 +98,7 @@ class AlertStore:
 
     Args:
         url: SQLAlchemy URL; `sqlite://` keeps everything in memory.
-        retention_days: alerts raised longer ago are deleted, with all that belongs to them but feedback.
+        retention_days: alerts raised longer ago are deleted, with everything that belongs to them except feedback.
         max_alerts: beyond this number the oldest are deleted.
 
     Attributes:
@@ -112,7 +111,7 @@ class AlertStore:
     def __init__(self, url: str, *, retention_days: float, max_alerts: int) -> None:
         self._retention = int(retention_days * _MICROSECONDS_A_DAY)
         self._max_alerts = max_alerts
-        # Writers of this process queue here rather than in the database, where who waits too long is turned away.
+        # Writers of this process queue here: the database turns away a writer that waits too long.
         self._turn = threading.Lock()
         self.on_error: Callable[[str], None] | None = None
         try:
@@ -127,7 +126,7 @@ class AlertStore:
             raise StoreError(
                 f"Cannot open the alert store {shown_url(url)}: {_first_line(error)}. Check store.url and {_what_to_check(url)}."
             ) from error
-        # What is only in memory has one connection for all, on which a reader that ends would roll back who writes.
+        # A store in memory has one connection for all, on which a reader that ends would roll back a writer.
         self._alone: AbstractContextManager[object] = (
             self._turn if isinstance(self._engine.pool, StaticPool) else nullcontext()
         )
@@ -136,16 +135,13 @@ class AlertStore:
     @classmethod
     def from_settings(cls, settings: StoreSettings, url: str | None = None) -> AlertStore:
         """The store of the settings, or the one at `url` with their limits; raises as the constructor does."""
-        return cls(
-            url or settings.resolved_url,
-            retention_days=settings.retention_days,
-            max_alerts=settings.max_alerts,
-        )
+        url = url or settings.resolved_url
+        return cls(url, retention_days=settings.retention_days, max_alerts=settings.max_alerts)
 
     def _migrate(self) -> None:
         if self._is_current():  # as at every start but the first: alembic takes 10 MB
             return
-        # Before the import, at which alembic tells of its plugins.
+        # Before the import, at which alembic logs its plugins.
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from alembic import command
         from alembic.config import Config
@@ -173,7 +169,7 @@ class AlertStore:
 
     @contextmanager
     def writing(self, *, lazily: bool = False) -> Iterator[Writer]:
-        """A transaction of a writer: kept as a whole or not at all. Arguments and errors as for `transaction`."""
+        """A writer's transaction, committed or rolled back as a whole. Arguments and errors as for `transaction`."""
         with span("store"), self.transaction(lazily=lazily) as connection:
             # Whether an action joins an alert, and which change comes last, depends on what others have written by then.
             _take_turn(connection, _WRITERS)
@@ -184,7 +180,7 @@ class AlertStore:
 
     @contextmanager
     def transaction(self, *, lazily: bool = False) -> Iterator[Connection]:
-        """A connection that may write: kept as a whole when the block ends, or not at all.
+        """A connection that may write; everything is committed when the block ends, or nothing.
 
         Args:
             lazily: do not wait for SQLite's disk. The rows survive a crash of the process at once, and a power cut from the next
@@ -207,9 +203,7 @@ class AlertStore:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
         except (IntegrityError, DataError) as error:
-            raise RefusedError(
-                f"The alert store refuses what is to be kept: {_first_line(error)}."
-            ) from error
+            raise RefusedError(f"The alert store rejects a row: {_first_line(error)}.") from error
         except SQLAlchemyError as error:
             raise self._failed("write", "written", error) from error
 
@@ -265,9 +259,8 @@ class AlertStore:
         if "\0" in alert_id:
             return None  # no text in PostgreSQL may hold it
         with self.reading() as connection:
-            row = connection.execute(
-                sa.select(ALERTS.c.number, ALERTS.c.document).where(ALERTS.c.id == alert_id)
-            ).one_or_none()
+            query = sa.select(ALERTS.c.number, ALERTS.c.document).where(ALERTS.c.id == alert_id)
+            row = connection.execute(query).one_or_none()
             return None if row is None else _with_audit_ids(connection, row.number, row.document, None)
 
     def page(self, *conditions: sa.ColumnElement[bool], limit: int = 100, cursor: int | None = None) -> Page:
@@ -275,30 +268,18 @@ class AlertStore:
 
         Args:
             conditions: on columns of `ALERTS` and `ALERT_LINES`, all of which must hold; see `serving.alerts.query`.
-            limit: most alerts to return.
             cursor: that of the page before.
         """
-        wanted = (
-            sa.select(ALERTS.c.number)
-            .outerjoin(ALERT_LINES, ALERT_LINES.c.alert == ALERTS.c.number)
-            .where(*conditions)
-            .order_by(ALERTS.c.number.desc())
-            .limit(limit + 1)
-        )
+        number = ALERTS.c.number
+        wanted = sa.select(number).outerjoin(ALERT_LINES, ALERT_LINES.c.alert == number).where(*conditions)
         if cursor is not None:
-            wanted = wanted.where(ALERTS.c.number < min(cursor, LARGEST_NUMBER))
+            wanted = wanted.where(number < min(cursor, LARGEST_NUMBER))
+        wanted = wanted.order_by(number.desc()).limit(limit + 1)
         # The documents of these alone: a database that has to sort what it found would carry them all along.
-        query = (
-            sa.select(ALERTS.c.number, ALERTS.c.document)
-            .where(ALERTS.c.number.in_(wanted))
-            .order_by(ALERTS.c.number.desc())
-        )
+        query = sa.select(number, ALERTS.c.document).where(number.in_(wanted)).order_by(number.desc())
         with self.reading() as connection:
             rows = connection.execute(query).all()
-            alerts = [
-                _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS)
-                for row in rows[:limit]
-            ]
+            alerts = [_with_audit_ids(connection, *row, _LISTED_AUDIT_IDS) for row in rows[:limit]]
         return Page(alerts, rows[limit - 1].number if len(rows) > limit else None)
 
     def latest(self) -> int:
@@ -308,43 +289,31 @@ class AlertStore:
 
     def changes(self, after: int, limit: int = 100) -> list[Change]:
         """Alerts raised or grown after a position, in the order of their last change; each once, as it is now."""
-        query = (
-            sa.select(ALERTS.c.number, ALERTS.c.changed, ALERTS.c.document)
-            .where(ALERTS.c.changed > after)
-            .order_by(ALERTS.c.changed)
-            .limit(limit)
-        )
+        alerts = ALERTS.c
+        query = sa.select(alerts.number, alerts.changed, alerts.document).where(alerts.changed > after)
         with self.reading() as connection:
-            return [
-                Change(row.changed, _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS))
-                for row in connection.execute(query).all()
-            ]
+            rows = connection.execute(query.order_by(alerts.changed).limit(limit)).all()
+            listed = (
+                _with_audit_ids(connection, row.number, row.document, _LISTED_AUDIT_IDS) for row in rows
+            )
+            return [Change(row.changed, alert) for row, alert in zip(rows, listed, strict=True)]
 
     def add_feedback(self, alert_id: str, moment: datetime, verdict: str, document: str) -> None:
         """Store feedback on an alert. It cannot be changed or removed."""
+        values = {"alert": alert_id, "time": microseconds(moment), "verdict": verdict, "document": document}
         with self.transaction() as connection:
-            connection.execute(
-                sa.insert(FEEDBACK).values(
-                    alert=alert_id, time=microseconds(moment), verdict=verdict, document=document
-                )
-            )
+            connection.execute(sa.insert(FEEDBACK).values(values))
 
     def feedback(self) -> Iterator[str]:
         """All documents of `add_feedback`, oldest first."""
-        after = 0
+        position, after = FEEDBACK.c.position, 0
+        query = sa.select(position, FEEDBACK.c.document).order_by(position).limit(QUERY_IDS)
         while True:
-            query = (
-                sa.select(FEEDBACK.c.position, FEEDBACK.c.document)
-                .where(FEEDBACK.c.position > after)
-                .order_by(FEEDBACK.c.position)
-                .limit(QUERY_IDS)
-            )
             with self.reading() as connection:
-                rows = connection.execute(query).all()
-            for row in rows:
-                yield row.document
-            if len(rows) < QUERY_IDS:
+                rows = connection.execute(query.where(position > after)).all()
+            if not rows:
                 return
+            yield from (row.document for row in rows)
             after = rows[-1].position
 
     def close(self) -> None:
@@ -359,38 +328,26 @@ class Writer:
         self.connection = connection
         self.raised = False
 
-    def find(self, principal: str, earliest: datetime, latest: datetime) -> Stored | None:
+    def find(self, principal: str, earliest: datetime, latest: datetime) -> StoredAlert | None:
         """The latest alert of a principal that overlaps a span of time. Its `audit_ids` are left empty."""
-        row = self.connection.execute(
-            sa.select(ALERTS.c.number, ALERTS.c.document)
-            .where(
-                ALERTS.c.principal == principal,
-                ALERTS.c.last_seen >= microseconds(earliest),
-                ALERTS.c.first_seen <= microseconds(latest),
-            )
-            .order_by(ALERTS.c.last_seen.desc())
-            .limit(1)
-        ).one_or_none()
-        return None if row is None else Stored(row.number, Alert.model_validate_json(row.document))
+        alerts = ALERTS.c
+        query = sa.select(alerts.number, alerts.document).where(
+            alerts.principal == principal,
+            alerts.last_seen >= microseconds(earliest),
+            alerts.first_seen <= microseconds(latest),
+        )
+        row = self.connection.execute(query.order_by(alerts.last_seen.desc()).limit(1)).one_or_none()
+        return None if row is None else StoredAlert(row.number, Alert.model_validate_json(row.document))
 
     def kept(self, numbers: Collection[int]) -> set[int]:
         """Which of these alerts still exist."""
-        if not numbers:
-            return set()
         return set(self.connection.scalars(sa.select(ALERTS.c.number).where(ALERTS.c.number.in_(numbers))))
 
     def known(self, number: int, audit_ids: Sequence[str]) -> set[tuple[str, int]]:
         """Which (audit ID, time in microseconds) an alert already holds, among those of the given IDs."""
-        found: set[tuple[str, int]] = set()
-        for start in range(0, len(audit_ids), QUERY_IDS):
-            query = sa.select(ALERT_EVENTS.c.audit_id, ALERT_EVENTS.c.time).where(
-                ALERT_EVENTS.c.alert == number,
-                ALERT_EVENTS.c.audit_id.in_(audit_ids[start : start + QUERY_IDS]),
-            )
-            found.update((row.audit_id, row.time) for row in self.connection.execute(query))
-        return found
+        return known_keys(self.connection, ALERT_EVENTS, number, audit_ids)
 
-    def put(self, stored: int | None, alert: Alert, events: Sequence[tuple[str, int]]) -> int:
+    def save(self, stored: int | None, alert: Alert, events: Sequence[tuple[str, int]]) -> int:
         """Insert an alert (`stored` is None) or replace it, and add events that are new to it. Returns its number."""
         latest = self.connection.execute(sa.select(sa.func.max(ALERTS.c.changed))).scalar() or 0
         common: dict[str, Any] = {
@@ -400,28 +357,21 @@ class Writer:
             "first_seen": microseconds(alert.first_seen),
             "last_seen": microseconds(alert.last_seen),
         }
-        values: dict[str, Any] = common | {
-            "changed": latest + 1,
-            "document": alert.model_dump_json(by_alias=True, exclude={"audit_ids"}),
-        }
+        document = alert.model_dump_json(by_alias=True, exclude={"audit_ids"})
+        values = common | {"changed": latest + 1, "document": document}
+        line = common | _line(alert)
         if stored is None:
             self.raised = True
-            result = self.connection.execute(
-                sa.insert(ALERTS).values(**values, raised=time.time_ns() // 1000)
-            )
-            assert result.inserted_primary_key is not None
-            stored = int(result.inserted_primary_key[0])
-            self.connection.execute(sa.insert(ALERT_LINES).values(alert=stored, **common, **_line(alert)))
+            raised = values | {"raised": time.time_ns() // 1000}
+            insert = sa.insert(ALERTS).values(raised).returning(ALERTS.c.number)
+            stored = self.connection.execute(insert).scalar_one()
+            self.connection.execute(sa.insert(ALERT_LINES).values(line | {"alert": stored}))
         else:
-            self.connection.execute(sa.update(ALERTS).where(ALERTS.c.number == stored).values(**values))
-            self.connection.execute(
-                sa.update(ALERT_LINES).where(ALERT_LINES.c.alert == stored).values(**common, **_line(alert))
-            )
+            self.connection.execute(sa.update(ALERTS).where(ALERTS.c.number == stored).values(values))
+            self.connection.execute(sa.update(ALERT_LINES).where(ALERT_LINES.c.alert == stored).values(line))
         if events:
-            self.connection.execute(
-                sa.insert(ALERT_EVENTS),
-                [{"alert": stored, "audit_id": name, "time": moment} for name, moment in events],
-            )
+            rows = [{"alert": stored, "audit_id": name, "time": moment} for name, moment in events]
+            self.connection.execute(sa.insert(ALERT_EVENTS), rows)
         return stored
 
 
@@ -446,12 +396,9 @@ def read_alert(connection: Connection, number: int) -> Alert:
 
 def _with_audit_ids(connection: Connection, number: int, document: str, limit: int | None) -> Alert:
     alert = Alert.model_validate_json(document)
-    query = (
-        sa.select(ALERT_EVENTS.c.audit_id)
-        .where(ALERT_EVENTS.c.alert == number)
-        .order_by(ALERT_EVENTS.c.position)
-    )
-    alert.audit_ids = list(connection.execute(query.limit(limit) if limit is not None else query).scalars())
+    events = ALERT_EVENTS.c
+    query = sa.select(events.audit_id).where(events.alert == number).order_by(events.position).limit(limit)
+    alert.audit_ids = list(connection.scalars(query))
     return alert
 
 
@@ -471,7 +418,7 @@ def _open(url: str) -> Engine:
     else:
         path = Path(str(parsed.database))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)  # alerts tell what is seen; the files SQLite puts beside it take the same mode
+        path.touch(mode=0o600)  # alerts show what is detected; SQLite's files beside it take the same mode
         engine = sa.create_engine(parsed)
     sa.event.listen(engine, "connect", _prepare_sqlite)
     return engine
@@ -495,7 +442,7 @@ def _waiting_for_disk(connection: Connection, waits: bool) -> Iterator[None]:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    # What people say, and what is no longer in the journal, must survive a power cut, not only a crash.
+    # Feedback, and what is no longer in the journal, must survive a power cut, not only a crash.
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA busy_timeout=5000")
     cursor.execute("PRAGMA foreign_keys=ON")
@@ -519,7 +466,11 @@ def _take_turn(connection: Connection, key: int) -> None:
 
 
 def _what_to_check(url: str) -> str:
-    return "the folder's permissions" if url.startswith("sqlite") else "that the server answers and lets in"
+    return (
+        "the folder's permissions"
+        if url.startswith("sqlite")
+        else "that the server answers and admits this user"
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -529,7 +480,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def missing_file(url: str) -> Path | None:
-    """The file of a SQLite store, if it is not there."""
+    """The file of a SQLite store, if it does not exist."""
     parsed = make_url(url)
     file = Path(str(parsed.database))
     return file if parsed.get_backend_name() == "sqlite" and not file.is_file() else None

@@ -1,16 +1,17 @@
-"""Tables of incidents, and of what surrounds their alerts: reads and writes within a transaction of the alert store."""
+"""Tables of incidents and of the context of their alerts: reads and writes within a transaction of the alert store."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from serving.schemas import SEVERITIES, Alert, IncidentLink, Severity, Surrounding
 from serving.storage.tables import (
+    ALERT_CONTEXT,
     ALERT_EVENTS,
     ALERT_LINES,
     ALERTS,
@@ -19,14 +20,13 @@ from serving.storage.tables import (
     LINKS,
     MEMBERS,
     QUERY_IDS,
-    SURROUNDINGS,
     TRAIL,
     as_moment,
     microseconds,
 )
 
 
-class Row(NamedTuple):
+class IncidentRow(NamedTuple):
     """An incident's own row.
 
     Attributes:
@@ -49,7 +49,7 @@ class Member(NamedTuple):
     first: int
     last: int
     incident: str
-    by_hand: bool
+    by_hand: int
 
 
 class Brief(NamedTuple):
@@ -70,61 +70,47 @@ class Brief(NamedTuple):
 _BRIEF = Brief._fields
 
 
-# -- what surrounds alerts ----------------------------------------------------------------------------------------
+# -- the context of alerts ----------------------------------------------------------------------------------------
 
 
-def known_surroundings(
-    connection: Connection, number: int, rows: Sequence[Surrounding]
+def known_keys(
+    connection: Connection, table: sa.Table, number: int, audit_ids: Sequence[str]
 ) -> set[tuple[str, int]]:
-    """Which (audit ID, time in microseconds) of these actions an alert has already."""
+    """Which (audit ID, time in microseconds) a table has of an alert, among those of the given IDs."""
     found: set[tuple[str, int]] = set()
-    names = list({row.audit_id for row in rows})
-    for start in range(0, len(names), QUERY_IDS):
-        query = sa.select(SURROUNDINGS.c.audit_id, SURROUNDINGS.c.time).where(
-            SURROUNDINGS.c.alert == number, SURROUNDINGS.c.audit_id.in_(names[start : start + QUERY_IDS])
+    for start in range(0, len(audit_ids), QUERY_IDS):
+        query = sa.select(table.c.audit_id, table.c.time).where(
+            table.c.alert == number, table.c.audit_id.in_(audit_ids[start : start + QUERY_IDS])
         )
         found.update((row.audit_id, row.time) for row in connection.execute(query))
     return found
 
 
-def add_surroundings(connection: Connection, number: int, rows: Sequence[Surrounding]) -> list[Surrounding]:
-    """Add actions around an alert; returns those that are new."""
-    known = known_surroundings(connection, number, rows) if rows else set()
-    fresh: dict[tuple[str, int], Surrounding] = {}
-    for row in rows:
-        key = (row.audit_id, microseconds(row.time))
-        if key not in known:
-            fresh.setdefault(key, row)
+def add_context(connection: Connection, number: int, rows: Sequence[Surrounding]) -> bool:
+    """Add actions to the context of an alert; returns whether any of them is new."""
+    by_key = {(row.audit_id, microseconds(row.time)): row for row in reversed(rows)}
+    known = known_keys(connection, ALERT_CONTEXT, number, list({name for name, _ in by_key}))
+    fresh = [
+        {"alert": number, "audit_id": name, "time": time, "role": row.role}
+        | {"document": row.model_dump_json(by_alias=True, exclude_defaults=True)}
+        for (name, time), row in reversed(by_key.items())
+        if (name, time) not in known
+    ]
     if fresh:
-        connection.execute(
-            sa.insert(SURROUNDINGS),
-            [
-                {
-                    "alert": number,
-                    "audit_id": name,
-                    "time": time,
-                    "role": row.role,
-                    "document": row.model_dump_json(by_alias=True, exclude_defaults=True),
-                }
-                for (name, time), row in fresh.items()
-            ],
-        )
-    return list(fresh.values())
+        connection.execute(sa.insert(ALERT_CONTEXT), fresh)
+    return bool(fresh)
 
 
-def surroundings_of(connection: Connection, numbers: Sequence[int]) -> list[tuple[int, Surrounding]]:
-    """(number of the alert, action) around some alerts, by time; an action of several alerts once."""
-    query = (
-        sa.select(SURROUNDINGS.c.alert, SURROUNDINGS.c.document)
-        .where(SURROUNDINGS.c.alert.in_(numbers))
-        .order_by(SURROUNDINGS.c.time, SURROUNDINGS.c.position)
-    )
-    found: dict[tuple[str, datetime], tuple[int, Surrounding]] = {}
-    for row in connection.execute(query):
-        one = Surrounding.model_validate_json(row.document)
+def context_of(connection: Connection, numbers: Sequence[int]) -> list[Surrounding]:
+    """Actions in the context of some alerts, by time; an action of several alerts once."""
+    context = ALERT_CONTEXT.c
+    query = sa.select(context.document).where(context.alert.in_(numbers))
+    found: dict[tuple[str, datetime], Surrounding] = {}
+    for text in connection.scalars(query.order_by(context.time, context.position)):
+        one = Surrounding.model_validate_json(text)
         held = found.get((one.audit_id, one.time))
-        if held is None or _PRECEDENCE[one.role] < _PRECEDENCE[held[1].role]:
-            found[one.audit_id, one.time] = row.alert, one
+        if held is None or _PRECEDENCE[one.role] < _PRECEDENCE[held.role]:
+            found[one.audit_id, one.time] = one
     return list(found.values())
 
 
@@ -133,16 +119,17 @@ _PRECEDENCE = {"flagged": 0, "contributor": 1, "session": 2, "before": 3, "conse
 
 def flagged_ids(connection: Connection, numbers: Sequence[int]) -> list[str]:
     """Audit IDs of all flagged actions of some alerts, in the order of arrival."""
-    query = (
-        sa.select(ALERT_EVENTS.c.audit_id)
-        .where(ALERT_EVENTS.c.alert.in_(numbers))
-        .order_by(ALERT_EVENTS.c.position)
-    )
-    return list(dict.fromkeys(connection.execute(query).scalars()))
+    events = ALERT_EVENTS.c
+    query = sa.select(events.audit_id).where(events.alert.in_(numbers)).order_by(events.position)
+    return list(dict.fromkeys(connection.scalars(query)))
 
 
-def _alike(link: IncidentLink) -> tuple[str, str, str, str]:
-    """Key of links that say the same; the first of them is enough."""
+def distinct_links(links: Sequence[IncidentLink]) -> list[IncidentLink]:
+    """Links without those that repeat an earlier one."""
+    return list({_link_key(link): link for link in reversed(links)}.values())[::-1]
+
+
+def _link_key(link: IncidentLink) -> tuple[str, str, str, str]:
     return link.kind, link.source, link.target, link.via
 
 
@@ -150,109 +137,83 @@ def add_links(connection: Connection, number: int, links: Sequence[IncidentLink]
     """Add links found through an alert; returns those that are new."""
     if not links:
         return []
-    query = sa.select(LINKS.c.document).where(LINKS.c.alert == number)
-    known = {_alike(IncidentLink.model_validate_json(text)) for text in connection.execute(query).scalars()}
-    fresh: dict[tuple[str, str, str, str], IncidentLink] = {}
-    for link in links:
-        if _alike(link) not in known:
-            fresh.setdefault(_alike(link), link)
+    known = {_link_key(link) for link in _links(connection, sa.select(LINKS).where(LINKS.c.alert == number))}
+    fresh = [link for link in distinct_links(links) if _link_key(link) not in known]
     if fresh:
-        connection.execute(
-            sa.insert(LINKS),
-            [
-                {
-                    "alert": number,
-                    "audit_id": link.audit_id,
-                    "kind": link.kind,
-                    "source": link.source,
-                    "target": link.target,
-                    "time": microseconds(link.time),
-                    "document": link.model_dump_json(by_alias=True),
-                }
-                for link in fresh.values()
-            ],
-        )
-    return list(fresh.values())
+        rows = [
+            link.model_dump(include={"audit_id", "kind", "source", "target"})
+            | {"alert": number, "time": microseconds(link.time)}
+            | {"document": link.model_dump_json(by_alias=True)}
+            for link in fresh
+        ]
+        connection.execute(sa.insert(LINKS), rows)
+    return fresh
+
+
+def _links(connection: Connection, query: sa.Select[tuple[Any, ...]]) -> list[IncidentLink]:
+    documents = connection.scalars(query.with_only_columns(LINKS.c.document))
+    return [IncidentLink.model_validate_json(text) for text in documents]
 
 
 def links_of(connection: Connection, numbers: Sequence[int]) -> list[IncidentLink]:
     """Links found through some alerts, by time; a link found several times once."""
-    query = (
-        sa.select(LINKS.c.document).where(LINKS.c.alert.in_(numbers)).order_by(LINKS.c.time, LINKS.c.position)
-    )
-    found = [IncidentLink.model_validate_json(text) for text in connection.execute(query).scalars()]
-    return list({_alike(link): link for link in reversed(found)}.values())[::-1]
+    query = sa.select(LINKS).where(LINKS.c.alert.in_(numbers)).order_by(LINKS.c.time, LINKS.c.position)
+    return distinct_links(_links(connection, query))
 
 
 def links_into(connection: Connection, targets: Sequence[str], since: int, until: int) -> list[IncidentLink]:
     """Links to any of these targets in a span of time (microseconds since 1970 UTC), by time."""
-    query = (
-        sa.select(LINKS.c.document)
-        .where(LINKS.c.target.in_(targets), LINKS.c.time >= since, LINKS.c.time <= until)
-        .order_by(LINKS.c.time)
-        .limit(QUERY_IDS)
-    )
-    return [IncidentLink.model_validate_json(text) for text in connection.execute(query).scalars()]
+    within = LINKS.c.target.in_(targets), LINKS.c.time >= since, LINKS.c.time <= until
+    return _links(connection, sa.select(LINKS).where(*within).order_by(LINKS.c.time).limit(QUERY_IDS))
 
 
 # -- alerts and their incidents -----------------------------------------------------------------------------------
 
 
-def _member_query() -> sa.Select[tuple[object, ...]]:
-    return sa.select(
-        ALERTS.c.number,
-        ALERTS.c.id,
-        ALERTS.c.principal,
-        ALERTS.c.first_seen,
-        ALERTS.c.last_seen,
-        MEMBERS.c.incident,
-        MEMBERS.c.by_hand,
-    ).join(MEMBERS, MEMBERS.c.alert == ALERTS.c.id)
+_MEMBERS = sa.select(
+    *(ALERTS.c[name] for name in ("number", "id", "principal", "first_seen", "last_seen")),
+    *(MEMBERS.c[name] for name in ("incident", "by_hand")),
+).join(MEMBERS, MEMBERS.c.alert == ALERTS.c.id)
 
 
-def _as_members(connection: Connection, query: sa.Select[tuple[object, ...]]) -> list[Member]:
-    return [Member._make((*row[:-1], bool(row[-1]))) for row in connection.execute(query)]
+def _as_members(connection: Connection, query: sa.Select[tuple[Any, ...]]) -> list[Member]:
+    return [Member._make(row) for row in connection.execute(query)]
 
 
 def members(connection: Connection, incident: str) -> list[Member]:
     """Alerts of an incident that still exist, in the order in which they were raised."""
-    return _as_members(
-        connection, _member_query().where(MEMBERS.c.incident == incident).order_by(ALERTS.c.number)
-    )
+    query = _MEMBERS.where(MEMBERS.c.incident == incident).order_by(ALERTS.c.number)
+    return _as_members(connection, query)
 
 
 def member(connection: Connection, alert: str) -> Member | None:
     """The incident of an alert; None while it has none."""
-    found = _as_members(connection, _member_query().where(MEMBERS.c.alert == alert))
-    return found[0] if found else None
+    return next(iter(_as_members(connection, _MEMBERS.where(MEMBERS.c.alert == alert))), None)
 
 
 def members_of_principal(
     connection: Connection, principal: str, since: int, until: int, *, prefix: bool = False
 ) -> list[Member]:
     """Alerts of a principal (or of all with this prefix) that overlap a span of time, the latest last."""
-    name = (
-        ALERTS.c.principal.startswith(principal, autoescape=True)
-        if prefix
-        else ALERTS.c.principal == principal
-    )
-    return _as_members(
-        connection,
-        _member_query()
-        .where(name, ALERTS.c.last_seen >= since, ALERTS.c.first_seen <= until)
-        .order_by(ALERTS.c.last_seen)
-        .limit(QUERY_IDS),
-    )
+    column = ALERTS.c.principal
+    name = column.startswith(principal, autoescape=True) if prefix else column == principal
+    query = _MEMBERS.where(name, ALERTS.c.last_seen >= since, ALERTS.c.first_seen <= until)
+    return _as_members(connection, query.order_by(ALERTS.c.last_seen).limit(QUERY_IDS))
 
 
 def alerts_of(connection: Connection, numbers: Sequence[int]) -> list[Alert]:
     """Alerts by number, by time."""
-    query = (
-        sa.select(ALERTS.c.document)
-        .where(ALERTS.c.number.in_(numbers))
-        .order_by(ALERTS.c.first_seen, ALERTS.c.number)
-    )
-    return [Alert.model_validate_json(text) for text in connection.execute(query).scalars()]
+    query = sa.select(ALERTS.c.document).where(ALERTS.c.number.in_(numbers))
+    ordered = query.order_by(ALERTS.c.first_seen, ALERTS.c.number)
+    return [Alert.model_validate_json(text) for text in connection.scalars(ordered)]
+
+
+def from_line(row: sa.Row[Any], names: Iterable[str]) -> dict[str, Any]:
+    """Values of columns of `ALERT_LINES` as those of an alert: times as datetimes, the severity by its name."""
+    values = {name: getattr(row, name) for name in names}
+    for name in values.keys() & {"began", "first_seen", "last_seen"}:
+        values[name] = as_moment(values[name])
+    return values | {"severity": SEVERITIES[row.severity]}
 
 
 def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Brief]]:
@@ -274,17 +235,7 @@ def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Br
             if row.began is None:
                 incomplete[row.number] = row.incident
                 continue
-            brief = Brief(
-                principal=row.principal,
-                kind=row.kind,
-                severity=cast(Severity, SEVERITIES[row.severity]),
-                evidence=row.evidence,
-                began=as_moment(row.began),
-                first_seen=as_moment(row.first_seen),
-                last_seen=as_moment(row.last_seen),
-                action_count=row.action_count,
-                sentence=row.sentence,
-            )
+            brief = Brief(**from_line(row, _BRIEF))
             found[row.incident].append((brief.first_seen, row.number, brief))
     for number, name in incomplete.items():
         for alert in alerts_of(connection, [number]):
@@ -293,20 +244,22 @@ def briefs_of(connection: Connection, names: Sequence[str]) -> dict[str, list[Br
     return {name: [brief for *_, brief in sorted(of, key=lambda one: one[:2])] for name, of in found.items()}
 
 
-def incident(connection: Connection, name: str) -> Row | None:
+def incident(connection: Connection, name: str) -> IncidentRow | None:
     """One incident's row, or None."""
-    row = connection.execute(sa.select(INCIDENTS).where(INCIDENTS.c.id == name)).one_or_none()
-    return None if row is None else Row(*row)
+    rows = connection.execute(sa.select(INCIDENTS).where(INCIDENTS.c.id == name))
+    return next((IncidentRow(*row) for row in rows), None)
 
 
-def incidents(connection: Connection, *, state: str | None, limit: int, cursor: int | None) -> list[Row]:
+def incidents(
+    connection: Connection, *, state: str | None, limit: int, cursor: int | None
+) -> list[IncidentRow]:
     """Rows of a listing, newest first."""
     query = sa.select(INCIDENTS).order_by(INCIDENTS.c.number.desc()).limit(limit)
     if state is not None:
         query = query.where(INCIDENTS.c.state == state)
     if cursor is not None:
         query = query.where(INCIDENTS.c.number < min(cursor, LARGEST_NUMBER))
-    return [Row(*row) for row in connection.execute(query)]
+    return [IncidentRow(*row) for row in connection.execute(query)]
 
 
 def open_incident(connection: Connection, name: str) -> None:
@@ -316,23 +269,19 @@ def open_incident(connection: Connection, name: str) -> None:
 
 def set_state(connection: Connection, name: str, state: str, merged_into: str | None = None) -> None:
     """Open, close or mark as merged."""
-    connection.execute(
-        sa.update(INCIDENTS).where(INCIDENTS.c.id == name).values(state=state, merged_into=merged_into)
-    )
+    changed = sa.update(INCIDENTS).where(INCIDENTS.c.id == name)
+    connection.execute(changed.values(state=state, merged_into=merged_into))
 
 
 def assign(connection: Connection, alert: str, name: str, *, by_hand: bool) -> None:
     """Put an alert into an incident."""
-    known = connection.execute(sa.select(MEMBERS.c.by_hand).where(MEMBERS.c.alert == alert)).one_or_none()
     values = {"incident": name, "by_hand": int(by_hand)}
-    if known is None:
-        connection.execute(sa.insert(MEMBERS).values(alert=alert, **values))
-    else:
-        connection.execute(sa.update(MEMBERS).where(MEMBERS.c.alert == alert).values(**values))
+    if not connection.execute(sa.update(MEMBERS).where(MEMBERS.c.alert == alert).values(values)).rowcount:
+        connection.execute(sa.insert(MEMBERS).values(values | {"alert": alert}))
 
 
 def forget(connection: Connection, before: int) -> None:
-    """Delete incidents without alerts that nobody has touched since (microseconds since 1970 UTC)."""
+    """Delete incidents without alerts whose trail ends before a moment (microseconds since 1970 UTC)."""
     connection.execute(sa.delete(MEMBERS).where(MEMBERS.c.alert.not_in(sa.select(ALERTS.c.id))))
     held = sa.select(MEMBERS.c.incident)
     connection.execute(sa.delete(TRAIL).where(TRAIL.c.time < before, TRAIL.c.incident.not_in(held)))
@@ -348,4 +297,4 @@ def add_to_trail(connection: Connection, name: str, time: datetime, document: st
 def trail(connection: Connection, name: str) -> list[str]:
     """All documents of `add_to_trail` of an incident, oldest first."""
     query = sa.select(TRAIL.c.document).where(TRAIL.c.incident == name).order_by(TRAIL.c.position)
-    return list(connection.execute(query).scalars())
+    return list(connection.scalars(query))

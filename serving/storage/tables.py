@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -29,109 +30,56 @@ def as_moment(number: int) -> datetime:
 
 
 _metadata = sa.MetaData()
-ALERTS = sa.Table(
+
+#: Types of columns. `time` is microseconds since 1970 UTC.
+_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
+    "integer": sa.Integer(),
+    "small": sa.SmallInteger(),
+    "big": sa.BigInteger(),
+    "time": sa.BigInteger(),
+    "float": sa.Float(),
+    "text": sa.Text(),
+    "id": sa.String(32),
+    "word": sa.String(16),
+    "name": sa.String(64),
+}
+
+
+def _table(name: str, columns: str) -> sa.Table:
+    """A table of columns "name:type" (`_TYPES`); the first is its primary key."""
+    key, *rest = (column.split(":") for column in columns.split())
+    return sa.Table(
+        name,
+        _metadata,
+        sa.Column(key[0], _TYPES[key[1]], primary_key=True),
+        *(sa.Column(column, _TYPES[kind]) for column, kind in rest),
+    )
+
+
+ALERTS = _table(
     "alerts",
-    _metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(32)),
-    sa.Column("principal", sa.Text),
-    sa.Column("severity", sa.SmallInteger),
-    sa.Column("first_seen", sa.BigInteger),
-    sa.Column("last_seen", sa.BigInteger),
-    sa.Column("raised", sa.BigInteger),
-    sa.Column("changed", sa.BigInteger),
-    sa.Column("document", sa.Text),
+    "number:integer id:id principal:text severity:small first_seen:time last_seen:time raised:time changed:big document:text",
 )
-ALERT_EVENTS = sa.Table(
-    "alert_events",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.Integer),
-    sa.Column("audit_id", sa.Text),
-    sa.Column("time", sa.BigInteger),
-)
+ALERT_EVENTS = _table("alert_events", "position:integer alert:integer audit_id:text time:time")
 #: What a list of alerts or incidents shows of an alert, so that it need not read the long documents.
-ALERT_LINES = sa.Table(
+ALERT_LINES = _table(
     "alert_lines",
-    _metadata,
-    sa.Column("alert", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("id", sa.String(32)),
-    sa.Column("principal", sa.Text),
-    sa.Column("kind", sa.Text),
-    sa.Column("severity", sa.SmallInteger),
-    sa.Column("first_seen", sa.BigInteger),
-    sa.Column("last_seen", sa.BigInteger),
-    sa.Column("action_count", sa.Integer),
-    sa.Column("namespaces", sa.Text),
-    sa.Column("sentence", sa.Text),
-    sa.Column("began", sa.BigInteger),
-    sa.Column("evidence", sa.Float),
+    "alert:integer id:id principal:text kind:text severity:small first_seen:time last_seen:time action_count:integer "
+    "namespaces:text sentence:text began:time evidence:float",
 )
-FEEDBACK = sa.Table(
-    "feedback",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.String(32)),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("verdict", sa.String(16)),
-    sa.Column("document", sa.Text),
-)
-DELIVERIES = sa.Table(
+FEEDBACK = _table("feedback", "position:integer alert:id time:time verdict:word document:text")
+DELIVERIES = _table(
     "deliveries",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("sink", sa.String(64)),
-    sa.Column("alert", sa.Integer),
-    sa.Column("due", sa.BigInteger),
-    sa.Column("queued", sa.BigInteger),
-    sa.Column("sent", sa.BigInteger),
-    sa.Column("severity", sa.SmallInteger),
-    sa.Column("actions", sa.BigInteger),
-    sa.Column("claimed_by", sa.String(32)),
-    sa.Column("claimed_until", sa.BigInteger),
+    "position:integer sink:name alert:integer due:time queued:time sent:time severity:small actions:big claimed_by:id "
+    "claimed_until:time",
 )
-SURROUNDINGS = sa.Table(
-    "alert_surroundings",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.Integer),
-    sa.Column("audit_id", sa.Text),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("role", sa.String(16)),
-    sa.Column("document", sa.Text),
+ALERT_CONTEXT = _table(
+    "alert_surroundings", "position:integer alert:integer audit_id:text time:time role:word document:text"
 )
-LINKS = sa.Table(
+LINKS = _table(
     "alert_ties",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("alert", sa.Integer),
-    sa.Column("audit_id", sa.Text),
-    sa.Column("kind", sa.String(32)),
-    sa.Column("source", sa.Text),
-    sa.Column("target", sa.Text),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("document", sa.Text),
+    "position:integer alert:integer audit_id:text kind:id source:text target:text time:time document:text",
 )
-INCIDENTS = sa.Table(
-    "incidents",
-    _metadata,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("id", sa.String(32)),
-    sa.Column("state", sa.String(16)),
-    sa.Column("merged_into", sa.String(32)),
-)
-MEMBERS = sa.Table(
-    "incident_alerts",
-    _metadata,
-    sa.Column("alert", sa.String(32), primary_key=True),
-    sa.Column("incident", sa.String(32)),
-    sa.Column("by_hand", sa.SmallInteger),
-)
-TRAIL = sa.Table(
-    "incident_trail",
-    _metadata,
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("incident", sa.String(32)),
-    sa.Column("time", sa.BigInteger),
-    sa.Column("document", sa.Text),
-)
+INCIDENTS = _table("incidents", "number:integer id:id state:word merged_into:id")
+MEMBERS = _table("incident_alerts", "alert:id incident:id by_hand:small")
+TRAIL = _table("incident_trail", "position:integer incident:id time:time document:text")

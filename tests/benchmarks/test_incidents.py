@@ -11,7 +11,7 @@ from benchmarks.bench_incidents import Exported, judge, measure, rows_of
 from data.actions.fields import FIELDS
 from serving.alerts.explain.explainer import Explainer
 from serving.incidents.report import Incident, Source
-from serving.incidents.sessions import Session
+from serving.incidents.sessions import IncidentSession
 from serving.schemas import Surrounding
 from serving.scoring.engine import Engine
 from serving.settings import load_settings
@@ -35,7 +35,7 @@ def action(name: str) -> Surrounding:
 
 
 def told(*listed: str, reason: str = "namespace") -> Incident:
-    session = Session(
+    session = IncidentSession(
         principal="alice@corp",
         address="203.0.113.7",
         client="kubectl",

@@ -138,7 +138,7 @@ def test_settings_name_another_store_and_imply_it(kept: Engine, tmp_path: Path) 
     other = AlertStore(f"sqlite:///{tmp_path}/other.db", retention_days=90, max_alerts=1000)
     [alert] = [alert for alert in kept.store.page().alerts if alert.principal == "bob"]
     with other.writing() as writer:
-        writer.put(None, alert, [])
+        writer.save(None, alert, [])
     other.close()
     config = tmp_path / "serve.yaml"
     config.write_text(f"store: {{url: 'sqlite:///{tmp_path}/other.db'}}\n")

@@ -19,8 +19,8 @@ class Values(NamedTuple):
     """What placeholders stand for.
 
     Attributes:
-        plain: in texts.
-        quoted: in commands, quoted for a shell; None where there is nothing safe to put.
+        plain: for texts.
+        quoted: for commands, quoted for a shell; None where no safe value exists.
     """
 
     plain: dict[str, str]
@@ -28,14 +28,7 @@ class Values(NamedTuple):
 
     @classmethod
     def from_action(cls, principal: str, action: Action, what: str, *, cluster: bool) -> Values:
-        """The values of an action.
-
-        Args:
-            principal: who did it.
-            action: what was done.
-            what: its object in words.
-            cluster: its object belongs to no namespace.
-        """
+        """The values of an action; `what`: its object in words; `cluster`: its object belongs to no namespace."""
         ref = action.object_ref
         namespace = ref.namespace if ref is not None else ""
         name = ref.name if ref is not None and action.verb not in MANY else ""
@@ -74,9 +67,7 @@ def fill(template: str | None, values: Mapping[str, str | None]) -> str | None:
     # What changes something needs a name: without one, kubectl would do it to everything.
     if _CHANGES.match(template) and "name" in used and not values["name"]:
         return None
-    filled = Template(template).safe_substitute(
-        {name: text for name, text in values.items() if text is not None}
-    )
+    filled = Template(template).safe_substitute({name: text or "" for name, text in values.items()})
     return re.sub(r"  +", " ", filled).strip()
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -28,50 +29,28 @@ from serving.schemas import Action, Alert, Alternative, Contributor, EventSummar
 from serving.settings import read_yaml
 
 _MAX_NEWS = 3
-_MAX_OTHER_DEEDS = 3
+_MAX_OTHER_ACTIONS = 3
+
+#: What a novelty makes no news: who has never been in a namespace has never touched an object in it.
+_OF_OBJECT = frozenset(("object", "image_of"))
 _IMPLIES: Mapping[str, frozenset[str]] = {
-    "verb_resource": frozenset(
-        {
-            "resource_namespace",
-            "verb_resource_namespace",
-            "object",
-            "image_of",
-            "code",
-            "traits",
-            "uri",
-            "binding",
-        }
-    ),
-    "namespace": frozenset({"resource_namespace", "verb_resource_namespace", "object", "image_of"}),
-    "resource_namespace": frozenset({"verb_resource_namespace", "object", "image_of"}),
-    "verb_resource_namespace": frozenset({"object", "image_of"}),
-    "object": frozenset({"image_of"}),
-    "images": frozenset({"image_of"}),
+    "verb_resource": _OF_OBJECT
+    | {"resource_namespace", "verb_resource_namespace", "code", "traits", "uri", "binding"},
+    "namespace": _OF_OBJECT | {"resource_namespace", "verb_resource_namespace"},
+    "resource_namespace": _OF_OBJECT | {"verb_resource_namespace"},
+    "verb_resource_namespace": _OF_OBJECT,
+    "object": frozenset(("image_of",)),
+    "images": frozenset(("image_of",)),
 }
 
-_ORDER = {
-    name: index
-    for index, name in enumerate(
-        (
-            "impersonates",
-            "verb_resource",
-            "namespace",
-            "resource_namespace",
-            "verb_resource_namespace",
-            "images",
-            "image_of",
-            "traits",
-            "client",
-            "place",
-            "object",
-            "uri",
-            "code",
-            "binding",
-        )
-    )
-}
+_ATTRIBUTES = (
+    *("impersonates", "verb_resource", "namespace", "resource_namespace", "verb_resource_namespace"),
+    *("images", "image_of", "traits", "client", "place", "object", "uri", "code", "binding"),
+)
+_ORDER = {name: index for index, name in enumerate(_ATTRIBUTES)}
 _DETAILS = frozenset(("object", "uri", "code", "binding", "image_of"))
 _FIRST, _BEFORE_DETAILS = 0, 5
+_PROGRAMS = ("serviceaccount", "controller", "node", "component")
 _HARM = ("routine", "of little use to an attacker", "of use to an attacker", "what an attacker wants most")
 _NEWNESS = {
     1: "its peers do such things",
@@ -80,7 +59,7 @@ _NEWNESS = {
 }
 _MANY, _SOME = 5, 3
 _MAX_EXPECTED = 3
-_LEAST = 0.01  # "0%" tells nobody anything
+_LEAST = 0.01  # "0%" says nothing
 _NO_NEWS = 99
 _MAX_REASONS = 5
 _PRONOUNS = {"human": ("this person", "their"), "anonymous": ("such a caller", "its")}
@@ -90,10 +69,17 @@ _SPECIAL = re.compile(r"<[a-z]+>")  # lexicon tokens such as <unknown>; paces su
 
 def _tells(novelty: Novelty) -> bool:
     """Whether a novelty means something to a person: the absence of an image or of a permission does not."""
-    return novelty.value.rpartition(" ")[2] != _NOTHING or novelty.attribute in (
-        "namespace",
-        "resource_namespace",
-    )
+    places = ("namespace", "resource_namespace")
+    return novelty.value.rpartition(" ")[2] != _NOTHING or novelty.attribute in places
+
+
+def _order(novelty: Novelty) -> int:
+    return _ORDER.get(novelty.attribute, len(_ORDER))
+
+
+def _covered(novelty: Novelty) -> frozenset[str]:
+    """Attributes about which nothing more needs to be said after this novelty."""
+    return _IMPLIES.get(novelty.attribute, frozenset()) | {novelty.attribute}
 
 
 def _options(value: str, expected: Sequence[Alternative]) -> str:
@@ -119,22 +105,26 @@ def _level(novelty: Novelty) -> int:
 
 def _rank(novelty: Novelty, kind: str) -> tuple[int, int]:
     """Sort key within a session: rarer first; of equals what was done before how it was done."""
-    order = _ORDER.get(novelty.attribute, len(_ORDER))
-    if novelty.attribute in _DETAILS:
-        return _BEFORE_DETAILS + 1 + (3 - _level(novelty)), order
     # A program neither moves nor changes its client by itself.
-    if kind in ("serviceaccount", "controller", "node", "component") and novelty.attribute in (
-        "client",
-        "place",
-    ):
-        return _FIRST, order
-    return _FIRST + 1 + (3 - _level(novelty)), order
+    if novelty.attribute in ("client", "place") and kind in _PROGRAMS:
+        return _FIRST, _order(novelty)
+    base = _BEFORE_DETAILS if novelty.attribute in _DETAILS else _FIRST
+    return base + 1 + (3 - _level(novelty)), _order(novelty)
 
 
 def _what(one: EventSummary) -> tuple[str, str]:
     """Key of an action's object or path."""
     ref = one.object_ref
     return (ref.namespace, ref.name) if ref is not None else ("", one.request_path or "")
+
+
+class _Clause(NamedTuple):
+    """A reason why a session stands out: its rank, what it is about, its words, and the action that shows it."""
+
+    rank: tuple[int, int]
+    attribute: str
+    text: str
+    description: str
 
 
 class Explainer(Phrases):
@@ -159,45 +149,38 @@ class Explainer(Phrases):
             )
         return cls(lexicon)
 
-    def news(self, habits: Sequence[Novelty], phrase: ActionPhrase) -> list[str]:
-        """Novelties of a phrase as short clauses ("working in payments"), without those that follow from others."""
-        skip: set[str] = set()
+    def news(
+        self, habits: Sequence[Novelty], phrase: ActionPhrase, skip: frozenset[str] = frozenset()
+    ) -> list[str]:
+        """Novelties of a phrase as short clauses ("working in payments"), without those that follow from others.
+
+        Args:
+            skip: attributes that have been named already, or follow from those that were.
+        """
         clauses = []
-        for novelty in sorted(filter(_tells, habits), key=lambda one: _ORDER.get(one.attribute, len(_ORDER))):
-            if novelty.attribute not in skip and not novelty.times_before:
+        for novelty in sorted(filter(_is_news, habits), key=_order):
+            if novelty.attribute not in skip:
                 clauses.append(self.novelty_words(novelty, phrase)[1])
-                skip |= {novelty.attribute} | _IMPLIES.get(novelty.attribute, frozenset())
+                skip |= _covered(novelty)
         return clauses
 
     def rarity(self, action: Action) -> list[tuple[str, Novelty]]:
         """All counted attributes of an action as short clauses ("working in payments"); those never seen before first."""
         phrase = ActionPhrase.from_summary(action)
         seen: dict[str, Novelty] = {}
-        for novelty in sorted(
-            filter(_tells, action.habits),
-            key=lambda one: (one.times_before > 0, _ORDER.get(one.attribute, len(_ORDER))),
-        ):
+        ranked = sorted(filter(_tells, action.habits), key=lambda one: (one.times_before > 0, _order(one)))
+        for novelty in ranked:
             seen.setdefault(self.novelty_words(novelty, phrase)[1], novelty)
         return list(seen.items())
 
     def reason(self, action: Action, kind: str) -> str:
         """Why an action is unusual: a clause and perhaps a second sentence, without a final stop."""
         phrase = ActionPhrase.from_summary(action)
-        news = sorted(
-            filter(_tells, action.habits), key=lambda novelty: _ORDER.get(novelty.attribute, len(_ORDER))
-        )
-        if not news:
+        main = min(filter(_tells, action.habits), key=_order, default=None)
+        if main is None:
             return self._misfit(action)
-        main, *rest = news
         text = self._counted(main, phrase, kind)
-        skip = {main.attribute} | _IMPLIES.get(main.attribute, frozenset())
-        more: list[str] = []
-        for novelty in rest:
-            if novelty.attribute in skip or novelty.times_before or main.actions_before == 0:
-                continue
-            skip |= {novelty.attribute} | _IMPLIES.get(novelty.attribute, frozenset())
-            more.append(self.novelty_words(novelty, phrase)[1])
-        if more:
+        if main.actions_before and (more := self.news(action.habits, phrase, _covered(main))):
             text += f". New as well: {joined(more[:_MAX_NEWS])}"
         return text
 
@@ -209,31 +192,25 @@ class Explainer(Phrases):
         never, _ = self.novelty_words(main, phrase)
         earlier = count_of(main.actions_before, "earlier action", "earlier actions")
         if main.times_before:
-            return (
-                f"{it} has {never} only {count_of(main.times_before, 'time', 'times')} before (in {earlier})"
-            )
+            times = count_of(main.times_before, "time", "times")
+            return f"{it} has {never} only {times} before (in {earlier})"
         return f"{it} has never {never} before (0 of {earlier}){self._peers(main, its)}"
 
     @staticmethod
     def _peers(novelty: Novelty, its: str) -> str:
         """What peers did; empty when there are none to compare with."""
-        if 1 < novelty.peers <= novelty.peers_with:
-            return f", though all of {its} {novelty.peers:,} peers have"
-        if novelty.peers == novelty.peers_with == 1:
+        peers, having = novelty.peers, novelty.peers_with
+        if 1 < peers <= having:
+            return f", though all of {its} {peers:,} peers have"
+        if peers == having == 1:
             return f", though {its} only peer has"
-        if novelty.peers_with:
-            has = "has" if novelty.peers_with == 1 else "have"
-            return (
-                f", though {novelty.peers_with:,} of {its} {count_of(novelty.peers, 'peer', 'peers')} {has}"
-            )
-        if novelty.peers <= 0:
+        if having:
+            has = "has" if having == 1 else "have"
+            return f", though {having:,} of {its} {count_of(peers, 'peer', 'peers')} {has}"
+        if peers <= 0:
             return "" if novelty.anyone_with else ", nor has anybody else"
-        nobody = (
-            f"nor has {its} only peer"
-            if novelty.peers == 1
-            else f"nor has any of {its} {novelty.peers:,} peers"
-        )
-        return f", {nobody}" + ("" if novelty.anyone_with else ", nor anybody else in the cluster")
+        nobody = f"{its} only peer" if peers == 1 else f"any of {its} {peers:,} peers"
+        return f", nor has {nobody}" + ("" if novelty.anyone_with else ", nor anybody else in the cluster")
 
     def _misfit(self, action: Action) -> str:
         """For an action that is known in every part: the field that does not fit, and what would have."""
@@ -262,18 +239,16 @@ class Explainer(Phrases):
 
     def telling(self, alert: Alert) -> Action:
         """The action for the sentence: the most severe, unless another as severe shows better what is new."""
-        headline = alert.headline
-        mine = min((_rank(one, alert.kind)[0] for one in headline.habits if _is_news(one)), default=_NO_NEWS)
-        best, rank = headline, mine
-        for action in alert.actions:
-            if mine != _NO_NEWS and action.severity != headline.severity:
-                continue
-            found = min(
-                (_rank(one, alert.kind)[0] for one in action.habits if _is_news(one)), default=_NO_NEWS
+
+        def rank(action: Action) -> int:
+            return min(
+                (_rank(one, alert.kind)[0] for one in filter(_is_news, action.habits)), default=_NO_NEWS
             )
-            if found < rank:
-                best, rank = action, found
-        return best
+
+        headline = alert.headline
+        no_news = rank(headline) == _NO_NEWS
+        others = (one for one in alert.actions if no_news or one.severity == headline.severity)
+        return min((headline, *others), key=rank)
 
     def sentence(self, alert: Alert) -> str:
         """The alert in words, for readers new to Kubernetes."""
@@ -283,14 +258,14 @@ class Explainer(Phrases):
         if others:
             span = span_words(alert.last_seen - alert.first_seen)
             noun = count_of(others, "more unusual action", "more unusual actions")
-            deeds = [
-                phrase.description + (f" ({phrase.count} times)" if phrase.count > 1 else "")
-                for phrase in sorted(alert.repeated, key=lambda phrase: -phrase.count)
-                if phrase.description != action.description
+            actions = [
+                one.description + (f" ({one.count} times)" if one.count > 1 else "")
+                for one in sorted(alert.repeated, key=lambda one: -one.count)
+                if one.description != action.description
             ]
-            told = "; ".join(deeds[:_MAX_OTHER_DEEDS])
-            lead = ": " if len(deeds) <= _MAX_OTHER_DEEDS else ", such as: "
-            text += f" With {noun} within {span}" + (f"{lead}{told}." if deeds else ", all alike.")
+            named = "; ".join(actions[:_MAX_OTHER_ACTIONS])
+            lead = ": " if len(actions) <= _MAX_OTHER_ACTIONS else ", such as: "
+            text += f" With {noun} within {span}" + (f"{lead}{named}." if actions else ", all alike.")
         return text
 
     def session(
@@ -312,59 +287,37 @@ class Explainer(Phrases):
         Returns:
             The sentence; the reasons, most telling first; and the first one's attribute, or `pace` or `refusals`.
         """
-        clauses: list[tuple[tuple[int, int], str, str, str]] = []  # rank, attribute, clause, phrase
+        clauses: list[_Clause] = []
         seen: set[str] = set()
-        ranked = sorted(
-            (
-                (_rank(novelty, kind), at, novelty)
-                for at, one in enumerate(judged)
-                for novelty in one.habits
-                if _is_news(novelty)
-            ),
-            key=lambda entry: (entry[0], entry[1]),
-        )
-        for rank, at, novelty in ranked:
-            if novelty.attribute in seen:
-                continue
-            seen |= {novelty.attribute} | _IMPLIES.get(novelty.attribute, frozenset())
-            one = judged[at]
-            clauses.append(
-                (
-                    rank,
-                    novelty.attribute,
-                    self._counted(novelty, ActionPhrase.from_summary(one), kind),
-                    one.description,
-                )
-            )
+        news = [(novelty, one) for one in judged for novelty in one.habits if _is_news(novelty)]
+        for novelty, one in sorted(news, key=lambda pair: _rank(pair[0], kind)):
+            if novelty.attribute not in seen:
+                seen |= _covered(novelty)
+                text = self._counted(novelty, ActionPhrase.from_summary(one), kind)
+                clauses.append(_Clause(_rank(novelty, kind), novelty.attribute, text, one.description))
         clauses += self._patterns(kind, counted, span)
-        clauses.sort(key=lambda entry: entry[0])
+        clauses.sort(key=lambda clause: clause.rank)
+        who = self.who(principal, kind)
         if not clauses:
-            worst = max(
-                (one for one in judged if isinstance(one, Action)), key=lambda one: one.weight, default=None
-            )
+            flagged = (one for one in judged if isinstance(one, Action))
+            worst = max(flagged, key=lambda one: one.weight, default=None)
             if worst is None:
                 return "", [], ""
-            top = worst.fields[0].field if worst.fields else ""
-            return (
-                f"{self.who(principal, kind)} {worst.description}: {self._misfit(worst)}.",
-                [self._misfit(worst)],
-                top,
-            )
-        _, top, clause, did = clauses[0]
+            misfit, top = self._misfit(worst), worst.fields[0].field if worst.fields else ""
+            return f"{who} {worst.description}: {misfit}.", [misfit], top
+        first = clauses[0]
         more = count_of(len(counted) - 1, "more action that counted", "more actions that counted")
         tail = f" With {more} within {span_words(span)}." if len(counted) > 1 else ""
-        sentence = f"{self.who(principal, kind)} {did}: {clause}.{tail}"
-        return sentence, [clause for _, _, clause, _ in clauses[:_MAX_REASONS]], top
+        sentence = f"{who} {first.description}: {first.text}.{tail}"
+        return sentence, [clause.text for clause in clauses[:_MAX_REASONS]], first.attribute
 
-    def _patterns(
-        self, kind: str, counted: Sequence[EventSummary], span: timedelta
-    ) -> list[tuple[tuple[int, int], str, str, str]]:
+    def _patterns(self, kind: str, counted: Sequence[EventSummary], span: timedelta) -> list[_Clause]:
         """Reasons of several actions together: many alike in a short time, and refusals."""
         groups: dict[tuple[str, str], list[EventSummary]] = {}
         for one in counted:
             groups.setdefault((one.verb, resource_name(one.object_ref)), []).append(one)
-        found: list[tuple[tuple[int, int], str, str, str]] = []
-        # Who has no credentials has no habits either: what it tries is all there is to tell.
+        found: list[_Clause] = []
+        # Without credentials there are no habits: the attempts themselves are all there is to report.
         rank = _FIRST if kind == "anonymous" else _BEFORE_DETAILS
         most = max(groups.values(), key=len, default=[])
         if kind == "anonymous" and len(counted) >= _MANY:
@@ -372,35 +325,26 @@ class Explainer(Phrases):
         if len(most) >= _MANY:
             objects = len({_what(one) for one in most})
             on = f", on {objects:,} different objects" if objects > 1 else ""
-            found.append(
-                (
-                    (rank, 0),
-                    "pace",
-                    f"{len(most):,} such requests within {span_words(span)}{on}",
-                    most[0].description,
-                )
-            )
-        refused = [
-            one for one in counted if one.response_status is not None and one.response_status.code in REFUSED
-        ]
+            text = f"{len(most):,} such requests within {span_words(span)}{on}"
+            found.append(_Clause((rank, 0), "pace", text, most[0].description))
+        refused = [one for one in counted if one.response_status and one.response_status.code in REFUSED]
         if len(refused) >= _SOME and 2 * len(refused) >= len(counted):
-            text = f"{len(refused):,} of {len(counted):,} requests were refused, which says that its owner would not have tried"
-            if kind == "anonymous":
-                text = f"{len(refused):,} of {len(counted):,} requests were refused"
-            found.append(((rank, 1), "refusals", text, refused[0].description))
+            text = f"{len(refused):,} of {len(counted):,} requests were refused"
+            if kind != "anonymous":
+                text += ", which says that its owner would not have tried"
+            found.append(_Clause((rank, 1), "refusals", text, refused[0].description))
         return found
 
     def severity_reasons(self, alert: Alert) -> list[str]:
         """Why an alert has its severity, as clauses."""
         worst = alert.headline
-        what = worst.sensitivity_reason or "what was touched"
-        reasons = [f"{what}: {_HARM[worst.sensitivity]}"]
+        reasons = [f"{worst.sensitivity_reason or 'what was touched'}: {_HARM[worst.sensitivity]}"]
         levels = [_level(one) for one in worst.habits if _is_news(one)]
         if levels:
             reasons.append(_NEWNESS[max(levels)])
         mild = ""
         if alert.contributor_count:
-            mild = f", and {count_of(alert.contributor_count, 'milder one', 'milder ones')} helped to add up"
+            mild = f", and {count_of(alert.contributor_count, 'milder one', 'milder ones')} contributed"
         reasons.append(count_of(alert.action_count, "action was flagged", "actions were flagged") + mild)
         return reasons
 

@@ -1,4 +1,4 @@
-"""Plain words for what an action did, and the lexicon that holds them: `configs/explain.yaml`."""
+"""Words for actions, and the lexicon that holds them: `configs/explain.yaml`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class CheckWords(_Strict):
     command: str | None = None
 
 
-class Rule(_Strict):
+class PhraseRule(_Strict):
     """Techniques and next steps for actions that meet a condition."""
 
     when: When
@@ -98,7 +98,7 @@ class Lexicon(_Strict):
     novelties: dict[str, NoveltyWords]
     fields: dict[str, str]
     techniques: dict[str, Tactic]
-    rules: list[Rule]
+    rules: list[PhraseRule]
     always: list[CheckWords]
     glossary: dict[str, str]
     evidence: dict[str, str] = {}
@@ -118,13 +118,14 @@ class ActionPhrase:
     @classmethod
     def from_summary(cls, action: EventSummary) -> ActionPhrase:
         """The phrase of a request."""
+        status, other = action.response_status, action.impersonated_user
         return cls(
-            verb=action.verb,
-            ref=action.object_ref,
-            path=action.request_path,
-            code=action.response_status.code if action.response_status is not None else None,
-            impersonates=action.impersonated_user.username if action.impersonated_user is not None else None,
-            traits=action.traits,
+            action.verb,
+            action.object_ref,
+            action.request_path,
+            None if status is None else status.code,
+            None if other is None else other.username,
+            action.traits,
         )
 
 
@@ -132,13 +133,10 @@ def holds(when: When, action: ActionPhrase, *, kind: str = "", new: Sequence[str
     """Whether an action of a kind of principal, new in these attributes, meets a condition."""
     resource = resource_name(action.ref)
     _, slash, subresource = resource.partition("/")
+    every = f"*/{subresource}" if slash else resource
     return (
         (not when.verb or action.verb in when.verb)
-        and (
-            not when.resource
-            or resource in when.resource
-            or (bool(slash) and f"*/{subresource}" in when.resource)
-        )
+        and (not when.resource or not {resource, every}.isdisjoint(when.resource))
         and (not when.namespace or (action.ref is not None and action.ref.namespace in when.namespace))
         and (not when.code or action.code in when.code)
         and (not when.kind or kind in when.kind)
@@ -150,9 +148,7 @@ def holds(when: When, action: ActionPhrase, *, kind: str = "", new: Sequence[str
 
 def _matches(values: Sequence[str], wanted: Sequence[str]) -> bool:
     return any(
-        value == want or (want.endswith("=") and value.startswith(want))
-        for value in values
-        for want in wanted
+        value == one or (one.endswith("=") and value.startswith(one)) for value in values for one in wanted
     )
 
 
@@ -160,9 +156,8 @@ def _word(name: str) -> Word:
     """Singular and plural of a resource that the lexicon does not know."""
     if name.endswith("ies"):
         return Word(one=name[:-3] + "y", many=name)
-    if name.endswith(("sses", "xes", "ches", "shes")):
-        return Word(one=name[:-2], many=name)
-    return Word(one=name[:-1] if name.endswith("s") else name, many=name)
+    plural = "es" if name.endswith(("sses", "xes", "ches", "shes")) else "s"
+    return Word(one=name.removesuffix(plural), many=name)
 
 
 def resource_name(ref: ObjectReference | None) -> str:
@@ -192,25 +187,25 @@ def span_words(length: timedelta) -> str:
     return count_of(round(seconds / 3600), "hour", "hours")
 
 
-class Phrases:
-    """Turns parts of an action into words.
+def _filled(template: str, **values: str) -> str:
+    return Template(template).safe_substitute(values)
 
-    Args:
-        lexicon: the words.
-    """
+
+class Phrases:
+    """Turns parts of an action into words."""
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.lexicon = lexicon
 
     def who(self, principal: str, kind: str) -> str:
-        """A principal as people call it: "ci-deployer (service account in web)"."""
+        """A principal in words: "ci-deployer (service account in web)"."""
         name = clean(principal)
         if principal.startswith(SERVICE_ACCOUNT):
             namespace, _, account = name[len(SERVICE_ACCOUNT) :].partition(":")
             what = "built-in controller" if kind == "controller" else "service account"
             return f"{account or '?'} ({what} in {namespace})"
         if kind == "anonymous":
-            return "Somebody without credentials"
+            return "An anonymous caller"
         if kind == "node":
             return f"{name.removeprefix('system:node:')} (the identity of a node)"
         if kind == "component":
@@ -245,38 +240,38 @@ class Phrases:
     def object(self, ref: ObjectReference, verb: str) -> str:
         """An object with its place: "Secret db in payments"."""
         word = self.word_for(ref.resource)
-        if ref.name and verb not in MANY:
-            text = f"{word.one} {ref.name}"
-        elif verb in MANY:
+        if verb in MANY:
             text = word.many
+        elif ref.name:
+            text = f"{word.one} {ref.name}"
         else:
             text = f"{'an' if word.one[0] in 'AEIOUaeiou' else 'a'} {word.one}"
         return f"{text} {self.place(ref, verb)}".rstrip()
 
+    def target(self, action: ActionPhrase) -> str:
+        """What an action was about: its object or its path."""
+        if action.ref is None:
+            return f"the path {action.path or '/'}"
+        return self.object(action.ref, action.verb)
+
     def render(self, action: ActionPhrase, what: str) -> tuple[str, str]:
-        """("to <do>", "has <did>") of a action, with `what` in the place of its object."""
+        """("to <do>", "has <did>") of an action, with `what` in the place of its object."""
         verb = self.lexicon.verbs.get(action.verb) or VerbWords(
             do=f"use '{action.verb}' on", did=f"used '{action.verb}' on"
         )
         if action.ref is None:
             return f"{verb.do} {what}", f"{verb.did} {what}"
         for phrase in self.lexicon.phrases:
-            if holds(phrase.when, action, kind="", new=()):
-                values = {"object": what}
-                return Template(phrase.do).safe_substitute(values), Template(phrase.did).safe_substitute(
-                    values
-                )
+            if holds(phrase.when, action):
+                return _filled(phrase.do, object=what), _filled(phrase.did, object=what)
         part = f"the {action.ref.subresource} of " if action.ref.subresource else ""
         return f"{verb.do} {part}{what}", f"{verb.did} {part}{what}"
 
-    def did(self, action: ActionPhrase) -> str:
+    def describe(self, action: ActionPhrase) -> str:
         """An action in the past tense, with its outcome: "tried to list Secrets in payments and was refused (403)"."""
-        what = (
-            f"the path {action.path or '/'}" if action.ref is None else self.object(action.ref, action.verb)
-        )
-        do, did = self.render(action, what)
-        with_ = self.striking(action.traits)
-        extra = f", with {joined(with_)}" if with_ else ""
+        do, did = self.render(action, self.target(action))
+        traits = self.trait_words(action.traits)
+        extra = f", with {joined(traits)}" if traits else ""
         if action.impersonates is not None:
             extra += f", acting as {self.acted_as(action.impersonates)}"
         code = action.code or 0
@@ -290,20 +285,17 @@ class Phrases:
 
     def acted_as(self, username: str) -> str:
         """The user that a request was made as."""
-        return (
-            self.who(username, "serviceaccount") if username.startswith(SERVICE_ACCOUNT) else clean(username)
-        )
+        is_account = username.startswith(SERVICE_ACCOUNT)
+        return self.who(username, "serviceaccount") if is_account else clean(username)
 
-    def striking(self, traits: Sequence[str]) -> list[str]:
+    def trait_words(self, traits: Sequence[str]) -> list[str]:
         """Words for those traits of a request body that deserve one."""
         words = []
         for trait in traits:
             key, equals, value = trait.partition("=")
             text = self.lexicon.traits.get(trait) or (self.lexicon.traits.get(f"{key}=") if equals else None)
             if text is not None:
-                words.append(
-                    Template(text).safe_substitute(value="anything" if value == "*" else clean(value, 80))
-                )
+                words.append(_filled(text, value="anything" if value == "*" else clean(value, 80)))
         return words
 
     def novelty_words(self, novelty: Novelty, action: ActionPhrase) -> tuple[str, str]:
@@ -312,18 +304,18 @@ class Phrases:
             never=f"done this ({novelty.attribute})", also=novelty.attribute
         )
         ref = action.ref
-        word = self.word_for(ref.resource) if ref is not None else Word(one="path", many="paths")
-        many = word.many if ref is not None else f"the path {action.path or '/'}"
+        path = Word(one="path", many=f"the path {action.path or '/'}")
+        word = self.word_for(ref.resource) if ref is not None else path
         value = novelty.value.rpartition(" ")[2] if novelty.attribute == "uri" else novelty.value
         if novelty.attribute == "binding":  # "<resource> ClusterRoleBinding <name>"
             value = value.partition(" ")[2] or value
         if novelty.attribute in ("impersonates", "impersonation"):
             value = self.acted_as(value)
         values = {
-            "did_kind": self.render(action, many)[1],
+            "did_kind": self.render(action, word.many)[1],
             "one": word.one.removesuffix(" of"),
-            "many": many,
+            "many": word.many,
             "in_namespace": self.place(ref, action.verb) or "on objects of the whole cluster",
             "value": value,
         }
-        return Template(news.never).safe_substitute(values), Template(news.also).safe_substitute(values)
+        return _filled(news.never, **values), _filled(news.also, **values)

@@ -15,8 +15,8 @@ from data.errors import NotFoundError
 from serving.access.gate import Access, Caller
 from serving.alerts.feedback import NO_ALERT, Feedback, FeedbackEntry, give_feedback
 from serving.alerts.query import (
+    AlertLine,
     AlertQuery,
-    Line,
     by_severity,
     feedback_on,
     incident_of,
@@ -79,7 +79,7 @@ def alerts(request: Request, wanted: Annotated[_ListQuery, Query()]) -> Response
     )
 
 
-def _by_day(found: list[Line]) -> list[tuple[datetime, list[Line]]]:
+def _by_day(found: list[AlertLine]) -> list[tuple[datetime, list[AlertLine]]]:
     """Alerts of a list under the days on which they began; a day may come twice, as the list is by when they were raised."""
     days = groupby(found, key=lambda line: line.first_seen.date())
     return [(datetime(day.year, day.month, day.day, tzinfo=UTC), list(of_day)) for day, of_day in days]

@@ -165,7 +165,7 @@ def test_whole_alerts_are_filtered_and_paged_in_every_database(store_url: str, e
     opened = AlertStore(store_url, retention_days=90, max_alerts=1000)
     for alert in raise_alerts(engine):
         with opened.writing() as writer:
-            writer.put(None, alert, [(f"of-{alert.id}", 1)])
+            writer.save(None, alert, [(f"of-{alert.id}", 1)])
             Incidents(opened, engine.explainer).join(writer.connection, alert, [])
     asked = AlertQuery(severity="high", state="open", verdict="none", text="PAY")
     first = whole(opened, asked, limit=1)
@@ -185,7 +185,7 @@ def test_forgotten_alerts_are_in_no_list(tmp_path: Path, engine: Engine) -> None
     alerts = raise_alerts(engine)
     for alert in alerts:
         with small.writing() as writer:
-            writer.put(None, alert, [])
+            writer.save(None, alert, [])
     assert found(small, AlertQuery()) == ["carol%corp", "bob@corp"]
     small.close()
 
@@ -205,7 +205,7 @@ def test_a_store_of_before_is_brought_up_to_date(store_url: str, engine: Engine)
     alerts[0].began = START - timedelta(hours=1)
     for alert in alerts:
         with opened.writing() as writer:
-            writer.put(None, alert, [])
+            writer.save(None, alert, [])
     opened.add_feedback(alerts[0].id, START, "malicious", '{"verdict": "malicious"}')
     before = stored(opened)
     assert (before[0].began, before[0].evidence) == (microseconds(alerts[0].began), 5.0)

@@ -112,7 +112,7 @@ def test_what_is_scored_again_after_a_crash_counts_once(history: History) -> Non
     written(history, 5, batch)
     history.close()
     again = History(history.path, retention_days=35, max_rows=100_000)
-    again.begin(restored=3, journal=9)  # the snapshot that belonged to position 5 never came to disk
+    again.resume(restored=3, journal=9)  # the snapshot that belonged to position 5 never came to disk
     again.observe(batch)
     again.after(5)
     again.observe(scores(["alice"], [NOW - HOUR + 1]))
@@ -126,7 +126,7 @@ def test_what_is_scored_again_after_a_crash_counts_once(history: History) -> Non
 
 def test_a_history_of_another_journal_hides_nothing(history: History) -> None:
     written(history, 500, scores(["alice"], [NOW - HOUR]))
-    history.begin(restored=0, journal=2)
+    history.resume(restored=0, journal=2)
     history.observe(scores(["alice"], [NOW - HOUR]))
     history.after(1)
     reader = written(history, 2)
@@ -336,7 +336,7 @@ def test_a_preview_of_a_real_recording_is_what_a_detector_with_that_threshold_fl
 ) -> None:
     bundle = Bundle.load(tiny_bundle)
     history = History(tmp_path / "history.db", retention_days=10_000, max_rows=100_000)
-    history.set_judge(Judge.of("1", bundle.calibration))
+    history.set_judge(Judge.from_calibration("1", bundle.calibration))
     batches = [
         decode_lines(labelled_lines[at : at + 500]).events for at in range(0, len(labelled_lines), 500)
     ]

@@ -440,7 +440,7 @@ def test_what_the_store_refused_is_gathered_again(engine: Engine, monkeypatch: p
         raise StoreError("no")
 
     with monkeypatch.context() as broken:
-        broken.setattr(room, "add_surroundings", refuse)
+        broken.setattr(room, "add_context", refuse)
         with pytest.raises(StoreError):
             feed(engine, raw_event(0), mild_event(1), secret_event(2))
     feed(engine, raw_event(3))

@@ -128,7 +128,7 @@ def test_restarts_change_no_verdict(
             engine.close()
             engine = fresh(bundle, parts)
             restore(snapshot, engine)
-    counted = sum(int(np.frombuffer(row[3], np.int64)[0]) for row in engine.principals.saved())
+    counted = sum(int(np.frombuffer(row[3], np.int64)[0]) for row in engine.principals.snapshot())
     engine.close()
     assert Verdicts.of(parts) == uninterrupted
     assert counted == len(uninterrupted.principal)

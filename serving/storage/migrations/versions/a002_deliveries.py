@@ -1,4 +1,4 @@
-"""The order in which alerts last changed, what each sink was told of them, and feedback."""
+"""The order in which alerts last changed, what each sink was sent, and feedback."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What surrounds alerts, what ties principals to one another, incidents, and who did what with them."""
+"""The context of alerts, what links principals to one another, incidents, and who did what with them."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -40,7 +40,7 @@ def upgrade() -> None:
     op.create_index("ties_by_alert", "alert_ties", ["alert"])
     op.create_table(
         "incidents",
-        # The order in which incidents began to be told; pages of a listing are cut by it.
+        # The order in which incidents began; pages of a listing are cut by it.
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
         sa.Column("id", sa.String(32), nullable=False, unique=True),
         sa.Column("state", sa.String(16), nullable=False),

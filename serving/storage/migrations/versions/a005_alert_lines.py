@@ -1,6 +1,8 @@
 """What a list shows of each alert, apart from its document, and the verdict of feedback as a column."""
 
 import json
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -43,57 +45,39 @@ def upgrade() -> None:
 
 
 def _fill(connection: sa.Connection, lines: sa.Table) -> None:
-    alerts = sa.table(
-        "alerts",
-        *(sa.column(name) for name in ("number", "id", "principal", "severity", "first_seen", "last_seen")),
-        sa.column("document"),
-    )
-    after = 0
-    while True:
-        found = connection.execute(
-            sa.select(alerts).where(alerts.c.number > after).order_by(alerts.c.number).limit(_AT_ONCE)
-        ).all()
-        if not found:
-            break
-        after = found[-1].number
+    copied = ("id", "principal", "severity", "first_seen", "last_seen")
+    alerts = sa.table("alerts", *map(sa.column, ("number", *copied, "document")))
+    for found in _parts(connection, alerts, alerts.c.number):
         rows = []
         for row in found:
-            told = json.loads(row.document)
-            shown = (*told.get("actions", ()), *told.get("contributors", ()))
+            alert = json.loads(row.document)
+            shown = (*alert.get("actions", ()), *alert.get("contributors", ()))
             names = sorted({(one.get("objectRef") or {}).get("namespace") or "" for one in shown} - {""})
             rows.append(
-                {
-                    "alert": row.number,
-                    "id": row.id,
-                    "principal": row.principal,
-                    "kind": told.get("kind", ""),
-                    "severity": row.severity,
-                    "first_seen": row.first_seen,
-                    "last_seen": row.last_seen,
-                    "action_count": told.get("actionCount", 0),
-                    "namespaces": "\n".join(["", *names, ""]) if names else "",
-                    "sentence": told.get("sentence", ""),
-                }
+                {name: getattr(row, name) for name in copied}
+                | {"alert": row.number, "kind": alert.get("kind", ""), "sentence": alert.get("sentence", "")}
+                | {"action_count": alert.get("actionCount", 0)}
+                | {"namespaces": "\n".join(["", *names, ""]) if names else ""}
             )
         connection.execute(sa.insert(lines), rows)
-    feedback = sa.table("feedback", sa.column("position"), sa.column("document"), sa.column("verdict"))
-    after = 0
-    while True:
-        found = connection.execute(
-            sa.select(feedback.c.position, feedback.c.document)
-            .where(feedback.c.position > after)
-            .order_by(feedback.c.position)
-            .limit(_AT_ONCE)
-        ).all()
-        if not found:
-            return
-        after = found[-1].position
+    feedback = sa.table("feedback", *map(sa.column, ("position", "document", "verdict")))
+    for found in _parts(connection, feedback, feedback.c.position):
         for row in found:
+            verdict = str(json.loads(row.document).get("verdict", ""))[:16]
             connection.execute(
-                sa.update(feedback)
-                .where(feedback.c.position == row.position)
-                .values(verdict=str(json.loads(row.document).get("verdict", ""))[:16])
+                sa.update(feedback).where(feedback.c.position == row.position).values(verdict=verdict)
             )
+
+
+def _parts(
+    connection: sa.Connection, table: sa.TableClause, key: sa.ColumnClause[int]
+) -> Iterator[Sequence[sa.Row[Any]]]:
+    after = 0
+    while found := connection.execute(
+        sa.select(table).where(key > after).order_by(key).limit(_AT_ONCE)
+    ).all():
+        yield found
+        after = getattr(found[-1], key.name)
 
 
 def downgrade() -> None:

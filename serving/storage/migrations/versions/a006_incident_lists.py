@@ -16,7 +16,7 @@ _AT_ONCE = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class _Told(msgspec.Struct, rename="camel"):
+class _Extract(msgspec.Struct, rename="camel"):
     """The part of an alert's document that is wanted; the rest is passed over without being made into anything."""
 
     first_seen: datetime
@@ -31,11 +31,11 @@ def upgrade() -> None:
     op.add_column("alert_lines", sa.Column("evidence", sa.Float))
     lines = sa.table("alert_lines", *(sa.column(name) for name in ("alert", "began", "evidence")))
     fill = sa.update(lines).where(lines.c.alert == sa.bindparam("number"))
-    for rows in _told(op.get_bind()):
+    for rows in _extracted(op.get_bind()):
         op.get_bind().execute(fill, rows)
 
 
-def _told(connection: sa.Connection) -> Iterator[list[dict[str, object]]]:
+def _extracted(connection: sa.Connection) -> Iterator[list[dict[str, object]]]:
     alerts = sa.table("alerts", sa.column("number"), sa.column("document"))
     after = 0
     while found := connection.execute(
@@ -44,15 +44,9 @@ def _told(connection: sa.Connection) -> Iterator[list[dict[str, object]]]:
         after = found[-1].number
         rows: list[dict[str, object]] = []
         for row in found:
-            told = msgspec.json.decode(row.document, type=_Told)
-            began = (told.began or told.first_seen) - _EPOCH
-            rows.append(
-                {
-                    "number": row.number,
-                    "began": began // timedelta(microseconds=1),
-                    "evidence": told.evidence,
-                }
-            )
+            part = msgspec.json.decode(row.document, type=_Extract)
+            began = ((part.began or part.first_seen) - _EPOCH) // timedelta(microseconds=1)
+            rows.append({"number": row.number, "began": began, "evidence": part.evidence})
         yield rows
 
 

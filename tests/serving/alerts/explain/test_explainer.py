@@ -64,7 +64,7 @@ def action(
         }
         | more
     )
-    made.description = explainer.did(ActionPhrase.from_summary(made))
+    made.description = explainer.describe(ActionPhrase.from_summary(made))
     return made
 
 
@@ -204,7 +204,7 @@ def test_requests_are_told_as_what_they_do(
         ),
         ("system:node:node-4", "node", "node-4 (the identity of a node)"),
         ("system:kube-scheduler", "component", "kube-scheduler (a part of the control plane)"),
-        ("system:anonymous", "anonymous", "Somebody without credentials"),
+        ("system:anonymous", "anonymous", "An anonymous caller"),
     ],
 )
 def test_principals_are_introduced(explainer: Explainer, principal: str, kind: str, who: str) -> None:
