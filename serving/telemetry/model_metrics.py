@@ -13,7 +13,7 @@ _DECADES = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class DescribedModel(Protocol):
-    """What the metrics say of a model; see `serving.scoring.engine.ModelInfo`."""
+    """What the metrics say of a model; see `serving.schemas.ModelInfo`."""
 
     name: str
     version: str
@@ -21,12 +21,14 @@ class DescribedModel(Protocol):
     bundle: dict[str, object]
 
 
-class ModelMetrics:
-    """Counters of one application.
+def begin_at_zero(counter: Counter, *labels: str | tuple[str, ...]) -> None:
+    """Export a counter for these labels from the start: one that is missing until it is not zero cannot be alerted on."""
+    for one in labels:
+        counter.labels(*([one] if isinstance(one, str) else one))
 
-    Args:
-        registry: exports them.
-    """
+
+class ModelMetrics:
+    """Counters of the models of one application."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         counter = partial(Counter, registry=registry)
@@ -73,27 +75,22 @@ class ModelMetrics:
             "Evidence of the challenger less that of the champion, decades, over actions where either has any.",
             buckets=_DECADES,
         )
-        # A counter that is missing until it is not zero cannot be alerted on.
-        for result in ("swapped", "refused", "unavailable"):
-            self._reloads.labels(result)
-        for outcome in ("scored", "dropped"):
-            self._shadow_events.labels(outcome)
-        for by in ("both", "champion", "challenger"):
-            self._shadow_flagged.labels(by)
-        for by in ("champion", "challenger"):
-            self._shadow_incidents.labels(by)
+        begin_at_zero(self._reloads, "swapped", "refused", "unavailable")
+        begin_at_zero(self._shadow_events, "scored", "dropped")
+        begin_at_zero(self._shadow_flagged, "both", "champion", "challenger")
+        begin_at_zero(self._shadow_incidents, "champion", "challenger")
 
     def champion(self, model: DescribedModel) -> None:
         """Note the model that is served from now on."""
-        self._tell("champion", model)
+        self._show("champion", model)
 
     def shadowed(self, model: DescribedModel | None) -> None:
         """Note the challenger that runs in shadow from now on, or that none does."""
-        self._tell("challenger", model)
+        self._show("challenger", model)
         if model is None:
             self._shadow_waiting.set(0)
 
-    def _tell(self, role: str, model: DescribedModel | None) -> None:
+    def _show(self, role: str, model: DescribedModel | None) -> None:
         self._info.remove_by_labels({"role": role})
         if model is not None:
             self._info.labels(role, model.name, model.version, str(model.bundle.get("created", ""))).set(1)
