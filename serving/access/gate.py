@@ -17,10 +17,10 @@ from fastapi import Response
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.access.access_log import AccessLog, Weight, shown_path, shown_query
+from serving.access.access_log import AccessLog, shown_path, shown_query
 from serving.access.rate_limit import Limiter, Rate
 from serving.access.reloading_file import ReloadingFile
-from serving.access.scopes import Need, RouteScopes
+from serving.access.scopes import RouteScopes
 from serving.access.sessions import COOKIE, Session, Sessions
 from serving.access.tls import ClientCertificate, ServerTls
 from serving.access.tokens import SCOPES, Token, Tokens, digest, read_tokens
@@ -37,7 +37,6 @@ _SILENT = _PROBES | {"/docs", "/docs/{name}", "/openapi.json", "/console", "/con
 # Requested every few seconds: logged at level debug.
 _QUIET = _PROBES | {"/metrics"}
 
-_TOO_MANY_REQUESTS = 429
 _HOW = "send the header 'Authorization: Bearer <token>' with that of KUBEHABIT_TOKEN or one that 'kubehabit token create' made."
 # Browsers may send a session cookie instead of a token below this path.
 _PAGES = "/console/"
@@ -67,13 +66,6 @@ class Caller:
 class Access:
     """Decides who a request comes from and whether it is allowed.
 
-    Args:
-        settings: token, tokens file, certificates, rates.
-        metrics: count unusable files and lines that could not be written.
-        tls: the listener's TLS, if any.
-        clock: monotonic seconds.
-        now: the time of day.
-
     Raises:
         KubehabitError: the tokens file cannot be used.
     """
@@ -87,7 +79,10 @@ class Access:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings.access
-        self._token = settings.token.get_secret_value().encode() if settings.token is not None else None
+        self._own: Token | None = None
+        if settings.token is not None:
+            sha256 = digest(settings.token.get_secret_value())
+            self._own = Token(name="KUBEHABIT_TOKEN", sha256=sha256, scopes=SCOPES, created=now())
         self._tls = tls
         self._now = now
         self._wanted = settings.access.tokens is not None
@@ -119,7 +114,7 @@ class Access:
     def guarded(self) -> bool:
         """Whether callers must authenticate."""
         return (
-            self._token is not None or bool(self._settings.certificates) or self._tokens.current() is not None
+            self._own is not None or bool(self._settings.certificates) or self._tokens.current() is not None
         )
 
     def caller(self, scope: Scope) -> Caller:
@@ -132,9 +127,9 @@ class Access:
         if not self.guarded:
             _refuse_other_sites(headers)
             return Caller("address", address_of(scope), frozenset(SCOPES), self._rate)
-        sent = headers.getlist("authorization")
-        if sent:
-            return self._by_token(sent)
+        if sent := headers.getlist("authorization"):
+            scheme, _, text = sent[0].partition(" ")
+            return self._holder(text.strip() if len(sent) == 1 and scheme.lower() == "bearer" else "", _HOW)
         if scope["path"].startswith(_PAGES) and (session := self._session(headers)) is not None:
             return self._by_session(session)
         certificate = scope.get("kubehabit.certificate")
@@ -142,22 +137,28 @@ class Access:
             return self._by_certificate(certificate, headers)
         raise _unknown(f"This needs a token: {_HOW}")
 
-    def _by_token(self, sent: list[str]) -> Caller:
-        scheme, _, text = sent[0].partition(" ")
-        if len(sent) == 1 and scheme.lower() == "bearer":
-            return self._holder(text.strip(), _HOW)
-        raise _unknown(f"This is no token of this service, or one that was revoked: {_HOW}", "invalid_token")
-
     def _holder(self, text: str, how: str) -> Caller:
-        if self._token is not None and hmac.compare_digest(text.encode("utf-8", "replace"), self._token):
-            return Caller("token", "KUBEHABIT_TOKEN", frozenset(SCOPES), self._rate)
         tokens = self._tokens.current()
-        token = tokens.find(text) if tokens is not None else None
-        if token is not None and not token.expired(self._now()):
-            return Caller("token", token.name, frozenset(token.scopes), self._rate_of(token))
-        if token is not None:
+        token = self._own_by(digest(text)) or (tokens.find(text) if tokens is not None else None)
+        if token is None:
+            raise _unknown(
+                f"This is no token of this service, or one that was revoked: {how}", "invalid_token"
+            )
+        if token.expired(self._now()):
             raise _unknown(f"The token {token.name!r} has expired: ask for a new one.", "invalid_token")
-        raise _unknown(f"This is no token of this service, or one that was revoked: {how}", "invalid_token")
+        return self._holder_of(token)
+
+    def _own_by(self, proof: str) -> Token | None:
+        return self._own if self._own is not None and hmac.compare_digest(proof, self._own.sha256) else None
+
+    def _holder_of(self, token: Token, session: str = "") -> Caller:
+        size = token.megabytes_per_second
+        rate = Rate(
+            token.requests_per_second or self._rate.requests,
+            self._rate.bytes if size is None else size * MEBIBYTE,
+            self._rate.burst,
+        )
+        return Caller("token", token.name, frozenset(token.scopes), rate, session)
 
     def sign_in(self, text: str) -> tuple[Caller, str]:
         """Start a browser session with a token. Returns the caller and the cookie's value.
@@ -172,7 +173,7 @@ class Access:
                 403,
                 f"The token {found.name!r} has not the scope 'read', without which there is nothing to see.",
             )
-        return found, self.sessions.begin(found.name, digest(text))
+        return found, self.sessions.start(found.name, digest(text))
 
     def _session(self, headers: Headers) -> Session | None:
         for part in ";".join(headers.getlist("cookie")).split(";"):
@@ -193,13 +194,10 @@ class Access:
         return found
 
     def _proven(self, session: Session) -> Caller | None:
-        if self._token is not None and hmac.compare_digest(session.proof, digest(self._token.decode())):
-            return Caller("token", session.name, frozenset(SCOPES), self._rate, session.key)
         tokens = self._tokens.current()
-        token = tokens.hashed(session.proof) if tokens is not None else None
-        if token is None or token.expired(self._now()):
-            return None
-        return Caller("token", token.name, frozenset(token.scopes), self._rate_of(token), session.key)
+        found = self._own_by(session.proof) or (tokens.hashed(session.proof) if tokens is not None else None)
+        usable = found is not None and not found.expired(self._now())
+        return self._holder_of(found, session.key) if found is not None and usable else None
 
     def holds(self, caller: Caller) -> bool:
         """Whether a caller's session may still read; callers without a session authenticate with each request."""
@@ -208,14 +206,6 @@ class Access:
         session = self.sessions.held(caller.session)
         found = self._proven(session) if session is not None else None
         return found is not None and "read" in found.scopes
-
-    def _rate_of(self, token: Token) -> Rate:
-        size = token.megabytes_per_second
-        return Rate(
-            token.requests_per_second or self._rate.requests,
-            self._rate.bytes if size is None else size * MEBIBYTE,
-            self._rate.burst,
-        )
 
     def _by_certificate(self, certificate: ClientCertificate, headers: Headers) -> Caller:
         name = clean(certificate.name)
@@ -231,7 +221,7 @@ class Access:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != headers.get("host"):
             # A browser presents its certificate for any page that sends the request.
-            raise ProblemError(403, "Requests from web pages of other sites are refused.")
+            raise _other_site()
         scopes = frozenset(
             scope
             for known in self._settings.certificates
@@ -245,7 +235,7 @@ class Access:
         """Count an unauthenticated request. Returns the seconds to wait if its address sent too many, else 0."""
         return self._strangers.request(network_of(address_of(scope)), self._refused)
 
-    def begins(self, caller: Caller) -> float:
+    def admit(self, caller: Caller) -> float:
         """Count a request. Returns the seconds to wait if its caller sent too many, else 0."""
         return self._limiter.request((caller.by, caller.name), caller.rate)
 
@@ -301,7 +291,6 @@ class Gate:
                 visit.note(status)
             seconds = time.perf_counter() - started
             self._metrics.request(visit.route, status, seconds)
-            level = logging.DEBUG if visit.route in _QUIET else logging.INFO
             # The route, not the path or query: those name principals.
             extra: dict[str, Any] = {
                 "method": scope["method"],
@@ -311,7 +300,7 @@ class Gate:
             }
             if visit.caller is not None and visit.caller.by != "address":
                 extra["caller"] = visit.caller.name
-            _log.log(level, "request", extra=extra)
+            _log.log(logging.DEBUG if visit.route in _QUIET else logging.INFO, "request", extra=extra)
 
 
 class _Visit:
@@ -321,24 +310,20 @@ class _Visit:
         self._access = access
         self._scope = scope
         self.caller: Caller | None = None
-        found = access.routes.find(scope["method"], scope["path"])
-        self.route: str
-        self._need: Need | None
-        self.route, self._need = found or ("other", None)
+        self.route, self._need = access.routes.find(scope["method"], scope["path"]) or ("other", None)
         self._why = ""
 
     def refusal(self) -> Response | None:
         """The error response if the request is not allowed, else None."""
-        if self._need == "nothing" and self._access.guarded:
-            return None
         try:
-            self._enter()
+            if self._need != "nothing" or not self._access.guarded:
+                self._admit()
         except ProblemError as error:
             self._why = error.detail
             return answer_to(self._scope, error.status, error.detail, error.headers)
         return None
 
-    def _enter(self) -> None:
+    def _admit(self) -> None:
         access = self._access
         try:
             self.caller = access.caller(self._scope)
@@ -346,12 +331,10 @@ class _Visit:
             if self.caller.by != "address":
                 self._scope["kubehabit.caller"] = self.caller.name
         except ProblemError:
-            wait = access.stranger(self._scope)
-            if wait:
-                raise _too_many(wait, "requests that prove nobody, from this address") from None
+            if wait := access.stranger(self._scope):
+                raise _too_many(wait, "requests without valid credentials, from this address") from None
             raise
-        wait = access.begins(self.caller)
-        if wait:
+        if wait := access.admit(self.caller):
             raise _too_many(wait, f"requests or bytes of this {self.caller.by}")
         need = self._need
         if need is None or need == "nothing" or need in self.caller.scopes:
@@ -395,15 +378,10 @@ class _Visit:
             entry["query"] = shown_query(scope["query_string"], self._access.routes.parameters(self.route))
         if caller is not None and caller.session:
             entry["session"] = caller.session[:_SHOWN]
-        why = self._why or scope.get("kubehabit.refused", "")
-        if why:
+        if why := self._why or scope.get("kubehabit.refused", ""):
             entry["refused"] = why
-        weight: Weight = "always"
-        if why:
-            weight = "refusal"
-        elif self.route in _ROUTINE or self.route in _SILENT:
-            weight = "routine"
-        self._access.log.write(entry, weight)
+        routine = self.route in _ROUTINE or self.route in _SILENT
+        self._access.log.write(entry, "refusal" if why else "routine" if routine else "always")
 
 
 def address_of(scope: Scope) -> str:
@@ -418,10 +396,8 @@ def network_of(address: str) -> str:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
+    if parsed.version == 4 or parsed.ipv4_mapped is not None:
+        return str(getattr(parsed, "ipv4_mapped", None) or parsed)
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
@@ -432,7 +408,11 @@ def _refuse_other_sites(headers: Headers) -> None:
         raise ProblemError(421, detail)
     origin = headers.get("origin")
     if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
-        raise ProblemError(403, "Requests from web pages of other sites are refused.")
+        raise _other_site()
+
+
+def _other_site() -> ProblemError:
+    return ProblemError(403, "Requests from web pages of other sites are refused.")
 
 
 def _unknown(detail: str, error: str = "", *, close: bool = False) -> ProblemError:
@@ -445,14 +425,12 @@ def _unknown(detail: str, error: str = "", *, close: bool = False) -> ProblemErr
 def _too_many(wait: float, what: str) -> ProblemError:
     seconds = max(1, math.ceil(min(wait, 3600.0)))
     detail = f"Too many {what}: send it again in {seconds} s (access.rates in serve.yaml)."
-    return ProblemError(_TOO_MANY_REQUESTS, detail, {"Retry-After": str(seconds)})
+    return ProblemError(429, detail, {"Retry-After": str(seconds)})
 
 
 def _secure(message: Message, scheme: str) -> None:
     """Add the security headers that the response lacks."""
     headers: list[tuple[bytes, bytes]] = list(message.get("headers", []))
     present = {name.lower() for name, _ in headers}
-    headers += [pair for pair in SECURITY_HEADERS if pair[0] not in present]
-    if scheme == "https":
-        headers.append(_HSTS)
-    message["headers"] = headers
+    ours = (*SECURITY_HEADERS, _HSTS) if scheme == "https" else SECURITY_HEADERS
+    message["headers"] = headers + [pair for pair in ours if pair[0] not in present]

@@ -606,7 +606,7 @@ def test_a_log_that_cannot_be_written_is_told_and_turns_nobody_away(
     (tmp_path / "file").write_text("")
     client = make_client(access={"log": {"path": tmp_path / "file" / "a.jsonl"}})
     assert client.get("/v1/model").status_code == 200
-    assert "the log of access cannot be written" in caplog.text
+    assert "the access log cannot be written" in caplog.text
     assert "kubehabit_access_log_lost_total 1.0" in client.get("/metrics").text
 
 
