@@ -64,11 +64,7 @@ class Caller:
 
 
 class Access:
-    """Decides who a request comes from and whether it is allowed.
-
-    Raises:
-        KubehabitError: the tokens file cannot be used.
-    """
+    """Decides who a request comes from and whether it is allowed; raises KubehabitError for an unusable tokens file."""
 
     def __init__(
         self,
@@ -118,11 +114,7 @@ class Access:
         )
 
     def caller(self, scope: Scope) -> Caller:
-        """Authenticate a request.
-
-        Raises:
-            ProblemError: 401 without valid credentials; 403 or 421 from another web site.
-        """
+        """Authenticate a request; ProblemError 401 without valid credentials, 403 or 421 from another web site."""
         headers = Headers(scope=scope)
         if not self.guarded:
             _refuse_other_sites(headers)

@@ -96,11 +96,7 @@ class Tokens:
 
 
 def read_tokens(path: Path) -> list[Token]:
-    """Read a tokens file.
-
-    Raises:
-        KubehabitError: it is missing, writable by others, or holds no tokens; the message contains no hash.
-    """
+    """Read a tokens file; raises KubehabitError, with no hash in it, if it is missing, writable by others, or holds no tokens."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -130,11 +126,7 @@ def read_tokens(path: Path) -> list[Token]:
 
 
 def scopes_of(names: Sequence[str]) -> list[AccessScope]:
-    """Scopes by their names.
-
-    Raises:
-        KubehabitError: a name is none.
-    """
+    """Scopes by their names; raises KubehabitError if one is none."""
     wrong = next((name for name in names if name not in SCOPES), None)
     if wrong is not None:
         raise KubehabitError(f"{wrong[:40]!r} is no scope: give {', '.join(SCOPES[:-1])} or {SCOPES[-1]}.")
@@ -193,11 +185,7 @@ def create(
 
 
 def revoke(path: Path, name: str) -> None:
-    """Remove a token from the file. A running service refuses it within about a second.
-
-    Raises:
-        KubehabitError: there is no such token, or the file cannot be read or written.
-    """
+    """Remove a token from the file, or raise KubehabitError. A running service refuses it within about a second."""
     with _locked(path):
         tokens = read_tokens(path)
         rest = [token for token in tokens if token.name != name]

@@ -10,12 +10,12 @@ from pydantic import Field
 
 from data.errors import UnknownPrincipalError
 from serving.api.parameters import EventQuery, Moment, Text, span_of
-from serving.api.principals import Records
+from serving.api.principals import FreshHistory
 from serving.forensics import clock
 from serving.forensics.evidence.export import Subject
 from serving.forensics.evidence.page import render
 from serving.forensics.principal_habits import compared, habits_of
-from serving.forensics.queries import EventFilter, EventQueries, moment_of, resource_of
+from serving.forensics.queries import EventFilter, EventQueries, resource_of
 from serving.forensics.records import EventRecord
 from serving.http.problems import ProblemError
 from serving.runtime import Service
@@ -48,6 +48,13 @@ class IncidentEvidenceRequest(ApiModel):
 
 def document_of(record: EventRecord, *, original: bool) -> dict[str, Any]:
     """A record as the API and `--json` give it, by the names of audit.k8s.io/v1 where it has them."""
+    about = {
+        "apiGroup": record.api_group,
+        "resource": record.resource,
+        "subresource": record.subresource,
+        "namespace": record.namespace,
+        "name": record.name,
+    }
     document: dict[str, Any] = {
         "number": record.number,
         "auditID": record.audit_id,
@@ -57,15 +64,7 @@ def document_of(record: EventRecord, *, original: bool) -> dict[str, Any]:
         "username": record.username,
         "impersonatedUser": record.impersonated or None,
         "verb": record.verb,
-        "objectRef": None
-        if not record.resource
-        else {
-            "apiGroup": record.api_group,
-            "resource": record.resource,
-            "subresource": record.subresource,
-            "namespace": record.namespace,
-            "name": record.name,
-        },
+        "objectRef": about if record.resource else None,
         "requestURI": record.path,
         "code": record.code,
         "decision": record.decision,
@@ -91,14 +90,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/events", tags=["forensics"])
     def events(query: Annotated[EventQuery, Query()]) -> Response:
         """List events that were received, in the order of the API server's time."""
-        wanted = query.filter()
+        wanted, newest = query.filter(), query.order == "newest"
         page = desk.ask(
             lambda questions: questions.events(
-                wanted,
-                limit=query.limit,
-                cursor=query.cursor,
-                newest=query.order == "newest",
-                texts=query.original,
+                wanted, limit=query.limit, cursor=query.cursor, newest=newest, texts=query.original
             )
         )
         documents = [document_of(record, original=query.original) for record in page.records]
@@ -115,7 +110,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         until: Moment = None,
         listings: Annotated[bool, Query(description="Also who listed or watched what contains it")] = True,
     ) -> Response:
-        """Tell who touched an object or a kind of objects, how, how often and from where."""
+        """List who touched an object or a kind of objects, how, how often and from where."""
         begin, end = span_of(since, until)
         wanted = EventFilter(
             since=begin, until=end, resource=resource_of(resource), namespace=namespace, name=name
@@ -128,9 +123,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         since: Annotated[str, Query(max_length=40)],
         until: Moment = None,
     ) -> Response:
-        """Tell which principals came to a namespace that were never seen in it before, as far back as the store goes."""
-        begin = moment_of(since)
-        end = None if until is None else moment_of(until)
+        """List principals that came to a namespace and were never seen in it before, as far back as the store goes."""
+        begin, end = span_of(since, until)
 
         def ask(questions: EventQueries) -> dict[str, Any]:
             reach = questions.extent().earliest
@@ -145,24 +139,18 @@ def add_routes(app: FastAPI, service: Service) -> None:
     def life(principal: str, since: Moment = None, until: Moment = None) -> Response:
         """Sum up what a principal did, from the events that are kept."""
         begin, end = span_of(since, until)
-        found = desk.ask(lambda questions: questions.life(principal, begin, end))
-        if found is None:
-            raise UnknownPrincipalError("There is no event of this principal in that time.")
-        return _json(found)
+        return _found(desk.ask(lambda questions: questions.life(principal, begin, end)))
 
     @app.get("/v1/habits/{principal:path}", tags=["principals"])
     def habits(principal: str, since: Moment = None, until: Moment = None) -> Response:
-        """Tell when a principal acts, where, what it does, from where and with what, and what it is refused."""
+        """Show when a principal acts, where, what it does, from where and with what, and what it is refused."""
         begin, end = span_of(since, until)
-        found = desk.ask(lambda questions: habits_of(questions, principal, begin, end))
-        if found is None:
-            raise UnknownPrincipalError("There is no event of this principal in that time.")
-        return _json(found)
+        return _found(desk.ask(lambda questions: habits_of(questions, principal, begin, end)))
 
     @app.get("/v1/peers/{principal:path}", tags=["principals"])
     def peers(principal: str, since: Moment = None, until: Moment = None) -> Response:
-        """Tell whom a principal is compared with, and what they do that it does and does not; at most fifty of them."""
-        records: Records = app.state.records
+        """Compare a principal with its peers, at most fifty of them: what they do that it does and does not."""
+        records: FreshHistory = app.state.records
         begin, end = span_of(since, until)
         others = records.reader().peers(principal)
         return _json(desk.ask(lambda questions: compared(questions, principal, others, begin, end)))
@@ -203,7 +191,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
 
 def caller_of(request: Request, said: str) -> str:
-    """Who asks, for the chain of custody: who the gate knows it to be, and where from; what it calls itself is marked as such."""
+    """The caller, for the chain of custody: as authenticated, and from where; what it calls itself is marked as such."""
     name = request.scope.get("kubehabit.caller")
     address = request.client.host if request.client is not None else "unknown"
     known = f"{name!r}, a caller" if name else "a caller"
@@ -220,6 +208,12 @@ def as_file(made: bytes, form: Literal["json", "html"], name: str, *, shown: boo
         return Response(render(made), media_type="text/html; charset=utf-8", headers=headers)
     headers = {"Content-Disposition": f'attachment; filename="{name}.json"'}
     return Response(made, media_type="application/json", headers=headers)
+
+
+def _found(answer: object | None) -> Response:
+    if answer is None:
+        raise UnknownPrincipalError("There is no event of this principal in that time.")
+    return _json(answer)
 
 
 def _json(content: object) -> Response:

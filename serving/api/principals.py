@@ -28,8 +28,8 @@ Kind = Annotated[
 ]
 
 
-class Records:
-    """The history of one service, for the API and the console."""
+class FreshHistory:
+    """The history of one service, for the API and the console: written before it is read, with previews cached."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -41,7 +41,7 @@ class Records:
         """The history, with scores written until just now.
 
         Raises:
-            serving.http.problems.ProblemError: 503 while no model is served.
+            ProblemError: 503 while no model is served.
             HistoryError: it cannot be read.
         """
         runtime = self._service.running()
@@ -78,7 +78,7 @@ class Records:
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of the history to an application."""
-    records: Records = app.state.records
+    records: FreshHistory = app.state.records
 
     @app.get("/v1/principals", tags=["principals"])
     def principals(

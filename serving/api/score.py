@@ -1,4 +1,4 @@
-"""Routes that take audit events in: `/v1/score` answers with verdicts, `/v1/audit` once a batch is durable."""
+"""Routes that receive audit events: `/v1/score` answers with verdicts, `/v1/audit` once a batch is durable."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _EXAMPLE_EVENT = {
 _EXAMPLE_LIST = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [_EXAMPLE_EVENT]}
 
 
-class Counts(TypedDict):
-    """How many events met which fate."""
+class EventCounts(TypedDict):
+    """Events of a batch by what became of them."""
 
     scored: int
     folded: int
@@ -50,7 +50,7 @@ class ScoreResponse(TypedDict):
     """Verdicts on a batch."""
 
     model: dict[str, str]
-    counts: Counts
+    counts: EventCounts
     alerts: Annotated[list[str], "IDs of alerts that this batch raised or let grow"]
     results: Annotated[list[EventResult], "one for each event, in the order sent"]
 

@@ -1,13 +1,15 @@
-"""Request bodies: decompression in bounded memory."""
+"""Request bodies: read up to a limit, decompressed in bounded memory, validated."""
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import zstandard
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 
 from serving.http.problems import ProblemError
 from serving.settings import MEBIBYTE
@@ -22,6 +24,8 @@ _GZIP_STEP = 16 * 1024
 # 16 MiB could hold a million empty parts without reaching the limit on the result. bgzip makes a part of each 64 KiB.
 _MAX_PARTS = 10_000
 
+_Model = TypeVar("_Model", bound=BaseModel)
+
 
 def too_large(limit: int, what: str, setting: str) -> ProblemError:
     """The problem of a body over a limit."""
@@ -32,11 +36,7 @@ def too_large(limit: int, what: str, setting: str) -> ProblemError:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body of a request, if it has at most so many bytes.
-
-    Raises:
-        ProblemError: 413.
-    """
+    """The body of a request; ProblemError 413 if it has more bytes than `limit`."""
     declared = request.headers.get("content-length", "")
     chunks: list[bytes] = []
     size = int(declared) if declared.isdecimal() else 0
@@ -52,13 +52,31 @@ async def read_body(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """Undo a Content-Encoding.
+def documented(model: type[BaseModel]) -> dict[str, Any]:
+    """Part of the OpenAPI document: the body of a route that calls `read_model`."""
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
 
-    Args:
-        body: as sent.
-        encoding: value of the header; empty or "identity" for none.
-        limit: maximum size of the result, bytes.
+
+async def read_model(request: Request, model: type[_Model], limit: int) -> _Model:
+    """The body of a request as a model, which has an example; an empty body is an empty object.
+
+    Raises:
+        ProblemError: 413 over the limit, 422 if it does not fit.
+    """
+    body = await read_body(request, limit)
+    try:
+        return model.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "body"
+        example = json.dumps((model.model_config.get("json_schema_extra") or {}).get("example"))  # type: ignore[union-attr]
+        detail = f"'{name}' is wrong: {first['msg']}. Send something like {example}."
+        raise ProblemError(422, detail) from error
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """Undo a Content-Encoding; empty or "identity" is none. The result has at most `limit` bytes.
 
     Raises:
         ProblemError: 415 for another encoding, 413 over the limit, 400 for damaged or truncated data.

@@ -19,8 +19,7 @@ from data.errors import ConflictError, KubehabitError, NotFoundError
 
 MEDIA_TYPE = "application/problem+json"
 
-#: Go with every answer, errors included: what a browser is shown here is data, for nobody else, and not to be
-#: kept.
+#: Sent with every answer, errors included: it is data, for this caller only, and must not be kept.
 SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -84,11 +83,7 @@ def position_of(cursor: str | None) -> int | None:
 
 
 def problem(
-    status: int,
-    detail: str,
-    headers: Mapping[str, str] | None = None,
-    *,
-    kind: str = "about:blank",
+    status: int, detail: str, headers: Mapping[str, str] | None = None, kind: str = "about:blank"
 ) -> JSONResponse:
     """A problem response."""
     try:
@@ -111,7 +106,7 @@ def answer_to(
     page: ProblemPage | None = scope["app"].state.problem_page if "app" in scope else None
     if page is not None and scope["path"].startswith("/console/") and "text/html" in accepted:
         return page(scope, status, detail, headers)
-    return problem(status, detail, headers, kind=kind)
+    return problem(status, detail, headers, kind)
 
 
 def install(
@@ -119,12 +114,9 @@ def install(
     unavailable: Mapping[type[KubehabitError], str] | None = None,
     page: ProblemPage | None = None,
 ) -> None:
-    """Make an application answer every error as a problem.
+    """Make an application answer every error as a problem, for browsers at the console rendered as a page.
 
-    Args:
-        app: the application.
-        unavailable: errors of what the service stores, answered with 503 and logged under the given text.
-        page: renders problems for browsers at the console.
+    What the service stores may be `unavailable`: such errors are answered with 503 and logged under the given text.
     """
     app.state.problem_page = page
     for failure, text in (unavailable or {}).items():
@@ -136,7 +128,7 @@ def install(
 
     @app.exception_handler(ClientDisconnect)
     def gone(_request: Request, _error: ClientDisconnect) -> Response:
-        # Nobody reads this; it stands in the log and in the metrics.
+        # For the log and the metrics: the caller is gone.
         return problem(400, "The connection ended before the body did: nothing of it was scored.")
 
     @app.exception_handler(KubehabitError)

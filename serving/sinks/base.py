@@ -122,11 +122,7 @@ class Secret(SinkSection):
         return self
 
     def read(self) -> str:
-        """The value.
-
-        Raises:
-            UnavailableError: the file cannot be read, or is empty.
-        """
+        """The value; raises UnavailableError if the file cannot be read, or is empty."""
         if self.env is not None:
             return os.environ.get(self.env, "")
         assert self.file is not None
@@ -156,11 +152,7 @@ Url = Annotated[
 
 
 def read_url(url: str | Secret) -> str:
-    """The address itself.
-
-    Raises:
-        UnavailableError: it cannot be read, or is no address.
-    """
+    """The address itself; raises UnavailableError if it cannot be read, or is none."""
     if isinstance(url, str):
         return url
     try:

@@ -35,8 +35,7 @@ _STREAM = "/v1/alerts/stream"
 class Metrics:
     """Counters of one application; a registry of its own, so that several can live in one process.
 
-    Attributes:
-        life: what becomes of the model while it is served.
+    `life` has those of the model while it is served. What sets or counts a single figure is that figure's own method.
     """
 
     def __init__(self, figures: Callable[[], Figures | None] = lambda: None) -> None:
@@ -73,7 +72,7 @@ class Metrics:
         self._answering = histogram(
             "kubehabit_request_seconds", "Time to answer a request, by route.", ["route"], buckets=_SECONDS
         )
-        self._waiting = gauge("kubehabit_waiting_requests", "Batches waiting to be scored.")
+        self.waiting = gauge("kubehabit_waiting_requests", "Batches waiting to be scored.").set
         self._model = gauge("kubehabit_model", "1 for the model version that is served.", ["name", "version"])
         self._loaded = gauge("kubehabit_model_loaded_seconds", "When that version was loaded, since 1970.")
         self.life = ModelMetrics(registry)
@@ -81,7 +80,7 @@ class Metrics:
         self._sinks = counter(
             "kubehabit_sink_alerts", "Attempts to send an alert, by what became of them.", ["sink", "outcome"]
         )
-        self._streams = gauge("kubehabit_streams", "Callers that follow the stream of alerts.")
+        self.streams = gauge("kubehabit_streams", "Callers that follow the stream of alerts.").set
         self._store_errors = counter(
             "kubehabit_store_errors", "Reads and writes that the alert store refused.", ["operation"]
         )
@@ -90,19 +89,16 @@ class Metrics:
             "1 while a changed file (tokens, tls) cannot be used and the one before it still is.",
             ["file"],
         )
-        self._access_lines_lost = counter(
+        self.access_line_lost = counter(
             "kubehabit_access_log_lost", "Lines of the access log that could not be written."
-        )
-        begin_at_zero(self._events, "scored", "folded", "repeated", "rejected")
+        ).inc
+        begin_at_zero(self._events, "scored", "folded", "repeated")
+        self.rejected = self._events.labels("rejected").inc
         begin_at_zero(self._alerts, *SEVERITIES[1:])
         begin_at_zero(self._flagged, *SEVERITIES[1:])
         begin_at_zero(self._store_errors, "read", "write")
         ProcessCollector(registry=registry)
         registry.register(_OnScrape(lambda: _memory(figures())))
-
-    def rejected(self, events: int) -> None:
-        """Count events that could not be read."""
-        self._events.labels("rejected").inc(events)
 
     def intake(
         self,
@@ -175,10 +171,6 @@ class Metrics:
         if route != _STREAM:  # which lasts as long as its client
             self._answering.labels(route).observe(seconds)
 
-    def waiting(self, number: int) -> None:
-        """Note how many batches wait."""
-        self._waiting.set(number)
-
     def served(self, model: DescribedModel) -> None:
         """Note the model that is served from now on."""
         self._model.clear()
@@ -200,17 +192,9 @@ class Metrics:
         """Count a read or write that the store refused."""
         self._store_errors.labels(operation).inc()
 
-    def streams(self, number: int) -> None:
-        """Note how many callers follow the stream of alerts."""
-        self._streams.set(number)
-
     def access_file(self, name: str, refused: bool) -> None:
         """Note whether a changed file of tokens or certificates can be used."""
         self._access_files.labels(name).set(refused)
-
-    def access_line_lost(self) -> None:
-        """Count a line of the access log that could not be written."""
-        self._access_lines_lost.inc()
 
     def render(self) -> bytes:
         """Text in Prometheus' exposition format."""

@@ -44,10 +44,10 @@ class ModelMetrics:
             "Looks at the registry that found something: swapped, refused (once for each version), unavailable.",
             ["result"],
         )
-        self._swap_seconds = gauge(
+        self.swapped = gauge(
             "kubehabit_model_swap_seconds",
             "Time in which batches had to wait for the last change of the model.",
-        )
+        ).set
         self._registry_up = gauge(
             "kubehabit_model_registry_up", "1 when the registry answered the last look."
         )
@@ -59,9 +59,9 @@ class ModelMetrics:
             "Events offered to the challenger: scored by both, or dropped because it could not keep up.",
             ["outcome"],
         )
-        self._shadow_waiting = gauge(
+        self.shadow_waiting = gauge(
             "kubehabit_shadow_waiting_events", "Events that the challenger has still to score."
-        )
+        ).set
         self._shadow_flagged = counter(
             "kubehabit_shadow_flagged", "Actions flagged by both models, or by one of them only.", ["by"]
         )
@@ -76,7 +76,8 @@ class ModelMetrics:
             buckets=_DECADES,
         )
         begin_at_zero(self._reloads, "swapped", "refused", "unavailable")
-        begin_at_zero(self._shadow_events, "scored", "dropped")
+        begin_at_zero(self._shadow_events, "scored")
+        self.shadow_dropped = self._shadow_events.labels("dropped").inc
         begin_at_zero(self._shadow_flagged, "both", "champion", "challenger")
         begin_at_zero(self._shadow_incidents, "champion", "challenger")
 
@@ -88,7 +89,7 @@ class ModelMetrics:
         """Note the challenger that runs in shadow from now on, or that none does."""
         self._show("challenger", model)
         if model is None:
-            self._shadow_waiting.set(0)
+            self.shadow_waiting(0)
 
     def _show(self, role: str, model: DescribedModel | None) -> None:
         self._info.remove_by_labels({"role": role})
@@ -99,23 +100,11 @@ class ModelMetrics:
         """Count one look at the registry that found something."""
         self._reloads.labels(result).inc()
 
-    def swapped(self, seconds: float) -> None:
-        """Note how long batches had to wait for a change of the model."""
-        self._swap_seconds.set(seconds)
-
     def registry(self, up: bool, *, refusing: bool) -> None:
         """Note whether the registry answered, and whether what it wants served is refused."""
         self._registry_up.set(up)
         if up:
             self._refusing.set(refusing)
-
-    def shadow_dropped(self, events: int) -> None:
-        """Count events that the challenger could not keep up with."""
-        self._shadow_events.labels("dropped").inc(events)
-
-    def shadow_waiting(self, events: int) -> None:
-        """Note how far behind the challenger is."""
-        self._shadow_waiting.set(events)
 
     def shadow_compared(
         self, *, scored: int, both: int, champion: int, challenger: int, differences: Iterable[float]
