@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -191,6 +191,9 @@ class Action(EventSummary):
         return SEVERITIES.index(self.severity), self.evidence
 
 
+_Weighed = TypeVar("_Weighed", Action, Contributor)
+
+
 class Technique(ApiModel):
     """An ATT&CK for Containers technique this looks like."""
 
@@ -301,11 +304,15 @@ def add_contributors(alert: Alert, contributors: list[Contributor]) -> None:
     """Let an alert grow by contributors it does not hold yet. Bounded: the first ones and the heaviest later ones stay."""
     alert.contributor_count += len(contributors)
     ordered = sorted([*alert.contributors, *contributors], key=lambda one: (one.time, one.audit_id))
-    later = sorted(ordered[_FIRST_CONTRIBUTORS:], key=lambda one: one.weight, reverse=True)
-    kept = [*ordered[:_FIRST_CONTRIBUTORS], *later[:_HEAVIEST_CONTRIBUTORS]]
-    alert.contributors = sorted(kept, key=lambda one: (one.time, one.audit_id))
+    alert.contributors = _first_and_heaviest(ordered, _FIRST_CONTRIBUTORS, _HEAVIEST_CONTRIBUTORS)
     first = alert.contributors[0].time if alert.contributors else alert.first_seen
     alert.began = min(first, alert.first_seen, alert.began or alert.first_seen)
+
+
+def _first_and_heaviest(ordered: list[_Weighed], first: int, heaviest: int) -> list[_Weighed]:
+    """Of what is in order of time the first ones and the heaviest later ones, in order of time."""
+    later = sorted(range(first, len(ordered)), key=lambda place: ordered[place].weight, reverse=True)
+    return ordered[:first] + [ordered[place] for place in sorted(later[:heaviest])]
 
 
 def add_actions(alert: Alert, actions: list[Action], *, first: int, top: int) -> None:
@@ -314,17 +321,13 @@ def add_actions(alert: Alert, actions: list[Action], *, first: int, top: int) ->
     Sentence, techniques and checks are the explainer's to renew afterwards.
     """
     alert.action_count += len(actions)
-    repeated = {one.description: one for one in alert.repeated}
+    counts = {one.description: one.count for one in alert.repeated}
     for action in actions:
-        one = repeated.get(action.description)
-        if one is not None:
-            one.count += 1
-        elif len(repeated) < _MAX_DESCRIPTIONS:
-            repeated[action.description] = RepeatedAction(description=action.description, count=1)
-    alert.repeated = list(repeated.values())
+        if action.description in counts or len(counts) < _MAX_DESCRIPTIONS:
+            counts[action.description] = counts.get(action.description, 0) + 1
+    alert.repeated = [RepeatedAction(description=text, count=count) for text, count in counts.items()]
     ordered = sorted([*alert.actions, *actions], key=lambda action: action.time)
-    later = sorted(ordered[first:], key=lambda action: action.weight, reverse=True)[:top]
-    alert.actions = sorted([*ordered[:first], *later], key=lambda action: action.time)
+    alert.actions = _first_and_heaviest(ordered, first, top)
     alert.first_seen = min(alert.first_seen, alert.actions[0].time)
     alert.began = min(alert.first_seen, alert.began or alert.first_seen)
     alert.last_seen = max(alert.last_seen, *(action.time for action in actions))

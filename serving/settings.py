@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
+    BaseModel,
+    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -343,13 +345,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where is not None else ""
         raise KubehabitError(f"{path} is not valid YAML{line}: correct it there.") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
+    if not isinstance(loaded, dict | None):
         raise KubehabitError(
             f"{path} must hold settings as 'name: value' lines; it holds a {type(loaded).__name__}."
         )
-    return loaded
+    return loaded or {}
 
 
 def read_settings(path: Path | None = None, **overrides: Any) -> Settings:

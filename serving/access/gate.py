@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.access.access_log import AccessLog, shown_path, shown_query
 from serving.access.rate_limit import Limiter, Rate
 from serving.access.reloading_file import ReloadingFile
-from serving.access.scopes import RouteScopes
+from serving.access.scopes import Need, RouteScopes
 from serving.access.sessions import COOKIE, Session, Sessions
 from serving.access.tls import ClientCertificate, ServerTls
 from serving.access.tokens import SCOPES, Token, Tokens, digest, read_tokens
@@ -87,9 +87,8 @@ class Access:
             "the tokens file", [path], self._read, lambda bad: metrics.access_file("tokens", bad), clock
         )
         rates = settings.access.rates
-        self._rate = Rate(
-            rates.requests_per_second, rates.megabytes_per_second * MEBIBYTE, rates.burst_seconds
-        )
+        size = rates.megabytes_per_second * MEBIBYTE
+        self._rate = Rate(rates.requests_per_second, size, rates.burst_seconds)
         self._refused = Rate(rates.refused_per_second, math.inf, rates.burst_seconds)
         self._limiter = Limiter(clock)
         console = settings.console
@@ -168,16 +167,12 @@ class Access:
         return found, self.sessions.start(found.name, digest(text))
 
     def _session(self, headers: Headers) -> Session | None:
-        for part in ";".join(headers.getlist("cookie")).split(";"):
-            name, _, sent = part.strip().partition("=")
-            if name == COOKIE:
-                return self.sessions.find(sent)
-        return None
+        cookies = (part.strip().partition("=") for part in ";".join(headers.getlist("cookie")).split(";"))
+        return next((self.sessions.find(sent) for name, _, sent in cookies if name == COOKIE), None)
 
     def _by_session(self, session: Session) -> Caller:
         # The token is looked up for every request, so revoking or narrowing it takes effect at once.
-        found = self._proven(session)
-        if found is None:
+        if (found := self._proven(session)) is None:
             self.sessions.end(session.key)
             raise _unknown(
                 "The token of this session was revoked or has expired: sign in with another one.",
@@ -302,6 +297,8 @@ class _Visit:
         self._access = access
         self._scope = scope
         self.caller: Caller | None = None
+        self.route: str
+        self._need: Need | None
         self.route, self._need = access.routes.find(scope["method"], scope["path"]) or ("other", None)
         self._why = ""
 

@@ -93,7 +93,7 @@ class RouteScopes:
         self._plain: dict[tuple[str, str], tuple[str, Need]] = {}
 
     def protect(self, routes: Iterable[BaseRoute]) -> None:
-        """Register an application's routes, in their order. One without an entry in `NEEDS` is an error: no service, no open door."""
+        """Register an application's routes, in their order. One without an entry in `NEEDS` is an error, not an open door."""
         for route in routes:
             if not isinstance(route, Route) or not route.methods:
                 raise RuntimeError(

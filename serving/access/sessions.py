@@ -19,13 +19,10 @@ _MAX_OF_ONE_TOKEN = 50
 
 @dataclass(slots=True)
 class Session:
-    """The server's side of a session.
+    """The server's side of a session: times are monotonic seconds, `name` is that of the token.
 
-    Attributes:
-        key: SHA-256 of the cookie's value, hexadecimal: enough to recognise the cookie, not to send it.
-        name: name of the token.
-        proof: hash of the token, which is checked again for each request.
-        began, used: monotonic seconds.
+    `key` is the hash of the cookie's value, enough to recognise it, not to send it; `proof` that of the token, which is checked
+    again for each request.
     """
 
     key: str

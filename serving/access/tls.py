@@ -136,10 +136,8 @@ class ServerTls:
 
 def client_certificate(connection: ssl.SSLObject | None) -> ClientCertificate | None:
     """The client's verified certificate, if it sent one."""
-    if connection is None:
-        return None
-    found: Any = connection.getpeercert()
-    if not found:  # none was sent; an unverified one ends the handshake
+    found: Any = None if connection is None else connection.getpeercert()
+    if connection is None or not found:  # none was sent; an unverified one ends the handshake
         return None
     names = [value for part in found["subject"] for key, value in part if key == "commonName"]
     return ClientCertificate(

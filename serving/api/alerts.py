@@ -67,8 +67,7 @@ def add_alert_routes(app: FastAPI, service: Service) -> None:
         report = engine.principals.report(principal)
         if report is None:
             raise ProblemError(
-                404,
-                "This principal is not in the model's training and did nothing since counting began.",
+                404, "This principal is not in the model's training and did nothing since counting began."
             )
         page = whole(engine.store, AlertQuery(principal=report.principal), limit=20)
         report.alerts = [alert.id for alert in page.alerts]

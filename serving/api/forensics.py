@@ -15,7 +15,7 @@ from serving.forensics import clock
 from serving.forensics.evidence.export import Subject
 from serving.forensics.evidence.page import render
 from serving.forensics.principal_habits import compared, habits_of
-from serving.forensics.queries import EventFilter, EventQueries, resource_of
+from serving.forensics.queries import EventFilter, EventQueries, moment_of, resource_of
 from serving.forensics.records import EventRecord
 from serving.http.problems import ProblemError
 from serving.runtime import Service
@@ -124,7 +124,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         until: Moment = None,
     ) -> Response:
         """List principals that came to a namespace and were never seen in it before, as far back as the store goes."""
-        begin, end = span_of(since, until)
+        begin, (_, end) = moment_of(since), span_of(None, until)
 
         def ask(questions: EventQueries) -> dict[str, Any]:
             reach = questions.extent().earliest

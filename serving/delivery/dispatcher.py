@@ -39,11 +39,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self,
-        outbox: Outbox,
-        sinks: Sequence[SinkSettings],
-        count: Count,
-        wait: wait_base | None = None,
+        self, outbox: Outbox, sinks: Sequence[SinkSettings], count: Count, wait: wait_base | None = None
     ) -> None:
         self.outbox = outbox
         self._workers = [_SinkWorker(self.outbox, sink, count, wait) for sink in sinks]

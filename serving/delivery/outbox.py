@@ -116,10 +116,10 @@ class Outbox:
                 return  # the alert was forgotten meanwhile
             alert = read_alert(connection, entry.number)
             sent = entry.update.alert
-            severity = SEVERITIES.index(sent.severity) if delivered else _sent_severity(entry.update)
-            due = None
-            if alert.action_count > sent.action_count:
-                due = _due(sink, microseconds(moment), severity, alert, moment)
+            known = sent.severity if delivered else entry.update.sent_severity
+            severity = None if known is None else SEVERITIES.index(known)
+            grown = alert.action_count > sent.action_count
+            due = _due(sink, microseconds(moment), severity, alert, moment) if grown else None
             connection.execute(
                 sa.update(DELIVERIES)
                 .where(here)
@@ -185,10 +185,6 @@ def _queue(connection: Connection, sink: SinkSettings, number: int, alert: Alert
         connection.execute(
             sa.update(DELIVERIES).where(here).values(due=due, queued=at if row.due is None else row.queued)
         )
-
-
-def _sent_severity(update: Update) -> int | None:
-    return None if update.sent_severity is None else SEVERITIES.index(update.sent_severity)
 
 
 def _due(sink: SinkSettings, sent: int | None, severity: int | None, alert: Alert, moment: datetime) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,12 +63,10 @@ class FileSink:
             raise UnavailableError(f"{self._path} cannot be written ({error.strerror})") from error
 
     def _rotate(self) -> None:
-        def numbered(number: int) -> Path:
-            return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
-
-        for number in range(self._keep - 1, -1, -1):
-            if numbered(number).exists():
-                numbered(number).replace(numbered(number + 1))
+        full = [self._path.with_name(f"{self._path.name}.{number}") for number in range(1, self._keep + 1)]
+        for older, newer in pairwise([*reversed(full), self._path]):
+            if newer.exists():
+                newer.replace(older)
 
     def close(self) -> None:
         """Nothing is left open."""

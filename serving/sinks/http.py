@@ -70,11 +70,7 @@ class HttpSink:
         if self._path:
             url = url.rstrip("/") + self._path
         body = msgspec.json.encode(self._body(update))
-        headers = {
-            "User-Agent": "kubehabit",
-            "Content-Type": self._media_type,
-            "Idempotency-Key": update.key,
-        }
+        headers = {"User-Agent": "kubehabit", "Content-Type": self._media_type, "Idempotency-Key": update.key}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token.read()}"
         host = urlsplit(url).hostname

@@ -75,10 +75,6 @@ def event(update: Update, namespace: str) -> dict[str, Any]:
     }
     if alert.principal.startswith(_SERVICE_ACCOUNT):
         account_namespace, _, account = alert.principal.removeprefix(_SERVICE_ACCOUNT).partition(":")
-        made["related"] = {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "namespace": account_namespace,
-            "name": account,
-        }
+        about = {"namespace": account_namespace, "name": account}
+        made["related"] = {"apiVersion": "v1", "kind": "ServiceAccount", **about}
     return made

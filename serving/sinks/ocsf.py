@@ -74,11 +74,8 @@ def finding(update: Update) -> dict[str, Any]:
         "metadata": {
             "version": "1.4.0",
             "uid": update.key,
-            "product": {
-                "name": "kubehabit",
-                "vendor_name": "kubehabit",
-                "version": version("kubehabit"),
-            },
+            "product": dict.fromkeys(("name", "vendor_name"), "kubehabit")
+            | {"version": version("kubehabit")},
         },
         "finding_info": {
             "uid": alert.id,
@@ -110,10 +107,9 @@ def finding(update: Update) -> dict[str, Any]:
 
 
 def _evidence(action: Action, principal: str) -> dict[str, Any]:
-    request: dict[str, Any] = {"uid": action.audit_id}
     api: dict[str, Any] = {
         "operation": action.verb,
-        "request": request,
+        "request": {"uid": action.audit_id},
         "service": {"name": "kube-apiserver"},
     }
     if action.response_status is not None:
@@ -130,8 +126,7 @@ def _evidence(action: Action, principal: str) -> dict[str, Any]:
     }
     if action.source_ips:
         evidence["src_endpoint"] = {"ip": action.source_ips[0]}
-    ref = action.object_ref
-    if ref is not None:
+    if (ref := action.object_ref) is not None:
         kind = ref.resource + (f"/{ref.subresource}" if ref.subresource else "")
         evidence["resources"] = [
             {

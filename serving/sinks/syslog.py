@@ -68,8 +68,8 @@ class SyslogSink:
             ) from error
 
     def _datagram(self, text: bytes) -> None:
-        host, port = self._settings.host, self._settings.port
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        where = self._settings.host, self._settings.port
+        family, kind, protocol, _, address = socket.getaddrinfo(*where, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind, protocol) as connection:
             connection.connect(address)
             connection.send(text)

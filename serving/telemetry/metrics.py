@@ -8,14 +8,7 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -233,9 +226,7 @@ def _memory(held: Figures | None) -> Iterator[Metric]:
         value=held.cached_windows,
     )
     yield CounterMetricFamily(
-        "kubehabit_computed_windows",
-        "Windows that went through the model.",
-        value=held.computed_windows,
+        "kubehabit_computed_windows", "Windows that went through the model.", value=held.computed_windows
     )
 
 

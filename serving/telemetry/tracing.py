@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from data.errors import KubehabitError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `start` imports it
+    from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Tracer
@@ -44,9 +45,10 @@ def start(exporter: SpanExporter | None = None) -> None:
     Raises:
         KubehabitError: the exporter is not installed.
     """
-    global _provider, _tracer
+    global _provider, _tracer, trace
     from importlib.metadata import version
 
+    from opentelemetry import trace
     from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
@@ -91,8 +93,6 @@ def current() -> object | None:
     """The current span, as a parent for a `span` in another thread; None if there is none."""
     if _tracer is None:
         return None
-    from opentelemetry import trace
-
     found = trace.get_current_span()
     return found if found.get_span_context().is_valid else None
 
@@ -106,8 +106,6 @@ def span(
     """
     if _tracer is None:
         return _NOTHING
-    from opentelemetry import trace
-
     given = [one for one in callers if isinstance(one, trace.Span)]
     return _tracer.start_as_current_span(
         name,
@@ -127,8 +125,6 @@ def ids() -> dict[str, str]:
     found: Any = current()
     if found is None:
         return {}
-    from opentelemetry import trace
-
     context = found.get_span_context()
     return {
         "trace_id": trace.format_trace_id(context.trace_id),
@@ -147,21 +143,20 @@ class Traced:
         if _tracer is None or scope["type"] != "http" or scope["path"] in _UNTRACED:
             await self._app(scope, receive, send)
             return
-        from opentelemetry.trace import SpanKind, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         given = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         caller = TraceContextTextMapPropagator().extract(given)
         method = scope["method"]
         with _tracer.start_as_current_span(
-            method, context=caller, kind=SpanKind.SERVER, attributes={"http.request.method": method}
+            method, context=caller, kind=trace.SpanKind.SERVER, attributes={"http.request.method": method}
         ) as current:
 
             async def note(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     current.set_attribute("http.response.status_code", message["status"])
                     if message["status"] >= _FAILED:
-                        current.set_status(StatusCode.ERROR)
+                        current.set_status(trace.StatusCode.ERROR)
                 await send(message)
 
             try:
