@@ -393,8 +393,9 @@ def network_of(address: str) -> str:
 def _refuse_other_sites(headers: Headers) -> None:
     host = urlsplit("//" + headers.get("host", "")).hostname or ""
     if not is_loopback(host):
-        detail = f"This service answers on loopback only, not as {host[:80]!r}. Ask 127.0.0.1."
-        raise ProblemError(421, detail)
+        raise ProblemError(
+            421, f"This service answers on loopback only, not as {host[:80]!r}. Ask 127.0.0.1."
+        )
     origin = headers.get("origin")
     if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
         raise _other_site()
@@ -405,10 +406,8 @@ def _other_site() -> ProblemError:
 
 
 def _unknown(detail: str, error: str = "", *, close: bool = False) -> ProblemError:
-    challenge = f'Bearer error="{error}"' if error else "Bearer"
-    return ProblemError(
-        401, detail, {"WWW-Authenticate": challenge} | ({"Connection": "close"} if close else {})
-    )
+    headers = {"WWW-Authenticate": f'Bearer error="{error}"' if error else "Bearer"}
+    return ProblemError(401, detail, headers | ({"Connection": "close"} if close else {}))
 
 
 def _too_many(wait: float, what: str) -> ProblemError:

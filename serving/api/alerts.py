@@ -15,12 +15,8 @@ from serving.http.problems import ProblemError, position_of
 from serving.runtime import Service
 from serving.schemas import Alert
 
-_EXAMPLE_STREAM = {
-    "text/event-stream": {
-        "schema": {"type": "string"},
-        "example": 'id: 42\nevent: alert\ndata: {"id":"7d0c6a1f52b8e934","severity":"high","sentence":"…"}\n\n',
-    }
-}
+_EXAMPLE = 'id: 42\nevent: alert\ndata: {"id":"7d0c6a1f52b8e934","severity":"high","sentence":"…"}\n\n'
+_EXAMPLE_STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}
 
 
 def add_alert_routes(app: FastAPI, service: Service) -> None:

@@ -33,8 +33,6 @@ _NOTHING: AbstractContextManager[object] = nullcontext()
 # Frequent and uninformative; a stream is one request for hours.
 _UNTRACED = frozenset(("/healthz", "/readyz", "/metrics", "/v1/alerts/stream"))
 
-_FAILED = 500
-
 _provider: TracerProvider | None = None
 _tracer: Tracer | None = None
 
@@ -155,7 +153,7 @@ class Traced:
             async def note(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     current.set_attribute("http.response.status_code", message["status"])
-                    if message["status"] >= _FAILED:
+                    if message["status"] >= 500:
                         current.set_status(trace.StatusCode.ERROR)
                 await send(message)
 
