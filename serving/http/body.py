@@ -58,15 +58,15 @@ def documented(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def read_model(request: Request, model: type[_Model], limit: int) -> _Model:
-    """The body of a request as a model, which has an example; an empty body is an empty object.
+async def read_model(request: Request, model: type[_Model], limit: int, empty: bytes = b"") -> _Model:
+    """The body of a request as a model, which has an example; an empty body stands for `empty`.
 
     Raises:
         ProblemError: 413 over the limit, 422 if it does not fit.
     """
     body = await read_body(request, limit)
     try:
-        return model.model_validate_json(body or b"{}")
+        return model.model_validate_json(body or empty)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "body"
