@@ -155,6 +155,12 @@ def add_routes(app: FastAPI, service: Service) -> None:
         others = records.reader().peers(principal)
         return _json(desk.ask(lambda questions: compared(questions, principal, others, begin, end)))
 
+    _add_evidence_routes(app, service)
+
+
+def _add_evidence_routes(app: FastAPI, service: Service) -> None:
+    desk = service.forensics
+
     @app.post("/v1/evidence", tags=["forensics"], response_class=Response)
     def evidence(wanted: EvidenceRequest, request: Request, form: Form = "json") -> Response:
         """Export evidence: the events with their originals, checksums and proof, the alerts, the model, and who exported it."""
