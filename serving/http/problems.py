@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from data.errors import ConflictError, KubehabitError, NotFoundError
+from data.visible_text import visible
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -90,7 +91,8 @@ def problem(
         title = HTTPStatus(status).phrase
     except ValueError:
         title = "Error"
-    content = Problem(type=kind, title=title, status=status, detail=detail).model_dump()
+    # What is sent can be in the sentence that refuses it.
+    content = Problem(type=kind, title=title, status=status, detail=visible(detail)).model_dump()
     return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
@@ -105,7 +107,7 @@ def answer_to(
     accepted = Headers(scope=scope).get("accept", "")
     page: ProblemPage | None = scope["app"].state.problem_page if "app" in scope else None
     if page is not None and scope["path"].startswith("/console/") and "text/html" in accepted:
-        return page(scope, status, detail, headers)
+        return page(scope, status, visible(detail), headers)
     return problem(status, detail, headers, kind)
 
 

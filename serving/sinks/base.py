@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.functional_validators import AfterValidator
 
+from data.visible_text import visible
 from serving.schemas import SEVERITIES, Alert, Severity
 
 
@@ -25,11 +26,18 @@ class DeliveryRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """The current state of an alert, with its first 1,000 audit IDs, and the severity last sent to this sink, if any."""
+    """The current state of an alert, with its first 1,000 audit IDs, and the severity last sent to this sink, if any.
+
+    Every text in it is visible: what a client chose must forge nothing at a receiver, whatever the alert was made from.
+    """
 
     alert: Alert
     sent_severity: str | None
     moment: datetime
+
+    def __post_init__(self) -> None:
+        shown = Alert.model_validate(_shown(self.alert.model_dump()))
+        object.__setattr__(self, "alert", shown)  # the class is frozen
 
     @property
     def key(self) -> str:
@@ -45,6 +53,15 @@ class Update:
         """The form of the sinks file and stdout: `key` identifies repeats, `alert` is that of `GET /v1/alerts/{id}`."""
         alert = self.alert.model_dump(mode="json", by_alias=True)
         return {"key": self.key, "change": self.change, "alert": alert}
+
+
+def _shown(value: Any) -> Any:
+    """A document with every text in it, keys too, made visible."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {visible(key): _shown(one) for key, one in value.items()}
+    return [_shown(one) for one in value] if isinstance(value, list) else value
 
 
 class Sink(Protocol):
