@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Response
 from starlette.datastructures import Headers
@@ -24,8 +24,9 @@ from serving.access.scopes import Need, RouteScopes
 from serving.access.sessions import COOKIE, Session, Sessions
 from serving.access.tls import ClientCertificate, ServerTls
 from serving.access.tokens import SCOPES, Token, Tokens, digest, read_tokens
+from serving.http.body import too_large
 from serving.http.problems import SECURITY_HEADERS, ProblemError, answer_to
-from serving.schemas import clean
+from serving.schemas import clean, unknown_name
 from serving.settings import MEBIBYTE, AccessScope, Settings, is_loopback
 from serving.telemetry.metrics import Metrics
 
@@ -41,6 +42,8 @@ _HOW = "send the header 'Authorization: Bearer <token>' with that of KUBEHABIT_T
 # Browsers may send a session cookie instead of a token below this path.
 _PAGES = "/console/"
 _SHOWN = 8
+# Of a Content-Length; Python refuses to convert very long ones.
+_DIGITS = 20
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -92,6 +95,7 @@ class Access:
         self._refused = Rate(rates.refused_per_second, math.inf, rates.burst_seconds)
         self._limiter = Limiter(clock)
         console = settings.console
+        self.body_bytes = settings.limits.body_bytes
         self.sessions = Sessions(60 * console.idle_minutes, 3600 * console.session_hours, clock)
         # Separate, so that many strangers cannot push the callers' debts out of memory.
         self._strangers = Limiter(clock)
@@ -206,7 +210,7 @@ class Access:
             detail = "The client authority or its revocations changed: connect again."
             raise ProblemError(503, detail, {"Retry-After": "1", "Connection": "close"})
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):
             # A browser presents its certificate for any page that sends the request.
             raise _other_site()
         scopes = frozenset(
@@ -307,6 +311,7 @@ class _Visit:
         try:
             if self._need != "nothing" or not self._access.guarded:
                 self._admit()
+            self._check()
         except ProblemError as error:
             self._why = error.detail
             return answer_to(self._scope, error.status, error.detail, error.headers)
@@ -335,16 +340,32 @@ class _Visit:
         challenge = f'Bearer error="insufficient_scope", scope="{need}"'
         raise ProblemError(403, detail, {"WWW-Authenticate": challenge})
 
+    def _check(self) -> None:
+        """Refuse before the body is read what cannot be answered after it."""
+        declared = Headers(scope=self._scope).get("content-length", "")
+        if declared.isdecimal() and int(declared[:_DIGITS]) > self._access.body_bytes:
+            raise too_large(self._access.body_bytes)
+        if not self.route.startswith("/v1/") or self.route in _ROUTINE:
+            return
+        known = self._access.routes.parameters(self.route)
+        sent = parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if unknown := next((name for name, _ in sent if name not in known), None):
+            raise ProblemError(422, unknown_name(unknown, known) + " See /docs for what is accepted.")
+
     def counting(self, receive: Receive) -> Receive:
-        """`receive` that counts the bytes of the body."""
-        caller = self.caller
-        if caller is None:
-            return receive
+        """`receive` that counts the bytes of the body, and ends with a problem if there are too many."""
+        caller, access = self.caller, self._access
+        total = 0
 
         async def counted() -> Message:
+            nonlocal total
             message = await receive()
             if body := message.get("body"):
-                self._access.received(caller, len(body))
+                total += len(body)
+                if caller is not None:
+                    access.received(caller, len(body))
+                if total > access.body_bytes:
+                    raise too_large(access.body_bytes)
             return message
 
         return counted
@@ -391,14 +412,21 @@ def network_of(address: str) -> str:
 
 
 def _refuse_other_sites(headers: Headers) -> None:
-    host = urlsplit("//" + headers.get("host", "")).hostname or ""
+    host = _host_of("//" + headers.get("host", ""))
     if not is_loopback(host):
         raise ProblemError(
             421, f"This service answers on loopback only, not as {host[:80]!r}. Ask 127.0.0.1."
         )
     origin = headers.get("origin")
-    if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
+    if origin is not None and not is_loopback(_host_of(origin)):
         raise _other_site()
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # half an IPv6 address
+        return ""
 
 
 def _other_site() -> ProblemError:

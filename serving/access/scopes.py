@@ -153,7 +153,8 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
     for field in dependant.query_params:
         model = field.field_info.annotation
         if isinstance(model, type) and issubclass(model, BaseModel):
-            yield from (info.alias or name for name, info in model.model_fields.items())
+            for name, info in model.model_fields.items():
+                yield from {name, info.alias or name}
         else:
             yield field.alias
     for other in dependant.dependencies:

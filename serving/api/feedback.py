@@ -33,7 +33,7 @@ def add_feedback_routes(app: FastAPI, service: Service) -> None:
         and is learned when the model is next trained with `kubehabit train --feedback`.
         """
         store = service.ready().store
-        given = await read_model(request, Feedback, service.settings.limits.body_bytes)
+        given = await read_model(request, Feedback)
         address = request.client.host if request.client is not None else ""
         return await asyncio.to_thread(store_feedback, store, alert_id, given, address)
 

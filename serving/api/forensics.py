@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from data.errors import UnknownPrincipalError
 from serving.api.parameters import EventQuery, Moment, Text, span_of
@@ -17,9 +18,10 @@ from serving.forensics.evidence.page import render
 from serving.forensics.principal_habits import compared, habits_of
 from serving.forensics.queries import EventFilter, EventQueries, moment_of, resource_of
 from serving.forensics.records import EventRecord
+from serving.http.body import documented, read_model
 from serving.http.problems import ProblemError
 from serving.runtime import Service
-from serving.schemas import ApiModel, clean
+from serving.schemas import RequestModel, clean
 
 _MAX_NOTE = 2000
 Why = Annotated[str, Field(max_length=_MAX_NOTE, description="why; kept in the ledger")]
@@ -27,8 +29,12 @@ Who = Annotated[str, Field(max_length=256, description="who, in the caller's own
 Form = Annotated[Literal["json", "html"], Query(description="html: a page to be read and printed")]
 
 
-class EvidenceRequest(ApiModel):
+class EvidenceRequest(RequestModel):
     """What evidence is wanted of: alerts, requests, or a principal and a span of time."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"alerts": ["7d0c6a1f52b8e934"], "note": "INC-7"}}
+    )
 
     alerts: Annotated[list[str], Field(default_factory=list, max_length=1000)]
     audit_ids: Annotated[list[str], Field(default_factory=list, max_length=10_000)]
@@ -39,8 +45,10 @@ class EvidenceRequest(ApiModel):
     by: Who = ""
 
 
-class IncidentEvidenceRequest(ApiModel):
+class IncidentEvidenceRequest(RequestModel):
     """Why an incident is exported, and by whom; both may be left out."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"note": "INC-7", "by": "alice@corp"}})
 
     note: Why = ""
     by: Who = ""
@@ -161,10 +169,13 @@ def add_routes(app: FastAPI, service: Service) -> None:
 def _add_evidence_routes(app: FastAPI, service: Service) -> None:
     desk = service.forensics
 
-    @app.post("/v1/evidence", tags=["forensics"], response_class=Response)
-    def evidence(wanted: EvidenceRequest, request: Request, form: Form = "json") -> Response:
+    @app.post(
+        "/v1/evidence", tags=["forensics"], response_class=Response, openapi_extra=documented(EvidenceRequest)
+    )
+    async def evidence(request: Request, form: Form = "json") -> Response:
         """Export evidence: the events with their originals, checksums and proof, the alerts, the model, and who exported it."""
         engine = service.ready()
+        wanted = await read_model(request, EvidenceRequest)
         since, until = span_of(wanted.since, wanted.until)
         subject = Subject(
             alerts=tuple(wanted.alerts),
@@ -174,25 +185,33 @@ def _add_evidence_routes(app: FastAPI, service: Service) -> None:
             until=until,
             note=clean(wanted.note, _MAX_NOTE),
         )
-        for alert_id in subject.alerts:
-            if engine.store.get(alert_id) is None:
-                raise ProblemError(
-                    404, f"There is no alert {alert_id!r}. It may have been deleted after the retention time."
-                )
-        return as_file(desk.evidence(subject, by=caller_of(request, wanted.by)), form, "evidence")
 
-    @app.post("/v1/incidents/{incident_id}/evidence", tags=["incidents"], response_class=Response)
-    def incident_evidence(
-        incident_id: str, request: Request, wanted: IncidentEvidenceRequest | None = None, form: Form = "json"
-    ) -> Response:
+        def make() -> bytes:
+            for alert_id in subject.alerts:
+                if engine.store.get(alert_id) is None:
+                    raise ProblemError(
+                        404,
+                        f"There is no alert {alert_id!r}. It may have been deleted after the retention time.",
+                    )
+            return desk.evidence(subject, by=caller_of(request, wanted.by))
+
+        return as_file(await asyncio.to_thread(make), form, "evidence")
+
+    @app.post(
+        "/v1/incidents/{incident_id}/evidence",
+        tags=["incidents"],
+        response_class=Response,
+        openapi_extra=documented(IncidentEvidenceRequest),
+    )
+    async def incident_evidence(incident_id: str, request: Request, form: Form = "json") -> Response:
         """Export an incident as evidence: its story, every event of it with its original and proof, models, clocks, custody.
 
         The export is noted in the store's ledger. The HTML page holds the JSON file that it was made of.
         """
-        said = wanted or IncidentEvidenceRequest()
-        made = desk.incident_evidence(
-            incident_id, by=caller_of(request, said.by), note=clean(said.note, _MAX_NOTE)
-        )
+        service.ready()
+        said = await read_model(request, IncidentEvidenceRequest, b"{}")
+        by, note = caller_of(request, said.by), clean(said.note, _MAX_NOTE)
+        made = await asyncio.to_thread(desk.incident_evidence, incident_id, by=by, note=note)
         return as_file(made, form, f"evidence-{incident_id}")
 
 

@@ -49,7 +49,7 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
 
     async def sent(request: Request, model: type[_Sent]) -> _Sent:
         service.ready()
-        return await read_model(request, model, service.settings.limits.body_bytes, b"{}")
+        return await read_model(request, model, b"{}")
 
     @app.get("/v1/incidents", tags=["incidents"])
     def incidents(

@@ -9,7 +9,6 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from typing_extensions import TypedDict
 
-from serving.http.body import read_body
 from serving.runtime import Service
 from serving.scoring.intake import merge
 from serving.scoring.verdicts import EventResult
@@ -73,8 +72,7 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
     several = {"list": {"value": [_EXAMPLE_EVENT]}, "EventList": {"value": _EXAMPLE_LIST}}
 
     async def received(request: Request) -> tuple[bytes, str]:
-        body = await read_body(request, service.settings.limits.body_bytes)
-        return body, request.headers.get("content-encoding", "")
+        return await request.body(), request.headers.get("content-encoding", "")
 
     @app.post(
         "/v1/score",

@@ -142,9 +142,8 @@ def install(
     def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][1:]) or "request"
-        return answer_to(
-            request.scope, 422, f"'{name}' is wrong: {first['msg']}. See /docs for what is accepted."
-        )
+        detail = f"'{name}' is wrong: {first['msg'].rstrip('.')}. See /docs for what is accepted."
+        return answer_to(request.scope, 422, detail)
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:

@@ -172,8 +172,8 @@ def test_an_answer_that_names_what_was_sent_shows_it(client: TestClient) -> None
         client.post("/v1/alerts/x/feedback", json={"verdict": sent}),
         client.post("/v1/alerts/x/feedback", json={sent: "normal"}),
         client.post("/v1/evidence", json={"alerts": [sent]}),
-        client.post("/v1/score", content=b"[]", headers={"Content-Encoding": "\x9b[2J"}),
-        client.get("/v1/model", headers={"Host": "\x9b[2J"}),
+        client.post("/v1/score", content=b"[]", headers={"Content-Encoding": b"\x9b[2J"}),
+        client.get("/v1/model", headers={"Host": b"\x9b[2J"}),
     ):
         assert 400 <= answer.status_code < 500
         assert answer.headers["content-type"] == "application/problem+json"
