@@ -19,7 +19,7 @@ from serving.api.alerts import add_alert_routes
 from serving.api.feedback import add_feedback_routes
 from serving.api.health import add_health_routes
 from serving.api.incidents import add_incident_routes
-from serving.api.principals import Records
+from serving.api.principals import FreshHistory
 from serving.api.score import add_score_routes
 from serving.console.render import problem_page
 from serving.console.routes import add_console
@@ -96,7 +96,7 @@ def create_app(
     app.add_middleware(Gate, access=access, metrics=service.metrics)
     if tracing.is_on():
         app.add_middleware(tracing.Traced)  # around the gate, whose log lines belong to the trace
-    app.state.records = Records(service)
+    app.state.records = FreshHistory(service)
     # In the order of the documentation.
     add_score_routes(app, service)
     add_alert_routes(app, service)

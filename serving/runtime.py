@@ -135,10 +135,9 @@ def build(service: Service, engine: Engine) -> Runtime:
 def _depths(outbox: Outbox | None) -> Mapping[str, tuple[int, float]]:
     """What waits for each sink (entries, seconds since the oldest was due); nothing while the store cannot be read."""
     try:
-        found = {} if outbox is None else outbox.depths()
+        return {} if outbox is None else outbox.depths()
     except StoreError:
         return {}
-    return {name: (depth.entries, depth.oldest_seconds) for name, depth in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

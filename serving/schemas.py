@@ -7,11 +7,16 @@ kept, never its body; texts chosen by clients are cleaned by `clean` first.
 from __future__ import annotations
 
 import re
+import string
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from data.visible_text import visible
 
 Severity = Literal["low", "medium", "high", "critical"]
 
@@ -21,23 +26,40 @@ SEVERITIES: tuple[str, ...] = ("none", "low", "medium", "high", "critical")
 MAX_TEXT = 256
 _MAX_DESCRIPTIONS = 50
 _FIRST_CONTRIBUTORS, _HEAVIEST_CONTRIBUTORS = 20, 20
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
+# None of these scans a character more than a few times, whatever the text.
 # A JSON Web Token is three base64url parts of which the first two begin with '{"'; `kubehabit` never shows one.
-_JWT = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)?")
-_BEARER = re.compile(r"(?i)\b(bearer|basic)[ +:=]+[A-Za-z0-9._~+/=-]{8,}")
-_QUERY = re.compile(r"(?<![?\s])\?\S*=\S*")
+_JWT_SECOND = re.compile(r"\.(?=eyJ[A-Za-z0-9_-]{5})")
+_JWT_REST = re.compile(r"\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?")
+_BASE64URL = string.ascii_letters + string.digits + "_-"
+_LEAST_PART = len("eyJ") + 5
+_BEARER = re.compile(r"(?i)\b(bearer|basic)[\s+:=]+[A-Za-z0-9._~+/=-]{8,}")
+_QUERY = re.compile(r"(?<![?\s])\?+[^\s=?]*=\S*")
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
     """Make a text that a client chose safe to store and show.
 
-    Control and bidirectional characters go (they could forge a line or a terminal command), tokens become "[token]", values of a
-    query string are cut off, and the rest is cut to `limit` characters.
+    Tokens become "[token]", what would forge a line or a terminal command, or is not seen, becomes an escape, values of a query
+    string are cut off, and the rest is cut to `limit` characters.
     """
-    text = _CONTROL.sub(" ", text[: 8 * limit])
-    text = _QUERY.sub("?…", text)
-    text = _BEARER.sub(r"\1 [token]", _JWT.sub("[token]", text))
+    text = _BEARER.sub(r"\1 [token]", _without_jwt(text[: 8 * limit]))
+    text = _QUERY.sub("?…", visible(text))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _without_jwt(text: str) -> str:
+    """The text with "[token]" in place of JSON Web Tokens."""
+    parts, end, start = [], 0, 0
+    for dot in _JWT_SECOND.finditer(text):
+        if dot.start() < end:
+            continue
+        head, start = text[start : dot.start()], dot.start()
+        begin = head.find("eyJ", len(head.rstrip(_BASE64URL)))
+        rest = _JWT_REST.match(text, dot.start())
+        if rest is not None and begin >= 0 and len(head) - begin >= _LEAST_PART:
+            parts += [text[end : dot.start() - len(head) + begin], "[token]"]
+            end = start = rest.end()
+    return "".join([*parts, text[end:]])
 
 
 def _kubernetes_name(name: str) -> str:
@@ -49,6 +71,27 @@ class ApiModel(BaseModel):
     """Base of everything this service sends and stores."""
 
     model_config = ConfigDict(alias_generator=_kubernetes_name, validate_by_name=True, validate_by_alias=True)
+
+
+class RequestModel(ApiModel):
+    """Base of what is sent to this service: unknown fields are refused, with the names of the known ones."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_only(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            fields = cls.model_fields.items()
+            names = {info.alias or name for name, info in fields}
+            if unknown := sorted(set(given) - names - set(cls.model_fields)):
+                raise PydanticCustomError("unknown_field", "{0}", {"0": unknown_name(unknown[0], names)})
+        return given
+
+
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """The sentence that refuses a field or parameter."""
+    return f"{name[:64]!r} is not known here; known are: {', '.join(sorted(known)) or 'none'}."
 
 
 class ObjectReference(ApiModel):
@@ -191,6 +234,9 @@ class Action(EventSummary):
         return SEVERITIES.index(self.severity), self.evidence
 
 
+_Weighed = TypeVar("_Weighed", Action, Contributor)
+
+
 class Technique(ApiModel):
     """An ATT&CK for Containers technique this looks like."""
 
@@ -301,11 +347,15 @@ def add_contributors(alert: Alert, contributors: list[Contributor]) -> None:
     """Let an alert grow by contributors it does not hold yet. Bounded: the first ones and the heaviest later ones stay."""
     alert.contributor_count += len(contributors)
     ordered = sorted([*alert.contributors, *contributors], key=lambda one: (one.time, one.audit_id))
-    later = sorted(ordered[_FIRST_CONTRIBUTORS:], key=lambda one: one.weight, reverse=True)
-    kept = [*ordered[:_FIRST_CONTRIBUTORS], *later[:_HEAVIEST_CONTRIBUTORS]]
-    alert.contributors = sorted(kept, key=lambda one: (one.time, one.audit_id))
+    alert.contributors = _first_and_heaviest(ordered, _FIRST_CONTRIBUTORS, _HEAVIEST_CONTRIBUTORS)
     first = alert.contributors[0].time if alert.contributors else alert.first_seen
     alert.began = min(first, alert.first_seen, alert.began or alert.first_seen)
+
+
+def _first_and_heaviest(ordered: list[_Weighed], first: int, heaviest: int) -> list[_Weighed]:
+    """Of what is in order of time the first ones and the heaviest later ones, in order of time."""
+    later = sorted(range(first, len(ordered)), key=lambda place: ordered[place].weight, reverse=True)
+    return ordered[:first] + [ordered[place] for place in sorted(later[:heaviest])]
 
 
 def add_actions(alert: Alert, actions: list[Action], *, first: int, top: int) -> None:
@@ -314,17 +364,13 @@ def add_actions(alert: Alert, actions: list[Action], *, first: int, top: int) ->
     Sentence, techniques and checks are the explainer's to renew afterwards.
     """
     alert.action_count += len(actions)
-    repeated = {one.description: one for one in alert.repeated}
+    counts = {one.description: one.count for one in alert.repeated}
     for action in actions:
-        one = repeated.get(action.description)
-        if one is not None:
-            one.count += 1
-        elif len(repeated) < _MAX_DESCRIPTIONS:
-            repeated[action.description] = RepeatedAction(description=action.description, count=1)
-    alert.repeated = list(repeated.values())
+        if action.description in counts or len(counts) < _MAX_DESCRIPTIONS:
+            counts[action.description] = counts.get(action.description, 0) + 1
+    alert.repeated = [RepeatedAction(description=text, count=count) for text, count in counts.items()]
     ordered = sorted([*alert.actions, *actions], key=lambda action: action.time)
-    later = sorted(ordered[first:], key=lambda action: action.weight, reverse=True)[:top]
-    alert.actions = sorted([*ordered[:first], *later], key=lambda action: action.time)
+    alert.actions = _first_and_heaviest(ordered, first, top)
     alert.first_seen = min(alert.first_seen, alert.actions[0].time)
     alert.began = min(alert.first_seen, alert.began or alert.first_seen)
     alert.last_seen = max(alert.last_seen, *(action.time for action in actions))

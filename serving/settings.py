@@ -207,11 +207,11 @@ class DeadLetterSettings(_Located):
     max_mb: Annotated[float, Field(gt=0)] = 64
 
 
-class EventSettings(_Section):
+class EventSettings(_Located):
     """The store of every event received."""
 
+    _default = "events"
     enabled: bool = True
-    path: Path | None = None
     retention_days: Annotated[float, Field(gt=0)] = 90
     max_gb: Annotated[float, Field(gt=0)] = 20
     seal_seconds: Annotated[float, Field(gt=0)] = 60
@@ -222,7 +222,7 @@ class EventSettings(_Section):
     @property
     def resolved_path(self) -> Path:
         """Folder of the store."""
-        return (self.path or home() / "events").absolute()
+        return super().resolved_path.absolute()
 
     @property
     def max_bytes(self) -> int:
@@ -297,16 +297,9 @@ class Settings(BaseSettings):
         return sinks
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
+    def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment overrides the file, whose values are arguments."""
-        return env_settings, init_settings
+        return sources["env_settings"], sources["init_settings"]
 
     @model_validator(mode="after")
     def _certificates_can_come(self) -> Self:
@@ -343,11 +336,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        KubehabitError: the file is missing, no YAML, or no mapping.
-    """
+    """Read a YAML mapping; raises KubehabitError if the file is missing, no YAML, or no mapping."""
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -356,21 +345,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where is not None else ""
         raise KubehabitError(f"{path} is not valid YAML{line}: correct it there.") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
+    if not isinstance(loaded, dict | None):
         raise KubehabitError(
             f"{path} must hold settings as 'name: value' lines; it holds a {type(loaded).__name__}."
         )
-    return loaded
+    return loaded or {}
 
 
 def read_settings(path: Path | None = None, **overrides: Any) -> Settings:
-    """Read settings from a YAML file and the environment.
-
-    Args:
-        path: YAML file; None: the shipped one.
-        overrides: command-line options, which override both; None: not given.
+    """Read settings from a YAML file (default: the shipped one), the environment, and command-line options that are not None.
 
     Raises:
         KubehabitError: the file cannot be read, or a setting is unknown or wrong.
@@ -393,11 +376,7 @@ def read_settings(path: Path | None = None, **overrides: Any) -> Settings:
 
 
 def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
-    """Like `read_settings`, for a service that will run.
-
-    Raises:
-        KubehabitError: as `read_settings`; or the host is not loopback and callers need not authenticate.
-    """
+    """Like `read_settings`, and refuses to listen beyond loopback where callers need not authenticate."""
     settings = read_settings(path, **overrides)
     if not settings.on_loopback and not settings.guarded:
         raise KubehabitError(

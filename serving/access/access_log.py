@@ -39,12 +39,7 @@ class AccessLog:
     Frequent requests are thinned so that they cannot push the rest out of the file; the next line of their kind counts the
     omitted ones in `more`. Accepted batches and scrapes ("routine"): one line in ten minutes for each caller, address, route
     and status. Refusals ("refusal"): a hundred at once, then one a second. Reads and changes ("always") are never omitted.
-
-    Args:
-        settings: path and bounds.
-        lost: called for each line that could not be written; the request is served all the same.
-        clock: monotonic seconds.
-        now: the time of day.
+    `lost` is called for each line that could not be written; the request is served all the same.
     """
 
     def __init__(
@@ -79,25 +74,21 @@ class AccessLog:
                 return
             self._refusals.take(1.0)
             more, self._refused = self._refused, 0
-        line = {"time": self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z"), **entry}
-        if more:
-            line["more"] = more
-        # ASCII: a Unicode line separator in a path must not end the line for a reader.
-        self._append(json.dumps(line, ensure_ascii=True))
-
-    def _append(self, line: str) -> None:
-        if self._handler is None:
-            try:
+        time = self._now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = {"time": time, **entry, **({"more": more} if more else {})}
+        try:
+            if self._handler is None:
                 self._settings.resolved_path.parent.mkdir(parents=True, exist_ok=True)
                 self._handler = _PrivateFile(self._settings, self._failed)
-            except OSError as error:
-                self._failed(error)
-                return
-        self._handler.emit(logging.makeLogRecord({"msg": line}))
+        except OSError as error:
+            self._failed(error)
+            return
+        # ASCII: a Unicode line separator in a path must not end the line for a reader.
+        self._handler.emit(logging.makeLogRecord({"msg": json.dumps(line, ensure_ascii=True)}))
 
     def _failed(self, error: BaseException | None) -> None:
         self._lost()
-        _log.error("the log of access cannot be written", extra={"reason": str(error)})
+        _log.error("the access log cannot be written", extra={"reason": str(error)})
 
     def close(self) -> None:
         """Close the file; a later line opens it again."""

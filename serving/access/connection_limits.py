@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from http import HTTPStatus
 from typing import Any
 
@@ -40,8 +39,7 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > MAX_CONNECTIONS:
             self._refuse(503, "Too many connections are open: close some, or try again later.")
             return
-        secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-        self._certificate = client_certificate(secured)
+        self._certificate = client_certificate(transport.get_extra_info("ssl_object"))
         self._within(HEAD_SECONDS, "The request did not begin, or its headers did not end, in time.")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -66,8 +64,7 @@ class Connection(HttpToolsProtocol):
         """The head is complete."""
         self._in_head = False
         self._fed = 0
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > MAX_HEAD_BYTES:
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             self._refuse(431, _TOO_LONG)
         if self._refused:
             return

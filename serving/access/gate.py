@@ -11,21 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Response
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.access.access_log import AccessLog, Weight, shown_path, shown_query
+from serving.access.access_log import AccessLog, shown_path, shown_query
 from serving.access.rate_limit import Limiter, Rate
 from serving.access.reloading_file import ReloadingFile
 from serving.access.scopes import Need, RouteScopes
 from serving.access.sessions import COOKIE, Session, Sessions
 from serving.access.tls import ClientCertificate, ServerTls
 from serving.access.tokens import SCOPES, Token, Tokens, digest, read_tokens
+from serving.http.body import too_large
 from serving.http.problems import SECURITY_HEADERS, ProblemError, answer_to
-from serving.schemas import clean
+from serving.schemas import clean, unknown_name
 from serving.settings import MEBIBYTE, AccessScope, Settings, is_loopback
 from serving.telemetry.metrics import Metrics
 
@@ -37,11 +38,12 @@ _SILENT = _PROBES | {"/docs", "/docs/{name}", "/openapi.json", "/console", "/con
 # Requested every few seconds: logged at level debug.
 _QUIET = _PROBES | {"/metrics"}
 
-_TOO_MANY_REQUESTS = 429
 _HOW = "send the header 'Authorization: Bearer <token>' with that of KUBEHABIT_TOKEN or one that 'kubehabit token create' made."
 # Browsers may send a session cookie instead of a token below this path.
 _PAGES = "/console/"
 _SHOWN = 8
+# Of a Content-Length; Python refuses to convert very long ones.
+_DIGITS = 20
 _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 
@@ -65,18 +67,7 @@ class Caller:
 
 
 class Access:
-    """Decides who a request comes from and whether it is allowed.
-
-    Args:
-        settings: token, tokens file, certificates, rates.
-        metrics: count unusable files and lines that could not be written.
-        tls: the listener's TLS, if any.
-        clock: monotonic seconds.
-        now: the time of day.
-
-    Raises:
-        KubehabitError: the tokens file cannot be used.
-    """
+    """Decides who a request comes from and whether it is allowed; raises KubehabitError for an unusable tokens file."""
 
     def __init__(
         self,
@@ -87,7 +78,10 @@ class Access:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings.access
-        self._token = settings.token.get_secret_value().encode() if settings.token is not None else None
+        self._own: Token | None = None
+        if settings.token is not None:
+            sha256 = digest(settings.token.get_secret_value())
+            self._own = Token(name="KUBEHABIT_TOKEN", sha256=sha256, scopes=SCOPES, created=now())
         self._tls = tls
         self._now = now
         self._wanted = settings.access.tokens is not None
@@ -96,12 +90,12 @@ class Access:
             "the tokens file", [path], self._read, lambda bad: metrics.access_file("tokens", bad), clock
         )
         rates = settings.access.rates
-        self._rate = Rate(
-            rates.requests_per_second, rates.megabytes_per_second * MEBIBYTE, rates.burst_seconds
-        )
+        size = rates.megabytes_per_second * MEBIBYTE
+        self._rate = Rate(rates.requests_per_second, size, rates.burst_seconds)
         self._refused = Rate(rates.refused_per_second, math.inf, rates.burst_seconds)
         self._limiter = Limiter(clock)
         console = settings.console
+        self.body_bytes = settings.limits.body_bytes
         self.sessions = Sessions(60 * console.idle_minutes, 3600 * console.session_hours, clock)
         # Separate, so that many strangers cannot push the callers' debts out of memory.
         self._strangers = Limiter(clock)
@@ -119,22 +113,18 @@ class Access:
     def guarded(self) -> bool:
         """Whether callers must authenticate."""
         return (
-            self._token is not None or bool(self._settings.certificates) or self._tokens.current() is not None
+            self._own is not None or bool(self._settings.certificates) or self._tokens.current() is not None
         )
 
     def caller(self, scope: Scope) -> Caller:
-        """Authenticate a request.
-
-        Raises:
-            ProblemError: 401 without valid credentials; 403 or 421 from another web site.
-        """
+        """Authenticate a request; ProblemError 401 without valid credentials, 403 or 421 from another web site."""
         headers = Headers(scope=scope)
         if not self.guarded:
             _refuse_other_sites(headers)
             return Caller("address", address_of(scope), frozenset(SCOPES), self._rate)
-        sent = headers.getlist("authorization")
-        if sent:
-            return self._by_token(sent)
+        if sent := headers.getlist("authorization"):
+            scheme, _, text = sent[0].partition(" ")
+            return self._holder(text.strip() if len(sent) == 1 and scheme.lower() == "bearer" else "", _HOW)
         if scope["path"].startswith(_PAGES) and (session := self._session(headers)) is not None:
             return self._by_session(session)
         certificate = scope.get("kubehabit.certificate")
@@ -142,22 +132,28 @@ class Access:
             return self._by_certificate(certificate, headers)
         raise _unknown(f"This needs a token: {_HOW}")
 
-    def _by_token(self, sent: list[str]) -> Caller:
-        scheme, _, text = sent[0].partition(" ")
-        if len(sent) == 1 and scheme.lower() == "bearer":
-            return self._holder(text.strip(), _HOW)
-        raise _unknown(f"This is no token of this service, or one that was revoked: {_HOW}", "invalid_token")
-
     def _holder(self, text: str, how: str) -> Caller:
-        if self._token is not None and hmac.compare_digest(text.encode("utf-8", "replace"), self._token):
-            return Caller("token", "KUBEHABIT_TOKEN", frozenset(SCOPES), self._rate)
         tokens = self._tokens.current()
-        token = tokens.find(text) if tokens is not None else None
-        if token is not None and not token.expired(self._now()):
-            return Caller("token", token.name, frozenset(token.scopes), self._rate_of(token))
-        if token is not None:
+        token = self._own_by(digest(text)) or (tokens.find(text) if tokens is not None else None)
+        if token is None:
+            raise _unknown(
+                f"This is no token of this service, or one that was revoked: {how}", "invalid_token"
+            )
+        if token.expired(self._now()):
             raise _unknown(f"The token {token.name!r} has expired: ask for a new one.", "invalid_token")
-        raise _unknown(f"This is no token of this service, or one that was revoked: {how}", "invalid_token")
+        return self._holder_of(token)
+
+    def _own_by(self, proof: str) -> Token | None:
+        return self._own if self._own is not None and hmac.compare_digest(proof, self._own.sha256) else None
+
+    def _holder_of(self, token: Token, session: str = "") -> Caller:
+        size = token.megabytes_per_second
+        rate = Rate(
+            token.requests_per_second or self._rate.requests,
+            self._rate.bytes if size is None else size * MEBIBYTE,
+            self._rate.burst,
+        )
+        return Caller("token", token.name, frozenset(token.scopes), rate, session)
 
     def sign_in(self, text: str) -> tuple[Caller, str]:
         """Start a browser session with a token. Returns the caller and the cookie's value.
@@ -172,19 +168,15 @@ class Access:
                 403,
                 f"The token {found.name!r} has not the scope 'read', without which there is nothing to see.",
             )
-        return found, self.sessions.begin(found.name, digest(text))
+        return found, self.sessions.start(found.name, digest(text))
 
     def _session(self, headers: Headers) -> Session | None:
-        for part in ";".join(headers.getlist("cookie")).split(";"):
-            name, _, sent = part.strip().partition("=")
-            if name == COOKIE:
-                return self.sessions.find(sent)
-        return None
+        cookies = (part.strip().partition("=") for part in ";".join(headers.getlist("cookie")).split(";"))
+        return next((self.sessions.find(sent) for name, _, sent in cookies if name == COOKIE), None)
 
     def _by_session(self, session: Session) -> Caller:
         # The token is looked up for every request, so revoking or narrowing it takes effect at once.
-        found = self._proven(session)
-        if found is None:
+        if (found := self._proven(session)) is None:
             self.sessions.end(session.key)
             raise _unknown(
                 "The token of this session was revoked or has expired: sign in with another one.",
@@ -193,13 +185,10 @@ class Access:
         return found
 
     def _proven(self, session: Session) -> Caller | None:
-        if self._token is not None and hmac.compare_digest(session.proof, digest(self._token.decode())):
-            return Caller("token", session.name, frozenset(SCOPES), self._rate, session.key)
         tokens = self._tokens.current()
-        token = tokens.hashed(session.proof) if tokens is not None else None
-        if token is None or token.expired(self._now()):
-            return None
-        return Caller("token", token.name, frozenset(token.scopes), self._rate_of(token), session.key)
+        found = self._own_by(session.proof) or (tokens.hashed(session.proof) if tokens is not None else None)
+        usable = found is not None and not found.expired(self._now())
+        return self._holder_of(found, session.key) if found is not None and usable else None
 
     def holds(self, caller: Caller) -> bool:
         """Whether a caller's session may still read; callers without a session authenticate with each request."""
@@ -208,14 +197,6 @@ class Access:
         session = self.sessions.held(caller.session)
         found = self._proven(session) if session is not None else None
         return found is not None and "read" in found.scopes
-
-    def _rate_of(self, token: Token) -> Rate:
-        size = token.megabytes_per_second
-        return Rate(
-            token.requests_per_second or self._rate.requests,
-            self._rate.bytes if size is None else size * MEBIBYTE,
-            self._rate.burst,
-        )
 
     def _by_certificate(self, certificate: ClientCertificate, headers: Headers) -> Caller:
         name = clean(certificate.name)
@@ -229,9 +210,9 @@ class Access:
             detail = "The client authority or its revocations changed: connect again."
             raise ProblemError(503, detail, {"Retry-After": "1", "Connection": "close"})
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):
             # A browser presents its certificate for any page that sends the request.
-            raise ProblemError(403, "Requests from web pages of other sites are refused.")
+            raise _other_site()
         scopes = frozenset(
             scope
             for known in self._settings.certificates
@@ -245,7 +226,7 @@ class Access:
         """Count an unauthenticated request. Returns the seconds to wait if its address sent too many, else 0."""
         return self._strangers.request(network_of(address_of(scope)), self._refused)
 
-    def begins(self, caller: Caller) -> float:
+    def admit(self, caller: Caller) -> float:
         """Count a request. Returns the seconds to wait if its caller sent too many, else 0."""
         return self._limiter.request((caller.by, caller.name), caller.rate)
 
@@ -301,7 +282,6 @@ class Gate:
                 visit.note(status)
             seconds = time.perf_counter() - started
             self._metrics.request(visit.route, status, seconds)
-            level = logging.DEBUG if visit.route in _QUIET else logging.INFO
             # The route, not the path or query: those name principals.
             extra: dict[str, Any] = {
                 "method": scope["method"],
@@ -311,7 +291,7 @@ class Gate:
             }
             if visit.caller is not None and visit.caller.by != "address":
                 extra["caller"] = visit.caller.name
-            _log.log(level, "request", extra=extra)
+            _log.log(logging.DEBUG if visit.route in _QUIET else logging.INFO, "request", extra=extra)
 
 
 class _Visit:
@@ -321,24 +301,23 @@ class _Visit:
         self._access = access
         self._scope = scope
         self.caller: Caller | None = None
-        found = access.routes.find(scope["method"], scope["path"])
         self.route: str
         self._need: Need | None
-        self.route, self._need = found or ("other", None)
+        self.route, self._need = access.routes.find(scope["method"], scope["path"]) or ("other", None)
         self._why = ""
 
     def refusal(self) -> Response | None:
         """The error response if the request is not allowed, else None."""
-        if self._need == "nothing" and self._access.guarded:
-            return None
         try:
-            self._enter()
+            if self._need != "nothing" or not self._access.guarded:
+                self._admit()
+            self._check()
         except ProblemError as error:
             self._why = error.detail
             return answer_to(self._scope, error.status, error.detail, error.headers)
         return None
 
-    def _enter(self) -> None:
+    def _admit(self) -> None:
         access = self._access
         try:
             self.caller = access.caller(self._scope)
@@ -346,12 +325,10 @@ class _Visit:
             if self.caller.by != "address":
                 self._scope["kubehabit.caller"] = self.caller.name
         except ProblemError:
-            wait = access.stranger(self._scope)
-            if wait:
-                raise _too_many(wait, "requests that prove nobody, from this address") from None
+            if wait := access.stranger(self._scope):
+                raise _too_many(wait, "requests without valid credentials, from this address") from None
             raise
-        wait = access.begins(self.caller)
-        if wait:
+        if wait := access.admit(self.caller):
             raise _too_many(wait, f"requests or bytes of this {self.caller.by}")
         need = self._need
         if need is None or need == "nothing" or need in self.caller.scopes:
@@ -363,16 +340,32 @@ class _Visit:
         challenge = f'Bearer error="insufficient_scope", scope="{need}"'
         raise ProblemError(403, detail, {"WWW-Authenticate": challenge})
 
+    def _check(self) -> None:
+        """Refuse before the body is read what cannot be answered after it."""
+        declared = Headers(scope=self._scope).get("content-length", "")
+        if declared.isdecimal() and int(declared[:_DIGITS]) > self._access.body_bytes:
+            raise too_large(self._access.body_bytes)
+        if not self.route.startswith("/v1/") or self.route in _ROUTINE:
+            return
+        known = self._access.routes.parameters(self.route)
+        sent = parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        if unknown := next((name for name, _ in sent if name not in known), None):
+            raise ProblemError(422, unknown_name(unknown, known) + " See /docs for what is accepted.")
+
     def counting(self, receive: Receive) -> Receive:
-        """`receive` that counts the bytes of the body."""
-        caller = self.caller
-        if caller is None:
-            return receive
+        """`receive` that counts the bytes of the body, and ends with a problem if there are too many."""
+        caller, access = self.caller, self._access
+        total = 0
 
         async def counted() -> Message:
+            nonlocal total
             message = await receive()
             if body := message.get("body"):
-                self._access.received(caller, len(body))
+                total += len(body)
+                if caller is not None:
+                    access.received(caller, len(body))
+                if total > access.body_bytes:
+                    raise too_large(access.body_bytes)
             return message
 
         return counted
@@ -395,15 +388,10 @@ class _Visit:
             entry["query"] = shown_query(scope["query_string"], self._access.routes.parameters(self.route))
         if caller is not None and caller.session:
             entry["session"] = caller.session[:_SHOWN]
-        why = self._why or scope.get("kubehabit.refused", "")
-        if why:
+        if why := self._why or scope.get("kubehabit.refused", ""):
             entry["refused"] = why
-        weight: Weight = "always"
-        if why:
-            weight = "refusal"
-        elif self.route in _ROUTINE or self.route in _SILENT:
-            weight = "routine"
-        self._access.log.write(entry, weight)
+        routine = self.route in _ROUTINE or self.route in _SILENT
+        self._access.log.write(entry, "refusal" if why else "routine" if routine else "always")
 
 
 def address_of(scope: Scope) -> str:
@@ -418,41 +406,47 @@ def network_of(address: str) -> str:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
+    if parsed.version == 4 or parsed.ipv4_mapped is not None:
+        return str(getattr(parsed, "ipv4_mapped", None) or parsed)
     return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _refuse_other_sites(headers: Headers) -> None:
-    host = urlsplit("//" + headers.get("host", "")).hostname or ""
+    host = _host_of("//" + headers.get("host", ""))
     if not is_loopback(host):
-        detail = f"This service answers on loopback only, not as {host[:80]!r}. Ask 127.0.0.1."
-        raise ProblemError(421, detail)
+        raise ProblemError(
+            421, f"This service answers on loopback only, not as {host[:80]!r}. Ask 127.0.0.1."
+        )
     origin = headers.get("origin")
-    if origin is not None and not is_loopback(urlsplit(origin).hostname or ""):
-        raise ProblemError(403, "Requests from web pages of other sites are refused.")
+    if origin is not None and not is_loopback(_host_of(origin)):
+        raise _other_site()
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # half an IPv6 address
+        return ""
+
+
+def _other_site() -> ProblemError:
+    return ProblemError(403, "Requests from web pages of other sites are refused.")
 
 
 def _unknown(detail: str, error: str = "", *, close: bool = False) -> ProblemError:
-    challenge = f'Bearer error="{error}"' if error else "Bearer"
-    return ProblemError(
-        401, detail, {"WWW-Authenticate": challenge} | ({"Connection": "close"} if close else {})
-    )
+    headers = {"WWW-Authenticate": f'Bearer error="{error}"' if error else "Bearer"}
+    return ProblemError(401, detail, headers | ({"Connection": "close"} if close else {}))
 
 
 def _too_many(wait: float, what: str) -> ProblemError:
     seconds = max(1, math.ceil(min(wait, 3600.0)))
     detail = f"Too many {what}: send it again in {seconds} s (access.rates in serve.yaml)."
-    return ProblemError(_TOO_MANY_REQUESTS, detail, {"Retry-After": str(seconds)})
+    return ProblemError(429, detail, {"Retry-After": str(seconds)})
 
 
 def _secure(message: Message, scheme: str) -> None:
     """Add the security headers that the response lacks."""
     headers: list[tuple[bytes, bytes]] = list(message.get("headers", []))
     present = {name.lower() for name, _ in headers}
-    headers += [pair for pair in SECURITY_HEADERS if pair[0] not in present]
-    if scheme == "https":
-        headers.append(_HSTS)
-    message["headers"] = headers
+    ours = (*SECURITY_HEADERS, _HSTS) if scheme == "https" else SECURITY_HEADERS
+    message["headers"] = headers + [pair for pair in ours if pair[0] not in present]

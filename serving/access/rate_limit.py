@@ -26,8 +26,8 @@ class Rate:
 class Bucket:
     """A token bucket that may go into debt.
 
-    A body's size is known only after it arrived. So a large body passes if anything is left, its size is subtracted, and the
-    next request waits until the debt is paid: the average holds, and nothing is half received.
+    A body's size is known only after it arrived, so a large body passes if anything is left, and the next request waits until the
+    debt is paid: the average holds, and nothing is half received.
     """
 
     def __init__(self, rate: float, capacity: float, now: float) -> None:

@@ -20,17 +20,9 @@ class ReloadingFile(Generic[T]):
     """A value read from files; `current()` checks at most once a second whether one of them changed.
 
     Polling needs no thread and no library, and sees what inotify does not, such as a Secret that the kubelet swaps by renaming
-    a folder. A file counts as changed when its time, size or inode changes, links followed.
-
-    Args:
-        what: name in the log, such as "the tokens file".
-        paths: the files.
-        read: makes the value.
-        on_change: called after each read: True if the files could not be used, else False.
-        clock: monotonic seconds.
-
-    Raises:
-        KubehabitError: from the first `read`; later errors are logged, and the value stays.
+    a folder. A file counts as changed when its time, size or inode changes, links followed. `what` names the files in the log;
+    `on_change` is called after each read, with True if they could not be used. The first `read` raises its KubehabitError;
+    later ones are logged, and the value stays.
     """
 
     def __init__(
@@ -44,7 +36,7 @@ class ReloadingFile(Generic[T]):
         self._what = what
         self._paths = paths
         self._read = read
-        self._told = on_change
+        self._on_change = on_change
         self._clock = clock
         # Before reading, so that a change in between is read once more.
         self._seen = self._signature()
@@ -65,13 +57,13 @@ class ReloadingFile(Generic[T]):
         try:
             self._value = self._read()
         except KubehabitError as error:
-            self._told(True)
+            self._on_change(True)
             _log.error(
                 f"{self._what} changed and cannot be used; the one before stays in use",
                 extra={"reason": str(error)},
             )
         else:
-            self._told(False)
+            self._on_change(False)
             _log.info(f"{self._what} was reloaded")
         return self._value
 

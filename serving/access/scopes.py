@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
-from starlette.routing import BaseRoute
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.routing import BaseRoute, Route
 
 from serving.settings import AccessScope
 
@@ -91,26 +93,21 @@ class RouteScopes:
         self._plain: dict[tuple[str, str], tuple[str, Need]] = {}
 
     def protect(self, routes: Iterable[BaseRoute]) -> None:
-        """Register an application's routes, in their order.
-
-        Raises:
-            RuntimeError: a route has no entry in `NEEDS`; better no service than an open door.
-        """
+        """Register an application's routes, in their order. One without an entry in `NEEDS` is an error, not an open door."""
         for route in routes:
-            path, methods = getattr(route, "path", None), getattr(route, "methods", None)
-            if path is None or not methods:
+            if not isinstance(route, Route) or not route.methods:
                 raise RuntimeError(
                     f"{route!r} is no plain route, so serving.access.scopes cannot protect it."
                 )
-            if (dependant := getattr(route, "dependant", None)) is not None:
-                self._queries[path] = frozenset(_query_names(dependant))
-            for method in methods:
-                need = NEEDS.get((method, path))
+            if isinstance(route, APIRoute):
+                self._queries[route.path] = frozenset(_query_names(route.dependant))
+            for method in route.methods:
+                need = NEEDS.get((method, route.path))
                 if need is None:
                     raise RuntimeError(
-                        f"Say in serving.access.scopes.NEEDS which scope {method} {path} needs."
+                        f"Say in serving.access.scopes.NEEDS which scope {method} {route.path} needs."
                     )
-                self._routes.append((route.path_regex, method, path, need))  # type: ignore[attr-defined]
+                self._routes.append((route.path_regex, method, route.path, need))
         for _, method, path, _ in self._routes:
             if "{" not in path and (found := self._search(method, path)) is not None:
                 self._plain[method, path] = found
@@ -153,6 +150,12 @@ def add_security(app: FastAPI) -> None:
 
 
 def _query_names(dependant: Dependant) -> Iterator[str]:
-    yield from (field.alias for field in dependant.query_params)
+    for field in dependant.query_params:
+        model = field.field_info.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            for name, info in model.model_fields.items():
+                yield from {name, info.alias or name}
+        else:
+            yield field.alias
     for other in dependant.dependencies:
         yield from _query_names(other)

@@ -19,13 +19,10 @@ _MAX_OF_ONE_TOKEN = 50
 
 @dataclass(slots=True)
 class Session:
-    """The server's side of a session.
+    """The server's side of a session: times are monotonic seconds, `name` is that of the token.
 
-    Attributes:
-        key: SHA-256 of the cookie's value, hexadecimal: enough to recognise the cookie, not to send it.
-        name: name of the token.
-        proof: hash of the token, which is checked again for each request.
-        began, used: monotonic seconds.
+    `key` is the hash of the cookie's value, enough to recognise it, not to send it; `proof` that of the token, which is checked
+    again for each request.
     """
 
     key: str
@@ -38,10 +35,7 @@ class Session:
 class Sessions:
     """The sessions of one process, in memory: a restart ends them. Used on the event loop only.
 
-    Args:
-        idle_seconds: a session ends after this long without use.
-        seconds: maximum life of a session.
-        clock: monotonic seconds.
+    A session ends after `idle_seconds` without use, and after `seconds` in any case.
     """
 
     def __init__(
@@ -57,14 +51,12 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def begin(self, name: str, proof: str) -> str:
+    def start(self, name: str, proof: str) -> str:
         """Start a session. Returns the cookie's value, which is not kept."""
         now = self._clock()
-        alive = sorted(
-            (one for one in self._sessions.values() if not self._over(one, now)), key=lambda one: one.used
-        )
-        own = [one.key for one in alive if one.proof == proof]
-        ended = set(own[: max(0, len(own) - _MAX_OF_ONE_TOKEN + 1)])
+        alive = [one for one in self._sessions.values() if not self._over(one, now)]
+        alive.sort(key=lambda one: one.used)
+        ended = {one.key for one in [one for one in alive if one.proof == proof][: 1 - _MAX_OF_ONE_TOKEN]}
         kept = [one for one in alive if one.key not in ended][1 - _MAX_SESSIONS :]
         self._sessions = {one.key: one for one in kept}
         sent = secrets.token_urlsafe(_BYTES)

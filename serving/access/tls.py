@@ -40,12 +40,7 @@ class ServerTls:
 
     The server gets `context` once. At each handshake its server-name callback, which OpenSSL calls even if the client names no
     server, replaces it by the current context. So removing an authority takes effect, too, which changing a context in use
-    could not achieve.
-
-    Args:
-        settings: paths; the certificate must be set.
-        on_change: called after each read: True if the files could not be used, else False.
-        clock: monotonic seconds.
+    could not achieve. `on_change` is called after each read, with True if the files could not be used.
 
     Raises:
         KubehabitError: a file is missing or does not fit.
@@ -141,10 +136,8 @@ class ServerTls:
 
 def client_certificate(connection: ssl.SSLObject | None) -> ClientCertificate | None:
     """The client's verified certificate, if it sent one."""
-    if connection is None:
-        return None
-    found: Any = connection.getpeercert()
-    if not found:  # none was sent; an unverified one ends the handshake
+    found: Any = None if connection is None else connection.getpeercert()
+    if connection is None or not found:  # none was sent; an unverified one ends the handshake
         return None
     names = [value for part in found["subject"] for key, value in part if key == "commonName"]
     return ClientCertificate(

@@ -65,7 +65,7 @@ def digest(token: str) -> str:
     A slow password hash protects guessable passwords; a token has 256 random bits. It would only slow every request and help
     an attacker to overload the service.
     """
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
 class Tokens:
@@ -96,11 +96,7 @@ class Tokens:
 
 
 def read_tokens(path: Path) -> list[Token]:
-    """Read a tokens file.
-
-    Raises:
-        KubehabitError: it is missing, writable by others, or holds no tokens; the message contains no hash.
-    """
+    """Read a tokens file; raises KubehabitError, with no hash in it, if it is missing, writable by others, or holds no tokens."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -130,11 +126,7 @@ def read_tokens(path: Path) -> list[Token]:
 
 
 def scopes_of(names: Sequence[str]) -> list[AccessScope]:
-    """Scopes by their names.
-
-    Raises:
-        KubehabitError: a name is none.
-    """
+    """Scopes by their names; raises KubehabitError if one is none."""
     wrong = next((name for name in names if name not in SCOPES), None)
     if wrong is not None:
         raise KubehabitError(f"{wrong[:40]!r} is no scope: give {', '.join(SCOPES[:-1])} or {SCOPES[-1]}.")
@@ -152,20 +144,12 @@ def create(
     megabytes_per_second: float | None = None,
     given: str | None = None,
 ) -> tuple[Token, str]:
-    """Add a token to the file, which is created if missing.
+    """Add a token to the file, which is created if missing. Returns the stored entry, and the token itself, which is not stored.
 
     Args:
-        path: the tokens file.
-        name: its name in the access log.
-        scopes: what it may do.
-        now: time of creation.
         days: until it expires; None: never.
-        requests_per_second: its rate; None: that of the settings.
-        megabytes_per_second: the same for bodies as sent.
+        requests_per_second, megabytes_per_second: its rates; None: those of the settings.
         given: a token made elsewhere; None: a new random one.
-
-    Returns:
-        The stored entry, and the token itself, which is not stored.
 
     Raises:
         KubehabitError: the name is taken or invalid, the given token is too weak, or the file cannot be read or written.
@@ -177,12 +161,13 @@ def create(
     if given is not None:
         _strong_enough(given)
     secret = given if given is not None else PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
+    now = now.replace(microsecond=0)
     token = Token(
         name=name,
         sha256=digest(secret),
         scopes=tuple(scope for scope in SCOPES if scope in scopes),
-        created=now.replace(microsecond=0),
-        expires=None if days is None else now.replace(microsecond=0) + timedelta(days=days),
+        created=now,
+        expires=None if days is None else now + timedelta(days=days),
         requests_per_second=requests_per_second,
         megabytes_per_second=megabytes_per_second,
     )
@@ -200,11 +185,7 @@ def create(
 
 
 def revoke(path: Path, name: str) -> None:
-    """Remove a token from the file. A running service refuses it within about a second.
-
-    Raises:
-        KubehabitError: there is no such token, or the file cannot be read or written.
-    """
+    """Remove a token from the file, or raise KubehabitError. A running service refuses it within about a second."""
     with _locked(path):
         tokens = read_tokens(path)
         rest = [token for token in tokens if token.name != name]

@@ -15,12 +15,8 @@ from serving.http.problems import ProblemError, position_of
 from serving.runtime import Service
 from serving.schemas import Alert
 
-_EXAMPLE_STREAM = {
-    "text/event-stream": {
-        "schema": {"type": "string"},
-        "example": 'id: 42\nevent: alert\ndata: {"id":"7d0c6a1f52b8e934","severity":"high","sentence":"…"}\n\n',
-    }
-}
+_EXAMPLE = 'id: 42\nevent: alert\ndata: {"id":"7d0c6a1f52b8e934","severity":"high","sentence":"…"}\n\n'
+_EXAMPLE_STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}
 
 
 def add_alert_routes(app: FastAPI, service: Service) -> None:
@@ -67,8 +63,7 @@ def add_alert_routes(app: FastAPI, service: Service) -> None:
         report = engine.principals.report(principal)
         if report is None:
             raise ProblemError(
-                404,
-                "This principal is not in the model's training and did nothing since counting began.",
+                404, "This principal is not in the model's training and did nothing since counting began."
             )
         page = whole(engine.store, AlertQuery(principal=report.principal), limit=20)
         report.alerts = [alert.id for alert in page.alerts]

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from itertools import chain
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import ValidationError
 
 from serving.alerts.feedback import Feedback, FeedbackEntry
 from serving.alerts.feedback import give_feedback as store_feedback
-from serving.http.body import read_body
-from serving.http.problems import ProblemError
+from serving.http.body import documented, read_model
 from serving.runtime import Service
 
-_log = logging.getLogger("kubehabit.api")
 _EXAMPLE_FEEDBACK = msgspec.json.encode(FeedbackEntry.model_config["json_schema_extra"]["example"]).decode()  # type: ignore[index]
 
 
@@ -28,12 +24,7 @@ def add_feedback_routes(app: FastAPI, service: Service) -> None:
         "/v1/alerts/{alert_id}/feedback",
         tags=["feedback"],
         status_code=201,
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": Feedback.model_json_schema()}},
-            }
-        },
+        openapi_extra=documented(Feedback),
     )
     async def give_feedback(alert_id: str, request: Request) -> FeedbackEntry:
         """Say that an alert was normal, or malicious.
@@ -42,16 +33,7 @@ def add_feedback_routes(app: FastAPI, service: Service) -> None:
         and is learned when the model is next trained with `kubehabit train --feedback`.
         """
         store = service.ready().store
-        body = await read_body(request, service.settings.limits.body_bytes)
-        try:
-            given = Feedback.model_validate_json(body)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "body"
-            raise ProblemError(
-                422,
-                f'\'{name}\' is wrong: {first["msg"]}. Send {{"verdict": "normal"}} or malicious, with a note.',
-            ) from error
+        given = await read_model(request, Feedback)
         address = request.client.host if request.client is not None else ""
         return await asyncio.to_thread(store_feedback, store, alert_id, given, address)
 

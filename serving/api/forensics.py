@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import FastAPI, Query, Request, Response
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from data.errors import UnknownPrincipalError
 from serving.api.parameters import EventQuery, Moment, Text, span_of
-from serving.api.principals import Records
+from serving.api.principals import FreshHistory
 from serving.forensics import clock
 from serving.forensics.evidence.export import Subject
 from serving.forensics.evidence.page import render
 from serving.forensics.principal_habits import compared, habits_of
 from serving.forensics.queries import EventFilter, EventQueries, moment_of, resource_of
 from serving.forensics.records import EventRecord
+from serving.http.body import documented, read_model
 from serving.http.problems import ProblemError
 from serving.runtime import Service
-from serving.schemas import ApiModel, clean
+from serving.schemas import RequestModel, clean
 
 _MAX_NOTE = 2000
 Why = Annotated[str, Field(max_length=_MAX_NOTE, description="why; kept in the ledger")]
@@ -27,8 +29,12 @@ Who = Annotated[str, Field(max_length=256, description="who, in the caller's own
 Form = Annotated[Literal["json", "html"], Query(description="html: a page to be read and printed")]
 
 
-class EvidenceRequest(ApiModel):
+class EvidenceRequest(RequestModel):
     """What evidence is wanted of: alerts, requests, or a principal and a span of time."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"alerts": ["7d0c6a1f52b8e934"], "note": "INC-7"}}
+    )
 
     alerts: Annotated[list[str], Field(default_factory=list, max_length=1000)]
     audit_ids: Annotated[list[str], Field(default_factory=list, max_length=10_000)]
@@ -39,8 +45,10 @@ class EvidenceRequest(ApiModel):
     by: Who = ""
 
 
-class IncidentEvidenceRequest(ApiModel):
+class IncidentEvidenceRequest(RequestModel):
     """Why an incident is exported, and by whom; both may be left out."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"note": "INC-7", "by": "alice@corp"}})
 
     note: Why = ""
     by: Who = ""
@@ -48,6 +56,13 @@ class IncidentEvidenceRequest(ApiModel):
 
 def document_of(record: EventRecord, *, original: bool) -> dict[str, Any]:
     """A record as the API and `--json` give it, by the names of audit.k8s.io/v1 where it has them."""
+    about = {
+        "apiGroup": record.api_group,
+        "resource": record.resource,
+        "subresource": record.subresource,
+        "namespace": record.namespace,
+        "name": record.name,
+    }
     document: dict[str, Any] = {
         "number": record.number,
         "auditID": record.audit_id,
@@ -57,15 +72,7 @@ def document_of(record: EventRecord, *, original: bool) -> dict[str, Any]:
         "username": record.username,
         "impersonatedUser": record.impersonated or None,
         "verb": record.verb,
-        "objectRef": None
-        if not record.resource
-        else {
-            "apiGroup": record.api_group,
-            "resource": record.resource,
-            "subresource": record.subresource,
-            "namespace": record.namespace,
-            "name": record.name,
-        },
+        "objectRef": about if record.resource else None,
         "requestURI": record.path,
         "code": record.code,
         "decision": record.decision,
@@ -91,14 +98,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/events", tags=["forensics"])
     def events(query: Annotated[EventQuery, Query()]) -> Response:
         """List events that were received, in the order of the API server's time."""
-        wanted = query.filter()
+        wanted, newest = query.filter(), query.order == "newest"
         page = desk.ask(
             lambda questions: questions.events(
-                wanted,
-                limit=query.limit,
-                cursor=query.cursor,
-                newest=query.order == "newest",
-                texts=query.original,
+                wanted, limit=query.limit, cursor=query.cursor, newest=newest, texts=query.original
             )
         )
         documents = [document_of(record, original=query.original) for record in page.records]
@@ -115,7 +118,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         until: Moment = None,
         listings: Annotated[bool, Query(description="Also who listed or watched what contains it")] = True,
     ) -> Response:
-        """Tell who touched an object or a kind of objects, how, how often and from where."""
+        """List who touched an object or a kind of objects, how, how often and from where."""
         begin, end = span_of(since, until)
         wanted = EventFilter(
             since=begin, until=end, resource=resource_of(resource), namespace=namespace, name=name
@@ -128,9 +131,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         since: Annotated[str, Query(max_length=40)],
         until: Moment = None,
     ) -> Response:
-        """Tell which principals came to a namespace that were never seen in it before, as far back as the store goes."""
-        begin = moment_of(since)
-        end = None if until is None else moment_of(until)
+        """List principals that came to a namespace and were never seen in it before, as far back as the store goes."""
+        begin, (_, end) = moment_of(since), span_of(None, until)
 
         def ask(questions: EventQueries) -> dict[str, Any]:
             reach = questions.extent().earliest
@@ -145,32 +147,35 @@ def add_routes(app: FastAPI, service: Service) -> None:
     def life(principal: str, since: Moment = None, until: Moment = None) -> Response:
         """Sum up what a principal did, from the events that are kept."""
         begin, end = span_of(since, until)
-        found = desk.ask(lambda questions: questions.life(principal, begin, end))
-        if found is None:
-            raise UnknownPrincipalError("There is no event of this principal in that time.")
-        return _json(found)
+        return _found(desk.ask(lambda questions: questions.life(principal, begin, end)))
 
     @app.get("/v1/habits/{principal:path}", tags=["principals"])
     def habits(principal: str, since: Moment = None, until: Moment = None) -> Response:
-        """Tell when a principal acts, where, what it does, from where and with what, and what it is refused."""
+        """Show when a principal acts, where, what it does, from where and with what, and what it is refused."""
         begin, end = span_of(since, until)
-        found = desk.ask(lambda questions: habits_of(questions, principal, begin, end))
-        if found is None:
-            raise UnknownPrincipalError("There is no event of this principal in that time.")
-        return _json(found)
+        return _found(desk.ask(lambda questions: habits_of(questions, principal, begin, end)))
 
     @app.get("/v1/peers/{principal:path}", tags=["principals"])
     def peers(principal: str, since: Moment = None, until: Moment = None) -> Response:
-        """Tell whom a principal is compared with, and what they do that it does and does not; at most fifty of them."""
-        records: Records = app.state.records
+        """Compare a principal with its peers, at most fifty of them: what they do that it does and does not."""
+        records: FreshHistory = app.state.records
         begin, end = span_of(since, until)
         others = records.reader().peers(principal)
         return _json(desk.ask(lambda questions: compared(questions, principal, others, begin, end)))
 
-    @app.post("/v1/evidence", tags=["forensics"], response_class=Response)
-    def evidence(wanted: EvidenceRequest, request: Request, form: Form = "json") -> Response:
+    _add_evidence_routes(app, service)
+
+
+def _add_evidence_routes(app: FastAPI, service: Service) -> None:
+    desk = service.forensics
+
+    @app.post(
+        "/v1/evidence", tags=["forensics"], response_class=Response, openapi_extra=documented(EvidenceRequest)
+    )
+    async def evidence(request: Request, form: Form = "json") -> Response:
         """Export evidence: the events with their originals, checksums and proof, the alerts, the model, and who exported it."""
         engine = service.ready()
+        wanted = await read_model(request, EvidenceRequest)
         since, until = span_of(wanted.since, wanted.until)
         subject = Subject(
             alerts=tuple(wanted.alerts),
@@ -180,30 +185,38 @@ def add_routes(app: FastAPI, service: Service) -> None:
             until=until,
             note=clean(wanted.note, _MAX_NOTE),
         )
-        for alert_id in subject.alerts:
-            if engine.store.get(alert_id) is None:
-                raise ProblemError(
-                    404, f"There is no alert {alert_id!r}. It may have been deleted after the retention time."
-                )
-        return as_file(desk.evidence(subject, by=caller_of(request, wanted.by)), form, "evidence")
 
-    @app.post("/v1/incidents/{incident_id}/evidence", tags=["incidents"], response_class=Response)
-    def incident_evidence(
-        incident_id: str, request: Request, wanted: IncidentEvidenceRequest | None = None, form: Form = "json"
-    ) -> Response:
+        def make() -> bytes:
+            for alert_id in subject.alerts:
+                if engine.store.get(alert_id) is None:
+                    raise ProblemError(
+                        404,
+                        f"There is no alert {alert_id!r}. It may have been deleted after the retention time.",
+                    )
+            return desk.evidence(subject, by=caller_of(request, wanted.by))
+
+        return as_file(await asyncio.to_thread(make), form, "evidence")
+
+    @app.post(
+        "/v1/incidents/{incident_id}/evidence",
+        tags=["incidents"],
+        response_class=Response,
+        openapi_extra=documented(IncidentEvidenceRequest),
+    )
+    async def incident_evidence(incident_id: str, request: Request, form: Form = "json") -> Response:
         """Export an incident as evidence: its story, every event of it with its original and proof, models, clocks, custody.
 
         The export is noted in the store's ledger. The HTML page holds the JSON file that it was made of.
         """
-        said = wanted or IncidentEvidenceRequest()
-        made = desk.incident_evidence(
-            incident_id, by=caller_of(request, said.by), note=clean(said.note, _MAX_NOTE)
-        )
+        service.ready()
+        said = await read_model(request, IncidentEvidenceRequest, b"{}")
+        by, note = caller_of(request, said.by), clean(said.note, _MAX_NOTE)
+        made = await asyncio.to_thread(desk.incident_evidence, incident_id, by=by, note=note)
         return as_file(made, form, f"evidence-{incident_id}")
 
 
 def caller_of(request: Request, said: str) -> str:
-    """Who asks, for the chain of custody: who the gate knows it to be, and where from; what it calls itself is marked as such."""
+    """The caller, for the chain of custody: as authenticated, and from where; what it calls itself is marked as such."""
     name = request.scope.get("kubehabit.caller")
     address = request.client.host if request.client is not None else "unknown"
     known = f"{name!r}, a caller" if name else "a caller"
@@ -220,6 +233,12 @@ def as_file(made: bytes, form: Literal["json", "html"], name: str, *, shown: boo
         return Response(render(made), media_type="text/html; charset=utf-8", headers=headers)
     headers = {"Content-Disposition": f'attachment; filename="{name}.json"'}
     return Response(made, media_type="application/json", headers=headers)
+
+
+def _found(answer: object | None) -> Response:
+    if answer is None:
+        raise UnknownPrincipalError("There is no event of this principal in that time.")
+    return _json(answer)
 
 
 def _json(content: object) -> Response:

@@ -1,17 +1,16 @@
-"""HTTP routes of incidents: list them, read one, decide about one. Thin, over `serving.incidents.incidents`."""
+"""Routes of incidents: list them, read one, decide about one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import FastAPI, Query, Request
-from pydantic import BaseModel, ValidationError
 
 from data.errors import NotFoundError
-from serving.http.body import read_body
-from serving.http.problems import ProblemError, position_of
+from serving.http.body import documented, read_model
+from serving.http.problems import position_of
 from serving.incidents.incidents import Asker, Close, Decision, IncidentPage, Merge, Note, Split
 from serving.incidents.report import Incident
 from serving.runtime import Service
@@ -36,11 +35,7 @@ async def decide(request: Request, incident_id: str, decision: Decision) -> Inci
 
 
 def read_incident(service: Service, incident_id: str, missing: str = _NO_INCIDENT) -> Incident:
-    """An incident with all alerts of what was scored until now.
-
-    Raises:
-        NotFoundError: there is none; `missing` is its message.
-    """
+    """An incident with all alerts of what was scored until now; raises NotFoundError with the message `missing`."""
     engine = service.ready()
     engine.settle()
     found = engine.incidents.get(incident_id)
@@ -49,30 +44,12 @@ def read_incident(service: Service, incident_id: str, missing: str = _NO_INCIDEN
     return found
 
 
-def _documented(model: type[BaseModel]) -> dict[str, Any]:
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": model.model_json_schema()}},
-        }
-    }
-
-
 def add_incident_routes(app: FastAPI, service: Service) -> None:
     """Every route of incidents."""
 
     async def sent(request: Request, model: type[_Sent]) -> _Sent:
         service.ready()
-        body = await read_body(request, service.settings.limits.body_bytes)
-        try:
-            return model.model_validate_json(body or b"{}")
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "body"
-            example = (model.model_config.get("json_schema_extra") or {}).get("example")  # type: ignore[union-attr]
-            raise ProblemError(
-                422, f"'{name}' is wrong: {first['msg']}. Send something like {example}."
-            ) from error
+        return await read_model(request, model, b"{}")
 
     @app.get("/v1/incidents", tags=["incidents"])
     def incidents(
@@ -90,22 +67,22 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
         """One incident in full: source, sessions, timeline, graph, evidence, what to do, and its trail."""
         return read_incident(service, incident_id)
 
-    @app.post("/v1/incidents/{incident_id}/merge", tags=["incidents"], openapi_extra=_documented(Merge))
+    @app.post("/v1/incidents/{incident_id}/merge", tags=["incidents"], openapi_extra=documented(Merge))
     async def merge(incident_id: str, request: Request) -> Incident:
         """Merge another incident into this one. Both keep in their trail who did it, when and why."""
         return await decide(request, incident_id, await sent(request, Merge))
 
-    @app.post("/v1/incidents/{incident_id}/split", tags=["incidents"], openapi_extra=_documented(Split))
+    @app.post("/v1/incidents/{incident_id}/split", tags=["incidents"], openapi_extra=documented(Split))
     async def split(incident_id: str, request: Request) -> Incident:
         """Make an incident of its own of some alerts; the answer is the new one. No later join undoes it."""
         return await decide(request, incident_id, await sent(request, Split))
 
-    @app.post("/v1/incidents/{incident_id}/close", tags=["incidents"], openapi_extra=_documented(Close))
+    @app.post("/v1/incidents/{incident_id}/close", tags=["incidents"], openapi_extra=documented(Close))
     async def close(incident_id: str, request: Request) -> Incident:
         """Close an incident, with its outcome. It can be read for as long as its alerts are kept."""
         return await decide(request, incident_id, await sent(request, Close))
 
-    @app.post("/v1/incidents/{incident_id}/notes", tags=["incidents"], openapi_extra=_documented(Note))
+    @app.post("/v1/incidents/{incident_id}/notes", tags=["incidents"], openapi_extra=documented(Note))
     async def note(incident_id: str, request: Request) -> Incident:
         """Add a note to an incident's trail. Notes cannot be changed or removed."""
         return await decide(request, incident_id, await sent(request, Note))

@@ -14,7 +14,7 @@ from serving.schemas import ApiModel, ModelInfo
 
 
 class Reloaded(ApiModel):
-    """What came of a look at the registry."""
+    """Result of a look at the registry."""
 
     result: Literal["swapped", "unchanged"]
     detail: str

@@ -1,4 +1,4 @@
-"""Parameters of queries of events, declared once: read by the API and the console, written by the client of the commands."""
+"""Parameters of event queries, declared once for the API, the console and the client of the commands."""
 
 from __future__ import annotations
 
@@ -57,28 +57,16 @@ class EventQuery(BaseModel):
     cursor: Cursor = None
 
     def filter(self) -> EventFilter:
-        """The filter that the event store takes.
-
-        Raises:
-            QueryError: a time or a code cannot be understood.
-        """
+        """The filter that the event store takes; raises QueryError for a time or a code that cannot be understood."""
         since, until = span_of(self.since, self.until)
         return EventFilter(
             since=since,
             until=until,
-            principal=self.principal,
-            credential=self.credential,
             verbs=tuple(self.verb),
             resource=None if self.resource is None else resource_of(self.resource),
-            subresource=self.subresource,
-            namespace=self.namespace,
-            name=self.name,
-            address=self.address,
-            user_agent=self.user_agent,
             codes=codes_of(self.code),
-            decision=self.decision,
             audit_ids=tuple(self.audit_id),
-            alert=self.alert,
+            **{name: getattr(self, name) for name in _SAME},
         )
 
     @classmethod
@@ -90,6 +78,7 @@ class EventQuery(BaseModel):
             verb=list(wanted.verbs),
             code=None if wanted.codes is None else "{}-{}".format(*wanted.codes),
             audit_id=list(wanted.audit_ids),
+            resource=wanted.resource,
             **{name: getattr(wanted, name) for name in _SAME},
             **page,
         )
@@ -110,27 +99,19 @@ class EventQuery(BaseModel):
 
 #: Fields that a filter has by the same name and in the same form.
 _SAME = (
-    *("principal", "credential", "resource", "subresource", "namespace", "name", "address"),
+    *("principal", "credential", "subresource", "namespace", "name", "address"),
     *("user_agent", "decision", "alert"),
 )
 _NO_OPTIONS = {"decision", "order", "original", "limit", "cursor"}
 
 
 def span_of(since: str | None, until: str | None) -> tuple[int | None, int | None]:
-    """Begin and end of a span of time, in microseconds since 1970 UTC.
-
-    Raises:
-        QueryError: one of them cannot be understood.
-    """
+    """Begin and end of a span of time, in microseconds since 1970 UTC; raises QueryError for what is no time."""
     return None if since is None else moment_of(since), None if until is None else moment_of(until)
 
 
 def codes_of(text: str | None) -> tuple[int, int] | None:
-    """Least and largest status code meant by `403`, `4xx` or `400-499`.
-
-    Raises:
-        QueryError: it is none of these.
-    """
+    """Least and largest status code meant by `403`, `4xx` or `400-499`; raises QueryError for anything else."""
     if text is None:
         return None
     low, _, high = text.lower().partition("-")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from cachetools import FIFOCache
 from fastapi import FastAPI, Query
@@ -20,7 +20,7 @@ _FRESH_SECONDS = 5.0
 
 _WAIT_SECONDS = 2.0
 _REMEMBERED = 16
-_NOTHING = "Nothing was scored yet: send events first."
+_Answer = TypeVar("_Answer", Preview, Drift)
 
 Kind = Annotated[
     str | None,
@@ -28,8 +28,8 @@ Kind = Annotated[
 ]
 
 
-class Records:
-    """The history of one service, for the API and the console."""
+class FreshHistory:
+    """The history of one service, for the API and the console: written before it is read, with previews cached."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -41,7 +41,7 @@ class Records:
         """The history, with scores written until just now.
 
         Raises:
-            serving.http.problems.ProblemError: 503 while no model is served.
+            ProblemError: 503 while no model is served.
             HistoryError: it cannot be read.
         """
         runtime = self._service.running()
@@ -64,12 +64,11 @@ class Records:
         upto = reader.rows("SELECT max(number) AS upto FROM additions")[0]["upto"]
         key = (days, scale, per_day, upto, reader.newest())
         with self._turn:
-            known = self._answers.get(key)
-        if known is not None:
-            return known
-        alerts = self._service.settings.alerts
-        previewer = Previewer(reader, gap_minutes=alerts.gap_minutes, scale=alerts.threshold_scale)
-        made = previewer.preview(days, scale=scale, per_day=per_day)
+            made = self._answers.get(key)
+        if made is None:
+            alerts = self._service.settings.alerts
+            previewer = Previewer(reader, gap_minutes=alerts.gap_minutes, scale=alerts.threshold_scale)
+            made = previewer.preview(days, scale=scale, per_day=per_day)
         if made is not None:
             with self._turn:
                 self._answers[key] = made
@@ -78,7 +77,7 @@ class Records:
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of the history to an application."""
-    records: Records = app.state.records
+    records: FreshHistory = app.state.records
 
     @app.get("/v1/principals", tags=["principals"])
     def principals(
@@ -129,15 +128,15 @@ def add_routes(app: FastAPI, service: Service) -> None:
     ) -> Preview:
         """Preview other thresholds: exactly the alerts that a service with them would have raised. Changes nothing."""
         service.ready()
-        made = records.preview(days, scale=scale, per_day=per_day)
-        if made is None:
-            raise NotFoundError(_NOTHING)
-        return made
+        return _found(records.preview(days, scale=scale, per_day=per_day))
 
     @app.get("/v1/model/drift", tags=["model"])
     def drift(days: Annotated[float, Query(gt=0, le=366, description="How far to look back")] = 7) -> Drift:
         """Report whether the cluster still does what the model was calibrated on, as far as the service can tell."""
-        found = records.reader().drift(days)
-        if found is None:
-            raise NotFoundError(_NOTHING)
-        return found
+        return _found(records.reader().drift(days))
+
+
+def _found(answer: _Answer | None) -> _Answer:
+    if answer is None:
+        raise NotFoundError("Nothing was scored yet: send events first.")
+    return answer

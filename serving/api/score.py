@@ -1,4 +1,4 @@
-"""Routes that take audit events in: `/v1/score` answers with verdicts, `/v1/audit` once a batch is durable."""
+"""Routes that receive audit events: `/v1/score` answers with verdicts, `/v1/audit` once a batch is durable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from typing_extensions import TypedDict
 
-from serving.http.body import read_body
 from serving.runtime import Service
 from serving.scoring.intake import merge
 from serving.scoring.verdicts import EventResult
@@ -37,8 +36,8 @@ _EXAMPLE_EVENT = {
 _EXAMPLE_LIST = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [_EXAMPLE_EVENT]}
 
 
-class Counts(TypedDict):
-    """How many events met which fate."""
+class EventCounts(TypedDict):
+    """Events of a batch by what became of them."""
 
     scored: int
     folded: int
@@ -50,7 +49,7 @@ class ScoreResponse(TypedDict):
     """Verdicts on a batch."""
 
     model: dict[str, str]
-    counts: Counts
+    counts: EventCounts
     alerts: Annotated[list[str], "IDs of alerts that this batch raised or let grow"]
     results: Annotated[list[EventResult], "one for each event, in the order sent"]
 
@@ -73,8 +72,7 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
     several = {"list": {"value": [_EXAMPLE_EVENT]}, "EventList": {"value": _EXAMPLE_LIST}}
 
     async def received(request: Request) -> tuple[bytes, str]:
-        body = await read_body(request, service.settings.limits.body_bytes)
-        return body, request.headers.get("content-encoding", "")
+        return await request.body(), request.headers.get("content-encoding", "")
 
     @app.post(
         "/v1/score",

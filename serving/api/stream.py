@@ -21,13 +21,7 @@ async def stream_of(
     wanted: Callable[[Alert], bool],
     goes_on: Callable[[], bool] = lambda: True,
 ) -> StreamingResponse:
-    """Follow the alerts that are wanted.
-
-    Args:
-        service: whose alerts.
-        last_event_id: go on after this event; None: from now on.
-        wanted: which alerts.
-        goes_on: asked before each event; the stream ends when it says no.
+    """Follow the alerts that are `wanted` after an event, by default from now on, until `goes_on` is false before an event.
 
     Raises:
         ProblemError: 400, the event is none of ours; 503, no model is served, or too many follow already.

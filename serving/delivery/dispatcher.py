@@ -17,7 +17,7 @@ from tenacity.wait import wait_base
 
 from serving.delivery.outbox import Outbox
 from serving.process.worker import Worker
-from serving.sinks.base import RefusedError, Sink, SinkSettings, UnavailableError
+from serving.sinks.base import DeliveryRefusedError, Sink, SinkSettings, UnavailableError
 from serving.storage.database import StoreError
 
 _log = logging.getLogger("kubehabit.sinks")
@@ -33,21 +33,13 @@ Count = Callable[[str, str], None]
 
 
 class Dispatcher:
-    """Workers of all sinks.
+    """Workers of all sinks; `count` is called after every attempt.
 
-    Args:
-        outbox: what waits to be sent.
-        sinks: settings of every sink.
-        count: called after every attempt.
-        wait: pause before each further attempt, for tests; else random, up to double each time, at most `max_wait_seconds`.
+    Before each further attempt they `wait`: by default a random time, up to double each time, at most `max_wait_seconds`.
     """
 
     def __init__(
-        self,
-        outbox: Outbox,
-        sinks: Sequence[SinkSettings],
-        count: Count,
-        wait: wait_base | None = None,
+        self, outbox: Outbox, sinks: Sequence[SinkSettings], count: Count, wait: wait_base | None = None
     ) -> None:
         self.outbox = outbox
         self._workers = [_SinkWorker(self.outbox, sink, count, wait) for sink in sinks]
@@ -76,19 +68,20 @@ class Dispatcher:
 
 class _SinkWorker(Worker):
     def __init__(self, outbox: Outbox, settings: SinkSettings, count: Count, wait: wait_base | None) -> None:
-        name = f"sink-{settings.name}"
-        super().__init__(name, self._send_due, seconds=_LOOK_SECONDS, finish=self._close_sink)
+        self._sink: Sink = settings.open()
+        super().__init__(
+            f"sink-{settings.name}", self._send_due, seconds=_LOOK_SECONDS, finish=self._sink.close
+        )
         self._outbox = outbox
         self._settings = settings
         self._count = count
-        self._sink: Sink = settings.open()
         self._retrying = Retrying(
             retry=retry_if_exception_type((UnavailableError, StoreError)),
             wait=wait or wait_random_exponential(multiplier=1, max=settings.max_wait_seconds),
             stop=stop_when_event_set(self.closing),
             sleep=sleep_using_event(self.closing),
             before_sleep=self._failed,
-            retry_error_callback=_stopped,
+            retry_error_callback=lambda _: False,  # stopped while it waited for another attempt
         )
 
     def _send_due(self) -> None:
@@ -102,9 +95,6 @@ class _SinkWorker(Worker):
             self._count(self._settings.name, "failed")
             self.closing.wait(self._settings.max_wait_seconds)
 
-    def _close_sink(self) -> None:
-        self._sink.close()
-
     def _send_next(self) -> bool:
         """Send one entry; False if none is due."""
         if self.closing.is_set():
@@ -117,14 +107,14 @@ class _SinkWorker(Worker):
         about = {"sink": self._settings.name, "alert": entry.update.alert.id}
         try:
             self._sink.send(entry.update)
-        except RefusedError as error:
+        except DeliveryRefusedError as error:
             self._count(self._settings.name, "refused")
             _log.error("sink refused an alert, which is given up", extra={**about, "reason": str(error)})
             self._outbox.done(self._settings, entry, delivered=False)
-            return True
-        self._outbox.done(self._settings, entry, delivered=True)
-        self._count(self._settings.name, "sent")
-        _log.info("alert sent", extra=about)
+        else:
+            self._outbox.done(self._settings, entry, delivered=True)
+            self._count(self._settings.name, "sent")
+            _log.info("alert sent", extra=about)
         return True
 
     def _failed(self, state: RetryCallState) -> None:
@@ -133,7 +123,3 @@ class _SinkWorker(Worker):
         wait = round(state.next_action.sleep, 1) if state.next_action is not None else 0
         extra = {"sink": self._settings.name, "reason": str(error), "again_in_seconds": wait}
         _log.warning("sink is unavailable", extra=extra)
-
-
-def _stopped(_state: RetryCallState) -> bool:
-    return False  # stopped while it waited for another attempt

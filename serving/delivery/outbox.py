@@ -12,7 +12,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -22,13 +22,12 @@ from serving.sinks.base import SinkSettings, Update
 from serving.storage.database import AlertStore, Writer, read_alert
 from serving.storage.tables import DELIVERIES, microseconds
 
-#: How long a claim lasts beyond twice the receiver's time-out (to connect, to answer): time to note what became of
-#: it.
+#: How long a claim lasts beyond twice the receiver's time-out (to connect, to answer): time to note the result.
 _CLAIM_SECONDS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class OutboxEntry:
     """An entry of the outbox that is to be sent."""
 
     position: int
@@ -36,32 +35,13 @@ class Waiting:
     update: Update
 
 
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """Entries due for one sink, and seconds since the oldest was due (0 if none is)."""
-
-    entries: int
-    oldest_seconds: float
-
-
 def now() -> datetime:
     """The time, in UTC."""
     return datetime.now(UTC)
 
 
-def _span(seconds: float) -> int:
-    """Seconds as microseconds."""
-    return timedelta(seconds=seconds) // timedelta(microseconds=1)
-
-
 class Outbox:
-    """Entries of all sinks.
-
-    Args:
-        store: the alert store.
-        sinks: settings of every sink; names are unique.
-        claimer: claims entries; unique among the processes that work off the same outbox.
-    """
+    """Entries of all sinks; `claimer` is unique among the processes that work off the same outbox."""
 
     def __init__(self, store: AlertStore, sinks: Sequence[SinkSettings], claimer: str = "") -> None:
         self._store = store
@@ -76,27 +56,9 @@ class Outbox:
         moment = now()
         for sink in self._sinks:
             if sink.filter.passes(alert):
-                self._queue(writer.connection, sink, number, alert, moment)
+                _queue(writer.connection, sink, number, alert, moment)
 
-    def _queue(
-        self, connection: Connection, sink: SinkSettings, number: int, alert: Alert, moment: datetime
-    ) -> None:
-        here = sa.and_(DELIVERIES.c.sink == sink.name, DELIVERIES.c.alert == number)
-        # Locked: `done` of another process decides from the same row, and one of the two must see what the other wrote.
-        row = connection.execute(sa.select(DELIVERIES).where(here).with_for_update()).one_or_none()
-        at = microseconds(moment)
-        if row is None:
-            connection.execute(sa.insert(DELIVERIES).values(sink=sink.name, alert=number, due=at, queued=at))
-            return
-        due = _due(sink, row.sent, row.severity, alert, moment)
-        if row.due is None or due < row.due:
-            connection.execute(
-                sa.update(DELIVERIES)
-                .where(here)
-                .values(due=due, queued=at if row.due is None else row.queued)
-            )
-
-    def next(self, sink: SinkSettings) -> Waiting | None:
+    def next(self, sink: SinkSettings) -> OutboxEntry | None:
         """Claim the entry that has been due longest, if there is one that nobody else is sending.
 
         The claim ends with `done` or `release`, or by itself once sending must have failed or its process has died.
@@ -125,7 +87,7 @@ class Outbox:
             row = connection.execute(due.with_for_update(skip_locked=True)).one_or_none()
             if row is None:
                 return None
-            until = at + _span(2 * sink.timeout_seconds + _CLAIM_SECONDS)
+            until = at + round(1e6 * (2 * sink.timeout_seconds + _CLAIM_SECONDS))
             connection.execute(
                 sa.update(DELIVERIES)
                 .where(DELIVERIES.c.position == row.position)
@@ -133,7 +95,7 @@ class Outbox:
             )
             alert = read_alert(connection, row.alert)
         severity = None if row.severity is None else SEVERITIES[row.severity]
-        return Waiting(row.position, row.alert, Update(alert, severity, moment))
+        return OutboxEntry(row.position, row.alert, Update(alert, severity, moment))
 
     def release(self) -> None:
         """Give up all claims of this process, so that the next one can send at once."""
@@ -144,7 +106,7 @@ class Outbox:
                 .values(claimed_by=None, claimed_until=None)
             )
 
-    def done(self, sink: SinkSettings, entry: Waiting, *, delivered: bool) -> None:
+    def done(self, sink: SinkSettings, entry: OutboxEntry, *, delivered: bool) -> None:
         """Close an entry that was sent, or that the receiver refused. What the alert has grown by meanwhile is queued again."""
         moment = now()
         with self._store.transaction() as connection:
@@ -154,10 +116,10 @@ class Outbox:
                 return  # the alert was forgotten meanwhile
             alert = read_alert(connection, entry.number)
             sent = entry.update.alert
-            severity = SEVERITIES.index(sent.severity) if delivered else _sent_severity(entry.update)
-            due = None
-            if alert.action_count > sent.action_count:
-                due = _due(sink, microseconds(moment), severity, alert, moment)
+            known = sent.severity if delivered else entry.update.sent_severity
+            severity = None if known is None else SEVERITIES.index(known)
+            grown = alert.action_count > sent.action_count
+            due = _due(sink, microseconds(moment), severity, alert, moment) if grown else None
             connection.execute(
                 sa.update(DELIVERIES)
                 .where(here)
@@ -197,8 +159,8 @@ class Outbox:
             )
             return given_up.rowcount
 
-    def depths(self) -> dict[str, Depth]:
-        """What is due for each sink, by its name."""
+    def depths(self) -> dict[str, tuple[int, float]]:
+        """By the name of each sink how many entries are due, and seconds since the oldest was (0 if none is)."""
         at = microseconds(now())
         query = (
             sa.select(DELIVERIES.c.sink, sa.func.count(), sa.func.min(DELIVERIES.c.due))
@@ -206,12 +168,23 @@ class Outbox:
             .group_by(DELIVERIES.c.sink)
         )
         with self._store.reading() as connection:
-            found = {name: Depth(count, (at - due) / 1e6) for name, count, due in connection.execute(query)}
-        return {sink.name: found.get(sink.name, Depth(0, 0.0)) for sink in self._sinks}
+            found = {name: (count, (at - due) / 1e6) for name, count, due in connection.execute(query)}
+        return {sink.name: found.get(sink.name, (0, 0.0)) for sink in self._sinks}
 
 
-def _sent_severity(update: Update) -> int | None:
-    return None if update.sent_severity is None else SEVERITIES.index(update.sent_severity)
+def _queue(connection: Connection, sink: SinkSettings, number: int, alert: Alert, moment: datetime) -> None:
+    here = sa.and_(DELIVERIES.c.sink == sink.name, DELIVERIES.c.alert == number)
+    # Locked: `done` of another process decides from the same row, and one of the two must see what the other wrote.
+    row = connection.execute(sa.select(DELIVERIES).where(here).with_for_update()).one_or_none()
+    at = microseconds(moment)
+    if row is None:
+        connection.execute(sa.insert(DELIVERIES).values(sink=sink.name, alert=number, due=at, queued=at))
+        return
+    due = _due(sink, row.sent, row.severity, alert, moment)
+    if row.due is None or due < row.due:
+        connection.execute(
+            sa.update(DELIVERIES).where(here).values(due=due, queued=at if row.due is None else row.queued)
+        )
 
 
 def _due(sink: SinkSettings, sent: int | None, severity: int | None, alert: Alert, moment: datetime) -> int:
@@ -219,4 +192,4 @@ def _due(sink: SinkSettings, sent: int | None, severity: int | None, alert: Aler
     at = microseconds(moment)
     if sent is None or severity is None or SEVERITIES.index(alert.severity) > severity:
         return at
-    return max(at, sent + _span(60 * sink.repeat_minutes))
+    return max(at, sent + round(60e6 * sink.repeat_minutes))

@@ -83,26 +83,22 @@ def moment_of(text: str, now: datetime | None = None) -> int:
     """
     now = now or datetime.now(UTC)
     text = text.strip()
-    ago = _DURATION.fullmatch(text)
-    if ago is not None:
-        moment = now - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
-    else:
-        try:
-            if _CLOCK_TIME.fullmatch(text):
-                of_day = datetime.strptime(text, "%H:%M:%S" if text.count(":") > 1 else "%H:%M")
-                moment = now.replace(
-                    hour=of_day.hour, minute=of_day.minute, second=of_day.second, microsecond=0
-                )
-                if moment > now:
-                    moment -= timedelta(days=1)
-            else:
-                moment = datetime.fromisoformat(text)
-                moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-        except ValueError as error:
-            raise QueryError(
-                f"{text!r} is no point in time. Say how long ago (30m, 12h, 7d), a time of day in UTC (14:02), a day "
-                "(2026-11-24), or an RFC 3339 time (2026-11-24T14:02:00Z)."
-            ) from error
+    try:
+        if (ago := _DURATION.fullmatch(text)) is not None:
+            moment = now - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
+        elif _CLOCK_TIME.fullmatch(text):
+            of_day = datetime.strptime(text, "%H:%M:%S" if text.count(":") > 1 else "%H:%M")
+            moment = now.replace(hour=of_day.hour, minute=of_day.minute, second=of_day.second, microsecond=0)
+            if moment > now:
+                moment -= timedelta(days=1)
+        else:
+            moment = datetime.fromisoformat(text)
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:  # the latter: before the year 1, or after 9999
+        raise QueryError(
+            f"{text!r} is no point in time. Say how long ago (30m, 12h, 7d), a time of day in UTC (14:02), a day "
+            "(2026-11-24), or an RFC 3339 time (2026-11-24T14:02:00Z)."
+        ) from error
     return int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
 
 

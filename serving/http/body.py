@@ -1,13 +1,15 @@
-"""Request bodies: decompression in bounded memory."""
+"""Request bodies: validated, and decompressed in bounded memory."""
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import zstandard
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 
 from serving.http.problems import ProblemError
 from serving.settings import MEBIBYTE
@@ -21,44 +23,42 @@ _ZSTD_STEP = 512
 _GZIP_STEP = 16 * 1024
 # 16 MiB could hold a million empty parts without reaching the limit on the result. bgzip makes a part of each 64 KiB.
 _MAX_PARTS = 10_000
+_TOO_LARGE = "The body is larger than {:g} MiB{}: send smaller batches, or raise {}."
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
-def too_large(limit: int, what: str, setting: str) -> ProblemError:
-    """The problem of a body over a limit."""
-    size = f"{limit / MEBIBYTE:g} MiB"
+def too_large(limit: int) -> ProblemError:
+    """The problem of a body over the limit; the rest of it is not read, which ends the connection."""
     return ProblemError(
-        413, f"The body is larger than {size}{what}: send smaller batches, or raise {setting}."
+        413, _TOO_LARGE.format(limit / MEBIBYTE, "", "limits.body_mb"), {"Connection": "close"}
     )
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body of a request, if it has at most so many bytes.
+def documented(model: type[BaseModel]) -> dict[str, Any]:
+    """Part of the OpenAPI document: the body of a route that calls `read_model`."""
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def read_model(request: Request, model: type[_Model], empty: bytes = b"") -> _Model:
+    """The body of a request as a model, which has an example; an empty body stands for `empty`.
 
     Raises:
-        ProblemError: 413.
+        ProblemError: 422 if it does not fit.
     """
-    declared = request.headers.get("content-length", "")
-    chunks: list[bytes] = []
-    size = int(declared) if declared.isdecimal() else 0
-    if size <= limit:
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                break
-            chunks.append(chunk)
-    if size > limit:
-        raise too_large(limit, "", "limits.body_mb")
-    return b"".join(chunks)
+    try:
+        return model.model_validate_json(await request.body() or empty)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "body"
+        example = json.dumps((model.model_config.get("json_schema_extra") or {}).get("example"))  # type: ignore[union-attr]
+        detail = f"'{name}' is wrong: {first['msg'].rstrip('.')}. Send something like {example}."
+        raise ProblemError(422, detail) from error
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """Undo a Content-Encoding.
-
-    Args:
-        body: as sent.
-        encoding: value of the header; empty or "identity" for none.
-        limit: maximum size of the result, bytes.
+    """Undo a Content-Encoding; empty or "identity" is none. The result has at most `limit` bytes.
 
     Raises:
         ProblemError: 415 for another encoding, 413 over the limit, 400 for damaged or truncated data.
@@ -92,7 +92,8 @@ def _inflate(body: bytes, limit: int, step_bytes: int, new_part: Callable[[], An
             out += part.decompress(step)
             begun = True
             if len(out) > limit:
-                raise too_large(limit, " after decompression", "limits.decompressed_mb")
+                detail = _TOO_LARGE.format(limit / MEBIBYTE, " after decompression", "limits.decompressed_mb")
+                raise ProblemError(413, detail)
             step = part.unused_data if part.eof else b""
             if part.eof:
                 if parts >= _MAX_PARTS:

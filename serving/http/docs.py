@@ -37,7 +37,7 @@ _START = """SwaggerUIBundle({
   presets: [SwaggerUIBundle.presets.apis],
 });
 """
-_KINDS = {
+_TYPES = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
     "start.js": "text/javascript",
@@ -53,7 +53,7 @@ def add_docs(app: FastAPI) -> None:
 
     @app.get("/docs/{name}", include_in_schema=False)
     def docs_file(name: str) -> Response:
-        if name not in _KINDS:
+        if name not in _TYPES:
             raise ProblemError(404, "There is nothing at this path. See /docs for what there is.")
         content = _START if name == "start.js" else (files("fastapi_offline") / "static" / name).read_bytes()
-        return Response(content, media_type=_KINDS[name], headers={"Cache-Control": "max-age=3600"})
+        return Response(content, media_type=_TYPES[name], headers={"Cache-Control": "max-age=3600"})

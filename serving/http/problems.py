@@ -16,11 +16,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from data.errors import ConflictError, KubehabitError, NotFoundError
+from data.visible_text import visible
 
 MEDIA_TYPE = "application/problem+json"
 
-#: Go with every answer, errors included: what a browser is shown here is data, for nobody else, and not to be
-#: kept.
+#: Sent with every answer, errors included: it is data, for this caller only, and must not be kept.
 SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -84,18 +84,15 @@ def position_of(cursor: str | None) -> int | None:
 
 
 def problem(
-    status: int,
-    detail: str,
-    headers: Mapping[str, str] | None = None,
-    *,
-    kind: str = "about:blank",
+    status: int, detail: str, headers: Mapping[str, str] | None = None, kind: str = "about:blank"
 ) -> JSONResponse:
     """A problem response."""
     try:
         title = HTTPStatus(status).phrase
     except ValueError:
         title = "Error"
-    content = Problem(type=kind, title=title, status=status, detail=detail).model_dump()
+    # What is sent can be in the sentence that refuses it.
+    content = Problem(type=kind, title=title, status=status, detail=visible(detail)).model_dump()
     return JSONResponse(content, status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
@@ -110,8 +107,8 @@ def answer_to(
     accepted = Headers(scope=scope).get("accept", "")
     page: ProblemPage | None = scope["app"].state.problem_page if "app" in scope else None
     if page is not None and scope["path"].startswith("/console/") and "text/html" in accepted:
-        return page(scope, status, detail, headers)
-    return problem(status, detail, headers, kind=kind)
+        return page(scope, status, visible(detail), headers)
+    return problem(status, detail, headers, kind)
 
 
 def install(
@@ -119,12 +116,9 @@ def install(
     unavailable: Mapping[type[KubehabitError], str] | None = None,
     page: ProblemPage | None = None,
 ) -> None:
-    """Make an application answer every error as a problem.
+    """Make an application answer every error as a problem, for browsers at the console rendered as a page.
 
-    Args:
-        app: the application.
-        unavailable: errors of what the service stores, answered with 503 and logged under the given text.
-        page: renders problems for browsers at the console.
+    What the service stores may be `unavailable`: such errors are answered with 503 and logged under the given text.
     """
     app.state.problem_page = page
     for failure, text in (unavailable or {}).items():
@@ -136,7 +130,7 @@ def install(
 
     @app.exception_handler(ClientDisconnect)
     def gone(_request: Request, _error: ClientDisconnect) -> Response:
-        # Nobody reads this; it stands in the log and in the metrics.
+        # For the log and the metrics: the caller is gone.
         return problem(400, "The connection ended before the body did: nothing of it was scored.")
 
     @app.exception_handler(KubehabitError)
@@ -148,9 +142,8 @@ def install(
     def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][1:]) or "request"
-        return answer_to(
-            request.scope, 422, f"'{name}' is wrong: {first['msg']}. See /docs for what is accepted."
-        )
+        detail = f"'{name}' is wrong: {first['msg'].rstrip('.')}. See /docs for what is accepted."
+        return answer_to(request.scope, 422, detail)
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:

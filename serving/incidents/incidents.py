@@ -27,6 +27,7 @@ from serving.schemas import (
     Confidence,
     Contributor,
     IncidentLink,
+    RequestModel,
     clean,
 )
 from serving.storage import incidents as rows
@@ -53,9 +54,7 @@ class UnknownIncidentError(NotFoundError):
         self.name = name
 
 
-class _Decision(ApiModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _Decision(RequestModel):
     note: Annotated[str, Field(max_length=_MAX_NOTE, description="why")] = ""
     by: Annotated[str, Field(max_length=_MAX_NAME, description="who decides, in the caller's words")] = ""
 

@@ -7,11 +7,12 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic.functional_validators import AfterValidator
 
+from data.visible_text import visible
 from serving.schemas import SEVERITIES, Alert, Severity
 
 
@@ -19,23 +20,24 @@ class UnavailableError(Exception):
     """The receiver could not take the alert now; it is retried. The text is logged and holds no secret."""
 
 
-class RefusedError(Exception):
+class DeliveryRefusedError(Exception):
     """The receiver will never take this alert; it is dropped, and the next one is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """The current state of an alert, to be sent.
+    """The current state of an alert, with its first 1,000 audit IDs, and the severity last sent to this sink, if any.
 
-    Attributes:
-        alert: with its first 1,000 audit IDs.
-        sent_severity: the severity last sent to this sink; None the first time.
-        moment: now.
+    Every text in it is visible: what a client chose must forge nothing at a receiver, whatever the alert was made from.
     """
 
     alert: Alert
     sent_severity: str | None
     moment: datetime
+
+    def __post_init__(self) -> None:
+        shown = Alert.model_validate(_shown(self.alert.model_dump()))
+        object.__setattr__(self, "alert", shown)  # the class is frozen
 
     @property
     def key(self) -> str:
@@ -47,6 +49,20 @@ class Update:
         """Whether the receiver gets the alert for the first time."""
         return "raised" if self.sent_severity is None else "grown"
 
+    def document(self) -> dict[str, Any]:
+        """The form of the sinks file and stdout: `key` identifies repeats, `alert` is that of `GET /v1/alerts/{id}`."""
+        alert = self.alert.model_dump(mode="json", by_alias=True)
+        return {"key": self.key, "change": self.change, "alert": alert}
+
+
+def _shown(value: Any) -> Any:
+    """A document with every text in it, keys too, made visible."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {visible(key): _shown(one) for key, one in value.items()}
+    return [_shown(one) for one in value] if isinstance(value, list) else value
+
 
 class Sink(Protocol):
     """A receiver of alerts. Used by one thread."""
@@ -56,14 +72,14 @@ class Sink(Protocol):
 
         Raises:
             UnavailableError: retry later.
-            RefusedError: do not retry.
+            DeliveryRefusedError: do not retry.
         """
 
     def close(self) -> None:
         """Release connections and files."""
 
 
-class Section(BaseModel):
+class SinkSection(BaseModel):
     """Base of settings: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid")
@@ -77,7 +93,7 @@ def _compiles(pattern: str) -> str:
     return pattern
 
 
-class Filter(Section):
+class Filter(SinkSection):
     """Which alerts a sink gets. All conditions must hold; empty ones are ignored."""
 
     severity: Severity = "low"
@@ -87,25 +103,25 @@ class Filter(Section):
 
     def passes(self, alert: Alert) -> bool:
         """Whether an alert is for this sink."""
-        if SEVERITIES.index(alert.severity) < SEVERITIES.index(self.severity):
-            return False
-        if self.kinds and alert.kind not in self.kinds:
-            return False
-        if self.namespaces and not set(self.namespaces) & namespaces_of(alert):
-            return False
-        return not self.principals or re.search(self.principals, alert.principal) is not None
+        return (
+            SEVERITIES.index(alert.severity) >= SEVERITIES.index(self.severity)
+            and (not self.kinds or alert.kind in self.kinds)
+            and (not self.namespaces or not set(self.namespaces).isdisjoint(namespaces_of(alert)))
+            and re.search(self.principals, alert.principal) is not None
+        )
 
 
-def namespaces_of(alert: Alert) -> set[str]:
-    """Namespaces of an alert's listed actions."""
-    return {
-        action.object_ref.namespace
-        for action in alert.actions
-        if action.object_ref is not None and action.object_ref.namespace
-    }
+def namespaces_of(alert: Alert) -> list[str]:
+    """Namespaces of an alert's listed actions, sorted."""
+    return sorted({action.object_ref.namespace for action in alert.actions if action.object_ref} - {""})
 
 
-class Secret(Section):
+def rfc3339(moment: datetime) -> str:
+    """A time in UTC, as RFC 3339 writes it."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+class Secret(SinkSection):
     """A value kept outside the settings file, in an environment variable or a file.
 
     A file is read for each alert, so it can be replaced while the service runs.
@@ -123,11 +139,7 @@ class Secret(Section):
         return self
 
     def read(self) -> str:
-        """The value.
-
-        Raises:
-            UnavailableError: the file cannot be read, or is empty.
-        """
+        """The value; raises UnavailableError if the file cannot be read, or is empty."""
         if self.env is not None:
             return os.environ.get(self.env, "")
         assert self.file is not None
@@ -148,23 +160,16 @@ def _is_web_address(url: str) -> str:
     return url
 
 
-def _form(given: object) -> str:
-    return "address" if isinstance(given, str) else "secret"
-
-
 # An address, or a secret that holds it.
 Url = Annotated[
     Annotated[str, AfterValidator(_is_web_address), Tag("address")] | Annotated[Secret, Tag("secret")],
-    Discriminator(_form),  # so that an error names only the form that was used
+    # So that an error names only the form that was used.
+    Discriminator(lambda given: "address" if isinstance(given, str) else "secret"),
 ]
 
 
 def read_url(url: str | Secret) -> str:
-    """The address itself.
-
-    Raises:
-        UnavailableError: it cannot be read, or is no address.
-    """
+    """The address itself; raises UnavailableError if it cannot be read, or is none."""
     if isinstance(url, str):
         return url
     try:
@@ -173,7 +178,7 @@ def read_url(url: str | Secret) -> str:
         raise UnavailableError("what 'url' names holds no address like https://host/path") from None
 
 
-class TlsSettings(Section):
+class SinkTlsSettings(SinkSection):
     """CA of the receiver and our client certificate."""
 
     ca: Path | None = None
@@ -181,7 +186,7 @@ class TlsSettings(Section):
     key: Path | None = None
 
 
-class SinkSettings(Section):
+class SinkSettings(SinkSection):
     """Settings of every sink."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]

@@ -3,47 +3,47 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from pydantic import Field
 
 from serving.sinks.base import SinkSettings, UnavailableError, Update
-from serving.sinks.json_lines import document, line
 
 
-class FileSettings(SinkSettings):
+class RotationSettings(SinkSettings):
+    """How large a file may become, and how many full ones are kept."""
+
+    max_mb: Annotated[float, Field(gt=0)] = 64
+    keep: Annotated[int, Field(ge=1, le=1000)] = 5
+
+
+class FileSettings(RotationSettings):
     """Alerts in a file."""
 
     type: Literal["file"]
     path: Path
-    max_mb: Annotated[float, Field(gt=0)] = 64
-    keep: Annotated[int, Field(ge=1, le=1000)] = 5
 
     def open(self) -> FileSink:
         """The sink."""
-        return FileSink(RotatedFile(self.path, int(self.max_mb * (1 << 20)), self.keep))
+        return FileSink(self, self.path, Update.document)
 
 
-class RotatedFile:
-    """A line file readable by its owner only. A full one becomes `<path>.1`, that one `.2`, and so on.
+class FileSink:
+    """Appends updates to a file that only its owner can read. A full one becomes `<path>.1`, that one `.2`, and so on."""
 
-    Args:
-        max_bytes: maximum size, except for a single longer line.
-        keep: number of full files kept.
-    """
-
-    def __init__(self, path: Path, max_bytes: int, keep: int) -> None:
+    def __init__(self, settings: RotationSettings, path: Path, body: Callable[[Update], object]) -> None:
         self._path = path
-        self._max_bytes = max_bytes
-        self._keep = keep
+        self._body = body
+        self._max_bytes = int(settings.max_mb * (1 << 20))
+        self._keep = settings.keep
 
-    def add(self, text: bytes) -> None:
-        """Append a line durably.
-
-        Raises:
-            UnavailableError: the disk is full, or the folder cannot be written.
-        """
+    def send(self, update: Update) -> None:
+        """Append a line durably; an `UnavailableError` says that the disk is full, or the folder cannot be written."""
+        text = msgspec.json.encode(self._body(update)) + b"\n"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             size = self._path.stat().st_size if self._path.exists() else 0
@@ -63,23 +63,10 @@ class RotatedFile:
             raise UnavailableError(f"{self._path} cannot be written ({error.strerror})") from error
 
     def _rotate(self) -> None:
-        def numbered(number: int) -> Path:
-            return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
-
-        for number in range(self._keep - 1, -1, -1):
-            if numbered(number).exists():
-                numbered(number).replace(numbered(number + 1))
-
-
-class FileSink:
-    """Appends alerts to a file."""
-
-    def __init__(self, file: RotatedFile) -> None:
-        self._file = file
-
-    def send(self, update: Update) -> None:
-        """Append one line."""
-        self._file.add(line(document(update)))
+        full = [self._path.with_name(f"{self._path.name}.{number}") for number in range(1, self._keep + 1)]
+        for older, newer in pairwise([*reversed(full), self._path]):
+            if newer.exists():
+                newer.replace(older)
 
     def close(self) -> None:
         """Nothing is left open."""

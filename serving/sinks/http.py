@@ -1,75 +1,99 @@
-"""POST over HTTP(S) for sinks, with permanent errors separated from transient ones."""
+"""POST over HTTP(S): the sinks that send JSON to an address, with permanent errors separated from transient ones."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+import msgspec
 import urllib3
 
 from serving.schemas import clean
-from serving.sinks.base import RefusedError, Secret, TlsSettings, UnavailableError
+from serving.sinks.base import (
+    DeliveryRefusedError,
+    Secret,
+    SinkSettings,
+    SinkTlsSettings,
+    UnavailableError,
+    Update,
+    read_url,
+)
 
-_AGENT = "kubehabit"
 # Statuses that reject the alert itself. Others, such as 401 and 404, are fixed at the receiver or in its token.
 _NEVER = frozenset({400, 405, 406, 409, 410, 411, 413, 414, 415, 422, 431})
 
 _SHOWN = 200
 
 
-class HttpPost:
-    """Connections to one receiver. `HTTPS_PROXY` and `NO_PROXY` are obeyed, redirects are not followed.
+class HttpSink:
+    """Posts each update to one receiver. `HTTPS_PROXY` and `NO_PROXY` are obeyed, redirects are not followed.
 
     Args:
-        timeout: seconds to connect, and to wait for each part of the response.
+        settings: of the sink; `timeout_seconds` is to connect, and to wait for each part of the response.
+        url: the address, or the secret that holds it.
+        body: what to send, made into JSON.
+        path: appended to the address.
+        token: sent as a bearer token.
         tls: CA and client certificate.
+        media_type: of the body.
+        ok: another status that means success.
     """
 
-    def __init__(self, timeout: float, tls: TlsSettings | None = None) -> None:
-        self._timeout = urllib3.Timeout(connect=timeout, read=timeout)
-        self._tls = tls or TlsSettings()
+    def __init__(
+        self,
+        settings: SinkSettings,
+        url: str | Secret,
+        body: Callable[[Update], object],
+        *,
+        path: str = "",
+        token: Secret | None = None,
+        tls: SinkTlsSettings | None = None,
+        media_type: str = "application/json",
+        ok: int = 0,
+    ) -> None:
+        self._timeout = urllib3.Timeout(connect=settings.timeout_seconds, read=settings.timeout_seconds)
+        self._url = url
+        self._body = body
+        self._path = path
+        self._token = token
+        self._tls = tls or SinkTlsSettings()
+        self._media_type = media_type
+        self._ok = ok
         self._pools: dict[str | None, urllib3.PoolManager] = {}
 
-    def post(
-        self, url: str, body: bytes, headers: Mapping[str, str], token: Secret | None = None, ok: int = 0
-    ) -> None:
-        """Send a body.
-
-        Args:
-            ok: another status that means success.
-
-        Raises:
-            UnavailableError: no connection, no response, or one that may change.
-            RefusedError: the receiver rejects the alert.
-        """
-        sent = {"User-Agent": _AGENT, **headers}
-        if token is not None:
-            sent["Authorization"] = f"Bearer {token.read()}"
+    def send(self, update: Update) -> None:
+        """Post an update; an `UnavailableError` says that there was no response, or one that may change."""
+        url = read_url(self._url)
+        if self._path:
+            url = url.rstrip("/") + self._path
+        body = msgspec.json.encode(self._body(update))
+        headers = {"User-Agent": "kubehabit", "Content-Type": self._media_type, "Idempotency-Key": update.key}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token.read()}"
         host = urlsplit(url).hostname
         try:
             response = self._pool(url).request(
-                "POST", url, body=body, headers=sent, retries=False, redirect=False, preload_content=False
+                "POST", url, body=body, headers=headers, retries=False, redirect=False, preload_content=False
             )
             try:
+                failed = response.status >= HTTPStatus.MULTIPLE_CHOICES
                 # Bounded: an endless response must not fill the memory; the rest is dropped with the connection.
-                answer = response.read(_SHOWN + 1) if response.status >= HTTPStatus.MULTIPLE_CHOICES else b""
-                if response.status < HTTPStatus.MULTIPLE_CHOICES:
-                    response.read(1 << 16)
+                answer = response.read(_SHOWN + 1 if failed else 1 << 16)
             finally:
                 response.close()
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             # Not the error's text: it holds the address, which may be secret.
             raise UnavailableError(f"{host} cannot be reached ({type(error).__name__})") from None
-        if response.status < HTTPStatus.MULTIPLE_CHOICES or response.status == ok:
+        if not failed or response.status == self._ok:
             return
         reason = f"{host} answered {response.status}"
         if response.status in _NEVER:
             # Logged, so it is cleaned like all text from outside.
             text = clean(answer.decode("utf-8", "replace"), _SHOWN).strip()
-            raise RefusedError(f"{reason}: {text}" if text else reason)
+            raise DeliveryRefusedError(f"{reason}: {text}" if text else reason)
         raise UnavailableError(reason)
 
     def _pool(self, url: str) -> urllib3.PoolManager:
@@ -92,12 +116,8 @@ class HttpPost:
             pool.clear()
 
 
-def client_context(tls: TlsSettings) -> ssl.SSLContext:
-    """TLS as a client: certificates are always verified.
-
-    Raises:
-        OSError: a named file cannot be read, or is no certificate.
-    """
+def client_context(tls: SinkTlsSettings) -> ssl.SSLContext:
+    """TLS as a client, which always verifies the receiver; raises OSError for a file that cannot be used."""
     context = ssl.create_default_context(cafile=tls.ca)
     if tls.certificate is not None:
         context.load_cert_chain(tls.certificate, tls.key)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 from pydantic import Field
 
-from serving.sinks.base import Secret, SinkSettings, TlsSettings, Update, Url, read_url
-from serving.sinks.http import HttpPost
+from serving.sinks.base import Secret, SinkSettings, SinkTlsSettings, Update, Url, rfc3339
+from serving.sinks.http import HttpSink
 
 # Bytes, the API server's limit.
 _MAX_MESSAGE = 1024
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_CONFLICT = 409
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 
 
@@ -28,30 +28,15 @@ class KubernetesSettings(SinkSettings):
     server: Url = "https://kubernetes.default.svc"
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
     token: Secret = Secret(file=_ACCOUNT / "token")
-    tls: TlsSettings = TlsSettings(ca=_ACCOUNT / "ca.crt")
+    tls: SinkTlsSettings = SinkTlsSettings(ca=_ACCOUNT / "ca.crt")
 
-    def open(self) -> KubernetesSink:
-        """The sink."""
-        return KubernetesSink(self)
-
-
-class KubernetesSink:
-    """Creates Events named after the update, so the API server itself rejects a repeat."""
-
-    def __init__(self, settings: KubernetesSettings) -> None:
-        self._settings = settings
-        self._http = HttpPost(settings.timeout_seconds, settings.tls)
-
-    def send(self, update: Update) -> None:
-        """Create one Event; a conflict means it arrived before."""
-        namespace = self._settings.namespace
-        url = f"{read_url(self._settings.server).rstrip('/')}/api/v1/namespaces/{namespace}/events"
-        body = msgspec.json.encode(event(update, namespace))
-        self._http.post(url, body, {"Content-Type": "application/json"}, self._settings.token, ok=_CONFLICT)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+    def open(self) -> HttpSink:
+        """The sink. Events are named after the update, so the API server rejects a repeat: a conflict is a success."""
+        path = f"/api/v1/namespaces/{self.namespace}/events"
+        body = partial(event, namespace=self.namespace)
+        return HttpSink(
+            self, self.server, body, path=path, token=self.token, tls=self.tls, ok=HTTPStatus.CONFLICT
+        )
 
 
 def _cut(text: str) -> str:
@@ -62,10 +47,7 @@ def event(update: Update, namespace: str) -> dict[str, Any]:
     """The alert as a core/v1 Event about a user."""
     alert = update.alert
     # Core Events take whole seconds.
-    first, last = (
-        moment.replace(microsecond=0).isoformat().replace("+00:00", "Z")
-        for moment in (alert.first_seen, alert.last_seen)
-    )
+    first, last = (rfc3339(time.replace(microsecond=0)) for time in (alert.first_seen, alert.last_seen))
     made: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Event",
@@ -93,10 +75,6 @@ def event(update: Update, namespace: str) -> dict[str, Any]:
     }
     if alert.principal.startswith(_SERVICE_ACCOUNT):
         account_namespace, _, account = alert.principal.removeprefix(_SERVICE_ACCOUNT).partition(":")
-        made["related"] = {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "namespace": account_namespace,
-            "name": account,
-        }
+        about = {"namespace": account_namespace, "name": account}
+        made["related"] = {"apiVersion": "v1", "kind": "ServiceAccount", **about}
     return made

@@ -5,15 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import msgspec
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from serving.schemas import Action
-from serving.sinks.base import Secret, SinkSettings, TlsSettings, Update, Url, read_url
-from serving.sinks.file import RotatedFile
-from serving.sinks.http import HttpPost
+from serving.sinks.base import Secret, Sink, SinkTlsSettings, Update, Url
+from serving.sinks.file import FileSink, RotationSettings
+from serving.sinks.http import HttpSink
 
 _SEVERITY_IDS = {"low": 2, "medium": 3, "high": 4, "critical": 5}
 _CREATE, _UPDATE = 1, 2
@@ -23,16 +22,14 @@ _DETECTION_FINDING = 2004
 _EVIDENCES = 20
 
 
-class OcsfSettings(SinkSettings):
-    """Alerts as OCSF findings, to either `url` or `path`."""
+class OcsfSettings(RotationSettings):
+    """Alerts as OCSF findings, to either `url` or `path`; `metadata.uid` identifies repeats, `finding_info.uid` the alert."""
 
     type: Literal["ocsf"]
     url: Url | None = None
     token: Secret | None = None
-    tls: TlsSettings = TlsSettings()
+    tls: SinkTlsSettings = SinkTlsSettings()
     path: Path | None = None
-    max_mb: Annotated[float, Field(gt=0)] = 64
-    keep: Annotated[int, Field(ge=1, le=1000)] = 5
 
     @model_validator(mode="after")
     def _one_target(self) -> OcsfSettings:
@@ -40,36 +37,12 @@ class OcsfSettings(SinkSettings):
             raise ValueError("give either 'url' or 'path', one of the two")
         return self
 
-    def open(self) -> OcsfSink:
+    def open(self) -> Sink:
         """The sink."""
-        return OcsfSink(self)
-
-
-class OcsfSink:
-    """Sends findings. `metadata.uid` identifies repeats, `finding_info.uid` the alert."""
-
-    def __init__(self, settings: OcsfSettings) -> None:
-        self._settings = settings
-        self._http = HttpPost(settings.timeout_seconds, settings.tls)
-        self._file = (
-            RotatedFile(settings.path, int(settings.max_mb * (1 << 20)), settings.keep)
-            if settings.path is not None
-            else None
-        )
-
-    def send(self, update: Update) -> None:
-        """Post or append one finding."""
-        body = msgspec.json.encode(finding(update))
-        if self._file is not None:
-            self._file.add(body + b"\n")
-            return
-        assert self._settings.url is not None
-        headers = {"Content-Type": "application/json", "Idempotency-Key": update.key}
-        self._http.post(read_url(self._settings.url), body, headers, self._settings.token)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        if self.path is not None:
+            return FileSink(self, self.path, finding)
+        assert self.url is not None
+        return HttpSink(self, self.url, finding, token=self.token, tls=self.tls)
 
 
 def _milliseconds(moment: datetime) -> int:
@@ -101,11 +74,8 @@ def finding(update: Update) -> dict[str, Any]:
         "metadata": {
             "version": "1.4.0",
             "uid": update.key,
-            "product": {
-                "name": "kubehabit",
-                "vendor_name": "kubehabit",
-                "version": version("kubehabit"),
-            },
+            "product": dict.fromkeys(("name", "vendor_name"), "kubehabit")
+            | {"version": version("kubehabit")},
         },
         "finding_info": {
             "uid": alert.id,
@@ -137,10 +107,9 @@ def finding(update: Update) -> dict[str, Any]:
 
 
 def _evidence(action: Action, principal: str) -> dict[str, Any]:
-    request: dict[str, Any] = {"uid": action.audit_id}
     api: dict[str, Any] = {
         "operation": action.verb,
-        "request": request,
+        "request": {"uid": action.audit_id},
         "service": {"name": "kube-apiserver"},
     }
     if action.response_status is not None:
@@ -157,8 +126,7 @@ def _evidence(action: Action, principal: str) -> dict[str, Any]:
     }
     if action.source_ips:
         evidence["src_endpoint"] = {"ip": action.source_ips[0]}
-    ref = action.object_ref
-    if ref is not None:
+    if (ref := action.object_ref) is not None:
         kind = ref.resource + (f"/{ref.subresource}" if ref.subresource else "")
         evidence["resources"] = [
             {

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
-
-from serving.sinks.base import SinkSettings, Update, Url, namespaces_of, read_url
-from serving.sinks.http import HttpPost
+from serving.sinks.base import SinkSettings, Update, Url, namespaces_of
+from serving.sinks.http import HttpSink
 
 _COLOURS = {"low": "#6b7280", "medium": "#d97706", "high": "#dc2626", "critical": "#7f1d1d"}
 _MAX_TEXT = 2500
@@ -15,31 +13,14 @@ _MAX_CHECKS = 3
 
 
 class SlackSettings(SinkSettings):
-    """Alerts to a chat. The address is a secret: name it by `env` or `file`."""
+    """Alerts to a chat, which cannot recognise a repeat; the address is a secret: name it by `env` or `file`."""
 
     type: Literal["slack"]
     url: Url
 
-    def open(self) -> SlackSink:
+    def open(self) -> HttpSink:
         """The sink."""
-        return SlackSink(self)
-
-
-class SlackSink:
-    """Posts messages. A chat cannot recognise a repeat; the footer names the update."""
-
-    def __init__(self, settings: SlackSettings) -> None:
-        self._settings = settings
-        self._http = HttpPost(settings.timeout_seconds)
-
-    def send(self, update: Update) -> None:
-        """Post one message."""
-        body = msgspec.json.encode(message(update))
-        self._http.post(read_url(self._settings.url), body, {"Content-Type": "application/json"})
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        return HttpSink(self, self.url, message)
 
 
 def escape(text: str) -> str:
@@ -55,7 +36,7 @@ def message(update: Update) -> dict[str, Any]:
     fields = [
         ("Kind", alert.kind),
         ("Unusual actions", f"{alert.action_count:,}"),
-        ("Namespaces", ", ".join(sorted(namespaces_of(alert))[:10])),
+        ("Namespaces", ", ".join(namespaces_of(alert)[:10])),
         ("Looks like", ", ".join(f"{one.id} {one.name}" for one in alert.techniques)),
         ("What to look at", "\n".join(check.text for check in alert.checks[:_MAX_CHECKS])),
     ]

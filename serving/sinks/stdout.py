@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Literal
 
+import msgspec
+
 from serving.sinks.base import SinkSettings, UnavailableError, Update
-from serving.sinks.json_lines import document, line
 
 
 class StdoutSettings(SinkSettings):
@@ -25,8 +25,7 @@ class StdoutSink:
     def send(self, update: Update) -> None:
         """Write one line."""
         try:
-            sys.stdout.write(line(document(update)).decode())
-            sys.stdout.flush()
+            print(msgspec.json.encode(update.document()).decode(), flush=True)
         except (OSError, ValueError) as error:
             raise UnavailableError(f"stdout cannot be written ({type(error).__name__})") from error
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from serving.sinks.base import SinkSettings, TlsSettings, UnavailableError, Update, namespaces_of
+from serving.sinks.base import SinkSettings, SinkTlsSettings, UnavailableError, Update, namespaces_of, rfc3339
 from serving.sinks.http import client_context
 
 _LEVELS = {"low": 5, "medium": 4, "high": 3, "critical": 2}  # notice, warning, error, critical
@@ -30,11 +30,11 @@ class SyslogSettings(SinkSettings):
     port: Annotated[int, Field(ge=1, le=65535)]
     transport: Literal["udp", "tcp", "tls"] = "tls"
     facility: Annotated[int, Field(ge=0, le=23)] = 13
-    tls: TlsSettings = TlsSettings()
+    tls: SinkTlsSettings = SinkTlsSettings()
 
     @model_validator(mode="after")
     def _tls_needs_tls(self) -> SyslogSettings:
-        if self.transport != "tls" and self.tls != TlsSettings():
+        if self.transport != "tls" and self.tls != SinkTlsSettings():
             raise ValueError("'tls' is set but transport is not tls: leave it out, or set 'transport: tls'")
         return self
 
@@ -68,8 +68,8 @@ class SyslogSink:
             ) from error
 
     def _datagram(self, text: bytes) -> None:
-        host, port = self._settings.host, self._settings.port
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        where = self._settings.host, self._settings.port
+        family, kind, protocol, _, address = socket.getaddrinfo(*where, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind, protocol) as connection:
             connection.connect(address)
             connection.send(text)
@@ -80,7 +80,8 @@ class SyslogSink:
             if self._settings.transport == "tcp":
                 connection.sendall(framed)
                 connection.shutdown(socket.SHUT_WR)
-                _await_end(connection)
+                while connection.recv(4096):
+                    pass
                 return
             context = client_context(self._settings.tls)
             with context.wrap_socket(connection, server_hostname=self._settings.host) as secured:
@@ -91,11 +92,6 @@ class SyslogSink:
 
     def close(self) -> None:
         """No connection is kept."""
-
-
-def _await_end(connection: socket.socket) -> None:
-    while connection.recv(4096):
-        pass
 
 
 def _header(text: str) -> str:
@@ -123,7 +119,7 @@ def cef(update: Update) -> str:
         "cs1Label": "alertID",
         "cs1": alert.id,
         "cs2Label": "namespaces" if namespaces_of(alert) else "",
-        "cs2": ",".join(sorted(namespaces_of(alert)))[:_MAX_MESSAGE],
+        "cs2": ",".join(namespaces_of(alert))[:_MAX_MESSAGE],
         "cs3Label": "techniques" if techniques else "",
         "cs3": techniques,
         "cs4Label": "auditID",
@@ -132,25 +128,19 @@ def cef(update: Update) -> str:
         "cs5": alert.kind,
         "msg": alert.sentence[:_MAX_MESSAGE],
     }
-    header = "|".join(
-        _header(part)
-        for part in (
-            "kubehabit",
-            "kubehabit",
-            version("kubehabit"),
-            f"alert-{update.change}",
-            "Unusual behaviour",
-            str(_CEF_SEVERITIES[alert.severity]),
-        )
+    head = (
+        version("kubehabit"),
+        f"alert-{update.change}",
+        "Unusual behaviour",
+        _CEF_SEVERITIES[alert.severity],
     )
     pairs = " ".join(f"{name}={_value(text)}" for name, text in extension.items() if text)
-    return f"CEF:0|{header}|{pairs}"
+    return "|".join(("CEF:0", "kubehabit", "kubehabit", *(_header(str(part)) for part in head), pairs))
 
 
 def message(update: Update, facility: int) -> bytes:
     """The alert as a syslog message: header, no structured data, and CEF as its text."""
     priority = 8 * facility + _LEVELS[update.alert.severity]
-    moment = update.alert.last_seen.isoformat().replace("+00:00", "Z")
     host = socket.gethostname().encode("ascii", "replace").decode()[:255] or "-"
-    head = f"<{priority}>1 {moment} {host} kubehabit {os.getpid()} alert - "
+    head = f"<{priority}>1 {rfc3339(update.alert.last_seen)} {host} kubehabit {os.getpid()} alert - "
     return head.encode() + b"\xef\xbb\xbf" + cef(update).encode("utf-8", "replace")

@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
-import msgspec
-
-from serving.sinks.base import Secret, SinkSettings, TlsSettings, Update, Url, read_url
-from serving.sinks.http import HttpPost
+from serving.sinks.base import Secret, SinkSettings, SinkTlsSettings, Update, Url, rfc3339
+from serving.sinks.http import HttpSink
 
 
 class WebhookSettings(SinkSettings):
-    """Alerts to any HTTP endpoint."""
+    """Alerts to any HTTP endpoint; `id` (with `source`) and the header `Idempotency-Key` identify repeats."""
 
     type: Literal["webhook"]
     url: Url
     token: Secret | None = None
     source: str = "/kubehabit"
-    tls: TlsSettings = TlsSettings()
+    tls: SinkTlsSettings = SinkTlsSettings()
 
-    def open(self) -> WebhookSink:
+    def open(self) -> HttpSink:
         """The sink."""
-        return WebhookSink(self)
-
-
-class WebhookSink:
-    """Posts CloudEvents."""
-
-    def __init__(self, settings: WebhookSettings) -> None:
-        self._settings = settings
-        self._http = HttpPost(settings.timeout_seconds, settings.tls)
-
-    def send(self, update: Update) -> None:
-        """Post one event. `id` (with `source`) and the header `Idempotency-Key` identify repeats."""
-        body = msgspec.json.encode(cloud_event(update, self._settings.source))
-        headers = {
-            "Content-Type": "application/cloudevents+json; charset=utf-8",
-            "Idempotency-Key": update.key,
-        }
-        self._http.post(read_url(self._settings.url), body, headers, self._settings.token)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        media_type = "application/cloudevents+json; charset=utf-8"
+        body = partial(cloud_event, source=self.source)
+        return HttpSink(self, self.url, body, token=self.token, tls=self.tls, media_type=media_type)
 
 
 def cloud_event(update: Update, source: str) -> dict[str, Any]:
@@ -53,7 +33,7 @@ def cloud_event(update: Update, source: str) -> dict[str, Any]:
         "source": source,
         "type": f"kubehabit.alert.{update.change}",
         "subject": update.alert.id,
-        "time": update.alert.last_seen.isoformat().replace("+00:00", "Z"),
+        "time": rfc3339(update.alert.last_seen),
         "datacontenttype": "application/json",
         "data": update.alert.model_dump(mode="json", by_alias=True),
     }

@@ -1,4 +1,7 @@
-"""The service's own log on stderr: one JSON object a line, or text. It never holds event contents or tokens."""
+"""The service's own log on stderr: one JSON object a line, or text. It never holds event contents or tokens.
+
+A line cannot be forged by what is logged: JSON escapes everything beyond ASCII, the text form shows it with `visible`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
+from data.visible_text import visible
 from serving.settings import LogSettings
 from serving.telemetry import tracing
 
@@ -31,13 +36,25 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class TextFormatter(logging.Formatter):
+    """Time, level, logger and message; lines of a traceback are indented."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        """The line of the message."""
+        return visible(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """The lines of the traceback."""
+        return "\n".join(f"    {visible(line)}" for line in super().formatException(ei).split("\n"))
+
+
 def configure(settings: LogSettings) -> None:
     """Send all logging of the process to stderr in the chosen form."""
     handler = logging.StreamHandler(sys.stderr)
-    if settings.format == "json":
-        handler.setFormatter(JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     # uvicorn's own start messages repeat ours.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

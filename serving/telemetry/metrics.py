@@ -5,22 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from data.events.audit_event import AuditEvent
 from data.timestamps import are_usual, is_time, parse_times
-from serving.telemetry.model_metrics import DescribedModel, ModelMetrics
+from serving.schemas import SEVERITIES
+from serving.telemetry.model_metrics import DescribedModel, ModelMetrics, begin_at_zero
 
 if TYPE_CHECKING:
     from detection.detector import Figures
@@ -33,13 +28,11 @@ _STREAM = "/v1/alerts/stream"
 class Metrics:
     """Counters of one application; a registry of its own, so that several can live in one process.
 
-    Attributes:
-        life: what becomes of the model while it is served.
+    `life` has those of the model while it is served. What sets or counts a single figure is that figure's own method.
     """
 
     def __init__(self, figures: Callable[[], Figures | None] = lambda: None) -> None:
-        registry = CollectorRegistry()
-        self._registry = registry
+        registry = self._registry = CollectorRegistry()
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry)
@@ -72,7 +65,7 @@ class Metrics:
         self._answering = histogram(
             "kubehabit_request_seconds", "Time to answer a request, by route.", ["route"], buckets=_SECONDS
         )
-        self._waiting = gauge("kubehabit_waiting_requests", "Batches waiting to be scored.")
+        self.waiting = gauge("kubehabit_waiting_requests", "Batches waiting to be scored.").set
         self._model = gauge("kubehabit_model", "1 for the model version that is served.", ["name", "version"])
         self._loaded = gauge("kubehabit_model_loaded_seconds", "When that version was loaded, since 1970.")
         self.life = ModelMetrics(registry)
@@ -80,32 +73,25 @@ class Metrics:
         self._sinks = counter(
             "kubehabit_sink_alerts", "Attempts to send an alert, by what became of them.", ["sink", "outcome"]
         )
-        self._streams = gauge("kubehabit_streams", "Callers that follow the stream of alerts.")
+        self.streams = gauge("kubehabit_streams", "Callers that follow the stream of alerts.").set
         self._store_errors = counter(
             "kubehabit_store_errors", "Reads and writes that the alert store refused.", ["operation"]
         )
-        for operation in ("read", "write"):
-            self._store_errors.labels(operation)
         self._access_files = gauge(
             "kubehabit_access_file_refused",
             "1 while a changed file (tokens, tls) cannot be used and the one before it still is.",
             ["file"],
         )
-        self._access_lines_lost = counter(
-            "kubehabit_access_log_lost", "Lines of the log of access that could not be written."
-        )
-        for outcome in ("scored", "folded", "repeated", "rejected"):
-            # A counter that is missing until it is not zero cannot be alerted on.
-            self._events.labels(outcome)
-        for severity in ("low", "medium", "high", "critical"):
-            self._alerts.labels(severity)
-            self._flagged.labels(severity)
+        self.access_line_lost = counter(
+            "kubehabit_access_log_lost", "Lines of the access log that could not be written."
+        ).inc
+        begin_at_zero(self._events, "scored", "folded", "repeated")
+        self.rejected = self._events.labels("rejected").inc
+        begin_at_zero(self._alerts, *SEVERITIES[1:])
+        begin_at_zero(self._flagged, *SEVERITIES[1:])
+        begin_at_zero(self._store_errors, "read", "write")
         ProcessCollector(registry=registry)
-        registry.register(_Memory(figures))
-
-    def rejected(self, events: int) -> None:
-        """Count events that could not be read."""
-        self._events.labels("rejected").inc(events)
+        registry.register(_OnScrape(lambda: _memory(figures())))
 
     def intake(
         self,
@@ -114,16 +100,23 @@ class Metrics:
         journal_max_bytes: int,
     ) -> None:
         """Export the journal's size and what waits to be scored: batches, and since when the first waits (seconds)."""
-        self._registry.register(_Intake(backlog, journal_bytes, journal_max_bytes))
+        gauge = partial(Gauge, registry=self._registry)
+        gauge("kubehabit_backlog_batches", "Durable batches that are not scored yet.").set_function(
+            lambda: backlog()[0]
+        )
+        gauge("kubehabit_backlog_seconds", "How long the first of them waits.").set_function(
+            lambda: backlog()[1]
+        )
+        gauge("kubehabit_journal_bytes", "What the journal takes.").set_function(journal_bytes)
+        gauge("kubehabit_journal_max_bytes", "What it may take before batches are refused.").set(
+            journal_max_bytes
+        )
 
     def event_store(self, behind: Callable[[], int]) -> None:
         """Export how far the event store is behind the scoring."""
-        gauge = Gauge(
-            "kubehabit_event_store_behind_batches",
-            "Batches that are scored and not in the event store yet.",
-            registry=self._registry,
-        )
-        gauge.set_function(behind)
+        gauge = partial(Gauge, registry=self._registry)
+        text = "Batches that are scored and not in the event store yet."
+        gauge("kubehabit_event_store_behind_batches", text).set_function(behind)
 
     def batch(
         self,
@@ -138,12 +131,8 @@ class Metrics:
     ) -> None:
         """Count a scored batch.
 
-        Args:
-            scored, folded, repeated: its events by what became of them.
-            refused: unusual actions that the alert store rejected.
-            flagged: unusual actions by severity.
-            raised: severity of each alert raised.
-            seconds: time it took.
+        Its events by what became of them, unusual actions that the alert store `refused`, those `flagged` by severity, the
+        severity of each alert `raised`, and the time it took.
         """
         for outcome, events in (("scored", scored), ("folded", folded), ("repeated", repeated)):
             self._events.labels(outcome).inc(events)
@@ -175,10 +164,6 @@ class Metrics:
         if route != _STREAM:  # which lasts as long as its client
             self._answering.labels(route).observe(seconds)
 
-    def waiting(self, number: int) -> None:
-        """Note how many batches wait."""
-        self._waiting.set(number)
-
     def served(self, model: DescribedModel) -> None:
         """Note the model that is served from now on."""
         self._model.clear()
@@ -188,16 +173,9 @@ class Metrics:
         self._ready.set(1)
 
     def sinks(self, names: Iterable[str], depths: Callable[[], Mapping[str, tuple[int, float]]]) -> None:
-        """Export what waits for each sink.
-
-        Args:
-            names: of all sinks.
-            depths: sink -> (entries, seconds since the oldest was due); empty while that cannot be read.
-        """
-        for name in names:
-            for outcome in ("sent", "failed", "refused", "dropped"):
-                self._sinks.labels(name, outcome)
-        self._registry.register(_Depths(depths))
+        """Export what waits for each sink: entries, and seconds since the oldest was due; empty while it cannot be read."""
+        begin_at_zero(self._sinks, *product(names, ("sent", "failed", "refused", "dropped")))
+        self._registry.register(_OnScrape(lambda: _outbox(depths())))
 
     def sink(self, name: str, outcome: str) -> None:
         """Count one attempt to send an alert."""
@@ -207,114 +185,60 @@ class Metrics:
         """Count a read or write that the store refused."""
         self._store_errors.labels(operation).inc()
 
-    def streams(self, number: int) -> None:
-        """Note how many callers follow the stream of alerts."""
-        self._streams.set(number)
-
     def access_file(self, name: str, refused: bool) -> None:
-        """Note whether a file of access that changed can be used."""
+        """Note whether a changed file of tokens or certificates can be used."""
         self._access_files.labels(name).set(refused)
-
-    def access_line_lost(self) -> None:
-        """Count a line of the log of access that could not be written."""
-        self._access_lines_lost.inc()
 
     def render(self) -> bytes:
         """Text in Prometheus' exposition format."""
         return generate_latest(self._registry)
 
 
-class _Intake(Collector):
-    """Backlog and journal size, read on each scrape."""
+class _OnScrape(Collector):
+    """Figures that are read on each scrape; their names are known only then."""
 
-    def __init__(
-        self,
-        backlog: Callable[[], tuple[int, float]],
-        journal_bytes: Callable[[], int],
-        journal_max_bytes: int,
-    ) -> None:
-        self._backlog = backlog
-        self._journal_bytes = journal_bytes
-        self._journal_max_bytes = journal_max_bytes
-
-    def collect(self) -> Iterator[Metric]:
-        """The figures now."""
-        batches, seconds = self._backlog()
-        yield GaugeMetricFamily(
-            "kubehabit_backlog_batches", "Durable batches that are not scored yet.", value=batches
-        )
-        yield GaugeMetricFamily(
-            "kubehabit_backlog_seconds", "How long the first of them waits.", value=seconds
-        )
-        yield GaugeMetricFamily(
-            "kubehabit_journal_bytes", "What the journal takes.", value=self._journal_bytes()
-        )
-        yield GaugeMetricFamily(
-            "kubehabit_journal_max_bytes",
-            "What it may take before batches are refused.",
-            value=self._journal_max_bytes,
-        )
-
-
-class _Memory(Collector):
-    """What the detector holds, read on each scrape; nothing while there is none."""
-
-    def __init__(self, figures: Callable[[], Figures | None]) -> None:
-        self._figures = figures
+    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
+        self._read = read
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: the names are known when there is a model."""
+        """Nothing: registering must not read."""
         return []
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterable[Metric]:
         """The figures now."""
-        held = self._figures()
-        if held is None:
-            return
-        yield GaugeMetricFamily(
-            "kubehabit_principals", "Principals whose last actions are in memory.", value=held.principals
-        )
-        yield GaugeMetricFamily(
-            "kubehabit_habits", "Counts of what was done before that are in memory.", value=held.habits
-        )
-        yield GaugeMetricFamily("kubehabit_state_bytes", "Memory that both take.", value=held.state_bytes)
-        yield CounterMetricFamily(
-            "kubehabit_cached_windows",
-            "Windows whose reconstruction error was in the cache.",
-            value=held.cached_windows,
-        )
-        yield CounterMetricFamily(
-            "kubehabit_computed_windows",
-            "Windows that went through the model.",
-            value=held.computed_windows,
-        )
+        return self._read()
 
 
-class _Depths(Collector):
-    """What waits for each sink, read from the store on each scrape."""
+def _memory(held: Figures | None) -> Iterator[Metric]:
+    """What the detector holds; nothing while there is none."""
+    if held is None:
+        return
+    yield GaugeMetricFamily(
+        "kubehabit_principals", "Principals whose last actions are in memory.", value=held.principals
+    )
+    yield GaugeMetricFamily(
+        "kubehabit_habits", "Counts of what was done before that are in memory.", value=held.habits
+    )
+    yield GaugeMetricFamily("kubehabit_state_bytes", "Memory that both take.", value=held.state_bytes)
+    yield CounterMetricFamily(
+        "kubehabit_cached_windows",
+        "Windows whose reconstruction error was in the cache.",
+        value=held.cached_windows,
+    )
+    yield CounterMetricFamily(
+        "kubehabit_computed_windows", "Windows that went through the model.", value=held.computed_windows
+    )
 
-    def __init__(self, depths: Callable[[], Mapping[str, tuple[int, float]]]) -> None:
-        self._depths = depths
 
-    def describe(self) -> Iterable[Metric]:
-        """Names only; registering must not read the store."""
-        return self._families()
-
-    def _families(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
-        return (
-            GaugeMetricFamily("kubehabit_sink_outbox", "Alerts that wait to be sent.", labels=["sink"]),
-            GaugeMetricFamily(
-                "kubehabit_sink_oldest_seconds", "How long the oldest of them waits.", labels=["sink"]
-            ),
-        )
-
-    def collect(self) -> Iterator[Metric]:
-        """The figures now; none while the store cannot be read, rather than no metrics at all."""
-        if not (depths := self._depths()):
-            return
-        entries, oldest = self._families()
-        for name, (waiting, seconds) in depths.items():
-            entries.add_metric([name], waiting)
-            oldest.add_metric([name], seconds)
-        yield entries
-        yield oldest
+def _outbox(depths: Mapping[str, tuple[int, float]]) -> Iterator[Metric]:
+    """What waits for each sink; nothing while the store cannot be read, rather than no metrics at all."""
+    if not depths:
+        return
+    entries = GaugeMetricFamily("kubehabit_sink_outbox", "Alerts that wait to be sent.", labels=["sink"])
+    oldest = GaugeMetricFamily(
+        "kubehabit_sink_oldest_seconds", "How long the oldest of them waits.", labels=["sink"]
+    )
+    for name, (waiting, seconds) in depths.items():
+        entries.add_metric([name], waiting)
+        oldest.add_metric([name], seconds)
+    yield from (entries, oldest)

@@ -13,7 +13,7 @@ _DECADES = (-8.0, -4.0, -2.0, -1.0, -0.5, -0.1, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class DescribedModel(Protocol):
-    """What the metrics say of a model; see `serving.scoring.engine.ModelInfo`."""
+    """What the metrics say of a model; see `serving.schemas.ModelInfo`."""
 
     name: str
     version: str
@@ -21,12 +21,14 @@ class DescribedModel(Protocol):
     bundle: dict[str, object]
 
 
-class ModelMetrics:
-    """Counters of one application.
+def begin_at_zero(counter: Counter, *labels: str | tuple[str, ...]) -> None:
+    """Export a counter for these labels from the start: one that is missing until it is not zero cannot be alerted on."""
+    for one in labels:
+        counter.labels(*([one] if isinstance(one, str) else one))
 
-    Args:
-        registry: exports them.
-    """
+
+class ModelMetrics:
+    """Counters of the models of one application."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         counter = partial(Counter, registry=registry)
@@ -42,10 +44,10 @@ class ModelMetrics:
             "Looks at the registry that found something: swapped, refused (once for each version), unavailable.",
             ["result"],
         )
-        self._swap_seconds = gauge(
+        self.swapped = gauge(
             "kubehabit_model_swap_seconds",
             "Time in which batches had to wait for the last change of the model.",
-        )
+        ).set
         self._registry_up = gauge(
             "kubehabit_model_registry_up", "1 when the registry answered the last look."
         )
@@ -57,9 +59,9 @@ class ModelMetrics:
             "Events offered to the challenger: scored by both, or dropped because it could not keep up.",
             ["outcome"],
         )
-        self._shadow_waiting = gauge(
+        self.shadow_waiting = gauge(
             "kubehabit_shadow_waiting_events", "Events that the challenger has still to score."
-        )
+        ).set
         self._shadow_flagged = counter(
             "kubehabit_shadow_flagged", "Actions flagged by both models, or by one of them only.", ["by"]
         )
@@ -73,27 +75,23 @@ class ModelMetrics:
             "Evidence of the challenger less that of the champion, decades, over actions where either has any.",
             buckets=_DECADES,
         )
-        # A counter that is missing until it is not zero cannot be alerted on.
-        for result in ("swapped", "refused", "unavailable"):
-            self._reloads.labels(result)
-        for outcome in ("scored", "dropped"):
-            self._shadow_events.labels(outcome)
-        for by in ("both", "champion", "challenger"):
-            self._shadow_flagged.labels(by)
-        for by in ("champion", "challenger"):
-            self._shadow_incidents.labels(by)
+        begin_at_zero(self._reloads, "swapped", "refused", "unavailable")
+        begin_at_zero(self._shadow_events, "scored")
+        self.shadow_dropped = self._shadow_events.labels("dropped").inc
+        begin_at_zero(self._shadow_flagged, "both", "champion", "challenger")
+        begin_at_zero(self._shadow_incidents, "champion", "challenger")
 
     def champion(self, model: DescribedModel) -> None:
         """Note the model that is served from now on."""
-        self._tell("champion", model)
+        self._show("champion", model)
 
     def shadowed(self, model: DescribedModel | None) -> None:
         """Note the challenger that runs in shadow from now on, or that none does."""
-        self._tell("challenger", model)
+        self._show("challenger", model)
         if model is None:
-            self._shadow_waiting.set(0)
+            self.shadow_waiting(0)
 
-    def _tell(self, role: str, model: DescribedModel | None) -> None:
+    def _show(self, role: str, model: DescribedModel | None) -> None:
         self._info.remove_by_labels({"role": role})
         if model is not None:
             self._info.labels(role, model.name, model.version, str(model.bundle.get("created", ""))).set(1)
@@ -102,23 +100,11 @@ class ModelMetrics:
         """Count one look at the registry that found something."""
         self._reloads.labels(result).inc()
 
-    def swapped(self, seconds: float) -> None:
-        """Note how long batches had to wait for a change of the model."""
-        self._swap_seconds.set(seconds)
-
     def registry(self, up: bool, *, refusing: bool) -> None:
         """Note whether the registry answered, and whether what it wants served is refused."""
         self._registry_up.set(up)
         if up:
             self._refusing.set(refusing)
-
-    def shadow_dropped(self, events: int) -> None:
-        """Count events that the challenger could not keep up with."""
-        self._shadow_events.labels("dropped").inc(events)
-
-    def shadow_waiting(self, events: int) -> None:
-        """Note how far behind the challenger is."""
-        self._shadow_waiting.set(events)
 
     def shadow_compared(
         self, *, scored: int, both: int, champion: int, challenger: int, differences: Iterable[float]

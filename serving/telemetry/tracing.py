@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from data.errors import KubehabitError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `start` imports it
+    from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Tracer
@@ -32,22 +33,20 @@ _NOTHING: AbstractContextManager[object] = nullcontext()
 # Frequent and uninformative; a stream is one request for hours.
 _UNTRACED = frozenset(("/healthz", "/readyz", "/metrics", "/v1/alerts/stream"))
 
-_FAILED = 500
-
 _provider: TracerProvider | None = None
 _tracer: Tracer | None = None
 
 
 def start(exporter: SpanExporter | None = None) -> None:
-    """Start tracing.
-
-    Args:
-        exporter: gets spans at once, for tests; default: OTLP over HTTP in the background, configured by the environment.
+    """Start tracing, by OTLP over HTTP in the background as the environment says; a test's exporter gets spans at once.
 
     Raises:
         KubehabitError: the exporter is not installed.
     """
-    global _provider, _tracer
+    global _provider, _tracer, trace
+    from importlib.metadata import version
+
+    from opentelemetry import trace
     from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
@@ -64,8 +63,6 @@ def start(exporter: SpanExporter | None = None) -> None:
                 "or set it to false."
             ) from error
         processor = BatchSpanProcessor(OTLPSpanExporter())
-    from importlib.metadata import version
-
     ours = {SERVICE_NAME: "kubehabit", SERVICE_VERSION: version("kubehabit")}
     found = Resource.create()
     if not str(found.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
@@ -94,8 +91,6 @@ def current() -> object | None:
     """The current span, as a parent for a `span` in another thread; None if there is none."""
     if _tracer is None:
         return None
-    from opentelemetry import trace
-
     found = trace.get_current_span()
     return found if found.get_span_context().is_valid else None
 
@@ -103,23 +98,17 @@ def current() -> object | None:
 def span(
     name: str, callers: Iterable[object | None] = (), **attributes: int | str
 ) -> AbstractContextManager[object]:
-    """A child span for the duration of the block; nothing while traces are off.
+    """A child span for the duration of the block, with counts and sizes as attributes; nothing while traces are off.
 
-    Args:
-        name: of the span.
-        callers: spans from `current`: the first becomes the parent, the others are linked. Default: this thread's span.
-        attributes: counts and sizes.
+    Of `callers`, spans from `current`, the first becomes the parent, and the others are linked. Default: this thread's span.
     """
     if _tracer is None:
         return _NOTHING
-    named = {f"kubehabit.{key}": value for key, value in attributes.items()}
-    from opentelemetry import trace
-
     given = [one for one in callers if isinstance(one, trace.Span)]
     return _tracer.start_as_current_span(
         name,
         context=trace.set_span_in_context(given[0]) if given else None,
-        attributes=named,
+        attributes={f"kubehabit.{key}": value for key, value in attributes.items()},
         links=[trace.Link(other.get_span_context()) for other in given[1:]],
     )
 
@@ -131,13 +120,10 @@ def carried(work: Callable[[], _Result]) -> Callable[[], _Result]:
 
 def ids() -> dict[str, str]:
     """`trace_id` and `span_id` of the current span, for log lines; empty if there is none."""
-    if _tracer is None:
+    found: Any = current()
+    if found is None:
         return {}
-    from opentelemetry import trace
-
-    context = trace.get_current_span().get_span_context()
-    if not context.is_valid:
-        return {}
+    context = found.get_span_context()
     return {
         "trace_id": trace.format_trace_id(context.trace_id),
         "span_id": trace.format_span_id(context.span_id),
@@ -155,21 +141,20 @@ class Traced:
         if _tracer is None or scope["type"] != "http" or scope["path"] in _UNTRACED:
             await self._app(scope, receive, send)
             return
-        from opentelemetry.trace import SpanKind, StatusCode
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         given = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         caller = TraceContextTextMapPropagator().extract(given)
         method = scope["method"]
         with _tracer.start_as_current_span(
-            method, context=caller, kind=SpanKind.SERVER, attributes={"http.request.method": method}
+            method, context=caller, kind=trace.SpanKind.SERVER, attributes={"http.request.method": method}
         ) as current:
 
             async def note(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     current.set_attribute("http.response.status_code", message["status"])
-                    if message["status"] >= _FAILED:
-                        current.set_status(StatusCode.ERROR)
+                    if message["status"] >= 500:
+                        current.set_status(trace.StatusCode.ERROR)
                 await send(message)
 
             try:

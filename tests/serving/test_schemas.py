@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,7 +82,8 @@ def test_tokens_query_values_and_control_characters_are_taken_out() -> None:
     assert clean(f"agent {token} x") == "agent [token] x"
     assert "abcdefgh12" not in clean("Authorization: Bearer abcdefgh12")
     assert clean("/api/v1/x?password=hunter2&y=1") == "/api/v1/x?…"
-    assert clean("one\x1b[2Jtwo\nthree\u202efour") == "one [2Jtwo three four"
+    assert clean("one\x1b[2Jtwo\nthree\u202efour\u200b") == "one\\x1b[2Jtwo\\nthree\\u202efour\\u200b"
+    assert clean("Bearer\tabcdefgh12") == "Bearer [token]"
     assert clean("kubectl/v1.29.3 (linux/amd64)") == "kubectl/v1.29.3 (linux/amd64)"
 
 
@@ -90,6 +93,30 @@ def test_cleaned_text_is_short_and_printable_and_stays_as_it_is(text: str, limit
     assert len(once) <= limit
     assert not any(ord(character) < 32 or 127 <= ord(character) < 160 for character in once)
     assert clean(once, limit) == once
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("eyJ.eyJaaaaa.eyJbbbbb.sig+", "eyJ.[token]+"),
+        ("x.eyJaaaaa.eyJbbbbb", "x.[token]"),
+        ("abeyJaaaaa.eyJbbbbb. eyJaaaaa.eyJbbbbb.c", "ab[token] [token]"),
+        ("eyJaaaa.eyJbbbbb eyJaaaaa.eyJbbbb", "eyJaaaa.eyJbbbbb eyJaaaaa.eyJbbbb"),
+        ("/a?b?c=secret??d=secret", "/a?b?…"),
+        ("/a??b=secret", "/a?…"),
+    ],
+)
+def test_tokens_and_queries_are_found_wherever_they_begin(text: str, shown: str) -> None:
+    assert clean(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["eyJ", ".eyJaaaaa ", "eyJaaaaa.", "?a", "bearer + ", "bearer=", "\x1b", "?=?", "a.eyJaaaaa"]
+)
+def test_cleaning_the_worst_text_takes_linear_time(text: str) -> None:
+    begun = time.process_time()
+    clean(text * (1_000_000 // len(text)), 125_000)
+    assert time.process_time() - begun < 2
 
 
 @given(st.text(alphabet="abc/?&=._-", max_size=60), st.from_regex(r"[a-z]{12}", fullmatch=True))

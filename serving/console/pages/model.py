@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from markupsafe import Markup
 
-from serving.api.principals import Records
+from serving.api.principals import FreshHistory
 from serving.console import charts
 from serving.console.render import page
 from serving.history.queries import Drift
@@ -36,7 +36,7 @@ def model(
 ) -> Response:
     """The model that is served, and a preview that changes nothing."""
     service: Service = request.app.state.service
-    records: Records = request.app.state.records
+    records: FreshHistory = request.app.state.records
     engine = service.ready()
     status = (
         service.watch.status()

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from markupsafe import Markup
 
 from serving.alerts.query import AlertQuery, whole
-from serving.api.principals import Records
+from serving.api.principals import FreshHistory
 from serving.console import charts
 from serving.console.render import page, principal_url
 from serving.forensics.principal_habits import PeerComparison, PrincipalHabits, VerbCount, compared, habits_of
@@ -51,7 +51,7 @@ def principals(
     cursor: Annotated[str | None, Query(max_length=9, pattern="^[0-9]*$")] = None,
 ) -> Response:
     """Principals, those that acted last first."""
-    records: Records = request.app.state.records
+    records: FreshHistory = request.app.state.records
     found = records.reader().principals(
         search=q.strip(), kind=kind or None, order=order, limit=_ON_A_PAGE, cursor=cursor
     )
@@ -81,7 +81,7 @@ def principals(
 def principal(request: Request, principal: str, days: Span = "7", step: Step = "") -> Response:
     """One principal."""
     service: Service = request.app.state.service
-    records: Records = request.app.state.records
+    records: FreshHistory = request.app.state.records
     engine = service.ready()
     report = engine.principals.report(principal)
     reader = records.reader()

@@ -505,7 +505,7 @@ def test_an_ipv6_network_is_one_address() -> None:
     assert network_of("testclient") == "testclient"
 
 
-# -- the log of access ------------------------------------------------------------------------------------------
+# -- the access log ---------------------------------------------------------------------------------------------
 
 
 def test_reads_changes_and_refusals_are_written_down_and_no_token_is(
@@ -600,13 +600,13 @@ def test_the_log_is_rotated_within_its_bounds(tmp_path: Path) -> None:
         assert file.stat().st_mode & 0o077 == 0
 
 
-def test_a_log_that_cannot_be_written_is_told_and_turns_nobody_away(
+def test_a_log_that_cannot_be_written_is_reported_and_turns_nobody_away(
     tmp_path: Path, make_client: Callable[..., TestClient], caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
     client = make_client(access={"log": {"path": tmp_path / "file" / "a.jsonl"}})
     assert client.get("/v1/model").status_code == 200
-    assert "the log of access cannot be written" in caplog.text
+    assert "the access log cannot be written" in caplog.text
     assert "kubehabit_access_log_lost_total 1.0" in client.get("/metrics").text
 
 

@@ -212,8 +212,8 @@ def test_a_client_certificate_gives_the_scopes_of_its_name(
         ) as one:
             assert one.get("/v1/alerts").status_code == 200
             assert one.post("/v1/audit", json=raw_event()).status_code == 403
-        with client(live, authority, issued(authority, "somebody")) as one:
-            is_problem(one.get("/v1/alerts"), 403, "'somebody'", "none")
+        with client(live, authority, issued(authority, "unlisted")) as one:
+            is_problem(one.get("/v1/alerts"), 403, "'unlisted'", "none")
     assert '"by": "certificate", "name": "kube-apiserver"' in (own_home / "access.jsonl").read_text()
 
 

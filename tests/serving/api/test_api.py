@@ -424,11 +424,11 @@ def test_an_end_waits_for_a_model_that_is_being_loaded(engine: Engine) -> None:
 
 
 def test_the_model_is_loaded_in_the_background_and_a_failure_is_told(engine: Engine) -> None:
-    told: list[BaseException | None] = []
+    outcomes: list[BaseException | None] = []
     done = threading.Event()
 
     def tell(error: BaseException | None) -> None:
-        told.append(error)
+        outcomes.append(error)
         done.set()
 
     def fail() -> Engine:
@@ -437,14 +437,14 @@ def test_the_model_is_loaded_in_the_background_and_a_failure_is_told(engine: Eng
     with TestClient(create_app(Settings(), load=fail, on_loaded=tell), base_url="http://localhost") as client:
         assert done.wait(10)
         is_problem(client.get("/readyz"), 503, "Mend the store.")
-        assert isinstance(told[0], StoreError)
+        assert isinstance(outcomes[0], StoreError)
     done.clear()
     app = create_app(Settings(), load=lambda: engine, on_loaded=tell)
     with TestClient(app, base_url="http://localhost") as client:
         assert done.wait(10)
         ready = client.get("/readyz").json()
         assert (ready["status"], ready["model"], ready["version"]) == ("ready", "kubehabit", "7")
-        assert told[1] is None
+        assert outcomes[1] is None
 
 
 def test_metrics_count_events_alerts_and_requests(client: TestClient) -> None:

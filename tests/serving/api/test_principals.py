@@ -82,9 +82,9 @@ def test_principals_are_listed_with_how_near_they_came(client: TestClient) -> No
 
 
 def test_surprise_over_time_is_told_at_once_and_not_only_with_the_next_snapshot(client: TestClient) -> None:
-    told = client.get("/v1/surprise/alice@corp").json()
-    assert sum(day["actions"] for day in told["days"]) == 50
-    assert sum(hour["flagged"] for hour in told["hours"]) == 2
+    answer = client.get("/v1/surprise/alice@corp").json()
+    assert sum(day["actions"] for day in answer["days"]) == 50
+    assert sum(hour["flagged"] for hour in answer["hours"]) == 2
     assert client.get("/v1/surprise/nobody").status_code == 404
 
 
@@ -98,8 +98,8 @@ def test_a_service_that_ends_and_begins_again_goes_on_with_its_history(
     second = make_client()
     second.post("/v1/audit", content=body([raw_event(900, seconds=seconds_ago(1))]))
     settle(second)
-    told = second.get("/v1/surprise/alice@corp").json()
-    assert sum(day["actions"] for day in told["days"]) == 51
+    answer = second.get("/v1/surprise/alice@corp").json()
+    assert sum(day["actions"] for day in answer["days"]) == 51
 
 
 def test_habits_and_peers_come_from_the_event_store(client: TestClient) -> None:
@@ -126,17 +126,17 @@ def test_without_an_event_store_habits_say_so_and_the_history_is_there_all_the_s
 def test_a_preview_tells_what_other_thresholds_would_have_given_and_how_to_set_one(
     client: TestClient,
 ) -> None:
-    told = client.get("/v1/model/preview", params={"days": 7, "scale": 2}).json()
-    assert told["now"]["alerts"] == 2
-    assert told["now"]["incidents"] == 2
-    assert told["wanted"]["alerts"] == 0
-    assert 1.9 < told["coveredDays"] < 2.2
-    assert "KUBEHABIT_ALERTS__THRESHOLD_SCALE=2" in told["setting"]
+    answer = client.get("/v1/model/preview", params={"days": 7, "scale": 2}).json()
+    assert answer["now"]["alerts"] == 2
+    assert answer["now"]["incidents"] == 2
+    assert answer["wanted"]["alerts"] == 0
+    assert 1.9 < answer["coveredDays"] < 2.2
+    assert "KUBEHABIT_ALERTS__THRESHOLD_SCALE=2" in answer["setting"]
     wanted = client.get("/v1/model/preview", params={"days": 7, "perDay": 0.1}).json()["wanted"]
     assert 1.2 < wanted["scale"] <= 1.3
     assert client.get("/v1/model/preview", params={"scale": 0.1}).status_code == 422
     alerts = client.get("/v1/alerts").json()["alerts"]
-    assert len(alerts) == told["now"]["alerts"]
+    assert len(alerts) == answer["now"]["alerts"]
 
 
 def test_before_anything_was_scored_there_is_nothing_to_preview(
@@ -160,8 +160,8 @@ def test_a_history_that_cannot_be_read_is_a_problem_that_says_what_to_do(
 
 
 def test_drift_is_told(client: TestClient) -> None:
-    told = client.get("/v1/model/drift").json()
-    assert (told["verdict"], told["actions"]) == ("too few", 55)
+    answer = client.get("/v1/model/drift").json()
+    assert (answer["verdict"], answer["actions"]) == ("too few", 55)
 
 
 def calibration() -> Calibration:
@@ -248,9 +248,13 @@ def test_principals_are_listed_and_one_is_shown_beside_the_running_service(url: 
         "only this principal: list secrets",
     ):
         assert part in shown
-    told = json.loads(run("principal", "alice@corp", "--json"))
-    assert (told["count"], told["habits"]["count"], told["surprise"]["principal"]) == (50, 50, "alice@corp")
-    assert "carol@corp" in told["peers"]["peers"]
+    answer = json.loads(run("principal", "alice@corp", "--json"))
+    assert (answer["count"], answer["habits"]["count"], answer["surprise"]["principal"]) == (
+        50,
+        50,
+        "alice@corp",
+    )
+    assert "carol@corp" in answer["peers"]["peers"]
 
 
 def test_the_model_and_its_preview_are_shown(url: str) -> None:

@@ -1,4 +1,4 @@
-"""The stream of alerts, feedback on them, and what is told of principals."""
+"""The stream of alerts, feedback on them, and what is known of principals."""
 
 from __future__ import annotations
 
@@ -243,12 +243,15 @@ def test_a_principal_is_told_with_its_peers_counts_and_recent_surprise(
         Trained(peers, {"group:team-a": 2, "group:team-b": 1}, {"bob@corp": 1_700_000_000_000_000})
     )
     (alert,) = client.post("/v1/score", json=[raw_event(0), secret_event(1)]).json()["alerts"]
-    told = client.get("/v1/principals/alice@corp").json()
-    assert (told["kind"], told["peerGroup"], told["inTraining"]) == ("human", "group:team-a", True)
-    assert (told["peerCount"], told["peers"]) == (1, ["bob@corp"])
-    assert (told["actions"], told["flagged"], told["alerts"]) == (2, 1, [alert])
-    assert told["lastSeen"] == "2026-11-23T14:00:01Z"
-    assert [(one["surprise"], one["severity"]) for one in told["recent"]] == [(10.5, "high"), (10.5, "none")]
+    answer = client.get("/v1/principals/alice@corp").json()
+    assert (answer["kind"], answer["peerGroup"], answer["inTraining"]) == ("human", "group:team-a", True)
+    assert (answer["peerCount"], answer["peers"]) == (1, ["bob@corp"])
+    assert (answer["actions"], answer["flagged"], answer["alerts"]) == (2, 1, [alert])
+    assert answer["lastSeen"] == "2026-11-23T14:00:01Z"
+    assert [(one["surprise"], one["severity"]) for one in answer["recent"]] == [
+        (10.5, "high"),
+        (10.5, "none"),
+    ]
     quiet = client.get("/v1/principals/bob@corp").json()
     assert (quiet["actions"], quiet["recent"], quiet["lastSeen"]) == (0, [], "2023-11-14T22:13:20Z")
 

@@ -168,14 +168,14 @@ def test_revoking_a_token_ends_its_sessions(
 def test_a_session_ends_when_it_is_idle_and_at_the_latest_after_its_time() -> None:
     now = [0.0]
     sessions = Sessions(idle_seconds=60, seconds=150, clock=lambda: now[0])
-    sent = sessions.begin("on-call", "proof")
+    sent = sessions.start("on-call", "proof")
     for now[0] in (50, 100, 149):
         found = sessions.find(sent)
         assert found is not None
         assert found.name == "on-call"
     now[0] = 150
     assert sessions.find(sent) is None
-    other = sessions.begin("on-call", "proof")
+    other = sessions.start("on-call", "proof")
     now[0] = 209
     key = sessions.find(other).key  # type: ignore[union-attr]
     now[0] = 268
@@ -187,11 +187,11 @@ def test_a_session_ends_when_it_is_idle_and_at_the_latest_after_its_time() -> No
 
 def test_sessions_are_kept_by_hash_and_one_token_cannot_push_out_others() -> None:
     sessions = Sessions(60, 600, clock=lambda: 0.0)
-    mine = sessions.begin("me", "my proof")
+    mine = sessions.start("me", "my proof")
     found = sessions.find(mine)
     assert found is not None
     assert mine not in found.key
-    theirs = [sessions.begin("them", "their proof") for _ in range(200)]
+    theirs = [sessions.start("them", "their proof") for _ in range(200)]
     assert sessions.find(mine) is not None
     assert sessions.find(theirs[0]) is None
     assert sessions.find(theirs[-1]) is not None

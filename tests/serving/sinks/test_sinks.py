@@ -321,7 +321,7 @@ class Service:
         return [alert.id for alert in (*batch.raised, *batch.grown)]
 
     def depth(self, name: str = "out") -> int:
-        return self.dispatcher.outbox.depths()[name].entries
+        return self.dispatcher.outbox.depths()[name][0]
 
     def close(self) -> None:
         self.dispatcher.close()

@@ -218,7 +218,7 @@ def test_what_waits_for_a_sink_goes_with_its_alert_and_what_people_said_of_it_st
     sql(store_url, "UPDATE alerts SET raised = raised - 2 * 86400000000 WHERE id = 'a1'")
     store.prune()
     outbox.done(sink, entry, delivered=True)  # it was being sent when it was forgotten
-    assert [outbox.depths()["out"].entries, sql(store_url, "SELECT count(*) FROM deliveries")] == [1, [(1,)]]
+    assert [outbox.depths()["out"][0], sql(store_url, "SELECT count(*) FROM deliveries")] == [1, [(1,)]]
     assert list(store.feedback()) == ['{"said": 1}', '{"said": 2}']
     store.close()
 

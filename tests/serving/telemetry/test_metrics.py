@@ -83,7 +83,7 @@ def test_what_the_store_refuses_is_counted(
     assert figures(client)["kubehabit_store_errors_total{operation=write}"] >= 1  # it is tried again
 
 
-def test_the_time_of_answers_is_told_by_route(client: TestClient) -> None:
+def test_the_time_of_answers_is_reported_by_route(client: TestClient) -> None:
     client.post("/v1/score", json=[raw_event(0)])
     client.get("/v1/alerts/nothing")
     found = figures(client)
@@ -91,7 +91,7 @@ def test_the_time_of_answers_is_told_by_route(client: TestClient) -> None:
     assert found["kubehabit_request_seconds_count{route=/v1/alerts/{alert_id}}"] == 1
 
 
-def test_the_process_and_its_model_are_told(client: TestClient, engine: Engine) -> None:
+def test_the_process_and_its_model_are_reported(client: TestClient, engine: Engine) -> None:
     found = figures(client)
     assert found["kubehabit_model_loaded_seconds"] == engine.model.loaded.timestamp()
     assert found["process_resident_memory_bytes"] > 0
@@ -108,7 +108,7 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(client: Te
     # Others are there only with a real detector, a sink, a challenger ...
     made = {
         name
-        for path in SERVING.glob("*.py")
+        for path in SERVING.rglob("*.py")
         for name in re.findall(
             r'(?:[Cc]ounter|[Gg]auge|[Hh]istogram|MetricFamily)\(\s*"(kubehabit_\w+)"',
             path.read_text("utf-8"),
@@ -117,6 +117,6 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(client: Te
     assert len(made) > 25
     assert made <= {name.removesuffix("_total") for name in documented}
     # Some come with what is set up: sinks, a challenger.
-    source = "".join(path.read_text(encoding="utf-8") for path in SERVING.glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in SERVING.rglob("*.py"))
     for name in documented:
         assert f'"{name.removesuffix("_total")}"' in source, name
