@@ -7,23 +7,9 @@ from typing import Annotated
 
 import typer
 
-from kubehabit.options import (
-    AlertIDs,
-    AsJson,
-    Local,
-    Out,
-    ServiceConfig,
-    SinceAny,
-    Store,
-    Until,
-    Url,
-    fail,
-    moment,
-    remote,
-    room,
-)
+from kubehabit import options as opt
 
-app = room("")
+app = opt.room("")
 
 
 @app.command("evidence")
@@ -36,7 +22,7 @@ def evidence(
             show_default=False,
         ),
     ] = None,
-    alert: Annotated[list[str] | None, AlertIDs] = None,
+    alert: Annotated[list[str] | None, opt.AlertIDs] = None,
     audit_id: Annotated[
         list[str] | None,
         typer.Option("--audit-id", help="Audit ID of a request; may be repeated.", show_default=False),
@@ -47,16 +33,16 @@ def evidence(
             "--principal", "-p", help="Every request of it from --since to --until.", show_default=False
         ),
     ] = None,
-    since: SinceAny = None,
-    until: Until = None,
+    since: opt.SinceAny = None,
+    until: opt.Until = None,
     note: Annotated[
         str, typer.Option("--note", help="Reason for the export; kept in the ledger.", show_default=False)
     ] = "",
-    out: Annotated[Path, Out] = Path("evidence"),
-    url: Url = None,
-    local: Local = False,
-    config: ServiceConfig = None,
-    store: Store = None,
+    out: Annotated[Path, opt.Out] = Path("evidence"),
+    url: opt.Url = None,
+    local: opt.Local = False,
+    config: opt.ServiceConfig = None,
+    store: opt.Store = None,
 ) -> None:
     """Export evidence: the original events with checksums and proof, the alerts, the model, and who exported it when.
 
@@ -76,16 +62,16 @@ def evidence(
         alerts=tuple(alert or ()),
         audit_ids=tuple(audit_id or ()),
         principal=principal,
-        since=moment(since),
-        until=moment(until),
+        since=opt.moment(since),
+        until=opt.moment(until),
         note=note,
     )
     if incident is not None and (alert or audit_id or principal):
-        fail("an incident is exported by itself: leave out --alert, --audit-id and --principal.")
+        opt.fail("an incident is exported by itself: leave out --alert, --audit-id and --principal.")
     if local or config is not None or store is not None:
         made = client.from_files(wanted, store, config)
     else:
-        made = client.from_service(wanted, remote(url))
+        made = client.from_service(wanted, opt.remote(url))
     missing, sentence = client.write(made, incident, out)
     if missing:
         typer.echo(missing, err=True)
@@ -104,8 +90,8 @@ def verify(
             show_default=False,
         ),
     ] = None,
-    config: ServiceConfig = None,
-    store: Store = None,
+    config: opt.ServiceConfig = None,
+    store: opt.Store = None,
     head: Annotated[
         str | None,
         typer.Option(
@@ -116,18 +102,12 @@ def verify(
     ] = None,
     key: Annotated[
         Path | None,
-        typer.Option(
-            "--key",
-            help="Ed25519 public key (PEM) that the ledger must be signed with.",
-            exists=True,
-            dir_okay=False,
-            show_default=False,
-        ),
+        opt.file_option("--key", "Ed25519 public key (PEM) that the ledger must be signed with."),
     ] = None,
     gap_minutes: Annotated[
         float, typer.Option("--gap-minutes", help="Time without an event that is reported as a gap.", min=0.0)
     ] = 10,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Check that no event in the store was changed, removed, added or reordered, and report gaps in time.
 
@@ -139,10 +119,12 @@ def verify(
     """
     from kubehabit.tables import evidence as tables
     from serving.forensics.ledger import load_public_key
+    from serving.settings import load_settings
 
     public = None if key is None else load_public_key(key)
     if file is not None:
         sound = tables.checked_file(file, public, as_json)
     else:
-        sound = tables.checked_store(store, config, public, head, gap_minutes, as_json)
+        folder = (store or load_settings(config).events.resolved_path).absolute()
+        sound = tables.checked_store(folder, public, head, gap_minutes, as_json)
     raise typer.Exit(0 if sound else 1)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from kubehabit.options import AsJson, print_json, room, shipped, yaml_option
+from kubehabit import options as opt
 
-app = room("Make, list and revoke the tokens with which callers of `kubehabit serve` prove who they are.")
+app = opt.room("Make, list and revoke the tokens with which callers of `kubehabit serve` prove who they are.")
 TokensFile = Annotated[
     Path | None,
     typer.Option(
@@ -19,13 +19,13 @@ TokensFile = Annotated[
         show_default=False,
     ),
 ]
-Config = Annotated[Path | None, yaml_option("--config", "serve.yaml", "Settings of the service")]
+Config = Annotated[Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")]
 
 
 def _tokens_file(file: Path | None, config: Path | None) -> Path:
     from serving.settings import read_settings
 
-    return file or read_settings(config or shipped("serve.yaml")).access.tokens_path
+    return file or read_settings(config or opt.shipped("serve.yaml")).access.tokens_path
 
 
 @app.command("create")
@@ -99,7 +99,7 @@ def token_create(
 
 
 @app.command("list")
-def token_list(file: TokensFile = None, config: Config = None, as_json: AsJson = False) -> None:
+def token_list(file: TokensFile = None, config: Config = None, as_json: opt.AsJson = False) -> None:
     """List the tokens: names, scopes and times; the tokens themselves are not kept.
 
     Example:  `kubehabit token list`
@@ -113,7 +113,7 @@ def token_list(file: TokensFile = None, config: Config = None, as_json: AsJson =
 
     tokens = read_tokens(_tokens_file(file, config))
     if as_json:
-        print_json([token.model_dump(mode="json", exclude={"sha256"}) for token in tokens])
+        opt.print_json([token.model_dump(mode="json", exclude={"sha256"}) for token in tokens])
         return
     table = Table("name", "scopes", "created", "expires", "rate")
     now = datetime.now(UTC)

@@ -9,6 +9,7 @@ import msgspec
 
 from data.errors import KubehabitError
 from kubehabit.client.event_files import answers_of_files
+from kubehabit.client.events import span
 from kubehabit.client.remote import Remote
 from serving.alerts.explain.explainer import Explainer
 from serving.forensics import clock
@@ -91,17 +92,8 @@ def from_service(wanted: Subject, service: Remote) -> bytes:
     said: dict[str, Any] = {"note": wanted.note, "by": exporter()}
     if wanted.incident is not None:
         return service.post_for_file("incidents", wanted.incident, "evidence", body=said)
-    span = {
-        name: clock.written(moment)
-        for name, moment in (("since", wanted.since), ("until", wanted.until))
-        if moment is not None
-    }
-    subject = {
-        "alerts": wanted.alerts,
-        "auditIDs": wanted.audit_ids,
-        "principal": wanted.principal,
-    }
-    return service.post_for_file("evidence", body=said | subject | span)
+    subject = {"alerts": wanted.alerts, "auditIDs": wanted.audit_ids, "principal": wanted.principal}
+    return service.post_for_file("evidence", body=said | subject | span(wanted.since, wanted.until))
 
 
 def write(made: bytes, incident: str | None, out: Path) -> tuple[str, str]:
