@@ -155,7 +155,7 @@ SinceAny = Annotated[
         show_default=False,
     ),
 ]
-Until = Annotated[str | None, typer.Option("--until", help="End, written like --since.", show_default=False)]
+Until = Annotated[str | None, typer.Option("--until", help="End, written as the start is.", show_default=False)]
 _CURSOR = "Continue where the last answer ended."
 Cursor = Annotated[int | None, typer.Option("--cursor", help=_CURSOR, min=0, show_default=False)]
 TextCursor = Annotated[str | None, typer.Option("--cursor", help=_CURSOR, show_default=False)]

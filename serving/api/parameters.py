@@ -50,7 +50,7 @@ class EventQuery(BaseModel):
         str | None, Field(description="Events that raised or grew this alert", max_length=32)
     ] = None
     since: Moment = None
-    until: Moment = None
+    until: Annotated[Moment, Field(description="End, written as the start is")] = None
     order: Literal["oldest", "newest"] = "oldest"
     original: Annotated[bool, Field(description="With each event's own text, redacted")] = False
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 100

@@ -68,7 +68,7 @@ def test_everything_a_token_did_after_a_moment(folder: Path) -> None:
 
 def test_what_a_principal_did(folder: Path) -> None:
     told = ask(folder, "principal", "mallory@corp")
-    assert "3 events, 1 refused or failed" in told.output
+    assert "3 events, 1 denied or failed" in told.output
     assert json.loads(ask(folder, "principal", "mallory@corp", "--json").output)["count"] == 3
     assert ask(folder, "principal", "mallory").exit_code == 2
 
