@@ -52,7 +52,7 @@ def alerts_list(
 
 @app.command("show")
 def alerts_show(
-    alert_id: Annotated[str, typer.Argument(metavar="ID", help="ID of the alert.", show_default=False)],
+    alert_id: Annotated[str, typer.Argument(metavar="ID", help="ID of the alert.")],
     url: opt.Url = None,
     local: opt.Local = False,
     config: opt.ServiceConfig = None,

@@ -19,19 +19,16 @@ def evidence(
         typer.Option(
             "--incident",
             help="ID of an incident: its report, and every request of it and of what followed.",
-            show_default=False,
         ),
     ] = None,
     alert: Annotated[list[str] | None, opt.AlertIDs] = None,
     audit_id: Annotated[
         list[str] | None,
-        typer.Option("--audit-id", help="Audit ID of a request; may be repeated.", show_default=False),
+        typer.Option("--audit-id", help="Audit ID of a request; may be repeated."),
     ] = None,
     principal: Annotated[
         str | None,
-        typer.Option(
-            "--principal", "-p", help="Every request of it from --since to --until.", show_default=False
-        ),
+        typer.Option("--principal", "-p", help="Every request of it from --since to --until."),
     ] = None,
     since: opt.SinceAny = None,
     until: opt.Until = None,
@@ -87,7 +84,6 @@ def verify(
             help="A file of evidence, or its page. Without one the event store is checked.",
             exists=True,
             dir_okay=False,
-            show_default=False,
         ),
     ] = None,
     config: opt.ServiceConfig = None,
@@ -97,7 +93,6 @@ def verify(
         typer.Option(
             "--head",
             help="Head of an earlier report: shows whether the ledger was cut off or rewritten since.",
-            show_default=False,
         ),
     ] = None,
     key: Annotated[
@@ -117,14 +112,34 @@ def verify(
 
     Next:  keep the head that it prints somewhere else, for the next time.
     """
+    from rich.console import Console
+
     from kubehabit.tables import evidence as tables
+    from kubehabit.tables.screen import show
+    from serving.forensics.evidence.export import check
+    from serving.forensics.evidence.page import check_page
     from serving.forensics.ledger import load_public_key
+    from serving.forensics.verify import verify as verify_store
     from serving.settings import load_settings
 
     public = None if key is None else load_public_key(key)
     if file is not None:
-        sound = tables.checked_file(file, public, as_json)
+        checked = check(file, public)
+        checked.findings.extend(check_page(file))
+        sound, content, lines = not checked.findings, checked, tables.file_lines(file, checked)
     else:
         folder = (store or load_settings(config).events.resolved_path).absolute()
-        sound = tables.checked_store(folder, public, head, gap_minutes, as_json)
+        with Console(stderr=True).status("Reading the ledger") as status:
+            report = verify_store(
+                folder,
+                key=public,
+                head=head,
+                gap_seconds=60 * gap_minutes,
+                on_records=lambda count: status.update(f"{count:,} records checked"),
+            )
+        sound, content, lines = report.is_sound, report.to_dict(), tables.store_lines(report)
+    if as_json:
+        opt.print_json(content)
+    else:
+        show(*lines)
     raise typer.Exit(0 if sound else 1)

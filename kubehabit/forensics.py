@@ -76,7 +76,6 @@ def principals(
         typer.Option(
             "--kind",
             help="human, serviceaccount, node, component, controller or anonymous.",
-            show_default=False,
         ),
     ] = None,
     order: Annotated[
@@ -107,7 +106,6 @@ def principal(
         typer.Argument(
             metavar="NAME",
             help="A user name; a service account is system:serviceaccount:NAMESPACE:NAME.",
-            show_default=False,
         ),
     ],
     since: opt.SinceAny = None,
@@ -118,7 +116,6 @@ def principal(
             "--log",
             help="Read this audit log, file or folder, instead of what a service keeps; may be repeated.",
             exists=True,
-            show_default=False,
             rich_help_panel="What to read",
         ),
     ] = None,
@@ -132,7 +129,6 @@ def principal(
             "--history",
             help="History file to read (implies --local). Default: history.path of the settings.",
             dir_okay=False,
-            show_default=False,
             rich_help_panel="What to read",
         ),
     ] = None,

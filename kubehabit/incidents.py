@@ -16,14 +16,14 @@ app = opt.room(
     """,
     cls=opt.ListsByDefault,
 )
-IncidentID = Annotated[str, typer.Argument(metavar="ID", help="ID of the incident.", show_default=False)]
+IncidentID = Annotated[str, typer.Argument(metavar="ID", help="ID of the incident.")]
 
 
 @app.command("list")
 def incidents_list(
     state: Annotated[
         Literal["open", "closed", "merged"] | None,
-        typer.Option("--state", help="State of the incident.", show_default=False),
+        typer.Option("--state", help="State of the incident."),
     ] = None,
     limit: Annotated[
         int, typer.Option("--limit", help="Largest number of incidents, newest first.", min=1, max=200)
@@ -77,9 +77,7 @@ def incidents_merge(
     incident_id: IncidentID,
     other: Annotated[
         str,
-        typer.Argument(
-            metavar="OTHER", help="ID of the incident that is merged into it.", show_default=False
-        ),
+        typer.Argument(metavar="OTHER", help="ID of the incident that is merged into it."),
     ],
     note: opt.Note = "",
     by: opt.By = "",
@@ -136,7 +134,7 @@ def incidents_close(
 @app.command("note")
 def incidents_note(
     incident_id: IncidentID,
-    text: Annotated[str, typer.Argument(help="Text of the note.", show_default=False)],
+    text: Annotated[str, typer.Argument(help="Text of the note.")],
     by: opt.By = "",
     url: opt.Url = None,
     as_json: opt.AsJson = False,

@@ -110,7 +110,6 @@ def demo(
             "--home",
             help="Folder for everything the demo makes; emptied first. Default: .kubehabit/demo.",
             file_okay=False,
-            show_default=False,
         ),
     ] = None,
 ) -> None:

@@ -88,12 +88,9 @@ Logs = Annotated[
     typer.Argument(
         metavar="LOG...",
         help=f"Audit logs, oldest first: {_LOG}; files, folders, or - for standard input.",
-        show_default=False,
     ),
 ]
-Dataset = typer.Option(
-    "--data", help="Dataset made by `kubehabit data build`.", exists=True, file_okay=False, show_default=False
-)
+Dataset = typer.Option("--data", help="Dataset made by `kubehabit data build`.", exists=True, file_okay=False)
 Labels = typer.Option(
     "--labels", help="Labels of the log: which requests were attacks (docs/scenarios.md).", **_FILE
 )
@@ -101,7 +98,7 @@ Model = Annotated[
     str, typer.Option("--model", help="Model to use: models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle.")
 ]
 Report = typer.Option("--report", help="Write a Markdown report to this file.", dir_okay=False)
-Out = typer.Option("--out", help="Folder to write to.", file_okay=False, show_default=False)
+Out = typer.Option("--out", help="Folder to write to.", file_okay=False)
 _JSON = "Print JSON on standard output"
 AsJson = Annotated[bool, typer.Option("--json", help=f"{_JSON}, for another program.")]
 JsonLines = Annotated[bool, typer.Option("--json", help=f"{_JSON}, one object a line, for another program.")]
@@ -114,7 +111,6 @@ Url = Annotated[
         "--url",
         envvar="KUBEHABIT_URL",
         help=f"Address of a running `kubehabit serve`, asked with the token in KUBEHABIT_TOKEN. Default: {THIS_MACHINE}.",
-        show_default=False,
         rich_help_panel=_SOURCE,
     ),
 ]
@@ -135,7 +131,6 @@ Store = Annotated[
         "--store",
         help="Folder of the event store to read (implies --local). Default: events.path of the settings.",
         file_okay=False,
-        show_default=False,
         rich_help_panel=_SOURCE,
     ),
 ]
@@ -152,14 +147,13 @@ SinceAny = Annotated[
     typer.Option(
         "--since",
         help="Start: 30m, 12h, 7d, 14:02 (UTC), 2026-11-24, or an RFC 3339 time. Default: all that is kept.",
-        show_default=False,
     ),
 ]
-Until = Annotated[str | None, typer.Option("--until", help="End, written as the start is.", show_default=False)]
+Until = Annotated[str | None, typer.Option("--until", help="End, written as the start is.")]
 _CURSOR = "Continue where the last answer ended."
-Cursor = Annotated[int | None, typer.Option("--cursor", help=_CURSOR, min=0, show_default=False)]
-TextCursor = Annotated[str | None, typer.Option("--cursor", help=_CURSOR, show_default=False)]
-AlertIDs = typer.Option("--alert", help="ID of an alert; may be repeated.", show_default=False)
+Cursor = Annotated[int | None, typer.Option("--cursor", help=_CURSOR, min=0)]
+TextCursor = Annotated[str | None, typer.Option("--cursor", help=_CURSOR)]
+AlertIDs = typer.Option("--alert", help="ID of an alert; may be repeated.")
 Note = Annotated[str, typer.Option("--note", help="Reason; kept in the incident's history.")]
 By = Annotated[str, typer.Option("--by", envvar="USER", help="Your name; kept in the incident's history.")]
 

@@ -18,12 +18,8 @@ def serve(
     config: Annotated[
         Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")
     ] = None,
-    host: Annotated[
-        str | None, typer.Option("--host", help="Address to listen on.", show_default=False)
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option("--port", help="Port to listen on.", min=1, max=65535, show_default=False)
-    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", min=1, max=65535)] = None,
 ) -> None:
     """Serve the champion: score audit events as they arrive, keep alerts, answer at /v1, /docs and /metrics.
 
@@ -108,7 +104,6 @@ def model(
             "--per-day",
             help="Find the lowest threshold that gives at most this many alerts a day. Implies --preview.",
             min=0.01,
-            show_default=False,
         ),
     ] = None,
     scale: Annotated[
@@ -118,7 +113,6 @@ def model(
             help="A threshold, as a multiple of the calibrated one, 0.3 to 10. Implies --preview.",
             min=0.3,
             max=10,
-            show_default=False,
         ),
     ] = None,
     url: opt.Url = None,

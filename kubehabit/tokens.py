@@ -16,7 +16,6 @@ TokensFile = Annotated[
         "--file",
         help="File of the tokens. Default: access.tokens of the settings, or tokens.json in KUBEHABIT_HOME.",
         dir_okay=False,
-        show_default=False,
     ),
 ]
 Config = Annotated[Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")]
@@ -30,9 +29,7 @@ def _tokens_file(file: Path | None, config: Path | None) -> Path:
 
 @app.command("create")
 def token_create(
-    name: Annotated[
-        str, typer.Argument(help="Name of the token, used in the access log.", show_default=False)
-    ],
+    name: Annotated[str, typer.Argument(help="Name of the token, used in the access log.")],
     scopes: Annotated[
         list[str],
         typer.Option(
@@ -66,7 +63,6 @@ def token_create(
         typer.Option(
             "--from",
             help="Read a token made elsewhere (32 random characters or more) from this file, - for standard input.",
-            show_default=False,
         ),
     ] = None,
     file: TokensFile = None,
@@ -132,7 +128,7 @@ def token_list(file: TokensFile = None, config: Config = None, as_json: opt.AsJs
 
 @app.command("revoke")
 def token_revoke(
-    name: Annotated[str, typer.Argument(help="As `kubehabit token list` shows it.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="As `kubehabit token list` shows it.")],
     file: TokensFile = None,
     config: Config = None,
 ) -> None:

@@ -40,7 +40,6 @@ def train(
         typer.Option(
             "--warm-start",
             help="Start from the weights of a registered model, such as models:/kubehabit@champion.",
-            show_default=False,
         ),
     ] = None,
     resume: Annotated[
@@ -48,7 +47,6 @@ def train(
         typer.Option(
             "--resume",
             help="Resume a training that was stopped: its MLflow run, or `last`. Its own settings are used.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -97,7 +95,6 @@ def tune(
         typer.Option(
             "--storage",
             help="Database of the trials. Default: tune.db in KUBEHABIT_HOME.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:

@@ -28,9 +28,7 @@ _who_is.add_typer(_who_is_new, name="new")
 def who_touched(
     kind: Annotated[
         str,
-        typer.Argument(
-            metavar="KIND", help="Kind, as kubectl takes it: secret, pods, crb.", show_default=False
-        ),
+        typer.Argument(metavar="KIND", help="Kind, as kubectl takes it: secret, pods, crb."),
     ],
     what: Annotated[
         str | None,
@@ -38,7 +36,6 @@ def who_touched(
             metavar="[NAMESPACE/][NAME]",
             help="payments/db is that object; payments/ is the whole namespace; db is that name in any namespace. "
             "Default: every object of the kind.",
-            show_default=False,
         ),
     ] = None,
     since: opt.Since = "7d",
@@ -73,9 +70,7 @@ def who_touched(
 
 @_who_is_new.command("in")
 def who_is_new_in(
-    namespace: Annotated[
-        str, typer.Argument(metavar="NAMESPACE", help="Namespace that they came to.", show_default=False)
-    ],
+    namespace: Annotated[str, typer.Argument(metavar="NAMESPACE", help="Namespace that they came to.")],
     since: opt.Since = "7d",
     until: opt.Until = None,
     url: opt.Url = None,

@@ -49,28 +49,16 @@ async def read_form(request: Request) -> Form:
 
 
 async def read_login(request: Request) -> Form:
-    """Read the form with which a session begins; there is nobody yet whose page it could be.
-
-    Raises:
-        ProblemError: as `read_form`.
-    """
+    """Read the form with which a session begins, which has no session's token yet; raises as `read_form`."""
     from_our_pages(request)
     return await _read(request)
 
 
 def from_our_pages(request: Request) -> None:
-    """Refuse what another web site makes a browser send.
-
-    Raises:
-        ProblemError: 403.
-    """
-    site = request.headers.get("sec-fetch-site")
-    if site is not None:
-        ours = site == "same-origin"
-    else:
-        origin = request.headers.get("origin", "")
-        ours = bool(origin) and urlsplit(origin).netloc == request.headers.get("host")
-    if not ours:
+    """Refuse with a ProblemError (403) what another web site makes a browser send."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin", "")
+    same_host = bool(origin) and urlsplit(origin).netloc == request.headers.get("host")
+    if not (same_host if site is None else site == "same-origin"):
         raise ProblemError(
             403,
             "This form was not sent from a page of this console: open the console by its own address and send it there. "

@@ -16,10 +16,12 @@ import jinja2
 from fastapi import Request, Response
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from serving.access.gate import Caller
 from serving.access.scopes import NEEDS
+from serving.access.sessions import COOKIE
 from serving.settings import Settings
 
 HERE = Path(__file__).parent
@@ -46,7 +48,7 @@ _UNSEEN = re.compile(
 )
 
 
-class Place(NamedTuple):
+class NavigationItem(NamedTuple):
     """A page in the navigation."""
 
     path: str
@@ -56,12 +58,12 @@ class Place(NamedTuple):
 
 #: Those that are declared in `access.NEEDS` are shown.
 NAVIGATION = (
-    Place("/console/", "Alerts", "bell"),
-    Place("/console/incidents", "Incidents", "graph"),
-    Place("/console/principals", "Principals", "people"),
-    Place("/console/search", "Search", "search"),
-    Place("/console/model", "Model", "chip"),
-    Place("/console/glossary", "Words", "book"),
+    NavigationItem("/console/", "Alerts", "bell"),
+    NavigationItem("/console/incidents", "Incidents", "graph"),
+    NavigationItem("/console/principals", "Principals", "people"),
+    NavigationItem("/console/search", "Search", "search"),
+    NavigationItem("/console/model", "Model", "chip"),
+    NavigationItem("/console/glossary", "Words", "book"),
 )
 
 
@@ -209,6 +211,19 @@ def has_page(path: str, method: str = "GET") -> bool:
     return (method, path) in NEEDS
 
 
+def page_links(path: str, query: Mapping[str, str], cursor: object, following: str | None) -> dict[str, Any]:
+    """Links between the pages of a list, as templates take them.
+
+    Args:
+        path, query: of the first page.
+        cursor: of this page; empty on the first one.
+        following: cursor of the next page.
+    """
+    here = path + (f"?{urlencode(query)}" if query else "")
+    following_page = f"{path}?{urlencode({**query, 'cursor': following})}" if following else ""
+    return {"first_page": not cursor, "here": here, "next_page": following_page}
+
+
 def principal_url(name: str) -> str:
     """Where a principal's page is: alerts of it, where there is no page of its own."""
     if has_page("/console/principals/{principal:path}"):
@@ -283,7 +298,7 @@ def _shared(scope: Scope) -> dict[str, Any]:
     caller: Caller | None = scope.get("kubehabit.visitor")
     form_token = state.access.sessions.form_token(caller.holder) if caller is not None else ""
     glossary = tuple(engine.glossary.items()) if engine is not None else ()
-    theme = _cookie(scope, THEME_COOKIE)
+    theme = HTTPConnection(scope).cookies.get(THEME_COOKIE, "")
     return {
         "path": scope["path"],
         "visitor": caller,
@@ -299,27 +314,18 @@ def _shared(scope: Scope) -> dict[str, Any]:
     }
 
 
-def _cookie(scope: Scope, wanted: str) -> str:
-    for name, value in scope["headers"]:
-        if name == b"cookie":
-            for part in value.decode("latin-1").split(";"):
-                key, _, content = part.strip().partition("=")
-                if key == wanted:
-                    return str(content)
-    return ""
-
-
 def problem_page(
     scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A problem as a page; a browser without a session is redirected to the login, and back."""
     if status == HTTPStatus.UNAUTHORIZED and scope["method"] == "GET" and "app" in scope:
-        path = scope["path"]
         query = scope["query_string"].decode("latin-1")
-        wanted = path + (f"?{query}" if query else "")
-        ended = "1" if _cookie(scope, "kubehabit_session") else ""
-        target = "/console/login?" + urlencode({"next": wanted} | ({"ended": ended} if ended else {}))
-        return Response(status_code=303, headers={"Location": target, **PAGE_HEADERS})
+        link = {"next": scope["path"] + (f"?{query}" if query else "")}
+        if HTTPConnection(scope).cookies.get(COOKIE):
+            link["ended"] = "1"
+        return Response(
+            status_code=303, headers={"Location": f"/console/login?{urlencode(link)}", **PAGE_HEADERS}
+        )
     try:
         title = HTTPStatus(status).phrase
     except ValueError:
