@@ -126,7 +126,8 @@ def verify(
     if file is not None:
         checked = check(file, public)
         checked.findings.extend(check_page(file))
-        sound, content, lines = not checked.findings, checked, tables.file_lines(file, checked)
+        sound, lines = not checked.findings, tables.file_lines(file, checked)
+        content: object = checked
     else:
         folder = (store or load_settings(config).events.resolved_path).absolute()
         with Console(stderr=True).status("Reading the ledger") as status:
@@ -137,7 +138,8 @@ def verify(
                 gap_seconds=60 * gap_minutes,
                 on_records=lambda count: status.update(f"{count:,} records checked"),
             )
-        sound, content, lines = report.is_sound, report.to_dict(), tables.store_lines(report)
+        sound, lines = report.is_sound, tables.store_lines(report)
+        content = report.to_dict()
     if as_json:
         opt.print_json(content)
     else:

@@ -124,7 +124,7 @@ class EventSummary(ApiModel):
 
 
 class Contributor(EventSummary):
-    """A milder action that helped to add up to an alert without being flagged itself."""
+    """A milder action that contributed to an alert without being flagged itself."""
 
     weight: Annotated[
         float,
@@ -144,7 +144,7 @@ class Surrounding(EventSummary):
     role: Annotated[
         Role,
         Field(
-            description="flagged; contributor: milder, but it helped to add up; session: by the same principal in between; "
+            description="flagged; contributor: milder, but it contributed; session: by the same principal in between; "
             "before: what the same credential did just before; consequence: the cluster's machinery carrying it out"
         ),
     ]

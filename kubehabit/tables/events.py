@@ -139,8 +139,8 @@ def _life(found: Life) -> list[RenderableType]:
     for head, tops in (
         ("Did", found.did),
         ("In namespaces", found.namespaces),
-        ("From", found.addresses),
-        ("With", found.user_agents),
+        ("Source IPs", found.addresses),
+        ("Clients", found.user_agents),
         ("Credentials", found.credentials),
         ("Logged as", names),
     ):

@@ -61,22 +61,26 @@ def preview_screen(preview: Json) -> RenderableType:
     """What other thresholds would have given."""
     span = f"{when(preview['since'], _MINUTE)} to {when(preview['until'], _MINUTE)} UTC"
     title = f"What {preview['coveredDays']:.1f} days would have given ({span}). This changes nothing."
-    heads = ("threshold", "alerts", "a day", "incidents", "a day", "unusual actions")
+    heads = ("multiplier", "alerts", "a day", "incidents", "a day", "unusual actions")
     table = new_table(*heads, right=range(6))
     for one in preview["curve"]:
         in_force = one["scale"] == preview["now"]["scale"]
         table.add_row(*_count_row(one), style="bold" if in_force else "")
-    parts = [line(title, "bold"), "", table, line(f"\nIn force is {preview['now']['scale']:g}.", "dim")]
+    parts = [line(title, "bold"), "", table, line(f"\nIn force is ×{preview['now']['scale']:g}.", "dim")]
     wanted = preview["wanted"]
     if wanted:
         limit = f" for at most {preview['perDay']:g} alerts a day" if preview["perDay"] else ""
         counts = f"{wanted['alerts']:,} alerts and {wanted['incidents']:,} incidents"
-        parts.append(heading(f"Threshold {wanted['scale']:g}{limit}: {counts}"))
+        parts.append(heading(f"Multiplier ×{wanted['scale']:g}{limit}: {counts}"))
         if wanted["loudest"]:
             rows = [
                 (one["principal"], f"{one['alerts']:,}", f"{one['actions']:,}") for one in wanted["loudest"]
             ]
-            parts.append(new_table("loudest", "alerts", "unusual actions", rows=rows, right=(1, 2)))
+            parts.append(
+                new_table(
+                    "principals with the most alerts", "alerts", "unusual actions", rows=rows, right=(1, 2)
+                )
+            )
         parts.append(line(f"\n{preview['setting']}"))
     return Group(*parts, *(line(f"- {note}", "dim") for note in preview["notes"]))
 

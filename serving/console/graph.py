@@ -1,7 +1,7 @@
 """An incident's graph as a picture: who came from where, as whom, and what was touched, in layers from left to right.
 
 The layout is ours: a layer for addresses, one for each step from credential to credential, one for what was touched and one for
-what followed by itself. Within a layer, nodes are put near those that they are connected with. What is alike is drawn as one, so
+automatic follow-ups. Within a layer, nodes are put near those that they are connected with. What is alike is drawn as one, so
 that an incident of thousands of actions stays readable; the list beside the picture leaves nothing out.
 """
 
@@ -40,7 +40,7 @@ _ROLES = {
     "reached": "may be acted as now",
     "touched": "",
     "origin": "address",
-    "consequence": "followed by itself",
+    "consequence": "automatic follow-up",
 }
 
 

@@ -63,7 +63,7 @@ NAVIGATION = (
     NavigationItem("/console/principals", "Principals", "people"),
     NavigationItem("/console/search", "Search", "search"),
     NavigationItem("/console/model", "Model", "chip"),
-    NavigationItem("/console/glossary", "Words", "book"),
+    NavigationItem("/console/glossary", "Glossary", "book"),
 )
 
 

@@ -70,7 +70,7 @@ class Source(ApiModel):
 
     principal: str
     who: Annotated[str, Field(description="the principal as people call it")]
-    time: Annotated[datetime, Field(description="of the first action that counted")]
+    time: Annotated[datetime, Field(description="of the first suspicious action")]
     audit_id: str
     description: Annotated[str, Field(alias="did")]
     address: str

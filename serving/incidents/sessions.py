@@ -35,7 +35,7 @@ class Session(ApiModel):
     last_seen: datetime
     new_address: Annotated[bool, Field(description="the principal never came from there before")] = False
     new_client: Annotated[bool, Field(description="the principal never used it before")] = False
-    suspicious: Annotated[int, Field(description="actions that were flagged or helped to add up")]
+    suspicious: Annotated[int, Field(description="actions that were flagged or contributed")]
     action_count: int
     sentence: Annotated[str, Field(description="the session in a sentence")] = ""
     reasons: Annotated[list[str], Field(description="why it stands out, most telling first")] = []

@@ -400,7 +400,7 @@ class Explainer(Phrases):
             reasons.append(_NEWNESS[max(levels)])
         mild = ""
         if alert.contributor_count:
-            mild = f", and {count_of(alert.contributor_count, 'milder one', 'milder ones')} helped to add up"
+            mild = f", and {count_of(alert.contributor_count, 'milder one', 'milder ones')} contributed"
         reasons.append(count_of(alert.action_count, "action was flagged", "actions were flagged") + mild)
         return reasons
 

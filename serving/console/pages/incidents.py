@@ -46,7 +46,7 @@ State = Annotated[Literal["", "open", "closed", "merged"], Query()]
 
 @dataclass(frozen=True, slots=True)
 class TimelineMoment:
-    """One line of a timeline: an action of a principal, or what followed by itself before the next one."""
+    """One line of a timeline: an action of a principal, or the automatic follow-ups before the next one."""
 
     time: datetime
     action: Surrounding | None = None
@@ -54,7 +54,7 @@ class TimelineMoment:
 
     @property
     def requests(self) -> int:
-        """How many requests followed by themselves."""
+        """Number of automatic follow-up requests."""
         return sum(edge.count for edge in self.following)
 
 

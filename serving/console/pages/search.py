@@ -39,17 +39,17 @@ _GIVEN = (
 QUESTIONS = {
     "touched": (
         "Who touched something?",
-        "Everybody who read, wrote or tried to, refused attempts too. Who listed all Secrets has seen each of them.",
+        "Every principal that read or wrote it, or tried to. A principal that listed all Secrets has seen each of them.",
     ),
     "credential": (
         "What did a token do?",
-        "Everything that was done with one credential, or by one principal, after a moment.",
+        "Everything that was done with one credential, or by one principal, after a given time.",
     ),
     "newcomers": (
         "Who is new here?",
         "Principals that came to a namespace and were never seen in it before, as far back as the store goes.",
     ),
-    "events": ("Find events", "Any events that were received. All that is filled in must hold."),
+    "events": ("Find events", "Any events that were received. All filters must match."),
 }
 
 

@@ -80,8 +80,8 @@ def test_every_picture_has_a_name_and_a_description() -> None:
         svg = drawing(figure)
         assert svg.get("role") == "img"
         names = str(svg.get("aria-labelledby")).split()
-        told = {child.get("id"): child.text for child in svg if child.get("id")}
-        assert all(told[name] for name in names)
+        texts = {child.get("id"): child.text for child in svg if child.get("id")}
+        assert all(texts[name] for name in names)
         assert "<table>" in figure
         assert "style=" not in figure  # the console's policy allows none
 
