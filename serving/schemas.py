@@ -68,7 +68,7 @@ class ResponseStatus(ApiModel):
 
 
 class ImpersonatedUser(ApiModel):
-    """Whom the caller acted as."""
+    """User that the caller acted as."""
 
     username: str
 
@@ -94,7 +94,7 @@ class FieldSurprise(ApiModel):
 
 
 class Novelty(ApiModel):
-    """What is new about an action, in counts anybody can check against the log."""
+    """What is new about an action, in counts that can be checked against the log."""
 
     attribute: str
     value: str
@@ -157,7 +157,7 @@ class Surrounding(EventSummary):
 
 
 class IncidentLink(ApiModel):
-    """By what one principal may have come to act as another."""
+    """How one principal may have come to act as another."""
 
     kind: str
     source: str
@@ -223,7 +223,7 @@ class ServedModel(ApiModel):
 
 
 class Alert(ApiModel):
-    """One surprising stretch of one principal."""
+    """A stretch of unusual actions of one principal."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -282,7 +282,7 @@ class Alert(ApiModel):
         list[str], Field(description="what the model expected instead of the most telling action, in words")
     ] = []
     checks: list[Check] = []
-    terms: Annotated[dict[str, str], Field(description="Kubernetes words used, explained")] = {}
+    terms: Annotated[dict[str, str], Field(description="Terms that occur in it, explained")] = {}
     model: ServedModel
 
     @property

@@ -30,7 +30,7 @@ class Feedback(ApiModel):
 
     verdict: Literal["normal", "malicious"]
     note: Annotated[str, Field(max_length=_MAX_NOTE)] = ""
-    by: Annotated[str, Field(max_length=_MAX_NAME, description="who says so, in the caller's words")] = ""
+    by: Annotated[str, Field(max_length=_MAX_NAME, description="name of the person who gives it")] = ""
 
 
 class FeedbackEntry(ApiModel):

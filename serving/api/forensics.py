@@ -22,13 +22,13 @@ from serving.runtime import Service
 from serving.schemas import ApiModel, clean
 
 _MAX_NOTE = 2000
-Why = Annotated[str, Field(max_length=_MAX_NOTE, description="why; kept in the ledger")]
-Who = Annotated[str, Field(max_length=256, description="who, in the caller's own words; kept in the ledger")]
-Form = Annotated[Literal["json", "html"], Query(description="html: a page to be read and printed")]
+Why = Annotated[str, Field(max_length=_MAX_NOTE, description="reason; kept in the ledger")]
+Who = Annotated[str, Field(max_length=256, description="name of the person who exports; kept in the ledger")]
+Form = Annotated[Literal["json", "html"], Query(description="html: a page to read and print")]
 
 
 class EvidenceRequest(ApiModel):
-    """What evidence is wanted of: alerts, requests, or a principal and a span of time."""
+    """What to export: alerts, requests, or a principal and a span of time."""
 
     alerts: Annotated[list[str], Field(default_factory=list, max_length=1000)]
     audit_ids: Annotated[list[str], Field(default_factory=list, max_length=10_000)]
@@ -113,9 +113,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
         name: Text = None,
         since: Moment = None,
         until: Moment = None,
-        listings: Annotated[bool, Query(description="Also who listed or watched what contains it")] = True,
+        listings: Annotated[
+            bool, Query(description="Include principals that listed or watched the whole kind")
+        ] = True,
     ) -> Response:
-        """Tell who touched an object or a kind of objects, how, how often and from where."""
+        """List who touched an object or a kind of object: how, how often and from where."""
         begin, end = span_of(since, until)
         wanted = EventFilter(
             since=begin, until=end, resource=resource_of(resource), namespace=namespace, name=name
@@ -128,7 +130,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         since: Annotated[str, Query(max_length=40)],
         until: Moment = None,
     ) -> Response:
-        """Tell which principals came to a namespace that were never seen in it before, as far back as the store goes."""
+        """List principals that acted in a namespace for the first time, as far back as the store goes."""
         begin = moment_of(since)
         end = None if until is None else moment_of(until)
 
@@ -143,7 +145,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/events/principals/{principal:path}", tags=["forensics"])
     def life(principal: str, since: Moment = None, until: Moment = None) -> Response:
-        """Sum up what a principal did, from the events that are kept."""
+        """Summarise what a principal did, from the stored events."""
         begin, end = span_of(since, until)
         found = desk.ask(lambda questions: questions.life(principal, begin, end))
         if found is None:
@@ -152,7 +154,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/habits/{principal:path}", tags=["principals"])
     def habits(principal: str, since: Moment = None, until: Moment = None) -> Response:
-        """Tell when a principal acts, where, what it does, from where and with what, and what it is refused."""
+        """Describe the habits of a principal: when it acts, on what, from where, with which client, and what is denied."""
         begin, end = span_of(since, until)
         found = desk.ask(lambda questions: habits_of(questions, principal, begin, end))
         if found is None:
@@ -161,7 +163,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/peers/{principal:path}", tags=["principals"])
     def peers(principal: str, since: Moment = None, until: Moment = None) -> Response:
-        """Tell whom a principal is compared with, and what they do that it does and does not; at most fifty of them."""
+        """Compare a principal with its peers, at most fifty of them: what only it does, what both do, what only peers do."""
         records: Records = app.state.records
         begin, end = span_of(since, until)
         others = records.reader().peers(principal)

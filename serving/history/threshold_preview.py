@@ -87,7 +87,7 @@ class Preview(ApiModel):
     """What past weeks would have raised with other thresholds. It changes nothing."""
 
     asked_days: float
-    covered_days: Annotated[float, Field(description="for which the history has what it takes")]
+    covered_days: Annotated[float, Field(description="days for which there is history")]
     since: datetime
     until: datetime
     least: Annotated[float, Field(description="least scale that can be set and previewed")] = LEAST_SCALE

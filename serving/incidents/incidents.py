@@ -57,11 +57,11 @@ class _Decision(ApiModel):
     model_config = ConfigDict(extra="forbid")
 
     note: Annotated[str, Field(max_length=_MAX_NOTE, description="why")] = ""
-    by: Annotated[str, Field(max_length=_MAX_NAME, description="who decides, in the caller's words")] = ""
+    by: Annotated[str, Field(max_length=_MAX_NAME, description="name of the person who decides")] = ""
 
 
 class Merge(_Decision):
-    """Another incident becomes part of this one."""
+    """The incident that is merged into this one."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -69,11 +69,11 @@ class Merge(_Decision):
         }
     )
 
-    incident: Annotated[str, Field(description="the one that is taken in", max_length=32)]
+    incident: Annotated[str, Field(description="ID of the incident that is merged", max_length=32)]
 
 
 class Split(_Decision):
-    """Some alerts of an incident become one of their own."""
+    """Alerts that are moved into a new incident."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -85,7 +85,7 @@ class Split(_Decision):
 
 
 class Close(_Decision):
-    """An incident is dealt with."""
+    """How an incident was closed."""
 
     model_config = ConfigDict(
         json_schema_extra={

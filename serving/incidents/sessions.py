@@ -38,7 +38,7 @@ class Session(ApiModel):
     suspicious: Annotated[int, Field(description="actions that were flagged or contributed")]
     action_count: int
     sentence: Annotated[str, Field(description="the session in a sentence")] = ""
-    reasons: Annotated[list[str], Field(description="why it stands out, most telling first")] = []
+    reasons: Annotated[list[str], Field(description="why it stands out, most important first")] = []
     top_attribute: Annotated[str, Field(description="what the first reason is about")] = ""
     actions: Annotated[
         list[Surrounding],

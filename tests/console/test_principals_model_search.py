@@ -95,7 +95,7 @@ def test_the_story_from_a_name_to_the_evidence_with_the_keyboard_alone(
     keys.press("Enter")
     page.wait_for_url("**days=all**")
     assert page.get_by_role("img", name=re.compile("Hours of the week")).is_visible()
-    for heading in ("When it acts", "What it does", "From where", "Beside its peers"):
+    for heading in ("When it acts", "What it does", "From where", "Compared with peers"):
         assert page.get_by_role("heading", name=heading).is_visible()
     # To its events, and from there to evidence of two of them.
     page.get_by_role("link", name="Its events").focus()
