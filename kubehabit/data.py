@@ -50,12 +50,13 @@ def data_inspect(logs: opt.Logs, as_json: opt.AsJson = False) -> None:
     from rich.console import Console
 
     from data.reports.log_summary import inspect
+    from kubehabit.tables.screen import show
 
     found = inspect(logs, Console(stderr=True))
     if as_json:
         opt.print_json(found.to_dict())
     else:
-        Console().print(found.screen())
+        show(found.screen())
 
 
 @app.command("simulate")

@@ -26,6 +26,7 @@ from kubehabit.client.remote import AnswerError, BusyError, Remote, UnreachableE
 from kubehabit.client.send import patiently
 from kubehabit.demo_server import Server, termination
 from kubehabit.tables.demo import Played, Story, announce, chapter, farewell, report, short
+from kubehabit.tables.screen import VisibleConsole
 
 #: Marks a folder that a demo made, which the next demo may therefore empty.
 MARKER = ".kubehabit-demo"
@@ -50,7 +51,7 @@ def run(
         overrides: further options for training, as `kubehabit train` takes them.
         console: where to print.
     """
-    console = console or Console()
+    console = console or VisibleConsole()
     recordings = recordings or Recordings.shipped()
     home = _fresh(home or kubehabit_home() / "demo")
     with _environment(home), termination():

@@ -69,10 +69,11 @@ def evidence(
         made = client.from_files(wanted, store, config)
     else:
         made = client.from_service(wanted, opt.remote(url))
-    missing, sentence = client.write(made, incident, out)
+    path, events, missing = client.write(made, incident, out)
     if missing:
-        typer.echo(missing, err=True)
-    typer.echo(sentence)
+        opt.say(f"{missing:,} of the requests asked for are not in the store; the file names them.", err=True)
+    opt.say(f"{events:,} events: {path}.html to read and print, {path}.json with the proof.")
+    opt.say(f"Next: kubehabit verify {path}.json")
 
 
 @app.command("verify")

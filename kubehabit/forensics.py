@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -56,13 +55,15 @@ def events(
     answers = answers_of(url, local, config, store)
     page = answers.events(wanted, limit=limit, cursor=cursor, newest=newest, texts=original)
     if original:
-        sys.stdout.writelines(record.event + "\n" for record in page.records)
+        for record in page.records:
+            opt.say_json(record.event)
     elif as_json:
-        sys.stdout.writelines(tables.json_line(record) for record in page.records)
+        for record in page.records:
+            opt.say_json(tables.json_line(record))
     else:
         tables.events(page.records, answers)
     if page.cursor is not None:
-        typer.echo(more(page.cursor), err=True)
+        opt.say(more(page.cursor), err=True)
 
 
 @app.command("principals")

@@ -47,13 +47,13 @@ def _print_figures(figures: Mapping[str, Any]) -> None:
     """Single figures one a line, then one line for each scenario."""
     for name, value in figures.items():
         if isinstance(value, bool | int | str) or value is None:
-            typer.echo(f"  {name:<32} {value}")
+            opt.say(f"  {name:<32} {value}")
         elif isinstance(value, float):
             typer.echo(f"  {name:<32} {value:.4g}")
     for run in figures.get("runs", []):
         what = "look-alike" if run["kind"] != "attack" else run["class"]
         verdict = "caught" if run["detected"] else "-"
-        typer.echo(f"  {verdict:<8} {what:<12} {run['scenario']:<40} {run['principal']}")
+        opt.say(f"  {verdict:<8} {what:<12} {run['scenario']:<40} {run['principal']}")
 
 
 @app.command("ablate", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -141,8 +141,7 @@ def promote(
 
     Next:  `kubehabit serve` follows the champion by itself. To undo it: `kubehabit promote --rollback`.
     """
-    from rich.console import Console
-
+    from kubehabit.tables.screen import show
     from training.lifecycle import promotion as gate
 
     if rollback:
@@ -169,8 +168,7 @@ def promote(
     if as_json:
         opt.print_json(decision.to_dict())
     else:
-        Console().print(decision.table())
-        typer.echo(decision.sentence())
+        show(decision.table(), *decision.sentence().split("\n"))
     raise typer.Exit(0 if decision.promoted else 1)
 
 
@@ -192,8 +190,7 @@ def drift(
 
     Next:  `kubehabit data build` and `kubehabit train --warm-start models:/kubehabit@champion`, if it says so.
     """
-    from rich.console import Console
-
+    from kubehabit.tables.screen import show
     from training.lifecycle.drift import DriftConfig
     from training.lifecycle.drift import drift as compare
 
@@ -201,4 +198,4 @@ def drift(
     if as_json:
         opt.print_json(report.to_dict())
     else:
-        Console().print(report.screen())
+        show(report.screen())

@@ -57,15 +57,33 @@ def file_option(name: str, help_: str, **options: Any) -> Any:
 
 def fail(sentence: str, status: int = 2) -> None:
     """End the command with one sentence on standard error."""
-    typer.echo(f"error: {sentence}", err=True)
+    say(f"error: {sentence}", err=True)
     raise typer.Exit(status)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text on one line, with each of its characters visible."""
+    from data.visible_text import visible
+
+    typer.echo(visible(text), err=err)
 
 
 def print_json(content: Any) -> None:
     """Print one JSON object on standard output; dataclasses and structs are written as the API writes them."""
     import msgspec
 
-    typer.echo(json.dumps(content, indent=1, ensure_ascii=False, default=msgspec.to_builtins))
+    say_json(json.dumps(content, indent=1, ensure_ascii=False, default=msgspec.to_builtins))
+
+
+def say_json(text: str) -> None:
+    """Print a JSON text; characters that are not visible are written as escapes of JSON, which mean the same."""
+    from data.visible_text import visible
+
+    lines = text.split("\n")  # none of them is within a string
+    if any(visible(line) != line for line in lines):
+        shown = (one if visible(one) == one or one == "\n" else json.dumps(one)[1:-1] for one in text)
+        text = "".join(shown)
+    typer.echo(text)
 
 
 def show(answer: Any, screen: str, as_json: bool) -> None:

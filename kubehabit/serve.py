@@ -56,7 +56,7 @@ def send(logs: opt.Logs, url: opt.Url = None, as_json: opt.AsJson = False) -> No
 
     from kubehabit.client.send import Sender
 
-    sender = Sender(opt.remote(url), lambda sentence: typer.echo(sentence, err=True))
+    sender = Sender(opt.remote(url), lambda sentence: opt.say(sentence, err=True))
     try:
         sent = sender.send(logs)
     finally:
@@ -65,7 +65,7 @@ def send(logs: opt.Logs, url: opt.Url = None, as_json: opt.AsJson = False) -> No
         else:
             typer.echo(sender.sent.describe())
     for problem in sent.problems:
-        typer.echo(f"warning: {problem}", err=True)
+        opt.say(f"warning: {problem}", err=True)
     raise typer.Exit(1 if sent.problems else 0)
 
 
@@ -84,11 +84,11 @@ def score(log: opt.Log, model: opt.Model = opt.CHAMPION, as_json: opt.JsonLines 
     scored = score_log(log, model)
     if as_json:
         for alert in scored.alerts:
-            typer.echo(alert.model_dump_json(by_alias=True))
+            opt.say_json(alert.model_dump_json(by_alias=True))
     else:
         opt.show(scored, "alerts.scored_log", as_json)
     if scored.unreadable.count:
-        typer.echo(f"warning: {scored.unreadable.sentence()}", err=True)
+        opt.say(f"warning: {scored.unreadable.sentence()}", err=True)
         raise typer.Exit(1)
 
 

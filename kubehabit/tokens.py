@@ -102,9 +102,9 @@ def token_list(file: TokensFile = None, config: Config = None, as_json: opt.AsJs
     """
     from datetime import UTC, datetime
 
-    from rich.console import Console
     from rich.table import Table
 
+    from kubehabit.tables.screen import show
     from serving.access.tokens import read_tokens
 
     tokens = read_tokens(_tokens_file(file, config))
@@ -123,7 +123,7 @@ def token_list(file: TokensFile = None, config: Config = None, as_json: opt.AsJs
             expires + (" (expired)" if token.expired(now) else ""),
             ", ".join(f"{rate:g} {unit}" for unit, rate in rates if rate is not None),
         )
-    Console().print(table)
+    show(table)
 
 
 @app.command("revoke")

@@ -107,8 +107,7 @@ def tune(
 
     Next:  put what it prints into a copy of train.yaml, and pass that to `kubehabit train --config`.
     """
-    from rich.console import Console
-
+    from kubehabit.tables.screen import show
     from training import tune as searching
 
     found = searching.tune(
@@ -119,6 +118,6 @@ def tune(
         storage=storage,
         overrides=list(ctx.args),
     )
-    Console().print(searching.table_of(found))
+    show(searching.table_of(found))
     typer.echo("Best settings, for a copy of train.yaml:")
     typer.echo(searching.as_config(found.best_params))

@@ -23,6 +23,7 @@ from data.events.formats.registry import Sources
 from data.events.reader import log_files, read_events, size_of
 from data.principals.identity import KINDS, identify
 from data.timestamps import parse_times
+from data.visible_text import visible
 
 TOP = 8
 #: Distinct values counted exactly; beyond, the rarest are forgotten now and then, and counts are said to be at least.
@@ -380,7 +381,7 @@ class Inspection:
         ]
         for name, value in rows:
             if value:
-                facts.add_row(name, Text(value))
+                facts.add_row(name, Text(visible(value)))
         top = Table.grid(padding=(0, 2), expand=False)
         for _ in range(2):
             top.add_column(justify="right", no_wrap=True)
@@ -395,7 +396,7 @@ class Inspection:
                 name, count = column[row] if row < len(column) else ("", 0)
                 cells += [
                     Text(f"{count / self.events:.1%}" if count else ""),
-                    Text(_short(name) or ("-" if count else "")),
+                    Text(visible(_short(name)) or ("-" if count else "")),
                 ]
             top.add_row(*cells)
         parts: list[RenderableType] = [facts, Text(), top, Text()]
@@ -410,7 +411,8 @@ class Inspection:
         if self.dead:
             parts.append(Text(f"\n{sum(self.dead.values()):,} records could not be read", style="bold red"))
             for reason, count in self.dead.most_common(5):
-                parts.append(Text(f"- {count:,} x {reason}; first: {self.dead_examples[reason][:160]}"))
+                first = self.dead_examples[reason][:160]
+                parts.append(Text(visible(f"- {count:,} x {reason}; first: {first}")))
         return Group(*parts)
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from kubehabit.tables.screen import Json, heading, items, line, new_table, when, with_more
 
@@ -201,5 +200,5 @@ def _trail(one: Json) -> list[RenderableType]:
         lines.append(f"{when(entry['time'])}  {entry['action']}{other} by {who}{note}")
     return [
         heading("What was done with this incident", "bold underline"),
-        *(Text(f"- {text}") for text in lines),
+        *(line(f"- {text}") for text in lines),
     ]

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from data.visible_text import visible
 from kubehabit.tables.alerts import SEVERITY_STYLES
 from kubehabit.tables.screen import Json, line, new_table
 
@@ -119,15 +120,15 @@ def announce(alert: Mapping[str, Any], console: Console, *, again: bool) -> None
     severity = str(alert["severity"])
     when = str(alert["lastSeen" if again else "firstSeen"])[11:19]
     level = (f"{('now ' if again else '') + severity:<12}", SEVERITY_STYLES[severity])
-    console.print(Text.assemble(when, " ", level, " ", str(alert["sentence"])), highlight=False)
+    console.print(Text.assemble(visible(when), " ", level, " ", visible(str(alert["sentence"]))))
 
 
 def chapter(console: Console, title: str, command: str) -> None:
     """Print the heading of a chapter and the command that does the same."""
     console.print()
-    console.rule(Text(title, style="bold"), align="left")
+    console.rule(Text(visible(title), style="bold"), align="left")
     if command:
-        console.print(Text(f"$ {command}", style="dim"), highlight=False)
+        console.print(line(f"$ {command}", "dim"))
 
 
 def farewell(home: Path, played: Played, seconds: float, console: Console) -> None:
@@ -137,14 +138,14 @@ def farewell(home: Path, played: Played, seconds: float, console: Console) -> No
     console.print(
         f"{played.events:,} events in {played.seconds:.1f} s over HTTP: {played.events / played.seconds:,.0f} events/s. "
         f"The whole demo took {seconds / 60:.1f} minutes.\nThresholds were set on normal work alone, the last part of the first "
-        "recording, which training had not seen. The labels were used for this table only.",
+        "recording, which training had not seen. The labels were used for this table only.\n",
         highlight=False,
     )
-    for text in (
-        "\n[bold]Look at the run[/], its curves and plots, and the registered version:",
-        f"  {command}/mlflow ui --backend-store-uri sqlite:///{database}",
-        "[bold]Start the API again[/] and open http://127.0.0.1:8646/docs or /v1/alerts:",
-        f"  KUBEHABIT_HOME={folder} {command}/kubehabit serve --port 8646",
-        "[bold]Your own log[/]: kubehabit data build --help",
+    for head, text in (
+        ("Look at the run", ", its curves and plots, and the registered version:"),
+        ("", f"  {command}/mlflow ui --backend-store-uri sqlite:///{database}"),
+        ("Start the API again", " and open http://127.0.0.1:8646/docs or /v1/alerts:"),
+        ("", f"  KUBEHABIT_HOME={folder} {command}/kubehabit serve --port 8646"),
+        ("Your own log", ": kubehabit data build --help"),
     ):
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(Text.assemble((head, "bold"), visible(text)), soft_wrap=True)

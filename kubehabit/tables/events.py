@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def json_line(record: EventRecord) -> str:
     """An event as the API gives it, on one line."""
-    return msgspec.json.encode(document_of(record, original=False)).decode() + "\n"
+    return msgspec.json.encode(document_of(record, original=False)).decode()
 
 
 def touched(
@@ -44,7 +44,8 @@ def touched(
     people = len({one.principal for one in found})
     show(
         new_table(*heads, rows=[_touch_row(one, wanted) for one in found], right=(2, 3)),
-        f"\n{people} principals touched {object_} since {since} (times are UTC).{_reach(answers)}\n"
+        "",
+        f"{people} principals touched {object_} since {since} (times are UTC).{_reach(answers)}",
         f"Next: kubehabit principal {found[0].principal} --since {since}",
     )
 
@@ -85,8 +86,10 @@ def newcomers(found: Sequence[Newcomer], namespace: str, since: str, answers: Ev
     ]
     show(
         new_table(*heads, rows=rows, right=(2, 3)),
-        f"\n{len(found)} principals came to {namespace} since {since} and were never seen in it before (times are UTC)."
-        f"{_reach(answers)}\nNext: kubehabit events --namespace {namespace} --principal {found[0].principal}",
+        "",
+        f"{len(found)} principals came to {namespace} since {since} and were never seen in it before (times are UTC)."
+        f"{_reach(answers)}",
+        f"Next: kubehabit events --namespace {namespace} --principal {found[0].principal}",
     )
 
 

@@ -53,7 +53,7 @@ def model_screen(answer: Json) -> RenderableType:
     rows.append(("Drift", drift["sentence"] if drift else "Nothing was scored yet."))
     table = new_table("", "", rows=[(line(head, "bold"), text) for head, text in rows], show_header=False)
     return Group(
-        table, line("\nNext: kubehabit model --preview, for what other thresholds would have given", "dim")
+        table, heading("Next: kubehabit model --preview, for what other thresholds would have given", "dim")
     )
 
 
@@ -66,7 +66,7 @@ def preview_screen(preview: Json) -> RenderableType:
     for one in preview["curve"]:
         in_force = one["scale"] == preview["now"]["scale"]
         table.add_row(*_count_row(one), style="bold" if in_force else "")
-    parts = [line(title, "bold"), "", table, line(f"\nIn force is ×{preview['now']['scale']:g}.", "dim")]
+    parts = [line(title, "bold"), "", table, heading(f"In force is ×{preview['now']['scale']:g}.", "dim")]
     wanted = preview["wanted"]
     if wanted:
         limit = f" for at most {preview['perDay']:g} alerts a day" if preview["perDay"] else ""
@@ -81,7 +81,7 @@ def preview_screen(preview: Json) -> RenderableType:
                     "principals with the most alerts", "alerts", "unusual actions", rows=rows, right=(1, 2)
                 )
             )
-        parts.append(line(f"\n{preview['setting']}"))
+        parts.append(heading(preview["setting"], ""))
     return Group(*parts, *(line(f"- {note}", "dim") for note in preview["notes"]))
 
 

@@ -38,12 +38,12 @@ def principals_table(page: Json) -> RenderableType:
         return "No such principal."
     heads = ("principal", "kind", "compared with", "last seen (UTC)", "actions", "unusual", "nearest")
     note = (
-        f"\n{len(rows):,} of {page['total']:,}. Nearest: the greatest share of its alert threshold that an action reached in "
-        f"the last 7 days; 100% is an alert.\nNext: kubehabit principal {rows[0][0]}"
+        f"{len(rows):,} of {page['total']:,}. Nearest: the greatest share of its alert threshold that an action reached in "
+        "the last 7 days; 100% is an alert."
     )
-    return with_more(
-        Group(new_table(*heads, rows=rows, right=(4, 5, 6)), line(note, "dim")), page["cursor"] or None
-    )
+    next_ = f"Next: kubehabit principal {rows[0][0]}"
+    table = new_table(*heads, rows=rows, right=(4, 5, 6))
+    return with_more(Group(table, "", line(note, "dim"), line(next_, "dim")), page["cursor"] or None)
 
 
 def week(counts: Sequence[Sequence[int]]) -> list[RenderableType]:
@@ -97,7 +97,7 @@ def habits_screen(habits: Json) -> RenderableType:
 def surprise_screen(surprise: Json) -> RenderableType:
     """How near a principal came to its threshold, day by day."""
     if not surprise["days"]:
-        return line("\nIt did nothing since the history began.")
+        return heading("It did nothing since the history began.", "")
     rows = []
     for one in surprise["days"][-_MOST_DAYS:]:
         filled = round(_BAR * min(one["nearest"], 1.0))
@@ -117,7 +117,7 @@ def surprise_screen(surprise: Json) -> RenderableType:
 def peers_screen(peers: Json) -> RenderableType:
     """What a principal does that its peers do not, and the other way round."""
     if not peers["peers"]:
-        return line("\nThere are no peers to compare with: its peer group has no other member.")
+        return heading("There are no peers to compare with: its peer group has no other member.", "")
     parts = [heading("Compared with peers"), line(f"  compared with {few(peers['peers'], 4)}")]
     for head, name in (("only this principal", "onlyIt"), ("only peers", "onlyPeers")):
         if peers[name]:

@@ -1,4 +1,4 @@
-"""Parts of what commands print. Texts of a log stand as they are, never as markup."""
+"""Parts of what commands print. Every text is made visible: none is markup, a control sequence or a line of its own."""
 
 from __future__ import annotations
 
@@ -6,16 +6,32 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from data.visible_text import visible
 
 Json = Mapping[str, Any]
 
 
+class VisibleConsole(Console):
+    """A console that reads no markup, and prints no control character of a text, whatever it is given."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"highlight": False, "markup": False, "emoji": False, **settings})
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render, with the texts of all segments made visible; the newlines between lines stay."""
+        for segment in super().render(renderable, options):
+            text = "" if segment.control else segment.text
+            yield segment._replace(text="\n".join(map(visible, text.split("\n")))) if text else segment
+
+
 def show(*parts: RenderableType) -> None:
     """Print to standard output. A pipe has no width, and a table cut at 80 columns is of no use in a file."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    console = VisibleConsole(width=None if sys.stdout.isatty() else 200)
     for part in parts:
         console.print(line(part), soft_wrap=isinstance(part, str))
 
@@ -26,18 +42,18 @@ def when(time: str | None, length: int = 19) -> str:
 
 
 def line(content: RenderableType, style: str = "") -> RenderableType:
-    """A text as a line; any other content as it is."""
-    return Text(content, style=style) if isinstance(content, str) else content
+    """A text as one line; any other content as it is."""
+    return Text(visible(content), style=style) if isinstance(content, str) else content
 
 
 def heading(text: str, style: str = "bold") -> Text:
     """Heading of a part of a page."""
-    return Text(f"\n{text}", style=style)
+    return Text(f"\n{visible(text)}", style=style)
 
 
 def items(title: str, lines: Iterable[str]) -> list[RenderableType]:
     """A heading and a list below it; nothing without lines."""
-    found: list[RenderableType] = [Text(f"- {one}") for one in lines]
+    found = [line(f"- {one}") for one in lines]
     return [heading(title, "bold underline"), *found] if found else []
 
 
@@ -62,7 +78,7 @@ def new_table(
 
 def with_more(content: RenderableType, cursor: object) -> RenderableType:
     """A page of a list, and how to see the next."""
-    return content if cursor is None else Group(content, Text(more(cursor), style="dim"))
+    return content if cursor is None else Group(content, line(more(cursor), "dim"))
 
 
 def more(cursor: object) -> str:
