@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from data.visible_text import visible as visible_line
 from serving.access.gate import Caller
 from serving.access.scopes import NEEDS
 from serving.access.sessions import COOKIE
@@ -41,13 +42,6 @@ PAGE_HEADERS = {
 THEME_COOKIE = "kubehabit_theme"
 _THEMES = ("light", "dark")
 
-#: What cannot be seen or turns the order of others round: it could make one name look like another.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e007f]"
-)
-
-
 class NavigationItem(NamedTuple):
     """A page in the navigation."""
 
@@ -68,8 +62,8 @@ NAVIGATION = (
 
 
 def visible(text: str) -> str:
-    """A text with each invisible character replaced by a visible sign."""
-    return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+    """A text with an escape for each invisible character; lines stay lines, which a page does not show as its own."""
+    return "\n".join(map(visible_line, text.split("\n")))
 
 
 def _finish(value: Any) -> Any:

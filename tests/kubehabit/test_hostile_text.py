@@ -29,14 +29,11 @@ from serving.storage.database import AlertStore
 from tests.kubehabit.test_main import stand_in
 from tests.serving.conftest import model_info
 from tests.serving.event_stores import body
-from tests.serving.fakes import FakeDetector, ndjson, raw_event, secret_event
+from tests.serving.fakes import FakeDetector, ndjson, secret_event
+from tests.serving.hostile import EVIL, hostile_events
 from tests.serving.live import Live
 
 TOKEN = "a-token-of-sixteen-or-more"
-#: A colour, a window title, a one-character introducer, line breaks of four kinds, an override of direction, a zero-width
-#: space, a tag, a variation selector, and markup.
-EVIL = "mal\x1b[31mlory\x1b]0;owned\x07\x9b1m\x08\r\nFORGED\u2028FORGED\x85\x0bFORGED\u202e\u200b\U000e0041\ufe0f[red]loud[/red]"
-
 #: Commands that print no text of a log: their own sentences, figures, and names that the operator gave.
 SILENT = {
     "data simulate": "prints where it wrote what it made up",
@@ -48,18 +45,6 @@ SILENT = {
     "token list": "prints the tokens' names, which are checked",
     "token revoke": "prints the token's name, which is checked",
 }
-
-
-def hostile_events() -> list[dict[str, Any]]:
-    hostile = {"userAgent": EVIL, "sourceIPs": [EVIL], "requestURI": "/api/v1/" + EVIL}
-    return [
-        *(raw_event(number, user="alice@corp") for number in range(5)),
-        raw_event(5, user=EVIL, name=EVIL, namespace=EVIL, subresource=EVIL, **hostile),
-        raw_event(6, user="bob@corp", resource="secrets", namespace="payments", name="db", **hostile),
-        secret_event(7, user=EVIL, **hostile),
-        secret_event(8, user="bob@corp", namespace=EVIL),
-        raw_event(9, user=EVIL, verb=EVIL, resource=EVIL, code=403) | {"auditID": EVIL},
-    ]
 
 
 def poisoned(answer: Any) -> Any:
