@@ -2,7 +2,7 @@
 
 A model is trained on `normal.jsonl.zst` (or named with --model), `labelled.jsonl.zst` is scored with it, and Chromium takes the
 pictures into docs/console, and that of a page of evidence into the folder above. For those of habits two weeks of everyday work
-come first (`benchmarks.console_weeks`). "How long ago" is told as of five minutes after the recording ended, so that pictures of
+come first (`benchmarks.console_weeks`). "How long ago" is counted from five minutes after the recording ended, so pictures of
 the same model are the same on any day.
 
 Run: python -m benchmarks.console_pictures [--model URI] [--home DIR] [--out DIR]
@@ -45,27 +45,27 @@ _BATCH = 500
 _COLOURS = 256
 
 
-def told_best(incidents: list[Incident]) -> Incident:
+def fullest(incidents: list[Incident]) -> Incident:
     """The incident that shows most of what the page can tell: several credentials, ties between them, few enough objects."""
     return max(
         incidents,
-        key=lambda told: (
-            len(told.principals) > 1,
-            bool(told.consequences),
-            sum(tie.confidence != "possible" for tie in told.links),
-            -len(told.graph.nodes),
+        key=lambda incident: (
+            len(incident.principals) > 1,
+            bool(incident.consequences),
+            sum(tie.confidence != "possible" for tie in incident.links),
+            -len(incident.graph.nodes),
         ),
     )
 
 
-def told_simplest(incidents: list[Incident]) -> Incident:
-    """The gravest incident that is a single action which set something off: what docs/walkthrough.md walks through."""
+def simplest(incidents: list[Incident]) -> Incident:
+    """The most severe incident that is a single action which set something off: what docs/walkthrough.md walks through."""
     return max(
         incidents,
-        key=lambda told: (
-            told.action_count == 1,
-            bool(told.consequences),
-            SEVERITIES.index(told.severity or "none"),
+        key=lambda incident: (
+            incident.action_count == 1,
+            bool(incident.consequences),
+            SEVERITIES.index(incident.severity or "none"),
         ),
     )
 
@@ -89,7 +89,7 @@ class Camera:
     Args:
         browser: of `chromium`.
         url: of the service.
-        now: the moment that "how long ago" is told from.
+        now: the moment that "how long ago" is computed from.
         out: folder of the pictures.
     """
 
@@ -157,14 +157,16 @@ def take_campaign(model: str, out: Path) -> str:
         _send(url)
         engine.settle()
         engine_incidents = [
-            told
+            incident
             for one in engine.incidents.page(state="open", limit=200).incidents
-            if (told := engine.incidents.get(one.id)) is not None and told.alerts
+            if (incident := engine.incidents.get(one.id)) is not None and incident.alerts
         ]
-        best = told_best(engine_incidents)
+        best = fullest(engine_incidents)
         assert best.source is not None
         alert = next(one for one in best.alerts if one.principal == best.source.principal)
-        now = max(told.last_seen for told in engine_incidents if told.last_seen) + timedelta(minutes=5)
+        now = max(incident.last_seen for incident in engine_incidents if incident.last_seen) + timedelta(
+            minutes=5
+        )
         camera = Camera(browser, url, now, out)
         camera.take("alerts", "/console/")
         camera.take("alerts-dark", "/console/?severity=high", theme="dark")
@@ -179,7 +181,7 @@ def take_campaign(model: str, out: Path) -> str:
             at="section[aria-labelledby=timeline]",
         )
         app.state.service.settle_events(60)
-        camera.take_evidence("evidence", told_simplest(engine_incidents).id)
+        camera.take_evidence("evidence", simplest(engine_incidents).id)
         camera.take("phone", f"/console/alerts/{alert.id}", size=_PHONE, theme="dark")
     return best.source.principal
 

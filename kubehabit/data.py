@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from kubehabit.options import AsJson, Logs, Out, print_json, room, yaml_option
+from kubehabit import options as opt
 
-app = room("Turn audit logs into the dataset that training reads.")
+app = opt.room("Turn audit logs into the dataset that training reads.")
 
 
 @app.command("build")
 def data_build(
-    logs: Logs,
-    out: Annotated[Path, Out],
+    logs: opt.Logs,
+    out: Annotated[Path, opt.Out],
     dead_letters: Annotated[
         Path | None,
         typer.Option(
@@ -40,7 +40,7 @@ def data_build(
 
 
 @app.command("inspect")
-def data_inspect(logs: Logs, as_json: AsJson = False) -> None:
+def data_inspect(logs: opt.Logs, as_json: opt.AsJson = False) -> None:
     """Show what is in an audit log, and what its audit policy leaves out that detection needs. Changes nothing.
 
     Example:  `kubehabit data inspect /var/log/kubernetes/audit/`
@@ -50,17 +50,18 @@ def data_inspect(logs: Logs, as_json: AsJson = False) -> None:
     from rich.console import Console
 
     from data.reports.log_summary import inspect
+    from kubehabit.tables.screen import show
 
     found = inspect(logs, Console(stderr=True))
     if as_json:
-        print_json(found.to_dict())
+        opt.print_json(found.to_dict())
     else:
-        Console().print(found.screen())
+        show(found.screen())
 
 
 @app.command("simulate")
 def data_simulate(
-    out: Annotated[Path, Out],
+    out: Annotated[Path, opt.Out],
     principals: Annotated[
         int, typer.Option("--principals", help="Approximate number of principals.", min=10, max=1_000_000)
     ] = 100,
@@ -70,7 +71,7 @@ def data_simulate(
         str, typer.Option("--attacks", help="all, none, or names of scenarios separated by commas.")
     ] = "all",
     config: Annotated[
-        Path | None, yaml_option("--config", "simulate.yaml", "Settings on top of the shipped ones")
+        Path | None, opt.yaml_option("--config", "simulate.yaml", "Settings on top of the shipped ones")
     ] = None,
     profile: Annotated[
         str, typer.Option("--profile", help="Profile of the settings: default, or recording.")

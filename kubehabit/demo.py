@@ -26,6 +26,7 @@ from kubehabit.client.remote import AnswerError, BusyError, Remote, UnreachableE
 from kubehabit.client.send import patiently
 from kubehabit.demo_server import Server, termination
 from kubehabit.tables.demo import Played, Story, announce, chapter, farewell, report, short
+from kubehabit.tables.screen import VisibleConsole
 
 #: Marks a folder that a demo made, which the next demo may therefore empty.
 MARKER = ".kubehabit-demo"
@@ -45,15 +46,12 @@ def run(
     """The whole story: build, train, register, serve, play, evaluate.
 
     Args:
-        home: folder for everything the demo makes, emptied first; `demo` in `KUBEHABIT_HOME` if not given.
-        recordings: what to learn and to play; the shipped ones if not given.
+        home: folder for everything the demo makes, emptied first; `demo` in `KUBEHABIT_HOME` if None.
+        recordings: what to learn and to play; the shipped ones if None.
         overrides: further options for training, as `kubehabit train` takes them.
-        console: where to print it.
-
-    Raises:
-        KubehabitError: a part is missing or does not work; the sentence says which and what to do.
+        console: where to print.
     """
-    console = console or Console()
+    console = console or VisibleConsole()
     recordings = recordings or Recordings.shipped()
     home = _fresh(home or kubehabit_home() / "demo")
     with _environment(home), termination():
@@ -61,7 +59,6 @@ def run(
 
 
 def _chapters(home: Path, recordings: Recordings, overrides: Sequence[str], console: Console) -> Story:
-    """The chapters, in order."""
     # Imported here: MLflow reads where its store is when it is first used.
     from data.dataset.build import build
     from training.evaluation.evaluate import judge
@@ -72,11 +69,8 @@ def _chapters(home: Path, recordings: Recordings, overrides: Sequence[str], cons
     dataset = home / "dataset"
     config = Path(str(files("configs") / "train.yaml"))
 
-    chapter(
-        console,
-        "1/5  Read normal work",
-        f"kubehabit data build {short(recordings.normal)} --out {short(dataset)}",
-    )
+    build_command = f"kubehabit data build {short(recordings.normal)} --out {short(dataset)}"
+    chapter(console, "1/5  Read normal work", build_command)
     console.print(build([recordings.normal], dataset).describe(), highlight=False, markup=False)
 
     chapter(console, "2/5  Learn the habits in it", f"kubehabit train --data {short(dataset)}")
@@ -100,11 +94,7 @@ def _chapters(home: Path, recordings: Recordings, overrides: Sequence[str], cons
 
 
 def play(server: Server, log: Path, console: Console) -> Played:
-    """Send a log through `POST /v1/score` in batches, in order, and print alerts as they are raised.
-
-    Raises:
-        KubehabitError: the API refused a batch or went away.
-    """
+    """Send a log through `POST /v1/score` in batches, in order, and print alerts as they are raised."""
     service = Remote(server.url)
     total = sum(1 for _ in open_lines(log))
     columns = (
@@ -117,9 +107,10 @@ def play(server: Server, log: Path, console: Console) -> Played:
     known: dict[str, str] = {}
     spent = 0.0
     done = 0
+    lines = open_lines(log)
     with _quoting(server), Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("playing", total=total, rate="-", raised=0)
-        for batch in _batches(open_lines(log)):
+        while batch := list(islice(lines, BATCH_EVENTS)):
             body = gzip.compress(b"\n".join(batch), 1)
             began = time.monotonic()
             answer = patiently(_PATIENCE, BusyError)(service.post_events, body, "gzip")
@@ -140,18 +131,10 @@ def _quoting(server: Server) -> Iterator[None]:
     """Say what the server's log says where a request fails."""
     try:
         yield
-    except UnreachableError as error:
+    except (UnreachableError, AnswerError) as error:
         server.raise_if_dead()
-        raise KubehabitError(f"The API stopped answering: {error} Its log: {short(server.log)}") from error
-    except AnswerError as error:
-        raise KubehabitError(
-            f"The API answered with {error.status}: {error} Its log: {short(server.log)}"
-        ) from error
-
-
-def _batches(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
-    while batch := list(islice(lines, BATCH_EVENTS)):
-        yield batch
+        answer = f"answered with {error.status}" if isinstance(error, AnswerError) else "stopped answering"
+        raise KubehabitError(f"The API {answer}: {error} Its log: {short(server.log)}") from error
 
 
 def _fresh(home: Path) -> Path:

@@ -7,23 +7,9 @@ from typing import Annotated
 
 import typer
 
-from kubehabit.options import (
-    AlertIDs,
-    AsJson,
-    Local,
-    Out,
-    ServiceConfig,
-    SinceAny,
-    Store,
-    Until,
-    Url,
-    fail,
-    moment,
-    remote,
-    room,
-)
+from kubehabit import options as opt
 
-app = room("")
+app = opt.room("")
 
 
 @app.command("evidence")
@@ -33,30 +19,27 @@ def evidence(
         typer.Option(
             "--incident",
             help="ID of an incident: its report, and every request of it and of what followed.",
-            show_default=False,
         ),
     ] = None,
-    alert: Annotated[list[str] | None, AlertIDs] = None,
+    alert: Annotated[list[str] | None, opt.AlertIDs] = None,
     audit_id: Annotated[
         list[str] | None,
-        typer.Option("--audit-id", help="Audit ID of a request; may be repeated.", show_default=False),
+        typer.Option("--audit-id", help="Audit ID of a request; may be repeated."),
     ] = None,
     principal: Annotated[
         str | None,
-        typer.Option(
-            "--principal", "-p", help="Every request of it from --since to --until.", show_default=False
-        ),
+        typer.Option("--principal", "-p", help="Every request of it from --since to --until."),
     ] = None,
-    since: SinceAny = None,
-    until: Until = None,
+    since: opt.SinceAny = None,
+    until: opt.Until = None,
     note: Annotated[
         str, typer.Option("--note", help="Reason for the export; kept in the ledger.", show_default=False)
     ] = "",
-    out: Annotated[Path, Out] = Path("evidence"),
-    url: Url = None,
-    local: Local = False,
-    config: ServiceConfig = None,
-    store: Store = None,
+    out: Annotated[Path, opt.Out] = Path("evidence"),
+    url: opt.Url = None,
+    local: opt.Local = False,
+    config: opt.ServiceConfig = None,
+    store: opt.Store = None,
 ) -> None:
     """Export evidence: the original events with checksums and proof, the alerts, the model, and who exported it when.
 
@@ -76,20 +59,21 @@ def evidence(
         alerts=tuple(alert or ()),
         audit_ids=tuple(audit_id or ()),
         principal=principal,
-        since=moment(since),
-        until=moment(until),
+        since=opt.moment(since),
+        until=opt.moment(until),
         note=note,
     )
     if incident is not None and (alert or audit_id or principal):
-        fail("an incident is exported by itself: leave out --alert, --audit-id and --principal.")
+        opt.fail("an incident is exported by itself: leave out --alert, --audit-id and --principal.")
     if local or config is not None or store is not None:
         made = client.from_files(wanted, store, config)
     else:
-        made = client.from_service(wanted, remote(url))
-    missing, sentence = client.write(made, incident, out)
+        made = client.from_service(wanted, opt.remote(url))
+    path, events, missing = client.write(made, incident, out)
     if missing:
-        typer.echo(missing, err=True)
-    typer.echo(sentence)
+        opt.say(f"{missing:,} of the requests asked for are not in the store; the file names them.", err=True)
+    opt.say(f"{events:,} events: {path}.html to read and print, {path}.json with the proof.")
+    opt.say(f"Next: kubehabit verify {path}.json")
 
 
 @app.command("verify")
@@ -101,33 +85,25 @@ def verify(
             help="A file of evidence, or its page. Without one the event store is checked.",
             exists=True,
             dir_okay=False,
-            show_default=False,
         ),
     ] = None,
-    config: ServiceConfig = None,
-    store: Store = None,
+    config: opt.ServiceConfig = None,
+    store: opt.Store = None,
     head: Annotated[
         str | None,
         typer.Option(
             "--head",
             help="Head of an earlier report: shows whether the ledger was cut off or rewritten since.",
-            show_default=False,
         ),
     ] = None,
     key: Annotated[
         Path | None,
-        typer.Option(
-            "--key",
-            help="Ed25519 public key (PEM) that the ledger must be signed with.",
-            exists=True,
-            dir_okay=False,
-            show_default=False,
-        ),
+        opt.file_option("--key", "Ed25519 public key (PEM) that the ledger must be signed with."),
     ] = None,
     gap_minutes: Annotated[
         float, typer.Option("--gap-minutes", help="Time without an event that is reported as a gap.", min=0.0)
     ] = 10,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Check that no event in the store was changed, removed, added or reordered, and report gaps in time.
 
@@ -137,12 +113,36 @@ def verify(
 
     Next:  keep the head that it prints somewhere else, for the next time.
     """
+    from rich.console import Console
+
     from kubehabit.tables import evidence as tables
+    from kubehabit.tables.screen import show
+    from serving.forensics.evidence.export import check
+    from serving.forensics.evidence.page import check_page
     from serving.forensics.ledger import load_public_key
+    from serving.forensics.verify import verify as verify_store
+    from serving.settings import load_settings
 
     public = None if key is None else load_public_key(key)
     if file is not None:
-        sound = tables.checked_file(file, public, as_json)
+        checked = check(file, public)
+        checked.findings.extend(check_page(file))
+        sound, lines = not checked.findings, tables.file_lines(file, checked)
+        content: object = checked
     else:
-        sound = tables.checked_store(store, config, public, head, gap_minutes, as_json)
+        folder = (store or load_settings(config).events.resolved_path).absolute()
+        with Console(stderr=True).status("Reading the ledger") as status:
+            report = verify_store(
+                folder,
+                key=public,
+                head=head,
+                gap_seconds=60 * gap_minutes,
+                on_records=lambda count: status.update(f"{count:,} records checked"),
+            )
+        sound, lines = report.is_sound, tables.store_lines(report)
+        content = report.to_dict()
+    if as_json:
+        opt.print_json(content)
+    else:
+        show(*lines)
     raise typer.Exit(0 if sound else 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import import_module
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 from kubehabit.options import moment
 
 #: Letters of the options that are typed most.
-_SHORT = {"principal": "-p", "namespace": "-n"}
+_SHORT = {"principal": ("-p",), "namespace": ("-n",)}
 
 
 class QueryCommand(TyperCommand):
@@ -67,8 +67,7 @@ def query_command(model_path: str, fields: Sequence[str]) -> type[QueryCommand]:
     A field becomes the option `--field-name` with the field's description, default, choices and bounds. A list may be
     repeated, an empty choice is left out, and a time accepts what a person writes (7d, 14:02).
     """
-    attributes: Mapping[str, Any] = {"model_path": model_path, "fields": tuple(fields)}
-    return type("QueryCommand", (QueryCommand,), dict(attributes))
+    return type("QueryCommand", (QueryCommand,), {"model_path": model_path, "fields": tuple(fields)})
 
 
 def _flag(name: str) -> str:
@@ -106,16 +105,13 @@ def _options_of(model: Any, fields: Sequence[str]) -> list[Any]:
             if hasattr(limit, attribute)
         }
         default = field.get_default(call_default_factory=True) or None
-        names = [_flag(name), *([_SHORT[name]] if name in _SHORT else [])]
+        names = [_flag(name), *_SHORT.get(name, ())]
         help_ = f"{field.description.removesuffix('; empty: any')}." if field.description else None
-        option = typer.Option(*names, help=help_, show_default=default is not None, **bounds)
-        type_ = _type_of(field)
+        option = typer.Option(*names, help=help_, **bounds)
+        type_ = _type_of(field) if default is not None else _type_of(field) | None
         parameters.append(
             inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=default,
-                annotation=Annotated[type_ if default is not None else type_ | None, option],
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, option]
             )
         )
 

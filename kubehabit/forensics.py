@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from kubehabit import options as opt
 from kubehabit.filters import query_command
-from kubehabit.options import (
-    AsJson,
-    JsonLines,
-    Local,
-    ServiceConfig,
-    SinceAny,
-    Store,
-    Until,
-    Url,
-    moment,
-    print_json,
-    remote,
-    room,
-)
 
-app = room("")
+app = opt.room("")
 _FILTERS = query_command(
     "serving.api.parameters:EventQuery",
     (
@@ -39,9 +25,7 @@ def events(
     ctx: typer.Context,
     newest: Annotated[bool, typer.Option("--newest", help="Begin with the newest.")] = False,
     limit: Annotated[int, typer.Option("--limit", help="Largest number of events.", min=1, max=10_000)] = 100,
-    cursor: Annotated[
-        str | None, typer.Option("--cursor", help="Continue where the last answer ended.", show_default=False)
-    ] = None,
+    cursor: opt.TextCursor = None,
     original: Annotated[
         bool,
         typer.Option(
@@ -49,11 +33,11 @@ def events(
             help="Print the events' own text, one a line; Secret contents and tokens are redacted.",
         ),
     ] = False,
-    url: Url = None,
-    local: Local = False,
-    config: ServiceConfig = None,
-    store: Store = None,
-    as_json: JsonLines = False,
+    url: opt.Url = None,
+    local: opt.Local = False,
+    config: opt.ServiceConfig = None,
+    store: opt.Store = None,
+    as_json: opt.JsonLines = False,
 ) -> None:
     """List the events that were received, oldest first. All filters must match.
 
@@ -65,18 +49,21 @@ def events(
     """
     from kubehabit.client.events import answers_of
     from kubehabit.tables import events as tables
+    from kubehabit.tables.screen import more
 
     wanted = ctx.obj.filter()
     answers = answers_of(url, local, config, store)
     page = answers.events(wanted, limit=limit, cursor=cursor, newest=newest, texts=original)
     if original:
-        sys.stdout.writelines(record.event + "\n" for record in page.records)
+        for record in page.records:
+            opt.say_json(record.event)
     elif as_json:
-        sys.stdout.writelines(tables.json_line(record) for record in page.records)
+        for record in page.records:
+            opt.say_json(tables.json_line(record))
     else:
         tables.events(page.records, answers)
     if page.cursor is not None:
-        typer.echo(f"There are more: the same with --cursor {page.cursor}, or a larger --limit.", err=True)
+        opt.say(more(page.cursor), err=True)
 
 
 @app.command("principals")
@@ -90,7 +77,6 @@ def principals(
         typer.Option(
             "--kind",
             help="human, serviceaccount, node, component, controller or anonymous.",
-            show_default=False,
         ),
     ] = None,
     order: Annotated[
@@ -98,11 +84,9 @@ def principals(
         typer.Option("--order", help="last (most recent activity), name, or nearest (closest to an alert)."),
     ] = "last",
     limit: Annotated[int, typer.Option("--limit", help="Largest number of principals.", min=1, max=500)] = 50,
-    cursor: Annotated[
-        str | None, typer.Option("--cursor", help="Continue where the last answer ended.", show_default=False)
-    ] = None,
-    url: Url = None,
-    as_json: AsJson = False,
+    cursor: opt.TextCursor = None,
+    url: opt.Url = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """List the principals that a running service knows, from training or because they acted since.
 
@@ -113,14 +97,7 @@ def principals(
     Next:  `kubehabit principal NAME`, for the habits of one.
     """
     given = {"search": search or None, "kind": kind, "order": order, "limit": limit, "cursor": cursor}
-    answer = remote(url).get("principals", **given)
-    if as_json:
-        print_json(answer)
-        return
-    from kubehabit.tables import alerts
-    from kubehabit.tables import principals as tables
-
-    alerts.show(tables.principals_table(answer))
+    opt.show(opt.remote(url).get("principals", **given), "principals.principals_table", as_json)
 
 
 @app.command("principal")
@@ -130,36 +107,33 @@ def principal(
         typer.Argument(
             metavar="NAME",
             help="A user name; a service account is system:serviceaccount:NAMESPACE:NAME.",
-            show_default=False,
         ),
     ],
-    since: SinceAny = None,
-    until: Until = None,
+    since: opt.SinceAny = None,
+    until: opt.Until = None,
     log: Annotated[
         list[Path] | None,
         typer.Option(
             "--log",
             help="Read this audit log, file or folder, instead of what a service keeps; may be repeated.",
             exists=True,
-            show_default=False,
             rich_help_panel="What to read",
         ),
     ] = None,
-    url: Url = None,
-    local: Local = False,
-    config: ServiceConfig = None,
-    store: Store = None,
+    url: opt.Url = None,
+    local: opt.Local = False,
+    config: opt.ServiceConfig = None,
+    store: opt.Store = None,
     history: Annotated[
         Path | None,
         typer.Option(
             "--history",
             help="History file to read (implies --local). Default: history.path of the settings.",
             dir_okay=False,
-            show_default=False,
             rich_help_panel="What to read",
         ),
     ] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Show one principal: what it did and when, from where and with which client, how unusual that was, and how its peers differ.
 
@@ -175,7 +149,7 @@ def principal(
     from kubehabit.client.events import answers_of, life_of
     from kubehabit.tables import events as tables
 
-    span = (moment(since), moment(until))
+    span = (opt.moment(since), opt.moment(until))
     if log and (local or config or store or history):
         raise typer.BadParameter("leave out --local, --config, --store and --history.", param_hint="--log")
     if log:
@@ -184,6 +158,6 @@ def principal(
     else:
         found, past = life_of(answers_of(url, local, config, store, history), name, *span)
     if as_json:
-        tables.print_json(msgspec.to_builtins(found) | past)
+        opt.print_json(msgspec.to_builtins(found) | past)
     else:
         tables.principal(found, past)

@@ -2,50 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from kubehabit.alerts import local_store, show
-from kubehabit.options import (
-    AlertIDs,
-    AsJson,
-    By,
-    Cursor,
-    ListsByDefault,
-    Local,
-    Note,
-    ServiceConfig,
-    Url,
-    remote,
-    room,
-)
+from kubehabit import options as opt
 
-app = room(
+app = opt.room(
     """
     Read incidents and decide on them. Without a command: list them.
 
     `kubehabit incidents --state open`
     """,
-    cls=ListsByDefault,
+    cls=opt.ListsByDefault,
 )
-IncidentID = Annotated[str, typer.Argument(metavar="ID", help="ID of the incident.", show_default=False)]
+IncidentID = Annotated[str, typer.Argument(metavar="ID", help="ID of the incident.")]
 
 
 @app.command("list")
 def incidents_list(
     state: Annotated[
         Literal["open", "closed", "merged"] | None,
-        typer.Option("--state", help="State of the incident.", show_default=False),
+        typer.Option("--state", help="State of the incident."),
     ] = None,
     limit: Annotated[
         int, typer.Option("--limit", help="Largest number of incidents, newest first.", min=1, max=200)
     ] = 50,
-    cursor: Cursor = None,
-    url: Url = None,
-    local: Local = False,
-    config: ServiceConfig = None,
-    as_json: AsJson = False,
+    cursor: opt.Cursor = None,
+    url: opt.Url = None,
+    local: opt.Local = False,
+    config: opt.ServiceConfig = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """List incidents, newest first.
 
@@ -55,19 +42,18 @@ def incidents_list(
 
     Next:  `kubehabit incidents show ID`.
     """
-    store = local_store(local, config)
-    given: dict[str, Any] = {"state": state, "limit": limit, "cursor": cursor}
-    answer = remote(url).get("incidents", **given) if store is None else store.incidents(**given)
-    show(answer, "incidents_table", as_json)
+    source = opt.alert_source(url, local, config)
+    answer = source.get("incidents", state=state, limit=limit, cursor=cursor)
+    opt.show(answer, "alerts.incidents_table", as_json)
 
 
 @app.command("show")
 def incidents_show(
     incident_id: IncidentID,
-    url: Url = None,
-    local: Local = False,
-    config: ServiceConfig = None,
-    as_json: AsJson = False,
+    url: opt.Url = None,
+    local: opt.Local = False,
+    config: opt.ServiceConfig = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Show one incident: where it began, how it spread, what followed, what to do.
 
@@ -77,9 +63,13 @@ def incidents_show(
 
     Next:  `kubehabit evidence --incident ID`, to keep it with proof; `kubehabit incidents close ID`, once it is dealt with.
     """
-    store = local_store(local, config)
-    answer = remote(url).get("incidents", incident_id) if store is None else store.incident(incident_id)
-    show(answer, "incident_page", as_json)
+    answer = opt.alert_source(url, local, config).get("incidents", incident_id)
+    opt.show(answer, "alerts.incident_page", as_json)
+
+
+def _decide(url: str | None, incident_id: str, action: str, body: dict[str, object], as_json: bool) -> None:
+    answer = opt.remote(url).post("incidents", incident_id, action, body=body)
+    opt.show(answer, "alerts.incident_page", as_json)
 
 
 @app.command("merge")
@@ -87,14 +77,12 @@ def incidents_merge(
     incident_id: IncidentID,
     other: Annotated[
         str,
-        typer.Argument(
-            metavar="OTHER", help="ID of the incident that is merged into it.", show_default=False
-        ),
+        typer.Argument(metavar="OTHER", help="ID of the incident that is merged into it."),
     ],
-    note: Note = "",
-    by: By = "",
-    url: Url = None,
-    as_json: AsJson = False,
+    note: opt.Note = "",
+    by: opt.By = "",
+    url: opt.Url = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Merge another incident into one. Nothing is deleted; the history keeps who did it and why.
 
@@ -102,18 +90,17 @@ def incidents_merge(
 
     Example:  `kubehabit incidents merge 7d0c6a1f52b8e934 9f2c11d04ab7e621 --note "Same laptop."`
     """
-    body = {"incident": other, "note": note, "by": by}
-    show(remote(url).post("incidents", incident_id, "merge", body=body), "incident_page", as_json)
+    _decide(url, incident_id, "merge", {"incident": other, "note": note, "by": by}, as_json)
 
 
 @app.command("split")
 def incidents_split(
     incident_id: IncidentID,
-    alert: Annotated[list[str], AlertIDs],
-    note: Note = "",
-    by: By = "",
-    url: Url = None,
-    as_json: AsJson = False,
+    alert: Annotated[list[str], opt.AlertIDs],
+    note: opt.Note = "",
+    by: opt.By = "",
+    url: opt.Url = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Move some alerts into a new incident and show it. The two are never joined again automatically.
 
@@ -121,8 +108,7 @@ def incidents_split(
 
     Example:  `kubehabit incidents split 7d0c6a1f52b8e934 --alert 9f2c11d04ab7e621 --note "Planned migration."`
     """
-    body = {"alerts": alert, "note": note, "by": by}
-    show(remote(url).post("incidents", incident_id, "split", body=body), "incident_page", as_json)
+    _decide(url, incident_id, "split", {"alerts": alert, "note": note, "by": by}, as_json)
 
 
 @app.command("close")
@@ -131,10 +117,10 @@ def incidents_close(
     outcome: Annotated[
         Literal["malicious", "normal", "unclear"], typer.Option("--outcome", help="What it turned out to be.")
     ] = "unclear",
-    note: Note = "",
-    by: By = "",
-    url: Url = None,
-    as_json: AsJson = False,
+    note: opt.Note = "",
+    by: opt.By = "",
+    url: opt.Url = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Close an incident. Later alerts of the same principals begin a new one.
 
@@ -142,17 +128,16 @@ def incidents_close(
 
     Example:  `kubehabit incidents close 7d0c6a1f52b8e934 --outcome malicious --note "Token revoked."`
     """
-    body = {"outcome": outcome, "note": note, "by": by}
-    show(remote(url).post("incidents", incident_id, "close", body=body), "incident_page", as_json)
+    _decide(url, incident_id, "close", {"outcome": outcome, "note": note, "by": by}, as_json)
 
 
 @app.command("note")
 def incidents_note(
     incident_id: IncidentID,
-    text: Annotated[str, typer.Argument(help="Text of the note.", show_default=False)],
-    by: By = "",
-    url: Url = None,
-    as_json: AsJson = False,
+    text: Annotated[str, typer.Argument(help="Text of the note.")],
+    by: opt.By = "",
+    url: opt.Url = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Add a note to the history of an incident. It changes nothing else, and cannot be changed later.
 
@@ -160,5 +145,4 @@ def incidents_note(
 
     Example:  `kubehabit incidents note 7d0c6a1f52b8e934 "Called Judy: it was not her." --by carol`
     """
-    body = {"note": text, "by": by}
-    show(remote(url).post("incidents", incident_id, "notes", body=body), "incident_page", as_json)
+    _decide(url, incident_id, "notes", {"note": text, "by": by}, as_json)

@@ -8,36 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from kubehabit.options import (
-    CHAMPION,
-    AsJson,
-    Dataset,
-    Labels,
-    Log,
-    Model,
-    Report,
-    fail,
-    print_json,
-    room,
-    shipped,
-    yaml_option,
-)
+from kubehabit import options as opt
 
-app = room("")
-
-
-def _log(name: str, help_: str) -> Any:
-    return typer.Option(name, help=help_, exists=True, dir_okay=False, show_default=False)
+app = opt.room("")
 
 
 @app.command("evaluate")
 def evaluate(
-    log: Annotated[Path, _log("--log", "Audit log to evaluate on.")],
-    labels: Annotated[Path | None, Labels] = None,
-    model: Model = CHAMPION,
-    data: Annotated[Path | None, Dataset] = None,
-    report: Annotated[Path | None, Report] = None,
-    as_json: AsJson = False,
+    log: Annotated[Path, opt.file_option("--log", "Audit log to evaluate on.")],
+    labels: Annotated[Path | None, opt.Labels] = None,
+    model: opt.Model = opt.CHAMPION,
+    data: Annotated[Path | None, opt.Dataset] = None,
+    report: Annotated[Path | None, opt.Report] = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Evaluate a registered model on a labelled log: attacks caught, false incidents, look-alikes raised.
 
@@ -53,7 +36,7 @@ def evaluate(
 
     figures = judge_model(model, log, labels, data=data, report=report)
     if as_json:
-        print_json(figures)
+        opt.print_json(figures)
     else:
         _print_figures(figures)
     if report is not None:
@@ -64,42 +47,43 @@ def _print_figures(figures: Mapping[str, Any]) -> None:
     """Single figures one a line, then one line for each scenario."""
     for name, value in figures.items():
         if isinstance(value, bool | int | str) or value is None:
-            typer.echo(f"  {name:<32} {value}")
+            opt.say(f"  {name:<32} {value}")
         elif isinstance(value, float):
             typer.echo(f"  {name:<32} {value:.4g}")
     for run in figures.get("runs", []):
         what = "look-alike" if run["kind"] != "attack" else run["class"]
         verdict = "caught" if run["detected"] else "-"
-        typer.echo(f"  {verdict:<8} {what:<12} {run['scenario']:<40} {run['principal']}")
+        opt.say(f"  {verdict:<8} {what:<12} {run['scenario']:<40} {run['principal']}")
 
 
 @app.command("ablate", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def ablate(
     ctx: typer.Context,
-    data: Annotated[Path | None, Dataset] = None,
+    data: Annotated[Path | None, opt.Dataset] = None,
     log: Annotated[
-        Path | None, _log("--log", "Labelled audit log to evaluate on. Default: the shipped one.")
+        Path | None,
+        opt.file_option("--log", "Labelled audit log to evaluate on. Default: the opt.shipped one."),
     ] = None,
-    labels: Annotated[Path | None, Labels] = None,
+    labels: Annotated[Path | None, opt.Labels] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="Run only this variant, beside the shipped one; may be repeated."),
+        typer.Option("--only", help="Run only this variant, beside the opt.shipped one; may be repeated."),
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option("--steps", help="Training steps of each variant. Default: those of --config.", min=1),
     ] = None,
     config: Annotated[
-        Path | None, yaml_option("--config", "train.yaml", "Settings of the training that are varied")
+        Path | None, opt.yaml_option("--config", "train.yaml", "Settings of the training that are varied")
     ] = None,
-    variants: Annotated[Path | None, yaml_option("--variants", "ablate.yaml", "Variants")] = None,
-    report: Annotated[Path | None, Report] = None,
+    variants: Annotated[Path | None, opt.yaml_option("--variants", "ablate.yaml", "Variants")] = None,
+    report: Annotated[Path | None, opt.Report] = None,
 ) -> None:
     """Ablation: leave out or change one choice of the detector at a time, and see what each is worth.
 
     Some variants are trained again (a good minute each on two idle cores), others only evaluated in another way. Each is a
     run of the MLflow experiment `kubehabit-ablation`. Resumable: finished variants are not repeated. Further options go to
-    every training. Without --data, --log and --labels the shipped recordings are used; without --report the table goes to
+    every training. Without --data, --log and --labels the opt.shipped recordings are used; without --report the table goes to
     ablations.md in KUBEHABIT_HOME.
 
     Example:  `kubehabit ablate --only "no conditioning" --only "novelty alone"`
@@ -113,8 +97,8 @@ def ablate(
     table = report or home() / "ablations.md"
     run_id = ablation.ablate(
         ablation.Where.of(data, log, labels),
-        config=config or shipped("train.yaml"),
-        variants=AblateConfig.load(variants or shipped("ablate.yaml")),
+        config=config or opt.shipped("train.yaml"),
+        variants=AblateConfig.load(variants or opt.shipped("ablate.yaml")),
         only=only or [],
         options=[*([f"--trainer.max_steps={steps}"] if steps else []), *ctx.args],
         out=table,
@@ -124,17 +108,22 @@ def ablate(
 
 @app.command("promote")
 def promote(
-    log: Annotated[list[Path] | None, _log("--log", "Labelled audit log; may be repeated.")] = None,
-    labels: Annotated[list[Path] | None, _log("--labels", "Labels of each --log, in the same order.")] = None,
+    log: Annotated[
+        list[Path] | None, opt.file_option("--log", "Labelled audit log; may be repeated.")
+    ] = None,
+    labels: Annotated[
+        list[Path] | None, opt.file_option("--labels", "Labels of each --log, in the same order.")
+    ] = None,
     normal: Annotated[
-        list[Path] | None, _log("--normal", "Audit log of recent normal work; may be repeated.")
+        list[Path] | None, opt.file_option("--normal", "Audit log of recent normal work; may be repeated.")
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the registered model.")] = "kubehabit",
     challenger: Annotated[
-        str, typer.Option("--challenger", "--version", help="Challenger: a version number or an alias.")
+        str, typer.Option("--challenger", help="Challenger: a version number or an alias.")
     ] = "challenger",
+    version: Annotated[str | None, typer.Option("--version", hidden=True)] = None,
     config: Annotated[
-        Path | None, yaml_option("--config", "promote.yaml", "Margins of the comparison")
+        Path | None, opt.yaml_option("--config", "promote.yaml", "Margins of the comparison")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Compare and decide, but change nothing.")
@@ -142,7 +131,7 @@ def promote(
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Make the previous champion champion again.")
     ] = False,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Make a challenger champion, if it is no worse on the same recordings and on recent normal work.
 
@@ -152,21 +141,20 @@ def promote(
 
     Next:  `kubehabit serve` follows the champion by itself. To undo it: `kubehabit promote --rollback`.
     """
-    from rich.console import Console
-
+    from kubehabit.tables.screen import show
     from training.lifecycle import promotion as gate
 
     if rollback:
         now, before = gate.roll_back(name)
         if as_json:
-            print_json({"champion": now, "previous": before})
+            opt.print_json({"champion": now, "previous": before})
         else:
             typer.echo(
                 f"Version {now} of {name} is champion again; version {before} is now the previous one."
             )
         return
     if len(log or []) != len(labels or []):
-        fail(
+        opt.fail(
             "every --log needs its --labels, in the same order. Logs without labels are given with --normal."
         )
     decision = gate.promote(
@@ -174,25 +162,24 @@ def promote(
         list(zip(log or [], labels or [], strict=True)),
         normal or [],
         gate.GateConfig.load(config),
-        challenger=challenger,
+        challenger=version or challenger,  # --version is the name it had before
         dry_run=dry_run,
     )
     if as_json:
-        print_json(decision.to_dict())
+        opt.print_json(decision.to_dict())
     else:
-        Console().print(decision.table())
-        typer.echo(decision.sentence())
+        show(decision.table(), *decision.sentence().split("\n"))
     raise typer.Exit(0 if decision.promoted else 1)
 
 
 @app.command("drift")
 def drift(
-    log: Log,
-    model: Model = CHAMPION,
+    log: opt.Log,
+    model: opt.Model = opt.CHAMPION,
     config: Annotated[
-        Path | None, yaml_option("--config", "drift.yaml", "Thresholds of the comparison")
+        Path | None, opt.yaml_option("--config", "drift.yaml", "Thresholds of the comparison")
     ] = None,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Say whether the cluster still behaves as the model was calibrated, and whether to train again.
 
@@ -203,13 +190,12 @@ def drift(
 
     Next:  `kubehabit data build` and `kubehabit train --warm-start models:/kubehabit@champion`, if it says so.
     """
-    from rich.console import Console
-
+    from kubehabit.tables.screen import show
     from training.lifecycle.drift import DriftConfig
     from training.lifecycle.drift import drift as compare
 
     report = compare(log, model, DriftConfig.load(config), progress=not as_json)
     if as_json:
-        print_json(report.to_dict())
+        opt.print_json(report.to_dict())
     else:
-        Console().print(report.screen())
+        show(report.screen())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,24 +14,20 @@ from typer.core import TyperGroup
 from kubehabit.client import THIS_MACHINE
 
 if TYPE_CHECKING:
+    from kubehabit.client.local import LocalStore
     from kubehabit.client.remote import Remote
 
 #: Model that evaluation, scoring and drift use unless another is named.
 CHAMPION = "models:/kubehabit@champion"
-#: Address of `kubehabit serve` with its shipped settings.
 #: Heading in `--help` of the options that say what is read: a running service, or the files of one.
 _SOURCE = "What to read"
+#: Of an option or argument that names a file.
+_FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "show_default": False}
 
 
 def room(help_: str, *, cls: type[TyperGroup] | None = None, **options: Any) -> typer.Typer:
     """A group of commands, with the settings that all groups share."""
-    return typer.Typer(
-        cls=cls or TyperGroup,
-        no_args_is_help=cls is None,
-        rich_markup_mode="markdown",
-        help=help_,
-        **options,
-    )
+    return typer.Typer(cls=cls or TyperGroup, no_args_is_help=cls is None, help=help_, **options)
 
 
 class ListsByDefault(TyperGroup):
@@ -50,61 +47,79 @@ def shipped(name: str) -> Path:
 
 def yaml_option(name: str, file: str, what: str, **options: Any) -> Any:
     """An option that names a YAML file and defaults to a shipped one."""
-    return typer.Option(
-        name,
-        help=f"{what}, as a YAML file. Default: the shipped {file}.",
-        exists=True,
-        dir_okay=False,
-        show_default=False,
-        **options,
-    )
+    return file_option(name, f"{what}, as a YAML file. Default: the shipped {file}.", **options)
+
+
+def file_option(name: str, help_: str, **options: Any) -> Any:
+    """An option that names a file that exists."""
+    return typer.Option(name, help=help_, **_FILE, **options)
 
 
 def fail(sentence: str, status: int = 2) -> None:
     """End the command with one sentence on standard error."""
-    typer.echo(f"error: {sentence}", err=True)
+    say(f"error: {sentence}", err=True)
     raise typer.Exit(status)
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text on one line, with each of its characters visible."""
+    from data.visible_text import visible
+
+    typer.echo(visible(text), err=err)
+
+
 def print_json(content: Any) -> None:
-    """Print one JSON object on standard output."""
-    typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+    """Print one JSON object on standard output; dataclasses and structs are written as the API writes them."""
+    import msgspec
+
+    say_json(json.dumps(content, indent=1, ensure_ascii=False, default=msgspec.to_builtins))
+
+
+def say_json(text: str) -> None:
+    """Print a JSON text; characters that are not visible are written as escapes of JSON, which mean the same."""
+    from data.visible_text import visible
+
+    lines = text.split("\n")  # none of them is within a string
+    if any(visible(line) != line for line in lines):
+        shown = (one if visible(one) == one or one == "\n" else json.dumps(one)[1:-1] for one in text)
+        text = "".join(shown)
+    typer.echo(text)
+
+
+def show(answer: Any, screen: str, as_json: bool) -> None:
+    """Print an answer as JSON, or as a function `module.function` of `kubehabit.tables` draws it."""
+    if as_json:
+        print_json(answer)
+        return
+    from kubehabit.tables.screen import show as show_screen
+
+    module, _, function = screen.partition(".")
+    show_screen(getattr(import_module(f"kubehabit.tables.{module}"), function)(answer))
 
 
 # -- input and output -------------------------------------------------------------------------------------------
 
 _LOG = "plain, .gz or .zst, in any format that docs/sources.md names"
-Log = Annotated[
-    Path, typer.Argument(help=f"Audit log: {_LOG}.", exists=True, dir_okay=False, show_default=False)
-]
+Log = Annotated[Path, typer.Argument(help=f"Audit log: {_LOG}.", **_FILE)]
 Logs = Annotated[
     list[Path],
     typer.Argument(
         metavar="LOG...",
         help=f"Audit logs, oldest first: {_LOG}; files, folders, or - for standard input.",
-        show_default=False,
     ),
 ]
-Dataset = typer.Option(
-    "--data", help="Dataset made by `kubehabit data build`.", exists=True, file_okay=False, show_default=False
-)
+Dataset = typer.Option("--data", help="Dataset made by `kubehabit data build`.", exists=True, file_okay=False)
 Labels = typer.Option(
-    "--labels",
-    help="Labels of the log: which requests were attacks (docs/scenarios.md).",
-    exists=True,
-    dir_okay=False,
-    show_default=False,
+    "--labels", help="Labels of the log: which requests were attacks (docs/scenarios.md).", **_FILE
 )
 Model = Annotated[
     str, typer.Option("--model", help="Model to use: models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle.")
 ]
 Report = typer.Option("--report", help="Write a Markdown report to this file.", dir_okay=False)
-Out = typer.Option("--out", help="Folder to write to.", file_okay=False, show_default=False)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for another program.")]
-JsonLines = Annotated[
-    bool,
-    typer.Option("--json", help="Print JSON on standard output, one object a line, for another program."),
-]
+Out = typer.Option("--out", help="Folder to write to.", file_okay=False)
+_JSON = "Print JSON on standard output"
+AsJson = Annotated[bool, typer.Option("--json", help=f"{_JSON}, for another program.")]
+JsonLines = Annotated[bool, typer.Option("--json", help=f"{_JSON}, one object a line, for another program.")]
 
 # -- a running service, or the files of one ---------------------------------------------------------------------
 
@@ -114,18 +129,11 @@ Url = Annotated[
         "--url",
         envvar="KUBEHABIT_URL",
         help=f"Address of a running `kubehabit serve`, asked with the token in KUBEHABIT_TOKEN. Default: {THIS_MACHINE}.",
-        show_default=False,
         rich_help_panel=_SOURCE,
     ),
 ]
-Local = Annotated[
-    bool,
-    typer.Option(
-        "--local",
-        help="Read the service's files on this machine instead; no service needs to run.",
-        rich_help_panel=_SOURCE,
-    ),
-]
+_LOCAL = "Read the service's files on this machine instead; no service needs to run."
+Local = Annotated[bool, typer.Option("--local", help=_LOCAL, rich_help_panel=_SOURCE)]
 ServiceConfig = Annotated[
     Path | None,
     yaml_option(
@@ -141,7 +149,6 @@ Store = Annotated[
         "--store",
         help="Folder of the event store to read (implies --local). Default: events.path of the settings.",
         file_okay=False,
-        show_default=False,
         rich_help_panel=_SOURCE,
     ),
 ]
@@ -158,15 +165,13 @@ SinceAny = Annotated[
     typer.Option(
         "--since",
         help="Start: 30m, 12h, 7d, 14:02 (UTC), 2026-11-24, or an RFC 3339 time. Default: all that is kept.",
-        show_default=False,
     ),
 ]
-Until = Annotated[str | None, typer.Option("--until", help="End, written like --since.", show_default=False)]
-Cursor = Annotated[
-    int | None,
-    typer.Option("--cursor", help="Continue where the last answer ended.", min=0, show_default=False),
-]
-AlertIDs = typer.Option("--alert", help="ID of an alert; may be repeated.", show_default=False)
+Until = Annotated[str | None, typer.Option("--until", help="End, written as the start is.")]
+_CURSOR = "Continue where the last answer ended."
+Cursor = Annotated[int | None, typer.Option("--cursor", help=_CURSOR, min=0)]
+TextCursor = Annotated[str | None, typer.Option("--cursor", help=_CURSOR)]
+AlertIDs = typer.Option("--alert", help="ID of an alert; may be repeated.")
 Note = Annotated[str, typer.Option("--note", help="Reason; kept in the incident's history.")]
 By = Annotated[str, typer.Option("--by", envvar="USER", help="Your name; kept in the incident's history.")]
 
@@ -176,6 +181,15 @@ def remote(url: str | None) -> Remote:
     from kubehabit.client.remote import Remote
 
     return Remote.at(url)
+
+
+def alert_source(url: str | None, local: bool, config: Path | None) -> LocalStore | Remote:
+    """The alert store on this machine if the options ask for it, else a running service."""
+    if not local and config is None:
+        return remote(url)
+    from kubehabit.client.local import LocalStore
+
+    return LocalStore(config)
 
 
 def moment(text: str | None) -> int | None:

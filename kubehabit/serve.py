@@ -8,33 +8,18 @@ from typing import Annotated
 
 import typer
 
-from kubehabit.options import (
-    CHAMPION,
-    AsJson,
-    JsonLines,
-    Log,
-    Logs,
-    Model,
-    Url,
-    print_json,
-    remote,
-    room,
-    shipped,
-    yaml_option,
-)
+from kubehabit import options as opt
 
-app = room("")
+app = opt.room("")
 
 
 @app.command("serve")
 def serve(
-    config: Annotated[Path | None, yaml_option("--config", "serve.yaml", "Settings of the service")] = None,
-    host: Annotated[
-        str | None, typer.Option("--host", help="Address to listen on.", show_default=False)
+    config: Annotated[
+        Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")
     ] = None,
-    port: Annotated[
-        int | None, typer.Option("--port", help="Port to listen on.", min=1, max=65535, show_default=False)
-    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", min=1, max=65535)] = None,
 ) -> None:
     """Serve the champion: score audit events as they arrive, keep alerts, answer at /v1, /docs and /metrics.
 
@@ -51,11 +36,11 @@ def serve(
     ask_ahead()
     from serving.server import serve as run_server
 
-    run_server(config or shipped("serve.yaml"), host, port)
+    run_server(config or opt.shipped("serve.yaml"), host, port)
 
 
 @app.command("send")
-def send(logs: Logs, url: Url = None, as_json: AsJson = False) -> None:
+def send(logs: opt.Logs, url: opt.Url = None, as_json: opt.AsJson = False) -> None:
     """Send logs to a running service once, for example to fill a gap; a batch that meets a busy service is sent again.
 
     Sending a log twice is harmless: the service recognises events that it has had. To follow a growing log, use Vector or
@@ -71,21 +56,21 @@ def send(logs: Logs, url: Url = None, as_json: AsJson = False) -> None:
 
     from kubehabit.client.send import Sender
 
-    sender = Sender(remote(url), lambda sentence: typer.echo(sentence, err=True))
+    sender = Sender(opt.remote(url), lambda sentence: opt.say(sentence, err=True))
     try:
         sent = sender.send(logs)
     finally:
         if as_json:
-            print_json(asdict(sender.sent))
+            opt.print_json(asdict(sender.sent))
         else:
             typer.echo(sender.sent.describe())
     for problem in sent.problems:
-        typer.echo(f"warning: {problem}", err=True)
+        opt.say(f"warning: {problem}", err=True)
     raise typer.Exit(1 if sent.problems else 0)
 
 
 @app.command("score")
-def score(log: Log, model: Model = CHAMPION, as_json: JsonLines = False) -> None:
+def score(log: opt.Log, model: opt.Model = opt.CHAMPION, as_json: opt.JsonLines = False) -> None:
     """Score one log file from beginning to end and print its alerts. Nothing is stored, no server is needed.
 
     Exit status 1 says that some records could not be read; all others were scored.
@@ -94,17 +79,16 @@ def score(log: Log, model: Model = CHAMPION, as_json: JsonLines = False) -> None
 
     Next:  `kubehabit serve`, to get the same answers while things happen.
     """
-    from kubehabit.tables import alerts
     from serving.rollout.score_file import score_log
 
     scored = score_log(log, model)
     if as_json:
         for alert in scored.alerts:
-            typer.echo(alert.model_dump_json(by_alias=True))
+            opt.say_json(alert.model_dump_json(by_alias=True))
     else:
-        alerts.show(alerts.scored_log(scored))
+        opt.show(scored, "alerts.scored_log", as_json)
     if scored.unreadable.count:
-        typer.echo(f"warning: {scored.unreadable.sentence()}", err=True)
+        opt.say(f"warning: {scored.unreadable.sentence()}", err=True)
         raise typer.Exit(1)
 
 
@@ -120,7 +104,6 @@ def model(
             "--per-day",
             help="Find the lowest threshold that gives at most this many alerts a day. Implies --preview.",
             min=0.01,
-            show_default=False,
         ),
     ] = None,
     scale: Annotated[
@@ -130,11 +113,10 @@ def model(
             help="A threshold, as a multiple of the calibrated one, 0.3 to 10. Implies --preview.",
             min=0.3,
             max=10,
-            show_default=False,
         ),
     ] = None,
-    url: Url = None,
-    as_json: AsJson = False,
+    url: opt.Url = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Show the model that a running service serves: its version, what it learned from, whether it still fits the cluster.
 
@@ -147,10 +129,10 @@ def model(
     """
     from kubehabit.client.remote import AnswerError
 
-    service = remote(url)
+    service = opt.remote(url)
     if preview or per_day is not None or scale is not None:
         answer = service.get("model", "preview", days=days, perDay=per_day, scale=scale)
-        screen = "preview_screen"
+        screen = "model.preview_screen"
     else:
         served = service.get("model")
         try:
@@ -160,11 +142,5 @@ def model(
                 raise
             drift = None
         answer = {"model": served, "drift": drift, "scale": served["thresholdScale"]}
-        screen = "model_screen"
-    if as_json:
-        print_json(answer)
-        return
-    from kubehabit.tables import alerts
-    from kubehabit.tables import model as tables
-
-    alerts.show(getattr(tables, screen)(answer))
+        screen = "model.model_screen"
+    opt.show(answer, screen, as_json)

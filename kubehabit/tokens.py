@@ -7,32 +7,29 @@ from typing import Annotated
 
 import typer
 
-from kubehabit.options import AsJson, print_json, room, shipped, yaml_option
+from kubehabit import options as opt
 
-app = room("Make, list and revoke the tokens with which callers of `kubehabit serve` prove who they are.")
+app = opt.room("Make, list and revoke the tokens with which callers of `kubehabit serve` prove who they are.")
 TokensFile = Annotated[
     Path | None,
     typer.Option(
         "--file",
         help="File of the tokens. Default: access.tokens of the settings, or tokens.json in KUBEHABIT_HOME.",
         dir_okay=False,
-        show_default=False,
     ),
 ]
-Config = Annotated[Path | None, yaml_option("--config", "serve.yaml", "Settings of the service")]
+Config = Annotated[Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")]
 
 
 def _tokens_file(file: Path | None, config: Path | None) -> Path:
     from serving.settings import read_settings
 
-    return file or read_settings(config or shipped("serve.yaml")).access.tokens_path
+    return file or read_settings(config or opt.shipped("serve.yaml")).access.tokens_path
 
 
 @app.command("create")
 def token_create(
-    name: Annotated[
-        str, typer.Argument(help="Name of the token, used in the access log.", show_default=False)
-    ],
+    name: Annotated[str, typer.Argument(help="Name of the token, used in the access log.")],
     scopes: Annotated[
         list[str],
         typer.Option(
@@ -66,7 +63,6 @@ def token_create(
         typer.Option(
             "--from",
             help="Read a token made elsewhere (32 random characters or more) from this file, - for standard input.",
-            show_default=False,
         ),
     ] = None,
     file: TokensFile = None,
@@ -99,21 +95,21 @@ def token_create(
 
 
 @app.command("list")
-def token_list(file: TokensFile = None, config: Config = None, as_json: AsJson = False) -> None:
+def token_list(file: TokensFile = None, config: Config = None, as_json: opt.AsJson = False) -> None:
     """List the tokens: names, scopes and times; the tokens themselves are not kept.
 
     Example:  `kubehabit token list`
     """
     from datetime import UTC, datetime
 
-    from rich.console import Console
     from rich.table import Table
 
+    from kubehabit.tables.screen import show
     from serving.access.tokens import read_tokens
 
     tokens = read_tokens(_tokens_file(file, config))
     if as_json:
-        print_json([token.model_dump(mode="json", exclude={"sha256"}) for token in tokens])
+        opt.print_json([token.model_dump(mode="json", exclude={"sha256"}) for token in tokens])
         return
     table = Table("name", "scopes", "created", "expires", "rate")
     now = datetime.now(UTC)
@@ -127,12 +123,12 @@ def token_list(file: TokensFile = None, config: Config = None, as_json: AsJson =
             expires + (" (expired)" if token.expired(now) else ""),
             ", ".join(f"{rate:g} {unit}" for unit, rate in rates if rate is not None),
         )
-    Console().print(table)
+    show(table)
 
 
 @app.command("revoke")
 def token_revoke(
-    name: Annotated[str, typer.Argument(help="As `kubehabit token list` shows it.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="As `kubehabit token list` shows it.")],
     file: TokensFile = None,
     config: Config = None,
 ) -> None:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from kubehabit.options import Dataset, room, shipped, yaml_option
+from kubehabit import options as opt
 
-app = room("")
+app = opt.room("")
 #: What a command does not know goes to Lightning's own command line.
 _TO_LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -18,24 +18,21 @@ _TO_LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True}
 @app.command("train", context_settings=_TO_LIGHTNING)
 def train(
     ctx: typer.Context,
-    data: Annotated[Path, Dataset],
-    config: Annotated[Path | None, yaml_option("--config", "train.yaml", "Settings of the training")] = None,
+    data: Annotated[Path, opt.Dataset],
+    config: Annotated[
+        Path | None, opt.yaml_option("--config", "train.yaml", "Settings of the training")
+    ] = None,
     feedback: Annotated[
         Path | None,
-        typer.Option(
+        opt.file_option(
             "--feedback",
-            help="Verdicts on alerts, one JSON object a line: confirmed normal work is learned, attacks are left out.",
-            exists=True,
-            dir_okay=False,
+            "Verdicts on alerts, one JSON object a line: confirmed normal work is learned, attacks are left out.",
         ),
     ] = None,
     feedback_log: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--feedback-log",
-            help="Audit log that holds the events of the feedback; may be repeated.",
-            exists=True,
-            dir_okay=False,
+        opt.file_option(
+            "--feedback-log", "Audit log that holds the events of the feedback; may be repeated."
         ),
     ] = None,
     warm_start: Annotated[
@@ -43,7 +40,6 @@ def train(
         typer.Option(
             "--warm-start",
             help="Start from the weights of a registered model, such as models:/kubehabit@champion.",
-            show_default=False,
         ),
     ] = None,
     resume: Annotated[
@@ -51,7 +47,6 @@ def train(
         typer.Option(
             "--resume",
             help="Resume a training that was stopped: its MLflow run, or `last`. Its own settings are used.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -72,7 +67,7 @@ def train(
         logs = json.dumps([str(path) for path in feedback_log or []])
         options += [f"--data.feedback={feedback}", f"--data.feedback_logs={logs}"]
     result = run_training(
-        config or shipped("train.yaml"), data, options, resume=resume, warm_start=warm_start
+        config or opt.shipped("train.yaml"), data, options, resume=resume, warm_start=warm_start
     )
     for name, value in sorted(result.metrics.items()):
         typer.echo(f"  {name:<40} {value:.6g}")
@@ -87,11 +82,11 @@ def train(
 @app.command("tune", context_settings=_TO_LIGHTNING)
 def tune(
     ctx: typer.Context,
-    data: Annotated[Path, Dataset],
+    data: Annotated[Path, opt.Dataset],
     config: Annotated[
-        Path | None, yaml_option("--config", "train.yaml", "Settings of the training that are varied")
+        Path | None, opt.yaml_option("--config", "train.yaml", "Settings of the training that are varied")
     ] = None,
-    search: Annotated[Path | None, yaml_option("--search", "tune.yaml", "Search space")] = None,
+    search: Annotated[Path | None, opt.yaml_option("--search", "tune.yaml", "Search space")] = None,
     study: Annotated[
         str, typer.Option("--study", help="Name of the search; the same name resumes it.")
     ] = "kubehabit",
@@ -100,7 +95,6 @@ def tune(
         typer.Option(
             "--storage",
             help="Database of the trials. Default: tune.db in KUBEHABIT_HOME.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -113,18 +107,17 @@ def tune(
 
     Next:  put what it prints into a copy of train.yaml, and pass that to `kubehabit train --config`.
     """
-    from rich.console import Console
-
+    from kubehabit.tables.screen import show
     from training import tune as searching
 
     found = searching.tune(
-        config or shipped("train.yaml"),
+        config or opt.shipped("train.yaml"),
         data,
         searching.TuneConfig.load(search),
         study=study,
         storage=storage,
         overrides=list(ctx.args),
     )
-    Console().print(searching.table_of(found))
+    show(searching.table_of(found))
     typer.echo("Best settings, for a copy of train.yaml:")
     typer.echo(searching.as_config(found.best_params))

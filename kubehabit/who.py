@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from kubehabit.options import AsJson, Local, ServiceConfig, Since, Store, Until, Url, moment, room
+from kubehabit import options as opt
 
-who_app = room(
+who_app = opt.room(
     """
     Ask who did something, from every event that was received. No alert is needed.
 
@@ -18,8 +18,8 @@ who_app = room(
     `kubehabit who is new in payments --since 7d`
     """
 )
-_who_is = room("Ask who is new somewhere.")
-_who_is_new = room("Ask who is new in a namespace.")
+_who_is = opt.room("Ask who is new somewhere.")
+_who_is_new = opt.room("Ask who is new in a namespace.")
 who_app.add_typer(_who_is, name="is")
 _who_is.add_typer(_who_is_new, name="new")
 
@@ -28,9 +28,7 @@ _who_is.add_typer(_who_is_new, name="new")
 def who_touched(
     kind: Annotated[
         str,
-        typer.Argument(
-            metavar="KIND", help="Kind, as kubectl takes it: secret, pods, crb.", show_default=False
-        ),
+        typer.Argument(metavar="KIND", help="Kind, as kubectl takes it: secret, pods, crb."),
     ],
     what: Annotated[
         str | None,
@@ -38,17 +36,16 @@ def who_touched(
             metavar="[NAMESPACE/][NAME]",
             help="payments/db is that object; payments/ is the whole namespace; db is that name in any namespace. "
             "Default: every object of the kind.",
-            show_default=False,
         ),
     ] = None,
-    since: Since = "7d",
-    until: Until = None,
+    since: opt.Since = "7d",
+    until: opt.Until = None,
     exact: Annotated[bool, typer.Option("--exact", help="Hide list-only access to the whole kind.")] = False,
-    url: Url = None,
-    local: Local = False,
-    config: ServiceConfig = None,
-    store: Store = None,
-    as_json: AsJson = False,
+    url: opt.Url = None,
+    local: opt.Local = False,
+    config: opt.ServiceConfig = None,
+    store: opt.Store = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Show who touched an object: how, how often, when, from where and with which client; denied attempts too.
 
@@ -63,26 +60,24 @@ def who_touched(
     from kubehabit.tables import events as tables
 
     answers = answers_of(url, local, config, store)
-    wanted = replace(object_of(kind, what), since=moment(since), until=moment(until))
+    wanted = replace(object_of(kind, what), since=opt.moment(since), until=opt.moment(until))
     found = answers.touched(wanted, listings=not exact)
     if as_json:
-        tables.print_json({"touched": found})
+        opt.print_json({"touched": found})
     else:
         tables.touched(found, wanted, what, since, answers)
 
 
 @_who_is_new.command("in")
 def who_is_new_in(
-    namespace: Annotated[
-        str, typer.Argument(metavar="NAMESPACE", help="Namespace that they came to.", show_default=False)
-    ],
-    since: Since = "7d",
-    until: Until = None,
-    url: Url = None,
-    local: Local = False,
-    config: ServiceConfig = None,
-    store: Store = None,
-    as_json: AsJson = False,
+    namespace: Annotated[str, typer.Argument(metavar="NAMESPACE", help="Namespace that they came to.")],
+    since: opt.Since = "7d",
+    until: opt.Until = None,
+    url: opt.Url = None,
+    local: opt.Local = False,
+    config: opt.ServiceConfig = None,
+    store: opt.Store = None,
+    as_json: opt.AsJson = False,
 ) -> None:
     """Show which principals came to a namespace for the first time.
 
@@ -98,10 +93,10 @@ def who_is_new_in(
     from serving.forensics.clock import written
 
     answers = answers_of(url, local, config, store)
-    found = answers.newcomers(namespace, moment(since) or 0, moment(until))
+    found = answers.newcomers(namespace, opt.moment(since) or 0, opt.moment(until))
     if as_json:
         earliest = answers.earliest()
         begins = None if earliest is None else written(earliest)
-        tables.print_json({"newcomers": found, "storeBegins": begins})
+        opt.print_json({"newcomers": found, "storeBegins": begins})
     else:
         tables.newcomers(found, namespace, since, answers)

@@ -111,7 +111,7 @@ class ResponseStatus(ApiModel):
 
 
 class ImpersonatedUser(ApiModel):
-    """Whom the caller acted as."""
+    """User that the caller acted as."""
 
     username: str
 
@@ -137,7 +137,7 @@ class FieldSurprise(ApiModel):
 
 
 class Novelty(ApiModel):
-    """What is new about an action, in counts anybody can check against the log."""
+    """What is new about an action, in counts that can be checked against the log."""
 
     attribute: str
     value: str
@@ -167,7 +167,7 @@ class EventSummary(ApiModel):
 
 
 class Contributor(EventSummary):
-    """A milder action that helped to add up to an alert without being flagged itself."""
+    """A milder action that contributed to an alert without being flagged itself."""
 
     weight: Annotated[
         float,
@@ -187,7 +187,7 @@ class Surrounding(EventSummary):
     role: Annotated[
         Role,
         Field(
-            description="flagged; contributor: milder, but it helped to add up; session: by the same principal in between; "
+            description="flagged; contributor: milder, but it contributed; session: by the same principal in between; "
             "before: what the same credential did just before; consequence: the cluster's machinery carrying it out"
         ),
     ]
@@ -200,7 +200,7 @@ class Surrounding(EventSummary):
 
 
 class IncidentLink(ApiModel):
-    """By what one principal may have come to act as another."""
+    """How one principal may have come to act as another."""
 
     kind: str
     source: str
@@ -269,7 +269,7 @@ class ServedModel(ApiModel):
 
 
 class Alert(ApiModel):
-    """One surprising stretch of one principal."""
+    """A stretch of unusual actions of one principal."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -328,7 +328,7 @@ class Alert(ApiModel):
         list[str], Field(description="what the model expected instead of the most telling action, in words")
     ] = []
     checks: list[Check] = []
-    terms: Annotated[dict[str, str], Field(description="Kubernetes words used, explained")] = {}
+    terms: Annotated[dict[str, str], Field(description="Terms that occur in it, explained")] = {}
     model: ServedModel
 
     @property

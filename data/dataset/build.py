@@ -31,6 +31,7 @@ from data.paths import shipped
 from data.principals.identity import Identity, Principal, describe_folds, fold_report
 from data.principals.ownership import OwnerTracker
 from data.principals.peer_groups import COMPARED_LIMIT, PrincipalTable
+from data.visible_text import visible
 
 #: Last share of the time span kept from fitting, for calibration.
 HOLD_OUT = 0.2
@@ -76,7 +77,7 @@ class BuildSummary:
                 f"{count} x {reason}" for reason, count in card["dead_letter_reasons"].items()
             )
             lines.append(f"unreadable: {reasons} -> {card['dead_letter_file']}")
-        return "\n".join(lines)
+        return "\n".join(map(visible, lines))
 
 
 def _iso(microseconds: int) -> str:

@@ -24,6 +24,7 @@ from data.events.formats.registry import Sources
 from data.events.reader import log_files, read_events, size_of
 from data.principals.identity import KINDS, identify
 from data.timestamps import parse_times
+from data.visible_text import visible
 
 TOP = 8
 #: Distinct values counted exactly; beyond, the rarest are forgotten now and then, and counts are said to be at least.
@@ -370,7 +371,7 @@ class Inspection:
         ]
         for name, value in rows:
             if value:
-                facts.add_row(name, Text(value))
+                facts.add_row(name, Text(visible(value)))
         parts: list[RenderableType] = [facts, Text(), self._most_active(), Text()]
         lacks = self.lacks()
         if lacks:
@@ -383,7 +384,8 @@ class Inspection:
         if self.dead:
             parts.append(Text(f"\n{sum(self.dead.values()):,} records could not be read", style="bold red"))
             for reason, count in self.dead.most_common(5):
-                parts.append(Text(f"- {count:,} x {reason}; first: {self.dead_examples[reason][:160]}"))
+                first = self.dead_examples[reason][:160]
+                parts.append(Text(visible(f"- {count:,} x {reason}; first: {first}")))
         return Group(*parts)
 
     def _most_active(self) -> Table:
@@ -396,7 +398,7 @@ class Inspection:
         for pair in zip_longest(self.principals.top(), self.resources.top(), fillvalue=("", 0)):
             cells: list[str] = []
             for name, count in pair:
-                cells += [f"{count / self.events:.1%}", _short(name) or "-"] if count else ["", ""]
+                cells += [f"{count / self.events:.1%}", visible(_short(name)) or "-"] if count else ["", ""]
             table.add_row(*map(Text, cells))
         return table
 

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from serving.forensics.queries import moment_of
 from serving.forensics.records import EventRecord
 
 
-class _ObjectReference(msgspec.Struct, rename={"api_group": "apiGroup"}):
-    resource: str
-    subresource: str
-    namespace: str
-    name: str
-    api_group: str
+class ObjectDocument(msgspec.Struct, rename="camel"):
+    """The `objectRef` of an event."""
+
+    resource: str = ""
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+    api_group: str = ""
 
 
 class EventDocument(
     msgspec.Struct,
     rename={
         "audit_id": "auditID",
-        "impersonated_user": "impersonatedUser",
+        "impersonated": "impersonatedUser",
         "object_ref": "objectRef",
-        "request_uri": "requestURI",
+        "path": "requestURI",
         "source_ips": "sourceIPs",
         "user_agent": "userAgent",
-        "credential_id": "credentialID",
-        "issued_credential_id": "issuedCredentialID",
-        "alert_id": "alertID",
+        "credential": "credentialID",
+        "issued": "issuedCredentialID",
+        "alert": "alertID",
+        "event": "original",
     },
 ):
-    """An event as `GET /v1/events` gives it."""
+    """An event as `GET /v1/events` gives it; fields are named as in a record."""
 
     number: int
     audit_id: str
@@ -39,53 +44,30 @@ class EventDocument(
     principal: str
     username: str
     verb: str
-    request_uri: str
+    path: str
     code: int
     decision: str
     source_ips: list[str]
     user_agent: str
     stage: str
     redactions: int
-    impersonated_user: str | None = None
-    object_ref: _ObjectReference | None = None
-    credential_id: str | None = None
-    issued_credential_id: str | None = None
-    alert_id: str | None = None
+    impersonated: str | None = None
+    object_ref: ObjectDocument | None = None
+    credential: str | None = None
+    issued: str | None = None
+    alert: str | None = None
     cluster: str | None = None
-    original: msgspec.Raw = msgspec.Raw(b"")
+    event: msgspec.Raw = msgspec.Raw(b"")
 
     def record(self) -> EventRecord:
-        """The record that it is of, as far as the API tells it: no UID, and nothing to verify it by."""
-        about = self.object_ref or _ObjectReference("", "", "", "", "")
-        return EventRecord(
-            number=self.number,
-            time=moment_of(self.time),
-            received=moment_of(self.received),
-            cluster=self.cluster or "",
-            principal=self.principal,
-            username=self.username,
-            uid="",
-            impersonated=self.impersonated_user or "",
-            verb=self.verb,
-            api_group=about.api_group,
-            resource=about.resource,
-            subresource=about.subresource,
-            namespace=about.namespace,
-            name=about.name,
-            path=self.request_uri,
-            code=self.code,
-            decision=self.decision,
-            source_ips=",".join(self.source_ips),
-            user_agent=self.user_agent,
-            audit_id=self.audit_id,
-            stage=self.stage,
-            credential=self.credential_id or "",
-            issued=self.issued_credential_id or "",
-            alert=self.alert_id or "",
-            redactions=self.redactions,
-            original="",
-            event=bytes(self.original).decode(),
-        )
+        """The record of the event, as far as the API gives it: no UID, and nothing to verify it by."""
+        given = msgspec.structs.asdict(self).items()
+        values: dict[str, Any] = {name: "" if value is None else value for name, value in given}
+        del values["object_ref"]
+        values |= msgspec.structs.asdict(self.object_ref or ObjectDocument())
+        values |= {"time": moment_of(self.time), "received": moment_of(self.received)}
+        values |= {"source_ips": ",".join(self.source_ips), "event": bytes(self.event).decode()}
+        return EventRecord(uid="", original="", **values)
 
 
 class EventPageDocument(msgspec.Struct):

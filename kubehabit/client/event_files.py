@@ -40,7 +40,7 @@ class FileAnswers(EventQueries):
         self._history = history
 
     def past(self, principal: str, since: int | None, until: int | None) -> dict[str, Any]:
-        """See `kubehabit.client.events.Answers`."""
+        """`habits`, `surprise` over time and `peers` of a principal, as the API gives them; None for what is not known."""
         habits = habits_of(self, principal, since, until)
         surprise, others = None, []
         if self._history is not None:
@@ -49,20 +49,12 @@ class FileAnswers(EventQueries):
             surprise = None if found is None else found.model_dump(mode="json", by_alias=True)
             others = reader.peers(principal)
         peers = compared(self, principal, others, since, until)
-        return {
-            "habits": msgspec.to_builtins(habits),
-            "surprise": surprise,
-            "peers": msgspec.to_builtins(peers),
-        }
+        return msgspec.to_builtins({"habits": habits, "surprise": surprise, "peers": peers})  # type: ignore[no-any-return]
 
     def names_like(self, principal: str) -> list[str]:
-        """See `kubehabit.client.events.Answers`."""
-        names = [
-            str(row[0])
-            for row in self.answer(
-                None, None, lambda source: source.all("SELECT DISTINCT principal FROM {records}")
-            )
-        ]
+        """Principals whose names resemble this one."""
+        query = "SELECT DISTINCT principal FROM {records}"
+        names = [str(row[0]) for row in self.answer(None, None, lambda source: source.all(query))]
         parts = [name for name in names if principal.lower() in name.lower()]
         return sorted((parts or difflib.get_close_matches(principal, names, 5, 0.5))[:5])
 

@@ -1,15 +1,15 @@
-"""Answers about what happened: from a running service, from its files, or from a log; all three answer alike."""
+"""Answers about what happened: from a running service, from its files, or from a log."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from data.errors import KubehabitError, UnknownPrincipalError
 from kubehabit.client.event_document import EventPageDocument
-from kubehabit.client.event_files import answers_of_files
+from kubehabit.client.event_files import FileAnswers, answers_of_files
 from kubehabit.client.remote import AnswerError, Remote
 from serving.api.parameters import EventQuery
 from serving.forensics import clock
@@ -17,49 +17,18 @@ from serving.forensics.queries import EventFilter, EventPage, Life, Newcomer, To
 from serving.settings import load_settings
 
 
-class Answers(Protocol):
-    """What can be asked; see `serving.forensics.queries.EventQueries`."""
-
-    def earliest(self) -> int | None:
-        """When the store begins, microseconds since 1970 UTC."""
-
-    def events(
-        self,
-        wanted: EventFilter,
-        *,
-        limit: int = ...,
-        cursor: str | None = ...,
-        newest: bool = ...,
-        texts: bool = ...,
-    ) -> EventPage:
-        """Events that fit."""
-
-    def touched(self, wanted: EventFilter, *, listings: bool = ...) -> list[Touch]:
-        """Who touched what is meant."""
-
-    def newcomers(self, namespace: str, since: int, until: int | None = ...) -> list[Newcomer]:
-        """Who is new in a namespace."""
-
-    def life(self, principal: str, since: int | None = ..., until: int | None = ...) -> Life | None:
-        """What a principal did."""
-
-    def past(self, principal: str, since: int | None, until: int | None) -> dict[str, Any]:
-        """`habits`, `surprise` over time and `peers` of a principal, as the API gives them; None for what is not known."""
-
-    def names_like(self, principal: str) -> list[str]:
-        """Principals whose names resemble this one, where that can be said."""
-
-
 def answers_of(
     url: str | None, local: bool, config: Path | None, store: Path | None = None, history: Path | None = None
-) -> Answers:
-    """Whom to ask: the files on this machine if any of the options that name them is given, else a running service."""
+) -> EventAnswers:
+    """The files on this machine if any of the options that name them is given, else a running service."""
     if not local and config is None and store is None and history is None:
         return ServiceAnswers(Remote.at(url))
     return answers_of_files(load_settings(config), store, history)
 
 
-def life_of(answers: Answers, name: str, since: int | None, until: int | None) -> tuple[Life, dict[str, Any]]:
+def life_of(
+    answers: EventAnswers, name: str, since: int | None, until: int | None
+) -> tuple[Life, dict[str, Any]]:
     """What a principal did, and its `past`.
 
     Raises:
@@ -85,17 +54,13 @@ def object_of(kind: str, what: str | None) -> EventFilter:
 
 
 class ServiceAnswers:
-    """A running service.
-
-    Args:
-        service: where it is.
-    """
+    """A running service, asked what `serving.forensics.queries.EventQueries` answers from files."""
 
     def __init__(self, service: Remote) -> None:
         self._service = service
 
     def earliest(self) -> int | None:
-        """When its store begins."""
+        """When its store begins, microseconds since 1970 UTC."""
         first = self.events(EventFilter(), limit=1, texts=False).records
         return first[0].time if first else None
 
@@ -109,9 +74,8 @@ class ServiceAnswers:
         texts: bool = True,
     ) -> EventPage:
         """`GET /v1/events`."""
-        query = EventQuery.from_filter(
-            wanted, order="newest" if newest else "oldest", original=texts, limit=limit, cursor=cursor
-        )
+        order = "newest" if newest else "oldest"
+        query = EventQuery.from_filter(wanted, order=order, original=texts, limit=limit, cursor=cursor)
         answer = self._service.get_bytes("events", **query.parameters())
         try:
             page = msgspec.json.decode(answer, type=EventPageDocument)
@@ -123,42 +87,31 @@ class ServiceAnswers:
 
     def touched(self, wanted: EventFilter, *, listings: bool = True) -> list[Touch]:
         """`GET /v1/events/touched`."""
-        answer = self._service.get(
-            "events",
-            "touched",
-            resource=wanted.resource,
-            namespace=wanted.namespace,
-            name=wanted.name,
-            since=_written(wanted.since),
-            until=_written(wanted.until),
-            listings=None if listings else "false",
-        )
+        query = EventQuery.from_filter(wanted).parameters()
+        answer = self._service.get("events", "touched", **query, listings=None if listings else "false")
         return msgspec.convert(answer["touched"], list[Touch])
 
     def newcomers(self, namespace: str, since: int, until: int | None = None) -> list[Newcomer]:
         """`GET /v1/events/newcomers`."""
-        answer = self._service.get(
-            "events", "newcomers", namespace=namespace, since=_written(since), until=_written(until)
-        )
+        answer = self._service.get("events", "newcomers", namespace=namespace, **span(since, until))
         return msgspec.convert(answer["newcomers"], list[Newcomer])
 
     def life(self, principal: str, since: int | None = None, until: int | None = None) -> Life | None:
         """`GET /v1/events/principals/{principal}`."""
-        answer = self._known("events", "principals", principal, since=_written(since), until=_written(until))
+        answer = self._known("events", "principals", principal, **span(since, until))
         return None if answer is None else msgspec.convert(answer, Life)
 
     def past(self, principal: str, since: int | None, until: int | None) -> dict[str, Any]:
-        """`GET /v1/habits`, `/v1/surprise` and `/v1/peers` of a principal; see `Answers`."""
-        span = {"since": _written(since), "until": _written(until)}
+        """`GET /v1/habits`, `/v1/surprise` and `/v1/peers` of a principal; None for what is not known."""
+        given = span(since, until)
         return {
-            "habits": self._known("habits", principal, **span),
+            "habits": self._known("habits", principal, **given),
             "surprise": self._known("surprise", principal),
-            "peers": self._known("peers", principal, **span),
+            "peers": self._known("peers", principal, **given),
         }
 
-    def names_like(self, principal: str) -> list[str]:
+    def names_like(self, _principal: str) -> list[str]:
         """None: `kubehabit principals` searches by name."""
-        del principal
         return []
 
     def _known(self, *path: str, **query: str | None) -> Any:
@@ -171,5 +124,11 @@ class ServiceAnswers:
             raise
 
 
-def _written(moment: int | None) -> str | None:
-    return None if moment is None else clock.written(moment)
+def span(since: int | None, until: int | None) -> dict[str, str]:
+    """A span of time as parameters of the API."""
+    given = {"since": since, "until": until}
+    return {name: clock.written(moment) for name, moment in given.items() if moment is not None}
+
+
+#: Both answer alike.
+EventAnswers = ServiceAnswers | FileAnswers

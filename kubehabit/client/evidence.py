@@ -9,6 +9,7 @@ import msgspec
 
 from data.errors import KubehabitError
 from kubehabit.client.event_files import answers_of_files
+from kubehabit.client.events import span
 from kubehabit.client.remote import Remote
 from serving.alerts.explain.explainer import Explainer
 from serving.forensics import clock
@@ -91,29 +92,20 @@ def from_service(wanted: Subject, service: Remote) -> bytes:
     said: dict[str, Any] = {"note": wanted.note, "by": exporter()}
     if wanted.incident is not None:
         return service.post_for_file("incidents", wanted.incident, "evidence", body=said)
-    span = {
-        name: clock.written(moment)
-        for name, moment in (("since", wanted.since), ("until", wanted.until))
-        if moment is not None
-    }
-    subject = {
-        "alerts": wanted.alerts,
-        "auditIDs": wanted.audit_ids,
-        "principal": wanted.principal,
-    }
-    return service.post_for_file("evidence", body=said | subject | span)
+    subject = {"alerts": wanted.alerts, "auditIDs": wanted.audit_ids, "principal": wanted.principal}
+    return service.post_for_file("evidence", body=said | subject | span(wanted.since, wanted.until))
 
 
-def write(made: bytes, incident: str | None, out: Path) -> tuple[str, str]:
-    """Write a file of evidence and its page, readable by their owner only.
+def write(made: bytes, incident: str | None, out: Path) -> tuple[Path, int, int]:
+    """Write a file of evidence and its page to a folder, readable by their owner only.
 
     Args:
         made: the file.
         incident: ID of the incident that it is about.
-        out: folder.
+        out: the folder.
 
     Returns:
-        A sentence about requests that the store does not hold (empty if there are none), and one that names both files.
+        Path of both without its suffix, and how many events they hold and lack.
     """
     content = msgspec.json.decode(made)["content"]
     out.mkdir(parents=True, exist_ok=True)
@@ -123,11 +115,4 @@ def write(made: bytes, incident: str | None, out: Path) -> tuple[str, str]:
         path = out / (name + suffix)
         path.write_bytes(text)
         path.chmod(0o600)
-    missing = len(content["missing"])
-    return (
-        f"{missing:,} of the requests asked for are not in the store; the file names them."
-        if missing
-        else "",
-        f"{len(content['events']):,} events: {out / name}.html to read and print, {out / name}.json with the proof.\n"
-        f"Next: kubehabit verify {out / name}.json",
-    )
+    return out / name, len(content["events"]), len(content["missing"])

@@ -25,12 +25,7 @@ _BUSY = frozenset((HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class AnswerError(KubehabitError):
-    """The service refused; the message is the service's own sentence.
-
-    Attributes:
-        status: HTTP status of the answer.
-        kind: the problem's `type`, "" if it has none.
-    """
+    """The service refused; the message is its own sentence, `kind` the problem's `type` or ""."""
 
     def __init__(self, sentence: str, status: int, kind: str = "") -> None:
         super().__init__(sentence)
@@ -39,11 +34,7 @@ class AnswerError(KubehabitError):
 
 
 class BusyError(AnswerError):
-    """429 or 503: the same request can succeed later.
-
-    Attributes:
-        seconds: what `Retry-After` says; None without one.
-    """
+    """429 or 503: the same request can succeed later, after the `seconds` of `Retry-After` if it has one."""
 
     def __init__(self, sentence: str, status: int, seconds: float | None) -> None:
         super().__init__(sentence, status)

@@ -29,12 +29,9 @@ class Sent:
     """What became of the events that were sent.
 
     Attributes:
-        events: events that the service answered for.
-        scored: scored as actions.
+        events: all that the service answered for.
         folded: not scored by themselves: stages of an action that was scored, events that the service has had before, and
             what the model's settings leave out.
-        rejected: not readable as audit events.
-        flagged: actions above an alert threshold.
         problems: what was rejected or could not be read, the first few as sentences.
     """
 
@@ -69,10 +66,7 @@ class Sender:
         self._retrying = patiently(patience, BusyError, UnreachableError, before_sleep=self._before_sleep)
 
     def send(self, logs: Sequence[Path]) -> Sent:
-        """Send logs, one after the other.
-
-        Args:
-            logs: files or folders of any format that `/v1/score` takes, plain, gzip or zstd; `-` for standard input.
+        """Send logs, files or folders, one after the other; `-` is standard input.
 
         Raises:
             KubehabitError: a log cannot be read, or the service refuses the sender or stays away. What was sent until then
@@ -101,14 +95,11 @@ class Sender:
                 self._post(lines[:middle])
                 self._post(lines[middle:])
                 return
-            self.sent.events += 1
-            self.sent.rejected += 1
-            self._note(str(error))
-            return
+            answer = {"counts": {"rejected": 1}, "results": [{"status": "rejected", "reason": error}]}
         counts = answer["counts"]
-        self.sent.events += sum(int(counts[name]) for name in ("scored", "folded", "rejected"))
+        self.sent.events += sum(int(counts.get(name, 0)) for name in ("scored", "folded", "rejected"))
         for name in ("scored", "folded", "rejected", "flagged"):
-            setattr(self.sent, name, getattr(self.sent, name) + int(counts[name]))
+            setattr(self.sent, name, getattr(self.sent, name) + int(counts.get(name, 0)))
         for result in answer.get("results", ()):
             if result["status"] == "rejected":
                 self._note(str(result.get("reason")))

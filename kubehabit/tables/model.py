@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
-from kubehabit.tables.principals import Json, heading, new_table, when
+from kubehabit.tables.screen import Json, heading, line, new_table, when
+
+_MINUTE = 16
 
 
 def _rate(count: float | None) -> str:
     return "-" if count is None else f"{count:,.1f}"
 
 
-def model_screen(told: Json) -> RenderableType:
+def model_screen(answer: Json) -> RenderableType:
     """The model, what it learned from, and whether it still fits."""
-    model, drift = told["model"], told["drift"]
-    bundle = model["bundle"]
+    model, drift = answer["model"], answer["drift"]
+    bundle, test = model["bundle"], model["selfTest"]
     data = bundle.get("data") or {}
-    test = model["selfTest"]
-    watch, challenger = model.get("watch"), model.get("challenger")
-    lines = [
-        ("Serves", f"{model['name']} version {model['version']}" + (f" ({watch['alias']})" if watch else "")),
-        ("Loaded", when(model["loaded"]) + f" UTC, from {model['source']}"),
-        ("Trained", when(bundle.get("created"))),
+    watch, challenger = model.get("watch") or {}, model.get("challenger")
+    alias = f" ({watch['alias']})" if watch else ""
+    span = f"{when(data.get('first'), _MINUTE)} to {when(data.get('last'), _MINUTE)}"
+    rows = [
+        ("Serves", f"{model['name']} version {model['version']}{alias}"),
+        ("Loaded", f"{when(model['loaded'], _MINUTE)} UTC, from {model['source']}"),
+        ("Trained", when(bundle.get("created"), _MINUTE)),
         (
             "On",
-            f"{data.get('actions', 0):,} actions of {bundle.get('principals', 0):,} principals, {when(data.get('first'))} to "
-            f"{when(data.get('last'))}, data {str(data.get('fingerprint', ''))[:12]}",
+            f"{data.get('actions', 0):,} actions of {bundle.get('principals', 0):,} principals, {span}, "
+            f"data {str(data.get('fingerprint', ''))[:12]}",
         ),
         (
             "Self-test",
@@ -34,14 +36,13 @@ def model_screen(told: Json) -> RenderableType:
             if not test
             else f"{test['windows']} windows, off by {test['worstDifference']:.2g} nats at most ({test['tolerance']:g} allowed)",
         ),
-        ("Threshold", f"{told['scale']:g} of the calibrated one (alerts.threshold_scale)"),
+        ("Threshold", f"{answer['scale']:g} of the calibrated one (alerts.threshold_scale)"),
     ]
     if model.get("notice"):
-        lines.append(("Notice", model["notice"]))
-    for refused in (watch or {}).get("refused", []):
-        lines.append(("Refused", f"version {refused['version']}: {refused['reason']}"))
+        rows.append(("Notice", model["notice"]))
+    rows += [("Refused", f"version {one['version']}: {one['reason']}") for one in watch.get("refused", [])]
     if challenger:
-        lines.append(
+        rows.append(
             (
                 "Challenger",
                 f"version {challenger['version']}: {challenger['flaggedByBoth']:,} flagged by both, "
@@ -49,47 +50,39 @@ def model_screen(told: Json) -> RenderableType:
                 f"{challenger['flaggedByChallengerOnly']:,} by it alone",
             )
         )
-    lines.append(("Drift", drift["sentence"] if drift else "Nothing was scored yet."))
-    table = new_table("", "")
-    table.show_header = False
-    for head, text in lines:
-        table.add_row(Text(head, style="bold"), Text(text))
-    next_ = Text("\nNext: kubehabit model --preview, for what other thresholds would have given", style="dim")
-    return Group(table, next_)
+    rows.append(("Drift", drift["sentence"] if drift else "Nothing was scored yet."))
+    table = new_table("", "", rows=[(line(head, "bold"), text) for head, text in rows], show_header=False)
+    return Group(
+        table, heading("Next: kubehabit model --preview, for what other thresholds would have given", "dim")
+    )
 
 
 def preview_screen(preview: Json) -> RenderableType:
     """What other thresholds would have given."""
-    covered = preview["coveredDays"]
-    parts: list[RenderableType] = [
-        Text(
-            f"What {covered:.1f} days would have given ({when(preview['since'])} to {when(preview['until'])} UTC). This "
-            "changes nothing.",
-            style="bold",
-        ),
-        Text(""),
-    ]
-    table = new_table(
-        "threshold", "alerts", "a day", "incidents", "a day", "unusual actions", right=(0, 1, 2, 3, 4, 5)
-    )
+    span = f"{when(preview['since'], _MINUTE)} to {when(preview['until'], _MINUTE)} UTC"
+    title = f"What {preview['coveredDays']:.1f} days would have given ({span}). This changes nothing."
+    heads = ("multiplier", "alerts", "a day", "incidents", "a day", "unusual actions")
+    table = new_table(*heads, right=range(6))
     for one in preview["curve"]:
-        now = one["scale"] == preview["now"]["scale"]
-        table.add_row(*_count_row(one), style="bold" if now else "")
-    parts.append(table)
-    parts.append(Text(f"\nIn force is {preview['now']['scale']:g}.", style="dim"))
+        in_force = one["scale"] == preview["now"]["scale"]
+        table.add_row(*_count_row(one), style="bold" if in_force else "")
+    parts = [line(title, "bold"), "", table, heading(f"In force is ×{preview['now']['scale']:g}.", "dim")]
     wanted = preview["wanted"]
     if wanted:
-        asked = f" for at most {preview['perDay']:g} alerts a day" if preview["perDay"] else ""
-        told = f"{wanted['alerts']:,} alerts and {wanted['incidents']:,} incidents"
-        parts.append(heading(f"Threshold {wanted['scale']:g}{asked}: {told}"))
+        limit = f" for at most {preview['perDay']:g} alerts a day" if preview["perDay"] else ""
+        counts = f"{wanted['alerts']:,} alerts and {wanted['incidents']:,} incidents"
+        parts.append(heading(f"Multiplier ×{wanted['scale']:g}{limit}: {counts}"))
         if wanted["loudest"]:
-            loud = new_table("loudest", "alerts", "unusual actions", right=(1, 2))
-            for one in wanted["loudest"]:
-                loud.add_row(Text(one["principal"]), f"{one['alerts']:,}", f"{one['actions']:,}")
-            parts.append(loud)
-        parts.append(Text(f"\n{preview['setting']}"))
-    parts += [Text(f"- {note}", style="dim") for note in preview["notes"]]
-    return Group(*parts)
+            rows = [
+                (one["principal"], f"{one['alerts']:,}", f"{one['actions']:,}") for one in wanted["loudest"]
+            ]
+            parts.append(
+                new_table(
+                    "principals with the most alerts", "alerts", "unusual actions", rows=rows, right=(1, 2)
+                )
+            )
+        parts.append(heading(preview["setting"], ""))
+    return Group(*parts, *(line(f"- {note}", "dim") for note in preview["notes"]))
 
 
 def _count_row(one: Json) -> tuple[str, ...]:

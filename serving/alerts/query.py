@@ -95,7 +95,7 @@ class AlertListQuery(AlertQuery):
         datetime | None, Field(description="Only alerts still going on at or after this time")
     ] = None
     limit: Annotated[int, Field(ge=1, le=500)] = 100
-    cursor: Annotated[str | None, Field(description="That of the page before", max_length=32)] = None
+    cursor: Annotated[str | None, Field(description="Cursor of the previous page", max_length=32)] = None
 
 
 class AlertPage(ApiModel):

@@ -38,7 +38,7 @@ def add_alert_routes(app: FastAPI, service: Service) -> None:
     async def follow(
         wanted: Annotated[AlertFilter, Query()],
         last_event_id: Annotated[
-            str | None, Header(description="Go on after this event; browsers send it by themselves")
+            str | None, Header(description="Continue after this event; browsers send it automatically")
         ] = None,
     ) -> Response:
         """Follow alerts as they are raised and grow, as server-sent events.

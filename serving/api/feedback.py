@@ -27,7 +27,7 @@ def add_feedback_routes(app: FastAPI, service: Service) -> None:
         openapi_extra=documented(Feedback),
     )
     async def give_feedback(alert_id: str, request: Request) -> FeedbackEntry:
-        """Say that an alert was normal, or malicious.
+        """Record a verdict on an alert: normal or malicious.
 
         Nothing is changed or removed by it: what people say is kept with who said it and when, also when they disagree,
         and is learned when the model is next trained with `kubehabit train --feedback`.

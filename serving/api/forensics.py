@@ -24,9 +24,9 @@ from serving.runtime import Service
 from serving.schemas import RequestModel, clean
 
 _MAX_NOTE = 2000
-Why = Annotated[str, Field(max_length=_MAX_NOTE, description="why; kept in the ledger")]
-Who = Annotated[str, Field(max_length=256, description="who, in the caller's own words; kept in the ledger")]
-Form = Annotated[Literal["json", "html"], Query(description="html: a page to be read and printed")]
+Why = Annotated[str, Field(max_length=_MAX_NOTE, description="reason; kept in the ledger")]
+Who = Annotated[str, Field(max_length=256, description="name of the person who exports; kept in the ledger")]
+Form = Annotated[Literal["json", "html"], Query(description="html: a page to read and print")]
 
 
 class EvidenceRequest(RequestModel):
@@ -116,7 +116,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
         name: Text = None,
         since: Moment = None,
         until: Moment = None,
-        listings: Annotated[bool, Query(description="Also who listed or watched what contains it")] = True,
+        listings: Annotated[
+            bool, Query(description="Include principals that listed or watched the whole kind")
+        ] = True,
     ) -> Response:
         """List who touched an object or a kind of objects, how, how often and from where."""
         begin, end = span_of(since, until)
@@ -145,7 +147,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/events/principals/{principal:path}", tags=["forensics"])
     def life(principal: str, since: Moment = None, until: Moment = None) -> Response:
-        """Sum up what a principal did, from the events that are kept."""
+        """Summarise what a principal did, from the stored events."""
         begin, end = span_of(since, until)
         return _found(desk.ask(lambda questions: questions.life(principal, begin, end)))
 

@@ -42,5 +42,5 @@ def add_health_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics", tags=["operation"], response_class=Response)
     def metrics() -> Response:
-        """Figures for Prometheus."""
+        """Metrics for Prometheus."""
         return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -57,7 +57,7 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
             Literal["open", "closed", "merged"] | None, Query(description="Only those in this state")
         ] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
-        cursor: Annotated[str | None, Query(description="That of the page before", max_length=32)] = None,
+        cursor: Annotated[str | None, Query(description="Cursor of the previous page", max_length=32)] = None,
     ) -> IncidentPage:
         """List incidents, newest first: alerts that belong together, each in a sentence."""
         return service.ready().incidents.page(state=state, limit=limit, cursor=position_of(cursor))
@@ -74,7 +74,7 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/incidents/{incident_id}/split", tags=["incidents"], openapi_extra=documented(Split))
     async def split(incident_id: str, request: Request) -> Incident:
-        """Make an incident of its own of some alerts; the answer is the new one. No later join undoes it."""
+        """Move some alerts into a new incident, which is the answer. The two are never joined again automatically."""
         return await decide(request, incident_id, await sent(request, Split))
 
     @app.post("/v1/incidents/{incident_id}/close", tags=["incidents"], openapi_extra=documented(Close))

@@ -14,7 +14,7 @@ from serving.schemas import ApiModel, ModelInfo
 
 
 class Reloaded(ApiModel):
-    """Result of a look at the registry."""
+    """Result of a check of the registry."""
 
     result: Literal["swapped", "unchanged"]
     detail: str
@@ -44,11 +44,11 @@ def install(app: FastAPI, service: Service) -> None:
         tags=["model"],
         responses={
             409: {"description": "The registry's champion was refused; `detail` says why"},
-            503: {"description": "The registry, or its files, cannot be had"},
+            503: {"description": "The registry or its files are unreachable"},
         },
     )
     async def reload() -> Reloaded:
-        """Look at the registry now, and serve its champion if that is another one.
+        """Check the registry now, and serve its champion if it changed.
 
         A version that was refused before is tried once more. Answers when the new model serves; requests go on meanwhile.
         """

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serving.forensics import clock
 from serving.forensics.queries import MAX_LIMIT, EventFilter, QueryError, moment_of, resource_of
 
-Cursor = Annotated[str | None, Field(description="That of the page before", max_length=40)]
+Cursor = Annotated[str | None, Field(description="Cursor of the previous page", max_length=40)]
 Moment = Annotated[
     str | None,
     Field(
@@ -27,7 +27,7 @@ class EventQuery(BaseModel):
 
     principal: Annotated[
         str | None,
-        Field(description="Who acted, as folded or as logged, or was impersonated", max_length=512),
+        Field(description="Principal that acted or was impersonated, as folded or as logged", max_length=512),
     ] = None
     credential: Annotated[
         str | None, Field(description="ID of the credential used, with or without JTI=", max_length=512)
@@ -41,7 +41,7 @@ class EventQuery(BaseModel):
     name: Text = None
     address: Annotated[str | None, Field(description="One of sourceIPs", max_length=64)] = None
     user_agent: Annotated[
-        str | None, Field(alias="userAgent", description="How it begins", max_length=512)
+        str | None, Field(alias="userAgent", description="Start of the user agent", max_length=512)
     ] = None
     code: Annotated[str | None, Field(description="403, 4xx or 400-499", max_length=40)] = None
     decision: Literal["allow", "forbid"] | None = None
@@ -50,7 +50,7 @@ class EventQuery(BaseModel):
         str | None, Field(description="Events that raised or grew this alert", max_length=32)
     ] = None
     since: Moment = None
-    until: Moment = None
+    until: Annotated[Moment, Field(description="End, written as the start is")] = None
     order: Literal["oldest", "newest"] = "oldest"
     original: Annotated[bool, Field(description="With each event's own text, redacted")] = False
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 100

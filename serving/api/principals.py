@@ -88,12 +88,12 @@ def add_routes(app: FastAPI, service: Service) -> None:
         order: Annotated[
             Order,
             Query(
-                description="who acted last, by name, or who came nearest to its threshold in the last 7 days"
+                description="last: most recent activity; name; nearest: closest to an alert in the last 7 days"
             ),
         ] = "last",
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
         cursor: Annotated[
-            str | None, Query(description="That of the page before", max_length=9, pattern="^[0-9]*$")
+            str | None, Query(description="Cursor of the previous page", max_length=9, pattern="^[0-9]*$")
         ] = None,
     ) -> PrincipalPage:
         """List principals that training knew or that acted since."""
@@ -114,7 +114,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         days: Annotated[float, Query(gt=0, le=366, description="How far to look back")] = 7,
         scale: Annotated[
             float | None,
-            Query(ge=LEAST_SCALE, le=MOST_SCALE, description="A threshold, as a share of the calibrated one"),
+            Query(ge=LEAST_SCALE, le=MOST_SCALE, description="Multiplier of the calibrated threshold"),
         ] = None,
         per_day: Annotated[
             float | None,
@@ -122,7 +122,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
                 alias="perDay",
                 gt=0,
                 le=1e6,
-                description="Alerts a day; the answer has the least threshold that gives no more",
+                description="Largest number of alerts a day; the answer has the lowest threshold that keeps to it",
             ),
         ] = None,
     ) -> Preview:

@@ -112,7 +112,7 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         openapi_extra=_events_body({"EventList": {"value": _EXAMPLE_LIST}}, ndjson=False),
     )
     async def audit(request: Request) -> Response:
-        """Take a batch from kube-apiserver's audit webhook.
+        """Receive a batch from kube-apiserver's audit webhook.
 
         The answer is an empty object, sent when the batch is durable: its events are scored whatever happens then. Events that
         are sent again are recognised, by all they say, and are scored once.

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+
+from serving.console.render import environment
 
 #: Shades of a heat map; 0 is nothing at all.
 LEVELS = 5
@@ -23,7 +26,7 @@ _HIGH = 100.0
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class ChartBar:
     """One stretch of time in a picture of surprise.
 
     Attributes:
@@ -42,7 +45,7 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ChartLine:
     """One line of a picture.
 
     Attributes:
@@ -63,64 +66,13 @@ def level(count: int, most: int) -> int:
     return min(LEVELS - 1, 1 + int((LEVELS - 1) * (count / max(most, 1)) ** 0.5 * 0.999))
 
 
-def figure(name: str, *, title: str, summary: str, around: Markup, table: Markup, legend: Markup) -> Markup:
-    """A chart with its title, a summary in a sentence, and its figures as a table.
-
-    Args:
-        name: unique on the page.
-        title: short.
-        summary: what can be seen in it.
-        around: the SVG with its axes.
-        table: the figures.
-        legend: what colours mean.
-    """
+def _figure(name: str, title: str, summary: str, shapes: Iterable[Markup], **values: Any) -> Markup:
+    """A chart out of `figure.html`, which says what further values it takes."""
+    template = environment().get_template("figure.html")
+    drawn = Markup("").join(shapes)
     return Markup(
-        '<figure class="chart" aria-labelledby="{0}-title"><figcaption><b id="{0}-title">{1}</b> <span class="soft">{2}</span>'
-        "</figcaption>{3}{4}<details><summary>As a table</summary>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="{1}, as a table">{5}</div></details></figure>'
-    ).format(name, title, summary, around, legend, table)
-
-
-def _svg(name: str, title: str, summary: str, width: float, shapes: Iterable[Markup], kind: str) -> Markup:
-    return Markup(
-        '<svg class="drawing {5}" viewBox="0 0 {3:g} {4:g}" preserveAspectRatio="none" role="img" focusable="false" '
-        'aria-labelledby="{0}-svg-title {0}-svg-desc"><title id="{0}-svg-title">{1}</title>'
-        '<desc id="{0}-svg-desc">{2}</desc>{6}</svg>'
-    ).format(name, title, summary, width, _HIGH, kind, Markup("").join(shapes))
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[int] = ()) -> Markup:
-    """A table whose first column names its rows.
-
-    Args:
-        heads: of the columns.
-        rows: cells, row by row.
-        numbers: columns that are right-aligned.
-    """
-
-    def cell(place: int, value: object) -> Markup:
-        kind = Markup(' class="right number"') if place in numbers else Markup("")
-        if not place:
-            return Markup('<th scope="row"{}>{}</th>').format(kind, value)
-        return Markup("<td{}>{}</td>").format(kind, value)
-
-    head = Markup("").join(
-        Markup('<th scope="col"{}>{}</th>').format(
-            Markup(' class="right"') if place in numbers else Markup(""), escape(text)
-        )
-        for place, text in enumerate(heads)
+        template.render(name=name, title=title, summary=summary, shapes=drawn, height=_HIGH, **values)
     )
-    body = Markup("").join(
-        Markup("<tr>{}</tr>").format(Markup("").join(cell(place, value) for place, value in enumerate(row)))
-        for row in rows
-    )
-    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body)
-
-
-def _ticks(texts: Sequence[str], kind: str) -> Markup:
-    """Texts along an axis, evenly spread; a screen reader has the table instead."""
-    marks = Markup("").join(Markup("<span>{}</span>").format(text) for text in texts)
-    return Markup('<div class="ticks {}" aria-hidden="true">{}</div>').format(kind, marks)
 
 
 # -- when ---------------------------------------------------------------------------------------------------------
@@ -134,48 +86,33 @@ def heat_map(name: str, week: Sequence[Sequence[int]]) -> Markup:
         week: counts, seven days of twenty-four hours, Monday first, in UTC.
     """
     most = max(max(day) for day in week)
-    title, summary = "Hours of the week", _busiest(week)
     high = _HIGH / len(_DAYS)
-    cells = [
+    cells = (
         Markup(
-            '<rect class="heat heat-{}" x="{}" y="{:.3f}" width="0.92" height="{:.3f}"><title>{}, {:02d}:00 to {:02d}:00 UTC: '
-            "{}</title></rect>"
+            '<rect class="heat heat-{}" x="{}" y="{:.3f}" width="0.92" height="{:.3f}">'
+            "<title>{}, {:02d}:00 to {:02d}:00 UTC: {}</title></rect>"
         ).format(
-            level(count, most),
-            hour,
-            row * high,
-            high * 0.9,
-            _DAYS[row],
-            hour,
-            (hour + 1) % 24,
-            _events(count),
+            *(level(count, most), hour, row * high, high * 0.9),
+            *(_DAYS[row], hour, (hour + 1) % 24, _events(count)),
         )
         for row, day in enumerate(week)
         for hour, count in enumerate(day)
-    ]
-    drawing = _svg(name, title, summary, _HOURS, cells, "heat-map")
-    days = Markup("").join(
-        Markup('<span><span class="long">{}</span><span class="short">{}</span></span>').format(
-            day[:3], day[:1]
-        )
-        for day in _DAYS
     )
-    around = Markup(
-        '<div class="plot week"><div class="ticks days" aria-hidden="true">{}</div>{}{}</div>'
-    ).format(days, drawing, _ticks(("0", "6", "12", "18"), "hours"))
-    shades = Markup("").join(
-        Markup('<span class="swatch heat-{}"></span>').format(shade) for shade in range(LEVELS)
-    )
-    legend = Markup('<p class="legend soft" aria-hidden="true">none {} most, {:,}</p>').format(shades, most)
-    heads = ("Day", *(f"{hour:02d}" for hour in range(_HOURS)))
     rows = [(_DAYS[row], *(f"{count:,}" if count else "" for count in day)) for row, day in enumerate(week)]
-    return figure(
+    return _figure(
         name,
-        title=title,
-        summary=summary,
-        around=around,
-        legend=legend,
-        table=table(heads, rows, numbers=range(1, _HOURS + 1)),
+        "Hours of the week",
+        _busiest(week),
+        cells,
+        plot="week",
+        left=("days", _DAYS),
+        below=("hours", ("0", "6", "12", "18")),
+        kind="heat-map",
+        width=_HOURS,
+        shades=LEVELS,
+        most=most,
+        heads=("Day", *(f"{hour:02d}" for hour in range(_HOURS))),
+        rows=rows,
     )
 
 
@@ -206,12 +143,14 @@ def _events(count: int) -> str:
 _TOP = 2.0
 
 
-def surprise_bars(name: str, bars: Sequence[Bar], *, title: str, step: timedelta, until: datetime) -> Markup:
+def surprise_bars(
+    name: str, bars: Sequence[ChartBar], *, title: str, step: timedelta, until: datetime
+) -> Markup:
     """How near a principal came to its threshold over time; a bar at or over the line was an alert.
 
     Args:
         name: unique on the page.
-        bars: by time, at most one for each step.
+        bars: by time, at most one for each `step`.
         title: short.
         step: duration of a bar.
         until: end of the axis.
@@ -221,13 +160,11 @@ def surprise_bars(name: str, bars: Sequence[Bar], *, title: str, step: timedelta
     hourly = step < timedelta(days=1)
     shapes = [
         _level_line(1.0, places, "limit"),
-        _level_line(0.5, places, "guide"),
-        _level_line(1.5, places, "guide"),
+        *(_level_line(share, places, "guide") for share in (0.5, 1.5)),
     ]
     for bar in bars:
         place = int((bar.at - begin) / step)
-        kind = "over" if bar.flagged else "under"
-        high = _HIGH * min(bar.height, _TOP) / _TOP
+        high = max(_HIGH * min(bar.height, _TOP) / _TOP, 0.8)
         words = (
             f"{_when(bar.at, hourly)}: reached {bar.height:.0%} of its threshold, {bar.flagged:,} unusual of "
             f"{bar.count:,} actions"
@@ -235,31 +172,18 @@ def surprise_bars(name: str, bars: Sequence[Bar], *, title: str, step: timedelta
         shapes.append(
             Markup(
                 '<rect class="bar {}" x="{:.3f}" y="{:.3f}" width="0.76" height="{:.3f}"><title>{}</title></rect>'
-            ).format(kind, place + 0.12, _HIGH - max(high, 0.8), max(high, 0.8), words)
+            ).format("over" if bar.flagged else "under", place + 0.12, _HIGH - high, high, words)
         )
-        middle = _HIGH * min(bar.middle, _TOP) / _TOP
-        shapes.append(
-            Markup('<path class="middle" d="M{:.3f} {:.3f}h0.92"/>').format(place + 0.04, _HIGH - middle)
-        )
-    over = [bar for bar in bars if bar.flagged]
+        middle = _HIGH - _HIGH * min(bar.middle, _TOP) / _TOP
+        shapes.append(Markup('<path class="middle" d="M{:.3f} {:.3f}h0.92"/>').format(place + 0.04, middle))
+    over = sum(1 for bar in bars if bar.flagged)
     greatest = max(bars, key=lambda bar: bar.height)
-    summary = f"Nearest {_when(greatest.at, hourly)}, with {greatest.height:.0%} of the threshold. " + (
-        f"{len(over)} of {len(bars)} {'hours' if hourly else 'days'} with alerts."
+    alerts = (
+        f"{over} of {len(bars)} {'hours' if hourly else 'days'} with alerts."
         if over
         else "No alert in this time."
     )
-    drawing = _svg(name, title, summary, places, shapes, "surprise")
-    middle_at = begin + step * (places // 2)
-    around = Markup('<div class="plot over-time">{}{}{}</div>').format(
-        _ticks(("200%", "150%", "100%", "50%", "0"), "levels"),
-        drawing,
-        _ticks([_when(at, hourly) for at in (begin, middle_at, begin + step * (places - 1))], "moments"),
-    )
-    legend = Markup(
-        '<p class="legend soft" aria-hidden="true"><span><span class="swatch under"></span>nearest to an alert</span>'
-        '<span><span class="swatch over"></span>alert</span><span><span class="swatch middle"></span>typical action</span>'
-        '<span><span class="swatch limit"></span>threshold</span></p>'
-    )
+    moments = (begin, begin + step * (places // 2), begin + step * (places - 1))
     rows = [
         (
             _when(bar.at, hourly),
@@ -270,14 +194,25 @@ def surprise_bars(name: str, bars: Sequence[Bar], *, title: str, step: timedelta
         )
         for bar in reversed(bars)
     ]
-    heads = ("Hour (UTC)" if hourly else "Day (UTC)", "Nearest", "Typical", "Unusual actions", "Actions")
-    return figure(
+    swatches = {
+        "under": "nearest to an alert",
+        "over": "alert",
+        "middle": "typical action",
+        "limit": "threshold",
+    }
+    return _figure(
         name,
-        title=title,
-        summary=summary,
-        around=around,
-        legend=legend,
-        table=table(heads, rows, numbers=(1, 2, 3, 4)),
+        title,
+        f"Nearest {_when(greatest.at, hourly)}, with {greatest.height:.0%} of the threshold. {alerts}",
+        shapes,
+        plot="over-time",
+        left=("levels", ("200%", "150%", "100%", "50%", "0")),
+        below=("moments", [_when(at, hourly) for at in moments]),
+        kind="surprise",
+        width=places,
+        legend=swatches.items(),
+        heads=("Hour (UTC)" if hourly else "Day (UTC)", "Nearest", "Typical", "Unusual actions", "Actions"),
+        rows=rows,
     )
 
 
@@ -302,7 +237,7 @@ def bar(share: float, kind: str = "") -> Markup:
 
 def lines(
     name: str,
-    drawn: Sequence[Line],
+    drawn: Sequence[ChartLine],
     *,
     title: str,
     summary: str,
@@ -329,12 +264,14 @@ def lines(
     """
     most = max((max(line.values, default=0.0) for line in drawn), default=0.0) or 1.0
     width = max(len(places) - 1, 1)
+    legend = [(f"line {line.kind}", line.name) for line in drawn]
     shapes = [
         Markup('<path class="guide" d="M0 {:.3f}H{}"/>').format(_HIGH * part, width)
         for part in (0.02, 0.5, 0.98)
     ]
     if mark is not None:
         shapes.append(Markup('<path class="limit" d="M{} 0V{:g}"/>').format(mark, _HIGH))
+        legend.append(("limit", marked))
     for line in drawn:
         points = " ".join(
             f"{place},{_HIGH * (0.98 - 0.96 * value / most):.3f}" for place, value in enumerate(line.values)
@@ -348,22 +285,17 @@ def lines(
                 '<rect class="feel" x="{:.2f}" y="0" width="1" height="{:g}"><title>{}: {}</title></rect>'
             ).format(place - 0.5, _HIGH, where, values)
         )
-    drawing = _svg(name, title, summary, width, shapes, "lines")
-    around = Markup('<div class="plot over-time">{}{}{}</div>').format(
-        _ticks((shown(most), shown(most / 2), "0"), "levels"), drawing, _ticks(ticks, "moments")
-    )
-    swatches = Markup("").join(
-        Markup('<span><span class="swatch line {}"></span>{}</span>').format(line.kind, line.name)
-        for line in drawn
-    )
-    if mark is not None:
-        swatches += Markup('<span><span class="swatch limit"></span>{}</span>').format(marked)
-    legend = Markup('<p class="legend soft" aria-hidden="true">{}</p>').format(swatches)
-    return figure(
+    return _figure(
         name,
-        title=title,
-        summary=summary,
-        around=around,
+        title,
+        summary,
+        shapes,
+        plot="over-time",
+        left=("levels", (shown(most), shown(most / 2), "0")),
+        below=("moments", ticks),
+        kind="lines",
+        width=width,
         legend=legend,
-        table=table(heads, rows, numbers=range(1, len(heads))),
+        heads=heads,
+        rows=rows,
     )

@@ -49,11 +49,7 @@ async def read_form(request: Request) -> Form:
 
 
 async def read_login(request: Request) -> Form:
-    """Read the form with which a session begins; there is nobody yet whose page it could be.
-
-    Raises:
-        ProblemError: as `read_form`.
-    """
+    """Read the form with which a session begins, which has no session's token yet; raises as `read_form`."""
     from_our_pages(request)
     return await _read(request)
 

@@ -1,14 +1,14 @@
 """An incident's graph as a picture: who came from where, as whom, and what was touched, in layers from left to right.
 
 The layout is ours: a layer for addresses, one for each step from credential to credential, one for what was touched and one for
-what followed by itself. Within a layer, nodes are put near those that they are connected with. What is alike is drawn as one, so
+automatic follow-ups. Within a layer, nodes are put near those that they are connected with. What is alike is drawn as one, so
 that an incident of thousands of actions stays readable; the list beside the picture leaves nothing out.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -40,7 +40,7 @@ _ROLES = {
     "reached": "may be acted as now",
     "touched": "",
     "origin": "address",
-    "consequence": "followed by itself",
+    "consequence": "automatic follow-up",
 }
 
 
@@ -64,7 +64,7 @@ class _Box:
 
 
 @dataclass(slots=True)
-class _Line:
+class _GraphLine:
     """An edge of the picture, with all edges of the graph that it stands for."""
 
     source: str
@@ -103,7 +103,7 @@ def draw(graph: Graph, ident: str = "graph") -> Markup:
 # -- what is drawn as one -----------------------------------------------------------------------------------------
 
 
-def _simplified(graph: Graph) -> tuple[list[_Box], list[_Line]]:
+def _simplified(graph: Graph) -> tuple[list[_Box], list[_GraphLine]]:
     """Boxes and lines, with what is alike drawn as one where there would be too many."""
     inward: dict[str, set[str]] = defaultdict(set)
     for edge in graph.edges:
@@ -119,26 +119,23 @@ def _simplified(graph: Graph) -> tuple[list[_Box], list[_Line]]:
     if len(others) > _MOST_OTHERS:
         for node in others:
             group[node.id] = ("principal:others", f"{len(others):,} more accounts")
-    _group(kinds["object"], _MOST_OBJECTS, group, [_by_place(inward), _by_kind(inward), lambda _: "others"])
+    ways: list[Callable[[Node], tuple[str, ...]]] = [
+        lambda node: (*_place(node), *sorted(inward[node.id])),
+        lambda node: (_place(node)[0], *sorted(inward[node.id])),
+    ]
+    _group(kinds["object"], _MOST_OBJECTS, group, ways)
     # What followed belongs below what it followed from; of the same kind it is one.
-    _group(kinds["consequence"], _MOST_FOLLOWING, group, [lambda node: node.name, lambda _: "others"])
+    _group(kinds["consequence"], _MOST_FOLLOWING, group, [lambda node: (node.name,)])
 
     boxes: dict[str, _Box] = {}
     held: dict[str, list[Node]] = defaultdict(list)
     for node in graph.nodes:
-        key, name = group[node.id]
-        held[key].append(node)
-        box = boxes.get(key)
-        if box is None:
-            boxes[key] = _Box(key, node.kind, node.role, name, node.name, node.actions)
-        else:
-            box.actions += node.actions
+        held[group[node.id][0]].append(node)
     for key, nodes in held.items():
-        if len(nodes) > 1:
-            boxes[key].whole = ", ".join(node.name for node in nodes[:12]) + (
-                f" and {len(nodes) - 12} more" if len(nodes) > 12 else ""
-            )
-    lines: dict[tuple[str, str, str], _Line] = {}
+        first, actions = nodes[0], sum(node.actions for node in nodes)
+        whole = _and([node.name for node in nodes], 12)
+        boxes[key] = _Box(key, first.kind, first.role, group[first.id][1], whole, actions)
+    lines: dict[tuple[str, str, str], _GraphLine] = {}
     for edge in graph.edges:
         if edge.source not in group or edge.target not in group:
             continue
@@ -146,48 +143,37 @@ def _simplified(graph: Graph) -> tuple[list[_Box], list[_Line]]:
         if source == target:
             continue
         link = boxes[source].kind == boxes[target].kind == "principal"
-        line = lines.get((source, target, edge.kind if link else ""))
-        if line is None:
-            lines[source, target, edge.kind if link else ""] = _Line(
-                source, target, edge.kind, edge.count, edge.confidence, link, edge.why
-            )
-        else:
-            line.number += edge.count
-            if _SURE[edge.confidence] > _SURE[line.sure]:
-                line.sure, line.why = edge.confidence, edge.why
+        first_line = _GraphLine(source, target, edge.kind, 0, edge.confidence, link, edge.why)
+        line = lines.setdefault((source, target, edge.kind if link else ""), first_line)
+        line.number += edge.count
+        if _SURE[edge.confidence] > _SURE[line.sure]:
+            line.sure, line.why = edge.confidence, edge.why
         outcomes = boxes[target].outcomes
         outcomes[edge.kind] = outcomes.get(edge.kind, 0) + edge.count
     return list(boxes.values()), list(lines.values())
 
 
-def _by_place(inward: Mapping[str, set[str]]) -> Callable[[Node], str]:
-    def key(node: Node) -> str:
-        resource, _, name = node.name.partition(" ")
-        return "|".join((resource, name.partition("/")[0] if "/" in name else "", *sorted(inward[node.id])))
-
-    return key
-
-
-def _by_kind(inward: Mapping[str, set[str]]) -> Callable[[Node], str]:
-    def key(node: Node) -> str:
-        return "|".join((node.name.partition(" ")[0], *sorted(inward[node.id])))
-
-    return key
+def _place(node: Node) -> tuple[str, str]:
+    """Kind and namespace of an object; "" for one without."""
+    resource, _, name = node.name.partition(" ")
+    return resource, name.partition("/")[0] if "/" in name else ""
 
 
 def _group(
-    nodes: Sequence[Node], most: int, group: dict[str, tuple[str, str]], ways: Sequence[Callable[[Node], str]]
+    nodes: Sequence[Node],
+    most: int,
+    group: dict[str, tuple[str, str]],
+    ways: Sequence[Callable[[Node], tuple[str, ...]]],
 ) -> None:
-    """Put nodes together by the first of several ways that leaves few enough; the busiest stay by themselves in the last one."""
+    """Put nodes together by the first of several ways that leaves few enough; after the last one, the least busy are one."""
     if len(nodes) <= most:
         for node in nodes:
             group[node.id] = (node.id, _short(node.name))
         return
-    together: dict[str, list[Node]] = {}
-    for way in ways[:-1]:
-        together = {}
+    for way in ways:
+        together: dict[tuple[str, ...], list[Node]] = defaultdict(list)
         for node in nodes:
-            together.setdefault(way(node), []).append(node)
+            together[way(node)].append(node)
         if len(together) <= most:
             break
     ordered = sorted(together.values(), key=lambda alike: -sum(node.actions for node in alike))
@@ -203,11 +189,8 @@ def _group(
 
 def _common(nodes: Sequence[Node]) -> str:
     """What several nodes have in common in their names: resource, and namespace if it is one."""
-    resource = nodes[0].name.partition(" ")[0]
-    places = {
-        node.name.partition(" ")[2].partition("/")[0] if "/" in node.name.partition(" ")[2] else ""
-        for node in nodes
-    }
+    resource = _place(nodes[0])[0]
+    places = {_place(node)[1] for node in nodes}
     place = places.pop() if len(places) == 1 else ""
     return f"{resource} in {place}" if place else resource
 
@@ -226,13 +209,13 @@ def _short(name: str) -> str:
 # -- where it stands ----------------------------------------------------------------------------------------------
 
 
-def _arranged(boxes: Sequence[_Box], lines: Sequence[_Line]) -> list[list[_Box]]:
+def _arranged(boxes: Sequence[_Box], lines: Sequence[_GraphLine]) -> list[list[_Box]]:
     """Boxes by layer, in an order within it that keeps connected ones near to each other."""
     by_key = {box.key: box for box in boxes}
     steps = _steps(boxes, lines)
     deepest = max((steps[box.key] for box in boxes if box.role in ("source", "suspect")), default=0)
     for box in boxes:
-        # Who was only reached stands with what was touched: nothing leads on from there.
+        # An account that was only reached stands with what was touched: nothing leads on from there.
         kind = "object" if box.kind == "principal" and box.role == "reached" else box.kind
         box.layer = {
             "origin": 0,
@@ -242,9 +225,8 @@ def _arranged(boxes: Sequence[_Box], lines: Sequence[_Line]) -> list[list[_Box]]
         }[kind]
     used = sorted({box.layer for box in boxes})
     layers: list[list[_Box]] = [[box for box in boxes if box.layer == layer] for layer in used]
-    for at, layer in enumerate(layers):
-        for box in layer:
-            box.layer = at
+    for box in boxes:
+        box.layer = used.index(box.layer)
     near: dict[str, list[str]] = defaultdict(list)
     for line in lines:
         _lead(line, by_key, layers)
@@ -253,8 +235,7 @@ def _arranged(boxes: Sequence[_Box], lines: Sequence[_Line]) -> list[list[_Box]]
             near[one].append(other)
             near[other].append(one)
     for layer in layers:
-        for row, box in enumerate(layer):
-            box.row = float(row)
+        _number(layer)
     for sweep in range(_SWEEPS):
         forward = sweep % 2 == 0
         for layer in layers if forward else reversed(layers):
@@ -267,12 +248,16 @@ def _arranged(boxes: Sequence[_Box], lines: Sequence[_Line]) -> list[list[_Box]]
                 ]
                 weights[box.key] = sum(rows) / len(rows) if rows else box.row / max(len(layer), 1)
             layer.sort(key=lambda box: (weights[box.key], box.key))
-            for row, box in enumerate(layer):
-                box.row = float(row)
+            _number(layer)
     return layers
 
 
-def _lead(line: _Line, by_key: dict[str, _Box], layers: Sequence[list[_Box]]) -> None:
+def _number(layer: Sequence[_Box]) -> None:
+    for row, box in enumerate(layer):
+        box.row = float(row)
+
+
+def _lead(line: _GraphLine, by_key: dict[str, _Box], layers: Sequence[list[_Box]]) -> None:
     """Give a line a gap in each layer that it passes; lines of one source share theirs."""
     for at in range(by_key[line.source].layer + 1, by_key[line.target].layer):
         key = f"way:{at}:{line.source}"
@@ -283,7 +268,7 @@ def _lead(line: _Line, by_key: dict[str, _Box], layers: Sequence[list[_Box]]) ->
         line.ways.append(way)
 
 
-def _steps(boxes: Sequence[_Box], lines: Sequence[_Line]) -> dict[str, int]:
+def _steps(boxes: Sequence[_Box], lines: Sequence[_GraphLine]) -> dict[str, int]:
     """How many links each principal is away from where it began; 0 for those that nothing leads to."""
     principals = [box for box in boxes if box.kind == "principal"]
     leads: dict[str, list[str]] = defaultdict(list)
@@ -292,12 +277,9 @@ def _steps(boxes: Sequence[_Box], lines: Sequence[_Line]) -> dict[str, int]:
         if line.link:
             leads[line.source].append(line.target)
             reached.add(line.target)
-    first = [box.key for box in principals if box.role == "source"]
-    first += [box.key for box in principals if box.key not in reached and box.key not in first]
-    steps = dict.fromkeys(first, 0)
-    waiting = list(first)
-    while waiting:
-        key = waiting.pop(0)
+    waiting = [box.key for box in principals if box.role == "source" or box.key not in reached]
+    steps = dict.fromkeys(waiting, 0)
+    for key in waiting:  # grows while it is walked
         for other in leads[key]:
             if other not in steps:
                 steps[other] = steps[key] + 1
@@ -326,7 +308,7 @@ def _placed(layers: Sequence[Sequence[_Box]]) -> tuple[float, float]:
 # -- how it looks -------------------------------------------------------------------------------------------------
 
 
-def _drawn_line(line: _Line, source: _Box, target: _Box) -> Markup:
+def _drawn_line(line: _GraphLine, source: _Box, target: _Box) -> Markup:
     ahead = target.layer > source.layer
     begin_x, begin_y = source.x + source.width, source.y + source.height / 2
     end_x, end_y = (target.x if ahead else target.x + target.width), target.y + target.height / 2
@@ -401,14 +383,15 @@ def _fit(text: str, letters: int) -> str:
     return text[: letters - tail - 1] + "…" + text[-tail:]
 
 
-def _described(boxes: Sequence[_Box], lines: Sequence[_Line]) -> Markup:
+def _described(boxes: Sequence[_Box], lines: Sequence[_GraphLine]) -> Markup:
     origins = [box.name for box in boxes if box.kind == "origin"]
     actors = [box.name for box in boxes if box.kind == "principal" and box.role in ("source", "suspect")]
-    links = [
-        f"{line.source.partition(':')[2]} to {line.target.partition(':')[2]} ({line.kind})"
+    ends = (
+        (line.source.partition(":")[2], line.target.partition(":")[2], line.kind)
         for line in lines
         if line.link
-    ]
+    )
+    links = [f"{source} to {target} ({kind})" for source, target, kind in ends]
     touched = [box.name for box in boxes if box.kind == "object"]
     parts = [
         f"From {_and(origins)}" if origins else "",
@@ -420,12 +403,12 @@ def _described(boxes: Sequence[_Box], lines: Sequence[_Line]) -> Markup:
     return escape(visible(f"{text}. The table below says the same in words."))
 
 
-def _and(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+def _and(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def listed(graph: Graph) -> list[tuple[str, Edge, str]]:
-    """Every edge with the names of its ends, in order of time: what the picture says, in words."""
+    """Every edge with the names of its ends, in order of time."""
     names = {node.id: node.name for node in graph.nodes}
     return [
         (names.get(edge.source, edge.source), edge, names.get(edge.target, edge.target))

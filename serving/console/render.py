@@ -16,10 +16,13 @@ import jinja2
 from fastapi import Request, Response
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from data.visible_text import visible as visible_line
 from serving.access.gate import Caller
 from serving.access.scopes import NEEDS
+from serving.access.sessions import COOKIE
 from serving.settings import Settings
 
 HERE = Path(__file__).parent
@@ -39,14 +42,8 @@ PAGE_HEADERS = {
 THEME_COOKIE = "kubehabit_theme"
 _THEMES = ("light", "dark")
 
-#: What cannot be seen or turns the order of others round: it could make one name look like another.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e007f]"
-)
 
-
-class Place(NamedTuple):
+class NavigationItem(NamedTuple):
     """A page in the navigation."""
 
     path: str
@@ -56,18 +53,18 @@ class Place(NamedTuple):
 
 #: Those that are declared in `access.NEEDS` are shown.
 NAVIGATION = (
-    Place("/console/", "Alerts", "bell"),
-    Place("/console/incidents", "Incidents", "graph"),
-    Place("/console/principals", "Principals", "people"),
-    Place("/console/search", "Search", "search"),
-    Place("/console/model", "Model", "chip"),
-    Place("/console/glossary", "Words", "book"),
+    NavigationItem("/console/", "Alerts", "bell"),
+    NavigationItem("/console/incidents", "Incidents", "graph"),
+    NavigationItem("/console/principals", "Principals", "people"),
+    NavigationItem("/console/search", "Search", "search"),
+    NavigationItem("/console/model", "Model", "chip"),
+    NavigationItem("/console/glossary", "Glossary", "book"),
 )
 
 
 def visible(text: str) -> str:
-    """A text with each invisible character replaced by a visible sign."""
-    return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+    """A text with an escape for each invisible character; lines stay lines, which a page does not show as its own."""
+    return "\n".join(map(visible_line, text.split("\n")))
 
 
 def _finish(value: Any) -> Any:
@@ -209,6 +206,19 @@ def has_page(path: str, method: str = "GET") -> bool:
     return (method, path) in NEEDS
 
 
+def page_links(path: str, query: Mapping[str, str], cursor: object, following: str | None) -> dict[str, Any]:
+    """Links between the pages of a list, as templates take them.
+
+    Args:
+        path, query: of the first page.
+        cursor: of this page; empty on the first one.
+        following: cursor of the next page.
+    """
+    here = path + (f"?{urlencode(query)}" if query else "")
+    following_page = f"{path}?{urlencode({**query, 'cursor': following})}" if following else ""
+    return {"first_page": not cursor, "here": here, "next_page": following_page}
+
+
 def principal_url(name: str) -> str:
     """Where a principal's page is: alerts of it, where there is no page of its own."""
     if has_page("/console/principals/{principal:path}"):
@@ -283,7 +293,7 @@ def _shared(scope: Scope) -> dict[str, Any]:
     caller: Caller | None = scope.get("kubehabit.visitor")
     form_token = state.access.sessions.form_token(caller.holder) if caller is not None else ""
     glossary = tuple(engine.glossary.items()) if engine is not None else ()
-    theme = _cookie(scope, THEME_COOKIE)
+    theme = HTTPConnection(scope).cookies.get(THEME_COOKIE, "")
     return {
         "path": scope["path"],
         "visitor": caller,
@@ -299,27 +309,18 @@ def _shared(scope: Scope) -> dict[str, Any]:
     }
 
 
-def _cookie(scope: Scope, wanted: str) -> str:
-    for name, value in scope["headers"]:
-        if name == b"cookie":
-            for part in value.decode("latin-1").split(";"):
-                key, _, content = part.strip().partition("=")
-                if key == wanted:
-                    return str(content)
-    return ""
-
-
 def problem_page(
     scope: Scope, status: int, detail: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A problem as a page; a browser without a session is redirected to the login, and back."""
     if status == HTTPStatus.UNAUTHORIZED and scope["method"] == "GET" and "app" in scope:
-        path = scope["path"]
         query = scope["query_string"].decode("latin-1")
-        wanted = path + (f"?{query}" if query else "")
-        ended = "1" if _cookie(scope, "kubehabit_session") else ""
-        target = "/console/login?" + urlencode({"next": wanted} | ({"ended": ended} if ended else {}))
-        return Response(status_code=303, headers={"Location": target, **PAGE_HEADERS})
+        link = {"next": scope["path"] + (f"?{query}" if query else "")}
+        if HTTPConnection(scope).cookies.get(COOKIE):
+            link["ended"] = "1"
+        return Response(
+            status_code=303, headers={"Location": f"/console/login?{urlencode(link)}", **PAGE_HEADERS}
+        )
     try:
         title = HTTPStatus(status).phrase
     except ValueError:

@@ -50,7 +50,7 @@ class PrincipalPage(ApiModel):
     """One page of principals."""
 
     principals: list[PrincipalRow]
-    total: Annotated[int, Field(description="that fit what was asked, on all pages")]
+    total: Annotated[int, Field(description="matching principals on all pages")]
     cursor: str | None = None
 
 

@@ -207,7 +207,10 @@ class Previewer:
         since, additions = self._additions(since, until, notes)
         covered = (until - since) / _DAY_US
         if covered < days - 1 / 24:
-            notes.append(f"The history covers {covered:.1f} of the {days:g} days asked for.")
+            number, unit = (
+                (round(covered, 1), "day") if covered >= 1 else (max(round(24 * covered), 1), "hour")
+            )
+            notes.append(f"Only {number:g} {unit}{'' if number == 1 else 's'} of history so far.")
         if len(additions.versions) > 1:
             notes.append(
                 f"Versions {', '.join(additions.versions)} of the model judged in this time; each counts with its own thresholds."

@@ -56,11 +56,11 @@ class UnknownIncidentError(NotFoundError):
 
 class _Decision(RequestModel):
     note: Annotated[str, Field(max_length=_MAX_NOTE, description="why")] = ""
-    by: Annotated[str, Field(max_length=_MAX_NAME, description="who decides, in the caller's words")] = ""
+    by: Annotated[str, Field(max_length=_MAX_NAME, description="name of the person who decides")] = ""
 
 
 class Merge(_Decision):
-    """Another incident becomes part of this one."""
+    """The incident that is merged into this one."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -72,7 +72,7 @@ class Merge(_Decision):
 
 
 class Split(_Decision):
-    """Some alerts of an incident become one of their own."""
+    """Alerts that are moved into a new incident."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -69,8 +69,8 @@ class Source(ApiModel):
     """Where it began, as far as the log shows."""
 
     principal: str
-    who: Annotated[str, Field(description="the principal in words")]
-    time: Annotated[datetime, Field(description="of the first action that counted")]
+    who: Annotated[str, Field(description="display name of the principal")]
+    time: Annotated[datetime, Field(description="of the first suspicious action")]
     audit_id: str
     description: Annotated[str, Field(alias="did")]
     address: str
@@ -107,7 +107,7 @@ class Incident(IncidentSummary):
         list[IncidentSession], Field(description="in order of time; each begins with what led up to it")
     ] = []
     timeline: Annotated[
-        list[Surrounding], Field(description="what counted, in order of time; the first 500")
+        list[Surrounding], Field(description="the suspicious actions, in order of time; the first 500")
     ] = []
     consequences: Annotated[
         list[Edge], Field(description="what the cluster did automatically because of it")
@@ -123,11 +123,11 @@ class Incident(IncidentSummary):
     audit_ids: Annotated[
         list[str],
         Field(
-            description="the evidence: what counted first, then everything else its principals did in between"
+            description="the evidence: suspicious actions first, then everything else that its principals did in between"
         ),
     ] = []
     consequence_audit_ids: Annotated[
-        list[str], Field(description="requests of the machinery that follow from it")
+        list[str], Field(description="requests of the cluster's own components that follow from it")
     ] = []
     trail: list[TrailEntry] = []
     models: list[ServedModel] = []

@@ -48,7 +48,7 @@ _PATIENCE_SECONDS = 1.0
 
 
 class RefusedVersion(ApiModel):
-    """A version that was not taken into service."""
+    """A version that was refused."""
 
     version: str
     alias: str
@@ -66,11 +66,11 @@ class Swap(ApiModel):
 
 
 class Watch(ApiModel):
-    """What following the registry has come to."""
+    """How the served model follows the registry."""
 
     alias: str
-    looked: Annotated[datetime | None, Field(description="when the registry last answered")] = None
-    trouble: Annotated[str | None, Field(description="why the last look came to nothing")] = None
+    looked: Annotated[datetime | None, Field(description="time of the registry's last answer")] = None
+    trouble: Annotated[str | None, Field(description="why the last check failed")] = None
     refused: Annotated[list[RefusedVersion], Field(default_factory=list)]
     last_swap: Swap | None = None
 

@@ -31,7 +31,7 @@ class FieldScore(TypedDict):
 
 
 class EventResult(TypedDict, total=False):
-    """What became of one event. Only `status` is always there."""
+    """Outcome of one event. Only `status` is always there."""
 
     auditID: str
     status: Literal["scored", "folded", "rejected"]

@@ -25,7 +25,7 @@ from tests.console.browser import chromium
 from tests.serving.live import Live
 
 ALERTS = 8
-"""So many are there before anybody looks; what comes after them in the recording is sent while somebody does."""
+"""So many are there before a page is opened; what comes after them in the recording is sent while a page is open."""
 SCALE = 0.6
 _BATCH = 500
 

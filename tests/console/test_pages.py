@@ -16,8 +16,10 @@ def pages(console: Console) -> list[str]:
     """A page of each kind, those with most on them."""
     alerts = console.get("/v1/alerts?limit=500")["alerts"]
     busiest = max(alerts, key=lambda alert: alert["actionCount"])
-    told = [console.get(f"/v1/incidents/{one['id']}") for one in console.get("/v1/incidents")["incidents"]]
-    largest = max(told, key=lambda incident: len(incident["graph"]["nodes"]))
+    incidents = [
+        console.get(f"/v1/incidents/{one['id']}") for one in console.get("/v1/incidents")["incidents"]
+    ]
+    largest = max(incidents, key=lambda incident: len(incident["graph"]["nodes"]))
     return [
         "/console/",
         "/console/?q=no-such-thing",

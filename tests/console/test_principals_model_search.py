@@ -95,7 +95,7 @@ def test_the_story_from_a_name_to_the_evidence_with_the_keyboard_alone(
     keys.press("Enter")
     page.wait_for_url("**days=all**")
     assert page.get_by_role("img", name=re.compile("Hours of the week")).is_visible()
-    for heading in ("When it acts", "What it does", "From where", "Beside its peers"):
+    for heading in ("When it acts", "What it does", "From where", "Compared with peers"):
         assert page.get_by_role("heading", name=heading).is_visible()
     # To its events, and from there to evidence of two of them.
     page.get_by_role("link", name="Its events").focus()
@@ -136,13 +136,13 @@ def test_a_preview_tells_what_another_threshold_would_have_given_and_changes_not
     visitor.sign_in(console.admin)
     page = visitor.go("/console/model")
     before = len(console.get("/v1/alerts?limit=500")["alerts"])
-    told = console.get("/v1/model/preview?days=7&scale=0.5")
-    page.get_by_label("or threshold").fill("0.5")
+    preview = console.get("/v1/model/preview?days=7&scale=0.5")
+    page.get_by_label("or multiplier").fill("0.5")
     page.get_by_role("button", name="Preview").click()
     page.wait_for_url("**scale=0.5**")
     outcome = page.locator(".outcome").inner_text()
-    assert f"{told['wanted']['alerts']:,}" in outcome
-    assert told["wanted"]["alerts"] >= told["now"]["alerts"] > 0
+    assert f"{preview['wanted']['alerts']:,}" in outcome
+    assert preview["wanted"]["alerts"] >= preview["now"]["alerts"] > 0
     assert page.get_by_text("threshold_scale: 0.5").first.is_visible()
     assert "kubehabit model --preview --days 7 --scale 0.5" in page.content()
     assert len(console.get("/v1/alerts?limit=500")["alerts"]) == before

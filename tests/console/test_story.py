@@ -20,7 +20,7 @@ def busiest_incident(console: Console) -> dict[str, Any]:
         console.get(f"/v1/incidents/{one['id']}")
         for one in console.get("/v1/incidents?state=open&limit=200")["incidents"]
     ]
-    return max(found, key=lambda told: len(told["graph"]["nodes"]))  # type: ignore[no-any-return]
+    return max(found, key=lambda incident: len(incident["graph"]["nodes"]))  # type: ignore[no-any-return]
 
 
 def test_from_the_alert_at_night_to_the_closed_incident(console: Console, browser: Any) -> None:
@@ -30,7 +30,7 @@ def test_from_the_alert_at_night_to_the_closed_incident(console: Console, browse
     visitor.sign_in(console.admin)
     page.get_by_text("Live", exact=True).wait_for()
 
-    # New alerts are told, and nothing moves until they are asked for.
+    # New alerts are announced, and nothing moves until they are asked for.
     shown = page.locator(".row").first.get_attribute("data-id")
     known = console.alerts()
     raised = console.send_until(len(known) + 1)
@@ -45,11 +45,11 @@ def test_from_the_alert_at_night_to_the_closed_incident(console: Console, browse
     visitor.check()
 
     # The page of an alert says in one line each who, what, since when, how bad, and what next.
-    told = busiest_incident(console)
-    alert = told["alerts"][0]
+    incident = busiest_incident(console)
+    alert = incident["alerts"][0]
     page = visitor.go(f"/console/alerts/{alert['id']}")
     gist = page.locator(".gist dt").all_inner_texts()
-    assert gist == ["Who", "What", "Since when", "How bad", "What next"]
+    assert gist == ["Who", "What", "Since when", "Severity", "What next"]
     assert page.locator("h1").inner_text().rstrip(".") in alert["sentence"]
     assert page.locator(".command code").all_inner_texts() == [
         check["command"]
@@ -61,30 +61,30 @@ def test_from_the_alert_at_night_to_the_closed_incident(console: Console, browse
     page.get_by_label("malicious").check()
     page.get_by_label("Note").fill("Not her: she is on leave.")
     page.get_by_label("Your name").fill("on call")
-    page.get_by_role("button", name="Keep it").click()
-    page.get_by_text("What you said is kept").wait_for()
+    page.get_by_role("button", name="Save verdict").click()
+    page.get_by_text("The next training of the model learns from it").wait_for()
     assert "Not her: she is on leave." in page.locator("aside").inner_text()
 
     # From there to the incident: where it began, the timeline, the picture, and the same in a table.
     page.get_by_role("link", name="part of incident").click()
-    page.wait_for_url(f"**/console/incidents/{told['id']}")
+    page.wait_for_url(f"**/console/incidents/{incident['id']}")
     visitor.check()
-    assert told["source"]["auditID"] in page.locator("section[aria-labelledby=source]").inner_text()
+    assert incident["source"]["auditID"] in page.locator("section[aria-labelledby=source]").inner_text()
     deeds = page.locator(".moment:not(.consequence) .cite code").all_inner_texts()
-    assert deeds[:40] == [one["auditID"] for one in told["timeline"]][: len(deeds[:40])]
-    if told["consequences"]:
+    assert deeds[:40] == [one["auditID"] for one in incident["timeline"]][: len(deeds[:40])]
+    if incident["consequences"]:
         assert page.locator(".moment.consequence").count()
     drawn = page.locator("svg.graph .box .name").all_text_contents()
-    assert len(drawn) >= len({node["kind"] for node in told["graph"]["nodes"]})
+    assert len(drawn) >= len({node["kind"] for node in incident["graph"]["nodes"]})
     assert page.locator("svg.graph title").first.text_content() == "How it spread"
     page.get_by_text("The same as a table").click()
-    assert page.locator("section[aria-labelledby=spread] tbody tr").count() == len(told["graph"]["edges"])
+    assert page.locator("section[aria-labelledby=spread] tbody tr").count() == len(incident["graph"]["edges"])
 
     # The evidence is a file.
     with page.expect_download() as download:
         page.get_by_role("button", name="JSON file").click()
     path = download.value.path()
-    assert download.value.suggested_filename == f"evidence-{told['id']}.json"
+    assert download.value.suggested_filename == f"evidence-{incident['id']}.json"
     assert json.loads(path.read_bytes())
 
     page.get_by_text("Close it", exact=True).click()
@@ -93,7 +93,7 @@ def test_from_the_alert_at_night_to_the_closed_incident(console: Console, browse
     close.get_by_label("Note").fill("Token revoked.")
     close.get_by_role("button", name="Close the incident").click()
     page.get_by_text("Later alerts of the same people").wait_for()
-    after = console.get(f"/v1/incidents/{told['id']}")
+    after = console.get(f"/v1/incidents/{incident['id']}")
     assert after["state"] == "closed"
     assert after["trail"][-1]["caller"] == "on-call"
     visitor.go("/console/?state=closed")
@@ -165,7 +165,7 @@ def test_who_may_only_look_sees_why_the_buttons_do_nothing(console: Console, bro
     visitor.sign_in(console.reader)
     alert = console.get("/v1/alerts?limit=1")["alerts"][0]
     page = visitor.go(f"/console/alerts/{alert['id']}")
-    button = page.get_by_role("button", name="Keep it")
+    button = page.get_by_role("button", name="Save verdict")
     assert button.is_disabled()
     assert "dashboard has the scopes read, and this needs admin" in page.locator("#only-admin").inner_text()
     visitor.check()
@@ -178,12 +178,12 @@ def test_pages_work_without_scripts(console: Console, browser: Any) -> None:
     page = visitor.page
     page.get_by_label("Search").fill("no alert has this in it")
     page.get_by_role("button", name="Filter").click()
-    assert page.get_by_text("No alert is like that.").is_visible()
+    assert page.get_by_text("No alerts match.").is_visible()
     page.get_by_role("link", name="Show all alerts").click()
     page.locator(".row .sentence").first.click()
     page.get_by_label("normal").check()
-    page.get_by_role("button", name="Keep it").click()
-    assert page.get_by_text("What you said is kept").is_visible()
+    page.get_by_role("button", name="Save verdict").click()
+    assert page.get_by_text("The next training of the model learns from it").is_visible()
     visitor.close()
 
 
@@ -216,7 +216,7 @@ def test_the_page_says_so_when_its_session_was_taken_away(console: Console, brow
     found = sessions.find(cookie["value"])
     sessions.end(found.key)
     console.service.stream.notify()
-    console.send_until(len(console.alerts()) + 1)  # what the session must not be told any more
+    console.send_until(len(console.alerts()) + 1)  # what the session must not receive any more
     page.get_by_text("Not live").wait_for(timeout=30_000)
     assert not page.locator("#new").is_visible()
     visitor.close()

@@ -23,7 +23,7 @@ from kubehabit import demo, demo_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# An API in miniature: an event that says "odd" raises an alert; busy once; misbehaves when told to.
+# An API in miniature: an event that says "odd" raises an alert; busy once; misbehaves when asked to.
 STAND_IN = r"""
 import gzip, http.server, json, os, signal, sys
 mode = os.environ.get("STAND_IN", "")
@@ -326,11 +326,11 @@ def test_the_whole_story_on_a_slice_of_the_recording(
         assert alert["sentence"]
         assert alert["auditIDs"]
         assert alert["model"] == {"name": "kubehabit", "version": "1"}
-    told = printed(console)
-    assert "Compared with two detectors that need no model" in told
-    assert "mlflow ui --backend-store-uri" in told
-    assert str(home / "mlflow.db") in told
-    assert f"KUBEHABIT_HOME={home}" in told
+    shown = printed(console)
+    assert "Compared with two detectors that need no model" in shown
+    assert "mlflow ui --backend-store-uri" in shown
+    assert str(home / "mlflow.db") in shown
+    assert f"KUBEHABIT_HOME={home}" in shown
 
     from mlflow import MlflowClient
 

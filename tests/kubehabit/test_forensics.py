@@ -33,12 +33,12 @@ def ask(folder: Path, *words: str) -> Any:
 
 
 def test_who_touched_a_secret(folder: Path) -> None:
-    told = ask(folder, "who", "touched", "secret", "payments/db", "--since", "2026-11-23")
-    assert told.exit_code == 0, told.output
-    assert "mallory@corp" in told.output
-    assert "list (of all secrets)" in told.output
-    assert "2 principals touched secrets payments/db" in told.output
-    assert "alice" not in told.output
+    answer = ask(folder, "who", "touched", "secret", "payments/db", "--since", "2026-11-23")
+    assert answer.exit_code == 0, answer.output
+    assert "mallory@corp" in answer.output
+    assert "list (of all secrets)" in answer.output
+    assert "2 principals touched secrets payments/db" in answer.output
+    assert "alice" not in answer.output
     as_json = ask(
         folder, "who", "touched", "secrets", "payments/db", "--since", "2026-11-23", "--exact", "--json"
     )
@@ -49,15 +49,15 @@ def test_who_touched_a_secret(folder: Path) -> None:
 
 
 def test_who_is_new_in_a_namespace(folder: Path) -> None:
-    told = ask(folder, "who", "is", "new", "in", "payments", "--since", "2026-11-23T14:00:25")
-    assert "2 principals came to payments" in told.output
-    assert "bob" not in told.output
+    answer = ask(folder, "who", "is", "new", "in", "payments", "--since", "2026-11-23T14:00:25")
+    assert "2 principals came to payments" in answer.output
+    assert "bob" not in answer.output
     assert "Nobody came" in ask(folder, "who", "is", "new", "in", "payments", "--since", "2026-11-24").output
 
 
 def test_everything_a_token_did_after_a_moment(folder: Path) -> None:
-    told = ask(folder, "events", "--credential", "3f2a8c1e", "--since", "2026-11-23T14:00:31", "--json")
-    (event,) = map(json.loads, told.output.splitlines())
+    answer = ask(folder, "events", "--credential", "3f2a8c1e", "--since", "2026-11-23T14:00:31", "--json")
+    (event,) = map(json.loads, answer.output.splitlines())
     assert (event["auditID"], event["code"]) == ("id-31", 403)
     shown = ask(folder, "events", "--verb", "list", "--limit", "1")
     assert "list secrets in payments" in shown.output
@@ -67,8 +67,8 @@ def test_everything_a_token_did_after_a_moment(folder: Path) -> None:
 
 
 def test_what_a_principal_did(folder: Path) -> None:
-    told = ask(folder, "principal", "mallory@corp")
-    assert "3 events, 1 refused or failed" in told.output
+    answer = ask(folder, "principal", "mallory@corp")
+    assert "3 events, 1 denied or failed" in answer.output
     assert json.loads(ask(folder, "principal", "mallory@corp", "--json").output)["count"] == 3
     assert ask(folder, "principal", "mallory").exit_code == 2
 
@@ -94,9 +94,9 @@ def test_verify_tells_what_is_not_sound_with_exit_status_1(folder: Path, tmp_pat
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     next(copy.rglob("*.parquet")).unlink()
-    told = ask(copy, "verify")
-    assert told.exit_code == 1
-    assert "VERIFICATION FAILED" in told.output
+    answer = ask(copy, "verify")
+    assert answer.exit_code == 1
+    assert "VERIFICATION FAILED" in answer.output
     assert json.loads(ask(folder, "verify", "--json").output)["sound"]
 
 
@@ -104,9 +104,9 @@ def test_verify_tells_what_is_not_sound_with_exit_status_1(folder: Path, tmp_pat
     "words", [("events", "--since", "soon"), ("who", "is", "new", "in", "x", "--since", "soon")]
 )
 def test_a_wrong_time_is_one_sentence(folder: Path, words: tuple[str, ...]) -> None:
-    told = ask(folder, *words)
-    assert told.exit_code == 2
-    assert "is no point in time" in told.stderr
+    answer = ask(folder, *words)
+    assert answer.exit_code == 2
+    assert "is no point in time" in answer.stderr
 
 
 # -- the same of a running service ------------------------------------------------------------------------------

@@ -112,14 +112,14 @@ def test_filters_find_the_same_in_the_store_on_this_machine_and_in_a_service(
         ("incidents", "list", "--limit", "1"),
         ("incidents", "show", shown),
     ]
-    told = [json.loads(run(*command, "--local", "--json")) for command in others]
-    assert [len(told[1]["incidents"]), len(told[2]["incidents"]), len(told[3]["incidents"])] == [3, 1, 1]
+    found = [json.loads(run(*command, "--local", "--json")) for command in others]
+    assert [len(found[1]["incidents"]), len(found[2]["incidents"]), len(found[3]["incidents"])] == [3, 1, 1]
     with Live(create_app(Settings(token=TOKEN, events={"enabled": False}), kept)) as live:  # type: ignore[arg-type]
         monkeypatch.setenv("KUBEHABIT_TOKEN", TOKEN)
         at = ("--url", f"http://127.0.0.1:{live.port}", "--json")
         for (asked, _), answer in zip(FILTERS, here, strict=True):
             assert run("alerts", "list", *asked, *at) == answer, asked
-        assert [json.loads(run(*command, *at)) for command in others] == told
+        assert [json.loads(run(*command, *at)) for command in others] == found
 
 
 def test_what_is_more_than_a_page_is_said_and_found(kept: Engine) -> None:

@@ -202,7 +202,7 @@ def test_evaluate_prints_its_figures_for_people_or_as_json(
             }
         ],
     }
-    stand_in(monkeypatch, "training.evaluate", evaluate=lambda *_, **__: figures)
+    stand_in(monkeypatch, "training.evaluation.evaluate", evaluate=lambda *_, **__: figures)
     result = invoke("evaluate", "--log", str(log), "--json", "--report", str(tmp_path / "out.md"))
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == figures

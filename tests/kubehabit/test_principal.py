@@ -30,12 +30,12 @@ def run(*words: str, status: int = 0) -> Any:
 
 def test_a_log_answers_as_the_store_of_a_service_does(log: Path, tmp_path: Path) -> None:
     store = new_store(tmp_path / "store")
-    store.take(body(story()))
+    store.append(body(story()))
     store.close()
     for form in ((), ("--json",), ("--since", "2026-11-23T14:00:31")):
         of_log = run("mallory@corp", "--log", str(log), *form).stdout
         assert of_log == run("mallory@corp", "--store", str(tmp_path / "store"), *form).stdout
-    assert "3 events, 1 refused or failed" in run("mallory@corp", "--log", str(log)).stdout
+    assert "3 events, 1 denied or failed" in run("mallory@corp", "--log", str(log)).stdout
 
 
 def test_several_logs_and_documents_are_one_history(log: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from data.paths import registry_uri, tracking_uri
 from data.principals.identity import PEOPLE_AND_PIPELINES
+from data.visible_text import visible
 from detection.bundle import Bundle
 from detection.detector import Detector
 from training.audit_log import read_log
@@ -141,7 +142,7 @@ class DriftReport:
                 for rate in self.rates
             ),
         ]
-        return Group(changed, values, Text("\n".join(lines)), Text(self.advice, style="bold"))
+        return Group(changed, values, Text("\n".join(map(visible, lines))), Text(self.advice, style="bold"))
 
 
 def _named(principals: Mapping[str, int], most: int = 5) -> str:

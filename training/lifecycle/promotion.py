@@ -24,6 +24,7 @@ from scipy.stats import binom
 from data.errors import BundleError, KubehabitError
 from data.events.audit_event import EXAMPLE_EVENT
 from data.events.decode import decode_lines
+from data.visible_text import visible
 from detection.bundle import Bundle
 from detection.detector import SEVERITIES, Detector
 from training.config_file import ConfigFile
@@ -123,7 +124,7 @@ class Decision:
         """The decision in words."""
         if not self.promoted:
             refused = f"Refused: version {self.challenger} does not become champion."
-            return "\n".join([refused, *(f"  - {reason}" for reason in self.reasons)])
+            return "\n".join([refused, *(f"  - {visible(reason)}" for reason in self.reasons)])
         if self.dry_run:
             return f"Version {self.challenger} would become champion (dry run, nothing was changed)."
         back = f" Back to version {self.champion}: kubehabit promote --rollback" if self.champion else ""

@@ -25,7 +25,7 @@ from serving.alerts.query import (
 )
 from serving.api.stream import stream_of
 from serving.console.forms import read_form
-from serving.console.render import page
+from serving.console.render import page, page_links
 from serving.http.problems import position_of
 from serving.runtime import Service
 from serving.schemas import Alert
@@ -71,11 +71,9 @@ def alerts(request: Request, wanted: Annotated[_ListQuery, Query()]) -> Response
         wanted=wanted,
         filtered=bool(filters),
         namespaces=known,
-        first_page=after is None,
-        here="/console/?" + urlencode(filters),
         without_severity="/console/?" + urlencode(wanted.parameters("severity")),
-        next_page="" if following is None else "/console/?" + urlencode(filters | {"cursor": following}),
         stream="/console/stream?" + urlencode(filters | {"after": latest}),
+        **page_links("/console/", filters, wanted.cursor, None if following is None else str(following)),
     )
 
 

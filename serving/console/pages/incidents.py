@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Annotated, Any, Literal
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
@@ -18,7 +17,7 @@ from serving.api.incidents import decide, read_incident
 from serving.console.forms import Form, read_form
 from serving.console.graph import draw, listed
 from serving.console.pages.alerts import in_two
-from serving.console.render import page
+from serving.console.render import page, page_links
 from serving.forensics.service import ForensicsService
 from serving.http.problems import position_of
 from serving.incidents.graph import Edge
@@ -46,8 +45,8 @@ State = Annotated[Literal["", "open", "closed", "merged"], Query()]
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """One line of a timeline: an action of a principal, or what followed by itself before the next one."""
+class TimelineMoment:
+    """One line of a timeline: an action of a principal, or the automatic follow-ups before the next one."""
 
     time: datetime
     action: Surrounding | None = None
@@ -55,7 +54,7 @@ class Moment:
 
     @property
     def requests(self) -> int:
-        """How many requests followed by themselves."""
+        """Number of automatic follow-up requests."""
         return sum(edge.count for edge in self.following)
 
 
@@ -77,18 +76,8 @@ def incidents(
     service: Service = request.app.state.service
     after = position_of(cursor)
     found = service.ready().incidents.page(state=state or None, limit=_ON_A_PAGE, cursor=after)
-    query = {"state": state}
-    return page(
-        request,
-        "incidents.html",
-        incidents=found.incidents,
-        state=state,
-        first_page=after is None,
-        here="/console/incidents?" + urlencode(query),
-        next_page=""
-        if found.cursor is None
-        else "/console/incidents?" + urlencode(query | {"cursor": found.cursor}),
-    )
+    links = page_links("/console/incidents", {"state": state}, cursor, found.cursor)
+    return page(request, "incidents.html", incidents=found.incidents, state=state, **links)
 
 
 @router.get("/console/incidents/{incident_id}")
@@ -102,7 +91,8 @@ def _incident_page(
 ) -> Response:
     service: Service = request.app.state.service
     found = read_incident(service, incident_id, _NO_INCIDENT)
-    headline, rest = _headline(found)
+    # The sentence in two: who did what, and the rest.
+    headline, rest = in_two(found.sentence, found.sentence.partition(": ")[0])
     moments = timeline(found)
     return page(
         request,
@@ -117,7 +107,7 @@ def _incident_page(
         edges=listed(found.graph),
         touched=touched(found),
         reached=[node for node in found.graph.nodes if node.role == "reached"],
-        namespaces=_namespaces(found),
+        namespaces=sorted({one.object_ref.namespace for one in found.timeline if one.object_ref} - {""}),
         look=[check for check in found.checks if check.kind == "look"],
         contain=[check for check in found.checks if check.kind == "contain"],
         keeps_events=service.events is not None,
@@ -126,27 +116,21 @@ def _incident_page(
     )
 
 
-def _headline(found: Incident) -> tuple[str, str]:
-    """The sentence of an incident in two: who did what, and the rest."""
-    colon = found.sentence.find(": ")
-    if colon < 0:
-        return found.sentence, ""
-    return in_two(found.sentence, found.sentence[:colon])
-
-
-def timeline(found: Incident) -> list[Moment]:
+def timeline(found: Incident) -> list[TimelineMoment]:
     """What counted and what followed from it, in order of time."""
     entries: list[tuple[datetime, Surrounding | Edge]] = [(one.time, one) for one in found.timeline]
     entries += [(edge.first_seen, edge) for edge in found.consequences]
     entries.sort(key=lambda entry: (entry[0], isinstance(entry[1], Edge)))
-    moments: list[Moment] = []
+    moments: list[TimelineMoment] = []
     for follows, run in groupby(entries, key=lambda entry: isinstance(entry[1], Edge)):
         of_run = list(run)
         if follows:
             edges = tuple(one for _, one in of_run if isinstance(one, Edge))
-            moments.append(Moment(of_run[0][0], following=edges))
+            moments.append(TimelineMoment(of_run[0][0], following=edges))
         else:
-            moments += [Moment(time, action=one) for time, one in of_run if isinstance(one, Surrounding)]
+            moments += [
+                TimelineMoment(time, action=one) for time, one in of_run if isinstance(one, Surrounding)
+            ]
     return moments
 
 
@@ -170,11 +154,6 @@ def touched(found: Incident) -> list[Touched]:
         for action, number in actions[node.id].items():
             group.actions[action] = group.actions.get(action, 0) + number
     return sorted(groups.values(), key=lambda one: -sum(one.actions.values()))
-
-
-def _namespaces(found: Incident) -> list[str]:
-    names = {one.object_ref.namespace for one in found.timeline if one.object_ref is not None}
-    return sorted(names - {""})
 
 
 # -- what people decide -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
@@ -78,9 +79,7 @@ async def sign_in(request: Request) -> Response:
     request.scope["kubehabit.visitor"] = caller
     _log.info("signed in", extra={"caller": caller.name})
     answer = _to(wanted)
-    answer.set_cookie(
-        COOKIE, sent, path="/console", httponly=True, samesite="strict", secure=_encrypted(request)
-    )
+    answer.set_cookie(COOKIE, sent, **_cookie_settings(request))
     return answer
 
 
@@ -92,15 +91,14 @@ async def sign_out(request: Request) -> Response:
     caller: Caller = request.scope["kubehabit.visitor"]
     access.sessions.end(caller.session)
     answer = _to("/console/login")
-    answer.delete_cookie(
-        COOKIE, path="/console", httponly=True, samesite="strict", secure=_encrypted(request)
-    )
+    answer.delete_cookie(COOKIE, **_cookie_settings(request))
     return answer
 
 
-def _encrypted(request: Request) -> bool:
-    """Whether the browser speaks TLS, to us or to a proxy before us."""
-    return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
+def _cookie_settings(request: Request) -> dict[str, Any]:
+    # The browser speaks TLS, to this server or to a proxy in front of it.
+    secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
+    return {"path": "/console", "httponly": True, "samesite": "strict", "secure": secure}
 
 
 @router.get("/console/static/{name}")

@@ -68,30 +68,21 @@ def model(
 
 
 def _wanted(per_day: str, scale: str) -> tuple[dict[str, float], str]:
-    """What was asked for, and what is wrong with it; of both, alerts a day."""
-    for name, text, least, most, words in (
-        (
-            "per_day",
-            per_day.strip(),
-            0.01,
-            _MOST_PER_DAY,
-            "Alerts a day are a number above 0, such as 2 or 0.5.",
-        ),
-        (
-            "scale",
-            scale.strip(),
-            LEAST_SCALE,
-            MOST_SCALE,
-            f"A threshold is a number from {LEAST_SCALE:g} to {MOST_SCALE:g}; 1 is the calibrated one.",
-        ),
-    ):
-        if text:
-            try:
-                value = float(text)
-            except ValueError:
-                return {}, words
-            return ({name: value}, "") if least <= value <= most else ({}, words)
-    return {}, ""
+    """What was asked for, and what is wrong with it; if both are given, alerts a day count."""
+    text = per_day.strip() or scale.strip()
+    if per_day.strip():
+        name, least, most = "per_day", 0.01, _MOST_PER_DAY
+        wrong = "Alerts a day are a number above 0, such as 2 or 0.5."
+    else:
+        name, least, most = "scale", LEAST_SCALE, MOST_SCALE
+        wrong = f"The multiplier is a number from {LEAST_SCALE:g} to {MOST_SCALE:g}; 1 is the calibrated threshold."
+    try:
+        value = float(text) if text else None
+    except ValueError:
+        return {}, wrong
+    if value is None:
+        return {}, ""
+    return ({name: value}, "") if least <= value <= most else ({}, wrong)
 
 
 def _same(days: str, wanted: dict[str, float]) -> str:
@@ -105,22 +96,23 @@ def _same(days: str, wanted: dict[str, float]) -> str:
 def _learned(status: ModelInfo) -> dict[str, Any]:
     """What the model was trained on, out of its bundle; what a bundle does not say is empty."""
     bundle = status.bundle
-    data = bundle.get("data")
-    data = data if isinstance(data, dict) else {}
-    budget = bundle.get("budget")
-    created = bundle.get("created")
+    data = _section(bundle.get("data"))
     return {
-        "created": _moment(created),
+        "created": _moment(bundle.get("created")),
         "principals": bundle.get("principals"),
         "actions": data.get("actions"),
         "first": _moment(data.get("first")),
         "last": _moment(data.get("last")),
-        "kinds": data.get("principals") if isinstance(data.get("principals"), dict) else {},
+        "kinds": _section(data.get("principals")),
         "sources": data.get("sources") or [],
         "fingerprint": data.get("fingerprint"),
         "commit": bundle.get("git_commit"),
-        "budget": budget if isinstance(budget, dict) else {},
+        "budget": _section(bundle.get("budget")),
     }
+
+
+def _section(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _moment(text: object) -> datetime | None:
@@ -134,24 +126,26 @@ def _curve(preview: Preview) -> Markup:
     """Alerts and incidents by threshold."""
     whole = preview.covered_days >= 1
     unit = "a day" if whole else f"in {24 * preview.covered_days:.1f} hours"
-    alerts = [one.alerts_per_day if whole else one.alerts for one in preview.curve]
-    incidents = [one.incidents_per_day if whole else one.incidents for one in preview.curve]
+    alerts, incidents = (
+        [getattr(one, f"{name}_per_day" if whole else name) or 0.0 for one in preview.curve]
+        for name in ("alerts", "incidents")
+    )
     nearest = min(range(len(SCALES)), key=lambda place: abs(SCALES[place] - preview.now.scale))
     now = preview.now.alerts_per_day if whole else preview.now.alerts
     steps = range(0, len(SCALES), (len(SCALES) - 1) // 3)
     return charts.lines(
         "curve",
         [
-            charts.Line("alerts", "one", [value or 0.0 for value in alerts]),
-            charts.Line("incidents", "two", [value or 0.0 for value in incidents]),
+            charts.ChartLine("alerts", "one", alerts),
+            charts.ChartLine("incidents", "two", incidents),
         ],
-        title=f"Alerts and incidents {unit}, by threshold",
-        summary=f"With the threshold in force, {preview.now.scale:g}, there were {_figure(now)} alerts {unit}.",
-        places=[f"threshold {scale:g}" for scale in SCALES],
-        ticks=[f"{SCALES[place]:g}" for place in steps],
+        title=f"Alerts and incidents {unit}, by multiplier of the threshold",
+        summary=f"With the multiplier in force, ×{preview.now.scale:g}, there were {_figure(now)} alerts {unit}.",
+        places=[f"multiplier ×{scale:g}" for scale in SCALES],
+        ticks=[f"×{SCALES[place]:g}" for place in steps],
         mark=nearest,
-        marked=f"in force: {preview.now.scale:g}",
-        heads=("Threshold", "Alerts", f"Alerts {unit}", "Incidents", f"Incidents {unit}", "Unusual actions"),
+        marked=f"in force: ×{preview.now.scale:g}",
+        heads=("Multiplier", "Alerts", f"Alerts {unit}", "Incidents", f"Incidents {unit}", "Unusual actions"),
         rows=[
             (
                 f"{one.scale:g}",
@@ -170,13 +164,9 @@ def _curve(preview: Preview) -> Markup:
 def _figure(value: float | None) -> str:
     if value is None:
         return ""
-    return (
-        f"{value:,.0f}"
-        if value >= 10 or value == int(value)
-        else f"{value:,.1f}"
-        if value >= 1
-        else f"{value:.2g}"
-    )
+    if value >= 10 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _surprising(drift: Drift) -> Markup | None:
@@ -188,8 +178,8 @@ def _surprising(drift: Drift) -> Markup | None:
     return charts.lines(
         "drift",
         [
-            charts.Line("surprising", "one", surprising),
-            charts.Line("unknown verb or resource", "two", unknown),
+            charts.ChartLine("surprising", "one", surprising),
+            charts.ChartLine("unknown verb or resource", "two", unknown),
         ],
         title="Share of actions, by day",
         summary=f"Calibration expected {drift.beyond[0].expected:.0%} to be as surprising.",

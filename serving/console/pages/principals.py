@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlencode
@@ -13,11 +15,11 @@ from markupsafe import Markup
 from serving.alerts.query import AlertQuery, whole
 from serving.api.principals import FreshHistory
 from serving.console import charts
-from serving.console.render import page, principal_url
+from serving.console.render import page, page_links, principal_url
 from serving.forensics.principal_habits import PeerComparison, PrincipalHabits, VerbCount, compared, habits_of
 from serving.forensics.queries import QueryError, moment_of
 from serving.forensics.service import ForensicsService
-from serving.history.queries import Moment, Order, Surprise
+from serving.history.queries import Order, Surprise
 from serving.http.problems import ProblemError
 from serving.runtime import Service
 
@@ -55,12 +57,8 @@ def principals(
     found = records.reader().principals(
         search=q.strip(), kind=kind or None, order=order, limit=_ON_A_PAGE, cursor=cursor
     )
-    asked = {"q": q.strip(), "kind": kind, "order": order if order != "last" else ""}
-
-    def here(**more: str | None) -> str:
-        given = {name: value for name, value in (asked | more).items() if value}
-        return "/console/principals" + (f"?{urlencode(given)}" if given else "")
-
+    query = {"q": q.strip(), "kind": kind, "order": order if order != "last" else ""}
+    query = {name: value for name, value in query.items() if value}
     return page(
         request,
         "principals.html",
@@ -70,10 +68,8 @@ def principals(
         order=order,
         kinds=KINDS,
         filtered=bool(q.strip() or kind),
-        first_page=not cursor,
-        here=here(),
-        next_page=here(cursor=found.cursor) if found.cursor else "",
         bar=charts.bar,
+        **page_links("/console/principals", query, cursor, found.cursor),
     )
 
 
@@ -86,6 +82,8 @@ def principal(request: Request, principal: str, days: Span = "7", step: Step = "
     report = engine.principals.report(principal)
     reader = records.reader()
     surprise = reader.surprise(principal)
+    days_of = surprise.days if surprise is not None else []
+    step = step or ("days" if len(days_of) > 2 else "hours")
     since = "" if days == "all" else f"{days}d"
     habits, peers, trouble = _asked(request, principal, reader.peers(principal), since)
     if report is None and surprise is None and habits is None:
@@ -94,29 +92,28 @@ def principal(request: Request, principal: str, days: Span = "7", step: Step = "
             "This principal is not in the model's training, did nothing since, and no event of it is kept. Look for it under "
             "Principals.",
         )
-    own = principal_url(principal)
+    search = {"ask": "events", "principal": principal, "since": since or "520w"}
     return page(
         request,
         "principal.html",
         name=principal,
         report=report,
         surprise=surprise,
-        nearest=_nearest(surprise),
+        nearest=max(days_of[-7:], key=lambda one: one.nearest, default=None),
         picture=_picture(surprise, step),
-        step=step or _step(surprise),
+        step=step,
         habits=habits,
         peers=peers,
         trouble=trouble,
         week=charts.heat_map("week", habits.week) if habits is not None else "",
-        matrix=matrix(habits.deeds) if habits is not None else None,
+        matrix=Matrix(habits.deeds) if habits is not None else None,
         alerts=whole(engine.store, AlertQuery(principal=principal), limit=_ALERTS + 1).alerts,
         most_alerts=_ALERTS,
         days=days,
         spans=_SPANS,
-        own=own,
+        own=principal_url(principal),
         same=shlex.join(["kubehabit", "principal", principal, *(["--since", since] if since else [])]),
-        search="/console/search?"
-        + urlencode({"ask": "events", "principal": principal, "since": since or "520w"}),
+        search="/console/search?" + urlencode(search),
         bar=charts.bar,
     )
 
@@ -135,27 +132,13 @@ def _asked(
         return None, None, str(error)
 
 
-def _nearest(surprise: Surprise | None) -> Moment | None:
-    """When it came nearest to its threshold in the last week."""
-    return (
-        max(surprise.days[-7:], key=lambda one: one.nearest, default=None) if surprise is not None else None
-    )
-
-
-def _step(surprise: Surprise | None) -> str:
-    """Days, once there are some; before, hours."""
-    return "days" if surprise is not None and len(surprise.days) > 2 else "hours"
-
-
 def _picture(surprise: Surprise | None, step: str) -> Markup | None:
     """How near it came to its threshold, over time; None if there is nothing to draw."""
-    if surprise is None or not surprise.days:
-        return None
-    hourly = (step or _step(surprise)) == "hours"
-    moments = surprise.hours if hourly else surprise.days
+    hourly = step == "hours"
+    moments = [] if surprise is None or not surprise.days else surprise.hours if hourly else surprise.days
     if not moments:
         return None
-    bars = [charts.Bar(one.at, one.nearest, one.typical, one.flagged, one.actions) for one in moments]
+    bars = [charts.ChartBar(one.at, one.nearest, one.typical, one.flagged, one.actions) for one in moments]
     return charts.surprise_bars(
         "surprise",
         bars,
@@ -175,31 +158,27 @@ class Matrix:
     """
 
     def __init__(self, actions: list[VerbCount]) -> None:
-        counts = {(one.verb, one.resource): one.count for one in actions}
+        counts: Counter[tuple[str, str]] = Counter({(one.verb, one.resource): one.count for one in actions})
         self.verbs, more_verbs = _frequent(((one.verb, one.count) for one in actions), _COLUMNS)
         resources, more_resources = _frequent(((one.resource, one.count) for one in actions), _ROWS)
         most = max(counts.values(), default=0)
         self.rows = [
             (
-                resource,
+                kind,
                 [
-                    (counts.get((verb, resource), 0), charts.level(counts.get((verb, resource), 0), most))
+                    (number, charts.level(number, most))
                     for verb in self.verbs
+                    for number in (counts[verb, kind],)
                 ],
             )
-            for resource in resources
+            for kind in resources
         ]
         self.left_out = more_verbs + more_resources
 
 
-def matrix(actions: list[VerbCount]) -> Matrix:
-    """Verbs by kinds of objects, out of what was done most."""
-    return Matrix(actions)
-
-
-def _frequent(values: object, most: int) -> tuple[list[str], int]:
-    total: dict[str, int] = {}
-    for name, count in values:  # type: ignore[attr-defined]
-        total[name] = total.get(name, 0) + count
+def _frequent(values: Iterable[tuple[str, int]], most: int) -> tuple[list[str], int]:
+    total: Counter[str] = Counter()
+    for name, count in values:
+        total[name] += count
     ordered = sorted(total, key=lambda name: (-total[name], name))
     return ordered[:most], max(len(ordered) - most, 0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,7 +15,7 @@ from data.errors import KubehabitError
 from serving.api.forensics import as_file, caller_of
 from serving.api.parameters import EventQuery, span_of
 from serving.console.forms import read_form
-from serving.console.render import page
+from serving.console.render import count, page, page_links
 from serving.forensics import clock
 from serving.forensics.evidence.export import Subject
 from serving.forensics.queries import EventQueries, QueryError
@@ -38,17 +39,17 @@ _GIVEN = (
 QUESTIONS = {
     "touched": (
         "Who touched something?",
-        "Everybody who read, wrote or tried to, refused attempts too. Who listed all Secrets has seen each of them.",
+        "Every principal that read or wrote it, or tried to. A principal that listed all Secrets has seen each of them.",
     ),
     "credential": (
         "What did a token do?",
-        "Everything that was done with one credential, or by one principal, after a moment.",
+        "Everything that was done with one credential, or by one principal, after a given time.",
     ),
     "newcomers": (
         "Who is new here?",
         "Principals that came to a namespace and were never seen in it before, as far back as the store goes.",
     ),
-    "events": ("Find events", "Any events that were received. All that is filled in must hold."),
+    "events": ("Find events", "Any events that were received. All filters must match."),
 }
 
 
@@ -99,10 +100,10 @@ class Asked:
         rows: what is shown, in the form that the template has for it.
         sentence: the answer in a sentence.
         same: the command that asks the same.
-        cursor: where the next page goes on.
+        cursor: where the next page begins.
         wrong: why there is no answer.
         begins: how far back the store goes.
-        subject: what evidence of the answer would be of.
+        subject: what evidence of the answer would be about.
     """
 
     ask: str
@@ -136,18 +137,16 @@ def search(request: Request, query: Annotated[SearchQuery, Query()]) -> Response
         questions=QUESTIONS,
         given=given,
         since=query.since or _SINCE,
-        first_page=not query.cursor,
-        here="/console/search?" + urlencode(here),
-        next_page="/console/search?" + urlencode(here | {"cursor": asked.cursor}) if asked.cursor else "",
+        **page_links("/console/search", here, query.cursor, asked.cursor),
     )
 
 
-def _answer(request: Request, asked: Asked, question: Any) -> Any:
+def _answer(request: Request, asked: Asked, question: Callable[[EventQueries], Any]) -> Any:
     desk: ForensicsService = request.app.state.desk
 
     def ask(questions: EventQueries) -> Any:
         earliest = questions.extent().earliest
-        asked.begins = "" if earliest is None else _short(clock.written(earliest))
+        asked.begins = "" if earliest is None else clock.written(earliest)[:19].replace("T", " ")
         return question(questions)
 
     return desk.ask(ask)
@@ -157,23 +156,16 @@ def _touched(request: Request, asked: Asked, query: SearchQuery) -> None:
     """Who touched an object."""
     if not query.resource:
         raise QueryError("Say which kind of object: secret, pod, deployment or whatever kubectl takes.")
-    wanted = _only(query, "resource", "namespace", "name").filter()
+    names = ("resource", "namespace", "name", "since", "until")
+    wanted = EventQuery.model_validate({name: getattr(query, name) for name in names}).filter()
     what = f"{query.namespace}/{query.name or ''}" if query.namespace else query.name
-    asked.same = shlex.join(
-        ["kubehabit", "who", "touched", query.resource, *([what] if what else []), *query.times]
-        + (["--exact"] if query.exact else [])
-    )
-    asked.rows = _answer(
-        request, asked, lambda questions: questions.touched(wanted, listings=not query.exact)
-    )
+    words = [query.resource, *([what] if what else []), *query.times, *(["--exact"] if query.exact else [])]
+    asked.same = shlex.join(["kubehabit", "who", "touched", *words])
+    asked.rows = _answer(request, asked, lambda events: events.touched(wanted, listings=not query.exact))
     people = len({one.principal for one in asked.rows})
     kind = f"{wanted.resource} in {query.namespace}" if query.namespace else wanted.resource
     thing = f"{wanted.resource} {what}" if query.name else kind
-    asked.sentence = (
-        f"{people:,} {_plural('principal', people)} touched {thing}."
-        if people
-        else f"Nobody touched {thing}."
-    )
+    asked.sentence = f"{count(people, 'principal') if people else 'Nobody'} touched {thing}."
 
 
 def _newcomers(request: Request, asked: Asked, query: SearchQuery) -> None:
@@ -184,12 +176,12 @@ def _newcomers(request: Request, asked: Asked, query: SearchQuery) -> None:
     since, until = span_of(query.since, query.until)
     assert since is not None
     asked.same = shlex.join(["kubehabit", "who", "is", "new", "in", namespace, *query.times])
-    asked.rows = _answer(request, asked, lambda questions: questions.newcomers(namespace, since, until))
-    count = len(asked.rows)
+    asked.rows = _answer(request, asked, lambda events: events.newcomers(namespace, since, until))
+    who = count(len(asked.rows), "principal")
+    were = "was" if len(asked.rows) == 1 else "were"
     asked.sentence = (
-        f"{count:,} {_plural('principal', count)} came to {namespace} and {_plural('was', count, 'were')} never seen "
-        "in it before."
-        if count
+        f"{who} came to {namespace} and {were} never seen in it before."
+        if asked.rows
         else f"Nobody came to {namespace} who had not been there before."
     )
 
@@ -207,23 +199,13 @@ def _list(request: Request, asked: Asked, query: SearchQuery) -> None:
     same = query.model_copy(update={"order": "newest" if newest else "oldest"})
     asked.same = shlex.join(["kubehabit", "events", *same.options()])
     wanted = query.filter()
-    found = _answer(
-        request,
-        asked,
-        lambda questions: questions.events(
-            wanted, limit=_ON_A_PAGE, cursor=query.cursor, newest=newest, texts=False
-        ),
-    )
+    page_of: dict[str, Any] = {"limit": _ON_A_PAGE, "cursor": query.cursor, "newest": newest, "texts": False}
+    found = _answer(request, asked, lambda events: events.events(wanted, **page_of))
     asked.rows = [_row(record) for record in found.records]
     asked.cursor = found.cursor
     asked.sentence = "" if asked.rows else "There is no such event."
     if query.principal and asked.rows:
         asked.subject = {"principal": query.principal}
-
-
-def _only(query: SearchQuery, *names: str) -> EventQuery:
-    """A query with these filters alone, and its span of time."""
-    return EventQuery.model_validate({name: getattr(query, name) for name in (*names, "since", "until")})
 
 
 _ANSWERS = {"touched": _touched, "newcomers": _newcomers, "credential": _credential, "events": _list}
@@ -249,19 +231,9 @@ def _row(record: EventRecord) -> dict[str, Any]:
     }
 
 
-def _short(time: str) -> str:
-    return time[:19].replace("T", " ")
-
-
-def _plural(word: str, count: int, many: str | None = None) -> str:
-    return word if count == 1 else many or word + "s"
-
-
 @router.post("/console/search/evidence")
 async def evidence(request: Request) -> Response:
     """Export what was found as evidence: a file with proof, or a page to be read and printed."""
-    from starlette.concurrency import run_in_threadpool
-
     form = await read_form(request)
     audit_ids = tuple(dict.fromkeys(clean(one, 128) for one in form.all("audit_id")))
     by_principal = form.get("what") == "all"
@@ -271,14 +243,12 @@ async def evidence(request: Request) -> Response:
         raise ProblemError(400, str(error)) from error
     if not by_principal and not audit_ids:
         raise ProblemError(422, "Tick the events that are to be kept as evidence, then export again.")
-    subject = Subject(
-        audit_ids=() if by_principal else audit_ids,
-        principal=form.get("principal") if by_principal else None,
-        since=since if by_principal else None,
-        until=until if by_principal else None,
-        note=clean(form.get("note"), _MAX_NOTE),
-    )
+    note = clean(form.get("note"), _MAX_NOTE)
+    if by_principal:
+        subject = Subject(principal=form.get("principal"), since=since, until=until, note=note)
+    else:
+        subject = Subject(audit_ids=audit_ids, note=note)
     desk: ForensicsService = request.app.state.desk
     by = caller_of(request, clean(form.get("by"), 256))
-    made = await run_in_threadpool(desk.evidence, subject, by=by)
+    made = await asyncio.to_thread(desk.evidence, subject, by=by)
     return as_file(made, "html" if form.get("form") == "html" else "json", "evidence", shown=False)

@@ -1,4 +1,4 @@
-// New alerts are counted in a bar and shown when asked for: nothing moves while somebody reads.
+// New alerts are counted in a bar and shown when asked for: nothing moves while the page is read.
 "use strict";
 
 const list = document.getElementById("list");

@@ -30,9 +30,9 @@ def drawing(figure: str) -> ElementTree.Element:
     return ElementTree.fromstring(found[0].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
 
 
-def bars(count: int = 3, **more: float) -> list[charts.Bar]:
+def bars(count: int = 3, **more: float) -> list[charts.ChartBar]:
     return [
-        charts.Bar(
+        charts.ChartBar(
             START + timedelta(days=n), more.get(f"h{n}", 0.25), 0.5, 1 if more.get(f"h{n}", 0) >= 1 else 0, 10
         )
         for n in range(count)
@@ -73,15 +73,15 @@ def test_every_picture_has_a_name_and_a_description() -> None:
         charts.heat_map("one", week(d0h0=1)),
         charts.surprise_bars("two", bars(), title="Nearest", step=timedelta(days=1), until=until),
         charts.lines(
-            "three", [charts.Line("alerts", "one", [3.0, 1.0])], title="Alerts", summary="Fewer.", places=["1", "2"],
+            "three", [charts.ChartLine("alerts", "one", [3.0, 1.0])], title="Alerts", summary="Fewer.", places=["1", "2"],
             ticks=["1", "2"], mark=0, marked="now", rows=[("1", 3), ("2", 1)], heads=("Threshold", "Alerts"), shown=str,
         ),
     ):  # fmt: skip
         svg = drawing(figure)
         assert svg.get("role") == "img"
         names = str(svg.get("aria-labelledby")).split()
-        told = {child.get("id"): child.text for child in svg if child.get("id")}
-        assert all(told[name] for name in names)
+        texts = {child.get("id"): child.text for child in svg if child.get("id")}
+        assert all(texts[name] for name in names)
         assert "<table>" in figure
         assert "style=" not in figure  # the console's policy allows none
 
@@ -102,7 +102,7 @@ def test_a_bar_that_was_an_alert_reaches_over_the_line_and_says_so() -> None:
 
 
 def test_time_without_actions_leaves_a_gap() -> None:
-    apart = [bars()[0], charts.Bar(START + timedelta(days=9), 0.1, 0.1, 0, 1)]
+    apart = [bars()[0], charts.ChartBar(START + timedelta(days=9), 0.1, 0.1, 0, 1)]
     figure = charts.surprise_bars("s", apart, title="t", step=timedelta(days=1), until=apart[-1].at)
     places = [float(str(bar.get("x"))) for bar in drawing(figure).findall(f"{SVG}rect")]
     assert places == [0.12, 9.12]
@@ -111,7 +111,7 @@ def test_time_without_actions_leaves_a_gap() -> None:
 def test_lines_are_scaled_to_the_greatest_value_and_nothing_is_no_error() -> None:
     def made(values: list[float]) -> str:
         return charts.lines(
-            "l", [charts.Line("alerts", "one", values)], title="t", summary="w", places=["a", "b"], ticks=["a", "b"],
+            "l", [charts.ChartLine("alerts", "one", values)], title="t", summary="w", places=["a", "b"], ticks=["a", "b"],
             mark=None, marked="", rows=[], heads=("x", "y"), shown=lambda value: f"{value:g}",
         )  # fmt: skip
 
@@ -124,7 +124,7 @@ def test_lines_are_scaled_to_the_greatest_value_and_nothing_is_no_error() -> Non
 def test_texts_are_escaped_everywhere() -> None:
     evil = "<script>alert(1)</script>"
     figure = charts.lines(
-        "l", [charts.Line(evil, "one", [1.0])], title=evil, summary=evil, places=[evil], ticks=[evil], mark=0, marked=evil,
+        "l", [charts.ChartLine(evil, "one", [1.0])], title=evil, summary=evil, places=[evil], ticks=[evil], mark=0, marked=evil,
         rows=[(evil, evil)], heads=(evil, "y"), shown=lambda _value: evil,
     )  # fmt: skip
     assert "<script" not in figure
