@@ -34,9 +34,10 @@ def carry_over(old: Detector, new: Detector, *, share: bool = True, learned: Hab
         learned: a copy of the old one's habits from which the new one has learned already, so that this takes less time.
         share: the old one will not score again, so its memory of requests and owners can simply be handed on.
     """
-    new.encoder.folder = old.encoder.folder if share else old.encoder.folder.copy()
-    if old.encoder.owners is not None:
-        new.encoder.owners = old.encoder.owners if share else old.encoder.owners.copy()
+    folder, owners = old.encoder.folder, old.encoder.owners
+    if not share:
+        folder, owners = folder.copy(), None if owners is None else owners.copy()
+    new.encoder.restore(folder, owners)
     give_contexts(new, old.windows.contexts(), old.bundle.vocabulary, old.bundle.warmup.last)
     give_sums(new, old.accumulator.sums(), old.accumulator.horizons)
     if learned is None:

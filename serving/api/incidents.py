@@ -42,7 +42,7 @@ def read_incident(service: Service, incident_id: str, missing: str = _NO_INCIDEN
         NotFoundError: there is none; `missing` is its message.
     """
     engine = service.ready()
-    engine.settle()
+    engine.flush()
     found = engine.incidents.get(incident_id)
     if found is None:
         raise NotFoundError(missing)

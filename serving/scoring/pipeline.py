@@ -24,7 +24,7 @@ from serving.schemas import Alert
 from serving.scoring.checkpointer import Checkpointer
 from serving.scoring.dead_letters import BoundedDeadLetters
 from serving.scoring.engine import Engine
-from serving.scoring.journal import Journal, JournalError, Place, Record
+from serving.scoring.journal import Journal, JournalError, JournalPosition, JournalRecord
 from serving.scoring.verdicts import Batch, EventResult
 from serving.storage.database import StoreError
 from serving.telemetry.tracing import current, span
@@ -46,7 +46,7 @@ _ENDING = "The service is ending: the batch is kept, and will be scored when it 
 class _Item:
     """A durable batch that waits to be scored, or work for the scoring thread."""
 
-    place: Place | None
+    place: JournalPosition | None
     arrived: int
     decoded: Decoded | None = None
     answer: Future[Batch] | None = None
@@ -100,15 +100,14 @@ class Pipeline:
         """Start to score, first what the journal holds after a position."""
         self.position = after
         self.journal.follow_on(after)
-        waiting = [_Item(place, place.arrived) for place in self.journal.places(after)]
-        if waiting:
-            _log.info("batches of the journal are scored first", extra={"batches": len(waiting)})
-        self._queue.extend(waiting)
+        self._queue.extend(_Item(place, place.arrived) for place in self.journal.positions(after))
+        if self._queue:
+            _log.info("batches of the journal are scored first", extra={"batches": len(self._queue)})
         self._thread.start()
 
     # -- in ---------------------------------------------------------------------------------------------------
 
-    def take(self, record: Record, decoded: Decoded) -> Future[Place]:
+    def append(self, record: JournalRecord, decoded: Decoded) -> Future[JournalPosition]:
         """Journal a batch; done when it is durable, and so certain to be scored.
 
         Raises:
@@ -117,16 +116,16 @@ class Pipeline:
         item = _Item(None, record.arrived, decoded, caller=current())
         return self.journal.append(record, lambda place: self._put_durable(item, place))
 
-    def score(self, record: Record, decoded: Decoded) -> Future[Batch]:
+    def score(self, record: JournalRecord, decoded: Decoded) -> Future[Batch]:
         """Journal a batch and score it in its turn; done with its verdicts.
 
         Raises:
-            JournalError: as for `take`; the future may fail with it as well.
+            JournalError: as for `append`; the future may fail with it as well.
         """
-        answer = _future(Batch)
+        answer: Future[Batch] = _future()
         item = _Item(None, record.arrived, decoded, answer, caller=current())
 
-        def refused(done: Future[Place]) -> None:
+        def refused(done: Future[JournalPosition]) -> None:
             error = done.exception()
             if error is not None:
                 answer.set_exception(error)
@@ -137,8 +136,7 @@ class Pipeline:
 
     def run_on_scoring_thread(self, work: Callable[[], _T]) -> Future[_T]:
         """Run something on the scoring thread, after all batches taken in before and before all later ones."""
-        done: Future[_T] = Future()
-        done.set_running_or_notify_cancel()
+        done: Future[_T] = _future()
 
         def run() -> None:
             try:
@@ -168,7 +166,7 @@ class Pipeline:
             batches = len(self._in_work) + len(self._queue)
             return Backlog(batches, max(time.time() - waiting[0].arrived / 1e6, 0.0))
 
-    def _put_durable(self, item: _Item, place: Place) -> None:
+    def _put_durable(self, item: _Item, place: JournalPosition) -> None:
         item.place = place
         self._put(item)
 
@@ -317,14 +315,14 @@ class Pipeline:
         _answer(list(self._queue), JournalError(_ENDING))
 
 
-def _future(_kind: type[_T]) -> Future[_T]:
+def _future() -> Future[Any]:
     """A future that its waiter cannot cancel: the batch is scored all the same."""
-    future: Future[_T] = Future()
+    future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
     return future
 
 
-def _plain(taken: Record) -> bytes:
+def _plain(taken: JournalRecord) -> bytes:
     return decompress(taken.body, taken.encoding, taken.size)
 
 
