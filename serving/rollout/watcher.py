@@ -17,13 +17,6 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
-from tenacity import (
-    Retrying,
-    retry_if_result,
-    sleep_using_event,
-    stop_when_event_set,
-    wait_exponential_jitter,
-)
 
 from data.errors import BundleError, KubehabitError
 from serving.process.worker import Worker
@@ -113,16 +106,8 @@ class ModelWatch:
         self._looking = threading.Lock()
         self._worker = Worker("model-watch", self._step, seconds=self._pause, low_priority=True)
         self._stopping = self._worker.closing
-        every = self._settings.watch_seconds
-        self._looked_once = False
-        longest = max(_LONGEST_PAUSE, every)
-        self._retrying = Retrying(
-            retry=retry_if_result(lambda look: look.result == "unavailable"),
-            wait=wait_exponential_jitter(multiplier=every, max=longest, jitter=every * _JITTER),
-            stop=stop_when_event_set(self._stopping),
-            sleep=sleep_using_event(self._stopping),
-            retry_error_callback=lambda _: None,  # the process ends
-        )
+        self._has_started = False
+        self._failures = 0
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -138,15 +123,17 @@ class ModelWatch:
             self._shadow.close()
 
     def _pause(self) -> float:
-        return self._settings.watch_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
+        every, doublings = self._settings.watch_seconds, min(max(self._failures - 1, 0), 30)
+        pause = min(every * 2.0**doublings, max(_LONGEST_PAUSE, every))
+        return pause * random.uniform(1 - _JITTER, 1 + _JITTER)
 
     def _step(self) -> bool:
-        if self._looked_once:
-            self._retrying(self.look)
+        if self._has_started:
+            self._failures = self._failures + 1 if self.look().result == "unavailable" else 0
         else:  # the champion was only just loaded
-            self._looked_once = True
+            self._has_started = True
             with self._looking:
-                self._look_after_challenger()
+                self._follow_challenger()
         return self._settings.watch_seconds > 0
 
     # -- looking ------------------------------------------------------------------------------------------------
@@ -165,7 +152,7 @@ class ModelWatch:
                 look = Look("unavailable", f"Following the registry failed: {error!r}. This is a defect.")
             self._note(look)
             if look.result != "unavailable":
-                self._look_after_challenger()
+                self._follow_challenger()
             return look
 
     def _follow(self, again: bool) -> Look:
@@ -190,8 +177,7 @@ class ModelWatch:
             return Look("refused", _refusal(self._refuse(located, self._champion, error), served))
         except KubehabitError as error:
             return Look("unavailable", f"{error} Version {served} is served on.")
-        if self._shadow is not None:  # it was compared with the model that goes
-            self._end_shadow(self._shadow)
+        self._end_shadow()  # it was compared with the model that goes
         # Most of what is to be learned of principals is learned while batches go on; only the rest makes them wait.
         learned = self._done(self._pipeline.run_on_scoring_thread(self._engine.habits))
         if learned is not None and current is not None:
@@ -239,22 +225,21 @@ class ModelWatch:
 
     # -- the challenger -----------------------------------------------------------------------------------------
 
-    def _look_after_challenger(self) -> None:
+    def _follow_challenger(self) -> None:
         """Start, change or end the shadow as the alias says. A failure here affects the challenger alone."""
         if not self._challenger:
             return
         try:
-            located: LocatedVersion | None = locate(self._challenger, self._settings.cache_dir)
+            located = locate(self._challenger, self._settings.cache_dir)
         except RegistryError:
-            located = None
-        current, served = self._shadow, self._engine.loaded
-        if located is not None and served is not None and located.directory == served.directory:
-            located = None  # it became champion: there is nothing to compare
-        if located is None or located.directory in self._refused:
-            if current is not None:
-                self._end_shadow(current)
+            self._end_shadow()
             return
-        if current is not None and current.loaded.directory == located.directory:
+        served = self._engine.loaded
+        # A challenger that became champion has nothing to be compared with.
+        if (served and located.directory == served.directory) or located.directory in self._refused:
+            self._end_shadow()
+            return
+        if self._shadow is not None and self._shadow.loaded.directory == located.directory:
             return
         try:
             loaded = self._open(located, self._challenger)
@@ -262,13 +247,11 @@ class ModelWatch:
             refused = self._refuse(located, self._challenger, error)
             shown = {"version": refused.version, "reason": refused.reason}
             _log.warning("the challenger was refused", extra=shown)
-            if current is not None:
-                self._end_shadow(current)
+            self._end_shadow()
             return
         except KubehabitError:
             return
-        if current is not None:
-            self._end_shadow(current)
+        self._end_shadow()
         busy, life = (lambda: self._engine.busy), self._metrics.life
         shadow = Shadow(loaded, life, busy=busy, gap_minutes=self._gap, principals=self._hot)
         shadow.start()
@@ -278,11 +261,12 @@ class ModelWatch:
         self._metrics.life.shadowed(loaded.model)
         _log.info("a challenger runs in shadow", extra={"version": loaded.model.version})
 
-    def _end_shadow(self, shadow: Shadow) -> None:
-        self._engine.set_shadow(None)
-        shadow.close()
-        self._shadow = None
-        self._metrics.life.shadowed(None)
+    def _end_shadow(self) -> None:
+        if self._shadow is not None:
+            self._engine.set_shadow(None)
+            self._shadow.close()
+            self._shadow = None
+            self._metrics.life.shadowed(None)
 
     # -- reports ------------------------------------------------------------------------------------------------
 

@@ -44,16 +44,7 @@ class Saved:
 
 
 class AlertWriter:
-    """Stores alerts, their surroundings and incidents; only called by one thread at a time.
-
-    Args:
-        store: keeps the alerts.
-        explainer: puts them into words.
-        context: remembers what surrounds flagged actions.
-        incidents: what alerts are joined to.
-        settings: grouping and bounds.
-        outbox: queues alerts for delivery; None without sinks.
-    """
+    """Stores alerts, their surroundings and incidents, and queues them for delivery; called by one thread at a time."""
 
     def __init__(
         self,

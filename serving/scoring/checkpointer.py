@@ -96,7 +96,7 @@ class Checkpointer:
             self._cold.attach(detector, self._engine.principals)
 
     def scored(self, position: int, events: int) -> None:
-        """What came up to a position is scored: do what is due."""
+        """Do what is due once everything up to a position is scored."""
         self._events += events
         if self._history is not None:
             self._history.after(position)

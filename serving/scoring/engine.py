@@ -50,11 +50,7 @@ class ScoreObserver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model that is ready to be served.
-
-    Attributes:
-        directory: folder of its bundle; unique to this registration.
-    """
+    """A model that is ready to be served; the `directory` of its bundle is unique to its registration."""
 
     detector: Detector
     model: ModelInfo
@@ -199,11 +195,7 @@ class Engine:
         return self._lock.locked()
 
     def flush(self) -> None:
-        """Store what principals with an alert did recently, so that a reader sees it.
-
-        Raises:
-            StoreError: the store failed; it is kept, and stored with the next alert.
-        """
+        """Store what principals with an alert did recently; after a StoreError it is stored with the next alert."""
         with self._lock:
             self._alerts.flush()
 
@@ -215,14 +207,11 @@ class Engine:
             return None if self.loaded is None else self.loaded.detector.habits.copy()
 
     def swap(self, loaded: Loaded, learned: Habits | None = None) -> float:
-        """Serve another model from the next batch on, with all that is known of the principals. No request is rejected meanwhile.
+        """Serve another model from the next batch on, with all that is known of the principals. Returns for how long batches waited.
 
         Args:
             loaded: the other model.
             learned: what `habits` returned, if its detector has learned from it.
-
-        Returns:
-            Seconds in which batches waited.
         """
         from detection.state_transfer import carry_over
 

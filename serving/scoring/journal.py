@@ -304,11 +304,7 @@ class Journal:
                     yield place
 
     def read(self, place: JournalPosition) -> JournalRecord:
-        """Read a record.
-
-        Raises:
-            JournalError: it is damaged or gone.
-        """
+        """Read a record; raises JournalError if it is damaged or gone."""
         try:
             with self._path(place.segment).open("rb") as file:
                 file.seek(place.offset)

@@ -108,30 +108,28 @@ class Pipeline:
     # -- in ---------------------------------------------------------------------------------------------------
 
     def append(self, record: JournalRecord, decoded: Decoded) -> Future[JournalPosition]:
-        """Journal a batch; done when it is durable, and so certain to be scored.
+        """Journal a batch; done when it is durable, and so certain to be scored. Raises JournalError."""
+        return self._append(record, decoded, None)
 
-        Raises:
-            JournalError: it cannot be kept, or (JournalFullError) not now.
-        """
-        item = _Item(None, record.arrived, decoded, caller=current())
-        return self.journal.append(record, lambda place: self._put_durable(item, place))
+    def _append(
+        self, record: JournalRecord, decoded: Decoded, answer: Future[Batch] | None
+    ) -> Future[JournalPosition]:
+        caller = current()
+
+        def enqueue(place: JournalPosition) -> None:
+            self._put(_Item(place, record.arrived, decoded, answer, caller=caller))
+
+        return self.journal.append(record, enqueue)
 
     def score(self, record: JournalRecord, decoded: Decoded) -> Future[Batch]:
-        """Journal a batch and score it in its turn; done with its verdicts.
-
-        Raises:
-            JournalError: as for `append`; the future may fail with it as well.
-        """
+        """Journal a batch and score it in its turn; done with its verdicts, or fails with JournalError. Raises JournalError."""
         answer: Future[Batch] = _future()
-        item = _Item(None, record.arrived, decoded, answer, caller=current())
 
         def refused(done: Future[JournalPosition]) -> None:
-            error = done.exception()
-            if error is not None:
+            if (error := done.exception()) is not None:
                 answer.set_exception(error)
 
-        appended = self.journal.append(record, lambda place: self._put_durable(item, place))
-        appended.add_done_callback(refused)
+        self._append(record, decoded, answer).add_done_callback(refused)
         return answer
 
     def run_on_scoring_thread(self, work: Callable[[], _T]) -> Future[_T]:
@@ -165,10 +163,6 @@ class Pipeline:
                 return Backlog(0, 0.0)
             batches = len(self._in_work) + len(self._queue)
             return Backlog(batches, max(time.time() - waiting[0].arrived / 1e6, 0.0))
-
-    def _put_durable(self, item: _Item, place: JournalPosition) -> None:
-        item.place = place
-        self._put(item)
 
     def _put(self, item: _Item) -> None:
         with self._wake:
@@ -228,9 +222,8 @@ class Pipeline:
         try:
             item.decoded = decode_body(_plain(self.journal.read(item.place)))
         except KubehabitError as error:
-            _log.error(
-                "a batch cannot be scored", extra={"record": item.place.sequence, "reason": str(error)}
-            )
+            shown = {"record": item.place.sequence, "reason": str(error)}
+            _log.error("a batch cannot be scored", extra=shown)
 
     def _score(self, items: Sequence[_Item]) -> None:
         events: list[AuditEvent] = []
