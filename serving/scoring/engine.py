@@ -207,7 +207,7 @@ class Engine:
             return None if self.loaded is None else self.loaded.detector.habits.copy()
 
     def swap(self, loaded: Loaded, learned: Habits | None = None) -> float:
-        """Serve another model from the next batch on, with all that is known of the principals. Returns for how long batches waited.
+        """Serve another model from the next batch on, with all that is known of the principals. Returns the seconds it took.
 
         Args:
             loaded: the other model.
