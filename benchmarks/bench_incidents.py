@@ -123,7 +123,7 @@ def replay(engine: Engine, log: Path) -> tuple[int, float]:
     for chunk in read_events(log, _NoLetters()):
         engine.score(chunk)
         events += len(chunk)
-    engine.settle()
+    engine.flush()
     return events, time.perf_counter() - started
 
 

@@ -672,14 +672,14 @@ def main() -> None:
     else:
         model = Model(registered(chosen.home), "kubehabit", "champion")
     os.environ["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_REGISTRY_URI"] = model.store
-    from serving.registry.client import Reference, open_bundle
+    from serving.registry.client import ModelReference, open_bundle
 
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bodies = folder / "recording.bodies"
         write_bodies(bodies, event_lists(lines_of("labelled")))
-        wanted = Reference(model.name, alias=model.alias)
+        wanted = ModelReference(model.name, alias=model.alias)
         bundle = open_bundle(wanted, folder / "bundles", lambda opened, _: opened.path)[0]
         if chosen.soak:
             with Server(model, folder / "soak") as server:

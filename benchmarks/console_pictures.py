@@ -155,7 +155,7 @@ def take_campaign(model: str, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     with serving(app) as url, chromium() as browser:
         _send(url)
-        engine.settle()
+        engine.flush()
         engine_incidents = [
             incident
             for one in engine.incidents.page(state="open", limit=200).incidents
@@ -180,7 +180,7 @@ def take_campaign(model: str, out: Path) -> str:
             size=(1280, 1000),
             at="section[aria-labelledby=timeline]",
         )
-        app.state.service.settle_events(60)
+        app.state.service.wait_for_events(60)
         camera.take_evidence("evidence", simplest(engine_incidents).id)
         camera.take("phone", f"/console/alerts/{alert.id}", size=_PHONE, theme="dark")
     return best.source.principal
@@ -194,8 +194,8 @@ def take_habits(model: str, out: Path, principal: str) -> None:
     with serving(app) as url, chromium() as browser:
         _post(url, chain.from_iterable(weeks()))
         _send(url)
-        engine.settle()
-        app.state.service.settle_events(60)
+        engine.flush()
+        app.state.service.wait_for_events(60)
         latest = max(alert.last_seen for alert in engine.store.page(limit=100).alerts)
         camera = Camera(browser, url, latest + timedelta(minutes=5), out)
         camera.take("principal", f"/console/principals/{principal}?days=all&step=days", size=(1280, 1560))

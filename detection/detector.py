@@ -16,6 +16,7 @@ from data.actions.attributes import ATTRIBUTES, attribute_hashes
 from data.actions.encoder import ActionBatch, ActionEncoder
 from data.actions.fields import FIELDS, STATIC_FIELDS, stable_hash
 from data.actions.sensitivity import Sensitivity
+from data.actions.stage_folding import StageFolder
 from data.actions.vocabulary import UNKNOWN
 from data.events.audit_event import AuditEvent
 from data.principals.identity import Principal
@@ -210,11 +211,7 @@ class _KnownPrincipals:
 
 
 class Detector:
-    """Scores actions against the habits in a bundle and keeps those habits up to date as it goes.
-
-    Attributes:
-        recall: called with the principals of a batch before their state is read, to load that of evicted ones.
-    """
+    """Scores actions against the habits in a bundle and keeps those habits up to date as it goes."""
 
     def __init__(
         self,
@@ -224,6 +221,7 @@ class Detector:
         model: Model | None = None,
         cached_windows: int = 0,
         warm: bool = True,
+        folder: StageFolder | None = None,
     ) -> None:
         """Start from what the bundle knows.
 
@@ -232,6 +230,7 @@ class Detector:
             model: in place of the bundle's graph.
             cached_windows: capacity of the cache of reconstruction errors; 0 for none.
             warm: load the context of all principals now; else call `warm` before they act.
+            folder: memory of requests; give one with a key to continue it in another process.
         """
         self.bundle = bundle
         newest = None
@@ -239,16 +238,20 @@ class Detector:
             newest = NewestOnnxModel(str(bundle.newest_path), threads)
         self.model: Model = model or OnnxModel(str(bundle.model_path), threads)
         self.reconstruction = Reconstruction(self.model, newest, cached_windows)
-        self.encoder = ActionEncoder(bundle.settings)
+        self.encoder = ActionEncoder(bundle.settings, folder=folder)
         self.habits: HabitTable = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
         self.accumulator = Accumulator(bundle.calibration.horizons)
         self.windows = Windows(bundle.window)
         if warm:
             self.warm(bundle.warmup.tokens)
-        self.recall: Callable[[Sequence[str]], None] | None = None
+        self._load: Callable[[Sequence[str]], None] = lambda _: None
         self._known = _KnownPrincipals(bundle.principals)
         sizes = bundle.vocabulary.sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
+
+    def attach(self, load: Callable[[Sequence[str]], None]) -> None:
+        """Call this with the principals of a batch before their state is read, to load that of evicted ones."""
+        self._load = load
 
     def warm(self, names: Iterable[str]) -> None:
         """Give principals their context at the end of training; a later one is replaced."""
@@ -267,8 +270,7 @@ class Detector:
         vocabulary, calibration = self.bundle.vocabulary, self.bundle.calibration
         tokens = vocabulary.encode(batch, self.encoder)
         who = self._known.columns(batch, self.encoder.generation)
-        if self.recall is not None:
-            self.recall(who.names)
+        self._load(who.names)
         cut = self.windows.cut(who.names, tokens, batch.time)
         nll = self.reconstruction.nll(cut, who.ids, who.group_ids)
         known = self.habits.observe(attribute_hashes(batch, self.encoder), who.name_hashes, who.group_hashes)

@@ -47,7 +47,7 @@ class AuditModel:
             rows[place]["auditID"] = event.auditID
         detector = Detector(self.bundle, model=self.model, warm=False)
         # Only the principals of this request get their context: loading that of thousands takes longer than scoring.
-        detector.recall = detector.warm
+        detector.attach(detector.warm)
         scores = detector.score(decoded.events)
         for row, index in enumerate(scores.event.tolist()):
             rows[places[index]] |= {

@@ -36,9 +36,10 @@ def transfer_state(
         learned: a copy of the old one's habits from which the new one has learned already, so that this takes less time.
         share: the old one will not score again, so its memory of requests and owners can simply be handed on.
     """
-    new.encoder.folder = old.encoder.folder if share else old.encoder.folder.copy()
-    if old.encoder.owners is not None:
-        new.encoder.owners = old.encoder.owners if share else old.encoder.owners.copy()
+    folder, owners = old.encoder.folder, old.encoder.owners
+    if not share:
+        folder, owners = folder.copy(), None if owners is None else owners.copy()
+    new.encoder.restore(folder, owners)
     transfer_contexts(new, old.windows.contexts(), old.bundle.vocabulary, old.bundle.warmup.last)
     transfer_sums(new, old.accumulator.sums(), old.accumulator.horizons)
     if learned is None:

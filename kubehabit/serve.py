@@ -30,10 +30,10 @@ def serve(
     Next:  open /docs in a browser, and look at /v1/alerts once events have come in.
     """
     from serving.process.resources import configure_allocator
-    from serving.registry.client import ask_ahead
+    from serving.registry.client import start_client
 
     configure_allocator()
-    ask_ahead()
+    start_client()
     from serving.server import serve as run_server
 
     run_server(config or opt.shipped("serve.yaml"), host, port)

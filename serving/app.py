@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from data.errors import KubehabitError
 from serving.access.gate import Access, Gate
 from serving.access.scopes import add_security
 from serving.access.tls import ServerTls
@@ -46,9 +47,8 @@ def create_app(
     """The ASGI application.
 
     Args:
-        settings: limits, token, paths.
-        engine: serves at once, if given.
-        load: else makes the engine, in the background, once the application runs.
+        settings: of the service.
+        engine: serves at once, if given; else `load` makes it in the background once the application runs.
         on_loaded: called on the event loop when `load` is done, with its error or None.
     """
     service = Service(settings)
@@ -62,9 +62,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         service.stream.attach()
-        loading = None
-        if engine is None and load is not None:
-            loading = service.load(load, on_loaded)
+        loading = service.load(load, on_loaded) if engine is None and load is not None else None
         yield
         if loading is not None:
             await asyncio.to_thread(loading.join, _LOADING_ENDS_SECONDS)
@@ -87,11 +85,9 @@ def create_app(
     )
     app.state.service = service
     app.state.access = access
-    problems.install(
-        app,
-        {StoreError: "the alert store failed", HistoryError: "the history failed"},
-        problem_page,
-    )
+    failures: dict[type[KubehabitError], str]
+    failures = {StoreError: "the alert store failed", HistoryError: "the history failed"}
+    problems.install(app, failures, problem_page)
     app.state.tls = tls
     app.add_middleware(Gate, access=access, metrics=service.metrics)
     if tracing.is_on():

@@ -45,15 +45,11 @@ class Runtime:
     """Everything that runs once there is a model.
 
     Attributes:
-        engine: scores events.
-        pipeline: takes batches in, and gives them to the engine in the order of the journal.
-        history: what was unusual over time.
-        events: all events, for investigations; None if switched off.
-        ingest: brings scored batches into `events`.
+        pipeline: journals batches and gives them to the engine in order.
+        events: all events, for investigations; None if switched off, and with it `ingest`, which fills it.
         dispatcher: sends alerts; None without sinks.
         watch: follows the registry; None for a model from a folder.
-        retention: keeps the alert store within its bounds.
-        trimmer: keeps the process small.
+        trimmer: gives free memory back to the system.
     """
 
     engine: Engine
@@ -75,26 +71,24 @@ class Runtime:
 
 
 def build(service: Service, engine: Engine) -> Runtime:
-    """Wire everything that needs a model to what exists already, and go on where the journal says the last process ended.
+    """The object graph; it goes on where the journal says the last process ended.
 
     Raises:
         KubehabitError: the journal, the history, the state or the event store cannot be opened.
     """
     settings, metrics = service.settings, service.metrics
-    engine.store.on_error = metrics.store_error
-    dispatcher = None
-    if engine.outbox is not None:
-        dispatcher = Dispatcher(engine.outbox, settings.sinks, metrics.sink)
+    engine.store.attach(metrics.store_error)
+    outbox = engine.outbox
+    dispatcher = None if outbox is None else Dispatcher(outbox, settings.sinks, metrics.sink)
     journal = Journal(settings.journal.resolved_path, settings.journal.max_bytes)
     history = History(
         settings.history.resolved_path(settings.state.resolved_path),
         retention_days=settings.history.retention_days,
         max_rows=settings.history.max_rows,
     )
-    checkpointer = Checkpointer(settings.state, engine, journal, settings.journal.remembered_events, history)
-    events = ingest = None
-    if settings.events.enabled:
-        events = EventStore(settings.events)
+    events = EventStore(settings.events) if settings.events.enabled else None
+    ingest = None
+    if events is not None:
         ingest = EventIngest(
             events,
             journal,
@@ -102,11 +96,17 @@ def build(service: Service, engine: Engine) -> Runtime:
             queued=lambda: pipeline.backlog().batches > 0,
             busy=lambda: service.intake.busy,
         )
+    checkpointer = Checkpointer(
+        settings.state,
+        engine,
+        journal,
+        settings.journal.remembered_events,
+        history,
+        held=None if ingest is None else ingest.held,
+    )
     announcer = _Announcer(service, dispatcher, ingest)
     pipeline = Pipeline(engine, journal, checkpointer, service.dead_letters, announcer.scored)
-    watch = None
-    if engine.loaded is not None and engine.model.source != "folder":
-        watch = ModelWatch(settings, engine, metrics, pipeline)
+    follows = engine.loaded is not None and engine.model.source != "folder"
     runtime = Runtime(
         engine=engine,
         pipeline=pipeline,
@@ -114,7 +114,7 @@ def build(service: Service, engine: Engine) -> Runtime:
         events=events,
         ingest=ingest,
         dispatcher=dispatcher,
-        watch=watch,
+        watch=ModelWatch(settings, engine, metrics, pipeline) if follows else None,
         retention=Retention(engine.store),
         trimmer=Worker("memory", process.trim_heap, seconds=_TRIM_SECONDS),
     )
@@ -124,25 +124,25 @@ def build(service: Service, engine: Engine) -> Runtime:
     for part in (ingest, dispatcher, runtime.retention, runtime.trimmer):
         if part is not None:
             part.start()
-    if engine.outbox is not None:
-        metrics.sinks([sink.name for sink in settings.sinks], lambda: _depths(engine.outbox))
+    if outbox is not None:
+        metrics.sinks([sink.name for sink in settings.sinks], lambda: _depths(outbox))
     if ingest is not None:
         metrics.event_store(ingest.behind)
     metrics.intake(pipeline.backlog, lambda: journal.used, journal.max_bytes)
     return runtime
 
 
-def _depths(outbox: Outbox | None) -> Mapping[str, tuple[int, float]]:
+def _depths(outbox: Outbox) -> Mapping[str, tuple[int, float]]:
     """What waits for each sink (entries, seconds since the oldest was due); nothing while the store cannot be read."""
     try:
-        return {} if outbox is None else outbox.depths()
+        return outbox.depths()
     except StoreError:
         return {}
 
 
 @dataclass(frozen=True, slots=True)
 class _Announcer:
-    """Passes on what was scored."""
+    """Tells the stream, the sinks, the metrics and the event store what was scored."""
 
     service: Service
     dispatcher: Dispatcher | None
@@ -166,26 +166,19 @@ class _Announcer:
         )
         metrics.lag(events)
         for one in batch.refused:
-            _log.error(
-                "an unusual action is in no alert",
-                extra={"principal": one.principal, "audit_id": one.action.audit_id, "reason": one.reason},
-            )
+            shown = {"principal": one.principal, "audit_id": one.action.audit_id, "reason": one.reason}
+            _log.error("an unusual action is in no alert", extra=shown)
             letter = DeadLetter(1, one.reason, one.action.model_dump_json(by_alias=True).encode())
             self.service.dead_letters.add_all("alerts", [letter])
         if self.ingest is not None:
             self.ingest.note(batch.results)
         for alert in batch.raised:
-            _log.warning(
-                "alert raised",
-                extra={"alert": alert.id, "principal": alert.principal, "severity": alert.severity},
-            )
+            shown = {"alert": alert.id, "principal": alert.principal, "severity": alert.severity}
+            _log.warning("alert raised", extra=shown)
 
 
 class Service:
     """What exists before there is a model, and what routes hold.
-
-    Args:
-        settings: of the service.
 
     Attributes:
         runtime: everything else; None until the model is loaded.
@@ -205,11 +198,7 @@ class Service:
         self.forensics = ForensicsService(settings.events, settings.model.cache_dir, self._forensics_parts)
 
     def start(self, engine: Engine) -> None:
-        """Serve an engine from now on.
-
-        Raises:
-            KubehabitError: as `build`.
-        """
+        """Serve an engine from now on; raises as `build`."""
         self.runtime = build(self, engine)
         self.metrics.served(engine.model)
         if self.runtime.watch is not None:
@@ -227,12 +216,13 @@ class Service:
             done(error)
 
         def work() -> None:
+            error: BaseException | None
             try:
                 self.start(load())
-            except BaseException as error:  # whatever it is, the caller must know
-                loop.call_soon_threadsafe(finish, error)
-            else:
-                loop.call_soon_threadsafe(finish, None)
+                error = None
+            except BaseException as failure:  # whatever it is, the caller must know
+                error = failure
+            loop.call_soon_threadsafe(finish, error)
 
         # A daemon: a registry that does not answer must not hold up the end of the process.
         loading = threading.Thread(target=work, name="loading", daemon=True)
@@ -240,11 +230,7 @@ class Service:
         return loading
 
     def running(self) -> Runtime:
-        """Everything that needs a model.
-
-        Raises:
-            ProblemError: 503 while there is none.
-        """
+        """Everything that needs a model; raises ProblemError (503) while there is none."""
         if self.runtime is None:
             raise ProblemError(503, self.reason, {"Retry-After": "2"})
         return self.runtime
@@ -268,8 +254,8 @@ class Service:
         """All events, if they are kept."""
         return None if self.runtime is None else self.runtime.events
 
-    def settle_events(self, seconds: float) -> int:
-        """Let the event store take in what is scored by now; returns how many batches are still missing after so many seconds."""
+    def wait_for_events(self, seconds: float) -> int:
+        """Wait at most so long until the event store has what is scored by now; returns how many batches are missing."""
         ingest = self.running().ingest
         return 0 if ingest is None else ingest.wait(seconds)
 
@@ -280,8 +266,8 @@ class Service:
             alerts=engine.store,
             incidents=engine.incidents,
             model=engine.model,
-            settle_alerts=engine.settle,
-            settle_events=self.settle_events,
+            flush_alerts=engine.flush,
+            wait_for_events=self.wait_for_events,
         )
 
     def _figures(self) -> Figures | None:

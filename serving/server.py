@@ -38,23 +38,24 @@ _SWITCH_SECONDS = 0.0005
 _MAX_FILES = 65_536
 
 
-class _Server(uvicorn.Server):
-    """uvicorn that ends quietly, with status 0, on the signals that ask for it."""
+class _UvicornServer(uvicorn.Server):
+    """uvicorn that ends quietly, with status 0, on SIGINT and SIGTERM."""
 
-    def __init__(self, config: uvicorn.Config, leaving: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
         super().__init__(config)
-        self._leaving = leaving
+        self._end_streams = end_streams
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End streams first: uvicorn waits for every answer to be complete, and theirs never is."""
-        self._leaving()
+        """End streams first: uvicorn waits for every response to be complete, and theirs never is."""
+        self._end_streams()
         super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM without raising them again afterwards."""
-        wanted = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in wanted}
+        """Handle signals without raising them again afterwards."""
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:
@@ -63,32 +64,23 @@ class _Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Bind before anything slow happens.
-
-    Raises:
-        KubehabitError: the address cannot be had; the message says what to do.
-    """
+    """Bind before anything slow happens; raises KubehabitError, which says what to do."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise KubehabitError(
-            f"{host!r} is no address to listen on ({error.strerror}). Correct --host."
-        ) from error
+        message = f"{host!r} is no address to listen on ({error.strerror}). Correct --host."
+        raise KubehabitError(message) from error
+    family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
     except OSError as error:
         listener.close()
+        message = f"Cannot listen on {host}:{port} ({error.strerror}). Correct --host or --port."
         if error.errno == errno.EADDRINUSE:
-            raise KubehabitError(
-                f"Port {port} on {host} is in use: stop what listens there, or choose another one with --port."
-            ) from error
-        raise KubehabitError(
-            f"Cannot listen on {host}:{port} ({error.strerror}). Correct --host or --port."
-        ) from error
+            message = f"Port {port} on {host} is in use: stop what listens there, or choose another one with --port."
+        raise KubehabitError(message) from error
     return listener
 
 
@@ -122,8 +114,7 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
 
     Args:
         settings_path: YAML file; the shipped one when None.
-        host: overrides the file and the environment.
-        port: the same; 0 picks a free one.
+        host, port: override the file and the environment; port 0 picks a free one.
 
     Raises:
         KubehabitError: bad settings, tokens or certificates; address in use; no registry and no earlier download; a
@@ -160,11 +151,8 @@ def serve(settings_path: Path | None = None, host: str | None = None, port: int 
             "nothing but a TLS proxy on this machine reach this port."
         )
     _allow_files()
-    server = _Server(
-        server_config(app),
-        service.stream.end,
-    )
-    # An answer passes through four threads: at Python's 5 ms, each could wait that long for one that is busy beside them.
+    server = _UvicornServer(server_config(app), service.stream.end)
+    # A response passes through four threads: at Python's 5 ms, each could wait that long for a busy one.
     sys.setswitchinterval(_SWITCH_SECONDS)
     with listener:
         server.run(sockets=[listener])
@@ -181,8 +169,5 @@ def _announce(model: ModelInfo, url: str, to: TextIO) -> None:
     if model.notice:
         _log.warning(model.notice)
         print(f"Note: {model.notice}", file=to, flush=True)
-    print(
-        f"kubehabit serves {model.name} version {model.version} on {url}  (API docs: {url}/docs, console: {url}/console/)",
-        file=to,
-        flush=True,
-    )
+    places = f"(API docs: {url}/docs, console: {url}/console/)"
+    print(f"kubehabit serves {model.name} version {model.version} on {url}  {places}", file=to, flush=True)

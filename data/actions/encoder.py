@@ -218,13 +218,28 @@ def _flags(ref: ObjectRef) -> int:
 class ActionEncoder:
     """Turns events into actions. Keeps memos between calls, so one instance should live as long as its stream."""
 
-    def __init__(self, settings: ActionSettings | None = None, *, join_owners: bool = True) -> None:
-        """Without `join_owners`, `owner` stays "-" and batches carry `links` for `OwnerTracker.join`, in the order of the log."""
+    def __init__(
+        self,
+        settings: ActionSettings | None = None,
+        *,
+        join_owners: bool = True,
+        folder: StageFolder | None = None,
+    ) -> None:
+        """Without `join_owners`, `owner` stays "-" and batches carry `links` for `OwnerTracker.join`, in the order of the log.
+
+        `folder` is the memory of requests; a new one by default.
+        """
         self.settings = settings or ActionSettings()
-        self.folder = StageFolder()
+        self.folder = StageFolder() if folder is None else folder
         self.identity = Identity(self.settings.identity)
         self.owners = OwnerTracker() if join_owners else None
         self._forget_values()
+
+    def restore(self, folder: StageFolder, owners: OwnerTracker | None) -> None:
+        """Continue with the memory of requests, and of owners if they are followed here, of another encoder."""
+        self.folder = folder
+        if self.owners is not None and owners is not None:
+            self.owners = owners
 
     def _forget_values(self) -> None:
         """Restart all codes; a new `generation` says so to holders of code tables."""

@@ -37,7 +37,7 @@ async def decide(request: Request, incident_id: str, decision: Decision) -> Inci
 def read_incident(service: Service, incident_id: str, missing: str = _NO_INCIDENT) -> Incident:
     """An incident with all alerts of what was scored until now; raises NotFoundError with the message `missing`."""
     engine = service.ready()
-    engine.settle()
+    engine.flush()
     found = engine.incidents.get(incident_id)
     if found is None:
         raise NotFoundError(missing)

@@ -119,5 +119,5 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         """
         pipeline = service.running().pipeline
         with service.intake.turn():
-            await service.intake.take(pipeline, *await received(request), "/v1/audit")
+            await service.intake.accept(pipeline, *await received(request), "/v1/audit")
         return _json({})

@@ -11,7 +11,7 @@ from data.errors import KubehabitError
 from serving.forensics.event_store import EventStore
 from serving.http.body import decompress
 from serving.process.worker import Worker
-from serving.scoring.journal import Journal, JournalError, Place
+from serving.scoring.journal import Journal, JournalError, JournalPosition
 
 _log = logging.getLogger("kubehabit.events")
 _PAUSE_SECONDS = 0.25
@@ -59,8 +59,7 @@ class EventIngest:
         # A new journal must not reuse sequence numbers that the store has seen.
         journal.follow_on(store.position)
         self._after = store.position
-        self._last: Place | None = None
-        journal.hold = self.held
+        self._last: JournalPosition | None = None
         self._worker = Worker("events", self._step, seconds=self._pause, finish=self._finish)
         self._stopping = self._worker.closing
         self.start = self._worker.start
@@ -117,7 +116,7 @@ class EventIngest:
         if upto <= self._after:
             return
         lost = 0
-        for place in self._journal.between(self._after, upto, self._last):
+        for place in self._journal.positions(self._after, upto, self._last):
             self._give_way()
             lost += place.sequence - self._after - 1
             try:

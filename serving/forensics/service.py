@@ -35,16 +35,16 @@ class ForensicsParts:
     Attributes:
         events: the event store; None when it is switched off.
         model: that is served now.
-        settle_alerts: waits until the alerts of all scored events are written.
-        settle_events: waits at most so many seconds until all scored batches are in the event store; returns how many are not.
+        flush_alerts: waits until the alerts of all scored events are written.
+        wait_for_events: waits at most so many seconds until all scored batches are in the event store; returns how many are not.
     """
 
     events: EventStore | None
     alerts: AlertStore
     incidents: Incidents
     model: ModelInfo
-    settle_alerts: Callable[[], None]
-    settle_events: Callable[[float], int]
+    flush_alerts: Callable[[], None]
+    wait_for_events: Callable[[float], int]
 
 
 class ForensicsService:
@@ -111,7 +111,7 @@ class ForensicsService:
             ProblemError: there is no such incident, it was merged away, its events are gone, or the store cannot be written.
         """
         parts = self._parts()
-        parts.settle_alerts()
+        parts.flush_alerts()
         found = parts.incidents.get(incident_id)
         if found is None:
             raise ProblemError(
@@ -149,7 +149,7 @@ class ForensicsService:
         with self.open() as queries:
             try:
                 # What came before the request is part of the answer.
-                behind = parts.settle_events(_WAIT_SECONDS)
+                behind = parts.wait_for_events(_WAIT_SECONDS)
                 events.seal()
                 return export(
                     queries,

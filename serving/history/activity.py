@@ -107,13 +107,12 @@ class Principals:
     Attributes:
         since: when counting began.
         trained: what the model that is served was trained on.
-        lookup_cold: returns what `pop` returned of a principal, if that is on disk; any thread may call it.
     """
 
     def __init__(self, trained: Trained | None = None, most: int = MOST_SEEN) -> None:
         self._most = most
         self.since = datetime.now(UTC)
-        self.lookup_cold: Callable[[str], Saved | None] | None = None
+        self._lookup_cold: Callable[[str], Saved | None] = lambda _: None
         self.trained = trained or Trained()
         self._place: OrderedDict[str, int] = OrderedDict()  # those idle longest first
         self._free: list[int] = []
@@ -123,6 +122,10 @@ class Principals:
         self._values = np.zeros((0, _RECENT, 2), np.float32)  # surprise, evidence
         self._grades = np.zeros((0, _RECENT), np.int8)
         self._lock = threading.Lock()
+
+    def attach(self, lookup_cold: Callable[[str], Saved | None]) -> None:
+        """Report principals that were removed too: `lookup_cold` returns what `pop` returned of one, on any thread."""
+        self._lookup_cold = lookup_cold
 
     def record(
         self,
@@ -197,7 +200,7 @@ class Principals:
         ]
 
     def snapshot(self) -> list[Saved]:
-        """Everything, those idle longest first; `restore` restores it."""
+        """Everything, those idle longest first; inverse of `restore`."""
         with self._lock:
             return [self._saved(name, place) for name, place in self._place.items()]
 
@@ -212,9 +215,10 @@ class Principals:
                     self._free.append(place)
         return taken
 
-    def restore(self, saved: Iterable[Saved]) -> None:
-        """Restore what `snapshot` or `pop` returned."""
+    def restore(self, saved: Iterable[Saved], since: datetime | None = None) -> None:
+        """Restore what `snapshot` or `pop` returned, and when counting began."""
         with self._lock:
+            self.since = since or self.since
             for name, kind, group, counts, times, values, grades in saved:
                 place = self._locate(name, kind, group)
                 self._counts[place] = np.frombuffer(counts, np.int64)
@@ -231,10 +235,9 @@ class Principals:
         trained = self.trained
         with self._lock:
             is_here = name in self._place
-        if not is_here and self.lookup_cold is not None and (found := self.lookup_cold(name)) is not None:
+        if not is_here and (found := self._lookup_cold(name)) is not None:
             kept = Principals(trained)
-            kept.since = self.since
-            kept.restore([found])
+            kept.restore([found], self.since)
             return kept.report(name)
         with self._lock:
             place = self._place.get(name)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -48,7 +48,7 @@ class RegistryUnavailableError(RegistryError):
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class ModelReference:
     """A registered model by alias or by version."""
 
     name: str
@@ -61,13 +61,10 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A bundle on this machine.
+    """A bundle on this machine; a folder has its own name and version "-".
 
     Attributes:
         directory: for `Bundle.load`.
-        name: registered model, or the folder's name.
-        version: registered version, "-" for a folder.
-        source: where it came from.
         downloaded: whether this call downloaded it.
         notice: message to the operator, if any.
     """
@@ -80,15 +77,10 @@ class Fetched:
     notice: str | None = None
 
 
-def parse_model(text: str) -> Reference | Path:
-    """Parse `models:/NAME@ALIAS`, `models:/NAME/VERSION` or the path of a bundle.
-
-    Raises:
-        RegistryError: it is neither.
-    """
-    match = _MODEL_URI.fullmatch(text)
-    if match:
-        return Reference(match["name"], match["alias"], match["version"])
+def parse_model(text: str) -> ModelReference | Path:
+    """Parse `models:/NAME@ALIAS`, `models:/NAME/VERSION` or the path of a bundle; raises RegistryError."""
+    if match := _MODEL_URI.fullmatch(text):
+        return ModelReference(**match.groupdict())
     if text.startswith("models:"):
         raise RegistryError(
             f"{text!r} names no model: write models:/kubehabit@champion or models:/kubehabit/3."
@@ -97,12 +89,12 @@ def parse_model(text: str) -> Reference | Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class LocatedVersion:
     """The version that a reference resolves to at the moment.
 
     Attributes:
-        directory: its place in the cache. The name identifies the registration, not only the number: a registry that is deleted
-            and refilled starts at version 1 again.
+        directory: its place in the cache. Its name identifies the registration too: a registry that is deleted and refilled
+            starts at version 1 again.
     """
 
     name: str
@@ -111,7 +103,7 @@ class Located:
 
 
 def open_bundle(
-    wanted: Reference | Path, cache: Path, check: Callable[[Bundle, Fetched], T]
+    wanted: ModelReference | Path, cache: Path, check: Callable[[Bundle, Fetched], T]
 ) -> tuple[T, Fetched]:
     """Load and verify a bundle; if the registry is out of reach or its version unusable, the last good one in the cache.
 
@@ -138,16 +130,14 @@ def open_bundle(
         last = _last_good(cache, wanted)
         if last is None:
             raise
-        why = error
-    stands_in = replace(
-        last, notice=f"{why} Until then the last good download is served: version {last.version}."
-    )
-    _log.warning(stands_in.notice)
+        notice = f"{error} Until then the last good download is served: version {last.version}."
+    _log.warning(notice)
+    stands_in = replace(last, notice=notice)
     return check(Bundle.load(last.directory), stands_in), stands_in
 
 
 def open_located(
-    located: Located, cache: Path, wanted: Reference, check: Callable[[Bundle, Fetched], T]
+    located: LocatedVersion, cache: Path, wanted: ModelReference, check: Callable[[Bundle, Fetched], T]
 ) -> tuple[T, Fetched]:
     """Fetch, load and verify a located version, and note it as the last good one.
 
@@ -164,11 +154,8 @@ def open_located(
         except BundleError:
             if fetched.downloaded:
                 raise
-            _log.warning(
-                "the cached copy of %s version %s is damaged; fetching it again",
-                fetched.name,
-                fetched.version,
-            )
+            what = fetched.name, fetched.version
+            _log.warning("the cached copy of %s version %s is damaged; fetching it again", *what)
             shutil.rmtree(fetched.directory, ignore_errors=True)
             fetched = download(located)
             bundle = Bundle.load(fetched.directory)
@@ -181,34 +168,26 @@ def open_located(
     return made, fetched
 
 
-def locate(wanted: Reference, cache: Path) -> Located:
-    """Resolve a reference.
+def locate(wanted: ModelReference, cache: Path) -> LocatedVersion:
+    """Resolve a reference; an unchanged SQLite registry is not asked again.
 
     Raises:
         RegistryUnavailableError: the registry is missing, damaged or out of reach.
         RegistryError: it has no such model.
     """
-    found = _located(wanted)
+    key, stamp = (registry_uri(), wanted), _stamp(registry_uri())
+    known, found = _last_answers.pop(key, (None, {}))
+    if stamp is None or known != stamp:
+        found = _ask("locate", **asdict(wanted))
+    if stamp is not None:
+        _last_answers[key] = stamp, found
     origin = f"{found['source']}\0{found['registered']}".encode()
     number = found["version"]
     directory = cache / _folder(wanted.name) / f"{number}-{hashlib.sha256(origin).hexdigest()[:12]}"
-    return Located(wanted.name, number, directory)
+    return LocatedVersion(wanted.name, number, directory)
 
 
-_last_answers: dict[tuple[str, Reference], tuple[tuple[object, ...], dict[str, Any]]] = {}
-
-
-def _located(wanted: Reference) -> dict[str, Any]:
-    """As `serving.registry.worker.locate`; an unchanged SQLite registry is not asked again."""
-    key, stamp = (registry_uri(), wanted), _stamp(registry_uri())
-    known = _last_answers.get(key)
-    if known is not None and stamp is not None and known[0] == stamp:
-        return known[1]
-    _last_answers.pop(key, None)
-    found = _ask("locate", name=wanted.name, alias=wanted.alias, version=wanted.version)
-    if stamp is not None:
-        _last_answers[key] = (stamp, found)
-    return found
+_last_answers: dict[tuple[str, ModelReference], tuple[tuple[object, ...] | None, dict[str, Any]]] = {}
 
 
 def _stamp(uri: str) -> tuple[object, ...] | None:
@@ -229,7 +208,7 @@ def _stamp(uri: str) -> tuple[object, ...] | None:
     return tuple(stamps)
 
 
-def download(located: Located) -> Fetched:
+def download(located: LocatedVersion) -> Fetched:
     """Download a version's bundle into the cache, unless it is there.
 
     Raises:
@@ -240,9 +219,8 @@ def download(located: Located) -> Fetched:
     if (directory / _MARK).is_file():
         return Fetched(directory, name, number, "registry")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=directory.parent, prefix=".fetching-", ignore_cleanup_errors=True
-    ) as temporary:
+    beside = {"dir": str(directory.parent), "prefix": ".fetching-"}
+    with tempfile.TemporaryDirectory(**beside, ignore_cleanup_errors=True) as temporary:
         found = Path(_ask("download", name=name, version=number, to=temporary)["bundle"])
         shutil.rmtree(directory, ignore_errors=True)
         found.rename(directory)  # atomic: a kill leaves no half bundle under the final name
@@ -250,28 +228,23 @@ def download(located: Located) -> Fetched:
 
 
 def _ask(what: str, **arguments: str | None) -> dict[str, Any]:
-    """Call the MLflow client in a subprocess, see `serving.registry.worker`.
-
-    Raises:
-        RegistryUnavailableError, RegistryError, BundleError: as raised there; RegistryUnavailableError if it died.
-    """
+    """Call the MLflow client in a subprocess; raises what `serving.registry.worker` does, RegistryUnavailableError if it died."""
     _check_sqlite(registry_uri())
     _check_sqlite(tracking_uri())
     answer = _answer_of_client(what, arguments)
-    if "error" in answer:
-        kinds = {kind.__name__: kind for kind in (RegistryError, RegistryUnavailableError, BundleError)}
-        raise kinds[answer["error"]](answer["message"])
+    for kind in (RegistryError, RegistryUnavailableError, BundleError):
+        if answer.get("error") == kind.__name__:
+            raise kind(answer["message"])
     return answer
 
 
-class _Client:
-    """A subprocess of `serving.registry.worker`."""
+class _RegistryProcess:
+    """A subprocess that runs `serving.registry.worker`."""
 
     def __init__(self) -> None:
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it
         self._last_line = ""
-        pipe = subprocess.PIPE
-        command = [sys.executable, "-m", "serving.registry.worker"]
+        pipe, command = subprocess.PIPE, [sys.executable, "-m", "serving.registry.worker"]
         try:
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._stderr, text=True)
         except OSError as error:
@@ -280,20 +253,16 @@ class _Client:
             ) from error
 
     def ask(self, request: dict[str, str | None]) -> dict[str, Any]:
-        """Its answer to a request.
-
-        Raises:
-            RegistryUnavailableError: it died.
-        """
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
+        """Its answer to a request; raises RegistryUnavailableError if it died."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
         with contextlib.suppress(BrokenPipeError):  # reported below
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
+            print(json.dumps(request), file=stdin, flush=True)
         try:
-            answer: dict[str, Any] = json.loads(process.stdout.readline())
+            answer: dict[str, Any] = json.loads(stdout.readline())
         except ValueError:
+            stop_client()
             self.close()
             raise RegistryUnavailableError(
                 f"The MLflow client broke off ({_without_password(self._last_line)}). Check the installation of mlflow-skinny."
@@ -302,46 +271,38 @@ class _Client:
 
     def close(self) -> None:
         """End the process."""
-        if self._stderr.closed:
-            return
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(BrokenPipeError):
-                if pipe is not None:
-                    pipe.close()
-        status = f"status {self._process.wait()}"
-        self._stderr.seek(0)
-        self._last_line = (self._stderr.read().strip().splitlines() or [status])[-1]
-        self._stderr.close()
+        if not self._stderr.closed:
+            self._process.communicate()
+            self._stderr.seek(0)
+            lines = self._stderr.read().strip().splitlines()
+            self._last_line = (lines or [f"status {self._process.returncode}"])[-1]
+            self._stderr.close()
 
 
-_ahead: _Client | None = None
+_started: _RegistryProcess | None = None
 
 
-def ask_ahead() -> None:
-    """Start MLflow's client early, as its import takes as long as the service's; all requests use it until `asked`."""
-    global _ahead
-    if _ahead is None:
+def start_client() -> None:
+    """Start MLflow's client early, as its import takes as long as the service's; all requests use it until `stop_client`."""
+    global _started
+    if _started is None:
         with contextlib.suppress(RegistryUnavailableError):  # raised by the first request
-            _ahead = _Client()
+            _started = _RegistryProcess()
 
 
-def asked() -> None:
+def stop_client() -> None:
     """End the client that was started early, to free its memory."""
-    global _ahead
-    if _ahead is not None:
-        _ahead.close()
-        _ahead = None
+    global _started
+    if _started is not None:
+        _started.close()
+        _started = None
 
 
 def _answer_of_client(what: str, arguments: dict[str, str | None]) -> dict[str, Any]:
     request = {"ask": what} | arguments
-    if _ahead is not None:
-        try:
-            return _ahead.ask(request)
-        except RegistryUnavailableError:
-            asked()
-            raise
-    with contextlib.closing(_Client()) as client:
+    if _started is not None:
+        return _started.ask(request)
+    with contextlib.closing(_RegistryProcess()) as client:
         return client.ask(request)
 
 
@@ -372,15 +333,15 @@ def _check_sqlite(uri: str) -> None:
         )
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as store:
-            tables = {
-                name for (name,) in store.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            }
+            found = store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     except sqlite3.Error as error:
         raise RegistryUnavailableError(
             f"The model registry {path} cannot be read ({error}). Restore it from a backup, or move it away and "
             "register the model again: kubehabit train --data DIR"
         ) from error
-    missing = {"registered_models", "model_versions", "registered_model_aliases"} - tables
+    missing = {"registered_models", "model_versions", "registered_model_aliases"} - {
+        name for (name,) in found
+    }
     if missing:
         raise RegistryUnavailableError(
             f"The model registry {path} is incomplete (no table {sorted(missing)[0]}): a training may have been cut off "
@@ -400,23 +361,22 @@ def _without_password(line: str) -> str:
 
 def _folder(name: str) -> str:
     """A folder name for a registered model, whatever its characters."""
-    return (
-        name if _SAFE.fullmatch(name) and name.strip(".") else hashlib.sha256(name.encode()).hexdigest()[:16]
-    )
+    is_safe = _SAFE.fullmatch(name) and name.strip(".")
+    return name if is_safe else hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
-def _pointer(cache: Path, wanted: Reference) -> Path:
+def _pointer(cache: Path, wanted: ModelReference) -> Path:
     kind = f"alias-{wanted.alias}" if wanted.alias else f"version-{wanted.version}"
     return cache / _folder(wanted.name) / f"{_folder(kind)}.json"
 
 
-def _remember(cache: Path, wanted: Reference, fetched: Fetched) -> None:
-    """Note a verified bundle as the last good one."""
+def _remember(cache: Path, wanted: ModelReference, fetched: Fetched) -> None:
+    """Record a verified bundle as the last good one."""
     noted = {"version": fetched.version, "directory": fetched.directory.name}
     write_durably(_pointer(cache, wanted), json.dumps(noted).encode())
 
 
-def _last_good(cache: Path, wanted: Reference) -> Fetched | None:
+def _last_good(cache: Path, wanted: ModelReference) -> Fetched | None:
     """The bundle that was last served for this reference, if it is still there."""
     pointer = _pointer(cache, wanted)
     try:

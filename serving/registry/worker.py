@@ -1,7 +1,7 @@
-"""Subprocess with the MLflow client, which needs as much memory as the whole service, for a rare request.
+"""Runs the MLflow client, which needs as much memory as the whole service, in a subprocess of `serving.registry.client`.
 
 It reads requests from standard input, each a line of JSON, and answers each with a line on standard output. It ends when standard
-input is closed, so it never outlives its parent. `serving.registry.client` starts it.
+input is closed, so it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from data.errors import BundleError, KubehabitError
 from data.paths import registry_uri, tracking_uri
 from serving.registry.client import (
     TRAIN,
-    Reference,
+    ModelReference,
     RegistryError,
     RegistryUnavailableError,
     bundle_in,
@@ -33,14 +33,20 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
+#: Set before MLflow is imported: a detector inside the perimeter must not call home, and the default timeouts of a dead server
+#: are minutes.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+}
+
+
 def _client_class() -> type[MlflowClient]:
-    # Set before the import: a detector that runs inside the perimeter must not call home.
-    for variable in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
-        os.environ.setdefault(variable, "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # The defaults keep a dead server's caller waiting for minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     # Before the import, during which alembic logs its plugins.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow.tracking import MlflowClient
@@ -54,12 +60,7 @@ def _client() -> MlflowClient:
 
 
 def locate(name: str, alias: str | None, version: str | None) -> dict[str, Any]:
-    """Version, source and time of registration of a reference.
-
-    Raises:
-        RegistryUnavailableError: the registry does not answer.
-        RegistryError: it has no such model.
-    """
+    """Version, source and time of registration of a reference; raises RegistryUnavailableError or RegistryError."""
     client = _client()
     from mlflow.exceptions import MlflowException
 
@@ -70,24 +71,17 @@ def locate(name: str, alias: str | None, version: str | None) -> dict[str, Any]:
             found = client.get_model_version(name, str(version))
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise RegistryError(f"The registry has no {Reference(name, alias, version)}. {TRAIN}") from error
+            raise RegistryError(
+                f"The registry has no {ModelReference(name, alias, version)}. {TRAIN}"
+            ) from error
         raise _unavailable(error) from error
     except Exception as error:  # a database driver, a proxy, a DNS resolver: each has errors of its own
         raise _unavailable(error) from error
-    return {
-        "version": str(found.version),
-        "source": found.source,
-        "registered": found.creation_timestamp,
-    }
+    return {"version": str(found.version), "source": found.source, "registered": found.creation_timestamp}
 
 
 def download(name: str, version: str, to: str) -> dict[str, Any]:
-    """Download a version's files into a folder and return the path of the bundle.
-
-    Raises:
-        RegistryUnavailableError: they cannot be fetched.
-        BundleError: they contain no bundle.
-    """
+    """Download a version's files into a folder; raises RegistryUnavailableError, or BundleError if they hold no bundle."""
     client = _client()
     import mlflow
 
@@ -117,7 +111,7 @@ def _unavailable(error: BaseException) -> RegistryUnavailableError:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a request; of an exception the class as `error` and the `message`."""
+    """The answer to a request, or an exception's class as `error` and its `message`."""
     try:
         return locate(**request) if request.pop("ask") == "locate" else download(**request)
     except KubehabitError as error:

@@ -20,7 +20,7 @@ from serving.delivery.outbox import Outbox
 from serving.history.activity import MOST_SEEN, Principals, Trained
 from serving.incidents.context import ContextTracker
 from serving.process.instance_id import instance_id
-from serving.registry.client import Fetched, Reference, asked, open_bundle
+from serving.registry.client import Fetched, ModelReference, open_bundle, stop_client
 from serving.schemas import ModelInfo, SelfTestResult
 from serving.scoring.deduplication import KEY_BYTES
 from serving.scoring.engine import Engine, Loaded
@@ -39,36 +39,33 @@ UNTESTED = (
 
 
 def load_engine(
-    settings: Settings, wanted: Reference | Path | None = None, *, store_url: str | None = None
+    settings: Settings, wanted: ModelReference | Path | None = None, *, store_url: str | None = None
 ) -> Engine:
     """Fetch and verify the model and make an engine of it.
 
     Args:
         settings: which model, where alerts go.
-        wanted: another model than that of the settings.
-        store_url: another store than that of the settings; nothing is delivered from it.
+        wanted: a model to use instead.
+        store_url: a store to use instead; nothing is delivered from it.
 
     Raises:
         KubehabitError: no model can be had, or the store or the words cannot be opened.
     """
-    # The registry is asked by another process meanwhile. No daemon: to be cut off within an import of C++ aborts the process.
+    # Another process asks the registry meanwhile. No daemon: cutting off an import of C++ aborts the process.
     threading.Thread(target=_import_ahead, name="imports").start()
     explainer = Explainer.load(settings.explain_path)
     try:
         loaded, _ = open_bundle(
-            wanted or Reference(settings.model.name, alias=settings.model.alias),
+            wanted or ModelReference(settings.model.name, alias=settings.model.alias),
             settings.model.cache_dir,
             model_loader(settings),
         )
     finally:
-        asked()
+        stop_client()
     store = AlertStore.from_settings(settings.store, store_url)
-    encoder = loaded.detector.encoder
-    surroundings = ContextTracker(
-        explainer,
-        round(settings.alerts.gap_minutes * 60e6),
-        fold=encoder.identity.fold,
-        trusted_hops=encoder.settings.trusted_hops,
+    encoder, gap = loaded.detector.encoder, round(settings.alerts.gap_minutes * 60e6)
+    context = ContextTracker(
+        explainer, gap, fold=encoder.identity.fold, trusted_hops=encoder.settings.trusted_hops
     )
     return Engine(
         loaded.detector,
@@ -79,17 +76,16 @@ def load_engine(
         settings.alerts,
         # More than are ever in memory: none is forgotten here before it is put on disk.
         principals=Principals(loaded.trained, most=max(MOST_SEEN, 2 * settings.state.hot_principals)),
-        surroundings=surroundings,
+        context=context,
         loaded=loaded,
         outbox=outbox_of(settings, store) if store_url is None else None,
     )
 
 
 def outbox_of(settings: Settings, store: AlertStore) -> Outbox | None:
-    """The outbox for the sinks of some settings; None where there are none."""
-    if not settings.sinks:
-        return None
-    return Outbox(store, settings.sinks, instance_id(settings.journal.resolved_path))
+    """The outbox for the sinks of the settings, if there are any."""
+    folder = settings.journal.resolved_path
+    return Outbox(store, settings.sinks, instance_id(folder)) if settings.sinks else None
 
 
 def _import_ahead() -> None:
@@ -101,11 +97,9 @@ def _import_ahead() -> None:
 
 def model_loader(settings: Settings) -> Callable[[Bundle, Fetched], Loaded]:
     """`load_model` with the arguments that the settings give."""
+    model, scale = settings.model, settings.alerts.threshold_scale
     return partial(
-        load_model,
-        threads=settings.model.threads,
-        cached_windows=settings.model.cached_windows,
-        threshold_scale=settings.alerts.threshold_scale,
+        load_model, threads=model.threads, cached_windows=model.cached_windows, threshold_scale=scale
     )
 
 
@@ -113,12 +107,6 @@ def load_model(
     bundle: Bundle, fetched: Fetched, *, threads: int, cached_windows: int, threshold_scale: float = 1.0
 ) -> Loaded:
     """Make a bundle's detector, prove that it computes here what training computed, and warm it.
-
-    Args:
-        bundle: opened and checked.
-        fetched: where it came from.
-        threads, cached_windows: see `detection.detector.Detector`.
-        threshold_scale: see `detection.calibration.Calibration.scaled`.
 
     Raises:
         BundleError: its graph cannot be run here, or fails the bundle's self-test.
@@ -132,15 +120,15 @@ def load_model(
     what = f"{fetched.name} version {fetched.version}"
     bundle = replace(bundle, calibration=bundle.calibration.scaled(threshold_scale))
     try:
-        detector = Detector(bundle, threads=threads, cached_windows=cached_windows)
+        # The memory of requests has a key, so that another process can continue it.
+        folder = StageFolder(key=secrets.token_bytes(KEY_BYTES))
+        detector = Detector(bundle, threads=threads, cached_windows=cached_windows, folder=folder)
     except Exception as error:  # onnxruntime has an exception of its own for each way a file can be wrong
         reason = (str(error).splitlines() or [""])[0][:200]
         raise BundleError(
             f"{what} is no graph that onnxruntime can read ({type(error).__name__}: {reason}). "
             "Fetch the model version again, or train and register a new one: kubehabit train"
         ) from error
-    # Its memory of requests is to be continued by another process.
-    detector.encoder.folder = StageFolder(key=secrets.token_bytes(KEY_BYTES))
     tested = None
     if bundle.parity_check is not None:
         worst = verify_parity(bundle.parity_check, detector.reconstruction, what)
@@ -163,7 +151,7 @@ def load_model(
 
 
 def _warm(detector: Detector) -> None:
-    """Let onnxruntime reserve what a full batch needs before the first caller waits for it."""
+    """Let onnxruntime reserve what a full batch needs, so that the first caller does not wait for it."""
     from data.actions.fields import FIELDS
     from detection.reconstruction import Reconstruction
     from detection.windows import Cut

@@ -45,14 +45,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class ScoredLog:
-    """What scoring a log gave.
-
-    Attributes:
-        events, actions: events that were read, and the actions that were scored of them.
-        alerts: in the order of the log, each with all its audit IDs.
-        model: name and version of the model.
-        unreadable: records that could not be read.
-    """
+    """Outcome of scoring a log: events read, actions scored of them, and alerts in the order of the log."""
 
     events: int
     actions: int
@@ -62,7 +55,7 @@ class ScoredLog:
 
 
 def score_log(log: Path, model_uri: str) -> ScoredLog:
-    """Score a log from beginning to end.
+    """Score a log from beginning to end; each alert has all its audit IDs.
 
     Args:
         log: JSONL, plain, gzip or zstd.
@@ -75,9 +68,9 @@ def score_log(log: Path, model_uri: str) -> ScoredLog:
     unreadable = Unreadable()
     try:
         events, scored = _score(engine, log, unreadable)
-        if not events:
-            if unreadable.first is None:
-                raise KubehabitError(f"{log} holds no audit events. Check that this is the log you mean.")
+        if not events and unreadable.first is None:
+            raise KubehabitError(f"{log} holds no audit events. Check that this is the log you mean.")
+        if not events and unreadable.first is not None:
             raise KubehabitError(
                 f"{log} holds no audit event that can be read; line {unreadable.first.line}: "
                 f"{unreadable.first.reason}. A log has one audit.k8s.io/v1 event a line."
@@ -109,7 +102,6 @@ def _score(engine: Engine, log: Path, unreadable: Unreadable) -> tuple[int, int]
 
 
 def _alerts(engine: Engine) -> list[Alert]:
-    """Every alert, in the order of the log, each with all its audit IDs."""
     found: list[Alert] = []
     cursor: int | None = None
     while True:

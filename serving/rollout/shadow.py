@@ -1,7 +1,6 @@
-"""A challenger in shadow: it scores what the champion scored, and only counts where the two differ.
+"""A challenger in shadow: it scores what the champion scored and counts where the two differ; it never raises an alert.
 
-It never raises an alert. Its thread has a lower priority and waits while the champion scores; what it cannot keep up with is
-dropped and counted.
+Its thread has a lower priority and waits while the champion scores; what it cannot keep up with is dropped and counted.
 """
 
 from __future__ import annotations
@@ -9,11 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +54,7 @@ class Disagreement(ApiModel):
 
 
 class ChallengerInfo(ApiModel):
-    """The challenger and how its verdicts differ from the champion's since it began."""
+    """The challenger, and how its verdicts have differed from the champion's since it started."""
 
     name: str
     version: str
@@ -89,17 +88,6 @@ class _Offered:
     evidence: npt.NDArray[np.float64]
 
 
-@dataclass(slots=True)
-class _Tally:
-    scored: int = 0
-    dropped: int = 0
-    both: int = 0
-    only: dict[By, int] = field(default_factory=lambda: {"champion": 0, "challenger": 0})
-    incidents: dict[By, int] = field(default_factory=lambda: {"champion": 0, "challenger": 0})
-    differences: float = 0.0
-    different: int = 0
-
-
 class Shadow:
     """Scores batches with another model in a thread of its own.
 
@@ -108,7 +96,7 @@ class Shadow:
         metrics: counts every comparison.
         busy: whether the champion is scoring at the moment.
         gap_minutes: flagged actions of a principal at most this far apart are one incident.
-        principals: most that it remembers; beyond it a quarter of them, those quiet longest, are forgotten.
+        principals: most that it remembers; beyond it a quarter of them, those idle longest, are dropped.
         capacity: events that may wait.
     """
 
@@ -130,7 +118,9 @@ class Shadow:
         self._capacity = capacity
         self._queue: deque[_Offered] = deque()
         self._waiting = 0
-        self._tally = _Tally()
+        self._counts: Counter[str] = Counter()
+        self._incidents: Counter[By] = Counter()
+        self._differences: list[float] = [0.0, 0.0]  # their sum and number
         self._since = datetime.now(UTC)
         self._notice: str | None = None
         self._latest: deque[Disagreement] = deque(maxlen=_EXAMPLES)
@@ -152,7 +142,7 @@ class Shadow:
             if self._worker.closing.is_set() or self._notice is not None:
                 return
             if self._waiting + len(events) > self._capacity:
-                self._tally.dropped += len(events)
+                self._counts["dropped"] += len(events)
                 self._metrics.shadow_dropped(len(events))
                 return
             self._waiting += len(events)
@@ -197,7 +187,6 @@ class Shadow:
             part = offered.events[begin : begin + _CHUNK]
             scores = self.loaded.detector.score(part)
             self._count(part, scores, champion[begin + scores.event], flagged[begin + scores.event])
-
         self._keep_bounded()
 
     def _keep_bounded(self) -> None:
@@ -224,19 +213,21 @@ class Shadow:
         mine, theirs = scores.flagged & both_scored, flagged & both_scored
         compared = both_scored & ((scores.evidence > 0) | (evidence > 0))
         differences = (scores.evidence - evidence)[compared]
-        tally = self._tally
-        tally.scored += int(both_scored.sum())
-        tally.both += int((mine & theirs).sum())
-        tally.only["champion"] += int((theirs & ~mine).sum())
-        tally.only["challenger"] += int((mine & ~theirs).sum())
-        tally.differences += float(differences.sum())
-        tally.different += len(differences)
+        self._differences[0] += float(differences.sum())
+        self._differences[1] += len(differences)
+        counts = {
+            "scored": int(both_scored.sum()),
+            "both": int((mine & theirs).sum()),
+            "champion": int((theirs & ~mine).sum()),
+            "challenger": int((mine & ~theirs).sum()),
+        }
+        self._counts.update(counts)
         moments = scores.time.astype(np.int64)
+        verdicts: dict[By, npt.NDArray[np.bool_]] = {"champion": theirs, "challenger": mine}
         for row in np.flatnonzero(mine | theirs).tolist():
-            if theirs[row]:
-                self._incident("champion", scores.principal[row], int(moments[row]))
-            if mine[row]:
-                self._incident("challenger", scores.principal[row], int(moments[row]))
+            for by, is_flagged in verdicts.items():
+                if is_flagged[row]:
+                    self._incident(by, scores.principal[row], int(moments[row]))
             if mine[row] != theirs[row]:
                 self._latest.append(
                     Disagreement(
@@ -248,38 +239,33 @@ class Shadow:
                         challenger_evidence=round(float(scores.evidence[row]), 3),
                     )
                 )
-        self._metrics.shadow_compared(
-            scored=int(both_scored.sum()),
-            both=int((mine & theirs).sum()),
-            champion=int((theirs & ~mine).sum()),
-            challenger=int((mine & ~theirs).sum()),
-            differences=differences.tolist(),
-        )
+        self._metrics.shadow_compared(**counts, differences=differences.tolist())
 
     def _incident(self, by: By, principal: str, moment: int) -> None:
         before = self._last.get((by, principal))
         self._last[by, principal] = moment if before is None else max(before, moment)
         if before is None or moment - before > self._gap:
-            self._tally.incidents[by] += 1
+            self._incidents[by] += 1
             self._metrics.shadow_incident(by)
         if len(self._last) > _FOLLOWED:
             del self._last[next(iter(self._last))]
 
     def info(self) -> ChallengerInfo:
-        """What `/v1/model` tells of it."""
-        tally, model = self._tally, self.loaded.model
+        """What `/v1/model` shows of it."""
+        counts, model = self._counts, self.loaded.model
+        total, number = self._differences
         return ChallengerInfo(
             name=model.name,
             version=model.version,
             since=self._since,
             notice=self._notice or model.notice,
-            scored=tally.scored,
-            dropped=tally.dropped,
+            scored=counts["scored"],
+            dropped=counts["dropped"],
             waiting=self._waiting,
-            flagged_by_both=tally.both,
-            flagged_by_champion_only=tally.only["champion"],
-            flagged_by_challenger_only=tally.only["challenger"],
-            incidents={str(by): count for by, count in tally.incidents.items()},
-            mean_evidence_difference=round(tally.differences / max(tally.different, 1), 4),
+            flagged_by_both=counts["both"],
+            flagged_by_champion_only=counts["champion"],
+            flagged_by_challenger_only=counts["challenger"],
+            incidents={by: self._incidents[by] for by in get_args(By)},
+            mean_evidence_difference=round(total / max(number, 1), 4),
             latest=list(self._latest)[::-1],
         )

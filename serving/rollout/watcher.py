@@ -1,6 +1,6 @@
-"""Follows the registry's aliases while the service runs: a new champion is tested, then takes over between two batches.
+"""Follows the registry's aliases: a new champion is tested, then takes over between two batches.
 
-A version that cannot be used is refused once, and the one before goes on serving; a registry that does not answer changes
+A version that cannot be used is refused once, and the previous one keeps serving; a registry that does not answer changes
 nothing. The outcome is in the metrics, the log, the readiness detail and `/v1/model`.
 """
 
@@ -12,21 +12,15 @@ import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
-from tenacity import (
-    Retrying,
-    retry_if_result,
-    sleep_using_event,
-    stop_when_event_set,
-    wait_exponential_jitter,
-)
 
 from data.errors import BundleError, KubehabitError
 from serving.process.worker import Worker
-from serving.registry.client import Located, Reference, RegistryError, locate, open_located
+from serving.registry.client import LocatedVersion, ModelReference, RegistryError, locate, open_located
 from serving.rollout.loader import UNTESTED, model_loader
 from serving.rollout.shadow import ChallengerInfo, Shadow
 from serving.schemas import ApiModel, ModelInfo
@@ -65,8 +59,8 @@ class Swap(ApiModel):
     seconds: Annotated[float, Field(description="time in which batches had to wait for it")]
 
 
-class Watch(ApiModel):
-    """How the served model follows the registry."""
+class WatchStatus(ApiModel):
+    """State of following the registry."""
 
     alias: str
     looked: Annotated[datetime | None, Field(description="time of the registry's last answer")] = None
@@ -78,39 +72,22 @@ class Watch(ApiModel):
 class ModelStatus(ModelInfo):
     """The model that is served, how it follows the registry, and the challenger beside it."""
 
-    watch: Watch | None = None
+    watch: WatchStatus | None = None
     challenger: ChallengerInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What came of one look at the registry.
-
-    Attributes:
-        detail: a sentence, for people.
-    """
+    """Outcome of one look at the registry; `detail` is a sentence for people."""
 
     result: Result
     detail: str
 
 
 class ModelWatch:
-    """Keeps an engine at what the registry's aliases say.
+    """Keeps an engine at what the registry's aliases say; models change between two batches of the pipeline."""
 
-    Args:
-        settings: which model, which aliases, how often to look.
-        engine: serves a model out of a bundle.
-        metrics: counts looks that changed or refused something, or found no registry.
-        pipeline: between whose batches models change.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        engine: Engine,
-        metrics: Metrics,
-        pipeline: Pipeline,
-    ) -> None:
+    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics, pipeline: Pipeline) -> None:
         self._settings = settings.model
         self._load = model_loader(settings)
         self._gap = settings.alerts.gap_minutes
@@ -118,30 +95,19 @@ class ModelWatch:
         self._engine = engine
         self._metrics = metrics
         self._pipeline = pipeline
-        self._champion = Reference(settings.model.name, alias=settings.model.alias)
-        self._challenger = settings.model.challenger and Reference(
-            settings.model.name, alias=settings.model.challenger
-        )
+        name, challenger = settings.model.name, settings.model.challenger
+        self._champion = ModelReference(name, alias=settings.model.alias)
+        self._challenger = ModelReference(name, alias=challenger) if challenger else None
         self._refused: dict[Path, RefusedVersion] = {}
         self._looked: datetime | None = None
         self._trouble: str | None = None
-        self._notice: str | None = None
         self._last_swap: Swap | None = None
         self._shadow: Shadow | None = None
         self._looking = threading.Lock()
         self._worker = Worker("model-watch", self._step, seconds=self._pause, low_priority=True)
         self._stopping = self._worker.closing
-        every = self._settings.watch_seconds
-        self._looked_once = False
-        self._retrying = Retrying(
-            retry=retry_if_result(lambda look: look.result == "unavailable"),
-            wait=wait_exponential_jitter(
-                multiplier=every, max=max(_LONGEST_PAUSE, every), jitter=every * _JITTER
-            ),
-            stop=stop_when_event_set(self._stopping),
-            sleep=sleep_using_event(self._stopping),
-            retry_error_callback=lambda _: None,  # the process ends
-        )
+        self._has_started = False
+        self._failures = 0
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -157,15 +123,17 @@ class ModelWatch:
             self._shadow.close()
 
     def _pause(self) -> float:
-        return self._settings.watch_seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
+        every, doublings = self._settings.watch_seconds, min(max(self._failures - 1, 0), 30)
+        pause = min(every * 2.0**doublings, max(_LONGEST_PAUSE, every))
+        return pause * random.uniform(1 - _JITTER, 1 + _JITTER)
 
     def _step(self) -> bool:
-        if self._looked_once:
-            self._retrying(self.look)
+        if self._has_started:
+            self._failures = self._failures + 1 if self.look().result == "unavailable" else 0
         else:  # the champion was only just loaded
-            self._looked_once = True
+            self._has_started = True
             with self._looking:
-                self._look_after_challenger()
+                self._follow_challenger()
         return self._settings.watch_seconds > 0
 
     # -- looking ------------------------------------------------------------------------------------------------
@@ -184,7 +152,7 @@ class ModelWatch:
                 look = Look("unavailable", f"Following the registry failed: {error!r}. This is a defect.")
             self._note(look)
             if look.result != "unavailable":
-                self._look_after_challenger()
+                self._follow_challenger()
             return look
 
     def _follow(self, again: bool) -> Look:
@@ -197,10 +165,8 @@ class ModelWatch:
         current = self._engine.loaded
         if current is not None and located.directory == current.directory:
             if self._engine.model.source == "cache":  # the registry was away at the start and has come back
-                notice = None if self._engine.model.self_test is not None else UNTESTED
-                self._engine.model = self._engine.model.model_copy(
-                    update={"source": "registry", "notice": notice}
-                )
+                notice = UNTESTED if self._engine.model.self_test is None else None
+                self._engine.update_info(source="registry", notice=notice)
             return Look("unchanged", f"{located.name} version {located.version} is served already.")
         before = self._refused.get(located.directory)
         if before is not None and not again:
@@ -211,28 +177,25 @@ class ModelWatch:
             return Look("refused", _refusal(self._refuse(located, self._champion, error), served))
         except KubehabitError as error:
             return Look("unavailable", f"{error} Version {served} is served on.")
-        if self._shadow is not None:  # it was compared with the model that goes
-            self._end_shadow(self._shadow)
+        self._end_shadow()  # it was compared with the model that goes
         # Most of what is to be learned of principals is learned while batches go on; only the rest makes them wait.
         learned = self._done(self._pipeline.run_on_scoring_thread(self._engine.habits))
         if learned is not None and current is not None:
             loaded.detector.habits.learn(learned, current.detector.bundle.habits)
         seconds = self._done(self._pipeline.swap_model(lambda: self._engine.swap(loaded, learned)))
         self._refused.pop(located.directory, None)
-        self._last_swap = Swap(
-            before=served, version=located.version, at=datetime.now(UTC), seconds=round(seconds, 4)
-        )
+        now = datetime.now(UTC)
+        self._last_swap = Swap(before=served, version=located.version, at=now, seconds=round(seconds, 4))
         self._metrics.served(loaded.model)
         self._metrics.life.swapped(seconds)
         return Look("swapped", f"{located.name} version {located.version} took over from version {served}.")
 
-    def _open(self, located: Located, wanted: Reference) -> Loaded:
+    def _open(self, located: LocatedVersion, wanted: ModelReference) -> Loaded:
         return open_located(located, self._settings.cache_dir, wanted, self._load)[0]
 
-    def _refuse(self, located: Located, wanted: Reference, error: BundleError) -> RefusedVersion:
-        refused = RefusedVersion(
-            version=located.version, alias=str(wanted.alias), reason=str(error), at=datetime.now(UTC)
-        )
+    def _refuse(self, located: LocatedVersion, wanted: ModelReference, error: BundleError) -> RefusedVersion:
+        alias, now = str(wanted.alias), datetime.now(UTC)
+        refused = RefusedVersion(version=located.version, alias=alias, reason=str(error), at=now)
         self._refused[located.directory] = refused
         while len(self._refused) > _MAX_REFUSED:
             del self._refused[next(iter(self._refused))]
@@ -240,11 +203,7 @@ class ModelWatch:
         return refused
 
     def _done(self, change: Future[_T]) -> _T:
-        """Wait for a change: it comes after all that was taken in before it.
-
-        Raises:
-            KubehabitError: the service ends first.
-        """
+        """Wait for a change, which comes after everything accepted before; raises KubehabitError if the service ends first."""
         while True:
             try:
                 return change.result(_PATIENCE_SECONDS)
@@ -266,57 +225,48 @@ class ModelWatch:
 
     # -- the challenger -----------------------------------------------------------------------------------------
 
-    def _look_after_challenger(self) -> None:
+    def _follow_challenger(self) -> None:
         """Start, change or end the shadow as the alias says. A failure here affects the challenger alone."""
         if not self._challenger:
             return
         try:
-            located: Located | None = locate(self._challenger, self._settings.cache_dir)
+            located = locate(self._challenger, self._settings.cache_dir)
         except RegistryError:
-            located = None
-        current, served = self._shadow, self._engine.loaded
-        if located is not None and served is not None and located.directory == served.directory:
-            located = None  # it became champion: there is nothing to compare
-        if located is None or located.directory in self._refused:
-            if current is not None:
-                self._end_shadow(current)
+            self._end_shadow()
             return
-        if current is not None and current.loaded.directory == located.directory:
+        served = self._engine.loaded
+        # A challenger that became champion has nothing to be compared with.
+        if (served and located.directory == served.directory) or located.directory in self._refused:
+            self._end_shadow()
+            return
+        if self._shadow is not None and self._shadow.loaded.directory == located.directory:
             return
         try:
             loaded = self._open(located, self._challenger)
         except BundleError as error:
             refused = self._refuse(located, self._challenger, error)
-            _log.warning(
-                "the challenger was refused", extra={"version": refused.version, "reason": refused.reason}
-            )
-            if current is not None:
-                self._end_shadow(current)
+            shown = {"version": refused.version, "reason": refused.reason}
+            _log.warning("the challenger was refused", extra=shown)
+            self._end_shadow()
             return
         except KubehabitError:
             return
-        if current is not None:
-            self._end_shadow(current)
-        shadow = Shadow(
-            loaded,
-            self._metrics.life,
-            busy=lambda: self._engine.busy,
-            gap_minutes=self._gap,
-            principals=self._hot,
-        )
+        self._end_shadow()
+        busy, life = (lambda: self._engine.busy), self._metrics.life
+        shadow = Shadow(loaded, life, busy=busy, gap_minutes=self._gap, principals=self._hot)
         shadow.start()
-        self._done(
-            self._pipeline.run_on_scoring_thread(lambda: self._engine.set_shadow(shadow, loaded.detector))
-        )
+        start = partial(self._engine.set_shadow, shadow, loaded.detector)
+        self._done(self._pipeline.run_on_scoring_thread(start))
         self._shadow = shadow
         self._metrics.life.shadowed(loaded.model)
         _log.info("a challenger runs in shadow", extra={"version": loaded.model.version})
 
-    def _end_shadow(self, shadow: Shadow) -> None:
-        self._engine.set_shadow(None)
-        shadow.close()
-        self._shadow = None
-        self._metrics.life.shadowed(None)
+    def _end_shadow(self) -> None:
+        if self._shadow is not None:
+            self._engine.set_shadow(None)
+            self._shadow.close()
+            self._shadow = None
+            self._metrics.life.shadowed(None)
 
     # -- reports ------------------------------------------------------------------------------------------------
 
@@ -327,20 +277,17 @@ class ModelWatch:
 
     def status(self) -> ModelStatus:
         """Everything that `/v1/model` shows."""
-        model, shadow = self._engine.model, self._shadow
-        shown = {name: getattr(model, name) for name in ModelInfo.model_fields}
-        watch = Watch(
+        shown = {name: getattr(self._engine.model, name) for name in ModelInfo.model_fields}
+        shadow = self._shadow
+        watch = WatchStatus(
             alias=self._settings.alias,
             looked=self._looked,
             trouble=self._trouble,
             refused=list(self._refused.values()),
             last_swap=self._last_swap,
         )
-        return ModelStatus(
-            **(shown | {"notice": self.notice}),
-            watch=watch,
-            challenger=None if shadow is None else shadow.info(),
-        )
+        challenger = None if shadow is None else shadow.info()
+        return ModelStatus(**(shown | {"notice": self.notice}), watch=watch, challenger=challenger)
 
 
 def _refusal(refused: RefusedVersion, served: str) -> str:

@@ -21,7 +21,7 @@ from serving.storage.incidents import add_context, add_links
 _log = logging.getLogger("kubehabit.engine")
 # Surrounding actions that wait to be stored, and for how long, before they get a transaction of their own.
 _PENDING, _PENDING_SECONDS = 200, 2.0
-#: Unusual actions, or surroundings, held in memory while the store refuses writes; beyond it the oldest are given up.
+#: Unusual actions, or surroundings, held in memory while the store refuses writes; beyond it the oldest are dropped.
 _MAX_UNSAVED = 10_000
 
 
@@ -36,7 +36,7 @@ class Refused:
 
 @dataclass(slots=True)
 class Saved:
-    """What a batch did to the alerts: those raised, those that grew, and the actions that were rejected."""
+    """What a batch did: alerts raised, alerts that grew, and actions that were rejected."""
 
     raised: list[Alert] = field(default_factory=list)
     grown: list[Alert] = field(default_factory=list)
@@ -44,29 +44,20 @@ class Saved:
 
 
 class AlertWriter:
-    """Stores alerts, their surroundings and incidents; only called by one thread at a time.
-
-    Args:
-        store: keeps the alerts.
-        explainer: puts them into words.
-        surroundings: remembers what surrounds flagged actions.
-        incidents: what alerts are joined to.
-        settings: grouping and bounds.
-        outbox: queues alerts for delivery; None where nothing is delivered.
-    """
+    """Stores alerts, their surroundings and incidents, and queues them for delivery; called by one thread at a time."""
 
     def __init__(
         self,
         store: AlertStore,
         explainer: Explainer,
-        surroundings: ContextTracker,
+        context: ContextTracker,
         incidents: Incidents,
         settings: AlertSettings,
         outbox: Outbox | None = None,
     ) -> None:
         self._store = store
         self._explainer = explainer
-        self._surroundings = surroundings
+        self._context = context
         self._incidents = incidents
         self._settings = settings
         self._gap = timedelta(minutes=settings.gap_minutes)
@@ -120,7 +111,7 @@ class AlertWriter:
     def _save_together(self, flagged: Sequence[Flagged], model: ServedModel) -> Saved:
         saved = Saved()
         principals = by_principal(flagged)
-        undo = self._surroundings.checkpoint(principals)
+        undo = self._context.checkpoint(principals)
         try:
             with self._store.writing(lazily=True) as writer:
                 self._write_pending(writer, self._pending)
@@ -145,7 +136,7 @@ class AlertWriter:
             return False
         flags = [Flag(moment, entry.threshold, entry.action) for (_, moment), entry in fresh.items()]
         flags.sort(key=lambda flag: flag.time)
-        gathered = self._surroundings.gather(growth.alert.principal, flags, growth.number)
+        gathered = self._context.gather(growth.alert.principal, flags, growth.number)
         growth.build(fresh.values(), gathered.contributors, self._settings)
         self._explainer.renew(growth.alert)
         self._write(writer, growth, list(fresh), gathered)
@@ -154,7 +145,7 @@ class AlertWriter:
     def _write(self, writer: Writer, growth: AlertGrowth, events: list[EventKey], gathered: Gathered) -> None:
         alert = growth.alert
         number = writer.save(growth.number, alert, events)
-        self._surroundings.stored(alert.principal, number)
+        self._context.stored(alert.principal, number)
         add_context(writer.connection, number, gathered.around)
         ties = add_links(writer.connection, number, gathered.links)
         self._incidents.join(writer.connection, alert, ties)
@@ -164,7 +155,7 @@ class AlertWriter:
     # -- surroundings that come after the alert ----------------------------------------------------------------
 
     def defer(self, found: Sequence[tuple[int, Gathered]]) -> None:
-        """Store what surrounds alerts (number of the alert, what) once there is enough of it to be worth a transaction."""
+        """Store what surrounds alerts, by the alert's number, once there is enough to be worth a transaction."""
         if found and not self._pending:
             self._pending_since = time.monotonic()
         self._pending = [*self._pending, *found][-_MAX_UNSAVED:]
@@ -176,11 +167,7 @@ class AlertWriter:
                 _log.warning("what surrounds alerts is kept in memory: %s", error)
 
     def flush(self) -> None:
-        """Store what was deferred now.
-
-        Raises:
-            StoreError: the store failed; it stays deferred.
-        """
+        """Store what was deferred; it stays deferred when this raises StoreError."""
         if not self._pending:
             return
         try:

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from detection.detector import Detector
 from serving.history.recorder import Chunk, History
@@ -14,7 +13,7 @@ from serving.scoring.deduplication import EventDeduplicator
 from serving.scoring.engine import Engine
 from serving.scoring.eviction import ColdPrincipalStore
 from serving.scoring.journal import Journal
-from serving.scoring.snapshots import Snapshot, Snapshots, deduplicator_of, restore, take_snapshot
+from serving.scoring.snapshots import Snapshot, Snapshots, restore, restore_deduplicator, take_snapshot
 from serving.settings import StateSettings
 from serving.storage.database import StoreError
 
@@ -32,6 +31,7 @@ class Checkpointer:
         journal: has what came after a snapshot.
         remembered_events: capacity of the memory of events.
         history: is written with each snapshot.
+        held: last position that the journal's other reader needs no longer; None without one.
 
     Attributes:
         deduplicator: the memory of events.
@@ -44,9 +44,11 @@ class Checkpointer:
         journal: Journal,
         remembered_events: int,
         history: History | None = None,
+        held: Callable[[], int] | None = None,
     ) -> None:
         self._settings = settings
         self._history = history
+        self._held = held
         self._engine = engine
         self._journal = journal
         self._capacity = remembered_events
@@ -66,7 +68,7 @@ class Checkpointer:
         snapshot = self._snapshots.newest()
         bundle = detector.bundle.checksum if isinstance(detector, Detector) else ""
         if snapshot is not None:
-            self.deduplicator = deduplicator_of(snapshot, self._capacity)
+            self.deduplicator = restore_deduplicator(snapshot, self._capacity)
             self._position = snapshot.position
             restore(snapshot, engine)
             same = snapshot.bundle == bundle
@@ -74,18 +76,13 @@ class Checkpointer:
         elif had:
             _log.error("no snapshot can be read: the model begins with what it learned in training")
         if isinstance(detector, Detector):
-            path: Path = self._settings.resolved_path / "principals.db"
-            self._cold = ColdPrincipalStore(
-                path, self._settings.hot_principals, self._settings.max_principals
-            )
-            names = (
-                sorted(detector.bundle.warmup.last, key=detector.bundle.warmup.last.__getitem__)
-                if snapshot is None
-                else snapshot.meta["names"]
-            )
-            self._cold.start(
-                detector, engine.principals, None if snapshot is None else snapshot.position, names
-            )
+            settings, last = self._settings, detector.bundle.warmup.last
+            path = settings.resolved_path / "principals.db"
+            self._cold = ColdPrincipalStore(path, settings.hot_principals, settings.max_principals)
+            position, names = None, sorted(last, key=last.__getitem__)
+            if snapshot is not None:
+                position, names = snapshot.position, snapshot.meta["names"]
+            self._cold.start(detector, engine.principals, position, names)
             self._cold.evict(self._position, self._oldest)
         if self._history is not None:
             self._history.resume(self._position, self._journal.last)
@@ -99,7 +96,7 @@ class Checkpointer:
             self._cold.attach(detector, self._engine.principals)
 
     def scored(self, position: int, events: int) -> None:
-        """What came up to a position is scored: do what is due."""
+        """Do what is due once everything up to a position is scored."""
         self._events += events
         if self._history is not None:
             self._history.after(position)
@@ -107,18 +104,15 @@ class Checkpointer:
             self._cold.evict(position, self._oldest)
         if position <= self._position:
             return
-        journal = self._journal
-        if (
-            journal.used > _PRESSED * journal.max_bytes
-            and journal.scored(position) > _WORTH * journal.max_bytes
-        ):
+        most = self._journal.max_bytes
+        if self._journal.used > _PRESSED * most and self._journal.scored(position) > _WORTH * most:
             if self._is_stored():
                 self._wait()
-                self._write(*self._take(position), keep=1)
+                self._write(*self._snapshot(position), keep=1)
         elif self._events >= self._settings.snapshot_events or time.monotonic() >= self._due:
             is_busy = self._writing is not None and self._writing.is_alive()
             if not is_busy and self._is_stored():
-                taken = self._take(position)
+                taken = self._snapshot(position)
                 self._writing = threading.Thread(target=self._write, args=taken, name="snapshot")
                 self._writing.start()
 
@@ -127,13 +121,13 @@ class Checkpointer:
         if self._engine.has_unsaved:
             return False
         try:
-            self._engine.settle()
+            self._engine.flush()
             self._engine.store.flush()
         except StoreError:
             return False
         return True
 
-    def _take(self, position: int) -> tuple[Callable[[], Snapshot], Chunk | None]:
+    def _snapshot(self, position: int) -> tuple[Callable[[], Snapshot], Chunk | None]:
         hot = None
         if self._cold is not None:
             self._cold.flush()
@@ -153,10 +147,10 @@ class Checkpointer:
             _log.error("a snapshot cannot be written", extra={"reason": error.strerror})
         else:
             self._oldest = self._needed(keep)
-            self._journal.prune(self._oldest)
+            self._journal.prune(self._oldest if self._held is None else min(self._oldest, self._held()))
 
     def _needed(self, keep: int = 2) -> int:
-        """Position after which everything may be needed again: of the oldest snapshot, if there are as many as should be."""
+        """Position of the oldest snapshot, after which everything may be needed again; 0 if there are fewer than to be kept."""
         positions = self._snapshots.positions()
         return positions[-keep] if len(positions) >= keep else 0
 
@@ -168,7 +162,7 @@ class Checkpointer:
         """Take a last snapshot, so that the next start has nothing to score again."""
         self._wait()
         if position > self._position and self._is_stored():
-            self._write(*self._take(position))
+            self._write(*self._snapshot(position))
         if self._cold is not None:
             self._cold.close()
         if self._history is not None:

@@ -14,12 +14,7 @@ _log = logging.getLogger("kubehabit.dead_letters")
 
 
 class BoundedDeadLetters:
-    """A dead-letter file that is rotated once when it is full, to `<path>.1`.
-
-    Args:
-        path: the file; made with the first letter.
-        max_bytes: size at which it is rotated.
-    """
+    """A dead-letter file, made with the first letter, that is rotated to `<path>.1` when it has `max_bytes`."""
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self._path = path
@@ -34,15 +29,12 @@ class BoundedDeadLetters:
                 for letter in letters:
                     self._open().add(source, letter)
             except OSError as error:
-                _log.error(
-                    "dead letters cannot be written",
-                    extra={"reason": error.strerror, "path": str(self._path)},
-                )
+                shown = {"reason": error.strerror, "path": str(self._path)}
+                _log.error("dead letters cannot be written", extra=shown)
 
     def _open(self) -> DeadLetterFile:
         if self._file is not None and self._path.exists() and self._path.stat().st_size >= self._max_bytes:
-            self._file.close()
-            self._file = None
+            self._close()
             self._path.replace(self._path.with_name(self._path.name + ".1"))
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +45,9 @@ class BoundedDeadLetters:
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

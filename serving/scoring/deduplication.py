@@ -18,13 +18,13 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class EventDeduplicator:
-    """Remembers the last events, eight bytes each: a digest of all that was decoded of an event.
+    """Remembers the last events, eight bytes each: a keyed digest of all that was decoded of an event.
 
-    The digest is keyed with what nobody outside knows. Of two million remembered, one event in 10^13 is taken for another.
+    With two million remembered, one event in 10^13 is mistaken for another.
 
     Args:
         capacity: events remembered at the least; a third more at the most.
-        key: of a memory that is to be continued.
+        key: of a memory to continue; a new secret one by default.
     """
 
     def __init__(self, capacity: int, key: bytes | None = None) -> None:
@@ -32,7 +32,7 @@ class EventDeduplicator:
         self._seen = Remembered(capacity)
 
     def first(self, events: Sequence[AuditEvent]) -> list[bool]:
-        """Of each event, whether it is here for the first time. All are remembered."""
+        """Whether each event is seen for the first time; all are remembered."""
         if not events:
             return []
         digests = digests_of(map(_encode, events), self.key)
@@ -47,6 +47,6 @@ class EventDeduplicator:
     @classmethod
     def from_arrays(cls, capacity: int, key: bytes, saved: Sequence[Hashes]) -> EventDeduplicator:
         """Continue a memory: inverse of `to_arrays`."""
-        repeats = cls(capacity, key)
-        repeats._seen = Remembered.from_arrays(capacity, saved)
-        return repeats
+        continued = cls(capacity, key)
+        continued._seen = Remembered.from_arrays(capacity, saved)
+        return continued

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from serving.alerts.explain.phrases import ActionPhrase
 from serving.alerts.grouping import Flagged
 from serving.delivery.outbox import Outbox
 from serving.history.activity import Principals, Trained
+from serving.history.recorder import History, Judge
 from serving.incidents.context import ContextTracker, habits_of
 from serving.incidents.event_summary import summary_fields, traits_of
 from serving.incidents.incidents import Incidents
@@ -31,10 +32,9 @@ from serving.storage.database import AlertStore
 if TYPE_CHECKING:
     from detection.detector import Detector, Figures, Scores
     from detection.novelty import HabitTable
-    from serving.history.recorder import Judge
 
 
-class Scorer(Protocol):
+class EventScorer(Protocol):
     """What the engine needs of `detection.detector.Detector`."""
 
     def score(self, events: Sequence[AuditEvent]) -> Scores:
@@ -48,31 +48,9 @@ class ScoreObserver(Protocol):
         """Take a scored batch; must return at once."""
 
 
-class ScoreHistory(Protocol):
-    """What the engine needs of `serving.history.keep.History`."""
-
-    def observe(self, scores: Scores) -> None:
-        """Record a scored batch; must return at once."""
-
-    def set_judge(self, judge: Judge, trained: Trained | None = None) -> None:
-        """Set the model that judges from the next batch on, and the principals its training knew."""
-
-
-@runtime_checkable
-class Measured(Protocol):
-    """A detector that reports what it holds."""
-
-    def figures(self) -> Figures:
-        """What it holds in memory, and how often its cache helped."""
-
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model that is ready to be served.
-
-    Attributes:
-        directory: folder of its bundle; unique to this registration.
-    """
+    """A model that is ready to be served; the `directory` of its bundle is unique to its registration."""
 
     detector: Detector
     model: ModelInfo
@@ -89,29 +67,24 @@ class Engine:
         detector: scores events, holds the state of every principal.
         fields: names of the detector's fields, in the order of its columns.
         model: what `/v1/model` shows.
-        store: where alerts go.
-        explainer: turns them into words.
+        store: where alerts go, after the explainer has put them into words.
         settings: grouping and bounds.
         principals: counts what each does.
-        surroundings: remembers what surrounds flagged actions.
+        context: remembers what surrounds flagged actions.
         loaded: the model as it was loaded; None if it did not come out of a bundle.
         outbox: queues every alert that is raised or grows for delivery.
-
-    Attributes:
-        incidents: what the alerts are joined to.
-        shadow: is offered every scored batch.
     """
 
     def __init__(
         self,
-        detector: Scorer,
+        detector: EventScorer,
         fields: Sequence[str],
         model: ModelInfo,
         store: AlertStore,
         explainer: Explainer,
         settings: AlertSettings | None = None,
         principals: Principals | None = None,
-        surroundings: ContextTracker | None = None,
+        context: ContextTracker | None = None,
         loaded: Loaded | None = None,
         outbox: Outbox | None = None,
     ) -> None:
@@ -123,12 +96,12 @@ class Engine:
         self.explainer = explainer
         self.outbox = outbox
         self.principals = principals or Principals()
-        self.surroundings = surroundings or ContextTracker(explainer, round(settings.gap_minutes * 60e6))
+        self.context = context or ContextTracker(explainer, round(settings.gap_minutes * 60e6))
         self.incidents = Incidents(store, explainer)
-        self.shadow: ScoreObserver | None = None
         self._fields = tuple(fields)
-        self._history: ScoreHistory | None = None
-        self._alerts = AlertWriter(store, explainer, self.surroundings, self.incidents, settings, outbox)
+        self._shadow: ScoreObserver | None = None
+        self._history: History | None = None
+        self._alerts = AlertWriter(store, explainer, self.context, self.incidents, settings, outbox)
         self._lock = threading.Lock()
 
     def score(self, events: Sequence[AuditEvent]) -> Batch:
@@ -140,17 +113,20 @@ class Engine:
         with self._lock:
             started = time.perf_counter()
             scores = self.detector.score(events)
-            if self.shadow is not None:
-                self.shadow.offer(events, scores)
+            if self._shadow is not None:
+                self._shadow.offer(events, scores)
             if self._history is not None:
                 self._history.observe(scores)
-            self._count(scores)
-            self.surroundings.observe(events, scores)
-            flagged = self._flagged(events, scores)
-            saved = self._alerts.save(
-                list(flagged.values()), ServedModel(name=self.model.name, version=self.model.version)
+            moments = scores.time.astype(np.int64)
+            self.principals.record(
+                *(scores.principal, scores.kind, scores.group, moments),
+                *(scores.surprise, scores.evidence, scores.severity),
             )
-            self._alerts.defer(self.surroundings.watched(scores))
+            self.context.observe(events, scores)
+            flagged = self._flagged(events, scores)
+            served = ServedModel(name=self.model.name, version=self.model.version)
+            saved = self._alerts.save(list(flagged.values()), served)
+            self._alerts.defer(self.context.watched(scores))
             fields = self._fields
             return Batch(
                 events=len(events),
@@ -163,17 +139,6 @@ class Engine:
                 model=self.model,
                 refused=saved.refused,
             )
-
-    def _count(self, scores: Scores) -> None:
-        self.principals.record(
-            scores.principal,
-            scores.kind,
-            scores.group,
-            scores.time.astype(np.int64),
-            scores.surprise,
-            scores.evidence,
-            scores.severity,
-        )
 
     def _flagged(self, events: Sequence[AuditEvent], scores: Scores) -> dict[int, Flagged]:
         """The actions that were flagged, by their row."""
@@ -211,7 +176,8 @@ class Engine:
     @property
     def figures(self) -> Figures | None:
         """What the detector holds in memory, if it reports that."""
-        return self.detector.figures() if isinstance(self.detector, Measured) else None
+        report = getattr(self.detector, "figures", None)
+        return None if report is None else report()
 
     @property
     def has_unsaved(self) -> bool:
@@ -228,12 +194,8 @@ class Engine:
         """Whether a batch is being scored at the moment."""
         return self._lock.locked()
 
-    def settle(self) -> None:
-        """Store what principals with an alert did lately, so that a reader sees it.
-
-        Raises:
-            StoreError: the store failed; it is kept, and stored with the next alert.
-        """
+    def flush(self) -> None:
+        """Store what principals with an alert did recently; after a StoreError it is stored with the next alert."""
         with self._lock:
             self._alerts.flush()
 
@@ -245,14 +207,11 @@ class Engine:
             return None if self.loaded is None else self.loaded.detector.habits.copy()
 
     def swap(self, loaded: Loaded, learned: HabitTable | None = None) -> float:
-        """Serve another model from the next batch on, with all that is known of the principals. No request is rejected meanwhile.
+        """Serve another model from the next batch on, with all that is known of the principals. Returns the seconds it took.
 
         Args:
             loaded: the other model.
             learned: what `habits` returned, if its detector has learned from it.
-
-        Returns:
-            Seconds in which batches had to wait.
         """
         from detection.state_transfer import transfer_state
 
@@ -264,35 +223,33 @@ class Engine:
             self.model, self.loaded = loaded.model, loaded
             self.principals.trained = loaded.trained
             encoder = loaded.detector.encoder
-            self.surroundings.attach(encoder.identity.fold, encoder.settings.trusted_hops)
-            self._name_judge()
+            self.context.attach(encoder.identity.fold, encoder.settings.trusted_hops)
+            self._set_judge()
             return time.perf_counter() - began
 
-    def set_history(self, history: ScoreHistory) -> None:
+    def update_info(self, **changes: str | None) -> None:
+        """Change fields of what `/v1/model` shows."""
+        self.model = self.model.model_copy(update=changes)
+
+    def set_history(self, history: History) -> None:
         """Record every batch from the next one on."""
         with self._lock:
             self._history = history
-            self._name_judge()
+            self._set_judge()
 
-    def _name_judge(self) -> None:
-        from serving.history.recorder import Judge
-
+    def _set_judge(self) -> None:
         if self._history is not None and self.loaded is not None:
             judge = Judge.from_calibration(self.model.version, self.loaded.detector.bundle.calibration)
             self._history.set_judge(judge, self.loaded.trained)
 
     def set_shadow(self, shadow: ScoreObserver | None, fresh: Detector | None = None) -> None:
-        """Offer every batch to another model as well, from the next one on; None ends it.
-
-        Args:
-            fresh: its detector, which takes over what is known of the principals.
-        """
+        """Offer every batch to another model too, whose `fresh` detector gets what is known of the principals; None ends it."""
         from detection.state_transfer import transfer_state
 
         with self._lock:
             if fresh is not None and self.loaded is not None:
                 transfer_state(self.loaded.detector, fresh, share=False)
-            self.shadow = shadow
+            self._shadow = shadow
 
     def close(self) -> None:
         """Wait for a running batch and close the store."""

@@ -1,4 +1,4 @@
-"""Principals idle longest are moved to disk, and loaded when they act: memory is bounded, verdicts are the same.
+"""Moves the principals idle longest to disk, and loads them when they act: memory is bounded, verdicts are the same.
 
 Rows are never changed: each eviction adds one, with its position in the journal. So every snapshot finds the rows that were
 valid at its own position, even if the process dies right after it.
@@ -40,17 +40,17 @@ _SIGNED = 1 << 63
 
 
 class EvictionError(KubehabitError):
-    """The file of quiet principals cannot be used."""
+    """The file of idle principals cannot be used."""
 
 
-class _Terms(msgspec.Struct, array_like=True):
-    """What a row depends on of the bundle that wrote it: the meaning of its tokens, and the horizons of its sums."""
+class _BundleTerms(msgspec.Struct, array_like=True):
+    """What gives a row its meaning: the vocabulary of its tokens and the horizons of its sums."""
 
     vocabulary: dict[str, Any]
     horizons: list[float]
 
 
-class _Row(msgspec.Struct, array_like=True):
+class _PrincipalRow(msgspec.Struct, array_like=True):
     """What is kept of one principal."""
 
     name: str
@@ -62,16 +62,16 @@ class _Row(msgspec.Struct, array_like=True):
     seen: Saved | None
 
 
-_pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(_Row).decode
+_pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(_PrincipalRow).decode
 
 
 class ColdPrincipalStore:
     """Bounds the principals in memory, a quarter more between two batches.
 
     Args:
-        path: SQLite file, made if need be, private to its owner.
+        path: SQLite file, created if missing, private to its owner.
         hot: principals in memory.
-        most: principals on disk; beyond that those that went first are forgotten.
+        most: principals on disk; beyond that the oldest rows are deleted.
 
     Raises:
         EvictionError: the file cannot be used.
@@ -80,6 +80,7 @@ class ColdPrincipalStore:
     def __init__(self, path: Path, hot: int, most: int) -> None:
         self._hot = hot
         self._most = most
+        # Not cachetools.LRUCache, which takes three times as long to touch the principals of every batch.
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._turn = threading.Lock()
         try:
@@ -113,13 +114,12 @@ class ColdPrincipalStore:
         Args:
             detector: whose principals come and go.
             principals: counts that go with them.
-            position: that of the snapshot it was restored from; what went after it is forgotten. None for no snapshot: all is.
+            position: of the snapshot it was restored from; rows after it are deleted. None for no snapshot: all are.
             hot: principals in its memory, those idle longest first.
         """
+        kept = -1 if position is None else position
         with self._turn:
-            self._file.execute(
-                "DELETE FROM principals WHERE position > ?", (-1 if position is None else position,)
-            )
+            self._file.execute("DELETE FROM principals WHERE position > ?", (kept,))
         self._recent = OrderedDict.fromkeys(hot)
         self.attach(detector, principals)
 
@@ -127,42 +127,37 @@ class ColdPrincipalStore:
         """Manage another detector, which has the principals of the one before in its memory."""
         self._detector, self._principals = detector, principals
         self._bundle = detector.bundle.checksum
-        terms = _Terms(detector.bundle.vocabulary.to_dict(), list(detector.accumulator.horizons))
+        terms = _BundleTerms(detector.bundle.vocabulary.to_dict(), list(detector.accumulator.horizons))
         with self._turn:
             self._file.execute(
                 "INSERT OR IGNORE INTO bundles VALUES (?, ?)", (self._bundle, msgspec.msgpack.encode(terms))
             )
-        detector.recall = self.load
-        principals.lookup_cold = self.lookup
-        # Whom its bundle knows and who is on disk: both have something to say.
+        detector.attach(self.load)
+        principals.attach(self.lookup)
+        # Principals that its bundle knows and that are on disk: both states are merged.
         self.load([name for name in detector.windows.contexts().names if name not in self._recent])
 
     def load(self, names: Sequence[str]) -> None:
         """Load those of some principals that are on disk; they are about to act."""
-        recent = self._recent
-        missing = []
-        for name in dict.fromkeys(names):
-            if name in recent:
-                recent.move_to_end(name)
-            else:
-                recent[name] = None
-                missing.append(name)
-        try:
-            found = self._find(missing) if missing else []
-        except sqlite3.Error as error:
-            _log.error(
-                "principals on disk cannot be read and are judged as newcomers", extra={"reason": str(error)}
-            )
+        recent, unique = self._recent, dict.fromkeys(names)
+        missing = [name for name in unique if name not in recent]
+        for name in unique:
+            recent[name] = None
+            recent.move_to_end(name)
+        if not missing:
             return
-        if found:
-            self._restore(found)
+        try:
+            self._restore(self._find(missing))
+        except sqlite3.Error as error:
+            shown = {"reason": str(error)}
+            _log.error("principals on disk cannot be read and are judged as newcomers", extra=shown)
 
     def evict(self, position: int, oldest: int) -> int:
         """Move the principals idle longest to disk, if too many are in memory; returns how many.
 
         Args:
             position: of the last record that was scored.
-            oldest: position of the oldest snapshot, which may still be needed.
+            oldest: of the oldest snapshot, which may still be needed.
         """
         if len(self._recent) <= self._hot + self._hot // 4:
             return 0
@@ -178,7 +173,7 @@ class ColdPrincipalStore:
             del self._recent[name]
         return len(names)
 
-    def _write(self, rows: Sequence[tuple[int, _Row]], position: int, oldest: int) -> None:
+    def _write(self, rows: Sequence[tuple[int, _PrincipalRow]], position: int, oldest: int) -> None:
         with self._turn, self._file:
             self._file.execute("BEGIN IMMEDIATE")
             # A row that a newer one replaces for every snapshot there is.
@@ -209,85 +204,70 @@ class ColdPrincipalStore:
         with self._turn:
             self._file.close()
 
-    def _find(self, names: Sequence[str]) -> list[tuple[_Row, str]]:
+    def _find(self, names: Sequence[str]) -> list[tuple[_PrincipalRow, str]]:
         """Newest row of each principal that is on disk, and the bundle in whose terms it is."""
-        keys = {_key(name): name for name in names}
-        newest: dict[int, tuple[int, str, bytes]] = {}
-        listed = list(keys)
+        newest: dict[int, tuple[bytes, str]] = {}
         with self._turn:
-            for start in range(0, len(listed), _QUERY):
-                part = listed[start : start + _QUERY]
-                marks = ",".join("?" * len(part))
-                rows = self._file.execute(
-                    f"SELECT key, position, bundle, data FROM principals WHERE key IN ({marks}) ORDER BY position",
-                    part,
-                )
-                for key, position, bundle, data in rows:
-                    newest[key] = position, bundle, data
-        found = [(_unpack(data), bundle) for _, bundle, data in newest.values()]
+            for start in range(0, len(names), _QUERY):
+                keys = [_key(name) for name in names[start : start + _QUERY]]
+                marks = ",".join("?" * len(keys))
+                query = f"SELECT key, data, bundle FROM principals WHERE key IN ({marks}) ORDER BY position"
+                newest |= {key: (data, bundle) for key, data, bundle in self._file.execute(query, keys)}
+        found = [(_unpack(data), bundle) for data, bundle in newest.values()]
         wanted = set(names)
         return [(row, bundle) for row, bundle in found if row.name in wanted]
 
-    def _take(self, names: list[str]) -> list[tuple[int, _Row]]:
+    def _take(self, names: list[str]) -> list[tuple[int, _PrincipalRow]]:
         detector = self._detector
         contexts, sums = detector.windows.pop(names), detector.accumulator.pop(names)
-        hashes = [stable_hash(name) for name in names]
-        own = detector.habits.pop(np.array(hashes, np.uint64))
+        hashes = np.array([stable_hash(name) for name in names], np.uint64)
+        own = detector.habits.pop(hashes)
         seen = self._principals.pop(names)
         order = np.argsort(own.principal, kind="stable")
-        whose, keys, counts = own.principal[order], own.key[order], own.count[order].astype(np.uint32)
-        begins = np.searchsorted(whose, np.array(hashes, np.uint64), "left").tolist()
-        ends = np.searchsorted(whose, np.array(hashes, np.uint64), "right").tolist()
-        held = {name: row for row, name in enumerate(contexts.names)}
+        owner, keys, counts = own.principal[order], own.key[order], own.count[order].astype(np.uint32)
+        begins, ends = (np.searchsorted(owner, hashes, side).tolist() for side in ("left", "right"))
+        held = {
+            name: (contexts.tokens[row, : contexts.lengths[row]].tobytes(), int(contexts.last[row]))
+            for row, name in enumerate(contexts.names)
+        }
         summed = dict(zip(sums.names, sums.rows.tolist(), strict=True))
         rows = []
         for name, begin, end in zip(names, begins, ends, strict=True):
-            at = held.get(name)
-            rows.append(
-                (
-                    _key(name),
-                    _Row(
-                        name,
-                        b"" if at is None else contexts.tokens[at, : contexts.lengths[at]].tobytes(),
-                        0 if at is None else int(contexts.last[at]),
-                        summed.get(name),
-                        keys[begin:end].tobytes(),
-                        counts[begin:end].tobytes(),
-                        seen.get(name),
-                    ),
-                )
-            )
+            tokens, last = held.get(name, (b"", 0))
+            habits = keys[begin:end].tobytes(), counts[begin:end].tobytes()
+            row = _PrincipalRow(name, tokens, last, summed.get(name), *habits, seen.get(name))
+            rows.append((_key(name), row))
         return rows
 
-    def _restore(self, found: Sequence[tuple[_Row, str]]) -> None:
+    def _restore(self, found: Sequence[tuple[_PrincipalRow, str]]) -> None:
         for bundle in {bundle for _, bundle in found}:
             self._restore_from(bundle, [row for row, its in found if its == bundle])
         self._principals.restore([row.seen for row, _ in found if row.seen is not None])
 
-    def _terms(self, bundle: str) -> _Terms | None:
+    def _terms(self, bundle: str) -> _BundleTerms | None:
         with self._turn:
             row = self._file.execute("SELECT terms FROM bundles WHERE checksum = ?", (bundle,)).fetchone()
-        return None if row is None else msgspec.msgpack.decode(row[0], type=_Terms)
+        return None if row is None else msgspec.msgpack.decode(row[0], type=_BundleTerms)
 
-    def _restore_from(self, bundle: str, rows: Sequence[_Row]) -> None:
+    def _restore_from(self, bundle: str, rows: Sequence[_PrincipalRow]) -> None:
         """Give the detector rows that are in the terms of a bundle."""
         detector = self._detector
         terms = None if bundle == self._bundle else self._terms(bundle)
         if terms is None and bundle != self._bundle:
-            _log.error("principals on disk are of a model that nobody knows; they are judged as newcomers")
+            _log.error("principals on disk are of an unknown model; they are judged as newcomers")
             return
-        context = max(len(row.tokens) for row in rows) // (2 * len(FIELDS))
-        context = max(context, detector.windows.window - 1)
-        tokens = np.zeros((len(rows), context, len(FIELDS)), np.int16)
-        lengths = np.zeros(len(rows), np.int16)
-        for place, row in enumerate(rows):
-            block = np.frombuffer(row.tokens, np.int16).reshape(-1, len(FIELDS))
+        acted = [row for row in rows if row.tokens]
+        blocks = [np.frombuffer(row.tokens, np.int16).reshape(-1, len(FIELDS)) for row in acted]
+        context = max([detector.windows.window - 1, *map(len, blocks)])
+        tokens = np.zeros((len(acted), context, len(FIELDS)), np.int16)
+        for place, block in enumerate(blocks):
             tokens[place, : len(block)] = block
-            lengths[place] = len(block)
-        there = np.flatnonzero(lengths)
-        last = np.array([row.last for row in rows], np.int64)
-        names = [rows[place].name for place in there.tolist()]
-        contexts = Contexts(names, tokens[there], lengths[there], last[there])
+        contexts = Contexts(
+            [row.name for row in acted],
+            tokens,
+            np.array([len(block) for block in blocks], np.int16),
+            np.array([row.last for row in acted], np.int64),
+        )
         summed = [(row.name, row.sums) for row in rows if row.sums is not None]
         sums = Sums([name for name, _ in summed], np.array([sums for _, sums in summed]))
         keys = [np.frombuffer(row.keys, np.uint64) for row in rows]
@@ -310,5 +290,5 @@ class ColdPrincipalStore:
 
 
 def _key(name: str) -> int:
-    """Key of a principal, as SQLite's signed integer. The row holds the name, so that no two can be taken for one."""
+    """Key of a principal, as SQLite's signed integer. The row holds the name, so a collision is noticed."""
     return stable_hash(name) - _SIGNED

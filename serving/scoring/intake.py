@@ -13,7 +13,7 @@ from data.events.decode import decode_body
 from serving.http.body import decompress
 from serving.http.problems import ProblemError
 from serving.scoring.dead_letters import BoundedDeadLetters
-from serving.scoring.journal import JournalError, Record, record
+from serving.scoring.journal import JournalError, JournalRecord, record
 from serving.scoring.pipeline import Pipeline
 from serving.scoring.verdicts import Batch, EventResult
 from serving.settings import LimitSettings
@@ -27,13 +27,7 @@ _SMALL = 16 << 10
 
 
 class Intake:
-    """Decodes the batches of requests and hands them to the pipeline.
-
-    Args:
-        limits: of bodies and of requests that wait.
-        metrics: counts what waits and what cannot be read.
-        dead_letters: keep events that cannot be read.
-    """
+    """Decodes the batches of requests and hands them to the pipeline; events that cannot be read become dead letters."""
 
     def __init__(self, limits: LimitSettings, metrics: Metrics, dead_letters: BoundedDeadLetters) -> None:
         self._limits = limits
@@ -75,8 +69,7 @@ class Intake:
 
         Args:
             pipeline: scores them.
-            body: as sent.
-            encoding: its Content-Encoding.
+            body: as sent, in `encoding` (its Content-Encoding).
             source: route it came to, named by dead letters.
 
         Raises:
@@ -88,13 +81,13 @@ class Intake:
             return decoded, Batch.from_results([], [], [], 0.0)
         return decoded, await asyncio.wrap_future(pipeline.score(kept, decoded))
 
-    async def take(self, pipeline: Pipeline, body: bytes, encoding: str, source: str) -> None:
+    async def accept(self, pipeline: Pipeline, body: bytes, encoding: str, source: str) -> None:
         """As `score`, but returns as soon as the batch is durable."""
         decoded, kept = await self._decoded(body, encoding, source)
         if kept is not None:
-            await asyncio.wrap_future(pipeline.take(kept, decoded))
+            await asyncio.wrap_future(pipeline.append(kept, decoded))
 
-    async def _decoded(self, body: bytes, encoding: str, source: str) -> tuple[Decoded, Record | None]:
+    async def _decoded(self, body: bytes, encoding: str, source: str) -> tuple[Decoded, JournalRecord | None]:
         loop = asyncio.get_running_loop()
         decode = partial(self._decode, body, encoding, source)
         if len(body) <= _SMALL and not encoding:
@@ -106,7 +99,7 @@ class Intake:
             self._metrics.rejected(len(decoded.dead))
         return decoded, kept
 
-    def _decode(self, body: bytes, encoding: str, source: str) -> tuple[Decoded, Record | None]:
+    def _decode(self, body: bytes, encoding: str, source: str) -> tuple[Decoded, JournalRecord | None]:
         """The events of a body, and its record for the journal if it has any."""
         with span("decode", bytes=len(body)):
             plain = decompress(body, encoding, self._limits.decompressed_bytes)

@@ -1,4 +1,4 @@
-"""The journal: batches on disk from before they are acknowledged until a snapshot of the state covers them.
+"""Keeps batches on disk from before they are acknowledged until a snapshot of the state covers them.
 
 A folder of segments. Each begins with a magic line and a mark of eight random bytes; each record is
 
@@ -6,8 +6,8 @@ A folder of segments. Each begins with a magic line and a mark of eight random b
     source | body, compressed
 
 little-endian. A record truncated by a crash is the last one, was never acknowledged, and is removed at the next start. Damage
-followed by good records is logged as an error, and the good records are read. The random mark keeps a body from containing what
-looks like a record.
+followed by good records is logged as an error, and the good records are read. The random mark prevents a body from containing
+what looks like a record.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class JournalFullError(JournalError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """The position of a record.
+class JournalPosition:
+    """Where a record is.
 
     Attributes:
         sequence: number of the record, from 1, never reused.
         segment: number of its segment's first record.
-        offset: of its header in the segment, bytes.
+        offset: of its header in the segment.
         stored: bytes of source and body.
         arrived: microseconds since 1970 UTC.
     """
@@ -79,17 +79,20 @@ class Place:
     stored: int
     arrived: int
 
+    @property
+    def end(self) -> int:
+        """Offset of what follows it."""
+        return self.offset + _HEADER_BYTES + self.stored
+
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class JournalRecord:
     """A received batch.
 
     Attributes:
         source: route that received it.
         arrived: microseconds since 1970 UTC.
-        encoding: Content-Encoding of `body`.
-        size: bytes of the decoded body.
-        body: the body, encoded.
+        encoding: Content-Encoding of `body`, which has `size` bytes when decoded.
     """
 
     source: str
@@ -99,32 +102,22 @@ class Record:
     body: bytes
 
 
-def record(source: str, body: bytes, encoding: str, plain: bytes) -> Record:
-    """Make the record of a batch that arrives now.
-
-    Args:
-        source: route that received it.
-        body: as sent.
-        encoding: its Content-Encoding.
-        plain: the decoded body.
-    """
+def record(source: str, body: bytes, encoding: str, plain: bytes) -> JournalRecord:
+    """The record of a batch that arrives now; `plain` is the decoded `body`."""
     name = encoding.strip().lower().removeprefix("x-")
     if name not in ("gzip", "zstd"):
         name = ""
         if len(plain) >= _LEAST_COMPRESSED:
             name, body = "zstd", zstandard.ZstdCompressor(level=_LEVEL).compress(plain)
-    return Record(source, time.time_ns() // 1000, name, len(plain), body)
+    return JournalRecord(source, time.time_ns() // 1000, name, len(plain), body)
 
 
 @dataclass(slots=True)
-class _Waiting:
-    record: Record
-    then: Callable[[Place], None] | None
-    done: Future[Place]
-
-    @property
-    def bytes(self) -> int:
-        return _HEADER_BYTES + len(self.record.source) + len(self.record.body)
+class _PendingAppend:
+    record: JournalRecord
+    then: Callable[[JournalPosition], None]
+    done: Future[JournalPosition]
+    bytes: int
 
 
 class Journal:
@@ -136,7 +129,6 @@ class Journal:
 
     Attributes:
         last: sequence of the last durable record; 0 before the first.
-        hold: returns the last sequence that another reader of the journal no longer needs; later ones are not deleted.
 
     Raises:
         JournalError: the folder cannot be used, or another process uses it.
@@ -145,16 +137,13 @@ class Journal:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
-        self.hold: Callable[[], int] | None = None
         self._segment_bytes = min(_SEGMENT_BYTES, max(max_bytes // _SEGMENTS, _BODY))
         self._sizes: dict[int, int] = {}
-        self._pending: list[_Waiting] = []
+        self._pending: list[_PendingAppend] = []
         self._pending_bytes = 0
         self._wake = threading.Condition()
         self._closing = False
-        self._file = -1
-        self._mark = b""
-        self._active = 0
+        self._file, self._active, self._mark = -1, 0, b""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -179,21 +168,21 @@ class Journal:
         with self._wake:
             return sum(self._sizes.values())
 
-    def append(self, taken: Record, then: Callable[[Place], None] | None = None) -> Future[Place]:
-        """Make a batch durable.
+    def append(
+        self, taken: JournalRecord, then: Callable[[JournalPosition], None] = lambda _: None
+    ) -> Future[JournalPosition]:
+        """Make a batch durable; the future fails with JournalError if it could not be written.
 
         Args:
             taken: the batch.
             then: called when it is durable, before the future is done, in the order of the journal.
 
-        Returns:
-            Done when the batch is on disk; fails with JournalError if it could not be written.
-
         Raises:
             JournalFullError: there is no room for it.
             JournalError: the journal is closed.
         """
-        waiting = _Waiting(taken, then, Future())
+        size = _HEADER_BYTES + len(taken.source.encode()) + len(taken.body)
+        waiting = _PendingAppend(taken, then, Future(), size)
         waiting.done.set_running_or_notify_cancel()  # a cancelled wait does not cancel the batch
         with self._wake:
             if self._closing:
@@ -211,8 +200,7 @@ class Journal:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not self._pending and not self._closing:
-                    self._wake.wait()
+                self._wake.wait_for(lambda: self._pending or self._closing)
                 if not self._pending:
                     return
                 group, self._pending = self._pending, []
@@ -221,22 +209,21 @@ class Journal:
             except OSError as error:
                 self._give_up()
                 _log.error("the journal cannot be written", extra={"reason": error.strerror})
-                failure = JournalError(
+                message = (
                     f"The journal cannot be written ({error.strerror}): check the disk of journal.path. "
                     "Nothing of this batch was kept: send it again later."
                 )
                 for waiting in group:
-                    waiting.done.set_exception(failure)
+                    waiting.done.set_exception(JournalError(message))
             else:
                 for waiting, place in zip(group, places, strict=True):
-                    if waiting.then is not None:
-                        waiting.then(place)
+                    waiting.then(place)
                     waiting.done.set_result(place)
             finally:
                 with self._wake:
                     self._pending_bytes -= sum(waiting.bytes for waiting in group)
 
-    def _commit(self, group: list[_Waiting]) -> list[Place]:
+    def _commit(self, group: list[_PendingAppend]) -> list[JournalPosition]:
         if self._file < 0 or self._sizes[self._active] >= self._segment_bytes:
             self._begin_segment()
         size = offset = self._sizes[self._active]
@@ -248,14 +235,12 @@ class Journal:
             taken = waiting.record
             source = taken.source.encode()
             checksum = zlib.crc32(taken.body, zlib.crc32(source))
-            stored = len(source) + len(taken.body)
-            code = _ENCODINGS.index(taken.encoding)
-            head = _HEADER.pack(
-                self._mark, sequence, taken.arrived, stored, taken.size, checksum, code, len(source)
-            )
+            stored, code = len(source) + len(taken.body), _ENCODINGS.index(taken.encoding)
+            sizes = stored, taken.size, checksum, code, len(source)
+            head = _HEADER.pack(self._mark, sequence, taken.arrived, *sizes)
             out += head + _CHECKSUM.pack(zlib.crc32(head)) + source + taken.body
-            places.append(Place(sequence, self._active, offset, stored, taken.arrived))
-            offset += _HEADER_BYTES + stored
+            places.append(JournalPosition(sequence, self._active, offset, stored, taken.arrived))
+            offset = places[-1].end
         view = memoryview(out)
         while view:
             view = view[os.pwrite(self._file, view, size + len(out) - len(view)) :]
@@ -295,23 +280,17 @@ class Journal:
         if self._sizes[self._active] > _BODY:  # the successor of an empty one would have the same name
             self._end_segment()
 
-    def places(self, after: int) -> Iterator[Place]:
-        """Positions of the records after a sequence, in order. Not safe during appends."""
-        numbers = sorted(self._sizes)
-        for number, following in pairwise([*numbers, self.last + 1]):
-            if following - 1 > after:
-                for place in _scan(self._path(number), number)[0]:
-                    if place.sequence > after:
-                        yield place
-
-    def between(self, after: int, upto: int, last: Place | None = None) -> Iterator[Place]:
+    def positions(
+        self, after: int, upto: int | None = None, last: JournalPosition | None = None
+    ) -> Iterator[JournalPosition]:
         """Positions of the records after one and up to another, in order. Safe during appends.
 
         Args:
             after: sequence before the first.
-            upto: sequence of the last; must be durable.
+            upto: sequence of the last; must be durable. The last of all by default.
             last: position of `after`, if known; else its segment is read from the beginning.
         """
+        upto = self.last if upto is None else upto
         with self._wake:
             numbers = sorted(self._sizes)
         for number, following in pairwise([*numbers, upto + 1]):
@@ -319,25 +298,21 @@ class Journal:
                 continue
             begin = _BODY
             if last is not None and last.segment == number:
-                begin = last.offset + _HEADER_BYTES + last.stored
-            for place in _between(self._path(number), number, begin, upto):
+                begin = last.end
+            for place in _read_positions(self._path(number), number, begin, upto):
                 if after < place.sequence <= upto:
                     yield place
 
-    def read(self, place: Place) -> Record:
-        """Read a record.
-
-        Raises:
-            JournalError: it is damaged or gone.
-        """
+    def read(self, place: JournalPosition) -> JournalRecord:
+        """Read a record; raises JournalError if it is damaged or gone."""
         try:
             with self._path(place.segment).open("rb") as file:
                 file.seek(place.offset)
-                found = _parse(file.read(_HEADER_BYTES + place.stored), 0, None)
+                found = _parse(file.read(_HEADER_BYTES + place.stored), 0, None, place.segment)
         except OSError as error:
-            raise JournalError(f"Record {place.sequence} cannot be read: {error.strerror}.") from error
-        if found is None or found[0] != place.sequence:
-            raise JournalError(f"Record {place.sequence} is damaged.")
+            raise JournalError(f"JournalRecord {place.sequence} cannot be read: {error.strerror}.") from error
+        if found is None or found[0].sequence != place.sequence:
+            raise JournalError(f"JournalRecord {place.sequence} is damaged.")
         return found[1]
 
     def follow_on(self, sequence: int) -> None:
@@ -360,8 +335,6 @@ class Journal:
 
     def prune(self, upto: int) -> None:
         """Delete the segments whose records are all at or before a sequence."""
-        if self.hold is not None:
-            upto = min(upto, self.hold())
         with self._wake:
             gone = self._gone(upto)
             if self._active in gone:
@@ -394,11 +367,10 @@ class Journal:
         places, end = _scan(self._path(number), number)
         torn = self._sizes[number] - end
         if torn:
-            _log.warning(
-                "cut off an unfinished record that was never acknowledged",
-                extra={"bytes": torn, "segment": self._path(number).name},
-            )
-            with self._path(number).open("rb+") as file:
+            path = self._path(number)
+            shown = {"bytes": torn, "segment": path.name}
+            _log.warning("cut off an unfinished record that was never acknowledged", extra=shown)
+            with path.open("rb+") as file:
                 file.truncate(end)
                 os.fsync(file.fileno())
         if not places:
@@ -412,8 +384,10 @@ class Journal:
         return places[-1].sequence
 
 
-def _parse(data: bytes | mmap.mmap, offset: int, mark: bytes | None) -> tuple[int, Record, int] | None:
-    """(sequence, record, bytes stored) at an offset, or None if there is no intact record."""
+def _parse(
+    data: bytes | mmap.mmap, offset: int, mark: bytes | None, segment: int
+) -> tuple[JournalPosition, JournalRecord] | None:
+    """What is at an offset of a segment, or None if that is no intact record."""
     body = offset + _HEADER_BYTES
     if body > len(data):
         return None
@@ -426,35 +400,31 @@ def _parse(data: bytes | mmap.mmap, offset: int, mark: bytes | None) -> tuple[in
     whole = data[body : body + stored]
     if zlib.crc32(whole) != checksum:
         return None
-    taken = Record(
-        whole[:source].decode(errors="replace"), arrived, _ENCODINGS[code], size, bytes(whole[source:])
-    )
-    return sequence, taken, stored
+    name = whole[:source].decode(errors="replace")
+    taken = JournalRecord(name, arrived, _ENCODINGS[code], size, bytes(whole[source:]))
+    return JournalPosition(sequence, segment, offset, stored, arrived), taken
 
 
-def _between(path: Path, number: int, begin: int, upto: int) -> Iterator[Place]:
+def _read_positions(path: Path, number: int, begin: int, upto: int) -> Iterator[JournalPosition]:
     """Positions in a segment from an offset on, one by one; a damaged segment is scanned as a whole."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             mark, offset = data[len(_MAGIC) : _BODY], begin
-            while offset < len(data):
-                found = _parse(data, offset, mark)
-                if found is None:
-                    break
-                yield Place(found[0], number, offset, found[2], found[1].arrived)
-                if found[0] >= upto:
+            while offset < len(data) and (found := _parse(data, offset, mark, number)) is not None:
+                yield found[0]
+                if found[0].sequence >= upto:
                     return
-                offset += _HEADER_BYTES + found[2]
-            else:
+                offset = found[0].end
+            if offset >= len(data):
                 return
     except (FileNotFoundError, ValueError):  # deleted meanwhile, or empty
         return
     yield from (place for place in _scan(path, number)[0] if place.offset > offset)
 
 
-def _scan(path: Path, number: int) -> tuple[list[Place], int]:
+def _scan(path: Path, number: int) -> tuple[list[JournalPosition], int]:
     """Positions of a segment's intact records, and the end of the last. Damage between them is logged as an error."""
-    places: list[Place] = []
+    places: list[JournalPosition] = []
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size < _BODY:
@@ -463,23 +433,19 @@ def _scan(path: Path, number: int) -> tuple[list[Place], int]:
             mark = data[len(_MAGIC) : _BODY]
             offset = end = _BODY
             if data[: len(_MAGIC)] != _MAGIC:
-                _log.error(
-                    "a segment of the journal is damaged: what it held cannot be scored",
-                    extra={"segment": path.name, "bytes": size},
-                )
+                shown = {"segment": path.name, "bytes": size}
+                _log.error("a segment of the journal is damaged: what it held cannot be scored", extra=shown)
                 return places, size
             while offset < size:
-                found = _parse(data, offset, mark)
-                if found is None or found[0] < (places[-1].sequence + 1 if places else number):
+                found = _parse(data, offset, mark, number)
+                if found is None or found[0].sequence < (places[-1].sequence + 1 if places else number):
                     offset = data.find(mark, offset + 1)
                     if offset < 0:
                         break
                     continue
                 if offset != end:
-                    _log.error(
-                        "a part of the journal is damaged: what it held cannot be scored",
-                        extra={"segment": path.name, "from": end, "to": offset},
-                    )
-                places.append(Place(found[0], number, offset, found[2], found[1].arrived))
-                offset = end = offset + _HEADER_BYTES + found[2]
+                    shown = {"segment": path.name, "from": end, "to": offset}
+                    _log.error("a part of the journal is damaged: what it held cannot be scored", extra=shown)
+                places.append(found[0])
+                offset = end = found[0].end
     return places, end

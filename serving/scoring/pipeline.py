@@ -24,7 +24,7 @@ from serving.schemas import Alert
 from serving.scoring.checkpointer import Checkpointer
 from serving.scoring.dead_letters import BoundedDeadLetters
 from serving.scoring.engine import Engine
-from serving.scoring.journal import Journal, JournalError, Place, Record
+from serving.scoring.journal import Journal, JournalError, JournalPosition, JournalRecord
 from serving.scoring.verdicts import Batch, EventResult
 from serving.storage.database import StoreError
 from serving.telemetry.tracing import current, span
@@ -46,7 +46,7 @@ _ENDING = "The service is ending: the batch is kept, and will be scored when it 
 class _Item:
     """A durable batch that waits to be scored, or work for the scoring thread."""
 
-    place: Place | None
+    place: JournalPosition | None
     arrived: int
     decoded: Decoded | None = None
     answer: Future[Batch] | None = None
@@ -100,45 +100,41 @@ class Pipeline:
         """Start to score, first what the journal holds after a position."""
         self.position = after
         self.journal.follow_on(after)
-        waiting = [_Item(place, place.arrived) for place in self.journal.places(after)]
-        if waiting:
-            _log.info("batches of the journal are scored first", extra={"batches": len(waiting)})
-        self._queue.extend(waiting)
+        self._queue.extend(_Item(place, place.arrived) for place in self.journal.positions(after))
+        if self._queue:
+            _log.info("batches of the journal are scored first", extra={"batches": len(self._queue)})
         self._thread.start()
 
     # -- in ---------------------------------------------------------------------------------------------------
 
-    def take(self, record: Record, decoded: Decoded) -> Future[Place]:
-        """Journal a batch; done when it is durable, and so certain to be scored.
+    def append(self, record: JournalRecord, decoded: Decoded) -> Future[JournalPosition]:
+        """Journal a batch; done when it is durable, and so certain to be scored. Raises JournalError."""
+        return self._append(record, decoded, None)
 
-        Raises:
-            JournalError: it cannot be kept, or (JournalFullError) not now.
-        """
-        item = _Item(None, record.arrived, decoded, caller=current())
-        return self.journal.append(record, lambda place: self._put_durable(item, place))
+    def _append(
+        self, record: JournalRecord, decoded: Decoded, answer: Future[Batch] | None
+    ) -> Future[JournalPosition]:
+        caller = current()
 
-    def score(self, record: Record, decoded: Decoded) -> Future[Batch]:
-        """Journal a batch and score it in its turn; done with its verdicts.
+        def enqueue(place: JournalPosition) -> None:
+            self._put(_Item(place, record.arrived, decoded, answer, caller=caller))
 
-        Raises:
-            JournalError: as for `take`; the future may fail with it as well.
-        """
-        answer = _future(Batch)
-        item = _Item(None, record.arrived, decoded, answer, caller=current())
+        return self.journal.append(record, enqueue)
 
-        def refused(done: Future[Place]) -> None:
-            error = done.exception()
-            if error is not None:
+    def score(self, record: JournalRecord, decoded: Decoded) -> Future[Batch]:
+        """Journal a batch and score it in its turn; done with its verdicts, or fails with JournalError. Raises JournalError."""
+        answer: Future[Batch] = _future()
+
+        def refused(done: Future[JournalPosition]) -> None:
+            if (error := done.exception()) is not None:
                 answer.set_exception(error)
 
-        appended = self.journal.append(record, lambda place: self._put_durable(item, place))
-        appended.add_done_callback(refused)
+        self._append(record, decoded, answer).add_done_callback(refused)
         return answer
 
     def run_on_scoring_thread(self, work: Callable[[], _T]) -> Future[_T]:
         """Run something on the scoring thread, after all batches taken in before and before all later ones."""
-        done: Future[_T] = Future()
-        done.set_running_or_notify_cancel()
+        done: Future[_T] = _future()
 
         def run() -> None:
             try:
@@ -167,10 +163,6 @@ class Pipeline:
                 return Backlog(0, 0.0)
             batches = len(self._in_work) + len(self._queue)
             return Backlog(batches, max(time.time() - waiting[0].arrived / 1e6, 0.0))
-
-    def _put_durable(self, item: _Item, place: Place) -> None:
-        item.place = place
-        self._put(item)
 
     def _put(self, item: _Item) -> None:
         with self._wake:
@@ -230,9 +222,8 @@ class Pipeline:
         try:
             item.decoded = decode_body(_plain(self.journal.read(item.place)))
         except KubehabitError as error:
-            _log.error(
-                "a batch cannot be scored", extra={"record": item.place.sequence, "reason": str(error)}
-            )
+            shown = {"record": item.place.sequence, "reason": str(error)}
+            _log.error("a batch cannot be scored", extra=shown)
 
     def _score(self, items: Sequence[_Item]) -> None:
         events: list[AuditEvent] = []
@@ -317,14 +308,14 @@ class Pipeline:
         _answer(list(self._queue), JournalError(_ENDING))
 
 
-def _future(_kind: type[_T]) -> Future[_T]:
+def _future() -> Future[Any]:
     """A future that its waiter cannot cancel: the batch is scored all the same."""
-    future: Future[_T] = Future()
+    future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
     return future
 
 
-def _plain(taken: Record) -> bytes:
+def _plain(taken: JournalRecord) -> bytes:
     return decompress(taken.body, taken.encoding, taken.size)
 
 

@@ -46,6 +46,7 @@ _SUFFIX = ".snapshot"
 _LEVEL = 1
 
 Array = npt.NDArray[Any]
+_UNREADABLE = (zstandard.ZstdError, zipfile.BadZipFile, msgspec.MsgspecError, KeyError, ValueError, OSError)
 
 
 class SnapshotError(KubehabitError):
@@ -54,14 +55,7 @@ class SnapshotError(KubehabitError):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was known after a record of the journal.
-
-    Attributes:
-        position: sequence of that record.
-        bundle: checksum of the model bundle that scored; empty for a detector without one.
-        meta: what is no array.
-        arrays: what is.
-    """
+    """What was known after the record of the journal at `position`, in the terms of a bundle (its checksum; empty for none)."""
 
     position: int
     bundle: str
@@ -69,43 +63,35 @@ class Snapshot:
     arrays: dict[str, Array]
 
     def write(self, out: BinaryIO) -> None:
-        """Write the file, which can be sought in, piece by piece."""
+        """Write the seekable file piece by piece."""
         meta = {"position": self.position, "bundle": self.bundle} | self.meta
         packed = np.frombuffer(msgspec.msgpack.encode(meta), np.uint8)
         out.write(_MAGIC + bytes(_DIGEST_BYTES))
-        digested = _Digested(out)
+        digested = _DigestedFile(out)
         with zstandard.ZstdCompressor(level=_LEVEL).stream_writer(digested, closefd=False) as compressed:  # type: ignore[arg-type]
-            np.savez(_Stream(compressed), meta=packed, **self.arrays)  # type: ignore[arg-type]
+            np.savez(_ByteStream(compressed), meta=packed, **self.arrays)  # type: ignore[arg-type]
         out.seek(len(_MAGIC))
         out.write(digested.digest.digest())
 
     @classmethod
     def unpack(cls, content: bytes) -> Snapshot:
-        """Inverse of `pack`.
-
-        Raises:
-            SnapshotError: it is none.
-        """
+        """Inverse of `write`; raises SnapshotError."""
         if not content.startswith(_MAGIC):
             raise SnapshotError("it is no snapshot of this version of kubehabit")
         body = memoryview(content)[_HEAD:]
         if hashlib.sha256(body).digest() != content[len(_MAGIC) : _HEAD]:
             raise SnapshotError("its checksum does not match: it is damaged")
         try:
-            with np.load(
-                io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(body)), allow_pickle=False
-            ) as saved:
-                arrays = {name: saved[name] for name in saved.files if name != "meta"}
-                meta = msgspec.msgpack.decode(saved["meta"].tobytes())
+            file = io.BytesIO(zstandard.ZstdDecompressor().decompressobj().decompress(body))
+            with np.load(file, allow_pickle=False) as saved:
+                arrays = {name: saved[name] for name in saved.files}
+            meta = msgspec.msgpack.decode(arrays.pop("meta").tobytes())
             return cls(meta.pop("position"), meta.pop("bundle"), meta, arrays)
-        except (
-            *(zstandard.ZstdError, zipfile.BadZipFile, msgspec.MsgspecError),
-            *(KeyError, ValueError, OSError),
-        ) as error:
+        except _UNREADABLE as error:
             raise SnapshotError(f"it cannot be read: {error!r}") from error
 
 
-class _Digested:
+class _DigestedFile:
     """A file to write to that computes the SHA-256 of what is written."""
 
     def __init__(self, out: BinaryIO) -> None:
@@ -117,7 +103,7 @@ class _Digested:
         return self._out.write(data)
 
 
-class _Stream:
+class _ByteStream:
     """Write-only file adapter, so that `np.savez` can stream into a compressor."""
 
     def __init__(self, compressed: zstandard.ZstdCompressionWriter) -> None:
@@ -129,14 +115,7 @@ class _Stream:
 
 
 class Snapshots:
-    """Snapshots in a folder; the newest and the one before are kept.
-
-    Args:
-        folder: made if need be, private to its owner.
-
-    Raises:
-        SnapshotError: the folder cannot be used.
-    """
+    """The newest snapshots in a folder, private to its owner; raises SnapshotError if it cannot be used."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -154,11 +133,7 @@ class Snapshots:
         return sorted(int(path.stem) for path in self.folder.glob("*" + _SUFFIX) if path.stem.isdecimal())
 
     def write(self, snapshot: Snapshot, keep: int = 2) -> None:
-        """Add a snapshot; only so many of the newest are kept.
-
-        Raises:
-            OSError: it could not be written; those before are untouched.
-        """
+        """Add a snapshot; only so many of the newest are kept. After an OSError those before are untouched."""
         with replacing(self._path(snapshot.position), 0o600) as out:
             snapshot.write(out)
         for position in self.positions()[:-keep]:
@@ -186,25 +161,20 @@ class Snapshots:
 def take_snapshot(
     engine: Engine, deduplicator: EventDeduplicator, position: int, hot: Sequence[str] | None = None
 ) -> Callable[[], Snapshot]:
-    """What is known now, on the thread that scores.
+    """Copy what changes, on the thread that scores; the result makes the snapshot of it, once, on any thread.
 
     Args:
-        hot: principals in memory, the one longest quiet first; None for all.
-
-    Returns:
-        What makes a snapshot of it, once, on any thread: scoring waits only while what changes is copied.
+        hot: principals in memory, the one idle longest first; None for all.
     """
     meta: dict[str, Any] = {
         "principals": engine.principals.snapshot(),
         "since": engine.principals.since,
         "repeats_key": deduplicator.key,
     }
-    surroundings, seen = engine.surroundings.snapshot(), deduplicator.to_arrays()
+    context, seen = engine.context.snapshot(), deduplicator.to_arrays()
     detector = engine.detector
     if not isinstance(detector, Detector):
-        return lambda: Snapshot(
-            position, "", meta | {"surroundings": surroundings()}, _joined("repeats", seen)
-        )
+        return lambda: Snapshot(position, "", meta | {"surroundings": context()}, _joined("repeats", seen))
     contexts, sums = detector.windows.contexts(hot), detector.accumulator.sums()
     copied = [detector.habits.copy()]
     requests = detector.encoder.folder.to_arrays()
@@ -237,16 +207,15 @@ def take_snapshot(
             **_joined("repeats", seen),
             **_joined("requests", requests),
         }
-        return Snapshot(position, bundle.checksum, meta | {"surroundings": surroundings()}, arrays)
+        return Snapshot(position, bundle.checksum, meta | {"surroundings": context()}, arrays)
 
     return make
 
 
-def deduplicator_of(snapshot: Snapshot, capacity: int) -> EventDeduplicator:
+def restore_deduplicator(snapshot: Snapshot, capacity: int) -> EventDeduplicator:
     """The memory of events that a snapshot holds."""
-    return EventDeduplicator.from_arrays(
-        capacity, snapshot.meta["repeats_key"], _parted(snapshot.arrays, "repeats")
-    )
+    seen = _parted(snapshot.arrays, "repeats")
+    return EventDeduplicator.from_arrays(capacity, snapshot.meta["repeats_key"], seen)
 
 
 def _joined(name: str, parts: Sequence[Array]) -> dict[str, Array]:
@@ -261,10 +230,9 @@ def _parted(arrays: Mapping[str, Array], name: str) -> list[Array]:
 def restore(snapshot: Snapshot, engine: Engine) -> None:
     """Give an engine that has not scored yet what a snapshot holds, fitted to its bundle if it is another one."""
     meta, arrays = snapshot.meta, snapshot.arrays
-    engine.principals.restore(meta["principals"])
-    engine.principals.since = meta["since"]
+    engine.principals.restore(meta["principals"], meta["since"])
     if "surroundings" in meta:  # snapshots of before there were incidents have none
-        engine.surroundings.restore(meta["surroundings"])
+        engine.context.restore(meta["surroundings"])
     detector = engine.detector
     if not isinstance(detector, Detector) or not snapshot.bundle:
         return
@@ -290,11 +258,9 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
 def _restore_memory(snapshot: Snapshot, detector: Detector) -> None:
     """The memory of requests and owners, which is the same under every bundle."""
     meta, arrays = snapshot.meta, snapshot.arrays
+    folder = detector.encoder.folder
     if meta["folder_key"] is not None:
         # An older kubehabit kept two generations, the later one first.
         before = [arrays["requests_before"], arrays["requests"]] if "requests_before" in arrays else None
-        detector.encoder.folder = StageFolder.from_arrays(
-            meta["folder_key"], before or _parted(arrays, "requests")
-        )
-    if detector.encoder.owners is not None:
-        detector.encoder.owners = OwnerTracker.from_list(meta["owners"])
+        folder = StageFolder.from_arrays(meta["folder_key"], before or _parted(arrays, "requests"))
+    detector.encoder.restore(folder, OwnerTracker.from_list(meta["owners"]))

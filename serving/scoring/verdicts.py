@@ -51,15 +51,14 @@ class Batch:
     """Outcome of one call of the engine.
 
     Attributes:
-        events: how many were given.
-        scored: those of them that are actions and were scored; all others were folded.
-        flagged: unusual actions among them, by severity.
-        raised: alerts that are new.
-        grown: alerts that were there and hold more now.
-        refused: unusual actions that are in no alert, for the database rejected them.
+        events: number given.
+        scored: number of actions among them; all others were folded.
+        flagged: number of unusual actions, by severity.
+        raised, grown: new alerts, and those that hold more now.
         seconds: time spent on scoring and storing.
-        render: makes the results; those of a webhook's batch are never asked for.
+        render: makes the results, which nobody needs of a webhook's batch.
         model: the model that judged it; None if there was nothing to judge.
+        refused: unusual actions that are in no alert because the database rejected them.
     """
 
     events: int
@@ -96,7 +95,7 @@ class Batch:
 
     @property
     def results(self) -> list[EventResult]:
-        """One for each event, in their order; made when they are first asked for."""
+        """One for each event, in their order; made at the first use."""
         if self._results is None:
             self._results = self.render()
         return self._results
@@ -105,14 +104,7 @@ class Batch:
 def results_of(
     events: Sequence[AuditEvent], scores: Scores, fields: Sequence[str], flagged: Mapping[int, Flagged]
 ) -> list[EventResult]:
-    """What became of each event, in their order.
-
-    Args:
-        events: as they were scored.
-        scores: their scores.
-        fields: names of the columns of reconstruction errors.
-        flagged: unusual actions by their row of the scores.
-    """
+    """What became of each event, in their order; `fields` names the columns of errors, `flagged` has unusual actions by row."""
     results: list[EventResult] = [{"auditID": event.auditID, "status": "folded"} for event in events]
     if not len(scores.event):
         return results

@@ -101,9 +101,6 @@ class AlertStore:
         retention_days: alerts raised longer ago are deleted, with everything that belongs to them except feedback.
         max_alerts: beyond this number the oldest are deleted.
 
-    Attributes:
-        on_error: called with "read" or "write" when the database fails.
-
     Raises:
         StoreError: the database cannot be opened, or its schema cannot be migrated.
     """
@@ -113,7 +110,7 @@ class AlertStore:
         self._max_alerts = max_alerts
         # Writers of this process queue here: the database turns away a writer that waits too long.
         self._turn = threading.Lock()
-        self.on_error: Callable[[str], None] | None = None
+        self._on_error: Callable[[str], None] = lambda _: None
         try:
             self._engine = _open(url)
             self._migrate()
@@ -131,6 +128,10 @@ class AlertStore:
             self._turn if isinstance(self._engine.pool, StaticPool) else nullcontext()
         )
         self._check = "its disk" if self._engine.dialect.name == "sqlite" else "the database server"
+
+    def attach(self, on_error: Callable[[str], None]) -> None:
+        """Call this with "read" or "write" whenever the database fails."""
+        self._on_error = on_error
 
     @classmethod
     def from_settings(cls, settings: StoreSettings, url: str | None = None) -> AlertStore:
@@ -221,8 +222,7 @@ class AlertStore:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _failed(self, operation: str, done: str, error: SQLAlchemyError) -> StoreError:
-        if self.on_error is not None:
-            self.on_error(operation)
+        self._on_error(operation)
         return StoreError(f"The alert store cannot be {done}: {_first_line(error)}. Check {self._check}.")
 
     def prune(self) -> int:

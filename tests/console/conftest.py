@@ -83,7 +83,7 @@ class Console:
             batch = list(islice(self.rest, _BATCH))
             assert batch, f"The whole recording raised {len(found)} alerts only"
             self.send(batch)
-        self.service.ready().settle()
+        self.service.ready().flush()
         return found
 
 

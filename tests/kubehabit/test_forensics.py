@@ -125,7 +125,7 @@ def url(engine: Engine, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         address = f"http://127.0.0.1:{live.port}"
         headers = {"Authorization": f"Bearer {TOKEN}"}
         httpx.post(f"{address}/v1/score", content=body(story()), headers=headers).raise_for_status()
-        app.state.service.settle_events(30)
+        app.state.service.wait_for_events(30)
         yield address
 
 

@@ -90,7 +90,7 @@ def kept(own_home: Path, explainer: Explainer, monkeypatch: pytest.MonkeyPatch) 
     ):
         event = secret_event(number, user=user, namespace=namespace, seconds=number * 90_000)
         ids += [alert.id for alert in engine.score(decoded([event])).raised]
-    engine.settle()
+    engine.flush()
     engine.incidents.decide(ids[0], Close(outcome="malicious"), Asker())
     store.add_feedback(ids[1], START, "normal", "{}")
     monkeypatch.setenv("COLUMNS", "200")

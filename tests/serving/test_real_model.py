@@ -178,7 +178,7 @@ def test_incidents_of_the_recording_are_listed_as_their_own_pages_tell_them(
     engine = load_engine(lower, trained.bundle, store_url="sqlite://")
     for start in range(0, len(attacked_lines), BATCH):
         engine.score(decode_lines(attacked_lines[start : start + BATCH]).events)
-    engine.settle()
+    engine.flush()
     first, *others = engine.incidents.page(limit=200).incidents
     for other in others[:4]:
         engine.incidents.decide(first.id, Merge(incident=other.id), Asker())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import KubehabitError
-from serving.registry.client import Reference, open_bundle
+from serving.registry.client import ModelReference, open_bundle
 
 
 def describe_model(cache: Path, name: str, version: str) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def describe_model(cache: Path, name: str, version: str) -> dict[str, Any]:
     """
     described: dict[str, Any] = {"name": name, "version": version}
     try:
-        bundle, fetched = open_bundle(Reference(name, version=version), cache, lambda opened, _: opened)
+        bundle, fetched = open_bundle(ModelReference(name, version=version), cache, lambda opened, _: opened)
     except KubehabitError as error:
         return described | {"unavailable": str(error)}
     return described | {

@@ -158,10 +158,9 @@ def test_batches_of_an_earlier_process_are_taken_in_and_the_journal_keeps_them_u
     store = new_store(tmp_path / "store")
     scored = 2
     follower = EventIngest(store, journal, lambda: scored)
-    assert journal.hold is not None
-    assert journal.hold() == 0
+    assert follower.held() == 0
     follower.start()
-    wait_for(lambda: journal.hold is not None and journal.hold() == 2)
+    wait_for(lambda: follower.held() == 2)
     assert follower.behind() == 0
     assert append(journal, [raw_event(7)]) == 4
     scored = 4
@@ -229,7 +228,7 @@ def test_what_cannot_be_written_waits_in_the_journal_and_is_kept_later(
 def test_batches_that_the_journal_lost_are_told_in_the_ledger(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal", 1 << 24)
     sequences = [append(journal, [secret_event(number)]) for number in range(3)]
-    places = list(journal.between(0, 3))
+    places = list(journal.positions(0, 3))
     path = next((tmp_path / "journal").glob("*.journal"))
     damaged = bytearray(path.read_bytes())
     damaged[places[1].offset + 60] ^= 1
@@ -249,9 +248,9 @@ def test_the_journals_places_are_read_on_while_it_grows(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal", 1 << 22)
     for number in range(40):
         append(journal, [raw_event(number, userAgent="x" * 20_000 + str(number))])
-    whole = list(journal.between(0, 40))
+    whole = list(journal.positions(0, 40))
     assert [place.sequence for place in whole] == list(range(1, 41))
-    assert list(journal.between(17, 33, whole[16])) == whole[17:33]
-    assert list(journal.between(40, 40, whole[-1])) == []
+    assert list(journal.positions(17, 33, whole[16])) == whole[17:33]
+    assert list(journal.positions(40, 40, whole[-1])) == []
     assert json.loads(body([raw_event(1)]))["items"]
     journal.close()

@@ -37,7 +37,7 @@ def mild_event(number: int, **more: Any) -> dict[str, Any]:
 def feed(engine: Engine, *events: dict[str, Any], size: int = 1000) -> None:
     for start in range(0, len(events), size):
         engine.score(decoded(events[start : start + size]))
-    engine.settle()
+    engine.flush()
 
 
 def told(engine: Engine) -> list[Incident]:
@@ -453,9 +453,7 @@ def test_what_led_up_to_a_flag_outlives_a_restart(store: AlertStore, explainer: 
 
     before, after = fresh(), fresh()
     feed(before, mild_event(0), token_event(1), secret_event(2, user="bob@corp"))
-    after.surroundings.restore(
-        msgspec.msgpack.decode(msgspec.msgpack.encode(before.surroundings.snapshot()()))
-    )
+    after.context.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(before.context.snapshot()())))
     feed(after, secret_event(3), raw_event(4, user="bob@corp"), secret_event(5, user=WORKER))
     bob, alice = told(after)
     assert bob.audit_ids == ["id-2", "id-4"]

@@ -18,14 +18,14 @@ from data.paths import home, tracking_uri
 from serving.registry import client as registry
 from serving.registry.client import (
     Fetched,
-    Reference,
+    ModelReference,
     RegistryError,
     RegistryUnavailableError,
     open_bundle,
     parse_model,
 )
 
-CHAMPION = Reference("kubehabit", alias="champion")
+CHAMPION = ModelReference("kubehabit", alias="champion")
 
 
 class FakeBundle:
@@ -91,7 +91,7 @@ def test_the_champion_is_fetched_and_followed(register: Callable[..., str], cach
     assert opened(cache) == ("first", "1", "registry")
     register("third")
     assert opened(cache) == ("third", "3", "registry")
-    assert opened(cache, Reference("kubehabit", version="2")) == ("second", "2", "registry")
+    assert opened(cache, ModelReference("kubehabit", version="2")) == ("second", "2", "registry")
 
 
 def test_a_sqlite_registry_is_asked_again_only_after_it_changed(
@@ -107,7 +107,7 @@ def test_a_sqlite_registry_is_asked_again_only_after_it_changed(
     monkeypatch.setattr(registry, "_ask", counted)
     register("first")
     database = home() / "mlflow.db"
-    wanted = Reference("kubehabit", alias="champion")
+    wanted = ModelReference("kubehabit", alias="champion")
 
     def aged() -> None:
         os.utime(database, ns=(database.stat().st_mtime_ns, database.stat().st_mtime_ns - 10**10))
@@ -130,7 +130,7 @@ def test_the_client_answers_and_refuses_out_of_a_process_of_its_own(
     register("first")
     assert opened(cache) == ("first", "1", "registry")
     with pytest.raises(RegistryError, match="The registry has no models:/other@champion"):
-        registry.locate(Reference("other", alias="champion"), cache)
+        registry.locate(ModelReference("other", alias="champion"), cache)
 
 
 @pytest.mark.asks_elsewhere
@@ -140,7 +140,7 @@ def test_a_client_that_cannot_be_started_is_told(
     register("first")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RegistryUnavailableError, match=r"The MLflow client broke off \(status 1\)"):
-        registry.locate(Reference("kubehabit", alias="champion"), cache)
+        registry.locate(ModelReference("kubehabit", alias="champion"), cache)
 
 
 def test_a_second_start_needs_no_artifact_store(
@@ -209,9 +209,9 @@ def test_a_missing_model_or_alias_is_an_answer_not_an_outage(
     with pytest.raises(RegistryError, match=r"no models:/kubehabit@champion.*kubehabit train"):
         opened(cache)
     with pytest.raises(RegistryError, match=r"no models:/other@champion"):
-        opened(cache, Reference("other", alias="champion"))
+        opened(cache, ModelReference("other", alias="champion"))
     with pytest.raises(RegistryError, match=r"no models:/kubehabit/9"):
-        opened(cache, Reference("kubehabit", version="9"))
+        opened(cache, ModelReference("kubehabit", version="9"))
 
 
 def test_an_alias_taken_away_is_not_bridged(register: Callable[..., str], cache: Path) -> None:
@@ -325,7 +325,7 @@ def test_a_folder_is_opened_as_it_is(tmp_path: Path, cache: Path) -> None:
 
 def test_model_names_are_parsed() -> None:
     assert parse_model("models:/kubehabit@champion") == CHAMPION
-    assert parse_model("models:/kubehabit/3") == Reference("kubehabit", version="3")
+    assert parse_model("models:/kubehabit/3") == ModelReference("kubehabit", version="3")
     assert parse_model("some/folder") == Path("some/folder")
     for text in ("models:/kubehabit", "models:/kubehabit/x", "models:kubehabit@champion"):
         with pytest.raises(RegistryError, match="names no model"):

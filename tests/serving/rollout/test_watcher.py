@@ -244,9 +244,9 @@ def test_the_watch_looks_by_itself_and_a_surprise_does_not_end_it(
 ) -> None:
     registry.add(alias="champion")
     client = serve(watch_seconds=0.01)
-    import serving.rollout.watcher
+    from serving.rollout import watcher
 
-    locate, failed = serving.watcher.locate, threading.Event()
+    locate, failed = watcher.locate, threading.Event()
 
     def failing_once(*given: Any) -> Any:
         if not failed.is_set():
@@ -254,7 +254,7 @@ def test_the_watch_looks_by_itself_and_a_surprise_does_not_end_it(
             raise ZeroDivisionError
         return locate(*given)
 
-    monkeypatch.setattr(serving.watcher, "locate", failing_once)
+    monkeypatch.setattr(watcher, "locate", failing_once)
     registry.add(alias="champion")
     assert failed.wait(30)
     until = time.monotonic() + 30

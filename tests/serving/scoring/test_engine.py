@@ -157,5 +157,5 @@ def test_what_is_around_an_alert_and_refused_holds_up_nothing(engine: Engine) ->
     batch = score(engine, secret_event(4, user="carol@corp"))
     assert [alert.principal for alert in batch.raised] == ["carol@corp"]
     assert batch.refused == []
-    engine.settle()
+    engine.flush()
     assert engine._alerts._pending == []

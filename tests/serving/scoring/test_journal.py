@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from serving.http.body import decompress
-from serving.scoring.journal import Journal, JournalError, JournalFullError, Record, record
+from serving.scoring.journal import Journal, JournalError, JournalFullError, JournalRecord, record
 
 MAX = 1 << 20
 
 
-def taken(number: int, size: int = 40) -> Record:
+def taken(number: int, size: int = 40) -> JournalRecord:
     """A batch that does not compress."""
     body = f"{number}:".encode() + random.Random(number).randbytes(size)
     return record("/v1/audit", body, "", body)
@@ -47,7 +47,7 @@ def held(folder: Path, max_bytes: int = MAX) -> list[bytes]:
     """Bodies of all records, read by another process' eyes."""
     opened = Journal(folder, max_bytes)
     try:
-        return [opened.read(place).body for place in opened.places(0)]
+        return [opened.read(place).body for place in opened.positions(0)]
     finally:
         opened.close()
 
@@ -76,8 +76,8 @@ def test_a_batch_comes_back_as_it_was_sent(journal: Journal, encoding: str) -> N
 def test_after_a_restart_all_is_there_in_order_and_numbers_go_on(folder: Path) -> None:
     fill(folder, 5)
     again = Journal(folder, MAX)
-    assert [place.sequence for place in again.places(0)] == [1, 2, 3, 4, 5]
-    assert [place.sequence for place in again.places(3)] == [4, 5]
+    assert [place.sequence for place in again.positions(0)] == [1, 2, 3, 4, 5]
+    assert [place.sequence for place in again.positions(3)] == [4, 5]
     assert again.append(taken(6)).result(10).sequence == 6
     again.close()
     assert held(folder) == [taken(number).body for number in range(1, 7)]
@@ -93,7 +93,7 @@ def test_a_tail_cut_off_anywhere_costs_only_the_record_it_cuts(folder: Path, tmp
         copy.mkdir(parents=True)
         (copy / segment.name).write_bytes(whole[:cut])
         opened = Journal(copy, MAX)
-        assert [place.sequence for place in opened.places(0)] == [1, 2]
+        assert [place.sequence for place in opened.positions(0)] == [1, 2]
         assert opened.append(taken(3)).result(10).sequence == 3
         opened.close()
         assert held(copy) == [taken(number).body for number in (1, 2, 3)]
@@ -139,7 +139,7 @@ def test_no_body_can_pass_for_a_record(folder: Path) -> None:
     forged = segments(folder)[0].read_bytes()[28:]
     opened = Journal(folder, MAX)
     for body in (forged * 3, b"good"):
-        opened.append(Record("/v1/audit", 0, "", len(body), body)).result(10)
+        opened.append(JournalRecord("/v1/audit", 0, "", len(body), body)).result(10)
     opened.close()
     second = segments(folder)[1]
     content = bytearray(second.read_bytes())
@@ -159,7 +159,7 @@ def test_a_full_journal_refuses_until_what_is_scored_is_deleted(folder: Path) ->
     assert sum(path.stat().st_size for path in segments(folder)) == opened.used
     opened.prune(last // 2)
     assert opened.append(taken(0, 300)).result(10).sequence == last + 1
-    assert [place.sequence for place in opened.places(last // 2)] == list(range(last // 2 + 1, last + 2))
+    assert [place.sequence for place in opened.positions(last // 2)] == list(range(last // 2 + 1, last + 2))
     opened.close()
 
 

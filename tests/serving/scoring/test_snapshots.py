@@ -31,8 +31,8 @@ from serving.scoring.snapshots import (
     Snapshot,
     SnapshotError,
     Snapshots,
-    deduplicator_of,
     restore,
+    restore_deduplicator,
     take_snapshot,
 )
 from serving.storage.database import AlertStore
@@ -92,9 +92,8 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 
 def fresh(bundle: Bundle, parts: list[Scores]) -> Engine:
-    detector = Recorded(bundle)
+    detector = Recorded(bundle, folder=StageFolder(key=b"k" * 16))
     detector.parts = parts
-    detector.encoder.folder = StageFolder(key=b"k" * 16)
     store = AlertStore("sqlite://", retention_days=90, max_alerts=1000)
     return Engine(detector, FIELDS, model_info(), store, Explainer.load(SHIPPED / "explain.yaml"))
 
@@ -292,7 +291,7 @@ def test_the_memory_of_events_is_part_of_it(bundle: Bundle, events: list[AuditEv
     engine = fresh(bundle, [])
     deduplicator = EventDeduplicator(100)
     deduplicator.first(events[:50])
-    again = deduplicator_of(Snapshot.unpack(written(take_snapshot(engine, deduplicator, 1)())), 100)
+    again = restore_deduplicator(Snapshot.unpack(written(take_snapshot(engine, deduplicator, 1)())), 100)
     assert again.first(events[40:60]) == [False] * 10 + [True] * 10
     engine.close()
 
@@ -318,13 +317,13 @@ def test_what_may_still_add_up_to_an_alert_is_remembered_over_a_restart(
     engine = fresh(bundle, [])
     for batch in batches(events[:6000]):
         engine.score(batch)
-    before = bytes(engine.surroundings.contributors.snapshot()())
+    before = bytes(engine.context.contributors.snapshot()())
     assert msgspec.msgpack.decode(before)
     snapshot = Snapshot.unpack(written(take_snapshot(engine, EventDeduplicator(10), 1)()))
     engine.close()
     engine = fresh(bundle, [])
     restore(snapshot, engine)
-    assert bytes(engine.surroundings.contributors.snapshot()()) == before
+    assert bytes(engine.context.contributors.snapshot()()) == before
     engine.close()
 
 

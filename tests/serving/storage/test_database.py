@@ -192,7 +192,7 @@ def test_retention_looks_by_itself_and_again_after_a_failure(store_url: str) -> 
     put(store, alert(1))
     sql(store_url, "ALTER TABLE alerts RENAME TO hidden")
     failed: list[str] = []
-    store.on_error = failed.append
+    store.attach(failed.append)
     retention = Retention(store, seconds=0.01)
     retention.start()
     until(lambda: len(failed) >= 2)
@@ -354,7 +354,7 @@ def test_a_cursor_larger_than_any_number_is_before_all_of_them(store: AlertStore
 
 def test_a_failure_is_counted(store: AlertStore) -> None:
     failed: list[str] = []
-    store.on_error = failed.append
+    store.attach(failed.append)
 
     def fail(opened: Callable[[], Any]) -> None:
         with opened() as connection:

@@ -253,7 +253,7 @@ def stored(own_home: Path, explainer: Explainer) -> Iterator[str]:
     kept = AlertStore(settings.store.resolved_url, retention_days=3650, max_alerts=1000)
     engine = Engine(FakeDetector(), FIELDS, model_info(), kept, explainer)
     engine.score(decoded(campaign()))
-    engine.settle()
+    engine.flush()
     events = new_store(settings.events.resolved_path)
     events.append(body(campaign()))
     events.close()
