@@ -64,13 +64,13 @@ class Redacted(NamedTuple):
     removed: int
 
 
-class _ObjectReference(msgspec.Struct, gc=False):
+class _RequestObject(msgspec.Struct, gc=False):
     resource: str = ""
     subresource: str = ""
 
 
 class _Outline(msgspec.Struct, gc=False):
-    objectRef: _ObjectReference | None = None
+    objectRef: _RequestObject | None = None
 
 
 class _PatchOperation(msgspec.Struct, gc=False):
