@@ -71,7 +71,7 @@ MODES: Mapping[str, frozenset[str]] = {
     "new-ua": frozenset({"client"}),
     "new-ip-and-ua": frozenset({"place", "client"}),
 }
-"""How a run was made -> what else truly differs in it: the recording's own word for whence the attacker came."""
+"""How a run was made -> what else truly differs in it: the recording's own word for where the attacker came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Judged:
         names_principal: the session is of the principal whose credential was stolen.
         cited: share of its audit IDs that the incident's export holds with their original event, as a suspect's.
         induced: requests of the machinery that it brought about.
-        followed: those of them that are told as consequences.
+        followed: those of them that are reported as consequences.
         suspected: those of them that were flagged, or that an export holds as a suspect's.
         reason: what the first reason is about.
         needed: that is what the catalogue says it takes.
@@ -135,23 +135,23 @@ def stories(engine: Engine) -> tuple[list[Incident], dict[str, str]]:
     while True:
         page = engine.incidents.page(limit=100, cursor=cursor)
         for one in page.incidents:
-            told = engine.incidents.get(one.id)
-            if told is None or not told.alerts:
+            reported = engine.incidents.get(one.id)
+            if reported is None or not reported.alerts:
                 continue
-            found.append(told)
-            for joined in told.alerts:
+            found.append(reported)
+            for joined in reported.alerts:
                 alert = engine.store.get(joined.id)
                 if alert is not None:
-                    of_flagged |= dict.fromkeys(alert.audit_ids, told.id)
+                    of_flagged |= dict.fromkeys(alert.audit_ids, reported.id)
         if page.cursor is None:
             return found, of_flagged
         cursor = int(page.cursor)
 
 
-def _session(told: Incident, ids: set[str]) -> IncidentSession | None:
+def _session(reported: Incident, ids: set[str]) -> IncidentSession | None:
     """The session that lists most of a run's actions."""
     return max(
-        told.sessions,
+        reported.sessions,
         key=lambda session: sum(action.audit_id in ids for action in session.actions),
         default=None,
     )
@@ -182,15 +182,15 @@ def keep(log: Path, folder: Path) -> None:
     store.close()
 
 
-def export_incident(engine: Engine, told: Incident, store: Path, file: Path) -> Exported:
-    """Export an incident, write the file, and verify it as somebody would who has nothing else."""
+def export_incident(engine: Engine, reported: Incident, store: Path, file: Path) -> Exported:
+    """Export an incident, write the file, and verify it as a reader without anything else would."""
     questions = EventQueries(store)
-    incident = told.model_dump(mode="json", by_alias=True)
-    kept = [alert for one in told.alerts if (alert := engine.store.get(one.id)) is not None]
+    incident = reported.model_dump(mode="json", by_alias=True)
+    kept = [alert for one in reported.alerts if (alert := engine.store.get(one.id)) is not None]
     made = export(
         questions,
         Ledger(store),
-        Subject(incident=told.id, alerts=tuple(alert.id for alert in kept)),
+        Subject(incident=reported.id, alerts=tuple(alert.id for alert in kept)),
         by="benchmark",
         incident=incident,
         alerts=[alert.model_dump(mode="json", by_alias=True) for alert in kept],
@@ -210,14 +210,14 @@ def export_incident(engine: Engine, told: Incident, store: Path, file: Path) -> 
     )
 
 
-def _began(told: Incident) -> IncidentSession | None:
+def _began(reported: Incident) -> IncidentSession | None:
     """The session that an incident names as its beginning."""
     return next(
         (
             session
-            for session in told.sessions
-            if told.source is not None
-            and any(action.audit_id == told.source.audit_id for action in session.actions)
+            for session in reported.sessions
+            if reported.source is not None
+            and any(action.audit_id == reported.source.audit_id for action in session.actions)
         ),
         None,
     )
@@ -225,7 +225,7 @@ def _began(told: Incident) -> IncidentSession | None:
 
 def judge(
     run: Mapping[str, Any],
-    told: Incident,
+    reported: Incident,
     exported: Exported,
     suspects: frozenset[str],
     followed: frozenset[str],
@@ -235,14 +235,14 @@ def judge(
 
     Args:
         run: its label.
-        told: the incident that holds a flagged action of it.
+        reported: the incident that holds a flagged action of it.
         exported: that incident's file of evidence.
-        suspects: audit IDs that any incident counts against somebody.
+        suspects: audit IDs that any incident counts against a principal.
         followed: those that any incident tells as consequences; what the clean-up after a run brings about may be its.
         earliest: of the detected runs in the incident it is the first.
     """
     ids = run["audit_ids"]
-    session, opening = _session(told, set(ids)), _began(told)
+    session, opening = _session(reported, set(ids)), _began(reported)
     listed = [] if session is None else [action.audit_id for action in session.actions[:FIRST]]
     opened = [] if opening is None else [action.audit_id for action in opening.actions[:FIRST]]
     induced = run["induced_audit_ids"]
@@ -251,9 +251,9 @@ def judge(
     return Judged(
         scenario=run["scenario"],
         principal=run["principal"],
-        incident=told.id,
+        incident=reported.id,
         begins_right=ids[0] in listed,
-        source_right=told.source is not None and told.source.audit_id in ids,
+        source_right=reported.source is not None and reported.source.audit_id in ids,
         opens=ids[0] in opened,
         earliest=earliest,
         names_principal=session is not None and session.principal == run["principal"],
@@ -302,13 +302,13 @@ def rows_of(judged: Sequence[Judged], runs: int, incidents: int) -> list[Row]:
             0.95,
         ),
         at_most(
-            "induced requests of controllers held against somebody",
+            "induced requests of controllers held against a principal",
             sum(one.suspected for one in judged),
             "requests",
             0,
         ),
         Row(
-            "induced requests told as consequences",
+            "induced requests reported as consequences",
             sum(one.followed for one in judged) / max(induced, 1),
             f"of {induced:,}",
         ),
@@ -338,8 +338,8 @@ def measure(engine: Engine, log: Path, labels: Path, folder: Path) -> tuple[list
     """
     keep(log, folder / "events")
     events, seconds = replay(engine, log)
-    told, of_flagged = stories(engine)
-    by_id = {one.id: one for one in told}
+    reported, of_flagged = stories(engine)
+    by_id = {one.id: one for one in reported}
     runs = [run for run in json.loads(labels.read_text()) if run["kind"] == "attack"]
     held: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for run in runs:
@@ -350,16 +350,16 @@ def measure(engine: Engine, log: Path, labels: Path, folder: Path) -> tuple[list
         name: export_incident(engine, by_id[name], folder / "events", folder / f"{name}.json")
         for name in held
     }
-    suspects = frozenset(action.audit_id for one in told for action in one.timeline).union(
+    suspects = frozenset(action.audit_id for one in reported for action in one.timeline).union(
         *(one.suspects for one in exports.values())
     )
-    followed = frozenset(name for one in told for name in one.consequence_audit_ids)
+    followed = frozenset(name for one in reported for name in one.consequence_audit_ids)
     judged = [
         judge(run, by_id[name], exports[name], suspects, followed, earliest=run is _earliest(mine))
         for name, mine in held.items()
         for run in mine
     ]
-    rows = rows_of(judged, len(runs), len(told))
+    rows = rows_of(judged, len(runs), len(reported))
     rows += [
         at_most(
             "exports that do not verify offline",

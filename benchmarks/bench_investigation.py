@@ -1,10 +1,10 @@
-"""How fast are questions about what happened, and how large is what is kept? (docs/forensics.md)
+"""How fast are queries about what happened, and how large is what is kept? (docs/forensics.md)
 
 Run: python -m benchmarks.bench_investigation [--events 10000000] [--folder DIR]
 
 A twin's log goes into an event store the way a service puts it there; that gives the rate of taking in and of verifying, and
-the bytes an event takes. For the questions it is then repeated in DuckDB to as many events as wanted, spread over 30 days: every
-repetition has its own times and audit IDs (in the text as well), its own pods, and one more person, so that somebody is always
+the bytes an event takes. For the queries it is then repeated in DuckDB to as many events as wanted, spread over 30 days: every
+repetition has its own times and audit IDs (in the text as well), its own pods, and one more person, so that someone is always
 new; every principal has a credential a day. The repeated records are sealed without hashes, as only `verify` reads those. Each
 question is asked with a new database (nothing is kept from one to the next but the page cache), on two threads.
 
@@ -111,9 +111,9 @@ def repeat(base: Path, folder: Path, events: int) -> int:
             f"COPY (FROM read_parquet([{files}])) TO {quoted(base / 'base.tmp')} (FORMAT parquet)"
         )
     (base / "base.tmp").replace(folder / "base.parquet")
-    questions = EventQueries(folder)
-    done = questions.catalog().end
-    questions.close()
+    queries = EventQueries(folder)
+    done = queries.catalog().end
+    queries.close()
     copies = -(-events // records)
     step = _DAYS * _DAY // copies
     together = max(1, _SEGMENT // records)
@@ -146,16 +146,16 @@ def ask(folder: Path, question: Callable[[EventQueries], int]) -> tuple[float, i
     taken: list[float] = []
     found = 0
     for _ in range(_TIMES):
-        questions = EventQueries(folder, memory_mb=2048, threads=2)
+        queries = EventQueries(folder, memory_mb=2048, threads=2)
         began = time.monotonic()
-        found = question(questions)
+        found = question(queries)
         taken.append(time.monotonic() - began)
-        questions.close()
+        queries.close()
     return statistics.median(taken), found
 
 
 def measure(folder: Path, events: int) -> list[Row]:
-    """Ask the three questions of a store of so many events."""
+    """Ask the three queries of a store of so many events."""
     end = _START + _DAYS * _DAY
     week = end - 7 * _DAY
     opened = EventQueries(folder, memory_mb=2048)

@@ -1,4 +1,4 @@
-"""Tampering with an event store at random, as somebody would who can write its files but has no signing key: is all of it seen?
+"""Tampering with an event store at random, as an attacker who can write its files but has no signing key: is all of it found?
 
 python -m benchmarks.tampering --times 10000 --results FILE.jsonl
 
@@ -152,7 +152,7 @@ def remove_record(folder: Path, rng: Random) -> None:
 
 
 def remove_and_close_ranks(folder: Path, rng: Random) -> None:
-    """One record less, and those after it numbered anew."""
+    """One record less, and those after it renumbered."""
     _rewrite(
         folder,
         rng,
@@ -217,8 +217,8 @@ def change_and_fix_checksum(folder: Path, rng: Random) -> None:
     (folder / "ledger.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def change_and_chain_anew(folder: Path, rng: Random) -> None:
-    """The same, with every hash from there on computed anew, and sometimes the head."""
+def change_and_rechain(folder: Path, rng: Random) -> None:
+    """The same, with every hash from there on recomputed, and sometimes the head."""
     change_and_fix_checksum(folder, rng)
     before, lines = bytes(32), []
     for text in (folder / "ledger.jsonl").read_bytes().splitlines():
@@ -271,7 +271,7 @@ def remove_line(folder: Path, rng: Random) -> None:
 
 
 def cut_lines_and_files(folder: Path, rng: Random) -> None:
-    """The last lines of the ledger gone, with the files they tell of."""
+    """The last lines of the ledger gone, with the files that they name."""
     path = folder / "ledger.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[: rng.randrange(1, len(lines))]))
@@ -298,7 +298,7 @@ WAYS: tuple[Tamper, ...] = (
     exchange_numbers,
     reorder_rows,
     change_and_fix_checksum,
-    change_and_chain_anew,
+    change_and_rechain,
     flip_byte,
     cut_file,
     remove_file,

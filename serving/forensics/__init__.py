@@ -1,1 +1,1 @@
-"""What happened: an append-only store of every audit event, questions about it, and evidence with proof of it."""
+"""What happened: an append-only store of every audit event, queries on it, and evidence with proof of it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from serving.forensics.ledger import LedgerEntry
 
@@ -36,10 +35,6 @@ class StoredFile:
     def end(self) -> int:
         """Number after its last record."""
         return self.first + self.count
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form, as in the ledger."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +74,7 @@ class Catalog:
         return self.segments[-1].end if self.segments else 0
 
     def read(self, entries: Iterable[LedgerEntry]) -> None:
-        """Apply the entries that follow those read before.
-
-        Raises:
-            KeyError, TypeError: an entry lacks fields of its kind.
-        """
+        """Apply the entries that follow those read before; raises KeyError or TypeError if one lacks fields of its kind."""
         for entry in entries:
             said = entry.fields
             if said["kind"] == "sealed":

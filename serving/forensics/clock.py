@@ -24,7 +24,7 @@ def written(moment: int) -> str:
 
 
 def is_synchronised() -> bool | None:
-    """Whether the kernel considers its clock synchronised (ntp_adjtime(3)); None where it cannot be asked."""
+    """Whether the kernel considers its clock synchronised (ntp_adjtime(3)); None where that is unknown."""
     try:
         state = ctypes.CDLL(None, use_errno=True).ntp_adjtime(ctypes.create_string_buffer(_TIMEX_BYTES))
     except (OSError, AttributeError):

@@ -20,7 +20,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
+from dataclasses import asdict
+from hashlib import file_digest
 from itertools import compress
 from pathlib import Path
 from typing import IO, Any
@@ -65,11 +66,7 @@ _LINES = msgspec.json.Decoder(dict[str, Any])
 
 
 class EventStore:
-    """Writes the store. Thread-safe; calls are serialised.
-
-    Args:
-        settings: folder, retention and limits.
-        identity: folds user names to principals; the shipped rules when None.
+    """Writes the store; thread-safe. `identity` folds user names to principals, by the shipped rules when None.
 
     Attributes:
         position: last batch of the journal whose events are all on disk; 0 before the first.
@@ -124,19 +121,16 @@ class EventStore:
         received: int | None = None,
         batch: int | None = None,
         alerts: Mapping[str, str] | None = None,
-        between: Callable[[], None] | None = None,
+        pause: Callable[[], None] | None = None,
     ) -> int:
-        """Append the events of a request body.
+        """Append the new events of a request body and return their number. Queries see them at once; a crash may lose a second.
 
         Args:
             body: audit events in any format that `/v1/score` takes, decompressed.
             received: arrival, microseconds since 1970 UTC; now when None.
             batch: number in the journal.
             alerts: audit ID -> ID of the alert that the event became part of.
-            between: called before each event, to yield the interpreter.
-
-        Returns:
-            Number of new events. Queries see them at once; they are durable within a second.
+            pause: called before each event, to yield the interpreter.
 
         Raises:
             OSError: they could not be written; nothing of the body was kept.
@@ -146,9 +140,7 @@ class EventStore:
             digests = digests_of((raw for _, raw in came), self._seen_key)
             fresh = list(compress(came, self._seen.first(digests)))
             if fresh:
-                self._write_events(
-                    fresh, received or clock.now(), batch or self._batch, alerts or {}, between
-                )
+                self._write_events(fresh, received or clock.now(), batch or self._batch, alerts or {}, pause)
             self._batch = batch or self._batch
             self._seen.add(digests)
             return len(fresh)
@@ -159,7 +151,7 @@ class EventStore:
         received: int,
         batch: int,
         alerts: Mapping[str, str],
-        between: Callable[[], None] | None,
+        pause: Callable[[], None] | None,
     ) -> None:
         """Write events to the open file: all of them, or none."""
         number = self._catalog.end + len(self._leaves)
@@ -169,8 +161,8 @@ class EventStore:
         lines: list[bytes] = []
         leaves: list[bytes] = []
         for position, (event, raw) in enumerate(fresh):
-            if between is not None:
-                between()
+            if pause is not None:
+                pause()
             record = record_of(
                 event,
                 raw,
@@ -181,7 +173,7 @@ class EventStore:
                 identity=self._identity,
                 key=self._digest_key,
             )
-            # Lines of the batch that follow: after a crash a batch counts whole or not at all.
+            # Number of lines of the batch that follow: after a crash a batch counts whole or not at all.
             follow = {"batch": batch, "follow": len(fresh) - 1 - position}
             lines.append(_TO_JSON.encode(record._asdict() | follow))
             leaves.append(leaf_of(content_of(record)))
@@ -209,11 +201,7 @@ class EventStore:
         self._span = (min(self._span[0], *times), max(self._span[1], *times))
 
     def sync(self) -> None:
-        """Flush appended events to disk and advance `position`.
-
-        Raises:
-            OSError: the disk refused.
-        """
+        """Flush appended events to disk and advance `position`; raises OSError if the disk refuses."""
         with self._turn:
             if self._open is not None:
                 os.fsync(self._open.fileno())
@@ -221,11 +209,7 @@ class EventStore:
             self.position = self._batch
 
     def tick(self) -> None:
-        """Do what is due: sync, seal, merge, drop. Call it often.
-
-        Raises:
-            OSError, KubehabitError: a step failed; the next call tries it again.
-        """
+        """Do what is due: sync, seal, merge, drop. Raises OSError or KubehabitError; the next call then tries again."""
         with self._turn:
             moment = time.monotonic()
             if moment - self._synced >= _SYNC_SECONDS and self.position != self._batch:
@@ -248,11 +232,7 @@ class EventStore:
             _log.error("events cannot be merged", extra={"reason": str(error), "error": type(error).__name__})
 
     def note(self, kind: str, **fields: Any) -> None:
-        """Add a line to the ledger, such as `exported` (for the chain of custody) or `lost`.
-
-        Raises:
-            KubehabitError: the ledger cannot be written.
-        """
+        """Add a line to the ledger, such as `lost`; raises KubehabitError if it cannot be written."""
         try:
             self.ledger.append(kind, **fields)
         except OSError as error:
@@ -288,31 +268,19 @@ class EventStore:
             OSError, KubehabitError: it failed; the file stays open.
         """
         with self._turn:
-            if self._leaves and self._open is not None:
-                self._seal(self._open)
-
-    def _seal(self, open_file: IO[bytes]) -> None:
-        first = self._catalog.end
-        source = self.folder / f"open-{first}.ndjson"
-        self.sync()
-        self.seal_rows(rows_of([quoted(source)]), first, self._leaves, self._span)
-        open_file.close()
-        source.unlink()
-        self._open = None
-        self._leaves = []
+            if not self._leaves or self._open is None:
+                return
+            first = self._catalog.end
+            source = self.folder / f"open-{first}.ndjson"
+            self.sync()
+            self.seal_rows(rows_of([quoted(source)]), first, self._leaves, self._span)
+            self._open.close()
+            source.unlink()
+            self._open = None
+            self._leaves = []
 
     def seal_rows(self, rows: str, first: int, leaves: Sequence[bytes], span: tuple[int, int]) -> None:
-        """Write records as a segment.
-
-        Args:
-            rows: SQL that selects them in order.
-            first: number of the first.
-            leaves: hash of each.
-            span: earliest and latest event time.
-
-        Raises:
-            KubehabitError: the rows are not as many as the leaves.
-        """
+        """Write the rows that SQL selects in order as a segment; raises KubehabitError if they are not as many as the leaves."""
         now = clock.written(clock.now())
         name = f"{now[:10]}/{now[11:13]}/{first}.parquet"
         file = self._write(rows, name, first, len(leaves), span, 0)
@@ -323,7 +291,7 @@ class EventStore:
             first=first,
             count=len(leaves),
             root=root_of(blocks).hex(),
-            file=file.to_dict(),
+            file=asdict(file),
             batch=self._batch,
         )
         self._catch_up()
@@ -355,14 +323,14 @@ class EventStore:
             name = f"{files[0].name[:10]}/{first}-{level}.parquet"
             rows = f"SELECT {', '.join(COLUMNS)} FROM read_parquet([{names}])"
             into = self._write(rows, name, first, count, span, level)
-            self.ledger.append("compacted", files=[file.name for file in files], into=into.to_dict())
+            self.ledger.append("compacted", files=[file.name for file in files], into=asdict(into))
             self._catch_up()
-            self._retire([self.folder / file.name for file in files])
+            self._retire([file.name for file in files])
 
-    def _retire(self, paths: list[Path]) -> None:
+    def _retire(self, names: Sequence[str]) -> None:
         """Delete files after the grace period, as queries may still read them."""
         due = time.monotonic() + _GRACE_SECONDS
-        self._remove_later += [(due, path) for path in paths]
+        self._remove_later += [(due, self.folder / name) for name in names]
 
     def drop(self) -> None:
         """Delete the oldest files beyond the limits of age and size; their roots stay in the ledger. Raises as `seal`."""
@@ -378,10 +346,9 @@ class EventStore:
         if not gone:
             return
         segments = [segment for file in gone for segment in self._catalog.segments_of(file)]
-        why = "age" if all(file.latest < oldest for file in gone) else "size"
         self.ledger.append(
             "dropped",
-            why=why,
+            why="age" if all(file.latest < oldest for file in gone) else "size",
             first=gone[0].first,
             count=sum(file.count for file in gone),
             earliest=min(file.earliest for file in gone),
@@ -390,16 +357,18 @@ class EventStore:
             roots=[segment.root for segment in segments],
         )
         self._catch_up()
-        self._retire([self.folder / file.name for file in gone])
-        self._retire([self.folder / "blocks" / f"{one.first}.blocks" for one in segments])
+        names = [file.name for file in gone] + [f"blocks/{segment.first}.blocks" for segment in segments]
+        self._retire(names)
 
     # -- beginning and end --------------------------------------------------------------------------------------
 
     def _start(self, public_key: str) -> None:
         """Note the start in the ledger, and recover what an earlier process left open."""
         last = self.ledger.entries[-1].fields["kind"] if self.ledger.entries else ""
-        sealed = [entry.fields["batch"] for entry in self.ledger.entries if entry.fields["kind"] == "sealed"]
-        self._batch = self.position = sealed[-1] if sealed else 0
+        batches = (
+            entry.fields["batch"] for entry in reversed(self.ledger.entries) if "batch" in entry.fields
+        )
+        self._batch = self.position = next(batches, 0)
         started: dict[str, Any] = {"format": FORMAT, "synchronised": clock.is_synchronised()}
         if public_key:
             started["public_key"] = public_key
@@ -479,20 +448,13 @@ def mergeable(files: Sequence[StoredFile], today: str) -> list[list[StoredFile]]
 
 def checksum_of(path: Path) -> tuple[int, str]:
     """Size in bytes and SHA-256 of a file."""
-    digest = sha256()
-    size = 0
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return size, digest.hexdigest()
+        digest = file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
 
 
 def _digest_key(path: Path) -> bytes:
     """The store's key for digests of redacted events; created if missing."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        key = secrets.token_bytes(32)
-        write_durably(path, key, 0o600)
-        return key
+    if not path.exists():
+        write_durably(path, secrets.token_bytes(32), 0o600)
+    return path.read_bytes()

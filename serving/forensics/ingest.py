@@ -33,8 +33,6 @@ class EventIngest:
     the journal is nearly full, and the ledger then says so.
 
     Args:
-        store: receives the batches.
-        journal: holds them.
         scored: sequence up to which batches are scored.
         queued: whether batches wait to be scored; they go first, as they need the same interpreter.
         busy: whether a request waits for its response; time is then shared.
@@ -112,12 +110,11 @@ class EventIngest:
 
     def _copy(self) -> None:
         """Append what has been scored since the last call."""
-        upto = self._scored()
+        upto, lost = self._scored(), 0
         if upto <= self._after:
             return
-        lost = 0
         for place in self._journal.positions(self._after, upto, self._last):
-            self._give_way()
+            self._wait_for_scoring()
             lost += place.sequence - self._after - 1
             try:
                 taken = self._journal.read(place)
@@ -126,7 +123,7 @@ class EventIngest:
                     received=taken.arrived,
                     batch=place.sequence,
                     alerts=self._alerts,
-                    between=self._breathe,
+                    pause=self._yield_interpreter,
                 )
             except JournalError:
                 lost += 1
@@ -143,20 +140,18 @@ class EventIngest:
                 self._store.note("lost", batches=lost, upto=place.sequence)
                 lost = 0
 
-    def _give_way(self) -> None:
+    def _wait_for_scoring(self) -> None:
         """Wait while batches are queued for scoring and the journal has room."""
         while self._queued() and self._journal.used < _PATIENT * self._journal.max_bytes:
             if self._stopping.wait(_BUSY_SECONDS):
                 return
 
-    def _breathe(self) -> None:
+    def _yield_interpreter(self) -> None:
         """Between two events: yield the interpreter to waiting requests, for twice as long as it was used."""
-        moment = time.monotonic()
-        if moment - self._began >= _STRETCH_SECONDS:
+        if time.monotonic() - self._began >= _STRETCH_SECONDS:
             if self._busy():
                 time.sleep(2 * _STRETCH_SECONDS)
-                moment = time.monotonic()
-            self._began = moment
+            self._began = time.monotonic()
 
     def close(self) -> None:
         """Take in what was scored, and seal it."""

@@ -7,10 +7,10 @@ bytes of `hash`. A second file, `head.json`, repeats the last hash: a ledger tha
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -70,19 +70,12 @@ class LedgerEntry:
 
 def read_lines(folder: Path) -> Iterator[tuple[int, bytes]]:
     """(number, bytes) of the ledger's lines; a crash may have torn the last."""
-    try:
-        with (folder / _NAME).open("rb") as file:
-            yield from enumerate(file)
-    except FileNotFoundError:
-        return
+    with contextlib.suppress(FileNotFoundError), (folder / _NAME).open("rb") as file:
+        yield from enumerate(file)
 
 
 def parse(number: int, text: bytes, before: bytes) -> LedgerEntry:
-    """Read one line.
-
-    Raises:
-        ValueError: it is damaged, or not chained to the hash before it.
-    """
+    """Read one line; raises ValueError if it is damaged or not chained to the hash before it."""
     if not text.endswith(b"\n"):
         raise ValueError("its end is missing")
     try:
@@ -105,39 +98,28 @@ def read_head(folder: Path) -> Head | None:
 
 
 def load_signing_key(path: Path) -> Ed25519PrivateKey:
-    """An Ed25519 private key in PEM.
-
-    Raises:
-        KubehabitError: the file cannot be read or holds something else.
-    """
-    try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KubehabitError(
-            f"Cannot read the signing key {path}: {error}. Make one with: openssl genpkey -algorithm ed25519 -out {path}"
-        ) from error
+    """An Ed25519 private key in PEM; raises KubehabitError if the file holds none."""
+    remedy = f"Make a signing key with: openssl genpkey -algorithm ed25519 -out {path}"
+    key = _load_key(path, lambda pem: load_pem_private_key(pem, None), remedy)
     if not isinstance(key, Ed25519PrivateKey):
-        raise KubehabitError(
-            f"{path} is no Ed25519 key. Make one with: openssl genpkey -algorithm ed25519 -out {path}"
-        )
+        raise KubehabitError(f"{path} does not hold an Ed25519 private key. {remedy}")
     return key
 
 
 def load_public_key(path: Path) -> Ed25519PublicKey:
-    """An Ed25519 public key in PEM.
-
-    Raises:
-        KubehabitError: the file cannot be read or holds something else.
-    """
-    try:
-        key = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise KubehabitError(
-            f"Cannot read the public key {path}: {error}. Make it with: openssl pkey -in KEY -pubout -out {path}"
-        ) from error
+    """An Ed25519 public key in PEM; raises KubehabitError if the file holds none."""
+    remedy = f"Make the public key with: openssl pkey -in KEY -pubout -out {path}"
+    key = _load_key(path, load_pem_public_key, remedy)
     if not isinstance(key, Ed25519PublicKey):
-        raise KubehabitError(f"{path} is no Ed25519 public key.")
+        raise KubehabitError(f"{path} does not hold an Ed25519 public key. {remedy}")
     return key
+
+
+def _load_key(path: Path, load: Callable[[bytes], object], remedy: str) -> object:
+    try:
+        return load(path.read_bytes())
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KubehabitError(f"Cannot read the key {path}: {error}. {remedy}") from error
 
 
 def public_bytes(key: Ed25519PublicKey) -> str:
@@ -156,11 +138,7 @@ def is_signed_by(line: LedgerLine, key: Ed25519PublicKey) -> bool:
 
 
 class LedgerReader:
-    """Reads the ledger in a store's folder, each line once, while others may write to it.
-
-    Attributes:
-        entries: all that were read so far.
-    """
+    """Reads the ledger in a store's folder, each line once, while others may write to it; `entries` are those read so far."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -168,24 +146,24 @@ class LedgerReader:
         self.entries: list[LedgerEntry] = []
         self._size = 0
 
-    def read_on(self) -> None:
-        """Read what has been appended; an incomplete last line is left for the next call.
+    @property
+    def last_hash(self) -> bytes:
+        """Hash of the last line that was read."""
+        return self.entries[-1].hash if self.entries else BEGINNING
 
-        Raises:
-            KubehabitError: a line is damaged.
-        """
+    def read_on(self) -> None:
+        """Read what has been appended, up to an incomplete last line; raises KubehabitError if a line is damaged."""
         with self._path.open("rb") as file:
             file.seek(self._size)
-            for text in file:
+            for number, text in enumerate(file, len(self.entries)):
                 if not text.endswith(b"\n"):
                     break
-                number = len(self.entries)
                 try:
-                    entry = parse(number, text, self.entries[-1].hash if self.entries else BEGINNING)
+                    entry = parse(number, text, self.last_hash)
                 except ValueError as error:
                     raise KubehabitError(
-                        f"Line {number + 1} of {self._path} is not to be trusted: {error}. Keep the folder as it is, see what "
-                        "`kubehabit verify` says of it, and name another one as events.path."
+                        f"Line {number + 1} of {self._path} cannot be trusted: {error}. Keep the folder as it is, see what "
+                        "`kubehabit verify` reports, and name another one as events.path."
                     ) from error
                 self.entries.append(entry)
                 self._size += len(text)
@@ -220,10 +198,9 @@ class Ledger(LedgerReader):
         with self._locked():
             self._mend()
             number = len(self.entries)
-            before = self.entries[-1].hash if self.entries else BEGINNING
             content = {"number": number, "time": clock.written(clock.now()), "kind": kind, **fields}
             raw = msgspec.json.encode(content)
-            found = link(before, raw)
+            found = link(self.last_hash, raw)
             signature = self._key.sign(found).hex() if self._key is not None else ""
             line = LedgerLine(msgspec.Raw(raw), found.hex(), signature)
             text = msgspec.json.encode(line) + b"\n"
@@ -232,10 +209,9 @@ class Ledger(LedgerReader):
                 file.flush()
                 os.fsync(file.fileno())
             self._size += len(text)
-            entry = LedgerEntry(number, content, line, found)
-            self.entries.append(entry)
+            self.entries.append(LedgerEntry(number, content, line, found))
             write_durably(self._folder / _HEAD, msgspec.json.encode(Head(number, found.hex())), 0o600)
-            return entry
+            return self.entries[-1]
 
     def _mend(self) -> None:
         """Read on, and cut off a torn last line."""
@@ -244,7 +220,7 @@ class Ledger(LedgerReader):
         if self._path.stat().st_size > self._size:
             os.truncate(self._path, self._size)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with (self._folder / "ledger.lock").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -18,16 +18,9 @@ _ROW_GROUP = 61_440
 
 
 def write_parquet(rows: str, to: Path, *, folder: Path, memory_mb: int) -> int:
-    """Write the rows of a query to a file and return their number.
+    """Write the rows that SQL selects in order from files in the store to a file in its folder, and return their number.
 
-    Args:
-        rows: SQL that selects them in order, from files in the store.
-        to: file in the store.
-        folder: of the store; nothing else can be read or written.
-        memory_mb: memory limit of the database.
-
-    Raises:
-        KubehabitError: they could not be written.
+    The database has `memory_mb` of memory and no access to anything but the folder. Raises KubehabitError if it fails.
     """
     request = {"rows": rows, "to": str(to), "folder": str(folder), "memory_mb": memory_mb}
     answer = _answer_of_process(request)

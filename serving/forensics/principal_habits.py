@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from serving.forensics import clock
-from serving.forensics.queries import ALLOWED, EventFilter, EventQueries, RecordSource
+from serving.forensics.queries import ALLOWED, WHAT, EventFilter, EventQueries, RecordSource
 
-_WHAT = "CASE WHEN resource = '' THEN split_part(path, '?', 1) ELSE concat_ws('/', resource, nullif(subresource, '')) END"
 # Grouping sets: name, columns, and how many of the most frequent are returned.
 _SETS: tuple[tuple[str, tuple[str, ...], int], ...] = (
     ("week", ("weekday", "hour"), 168),
@@ -58,14 +57,7 @@ class Refusal(msgspec.Struct, rename="camel", frozen=True):
 
 
 class PrincipalHabits(msgspec.Struct, rename="camel", frozen=True):
-    """The habits of one principal over a span of time.
-
-    Attributes:
-        first, last: event times.
-        store_begins: how far back the store goes.
-        week: events by day of the week (Monday first) and hour of the day (UTC).
-        deeds: the sixty most frequent pairs of verb and resource.
-    """
+    """The habits of one principal; `week` counts events by day of the week (Monday first) and hour of the day (UTC)."""
 
     principal: str
     count: int
@@ -94,14 +86,7 @@ class ComparedAction(msgspec.Struct, rename="camel", frozen=True):
 
 
 class PeerComparison(msgspec.Struct, rename="camel", frozen=True):
-    """A principal compared with its peers.
-
-    Attributes:
-        active: number of peers with events in this time.
-        both: actions of the principal and of at least one peer.
-        only_it: actions of the principal alone.
-        only_peers: actions of peers alone.
-    """
+    """A principal compared with its peers, of which `active` many have events in this time."""
 
     principal: str
     peers: list[str]
@@ -114,17 +99,11 @@ class PeerComparison(msgspec.Struct, rename="camel", frozen=True):
 def habits_of(
     queries: EventQueries, principal: str, since: int | None = None, until: int | None = None
 ) -> PrincipalHabits | None:
-    """The habits of a principal; None without events.
-
-    Args:
-        queries: of the store.
-        principal: by folded name or as logged.
-        since, until: half-open span, microseconds since 1970 UTC.
-    """
+    """The habits of a principal, by folded name or as logged; None without events. Times are as in EventFilter."""
     condition, values = EventFilter(principal=principal, since=since, until=until).sql()
     # Read once: finding the events of one principal is most of the work.
     gathered = (
-        f"CREATE TEMP TABLE seen AS SELECT time, isodow(time) AS weekday, hour(time) AS hour, namespace, {_WHAT} AS what, verb, "
+        f"CREATE TEMP TABLE seen AS SELECT time, isodow(time) AS weekday, hour(time) AS hour, namespace, {WHAT} AS what, verb, "
         f"name, source_ips, user_agent, code, {ALLOWED} AS allowed FROM {{records}} "
         f"WHERE {condition} AND stage <> 'RequestReceived'"
     )
@@ -164,13 +143,9 @@ def habits_of(
             last=clock.written(total[3]),
             store_begins=None,
             week=week,
-            namespaces=_habits(named["namespaces"], ("namespace",)),
-            resources=_habits(named["resources"], ("what",)),
-            verbs=_habits(named["verbs"], ("verb",)),
             deeds=[VerbCount(row[4], row[3], row[-4]) for row in named["deeds"]],
             objects=_habits([row for row in named["objects"] if row[5]], ("what", "namespace", "name"), " /"),
-            addresses=_habits(named["addresses"], ("source_ips",)),
-            user_agents=_habits(named["user_agents"], ("user_agent",)),
+            **{name: _habits(named[name], columns) for name, columns, _ in _SETS if len(columns) == 1},
             refusals=[
                 Refusal(code, verb, what, place, times, clock.written(last))
                 for code, verb, what, place, times, last in source.all(refused)
@@ -180,7 +155,7 @@ def habits_of(
     habits = queries.answer(since, until, ask)
     if habits is None:
         return None
-    earliest = queries.extent().earliest
+    earliest = queries.earliest()
     return msgspec.structs.replace(habits, store_begins=None if earliest is None else clock.written(earliest))
 
 
@@ -194,24 +169,19 @@ def compared(
     """Compare a principal with its peers, all by folded name; the span is half-open, microseconds since 1970 UTC."""
     condition, values = EventFilter(since=since, until=until).sql()
     query = f"""
-        SELECT principal, verb, {_WHAT} AS what, count(*) FROM {{records}}
+        SELECT principal, verb, {WHAT} AS what, count(*) FROM {{records}}
         WHERE {condition} AND principal IN (SELECT unnest(?::VARCHAR[])) AND stage <> 'RequestReceived' GROUP BY ALL"""
-    everybody = [principal, *(name for name in peers if name != principal)]
-    rows = queries.answer(since, until, lambda source: source.all(query, [*values, everybody]))
-    own: dict[tuple[str, str], int] = {}
-    of_peers: dict[tuple[str, str], int] = defaultdict(int)
-    for name, verb, what, count in rows:
-        if name == principal:
-            own[verb, what] = count
-        else:
-            of_peers[verb, what] += 1
+    names = [principal, *(name for name in peers if name != principal)]
+    rows = queries.answer(since, until, lambda source: source.all(query, [*values, names]))
+    own = {(verb, what): count for name, verb, what, count in rows if name == principal}
+    of_peers = Counter((verb, what) for name, verb, what, _ in rows if name != principal)
     together = sorted(
-        (ComparedAction(*deed, own.get(deed, 0), of_peers.get(deed, 0)) for deed in {*own, *of_peers}),
+        (ComparedAction(*action, own.get(action, 0), of_peers[action]) for action in {*own, *of_peers}),
         key=lambda one: (-one.count, -one.peers, one.verb, one.resource),
     )
     return PeerComparison(
         principal=principal,
-        peers=everybody[1:],
+        peers=names[1:],
         active=len({name for name, *_ in rows if name != principal}),
         both=[one for one in together if one.count and one.peers][:_DIFFERENCES],
         only_it=[one for one in together if not one.peers][:_DIFFERENCES],

@@ -34,6 +34,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _CLOCK_TIME = re.compile(r"\d{1,2}:\d\d(?::\d\d)?")
 _CURSOR = re.compile(r"(-?\d{1,18})-(\d{1,18})")
 ALLOWED = "code < 400 AND decision <> 'forbid'"
+#: Resource of a request, or its path.
+WHAT = "CASE WHEN resource = '' THEN split_part(path, '?', 1) ELSE concat_ws('/', resource, nullif(subresource, '')) END"
 _LISTINGS = "'list', 'watch', 'deletecollection'"
 _TOP = 10
 _LISTED = 20
@@ -73,30 +75,24 @@ def resource_of(kind: str) -> str:
 def moment_of(text: str, now: datetime | None = None) -> int:
     """Parse a point in time that a person wrote; returns microseconds since 1970 UTC.
 
-    Args:
-        text: an age (`30m`, `12h`, `7d`), the most recent time of day in UTC (`14:02`), a day (`2026-11-24`), or an RFC 3339
-            time; without a zone it is UTC.
-        now: what an age is counted from.
-
-    Raises:
-        QueryError: it is none of these.
+    That is an age (`30m`, `12h`, `7d`) before `now`, the most recent time of day in UTC (`14:02`), a day (`2026-11-24`), or an
+    RFC 3339 time, in UTC unless it names a zone. Raises QueryError for anything else.
     """
     now = now or datetime.now(UTC)
     text = text.strip()
     try:
-        if (ago := _DURATION.fullmatch(text)) is not None:
+        if ago := _DURATION.fullmatch(text):
             moment = now - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
         elif _CLOCK_TIME.fullmatch(text):
             of_day = datetime.strptime(text, "%H:%M:%S" if text.count(":") > 1 else "%H:%M")
-            moment = now.replace(hour=of_day.hour, minute=of_day.minute, second=of_day.second, microsecond=0)
-            if moment > now:
-                moment -= timedelta(days=1)
+            moment = datetime.combine(now, of_day.time(), now.tzinfo)
+            moment -= timedelta(days=moment > now)
         else:
             moment = datetime.fromisoformat(text)
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:  # the latter: before the year 1, or after 9999
         raise QueryError(
-            f"{text!r} is no point in time. Say how long ago (30m, 12h, 7d), a time of day in UTC (14:02), a day "
+            f"{text!r} is no point in time. Give an age (30m, 12h, 7d), a time of day in UTC (14:02), a day "
             "(2026-11-24), or an RFC 3339 time (2026-11-24T14:02:00Z)."
         ) from error
     return int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
@@ -104,19 +100,15 @@ def moment_of(text: str, now: datetime | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Selects records; None or empty matches all. Times are microseconds since 1970 UTC.
+    """Selects records by the columns of EventRecord; None or empty matches all.
 
     Attributes:
-        since, until: half-open span of the API server's time.
+        since, until: half-open span of the API server's time, microseconds since 1970 UTC.
         principal: who acted, by folded name or as logged, or who was impersonated.
-        credential: ID of the credential used, with or without its kind (`JTI=`, `X509SHA256=`).
-        issued: ID of the credential that the request issued.
-        verbs, resource, subresource, namespace, name, decision: as logged.
+        credential, issued: with or without the kind of the credential (`JTI=`, `X509SHA256=`).
         address: one of the addresses logged.
         user_agent: prefix of the user agent.
         codes: lowest and highest status code.
-        audit_ids: of requests.
-        alert: that the events were part of when they came.
     """
 
     since: int | None = None
@@ -138,38 +130,37 @@ class EventFilter:
 
     def sql(self) -> tuple[str, list[Any]]:
         """A condition and its parameters; no text of a caller becomes part of the SQL."""
-        parts: list[str] = ["true"]
-        values: list[Any] = []
+        among = {
+            "credential": _credentials(self.credential),
+            "issued": _credentials(self.issued),
+            "verb": self.verbs,
+        }
+        equal = ("resource", "subresource", "namespace", "name", "decision", "alert")
+        conditions: list[tuple[str, Sequence[Any] | None]] = [
+            ("time >= make_timestamp(?::BIGINT)", _one(self.since)),
+            ("time < make_timestamp(?::BIGINT)", _one(self.until)),
+            ("(principal = ? OR username = ? OR impersonated = ?)", _one(self.principal) * 3),
+            *((f"{column} IN ({', '.join('?' * len(values))})", values) for column, values in among.items()),
+            *((f"{column} = ?", _one(getattr(self, column))) for column in equal),
+            ("list_contains(string_split(source_ips, ','), ?)", _one(self.address)),
+            ("starts_with(user_agent, ?)", _one(self.user_agent)),
+            ("code BETWEEN ? AND ?", self.codes),
+            ("list_contains(?::VARCHAR[], audit_id)", _one(list(self.audit_ids) or None)),
+        ]
+        given = [(condition, values) for condition, values in conditions if values]
+        return " AND ".join(["true", *(condition for condition, _ in given)]), [
+            value for _, values in given for value in values
+        ]
 
-        def add(condition: str, *given: Any) -> None:
-            parts.append(condition)
-            values.extend(given)
 
-        if self.since is not None:
-            add("time >= make_timestamp(?::BIGINT)", self.since)
-        if self.until is not None:
-            add("time < make_timestamp(?::BIGINT)", self.until)
-        if self.principal is not None:
-            add("(principal = ? OR username = ? OR impersonated = ?)", *[self.principal] * 3)
-        for column, credential in (("credential", self.credential), ("issued", self.issued)):
-            if credential is not None:
-                kinds = ("",) if "=" in credential else ("JTI=", "X509SHA256=", "")
-                names = [f"{kind}{credential}" for kind in kinds]
-                add(f"{column} IN ({', '.join('?' * len(names))})", *names)
-        if self.verbs:
-            add(f"verb IN ({', '.join('?' * len(self.verbs))})", *self.verbs)
-        for column in ("resource", "subresource", "namespace", "name", "decision", "alert"):
-            if (value := getattr(self, column)) is not None:
-                add(f"{column} = ?", value)
-        if self.address is not None:
-            add("list_contains(string_split(source_ips, ','), ?)", self.address)
-        if self.user_agent is not None:
-            add("starts_with(user_agent, ?)", self.user_agent)
-        if self.codes is not None:
-            add("code BETWEEN ? AND ?", *self.codes)
-        if self.audit_ids:
-            add("list_contains(?::VARCHAR[], audit_id)", list(self.audit_ids))
-        return " AND ".join(parts), values
+def _one(value: Any) -> tuple[Any, ...]:
+    return () if value is None else (value,)
+
+
+def _credentials(name: str | None) -> list[str]:
+    """The ID of a credential with each kind that it may have."""
+    kinds = () if name is None else ("",) if "=" in name else ("JTI=", "X509SHA256=", "")
+    return [f"{kind}{name}" for kind in kinds]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +181,7 @@ class Extent:
 
 
 class Touch(msgspec.Struct, rename="camel", frozen=True):
-    """What one principal did to the object of a query, in one way.
-
-    Attributes:
-        how: `direct`, or `list` when it was part of a listing of its namespace or of the whole cluster.
-    """
+    """What one principal did to the object of a query: directly, or in a listing of its namespace or of the whole cluster."""
 
     principal: str
     verb: str
@@ -249,17 +236,7 @@ class Life(msgspec.Struct, rename="camel", frozen=True):
 
 
 class EventQueries:
-    """Runs queries on a store.
-
-    Args:
-        folder: of the store.
-        memory_mb: memory of the database.
-        seconds: time limit of a query.
-        threads: of the database.
-
-    Raises:
-        QueryError: there is no store in the folder.
-    """
+    """Runs queries on the store in a folder, each for so many seconds at most; raises QueryError if there is no store."""
 
     def __init__(self, folder: Path, *, memory_mb: int = 512, seconds: float = 60, threads: int = 2) -> None:
         self.folder = folder
@@ -272,10 +249,7 @@ class EventQueries:
         self._catalog = Catalog()
         self._reading = threading.Lock()
         self._root = connect(folder, memory_mb, threads)
-
-    def close(self) -> None:
-        """Close the database."""
-        self._root.close()
+        self.close = self._root.close
 
     def catalog(self) -> Catalog:
         """What the store holds at the moment."""
@@ -292,12 +266,14 @@ class EventQueries:
         """Size of the store and how far back it goes."""
 
         def ask(source: RecordSource) -> Extent:
-            row = source.all("SELECT count(*), min(epoch_us(time)), max(epoch_us(time)) FROM {open}")[0]
-            files = source.files
-            times = [time for time in (row[1], *(file.earliest for file in files)) if time is not None]
-            ends = [time for time in (row[2], *(file.latest for file in files)) if time is not None]
+            query = "SELECT count(*), min(epoch_us(time)), max(epoch_us(time)) FROM {open}"
+            ((count, first, last),) = source.all(query)
+            spans = [(first, last)] if count else []
+            spans += [(file.earliest, file.latest) for file in source.files]
             return Extent(
-                row[0] + sum(file.count for file in files), min(times, default=None), max(ends, default=None)
+                count + sum(file.count for file in source.files),
+                min((span[0] for span in spans), default=None),
+                max((span[1] for span in spans), default=None),
             )
 
         return self.answer(None, None, ask)
@@ -315,14 +291,9 @@ class EventQueries:
         newest: bool = False,
         texts: bool = True,
     ) -> EventPage:
-        """List events in order of time.
+        """List events in order of time, at most 10,000 from the cursor of the previous page on.
 
-        Args:
-            wanted: which.
-            limit: most records, at most 10,000.
-            cursor: of the previous page.
-            newest: newest first.
-            texts: with the events' JSON, which is most of the data; else `event` is empty.
+        Without `texts`, `event` is empty: the events' JSON is most of the data.
         """
         condition, values = wanted.sql()
         direction, after = ("DESC", "<") if newest else ("ASC", ">")
@@ -351,10 +322,11 @@ class EventQueries:
             numbers = [number for _, number in found[:limit]]
             if not numbers:
                 return EventPage([], None)
+            lowest, highest = min(numbers), max(numbers)
             rows = source.all(
                 f"SELECT {columns} FROM {{records}} WHERE number IN (SELECT unnest(?::UBIGINT[])) AND number BETWEEN ? AND ?",
-                [numbers, min(numbers), max(numbers)],
-                numbers=numbers,
+                [numbers, lowest, highest],
+                files=[file for file in source.files if file.first <= highest and file.end > lowest],
             )
             by_number = {row[0]: EventRecord(*row) for row in rows}
             records = [by_number[number] for number in numbers]
@@ -364,37 +336,27 @@ class EventQueries:
         return self.answer(since, until, ask)
 
     def touched(self, wanted: EventFilter, *, listings: bool = True) -> list[Touch]:
-        """Who touched an object or a resource, how, and how often; latest first.
+        """Who touched a resource, or the object of a name, how, and how often; latest first.
 
-        Args:
-            wanted: resource, and namespace and name where it has them.
-            listings: include listings and watches of its namespace or cluster: a listing of Secrets shows their contents.
+        With `listings` also by listing or watching its namespace or cluster: a listing of Secrets shows their contents.
         """
         name = wanted.name
-        condition, values = _without_name(wanted).sql()
-        direct = "true" if name is None else "name = ?"
-        if name is not None:
-            condition = f"({condition} AND name = ?)"
-            values = [*values, name]
-            if listings:
-                around, more = _without_name(wanted, anywhere=True).sql()
-                condition += (
-                    f" OR ({around} AND name = '' AND verb IN ({_LISTINGS}) AND namespace IN ('', ?))"
-                )
-                values += [*more, wanted.namespace or ""]
+        condition, values = wanted.sql()
+        if name is not None and listings:
+            around, more = replace(wanted, name=None, namespace=None).sql()
+            condition = f"({condition}) OR ({around} AND name = '' AND verb IN ({_LISTINGS}) AND namespace IN ('', ?))"
+            values += [*more, wanted.namespace or ""]
+        how = "'direct'" if name is None else "CASE WHEN name = ? THEN 'direct' ELSE 'list' END"
         query = f"""
-            SELECT principal, verb, subresource, CASE WHEN {direct} THEN 'direct' ELSE 'list' END AS how,
+            SELECT principal, verb, subresource, {how} AS how,
                 count(DISTINCT (audit_id, time)), count(DISTINCT (audit_id, time)) FILTER ({ALLOWED}),
                 epoch_us(min(time)), epoch_us(max(time)), {_some("source_ips")}, {_some("user_agent")}, {_some("credential")},
                 {_some("CASE WHEN impersonated <> '' THEN impersonated ELSE '' END")}
             FROM {{records}} WHERE {condition} GROUP BY ALL ORDER BY max(time) DESC LIMIT {MAX_LIMIT}"""
-        given = ([name] if name is not None else []) + values
-
-        def ask(source: RecordSource) -> list[Touch]:
-            rows = source.all(query, given)
-            return [_row(Touch, row, times=(6, 7), lists=(8, 9, 10, 11)) for row in rows]
-
-        return self.answer(wanted.since, wanted.until, ask)
+        rows = self.answer(
+            wanted.since, wanted.until, lambda source: source.all(query, [*_one(name), *values])
+        )
+        return [_row(Touch, row, times=(6, 7)) for row in rows]
 
     def newcomers(self, namespace: str, since: int, until: int | None = None) -> list[Newcomer]:
         """Principals seen in a namespace for the first time within a span of time; latest first."""
@@ -426,24 +388,16 @@ class EventQueries:
                 return []
             rows = source.all(did, [namespace, until, since, sorted(names)], files=window)
             before = dict(source.all(known, [[row[0] for row in rows]]))
-            return [
-                _row(Newcomer, (*row, before.get(row[0], row[1])), times=(1, 2, 8), lists=(5, 6, 7))
-                for row in rows
-            ]
+            return [_row(Newcomer, (*row, before.get(row[0], row[1])), times=(1, 2, 8)) for row in rows]
 
         # The whole store counts as history.
         return self.answer(None, until, ask)
 
     def life(self, principal: str, since: int | None = None, until: int | None = None) -> Life | None:
         """Summary of what a principal did; None without events."""
-        wanted = EventFilter(principal=principal, since=since, until=until)
-        condition, values = wanted.sql()
-        resource = (
-            "CASE WHEN resource = '' THEN split_part(path, '?', 1) "
-            "ELSE concat_ws('/', resource, nullif(subresource, '')) END"
-        )
+        condition, values = EventFilter(principal=principal, since=since, until=until).sql()
         tops = {
-            "did": f"verb || ' ' || {resource}",
+            "did": f"verb || ' ' || {WHAT}",
             "namespaces": "namespace",
             "addresses": "source_ips",
             "user_agents": "user_agent",
@@ -452,21 +406,16 @@ class EventQueries:
             "alerts": "alert",
         }
 
-        def ask(source: RecordSource) -> Life | None:
-            columns = ", ".join(f"histogram({sql}) AS {name}" for name, sql in tops.items())
-            row = source.all(
-                f"""SELECT count(*), count(*) FILTER ({ALLOWED}), epoch_us(min(time)), epoch_us(max(time)), {columns}
-                FROM (SELECT * FROM {{records}} WHERE {condition} AND stage <> 'RequestReceived')""",
-                values,
-            )[0]
-            if not row[0]:
-                return None
-            found = {name: _top(counts) for name, counts in zip(tops, row[4:], strict=True)}
-            alerts = [top.value for top in found.pop("alerts")]
-            first, last = clock.written(row[2]), clock.written(row[3])
-            return Life(principal, row[0], row[1], first, last, alerts=alerts, **found)
-
-        return self.answer(since, until, ask)
+        columns = ", ".join(f"histogram({sql}) AS {name}" for name, sql in tops.items())
+        query = f"""SELECT count(*), count(*) FILTER ({ALLOWED}), epoch_us(min(time)), epoch_us(max(time)), {columns}
+            FROM (SELECT * FROM {{records}} WHERE {condition} AND stage <> 'RequestReceived')"""
+        row = self.answer(since, until, lambda source: source.all(query, values))[0]
+        if not row[0]:
+            return None
+        found = {name: _top(counts) for name, counts in zip(tops, row[4:], strict=True)}
+        alerts = [top.value for top in found.pop("alerts")]
+        first, last = clock.written(row[2]), clock.written(row[3])
+        return Life(principal, row[0], row[1], first, last, alerts=alerts, **found)
 
     # -- execution ----------------------------------------------------------------------------------------------
 
@@ -474,8 +423,7 @@ class EventQueries:
         """Query the files of a span of time; again if one was merged in the meantime.
 
         Raises:
-            QueryTimeoutError: it took too long.
-            QueryError: it needs too much memory, or a file cannot be read.
+            QueryError: it took too long, needs too much memory, or a file cannot be read.
         """
         import duckdb
 
@@ -483,8 +431,13 @@ class EventQueries:
         for attempt in range(_ATTEMPTS):
             catalog = self.catalog()
             try:
+                files = [
+                    file
+                    for file in catalog.files
+                    if (since is None or file.latest >= since) and (until is None or file.earliest < until)
+                ]
                 with self._cursor(deadline) as cursor:
-                    return ask(RecordSource(cursor, self.folder, catalog, since, until))
+                    return ask(RecordSource(cursor, self.folder, catalog.end, files))
             except duckdb.IOException:
                 if attempt == _ATTEMPTS - 1:
                     raise QueryError(
@@ -498,27 +451,21 @@ class EventQueries:
         import duckdb
 
         cursor = self._root.cursor()
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            cursor.interrupt()
-
-        timer = threading.Timer(max(0.01, deadline - time.monotonic()), stop)
+        timer = threading.Timer(max(0.01, deadline - time.monotonic()), cursor.interrupt)
         timer.daemon = True
         timer.start()
         try:
             yield cursor
         except duckdb.InterruptException as error:
-            if not late.is_set():
+            if time.monotonic() < deadline:
                 raise
             raise QueryTimeoutError(
-                f"The question took longer than {self._seconds:g} s. Ask about a shorter time (since, until), or raise "
+                f"The query took longer than {self._seconds:g} s. Name a shorter time (since, until), or raise "
                 "events.query_seconds."
             ) from error
         except duckdb.OutOfMemoryException as error:
             raise QueryError(
-                "The question needs more memory than it may have. Ask about a shorter time (since, until), or raise "
+                "The query needs more memory than it may have. Name a shorter time (since, until), or raise "
                 "events.memory_mb."
             ) from error
         finally:
@@ -526,64 +473,39 @@ class EventQueries:
             cursor.close()
 
 
+@dataclass(frozen=True, slots=True)
 class RecordSource:
-    """The files that may hold what a query wants, to select from."""
+    """The files that may hold what a query wants, to select from; records from number `end` on are not sealed yet."""
 
-    def __init__(
-        self,
-        cursor: duckdb.DuckDBPyConnection,
-        folder: Path,
-        catalog: Catalog,
-        since: int | None,
-        until: int | None,
-    ) -> None:
-        self._cursor = cursor
-        self._folder = folder
-        self._end = catalog.end
-        self.files = [
-            file
-            for file in catalog.files
-            if (since is None or file.latest >= since) and (until is None or file.earliest < until)
-        ]
+    cursor: duckdb.DuckDBPyConnection
+    folder: Path
+    end: int
+    files: Sequence[StoredFile]
 
     def all(
         self,
         query: str,
         values: Sequence[Any] = (),
         *,
-        numbers: Sequence[int] = (),
         files: Sequence[StoredFile] | None = None,
         sealed: bool = False,
     ) -> list[tuple[Any, ...]]:
-        """Rows of a query.
-
-        Args:
-            query: with `{records}` for all records and `{open}` for those not sealed yet.
-            values: parameters.
-            numbers: only files with these records are read.
-            files: only these files are read.
-            sealed: leave out records that are not sealed yet.
-        """
-        columns = sorted({name for name in COLUMNS if re.search(rf"\b{name}\b", query)}, key=COLUMNS.index)
+        """Rows of a query with `{records}` for all records, or those of some files, and `{open}` for those not sealed yet."""
         files = self.files if files is None else files
-        if numbers:
-            lowest, highest = min(numbers), max(numbers)
-            files = [file for file in files if file.first <= highest and file.end > lowest]
-        open_files = [] if sealed else [quoted(path) for path in sorted(self._folder.glob("open-*.ndjson"))]
-        selected = ", ".join(columns) or "number"
+        open_files = [] if sealed else [quoted(path) for path in sorted(self.folder.glob("open-*.ndjson"))]
+        selected = ", ".join(name for name in COLUMNS if re.search(rf"\b{name}\b", query)) or "number"
         # Records just sealed may still be in the open file; their numbers tell.
         unsealed = (
-            f"({rows_of(open_files, torn=True)} WHERE number >= {self._end})"
+            f"({rows_of(open_files, torn=True)} WHERE number >= {self.end})"
             if open_files
             else f"(SELECT {_NOTHING} WHERE false)"
         )
-        parts = []
+        records = f"SELECT {selected} FROM {unsealed}"
         if files:
-            names = ", ".join(quoted(self._folder / file.name) for file in files)
-            parts.append(f"SELECT {selected} FROM read_parquet([{names}])")
-        parts.append(f"SELECT {selected} FROM {unsealed}")
-        query = query.replace("{records}", f"({' UNION ALL '.join(parts)})").replace("{open}", unsealed)
-        return self._cursor.execute(query, list(values)).fetchall()
+            names = ", ".join(quoted(self.folder / file.name) for file in files)
+            records = f"SELECT {selected} FROM read_parquet([{names}]) UNION ALL {records}"
+        query = query.replace("{records}", f"({records})").replace("{open}", unsealed)
+        return self.cursor.execute(query, list(values)).fetchall()
 
 
 _NOTHING = ", ".join(f"NULL::{SQL_TYPES[name]} AS {name}" for name in COLUMNS)
@@ -594,14 +516,10 @@ def _some(column: str) -> str:
     return f"list_slice(list_sort(array_agg(DISTINCT {column})), 1, {_LISTED})"
 
 
-def _texts(values: Sequence[str] | None) -> list[str]:
-    return [value for value in values or () if value]
-
-
-def _row(kind: type[_Answer], row: Sequence[Any], times: Sequence[int], lists: Sequence[int]) -> _Answer:
-    """A database row as a result."""
+def _row(kind: type[_Answer], row: Sequence[Any], times: Sequence[int]) -> _Answer:
+    """A database row as a result: times in words, lists without empty texts."""
     values = [
-        clock.written(value) if at in times else _texts(value) if at in lists else value
+        clock.written(value) if at in times else [*filter(None, value)] if isinstance(value, list) else value
         for at, value in enumerate(row)
     ]
     return kind(*values)
@@ -610,7 +528,3 @@ def _row(kind: type[_Answer], row: Sequence[Any], times: Sequence[int], lists: S
 def _top(counts: dict[str, int] | None) -> list[Top]:
     found = [Top(value, count) for value, count in (counts or {}).items() if value]
     return sorted(found, key=lambda top: (-top.count, top.value))[:_TOP]
-
-
-def _without_name(wanted: EventFilter, anywhere: bool = False) -> EventFilter:
-    return replace(wanted, name=None, namespace=None if anywhere else wanted.namespace)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from data.events.audit_event import UNREADABLE, AuditEvent, decode_event
+from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef, decode_event
 from data.principals.identity import Identity
 from serving.forensics.redaction import redact
 
@@ -146,7 +146,7 @@ def checksum(text: str) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-class _User(msgspec.Struct, gc=False):
+class _RecordedUser(msgspec.Struct, gc=False):
     uid: str = ""
     extra: dict[str, list[str]] | None = None
 
@@ -154,19 +154,19 @@ class _User(msgspec.Struct, gc=False):
 class _More(msgspec.Struct, gc=False):
     """Fields that queries need and detection does not read."""
 
-    user: _User | None = None
+    user: _RecordedUser | None = None
     annotations: dict[str, str] | None = None
 
 
+_NO_OBJECT = ObjectRef()
 _MORE = msgspec.json.Decoder(_More)
-_NOTHING = _More()
 
 
 def _more(raw: bytes) -> _More:
     try:
         return _MORE.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError):  # a cloud's record has other fields
-        return _NOTHING
+        return _More()
 
 
 def _clean(text: str) -> str:
@@ -202,30 +202,18 @@ def record_of(
     identity: Identity,
     key: bytes,
 ) -> EventRecord:
-    """The record of an event.
-
-    Args:
-        event: as decoded.
-        raw: its JSON.
-        number: position in the store.
-        time: when the API server got the request, microseconds since 1970 UTC.
-        received: now, microseconds since 1970 UTC.
-        alert: ID of the alert it became part of, or "".
-        identity: folds user names.
-        key: of `digest_of_original`.
-    """
+    """The record of a decoded event with its JSON, `raw`; `key` is that of `digest_of_original`, the rest as in EventRecord."""
     text, redactions = redact(raw)
     if redactions:
         event = _without_secrets(event, text)
     more = _more(text)
     if len(text) > _MAX_TEXT_BYTES:
         text, redactions = _TOO_LONG, redactions + 1
-    user = more.user or _User()
+    user = more.user or _RecordedUser()
     extra, notes = user.extra or {}, more.annotations or {}
     # JSON holds neither NUL nor a surrogate without an escape.
     clean = _clean if b"\\u" in raw else str
-    ref = event.objectRef
-    other = event.impersonatedUser
+    ref = event.objectRef or _NO_OBJECT
     decision = event.annotations.decision if event.annotations is not None else None
     return EventRecord(
         number=number,
@@ -235,13 +223,13 @@ def record_of(
         principal=clean(identity.principal(event.user.username, event.user.groups).name),
         username=clean(event.user.username),
         uid=clean(user.uid),
-        impersonated=clean(other.username) if other is not None else "",
+        impersonated=clean(event.impersonatedUser.username) if event.impersonatedUser is not None else "",
         verb=clean(event.verb),
-        api_group=clean(ref.apiGroup) if ref is not None else "",
-        resource=clean(ref.resource) if ref is not None else "",
-        subresource=clean(ref.subresource) if ref is not None else "",
-        namespace=clean(ref.namespace) if ref is not None else "",
-        name=clean(ref.name) if ref is not None else "",
+        api_group=clean(ref.apiGroup),
+        resource=clean(ref.resource),
+        subresource=clean(ref.subresource),
+        namespace=clean(ref.namespace),
+        name=clean(ref.name),
         path=clean(event.requestURI),
         code=event.responseStatus.code % 65536 if event.responseStatus is not None else 0,
         decision=clean(decision or ""),

@@ -1,4 +1,4 @@
-"""What routes and console pages ask of the event store: a bounded number of queries at a time, and exports of evidence."""
+"""The event store for routes and console pages: a bounded number of queries at a time, and exports of evidence."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ForensicsParts:
 
 
 class ForensicsService:
-    """Answers queries, with a limit on how many run at once, and exports evidence.
+    """Answers queries within limits, a few at a time, and exports evidence.
 
     Args:
         limits: memory and time of a query.
@@ -72,18 +72,14 @@ class ForensicsService:
 
     @contextmanager
     def open(self) -> Iterator[EventQueries]:
-        """Wait for a free slot.
-
-        Raises:
-            ProblemError: there is no store, too many ask, or the query took too long.
-        """
+        """Wait for a free slot; raises ProblemError if there is no store, too many ask, or the query took too long."""
         folder = self._store().folder
         with self._opening:
             if self._queries is None:
                 limits = self._limits
                 self._queries = EventQueries(folder, memory_mb=limits.memory_mb, seconds=limits.query_seconds)
         if not self._slots.acquire(timeout=_WAIT_SECONDS):
-            raise ProblemError(503, "Too many questions at a time: ask again later.", {"Retry-After": "5"})
+            raise ProblemError(503, "Too many queries at a time: try again later.", {"Retry-After": "5"})
         try:
             yield self._queries
         except QueryTimeoutError as error:
@@ -97,15 +93,7 @@ class ForensicsService:
             return query(queries)
 
     def incident_evidence(self, incident_id: str, *, by: str, note: str = "") -> bytes:
-        """Export an incident and note that in the ledger.
-
-        Args:
-            incident_id: which.
-            by: who wants it, for the chain of custody.
-            note: why, in their words.
-
-        Returns:
-            The file, from which `serving.forensics.evidence.page.render` makes a page.
+        """Export an incident for `by`, with their reason in `note`, and record that in the ledger.
 
         Raises:
             ProblemError: there is no such incident, it was merged away, its events are gone, or the store cannot be written.
@@ -118,25 +106,16 @@ class ForensicsService:
                 404, f"There is no incident {clean(incident_id, 32)!r}: see GET /v1/incidents."
             )
         if found.state == "merged":
-            raise ProblemError(
-                409, f"Incident {found.id} was merged into {found.merged_into}: export that one."
-            )
+            raise ProblemError(409, f"Incident {found.id} was merged into {found.merged_into}: export that.")
         if not found.alerts:
-            raise ProblemError(
-                404,
-                f"Incident {found.id} holds no alert any more: they were deleted after the retention time.",
-            )
+            what = f"Incident {found.id} holds no alert any more: they were deleted after the retention time."
+            raise ProblemError(404, what)
         incident = found.model_dump(mode="json", by_alias=True)
         subject = Subject(incident=found.id, alerts=tuple(alerts_named(incident)), note=note)
         return self.evidence(subject, by=by, incident=incident)
 
     def evidence(self, subject: Subject, *, by: str, incident: dict[str, Any] | None = None) -> bytes:
-        """Export evidence and note that in the ledger.
-
-        Args:
-            subject: what to export; alerts that retention has deleted are left out.
-            by: who wants it, for the chain of custody.
-            incident: that of the subject, as the API gives it.
+        """Export evidence for `by` and record that in the ledger; alerts that retention has deleted are left out.
 
         Raises:
             ProblemError: nothing was found, or too much, or the store cannot be written.

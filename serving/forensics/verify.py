@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,15 @@ from serving.forensics import clock
 from serving.forensics.catalog import Catalog, Segment, StoredFile
 from serving.forensics.duckdb import connect, quoted
 from serving.forensics.event_store import checksum_of
-from serving.forensics.ledger import BEGINNING, LedgerEntry, is_signed_by, parse, read_head, read_lines
+from serving.forensics.ledger import (
+    BEGINNING,
+    LedgerEntry,
+    LedgerReader,
+    is_signed_by,
+    parse,
+    read_head,
+    read_lines,
+)
 from serving.forensics.merkle import BLOCK, blocks_of, leaf_of, root_of
 from serving.forensics.records import CONTENT_SQL, SQL_TYPES
 
@@ -59,7 +68,6 @@ class Report:
 
     Attributes:
         findings: what is wrong; empty for a sound store.
-        gaps: where nothing was recorded.
         records, files, segments, lines: how many were checked.
         dropped: records that retention has deleted, according to the ledger.
         head: number and hash of the ledger's last line; a copy kept elsewhere proves later that nothing was cut off.
@@ -89,10 +97,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {
-            "sound": self.is_sound,
-            **{name: msgspec.to_builtins(getattr(self, name)) for name in self.__slots__},
-        }
+        return {"sound": self.is_sound, **msgspec.to_builtins(self)}
 
 
 def verify(
@@ -104,10 +109,9 @@ def verify(
     memory_mb: int = 1024,
     on_records: Callable[[int], None] | None = None,
 ) -> Report:
-    """Check a store, which may be in use.
+    """Check the store in a folder, which may be in use.
 
     Args:
-        folder: of the store.
         key: must have signed the lines, from the first that names a key; without it, the key that the ledger names is trusted.
         head: a head (`<number>:<hash>`) of an earlier report that the ledger must contain.
         gap_seconds: longest time without an event that is not reported as a gap.
@@ -115,7 +119,7 @@ def verify(
         on_records: called with the number of records checked so far.
 
     Raises:
-        KubehabitError: there is no store, or `head` is no head.
+        KubehabitError: there is no store, or `head` is not a head.
     """
     began = time.monotonic()
     if not (folder / "ledger.jsonl").exists() and not any(folder.glob("*/*")):
@@ -137,8 +141,8 @@ def verify(
                 check.file(file, catalog.segments_of(file))
             else:
                 check.missing_file(file, catalog.segments_of(file))
-                if on_records is not None:
-                    on_records(report.records)
+            if on_records is not None:
+                on_records(report.records)
         _find_gaps(connection, folder, catalog, entries, gap_seconds, report)
     report.seconds = time.monotonic() - began
     return report
@@ -155,7 +159,7 @@ def _check_ledger(
     for number, text in lines:
         where = f"ledger.jsonl line {number + 1}"
         if number == len(lines) - 1 and not text.endswith(b"\n"):
-            # A crash, or a line that is being written now. If it was whole once, the head says so.
+            # A crash, or a line that is being written now. If it was whole once, the head proves it.
             break
         try:
             entry = parse(number, text, before)
@@ -187,22 +191,19 @@ def _check_ledger(
 
 
 def _check_head(folder: Path, entries: list[LedgerEntry], report: Report, wanted: str | None) -> None:
+    found = None
     try:
         found = read_head(folder)
+        if found is None:
+            what = "The head is missing, so nothing shows whether the ledger is complete."
+            report.fault("missing", "head.json", what)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         report.fault("ledger", "head.json", "The head cannot be read: it was changed.")
-        found = None
-    else:
-        if found is None:
-            what = "The head is missing, so nothing tells whether the ledger is whole."
-            report.fault("missing", "head.json", what)
     heads = [("head.json", found.number, found.hash)] if found is not None else []
     if wanted is not None:
         number, _, value = wanted.partition(":")
         if not number.isdecimal() or len(value) != 64:
-            raise KubehabitError(
-                f"{wanted!r} is no head: give the one of an earlier report, <number>:<hash>."
-            )
+            raise KubehabitError(f"{wanted!r} is not a head: give the <number>:<hash> of an earlier report.")
         heads.append(("the head given", int(number), value))
     for name, line, hash_ in heads:
         if line >= len(entries):
@@ -225,7 +226,7 @@ def _check_catalog(entries: list[LedgerEntry], report: Report) -> Catalog:
         try:
             catalog.read([entry])
         except (KeyError, TypeError, StopIteration):
-            report.fault("ledger", where, "This line does not say what a line of its kind has to say.")
+            report.fault("ledger", where, "This line lacks fields that a line of its kind must have.")
             continue
         if entry.fields["kind"] == "sealed" and entry.fields["first"] != end:
             what = f"The segment begins with record {entry.fields['first']}, but {end} comes next: records are missing between."
@@ -250,41 +251,30 @@ def _check_catalog(entries: list[LedgerEntry], report: Report) -> Catalog:
 
 def _check_files(folder: Path, catalog: Catalog, present: set[str], report: Report) -> None:
     for file in catalog.files:
-        path = folder / file.name
         report.files += 1
-        if not path.exists():
+        if not (folder / file.name).exists():
             continue
-        size, digest = checksum_of(path)
+        size, digest = checksum_of(folder / file.name)
         if digest != file.sha256:
             resized = size != file.size
             why = f"it has {size} bytes instead of {file.size}" if resized else "its checksum is another"
             report.fault("file", file.name, f"The file is not as it was written: {why}.")
-    known = {file.name for file in catalog.files}
-    for name in sorted(present - known - _named(folder)):
-        what = "No line of the ledger tells of this file: it was added, or the ledger lost its tail."
+    named = {file.name for file in catalog.files}
+    for entry in _current_entries(folder):  # also those merged, dropped or sealed since
+        named.update(entry.fields.get("files", ()))
+        written = (entry.fields.get(kind) for kind in ("file", "into"))
+        named |= {said["name"] for said in written if isinstance(said, dict)}
+    for name in sorted(present - named):
+        what = "No line of the ledger names this file: it was added, or the ledger lost its tail."
         report.fault("stranger", name, what)
 
 
-def _named(folder: Path) -> set[str]:
-    """Every file that the ledger mentions, also those merged or dropped since and those sealed since."""
-    names: set[str] = set()
-    for entry in _as_it_stands(folder):
-        names.update(entry.fields.get("files", ()))
-        for kind in ("file", "into"):
-            if isinstance(said := entry.fields.get(kind), dict):
-                names.add(said["name"])
-    return names
-
-
-def _as_it_stands(folder: Path) -> list[LedgerEntry]:
-    """The lines of the ledger as it is now, up to the first that is not sound."""
-    entries: list[LedgerEntry] = []
-    for number, text in read_lines(folder):
-        try:
-            entries.append(parse(number, text, entries[-1].hash if entries else BEGINNING))
-        except ValueError:
-            break
-    return entries
+def _current_entries(folder: Path) -> list[LedgerEntry]:
+    """The lines of the ledger as it is now, up to the first that is damaged."""
+    reader = LedgerReader(folder)
+    with suppress(KubehabitError, FileNotFoundError):
+        reader.read_on()
+    return reader.entries
 
 
 def leaves_of(
@@ -299,21 +289,19 @@ def leaves_of(
     return columns["number"].tolist(), [leaf_of(text.encode()) for text in columns["content"]]
 
 
+@dataclass(frozen=True, slots=True)
 class _RecordCheck:
     """Compares the records in the files with what was sealed."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path, report: Report) -> None:
-        self._connection = connection
-        self._folder = folder
-        self._report = report
+    _connection: duckdb.DuckDBPyConnection
+    _folder: Path
+    _report: Report
 
     def missing_file(self, file: StoredFile, segments: list[Segment]) -> None:
         """A file that does not exist: merged or dropped during the check, or deleted by someone else."""
         catalog = Catalog()
-        try:
-            catalog.read(_as_it_stands(self._folder))
-        except (KeyError, TypeError, StopIteration):
-            catalog = Catalog()
+        with suppress(KeyError, TypeError, StopIteration):
+            catalog.read(_current_entries(self._folder))
         for segment in segments:
             if segment.end <= catalog.kept_from:
                 continue
@@ -347,51 +335,41 @@ class _RecordCheck:
 
     def _segments(self, file: StoredFile, segments: list[Segment]) -> None:
         """Consecutive segments of a file; several small ones are read at once."""
-        some: list[Segment] = []
-        for segment in [*segments, None]:
-            if some and (segment is None or segment.end - some[0].first > _TOGETHER):
-                path = self._folder / file.name
-                numbers, leaves = leaves_of(self._connection, path, some[0].first, some[-1].end)
-                self._report.records += len(numbers)
-                in_order = numbers == sorted(numbers)
-                for one in some:
-                    begin, end = bisect_left(numbers, one.first), bisect_left(numbers, one.end)
-                    if not in_order:  # no position can be trusted
-                        begin, end = 0, len(numbers)
-                    self._segment(file, one, numbers[begin:end], leaves[begin:end])
-                some = []
-            if segment is not None:
-                some.append(segment)
+        path = self._folder / file.name
+        while segments:
+            most = bisect_right(segments, segments[0].first + _TOGETHER, key=lambda segment: segment.end)
+            some, segments = segments[: max(most, 1)], segments[max(most, 1) :]
+            numbers, leaves = leaves_of(self._connection, path, some[0].first, some[-1].end)
+            self._report.records += len(numbers)
+            in_order = numbers == sorted(numbers)
+            for one in some:
+                begin, end = bisect_left(numbers, one.first), bisect_left(numbers, one.end)
+                if not in_order:  # no position can be trusted
+                    begin, end = 0, len(numbers)
+                self._segment(file, one, numbers[begin:end], leaves[begin:end])
 
     def _segment(self, file: StoredFile, segment: Segment, numbers: list[int], leaves: list[bytes]) -> None:
         where = f"{file.name}, records {segment.first} to {segment.end - 1}"
-        expected = list(range(segment.first, segment.end))
-        if numbers != expected:
-            missing = sorted(set(expected) - set(numbers))
-            if missing:
+        expected = range(segment.first, segment.end)
+        if numbers != list(expected):
+            if missing := sorted(set(expected) - set(numbers)):
                 what = f"{len(missing)} records are missing, the first is number {missing[0]}."
                 self._report.fault("missing", where, what)
             if len(set(numbers)) < len(numbers):
-                self._report.fault("record", where, "The same number is given to more than one record.")
+                self._report.fault("record", where, "More than one record has the same number.")
             if sorted(numbers) != numbers:
-                self._report.fault(
-                    "order", where, "The records are not in the order in which they were written."
-                )
+                self._report.fault("order", where, "The records are not in the order they were written in.")
             return
         blocks = blocks_of(leaves)
-        kept = self._kept_blocks(segment)
+        raw = b""
+        with suppress(OSError):
+            raw = (self._folder / "blocks" / f"{segment.first}.blocks").read_bytes()
+        kept = [raw[at : at + 32] for at in range(0, len(raw), 32)]
         if root_of(blocks).hex() != segment.root:
             self._report.fault("record", where, _narrowed(segment, blocks, kept))
         elif kept != blocks:
             what = "The roots of the segment's blocks are not as they were written (its records are)."
             self._report.fault("file", f"blocks/{segment.first}.blocks", what)
-
-    def _kept_blocks(self, segment: Segment) -> list[bytes]:
-        try:
-            kept = (self._folder / "blocks" / f"{segment.first}.blocks").read_bytes()
-        except OSError:
-            return []
-        return [kept[at : at + 32] for at in range(0, len(kept), 32)]
 
 
 def _narrowed(segment: Segment, blocks: list[bytes], written: list[bytes]) -> str:
@@ -443,8 +421,7 @@ def _find_gaps(
 def _why(entries: list[LedgerEntry], last: int, following: int) -> str:
     """The reason for a gap, according to the ledger."""
     begin, end = clock.written(last), clock.written(following)
-    before = [entry for entry in entries if entry.fields["time"] <= end]
-    inside = [entry.fields for entry in before if entry.fields["time"] >= begin]
+    inside = [entry.fields for entry in entries if begin <= entry.fields["time"] <= end]
     if any(said["kind"] == "opened" for said in inside):
         crashed = any(said.get("after_crash") for said in inside)
         return "the service did not run: it had crashed" if crashed else "the service was stopped"

@@ -11,7 +11,9 @@ import base64
 import getpass
 import socket
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +28,7 @@ from serving.forensics.duckdb import connect
 from serving.forensics.evidence.incident import RequestPlace, blast_radius, places_of, span_of, spread_of
 from serving.forensics.ledger import BEGINNING, Ledger, LedgerEntry, LedgerLine, is_signed_by
 from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, levels_of, path_in, root_of
-from serving.forensics.queries import EventFilter, EventQueries, moment_of
+from serving.forensics.queries import EventFilter, EventPage, EventQueries, moment_of
 from serving.forensics.records import COLUMNS, EventRecord, checksum, content_of
 from serving.forensics.verify import leaves_of
 
@@ -51,7 +53,6 @@ class Subject(msgspec.Struct, rename="camel", frozen=True):
     Attributes:
         incident: ID of an incident: all its alerts, what its principals did around them, and what followed.
         alerts: IDs of alerts; with an incident, all its alerts.
-        audit_ids: of requests.
         principal: everything it did between `since` and `until`, microseconds since 1970 UTC.
         note: reason, in the exporter's words; kept in the ledger.
     """
@@ -69,8 +70,7 @@ class Chain(msgspec.Struct, rename="camel", frozen=True):
     """The ledger from the first line that sealed an event of the export to the line that notes the export.
 
     Attributes:
-        before: hash of the line before the first.
-        first: number of the first line.
+        before: hash of the line before `first`.
         digests: SHA-256 of the entry of each line.
         lines: number -> line, of those that sealed an event and the last.
         public_key: key of the signatures, or "".
@@ -99,8 +99,6 @@ class Checked(msgspec.Struct, frozen=True):
         events: number of events checked.
         signed: public key that signed the ledger's lines, or "".
         head: `<number>:<hash>` of the line that notes the export; `kubehabit verify --head` compares the store with it.
-        created, by: when and by whom it was made.
-        incident: its ID, if the export is of one.
         missing: number of audit IDs asked for that the store did not have.
     """
 
@@ -116,10 +114,10 @@ class Checked(msgspec.Struct, frozen=True):
 
 def exporter() -> str:
     """User and host of this process, for the chain of custody."""
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):
-        return f"unknown@{socket.gethostname()}"
+    user = "unknown"
+    with suppress(KeyError, OSError):
+        user = getpass.getuser()
+    return f"{user}@{socket.gethostname()}"
 
 
 def export(
@@ -137,12 +135,10 @@ def export(
     """Make a file of evidence and note it in the ledger.
 
     Args:
-        queries: of the store.
-        ledger: of the same store.
+        queries, ledger: of one store.
         subject: what to export.
         by: who wants it.
-        incident: of the subject, as the API gives it.
-        alerts: of the subject, as the API gives them.
+        incident, alerts: of the subject, as the API gives them.
         models: name, version and card of each model that scored them.
         words: glossary at the end, for readers who know neither Kubernetes nor proofs.
         behind: batches that are scored and not in the store yet.
@@ -162,8 +158,7 @@ def export(
             "None of these events is in the store. They may be older than its retention, or from before it was switched on."
         )
     proofs = _prove(queries, records)
-    cited = {audit_id for alert in alerts for audit_id in alert["auditIDs"]}
-    cited |= {*subject.audit_ids, *places}
+    cited = {*subject.audit_ids, *places, *(audit_id for alert in alerts for audit_id in alert["auditIDs"])}
     found = {record.audit_id for record in records}
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -240,8 +235,8 @@ def _gather(
         first, last = span_of(incident)
         wanted += _by_id(list(places), first - _HOUR, last + _HOUR)
     for alert in alerts:
-        span = (moment_of(alert["firstSeen"]) - _HOUR, moment_of(alert["lastSeen"]) + _HOUR)
-        wanted += _by_id(alert["auditIDs"], *span)
+        first, last = moment_of(alert["firstSeen"]), moment_of(alert["lastSeen"])
+        wanted += _by_id(alert["auditIDs"], first - _HOUR, last + _HOUR)
     wanted += _by_id(list(subject.audit_ids), subject.since, subject.until)
     if subject.principal is not None:
         wanted.append(EventFilter(principal=subject.principal, since=subject.since, until=subject.until))
@@ -251,17 +246,14 @@ def _gather(
         )
     found: dict[int, EventRecord] = {}
     for one in wanted:
-        cursor = None
-        while True:
-            page = queries.events(one, limit=_PAGE, cursor=cursor)
+        page = EventPage([], "")
+        while page.cursor is not None:
+            page = queries.events(one, limit=_PAGE, cursor=page.cursor or None)
             found.update((record.number, record) for record in page.records)
             if len(found) > MAX_EVENTS:
                 raise EvidenceError(
                     f"That is more than {MAX_EVENTS:,} events. Name a shorter span of time, or fewer alerts at a time."
                 )
-            cursor = page.cursor
-            if cursor is None:
-                break
     return sorted(found.values(), key=lambda record: (record.time, record.number))
 
 
@@ -275,14 +267,14 @@ def _by_id(audit_ids: Sequence[str], since: int | None, until: int | None) -> li
 def _prove(queries: EventQueries, records: Sequence[EventRecord]) -> list[dict[str, Any]]:
     """For each record the path from its hash to the root of its segment."""
     catalog = queries.catalog()
-    by_segment: dict[int, list[int]] = {}
+    by_segment: dict[int, list[int]] = defaultdict(list)
     for record in records:
         at = catalog.segment_at(record.number)
         if at is None:
             raise EvidenceError(
                 f"Event {record.audit_id} came a moment ago and is not sealed yet. Export again in a minute."
             )
-        by_segment.setdefault(at, []).append(record.number)
+        by_segment[at].append(record.number)
     proofs: dict[int, dict[str, Any]] = {}
     with connect(queries.folder, 512, 2) as connection:
         for at, numbers in by_segment.items():
@@ -313,23 +305,19 @@ def _prove(queries: EventQueries, records: Sequence[EventRecord]) -> list[dict[s
 
 def _custody(entries: Sequence[LedgerEntry], subject: Subject) -> list[dict[str, Any]]:
     """Earlier exports of the same incident, alerts or principal."""
-    same = set(subject.alerts)
+    exports = [entry.fields for entry in entries if entry.fields["kind"] == "exported"]
     return [
-        entry.fields
-        for entry in entries
-        if entry.fields["kind"] == "exported"
-        and (
-            same & set(entry.fields["alerts"])
-            or (subject.incident is not None and entry.fields.get("incident") == subject.incident)
-            or (subject.principal is not None and entry.fields["principal"] == subject.principal)
-        )
+        said
+        for said in exports
+        if set(subject.alerts) & set(said["alerts"])
+        or (subject.incident is not None and said.get("incident") == subject.incident)
+        or (subject.principal is not None and said["principal"] == subject.principal)
     ]
 
 
 def _public_key(entries: Sequence[LedgerEntry]) -> str:
-    return next(
-        (str(entry.fields["public_key"]) for entry in reversed(entries) if entry.fields.get("public_key")), ""
-    )
+    keys = (entry.fields.get("public_key") for entry in reversed(entries))
+    return next((str(key) for key in keys if key), "")
 
 
 def is_page(raw: bytes) -> bool:
@@ -343,24 +331,19 @@ def read_export(path: Path) -> bytes:
         raw = path.read_bytes()
     except OSError as error:
         raise EvidenceError(f"Cannot read {path}: {error.strerror}.") from error
-    if is_page(raw):
-        parts = raw.split(EMBEDDED)
-        if len(parts) != 2:
-            raise EvidenceError(
-                f"{path} is no page of evidence: it does not hold the export that it was made of."
-            )
-        try:
-            raw = base64.b64decode(parts[1].partition(b'"')[0], validate=True)
-        except ValueError as error:
-            raise EvidenceError(f"The export in {path} is damaged: {error}.") from error
-    return _unpacked(raw, path) if raw.startswith(_GZIP) else raw
-
-
-def _unpacked(raw: bytes, path: Path) -> bytes:
     unpacker = zlib.decompressobj(wbits=31)
     try:
+        if is_page(raw):
+            parts = raw.split(EMBEDDED)
+            if len(parts) != 2:
+                raise EvidenceError(
+                    f"{path} is not a page of evidence: it does not embed the export it was made from."
+                )
+            raw = base64.b64decode(parts[1].partition(b'"')[0], validate=True)
+        if not raw.startswith(_GZIP):
+            return raw
         plain = unpacker.decompress(raw, _MAX_BYTES)
-    except zlib.error as error:
+    except (ValueError, zlib.error) as error:
         raise EvidenceError(f"The export in {path} is damaged: {error}.") from error
     if not unpacker.eof or unpacker.unused_data:
         raise EvidenceError(
@@ -382,36 +365,25 @@ def parse_export(raw: bytes, path: Path) -> tuple[Export, dict[str, Any]]:
 
 
 def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
-    """Check an evidence file without the store.
+    """Check an evidence file, or the page that embeds it, without the store; raises EvidenceError if it is neither.
 
-    Args:
-        path: the JSON file, compressed or not, or the page that embeds it.
-        key: of the ledger's signatures; without it, the key that the file names.
-
-    Raises:
-        EvidenceError: it is no evidence file.
+    The ledger's lines must be signed with `key`; without it, with the key that the file names.
     """
     found, content = parse_export(read_export(path), path)
     findings: list[str] = []
     if sha256(found.content).hexdigest() != found.sha256:
-        findings.append("The content is not that which the checksum was taken of.")
+        findings.append("The content does not match its checksum.")
     try:
         lines, named = found.ledger.lines, found.ledger.public_key
         head = _check_chain(found.ledger, findings)
         if key is None and named:
             key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(named))
-        if key is not None:
-            findings += [
-                f"Line {number + 1} of the ledger is not signed by the key."
-                for number, line in lines.items()
-                if not is_signed_by(line, key)
-            ]
-        roots = {
-            number: msgspec.json.decode(line.entry, type=dict[str, Any]) for number, line in lines.items()
-        }
+        unsigned = [number for number in lines if key is not None and not is_signed_by(lines[number], key)]
+        findings += [f"Line {number + 1} of the ledger is not signed by the key." for number in unsigned]
+        roots = {number: msgspec.json.decode(lines[number].entry, type=dict[str, Any]) for number in lines}
         noted = roots[max(roots)]
         if noted.get("kind") != "exported" or noted.get("sha256") != found.sha256:
-            findings.append("The last line of the ledger notes another export than this.")
+            findings.append("The last line of the ledger notes another export.")
         for event in content["events"]:
             _check_event(event, roots, findings)
     except (KeyError, TypeError, ValueError, IndexError, msgspec.MsgspecError) as error:
@@ -419,13 +391,13 @@ def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
         head = named = ""
     return Checked(
         findings,
-        len(content.get("events", ())),
-        named,
-        head,
-        str(content.get("created", "")),
-        str(content.get("by", "")),
-        str((content.get("subject") or {}).get("incident") or ""),
-        len(content.get("missing", ())),
+        events=len(content.get("events", ())),
+        signed=named,
+        head=head,
+        created=str(content.get("created", "")),
+        by=str(content.get("by", "")),
+        incident=str((content.get("subject") or {}).get("incident") or ""),
+        missing=len(content.get("missing", ())),
     )
 
 
@@ -438,9 +410,7 @@ def _check_chain(chain: Chain, findings: list[str]) -> str:
             findings.append(f"Line {number + 1} of the ledger is not the one that was chained.")
         before = sha256(before + digest).digest()
         if line is not None and before.hex() != line.hash:
-            findings.append(
-                f"The hash of line {number + 1} of the ledger does not follow from the lines before it."
-            )
+            findings.append(f"The hash of ledger line {number + 1} does not follow from the lines before it.")
             break
     last = chain.first + len(chain.digests) - 1
     if not chain.lines or max(chain.lines) != last or min(chain.lines) < chain.first:
@@ -455,12 +425,11 @@ def _check_event(event: dict[str, Any], roots: dict[int, dict[str, Any]], findin
         findings.append(f"{where}: its text is not that of its checksum.")
     proof = event["proof"]
     leaf = leaf_of(content_of(record))
+    path = [(side, bytes.fromhex(beside)) for side, beside in proof["path"]]
+    sealed = roots[proof["line"]]
     if leaf.hex() != proof["leaf"]:
         findings.append(f"{where} is not as it was recorded.")
-        return
-    sealed = roots[proof["line"]]
-    path = [(side, bytes.fromhex(beside)) for side, beside in proof["path"]]
-    if climb(leaf, path).hex() != sealed.get("root"):
+    elif climb(leaf, path).hex() != sealed.get("root"):
         findings.append(f"{where}: its proof does not lead to what was sealed.")
     elif not sealed["first"] <= record.number < sealed["first"] + sealed["count"]:
-        findings.append(f"{where}: its number is not one of the segment that it is said to be in.")
+        findings.append(f"{where}: its number is outside the segment it claims to be in.")

@@ -5,6 +5,7 @@ Nothing is decided here: incident and alerts are presented as the API gives them
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -21,16 +22,10 @@ Part = Literal["suspect", "consequence", "join"]
 _ROLES: dict[Part, str] = {"suspect": "session", "consequence": "consequence", "join": "join"}
 _SENSITIVITY = ("routine", "low", "medium", "high")
 _COUNTED = ("flagged", "contributor")
-_REACHED = "reached"
 
 
 class RequestPlace(msgspec.Struct, rename="camel", frozen=True):
-    """One request's part in an incident.
-
-    Attributes:
-        part: suspect, consequence, or join.
-        role: of a suspect's request: flagged, contributor, before or session (by the same principal around those).
-    """
+    """One request's part in an incident; a suspect's role is flagged, contributor, before or session (around those)."""
 
     part: Part
     role: str
@@ -69,10 +64,8 @@ class BlastRadius(msgspec.Struct, rename="camel"):
         reached: others as whom they can act now; nothing unusual was seen of them.
         namespaces: in which something was done; tried: in which everything was refused.
         counts: requests by outcome: read, wrote, deleted, entered, tried.
-        aside: requests of the same credentials from other addresses and clients, without anything suspicious: most likely
-            their owners', and not counted.
+        aside: requests of the same credentials from other places, most likely their owners', and not counted.
         consequences: requests of the cluster in response.
-        objects: flagged first, then by sensitivity and time.
     """
 
     principals: list[str]
@@ -101,12 +94,7 @@ def span_of(incident: dict[str, Any]) -> tuple[int, int]:
 
 
 def places_of(incident: dict[str, Any], alerts: Sequence[dict[str, Any]]) -> dict[str, RequestPlace]:
-    """Every audit ID of an incident -> its place; suspect takes precedence over the other parts.
-
-    Args:
-        incident: as the API gives it.
-        alerts: its alerts, as the API gives them.
-    """
+    """Every audit ID of an incident -> its place; suspect takes precedence over the other parts."""
     roles: dict[str, str] = {}
     for session in incident["sessions"]:
         roles |= {action["auditID"]: action["role"] for action in session["actions"]}
@@ -164,20 +152,14 @@ def blast_radius(
     records: Sequence[EventRecord],
     places: dict[str, RequestPlace],
 ) -> BlastRadius:
-    """What was touched, counted over the events.
-
-    Args:
-        incident, alerts: as the API gives them.
-        records: events of the incident, in order of time.
-        places: from `places_of`.
-    """
+    """What was touched, counted over the events of an incident, in order of time, and their places."""
     rated = {
         action["auditID"]: action["sensitivity"] for alert in alerts for action in alert.get("actions", ())
     }
     objects: dict[tuple[str, str], TouchedObject] = {}
-    worst: dict[tuple[str, str], int] = {}
-    counts: dict[str, int] = {}
-    entered: dict[str, bool] = {}
+    worst: dict[tuple[str, str], int] = defaultdict(int)
+    counts: dict[str, int] = defaultdict(int)
+    entered: dict[str, bool] = defaultdict(bool)
     # exec, logs and watches also have an event at their start; the last one has the outcome.
     requests = {record.audit_id: record for record in records}
     suspects = [
@@ -186,21 +168,18 @@ def blast_radius(
         if name in places and places[name].part == "suspect"
     ]
     origins = {_origin(record) for record, counted in suspects if counted}
-    aside = 0
-    for record, counted in suspects:
-        if _origin(record) not in origins:
-            aside += 1
-            continue
+    shown = [(record, counted) for record, counted in suspects if _origin(record) in origins]
+    for record, counted in shown:
         did = outcome_of(record.verb, record.subresource, record.code)
-        counts[did] = counts.get(did, 0) + 1
+        counts[did] += 1
         if record.namespace:
-            entered[record.namespace] = entered.get(record.namespace, False) or did != "tried"
+            entered[record.namespace] |= did != "tried"
         key = (what_of(record._asdict()), did)
         held = objects.setdefault(key, TouchedObject(*key, first=clock.written(record.time)))
         held.count += 1
         held.last = clock.written(record.time)
         held.flagged = held.flagged or counted
-        worst[key] = max(worst.get(key, 0), rated.get(record.audit_id, 0))
+        worst[key] = max(worst[key], rated.get(record.audit_id, 0))
         held.sensitivity = _SENSITIVITY[worst[key]] if worst[key] else ""
         if record.principal not in held.by:
             held.by.append(record.principal)
@@ -210,12 +189,12 @@ def blast_radius(
         reached=[
             node["name"]
             for node in incident["graph"]["nodes"]
-            if node["kind"] == "principal" and node["role"] == _REACHED
+            if node["kind"] == "principal" and node["role"] == "reached"
         ],
         namespaces=sorted(name for name, done in entered.items() if done),
         tried=sorted(name for name, done in entered.items() if not done),
-        counts=counts,
-        aside=aside,
+        counts=dict(counts),
+        aside=len(suspects) - len(shown),
         consequences=sum(record in places and places[record].part == "consequence" for record in requests),
         objects=[objects[key] for key in order],
     )

@@ -10,12 +10,7 @@ from serving.registry.client import ModelReference, open_bundle
 
 
 def describe_model(cache: Path, name: str, version: str) -> dict[str, Any]:
-    """Describe a registered model version; `unavailable` says why its card is missing, if it is.
-
-    Args:
-        cache: folder of downloaded bundles.
-        name, version: of the registered model.
-    """
+    """Describe a registered model version; `cache` is the folder of bundles, `unavailable` says why there is no card."""
     described: dict[str, Any] = {"name": name, "version": version}
     try:
         bundle, fetched = open_bundle(ModelReference(name, version=version), cache, lambda opened, _: opened)

@@ -34,11 +34,7 @@ _Json = Mapping[str, Any]
 
 
 def render(export: bytes) -> str:
-    """The page of an evidence file. It embeds the file, so that the page alone proves what it says.
-
-    Args:
-        export: the file, as `evidence.export` made it.
-    """
+    """The page of an evidence file, as `evidence.export` made it; embeds the file, so that the page alone proves its content."""
     found = msgspec.json.decode(export, type=Export)
     noted = max(found.ledger.lines)
     packed = base64.b64encode(gzip.compress(export, mtime=0)).decode()
@@ -55,13 +51,9 @@ def render(export: bytes) -> str:
 
 
 def check_page(path: Path) -> list[str]:
-    """Compare an evidence page with the export embedded in it.
+    """Sentences about where an evidence page differs from the export embedded in it; none for a file that is not a page.
 
-    Returns:
-        What is wrong, in sentences; none for a file that is no page.
-
-    Raises:
-        EvidenceError: there is no export in it.
+    Raises EvidenceError if the page embeds no export.
     """
     raw = path.read_bytes()
     if not is_page(raw):
@@ -73,7 +65,7 @@ def check_page(path: Path) -> list[str]:
     made, here = content.get("product"), f"kubehabit {version('kubehabit')}"
     if made != here:
         return [
-            f"The page was made by {made}, and this is {here}, which cannot say whether its words are those of the export in it. "
+            f"The page was made by {made}, and this is {here}, which cannot tell whether the page shows what its export says. "
             "Use the version that made it, or read the JSON file."
         ]
     return ["The page does not say what the export in it says: it was changed."]
@@ -110,10 +102,8 @@ def _span(events: Sequence[_Json]) -> str:
 
 def _by_part(events: Sequence[_Json]) -> dict[str, list[_Json]]:
     """Events of an incident by their part in it."""
-    return {
-        part: [event for event in events if event["place"]["part"] == part]
-        for part in ("suspect", "join", "consequence")
-    }
+    parts = ("suspect", "join", "consequence")
+    return {part: [event for event in events if event["place"]["part"] == part] for part in parts}
 
 
 def _timeline_rows(events: Sequence[_Json], roles: bool) -> Iterator[tuple[object, ...]]:

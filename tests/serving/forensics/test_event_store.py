@@ -94,7 +94,7 @@ def test_a_batch_that_is_sent_again_is_kept_once_but_another_event_with_its_audi
     store = new_store(tmp_path)
     assert store.append(body(story())) == 27
     assert store.append(body(story())) == 0
-    assert store.append(ndjson([raw_event(0, user="somebody@else")])) == 1
+    assert store.append(ndjson([raw_event(0, user="someone@else")])) == 1
     store.close()
 
 

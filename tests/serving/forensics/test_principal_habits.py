@@ -17,7 +17,7 @@ START = 1_795_442_400_000_000
 
 
 @pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventQueries]:
+def queries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventQueries]:
     folder = tmp_path_factory.mktemp("store")
     store = new_store(folder)
     store.append(body(story()))
@@ -30,8 +30,8 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventQueries
     store.close()
 
 
-def test_when_where_and_what_are_counted(questions: EventQueries) -> None:
-    habits = habits_of(questions, "alice@corp")
+def test_when_where_and_what_are_counted(queries: EventQueries) -> None:
+    habits = habits_of(queries, "alice@corp")
     assert habits is not None
     assert (habits.count, habits.refused) == (24, 0)
     assert habits.week[0][14] == 21  # Monday, 14 to 15 o'clock
@@ -55,8 +55,8 @@ def test_when_where_and_what_are_counted(questions: EventQueries) -> None:
     assert habits.store_begins.startswith("2026-11-23T14:00:00")
 
 
-def test_refusals_are_told_with_what_was_asked_for(questions: EventQueries) -> None:
-    habits = habits_of(questions, "mallory@corp")
+def test_refusals_are_reported_with_what_was_asked_for(queries: EventQueries) -> None:
+    habits = habits_of(queries, "mallory@corp")
     assert habits is not None
     assert habits.refused == 1
     (refusal,) = habits.refusals
@@ -65,15 +65,15 @@ def test_refusals_are_told_with_what_was_asked_for(questions: EventQueries) -> N
     )  # fmt: skip
 
 
-def test_a_span_of_time_bounds_what_is_counted(questions: EventQueries) -> None:
-    habits = habits_of(questions, "alice@corp", START + 86_400_000_000)
+def test_a_span_of_time_bounds_what_is_counted(queries: EventQueries) -> None:
+    habits = habits_of(queries, "alice@corp", START + 86_400_000_000)
     assert habits is not None
     assert habits.count == 3
-    assert habits_of(questions, "alice@corp", START + 10 * 86_400_000_000) is None
-    assert habits_of(questions, "nobody") is None
+    assert habits_of(queries, "alice@corp", START + 10 * 86_400_000_000) is None
+    assert habits_of(queries, "nobody") is None
 
 
-def test_only_the_most_frequent_objects_are_told(tmp_path: Path) -> None:
+def test_only_the_most_frequent_objects_are_reported(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     names = [f"web-{n % 40}" for n in range(200)] + ["often"] * 50
     store.append(body([raw_event(n, name=name) for n, name in enumerate(names)]))
@@ -86,8 +86,8 @@ def test_only_the_most_frequent_objects_are_told(tmp_path: Path) -> None:
     store.close()
 
 
-def test_peers_are_compared_by_what_they_do(questions: EventQueries) -> None:
-    found = compared(questions, "mallory@corp", ["alice@corp", "bob@corp", "carol@corp"])
+def test_peers_are_compared_by_what_they_do(queries: EventQueries) -> None:
+    found = compared(queries, "mallory@corp", ["alice@corp", "bob@corp", "carol@corp"])
     assert found.active == 2
     assert [(one.verb, one.resource, one.count, one.peers) for one in found.both] == [
         ("get", "secrets", 1, 1)
@@ -99,10 +99,10 @@ def test_peers_are_compared_by_what_they_do(questions: EventQueries) -> None:
         ("get", "pods", 1),
         ("list", "pods", 1),
     }
-    alone = compared(questions, "mallory@corp", [])
+    alone = compared(queries, "mallory@corp", [])
     assert (alone.peers, alone.active, alone.only_peers) == ([], 0, [])
 
 
-def test_names_of_callers_are_never_sql(questions: EventQueries) -> None:
-    assert habits_of(questions, "' OR true --") is None
-    assert compared(questions, "x", ["' OR true --"]).active == 0
+def test_names_of_callers_are_never_sql(queries: EventQueries) -> None:
+    assert habits_of(queries, "' OR true --") is None
+    assert compared(queries, "x", ["' OR true --"]).active == 0

@@ -26,7 +26,7 @@ START = 1_795_442_400_000_000
 
 
 @pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventQueries]:
+def queries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventQueries]:
     folder = tmp_path_factory.mktemp("store")
     store = new_store(folder)
     store.append(body(story()[:22]))
@@ -38,8 +38,8 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventQueries
     store.close()
 
 
-def ids(questions: EventQueries, wanted: EventFilter) -> list[str]:
-    return [record.audit_id for record in questions.events(wanted, limit=1000).records]
+def ids(queries: EventQueries, wanted: EventFilter) -> list[str]:
+    return [record.audit_id for record in queries.events(wanted, limit=1000).records]
 
 
 @pytest.mark.parametrize(
@@ -61,18 +61,18 @@ def ids(questions: EventQueries, wanted: EventFilter) -> list[str]:
     ],
 )  # fmt: skip
 def test_events_are_found_by_what_they_say(
-    questions: EventQueries, wanted: EventFilter, expected: list[str]
+    queries: EventQueries, wanted: EventFilter, expected: list[str]
 ) -> None:
-    assert ids(questions, wanted) == expected
+    assert ids(queries, wanted) == expected
 
 
-def test_pages_follow_each_other_in_both_directions(questions: EventQueries) -> None:
-    whole = ids(questions, EventFilter())
+def test_pages_follow_each_other_in_both_directions(queries: EventQueries) -> None:
+    whole = ids(queries, EventFilter())
     for newest in (False, True):
         found: list[str] = []
         cursor = None
         while True:
-            page = questions.events(EventFilter(), limit=4, cursor=cursor, newest=newest)
+            page = queries.events(EventFilter(), limit=4, cursor=cursor, newest=newest)
             found += [record.audit_id for record in page.records]
             cursor = page.cursor
             if cursor is None:
@@ -81,14 +81,14 @@ def test_pages_follow_each_other_in_both_directions(questions: EventQueries) -> 
 
 
 @pytest.mark.parametrize("cursor", ["", "1", "x-y", "1-2; DROP", "9" * 40])
-def test_a_cursor_that_is_none_of_ours_is_refused(questions: EventQueries, cursor: str) -> None:
+def test_a_cursor_that_is_none_of_ours_is_refused(queries: EventQueries, cursor: str) -> None:
     with pytest.raises(QueryError, match="cursor"):
-        questions.events(EventFilter(), cursor=cursor)
+        queries.events(EventFilter(), cursor=cursor)
 
 
-def test_who_touched_a_secret_names_also_who_saw_it_in_a_list(questions: EventQueries) -> None:
+def test_who_touched_a_secret_names_also_who_saw_it_in_a_list(queries: EventQueries) -> None:
     wanted = EventFilter(resource="secrets", namespace="payments", name="db")
-    found = {(one.principal, one.verb, one.how): one for one in questions.touched(wanted)}
+    found = {(one.principal, one.verb, one.how): one for one in queries.touched(wanted)}
     assert set(found) == {
         ("bob@corp", "get", "direct"),
         ("mallory@corp", "get", "direct"),
@@ -101,47 +101,47 @@ def test_who_touched_a_secret_names_also_who_saw_it_in_a_list(questions: EventQu
     )
     assert found["mallory@corp", "list", "list"].count == 2  # of the namespace, and of the cluster
     assert found["mallory@corp", "get", "direct"].credentials == ["JTI=3f2a8c1e"]
-    exact = questions.touched(wanted, listings=False)
+    exact = queries.touched(wanted, listings=False)
     assert {one.how for one in exact} == {"direct"}
-    late = questions.touched(replace(wanted, since=START + 30_000_000))
+    late = queries.touched(replace(wanted, since=START + 30_000_000))
     assert {one.principal for one in late} == {"mallory@corp"}
 
 
-def test_who_is_new_in_a_namespace_counts_all_that_came_before(questions: EventQueries) -> None:
-    found = questions.newcomers("payments", START + 25_000_000)
+def test_who_is_new_in_a_namespace_counts_all_that_came_before(queries: EventQueries) -> None:
+    found = queries.newcomers("payments", START + 25_000_000)
     assert [(one.principal, one.count, one.allowed) for one in found] == [
         ("alice@corp", 1, 1),
         ("mallory@corp", 2, 1),
     ]
     assert found[0].known_since == "2026-11-23T14:00:00.000000Z"
     assert found[1].known_since == found[1].first == "2026-11-23T14:00:30.000000Z"
-    assert questions.newcomers("payments", START + 25_000_000, START + 30_000_000) == []
-    assert questions.newcomers("nowhere", START) == []
+    assert queries.newcomers("payments", START + 25_000_000, START + 30_000_000) == []
+    assert queries.newcomers("nowhere", START) == []
 
 
-def test_the_life_of_a_principal_is_summed_up(questions: EventQueries) -> None:
-    life = questions.life("mallory@corp")
+def test_the_life_of_a_principal_is_summed_up(queries: EventQueries) -> None:
+    life = queries.life("mallory@corp")
     assert life is not None
     assert (life.count, life.allowed, life.alerts) == (3, 2, ["a1"])
     assert [(top.value, top.count) for top in life.did] == [("list secrets", 2), ("get secrets", 1)]
     assert [(top.value, top.count) for top in life.namespaces] == [("payments", 2)]
-    assert questions.life("mallory@corp", until=START) is None
-    assert questions.life("nobody") is None
+    assert queries.life("mallory@corp", until=START) is None
+    assert queries.life("nobody") is None
 
 
-def test_the_store_says_how_far_back_it_goes(questions: EventQueries) -> None:
-    extent = questions.extent()
+def test_the_store_says_how_far_back_it_goes(queries: EventQueries) -> None:
+    extent = queries.extent()
     assert (extent.records, extent.earliest, extent.latest) == (27, START, START + 33_000_000)
 
 
-def test_a_question_that_takes_too_long_is_ended(questions: EventQueries) -> None:
-    hasty = EventQueries(questions.folder, seconds=0.05)
+def test_a_question_that_takes_too_long_is_ended(queries: EventQueries) -> None:
+    hasty = EventQueries(queries.folder, seconds=0.05)
     endless = "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b"
     with pytest.raises(QueryTimeoutError, match="shorter time"):
         hasty.answer(None, None, lambda source: source.all(endless))
 
 
-def test_the_database_reaches_nothing_but_the_store(questions: EventQueries, tmp_path: Path) -> None:
+def test_the_database_reaches_nothing_but_the_store(queries: EventQueries, tmp_path: Path) -> None:
     import duckdb
 
     secret = tmp_path / "secret.csv"
@@ -153,7 +153,7 @@ def test_the_database_reaches_nothing_but_the_store(questions: EventQueries, tmp
         "SET enable_external_access = true",
     ):
         with pytest.raises(duckdb.Error):
-            questions._root.execute(statement)
+            queries._root.execute(statement)
 
 
 def test_without_a_store_there_is_no_answer(tmp_path: Path) -> None:

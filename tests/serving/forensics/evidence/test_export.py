@@ -50,11 +50,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, subject: Subject, **more: Any) -> bytes:
-    questions = EventQueries(folder)
+    queries = EventQueries(folder)
     try:
-        return export(questions, Ledger(folder), subject, by="kim@corp", **more)
+        return export(queries, Ledger(folder), subject, by="kim@corp", **more)
     finally:
-        questions.close()
+        queries.close()
 
 
 def written(folder: Path, made: bytes) -> Path:
@@ -114,7 +114,7 @@ def _drop_event(content: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        _content(lambda content: content["events"][0]["record"].update(principal="somebody@else")),
+        _content(lambda content: content["events"][0]["record"].update(principal="someone@else")),
         _content(lambda content: content["events"][1]["record"].update(event="{}")),
         _content(_drop_event),
         _content(lambda content: content.update(by="nobody")),
@@ -125,13 +125,13 @@ def _drop_event(content: dict[str, Any]) -> None:
         lambda file: file["ledger"]["lines"].popitem(),
     ],
 )
-def test_a_changed_export_is_told(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def test_a_changed_export_is_reported(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     file = json.loads(make(folder, Subject(alerts=("a1",)), alerts=[ALERT]))
     change(file)
     assert check(written(folder, json.dumps(file, separators=(",", ":")).encode())).findings
 
 
-def test_a_record_changed_with_all_checksums_of_the_file_is_told_by_its_proof(folder: Path) -> None:
+def test_a_record_changed_with_all_checksums_of_the_file_is_reported_by_its_proof(folder: Path) -> None:
     from hashlib import sha256
 
     file = json.loads(make(folder, Subject(alerts=("a1",)), alerts=[ALERT]))

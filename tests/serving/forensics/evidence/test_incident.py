@@ -269,8 +269,8 @@ def run(*words: str, status: int = 0) -> str:
 
 def test_the_command_exports_an_incident_and_verifies_it(stored: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    told = run("evidence", "--local", "--incident", stored, "--note", f"Case 7, {JWT}", "--out", str(out))
-    assert "8 events" in told
+    printed = run("evidence", "--local", "--incident", stored, "--note", f"Case 7, {JWT}", "--out", str(out))
+    assert "8 events" in printed
     [file] = out.glob("*.json")
     [page] = out.glob("*.html")
     assert stored in file.name
@@ -293,9 +293,9 @@ def test_what_cannot_be_exported_is_told_without_the_password_of_the_store(
     monkeypatch.setenv("KUBEHABIT_STORE__URL", postgres.database().replace("tests@", "tests:hunter2@"))
     new_store(Settings().events.resolved_path).close()
     for what in ("incident", "alert"):
-        told = run("evidence", "--local", f"--{what}", "none", status=2)
-        assert f"no {what} 'none' in postgresql" in told.replace("\n", " ")
-        assert "hunter2" not in told
+        printed = run("evidence", "--local", f"--{what}", "none", status=2)
+        assert f"no {what} 'none' in postgresql" in printed.replace("\n", " ")
+        assert "hunter2" not in printed
 
 
 def test_the_command_asks_a_service(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
