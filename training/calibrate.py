@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from data.actions.attributes import ATTRIBUTES
 from data.actions.fields import FIELDS
+from data.arrays import Flags, Floats, Ints, Names
 from data.dataset.table import ActionTable, cut_windows
 from data.errors import KubehabitError
 from detection.calibration import (
@@ -28,7 +29,6 @@ from detection.evidence import INCIDENT_SECONDS, Accumulator
 from detection.novelty import MATURE, Habits, counted_levels, novelty_levels
 from detection.reconstruction import Model
 
-Floats = npt.NDArray[np.float64]
 #: Alerts of one principal at most this far apart (microseconds) are one incident.
 INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000
 
@@ -92,11 +92,11 @@ class CalibrationResult:
 
     calibration: Calibration
     habits: Habits
-    rows: npt.NDArray[np.int64]
+    rows: Ints
     nll: npt.NDArray[np.float32]
     error: Floats
     evidence: Floats
-    flagged: npt.NDArray[np.bool_]
+    flagged: Flags
     baselines: dict[str, dict[str, float]]
 
 
@@ -118,14 +118,12 @@ def reconstruct(
     return np.concatenate(parts) if parts else np.empty((0, len(FIELDS)), np.float32)
 
 
-def count_incidents(hit_times: npt.NDArray[np.int64]) -> int:
+def count_incidents(hit_times: Ints) -> int:
     """Incidents among the sorted times (microseconds) of one principal's flagged actions."""
     return int(len(hit_times) > 0) + int((np.diff(hit_times) > INCIDENT_GAP).sum())
 
 
-def threshold_for(
-    evidence: Floats, principal: Sequence[str], time: npt.NDArray[np.int64], allowed: float
-) -> float:
+def threshold_for(evidence: Floats, principal: Sequence[str], time: Ints, allowed: float) -> float:
     """Smallest threshold at which the given normal actions raise at most `allowed` incidents.
 
     Where even one incident is more than allowed, the data is too short to see the budget; the threshold then goes beyond what
@@ -151,8 +149,8 @@ def threshold_for(
 
 
 def _threshold(
-    names: npt.NDArray[np.object_],
-    time: npt.NDArray[np.int64],
+    names: Names,
+    time: Ints,
     new: Floats,
     wrong: Floats,
     horizon: float,
@@ -188,7 +186,7 @@ def _doubt(count: int) -> float:
     return float((1.0 - spare - 0.6745 * spare**0.5) ** -3)
 
 
-def _peaks(evidence: Floats, names: npt.NDArray[np.object_], time: npt.NDArray[np.int64]) -> Floats:
+def _peaks(evidence: Floats, names: Names, time: Ints) -> Floats:
     """Highest evidence of each stretch of ten minutes of each principal that adds any, at least one value."""
     highest: dict[tuple[str, int], float] = defaultdict(float)
     for row in np.flatnonzero(evidence > 0).tolist():
@@ -215,7 +213,7 @@ def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) 
     return tails
 
 
-def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64], Deeds]:
+def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], Ints, Deeds]:
     """Feed a dataset to habits in the order of the log.
 
     Args:
@@ -250,13 +248,13 @@ def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], np
     return levels, actions, Deeds.concatenate(held)
 
 
-def held_back_rows(table: ActionTable) -> npt.NDArray[np.int64]:
+def held_back_rows(table: ActionTable) -> Ints:
     """Rows of the held-back actions, in the order of the log."""
     rows = table.windows["calibration"][:, 0]
     return rows[np.argsort(table.arrival[rows], kind="stable")]
 
 
-def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: npt.NDArray[np.int64]) -> Rarity:
+def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: Ints) -> Rarity:
     """Rarity of novelties in normal work, counted once the habits are warm: early on, everything is new."""
     first, last = int(table.time.min()), int(table.time.max())
     warm = (actions >= MATURE) & (table.time > first + _WARM_SHARE * (last - first))
@@ -283,7 +281,7 @@ class HeldBack:
         rarity: how rarely normal work shows a novelty.
     """
 
-    rows: npt.NDArray[np.int64]
+    rows: Ints
     deeds: Deeds
     habits: Habits
     rarity: Rarity
@@ -351,7 +349,7 @@ def fit(
     weighed = calibration.weigh(nll, deeds)
     names = np.asarray(deeds.principals, object)
 
-    def thresholds(chosen: npt.NDArray[np.bool_], rate: float) -> tuple[float, ...]:
+    def thresholds(chosen: Flags, rate: float) -> tuple[float, ...]:
         given = names[chosen], time[chosen], weighed.new[chosen], weighed.wrong[chosen]
         rarest = float(
             -np.log10(rate)
@@ -383,7 +381,7 @@ def fit(
     )
 
 
-def _rates(config: CalibrationConfig, machinery: npt.NDArray[np.bool_], span: float) -> tuple[float, float]:
+def _rates(config: CalibrationConfig, machinery: Flags, span: float) -> tuple[float, float]:
     """False incidents wanted per action of people and pipelines, and of the machinery; `span` in seconds."""
     if config.incidents_per_day is None:
         return config.person_budget / 1e4, config.system_budget / 1e6

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import lightning
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from data.arrays import Floats, Ints
 from data.dataset.table import ActionTable, cut_windows, load
 from data.principals.identity import KINDS
 from training.feedback import FeedbackConfig, Learned, learn, read_feedback
@@ -30,7 +30,7 @@ class _Draws(IterableDataset[Batch]):
     """
 
     table: ActionTable
-    cumulative: npt.NDArray[np.float64]
+    cumulative: Floats
     window: int
     batch_size: int
     seed: int
@@ -54,7 +54,7 @@ class _HeldBackBatches(IterableDataset[Batch]):
     """Held-back windows, the same at every validation."""
 
     table: ActionTable
-    windows: npt.NDArray[np.int64]
+    windows: Ints
     window: int
     batch_size: int
 
@@ -63,7 +63,7 @@ class _HeldBackBatches(IterableDataset[Batch]):
             yield _batch(self.table, self.windows[begin : begin + self.batch_size], self.window)
 
 
-def _batch(table: ActionTable, windows: npt.NDArray[np.int64], window: int) -> Batch:
+def _batch(table: ActionTable, windows: Ints, window: int) -> Batch:
     """(tokens [B, W, F], lengths [B], principal [B], group [B]), all int64."""
     tokens, lengths = cut_windows(table, windows, window)
     end = windows[:, 0]

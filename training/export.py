@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import torch
 
+from data.arrays import Ints
 from data.dataset.table import ActionTable, cut_windows
 from data.errors import KubehabitError
 from detection.parity_check import SelfTest
-from detection.reconstruction import Ints, NewestOnnxModel, Nll, OnnxModel
+from detection.reconstruction import NewestOnnxModel, Nll, OnnxModel
 from detection.windows import Cut
 from training.model import Autoencoder, Scorer
 from training.model_newest import NewestScorer

@@ -23,13 +23,12 @@ import numpy.typing as npt
 from data.actions.fields import FIELDS, STATIC_FIELDS, gap_codes, stable_hash
 from data.actions.sensitivity import LEVELS
 from data.actions.vocabulary import SPECIALS, Vocabulary
+from data.arrays import Floats, Hashes, Ints, Names
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from detection.novelty import Habits
 from training.audit_log import read_log
 from training.stretch import LogEncoder
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +94,9 @@ class Learned:
 
     table: ActionTable
     training: ActionTable
-    weights: npt.NDArray[np.float64]
-    attributes: npt.NDArray[np.uint64]
-    names: npt.NDArray[np.uint64]
+    weights: Floats
+    attributes: Hashes
+    names: Hashes
     lessons: list[Lesson]
 
     def count_into(self, habits: Habits) -> None:
@@ -166,7 +165,7 @@ class _Log:
     columns: Mapping[str, npt.NDArray[Any]]
 
     @property
-    def name(self) -> npt.NDArray[np.object_]:
+    def name(self) -> Names:
         """Name of each action's principal, object [K]."""
         return self.columns["name"]
 
@@ -272,7 +271,7 @@ def _described(log: _Log, rows: Sequence[int]) -> dict[str, int]:
     return {what: count for (_, what), count in ordered}
 
 
-def _weights(windows: int, entry_of: Sequence[int], config: FeedbackConfig) -> npt.NDArray[np.float64]:
+def _weights(windows: int, entry_of: Sequence[int], config: FeedbackConfig) -> Floats:
     """Share of each confirmed window in training: an equal one for each entry, capped for one and for all together.
 
     A confirmed action weighs as much as ten ordinary windows, as long as no cap is reached.

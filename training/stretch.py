@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from data.actions.attributes import attribute_hashes
 from data.actions.encoder import ActionEncoder, ActionSettings
 from data.actions.fields import STATIC_FIELDS, gap_codes, stable_hash
 from data.actions.sensitivity import Sensitivity
 from data.actions.vocabulary import SPECIALS, Vocabulary
+from data.arrays import Flags, Hashes, Ints, Names
 from data.dataset.table import ActionTable
 from data.events.audit_event import AuditEvent
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from data.principals.peer_groups import PrincipalTable
-
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +37,13 @@ class Stretch:
     """
 
     tokens: Ints
-    attributes: npt.NDArray[np.uint64]
+    attributes: Hashes
     principal: Ints
     group: Ints
-    name: npt.NDArray[np.object_]
-    kind: npt.NDArray[np.object_]
-    name_hash: npt.NDArray[np.uint64]
-    group_hash: npt.NDArray[np.uint64]
+    name: Names
+    kind: Names
+    name_hash: Hashes
+    group_hash: Hashes
     time: Ints
     sensitivity: Ints
     values: Mapping[str, tuple[Sequence[str], Ints]]
@@ -135,7 +132,7 @@ class LogEncoder:
         )
         return stretch, [events[i].auditID for i in batch.event.tolist()]
 
-    def _gaps(self, name: npt.NDArray[np.object_], time: Ints) -> Ints:
+    def _gaps(self, name: Names, time: Ints) -> Ints:
         """Tokens of the time since each principal's previous action."""
         gaps = np.empty(len(time), np.int64)
         last = self._last

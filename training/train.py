@@ -13,12 +13,12 @@ from typing import Any
 
 import lightning
 import numpy as np
-import numpy.typing as npt
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.actions.fields import FIELDS
+from data.arrays import Flags
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from data.events.audit_event import EXAMPLE_EVENT
@@ -37,8 +37,6 @@ from training.evaluation import plots
 from training.export import TorchModel, check_newest, check_parity, export, export_newest, self_test
 from training.model_newest import is_supported
 from training.module import HabitModule
-
-Chosen = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +366,7 @@ def _flat(tree: dict[str, Any], prefix: str = "", skip: tuple[str, ...] = ()) ->
     return flat
 
 
-def _incidents(table: ActionTable, fitted: CalibrationResult, chosen: Chosen) -> int:
+def _incidents(table: ActionTable, fitted: CalibrationResult, chosen: Flags) -> int:
     hit = fitted.flagged & chosen
     names, times = table.name[fitted.rows], table.time[fitted.rows]
     return sum(count_incidents(np.sort(times[hit & (names == name)])) for name in set(names[hit]))

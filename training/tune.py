@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,6 +27,7 @@ from rich.progress import (
 from rich.table import Table
 
 from data.actions.fields import FIELDS
+from data.arrays import Floats, Ints
 from data.dataset.table import ActionTable, cut_windows
 from data.errors import KubehabitError
 from data.paths import home
@@ -36,7 +36,6 @@ from training import registry
 from training.config_file import ConfigFile
 from training.train import parse, quieten_lightning
 
-Ints = npt.NDArray[np.int64]
 _ACTION = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace"))
 
 
@@ -114,7 +113,7 @@ def swaps(table: ActionTable, window: int, count: int, seed: int = 0) -> Swaps:
     )
 
 
-def surprise(model: Model, tokens: Ints, drawn: Swaps, batch: int = 512) -> npt.NDArray[np.float64]:
+def surprise(model: Model, tokens: Ints, drawn: Swaps, batch: int = 512) -> Floats:
     """Reconstruction NLL of the newest action of each window in nats, float64 [B]."""
     newest = np.zeros(1, np.int64)
     parts = []
@@ -125,7 +124,7 @@ def surprise(model: Model, tokens: Ints, drawn: Swaps, batch: int = 512) -> npt.
     return np.concatenate(parts).astype(np.float64)
 
 
-def separability(untouched: npt.NDArray[np.float64], swapped: npt.NDArray[np.float64], share: float) -> float:
+def separability(untouched: Floats, swapped: Floats, share: float) -> float:
     """Share of the swapped windows above the threshold that a `share` of the untouched ones exceeds."""
     return float((swapped > np.quantile(untouched, 1 - share)).mean())
 

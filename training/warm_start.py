@@ -22,6 +22,7 @@ from torch import nn
 
 from data.actions.fields import FIELDS
 from data.actions.vocabulary import SPECIALS, UNKNOWN, Vocabulary, back_offs
+from data.arrays import Ints
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from detection.bundle import Bundle
@@ -36,8 +37,6 @@ ROWS: Mapping[str, str] = {
     "principal.weight": "principal",
     "group.weight": "group",
 }
-
-Source = npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)
@@ -118,7 +117,7 @@ def weights_of(bundle: Bundle, model_uri: str) -> dict[str, npt.NDArray[Any]]:
         ) from error
 
 
-def token_sources(old: Vocabulary, new: Vocabulary) -> tuple[Source, Source]:
+def token_sources(old: Vocabulary, new: Vocabulary) -> tuple[Ints, Ints]:
     """Which row of the old model each token of the new one takes: its own, else its back-off's, else "unknown".
 
     Returns:
@@ -142,7 +141,7 @@ def token_sources(old: Vocabulary, new: Vocabulary) -> tuple[Source, Source]:
     return np.array(rows, np.int64), np.array(known, np.int64)
 
 
-def name_sources(old: Mapping[str, int], new: Mapping[str, int]) -> tuple[Source, int]:
+def name_sources(old: Mapping[str, int], new: Mapping[str, int]) -> tuple[Ints, int]:
     """Which row of the old model each name of the new one takes; a new name takes row 0, that of an unknown one.
 
     Returns:

@@ -21,6 +21,7 @@ import yaml
 from lightning.pytorch.callbacks import LambdaCallback
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data.arrays import Floats
 from data.dataset.build import build
 from data.errors import KubehabitError
 from data.paths import Recordings, home
@@ -30,7 +31,7 @@ from detection.reconstruction import Model
 from training import registry
 from training.ablation import report
 from training.ablation.exam import Errors, Exam, Replay
-from training.ablation.variants import AblateConfig, Ablated, Floats, Nll, Variant
+from training.ablation.variants import AblateConfig, Ablated, Nll, Variant
 from training.calibrate import CalibrationConfig, calibration_config, fit
 from training.evaluation.metrics import RATES, Actions, Run, Truth, curve, read_labels, recall_at, verdict
 from training.export import TorchModel

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.actions.fields import FIELDS
+from data.arrays import Ints
 from data.dataset.table import ActionTable, cut_windows, load
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
@@ -27,7 +28,6 @@ from training.stretch import LogEncoder
 
 _CHUNK = 2048
 
-Ints = npt.NDArray[np.int64]
 Nll = npt.NDArray[np.float32]
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from data.arrays import Floats
 from data.errors import KubehabitError
 from detection.calibration import Calibration, Deeds, Weighed
 
 SHIPPED = "shipped"
 
-Floats = npt.NDArray[np.float64]
 Nll = npt.NDArray[np.float32]
 
 

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from data.actions.fields import FIELDS
+from data.arrays import Flags, Floats, Ints, Names
 from training.calibrate import threshold_for
-from training.stretch import Flags, Ints, Stretch
-
-Floats = npt.NDArray[np.float64]
+from training.stretch import Stretch
 
 FIELD_COUNT = len(FIELDS)
 #: Share of the largest scores that tells how fast a detector's tail falls.
@@ -140,7 +138,7 @@ class Recent:
         self.window = window
         self._history: dict[str, Ints] = {}
 
-    def append(self, names: npt.NDArray[np.object_], tokens: Ints) -> tuple[Ints, Ints]:
+    def append(self, names: Names, tokens: Ints) -> tuple[Ints, Ints]:
         """The last `window` actions of each action's principal, up to and including it.
 
         Args:

@@ -8,8 +8,9 @@ import numpy as np
 from sklearn.ensemble import IsolationForest as Forest
 
 from data.actions.fields import FIELDS
-from training.baselines.base import Baseline, Floats, Recent
-from training.stretch import Ints, Stretch
+from data.arrays import Floats, Ints
+from training.baselines.base import Baseline, Recent
+from training.stretch import Stretch
 
 _COUNTED = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace", "code", "client", "place"))
 

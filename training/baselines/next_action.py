@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.actions.fields import FIELDS
-from training.baselines.base import Baseline, Floats, Recent
-from training.stretch import Ints, Stretch
+from data.arrays import Floats, Ints
+from training.baselines.base import Baseline, Recent
+from training.stretch import Stretch
 
 _BATCH = 512
 

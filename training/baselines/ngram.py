@@ -13,7 +13,8 @@ from typing import ClassVar, Self
 import numpy as np
 
 from data.actions.attributes import ATTRIBUTES
-from training.baselines.base import Baseline, Floats
+from data.arrays import Floats
+from training.baselines.base import Baseline
 from training.stretch import Stretch
 
 _ACTION, _ANSWER = (list(ATTRIBUTES).index(name) for name in ("verb_resource_namespace", "code"))

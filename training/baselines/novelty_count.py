@@ -11,7 +11,8 @@ import numpy as np
 
 from data.actions.attributes import ATTRIBUTES
 from data.actions.fields import FIELDS
-from training.baselines.base import FIELD_COUNT, Baseline, Floats
+from data.arrays import Floats
+from training.baselines.base import FIELD_COUNT, Baseline
 from training.stretch import Stretch
 
 _SHARE = np.zeros((len(ATTRIBUTES), FIELD_COUNT))

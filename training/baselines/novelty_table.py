@@ -11,7 +11,8 @@ from typing import ClassVar, Self
 import numpy as np
 
 from data.actions.attributes import ATTRIBUTES
-from training.baselines.base import Baseline, Floats
+from data.arrays import Floats
+from training.baselines.base import Baseline
 from training.stretch import Stretch
 
 _TUPLE = list(ATTRIBUTES).index("verb_resource_namespace")

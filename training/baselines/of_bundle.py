@@ -7,9 +7,10 @@ from typing import ClassVar, Self
 import numpy as np
 
 from data.actions.attributes import ATTRIBUTES
+from data.arrays import Floats
 from detection.bundle import Bundle
 from detection.novelty import Habits, novelty_levels
-from training.baselines.base import Baseline, Floats, Thresholds
+from training.baselines.base import Baseline, Thresholds
 from training.stretch import Stretch
 
 _TUPLE = list(ATTRIBUTES).index("verb_resource_namespace")

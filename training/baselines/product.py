@@ -7,10 +7,11 @@ from typing import ClassVar, Self
 import numpy as np
 
 from data.actions.fields import FIELDS
+from data.arrays import Floats, Ints
 from detection.bundle import Bundle
 from detection.detector import Detector, Scores
-from training.baselines.base import Baseline, Floats, Prediction, Recent
-from training.stretch import Ints, Stretch
+from training.baselines.base import Baseline, Prediction, Recent
+from training.stretch import Stretch
 
 _BATCH = 512
 #: Fields that are context only, as in the shipped calibration.

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from data.arrays import Floats
 from data.errors import KubehabitError
 from data.paths import shipped
-from training.baselines.base import Baseline, Floats, Prediction, Thresholds
+from training.baselines.base import Baseline, Prediction, Thresholds
 from training.stretch import Stretch
 
 LEVELS = ("low", "medium", "high", "critical")

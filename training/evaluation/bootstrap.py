@@ -7,10 +7,8 @@ since they come in bursts (Efron and Tibshirani 1993; Künsch 1989, block bootst
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+from data.arrays import Flags, Floats, Ints
 
 DRAWS = 2000
 COVERAGE = 0.95
@@ -41,9 +39,7 @@ def of_difference(mine: Flags, other: Flags, seed: int = SEED) -> list[float] | 
     return _interval((mine[drawn].astype(float) - other[drawn]).mean(axis=1))
 
 
-def of_rate(
-    starts: npt.NDArray[np.int64], normal: npt.NDArray[np.int64], per: float, seed: int = SEED
-) -> list[float] | None:
+def of_rate(starts: Ints, normal: Ints, per: float, seed: int = SEED) -> list[float] | None:
     """Interval of a rate of incidents.
 
     Args:

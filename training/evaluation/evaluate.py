@@ -17,6 +17,7 @@ import numpy as np
 from rich.progress import Progress, TextColumn
 
 from data.actions.encoder import ActionEncoder, ActionSettings
+from data.arrays import Flags, Floats
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from data.paths import registry_uri, shipped, tracking_uri
@@ -27,8 +28,6 @@ from training.evaluation.metrics import (
     RATES,
     Actions,
     Curve,
-    Flags,
-    Floats,
     Label,
     Truth,
     compare,

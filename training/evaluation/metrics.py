@@ -16,17 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from data.arrays import Flags, Floats, Ints, Names
 from data.errors import KubehabitError
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from detection.detector import SEVERITIES
 from detection.evidence import INCIDENT_SECONDS
 
 Label = Mapping[str, Any]
-Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 #: Alerts of one principal at most this far apart (microseconds) are one incident.
 INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000
@@ -45,9 +42,9 @@ class Actions:
     """The actions of a log as columns in arrival order: who (principal, kind), when (microseconds), and which audit ID."""
 
     audit_id: list[str]
-    principal: npt.NDArray[np.object_]
-    kind: npt.NDArray[np.object_]
-    time: Rows
+    principal: Names
+    kind: Names
+    time: Ints
     events: int = 0
     person: Flags = field(init=False)
 
@@ -74,7 +71,7 @@ class Run:
     """A labelled run and the rows of its own actions, in order."""
 
     label: Label
-    rows: Rows
+    rows: Ints
 
     @property
     def is_attack(self) -> bool:
@@ -138,7 +135,7 @@ def join(actions: Actions, labels: Sequence[Label]) -> Truth:
     )
 
 
-def incidents(actions: Actions, rows: Rows) -> list[Rows]:
+def incidents(actions: Actions, rows: Ints) -> list[Ints]:
     """Group flagged actions into incidents: one principal, at most ten minutes apart."""
     by_principal: dict[str, list[int]] = defaultdict(list)
     for row in rows.tolist():
@@ -150,7 +147,7 @@ def incidents(actions: Actions, rows: Rows) -> list[Rows]:
     return found
 
 
-def false_incident_times(actions: Actions, truth: Truth, flagged: Flags) -> tuple[Rows, Flags]:
+def false_incident_times(actions: Actions, truth: Truth, flagged: Flags) -> tuple[Ints, Flags]:
     """Start (microseconds) of each false incident, and whether it is a person's or pipeline's."""
     false = [rows for rows in incidents(actions, np.flatnonzero(flagged)) if not truth.labelled[rows].any()]
     first = np.array([rows[0] for rows in false], np.int64)

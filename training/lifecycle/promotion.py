@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from rich.table import Table
 from scipy.stats import binom
 
+from data.arrays import Flags
 from data.errors import BundleError, KubehabitError
 from data.events.audit_event import EXAMPLE_EVENT
 from data.events.decode import decode_lines
@@ -135,9 +135,7 @@ def sign_test(gained: int, lost: int) -> float:
     return float(binom.sf(lost - 1, gained + lost, 0.5)) if lost else 1.0
 
 
-def paired_interval(
-    before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], resamples: int
-) -> tuple[float, float]:
+def paired_interval(before: Flags, after: Flags, resamples: int) -> tuple[float, float]:
     """95 % bootstrap interval of the difference of two shares over the same runs (resampling runs; Efron 1979)."""
     rng = np.random.default_rng(0)
     difference = after.astype(np.float64) - before
