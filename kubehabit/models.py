@@ -112,7 +112,7 @@ def ablate(
 
     table = report or home() / "ablations.md"
     run_id = ablation.ablate(
-        ablation.Where.of(data, log, labels),
+        ablation.Where.from_options(data, log, labels),
         config=config or shipped("train.yaml"),
         variants=AblateConfig.load(variants or shipped("ablate.yaml")),
         only=only or [],

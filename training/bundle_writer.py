@@ -45,20 +45,12 @@ def write(
     run_id: str,
     metrics: dict[str, float],
 ) -> str:
-    """Write and seal a bundle.
+    """Write and seal a bundle; returns its checksum.
 
     Args:
-        folder: created if missing.
-        table: the dataset.
-        model: the architecture.
-        onnx: the graph.
         newest: the graph for the newest action only, if the architecture has one.
         self_test: windows with the errors that torch computed.
-        fitted: calibration and habits.
         name, git_commit, run_id, metrics: provenance.
-
-    Returns:
-        Checksum of the whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
     card = table.card

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from data.actions.attributes import ATTRIBUTES
 from data.actions.fields import FIELDS
 from data.arrays import Flags, Floats, Ints, Names
-from data.dataset.table import ActionTable, cut_windows
+from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from detection.calibration import (
     CLASSES,
@@ -27,7 +27,8 @@ from detection.calibration import (
 )
 from detection.evidence import INCIDENT_SECONDS, Accumulator
 from detection.novelty import MATURE, Habits, counted_levels, novelty_levels
-from detection.reconstruction import Model
+from detection.reconstruction import Model, Nll
+from training.stretch import window_inputs, windows_in_order
 
 #: Alerts of one principal at most this far apart (microseconds) are one incident.
 INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000
@@ -49,8 +50,7 @@ class CalibrationConfig:
     Attributes:
         person_budget: false incidents wanted per 10,000 actions of people and pipelines.
         system_budget: false incidents wanted per 1,000,000 actions of the cluster's own machinery.
-        incidents_per_day: false incidents wanted a day, in all; takes the place of both rates where it is given. One in five
-            is left to the machinery.
+        incidents_per_day: false incidents wanted a day, in all, in place of both rates. One in five is left to the machinery.
         shrinkage: actions a principal must have for its own tail to weigh as much as that of its kind.
         sensitivity_weights: how far evidence counts for routine, low, medium and high sensitivity.
         gate: evidence of a single action below this, in decades, does not add up.
@@ -80,12 +80,11 @@ class CalibrationResult:
     """The fitted calibration, and the data it was fitted on.
 
     Attributes:
-        calibration: tails and thresholds.
         habits: counts as they stand at the end of the data.
         rows: int64 [M], row in the table of each held-back action.
         nll: float32 [M, F], their reconstruction NLL.
         error: float64 [M], evidence of it, -log10 p.
-        evidence: float64 [M], what added up to by each.
+        evidence: float64 [M], accumulated evidence at each.
         flagged: bool [M], which of them the thresholds flag.
         baselines: thresholds of the simple detectors, set the same way on the same data.
     """
@@ -93,29 +92,21 @@ class CalibrationResult:
     calibration: Calibration
     habits: Habits
     rows: Ints
-    nll: npt.NDArray[np.float32]
+    nll: Nll
     error: Floats
     evidence: Floats
     flagged: Flags
     baselines: dict[str, dict[str, float]]
 
 
-def reconstruct(
-    table: ActionTable, model: Model, split: str, window: int, batch: int = 512
-) -> npt.NDArray[np.float32]:
+def reconstruct(table: ActionTable, model: Model, split: str, window: int, batch: int = 512) -> Nll:
     """NLL of the newest action of every window of a split, float32 [M, F]."""
     windows = table.windows[split]
-    parts = []
-    newest = np.zeros(1, np.int64)
+    parts, newest = [np.empty((0, len(FIELDS)), np.float32)], np.zeros(1, np.int64)
     for begin in range(0, len(windows), batch):
-        chosen = windows[begin : begin + batch]
-        tokens, lengths = cut_windows(table, chosen, window)
-        end = chosen[:, 0]
-        nll, _, _ = model(
-            tokens, lengths, table.principal[end].astype(np.int64), table.group[end].astype(np.int64), newest
-        )
+        nll, _, _ = model(*window_inputs(table, windows[begin : begin + batch], window), newest)
         parts.append(nll[:, 0])
-    return np.concatenate(parts) if parts else np.empty((0, len(FIELDS)), np.float32)
+    return np.concatenate(parts)
 
 
 def count_incidents(hit_times: Ints) -> int:
@@ -127,8 +118,8 @@ def threshold_for(evidence: Floats, principal: Sequence[str], time: Ints, allowe
     """Smallest threshold at which the given normal actions raise at most `allowed` incidents.
 
     Where even one incident is more than allowed, the data is too short to see the budget; the threshold then goes beyond what
-    was seen, as far as the peaks of incidents spread: one mean peak for each factor e in rate,
-    and further the fewer peaks there are to tell the mean from.
+    was seen, as far as the peaks of incidents spread: one mean peak for each factor e in rate, and further the fewer peaks
+    there are to estimate the mean from.
     """
     if not len(evidence):
         raise KubehabitError("No held-back actions of one kind: build the dataset from a longer log.")
@@ -148,14 +139,7 @@ def threshold_for(evidence: Floats, principal: Sequence[str], time: Ints, allowe
     return float(max(evidence.min(), np.nextafter(0, 1)))
 
 
-def _threshold(
-    names: Names,
-    time: Ints,
-    new: Floats,
-    wrong: Floats,
-    horizon: float,
-    rate: float,
-) -> float:
+def _threshold(names: Names, time: Ints, new: Floats, wrong: Floats, horizon: float, rate: float) -> float:
     """Smallest threshold of one horizon that keeps its budget, `rate` incidents an action."""
     allowed = rate * len(names)
     who = names.tolist()
@@ -214,16 +198,12 @@ def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) 
 
 
 def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], Ints, Deeds]:
-    """Feed a dataset to habits in the order of the log.
-
-    Args:
-        table: the dataset.
-        habits: counts so far, brought up to date.
+    """Feed a dataset to habits in the order of the log, which brings them up to date.
 
     Returns:
         levels: int8 [N, attributes], novelty levels of every action.
         actions: int64 [N], earlier actions of its principal.
-        deeds: the held-back actions, in the order of the log; `held_back_rows` names their rows.
+        deeds: the held-back actions, in the order of the log.
     """
     order = np.argsort(table.arrival, kind="stable")
     late = np.zeros(len(order), bool)
@@ -239,19 +219,9 @@ def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], In
         actions[rows] = known.actions
         mine = np.flatnonzero(late[rows])
         at = rows[mine]
-        names_at, kinds_at = table.name[at].tolist(), table.kind[at].tolist()
-        held.append(
-            Deeds.of(
-                known[mine], table.tokens[at], table.vocabulary, names_at, kinds_at, table.sensitivity[at]
-            )
-        )
+        who = table.name[at].tolist(), table.kind[at].tolist()
+        held.append(Deeds.of(known[mine], table.tokens[at], table.vocabulary, *who, table.sensitivity[at]))
     return levels, actions, Deeds.concatenate(held)
-
-
-def held_back_rows(table: ActionTable) -> Ints:
-    """Rows of the held-back actions, in the order of the log."""
-    rows = table.windows["calibration"][:, 0]
-    return rows[np.argsort(table.arrival[rows], kind="stable")]
 
 
 def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: Ints) -> Rarity:
@@ -287,34 +257,34 @@ class HeldBack:
     rarity: Rarity
 
     @classmethod
-    def of(cls, table: ActionTable) -> HeldBack:
+    def from_table(cls, table: ActionTable) -> HeldBack:
         """Feed the dataset to new habits."""
         habits = Habits()
         levels, actions, deeds = replay(table, habits)
-        return cls(held_back_rows(table), deeds, habits, _rarity(table, levels, actions))
+        return cls(
+            windows_in_order(table, "calibration")[:, 0], deeds, habits, _rarity(table, levels, actions)
+        )
 
 
 def calibrate(table: ActionTable, model: Model, window: int, config: CalibrationConfig) -> CalibrationResult:
     """Fit tails, rarity and thresholds on normal data; labels are never seen here."""
+    held = HeldBack.from_table(table)
     nll = reconstruct(table, model, "calibration", window)
     order = np.argsort(table.arrival[table.windows["calibration"][:, 0]], kind="stable")
-    return fit(table, HeldBack.of(table), nll[order], config)
+    return fit(table, held, nll[order], config)
 
 
 def fit(
     table: ActionTable,
     held: HeldBack,
-    nll: npt.NDArray[np.float32],
+    nll: Nll,
     config: CalibrationConfig,
     make: Callable[..., Calibration] = Calibration,
 ) -> CalibrationResult:
     """The part of `calibrate` that needs no model.
 
     Args:
-        table: the dataset.
-        held: its held-back actions.
-        nll: float32 [M, F], their reconstruction NLL, in the order of the log.
-        config: how thresholds are set.
+        nll: float32 [M, F], reconstruction NLL of the held-back actions, in the order of the log.
         make: what computes evidence; other than Calibration only to take it apart (`training.ablation.ablate`).
 
     Raises:
@@ -351,9 +321,8 @@ def fit(
 
     def thresholds(chosen: Flags, rate: float) -> tuple[float, ...]:
         given = names[chosen], time[chosen], weighed.new[chosen], weighed.wrong[chosen]
-        rarest = float(
-            -np.log10(rate)
-        )  # what is flagged must be as rare as the budget, however quiet the data
+        # What is flagged must be as rare as the budget, however quiet the data.
+        rarest = float(-np.log10(rate))
         return tuple(max(_threshold(*given, horizon, rate), rarest) for horizon in horizons)
 
     calibration = replace(

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from data.arrays import Floats, Ints
-from data.dataset.table import ActionTable, cut_windows, load
+from data.dataset.table import ActionTable, load
 from data.principals.identity import KINDS
 from training.feedback import FeedbackConfig, Learned, learn, read_feedback
+from training.stretch import window_inputs
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -65,14 +66,8 @@ class _HeldBackBatches(IterableDataset[Batch]):
 
 def _batch(table: ActionTable, windows: Ints, window: int) -> Batch:
     """(tokens [B, W, F], lengths [B], principal [B], group [B]), all int64."""
-    tokens, lengths = cut_windows(table, windows, window)
-    end = windows[:, 0]
-    return (
-        torch.from_numpy(tokens),
-        torch.from_numpy(lengths),
-        torch.from_numpy(table.principal[end].astype(np.int64)),
-        torch.from_numpy(table.group[end].astype(np.int64)),
-    )
+    tokens, lengths, principal, group = map(torch.from_numpy, window_inputs(table, windows, window))
+    return tokens, lengths, principal, group
 
 
 class ActionWindows(lightning.LightningDataModule):

@@ -11,13 +11,14 @@ import onnx
 import torch
 
 from data.arrays import Ints
-from data.dataset.table import ActionTable, cut_windows
+from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from detection.parity_check import SelfTest
 from detection.reconstruction import NewestOnnxModel, Nll, OnnxModel
 from detection.windows import Cut
 from training.model import Autoencoder, Scorer
 from training.model_newest import NewestScorer
+from training.stretch import window_inputs
 
 OPSET = 17
 INPUTS = ("tokens", "lengths", "principal", "group", "positions")
@@ -123,11 +124,7 @@ def _write(
 def check_parity(
     model: Autoencoder, path: Path, *, batches: int = PARITY_BATCHES, tolerance: float = TOLERANCE
 ) -> float:
-    """Largest absolute difference of the NLL, torch against onnxruntime, over random ragged batches.
-
-    Raises:
-        KubehabitError: it is above `tolerance`.
-    """
+    """Largest absolute difference of the NLL, torch against onnxruntime, over random ragged batches; KubehabitError if large."""
     rng = np.random.default_rng(0)
     config = model.config
     reference, exported = TorchModel(model), OnnxModel(str(path))
@@ -149,11 +146,7 @@ def check_parity(
 def check_newest(
     model: Autoencoder, path: Path, *, batches: int = PARITY_BATCHES, tolerance: float = TOLERANCE
 ) -> float:
-    """As `check_parity`, for the graph of `export_newest`: overlapping windows of several principals, whole and short.
-
-    Raises:
-        KubehabitError: the difference is above `tolerance`.
-    """
+    """As `check_parity`, for the graph of `export_newest`: overlapping windows of several principals, whole and short."""
     rng = np.random.default_rng(0)
     config = model.config
     reference, exported = TorchModel(model), NewestOnnxModel(str(path))
@@ -192,9 +185,7 @@ def self_test(model: Autoencoder, table: ActionTable, windows: int = SELF_TEST_W
     """
     every = table.windows["calibration"]
     chosen = every[np.unique(np.linspace(0, len(every) - 1, min(windows, len(every))).astype(np.int64))]
-    tokens, lengths = cut_windows(table, chosen, model.config.window)
-    end = chosen[:, 0]
-    principal, group = table.principal[end].astype(np.int64), table.group[end].astype(np.int64)
+    tokens, lengths, principal, group = window_inputs(table, chosen, model.config.window)
     principal[::8] = group[::8] = 0
     nll, _, _ = TorchModel(model)(tokens, lengths, principal, group, np.zeros(1, np.int64))
     return SelfTest(tokens.astype(np.int16), lengths, principal, group, nll[:, 0])

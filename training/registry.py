@@ -109,8 +109,6 @@ def register(
 
     Args:
         bundle: sealed bundle folder.
-        name: registered model.
-        alias: alias to set on the new version.
         example: raw audit events as JSON text, for the input example and the signature.
         metadata: stored with the model.
 
@@ -147,29 +145,22 @@ def _signature() -> ModelSignature:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Map
 
-    given = Schema(
-        [
-            ColSpec("string", "auditID"),
-            ColSpec("string", "status"),
-            # Scored events:
-            ColSpec("string", "principal", required=False),
-            ColSpec("double", "surprise", required=False),
-            ColSpec("double", "evidence", required=False),
-            ColSpec("boolean", "flagged", required=False),
-            ColSpec("string", "severity", required=False),
-            ColSpec(Map(DataType.double), "nll", required=False),
-            # Rejected events:
-            ColSpec("string", "reason", required=False),
-        ]
-    )
+    optional: dict[str, Any] = {
+        "principal": "string",
+        "surprise": "double",
+        "evidence": "double",
+        "flagged": "boolean",
+        "severity": "string",
+        "nll": Map(DataType.double),
+        "reason": "string",  # of rejected events; the others of scored ones
+    }
+    columns = [ColSpec("string", "auditID"), ColSpec("string", "status")]
+    given = Schema([*columns, *(ColSpec(kind, name, required=False) for name, kind in optional.items())])
     return ModelSignature(inputs=Schema([ColSpec("string", "event")]), outputs=given)
 
 
 def download(model_uri: str) -> Path:
-    """Folder of a bundle.
-
-    Args:
-        model_uri: a registered model (`models:/name@alias`, `models:/name/version`) or the folder itself.
+    """Folder of a bundle, given itself or as a registered model (`models:/name@alias`, `models:/name/version`).
 
     Raises:
         KubehabitError: there is no such model.

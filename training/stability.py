@@ -40,10 +40,8 @@ def edges_of(values: Floats) -> list[float]:
 
 def counts_in(values: Floats, edges: Sequence[float]) -> list[int]:
     """Floats in each bin; a value on an edge belongs to the lower one."""
-    counts: list[int] = np.bincount(
-        np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1
-    ).tolist()
-    return counts
+    bins = np.searchsorted(edges, values, side="left")
+    return [int(count) for count in np.bincount(bins, minlength=len(edges) + 1)]
 
 
 def stability_index(before: Sequence[int], now: Sequence[int]) -> float:

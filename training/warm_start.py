@@ -41,10 +41,9 @@ ROWS: Mapping[str, str] = {
 
 @dataclass(slots=True)
 class Carried:
-    """Parameters that a warm start took over.
+    """Parameters that a warm start took over from `champion`.
 
     Attributes:
-        champion: where from.
         tokens, principals, groups: [carried by name, all of the new model].
         whole: parameters carried over as they were.
         fresh: parameters that start at random, because the champion has none of that name and shape.
@@ -118,10 +117,9 @@ def weights_of(bundle: Bundle, model_uri: str) -> dict[str, npt.NDArray[Any]]:
 
 
 def token_sources(old: Vocabulary, new: Vocabulary) -> tuple[Ints, Ints]:
-    """Which row of the old model each token of the new one takes: its own, else its back-off's, else "unknown".
+    """Row of the old model for each token of the new one, and whether the value itself was known, int64 [V_new] each.
 
-    Returns:
-        int64 [V_new] rows in the old table, and bool-like int64 [V_new]: 1 where the value itself was known.
+    A value that was not known has the row of its back-off, else of "unknown".
     """
     rows, known = [], []
     start = 0
@@ -142,11 +140,7 @@ def token_sources(old: Vocabulary, new: Vocabulary) -> tuple[Ints, Ints]:
 
 
 def name_sources(old: Mapping[str, int], new: Mapping[str, int]) -> tuple[Ints, int]:
-    """Which row of the old model each name of the new one takes; a new name takes row 0, that of an unknown one.
-
-    Returns:
-        int64 [names + 1], and how many names were known.
-    """
+    """Row of the old model for each name of the new one, int64 [names + 1], and how many were known; a new name has row 0."""
     rows = np.zeros(len(new) + 1, np.int64)
     for name, index in new.items():
         rows[index] = old.get(name, 0)

@@ -27,11 +27,11 @@ from data.errors import KubehabitError
 from data.paths import Recordings, home
 from detection.calibration import Calibration
 from detection.evidence import Accumulator
-from detection.reconstruction import Model
+from detection.reconstruction import Model, Nll
 from training import registry
 from training.ablation import report
 from training.ablation.exam import Errors, Exam, Replay
-from training.ablation.variants import AblateConfig, Ablated, Nll, Variant
+from training.ablation.variants import AblateConfig, Ablated, Variant
 from training.calibrate import CalibrationConfig, calibration_config, fit
 from training.evaluation.metrics import RATES, Actions, Run, Truth, curve, read_labels, recall_at, verdict
 from training.export import TorchModel
@@ -65,19 +65,14 @@ def judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfi
     """
     made = calibration_config({**asdict(budget), **variant.calibration})
     make = partial(Ablated, **variant.judge) if variant.judge else Calibration
-    held, whole, clean = (
-        (errors.held_ranks, errors.whole_ranks, errors.clean_ranks)
-        if variant.ranks
-        else (errors.held, errors.whole, errors.clean)
-    )
+    held, whole, clean = errors.measured(variant.ranks)
     calibration = fit(exam.table, exam.held, held, made, make).calibration
-    ratio_whole, ratio_clean = (
-        _ratio(calibration, replay, nll) for replay, nll in ((exam.whole, whole), (exam.clean, clean))
-    )
+    ratio_whole, ratio_clean = _ratio(calibration, exam.whole, whole), _ratio(calibration, exam.clean, clean)
     figures = verdict(exam.whole.actions, exam.truth, ratio_whole >= 1, {})
     actions, truth, ratio = _spliced(exam, ratio_whole, ratio_clean)
     strict = verdict(actions, truth, ratio >= 1, {})
     quiet = verdict(exam.clean.actions, Truth(np.zeros(len(ratio_clean), bool), []), ratio_clean >= 1, {})
+    median = figures["median_actions_to_detection"]
     system = quiet["false_per_1m_system_actions"] * quiet["normal_system_actions"] / 1e6
     return {
         "recall": figures["recall"],
@@ -86,14 +81,10 @@ def judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfi
         "strict_per_10k": strict["strict_false_per_10k_person_actions"],
         "system_incidents": float(round(system)),
         **{f"recall_at_{rate}": value for rate, value in recall_at(curve(actions, truth, ratio)).items()},
-        **(
-            {"median_actions": figures["median_actions_to_detection"]}
-            if figures["median_actions_to_detection"] is not None
-            else {}
-        ),
+        **({} if median is None else {"median_actions": median}),
         "lookalikes_raised": float(figures["lookalikes_raised"]),
         "attack_runs": float(figures["attack_runs"]),
-        "held_back_nll": float(errors.held.sum(axis=1).mean()),
+        "held_back_nll": float(next(errors.measured(ranks=False)).sum(axis=1).mean()),
     }
 
 
@@ -166,7 +157,7 @@ class Where:
     labels: Path
 
     @classmethod
-    def of(cls, data: Path | None, log: Path | None, labels: Path | None) -> Where:
+    def from_options(cls, data: Path | None, log: Path | None, labels: Path | None) -> Where:
         """The given paths; missing ones are those of the shipped recordings, whose dataset is built in `home()` once.
 
         Raises:
@@ -280,7 +271,7 @@ class _Experiment:
                     model, window = _train(
                         variant, self.config, self.where.data, self.options, lambda: bar.advance(task)
                     )
-                    Errors.of(model, window, self.exam, variant.blind).save(path)
+                    Errors.compute(model, window, self.exam, variant.blind).save(path)
                     bar.advance(task, _JUDGING)
                 figures = judge(self.exam, Errors.load(path), variant, self.budget)
                 bar.advance(task, _JUDGING)
@@ -327,7 +318,9 @@ class _Experiment:
                 if found is None:
                     waiting.append(variant.name)
                     continue
-                rows.append(report.Row(variant.name, block.title, block.question, found.data.metrics))
+                rows.append(
+                    report.JudgedVariant(variant.name, block.title, block.question, found.data.metrics)
+                )
                 commits.add(found.data.tags["git_commit"][:12])
         text = report.markdown(
             rows,

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 
 from data.arrays import Floats
 from data.errors import KubehabitError
 from detection.calibration import Calibration, Deeds, Weighed
+from detection.reconstruction import Nll
 
 SHIPPED = "shipped"
-
-Nll = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Block:
     variants: tuple[Variant, ...]
 
     @classmethod
-    def of(cls, title: str, question: str, variants: Sequence[Mapping[str, Any]]) -> Block:
+    def from_dict(cls, title: str, question: str, variants: Sequence[Mapping[str, Any]]) -> Block:
         """From YAML."""
         made = (Variant(**{**one, "block": title, "blind": tuple(one.get("blind", ()))}) for one in variants)
         return cls(title, question, tuple(made))
@@ -76,7 +74,7 @@ class AblateConfig:
         """
         try:
             found = yaml.safe_load(path.read_text("utf-8"))
-            blocks = tuple(Block.of(**block) for block in found["blocks"])
+            blocks = tuple(Block.from_dict(**block) for block in found["blocks"])
         except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
             raise KubehabitError(
                 f"Cannot read the variants {path}: {error}. Start from the shipped configs/ablate.yaml."

@@ -39,12 +39,7 @@ ABLATIONS = (ReconstructionError.title,)
 
 
 def baselines(table: ActionTable, model: dict[str, Any]) -> list[Baseline]:
-    """Every baseline, not fitted yet.
-
-    Args:
-        table: the dataset they will be fitted on.
-        model: architecture of the autoencoder they are compared with (`model` of `bundle.json`).
-    """
+    """Every baseline, not fitted yet, beside the autoencoder whose architecture is `model` (of `bundle.json`)."""
     options, training = shipped("baselines.yaml"), shipped("train.yaml")
     same = ("window", "embedding", "hidden", "condition", "depth", "principal_dropout")
     return [
@@ -76,13 +71,9 @@ def fitted(
     budget: Budget,
     started: Callable[[str], None] = lambda _: None,
 ) -> list[Baseline]:
-    """Fit detectors on the fitting part of a dataset, and set their thresholds on its held-back part.
+    """Fit detectors on the fitting part of a dataset, and set their thresholds to one budget on its held-back part.
 
-    Args:
-        detectors: not fitted yet.
-        table: the dataset.
-        budget: the same for all.
-        started: called with the title of each before its turn.
+    `started` is called with the title of each before its turn.
     """
     train, held_back = of_dataset(table, "train"), of_dataset(table, "calibration")
     for detector in detectors:

@@ -111,9 +111,8 @@ def severities(flagged: Flags, stretch: Stretch) -> list[str]:
 def thresholds_for(score: Floats, held_back: Stretch, budget: Budget) -> Thresholds:
     """Thresholds at which held-back normal actions raise no more incidents than the budget allows.
 
-    The rule is the champion's (`training.calibrate.threshold_for`), which where the data is too short to see the budget goes
-    beyond what was seen as far as peaks spread. So that this holds on any scale, it is given what a score exceeds its 95 %
-    quantile by, in units of the mean excess.
+    The rule is the champion's (`training.calibrate.threshold_for`). So that it holds on any scale, it is given what a score
+    exceeds its 95 % quantile by, in units of the mean excess.
     """
     person = held_back.person
     limits = []

@@ -30,10 +30,8 @@ class IsolationForest(Baseline):
 
         Args:
             window: actions in a window.
-            trees: in the forest.
             tokens: commonest tokens of a field that are counted one by one; the rest is counted together.
             samples: windows a tree is grown on.
-            seed: of the forest.
         """
         super().__init__()
         self._recent = Recent(window)

@@ -101,12 +101,10 @@ class NextActionLstm(Baseline):
 
         Args:
             vocabulary, principals, groups: sizes, of the dataset.
-            window, embedding, hidden, condition, principal_dropout: as the autoencoder's.
             depth: newest actions of a window that are predicted in training.
             steps, batch, learning_rate, weight_decay: of AdamW with a one-cycle schedule.
-            balance, kind_weights: how often a principal is drawn, as for the autoencoder.
             unscored_fields: fields that give context but are not counted.
-            seed: of initial weights and draws.
+            seed: of initial weights and draws. The others are as the autoencoder's.
         """
         super().__init__()
         self.steps, self.batch, self.depth, self.seed = steps, batch, depth, seed
@@ -162,10 +160,8 @@ class NextActionLstm(Baseline):
         """NLL of the newest action of each window, float64 [N, F]; equal windows of one principal are computed once."""
         if not len(windows):
             return np.empty((0, len(FIELDS)))
-        keyed = np.concatenate(
-            [windows.reshape(len(windows), -1), principal[:, None], group[:, None]], axis=1
-        )
-        keyed = np.ascontiguousarray(keyed.astype(np.int32))
+        columns = [windows.reshape(len(windows), -1), principal, group]
+        keyed = np.ascontiguousarray(np.column_stack(columns).astype(np.int32))
         rows_as_bytes = keyed.view(np.dtype((np.void, keyed.dtype.itemsize * keyed.shape[1]))).ravel()
         _, first, inverse = np.unique(rows_as_bytes, return_index=True, return_inverse=True)
         parts = []

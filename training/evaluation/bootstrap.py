@@ -23,33 +23,28 @@ def _interval(draws: Floats) -> list[float]:
     return [float(value) for value in np.quantile(draws, [tail, 1 - tail])]
 
 
-def of_share(caught: Flags, seed: int = SEED) -> list[float] | None:
+def share_interval(caught: Flags, seed: int = SEED) -> list[float] | None:
     """Interval of a share of runs; None without runs."""
-    if not len(caught):
-        return None
-    drawn = np.random.default_rng(seed).integers(0, len(caught), (DRAWS, len(caught)))
-    return _interval(caught[drawn].mean(axis=1))
+    return difference_interval(caught, np.zeros_like(caught), seed)
 
 
-def of_difference(mine: Flags, other: Flags, seed: int = SEED) -> list[float] | None:
-    """Interval of the difference of two shares of the same runs, which are drawn together."""
+def difference_interval(
+    mine: Flags, other: Flags, seed: int = SEED, draws: int = DRAWS
+) -> list[float] | None:
+    """Interval of the difference of two shares of the same runs, which are drawn together; None without runs."""
     if not len(mine):
         return None
-    drawn = np.random.default_rng(seed).integers(0, len(mine), (DRAWS, len(mine)))
-    return _interval((mine[drawn].astype(float) - other[drawn]).mean(axis=1))
+    drawn = np.random.default_rng(seed).integers(0, len(mine), (draws, len(mine)))
+    return _interval((mine.astype(float) - other)[drawn].mean(axis=1))
 
 
-def of_rate(starts: Ints, normal: Ints, per: float, seed: int = SEED) -> list[float] | None:
-    """Interval of a rate of incidents.
+def rate_interval(starts: Ints, normal: Ints, per: float, seed: int = SEED) -> list[float] | None:
+    """Interval of a rate of incidents; None without normal actions.
 
     Args:
         starts: when each incident began, microseconds.
         normal: when each normal action happened, microseconds.
         per: actions the rate is given for, such as 10,000.
-        seed: of the draw.
-
-    Returns:
-        Lower and upper end; None without normal actions.
     """
     if not len(normal):
         return None

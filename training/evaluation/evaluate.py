@@ -5,7 +5,7 @@ The arithmetic is in `training.evaluation.metrics`; what is compared is in `trai
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -53,12 +53,7 @@ Figures = dict[str, Any]
 def judge(
     alerts: Sequence[Mapping[str, Any]], log: Path, labels: Sequence[Label], *, progress: bool = True
 ) -> Figures:
-    """Judge alerts obtained elsewhere, such as from the API.
-
-    Args:
-        alerts: each with principal, auditIDs and severity.
-        log: the audit log they were raised on.
-        labels: what was done in it.
+    """Judge alerts obtained elsewhere, such as from the API; each has principal, auditIDs and severity.
 
     Returns:
         The figures of `evaluate`, without curves; baselines are "always silent" and "always alarm".
@@ -109,7 +104,7 @@ def _brief(figures: Figures) -> Figures:
 
 
 @dataclass(slots=True)
-class _Answers:
+class _LogAnswers:
     """Answers of one detector on the whole log, and on the log without what the labels name."""
 
     score: Floats
@@ -144,14 +139,14 @@ class _LogReplay:
             self.seconds[detector.title] += monotonic() - before
         return stretch, audit_ids
 
-    def answers(self, title: str) -> _Answers:
+    def answers(self, title: str) -> _LogAnswers:
         """Answers of one detector to all events so far."""
         parts = self.parts[title]
         flagged = np.concatenate([part.flagged for part in parts])
         levels = [level for part in parts for level in part.severity]
         severity = {row: levels[row] for row in np.flatnonzero(flagged).tolist()}
         score = np.concatenate([part.score for part in parts])
-        return _Answers(score, flagged, severity, self.seconds[title])
+        return _LogAnswers(score, flagged, severity, self.seconds[title])
 
 
 def evaluate(
@@ -164,14 +159,12 @@ def evaluate(
     progress: bool = True,
     track: bool = True,
 ) -> Figures:
-    """Judge a registered model on a labelled log, beside the baselines.
+    """Judge a registered model (`models:/...` or the folder of a bundle) on a labelled log, beside the baselines.
 
     Args:
-        model_uri: `models:/kubehabit@champion`, a version, or the folder of a bundle.
-        log: audit log.
         labels: JSON list of runs; without it everything is taken to be normal, and only false incidents are counted.
-        data: the dataset the model was trained on; with it every baseline is fitted and takes part, without it those that the
-            bundle alone supports.
+        data: the dataset the model was trained on, on which every baseline is fitted; without it only those take part that
+            the bundle alone supports.
         report: Markdown file to write.
         track: log the figures and plots to the MLflow run that made the model, if it is there.
 
@@ -205,7 +198,7 @@ def evaluate(
     others = {title: found for title, found in curves.items() if title not in (champion.title, *ABLATIONS)}
     comparison = compare(curves[champion.title], others, truth)
     for rate, found in comparison.items():
-        found["interval"] = bootstrap.of_difference(
+        found["interval"] = bootstrap.difference_interval(
             curves[champion.title].caught(float(rate)), others[found["best_baseline"]].caught(float(rate))
         )
     brief = {title: _brief(block) for title, block in blocks.items()}
@@ -223,7 +216,7 @@ def evaluate(
         | {t: block for t, block in brief.items() if t not in ABLATIONS},
         "ablations": {title: block for title, block in brief.items() if title in ABLATIONS},
     }
-    caught = _by_scenario({"kubehabit": figures} | blocks)
+    caught = {t: block["recall_by_scenario"] for t, block in {"kubehabit": figures, **blocks}.items()}
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(markdown(figures, log.name, caught), encoding="utf-8")
@@ -234,7 +227,7 @@ def evaluate(
 
 def _replay(
     bundle: Bundle, champion: Any, rivals: Sequence[Any], log: Path, labels: Sequence[Label], progress: bool
-) -> tuple[Actions, dict[str, _Answers], Floats]:
+) -> tuple[Actions, dict[str, _LogAnswers], Floats]:
     """Show a log to all detectors: its actions, the answers by title, and the champion's surprise, float64 [N].
 
     With labels, copies of the detectors are shown the log without what the labels name, as if there had been no attack: all
@@ -290,7 +283,7 @@ def _rivals(bundle: Bundle, champion: Any, data: Path | None, progress: bool) ->
         )
 
 
-def _block(actions: Actions, truth: Truth, answers: _Answers, found: Curve) -> Figures:
+def _block(actions: Actions, truth: Truth, answers: _LogAnswers, found: Curve) -> Figures:
     """All figures of one detector."""
     figures = verdict(actions, truth, answers.flagged, answers.severity, answers.quiet_flagged)
     attacks = np.array([run["detected"] for run in figures["runs"] if run["kind"] == "attack"], bool)
@@ -305,24 +298,12 @@ def _block(actions: Actions, truth: Truth, answers: _Answers, found: Curve) -> F
         "recall_at_as_counted": recall_at_as_counted(actions, truth, answers.score),
         "seconds_scoring": answers.seconds,
         "intervals": {
-            "recall": bootstrap.of_share(attacks),
-            **{name: bootstrap.of_rate(*given) for name, given in rates.items()},
-            "recall_at": {str(rate): bootstrap.of_share(found.caught(rate)) for rate in RATES},
+            "recall": bootstrap.share_interval(attacks),
+            **{name: bootstrap.rate_interval(*given) for name, given in rates.items()},
+            "recall_at": {str(rate): bootstrap.share_interval(found.caught(rate)) for rate in RATES},
         },
     }
     return figures | ranking(actions, truth, answers.score, found)
-
-
-def _by_scenario(blocks: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
-    """Detector -> scenario -> share of its attack runs detected."""
-    found: dict[str, dict[str, float]] = {}
-    for title, block in blocks.items():
-        hits: dict[str, list[bool]] = defaultdict(list)
-        for run in block["runs"]:
-            if run["kind"] == "attack":
-                hits[str(run["scenario"])].append(bool(run["detected"]))
-        found[title] = {name: sum(each) / len(each) for name, each in sorted(hits.items())}
-    return found
 
 
 def _track(
