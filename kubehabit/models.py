@@ -205,6 +205,7 @@ def drift(
     """
     from rich.console import Console
 
+    from kubehabit.tables.training import drift_screen
     from training.lifecycle.drift import DriftConfig
     from training.lifecycle.drift import drift as compare
 
@@ -212,4 +213,4 @@ def drift(
     if as_json:
         print_json(report.to_dict())
     else:
-        Console().print(report.screen())
+        Console().print(drift_screen(report))

@@ -115,6 +115,7 @@ def tune(
     """
     from rich.console import Console
 
+    from kubehabit.tables.training import trials_table
     from training import tune as searching
 
     found = searching.tune(
@@ -125,6 +126,6 @@ def tune(
         storage=storage,
         overrides=list(ctx.args),
     )
-    Console().print(searching.table_of(found))
+    Console().print(trials_table(found))
     typer.echo("Best settings, for a copy of train.yaml:")
     typer.echo(searching.as_config(found.best_params))

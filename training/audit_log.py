@@ -21,12 +21,8 @@ def read_log(
     Raises:
         KubehabitError: the log cannot be read, or holds no event where that is not allowed.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
+    percent = TextColumn("{task.percentage:>3.0f}%")
+    columns = (TextColumn("{task.description}"), BarColumn(), percent, TimeRemainingColumn())
     letters = DeadLetterFile(home() / "dead-letters.jsonl")
     empty = True
     with Progress(*columns, disable=not progress, transient=True) as bar:

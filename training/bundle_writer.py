@@ -45,13 +45,7 @@ def write(
     run_id: str,
     metrics: dict[str, float],
 ) -> str:
-    """Write and seal a bundle; returns its checksum.
-
-    Args:
-        newest: the graph for the newest action only, if the architecture has one.
-        self_test: windows with the errors that torch computed.
-        name, git_commit, run_id, metrics: provenance.
-    """
+    """Write and seal a bundle; returns its checksum. `newest` is the graph for the newest action only, if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     card = table.card
     meta: dict[str, Any] = {

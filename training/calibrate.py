@@ -200,10 +200,8 @@ def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) 
 def replay(table: ActionTable, habits: Habits) -> tuple[npt.NDArray[np.int8], Ints, Deeds]:
     """Feed a dataset to habits in the order of the log, which brings them up to date.
 
-    Returns:
-        levels: int8 [N, attributes], novelty levels of every action.
-        actions: int64 [N], earlier actions of its principal.
-        deeds: the held-back actions, in the order of the log.
+    Returns novelty levels of every action, int8 [N, attributes]; earlier actions of its principal, int64 [N]; and the
+    held-back actions.
     """
     order = np.argsort(table.arrival, kind="stable")
     late = np.zeros(len(order), bool)
@@ -246,7 +244,6 @@ class HeldBack:
 
     Attributes:
         rows: int64 [M], row in the table of each.
-        deeds: what was known of them.
         habits: counts as they stand at the end of the data.
         rarity: how rarely normal work shows a novelty.
     """
@@ -281,11 +278,9 @@ def fit(
     config: CalibrationConfig,
     make: Callable[..., Calibration] = Calibration,
 ) -> CalibrationResult:
-    """The part of `calibrate` that needs no model.
+    """The part of `calibrate` that needs no model; `nll` float32 [M, F] is in the order of the log.
 
-    Args:
-        nll: float32 [M, F], reconstruction NLL of the held-back actions, in the order of the log.
-        make: what computes evidence; other than Calibration only to take it apart (`training.ablation.ablate`).
+    `make` computes evidence; it is other than Calibration only to take that apart (`training.ablation.ablate`).
 
     Raises:
         KubehabitError: a field to leave unscored that is none, or nothing held back.

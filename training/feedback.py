@@ -151,10 +151,8 @@ def read_feedback(path: Path) -> list[FeedbackEntry]:
 class _Log:
     """The actions of the feedback logs by principals that feedback is about, in arrival order, K rows.
 
-    Attributes:
-        values: of each action, its value in each of STATIC_FIELDS.
-        columns: those of a dataset that do not depend on its vocabulary.
-        name, time: object [K] and int64 [K] (microseconds), two of the columns.
+    `values` holds each action's value in each of STATIC_FIELDS, `columns` those of a dataset that need no vocabulary; of them,
+    `name` is object [K] and `time` int64 [K], microseconds.
     """
 
     audit_id: list[str]
@@ -194,11 +192,9 @@ def learn(
     window: int,
     config: FeedbackConfig,
 ) -> Learned:
-    """Turn feedback into data to train on.
+    """Turn feedback into data to train on; a confirmed action is learned in the context of `window` actions.
 
-    Args:
-        logs: where the events of the feedback are; what was malicious is found in the dataset by principal and time.
-        window: actions in a window, the context that a confirmed action is learned in.
+    What was malicious is found in the dataset by principal and time.
 
     Raises:
         KubehabitError: no log, an unreadable one, or none of the audit IDs is in them.

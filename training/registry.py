@@ -68,11 +68,7 @@ def connected() -> Iterator[None]:
 
 
 def experiment_id(name: str) -> str:
-    """Id of an experiment, which is created if missing. Use inside `connected()`.
-
-    Raises:
-        KubehabitError: the store cannot be reached or was written by another version of MLflow.
-    """
+    """Id of an experiment, which is created if missing; KubehabitError if the store cannot be used. Inside `connected()`."""
     import mlflow
 
     root = artifact_root()
@@ -105,15 +101,9 @@ def next_alias(name: str) -> str:
 def register(
     bundle: Path, *, name: str, alias: str, example: list[str], metadata: dict[str, Any]
 ) -> tuple[str, str]:
-    """Log a bundle as a pyfunc model in the active run, register it and move the alias.
+    """Log a sealed bundle as a pyfunc model in the active run, register it and move the alias; returns version and model URI.
 
-    Args:
-        bundle: sealed bundle folder.
-        example: raw audit events as JSON text, for the input example and the signature.
-        metadata: stored with the model.
-
-    Returns:
-        (version, model URI).
+    `example` holds raw audit events as JSON text, for the input example and the signature.
     """
     import mlflow
     import pandas as pd  # type: ignore[import-untyped]
@@ -160,11 +150,7 @@ def _signature() -> ModelSignature:
 
 
 def download(model_uri: str) -> Path:
-    """Folder of a bundle, given itself or as a registered model (`models:/name@alias`, `models:/name/version`).
-
-    Raises:
-        KubehabitError: there is no such model.
-    """
+    """Folder of a bundle, given itself or as a registered model (`models:/name@alias`); KubehabitError if there is none."""
     local = Path(model_uri)
     if (local / "bundle.json").is_file():
         return local

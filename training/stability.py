@@ -57,13 +57,7 @@ def noise_level(bins: int, n: float, m: float, chance: float) -> float:
 
 
 def reference(table: ActionTable, rows: Ints, surprise: Floats, flagged: Flags) -> dict[str, Any]:
-    """The reference for drift: surprise and shares of unknown values of held-back normal actions at calibration.
-
-    Args:
-        rows: int64 [M], rows of the held-back actions in the table.
-        surprise: float64 [M], reconstruction NLL of each in nats.
-        flagged: bool [M].
-    """
+    """The reference for drift: surprise (nats) and shares of unknown values of the held-back actions `rows`, at calibration."""
     names, kinds, time = table.name[rows], table.kind[rows], table.time[rows]
     trained = table.windows["train"][:, 0]
     actions = Counter(table.name[trained].tolist())

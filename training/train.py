@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +142,7 @@ class _ProgressBar(Callback):
 
 
 def parse(config: Path, data: Path, overrides: list[str]) -> ExperimentCLI:
-    """Read an experiment and instantiate trainer, model and data, without running anything.
-
-    Raises:
-        KubehabitError: no such config, a bad option, or no dataset.
-    """
+    """Read an experiment and instantiate trainer, model and data; KubehabitError if one of them cannot be used."""
     if not config.is_file():
         raise KubehabitError(f"No training config {config}. Start from the shipped configs/train.yaml.")
     try:
@@ -258,7 +254,7 @@ def _log_inputs(cli: ExperimentCLI, text: str, commit: str, champion: str | None
     mlflow.log_text(text, "config/train.yaml")
     if champion is not None:
         carried = warm_start.start_from(champion, cli.model.model, table)
-        mlflow.log_dict(carried.to_dict(), "warm_start.json")
+        mlflow.log_dict(asdict(carried), "warm_start.json")
         mlflow.set_tag("warm_start", champion)
         print(carried.describe())
 

@@ -11,7 +11,7 @@ import io
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,6 @@ class Carried:
     whole: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
-
     def describe(self) -> str:
         """One line for a person."""
         fresh = f"; at random: {', '.join(self.fresh)}" if self.fresh else ""
@@ -84,11 +80,7 @@ def keep(model: nn.Module) -> None:
 
 
 def weights_of(bundle: Bundle, model_uri: str) -> dict[str, npt.NDArray[Any]]:
-    """The weights of a registered model, from the run that made it.
-
-    Raises:
-        KubehabitError: the run is gone, keeps no weights, or they differ from their checksum.
-    """
+    """The weights of a registered model, from the run that made it; KubehabitError if they are gone or were changed."""
     import mlflow
 
     run_id = bundle.meta["run_id"]
@@ -148,13 +140,10 @@ def name_sources(old: Mapping[str, int], new: Mapping[str, int]) -> tuple[Ints, 
 
 
 def start_from(model_uri: str, model: nn.Module, table: ActionTable) -> Carried:
-    """Fill a new model with the weights of a registered one, in place.
+    """Fill a new model with the weights of a registered one, in place; KubehabitError if nothing in it fits.
 
     A token, principal or peer group that both know by name keeps its row. A new token begins as its back-off or as "unknown",
     a new principal as one never seen, which the champion has learned to expect (principal dropout).
-
-    Raises:
-        KubehabitError: no such model, no weights, or nothing in it fits the new model.
     """
     bundle = Bundle.load(download(model_uri))
     weights = weights_of(bundle, model_uri)

@@ -12,7 +12,7 @@ from data.errors import KubehabitError
 from data.events.decode import decode_lines
 from detection.novelty import Habits
 from tests.conftest import ROOT, SMALL, Trained
-from training.feedback import FeedbackEntry, FeedbackConfig, Learned, learn, read_feedback
+from training.feedback import FeedbackConfig, FeedbackEntry, Learned, learn, read_feedback
 from training.train import train
 
 CONFIG = FeedbackConfig()

@@ -1,9 +1,8 @@
-"""`kubehabit ablate`: the detector with one choice at a time taken away or changed, each judged on the same labelled log.
+"""`kubehabit ablate`: the detector with one choice at a time removed or changed, each judged on the same labelled log.
 
 What is varied is data (`configs/ablate.yaml`). Some variants need a training of their own; the others judge the shipped model's
-errors in another way. Each is one run of one MLflow experiment. Two replays of the log are judged: the whole one gives what is
-detected, and the one without any labelled event gives what would have been alarmed had there been no attack, since evidence of an
-attack that adds up must neither hide nor cause false incidents.
+errors in another way. Each is one run of one MLflow experiment. Two replays of the log are judged: the whole one for what is
+detected, and one without any labelled event for what would have been alarmed had there been no attack.
 """
 
 from __future__ import annotations
@@ -56,12 +55,9 @@ def judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfi
     """Calibrate a variant on held-back normal data and judge it on both replays of the log.
 
     Returns:
-        recall: share of attack runs detected at the threshold, `recall_habit_only` of that class alone.
-        false_per_10k: false person-and-pipeline incidents per 10,000 such actions by the given definition, whole log.
-        strict_per_10k, system_incidents: the same rate, and the machinery's incidents, on the log without the attacks.
-        recall_at_1, _3, _10: recall with a threshold picked on the log, at so many strict false incidents per 10,000.
-        median_actions: actions of a detected run until its detection; absent if none is.
-        held_back_nll: mean reconstruction NLL of held-back actions, nats.
+        By the definitions of docs/evaluation.md, of the whole log: recall, recall_CLASS, false_per_10k, median_actions (absent
+        if nothing is detected). Of the log without the attacks: strict_per_10k, system_incidents, and recall_at_1, _3, _10
+        with a threshold picked on the log. held_back_nll: mean reconstruction NLL of held-back actions, nats.
     """
     made = calibration_config({**asdict(budget), **variant.calibration})
     make = partial(Ablated, **variant.judge) if variant.judge else Calibration
@@ -158,11 +154,7 @@ class Where:
 
     @classmethod
     def from_options(cls, data: Path | None, log: Path | None, labels: Path | None) -> Where:
-        """The given paths; missing ones are those of the shipped recordings, whose dataset is built in `home()` once.
-
-        Raises:
-            KubehabitError: a log without its labels or labels without their log, or no recordings are shipped here.
-        """
+        """The given paths; missing ones are those of the shipped recordings, whose dataset is built in `home()` once."""
         if (log is None) != (labels is None):
             raise KubehabitError(
                 "--log and --labels belong together: give both, or neither for the shipped ones."
@@ -186,24 +178,17 @@ def ablate(
     options: Sequence[str] = (),
     out: Path,
 ) -> str:
-    """Train and judge variants that have not been yet, and write the table of all that have.
+    """Train and judge variants that have not been yet, and write the table of all that have to `out`, a Markdown file.
 
-    A variant is known by its settings, the dataset, the log, the labels and the source that decides its figures; one that
-    is in the experiment with the same of all these is not run again.
+    A variant is known by its settings, the dataset, the log, the labels and the source that decides its figures.
 
     Args:
-        where: dataset, log and labels.
         config: the experiment that is varied.
-        variants: what is varied.
-        only: names of the variants to run; all if empty. The shipped one always is.
+        only: names of the variants to run beside the shipped one; all if empty.
         options: further options of Lightning's command line for every training.
-        out: Markdown file to write.
 
     Returns:
         MLflow run that holds the table and the plot.
-
-    Raises:
-        KubehabitError: no dataset, log or config, no such variant, or a bad option.
     """
     import torch
 

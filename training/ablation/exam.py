@@ -13,6 +13,7 @@ import numpy as np
 from data.actions.fields import FIELDS
 from data.arrays import Ints
 from data.dataset.table import ActionTable, load
+from data.durable_file import replacing
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from detection.calibration import Deeds
@@ -31,13 +32,7 @@ _COLUMNS = ("tokens", "principal", "group")
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A log as the detector meets it, before any model has seen it.
-
-    Attributes:
-        tokens: int64 [N, F].
-        principal, group: int64 [N], ids of the principal table.
-        deeds: what the habits knew before each action.
-    """
+    """A log as the detector meets it, before any model has seen it; `deeds` is what the habits knew before each action."""
 
     actions: Actions
     tokens: Ints
@@ -151,9 +146,8 @@ class Errors:
     def save(self, path: Path) -> None:
         """Keep for another time; the file appears only when it is whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part.npz")
-        np.savez(unfinished, held=self.held, whole=self.whole, clean=self.clean)
-        unfinished.replace(path)
+        with replacing(path) as file:
+            np.savez(file, held=self.held, whole=self.whole, clean=self.clean)
 
 
 class _Reader:

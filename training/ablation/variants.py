@@ -67,11 +67,7 @@ class AblateConfig:
 
     @classmethod
     def load(cls, path: Path) -> AblateConfig:
-        """From YAML.
-
-        Raises:
-            KubehabitError: it cannot be read, a key is unknown, a name stands twice, or `shipped` is missing.
-        """
+        """From YAML; KubehabitError if it cannot be read, a key is unknown, a name stands twice, or `shipped` is missing."""
         try:
             found = yaml.safe_load(path.read_text("utf-8"))
             blocks = tuple(Block.from_dict(**block) for block in found["blocks"])
@@ -87,11 +83,7 @@ class AblateConfig:
         return cls(blocks)
 
     def chosen(self, only: Sequence[str]) -> list[Variant]:
-        """All variants, or those named and the shipped one.
-
-        Raises:
-            KubehabitError: there is no variant of a name.
-        """
+        """All variants, or those named and the shipped one; KubehabitError if there is no variant of a name."""
         every = [variant for block in self.blocks for variant in block.variants]
         unknown = set(only) - {variant.name for variant in every}
         if unknown:

@@ -8,31 +8,14 @@ from typing import Any
 from data.dataset.table import ActionTable
 from data.paths import shipped
 from detection.bundle import Bundle
-from training.baselines.base import Baseline, Budget, Prediction
+from training.baselines.base import Baseline, Budget
 from training.baselines.isolation_forest import IsolationForest
 from training.baselines.next_action import NextActionLstm
 from training.baselines.ngram import Ngram
-from training.baselines.novelty_count import NoveltyCount
-from training.baselines.novelty_table import NoveltyTable
-from training.baselines.of_bundle import BundleNoveltyCount, BundleNoveltyTable
-from training.baselines.product import ProductDetector, ReconstructionError
+from training.baselines.novelty import BundleNoveltyCount, BundleNoveltyTable, NoveltyCount, NoveltyTable
+from training.baselines.product import ReconstructionError
 from training.baselines.rules import PublicRules
-from training.stretch import LogEncoder, Stretch, of_dataset
-
-__all__ = [
-    "ABLATIONS",
-    "Baseline",
-    "Budget",
-    "LogEncoder",
-    "Prediction",
-    "ProductDetector",
-    "ReconstructionError",
-    "Stretch",
-    "baselines",
-    "fitted",
-    "of_bundle",
-    "of_dataset",
-]
+from training.stretch import of_dataset
 
 #: Parts of the product shown alone; no baselines to be better than.
 ABLATIONS = (ReconstructionError.title,)

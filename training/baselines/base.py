@@ -30,7 +30,6 @@ class Prediction:
 
     Attributes:
         score: float64 [N], higher is more suspicious.
-        flagged: bool [N], whether it is beyond the threshold.
         severity: [N], one of detection.detector.SEVERITIES; "none" where not flagged.
         fields: float64 [N, FIELDS], what each field contributed; None where a detector cannot say.
     """
@@ -63,21 +62,17 @@ class Thresholds:
 
 
 class Baseline(ABC):
-    """A detector that learns from a dataset alone and knows nothing of labels.
-
-    Attributes:
-        title: name in tables.
-        thresholds: set by `infer_threshold`.
-    """
+    """A detector that learns from a dataset alone and knows nothing of labels; `title` is its name in tables."""
 
     title: ClassVar[str]
 
     def __init__(self) -> None:
         self.thresholds: Thresholds | None = None
 
-    @abstractmethod
     def fit(self, train: Stretch) -> Self:
-        """Learn from normal actions."""
+        """Learn from normal actions; what only counts does so by scoring them."""
+        self.score(train)
+        return self
 
     @abstractmethod
     def score(self, stretch: Stretch) -> tuple[Floats, Floats | None]:
@@ -138,14 +133,9 @@ class Recent:
         self._history: dict[str, Ints] = {}
 
     def append(self, names: Names, tokens: Ints) -> tuple[Ints, Ints]:
-        """The last `window` actions of each action's principal, up to and including it.
+        """The last `window` actions of each action's principal (object [N]), up to and including it, from tokens int64 [N, K].
 
-        Args:
-            names: object [N], principal of each action.
-            tokens: int64 [N, K], of the actions in order.
-
-        Returns:
-            int64 [N, W, K], padded with 0 in front, and lengths int64 [N].
+        Returns int64 [N, W, K], padded with 0 in front, and lengths int64 [N].
         """
         out = np.zeros((len(tokens), self.window, tokens.shape[1]), np.int64)
         lengths = np.empty(len(tokens), np.int64)

@@ -26,13 +26,7 @@ class IsolationForest(Baseline):
     def __init__(
         self, window: int = 16, trees: int = 100, tokens: int = 40, samples: int = 4096, seed: int = 7
     ) -> None:
-        """Set up.
-
-        Args:
-            window: actions in a window.
-            tokens: commonest tokens of a field that are counted one by one; the rest is counted together.
-            samples: windows a tree is grown on.
-        """
+        """Set up; the `tokens` commonest of a field are counted one by one, the rest together; a tree grows on `samples`."""
         super().__init__()
         self._recent = Recent(window)
         self._tokens = tokens

@@ -47,16 +47,9 @@ class NextAction(nn.Module):
         self.heads = nn.Linear(hidden + 2 * condition, sum(vocabulary))
 
     def forward(self, tokens: Tensor, principal: Tensor, group: Tensor, positions: int) -> Tensor:
-        """NLL (nats) of the newest actions given those before.
+        """NLL (nats) of the `positions` newest actions given those before, float32 [B, P, F].
 
-        Args:
-            tokens: int64 [B, W, F], newest action last, padded with 0 in front.
-            principal: int64 [B], 0 if never seen.
-            group: int64 [B].
-            positions: P, newest actions that are scored.
-
-        Returns:
-            float32 [B, P, F].
+        `tokens` int64 [B, W, F] has the newest action last and is padded with 0 in front; `principal` and `group` are int64 [B].
         """
         who = torch.cat([self.principal(principal), self.group(group)], dim=-1)  # [B, 2C]
         past = self.tokens(tokens[:, :-1] + self.offsets).flatten(2)  # [B, W-1, F*E]
@@ -97,14 +90,9 @@ class NextActionLstm(Baseline):
         unscored_fields: tuple[str, ...] = ("gap", "owner"),
         seed: int = 7,
     ) -> None:
-        """Set up.
+        """Set up for a dataset of these sizes; `depth` newest actions of a window are predicted in training.
 
-        Args:
-            vocabulary, principals, groups: sizes, of the dataset.
-            depth: newest actions of a window that are predicted in training.
-            steps, batch, learning_rate, weight_decay: of AdamW with a one-cycle schedule.
-            unscored_fields: fields that give context but are not counted.
-            seed: of initial weights and draws. The others are as the autoencoder's.
+        Steps, batch, rate and decay are of AdamW with a one-cycle schedule; the rest is as the autoencoder's.
         """
         super().__init__()
         self.steps, self.batch, self.depth, self.seed = steps, batch, depth, seed

@@ -39,13 +39,7 @@ def difference_interval(
 
 
 def rate_interval(starts: Ints, normal: Ints, per: float, seed: int = SEED) -> list[float] | None:
-    """Interval of a rate of incidents; None without normal actions.
-
-    Args:
-        starts: when each incident began, microseconds.
-        normal: when each normal action happened, microseconds.
-        per: actions the rate is given for, such as 10,000.
-    """
+    """Interval of a rate of incidents for `per` actions, from the times (microseconds) of incidents and of normal actions."""
     if not len(normal):
         return None
     first = min(int(normal.min()), int(starts.min()) if len(starts) else int(normal.min()))

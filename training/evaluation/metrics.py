@@ -125,10 +125,8 @@ def join(actions: Actions, labels: Sequence[Label]) -> Truth:
     for row in np.flatnonzero(labelled).tolist():
         rows_of[actions.audit_id[row]].append(row)
     own = ([row for audit_id in label["audit_ids"] for row in rows_of.get(audit_id, ())] for label in labels)
-    return Truth(
-        labelled,
-        [Run(label, np.array(sorted(rows), np.int64)) for label, rows in zip(labels, own, strict=True)],
-    )
+    rows_by_run = [np.array(sorted(rows), np.int64) for rows in own]
+    return Truth(labelled, [Run(label, rows) for label, rows in zip(labels, rows_by_run, strict=True)])
 
 
 def incidents(actions: Actions, rows: Ints) -> list[Ints]:
@@ -274,11 +272,9 @@ def _peaks(truth: Truth, score: Floats) -> Floats:
 def curve(
     actions: Actions, truth: Truth, score: Floats, highest: float = CURVE_END, quiet: Floats | None = None
 ) -> Curve:
-    """Recall over the rate of false incidents, the latter up to `highest`.
+    """Recall over the rate of false incidents, the latter up to `highest`, for `score` float64 [N].
 
-    Args:
-        score: float64 [N], higher is more suspicious.
-        quiet: float64 [N], scores of the unlabelled actions on the log without the labelled events. Default: `score`.
+    `quiet` scores the unlabelled actions on the log without the labelled events; `score` if not given.
     """
     peaks = _peaks(truth, score)
     normal = np.flatnonzero(actions.person & ~truth.labelled)

@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 from scipy.stats import poisson
 
 from data.actions.encoder import ActionEncoder
@@ -51,13 +48,7 @@ class DriftConfig(ConfigFile):
 
 @dataclass(frozen=True, slots=True)
 class PrincipalDrift:
-    """A principal's surprise at calibration and now.
-
-    Attributes:
-        psi: population stability index.
-        noise: index that chance alone would reach.
-        verdict: `changed`, `steady` or `too few`.
-    """
+    """A principal's surprise at calibration and now: stability index, what chance alone would reach, and the verdict."""
 
     name: str
     kind: str
@@ -108,44 +99,6 @@ class DriftReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return asdict(self)
-
-    def screen(self, most: int = 12) -> Group:
-        """For a terminal."""
-        compared = [one for one in self.principals if one.verdict != "too few"]
-        changed = Table(title="Surprise of each principal, then and now (nats)", title_justify="left")
-        for column in ("principal", "kind", "actions", "then", "now", "PSI", "noise", ""):
-            changed.add_column(column, justify="left" if column in ("principal", "kind", "") else "right")
-        for one in compared[:most]:
-            numbers = (f"{value:.2f}" for value in (one.median_before, one.median_now, one.psi, one.noise))
-            changed.add_row(one.name, one.kind, f"{one.actions:,}", *numbers, one.verdict)
-        values = Table(title="Share of values the model does not know", title_justify="left")
-        for column in ("field", "then", "now", "such as"):
-            values.add_column(column, justify="right" if column in ("then", "now") else "left")
-        for name, (before, now) in sorted(self.unknown.items(), key=lambda item: item[1][0] - item[1][1]):
-            if before or now:
-                examples = ", ".join(list(self.unseen.get(name, {}))[:3])
-                values.add_row(name, f"{before:.2%}", f"{now:.2%}", examples)
-        lines = [
-            f"{sum(one.verdict == 'steady' for one in compared)} principals are steady, "
-            f"{len(self.principals) - len(compared)} acted too little to tell; "
-            f"{min(most, len(compared))} of {len(compared)} are shown",
-            f"new principals: {_named(self.new)}",
-            f"vanished principals: {_named(self.vanished)}",
-            *(
-                f"incidents of {rate.what}: {rate.incidents} in {rate.actions:,} actions, budget {rate.allowed:.2f}"
-                f" (chance of as many within the budget: {rate.chance:.3f})"
-                for rate in self.rates
-            ),
-        ]
-        return Group(changed, values, Text("\n".join(lines)), Text(self.advice, style="bold"))
-
-
-def _named(principals: Mapping[str, int], most: int = 5) -> str:
-    if not principals:
-        return "none"
-    ordered = sorted(principals.items(), key=lambda item: -item[1])
-    shown = ", ".join(f"{name} ({count:,})" for name, count in ordered[:most])
-    return shown + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
 
 
 class _Observed:
@@ -261,11 +214,7 @@ def advise(report: Mapping[str, Any], config: DriftConfig) -> tuple[list[str], s
 def drift(
     log: Path, model_uri: str, config: DriftConfig, *, progress: bool = True, track: bool = True
 ) -> DriftReport:
-    """Compare a recent log with what a registered model (`models:/...` or the folder of a bundle) was calibrated on.
-
-    Raises:
-        KubehabitError: no such model or log, or the model's run keeps nothing to compare with.
-    """
+    """Compare a recent log with what a registered model was calibrated on; KubehabitError if there is nothing to compare."""
     bundle = Bundle.load(download(model_uri))
     then = _stored(bundle, model_uri)
     now = _Observed(bundle)

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -143,12 +144,9 @@ def compare_runs(
     *,
     wanted: bool = True,
 ) -> GateCheck:
-    """Compare a share of runs, paired.
+    """Compare a share of runs, paired; a loss up to `margin` is accepted where chance could explain it.
 
-    Args:
-        before, after: whether it happened to each run under the champion and under the challenger.
-        margin: loss that is accepted where chance could explain it.
-        wanted: whether it is good that it happens (detection) or bad (a look-alike raised as high).
+    `before` and `after` say whether it happened to each run under champion and challenger; `wanted`, whether that is good.
     """
     old, new = np.array(before, bool), np.array(after, bool)
     gained, lost = int((new & ~old).sum()), int((old & ~new).sum())
@@ -274,11 +272,7 @@ def self_checks(model_uri: str, example: str) -> tuple[list[GateCheck], Bundle |
 
 
 def _parity(bundle: Bundle, model_uri: str, batches: int = 40) -> float:
-    """Largest difference between the bundle's graphs and the weights its run keeps.
-
-    Raises:
-        KubehabitError: it is too large, or the weights are gone or were changed.
-    """
+    """Largest difference between the bundle's graphs and the weights its run keeps; KubehabitError if too large or gone."""
     import torch
 
     from training.model import Autoencoder, ModelConfig
@@ -322,7 +316,10 @@ def promote(
     Raises:
         KubehabitError: there is no challenger, it is the champion already, or no log to compare on.
     """
-    judge = judge or _evaluate
+    if judge is None:
+        from training.evaluation.evaluate import evaluate
+
+        judge = partial(evaluate, track=False)
     new = _version(name, challenger)
     if new is None:
         raise KubehabitError(
@@ -371,11 +368,7 @@ def promote(
 
 
 def roll_back(name: str) -> tuple[str, str]:
-    """Make the former champion champion again; the alias `previous` then names the one that was replaced.
-
-    Returns:
-        (version that is champion now, version that was). KubehabitError if there is no former champion.
-    """
+    """Make the former champion champion again, and the champion `previous`; returns the versions of both, the new one first."""
     import mlflow
 
     former, current = _version(name, PREVIOUS), _version(name, CHAMPION)
@@ -390,12 +383,6 @@ def roll_back(name: str) -> tuple[str, str]:
         moment = datetime.now(UTC).isoformat(timespec="seconds")
         client.set_model_version_tag(name, current, "rolled_back", f"{moment}, to version {former}")
     return former, current
-
-
-def _evaluate(model_uri: str, log: Path, labels: Path | None) -> Mapping[str, Any]:
-    from training.evaluation.evaluate import evaluate
-
-    return evaluate(model_uri, log, labels, track=False)
 
 
 def _single(figures: Mapping[str, Any]) -> dict[str, Any]:

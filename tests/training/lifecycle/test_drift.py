@@ -10,7 +10,7 @@ import pytest
 from data.errors import KubehabitError
 from data.paths import tracking_uri
 from tests.conftest import Trained
-from training.lifecycle.drift import PrincipalDrift, DriftConfig, advise, drift, measure, rate_of
+from training.lifecycle.drift import DriftConfig, PrincipalDrift, advise, drift, measure, rate_of
 from training.stability import counts_in, edges_of, effective_size
 
 CONFIG = DriftConfig.load()

@@ -13,8 +13,8 @@ from data.errors import KubehabitError
 from data.events.audit_event import EXAMPLE_EVENT
 from data.paths import tracking_uri
 from tests.conftest import Trained
-from training.export import check_parity
 from training.evaluation.bootstrap import difference_interval
+from training.export import check_parity
 from training.lifecycle.promotion import (
     GateConfig,
     compare,
