@@ -90,7 +90,7 @@ def test_a_habit_is_learned_by_its_principal_and_not_by_its_peers(
     habits = Habits()
     learned.count_into(habits)
     peers = np.array([stable_hash("group:all")] * 2, np.uint64)
-    who = np.array([stable_hash(busy), stable_hash("somebody-else")], np.uint64)
+    who = np.array([stable_hash(busy), stable_hash("another-principal")], np.uint64)
     known = habits.observe(learned.attributes[[0, 0]], who, peers)
     assert known.own[0].all()
     assert not known.own[1].any()

@@ -120,7 +120,7 @@ STRANGE = [
     line(3100 + i, "ann", verb, "secrets", "shop", sourceIPs=["203.0.113.9"], userAgent="curl/8.1")
     for i, verb in enumerate(("list", "get", "get", "delete", "delete", "get", "get", "get"))
 ]
-"""Somebody with Ann's credential, in another team's namespace, from elsewhere, with another client."""
+"""A stranger with Ann's credential, in another team's namespace, from elsewhere, with another client."""
 
 
 @pytest.mark.parametrize("title", LEARNERS)
