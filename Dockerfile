@@ -20,29 +20,23 @@ FROM base AS build-serving
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/kubehabit
 WORKDIR /src
-COPY pyproject.toml ./
-COPY requirements/lock.txt requirements/lock.txt
-# With empty rooms only the dependencies are installed, in a layer that survives changes of the code. The extras are the drivers that a
-# setting can ask for: they cannot be added to a running image.
-RUN mkdir kubehabit configs data detection training serving \
- && touch README.md LICENSE kubehabit/__init__.py \
-          configs/__init__.py data/__init__.py detection/__init__.py training/__init__.py serving/__init__.py \
- && pip install --no-cache-dir --no-compile -c requirements/lock.txt ".[postgres,otel]" \
- && pip uninstall --yes kubehabit
-COPY README.md LICENSE ./
+COPY requirements/ requirements/
+# Only files whose hashes are locked. With the drivers that a setting can ask for: they cannot be added to a running image.
+RUN pip install --no-cache-dir --no-compile --require-hashes --no-deps -r requirements/serving.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY kubehabit/ kubehabit/
 COPY configs/ configs/
 COPY data/ data/
 COPY detection/ detection/
 COPY training/ training/
 COPY serving/ serving/
-RUN rm -rf build && pip install --no-cache-dir --no-deps .
+RUN rm -rf build && pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM build-serving AS build-training
 # To choose a build of torch: --build-arg TORCH_PIP_ARGS="--index-url ..."
 ARG TORCH_PIP_ARGS=""
-RUN pip install --no-cache-dir --no-compile -c requirements/lock.txt $TORCH_PIP_ARGS "torch==2.13.0" \
- && pip install --no-cache-dir --no-compile -c requirements/lock.txt ".[train]"
+RUN pip install --no-cache-dir --no-compile --require-hashes --no-deps -r requirements/training.txt \
+ && pip install --no-cache-dir --no-compile $TORCH_PIP_ARGS --require-hashes -r requirements/torch.txt -c requirements/cuda.txt
 
 FROM base AS training
 COPY --from=build-training /opt/kubehabit /opt/kubehabit

@@ -4,8 +4,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-LOCK   := requirements/lock.txt
-TORCH  := torch==2.13.0
+TOOLS  := .tools
+# Only what is locked gets in, and only files whose hashes are: see requirements/lock.py.
+LOCKED := $(PIP) install --require-hashes --no-deps
+TORCH  ?= --require-hashes -r requirements/torch.txt -c requirements/cuda.txt
 # What only the torch download needs, such as an index that has the build without CUDA.
 TORCH_PIP_ARGS ?=
 PYTEST_ARGS ?=
@@ -13,7 +15,7 @@ PYTEST_ARGS ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench screenshots lock clean
+.PHONY: help demo test lint format bench screenshots lock sbom audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,25 +49,36 @@ bench-%: $(VENV)/.dev-installed
 screenshots: $(VENV)/.dev-installed ## the pictures of the console in docs/console, from the recorded attacks (trains a model first)
 	$(BIN)/python -m benchmarks.console_pictures
 
-lock: $(VENV)/.dev-installed ## resolve the whole dependency tree anew into requirements/lock.txt
-	$(PIP) install --quiet uv
-	$(BIN)/python requirements/lock.py
+lock: $(TOOLS)/.installed ## resolve the whole dependency tree again into requirements/*.txt, with hashes
+	$(TOOLS)/bin/python requirements/lock.py
 
-clean: ## remove what a build, a test or a demo left here (the environment .venv stays)
+sbom: $(TOOLS)/.installed ## what each install consists of: build/sbom/*.cdx.json (CycloneDX)
+	$(TOOLS)/bin/python requirements/sbom.py
+
+audit: $(TOOLS)/.installed ## known vulnerabilities of what is locked; exit 1: some found, 3: no database could be reached
+	$(TOOLS)/bin/python requirements/audit.py $(AUDIT_ARGS)
+
+clean: ## remove what a build, a test or a demo left here (the environments .venv and .tools stay)
 	rm -rf .kubehabit build dist *.egg-info .coverage htmlcov .pytest_cache .mypy_cache .ruff_cache \
 	  .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# torch comes first and exactly as pinned: with it in place, lightning cannot pull in another build of it.
-$(VENV)/.train-installed: pyproject.toml $(LOCK) | $(BIN)/python
+# torch comes after what it needs, so that all of that is the locked version; what is left for it to bring is CUDA, if its build has it.
+$(VENV)/.train-installed: pyproject.toml requirements/training.txt requirements/torch.txt | $(BIN)/python
 	@echo "Installing kubehabit and what training needs into $(VENV) (once; several minutes on a slow line)."
-	@$(PIP) install -c $(LOCK) $(TORCH_PIP_ARGS) $(TORCH)
-	@$(PIP) install -c $(LOCK) -e '.[train]'
+	@$(LOCKED) -r requirements/training.txt
+	@$(PIP) install $(TORCH_PIP_ARGS) $(TORCH)
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev-installed: pyproject.toml $(LOCK) $(VENV)/.train-installed
+$(VENV)/.dev-installed: pyproject.toml requirements/lock.txt $(VENV)/.train-installed
 	@echo "Installing the checkers and the test runner into $(VENV)."
-	@$(PIP) install --quiet -c $(LOCK) -e '.[train,dev]'
+	@$(LOCKED) --quiet -r requirements/lock.txt
+	@touch $@
+
+$(TOOLS)/.installed: requirements/tools.txt | $(BIN)/python
+	@$(BIN)/python -m venv $(TOOLS) >/dev/null 2>&1 || { rm -rf $(TOOLS); $(PYTHON) -m virtualenv --quiet $(TOOLS); }
+	@$(TOOLS)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --no-deps -r requirements/tools.txt
 	@touch $@
 
 # Debian ships `venv` without the part that puts pip into it unless python3-venv is installed,

@@ -43,12 +43,12 @@ def operations(model: ModelConfig) -> int:
     """Floating-point operations of the matrix products of one window in a training step, forward and backward."""
     condition = 2 * model.condition
     read = len(model.vocabulary) * model.embedding + condition
-    told = model.bottleneck + condition + model.condition
+    width = model.bottleneck + condition + model.condition
 
     def lstm(steps: int, width: int) -> int:
         return steps * 2 * 4 * model.hidden * (width + model.hidden)
 
-    forward = lstm(model.window, read) + lstm(model.depth, told)
+    forward = lstm(model.window, read) + lstm(model.depth, width)
     forward += 2 * model.hidden * model.bottleneck
     forward += model.depth * 2 * (model.hidden + condition) * sum(model.vocabulary)
     return 3 * forward

@@ -42,7 +42,7 @@ class Hit(NamedTuple):
 
 
 JOINED_SECONDS = 6 * 3600
-"""What a slow attack raises in one working day is one case to whoever looks into it."""
+"""What a slow attack raises in one working day is one case to the person who looks into it."""
 
 
 def incidents(hits: list[Hit], gap: float = INCIDENT_SECONDS) -> list[list[Hit]]:

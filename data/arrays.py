@@ -8,6 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Hashes = npt.NDArray[np.uint64]
+Names = npt.NDArray[np.object_]
 
 
 def runs(ordered: npt.NDArray[Any]) -> tuple[Ints, Ints]:

@@ -96,7 +96,7 @@ def ablate(
 
     table = report or home() / "ablations.md"
     run_id = ablation.ablate(
-        ablation.Where.of(data, log, labels),
+        ablation.Where.from_options(data, log, labels),
         config=config or opt.shipped("train.yaml"),
         variants=AblateConfig.load(variants or opt.shipped("ablate.yaml")),
         only=only or [],
@@ -191,6 +191,7 @@ def drift(
     Next:  `kubehabit data build` and `kubehabit train --warm-start models:/kubehabit@champion`, if it says so.
     """
     from kubehabit.tables.screen import show
+    from kubehabit.tables.training import drift_screen
     from training.lifecycle.drift import DriftConfig
     from training.lifecycle.drift import drift as compare
 
@@ -198,4 +199,4 @@ def drift(
     if as_json:
         opt.print_json(report.to_dict())
     else:
-        show(report.screen())
+        show(drift_screen(report))

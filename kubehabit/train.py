@@ -108,6 +108,7 @@ def tune(
     Next:  put what it prints into a copy of train.yaml, and pass that to `kubehabit train --config`.
     """
     from kubehabit.tables.screen import show
+    from kubehabit.tables.training import trials_table
     from training import tune as searching
 
     found = searching.tune(
@@ -118,6 +119,6 @@ def tune(
         storage=storage,
         overrides=list(ctx.args),
     )
-    show(searching.table_of(found))
+    show(trials_table(found))
     typer.echo("Best settings, for a copy of train.yaml:")
     typer.echo(searching.as_config(found.best_params))

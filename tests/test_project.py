@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("kubehabit", "configs", "data", "training", "serving")
+ROOMS = ("kubehabit", "configs", "data", "detection", "training", "serving")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -19,9 +19,10 @@ def names(requirements: list[str]) -> set[str]:
     return {re.split(r"[\[<>=~!; ]", requirement)[0].lower() for requirement in requirements}
 
 
-def locked() -> dict[str, str]:
-    lines = (ROOT / "requirements" / "lock.txt").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+def locked(*files: str) -> dict[str, str]:
+    """Package -> version in lock files."""
+    text = "".join((ROOT / "requirements" / file).read_text(encoding="utf-8") for file in files)
+    return dict(re.findall(r"(?m)^([\w.-]+)(?:\[[\w,]+\])?==([^ ;]+)", text))
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +64,37 @@ def test_the_serving_install_asks_for_no_training_package() -> None:
 def test_every_dependency_is_locked_and_torch_fits_either_build() -> None:
     extras = PROJECT["optional-dependencies"]
     wanted = names(PROJECT["dependencies"]).union(*map(names, extras.values()))
-    assert wanted <= set(locked())
-    assert f"torch=={locked()['torch']}" in extras["train"]
-    assert "+" not in locked()["torch"]
+    everything = locked("lock.txt", "torch.txt")
+    assert wanted <= set(everything)
+    assert f"torch=={everything['torch']}" in extras["train"]
+    assert "+" not in everything["torch"]
 
 
-def test_the_lock_and_the_makefile_agree_on_torch() -> None:
-    assert f"TORCH  := torch=={locked()['torch']}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", sorted(path.name for path in (ROOT / "requirements").glob("*.txt")))
+def test_every_locked_package_has_a_version_and_hashes(file: str) -> None:
+    text = (ROOT / "requirements" / file).read_text(encoding="utf-8")
+    packages = re.split(r"\n(?=\w)", re.sub(r"(?m)^#.*\n", "", text).strip())
+    for package in packages:
+        assert re.match(r"[\w.-]+(\[[\w,]+\])?==\S+", package), package
+        assert "--hash=sha256:" in package, package
+    assert len(packages) == len(locked(file))
+
+
+def test_the_lock_files_agree() -> None:
+    everything = locked("lock.txt", "torch.txt")
+    assert locked("serving.txt").items() <= everything.items()
+    assert locked("training.txt").items() <= everything.items()
+    assert names(PROJECT["dependencies"]) <= set(locked("serving.txt"))
+    assert set(locked("serving.txt")).isdisjoint({"torch", "lightning", "pandas", "matplotlib", "pyarrow"})
+
+
+def test_nothing_is_installed_without_its_hash() -> None:
+    for file in ("Makefile", "Dockerfile"):
+        text = (ROOT / file).read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r".*(?:pip install|\$\(PIP\) install|-m pip .*install).*", text):
+            # The project itself comes from the checkout, pip from Python or the machine.
+            if not re.search(r"--no-build-isolation|install --quiet pip|^\s*#", line):
+                assert re.search(r"--require-hashes|\$\(TORCH\)", line), (file, line)
 
 
 def test_every_dependency_says_why_it_is_there() -> None:

@@ -18,21 +18,11 @@ def read_log(
 ) -> Iterator[list[AuditEvent]]:
     """Events of a log in chunks; unreadable records go to a dead-letter file in `home()`.
 
-    Args:
-        log: audit log, compressed or not.
-        title: of the progress bar.
-        progress: show a bar.
-        may_be_empty: whether a log without any event is accepted.
-
     Raises:
-        KubehabitError: the log cannot be read, or holds no event.
+        KubehabitError: the log cannot be read, or holds no event where that is not allowed.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
+    percent = TextColumn("{task.percentage:>3.0f}%")
+    columns = (TextColumn("{task.description}"), BarColumn(), percent, TimeRemainingColumn())
     letters = DeadLetterFile(home() / "dead-letters.jsonl")
     empty = True
     with Progress(*columns, disable=not progress, transient=True) as bar:

@@ -44,21 +44,7 @@ def write(
     run_id: str,
     metrics: dict[str, float],
 ) -> str:
-    """Write and seal a bundle.
-
-    Args:
-        folder: created if missing.
-        table: the dataset.
-        model: the architecture.
-        onnx: the graph.
-        newest: the graph for the newest action only, if the architecture has one.
-        parity_check: windows with the errors that torch computed.
-        fitted: calibration and habits.
-        name, git_commit, run_id, metrics: provenance.
-
-    Returns:
-        Checksum of the whole.
-    """
+    """Write and seal a bundle; returns its checksum. `newest` is the graph for the newest action only, if there is one."""
     folder.mkdir(parents=True, exist_ok=True)
     card = table.card
     meta: dict[str, Any] = {

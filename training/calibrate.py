@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from data.actions.attributes import ATTRIBUTES
 from data.actions.fields import FIELDS
-from data.dataset.table import ActionTable, cut_windows
+from data.arrays import Flags, Floats, Ints, Names
+from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from detection.calibration import (
     CLASSES,
@@ -26,9 +27,9 @@ from detection.calibration import (
 )
 from detection.evidence import INCIDENT_SECONDS, Accumulator
 from detection.novelty import MATURE, HabitTable, counted_levels, novelty_levels
-from detection.reconstruction import Model
+from detection.reconstruction import Model, Nll
+from training.stretch import window_inputs, windows_in_order
 
-Floats = npt.NDArray[np.float64]
 #: Alerts of one principal at most this far apart (microseconds) are one incident.
 INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000
 
@@ -49,8 +50,7 @@ class CalibrationConfig:
     Attributes:
         person_budget: false incidents wanted per 10,000 actions of people and pipelines.
         system_budget: false incidents wanted per 1,000,000 actions of the cluster's own machinery.
-        incidents_per_day: false incidents wanted a day, in all; takes the place of both rates where it is given. One in five
-            is left to the machinery.
+        incidents_per_day: false incidents wanted a day, in all, in place of both rates. One in five is left to the machinery.
         shrinkage: actions a principal must have for its own tail to weigh as much as that of its kind.
         sensitivity_weights: how far evidence counts for routine, low, medium and high sensitivity.
         gate: evidence of a single action below this, in decades, does not add up.
@@ -80,57 +80,46 @@ class CalibrationResult:
     """The fitted calibration, and the data it was fitted on.
 
     Attributes:
-        calibration: tails and thresholds.
         habits: counts as they stand at the end of the data.
         rows: int64 [M], row in the table of each held-back action.
         nll: float32 [M, F], their reconstruction NLL.
         error: float64 [M], evidence of it, -log10 p.
-        evidence: float64 [M], what added up to by each.
+        evidence: float64 [M], accumulated evidence at each.
         flagged: bool [M], which of them the thresholds flag.
         baselines: thresholds of the simple detectors, set the same way on the same data.
     """
 
     calibration: Calibration
     habits: HabitTable
-    rows: npt.NDArray[np.int64]
-    nll: npt.NDArray[np.float32]
+    rows: Ints
+    nll: Nll
     error: Floats
     evidence: Floats
-    flagged: npt.NDArray[np.bool_]
+    flagged: Flags
     baselines: dict[str, dict[str, float]]
 
 
-def reconstruct(
-    table: ActionTable, model: Model, split: str, window: int, batch: int = 512
-) -> npt.NDArray[np.float32]:
+def reconstruct(table: ActionTable, model: Model, split: str, window: int, batch: int = 512) -> Nll:
     """NLL of the newest action of every window of a split, float32 [M, F]."""
     windows = table.windows[split]
-    parts = []
-    newest = np.zeros(1, np.int64)
+    parts, newest = [np.empty((0, len(FIELDS)), np.float32)], np.zeros(1, np.int64)
     for begin in range(0, len(windows), batch):
-        chosen = windows[begin : begin + batch]
-        tokens, lengths = cut_windows(table, chosen, window)
-        end = chosen[:, 0]
-        nll, _, _ = model(
-            tokens, lengths, table.principal[end].astype(np.int64), table.group[end].astype(np.int64), newest
-        )
+        nll, _, _ = model(*window_inputs(table, windows[begin : begin + batch], window), newest)
         parts.append(nll[:, 0])
-    return np.concatenate(parts) if parts else np.empty((0, len(FIELDS)), np.float32)
+    return np.concatenate(parts)
 
 
-def count_incidents(hit_times: npt.NDArray[np.int64]) -> int:
+def count_incidents(hit_times: Ints) -> int:
     """Incidents among the sorted times (microseconds) of one principal's flagged actions."""
     return int(len(hit_times) > 0) + int((np.diff(hit_times) > INCIDENT_GAP).sum())
 
 
-def threshold_for(
-    evidence: Floats, principal: Sequence[str], time: npt.NDArray[np.int64], allowed: float
-) -> float:
+def threshold_for(evidence: Floats, principal: Sequence[str], time: Ints, allowed: float) -> float:
     """Smallest threshold at which the given normal actions raise at most `allowed` incidents.
 
     Where even one incident is more than allowed, the data is too short to see the budget; the threshold then goes beyond what
-    was seen, as far as the peaks of incidents spread: one mean peak for each factor e in rate,
-    and further the fewer peaks there are to tell the mean from.
+    was seen, as far as the peaks of incidents spread: one mean peak for each factor e in rate, and further the fewer peaks
+    there are to estimate the mean from.
     """
     if not len(evidence):
         raise KubehabitError("No held-back actions of one kind: build the dataset from a longer log.")
@@ -150,14 +139,7 @@ def threshold_for(
     return float(max(evidence.min(), np.nextafter(0, 1)))
 
 
-def _threshold(
-    names: npt.NDArray[np.object_],
-    time: npt.NDArray[np.int64],
-    new: Floats,
-    wrong: Floats,
-    horizon: float,
-    rate: float,
-) -> float:
+def _threshold(names: Names, time: Ints, new: Floats, wrong: Floats, horizon: float, rate: float) -> float:
     """Smallest threshold of one horizon that keeps its budget, `rate` incidents an action."""
     allowed = rate * len(names)
     who = names.tolist()
@@ -188,7 +170,7 @@ def _doubt(count: int) -> float:
     return float((1.0 - spare - 0.6745 * spare**0.5) ** -3)
 
 
-def _peaks(evidence: Floats, names: npt.NDArray[np.object_], time: npt.NDArray[np.int64]) -> Floats:
+def _peaks(evidence: Floats, names: Names, time: Ints) -> Floats:
     """Highest evidence of each stretch of ten minutes of each principal that adds any, at least one value."""
     highest: dict[tuple[str, int], float] = defaultdict(float)
     for row in np.flatnonzero(evidence > 0).tolist():
@@ -215,19 +197,11 @@ def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) 
     return tails
 
 
-def replay(
-    table: ActionTable, habits: HabitTable
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64], ActionFeatures]:
-    """Feed a dataset to habits in the order of the log.
+def replay(table: ActionTable, habits: HabitTable) -> tuple[npt.NDArray[np.int8], Ints, ActionFeatures]:
+    """Feed a dataset to habits in the order of the log, which brings them up to date.
 
-    Args:
-        table: the dataset.
-        habits: counts so far, brought up to date.
-
-    Returns:
-        levels: int8 [N, attributes], novelty levels of every action.
-        actions: int64 [N], earlier actions of its principal.
-        deeds: the held-back actions, in the order of the log; `held_back_rows` names their rows.
+    Returns novelty levels of every action, int8 [N, attributes]; earlier actions of its principal, int64 [N]; and the
+    held-back actions.
     """
     order = np.argsort(table.arrival, kind="stable")
     late = np.zeros(len(order), bool)
@@ -243,22 +217,16 @@ def replay(
         actions[rows] = known.actions
         mine = np.flatnonzero(late[rows])
         at = rows[mine]
-        names_at, kinds_at = table.name[at].tolist(), table.kind[at].tolist()
+        who = table.name[at].tolist(), table.kind[at].tolist()
         held.append(
             ActionFeatures.from_counts(
-                known[mine], table.tokens[at], table.vocabulary, names_at, kinds_at, table.sensitivity[at]
+                known[mine], table.tokens[at], table.vocabulary, *who, table.sensitivity[at]
             )
         )
     return levels, actions, ActionFeatures.concatenate(held)
 
 
-def held_back_rows(table: ActionTable) -> npt.NDArray[np.int64]:
-    """Rows of the held-back actions, in the order of the log."""
-    rows = table.windows["calibration"][:, 0]
-    return rows[np.argsort(table.arrival[rows], kind="stable")]
-
-
-def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: npt.NDArray[np.int64]) -> Rarity:
+def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: Ints) -> Rarity:
     """Rarity of novelties in normal work, counted once the habits are warm: early on, everything is new."""
     first, last = int(table.time.min()), int(table.time.max())
     warm = (actions >= MATURE) & (table.time > first + _WARM_SHARE * (last - first))
@@ -280,46 +248,43 @@ class HeldBack:
 
     Attributes:
         rows: int64 [M], row in the table of each.
-        deeds: what was known of them.
         habits: counts as they stand at the end of the data.
         rarity: how rarely normal work shows a novelty.
     """
 
-    rows: npt.NDArray[np.int64]
+    rows: Ints
     deeds: ActionFeatures
     habits: HabitTable
     rarity: Rarity
 
     @classmethod
-    def of(cls, table: ActionTable) -> HeldBack:
+    def from_table(cls, table: ActionTable) -> HeldBack:
         """Feed the dataset to new habits."""
         habits = HabitTable()
         levels, actions, deeds = replay(table, habits)
-        return cls(held_back_rows(table), deeds, habits, _rarity(table, levels, actions))
+        return cls(
+            windows_in_order(table, "calibration")[:, 0], deeds, habits, _rarity(table, levels, actions)
+        )
 
 
 def calibrate(table: ActionTable, model: Model, window: int, config: CalibrationConfig) -> CalibrationResult:
     """Fit tails, rarity and thresholds on normal data; labels are never seen here."""
+    held = HeldBack.from_table(table)
     nll = reconstruct(table, model, "calibration", window)
     order = np.argsort(table.arrival[table.windows["calibration"][:, 0]], kind="stable")
-    return fit(table, HeldBack.of(table), nll[order], config)
+    return fit(table, held, nll[order], config)
 
 
 def fit(
     table: ActionTable,
     held: HeldBack,
-    nll: npt.NDArray[np.float32],
+    nll: Nll,
     config: CalibrationConfig,
     make: Callable[..., Calibration] = Calibration,
 ) -> CalibrationResult:
-    """The part of `calibrate` that needs no model.
+    """The part of `calibrate` that needs no model; `nll` float32 [M, F] is in the order of the log.
 
-    Args:
-        table: the dataset.
-        held: its held-back actions.
-        nll: float32 [M, F], their reconstruction NLL, in the order of the log.
-        config: how thresholds are set.
-        make: what computes evidence; other than Calibration only to take it apart (`training.ablation.ablate`).
+    `make` computes evidence; it is other than Calibration only to take that apart (`training.ablation.ablate`).
 
     Raises:
         KubehabitError: a field to leave unscored that is none, or nothing held back.
@@ -353,11 +318,10 @@ def fit(
     weighed = calibration.weigh(nll, deeds)
     names = np.asarray(deeds.principals, object)
 
-    def thresholds(chosen: npt.NDArray[np.bool_], rate: float) -> tuple[float, ...]:
+    def thresholds(chosen: Flags, rate: float) -> tuple[float, ...]:
         given = names[chosen], time[chosen], weighed.novelty_evidence[chosen], weighed.error_evidence[chosen]
-        rarest = float(
-            -np.log10(rate)
-        )  # what is flagged must be as rare as the budget, however quiet the data
+        # What is flagged must be as rare as the budget, however quiet the data.
+        rarest = float(-np.log10(rate))
         return tuple(max(_threshold(*given, horizon, rate), rarest) for horizon in horizons)
 
     calibration = replace(
@@ -387,7 +351,7 @@ def fit(
     )
 
 
-def _rates(config: CalibrationConfig, machinery: npt.NDArray[np.bool_], span: float) -> tuple[float, float]:
+def _rates(config: CalibrationConfig, machinery: Flags, span: float) -> tuple[float, float]:
     """False incidents wanted per action of people and pipelines, and of the machinery; `span` in seconds."""
     if config.incidents_per_day is None:
         return config.person_budget / 1e4, config.system_budget / 1e6

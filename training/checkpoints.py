@@ -23,14 +23,7 @@ _STEP = re.compile(r"step=(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """State of a training that was killed.
-
-    Attributes:
-        run_id: its MLflow run.
-        path: Lightning's checkpoint.
-        config: the whole experiment as it was started.
-        step: optimiser steps done.
-    """
+    """State of a training that was killed: its run, checkpoint, the whole experiment as it was started, and steps done."""
 
     run_id: str
     path: Path
@@ -69,11 +62,7 @@ def callbacks(run_id: str, config: str) -> list[Callback]:
 
 
 def find(run: str) -> Checkpoint:
-    """The newest checkpoint of a run, or with "last" that of the training that was stopped last.
-
-    Raises:
-        KubehabitError: there is none.
-    """
+    """The newest checkpoint of a run, or with "last" of the training that was stopped last; KubehabitError if there is none."""
     folders = (home() / "checkpoints").glob("*") if run == "last" else [folder_of(run)]
     found = [path for folder in folders for path in folder.glob("*.ckpt") if _STEP.search(path.name)]
     if not found:
@@ -92,11 +81,7 @@ def find(run: str) -> Checkpoint:
 
 
 def same_data(tags: Mapping[str, str], fingerprint: str) -> None:
-    """Refuse to go on with other data than a training began with.
-
-    Raises:
-        KubehabitError: the fingerprints differ.
-    """
+    """Refuse to resume with other data than a training began with: KubehabitError if the fingerprints differ."""
     began = tags.get("data_fingerprint")
     if began != fingerprint:
         raise KubehabitError(

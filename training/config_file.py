@@ -12,21 +12,13 @@ from data.paths import shipped
 
 
 class ConfigFile:
-    """Base of dataclasses whose fields are the keys of one file of `configs/`.
-
-    Attributes:
-        file: name of that file.
-    """
+    """Base of dataclasses whose fields are the keys of `file`, one of `configs/`."""
 
     file: ClassVar[str]
 
     @classmethod
     def load(cls, path: Path | None = None) -> Self:
-        """The shipped settings, replaced key by key by those of a YAML file.
-
-        Raises:
-            KubehabitError: the file cannot be read, or has an unknown key or an unusable value.
-        """
+        """The shipped settings, replaced key by key by those of a YAML file; KubehabitError if one cannot be used."""
         try:
             given = yaml.safe_load(path.read_text("utf-8")) or {} if path else {}
             return cls(**(shipped(cls.file) | given))

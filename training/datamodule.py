@@ -9,14 +9,15 @@ from pathlib import Path
 
 import lightning
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from data.dataset.table import ActionTable, cut_windows, load
+from data.arrays import Floats, Ints
+from data.dataset.table import ActionTable, load
 from data.principals.identity import KINDS
 from training.feedback import FeedbackConfig, Learned, learn, read_feedback
+from training.stretch import window_inputs
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -30,7 +31,7 @@ class _Draws(IterableDataset[Batch]):
     """
 
     table: ActionTable
-    cumulative: npt.NDArray[np.float64]
+    cumulative: Floats
     window: int
     batch_size: int
     seed: int
@@ -54,7 +55,7 @@ class _HeldBackBatches(IterableDataset[Batch]):
     """Held-back windows, the same at every validation."""
 
     table: ActionTable
-    windows: npt.NDArray[np.int64]
+    windows: Ints
     window: int
     batch_size: int
 
@@ -63,16 +64,10 @@ class _HeldBackBatches(IterableDataset[Batch]):
             yield _batch(self.table, self.windows[begin : begin + self.batch_size], self.window)
 
 
-def _batch(table: ActionTable, windows: npt.NDArray[np.int64], window: int) -> Batch:
+def _batch(table: ActionTable, windows: Ints, window: int) -> Batch:
     """(tokens [B, W, F], lengths [B], principal [B], group [B]), all int64."""
-    tokens, lengths = cut_windows(table, windows, window)
-    end = windows[:, 0]
-    return (
-        torch.from_numpy(tokens),
-        torch.from_numpy(lengths),
-        torch.from_numpy(table.principal[end].astype(np.int64)),
-        torch.from_numpy(table.group[end].astype(np.int64)),
-    )
+    tokens, lengths, principal, group = map(torch.from_numpy, window_inputs(table, windows, window))
+    return tokens, lengths, principal, group
 
 
 class ActionWindows(lightning.LightningDataModule):

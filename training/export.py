@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 
-from data.dataset.table import ActionTable, cut_windows
+from data.arrays import Ints
+from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from detection.parity_check import ParityCheck
-from detection.reconstruction import Ints, NewestOnnxModel, Nll, OnnxModel
+from detection.reconstruction import NewestOnnxModel, Nll, OnnxModel
 from detection.windows import Cut
 from training.model import Autoencoder, Scorer
 from training.model_newest import NewestScorer
+from training.stretch import window_inputs
 
 OPSET = 17
 INPUTS = ("tokens", "lengths", "principal", "group", "positions")
@@ -46,13 +48,10 @@ class TorchModel:
 
 
 def export(model: Autoencoder, path: Path) -> None:
-    """Write the scoring graph.
+    """Write the scoring graph; KubehabitError if an axis that must be free came out frozen.
 
     The tracing exporter is used on purpose: it is fast, and torch's newer one keeps the time axis symbolic only for the
     first LSTM that a process exports (see docs/export.md).
-
-    Raises:
-        KubehabitError: an axis that must be free came out frozen.
     """
     fields = len(model.config.vocabulary)
     pair = torch.tensor([0, 1])
@@ -73,11 +72,7 @@ def export(model: Autoencoder, path: Path) -> None:
 
 
 def export_newest(model: Autoencoder, path: Path) -> None:
-    """Write the graph for the newest action alone, see `training.model_newest`.
-
-    Raises:
-        KubehabitError: an axis that must be free came out frozen.
-    """
+    """Write the graph for the newest action alone, see `training.model_newest`."""
     config = model.config
     shapes = ((5, len(config.vocabulary)), (5,), (5,), (3, config.window))
     example = tuple(torch.zeros(shape, dtype=torch.int64) for shape in shapes)
@@ -122,16 +117,12 @@ def _write(
 def check_parity(
     model: Autoencoder, path: Path, *, batches: int = PARITY_BATCHES, tolerance: float = TOLERANCE
 ) -> float:
-    """Largest absolute difference of the NLL, torch against onnxruntime, over random ragged batches.
-
-    Raises:
-        KubehabitError: it is above `tolerance`.
-    """
+    """Largest absolute difference of the NLL, torch against onnxruntime, over random ragged batches; an error if too large."""
     rng = np.random.default_rng(0)
     config = model.config
     reference, exported = TorchModel(model), OnnxModel(str(path))
-    worst = 0.0
-    for _ in range(batches):
+
+    def difference() -> Nll:
         batch, window = int(rng.integers(1, 33)), int(rng.integers(1, config.window + 1))
         inputs = (
             np.stack([rng.integers(0, size, (batch, window)) for size in config.vocabulary], axis=-1),
@@ -140,24 +131,20 @@ def check_parity(
             rng.integers(0, config.groups + 1, batch),
             np.arange(int(rng.integers(1, window + 1))),
         )
-        # np.maximum, unlike max, passes a NaN on.
-        worst = float(np.maximum(worst, np.abs(reference(*inputs)[0] - exported(*inputs)[0]).max()))
-    return _accept(worst, tolerance)
+        return reference(*inputs)[0] - exported(*inputs)[0]
+
+    return _largest(difference, batches, tolerance)
 
 
 def check_newest(
     model: Autoencoder, path: Path, *, batches: int = PARITY_BATCHES, tolerance: float = TOLERANCE
 ) -> float:
-    """As `check_parity`, for the graph of `export_newest`: overlapping windows of several principals, whole and short.
-
-    Raises:
-        KubehabitError: the difference is above `tolerance`.
-    """
+    """As `check_parity`, for the graph of `export_newest`: overlapping windows of several principals, whole and short."""
     rng = np.random.default_rng(0)
     config = model.config
     reference, exported = TorchModel(model), NewestOnnxModel(str(path))
-    worst = 0.0
-    for _ in range(batches):
+
+    def difference() -> Nll:
         actions = rng.integers(1, 3 * config.window, int(rng.integers(1, 6)))  # of each principal
         owner = np.repeat(np.arange(len(actions)), actions)
         start = np.repeat(np.cumsum(actions) - actions, actions)
@@ -168,14 +155,17 @@ def check_newest(
         principal = rng.integers(0, config.principals + 1, len(actions))[owner]
         group = rng.integers(0, config.groups + 1, len(actions))[owner]
         rows = rng.permutation(len(owner))[: int(rng.integers(1, len(owner) + 1))]
-        whole, _, _ = reference(
-            cut.tokens(rows), cut.lengths[rows], principal[rows], group[rows], np.zeros(1, np.int64)
-        )
-        worst = float(np.maximum(worst, np.abs(whole[:, 0] - exported(cut, principal, group, rows)).max()))
-    return _accept(worst, tolerance)
+        inputs = (cut.tokens(rows), cut.lengths[rows], principal[rows], group[rows], np.zeros(1, np.int64))
+        return reference(*inputs)[0][:, 0] - exported(cut, principal, group, rows)
+
+    return _largest(difference, batches, tolerance)
 
 
-def _accept(worst: float, tolerance: float) -> float:
+def _largest(difference: Callable[[], Nll], batches: int, tolerance: float) -> float:
+    worst = 0.0
+    for _ in range(batches):
+        # np.maximum, unlike max, passes a NaN on.
+        worst = float(np.maximum(worst, np.abs(difference()).max()))
     if not worst <= tolerance:
         raise KubehabitError(
             f"The exported model differs from the trained one by {worst:.2g} nats (allowed {tolerance:.0e}); nothing was "
@@ -191,9 +181,7 @@ def parity_check(model: Autoencoder, table: ActionTable, windows: int = PARITY_W
     """
     every = table.windows["calibration"]
     chosen = every[np.unique(np.linspace(0, len(every) - 1, min(windows, len(every))).astype(np.int64))]
-    tokens, lengths = cut_windows(table, chosen, model.config.window)
-    end = chosen[:, 0]
-    principal, group = table.principal[end].astype(np.int64), table.group[end].astype(np.int64)
+    tokens, lengths, principal, group = window_inputs(table, chosen, model.config.window)
     principal[::8] = group[::8] = 0
     nll, _, _ = TorchModel(model)(tokens, lengths, principal, group, np.zeros(1, np.int64))
     return ParityCheck(tokens.astype(np.int16), lengths, principal, group, nll[:, 0])

@@ -23,13 +23,12 @@ import numpy.typing as npt
 from data.actions.fields import FIELDS, STATIC_FIELDS, gap_codes, stable_hash
 from data.actions.sensitivity import LEVELS
 from data.actions.vocabulary import SPECIALS, Vocabulary
+from data.arrays import Floats, Hashes, Ints, Names
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from detection.novelty import HabitTable
 from training.audit_log import read_log
 from training.stretch import LogEncoder
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class FeedbackConfig:
     share_per_entry: float = 0.01
 
 
-class Entry(msgspec.Struct, frozen=True):
+class FeedbackEntry(msgspec.Struct, frozen=True):
     """One line of a feedback file."""
 
     principal: str
@@ -95,9 +94,9 @@ class Learned:
 
     table: ActionTable
     training: ActionTable
-    weights: npt.NDArray[np.float64]
-    attributes: npt.NDArray[np.uint64]
-    names: npt.NDArray[np.uint64]
+    weights: Floats
+    attributes: Hashes
+    names: Hashes
     lessons: list[Lesson]
 
     def count_into(self, habits: HabitTable) -> None:
@@ -126,12 +125,8 @@ class Learned:
         return "\n".join(lines)
 
 
-def read_feedback(path: Path) -> list[Entry]:
-    """Entries of a feedback file.
-
-    Raises:
-        KubehabitError: it cannot be read, or a line is no entry.
-    """
+def read_feedback(path: Path) -> list[FeedbackEntry]:
+    """Entries of a feedback file; KubehabitError if it cannot be read, or names the line that is no entry."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -141,7 +136,7 @@ def read_feedback(path: Path) -> list[Entry]:
         if not line.strip():
             continue
         try:
-            entries.append(msgspec.json.decode(line, type=Entry))
+            entries.append(msgspec.json.decode(line, type=FeedbackEntry))
         except msgspec.DecodeError as error:
             raise KubehabitError(
                 f"{path}, line {number} is no feedback ({error}). Each line needs principal, auditIDs (a list) and verdict "
@@ -156,24 +151,15 @@ def read_feedback(path: Path) -> list[Entry]:
 class _Log:
     """The actions of the feedback logs by principals that feedback is about, in arrival order, K rows.
 
-    Attributes:
-        values: of each action, its value in each of STATIC_FIELDS.
-        columns: those of a dataset that do not depend on its vocabulary.
+    `values` holds each action's value in each of STATIC_FIELDS, `columns` those of a dataset that need no vocabulary; of them,
+    `name` is object [K] and `time` int64 [K], microseconds.
     """
 
     audit_id: list[str]
     values: list[tuple[str, ...]]
     columns: Mapping[str, npt.NDArray[Any]]
-
-    @property
-    def name(self) -> npt.NDArray[np.object_]:
-        """Name of each action's principal, object [K]."""
-        return self.columns["name"]
-
-    @property
-    def time(self) -> Ints:
-        """Microseconds, int64 [K]."""
-        return self.columns["time"]
+    name: Names
+    time: Ints
 
 
 _COLUMNS = ("attributes", "principal", "group", "name", "kind", "time", "sensitivity")
@@ -191,23 +177,24 @@ def _read(logs: Sequence[Path], table: ActionTable, wanted: set[str]) -> _Log:
             audit_id += [audit_ids[row] for row in rows]
             fields = (stretch.values[field] for field in STATIC_FIELDS)
             values += zip(
-                *([distinct[code] for code in codes[rows].tolist()] for distinct, codes in fields),
-                strict=True,
+                *([known[code] for code in codes[rows].tolist()] for known, codes in fields), strict=True
             )
             for name, column in parts.items():
                 column.append(getattr(stretch, name)[rows])
-    return _Log(audit_id, values, {name: np.concatenate(column) for name, column in parts.items()})
+    columns = {name: np.concatenate(column) for name, column in parts.items()}
+    return _Log(audit_id, values, columns, columns["name"], columns["time"])
 
 
 def learn(
-    table: ActionTable, entries: Sequence[Entry], logs: Sequence[Path], window: int, config: FeedbackConfig
+    table: ActionTable,
+    entries: Sequence[FeedbackEntry],
+    logs: Sequence[Path],
+    window: int,
+    config: FeedbackConfig,
 ) -> Learned:
-    """Turn feedback into data to train on.
+    """Turn feedback into data to train on; a confirmed action is learned in the context of `window` actions.
 
-    Args:
-        table: the dataset.
-        logs: where the events of the feedback are; what was malicious is found in the dataset by principal and time.
-        window: actions in a window, the context that a confirmed action is learned in.
+    What was malicious is found in the dataset by principal and time.
 
     Raises:
         KubehabitError: no log, an unreadable one, or none of the audit IDs is in them.
@@ -228,15 +215,12 @@ def learn(
             "None of the audit IDs in the feedback is in the feedback logs. Give the log they happened in: --feedback-log LOG"
         )
     # Malicious wins over normal: confirming an action as normal does not undo another's verdict.
-    bad = {
-        row
-        for lesson, rows in zip(lessons, found, strict=True)
-        if lesson.verdict == "malicious"
-        for row in rows
-    }
-    table = _without(table, log, lessons, found)
+    outcomes = list(zip(lessons, found, strict=True))
+    malicious = [(lesson, rows) for lesson, rows in outcomes if lesson.verdict == "malicious"]
+    bad = {row for _, rows in malicious for row in rows}
+    table = _without(table, log, malicious)
     taught: dict[int, int] = {}
-    for index, (lesson, rows) in enumerate(zip(lessons, found, strict=True)):
+    for index, (lesson, rows) in enumerate(outcomes):
         lesson.found = len(rows)
         if lesson.verdict != "normal":
             continue
@@ -272,7 +256,7 @@ def _described(log: _Log, rows: Sequence[int]) -> dict[str, int]:
     return {what: count for (_, what), count in ordered}
 
 
-def _weights(windows: int, entry_of: Sequence[int], config: FeedbackConfig) -> npt.NDArray[np.float64]:
+def _weights(windows: int, entry_of: Sequence[int], config: FeedbackConfig) -> Floats:
     """Share of each confirmed window in training: an equal one for each entry, capped for one and for all together.
 
     A confirmed action weighs as much as ten ordinary windows, as long as no cap is reached.
@@ -298,22 +282,19 @@ def _widened(vocabulary: Vocabulary, log: _Log, confirmed: Sequence[int]) -> Voc
     return Vocabulary(tokens, vocabulary.uses_hour)
 
 
-def _without(
-    table: ActionTable, log: _Log, lessons: Sequence[Lesson], found: Sequence[Sequence[int]]
-) -> ActionTable:
-    """The dataset without the malicious actions; they are recognised by principal and time."""
+def _without(table: ActionTable, log: _Log, malicious: Sequence[tuple[Lesson, Sequence[int]]]) -> ActionTable:
+    """The dataset without the malicious actions, recognised by principal and time; completes their lessons."""
     keys = list(zip(log.name.tolist(), log.time.tolist(), strict=True))
-    names = {lesson.principal for lesson in lessons if lesson.verdict == "malicious"}
+    names = {lesson.principal for lesson, _ in malicious}
     rows_at: dict[tuple[str, int], list[int]] = defaultdict(list)
     for row, key in enumerate(zip(table.name.tolist(), table.time.tolist(), strict=True)):
         if key[0] in names:
             rows_at[key].append(row)
     gone = np.zeros(len(table.time), bool)
-    for lesson, rows in zip(lessons, found, strict=True):
-        if lesson.verdict == "malicious":
-            hit = {place for row in rows for place in rows_at.get(keys[row], ())}
-            lesson.removed = len(hit)
-            gone[list(hit)] = True
+    for lesson, rows in malicious:
+        hit = {place for row in rows for place in rows_at.get(keys[row], ())}
+        lesson.removed = len(hit)
+        gone[list(hit)] = True
     if not gone.any():
         return table
     kept = np.flatnonzero(~gone)
@@ -353,13 +334,12 @@ def _with(table: ActionTable, log: _Log, confirmed: Sequence[int], bad: set[int]
     tokens[:, -1] = gap_codes(gaps) + len(SPECIALS)
     added = {name: values[blocks] for name, values in log.columns.items()}
     added |= {"tokens": tokens, "arrival": np.arange(len(blocks)) + base}
-    joined: dict[str, Any] = {}
-    for name, more in added.items():
-        old = getattr(table, name)
-        joined[name] = np.concatenate([old, more.astype(old.dtype)])
-    windows = np.array([ends[row] for row in confirmed], np.int64).reshape(
-        -1, 2
-    )  # in the order of the weights
+    old = {name: getattr(table, name) for name in added}
+    joined: dict[str, Any] = {
+        n: np.concatenate([old[n], new.astype(old[n].dtype)]) for n, new in added.items()
+    }
+    # In the order of the weights.
+    windows = np.array([ends[row] for row in confirmed], np.int64).reshape(-1, 2)
     return replace(
         table, **joined, windows=table.windows | {"train": np.concatenate([table.windows["train"], windows])}
     )

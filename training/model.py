@@ -91,8 +91,8 @@ class Autoencoder(nn.Module):
             self.backward_encoder = nn.LSTM(action + condition, config.hidden, batch_first=True)
         self.squeeze = nn.Linear(config.hidden * (2 if both_ends else 1), config.bottleneck)
         self.place = nn.Embedding(config.window, config.condition)
-        told = config.bottleneck + condition + config.condition + (action if config.teacher_forcing else 0)
-        self.decoder = nn.LSTM(told, config.hidden, batch_first=True)
+        width = config.bottleneck + condition + config.condition + (action if config.teacher_forcing else 0)
+        self.decoder = nn.LSTM(width, config.hidden, batch_first=True)
         self.heads = nn.Linear(config.hidden + condition, sum(sizes))
 
     def corrupt(self, tokens: Tensor) -> Tensor:
@@ -134,16 +134,16 @@ class Autoencoder(nn.Module):
             code = torch.tanh(self.squeeze(whole)).expand(-1, places, -1)  # [B, P, Z]
         steps = self.place(positions).unsqueeze(0).expand(batch, -1, -1)  # [B, P, C]
         given = torch.cat([code, who.unsqueeze(1).expand(-1, places, -1)], dim=-1)  # [B, P, Z+2C]
-        told = torch.cat([given, steps], dim=-1)  # [B, P, Z+3C]
+        inputs = torch.cat([given, steps], dim=-1)  # [B, P, Z+3C]
         if self.config.teacher_forcing:
             newer = targets_at(embedded, lengths, (positions - 1).clamp(min=0))  # [B, P, F*E]
-            told = torch.cat([told, newer * (positions > 0).view(1, -1, 1)], dim=-1)  # [B, P, Z+3C+F*E]
+            inputs = torch.cat([inputs, newer * (positions > 0).view(1, -1, 1)], dim=-1)  # [B, P, Z+3C+F*E]
         if self.config.cloze:
             # One step each: unrolling would hand the code of a newer action, which has read this one, down to it.
-            decoded, _ = self.decoder(told.flatten(0, 1).unsqueeze(1))  # [B*P, 1, H]
+            decoded, _ = self.decoder(inputs.flatten(0, 1).unsqueeze(1))  # [B*P, 1, H]
             decoded = decoded.view(batch, places, self.config.hidden)  # [B, P, H]
         else:
-            decoded, _ = self.decoder(told)  # [B, P, H]
+            decoded, _ = self.decoder(inputs)  # [B, P, H]
         logits: Tensor = self.heads(
             torch.cat([decoded, given[..., self.config.bottleneck :]], dim=-1)
         )  # [B, P, V]

@@ -18,12 +18,11 @@ _BY_NAME = frozenset({"files", "import_module"})
 
 
 def pack(entry: str, root: Path, folder: Path) -> tuple[str, Path]:
-    """Copy a module and all that it imports of ours, at any depth, with their data files.
+    """Copy a module and all that it imports of ours, at any depth, with their data files, into a package of `folder`.
 
     Args:
         entry: dotted name of the module.
         root: folder of the rooms.
-        folder: where the package is made.
 
     Returns:
         (dotted name of the copied entry, folder of the package). The package is named by a hash of what is in it.

@@ -46,19 +46,18 @@ class NewestScorer(nn.Module):
         self.decode_weight: Tensor
         self.decode_bias: Tensor
         encoder, decoder = model.encoder, model.decoder
-        self.register_buffer(
-            "encode_weight", gates(encoder, "weight_ih_l0", "ifog").T.contiguous()
-        )  # [F*E+2C, 4H]
-        self.register_buffer(
-            "recurrent_weight", gates(encoder, "weight_hh_l0", "ifog").T.contiguous()
-        )  # [H, 4H]
-        self.register_buffer("encode_bias", bias(encoder, "ifog"))  # [4H]
         # The decoder's only step begins without a state: nothing is forgotten.
         gate = gates(decoder, "weight_ih_l0", "iog")  # [3H, Z+3C]
         given = config.bottleneck + 2 * config.condition
-        self.register_buffer("decode_weight", gate[:, :given].T.contiguous())  # [Z+2C, 3H]
         place = gate[:, given:] @ model.place.weight[0].detach()  # [3H]
-        self.register_buffer("decode_bias", bias(decoder, "iog") + place)  # [3H]
+        for buffer, tensor in {
+            "encode_weight": gates(encoder, "weight_ih_l0", "ifog").T.contiguous(),  # [F*E+2C, 4H]
+            "recurrent_weight": gates(encoder, "weight_hh_l0", "ifog").T.contiguous(),  # [H, 4H]
+            "encode_bias": bias(encoder, "ifog"),  # [4H]
+            "decode_weight": gate[:, :given].T.contiguous(),  # [Z+2C, 3H]
+            "decode_bias": bias(decoder, "iog") + place,  # [3H]
+        }.items():
+            self.register_buffer(buffer, tensor)
 
     def forward(self, actions: Tensor, principal: Tensor, group: Tensor, index: Tensor) -> Tensor:
         """Reconstruct.
@@ -76,15 +75,13 @@ class NewestScorer(nn.Module):
         model, hidden = self.model, self.hidden
         who = torch.cat([model.principal(principal), model.group(group)], dim=-1)  # [A, 2C]
         embedded = model.tokens(actions + model.offsets).flatten(1)  # [A, F*E]
-        given = torch.addmm(
-            self.encode_bias, torch.cat([embedded, who], dim=-1), self.encode_weight
-        )  # [A, 4H]
+        read = torch.cat([embedded, who], dim=-1)  # [A, F*E+2C]
+        given = torch.addmm(self.encode_bias, read, self.encode_weight)  # [A, 4H]
         # An LSTM that is given nothing at all, not even its bias, stays in the state in which it begins.
         given = functional.pad(given, (0, 0, 0, 1))  # [A+1, 4H]
         state, memory = self._step(given[index[:, 0]], None)  # [N, H] each
         for step in range(1, index.shape[1]):
-            # [N, 4H]
-            gates = torch.addmm(given[index[:, step]], state, self.recurrent_weight)
+            gates = torch.addmm(given[index[:, step]], state, self.recurrent_weight)  # [N, 4H]
             state, memory = self._step(gates, memory)
         newest = index[:, -1]  # [N]
         mine = who[newest]  # [N, 2C]

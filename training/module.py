@@ -17,53 +17,24 @@ class HabitModule(lightning.LightningModule):
     """Trains the autoencoder.
 
     Args:
-        vocabulary, principals, groups: sizes, taken from the data.
-        window: actions in a window, taken from the data.
-        embedding, hidden, bottleneck, condition, depth, mask, principal_dropout, cloze, bidirectional,
-            teacher_forcing: see `training.model.ModelConfig`.
+        vocabulary: number of tokens of each field, from the data.
         learning_rate: peak of the one-cycle schedule (Smith 2018, arXiv 1803.09820).
         weight_decay: of AdamW.
+        architecture: the rest of `training.model.ModelConfig`; `principals`, `groups` and `window` come from the data.
     """
 
     def __init__(
         self,
         vocabulary: list[int],
-        principals: int,
-        groups: int,
-        window: int = 16,
-        embedding: int = 16,
-        hidden: int = 128,
-        bottleneck: int = 32,
-        condition: int = 32,
-        depth: int = 4,
-        mask: float = 0.15,
-        principal_dropout: float = 0.1,
-        cloze: bool = False,
-        bidirectional: bool = False,
-        teacher_forcing: bool = False,
         learning_rate: float = 4e-3,
         weight_decay: float = 1e-4,
+        **architecture: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.seed = torch.initial_seed()
-        self.config = ModelConfig(
-            vocabulary=tuple(vocabulary),
-            principals=principals,
-            groups=groups,
-            window=window,
-            embedding=embedding,
-            hidden=hidden,
-            bottleneck=bottleneck,
-            condition=condition,
-            depth=depth,
-            mask=mask,
-            principal_dropout=principal_dropout,
-            cloze=cloze,
-            bidirectional=bidirectional,
-            teacher_forcing=teacher_forcing,
-        )
+        self.config = ModelConfig(vocabulary=tuple(vocabulary), **architecture)
         self.model = Autoencoder(self.config)
 
     def _loss(self, batch: Batch, tokens: Tensor, principal: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,11 +68,7 @@ def connected() -> Iterator[None]:
 
 
 def experiment_id(name: str) -> str:
-    """Id of an experiment, which is created if missing. Use inside `connected()`.
-
-    Raises:
-        KubehabitError: the store cannot be reached or was written by another version of MLflow.
-    """
+    """Id of an experiment, which is created if missing; KubehabitError if the store cannot be used. Inside `connected()`."""
     import mlflow
 
     root = artifact_root()
@@ -105,17 +101,9 @@ def next_alias(name: str) -> str:
 def register(
     bundle: Path, *, name: str, alias: str, example: list[str], metadata: dict[str, Any]
 ) -> tuple[str, str]:
-    """Log a bundle as a pyfunc model in the active run, register it and move the alias.
+    """Log a sealed bundle as a pyfunc model in the active run, register it and move the alias; returns version and model URI.
 
-    Args:
-        bundle: sealed bundle folder.
-        name: registered model.
-        alias: alias to set on the new version.
-        example: raw audit events as JSON text, for the input example and the signature.
-        metadata: stored with the model.
-
-    Returns:
-        (version, model URI).
+    `example` holds raw audit events as JSON text, for the input example and the signature.
     """
     import mlflow
     import pandas as pd  # type: ignore[import-untyped]
@@ -147,33 +135,22 @@ def _signature() -> ModelSignature:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Map
 
-    given = Schema(
-        [
-            ColSpec("string", "auditID"),
-            ColSpec("string", "status"),
-            # Scored events:
-            ColSpec("string", "principal", required=False),
-            ColSpec("double", "surprise", required=False),
-            ColSpec("double", "evidence", required=False),
-            ColSpec("boolean", "flagged", required=False),
-            ColSpec("string", "severity", required=False),
-            ColSpec(Map(DataType.double), "nll", required=False),
-            # Rejected events:
-            ColSpec("string", "reason", required=False),
-        ]
-    )
+    optional: dict[str, Any] = {
+        "principal": "string",
+        "surprise": "double",
+        "evidence": "double",
+        "flagged": "boolean",
+        "severity": "string",
+        "nll": Map(DataType.double),
+        "reason": "string",  # of rejected events; the others of scored ones
+    }
+    columns = [ColSpec("string", "auditID"), ColSpec("string", "status")]
+    given = Schema([*columns, *(ColSpec(kind, name, required=False) for name, kind in optional.items())])
     return ModelSignature(inputs=Schema([ColSpec("string", "event")]), outputs=given)
 
 
 def download(model_uri: str) -> Path:
-    """Folder of a bundle.
-
-    Args:
-        model_uri: a registered model (`models:/name@alias`, `models:/name/version`) or the folder itself.
-
-    Raises:
-        KubehabitError: there is no such model.
-    """
+    """Folder of a bundle, given itself or as a registered model (`models:/name@alias`); KubehabitError if there is none."""
     local = Path(model_uri)
     if (local / "bundle.json").is_file():
         return local

@@ -12,20 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import chi2
 
 from data.actions.fields import FIELDS
 from data.actions.vocabulary import UNKNOWN
+from data.arrays import Flags, Floats, Ints
 from data.dataset.table import ActionTable
 
 #: Artifact of an MLflow run that holds the reference.
 REFERENCE = "drift/reference.json"
 BINS = 10
-Values = npt.NDArray[np.float64]
 
 
-def effective_size(values: Values) -> float:
+def effective_size(values: Floats) -> float:
     """Independent values that a sequence is worth: n (1 - r) / (1 + r), r the correlation of neighbours (at least 0)."""
     if len(values) < 3 or not values.std():
         return float(len(values) > 0)
@@ -34,17 +33,15 @@ def effective_size(values: Values) -> float:
     return max(len(values) * (1 - r) / (1 + r), 1.0)
 
 
-def edges_of(values: Values) -> list[float]:
+def edges_of(values: Floats) -> list[float]:
     """Inner edges of at most BINS bins that hold about equally many of the values; repeated values share one bin."""
     return sorted(set(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]).tolist()))
 
 
-def counts_in(values: Values, edges: Sequence[float]) -> list[int]:
-    """Values in each bin; a value on an edge belongs to the lower one."""
-    counts: list[int] = np.bincount(
-        np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1
-    ).tolist()
-    return counts
+def counts_in(values: Floats, edges: Sequence[float]) -> list[int]:
+    """Floats in each bin; a value on an edge belongs to the lower one."""
+    bins = np.searchsorted(edges, values, side="left")
+    return [int(count) for count in np.bincount(bins, minlength=len(edges) + 1)]
 
 
 def stability_index(before: Sequence[int], now: Sequence[int]) -> float:
@@ -59,16 +56,8 @@ def noise_level(bins: int, n: float, m: float, chance: float) -> float:
     return float(chi2.ppf(1 - chance, max(bins - 1, 1))) * (1 / n + 1 / m)
 
 
-def reference(
-    table: ActionTable, rows: npt.NDArray[np.int64], surprise: Values, flagged: npt.NDArray[np.bool_]
-) -> dict[str, Any]:
-    """The reference for drift: surprise and shares of unknown values of held-back normal actions at calibration.
-
-    Args:
-        rows: int64 [M], rows of the held-back actions in the table.
-        surprise: float64 [M], reconstruction NLL of each in nats.
-        flagged: bool [M].
-    """
+def reference(table: ActionTable, rows: Ints, surprise: Floats, flagged: Flags) -> dict[str, Any]:
+    """The reference for drift: surprise (nats) and shares of unknown values of the held-back actions `rows`, at calibration."""
     names, kinds, time = table.name[rows], table.kind[rows], table.time[rows]
     trained = table.windows["train"][:, 0]
     actions = Counter(table.name[trained].tolist())

@@ -7,20 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from data.actions.attributes import attribute_hashes
 from data.actions.encoder import ActionEncoder, ActionSettings
 from data.actions.fields import STATIC_FIELDS, gap_codes, stable_hash
 from data.actions.sensitivity import Sensitivity
 from data.actions.vocabulary import SPECIALS, Vocabulary
-from data.dataset.table import ActionTable
+from data.arrays import Flags, Hashes, Ints, Names
+from data.dataset.table import ActionTable, cut_windows
 from data.events.audit_event import AuditEvent
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from data.principals.peer_groups import PrincipalTable
-
-Ints = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +37,13 @@ class Stretch:
     """
 
     tokens: Ints
-    attributes: npt.NDArray[np.uint64]
+    attributes: Hashes
     principal: Ints
     group: Ints
-    name: npt.NDArray[np.object_]
-    kind: npt.NDArray[np.object_]
-    name_hash: npt.NDArray[np.uint64]
-    group_hash: npt.NDArray[np.uint64]
+    name: Names
+    kind: Names
+    name_hash: Hashes
+    group_hash: Hashes
     time: Ints
     sensitivity: Ints
     values: Mapping[str, tuple[Sequence[str], Ints]]
@@ -61,10 +58,22 @@ class Stretch:
         return np.isin(self.kind, list(PEOPLE_AND_PIPELINES))
 
 
+def windows_in_order(table: ActionTable, split: str) -> Ints:
+    """Windows of a split of a dataset, int64 [M, 2], in the order of the log."""
+    windows = table.windows[split]
+    return windows[np.argsort(table.arrival[windows[:, 0]], kind="stable")]
+
+
+def window_inputs(table: ActionTable, windows: Ints, window: int) -> tuple[Ints, Ints, Ints, Ints]:
+    """What a model reads of windows, int64: tokens [B, W, F], and lengths, principal and group, [B] each."""
+    tokens, lengths = cut_windows(table, windows, window)
+    end = windows[:, 0]
+    return tokens, lengths, table.principal[end].astype(np.int64), table.group[end].astype(np.int64)
+
+
 def of_dataset(table: ActionTable, split: str) -> Stretch:
     """A split ("train" or "calibration") of a dataset, in the order of the log."""
-    rows = table.windows[split][:, 0]
-    rows = rows[np.argsort(table.arrival[rows], kind="stable")]
+    rows = windows_in_order(table, split)[:, 0]
     tokens = table.tokens[rows].astype(np.int64)
     return Stretch(
         tokens=tokens,
@@ -94,12 +103,7 @@ class LogEncoder:
         rules: Sequence[Mapping[str, Any]],
         last: Mapping[str, int],
     ) -> None:
-        """Start a log.
-
-        Args:
-            settings, vocabulary, principals, rules: of the dataset or of the bundle made of it.
-            last: principal name -> time (microseconds) of its last action before the log.
-        """
+        """Start a log for a dataset or the bundle made of it; `last`: principal -> time (microseconds) of its last action."""
         self._encoder = ActionEncoder(settings)
         self._vocabulary, self._principals = vocabulary, principals
         self._sensitivity = Sensitivity(rules)
@@ -108,23 +112,21 @@ class LogEncoder:
     def encode(self, events: Sequence[AuditEvent]) -> tuple[Stretch, list[str]]:
         """The next chunk, and the audit ID of each of its actions."""
         batch = self._encoder.encode(events)
-        who = batch.principal.tolist()
+        codes = batch.principal
         groups = [self._principals.group(principal) for principal in batch.principals]
         names = [principal.name for principal in batch.principals]
         tokens = self._vocabulary.encode(batch, self._encoder).astype(np.int64)
-        name = np.array([names[code] for code in who], object)
+        name = np.array(names, object)[codes]
         tokens[:, -1] = self._gaps(name, batch.time)
-        name_hash = {code: stable_hash(names[code]) for code in set(who)}
-        group_hash = {code: stable_hash(groups[code]) for code in set(who)}
         stretch = Stretch(
             tokens=tokens,
             attributes=attribute_hashes(batch, self._encoder),
-            principal=np.array([self._principals.ids.get(names[code], 0) for code in who], np.int64),
-            group=np.array([self._principals.groups.get(groups[code], 0) for code in who], np.int64),
+            principal=np.array([self._principals.ids.get(one, 0) for one in names], np.int64)[codes],
+            group=np.array([self._principals.groups.get(one, 0) for one in groups], np.int64)[codes],
             name=name,
-            kind=np.array([batch.principals[code].kind for code in who], object),
-            name_hash=np.array([name_hash[code] for code in who], np.uint64),
-            group_hash=np.array([group_hash[code] for code in who], np.uint64),
+            kind=np.array([principal.kind for principal in batch.principals], object)[codes],
+            name_hash=np.array([stable_hash(one) for one in names], np.uint64)[codes],
+            group_hash=np.array([stable_hash(one) for one in groups], np.uint64)[codes],
             time=batch.time,
             sensitivity=self._sensitivity.levels(batch, self._encoder).astype(np.int64),
             values={
@@ -135,7 +137,7 @@ class LogEncoder:
         )
         return stretch, [events[i].auditID for i in batch.event.tolist()]
 
-    def _gaps(self, name: npt.NDArray[np.object_], time: Ints) -> Ints:
+    def _gaps(self, name: Names, time: Ints) -> Ints:
         """Tokens of the time since each principal's previous action."""
         gaps = np.empty(len(time), np.int64)
         last = self._last

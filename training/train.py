@@ -7,18 +7,18 @@ import os
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
-import numpy.typing as npt
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.actions.fields import FIELDS
+from data.arrays import Flags
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from data.events.audit_event import EXAMPLE_EVENT
@@ -38,8 +38,6 @@ from training.export import TorchModel, check_newest, check_parity, export, expo
 from training.model_newest import is_supported
 from training.module import HabitModule
 
-Chosen = npt.NDArray[np.bool_]
-
 
 @dataclass(frozen=True, slots=True)
 class RegisterConfig:
@@ -47,8 +45,8 @@ class RegisterConfig:
 
     Attributes:
         name: registered model.
-        alias: alias the new version gets; serving follows `champion`. If not given, the first version becomes `champion`
-            and every later one `challenger`, to be let through by `kubehabit promote`.
+        alias: alias of the new version; serving follows `champion`. If not given, the first version becomes `champion` and
+            every later one `challenger`, for `kubehabit promote` to decide on.
         experiment: MLflow experiment of the run.
         threads: CPU threads for training; 0 uses all cores.
     """
@@ -84,33 +82,32 @@ class ExperimentCLI(LightningCLI):
 
 
 class _Curves(Callback):
-    """Keeps the loss curves for MLflow and for the plot."""
+    """Keeps the loss curves, (step, value) by metric, for MLflow and for the plot; a resumed training goes on with them."""
 
     def __init__(self) -> None:
-        self.train: list[tuple[int, float]] = []
-        self.held_back: list[tuple[int, float]] = []
+        self.points: dict[str, list[tuple[int, float]]] = {"train_nll": [], "held_back_nll": []}
+
+    def _add(self, trainer: lightning.Trainer, metric: str) -> None:
+        self.points[metric].append((trainer.global_step, float(trainer.callback_metrics[metric])))
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        step = trainer.global_step
-        if step % 20 == 0 and "train_nll" in trainer.callback_metrics:
-            self.train.append((step, float(trainer.callback_metrics["train_nll"])))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Curves so far, so that those of a resumed training are complete."""
-        return {"train": self.train, "held_back": self.held_back}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        self.train = [tuple(point) for point in state_dict["train"]]
-        self.held_back = [tuple(point) for point in state_dict["held_back"]]
+        if trainer.global_step % 20 == 0 and "train_nll" in trainer.callback_metrics:
+            self._add(trainer, "train_nll")
 
     def on_validation_end(self, trainer: lightning.Trainer, _: Any) -> None:
         if not trainer.sanity_checking:
-            self.held_back.append((trainer.global_step, float(trainer.callback_metrics["held_back_nll"])))
+            self._add(trainer, "held_back_nll")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"train": self.points["train_nll"], "held_back": self.points["held_back_nll"]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for metric, name in (("train_nll", "train"), ("held_back_nll", "held_back")):
+            self.points[metric] = [tuple(point) for point in state_dict[name]]
 
 
-class _Bar(Callback):
-    """Steps done, loss and time left. The stream of batches is endless, so only the number of steps says how far it is."""
+class _ProgressBar(Callback):
+    """Steps done, loss and time left: the stream of batches is endless, so Lightning's own bar would show no end."""
 
     progress: Progress | None = None
 
@@ -145,11 +142,7 @@ class _Bar(Callback):
 
 
 def parse(config: Path, data: Path, overrides: list[str]) -> ExperimentCLI:
-    """Read an experiment and instantiate trainer, model and data, without running anything.
-
-    Raises:
-        KubehabitError: no such config, a bad option, or no dataset.
-    """
+    """Read an experiment and instantiate trainer, model and data; KubehabitError if one of them cannot be used."""
     if not config.is_file():
         raise KubehabitError(f"No training config {config}. Start from the shipped configs/train.yaml.")
     try:
@@ -201,7 +194,7 @@ def train(
     quieten_lightning()
     resumed = checkpoints.find(resume) if resume is not None else None
     cli = parse(resumed.config if resumed else config, data, list(overrides or []))
-    if distributed_worker():
+    if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0":
         # Lightning's `ddp` starts this command again for every further device: those only train.
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed.path if resumed else None)
         raise SystemExit(0)
@@ -231,12 +224,12 @@ def _train(
         else:
             _log_inputs(cli, text, commit, champion)
         cli.trainer.callbacks.extend(  # type: ignore[attr-defined]
-            [curves, *checkpoints.callbacks(run_id, text), _Bar()]
+            [curves, *checkpoints.callbacks(run_id, text), _ProgressBar()]
         )
         began = time.monotonic()
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed.path if resumed else None)
         seconds = time.monotonic() - began
-        for name, points in {"train_nll": curves.train, "held_back_nll": curves.held_back}.items():
+        for name, points in curves.points.items():
             for step, value in points:
                 mlflow.log_metric(name, value, step=step)
         steps = cli.trainer.global_step - (resumed.step if resumed else 0)
@@ -261,7 +254,7 @@ def _log_inputs(cli: ExperimentCLI, text: str, commit: str, champion: str | None
     mlflow.log_text(text, "config/train.yaml")
     if champion is not None:
         carried = warm_start.start_from(champion, cli.model.model, table)
-        mlflow.log_dict(carried.to_dict(), "warm_start.json")
+        mlflow.log_dict(asdict(carried), "warm_start.json")
         mlflow.set_tag("warm_start", champion)
         print(carried.describe())
 
@@ -338,7 +331,7 @@ def _log_plots(table: ActionTable, fitted: CalibrationResult, curves: _Curves) -
     import mlflow
 
     for name, figure in {
-        "loss": plots.losses(curves.train, curves.held_back),
+        "loss": plots.losses(*curves.points.values()),
         "fields": plots.fields(fitted),
         "calibration": plots.calibration(fitted, table),
         "principals": plots.principals(fitted, table),
@@ -350,25 +343,18 @@ def _log_plots(table: ActionTable, fitted: CalibrationResult, curves: _Curves) -
     mlflow.log_table(_held_back_table(table, fitted), "evaluation/held_back.json")
 
 
-def distributed_worker() -> bool:
-    """True if Lightning started this process to drive a further device of a training that another process leads."""
-    return os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0"
-
-
 def _flat(tree: dict[str, Any], prefix: str = "", skip: tuple[str, ...] = ()) -> dict[str, Any]:
     """Nested configuration as dotted parameters; absent values are left out."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if key in skip or value is None:
-            continue
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")
-        else:
+        elif key not in skip and value is not None:
             flat[f"{prefix}{key}"] = str(value)[:500]
     return flat
 
 
-def _incidents(table: ActionTable, fitted: CalibrationResult, chosen: Chosen) -> int:
+def _incidents(table: ActionTable, fitted: CalibrationResult, chosen: Flags) -> int:
     hit = fitted.flagged & chosen
     names, times = table.name[fitted.rows], table.time[fitted.rows]
     return sum(count_incidents(np.sort(times[hit & (names == name)])) for name in set(names[hit]))
@@ -390,12 +376,11 @@ def _figures(table: ActionTable, fitted: CalibrationResult) -> dict[str, float]:
 def _held_back_table(table: ActionTable, fitted: CalibrationResult) -> dict[str, list[Any]]:
     """One row a kind of principal: what the thresholds do on held-back normal actions."""
     kinds = table.kind[fitted.rows]
-    names = sorted(set(kinds))
-    chosen = [kinds == kind for kind in names]
+    chosen = {str(kind): kinds == kind for kind in sorted(set(kinds))}
     return {
-        "kind": [str(kind) for kind in names],
-        "actions": [int(rows.sum()) for rows in chosen],
-        "flagged": [int((fitted.flagged & rows).sum()) for rows in chosen],
-        "incidents": [_incidents(table, fitted, rows) for rows in chosen],
-        "mean_surprise": [float(fitted.nll[rows].sum(axis=1).mean()) for rows in chosen],
+        "kind": list(chosen),
+        "actions": [int(rows.sum()) for rows in chosen.values()],
+        "flagged": [int((fitted.flagged & rows).sum()) for rows in chosen.values()],
+        "incidents": [_incidents(table, fitted, rows) for rows in chosen.values()],
+        "mean_surprise": [float(fitted.nll[rows].sum(axis=1).mean()) for rows in chosen.values()],
     }

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,18 +24,18 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from data.actions.fields import FIELDS
-from data.dataset.table import ActionTable, cut_windows
+from data.arrays import Floats, Ints
+from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from data.paths import home
 from detection.reconstruction import Model
 from training import registry
 from training.config_file import ConfigFile
+from training.stretch import window_inputs
 from training.train import parse, quieten_lightning
 
-Ints = npt.NDArray[np.int64]
 _ACTION = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace"))
 
 
@@ -61,12 +60,7 @@ class TuneConfig(ConfigFile):
 
 @dataclass(frozen=True, slots=True)
 class Swaps:
-    """Held-back windows, and the same with another principal's newest action.
-
-    Attributes:
-        tokens, swapped: int64 [B, W, F].
-        lengths, principal, group: int64 [B].
-    """
+    """Held-back windows [B, W, F], the same with another principal's newest action, and lengths, principal and group [B]."""
 
     tokens: Ints
     swapped: Ints
@@ -76,11 +70,7 @@ class Swaps:
 
 
 def swaps(table: ActionTable, window: int, count: int, seed: int = 0) -> Swaps:
-    """Draw held-back windows and swap their newest action for one of another principal that their own never did in training.
-
-    Raises:
-        KubehabitError: no held-back window can be swapped.
-    """
+    """Draw held-back windows and swap their newest action for one of another principal that their own never did in training."""
     rng = np.random.default_rng(seed)
     held_back = table.windows["calibration"]
     chosen = held_back[np.sort(rng.choice(len(held_back), min(count, len(held_back)), replace=False))]
@@ -104,17 +94,14 @@ def swaps(table: ActionTable, window: int, count: int, seed: int = 0) -> Swaps:
             "No held-back window can be swapped: all principals do the same. Give a longer log."
         )
     chosen = chosen[kept]
-    tokens, lengths = cut_windows(table, chosen, window)
+    tokens, lengths, principal, group = window_inputs(table, chosen, window)
     swapped = tokens.copy()
     gap = len(FIELDS) - 1  # the time since the action before stays what it was
     swapped[np.arange(len(kept)), lengths - 1, :gap] = table.tokens[taken][:, :gap]
-    end = chosen[:, 0]
-    return Swaps(
-        tokens, swapped, lengths, table.principal[end].astype(np.int64), table.group[end].astype(np.int64)
-    )
+    return Swaps(tokens, swapped, lengths, principal, group)
 
 
-def surprise(model: Model, tokens: Ints, drawn: Swaps, batch: int = 512) -> npt.NDArray[np.float64]:
+def surprise(model: Model, tokens: Ints, drawn: Swaps, batch: int = 512) -> Floats:
     """Reconstruction NLL of the newest action of each window in nats, float64 [B]."""
     newest = np.zeros(1, np.int64)
     parts = []
@@ -125,7 +112,7 @@ def surprise(model: Model, tokens: Ints, drawn: Swaps, batch: int = 512) -> npt.
     return np.concatenate(parts).astype(np.float64)
 
 
-def separability(untouched: npt.NDArray[np.float64], swapped: npt.NDArray[np.float64], share: float) -> float:
+def separability(untouched: Floats, swapped: Floats, share: float) -> float:
     """Share of the swapped windows above the threshold that a `share` of the untouched ones exceeds."""
     return float((swapped > np.quantile(untouched, 1 - share)).mean())
 
@@ -143,16 +130,12 @@ def tune(
     """Search; trials already in the study count, so a search that was stopped goes on.
 
     Args:
-        config: experiment that the trials vary.
-        data: folder written by `kubehabit data build`.
+        config, data: experiment that the trials vary, and folder written by `kubehabit data build`.
         storage: SQLAlchemy URL of the trials; `tune.db` in `home()` if not given.
         overrides: options of `kubehabit train` that hold for every trial.
 
     Returns:
         The `optuna.Study`. Each trial is a run nested in one MLflow run of the study.
-
-    Raises:
-        KubehabitError: a bad option or no dataset.
     """
     import mlflow
     import optuna
@@ -249,25 +232,3 @@ def as_config(params: Mapping[str, Any]) -> str:
         section, _, key = name.partition(".")
         tree.setdefault(section, {})[key] = value
     return yaml.safe_dump(tree, sort_keys=False)
-
-
-def table_of(study: Any, most: int = 10) -> Table:
-    """The best trials for a terminal."""
-    title = f"{study.study_name}: best of {len(study.trials)} trials, judged on held-back normal data"
-    table = Table(title=title)
-    for column in ("trial", "objective", "swaps caught", "nats", "settings"):
-        table.add_column(column, justify="left" if column == "settings" else "right")
-    finished = [trial for trial in study.trials if trial.value is not None]
-    for trial in sorted(finished, key=lambda one: -one.value)[:most]:
-        settings = (
-            f"{name.partition('.')[2]}={value:{'.3g' if isinstance(value, float) else ''}}"
-            for name, value in trial.params.items()
-        )
-        table.add_row(
-            str(trial.number),
-            f"{trial.value:.3f}",
-            f"{trial.user_attrs['swaps_caught']:.1%}",
-            f"{trial.user_attrs['held_back_surprise']:.2f}",
-            " ".join(settings),
-        )
-    return table

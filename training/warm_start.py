@@ -11,7 +11,7 @@ import io
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import nn
 
 from data.actions.fields import FIELDS
 from data.actions.vocabulary import SPECIALS, UNKNOWN, Vocabulary, back_offs
+from data.arrays import Ints
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from detection.bundle import Bundle
@@ -37,15 +38,12 @@ ROWS: Mapping[str, str] = {
     "group.weight": "group",
 }
 
-Source = npt.NDArray[np.int64]
-
 
 @dataclass(slots=True)
 class Carried:
-    """Parameters that a warm start took over.
+    """Parameters that a warm start took over from `champion`.
 
     Attributes:
-        champion: where from.
         tokens, principals, groups: [carried by name, all of the new model].
         whole: parameters carried over as they were.
         fresh: parameters that start at random, because the champion has none of that name and shape.
@@ -57,10 +55,6 @@ class Carried:
     groups: tuple[int, int]
     whole: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
 
     def describe(self) -> str:
         """One line for a person."""
@@ -86,11 +80,7 @@ def keep(model: nn.Module) -> None:
 
 
 def weights_of(bundle: Bundle, model_uri: str) -> dict[str, npt.NDArray[Any]]:
-    """The weights of a registered model, from the run that made it.
-
-    Raises:
-        KubehabitError: the run is gone, keeps no weights, or they differ from their checksum.
-    """
+    """The weights of a registered model, from the run that made it; KubehabitError if they are gone or were changed."""
     import mlflow
 
     run_id = bundle.meta["run_id"]
@@ -118,11 +108,10 @@ def weights_of(bundle: Bundle, model_uri: str) -> dict[str, npt.NDArray[Any]]:
         ) from error
 
 
-def token_sources(old: Vocabulary, new: Vocabulary) -> tuple[Source, Source]:
-    """Which row of the old model each token of the new one takes: its own, else its back-off's, else "unknown".
+def token_sources(old: Vocabulary, new: Vocabulary) -> tuple[Ints, Ints]:
+    """Row of the old model for each token of the new one, and whether the value itself was known, int64 [V_new] each.
 
-    Returns:
-        int64 [V_new] rows in the old table, and bool-like int64 [V_new]: 1 where the value itself was known.
+    A value that was not known has the row of its back-off, else of "unknown".
     """
     rows, known = [], []
     start = 0
@@ -142,12 +131,8 @@ def token_sources(old: Vocabulary, new: Vocabulary) -> tuple[Source, Source]:
     return np.array(rows, np.int64), np.array(known, np.int64)
 
 
-def name_sources(old: Mapping[str, int], new: Mapping[str, int]) -> tuple[Source, int]:
-    """Which row of the old model each name of the new one takes; a new name takes row 0, that of an unknown one.
-
-    Returns:
-        int64 [names + 1], and how many names were known.
-    """
+def name_sources(old: Mapping[str, int], new: Mapping[str, int]) -> tuple[Ints, int]:
+    """Row of the old model for each name of the new one, int64 [names + 1], and how many were known; a new name has row 0."""
     rows = np.zeros(len(new) + 1, np.int64)
     for name, index in new.items():
         rows[index] = old.get(name, 0)
@@ -155,13 +140,10 @@ def name_sources(old: Mapping[str, int], new: Mapping[str, int]) -> tuple[Source
 
 
 def start_from(model_uri: str, model: nn.Module, table: ActionTable) -> Carried:
-    """Fill a new model with the weights of a registered one, in place.
+    """Fill a new model with the weights of a registered one, in place; KubehabitError if nothing in it fits.
 
     A token, principal or peer group that both know by name keeps its row. A new token begins as its back-off or as "unknown",
     a new principal as one never seen, which the champion has learned to expect (principal dropout).
-
-    Raises:
-        KubehabitError: no such model, no weights, or nothing in it fits the new model.
     """
     bundle = Bundle.load(download(model_uri))
     weights = weights_of(bundle, model_uri)

@@ -34,7 +34,7 @@ def action(name: str) -> Surrounding:
     return Surrounding(audit_id=name, time=NOW, did="", verb="get", role="flagged", principal="alice@corp")
 
 
-def told(*listed: str, reason: str = "namespace") -> Incident:
+def reported(*listed: str, reason: str = "namespace") -> Incident:
     session = IncidentSession(
         principal="alice@corp",
         address="203.0.113.7",
@@ -75,13 +75,13 @@ def judged(incident: Incident, **more: Any) -> Any:
 
 
 def test_the_first_malicious_action_must_be_among_the_first_five() -> None:
-    assert judged(told("x", "x2", "x3", "x4", "a1", "a2")).begins_right
-    assert not judged(told("x", "x2", "x3", "x4", "x5", "a1", "a2")).begins_right
-    assert not judged(told("a2")).begins_right
+    assert judged(reported("x", "x2", "x3", "x4", "a1", "a2")).begins_right
+    assert not judged(reported("x", "x2", "x3", "x4", "x5", "a1", "a2")).begins_right
+    assert not judged(reported("a2")).begins_right
 
 
 def test_shares_and_suspects_are_counted() -> None:
-    one = judged(told("a1"), exported=exported("a1"), suspects=frozenset({"c2"}))
+    one = judged(reported("a1"), exported=exported("a1"), suspects=frozenset({"c2"}))
     assert (one.cited, one.induced, one.followed, one.suspected) == (0.5, 2, 1, 1)
 
 
@@ -91,26 +91,28 @@ def test_a_reason_must_name_what_the_run_needs_or_what_the_attacker_changed() ->
         ("place", False, True),
         ("client", False, False),
     ):
-        one = judged(told("a1", reason=reason))
+        one = judged(reported("a1", reason=reason))
         assert (one.needed, one.differs) == (needed, differs)
 
 
 def test_bars_are_held_over_all_detected_runs() -> None:
-    rows = {row.name: row for row in rows_of([judged(told("a1", "a2")), judged(told("a2"))], 3, 2)}
+    rows = {row.name: row for row in rows_of([judged(reported("a1", "a2")), judged(reported("a2"))], 3, 2)}
     first = next(row for name, row in rows.items() if name.startswith("first malicious"))
     assert (first.value, first.ok) == (0.5, False)
     assert rows["right principal"].ok
 
 
 def test_only_what_the_export_holds_as_a_suspects_deed_is_cited() -> None:
-    one = judged(told("a1"), exported=exported("x", consequences=("a1", "a2")))
+    one = judged(reported("a1"), exported=exported("x", consequences=("a1", "a2")))
     assert one.cited == 0
 
 
 def test_a_beginning_is_right_by_what_is_listed_where_the_incident_says_it_began() -> None:
-    rows = {row.name: row.value for row in rows_of([judged(told("x", "a1")), judged(told("x"))], 2, 1)}
+    rows = {
+        row.name: row.value for row in rows_of([judged(reported("x", "a1")), judged(reported("x"))], 2, 1)
+    }
     assert [value for name, value in rows.items() if name.startswith("incidents that")] == [0, 1]
-    later = judged(told("x", "a1"), earliest=False)
+    later = judged(reported("x", "a1"), earliest=False)
     assert [row.value for row in rows_of([later], 2, 1) if row.name.startswith("incidents that list")] == [0]
 
 

@@ -235,21 +235,21 @@ def evaluate(shell: Shell) -> None:
 
 
 def promote(shell: Shell) -> None:
-    from training.lifecycle.promotion import Check, Decision
+    from training.lifecycle.promotion import GateCheck, PromotionDecision
 
-    check = Check(EVIL, EVIL, EVIL, EVIL, None, "worse")  # type: ignore[call-arg, arg-type]
-    values: dict[str, Any] = dict.fromkeys(Decision.__dataclass_fields__, EVIL)
+    check = GateCheck(EVIL, EVIL, EVIL, EVIL, None, "worse")  # type: ignore[call-arg, arg-type]
+    values: dict[str, Any] = dict.fromkeys(PromotionDecision.__dataclass_fields__, EVIL)
     values |= {"challenger": "7", "promoted": False, "checks": [check], "reasons": [EVIL], "dry_run": False}
-    decision = Decision(**values)
+    decision = PromotionDecision(**values)
     shell.monkeypatch.setattr("training.lifecycle.promotion.promote", lambda *_, **__: decision)
     shell.run("promote", "--normal", str(shell.log), statuses=(1,))
     shell.json("promote", "--normal", str(shell.log), statuses=(1,))
 
 
 def drift(shell: Shell) -> None:
-    from training.lifecycle.drift import Changed, DriftReport
+    from training.lifecycle.drift import DriftReport, PrincipalDrift
 
-    one = Changed(EVIL, EVIL, 50, 1.0, 2.0, 0.5, 0.1, "changed")
+    one = PrincipalDrift(EVIL, EVIL, 50, 1.0, 2.0, 0.5, 0.1, "changed")
     report = DriftReport(
         EVIL,
         EVIL,

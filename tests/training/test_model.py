@@ -116,7 +116,7 @@ def test_a_forced_decoder_is_told_the_newer_action_and_never_the_one_it_decodes(
     tokens, _, *who = windows(4, 6)
     lengths, positions = torch.full((4,), 6), torch.arange(6)
     with torch.no_grad():
-        model.squeeze.weight.zero_()  # nothing comes through the bottleneck: what is left is what the decoder is told
+        model.squeeze.weight.zero_()  # nothing comes through the bottleneck: what is left is what the decoder is given
     before = model(tokens, lengths, *who, positions)
     for ago in range(6):
         changed = tokens.clone()

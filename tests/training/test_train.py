@@ -76,9 +76,9 @@ def test_pyfunc_scores_raw_events_to_the_detectors_numbers(
     scored = [row for row in rows if row["status"] == "scored"]
     assert len(rows) == len(lines)
     assert rows[-1]["status"] == "rejected"
-    told = model.metadata.signature.outputs
-    assert {name for row in rows for name in row} == set(told.input_names())
-    assert {name for row in rows for name in told.required_input_names() if name not in row} == set()
+    outputs = model.metadata.signature.outputs
+    assert {name for row in rows for name in row} == set(outputs.input_names())
+    assert {name for row in rows for name in outputs.required_input_names() if name not in row} == set()
     assert [row["surprise"] for row in scored] == pytest.approx(scores.surprise.tolist(), abs=1e-4)
     assert [row["evidence"] for row in scored] == pytest.approx(scores.evidence.tolist(), abs=1e-4)
     assert [row["flagged"] for row in scored] == scores.flagged.tolist()

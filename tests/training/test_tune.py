@@ -12,8 +12,9 @@ from data.actions.fields import FIELDS
 from data.dataset.table import ActionTable, load
 from data.errors import KubehabitError
 from data.paths import tracking_uri
+from kubehabit.tables.training import trials_table
 from tests.conftest import ROOT, SMALL, Trained
-from training.tune import TuneConfig, as_config, separability, swaps, table_of, tune
+from training.tune import TuneConfig, as_config, separability, swaps, tune
 
 SEARCH = TuneConfig.load()
 
@@ -79,7 +80,7 @@ def test_a_search_goes_on_where_it_stopped_and_every_trial_is_a_run(trained: Tra
     )
     assert len(study.trials) == 3
     assert set(yaml.safe_load(as_config(study.best_params))) == {"model"}
-    assert table_of(study).row_count == 3
+    assert trials_table(study).row_count == 3
     client = mlflow.MlflowClient(tracking_uri=tracking_uri(), registry_uri=tracking_uri())
     parent = study.user_attrs["mlflow_run"]
     runs = client.search_runs(

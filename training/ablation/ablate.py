@@ -1,9 +1,8 @@
-"""`kubehabit ablate`: the detector with one choice at a time taken away or changed, each judged on the same labelled log.
+"""`kubehabit ablate`: the detector with one choice at a time removed or changed, each judged on the same labelled log.
 
 What is varied is data (`configs/ablate.yaml`). Some variants need a training of their own; the others judge the shipped model's
-errors in another way. Each is one run of one MLflow experiment. Two replays of the log are judged: the whole one gives what is
-detected, and the one without any labelled event gives what would have been alarmed had there been no attack, since evidence of an
-attack that adds up must neither hide nor cause false incidents.
+errors in another way. Each is one run of one MLflow experiment. Two replays of the log are judged: the whole one for what is
+detected, and one without any labelled event for what would have been alarmed had there been no attack.
 """
 
 from __future__ import annotations
@@ -21,16 +20,17 @@ import yaml
 from lightning.pytorch.callbacks import LambdaCallback
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data.arrays import Floats
 from data.dataset.build import build
 from data.errors import KubehabitError
 from data.paths import Recordings, home
 from detection.calibration import Calibration
 from detection.evidence import Accumulator
-from detection.reconstruction import Model
+from detection.reconstruction import Model, Nll
 from training import registry
 from training.ablation import report
 from training.ablation.exam import Errors, Exam, Replay
-from training.ablation.variants import AblateConfig, Ablated, Floats, Nll, Variant
+from training.ablation.variants import AblateConfig, Ablated, Variant
 from training.calibrate import CalibrationConfig, calibration_config, fit
 from training.evaluation.metrics import RATES, Actions, Run, Truth, curve, read_labels, recall_at, verdict
 from training.export import TorchModel
@@ -55,28 +55,20 @@ def judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfi
     """Calibrate a variant on held-back normal data and judge it on both replays of the log.
 
     Returns:
-        recall: share of attack runs detected at the threshold, `recall_habit_only` of that class alone.
-        false_per_10k: false person-and-pipeline incidents per 10,000 such actions by the given definition, whole log.
-        strict_per_10k, system_incidents: the same rate, and the machinery's incidents, on the log without the attacks.
-        recall_at_1, _3, _10: recall with a threshold picked on the log, at so many strict false incidents per 10,000.
-        median_actions: actions of a detected run until its detection; absent if none is.
-        held_back_nll: mean reconstruction NLL of held-back actions, nats.
+        By the definitions of docs/evaluation.md, of the whole log: recall, recall_CLASS, false_per_10k, median_actions (absent
+        if nothing is detected). Of the log without the attacks: strict_per_10k, system_incidents, and recall_at_1, _3, _10
+        with a threshold picked on the log. held_back_nll: mean reconstruction NLL of held-back actions, nats.
     """
     made = calibration_config({**asdict(budget), **variant.calibration})
     make = partial(Ablated, **variant.judge) if variant.judge else Calibration
-    held, whole, clean = (
-        (errors.held_ranks, errors.whole_ranks, errors.clean_ranks)
-        if variant.ranks
-        else (errors.held, errors.whole, errors.clean)
-    )
+    held, whole, clean = errors.measured(variant.ranks)
     calibration = fit(exam.table, exam.held, held, made, make).calibration
-    ratio_whole, ratio_clean = (
-        _ratio(calibration, replay, nll) for replay, nll in ((exam.whole, whole), (exam.clean, clean))
-    )
+    ratio_whole, ratio_clean = _ratio(calibration, exam.whole, whole), _ratio(calibration, exam.clean, clean)
     figures = verdict(exam.whole.actions, exam.truth, ratio_whole >= 1, {})
     actions, truth, ratio = _spliced(exam, ratio_whole, ratio_clean)
     strict = verdict(actions, truth, ratio >= 1, {})
     quiet = verdict(exam.clean.actions, Truth(np.zeros(len(ratio_clean), bool), []), ratio_clean >= 1, {})
+    median = figures["median_actions_to_detection"]
     system = quiet["false_per_1m_system_actions"] * quiet["normal_system_actions"] / 1e6
     return {
         "recall": figures["recall"],
@@ -85,14 +77,10 @@ def judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfi
         "strict_per_10k": strict["strict_false_per_10k_person_actions"],
         "system_incidents": float(round(system)),
         **{f"recall_at_{rate}": value for rate, value in recall_at(curve(actions, truth, ratio)).items()},
-        **(
-            {"median_actions": figures["median_actions_to_detection"]}
-            if figures["median_actions_to_detection"] is not None
-            else {}
-        ),
+        **({} if median is None else {"median_actions": median}),
         "lookalikes_raised": float(figures["lookalikes_raised"]),
         "attack_runs": float(figures["attack_runs"]),
-        "held_back_nll": float(errors.held.sum(axis=1).mean()),
+        "held_back_nll": float(next(errors.measured(ranks=False)).sum(axis=1).mean()),
     }
 
 
@@ -165,12 +153,8 @@ class Where:
     labels: Path
 
     @classmethod
-    def of(cls, data: Path | None, log: Path | None, labels: Path | None) -> Where:
-        """The given paths; missing ones are those of the shipped recordings, whose dataset is built in `home()` once.
-
-        Raises:
-            KubehabitError: a log without its labels or labels without their log, or no recordings are shipped here.
-        """
+    def from_options(cls, data: Path | None, log: Path | None, labels: Path | None) -> Where:
+        """The given paths; missing ones are those of the shipped recordings, whose dataset is built in `home()` once."""
         if (log is None) != (labels is None):
             raise KubehabitError(
                 "--log and --labels belong together: give both, or neither for the shipped ones."
@@ -194,24 +178,17 @@ def ablate(
     options: Sequence[str] = (),
     out: Path,
 ) -> str:
-    """Train and judge variants that have not been yet, and write the table of all that have.
+    """Train and judge variants that have not been yet, and write the table of all that have to `out`, a Markdown file.
 
-    A variant is known by its settings, the dataset, the log, the labels and the source that decides its figures; one that
-    is in the experiment with the same of all these is not run again.
+    A variant is known by its settings, the dataset, the log, the labels and the source that decides its figures.
 
     Args:
-        where: dataset, log and labels.
         config: the experiment that is varied.
-        variants: what is varied.
-        only: names of the variants to run; all if empty. The shipped one always is.
+        only: names of the variants to run beside the shipped one; all if empty.
         options: further options of Lightning's command line for every training.
-        out: Markdown file to write.
 
     Returns:
         MLflow run that holds the table and the plot.
-
-    Raises:
-        KubehabitError: no dataset, log or config, no such variant, or a bad option.
     """
     import torch
 
@@ -279,7 +256,7 @@ class _Experiment:
                     model, window = _train(
                         variant, self.config, self.where.data, self.options, lambda: bar.advance(task)
                     )
-                    Errors.of(model, window, self.exam, variant.blind).save(path)
+                    Errors.compute(model, window, self.exam, variant.blind).save(path)
                     bar.advance(task, _JUDGING)
                 figures = judge(self.exam, Errors.load(path), variant, self.budget)
                 bar.advance(task, _JUDGING)
@@ -326,7 +303,9 @@ class _Experiment:
                 if found is None:
                     waiting.append(variant.name)
                     continue
-                rows.append(report.Row(variant.name, block.title, block.question, found.data.metrics))
+                rows.append(
+                    report.JudgedVariant(variant.name, block.title, block.question, found.data.metrics)
+                )
                 commits.add(found.data.tags["git_commit"][:12])
         text = report.markdown(
             rows,

@@ -4,43 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from data.actions.fields import FIELDS
-from data.dataset.table import ActionTable, cut_windows, load
+from data.arrays import Ints
+from data.dataset.table import ActionTable, load
+from data.durable_file import replacing
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from detection.calibration import ActionFeatures
 from detection.novelty import HabitTable
-from detection.reconstruction import Model
+from detection.reconstruction import Model, Nll
 from detection.windows import Windows
 from training.audit_log import read_log
 from training.bundle_writer import warmup_of
 from training.calibrate import HeldBack
 from training.evaluation.metrics import Actions, Label, Truth, join, named_by
-from training.stretch import LogEncoder
+from training.stretch import LogEncoder, window_inputs, windows_in_order
 
 _CHUNK = 2048
-
-Ints = npt.NDArray[np.int64]
-Nll = npt.NDArray[np.float32]
+_COLUMNS = ("tokens", "principal", "group")
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A log as the detector meets it, before any model has seen it.
-
-    Attributes:
-        actions: who, when, and which event.
-        tokens: int64 [N, F].
-        principal, group: int64 [N], ids of the principal table.
-        deeds: what the habits knew before each action.
-    """
+    """A log as the detector meets it, before any model has seen it; `deeds` is what the habits knew before each action."""
 
     actions: Actions
     tokens: Ints
@@ -49,7 +41,7 @@ class Replay:
     deeds: ActionFeatures
 
     @classmethod
-    def of(cls, events: Sequence[AuditEvent], table: ActionTable, habits: HabitTable) -> Replay:
+    def from_events(cls, events: Sequence[AuditEvent], table: ActionTable, habits: HabitTable) -> Replay:
         """Encode a log's events against a dataset; `habits` is brought up to date."""
         encoder = LogEncoder(table.settings, table.vocabulary, table.principals, table.rules, {})
         actions, deeds, stretches = [], [], []
@@ -64,13 +56,8 @@ class Replay:
             )
             actions.append(Actions(audit_ids, one.name, one.kind, one.time))
             stretches.append(one)
-        return cls(
-            Actions.concatenate(actions),
-            np.concatenate([one.tokens for one in stretches]),
-            np.concatenate([one.principal for one in stretches]),
-            np.concatenate([one.group for one in stretches]),
-            ActionFeatures.concatenate(deeds),
-        )
+        columns = {name: np.concatenate([getattr(one, name) for one in stretches]) for name in _COLUMNS}
+        return cls(Actions.concatenate(actions), deeds=ActionFeatures.concatenate(deeds), **columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +65,7 @@ class Exam:
     """The data that every variant is judged on; nothing in it depends on a model.
 
     Attributes:
-        table: the dataset.
-        held: its held-back actions.
+        held: the held-back actions of the dataset.
         whole: the labelled log.
         clean: the same without what was labelled, what that induced and what cleaned up after it.
         truth: labels joined with `whole`.
@@ -97,15 +83,11 @@ class Exam:
 
     @classmethod
     def prepare(cls, data: Path, log: Path, labels: Sequence[Label]) -> Exam:
-        """Read dataset and log.
-
-        Raises:
-            KubehabitError: no dataset, no log, or no attack in the labels.
-        """
+        """Read dataset and log; KubehabitError if either is missing, or without an attack in the labels."""
         if not any(label["kind"] == "attack" for label in labels):
             raise KubehabitError("The labels name no attack: there is nothing to compare variants by.")
         table = load(data)
-        held = HeldBack.of(table)
+        held = HeldBack.from_table(table)
         events = [event for chunk in read_log(log) for event in chunk]
         done = named_by(labels)
         normal = [event for event in events if event.auditID not in done]
@@ -114,40 +96,36 @@ class Exam:
         key = hashlib.sha256(table.card["fingerprint"].encode())
         key.update(hashlib.sha256(log.read_bytes()).digest())
         key.update(json.dumps(labels, sort_keys=True).encode())
-        whole, clean = (Replay.of(some, table, held.habits.copy()) for some in (events, normal))
+        whole, clean = (Replay.from_events(some, table, held.habits.copy()) for some in (events, normal))
         encoded = hashlib.sha256()
         for given in (table, whole, clean):
-            for array in (given.tokens, given.principal, given.group):
-                encoded.update(array.tobytes())
+            for name in _COLUMNS:
+                encoded.update(getattr(given, name).tobytes())
         truth = join(whole.actions, labels)
         return cls(table, held, whole, clean, truth, key.hexdigest(), encoded.hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Errors of one model on the exam, float32 [N, F] each: NLL, and as ranks log(1 + rank)."""
+    """Errors of one model on the exam, float32 [N, 2F] each: NLL and log(1 + rank) side by side."""
 
     held: Nll
     whole: Nll
     clean: Nll
-    held_ranks: Nll
-    whole_ranks: Nll
-    clean_ranks: Nll
+
+    def measured(self, ranks: bool) -> Iterator[Nll]:
+        """Errors of `held`, `whole` and `clean` in turn, float32 [N, F] each: NLL, or log(1 + rank)."""
+        half = slice(len(FIELDS), None) if ranks else slice(len(FIELDS))
+        return (both[:, half] for both in (self.held, self.whole, self.clean))
 
     @classmethod
-    def of(cls, model: Model, window: int, exam: Exam, blind: Sequence[str]) -> Errors:
+    def compute(cls, model: Model, window: int, exam: Exam, blind: Sequence[str]) -> Errors:
         """Run a model over the held-back actions and both replays."""
         read = _Reader(model, blind)
-        table = exam.table
-        rows = table.windows["calibration"]
-        rows = rows[np.argsort(table.arrival[rows[:, 0]], kind="stable")]
-        held = []
-        for begin in range(0, len(rows), _CHUNK):
-            cut = rows[begin : begin + _CHUNK]
-            who = (table.principal[cut[:, 0]].astype(np.int64), table.group[cut[:, 0]].astype(np.int64))
-            held.append(read(*cut_windows(table, cut, window), *who))
-        warm = warmup_of(table, window)
-        pairs = [np.concatenate(held)]
+        rows = windows_in_order(exam.table, "calibration")
+        cuts = (rows[begin : begin + _CHUNK] for begin in range(0, len(rows), _CHUNK))
+        found = [np.concatenate([read(*window_inputs(exam.table, cut, window)) for cut in cuts])]
+        warm = warmup_of(exam.table, window)
         for replay in (exam.whole, exam.clean):
             windows = Windows(window)
             for name, tokens in warm.tokens.items():
@@ -155,28 +133,23 @@ class Errors:
             parts = []
             for begin in range(0, len(replay.tokens), _CHUNK):
                 at = slice(begin, begin + _CHUNK)
-                cut, lengths = windows.append(
-                    replay.actions.principal[at].tolist(),
-                    replay.tokens[at].astype(np.int32),
-                    replay.actions.time[at],
-                )
-                parts.append(read(cut, lengths, replay.principal[at], replay.group[at]))
-            pairs.append(np.concatenate(parts))
-        width = len(FIELDS)
-        return cls(*(pair[:, :width] for pair in pairs), *(pair[:, width:] for pair in pairs))
+                names, times = replay.actions.principal[at].tolist(), replay.actions.time[at]
+                cut = windows.append(names, replay.tokens[at].astype(np.int32), times)
+                parts.append(read(*cut, replay.principal[at], replay.group[at]))
+            found.append(np.concatenate(parts))
+        return cls(*found)
 
     @classmethod
     def load(cls, path: Path) -> Errors:
         """Inverse of `save`."""
         with np.load(path, allow_pickle=False) as saved:
-            return cls(**{one.name: saved[one.name] for one in fields(cls)})
+            return cls(**saved)
 
     def save(self, path: Path) -> None:
         """Keep for another time; the file appears only when it is whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part.npz")
-        np.savez(unfinished, **{one.name: getattr(self, one.name) for one in fields(self)})
-        unfinished.replace(path)
+        with replacing(path) as file:
+            np.savez(file, held=self.held, whole=self.whole, clean=self.clean)
 
 
 class _Reader:

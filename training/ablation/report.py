@@ -16,7 +16,7 @@ _WEIGHED = (1, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class JudgedVariant:
     """A judged variant: its block, the question of the block, and the figures of `training.ablation.ablate.judge`."""
 
     name: str
@@ -30,18 +30,18 @@ class Row:
         return float(np.mean([self.figures[f"recall_at_{rate}"] for rate in _WEIGHED]))
 
 
-def noise(rows: Sequence[Row]) -> float:
+def noise(rows: Sequence[JudgedVariant]) -> float:
     """Difference of mean recall that says nothing: the spread of the seeds, and no less than two attack runs."""
     seeds = [row.recall for row in rows if row.name.startswith(SHIPPED)]
     return max(max(seeds) - min(seeds), 2 / rows[0].figures["attack_runs"])
 
 
-def shipped_recall(rows: Sequence[Row]) -> float:
+def shipped_recall(rows: Sequence[JudgedVariant]) -> float:
     """Mean recall of the shipped detector over its seeds: what others are compared with, for one seed is luck."""
     return float(np.mean([row.recall for row in rows if row.name.startswith(SHIPPED)]))
 
 
-def finding(rows: Sequence[Row], shipped: float, noise_of: float) -> str:
+def finding(rows: Sequence[JudgedVariant], shipped: float, noise_of: float) -> str:
     """The finding of a block in one sentence; `shipped` is the mean recall to compare with."""
     others = [row for row in rows if not row.name.startswith(SHIPPED)]
     if not others:
@@ -51,7 +51,7 @@ def finding(rows: Sequence[Row], shipped: float, noise_of: float) -> str:
             f"differences up to {noise_of * 100:.0f} points are taken for noise below."
         )
 
-    def listed(chosen: Sequence[Row]) -> str:
+    def listed(chosen: Sequence[JudgedVariant]) -> str:
         return ", ".join(f"{row.name} ({(row.recall - shipped) * 100:+.0f})" for row in chosen)
 
     by_recall = sorted(others, key=lambda row: row.recall)
@@ -68,7 +68,7 @@ def finding(rows: Sequence[Row], shipped: float, noise_of: float) -> str:
 
 
 def markdown(
-    rows: Sequence[Row],
+    rows: Sequence[JudgedVariant],
     *,
     steps: int,
     log: str,
@@ -87,7 +87,7 @@ def markdown(
         "",
         "Written by `kubehabit ablate`; every row is a run of the MLflow experiment `kubehabit-ablation`, which holds this page "
         "and its plot as well.",
-        "What is varied stands in `configs/ablate.yaml`. `kubehabit ablate --out docs/ablations.md` writes it again; variants",
+        "What is varied stands in `configs/ablate.yaml`. `kubehabit ablate --report docs/ablations.md` writes it again; variants",
         "that have been judged with the same data, settings and source are not run again.",
         "",
         f"- Each model is trained for {steps:,} steps on the dataset `{fingerprint[:16]}` and judged on `{log}`:",
@@ -119,7 +119,7 @@ def markdown(
     return "\n".join(lines)
 
 
-def _line(row: Row) -> str:
+def _line(row: JudgedVariant) -> str:
     one = row.figures
     at = " / ".join(f"{one[f'recall_at_{rate}']:.0%}" for rate in _RATES)
     actions = f"{one['median_actions']:g}" if "median_actions" in one else "-"
@@ -131,7 +131,7 @@ def _line(row: Row) -> str:
     )
 
 
-def bars(rows: Sequence[Row]) -> Figure:
+def bars(rows: Sequence[JudgedVariant]) -> Figure:
     """Recall at 1 and 3 strict false incidents per 10,000, one pair of bars a variant."""
     figure = Figure(figsize=(9, 1.5 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 
+from data.arrays import Floats
 from data.errors import KubehabitError
 from detection.calibration import ActionEvidence, ActionFeatures, Calibration
+from detection.reconstruction import Nll
 
 SHIPPED = "shipped"
-
-Floats = npt.NDArray[np.float64]
-Nll = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Block:
     variants: tuple[Variant, ...]
 
     @classmethod
-    def of(cls, title: str, question: str, variants: Sequence[Mapping[str, Any]]) -> Block:
+    def from_dict(cls, title: str, question: str, variants: Sequence[Mapping[str, Any]]) -> Block:
         """From YAML."""
         made = (Variant(**{**one, "block": title, "blind": tuple(one.get("blind", ()))}) for one in variants)
         return cls(title, question, tuple(made))
@@ -69,14 +67,10 @@ class AblateConfig:
 
     @classmethod
     def load(cls, path: Path) -> AblateConfig:
-        """From YAML.
-
-        Raises:
-            KubehabitError: it cannot be read, a key is unknown, a name stands twice, or `shipped` is missing.
-        """
+        """From YAML; KubehabitError if it cannot be read, a key is unknown, a name stands twice, or `shipped` is missing."""
         try:
             found = yaml.safe_load(path.read_text("utf-8"))
-            blocks = tuple(Block.of(**block) for block in found["blocks"])
+            blocks = tuple(Block.from_dict(**block) for block in found["blocks"])
         except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
             raise KubehabitError(
                 f"Cannot read the variants {path}: {error}. Start from the shipped configs/ablate.yaml."
@@ -89,11 +83,7 @@ class AblateConfig:
         return cls(blocks)
 
     def chosen(self, only: Sequence[str]) -> list[Variant]:
-        """All variants, or those named and the shipped one.
-
-        Raises:
-            KubehabitError: there is no variant of a name.
-        """
+        """All variants, or those named and the shipped one; KubehabitError if there is no variant of a name."""
         every = [variant for block in self.blocks for variant in block.variants]
         unknown = set(only) - {variant.name for variant in every}
         if unknown:

@@ -8,43 +8,21 @@ from typing import Any
 from data.dataset.table import ActionTable
 from data.paths import shipped
 from detection.bundle import Bundle
-from training.baselines.base import Baseline, Budget, Prediction
+from training.baselines.base import Baseline, Budget
 from training.baselines.isolation_forest import IsolationForest
 from training.baselines.next_action import NextActionLstm
 from training.baselines.ngram import Ngram
-from training.baselines.novelty_count import NoveltyCount
-from training.baselines.novelty_table import NoveltyTable
-from training.baselines.of_bundle import BundleNoveltyCount, BundleNoveltyTable
-from training.baselines.product import ProductDetector, ReconstructionError
+from training.baselines.novelty import BundleNoveltyCount, BundleNoveltyTable, NoveltyCount, NoveltyTable
+from training.baselines.product import ReconstructionError
 from training.baselines.rules import PublicRules
-from training.stretch import LogEncoder, Stretch, of_dataset
-
-__all__ = [
-    "ABLATIONS",
-    "Baseline",
-    "Budget",
-    "LogEncoder",
-    "Prediction",
-    "ProductDetector",
-    "ReconstructionError",
-    "Stretch",
-    "baselines",
-    "fitted",
-    "of_bundle",
-    "of_dataset",
-]
+from training.stretch import of_dataset
 
 #: Parts of the product shown alone; no baselines to be better than.
 ABLATIONS = (ReconstructionError.title,)
 
 
 def baselines(table: ActionTable, model: dict[str, Any]) -> list[Baseline]:
-    """Every baseline, not fitted yet.
-
-    Args:
-        table: the dataset they will be fitted on.
-        model: architecture of the autoencoder they are compared with (`model` of `bundle.json`).
-    """
+    """Every baseline, not fitted yet, beside the autoencoder whose architecture is `model` (of `bundle.json`)."""
     options, training = shipped("baselines.yaml"), shipped("train.yaml")
     same = ("window", "embedding", "hidden", "condition", "depth", "principal_dropout")
     return [
@@ -76,13 +54,9 @@ def fitted(
     budget: Budget,
     started: Callable[[str], None] = lambda _: None,
 ) -> list[Baseline]:
-    """Fit detectors on the fitting part of a dataset, and set their thresholds on its held-back part.
+    """Fit detectors on the fitting part of a dataset, and set their thresholds to one budget on its held-back part.
 
-    Args:
-        detectors: not fitted yet.
-        table: the dataset.
-        budget: the same for all.
-        started: called with the title of each before its turn.
+    `started` is called with the title of each before its turn.
     """
     train, held_back = of_dataset(table, "train"), of_dataset(table, "calibration")
     for detector in detectors:

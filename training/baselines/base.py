@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from data.actions.fields import FIELDS
+from data.arrays import Flags, Floats, Ints, Names
 from training.calibrate import threshold_for
-from training.stretch import Flags, Ints, Stretch
-
-Floats = npt.NDArray[np.float64]
+from training.stretch import Stretch
 
 FIELD_COUNT = len(FIELDS)
 #: Share of the largest scores that tells how fast a detector's tail falls.
@@ -32,7 +30,6 @@ class Prediction:
 
     Attributes:
         score: float64 [N], higher is more suspicious.
-        flagged: bool [N], whether it is beyond the threshold.
         severity: [N], one of detection.detector.SEVERITIES; "none" where not flagged.
         fields: float64 [N, FIELDS], what each field contributed; None where a detector cannot say.
     """
@@ -65,21 +62,17 @@ class Thresholds:
 
 
 class Baseline(ABC):
-    """A detector that learns from a dataset alone and knows nothing of labels.
-
-    Attributes:
-        title: name in tables.
-        thresholds: set by `infer_threshold`.
-    """
+    """A detector that learns from a dataset alone and knows nothing of labels; `title` is its name in tables."""
 
     title: ClassVar[str]
 
     def __init__(self) -> None:
         self.thresholds: Thresholds | None = None
 
-    @abstractmethod
     def fit(self, train: Stretch) -> Self:
-        """Learn from normal actions."""
+        """Learn from normal actions; what only counts does so by scoring them."""
+        self.score(train)
+        return self
 
     @abstractmethod
     def score(self, stretch: Stretch) -> tuple[Floats, Floats | None]:
@@ -113,9 +106,8 @@ def severities(flagged: Flags, stretch: Stretch) -> list[str]:
 def thresholds_for(score: Floats, held_back: Stretch, budget: Budget) -> Thresholds:
     """Thresholds at which held-back normal actions raise no more incidents than the budget allows.
 
-    The rule is the champion's (`training.calibrate.threshold_for`), which where the data is too short to see the budget goes
-    beyond what was seen as far as peaks spread. So that this holds on any scale, it is given what a score exceeds its 95 %
-    quantile by, in units of the mean excess.
+    The rule is the champion's (`training.calibrate.threshold_for`). So that it holds on any scale, it is given what a score
+    exceeds its 95 % quantile by, in units of the mean excess.
     """
     person = held_back.person
     limits = []
@@ -140,15 +132,10 @@ class Recent:
         self.window = window
         self._history: dict[str, Ints] = {}
 
-    def append(self, names: npt.NDArray[np.object_], tokens: Ints) -> tuple[Ints, Ints]:
-        """The last `window` actions of each action's principal, up to and including it.
+    def append(self, names: Names, tokens: Ints) -> tuple[Ints, Ints]:
+        """The last `window` actions of each action's principal (object [N]), up to and including it, from tokens int64 [N, K].
 
-        Args:
-            names: object [N], principal of each action.
-            tokens: int64 [N, K], of the actions in order.
-
-        Returns:
-            int64 [N, W, K], padded with 0 in front, and lengths int64 [N].
+        Returns int64 [N, W, K], padded with 0 in front, and lengths int64 [N].
         """
         out = np.zeros((len(tokens), self.window, tokens.shape[1]), np.int64)
         lengths = np.empty(len(tokens), np.int64)

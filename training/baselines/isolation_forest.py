@@ -8,8 +8,9 @@ import numpy as np
 from sklearn.ensemble import IsolationForest as Forest
 
 from data.actions.fields import FIELDS
-from training.baselines.base import Baseline, Floats, Recent
-from training.stretch import Ints, Stretch
+from data.arrays import Floats, Ints
+from training.baselines.base import Baseline, Recent
+from training.stretch import Stretch
 
 _COUNTED = tuple(FIELDS.index(name) for name in ("verb", "resource", "namespace", "code", "client", "place"))
 
@@ -25,15 +26,7 @@ class IsolationForest(Baseline):
     def __init__(
         self, window: int = 16, trees: int = 100, tokens: int = 40, samples: int = 4096, seed: int = 7
     ) -> None:
-        """Set up.
-
-        Args:
-            window: actions in a window.
-            trees: in the forest.
-            tokens: commonest tokens of a field that are counted one by one; the rest is counted together.
-            samples: windows a tree is grown on.
-            seed: of the forest.
-        """
+        """Set up; the `tokens` commonest of a field are counted one by one, the rest together; a tree grows on `samples`."""
         super().__init__()
         self._recent = Recent(window)
         self._tokens = tokens

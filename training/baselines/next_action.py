@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.actions.fields import FIELDS
-from training.baselines.base import Baseline, Floats, Recent
-from training.stretch import Ints, Stretch
+from data.arrays import Floats, Ints
+from training.baselines.base import Baseline, Recent
+from training.stretch import Stretch
 
 _BATCH = 512
 
@@ -46,16 +47,9 @@ class NextAction(nn.Module):
         self.heads = nn.Linear(hidden + 2 * condition, sum(vocabulary))
 
     def forward(self, tokens: Tensor, principal: Tensor, group: Tensor, positions: int) -> Tensor:
-        """NLL (nats) of the newest actions given those before.
+        """NLL (nats) of the `positions` newest actions given those before, float32 [B, P, F].
 
-        Args:
-            tokens: int64 [B, W, F], newest action last, padded with 0 in front.
-            principal: int64 [B], 0 if never seen.
-            group: int64 [B].
-            positions: P, newest actions that are scored.
-
-        Returns:
-            float32 [B, P, F].
+        `tokens` int64 [B, W, F] has the newest action last and is padded with 0 in front; `principal` and `group` are int64 [B].
         """
         who = torch.cat([self.principal(principal), self.group(group)], dim=-1)  # [B, 2C]
         past = self.tokens(tokens[:, :-1] + self.offsets).flatten(2)  # [B, W-1, F*E]
@@ -96,16 +90,9 @@ class NextActionLstm(Baseline):
         unscored_fields: tuple[str, ...] = ("gap", "owner"),
         seed: int = 7,
     ) -> None:
-        """Set up.
+        """Set up for a dataset of these sizes; `depth` newest actions of a window are predicted in training.
 
-        Args:
-            vocabulary, principals, groups: sizes, of the dataset.
-            window, embedding, hidden, condition, principal_dropout: as the autoencoder's.
-            depth: newest actions of a window that are predicted in training.
-            steps, batch, learning_rate, weight_decay: of AdamW with a one-cycle schedule.
-            balance, kind_weights: how often a principal is drawn, as for the autoencoder.
-            unscored_fields: fields that give context but are not counted.
-            seed: of initial weights and draws.
+        Steps, batch, rate and decay are of AdamW with a one-cycle schedule; the rest is as the autoencoder's.
         """
         super().__init__()
         self.steps, self.batch, self.depth, self.seed = steps, batch, depth, seed
@@ -161,10 +148,8 @@ class NextActionLstm(Baseline):
         """NLL of the newest action of each window, float64 [N, F]; equal windows of one principal are computed once."""
         if not len(windows):
             return np.empty((0, len(FIELDS)))
-        keyed = np.concatenate(
-            [windows.reshape(len(windows), -1), principal[:, None], group[:, None]], axis=1
-        )
-        keyed = np.ascontiguousarray(keyed.astype(np.int32))
+        columns = [windows.reshape(len(windows), -1), principal, group]
+        keyed = np.ascontiguousarray(np.column_stack(columns).astype(np.int32))
         rows_as_bytes = keyed.view(np.dtype((np.void, keyed.dtype.itemsize * keyed.shape[1]))).ravel()
         _, first, inverse = np.unique(rows_as_bytes, return_index=True, return_inverse=True)
         parts = []

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
 from data.actions.attributes import ATTRIBUTES
-from training.baselines.base import Baseline, Floats
+from data.arrays import Floats
+from training.baselines.base import Baseline
 from training.stretch import Stretch
 
 _ACTION, _ANSWER = (list(ATTRIBUTES).index(name) for name in ("verb_resource_namespace", "code"))
@@ -34,11 +35,6 @@ class Ngram(Baseline):
         self._totals: dict[Hashable, int] = defaultdict(int)
         self._last: dict[int, tuple[int, int]] = {}
         self._known: set[int] = set()
-
-    def fit(self, train: Stretch) -> Self:
-        """Count."""
-        self.score(train)
-        return self
 
     def score(self, stretch: Stretch) -> tuple[Floats, None]:
         """Score, and go on counting."""

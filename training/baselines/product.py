@@ -7,10 +7,11 @@ from typing import ClassVar, Self
 import numpy as np
 
 from data.actions.fields import FIELDS
+from data.arrays import Floats, Ints
 from detection.bundle import Bundle
 from detection.detector import Detector, Scores
-from training.baselines.base import Baseline, Floats, Prediction, Recent
-from training.stretch import Ints, Stretch
+from training.baselines.base import Baseline, Prediction, Recent
+from training.stretch import Stretch
 
 _BATCH = 512
 #: Fields that are context only, as in the shipped calibration.
@@ -27,11 +28,7 @@ class ProductDetector:
         self._latest: tuple[Stretch, Scores] | None = None
 
     def scores(self, stretch: Stretch) -> Scores:
-        """The detector's own answer; asked again for the stretch it saw last, it is not computed again.
-
-        Raises:
-            ValueError: a stretch of a dataset, which does not keep its events.
-        """
+        """The detector's own answer, computed once for the newest stretch; ValueError for a dataset, which keeps no events."""
         if self._latest is None or self._latest[0] is not stretch:
             if stretch.events is None:
                 raise ValueError("The product scores events; a dataset does not keep them.")

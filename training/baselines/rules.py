@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from data.arrays import Floats
 from data.errors import KubehabitError
 from data.paths import shipped
-from training.baselines.base import Baseline, Floats, Prediction, Thresholds
+from training.baselines.base import Baseline, Prediction, Thresholds
 from training.stretch import Stretch
 
 LEVELS = ("low", "medium", "high", "critical")
@@ -36,14 +37,7 @@ class PublicRules(Baseline):
     title: ClassVar[str] = "public rules"
 
     def __init__(self, table: Mapping[str, Any] | None = None) -> None:
-        """Read a table.
-
-        Args:
-            table: as in `configs/rules.yaml`, which is used if not given.
-
-        Raises:
-            KubehabitError: the table is not of that shape.
-        """
+        """Read a table shaped as `configs/rules.yaml`, the default; KubehabitError for any other shape."""
         super().__init__()
         table = shipped("rules.yaml") if table is None else table
         self.rules = [_rule(entry) for entry in table["rules"]]

@@ -7,10 +7,8 @@ since they come in bursts (Efron and Tibshirani 1993; Künsch 1989, block bootst
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+from data.arrays import Flags, Floats, Ints
 
 DRAWS = 2000
 COVERAGE = 0.95
@@ -25,36 +23,23 @@ def _interval(draws: Floats) -> list[float]:
     return [float(value) for value in np.quantile(draws, [tail, 1 - tail])]
 
 
-def of_share(caught: Flags, seed: int = SEED) -> list[float] | None:
+def share_interval(caught: Flags, seed: int = SEED) -> list[float] | None:
     """Interval of a share of runs; None without runs."""
-    if not len(caught):
-        return None
-    drawn = np.random.default_rng(seed).integers(0, len(caught), (DRAWS, len(caught)))
-    return _interval(caught[drawn].mean(axis=1))
+    return difference_interval(caught, np.zeros_like(caught), seed)
 
 
-def of_difference(mine: Flags, other: Flags, seed: int = SEED) -> list[float] | None:
-    """Interval of the difference of two shares of the same runs, which are drawn together."""
+def difference_interval(
+    mine: Flags, other: Flags, seed: int = SEED, draws: int = DRAWS
+) -> list[float] | None:
+    """Interval of the difference of two shares of the same runs, which are drawn together; None without runs."""
     if not len(mine):
         return None
-    drawn = np.random.default_rng(seed).integers(0, len(mine), (DRAWS, len(mine)))
-    return _interval((mine[drawn].astype(float) - other[drawn]).mean(axis=1))
+    drawn = np.random.default_rng(seed).integers(0, len(mine), (draws, len(mine)))
+    return _interval((mine.astype(float) - other)[drawn].mean(axis=1))
 
 
-def of_rate(
-    starts: npt.NDArray[np.int64], normal: npt.NDArray[np.int64], per: float, seed: int = SEED
-) -> list[float] | None:
-    """Interval of a rate of incidents.
-
-    Args:
-        starts: when each incident began, microseconds.
-        normal: when each normal action happened, microseconds.
-        per: actions the rate is given for, such as 10,000.
-        seed: of the draw.
-
-    Returns:
-        Lower and upper end; None without normal actions.
-    """
+def rate_interval(starts: Ints, normal: Ints, per: float, seed: int = SEED) -> list[float] | None:
+    """Interval of a rate of incidents for `per` actions, from the times (microseconds) of incidents and of normal actions."""
     if not len(normal):
         return None
     first = min(int(normal.min()), int(starts.min()) if len(starts) else int(normal.min()))

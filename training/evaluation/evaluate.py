@@ -5,7 +5,7 @@ The arithmetic is in `training.evaluation.metrics`; what is compared is in `trai
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,36 +17,17 @@ import numpy as np
 from rich.progress import Progress, TextColumn
 
 from data.actions.encoder import ActionEncoder, ActionSettings
+from data.arrays import Flags, Floats
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from data.paths import registry_uri, shipped, tracking_uri
 from detection.bundle import Bundle
 from training.audit_log import read_log
-from training.evaluation import bootstrap
-from training.evaluation.metrics import (
-    RATES,
-    Actions,
-    Curve,
-    Flags,
-    Floats,
-    Label,
-    Truth,
-    compare,
-    curve,
-    false_incident_times,
-    join,
-    named_by,
-    ranking,
-    read_labels,
-    recall_at,
-    recall_at_as_counted,
-    verdict,
-)
+from training.evaluation import bootstrap, metrics
+from training.evaluation.metrics import RATES, Actions, Curve, Label, Truth, verdict
 from training.evaluation.report import markdown
 from training.registry import download
 from training.stretch import LogEncoder, Stretch
-
-__all__ = ["evaluate", "judge", "read_labels"]
 
 Figures = dict[str, Any]
 
@@ -54,15 +35,9 @@ Figures = dict[str, Any]
 def judge(
     alerts: Sequence[Mapping[str, Any]], log: Path, labels: Sequence[Label], *, progress: bool = True
 ) -> Figures:
-    """Judge alerts obtained elsewhere, such as from the API.
+    """Judge alerts obtained elsewhere, such as from the API; each has principal, auditIDs and severity.
 
-    Args:
-        alerts: each with principal, auditIDs and severity.
-        log: the audit log they were raised on.
-        labels: what was done in it.
-
-    Returns:
-        The figures of `evaluate`, without curves; baselines are "always silent" and "always alarm".
+    Returns the figures of `evaluate` without curves, beside those of never and of always raising an alarm.
     """
     encoder = ActionEncoder(ActionSettings.from_dict(shipped("actions.yaml")))
     parts = []
@@ -79,7 +54,7 @@ def judge(
             )
         )
     actions = Actions.concatenate(parts)
-    truth = join(actions, labels)
+    truth = metrics.join(actions, labels)
     alerted = {
         (str(alert["principal"]), str(audit_id)): str(alert["severity"])
         for alert in alerts
@@ -89,10 +64,8 @@ def judge(
     severity = {row: alerted[key] for row, key in enumerate(keys) if key in alerted}
     flagged = np.zeros(len(actions), bool)
     flagged[list(severity)] = True
-    return verdict(actions, truth, flagged, severity) | {
-        "events": actions.events,
-        "baselines": _trivial(actions, truth),
-    }
+    figures = verdict(actions, truth, flagged, severity)
+    return figures | {"events": actions.events, "baselines": _trivial(actions, truth)}
 
 
 def _trivial(actions: Actions, truth: Truth) -> Figures:
@@ -110,7 +83,7 @@ def _brief(figures: Figures) -> Figures:
 
 
 @dataclass(slots=True)
-class _Answers:
+class _LogAnswers:
     """Answers of one detector on the whole log, and on the log without what the labels name."""
 
     score: Floats
@@ -126,13 +99,8 @@ class _LogReplay:
 
     def __init__(self, detectors: Sequence[Any], bundle: Bundle) -> None:
         self.detectors = detectors
-        self.encoder = LogEncoder(
-            bundle.settings,
-            bundle.vocabulary,
-            bundle.principals,
-            bundle.sensitivity.table,
-            bundle.warmup.last,
-        )
+        rules, last = bundle.sensitivity.table, bundle.warmup.last
+        self.encoder = LogEncoder(bundle.settings, bundle.vocabulary, bundle.principals, rules, last)
         self.parts: dict[str, list[Any]] = {detector.title: [] for detector in detectors}
         self.seconds = dict.fromkeys(self.parts, 0.0)
 
@@ -145,14 +113,14 @@ class _LogReplay:
             self.seconds[detector.title] += monotonic() - before
         return stretch, audit_ids
 
-    def answers(self, title: str) -> _Answers:
+    def answers(self, title: str) -> _LogAnswers:
         """Answers of one detector to all events so far."""
         parts = self.parts[title]
         flagged = np.concatenate([part.flagged for part in parts])
         levels = [level for part in parts for level in part.severity]
         severity = {row: levels[row] for row in np.flatnonzero(flagged).tolist()}
         score = np.concatenate([part.score for part in parts])
-        return _Answers(score, flagged, severity, self.seconds[title])
+        return _LogAnswers(score, flagged, severity, self.seconds[title])
 
 
 def evaluate(
@@ -165,14 +133,12 @@ def evaluate(
     progress: bool = True,
     track: bool = True,
 ) -> Figures:
-    """Judge a registered model on a labelled log, beside the baselines.
+    """Judge a registered model (`models:/...` or the folder of a bundle) on a labelled log, beside the baselines.
 
     Args:
-        model_uri: `models:/kubehabit@champion`, a version, or the folder of a bundle.
-        log: audit log.
         labels: JSON list of runs; without it everything is taken to be normal, and only false incidents are counted.
-        data: the dataset the model was trained on; with it every baseline is fitted and takes part, without it those that the
-            bundle alone supports.
+        data: the dataset the model was trained on, on which every baseline is fitted; without it only those take part that
+            the bundle alone supports.
         report: Markdown file to write.
         track: log the figures and plots to the MLflow run that made the model, if it is there.
 
@@ -187,7 +153,7 @@ def evaluate(
     from training.baselines import ABLATIONS
     from training.baselines.product import ProductDetector
 
-    run_labels = read_labels(labels) if labels is not None else []
+    run_labels = metrics.read_labels(labels) if labels is not None else []
     bundle = Bundle.load(download(model_uri))
     champion = ProductDetector(bundle)
     began = monotonic()
@@ -196,24 +162,26 @@ def evaluate(
     began = monotonic()
     actions, answers, surprise = _replay(bundle, champion, rivals, log, run_labels, progress)
     seconds = monotonic() - began
-    truth = join(actions, run_labels)
-    curves = {title: curve(actions, truth, each.score, quiet=each.quiet) for title, each in answers.items()}
+    truth = metrics.join(actions, run_labels)
+    curves = {
+        title: metrics.curve(actions, truth, each.score, quiet=each.quiet) for title, each in answers.items()
+    }
     blocks = {title: _block(actions, truth, answers[title], curves[title]) for title in answers}
     figures = blocks.pop(champion.title)
     for row, run in zip(figures["runs"], truth.runs, strict=True):
         row["peak"] = float(answers[champion.title].score[run.rows].max()) if len(run.rows) else 0.0
-    alone = curves.get(ABLATIONS[0]) or curve(actions, truth, surprise)
+    alone = curves.get(ABLATIONS[0]) or metrics.curve(actions, truth, surprise)
     others = {title: found for title, found in curves.items() if title not in (champion.title, *ABLATIONS)}
-    comparison = compare(curves[champion.title], others, truth)
+    comparison = metrics.compare(curves[champion.title], others, truth)
     for rate, found in comparison.items():
-        found["interval"] = bootstrap.of_difference(
+        found["interval"] = bootstrap.difference_interval(
             curves[champion.title].caught(float(rate)), others[found["best_baseline"]].caught(float(rate))
         )
     brief = {title: _brief(block) for title, block in blocks.items()}
     figures |= {
         "model": model_uri,
         "thresholds_set_on": bundle.calibration.budget["set on"],
-        "recall_at_autoencoder_alone": recall_at(alone),
+        "recall_at_autoencoder_alone": metrics.recall_at(alone),
         "compared_with_best_baseline": comparison,
         "seconds": seconds,
         "seconds_fitting_baselines": seconds_fitting,
@@ -224,7 +192,7 @@ def evaluate(
         | {t: block for t, block in brief.items() if t not in ABLATIONS},
         "ablations": {title: block for title, block in brief.items() if title in ABLATIONS},
     }
-    caught = _by_scenario({"kubehabit": figures} | blocks)
+    caught = {t: block["recall_by_scenario"] for t, block in {"kubehabit": figures, **blocks}.items()}
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(markdown(figures, log.name, caught), encoding="utf-8")
@@ -235,7 +203,7 @@ def evaluate(
 
 def _replay(
     bundle: Bundle, champion: Any, rivals: Sequence[Any], log: Path, labels: Sequence[Label], progress: bool
-) -> tuple[Actions, dict[str, _Answers], Floats]:
+) -> tuple[Actions, dict[str, _LogAnswers], Floats]:
     """Show a log to all detectors: its actions, the answers by title, and the champion's surprise, float64 [N].
 
     With labels, copies of the detectors are shown the log without what the labels name, as if there had been no attack: all
@@ -247,7 +215,7 @@ def _replay(
     # What is large and does not change is shared with the copies.
     copies = deepcopy(list(rivals), {id(bundle): bundle, id(champion): again})
     whole, quiet = _LogReplay([champion, *rivals], bundle), _LogReplay([again, *copies], bundle)
-    named = named_by(labels)
+    named = metrics.named_by(labels)
     parts, surprise = [], []
     for events in read_log(log, "evaluating", progress=progress):
         stretch, audit_ids = whole.show(events)
@@ -258,7 +226,7 @@ def _replay(
     actions = Actions.concatenate(parts)
     answers = {title: whole.answers(title) for title in whole.parts}
     if labels:
-        normal = ~join(actions, labels).labelled
+        normal = ~metrics.join(actions, labels).labelled
         for title, answer in answers.items():
             calm = quiet.answers(title)  # of the unlabelled actions, in the same order
             answer.quiet, answer.quiet_flagged = answer.score.copy(), answer.flagged.copy()
@@ -268,7 +236,8 @@ def _replay(
 
 def _rivals(bundle: Bundle, champion: Any, data: Path | None, progress: bool) -> list[Any]:
     """The baselines, ready, and the product's ablation where the dataset is there to set its threshold."""
-    from training.baselines import Budget, baselines, fitted, of_bundle
+    from training.baselines import baselines, fitted, of_bundle
+    from training.baselines.base import Budget
     from training.baselines.product import ReconstructionError
 
     if data is None:
@@ -291,39 +260,27 @@ def _rivals(bundle: Bundle, champion: Any, data: Path | None, progress: bool) ->
         )
 
 
-def _block(actions: Actions, truth: Truth, answers: _Answers, found: Curve) -> Figures:
+def _block(actions: Actions, truth: Truth, answers: _LogAnswers, found: Curve) -> Figures:
     """All figures of one detector."""
     figures = verdict(actions, truth, answers.flagged, answers.severity, answers.quiet_flagged)
     attacks = np.array([run["detected"] for run in figures["runs"] if run["kind"] == "attack"], bool)
-    starts, person = false_incident_times(actions, truth, answers.flagged)
+    starts, person = metrics.false_incident_times(actions, truth, answers.flagged)
     normal = ~truth.labelled
     rates = {
         "false_per_10k_person_actions": (starts[person], actions.time[actions.person & normal], 1e4),
         "false_per_1m_system_actions": (starts[~person], actions.time[~actions.person & normal], 1e6),
     }
     figures |= {
-        "recall_at": recall_at(found),
-        "recall_at_as_counted": recall_at_as_counted(actions, truth, answers.score),
+        "recall_at": metrics.recall_at(found),
+        "recall_at_as_counted": metrics.recall_at_as_counted(actions, truth, answers.score),
         "seconds_scoring": answers.seconds,
         "intervals": {
-            "recall": bootstrap.of_share(attacks),
-            **{name: bootstrap.of_rate(*given) for name, given in rates.items()},
-            "recall_at": {str(rate): bootstrap.of_share(found.caught(rate)) for rate in RATES},
+            "recall": bootstrap.share_interval(attacks),
+            **{name: bootstrap.rate_interval(*given) for name, given in rates.items()},
+            "recall_at": {str(rate): bootstrap.share_interval(found.caught(rate)) for rate in RATES},
         },
     }
-    return figures | ranking(actions, truth, answers.score, found)
-
-
-def _by_scenario(blocks: Mapping[str, Figures]) -> dict[str, dict[str, float]]:
-    """Detector -> scenario -> share of its attack runs detected."""
-    found: dict[str, dict[str, float]] = {}
-    for title, block in blocks.items():
-        hits: dict[str, list[bool]] = defaultdict(list)
-        for run in block["runs"]:
-            if run["kind"] == "attack":
-                hits[str(run["scenario"])].append(bool(run["detected"]))
-        found[title] = {name: sum(each) / len(each) for name, each in sorted(hits.items())}
-    return found
+    return figures | metrics.ranking(actions, truth, answers.score, found)
 
 
 def _track(

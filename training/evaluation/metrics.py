@@ -16,17 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from data.arrays import Flags, Floats, Ints, Names
 from data.errors import KubehabitError
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from detection.detector import SEVERITIES
 from detection.evidence import INCIDENT_SECONDS
 
 Label = Mapping[str, Any]
-Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 #: Alerts of one principal at most this far apart (microseconds) are one incident.
 INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000
@@ -45,9 +42,9 @@ class Actions:
     """The actions of a log as columns in arrival order: who (principal, kind), when (microseconds), and which audit ID."""
 
     audit_id: list[str]
-    principal: npt.NDArray[np.object_]
-    kind: npt.NDArray[np.object_]
-    time: Rows
+    principal: Names
+    kind: Names
+    time: Ints
     events: int = 0
     person: Flags = field(init=False)
 
@@ -74,7 +71,7 @@ class Run:
     """A labelled run and the rows of its own actions, in order."""
 
     label: Label
-    rows: Rows
+    rows: Ints
 
     @property
     def is_attack(self) -> bool:
@@ -96,11 +93,7 @@ class Truth:
 
 
 def read_labels(labels: Path) -> list[Label]:
-    """Labels from JSON.
-
-    Raises:
-        KubehabitError: it is no list of runs.
-    """
+    """Labels from JSON; KubehabitError unless it is a list of runs."""
     try:
         found = json.loads(labels.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -132,13 +125,11 @@ def join(actions: Actions, labels: Sequence[Label]) -> Truth:
     for row in np.flatnonzero(labelled).tolist():
         rows_of[actions.audit_id[row]].append(row)
     own = ([row for audit_id in label["audit_ids"] for row in rows_of.get(audit_id, ())] for label in labels)
-    return Truth(
-        labelled,
-        [Run(label, np.array(sorted(rows), np.int64)) for label, rows in zip(labels, own, strict=True)],
-    )
+    rows_by_run = [np.array(sorted(rows), np.int64) for rows in own]
+    return Truth(labelled, [Run(label, rows) for label, rows in zip(labels, rows_by_run, strict=True)])
 
 
-def incidents(actions: Actions, rows: Rows) -> list[Rows]:
+def incidents(actions: Actions, rows: Ints) -> list[Ints]:
     """Group flagged actions into incidents: one principal, at most ten minutes apart."""
     by_principal: dict[str, list[int]] = defaultdict(list)
     for row in rows.tolist():
@@ -150,7 +141,7 @@ def incidents(actions: Actions, rows: Rows) -> list[Rows]:
     return found
 
 
-def false_incident_times(actions: Actions, truth: Truth, flagged: Flags) -> tuple[Rows, Flags]:
+def false_incident_times(actions: Actions, truth: Truth, flagged: Flags) -> tuple[Ints, Flags]:
     """Start (microseconds) of each false incident, and whether it is a person's or pipeline's."""
     false = [rows for rows in incidents(actions, np.flatnonzero(flagged)) if not truth.labelled[rows].any()]
     first = np.array([rows[0] for rows in false], np.int64)
@@ -163,12 +154,10 @@ def verdict(
     """All figures of one set of flagged actions.
 
     Args:
-        actions: of the log.
-        truth: what was done in it.
         flagged: bool [N].
         severity: of each flagged row, one of SEVERITIES.
-        quiet: bool [N], what is flagged on the same log without what the labels name; where evidence adds up, an attack lifts
-            what its victim does next, and that is no false alarm of its own. `flagged` if not given.
+        quiet: bool [N], what is flagged on the same log without the labelled events. Where evidence adds up, an attack raises
+            what its victim does next, which is no false alarm of its own. Default: `flagged`.
     """
     person, normal = actions.person, ~truth.labelled
     normal_person, normal_system = int((person & normal).sum()), int((~person & normal).sum())
@@ -243,9 +232,9 @@ def _recall_by(runs: Sequence[Mapping[str, Any]], key: str) -> dict[str, float]:
 class Curve:
     """Recall over the rate of false incidents as the threshold falls; one entry a level of the threshold.
 
-    Stricter than a verdict's rate: false incidents are counted among unlabelled actions alone, so that a false alarm which
-    happens to come within ten minutes of an attack by the same principal still counts. And as the threshold falls the rate
-    never does: alarms so many that they merge into fewer incidents are no improvement.
+    Stricter than the rate of a verdict: false incidents are counted among unlabelled actions alone, so that a false alarm
+    within ten minutes of an attack by the same principal still counts; and the rate never falls with the threshold, since
+    alarms so many that they merge into fewer incidents are no improvement.
 
     Attributes:
         rate: float64 [L], false incidents per 10,000 person-and-pipeline actions, rising.
@@ -283,14 +272,9 @@ def _peaks(truth: Truth, score: Floats) -> Floats:
 def curve(
     actions: Actions, truth: Truth, score: Floats, highest: float = CURVE_END, quiet: Floats | None = None
 ) -> Curve:
-    """Recall over the rate of false incidents, the latter up to `highest`.
+    """Recall over the rate of false incidents, the latter up to `highest`, for `score` float64 [N].
 
-    Args:
-        actions: of the log.
-        truth: what was done in it.
-        score: float64 [N], higher is more suspicious.
-        highest: rate at which the curve ends.
-        quiet: float64 [N], the score on the same log without what the labels name, for the unlabelled; `score` if not given.
+    `quiet` scores the unlabelled actions on the log without the labelled events; `score` if not given.
     """
     peaks = _peaks(truth, score)
     normal = np.flatnonzero(actions.person & ~truth.labelled)
@@ -337,10 +321,7 @@ def recall_at(found: Curve) -> dict[str, float]:
 
 
 def recall_at_as_counted(actions: Actions, truth: Truth, score: Floats) -> dict[str, float]:
-    """Recall at each of RATES, with false incidents counted as in a verdict: one that holds a labelled action is not false.
-
-    As on the curve, the rate never falls with the threshold.
-    """
+    """Recall at each of RATES, a false incident holding no labelled action, as in a verdict; the rate never falls."""
     order = np.lexsort((actions.time, actions.principal.astype(str)))
     names = np.unique(actions.principal[order].astype(str), return_inverse=True)[1]
     times, scores, labelled = actions.time[order], score[order], truth.labelled[order]
@@ -368,10 +349,9 @@ def ranking(actions: Actions, truth: Truth, score: Floats, found: Curve) -> dict
     """ROC and precision-recall at the rates people use.
 
     Returns:
-        `roc`: over single person-and-pipeline actions, attack against normal: area under the curve, and the share of attack
-        actions flagged where a ten-thousandth, a thousandth and a hundredth of the normal ones are. `pr`: over incidents, at
-        each of RATES: precision (attack runs caught among those and the false incidents) and recall; and the area under
-        precision over recall as far as the curve goes.
+        `roc`, over single person-and-pipeline actions, attack against normal: area under the curve, and the share of attack
+        actions flagged at each of ACTION_RATES. `pr`, over incidents at each of RATES: precision (attack runs caught among
+        those and the false incidents), recall, and the area under precision over recall as far as the curve goes.
     """
     attack = np.zeros(len(actions), bool)
     for run in truth.attacks:
@@ -407,12 +387,7 @@ def ranking(actions: Actions, truth: Truth, score: Floats, found: Curve) -> dict
 
 
 def compare(mine: Curve, baselines: Mapping[str, Curve], truth: Truth) -> dict[str, Any]:
-    """Lead of a detector over the best baseline at equal false incidents (strict ones, at 1 and 3 per 10,000).
-
-    Returns:
-        For each rate: the best baseline and its recall, the difference, the share of the runs it misses that are caught here,
-        and recall by family of both.
-    """
+    """Lead over the best baseline at 1 and 3 strict false incidents per 10,000: recall of both, overall and by family."""
     found: dict[str, Any] = {}
     families = np.array([str(run.label.get("family")) for run in truth.attacks], object)
     for rate in RATES[:2]:

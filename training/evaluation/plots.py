@@ -48,8 +48,7 @@ def losses(train: Sequence[tuple[int, float]], held_back: Sequence[tuple[int, fl
         axes.plot(*zip(*train, strict=True), color=SOFT, label="training (masked input)")
     if held_back:
         axes.plot(*zip(*held_back, strict=True), color=ACCENT, marker="o", label="held back")
-    axes.set(xlabel="step", ylabel="NLL of an action (nats)")
-    axes.set_yscale("log")
+    axes.set(xlabel="step", ylabel="NLL of an action (nats)", yscale="log")
     axes.legend(frameon=False)
     return figure
 
@@ -81,8 +80,7 @@ def calibration(fitted: CalibrationResult, table: ActionTable) -> Figure:
     grid = np.linspace(-np.log10(TAIL_SHARE), 8)
     axes.plot(grid, 10.0**-grid, color=SOFT, linestyle="--", label="promised")
     axes.set(xlabel="evidence of the reconstruction error (-log10 p)", ylabel="share of actions beyond")
-    axes.set_yscale("log")
-    axes.set_xlim(0, 8.0)
+    axes.set(yscale="log", xlim=(0, 8.0))
     axes.legend(frameon=False)
     return figure
 
@@ -90,11 +88,8 @@ def calibration(fitted: CalibrationResult, table: ActionTable) -> Figure:
 def principals(fitted: CalibrationResult, table: ActionTable, most: int = 30) -> Figure:
     """Surprise of each principal on held-back actions: median and 99th percentile."""
     names, total = table.name[fitted.rows], fitted.nll.sum(axis=1)
-    rows = [(str(name), total[names == name]) for name in sorted(set(names))]
-    high = [
-        (np.quantile(values, 0.99), np.median(values), name) for name, values in rows if len(values) >= 20
-    ]
-    high = sorted(high, key=lambda row: row[0])[-most:]
+    values = [(total[names == name], str(name)) for name in sorted(set(names))]
+    high = sorted((np.quantile(v, 0.99), np.median(v), name) for v, name in values if len(v) >= 20)[-most:]
     figure, axes = _bars(
         "Surprise of each principal, held-back normal actions",
         [name for _, _, name in high],
@@ -114,8 +109,8 @@ def recall(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
         if points:
             colour = ACCENT if index == 0 else None
             axes.step(*zip(*points, strict=True), where="post", label=name, color=colour)
-    axes.set(xlabel="false incidents per 10,000 person-and-pipeline actions", ylabel="recall of attack runs")
-    axes.set(xlim=(0, 12), ylim=(0, 1.02))
+    axes.set(xlabel="false incidents per 10,000 person-and-pipeline actions", xlim=(0, 12))
+    axes.set(ylabel="recall of attack runs", ylim=(0, 1.02))
     axes.legend(frameon=False)
     return figure
 
@@ -125,12 +120,10 @@ def runs(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ordered = sorted(rows, key=lambda row: (row["kind"], row["peak"]))
     labels = [f"{row['scenario']}  {i}" for i, row in enumerate(ordered)]
     colours = [ACCENT if row["kind"] == "attack" else SOFT for row in ordered]
-    peaks = [row["peak"] for row in ordered]
-    title = "Peak evidence of each labelled run (1 = threshold)"
-    figure, axes = _bars(title, labels, (peaks, colours, None), scale=0.2)
+    bars = ([row["peak"] for row in ordered], colours, None)
+    figure, axes = _bars("Peak evidence of each labelled run (1 = threshold)", labels, bars, scale=0.2)
     axes.axvline(1.0, color=INK, linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_xlabel("evidence / threshold; red: attack, grey: benign look-alike")
+    axes.set(xscale="log", xlabel="evidence / threshold; red: attack, grey: benign look-alike")
     return figure
 
 
@@ -161,7 +154,7 @@ def delays(after: Mapping[str, Mapping[str, int]]) -> Figure:
 
 
 def drift(log: str, principals: Sequence[Any], most: int = 25) -> Figure:
-    """Stability index of each principal's surprise (`training.lifecycle.drift.Changed`), beside what chance alone would reach."""
+    """Stability index of each principal's surprise (`training.lifecycle.drift.PrincipalDrift`), beside that of chance alone."""
     shown = [one for one in principals if one.verdict != "too few"][:most][::-1]
     colours = [ACCENT if one.verdict == "changed" else SOFT for one in shown]
     title, labels = f"Drift of surprise since calibration: {log}", [one.name for one in shown]

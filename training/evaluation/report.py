@@ -26,13 +26,7 @@ def _between(ends: Sequence[float] | None, form: str = ".0%") -> str:
 
 
 def markdown(figures: Figures, log: str, caught: Mapping[str, Mapping[str, float]]) -> str:
-    """The report.
-
-    Args:
-        figures: of `training.evaluation.evaluate.evaluate`.
-        log: name of the log.
-        caught: detector -> scenario -> share of its attack runs detected.
-    """
+    """The report; `caught` is the share of attack runs detected by detector and scenario."""
     everyone: dict[str, Figures] = {"**kubehabit**": figures, **figures["ablations"], **figures["baselines"]}
     lines = [
         f"# Evaluation on {log}",
@@ -56,22 +50,15 @@ def markdown(figures: Figures, log: str, caught: Mapping[str, Mapping[str, float
     if scenarios := sorted(caught.get("kubehabit", {})):
         rows = ((name, *(_percent(shares.get(name)) for shares in caught.values())) for name in scenarios)
         lines += ["## Attack runs caught by scenario", "", *_table(("scenario", *caught), rows)]
-    missed = [run for run in figures["runs"] if run["kind"] == "attack" and not run["detected"]]
-    raised = [run for run in figures["runs"] if run["kind"] != "attack" and run["detected"]]
-    if missed:
-        lines += [
-            "## Missed",
-            "",
-            *(f"- {run['scenario']} ({run['class']}, {run['mode']})" for run in missed),
-            "",
-        ]
-    if raised:
-        lines += [
-            "## Look-alikes raised",
-            "",
-            *(f"- {run['scenario']}: {run['severity']}" for run in raised),
-            "",
-        ]
+    runs = figures["runs"]
+    missed = [run for run in runs if run["kind"] == "attack" and not run["detected"]]
+    raised = [run for run in runs if run["kind"] != "attack" and run["detected"]]
+    for title, found in (
+        ("Missed", [f"{run['scenario']} ({run['class']}, {run['mode']})" for run in missed]),
+        ("Look-alikes raised", [f"{run['scenario']}: {run['severity']}" for run in raised]),
+    ):
+        if found:
+            lines += [f"## {title}", "", *(f"- {run}" for run in found), ""]
     return "\n".join(lines)
 
 

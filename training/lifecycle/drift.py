@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 from scipy.stats import poisson
 
 from data.actions.encoder import ActionEncoder
@@ -26,7 +23,6 @@ from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from data.paths import registry_uri, tracking_uri
 from data.principals.identity import PEOPLE_AND_PIPELINES
-from data.visible_text import visible
 from detection.bundle import Bundle
 from detection.detector import Detector
 from training.audit_log import read_log
@@ -51,14 +47,8 @@ class DriftConfig(ConfigFile):
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
-    """A principal's surprise, then and now.
-
-    Attributes:
-        psi: population stability index.
-        noise: index that chance alone would reach.
-        verdict: `changed`, `steady` or `too few`.
-    """
+class PrincipalDrift:
+    """A principal's surprise at calibration and now: stability index, what chance alone would reach, and the verdict."""
 
     name: str
     kind: str
@@ -71,12 +61,8 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
-    """Incidents against the budget the thresholds were set for.
-
-    Attributes:
-        chance: probability of as many incidents or more at the budget.
-    """
+class IncidentRate:
+    """Incidents against the budget the thresholds were set for; `chance` is the probability of as many or more at the budget."""
 
     what: str
     incidents: int
@@ -102,10 +88,10 @@ class DriftReport:
     actions: int
     unknown: dict[str, tuple[float, float]]
     unseen: dict[str, dict[str, int]]
-    principals: list[Changed]
+    principals: list[PrincipalDrift]
     new: dict[str, int]
     vanished: dict[str, int]
-    rates: list[Rate]
+    rates: list[IncidentRate]
     retrain: bool
     reasons: list[str]
     advice: str
@@ -113,44 +99,6 @@ class DriftReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return asdict(self)
-
-    def screen(self, most: int = 12) -> Group:
-        """For a terminal."""
-        compared = [one for one in self.principals if one.verdict != "too few"]
-        changed = Table(title="Surprise of each principal, then and now (nats)", title_justify="left")
-        for column in ("principal", "kind", "actions", "then", "now", "PSI", "noise", ""):
-            changed.add_column(column, justify="left" if column in ("principal", "kind", "") else "right")
-        for one in compared[:most]:
-            numbers = (f"{value:.2f}" for value in (one.median_before, one.median_now, one.psi, one.noise))
-            changed.add_row(one.name, one.kind, f"{one.actions:,}", *numbers, one.verdict)
-        values = Table(title="Share of values the model does not know", title_justify="left")
-        for column in ("field", "then", "now", "such as"):
-            values.add_column(column, justify="right" if column in ("then", "now") else "left")
-        for name, (before, now) in sorted(self.unknown.items(), key=lambda item: item[1][0] - item[1][1]):
-            if before or now:
-                examples = ", ".join(list(self.unseen.get(name, {}))[:3])
-                values.add_row(name, f"{before:.2%}", f"{now:.2%}", examples)
-        lines = [
-            f"{sum(one.verdict == 'steady' for one in compared)} principals are steady, "
-            f"{len(self.principals) - len(compared)} acted too little to tell; "
-            f"{min(most, len(compared))} of {len(compared)} are shown",
-            f"new principals: {_named(self.new)}",
-            f"vanished principals: {_named(self.vanished)}",
-            *(
-                f"incidents of {rate.what}: {rate.incidents} in {rate.actions:,} actions, budget {rate.allowed:.2f}"
-                f" (chance of as many within the budget: {rate.chance:.3f})"
-                for rate in self.rates
-            ),
-        ]
-        return Group(changed, values, Text("\n".join(map(visible, lines))), Text(self.advice, style="bold"))
-
-
-def _named(principals: Mapping[str, int], most: int = 5) -> str:
-    if not principals:
-        return "none"
-    ordered = sorted(principals.items(), key=lambda item: -item[1])
-    shown = ", ".join(f"{name} ({count:,})" for name, count in ordered[:most])
-    return shown + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
 
 
 class _Observed:
@@ -184,30 +132,25 @@ class _Observed:
             values = self.encoder.interners[name].values
             self.unseen[name].update(values[code] for code in batch.codes[name][rows].tolist())
 
-    def rates(self, bundle: Bundle) -> list[Rate]:
+    def rates(self, bundle: Bundle) -> list[IncidentRate]:
         """Incidents of people and pipelines and of the machinery, against the budgets of the bundle."""
-        person, system = list(bundle.calibration.budget.values())[:2]
         actions: Counter[bool] = Counter()
         incidents: Counter[bool] = Counter()
         for name, values in self.surprise.items():
             human = self.kinds[name] in PEOPLE_AND_PIPELINES
             actions[human] += len(values)
             incidents[human] += count_incidents(np.sort(np.array(self.hits.get(name, []), np.int64)))
+        kinds = ((True, "people and pipelines", 1e4), (False, "the cluster's machinery", 1e6))
         return [
-            rate_of("people and pipelines", incidents[True], actions[True], float(person), 1e4),
-            rate_of("the cluster's machinery", incidents[False], actions[False], float(system), 1e6),
+            rate_of(what, incidents[human], actions[human], float(budget), per)
+            for (human, what, per), budget in zip(kinds, bundle.calibration.budget.values(), strict=False)
         ]
 
 
 def measure(
     then: Mapping[str, Any], surprise: Mapping[str, Sequence[float]], config: DriftConfig
-) -> list[Changed]:
-    """Compare every principal's surprise with what it was at calibration, the most changed first.
-
-    Args:
-        then: what `training.stability.reference` gave.
-        surprise: principal -> its surprises now, in order of time.
-    """
+) -> list[PrincipalDrift]:
+    """Compare every principal's surprises, in order of time, with `training.stability.reference`; the most changed first."""
     known = {name: values for name, values in surprise.items() if name in then["principals"]}
     found = []
     for name, listed in known.items():
@@ -219,24 +162,20 @@ def measure(
         few = min(sum(before["counts"]), len(values)) < config.min_actions
         verdict = "too few" if few else "changed" if psi >= max(config.psi, noise) else "steady"
         medians = before["median"], float(np.median(values))
-        found.append(Changed(name, before["kind"], len(values), *medians, psi, noise, verdict))
+        found.append(PrincipalDrift(name, before["kind"], len(values), *medians, psi, noise, verdict))
     order = {"changed": 0, "steady": 1, "too few": 2}
     return sorted(found, key=lambda one: (order[one.verdict], -one.psi))
 
 
-def rate_of(what: str, incidents: int, actions: int, budget: float, per: float) -> Rate:
+def rate_of(what: str, incidents: int, actions: int, budget: float, per: float) -> IncidentRate:
     """Incidents against a budget of `budget` in `per` actions, with the Poisson chance of as many or more."""
     allowed = budget * actions / per
     chance = float(poisson.sf(incidents - 1, allowed)) if incidents else 1.0
-    return Rate(what, incidents, actions, allowed, chance)
+    return IncidentRate(what, incidents, actions, allowed, chance)
 
 
 def advise(report: Mapping[str, Any], config: DriftConfig) -> tuple[list[str], str]:
-    """Reasons to train again, and the verdict in words.
-
-    Args:
-        report: fields of a DriftReport, without the verdict.
-    """
+    """Reasons to train again, and the verdict in words, from the fields of a DriftReport without its verdict."""
     reasons = []
     actions = max(report["actions"], 1)
     changed = [one for one in report["principals"] if one.verdict == "changed"]
@@ -260,10 +199,10 @@ def advise(report: Mapping[str, Any], config: DriftConfig) -> tuple[list[str], s
     if gone > config.vanished_actions:
         reasons.append(f"Principals that did {gone:.0%} of what was trained on are gone.")
     over = [rate for rate in report["rates"] if rate.chance < config.chance]
-    for rate in over:
-        reasons.append(
-            f"{rate.incidents} incidents of {rate.what}, where the budget allows {rate.allowed:.1f}: more than chance."
-        )
+    reasons += [
+        f"{rate.incidents} incidents of {rate.what}, where the budget allows {rate.allowed:.1f}: more than chance."
+        for rate in over
+    ]
     if not reasons:
         return [], "No need to train again: what has changed is within what the model knows."
     advice = "Train again on a recent log: " + " ".join(reasons)
@@ -275,16 +214,7 @@ def advise(report: Mapping[str, Any], config: DriftConfig) -> tuple[list[str], s
 def drift(
     log: Path, model_uri: str, config: DriftConfig, *, progress: bool = True, track: bool = True
 ) -> DriftReport:
-    """Compare a recent log with what a registered model was calibrated on.
-
-    Args:
-        log: audit log of recent work.
-        model_uri: `models:/kubehabit@champion`, a version, or the folder of a bundle.
-        track: keep the report and its plot in the MLflow run that made the model.
-
-    Raises:
-        KubehabitError: no such model or log, or the model's run keeps nothing to compare with.
-    """
+    """Compare a recent log with what a registered model was calibrated on; KubehabitError if there is nothing to compare."""
     bundle = Bundle.load(download(model_uri))
     then = _stored(bundle, model_uri)
     now = _Observed(bundle)

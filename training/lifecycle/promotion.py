@@ -13,11 +13,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from rich.table import Table
 from scipy.stats import binom
 
@@ -28,6 +28,7 @@ from data.visible_text import visible
 from detection.bundle import Bundle
 from detection.detector import SEVERITIES, Detector
 from training.config_file import ConfigFile
+from training.evaluation import bootstrap
 from training.export import TOLERANCE, check_newest, check_parity
 from training.registry import connected, download
 
@@ -54,16 +55,15 @@ class GateConfig(ConfigFile):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the table.
+class GateCheck:
+    """One line of the comparison.
 
     Attributes:
-        name: what is compared.
         champion, challenger: the figures, as shown.
-        change: what lies between them, with its interval where there is one.
+        change: the difference, with its interval where there is one.
         chance: probability that a challenger no worse would look at least this bad; None where nothing is random.
         verdict: `ok`; `worse`, beyond chance or because the model is broken; `unclear`, worse by more than the margin but with
-            too few cases to tell; or `shown`, not decided on.
+            too few cases to decide; or `shown`, not decided on.
         why: a sentence, if it refuses.
     """
 
@@ -82,7 +82,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class PromotionDecision:
     """Decision of the gate.
 
     Attributes:
@@ -98,7 +98,7 @@ class Decision:
     promoted: bool
     dry_run: bool
     reasons: list[str]
-    checks: list[Check]
+    checks: list[GateCheck]
     figures: dict[str, dict[str, Any]]
     margins: dict[str, Any]
     time: str
@@ -136,17 +136,6 @@ def sign_test(gained: int, lost: int) -> float:
     return float(binom.sf(lost - 1, gained + lost, 0.5)) if lost else 1.0
 
 
-def paired_interval(
-    before: npt.NDArray[np.bool_], after: npt.NDArray[np.bool_], resamples: int
-) -> tuple[float, float]:
-    """95 % bootstrap interval of the difference of two shares over the same runs (resampling runs; Efron 1979)."""
-    rng = np.random.default_rng(0)
-    difference = after.astype(np.float64) - before
-    means = difference[rng.integers(0, len(difference), (resamples, len(difference)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def compare_runs(
     name: str,
     before: Sequence[bool],
@@ -155,20 +144,17 @@ def compare_runs(
     gate: GateConfig,
     *,
     wanted: bool = True,
-) -> Check:
-    """Compare a share of runs, paired.
+) -> GateCheck:
+    """Compare a share of runs, paired; a loss up to `margin` is accepted where chance could explain it.
 
-    Args:
-        before, after: whether it happened to each run under the champion and under the challenger.
-        margin: loss that is let pass where chance could explain it.
-        wanted: whether it is good that it happens (detection) or bad (a look-alike raised as high).
+    `before` and `after` say whether it happened to each run under champion and challenger; `wanted`, whether that is good.
     """
     old, new = np.array(before, bool), np.array(after, bool)
     gained, lost = int((new & ~old).sum()), int((old & ~new).sum())
     if not wanted:
         gained, lost = lost, gained
     chance = sign_test(gained, lost)
-    low, high = paired_interval(old, new, gate.bootstrap)
+    low, high = bootstrap.difference_interval(new, old, seed=0, draws=gate.bootstrap) or (0.0, 0.0)
     worse_by = (lost - gained) / len(old)
     verdict, why = "ok", ""
     shown = f"{old.sum()} of {len(old)} -> {new.sum()} of {len(old)} runs"
@@ -181,68 +167,62 @@ def compare_runs(
             "More labelled recordings would tell."
         )
     change = f"{new.mean() - old.mean():+.0%} [{low:+.0%}, {high:+.0%}]"
-    return Check(name, f"{old.mean():.0%}", f"{new.mean():.0%}", change, chance, verdict, why)
+    return GateCheck(name, f"{old.mean():.0%}", f"{new.mean():.0%}", change, chance, verdict, why)
 
 
-def compare_counts(name: str, before: int, after: int, actions: int, per: float, gate: GateConfig) -> Check:
+def compare_counts(
+    name: str, before: int, after: int, actions: int, per: float, gate: GateConfig
+) -> GateCheck:
     """Compare numbers of false incidents raised on the same normal actions."""
     chance = sign_test(before, after)
     allowed = before * (1 + gate.false_margin) + gate.false_slack
     verdict, why = "ok", ""
     if after > before + gate.false_slack and chance < gate.alpha:
-        verdict = "worse"
-        why = f"{name}: more beyond chance ({before} -> {after} incidents; p = {chance:.3f})."
+        verdict, why = (
+            "worse",
+            f"{name}: more beyond chance ({before} -> {after} incidents; p = {chance:.3f}).",
+        )
     elif after > allowed:
         verdict = "unclear"
-        why = f"{name}: {before} -> {after} incidents, more than the {allowed:.0f} that are let pass."
+        why = f"{name}: {before} -> {after} incidents, more than the {allowed:.0f} that are accepted."
     old, new = (f"{count * per / max(actions, 1):.2f}" for count in (before, after))
-    return Check(name, old, new, f"{before} -> {after}", chance, verdict, why)
+    return GateCheck(name, old, new, f"{before} -> {after}", chance, verdict, why)
 
 
 def compare(
     champion: Mapping[str, Mapping[str, Any]], challenger: Mapping[str, Mapping[str, Any]], gate: GateConfig
-) -> list[Check]:
-    """Compare the figures of `training.evaluation.evaluate.evaluate` of two models on the same logs.
-
-    Args:
-        champion, challenger: log -> figures.
-    """
+) -> list[GateCheck]:
+    """Compare the figures (log -> `training.evaluation.evaluate.evaluate`) of two models on the same logs."""
     old = [run for log in champion for run in champion[log]["runs"]]
     new = [run for log in champion for run in challenger[log]["runs"]]
     pairs = list(zip(old, new, strict=True))
     attacks = [(a, b) for a, b in pairs if a["kind"] == "attack" and a["calls"]]
     alike = [(a, b) for a, b in pairs if a["kind"] != "attack"]
 
-    checks = []
-
-    def add(name: str, some: Sequence[tuple[Any, Any]], margin: float) -> None:
+    def recall(name: str, some: Sequence[tuple[Any, Any]], margin: float) -> GateCheck:
         before, after = ([bool(pair[i]["detected"]) for pair in some] for i in (0, 1))
-        checks.append(compare_runs(name, before, after, margin, gate))
+        return compare_runs(name, before, after, margin, gate)
 
-    def high(run: Mapping[str, Any]) -> bool:
-        return bool(run["detected"]) and run["severity"] in HIGH
-
-    if attacks:
-        add("recall", attacks, gate.recall_margin)
-        for name in sorted({str(a["class"]) for a, _ in attacks}):
-            some = [pair for pair in attacks if str(pair[0]["class"]) == name]
-            add(f"recall, {name} ({len(some)})", some, gate.class_margin)
+    checks = [recall("recall", attacks, gate.recall_margin)] if attacks else []
+    for name in sorted({str(a["class"]) for a, _ in attacks}):
+        some = [pair for pair in attacks if str(pair[0]["class"]) == name]
+        checks.append(recall(f"recall, {name} ({len(some)})", some, gate.class_margin))
     for whose, per, unit in (("person", 1e4, "10k"), ("system", 1e6, "1m")):
         rate, exposure = f"false_per_{unit}_{whose}_actions", f"normal_{whose}_actions"
-        before, after = (
+        counts = [
             sum(round(figures[rate] * figures[exposure] / per) for figures in model.values())
             for model in (champion, challenger)
-        )
+        ]
         actions = sum(int(figures[exposure]) for figures in champion.values())
         title = f"false incidents per {per:,.0f} {whose} actions"
-        checks.append(compare_counts(title, before, after, actions, per, gate))
+        checks.append(compare_counts(title, counts[0], counts[1], actions, per, gate))
     if alike:
-        old_high, new_high = ([high(pair[i]) for pair in alike] for i in (0, 1))
+        before, after = ([bool(p[i]["detected"]) and p[i]["severity"] in HIGH for p in alike] for i in (0, 1))
         title = f"look-alikes raised as high ({len(alike)})"
-        checks.append(compare_runs(title, old_high, new_high, gate.lookalike_margin, gate, wanted=False))
+        checks.append(compare_runs(title, before, after, gate.lookalike_margin, gate, wanted=False))
     if attacks:
         median = "actions until detection, median"
-        checks.append(Check(median, _median_actions(old), _median_actions(new), "", None, "shown"))
+        checks.append(GateCheck(median, _median_actions(old), _median_actions(new), "", None, "shown"))
     return checks
 
 
@@ -251,33 +231,28 @@ def _median_actions(runs: Sequence[Mapping[str, Any]]) -> str:
     return f"{np.median(after):g}" if after else "-"
 
 
-def compare_held_back(champion: Bundle, challenger: Bundle, gate: GateConfig) -> Check:
+def compare_held_back(champion: Bundle, challenger: Bundle, gate: GateConfig) -> GateCheck:
     """Compare surprise on held-back normal data; decided on only where both held back the same."""
     name = "surprise on held-back normal actions (nats)"
     old, new = (bundle.meta["metrics"]["held_back_surprise"] for bundle in (champion, challenger))
     change = new / old - 1 if old else 0.0
-    verdict, why = "shown", ""
-    if champion.meta["data"]["fingerprint"] == challenger.meta["data"]["fingerprint"]:
-        verdict = "ok"
-        if change > gate.held_back_margin:
-            verdict = "worse"
-            why = f"{name}: {change:+.1%} on the same data; at most {gate.held_back_margin:+.0%} is let pass."
-    shown = "other data" if verdict == "shown" else f"{change:+.1%}"
-    return Check(name, f"{old:.3f}", f"{new:.3f}", shown, None, verdict, why)
+    same_data = champion.meta["data"]["fingerprint"] == challenger.meta["data"]["fingerprint"]
+    verdict, why = "ok" if same_data else "shown", ""
+    if same_data and change > gate.held_back_margin:
+        verdict = "worse"
+        why = f"{name}: {change:+.1%} on the same data; at most {gate.held_back_margin:+.0%} is accepted."
+    shown = f"{change:+.1%}" if same_data else "other data"
+    return GateCheck(name, f"{old:.3f}", f"{new:.3f}", shown, None, verdict, why)
 
 
-def self_checks(model_uri: str, example: str) -> tuple[list[Check], Bundle | None]:
+def self_checks(model_uri: str, example: str) -> tuple[list[GateCheck], Bundle | None]:
     """Check a model for integrity: checksums and format, the same numbers as the trained weights, finite scores.
 
-    Args:
-        example: one raw audit event.
-
-    Returns:
-        The checks, and the opened bundle unless it cannot be opened.
+    Returns the checks, and the bundle unless it cannot be opened; `example` is one raw audit event.
     """
 
-    def check(name: str, found: str, why: str = "") -> Check:
-        return Check(name, "", found, "", None, "worse" if why else "ok", why)
+    def check(name: str, found: str, why: str = "") -> GateCheck:
+        return GateCheck(name, "", found, "", None, "worse" if why else "ok", why)
 
     try:
         bundle = Bundle.load(download(model_uri))
@@ -298,11 +273,7 @@ def self_checks(model_uri: str, example: str) -> tuple[list[Check], Bundle | Non
 
 
 def _parity(bundle: Bundle, model_uri: str, batches: int = 40) -> float:
-    """Largest difference between the bundle's graphs and the weights its run keeps.
-
-    Raises:
-        KubehabitError: it is too large, or the weights are gone or were changed.
-    """
+    """Largest difference between the bundle's graphs and the weights its run keeps; KubehabitError if too large or gone."""
     import torch
 
     from training.model import Autoencoder, ModelConfig
@@ -329,29 +300,31 @@ def promote(
     normal: Sequence[Path],
     gate: GateConfig,
     *,
-    challenger: str | None = None,
+    challenger: str = CHALLENGER,
     dry_run: bool = False,
     judge: Judge | None = None,
-) -> Decision:
+) -> PromotionDecision:
     """Compare challenger and champion, write the decision into MLflow, and move the aliases if the challenger passes.
 
     Args:
         name: registered model.
         labelled: logs with their labels.
         normal: logs of recent normal work; every incident on them counts as false.
-        challenger: version number or alias; the alias `challenger` if not given.
+        challenger: version number or alias.
         dry_run: decide only; neither alias nor MLflow is touched.
         judge: how a model is judged on a log; `training.evaluation.evaluate.evaluate` if not given.
 
     Raises:
         KubehabitError: there is no challenger, it is the champion already, or no log to compare on.
     """
-    judge = judge or _evaluate
-    new = _version(name, challenger or CHALLENGER)
+    if judge is None:
+        from training.evaluation.evaluate import evaluate
+
+        judge = partial(evaluate, track=False)
+    new = _version(name, challenger)
     if new is None:
         raise KubehabitError(
-            f"There is no {challenger or CHALLENGER} of {name} to promote. Train one (kubehabit train), or name one: "
-            "--challenger 3"
+            f"There is no {challenger} of {name} to promote. Train one (kubehabit train), or name one: --challenger 3"
         )
     old = _version(name, CHAMPION)
     if old == new:
@@ -378,7 +351,7 @@ def promote(
             for i, found in judged.items()
         }
     reasons = [check.why for check in checks if check.refuses]
-    decision = Decision(
+    decision = PromotionDecision(
         model=name,
         challenger=new,
         champion=old,
@@ -396,14 +369,7 @@ def promote(
 
 
 def roll_back(name: str) -> tuple[str, str]:
-    """Make the former champion champion again; the alias `previous` then names the one that was taken back.
-
-    Returns:
-        (version that is champion now, version that was).
-
-    Raises:
-        KubehabitError: there is no former champion.
-    """
+    """Make the former champion champion again, and the champion `previous`; returns the versions of both, the new one first."""
     import mlflow
 
     former, current = _version(name, PREVIOUS), _version(name, CHAMPION)
@@ -420,18 +386,10 @@ def roll_back(name: str) -> tuple[str, str]:
     return former, current
 
 
-def _evaluate(model_uri: str, log: Path, labels: Path | None) -> Mapping[str, Any]:
-    from training.evaluation.evaluate import evaluate
-
-    return evaluate(model_uri, log, labels, track=False)
-
-
 def _single(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures that are one value or a recall by name; runs and curves are left out."""
+    """Figures that are one value, and the recall by class."""
     single = bool | int | float | str | None
-    return {
-        key: value for key, value in figures.items() if isinstance(value, single) or key == "recall_by_class"
-    }
+    return {k: value for k, value in figures.items() if isinstance(value, single) or k == "recall_by_class"}
 
 
 def _version(name: str, which: str) -> str | None:
@@ -448,7 +406,7 @@ def _version(name: str, which: str) -> str | None:
             return None
 
 
-def _write(decision: Decision) -> None:
+def _write(decision: PromotionDecision) -> None:
     """Put the decision and its numbers into MLflow, and move the aliases if it says so."""
     import mlflow
     from mlflow.exceptions import MlflowException

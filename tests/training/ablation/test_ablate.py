@@ -18,7 +18,7 @@ from detection.reconstruction import OnnxModel
 from tests.conftest import RECORDINGS, ROOT, SMALL, Trained
 from training.ablation.ablate import EXPERIMENT, Where, _ratio, ablate
 from training.ablation.exam import Errors, Exam
-from training.ablation.report import Row, finding, markdown, noise, shipped_recall
+from training.ablation.report import JudgedVariant, finding, markdown, noise, shipped_recall
 from training.ablation.variants import AblateConfig, Ablated, _pooled
 from training.calibrate import CalibrationConfig, fit
 
@@ -60,12 +60,13 @@ def test_an_exam_scores_the_log_exactly_as_the_detector_does(
     trained: Trained, exam: Exam, labelled_lines: list[bytes]
 ) -> None:
     bundle = Bundle.load(trained.bundle)
-    errors = Errors.of(OnnxModel(str(bundle.model_path)), bundle.window, exam, ())
+    errors = Errors.compute(OnnxModel(str(bundle.model_path)), bundle.window, exam, ())
+    held, whole, _ = errors.measured(ranks=False)
     scores = Detector(bundle).score(decode_lines(labelled_lines).events)
-    np.testing.assert_allclose(errors.whole, scores.nll, atol=1e-4)
-    calibration = fit(exam.table, exam.held, errors.held, CalibrationConfig()).calibration
+    np.testing.assert_allclose(whole, scores.nll, atol=1e-4)
+    calibration = fit(exam.table, exam.held, held, CalibrationConfig()).calibration
     assert calibration.person_thresholds == pytest.approx(bundle.calibration.person_thresholds, rel=1e-3)
-    ratio = _ratio(bundle.calibration, exam.whole, errors.whole)
+    ratio = _ratio(bundle.calibration, exam.whole, whole)
     np.testing.assert_allclose(ratio, scores.evidence / scores.threshold, atol=1e-3)
 
 
@@ -173,7 +174,7 @@ def test_variants_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KubehabitError, match="No variant other"):
         variants(path).chosen(["other"])
     with pytest.raises(KubehabitError, match="belong together"):
-        Where.of(None, tmp_path / "log", None)
+        Where.from_options(None, tmp_path / "log", None)
 
 
 def test_the_shipped_variants_name_options_that_exist() -> None:
@@ -186,11 +187,11 @@ def test_the_shipped_variants_name_options_that_exist() -> None:
         assert set(variant.blind) <= {"principal", "group"}, variant.name
 
 
-def row(name: str, recall: float) -> Row:
+def row(name: str, recall: float) -> JudgedVariant:
     figures = {f"recall_at_{rate}": recall for rate in (1, 3, 10)} | dict.fromkeys(
         ("recall", "false_per_10k", "strict_per_10k", "system_incidents", "held_back_nll"), 0.0
     )
-    return Row(name, "b", "q?", figures | {"attack_runs": 34.0})
+    return JudgedVariant(name, "b", "q?", figures | {"attack_runs": 34.0})
 
 
 def test_no_sentence_claims_a_difference_that_two_runs_or_two_seeds_make() -> None:

@@ -17,13 +17,12 @@ from data.events.audit_event import AuditEvent
 from data.events.decode import decode_lines
 from detection.bundle import Bundle
 from tests.conftest import Trained
-from training.baselines import Budget, fitted, of_bundle
-from training.baselines.base import Baseline
+from training.baselines import fitted, of_bundle
+from training.baselines.base import Baseline, Budget
 from training.baselines.isolation_forest import IsolationForest
 from training.baselines.next_action import NextActionLstm
 from training.baselines.ngram import Ngram
-from training.baselines.novelty_count import NoveltyCount
-from training.baselines.novelty_table import NoveltyTable
+from training.baselines.novelty import NoveltyCount, NoveltyTable
 from training.baselines.product import ProductDetector, ReconstructionError
 from training.baselines.rules import PublicRules
 from training.stretch import LogEncoder, Stretch, of_dataset
@@ -121,7 +120,7 @@ STRANGE = [
     line(3100 + i, "ann", verb, "secrets", "shop", sourceIPs=["203.0.113.9"], userAgent="curl/8.1")
     for i, verb in enumerate(("list", "get", "get", "delete", "delete", "get", "get", "get"))
 ]
-"""Somebody with Ann's credential, in another team's namespace, from elsewhere, with another client."""
+"""A stranger with Ann's credential, in another team's namespace, from elsewhere, with another client."""
 
 
 @pytest.mark.parametrize("title", LEARNERS)

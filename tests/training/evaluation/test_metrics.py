@@ -253,18 +253,18 @@ def test_a_comparison_is_with_the_best_baseline_at_equal_false_incidents() -> No
 
 def test_intervals_hold_the_figure_and_are_the_same_again() -> None:
     caught = np.array([True] * 27 + [False] * 7)
-    low, high = bootstrap.of_share(caught) or []
+    low, high = bootstrap.share_interval(caught) or []
     assert low < 27 / 34 < high
-    assert bootstrap.of_share(caught) == [low, high]
-    assert bootstrap.of_share(caught, seed=8) is not None
-    assert bootstrap.of_share(np.ones(5, bool)) == [1.0, 1.0]
-    assert bootstrap.of_share(np.empty(0, bool)) is None
-    assert bootstrap.of_difference(caught, caught) == [0.0, 0.0]
+    assert bootstrap.share_interval(caught) == [low, high]
+    assert bootstrap.share_interval(caught, seed=8) is not None
+    assert bootstrap.share_interval(np.ones(5, bool)) == [1.0, 1.0]
+    assert bootstrap.share_interval(np.empty(0, bool)) is None
+    assert bootstrap.difference_interval(caught, caught) == [0.0, 0.0]
     normal = np.arange(0, 1000 * MINUTE, MINUTE)
-    rate = bootstrap.of_rate(np.array([5, 500, 900]) * MINUTE, normal, 1e4)
+    rate = bootstrap.rate_interval(np.array([5, 500, 900]) * MINUTE, normal, 1e4)
     assert rate is not None
     assert rate[0] < 30 < rate[1]
-    assert bootstrap.of_rate(np.empty(0, np.int64), normal, 1e4) == [0.0, 0.0]
+    assert bootstrap.rate_interval(np.empty(0, np.int64), normal, 1e4) == [0.0, 0.0]
 
 
 def test_labels_must_be_labels(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from data.errors import KubehabitError
 from data.paths import tracking_uri
 from tests.conftest import Trained
-from training.lifecycle.drift import Changed, DriftConfig, advise, drift, measure, rate_of
+from training.lifecycle.drift import DriftConfig, PrincipalDrift, advise, drift, measure, rate_of
 from training.stability import counts_in, edges_of, effective_size
 
 CONFIG = DriftConfig.load()
@@ -74,7 +74,7 @@ def quiet() -> dict[str, object]:
 
 def test_advice_names_what_changed_and_warns_of_training_on_an_attack() -> None:
     assert advise(quiet(), CONFIG)[0] == []
-    changed = Changed("p", "human", 4000, 1.0, 3.0, 2.0, 0.1, "changed")
+    changed = PrincipalDrift("p", "human", 4000, 1.0, 3.0, 2.0, 0.1, "changed")
     for what, words in (
         ({"principals": [changed]}, "40% of all actions"),
         ({"unknown": {"images": (0.01, 0.2)}}, "'images'"),

@@ -13,13 +13,13 @@ from data.errors import KubehabitError
 from data.events.audit_event import EXAMPLE_EVENT
 from data.paths import tracking_uri
 from tests.conftest import Trained
+from training.evaluation.bootstrap import difference_interval
 from training.export import check_parity
 from training.lifecycle.promotion import (
     GateConfig,
     compare,
     compare_counts,
     compare_runs,
-    paired_interval,
     promote,
     roll_back,
     self_checks,
@@ -79,8 +79,8 @@ def test_the_interval_holds_the_difference_and_is_nothing_where_nothing_differs(
     import numpy as np
 
     same = np.array([True, False] * 10)
-    assert paired_interval(same, same, 500) == (0.0, 0.0)
-    low, high = paired_interval(same, np.ones(20, bool), 500)
+    assert difference_interval(same, same, draws=500) == [0.0, 0.0]
+    low, high = difference_interval(np.ones(20, bool), same, draws=500) or []
     assert low < 0.5 < high
 
 
