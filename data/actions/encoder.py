@@ -208,8 +208,9 @@ class _Rows:
                     continue
                 row = known.get(hashes[place])
                 if row is None:
+                    made = self._make(values[place])  # if it raises, nothing is known of the value
                     row = known[hashes[place]] = len(self.rows)
-                    self.rows.append(self._make(values[place]))
+                    self.rows.append(made)
                 found[place] = row
         return cast(list[int], found)
 
@@ -368,6 +369,22 @@ class ActionEncoder:
         )
         if sum(len(memo) for memo in memos) > _MEMO_LIMIT:
             self._forget_memos()
+
+    def checkpoint(self) -> Callable[[], None]:
+        """Returns what forgets all events encoded from now on; to be called before the next checkpoint, if at all.
+
+        Codes stay: they are only names of values.
+        """
+        steps = [self.folder.checkpoint()]
+        if self.owners is not None:
+            steps.append(self.owners.checkpoint())
+
+        def undo() -> None:
+            self._pending = _Pending()
+            for step in steps:
+                step()
+
+        return undo
 
     def encode(self, events: Sequence[AuditEvent]) -> ActionBatch:
         """Encode events in arrival order; the stages of a request may be spread over calls.
