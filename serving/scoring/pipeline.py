@@ -133,15 +133,19 @@ class Pipeline:
         self._thread.start()
 
     def _is_set_aside(self, place: JournalPosition) -> bool:
-        """Whether a record is not to be scored because it ended the process; a condemned one is set aside now."""
-        if self._quarantine.condemned == place.sequence and not self._quarantine.holds(place.sequence):
-            try:
-                self._quarantine.set_aside(place.sequence, _plain(self.journal.read(place)))
-            except (OSError, KubehabitError) as error:
-                shown = {"record": place.sequence, "reason": str(error)}
-                _log.error("a batch that ended the process cannot be kept", extra=shown)
-            return True
-        return self._quarantine.holds(place.sequence)
+        """Whether a record is not to be scored because it ends the process."""
+        quarantine = self._quarantine
+        if quarantine.condemned != place.sequence or quarantine.holds(place.sequence):
+            return quarantine.holds(place.sequence)
+        try:
+            body = _plain(self.journal.read(place))
+            if not quarantine.convicts(lambda: self.engine.detector.score(decode_body(body).events)):
+                return False
+            quarantine.set_aside(place.sequence, body)
+        except (OSError, KubehabitError) as error:
+            shown = {"record": place.sequence, "reason": str(error)}
+            _log.error("a batch that ended the process cannot be kept", extra=shown)
+        return True
 
     # -- in ---------------------------------------------------------------------------------------------------
 

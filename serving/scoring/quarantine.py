@@ -1,18 +1,24 @@
 """Sets aside batches that end the process, so that no batch can keep the service from starting.
 
 A marker names the records that are being scored. It is written without an fsync: it survives the end of the process, however
-sudden, but not that of the machine, of which no record is to blame. Records that it still names at the next start are tried one
-by one; one during whose trial the process ended again is set aside for good, in a file of its own.
+sudden, but not that of the machine, for which no record is to blame. Records that it still names at the next start are tried one
+by one. If the process ends again during such a trial, a copy of the next process tries the record once more, and if the copy ends
+as well, the record is set aside in a file of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
+import signal
 import struct
+import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from data.durable_file import write_durably
 from data.errors import KubehabitError
@@ -22,6 +28,9 @@ _log = logging.getLogger("kubehabit.quarantine")
 _MARKER = struct.Struct("<QQQB")
 _CHECKSUM = struct.Struct("<I")
 _BYTES = _MARKER.size + _CHECKSUM.size
+_TRIAL_SECONDS, _LOOK_SECONDS = 20, 0.01
+#: Of Linux's prctl: the signal that a process gets when its parent ends.
+_PR_SET_PDEATHSIG = 1
 _SUFFIX = ".batch"
 
 
@@ -63,6 +72,21 @@ class Quarantine:
             return 0, 0, 0, False
         first, last, suspected, tried = _MARKER.unpack(packed)
         return first, last, suspected, bool(tried)
+
+    def convicts(self, trial: Callable[[], object]) -> bool:
+        """Whether a trial ends, or holds up, a copy of this process. What kills from outside is no fault of the record."""
+        child = os.fork()
+        if child == 0:
+            _run_and_exit(trial)
+        until = time.monotonic() + _TRIAL_SECONDS
+        while time.monotonic() < until:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return status != 0
+            time.sleep(_LOOK_SECONDS)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return True
 
     def is_suspect(self, sequence: int) -> bool:
         """Whether a record was in work when the process before this one ended, and was not tried since."""
@@ -110,3 +134,16 @@ class Quarantine:
         """Close the marker, which says then that nothing is in work."""
         self.end()
         os.close(self._file)
+
+
+def _run_and_exit(trial: Callable[[], object]) -> NoReturn:
+    """Run a trial in a forked process, which never outlives its parent: it would keep the journal locked."""
+    try:
+        signal.alarm(_TRIAL_SECONDS + 1)
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, this process goes first
+        with contextlib.suppress(Exception):  # an error is dealt with when the record is scored
+            trial()
+    finally:
+        os._exit(0)

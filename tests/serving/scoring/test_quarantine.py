@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import pytest
+
+from serving.scoring import quarantine
 from serving.scoring.quarantine import Quarantine
 
 ROOT = Path(__file__).parents[3]
@@ -40,11 +45,11 @@ def test_suspects_outlive_a_process_that_dies_before_their_trial(tmp_path: Path)
 
 
 def test_a_process_that_ends_between_batches_leaves_no_suspect(tmp_path: Path) -> None:
-    quarantine = Quarantine(tmp_path)
-    quarantine.begin(1, 3)
-    quarantine.end()
+    opened = Quarantine(tmp_path)
+    opened.begin(1, 3)
+    opened.end()
     assert not Quarantine(tmp_path).is_suspect(2)
-    quarantine.close()
+    opened.close()
 
 
 def test_a_damaged_marker_suspects_nothing(tmp_path: Path) -> None:
@@ -55,12 +60,12 @@ def test_a_damaged_marker_suspects_nothing(tmp_path: Path) -> None:
 
 
 def test_a_batch_set_aside_is_kept_privately_and_counted(tmp_path: Path) -> None:
-    quarantine = Quarantine(tmp_path)
-    quarantine.set_aside(3, b"body")
+    opened = Quarantine(tmp_path)
+    opened.set_aside(3, b"body")
     [path] = tmp_path.glob("*.batch")
     assert path.read_bytes() == b"body"
     assert path.stat().st_mode & 0o077 == 0
-    assert (len(quarantine), quarantine.holds(3), quarantine.holds(4)) == (1, True, False)
+    assert (len(opened), opened.holds(3), opened.holds(4)) == (1, True, False)
 
 
 DEADLY = """
@@ -76,13 +81,14 @@ from serving.storage.database import AlertStore
 from tests.serving.conftest import model_info, settle
 from tests.serving.fakes import FakeDetector, ndjson, raw_event, secret_event
 
+home, step = Path(sys.argv[1]), sys.argv[2]
+
 class Deadly(FakeDetector):
     def score(self, events):
-        if any(event.auditID == "poison" for event in events):
+        if step != "mended" and any(event.auditID == "poison" for event in events):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().score(events)
 
-home, step = Path(sys.argv[1]), sys.argv[2]
 store = AlertStore(f"sqlite:///{home}/serving.db", retention_days=90, max_alerts=1000)
 engine = Engine(Deadly(), FIELDS, model_info(), store, Explainer.load(Path("configs/explain.yaml")))
 settings = Settings(
@@ -120,3 +126,19 @@ def test_a_batch_that_kills_the_process_does_not_stop_the_second_start(tmp_path:
         assert '{"ids": ["id-0", "id-1", "id-2", "id-4"], "quarantined": ["1.0"]}' in again.stdout
     [kept] = (tmp_path / "journal" / "quarantine").glob("*.batch")
     assert b'"poison"' in kept.read_bytes()
+
+
+def test_a_batch_that_was_in_work_when_the_process_was_killed_from_outside_is_scored(tmp_path: Path) -> None:
+    assert run(tmp_path, "send").returncode == -signal.SIGKILL
+    assert run(tmp_path, "start").returncode == -signal.SIGKILL
+    again = run(tmp_path, "mended")  # what killed it is gone, so the batch was not to blame
+    assert again.returncode == 0, again.stderr
+    assert '"ids": ["id-0", "id-1", "id-2", "id-4", "poison"], "quarantined": ["0.0"]' in again.stdout
+
+
+def test_what_hangs_is_convicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quarantine, "_TRIAL_SECONDS", 1)
+    tried = Quarantine(tmp_path)
+    assert tried.convicts(threading.Event().wait)
+    assert tried.convicts(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert not tried.convicts(lambda: 1 / 0)
