@@ -135,11 +135,15 @@ class Pipeline:
     def _is_set_aside(self, place: JournalPosition) -> bool:
         """Whether a record is not to be scored because it ends the process."""
         quarantine = self._quarantine
-        if quarantine.condemned != place.sequence or quarantine.holds(place.sequence):
-            return quarantine.holds(place.sequence)
+        if not quarantine.may_hold(place.sequence):
+            return False
         try:
             body = _plain(self.journal.read(place))
-            if not quarantine.convicts(lambda: self.engine.detector.score(decode_body(body).events)):
+            if quarantine.holds(place.sequence, body):
+                return True
+            if quarantine.condemned != place.sequence or not quarantine.convicts(
+                lambda: self.engine.detector.score(decode_body(body).events)
+            ):
                 return False
             quarantine.set_aside(place.sequence, body)
         except (OSError, KubehabitError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import logging
 import os
 import signal
@@ -112,23 +113,27 @@ class Quarantine:
 
     def set_aside(self, sequence: int, body: bytes) -> None:
         """Keep the body of a record that is not to be scored, durably; raises OSError."""
-        path = self._path(sequence)
+        path = self._path(sequence, body)
         write_durably(path, body, 0o600)
         _log.error(
             "a batch ended the process twice and is not scored any more",
             extra={"record": sequence, "path": str(path)},
         )
 
-    def holds(self, sequence: int) -> bool:
-        """Whether a record was set aside."""
-        return self._path(sequence).exists()
+    def may_hold(self, sequence: int) -> bool:
+        """Whether a record of this number was set aside, or is condemned."""
+        return sequence == self.condemned or any(self.folder.glob(f"{sequence:020d}-*{_SUFFIX}"))
+
+    def holds(self, sequence: int, body: bytes) -> bool:
+        """Whether a record was set aside. Of another journal, one may have the same number."""
+        return self._path(sequence, body).exists()
 
     def __len__(self) -> int:
         """Number of batches that were set aside and are still here."""
         return sum(1 for _ in self.folder.glob("*" + _SUFFIX))
 
-    def _path(self, sequence: int) -> Path:
-        return self.folder / f"{sequence:020d}{_SUFFIX}"
+    def _path(self, sequence: int, body: bytes) -> Path:
+        return self.folder / f"{sequence:020d}-{hashlib.sha256(body).hexdigest()[:16]}{_SUFFIX}"
 
     def close(self) -> None:
         """Close the marker, which says then that nothing is in work."""

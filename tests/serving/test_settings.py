@@ -68,7 +68,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_settings(tmp_path / "nowhere.yaml")
 
 
-def test_a_short_token_is_refused_without_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_token_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBEHABIT_TOKEN", "hunter2")
     with pytest.raises(KubehabitError) as raised:
         load_settings()
