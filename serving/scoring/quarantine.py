@@ -62,6 +62,8 @@ class Quarantine:
                 f"The folder {folder} cannot be used ({error.strerror}). Check journal.path and its permissions."
             ) from error
         first, last, suspected, tried = self._read()
+        names = [path.name.partition("-")[0] for path in folder.glob("*-*" + _SUFFIX)]
+        self._numbers = {int(name) for name in names if name.isdecimal()}
         self.condemned = first if tried else None
         self._first_suspect = first + 1 if tried else first
         self._last_suspect = max(last, suspected)
@@ -122,7 +124,7 @@ class Quarantine:
 
     def may_hold(self, sequence: int) -> bool:
         """Whether a record of this number was set aside, or is condemned."""
-        return sequence == self.condemned or any(self.folder.glob(f"{sequence:020d}-*{_SUFFIX}"))
+        return sequence == self.condemned or sequence in self._numbers
 
     def holds(self, sequence: int, body: bytes) -> bool:
         """Whether a record was set aside. Of another journal, one may have the same number."""

@@ -65,6 +65,7 @@ def test_a_batch_set_aside_is_kept_privately_and_counted(tmp_path: Path) -> None
     [path] = tmp_path.glob("*.batch")
     assert path.read_bytes() == b"body"
     assert path.stat().st_mode & 0o077 == 0
+    opened = Quarantine(tmp_path)
     assert (len(opened), opened.may_hold(3), opened.may_hold(4)) == (1, True, False)
     assert opened.holds(3, b"body")
     assert not opened.holds(3, b"a batch of another journal")
