@@ -162,32 +162,19 @@ class Engine:
 
     def _flagged(self, events: Sequence[AuditEvent], scores: Scores) -> dict[int, Flagged]:
         """The actions that were flagged, by their row."""
-        return {
-            row: Flagged(
-                clean(scores.principal[row]),
-                scores.kind[row],
-                clean(scores.group[row]),
-                self._safe_action(events[int(scores.event[row])], scores, row),
-                float(scores.threshold[row]),
-            )
-            for row in np.flatnonzero(scores.flagged).tolist()
-        }
-
-    def _safe_action(self, event: AuditEvent, scores: Scores, row: int) -> Action:
-        """As `_action`; of an event that cannot be described no more than that it was unusual."""
-        try:
-            return self._action(event, scores, row)
-        except Exception:
-            _log.exception(
-                "an unusual action cannot be described", extra={"audit_id": clean(event.auditID, 128)}
-            )
-        summary = {
-            "audit_id": clean(event.auditID, 128),
-            "time": scores.time[row].astype("M8[us]").item(),
-            "description": "an action that cannot be described",
-            "verb": clean(event.verb),
-        }
-        return Action.model_validate(summary | _judged(scores, row))
+        found = {}
+        for row in np.flatnonzero(scores.flagged).tolist():
+            event = events[int(scores.event[row])]
+            try:
+                action = self._action(event, scores, row)
+            except Exception:  # no event may keep its alert, or that of others, from being raised
+                audit_id = clean(event.auditID, 128)
+                _log.exception("an unusual action cannot be described", extra={"audit_id": audit_id})
+                action = _undescribed(event, scores, row)
+            principal, group = clean(scores.principal[row]), clean(scores.group[row])
+            threshold = float(scores.threshold[row])
+            found[row] = Flagged(principal, scores.kind[row], group, action, threshold)
+        return found
 
     def _action(self, event: AuditEvent, scores: Scores, row: int) -> Action:
         """The part of an event that an alert keeps, cleaned, with the reasons it is unusual."""
@@ -300,3 +287,14 @@ def _judged(scores: Scores, row: int) -> dict[str, object]:
         "evidence": round(float(scores.evidence[row]), 3),
         "surprise": round(float(scores.surprise[row]), 3),
     }
+
+
+def _undescribed(event: AuditEvent, scores: Scores, row: int) -> Action:
+    """An action of which no more is kept than that it was unusual."""
+    summary = {
+        "audit_id": clean(event.auditID, 128),
+        "time": scores.time[row].astype("M8[us]").item(),
+        "description": "an action that cannot be described",
+        "verb": clean(event.verb),
+    }
+    return Action.model_validate(summary | _judged(scores, row))
