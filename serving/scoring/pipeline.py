@@ -64,7 +64,7 @@ class _Item:
         return [] if self.decoded is None else self.decoded.events
 
 
-class _Part(NamedTuple):
+class _ScoredPart(NamedTuple):
     """Events that were scored together, and whether each was new."""
 
     events: Sequence[AuditEvent]
@@ -293,7 +293,7 @@ class Pipeline:
                 item.answer.set_result(_share([part.batch for part in parts], results[begin:end]))
             begin = end
 
-    def _score_events(self, events: Sequence[AuditEvent], items: Sequence[_Item]) -> list[_Part]:
+    def _score_events(self, events: Sequence[AuditEvent], items: Sequence[_Item]) -> list[_ScoredPart]:
         """Score events together; if that fails, each half of them, down to the one that cannot be scored.
 
         A failure leaves no trace in the engine, and what was not scored is not remembered: sent again, it is scored.
@@ -319,9 +319,9 @@ class Pipeline:
                 ]
             return [self._give_up(event, items, error) for event in events]
         self._announce(batch, fresh, len(events) - len(fresh))
-        return [_Part(events, first, batch)]
+        return [_ScoredPart(events, first, batch)]
 
-    def _give_up(self, event: AuditEvent, items: Sequence[_Item], error: Exception) -> _Part:
+    def _give_up(self, event: AuditEvent, items: Sequence[_Item], error: Exception) -> _ScoredPart:
         """Keep an event that cannot be scored as a dead letter."""
         reason = f"scoring failed: {type(error).__name__}"
         _log.error("an event cannot be scored", exc_info=error, extra={"audit_id": clean(event.auditID, 128)})
@@ -337,7 +337,7 @@ class Pipeline:
         self._dead_letters.add_all(source, [DeadLetter(line, reason, raw)])
         self._failed()
         result: EventResult = {"auditID": event.auditID, "status": "rejected", "reason": reason}
-        return _Part([event], [True], Batch.from_results([result], [], [], 0.0))
+        return _ScoredPart([event], [True], Batch.from_results([result], [], [], 0.0))
 
     def _wait_for_store(self, engine: Engine, error: StoreError) -> None:
         """Try until the alerts are stored: what follows waits in the journal, where nothing is lost."""
@@ -398,7 +398,7 @@ def _answer(items: Sequence[_Item], error: Exception) -> None:
             item.answer = None
 
 
-def _in_place(part: _Part) -> list[EventResult]:
+def _in_place(part: _ScoredPart) -> list[EventResult]:
     """Results of all events, those that were sent again among them."""
     scored = iter(part.batch.results)
     return [

@@ -117,7 +117,7 @@ class Metrics:
         journal_max_bytes: int,
     ) -> None:
         """Export the journal's size and what waits to be scored: batches, and since when the first waits (seconds)."""
-        self._registry.register(_Intake(backlog, journal_bytes, journal_max_bytes))
+        self._registry.register(_IntakeCollector(backlog, journal_bytes, journal_max_bytes))
 
     def not_scored(self) -> None:
         """Count an event that made scoring fail."""
@@ -236,7 +236,7 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _Intake(Collector):
+class _IntakeCollector(Collector):
     """Backlog and journal size, read on each scrape."""
 
     def __init__(
