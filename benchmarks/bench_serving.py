@@ -565,7 +565,7 @@ def latency(model: Model, folder: Path, bodies: Path, rate: float, seconds: floa
         waits = first_alerts(server, batches, 30)
         handled = server.handled()
         warm = load(bodies, server.port, DAY, "--requests", "40", "--first", "1")
-        # What is acknowledged but not scored yet is before whoever comes next, and a burst is stored long after it came.
+        # What is acknowledged but not scored yet is ahead of what comes next, and a burst is stored long after it came.
         server.settle(handled + warm["events"])
         server.rest()
         ones = load(

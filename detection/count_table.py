@@ -90,6 +90,14 @@ class CountTable:
             self._insert(distinct[new], times[new], whose)
         return before
 
+    def subtract(self, keys: Keys) -> None:
+        """Undo `add`: count each key once less, and remove the entries that come to nothing."""
+        distinct, times = np.unique(np.clip(keys, _LEAST_KEY, _GREATEST_KEY), return_counts=True)
+        at, found = self._find(distinct)
+        at, left = at[found], self._counts[at[found]].astype(np.int64) - times[found]
+        self._counts[at] = np.maximum(left, 0)
+        self._remove(at[left <= 0])
+
     def merge(
         self, keys: Keys, counts: npt.NDArray[np.integer], owners: Owners | None, *, greater: bool = False
     ) -> None:
@@ -132,10 +140,13 @@ class CountTable:
         # The last one is for nobody, whose number counts from the end.
         gone = np.flatnonzero(np.append(owned, False)[self._owners])
         taken = self._at(gone)
-        self._keys[gone], self._counts[gone], self._owners[gone] = _GONE, 0, NOBODY
-        self._size -= len(gone)
-        self._removed += len(gone)
+        self._remove(gone)
         return taken
+
+    def _remove(self, places: Ints) -> None:
+        self._keys[places], self._counts[places], self._owners[places] = _GONE, 0, NOBODY
+        self._size -= len(places)
+        self._removed += len(places)
 
     def forget_rare(self, entries: int) -> None:
         """Drop what was counted least until at most so many entries are left: what happened once says least."""

@@ -6,6 +6,7 @@ Each new action is scored at once, in the window of its principal's last actions
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +24,10 @@ from data.principals.identity import Principal
 from data.principals.peer_groups import PrincipalTable
 from detection.bundle import Bundle
 from detection.calibration import ActionFeatures
-from detection.evidence import Accumulator
+from detection.evidence import Accumulator, Sums
 from detection.novelty import LIMIT, HabitTable, PriorCounts
 from detection.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
-from detection.windows import Windows
+from detection.windows import Contexts, Windows
 
 SEVERITIES = ("none", "low", "medium", "high", "critical")
 _TOP_FIELDS = 5
@@ -203,9 +204,9 @@ class _KnownPrincipals:
     def _learn(self, principals: Sequence[Principal]) -> None:
         table = self._table
         texts = [(one.name, one.kind, table.group(one)) for one in principals]
-        self._texts += texts
         ids = [(table.ids.get(name, 0), table.groups.get(group, 0)) for name, _, group in texts]
         hashes = [(stable_hash(name), stable_hash(group)) for name, _, group in texts]
+        self._texts += texts
         self._ids = np.concatenate([self._ids, np.array(ids, np.int64)])
         self._hashes = np.concatenate([self._hashes, np.array(hashes, np.uint64)])
 
@@ -261,19 +262,36 @@ class Detector:
                 self.windows.seed(name, warmup.tokens[name], warmup.last[name])
 
     def score(self, events: Sequence[AuditEvent]) -> Scores:
-        """Score events in arrival order and update the state.
+        """Score events in arrival order and update the state; if this raises, the state is as it was before.
 
         Args:
             events: any number of events; how they are split over calls does not change any score.
         """
+        with ExitStack() as undo:
+            undo.callback(self.encoder.checkpoint())
+            scores = self._score(events, undo)
+            undo.pop_all()
+        return scores
+
+    def _restore(self, names: Sequence[str], contexts: Contexts, sums: Sums) -> None:
+        self.windows.pop(names)
+        self.windows.restore(contexts)
+        self.accumulator.pop(names)
+        self.accumulator.restore(sums)
+
+    def _score(self, events: Sequence[AuditEvent], undo: ExitStack) -> Scores:
         batch = self.encoder.encode(events)
         vocabulary, calibration = self.bundle.vocabulary, self.bundle.calibration
         tokens = vocabulary.encode(batch, self.encoder)
         who = self._known.columns(batch, self.encoder.generation)
         self._load(who.names)
+        names = list(dict.fromkeys(who.names))
+        undo.callback(self._restore, names, self.windows.contexts(names), self.accumulator.sums(names))
         cut = self.windows.cut(who.names, tokens, batch.time)
         nll = self.reconstruction.nll(cut, who.ids, who.group_ids)
-        known = self.habits.observe(attribute_hashes(batch, self.encoder), who.name_hashes, who.group_hashes)
+        counted = attribute_hashes(batch, self.encoder), who.name_hashes, who.group_hashes
+        known = self.habits.observe(*counted)
+        undo.callback(self.habits.unobserve, *counted, known)
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
         features = ActionFeatures.from_counts(known, tokens, vocabulary, who.names, who.kinds, sensitivity)
         weighed = calibration.weigh(nll, features)

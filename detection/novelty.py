@@ -106,9 +106,7 @@ class HabitTable:
     def observe(self, attributes: Hashes, principal: Hashes, group: Hashes) -> PriorCounts:
         """Count actions in order; return what was known before each. Principal and peer group are stable hashes."""
         rows, width = attributes.shape
-        keys = np.empty((rows, width + 1), np.uint64)
-        keys[:, :width] = mix(mix(_OWN, principal)[:, None], attributes)
-        keys[:, width] = mix(_MEMBER, principal)
+        keys = self._own_keys(attributes, principal)
         owners = np.repeat(self._owner_codes(principal), width + 1)
         before = self._table.add(keys.ravel(), owners).reshape(rows, width + 1)
         own, actions = before[:, :width], before[:, width]
@@ -116,12 +114,30 @@ class HabitTable:
         # A principal is counted once with its peers and with everybody: when it does what it never did.
         new = np.nonzero(own == 0)
         if len(new[0]):
-            what = attributes[new]
-            shared = np.concatenate([mix(mix(_PEERS, group[new[0]]), what), mix(_ANYONE, what)])
+            shared = self._shared_keys(attributes, group, own)
             peers[new], anyone[new] = np.split(self._table.add(shared), 2)
         if self.limit is not None and len(self._table) > self.limit:
             self._table.forget_rare(self.limit - self.limit // 4)
         return PriorCounts(own, peers, anyone, actions)
+
+    @staticmethod
+    def _own_keys(attributes: Hashes, principal: Hashes) -> Hashes:
+        rows, width = attributes.shape
+        keys = np.empty((rows, width + 1), np.uint64)
+        keys[:, :width] = mix(mix(_OWN, principal)[:, None], attributes)
+        keys[:, width] = mix(_MEMBER, principal)
+        return keys
+
+    @staticmethod
+    def _shared_keys(attributes: Hashes, group: Hashes, own: Ints) -> Hashes:
+        new = np.nonzero(own == 0)
+        what = attributes[new]
+        return np.concatenate([mix(mix(_PEERS, group[new[0]]), what), mix(_ANYONE, what)])
+
+    def unobserve(self, attributes: Hashes, principal: Hashes, group: Hashes, known: PriorCounts) -> None:
+        """Undo the last call of `observe`, given its arguments and what it returned."""
+        self._table.subtract(self._own_keys(attributes, principal).ravel())
+        self._table.subtract(self._shared_keys(attributes, group, known.own))
 
     def pop(self, principals: Hashes) -> OwnHabits:
         """Remove the entries of some principals, by stable hash, and return them. Walks the whole table."""

@@ -27,6 +27,7 @@ from serving.scoring.engine import Engine
 from serving.scoring.intake import Intake
 from serving.scoring.journal import Journal
 from serving.scoring.pipeline import Pipeline
+from serving.scoring.quarantine import Quarantine
 from serving.scoring.verdicts import Batch
 from serving.settings import Settings
 from serving.storage.database import StoreError
@@ -105,7 +106,16 @@ def build(service: Service, engine: Engine) -> Runtime:
         held=None if ingest is None else ingest.held,
     )
     announcer = _Announcer(service, dispatcher, ingest)
-    pipeline = Pipeline(engine, journal, checkpointer, service.dead_letters, announcer.scored)
+    quarantine = Quarantine(journal.folder / "quarantine")
+    pipeline = Pipeline(
+        engine,
+        journal,
+        checkpointer,
+        quarantine,
+        service.dead_letters,
+        scored=announcer.scored,
+        failed=metrics.not_scored,
+    )
     follows = engine.loaded is not None and engine.model.source != "folder"
     runtime = Runtime(
         engine=engine,
@@ -129,6 +139,7 @@ def build(service: Service, engine: Engine) -> Runtime:
     if ingest is not None:
         metrics.event_store(ingest.behind)
     metrics.intake(pipeline.backlog, lambda: journal.used, journal.max_bytes)
+    metrics.quarantine(lambda: len(quarantine))
     return runtime
 
 
@@ -159,7 +170,7 @@ class _Announcer:
             scored=batch.scored,
             folded=batch.events - batch.scored,
             repeated=repeated,
-            refused=len(batch.refused),
+            refused=len(batch.refused) + batch.dropped,
             flagged=batch.flagged,
             raised=[alert.severity for alert in batch.raised],
             seconds=batch.seconds,

@@ -168,8 +168,9 @@ class _Rows:
             return cast(list[int], found)
         for value, key in zip(values, hashes, strict=True):
             if key not in known:
+                made = self._make(value)  # if it raises, nothing is known of the value
                 known[key] = len(self.rows)
-                self.rows.append(self._make(value))
+                self.rows.append(made)
         return [known[key] for key in hashes]
 
     def columns(self, rows: Sequence[int]) -> Codes:
@@ -307,6 +308,22 @@ class ActionEncoder:
         memos: tuple[Sized, ...] = (self._contexts, self._objects, self._outcomes, self._kinds)
         if sum(memo.cache_info().currsize for memo in caches) + sum(map(len, memos)) > _MEMO_LIMIT:
             self._forget_memos()
+
+    def checkpoint(self) -> Callable[[], None]:
+        """Returns what forgets all events encoded from now on; to be called before the next checkpoint, if at all.
+
+        Codes stay: they are only names of values.
+        """
+        steps = [self.folder.checkpoint()]
+        if self.owners is not None:
+            steps.append(self.owners.checkpoint())
+
+        def undo() -> None:
+            self._pending = _Pending()
+            for step in steps:
+                step()
+
+        return undo
 
     def encode(self, events: Sequence[AuditEvent]) -> ActionBatch:
         """One action per request, at the first event that has its outcome.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -28,6 +28,7 @@ class Remembered:
         self._capacity = capacity
         self._live: set[int] = set()
         self._packed: list[Hashes] = []  # each sorted and never changed; oldest first
+        self._since: list[set[int]] | None = None  # new hashes since `checkpoint`
 
     def first(self, hashes: Hashes, counted: Sequence[bool] | None = None) -> list[bool]:
         """Whether each hash of uint64 [N] is new; those not `counted` are not, and make no other one old. See `add`."""
@@ -40,7 +41,20 @@ class Remembered:
             answers.append(not (before or value in live or value in here))
             if answers[-1]:
                 here.add(value)
+        if self._since is not None:
+            self._since.append(here)
         return answers
+
+    def checkpoint(self) -> Callable[[], None]:
+        """Returns what forgets all hashes that are new from now on; to be called before the next checkpoint, if at all."""
+        live, packed = self._live, list(self._packed)
+        since = self._since = []
+
+        def undo() -> None:
+            live.difference_update(*since)
+            self._live, self._packed = live, packed
+
+        return undo
 
     def add(self, hashes: Hashes) -> None:
         """Remember hashes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 import numpy as np
@@ -43,6 +43,10 @@ class StageFolder:
         answers = self._seen.first(hashes, has_outcome)
         self._seen.add(hashes[np.array(has_outcome, bool)])
         return answers
+
+    def checkpoint(self) -> Callable[[], None]:
+        """Returns what forgets all requests that are new from now on; see `Remembered.checkpoint`."""
+        return self._seen.checkpoint()
 
     def copy(self) -> StageFolder:
         """Independent copy."""

@@ -6,7 +6,7 @@ can be read in parallel: `read_link` needs one event only, `OwnerTracker` follow
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -203,6 +203,23 @@ class OwnerTracker:
         self._capacity = capacity
         self._new: dict[Key, str | Key] = {}
         self._old: dict[Key, str | Key] = {}
+        #: Since `checkpoint`: what was changed, at which key, and what was there before.
+        self._changes: list[tuple[dict[Key, str | Key], Key, str | Key | None]] | None = None
+
+    def checkpoint(self) -> Callable[[], None]:
+        """Returns what forgets all links learned from now on; to be called before the next checkpoint, if at all."""
+        new, old = self._new, self._old
+        changes = self._changes = []
+
+        def undo() -> None:
+            for held, key, before in reversed(changes):
+                if before is None:
+                    del held[key]
+                else:
+                    held[key] = before
+            self._new, self._old = new, old
+
+        return undo
 
     def owner(self, event: AuditEvent, principal: Principal) -> str:
         """Principal behind an action of a controller; "-" for everything else. `read_link` and `follow` in one."""
@@ -264,6 +281,8 @@ class OwnerTracker:
         return found
 
     def _keep(self, key: Key, value: str | Key) -> None:
+        if self._changes is not None:
+            self._changes.append((self._new, key, self._new.get(key)))
         self._new[key] = value
         if len(self._new) >= self._capacity:
             self._old, self._new = self._new, {}

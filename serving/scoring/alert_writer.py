@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,7 +22,8 @@ from serving.storage.incidents import add_context, add_links
 _log = logging.getLogger("kubehabit.engine")
 # Surrounding actions that wait to be stored, and for how long, before they get a transaction of their own.
 _PENDING, _PENDING_SECONDS = 200, 2.0
-#: Unusual actions, or surroundings, held in memory while the store refuses writes; beyond it the oldest are dropped.
+#: Unusual actions, or surroundings, held in memory while the store refuses writes. Of more actions the least severe are dropped
+#: and counted in their alerts, of more surroundings the oldest.
 _MAX_UNSAVED = 10_000
 
 
@@ -41,6 +43,7 @@ class Saved:
     raised: list[Alert] = field(default_factory=list)
     grown: list[Alert] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
+    dropped: int = 0
 
 
 class AlertWriter:
@@ -63,6 +66,7 @@ class AlertWriter:
         self._gap = timedelta(minutes=settings.gap_minutes)
         self._outbox = outbox
         self._unsaved: list[Flagged] = []
+        self._dropped: Counter[str] = Counter()  # by principal
         self._pending: list[tuple[int, Gathered]] = []
         self._pending_since = 0.0
 
@@ -80,16 +84,33 @@ class AlertWriter:
         waiting = [*self._unsaved, *flagged]
         if not waiting:
             return Saved()
+        dropped = self._dropped.total()
         try:
             try:
                 saved = self._save_together(waiting, model)
-            except RefusedError:
+            except Exception as error:
+                if _is_outage(error):
+                    raise
                 saved = self._save_one_by_one(waiting, model)
         except StoreError:
-            self._unsaved = waiting[-_MAX_UNSAVED:]
+            self._unsaved = self._worst(waiting)
             raise
         self._unsaved = []
+        saved.dropped = dropped
+        self._dropped.clear()
         return saved
+
+    def _worst(self, waiting: list[Flagged]) -> list[Flagged]:
+        """The actions to keep in memory, in their order; those dropped are counted."""
+        if len(waiting) <= _MAX_UNSAVED:
+            return waiting
+        rows = sorted(range(len(waiting)), key=lambda row: waiting[row].action.weight, reverse=True)
+        self._dropped.update(waiting[row].principal for row in rows[_MAX_UNSAVED:])
+        dropped = len(waiting) - _MAX_UNSAVED
+        _log.error(
+            "the least severe of the actions that wait for the store are dropped", extra={"actions": dropped}
+        )
+        return [waiting[row] for row in sorted(rows[:_MAX_UNSAVED])]
 
     def _save_one_by_one(self, flagged: Sequence[Flagged], model: ServedModel) -> Saved:
         self.flush()
@@ -99,7 +120,10 @@ class AlertWriter:
         for entry in flagged:
             try:
                 saved = self._save_together([entry], model)
-            except RefusedError as error:
+            except Exception as error:
+                if _is_outage(error):
+                    raise
+                _log.error("an unusual action cannot be stored", exc_info=error)
                 entry.alert_id = ""
                 refused.append(Refused(entry.principal, entry.action, str(error)))
                 continue
@@ -111,6 +135,7 @@ class AlertWriter:
     def _save_together(self, flagged: Sequence[Flagged], model: ServedModel) -> Saved:
         saved = Saved()
         principals = by_principal(flagged)
+        dropped = Counter(self._dropped)
         undo = self._context.checkpoint(principals)
         try:
             with self._store.writing(lazily=True) as writer:
@@ -118,15 +143,15 @@ class AlertWriter:
                 for entries in principals.values():
                     for growth in group(entries, self._gap, model, writer.find):
                         is_new = growth.number is None
-                        if self._grow(writer, growth):
+                        if self._grow(writer, growth, dropped):
                             (saved.raised if is_new else saved.grown).append(growth.alert)
-        except StoreError:
+        except Exception:
             undo()
             raise
-        self._pending = []
+        self._pending, self._dropped = [], dropped
         return saved
 
-    def _grow(self, writer: Writer, growth: AlertGrowth) -> bool:
+    def _grow(self, writer: Writer, growth: AlertGrowth, dropped: Counter[str]) -> bool:
         """Collect, build, explain, write; False if the alert holds all of it already."""
         known: set[EventKey] = set()
         if growth.number is not None:
@@ -136,16 +161,31 @@ class AlertWriter:
             return False
         flags = [Flag(moment, entry.threshold, entry.action) for (_, moment), entry in fresh.items()]
         flags.sort(key=lambda flag: flag.time)
-        gathered = self._context.gather(growth.alert.principal, flags, growth.number)
-        growth.build(fresh.values(), gathered.contributors, self._settings)
-        self._explainer.renew(growth.alert)
+        alert = growth.alert
+        gathered: Gathered | None = None
+        try:
+            gathered = self._context.gather(alert.principal, flags, growth.number)
+        except Exception:
+            _log.exception("what surrounds an alert cannot be found", extra={"alert": alert.id})
+        growth.build(fresh.values(), gathered.contributors if gathered else (), self._settings)
+        alert.action_count += dropped.pop(alert.principal, 0)
+        try:
+            self._explainer.renew(alert)
+        except Exception:
+            _log.exception("an alert cannot be explained", extra={"alert": alert.id})
+            alert.sentence = alert.sentence or f"{alert.principal} did what cannot be described."
         self._write(writer, growth, list(fresh), gathered)
         return True
 
-    def _write(self, writer: Writer, growth: AlertGrowth, events: list[EventKey], gathered: Gathered) -> None:
+    def _write(
+        self, writer: Writer, growth: AlertGrowth, events: list[EventKey], gathered: Gathered | None
+    ) -> None:
         alert = growth.alert
         number = writer.save(growth.number, alert, events)
-        self._context.stored(alert.principal, number)
+        if gathered is None:
+            gathered = Gathered([], [], [])
+        else:
+            self._context.stored(alert.principal, number)
         add_context(writer.connection, number, gathered.around)
         ties = add_links(writer.connection, number, gathered.links)
         self._incidents.join(writer.connection, alert, ties)
@@ -158,7 +198,11 @@ class AlertWriter:
         """Store what surrounds alerts, by the alert's number, once there is enough to be worth a transaction."""
         if found and not self._pending:
             self._pending_since = time.monotonic()
-        self._pending = [*self._pending, *found][-_MAX_UNSAVED:]
+        waiting = [*self._pending, *found]
+        if len(waiting) > _MAX_UNSAVED:
+            dropped = len(waiting) - _MAX_UNSAVED
+            _log.error("what surrounds alerts is dropped, the oldest first", extra={"alerts": dropped})
+        self._pending = waiting[-_MAX_UNSAVED:]
         held = sum(len(one.around) for _, one in self._pending)
         if self._pending and (held >= _PENDING or time.monotonic() - self._pending_since >= _PENDING_SECONDS):
             try:
@@ -172,12 +216,16 @@ class AlertWriter:
             return
         try:
             self._flush(self._pending)
-        except RefusedError:
+        except Exception as error:
+            if _is_outage(error):
+                raise
             for one in self._pending:
                 try:
                     self._flush([one])
-                except RefusedError as error:
-                    _log.error("what surrounds alert number %d cannot be kept: %s", one[0], error)
+                except Exception as reason:
+                    if _is_outage(reason):
+                        raise
+                    _log.error("what surrounds alert number %d cannot be kept: %s", one[0], reason)
         self._pending = []
 
     def _flush(self, pending: Sequence[tuple[int, Gathered]]) -> None:
@@ -191,3 +239,8 @@ class AlertWriter:
             # What surrounds an alert that was deleted meanwhile goes with it.
             if number in kept and add_context(writer.connection, number, found.around):
                 add_links(writer.connection, number, found.links)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the store failed, so that trying again later helps; else the row itself is at fault."""
+    return isinstance(error, StoreError) and not isinstance(error, RefusedError)

@@ -6,7 +6,7 @@ The audit ID alone is not enough: a client can choose its own, and could hide an
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -30,6 +30,10 @@ class EventDeduplicator:
     def __init__(self, capacity: int, key: bytes | None = None) -> None:
         self.key = key or secrets.token_bytes(KEY_BYTES)
         self._seen = Remembered(capacity)
+
+    def checkpoint(self) -> Callable[[], None]:
+        """Returns what forgets all events that are new from now on; to be called before the next checkpoint, if at all."""
+        return self._seen.checkpoint()
 
     def first(self, events: Sequence[AuditEvent]) -> list[bool]:
         """Whether each event is seen for the first time; all are remembered."""

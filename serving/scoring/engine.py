@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from serving.alerts.grouping import Flagged
 from serving.delivery.outbox import Outbox
 from serving.history.activity import Principals, Trained
 from serving.history.recorder import History, Judge
-from serving.incidents.context import ContextTracker, habits_of
+from serving.incidents.context import ContextTracker, Gathered, habits_of
 from serving.incidents.event_summary import summary_fields, traits_of
 from serving.incidents.incidents import Incidents
 from serving.schemas import Action, ModelInfo, ServedModel, clean
@@ -28,6 +29,8 @@ from serving.scoring.alert_writer import AlertWriter
 from serving.scoring.verdicts import Batch, results_of, surprising_fields
 from serving.settings import AlertSettings
 from serving.storage.database import AlertStore
+
+_log = logging.getLogger("kubehabit.engine")
 
 if TYPE_CHECKING:
     from detection.detector import Detector, Figures, Scores
@@ -109,24 +112,22 @@ class Engine:
 
         Raises:
             StoreError: alerts could not be stored now. They are kept and stored with the next batch that can be.
+            Exception: an event cannot be scored. Nothing has changed then.
         """
         with self._lock:
             started = time.perf_counter()
             scores = self.detector.score(events)
-            if self._shadow is not None:
-                self._shadow.offer(events, scores)
-            if self._history is not None:
-                self._history.observe(scores)
-            moments = scores.time.astype(np.int64)
-            self.principals.record(
-                *(scores.principal, scores.kind, scores.group, moments),
-                *(scores.surprise, scores.evidence, scores.severity),
-            )
-            self.context.observe(events, scores)
+            for observe in (self._offer, self._record, self.context.observe):
+                try:
+                    observe(events, scores)
+                except (
+                    Exception
+                ):  # the verdicts stand, and no event may keep another's alert from being raised
+                    _log.exception("a scored batch could not be recorded everywhere")
             flagged = self._flagged(events, scores)
             served = ServedModel(name=self.model.name, version=self.model.version)
             saved = self._alerts.save(list(flagged.values()), served)
-            self._alerts.defer(self.context.watched(scores))
+            self._alerts.defer(self._watched(scores))
             fields = self._fields
             return Batch(
                 events=len(events),
@@ -138,34 +139,52 @@ class Engine:
                 render=lambda: results_of(events, scores, fields, flagged),
                 model=self.model,
                 refused=saved.refused,
+                dropped=saved.dropped,
             )
+
+    def _offer(self, events: Sequence[AuditEvent], scores: Scores) -> None:
+        if self._shadow is not None:
+            self._shadow.offer(events, scores)
+        if self._history is not None:
+            self._history.observe(scores)
+
+    def _watched(self, scores: Scores) -> Sequence[tuple[int, Gathered]]:
+        try:
+            return self.context.watched(scores)
+        except Exception:
+            _log.exception("what surrounds alerts could not be found")
+            return ()
+
+    def _record(self, _: Sequence[AuditEvent], scores: Scores) -> None:
+        moments = scores.time.astype(np.int64)
+        who = scores.principal, scores.kind, scores.group
+        self.principals.record(*who, moments, scores.surprise, scores.evidence, scores.severity)
 
     def _flagged(self, events: Sequence[AuditEvent], scores: Scores) -> dict[int, Flagged]:
         """The actions that were flagged, by their row."""
-        return {
-            row: Flagged(
-                clean(scores.principal[row]),
-                scores.kind[row],
-                clean(scores.group[row]),
-                self._action(events[int(scores.event[row])], scores, row),
-                float(scores.threshold[row]),
-            )
-            for row in np.flatnonzero(scores.flagged).tolist()
-        }
+        found = {}
+        for row in np.flatnonzero(scores.flagged).tolist():
+            event = events[int(scores.event[row])]
+            try:
+                action = self._action(event, scores, row)
+            except Exception:  # no event may keep its alert, or that of others, from being raised
+                audit_id = clean(event.auditID, 128)
+                _log.exception("an unusual action cannot be described", extra={"audit_id": audit_id})
+                action = _undescribed(event, scores, row)
+            principal, group = clean(scores.principal[row]), clean(scores.group[row])
+            threshold = float(scores.threshold[row])
+            found[row] = Flagged(principal, scores.kind[row], group, action, threshold)
+        return found
 
     def _action(self, event: AuditEvent, scores: Scores, row: int) -> Action:
         """The part of an event that an alert keeps, cleaned, with the reasons it is unusual."""
         why = scores.explanations.get(row)
-        severity = scores.severity[row]
         moment: datetime = scores.time[row].astype("M8[us]").item()
         action = Action.model_validate(
             summary_fields(event, moment, traits_of(event))
+            | _judged(scores, row)
             | {
-                "severity": severity if severity != "none" else "low",
-                "sensitivity": int(scores.sensitivity[row]),
                 "sensitivity_reason": "" if why is None else why.sensitivity,
-                "evidence": round(float(scores.evidence[row]), 3),
-                "surprise": round(float(scores.surprise[row]), 3),
                 "fields": [] if why is None else surprising_fields(why),
                 "habits": [] if why is None else habits_of(why.habits),
             }
@@ -258,3 +277,24 @@ class Engine:
                 self._alerts.flush()
             finally:
                 self.store.close()
+
+
+def _judged(scores: Scores, row: int) -> dict[str, object]:
+    severity = scores.severity[row]
+    return {
+        "severity": severity if severity != "none" else "low",
+        "sensitivity": int(scores.sensitivity[row]),
+        "evidence": round(float(scores.evidence[row]), 3),
+        "surprise": round(float(scores.surprise[row]), 3),
+    }
+
+
+def _undescribed(event: AuditEvent, scores: Scores, row: int) -> Action:
+    """An action of which no more is kept than that it was unusual."""
+    summary = {
+        "audit_id": clean(event.auditID, 128),
+        "time": scores.time[row].astype("M8[us]").item(),
+        "description": "an action that cannot be described",
+        "verb": clean(event.verb),
+    }
+    return Action.model_validate(summary | _judged(scores, row))

@@ -50,7 +50,7 @@ class _BundleTerms(msgspec.Struct, array_like=True):
     horizons: list[float]
 
 
-class _PrincipalRow(msgspec.Struct, array_like=True):
+class _ColdPrincipal(msgspec.Struct, array_like=True):
     """What is kept of one principal."""
 
     name: str
@@ -62,7 +62,7 @@ class _PrincipalRow(msgspec.Struct, array_like=True):
     seen: Saved | None
 
 
-_pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(_PrincipalRow).decode
+_pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(_ColdPrincipal).decode
 
 
 class ColdPrincipalStore:
@@ -173,7 +173,7 @@ class ColdPrincipalStore:
             del self._recent[name]
         return len(names)
 
-    def _write(self, rows: Sequence[tuple[int, _PrincipalRow]], position: int, oldest: int) -> None:
+    def _write(self, rows: Sequence[tuple[int, _ColdPrincipal]], position: int, oldest: int) -> None:
         with self._turn, self._file:
             self._file.execute("BEGIN IMMEDIATE")
             # A row that a newer one replaces for every snapshot there is.
@@ -204,7 +204,7 @@ class ColdPrincipalStore:
         with self._turn:
             self._file.close()
 
-    def _find(self, names: Sequence[str]) -> list[tuple[_PrincipalRow, str]]:
+    def _find(self, names: Sequence[str]) -> list[tuple[_ColdPrincipal, str]]:
         """Newest row of each principal that is on disk, and the bundle in whose terms it is."""
         newest: dict[int, tuple[bytes, str]] = {}
         with self._turn:
@@ -217,7 +217,7 @@ class ColdPrincipalStore:
         wanted = set(names)
         return [(row, bundle) for row, bundle in found if row.name in wanted]
 
-    def _take(self, names: list[str]) -> list[tuple[int, _PrincipalRow]]:
+    def _take(self, names: list[str]) -> list[tuple[int, _ColdPrincipal]]:
         detector = self._detector
         contexts, sums = detector.windows.pop(names), detector.accumulator.pop(names)
         hashes = np.array([stable_hash(name) for name in names], np.uint64)
@@ -235,11 +235,11 @@ class ColdPrincipalStore:
         for name, begin, end in zip(names, begins, ends, strict=True):
             tokens, last = held.get(name, (b"", 0))
             habits = keys[begin:end].tobytes(), counts[begin:end].tobytes()
-            row = _PrincipalRow(name, tokens, last, summed.get(name), *habits, seen.get(name))
+            row = _ColdPrincipal(name, tokens, last, summed.get(name), *habits, seen.get(name))
             rows.append((_key(name), row))
         return rows
 
-    def _restore(self, found: Sequence[tuple[_PrincipalRow, str]]) -> None:
+    def _restore(self, found: Sequence[tuple[_ColdPrincipal, str]]) -> None:
         for bundle in {bundle for _, bundle in found}:
             self._restore_from(bundle, [row for row, its in found if its == bundle])
         self._principals.restore([row.seen for row, _ in found if row.seen is not None])
@@ -249,7 +249,7 @@ class ColdPrincipalStore:
             row = self._file.execute("SELECT terms FROM bundles WHERE checksum = ?", (bundle,)).fetchone()
         return None if row is None else msgspec.msgpack.decode(row[0], type=_BundleTerms)
 
-    def _restore_from(self, bundle: str, rows: Sequence[_PrincipalRow]) -> None:
+    def _restore_from(self, bundle: str, rows: Sequence[_ColdPrincipal]) -> None:
         """Give the detector rows that are in the terms of a bundle."""
         detector = self._detector
         terms = None if bundle == self._bundle else self._terms(bundle)

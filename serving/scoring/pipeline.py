@@ -6,6 +6,7 @@ arrives than is scored, they wait in the journal and not in memory.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -16,15 +17,18 @@ from dataclasses import dataclass
 from itertools import compress, islice
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent, DeadLetter, Decoded
-from data.events.decode import decode_body
+from data.events.decode import decode_body, decode_originals
 from serving.http.body import decompress
-from serving.schemas import Alert
+from serving.schemas import Alert, clean
 from serving.scoring.checkpointer import Checkpointer
 from serving.scoring.dead_letters import BoundedDeadLetters
 from serving.scoring.engine import Engine
 from serving.scoring.journal import Journal, JournalError, JournalPosition, JournalRecord
+from serving.scoring.quarantine import Quarantine
 from serving.scoring.verdicts import Batch, EventResult
 from serving.storage.database import StoreError
 from serving.telemetry.tracing import current, span
@@ -52,6 +56,20 @@ class _Item:
     answer: Future[Batch] | None = None
     work: Callable[[], None] | None = None
     caller: object | None = None
+    alone: bool = False
+
+    @property
+    def events(self) -> list[AuditEvent]:
+        """Its events, once they are decoded."""
+        return [] if self.decoded is None else self.decoded.events
+
+
+class _ScoredPart(NamedTuple):
+    """Events that were scored together, and whether each was new."""
+
+    events: Sequence[AuditEvent]
+    first: Sequence[bool]
+    batch: Batch
 
 
 class Backlog(NamedTuple):
@@ -68,8 +86,10 @@ class Pipeline:
         engine: scores them.
         journal: keeps them until then.
         checkpointer: keeps what is learned, and recognises events that were sent before.
-        dead_letters: where a batch goes that makes the engine fail.
+        quarantine: where a batch goes that ends the process.
+        dead_letters: where an event goes that makes the engine fail.
         scored: called on the scoring thread with a scored batch, its events, and the number of events sent before.
+        failed: called for each event that could not be scored.
 
     Attributes:
         position: sequence up to which the journal is scored.
@@ -80,15 +100,19 @@ class Pipeline:
         engine: Engine,
         journal: Journal,
         checkpointer: Checkpointer,
+        quarantine: Quarantine,
         dead_letters: BoundedDeadLetters,
         scored: Callable[[Batch, Sequence[AuditEvent], int], None],
+        failed: Callable[[], None],
     ) -> None:
         self.engine = engine
         self.journal = journal
         self.position = 0
         self._checkpointer = checkpointer
+        self._quarantine = quarantine
         self._dead_letters = dead_letters
         self._scored = scored
+        self._failed = failed
         self._queue: deque[_Item] = deque()
         self._in_work: list[_Item] = []
         self._held = 0
@@ -100,10 +124,32 @@ class Pipeline:
         """Start to score, first what the journal holds after a position."""
         self.position = after
         self.journal.follow_on(after)
-        self._queue.extend(_Item(place, place.arrived) for place in self.journal.positions(after))
+        for place in self.journal.positions(after):
+            if not self._is_set_aside(place):
+                alone = self._quarantine.is_suspect(place.sequence)
+                self._queue.append(_Item(place, place.arrived, alone=alone))
         if self._queue:
             _log.info("batches of the journal are scored first", extra={"batches": len(self._queue)})
         self._thread.start()
+
+    def _is_set_aside(self, place: JournalPosition) -> bool:
+        """Whether a record is not to be scored because it ends the process."""
+        quarantine = self._quarantine
+        if not quarantine.may_hold(place.sequence):
+            return False
+        try:
+            body = _plain(self.journal.read(place))
+            if quarantine.holds(place.sequence, body):
+                return True
+            if quarantine.condemned != place.sequence or not quarantine.convicts(
+                lambda: self.engine.detector.score(decode_body(body).events)
+            ):
+                return False
+            quarantine.set_aside(place.sequence, body)
+        except (OSError, KubehabitError) as error:
+            shown = {"record": place.sequence, "reason": str(error)}
+            _log.error("a batch that ended the process cannot be kept", extra=shown)
+        return True
 
     # -- in ---------------------------------------------------------------------------------------------------
 
@@ -181,13 +227,21 @@ class Pipeline:
             if items and items[0].work is not None:
                 items[0].work()
                 continue
-            for item in items:
-                self._load(item)
-            events = sum(len(item.decoded.events) for item in items if item.decoded is not None)
-            if items:
-                with span("score", (item.caller for item in items), batches=len(items), events=events):
-                    self._score(items)
-                self.position = max(item.place.sequence for item in items if item.place is not None)
+            sequences = [item.place.sequence for item in items if item.place is not None]
+            events = 0
+            if sequences:
+                self._quarantine.begin(sequences[0], sequences[-1])
+                for item in items:
+                    self._load(item)
+                events = sum(len(item.events) for item in items)
+                try:
+                    with span("score", (item.caller for item in items), batches=len(items), events=events):
+                        self._score(items)
+                except Exception as error:  # whatever it is, what follows must be scored
+                    _log.exception("batches could not be answered")
+                    _answer(items, error)
+                self.position = sequences[-1]
+                self._quarantine.end()
             try:
                 self._checkpointer.scored(self.position, events)
             except Exception:  # what is acknowledged is in the journal all the same
@@ -202,10 +256,10 @@ class Pipeline:
                 return None
             taken: list[_Item] = []
             events = 0
-            while self._queue and events < _TOGETHER and not (taken and taken[0].work):
+            while self._queue and events < _TOGETHER and not (taken and (taken[0].work or taken[0].alone)):
                 item = self._queue[0]
                 size = _TOGETHER // 2 if item.decoded is None else len(item.decoded.events)
-                if taken and (item.work is not None or events + size > _TOGETHER):
+                if taken and (item.work is not None or item.alone or events + size > _TOGETHER):
                     break
                 taken.append(self._queue.popleft())
                 events += size
@@ -221,15 +275,30 @@ class Pipeline:
         item.decoded = Decoded([], [], [])
         try:
             item.decoded = decode_body(_plain(self.journal.read(item.place)))
-        except KubehabitError as error:
-            shown = {"record": item.place.sequence, "reason": str(error)}
-            _log.error("a batch cannot be scored", extra=shown)
+        except Exception as error:
+            _log.error(
+                "a batch cannot be scored", extra={"record": item.place.sequence, "reason": str(error)}
+            )
+            self._failed()
 
     def _score(self, items: Sequence[_Item]) -> None:
-        events: list[AuditEvent] = []
+        parts = self._score_events([event for item in items for event in item.events], items)
+        if not any(item.answer for item in items):
+            return
+        results = [result for part in parts for result in _in_place(part)]
+        begin = 0
         for item in items:
-            if item.decoded is not None:
-                events += item.decoded.events
+            end = begin + len(item.events)
+            if item.answer is not None:
+                item.answer.set_result(_share([part.batch for part in parts], results[begin:end]))
+            begin = end
+
+    def _score_events(self, events: Sequence[AuditEvent], items: Sequence[_Item]) -> list[_ScoredPart]:
+        """Score events together; if that fails, each half of them, down to the one that cannot be scored.
+
+        A failure leaves no trace in the engine, and what was not scored is not remembered: sent again, it is scored.
+        """
+        forget = self._checkpointer.deduplicator.checkpoint()
         engine = self.engine
         try:
             first = self._checkpointer.deduplicator.first(events)
@@ -238,25 +307,41 @@ class Pipeline:
         except StoreError as error:
             _answer(items, error)
             self._wait_for_store(engine, error)
-            return
+            return []
         except Exception as error:
-            _log.exception("batches could not be scored")
-            _answer(items, error)
-            self._keep_dead(items, error)
-            return
+            forget()
+            middle = len(events) // 2
+            if middle:
+                return [
+                    part
+                    for half in (events[:middle], events[middle:])
+                    for part in self._score_events(half, items)
+                ]
+            return [self._give_up(event, items, error) for event in events]
         self._announce(batch, fresh, len(events) - len(fresh))
-        if not any(item.answer for item in items):
-            return
-        results = _in_place(events, first, batch.results)
-        begin = 0
+        return [_ScoredPart(events, first, batch)]
+
+    def _give_up(self, event: AuditEvent, items: Sequence[_Item], error: Exception) -> _ScoredPart:
+        """Keep an event that cannot be scored as a dead letter."""
+        reason = f"scoring failed: {type(error).__name__}"
+        _log.error("an event cannot be scored", exc_info=error, extra={"audit_id": clean(event.auditID, 128)})
+        source, line, raw = "", 1, msgspec.json.encode(event)
         for item in items:
-            end = begin + (0 if item.decoded is None else len(item.decoded.events))
-            if item.answer is not None:
-                item.answer.set_result(_share(batch, results[begin:end]))
-            begin = end
+            places = [place for place, one in enumerate(item.events) if one is event]
+            if places and item.place is not None and item.decoded is not None:
+                line = item.decoded.lines[places[0]]
+                with contextlib.suppress(Exception):  # then the dead letter has what was decoded
+                    taken = self.journal.read(item.place)
+                    source = taken.source
+                    raw = next(kept for one, kept in decode_originals(_plain(taken)) if one == event)
+        self._dead_letters.add_all(source, [DeadLetter(line, reason, raw)])
+        self._failed()
+        result: EventResult = {"auditID": event.auditID, "status": "rejected", "reason": reason}
+        return _ScoredPart([event], [True], Batch.from_results([result], [], [], 0.0))
 
     def _wait_for_store(self, engine: Engine, error: StoreError) -> None:
         """Try until the alerts are stored: what follows waits in the journal, where nothing is lost."""
+        self._quarantine.end()  # the batches are scored: they are not to blame for what comes
         pause = _PAUSE_SECONDS
         while True:
             _log.error("alerts wait for the store", extra={"reason": str(error)})
@@ -264,9 +349,7 @@ class Pipeline:
                 waiting = [item for item in self._queue if item.answer is not None]
                 if self._closing or self._wake.wait_for(lambda: self._closing, pause):
                     return
-            for item in waiting:
-                _answer([item], error)
-                item.answer = None
+            _answer(waiting, error)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             try:
                 stored = engine.score([])
@@ -282,18 +365,6 @@ class Pipeline:
         except Exception:  # an observer must not stop what is scored next
             _log.exception("an observer of scored batches failed")
 
-    def _keep_dead(self, items: Sequence[_Item], error: Exception) -> None:
-        for item in items:
-            if item.place is None:
-                continue
-            try:
-                taken = self.journal.read(item.place)
-                letter = DeadLetter(1, f"scoring failed: {type(error).__name__}", _plain(taken))
-            except KubehabitError as gone:
-                _log.error("a batch is lost", extra={"record": item.place.sequence, "reason": str(gone)})
-            else:
-                self._dead_letters.add_all(taken.source, [letter])
-
     def close(self) -> None:
         """Finish what is being scored. What waits stays in the journal for the next start."""
         with self._wake:
@@ -303,6 +374,7 @@ class Pipeline:
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
+        self._quarantine.close()
         self._checkpointer.close(self.position)
         self.journal.close()  # what was about to be written still comes into the queue
         _answer(list(self._queue), JournalError(_ENDING))
@@ -323,26 +395,28 @@ def _answer(items: Sequence[_Item], error: Exception) -> None:
     for item in items:
         if item.answer is not None:
             item.answer.set_exception(error)
+            item.answer = None
 
 
-def _in_place(
-    events: Sequence[AuditEvent], first: Sequence[bool], results: list[EventResult]
-) -> list[EventResult]:
+def _in_place(part: _ScoredPart) -> list[EventResult]:
     """Results of all events, those that were sent again among them."""
-    if len(results) == len(events):
-        return results
-    scored = iter(results)
+    scored = iter(part.batch.results)
     return [
         next(scored) if new else {"auditID": event.auditID, "status": "folded"}
-        for event, new in zip(events, first, strict=True)
+        for event, new in zip(part.events, part.first, strict=True)
     ]
 
 
-def _share(batch: Batch, results: list[EventResult]) -> Batch:
+def _share(batches: Sequence[Batch], results: list[EventResult]) -> Batch:
     """What of several batches scored together is one's own."""
     named: set[Any] = {result.get("alertID") for result in results}
-
-    def own(alerts: list[Alert]) -> list[Alert]:
-        return [alert for alert in alerts if alert.id in named]
-
-    return Batch.from_results(results, own(batch.raised), own(batch.grown), batch.seconds, batch.model)
+    raised: dict[str, Alert] = {}
+    grown: dict[str, Alert] = {}
+    for batch in batches:
+        raised |= {alert.id: alert for alert in batch.raised if alert.id in named}
+        for alert in batch.grown:
+            if alert.id in named:
+                (raised if alert.id in raised else grown)[alert.id] = alert
+    model = next((batch.model for batch in batches if batch.model is not None), None)
+    seconds = sum(batch.seconds for batch in batches)
+    return Batch.from_results(results, list(raised.values()), list(grown.values()), seconds, model)

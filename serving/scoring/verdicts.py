@@ -59,6 +59,7 @@ class Batch:
         render: makes the results, which nobody needs of a webhook's batch.
         model: the model that judged it; None if there was nothing to judge.
         refused: unusual actions that are in no alert because the database rejected them.
+        dropped: number of unusual actions that were given up, the least severe first, while the store failed.
     """
 
     events: int
@@ -70,6 +71,7 @@ class Batch:
     render: Callable[[], list[EventResult]]
     model: ModelInfo | None = None
     refused: Sequence[Refused] = ()
+    dropped: int = 0
     _results: list[EventResult] | None = field(default=None, init=False, repr=False)
 
     @classmethod

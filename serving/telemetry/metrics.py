@@ -61,6 +61,9 @@ class Metrics:
         self._refused = counter(
             "kubehabit_actions_in_no_alert", "Unusual actions that the alert store rejected."
         )
+        self._not_scored = counter(
+            "kubehabit_events_not_scored", "Events that made scoring fail; they are in the dead-letter file."
+        )
         self._requests = counter("kubehabit_requests", "Answers, by route and status.", ["route", "status"])
         self._answering = histogram(
             "kubehabit_request_seconds", "Time to answer a request, by route.", ["route"], buckets=_SECONDS
@@ -111,6 +114,15 @@ class Metrics:
         gauge("kubehabit_journal_max_bytes", "What it may take before batches are refused.").set(
             journal_max_bytes
         )
+
+    def not_scored(self) -> None:
+        """Count an event that made scoring fail."""
+        self._not_scored.inc()
+
+    def quarantine(self, number: Callable[[], int]) -> None:
+        """Export how many batches are set aside because they ended the process."""
+        text = "Batches set aside, unscored, because they ended the process twice."
+        Gauge("kubehabit_quarantined_batches", text, registry=self._registry).set_function(number)
 
     def event_store(self, behind: Callable[[], int]) -> None:
         """Export how far the event store is behind the scoring."""

@@ -134,7 +134,7 @@ def test_the_client_answers_and_refuses_out_of_a_process_of_its_own(
 
 
 @pytest.mark.asks_elsewhere
-def test_a_client_that_cannot_be_started_is_told(
+def test_a_client_that_cannot_be_started_is_reported(
     register: Callable[..., str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register("first")
@@ -152,12 +152,12 @@ def test_a_second_start_needs_no_artifact_store(
     assert opened(cache) == ("first", "1", "registry")
 
 
-def test_a_registry_made_anew_is_not_mistaken_for_the_old_one(
+def test_a_recreated_registry_is_not_mistaken_for_the_old_one(
     register: Callable[..., str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register("old")
     assert opened(cache)[:2] == ("old", "1")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home() / 'anew.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home() / 'new.db'}")
     register("new")
     assert opened(cache) == ("new", "1", "registry")
 
@@ -169,7 +169,7 @@ def test_without_a_registry_nothing_is_made_and_the_sentence_says_what_to_do(cac
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "text", "cut", "no tables"])
-def test_a_missing_or_half_written_registry_is_told_or_bridged_by_the_last_good_bundle(
+def test_a_missing_or_half_written_registry_is_reported_or_bridged_by_the_last_good_bundle(
     register: Callable[..., str], cache: Path, damage: str
 ) -> None:
     register("good")
@@ -266,7 +266,7 @@ def test_what_its_check_refuses_is_not_noted_as_good(register: Callable[..., str
     assert open_bundle(CHAMPION, cache, refuse)[1].version == "1"
 
 
-def test_a_registry_file_put_back_from_a_backup_is_read_anew(
+def test_a_registry_file_put_back_from_a_backup_is_read_again(
     register: Callable[..., str], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As in a process of its own, where `locate` sets it before MLflow opens the file for the first time.
@@ -288,7 +288,7 @@ def test_a_bundle_damaged_in_the_cache_is_fetched_again(register: Callable[..., 
     assert opened(cache) == ("first", "1", "registry")
 
 
-def test_missing_artifacts_are_told(register: Callable[..., str], cache: Path, tmp_path: Path) -> None:
+def test_missing_artifacts_are_reported(register: Callable[..., str], cache: Path, tmp_path: Path) -> None:
     register("first")
     shutil.rmtree(tmp_path / "artifacts")
     with pytest.raises(RegistryUnavailableError, match=r"its files cannot be fetched .*kubehabit train"):
@@ -296,7 +296,7 @@ def test_missing_artifacts_are_told(register: Callable[..., str], cache: Path, t
     assert not list(cache.rglob("bundle.json"))
 
 
-def test_a_version_without_a_bundle_is_told(
+def test_a_version_without_a_bundle_is_reported(
     register: Callable[..., str], cache: Path, tmp_path: Path
 ) -> None:
     register("first")

@@ -49,7 +49,7 @@ def registry(
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., TestClient]]:
-    """Applications that serve what the registry has; they look at it when told to, not by themselves."""
+    """Applications that serve what the registry has; they look at it on request, not by themselves."""
     opened: list[TestClient] = []
 
     def make(**model: Any) -> TestClient:
@@ -97,9 +97,9 @@ def test_a_new_champion_takes_over(registry: Registry, serve: Callable[..., Test
     registry.add(alias="champion")
     client = serve()
     assert versions(client) == ("1", "1", "1")
-    told = client.get("/v1/model").json()
-    assert told["selfTest"]["windows"] >= 64
-    assert told["selfTest"]["worstDifference"] <= told["selfTest"]["tolerance"]
+    shown = client.get("/v1/model").json()
+    assert shown["selfTest"]["windows"] >= 64
+    assert shown["selfTest"]["worstDifference"] <= shown["selfTest"]["tolerance"]
     answer = client.post("/v1/model/reload").json()
     assert (answer["result"], answer["model"]["watch"]["trouble"]) == ("unchanged", None)
 
@@ -111,11 +111,11 @@ def test_a_new_champion_takes_over(registry: Registry, serve: Callable[..., Test
     assert versions(client) == ("2", "2", "2")
     swap = client.get("/v1/model").json()["watch"]["lastSwap"]
     assert (swap["before"], swap["version"]) == ("1", "2")
-    told = figures(client)
-    assert told['kubehabit_model_reload_total{result="swapped"}'] == 1
-    assert told['kubehabit_model{name="kubehabit",version="2"}'] == 1
-    assert 'kubehabit_model{name="kubehabit",version="1"}' not in told
-    assert [name for name in told if name.startswith("kubehabit_model_info{") and 'version="2"' in name]
+    shown = figures(client)
+    assert shown['kubehabit_model_reload_total{result="swapped"}'] == 1
+    assert shown['kubehabit_model{name="kubehabit",version="2"}'] == 1
+    assert 'kubehabit_model{name="kubehabit",version="1"}' not in shown
+    assert [name for name in shown if name.startswith("kubehabit_model_info{") and 'version="2"' in name]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_bad_champion_is_refused_once_and_the_old_one_serves_on(
     assert [(one["version"], one["alias"]) for one in watch["refused"]] == [("2", "champion")]
     assert words in watch["refused"][0]["reason"]
 
-    answer = client.post("/v1/model/reload")  # somebody who asks for it may try it again
+    answer = client.post("/v1/model/reload")  # a request may try it again
     assert (answer.status_code, answer.headers["content-type"]) == (409, "application/problem+json")
     assert words in answer.json()["detail"]
 
@@ -207,7 +207,7 @@ def test_a_registry_that_goes_away_changes_nothing_and_is_found_again(
     assert figures(late)["kubehabit_model_registry_up"] == 1
 
 
-def test_an_alias_or_files_that_vanish_are_told_and_tried_again(
+def test_an_alias_or_files_that_vanish_are_reported_and_tried_again(
     registry: Registry, serve: Callable[..., TestClient], tmp_path: Path
 ) -> None:
     registry.add(alias="champion")
@@ -296,7 +296,7 @@ def test_verdicts_over_several_reloads_are_those_of_one_detector(
     assert [result["evidence"] for result in results] == pytest.approx(scores.evidence.tolist(), abs=1e-4)
     assert client.get("/v1/principals/system:apiserver").json()["actions"] == scores.principal.count(
         "system:apiserver"
-    ), "what is told of principals goes on as well"
+    ), "reports on principals go on as well"
 
 
 # -- the challenger --------------------------------------------------------------------------------------------------
@@ -332,9 +332,9 @@ def test_a_challenger_counts_where_it_differs_and_raises_nothing(
         scored += counts["scored"]
         flagged += counts["flagged"]
     drained(shadow)
-    told = client.get("/v1/model").json()
-    assert (told["version"], told["challenger"]["version"]) == ("1", "2")
-    challenger = told["challenger"]
+    shown = client.get("/v1/model").json()
+    assert (shown["version"], shown["challenger"]["version"]) == ("1", "2")
+    challenger = shown["challenger"]
     assert (challenger["scored"], challenger["dropped"], challenger["waiting"]) == (scored, 0, 0)
     # The same model with a lower threshold: it flags all that the champion flags, and more; its evidence is the same.
     assert challenger["flaggedByBoth"] == flagged > 0
@@ -379,8 +379,8 @@ def test_a_challenger_that_cannot_keep_up_drops_and_counts(
         answer = client.post("/v1/score", content=ndjson([raw_event(start + i) for i in range(60)]))
         assert answer.json()["counts"]["scored"] == 60, "the champion does not wait for it"
         assert entered.wait(60)
-    told = client.get("/v1/model").json()["challenger"]
-    assert (told["dropped"], told["waiting"]) == (240, 60)
+    shown = client.get("/v1/model").json()["challenger"]
+    assert (shown["dropped"], shown["waiting"]) == (240, 60)
     assert figures(client)['kubehabit_shadow_events_total{outcome="dropped"}'] == 240
     go_on.set()
     drained(shadow)
@@ -402,9 +402,9 @@ def test_a_challenger_that_fails_is_not_asked_again(
     client.post("/v1/score", content=ndjson([raw_event(1)]))
     drained(shadow)
     assert client.post("/v1/score", content=ndjson([raw_event(2)])).status_code == 200
-    told = client.get("/v1/model").json()["challenger"]
-    assert "ZeroDivisionError" in told["notice"]
-    assert (told["scored"], told["waiting"]) == (0, 0)
+    shown = client.get("/v1/model").json()["challenger"]
+    assert "ZeroDivisionError" in shown["notice"]
+    assert (shown["scored"], shown["waiting"]) == (0, 0)
 
 
 def test_the_challenger_follows_its_alias_and_ends_as_champion(
@@ -417,10 +417,10 @@ def test_the_challenger_follows_its_alias_and_ends_as_champion(
 
     def challenger() -> Any:
         watch.look()
-        told = client.get("/v1/model").json()["challenger"]
+        shown = client.get("/v1/model").json()["challenger"]
         named = [name for name in figures(client) if 'role="challenger"' in name]
-        assert len(named) == (told is not None)
-        return told and told["version"]
+        assert len(named) == (shown is not None)
+        return shown and shown["version"]
 
     assert challenger() is None
     registry.add(touchy, alias="challenger")
@@ -452,7 +452,7 @@ def test_the_challenger_begins_with_what_is_known_of_the_principals(
     shadow = shadow_of(client)
     client.post("/v1/score", content=b"\n".join(attacked_lines[half:]))
     drained(shadow)
-    told = client.get("/v1/model").json()["challenger"]
-    assert told["flaggedByBoth"] > 0
-    assert (told["flaggedByChampionOnly"], told["flaggedByChallengerOnly"]) == (0, 0)
-    assert told["meanEvidenceDifference"] == pytest.approx(0, abs=1e-4)
+    shown = client.get("/v1/model").json()["challenger"]
+    assert shown["flaggedByBoth"] > 0
+    assert (shown["flaggedByChampionOnly"], shown["flaggedByChallengerOnly"]) == (0, 0)
+    assert shown["meanEvidenceDifference"] == pytest.approx(0, abs=1e-4)

@@ -74,11 +74,11 @@ def wait_for(url: str, path: str, pattern: str) -> str:
         if re.search(pattern, text):
             return text
         time.sleep(0.05)
-    raise AssertionError(f"{path} never told {pattern!r}; in the end: {text[:2000]}")
+    raise AssertionError(f"{path} never showed {pattern!r}; in the end: {text[:2000]}")
 
 
 class Load:
-    """Threads that send batches one after the other until told to stop, and keep every answer."""
+    """Threads that send batches one after the other until stopped, and keep every answer."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -130,8 +130,8 @@ def test_no_request_fails_while_models_come_and_go(served: str, registry: Regist
             registry.set("champion", version)
             wait_for(served, "/readyz", f'"version":"{version}"')
         bad = registry.add(lying, alias="champion")
-        told = wait_for(served, "/readyz", f"Version {bad} was refused")
-        assert f'"version":"{second}"' in told
+        answer = wait_for(served, "/readyz", f"Version {bad} was refused")
+        assert f'"version":"{second}"' in answer
         registry.set("challenger", "1")
         registry.set("champion", second)
         # It gets what processor time is left: on a busy machine that may be none, and all it does is count what it missed.

@@ -70,7 +70,7 @@ def test_a_memory_can_be_continued_elsewhere(capacity: int, numbers: list[int]) 
     assert first(again, *later) == first(deduplicator, *later)
 
 
-def test_digests_are_keyed_anew_each_time() -> None:
+def test_each_memory_has_a_key_of_its_own() -> None:
     one, other = EventDeduplicator(10), EventDeduplicator(10)
     for deduplicator in (one, other):
         first(deduplicator, raw_event(0))

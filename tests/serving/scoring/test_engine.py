@@ -120,7 +120,7 @@ def test_what_is_around_an_alert_that_was_forgotten_meanwhile_holds_up_nothing(e
     store.close()
 
 
-def test_what_the_store_will_not_have_holds_up_nothing_else(engine: Engine) -> None:
+def test_what_the_store_rejects_holds_up_nothing_else(engine: Engine) -> None:
     with engine.store.transaction() as connection:
         connection.exec_driver_sql(
             "CREATE TRIGGER nothing_of_bob BEFORE INSERT ON alert_events WHEN NEW.audit_id = 'id-1' "

@@ -94,7 +94,7 @@ def test_what_does_not_fit_in_memory_waits_in_the_journal(
     held.leave.set()
     settle(client)
     assert [name for batch in held.batches for name in batch] == [f"id-{number}" for number in range(30)]
-    # What could not be read is told of once, not again when the rest is read from the journal.
+    # What could not be read is reported once, not again when the rest is read from the journal.
     assert counts(client) == {"scored": 30, "folded": 0, "repeated": 0, "rejected": 30}
 
 
@@ -227,7 +227,7 @@ def test_a_batch_that_makes_the_engine_fail_is_kept_and_holds_up_nobody(
     assert "id-13" in letters
 
 
-def test_an_action_that_the_store_will_not_have_is_told_and_kept_as_a_dead_letter(
+def test_an_action_that_the_store_rejects_is_logged_and_kept_as_a_dead_letter(
     client: TestClient, engine: Engine, own_home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with engine.store.transaction() as connection:
@@ -235,9 +235,9 @@ def test_an_action_that_the_store_will_not_have_is_told_and_kept_as_a_dead_lette
             "CREATE TRIGGER never BEFORE INSERT ON alerts WHEN NEW.principal = 'bob@corp' "
             "BEGIN SELECT RAISE(ABORT, 'not him'); END"
         )
-    told = client.post("/v1/score", json=[secret_event(0), secret_event(1, user="bob@corp")]).json()
-    assert [result["flagged"] for result in told["results"]] == [True, True]
-    assert ["alertID" in result for result in told["results"]] == [True, False]
+    answer = client.post("/v1/score", json=[secret_event(0), secret_event(1, user="bob@corp")]).json()
+    assert [result["flagged"] for result in answer["results"]] == [True, True]
+    assert ["alertID" in result for result in answer["results"]] == [True, False]
     assert "kubehabit_actions_in_no_alert_total 1.0" in client.get("/metrics").text
     assert "an unusual action is in no alert" in caplog.text
     (letter,) = map(json.loads, (own_home / "dead-letters.jsonl").read_text().splitlines())
@@ -245,7 +245,7 @@ def test_an_action_that_the_store_will_not_have_is_told_and_kept_as_a_dead_lette
     assert "id-1" in json.dumps(letter)
 
 
-def test_whoever_waits_when_the_service_ends_is_told_that_the_batch_is_kept(
+def test_waiters_learn_at_the_end_that_their_batch_is_kept(
     make_client: Callable[..., TestClient], engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = make_client()
@@ -276,7 +276,7 @@ def test_nothing_in_an_event_stops_what_is_scored_after_it(client: TestClient) -
     assert counts(client)["scored"] == 5
 
 
-def test_whoever_is_told_of_verdicts_cannot_stop_them(
+def test_an_observer_of_verdicts_cannot_stop_them(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service: Service = client.app.state.service  # type: ignore[attr-defined]

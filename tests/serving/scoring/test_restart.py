@@ -174,7 +174,7 @@ def test_kill_9_under_load_leaves_every_verdict_as_it_would_have_been(
             while not service.send(batch):  # as the webhook does, which cannot know whether it was taken
                 time.sleep(0.05)
             acknowledged.append(number)
-            if number % 7 == 3:  # an answer that was lost, and a shipper that cuts its batches anew
+            if number % 7 == 3:  # an answer that was lost, and a shipper that cuts its batches differently
                 service.send(batch[BATCH // 2 :])
 
     sender = threading.Thread(target=deliver)
