@@ -84,7 +84,7 @@ def build(service: Service, engine: Engine) -> Runtime:
     engine.store.on_error = metrics.store_error
     dispatcher = None
     if engine.outbox is not None:
-        dispatcher = Dispatcher(engine.outbox, settings.sinks, metrics.sink)
+        dispatcher = Dispatcher(engine.outbox, settings.sinks, metrics.sink, metrics.sink_dropped)
     journal = Journal(settings.journal.resolved_path, settings.journal.max_bytes)
     history = History(
         settings.history.resolved_path(settings.state.resolved_path),
