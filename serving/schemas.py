@@ -33,17 +33,18 @@ _JWT_REST = re.compile(r"\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?")
 _BASE64URL = string.ascii_letters + string.digits + "_-"
 _LEAST_PART = len("eyJ") + 5
 _BEARER = re.compile(r"(?i)\b(bearer|basic)[\s+:=]+[A-Za-z0-9._~+/=-]{8,}")
+_BREAKS = re.compile(r"[\t\n\r]+")
 _QUERY = re.compile(r"(?<![?\s])\?+[^\s=?]*=\S*")
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
     """Make a text that a client chose safe to store and show.
 
-    Tokens become "[token]", what would forge a line or a terminal command, or is not seen, becomes an escape, values of a query
-    string are cut off, and the rest is cut to `limit` characters.
+    Tokens become "[token]", line breaks a space, what else would be obeyed by a terminal or not be seen an escape; values of a
+    query string are cut off, and the rest is cut to `limit` characters.
     """
     text = _BEARER.sub(r"\1 [token]", _without_jwt(text[: 8 * limit]))
-    text = _QUERY.sub("?…", visible(text))
+    text = _QUERY.sub("?…", visible(_BREAKS.sub(" ", text)))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
