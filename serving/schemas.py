@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
 
 from data.visible_text import visible
 
@@ -72,27 +70,6 @@ class ApiModel(BaseModel):
     """Base of everything this service sends and stores."""
 
     model_config = ConfigDict(alias_generator=_kubernetes_name, validate_by_name=True, validate_by_alias=True)
-
-
-class RequestModel(ApiModel):
-    """Base of what is sent to this service: unknown fields are refused, with the names of the known ones."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_only(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            fields = cls.model_fields.items()
-            names = {info.alias or name for name, info in fields}
-            if unknown := sorted(set(given) - names - set(cls.model_fields)):
-                raise PydanticCustomError("unknown_field", "{0}", {"0": unknown_name(unknown[0], names)})
-        return given
-
-
-def unknown_name(name: str, known: Iterable[str]) -> str:
-    """The sentence that refuses a field or parameter."""
-    return f"{name[:64]!r} is not known here; known are: {', '.join(sorted(known)) or 'none'}."
 
 
 class ObjectReference(ApiModel):

@@ -22,6 +22,7 @@ from data.errors import KubehabitError
 from serving.access.connection_limits import Connection
 from serving.access.places import Places
 from serving.access.tls import ServerTls
+from serving.access.tls_entrance import tls_entrance
 from serving.app import create_app
 from serving.process import resources as process
 from serving.runtime import Service
@@ -100,9 +101,8 @@ def server_config(app: FastAPI) -> uvicorn.Config:
     places = Places(service.settings.limits, service.metrics.connection_closed)
     return uvicorn.Config(
         app,
-        http=partial(Connection, places),  # type: ignore[arg-type]
+        http=partial(Connection, places) if tls is None else partial(tls_entrance, tls, places),  # type: ignore[arg-type]
         ws="none",
-        ssl_context_factory=None if tls is None else lambda *_: tls.context,
         log_config=None,
         access_log=False,
         server_header=False,

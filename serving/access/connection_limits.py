@@ -10,8 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.access.places import Places
-from serving.access.rate_limit import network_of
+from serving.access.places import Places, client_of
 from serving.access.tls import ClientCertificate, client_certificate
 from serving.http.problems import MEDIA_TYPE, Problem
 
@@ -38,24 +37,35 @@ class Connection(HttpToolsProtocol):
         self._fed = 0
         self._refused = False
         self._lingers = False
+        # Below TLS, if there is any.
+        self._plain: asyncio.Transport = None  # type: ignore[assignment]
         self._certificate: ClientCertificate | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected, its TLS handshake done."""
         super().connection_made(transport)
-        certificate = self._certificate = client_certificate(transport.get_extra_info("ssl_object"))
-        address = network_of(self.client[0]) if self.client else ""
-        client = ("address", address) if certificate is None else ("certificate", certificate.name)
-        if not self._places.enter(self, client):
+        if self._plain is None and not self.take_place(transport):
             self._refuse(503, _NO_PLACE)
             return
+        self._certificate = client_certificate(transport.get_extra_info("ssl_object"))
+        if self._certificate is not None:
+            self._places.prove(self, ("certificate", self._certificate.name))
         self._within(HEAD_SECONDS, "The request did not begin, or its headers did not end, in time.")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection ended."""
         self._stop_clock()
-        self._places.leave(self)
+        self.free_place()
         super().connection_lost(exc)
+
+    def take_place(self, transport: asyncio.Transport) -> bool:
+        """Hold a place from now on, before a TLS handshake if there is one; False if none can be had."""
+        self._plain = transport
+        return self._places.enter(self, client_of(transport))
+
+    def free_place(self) -> None:
+        """Hold no place any more."""
+        self._places.leave(self)
 
     @property
     def idle(self) -> bool:
@@ -66,7 +76,7 @@ class Connection(HttpToolsProtocol):
         """Close an idle connection for the sake of another."""
         self._refused = True
         self._stop_clock()
-        self.transport.close()
+        (self.transport or self._plain).close()
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of a head, which the parser keeps until it is complete."""

@@ -24,8 +24,8 @@ from serving.access.sessions import COOKIE, Session, Sessions
 from serving.access.tls import ClientCertificate, ServerTls
 from serving.access.tokens import SCOPES, Token, Tokens, digest, read_tokens
 from serving.http.body import too_large
-from serving.http.problems import SECURITY_HEADERS, ProblemError, answer_to
-from serving.schemas import clean, unknown_name
+from serving.http.problems import SECURITY_HEADERS, ProblemError, answer_to, not_known
+from serving.schemas import clean
 from serving.settings import MEBIBYTE, AccessScope, Settings, is_loopback
 from serving.telemetry.metrics import Metrics
 
@@ -352,7 +352,7 @@ class _Visit:
         known = self._access.routes.parameters(self.route)
         sent = parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if unknown := next((name for name, _ in sent if name not in known), None):
-            raise ProblemError(422, unknown_name(unknown, known) + " See /docs for what is accepted.")
+            raise ProblemError(422, f"{unknown[:64]!r} {not_known(known)} See /docs for what is accepted.")
 
     def counting(self, receive: Receive) -> Receive:
         """`receive` that counts the bytes of the body, and ends with a problem if there are too many."""

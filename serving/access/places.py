@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from serving.access.rate_limit import network_of
 from serving.settings import LimitSettings
 
 #: Whom a connection counts for: an address until its caller is known, then the token or certificate.
@@ -16,6 +18,12 @@ _RESERVED = 0.1
 #: Further places for connections that find no other: they are answered if they are probes or bring credentials.
 _OVERFLOW: Client = ("overflow", "")
 _OVERFLOW_PLACES = 32
+
+
+def client_of(transport: asyncio.BaseTransport) -> Client:
+    """The client of a connection on which nobody proved anything yet."""
+    peer = transport.get_extra_info("peername")
+    return "address", network_of(str(peer[0])) if peer else ""
 
 
 class HeldPlace(Protocol):
