@@ -104,7 +104,7 @@ class LimitSettings(_Section):
     decompressed_mb: Annotated[float, Field(gt=0, le=_MOST)] = 64
     waiting_requests: Annotated[int, Field(ge=1, le=_MOST)] = 64
     connections: Annotated[int, Field(ge=1, le=50_000)] = 1000
-    connections_per_client: Annotated[int, Field(ge=1, le=50_000)] = 250
+    connections_per_address: Annotated[int, Field(ge=1, le=50_000)] = 250
 
     @property
     def body_bytes(self) -> int:

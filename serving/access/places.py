@@ -40,18 +40,18 @@ class HeldPlace(Protocol):
 class Places:
     """The places of one server.
 
-    A new connection for which none is free gets that of an idle one: first of its own client if that has its share, else of the
-    address with most connections, and of a caller who proved who they are only if there is no other. So connections that only
-    wait keep nobody out, and the newest always has time for a request.
+    A new connection for which none is free gets an idle one's: of its own address if that has its share, else of the address
+    with most connections, and of a caller who proved who they are only if there is no other. So connections that only wait keep
+    nobody out, and the newest always has time for a request.
 
     Args:
-        limits: number of connections, in all and of one client.
+        limits: number of connections, in all and of one address.
         count: called for each connection that is closed or refused.
     """
 
     def __init__(self, limits: LimitSettings, count: Callable[[], object] = lambda: None) -> None:
         self._total = limits.connections
-        self._share = limits.connections_per_client
+        self._share = limits.connections_per_address
         self._unproven = max(1, int(self._total * (1 - _RESERVED)))
         self._count = count
         self._held: dict[Client, dict[HeldPlace, None]] = {}
@@ -61,7 +61,7 @@ class Places:
     def enter(self, connection: HeldPlace, client: Client) -> bool:
         """Give a connection a place; False if there is none."""
         room = True
-        if len(self._held.get(client, ())) >= self._share:
+        if client[0] == "address" and len(self._held.get(client, ())) >= self._share:
             room = self._close_idle([client])
         elif client[0] == "address" and self._kinds["address"] >= self._unproven:
             room = self._close_idle(self._largest(proven=False))
@@ -79,8 +79,6 @@ class Places:
         """Let a connection count for the caller of its latest request."""
         if self._clients.get(connection) in (None, client):
             return
-        if len(self._held.get(client, ())) >= self._share:
-            self._close_idle([client])
         self.leave(connection)
         self._hold(connection, client)
 

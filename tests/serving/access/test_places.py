@@ -24,7 +24,7 @@ HALF_A_BODY = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10
 @pytest.fixture
 def live(engine: Engine) -> Callable[..., Live]:
     def make(total: int, share: int, **settings: object) -> Live:
-        limits = {"connections": total, "connections_per_client": share}
+        limits = {"connections": total, "connections_per_address": share}
         return Live(create_app(Settings(limits=limits, **settings), engine))  # type: ignore[arg-type]
 
     return make
@@ -135,7 +135,7 @@ class Held:
 
 
 def test_room_is_made_by_the_client_with_most_and_by_proven_ones_last() -> None:
-    places = Places(LimitSettings(connections=10, connections_per_client=6))
+    places = Places(LimitSettings(connections=10, connections_per_address=6))
     greedy = [Held() for _ in range(5)]
     modest, mine = [Held() for _ in range(2)], [Held() for _ in range(3)]
     for one in greedy:
@@ -156,14 +156,19 @@ def test_room_is_made_by_the_client_with_most_and_by_proven_ones_last() -> None:
 
 def test_a_place_follows_its_caller_and_is_counted_once() -> None:
     closed: list[int] = []
-    places = Places(LimitSettings(connections=10, connections_per_client=2), lambda: closed.append(1))
+    places = Places(LimitSettings(connections=10, connections_per_address=2), lambda: closed.append(1))
     held = [Held() for _ in range(3)]
     for one in held:
         places.enter(one, ("address", "10.0.0.1"))
         places.prove(one, ("token", "a"))
         places.prove(one, ("token", "a"))
-    assert [one.closed for one in held] == [True, False, False]
+    assert not any(one.closed for one in held), "the share of an address is not that of a token"
+    more = [Held() for _ in range(3)]
+    for one in more:
+        places.enter(one, ("address", "10.0.0.1"))
+    assert [one.closed for one in more] == [True, False, False]
     assert len(closed) == 1
+    held += more
     for one in held:
         places.leave(one)
         places.leave(one)

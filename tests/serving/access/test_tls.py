@@ -392,7 +392,7 @@ def test_files_that_do_not_fit_are_told_at_the_start(
 def test_connections_that_never_shake_hands_make_room(
     start: Callable[..., Live], files: TlsSettings, authority: trustme.CA
 ) -> None:
-    limits = {"connections": 10, "connections_per_client": 5}
+    limits = {"connections": 10, "connections_per_address": 5}
     with start(tls=files, limits=limits) as live, ExitStack() as stack:
         idle = [stack.enter_context(live.connect()) for _ in range(20)]
         with client(live, authority) as one:
