@@ -80,7 +80,9 @@ def build(service: Service, engine: Engine) -> Runtime:
     settings, metrics = service.settings, service.metrics
     engine.store.attach(metrics.store_error)
     outbox = engine.outbox
-    dispatcher = None if outbox is None else Dispatcher(outbox, settings.sinks, metrics.sink)
+    dispatcher = (
+        None if outbox is None else Dispatcher(outbox, settings.sinks, metrics.sink, metrics.sink_dropped)
+    )
     journal = Journal(settings.journal.resolved_path, settings.journal.max_bytes)
     history = History(
         settings.history.resolved_path(settings.state.resolved_path),

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
 
 from data.visible_text import visible
 
@@ -33,17 +31,18 @@ _JWT_REST = re.compile(r"\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?")
 _BASE64URL = string.ascii_letters + string.digits + "_-"
 _LEAST_PART = len("eyJ") + 5
 _BEARER = re.compile(r"(?i)\b(bearer|basic)[\s+:=]+[A-Za-z0-9._~+/=-]{8,}")
+_BREAKS = re.compile(r"[\t\n\r]+")
 _QUERY = re.compile(r"(?<![?\s])\?+[^\s=?]*=\S*")
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
     """Make a text that a client chose safe to store and show.
 
-    Tokens become "[token]", what would forge a line or a terminal command, or is not seen, becomes an escape, values of a query
-    string are cut off, and the rest is cut to `limit` characters.
+    Tokens become "[token]", line breaks a space, what else would be obeyed by a terminal or not be seen an escape; values of a
+    query string are cut off, and the rest is cut to `limit` characters.
     """
     text = _BEARER.sub(r"\1 [token]", _without_jwt(text[: 8 * limit]))
-    text = _QUERY.sub("?…", visible(text))
+    text = _QUERY.sub("?…", visible(_BREAKS.sub(" ", text)))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -71,27 +70,6 @@ class ApiModel(BaseModel):
     """Base of everything this service sends and stores."""
 
     model_config = ConfigDict(alias_generator=_kubernetes_name, validate_by_name=True, validate_by_alias=True)
-
-
-class RequestModel(ApiModel):
-    """Base of what is sent to this service: unknown fields are refused, with the names of the known ones."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_only(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            fields = cls.model_fields.items()
-            names = {info.alias or name for name, info in fields}
-            if unknown := sorted(set(given) - names - set(cls.model_fields)):
-                raise PydanticCustomError("unknown_field", "{0}", {"0": unknown_name(unknown[0], names)})
-        return given
-
-
-def unknown_name(name: str, known: Iterable[str]) -> str:
-    """The sentence that refuses a field or parameter."""
-    return f"{name[:64]!r} is not known here; known are: {', '.join(sorted(known)) or 'none'}."
 
 
 class ObjectReference(ApiModel):

@@ -20,7 +20,9 @@ from fastapi import FastAPI
 
 from data.errors import KubehabitError
 from serving.access.connection_limits import Connection
+from serving.access.places import Places
 from serving.access.tls import ServerTls
+from serving.access.tls_entrance import tls_entrance
 from serving.app import create_app
 from serving.process import resources as process
 from serving.runtime import Service
@@ -87,11 +89,12 @@ def _listen(host: str, port: int) -> socket.socket:
 def server_config(app: FastAPI) -> uvicorn.Config:
     """How uvicorn serves the application: with limits on connections, and TLS if the settings have it."""
     tls: ServerTls | None = app.state.tls
+    service: Service = app.state.service
+    places = Places(service.settings.limits, service.metrics.connection_closed)
     return uvicorn.Config(
         app,
-        http=Connection,
+        http=partial(Connection, places) if tls is None else partial(tls_entrance, tls, places),  # type: ignore[arg-type]
         ws="none",
-        ssl_context_factory=None if tls is None else lambda *_: tls.context,
         log_config=None,
         access_log=False,
         server_header=False,

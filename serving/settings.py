@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -17,21 +19,26 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from data.errors import KubehabitError
 from data.paths import home
+from data.visible_text import visible
 from serving.sinks import AnySinkSettings
 
 MEBIBYTE = 1 << 20
 # Range of the threshold scale. The history for previews goes down to the same minimum.
 LEAST_SCALE, MOST_SCALE = 0.3, 10.0
 
+# Of numbers without a natural maximum: what is more overflows somewhere, and is a slip of the keyboard.
+_MOST = 1_000_000_000
+_MOST_DAYS = 36_500
+
 AccessScope = Literal["ingest", "read", "admin"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class _Located(_Section):
@@ -51,10 +58,16 @@ class ModelSettings(_Section):
     name: str = "kubehabit"
     alias: str = "champion"
     challenger: Annotated[str | None, Field(min_length=1)] = None
-    watch_seconds: Annotated[float, Field(ge=0)] = 30
+    watch_seconds: Annotated[float, Field(ge=0, le=_MOST)] = 30
     cache: Path | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    cached_windows: Annotated[int, Field(ge=0)] = 0
+    cached_windows: Annotated[int, Field(ge=0, le=_MOST)] = 0
+
+    @model_validator(mode="after")
+    def _two_models(self) -> Self:
+        if self.challenger == self.alias:
+            raise ValueError("challenger is the alias that is served already: name another one, or null")
+        return self
 
     @property
     def cache_dir(self) -> Path:
@@ -66,7 +79,7 @@ class AlertSettings(_Section):
     """What is flagged, and how unusual actions become alerts."""
 
     threshold_scale: Annotated[float, Field(ge=LEAST_SCALE, le=MOST_SCALE)] = 1.0
-    gap_minutes: Annotated[float, Field(gt=0)] = 10
+    gap_minutes: Annotated[float, Field(gt=0, le=_MOST)] = 10
     first_actions: Annotated[int, Field(ge=1, le=1000)] = 50
     top_actions: Annotated[int, Field(ge=0, le=1000)] = 50
 
@@ -75,8 +88,8 @@ class StoreSettings(_Section):
     """Where alerts are kept, and for how long."""
 
     url: str | None = None
-    retention_days: Annotated[float, Field(gt=0)] = 90
-    max_alerts: Annotated[int, Field(ge=1)] = 100_000
+    retention_days: Annotated[float, Field(gt=0, le=_MOST_DAYS)] = 90
+    max_alerts: Annotated[int, Field(ge=1, le=_MOST)] = 100_000
 
     @property
     def resolved_url(self) -> str:
@@ -85,11 +98,13 @@ class StoreSettings(_Section):
 
 
 class LimitSettings(_Section):
-    """Limits of requests."""
+    """Limits of requests and connections."""
 
-    body_mb: Annotated[float, Field(gt=0)] = 16
-    decompressed_mb: Annotated[float, Field(gt=0)] = 64
-    waiting_requests: Annotated[int, Field(ge=1)] = 64
+    body_mb: Annotated[float, Field(gt=0, le=_MOST)] = 16
+    decompressed_mb: Annotated[float, Field(gt=0, le=_MOST)] = 64
+    waiting_requests: Annotated[int, Field(ge=1, le=_MOST)] = 64
+    connections: Annotated[int, Field(ge=1, le=50_000)] = 1000
+    connections_per_address: Annotated[int, Field(ge=1, le=50_000)] = 250
 
     @property
     def body_bytes(self) -> int:
@@ -106,8 +121,8 @@ class JournalSettings(_Located):
     """The folder of batches that wait to be scored, and its size."""
 
     _default = "journal"
-    max_mb: Annotated[float, Field(gt=0)] = 1024
-    remembered_events: Annotated[int, Field(ge=1)] = 2_000_000
+    max_mb: Annotated[float, Field(gt=0, le=_MOST)] = 1024
+    remembered_events: Annotated[int, Field(ge=1, le=_MOST)] = 2_000_000
 
     @property
     def max_bytes(self) -> int:
@@ -118,10 +133,10 @@ class JournalSettings(_Located):
 class RateSettings(_Section):
     """Average rates of each caller, and how much may come at once."""
 
-    requests_per_second: Annotated[float, Field(gt=0)] = 1000
-    megabytes_per_second: Annotated[float, Field(gt=0)] = 64
-    burst_seconds: Annotated[float, Field(gt=0)] = 2
-    refused_per_second: Annotated[float, Field(gt=0)] = 20
+    requests_per_second: Annotated[float, Field(gt=0, le=_MOST)] = 1000
+    megabytes_per_second: Annotated[float, Field(gt=0, le=_MOST)] = 64
+    burst_seconds: Annotated[float, Field(gt=0, le=_MOST)] = 2
+    refused_per_second: Annotated[float, Field(gt=0, le=_MOST)] = 20
 
 
 class CertificateSettings(_Section):
@@ -142,7 +157,7 @@ class AccessLogSettings(_Located):
     """The access log."""
 
     _default = "access.jsonl"
-    max_mb: Annotated[float, Field(gt=0)] = 16
+    max_mb: Annotated[float, Field(gt=0, le=_MOST)] = 16
     files: Annotated[int, Field(ge=2, le=1000)] = 10
 
 
@@ -169,8 +184,8 @@ class ConsoleSettings(_Section):
     """The web console, and how long a browser stays signed in."""
 
     enabled: bool = True
-    idle_minutes: Annotated[float, Field(gt=0)] = 60
-    session_hours: Annotated[float, Field(gt=0)] = 12
+    idle_minutes: Annotated[float, Field(gt=0, le=_MOST)] = 60
+    session_hours: Annotated[float, Field(gt=0, le=_MOST)] = 12
 
 
 class TlsSettings(_Section):
@@ -194,17 +209,17 @@ class StateSettings(_Located):
     """The folder of snapshots and inactive principals, and how much stays in memory."""
 
     _default = "state"
-    snapshot_seconds: Annotated[float, Field(gt=0)] = 60
-    snapshot_events: Annotated[int, Field(ge=1)] = 100_000
-    hot_principals: Annotated[int, Field(ge=1)] = 20_000
-    max_principals: Annotated[int, Field(ge=1)] = 2_000_000
+    snapshot_seconds: Annotated[float, Field(gt=0, le=_MOST)] = 60
+    snapshot_events: Annotated[int, Field(ge=1, le=_MOST)] = 100_000
+    hot_principals: Annotated[int, Field(ge=1, le=_MOST)] = 20_000
+    max_principals: Annotated[int, Field(ge=1, le=_MOST)] = 2_000_000
 
 
 class DeadLetterSettings(_Located):
     """The file of events that could not be read."""
 
     _default = "dead-letters.jsonl"
-    max_mb: Annotated[float, Field(gt=0)] = 64
+    max_mb: Annotated[float, Field(gt=0, le=_MOST)] = 64
 
 
 class EventSettings(_Located):
@@ -212,11 +227,11 @@ class EventSettings(_Located):
 
     _default = "events"
     enabled: bool = True
-    retention_days: Annotated[float, Field(gt=0)] = 90
-    max_gb: Annotated[float, Field(gt=0)] = 20
-    seal_seconds: Annotated[float, Field(gt=0)] = 60
-    memory_mb: Annotated[int, Field(ge=256)] = 512
-    query_seconds: Annotated[float, Field(gt=0)] = 20
+    retention_days: Annotated[float, Field(gt=0, le=_MOST_DAYS)] = 90
+    max_gb: Annotated[float, Field(gt=0, le=_MOST)] = 20
+    seal_seconds: Annotated[float, Field(gt=0, le=_MOST)] = 60
+    memory_mb: Annotated[int, Field(ge=256, le=_MOST)] = 512
+    query_seconds: Annotated[float, Field(gt=0, le=_MOST)] = 20
     signing_key: Path | None = None
 
     @property
@@ -234,8 +249,8 @@ class HistorySettings(_Section):
     """Scores of each principal over time, for charts and for previews of other thresholds."""
 
     path: Path | None = None
-    retention_days: Annotated[float, Field(ge=1)] = 35
-    max_rows: Annotated[int, Field(ge=1000)] = 2_000_000
+    retention_days: Annotated[float, Field(ge=1, le=_MOST_DAYS)] = 35
+    max_rows: Annotated[int, Field(ge=1000, le=_MOST)] = 2_000_000
 
     def resolved_path(self, state: Path) -> Path:
         """The file, by default in the folder of the state."""
@@ -309,6 +324,28 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _places_differ(self) -> Self:
+        state = self.state.resolved_path
+        used: dict[Path, str] = {}
+        for name, path in (
+            ("journal.path", self.journal.resolved_path),
+            ("state.path", state),
+            ("events.path", self.events.resolved_path),
+            ("model.cache", self.model.cache_dir),
+            ("dead_letters.path", self.dead_letters.resolved_path),
+            ("access.log.path", self.access.log.resolved_path),
+            ("access.tokens", self.access.tokens_path),
+            ("history.path", self.history.resolved_path(state)),
+            *((f"path of the sink {one.name}", getattr(one, "path", None)) for one in self.sinks),
+        ):
+            if path is None:
+                continue
+            other = used.setdefault(path.absolute(), name)
+            if other != name:
+                raise ValueError(f"{other} and {name} are the same, {path}: each needs its own")
+        return self
+
     @property
     def guarded(self) -> bool:
         """Whether callers must authenticate: there is a token, a tokens file, or a list of certificates."""
@@ -335,21 +372,39 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+class _DuplicateKeyError(yaml.MarkedYAMLError):
+    pass
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that is given twice, of which YAML's own loader drops the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        names: set[str] = set()
+        for key, _ in node.value:
+            if key.value in names:
+                raise _DuplicateKeyError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+            names.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; raises KubehabitError if the file is missing, no YAML, or no mapping."""
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise KubehabitError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" (line {where.line + 1})" if where is not None else ""
-        raise KubehabitError(f"{path} is not valid YAML{line}: correct it there.") from error
+        what = f", {error.problem}" if isinstance(error, _DuplicateKeyError) else ""
+        raise KubehabitError(f"{path} is not valid YAML{line}{what}: correct it there.") from error
     if not isinstance(loaded, dict | None):
         raise KubehabitError(
             f"{path} must hold settings as 'name: value' lines; it holds a {type(loaded).__name__}."
         )
-    return loaded or {}
+    return {str(name): value for name, value in (loaded or {}).items()}
 
 
 def read_settings(path: Path | None = None, **overrides: Any) -> Settings:
@@ -359,6 +414,8 @@ def read_settings(path: Path | None = None, **overrides: Any) -> Settings:
         KubehabitError: the file cannot be read, or a setting is unknown or wrong.
     """
     source = path or Path(str(files("configs") / "serve.yaml"))
+    for variable in os.environ:
+        _check_variable(variable)
     try:
         settings = Settings(**read_yaml(source))
         for name, value in overrides.items():
@@ -366,13 +423,43 @@ def read_settings(path: Path | None = None, **overrides: Any) -> Settings:
                 setattr(settings, name, value)  # validated: see model_config
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        name = visible(".".join(str(part) for part in first["loc"]))
         more = f" ({error.error_count() - 1} more like it)" if error.error_count() > 1 else ""
         message = first["msg"].removeprefix("Value error, ")
         what = "is no setting" if first["type"] == "extra_forbidden" else f"is wrong: {message}"
         subject = f"Setting '{name}'" if name else "One setting"
-        raise KubehabitError(f"{subject} in {source} or in KUBEHABIT_* {what}{more}. Correct it.") from error
+        hint = _hint(str(first["loc"][-1])) if first["type"] == "extra_forbidden" else ""
+        if name == "port" and os.environ.get("KUBEHABIT_PORT", "").startswith("tcp://"):
+            hint = " KUBEHABIT_PORT is of a Kubernetes Service of that name: set enableServiceLinks: false."
+        raise KubehabitError(
+            f"{subject} in {source} or in KUBEHABIT_* {what}{more}. Correct it.{hint}"
+        ) from error
+    except SettingsError as error:
+        field = str(error).partition('"')[2].partition('"')[0]
+        raise KubehabitError(
+            f"KUBEHABIT_{field.upper()} is not valid JSON, which a list or a group of settings must be. Correct it."
+        ) from error
     return settings
+
+
+def _hint(name: str) -> str:
+    known = {*Settings.model_fields}
+    for field in Settings.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            known |= {*field.annotation.model_fields}
+    return "".join(f" Did you mean {close!r}?" for close in get_close_matches(name, known, 1))
+
+
+def _check_variable(variable: str) -> None:
+    """Refuse what is nearly a setting: pydantic ignores variables that are none, and a cluster may set others with our prefix."""
+    name, prefix = variable.lower(), "kubehabit_"
+    first = name.removeprefix(prefix).partition("__")[0]
+    if name == first or first in Settings.model_fields or first in ("home", "url"):
+        return
+    if close := get_close_matches(first, Settings.model_fields, 1, 0.75):
+        raise KubehabitError(
+            f"The variable {visible(variable)} is no setting. Did you mean {(prefix + close[0]).upper()}? Correct or unset it."
+        )
 
 
 def load_settings(path: Path | None = None, **overrides: Any) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import logging
 import math
 import time
@@ -18,15 +17,15 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access.access_log import AccessLog, shown_path, shown_query
-from serving.access.rate_limit import Limiter, Rate
+from serving.access.rate_limit import Limiter, Rate, network_of
 from serving.access.reloading_file import ReloadingFile
 from serving.access.scopes import Need, RouteScopes
 from serving.access.sessions import COOKIE, Session, Sessions
 from serving.access.tls import ClientCertificate, ServerTls
 from serving.access.tokens import SCOPES, Token, Tokens, digest, read_tokens
 from serving.http.body import too_large
-from serving.http.problems import SECURITY_HEADERS, ProblemError, answer_to
-from serving.schemas import clean, unknown_name
+from serving.http.problems import SECURITY_HEADERS, ProblemError, answer_to, not_known
+from serving.schemas import clean
 from serving.settings import MEBIBYTE, AccessScope, Settings, is_loopback
 from serving.telemetry.metrics import Metrics
 
@@ -324,11 +323,14 @@ class _Visit:
             self._scope["kubehabit.visitor"] = self.caller
             if self.caller.by != "address":
                 self._scope["kubehabit.caller"] = self.caller.name
+                if (prove := self._scope.get("kubehabit.prove")) is not None:
+                    prove((self.caller.by, self.caller.name))
         except ProblemError:
             if wait := access.stranger(self._scope):
                 raise _too_many(wait, "requests without valid credentials, from this address") from None
             raise
-        if wait := access.admit(self.caller):
+        wait = 0.0 if self.route in _PROBES else access.admit(self.caller)
+        if wait:
             raise _too_many(wait, f"requests or bytes of this {self.caller.by}")
         need = self._need
         if need is None or need == "nothing" or need in self.caller.scopes:
@@ -350,7 +352,7 @@ class _Visit:
         known = self._access.routes.parameters(self.route)
         sent = parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if unknown := next((name for name, _ in sent if name not in known), None):
-            raise ProblemError(422, unknown_name(unknown, known) + " See /docs for what is accepted.")
+            raise ProblemError(422, f"{unknown[:64]!r} {not_known(known)} See /docs for what is accepted.")
 
     def counting(self, receive: Receive) -> Receive:
         """`receive` that counts the bytes of the body, and ends with a problem if there are too many."""
@@ -398,17 +400,6 @@ def address_of(scope: Scope) -> str:
     """The peer address of a request, which may be a proxy's."""
     client = scope.get("client")
     return str(client[0]) if client else ""
-
-
-def network_of(address: str) -> str:
-    """The network that counts as one client: an IPv4 address, or the /64 of an IPv6 address, which one host may use up."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 4 or parsed.ipv4_mapped is not None:
-        return str(getattr(parsed, "ipv4_mapped", None) or parsed)
-    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _refuse_other_sites(headers: Headers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -80,3 +81,14 @@ class Limiter:
                 Bucket(rate.bytes, rate.bytes * rate.burst, now),
             )
         return found
+
+
+def network_of(address: str) -> str:
+    """The network that counts as one client: an IPv4 address, or the /64 of an IPv6 address, which one host may use up."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4 or parsed.ipv4_mapped is not None:
+        return str(getattr(parsed, "ipv4_mapped", None) or parsed)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from data.errors import NotFoundError
-from serving.schemas import ApiModel, RequestModel, clean
+from serving.schemas import ApiModel, clean
 from serving.storage.database import AlertStore
 
 NO_ALERT = "There is no such alert. It may have been deleted after the retention time."
@@ -18,10 +18,11 @@ _MAX_NOTE = 1000
 _MAX_NAME = 256
 
 
-class Feedback(RequestModel):
+class Feedback(ApiModel):
     """A person's verdict on an alert."""
 
     model_config = ConfigDict(
+        extra="forbid",
         json_schema_extra={
             "example": {"verdict": "normal", "note": "Planned migration, CHG-1021.", "by": "alice@corp"}
         },

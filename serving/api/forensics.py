@@ -21,7 +21,7 @@ from serving.forensics.records import EventRecord
 from serving.http.body import documented, read_model
 from serving.http.problems import ProblemError
 from serving.runtime import Service
-from serving.schemas import RequestModel, clean
+from serving.schemas import ApiModel, clean
 
 _MAX_NOTE = 2000
 Why = Annotated[str, Field(max_length=_MAX_NOTE, description="reason; kept in the ledger")]
@@ -29,11 +29,11 @@ Who = Annotated[str, Field(max_length=256, description="name of the person who e
 Form = Annotated[Literal["json", "html"], Query(description="html: a page to read and print")]
 
 
-class EvidenceRequest(RequestModel):
+class EvidenceRequest(ApiModel):
     """What evidence is wanted of: alerts, requests, or a principal and a span of time."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"alerts": ["7d0c6a1f52b8e934"], "note": "INC-7"}}
+        extra="forbid", json_schema_extra={"example": {"alerts": ["7d0c6a1f52b8e934"], "note": "INC-7"}}
     )
 
     alerts: Annotated[list[str], Field(default_factory=list, max_length=1000)]
@@ -45,10 +45,12 @@ class EvidenceRequest(RequestModel):
     by: Who = ""
 
 
-class IncidentEvidenceRequest(RequestModel):
+class IncidentEvidenceRequest(ApiModel):
     """Why an incident is exported, and by whom; both may be left out."""
 
-    model_config = ConfigDict(json_schema_extra={"example": {"note": "INC-7", "by": "alice@corp"}})
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"note": "INC-7", "by": "alice@corp"}}
+    )
 
     note: Why = ""
     by: Who = ""

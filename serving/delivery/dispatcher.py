@@ -28,21 +28,28 @@ _LOOK_SECONDS = 1.0
 #: What is being sent at the end may still arrive; else it is sent again at the next start.
 _STOP_SECONDS = 3.0
 
-#: Called with the name of a sink and what became of an attempt: sent, failed, refused, dropped.
+#: Called with the name of a sink and what became of an attempt: sent, failed, refused.
 Count = Callable[[str, str], None]
+#: Called with the name of a sink, a severity, and how many such alerts were dropped.
+CountDropped = Callable[[str, str, int], None]
 
 
 class Dispatcher:
-    """Workers of all sinks; `count` is called after every attempt.
+    """Workers of all sinks; `count` is called after every attempt, `dropped` when too many alerts wait.
 
     Before each further attempt they `wait`: by default a random time, up to double each time, at most `max_wait_seconds`.
     """
 
     def __init__(
-        self, outbox: Outbox, sinks: Sequence[SinkSettings], count: Count, wait: wait_base | None = None
+        self,
+        outbox: Outbox,
+        sinks: Sequence[SinkSettings],
+        count: Count,
+        dropped: CountDropped,
+        wait: wait_base | None = None,
     ) -> None:
         self.outbox = outbox
-        self._workers = [_SinkWorker(self.outbox, sink, count, wait) for sink in sinks]
+        self._workers = [_SinkWorker(self.outbox, sink, count, dropped, wait) for sink in sinks]
 
     def start(self) -> None:
         """Start sending, first what an earlier process left."""
@@ -67,7 +74,14 @@ class Dispatcher:
 
 
 class _SinkWorker(Worker):
-    def __init__(self, outbox: Outbox, settings: SinkSettings, count: Count, wait: wait_base | None) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        settings: SinkSettings,
+        count: Count,
+        dropped: CountDropped,
+        wait: wait_base | None,
+    ) -> None:
         self._sink: Sink = settings.open()
         super().__init__(
             f"sink-{settings.name}", self._send_due, seconds=_LOOK_SECONDS, finish=self._sink.close
@@ -75,6 +89,7 @@ class _SinkWorker(Worker):
         self._outbox = outbox
         self._settings = settings
         self._count = count
+        self._dropped = dropped
         self._retrying = Retrying(
             retry=retry_if_exception_type((UnavailableError, StoreError)),
             wait=wait or wait_random_exponential(multiplier=1, max=settings.max_wait_seconds),
@@ -99,8 +114,12 @@ class _SinkWorker(Worker):
         """Send one entry; False if none is due."""
         if self.closing.is_set():
             return False
-        for _ in range(self._outbox.trim(self._settings)):
-            self._count(self._settings.name, "dropped")
+        for severity, number in self._outbox.trim(self._settings).items():
+            about = {"sink": self._settings.name, "severity": severity, "alerts": number}
+            _log.error(
+                "more alerts wait than max_queued; the least severe and oldest were dropped", extra=about
+            )
+            self._dropped(self._settings.name, severity, number)
         entry = self._outbox.next(self._settings)
         if entry is None:
             return False

@@ -10,6 +10,7 @@ as sending can take: a lock held while a receiver is slow would block the writer
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from sqlalchemy.engine import Connection
 from serving.schemas import SEVERITIES, Alert
 from serving.sinks.base import SinkSettings, Update
 from serving.storage.database import AlertStore, Writer, read_alert
-from serving.storage.tables import DELIVERIES, microseconds
+from serving.storage.tables import ALERTS, DELIVERIES, QUERY_IDS, microseconds
 
 #: How long a claim lasts beyond twice the receiver's time-out (to connect, to answer): time to note the result.
 _CLAIM_SECONDS = 20
@@ -134,30 +135,31 @@ class Outbox:
                 )
             )
 
-    def trim(self, sink: SinkSettings) -> int:
-        """Drop the oldest entries beyond `max_queued`; returns how many."""
+    def trim(self, sink: SinkSettings) -> dict[str, int]:
+        """Drop what waits beyond `max_queued`, the least severe first and of those the oldest; returns how many by severity."""
         waiting = sa.and_(DELIVERIES.c.sink == sink.name, DELIVERIES.c.due.is_not(None))
+        count = sa.select(sa.func.count()).select_from(DELIVERIES).where(waiting)
         with self._store.reading() as connection:
-            last = connection.execute(
-                sa.select(DELIVERIES.c.queued)
-                .where(waiting)
-                .order_by(DELIVERIES.c.queued.desc())
-                .offset(sink.max_queued)
-                .limit(1)
-            ).scalar()
-        if last is None:
-            return 0
+            excess = connection.execute(count).scalar_one() - sink.max_queued
+        if excess <= 0:
+            return {}
+        alert = sa.select(ALERTS.c.severity).where(ALERTS.c.number == DELIVERIES.c.alert)
+        severity = sa.func.coalesce(alert.scalar_subquery(), 0)
         with self._store.transaction() as connection:
             # Only what nobody has locked: two that wait for each other's rows would both fail.
-            oldest = (
-                sa.select(DELIVERIES.c.position)
-                .where(waiting, DELIVERIES.c.queued <= last)
-                .with_for_update(skip_locked=True)
+            least = (
+                sa.select(DELIVERIES.c.position, severity)
+                .where(waiting)
+                .order_by(severity, DELIVERIES.c.queued, DELIVERIES.c.position)
+                .limit(excess)
+                .with_for_update(skip_locked=True, of=DELIVERIES)
             )
-            given_up = connection.execute(
-                sa.update(DELIVERIES).where(DELIVERIES.c.position.in_(oldest)).values(due=None, queued=None)
-            )
-            return given_up.rowcount
+            rows = connection.execute(least).all()
+            for start in range(0, len(rows), QUERY_IDS):
+                some = [position for position, _ in rows[start : start + QUERY_IDS]]
+                given_up = sa.update(DELIVERIES).where(DELIVERIES.c.position.in_(some))
+                connection.execute(given_up.values(due=None, queued=None))
+        return Counter(SEVERITIES[number] for _, number in rows)
 
     def depths(self) -> dict[str, tuple[int, float]]:
         """By the name of each sink how many entries are due, and seconds since the oldest was (0 if none is)."""

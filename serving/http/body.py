@@ -11,7 +11,7 @@ import zstandard
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from serving.http.problems import ProblemError
+from serving.http.problems import ProblemError, not_known
 from serving.settings import MEBIBYTE
 
 ENCODINGS = ("gzip", "zstd")
@@ -25,6 +25,7 @@ _GZIP_STEP = 16 * 1024
 _MAX_PARTS = 10_000
 _TOO_LARGE = "The body is larger than {:g} MiB{}: send smaller batches, or raise {}."
 
+_MAX_SHOWN = 128
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -50,10 +51,16 @@ async def read_model(request: Request, model: type[_Model], empty: bytes = b"") 
     try:
         return model.model_validate_json(await request.body() or empty)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "body"
+        # An unknown field explains best why another one is missing.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        name = ".".join(str(part) for part in first["loc"])[:_MAX_SHOWN] or "body"
+        reason = first["msg"].rstrip(".")
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            reason = "it " + not_known(
+                info.alias or field for field, info in model.model_fields.items()
+            ).rstrip(".")
         example = json.dumps((model.model_config.get("json_schema_extra") or {}).get("example"))  # type: ignore[union-attr]
-        detail = f"'{name}' is wrong: {first['msg'].rstrip('.')}. Send something like {example}."
+        detail = f"'{name}' is wrong: {reason}. Send something like {example}."
         raise ProblemError(422, detail) from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
@@ -72,6 +72,11 @@ class ProblemError(Exception):
 def is_number(text: str) -> bool:
     """Whether a text from outside can be a number that we issued."""
     return text.isascii() and text.isdecimal() and len(text) < _LAST_DIGITS
+
+
+def not_known(known: Iterable[str]) -> str:
+    """The sentence, but for its subject, that refuses a parameter or field which is none of the known ones."""
+    return f"is not known here; known are: {', '.join(sorted(known)) or 'none'}."
 
 
 def position_of(cursor: str | None) -> int | None:

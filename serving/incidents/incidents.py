@@ -27,7 +27,6 @@ from serving.schemas import (
     Confidence,
     Contributor,
     IncidentLink,
-    RequestModel,
     clean,
 )
 from serving.storage import incidents as rows
@@ -54,7 +53,9 @@ class UnknownIncidentError(NotFoundError):
         self.name = name
 
 
-class _Decision(RequestModel):
+class _Decision(ApiModel):
+    model_config = ConfigDict(extra="forbid")
+
     note: Annotated[str, Field(max_length=_MAX_NOTE, description="why")] = ""
     by: Annotated[str, Field(max_length=_MAX_NAME, description="name of the person who decides")] = ""
 

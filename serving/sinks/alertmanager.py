@@ -24,7 +24,7 @@ class AlertmanagerSettings(SinkSettings):
     url: Url
     token: Secret | None = None
     tls: SinkTlsSettings = SinkTlsSettings()
-    resolve_minutes: Annotated[float, Field(gt=0)] = 120
+    resolve_minutes: Annotated[float, Field(gt=0, le=1e8)] = 120
     labels: Annotated[dict[str, str], Field(default_factory=dict)]
 
     @model_validator(mode="after")

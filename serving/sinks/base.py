@@ -82,7 +82,7 @@ class Sink(Protocol):
 class SinkSection(BaseModel):
     """Base of settings: unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def _compiles(pattern: str) -> str:
@@ -191,10 +191,10 @@ class SinkSettings(SinkSection):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
     filter: Filter = Filter()
-    repeat_minutes: Annotated[float, Field(ge=0)] = 60
+    repeat_minutes: Annotated[float, Field(ge=0, le=1e7)] = 60
     timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10
-    max_wait_seconds: Annotated[float, Field(gt=0)] = 300
-    max_queued: Annotated[int, Field(ge=1)] = 10_000
+    max_wait_seconds: Annotated[float, Field(gt=0, le=1e6)] = 300
+    max_queued: Annotated[int, Field(ge=1, le=10**9)] = 10_000
 
     def open(self) -> Sink:
         """The sink."""

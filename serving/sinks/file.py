@@ -17,7 +17,7 @@ from serving.sinks.base import SinkSettings, UnavailableError, Update
 class RotationSettings(SinkSettings):
     """How large a file may become, and how many full ones are kept."""
 
-    max_mb: Annotated[float, Field(gt=0)] = 64
+    max_mb: Annotated[float, Field(gt=0, le=1e9)] = 64
     keep: Annotated[int, Field(ge=1, le=1000)] = 5
 
 

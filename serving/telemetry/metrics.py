@@ -76,6 +76,11 @@ class Metrics:
         self._sinks = counter(
             "kubehabit_sink_alerts", "Attempts to send an alert, by what became of them.", ["sink", "outcome"]
         )
+        self._dropped = counter(
+            "kubehabit_sink_dropped",
+            "Alerts dropped because too many waited, by severity.",
+            ["sink", "severity"],
+        )
         self.streams = gauge("kubehabit_streams", "Callers that follow the stream of alerts.").set
         self._store_errors = counter(
             "kubehabit_store_errors", "Reads and writes that the alert store refused.", ["operation"]
@@ -87,6 +92,9 @@ class Metrics:
         )
         self.access_line_lost = counter(
             "kubehabit_access_log_lost", "Lines of the access log that could not be written."
+        ).inc
+        self.connection_closed = counter(
+            "kubehabit_connections_closed", "Connections closed or refused because all places were taken."
         ).inc
         begin_at_zero(self._events, "scored", "folded", "repeated")
         self.rejected = self._events.labels("rejected").inc
@@ -186,12 +194,19 @@ class Metrics:
 
     def sinks(self, names: Iterable[str], depths: Callable[[], Mapping[str, tuple[int, float]]]) -> None:
         """Export what waits for each sink: entries, and seconds since the oldest was due; empty while it cannot be read."""
-        begin_at_zero(self._sinks, *product(names, ("sent", "failed", "refused", "dropped")))
+        sinks = list(names)
+        begin_at_zero(self._sinks, *product(sinks, ("sent", "failed", "refused", "dropped")))
+        begin_at_zero(self._dropped, *product(sinks, SEVERITIES[1:]))
         self._registry.register(_OnScrape(lambda: _outbox(depths())))
 
     def sink(self, name: str, outcome: str) -> None:
         """Count one attempt to send an alert."""
         self._sinks.labels(name, outcome).inc()
+
+    def sink_dropped(self, name: str, severity: str, alerts: int) -> None:
+        """Count alerts that were dropped because too many waited."""
+        self._sinks.labels(name, "dropped").inc(alerts)
+        self._dropped.labels(name, severity).inc(alerts)
 
     def store_error(self, operation: str) -> None:
         """Count a read or write that the store refused."""

@@ -82,7 +82,7 @@ def test_tokens_query_values_and_control_characters_are_taken_out() -> None:
     assert clean(f"agent {token} x") == "agent [token] x"
     assert "abcdefgh12" not in clean("Authorization: Bearer abcdefgh12")
     assert clean("/api/v1/x?password=hunter2&y=1") == "/api/v1/x?…"
-    assert clean("one\x1b[2Jtwo\nthree\u202efour\u200b") == "one\\x1b[2Jtwo\\nthree\\u202efour\\u200b"
+    assert clean("one\x1b[2Jtwo\nthree\u202efour\u200b") == "one\\x1b[2Jtwo three\\u202efour\\u200b"
     assert clean("Bearer\tabcdefgh12") == "Bearer [token]"
     assert clean("kubectl/v1.29.3 (linux/amd64)") == "kubectl/v1.29.3 (linux/amd64)"
 

@@ -52,6 +52,72 @@ def test_loopback_needs_none(host: str) -> None:
         ("limits: {body_mb: 0}", ["limits.body_mb", "is wrong"]),
         ("- a", ["'name: value'"]),
         ("a: [", ["not valid YAML", "line"]),
+        ("a: " + "[" * 5000, ["not valid YAML"]),
+        ("\tport: 1", ["not valid YAML", "line 1"]),
+        ("port: 1\nport: 2", ["not valid YAML", "line 2", "'port' is given twice"]),
+        ("log: {level: info, level: debug}", ["'level' is given twice"]),
+        ("1: 2", ["'1'", "is no setting"]),
+        ('"\\e[2J": 2', ["'\\x1b[2J'", "is no setting"]),
+        ("null: 2", ["'None'", "is no setting"]),
+        ("limits: null", ["limits", "is wrong"]),
+        ("limits: [1]", ["limits", "is wrong"]),
+        ("host: 5", ["host", "is wrong"]),
+        ("host: null", ["host", "is wrong"]),
+        ("port: 1.5", ["port", "is wrong"]),
+        ("port: -1", ["port", "is wrong"]),
+        ("token: short", ["token", "is wrong"]),
+        ("console: {enabled: sometimes}", ["console.enabled", "is wrong"]),
+        ("console: {idle_minutes: 0}", ["console.idle_minutes", "is wrong"]),
+        ("log: {level: loud}", ["log.level", "'debug'"]),
+        ("log: {format: xml}", ["log.format", "'json'"]),
+        ("limits: {body_mb: .inf}", ["limits.body_mb", "is wrong"]),
+        ("limits: {body_mb: .nan}", ["limits.body_mb", "is wrong"]),
+        ("limits: {body_mb: 1e305}", ["limits.body_mb", "is wrong"]),
+        ("limits: {waiting_requests: 0}", ["limits.waiting_requests", "is wrong"]),
+        ("limits: {connections: 0}", ["limits.connections", "is wrong"]),
+        ("limits: {body_md: 1}", ["limits.body_md", "is no setting", "Did you mean 'body_mb'?"]),
+        ("store: {retention_days: 1e300}", ["store.retention_days", "is wrong"]),
+        ("store: {retention_days: -1}", ["store.retention_days", "is wrong"]),
+        ("store: {max_alerts: 1e30}", ["store.max_alerts", "is wrong"]),
+        ("alerts: {threshold_scale: 0.2}", ["alerts.threshold_scale", "0.3"]),
+        ("alerts: {first_actions: 0}", ["alerts.first_actions", "is wrong"]),
+        ("alerts: {gap_minutes: 0}", ["alerts.gap_minutes", "is wrong"]),
+        ("model: {threads: 0}", ["model.threads", "is wrong"]),
+        ("model: {watch_seconds: -1}", ["model.watch_seconds", "is wrong"]),
+        ("model: {challenger: champion}", ["model", "is wrong", "served already"]),
+        ("model: {challenger: ''}", ["model.challenger", "is wrong"]),
+        ("journal: {max_mb: 0}", ["journal.max_mb", "is wrong"]),
+        ("state: {snapshot_events: 0}", ["state.snapshot_events", "is wrong"]),
+        ("events: {memory_mb: 1}", ["events.memory_mb", "256"]),
+        ("history: {retention_days: 0.5}", ["history.retention_days", "is wrong"]),
+        ("access: {log: {files: 1}}", ["access.log.files", "is wrong"]),
+        ("access: {rates: {requests_per_second: 0}}", ["access.rates.requests_per_second", "is wrong"]),
+        ("access: {certificates: [{common_name: a, scopes: [root]}]}", ["access.certificates.0.scopes.0"]),
+        ("access: {certificates: [{scopes: [read]}]}", ["access.certificates.0", "by common_name or by uri"]),
+        (
+            "access: {certificates: [{common_name: a, uri: b, scopes: [read]}]}",
+            ["access.certificates.0", "one of them"],
+        ),
+        ("access: {certificates: [{common_name: a, scopes: []}]}", ["access.certificates.0.scopes"]),
+        ("access: {certificates: [{common_name: a, scopes: [read]}]}", ["needs tls.client_ca"]),
+        ("tls: {key: a}", ["tls", "need a certificate"]),
+        ("tls: {client_ca: a}", ["tls", "need a certificate"]),
+        ("tls: {certificate: a, client_crl: b}", ["tls", "client_crl needs client_ca"]),
+        ("journal: {path: /a}\nstate: {path: /a}", ["journal.path and state.path are the same"]),
+        (
+            "access: {log: {path: /a}}\nsinks: [{name: a, type: file, path: /a}]",
+            ["access.log.path and path of the sink a are the same"],
+        ),
+        (
+            "sinks: [{name: a, type: file, path: /a}, {name: b, type: file, path: /a}]",
+            ["sink a", "sink b", "are the same"],
+        ),
+        ("sinks: [{name: a, type: stdout, repeat_minutes: .inf}]", ["sinks.0.stdout.repeat_minutes"]),
+        ("sinks: [{name: a, type: stdout, max_queued: 0}]", ["sinks.0.stdout.max_queued", "is wrong"]),
+        ("sinks: {name: a}", ["sinks", "is wrong"]),
+        ("sinks: [a]", ["sinks.0", "is wrong"]),
+        ("traces: {enabled: 7}", ["traces.enabled", "is wrong"]),
+        ("explain: 5", ["explain", "is wrong"]),
     ],
 )
 def test_wrong_settings_are_named(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -61,6 +127,38 @@ def test_wrong_settings_are_named(tmp_path: Path, text: str, words: list[str]) -
         load_settings(file)
     for word in words:
         assert word in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("KUBEHABIT_PORT", "http", ["port", "is wrong"]),
+        ("KUBEHABIT_PORT", "tcp://10.0.0.1:8646", ["port", "enableServiceLinks: false"]),
+        ("KUBEHABIT_SINKS", "[{", ["KUBEHABIT_SINKS", "not valid JSON"]),
+        ("KUBEHABIT_LIMITS", "16", ["limits", "is wrong"]),
+        ("KUBEHABIT_LIMITS__BODY_MD", "16", ["limits.body_md", "is no setting", "body_mb"]),
+        ("KUBEHABIT_LIMITS__BODY_MB", "lots", ["limits.body_mb", "is wrong"]),
+        ("KUBEHABIT_LIMIT__BODY_MB", "16", ["KUBEHABIT_LIMIT__BODY_MB", "mean KUBEHABIT_LIMITS?"]),
+        ("KUBEHABIT_TOKNE", "0123456789abcdef", ["KUBEHABIT_TOKNE", "mean KUBEHABIT_TOKEN?"]),
+    ],
+)
+def test_wrong_variables_are_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: list[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(KubehabitError) as raised:
+        load_settings()
+    for word in words:
+        assert word in str(raised.value)
+    assert "0123456789abcdef" not in str(raised.value)
+
+
+def test_variables_that_a_cluster_sets_for_a_service_of_our_name_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "PORT_8646_TCP", "PORT_8646_TCP_ADDR", "SERVICE_PORT_HTTP"):
+        monkeypatch.setenv(f"KUBEHABIT_{name}", "10.0.0.1")
+    assert load_settings().port == 8646
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

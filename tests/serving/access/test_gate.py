@@ -20,8 +20,8 @@ from data.errors import KubehabitError
 from kubehabit.main import app as command_line
 from serving.access import connection_limits, reloading_file
 from serving.access.access_log import AccessLog
-from serving.access.gate import Access, network_of
-from serving.access.rate_limit import Bucket, Limiter, Rate
+from serving.access.gate import Access
+from serving.access.rate_limit import Bucket, Limiter, Rate, network_of
 from serving.access.scopes import NEEDS
 from serving.access.tokens import PREFIX, Tokens, create, digest, read_tokens, revoke
 from serving.app import create_app
@@ -764,25 +764,6 @@ def test_what_is_no_http_is_a_problem_too(live: Callable[..., Live]) -> None:
     with live() as server, server.connect() as connection:
         connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
         assert problem_in(read_all(connection))["status"] == 400
-
-
-def test_connections_are_bounded(live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_limits, "MAX_CONNECTIONS", 2)
-    ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with live() as server, server.connect() as first, server.connect() as second:
-        for connection in (first, second):
-            connection.sendall(ask)
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-        with server.connect() as third:
-            assert problem_in(read_all(third))["status"] == 503
-        second.close()
-        for _ in range(100):
-            with server.connect() as again:
-                again.sendall(ask)
-                if again.recv(65536).startswith(b"HTTP/1.1 200"):
-                    break
-        else:
-            raise AssertionError("a closed connection keeps its place")
 
 
 def test_no_other_protocol_gets_past_the_gate(live: Callable[..., Live]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from data.errors import KubehabitError
-from serving.access import reloading_file
+from serving.access import connection_limits, reloading_file
 from serving.access.tls import ServerTls
 from serving.app import create_app
 from serving.scoring.engine import Engine
 from serving.settings import Settings, TlsSettings
 from tests.serving.api.test_api import is_problem
 from tests.serving.fakes import raw_event
-from tests.serving.live import Live
+from tests.serving.live import Live, read_all
 
 
 @pytest.fixture(autouse=True)
@@ -387,3 +387,25 @@ def test_files_that_do_not_fit_are_told_at_the_start(
     )
     with pytest.raises(KubehabitError, match=words):
         ServerTls(files.model_copy(update={name: folder / value for name, value in change.items()}))
+
+
+def test_connections_that_never_shake_hands_make_room(
+    start: Callable[..., Live], files: TlsSettings, authority: trustme.CA
+) -> None:
+    limits = {"connections": 10, "connections_per_address": 5}
+    with start(tls=files, limits=limits) as live, ExitStack() as stack:
+        idle = [stack.enter_context(live.connect()) for _ in range(20)]
+        with client(live, authority) as one:
+            assert one.get("/healthz").status_code == 200
+            assert one.get("/healthz").status_code == 200
+        for closed in idle[:15]:
+            assert read_all(closed) == b""
+
+
+def test_a_handshake_that_is_not_finished_in_time_ends_its_connection(
+    start: Callable[..., Live], files: TlsSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.3)
+    with start(tls=files) as live, live.connect() as connection:
+        connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        read_all(connection)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
 from tenacity import wait_fixed
@@ -28,11 +29,13 @@ from serving.delivery import outbox as outbox_module
 from serving.delivery.dispatcher import Dispatcher
 from serving.delivery.outbox import Outbox
 from serving.rollout.loader import outbox_of
+from serving.schemas import SEVERITIES
 from serving.scoring.engine import Engine
 from serving.settings import Settings, load_settings
 from serving.sinks import AnySinkSettings
 from serving.sinks.base import SinkSettings, UnavailableError, Update
 from serving.storage.database import AlertStore
+from serving.storage.tables import ALERTS, DELIVERIES
 from tests.serving.conftest import SHIPPED, model_info
 from tests.serving.fakes import FakeDetector, decoded, secret_event
 from tests.serving.receivers import HttpReceiver, StreamReceiver, until
@@ -311,8 +314,13 @@ class Service:
         outbox = Outbox(self.store, sinks)
         self.engine = Engine(FakeDetector(), FIELDS, model_info(), self.store, explainer, outbox=outbox)
         self.counts: list[tuple[str, str]] = []
+        self.dropped: list[tuple[str, str, int]] = []
         self.dispatcher = Dispatcher(
-            outbox, sinks, lambda *what: self.counts.append(what), wait=wait_fixed(0.01)
+            outbox,
+            sinks,
+            lambda *what: self.counts.append(what),
+            lambda *what: self.dropped.append(what),
+            wait=wait_fixed(0.01),
         )
 
     def score(self, *events: dict[str, Any]) -> list[str]:
@@ -322,6 +330,13 @@ class Service:
 
     def depth(self, name: str = "out") -> int:
         return self.dispatcher.outbox.depths()[name][0]
+
+    def waiting(self) -> list[str]:
+        """Principals of the alerts that wait, in the order in which they were raised."""
+        wait = sa.select(ALERTS.c.principal).join(DELIVERIES, DELIVERIES.c.alert == ALERTS.c.number)
+        with self.store.reading() as connection:
+            query = wait.where(DELIVERIES.c.due.is_not(None)).order_by(ALERTS.c.number)
+            return list(connection.execute(query).scalars())
 
     def close(self) -> None:
         self.dispatcher.close()
@@ -494,12 +509,29 @@ def test_filters_choose_what_a_sink_gets(
     assert sorted(got) == passed
 
 
+def test_a_queue_that_is_full_keeps_the_worst_and_counts_what_it_drops(
+    make_service: Callable[..., Service],
+) -> None:
+    sink = settings_of(type="webhook", url="http://127.0.0.1:9", max_queued=2)
+    service = make_service(sink, start=False)
+    service.score(secret_event(0, user="worst"))
+    with service.store.transaction() as connection:
+        connection.execute(sa.update(ALERTS).values(severity=SEVERITIES.index("critical")))
+    for number in range(1, 6):
+        service.score(secret_event(number, user=f"user-{number}"))
+    service.dispatcher.start()
+    until(lambda: len(service.dropped) > 0)
+    assert service.dropped == [("out", "high", 4)]
+    assert service.waiting() == ["worst", "user-5"]
+
+
 def test_a_queue_that_is_full_gives_up_its_oldest(make_service: Callable[..., Service]) -> None:
     sink = settings_of(type="webhook", url="http://127.0.0.1:9", max_queued=2)
     service = make_service(sink, start=False)
     for number in range(5):
         service.score(secret_event(number, user=f"user-{number}"))
-    assert service.dispatcher.outbox.trim(sink) == 3
+    assert service.dispatcher.outbox.trim(sink) == {"high": 3}
+    assert service.dispatcher.outbox.trim(sink) == {}
     assert service.depth() == 2
     entry = service.dispatcher.outbox.next(sink)
     assert entry is not None
