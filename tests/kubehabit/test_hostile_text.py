@@ -41,6 +41,7 @@ SILENT = {
     "tune": "prints settings and their figures",
     "ablate": "prints where its report is",
     "serve": "writes its log as JSON; see tests/serving/telemetry",
+    "doctor": "prints settings, paths and versions of the operator's own",
     "token create": "prints the token's name, which is checked",
     "token list": "prints the tokens' names, which are checked",
     "token revoke": "prints the token's name, which is checked",
