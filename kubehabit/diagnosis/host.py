@@ -40,6 +40,7 @@ def folders(settings: Settings) -> dict[str, Path]:
         "state.path": settings.state.resolved_path,
         "model.cache": settings.model.cache_dir,
         "dead_letters.path": settings.dead_letters.resolved_path.parent,
+        "access.log.path": settings.access.log.resolved_path.parent,
     }
     return found | ({"events.path": settings.events.resolved_path} if settings.events.enabled else {})
 
@@ -61,7 +62,7 @@ def check_home(settings: Settings) -> Iterator[Finding]:
             sentence = f"{folder} ({name}) cannot be written to ({error.strerror}): give it to the user of the service."
             yield Finding("home", "error", sentence)
             continue
-        free[place.stat().st_dev] = (folder, shutil.disk_usage(place).free)
+        free.setdefault(place.stat().st_dev, (folder, shutil.disk_usage(place).free))
     for folder, size in free.values():
         room = f"The disk of {folder} has {size / _MIB:,.0f} MiB free"
         if size < _LEAST_FREE:
