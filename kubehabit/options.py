@@ -79,10 +79,10 @@ def say_json(text: str) -> None:
     """Print a JSON text; characters that are not visible are written as escapes of JSON, which mean the same."""
     from data.visible_text import visible
 
-    lines = text.split("\n")  # none of them is within a string
-    if any(visible(line) != line for line in lines):
-        shown = (one if visible(one) == one or one == "\n" else json.dumps(one)[1:-1] for one in text)
-        text = "".join(shown)
+    # Raw tabs and line breaks stand between the parts of a JSON text, never in a string.
+    text = text.replace("\r", " ")
+    if any(visible(line) != line for line in text.split("\n")):
+        text = "".join(one if one in "\n\t" or visible(one) == one else json.dumps(one)[1:-1] for one in text)
     typer.echo(text)
 
 

@@ -486,6 +486,27 @@ def missing_file(url: str) -> Path | None:
     return file if parsed.get_backend_name() == "sqlite" and not file.is_file() else None
 
 
+def has_current_schema(url: str) -> bool:
+    """Whether the tables of an existing store are those of this version; changes none.
+
+    Raises:
+        StoreError: the store cannot be opened.
+    """
+    try:
+        engine = _open(url)
+        try:
+            with engine.connect() as connection:
+                if not sa.inspect(connection).has_table("alembic_version"):
+                    return False
+                return connection.scalars(_VERSIONS).all() == [_NEWEST]
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, OSError, ImportError) as error:
+        raise StoreError(
+            f"Cannot open the alert store {shown_url(url)}: {_first_line(error)}. Check store.url and {_what_to_check(url)}."
+        ) from error
+
+
 def shown_url(url: str) -> str:
     """The URL of a store without its password."""
     try:

@@ -52,9 +52,8 @@ class Console:
 
     def get(self, path: str) -> Any:
         """Ask the API, as the administrator."""
-        answer = httpx.get(
-            self.url + path, headers={"Authorization": f"Bearer {self.admin}"}, trust_env=False
-        )
+        headers = {"Authorization": f"Bearer {self.admin}"}
+        answer = httpx.get(self.url + path, headers=headers, trust_env=False, timeout=120)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -64,7 +63,7 @@ class Console:
 
     @property
     def later(self) -> list[bytes]:
-        """The next line of the recording, which nobody sent yet; taking it leaves it out."""
+        """The next line of the recording, which was not sent yet; taking it leaves it out."""
         return list(islice(self.rest, 1))
 
     def send(self, lines: list[bytes]) -> list[str]:
@@ -72,7 +71,7 @@ class Console:
         headers = {"Authorization": f"Bearer {self.pipeline}", "Content-Type": "application/x-ndjson"}
         content = b"\n".join(lines)
         answer = httpx.post(
-            self.url + "/v1/score", content=content, headers=headers, trust_env=False, timeout=60
+            self.url + "/v1/score", content=content, headers=headers, trust_env=False, timeout=120
         )
         assert answer.status_code == 200, answer.text
         return answer.json()["alerts"]  # type: ignore[no-any-return]
@@ -89,7 +88,7 @@ class Console:
 
 @pytest.fixture(scope="session")
 def console(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
-    """The service with alerts and incidents of the campaign; everybody has to sign in."""
+    """The service with alerts and incidents of the campaign; every caller has to sign in."""
     home = tmp_path_factory.mktemp("console")
     now = datetime.now(UTC)
     file = home / "tokens.json"

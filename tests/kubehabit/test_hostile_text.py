@@ -19,6 +19,7 @@ from data.actions.fields import FIELDS
 from data.visible_text import visible
 from kubehabit.client.remote import Remote
 from kubehabit.main import app
+from kubehabit.options import say_json
 from kubehabit.tables import demo
 from kubehabit.tables.screen import VisibleConsole
 from serving.app import create_app
@@ -41,6 +42,7 @@ SILENT = {
     "tune": "prints settings and their figures",
     "ablate": "prints where its report is",
     "serve": "writes its log as JSON; see tests/serving/telemetry",
+    "doctor": "prints settings, paths and versions of the operator's own",
     "token create": "prints the token's name, which is checked",
     "token list": "prints the tokens' names, which are checked",
     "token revoke": "prints the token's name, which is checked",
@@ -356,7 +358,16 @@ def test_a_command_prints_hostile_text_visibly(command: str, shell: Shell) -> No
         CASES[command](shell)
 
 
-def test_an_error_keeps_its_further_lines_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_stays_the_same_json(capsys: pytest.CaptureFixture[str]) -> None:
+    text = '{\t"a":\r\n [1, "' + "\u00fc\x7f\u202e\U000e0041\ud800" + '"]}'
+    say_json(text)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == json.loads(text)
+    assert not any(one in printed for one in "\x7f\u202e\U000e0041\ud800")
+    assert "\u00fc" in printed
+
+
+def test_an_error_is_one_visible_line() -> None:
     done = CliRunner().invoke(app, ["alerts", "list", "--url", "http://127.0.0.1:9/\x1b[2J"])
     assert done.exit_code == 2
     assert_visible(done.stderr)

@@ -1,0 +1,32 @@
+"""Check of the model: the registry or the last good download, the bundle, and whether it computes here as in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kubehabit.diagnosis.finding import Finding
+from serving.settings import Settings
+
+
+def check_model(settings: Settings) -> Iterator[Finding]:
+    """The champion can be had, its bundle is unharmed, and it passes its parity check. Downloads it, as a start would."""
+    from serving.registry.client import Reference, asked, open_bundle
+    from serving.rollout.loader import UNTESTED, model_loader
+
+    wanted = Reference(settings.model.name, alias=settings.model.alias)
+    try:
+        loaded, fetched = open_bundle(wanted, settings.model.cache_dir, model_loader(settings))
+    finally:
+        asked()
+    if fetched.notice:
+        yield Finding("model", "warning", fetched.notice)
+    test = loaded.model.self_test
+    if test is None:
+        yield Finding("model", "warning", UNTESTED)
+        return
+    yield Finding(
+        "model",
+        "ok",
+        f"{fetched.name} version {fetched.version} ({fetched.source}) is unharmed and computes here as in training: off by "
+        f"{test.worst_difference:.2g} nats at most, {test.tolerance:g} allowed.",
+    )
