@@ -186,7 +186,7 @@ class World:
         return [name for name in members if name != who and name in self.known]
 
     def _new(self, action: Action, known: Known, peers: Sequence[str]) -> dict[str, int]:
-        """Attributes of an action that its principal never had: 1 but its peers, 2 but somebody, 3 nobody."""
+        """Attributes of an action that its principal never had: 1 its peers did, 2 only others did, 3 no principal did."""
         new = {}
         for name in ATTRIBUTES:
             value = action.attribute(name)

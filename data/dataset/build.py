@@ -120,12 +120,7 @@ def build(
     jobs = plan(logs)
     out.mkdir(parents=True, exist_ok=True)
     parts = encode_all(jobs, out / "parts", settings, rules, workers=workers, progress=progress)
-    letters = DeadLetterFile(dead_letters or out / "dead-letters.jsonl")
-    letters.path.unlink(missing_ok=True)  # of an earlier try; its parts bring the same letters again
-    for part in parts:
-        for line, reason, raw in part.meta["letters"]:
-            letters.add(part.meta["log"], DeadLetter(line, reason, raw.encode()))
-    letters.close()
+    letters = _write_dead_letters(parts, dead_letters or out / "dead-letters.jsonl")
     kept, repeats = _without_repeats(parts)
     counts: Counter[str] = Counter({"events": 0, "folded": repeats, "dropped": 0})
     skipped: Counter[str] = Counter()
@@ -165,6 +160,16 @@ def build(
     (out / "card.json").write_text(json.dumps(card, indent=1))  # last: its presence says the dataset is whole
     shutil.rmtree(out / "parts")
     return BuildSummary(out, card)
+
+
+def _write_dead_letters(parts: list[DatasetPart], path: Path) -> DeadLetterFile:
+    letters = DeadLetterFile(path)
+    path.unlink(missing_ok=True)  # of an earlier try; its parts bring the same letters again
+    for part in parts:
+        for line, reason, raw in part.meta["letters"]:
+            letters.add(part.meta["log"], DeadLetter(line, reason, raw.encode()))
+    letters.close()
+    return letters
 
 
 @dataclass(frozen=True, slots=True)

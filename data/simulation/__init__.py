@@ -50,6 +50,15 @@ class Summary:
         )
 
 
+def _start_of(settings: SimulationSettings) -> int:
+    try:
+        return int(datetime.fromisoformat(settings.start).astimezone(UTC).timestamp()) * SECOND
+    except ValueError as error:
+        raise KubehabitError(
+            f"simulate.start is no date: {settings.start!r}. Write it like 2026-11-02T00:00:00Z."
+        ) from error
+
+
 def simulate(
     out: Path,
     principals: int,
@@ -83,12 +92,7 @@ def simulate(
     if not days > 0:
         raise KubehabitError("--days must be greater than 0.")
     scenarios = choose(attacks)
-    try:
-        start = int(datetime.fromisoformat(settings.start).astimezone(UTC).timestamp()) * SECOND
-    except ValueError as error:
-        raise KubehabitError(
-            f"simulate.start is no date: {settings.start!r}. Write it like 2026-11-02T00:00:00Z."
-        ) from error
+    start = _start_of(settings)
     end = start + int(days * DAY)
     split = start + int(days * settings.train_share * DAY)
     try:
@@ -128,12 +132,6 @@ def simulate(
     labels = campaign.labels()
     (out / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
     kinds = [label["kind"] for label in labels]
-    return Summary(
-        normal,
-        kernel.events - normal,
-        cast.size(),
-        kinds.count("attack"),
-        kinds.count("benign-lookalike"),
-        monotonic() - began,
-        out,
-    )
+    attack_runs, lookalikes = kinds.count("attack"), kinds.count("benign-lookalike")
+    events, seconds = kernel.events - normal, monotonic() - began
+    return Summary(normal, events, cast.size(), attack_runs, lookalikes, seconds, out)

@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from random import Random
 from typing import NamedTuple
 
-from data.simulation.config import SimulationSettings
+from data.simulation.config import CastSettings, SimulationSettings
 
 SAFE = "bcdfghjklmnpqrstvwxz2456789"
 _CONSONANTS, _VOWELS = "bdfgjklmnprstvz", "aeiou"
@@ -474,23 +474,7 @@ def _person(
     return Person(who, role, team, clients, homes, (start, start + random.gauss(8.3, 0.7)), random.lognormvariate(0, 0.45))  # fmt: skip
 
 
-def make_cast(settings: SimulationSettings, principals: int, random: Random) -> Cast:
-    """A cluster of about `principals` principals: configured shares plus a fixed set of components."""
-    shares = settings.cast
-    nodes = max(2, shares.nodes or round(principals * shares.node_share))
-    people = max(3, round(principals * shares.people_share))
-    platform = PLATFORM[: max(3, min(len(PLATFORM), shares.platform or principals // 6))]
-    count = max(1, round(people * shares.developers / shares.team_size))
-    teams = _teams(settings, random, count)
-    ml = Team("ml", "ml", [_app(random, "ml", word, "ml") for word in ("trainer", "notebook")], ["retrain"])
-    production = [_app(random, "prod", word, "prod") for word in ("shop", "orders", "checkout", "redis")]
-    staging = [_app(random, "staging", f"{team.name}-stg", team.name) for team in teams[:40]]
-    support = [
-        *(_app(random, "kube-system", word, "k8s") for word in ("coredns", "metrics-server", "cluster-autoscaler")),
-        *(_app(random, place, word, place) for place, word in (("logging", "loki"), ("data", "warehouse"), ("kyverno", "kyverno"), ("ingress-nginx", "ingress-nginx"))),
-    ]  # fmt: skip
-    apps = [app for team in [*teams, ml] for app in team.apps] + production + staging + support
-
+def _controllers() -> dict[str, ApiClient]:
     def local(name: str, groups: tuple[str, ...], agent: str, reason: str) -> ApiClient:
         rights = Rights([Grant(reason)], f'User \\"{name}\\"')
         uid = name.startswith("system:serviceaccount:") or name == "system:apiserver"
@@ -514,14 +498,31 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
     health = ActorIdentity("system:anonymous", ("system:unauthenticated",), anonymous)
     health.outside_reason = _allowed("", binding("ClusterRoleBinding", "system:public-info-viewer", "system:public-info-viewer", 'Group \\"system:unauthenticated\\"'))  # fmt: skip
     controllers["anonymous"] = ApiClient(health, "35.191.0.9", "GoogleHC/1.0", True)
+    return controllers
 
-    node_list = []
-    for index in range(nodes):
+
+def _nodes(count: int) -> list[ClusterNode]:
+    nodes = []
+    for index in range(count):
         name = f"node-{index + 1}"
         rights = Rights([Grant("")], f'User \\"system:node:{name}\\"')
         identity = ActorIdentity(f"system:node:{name}", ("system:nodes", "system:authenticated"), rights)
         address = f"10.128.{index // 240}.{11 + index % 240}"
-        node_list.append(ClusterNode(name, ApiClient(identity, address, f"kubelet/{_VERSION}", True), index))
+        nodes.append(ClusterNode(name, ApiClient(identity, address, f"kubelet/{_VERSION}", True), index))
+    return nodes
+
+
+def _accounts(
+    settings: CastSettings, random: Random, teams: list[Team], nodes: int, principals: int, others: int
+) -> list[Account]:
+    """Service accounts of add-ons, of the platform, of pipelines and, as many as there is room for, of applications.
+
+    Args:
+        teams: the last one has no pipeline.
+        principals: of the whole cluster.
+        others: principals that are no service accounts of the kinds above.
+    """
+    platform = PLATFORM[: max(3, min(len(PLATFORM), settings.platform or principals // 6))]
 
     def pod_address() -> str:
         return f"10.244.{random.randrange(nodes) % 250}.{random.randrange(2, 250)}"
@@ -536,8 +537,8 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
         grants.append(_wide("platform-writers", "platform-writer", namespace, account))
         identity = service_account(namespace, account, grants)
         accounts.append(Account(ApiClient(identity, pod_address(), agent), account, namespace))
-    rest = principals - len(controllers) - nodes - len(accounts) - people
-    pipelines = min(len(teams), max(1, round(principals * shares.pipeline_share)))
+    rest = principals - others - len(accounts)
+    pipelines = min(len(teams) - 1, max(1, round(principals * settings.pipeline_share)))
     for team in teams[:pipelines]:
         subject = f'ServiceAccount \\"ci-deployer/{team.namespace}\\"'
         wide = _cluster_grant("ci-view", "view", subject, READS, _VIEW)
@@ -549,18 +550,23 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
         ]  # fmt: skip
         who = service_account(team.namespace, "ci-deployer", [wide, *own, edit])
         accounts.append(Account(ApiClient(who, pod_address(), random.choice(KUBECTL[:2])), "ci-deployer", team.namespace, team))  # fmt: skip
-    everybody = [*teams, ml]
-    kinds = shares.app_accounts
+    kinds = settings.app_accounts
     for index in range(max(1, rest - pipelines)):
-        team = everybody[index % len(everybody)]
-        app = team.apps[(index // len(everybody)) % len(team.apps)]
-        number = index // (len(everybody) * len(team.apps))
+        team = teams[index % len(teams)]
+        app = team.apps[(index // len(teams)) % len(team.apps)]
+        number = index // (len(teams) * len(team.apps))
         account = app.name + (f"-{number}" if number else "")
         holder = _cluster_grant("lease-holder", "lease-holder", f'ServiceAccount \\"{account}/{team.namespace}\\"', None, frozenset(("leases", "endpoints")))  # fmt: skip
         grant = _local_grant(f"app-{account}/{team.namespace}", "edit", f'ServiceAccount \\"{account}/{team.namespace}\\"', None, frozenset((team.namespace,)))  # fmt: skip
         who = service_account(team.namespace, account, [holder, grant])
         accounts.append(Account(ApiClient(who, pod_address(), LIBRARIES[index % len(LIBRARIES)]), kinds[index % len(kinds)], team.namespace, team))  # fmt: skip
+    return accounts
 
+
+def _crowd(settings: SimulationSettings, random: Random, teams: list[Team], people: int) -> list[Person]:
+    """People by role; the last team is that of data science."""
+    *teams, ml = teams
+    shares = settings.cast
     roles = ["developer"] * (people - min(people, max(3, round(people * (1 - shares.developers)))))
     roles += islice(cycle(shares.specialists), people - len(roles))
     if "admin" in roles:  # one is enough
@@ -579,4 +585,27 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
         seen.add(person.who.name)
         person.on_call = role == "sre"
         crowd.append(person)
-    return Cast([*teams, ml], crowd, accounts, node_list, controllers, apps, production)
+    return crowd
+
+
+def make_cast(settings: SimulationSettings, principals: int, random: Random) -> Cast:
+    """A cluster of about `principals` principals: configured shares plus a fixed set of components."""
+    shares = settings.cast
+    nodes = max(2, shares.nodes or round(principals * shares.node_share))
+    people = max(3, round(principals * shares.people_share))
+    count = max(1, round(people * shares.developers / shares.team_size))
+    teams = _teams(settings, random, count)
+    ml = Team("ml", "ml", [_app(random, "ml", word, "ml") for word in ("trainer", "notebook")], ["retrain"])
+    production = [_app(random, "prod", word, "prod") for word in ("shop", "orders", "checkout", "redis")]
+    staging = [_app(random, "staging", f"{team.name}-stg", team.name) for team in teams[:40]]
+    teams.append(ml)
+    support = [
+        *(_app(random, "kube-system", word, "k8s") for word in ("coredns", "metrics-server", "cluster-autoscaler")),
+        *(_app(random, place, word, place) for place, word in (("logging", "loki"), ("data", "warehouse"), ("kyverno", "kyverno"), ("ingress-nginx", "ingress-nginx"))),
+    ]  # fmt: skip
+    apps = [app for team in teams for app in team.apps] + production + staging + support
+    controllers, all_nodes = _controllers(), _nodes(nodes)
+    others = len(controllers) + nodes + people
+    accounts = _accounts(shares, random, teams, nodes, principals, others)
+    crowd = _crowd(settings, random, teams, people)
+    return Cast(teams, crowd, accounts, all_nodes, controllers, apps, production)
