@@ -137,8 +137,8 @@ def verify(
 
     Next:  keep the head that it prints somewhere else, for the next time.
     """
+    from data.signing_keys import load_public_key
     from kubehabit.tables import evidence as tables
-    from serving.forensics.ledger import load_public_key
 
     public = None if key is None else load_public_key(key)
     if file is not None:

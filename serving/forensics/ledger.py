@@ -17,14 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from data.durable_file import write_durably
 from data.errors import KubehabitError
@@ -102,42 +97,6 @@ def read_head(folder: Path) -> Head | None:
         return msgspec.json.decode((folder / _HEAD).read_bytes(), type=Head)
     except FileNotFoundError:
         return None
-
-
-def load_signing_key(path: Path) -> Ed25519PrivateKey:
-    """An Ed25519 private key in PEM.
-
-    Raises:
-        KubehabitError: the file cannot be read or holds something else.
-    """
-    try:
-        key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KubehabitError(
-            f"Cannot read the signing key {path}: {error}. Make one with: openssl genpkey -algorithm ed25519 -out {path}"
-        ) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KubehabitError(
-            f"{path} is no Ed25519 key. Make one with: openssl genpkey -algorithm ed25519 -out {path}"
-        )
-    return key
-
-
-def load_public_key(path: Path) -> Ed25519PublicKey:
-    """An Ed25519 public key in PEM.
-
-    Raises:
-        KubehabitError: the file cannot be read or holds something else.
-    """
-    try:
-        key = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise KubehabitError(
-            f"Cannot read the public key {path}: {error}. Make it with: openssl pkey -in KEY -pubout -out {path}"
-        ) from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise KubehabitError(f"{path} is no Ed25519 public key.")
-    return key
 
 
 def public_bytes(key: Ed25519PublicKey) -> str:
