@@ -55,6 +55,7 @@ class ModelSettings(_Section):
     cache: Path | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     cached_windows: Annotated[int, Field(ge=0)] = 0
+    public_key: Path | None = None
 
     @property
     def cache_dir(self) -> Path:

@@ -106,11 +106,18 @@ def model_loader(settings: Settings) -> Callable[[Bundle, Fetched], Loaded]:
         threads=settings.model.threads,
         cached_windows=settings.model.cached_windows,
         threshold_scale=settings.alerts.threshold_scale,
+        public_key=settings.model.public_key,
     )
 
 
 def load_model(
-    bundle: Bundle, fetched: Fetched, *, threads: int, cached_windows: int, threshold_scale: float = 1.0
+    bundle: Bundle,
+    fetched: Fetched,
+    *,
+    threads: int,
+    cached_windows: int,
+    threshold_scale: float = 1.0,
+    public_key: Path | None = None,
 ) -> Loaded:
     """Make a bundle's detector, prove that it computes here what training computed, and warm it.
 
@@ -119,16 +126,22 @@ def load_model(
         fetched: where it came from.
         threads, cached_windows: see `detection.detector.Detector`.
         threshold_scale: see `detection.calibration.Calibration.scaled`.
+        public_key: file of the key with which the bundle must be signed; None if it need not be.
 
     Raises:
-        BundleError: its graph cannot be run here, or fails the bundle's self-test.
+        KubehabitError: the public key cannot be read.
+        BundleError: the bundle is not signed with that key, its graph cannot be run here, or fails the bundle's self-test.
     """
     from data.actions.fields import FIELDS
     from data.actions.stage_folding import StageFolder
     from data.errors import BundleError
+    from data.signing_keys import load_public_key
+    from detection.bundle import verify_signature
     from detection.detector import Detector, describe
     from detection.parity_check import TOLERANCE, verify_parity
 
+    if public_key is not None:
+        verify_signature(bundle.path, load_public_key(public_key))
     what = f"{fetched.name} version {fetched.version}"
     bundle = replace(bundle, calibration=bundle.calibration.scaled(threshold_scale))
     try:
