@@ -139,10 +139,8 @@ class ActorIdentity:
         self.user = (
             f'{{"username":"{name}",' + (f'"uid":"{uid_of(name)}",' if uid else "") + f'"groups":[{listed}]}}'
         )
-        self.rights = rights
-        self.authorize = rights.authorize
-        self.refused = rights.refused
-        self.too_wide = rights.too_wide
+        self.rights, self.authorize = rights, rights.authorize
+        self.refused, self.too_wide = rights.refused, rights.too_wide
         name, subject = "system:discovery", 'Group \\"system:authenticated\\"'
         reason = "" if "system:masters" in groups else binding("ClusterRoleBinding", name, name, subject)
         self.outside_reason = _allowed(rights.extra, reason)
@@ -158,10 +156,7 @@ class ApiClient:
     __slots__ = ("_head", "account", "address", "agent", "busy", "done", "machine", "who")
 
     def __init__(self, who: ActorIdentity, address: str, agent: str, machine: bool = False) -> None:
-        self.who = who
-        self.address = address
-        self.agent = agent
-        self.machine = machine
+        self.who, self.address, self.agent, self.machine = who, address, agent, machine
         self.account = who.name.startswith("system:serviceaccount:")
         self.done = 0
         # Microseconds after its last response until it may ask again: most controllers have several workers.
@@ -220,8 +215,7 @@ class Person:
         clients: usual clients, the main one first.
         homes: namespaces worked in, the main one first.
         shift: start and end of the working day, hours UTC.
-        first: day of the first appearance.
-        last: day of the last.
+        first, last: days of the first and last appearance.
     """
 
     who: ActorIdentity
@@ -286,12 +280,14 @@ def service_account(namespace: str, account: str, grants: Sequence[Grant]) -> Ac
     name = f"system:serviceaccount:{namespace}:{account}"
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
     extra = f'"authentication.k8s.io/legacy-token":"{name}",'
-    return ActorIdentity(
-        name, groups, Rights(grants, f'ServiceAccount \\"{account}/{namespace}\\"', extra), uid=True
-    )
+    return ActorIdentity(name, groups, Rights(grants, _subject(namespace, account), extra), uid=True)
 
 
 Names = frozenset[str] | None
+
+
+def _subject(namespace: str, account: str) -> str:
+    return f'ServiceAccount \\"{account}/{namespace}\\"'
 
 
 def _cluster_grant(
@@ -305,8 +301,7 @@ def _local_grant(name: str, role: str, subject: str, resources: Names, namespace
 
 
 def _wide(name: str, role: str, namespace: str, account: str) -> Grant:
-    subject = f'ServiceAccount \\"{account}/{namespace}\\"'
-    return _cluster_grant(name, role, subject)
+    return _cluster_grant(name, role, _subject(namespace, account))
 
 
 CONTROLLERS = """
@@ -387,11 +382,8 @@ def _rights_of(role: str, team: Team) -> Rights:
         _cluster_grant("corp-devs-debug", "debug-everywhere", devs, None, _DEBUG),
         _cluster_grant("corp-crd-editor", "crd-editor", devs, None, _CUSTOM),
     ]
-    if role == "data-science":
-        grants += [
-            _local_grant(f"ds-edit/{place}", "edit", subject, None, frozenset((place,)))
-            for place in ("ml", "argo", "data")
-        ]
+    for place in ("ml", "argo", "data") if role == "data-science" else ():
+        grants.append(_local_grant(f"ds-edit/{place}", "edit", subject, None, frozenset((place,))))
     homes = frozenset((team.namespace, *(("prod", "data") if role == "dba" else ())))
     grants += [
         _local_grant(f"dev-edit/{team.namespace}", "edit", subject, _EDIT, homes),
@@ -405,11 +397,8 @@ def _app(random: Random, namespace: str, name: str, team: str) -> App:
     replicas = random.choice((1, 2, 2, 2, 2, 2, 3))
     image, template = f"registry.corp.example/{team}/{name}", suffix(random, 10)
     account = name if random.random() < 0.75 else ""
-    app = App(namespace, name, image, replicas, template, account)
-    app.pods = [
-        (f"{name}-{app.template}-{suffix(random, 5)}", random.randrange(1 << 16)) for _ in range(replicas)
-    ]
-    return app
+    pods = [(f"{name}-{template}-{suffix(random, 5)}", random.randrange(1 << 16)) for _ in range(replicas)]
+    return App(namespace, name, image, replicas, template, account, pods)
 
 
 def _teams(settings: SimulationSettings, random: Random, count: int) -> list[Team]:
@@ -439,9 +428,8 @@ def _person(
     name = "kubernetes-admin" if role == "admin" else (
         "terraform@corp.example" if role == "iac" and index == 0 else f"{_word(random, 3)}.{_word(random, 2)}@corp.example"
     )  # fmt: skip
-    groups: tuple[str, ...] = (
-        (f"dev:{team.name}", "corp:devs") if role == "developer" else _GROUPS.get(role, (role,))
-    )
+    dev = role == "developer"
+    groups: tuple[str, ...] = (f"dev:{team.name}", "corp:devs") if dev else _GROUPS.get(role, (role,))
     who = ActorIdentity(name, (*groups, "system:authenticated"), rights)
     screens = settings.people.screens
     if role == "iac":

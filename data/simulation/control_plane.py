@@ -314,8 +314,7 @@ def cron_jobs(world: World) -> Process:
     yield random.randrange(look)
     while True:
         for prepared in lists:
-            if prepared is not None:
-                kernel.fire(prepared, False)
+            kernel.fire(prepared, False)
             yield 4 * _MS
             keeper.done = kernel.now
         for index, (namespace, name) in enumerate(jobs):
@@ -431,8 +430,7 @@ def apiserver(world: World) -> Process:
     kernel.spawn(apiserver_reviews(world))
     while True:
         for prepared in first:
-            if prepared is not None:
-                kernel.fire(prepared, False)
+            kernel.fire(prepared, False)
             yield 3 * _MS
         yield 10 * SECOND
 

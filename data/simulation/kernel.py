@@ -271,8 +271,10 @@ class Kernel:
             f'Z","annotations":{annotations}}}\n',
         )
 
-    def fire(self, prepared: tuple[str, str, str], write: bool) -> str:
-        """Send a prepared request now. Returns its audit ID."""
+    def fire(self, prepared: tuple[str, str, str] | None, write: bool) -> str:
+        """Send a prepared request now, if the policy keeps it. Returns its audit ID."""
+        if prepared is None:
+            return ""
         before, middle, after = prepared
         audit_id = next(self._ids)
         now = self.now
