@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from data.errors import KubehabitError
 from data.simulation.attacks import Campaign, choose
 from data.simulation.cluster import make_cast
-from data.simulation.config import SimulationSettings, load_settings
+from data.simulation.config import DAY, SECOND, SimulationSettings, load_settings
 from data.simulation.control_plane import start_machines
-from data.simulation.kernel import DAY, SECOND, Kernel
+from data.simulation.kernel import Kernel
 from data.simulation.people import start_people
 from data.simulation.world import World
 

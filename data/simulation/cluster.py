@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from random import Random
 from typing import NamedTuple
 
-from data.simulation.config import CastSettings, SimulationSettings
+from data.simulation.config import DAY, CastSettings, SimulationSettings
 
 SAFE = "bcdfghjklmnpqrstvwxz2456789"
 _CONSONANTS, _VOWELS = "bdfgjklmnprstvz", "aeiou"
@@ -228,6 +228,11 @@ class Person:
     first: int = 0
     last: int = 1 << 30
     on_call: bool = False
+
+    def hours(self, day: int) -> tuple[int, int]:
+        """When work begins and ends on a day, microseconds since 1970 UTC."""
+        begin = day * DAY + int(self.shift[0] * DAY / 24)
+        return begin, begin + int((self.shift[1] - self.shift[0]) * DAY / 24)
 
 
 @dataclass(slots=True)

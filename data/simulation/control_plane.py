@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from data.simulation.api import FULL_DISCOVERY
 from data.simulation.cluster import Account, ApiClient, App, ClusterNode, suffix
-from data.simulation.kernel import DAY, SECOND, Process, watch_query
+from data.simulation.config import DAY, SECOND
+from data.simulation.kernel import Process, watch_query
 from data.simulation.steps import HELM_UPGRADE, compiled, owned_job
 from data.simulation.world import World
 
@@ -253,8 +254,8 @@ def loop(world: World, account: Account, habit: Loop, homes: Sequence[str], pace
 def _own_app(account: Account) -> App | None:
     if account.team is None:
         return None
-    name = account.client.who.name.rpartition(":")[2]
-    return next((app for app in account.team.apps if app.name == name), account.team.apps[0])
+    apps, name = account.team.apps, account.client.who.name.rpartition(":")[2]
+    return next((app for app in apps if app.name == name), apps[0])
 
 
 def build_runner(world: World, account: Account, pace: float) -> Process:
@@ -390,9 +391,7 @@ def volumes(world: World, node: ClusterNode, number: int) -> Process:
 def visits(world: World, client: ApiClient, paths: Sequence[str], period: float) -> Process:
     """Requests outside the resource API, in turn."""
     yield world.random.randrange(int(period * SECOND))
-    while True:
-        if not world.kernel.visit(client, paths[world.random.randrange(len(paths))]):
-            return
+    while world.kernel.visit(client, paths[world.random.randrange(len(paths))]):
         yield _spread(world, period, 0.02)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from data.simulation.api import DISCOVERY
 from data.simulation.cluster import ActorIdentity, ApiClient, App, Cast, ClusterNode, Team, suffix, uid_of
-from data.simulation.config import SimulationSettings
-from data.simulation.kernel import DAY, SECOND, Kernel, Process, watch_query
+from data.simulation.config import DAY, SECOND, SimulationSettings
+from data.simulation.kernel import Kernel, Process, watch_query
 from data.simulation.steps import Scene, Step, body_of, owner_reference, pod_body
 
 _STATUS = {
