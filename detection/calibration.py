@@ -130,7 +130,7 @@ class Rarity:
         return cls(actions, hits)
 
     def decades(self, classes: Ints, resource: Ints, root: Levels) -> Floats:
-        """Rarity of each action, float64 [N]: of what is rarest in its session and in the deed; 0 where nothing is new."""
+        """Rarity of each action, float64 [N]: of what is rarest in its session and in the rest; 0 where nothing is new."""
         if not len(classes):
             return np.empty(0)
         attributes = np.arange(root.shape[1])
