@@ -154,7 +154,7 @@ from data.dataset.build import build
 
 if __name__ == "__main__":
     actions = build([Path(sys.argv[1])], Path(sys.argv[2]), progress=False, workers=int(sys.argv[3]) or None).card["actions"]
-    # VmHWM, not ru_maxrss: that one begins at the size of whoever started this process.
+    # VmHWM, not ru_maxrss: that one begins at the size of the process that started this one.
     own = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
     print(actions, max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 """

@@ -162,7 +162,7 @@ class Verdict(NamedTuple):
 
 
 def tell_apart(left: Windows, right: Windows, kind: str, seed: int, limit: int = 1500) -> Verdict:
-    """How well windows of one kind of principal can be told apart, and by what."""
+    """How well windows of one kind of principal can be separated, and by what."""
     random = np.random.default_rng(seed)
     chosen: list[dict[bool, list[int]]] = []
     for windows in (left, right):

@@ -186,7 +186,7 @@ class World:
         return [name for name in members if name != who and name in self.known]
 
     def _new(self, action: Action, known: Known, peers: Sequence[str]) -> dict[str, int]:
-        """Attributes of an action that its principal never had: 1 but its peers, 2 but somebody, 3 nobody."""
+        """Attributes of an action that its principal never had: 1 its peers did, 2 only others did, 3 no principal did."""
         new = {}
         for name in ATTRIBUTES:
             value = action.attribute(name)
@@ -417,7 +417,7 @@ def only_in(attack: Difference, twin: Difference) -> list[str]:
     deeds = sorted(attack.deeds - twin.deeds)
     kinds = identify(attack.who, ()).kind, identify(twin.who, ()).kind
     who = [f"who ({kinds[0]}, not {kinds[1]})"] if kinds[0] != kinds[1] else []
-    return [*more, *newer, *signals, *values, *(f"deed {cut(deed)}" for deed in deeds[:1]), *who]
+    return [*more, *newer, *signals, *values, *(f"action {cut(deed)}" for deed in deeds[:1]), *who]
 
 
 def cut(text: str, width: int = 48) -> str:
@@ -432,7 +432,7 @@ For every attack of the catalogue: in what its actions differ from the **ordinar
 used**, and what of that its benign look-alike does not show. *Recorded* scenarios are judged on the real events of the labelled
 recording (all runs of a scenario joined). *Constructed* ones are the catalogue's calls, or for a technique of which it gives only
 the name the calls it takes, in the clothes of a principal of the recording: its own client, address and groups, so that only the
-deed itself can differ (which permission allowed it is left out: nobody decided it).
+action itself can differ (which permission allowed it is left out: nobody decided it).
 
 *New* lists attributes (`data/actions/attributes.py`) never before seen from the principal: plain = its peers do it, `*` = no peer
 does, `**` = nobody ever did.

@@ -10,6 +10,9 @@ warmup.npz        last actions of each principal in training: the context of its
 card.md           model card
 self_test.npz     a few windows with the errors that torch computed; absent from older bundles
 checksums.json    SHA-256 of each file above; written last
+checksums.json.sig  raw Ed25519 signature of checksums.json, in a bundle that was signed; `openssl pkeyutl -rawin` makes the same
+
+A bundle may come from another machine: its files are bounded in size, must lie in its folder, and cannot name files elsewhere.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from data.actions.attributes import ATTRIBUTES
 from data.actions.encoder import ActionSettings
@@ -43,6 +48,15 @@ FILES = (
 OPTIONAL = ("newest.onnx", PARITY_FILE)
 
 
+CHECKSUMS, SIGNATURE = "checksums.json", "checksums.json.sig"
+#: Largest size of a file, and of all arrays of an archive unpacked: a graph can have no more, as protobuf cannot.
+_MOST_BYTES = 2 << 30
+_MOST_JSON_BYTES = 256 << 20
+#: The key under which an ONNX graph names the file that holds a tensor's data. Ours hold their data themselves.
+_EXTERNAL_DATA = b"location"
+_AGAIN = "Fetch the model version again, or train and register a new one: kubehabit train"
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -56,8 +70,89 @@ def seal(directory: Path) -> str:
     """Write `checksums.json` over the bundle's files; returns the checksum of the whole."""
     present = [name for name in OPTIONAL if (directory / name).is_file()]
     sums = {name: _sha256(directory / name) for name in (*FILES, *present)}
-    (directory / "checksums.json").write_text(json.dumps(sums, indent=1))
+    (directory / CHECKSUMS).write_text(json.dumps(sums, indent=1))
     return _checksum(sums)
+
+
+def sign(directory: Path, key: Ed25519PrivateKey) -> None:
+    """Sign a sealed bundle: writes `checksums.json.sig` into it."""
+    (directory / SIGNATURE).write_bytes(key.sign((directory / CHECKSUMS).read_bytes()))
+
+
+def verify_signature(directory: Path, key: Ed25519PublicKey) -> None:
+    """Check that the owner of a key signed a bundle's checksums.
+
+    Raises:
+        BundleError: there is no signature, or it is another key's or of other checksums.
+    """
+    try:
+        signature = (directory / SIGNATURE).read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"Model bundle {directory} is not signed ({SIGNATURE}: {error.strerror}), and model.public_key asks for a signature. "
+            "Sign it with the private key, or serve a version that is signed."
+        ) from error
+    try:
+        key.verify(signature, (directory / CHECKSUMS).read_bytes())
+    except (InvalidSignature, OSError) as error:
+        raise BundleError(
+            f"The signature of model bundle {directory} is not by the key in model.public_key over these checksums: the bundle "
+            "was changed after it was signed, or signed with another key. Do not serve it before you know which."
+        ) from error
+
+
+def _checksums(directory: Path) -> dict[str, str]:
+    try:
+        sums = json.loads(_bounded(directory / CHECKSUMS, _MOST_JSON_BYTES).read_text())
+        if not isinstance(sums, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(
+            f"{directory} is no finished model bundle (checksums.json: {error}). {_AGAIN}"
+        ) from error
+    return sums
+
+
+def _bounded(path: Path, most: int) -> Path:
+    size = path.stat().st_size
+    if size > most:
+        raise ValueError(f"{path.name} has {size:,} bytes, more than the {most:,} that a bundle may have")
+    return path
+
+
+def _check_files(directory: Path, sums: dict[str, str]) -> None:
+    """Raise BundleError for a file that is missing, was changed, lies elsewhere, is too large or names another file."""
+    present = [name for name in OPTIONAL if name in sums or (directory / name).exists()]
+    for name in (*FILES, *present):
+        path = directory / name
+        if not path.is_file() or name not in sums:
+            raise BundleError(f"Model bundle {directory} lacks {name}. {_AGAIN}")
+        if not path.resolve().is_relative_to(directory.resolve()):
+            raise BundleError(
+                f"Model bundle {directory}: {name} is a link to a file outside the bundle. {_AGAIN}"
+            )
+        _bounded(path, _MOST_JSON_BYTES if path.suffix in (".json", ".md") else _MOST_BYTES)
+        if _sha256(path) != sums[name]:
+            raise BundleError(
+                f"Model bundle {directory}: the checksum of {name} does not match; it was changed. {_AGAIN}"
+            )
+        if path.suffix == ".onnx" and _EXTERNAL_DATA in path.read_bytes():
+            raise BundleError(
+                f"Model bundle {directory}: {name} keeps data in another file (external data). {_AGAIN}"
+            )
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > _MOST_BYTES:
+                raise ValueError(f"{name} would unpack to {unpacked:,} bytes")
+
+
+def _habits(path: Path) -> HabitTable:
+    # Mapped, because an array that claims to be larger than its file is then refused before memory is reserved for it.
+    saved = np.load(path, mmap_mode="r", allow_pickle=False)
+    if saved.dtype != np.uint64 or saved.ndim != 2 or saved.shape[1] != 2:
+        raise ValueError(f"{path.name} is {saved.dtype} {saved.shape}, not uint64 [K, 2]")
+    return HabitTable.from_array(np.array(saved))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +216,7 @@ class Bundle:
     @property
     def checksum(self) -> str:
         """Checksum of the whole, as `seal` returned it."""
-        return _checksum(json.loads((self.path / "checksums.json").read_text()))
+        return _checksum(_checksums(self.path))
 
     @property
     def model_path(self) -> Path:
@@ -141,22 +236,9 @@ class Bundle:
         Raises:
             BundleError: a file is missing or differs from its checksum, or the bundle is of another format.
         """
-        again = "Fetch the model version again, or train and register a new one: kubehabit train"
+        sums = _checksums(directory)
         try:
-            sums = json.loads((directory / "checksums.json").read_text())
-        except (OSError, ValueError) as error:
-            raise BundleError(
-                f"{directory} is no finished model bundle (checksums.json: {error}). {again}"
-            ) from error
-        present = [name for name in OPTIONAL if name in sums or (directory / name).exists()]
-        for name in (*FILES, *present):
-            if not (directory / name).is_file() or name not in sums:
-                raise BundleError(f"Model bundle {directory} lacks {name}. {again}")
-            if _sha256(directory / name) != sums[name]:
-                raise BundleError(
-                    f"Model bundle {directory}: the checksum of {name} does not match; it was changed. {again}"
-                )
-        try:
+            _check_files(directory, sums)
             meta = json.loads((directory / "bundle.json").read_text())
             if (meta["format"], *meta["fields"], *meta["attributes"]) != (FORMAT, *FIELDS, *ATTRIBUTES):
                 raise BundleError(
@@ -171,9 +253,11 @@ class Bundle:
                 settings=ActionSettings.from_dict(meta["settings"]),
                 calibration=Calibration.from_dict(json.loads((directory / "calibration.json").read_text())),
                 sensitivity=Sensitivity(json.loads((directory / "sensitivity.json").read_text())),
-                habits=HabitTable.from_array(np.load(directory / "habits.npy", allow_pickle=False)),
+                habits=_habits(directory / "habits.npy"),
                 warmup=Warmup.load(directory / "warmup.npz"),
                 parity_check=ParityCheck.load(directory / PARITY_FILE) if PARITY_FILE in sums else None,
             )
-        except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise BundleError(f"Model bundle {directory} cannot be read: {error!r}. {again}") from error
+        except BundleError:
+            raise
+        except Exception as error:  # whatever another machine wrote into it
+            raise BundleError(f"Model bundle {directory} cannot be read: {error!r}. {_AGAIN}") from error

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,19 +64,22 @@ _FIELD_ATTRIBUTE: Mapping[str, str] = {
     "uri": "uri",
 }
 
-#: Fields that are the same in every action of a session: what is new in them counts once, not with every action.
-_WEARS_OFF = ("client", "place")
-
-#: Attributes of the session rather than of the deed. What is new in both is rarer than what is new in either.
+#: Attributes of the session rather than of the action. What is new in both is rarer than what is new in either.
 _SESSION = ("client", "place")
-
 _OF_SESSION = np.isin(_ATTRIBUTES, _SESSION)
+
+#: Columns of these fields in the NLL, those of their attributes, and whether all actions of a session have the same value:
+#: what is new in it counts once, not with every action.
+_COUNTED = [FIELDS.index(name) for name in _FIELD_ATTRIBUTE]
+_COUNTS = [_ATTRIBUTES.index(name) for name in _FIELD_ATTRIBUTE.values()]
+_WEARS_OFF = np.isin(list(_FIELD_ATTRIBUTE), _SESSION)
 
 #: Worst fields of an action that are counted: an attack differs in a few fields, and the rest is noise.
 _TOP_FIELDS = 3
 
-_MACHINERY_IGNORES = ("namespace", "name", "binding")
-_CONTENT_FIELDS = ("traits", "images")
+#: Columns that do not count of the machinery: always, and when it acts for others.
+_PLACES = np.isin(FIELDS, ("namespace", "name", "binding"))
+_CONTENTS = np.isin(FIELDS, ("traits", "images"))
 
 #: Actions on a resource that weigh as much as all others of the class in how rare a novelty there is.
 _RARITY_SHRINKAGE = 200.0
@@ -127,7 +130,7 @@ class Rarity:
         return cls(actions, hits)
 
     def decades(self, classes: Ints, resource: Ints, root: Levels) -> Floats:
-        """Rarity of each action, float64 [N]: of what is rarest in its session and in the deed; 0 where nothing is new."""
+        """Rarity of each action, float64 [N]: of what is rarest in its session and in the rest; 0 where nothing is new."""
         if not len(classes):
             return np.empty(0)
         attributes = np.arange(root.shape[1])
@@ -243,36 +246,9 @@ class ActionEvidence:
     error_evidence: Floats
 
 
-class _Layout(NamedTuple):
-    """Where scored fields stand.
-
-    Attributes:
-        columns: int64 [S], their columns in the NLL.
-        counted: int64 [K], which of the S have an attribute whose count says how familiar they are.
-        attributes: int64 [K], the columns of those attributes.
-        wears_off: bool [K].
-        places, contents: bool [S], what does not count of the machinery, always and when it acts for others.
-    """
-
-    columns: npt.NDArray[np.int64]
-    counted: npt.NDArray[np.int64]
-    attributes: npt.NDArray[np.int64]
-    wears_off: npt.NDArray[np.bool_]
-    places: npt.NDArray[np.bool_]
-    contents: npt.NDArray[np.bool_]
-
-
 @cache
-def _layout(names: tuple[str, ...]) -> _Layout:
-    counted = [index for index, name in enumerate(names) if name in _FIELD_ATTRIBUTE]
-    return _Layout(
-        np.array([FIELDS.index(name) for name in names], np.int64),
-        np.array(counted, np.int64),
-        np.array([_ATTRIBUTES.index(_FIELD_ATTRIBUTE[names[index]]) for index in counted], np.int64),
-        np.isin([names[index] for index in counted], _WEARS_OFF),
-        np.isin(names, _MACHINERY_IGNORES),
-        np.isin(names, _CONTENT_FIELDS),
-    )
+def _not_scored(scored: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    return ~np.isin(FIELDS, scored)
 
 
 _TUPLES = ("scored_fields", "sensitivity_weights", "horizons", "person_thresholds", "system_thresholds")
@@ -356,18 +332,15 @@ class Calibration:
         Args:
             nll: float32 [N, F], reconstruction NLL of the same actions.
         """
-        fields = np.zeros(nll.shape, np.float64)
-        at = _layout(self.scored_fields)
-        cost = nll[:, at.columns].astype(np.float64)
-        counted = cost[:, at.counted]
-        times = features.own[:, at.attributes]
+        cost = nll.astype(np.float64)
+        counted, times = cost[:, _COUNTED], features.own[:, _COUNTS]
         most = np.log((features.actions + 1.0)[:, None] / np.maximum(times, 1))
         counted = np.where(times > 0, np.minimum(counted, most), counted)
-        cost[:, at.counted] = counted / np.where(at.wears_off, 1.0 + times, 1.0)
-        machinery = features.machinery
-        cost[machinery[:, None] & at.places | (machinery & features.for_others)[:, None] & at.contents] = 0.0
-        fields[:, at.columns] = cost
-        return fields
+        cost[:, _COUNTED] = counted / np.where(_WEARS_OFF, 1.0 + times, 1.0)
+        machinery = features.machinery[:, None]
+        cost[machinery & _PLACES | machinery & features.for_others[:, None] & _CONTENTS] = 0.0
+        cost[:, _not_scored(self.scored_fields)] = 0.0
+        return cost
 
     def weigh(self, nll: npt.NDArray[np.float32], features: ActionFeatures) -> ActionEvidence:
         """Evidence of single actions, and how far each adds up.

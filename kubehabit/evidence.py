@@ -115,11 +115,11 @@ def verify(
     """
     from rich.console import Console
 
+    from data.signing_keys import load_public_key
     from kubehabit.tables import evidence as tables
     from kubehabit.tables.screen import show
     from serving.forensics.evidence.export import check
     from serving.forensics.evidence.page import check_page
-    from serving.forensics.ledger import load_public_key
     from serving.forensics.verify import verify as verify_store
     from serving.settings import load_settings
 

@@ -62,6 +62,7 @@ class ModelSettings(_Section):
     cache: Path | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     cached_windows: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    public_key: Path | None = None
 
     @model_validator(mode="after")
     def _two_models(self) -> Self:

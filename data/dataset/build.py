@@ -23,6 +23,7 @@ from data.actions.sensitivity import Sensitivity
 from data.actions.vocabulary import SPECIALS, UNKNOWN, Vocabulary
 from data.arrays import runs
 from data.dataset.parts import DatasetPart, encode_all, plan
+from data.dataset.pseudonyms import replace_people
 from data.dataset.table import FORMAT, ArrowFolder, dataset_features
 from data.errors import KubehabitError
 from data.events.audit_event import DeadLetter
@@ -93,6 +94,7 @@ def build(
     sensitivity: Sequence[Mapping[str, Any]] | None = None,
     hold_out: float = HOLD_OUT,
     dead_letters: Path | None = None,
+    pseudonyms: bytes | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> BuildSummary:
@@ -107,6 +109,8 @@ def build(
         sensitivity: severity rules; those shipped in `configs/sensitivity.yaml` if not given.
         hold_out: last share of the time span, kept for calibration and never fitted on.
         dead_letters: file for unreadable records; `dead-letters.jsonl` in `out` if not given.
+        pseudonyms: key of the names that stand for people (see `data.dataset.pseudonyms`). Of unreadable records, which may
+            hold anything, only the reasons are kept then.
         workers: processes that read logs; all cores if not given.
 
     Raises:
@@ -121,12 +125,7 @@ def build(
     jobs = plan(logs)
     out.mkdir(parents=True, exist_ok=True)
     parts = encode_all(jobs, out / "parts", settings, rules, workers=workers, progress=progress)
-    letters = DeadLetterFile(dead_letters or out / "dead-letters.jsonl")
-    letters.path.unlink(missing_ok=True)  # of an earlier try; its parts bring the same letters again
-    for part in parts:
-        for line, reason, raw in part.meta["letters"]:
-            letters.add(part.meta["log"], DeadLetter(line, reason, raw.encode()))
-    letters.close()
+    letters = _write_dead_letters(parts, dead_letters or out / "dead-letters.jsonl", pseudonyms is None)
     kept, repeats = _without_repeats(parts)
     counts: Counter[str] = Counter({"events": 0, "folded": repeats, "dropped": 0})
     skipped: Counter[str] = Counter()
@@ -141,6 +140,8 @@ def build(
             "Give a log of audit.k8s.io/v1 events, one a line."
         )
     _join_owners(kept)
+    if pseudonyms is not None:
+        replace_people((part.meta for part in parts), pseudonyms)
     span = _Span.from_parts(kept, hold_out)
     fitted = _fit(kept, span, Identity(settings.identity).similar_from)
     card = _write(kept, span, fitted, out)
@@ -166,6 +167,16 @@ def build(
     (out / "card.json").write_text(json.dumps(card, indent=1))  # last: its presence says the dataset is whole
     shutil.rmtree(out / "parts")
     return BuildSummary(out, card)
+
+
+def _write_dead_letters(parts: list[DatasetPart], path: Path, with_records: bool) -> DeadLetterFile:
+    letters = DeadLetterFile(path)
+    path.unlink(missing_ok=True)  # of an earlier try; its parts bring the same letters again
+    for part in parts:
+        for line, reason, raw in part.meta["letters"]:
+            letters.add(part.meta["log"], DeadLetter(line, reason, raw.encode() if with_records else b""))
+    letters.close()
+    return letters
 
 
 @dataclass(frozen=True, slots=True)

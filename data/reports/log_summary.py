@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain, zip_longest
+from itertools import accumulate, chain, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,19 +41,19 @@ _WORKLOADS = (
 _ENOUGH = 0.95
 
 
+@dataclass(slots=True)
 class BoundedCounter:
     """Counts values in bounded memory."""
 
-    def __init__(self, limit: int = _DISTINCT_LIMIT) -> None:
-        self.counts: Counter[str] = Counter()
-        self.exact = True
-        self._limit = limit
+    limit: int = _DISTINCT_LIMIT
+    counts: Counter[str] = field(default_factory=Counter)
+    exact: bool = True
 
     def update(self, values: Iterable[str]) -> None:
         """Count values; above the limit the rarer half is forgotten."""
         self.counts.update(values)
-        if len(self.counts) > self._limit:
-            self.counts = Counter(dict(self.counts.most_common(self._limit // 2)))
+        if len(self.counts) > self.limit:
+            self.counts = Counter(dict(self.counts.most_common(self.limit // 2)))
             self.exact = False
 
     def top(self, count: int = TOP) -> list[tuple[str, int]]:
@@ -134,16 +134,36 @@ _AREAS = {
 }
 
 
-#: Share that every event should have -> what is missing, which detections suffer, and the remedy.
-_EVERY_EVENT = {
+#: Of each event: value that is counted by name.
+_VALUES: dict[str, Callable[[AuditEvent], str]] = {
+    "verbs": lambda event: event.verb,
+    "codes": lambda event: str((event.responseStatus and event.responseStatus.code) or "none"),
+    "levels": lambda event: event.level or "none",
+    "stages": lambda event: event.stage,
+}
+
+#: What every event should have: how it is seen, what is missing, which detections suffer, and the remedy.
+_EVERY_EVENT: dict[str, tuple[Callable[[AuditEvent], bool], str, str, str]] = {
     "decisions": (
+        lambda event: event.annotations is not None and event.annotations.decision is not None,
         "no authorization decision",
         "which binding allowed a request, and what was refused",
         "keep the annotations",
     ),
-    "addresses": ("no client address", "use of a credential from elsewhere", "keep sourceIPs"),
-    "agents": ("no user agent", "use of a credential with another tool", "keep userAgent"),
+    "addresses": (
+        lambda event: bool(event.sourceIPs),
+        "no client address",
+        "use of a credential from elsewhere",
+        "keep sourceIPs",
+    ),
+    "agents": (
+        lambda event: bool(event.userAgent),
+        "no user agent",
+        "use of a credential with another tool",
+        "keep userAgent",
+    ),
     "groups": (
+        lambda event: bool(event.user.groups),
         "no groups of the user",
         "what a newcomer may be expected to do, from those who share a group",
         "keep user.groups (Google's Cloud Audit logs do not have them)",
@@ -188,17 +208,13 @@ class Inspection:
     dead_examples: dict[str, str] = field(default_factory=dict)
     principals: BoundedCounter = field(default_factory=BoundedCounter)
     resources: BoundedCounter = field(default_factory=BoundedCounter)
-    verbs: BoundedCounter = field(default_factory=BoundedCounter)
-    codes: BoundedCounter = field(default_factory=BoundedCounter)
-    levels: BoundedCounter = field(default_factory=BoundedCounter)
-    stages: BoundedCounter = field(default_factory=BoundedCounter)
     clusters: BoundedCounter = field(default_factory=BoundedCounter)
+    values: dict[str, BoundedCounter] = field(
+        default_factory=lambda: {name: BoundedCounter() for name in _VALUES}
+    )
     bodies: Share = field(default_factory=Share)
     areas: dict[str, Share] = field(default_factory=lambda: {name: Share() for name in _AREAS})
-    decisions: Share = field(default_factory=Share)
-    agents: Share = field(default_factory=Share)
-    addresses: Share = field(default_factory=Share)
-    groups: Share = field(default_factory=Share)
+    shares: dict[str, Share] = field(default_factory=lambda: {name: Share() for name in _EVERY_EVENT})
     reads: int = 0
     secret_reads: int = 0
     secret_bodies: int = 0
@@ -211,8 +227,7 @@ class Inspection:
         if reason not in self.dead and len(self.dead) >= _EXAMPLES:
             reason = "other reasons"
         self.dead[reason] += 1
-        if reason not in self.dead_examples:
-            self.dead_examples[reason] = f"{source}:{letter.line}: {letter.reason[:200]}"
+        self.dead_examples.setdefault(reason, f"{source}:{letter.line}: {letter.reason[:200]}")
 
     def count(self, events: Sequence[AuditEvent]) -> None:
         """Count a chunk of events."""
@@ -226,14 +241,9 @@ class Inspection:
         self.busiest = max(self.busiest, max(self._minutes[minute] for minute in minutes.tolist()))
         if len(self._minutes) > _DISTINCT_LIMIT:
             self._minutes = Counter(dict(self._minutes.most_common(_DISTINCT_LIMIT // 2)))
-        self.verbs.update(event.verb for event in events)
-        self.levels.update(event.level or "none" for event in events)
-        self.stages.update(event.stage for event in events)
+        for name, value_of in _VALUES.items():
+            self.values[name].update(map(value_of, events))
         self.clusters.update(event.cluster for event in events if event.cluster)
-        self.codes.update(
-            str(event.responseStatus.code) if event.responseStatus and event.responseStatus.code else "none"
-            for event in events
-        )
         self.principals.update(map(self._name, events))
         self.resources.update(map(_resource, events))
         for event in events:
@@ -242,8 +252,7 @@ class Inspection:
     def _name(self, event: AuditEvent) -> str:
         user = event.user
         name = f"{event.cluster}/{user.username}" if event.cluster else user.username
-        known = self._kind.get(name)
-        if known is None:
+        if name not in self._kind:
             if len(self._kind) >= 2 * _DISTINCT_LIMIT:
                 self._kind.clear()
             self._kind[name] = identify(user.username, user.groups).kind
@@ -265,11 +274,9 @@ class Inspection:
         if resource == "secrets" and reference is not None and not reference.subresource:
             self.secret_reads += reading
             self.secret_bodies += body and event.verb in _WRITES
-        self.decisions.add(event.annotations is not None and event.annotations.decision is not None)
-        self.agents.add(bool(event.userAgent))
-        self.addresses.add(bool(event.sourceIPs))
-        if event.user.username:
-            self.groups.add(bool(event.user.groups))
+        for name, (has, *_) in _EVERY_EVENT.items():
+            if name != "groups" or event.user.username:
+                self.shares[name].add(has(event))
 
     def kinds(self) -> dict[str, int]:
         """Distinct principals by kind."""
@@ -281,7 +288,7 @@ class Inspection:
         return list(self._find_lacks())
 
     def _find_lacks(self) -> Iterator[Lack]:
-        if set(self.stages.counts) == {"RequestReceived"}:
+        if set(self.values["stages"].counts) == {"RequestReceived"}:
             yield Lack(
                 "only the stage RequestReceived is logged, so no outcome is known and no event becomes an action",
                 "all of them",
@@ -305,8 +312,8 @@ class Inspection:
                 "theft of secrets, unless truly nobody reads any",
                 "log get, list and watch of secrets at level Metadata",
             )
-        for name, (what, suffers, remedy) in _EVERY_EVENT.items():
-            share = getattr(self, name)
+        for name, (_, what, suffers, remedy) in _EVERY_EVENT.items():
+            share = self.shares[name]
             if share.ratio < _ENOUGH:
                 yield Lack(f"{share.missing} events have {what}", suffers, remedy)
         if self.secret_bodies:
@@ -333,10 +340,7 @@ class Inspection:
             "principals_exact": self.principals.exact,
             "top_principals": dict(self.principals.top()),
             "top_resources": dict(self.resources.top()),
-            "verbs": dict(self.verbs.top(20)),
-            "codes": dict(self.codes.top(20)),
-            "levels": dict(self.levels.top(20)),
-            "stages": dict(self.stages.top(20)),
+            **{name: dict(values.top(20)) for name, values in self.values.items()},
             "writes": self.bodies.of,
             "writes_with_body": self.bodies.having,
             "lacks": [asdict(lack) for lack in self.lacks()],
@@ -363,9 +367,7 @@ class Inspection:
             ("formats", _counts(self.formats.items())),
             ("clusters", _counts(self.clusters.top(4))),
             ("principals", many + kinds),
-            ("verbs", _shares(self.verbs.top(), self.events)),
-            ("codes", _shares(self.codes.top(), self.events)),
-            ("levels", _shares(self.levels.top(), self.events)),
+            *((name, _shares(self.values[name].top(), self.events)) for name in ("verbs", "codes", "levels")),
             ("bodies", bodies if self.bodies.of else ""),
             ("left out", _counts(self.skipped.most_common(4))),
         ]
@@ -415,15 +417,13 @@ def inspect(logs: Sequence[Path], progress: Console | None = None) -> Inspection
     """
     files = log_files(logs)
     found = Inspection(files=len(files))
-    sources = Sources()
+    sources, on_skipped = Sources(), found.skipped.update
     sizes = [size_of(file) for file in files]
     with _bar(progress, sum(sizes)) as show:
-        done = 0
-        for file, size in zip(files, sizes, strict=True):
-            on_bytes, on_skipped = partial(show, done), found.skipped.update
+        for file, done in zip(files, accumulate(sizes, initial=0), strict=False):
+            on_bytes = partial(show, done)
             for events in read_events(file, found, on_bytes=on_bytes, sources=sources, on_skipped=on_skipped):
                 found.count(events)
-            done += size
     found.formats = dict(sources.records.most_common())
     if not found.events:
         where = ", ".join(map(str, logs))

@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from data.errors import KubehabitError
 from data.simulation.attacks import Campaign, choose
 from data.simulation.cluster import make_cast
-from data.simulation.config import SimulationSettings, load_settings
+from data.simulation.config import DAY, SECOND, SimulationSettings, load_settings
 from data.simulation.control_plane import start_machines
-from data.simulation.kernel import DAY, SECOND, Kernel
+from data.simulation.kernel import Kernel
 from data.simulation.people import start_people
 from data.simulation.world import World
 
@@ -48,6 +48,15 @@ class Summary:
             f"{self.lookalikes} look-alikes\n"
             f"  {self.out / 'labels.json'}: what was done in it"
         )
+
+
+def _start_of(settings: SimulationSettings) -> int:
+    try:
+        return int(datetime.fromisoformat(settings.start).astimezone(UTC).timestamp()) * SECOND
+    except ValueError as error:
+        raise KubehabitError(
+            f"simulate.start is no date: {settings.start!r}. Write it like 2026-11-02T00:00:00Z."
+        ) from error
 
 
 def simulate(
@@ -83,12 +92,7 @@ def simulate(
     if not days > 0:
         raise KubehabitError("--days must be greater than 0.")
     scenarios = choose(attacks)
-    try:
-        start = int(datetime.fromisoformat(settings.start).astimezone(UTC).timestamp()) * SECOND
-    except ValueError as error:
-        raise KubehabitError(
-            f"simulate.start is no date: {settings.start!r}. Write it like 2026-11-02T00:00:00Z."
-        ) from error
+    start = _start_of(settings)
     end = start + int(days * DAY)
     split = start + int(days * settings.train_share * DAY)
     try:
@@ -128,12 +132,6 @@ def simulate(
     labels = campaign.labels()
     (out / "labels.json").write_text(json.dumps(labels, indent=1) + "\n", encoding="utf-8")
     kinds = [label["kind"] for label in labels]
-    return Summary(
-        normal,
-        kernel.events - normal,
-        cast.size(),
-        kinds.count("attack"),
-        kinds.count("benign-lookalike"),
-        monotonic() - began,
-        out,
-    )
+    attack_runs, lookalikes = kinds.count("attack"), kinds.count("benign-lookalike")
+    events, seconds = kernel.events - normal, monotonic() - began
+    return Summary(normal, events, cast.size(), attack_runs, lookalikes, seconds, out)

@@ -23,8 +23,9 @@ from data.simulation.cluster import (
     office_address,
     service_account,
 )
+from data.simulation.config import DAY, SECOND
 from data.simulation.control_plane import pipeline
-from data.simulation.kernel import DAY, SECOND, Process
+from data.simulation.kernel import Process
 from data.simulation.people import at_work, client_of, work
 from data.simulation.scenarios import SCENARIOS, Scenario
 from data.simulation.steps import Scene, parse
@@ -175,11 +176,8 @@ class Campaign:
             person = self._person("developer")
             groups = (f"dev:{person.team.name}", "corp:devs", "system:authenticated")
             name = f"{person.who.name[:3]}{random.choice('aeiou')}r.{random.choice(('bo', 'ke', 'lu', 'mi'))}{random.choice(('ta', 'ro', 'ni'))}@corp.example"
-            client = ApiClient(
-                ActorIdentity(name, groups, person.who.rights),
-                office_address(random, 4),
-                random.choice(KUBECTL),
-            )
+            identity = ActorIdentity(name, groups, person.who.rights)
+            client = ApiClient(identity, office_address(random, 4), random.choice(KUBECTL))
             joined = Person(client.who, "developer", person.team, [client], person.homes, person.shift, 1.0)
             return client, person.homes[0], joined
         account = None
@@ -192,15 +190,13 @@ class Campaign:
         if account is not None:
             namespace = account.namespace if account.team else random.choice(everywhere)
             return account.client, namespace, None
-        person = self._dormant() if who == "dormant" else self._person(who)
+        if who == "dormant":  # a person who has left; else a developer
+            day = world.kernel.now // DAY - world.start_day
+            gone = [one for one in world.cast.people if one.last < day]
+            person = gone[0] if gone else self._person("developer")
+        else:
+            person = self._person(who)
         return client_of(world, person), person.homes[0], person
-
-    def _dormant(self) -> Person:
-        """A person who has left; else a developer."""
-        world = self.world
-        day = world.kernel.now // DAY - world.start_day
-        gone = [p for p in world.cast.people if p.last < day]
-        return gone[0] if gone else self._person("developer")
 
     def _approach(self, scenario: Scenario, client: ApiClient) -> tuple[str, ApiClient]:
         random, settings = self.world.random, self.world.settings.attacks
@@ -294,8 +290,7 @@ class Campaign:
             day = now // DAY + later
             if not at_work(world, person, day):
                 continue
-            begin = day * DAY + int(person.shift[0] * DAY / 24)
-            end = begin + int((person.shift[1] - person.shift[0]) * DAY / 24)
+            begin, end = person.hours(day)
             if now < end:
                 wait = max(1, begin - now) + world.random.randrange(spread * SECOND)
                 return wait if now + wait < self._latest else 1

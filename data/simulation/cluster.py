@@ -10,7 +10,7 @@ from itertools import cycle, islice
 from random import Random
 from typing import NamedTuple
 
-from data.simulation.config import SimulationSettings
+from data.simulation.config import DAY, CastSettings, SimulationSettings
 
 SAFE = "bcdfghjklmnpqrstvwxz2456789"
 _CONSONANTS, _VOWELS = "bdfgjklmnprstvz", "aeiou"
@@ -139,10 +139,8 @@ class ActorIdentity:
         self.user = (
             f'{{"username":"{name}",' + (f'"uid":"{uid_of(name)}",' if uid else "") + f'"groups":[{listed}]}}'
         )
-        self.rights = rights
-        self.authorize = rights.authorize
-        self.refused = rights.refused
-        self.too_wide = rights.too_wide
+        self.rights, self.authorize = rights, rights.authorize
+        self.refused, self.too_wide = rights.refused, rights.too_wide
         name, subject = "system:discovery", 'Group \\"system:authenticated\\"'
         reason = "" if "system:masters" in groups else binding("ClusterRoleBinding", name, name, subject)
         self.outside_reason = _allowed(rights.extra, reason)
@@ -158,10 +156,7 @@ class ApiClient:
     __slots__ = ("_head", "account", "address", "agent", "busy", "done", "machine", "who")
 
     def __init__(self, who: ActorIdentity, address: str, agent: str, machine: bool = False) -> None:
-        self.who = who
-        self.address = address
-        self.agent = agent
-        self.machine = machine
+        self.who, self.address, self.agent, self.machine = who, address, agent, machine
         self.account = who.name.startswith("system:serviceaccount:")
         self.done = 0
         # Microseconds after its last response until it may ask again: most controllers have several workers.
@@ -220,8 +215,7 @@ class Person:
         clients: usual clients, the main one first.
         homes: namespaces worked in, the main one first.
         shift: start and end of the working day, hours UTC.
-        first: day of the first appearance.
-        last: day of the last.
+        first, last: days of the first and last appearance.
     """
 
     who: ActorIdentity
@@ -234,6 +228,11 @@ class Person:
     first: int = 0
     last: int = 1 << 30
     on_call: bool = False
+
+    def hours(self, day: int) -> tuple[int, int]:
+        """When work begins and ends on a day, microseconds since 1970 UTC."""
+        begin = day * DAY + int(self.shift[0] * DAY / 24)
+        return begin, begin + int((self.shift[1] - self.shift[0]) * DAY / 24)
 
 
 @dataclass(slots=True)
@@ -286,12 +285,14 @@ def service_account(namespace: str, account: str, grants: Sequence[Grant]) -> Ac
     name = f"system:serviceaccount:{namespace}:{account}"
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
     extra = f'"authentication.k8s.io/legacy-token":"{name}",'
-    return ActorIdentity(
-        name, groups, Rights(grants, f'ServiceAccount \\"{account}/{namespace}\\"', extra), uid=True
-    )
+    return ActorIdentity(name, groups, Rights(grants, _subject(namespace, account), extra), uid=True)
 
 
 Names = frozenset[str] | None
+
+
+def _subject(namespace: str, account: str) -> str:
+    return f'ServiceAccount \\"{account}/{namespace}\\"'
 
 
 def _cluster_grant(
@@ -305,8 +306,7 @@ def _local_grant(name: str, role: str, subject: str, resources: Names, namespace
 
 
 def _wide(name: str, role: str, namespace: str, account: str) -> Grant:
-    subject = f'ServiceAccount \\"{account}/{namespace}\\"'
-    return _cluster_grant(name, role, subject)
+    return _cluster_grant(name, role, _subject(namespace, account))
 
 
 CONTROLLERS = """
@@ -387,11 +387,8 @@ def _rights_of(role: str, team: Team) -> Rights:
         _cluster_grant("corp-devs-debug", "debug-everywhere", devs, None, _DEBUG),
         _cluster_grant("corp-crd-editor", "crd-editor", devs, None, _CUSTOM),
     ]
-    if role == "data-science":
-        grants += [
-            _local_grant(f"ds-edit/{place}", "edit", subject, None, frozenset((place,)))
-            for place in ("ml", "argo", "data")
-        ]
+    for place in ("ml", "argo", "data") if role == "data-science" else ():
+        grants.append(_local_grant(f"ds-edit/{place}", "edit", subject, None, frozenset((place,))))
     homes = frozenset((team.namespace, *(("prod", "data") if role == "dba" else ())))
     grants += [
         _local_grant(f"dev-edit/{team.namespace}", "edit", subject, _EDIT, homes),
@@ -405,11 +402,8 @@ def _app(random: Random, namespace: str, name: str, team: str) -> App:
     replicas = random.choice((1, 2, 2, 2, 2, 2, 3))
     image, template = f"registry.corp.example/{team}/{name}", suffix(random, 10)
     account = name if random.random() < 0.75 else ""
-    app = App(namespace, name, image, replicas, template, account)
-    app.pods = [
-        (f"{name}-{app.template}-{suffix(random, 5)}", random.randrange(1 << 16)) for _ in range(replicas)
-    ]
-    return app
+    pods = [(f"{name}-{template}-{suffix(random, 5)}", random.randrange(1 << 16)) for _ in range(replicas)]
+    return App(namespace, name, image, replicas, template, account, pods)
 
 
 def _teams(settings: SimulationSettings, random: Random, count: int) -> list[Team]:
@@ -439,9 +433,8 @@ def _person(
     name = "kubernetes-admin" if role == "admin" else (
         "terraform@corp.example" if role == "iac" and index == 0 else f"{_word(random, 3)}.{_word(random, 2)}@corp.example"
     )  # fmt: skip
-    groups: tuple[str, ...] = (
-        (f"dev:{team.name}", "corp:devs") if role == "developer" else _GROUPS.get(role, (role,))
-    )
+    dev = role == "developer"
+    groups: tuple[str, ...] = (f"dev:{team.name}", "corp:devs") if dev else _GROUPS.get(role, (role,))
     who = ActorIdentity(name, (*groups, "system:authenticated"), rights)
     screens = settings.people.screens
     if role == "iac":
@@ -474,23 +467,7 @@ def _person(
     return Person(who, role, team, clients, homes, (start, start + random.gauss(8.3, 0.7)), random.lognormvariate(0, 0.45))  # fmt: skip
 
 
-def make_cast(settings: SimulationSettings, principals: int, random: Random) -> Cast:
-    """A cluster of about `principals` principals: configured shares plus a fixed set of components."""
-    shares = settings.cast
-    nodes = max(2, shares.nodes or round(principals * shares.node_share))
-    people = max(3, round(principals * shares.people_share))
-    platform = PLATFORM[: max(3, min(len(PLATFORM), shares.platform or principals // 6))]
-    count = max(1, round(people * shares.developers / shares.team_size))
-    teams = _teams(settings, random, count)
-    ml = Team("ml", "ml", [_app(random, "ml", word, "ml") for word in ("trainer", "notebook")], ["retrain"])
-    production = [_app(random, "prod", word, "prod") for word in ("shop", "orders", "checkout", "redis")]
-    staging = [_app(random, "staging", f"{team.name}-stg", team.name) for team in teams[:40]]
-    support = [
-        *(_app(random, "kube-system", word, "k8s") for word in ("coredns", "metrics-server", "cluster-autoscaler")),
-        *(_app(random, place, word, place) for place, word in (("logging", "loki"), ("data", "warehouse"), ("kyverno", "kyverno"), ("ingress-nginx", "ingress-nginx"))),
-    ]  # fmt: skip
-    apps = [app for team in [*teams, ml] for app in team.apps] + production + staging + support
-
+def _controllers() -> dict[str, ApiClient]:
     def local(name: str, groups: tuple[str, ...], agent: str, reason: str) -> ApiClient:
         rights = Rights([Grant(reason)], f'User \\"{name}\\"')
         uid = name.startswith("system:serviceaccount:") or name == "system:apiserver"
@@ -514,14 +491,31 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
     health = ActorIdentity("system:anonymous", ("system:unauthenticated",), anonymous)
     health.outside_reason = _allowed("", binding("ClusterRoleBinding", "system:public-info-viewer", "system:public-info-viewer", 'Group \\"system:unauthenticated\\"'))  # fmt: skip
     controllers["anonymous"] = ApiClient(health, "35.191.0.9", "GoogleHC/1.0", True)
+    return controllers
 
-    node_list = []
-    for index in range(nodes):
+
+def _nodes(count: int) -> list[ClusterNode]:
+    nodes = []
+    for index in range(count):
         name = f"node-{index + 1}"
         rights = Rights([Grant("")], f'User \\"system:node:{name}\\"')
         identity = ActorIdentity(f"system:node:{name}", ("system:nodes", "system:authenticated"), rights)
         address = f"10.128.{index // 240}.{11 + index % 240}"
-        node_list.append(ClusterNode(name, ApiClient(identity, address, f"kubelet/{_VERSION}", True), index))
+        nodes.append(ClusterNode(name, ApiClient(identity, address, f"kubelet/{_VERSION}", True), index))
+    return nodes
+
+
+def _accounts(
+    settings: CastSettings, random: Random, teams: list[Team], nodes: int, principals: int, others: int
+) -> list[Account]:
+    """Service accounts of add-ons, of the platform, of pipelines and, as many as there is room for, of applications.
+
+    Args:
+        teams: the last one has no pipeline.
+        principals: of the whole cluster.
+        others: principals that are no service accounts of the kinds above.
+    """
+    platform = PLATFORM[: max(3, min(len(PLATFORM), settings.platform or principals // 6))]
 
     def pod_address() -> str:
         return f"10.244.{random.randrange(nodes) % 250}.{random.randrange(2, 250)}"
@@ -536,8 +530,8 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
         grants.append(_wide("platform-writers", "platform-writer", namespace, account))
         identity = service_account(namespace, account, grants)
         accounts.append(Account(ApiClient(identity, pod_address(), agent), account, namespace))
-    rest = principals - len(controllers) - nodes - len(accounts) - people
-    pipelines = min(len(teams), max(1, round(principals * shares.pipeline_share)))
+    rest = principals - others - len(accounts)
+    pipelines = min(len(teams) - 1, max(1, round(principals * settings.pipeline_share)))
     for team in teams[:pipelines]:
         subject = f'ServiceAccount \\"ci-deployer/{team.namespace}\\"'
         wide = _cluster_grant("ci-view", "view", subject, READS, _VIEW)
@@ -549,18 +543,23 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
         ]  # fmt: skip
         who = service_account(team.namespace, "ci-deployer", [wide, *own, edit])
         accounts.append(Account(ApiClient(who, pod_address(), random.choice(KUBECTL[:2])), "ci-deployer", team.namespace, team))  # fmt: skip
-    everybody = [*teams, ml]
-    kinds = shares.app_accounts
+    kinds = settings.app_accounts
     for index in range(max(1, rest - pipelines)):
-        team = everybody[index % len(everybody)]
-        app = team.apps[(index // len(everybody)) % len(team.apps)]
-        number = index // (len(everybody) * len(team.apps))
+        team = teams[index % len(teams)]
+        app = team.apps[(index // len(teams)) % len(team.apps)]
+        number = index // (len(teams) * len(team.apps))
         account = app.name + (f"-{number}" if number else "")
         holder = _cluster_grant("lease-holder", "lease-holder", f'ServiceAccount \\"{account}/{team.namespace}\\"', None, frozenset(("leases", "endpoints")))  # fmt: skip
         grant = _local_grant(f"app-{account}/{team.namespace}", "edit", f'ServiceAccount \\"{account}/{team.namespace}\\"', None, frozenset((team.namespace,)))  # fmt: skip
         who = service_account(team.namespace, account, [holder, grant])
         accounts.append(Account(ApiClient(who, pod_address(), LIBRARIES[index % len(LIBRARIES)]), kinds[index % len(kinds)], team.namespace, team))  # fmt: skip
+    return accounts
 
+
+def _crowd(settings: SimulationSettings, random: Random, teams: list[Team], people: int) -> list[Person]:
+    """People by role; the last team is that of data science."""
+    *teams, ml = teams
+    shares = settings.cast
     roles = ["developer"] * (people - min(people, max(3, round(people * (1 - shares.developers)))))
     roles += islice(cycle(shares.specialists), people - len(roles))
     if "admin" in roles:  # one is enough
@@ -579,4 +578,27 @@ def make_cast(settings: SimulationSettings, principals: int, random: Random) -> 
         seen.add(person.who.name)
         person.on_call = role == "sre"
         crowd.append(person)
-    return Cast([*teams, ml], crowd, accounts, node_list, controllers, apps, production)
+    return crowd
+
+
+def make_cast(settings: SimulationSettings, principals: int, random: Random) -> Cast:
+    """A cluster of about `principals` principals: configured shares plus a fixed set of components."""
+    shares = settings.cast
+    nodes = max(2, shares.nodes or round(principals * shares.node_share))
+    people = max(3, round(principals * shares.people_share))
+    count = max(1, round(people * shares.developers / shares.team_size))
+    teams = _teams(settings, random, count)
+    ml = Team("ml", "ml", [_app(random, "ml", word, "ml") for word in ("trainer", "notebook")], ["retrain"])
+    production = [_app(random, "prod", word, "prod") for word in ("shop", "orders", "checkout", "redis")]
+    staging = [_app(random, "staging", f"{team.name}-stg", team.name) for team in teams[:40]]
+    teams.append(ml)
+    support = [
+        *(_app(random, "kube-system", word, "k8s") for word in ("coredns", "metrics-server", "cluster-autoscaler")),
+        *(_app(random, place, word, place) for place, word in (("logging", "loki"), ("data", "warehouse"), ("kyverno", "kyverno"), ("ingress-nginx", "ingress-nginx"))),
+    ]  # fmt: skip
+    apps = [app for team in teams for app in team.apps] + production + staging + support
+    controllers, all_nodes = _controllers(), _nodes(nodes)
+    others = len(controllers) + nodes + people
+    accounts = _accounts(shares, random, teams, nodes, principals, others)
+    crowd = _crowd(settings, random, teams, people)
+    return Cast(teams, crowd, accounts, all_nodes, controllers, apps, production)

@@ -13,6 +13,9 @@ from data.errors import KubehabitError
 from data.paths import shipped
 
 T = TypeVar("T")
+#: The clock of the simulation counts microseconds.
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
 
 
 @dataclass(frozen=True, slots=True)

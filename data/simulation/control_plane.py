@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from data.simulation.api import FULL_DISCOVERY
 from data.simulation.cluster import Account, ApiClient, App, ClusterNode, suffix
-from data.simulation.kernel import DAY, SECOND, Process, watch_query
+from data.simulation.config import DAY, SECOND
+from data.simulation.kernel import Process, watch_query
 from data.simulation.steps import HELM_UPGRADE, compiled, owned_job
 from data.simulation.world import World
 
@@ -253,8 +254,8 @@ def loop(world: World, account: Account, habit: Loop, homes: Sequence[str], pace
 def _own_app(account: Account) -> App | None:
     if account.team is None:
         return None
-    name = account.client.who.name.rpartition(":")[2]
-    return next((app for app in account.team.apps if app.name == name), account.team.apps[0])
+    apps, name = account.team.apps, account.client.who.name.rpartition(":")[2]
+    return next((app for app in apps if app.name == name), apps[0])
 
 
 def build_runner(world: World, account: Account, pace: float) -> Process:
@@ -314,8 +315,7 @@ def cron_jobs(world: World) -> Process:
     yield random.randrange(look)
     while True:
         for prepared in lists:
-            if prepared is not None:
-                kernel.fire(prepared, False)
+            kernel.fire(prepared, False)
             yield 4 * _MS
             keeper.done = kernel.now
         for index, (namespace, name) in enumerate(jobs):
@@ -391,9 +391,7 @@ def volumes(world: World, node: ClusterNode, number: int) -> Process:
 def visits(world: World, client: ApiClient, paths: Sequence[str], period: float) -> Process:
     """Requests outside the resource API, in turn."""
     yield world.random.randrange(int(period * SECOND))
-    while True:
-        if not world.kernel.visit(client, paths[world.random.randrange(len(paths))]):
-            return
+    while world.kernel.visit(client, paths[world.random.randrange(len(paths))]):
         yield _spread(world, period, 0.02)
 
 
@@ -431,8 +429,7 @@ def apiserver(world: World) -> Process:
     kernel.spawn(apiserver_reviews(world))
     while True:
         for prepared in first:
-            if prepared is not None:
-                kernel.fire(prepared, False)
+            kernel.fire(prepared, False)
             yield 3 * _MS
         yield 10 * SECOND
 

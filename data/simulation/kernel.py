@@ -14,11 +14,10 @@ import numpy as np
 
 from data.simulation.api import STREAMS, Route, make_route
 from data.simulation.cluster import ApiClient, uid_of
+from data.simulation.config import SECOND
 
 # Yields the microseconds until its next step.
 Process = Iterator[int]
-SECOND = 1_000_000
-DAY = 86_400 * SECOND
 _FLUSH = 2048
 _FAILURES = {
     403: '"status":"Failure","reason":"Forbidden",',
@@ -182,11 +181,10 @@ class Kernel:
         if not level:
             return ""
         allowed, annotations = client.who.authorize(verb, full, namespace)
-        if not code:
-            code = 403 if not allowed else _CODES.get(verb, 200)
-        elif code != 403 and not allowed:
+        if code and not allowed:
             annotations = client.who.too_wide
-        elif code == 403 and allowed:
+        code = code or (_CODES.get(verb, 200) if allowed else 403)
+        if code == 403:
             annotations = client.who.refused
         write = verb in ("create", "update", "patch", "delete")
         if tail or (name and verb not in _COLLECTION):
@@ -196,11 +194,9 @@ class Kernel:
             ref = f'{ref},"name":"{name}"'
         self.revision += verb == "update"
         ref = self._ref_end(verb, ref, ref_end, full.partition("/")[0] + namespace + name, tail)
-        status = "" if code < 400 else _FAILURES.get(code, '"status":"Failure",')
-        if code < 400 and verb == "delete" and "pods" not in full:
-            status = '"status":"Success",'
-        if code == 403 and not allowed:
-            annotations = client.who.refused
+        status = '"status":"Success",' if verb == "delete" and "pods" not in full else ""
+        if code >= 400:
+            status = _FAILURES.get(code, '"status":"Failure",')
         audit_id = next(self._ids)
         self.last = (verb, path, code)
         kept = f'"requestObject":{body},' if body and keeps_body and code != 403 else ""
@@ -271,8 +267,10 @@ class Kernel:
             f'Z","annotations":{annotations}}}\n',
         )
 
-    def fire(self, prepared: tuple[str, str, str], write: bool) -> str:
-        """Send a prepared request now. Returns its audit ID."""
+    def fire(self, prepared: tuple[str, str, str] | None, write: bool) -> str:
+        """Send a prepared request now, if the policy keeps it. Returns its audit ID."""
+        if prepared is None:
+            return ""
         before, middle, after = prepared
         audit_id = next(self._ids)
         now = self.now

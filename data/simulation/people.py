@@ -6,7 +6,8 @@ import zlib
 from itertools import accumulate
 
 from data.simulation.cluster import HELM, NEWER, ApiClient, Person, home_address, office_address
-from data.simulation.kernel import DAY, SECOND, Process
+from data.simulation.config import DAY, SECOND
+from data.simulation.kernel import Process
 from data.simulation.steps import HELM_UPGRADE, compiled
 from data.simulation.world import World
 
@@ -163,22 +164,19 @@ _INCIDENT = """
 """.split()
 
 
-class Mix:
-    """A weighted choice of commands, with weights varied for each person."""
+def _mix(world: World, person: Person) -> tuple[list[str], list[float]]:
+    """Commands and their cumulated weights, varied for each person."""
+    key = person.role
+    if key == "developer":
+        agent = person.clients[0].agent.partition("/")[0]
+        key = {"k9s": "k9s", "node-fetch": "lens"}.get(agent, key)
+    weights = (weight * world.random.lognormvariate(0, 0.55) for weight in MIXES[key].values())
+    return list(MIXES[key]), list(accumulate(weights))
 
-    def __init__(self, world: World, person: Person) -> None:
-        agent = person.clients[0].agent
-        key = person.role
-        if person.role == "developer":
-            key = {"k9s": "k9s", "node-fetch": "lens"}.get(agent.partition("/")[0], "developer")
-        base = MIXES[key]
-        bent = [weight * world.random.lognormvariate(0, 0.55) for weight in base.values()]
-        self.names = list(base)
-        self.totals = list(accumulate(bent))
 
-    def choose(self, world: World) -> str:
-        """A command."""
-        return world.random.choices(self.names, cum_weights=self.totals)[0]
+def _luck(text: str) -> float:
+    """From 0 to 1, the same for the same text."""
+    return zlib.crc32(text.encode()) / (1 << 32)
 
 
 def at_work(world: World, person: Person, day: int) -> bool:
@@ -187,7 +185,7 @@ def at_work(world: World, person: Person, day: int) -> bool:
     start = world.start_day
     if not person.first <= day - start <= person.last or day - start in settings.holidays:
         return False
-    luck = zlib.crc32(f"{person.who.name}{day}".encode()) / (1 << 32)
+    luck = _luck(f"{person.who.name}{day}")
     if (day + 3) % 7 >= 5:
         return luck < settings.weekend_work
     return luck >= settings.absence
@@ -203,8 +201,7 @@ def next_session(world: World, person: Person) -> int:
     for later in range(70):
         if not at_work(world, person, day + later):
             continue
-        begin = (day + later) * DAY + int(person.shift[0] * DAY / 24)
-        end = begin + int((person.shift[1] - person.shift[0]) * DAY / 24)
+        begin, end = person.hours(day + later)
         rate = settings.sessions_a_day * person.energy
         if (day + later + 3) % 7 in settings.release_days and person.role in ("release", "sre"):
             rate *= settings.release_boost
@@ -218,12 +215,9 @@ def next_session(world: World, person: Person) -> int:
 def client_of(world: World, person: Person) -> ApiClient:
     """The client a person uses today."""
     usual = [client for client in person.clients if client.agent != HELM]
-    if len(usual) > 1:
-        day = world.kernel.now // (DAY if world.settings.people.calendar == "office" else 600 * SECOND)
-        luck = zlib.crc32(f"{day}{person.who.name}".encode()) / (1 << 32)
-        if luck < world.settings.people.home_office_days:
-            return usual[-1]
-    return usual[0]
+    day = world.kernel.now // (DAY if world.settings.people.calendar == "office" else 600 * SECOND)
+    at_home = _luck(f"{day}{person.who.name}") < world.settings.people.home_office_days
+    return usual[-1 if at_home else 0]
 
 
 def command(world: World, person: Person, name: str, namespace: str, client: ApiClient) -> Process:
@@ -245,7 +239,7 @@ _TEXT = {name: "".join(step.name for step in steps) for name, steps in COMMANDS.
 def work(world: World, person: Person) -> Process:
     """All sessions of a person."""
     random, settings = world.random, world.settings.people
-    mix = Mix(world, person)
+    commands, weights = _mix(world, person)
     fresh = person.first > 0
     namespace = person.homes[0]
     while True:
@@ -259,7 +253,7 @@ def work(world: World, person: Person) -> Process:
         for number in range(count):
             if random.random() < 0.08:
                 namespace = random.choice(person.homes)
-            name = mix.choose(world)
+            name = random.choices(commands, cum_weights=weights)[0]
             if first_day and number < len(_FIRST_DAY):
                 name = _FIRST_DAY[number]
             elif random.random() < settings.mistakes * 0.35 and person.role not in ("iac", "admin"):

@@ -246,15 +246,8 @@ def body_of(key: str, scene: Scene, random: Random) -> str:
     if name == "endpoint":
         addresses = f'"endpoints":[{{"addresses":["{value}"]}}]'
         return _text("EndpointSlice", "discovery.k8s.io/v1beta1", here, addresses)
-    if name == "sar":
-        verb, resource = ("list", "pods") if random.random() < 0.27 else random.choice(_ASKED)
-        asked = f'{{"namespace":"{scene["ns"]}","verb":"{verb}","resource":"{resource}"}}'
-        return _review("SelfSubjectAccessReview", f'"resourceAttributes":{asked}')
-    if name == "review":
-        asked = f'"resourceAttributes":{{"verb":"list","group":"metrics.k8s.io","resource":"pods"}},"user":"{scene["me"]}"'
-        return _review("SubjectAccessReview", asked)
-    if name == "rules":
-        return _review("SelfSubjectRulesReview", f'"namespace":"{scene["ns"]}"')
+    if name in ("sar", "review", "rules"):
+        return _review(name, scene, random)
     if name == "csr":
         spec = f'"request":"LS0tLS1CRUdJTg==","signerName":"{value}","usages":["client auth"]'
         spec = f'"spec":{{{spec}}},"status":{{}}'
@@ -265,7 +258,17 @@ def body_of(key: str, scene: Scene, random: Random) -> str:
     raise KubehabitError(f"Unknown body {key!r} in a step.")
 
 
-def _review(kind: str, spec: str) -> str:
+def _review(name: str, scene: Scene, random: Random) -> str:
+    """Question to the authorizer: about oneself, about another, or for all rules."""
+    if name == "sar":
+        verb, resource = ("list", "pods") if random.random() < 0.27 else random.choice(_ASKED)
+        asked = f'{{"namespace":"{scene["ns"]}","verb":"{verb}","resource":"{resource}"}}'
+        kind, spec = "SelfSubjectAccessReview", f'"resourceAttributes":{asked}'
+    elif name == "review":
+        asked = '{"verb":"list","group":"metrics.k8s.io","resource":"pods"}'
+        kind, spec = "SubjectAccessReview", f'"resourceAttributes":{asked},"user":"{scene["me"]}"'
+    else:
+        kind, spec = "SelfSubjectRulesReview", f'"namespace":"{scene["ns"]}"'
     return (
         f'{{"kind":"{kind}","apiVersion":"authorization.k8s.io/v1","metadata":{{"creationTimestamp":null}},'
         f'"spec":{{{spec}}},"status":{{"allowed":false}}}}'

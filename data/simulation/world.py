@@ -13,8 +13,8 @@ from typing import Any
 
 from data.simulation.api import DISCOVERY
 from data.simulation.cluster import ActorIdentity, ApiClient, App, Cast, ClusterNode, Team, suffix, uid_of
-from data.simulation.config import SimulationSettings
-from data.simulation.kernel import DAY, SECOND, Kernel, Process, watch_query
+from data.simulation.config import DAY, SECOND, SimulationSettings
+from data.simulation.kernel import Kernel, Process, watch_query
 from data.simulation.steps import Scene, Step, body_of, owner_reference, pod_body
 
 _STATUS = {
@@ -194,13 +194,25 @@ class World:
         return int(milliseconds * _MS * (1.0 if luck > 0.2 else 2 + 20 * luck))
 
     def call(
-        self, who: str | ApiClient, verb: str, full: str, namespace: str, name: str = "", **more: Any
-    ) -> None:
-        """One request of a client or of a controller by its name; its audit ID goes to `blame`."""
+        self,
+        who: str | ApiClient,
+        verb: str,
+        full: str,
+        namespace: str,
+        name: str = "",
+        then: int = 0,
+        **more: Any,
+    ) -> int:
+        """One request of a client, or of a controller by its name; its audit ID goes to `blame`.
+
+        Returns:
+            `then`, for a process to yield: the microseconds until its next step.
+        """
         client = self.by(who) if isinstance(who, str) else who
         audit_id = self.kernel.call(client, verb, full, namespace, name, **more)
         if self.blame is not None and audit_id:
             self.blame.append(audit_id)
+        return then
 
     def by(self, controller: str) -> ApiClient:
         """Client of a controller."""
@@ -253,8 +265,7 @@ class World:
         codes = (409, 0) if self.random.random() < 0.13 else (0,)
         for code in codes:
             target = "resourcequotas/status", namespace, "quota"
-            self.call("resourcequota-controller", "update", *target, body=body, code=code)
-            yield 8 * _MS
+            yield self.call("resourcequota-controller", "update", *target, body=body, code=code, then=8 * _MS)
 
     def endpoints(self, namespace: str, name: str) -> Process:
         """Update endpoints and endpoint slices."""
@@ -317,8 +328,7 @@ class World:
         code = 403 if self.random.random() < 0.2 else 0
         select = f"fieldSelector=metadata.name%3D{name}"
         query = f"limit=500\\u0026resourceVersion=0\\u0026{select}"
-        self.call(client, "list", resource, namespace, name, query=query, code=code)
-        yield 5 * _MS
+        yield self.call(client, "list", resource, namespace, name, query=query, code=code, then=5 * _MS)
         if not code:
             seconds = 300 + self.random.randrange(300)
             query = f"{select}\\u0026{watch_query(seconds, self.kernel.revision)}"
@@ -468,13 +478,11 @@ class World:
         """The garbage collector deletes replica set and pods of a deleted deployment."""
         collector, name = "generic-garbage-collector", app.replica_set
         options = _background(name)
-        self.call(collector, "get", "replicasets", app.namespace, name)
-        yield 4 * _MS
+        yield self.call(collector, "get", "replicasets", app.namespace, name, then=4 * _MS)
         self.call(collector, "delete", "replicasets", app.namespace, name, body=options)
         for pod, index in app.pods:
             yield 9 * _MS
-            self.call(collector, "get", "pods", app.namespace, pod)
-            yield 4 * _MS
+            yield self.call(collector, "get", "pods", app.namespace, pod, then=4 * _MS)
             self.call(collector, "delete", "pods", app.namespace, pod, body=options)
             self._stop_pod(app, pod, index, 10 * _MS)
         app.pods = []
@@ -484,10 +492,8 @@ class World:
     def sweep(self, namespace: str, pod: str) -> Process:
         """The garbage collector deletes the pod of a deleted job."""
         collector, options = "generic-garbage-collector", _background(pod)
-        self.call(collector, "get", "pods", namespace, pod)
-        yield 3 * _MS
-        self.call(collector, "delete", "pods", namespace, pod, body=options)
-        yield 13 * _MS
+        yield self.call(collector, "get", "pods", namespace, pod, then=3 * _MS)
+        yield self.call(collector, "delete", "pods", namespace, pod, body=options, then=13 * _MS)
         node = self.node()
         self.call(node.client, "delete", "pods", namespace, pod, body=_at_once(pod), code=404)
 
@@ -495,8 +501,7 @@ class World:
         """A kubelet tries to stop a pod that is already gone."""
         self.event(node.client, namespace, pod)
         yield 4 * _MS
-        self.call(node.client, "get", "pods", namespace, pod, code=404)
-        yield 3 * _MS
+        yield self.call(node.client, "get", "pods", namespace, pod, code=404, then=3 * _MS)
         self.call(node.client, "delete", "pods", namespace, pod, body=_at_once(pod), code=404)
 
     def job(self, namespace: str, name: str, image: str) -> Process:
@@ -505,8 +510,7 @@ class World:
         owner = owner_reference("Job", "batch/v1", name, uid_of(name))
         image = f"{image or 'registry.corp.example/batch/job'}:2"
         body = pod_body(f"{name}-", image, owner, f'"job-name":"{name}"', policy="Never")
-        self.call(keeper, "create", "pods", namespace, body=body)
-        yield 9 * _MS
+        yield self.call(keeper, "create", "pods", namespace, body=body, then=9 * _MS)
         pod, node = f"{name}-{suffix(self.random, 5)}", self.node()
         self.kernel.spawn(self.pod_starts(namespace, pod, node), 2 * _MS)
         status = f'{{"kind":"Job","apiVersion":"batch/v1","metadata":{{"name":"{name}",{_MANAGED}}},"status":{{"active":1}}}}'
@@ -514,15 +518,13 @@ class World:
             yield int(wait * SECOND)
             if wait > 1:
                 yield from self._report(node, namespace, pod, "Succeeded")
-            self.call(keeper, "get", "jobs", namespace, name)
-            yield 300 + self.random.randrange(1500)
+            yield self.call(keeper, "get", "jobs", namespace, name, then=300 + self.random.randrange(1500))
             self.event(keeper, namespace, name)
             yield 4 * _MS + self.random.randrange(5 * _MS)
             self.call(keeper, "update", "jobs/status", namespace, name, body=status)
             if self.random.random() < 0.3:
                 yield self.lag(7)
-                self.call(keeper, "get", "jobs", namespace, name)
-                yield self.lag(4)
+                yield self.call(keeper, "get", "jobs", namespace, name, then=self.lag(4))
                 self.call(keeper, "update", "jobs/status", namespace, name, body=status)
 
     def replaced(self, namespace: str, pod: str) -> Process:
@@ -549,8 +551,7 @@ class World:
             body = pod_body(f"{name}-", image, owner, f'"app":"{name}"', extra=extra)
             if privileged:
                 body = body.replace('"resources":{}', '"resources":{},"securityContext":{"privileged":true}')
-            self.call(keeper, "create", "pods", namespace, body=body)
-            yield 8 * _MS
+            yield self.call(keeper, "create", "pods", namespace, body=body, then=8 * _MS)
             self.event(keeper, namespace, name)
             self.kernel.spawn(self.pod_starts(namespace, f"{name}-{suffix(self.random, 5)}", node), 9 * _MS)
             yield 6 * _MS

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from data.errors import KubehabitError
+from data.signing_keys import load_signing_key
 from kubehabit.client.event_files import answers_of_files
 from kubehabit.client.events import span
 from kubehabit.client.remote import Remote
@@ -17,7 +18,7 @@ from serving.forensics.evidence.export import Subject, export, exporter
 from serving.forensics.evidence.incident import alerts_named
 from serving.forensics.evidence.model_card import describe_model
 from serving.forensics.evidence.page import render
-from serving.forensics.ledger import Ledger, load_signing_key
+from serving.forensics.ledger import Ledger
 from serving.incidents.incidents import Incidents
 from serving.schemas import clean
 from serving.settings import Settings, load_settings

@@ -17,7 +17,6 @@ import urllib3
 
 from data.paths import home
 from kubehabit.diagnosis.finding import Finding
-from serving.access.connection_limits import MAX_CONNECTIONS
 from serving.settings import Settings
 
 _MIB = 1 << 20
@@ -102,10 +101,10 @@ def _files(folder: Path) -> Iterator[Path]:
         return
 
 
-def check_open_files(_settings: Settings) -> Iterator[Finding]:
+def check_open_files(settings: Settings) -> Iterator[Finding]:
     """The limit of open files has room for all connections."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = MAX_CONNECTIONS + _OTHER_FILES
+    needed = settings.limits.connections + _OTHER_FILES
     if hard != resource.RLIM_INFINITY and hard < needed:
         sentence = f"A process may open {hard:,} files, and the service needs {needed:,}: raise it (LimitNOFILE, ulimit -Hn)."
         yield Finding("open files", "error", sentence)

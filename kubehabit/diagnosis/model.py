@@ -10,14 +10,14 @@ from serving.settings import Settings
 
 def check_model(settings: Settings) -> Iterator[Finding]:
     """The champion can be had, its bundle is unharmed, and it passes its parity check. Downloads it, as a start would."""
-    from serving.registry.client import Reference, asked, open_bundle
+    from serving.registry.client import ModelReference, open_bundle, stop_client
     from serving.rollout.loader import UNTESTED, model_loader
 
-    wanted = Reference(settings.model.name, alias=settings.model.alias)
+    wanted = ModelReference(settings.model.name, alias=settings.model.alias)
     try:
         loaded, fetched = open_bundle(wanted, settings.model.cache_dir, model_loader(settings))
     finally:
-        asked()
+        stop_client()
     if fetched.notice:
         yield Finding("model", "warning", fetched.notice)
     test = loaded.model.self_test

@@ -11,8 +11,9 @@ import msgspec
 from pydantic import BaseModel
 
 from data.errors import KubehabitError
+from data.signing_keys import load_signing_key
 from kubehabit.diagnosis.finding import Finding
-from serving.forensics.ledger import LedgerReader, load_signing_key, read_head
+from serving.forensics.ledger import LedgerReader, read_head
 from serving.settings import Settings
 from serving.sinks.base import Secret, UnavailableError
 from serving.storage.database import has_current_schema, missing_file, shown_url

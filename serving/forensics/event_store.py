@@ -35,11 +35,12 @@ from data.events.audit_event import AuditEvent
 from data.events.decode import decode_originals
 from data.paths import shipped
 from data.principals.identity import Identity
+from data.signing_keys import load_signing_key
 from data.timestamps import parse_times
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
 from serving.forensics.duckdb import quoted
-from serving.forensics.ledger import Ledger, load_signing_key, public_bytes
+from serving.forensics.ledger import Ledger, public_bytes
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
 from serving.forensics.parquet_writer import write_parquet
 from serving.forensics.records import COLUMNS, EventRecord, content_of, record_of, rows_of

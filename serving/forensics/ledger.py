@@ -10,21 +10,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from data.durable_file import write_durably
 from data.errors import KubehabitError
@@ -95,31 +90,6 @@ def read_head(folder: Path) -> Head | None:
         return msgspec.json.decode((folder / _HEAD).read_bytes(), type=Head)
     except FileNotFoundError:
         return None
-
-
-def load_signing_key(path: Path) -> Ed25519PrivateKey:
-    """An Ed25519 private key in PEM; raises KubehabitError if the file holds none."""
-    remedy = f"Make a signing key with: openssl genpkey -algorithm ed25519 -out {path}"
-    key = _load_key(path, lambda pem: load_pem_private_key(pem, None), remedy)
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KubehabitError(f"{path} does not hold an Ed25519 private key. {remedy}")
-    return key
-
-
-def load_public_key(path: Path) -> Ed25519PublicKey:
-    """An Ed25519 public key in PEM; raises KubehabitError if the file holds none."""
-    remedy = f"Make the public key with: openssl pkey -in KEY -pubout -out {path}"
-    key = _load_key(path, load_pem_public_key, remedy)
-    if not isinstance(key, Ed25519PublicKey):
-        raise KubehabitError(f"{path} does not hold an Ed25519 public key. {remedy}")
-    return key
-
-
-def _load_key(path: Path, load: Callable[[bytes], object], remedy: str) -> object:
-    try:
-        return load(path.read_bytes())
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KubehabitError(f"Cannot read the key {path}: {error}. {remedy}") from error
 
 
 def public_bytes(key: Ed25519PublicKey) -> str:

@@ -99,24 +99,39 @@ def model_loader(settings: Settings) -> Callable[[Bundle, Fetched], Loaded]:
     """`load_model` with the arguments that the settings give."""
     model, scale = settings.model, settings.alerts.threshold_scale
     return partial(
-        load_model, threads=model.threads, cached_windows=model.cached_windows, threshold_scale=scale
+        load_model,
+        threads=model.threads,
+        cached_windows=model.cached_windows,
+        threshold_scale=scale,
+        public_key=model.public_key,
     )
 
 
 def load_model(
-    bundle: Bundle, fetched: Fetched, *, threads: int, cached_windows: int, threshold_scale: float = 1.0
+    bundle: Bundle,
+    fetched: Fetched,
+    *,
+    threads: int,
+    cached_windows: int,
+    threshold_scale: float = 1.0,
+    public_key: Path | None = None,
 ) -> Loaded:
     """Make a bundle's detector, prove that it computes here what training computed, and warm it.
 
     Raises:
-        BundleError: its graph cannot be run here, or fails the bundle's self-test.
+        KubehabitError: the public key cannot be read.
+        BundleError: the bundle is not signed with that key, its graph cannot be run here, or fails the bundle's self-test.
     """
     from data.actions.fields import FIELDS
     from data.actions.stage_folding import StageFolder
     from data.errors import BundleError
+    from data.signing_keys import load_public_key
+    from detection.bundle import verify_signature
     from detection.detector import Detector, describe
     from detection.parity_check import TOLERANCE, verify_parity
 
+    if public_key is not None:
+        verify_signature(bundle.path, load_public_key(public_key))
     what = f"{fetched.name} version {fetched.version}"
     bundle = replace(bundle, calibration=bundle.calibration.scaled(threshold_scale))
     try:

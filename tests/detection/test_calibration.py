@@ -44,7 +44,7 @@ def calibration(tails: dict[str, Tail], shrinkage: float = 0.0) -> Calibration:
 def deeds(count: int = 1, kind: str = "human", **given: object) -> ActionFeatures:
     """Actions of everyday work, except as said."""
     columns: dict[str, object] = {
-        "principals": ["somebody"] * count,
+        "principals": ["alice"] * count,
         "kinds": [kind] * count,
         "levels": np.zeros((count, len(NAMES)), np.int8),
         "own": np.full((count, len(NAMES)), 500),

@@ -189,8 +189,8 @@ def test_the_cache_of_windows_changes_no_score(bundle: Bundle, labelled_lines: l
             np.testing.assert_allclose(joined(parts, column), joined(whole, column), rtol=1e-4, atol=1e-4)
         assert joined(parts, "flagged").tolist() == joined(whole, "flagged").tolist()
         assert joined(parts, "severity").tolist() == joined(whole, "severity").tolist()
-    found, told = cached.figures(), small.figures()
-    assert found.cached_windows > 500 > told.cached_windows  # 50 windows are gone before the next day
-    assert found.cached_windows + found.computed_windows == told.cached_windows + told.computed_windows
+    found, limited = cached.figures(), small.figures()
+    assert found.cached_windows > 500 > limited.cached_windows  # 50 windows are gone before the next day
+    assert found.cached_windows + found.computed_windows == limited.cached_windows + limited.computed_windows
     assert plain.figures().cached_windows == 0
     assert found.principals == plain.figures().principals > 0

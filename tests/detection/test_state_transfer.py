@@ -47,12 +47,12 @@ def patient(bundle: Bundle) -> Bundle:
 
 def slow_attack() -> list[AuditEvent]:
     """A stolen credential that tries something new every twenty minutes."""
-    told = []
+    documents = []
     for number, resource in enumerate(
         ("secrets", "clusterroles", "nodes", "serviceaccounts", "rolebindings", "roles", "leases")
     ):
         moment = f"2026-11-23T{8 + number // 3:02d}:{20 * (number % 3):02d}:00.000000Z"
-        told.append(
+        documents.append(
             {
                 "kind": "Event",
                 "apiVersion": "audit.k8s.io/v1",
@@ -73,7 +73,7 @@ def slow_attack() -> list[AuditEvent]:
                 "stageTimestamp": moment,
             }
         )
-    return decode_lines([json.dumps(one).encode() for one in told]).events
+    return decode_lines([json.dumps(one).encode() for one in documents]).events
 
 
 def reloaded(old: Detector, bundle: Bundle) -> Detector:
@@ -143,7 +143,7 @@ def test_windows_are_translated_by_value(bundle: Bundle, events: list[AuditEvent
     target = replace(bundle, vocabulary=shuffled(bundle.vocabulary))
     new = reloaded(old, target)
 
-    def told(detector: Detector) -> dict[str, tuple[int, list[list[str]]]]:
+    def readable(detector: Detector) -> dict[str, tuple[int, list[list[str]]]]:
         words = [detector.bundle.vocabulary.tokens[field] for field in FIELDS]
         held = detector.windows.contexts()
         return {
@@ -156,7 +156,7 @@ def test_windows_are_translated_by_value(bundle: Bundle, events: list[AuditEvent
             )
         }
 
-    assert told(new) == told(old)
+    assert readable(new) == readable(old)
     names = old.windows.contexts().names
     ours, theirs = (detector.windows.contexts(names).tokens for detector in (old, new))
     assert (ours != theirs).any(), "the numbers must differ to test anything"

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from benchmarks.tampering import WAYS, change_and_rechain, make_store, tamper, tamper_and_verify
 from data.errors import KubehabitError
-from serving.forensics.ledger import load_public_key, load_signing_key
+from data.signing_keys import load_public_key, load_signing_key
 from serving.forensics.verify import verify
 from tests.serving.event_stores import body, new_store
 from tests.serving.fakes import raw_event
