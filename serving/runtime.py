@@ -81,7 +81,9 @@ def build(service: Service, engine: Engine) -> Runtime:
         KubehabitError: the journal, the history, the state or the event store cannot be opened.
     """
     settings, metrics = service.settings, service.metrics
-    engine.store.on_error = metrics.store_error
+    store = engine.store
+    store.on_error = metrics.store_error
+    metrics.alert_store(lambda: store.clock.suspended, lambda: store.dropped)
     dispatcher = None
     if engine.outbox is not None:
         dispatcher = Dispatcher(engine.outbox, settings.sinks, metrics.sink)
@@ -90,6 +92,7 @@ def build(service: Service, engine: Engine) -> Runtime:
         settings.history.resolved_path(settings.state.resolved_path),
         retention_days=settings.history.retention_days,
         max_rows=settings.history.max_rows,
+        clock=store.clock.now,
     )
     checkpointer = Checkpointer(settings.state, engine, journal, settings.journal.remembered_events, history)
     events = ingest = None

@@ -59,6 +59,12 @@ _WATCHES = 1_000
 #: Actions kept in the context of one alert; beyond that only flagged ones are cited, by auditID.
 _MAX_ACTIONS = 5_000
 
+#: Of these, kept free for actions that are flagged or contribute.
+_RESERVED = 1_000
+
+#: Batches whose newest times give the time by which watches end: one event with a wrong time must not end them.
+_CLOCK_BATCHES = 5
+
 _NEWS = 3
 
 
@@ -156,6 +162,7 @@ class ContextTracker:
         self._runs_as = RunsAs()
         self._consequences = Consequences()
         self._followed: FIFOCache[str, deque[Followed]] = FIFOCache(_FOLLOWED)
+        self._newest: deque[int] = deque(maxlen=_CLOCK_BATCHES)
         self._watches: FIFOCache[str, ContextWatch] = FIFOCache(_WATCHES)
         self._out: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
         self._into: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
@@ -327,10 +334,12 @@ class ContextTracker:
 
     def watched(self, scores: Scores) -> list[tuple[int, Gathered]]:
         """(number of the alert, context) of watched principals in the batch just observed, beyond what `gather` returned."""
+        if len(scores.time):
+            self._newest.append(int(scores.time.astype(np.int64).max()))
         if not self._watches:
             return []
         found: list[tuple[int, Gathered]] = []
-        now = int(scores.time.astype(np.int64).max()) if len(scores.time) else 0
+        now = sorted(self._newest)[(len(self._newest) - 1) // 2] if self._newest else 0
         acted = set(scores.principal)
         for principal, watch in list(self._watches.items()):
             if principal in acted or principal in self._followed:
@@ -365,13 +374,15 @@ class ContextTracker:
                     before.append(self._seen(seen, principal, "before"))
             elif one is None:
                 session.append(self._seen(seen, principal, "session"))
-        around = [*before[-_BEFORE:], *keyed.values(), *session]
-        around += [
+        session += [
             self._seen(one.seen, one.principal, "consequence", one.confidence, one.why)
             for one in self._followed.pop(principal, ())
             if one.seen.time >= watch.begin
         ]
-        around = around[: max(0, _MAX_ACTIONS - watch.stored)]
+        room = max(0, _MAX_ACTIONS - watch.stored)
+        around = [*before[-_BEFORE:], *keyed.values()][:room]
+        # A flood of ordinary actions must not take the place of suspicious ones that come after it.
+        around += session[: max(0, room - len(around) - _RESERVED)]
         watch.stored += len(around)
         return sorted(around, key=lambda one: one.time)
 

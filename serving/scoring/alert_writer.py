@@ -21,8 +21,20 @@ from serving.storage.incidents import add_context, add_links
 _log = logging.getLogger("kubehabit.engine")
 # Surrounding actions that wait to be stored, and for how long, before they get a transaction of their own.
 _PENDING, _PENDING_SECONDS = 200, 2.0
-#: Unusual actions, or surroundings, held in memory while the store refuses writes; beyond it the oldest are given up.
+#: Unusual actions, or surroundings, held in memory while the store refuses writes; of more, the least severe are given up.
 _MAX_UNSAVED = 10_000
+
+
+def _worst(waiting: list[Flagged]) -> list[Flagged]:
+    """Those that can be held until the store is back, in their order: a flood must not push out what is worse."""
+    if len(waiting) <= _MAX_UNSAVED:
+        return waiting
+    ranked = sorted(range(len(waiting)), key=lambda at: waiting[at].action.weight, reverse=True)
+    _log.error(
+        "unusual actions are lost: the alert store has been away too long",
+        extra={"lost": len(waiting) - _MAX_UNSAVED},
+    )
+    return [waiting[at] for at in sorted(ranked[:_MAX_UNSAVED])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,7 @@ class AlertWriter:
             except RefusedError:
                 saved = self._save_one_by_one(waiting, model)
         except StoreError:
-            self._unsaved = waiting[-_MAX_UNSAVED:]
+            self._unsaved = _worst(waiting)
             raise
         self._unsaved = []
         return saved

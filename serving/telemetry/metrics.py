@@ -116,6 +116,10 @@ class Metrics:
         """Export the journal's size and what waits to be scored: batches, and since when the first waits (seconds)."""
         self._registry.register(_Intake(backlog, journal_bytes, journal_max_bytes))
 
+    def alert_store(self, suspended: Callable[[], bool], dropped: Callable[[], Mapping[str, int]]) -> None:
+        """Export whether retention by age is suspended, and alerts dropped because there were too many, by severity."""
+        self._registry.register(_Store(suspended, dropped))
+
     def event_store(self, behind: Callable[[], int]) -> None:
         """Export how far the event store is behind the scoring."""
         gauge = Gauge(
@@ -288,6 +292,28 @@ class _Memory(Collector):
             "Windows that went through the model.",
             value=held.computed_windows,
         )
+
+
+class _Store(Collector):
+    """Bounds of the alert store."""
+
+    def __init__(self, suspended: Callable[[], bool], dropped: Callable[[], Mapping[str, int]]) -> None:
+        self._suspended, self._dropped = suspended, dropped
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures now."""
+        yield GaugeMetricFamily(
+            "kubehabit_retention_suspended",
+            "1 while the host's clock is implausibly far ahead, so that nothing is deleted by age.",
+            value=self._suspended(),
+        )
+        dropped = CounterMetricFamily(
+            "kubehabit_alerts_dropped", "Alerts deleted because there were too many.", labels=["severity"]
+        )
+        held = self._dropped()
+        for severity in ("low", "medium", "high", "critical"):
+            dropped.add_metric([severity], held.get(severity, 0))
+        yield dropped
 
 
 class _Depths(Collector):

@@ -539,7 +539,10 @@ def test_an_alert_that_grows_while_another_process_notes_it_as_sent_is_sent_agai
     [
         ("mysql+pymysql://me:hunter2@h/d", "SQLite or PostgreSQL"),
         ("postgresql+psycopg2://me:hunter2@h/d", r"'psycopg2' is not installed.*kubehabit\[postgres\]"),
-        ("postgresql://me:hunter2@127.0.0.1:9/d", "Connection refused.*that the server answers and admits this user"),
+        (
+            "postgresql://me:hunter2@127.0.0.1:9/d",
+            "Connection refused.*that the server answers and admits this user",
+        ),
     ],
 )
 def test_a_database_or_driver_that_is_not_there_is_named(url: str, words: str) -> None:
