@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from serving.history.queries import HistoryReader, median
 from serving.history.recorder import History, Judge
 from serving.history.schema import EDGES, HOUR, HistoryError
 from serving.history.threshold_preview import Alerts, Previewer
+from serving.storage.receipt_clock import ReceiptClock
 
 NOW = int(datetime.now(UTC).timestamp() * 1e6) // HOUR * HOUR
 JUDGE = Judge("7", (120.0, 7200.0), (4.0, 6.0), (12.0, 18.0))
@@ -168,6 +170,25 @@ def test_old_hours_become_days_and_old_days_go(tmp_path: Path) -> None:
     assert told is not None
     assert (len(told.hours), len(told.days)) == (2, 4)
     assert reader.rows("SELECT count(*) AS n FROM additions")[0]["n"] == 4
+    history.close()
+
+
+def test_a_clock_that_jumps_ahead_deletes_no_history_even_after_an_event_of_2099(tmp_path: Path) -> None:
+    wall, ticks = [time.time_ns()], [0]
+    clock = ReceiptClock(lambda: wall[0], lambda: ticks[0])
+    history = History(tmp_path / "history.db", retention_days=35, max_rows=100_000, clock=clock.now)
+    history.set_judge(JUDGE)
+    far = NOW + 73 * 365 * 24 * HOUR
+    reader = written(history, 1, scores(["alice", "bob"], [NOW - HOUR, far]))
+    wall[0] += 400 * 24 * HOUR * 1000
+    history.prune()
+    kept = reader.surprise("alice")
+    assert kept is not None
+    assert len(kept.hours) == 1
+    wall[0] -= 300 * 24 * HOUR * 1000  # 100 days have passed
+    ticks[0] += 100 * 24 * HOUR * 1000
+    history.prune()
+    assert reader.surprise("alice") is None
     history.close()
 
 

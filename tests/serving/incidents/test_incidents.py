@@ -609,3 +609,76 @@ def test_pages_follow_one_another(client: TestClient) -> None:
 
 def test_words_are_explained(client: TestClient) -> None:
     assert "identity for programs" in client.get("/v1/glossary").json()["service account"]
+
+
+# -- floods and wrong times -------------------------------------------------------------------------------------
+
+#: Seconds from the recording to 2099.
+FAR = 73 * 365 * 86_400.0
+
+
+@pytest.mark.parametrize("size", [1, 50, 1000])
+def test_a_burst_leaves_its_own_lead_up_in_the_alert_and_in_the_incident(engine: Engine, size: int) -> None:
+    lead_up = [mild_event(number) for number in range(3)]
+    burst = [secret_event(number, seconds=10 + number / 100) for number in range(3, 300)]
+    feed(engine, *lead_up, *burst, size=size)
+    [alert] = engine.store.page().alerts
+    assert [one.audit_id for one in alert.contributors][:3] == ["id-0", "id-1", "id-2"]
+    assert alert.action_count == 297
+    assert (
+        "197 more of them are counted but not kept; the first and the worst are kept"
+        in alert.severity_reasons
+    )
+    assert {"id-0", "id-1", "id-2"} <= set(only(engine).audit_ids)
+
+
+def test_an_event_of_2099_does_not_end_what_an_alert_waits_for(engine: Engine) -> None:
+    feed(engine, secret_event(0), size=1)
+    feed(engine, raw_event(1, user="bob@corp", seconds=FAR), size=1)
+    feed(engine, raw_event(2), raw_event(3), size=1)
+    assert only(engine).audit_ids == ["id-0", "id-2", "id-3"]
+
+
+def test_an_alert_of_2099_is_listed_where_it_was_received(engine: Engine) -> None:
+    feed(engine, secret_event(0, user="bob@corp", seconds=FAR), size=1)
+    feed(engine, secret_event(1), size=1)
+    assert [one.principal for one in engine.store.page().alerts] == ["alice@corp", "bob@corp"]
+    page = engine.incidents.page(limit=1)
+    assert [one.principals for one in page.incidents] == [["alice@corp"]]
+    older = engine.incidents.page(limit=1, cursor=int(page.cursor or 0))
+    assert [one.principals for one in older.incidents] == [["bob@corp"]]
+
+
+def test_a_flood_of_ordinary_actions_leaves_room_for_suspicious_ones(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import serving.incidents.context as room
+
+    monkeypatch.setattr(room, "_MAX_ACTIONS", 50)
+    monkeypatch.setattr(room, "_RESERVED", 20)
+    feed(engine, secret_event(0), *(raw_event(number, seconds=number / 100) for number in range(1, 200)))
+    feed(engine, secret_event(200, seconds=5), mild_event(201, seconds=6), secret_event(202, seconds=7))
+    assert [one.audit_id for one in only(engine).timeline] == ["id-0", "id-200", "id-201", "id-202"]
+
+
+def test_of_what_waits_for_a_store_the_worst_stays(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import serving.scoring.alert_writer as room
+
+    def refuse(*_: object) -> None:
+        raise StoreError("no")
+
+    monkeypatch.setattr(room, "_MAX_UNSAVED", 5)
+    with monkeypatch.context() as broken:
+        broken.setattr(room, "add_context", refuse)
+        events = [
+            secret_event(0, namespace="e-40"),
+            *(secret_event(at, user="bob@corp") for at in range(1, 20)),
+        ]
+        for event in events:
+            with pytest.raises(StoreError):
+                feed(engine, event)
+    feed(engine, raw_event(30))
+    assert {one.principal: one.action_count for one in engine.store.page().alerts} == {
+        "alice@corp": 1,
+        "bob@corp": 4,
+    }

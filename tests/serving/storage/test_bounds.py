@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from data.actions.fields import FIELDS
+from serving.alerts.explain.explainer import Explainer
+from serving.delivery.outbox import Outbox
 from serving.schemas import Alert
+from serving.scoring.engine import Engine
 from serving.storage.database import AlertStore, StoreError
 from serving.storage.receipt_clock import ReceiptClock
+from tests.serving.conftest import model_info
+from tests.serving.fakes import FakeDetector, decoded, secret_event
+from tests.serving.sinks.test_sinks import settings_of
 from tests.serving.storage.test_database import alert, put, sql
 
 DAY = 86_400
@@ -200,18 +208,25 @@ def test_alerts_whose_lines_an_older_version_left_out_are_bounded_too(store_url:
     store.close()
 
 
+@contextmanager
+def locked(store: AlertStore, url: str) -> Iterator[None]:
+    """Another process writes for longer than the store waits."""
+    impatient = lambda raw, *_: raw.execute("PRAGMA busy_timeout=50")  # noqa: E731
+    sa.event.listen(store._engine, "checkout", impatient)
+    other = sa.create_engine(url, poolclass=sa.NullPool).connect()
+    other.exec_driver_sql("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.rollback()
+        other.close()
+
+
 def test_a_locked_store_loses_nothing_and_keeps_nothing_twice(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'alerts.db'}"
     store = AlertStore(url, retention_days=90, max_alerts=100)
-    with store.reading() as connection:
-        connection.exec_driver_sql("PRAGMA busy_timeout=50")
-    sa.event.listen(store._engine, "checkout", lambda raw, *_: raw.execute("PRAGMA busy_timeout=50"))
-    other = sa.create_engine(url, poolclass=sa.NullPool).connect()
-    other.exec_driver_sql("BEGIN IMMEDIATE")
-    with pytest.raises(StoreError, match="locked"):
+    with locked(store, url), pytest.raises(StoreError, match="locked"):
         put(store, alert(1))
-    other.rollback()
-    other.close()
     put(store, alert(1))
     assert [one.id for one in store.page().alerts] == ["a1"]
     store.close()
@@ -238,3 +253,22 @@ def test_a_full_disk_loses_nothing_and_keeps_nothing_twice(tmp_path: Path) -> No
     put(store, alert(acknowledged))
     assert ids(store) == {f"a{number}" for number in range(acknowledged + 1)}
     store.close()
+
+
+def test_what_a_locked_store_refused_is_alerted_and_delivered_once(
+    tmp_path: Path, explainer: Explainer
+) -> None:
+    url = f"sqlite:///{tmp_path / 'alerts.db'}"
+    store = AlertStore(url, retention_days=90, max_alerts=100)
+    sink = settings_of(type="webhook", url="http://127.0.0.1:9")
+    outbox = Outbox(store, [sink])
+    engine = Engine(FakeDetector(), FIELDS, model_info(), store, explainer, outbox=outbox)
+    with locked(store, url), pytest.raises(StoreError, match="locked"):
+        engine.score(decoded([secret_event(0), secret_event(1, user="bob@corp")]))
+    engine.score(decoded([secret_event(2)]))
+    engine.settle()
+    found = {one.principal: one.audit_ids for one in store.page().alerts}
+    assert found == {"alice@corp": ["id-0", "id-2"], "bob@corp": ["id-1"]}
+    assert outbox.depths()["out"].entries == 2
+    assert len(engine.incidents.page().incidents) == 2
+    engine.close()
