@@ -262,7 +262,8 @@ class History:
         actions = np.bincount(codes, minlength=size).tolist()
         unusual = np.bincount(codes, weights=flagged, minlength=size).astype(int).tolist()
         last = np.zeros(size, np.int64)
-        np.maximum.at(last, codes, times)
+        # A principal whose event is dated 2099 must not outlive all others.
+        np.maximum.at(last, codes, np.minimum(times, self._clock() + DAY * HOUR))
         first = np.full(size, np.iinfo(np.int64).max)
         np.minimum.at(first, codes, times)
         ids: list[int] = []

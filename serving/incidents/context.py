@@ -62,8 +62,9 @@ _MAX_ACTIONS = 5_000
 #: Of these, kept free for actions that are flagged or contribute.
 _RESERVED = 1_000
 
-#: Batches whose newest times give the time by which watches end: one event with a wrong time must not end them.
-_CLOCK_BATCHES = 5
+#: Batches by whose newest times a time is judged, and microseconds by which it may be ahead of them: one event with a wrong time
+#: must not end what is waited for.
+_CLOCK_BATCHES, _CLOCK_AHEAD = 5, 24 * 3600 * _MICRO
 
 _NEWS = 3
 
@@ -179,6 +180,7 @@ class ContextTracker:
         if not len(scores.event):
             return
         self._recent.append(events, scores)
+        self._newest.append(int(scores.time.astype(np.int64).max()))
         acted = [events[index] for index in scores.event.tolist()]
         for row, event in enumerate(acted):
             ref = event.objectRef
@@ -263,9 +265,14 @@ class ContextTracker:
                 del users[next(iter(users))]
             self._origins[one.address] = users
 
+    def _plausible(self, time: int) -> int:
+        """A time in the batch that is observed, or that of recent batches if it is far ahead of them."""
+        recent = sorted(self._newest)[(len(self._newest) - 1) // 2]
+        return time if time - recent <= _CLOCK_AHEAD else recent
+
     def _follow(self, acted: Sequence[AuditEvent], scores: Scores) -> None:
         times = scores.time.astype(np.int64)
-        self._consequences.forget(int(times.min()) - _FOLLOWING)
+        self._consequences.forget(self._plausible(int(times.min())) - _FOLLOWING)
         for row, kind in enumerate(scores.kind):
             if kind not in MACHINERY or row in scores.news:
                 continue
@@ -334,12 +341,10 @@ class ContextTracker:
 
     def watched(self, scores: Scores) -> list[tuple[int, Gathered]]:
         """(number of the alert, context) of watched principals in the batch just observed, beyond what `gather` returned."""
-        if len(scores.time):
-            self._newest.append(int(scores.time.astype(np.int64).max()))
         if not self._watches:
             return []
         found: list[tuple[int, Gathered]] = []
-        now = sorted(self._newest)[(len(self._newest) - 1) // 2] if self._newest else 0
+        now = self._plausible(int(scores.time.astype(np.int64).max())) if len(scores.time) else 0
         acted = set(scores.principal)
         for principal, watch in list(self._watches.items()):
             if principal in acted or principal in self._followed:

@@ -21,6 +21,7 @@ from serving.incidents.incidents import Asker, Close, IncidentError, Merge, Spli
 from serving.incidents.report import Incident, IncidentSummary
 from serving.scoring.engine import Engine
 from serving.storage.database import AlertStore, StoreError
+from serving.storage.receipt_clock import ReceiptClock
 from serving.storage.tables import ALERT_LINES, ALERTS
 from tests.serving.conftest import model_info
 from tests.serving.fakes import START, STRANGE, FakeDetector, decoded, raw_event, secret_event
@@ -464,9 +465,11 @@ def test_what_led_up_to_a_flag_outlives_a_restart(store: AlertStore, explainer: 
 
 
 def test_every_database_tells_the_same_story_and_forgets_it_with_its_alerts(
-    store_url: str, explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+    store_url: str, explainer: Explainer
 ) -> None:
-    store = AlertStore(store_url, retention_days=90, max_alerts=1000)
+    passed = [0]
+    clock = ReceiptClock(lambda: time.time_ns() + passed[0], lambda: time.monotonic_ns() + passed[0])
+    store = AlertStore(store_url, retention_days=90, max_alerts=1000, clock=clock)
     engine = Engine(FakeDetector(), FIELDS, model_info(), store, explainer)
     feed(engine, mild_event(0), secret_event(1), token_event(2), secret_event(3, user=WORKER), size=1)
     one = only(engine)
@@ -477,8 +480,7 @@ def test_every_database_tells_the_same_story_and_forgets_it_with_its_alerts(
     assert engine.incidents.decide(one.id, Close(), WHO).state == "closed"
     store.prune()
     assert engine.incidents.get(one.id) is not None
-    later = time.time_ns() + 91 * 86_400 * 10**9
-    monkeypatch.setattr("serving.storage.database.time.time_ns", lambda: later)
+    passed[0] = 91 * 86_400 * 10**9
     store.prune()
     assert engine.incidents.page(limit=10).incidents == []
     engine.close()
@@ -637,6 +639,21 @@ def test_an_event_of_2099_does_not_end_what_an_alert_waits_for(engine: Engine) -
     feed(engine, raw_event(1, user="bob@corp", seconds=FAR), size=1)
     feed(engine, raw_event(2), raw_event(3), size=1)
     assert only(engine).audit_ids == ["id-0", "id-2", "id-3"]
+
+
+def test_nor_what_follows_from_a_write(engine: Engine) -> None:
+    deployment = {"verb": "create", "resource": "deployments", "namespace": "web", "name": "shop"}
+    feed(engine, raw_event(0, **deployment), size=1)
+    feed(engine, raw_event(1, user="bob@corp", seconds=FAR), size=1)
+    made = {
+        "verb": "update",
+        "resource": "deployments",
+        "namespace": "web",
+        "name": "shop",
+        "user": CONTROLLER,
+    }
+    feed(engine, raw_event(2, **made), secret_event(3), size=1)
+    assert only(engine).consequence_audit_ids == ["id-2"]
 
 
 def test_an_alert_of_2099_is_listed_where_it_was_received(engine: Engine) -> None:
