@@ -33,7 +33,7 @@ class ReceiptClock:
         self._wall, self._monotonic = wall, monotonic
         self._lock = threading.Lock()
         self._now, self._ticks = wall() // 1000, monotonic() // 1000
-        self._suspended = False
+        self._ahead, self._suspended = 0, False
 
     def start_from(self, receipt: int, tolerance: int) -> None:
         """Continue from the newest stored receipt if the host's clock is further ahead of it than `tolerance` microseconds."""
@@ -49,22 +49,20 @@ class ReceiptClock:
             elapsed, self._ticks = ticks - self._ticks, ticks
             ahead = wall - self._now - elapsed
             self._now = wall if ahead <= _DAY else min(wall, self._now + _PACE * elapsed)
-            if self._suspended != (ahead > _DAY):
-                self._suspended = ahead > _DAY
-                if self._suspended:
-                    _log.warning(
-                        "the host's clock is ahead of the last receipt: nothing is deleted by age until it is right, or trusted",
-                        extra={
-                            "days_ahead": round(ahead / _DAY, 1),
-                            "trusted_in_hours": round(ahead / _DAY * 24 / _PACE),
-                        },
-                    )
-                else:
-                    _log.info("the host's clock is plausible again: alerts are deleted by age as before")
+            self._ahead = ahead
             return self._now
 
     @property
     def suspended(self) -> bool:
-        """Whether the host's clock is not believed, so that nothing may be deleted by age."""
+        """Whether the host's clock is not believed, so that nothing may be deleted by age; a change is logged."""
         self.now()
-        return self._suspended
+        suspended, days = self._ahead > _DAY, self._ahead / _DAY
+        if suspended and not self._suspended:
+            _log.warning(
+                "the host's clock is ahead of the last receipt: nothing is deleted by age until it is right, or trusted",
+                extra={"days_ahead": round(days, 1), "trusted_in_hours": round(days * 24 / _PACE)},
+            )
+        elif self._suspended and not suspended:
+            _log.info("the host's clock is plausible again: alerts are deleted by age as before")
+        self._suspended = suspended
+        return suspended

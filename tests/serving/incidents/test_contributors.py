@@ -35,9 +35,9 @@ def test_every_short_form_comes_back_whole_from_a_third_of_its_room() -> None:
     contributors = Contributors()
     held = [contributors.append(f"user-{number % 20}", contribution(number)) for number in range(200)]
     for number, one in enumerate(held):
-        told = contributors.expanded(one)
-        assert told is not None
-        assert told.model_dump_json(by_alias=True).encode() == contribution(number).short
+        expanded = contributors.expanded(one)
+        assert expanded is not None
+        assert expanded.model_dump_json(by_alias=True).encode() == contribution(number).short
     late = held[100:]
     assert 3 * sum(len(one.short or b"") for one in late) < sum(
         len(contribution(0).short or b"") for _ in late

@@ -41,7 +41,7 @@ def feed(engine: Engine, *events: dict[str, Any], size: int = 1000) -> None:
     engine.settle()
 
 
-def told(engine: Engine) -> list[Incident]:
+def all_incidents(engine: Engine) -> list[Incident]:
     """All incidents with something in them, oldest first."""
     page = engine.incidents.page(limit=100)
     found = [engine.incidents.get(one.id) for one in reversed(page.incidents)]
@@ -49,7 +49,7 @@ def told(engine: Engine) -> list[Incident]:
 
 
 def only(engine: Engine) -> Incident:
-    [one] = told(engine)
+    [one] = all_incidents(engine)
     return one
 
 
@@ -242,8 +242,8 @@ def test_where_all_is_equally_mild_it_began_with_the_first(graded: Engine) -> No
 def test_what_was_unusual_before_a_token_was_asked_for_did_not_come_from_it(graded: Engine) -> None:
     old = {"user": WORKER, "namespace": "sandbox"}
     feed(graded, secret_event(0, **old), token_event(1), secret_event(2), secret_event(3, **old))
-    assert [one.principals for one in told(graded)] == [[WORKER], ["alice@corp"]]
-    feed(graded, secret_event(4, user=WORKER))  # something new, by somebody who may hold it by now
+    assert [one.principals for one in all_incidents(graded)] == [[WORKER], ["alice@corp"]]
+    feed(graded, secret_event(4, user=WORKER))  # something new, by a principal that may hold it by now
     assert only(graded).principals == [WORKER, "alice@corp"]
 
 
@@ -251,7 +251,7 @@ def test_what_was_unusual_before_a_token_was_asked_for_did_not_come_from_it(grad
 
 
 def token_event(number: int, **more: Any) -> dict[str, Any]:
-    """Somebody asks for a token of the worker; mildly unusual."""
+    """A principal asks for a token of the worker; mildly unusual."""
     given = {
         "verb": "create",
         "resource": "serviceaccounts",
@@ -290,7 +290,7 @@ def test_the_order_in_which_alerts_fall_does_not_matter(engine: Engine) -> None:
 
 def test_later_links_bring_two_incidents_together(engine: Engine) -> None:
     feed(engine, secret_event(0), secret_event(1, user=WORKER), size=1)
-    first, second = told(engine)
+    first, second = all_incidents(engine)
     feed(engine, token_event(2), secret_event(3), secret_event(4, user=WORKER), size=1)
     one = only(engine)
     assert one.id == first.id
@@ -310,7 +310,7 @@ def test_what_a_list_of_secrets_could_give_away_joins_only_who_turns_up_at_the_s
         secret_event(1, user="system:serviceaccount:web:other"),
         secret_event(2, user=WORKER, **thief),
     )
-    together = [one.principals for one in told(engine)]
+    together = [one.principals for one in all_incidents(engine)]
     assert together == [["alice@corp", WORKER], ["system:serviceaccount:web:other"]]
 
 
@@ -322,8 +322,8 @@ def test_the_same_new_address_and_client_join_two_principals(engine: Engine) -> 
         secret_event(1, user="bob@corp", **thief),
         secret_event(2, user="carol@corp"),
     )
-    assert [one.principals for one in told(engine)] == [["alice@corp", "bob@corp"], ["carol@corp"]]
-    [tie] = [tie for tie in told(engine)[0].links if tie.kind == "same-origin"]
+    assert [one.principals for one in all_incidents(engine)] == [["alice@corp", "bob@corp"], ["carol@corp"]]
+    [tie] = [tie for tie in all_incidents(engine)[0].links if tie.kind == "same-origin"]
     assert (tie.source, tie.target, tie.confidence) == ("alice@corp", "bob@corp", "likely")
 
 
@@ -333,7 +333,7 @@ def test_acting_as_somebody_gives_no_credential_of_theirs(engine: Engine) -> Non
         secret_event(0, impersonatedUser={"username": WORKER}),
         secret_event(1, user=WORKER),
     )
-    one, other = told(engine)
+    one, other = all_incidents(engine)
     assert [tie.kind for tie in one.links if tie.target == WORKER] == ["acted-as"]
     assert other.principals == [WORKER]
 
@@ -353,7 +353,7 @@ def test_the_same_principal_hours_later_is_the_same_incident_and_a_day_later_ano
         secret_event(1, seconds=7200),
         secret_event(2, seconds=7200 + 50_000),
     )
-    assert [len(one.alerts) for one in told(engine)] == [2, 1]
+    assert [len(one.alerts) for one in all_incidents(engine)] == [2, 1]
 
 
 def test_the_same_log_gives_the_same_incidents(store: AlertStore, explainer: Explainer) -> None:
@@ -363,7 +363,7 @@ def test_the_same_log_gives_the_same_incidents(store: AlertStore, explainer: Exp
         own = AlertStore("sqlite://", retention_days=90, max_alerts=1000)
         engine = Engine(FakeDetector(), FIELDS, model_info(), own, explainer)
         feed(engine, *events, size=size)
-        found = [one.model_dump(exclude={"trail"}) for one in told(engine)]
+        found = [one.model_dump(exclude={"trail"}) for one in all_incidents(engine)]
         own.close()
         return found
 
@@ -377,7 +377,7 @@ WHO = Asker("ops", "192.0.2.1")
 
 def two(engine: Engine) -> tuple[Incident, Incident]:
     feed(engine, secret_event(0), secret_event(1, user="bob@corp"))
-    first, second = told(engine)
+    first, second = all_incidents(engine)
     return first, second
 
 
@@ -404,7 +404,7 @@ def test_what_was_split_off_stays_apart_whatever_the_log_says(engine: Engine) ->
     new = engine.incidents.decide(one.id, Split(alerts=[mine], note="Planned."), WHO)
     assert new.principals == [WORKER]
     feed(engine, token_event(3), secret_event(4), secret_event(5, user=WORKER))
-    assert [each.principals for each in told(engine)] == [["alice@corp"], [WORKER]]
+    assert [each.principals for each in all_incidents(engine)] == [["alice@corp"], [WORKER]]
     back = engine.incidents.decide(one.id, Merge(incident=new.id), WHO)
     assert back.principals == ["alice@corp", WORKER]
     again = engine.incidents.decide(one.id, Split(alerts=[mine]), WHO)
@@ -419,7 +419,7 @@ def test_after_closing_the_next_alert_begins_another(engine: Engine) -> None:
     assert closed.state == "closed"
     assert closed.trail[-1].note == "malicious: Revoked."
     feed(engine, secret_event(1, seconds=3600))
-    assert [one.state for one in told(engine)] == ["closed", "open"]
+    assert [one.state for one in all_incidents(engine)] == ["closed", "open"]
     with pytest.raises(IncidentError, match="closed already"):
         engine.incidents.decide(closed.id, Close(), WHO)
 
@@ -458,7 +458,7 @@ def test_what_led_up_to_a_flag_outlives_a_restart(store: AlertStore, explainer: 
         msgspec.msgpack.decode(msgspec.msgpack.encode(before.surroundings.snapshot()()))
     )
     feed(after, secret_event(3), raw_event(4, user="bob@corp"), secret_event(5, user=WORKER))
-    bob, alice = told(after)
+    bob, alice = all_incidents(after)
     assert bob.audit_ids == ["id-2", "id-4"]
     assert alice.principals == ["alice@corp", WORKER]
     assert alice.audit_ids[:3] == ["id-0", "id-1", "id-3"]
@@ -505,7 +505,7 @@ def varied(store_url: str, explainer: Explainer) -> Iterator[Engine]:
         engine,
         mild_event(0),
         secret_event(1, namespace="e-5"),
-        # As grave as the one before, and more surprising: the incident has its sentence.
+        # As severe as the one before, and more surprising: the incident has its sentence.
         secret_event(2, namespace="e-9", seconds=2000),
         secret_event(3, namespace="sandbox", seconds=4000),
         # In the order in which they began, bob is before carol; in that of what was flagged, after.
@@ -516,7 +516,7 @@ def varied(store_url: str, explainer: Explainer) -> Iterator[Engine]:
         secret_event(8, user="erin@corp", seconds=300_000),
         size=1,
     )
-    *_, carol, bob, dave, _erin = told(engine)
+    *_, carol, bob, dave, _erin = all_incidents(engine)
     engine.incidents.decide(carol.id, Merge(incident=bob.id), WHO)
     engine.incidents.decide(dave.id, Close(), WHO)
     yield engine
