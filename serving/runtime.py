@@ -78,7 +78,9 @@ def build(service: Service, engine: Engine) -> Runtime:
         KubehabitError: the journal, the history, the state or the event store cannot be opened.
     """
     settings, metrics = service.settings, service.metrics
-    engine.store.attach(metrics.store_error)
+    store = engine.store
+    store.attach(metrics.store_error)
+    metrics.alert_store(lambda: store.clock.suspended, lambda: store.dropped)
     outbox = engine.outbox
     dispatcher = (
         None if outbox is None else Dispatcher(outbox, settings.sinks, metrics.sink, metrics.sink_dropped)
@@ -88,6 +90,7 @@ def build(service: Service, engine: Engine) -> Runtime:
         settings.history.resolved_path(settings.state.resolved_path),
         retention_days=settings.history.retention_days,
         max_rows=settings.history.max_rows,
+        clock=store.clock.now,
     )
     events = EventStore(settings.events) if settings.events.enabled else None
     ingest = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
 
 #: Leaves of a block. A power of two, so that the root of every block is a node of the tree over all leaves.
@@ -39,24 +40,24 @@ def blocks_of(leaves: Sequence[bytes]) -> list[bytes]:
     return [root_of(leaves[start : start + BLOCK]) for start in range(0, len(leaves), BLOCK)]
 
 
-def levels_of(nodes: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """All levels of a tree below its root, from which `path_in` reads the paths of many nodes."""
-    levels = []
-    while len(nodes) > 1:
-        levels.append(nodes)
-        nodes = _above(nodes)
-    return levels
-
-
-def path_in(levels: Sequence[Sequence[bytes]], index: int) -> list[tuple[str, bytes]]:
-    """Audit path of node `index` in a tree of `levels_of`: the siblings ("left" | "right", hash) up to the root."""
+def path_in(nodes: Sequence[bytes], index: int) -> list[tuple[str, bytes]]:
+    """Audit path of node `index`: the siblings ("left" | "right", hash) up to the root."""
     path: list[tuple[str, bytes]] = []
-    for level in levels:
+    for level in _levels(tuple(nodes)):
         beside = index ^ 1
         if beside < len(level):
             path.append(("left" if beside < index else "right", level[beside]))
         index //= 2
     return path
+
+
+@lru_cache(maxsize=64)
+def _levels(nodes: tuple[bytes, ...]) -> list[Sequence[bytes]]:
+    """All levels of a tree below its root; an export asks for the paths of thousands of nodes of the same few trees."""
+    levels: list[Sequence[bytes]] = [nodes]
+    while len(levels[-1]) > 2:
+        levels.append(_above(levels[-1]))
+    return levels if len(nodes) > 1 else []
 
 
 def climb(leaf: bytes, path: Sequence[tuple[str, bytes]]) -> bytes:

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,12 +101,21 @@ class History:
         path: SQLite file; created if it does not exist.
         retention_days: how long days and additions are kept.
         max_rows: most rows; beyond it the oldest are deleted.
+        clock: time of receipt, microseconds since 1970 UTC (`serving.storage.receipt_clock`).
 
     Raises:
         HistoryError: the file cannot be used.
     """
 
-    def __init__(self, path: Path, *, retention_days: float, max_rows: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        retention_days: float,
+        max_rows: int,
+        clock: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self._clock = clock
         self.path = path
         self._retention_hours = round(retention_days * DAY)
         self._max_rows = max_rows
@@ -253,7 +262,8 @@ class History:
         actions = np.bincount(codes, minlength=size).tolist()
         unusual = np.bincount(codes, weights=flagged, minlength=size).astype(int).tolist()
         last = np.zeros(size, np.int64)
-        np.maximum.at(last, codes, times)
+        # A principal whose event is dated 2099 must not outlive all others.
+        np.maximum.at(last, codes, np.minimum(times, self._clock() + DAY * HOUR))
         first = np.full(size, np.iinfo(np.int64).max)
         np.minimum.at(first, codes, times)
         ids: list[int] = []
@@ -301,8 +311,8 @@ class History:
         newest = self._file.execute("SELECT max(hour) FROM totals").fetchone()[0]
         if newest is None:
             return
-        # By the clock of the events, for an old log that is read in; never by one that is ahead of the host.
-        now = min(int(newest), time.time_ns() // 1000 // HOUR)
+        # By the clock of the events, for an old log that is read in; never by one that is ahead of the receipts.
+        now = min(int(newest), self._clock() // HOUR)
         with self._file:
             self._file.execute("BEGIN IMMEDIATE")
             self._forget(now - _HOURS_KEPT, now - self._retention_hours)

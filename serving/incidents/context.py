@@ -59,6 +59,13 @@ _WATCHES = 1_000
 #: Actions kept in the context of one alert; beyond that only flagged ones are cited, by auditID.
 _MAX_ACTIONS = 5_000
 
+#: Of these, kept free for actions that are flagged or contribute.
+_RESERVED = 1_000
+
+#: Batches by whose newest times a time is judged, and microseconds by which it may be ahead of them: one event with a wrong time
+#: must not end what is waited for.
+_CLOCK_BATCHES, _CLOCK_AHEAD = 5, 24 * 3600 * _MICRO
+
 _NEWS = 3
 
 
@@ -156,6 +163,7 @@ class ContextTracker:
         self._runs_as = RunsAs()
         self._consequences = Consequences()
         self._followed: FIFOCache[str, deque[Followed]] = FIFOCache(_FOLLOWED)
+        self._newest: deque[int] = deque(maxlen=_CLOCK_BATCHES)
         self._watches: FIFOCache[str, ContextWatch] = FIFOCache(_WATCHES)
         self._out: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
         self._into: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
@@ -172,6 +180,7 @@ class ContextTracker:
         if not len(scores.event):
             return
         self._recent.append(events, scores)
+        self._newest.append(int(scores.time.astype(np.int64).max()))
         acted = [events[index] for index in scores.event.tolist()]
         for row, event in enumerate(acted):
             ref = event.objectRef
@@ -256,9 +265,14 @@ class ContextTracker:
                 del users[next(iter(users))]
             self._origins[one.address] = users
 
+    def _plausible(self, time: int) -> int:
+        """A time in the batch that is observed, or that of recent batches if it is far ahead of them."""
+        recent = sorted(self._newest)[(len(self._newest) - 1) // 2]
+        return time if time - recent <= _CLOCK_AHEAD else recent
+
     def _follow(self, acted: Sequence[AuditEvent], scores: Scores) -> None:
         times = scores.time.astype(np.int64)
-        self._consequences.forget(int(times.min()) - _FOLLOWING)
+        self._consequences.forget(self._plausible(int(times.min())) - _FOLLOWING)
         for row, kind in enumerate(scores.kind):
             if kind not in MACHINERY or row in scores.novelties:
                 continue
@@ -330,7 +344,7 @@ class ContextTracker:
         if not self._watches:
             return []
         found: list[tuple[int, Gathered]] = []
-        now = int(scores.time.astype(np.int64).max()) if len(scores.time) else 0
+        now = self._plausible(int(scores.time.astype(np.int64).max())) if len(scores.time) else 0
         acted = set(scores.principal)
         for principal, watch in list(self._watches.items()):
             if principal in acted or principal in self._followed:
@@ -365,13 +379,15 @@ class ContextTracker:
                     before.append(self._seen(seen, principal, "before"))
             elif one is None:
                 session.append(self._seen(seen, principal, "session"))
-        around = [*before[-_BEFORE:], *keyed.values(), *session]
-        around += [
+        session += [
             self._seen(one.seen, one.principal, "consequence", one.confidence, one.why)
             for one in self._followed.pop(principal, ())
             if one.seen.time >= watch.begin
         ]
-        around = around[: max(0, _MAX_ACTIONS - watch.stored)]
+        room = max(0, _MAX_ACTIONS - watch.stored)
+        around = [*before[-_BEFORE:], *keyed.values()][:room]
+        # A flood of ordinary actions must not take the place of suspicious ones that come after it.
+        around += session[: max(0, room - len(around) - _RESERVED)]
         watch.stored += len(around)
         return sorted(around, key=lambda one: one.time)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -17,6 +17,9 @@ _PER_PRINCIPAL = 64
 
 #: Contributions of all principals, 400 bytes each; those of the principals quiet longest go first, half at a time.
 _LIMIT = 50_000
+
+#: Actions of a burst that are kept because they are its first.
+_FIRST_OF_BURST = 8
 
 _SAMPLES = 32
 
@@ -55,6 +58,20 @@ class Contribution:
 def weight_of(new: float, wrong: float) -> float:
     """Evidence of one action alone, decades: the sum that `detection.evidence` would make of it."""
     return math.sqrt(new * max(wrong, FLOOR)) if new > 0 else 0.0
+
+
+def _dispensable(held: Sequence[Contribution]) -> int:
+    """Place of the contribution that is given up of too many: the oldest; in a burst, one of the burst.
+
+    Otherwise a burst of suspicious actions would evict what led up to it. Its first actions and its worst stay; of the others,
+    flagged ones go first, because their alert has them.
+    """
+    since = held[-1].time - _SPANS[0] * _MICRO
+    burst = [at for at, one in enumerate(held) if one.time >= since]
+    if len(burst) <= _PER_PRINCIPAL // 2:
+        return 0
+    later = burst[_FIRST_OF_BURST:]
+    return min(later, key=lambda at: (held[at].short is not None, weight_of(held[at].new, held[at].wrong)))
 
 
 class _Shortener:
@@ -111,9 +128,12 @@ class Contributors:
         """Remember a contribution; returns it as remembered."""
         if contribution.short is not None:
             contribution = replace(contribution, short=self._shortener.short(contribution.short))
-        held = self._of.pop(principal, None) or deque(maxlen=_PER_PRINCIPAL)
-        self._held += len(held) < _PER_PRINCIPAL
+        held = self._of.pop(principal, None) or deque()
         held.append(contribution)
+        self._held += 1
+        if len(held) > _PER_PRINCIPAL:
+            del held[_dispensable(held)]
+            self._held -= 1
         self._of[principal] = held  # at the end: the order is that of the last contribution
         if self._held > _LIMIT:
             while self._held > _LIMIT // 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sqlalchemy.pool import StaticPool
 from data.errors import KubehabitError
 from serving.schemas import SEVERITIES, Alert
 from serving.storage.incidents import forget, known_keys
+from serving.storage.receipt_clock import ReceiptClock
 from serving.storage.tables import (
     ALERT_EVENTS,
     ALERT_LINES,
@@ -45,6 +47,11 @@ _VERSIONS = sa.text("SELECT version_num FROM alembic_version")
 _LISTED_AUDIT_IDS = 1000
 
 _MICROSECONDS_A_DAY = 86_400_000_000
+
+#: Deleted by age between two calls of `AlertStore.prune`: at most one alert in so many, but at least this number.
+_SHARE, _LEAST_SHARE = 20, 100
+
+_log = logging.getLogger("kubehabit.store")
 
 #: Keys of PostgreSQL's advisory locks of writers and migrations: any two numbers that never change.
 _WRITERS, _SCHEMA = 0x6B75_6265, 0x6B75_6266
@@ -99,13 +106,22 @@ class AlertStore:
     Args:
         url: SQLAlchemy URL; `sqlite://` keeps everything in memory.
         retention_days: alerts raised longer ago are deleted, with everything that belongs to them except feedback.
-        max_alerts: beyond this number the oldest are deleted.
+        max_alerts: beyond this number the least severe are deleted, the oldest of them first; the newest tenth stays.
+        clock: time of receipt.
+
+    Attributes:
+        dropped: severity -> alerts deleted because there were too many.
+        on_error: called with "read" or "write" when the database fails.
 
     Raises:
         StoreError: the database cannot be opened, or its schema cannot be migrated.
     """
 
-    def __init__(self, url: str, *, retention_days: float, max_alerts: int) -> None:
+    def __init__(
+        self, url: str, *, retention_days: float, max_alerts: int, clock: ReceiptClock | None = None
+    ) -> None:
+        self.clock = clock or ReceiptClock()
+        self._share = _LEAST_SHARE
         self._retention = int(retention_days * _MICROSECONDS_A_DAY)
         self._max_alerts = max_alerts
         # Writers of this process queue here: the database turns away a writer that waits too long.
@@ -114,6 +130,8 @@ class AlertStore:
         try:
             self._engine = _open(url)
             self._migrate()
+            with self._engine.connect() as connection:
+                newest = connection.scalar(sa.select(sa.func.max(ALERTS.c.raised)))
         except ModuleNotFoundError as error:
             raise StoreError(
                 f"Cannot open the alert store {shown_url(url)}: the driver {error.name!r} is not installed. For PostgreSQL: "
@@ -123,6 +141,8 @@ class AlertStore:
             raise StoreError(
                 f"Cannot open the alert store {shown_url(url)}: {_first_line(error)}. Check store.url and {_what_to_check(url)}."
             ) from error
+        if newest is not None:
+            self.clock.start_from(newest, self._retention // 3)
         # A store in memory has one connection for all, on which a reader that ends would roll back a writer.
         self._alone: AbstractContextManager[object] = (
             self._turn if isinstance(self._engine.pool, StaticPool) else nullcontext()
@@ -174,10 +194,14 @@ class AlertStore:
         with span("store"), self.transaction(lazily=lazily) as connection:
             # Whether an action joins an alert, and which change comes last, depends on what others have written by then.
             _take_turn(connection, _WRITERS)
-            writer = Writer(connection)
+            writer = Writer(connection, self.clock)
             yield writer
+            dropped = self._drop_excess(connection) if writer.raised else None
             if writer.raised:
-                self._prune(connection)
+                self._delete_old(connection)
+        if dropped:
+            self.dropped += dropped
+            _log.warning("the alert store is full: alerts were dropped", extra={"dropped": dict(dropped)})
 
     @contextmanager
     def transaction(self, *, lazily: bool = False) -> Iterator[Connection]:
@@ -229,21 +253,60 @@ class AlertStore:
         """Delete alerts that are too old or too many; returns how many. Adding an alert does so by itself."""
         with self.transaction() as connection:
             _take_turn(connection, _WRITERS)
-            gone = self._prune(connection)
-            forget(connection, time.time_ns() // 1000 - self._retention)
-            return gone
+            held = connection.scalar(sa.select(sa.func.count()).select_from(ALERTS)) or 0
+            self._share = max(_LEAST_SHARE, held // _SHARE)
+            dropped = self._drop_excess(connection)
+            gone = self._delete_old(connection)
+            if not self.clock.suspended:
+                forget(connection, self.clock.now() - self._retention)
+        self.dropped += dropped
+        return gone + dropped.total()
 
-    def _prune(self, connection: Connection) -> int:
-        """Runs whenever an alert is added, so that growth is always bounded.
+    # Both run whenever an alert is added, so that growth is always bounded. Entries of the outbox go with their alert, by
+    # foreign key. Feedback stays, for training.
 
-        Entries of the outbox go with their alert, by foreign key. Feedback stays, for training.
+    def _delete_old(self, connection: Connection) -> int:
+        """Delete what was received too long ago: at most a share of all alerts between two calls of `prune`."""
+        if self.clock.suspended:
+            return 0
+        old = sa.select(ALERTS.c.number).where(ALERTS.c.raised < self.clock.now() - self._retention)
+        oldest = old.order_by(ALERTS.c.raised, ALERTS.c.number).limit(self._share)
+        gone = connection.execute(sa.delete(ALERTS).where(ALERTS.c.number.in_(oldest))).rowcount
+        self._share -= gone
+        return gone
+
+    def _drop_excess(self, connection: Connection) -> Counter[str]:
+        """Delete alerts beyond the number that is kept; returns how many of each severity.
+
+        A flood must not push out what is worse. The newest tenth stays whatever it is, or a store full of severe alerts would
+        never show another one.
         """
-        newest = connection.execute(sa.select(sa.func.max(ALERTS.c.number))).scalar() or 0
-        gone = sa.or_(
-            ALERTS.c.raised < time.time_ns() // 1000 - self._retention,
-            ALERTS.c.number <= newest - self._max_alerts,
+        number, line = ALERTS.c.number, ALERT_LINES.c
+        last, first = connection.execute(sa.select(sa.func.max(number), sa.func.min(number))).one()
+        if last is None or last - first < self._max_alerts:
+            return Counter()
+        held = connection.scalar(sa.select(sa.func.count()).select_from(ALERTS)) or 0
+        if held <= self._max_alerts:
+            return Counter()
+        # A little more than needed, so that a flood does not search all alerts each time.
+        excess = held - self._max_alerts + self._max_alerts // 100
+        older = sa.select(number).order_by(number.desc()).offset(self._max_alerts // 10).limit(1)
+        query = sa.select(number, ALERTS.c.severity).where(
+            number.in_(
+                sa.select(line.alert)
+                .where(line.alert <= older.scalar_subquery())
+                .order_by(line.severity, line.alert)
+                .limit(excess)
+            )
         )
-        return connection.execute(sa.delete(ALERTS).where(gone)).rowcount
+        found = connection.execute(query).all()
+        if not found:  # an older version leaves lines out
+            query = sa.select(number, ALERTS.c.severity).order_by(number).limit(excess)
+            found = connection.execute(query).all()
+        for start in range(0, len(found), QUERY_IDS):
+            part = [row.number for row in found[start : start + QUERY_IDS]]
+            connection.execute(sa.delete(ALERTS).where(number.in_(part)))
+        return Counter(SEVERITIES[row.severity] for row in found)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -324,9 +387,10 @@ class AlertStore:
 class Writer:
     """Reads and writes of one transaction."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, clock: ReceiptClock) -> None:
         self.connection = connection
         self.raised = False
+        self._clock = clock
 
     def find(self, principal: str, earliest: datetime, latest: datetime) -> StoredAlert | None:
         """The latest alert of a principal that overlaps a span of time. Its `audit_ids` are left empty."""
@@ -362,7 +426,7 @@ class Writer:
         line = common | _line(alert)
         if stored is None:
             self.raised = True
-            raised = values | {"raised": time.time_ns() // 1000}
+            raised = values | {"raised": self._clock.now()}
             insert = sa.insert(ALERTS).values(raised).returning(ALERTS.c.number)
             stored = self.connection.execute(insert).scalar_one()
             self.connection.execute(sa.insert(ALERT_LINES).values(line | {"alert": stored}))

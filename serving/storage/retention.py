@@ -1,4 +1,4 @@
-"""Maintains the alert store beside its writers: deletes what is too old, and moves SQLite's log into its file."""
+"""Maintains the alert store beside its writers: deletes old alerts, and moves SQLite's log into its file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serving.storage.database import AlertStore, StoreError
 
 _log = logging.getLogger("kubehabit.store")
 
-#: Between two looks for what is too old. Retention is set in days.
+#: Between two deletions of old alerts. Retention is set in days.
 _SECONDS = 3600.0
 
 #: Often enough that no writer, scoring among them, finds the log so long that it has to do it.
@@ -18,12 +18,7 @@ _CHECKPOINT_SECONDS = 2.0
 
 
 class Retention:
-    """Deletes what is too old every hour, and takes checkpoints, until closed.
-
-    Args:
-        store: what is kept within bounds.
-        seconds: time between two looks for what is too old, for tests.
-    """
+    """Deletes old alerts every hour, and takes checkpoints, until closed. `seconds`: between two deletions, for tests."""
 
     def __init__(self, store: AlertStore, seconds: float = _SECONDS) -> None:
         self._store = store
@@ -40,6 +35,6 @@ class Retention:
                 return
             self._due += self._seconds
             if gone := self._store.prune():
-                _log.info("alerts forgotten", extra={"alerts": gone})
+                _log.info("alerts deleted", extra={"alerts": gone})
         except StoreError as error:
-            _log.warning("the store could not be looked after", extra={"reason": str(error)})
+            _log.warning("the store could not be maintained", extra={"reason": str(error)})

@@ -132,6 +132,10 @@ class Metrics:
         text = "Batches set aside, unscored, because they ended the process twice."
         Gauge("kubehabit_quarantined_batches", text, registry=self._registry).set_function(number)
 
+    def alert_store(self, suspended: Callable[[], bool], dropped: Callable[[], Mapping[str, int]]) -> None:
+        """Export whether retention by age is suspended, and alerts dropped because there were too many, by severity."""
+        self._registry.register(_OnScrape(lambda: _bounds(suspended(), dropped())))
+
     def event_store(self, behind: Callable[[], int]) -> None:
         """Export how far the event store is behind the scoring."""
         gauge = partial(Gauge, registry=self._registry)
@@ -269,3 +273,18 @@ def _outbox(depths: Mapping[str, tuple[int, float]]) -> Iterator[Metric]:
         entries.add_metric([name], waiting)
         oldest.add_metric([name], seconds)
     yield from (entries, oldest)
+
+
+def _bounds(suspended: bool, dropped: Mapping[str, int]) -> Iterator[Metric]:
+    """Bounds of the alert store."""
+    yield GaugeMetricFamily(
+        "kubehabit_retention_suspended",
+        "1 while the host's clock is implausibly far ahead, so that nothing is deleted by age.",
+        value=suspended,
+    )
+    counts = CounterMetricFamily(
+        "kubehabit_alerts_dropped", "Alerts deleted because there were too many.", labels=["severity"]
+    )
+    for severity in ("low", "medium", "high", "critical"):
+        counts.add_metric([severity], dropped.get(severity, 0))
+    yield counts

@@ -346,6 +346,11 @@ class Explainer(Phrases):
         if alert.contributor_count:
             mild = f", and {count_of(alert.contributor_count, 'milder one', 'milder ones')} contributed"
         reasons.append(count_of(alert.action_count, "action was flagged", "actions were flagged") + mild)
+        listed = len(alert.actions) + len(alert.contributors)
+        if more := alert.action_count + alert.contributor_count - listed:
+            reasons.append(
+                f"{more:,} more of them are counted but not kept; the first and the worst are kept"
+            )
         return reasons
 
     def renew(self, alert: Alert) -> None:

@@ -27,7 +27,7 @@ from serving.forensics import clock
 from serving.forensics.duckdb import connect
 from serving.forensics.evidence.incident import RequestPlace, blast_radius, places_of, span_of, spread_of
 from serving.forensics.ledger import BEGINNING, Ledger, LedgerEntry, LedgerLine, is_signed_by
-from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, levels_of, path_in, root_of
+from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
 from serving.forensics.queries import EventFilter, EventPage, EventQueries, moment_of
 from serving.forensics.records import COLUMNS, EventRecord, checksum, content_of
 from serving.forensics.verify import leaves_of
@@ -287,14 +287,11 @@ def _prove(queries: EventQueries, records: Sequence[EventRecord]) -> list[dict[s
                     f"Records {segment.first} to {segment.end - 1} are not as they were sealed, so they are no evidence. "
                     "See `kubehabit verify`."
                 )
-            above = levels_of(blocks)
-            trees: dict[int, list[Sequence[bytes]]] = {}
             for number in numbers:
                 position = number - segment.first
                 block = position // BLOCK
-                if block not in trees:
-                    trees[block] = levels_of(leaves[block * BLOCK : (block + 1) * BLOCK])
-                path = path_in(trees[block], position % BLOCK) + path_in(above, block)
+                path = path_in(leaves[block * BLOCK : (block + 1) * BLOCK], position % BLOCK)
+                path += path_in(blocks, block)
                 proofs[number] = {
                     "line": segment.line,
                     "leaf": leaves[position].hex(),

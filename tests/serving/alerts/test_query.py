@@ -26,7 +26,7 @@ from tests.serving.fakes import START, decoded, secret_event
 
 
 def raise_alerts(engine: Engine) -> list[Alert]:
-    """Three alerts of three people, oldest first; that of bob is graver than the others in the list by hand."""
+    """Three alerts of three people, oldest first; that of bob is more severe than the others in the list by hand."""
     raised = []
     for number, (user, namespace) in enumerate(
         (("alice@corp", "payments"), ("bob@corp", "web"), ("carol%corp", "pay_ments"))
@@ -39,9 +39,9 @@ def raise_alerts(engine: Engine) -> list[Alert]:
 
 def found(store: AlertStore, wanted: AlertQuery) -> list[str]:
     with store.reading() as connection:
-        told, _ = lines(connection, wanted, limit=100)
-        assert sum(by_severity(connection, wanted).values()) == len(told)
-    names = [line.principal for line in told]
+        found_lines, _ = lines(connection, wanted, limit=100)
+        assert sum(by_severity(connection, wanted).values()) == len(found_lines)
+    names = [line.principal for line in found_lines]
     assert [alert.principal for alert in whole(store, wanted).alerts] == names, "the API finds the same"
     return names
 
@@ -95,8 +95,8 @@ def test_pages_go_on_where_the_one_before_ended(engine: Engine, store: AlertStor
     seen, cursor = [], None
     with store.reading() as connection:
         for _ in range(3):
-            told, cursor = lines(connection, AlertQuery(), limit=1, cursor=cursor)
-            seen += [line.principal for line in told]
+            found_lines, cursor = lines(connection, AlertQuery(), limit=1, cursor=cursor)
+            seen += [line.principal for line in found_lines]
     assert seen == ["carol%corp", "bob@corp", "alice@corp"]
     assert cursor is None
 
@@ -127,13 +127,13 @@ def test_an_alert_that_grows_is_shown_as_it_stands(engine: Engine, store: AlertS
     later = secret_event(7, user="alice@corp", namespace="search", seconds=60)
     assert engine.score(decoded([later])).grown
     with store.reading() as connection:
-        told, _ = lines(connection, AlertQuery(principal="alice@corp"), limit=10)
-    assert told[0].action_count == 2
-    assert told[0].namespaces == ["payments", "search"]
-    assert told[0].last_seen - told[0].first_seen == timedelta(seconds=60)
-    stored = store.get(told[0].id)
+        found_lines, _ = lines(connection, AlertQuery(principal="alice@corp"), limit=10)
+    assert found_lines[0].action_count == 2
+    assert found_lines[0].namespaces == ["payments", "search"]
+    assert found_lines[0].last_seen - found_lines[0].first_seen == timedelta(seconds=60)
+    stored = store.get(found_lines[0].id)
     assert stored is not None
-    assert told[0].sentence == stored.sentence
+    assert found_lines[0].sentence == stored.sentence
 
 
 def test_an_alert_without_a_line_is_found_by_what_it_says(engine: Engine, store: AlertStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from serving.history.queries import HistoryReader, median
 from serving.history.recorder import History, Judge
 from serving.history.schema import EDGES, HOUR, HistoryError
 from serving.history.threshold_preview import Alerts, Previewer
+from serving.storage.receipt_clock import ReceiptClock
 
 NOW = int(datetime.now(UTC).timestamp() * 1e6) // HOUR * HOUR
 JUDGE = Judge("7", (120.0, 7200.0), (4.0, 6.0), (12.0, 18.0))
@@ -85,19 +87,19 @@ def test_hours_and_days_of_a_principal_are_summed_up_over_batches(history: Histo
         scores(["bob"], [NOW - HOUR], evidence=[2.0]),
     )
     written(history, 2, scores(["alice"], [NOW - HOUR + 7], evidence=[3.0], error=EDGES[4]))
-    told = reader.surprise("alice")
-    assert told is not None
-    assert [(one.actions, one.flagged, one.nearest) for one in told.hours] == [(2, 1, 1.25), (2, 0, 0.75)]
-    assert sum(one.actions for one in told.days) == 4
-    assert max(one.nearest for one in told.days) == 1.25
+    report = reader.surprise("alice")
+    assert report is not None
+    assert [(one.actions, one.flagged, one.nearest) for one in report.hours] == [(2, 1, 1.25), (2, 0, 0.75)]
+    assert sum(one.actions for one in report.days) == 4
+    assert max(one.nearest for one in report.days) == 1.25
     assert reader.surprise("nobody") is None
 
 
 def test_typical_surprise_is_told_as_a_share_of_what_one_in_twenty_reached(history: History) -> None:
     reader = written(history, 1, scores(["alice"] * 100, [NOW - HOUR] * 100, error=0.9 * EDGES[4]))
-    told = reader.surprise("alice")
-    assert told is not None
-    assert 0.8 <= told.hours[0].typical <= 1.0
+    report = reader.surprise("alice")
+    assert report is not None
+    assert 0.8 <= report.hours[0].typical <= 1.0
 
 
 def test_the_median_of_bins_lies_in_the_bin_of_the_middle_value() -> None:
@@ -118,9 +120,9 @@ def test_what_is_scored_again_after_a_crash_counts_once(history: History) -> Non
     again.observe(scores(["alice"], [NOW - HOUR + 1]))
     again.after(6)
     again.write(again.pop(6))
-    told = HistoryReader(again.path).surprise("alice")
-    assert told is not None
-    assert told.hours[0].actions == 2
+    report = HistoryReader(again.path).surprise("alice")
+    assert report is not None
+    assert report.hours[0].actions == 2
     history._file = again._file  # for the fixture to close
 
 
@@ -130,9 +132,9 @@ def test_a_history_of_another_journal_hides_nothing(history: History) -> None:
     history.observe(scores(["alice"], [NOW - HOUR]))
     history.after(1)
     reader = written(history, 2)
-    told = reader.surprise("alice")
-    assert told is not None
-    assert told.hours[0].actions == 2
+    report = reader.surprise("alice")
+    assert report is not None
+    assert report.hours[0].actions == 2
 
 
 def test_principals_are_listed_searched_and_paged(history: History) -> None:
@@ -164,10 +166,29 @@ def test_old_hours_become_days_and_old_days_go(tmp_path: Path) -> None:
         1,
         scores(["alice"] * 5, [NOW - age * 24 * HOUR - HOUR for age in ages], new=[1.0] * 5, wrong=[1.0] * 5),
     )
-    told = reader.surprise("alice")
-    assert told is not None
-    assert (len(told.hours), len(told.days)) == (2, 4)
+    report = reader.surprise("alice")
+    assert report is not None
+    assert (len(report.hours), len(report.days)) == (2, 4)
     assert reader.rows("SELECT count(*) AS n FROM additions")[0]["n"] == 4
+    history.close()
+
+
+def test_a_clock_that_jumps_ahead_deletes_no_history_even_after_an_event_of_2099(tmp_path: Path) -> None:
+    wall, ticks = [time.time_ns()], [0]
+    clock = ReceiptClock(lambda: wall[0], lambda: ticks[0])
+    history = History(tmp_path / "history.db", retention_days=35, max_rows=100_000, clock=clock.now)
+    history.set_judge(JUDGE)
+    far = NOW + 73 * 365 * 24 * HOUR
+    reader = written(history, 1, scores(["alice", "bob"], [NOW - HOUR, far]))
+    wall[0] += 400 * 24 * HOUR * 1000
+    history.prune()
+    kept = reader.surprise("alice")
+    assert kept is not None
+    assert len(kept.hours) == 1
+    wall[0] -= 300 * 24 * HOUR * 1000  # 100 days have passed
+    ticks[0] += 100 * 24 * HOUR * 1000
+    history.prune()
+    assert reader.surprise("alice") is None
     history.close()
 
 
@@ -179,10 +200,10 @@ def test_there_are_never_more_rows_than_allowed_and_the_oldest_go_first(tmp_path
         history.observe(scores(names, [NOW - age * 24 * HOUR - HOUR] * 50))
     reader = written(history, 1)
     assert history._rows() <= 1000
-    told = reader.surprise("user-7")
-    assert told is not None
-    assert 0 < len(told.days) < 25
-    assert told.days[-1].at >= datetime.now(UTC) - timedelta(days=2)
+    report = reader.surprise("user-7")
+    assert report is not None
+    assert 0 < len(report.days) < 25
+    assert report.days[-1].at >= datetime.now(UTC) - timedelta(days=2)
     history.close()
 
 
@@ -313,20 +334,20 @@ def test_a_preview_is_what_a_service_with_that_threshold_would_have_raised(
     rows = random_service(history, in_force, seed=round(10 * in_force))
     previewer = Previewer(HistoryReader(history.path), gap_minutes=10, scale=in_force)
     gap = 600_000_000
-    told = set()
+    counts = set()
     for scale in (0.3, 0.45, 0.5, 0.8, 1.0, 1.3, 2.0, 2.5, 4.0, 10.0):
         expected = alerts_of(rows, scale, gap)
         preview = previewer.preview(7, scale=scale)
         assert preview is not None
         assert preview.wanted is not None
-        told.add(preview.wanted.alerts)
+        counts.add(preview.wanted.alerts)
         assert preview.wanted.alerts == len(expected)
         assert preview.wanted.actions == sum(actions for _, actions in expected)
         loudest = {loud.principal: (loud.alerts, loud.actions) for loud in preview.wanted.loudest}
         for name in {name for name, _ in expected}:
             mine = [actions for who, actions in expected if who == name]
             assert loudest[name] == (len(mine), sum(mine))
-    assert len(told) > 5  # else the thresholds told nothing apart
+    assert len(counts) > 5  # else the thresholds made no difference
     assert preview.now.scale == in_force
     assert preview.now.alerts == len(alerts_of(rows, in_force, gap))
 

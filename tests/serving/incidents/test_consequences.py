@@ -1,4 +1,4 @@
-"""What the machinery does because of a write is told from what it does anyway."""
+"""What the machinery does because of a write is distinguished from what it does anyway."""
 
 from typing import Any
 

@@ -21,6 +21,7 @@ from serving.incidents.incidents import Asker, Close, IncidentError, Merge, Spli
 from serving.incidents.report import Incident, IncidentSummary
 from serving.scoring.engine import Engine
 from serving.storage.database import AlertStore, StoreError
+from serving.storage.receipt_clock import ReceiptClock
 from serving.storage.tables import ALERT_LINES, ALERTS
 from tests.serving.conftest import model_info
 from tests.serving.fakes import START, STRANGE, FakeDetector, decoded, raw_event, secret_event
@@ -40,7 +41,7 @@ def feed(engine: Engine, *events: dict[str, Any], size: int = 1000) -> None:
     engine.flush()
 
 
-def told(engine: Engine) -> list[Incident]:
+def all_incidents(engine: Engine) -> list[Incident]:
     """All incidents with something in them, oldest first."""
     page = engine.incidents.page(limit=100)
     found = [engine.incidents.get(one.id) for one in reversed(page.incidents)]
@@ -48,7 +49,7 @@ def told(engine: Engine) -> list[Incident]:
 
 
 def only(engine: Engine) -> Incident:
-    [one] = told(engine)
+    [one] = all_incidents(engine)
     return one
 
 
@@ -241,8 +242,8 @@ def test_where_all_is_equally_mild_it_began_with_the_first(graded: Engine) -> No
 def test_what_was_unusual_before_a_token_was_asked_for_did_not_come_from_it(graded: Engine) -> None:
     old = {"user": WORKER, "namespace": "sandbox"}
     feed(graded, secret_event(0, **old), token_event(1), secret_event(2), secret_event(3, **old))
-    assert [one.principals for one in told(graded)] == [[WORKER], ["alice@corp"]]
-    feed(graded, secret_event(4, user=WORKER))  # something new, by somebody who may hold it by now
+    assert [one.principals for one in all_incidents(graded)] == [[WORKER], ["alice@corp"]]
+    feed(graded, secret_event(4, user=WORKER))  # something new, by a principal that may hold it by now
     assert only(graded).principals == [WORKER, "alice@corp"]
 
 
@@ -250,7 +251,7 @@ def test_what_was_unusual_before_a_token_was_asked_for_did_not_come_from_it(grad
 
 
 def token_event(number: int, **more: Any) -> dict[str, Any]:
-    """Somebody asks for a token of the worker; mildly unusual."""
+    """A principal asks for a token of the worker; mildly unusual."""
     given = {
         "verb": "create",
         "resource": "serviceaccounts",
@@ -289,7 +290,7 @@ def test_the_order_in_which_alerts_fall_does_not_matter(engine: Engine) -> None:
 
 def test_later_links_bring_two_incidents_together(engine: Engine) -> None:
     feed(engine, secret_event(0), secret_event(1, user=WORKER), size=1)
-    first, second = told(engine)
+    first, second = all_incidents(engine)
     feed(engine, token_event(2), secret_event(3), secret_event(4, user=WORKER), size=1)
     one = only(engine)
     assert one.id == first.id
@@ -309,7 +310,7 @@ def test_what_a_list_of_secrets_could_give_away_joins_only_who_turns_up_at_the_s
         secret_event(1, user="system:serviceaccount:web:other"),
         secret_event(2, user=WORKER, **thief),
     )
-    together = [one.principals for one in told(engine)]
+    together = [one.principals for one in all_incidents(engine)]
     assert together == [["alice@corp", WORKER], ["system:serviceaccount:web:other"]]
 
 
@@ -321,8 +322,8 @@ def test_the_same_new_address_and_client_join_two_principals(engine: Engine) -> 
         secret_event(1, user="bob@corp", **thief),
         secret_event(2, user="carol@corp"),
     )
-    assert [one.principals for one in told(engine)] == [["alice@corp", "bob@corp"], ["carol@corp"]]
-    [tie] = [tie for tie in told(engine)[0].links if tie.kind == "same-origin"]
+    assert [one.principals for one in all_incidents(engine)] == [["alice@corp", "bob@corp"], ["carol@corp"]]
+    [tie] = [tie for tie in all_incidents(engine)[0].links if tie.kind == "same-origin"]
     assert (tie.source, tie.target, tie.confidence) == ("alice@corp", "bob@corp", "likely")
 
 
@@ -332,7 +333,7 @@ def test_acting_as_somebody_gives_no_credential_of_theirs(engine: Engine) -> Non
         secret_event(0, impersonatedUser={"username": WORKER}),
         secret_event(1, user=WORKER),
     )
-    one, other = told(engine)
+    one, other = all_incidents(engine)
     assert [tie.kind for tie in one.links if tie.target == WORKER] == ["acted-as"]
     assert other.principals == [WORKER]
 
@@ -352,7 +353,7 @@ def test_the_same_principal_hours_later_is_the_same_incident_and_a_day_later_ano
         secret_event(1, seconds=7200),
         secret_event(2, seconds=7200 + 50_000),
     )
-    assert [len(one.alerts) for one in told(engine)] == [2, 1]
+    assert [len(one.alerts) for one in all_incidents(engine)] == [2, 1]
 
 
 def test_the_same_log_gives_the_same_incidents(store: AlertStore, explainer: Explainer) -> None:
@@ -362,7 +363,7 @@ def test_the_same_log_gives_the_same_incidents(store: AlertStore, explainer: Exp
         own = AlertStore("sqlite://", retention_days=90, max_alerts=1000)
         engine = Engine(FakeDetector(), FIELDS, model_info(), own, explainer)
         feed(engine, *events, size=size)
-        found = [one.model_dump(exclude={"trail"}) for one in told(engine)]
+        found = [one.model_dump(exclude={"trail"}) for one in all_incidents(engine)]
         own.close()
         return found
 
@@ -376,7 +377,7 @@ WHO = Asker("ops", "192.0.2.1")
 
 def two(engine: Engine) -> tuple[Incident, Incident]:
     feed(engine, secret_event(0), secret_event(1, user="bob@corp"))
-    first, second = told(engine)
+    first, second = all_incidents(engine)
     return first, second
 
 
@@ -403,7 +404,7 @@ def test_what_was_split_off_stays_apart_whatever_the_log_says(engine: Engine) ->
     new = engine.incidents.decide(one.id, Split(alerts=[mine], note="Planned."), WHO)
     assert new.principals == [WORKER]
     feed(engine, token_event(3), secret_event(4), secret_event(5, user=WORKER))
-    assert [each.principals for each in told(engine)] == [["alice@corp"], [WORKER]]
+    assert [each.principals for each in all_incidents(engine)] == [["alice@corp"], [WORKER]]
     back = engine.incidents.decide(one.id, Merge(incident=new.id), WHO)
     assert back.principals == ["alice@corp", WORKER]
     again = engine.incidents.decide(one.id, Split(alerts=[mine]), WHO)
@@ -418,7 +419,7 @@ def test_after_closing_the_next_alert_begins_another(engine: Engine) -> None:
     assert closed.state == "closed"
     assert closed.trail[-1].note == "malicious: Revoked."
     feed(engine, secret_event(1, seconds=3600))
-    assert [one.state for one in told(engine)] == ["closed", "open"]
+    assert [one.state for one in all_incidents(engine)] == ["closed", "open"]
     with pytest.raises(IncidentError, match="closed already"):
         engine.incidents.decide(closed.id, Close(), WHO)
 
@@ -455,16 +456,18 @@ def test_what_led_up_to_a_flag_outlives_a_restart(store: AlertStore, explainer: 
     feed(before, mild_event(0), token_event(1), secret_event(2, user="bob@corp"))
     after.context.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(before.context.snapshot()())))
     feed(after, secret_event(3), raw_event(4, user="bob@corp"), secret_event(5, user=WORKER))
-    bob, alice = told(after)
+    bob, alice = all_incidents(after)
     assert bob.audit_ids == ["id-2", "id-4"]
     assert alice.principals == ["alice@corp", WORKER]
     assert alice.audit_ids[:3] == ["id-0", "id-1", "id-3"]
 
 
 def test_every_database_tells_the_same_story_and_forgets_it_with_its_alerts(
-    store_url: str, explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+    store_url: str, explainer: Explainer
 ) -> None:
-    store = AlertStore(store_url, retention_days=90, max_alerts=1000)
+    passed = [0]
+    clock = ReceiptClock(lambda: time.time_ns() + passed[0], lambda: time.monotonic_ns() + passed[0])
+    store = AlertStore(store_url, retention_days=90, max_alerts=1000, clock=clock)
     engine = Engine(FakeDetector(), FIELDS, model_info(), store, explainer)
     feed(engine, mild_event(0), secret_event(1), token_event(2), secret_event(3, user=WORKER), size=1)
     one = only(engine)
@@ -475,8 +478,7 @@ def test_every_database_tells_the_same_story_and_forgets_it_with_its_alerts(
     assert engine.incidents.decide(one.id, Close(), WHO).state == "closed"
     store.prune()
     assert engine.incidents.get(one.id) is not None
-    later = time.time_ns() + 91 * 86_400 * 10**9
-    monkeypatch.setattr("serving.storage.database.time.time_ns", lambda: later)
+    passed[0] = 91 * 86_400 * 10**9
     store.prune()
     assert engine.incidents.page(limit=10).incidents == []
     engine.close()
@@ -501,7 +503,7 @@ def varied(store_url: str, explainer: Explainer) -> Iterator[Engine]:
         engine,
         mild_event(0),
         secret_event(1, namespace="e-5"),
-        # As grave as the one before, and more surprising: the incident has its sentence.
+        # As severe as the one before, and more surprising: the incident has its sentence.
         secret_event(2, namespace="e-9", seconds=2000),
         secret_event(3, namespace="sandbox", seconds=4000),
         # In the order in which they began, bob is before carol; in that of what was flagged, after.
@@ -512,7 +514,7 @@ def varied(store_url: str, explainer: Explainer) -> Iterator[Engine]:
         secret_event(8, user="erin@corp", seconds=300_000),
         size=1,
     )
-    *_, carol, bob, dave, _erin = told(engine)
+    *_, carol, bob, dave, _erin = all_incidents(engine)
     engine.incidents.decide(carol.id, Merge(incident=bob.id), WHO)
     engine.incidents.decide(dave.id, Close(), WHO)
     yield engine
@@ -607,3 +609,91 @@ def test_pages_follow_one_another(client: TestClient) -> None:
 
 def test_words_are_explained(client: TestClient) -> None:
     assert "identity for programs" in client.get("/v1/glossary").json()["service account"]
+
+
+# -- floods and wrong times -------------------------------------------------------------------------------------
+
+#: Seconds from the recording to 2099.
+FAR = 73 * 365 * 86_400.0
+
+
+@pytest.mark.parametrize("size", [1, 50, 1000])
+def test_a_burst_leaves_its_own_lead_up_in_the_alert_and_in_the_incident(engine: Engine, size: int) -> None:
+    lead_up = [mild_event(number) for number in range(3)]
+    burst = [secret_event(number, seconds=10 + number / 100) for number in range(3, 300)]
+    feed(engine, *lead_up, *burst, size=size)
+    [alert] = engine.store.page().alerts
+    assert [one.audit_id for one in alert.contributors][:3] == ["id-0", "id-1", "id-2"]
+    assert alert.action_count == 297
+    assert (
+        "197 more of them are counted but not kept; the first and the worst are kept"
+        in alert.severity_reasons
+    )
+    assert {"id-0", "id-1", "id-2"} <= set(only(engine).audit_ids)
+
+
+def test_an_event_of_2099_does_not_end_what_an_alert_waits_for(engine: Engine) -> None:
+    feed(engine, secret_event(0), size=1)
+    feed(engine, raw_event(1, user="bob@corp", seconds=FAR), size=1)
+    feed(engine, raw_event(2), raw_event(3), size=1)
+    assert only(engine).audit_ids == ["id-0", "id-2", "id-3"]
+
+
+def test_nor_what_follows_from_a_write(engine: Engine) -> None:
+    deployment = {"verb": "create", "resource": "deployments", "namespace": "web", "name": "shop"}
+    feed(engine, raw_event(0, **deployment), size=1)
+    feed(engine, raw_event(1, user="bob@corp", seconds=FAR), size=1)
+    made = {
+        "verb": "update",
+        "resource": "deployments",
+        "namespace": "web",
+        "name": "shop",
+        "user": CONTROLLER,
+    }
+    feed(engine, raw_event(2, **made), secret_event(3), size=1)
+    assert only(engine).consequence_audit_ids == ["id-2"]
+
+
+def test_an_alert_of_2099_is_listed_where_it_was_received(engine: Engine) -> None:
+    feed(engine, secret_event(0, user="bob@corp", seconds=FAR), size=1)
+    feed(engine, secret_event(1), size=1)
+    assert [one.principal for one in engine.store.page().alerts] == ["alice@corp", "bob@corp"]
+    page = engine.incidents.page(limit=1)
+    assert [one.principals for one in page.incidents] == [["alice@corp"]]
+    older = engine.incidents.page(limit=1, cursor=int(page.cursor or 0))
+    assert [one.principals for one in older.incidents] == [["bob@corp"]]
+
+
+def test_a_flood_of_ordinary_actions_leaves_room_for_suspicious_ones(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import serving.incidents.context as room
+
+    monkeypatch.setattr(room, "_MAX_ACTIONS", 50)
+    monkeypatch.setattr(room, "_RESERVED", 20)
+    feed(engine, secret_event(0), *(raw_event(number, seconds=number / 100) for number in range(1, 200)))
+    feed(engine, secret_event(200, seconds=5), mild_event(201, seconds=6), secret_event(202, seconds=7))
+    assert [one.audit_id for one in only(engine).timeline] == ["id-0", "id-200", "id-201", "id-202"]
+
+
+def test_of_what_waits_for_a_store_the_worst_stays(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import serving.scoring.alert_writer as room
+
+    def refuse(*_: object) -> None:
+        raise StoreError("no")
+
+    monkeypatch.setattr(room, "_MAX_UNSAVED", 5)
+    with monkeypatch.context() as broken:
+        broken.setattr(room, "add_context", refuse)
+        events = [
+            secret_event(0, namespace="e-40"),
+            *(secret_event(at, user="bob@corp") for at in range(1, 20)),
+        ]
+        for event in events:
+            with pytest.raises(StoreError):
+                feed(engine, event)
+    feed(engine, raw_event(30))
+    assert {one.principal: one.action_count for one in engine.store.page().alerts} == {
+        "alice@corp": 1,
+        "bob@corp": 4,
+    }

@@ -321,13 +321,13 @@ def test_a_store_that_is_up_to_date_is_opened_without_alembic(tmp_path: Path) ->
         "import sys; from serving.storage.database import AlertStore; "
         f"AlertStore('sqlite:///{tmp_path}/a.db', retention_days=1, max_alerts=1).close(); print('alembic' in sys.modules)"
     )
-    told = [
+    loaded = [
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
         ).stdout
         for _ in range(2)
     ]
-    assert told == ["True\n", "False\n"]
+    assert loaded == ["True\n", "False\n"]
 
 
 def test_the_schema_can_go_all_the_way_back(store_url: str) -> None:

@@ -83,6 +83,18 @@ def test_what_the_store_refuses_is_counted(
     assert figures(client)["kubehabit_store_errors_total{operation=write}"] >= 1  # it is tried again
 
 
+def test_dropped_alerts_and_a_suspended_retention_are_counted(client: TestClient, engine: Engine) -> None:
+    client.post("/v1/score", json=[raw_event(0)])
+    found = figures(client)
+    assert found["kubehabit_alerts_dropped_total{severity=critical}"] == 0
+    assert found["kubehabit_retention_suspended"] == 0
+    engine.store.dropped["low"] += 3
+    engine.store.clock._wall = lambda: time.time_ns() + 400 * 86_400 * 10**9
+    found = figures(client)
+    assert found["kubehabit_alerts_dropped_total{severity=low}"] == 3
+    assert found["kubehabit_retention_suspended"] == 1
+
+
 def test_the_time_of_answers_is_reported_by_route(client: TestClient) -> None:
     client.post("/v1/score", json=[raw_event(0)])
     client.get("/v1/alerts/nothing")

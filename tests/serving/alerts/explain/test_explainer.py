@@ -418,7 +418,7 @@ def test_what_was_expected_is_told_of_the_principal_and_of_its_peers(explainer: 
 
 
 def test_the_sentence_is_about_the_action_that_shows_what_is_new(explainer: Explainer) -> None:
-    """The gravest action repeats what an earlier one did for the first time."""
+    """The most severe action repeats what an earlier one did for the first time."""
     first = action(explainer, evidence=5, seconds=0, habits=[novelty("verb_resource", anyone_with=0)])
     again = action(explainer, "get", name="db", evidence=9, seconds=1)
     made = alert(explainer, first, again)
