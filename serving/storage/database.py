@@ -111,7 +111,6 @@ class AlertStore:
 
     Attributes:
         dropped: severity -> alerts deleted because there were too many.
-        on_error: called with "read" or "write" when the database fails.
 
     Raises:
         StoreError: the database cannot be opened, or its schema cannot be migrated.
@@ -122,6 +121,7 @@ class AlertStore:
     ) -> None:
         self.clock = clock or ReceiptClock()
         self._share = _LEAST_SHARE
+        self.dropped: Counter[str] = Counter()
         self._retention = int(retention_days * _MICROSECONDS_A_DAY)
         self._max_alerts = max_alerts
         # Writers of this process queue here: the database turns away a writer that waits too long.
