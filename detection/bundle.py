@@ -184,9 +184,11 @@ class Bundle:
                 meta=meta,
                 vocabulary=Vocabulary.from_dict(meta["vocabulary"]),
                 principals=PrincipalTable.from_dict(meta["principals"]),
-                settings=ActionSettings.from_dict(meta["settings"]),
+                settings=ActionSettings.from_dict(meta["settings"], strict=False),
                 calibration=Calibration.from_dict(json.loads((directory / "calibration.json").read_text())),
-                sensitivity=Sensitivity(json.loads((directory / "sensitivity.json").read_text())),
+                sensitivity=Sensitivity(
+                    json.loads((directory / "sensitivity.json").read_text()), strict=False
+                ),
                 habits=Habits.from_array(np.load(directory / "habits.npy", allow_pickle=False)),
                 warmup=Warmup.load(directory / "warmup.npz"),
                 self_test=SelfTest.load(directory / SELF_TEST) if SELF_TEST in sums else None,

@@ -102,7 +102,7 @@ class LogEncoder:
         """
         self._encoder = ActionEncoder(settings)
         self._vocabulary, self._principals = vocabulary, principals
-        self._sensitivity = Sensitivity(rules)
+        self._sensitivity = Sensitivity(rules, strict=False)
         self._last = dict(last)
 
     def encode(self, events: Sequence[AuditEvent]) -> tuple[Stretch, list[str]]:

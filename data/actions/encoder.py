@@ -57,8 +57,11 @@ class ActionSettings:
     identity: Mapping[str, Any] = field(default_factory=dict)  # rules as in configs/identity.yaml
 
     @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> ActionSettings:
-        """Settings from YAML or JSON; an unknown key or a value of the wrong type raises KubehabitError."""
+    def from_dict(cls, saved: Mapping[str, Any], *, strict: bool = True) -> ActionSettings:
+        """Settings from YAML or JSON; an unknown key or a value of the wrong type raises KubehabitError.
+
+        Without `strict`, for a dataset or a model made before, an identity rule that cannot be used is left out, with a warning.
+        """
         known = [known.name for known in fields(cls)]
         if unknown := set(saved) - set(known):
             raise KubehabitError(f"Unknown encoding setting {sorted(unknown)}; known: {', '.join(known)}.")
@@ -72,7 +75,7 @@ class ActionSettings:
             identity = shipped(identity)
         if not isinstance(identity, Mapping):
             raise KubehabitError("identity must be a table of rules, as in configs/identity.yaml.")
-        Identity(identity)
+        Identity(identity, strict=strict)
         return cls(hops, tuple(saved.get("drop_principals", ())), dict(identity))
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,7 +225,7 @@ class ActionEncoder:
         """Without `join_owners`, `owner` stays "-" and batches carry `links` for `OwnerTracker.join`, in the order of the log."""
         self.settings = settings or ActionSettings()
         self.folder = StageFolder()
-        self.identity = Identity(self.settings.identity)
+        self.identity = Identity(self.settings.identity, strict=False)
         self.owners = OwnerTracker() if join_owners else None
         self._forget_values()
 

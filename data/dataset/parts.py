@@ -252,7 +252,9 @@ def encode_job(job: Job, folder: Path, settings: dict[str, Any], rules: list[dic
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return _encode(job, folder, ActionSettings.from_dict(settings), Sensitivity(rules))
+        return _encode(
+            job, folder, ActionSettings.from_dict(settings, strict=False), Sensitivity(rules, strict=False)
+        )
     finally:
         if was_enabled:
             gc.enable()
