@@ -39,8 +39,10 @@ from data.timestamps import parse_times
 
 _CONNECT = {"exec", "attach", "portforward"}
 _QUERY_VALUE = re.compile("=[^&]*")
-_MEMO_LIMIT = 100_000
-_INTERNED_LIMIT = 2_000_000
+#: Entries of all memos together, and characters of the raw values among them, which a log can make long.
+_MEMO_LIMIT, _MEMO_CHARACTERS = 100_000, 32 << 20
+#: The same for values that have a code. Usual ones have 30 characters or so.
+_INTERNED_LIMIT, _INTERNED_CHARACTERS = 2_000_000, 64 << 20
 _PRINCIPALS_LIMIT = 100_000
 #: Unique over all encoders, since a vocabulary may serve several in turn.
 _GENERATIONS = count(1)
@@ -86,11 +88,12 @@ class ActionSettings:
 class Interner:
     """Distinct strings of one field as dense codes, with their stable hashes."""
 
-    __slots__ = ("_hashes", "codes", "values")
+    __slots__ = ("_hashes", "characters", "codes", "values")
 
     def __init__(self) -> None:
         self.codes: dict[str, int] = {}
         self.values: list[str] = []
+        self.characters = 0
         self._hashes = np.empty(0, np.uint64)
 
     def code(self, value: str) -> int:
@@ -99,6 +102,7 @@ class Interner:
         if found is None:
             found = self.codes[value] = len(self.values)
             self.values.append(value)
+            self.characters += len(value)
         return found
 
     def hashes(self) -> npt.NDArray[np.uint64]:
@@ -167,13 +171,13 @@ class _Rows:
         known = self._row_of
         hashes = list(map(hash, values))
         found = list(map(known.get, hashes))
-        if None not in found:
-            return cast(list[int], found)
-        for value, key in zip(values, hashes, strict=True):
+        for place in [place for place, row in enumerate(found) if row is None] if None in found else ():
+            key = hashes[place]
             if key not in known:
                 known[key] = len(self.rows)
-                self.rows.append(self._make(value))
-        return [known[key] for key in hashes]
+                self.rows.append(self._make(values[place]))
+            found[place] = known[key]
+        return cast(list[int], found)
 
     def columns(self, rows: Sequence[int]) -> Codes:
         """Rows as columns, int32 [width, rows]."""
@@ -237,24 +241,37 @@ class ActionEncoder:
             interner.code("-")
         self.principals: list[Principal] = []
         self._principal_codes: dict[Principal, int] = {}
+        self._principal_characters = 0
         self._forget_memos()
 
     def _forget_memos(self) -> None:
         """Drop the memory of raw values; codes stay valid."""
         intern = self.interners
         self._kinds: dict[tuple[str, str, str], tuple[int, int]] = {}
-        self._path = cache(lambda path: intern["resource"].code(non_resource_path(path)))
-        self._name = cache(lambda name: intern["name"].code(fold_name(name)))
-        self._uri = cache(lambda uri, subresource: intern["uri"].code(uri_shape(uri, subresource)))
+        self._memo_characters = 0
+        self._path = self._memo(lambda path: intern["resource"].code(non_resource_path(path)))
+        self._name = self._memo(lambda name: intern["name"].code(fold_name(name)))
+        self._uri = self._memo(lambda uri, subresource: intern["uri"].code(uri_shape(uri, subresource)))
         # Outside proxies and exec only the keys make the shape; the values of watches are new each time.
-        self._query = cache(lambda query: self._uri(_QUERY_VALUE.sub("=", query), ""))
-        self._principal = cache(self._new_principal)
+        self._query = self._memo(lambda query: self._uri(_QUERY_VALUE.sub("=", query), ""))
+        self._principal = self._memo(self._new_principal)
         self._contexts = _Rows(5, self._context)
         self._objects = _Rows(4, self._object)
         self._outcomes = _Rows(3, self._outcome)
         self._flags_of: list[int] = []  # of each row of `_objects`
         self._no_shape = intern["uri"].code("-")
         self._pending = _Pending()
+
+    def _memo(self, make: Callable[..., int]) -> Any:
+        """Codes by raw value; each is computed once, and its characters are counted."""
+
+        def compute(*key: Any) -> int:
+            self._memo_characters += sum(
+                len(part) if isinstance(part, str) else sum(map(len, part)) for part in key
+            )
+            return make(*key)
+
+        return cache(compute)
 
     def _context(self, key: tuple[Any, ...]) -> tuple[int, ...]:
         """Principal, client, place, binding and impersonates of a caller."""
@@ -289,11 +306,19 @@ class ActionEncoder:
 
     def _keep_bounded(self) -> None:
         interned = sum(len(interner.values) for interner in self.interners.values())
-        if interned > _INTERNED_LIMIT or len(self.principals) > _PRINCIPALS_LIMIT:
+        characters = self._principal_characters + sum(
+            interner.characters for interner in self.interners.values()
+        )
+        if (
+            interned > _INTERNED_LIMIT
+            or characters > _INTERNED_CHARACTERS
+            or len(self.principals) > _PRINCIPALS_LIMIT
+        ):
             self._forget_values()
         caches = (self._principal, self._name, self._path, self._uri, self._query)
         memos: tuple[Sized, ...] = (self._contexts, self._objects, self._outcomes, self._kinds)
-        if sum(memo.cache_info().currsize for memo in caches) + sum(map(len, memos)) > _MEMO_LIMIT:
+        entries = sum(memo.cache_info().currsize for memo in caches) + sum(map(len, memos))
+        if entries > _MEMO_LIMIT or self._memo_characters > _MEMO_CHARACTERS:
             self._forget_memos()
 
     def encode(self, events: Sequence[AuditEvent]) -> ActionBatch:
@@ -433,6 +458,7 @@ class ActionEncoder:
         if code is None:
             code = self._principal_codes[principal] = len(self.principals)
             self.principals.append(principal)
+            self._principal_characters += len(principal.name) + sum(map(len, principal.groups))
         return code
 
     def _hours(self, time: npt.NDArray[np.int64]) -> Codes:

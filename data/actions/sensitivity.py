@@ -18,8 +18,8 @@ from data.patterns import Pattern, compile_pattern, full_match
 _log = logging.getLogger(__name__)
 
 _DENSE_LIMIT = 1 << 40
-_MATCHES_LIMIT = 10_000
-_MEMO_LIMIT = 100_000
+#: Values and combinations that are remembered. They are strings of an encoder's interners, which bound their characters.
+_MATCHES_LIMIT, _MEMO_LIMIT = 10_000, 100_000
 #: Patterns shipped before, as bundles carry them -> the same in RE2's language.
 _REPLACED = {"(?!-$).*": "[^-].*|-.+|"}
 LEVELS = ("routine", "low", "medium", "high")
@@ -84,6 +84,7 @@ class Sensitivity:
             if rule.level or rule.caps
         ]
         self._memo: dict[tuple[str, ...], tuple[int, str]] = {}
+        self._generation = -1
 
     def _rule(self, entry: Mapping[str, Any]) -> SensitivityRule:
         unknown = set(entry) - self._KEYS
@@ -129,6 +130,11 @@ class Sensitivity:
         """Level of every action, int8 [N]; each distinct combination of values is looked up once."""
         if not len(batch):
             return np.empty(0, np.int8)
+        if encoder.generation != self._generation:  # keep no strings alive that the encoder forgot
+            self._generation = encoder.generation
+            self._memo.clear()
+            for matches in (found for _, tests in self._tests for _, found in tests):
+                matches.clear()
         if len(batch) == 1:
             row = tuple(encoder.interners[name].values[batch.codes[name][0]] for name in self.FIELDS)
             return np.array([self.look_up(row)[0]], np.int8)
