@@ -179,6 +179,79 @@ def envelopes(events: list[dict[str, Any]]) -> list[bytes]:
     ]
 
 
+def poisons(good: dict[str, Any]) -> list[dict[str, Any]]:
+    """Events that an attacker would write to stop or blind what reads the log; each is JSON."""
+    generated = "system:serviceaccount:x:a" + "-22222222" * 25 + "!"
+    texts = [
+        generated,
+        "a" * 900_000,
+        "-2222222" * 100_000,
+        "\\" * 100_000,
+        "\0",
+        "\u202e",
+        "\u20ac" * 50_000,
+        '"' * 9000,
+    ]
+    texts += [
+        "/a" * 200_000,
+        "?a=" * 200_000,
+        "eyJ" * 100_000,
+        "%" * 100_000,
+        "*-" * 100_000,
+        " " * 100_000,
+        "\n",
+    ]
+    times = [
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-12:00",
+        "0001-01-01T00:00:00Z",
+        "9999-12-31T23:59:59.999999Z",
+    ]
+    deep: Any = "x"
+    for _ in range(200):
+        deep = {"containers": [deep]}
+    changes: list[dict[str, Any]] = [
+        {"requestReceivedTimestamp": moment, "stageTimestamp": moment} for moment in times
+    ]
+    for text in texts:
+        changes += [
+            {"requestURI": text},
+            {"requestURI": f"/api/v1/pods?{text}={text}", "objectRef": None},
+            {"userAgent": text},
+            {"verb": text},
+            {"auditID": text},
+            {"user": {"username": text, "groups": [text]}},
+            {"impersonatedUser": {"username": text}},
+            {"sourceIPs": [text] * 3},
+            {
+                "objectRef": {
+                    "resource": text,
+                    "namespace": text,
+                    "name": text,
+                    "subresource": text,
+                    "apiGroup": text,
+                }
+            },
+            {
+                "annotations": {
+                    "authorization.k8s.io/reason": f'by RoleBinding "{text}',
+                    "authorization.k8s.io/decision": text,
+                }
+            },
+        ]
+    pods = {"resource": "pods", "namespace": "n", "name": "x"}
+    bodies = [
+        deep,
+        {"spec": {"containers": [{"image": texts[1], "resources": {"limits": {"cpu": 1.7e308}}}] * 3}},
+    ]
+    bodies.append({"metadata": {"ownerReferences": [{"kind": texts[1], "name": "x"}]}})
+    bodies.append([{"op": "add", "path": "/a" * 50_000, "value": deep}])
+    changes += [{"verb": "create", "objectRef": pods, "requestObject": body} for body in bodies]
+    changes += [{"responseStatus": {"code": code}} for code in (-(2**63), 2**63)]
+    changes.append({"user": {"groups": ["g"] * 100_000}})
+    return [good | change for change in changes]
+
+
 def seeds(count: int) -> list[bytes]:
     """Real events, plain and wrapped."""
     lines = list(islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), count))

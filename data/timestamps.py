@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 
 import numpy as np
@@ -43,9 +43,17 @@ def _is_date(text: str) -> bool:
 
 
 def is_time(text: str) -> bool:
-    """Whether a text is an RFC 3339 time that exists (no 31 February)."""
+    """Whether a text is an RFC 3339 time that exists (no 31 February), in the years 1 to 9999 UTC."""
     match = _TIMESTAMP.fullmatch(text)
-    return match is not None and _is_date(match[1])
+    if match is None or not _is_date(match[1]):
+        return False
+    if text[-1] == "Z" or text[:4] not in ("0001", "9999"):
+        return True
+    local = datetime.fromisoformat(text[:19])
+    try:  # an offset may carry the first and the last day out of what datetime can hold
+        return local - timedelta(microseconds=_offset(text)) is not None
+    except OverflowError:
+        return False
 
 
 _ARE_USUAL = re.compile(

@@ -250,9 +250,11 @@ class Bundle:
                 meta=meta,
                 vocabulary=Vocabulary.from_dict(meta["vocabulary"]),
                 principals=PrincipalTable.from_dict(meta["principals"]),
-                settings=ActionSettings.from_dict(meta["settings"]),
+                settings=ActionSettings.from_dict(meta["settings"], strict=False),
                 calibration=Calibration.from_dict(json.loads((directory / "calibration.json").read_text())),
-                sensitivity=Sensitivity(json.loads((directory / "sensitivity.json").read_text())),
+                sensitivity=Sensitivity(
+                    json.loads((directory / "sensitivity.json").read_text()), strict=False
+                ),
                 habits=_habits(directory / "habits.npy"),
                 warmup=Warmup.load(directory / "warmup.npz"),
                 parity_check=ParityCheck.load(directory / PARITY_FILE) if PARITY_FILE in sums else None,

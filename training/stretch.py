@@ -106,7 +106,7 @@ class LogEncoder:
         """Start a log for a dataset or the bundle made of it; `last`: principal -> time (microseconds) of its last action."""
         self._encoder = ActionEncoder(settings)
         self._vocabulary, self._principals = vocabulary, principals
-        self._sensitivity = Sensitivity(rules)
+        self._sensitivity = Sensitivity(rules, strict=False)
         self._last = dict(last)
 
     def encode(self, events: Sequence[AuditEvent]) -> tuple[Stretch, list[str]]:

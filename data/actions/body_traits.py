@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from data.actions.folding import fold_name
-from data.events.audit_event import UNREADABLE
+from data.events.audit_event import UNREADABLE, cut_text
 
 _DECODE = msgspec.json.Decoder()
 _ESCALATING = ("*", "escalate", "bind", "impersonate")
@@ -109,10 +109,14 @@ _UNITS = dict(zip("mkMGTP", (1e-3, 1e3, 1e6, 1e9, 1e12, 1e15), strict=True)) | {
 }
 
 
+#: Larger numbers in a body are no quantities, and a sum of them would be infinite.
+_MOST = 1e30
+
+
 def _quantity(value: Json) -> float:
     """A Kubernetes quantity (`500m`, `2`, `4Gi`) as a number; 0 when it is none."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return float(min(max(value, -_MOST), _MOST))
     match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     return float(match[1]) * _UNITS.get(match[2] or "", 1.0) if match else 0.0
 
@@ -127,7 +131,7 @@ def repository(image: Json) -> str:
     """An image without its tag or digest, generated parts folded: `ghcr.io/x/agent:1` -> `ghcr.io/x/agent`."""
     if not isinstance(image, str) or not image:
         return "?"
-    head, slash, tail = image.partition("@")[0].rpartition("/")
+    head, slash, tail = cut_text(image).partition("@")[0].rpartition("/")
     return head + slash + fold_name(tail.partition(":")[0])
 
 
@@ -661,7 +665,7 @@ _POD_BODY, _TEMPLATE_BODY = msgspec.json.Decoder(_PodBody), msgspec.json.Decoder
 _TEMPLATED = {resource for resource, path in _TEMPLATES.items() if path == ("spec", "template", "spec")}
 #: An image with its tag and digest. An escaped quote ends no match, so this never reaches into a text.
 _IMAGE_TAG = re.compile(rb'"image":"((?:[^"\\@/]*/)*+)([^"\\@/:]++)[^"\\]*+"')
-_KNOWN_LIMIT, _KNOWN_TRAITS, _NUMBER_LENGTH = 4096, 64, 32
+_KNOWN_LIMIT, _KNOWN_TRAITS = 4096, 64
 #: Traits and images of a pod by the digest of its spec; never by the spec itself, which may hold secrets.
 _known: dict[bytes, tuple[set[str], set[str]]] = {}
 
@@ -706,7 +710,7 @@ def _of_pod(resource: str, raw: bytes | msgspec.Raw) -> tuple[str, str] | None:
 
 
 def _listed(words: set[str]) -> str:
-    return ",".join(sorted(words)) or "-"
+    return cut_text(",".join(sorted(words))) or "-"
 
 
 def has_traits(resource: str, subresource: str) -> bool:

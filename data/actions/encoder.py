@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from itertools import compress, count
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +39,10 @@ from data.timestamps import parse_times
 
 _CONNECT = {"exec", "attach", "portforward"}
 _QUERY_VALUE = re.compile("=[^&]*")
-_MEMO_LIMIT = 100_000
-_INTERNED_LIMIT = 2_000_000
+#: Entries of all memos together, and characters of the raw values among them, which a log can make long.
+_MEMO_LIMIT, _MEMO_CHARACTERS = 100_000, 32 << 20
+#: The same for values that have a code. Usual ones have 30 characters or so.
+_INTERNED_LIMIT, _INTERNED_CHARACTERS = 2_000_000, 64 << 20
 _PRINCIPALS_LIMIT = 100_000
 #: Unique over all encoders, since a vocabulary may serve several in turn.
 _GENERATIONS = count(1)
@@ -57,8 +59,11 @@ class ActionSettings:
     identity: Mapping[str, Any] = field(default_factory=dict)  # rules as in configs/identity.yaml
 
     @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> ActionSettings:
-        """Settings from YAML or JSON; an unknown key or a value of the wrong type raises KubehabitError."""
+    def from_dict(cls, saved: Mapping[str, Any], *, strict: bool = True) -> ActionSettings:
+        """Settings from YAML or JSON; an unknown key or a value of the wrong type raises KubehabitError.
+
+        Without `strict`, for a dataset or a model made before, an identity rule that cannot be used is left out, with a warning.
+        """
         known = [known.name for known in fields(cls)]
         if unknown := set(saved) - set(known):
             raise KubehabitError(f"Unknown encoding setting {sorted(unknown)}; known: {', '.join(known)}.")
@@ -72,7 +77,7 @@ class ActionSettings:
             identity = shipped(identity)
         if not isinstance(identity, Mapping):
             raise KubehabitError("identity must be a table of rules, as in configs/identity.yaml.")
-        Identity(identity)
+        Identity(identity, strict=strict)
         return cls(hops, tuple(saved.get("drop_principals", ())), dict(identity))
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,11 +88,12 @@ class ActionSettings:
 class Interner:
     """Distinct strings of one field as dense codes, with their stable hashes."""
 
-    __slots__ = ("_hashes", "codes", "values")
+    __slots__ = ("_hashes", "characters", "codes", "values")
 
     def __init__(self) -> None:
         self.codes: dict[str, int] = {}
         self.values: list[str] = []
+        self.characters = 0
         self._hashes = np.empty(0, np.uint64)
 
     def code(self, value: str) -> int:
@@ -96,6 +102,7 @@ class Interner:
         if found is None:
             found = self.codes[value] = len(self.values)
             self.values.append(value)
+            self.characters += len(value)
         return found
 
     def hashes(self) -> npt.NDArray[np.uint64]:
@@ -164,11 +171,10 @@ class _Rows:
         known = self._row_of
         hashes = list(map(hash, values))
         found = list(map(known.get, hashes))
-        if None not in found:
-            return cast(list[int], found)
-        for value, key in zip(values, hashes, strict=True):
+        for place in [place for place, row in enumerate(found) if row is None] if None in found else ():
+            key = hashes[place]
             if key not in known:
-                made = self._make(value)  # if it raises, nothing is known of the value
+                made = self._make(values[place])  # if it raises, nothing is known of the value
                 known[key] = len(self.rows)
                 self.rows.append(made)
         return [known[key] for key in hashes]
@@ -232,7 +238,7 @@ class ActionEncoder:
         """
         self.settings = settings or ActionSettings()
         self.folder = StageFolder() if folder is None else folder
-        self.identity = Identity(self.settings.identity)
+        self.identity = Identity(self.settings.identity, strict=False)
         self.owners = OwnerTracker() if join_owners else None
         self._forget_values()
 
@@ -250,24 +256,37 @@ class ActionEncoder:
             interner.code("-")
         self.principals: list[Principal] = []
         self._principal_codes: dict[Principal, int] = {}
+        self._principal_characters = 0
         self._forget_memos()
 
     def _forget_memos(self) -> None:
         """Drop the memory of raw values; codes stay valid."""
         intern = self.interners
         self._kinds: dict[tuple[str, str, str], tuple[int, int]] = {}
-        self._path = cache(lambda path: intern["resource"].code(non_resource_path(path)))
-        self._name = cache(lambda name: intern["name"].code(fold_name(name)))
-        self._uri = cache(lambda uri, subresource: intern["uri"].code(uri_shape(uri, subresource)))
+        self._memo_characters = 0
+        self._path = self._memo(lambda path: intern["resource"].code(non_resource_path(path)))
+        self._name = self._memo(lambda name: intern["name"].code(fold_name(name)))
+        self._uri = self._memo(lambda uri, subresource: intern["uri"].code(uri_shape(uri, subresource)))
         # Outside proxies and exec only the keys make the shape; the values of watches are new each time.
-        self._query = cache(lambda query: self._uri(_QUERY_VALUE.sub("=", query), ""))
-        self._principal = cache(self._new_principal)
+        self._query = self._memo(lambda query: self._uri(_QUERY_VALUE.sub("=", query), ""))
+        self._principal = self._memo(self._new_principal)
         self._contexts = _Rows(5, self._context)
         self._objects = _Rows(4, self._object)
         self._outcomes = _Rows(3, self._outcome)
         self._flags_of: list[int] = []  # of each row of `_objects`
         self._no_shape = intern["uri"].code("-")
         self._pending = _Pending()
+
+    def _memo(self, make: Callable[..., int]) -> Any:
+        """Codes by raw value; each is computed once, and its characters are counted."""
+
+        def compute(*key: Any) -> int:
+            self._memo_characters += sum(
+                len(part) if isinstance(part, str) else sum(map(len, part)) for part in key
+            )
+            return make(*key)
+
+        return cache(compute)
 
     def _context(self, key: tuple[Any, ...]) -> tuple[int, ...]:
         """Principal, client, place, binding and impersonates of a caller."""
@@ -302,11 +321,19 @@ class ActionEncoder:
 
     def _keep_bounded(self) -> None:
         interned = sum(len(interner.values) for interner in self.interners.values())
-        if interned > _INTERNED_LIMIT or len(self.principals) > _PRINCIPALS_LIMIT:
+        characters = self._principal_characters + sum(
+            interner.characters for interner in self.interners.values()
+        )
+        if (
+            interned > _INTERNED_LIMIT
+            or characters > _INTERNED_CHARACTERS
+            or len(self.principals) > _PRINCIPALS_LIMIT
+        ):
             self._forget_values()
         caches = (self._principal, self._name, self._path, self._uri, self._query)
         memos: tuple[Sized, ...] = (self._contexts, self._objects, self._outcomes, self._kinds)
-        if sum(memo.cache_info().currsize for memo in caches) + sum(map(len, memos)) > _MEMO_LIMIT:
+        entries = sum(memo.cache_info().currsize for memo in caches) + sum(map(len, memos))
+        if entries > _MEMO_LIMIT or self._memo_characters > _MEMO_CHARACTERS:
             self._forget_memos()
 
     def checkpoint(self) -> Callable[[], None]:
@@ -462,6 +489,7 @@ class ActionEncoder:
         if code is None:
             code = self._principal_codes[principal] = len(self.principals)
             self.principals.append(principal)
+            self._principal_characters += len(principal.name) + sum(map(len, principal.groups))
         return code
 
     def _hours(self, time: npt.NDArray[np.int64]) -> Codes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,10 +13,15 @@ import numpy.typing as npt
 
 from data.actions.encoder import ActionBatch, ActionEncoder
 from data.errors import KubehabitError
+from data.patterns import Pattern, compile_pattern, full_match
+
+_log = logging.getLogger(__name__)
 
 _DENSE_LIMIT = 1 << 40
-_MATCHES_LIMIT = 10_000
-_MEMO_LIMIT = 100_000
+#: Values and combinations that are remembered. They are strings of an encoder's interners, which bound their characters.
+_MATCHES_LIMIT, _MEMO_LIMIT = 10_000, 100_000
+#: Patterns shipped before, as bundles carry them -> the same in RE2's language.
+_REPLACED = {"(?!-$).*": "[^-].*|-.+|"}
 LEVELS = ("routine", "low", "medium", "high")
 
 
@@ -25,17 +31,17 @@ class SensitivityRule:
 
     level: int
     caps: bool
-    patterns: tuple[tuple[str, re.Pattern[str]], ...]
+    patterns: tuple[tuple[str, Pattern], ...]
     why: str
 
 
 class _Matches(dict[str, bool]):
     """Whether values match; each distinct value is tried once."""
 
-    def __init__(self, field: str, pattern: re.Pattern[str]) -> None:
+    def __init__(self, field: str, pattern: Pattern) -> None:
         super().__init__()
         # `traits` patterns match anywhere in the text; all others must match the whole value.
-        self._match = pattern.search if field == "traits" else pattern.fullmatch
+        self._match = pattern.search if field == "traits" else partial(full_match, pattern)
 
     def __missing__(self, value: str) -> bool:
         if len(self) > _MATCHES_LIMIT:
@@ -54,9 +60,20 @@ class Sensitivity:
     }
     _KEYS = frozenset(("level", "at_most", "why", *_FIELD_OF))
 
-    def __init__(self, table: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, table: Sequence[Mapping[str, Any]], *, strict: bool = True) -> None:
+        """Compile the rules of `configs/sensitivity.yaml`; one that cannot be used raises KubehabitError.
+
+        Without `strict`, for the table of a dataset or model made before, it is left out, with a warning.
+        """
         self.table = [dict(entry) for entry in table]
-        self.rules = [self._rule(entry) for entry in table]
+        self.rules: list[SensitivityRule] = []
+        for entry in table:
+            try:
+                self.rules.append(self._rule(entry))
+            except KubehabitError as error:
+                if strict:
+                    raise
+                _log.warning("A rule of the saved sensitivity table is left out: %s", error)
         # Caps first, lowest first, then levels, highest first: the first match of each sort decides.
         ordered = sorted(
             self.rules, key=lambda rule: (not rule.caps, rule.level if rule.caps else -rule.level)
@@ -67,6 +84,7 @@ class Sensitivity:
             if rule.level or rule.caps
         ]
         self._memo: dict[tuple[str, ...], tuple[int, str]] = {}
+        self._generation = -1
 
     def _rule(self, entry: Mapping[str, Any]) -> SensitivityRule:
         unknown = set(entry) - self._KEYS
@@ -80,12 +98,11 @@ class Sensitivity:
         for key, field in self._FIELD_OF.items():
             if key not in entry:
                 continue
+            used = (_REPLACED.get(pattern, pattern) for pattern in entry[key])
             try:
-                patterns.append((field, re.compile("|".join(f"(?:{pattern})" for pattern in entry[key]))))
-            except re.error as error:
-                raise KubehabitError(
-                    f"sensitivity rule {dict(entry)}: {key} is no regular expression: {error}"
-                ) from error
+                patterns.append((field, compile_pattern("|".join(f"(?:{pattern})" for pattern in used))))
+            except ValueError as error:
+                raise KubehabitError(f"sensitivity rule {dict(entry)}: {key}: {error}.") from error
         level = LEVELS.index(entry[given[0]])
         return SensitivityRule(level, given[0] == "at_most", tuple(patterns), str(entry.get("why", "")))
 
@@ -113,6 +130,11 @@ class Sensitivity:
         """Level of every action, int8 [N]; each distinct combination of values is looked up once."""
         if not len(batch):
             return np.empty(0, np.int8)
+        if encoder.generation != self._generation:  # keep no strings alive that the encoder forgot
+            self._generation = encoder.generation
+            self._memo.clear()
+            for matches in (found for _, tests in self._tests for _, found in tests):
+                matches.clear()
         if len(batch) == 1:
             row = tuple(encoder.interners[name].values[batch.codes[name][0]] for name in self.FIELDS)
             return np.array([self.look_up(row)[0]], np.int8)

@@ -237,7 +237,9 @@ class _PartWriter:
 
 def encode_job(job: Job, folder: Path, settings: dict[str, Any], rules: list[dict[str, Any]]) -> int:
     """Encode one job into parts; returns how many. Runs in a worker process."""
-    writer = _PartWriter(folder, job, ActionSettings.from_dict(settings), Sensitivity(rules))
+    writer = _PartWriter(
+        folder, job, ActionSettings.from_dict(settings, strict=False), Sensitivity(rules, strict=False)
+    )
     on_skipped = writer.skip
     if job.end is None:
         chunks = read_events(job.log, writer, on_skipped=on_skipped)

@@ -185,7 +185,7 @@ def load(path: Path) -> ActionTable:
             for split in ("train", "calibration")
         },
         card=card,
-        settings=ActionSettings.from_dict(schema["settings"]),
+        settings=ActionSettings.from_dict(schema["settings"], strict=False),
         rules=schema["sensitivity"],
         vocabulary=Vocabulary.from_dict(schema["vocabulary"]),
         principals=PrincipalTable.from_dict(schema["principals"]),

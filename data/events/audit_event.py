@@ -5,11 +5,12 @@ Field names are those of the Kubernetes API (`k8s.io/apiserver/pkg/apis/audit/v1
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,6 +21,11 @@ API_VERSIONS = ("audit.k8s.io/v1", "audit.k8s.io/v1beta1")
 MAX_EVENT_BYTES = 8 * 1024 * 1024
 #: Bound on what the compressed parts inside one record may unpack to.
 MAX_UNPACKED_BYTES = 8 * MAX_EVENT_BYTES
+#: Characters of a text that are read; a hash stands for the rest. Names that the API server accepts have 253 at most, the longest
+#: paths, user agents and group names of real logs some hundred; but anybody can request a path of 900,000.
+MAX_TEXT = 4096
+#: Groups and addresses of an event that are read. Directories put a person into 200 groups or so.
+MAX_ITEMS = 512
 #: One event as an API server writes it: the input example of a registered model.
 EXAMPLE_EVENT = (
     '{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"8f6f2f52-0c4c-4d9e-9a0e-6b6c9d1a0001",'
@@ -32,23 +38,28 @@ EXAMPLE_EVENT = (
 )
 
 
+#: A text that came from a log. The decoder refuses a longer one, and `decode_bounded` cuts it then.
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+Texts = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_ITEMS)]
+
+
 # The parts of an event are frozen so that they can be keys: most parts of a log repeat, and are looked up, not encoded again.
 class User(msgspec.Struct, gc=False, frozen=True):
     """Who is logged as the caller. A 401 has an empty user."""
 
-    username: str = ""
-    groups: tuple[str, ...] = ()
+    username: Text = ""
+    groups: Texts = ()
 
 
 class ObjectRef(msgspec.Struct, gc=False, frozen=True):
     """What the request was about. Absent for requests outside the resource API (`/version`)."""
 
-    resource: str = ""
-    namespace: str = ""
-    name: str = ""
-    apiGroup: str = ""
-    apiVersion: str = ""
-    subresource: str = ""
+    resource: Text = ""
+    namespace: Text = ""
+    name: Text = ""
+    apiGroup: Text = ""
+    apiVersion: Text = ""
+    subresource: Text = ""
 
 
 class Status(msgspec.Struct, gc=False, frozen=True):
@@ -65,35 +76,35 @@ class Annotations(
 ):
     """What the API server noted down: how the request was authorized. Other notes are not read."""
 
-    decision: str | None = None
-    reason: str | None = None
+    decision: Text | None = None
+    reason: Text | None = None
 
 
 class AuditEvent(msgspec.Struct, gc=False):
     """One stage of one request, as the API server wrote it; only the fields kubehabit uses."""
 
-    auditID: str
-    stage: str
-    verb: str
-    requestURI: str = ""
-    apiVersion: str = ""
+    auditID: Text
+    stage: Text
+    verb: Text
+    requestURI: Text = ""
+    apiVersion: Text = ""
     user: User = msgspec.field(default_factory=User)
     impersonatedUser: User | None = None
-    sourceIPs: tuple[str, ...] = ()
-    userAgent: str = ""
+    sourceIPs: Texts = ()
+    userAgent: Text = ""
     objectRef: ObjectRef | None = None
     responseStatus: Status | None = None
     requestObject: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
-    requestReceivedTimestamp: str = ""
-    stageTimestamp: str = ""
+    requestReceivedTimestamp: Text = ""
+    stageTimestamp: Text = ""
     annotations: Annotations | None = None
-    level: str = ""
+    level: Text = ""
     #: Separates the clusters of a shared log; comes from a cloud's envelope or from a shipper, not from API servers.
-    cluster: str = msgspec.field(default="", name="kubehabit.cluster")
+    cluster: Text = msgspec.field(default="", name="kubehabit.cluster")
 
 
 _BODY = re.compile(
-    r'\\*"(?:(?:request|response)(?:Object)?|data|stringData|binaryData|env|annotations|managedFields)\\*"\s*:'
+    r'"(?:(?:request|response)(?:Object)?|data|stringData|binaryData|env|annotations|managedFields)\\*"\s*:'
 )
 LEFT_OUT = " (the rest is left out: bodies may hold secrets)"
 
@@ -111,7 +122,8 @@ class DeadLetter:
         """The record as text up to where a body begins: what cannot be decoded may hold a Secret all the same."""
         text = self.raw.decode("utf-8", "backslashreplace")
         body = _BODY.search(text)
-        return text if body is None else text[: body.start()] + LEFT_OUT
+        # The quote may be escaped. To look for that in the pattern would take the square of the time on backslashes.
+        return text if body is None else text[: body.start()].rstrip("\\") + LEFT_OUT
 
 
 class Decoded(NamedTuple):
@@ -124,6 +136,57 @@ class Decoded(NamedTuple):
 
 
 _EVENT = msgspec.json.Decoder(AuditEvent)
+_STRING, _ARRAY = msgspec.json.Decoder(str), msgspec.json.Decoder(list[msgspec.Raw])
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ENCODE = msgspec.json.Encoder()
+#: Bodies of requests, in events and in GKE's entries: kept as they are, within MAX_EVENT_BYTES.
+_BODIES = {"requestObject", "responseObject", "request", "response"}
+#: Objects and lists around the texts that are read: `protoPayload.authenticationInfo.principalEmail` is the deepest.
+_TEXT_DEPTH = 4
+_Decoded = TypeVar("_Decoded")
+
+
+def cut_text(text: str) -> str:
+    """A text within MAX_TEXT; a hash in place of its end keeps different texts different."""
+    if len(text) <= MAX_TEXT:
+        return text
+    end = "...#sha256:" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return text[: MAX_TEXT - len(end)] + end
+
+
+def _cut(raw: msgspec.Raw, key: str = "", depth: int = _TEXT_DEPTH) -> Any:
+    """A JSON value with its texts cut, bodies apart. Of a long list the end stays: the addresses that proxies appended."""
+    first = bytes(memoryview(raw)[:1])
+    if len(memoryview(raw)) <= MAX_TEXT or key in _BODIES or first not in b'"[{' or not depth:
+        return raw
+    if first == b'"':
+        return cut_text(_STRING.decode(raw))
+    if first == b"{":
+        return {key: _cut(value, key, depth - 1) for key, value in _FIELDS.decode(raw).items()}
+    items = _ARRAY.decode(raw)
+    if len(items) > MAX_ITEMS:
+        rest = hashlib.sha256(b",".join(map(bytes, items[: 1 - MAX_ITEMS]))).hexdigest()[:16]
+        items = [msgspec.Raw(_ENCODE.encode("...#sha256:" + rest)), *items[1 - MAX_ITEMS :]]
+    return [_cut(item, "", depth - 1) for item in items]
+
+
+def is_too_long(error: Exception) -> bool:
+    """Whether decoding failed only because a text or a list is longer than what is read of it."""
+    return isinstance(error, msgspec.ValidationError) and "length <=" in str(error)
+
+
+def decode_bounded(decoder: msgspec.json.Decoder[_Decoded], raw: bytes | msgspec.Raw) -> _Decoded:
+    """Decode a record, with the texts cut that are too long.
+
+    Raises:
+        msgspec.MsgspecError, ValueError, RecursionError: it is not what the decoder reads.
+    """
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        if not is_too_long(error):
+            raise
+    return decoder.decode(_ENCODE.encode(_cut(msgspec.Raw(bytes(raw).strip()))))
 
 
 def check(event: AuditEvent, version: str = "") -> None:
@@ -140,7 +203,9 @@ def check(event: AuditEvent, version: str = "") -> None:
     if not event.auditID:
         raise ValueError("auditID is empty, so the event could never be cited as evidence")
     if not is_time(event.requestReceivedTimestamp or event.stageTimestamp):
-        raise ValueError("neither requestReceivedTimestamp nor stageTimestamp holds an RFC 3339 time")
+        raise ValueError(
+            "neither requestReceivedTimestamp nor stageTimestamp holds an RFC 3339 time in the years 1 to 9999 UTC"
+        )
 
 
 def decode_event(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
@@ -149,7 +214,7 @@ def decode_event(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
     Raises:
         msgspec.MsgspecError, ValueError, RecursionError: it is none; `why` puts that into words.
     """
-    event = _EVENT.decode(raw)
+    event = decode_bounded(_EVENT, raw)
     check(event, version)
     return event
 

@@ -24,6 +24,7 @@ from data.events.audit_event import (
     Decoded,
     check,
     decode_event,
+    is_too_long,
     why,
 )
 from data.events.formats.reading import Limits
@@ -95,7 +96,16 @@ def decode_numbered(
             events.append(event)
             numbers.append(number)
             native += 1
-        except UNREADABLE as error:
+        except UNREADABLE as refused:
+            error: Exception = refused
+            if is_too_long(refused):
+                try:
+                    events.append(decode_event(line))
+                    numbers.append(number)
+                    native += 1
+                    continue
+                except UNREADABLE as again:
+                    error = again
             if not line.strip():
                 continue
             if stop is not None and stop(number, line):

@@ -6,23 +6,29 @@ pipeline. The event itself keeps the user name it was logged with.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from data.errors import KubehabitError
+from data.patterns import Pattern, compile_pattern, full_match
 
 Kind = Literal["human", "serviceaccount", "controller", "component", "node", "anonymous"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Kinds whose alerts a person reads one by one; the others are the machinery of the cluster itself.
 PEOPLE_AND_PIPELINES: frozenset[str] = frozenset(("human", "serviceaccount"))
 
+_log = logging.getLogger(__name__)
 _SERVICE_ACCOUNT = "system:serviceaccount:"
-_MEMO_LIMIT = 100_000
+#: User names that are looked up once, and the most characters that they may have together: what a log holds can be long.
+_MEMO_LIMIT, _MEMO_CHARACTERS = 100_000, 16 << 20
 _EXAMPLES = 3
 #: User names of one principal that are remembered for the report of what was folded.
 FOLDS_LIMIT = 10_000
+#: The same over all principals: most characters that names chosen by a log may take.
+_REMEMBERED_CHARACTERS = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +58,95 @@ def identify(username: str, groups: Iterable[str]) -> Principal:
     return Principal(username, "human", (*(f"group:{group}" for group in named), "kind:human"))
 
 
+#: Alphabet of the suffixes that Kubernetes generates.
+_SAFE = frozenset("bcdfghjklmnpqrstvwxz2456789")
+_HEX = frozenset("0123456789abcdef")
+_DIGITS = frozenset("0123456789")
+_UUID = (8, 4, 4, 4, 12)
+
+
+def _is_generated(part: str) -> bool:
+    """Whether a part of a name between dashes was generated: a number, hexadecimal, or Kubernetes' own alphabet."""
+    letters = set(part)
+    if letters.isdisjoint(_DIGITS):
+        return False
+    return (
+        (len(part) >= 4 and letters <= _DIGITS)
+        or (7 <= len(part) <= 40 and letters <= _HEX)
+        or (5 <= len(part) <= 10 and letters <= _SAFE)
+    )
+
+
+def without_generated(name: str) -> str | None:
+    """A name without the generated parts at its end, in linear time: `run-x2x4z-1234` -> `run`; None if it has none."""
+    parts = name.split("-")
+    # Whether everything from a part on is generated; an UUID takes five parts.
+    generated = [False] * len(parts) + [True]
+    for at in range(len(parts) - 1, 0, -1):
+        uuid = parts[at : at + len(_UUID)]
+        generated[at] = (generated[at + 1] and _is_generated(parts[at])) or (
+            tuple(map(len, uuid)) == _UUID and generated[at + len(_UUID)] and set("".join(uuid)) <= _HEX
+        )
+    kept = (at for at in range(1, len(parts)) if generated[at] and (at > 1 or parts[0]))
+    first = next(kept, None)
+    return None if first is None else "-".join(parts[:first])
+
+
+_REFERENCE = re.compile(r"\\(?:g<(\w+)>|(\d\d?)|(.))")
+
+
 @dataclass(frozen=True, slots=True)
 class FoldRule:
-    """One compiled rule: what `pattern` matches becomes `name`."""
+    """One compiled rule: what `pattern` matches, and `unless` does not, becomes `name`."""
 
-    pattern: re.Pattern[str]
+    pattern: Pattern
+    unless: Pattern | None
+    strip_generated: bool  # the last group has to end in generated parts, and is used without them
     name: str
     group: str
     kind: Kind | None
     why: str
 
+    def fold(self, username: str) -> tuple[str, str] | None:
+        """Name and peer group of a user name; None if the rule is not for it."""
+        match = full_match(self.pattern, username)
+        if match is None or (self.unless is not None and full_match(self.unless, username) is not None):
+            return None
+        groups = [match.group(), *match.groups()]
+        if self.strip_generated:
+            groups[-1] = without_generated(groups[-1] or "")
+            if groups[-1] is None:
+                return None
+        return self.expand(self.name, groups), self.expand(self.group, groups)
 
-_RULE_KEYS = {"match", "name", "group", "kind", "why"}
+    def expand(self, template: str, groups: Sequence[str | None]) -> str:
+        """A template with the groups of a match; raises IndexError or KeyError for a group that does not exist."""
+
+        def reference(found: re.Match[str]) -> str:
+            named, number, escaped = found.groups()
+            if escaped is not None:
+                return str(escaped)
+            named = number or named
+            return groups[int(named) if named.isdecimal() else self.pattern.groupindex[named]] or ""
+
+        return _REFERENCE.sub(reference, template)
+
+
+_RULE_KEYS = {"match", "unless", "strip_generated", "name", "group", "kind", "why"}
 _KEYS = {"fold", "fold_nodes", "node_pools", "similar_from"}
+#: Rules shipped before, as datasets and bundles carry them -> the same in RE2's language.
+_REPLACED: Mapping[str, Mapping[str, Any]] = {
+    r"oidc:(?!system:)(.+)": {"match": "oidc:(.+)", "unless": "oidc:system:.*"},
+    r"https://([^/#]+)[^#]*#(?!system:)(.+)": {
+        "match": "https://([^/#]+)[^#]*#(.+)",
+        "unless": "https://[^#]*#system:.*",
+    },
+    r"system:serviceaccount:([^:]+):([^:]+?)(?:-(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+    r"|(?=[a-f]*\d)[0-9a-f]{7,40}|\d{4,}|(?=[a-z]*\d)[bcdfghjklmnpqrstvwxz2456789]{5,10}))+": {
+        "match": "system:serviceaccount:([^:]+):([^:]+)",
+        "strip_generated": True,
+    },
+}
 
 
 def _rule(entry: object) -> FoldRule:
@@ -76,26 +158,44 @@ def _rule(entry: object) -> FoldRule:
     kind = entry.get("kind")
     if kind is not None and kind not in KINDS:
         raise KubehabitError(f"identity rule {dict(entry)}: kind must be one of {', '.join(KINDS)}.")
-    name, group = str(entry["name"]), str(entry.get("group", ""))
+    used = {**entry, **_REPLACED.get(str(entry["match"]), {})}
+    strip = used.get("strip_generated", False)
     try:
-        pattern = re.compile(str(entry["match"]))
-        for template in (name, group):
-            # Expanding once on a match of anything tells whether the template names groups that exist.
-            probe = re.compile(f"(?:{pattern.pattern})|").match("")
-            if probe is not None:
-                probe.expand(template)
-    except (re.error, IndexError) as error:
+        pattern = compile_pattern(str(used["match"]))
+        unless = compile_pattern(str(used["unless"])) if "unless" in used else None
+        if not isinstance(strip, bool) or (strip and not pattern.groups):
+            raise ValueError("strip_generated must be true or false, and needs a group in `match`")
+        rule = FoldRule(
+            *(pattern, unless, strip, str(used["name"]), str(used.get("group", "")), kind),
+            why=str(used.get("why", "a rule")),
+        )
+        for template in (rule.name, rule.group):  # raises for a group that does not exist
+            rule.expand(template, [""] * (1 + pattern.groups))
+    except (ValueError, LookupError) as error:
         raise KubehabitError(
             f"identity rule {dict(entry)}: {error}. Give a regular expression, and groups of it as \\1 in the name."
         ) from error
-    return FoldRule(pattern, name, group, kind, str(entry.get("why", "a rule")))
+    return rule
+
+
+def _rules(entries: Iterable[object], strict: bool) -> Iterator[FoldRule]:
+    for entry in entries:
+        try:
+            yield _rule(entry)
+        except KubehabitError as error:
+            if strict:
+                raise
+            _log.warning("A rule of the saved identity settings is left out: %s Then train again.", error)
 
 
 class Identity:
     """Turns logged users into principals, each distinct user name once, and remembers what was folded into what."""
 
-    def __init__(self, rules: Mapping[str, Any] | None = None) -> None:
-        """Compile the content of `configs/identity.yaml`; an unusable rule or an unknown key raises KubehabitError."""
+    def __init__(self, rules: Mapping[str, Any] | None = None, *, strict: bool = True) -> None:
+        """Compile the content of `configs/identity.yaml`; an unusable rule or an unknown key raises KubehabitError.
+
+        Without `strict`, for settings of a dataset or model made before, a rule that cannot be used is left out, with a warning.
+        """
         rules = dict(rules or {})
         unknown = set(rules) - _KEYS
         if unknown:
@@ -114,11 +214,12 @@ class Identity:
                 "similar_from in the identity settings must be a number above 0 and at most 1."
             )
         self.similar_from = float(similar_from)
-        pools = [_rule(entry) for entry in rules.get("node_pools", ())]
-        folds = [_rule(entry) for entry in rules.get("fold", ())]
+        pools = [*_rules(rules.get("node_pools", ()), strict)]
+        folds = [*_rules(rules.get("fold", ()), strict)]
         self._rules = [*folds, *(pools if rules.get("fold_nodes", False) else ())]
-        self._folded: dict[str, tuple[str, FoldRule | None]] = {}
+        self._folded: dict[str, tuple[str, str, FoldRule | None]] = {}
         self._names: dict[str, tuple[str, set[str]]] = {}
+        self._memo_size = self._remembered = 0  # characters
 
     def fold(self, username: str) -> str:
         """Principal's name of a user name."""
@@ -127,36 +228,35 @@ class Identity:
     def principal(self, username: str, groups: Iterable[str]) -> Principal:
         """Principal of a logged user: the folded name, with the kind and peer groups of the name as logged."""
         found = identify(username, groups)
-        name, rule = self._look_up(found.name)
+        name, group, rule = self._look_up(found.name)
         if rule is None:
             return found
         kind, candidates = rule.kind or found.kind, found.groups
         if kind != found.kind or name.startswith(_SERVICE_ACCOUNT):
             candidates = identify(name, groups).groups
-        if rule.group:
-            matched = rule.pattern.fullmatch(found.name)
-            assert matched is not None
-            candidates = (matched.expand(rule.group), *candidates)
+        if group:
+            candidates = (group, *candidates)
         return Principal(name, kind, (*candidates[:-1], f"kind:{kind}"))
 
-    def _look_up(self, username: str) -> tuple[str, FoldRule | None]:
+    def _look_up(self, username: str) -> tuple[str, str, FoldRule | None]:
+        """Name, peer group by the rule, and the rule."""
         known = self._folded.get(username)
         if known is not None:
             return known
-        name, applied = username, None
-        for rule in self._rules:
-            matched = rule.pattern.fullmatch(username)
-            if matched is not None:
-                name, applied = matched.expand(rule.name) or username, rule
-                break
-        if len(self._folded) >= _MEMO_LIMIT:
+        folded = ((rule.fold(username), rule) for rule in self._rules)
+        found, rule = next(((found, rule) for found, rule in folded if found is not None), (("", ""), None))
+        name = found[0] or username
+        self._memo_size += len(username)
+        if len(self._folded) >= _MEMO_LIMIT or self._memo_size > _MEMO_CHARACTERS:
             self._folded.clear()
-        self._folded[username] = (name, applied)
-        if applied is not None and name != username:
-            names = self._names.setdefault(name, (applied.why, set()))[1]
-            if len(names) < FOLDS_LIMIT:
+            self._memo_size = len(username)
+        self._folded[username] = name, found[1], rule
+        if rule is not None and name != username and self._remembered < _REMEMBERED_CHARACTERS:
+            names = self._names.setdefault(name, (rule.why, set()))[1]
+            if len(names) < FOLDS_LIMIT and username not in names:
                 names.add(username)
-        return name, applied
+                self._remembered += len(username)
+        return self._folded[username]
 
     def folds(self) -> dict[str, tuple[str, list[str]]]:
         """What was folded so far: principal -> (why, user names); JSON-ready, for `fold_report`."""

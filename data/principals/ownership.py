@@ -59,6 +59,8 @@ _OWNERS = {
     "apps/replicasets": ("apps/deployments",),
     "batch/jobs": ("batch/cronjobs",),
 }
+#: The API server accepts no longer names, nor resources with their group; one more is for a `*`. A tracker keeps 200 MB at most.
+_NAME_LENGTH = 253 + 1
 _SUFFIX = 6  # "-x2x4z", what generateName appends
 _DEPTH = 8
 
@@ -186,6 +188,8 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
     elif name:
         target = cluster, resource, ref.namespace, name
     if target is None and parent is None:
+        return None
+    if any(len(text) > _NAME_LENGTH for key in (target, parent, also) if key is not None for text in key[1:]):
         return None
     decides = not machinery and parent is None and ref.subresource in _DECISIONS
     asks, scales = machinery or parent is not None, machinery and ref.subresource == "scale"

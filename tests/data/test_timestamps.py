@@ -1,6 +1,6 @@
 """Times: in bulk as one by one, and what does not exist is no time."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -55,3 +55,32 @@ def test_both_ways_agree_on_what_is_a_time(texts: list[str]) -> None:
     if are_usual(texts):
         assert all(map(is_time, texts))
         assert usual_times(texts) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "exists"),
+    [
+        ("0001-01-01T00:00:00Z", True),
+        ("9999-12-31T23:59:59.999999999Z", True),
+        ("0001-01-01T00:00:00+14:00", False),
+        ("0001-01-01T13:59:59+14:00", False),
+        ("0001-01-01T14:00:00+14:00", True),
+        ("9999-12-31T23:59:59-12:00", False),
+        ("9999-12-31T11:59:59-12:00", True),
+        ("0000-12-31T23:00:00-12:00", False),
+        ("2026-01-05T09:30:00+23:59", True),
+    ],
+)
+def test_a_time_has_to_exist_after_its_offset_is_applied(text: str, exists: bool) -> None:
+    assert is_time(text) is exists
+    if exists:
+        datetime(1970, 1, 1) + timedelta(microseconds=int(parse_times([text])[0]))
+
+
+@given(MOMENTS, st.integers(-23 * 60, 23 * 60))
+def test_what_is_a_time_can_be_shown(moment: datetime, minutes: int) -> None:
+    sign, (hours, rest) = "-" if minutes < 0 else "+", divmod(abs(minutes), 60)
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S.%f").rjust(26, "0") + f"{sign}{hours:02d}:{rest:02d}"
+    if is_time(text):
+        expected = moment - timedelta(minutes=minutes)
+        assert datetime(1970, 1, 1) + timedelta(microseconds=int(parse_times([text])[0])) == expected

@@ -19,11 +19,15 @@ from data.events.audit_event import (
     AuditEvent,
     ObjectRef,
     Status,
+    Text,
     User,
+    cut_text,
+    decode_bounded,
 )
 from data.events.formats.reading import Reading
 
-_STARTED_LIMIT = 50_000
+#: Long-running requests whose start is remembered, with at most so many characters of its time: 6 MB.
+_STARTED_LIMIT, _TIME_LENGTH = 50_000, 64
 _VERSION = re.compile(r"v\d+(?:(?:alpha|beta)\d+)?")
 #: HTTP status of each gRPC status code (google.rpc.Code); 10, ABORTED, is what a Conflict becomes.
 _CODES = dict(enumerate((499, 500, 400, 504, 404, 409, 403, 429, 412, 409, 400, 501, 500, 503, 500, 401), 1))
@@ -32,13 +36,13 @@ _BY_SELECTOR = ("list", "watch", "deletecollection")
 
 
 class _CallerIdentity(msgspec.Struct):
-    principalEmail: str = ""
-    authoritySelector: str = ""
+    principalEmail: Text = ""
+    authoritySelector: Text = ""
 
 
 class _RequestMetadata(msgspec.Struct):
-    callerIp: str = ""
-    callerSuppliedUserAgent: str = ""
+    callerIp: Text = ""
+    callerSuppliedUserAgent: Text = ""
 
 
 class _Permission(msgspec.Struct):
@@ -50,9 +54,9 @@ class _GrpcStatus(msgspec.Struct):
 
 
 class _Payload(msgspec.Struct):
-    serviceName: str = ""
-    methodName: str = ""
-    resourceName: str = ""
+    serviceName: Text = ""
+    methodName: Text = ""
+    resourceName: Text = ""
     authenticationInfo: _CallerIdentity | None = None
     authorizationInfo: list[_Permission] | None = None
     requestMetadata: _RequestMetadata | None = None
@@ -62,16 +66,16 @@ class _Payload(msgspec.Struct):
 
 
 class _Operation(msgspec.Struct):
-    id: str = ""
-    producer: str = ""
+    id: Text = ""
+    producer: Text = ""
     first: bool = False
     last: bool = False
 
 
 class _Labels(msgspec.Struct):
-    project_id: str = ""
-    location: str = ""
-    cluster_name: str = ""
+    project_id: Text = ""
+    location: Text = ""
+    cluster_name: Text = ""
 
 
 class _Resource(msgspec.Struct):
@@ -80,10 +84,10 @@ class _Resource(msgspec.Struct):
 
 class _LogEntry(msgspec.Struct):
     protoPayload: _Payload
-    insertId: str = ""
-    timestamp: str = ""
-    receiveTimestamp: str = ""
-    labels: dict[str, str] | None = None
+    insertId: Text = ""
+    timestamp: Text = ""
+    receiveTimestamp: Text = ""
+    labels: dict[str, Text] | None = None
     resource: _Resource | None = None
     operation: _Operation | None = None
 
@@ -107,8 +111,8 @@ class _Answer(msgspec.Struct):
 
 
 class _ObjectMetadata(msgspec.Struct):
-    name: str = ""
-    namespace: str = ""
+    name: Text = ""
+    namespace: Text = ""
 
 
 class _Body(msgspec.Struct):
@@ -213,12 +217,12 @@ class GkeEntry:
     name = "GKE"
 
     def __init__(self) -> None:
-        self._started: dict[tuple[str, str], str] = {}
+        self._started: dict[int, str] = {}  # hash of cluster and audit ID -> time
 
     def read(self, raw: bytes, found: Reading) -> bool:
         """See `Format`."""
         try:
-            entry = _ENTRY.decode(raw)
+            entry = decode_bounded(_ENTRY, raw)
         except UNREADABLE:
             return self._read_other(raw, found)
         payload = entry.protoPayload
@@ -266,13 +270,13 @@ class GkeEntry:
         origin = payload.requestMetadata or _RequestMetadata()
         place = (entry.resource and entry.resource.labels) or _Labels()
         parts = (place.project_id, place.location, place.cluster_name)
-        cluster = "/".join(filter(None, parts)) if place.cluster_name else ""
+        cluster = cut_text("/".join(filter(None, parts))) if place.cluster_name else ""
         audit_id, stage, received = self._stage(entry, cluster)
         return AuditEvent(
             auditID=audit_id,
             stage=stage,
             verb=verb,
-            requestURI=uri,
+            requestURI=cut_text(uri),
             apiVersion=API_VERSIONS[0],
             user=User(username=caller.principalEmail),
             impersonatedUser=User(username=caller.authoritySelector) if caller.authoritySelector else None,
@@ -294,11 +298,11 @@ class GkeEntry:
         operation = entry.operation or _Operation()
         # The operation is the request; where it is not the API server's, only the entry's own id is left.
         audit_id = operation.id if operation.id and operation.producer == "k8s.io" else entry.insertId
-        key = (cluster, audit_id)
+        key = hash((cluster, audit_id))
         if operation.first and not operation.last:
             if len(self._started) >= _STARTED_LIMIT:
                 del self._started[next(iter(self._started))]
-            self._started[key] = time
+            self._started[key] = time[:_TIME_LENGTH]
             return audit_id, "ResponseStarted", time
         if operation.last and not operation.first:
             time = self._started.pop(key, time)

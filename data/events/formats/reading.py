@@ -17,6 +17,7 @@ from data.events.audit_event import (
     UNREADABLE,
     AuditEvent,
     check,
+    cut_text,
     decode_event,
     why,
 )
@@ -91,6 +92,7 @@ class Reading:
 
     def record(self, raw: bytes | msgspec.Raw, cluster: str = "", version: str = "") -> None:
         """Read an inner record, whatever its format; `cluster` and `version` (of the API) are those of what is around it."""
+        cluster = cut_text(cluster)
         if len(memoryview(raw)) > MAX_EVENT_BYTES:
             self.lost(f"longer than {MAX_EVENT_BYTES} bytes", bytes(memoryview(raw)[:1024]))
             return

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 
 from data.actions.body_traits import magnitude, read_traits, repository
+from data.events.audit_event import MAX_TEXT
 from tests.data.events.test_decode import JSON
 
 
@@ -410,3 +411,20 @@ def test_a_pod_known_by_its_spec_is_told_from_others() -> None:
     assert "hostPID" in traits("deployments", {"spec": {"template": pod(hostPID=True)}})
     assert traits("deployments", {"spec": {"replicas": [], "template": {"spec": 7}}}) == {"replicas=?"}
     assert traits("pods", {"spec": {}, "hostPID": True}) == {"hostPID"}
+
+
+@pytest.mark.parametrize("number", ["1.7e308", "-1.7e308", "1e400", "9" * 4000])
+def test_no_number_in_a_body_is_too_large(number: str) -> None:
+    pod = '{"spec":{"containers":[{"resources":{"limits":{"cpu":0}}},{"resources":{"limits":{"cpu":0}}}]}}'
+    quota = '{"spec":{"hard":{"pods":0},"expirationSeconds":0,"replicas":0}}'
+    for resource, body in (("pods", pod), ("resourcequotas", quota), ("certificatesigningrequests", quota)):
+        for subresource in ("", "token"):
+            assert read_traits("create", resource, subresource, "u", body.replace("0", number).encode())
+
+
+def test_traits_and_images_are_bounded() -> None:
+    images = [{"image": "registry.example/" + "x" * 100_000 + str(number)} for number in range(20)]
+    ports = {f"example.com/{'y' * 50}{number}": 1 for number in range(2000)}
+    body = {"spec": {"containers": [*images, {"resources": {"limits": ports}}]}}
+    for found in read_traits("create", "pods", "", "u", json.dumps(body).encode()):
+        assert len(found) <= MAX_TEXT

@@ -228,3 +228,20 @@ def test_encoders_that_share_a_vocabulary_do_not_share_codes() -> None:
         column = vocabulary.encode(encoder.encode(decode(*lines)), encoder)[:, 0]
         tokens.append([vocabulary.tokens["verb"][token] for token in column])
     assert tokens == [["get", "delete"], ["delete", "get"], ["get", "delete"]]
+
+
+def test_what_is_remembered_of_raw_values_is_bounded_in_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody who reaches the API server can choose long paths, and new ones for ever."""
+    monkeypatch.setattr("data.actions.encoder._MEMO_CHARACTERS", 200_000)
+    monkeypatch.setattr("data.actions.encoder._INTERNED_CHARACTERS", 200_000)
+    encoder = ActionEncoder()
+    generations = set()
+    for number in range(200):
+        path = f"/{number}{'x' * 3000}"
+        encoder.encode(decode(event(requestURI=path, objectRef=None, auditID=f"a{number}", userAgent=path)))
+        generations.add(encoder.generation)
+        assert encoder._memo_characters < 210_000
+        assert (
+            sum(len(value) for interner in encoder.interners.values() for value in interner.values) < 220_000
+        )
+    assert len(generations) > 2

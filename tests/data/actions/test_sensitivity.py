@@ -58,3 +58,25 @@ def test_a_cap_raises_nothing() -> None:
 def test_a_rule_needs_one_known_level(entry: dict[str, str]) -> None:
     with pytest.raises(KubehabitError, match="needs a level, or an at_most"):
         Sensitivity([entry])
+
+
+def test_a_pattern_that_may_backtrack_is_refused_or_in_a_saved_table_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table = [{"level": "high", "resources": ["(?=a)a"]}, {"level": "low", "verbs": ["get"]}]
+    with pytest.raises(KubehabitError, match="RE2's language"):
+        Sensitivity(table)
+    saved = Sensitivity(table, strict=False)
+    assert saved.table == table
+    assert level("get", "a", rules=saved) == "low"
+    assert "left out" in caplog.text
+
+
+@pytest.mark.parametrize(("impersonates", "expected"), [("-", "routine"), ("dev-1", "high"), ("--", "high")])
+def test_the_rule_for_impersonation_is_the_same_in_tables_saved_before(
+    impersonates: str, expected: str
+) -> None:
+    saved = Sensitivity([{"level": "high", "impersonates": ["(?!-$).*"]}])
+    for rules in (SHIPPED, saved):
+        found = rules.look_up(("get", "pods", "-", "web", "-", "ok", impersonates))
+        assert LEVELS[found[0]] == expected

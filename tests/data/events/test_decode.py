@@ -1,13 +1,25 @@
 """Decoding: what is good is read, what is not is kept with its reason, and nothing raises."""
 
 import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.errors import KubehabitError
-from data.events.audit_event import MAX_EVENT_BYTES
+from data.events.audit_event import (
+    LEFT_OUT,
+    MAX_EVENT_BYTES,
+    MAX_ITEMS,
+    MAX_TEXT,
+    AuditEvent,
+    DeadLetter,
+)
 from data.events.decode import decode_block, decode_body, decode_lines
 from data.events.formats.registry import Sources
 from tests.data.samples import event
@@ -183,3 +195,99 @@ def test_what_api_servers_write_is_decoded_in_blocks(normal_lines: list[bytes]) 
     decoded = decode_block(block)
     assert decoded == decode_lines(lines)
     assert decode_block(memoryview(block + b"\n")) == decoded
+
+
+LONG = {
+    "requestURI": lambda text: {"requestURI": f"/api/v1/namespaces/x/pods/{text}"},
+    "userAgent": lambda text: {"userAgent": text},
+    "verb": lambda text: {"verb": text},
+    "username": lambda text: {"user": {"username": text, "groups": ["a"]}},
+    "group": lambda text: {"user": {"username": "u", "groups": ["a", text]}},
+    "name": lambda text: {"objectRef": {"resource": "pods", "name": text, "namespace": "web"}},
+    "sourceIP": lambda text: {"sourceIPs": [text, "127.0.0.1"]},
+    "annotation": lambda text: {"annotations": {"authorization.k8s.io/reason": text, "other": text}},
+    "impersonated": lambda text: {"impersonatedUser": {"username": text}},
+    "cluster": lambda text: {"kubehabit.cluster": text},
+    "auditID": lambda text: {"auditID": text},
+}
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """Every text that an event keeps, its body apart."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple):
+        for inner in value:
+            yield from texts_of(inner)
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield from texts_of(getattr(value, name))
+
+
+def decoded_in_every_way(record: bytes) -> list[AuditEvent]:
+    """The event of a record among good ones: in a block, line by line, in a list, as an item, in Azure's envelope."""
+    good = event(auditID="good")
+    listed = b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[%b,%b]}' % (good, record)
+    azure = json.dumps({"category": "kube-audit", "resourceId": "/x", "properties": {"log": record.decode()}})
+    bodies = [good + b"\n" + record, listed, b"[" + record + b"]", good + b"\n" + azure.encode()]
+    found = []
+    for body in bodies:
+        decoded = decode_body(body)
+        assert decoded.dead == []
+        found.append(decoded.events[-1])
+    found += decode_lines([good, record]).events[1:]
+    return found
+
+
+@pytest.mark.parametrize("field", sorted(LONG))
+@pytest.mark.parametrize("character", ["a", "\u20ac", "\\"])
+def test_a_long_text_is_cut_and_stays_different_from_others(field: str, character: str) -> None:
+    """A long path takes no credentials to write, and would be kept many times over."""
+    first, second = (event(**LONG[field](character * 90_000 + end)) for end in ("1", "2"))
+    for one, other in zip(decoded_in_every_way(first), decoded_in_every_way(second), strict=True):
+        assert max(map(len, texts_of(one))) == MAX_TEXT
+        assert any(re.search(r"\.\.\.#sha256:[0-9a-f]{16}$", text) for text in texts_of(one))
+        assert [*texts_of(one)] != [*texts_of(other)]
+    assert len({repr([*texts_of(found)]) for found in decoded_in_every_way(first)[:3]}) == 1
+
+
+def test_a_text_of_the_longest_length_is_left_as_it_is() -> None:
+    (found,) = decode_lines([event(userAgent="a" * MAX_TEXT)]).events
+    assert found.userAgent == "a" * MAX_TEXT
+
+
+def test_a_body_is_kept_whole() -> None:
+    body = {"metadata": {"name": "x" * 2 * MAX_TEXT}}
+    for found in decoded_in_every_way(event(userAgent="a" * 2 * MAX_TEXT, requestObject=body)):
+        assert json.loads(bytes(found.requestObject)) == body
+
+
+def test_many_groups_and_addresses_are_bounded_and_the_nearest_addresses_stay() -> None:
+    addresses = [f"10.0.{i // 256}.{i % 256}" for i in range(20_000)]
+    groups = [f"group-{i}" for i in range(20_000)]
+    record = event(sourceIPs=addresses, user={"username": "u", "groups": groups})
+    for found in decoded_in_every_way(record):
+        assert len(found.sourceIPs) == len(found.user.groups) == MAX_ITEMS
+        assert found.sourceIPs[-2:] == tuple(addresses[-2:])
+        assert found.sourceIPs[0].startswith("...#sha256:")
+
+
+@pytest.mark.parametrize(
+    "time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00.000000+00:01"]
+)
+def test_a_time_outside_the_calendar_is_a_dead_letter(time: str) -> None:
+    for changes in (
+        {"requestReceivedTimestamp": time},
+        {"requestReceivedTimestamp": "", "stageTimestamp": time},
+    ):
+        decoded = decode_lines([event(auditID="before"), event(**changes), event(auditID="after")])
+        assert [found.auditID for found in decoded.events] == ["before", "after"]
+        assert "RFC 3339" in decoded.dead[0].reason
+
+
+def test_a_dead_letter_of_backslashes_is_written_at_once() -> None:
+    letter = DeadLetter(1, "not JSON", b"\\" * 1_000_000 + b'x\\\\"data\\\\": secret')
+    begin = time.process_time()
+    text = letter.text
+    assert time.process_time() - begin < 1
+    assert text.endswith("x" + LEFT_OUT)

@@ -1,6 +1,8 @@
 """Identity: user names become the principals an operator thinks of, and each has a peer group with a reason."""
 
 import json
+import re
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -284,3 +286,90 @@ def test_behaviour_alone_finds_the_teams_of_the_recording_and_mixes_none() -> No
         assert all(truth[a] == truth[b] for a, b in pairs)
         found[kind] = len(pairs)
     assert found == {"human": 7, "serviceaccount": 3}
+
+
+#: The rule for generated accounts as it was shipped before, which backtracks without end.
+BEFORE = (
+    r"system:serviceaccount:([^:]+):([^:]+?)(?:-(?:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+    r"|(?=[a-f]*\d)[0-9a-f]{7,40}|\d{4,}|(?=[a-z]*\d)[bcdfghjklmnpqrstvwxz2456789]{5,10}))+"
+)
+SAVED = {
+    "fold": [
+        {"match": r"oidc:(?!system:)(.+)", "name": r"\1"},
+        {"match": r"https://([^/#]+)[^#]*#(?!system:)(.+)", "name": r"\1#\2"},
+        {"match": BEFORE, "name": r"system:serviceaccount:\1:\2-*"},
+    ]
+}
+PARTS = st.one_of(
+    st.sampled_from(
+        [
+            "run",
+            "ci",
+            "web",
+            "",
+            "01234567-89ab-cdef-0123-456789abcdef",
+            "12345678-1234-1234-1234-12345678901",
+        ]
+    ),
+    st.text("0123456789abcdef", min_size=1, max_size=12),
+    st.text("bcdfghjklmnpqrstvwxz2456789", min_size=3, max_size=12),
+    st.text("0123456789", min_size=3, max_size=5),
+)
+
+
+@given(st.lists(PARTS, min_size=1, max_size=5))
+def test_a_generated_account_folds_as_the_rule_shipped_before_said(parts: list[str]) -> None:
+    username = "system:serviceaccount:ci:" + "-".join(parts)
+    matched = re.fullmatch(BEFORE, username)
+    expected = matched.expand(r"system:serviceaccount:\1:\2-*") if matched else username
+    assert Identity(RULES).fold(username) == expected
+    assert Identity(SAVED).fold(username) == expected
+
+
+@pytest.mark.parametrize("length", [227, 1_000_000])
+def test_no_user_name_stops_the_process(length: int) -> None:
+    for name in ("system:serviceaccount:x:a" + "-22222222" * length, "arn:aws:sts::1" + ":1" * length):
+        begin = time.process_time()
+        Identity(RULES | {"fold_nodes": True}).fold(name[:length] + "!")
+        assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize("username", ["oidc:system:masters", "https://login.example/a#system:masters"])
+def test_a_prefixed_system_name_is_kept_by_old_rules_and_new(username: str) -> None:
+    assert Identity(RULES).fold(username) == Identity(SAVED).fold(username) == username
+    assert Identity(SAVED).fold(username.replace("system:", "x")) == Identity(RULES).fold(
+        username.replace("system:", "x")
+    )
+
+
+@pytest.mark.parametrize("pattern", [r"(?=a)a", r"(?!a)b", r"(?<=a)b", r"(a)\1", r"a++", r"(?>a)b"])
+def test_a_pattern_that_may_backtrack_is_refused_with_a_sentence(pattern: str) -> None:
+    with pytest.raises(KubehabitError, match="RE2's language"):
+        ActionSettings.from_dict({"identity": {"fold": [{"match": pattern, "name": "x"}]}})
+
+
+def test_a_saved_rule_that_may_backtrack_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """A model that is served must load; that pattern must not meet a name all the same."""
+    saved = {"fold": [{"match": r"(?=t)temp-(.+)", "name": "temp"}, {"match": r"ci-\d+", "name": "ci-*"}]}
+    settings = ActionSettings.from_dict({"identity": saved}, strict=False)
+    encoder = ActionEncoder(settings)
+    assert "left out" in caplog.text
+    assert encoder.identity.fold("temp-1") == "temp-1"
+    assert encoder.identity.fold("ci-1") == "ci-*"
+    assert settings.to_dict()["identity"] == saved
+
+
+@pytest.mark.parametrize("entry", [{"strip_generated": 1}, {"match": "a", "strip_generated": True}])
+def test_strip_generated_needs_a_group(entry: dict[str, Any]) -> None:
+    with pytest.raises(KubehabitError, match="strip_generated"):
+        Identity({"fold": [{"match": "(a)", "name": "b"} | entry]})
+
+
+def test_what_is_remembered_of_names_is_bounded_in_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.principals.identity._MEMO_CHARACTERS", 100_000)
+    monkeypatch.setattr("data.principals.identity._REMEMBERED_CHARACTERS", 100_000)
+    identity = Identity(RULES)
+    for number in range(200):
+        identity.fold(f"system:serviceaccount:ns:{'x' * 4000}{number}-22222222")
+    assert sum(len(name) for _, names in identity.folds().values() for name in names) < 105_000
+    assert sum(map(len, identity._folded)) < 105_000

@@ -268,3 +268,10 @@ def test_pods_made_because_of_labelled_attacks_trace_to_the_attacker() -> None:
                 assert owner == expected
                 traced["all"] += 1
     assert traced == {"all": 29, "of the attacker": 21}
+
+
+def test_a_name_that_no_api_server_accepts_is_not_remembered() -> None:
+    tracker = OwnerTracker()
+    long = "x" * 300
+    assert owners(write(DEV, "create", "deployments", long), *rollout(long), tracker=tracker) == 5 * [NOBODY]
+    assert all(len(text) < 300 for key, _ in tracker.to_list() for text in key)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from data.actions.encoder import ActionEncoder
 from data.actions.fields import STATIC_FIELDS
 from data.errors import KubehabitError
-from data.events.audit_event import MAX_EVENT_BYTES, Annotations, AuditEvent, DeadLetter
+from data.events.audit_event import MAX_EVENT_BYTES, MAX_TEXT, Annotations, AuditEvent, DeadLetter
 from data.events.decode import decode_body, decode_lines
 from data.events.formats.json_stream import Documents
 from data.events.formats.registry import Sources
@@ -542,3 +542,31 @@ def test_no_json_of_any_shape_crashes_a_format(value: object) -> None:
 def test_no_bytes_crash_the_splitter(noise: bytes, size: int) -> None:
     documents(noise, size)
     documents(b'[\n{"a":1},' + noise, size)
+
+
+def test_long_texts_of_a_gke_entry_are_cut() -> None:
+    long = "x" * 100_000
+    found = one(
+        gke(
+            resourceName=f"core/v1/namespaces/{long}/pods/{long}",
+            authenticationInfo={"principalEmail": long, "authoritySelector": long},
+            requestMetadata={"callerIp": long, "callerSuppliedUserAgent": long},
+            request={"@type": "x", "metadata": {"name": long}},
+        )
+    )
+    texts = [found.requestURI, found.user.username, found.userAgent, *found.sourceIPs, found.cluster]
+    assert found.impersonatedUser is not None
+    assert found.objectRef is not None
+    texts += [found.impersonatedUser.username, found.objectRef.name, found.objectRef.namespace]
+    assert max(map(len, texts)) <= MAX_TEXT
+    assert len(found.user.username) == MAX_TEXT
+    assert len(bytes(found.requestObject)) > 100_000
+
+
+@pytest.mark.parametrize("wrap", [envelopes.eks_subscription, envelopes.aks_record])
+def test_a_long_name_of_a_cluster_is_cut(wrap: Any, recorded: list[dict[str, Any]]) -> None:
+    record = wrap(recorded[:1] if wrap is envelopes.eks_subscription else recorded[0])
+    record |= {"logGroup": "y" * 9000} if "logEvents" in record else {"resourceId": "y" * 9000}
+    found = Sources().open(json.dumps(record).encode())
+    assert found is not None
+    assert [len(event.cluster) for event in found.events] == [MAX_TEXT]

@@ -1,0 +1,36 @@
+"""Compiles patterns that come from configuration with RE2, which matches any text in linear time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import re2
+
+Pattern = Any  # re2 carries no types; alike to re.Pattern[str]
+
+_OPTIONS = re2.Options()
+_OPTIONS.log_errors = False
+
+
+def compile_pattern(pattern: str) -> Pattern:
+    """Compile a pattern that will meet texts of a log, which an attacker may have chosen.
+
+    Raises:
+        ValueError: it is not in RE2's language; the message says what to do.
+    """
+    try:
+        return re2.compile(pattern, _OPTIONS)
+    except re2.error as error:
+        reason = error.args[0].decode("utf-8", "replace") if error.args else "unknown"
+        raise ValueError(
+            f"{pattern!r} cannot be matched in linear time ({reason}). Write it in RE2's language, without look-arounds, "
+            "back-references and possessive repetition"
+        ) from error
+
+
+def full_match(pattern: Pattern, text: str) -> Any:
+    """Match of a pattern with all of a text, or None."""
+    try:
+        return pattern.fullmatch(text)
+    except UnicodeEncodeError:  # lone surrogates are not text to RE2
+        return None
