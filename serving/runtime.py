@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from data.events.audit_event import AuditEvent, DeadLetter
@@ -59,7 +60,6 @@ class Runtime:
     engine: Engine
     pipeline: Pipeline
     history: History
-    events: EventStore | None
     ingest: EventIngest | None
     dispatcher: Dispatcher | None
     watch: ModelWatch | None
@@ -92,11 +92,10 @@ def build(service: Service, engine: Engine) -> Runtime:
         max_rows=settings.history.max_rows,
     )
     checkpointer = Checkpointer(settings.state, engine, journal, settings.journal.remembered_events, history)
-    events = ingest = None
+    ingest = None
     if settings.events.enabled:
-        events = EventStore(settings.events)
         ingest = EventIngest(
-            events,
+            partial(EventStore, settings.events),
             journal,
             scored=lambda: pipeline.position,
             queued=lambda: pipeline.backlog().batches > 0,
@@ -111,7 +110,6 @@ def build(service: Service, engine: Engine) -> Runtime:
         engine=engine,
         pipeline=pipeline,
         history=history,
-        events=events,
         ingest=ingest,
         dispatcher=dispatcher,
         watch=watch,
@@ -127,7 +125,7 @@ def build(service: Service, engine: Engine) -> Runtime:
     if engine.outbox is not None:
         metrics.sinks([sink.name for sink in settings.sinks], lambda: _depths(engine.outbox))
     if ingest is not None:
-        metrics.event_store(ingest.behind)
+        metrics.event_store(ingest.behind, lambda: ingest.trouble == "", ingest.set_aside)
     metrics.intake(pipeline.backlog, lambda: journal.used, journal.max_bytes)
     return runtime
 
@@ -267,7 +265,14 @@ class Service:
     @property
     def events(self) -> EventStore | None:
         """All events, if they are kept."""
-        return None if self.runtime is None else self.runtime.events
+        ingest = None if self.runtime is None else self.runtime.ingest
+        return None if ingest is None else ingest.store
+
+    @property
+    def events_notice(self) -> str | None:
+        """What is wrong with the event store, if anything."""
+        ingest = None if self.runtime is None else self.runtime.ingest
+        return None if ingest is None else ingest.notice
 
     def settle_events(self, seconds: float) -> int:
         """Let the event store take in what is scored by now; returns how many batches are still missing after so many seconds."""
@@ -278,6 +283,7 @@ class Service:
         engine = self.ready()
         return ForensicsParts(
             events=self.events,
+            events_notice=self.events_notice,
             alerts=engine.store,
             incidents=engine.incidents,
             model=engine.model,

@@ -157,7 +157,7 @@ def test_batches_of_an_earlier_process_are_taken_in_and_the_journal_keeps_them_u
         append(journal, [raw_event(number)])
     store = new_store(tmp_path / "store")
     scored = 2
-    follower = EventIngest(store, journal, lambda: scored)
+    follower = EventIngest(lambda: store, journal, lambda: scored)
     assert journal.hold is not None
     assert journal.hold() == 0
     follower.start()
@@ -181,7 +181,7 @@ def test_what_waits_to_be_scored_goes_first(tmp_path: Path) -> None:
         asked.append(len(EventQueries(tmp_path / "store").events(EventFilter()).records))
         return len(asked) < 4
 
-    follower = EventIngest(store, journal, lambda: journal.last, busy)
+    follower = EventIngest(lambda: store, journal, lambda: journal.last, busy)
     append(journal, [raw_event(1)])
     follower.start()
     wait_for(lambda: store.position == 1)
@@ -195,7 +195,7 @@ def test_a_journal_that_was_thrown_away_does_not_hide_new_batches(tmp_path: Path
     store.append(body([raw_event(0)]), batch=50)
     store.sync()
     journal = Journal(tmp_path / "journal", 1 << 24)
-    follower = EventIngest(store, journal, lambda: journal.last)
+    follower = EventIngest(lambda: store, journal, lambda: journal.last)
     assert append(journal, [raw_event(1)]) == 51
     follower.start()
     wait_for(lambda: store.position == 51)
@@ -217,7 +217,7 @@ def test_what_cannot_be_written_waits_in_the_journal_and_is_kept_later(
         return real(*arguments, **more)
 
     monkeypatch.setattr(store, "append", failing)
-    follower = EventIngest(store, journal, lambda: journal.last)
+    follower = EventIngest(lambda: store, journal, lambda: journal.last)
     append(journal, [raw_event(1)])
     follower.start()
     wait_for(lambda: store.position == 1)
@@ -235,7 +235,7 @@ def test_batches_that_the_journal_lost_are_told_in_the_ledger(tmp_path: Path) ->
     damaged[places[1].offset + 60] ^= 1
     path.write_bytes(damaged)
     store = new_store(tmp_path / "store")
-    follower = EventIngest(store, journal, lambda: journal.last)
+    follower = EventIngest(lambda: store, journal, lambda: journal.last)
     follower.start()
     wait_for(lambda: store.position == sequences[-1])
     follower.close()
