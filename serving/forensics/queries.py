@@ -90,7 +90,7 @@ def moment_of(text: str, now: datetime | None = None) -> int:
         else:
             moment = datetime.fromisoformat(text)
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise QueryError(
             f"{text!r} is no point in time. Give an age (30m, 12h, 7d), a time of day in UTC (14:02), a day "
             "(2026-11-24), or an RFC 3339 time (2026-11-24T14:02:00Z)."

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from serving.forensics import ingest
 from serving.forensics.evidence.export import check
 from serving.forensics.ingest import EventIngest
 from serving.forensics.queries import EventFilter, EventQueries
@@ -255,3 +256,46 @@ def test_the_journals_places_are_read_on_while_it_grows(tmp_path: Path) -> None:
     assert list(journal.between(40, 40, whole[-1])) == []
     assert json.loads(body([raw_event(1)]))["items"]
     journal.close()
+
+
+def test_a_damaged_store_keeps_nothing_from_being_scored_and_its_events_come_later(
+    tmp_path: Path, make_client: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "_REOPEN_SECONDS", 0.1)
+    folder = tmp_path / "store"
+    store = new_store(folder)
+    store.append(body(story()[:5]))
+    store.close()
+    whole = (folder / "ledger.jsonl").read_bytes()
+    (folder / "ledger.jsonl").write_bytes(whole.splitlines(keepends=True)[0])
+    before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    client = make_client(events=EVENTS | {"path": folder})
+    answer = client.post("/v1/score", content=body(story()))
+    assert answer.status_code == 200
+    assert answer.json()["alerts"]
+    notice = client.get("/readyz").json()["notice"]
+    assert "Events are not kept" in notice
+    assert "kubehabit verify" in notice
+    assert client.get("/v1/events").status_code == 503
+    metrics = client.get("/metrics").text
+    assert "kubehabit_event_store_usable 0.0" in metrics
+    assert "kubehabit_event_store_behind_batches 1.0" in metrics
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    (folder / "ledger.jsonl").write_bytes(whole)
+    wait_for(lambda: client.get("/v1/events").status_code == 200)
+    assert len(kept(client, 32)) == 32
+    assert client.get("/readyz").json()["notice"] is None
+    assert "kubehabit_event_store_usable 1.0" in client.get("/metrics").text
+
+
+def test_files_that_were_set_aside_are_named_to_the_operator(
+    tmp_path: Path, make_client: Callable[..., TestClient]
+) -> None:
+    folder = tmp_path / "store"
+    new_store(folder).close()
+    (folder / "2026-11-24").mkdir()
+    (folder / "2026-11-24" / "7.parquet").write_bytes(b"evidence")
+    client = make_client(events=EVENTS | {"path": folder})
+    assert "does not account for 1 files" in client.get("/readyz").json()["notice"]
+    assert "kubehabit_event_store_set_aside_files 1.0" in client.get("/metrics").text
+    assert [path.read_bytes() for path in folder.glob("set-aside/*/*.parquet")] == [b"evidence"]
