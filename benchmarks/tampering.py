@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import duckdb
 
@@ -36,11 +37,12 @@ from serving.settings import EventSettings
 Tamper = Callable[[Path, Random], None]
 
 
+# Tamperings after which the results are written to the file.
 _PART = 100
-"""Tamperings after which what is done is written down."""
 
-_CUT = 1_767_657_600_000_000
-"""The beginning of 6 January 2026, microseconds since 1970 UTC."""
+# The beginning of 5 January 2026, and a day, in microseconds.
+_START = 1_767_571_200_000_000
+_DAY = 86_400_000_000
 
 
 def _event(number: int, day: str) -> bytes:
@@ -72,22 +74,24 @@ def _event(number: int, day: str) -> bytes:
 
 def make_store(folder: Path, records: int = 20, signing_key: Path | None = None) -> Path:
     """A sound store that has seen it all: three segments dropped by retention, 32 merged into one file, some as sealed."""
-    settings = EventSettings(path=folder, signing_key=signing_key)
-    settings.retention_days = (clock.now() - _CUT) / 86_400_000_000
-    store = EventStore(settings)
+    settings = EventSettings(path=folder, signing_key=signing_key, retention_days=1.5)
     number = 0
-    for segments, day in ((2, "2026-01-05"), (32, "2026-01-07"), (3, "2026-01-08")):
-        for _ in range(segments):
-            store.append(b"\n".join(_event(number + at, day) for at in range(records)))
-            store.seal()
-            number += records
-        if segments == 2:
-            store.append(_event(number, "2026-01-07"))
-            store.seal()
-            number += 1
-            store.drop()
-        store.merge()
-    store.close()
+    with mock.patch.object(clock, "now", return_value=_START) as now:
+        store = EventStore(settings)
+        for segments, day in ((2, "2026-01-05"), (32, "2026-01-07"), (3, "2026-01-08")):
+            for _ in range(segments):
+                store.append(b"\n".join(_event(number + at, day) for at in range(records)))
+                store.seal()
+                number += records
+            if segments == 2:
+                now.return_value += 2 * _DAY
+                store.append(_event(number, "2026-01-07"))
+                store.seal()
+                number += 1
+                now.return_value += _DAY  # nothing is deleted by age on the day after the clock jumped
+                store.drop()
+            store.merge()
+        store.close()
     return folder
 
 

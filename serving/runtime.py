@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from data.events.audit_event import AuditEvent, DeadLetter
@@ -56,7 +57,6 @@ class Runtime:
     engine: Engine
     pipeline: Pipeline
     history: History
-    events: EventStore | None
     ingest: EventIngest | None
     dispatcher: Dispatcher | None
     watch: ModelWatch | None
@@ -92,11 +92,10 @@ def build(service: Service, engine: Engine) -> Runtime:
         max_rows=settings.history.max_rows,
         clock=store.clock.now,
     )
-    events = EventStore(settings.events) if settings.events.enabled else None
     ingest = None
-    if events is not None:
+    if settings.events.enabled:
         ingest = EventIngest(
-            events,
+            partial(EventStore, settings.events),
             journal,
             scored=lambda: pipeline.position,
             queued=lambda: pipeline.backlog().batches > 0,
@@ -126,7 +125,6 @@ def build(service: Service, engine: Engine) -> Runtime:
         engine=engine,
         pipeline=pipeline,
         history=history,
-        events=events,
         ingest=ingest,
         dispatcher=dispatcher,
         watch=ModelWatch(settings, engine, metrics, pipeline) if follows else None,
@@ -142,7 +140,7 @@ def build(service: Service, engine: Engine) -> Runtime:
     if outbox is not None:
         metrics.sinks([sink.name for sink in settings.sinks], lambda: _depths(outbox))
     if ingest is not None:
-        metrics.event_store(ingest.behind)
+        metrics.event_store(ingest.behind, lambda: ingest.trouble == "", ingest.set_aside)
     metrics.intake(pipeline.backlog, lambda: journal.used, journal.max_bytes)
     metrics.quarantine(lambda: len(quarantine))
     return runtime
@@ -268,7 +266,14 @@ class Service:
     @property
     def events(self) -> EventStore | None:
         """All events, if they are kept."""
-        return None if self.runtime is None else self.runtime.events
+        ingest = None if self.runtime is None else self.runtime.ingest
+        return None if ingest is None else ingest.store
+
+    @property
+    def events_notice(self) -> str | None:
+        """What is wrong with the event store, if anything."""
+        ingest = None if self.runtime is None else self.runtime.ingest
+        return None if ingest is None else ingest.notice
 
     def wait_for_events(self, seconds: float) -> int:
         """Wait at most so long until the event store has what is scored by now; returns how many batches are missing."""
@@ -279,6 +284,7 @@ class Service:
         engine = self.ready()
         return ForensicsParts(
             events=self.events,
+            events_notice=self.events_notice,
             alerts=engine.store,
             incidents=engine.incidents,
             model=engine.model,

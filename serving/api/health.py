@@ -37,7 +37,8 @@ def add_health_routes(app: FastAPI, service: Service) -> None:
     def readyz() -> Readiness:
         """Whether a model is served; 503 with the reason while none is."""
         engine = service.ready()
-        notice = engine.model.notice if service.watch is None else service.watch.notice
+        of_model = engine.model.notice if service.watch is None else service.watch.notice
+        notice = " ".join(filter(None, (of_model, service.events_notice))) or None
         return Readiness(model=engine.model.name, version=engine.model.version, notice=notice)
 
     @app.get("/metrics", tags=["operation"], response_class=Response)

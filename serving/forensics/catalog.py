@@ -39,12 +39,13 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Records that were sealed together, with the root of their Merkle tree and the number of the ledger's line."""
+    """Records that were sealed together, with the root of their Merkle tree, and the number and the time of the ledger's line."""
 
     first: int
     count: int
     root: str
     line: int
+    sealed: str = ""
 
     @property
     def end(self) -> int:
@@ -78,7 +79,8 @@ class Catalog:
         for entry in entries:
             said = entry.fields
             if said["kind"] == "sealed":
-                self.segments.append(Segment(said["first"], said["count"], said["root"], entry.number))
+                segment = Segment(said["first"], said["count"], said["root"], entry.number, said["time"])
+                self.segments.append(segment)
                 self.files.append(StoredFile(**said["file"]))
             elif said["kind"] == "compacted":
                 gone = set(said["files"])

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import duckdb
 
 
-def connect(folder: Path, memory_mb: int, threads: int = 1) -> duckdb.DuckDBPyConnection:
+def connect(folder: Path, memory_mb: int, threads: int = 1, **config: bool) -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB that can access only the store's folder."""
     import duckdb  # 30 MB
 
@@ -23,6 +23,7 @@ def connect(folder: Path, memory_mb: int, threads: int = 1) -> duckdb.DuckDBPyCo
             "temp_directory": str(scratch),
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
+            **config,
         }
     )
     connection.execute(f"SET allowed_directories = [{quoted(folder)}]")

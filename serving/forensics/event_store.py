@@ -6,6 +6,7 @@
     2026-11-24/<n>-<level>.parquet   the same, merged
     blocks/<n>.blocks                roots of the Merkle blocks of the segment that begins with n
     digest.key                       key of the digests of redacted events
+    set-aside/<time>/                files that the ledger does not account for, and why (reason.txt): nobody deletes them
 
 `serving.forensics.ingest` appends events to the open file, which is sealed into Parquet from time to time.
 """
@@ -13,18 +14,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
+import re
 import secrets
+import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import file_digest
-from itertools import compress
+from itertools import accumulate, compress, pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import msgspec
 
@@ -40,7 +45,7 @@ from data.timestamps import parse_times
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, StoredFile
 from serving.forensics.duckdb import quoted
-from serving.forensics.ledger import Ledger, public_bytes
+from serving.forensics.ledger import Ledger, LedgerEntry, LedgerReader, public_bytes
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
 from serving.forensics.parquet_writer import write_parquet
 from serving.forensics.records import COLUMNS, EventRecord, content_of, record_of, rows_of
@@ -49,9 +54,14 @@ from serving.settings import EventSettings
 _log = logging.getLogger("kubehabit.events")
 
 FORMAT = "kubehabit.events/1"
-# Largest segment: bounds the memory and the time of a seal.
+# Records in the open file that make it due to be sealed.
+_OPEN_RECORDS = 65_536
+_OPEN_BYTES = 256 << 20
+# Above that nothing is added to the open file until it could be sealed.
+_MAX_OPEN_BYTES = 1 << 30
+# Largest segment, unless one record is larger: so many records, or as many bytes as the database can handle in its memory.
 _SEGMENT_RECORDS = 65_536
-_SEGMENT_BYTES = 256 << 20
+_SEGMENT_SHARE = 0.1
 # Largest merged file.
 _FILE_RECORDS = 2_000_000
 # Files of one level that are merged into one.
@@ -61,9 +71,42 @@ _SYNC_SECONDS = 1.0
 _GRACE_SECONDS = 120.0
 # Events whose repetition is noticed: an API server resends a batch when the response got lost.
 _REMEMBERED = 100_000
+_HOUR, _DAY = 3_600_000_000, 86_400_000_000
+# Deleted by age in an hour at most: a share of what is stored, or so many bytes.
+_DROPPED_SHARE = 0.02
+_DROPPED_BYTES = 16 << 20
+#: Folder for files that the ledger does not account for.
+SET_ASIDE = "set-aside"
 
 _TO_JSON = msgspec.json.Encoder()
 _LINES = msgspec.json.Decoder(dict[str, Any])
+
+
+class _Numbered(msgspec.Struct):
+    number: int
+
+
+_NUMBERED = msgspec.json.Decoder(_Numbered)
+
+
+class EventStoreUnusableError(KubehabitError):
+    """A store in which something is not as it was written, or that cannot be recovered now; its files are untouched.
+
+    Attributes:
+        position: last batch of the journal that its ledger names.
+    """
+
+    def __init__(self, reason: str, position: int) -> None:
+        super().__init__(reason)
+        self.position = position
+
+
+class _OpenRecord(NamedTuple):
+    """What sealing needs to know of a record in the open file: its hash, the size of its line, and the time of the event."""
+
+    leaf: bytes
+    size: int
+    time: int
 
 
 class EventStore:
@@ -96,22 +139,29 @@ class EventStore:
             raise KubehabitError(
                 f"Cannot write to the event store {self.folder}: {error.strerror}. Check events.path and its permissions."
             ) from error
-        self.ledger = Ledger(self.folder, key)
         self._catalog = Catalog()
         self._turn = threading.RLock()
-        self._catch_up()
         self._merging: threading.Thread | None = None
         self._seen = Remembered(_REMEMBERED)
         self._seen_key = secrets.token_bytes(16)  # or a client could make an event that is taken for another
         self._open: IO[bytes] | None = None
-        self._leaves: list[bytes] = []
+        self._open_path = self.folder
+        self._records: list[_OpenRecord] = []
         self._open_bytes = 0
         self._opened = self._synced = 0.0
         self._batch = 0
-        self._span = (0, 0)
         self._remove_later: list[tuple[float, Path]] = []
         self._closing = False
-        self._start(public_bytes(key.public_key()) if key is not None else "")
+        try:
+            self.ledger = Ledger(self.folder, key)
+            self._catch_up()
+            self._start(public_bytes(key.public_key()) if key is not None else "")
+        except (OSError, KubehabitError, LookupError, TypeError, ValueError, StopIteration) as error:
+            self._lock_file.close()
+            reason = error if isinstance(error, KubehabitError) else repr(error)
+            raise EventStoreUnusableError(
+                f"The event store {self.folder} cannot be opened: {reason}", last_batch(self.folder)
+            ) from error
 
     # -- what callers use ---------------------------------------------------------------------------------------
 
@@ -155,12 +205,14 @@ class EventStore:
         pause: Callable[[], None] | None,
     ) -> None:
         """Write events to the open file: all of them, or none."""
-        number = self._catalog.end + len(self._leaves)
+        if self._open_bytes > _MAX_OPEN_BYTES:
+            raise OSError(errno.EFBIG, "the open file of the event store is full and cannot be sealed")
+        number = self._catalog.end + len(self._records)
         times = parse_times(
             [event.requestReceivedTimestamp or event.stageTimestamp for event, _ in fresh]
         ).tolist()
         lines: list[bytes] = []
-        leaves: list[bytes] = []
+        records: list[_OpenRecord] = []
         for position, (event, raw) in enumerate(fresh):
             if pause is not None:
                 pause()
@@ -176,30 +228,27 @@ class EventStore:
             )
             # Number of lines of the batch that follow: after a crash a batch counts whole or not at all.
             follow = {"batch": batch, "follow": len(fresh) - 1 - position}
-            lines.append(_TO_JSON.encode(record._asdict() | follow))
-            leaves.append(leaf_of(content_of(record)))
+            lines.append(_TO_JSON.encode(record._asdict() | follow) + b"\n")
+            records.append(_OpenRecord(leaf_of(content_of(record)), len(lines[-1]), record.time))
         if self._open is None:
-            path = self.folder / f"open-{number}.ndjson"
-            self._open = path.open("ab")
-            path.chmod(0o600)
+            self._open_path = self.folder / f"open-{number}.ndjson"
+            self._open = self._open_path.open("ab")
+            self._open_path.chmod(0o600)
             self._open_bytes = 0
             self._opened = time.monotonic()
-            self._span = (times[0], times[0])
-        text = b"\n".join(lines) + b"\n"
         try:
-            self._open.write(text)
+            for line in lines:
+                self._open.write(line)
             self._open.flush()
         except OSError:
             # Drop the buffer, and cut off what was half written.
-            path = self.folder / f"open-{self._catalog.end}.ndjson"
             with contextlib.suppress(OSError):
                 self._open.close()
-            os.truncate(path, self._open_bytes)
-            self._open = path.open("ab")
+            os.truncate(self._open_path, self._open_bytes)
+            self._open = self._open_path.open("ab")
             raise
-        self._leaves += leaves
-        self._open_bytes += len(text)
-        self._span = (min(self._span[0], *times), max(self._span[1], *times))
+        self._records += records
+        self._open_bytes += sum(map(len, lines))
 
     def sync(self) -> None:
         """Flush appended events to disk and advance `position`; raises OSError if the disk refuses."""
@@ -215,8 +264,8 @@ class EventStore:
             moment = time.monotonic()
             if moment - self._synced >= _SYNC_SECONDS and self.position != self._batch:
                 self.sync()
-            full = len(self._leaves) >= _SEGMENT_RECORDS or self._open_bytes >= _SEGMENT_BYTES
-            if self._leaves and (full or moment - self._opened >= self.settings.seal_seconds):
+            full = len(self._records) >= _OPEN_RECORDS or self._open_bytes >= _OPEN_BYTES
+            if self._records and (full or moment - self._opened >= self.settings.seal_seconds):
                 self.seal()
                 if self._merging is None or not self._merging.is_alive():
                     # In a thread, as merging takes longer than events may wait.
@@ -263,25 +312,44 @@ class EventStore:
     # -- sealing ------------------------------------------------------------------------------------------------
 
     def seal(self) -> None:
-        """Turn the open file, if there is one, into a Parquet file and note it in the ledger.
+        """Turn the open file, if there is one, into Parquet files of bounded size and note them in the ledger.
 
         Raises:
-            OSError, KubehabitError: it failed; the file stays open.
+            OSError, KubehabitError: it failed; the file stays open, with what is sealed of it already.
         """
         with self._turn:
-            if not self._leaves or self._open is None:
+            if not self._records or self._open is None:
                 return
-            first = self._catalog.end
-            source = self.folder / f"open-{first}.ndjson"
             self.sync()
-            self.seal_rows(rows_of([quoted(source)]), first, self._leaves, self._span)
+            while self._records:
+                first = self._catalog.end
+                count = _first_segment(
+                    self._records, int(self.settings.memory_mb * _SEGMENT_SHARE * (1 << 20))
+                )
+                segment = self._records[:count]
+                times = [record.time for record in segment]
+                rows = f"{rows_of([quoted(self._open_path)])} WHERE number BETWEEN {first} AND {first + count - 1}"
+                leaves = [record.leaf for record in segment]
+                whole = self._batch if count == len(self._records) else None
+                self.seal_rows(rows, first, leaves, (min(times), max(times)), whole)
+                del self._records[:count]
             self._open.close()
-            source.unlink()
+            self._open_path.unlink()
             self._open = None
-            self._leaves = []
+            self._open_bytes = 0
 
-    def seal_rows(self, rows: str, first: int, leaves: Sequence[bytes], span: tuple[int, int]) -> None:
-        """Write the rows that SQL selects in order as a segment; raises KubehabitError if they are not as many as the leaves."""
+    def seal_rows(
+        self,
+        rows: str,
+        first: int,
+        leaves: Sequence[bytes],
+        span: tuple[int, int],
+        batch: int | None = None,
+    ) -> None:
+        """Write the rows that SQL selects in order as a segment; raises KubehabitError if they are not as many as the leaves.
+
+        `batch` is the last one of the journal that is whole now, None if that is still the one sealed before.
+        """
         now = clock.written(clock.now())
         name = f"{now[:10]}/{now[11:13]}/{first}.parquet"
         file = self._write(rows, name, first, len(leaves), span, 0)
@@ -293,7 +361,7 @@ class EventStore:
             count=len(leaves),
             root=root_of(blocks).hex(),
             file=asdict(file),
-            batch=self._batch,
+            batch=last_batch(self.ledger.entries) if batch is None else batch,
         )
         self._catch_up()
 
@@ -303,10 +371,17 @@ class EventStore:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(path.name + ".tmp")
-        written = write_parquet(rows, beside, folder=self.folder, memory_mb=self.settings.memory_mb)
+        written = write_parquet(
+            rows,
+            beside,
+            folder=self.folder,
+            memory_mb=self.settings.memory_mb,
+            first=first,
+            small_groups=level > 0,
+        )
         if written != count:
             beside.unlink(missing_ok=True)
-            raise KubehabitError(f"{written} of {count} records were written to {name}.")
+            raise KubehabitError(f"{written} of {count} records were written in order to {name}.")
         beside.chmod(0o600)
         size, digest = checksum_of(beside)
         move_durably(beside, path)
@@ -334,14 +409,23 @@ class EventStore:
         self._remove_later += [(due, self.folder / name) for name in names]
 
     def drop(self) -> None:
-        """Delete the oldest files beyond the limits of age and size; their roots stay in the ledger. Raises as `seal`."""
-        files = list(self._catalog.files)
-        oldest = clock.now() - int(self.settings.retention_days * 86_400_000_000)
-        excess = sum(file.size for file in files) - self.settings.max_bytes
+        """Delete the oldest files beyond the limits of age and size; their roots stay in the ledger. Raises as `seal`.
+
+        Age is the time since receipt. By age little is deleted at once, and nothing for a day after the clock jumped.
+        """
+        files = list(self._catalog.files)[:-1]
+        stored = sum(file.size for file in self._catalog.files)
+        excess = stored - self.settings.max_bytes
+        allowed = max(stored * _DROPPED_SHARE, _DROPPED_BYTES) if self._may_age() else 0
+        aged: list[StoredFile] = []
         gone: list[StoredFile] = []
-        for file in files[:-1]:
-            if file.latest >= oldest and excess <= 0:
+        for file, received in zip(files, self._received(files), strict=True):
+            old = received < clock.written(clock.now() - int(self.settings.retention_days * _DAY))
+            within = sum(one.size for one in aged) + file.size <= allowed or (allowed and not aged)
+            if excess <= 0 and not (old and within):
                 break
+            if old:
+                aged.append(file)
             gone.append(file)
             excess -= file.size
         if not gone:
@@ -349,7 +433,7 @@ class EventStore:
         segments = [segment for file in gone for segment in self._catalog.segments_of(file)]
         self.ledger.append(
             "dropped",
-            why="age" if all(file.latest < oldest for file in gone) else "size",
+            why="age" if gone == aged else "size",
             first=gone[0].first,
             count=sum(file.count for file in gone),
             earliest=min(file.earliest for file in gone),
@@ -361,40 +445,110 @@ class EventStore:
         names = [file.name for file in gone] + [f"blocks/{segment.first}.blocks" for segment in segments]
         self._retire(names)
 
+    def _received(self, files: Sequence[StoredFile]) -> list[str]:
+        """When the last record of each file was received, at the latest: before every later one was sealed."""
+        sealed = [max(segment.sealed for segment in self._catalog.segments_of(file)) for file in files]
+        return list(accumulate(reversed(sealed), min))[::-1]
+
+    def _may_age(self) -> bool:
+        """Whether events may be deleted by age: not within an hour of the last time, nor a day of a jump of the clock."""
+        now = clock.now()
+        times = parse_times([entry.fields["time"] for entry in self.ledger.entries]).tolist()
+        # While the clock goes on evenly, two lines far apart are no jump, but a time without events.
+        even = abs(now - time.monotonic_ns() // 1000 - self._clock_offset) < _DAY
+        seen = times[: self._opened_line + 1] if even else [*times, now]
+        jumps = [moment for before, moment in pairwise(seen) if abs(moment - before) > _DAY]
+        aged = [
+            moment
+            for moment, entry in zip(times, self.ledger.entries, strict=True)
+            if entry.fields["kind"] == "dropped" and entry.fields["why"] == "age"
+        ]
+        return not (jumps and now - jumps[-1] < _DAY) and not (aged and 0 <= now - aged[-1] < _HOUR)
+
     # -- beginning and end --------------------------------------------------------------------------------------
 
     def _start(self, public_key: str) -> None:
         """Note the start in the ledger, and recover what an earlier process left open."""
         last = self.ledger.entries[-1].fields["kind"] if self.ledger.entries else ""
-        batches = (
-            entry.fields["batch"] for entry in reversed(self.ledger.entries) if "batch" in entry.fields
-        )
-        self._batch = self.position = next(batches, 0)
+        self._batch = self.position = last_batch(self.ledger.entries)
         started: dict[str, Any] = {"format": FORMAT, "synchronised": clock.is_synchronised()}
         if public_key:
-            started["public_key"] = public_key
+            started |= {"public_key": public_key, "signed_head": True}
         open_files = sorted(self.folder.glob("open-*.ndjson"))
         if last:
             unclosed = ("sealed", "opened", "compacted", "dropped", "lost")
             started["after_crash"] = bool(open_files) or last in unclosed
-        self.ledger.append("opened", **started)
+        self._opened_line = self.ledger.append("opened", **started).number
+        self._clock_offset = clock.now() - time.monotonic_ns() // 1000
         self._catch_up()
-        known = {file.name for file in self._catalog.files}
-        for path in [*self.folder.glob("*/*.parquet*"), *self.folder.glob("*/*/*.parquet*")]:
-            if path.relative_to(self.folder).as_posix() not in known:
-                path.unlink()  # written but never sealed, or merged or dropped since
+        mine = self._recoverable(open_files)
+        self._clear(None if mine is None else self._catalog.end)
         for path in open_files:
-            if path.stem == f"open-{self._catalog.end}":
-                self._recover(path)
+            if path != mine and (_first_number(path) < self._catalog.end or _is_torn(path)):
+                path.unlink()  # sealed before the crash, or not one line of it was written
+            elif path != mine:
+                self._set_aside([path], "The ledger does not say what came before these events.")
+        if mine is not None:
+            self._recover(mine)
+
+    def _recoverable(self, open_files: Sequence[Path]) -> Path | None:
+        """The file that goes on where the sealed records end."""
+        end = self._catalog.end
+        for path in open_files:
+            if _first_number(path) <= end and _last_number(path) >= end:
+                return path
+        return None
+
+    def _clear(self, resumed: int | None) -> None:
+        """Delete what a crash left beside the files that the ledger names, and set aside what it does not account for.
+
+        Args:
+            resumed: first record of an open file, whose Parquet file may be written already but is not sealed.
+        """
+        known = {file.name: file.size for file in self._catalog.files}
+        whole = all(_size(self.folder / name) == size for name, size in known.items())
+        past = {
+            name
+            for entry in self.ledger.entries
+            if entry.fields["kind"] == "dropped" or (whole and entry.fields["kind"] == "compacted")
+            for name in entry.fields["files"]
+        }
+        strange: list[Path] = []
+        for path in sorted([*self.folder.glob("*/*.parquet*"), *self.folder.glob("*/*/*.parquet*")]):
+            name = path.relative_to(self.folder).as_posix()
+            if name in known or name.startswith(SET_ASIDE):
+                continue
+            first = _first_number(path)
+            copied = whole and first < self._catalog.end  # a merge that the ledger does not know yet
+            if name in past or path.suffix == ".tmp" or first == resumed or copied:
+                path.unlink()
             else:
-                path.unlink()  # sealed before the crash
+                strange.append(path)
+        if strange:
+            self._set_aside(strange, "No line of the ledger names these files: it may have lost its tail.")
+
+    def _set_aside(self, paths: Sequence[Path], reason: str) -> None:
+        """Move files out of the way, with the reason beside them: they may be evidence."""
+        to = self.folder / SET_ASIDE / clock.written(clock.now()).replace(":", "")
+        to.mkdir(parents=True, exist_ok=True)
+        names = [path.relative_to(self.folder).as_posix() for path in paths]
+        write_durably(to / "reason.txt", "\n".join([reason, *names, ""]).encode(), 0o600)
+        for path, name in zip(paths, names, strict=True):
+            move_durably(path, to / name.replace("/", "_"))
+        _log.error("files of the event store were set aside", extra={"reason": reason, "files": len(names)})
+        self.ledger.append("set-aside", reason=reason, names=names)
+        self._catch_up()
+
+    def set_aside(self) -> int:
+        """Number of files that were set aside and are still there."""
+        return sum(path.name != "reason.txt" for path in self.folder.glob(f"{SET_ASIDE}/*/*"))
 
     def _recover(self, path: Path) -> None:
         """Seal what an earlier process left open, without a batch torn by the crash, which the journal delivers again."""
         kept = size = 0
-        number = self._catalog.end
-        leaves: list[bytes] = []
-        times: list[int] = []
+        number = _first_number(path)
+        sealed = self._catalog.end - number
+        records: list[_OpenRecord] = []
         whole = 0
         with path.open("rb") as file:
             for line in file:
@@ -404,26 +558,80 @@ class EventStore:
                     record = EventRecord(**fields)
                 except (msgspec.MsgspecError, KeyError, TypeError):
                     break
-                if not line.endswith(b"\n") or record.number != number + len(leaves):
+                if not line.endswith(b"\n") or record.number != number + len(records):
                     break
-                leaves.append(leaf_of(content_of(record)))
-                times.append(record.time)
+                records.append(_OpenRecord(leaf_of(content_of(record)), len(line), record.time))
                 size += len(line)
                 if not follow:
-                    kept, whole, self._batch = size, len(leaves), max(batch, self._batch)
-        if not whole:
+                    kept, whole, self._batch = size, len(records), max(batch, self._batch)
+            else:
+                line = b""
+        if line.endswith(b"\n"):  # no crash tears a line that is whole
+            copy = path.with_suffix(".damaged")
+            shutil.copyfile(path, copy)
+            self._set_aside([copy], f"Line {len(records) + 1} of {path.name} cannot be read.")
+        if whole <= sealed:
             path.unlink()
             return
-        self._leaves = leaves[:whole]
+        self._records = records[sealed:whole]
+        self._open_path = path
         self._open = path.open("ab")
         os.ftruncate(self._open.fileno(), kept)
         self._open_bytes = kept
-        self._span = (min(times[:whole]), max(times[:whole]))
-        self.seal()
+        try:
+            self.seal()
+        except (OSError, KubehabitError) as error:  # tried again after each batch
+            _log.error("events could not be sealed", extra={"reason": str(error)})
 
     def _catch_up(self) -> None:
         with self._turn:
             self._catalog.read(self.ledger.entries[self._catalog.lines :])
+
+
+def last_batch(found: Path | Sequence[LedgerEntry]) -> int:
+    """Last batch of the journal that a ledger names, or as far as the ledger in a folder can be read; 0 before the first."""
+    if isinstance(found, Path):
+        reader = LedgerReader(found)
+        with contextlib.suppress(OSError, KubehabitError):
+            reader.read_on()
+        found = reader.entries
+    return next((entry.fields["batch"] for entry in reversed(found) if "batch" in entry.fields), 0)
+
+
+def _first_segment(records: Sequence[_OpenRecord], most: int) -> int:
+    """How many records fit into one segment of so many bytes; at least one."""
+    size = 0
+    for count, record in enumerate(records[:_SEGMENT_RECORDS]):
+        size += record.size
+        if count and size > most:
+            return count
+    return min(len(records), _SEGMENT_RECORDS)
+
+
+def _first_number(path: Path) -> int:
+    """Number of the first record of a file, by its name."""
+    digits = re.sub(r"^open-", "", path.name).split(".")[0].split("-")[0]
+    return int(digits) if digits.isdecimal() else sys.maxsize
+
+
+def _last_number(path: Path) -> int:
+    """Highest number of a record of an open file that can be read; -1 if there is none."""
+    number = -1
+    with path.open("rb") as file:
+        for line in file:
+            with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                number = max(number, _NUMBERED.decode(line).number)
+    return number
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether an open file holds no whole line."""
+    with path.open("rb") as file:
+        return not file.readline().endswith(b"\n")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
 
 
 def mergeable(files: Sequence[StoredFile], today: str) -> list[list[StoredFile]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from data.errors import KubehabitError
-from serving.forensics.event_store import EventStore
+from serving.forensics.event_store import SET_ASIDE, EventStore, EventStoreUnusableError
 from serving.http.body import decompress
 from serving.process.worker import Worker
 from serving.scoring.journal import Journal, JournalError, JournalPosition
@@ -16,6 +16,7 @@ from serving.scoring.journal import Journal, JournalError, JournalPosition
 _log = logging.getLogger("kubehabit.events")
 _PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
+_REOPEN_SECONDS = 60.0
 _BUSY_SECONDS = 0.02
 _STRETCH_SECONDS = 0.001
 # Fill level of the journal up to which scoring goes first.
@@ -30,9 +31,12 @@ class EventIngest:
     """A thread that appends each batch to the store once it has been scored.
 
     The journal keeps batches until the store has them. A store that cannot be written is retried; batches are given up only when
-    the journal is nearly full, and the ledger then says so.
+    the journal is nearly full, and the ledger then says so. The same holds for a store that cannot be opened: scoring goes on,
+    batches wait in the journal, and opening is tried again every minute.
 
     Args:
+        open_store: opens the store.
+        journal: holds the batches.
         scored: sequence up to which batches are scored.
         queued: whether batches wait to be scored; they go first, as they need the same interpreter.
         busy: whether a request waits for its response; time is then shared.
@@ -40,13 +44,15 @@ class EventIngest:
 
     def __init__(
         self,
-        store: EventStore,
+        open_store: Callable[[], EventStore],
         journal: Journal,
         scored: Callable[[], int],
         queued: Callable[[], bool] = lambda: False,
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._store = store
+        self.store: EventStore | None = None
+        self.trouble = ""
+        self._open_store = open_store
         self._journal = journal
         self._scored = scored
         self._queued = queued
@@ -54,13 +60,44 @@ class EventIngest:
         self._alerts: dict[str, str] = {}
         self._failures = 0
         self._began = 0.0
+        self._tried = time.monotonic()
+        self._after = self._open()
         # A new journal must not reuse sequence numbers that the store has seen.
-        journal.follow_on(store.position)
-        self._after = store.position
+        journal.follow_on(self._after)
         self._last: JournalPosition | None = None
         self._worker = Worker("events", self._step, seconds=self._pause, finish=self._finish)
         self._stopping = self._worker.closing
         self.start = self._worker.start
+
+    def _open(self) -> int:
+        """Open the store, or say why that is impossible; returns the last batch that it has."""
+        try:
+            self.store = self._open_store()
+        except EventStoreUnusableError as error:
+            if str(error) != self.trouble:
+                _log.error(
+                    "events are not kept: scoring goes on without the store", extra={"reason": str(error)}
+                )
+            self.trouble = str(error)
+            return error.position
+        self.trouble = ""
+        return self.store.position
+
+    @property
+    def notice(self) -> str | None:
+        """What an operator has to know of the store: that it cannot be opened, or that files in it were set aside."""
+        if self.store is None:
+            return f"Events are not kept. {self.trouble}"
+        if files := self.set_aside():
+            where = self.store.folder / SET_ASIDE
+            return (
+                f"The ledger of the event store does not account for {files} files, which are in {where} now."
+            )
+        return None
+
+    def set_aside(self) -> int:
+        """Number of files that the ledger does not account for."""
+        return 0 if self.store is None else self.store.set_aside()
 
     def note(self, results: Iterable[Mapping[str, Any]]) -> None:
         """Remember the alerts of scored events."""
@@ -75,7 +112,7 @@ class EventIngest:
         """Sequence up to which the journal may forget."""
         if self._journal.used > _HELD * self._journal.max_bytes:
             return self._journal.last
-        return self._store.position
+        return 0 if self.store is None else self.store.position
 
     def behind(self) -> int:
         """Number of scored batches that are not in the store yet."""
@@ -90,8 +127,12 @@ class EventIngest:
 
     def _step(self) -> None:
         try:
-            self._copy()
-            self._store.tick()
+            if self.store is None and time.monotonic() - self._tried >= _REOPEN_SECONDS:
+                self._tried = time.monotonic()
+                self._after = self._open()
+            if self.store is not None:
+                self._copy(self.store)
+                self.store.tick()
             self._failures = 0
         except (OSError, KubehabitError) as error:
             self._failures += 1
@@ -104,11 +145,12 @@ class EventIngest:
 
     def _finish(self) -> None:
         try:
-            self._copy()
+            if self.store is not None:
+                self._copy(self.store)
         except (OSError, KubehabitError) as error:
             _log.error("events stay in the journal", extra={"reason": str(error)})
 
-    def _copy(self) -> None:
+    def _copy(self, store: EventStore) -> None:
         """Append what has been scored since the last call."""
         upto, lost = self._scored(), 0
         if upto <= self._after:
@@ -118,7 +160,7 @@ class EventIngest:
             lost += place.sequence - self._after - 1
             try:
                 taken = self._journal.read(place)
-                self._store.append(
+                store.append(
                     decompress(taken.body, taken.encoding, taken.size),
                     received=taken.arrived,
                     batch=place.sequence,
@@ -135,9 +177,9 @@ class EventIngest:
                     "a batch could not be kept", extra={"record": place.sequence, "error": repr(error)}
                 )
             self._after, self._last = place.sequence, place
-            self._store.tick()
+            store.tick()
             if lost:
-                self._store.note("lost", batches=lost, upto=place.sequence)
+                store.note("lost", batches=lost, upto=place.sequence)
                 lost = 0
 
     def _wait_for_scoring(self) -> None:
@@ -156,4 +198,5 @@ class EventIngest:
     def close(self) -> None:
         """Take in what was scored, and seal it."""
         self._worker.close()
-        self._store.close()
+        if self.store is not None:
+            self.store.close()

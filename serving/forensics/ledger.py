@@ -2,7 +2,8 @@
 
 A line is `{"entry": {...}, "hash": "<hex>", "signature": "<hex>"}`. `hash` is SHA-256 over the hash of the line before (32 bytes;
 zeros before the first) and the SHA-256 of the entry's bytes as they stand in the line. `signature` is Ed25519 over the 32
-bytes of `hash`. A second file, `head.json`, repeats the last hash: a ledger that ends before its head has lost its tail.
+bytes of `hash`. A second file, `head.json`, repeats the last hash, signed as well: a ledger that ends before its head has lost
+its tail, and is not written to.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -37,11 +38,21 @@ class LedgerLine(msgspec.Struct, frozen=True, omit_defaults=True):
     signature: str = ""
 
 
-class Head(msgspec.Struct, frozen=True):
-    """The last line: its number from 0 and its hash."""
+class Head(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The last line: its number from 0 and its hash; with a signature over both if there is a key."""
 
     number: int
     hash: str
+    signature: str = ""
+
+    @property
+    def content(self) -> bytes:
+        """What is signed."""
+        return f"kubehabit head {self.number}:{self.hash}".encode()
+
+
+class LedgerDamagedError(KubehabitError):
+    """A ledger that is not as it was written. Nothing is added to it, or the damage could not be found any more."""
 
 
 _LINE = msgspec.json.Decoder(LedgerLine)
@@ -97,14 +108,22 @@ def public_bytes(key: Ed25519PublicKey) -> str:
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
 
-def is_signed_by(line: LedgerLine, key: Ed25519PublicKey) -> bool:
-    """Whether a line's signature is that of a key over the line's hash."""
+def is_signed_by(signed: LedgerLine | Head, key: Ed25519PublicKey) -> bool:
+    """Whether the signature of a line, or of the head, is that of a key."""
     try:
-        signature = bytes.fromhex(line.signature)
-        key.verify(signature, bytes.fromhex(line.hash))
+        signature = bytes.fromhex(signed.signature)
+        key.verify(signature, signed.content if isinstance(signed, Head) else bytes.fromhex(signed.hash))
     except (InvalidSignature, ValueError):
         return False
-    return line.signature == signature.hex()  # the same spelling, not only the same bytes
+    return signed.signature == signature.hex()  # the same spelling, not only the same bytes
+
+
+def named_key(entries: Sequence[LedgerEntry]) -> Ed25519PublicKey | None:
+    """The key that signs the last of these lines, as the ledger names it."""
+    for entry in reversed(entries):
+        if entry.fields.get("kind") == "opened" and (named := entry.fields.get("public_key")):
+            return Ed25519PublicKey.from_public_bytes(bytes.fromhex(named))
+    return None
 
 
 class LedgerReader:
@@ -122,7 +141,7 @@ class LedgerReader:
         return self.entries[-1].hash if self.entries else BEGINNING
 
     def read_on(self) -> None:
-        """Read what has been appended, up to an incomplete last line; raises KubehabitError if a line is damaged."""
+        """Read what has been appended, up to an incomplete last line; raises LedgerDamagedError if a line is damaged."""
         with self._path.open("rb") as file:
             file.seek(self._size)
             for number, text in enumerate(file, len(self.entries)):
@@ -131,7 +150,7 @@ class LedgerReader:
                 try:
                     entry = parse(number, text, self.last_hash)
                 except ValueError as error:
-                    raise KubehabitError(
+                    raise LedgerDamagedError(
                         f"Line {number + 1} of {self._path} cannot be trusted: {error}. Keep the folder as it is, see what "
                         "`kubehabit verify` reports, and name another one as events.path."
                     ) from error
@@ -147,7 +166,7 @@ class Ledger(LedgerReader):
         key: signs every line; `signs` says whether there is one.
 
     Raises:
-        KubehabitError: the ledger in the folder is damaged.
+        LedgerDamagedError: the ledger in the folder is damaged, or ends before its head.
     """
 
     def __init__(self, folder: Path, key: Ed25519PrivateKey | None = None) -> None:
@@ -156,6 +175,10 @@ class Ledger(LedgerReader):
         self._key = key
         self.signs = key is not None
         with self._locked():
+            if self._path.exists():
+                self.read_on()
+            self._check_head()
+            self._path.touch(mode=0o600)
             self._mend()
 
     def append(self, kind: str, **fields: Any) -> LedgerEntry:
@@ -163,7 +186,7 @@ class Ledger(LedgerReader):
 
         Raises:
             OSError: it could not be written.
-            KubehabitError: the ledger has been damaged.
+            LedgerDamagedError: the ledger has been damaged.
         """
         with self._locked():
             self._mend()
@@ -180,12 +203,39 @@ class Ledger(LedgerReader):
                 os.fsync(file.fileno())
             self._size += len(text)
             self.entries.append(LedgerEntry(number, content, line, found))
-            write_durably(self._folder / _HEAD, msgspec.json.encode(Head(number, found.hex())), 0o600)
+            head = Head(number, found.hex())
+            if self._key is not None:
+                head = msgspec.structs.replace(head, signature=self._key.sign(head.content).hex())
+            write_durably(self._folder / _HEAD, msgspec.json.encode(head), 0o600)
             return self.entries[-1]
+
+    def _check_head(self) -> None:
+        """Compare the ledger with its head, which a crash may have left one line behind."""
+        count = len(self.entries)
+        try:
+            head = read_head(self._folder)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            problem = "its head.json cannot be read"
+        else:
+            if head is None and count <= 1:
+                return
+            if head is None:
+                problem = "its head.json is missing"
+            elif head.number >= count:
+                problem = f"it ends at line {count}, and its head.json names line {head.number + 1}"
+            elif head.number < count - 2 or self.entries[head.number].hash.hex() != head.hash:
+                problem = "its head.json names another line"
+            elif (key := named_key(self.entries)) and head.signature and not is_signed_by(head, key):
+                problem = "its head.json is not signed by the key that the ledger names"
+            else:
+                return
+        raise LedgerDamagedError(
+            f"The ledger {self._path} is not as it was written: {problem}. Nothing is written to the event store. Keep the "
+            "folder as it is, see what `kubehabit verify` reports, and name another one as events.path."
+        )
 
     def _mend(self) -> None:
         """Read on, and cut off a torn last line."""
-        self._path.touch(mode=0o600)
         self.read_on()
         if self._path.stat().st_size > self._size:
             os.truncate(self._path, self._size)

@@ -17,12 +17,30 @@ from serving.forensics.duckdb import connect, quoted
 _ROW_GROUP = 61_440
 
 
-def write_parquet(rows: str, to: Path, *, folder: Path, memory_mb: int) -> int:
+def write_parquet(
+    rows: str, to: Path, *, folder: Path, memory_mb: int, first: int | None = None, small_groups: bool = False
+) -> int:
     """Write the rows that SQL selects in order from files in the store to a file in its folder, and return their number.
 
-    The database has `memory_mb` of memory and no access to anything but the folder. Raises KubehabitError if it fails.
+    Args:
+        rows: SQL.
+        to: the file.
+        folder: all that the database has access to.
+        memory_mb: of the database.
+        first: number of the first record; only those that are in the order of their numbers are counted.
+        small_groups: bound the bytes of a row group, as it is held in memory; the rows of one file may be gigabytes.
+
+    Raises:
+        KubehabitError: it failed.
     """
-    request = {"rows": rows, "to": str(to), "folder": str(folder), "memory_mb": memory_mb}
+    request = {
+        "rows": rows,
+        "to": str(to),
+        "folder": str(folder),
+        "memory_mb": memory_mb,
+        "first": first,
+        "small_groups": small_groups,
+    }
     answer = _answer_of_process(request)
     if "error" in answer:
         raise KubehabitError(f"{to.name} could not be written: {answer['error']}")
@@ -53,10 +71,19 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     import duckdb
 
     to = quoted(Path(request["to"]))
-    copy = f"COPY ({request['rows']}) TO {to} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"
+    options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP}"
+    if request["small_groups"]:
+        options += f", ROW_GROUP_SIZE_BYTES '{request['memory_mb'] // 16}MB'"
+    # DuckDB bounds the bytes of a group only when it may change the order, which one thread does not; it is checked.
+    config = {"preserve_insertion_order": not request["small_groups"]}
     try:
-        with connect(Path(request["folder"]), request["memory_mb"]) as connection:
-            written = connection.execute(copy).fetchone()
+        with connect(Path(request["folder"]), request["memory_mb"], **config) as connection:
+            written = connection.execute(f"COPY ({request['rows']}) TO {to} ({options})").fetchone()
+            if request["first"] is not None:
+                written = connection.execute(
+                    f"SELECT count(*) FILTER (number = file_row_number + {int(request['first'])}) "
+                    f"FROM read_parquet({to}, file_row_number = true)"
+                ).fetchone()
     except duckdb.Error as error:
         return {"error": str(error)}
     return {"count": 0 if written is None else written[0]}

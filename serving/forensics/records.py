@@ -18,6 +18,8 @@ _MAX_LINE_BYTES = 16 << 20
 # Longest event text that is kept. The API server takes bodies of 3 MiB, and a line may need two bytes for each.
 _MAX_TEXT_BYTES = 6 << 20
 
+# Longest text of a column; the event's own text has it whole.
+_MAX_COLUMN = 16_384
 _TOO_LONG = b'"[too long]"'
 _CREDENTIAL = "authentication.kubernetes.io/credential-id"
 _ISSUED = "authentication.kubernetes.io/issued-credential-id"
@@ -42,6 +44,8 @@ class EventRecord(NamedTuple):
         redactions: number of values redacted in `event`.
         original: HMAC-SHA256 of the event before redaction, in hexadecimal; empty if nothing was redacted.
         event: the event's JSON as received, redacted; "[too long]", counted as a redaction, if over 6 MiB.
+
+    Other texts are cut off after 16,384 characters, marked by "…".
     """
 
     number: int
@@ -173,7 +177,11 @@ def _clean(text: str) -> str:
     """Text without NUL and without lone surrogates, which a client may send."""
     if "\0" in text:
         text = text.replace("\0", "\ufffd")
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    return _cut(text if text.isascii() else text.encode("utf-8", "replace").decode())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_COLUMN else text[: _MAX_COLUMN - 1] + "…"
 
 
 def _without_secrets(event: AuditEvent, text: bytes) -> AuditEvent:
@@ -203,16 +211,18 @@ def record_of(
     key: bytes,
 ) -> EventRecord:
     """The record of a decoded event with its JSON, `raw`; `key` is that of `digest_of_original`, the rest as in EventRecord."""
-    text, redactions = redact(raw)
-    if redactions:
+    text, redactions = redact(raw) if len(raw) <= _MAX_TEXT_BYTES else (_TOO_LONG, 0)
+    if redactions or text is _TOO_LONG:
         event = _without_secrets(event, text)
-    more = _more(text)
-    if len(text) > _MAX_TEXT_BYTES:
-        text, redactions = _TOO_LONG, redactions + 1
+    more = _more(raw if text is _TOO_LONG else text)
+    shown = text.decode("utf-8", "replace")
+    # A byte that is no text takes three as a replacement character.
+    if text is _TOO_LONG or ("\ufffd" in shown and len(shown.encode()) > _MAX_TEXT_BYTES):
+        shown, redactions = _TOO_LONG.decode(), redactions + 1
     user = more.user or _RecordedUser()
     extra, notes = user.extra or {}, more.annotations or {}
     # JSON holds neither NUL nor a surrogate without an escape.
-    clean = _clean if b"\\u" in raw else str
+    clean = _clean if b"\\u" in raw else _cut
     ref = event.objectRef or _NO_OBJECT
     decision = event.annotations.decision if event.annotations is not None else None
     return EventRecord(
@@ -242,5 +252,5 @@ def record_of(
         alert=alert,
         redactions=redactions,
         original=digest_of_original(raw, key) if redactions else "",
-        event=text.decode("utf-8", "replace"),
+        event=shown,
     )

@@ -33,13 +33,15 @@ class ForensicsParts:
     """What queries and evidence are made from, once the model is loaded.
 
     Attributes:
-        events: the event store; None when it is switched off.
+        events: the event store; None when it is switched off or cannot be opened.
+        events_notice: why it cannot be opened.
         model: that is served now.
         flush_alerts: waits until the alerts of all scored events are written.
         wait_for_events: waits at most so many seconds until all scored batches are in the event store; returns how many are not.
     """
 
     events: EventStore | None
+    events_notice: str | None
     alerts: AlertStore
     incidents: Incidents
     model: ModelInfo
@@ -65,7 +67,10 @@ class ForensicsService:
         self._queries: EventQueries | None = None
 
     def _store(self) -> EventStore:
-        events = self._parts().events
+        parts = self._parts()
+        events = parts.events
+        if events is None and parts.events_notice:
+            raise ProblemError(503, parts.events_notice)
         if events is None:
             raise ProblemError(404, "The event store is switched off: set events.enabled in serve.yaml.")
         return events

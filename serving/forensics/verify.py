@@ -17,7 +17,7 @@ from data.errors import KubehabitError
 from serving.forensics import clock
 from serving.forensics.catalog import Catalog, Segment, StoredFile
 from serving.forensics.duckdb import connect, quoted
-from serving.forensics.event_store import checksum_of
+from serving.forensics.event_store import SET_ASIDE, checksum_of
 from serving.forensics.ledger import (
     BEGINNING,
     LedgerEntry,
@@ -129,11 +129,16 @@ def verify(
         path.relative_to(folder).as_posix()
         for pattern in ("*/*.parquet", "*/*/*.parquet")
         for path in folder.glob(pattern)
+        if SET_ASIDE not in path.parts
     }
     report = Report()
     entries = _check_ledger(folder, report, key, head)
     catalog = _check_catalog(entries, report)
     _check_files(folder, catalog, present, report)
+    for reason in sorted(folder.glob(f"{SET_ASIDE}/*/reason.txt")):
+        what = reason.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        where = reason.parent.relative_to(folder).as_posix()
+        report.fault("stranger", where, f"Files were set aside here that could not be accounted for: {what}")
     with connect(folder, memory_mb, 2) as connection:
         check = _RecordCheck(connection, folder, report)
         for file in catalog.files:
@@ -186,11 +191,17 @@ def _check_ledger(
         report.fault("signature", "ledger.jsonl", what)
     report.lines = len(entries)
     report.head = f"{len(entries) - 1}:{before.hex()}" if entries else ""
-    _check_head(folder, entries, report, head)
+    _check_head(folder, entries, report, head, trusted)
     return entries
 
 
-def _check_head(folder: Path, entries: list[LedgerEntry], report: Report, wanted: str | None) -> None:
+def _check_head(
+    folder: Path,
+    entries: list[LedgerEntry],
+    report: Report,
+    wanted: str | None,
+    trusted: Ed25519PublicKey | None,
+) -> None:
     found = None
     try:
         found = read_head(folder)
@@ -199,6 +210,12 @@ def _check_head(folder: Path, entries: list[LedgerEntry], report: Report, wanted
             report.fault("missing", "head.json", what)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         report.fault("ledger", "head.json", "The head cannot be read: it was changed.")
+    if found is not None and trusted is not None:
+        promised = any(entry.fields.get("signed_head") for entry in entries[: found.number + 1])
+        if (found.signature or promised) and not is_signed_by(found, trusted):
+            report.fault(
+                "signature", "head.json", "The head is not signed by the key that it has to be signed by."
+            )
     heads = [("head.json", found.number, found.hash)] if found is not None else []
     if wanted is not None:
         number, _, value = wanted.partition(":")

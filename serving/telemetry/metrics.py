@@ -136,11 +136,16 @@ class Metrics:
         """Export whether retention by age is suspended, and alerts dropped because there were too many, by severity."""
         self._registry.register(_OnScrape(lambda: _bounds(suspended(), dropped())))
 
-    def event_store(self, behind: Callable[[], int]) -> None:
-        """Export how far the event store is behind the scoring."""
-        gauge = partial(Gauge, registry=self._registry)
-        text = "Batches that are scored and not in the event store yet."
-        gauge("kubehabit_event_store_behind_batches", text).set_function(behind)
+    def event_store(
+        self, behind: Callable[[], int], usable: Callable[[], bool], set_aside: Callable[[], int]
+    ) -> None:
+        """Export how far the event store is behind the scoring, and whether it needs an operator."""
+        for name, help_, value in (
+            ("behind_batches", "Batches that are scored and not in the event store yet.", behind),
+            ("usable", "1 if the event store is open, 0 if it is damaged or cannot be opened.", usable),
+            ("set_aside_files", "Files of the event store that its ledger does not account for.", set_aside),
+        ):
+            Gauge(f"kubehabit_event_store_{name}", help_, registry=self._registry).set_function(value)
 
     def batch(
         self,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import getpass
+import json
+import re
 import socket
 import zlib
 from collections import defaultdict
@@ -23,6 +25,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from data.errors import KubehabitError
+from data.visible_text import visible
 from serving.forensics import clock
 from serving.forensics.duckdb import connect
 from serving.forensics.evidence.incident import RequestPlace, blast_radius, places_of, span_of, spread_of
@@ -37,6 +40,7 @@ MAX_EVENTS = 50_000
 #: What precedes the embedded export in a page of evidence.
 EMBEDDED = b'href="data:application/gzip;base64,'
 _GZIP = b"\x1f\x8b"
+_NOT_ASCII = re.compile("[\x7f-\U0010ffff]")
 _MAX_BYTES = 2 << 30
 # Margin around an alert: later stages of its requests are written after its last action.
 _HOUR = 3_600_000_000
@@ -196,7 +200,7 @@ def export(
         content["incident"] = incident
         content["spread"] = spread_of(incident)
         content["blastRadius"] = blast_radius(incident, alerts, records, places)
-    raw = msgspec.json.encode(content)
+    raw = _visible_json(msgspec.json.encode(content))
     digest = sha256(raw).hexdigest()
     noted = ledger.append(
         "exported",
@@ -220,6 +224,16 @@ def export(
         public_key=_public_key(entries),
     )
     return msgspec.json.encode(Export(msgspec.Raw(raw), digest, chain)) + b"\n"
+
+
+def _visible_json(raw: bytes) -> bytes:
+    """The same JSON, with escapes for characters that a reader would not see or a terminal would obey."""
+    text = raw.decode()
+    return _NOT_ASCII.sub(lambda found: _escaped(found[0]), text).encode()
+
+
+def _escaped(one: str) -> str:
+    return one if visible(one) == one else json.dumps(one)[1:-1].replace("\x7f", "\\u007f")
 
 
 def _gather(

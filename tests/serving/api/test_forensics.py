@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from serving.forensics import ingest
 from serving.forensics.evidence.export import check
 from serving.forensics.ingest import EventIngest
 from serving.forensics.queries import EventFilter, EventQueries
@@ -157,7 +158,7 @@ def test_batches_of_an_earlier_process_are_taken_in_and_the_journal_keeps_them_u
         append(journal, [raw_event(number)])
     store = new_store(tmp_path / "store")
     scored = 2
-    follower = EventIngest(store, journal, lambda: scored)
+    follower = EventIngest(lambda: store, journal, lambda: scored)
     assert follower.held() == 0
     follower.start()
     wait_for(lambda: follower.held() == 2)
@@ -180,7 +181,7 @@ def test_what_waits_to_be_scored_goes_first(tmp_path: Path) -> None:
         asked.append(len(EventQueries(tmp_path / "store").events(EventFilter()).records))
         return len(asked) < 4
 
-    follower = EventIngest(store, journal, lambda: journal.last, busy)
+    follower = EventIngest(lambda: store, journal, lambda: journal.last, busy)
     append(journal, [raw_event(1)])
     follower.start()
     wait_for(lambda: store.position == 1)
@@ -194,7 +195,7 @@ def test_a_journal_that_was_thrown_away_does_not_hide_new_batches(tmp_path: Path
     store.append(body([raw_event(0)]), batch=50)
     store.sync()
     journal = Journal(tmp_path / "journal", 1 << 24)
-    follower = EventIngest(store, journal, lambda: journal.last)
+    follower = EventIngest(lambda: store, journal, lambda: journal.last)
     assert append(journal, [raw_event(1)]) == 51
     follower.start()
     wait_for(lambda: store.position == 51)
@@ -216,7 +217,7 @@ def test_what_cannot_be_written_waits_in_the_journal_and_is_kept_later(
         return real(*arguments, **more)
 
     monkeypatch.setattr(store, "append", failing)
-    follower = EventIngest(store, journal, lambda: journal.last)
+    follower = EventIngest(lambda: store, journal, lambda: journal.last)
     append(journal, [raw_event(1)])
     follower.start()
     wait_for(lambda: store.position == 1)
@@ -234,7 +235,7 @@ def test_batches_that_the_journal_lost_are_told_in_the_ledger(tmp_path: Path) ->
     damaged[places[1].offset + 60] ^= 1
     path.write_bytes(damaged)
     store = new_store(tmp_path / "store")
-    follower = EventIngest(store, journal, lambda: journal.last)
+    follower = EventIngest(lambda: store, journal, lambda: journal.last)
     follower.start()
     wait_for(lambda: store.position == sequences[-1])
     follower.close()
@@ -254,3 +255,46 @@ def test_the_journals_places_are_read_on_while_it_grows(tmp_path: Path) -> None:
     assert list(journal.positions(40, 40, whole[-1])) == []
     assert json.loads(body([raw_event(1)]))["items"]
     journal.close()
+
+
+def test_a_damaged_store_keeps_nothing_from_being_scored_and_its_events_come_later(
+    tmp_path: Path, make_client: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "_REOPEN_SECONDS", 0.1)
+    folder = tmp_path / "store"
+    store = new_store(folder)
+    store.append(body(story()[:5]))
+    store.close()
+    whole = (folder / "ledger.jsonl").read_bytes()
+    (folder / "ledger.jsonl").write_bytes(whole.splitlines(keepends=True)[0])
+    before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    client = make_client(events=EVENTS | {"path": folder})
+    answer = client.post("/v1/score", content=body(story()))
+    assert answer.status_code == 200
+    assert answer.json()["alerts"]
+    notice = client.get("/readyz").json()["notice"]
+    assert "Events are not kept" in notice
+    assert "kubehabit verify" in notice
+    assert client.get("/v1/events").status_code == 503
+    metrics = client.get("/metrics").text
+    assert "kubehabit_event_store_usable 0.0" in metrics
+    assert "kubehabit_event_store_behind_batches 1.0" in metrics
+    assert {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    (folder / "ledger.jsonl").write_bytes(whole)
+    wait_for(lambda: client.get("/v1/events").status_code == 200)
+    assert len(kept(client, 32)) == 32
+    assert client.get("/readyz").json()["notice"] is None
+    assert "kubehabit_event_store_usable 1.0" in client.get("/metrics").text
+
+
+def test_files_that_were_set_aside_are_named_to_the_operator(
+    tmp_path: Path, make_client: Callable[..., TestClient]
+) -> None:
+    folder = tmp_path / "store"
+    new_store(folder).close()
+    (folder / "2026-11-24").mkdir()
+    (folder / "2026-11-24" / "7.parquet").write_bytes(b"evidence")
+    client = make_client(events=EVENTS | {"path": folder})
+    assert "does not account for 1 files" in client.get("/readyz").json()["notice"]
+    assert "kubehabit_event_store_set_aside_files 1.0" in client.get("/metrics").text
+    assert [path.read_bytes() for path in folder.glob("set-aside/*/*.parquet")] == [b"evidence"]

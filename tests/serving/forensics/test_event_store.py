@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from data.errors import KubehabitError
-from serving.forensics import clock
+from serving.forensics import clock, event_store, parquet_writer
 from serving.forensics.catalog import StoredFile
-from serving.forensics.event_store import EventStore, mergeable
+from serving.forensics.event_store import EventStore, EventStoreUnusableError, mergeable
 from serving.forensics.merkle import BLOCK, blocks_of, climb, leaf_of, path_in, root_of
 from serving.forensics.queries import EventFilter, EventQueries
 from serving.forensics.records import CONTENT_SQL, EventRecord, content_of
@@ -260,6 +263,255 @@ def test_a_damaged_ledger_is_not_written_to(tmp_path: Path) -> None:
         new_store(tmp_path)
 
 
+# -- damage ------------------------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def sealed_store(folder: Path) -> Path:
+    """A closed store of three segments."""
+    store = new_store(folder)
+    for number in range(3):
+        store.append(body(story()[number * 9 : number * 9 + 9]), batch=number + 1)
+        store.seal()
+    store.close()
+    return folder
+
+
+def cut(folder: Path, lines: int, torn: int = 0) -> None:
+    """Take lines off the end of the ledger, and bytes off the last that is left."""
+    path = folder / "ledger.jsonl"
+    kept = b"".join(path.read_bytes().splitlines(keepends=True)[:-lines] if lines else [path.read_bytes()])
+    path.write_bytes(kept[: len(kept) - torn])
+
+
+DAMAGES = {
+    "lost its tail": lambda folder: cut(folder, 2),
+    "lost its end": lambda folder: cut(folder, 0, torn=20),
+    "lost all": lambda folder: (folder / "ledger.jsonl").unlink(),
+    "is empty": lambda folder: (folder / "ledger.jsonl").write_bytes(b""),
+    "has no head": lambda folder: (folder / "head.json").unlink(),
+    "has a damaged head": lambda folder: (folder / "head.json").write_bytes(b"{"),
+    "has an older head": lambda folder: (folder / "head.json").write_bytes(
+        json.dumps({"number": 1, "hash": json.loads((folder / "ledger.jsonl").read_bytes().splitlines()[1])["hash"]}).encode()
+    ),
+    "has another head": lambda folder: (folder / "head.json").write_bytes(
+        (folder / "head.json").read_bytes().replace(b'"hash":"', b'"hash":"00', 1)
+    ),
+    "has a damaged line": lambda folder: (folder / "ledger.jsonl").write_bytes(
+        (folder / "ledger.jsonl").read_bytes().replace(b'"sealed"', b'"Sealed"', 1)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_store_whose_ledger_is_damaged_is_not_opened_and_not_a_byte_of_it_changes(
+    tmp_path: Path, damage: str
+) -> None:
+    folder = sealed_store(tmp_path)
+    DAMAGES[damage](folder)
+    before = contents(folder)
+    with pytest.raises(EventStoreUnusableError, match="kubehabit verify"):
+        new_store(folder)
+    assert contents(folder) == before
+    assert not verify(folder).is_sound
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3])
+def test_files_that_a_ledger_with_its_head_put_back_does_not_name_are_set_aside_and_reported(
+    tmp_path: Path, lines: int
+) -> None:
+    folder = sealed_store(tmp_path)
+    sealed = {path.read_bytes() for path in folder.rglob("*.parquet")}
+    cut(folder, lines + 1)
+    last = (folder / "ledger.jsonl").read_bytes().splitlines()[-1]
+    (folder / "head.json").write_bytes(
+        json.dumps({"number": 4 - lines - 1, "hash": json.loads(last)["hash"]}).encode()
+    )
+    for _ in range(2):
+        store = new_store(folder)
+        assert store.set_aside() == lines
+        assert store.append(body([raw_event(50)])) == 1
+        store.close()
+        assert sealed <= {path.read_bytes() for path in folder.rglob("*.parquet")}
+        findings = verify(folder).findings
+        assert [finding.kind for finding in findings] == ["stranger"]
+        assert "set aside" in findings[0].what
+    shutil.rmtree(folder / "set-aside")
+    assert verify(folder).is_sound
+
+
+def test_an_open_file_that_goes_on_after_a_damaged_line_is_kept_whole_aside(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "a")
+    store.append(body(story()[:10]), batch=1)
+    store.append(body(story()[10:]), batch=2)
+    folder = crashed(store, tmp_path / "b")
+    path = next(folder.glob("open-*"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([*lines[:12], b"\0" * 40 + b"\n", *lines[13:]])
+    path.write_bytes(damaged)
+    again = new_store(folder)
+    assert (again.position, again.set_aside()) == (1, 1)
+    again.close()
+    assert [record.number for record in all_records(folder)] == list(range(10))
+    assert damaged in contents(folder).values()
+    assert not verify(folder).is_sound
+
+
+def test_an_open_file_that_no_sealed_record_precedes_is_set_aside(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "a")
+    store.append(body(story()[:10]), batch=1)
+    folder = crashed(store, tmp_path / "b")
+    path = next(folder.glob("open-*"))
+    content = path.read_bytes()
+    path.rename(folder / "open-500.ndjson")
+    (folder / "open-0.ndjson").write_bytes(b'{"number":0')
+    again = new_store(folder)
+    assert again.set_aside() == 1
+    again.close()
+    assert content in contents(folder).values()
+
+
+def test_a_head_is_signed_and_its_signature_is_checked(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    private = Ed25519PrivateKey.generate()
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    folder = tmp_path / "store"
+    for _ in range(2):
+        store = new_store(folder, signing_key=key)
+        store.append(body(story()), batch=1)
+        store.close()
+    assert verify(folder, key=private.public_key()).is_sound
+    head = json.loads((folder / "head.json").read_bytes())
+    for signature in ("", "00" * 64):
+        (folder / "head.json").write_text(json.dumps(head | {"signature": signature}))
+        assert [finding.kind for finding in verify(folder).findings] == ["signature"]
+    with pytest.raises(EventStoreUnusableError, match="not signed"):
+        new_store(folder, signing_key=key)
+
+
+# -- large events ------------------------------------------------------------------------------------------------
+
+
+def test_a_large_open_file_is_sealed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_store, "_SEGMENT_SHARE", 6000 / (256 << 20))
+    store = new_store(tmp_path)
+    large = raw_event(90, requestObject={"spec": "x" * 9000})
+    store.append(body([*story(), large, raw_event(91)]), batch=3)
+    store.close()
+    assert [json.loads(record.event) for record in all_records(tmp_path)] == [*story(), large, raw_event(91)]
+    counts = [said["count"] for said in kinds(store, "sealed")]
+    assert len(counts) > 4
+    assert counts[-2:] == [1, 1]
+    assert [said["batch"] for said in kinds(store, "sealed")] == [0] * (len(counts) - 1) + [3]
+    assert verify(tmp_path).is_sound
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_a_crash_between_two_pieces_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    monkeypatch.setattr(event_store, "_SEGMENT_SHARE", 6000 / (256 << 20))
+    store = new_store(tmp_path / "a")
+    store.append(body(story()[:20]), batch=1)
+    store.append(body(story()[20:]), batch=2)
+    sealing, pieces = store.seal_rows, iter(range(done))
+
+    def fail(*given: Any) -> None:
+        if next(pieces, None) is None:
+            raise OSError(28, "No space left on device")
+        sealing(*given)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "seal_rows", fail)
+        with pytest.raises(OSError, match="No space"):
+            store.seal()
+        assert len(all_records(tmp_path / "a")) == 27
+    assert store.append(body([raw_event(70)]), batch=3) == 1
+    folder = crashed(store, tmp_path / "b")
+    for one in (tmp_path / "a", folder):
+        again = new_store(one)
+        assert (again.position, again.set_aside()) == (3, 0)
+        again.close()
+        assert [json.loads(record.event) for record in all_records(one)] == [*story(), raw_event(70)]
+        assert [record.number for record in all_records(one)] == list(range(28))
+        assert verify(one).is_sound
+
+
+def test_a_store_that_cannot_seal_at_start_is_opened_and_seals_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = new_store(tmp_path / "a")
+    store.append(body(story()), batch=1)
+    folder = crashed(store, tmp_path / "b")
+    with monkeypatch.context() as broken:
+        broken.setattr(parquet_writer, "_answer_of_process", lambda _: {"error": "no room"})
+        again = new_store(folder)
+        again.append(body([raw_event(70)]), batch=2)
+        broken.setattr(event_store, "_MAX_OPEN_BYTES", 1)
+        with pytest.raises(OSError, match="full"):
+            again.append(body([raw_event(71)]), batch=3)
+    assert len(all_records(folder)) == 28
+    again.append(body([raw_event(71)]), batch=3)
+    again.close()
+    assert len(all_records(folder)) == 29
+    assert verify(folder).is_sound
+
+
+@pytest.mark.slow
+@pytest.mark.writes_elsewhere
+def test_a_flood_of_long_paths_is_sealed_merged_and_survives_a_restart_in_little_memory(
+    tmp_path: Path,
+) -> None:
+    rng = random.Random(1)
+    store = new_store(tmp_path / "a", memory_mb=256)
+    for batch in range(7):
+        paths = [rng.randbytes(450_000).hex() for _ in range(10)]
+        events = [raw_event(10 * batch + at, requestURI=f"/{path}") for at, path in enumerate(paths)]
+        assert store.append(body(events), batch=batch + 1) == 10
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    store.close()
+    again = new_store(tmp_path / "b", memory_mb=256)
+    assert again.position == 7
+    assert list((tmp_path / "b").glob("open-*")) == []
+    for number in range(29):
+        again.append(body([raw_event(1000 + number)]))
+        again.seal()
+    again.merge()
+    again.close()
+    assert verify(tmp_path / "b").is_sound
+    records = EventQueries(tmp_path / "b").events(EventFilter(), limit=400, texts=False).records
+    assert len(records) == 99
+    assert max(len(record.path) for record in records) == 16_384
+
+
+def test_long_texts_are_cut_in_columns_and_whole_in_the_events_own_text(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    long = raw_event(1, requestURI="/" + "x" * 20_000, userAgent="\u0001" * 20_000)
+    store.append(body([long]))
+    store.close()
+    (record,) = all_records(tmp_path)
+    assert record.path == "/" + "x" * 16_382 + "…"
+    assert len(record.user_agent) == 16_384
+    assert json.loads(record.event) == long
+
+
+def test_bytes_that_are_no_text_make_no_line_that_cannot_be_sealed(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    raw = json.dumps(raw_event(1, note="NOTE"), separators=(",", ":")).encode()
+    store.append(raw.replace(b"NOTE", b"\xff" * (5 << 20)))
+    store.append(raw.replace(b"NOTE", b"\xff" * 10))
+    store.close()
+    first, second = all_records(tmp_path)
+    assert first.event == '"[too long]"'
+    assert json.loads(second.event)["note"] == "\ufffd" * 10
+    assert verify(tmp_path).is_sound
+
+
 # -- merging and dropping ---------------------------------------------------------------------------------------
 
 
@@ -297,25 +549,109 @@ def test_files_of_today_are_merged_in_sets_and_those_of_days_before_as_they_fit(
     assert mergeable(large, today) == [large[1:]]
 
 
-def test_what_is_too_old_is_dropped_with_a_tombstone_that_keeps_its_roots(tmp_path: Path) -> None:
+DAY = 86_400_000_000
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The clock of the machine, to be set: microseconds since 1970 UTC."""
+    moment = [1_767_571_200_000_000]
+    monkeypatch.setattr(clock, "now", lambda: moment[0])
+    return moment
+
+
+def kinds(store: EventStore, kind: str) -> list[dict[str, Any]]:
+    return [entry.fields for entry in store.ledger.entries if entry.fields["kind"] == kind]
+
+
+def test_what_is_too_old_is_dropped_with_a_tombstone_that_keeps_its_roots(
+    tmp_path: Path, now: list[int]
+) -> None:
     store = new_store(tmp_path, retention_days=30)
-    old = "2020-01-05T00:00:0{}.000000Z"
-    for number in range(2):
-        store.append(body([raw_event(number, requestReceivedTimestamp=old.format(number))]))
+    for number in range(3):
+        if number == 2:
+            now[0] += 31 * DAY
+        store.append(body([raw_event(number)]))
         store.seal()
-    recent = clock.written(clock.now())
-    store.append(body([raw_event(2, requestReceivedTimestamp=recent)]))
-    store.seal()
+    now[0] += DAY
     store.drop()
     store.close()
     assert [record.audit_id for record in all_records(tmp_path)] == ["id-2"]
-    (tombstone,) = [entry.fields for entry in store.ledger.entries if entry.fields["kind"] == "dropped"]
-    sealed = [entry.fields["root"] for entry in store.ledger.entries if entry.fields["kind"] == "sealed"]
+    (tombstone,) = kinds(store, "dropped")
+    sealed = [said["root"] for said in kinds(store, "sealed")]
     assert (tombstone["why"], tombstone["first"], tombstone["count"]) == ("age", 0, 2)
     assert tombstone["roots"] == sealed[:2]
     report = verify(tmp_path)
     assert (report.is_sound, report.dropped, report.records) == (True, 2, 1)
     assert len(list(tmp_path.rglob("*.parquet"))) == len(list(tmp_path.rglob("*.blocks"))) == 1
+
+
+@pytest.mark.parametrize("moment", ["2099-01-01T00:00:00.000000Z", "1971-01-01T00:00:00.000000Z"])
+def test_age_is_counted_from_receipt_whatever_time_an_event_says(
+    tmp_path: Path, now: list[int], moment: str
+) -> None:
+    store = new_store(tmp_path, retention_days=30)
+    store.append(body([raw_event(0, requestReceivedTimestamp=moment)]))
+    store.seal()
+    for number in range(1, 41):
+        now[0] += DAY
+        store.append(body([raw_event(number)]))
+        store.seal()
+        store.drop()
+        assert (not kinds(store, "dropped")) == (number < 31)
+    store.close()
+    assert verify(tmp_path).dropped == 10
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_jumps_ahead_ends_no_events_for_a_day_and_little_at_once_after_it(
+    tmp_path: Path, now: list[int], restarted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_store, "_DROPPED_BYTES", 1)
+    store = new_store(tmp_path, retention_days=90)
+    for number in range(40):
+        store.append(body([raw_event(number)]))
+        store.seal()
+    if restarted:
+        store.close()
+    now[0] += 400 * DAY
+    if restarted:
+        store = new_store(tmp_path, retention_days=90)
+
+    def hours(count: int) -> None:
+        for _ in range(count):
+            now[0] += DAY // 24
+            store.append(body([raw_event(now[0] // 1_000_000 % 10**8)]))
+            store.seal()
+            store.drop()
+            store.drop()
+
+    store.drop()
+    hours(23)
+    assert kinds(store, "dropped") == []
+    hours(5)
+    assert 4 <= sum(said["count"] for said in kinds(store, "dropped")) <= 5
+    now[0] -= 400 * DAY
+    before = len(kinds(store, "dropped"))
+    hours(48)
+    assert len(kinds(store, "dropped")) == before
+    store.close()
+    assert verify(tmp_path).is_sound
+
+
+def test_days_without_events_are_no_jump_of_the_clock(
+    tmp_path: Path, now: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = now[0]
+    monkeypatch.setattr(event_store.time, "monotonic_ns", lambda: (now[0] - begun) * 1000)
+    store = new_store(tmp_path, retention_days=30)
+    for number in range(12):
+        now[0] += 3 * DAY
+        store.append(body([raw_event(number)]))
+        store.seal()
+        store.drop()
+    store.close()
+    assert sum(said["count"] for said in kinds(store, "dropped")) == 1
 
 
 def test_the_oldest_are_dropped_when_all_are_too_large(tmp_path: Path) -> None:

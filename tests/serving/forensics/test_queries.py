@@ -181,7 +181,10 @@ def test_times_are_written_as_people_do(text: str, expected: str) -> None:
     assert datetime.fromtimestamp(moment_of(text, NOW) / 1e6, UTC).isoformat()[:19] == expected
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "25:00", "7", "d", "2026-13-01", "-1d"])
+OVERFLOWING = ["999999w", "0001-01-01T00:00:00+23:00", "9999-12-31T23:59:59-23:00"]
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "25:00", "7", "d", "2026-13-01", "-1d", *OVERFLOWING])
 def test_what_is_no_time_is_refused_with_examples(text: str) -> None:
     with pytest.raises(QueryError, match="14:02"):
         moment_of(text, NOW)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from serving.forensics.evidence.export import EvidenceError, Subject, check, export
-from serving.forensics.evidence.page import render
+from serving.forensics.evidence.page import check_page, render
 from serving.forensics.ledger import Ledger
 from serving.forensics.queries import EventQueries
 from serving.forensics.verify import verify
@@ -200,3 +200,37 @@ def test_the_page_prints_to_pdf(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     assert pdf.read_bytes().startswith(b"%PDF")
     assert pdf.stat().st_size > 10_000
+
+
+HOSTILE = "a\x1b[31m\x7f\u202eb\u200bc\U000e0041\x9b2J\u2066d"
+
+
+def test_nothing_of_a_log_that_nobody_sees_is_in_a_page_or_a_file_but_as_an_escape(folder: Path) -> None:
+    store = new_store(folder)
+    event = raw_event(900, user=f"x{HOSTILE}", name=HOSTILE, userAgent=HOSTILE, requestURI=f"/{HOSTILE}")
+    store.append(body([event]))
+    store.close()
+    alert = ALERT | {"auditIDs": ["id-900"], "sentence": HOSTILE, "principal": HOSTILE}
+    models = [{"name": "kubehabit", "version": "7", "card": f"# Card\nsecond line {HOSTILE}"}]
+    made = make(folder, Subject(alerts=("a1",), audit_ids=("id-900",)), alerts=[alert], models=models)
+    path = written(folder, made)
+    page = folder.parent / "evidence.html"
+    page.write_text(render(made), encoding="utf-8")
+    for text in (page.read_text(encoding="utf-8"), made.decode()):
+        assert all(one == "\n" or (one.isprintable() and one != "\u200b") for one in text)
+    assert "second line a\\x1b[31m" in page.read_text(encoding="utf-8")
+    assert "# Card\nsecond line" in page.read_text(encoding="utf-8")
+    for one in (path, page):
+        assert check(one).findings == []
+    assert check_page(page) == []
+    record = json.loads(made)["content"]["events"][0]["record"]
+    assert json.loads(record["event"])["userAgent"] == HOSTILE
+
+
+def test_a_page_that_was_made_before_unseen_characters_were_shown_is_still_right(folder: Path) -> None:
+    made = make(folder, Subject(alerts=("a1",)), alerts=[ALERT | {"sentence": HOSTILE}])
+    page = folder.parent / "evidence.html"
+    page.write_text(render(made, str), encoding="utf-8")
+    assert check_page(page) == []
+    page.write_text(render(made, str).replace("mallory", "alice"), encoding="utf-8")
+    assert check_page(page) != []
