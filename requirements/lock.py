@@ -1,7 +1,7 @@
 """Write the lock files: every package that an install needs, at one exact version, with the hashes of its files (`make lock`).
 
 `lock.txt` holds all extras; `serving.txt` and `training.txt` are the parts of it that the two images and the demo install;
-`tools.txt` is what `make lock`, `make sbom` and `make audit` run. All are installed with `pip install --require-hashes --no-deps`.
+`tools.txt` is what `make lock`, `make sbom` and `make audit` run. Each is installed with `--require-hashes --no-deps`.
 
 torch stands apart, in `torch.txt`: its build without CUDA is not on the package index, and the libraries that come with a
 build with CUDA belong to that build alone (`cuda.txt`, a constraints file). No index is written into any of the files.
