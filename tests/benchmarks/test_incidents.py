@@ -108,7 +108,9 @@ def test_only_what_the_export_holds_as_a_suspects_deed_is_cited() -> None:
 
 
 def test_a_beginning_is_right_by_what_is_listed_where_the_incident_says_it_began() -> None:
-    rows = {row.name: row.value for row in rows_of([judged(reported("x", "a1")), judged(reported("x"))], 2, 1)}
+    rows = {
+        row.name: row.value for row in rows_of([judged(reported("x", "a1")), judged(reported("x"))], 2, 1)
+    }
     assert [value for name, value in rows.items() if name.startswith("incidents that")] == [0, 1]
     later = judged(reported("x", "a1"), earliest=False)
     assert [row.value for row in rows_of([later], 2, 1) if row.name.startswith("incidents that list")] == [0]
