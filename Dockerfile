@@ -36,7 +36,7 @@ FROM build-serving AS build-training
 # To choose a build of torch: --build-arg TORCH_PIP_ARGS="--index-url ..."
 ARG TORCH_PIP_ARGS=""
 RUN pip install --no-cache-dir --no-compile --require-hashes --no-deps -r requirements/training.txt \
- && pip install --no-cache-dir --no-compile $TORCH_PIP_ARGS --require-hashes -r requirements/torch.txt -c requirements/cuda.txt
+ && python requirements/install_torch.py --no-cache-dir $TORCH_PIP_ARGS
 
 FROM base AS training
 COPY --from=build-training /opt/kubehabit /opt/kubehabit

@@ -7,7 +7,6 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TOOLS  := .tools
 # Only what is locked gets in, and only files whose hashes are: see requirements/lock.py.
 LOCKED := $(PIP) install --require-hashes --no-deps
-TORCH  ?= --require-hashes -r requirements/torch.txt -c requirements/cuda.txt
 # What only the torch download needs, such as an index that has the build without CUDA.
 TORCH_PIP_ARGS ?=
 PYTEST_ARGS ?=
@@ -63,11 +62,10 @@ clean: ## remove what a build, a test or a demo left here (the environments .ven
 	  .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# torch comes after what it needs, so that all of that is the locked version; what is left for it to bring is CUDA, if its build has it.
 $(VENV)/.train-installed: pyproject.toml requirements/training.txt requirements/torch.txt | $(BIN)/python
 	@echo "Installing kubehabit and what training needs into $(VENV) (once; several minutes on a slow line)."
 	@$(LOCKED) -r requirements/training.txt
-	@$(PIP) install $(TORCH_PIP_ARGS) $(TORCH)
+	@$(BIN)/python requirements/install_torch.py $(TORCH_PIP_ARGS)
 	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -35,7 +35,7 @@ def number(value: float | None) -> float:
 
 def rows_of(figures: Mapping[str, Any]) -> list[Row]:
     """The bars that a labelled recording can show, from the figures of `kubehabit evaluate --data`."""
-    rows = [
+    product = [
         at_least("recall at the shipped threshold", figures["recall"], "of attack runs", 0.90),
         at_least(
             "recall at the shipped threshold, habit-only",
@@ -80,6 +80,11 @@ def rows_of(figures: Mapping[str, Any]) -> list[Row]:
             0.90,
         ),
     ]
+    return [*product, *_beside_best_baseline(figures), *_of_detectors(figures)]
+
+
+def _beside_best_baseline(figures: Mapping[str, Any]) -> list[Row]:
+    rows = []
     for rate, found in figures["compared_with_best_baseline"].items():
         best = f"{found['best_baseline']}, at {rate} per 10,000"
         share = found["share_of_missed_caught"]
@@ -103,6 +108,11 @@ def rows_of(figures: Mapping[str, Any]) -> list[Row]:
                 0,
             ),
         ]
+    return rows
+
+
+def _of_detectors(figures: Mapping[str, Any]) -> list[Row]:
+    rows = []
     for title, block in {**figures["baselines"], **figures["ablations"]}.items():
         if "recall_at" not in block:
             continue

@@ -434,9 +434,9 @@ recording (all runs of a scenario joined). *Constructed* ones are the catalogue'
 the name the calls it takes, in the clothes of a principal of the recording: its own client, address and groups, so that only the
 action itself can differ (which permission allowed it is left out: nobody decided it).
 
-*New* lists attributes (`data/actions/attributes.py`) never before seen from the principal: plain = its peers do it, `*` = no peer
-does, `**` = nobody ever did.
-What follows from a smaller one that is as new is left out: a new namespace makes every object in it new.
+*New* lists attributes (`data/actions/attributes.py`) never before seen from the principal: plain = its peers do it, `*` = no
+peer does, `**` = nobody ever did. What follows from a smaller one that is as new is left out: a new namespace makes every
+object in it new.
 *Over several actions* needs more than one action or principal: rate, fan-out, refusals, order (a step from one kind of action to
 another that the principal never made), writer (the object is otherwise written by others), owner (what controllers did because of
 it traces to the attacker, `data/principals/ownership.py`).

@@ -1,8 +1,8 @@
 """Look for known vulnerabilities of every locked package (`make audit`).
 
-Exit status: 0 none known, 1 some found, 2 a mistake in the call, 3 no advisory database answered for some packages: nothing is
-known about those.
-Further arguments go to pip-audit, such as `--vulnerability-service osv --osv-url URL` for a mirror in a closed network.
+Exit status: 0 none known, 1 some found, 2 a mistake in the call, 3 no advisory database answered for some packages, so that
+nothing is known about those. Further arguments go to pip-audit, such as `--vulnerability-service osv --osv-url URL` for a mirror
+in a closed network.
 """
 
 import json

@@ -1,10 +1,10 @@
 """Write the lock files: every package an install needs, at one exact version, with the hashes of its files (`make lock`).
 
-`lock.txt` holds all extras; `serving.txt` and `training.txt` are the parts that the two images and the demo install;
-`tools.txt` is what `make lock`, `make sbom` and `make audit` run. All are installed by `pip install --require-hashes --no-deps`.
+`lock.txt` holds all extras; `serving.txt` and `training.txt` are the parts of it that the two images and the demo install;
+`tools.txt` is what `make lock`, `make sbom` and `make audit` run. Each is installed with `--require-hashes --no-deps`.
 
 torch stands apart, in `torch.txt`: its build without CUDA is not on the package index, and the libraries that come with a
-build with CUDA belong to that build alone (`cuda.txt`, a constraints file). No index is written into any of the files.
+build with CUDA belong to that build alone (`cuda.txt`); `install_torch.py` installs both. No index is written into a file.
 """
 
 import re
@@ -69,9 +69,9 @@ def main() -> int:
             write(
                 "torch.txt",
                 [pin],
-                INSTALL.format("torch.txt -c requirements/cuda.txt").replace("--no-deps ", ""),
+                "python requirements/install_torch.py",
             )
-            write("cuda.txt", cuda, "see torch.txt")
+            write("cuda.txt", cuda, "python requirements/install_torch.py")
         write(name, [one for one in found if one not in torch and one not in cuda], INSTALL.format(name))
     return 0
 

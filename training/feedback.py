@@ -46,7 +46,7 @@ class FeedbackConfig:
     share_per_entry: float = 0.01
 
 
-class FeedbackEntry(msgspec.Struct, frozen=True):
+class FeedbackLine(msgspec.Struct, frozen=True):
     """One line of a feedback file."""
 
     principal: str
@@ -125,7 +125,7 @@ class Learned:
         return "\n".join(lines)
 
 
-def read_feedback(path: Path) -> list[FeedbackEntry]:
+def read_feedback(path: Path) -> list[FeedbackLine]:
     """Entries of a feedback file; KubehabitError if it cannot be read, or names the line that is no entry."""
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -136,7 +136,7 @@ def read_feedback(path: Path) -> list[FeedbackEntry]:
         if not line.strip():
             continue
         try:
-            entries.append(msgspec.json.decode(line, type=FeedbackEntry))
+            entries.append(msgspec.json.decode(line, type=FeedbackLine))
         except msgspec.DecodeError as error:
             raise KubehabitError(
                 f"{path}, line {number} is no feedback ({error}). Each line needs principal, auditIDs (a list) and verdict "
@@ -187,7 +187,7 @@ def _read(logs: Sequence[Path], table: ActionTable, wanted: set[str]) -> _Log:
 
 def learn(
     table: ActionTable,
-    entries: Sequence[FeedbackEntry],
+    entries: Sequence[FeedbackLine],
     logs: Sequence[Path],
     window: int,
     config: FeedbackConfig,

@@ -9,6 +9,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning
@@ -196,7 +197,7 @@ def train(
     cli = parse(resumed.config if resumed else config, data, list(overrides or []))
     if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("NODE_RANK", "0") != "0":
         # Lightning's `ddp` starts this command again for every further device: those only train.
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed.path if resumed else None)
+        _fit(cli, resumed)
         raise SystemExit(0)
     with registry.connected():
         return _train(cli, RegisterConfig(**vars(cli.config.register)), resumed, warm_start)
@@ -227,7 +228,7 @@ def _train(
             [curves, *checkpoints.callbacks(run_id, text), _ProgressBar()]
         )
         began = time.monotonic()
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resumed.path if resumed else None)
+        _fit(cli, resumed)
         seconds = time.monotonic() - began
         for name, points in curves.points.items():
             for step, value in points:
@@ -241,6 +242,17 @@ def _train(
         mlflow.set_tag("registered", result.model_uri)
     checkpoints.discard(run_id)
     return result
+
+
+def _fit(cli: ExperimentCLI, resumed: checkpoints.Checkpoint | None) -> None:
+    """Train; a checkpoint is read as numbers and plain values alone, so that one from another hand cannot run code."""
+    path = resumed.path if resumed else None
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
+    except UnpicklingError as error:
+        raise KubehabitError(
+            f"The checkpoint {path} is damaged, or holds more than numbers: it is not read. Start again without --resume."
+        ) from error
 
 
 def _log_inputs(cli: ExperimentCLI, text: str, commit: str, champion: str | None) -> None:

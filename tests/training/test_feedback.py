@@ -12,7 +12,7 @@ from data.errors import KubehabitError
 from data.events.decode import decode_lines
 from detection.novelty import HabitTable
 from tests.conftest import ROOT, SMALL, Trained
-from training.feedback import FeedbackConfig, FeedbackEntry, Learned, learn, read_feedback
+from training.feedback import FeedbackConfig, FeedbackLine, Learned, learn, read_feedback
 from training.train import train
 
 CONFIG = FeedbackConfig()
@@ -53,7 +53,7 @@ def log(normal_lines: list[bytes], busy: str, tmp_path: Path) -> tuple[Path, lis
 def taught(
     table: ActionTable, log: tuple[Path, list[str]], who: str, config: FeedbackConfig = CONFIG
 ) -> Learned:
-    return learn(table, [FeedbackEntry(who, tuple(log[1]), "normal", "new job")], [log[0]], WINDOW, config)
+    return learn(table, [FeedbackLine(who, tuple(log[1]), "normal", "new job")], [log[0]], WINDOW, config)
 
 
 def test_confirmed_values_get_tokens_and_are_trained_on_in_their_context(
@@ -108,7 +108,7 @@ def test_one_entry_teaches_no_more_than_its_share_and_the_report_says_so(
     assert "one entry teaches only so much" in learned.describe()
     assert "5 actions learned" in learned.describe()
     assert any("gizmos" in what for what in taught(table, log, busy).lessons[0].does or {})
-    many = [FeedbackEntry(busy, (audit_id,), "normal") for audit_id in log[1]]
+    many = [FeedbackLine(busy, (audit_id,), "normal") for audit_id in log[1]]
     together = learn(table, many, [log[0]], WINDOW, FeedbackConfig(share=0.002, share_per_entry=0.001))
     assert together.weights.sum() == pytest.approx(0.002)
 
@@ -120,7 +120,7 @@ def test_what_was_malicious_leaves_the_data_and_outweighs_a_confirmation(
     path = tmp_path / "log.jsonl"
     path.write_bytes(b"\n".join(mine) + b"\n")
     ids = tuple(event.auditID for event in decode_lines(mine).events)
-    entries = [FeedbackEntry(busy, ids, "malicious"), FeedbackEntry(busy, ids, "normal")]
+    entries = [FeedbackLine(busy, ids, "malicious"), FeedbackLine(busy, ids, "normal")]
     learned = learn(table, entries, [path], WINDOW, CONFIG)
     removed = learned.lessons[0].removed
     assert removed >= 1
@@ -144,14 +144,14 @@ def test_lines_that_are_no_feedback_are_named(tmp_path: Path, table: ActionTable
     with pytest.raises(KubehabitError, match="holds no feedback"):
         read_feedback(path)
     with pytest.raises(KubehabitError, match="--feedback-log"):
-        learn(table, [FeedbackEntry("p", ("a",), "normal")], [], WINDOW, CONFIG)
+        learn(table, [FeedbackLine("p", ("a",), "normal")], [], WINDOW, CONFIG)
 
 
 def test_audit_ids_that_are_nowhere_are_a_sentence(
     table: ActionTable, log: tuple[Path, list[str]], busy: str
 ) -> None:
     with pytest.raises(KubehabitError, match="None of the audit IDs"):
-        learn(table, [FeedbackEntry(busy, ("nowhere",), "normal")], [log[0]], WINDOW, CONFIG)
+        learn(table, [FeedbackLine(busy, ("nowhere",), "normal")], [log[0]], WINDOW, CONFIG)
 
 
 @pytest.mark.slow

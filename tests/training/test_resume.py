@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -20,7 +22,7 @@ from tests.conftest import ROOT, SMALL, Trained
 from training import checkpoints
 from training.model import Autoencoder, ModelConfig
 from training.registry import download
-from training.train import train
+from training.train import _fit, parse, train
 from training.warm_start import name_sources, start_from, token_sources, weights_of
 
 CONFIG = ROOT / "configs" / "train.yaml"
@@ -70,6 +72,25 @@ def test_a_killed_training_resumes_to_the_figures_of_one_that_never_stopped(trai
     assert curves[0] == curves[1]
     with pytest.raises(KubehabitError, match="Nothing to resume"):
         checkpoints.find("last")
+
+
+class Payload:
+    """An object whose pickle makes a folder when it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_that_carries_code_is_refused(trained: Trained, tmp_path: Path) -> None:
+    checkpoint, made = tmp_path / "step=1.ckpt", tmp_path / "made"
+    torch.save({"state_dict": Payload(made), "pytorch-lightning_version": "2.6.0"}, checkpoint)
+    cli = parse(CONFIG, trained.dataset, [*SMALL, "--trainer.max_steps=2"])
+    with pytest.raises(KubehabitError, match="Start again without --resume"):
+        _fit(cli, checkpoints.Checkpoint("run", checkpoint, CONFIG, 1))
+    assert not made.exists()
 
 
 def test_nothing_to_resume_is_a_sentence(trained: Trained) -> None:

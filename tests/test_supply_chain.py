@@ -1,5 +1,6 @@
-"""`make audit` tells findings, an unreachable database and a clean result apart."""
+"""What is installed is verified: `make audit` tells its three results apart, and torch is compared with its hash."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "requirements"))
 import audit
+import install_torch
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, packages: list[dict[str, Any]] | None, code: int = 0) -> None:
@@ -55,3 +57,12 @@ def test_an_unreachable_database_is_never_a_clean_result(
     answering(monkeypatch, packages, code=0 if packages else 1)
     assert audit.main([]) == 3
     assert "NOT AUDITED" in capsys.readouterr().err
+
+
+def test_a_wheel_of_torch_is_installed_only_if_its_hash_is_locked(tmp_path: Path) -> None:
+    wheel = tmp_path / "torch-0+cpu-py3-none-any.whl"
+    wheel.write_bytes(b"a wheel")
+    locked = f"torch==0 \\\n    --hash=sha256:{hashlib.sha256(b'a wheel').hexdigest()}\n"
+    assert install_torch.refusal(wheel, locked) is None
+    wheel.write_bytes(b"another")
+    assert "make lock" in (install_torch.refusal(wheel, locked) or "")
