@@ -31,8 +31,8 @@ class Loop(NamedTuple):
 class AccountHabits(NamedTuple):
     """Informers (resource, namespace, query), loops and lease of a kind of account."""
 
-    watches: Sequence[str] = ()
-    loops: Sequence[Loop] = ()
+    watches: Sequence[str]
+    loops: Sequence[Loop]
     lease: tuple[str, str, float] | None = None
 
 
@@ -106,7 +106,6 @@ HABITS: dict[str, AccountHabits] = {
     "velero": AccountHabits(
         [],
         [Loop(83, [*(f"list {resource} - ?limit=500" for resource in _BACKUP), "list backups velero ?limit=500", "create backups velero/hourly-2026112314{rev}"])],
-        None,
     ),
     "node-labeler": AccountHabits([], [Loop(12, ["list nodes - ?limit=500", *(["get nodes /{node}"] * 4)], ["patch nodes /{node} #rack"], 0.18)]),
     # service accounts of applications
@@ -362,11 +361,9 @@ def kubelet(world: World, node: ClusterNode) -> Process:
     due = kernel.now + world.random.randrange(int(settings.node_status_seconds * SECOND))
     yield world.random.randrange(period)
     while True:
-        if renew is not None:
-            kernel.fire(renew, True)
+        if kernel.fire(renew, True):
             yield 5 * _MS + world.random.randrange(3 * _MS)
-        if look is not None:
-            kernel.fire(look, False)
+        if kernel.fire(look, False):
             yield 3 * _MS
         if kernel.now >= due:
             due += int(settings.node_status_seconds * SECOND)
@@ -492,6 +489,9 @@ def new_apps(world: World) -> Process:
         yield from world.rollout(app)
 
 
+_PIPELINES = {"gitlab-runner": build_runner, "ci-deployer": pipeline}
+
+
 def start_machines(world: World) -> None:
     """Start all of these processes."""
     kernel, cast, settings = world.kernel, world.cast, world.settings
@@ -512,18 +512,14 @@ def start_machines(world: World) -> None:
     for client, resources in watches:
         for resource in resources:
             kernel.spawn(informer(world, client, resource, "", 0.1))
-    for name, period in (("generic-garbage-collector", 28.8), ("resourcequota-controller", 28.8)):
-        kernel.spawn(discovery(world, cast.controllers[name], period))
+    for name in ("generic-garbage-collector", "resourcequota-controller"):
+        kernel.spawn(discovery(world, cast.controllers[name], 28.8))
     kernel.spawn(discovery(world, manager.other(agent=manager.agent + "/controller-discovery"), 27.6))
-    health = ApiClient(
-        cast.controllers["anonymous"].who, "35.191.0.9", "GoogleHC/1.0", settings.policy != "everything"
-    )
-    cast.controllers["anonymous"] = health
+    health = cast.controllers["anonymous"]
+    health.machine = settings.policy != "everything"
     kernel.spawn(visits(world, health, ("/readyz", "/healthz", "/livez"), 4.0))
-    kernel.spawn(apiserver(world))
-    kernel.spawn(autoscaler(world))
-    kernel.spawn(new_apps(world))
-    kernel.spawn(cron_jobs(world))
+    for process in (apiserver, autoscaler, new_apps, cron_jobs):
+        kernel.spawn(process(world))
     for node in cast.nodes:
         kernel.spawn(kubelet(world, node))
         for resource in _KUBELET_WATCHES:
@@ -533,9 +529,8 @@ def start_machines(world: World) -> None:
     namespaces = [team.namespace for team in cast.teams] + ["prod", "staging"]
     releases = ["prod", *namespaces[:2]]
     for account in cast.accounts:
-        if account.role in ("gitlab-runner", "ci-deployer"):
-            process = build_runner if account.role == "gitlab-runner" else pipeline
-            kernel.spawn(process(world, account, settings.machines.pipeline_pace))
+        if account.role in _PIPELINES:
+            kernel.spawn(_PIPELINES[account.role](world, account, settings.machines.pipeline_pace))
             continue
         habits = HABITS[account.role]
         homes = releases if account.role == "helm-release-bot" else namespaces[:60]
