@@ -108,8 +108,8 @@ def test_kill_9_of_the_service_in_mid_batch_loses_and_doubles_nothing(
     lines = normal_lines[:8000]
     out = tmp_path / "out.jsonl"
     service = Process(tmp_path / "service", store_url, out)
-    # The default of kube-apiserver is 10 s; its patience must outlast a start on a busy machine.
-    webhook = Webhook(service.port, initial_backoff=5.0)
+    # As kube-apiserver by default: its patience must outlast a start on a busy machine.
+    webhook = Webhook(service.port, initial_backoff=10.0)
     with running(service):
         sending = threading.Thread(
             target=lambda: [webhook.process(lines[at : at + BATCH]) for at in range(0, len(lines), BATCH)]
