@@ -41,7 +41,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class _Located(_Section):
+class _WithPath(_Section):
     _default: ClassVar[str]
 
     path: Path | None = None
@@ -118,7 +118,7 @@ class LimitSettings(_Section):
         return int(self.decompressed_mb * MEBIBYTE)
 
 
-class JournalSettings(_Located):
+class JournalSettings(_WithPath):
     """The folder of batches that wait to be scored, and its size."""
 
     _default = "journal"
@@ -154,7 +154,7 @@ class CertificateSettings(_Section):
         return self
 
 
-class AccessLogSettings(_Located):
+class AccessLogSettings(_WithPath):
     """The access log."""
 
     _default = "access.jsonl"
@@ -206,7 +206,7 @@ class TlsSettings(_Section):
         return self
 
 
-class StateSettings(_Located):
+class StateSettings(_WithPath):
     """The folder of snapshots and inactive principals, and how much stays in memory."""
 
     _default = "state"
@@ -216,14 +216,14 @@ class StateSettings(_Located):
     max_principals: Annotated[int, Field(ge=1, le=_MOST)] = 2_000_000
 
 
-class DeadLetterSettings(_Located):
+class DeadLetterSettings(_WithPath):
     """The file of events that could not be read."""
 
     _default = "dead-letters.jsonl"
     max_mb: Annotated[float, Field(gt=0, le=_MOST)] = 64
 
 
-class EventSettings(_Located):
+class EventSettings(_WithPath):
     """The store of every event received."""
 
     _default = "events"

@@ -17,10 +17,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access.access_log import AccessLog, shown_path, shown_query
-from serving.access.rate_limit import Limiter, Rate, network_of
+from serving.access.rate_limit import CallerRate, Limiter, network_of
 from serving.access.reloading_file import ReloadingFile
 from serving.access.scopes import Need, RouteScopes
-from serving.access.sessions import COOKIE, Session, Sessions
+from serving.access.sessions import COOKIE, BrowserSession, Sessions
 from serving.access.tls import ClientCertificate, ServerTls
 from serving.access.tokens import SCOPES, Token, Tokens, digest, read_tokens
 from serving.http.body import too_large
@@ -56,7 +56,7 @@ class Caller:
     by: Literal["token", "certificate", "address"]
     name: str
     scopes: frozenset[AccessScope]
-    rate: Rate
+    rate: CallerRate
     session: str = ""
 
     @property
@@ -90,8 +90,8 @@ class Access:
         )
         rates = settings.access.rates
         size = rates.megabytes_per_second * MEBIBYTE
-        self._rate = Rate(rates.requests_per_second, size, rates.burst_seconds)
-        self._refused = Rate(rates.refused_per_second, math.inf, rates.burst_seconds)
+        self._rate = CallerRate(rates.requests_per_second, size, rates.burst_seconds)
+        self._refused = CallerRate(rates.refused_per_second, math.inf, rates.burst_seconds)
         self._limiter = Limiter(clock)
         console = settings.console
         self.body_bytes = settings.limits.body_bytes
@@ -147,7 +147,7 @@ class Access:
 
     def _holder_of(self, token: Token, session: str = "") -> Caller:
         size = token.megabytes_per_second
-        rate = Rate(
+        rate = CallerRate(
             token.requests_per_second or self._rate.requests,
             self._rate.bytes if size is None else size * MEBIBYTE,
             self._rate.burst,
@@ -169,11 +169,11 @@ class Access:
             )
         return found, self.sessions.start(found.name, digest(text))
 
-    def _session(self, headers: Headers) -> Session | None:
+    def _session(self, headers: Headers) -> BrowserSession | None:
         cookies = (part.strip().partition("=") for part in ";".join(headers.getlist("cookie")).split(";"))
         return next((self.sessions.find(sent) for name, _, sent in cookies if name == COOKIE), None)
 
-    def _by_session(self, session: Session) -> Caller:
+    def _by_session(self, session: BrowserSession) -> Caller:
         # The token is looked up for every request, so revoking or narrowing it takes effect at once.
         if (found := self._proven(session)) is None:
             self.sessions.end(session.key)
@@ -183,7 +183,7 @@ class Access:
             )
         return found
 
-    def _proven(self, session: Session) -> Caller | None:
+    def _proven(self, session: BrowserSession) -> Caller | None:
         tokens = self._tokens.current()
         found = self._own_by(session.proof) or (tokens.hashed(session.proof) if tokens is not None else None)
         usable = found is not None and not found.expired(self._now())

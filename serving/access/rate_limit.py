@@ -16,7 +16,7 @@ _ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Rate:
+class CallerRate:
     """Requests and bytes a second on average; up to `burst` seconds' worth at once."""
 
     requests: float
@@ -54,9 +54,9 @@ class Limiter:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._callers: LRUCache[Hashable, tuple[Rate, Bucket, Bucket]] = LRUCache(_MAX_CALLERS)
+        self._callers: LRUCache[Hashable, tuple[CallerRate, Bucket, Bucket]] = LRUCache(_MAX_CALLERS)
 
-    def request(self, caller: Hashable, rate: Rate) -> float:
+    def request(self, caller: Hashable, rate: CallerRate) -> float:
         """Count a request. Returns 0 if it is allowed, else the seconds to wait.
 
         A refused request is not subtracted, so retrying too early locks nobody out.
@@ -68,11 +68,11 @@ class Limiter:
             requests.take(1.0)
         return wait
 
-    def received(self, caller: Hashable, rate: Rate, size: int) -> None:
+    def received(self, caller: Hashable, rate: CallerRate, size: int) -> None:
         """Count bytes of a body as they come."""
         self._of(caller, rate, self._clock())[2].take(size)
 
-    def _of(self, caller: Hashable, rate: Rate, now: float) -> tuple[Rate, Bucket, Bucket]:
+    def _of(self, caller: Hashable, rate: CallerRate, now: float) -> tuple[CallerRate, Bucket, Bucket]:
         found = self._callers.get(caller)
         if found is None or found[0] != rate:  # after a change of the tokens file: full buckets
             found = self._callers[caller] = (

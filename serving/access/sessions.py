@@ -18,7 +18,7 @@ _MAX_OF_ONE_TOKEN = 50
 
 
 @dataclass(slots=True)
-class Session:
+class BrowserSession:
     """The server's side of a session: times are monotonic seconds, `name` is that of the token.
 
     `key` is the hash of the cookie's value, enough to recognise it, not to send it; `proof` that of the token, which is checked
@@ -44,7 +44,7 @@ class Sessions:
         self._idle = idle_seconds
         self._longest = seconds
         self._clock = clock
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, BrowserSession] = {}
         # New in every process: form tokens of another one are invalid here.
         self._seal = secrets.token_bytes(32)
 
@@ -61,17 +61,17 @@ class Sessions:
         self._sessions = {one.key: one for one in kept}
         sent = secrets.token_urlsafe(_BYTES)
         key = _hash(sent)
-        self._sessions[key] = Session(key, name, proof, now, now)
+        self._sessions[key] = BrowserSession(key, name, proof, now, now)
         return sent
 
-    def find(self, sent: str) -> Session | None:
+    def find(self, sent: str) -> BrowserSession | None:
         """The session of a cookie, marked as used now; None if there is none or it has ended."""
         found = self.held(_hash(sent)) if len(sent) <= _LONGEST_COOKIE else None
         if found is not None:
             found.used = self._clock()
         return found
 
-    def held(self, key: str) -> Session | None:
+    def held(self, key: str) -> BrowserSession | None:
         """The session of a key, not marked as used; None if there is none or it has ended."""
         found = self._sessions.get(key)
         return None if found is None or self._over(found, self._clock()) else found
@@ -88,7 +88,7 @@ class Sessions:
         """Whether a form came from a page of this holder."""
         return hmac.compare_digest(self.form_token(holder).encode(), sent.encode("utf-8", "replace"))
 
-    def _over(self, session: Session, now: float) -> bool:
+    def _over(self, session: BrowserSession, now: float) -> bool:
         return now - session.used >= self._idle or now - session.began >= self._longest
 
 

@@ -21,7 +21,7 @@ from kubehabit.main import app as command_line
 from serving.access import connection_limits, reloading_file
 from serving.access.access_log import AccessLog
 from serving.access.gate import Access
-from serving.access.rate_limit import Bucket, Limiter, Rate, network_of
+from serving.access.rate_limit import Bucket, CallerRate, Limiter, network_of
 from serving.access.scopes import NEEDS
 from serving.access.tokens import PREFIX, Tokens, create, digest, read_tokens, revoke
 from serving.app import create_app
@@ -424,7 +424,7 @@ def test_settings_of_access_that_do_not_fit_are_named(tmp_path: Path, text: str,
 def test_a_bucket_holds_the_average_and_lets_a_burst_through() -> None:
     clock = Clock()
     limiter = Limiter(clock)
-    rate = Rate(requests=10, bytes=1000, burst=2)
+    rate = CallerRate(requests=10, bytes=1000, burst=2)
     assert [limiter.request("a", rate) for _ in range(20)] == [0.0] * 20
     assert limiter.request("a", rate) == pytest.approx(0.1)
     assert limiter.request("b", rate) == 0.0
@@ -438,7 +438,7 @@ def test_a_bucket_holds_the_average_and_lets_a_burst_through() -> None:
 def test_bytes_are_paid_for_afterwards_and_on_average() -> None:
     clock = Clock()
     limiter = Limiter(clock)
-    rate = Rate(requests=100, bytes=1000, burst=2)
+    rate = CallerRate(requests=100, bytes=1000, burst=2)
     assert limiter.request("a", rate) == 0.0
     limiter.received("a", rate, 5000)  # 2000 were there: 3000 are owed
     assert limiter.request("a", rate) == pytest.approx(3.001)
@@ -457,9 +457,9 @@ def test_remembered_callers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("serving.access.rate_limit._MAX_CALLERS", 100)
     limiter = Limiter(Clock())
     for number in range(1000):
-        limiter.request(number, Rate(1, 1, 1))
+        limiter.request(number, CallerRate(1, 1, 1))
     assert len(limiter._callers) == 100
-    assert limiter.request(999, Rate(1, 1, 1)) > 0
+    assert limiter.request(999, CallerRate(1, 1, 1)) > 0
 
 
 def test_callers_over_their_rate_are_told_when_to_come_back(
