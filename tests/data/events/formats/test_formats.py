@@ -546,14 +546,13 @@ def test_no_bytes_crash_the_splitter(noise: bytes, size: int) -> None:
 
 def test_long_texts_of_a_gke_entry_are_cut() -> None:
     long = "x" * 100_000
-    found = one(
-        gke(
-            resourceName=f"core/v1/namespaces/{long}/pods/{long}",
-            authenticationInfo={"principalEmail": long, "authoritySelector": long},
-            requestMetadata={"callerIp": long, "callerSuppliedUserAgent": long},
-            request={"@type": "x", "metadata": {"name": long}},
-        )
-    )
+    payload = {
+        "resourceName": f"core/v1/namespaces/{long}/pods/{long}",
+        "authenticationInfo": {"principalEmail": long, "authoritySelector": long},
+        "requestMetadata": {"callerIp": long, "callerSuppliedUserAgent": long},
+        "request": {"@type": "x", "metadata": {"name": long}},
+    }
+    found = one(gke(protoPayload=payload, resource={"labels": {"project_id": long, "cluster_name": long}}))
     texts = [found.requestURI, found.user.username, found.userAgent, *found.sourceIPs, found.cluster]
     assert found.impersonatedUser is not None
     assert found.objectRef is not None
