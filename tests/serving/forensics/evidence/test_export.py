@@ -212,9 +212,7 @@ def test_nothing_of_a_log_that_nobody_sees_is_in_a_page_or_a_file_but_as_an_esca
     store.close()
     alert = ALERT | {"auditIDs": ["id-900"], "sentence": HOSTILE, "principal": HOSTILE}
     models = [{"name": "kubehabit", "version": "7", "card": f"# Card\nsecond line {HOSTILE}"}]
-    made = make(
-        folder, Subject(alerts=("a1",), audit_ids=("id-900",)), alerts=[alert], models=models
-    )
+    made = make(folder, Subject(alerts=("a1",), audit_ids=("id-900",)), alerts=[alert], models=models)
     path = written(folder, made)
     page = folder.parent / "evidence.html"
     page.write_text(render(made), encoding="utf-8")
