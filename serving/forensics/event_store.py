@@ -556,7 +556,7 @@ class EventStore:
                     fields = _LINES.decode(line)
                     batch, follow = fields.pop("batch"), fields.pop("follow")
                     record = EventRecord(**fields)
-                except (msgspec.MsgspecError, KeyError, TypeError):
+                except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
                     break
                 if not line.endswith(b"\n") or record.number != number + len(records):
                     break

@@ -130,6 +130,8 @@ class EventIngest:
             if self.store is None and time.monotonic() - self._tried >= _REOPEN_SECONDS:
                 self._tried = time.monotonic()
                 self._after = self._open()
+                if self._after > self._journal.last:  # the numbers of a journal that is gone
+                    self._after = 0
             if self.store is not None:
                 self._copy(self.store)
                 self.store.tick()

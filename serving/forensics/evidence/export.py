@@ -136,12 +136,9 @@ def export(
     words: Mapping[str, str] | None = None,
     behind: int = 0,
 ) -> bytes:
-    """Make a file of evidence and note it in the ledger.
+    """Make a file of evidence on a subject, for `by`, and note it in the ledger of the same store.
 
     Args:
-        queries, ledger: of one store.
-        subject: what to export.
-        by: who wants it.
         incident, alerts: of the subject, as the API gives them.
         models: name, version and card of each model that scored them.
         words: glossary at the end, for readers who know neither Kubernetes nor proofs.
@@ -162,22 +159,14 @@ def export(
             "None of these events is in the store. They may be older than its retention, or from before it was switched on."
         )
     proofs = _prove(queries, records)
-    cited = {*subject.audit_ids, *places, *(audit_id for alert in alerts for audit_id in alert["auditIDs"])}
     found = {record.audit_id for record in records}
+    cited = {*subject.audit_ids, *places, *(audit_id for alert in alerts for audit_id in alert["auditIDs"])}
     content: dict[str, Any] = {
         "format": FORMAT,
         "product": f"kubehabit {version('kubehabit')}",
         "created": clock.written(clock.now()),
         "by": by,
-        "subject": {
-            "incident": subject.incident,
-            "alerts": list(subject.alerts),
-            "auditIDs": list(subject.audit_ids),
-            "principal": subject.principal,
-            "since": None if subject.since is None else clock.written(subject.since),
-            "until": None if subject.until is None else clock.written(subject.until),
-            "note": subject.note,
-        },
+        "subject": _described(subject),
         "clock": clock.source(),
         "models": list(models),
         "alerts": list(alerts),
@@ -213,17 +202,35 @@ def export(
         principal=subject.principal,
         events=len(records),
     )
-    first = min(proof["line"] for proof in proofs)
-    lines = sorted({proof["line"] for proof in proofs} | {noted.number})
-    entries = ledger.entries
-    chain = Chain(
+    chain = _chain(ledger.entries, {proof["line"] for proof in proofs}, noted.number)
+    return msgspec.json.encode(Export(msgspec.Raw(raw), digest, chain)) + b"\n"
+
+
+def _described(subject: Subject) -> dict[str, Any]:
+    since, until = (
+        None if moment is None else clock.written(moment) for moment in (subject.since, subject.until)
+    )
+    return {
+        "incident": subject.incident,
+        "alerts": list(subject.alerts),
+        "auditIDs": list(subject.audit_ids),
+        "principal": subject.principal,
+        "since": since,
+        "until": until,
+        "note": subject.note,
+    }
+
+
+def _chain(entries: Sequence[LedgerEntry], sealed: set[int], noted: int) -> Chain:
+    """The ledger from the first of the lines that sealed events to the one that notes their export."""
+    first = min(sealed)
+    return Chain(
         before=entries[first - 1].hash.hex() if first else BEGINNING.hex(),
         first=first,
-        digests=[sha256(entry.line.entry).hexdigest() for entry in entries[first : noted.number + 1]],
-        lines={number: entries[number].line for number in lines},
+        digests=[sha256(entry.line.entry).hexdigest() for entry in entries[first : noted + 1]],
+        lines={number: entries[number].line for number in sorted(sealed | {noted})},
         public_key=_public_key(entries),
     )
-    return msgspec.json.encode(Export(msgspec.Raw(raw), digest, chain)) + b"\n"
 
 
 def _visible_json(raw: bytes) -> bytes:

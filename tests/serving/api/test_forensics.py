@@ -298,3 +298,27 @@ def test_files_that_were_set_aside_are_named_to_the_operator(
     assert "does not account for 1 files" in client.get("/readyz").json()["notice"]
     assert "kubehabit_event_store_set_aside_files 1.0" in client.get("/metrics").text
     assert [path.read_bytes() for path in folder.glob("set-aside/*/*.parquet")] == [b"evidence"]
+
+
+def test_a_store_that_is_put_right_takes_in_a_journal_that_is_newer_than_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "_REOPEN_SECONDS", 0.05)
+    store = new_store(tmp_path / "store")
+    store.append(body([raw_event(0)]), batch=50)
+    store.close()
+    head = (tmp_path / "store" / "head.json").read_bytes()
+    ledger = (tmp_path / "store" / "ledger.jsonl").read_bytes()
+    (tmp_path / "store" / "ledger.jsonl").write_bytes(b"damaged\n")
+    journal = Journal(tmp_path / "journal", 1 << 24)
+    follower = EventIngest(lambda: new_store(tmp_path / "store"), journal, lambda: journal.last)
+    assert follower.notice is not None
+    assert append(journal, [raw_event(1)]) == 1
+    follower.start()
+    (tmp_path / "store" / "head.json").write_bytes(head)
+    (tmp_path / "store" / "ledger.jsonl").write_bytes(ledger)
+    wait_for(lambda: follower.store is not None and follower.store.position == 1)
+    follower.close()
+    journal.close()
+    found = EventQueries(tmp_path / "store").events(EventFilter()).records
+    assert [one.audit_id for one in found] == ["id-0", "id-1"]

@@ -345,14 +345,17 @@ def test_files_that_a_ledger_with_its_head_put_back_does_not_name_are_set_aside_
     assert verify(folder).is_sound
 
 
-def test_an_open_file_that_goes_on_after_a_damaged_line_is_kept_whole_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b"\0" * 40, b'{"number":12,"x":"\xff"}'])
+def test_an_open_file_that_goes_on_after_a_damaged_line_is_kept_whole_aside(
+    tmp_path: Path, damage: bytes
+) -> None:
     store = new_store(tmp_path / "a")
     store.append(body(story()[:10]), batch=1)
     store.append(body(story()[10:]), batch=2)
     folder = crashed(store, tmp_path / "b")
     path = next(folder.glob("open-*"))
     lines = path.read_bytes().splitlines(keepends=True)
-    damaged = b"".join([*lines[:12], b"\0" * 40 + b"\n", *lines[13:]])
+    damaged = b"".join([*lines[:12], damage + b"\n", *lines[13:]])
     path.write_bytes(damaged)
     again = new_store(folder)
     assert (again.position, again.set_aside()) == (1, 1)
