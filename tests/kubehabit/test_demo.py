@@ -300,7 +300,8 @@ def test_the_whole_story_on_a_slice_of_the_recording(
     tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logs to dataset to model to registry to API to verdict, each part real, with a few steps of training."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/not-the-demo.db")
+    (tmp_path / "file").touch()  # nothing can be made below it
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/file/not-the-demo.db")
     whole = Recordings.shipped()
     normal, labelled = tmp_path / "normal.jsonl", tmp_path / "labelled.jsonl"
     normal.write_bytes(b"\n".join(islice(open_lines(whole.normal), 16_000)))
