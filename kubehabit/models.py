@@ -83,7 +83,7 @@ def ablate(
 
     Some variants are trained again (a good minute each on two idle cores), others only evaluated in another way. Each is a
     run of the MLflow experiment `kubehabit-ablation`. Resumable: finished variants are not repeated. Further options go to
-    every training. Without --data, --log and --labels the opt.shipped recordings are used; without --report the table goes to
+    every training. Without --data, --log and --labels the shipped recordings are used; without --report the table goes to
     ablations.md in KUBEHABIT_HOME.
 
     Example:  `kubehabit ablate --only "no conditioning" --only "novelty alone"`
