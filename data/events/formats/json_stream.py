@@ -18,6 +18,8 @@ _LIST_KEY = re.compile(rb'"(' + _KEYS + rb')"\s*:\s*$')
 _OPENER = re.compile(rb'\s*(?:[\[{]|\[\s*\{|\{.{0,4096}"(?:' + _KEYS + rb')"\s*:\s*\[)\s*', re.DOTALL)
 _VERSION = re.compile(rb'"apiVersion"\s*:\s*"([^"\\]*)"')
 _SIGNATURE = re.compile(rb'\{\s*"[^"\\\n]{1,64}"\s*:')
+#: Bytes; what is shorter is cheap to look at again, and may be a live log that waits.
+_LONG_WAIT = 256 << 10
 _OUTSIDE = 0
 _ITEMS_DONE = -1
 
@@ -42,6 +44,7 @@ class Documents:
         self._one_line = one_line
         self._buffer = b""
         self._at = 0  # scanned so far
+        self._wanted = 0  # bytes in the buffer from which on it is scanned again
         self._start: int | None = None  # where the current record begins
         self._start_line = line
         self._dropping = False  # the current record was too long and is only walked through
@@ -58,7 +61,12 @@ class Documents:
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Read more bytes; returns the (line, record) pairs that are complete."""
         self._buffer += data
-        self._scan(final=False)
+        if len(self._buffer) >= self._wanted:
+            self._scan(final=False)
+            waiting = len(self._buffer) - self._at
+            # What waits for its end is looked at again only when it has grown by half, or its square would be looked at.
+            grown = min(waiting * 3 // 2, MAX_EVENT_BYTES + 1)
+            self._wanted = self._at + grown if waiting > _LONG_WAIT else 0
         return self._pop_found()
 
     def end(self) -> list[tuple[int, bytes]]:

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -569,3 +570,14 @@ def test_a_long_name_of_a_cluster_is_cut(wrap: Any, recorded: list[dict[str, Any
     found = Sources().open(json.dumps(record).encode())
     assert found is not None
     assert [len(event.cluster) for event in found.events] == [MAX_TEXT]
+
+
+@pytest.mark.parametrize("opening", [b'{"a":"', b"{\n"])
+def test_a_document_that_waits_for_its_end_is_not_looked_at_again_and_again(opening: bytes) -> None:
+    def seconds(size: int) -> float:
+        data = opening + b'"items"  ' * (size // 9)
+        begin = time.process_time()
+        documents(data, 1 << 16)
+        return time.process_time() - begin
+
+    assert seconds(8_000_000) < 25 * max(seconds(800_000), 0.02)
