@@ -49,6 +49,10 @@ _BODY_SIGNS = (
     b'"data"', b'"stringdata"', b'"binarydata"', b'"env"', b'"op"', b"last-applied", b"/original",
     b"passw", b"passphrase", b"secret", b"credential", b'bearer"', b'token"', b'authorization"', b'cookie"', b"\\u00",
 )  # fmt: skip
+# What an event with a body holds; letters of a name may be escaped.
+_BODY_NAMES = (
+    b'equestObject"', b'esponseObject"', b'"protoPayload"', b"\\u004", b"\\u005", b"\\u006", b"\\u007",
+)  # fmt: skip
 _KEY_SIGNS = re.compile(rb"(?:api|access|private)[-_]?key")
 _STRING_SIGNS = re.compile(rb"connection[-_]?string")
 # The same for strings. An escape may hide any of them.
@@ -104,6 +108,7 @@ class _RequestObject(msgspec.Struct, gc=False):
 
 
 class _Outline(msgspec.Struct, gc=False):
+    auditID: str = ""
     objectRef: _RequestObject | None = None
 
 
@@ -130,10 +135,7 @@ def redact(raw: bytes) -> Redacted:
         The same bytes, with secret values replaced by `"[redacted]"`. They are JSON as well.
     """
     try:
-        text, count = raw, 0
-        cloud = b'"protoPayload"' in raw
-        if cloud or b'equestObject"' in raw or b'esponseObject"' in raw:
-            text, count = _redact_bodies(raw, cloud)
+        text, count = _redact_bodies(raw) if any(sign in raw for sign in _BODY_NAMES) else (raw, 0)
         text, tokens = _redact_tokens(text)
         if count + tokens:
             _ANY_JSON.decode(text)
@@ -256,7 +258,7 @@ def _with_escapes(raw: bytes, spans: list[tuple[int, int]]) -> list[tuple[int, i
 # -- bodies -----------------------------------------------------------------------------------------------------
 
 
-def _redact_bodies(raw: bytes, cloud: bool) -> tuple[bytes, int]:
+def _redact_bodies(raw: bytes) -> tuple[bytes, int]:
     low = raw.lower()
     if not (
         any(sign in low for sign in _BODY_SIGNS)
@@ -264,13 +266,16 @@ def _redact_bodies(raw: bytes, cloud: bool) -> tuple[bytes, int]:
         or (b"connection" in low and _STRING_SIGNS.search(low))
     ):
         return raw, 0
-    words = (b".secrets.", b"serviceaccounts.token", b"tokenreviews")
-    secretive = cloud and any(word in raw for word in words)
+    cloud = b'"protoPayload"' in raw
     try:
-        ref = _OUTLINE.decode(raw).objectRef
-        secretive |= ref is not None and (ref.resource, ref.subresource) in _SECRETIVE
+        outline = _OUTLINE.decode(raw)
+        ref = outline.objectRef
+        secretive = ref is not None and (ref.resource, ref.subresource) in _SECRETIVE
+        cloud = cloud and not outline.auditID  # or the word could be a value
     except msgspec.MsgspecError:
         secretive = True
+    words = (b".secrets.", b"serviceaccounts.token", b"tokenreviews")
+    secretive |= cloud and any(word in raw for word in words)
     walk = _BodyWalk(raw, secretive)
     walk.event(_CLOUD_BODIES if cloud else _BODIES, cloud)
     return _replaced(raw, walk.hidden, MARK), len(walk.hidden)

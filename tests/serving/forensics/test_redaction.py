@@ -239,6 +239,18 @@ def test_a_native_event_in_the_name_of_a_clouds_object_hides_nothing_from_redact
     assert b"hunter2" not in redact(raw.encode()).text
 
 
+def test_a_word_of_a_clouds_record_in_a_native_event_hides_no_more_of_it() -> None:
+    document = {"spec": {"args": ["curl evil"], "data": {"a": "hunter2"}}}
+    raw = event(userAgent="protoPayload", requestURI="/.secrets.", requestObject=document)
+    expected = {"spec": {"args": ["curl evil"], "data": {"a": "[redacted]"}}}
+    assert json.loads(redact(raw).text)["requestObject"] == expected
+
+
+def test_a_body_whose_name_is_escaped_is_redacted_too() -> None:
+    raw = event(requestObject={"data": {"a": "hunter2"}}).replace(b"requestObject", rb"request\u004fbject")
+    assert b"hunter2" not in redact(raw).text
+
+
 REPEATED = [
     "eyJ", "eyJaaaaaa.", "eyJaaaaa", "bearer ", "bearer+", "basic a", "token=", "token=&", "-----BEGIN ", "A ", '"', "\\",
     "-----BEGIN PRIVATE KEY-----", "-----END ", "password=x ", "é", "\n", "secret=\\u0061", "-", ".", "%20bearer",
