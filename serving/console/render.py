@@ -42,6 +42,7 @@ PAGE_HEADERS = {
 THEME_COOKIE = "kubehabit_theme"
 _THEMES = ("light", "dark")
 
+
 class NavigationItem(NamedTuple):
     """A page in the navigation."""
 
