@@ -108,7 +108,7 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(client: Te
     # Others are there only with a real detector, a sink, a challenger ...
     made = {
         name
-        for path in SERVING.glob("*.py")
+        for path in SERVING.rglob("*.py")
         for name in re.findall(
             r'(?:[Cc]ounter|[Gg]auge|[Hh]istogram|MetricFamily)\(\s*"(kubehabit_\w+)"',
             path.read_text("utf-8"),
@@ -117,6 +117,6 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(client: Te
     assert len(made) > 25
     assert made <= {name.removesuffix("_total") for name in documented}
     # Some come with what is set up: sinks, a challenger.
-    source = "".join(path.read_text(encoding="utf-8") for path in SERVING.glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in SERVING.rglob("*.py"))
     for name in documented:
         assert f'"{name.removesuffix("_total")}"' in source, name
