@@ -29,7 +29,7 @@ _log = logging.getLogger("kubehabit.quarantine")
 _MARKER = struct.Struct("<QQQB")
 _CHECKSUM = struct.Struct("<I")
 _BYTES = _MARKER.size + _CHECKSUM.size
-_TRIAL_SECONDS, _LOOK_SECONDS = 20, 0.01
+_TRIAL_SECONDS, _LOOK_SECONDS = 60, 0.01
 #: Of Linux's prctl: the signal that a process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
 _SUFFIX = ".batch"
