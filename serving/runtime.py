@@ -48,7 +48,7 @@ class Runtime:
 
     Attributes:
         pipeline: journals batches and gives them to the engine in order.
-        events: all events, for investigations; None if switched off, and with it `ingest`, which fills it.
+        ingest: keeps all events for investigations, in the event store; None if that is switched off.
         dispatcher: sends alerts; None without sinks.
         watch: follows the registry; None for a model from a folder.
         trimmer: gives free memory back to the system.
