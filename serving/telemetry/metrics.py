@@ -141,11 +141,23 @@ class Metrics:
     ) -> None:
         """Export how far the event store is behind the scoring, and whether it needs an operator."""
         for name, help_, value in (
-            ("behind_batches", "Batches that are scored and not in the event store yet.", behind),
-            ("usable", "1 if the event store is open, 0 if it is damaged or cannot be opened.", usable),
-            ("set_aside_files", "Files of the event store that its ledger does not account for.", set_aside),
+            (
+                "kubehabit_event_store_behind_batches",
+                "Batches that are scored and not in the event store yet.",
+                behind,
+            ),
+            (
+                "kubehabit_event_store_usable",
+                "1 if the event store is open, 0 if it is damaged or cannot be opened.",
+                usable,
+            ),
+            (
+                "kubehabit_event_store_set_aside_files",
+                "Files of the event store that its ledger does not account for.",
+                set_aside,
+            ),
         ):
-            Gauge(f"kubehabit_event_store_{name}", help_, registry=self._registry).set_function(value)
+            Gauge(name, help_, registry=self._registry).set_function(value)
 
     def batch(
         self,
