@@ -134,7 +134,7 @@ OPERATOR = {
 @pytest.mark.parametrize(
     ("level", "request_"),
     [
-        # credentials: never a body, whoever asks and however
+        # credentials: never a body, for any caller and any verb
         ("Metadata", event("create", "secrets")),
         ("Metadata", event("patch", "secrets")),
         ("Metadata", event("get", "secrets")),

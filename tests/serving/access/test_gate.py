@@ -275,7 +275,7 @@ def test_no_spelling_of_a_path_goes_around_its_scope(
         assert "secrets" not in answer.text
 
 
-def test_what_is_not_there_is_told_to_whoever_has_a_token_and_to_nobody_else(
+def test_only_a_caller_with_a_token_learns_that_a_path_does_not_exist(
     tokens_of_each_scope: dict[str, str], make_client: Callable[..., TestClient]
 ) -> None:
     client = make_client()

@@ -283,7 +283,7 @@ def test_a_token_asked_for_joins_whoever_asked_and_whose_it_is(engine: Engine) -
 
 
 def test_the_order_in_which_alerts_fall_does_not_matter(engine: Engine) -> None:
-    """Whoever asked for the token is only caught after its use was."""
+    """The request for the token is flagged only after the use of the token was."""
     feed(engine, token_event(0), secret_event(1, user=WORKER), secret_event(2), size=1)
     assert only(engine).principals == ["alice@corp", WORKER]
 
