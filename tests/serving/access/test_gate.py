@@ -349,7 +349,7 @@ def test_the_first_token_closes_the_door_of_a_running_service(
         assert client.get("/v1/model", headers=headers).status_code == 401
 
 
-def test_a_tokens_file_that_cannot_be_used_is_told_at_the_start(own_home: Path) -> None:
+def test_a_tokens_file_that_cannot_be_used_is_reported_at_the_start(own_home: Path) -> None:
     with pytest.raises(KubehabitError, match="kubehabit token create"):
         create_app(Settings(access={"tokens": "nowhere.json"}))  # type: ignore[arg-type]
 
@@ -462,7 +462,7 @@ def test_remembered_callers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     assert limiter.request(999, CallerRate(1, 1, 1)) > 0
 
 
-def test_callers_over_their_rate_are_told_when_to_come_back(
+def test_callers_over_their_rate_get_the_time_to_come_back(
     own_home: Path, make_client: Callable[..., TestClient]
 ) -> None:
     slow = make(own_home / "tokens.json", "slow", "read", requests_per_second=0.01)
