@@ -1,7 +1,7 @@
-"""Fuzzing of everything that reads foreign bytes: the decoders, the formats, the splitter of documents, the encoder behind them.
+"""Fuzzes everything that reads untrusted bytes: the decoders, the formats, the document splitter, and the encoder behind them.
 
 `python -m benchmarks.fuzz_decoders --minutes 10` is guided by coverage and needs atheris (`pip install atheris`; 130 MB, so
-it is no dependency). `--mutations 1000000` changes real events at random instead, and watches the memory.
+it is not a dependency). `--mutations 1000000` changes real events at random instead, and watches the memory.
 """
 
 from __future__ import annotations

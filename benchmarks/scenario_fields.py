@@ -1,8 +1,8 @@
 """Scenario by scenario: in which fields an attack differs from its principal's ordinary actions, and from its look-alike.
 
 Ordinary is the shipped recording of normal work, and in the labelled one what the same principal did before the run without a
-label. Scenarios of the labelled recording are judged on their real events. The catalogue's others are made of the calls in
-`scenarios.yaml`, in the clothes of a principal of the recording: its own client, address and groups.
+label. Scenarios of the labelled recording are judged on their real events. The catalogue's others are built from the calls in
+`scenarios.yaml` with the client, address and groups of a principal of the recording.
 
 Run: python -m benchmarks.scenario_fields [--docs docs/scenarios.md]
 """
@@ -34,8 +34,8 @@ from data.principals.peer_groups import PrincipalTable
 
 HERE = Path(__file__).resolve().parent
 RECORDINGS = HERE.parent / "data" / "recordings"
+#: Fields whose own value is compared; hours mean nothing in recordings of minutes.
 SINGLE = tuple(name for name in FIELDS if name not in ("hour", "gap", "owner"))
-"""Fields whose own value is compared; hours mean nothing in recordings of minutes."""
 
 MINUTE = 60_000_000
 REFUSALS = ("401", "403")

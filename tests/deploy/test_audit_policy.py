@@ -24,8 +24,8 @@ POLICY: dict[str, Any] = yaml.safe_load(
 )
 RECORDING = ROOT / "data" / "recordings"
 
+#: What identifies a request, as in the encoder.
 Key = tuple[str, str, str, str]
-"""What tells one request from another, as the encoder does."""
 
 
 @dataclass(frozen=True, slots=True)
