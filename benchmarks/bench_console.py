@@ -48,8 +48,8 @@ from serving.settings import Settings
 from serving.storage.database import AlertStore
 from serving.storage.tables import microseconds
 
+#: Seconds; the bar of the first view.
 FIRST_VIEW = 1.0
-"""Seconds; the bar of the first view."""
 
 _START = datetime(2026, 9, 1, tzinfo=UTC)
 _KINDS = ("secrets", "pods", "configmaps", "deployments", "rolebindings", "serviceaccounts", "pods/exec")

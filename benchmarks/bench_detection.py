@@ -1,4 +1,4 @@
-"""Detection, from nothing to the whole table: a dataset of the shipped normal recording, a model, judged on the labelled one.
+"""Detection from start to finish: builds a dataset from the shipped normal recording, trains, and judges on the labelled one.
 
 Every baseline is fitted on the same dataset to the same budget. Rows of commands that need data from elsewhere or hours of time
 (published sets, a simulated month) are taken from what those commands left in `benchmarks/results`; see COMPANIONS.
@@ -21,11 +21,12 @@ from benchmarks.report import RESULTS, Row, at_least, at_most, report
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
 CONFIG = RECORDINGS.parent.parent / "configs" / "train.yaml"
+#: Names under which other commands report detection (`benchmarks.report.report`); their rows are added to the table if
+#: there.
 COMPANIONS = ("published-hdfs", "published-adfa-ld", "published-openstack", "twin-detection")
-"""Names under which other commands report detection (`benchmarks.report.report`); their rows are added to the table if there."""
 
+#: Metrics of a training that are times, and so differ between equal runs.
 CHANGING = ("seconds", "per_second")
-"""What in the metrics of a training is time and so differs between equal runs."""
 
 
 def number(value: float | None) -> float:

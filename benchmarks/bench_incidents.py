@@ -1,8 +1,8 @@
-"""From alerts to incidents, judged on the labelled recording: where it began, whose credential, all of the evidence, and why.
+"""From alerts to incidents, judged on the labelled recording: origin, credential, completeness of the evidence, reasons.
 
 Every event of `labelled.jsonl.zst` goes into an event store and through the engine of the service, with a model trained on
 `normal.jsonl.zst`; each incident that holds a flagged action of an attack is exported as evidence, and the export is verified.
-Then each attack run that raised an alert is looked up in its incident and in the export. Labels judge and do nothing else.
+Then each attack run that raised an alert is looked up in its incident and in the export. Labels are used for judging only.
 
 Run: make bench-incidents, or python -m benchmarks.bench_incidents [--home DIR] [--model URI] [--runs FILE.json]
 """
@@ -38,11 +38,13 @@ from serving.settings import EventSettings, load_settings
 RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
 CONFIG = RECORDINGS.parent.parent / "configs" / "train.yaml"
 
+#: The first malicious action must be among this many first listed actions of its session, or of the session where the
+#: incident began.
 FIRST = 5
-"""Actions listed within which the first malicious one has to be named: of its session, or of that where an incident began."""
 
 _BATCH = 500
 
+#: What a reason is about -> the signal of the threat catalogue that it names.
 NEEDS: Mapping[str, str] = {
     "verb_resource": "RV",
     "verb": "RV",
@@ -63,15 +65,14 @@ NEEDS: Mapping[str, str] = {
     "uri": "URI",
     "impersonates": "IMP",
 }
-"""What a reason is about -> the signal of the threat catalogue that it names."""
 
+#: How a run was made -> what else differs in it, by the recording's own label of where the attacker came from.
 MODES: Mapping[str, frozenset[str]] = {
     "same": frozenset(),
     "new-ip": frozenset({"place"}),
     "new-ua": frozenset({"client"}),
     "new-ip-and-ua": frozenset({"place", "client"}),
 }
-"""How a run was made -> what else truly differs in it: the recording's own word for where the attacker came from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 Run: python -m benchmarks.bench_investigation [--events 10000000] [--folder DIR]
 
-A twin's log goes into an event store the way a service puts it there; that gives the rate of taking in and of verifying, and
-the bytes an event takes. For the queries it is then repeated in DuckDB to as many events as wanted, spread over 30 days: every
+A twin's log goes into an event store the way a service puts it there; that gives the rates of ingestion and verification, and
+the bytes an event takes. For the queries it is then repeated in DuckDB up to `--events`, spread over 30 days: every
 repetition has its own times and audit IDs (in the text as well), its own pods, and one more person, so that someone is always
 new; every principal has a credential a day. The repeated records are sealed without hashes, as only `verify` reads those. Each
-question is asked with a new database (nothing is kept from one to the next but the page cache), on two threads.
+query runs in a new database (only the page cache is kept between them), on two threads.
 
-With --store the figures of a store that is there already are taken again. With --folder what is made stays, and the same command
-goes on where it was stopped: 100 million events take 10 GB, and about 20 minutes of one core.
+--store measures an existing store again. --folder keeps what is made, and the same command continues where it was
+stopped: 100 million events take 10 GB, and about 20 minutes of one core.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ _BASE_EVENTS = 100_000
 _SEGMENT = 1_000_000
 _DAYS = 30
 _DAY = 86_400_000_000
+#: 1 June 2026, microseconds since 1970 UTC.
 _START = 1_780_272_000_000_000
-"""1 June 2026, microseconds since 1970 UTC."""
 
 _TIMES = 5
 _BARS = ((10_000_000, 1.0), (100_000_000, 5.0))
+#: SQL expressions for the columns that a repetition changes.
 _REPEATED = {
     "number": "{first} + number",
     "time": "make_timestamp({start} + (({copy} + (epoch_us(time) - {begin}) / {span}) * {step})::BIGINT)",
@@ -53,7 +54,6 @@ _REPEATED = {
     "credential": "'JTI=' || md5(principal || (({copy} * {step}::BIGINT) // {day}))",
     "event": "replace(event, audit_id, lpad('{copy}', 8, '0') || audit_id[9:])",
 }
-"""What a repetition changes in a record, in SQL."""
 
 
 def take_in(log: Path, folder: Path, limit: int) -> tuple[int, float, float]:

@@ -1,8 +1,8 @@
 """Speed and memory of the scoring service: a real `kubehabit serve`, and a load generator in a process of its own.
 
 The load is the labelled recording that ships with kubehabit, as kube-apiserver's webhook sends it: EventLists of 400 events.
-CPU time of the service is the figure, for the generator shares the machine; beside it stand what the same bytes cost to decode
-and the same windows to reconstruct, measured bare in the same run.
+What is reported is CPU time of the service, because the generator shares the machine. For comparison, bare decoding of the same
+bytes and bare reconstruction of the same windows are measured in the same run.
 
 Run: python -m benchmarks.bench_serving [--model models:/kubehabit@champion] [--quick] [--no-install] [--soak MINUTES]
 
@@ -43,8 +43,8 @@ from data.events.audit_event import AuditEvent
 ROOT = Path(__file__).resolve().parent.parent
 RECORDINGS = ROOT / "data" / "recordings"
 KEPT = ROOT / ".kubehabit" / "bench-serving"
+#: Events in a batch: the default of kube-apiserver's webhook (--audit-webhook-batch-max-size).
 BATCH = 400
-"""Events in a batch: the default of kube-apiserver's webhook (--audit-webhook-batch-max-size)."""
 
 PRINCIPALS, ACTIONS_EACH = 10_000, 60
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -52,11 +52,11 @@ _ITEM = b'{"kind":"Event","apiVersion":"audit.k8s.io/v1",'
 _HEAD, _TAIL = b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":[', b"]}\n"
 _USER = re.compile(rb'"user":\{"username":"([^"]+)"')
 _PERSON = re.compile(rb'[^":]+@[^"]+|system:serviceaccount:(?!kube-)[^"]+')
+#: Seconds after which the service has given freed memory back: see `serving/process/resources.py`.
 _TRIMMED = 35
-"""Seconds after which the service has given freed memory back: see serving/memory.py."""
 
+#: Load average per core above which the machine counts as busy.
 _BUSY_FROM = 0.5
-"""Load average from which on the machine counts as busy, for each of its cores."""
 
 
 # -- the model -------------------------------------------------------------------------------------------------
@@ -643,8 +643,8 @@ def verdicts(model: Model, bundle: Path, folder: Path, bodies: Path) -> list[Row
     ]
 
 
+#: When the recordings were made.
 DAY = date(2026, 11, 23)
-"""When the recordings were made."""
 
 
 def main() -> None:

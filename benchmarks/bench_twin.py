@@ -1,4 +1,4 @@
-"""Can a classifier tell the twin from the recording, and by what? (docs/twin.md)
+"""Can a classifier distinguish the twin from the recording, and by what? (docs/twin.md)
 
 Run: python -m benchmarks.bench_twin [--seeds 3] [--details]
 

@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven by Playwright: for the tests, the benchmark and the pictures of the console."""
+"""Debian's Chromium, driven by Playwright: for the console's tests, benchmark and pictures."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ from serving.settings import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELLED = ROOT / "data" / "recordings" / "labelled.jsonl.zst"
+#: Bytes of one picture.
 MOST = 200_000
-"""Bytes of one picture."""
 _WIDE, _PHONE = (1280, 860), (360, 780)
 _BATCH = 500
 _COLOURS = 256

@@ -1,6 +1,6 @@
 """Two weeks of everyday work for pictures of habits: pieces of the normal recording, put into hours before the labelled one.
 
-Nothing in them is made up but the hour at which it happened: a recording of forty minutes has no weekdays.
+Only the hours are invented: a recording of forty minutes has no weekdays.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from data.events.reader import open_lines
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
 _OFFICE, _WEEKEND = range(7, 19), (9, 15)
+#: Mean number of events of a piece.
 _PIECE = 500
-"""Events of a piece, on average."""
 
 _LONGEST = 700
 _TIMES = ("requestReceivedTimestamp", "stageTimestamp")

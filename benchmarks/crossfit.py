@@ -16,11 +16,11 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 FOLDS = 5
+#: Share of the largest scores that the tail is fitted to.
 TAIL = 0.2
-"""Share of the largest scores that the tail is fitted to."""
 
+#: Share of normal sessions that a threshold may flag.
 ALPHA = 0.005
-"""Share of normal sessions that a threshold may flag."""
 
 _DISTINCT_EXCESSES = 3  # fewer are atoms of a discrete score, not a tail
 

@@ -1,7 +1,7 @@
-"""Fuzzing of everything that reads foreign bytes: the decoders, the formats, the splitter of documents, the encoder behind them.
+"""Fuzzes everything that reads untrusted bytes: the decoders, the formats, the document splitter, and the encoder behind them.
 
 `python -m benchmarks.fuzz_decoders --minutes 10` is guided by coverage and needs atheris (`pip install atheris`; 130 MB, so
-it is no dependency). `--mutations 1000000` changes real events at random instead, and watches the memory.
+it is not a dependency). `--mutations 1000000` changes real events at random instead, and watches the memory.
 """
 
 from __future__ import annotations
@@ -311,28 +311,15 @@ def run_guided(minutes: float, corpus: Path) -> None:
         import atheris
     except ImportError:
         sys.exit("Fuzzing guided by coverage needs atheris: pip install atheris")
-    import data.actions.body_traits
-    import data.actions.folding
-    import data.events.audit_event
-    import data.events.decode
-    import data.events.formats.registry
-    import data.events.reader
+    from data.actions import body_traits, folding
+    from data.events import audit_event, decode
+    from data.events.formats import aks, eks, event_list, gke, json_stream, openshift, reading, registry
 
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(300)):
         (corpus / f"seed-{number}").write_bytes(seed)
-    sources = data.sources
-    formats = (
-        sources,
-        sources.reading,
-        sources.aks,
-        sources.documents,
-        sources.eks,
-        sources.gke,
-        sources.lists,
-        sources.openshift,
-    )
-    for module in (data.audit_event, data.decode, *formats, data.traits, data.names):
+    formats = (registry, reading, aks, json_stream, eks, gke, event_list, openshift)
+    for module in (audit_event, decode, *formats, body_traits, folding):
         for value in list(vars(module).values()):
             _instrument(atheris, module, value)
     target = Target()

@@ -1,7 +1,7 @@
 """A load generator: a process of its own that posts prepared bodies at a fixed rate, or as fast as they are answered.
 
-Its clock begins when a request is due, not when it is sent: a service that answers late is not asked less for it. Each time the
-bodies start again the times in them are moved on by a day, so that no event is taken for a repeat.
+Latency is measured from when a request is due, not from when it is sent, so a slow service does not reduce its own load. Each
+time the bodies start again their times are moved on by a day, so that no event counts as a repeat.
 
 Run: python -m benchmarks.load BODIES --port N --path /v1/audit [--rate R] [--requests N | --seconds S] [--connections C]
 """

@@ -1,7 +1,7 @@
 """Memory with a million principals: all act once, in turn, then many of them again; those quiet longest wait on disk.
 
-What the service runs between its journal and its answers is run here in one process: engine, snapshots, eviction. Events are made
-up: every principal has its own name and address, and does one or two things in one of 2,000 namespaces. The thresholds of the
+Runs in one process what the service runs between its journal and its answers: engine, snapshots, eviction. Events are synthetic:
+every principal has its own name and address, and does one or two things in one of 2,000 namespaces. The thresholds of the
 bundle are raised, so that nobody is flagged: what is measured is the memory of principals, not that of alerts.
 
 Run: python -m benchmarks.many_principals --bundle DIR [--principals 1000000] [--hot 20000]
@@ -28,11 +28,11 @@ from serving.scoring.checkpointer import Checkpointer
 from serving.scoring.journal import Journal
 from serving.settings import Settings
 
+#: Events that the service scores together when batches wait.
 BATCH = 1000
-"""As many as the service scores together when batches wait."""
 
+#: MiB that a million principals may take with the program and everything else.
 _MOST = 1024
-"""MiB that a million principals may take with the program and everything else."""
 
 _DEEDS = (("get", "pods"), ("list", "configmaps"), ("list", "pods"), ("get", "services"), ("get", "secrets"))
 _BEGIN = 1_764_000_000

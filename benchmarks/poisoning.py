@@ -1,4 +1,4 @@
-"""How much attack traffic in the training data it takes until attacks go unseen: `python benchmarks/poisoning.py`.
+"""How much attack traffic in the training data makes attacks go undetected: `python benchmarks/poisoning.py`.
 
 Runs of every other attack scenario of a labelled recording are copied into the normal log, each copy at another time of the
 fitting part and with audit IDs of its own; then a model is trained and judged on the untouched recording. Reported apart: the
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Copies lie in this first share of the log's span; the part from 0.8 on is held back and must stay clean.
 FITTING = 0.75
-"""Copies lie in this first share of the log's span; the part from 0.8 on is held back and must stay clean."""
 
 
 def moment_of(event: Mapping[str, Any]) -> datetime:

@@ -1,4 +1,4 @@
-"""The published sequence sets (HDFS, ADFA-LD, OpenStack), ours beside a next-key LSTM and beside rules that only count.
+"""The published sequence sets (HDFS, ADFA-LD, OpenStack): our model compared with a next-key LSTM and with counting rules.
 
     python -m benchmarks.published FOLDER [--set hdfs] [--seeds 3]
 

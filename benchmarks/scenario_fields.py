@@ -1,8 +1,8 @@
 """Scenario by scenario: in which fields an attack differs from its principal's ordinary actions, and from its look-alike.
 
 Ordinary is the shipped recording of normal work, and in the labelled one what the same principal did before the run without a
-label. Scenarios of the labelled recording are judged on their real events. The catalogue's others are made of the calls in
-`scenarios.yaml`, in the clothes of a principal of the recording: its own client, address and groups.
+label. Scenarios of the labelled recording are judged on their real events. The catalogue's others are built from the calls in
+`scenarios.yaml` with the client, address and groups of a principal of the recording.
 
 Run: python -m benchmarks.scenario_fields [--docs docs/scenarios.md]
 """
@@ -34,8 +34,8 @@ from data.principals.peer_groups import PrincipalTable
 
 HERE = Path(__file__).resolve().parent
 RECORDINGS = HERE.parent / "data" / "recordings"
+#: Fields whose own value is compared; hours mean nothing in recordings of minutes.
 SINGLE = tuple(name for name in FIELDS if name not in ("hour", "gap", "owner"))
-"""Fields whose own value is compared; hours mean nothing in recordings of minutes."""
 
 MINUTE = 60_000_000
 REFUSALS = ("401", "403")
@@ -301,7 +301,7 @@ def _chunks(path: Path, size: int = 4096) -> Iterable[list[AuditEvent]]:
 
 
 def constructed(world: World, scenarios: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    """Scenarios made of calls, in the clothes of a principal of the recording."""
+    """Scenarios made of calls, with the client, address and groups of a principal of the recording."""
     found = []
     serial = 0
     for entry in scenarios:
@@ -431,7 +431,7 @@ Made by `python -m benchmarks.scenario_fields --docs docs/scenarios.md`; do not 
 For every attack of the catalogue: in what its actions differ from the **ordinary actions of the principal whose credential was
 used**, and what of that its benign look-alike does not show. *Recorded* scenarios are judged on the real events of the labelled
 recording (all runs of a scenario joined). *Constructed* ones are the catalogue's calls, or for a technique of which it gives only
-the name the calls it takes, in the clothes of a principal of the recording: its own client, address and groups, so that only the
+the name the calls it takes, made with the client, address and groups of a principal of the recording, so that only the
 action itself can differ (which permission allowed it is left out: nobody decided it).
 
 *New* lists attributes (`data/actions/attributes.py`) never before seen from the principal: plain = its peers do it, `*` = no

@@ -1,6 +1,6 @@
-"""Where the time of scoring goes: the parts of the way from a body to durable alerts, timed in this process.
+"""Where scoring time goes: each step from a body to durable alerts, timed in this process.
 
-Each part is timed by the clock of the thread's processor time, without what it calls of the other parts.
+Times are processor time of the thread; a part's time excludes the other parts that it calls.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Tampering with an event store at random, as an attacker who can write its files but has no signing key: is all of it found?
+"""Tampers with an event store at random, as an attacker who can write its files but has no signing key, and checks that `verify`
+reports all of it.
 
 python -m benchmarks.tampering --times 10000 --results FILE.jsonl
 
-Each tampering draws from a generator of its own, seeded by its number, so any of them can be made again alone
-(--first N --times 1), and the whole can be done in parts: with --results what is done is written down every 100, and the same
-command goes on where it stopped. TMPDIR=/dev/shm spares the disk.
+Each tampering draws from a generator of its own, seeded by its number, so any of them can be repeated alone
+(--first N --times 1). With --results progress is saved every 100 tamperings, and the same command continues where it
+stopped. TMPDIR=/dev/shm spares the disk.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class Hit(NamedTuple):
     labelled: bool
 
 
+#: Alerts of a slow attack within one working day count as one case for the analyst.
 JOINED_SECONDS = 6 * 3600
-"""What a slow attack raises in one working day is one case to the person who looks into it."""
 
 
 def incidents(hits: list[Hit], gap: float = INCIDENT_SECONDS) -> list[list[Hit]]:

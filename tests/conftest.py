@@ -15,6 +15,7 @@ from data.events.reader import open_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDINGS = ROOT / "data" / "recordings"
+#: A model small enough to train in seconds; nothing else about it is different.
 SMALL = (
     "--trainer.max_steps=60",
     "--trainer.val_check_interval=30",
@@ -25,7 +26,6 @@ SMALL = (
     "--model.condition=16",
     "--register.threads=1",
 )
-"""A model small enough to train in seconds; nothing else about it is different."""
 
 
 @pytest.fixture(scope="session")

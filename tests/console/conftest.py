@@ -24,8 +24,8 @@ from tests.conftest import RECORDINGS, Trained
 from tests.console.browser import chromium
 from tests.serving.live import Live
 
+#: Events sent before a page is opened; later ones of the recording are sent while a page is open.
 ALERTS = 8
-"""So many are there before a page is opened; what comes after them in the recording is sent while a page is open."""
 SCALE = 0.6
 _BATCH = 500
 

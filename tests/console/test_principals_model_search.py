@@ -1,4 +1,4 @@
-"""Somebody looks at who acts, at how loud the model is, and asks what happened: the pages of principals, model and search."""
+"""The pages of principals, model and search: who acts, how sensitive the model is, and what happened."""
 
 from __future__ import annotations
 

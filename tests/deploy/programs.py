@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+#: The last is where CI unpacks syslog-ng: Debian does not install it beside rsyslog.
 _PLACES = "/usr/bin:/usr/sbin:/opt/syslog-ng/usr/sbin"
-"""The last is where CI unpacks syslog-ng: Debian does not install it beside rsyslog."""
 
 
 def program(name: str, package: str) -> str:

@@ -24,8 +24,8 @@ POLICY: dict[str, Any] = yaml.safe_load(
 )
 RECORDING = ROOT / "data" / "recordings"
 
+#: What identifies a request, as in the encoder.
 Key = tuple[str, str, str, str]
-"""What tells one request from another, as the encoder does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ OPERATOR = {
 @pytest.mark.parametrize(
     ("level", "request_"),
     [
-        # credentials: never a body, whoever asks and however
+        # credentials: never a body, for any caller and any verb
         ("Metadata", event("create", "secrets")),
         ("Metadata", event("patch", "secrets")),
         ("Metadata", event("get", "secrets")),

@@ -1,4 +1,4 @@
-"""The rest of deploy/: what kube-apiserver is told, the units of systemd, and that each file is in the table."""
+"""The rest of deploy/: what kube-apiserver is given, the units of systemd, and that each file is in the table."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ def test_the_kubeconfig_leads_from_its_context_to_the_webhook() -> None:
     (user,) = config["users"]
     assert (context["context"]["cluster"], context["context"]["user"]) == (cluster["name"], user["name"])
     assert cluster["cluster"]["server"].endswith("/v1/audit")
-    assert set(user["user"]) == {
-        "tokenFile"
-    }  # a token in the file itself would end up in somebody's repository
+    assert set(user["user"]) == {"tokenFile"}  # a token in the file itself would end up in a repository
 
 
 def test_the_units_run_commands_that_exist() -> None:
@@ -106,9 +104,9 @@ def test_systemd_finds_no_fault_and_little_exposure(unit: Path, tmp_path: Path) 
     copy.write_text(text.replace("/opt/kubehabit/bin/kubehabit", f"{sys.executable} -m kubehabit"))
     checked = subprocess.run([analyze, "verify", str(copy)], capture_output=True, text=True)
     assert (checked.returncode, checked.stderr) == (0, "")
-    told = subprocess.run(
+    rated = subprocess.run(
         [analyze, "security", "--offline=true", "--no-pager", str(copy)], capture_output=True, text=True
     )
-    exposure = re.search(r"Overall exposure level for \S+: (\d+\.\d)", told.stdout)
-    assert exposure is not None, told.stdout + told.stderr
+    exposure = re.search(r"Overall exposure level for \S+: (\d+\.\d)", rated.stdout)
+    assert exposure is not None, rated.stdout + rated.stderr
     assert float(exposure[1]) < 2  # of 10; "OK" in its words

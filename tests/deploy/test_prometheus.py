@@ -48,10 +48,10 @@ def names(metrics: str) -> set[str]:
 
 
 @pytest.fixture
-def told(tmp_path: Path, explainer: Explainer) -> Iterator[Served]:
+def served(tmp_path: Path, explainer: Explainer) -> Iterator[Served]:
     """A service with a sink, that has seen something of everything."""
     sink = {"name": "hook", "type": "webhook", "url": "http://127.0.0.1:9"}
-    service = Served(tmp_path / "told", explainer, sinks=[sink])
+    service = Served(tmp_path / "served", explainer, sinks=[sink])
     service.start()
     body = ndjson([raw_event(0), secret_event(1)]) + b"\nnonsense"
     urllib.request.urlopen(urllib.request.Request(service.url + "/v1/score", body)).read()
@@ -59,8 +59,8 @@ def told(tmp_path: Path, explainer: Explainer) -> Iterator[Served]:
     service.stop()
 
 
-def test_every_metric_that_the_dashboard_and_the_rules_name_exists(told: Served) -> None:
-    with urllib.request.urlopen(told.url + "/metrics") as answer:
+def test_every_metric_that_the_dashboard_and_the_rules_name_exists(served: Served) -> None:
+    with urllib.request.urlopen(served.url + "/metrics") as answer:
         there = names(answer.read().decode())
     for query in queries():
         for name in NAME.findall(query):
@@ -120,14 +120,14 @@ def test_promtool_finds_no_fault_and_every_rule_has_a_test() -> None:
 
 
 @pytest.mark.slow
-def test_prometheus_scrapes_loads_the_rules_and_answers_every_query(told: Served, tmp_path: Path) -> None:
+def test_prometheus_scrapes_loads_the_rules_and_answers_every_query(served: Served, tmp_path: Path) -> None:
     binary = program("prometheus", "prometheus")
     config = yaml.safe_load((DEPLOY / "prometheus" / "scrape.yml").read_text(encoding="utf-8"))
     config["rule_files"] = [str(DEPLOY / "prometheus" / "rules.yml")]
     config["global"] = {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "1s"}
     (job,) = config["scrape_configs"]
     job["scrape_interval"] = "200ms"
-    job["static_configs"][0]["targets"] = [f"127.0.0.1:{told.port}"]
+    job["static_configs"][0]["targets"] = [f"127.0.0.1:{served.port}"]
     file = tmp_path / "prometheus.yml"
     file.write_text(yaml.safe_dump(config))
     port = free_port()
@@ -155,7 +155,7 @@ def test_prometheus_scrapes_loads_the_rules_and_answers_every_query(told: Served
         until(lambda: value('up{job="kubehabit"}') == 1)
         until(lambda: value(scored) == 2)
         body = ndjson([raw_event(number) for number in range(10, 30)])
-        urllib.request.urlopen(urllib.request.Request(told.url + "/v1/score", body)).read()
+        urllib.request.urlopen(urllib.request.Request(served.url + "/v1/score", body)).read()
         until(lambda: value(scored) == 22)
         until(lambda: (value("increase(" + scored + "[1m])") or 0) > 0)
         groups = api("rules")["groups"]
@@ -173,5 +173,5 @@ def test_prometheus_scrapes_loads_the_rules_and_answers_every_query(told: Served
                 for name, with_ in {"$__rate_interval": "1m", "$instance": ".*", "$job": ".*"}.items():
                     query = query.replace(name, with_)
                 until(lambda query=query: bool(api("query", query=query)["result"]))
-        told.stop()
+        served.stop()
         until(lambda: value('up{job="kubehabit"}') == 0)

@@ -83,7 +83,7 @@ def test_a_restart_between_two_attempts_loses_nothing(served: Served, normal_lin
     until(lambda: list(dict.fromkeys(served.seen)) == keys(lines))
 
 
-def test_who_is_told_to_come_later_comes_later(
+def test_a_sender_that_gets_retry_after_comes_back_later(
     tmp_path: Path, explainer: Explainer, normal_lines: list[bytes]
 ) -> None:
     busy = Served(tmp_path / "busy", explainer, limits={"waiting_requests": 1})

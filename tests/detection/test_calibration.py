@@ -140,7 +140,7 @@ def test_what_the_principal_does_often_costs_no_more_than_its_own_counts_allow()
     assert fitted.error(nll(name=20.0), deeds(own=own))[0] == pytest.approx(20.0)
 
 
-def test_a_new_client_is_told_once_not_with_every_action() -> None:
+def test_a_new_client_is_reported_once_not_with_every_action() -> None:
     fitted = calibration({})
     costs = []
     for times in range(4):

@@ -60,7 +60,7 @@ def test_how_events_are_batched_changes_no_score(bundle: Bundle, labelled_lines:
     assert joined(parts, "sensitivity").tolist() == whole.sensitivity.tolist()
 
 
-def test_somebody_elses_action_costs_more(bundle: Bundle, normal_lines: list[bytes]) -> None:
+def test_another_principals_action_costs_more(bundle: Bundle, normal_lines: list[bytes]) -> None:
     """The heart of it: the model is conditional. The same requests under another principal of the same kind surprise more."""
     events = events_of(normal_lines)[6000:9000]
     people = sorted({e.user.username for e in events if "@" in e.user.username})

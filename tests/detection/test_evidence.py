@@ -39,7 +39,7 @@ def test_a_trickle_shows_at_the_long_horizon_only() -> None:
     assert sums[-1, 1] > 25
 
 
-def test_what_has_been_told_is_not_told_again() -> None:
+def test_evidence_that_was_reported_is_not_reported_again() -> None:
     """Past a long horizon's limit every later trifle would be flagged; past a short one's it is the same incident."""
     count, limits = 40, np.array([4.0, 10.0])
     rows = [("alice", 1800.0 * i, 2.0, 2.0) for i in range(count)]

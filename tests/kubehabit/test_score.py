@@ -53,7 +53,7 @@ def test_alerts_are_printed_for_people(tmp_path: Path) -> None:
     assert "1 events, 1 actions, 1 alerts; model kubehabit version 7." in out
 
 
-def test_unreadable_lines_cost_only_themselves_and_are_told(tmp_path: Path) -> None:
+def test_unreadable_lines_cost_only_themselves_and_are_reported(tmp_path: Path) -> None:
     log = write(
         tmp_path / "audit.log", ndjson([secret_event(0)]) + b"\n{broken\n" + ndjson([secret_event(1)])
     )

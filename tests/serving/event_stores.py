@@ -16,7 +16,7 @@ CREDENTIAL = "authentication.kubernetes.io/credential-id"
 
 
 def new_store(folder: Path, **settings: Any) -> EventStore:
-    """A store that seals only when it is told to."""
+    """A store that seals only on request."""
     return EventStore(EventSettings(path=folder, **{"seal_seconds": 3600, "memory_mb": 256} | settings))
 
 

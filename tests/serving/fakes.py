@@ -89,8 +89,8 @@ def habit(attribute: str = "verb_resource_namespace", **more: Any) -> HabitReaso
     return HabitReason(**({"attribute": attribute} | values | more))
 
 
+#: Addresses that no principal has used before.
 STRANGE = "198.51.100."
-"""Addresses from which everybody comes for the first time."""
 
 
 class FakeDetector:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+#: Seconds after which a test stops waiting and fails; reached only when something is broken.
 DEADLINE = 60.0
-"""Seconds after which what a test waits for is held never to come; reached only when something is broken."""
 
 
 @dataclass

@@ -110,7 +110,7 @@ def test_a_bidirectional_encoder_exports_and_ignores_padding_as_the_other_does(t
     check_parity(model, tmp_path / "both.onnx", batches=20)
 
 
-def test_a_forced_decoder_is_told_the_newer_action_and_never_the_one_it_decodes(tmp_path: Path) -> None:
+def test_a_forced_decoder_is_given_the_newer_action_and_never_the_one_it_decodes(tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = Autoencoder(replace(CONFIG, teacher_forcing=True)).eval()
     tokens, _, *who = windows(4, 6)

@@ -252,7 +252,7 @@ def test_a_node_that_another_account_redirects_shows_and_its_own_reports_do_not(
     assert read_traits("patch", "nodes", "status", "system:node:node-1", body)[0] == "-"
 
 
-def test_the_kind_of_a_secret_is_told_and_nothing_else_of_it() -> None:
+def test_of_a_secret_only_its_kind_becomes_a_trait() -> None:
     body = {"type": "kubernetes.io/service-account-token", "data": {"a": "b"}}
     assert traits("secrets", body) == {"secret=serviceAccountToken"}
     assert traits("secrets", {"type": "anything-at-all", "data": {}}) == {"-"}
@@ -403,7 +403,7 @@ def test_a_pod_known_by_its_spec_reads_like_one_read_for_the_first_time(image: s
     assert read_traits("create", resource, "", "a", compact)[1] == repository(image)
 
 
-def test_a_pod_known_by_its_spec_is_told_from_others() -> None:
+def test_a_pod_known_by_its_spec_is_distinguished_from_others() -> None:
     for replicas in (1, 8):
         found = traits("deployments", {"spec": {"replicas": replicas, "template": pod()}})
         assert f"replicas={replicas}" in found

@@ -117,7 +117,7 @@ def test_each_lack_is_found(tmp_path: Path, lines: list[bytes], what: str) -> No
     assert "c2VjcmV0" not in json.dumps(found.to_dict())
 
 
-def test_formats_clusters_and_what_was_left_out_are_told(tmp_path: Path) -> None:
+def test_the_summary_names_formats_clusters_and_what_was_left_out(tmp_path: Path) -> None:
     one = json.loads(event())
     records = [
         envelopes.dumps(envelopes.gke_entry(one)),

@@ -275,7 +275,7 @@ def test_no_spelling_of_a_path_goes_around_its_scope(
         assert "secrets" not in answer.text
 
 
-def test_what_is_not_there_is_told_to_whoever_has_a_token_and_to_nobody_else(
+def test_only_a_caller_with_a_token_learns_that_a_path_does_not_exist(
     tokens_of_each_scope: dict[str, str], make_client: Callable[..., TestClient]
 ) -> None:
     client = make_client()
@@ -349,7 +349,7 @@ def test_the_first_token_closes_the_door_of_a_running_service(
         assert client.get("/v1/model", headers=headers).status_code == 401
 
 
-def test_a_tokens_file_that_cannot_be_used_is_told_at_the_start(own_home: Path) -> None:
+def test_a_tokens_file_that_cannot_be_used_is_reported_at_the_start(own_home: Path) -> None:
     with pytest.raises(KubehabitError, match="kubehabit token create"):
         create_app(Settings(access={"tokens": "nowhere.json"}))  # type: ignore[arg-type]
 
@@ -462,7 +462,7 @@ def test_remembered_callers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     assert limiter.request(999, CallerRate(1, 1, 1)) > 0
 
 
-def test_callers_over_their_rate_are_told_when_to_come_back(
+def test_callers_over_their_rate_get_the_time_to_come_back(
     own_home: Path, make_client: Callable[..., TestClient]
 ) -> None:
     slow = make(own_home / "tokens.json", "slow", "read", requests_per_second=0.01)

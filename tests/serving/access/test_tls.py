@@ -368,7 +368,7 @@ def test_sessions_with_client_certificates_are_not_resumed(
         ({"client_ca": "missing.pem"}, "client authority"),
     ],
 )
-def test_files_that_do_not_fit_are_told_at_the_start(
+def test_files_that_do_not_fit_are_reported_at_the_start(
     files: TlsSettings, authority: trustme.CA, change: dict[str, str], words: str
 ) -> None:
     from cryptography.hazmat.primitives import serialization

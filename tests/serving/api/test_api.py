@@ -423,7 +423,7 @@ def test_an_end_waits_for_a_model_that_is_being_loaded(engine: Engine) -> None:
         engine.store.latest()  # what was loaded was given back as well
 
 
-def test_the_model_is_loaded_in_the_background_and_a_failure_is_told(engine: Engine) -> None:
+def test_the_model_is_loaded_in_the_background_and_a_failure_is_reported(engine: Engine) -> None:
     outcomes: list[BaseException | None] = []
     done = threading.Event()
 

@@ -226,7 +226,7 @@ def test_what_cannot_be_written_waits_in_the_journal_and_is_kept_later(
     assert attempts == [1, 1, 1]
 
 
-def test_batches_that_the_journal_lost_are_told_in_the_ledger(tmp_path: Path) -> None:
+def test_batches_that_the_journal_lost_are_noted_in_the_ledger(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal", 1 << 24)
     sequences = [append(journal, [secret_event(number)]) for number in range(3)]
     places = list(journal.positions(0, 3))

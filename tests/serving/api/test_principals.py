@@ -81,7 +81,7 @@ def test_principals_are_listed_with_how_near_they_came(client: TestClient) -> No
     assert client.get("/v1/principals", params={"order": "size"}).status_code == 422
 
 
-def test_surprise_over_time_is_told_at_once_and_not_only_with_the_next_snapshot(client: TestClient) -> None:
+def test_surprise_over_time_is_shown_at_once_and_not_only_with_the_next_snapshot(client: TestClient) -> None:
     answer = client.get("/v1/surprise/alice@corp").json()
     assert sum(day["actions"] for day in answer["days"]) == 50
     assert sum(hour["flagged"] for hour in answer["hours"]) == 2
@@ -159,7 +159,7 @@ def test_a_history_that_cannot_be_read_is_a_problem_that_says_what_to_do(
     assert "history.path" in answer.json()["detail"]
 
 
-def test_drift_is_told(client: TestClient) -> None:
+def test_drift_is_reported(client: TestClient) -> None:
     answer = client.get("/v1/model/drift").json()
     assert (answer["verdict"], answer["actions"]) == ("too few", 55)
 

@@ -235,7 +235,7 @@ def test_feedback_on_no_alert_is_a_404(client: TestClient) -> None:
 # -- principals ---------------------------------------------------------------------------------------------------
 
 
-def test_a_principal_is_told_with_its_peers_counts_and_recent_surprise(
+def test_a_principal_is_shown_with_its_peers_counts_and_recent_surprise(
     client: TestClient, engine: Engine
 ) -> None:
     peers = {"alice@corp": "group:team-a", "bob@corp": "group:team-a", "carol@corp": "group:team-b"}
@@ -272,7 +272,7 @@ def test_memory_for_principals_is_bounded() -> None:
     assert known == ["a", "c"]  # b was idle longest
 
 
-def test_the_last_twenty_actions_are_told_newest_first_however_they_came() -> None:
+def test_the_last_twenty_actions_are_listed_newest_first_in_whatever_batches_they_came() -> None:
     principals = Principals()
     severities = ["high" if number % 7 == 0 else "none" for number in range(60)]
     for begin, end in ((0, 1), (1, 31), (31, 31), (31, 60)):

@@ -12,8 +12,8 @@ from serving.forensics.queries import EventQueries
 from tests.serving.event_stores import body, new_store, story
 from tests.serving.fakes import raw_event
 
+#: 2026-11-23T14:00:00Z, a Monday, where the story begins.
 START = 1_795_442_400_000_000
-"""2026-11-23T14:00:00Z, a Monday, where the story begins."""
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from serving.forensics.queries import (
 )
 from tests.serving.event_stores import body, new_store, story
 
+#: 2026-11-23T14:00:00Z, where the story begins.
 START = 1_795_442_400_000_000
-"""2026-11-23T14:00:00Z, where the story begins."""
 
 
 @pytest.fixture(scope="module")

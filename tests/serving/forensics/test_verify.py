@@ -78,9 +78,7 @@ def test_a_changed_record_is_found_by_its_block_even_when_all_checksums_were_mad
     assert "A record among numbers" in finding.what
 
 
-def test_a_signed_ledger_cannot_be_written_anew_without_the_key(
-    tmp_path: Path, keys: tuple[Path, Path]
-) -> None:
+def test_a_signed_ledger_cannot_be_rewritten_without_the_key(tmp_path: Path, keys: tuple[Path, Path]) -> None:
     folder = make_store(tmp_path / "store", signing_key=keys[0])
     key = load_public_key(keys[1])
     report = verify(folder, key=key)

@@ -95,7 +95,7 @@ def test_hours_and_days_of_a_principal_are_summed_up_over_batches(history: Histo
     assert reader.surprise("nobody") is None
 
 
-def test_typical_surprise_is_told_as_a_share_of_what_one_in_twenty_reached(history: History) -> None:
+def test_typical_surprise_is_given_as_a_share_of_what_one_in_twenty_reached(history: History) -> None:
     reader = written(history, 1, scores(["alice"] * 100, [NOW - HOUR] * 100, error=0.9 * EDGES[4]))
     report = reader.surprise("alice")
     assert report is not None
@@ -226,7 +226,7 @@ def test_who_has_not_acted_for_long_is_forgotten_unless_training_knows_it(tmp_pa
     history.close()
 
 
-def test_a_file_of_another_version_begins_anew(tmp_path: Path) -> None:
+def test_a_file_of_another_version_starts_empty(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "history.db") as file:
         file.execute("CREATE TABLE hours (other INTEGER)")
     history = History(tmp_path / "history.db", retention_days=10, max_rows=1000)

@@ -101,7 +101,9 @@ def test_many_contributors_stay_bounded_and_the_first_stay(engine: Engine) -> No
     assert alert.contributors[0].audit_id == "id-0"
 
 
-def test_memory_is_bounded_and_whoever_is_longest_quiet_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_and_the_principal_quiet_longest_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("serving.incidents.contributors._LIMIT", 100)
     known = Contributors()
     for number in range(1000):
@@ -262,7 +264,7 @@ def token_event(number: int, **more: Any) -> dict[str, Any]:
     return raw_event(number, **(given | more))
 
 
-def test_a_token_asked_for_joins_whoever_asked_and_whose_it_is(engine: Engine) -> None:
+def test_a_requested_token_joins_its_requester_and_its_owner(engine: Engine) -> None:
     feed(engine, secret_event(0), token_event(1), secret_event(2, user=WORKER))
     one = only(engine)
     assert one.principals == ["alice@corp", WORKER]
@@ -283,7 +285,7 @@ def test_a_token_asked_for_joins_whoever_asked_and_whose_it_is(engine: Engine) -
 
 
 def test_the_order_in_which_alerts_fall_does_not_matter(engine: Engine) -> None:
-    """Whoever asked for the token is only caught after its use was."""
+    """The request for the token is flagged only after the use of the token was."""
     feed(engine, token_event(0), secret_event(1, user=WORKER), secret_event(2), size=1)
     assert only(engine).principals == ["alice@corp", WORKER]
 
@@ -327,7 +329,7 @@ def test_the_same_new_address_and_client_join_two_principals(engine: Engine) -> 
     assert (tie.source, tie.target, tie.confidence) == ("alice@corp", "bob@corp", "likely")
 
 
-def test_acting_as_somebody_gives_no_credential_of_theirs(engine: Engine) -> None:
+def test_impersonation_gives_no_credential_of_the_impersonated(engine: Engine) -> None:
     feed(
         engine,
         secret_event(0, impersonatedUser={"username": WORKER}),

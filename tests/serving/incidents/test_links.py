@@ -49,7 +49,7 @@ def test_what_was_refused_leads_nowhere() -> None:
     assert read_links(event(verb="create", objectRef=ref, responseStatus={"code": 403}), RunsAs()) == []
 
 
-def test_acting_as_somebody_leads_to_them() -> None:
+def test_impersonation_leads_to_the_impersonated() -> None:
     found = event(
         impersonatedUser={"username": "bob@corp"}, objectRef={"resource": "pods", "namespace": "web"}
     )

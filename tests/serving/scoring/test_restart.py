@@ -30,6 +30,7 @@ from tests.conftest import RECORDINGS, Trained
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
+#: `kubehabit serve` of a bundle that is in no registry.
 SERVE = """
 import sys
 from pathlib import Path
@@ -38,7 +39,6 @@ load = serving.rollout.loader.load_engine
 serving.rollout.loader.load_engine = lambda settings: load(settings, Path(sys.argv[1]))
 serving.server.serve(port=int(sys.argv[2]))
 """
-"""`kubehabit serve` of a bundle that is in no registry."""
 
 BATCH = 200
 WAIT = 60.0

@@ -107,7 +107,7 @@ def test_alertmanager_gets_an_alert_that_ends_unless_repeated(explainer: Explain
     assert (posted["startsAt"], posted["endsAt"]) == ("2026-11-23T14:00:00Z", "2026-11-23T17:00:00Z")
 
 
-def test_alertmanager_is_told_the_end_of_the_lower_severity_when_it_rises(explainer: Explainer) -> None:
+def test_alertmanager_gets_the_end_of_the_lower_severity_when_it_rises(explainer: Explainer) -> None:
     update = an_alert(explainer)
     with HttpReceiver() as receiver:
         send(Update(update.alert, "medium", NOW), type="alertmanager", url=receiver.url)
@@ -628,7 +628,7 @@ def test_every_example_in_the_documentation_is_valid(monkeypatch: pytest.MonkeyP
     }
 
 
-def test_an_unavailable_receiver_is_told_without_its_address(explainer: Explainer) -> None:
+def test_an_unavailable_receiver_is_reported_without_its_address(explainer: Explainer) -> None:
     with pytest.raises(UnavailableError) as raised:
         send(an_alert(explainer), type="slack", url="http://127.0.0.1:9/services/secret-part")
     assert "secret-part" not in str(raised.value)

@@ -498,7 +498,7 @@ def test_a_process_is_the_same_claimer_after_a_restart(store_url: str, tmp_path:
     store.close()
 
 
-def test_a_damaged_identity_is_made_anew(tmp_path: Path) -> None:
+def test_a_damaged_identity_is_replaced(tmp_path: Path) -> None:
     first = instance_id(tmp_path)
     assert instance_id(tmp_path) == first
     (tmp_path / "instance").write_text("")

@@ -29,8 +29,8 @@ from training.stretch import LogEncoder, Stretch, of_dataset
 
 TEAMS = {"ann": "web", "bob": "web", "cat": "shop", "dan": "shop"}
 ROUTINE = (("list", "pods"), ("get", "pods"), ("get", "configmaps"), ("list", "services"))
+#: A short log cannot show three incidents in ten thousand actions.
 LOOSE = Budget(person=30.0, system=4.0)
-"""A short log cannot show three incidents in ten thousand actions."""
 
 
 def line(number: int, who: str, verb: str, resource: str, namespace: str, **more: object) -> bytes:
@@ -116,11 +116,11 @@ def trained_on(table: ActionTable, title: str) -> Baseline:
     return fitted([MAKERS[title](table)], table, LOOSE)[0]
 
 
+#: A stranger with Ann's credential, in another team's namespace, from elsewhere, with another client.
 STRANGE = [
     line(3100 + i, "ann", verb, "secrets", "shop", sourceIPs=["203.0.113.9"], userAgent="curl/8.1")
     for i, verb in enumerate(("list", "get", "get", "delete", "delete", "get", "get", "get"))
 ]
-"""A stranger with Ann's credential, in another team's namespace, from elsewhere, with another client."""
 
 
 @pytest.mark.parametrize("title", LEARNERS)

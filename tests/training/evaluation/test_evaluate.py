@@ -59,8 +59,8 @@ def test_alerts_from_elsewhere_are_judged_the_same_way(tmp_path: Path) -> None:
     assert figures["runs"][0]["actions_to_detection"] == 2
     assert figures["baselines"]["always silent"]["recall"] == 0.0
     assert figures["baselines"]["always alarm"]["recall"] == 1.0
-    somebody_else = judge([alert | {"principal": "x"}], log, [run("attack", ["a0", "a1"])], progress=False)
-    assert somebody_else["recall"] == 0.0
+    other_principal = judge([alert | {"principal": "x"}], log, [run("attack", ["a0", "a1"])], progress=False)
+    assert other_principal["recall"] == 0.0
 
 
 def test_evaluating_a_registered_model(trained: Trained, labelled_lines: list[bytes], tmp_path: Path) -> None:

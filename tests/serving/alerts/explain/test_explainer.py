@@ -187,7 +187,7 @@ def test_comparisons_read_as_english(explainer: Explainer, counts: dict[str, int
         ),
     ],
 )
-def test_requests_are_told_as_what_they_do(
+def test_requests_are_described_by_what_they_do(
     explainer: Explainer, request_: dict[str, Any], words: str
 ) -> None:
     assert words in action(explainer, **request_).description
@@ -243,7 +243,7 @@ def test_every_attribute_of_the_detector_has_words(explainer: Explainer) -> None
         assert "$" not in text
 
 
-def test_without_news_the_models_own_expectation_is_told(explainer: Explainer) -> None:
+def test_without_novelty_the_models_own_expectation_is_given(explainer: Explainer) -> None:
     fields = [
         FieldSurprise(
             field="client",
@@ -393,7 +393,7 @@ def test_a_wrong_vocabulary_is_refused_with_its_place(tmp_path: Path) -> None:
 # -- what was expected, and why it is grave ---------------------------------------------------------------------
 
 
-def test_what_was_expected_is_told_of_the_principal_and_of_its_peers(explainer: Explainer) -> None:
+def test_what_was_expected_is_given_for_the_principal_and_for_its_peers(explainer: Explainer) -> None:
     surprise = FieldSurprise(
         field="namespace",
         value="payments",
@@ -429,7 +429,7 @@ def test_the_sentence_is_about_the_action_that_shows_what_is_new(explainer: Expl
     assert "read Secret db" in made.sentence
 
 
-def test_a_graver_action_with_news_of_its_own_stays_the_one_that_is_told(explainer: Explainer) -> None:
+def test_a_more_severe_action_with_novelty_of_its_own_stays_the_one_described(explainer: Explainer) -> None:
     mild = action(
         explainer, "get", "configmaps", severity="low", habits=[novelty("verb_resource", anyone_with=0)]
     )
@@ -504,7 +504,7 @@ def test_a_kind_of_deed_that_is_new_tells_more_than_a_pace(explainer: Explainer)
     assert session(explainer, *logs)[2] == "verb_resource"
 
 
-def test_a_program_that_moved_is_told_first(explainer: Explainer) -> None:
+def test_a_program_that_moved_is_described_first(explainer: Explainer) -> None:
     moved = action(
         explainer, habits=[novelty("verb_resource", anyone_with=0), novelty("place", "198.51.100.7")]
     )
@@ -512,7 +512,7 @@ def test_a_program_that_moved_is_told_first(explainer: Explainer) -> None:
     assert session(explainer, moved, kind="human")[2] == "verb_resource"
 
 
-def test_refusals_are_counted_and_lead_for_whoever_has_no_credentials(explainer: Explainer) -> None:
+def test_refusals_are_counted_and_lead_for_callers_without_credentials(explainer: Explainer) -> None:
     probes = [action(explainer, "list", "nodes", "", code=403, seconds=at) for at in range(3)]
     assert session(explainer, *probes, kind="anonymous")[1][0] == "3 of 3 requests were refused"
     news = action(explainer, habits=[novelty("namespace")], seconds=4)

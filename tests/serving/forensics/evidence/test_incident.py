@@ -134,7 +134,7 @@ def test_the_text_of_each_event_is_as_it_came_but_for_secrets(client: TestClient
         assert "hunter2" not in plain
 
 
-def test_spread_and_blast_radius_are_told_with_how_sure_they_are(client: TestClient, tmp_path: Path) -> None:
+def test_spread_and_blast_radius_are_given_with_their_confidence(client: TestClient, tmp_path: Path) -> None:
     content = exported(client, tmp_path / "evidence.json")
     [tie] = [one for one in content["spread"] if one["source"] and one["confidence"] == "certain"]
     assert (tie["source"], tie["target"], tie["auditID"]) == ("alice@corp", WORKER, "id-13")
@@ -287,7 +287,7 @@ def test_the_command_says_what_it_cannot_export(stored: str) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_exported_is_told_without_the_password_of_the_store(
+def test_what_cannot_be_exported_is_reported_without_the_password_of_the_store(
     own_home: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBEHABIT_STORE__URL", postgres.database().replace("tests@", "tests:hunter2@"))
