@@ -76,10 +76,11 @@ def unusual(lines: list[bytes]) -> set[str]:
     """Audit IDs of the actions that the detector of the tests flags: whatever touches Secrets."""
     folder = StageFolder()
     events = decode_lines(lines).events
+    first = folder.first(events, [event.requestReceivedTimestamp or event.stageTimestamp for event in events])
     return {
         event.auditID
-        for event in events
-        if folder.is_first(event) and event.objectRef is not None and event.objectRef.resource == "secrets"
+        for event, is_first in zip(events, first, strict=True)
+        if is_first and event.objectRef is not None and event.objectRef.resource == "secrets"
     }
 
 

@@ -69,7 +69,7 @@ def fail_at(step: str, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> N
     if step == "time":
         monkeypatch.setattr(encoder, "parse_times", failing_once(encoder.parse_times))
     elif step == "explanation":
-        monkeypatch.setattr(detector, "_news", failing_once(detector._news))
+        monkeypatch.setattr(detector, "_novelties", failing_once(detector._novelties))
     else:
         part, name = {
             "context": (detector.encoder._contexts, "_make"),

@@ -121,8 +121,8 @@ def shell(engine: Engine, own_home: Path, tmp_path: Path, monkeypatch: pytest.Mo
         url = f"http://127.0.0.1:{live.port}"
         headers = {"Authorization": f"Bearer {TOKEN}"}
         httpx.post(f"{url}/v1/score", content=body(hostile_events()), headers=headers).raise_for_status()
-        application.state.service.settle_events(30)
-        engine.settle()
+        application.state.service.wait_for_events(30)
+        engine.flush()
         monkeypatch.setenv("KUBEHABIT_URL", url)
         yield Shell(tmp_path, engine, monkeypatch)
 

@@ -184,8 +184,8 @@ def calibration() -> Calibration:
 
 def test_thresholds_are_scaled_and_the_judge_knows_what_they_were() -> None:
     scaled = calibration().scaled(0.5)
-    assert (scaled.person_threshold, scaled.system_threshold, scaled.scale) == (2.0, 4.0, 0.5)
-    assert scaled.scaled(2.0).person_threshold == 8.0
+    assert (scaled.person_thresholds[0], scaled.system_thresholds[0], scaled.scale) == (2.0, 4.0, 0.5)
+    assert scaled.scaled(2.0).person_thresholds[0] == 8.0
     as_set = calibration()
     assert as_set.scaled(1.0) is as_set
     assert "scale" not in scaled.to_dict()

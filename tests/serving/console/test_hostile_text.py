@@ -74,7 +74,7 @@ def test_a_page_shows_hostile_text_visibly(
     client = make_client(events={"enabled": True, "seal_seconds": 3600, "memory_mb": 256})
     client.post("/v1/score", content=body(hostile_events())).raise_for_status()
     settle(client)
-    client.app.state.service.settle_events(30)  # type: ignore[attr-defined]
+    client.app.state.service.wait_for_events(30)  # type: ignore[attr-defined]
     for address in ADDRESSES[route](client):
         answer = client.get(address, headers={"Accept": "text/html"})
         assert answer.status_code < 500, address

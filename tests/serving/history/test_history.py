@@ -391,7 +391,7 @@ def test_a_model_is_loaded_with_the_threshold_that_the_settings_ask_for(
     assert engine.model.threshold_scale == 1.5
     assert engine.loaded is not None
     scaled = engine.loaded.detector.bundle.calibration
-    assert scaled.person_threshold == pytest.approx(1.5 * as_set.person_threshold)
+    assert scaled.person_thresholds == pytest.approx([1.5 * one for one in as_set.person_thresholds])
     assert Judge.from_calibration("1", scaled).person == pytest.approx(as_set.person_thresholds)
     engine.close()
 
