@@ -393,7 +393,7 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; raises KubehabitError if the file is missing, no YAML, or no mapping."""
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        loaded = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise KubehabitError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

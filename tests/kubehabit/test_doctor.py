@@ -285,7 +285,7 @@ def test_a_ledger_that_was_cut_off_or_rewritten(deployment: Deployment) -> None:
     ledger.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))
     assert "cut off or rewritten" in deployment.only("error", "events")
     ledger.write_bytes(whole.replace(b'"', b"'", 1))
-    assert "not to be trusted" in deployment.only("error", "events")
+    assert "cannot be trusted" in deployment.only("error", "events")
     ledger.write_bytes(whole)
     (ledger.parent / "head.json").write_bytes(b"{")
     assert "missing or damaged" in deployment.only("error", "events")

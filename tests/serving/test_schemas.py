@@ -116,7 +116,7 @@ def test_tokens_and_queries_are_found_wherever_they_begin(text: str, shown: str)
 def test_cleaning_the_worst_text_takes_linear_time(text: str) -> None:
     begun = time.process_time()
     clean(text * (1_000_000 // len(text)), 125_000)
-    assert time.process_time() - begun < 2
+    assert time.process_time() - begun < 20  # a quadratic pattern takes hours
 
 
 @given(st.text(alphabet="abc/?&=._-", max_size=60), st.from_regex(r"[a-z]{12}", fullmatch=True))

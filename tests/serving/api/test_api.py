@@ -485,8 +485,8 @@ def test_an_unforeseen_error_is_a_500_problem_without_its_inside(
     def fail(*_: object) -> None:
         raise RuntimeError("password=hunter2")
 
-    monkeypatch.setattr(engine, "score", fail)
-    answer = client.post("/v1/score", json=raw_event())
+    monkeypatch.setattr(engine.store, "get", fail)
+    answer = client.get("/v1/alerts/7d0c6a1f52b8e934")
     is_problem(answer, 500)
     assert "hunter2" not in answer.text
 

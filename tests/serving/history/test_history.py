@@ -408,7 +408,7 @@ def test_the_least_threshold_is_found_that_keeps_to_a_number_of_alerts_a_day(his
     assert louder
     assert all(one.alerts_per_day is not None and one.alerts_per_day > 2 for one in louder)
     assert f"KUBEHABIT_ALERTS__THRESHOLD_SCALE={preview.wanted.scale:g}" in preview.setting
-    assert any("covers" in note for note in preview.notes)
+    assert any("of history so far" in note for note in preview.notes)
 
 
 def test_alerts_of_a_principal_within_twelve_hours_are_one_incident() -> None:

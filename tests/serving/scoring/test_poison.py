@@ -79,7 +79,7 @@ def test_the_sender_learns_which_event_was_not_scored(
         ("context", "gather"),
         ("context", "watched"),
         ("principals", "record"),
-        ("explainer", "did"),
+        ("explainer", "describe"),
         ("explainer", "renew"),
     ],
 )
