@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.errors import KubehabitError
 from kubehabit.diagnosis.access import check_tls, check_tokens
-from kubehabit.diagnosis.finding import Check, Finding
+from kubehabit.diagnosis.check_result import Check, CheckResult
 from kubehabit.diagnosis.host import check_clock, check_home, check_open_files, check_port
 from kubehabit.diagnosis.model import check_model
 from kubehabit.diagnosis.stores import check_events, check_explanations, check_sinks, check_store
@@ -28,7 +28,7 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def diagnose(config: Path | None, on_check: Callable[[str], None] = lambda _: None) -> Iterator[Finding]:
+def diagnose(config: Path | None, on_check: Callable[[str], None] = lambda _: None) -> Iterator[CheckResult]:
     """Check a deployment.
 
     Args:
@@ -43,12 +43,12 @@ def diagnose(config: Path | None, on_check: Callable[[str], None] = lambda _: No
     try:
         settings = read_settings(config)
     except KubehabitError as error:
-        yield Finding("settings", "error", str(error))
+        yield CheckResult("settings", "error", str(error))
         return
-    yield Finding("settings", "ok", f"{source} and KUBEHABIT_* are valid.")
+    yield CheckResult("settings", "ok", f"{source} and KUBEHABIT_* are valid.")
     for name, check in CHECKS.items():
         on_check(name)
         try:
             yield from check(settings)
         except (KubehabitError, OSError) as error:
-            yield Finding(name, "error", str(error))
+            yield CheckResult(name, "error", str(error))

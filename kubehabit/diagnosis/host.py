@@ -16,7 +16,7 @@ from pathlib import Path
 import urllib3
 
 from data.paths import home
-from kubehabit.diagnosis.finding import Finding
+from kubehabit.diagnosis.check_result import CheckResult
 from serving.settings import Settings
 
 _MIB = 1 << 20
@@ -49,7 +49,7 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
-def check_home(settings: Settings) -> Iterator[Finding]:
+def check_home(settings: Settings) -> Iterator[CheckResult]:
     """Folders can be written to, and their disks have room."""
     free: dict[int, tuple[Path, int]] = {}
     for name, folder in folders(settings).items():
@@ -59,28 +59,28 @@ def check_home(settings: Settings) -> Iterator[Finding]:
                 pass
         except OSError as error:
             sentence = f"{folder} ({name}) cannot be written to ({error.strerror}): give it to the user of the service."
-            yield Finding("home", "error", sentence)
+            yield CheckResult("home", "error", sentence)
             continue
         free.setdefault(place.stat().st_dev, (folder, shutil.disk_usage(place).free))
     for folder, size in free.values():
         room = f"The disk of {folder} has {size / _MIB:,.0f} MiB free"
         if size < _LEAST_FREE:
-            yield Finding("home", "error", f"{room}: make room, or the service stops taking events.")
+            yield CheckResult("home", "error", f"{room}: make room, or the service stops taking events.")
         elif size < _LITTLE_FREE:
             limits = (
                 f"events.max_gb ({settings.events.max_gb:g}) and journal.max_mb ({settings.journal.max_mb:g})"
             )
-            yield Finding("home", "warning", f"{room}: make room, or lower {limits}.")
+            yield CheckResult("home", "warning", f"{room}: make room, or lower {limits}.")
         else:
-            yield Finding("home", "ok", f"{room}, and its folders can be written to.")
+            yield CheckResult("home", "ok", f"{room}, and its folders can be written to.")
 
 
-def check_clock(settings: Settings) -> Iterator[Finding]:
+def check_clock(settings: Settings) -> Iterator[CheckResult]:
     """The clock is not behind what was written before."""
     now = time.time()
     shown = datetime.fromtimestamp(now, UTC).isoformat(" ", "seconds")
     if now < _EARLIEST:
-        yield Finding("clock", "error", f"The clock says {shown}: set it, and let NTP keep it.")
+        yield CheckResult("clock", "error", f"The clock says {shown}: set it, and let NTP keep it.")
         return
     written = (
         (path.stat().st_mtime, path) for folder in folders(settings).values() for path in _files(folder)
@@ -89,9 +89,9 @@ def check_clock(settings: Settings) -> Iterator[Finding]:
     if latest > now + _CLOCK_TOLERANCE:
         when = datetime.fromtimestamp(latest, UTC).isoformat(" ", "seconds")
         sentence = f"The clock says {shown}, but {path} was written at {when}: set the clock, or find out what set it forward."
-        yield Finding("clock", "error", sentence)
+        yield CheckResult("clock", "error", sentence)
         return
-    yield Finding("clock", "ok", f"The clock says {shown}, and nothing was written later.")
+    yield CheckResult("clock", "ok", f"The clock says {shown}, and nothing was written later.")
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -101,19 +101,19 @@ def _files(folder: Path) -> Iterator[Path]:
         return
 
 
-def check_open_files(settings: Settings) -> Iterator[Finding]:
+def check_open_files(settings: Settings) -> Iterator[CheckResult]:
     """The limit of open files has room for all connections."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = settings.limits.connections + _OTHER_FILES
     if hard != resource.RLIM_INFINITY and hard < needed:
         sentence = f"A process may open {hard:,} files, and the service needs {needed:,}: raise it (LimitNOFILE, ulimit -Hn)."
-        yield Finding("open files", "error", sentence)
+        yield CheckResult("open files", "error", sentence)
         return
     limit = "without limit" if hard == resource.RLIM_INFINITY else f"up to {hard:,}"
-    yield Finding("open files", "ok", f"A process may open files {limit}; the service needs {needed:,}.")
+    yield CheckResult("open files", "ok", f"A process may open files {limit}; the service needs {needed:,}.")
 
 
-def check_port(settings: Settings) -> Iterator[Finding]:
+def check_port(settings: Settings) -> Iterator[CheckResult]:
     """The address can be listened on, or the service listens there already."""
     place = f"{settings.host or '*'}:{settings.port}"
     try:
@@ -122,7 +122,7 @@ def check_port(settings: Settings) -> Iterator[Finding]:
         )[0]
     except OSError as error:
         sentence = f"{settings.host!r} is no address to listen on ({error.strerror}): correct host."
-        yield Finding("port", "error", sentence)
+        yield CheckResult("port", "error", sentence)
         return
     with socket.socket(family, kind, protocol) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -130,12 +130,12 @@ def check_port(settings: Settings) -> Iterator[Finding]:
             listener.bind(address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE and _is_kubehabit(settings):
-                yield Finding("port", "ok", f"A service answers at {place}.")
+                yield CheckResult("port", "ok", f"A service answers at {place}.")
                 return
             sentence = f"{place} cannot be listened on ({error.strerror}): stop what holds it, or choose another port."
-            yield Finding("port", "error", sentence)
+            yield CheckResult("port", "error", sentence)
             return
-    yield Finding("port", "ok", f"{place} is free.")
+    yield CheckResult("port", "ok", f"{place} is free.")
 
 
 def _is_kubehabit(settings: Settings) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kubehabit.diagnosis.finding import Finding
+from kubehabit.diagnosis.check_result import CheckResult
 from serving.settings import Settings
 
 
-def check_model(settings: Settings) -> Iterator[Finding]:
+def check_model(settings: Settings) -> Iterator[CheckResult]:
     """The champion can be had, its bundle is unharmed, and it passes its parity check. Downloads it, as a start would."""
     from serving.registry.client import ModelReference, open_bundle, stop_client
     from serving.rollout.loader import UNTESTED, model_loader
@@ -19,12 +19,12 @@ def check_model(settings: Settings) -> Iterator[Finding]:
     finally:
         stop_client()
     if fetched.notice:
-        yield Finding("model", "warning", fetched.notice)
+        yield CheckResult("model", "warning", fetched.notice)
     test = loaded.model.self_test
     if test is None:
-        yield Finding("model", "warning", UNTESTED)
+        yield CheckResult("model", "warning", UNTESTED)
         return
-    yield Finding(
+    yield CheckResult(
         "model",
         "ok",
         f"{fetched.name} version {fetched.version} ({fetched.source}) is unharmed and computes here as in training: off by "

@@ -12,37 +12,37 @@ from pydantic import BaseModel
 
 from data.errors import KubehabitError
 from data.signing_keys import load_signing_key
-from kubehabit.diagnosis.finding import Finding
+from kubehabit.diagnosis.check_result import CheckResult
 from serving.forensics.ledger import LedgerReader, read_head
 from serving.settings import Settings
 from serving.sinks.base import Secret, UnavailableError
 from serving.storage.database import has_current_schema, missing_file, shown_url
 
 
-def check_store(settings: Settings) -> Iterator[Finding]:
+def check_store(settings: Settings) -> Iterator[CheckResult]:
     """The alert store is reachable and its tables are of this version."""
     url = settings.store.resolved_url
     if missing_file(url) is not None:
-        yield Finding(
+        yield CheckResult(
             "store", "ok", f"There is no alert store at {shown_url(url)} yet: the service makes it."
         )
     elif has_current_schema(url):
-        yield Finding("store", "ok", f"{shown_url(url)} answers, and its tables are of this version.")
+        yield CheckResult("store", "ok", f"{shown_url(url)} answers, and its tables are of this version.")
     else:
         sentence = (
             f"{shown_url(url)} answers, but its tables are of another version: the service brings older ones up to date when it "
             "starts, and refuses newer ones. Back it up first."
         )
-        yield Finding("store", "warning", sentence)
+        yield CheckResult("store", "warning", sentence)
 
 
-def check_events(settings: Settings) -> Iterator[Finding]:
+def check_events(settings: Settings) -> Iterator[CheckResult]:
     """The ledger of the event store is whole up to its head, and its signing key can be used."""
     if not settings.events.enabled:
         sentence = (
             "No events are kept (events.enabled): questions about the past and evidence have no answer."
         )
-        yield Finding("events", "warning", sentence)
+        yield CheckResult("events", "warning", sentence)
         return
     if settings.events.signing_key is not None:
         load_signing_key(settings.events.signing_key)
@@ -50,9 +50,9 @@ def check_events(settings: Settings) -> Iterator[Finding]:
     if not (folder / "ledger.jsonl").exists():
         if any(folder.rglob("*.parquet")):
             sentence = f"{folder} holds events but no ledger: it was removed. Keep the folder, and see kubehabit verify."
-            yield Finding("events", "error", sentence)
+            yield CheckResult("events", "error", sentence)
             return
-        yield Finding("events", "ok", f"There is no event store in {folder} yet: the service makes it.")
+        yield CheckResult("events", "ok", f"There is no event store in {folder} yet: the service makes it.")
         return
     ledger = LedgerReader(folder)
     ledger.read_on()
@@ -63,26 +63,26 @@ def check_events(settings: Settings) -> Iterator[Finding]:
     lines = len(ledger.entries)
     if head is None:
         sentence = f"The head of the ledger in {folder} is missing or damaged. Keep the folder, and see kubehabit verify."
-        yield Finding("events", "error", sentence)
+        yield CheckResult("events", "error", sentence)
     elif head.number >= lines or ledger.entries[head.number].hash.hex() != head.hash:
         sentence = f"The ledger in {folder} is not what its head says: it was cut off or rewritten. See kubehabit verify."
-        yield Finding("events", "error", sentence)
+        yield CheckResult("events", "error", sentence)
     else:
         sentence = f"The ledger in {folder} is whole: {lines:,} lines, chained up to its head."
-        yield Finding("events", "ok", sentence)
+        yield CheckResult("events", "ok", sentence)
 
 
-def check_sinks(settings: Settings) -> Iterator[Finding]:
+def check_sinks(settings: Settings) -> Iterator[CheckResult]:
     """Each sink finds its secrets and files. Nothing is sent."""
     if not settings.sinks:
         sentence = "There is no sink: alerts wait in the console and the API until they are looked at. See docs/sinks.md."
-        yield Finding("sinks", "warning", sentence)
+        yield CheckResult("sinks", "warning", sentence)
     for sink in settings.sinks:
         problems = [*_problems(sink)]
         for problem in problems:
-            yield Finding("sinks", "error", f"Sink {sink.name}: {problem}.")
+            yield CheckResult("sinks", "error", f"Sink {sink.name}: {problem}.")
         if not problems:
-            yield Finding("sinks", "ok", f"Sink {sink.name} ({sink.type}) has what it needs.")
+            yield CheckResult("sinks", "ok", f"Sink {sink.name} ({sink.type}) has what it needs.")
 
 
 def _problems(section: BaseModel) -> Iterator[str]:
@@ -109,11 +109,11 @@ def _file_problems(name: str, path: Path) -> Iterator[str]:
         yield f"{name}: {path} cannot be read"
 
 
-def check_explanations(settings: Settings) -> Iterator[Finding]:
+def check_explanations(settings: Settings) -> Iterator[CheckResult]:
     """The phrases and next steps of alerts can be read."""
     from serving.alerts.explain.explainer import Explainer
 
     if not settings.explain_path.is_file():
         raise KubehabitError(f"There is no file {settings.explain_path} (explain): name one that exists.")
     Explainer.load(settings.explain_path)
-    yield Finding("explanations", "ok", f"{settings.explain_path} can be used.")
+    yield CheckResult("explanations", "ok", f"{settings.explain_path} can be used.")

@@ -1,4 +1,4 @@
-"""Findings: what a check of a deployment saw, as a sentence that says what to do."""
+"""Results of the checks of a deployment: what was seen, as a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 from serving.settings import Settings
 
 Level = Literal["ok", "warning", "error"]
-#: A check yields one finding or more, and changes nothing that a service would not.
-Check = Callable[[Settings], Iterator["Finding"]]
+#: A check yields one result or more, and changes nothing that a service would not.
+Check = Callable[[Settings], Iterator["CheckResult"]]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """What a check saw.
 
     Attributes:
