@@ -224,12 +224,21 @@ class Technique(ApiModel):
     url: str
 
 
+Effect = Literal["looks", "changes", "stops"]
+
+
 class Check(ApiModel):
     """A next step for a person; commands are text and are never run by kubehabit."""
 
     kind: Annotated[Literal["look", "contain"], Field(description="look changes nothing; contain does")]
     text: str
     command: str | None = None
+    effect: Annotated[
+        Effect | None,
+        Field(
+            description="of the command: it only looks, it changes something, or it stops work that is going on"
+        ),
+    ] = None
 
 
 class RepeatedAction(ApiModel):

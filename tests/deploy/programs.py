@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-#: The last is where CI unpacks syslog-ng: Debian does not install it beside rsyslog.
-_PLACES = "/usr/bin:/usr/sbin:/opt/syslog-ng/usr/sbin"
+#: The last two are where CI unpacks syslog-ng, which Debian does not install beside rsyslog, and kubectl, which Debian has not.
+_PLACES = "/usr/bin:/usr/sbin:/opt/syslog-ng/usr/sbin:/opt/kubectl"
 
 
-def program(name: str, package: str) -> str:
-    """Path of a program."""
+def program(name: str, how: str) -> str:
+    """Path of a program; `how` to install it: Debian's package, or a sentence."""
     found = shutil.which(name) or shutil.which(name, path=_PLACES)
     if found is None:
-        pytest.skip(f"{name} is not installed: apt-get install {package}")
+        pytest.skip(f"{name} is not installed: {how if ' ' in how else f'apt-get install {how}'}")
     return found
 
 

@@ -73,9 +73,10 @@ class Tactic(_Strict):
 
 
 class CheckWords(_Strict):
-    """A next step for a person."""
+    """A next step for a person; `when` narrows that of its rule."""
 
     kind: str = Field(pattern="^(look|contain)$")
+    when: When = When()
     text: str
     command: str | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from string import Template
 
-from serving.alerts.explain.commands import Values, fill
+from serving.alerts.explain.commands import Values, effect_of, fill
 from serving.alerts.explain.phrases import ActionPhrase, CheckWords, PhraseRule, Phrases, holds
 from serving.schemas import Action, Alert, Check, Technique
 
@@ -49,20 +49,34 @@ class Rules:
         return found
 
     def _matching(self, alert: Alert, action: Action) -> list[PhraseRule]:
-        phrase = ActionPhrase.from_summary(action)
-        new = [novelty.attribute for novelty in action.habits if not novelty.times_before]
-        return [rule for rule in self._lexicon.rules if holds(rule.when, phrase, kind=alert.kind, new=new)]
+        return [rule for rule in self._lexicon.rules if _holds(rule, alert, action)]
 
     def _filled(self, alert: Alert, action: Action, checks: Iterable[CheckWords]) -> list[Check]:
-        """Checks with what an action was about put in; of those with the same command the first."""
+        """Checks with what an action was about put in; of those with the same command the first.
+
+        What stops work is not proposed for an alert of low severity.
+        """
         ref = action.object_ref
         what = self._phrases.target(ActionPhrase.from_summary(action))
         cluster = ref is not None and self._phrases.word_for(ref.resource).cluster
         values = Values.from_action(alert.principal, action, what, cluster=cluster)
         found: dict[tuple[str, str], Check] = {}
         for check in checks:
+            if not _holds(check, alert, action):
+                continue
             text = Template(check.text).safe_substitute(values.plain)
             command = fill(check.command, values.quoted)
-            one = Check.model_validate({"kind": check.kind, "text": text, "command": command})
-            found.setdefault((check.kind, command or text), one)
+            effect = effect_of(command) if command is not None else None
+            if effect == "stops" and alert.severity == "low":
+                continue
+            # A command that only looks contains nothing, whatever a lexicon calls it.
+            kind = "look" if effect == "looks" else check.kind
+            one = Check.model_validate({"kind": kind, "text": text, "command": command, "effect": effect})
+            found.setdefault((kind, command or text), one)
         return list(found.values())
+
+
+def _holds(rule: PhraseRule | CheckWords, alert: Alert, action: Action) -> bool:
+    """Whether the condition of a rule or of a next step holds for an action of an alert."""
+    new = [novelty.attribute for novelty in action.habits if not novelty.times_before]
+    return holds(rule.when, ActionPhrase.from_summary(action), kind=alert.kind, new=new)

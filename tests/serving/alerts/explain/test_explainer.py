@@ -321,7 +321,8 @@ def test_an_ordinary_read_is_no_attack_technique(explainer: Explainer) -> None:
 def test_checks_have_exact_commands(explainer: Explainer) -> None:
     checks = alert(explainer, action(explainer, "get", name="db-creds")).checks
     commands = [check.command for check in checks]
-    assert f"kubectl auth can-i --list --as={CI} -n payments" in commands
+    groups = "--as-group=system:authenticated --as-group=system:serviceaccounts --as-group=system:serviceaccounts:web"
+    assert f"kubectl auth can-i --list --as={CI} {groups} -n payments" in commands
     assert "kubectl describe secrets db-creds -n payments" in commands
     assert checks[0].kind == "look"
     contain = alert(explainer, action(explainer, "get", "pods/exec", name="web-0")).checks[-1]
@@ -372,9 +373,9 @@ def test_no_name_in_a_log_can_inject_into_a_command(
         assert not re.search(r"[;&`$<>\n()]", bare), check.command
         for word in shlex.split(check.command):
             if word.startswith("-"):
-                assert word in own_options or word.startswith(("--as=", "--field-selector", "-o")), (
-                    check.command
-                )
+                assert word in own_options or word.startswith(
+                    ("--as=", "--as-group=system:", "--field-selector", "-o")
+                ), check.command
 
 
 def test_a_wrong_vocabulary_is_refused_with_its_place(tmp_path: Path) -> None:
@@ -451,8 +452,10 @@ def test_severity_comes_with_its_reasons(explainer: Explainer) -> None:
 @pytest.mark.parametrize(
     ("verb", "resource", "command"),
     [
-        ("patch", "deployments", "kubectl scale deployments miner -n payments --replicas=0"),
+        ("create", "deployments", "kubectl scale deployments miner -n payments --replicas=0"),
+        ("patch", "deployments", "kubectl rollout undo deployments miner -n payments"),
         ("patch", "daemonsets", "kubectl rollout undo daemonsets miner -n payments"),
+        ("create", "rolebindings", "kubectl delete rolebindings miner -n payments"),
         ("create", "cronjobs", """kubectl patch cronjobs miner -n payments -p '{"spec":{"suspend":true}}'"""),
         ("create", "serviceaccounts/token", "kubectl delete serviceaccounts miner -n payments"),
         ("create", "certificatesigningrequests", "kubectl certificate deny miner"),
@@ -464,10 +467,47 @@ def test_containing_is_an_exact_command_and_needs_a_name(
     named = alert(explainer, action(explainer, verb, resource, name="miner"))
     assert command in [check.command for check in named.checks if check.kind == "contain"]
     nameless = alert(explainer, action(explainer, verb, resource))
-    changing = re.compile("kubectl (delete|scale|patch|rollout|certificate)")
+    assert not [check for check in nameless.checks if check.effect in ("changes", "stops")]
+    changing = re.compile("kubectl (delete|scale|patch|rollout undo|certificate)")
     assert not [check for check in nameless.checks if check.command and changing.match(check.command)]
     commands = [check.command for check in named.checks if check.command]
     assert len(commands) == len(set(commands))
+
+
+@pytest.mark.parametrize("verb", ["update", "patch", "delete"])
+@pytest.mark.parametrize(
+    "resource", ["roles", "clusterrolebindings", "mutatingwebhookconfigurations", "deployments", "daemonsets"]
+)
+def test_what_was_changed_is_put_back_and_never_deleted_or_stopped(
+    explainer: Explainer, verb: str, resource: str
+) -> None:
+    made = alert(explainer, action(explainer, verb, resource, name="miner", traits=["privileged"]))
+    assert not [check for check in made.checks if check.effect == "stops"]
+    assert not [check for check in made.checks if "kubectl delete" in (check.command or "")]
+
+
+def test_nothing_that_stops_work_is_proposed_for_a_low_alert(explainer: Explainer) -> None:
+    for severity, count in (("low", 0), ("medium", 1)):
+        made = alert(explainer, action(explainer, "create", "deployments", name="x", severity=severity))
+        assert sum(check.effect == "stops" for check in made.checks) == count
+
+
+def test_what_only_looks_is_no_containment(explainer: Explainer) -> None:
+    for kind in ("human", "serviceaccount", "node", "anonymous"):
+        made = alert(
+            explainer,
+            action(explainer, habits=[novelty("client")], impersonated_user={"username": "u"}),
+            kind=kind,
+        )
+        assert made.checks
+        for check in made.checks:
+            assert (check.command is None) == (check.effect is None)
+            assert check.kind == "look" or check.effect in (None, "changes", "stops")
+
+
+def test_nobody_owns_those_without_credentials(explainer: Explainer) -> None:
+    made = alert(explainer, action(explainer), principal="system:anonymous", kind="anonymous")
+    assert not [check for check in made.checks if "owner" in check.text or "can-i" in (check.command or "")]
 
 
 def test_what_else_was_done_can_be_contained_as_well(explainer: Explainer) -> None:
