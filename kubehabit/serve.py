@@ -21,13 +21,13 @@ def serve(
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", min=1, max=65535)] = None,
 ) -> None:
-    """Serve the champion: score audit events as they arrive, keep alerts, answer at /v1, /docs and /metrics.
+    """Serve the champion: score audit events as they arrive, show alerts in the console, answer at /v1, /docs and /metrics.
 
     A log pipeline posts events to /v1/score; a kube-apiserver posts its audit webhook to /v1/audit.
 
     Example:  `kubehabit serve --config configs/serve.yaml --port 8646`
 
-    Next:  open /docs in a browser, and look at /v1/alerts once events have come in.
+    Next:  open its address in a browser: alerts show up there once events have come in. The API is described at /docs.
     """
     from serving.process.resources import configure_allocator
     from serving.registry.client import start_client

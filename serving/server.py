@@ -172,5 +172,5 @@ def _announce(model: ModelInfo, url: str, to: TextIO) -> None:
     if model.notice:
         _log.warning(model.notice)
         print(f"Note: {model.notice}", file=to, flush=True)
-    places = f"(API docs: {url}/docs, console: {url}/console/)"
+    places = f"(console: {url}/console/, API docs: {url}/docs)"
     print(f"kubehabit serves {model.name} version {model.version} on {url}  {places}", file=to, flush=True)

@@ -142,10 +142,10 @@ def farewell(home: Path, played: Played, seconds: float, console: Console) -> No
         highlight=False,
     )
     for head, text in (
+        ("See the alerts in the console", ": start the service again, and open http://127.0.0.1:8646"),
+        ("", f"  KUBEHABIT_HOME={folder} {command}/kubehabit serve --port 8646"),
         ("Look at the run", ", its curves and plots, and the registered version:"),
         ("", f"  {command}/mlflow ui --backend-store-uri sqlite:///{database}"),
-        ("Start the API again", " and open http://127.0.0.1:8646/docs or /v1/alerts:"),
-        ("", f"  KUBEHABIT_HOME={folder} {command}/kubehabit serve --port 8646"),
         ("Your own log", ": kubehabit data build --help"),
     ):
         console.print(Text.assemble((head, "bold"), visible(text)), soft_wrap=True)

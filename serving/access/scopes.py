@@ -70,6 +70,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/console/glossary"): "read",
     ("POST", "/console/logout"): "read",
     # Open before sign-in: these reveal nothing and redirect to console paths only.
+    ("GET", "/"): "nothing",
     ("GET", "/console"): "nothing",
     ("GET", "/console/login"): "nothing",
     ("POST", "/console/login"): "nothing",

@@ -43,9 +43,10 @@ def target_of(wanted: str) -> str:
     return wanted if fits else _HOME
 
 
+@router.get("/")
 @router.get("/console")
 def home() -> Response:
-    """The console without its last slash."""
+    """The console, for who opens the service's bare address or leaves the last slash out."""
     return _to(_HOME)
 
 

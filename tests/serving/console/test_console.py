@@ -278,6 +278,7 @@ def test_who_may_only_look_cannot_send_what_the_page_does_not_let_them(
 
 def test_without_tokens_nobody_signs_in_and_forms_are_still_guarded(make_client: Make) -> None:
     client = make_client()
+    assert client.get("/", headers=OURS).url.path == "/console/"
     assert client.get("/console", headers=OURS).url.path == "/console/"
     assert client.get("/console/login", headers=OURS).url.path == "/console/"
     alert = an_alert(client)

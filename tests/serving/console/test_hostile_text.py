@@ -17,6 +17,7 @@ from tests.serving.hostile import EVIL, hostile_events
 PAGES = (alerts, glossary, incidents, login, model, principals, search)
 #: Routes that answer with no page.
 NO_PAGES = {
+    "/": "leads to /console/",
     "/console": "leads to /console/",
     "/console/static/{name}": "files of the console",
     "/console/stream": "server-sent events with JSON",
