@@ -184,7 +184,7 @@ def drift(
     """Say whether the cluster still behaves as the model was calibrated, and whether to train again.
 
     Compares a recent log: unknown values, each principal's surprise, new and vanished principals, incidents
-    against the budget. The report and its plot are kept in the model's MLflow run.
+    against the budget. The report and its plot are kept in the model's MLflow run. Exit status 1 says: train again.
 
     Example:  `kubehabit drift today.jsonl.gz`
 
@@ -200,3 +200,4 @@ def drift(
         opt.print_json(report.to_dict())
     else:
         show(drift_screen(report))
+    raise typer.Exit(1 if report.retrain else 0)
