@@ -168,6 +168,14 @@ Url = Annotated[
 ]
 
 
+def _without_slash(url: str) -> str:
+    return _is_web_address(url).rstrip("/") if url else ""
+
+
+#: Address of the service as people reach it, which messages link to; empty: no links.
+ConsoleLink = Annotated[str, AfterValidator(_without_slash)]
+
+
 def read_url(url: str | Secret) -> str:
     """The address itself; raises UnavailableError if it cannot be read, or is none."""
     if isinstance(url, str):

@@ -43,6 +43,7 @@ SILENT = {
     "ablate": "prints where its report is",
     "serve": "writes its log as JSON; see tests/serving/telemetry",
     "doctor": "prints settings, paths and versions of the operator's own",
+    "test-alert": "prints names of sinks and what their receivers answer, cleaned by the sinks",
     "token create": "prints the token's name, which is checked",
     "token list": "prints the tokens' names, which are checked",
     "token revoke": "prints the token's name, which is checked",
