@@ -14,7 +14,7 @@ from benchmarks import bench_serving
 from benchmarks.bench_serving import BATCH, crowd, event_lists, marked, percentile
 from benchmarks.load import moved_on, read_bodies, send, write_bodies
 from benchmarks.report import at_most
-from benchmarks.serving_parts import Clock
+from benchmarks.serving_parts import PARTS, Clock, timed_methods
 from data.actions.encoder import ActionEncoder
 from data.events.decode import decode_body, decode_lines
 
@@ -110,3 +110,9 @@ def test_parts_that_call_each_other_are_not_counted_twice(monkeypatch: pytest.Mo
 def test_the_day_is_that_of_the_recording(labelled_lines: list[bytes]) -> None:
     events = decode_lines(labelled_lines).events
     assert {event.requestReceivedTimestamp[:10] for event in events} == {bench_serving.DAY.isoformat()}
+
+
+def test_every_part_that_is_timed_exists() -> None:
+    for owner, name, part in timed_methods():
+        assert callable(getattr(owner, name)), (owner, name)
+        assert part in PARTS
