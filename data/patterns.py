@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import re2
@@ -34,3 +35,28 @@ def full_match(pattern: Pattern, text: str) -> Any:
         return pattern.fullmatch(text)
     except UnicodeEncodeError:  # lone surrogates are not text to RE2
         return None
+
+
+class PatternSet:
+    """Many patterns, of which one pass over a text says which match all of it.
+
+    Args:
+        patterns: as given to `compile_pattern`, which has accepted each.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._set = re2.Set.FullMatchSet(_OPTIONS)
+        self._count = 0
+        for pattern in patterns:
+            self._set.Add(pattern)
+            self._count += 1
+        self._set.Compile()
+
+    def matches(self, text: str) -> list[int]:
+        """Indices of the patterns that match, in the order in which they were given."""
+        if not self._count:
+            return []
+        try:
+            return sorted(self._set.Match(text) or ())
+        except UnicodeEncodeError:  # lone surrogates are not text to RE2
+            return []
