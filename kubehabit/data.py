@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kubehabit import options as opt
+from kubehabit.interruption import interruptible
 
 app = opt.room("Turn audit logs into the dataset that training reads.")
 
@@ -34,7 +35,8 @@ def data_build(
     """
     from data.dataset.build import build
 
-    summary = build(logs, out, dead_letters=dead_letters)
+    with interruptible("The parts of the logs that were read are kept: the same command goes on from there."):
+        summary = build(logs, out, dead_letters=dead_letters)
     typer.echo(summary.describe())
     typer.echo(f"Next: kubehabit train --data {out}")
 

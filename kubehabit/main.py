@@ -64,11 +64,8 @@ class _PlainErrors(TyperGroup):
                 f"this command needs '{package}', which the serving install leaves out. "
                 "Install the training packages with: pip install 'kubehabit[train]'"
             )
-        except SystemExit as stopped:
-            # Lightning answers Ctrl-C with exit status 1; a shell expects 130.
-            if isinstance(stopped.__context__, KeyboardInterrupt):
-                raise typer.Exit(130) from stopped
-            raise
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
         except Exception as error:
             from data.errors import KubehabitError
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kubehabit import options as opt
+from kubehabit.interruption import interruptible
 
 app = opt.room("")
 #: What a command does not know goes to Lightning's own command line.
@@ -66,9 +67,10 @@ def train(
     if feedback is not None:
         logs = json.dumps([str(path) for path in feedback_log or []])
         options += [f"--data.feedback={feedback}", f"--data.feedback_logs={logs}"]
-    result = run_training(
-        config or opt.shipped("train.yaml"), data, options, resume=resume, warm_start=warm_start
-    )
+    with interruptible("The newest checkpoint is kept: go on with --resume last. Nothing was registered."):
+        result = run_training(
+            config or opt.shipped("train.yaml"), data, options, resume=resume, warm_start=warm_start
+        )
     for name, value in sorted(result.metrics.items()):
         typer.echo(f"  {name:<40} {value:.6g}")
     typer.echo(f"MLflow run: {result.run_id}")
@@ -111,14 +113,15 @@ def tune(
     from kubehabit.tables.training import trials_table
     from training import tune as searching
 
-    found = searching.tune(
-        config or opt.shipped("train.yaml"),
-        data,
-        searching.TuneConfig.load(search),
-        study=study,
-        storage=storage,
-        overrides=list(ctx.args),
-    )
+    with interruptible("Finished trials are kept: the same command goes on with the next."):
+        found = searching.tune(
+            config or opt.shipped("train.yaml"),
+            data,
+            searching.TuneConfig.load(search),
+            study=study,
+            storage=storage,
+            overrides=list(ctx.args),
+        )
     show(trials_table(found))
     typer.echo("Best settings, for a copy of train.yaml:")
     typer.echo(searching.as_config(found.best_params))
