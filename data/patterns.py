@@ -37,6 +37,18 @@ def full_match(pattern: Pattern, text: str) -> Any:
         return None
 
 
+def matched_groups(pattern: Pattern, text: str) -> list[str | None] | None:
+    """All of a text, and the groups of a pattern that matches it; None if it does not match."""
+    try:
+        # As bytes: for a text, RE2's binding counts characters up to each group.
+        match = pattern.fullmatch(text.encode())
+    except UnicodeEncodeError:  # lone surrogates are not text to RE2
+        return None
+    if match is None:
+        return None
+    return [text, *(None if one is None else one.decode() for one in match.groups())]
+
+
 class PatternSet:
     """Many patterns, of which one pass over a text says which match all of it.
 
