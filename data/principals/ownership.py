@@ -155,6 +155,10 @@ def has_owner(ref: ObjectRef) -> bool:
     return ref.resource not in _UNOWNED and (ref.subresource != "status" or ref.resource == _AUTOSCALERS)
 
 
+def _is_long(key: Key | None) -> bool:
+    return key is not None and max(len(key[1]), len(key[2]), len(key[3])) > _NAME_LENGTH
+
+
 def read_link(event: AuditEvent, principal: Principal) -> Link | None:
     """What an event that became an action says about ownership; None for most."""
     ref = event.objectRef
@@ -189,7 +193,7 @@ def read_link(event: AuditEvent, principal: Principal) -> Link | None:
         target = cluster, resource, ref.namespace, name
     if target is None and parent is None:
         return None
-    if any(len(text) > _NAME_LENGTH for key in (target, parent, also) if key is not None for text in key[1:]):
+    if _is_long(target) or _is_long(parent) or _is_long(also):
         return None
     decides = not machinery and parent is None and ref.subresource in _DECISIONS
     asks, scales = machinery or parent is not None, machinery and ref.subresource == "scale"
