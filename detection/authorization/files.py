@@ -1,0 +1,79 @@
+"""Reads RBAC objects from files: what `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json` prints."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from data.errors import KubehabitError
+from detection.authorization.changes import ChangeFollower
+from detection.authorization.rbac import KINDS, Rbac
+
+_SUFFIXES = (".json", ".yaml", ".yml", ".json.gz")
+#: Bytes of a file, unpacked. The roles of a large cluster have some megabytes.
+_LARGEST = 256 * 1024 * 1024
+_DEPTH = 3
+_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_rbac(path: Path) -> tuple[Rbac, ChangeFollower]:
+    """The RBAC in a file or in all files of a folder, and what follows its changes.
+
+    Raises:
+        KubehabitError: it cannot be read, or holds no role and no binding.
+    """
+    rbac = Rbac()
+    follower = ChangeFollower(rbac)
+    files = [path]
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if one.is_file() and one.name.endswith(_SUFFIXES))
+    for file in files:
+        for content in _objects(file):
+            follower.load(content)
+    if not rbac.roles and not rbac.bindings:
+        raise KubehabitError(
+            f"{path} holds no role and no binding. Make it with: "
+            "kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json > rbac.json"
+        )
+    return rbac, follower
+
+
+def _objects(file: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            raw = stream.read(_LARGEST + 1)
+    except (OSError, EOFError) as error:
+        raise KubehabitError(f"{file} cannot be read ({error}).") from error
+    if len(raw) > _LARGEST:
+        raise KubehabitError(f"{file} is larger than {_LARGEST >> 20} MiB: split it into a folder of files.")
+    try:
+        if raw.lstrip()[:1] in (b"{", b"["):
+            documents = [msgspec.json.decode(raw)]
+        else:
+            documents = list(yaml.load_all(raw, Loader=_SafeLoader))  # noqa: S506 - it is a safe loader
+    except (msgspec.MsgspecError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise KubehabitError(f"{file} is neither JSON nor YAML ({type(error).__name__}).") from error
+    for document in documents:
+        yield from _flat(document, _DEPTH)
+
+
+def _flat(document: object, depth: int) -> Iterator[Mapping[str, Any]]:
+    """The objects of a document: itself, the items of a list, or of a list within it."""
+    if isinstance(document, list) and depth:
+        for one in document:
+            yield from _flat(one, depth - 1)
+    elif isinstance(document, Mapping):
+        items = document.get("items")
+        kind = str(document.get("kind", ""))
+        if isinstance(items, list) and kind.endswith("List"):
+            for one in items:
+                # The items of a RoleList have no kind of their own.
+                lacks_kind = isinstance(one, Mapping) and "kind" not in one and kind[:-4] in KINDS
+                yield from _flat({**one, "kind": kind[:-4]} if lacks_kind else one, depth - 1)
+        else:
+            yield document
