@@ -34,7 +34,8 @@ CONTRADICTIONS: Mapping[Contradiction, str] = {
 _ANONYMOUS = "system:anonymous"
 #: `RBAC: allowed by RoleBinding "edit/shop" of ClusterRole "edit" to Group "devs"`, as the API server writes it.
 _REASON = re.compile(
-    r'RBAC: allowed by (ClusterRoleBinding|RoleBinding) "([^"/]{1,512})(?:/([^"]{1,512}))?" of (ClusterRole|Role) "([^"/]{1,512})(?:/[^"]{0,512})?" to '
+    r'RBAC: allowed by (ClusterRoleBinding|RoleBinding) "([^"/]{1,512})(?:/([^"]{1,512}))?" '
+    r'of (ClusterRole|Role) "([^"/]{1,512})(?:/[^"]{0,512})?" to '
 )
 _RESOURCES = {
     "ClusterRoleBinding": "clusterrolebindings",
@@ -55,7 +56,9 @@ def recorded_grant(reason: str) -> Grant | None:
         return None
     kind, name, namespace, role_kind, role = found.groups()
     binding = ObjectKey(_RESOURCES[kind], namespace or "", name)
-    return Grant(binding, ObjectKey(_RESOURCES[role_kind], binding.namespace if role_kind == "Role" else "", role))
+    return Grant(
+        binding, ObjectKey(_RESOURCES[role_kind], binding.namespace if role_kind == "Role" else "", role)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,9 @@ def compare(event: AuditEvent, authorizer: Authorizer) -> Comparison:
         binding = authorizer.rbac.bindings.get(recorded.binding)
         granted = None if binding is None else authorizer.rbac.grants(recorded, request)
         bound = binding is not None and (
-            binding.users is None or user in binding.users or not set(who.groups).isdisjoint(binding.groups or ())
+            binding.users is None
+            or user in binding.users
+            or not set(who.groups).isdisjoint(binding.groups or ())
         )
         if binding is not None and binding.users is None:
             return result("unknown")
@@ -115,7 +120,9 @@ def compare(event: AuditEvent, authorizer: Authorizer) -> Comparison:
     if ruling.opinion == "allow":
         return result("agrees")
     if ruling.opinion == "unknown" or reason:
-        return result("unknown")  # another authorizer allowed it, and says so: a cloud's, a webhook, the node authorizer
+        return result(
+            "unknown"
+        )  # another authorizer allowed it, and says so: a cloud's, a webhook, the node authorizer
     return result("anonymous success by no rule" if user == _ANONYMOUS else "allowed by nothing")
 
 

@@ -23,7 +23,11 @@ _NODE_ROLE = ObjectKey("clusterroles", "", "system:node")
 _BY_GRAPH = frozenset(
     (
         *(("", one) for one in ("secrets", "configmaps", "persistentvolumeclaims", "persistentvolumes")),
-        *(("", "serviceaccounts"), ("storage.k8s.io", "volumeattachments"), ("resource.k8s.io", "resourceclaims")),
+        *(
+            ("", "serviceaccounts"),
+            ("storage.k8s.io", "volumeattachments"),
+            ("resource.k8s.io", "resourceclaims"),
+        ),
         ("resource.k8s.io", "resourceslices"),
     )
 )
@@ -88,7 +92,9 @@ class Authorizer:
             if granted is None:
                 unsure = unsure or grant
         if unsure is not None:
-            return Ruling("unknown", unsure, f"the log does not say what {unsure.binding} or {unsure.role} allows now")
+            return Ruling(
+                "unknown", unsure, f"the log does not say what {unsure.binding} or {unsure.role} allows now"
+            )
         if user.startswith(_NODE) and _NODES in groups:
             return self._of_node(user.removeprefix(_NODE), request)
         return Ruling("no opinion", None, "no binding of this user or its groups allows it")
@@ -99,7 +105,9 @@ class Authorizer:
             return Ruling("unknown", None, "the node authorizer decides it by the pods that run on the node")
         rules = self.rbac.rules(_NODE_ROLE)
         if rules is None or _NODE_ROLE not in self.rbac.roles:
-            return Ruling("unknown", None, "the role system:node, whose rules the node authorizer applies, is not known")
+            return Ruling(
+                "unknown", None, "the role system:node, whose rules the node authorizer applies, is not known"
+            )
         if what in _OF_ITSELF:
             # A create carries no name in its URI; the name is checked at admission.
             own = request.namespace == _OF_ITSELF[what] and request.name in ("", node)

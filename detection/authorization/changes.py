@@ -93,7 +93,9 @@ class ChangeFollower:
             self._rbac.put(key, _unknown(key))
             return True
         self._objects[key] = content
-        self._rbac.put(key, role_from(content) if RESOURCES[key.resource][0] else binding_from(content, key.namespace))
+        self._rbac.put(
+            key, role_from(content) if RESOURCES[key.resource][0] else binding_from(content, key.namespace)
+        )
         return True
 
     def _content(self, key: ObjectKey, verb: str, body: object) -> dict[str, Any] | None:
@@ -101,7 +103,9 @@ class ChangeFollower:
             return body if isinstance(body, dict) and body.get("kind") in KINDS else None
         before = self._objects.get(key)
         if isinstance(body, dict):
-            whole = all(name in body for name in ("rules",)) or all(name in body for name in ("subjects", "roleRef"))
+            whole = all(name in body for name in ("rules",)) or all(
+                name in body for name in ("subjects", "roleRef")
+            )
             if before is None and not whole:
                 return None
             return _merged(before or {}, body)
@@ -131,7 +135,11 @@ class ChangeFollower:
 
 
 def _unknown(key: ObjectKey) -> RbacRole | RbacBinding:
-    return RbacRole(None) if RESOURCES[key.resource][0] else RbacBinding(None, None, None)
+    return (
+        RbacRole(None)
+        if RESOURCES[key.resource][0]
+        else RbacBinding(ObjectKey("clusterroles", "", "?"), None, None)
+    )
 
 
 def _body(event: AuditEvent) -> object:
@@ -167,7 +175,8 @@ def _json_patched(before: Mapping[str, Any], operations: list[Any]) -> dict[str,
         if not isinstance(operation, dict):
             return None
         path = [
-            part.replace("~1", "/").replace("~0", "~") for part in str(operation.get("path", "")).split("/")[1:]
+            part.replace("~1", "/").replace("~0", "~")
+            for part in str(operation.get("path", "")).split("/")[1:]
         ]
         if operation.get("op") == "test" or (path and path[0] not in (*_REPLACED, "metadata")):
             continue

@@ -52,12 +52,12 @@ def _objects(file: Path) -> Iterator[Mapping[str, Any]]:
     if len(raw) > _LARGEST:
         raise KubehabitError(f"{file} is larger than {_LARGEST >> 20} MiB: split it into a folder of files.")
     try:
-        if raw.lstrip()[:1] in (b"{", b"["):
-            documents = [msgspec.json.decode(raw)]
-        else:
-            documents = list(yaml.load_all(raw, Loader=_SafeLoader))  # noqa: S506 - it is a safe loader
-    except (msgspec.MsgspecError, yaml.YAMLError, ValueError, RecursionError) as error:
-        raise KubehabitError(f"{file} is neither JSON nor YAML ({type(error).__name__}).") from error
+        documents = [msgspec.json.decode(raw)]
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        try:
+            documents = list(yaml.load_all(raw, Loader=_SafeLoader))
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise KubehabitError(f"{file} is neither JSON nor YAML ({type(error).__name__}).") from error
     for document in documents:
         yield from _flat(document, _DEPTH)
 

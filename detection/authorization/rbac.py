@@ -86,7 +86,10 @@ def _items(value: object) -> list[Mapping[str, Any]]:
 
 def role_from(content: Mapping[str, Any]) -> RbacRole:
     """A role from its object."""
-    labels = {str(key): str(value) for key, value in _mapping(_mapping(content.get("metadata")).get("labels")).items()}
+    labels = {
+        str(key): str(value)
+        for key, value in _mapping(_mapping(content.get("metadata")).get("labels")).items()
+    }
     aggregation = content.get("aggregationRule")
     selectors = None
     if isinstance(aggregation, Mapping):
@@ -153,6 +156,15 @@ class Rbac:
         self._rules: dict[ObjectKey, tuple[PolicyRule, ...] | None] = {}
         for one in objects:
             self.put_object(one)
+
+    def copy(self) -> Rbac:
+        """Independent copy."""
+        other = Rbac()
+        for key, role in self.roles.items():
+            other.put(key, role)
+        for key, binding in self.bindings.items():
+            other.put(key, binding)
+        return other
 
     def put_object(self, content: Mapping[str, Any]) -> ObjectKey | None:
         """Put in an object as the API gives it; returns which, or None for one that is not RBAC's."""

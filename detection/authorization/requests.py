@@ -60,7 +60,7 @@ def access_request(verb: str, uri: str) -> AccessRequest:
     """
     path, _, query = uri.partition("?")
     path = unquote(path)
-    parts = [part for part in path.split("/") if part] if path.strip("/") else []
+    parts = path.strip("/").split("/")
     if len(parts) < 3 or parts[0] not in ("api", "apis"):
         return AccessRequest(verb, path)
     group = ""
@@ -92,12 +92,9 @@ def _selected_name(query: str) -> str:
         selectors = parse_qs(query, max_num_fields=64).get("fieldSelector", ())
     except ValueError:
         return ""
-    names = {
-        value
-        for selector in selectors
-        for term in selector.split(",")
-        for field, _, value in [term.replace("==", "=").partition("=")]
-        if field == "metadata.name"
-    }
+    terms = [term.replace("==", "=").partition("=") for one in selectors for term in one.split(",") if term]
+    if not all(operator for _, operator, _ in terms):
+        return ""  # not a selector; the request fails
+    names = {value for field, _, value in terms if field == "metadata.name"}
     name = names.pop() if len(names) == 1 else ""
     return "" if name in (".", "..") or "/" in name or "%" in name else name

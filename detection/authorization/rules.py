@@ -92,7 +92,8 @@ def _covers(rule: PolicyRule, one: PolicyRule) -> bool:
     if one.paths:
         wanted = one.paths[0]
         return any(
-            path in (ALL, wanted) or (path.endswith(ALL) and wanted.startswith(path.rstrip(ALL))) for path in rule.paths
+            path in (ALL, wanted) or (path.endswith(ALL) and wanted.startswith(path.rstrip(ALL)))
+            for path in rule.paths
         )
     resource = one.resources[0]
     _, slash, subresource = resource.partition("/")

@@ -1,0 +1,430 @@
+"""RBAC that follows a log, the comparison with what was recorded, least privilege and who can become whom."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.errors import KubehabitError
+from data.events.audit_event import AuditEvent
+from data.events.decode import decode_lines
+from data.events.reader import open_lines
+from detection.authorization.agreement import agree, compare, recorded_grant
+from detection.authorization.authorizer import Authorizer
+from detection.authorization.changes import ChangeFollower
+from detection.authorization.escalation import ADMIN, Escalation
+from detection.authorization.files import read_rbac
+from detection.authorization.least_privilege import (
+    candidates,
+    granted_rights,
+    minimal_rules,
+    risk_of,
+    what_if,
+)
+from detection.authorization.rbac import ObjectKey, Rbac
+from detection.authorization.requests import AccessRequest
+from detection.authorization.rules import PolicyRule, breakdown
+from detection.authorization.usage import UsedRight, UserUsage, count_usage
+
+RECORDINGS = Path(__file__).parents[3] / "data" / "recordings"
+GROUP = "rbac.authorization.k8s.io"
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[AuditEvent]:
+    return decode_lines(islice(open_lines(RECORDINGS / "normal.jsonl.zst"), 12_000)).events
+
+
+def role(name: str, rules: list[dict[str, Any]], namespace: str = "", **more: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace, "labels": more.pop("labels", {})}
+    return {"kind": "Role" if namespace else "ClusterRole", "metadata": metadata, "rules": rules, **more}
+
+
+def bind(
+    name: str, to: str, *subjects: dict[str, str], namespace: str = "", kind: str = "ClusterRole"
+) -> dict[str, Any]:
+    return {
+        "kind": "RoleBinding" if namespace else "ClusterRoleBinding",
+        "metadata": {"name": name, "namespace": namespace},
+        "roleRef": {"apiGroup": GROUP, "kind": kind, "name": to},
+        "subjects": list(subjects),
+    }
+
+
+USER = {"kind": "User", "name": "vera"}
+READ_PODS = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}
+LIST_PODS = AccessRequest("list", None, "", "pods", "", "shop")
+
+
+def followed(*objects: dict[str, Any]) -> tuple[Rbac, ChangeFollower]:
+    rbac = Rbac()
+    follower = ChangeFollower(rbac)
+    for one in objects:
+        assert follower.load(one) is not None
+    return rbac, follower
+
+
+def event(
+    verb: str,
+    uri: str,
+    body: object = None,
+    *,
+    user: str = "vera",
+    code: int = 200,
+    reason: str = "",
+    **more: Any,
+) -> AuditEvent:
+    notes = {"authorization.k8s.io/decision": "allow", "authorization.k8s.io/reason": reason}
+    content = {
+        "auditID": "a",
+        "stage": "ResponseComplete",
+        "verb": verb,
+        "requestURI": uri,
+        "user": {"username": user, "groups": ["system:authenticated"]},
+        "responseStatus": {"code": code},
+        "requestReceivedTimestamp": "2026-11-24T10:00:00Z",
+        "annotations": notes,
+        "apiVersion": "audit.k8s.io/v1",
+        **more,
+    }
+    if body is not None:
+        content["requestObject"] = body
+    return msgspec.json.decode(msgspec.json.encode(content), type=AuditEvent)
+
+
+def change(
+    verb: str, resource: str, name: str, body: object = None, namespace: str = "", **more: Any
+) -> AuditEvent:
+    place = f"namespaces/{namespace}/" if namespace else ""
+    ref = {"resource": resource, "namespace": namespace, "name": name, "apiGroup": GROUP}
+    return event(verb, f"/apis/{GROUP}/v1/{place}{resource}/{name}", body, objectRef=ref, **more)
+
+
+def opinion(rbac: Rbac, request: AccessRequest = LIST_PODS) -> str:
+    return Authorizer(rbac).decide("vera", ("system:authenticated",), request).opinion
+
+
+# -- rules that follow the log ----------------------------------------------------------------------------------
+
+
+def test_changes_of_the_log_take_effect_in_their_order() -> None:
+    rbac, follower = followed()
+    assert opinion(rbac) == "no opinion"
+    follower.follow(change("create", "clusterroles", "", role("reader", [READ_PODS])))
+    follower.follow(change("create", "rolebindings", "", bind("r", "reader", USER, namespace="shop"), "shop"))
+    assert opinion(rbac) == "allow"
+    follower.follow(change("patch", "clusterroles", "reader", {"rules": []}))
+    assert opinion(rbac) == "no opinion"
+    follower.follow(change("update", "clusterroles", "reader", role("reader", [READ_PODS])))
+    assert opinion(rbac) == "allow"
+    follower.follow(change("delete", "rolebindings", "r", None, "shop"))
+    assert opinion(rbac) == "no opinion"
+    assert (follower.applied, follower.unknown) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("patch", "expected"),
+    [
+        ({"subjects": [{"kind": "Group", "name": "system:authenticated"}]}, "allow"),
+        ([{"op": "add", "path": "/subjects/-", "value": USER}], "allow"),
+        ([{"op": "replace", "path": "/subjects", "value": [USER]}], "allow"),
+        ([{"op": "remove", "path": "/subjects/0"}], "no opinion"),
+        ([{"op": "test", "path": "/subjects/0/name", "value": "otto"}], "no opinion"),
+        ([{"op": "move", "from": "/subjects/0", "path": "/subjects/1"}], "unknown"),
+        ({"$patch": "replace"}, "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_every_kind_of_patch_is_applied_or_makes_the_answer_unknown(patch: object, expected: str) -> None:
+    otto = {"kind": "User", "name": "otto"}
+    rbac, follower = followed(role("reader", [READ_PODS]), bind("r", "reader", otto, namespace="shop"))
+    follower.follow(change("patch", "rolebindings", "r", patch, "shop"))
+    assert opinion(rbac) == expected
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        {"code": 403},
+        {"code": 409},
+        {"stage": "ResponseStarted"},
+        {"requestURI": f"/apis/{GROUP}/v1/clusterroles/reader?dryRun=All"},
+    ],
+)
+def test_what_changed_nothing_changes_nothing(ignored: dict[str, Any]) -> None:
+    rbac, follower = followed(role("reader", [READ_PODS]), bind("r", "reader", USER))
+    made = change("delete", "clusterroles", "reader")
+    for key, value in ignored.items():
+        made = msgspec.structs.replace(
+            made,
+            **(
+                {"responseStatus": msgspec.structs.replace(made.responseStatus, code=value)}
+                if key == "code"
+                else {key: value}
+            ),
+        )
+    assert not follower.follow(made)
+    assert opinion(rbac) == "allow"
+
+
+def test_aggregated_roles_gather_by_label_and_through_each_other() -> None:
+    def gathers(label: str) -> dict[str, Any]:
+        return {"clusterRoleSelectors": [{"matchLabels": {label: "true"}}]}
+
+    rbac, follower = followed(
+        role("admin", [], aggregationRule=gathers("to-admin")),
+        role("edit", [], aggregationRule=gathers("to-edit"), labels={"to-admin": "true"}),
+        role("pods", [READ_PODS]),
+        bind("b", "admin", USER),
+    )
+    assert opinion(rbac) == "no opinion"
+    follower.follow(change("patch", "clusterroles", "pods", {"metadata": {"labels": {"to-edit": "true"}}}))
+    assert opinion(rbac) == "allow"
+    follower.follow(change("patch", "clusterroles", "pods", {"metadata": {"labels": {"to-edit": None}}}))
+    assert opinion(rbac) == "no opinion"
+
+
+def test_names_bind_get_and_selected_lists_but_no_plain_list_and_no_create() -> None:
+    rule = READ_PODS | {"verbs": ["*"], "resourceNames": ["web-0"]}
+    rbac, _ = followed(role("one", [rule]), bind("b", "one", USER))
+    for verb, name, expected in (
+        ("get", "web-0", "allow"),
+        ("list", "web-0", "allow"),  # by a field selector
+        ("get", "web-1", "no opinion"),
+        ("list", "", "no opinion"),
+        ("create", "", "no opinion"),
+    ):
+        assert opinion(rbac, AccessRequest(verb, None, "", "pods", "", "shop", name)) == expected
+
+
+# -- what was recorded ------------------------------------------------------------------------------------------
+
+
+def test_log_and_rules_agree_on_the_recording(recorded: list[AuditEvent]) -> None:
+    rbac, follower = read_rbac(RECORDINGS / "rbac.json.gz")
+    found = agree(recorded, Authorizer(rbac), follower)
+    assert found.contradictions == []
+    assert found.compared > 10_000
+    assert found.agreed == found.compared
+    assert found.counts["unknown"] < 0.02 * sum(found.counts.values())
+
+
+def test_every_kind_of_contradiction_is_found() -> None:
+    objects = (role("reader", [READ_PODS]), bind("r", "reader", USER, namespace="shop"))
+    rbac, _ = followed(*objects)
+    authorizer = Authorizer(rbac)
+    by_r = 'RBAC: allowed by RoleBinding "r/shop" of ClusterRole "reader" to User "vera"'
+    pods, secrets = "/api/v1/namespaces/shop/pods", "/api/v1/namespaces/shop/secrets"
+
+    def outcome(one: AuditEvent) -> str:
+        return compare(one, authorizer).outcome
+
+    def noted(one: AuditEvent, **notes: Any) -> AuditEvent:
+        changed = None if notes.get("gone") else msgspec.structs.replace(one.annotations, **notes)
+        return msgspec.structs.replace(one, annotations=changed)
+
+    assert outcome(event("list", pods, reason=by_r)) == "agrees"
+    assert outcome(event("list", pods)) == "agrees"
+    assert outcome(event("list", secrets)) == "allowed by nothing"
+    assert outcome(event("list", secrets, reason=by_r)) == "binding does not grant it"
+    assert outcome(event("list", pods, reason=by_r, user="otto")) == "binding does not grant it"
+    assert (
+        outcome(event("list", pods, reason=by_r.replace("r/shop", "gone/shop")))
+        == "binding does not grant it"
+    )
+    assert outcome(event("list", pods, user="system:anonymous")) == "anonymous success by no rule"
+    assert outcome(event("list", pods, user="")) == "anonymous success by no rule"
+    assert outcome(noted(event("list", secrets), decision="forbid")) == "decision contradicts the response"
+    assert outcome(noted(event("list", secrets), gone=True)) == "no decision recorded"
+    assert outcome(noted(event("list", secrets, code=403), decision="forbid")) == "agrees"
+    assert (
+        outcome(noted(event("list", pods, code=403), decision="forbid")) == "refused though a rule allows it"
+    )
+    assert outcome(event("list", secrets, reason="access granted by IAM permissions.")) == "unknown"
+    assert outcome(noted(event("list", secrets, user="", code=401), gone=True)) == "not authorized"
+
+
+@given(st.text(max_size=80) | st.text('RBAC: allowed by "/of', max_size=300))
+def test_no_reason_breaks_the_reading_of_reasons(text: str) -> None:
+    recorded_grant(text)
+    recorded_grant("RBAC: allowed by RoleBinding " + text)
+
+
+# -- least privilege --------------------------------------------------------------------------------------------
+
+
+def requests_of(rules: dict[str, list[PolicyRule]]) -> Iterator[AccessRequest]:
+    for namespace, found in rules.items():
+        for one in breakdown(found):
+            if one.paths:
+                yield AccessRequest(one.verbs[0], one.paths[0])
+            else:
+                resource, _, subresource = one.resources[0].partition("/")
+                yield AccessRequest(one.verbs[0], None, one.groups[0], resource, subresource, namespace)
+
+
+_RIGHTS = st.lists(
+    st.builds(
+        UsedRight,
+        st.sampled_from(["get", "list", "create"]),
+        st.sampled_from(["", "apps"]),
+        st.sampled_from(["pods", "pods/log", "deployments", "secrets"]),
+        st.sampled_from(["", "shop", "web"]),
+    )
+    | st.builds(lambda path: UsedRight("get", "", "", "", path), st.sampled_from(["/version", "/metrics"])),
+    max_size=12,
+)
+
+
+@settings(deadline=None)
+@given(_RIGHTS)
+def test_the_smallest_role_allows_what_was_used_and_nothing_else(rights: list[UsedRight]) -> None:
+    usage = UserUsage()
+    for right in rights:
+        usage.add(right.request(), "2026-11-24T10:00:00Z")
+    rules = minimal_rules(usage)
+    objects = []
+    for namespace, found in rules.items():
+        name = f"min-{namespace}"
+        objects += [
+            role(name, [one.to_object() for one in found], namespace),
+            bind(name, name, USER, namespace=namespace, kind="Role" if namespace else "ClusterRole"),
+        ]
+    authorizer = Authorizer(followed(*objects)[0])
+    of_cluster = {(right.verb, right.group, right.resource) for right in rights if not right.namespace}
+    for verb, group, resource, namespace in product(
+        ("get", "list", "create", "delete"),
+        ("", "apps"),
+        ("pods", "pods/log", "deployments", "secrets"),
+        ("", "shop", "web"),
+    ):
+        right = UsedRight(verb, group, resource, namespace)
+        used = right in rights or (verb, group, resource) in of_cluster
+        assert (authorizer.decide("vera", (), right.request()).opinion == "allow") == used
+    for path in ("/version", "/metrics", "/logs"):
+        used = UsedRight("get", "", "", "", path) in rights
+        assert (authorizer.decide("vera", (), AccessRequest("get", path)).opinion == "allow") == used
+
+
+def test_names_are_asked_for_where_the_right_can_be_given_by_name() -> None:
+    usage = UserUsage()
+    for verb, name in (("get", "db"), ("get", "cache"), ("list", ""), ("create", "")):
+        usage.add(AccessRequest(verb, None, "", "secrets", "", "shop", name), "2026-11-24T10:00:00Z")
+    rules = minimal_rules(usage, by_name=True)["shop"]
+    assert {(rule.verbs, rule.names) for rule in rules} == {
+        (("get",), ("cache", "db")),
+        (("create", "list"), ()),
+    }
+
+
+def test_rights_that_were_never_used_and_lead_further_come_first(recorded: list[AuditEvent]) -> None:
+    rbac, _ = read_rbac(RECORDINGS / "rbac.json.gz")
+    usage = count_usage(recorded)
+    user = next(name for name in usage if name.startswith("system:serviceaccount:argocd"))
+    rights = granted_rights(rbac, user, usage[user])
+    assert rights
+    order = [(one.uses > 0, not one.risk) for one in rights]
+    assert order == sorted(order)
+    assert sum(one.uses for one in rights) >= sum(usage[user].counts.values()) * 0.5
+    found = candidates(rbac, usage[user], "argocd")
+    assert found == sorted(found, key=lambda one: (one.missing, one.unused, one.role))
+
+
+def test_risks_name_what_a_right_leads_to() -> None:
+    def risk(verb: str, group: str, resource: str) -> str:
+        return risk_of(PolicyRule((verb,), (group,), (resource,)))
+
+    assert risk("*", "*", "*") == "everything"
+    assert "secrets" in risk("list", "", "secrets")
+    assert "secrets" in risk("*", "", "*")
+    assert "commands" in risk("create", "", "pods/exec")
+    assert "escalate" in risk("escalate", GROUP, "clusterroles")
+    assert risk("get", "", "pods") == ""
+    assert risk("list", "apps", "secrets") == ""
+
+
+def test_what_if_is_the_oracle_asked_again(recorded: list[AuditEvent]) -> None:
+    rbac, follower = read_rbac(RECORDINGS / "rbac.json.gz")
+    key = next(key for key in rbac.bindings if key.name == "argocd-server" or "argocd" in key.name)
+    before = Authorizer(rbac.copy())
+    after = Authorizer(rbac.copy())
+    after.rbac.remove(key)
+    expected = 0
+    for one in recorded:
+        notes = one.annotations
+        if one.stage != "ResponseComplete" or notes is None or notes.decision != "allow":
+            continue
+        who = one.impersonatedUser or one.user
+        request = compare(one, before).request
+        was, now = (each.decide(who.username, who.groups, request) for each in (before, after))
+        expected += was.opinion == "allow" and was.grant is not None and now.opinion == "no opinion"
+    found = what_if(recorded, Authorizer(rbac), follower, [], [key])
+    assert sum(found.denied.values()) == expected > 0
+    assert found.considered > 9_000
+
+
+# -- who can become whom ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "how"),
+    [
+        ({"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}, "token"),
+        ({"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}, "starts a pod"),
+        ({"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["patch"]}, "deployments"),
+        ({"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create"]}, "commands"),
+        ({"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["impersonate"]}, "impersonate"),
+        ({"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}, "secret"),
+    ],
+)
+def test_a_right_in_a_namespace_leads_over_its_accounts_to_everything(rule: dict[str, Any], how: str) -> None:
+    operator = {"kind": "ServiceAccount", "name": "operator", "namespace": "ops"}
+    rbac, _ = followed(
+        role("everything", [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]),
+        bind("everything", "everything", operator),
+        role("some", [rule], "ops"),
+        bind("some", "some", USER, namespace="ops", kind="Role"),
+    )
+    path = Escalation(rbac).paths("vera", ("system:authenticated",))[ADMIN]
+    assert [step.source for step in path] == ["vera", "system:serviceaccount:ops:operator"]
+    assert how in path[0].how
+    rbac.remove(ObjectKey("rolebindings", "ops", "some"))
+    assert ADMIN not in Escalation(rbac).paths("vera", ("system:authenticated",))
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+
+def test_what_kubectl_prints_is_read_in_every_form(tmp_path: Path) -> None:
+    items = [role("reader", [READ_PODS]), bind("r", "reader", USER, namespace="shop")]
+    whole = {"kind": "List", "apiVersion": "v1", "items": items}
+    (tmp_path / "list.json").write_text(json.dumps(whole))
+    (tmp_path / "list.json.gz").write_bytes(gzip.compress(json.dumps(whole).encode()))
+    (tmp_path / "two.yaml").write_text(
+        "\n---\n".join(json.dumps(one, indent=1).replace("{", " {", 1) for one in items)
+    )
+    without_kind = {key: value for key, value in items[0].items() if key != "kind"}
+    (tmp_path / "typed.json").write_text(
+        json.dumps([{"kind": "ClusterRoleList", "items": [without_kind]}, items[1]])
+    )
+    for file in sorted(tmp_path.iterdir()):
+        rbac, _ = read_rbac(file)
+        assert opinion(rbac) == "allow", file.name
+    assert opinion(read_rbac(tmp_path)[0]) == "allow"
+
+
+@pytest.mark.parametrize("content", ["{", "a: [", '{"kind": "List", "items": []}', "just words", ""])
+def test_a_file_without_rbac_is_refused_with_the_command_that_makes_one(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "rbac.yaml"
+    file.write_text(content)
+    with pytest.raises(KubehabitError, match=r"rbac\.yaml"):
+        read_rbac(file)
