@@ -93,7 +93,7 @@ class Authorizer:
                 unsure = unsure or grant
         if unsure is not None:
             return Ruling(
-                "unknown", unsure, f"the log does not say what {unsure.binding} or {unsure.role} allows now"
+                "unknown", unsure, f"the log does not say what {unsure.binding} gives now, and to whom"
             )
         if user.startswith(_NODE) and _NODES in groups:
             return self._of_node(user.removeprefix(_NODE), request)

@@ -251,9 +251,9 @@ class Rbac:
     def grants(self, grant: Grant, request: AccessRequest) -> bool | None:
         """Whether a binding with its role allows a request of those that it binds; None if that is not known."""
         binding = self.bindings.get(grant.binding)
-        rules = self.rules(grant.role)
         if binding is None or (grant.binding.namespace and request.path is not None):
             return False
+        rules = self.rules(grant.role)
         if rules is None or binding.users is None:
             return None
         return any(rule.allows(request) for rule in rules)
