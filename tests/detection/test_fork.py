@@ -49,9 +49,14 @@ def test_a_fork_leaves_no_trace(tiny_bundle: Path, events: list[AuditEvent]) -> 
 def test_a_fork_that_fails_is_undone_as_well(tiny_bundle: Path, events: list[AuditEvent]) -> None:
     bundle = Bundle.load(tiny_bundle)
     plain, forked = Detector(bundle), Detector(bundle)
-    with pytest.raises(RuntimeError, match="stop"), forked.fork():
-        forked.score(events[:400])
-        raise RuntimeError("stop")
+
+    def trial() -> None:
+        with forked.fork():
+            forked.score(events[:400])
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        trial()
     assert_same(forked.score(events[:800]), plain.score(events[:800]))
 
 
