@@ -17,66 +17,23 @@ from rich.console import Console
 from rich.table import Table
 
 
-def _percent(block: Mapping[str, Any], name: str) -> str:
-    share, ends = block.get(name), block.get(f"{name}_interval")
-    if share is None:
-        return "-"
-    return f"{share:.1%}" + (f" ({ends[0]:.0%} to {ends[1]:.0%})" if ends else "")
-
-
-def lines_of(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and text of every figure that the table shows."""
-    lines = [
-        (
-            "strict false incidents, /10k person-and-pipeline",
-            f"{found['strict_false_per_10k_person_actions']:.2f}",
-        ),
-        ("strict false incidents, /1M system", f"{found['strict_false_per_1m_system_actions']:.1f}"),
-    ]
-    for title, key in (("runs, each alone", "strict"), ("transplants", "transplants")):
-        block = found[key]
-        if not block["runs"]:
-            continue
-        lines += [
-            (f"{title}: attack runs of scenarios", f"{block['attack_runs']} of {block['scenarios']}"),
-            (f"{title}: recall", _percent(block, "recall")),
-            *(
-                (f"{title}: recall, {name}", f"{share:.1%}")
-                for name, share in block["recall_by_class"].items()
-            ),
-            *(
-                (f"{title}: recall, {name}", f"{share:.1%}")
-                for name, share in block["recall_by_mode"].items()
-            ),
-            (f"{title}: detected that are high or critical", _percent(block, "high_of_detected")),
-            (f"{title}: look-alikes high (of {block['lookalikes']})", _percent(block, "lookalikes_high")),
-            (f"{title}: look-alikes raised", _percent(block, "lookalikes_raised")),
-        ]
-        for name, row in block["rows"].items():
-            if row.get("recall") is not None:
-                lines.append((f"{title}: recall, {name}", _percent(row, "recall")))
-            lines.append((f"{title}: still seen of the first, {name}", _percent(row, "of_first")))
-    return lines
-
-
 def show(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print all recordings side by side, and each false incident with its reason."""
+    """Print a table for each recording, and each false incident with its reason."""
+    from training.evaluation.report import alone_rows, false_incident
+
     console = Console(width=200, highlight=False)
-    table = Table()
-    table.add_column("")
-    texts = {name: dict(lines_of(one)) for name, one in found.items()}
-    for name in texts:
-        table.add_column(name)
-    for line in dict.fromkeys(line for one in texts.values() for line in one):
-        table.add_row(line, *(one.get(line, "-") for one in texts.values()))
-    console.print(table)
     for name, one in found.items():
-        console.print(f"false incidents on {name}:", markup=False)
+        person, system = (one[f"strict_false_per_{key}_actions"] for key in ("10k_person", "1m_system"))
+        table = Table(
+            title=f"{name}: {person:.2f} strict false incidents per 10,000, {system:.1f} per 1M system"
+        )
+        for heading in ("", "runs, each alone", "transplants"):
+            table.add_column(heading)
+        for row in alone_rows(one):
+            table.add_row(*row)
+        console.print(table)
         for each in one["false_incidents"]:
-            what = f"{each['principal']} x{each['actions']} {each['times']:.2f} of threshold: {each['what']}"
-            new = f"new {each['novelty_evidence']:.1f} ({', '.join(each['novelties'])})"
-            error = f"error {each['error_evidence']:.1f} ({', '.join(each['fields'])})"
-            console.print(f"  {each['severity']:<8} {what}; {new}; {error}", markup=False)
+            console.print(f"  {false_incident(each)}", markup=False)
 
 
 def main(given: Sequence[str] | None = None) -> None:

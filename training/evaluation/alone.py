@@ -41,10 +41,12 @@ def judge_alone(
     lookalikes: int = LOOKALIKES,
     rows: Sequence[str] = ROWS,
     progress: bool = False,
+    detector: Detector | None = None,
 ) -> Figures:
     """Figures of a bundle on a labelled log, every run by itself.
 
     Args:
+        detector: in place of the bundle's, as it is before the log.
         attacks, lookalikes: transplants to make of attack runs and of benign look-alikes; 0 for none.
         rows: the harder questions to ask of transplants (`training.evaluation.strict_replay.ROWS`).
 
@@ -59,9 +61,8 @@ def judge_alone(
         if attacks or lookalikes
         else []
     )
-    replay = StrictReplay(
-        Detector(bundle, cached_windows=_CACHED_WINDOWS), transplants.without_labelled(events, labels)
-    )
+    detector = detector or Detector(bundle, cached_windows=_CACHED_WINDOWS)
+    replay = StrictReplay(detector, transplants.without_labelled(events, labels))
     asked = [row for row in ROWS if row in rows]
     found = replay.run([*runs, *moved], asked, progress)
     return figures(runs, moved, found)
@@ -81,6 +82,17 @@ def figures(runs: Sequence[Case], moved: Sequence[Case], found: Replayed) -> Fig
         "false_incidents": [asdict(one) for one in found.false],
         "strict": _block(runs, found.first[:split], {k: v[:split] for k, v in found.rows.items()}),
         "transplants": _block(moved, found.first[split:], {k: v[split:] for k, v in found.rows.items()}),
+    }
+
+
+def summary(found: Figures) -> Figures:
+    """The single figures of `judge_alone` that stand beside those of the whole log."""
+    return {
+        "strict_recall": found["strict"]["recall"],
+        "strict_recall_interval": found["strict"]["recall_interval"],
+        "transplant_runs": found["transplants"]["attack_runs"],
+        "transplant_recall": found["transplants"]["recall"],
+        "transplant_recall_interval": found["transplants"]["recall_interval"],
     }
 
 
