@@ -43,6 +43,7 @@ _ESTABLISHED = 50
 _MOVABLE = ("human", "serviceaccount", "node")
 #: Share of the log at either end in which no run begins.
 _MARGIN = 0.03
+_NULL = msgspec.Raw(b"null")
 #: Changes when the same log and labels would give other cases.
 _VERSION = 1
 
@@ -165,12 +166,22 @@ def cached(
     digest.update(json.dumps([_VERSION, SEED, attacks, lookalikes, list(labels)], sort_keys=True).encode())
     path = home() / "transplants" / f"{digest.hexdigest()[:32]}.json.zst"
     if path.is_file():
-        return msgspec.json.decode(zstandard.decompress(path.read_bytes()), type=list[Case])
+        saved = msgspec.json.decode(zstandard.decompress(path.read_bytes()), type=list[Case])
+        return [_with_body(case, _NULL, msgspec.Raw()) for case in saved]
     cases = build(events, labels, attacks=attacks, lookalikes=lookalikes)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
-        file.write(zstandard.compress(msgspec.json.encode(cases)))
+        saved = [_with_body(case, msgspec.Raw(), _NULL) for case in cases]
+        file.write(zstandard.compress(msgspec.json.encode(saved)))
     return cases
+
+
+def _with_body(case: Case, body: msgspec.Raw, other: msgspec.Raw) -> Case:
+    """A case with one body in place of another: no body at all is nothing that JSON could hold."""
+    events = tuple(
+        replace(event, requestObject=other) if event.requestObject == body else event for event in case.events
+    )
+    return replace(case, events=events)
 
 
 def _transplants(run: Case, profiles: Profiles, count: int, seed: int) -> list[Case]:
@@ -180,10 +191,12 @@ def _transplants(run: Case, profiles: Profiles, count: int, seed: int) -> list[C
     order = [victims[i] for i in rng.permutation(len(victims))] or [""]
     modes = modes_of(run, profiles)
     modes = [modes[i] for i in rng.permutation(len(modes))]
-    return [
-        _Tailor(run, profiles, order[i % len(order)], modes[i % len(modes)], rng).case(i)
-        for i in range(count)
+    pairs = [
+        (victim, modes[(place + turn) % len(modes)])
+        for turn in range(len(modes))
+        for place, victim in enumerate(order)
     ]
+    return [_Tailor(run, profiles, *pairs[i % len(pairs)], rng).case(i) for i in range(count)]
 
 
 def feasible(run: Case, profiles: Profiles) -> list[str]:
