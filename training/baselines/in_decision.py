@@ -210,7 +210,7 @@ class _ErrorsInPlace(Reconstruction):
     """Stands where the detector has its autoencoder. It expects nothing, so that explanations name no alternatives."""
 
     def __init__(self, errors: ErrorModel, tokens: int) -> None:
-        super().__init__(_no_model)
+        super().__init__(_NoModel())
         self.errors, self._tokens = errors, tokens
 
     def nll(self, cut: Cut, ids: Ints, groups: Ints) -> Nll:
@@ -224,15 +224,18 @@ class _ErrorsInPlace(Reconstruction):
         return np.zeros((len(rows), self._tokens), np.float32)
 
 
-def _no_model(*_: Any) -> tuple[Nll, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    raise RuntimeError("There is no autoencoder here.")
+class _NoModel:
+    def __call__(
+        self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
+    ) -> tuple[Nll, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        raise RuntimeError("There is no autoencoder here.")
 
 
 class SwappedDetector(Detector):
     """The product's detector with other errors; a fork forks what these have learned as well."""
 
     def __init__(self, bundle: Bundle, errors: ErrorModel) -> None:
-        super().__init__(bundle, model=_no_model)
+        super().__init__(bundle, model=_NoModel())
         self.errors = errors
         self.reconstruction = _ErrorsInPlace(errors, sum(bundle.vocabulary.sizes))
 

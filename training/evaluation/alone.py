@@ -127,7 +127,7 @@ def _block(
                 "class": case.cls,
                 "principal": case.principals[0],
                 **asdict(one),
-                "rows": {name: found[i].seen for name in rows if (found := rows[name])[i] is not None},
+                "rows": {name: each.seen for name in rows if (each := rows[name][i]) is not None},
             }
             for i, (case, one) in enumerate(zip(cases, outcomes, strict=True))
         ],

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -257,14 +258,16 @@ def _alone(
     progress: bool,
 ) -> Figures:
     """Every run by itself: of the product with all questions, of other errors in its decision the plain one."""
-    counts = {"attacks": transplants, "lookalikes": transplants // 4}
-    given = bundle, log, labels
+    judged = partial(
+        judge_alone,
+        *(bundle, log, labels),
+        attacks=transplants,
+        lookalikes=transplants // 4,
+        progress=progress,
+    )
     return {
-        "alone": judge_alone(*given, **counts, rows=ROWS if transplants else (), progress=progress),
-        "alone_in_decision": {
-            one.title: judge_alone(*given, **counts, rows=(), progress=progress, detector=one.detector())
-            for one in swapped
-        },
+        "alone": judged(rows=ROWS if transplants else ()),
+        "alone_in_decision": {one.title: judged(rows=(), detector=one.detector()) for one in swapped},
     }
 
 

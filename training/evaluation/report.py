@@ -34,12 +34,13 @@ def _with_interval(block: Figures, name: str) -> str:
     return _percent(share) + ("" if share is None or ends is None else f" ({_between(ends)})")
 
 
-def alone_rows(found: Figures) -> list[tuple[str, str, str]]:
+def alone_rows(found: Figures) -> list[tuple[str, ...]]:
     """Rows of the strict figures (`training.evaluation.alone.judge_alone`): what, of the runs as they were, of transplants."""
     blocks = found["strict"], found["transplants"]
-    rows = [
-        ("attack runs (scenarios)", *(f"{block['attack_runs']} ({block['scenarios']})" for block in blocks))
-    ]
+    rows: list[tuple[str, ...]] = []
+    rows.append(
+        ("attack runs (scenarios)", *(f"{one['attack_runs']} ({one['scenarios']})" for one in blocks))
+    )
     rows.append(("recall", *(_with_interval(block, "recall") for block in blocks)))
     for key in ("class", "mode"):
         for name in sorted({name for block in blocks for name in block[f"recall_by_{key}"]}):

@@ -246,7 +246,8 @@ class StrictReplay:
 
     def _slowly(self, case: Case, pace: int) -> Outcome:
         """One request per so many microseconds, with the owner's actions between them."""
-        begin, order = _begin(case), {}
+        begin = _begin(case)
+        order: dict[str, int] = {}
         for event in case.events:
             order.setdefault(event.auditID, len(order))
         own = [at(event, begin + pace * order[event.auditID]) for event in case.events]

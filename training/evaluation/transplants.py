@@ -121,11 +121,16 @@ def originals(events: Sequence[AuditEvent], labels: Sequence[Label]) -> list[Cas
 
 
 def _case(run: int, label: Label, own: Sequence[AuditEvent], induced: Sequence[AuditEvent]) -> Case:
-    words = {key: str(label.get(key) or "") for key in ("scenario", "family", "kind", "mode")}
+    scenario, family, kind, cls, mode = (
+        str(label.get(key) or "") for key in ("scenario", "family", "kind", "class", "mode")
+    )
     return Case(
         run=run,
-        **words,
-        cls=str(label.get("class") or ""),
+        scenario=scenario,
+        family=family,
+        kind=kind,
+        cls=cls,
+        mode=mode,
         principals=tuple(dict.fromkeys(event.user.username for event in own)),
         events=tuple(own),
         induced=tuple(induced),
