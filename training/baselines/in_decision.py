@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from data.dataset.table import ActionTable
 from detection.bundle import Bundle
 from detection.calibration import ActionEvidence, ActionFeatures, Calibration
 from detection.detector import Detector, Scores
-from detection.reconstruction import Nll, Reconstruction
+from detection.reconstruction import Model, Nll, Reconstruction
 from detection.windows import Cut
 from training.baselines.base import Prediction
 from training.baselines.next_action import NextActionLstm
@@ -210,7 +210,7 @@ class _ErrorsInPlace(Reconstruction):
     """Stands where the detector has its autoencoder. It expects nothing, so that explanations name no alternatives."""
 
     def __init__(self, errors: ErrorModel, tokens: int) -> None:
-        super().__init__(_NoModel())
+        super().__init__(cast(Model, _no_model))
         self.errors, self._tokens = errors, tokens
 
     def nll(self, cut: Cut, ids: Ints, groups: Ints) -> Nll:
@@ -224,18 +224,15 @@ class _ErrorsInPlace(Reconstruction):
         return np.zeros((len(rows), self._tokens), np.float32)
 
 
-class _NoModel:
-    def __call__(
-        self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
-    ) -> tuple[Nll, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        raise RuntimeError("There is no autoencoder here.")
+def _no_model(*_: Any) -> Any:
+    raise RuntimeError("There is no autoencoder here.")
 
 
 class SwappedDetector(Detector):
     """The product's detector with other errors; a fork forks what these have learned as well."""
 
     def __init__(self, bundle: Bundle, errors: ErrorModel) -> None:
-        super().__init__(bundle, model=_NoModel())
+        super().__init__(bundle, model=cast(Model, _no_model))
         self.errors = errors
         self.reconstruction = _ErrorsInPlace(errors, sum(bundle.vocabulary.sizes))
 
