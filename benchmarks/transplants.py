@@ -1,6 +1,6 @@
 """Strict figures of a model bundle on labelled recordings: every run alone, hundreds of transplants, and the harder questions.
 
-    python -m benchmarks.transplants BUNDLE LOG:LABELS [LOG:LABELS ...] [--rows again,pace,rehearsal | none] [--json OUT]
+    python -m benchmarks.transplants BUNDLE LOG:LABELS [LOG:LABELS ...] [--rows again,pace,rehearsal,taught | none] [--json OUT]
 
 Recordings are reported apart and never mixed. `--quick` leaves out the harder questions and three in four transplants.
 """
@@ -41,20 +41,20 @@ def main(given: Sequence[str] | None = None) -> None:
     from detection.bundle import Bundle
     from training.evaluation.alone import ATTACKS, LOOKALIKES, judge_alone
     from training.evaluation.metrics import read_labels
-    from training.evaluation.strict_replay import GAPS, PACES, REHEARSAL
+    from training.evaluation.strict_replay import GAPS, PACES, REHEARSAL, TAUGHT
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("recordings", nargs="+", help="LOG:LABELS")
-    parser.add_argument("--rows", default="again,pace,rehearsal")
+    parser.add_argument("--rows", default="again,pace,rehearsal,taught")
     parser.add_argument("--attacks", type=int, default=ATTACKS)
     parser.add_argument("--lookalikes", type=int, default=LOOKALIKES)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(given)
-    sets = {"again": GAPS, "pace": PACES, "rehearsal": (REHEARSAL,), "none": ()}
+    sets = {"again": GAPS, "pace": PACES, "rehearsal": (REHEARSAL,), "taught": (TAUGHT,), "none": ()}
     rows = [] if options.quick else [row for name in options.rows.split(",") for row in sets[name]]
     share = 4 if options.quick else 1
     bundle = Bundle.load(options.bundle)

@@ -8,6 +8,7 @@ From a fork of the same moment start the rows of the harder questions, all with 
 
 - **again**: what was seen, once more after two hours, a day and a week, nobody having said anything about the first time;
 - **pace**: one request per 5, 30 and 180 minutes;
+- **taught**: once in the training log already, as far as the habits go: nothing in it is new any more;
 - **rehearsal**: two hours before, what of the run is below high sensitivity, and a look at the pods where it will be.
 
 In between the owner goes on with its own next actions of the log, so that neither its windows nor its habits stand still.
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -31,6 +33,7 @@ from data.events.audit_event import AuditEvent, ObjectRef
 from detection.detector import SEVERITIES, Detector, Scores
 from training.evaluation.metrics import INCIDENT_GAP
 from training.evaluation.transplants import Case, at, received
+from training.stretch import LogEncoder
 
 _SECOND = 1_000_000
 _MINUTE = 60 * _SECOND
@@ -45,8 +48,8 @@ GAPS: Mapping[str, int] = {
 PACES: Mapping[str, int] = {
     f"one request per {minutes} minutes": minutes * _MINUTE for minutes in (5, 30, 180)
 }
-REHEARSAL = "after a rehearsal"
-ROWS = (*GAPS, *PACES, REHEARSAL)
+REHEARSAL, TAUGHT = "after a rehearsal", "once in the training log"
+ROWS = (*GAPS, *PACES, REHEARSAL, TAUGHT)
 
 #: Own actions of the owner between two exposures, and between two slow requests.
 _BRIDGE, _STEP = 24, 3
@@ -118,9 +121,6 @@ class Replayed:
     actions: dict[str, int]
 
 
-Progressing = Callable[[int], None]
-
-
 class StrictReplay:
     """Replays cases against one detector."""
 
@@ -179,6 +179,9 @@ class StrictReplay:
             if REHEARSAL in rows:
                 with self.detector.fork():
                     found[REHEARSAL] = self._rehearsed(case, levels)
+            if TAUGHT in rows:
+                with self._taught(case), self.detector.fork():
+                    found[TAUGHT] = self._show(case.events, context)[0]
         return first, found
 
     def _own(self, case: Case, place: int, begin: int, end: int) -> tuple[list[AuditEvent], list[AuditEvent]]:
@@ -254,6 +257,21 @@ class StrictReplay:
         last = begin + pace * (len(order) - 1)
         between = self._spread(case, begin, last, _STEP * (len(order) - 1)) if len(order) > 1 else []
         return self._show(own, between)[0]
+
+    @contextmanager
+    def _taught(self, case: Case) -> Iterator[None]:
+        """Meanwhile the habits count the actions of a case as they would if it had been in the training log once."""
+        bundle, habits = self.detector.bundle, self.detector.habits
+        encoder = LogEncoder(
+            bundle.settings, bundle.vocabulary, bundle.principals, bundle.sensitivity.table, {}
+        )
+        stretch, _ = encoder.encode(case.events)
+        counted = stretch.attributes, stretch.name_hash, stretch.group_hash
+        known = habits.observe(*counted)
+        try:
+            yield
+        finally:
+            habits.unobserve(*counted, known)
 
     def _rehearsed(self, case: Case, levels: Mapping[str, int]) -> Outcome:
         """The milder part first, then after two hours the whole; seen is what is flagged in either."""
