@@ -135,7 +135,7 @@ class StrictReplay:
         self.arrived = np.maximum.accumulate(self.time)
 
     def run(self, cases: Sequence[Case], rows: Sequence[str] = ROWS, progress: bool = False) -> Replayed:
-        """Score the log once, and every case in forks of it."""
+        """Score the log once, and every case in forks of it; `rows` are asked of attacks alone."""
         starting: dict[int, list[int]] = defaultdict(list)
         for number, case in enumerate(cases):
             starting[int(np.searchsorted(self.arrived, _begin(case))) // _SLOT].append(number)
@@ -148,7 +148,8 @@ class StrictReplay:
             task = bar.add_task("", total=slots + len(cases))
             for slot in range(slots + 1):
                 for number in starting.get(slot, ()):
-                    first[number], others = self._replay(cases[number], slot * _SLOT, rows)
+                    asked = rows if cases[number].is_attack else ()
+                    first[number], others = self._replay(cases[number], slot * _SLOT, asked)
                     for row, outcome in others.items():
                         found[row][number] = outcome
                     bar.advance(task)
@@ -174,6 +175,9 @@ class StrictReplay:
                     with self.detector.fork():
                         found[name] = self._again(case, end, GAPS[name])
             for name in (name for name in rows if name in PACES):
+                if first.requests <= 1:  # a single request is as slow as it can be
+                    found[name] = first
+                    continue
                 with self.detector.fork():
                     found[name] = self._slowly(case, PACES[name])
             if REHEARSAL in rows:

@@ -114,8 +114,9 @@ def judged(trained: Trained, labelled_lines: list[bytes], tmp_path_factory: pyte
     """Everything beside everything, once; the LSTM is trained for a few steps."""
     folder = tmp_path_factory.mktemp("judged")
     log = folder / "all.jsonl"
-    log.write_bytes(b"\n".join(labelled_lines) + b"\n")
-    ids = {json.loads(line)["auditID"] for line in labelled_lines}
+    lines = labelled_lines[:4000]  # with a look-alike and an attack
+    log.write_bytes(b"\n".join(lines) + b"\n")
+    ids = {json.loads(line)["auditID"] for line in lines}
     labels = [
         r for r in json.loads((RECORDINGS / "labels.json").read_text()) if ids.issuperset(r["audit_ids"])
     ]

@@ -105,10 +105,12 @@ def test_every_question_is_asked(found: Replayed, cases: list[Case]) -> None:
     assert (loud.seen, loud.requests) == (True, 5)
     assert loud.after is not None
     assert 1 <= loud.after <= 5
+    attacks = [case.is_attack for case in cases]
     for row in (*PACES, REHEARSAL, TAUGHT):
-        assert all(one is not None for one in found.rows[row])
+        assert [one is not None for one in found.rows[row]] == attacks
     for row in GAPS:  # only what was seen can be seen again
-        assert [one is not None for one in found.rows[row]] == [one.seen for one in found.first]
+        seen = [one.seen and attack for one, attack in zip(found.first, attacks, strict=True)]
+        assert [one is not None for one in found.rows[row]] == seen
     assert found.rows[REHEARSAL][-1].requests > 5  # type: ignore[union-attr]
 
 
