@@ -1,6 +1,8 @@
 """Strict figures of a model bundle on labelled recordings: every run alone, hundreds of transplants, and the harder questions.
 
-    python -m benchmarks.transplants BUNDLE LOG:LABELS [LOG:LABELS ...] [--rows again,pace,rehearsal,taught | none] [--json OUT]
+    python -m benchmarks.transplants BUNDLE LOG:LABELS [LOG:LABELS ...] [--quick] [--json OUT]
+    python -m benchmarks.transplants BUNDLE LOG:LABELS --data DATASET --minutes 2,5,10,30
+    python -m benchmarks.transplants BUNDLE LOG:LABELS --rows again,pace,rehearsal,taught
 
 Recordings are reported apart and never mixed. `--quick` leaves out the harder questions and three in four transplants.
 """
@@ -52,23 +54,39 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--attacks", type=int, default=ATTACKS)
     parser.add_argument("--lookalikes", type=int, default=LOOKALIKES)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--data", type=Path, help="dataset that the bundle was trained on, for --minutes")
+    parser.add_argument("--minutes", help="learning curve: habits and calibration of the last minutes alone")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(given)
     sets = {"again": GAPS, "pace": PACES, "rehearsal": (REHEARSAL,), "taught": (TAUGHT,), "none": ()}
     rows = [] if options.quick else [row for name in options.rows.split(",") for row in sets[name]]
     share = 4 if options.quick else 1
     bundle = Bundle.load(options.bundle)
+    bundles = {"": bundle}
+    if options.minutes:
+        from data.dataset.table import load
+        from data.paths import shipped
+        from training.calibrate import calibration_config
+        from training.evaluation.learning_curve import relearned
+
+        table, config = load(options.data), calibration_config(shipped("train.yaml")["calibration"])
+        bundles = {
+            f", {minutes} minutes of log": relearned(bundle, table, float(minutes), config)
+            for minutes in options.minutes.split(",")
+        }
+        rows = []
     found = {}
     for recording in options.recordings:
         log, _, labels = recording.partition(":")
-        found[Path(log).name.split(".")[0]] = judge_alone(
-            bundle,
-            Path(log),
-            read_labels(Path(labels)),
-            attacks=options.attacks // share,
-            lookalikes=options.lookalikes // share,
-            rows=rows,
-        )
+        for suffix, one in bundles.items():
+            found[Path(log).name.split(".")[0] + suffix] = judge_alone(
+                one,
+                Path(log),
+                read_labels(Path(labels)),
+                attacks=options.attacks // share,
+                lookalikes=options.lookalikes // share,
+                rows=rows,
+            )
     show(found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
