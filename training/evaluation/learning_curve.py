@@ -23,13 +23,13 @@ def shortened(table: ActionTable, minutes: float) -> ActionTable:
     """The last minutes of a dataset, with the last fifth of them held back; KubehabitError where nobody acted in either part."""
     last = int(table.time.max())
     kept = np.flatnonzero(table.time > last - minutes * _MINUTE)
+    late = table.time[kept] > last - _HELD_BACK * minutes * _MINUTE
+    if late.all() or not late.any():
+        raise KubehabitError(f"{minutes:g} minutes of the dataset hold nothing to learn from.")
     # Rows of one principal lie together.
     starts, sizes = runs(table.name[kept])
     history = np.arange(len(kept)) - np.repeat(starts, sizes)
     windows = np.stack([np.arange(len(kept)), history], axis=1)
-    late = table.time[kept] > last - _HELD_BACK * minutes * _MINUTE
-    if late.all() or not late.any():
-        raise KubehabitError(f"{minutes:g} minutes of the dataset hold nothing to learn from.")
     columns = ("tokens", "attributes", "principal", "group", "name", "kind", "time", "arrival", "sensitivity")
     return replace(
         table,
