@@ -5,8 +5,8 @@ Each new action is scored at once, in the window of its principal's last actions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -246,6 +246,8 @@ class Detector:
         if warm:
             self.warm(bundle.warmup.tokens)
         self._load: Callable[[Sequence[str]], None] = lambda _: None
+        #: Of the innermost open fork: what undoes each call of `score` since it began, the last one first.
+        self._fork: ExitStack | None = None
         self._known = _KnownPrincipals(bundle.principals)
         sizes = bundle.vocabulary.sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -270,8 +272,23 @@ class Detector:
         with ExitStack() as undo:
             undo.callback(self.encoder.checkpoint())
             scores = self._score(events, undo)
-            undo.pop_all()
+            done = undo.pop_all()
+        if self._fork is not None:
+            self._fork.callback(done.close)
         return scores
+
+    @contextmanager
+    def fork(self) -> Iterator[None]:
+        """Score on trial: on exit the state is again what it was on entry, and all later scores are as without the fork.
+
+        Forks may be nested. The cost is that of the calls of `score` inside, not that of the state.
+        """
+        outer = self._fork
+        try:
+            with ExitStack() as self._fork:
+                yield
+        finally:
+            self._fork = outer
 
     def _restore(self, names: Sequence[str], contexts: Contexts, sums: Sums) -> None:
         self.windows.pop(names)

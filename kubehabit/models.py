@@ -19,6 +19,14 @@ def evaluate(
     labels: Annotated[Path | None, opt.Labels] = None,
     model: opt.Model = opt.CHAMPION,
     data: Annotated[Path | None, opt.Dataset] = None,
+    transplants: Annotated[
+        int,
+        typer.Option(
+            "--transplants",
+            help="Attack runs to put into other principals' clothes, with repetition, pace and rehearsal. 0: none.",
+            min=0,
+        ),
+    ] = 0,
     report: Annotated[Path | None, opt.Report] = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -26,7 +34,7 @@ def evaluate(
 
     The thresholds are those in the model bundle, set on normal data before; nothing is fitted to the labels. Without
     labels every incident counts as false. With --data, the dataset the model was trained on, every baseline is fitted on it
-    to compare with, which takes some minutes more.
+    to compare with, which takes some minutes more. With --transplants 320, every run is judged as well when others do it.
 
     Example:  `kubehabit evaluate --log dev.jsonl.gz --labels labels.json --json > out.json`
 
@@ -34,7 +42,7 @@ def evaluate(
     """
     from training.evaluation.evaluate import evaluate as judge_model
 
-    figures = judge_model(model, log, labels, data=data, report=report)
+    figures = judge_model(model, log, labels, data=data, transplants=transplants, report=report)
     if as_json:
         opt.print_json(figures)
     else:
@@ -44,7 +52,10 @@ def evaluate(
 
 
 def _print_figures(figures: Mapping[str, Any]) -> None:
-    """Single figures one a line, then one line for each scenario."""
+    """Single figures one a line, one line for each scenario, and the strict figures."""
+    from kubehabit.tables.evaluation import alone_screen
+    from kubehabit.tables.screen import show
+
     for name, value in figures.items():
         if isinstance(value, bool | int | str) or value is None:
             opt.say(f"  {name:<32} {value}")
@@ -54,6 +65,8 @@ def _print_figures(figures: Mapping[str, Any]) -> None:
         what = "look-alike" if run["kind"] != "attack" else run["class"]
         verdict = "caught" if run["detected"] else "-"
         opt.say(f"  {verdict:<8} {what:<12} {run['scenario']:<40} {run['principal']}")
+    if "alone" in figures:
+        show(alone_screen(figures["alone"]))
 
 
 @app.command("ablate", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -77,6 +90,15 @@ def ablate(
         Path | None, opt.yaml_option("--config", "train.yaml", "Settings of the training that are varied")
     ] = None,
     variants: Annotated[Path | None, opt.yaml_option("--variants", "ablate.yaml", "Variants")] = None,
+    model: opt.Model = opt.CHAMPION,
+    transplants: Annotated[
+        int,
+        typer.Option(
+            "--transplants",
+            help="Judge variants of the decision around --model instead, on every run alone and so many transplants.",
+            min=0,
+        ),
+    ] = 0,
     report: Annotated[Path | None, opt.Report] = None,
 ) -> None:
     """Ablation: leave out or change one choice of the detector at a time, and see what each is worth.
@@ -84,7 +106,8 @@ def ablate(
     Some variants are trained again (a good minute each on two idle cores), others only evaluated in another way. Each is a
     run of the MLflow experiment `kubehabit-ablation`. Resumable: finished variants are not repeated. Further options go to
     every training. Without --data, --log and --labels the shipped recordings are used; without --report the table goes to
-    ablations.md in KUBEHABIT_HOME.
+    ablations.md in KUBEHABIT_HOME. With --transplants 320 nothing is trained: variants of the decision are judged around
+    --model, each on every run alone and on transplants.
 
     Example:  `kubehabit ablate --only "no conditioning" --only "novelty alone"`
 
@@ -94,12 +117,23 @@ def ablate(
     from training.ablation import ablate as ablation
     from training.ablation.variants import AblateConfig
 
+    where = ablation.Where.from_options(data, log, labels)
+    given: dict[str, Any] = {
+        "config": config or opt.shipped("train.yaml"),
+        "variants": AblateConfig.load(variants or opt.shipped("ablate.yaml")),
+        "only": only or [],
+    }
+    if transplants:
+        from training.ablation.alone import ablate_alone
+
+        table = report or home() / "decision.md"
+        ablate_alone(model, where, **given, transplants=transplants, out=table)
+        typer.echo(f"Report: {table}")
+        return
     table = report or home() / "ablations.md"
     run_id = ablation.ablate(
-        ablation.Where.from_options(data, log, labels),
-        config=config or opt.shipped("train.yaml"),
-        variants=AblateConfig.load(variants or opt.shipped("ablate.yaml")),
-        only=only or [],
+        where,
+        **given,
         options=[*([f"--trainer.max_steps={steps}"] if steps else []), *ctx.args],
         out=table,
     )

@@ -41,6 +41,8 @@ _MACHINERY_SHARE = 0.2
 _WARM_SHARE = 0.25
 #: Values needed for a tail of one's own: five per cent of them are ten excesses.
 _MIN_TAIL = 200
+#: What the novelty table looks up.
+_TABLE = list(ATTRIBUTES).index("verb_resource_namespace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +244,16 @@ def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: Ints) -> 
     )
 
 
+def table_score(rarity: Rarity, classes: Ints, resource: Ints, levels: npt.NDArray[np.int8]) -> Floats:
+    """Score of the novelty table, float64 [N]: 0 for a verb, resource and namespace that the principal had before.
+
+    A first time scores 1 and the decades by which normal work of its class shows such a first time on this resource more rarely.
+    """
+    bare = np.zeros_like(levels)
+    bare[:, _TABLE] = levels[:, _TABLE]
+    return np.where(bare[:, _TABLE] > 0, 1.0 + rarity.decades(classes, resource, bare), 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class HeldBack:
     """The held-back actions of a dataset in the order of the log, and what was known when each came. No model is in it.
@@ -334,10 +346,16 @@ def fit(
         deeds.principals, time, weighed.novelty_evidence, weighed.error_evidence, limits
     )
     evidence, limits = calibration.verdict(sums, deeds.kinds)
-    count = np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64)
-    novelty_count = {
-        kind: threshold_for(count[chosen], names[chosen].tolist(), time[chosen], rate * int(chosen.sum()))
-        for kind, chosen, rate in (("person", ~machinery, person), ("system", machinery, system))
+    simple = {
+        "novelty_count": np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64),
+        "novelty_table": table_score(held.rarity, deeds.classes, deeds.resource, deeds.levels),
+    }
+    baselines = {
+        name: {
+            kind: threshold_for(score[chosen], names[chosen].tolist(), time[chosen], rate * int(chosen.sum()))
+            for kind, chosen, rate in (("person", ~machinery, person), ("system", machinery, system))
+        }
+        for name, score in simple.items()
     }
     return CalibrationResult(
         calibration=calibration,
@@ -347,7 +365,7 @@ def fit(
         error=weighed.error,
         evidence=evidence,
         flagged=evidence >= limits,
-        baselines={"novelty_count": novelty_count},
+        baselines=baselines,
     )
 
 
