@@ -288,7 +288,7 @@ class ActionJudge:
             threshold = float(judged.threshold[row])
             judged.evidence[row] = max(float(judged.evidence[row]), repeat.ratio * threshold, threshold)
             judged.flagged[row] = True
-        if not more and not repeat.malicious:
+        if not more and not repeat.own:
             judged.repeat[row], judged.first[row] = True, repeat.cause
 
     def _remember(

@@ -27,7 +27,7 @@ from detection.evidence import INCIDENT_SECONDS
 
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
-Verdict = Literal["normal", "malicious"]
+Verdict = Literal["normal", "malicious", "unclear"]
 
 #: Further days on which something must be done to become a habit although nobody gave a verdict.
 PROBATION_DAYS = 3
@@ -37,6 +37,8 @@ _DAY = 86_400_000_000
 _HIGH = LEVELS.index("high")
 _ON, _HABIT, _NORMAL, _MALICIOUS = range(4)
 _HELD = (_ON, _MALICIOUS)
+#: Cause of what came with an alert whose incident is closed.
+_DETACHED = 0
 #: Most attributes on probation, of one principal and of all; beyond it those that weigh least are forgotten, a quarter at a time.
 _LIMIT_EACH, _LIMIT = 2_048, 100_000
 #: Actions before a flag that are remembered of each principal, and principals of whom they are.
@@ -67,6 +69,11 @@ class AttributeProbation(msgspec.Struct, array_like=True, frozen=True):
     marked: bool
     ratio: float
     state: int = _ON
+
+    @property
+    def own(self) -> bool:
+        """Whether it is raised as something of its own when it is done again: people have judged what came before."""
+        return self.state == _MALICIOUS or self.cause == _DETACHED
 
     @property
     def weight(self) -> tuple[bool, bool, float]:
@@ -146,12 +153,12 @@ class Repeat:
     Attributes:
         cause: time of the action that was flagged first, microseconds since 1970 UTC.
         ratio: its evidence over its threshold.
-        malicious: whether people called it malicious.
+        own: whether it is raised as something of its own all the same.
     """
 
     cause: int
     ratio: float
-    malicious: bool
+    own: bool
 
 
 class Probation:
@@ -213,7 +220,7 @@ class Probation:
         return Repeat(
             min(one.cause for one in held),
             max(one.ratio for one in held),
-            any(one.state == _MALICIOUS for one in held),
+            any(one.own for one in held),
         )
 
     # -- after an action was judged -----------------------------------------------------------------------------
@@ -277,8 +284,7 @@ class Probation:
             else:
                 record.attributes[key] = msgspec.structs.replace(
                     one,
-                    # What was called malicious is raised as something of its own.
-                    cause=cause if one.state == _MALICIOUS and flagged is not None else one.cause,
+                    cause=cause if one.own and flagged is not None else one.cause,
                     reported=max(one.reported, time),
                     times=one.times + 1,
                     marked=one.marked or why,
@@ -340,6 +346,8 @@ class Probation:
     def judge(self, name: str, times: Collection[int], verdict: Verdict) -> tuple[dict[int, int], list[int]]:
         """Take in a verdict on flagged actions of a principal, given their times; the same verdict twice changes nothing more.
 
+        After "unclear" what is done again is no repeat, but raised as something of its own.
+
         Returns:
             What becomes a habit now, and how often each was new; and what has to be withdrawn from the habits.
         """
@@ -347,6 +355,9 @@ class Probation:
         granted: dict[int, int] = {}
         withdrawn: list[int] = []
         if record is None:
+            return granted, withdrawn
+        if verdict == "unclear":
+            self._detach(record, times)
             return granted, withdrawn
         state = _NORMAL if verdict == "normal" else _MALICIOUS
         for key, one in record.attributes.items():
@@ -365,6 +376,13 @@ class Probation:
         else:
             record.normal -= deeds
         return granted, withdrawn
+
+    @staticmethod
+    def _detach(record: PrincipalProbation, times: Collection[int]) -> None:
+        for key, one in record.attributes.items():
+            if one.cause in times:
+                record.attributes[key] = msgspec.structs.replace(one, cause=_DETACHED)
+        record.deeds = {deed: cause for deed, cause in record.deeds.items() if cause not in times}
 
     # -- keeping it ---------------------------------------------------------------------------------------------
 
