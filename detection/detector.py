@@ -5,8 +5,8 @@ Each new action is scored at once, in the window of its principal's last actions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -254,6 +254,8 @@ class Detector:
         if warm:
             self.warm(bundle.warmup.tokens)
         self._load: Callable[[Sequence[str]], None] = lambda _: None
+        #: Of the innermost open fork: what undoes each call of `score` since it began, the last one first.
+        self._fork: ExitStack | None = None
         self._known = _KnownPrincipals(bundle.principals)
         sizes = bundle.vocabulary.sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -278,7 +280,9 @@ class Detector:
         with ExitStack() as undo:
             undo.callback(self.encoder.checkpoint())
             scores = self._score(events, undo)
-            undo.pop_all()
+            done = undo.pop_all()
+        if self._fork is not None:
+            self._fork.callback(done.close)
         return scores
 
     def apply_verdict(self, principal: str, times: Collection[int], verdict: Verdict) -> None:
@@ -289,12 +293,17 @@ class Detector:
             times: when the flagged actions came in, microseconds since 1970 UTC.
         """
         self._load([principal])
-        normal, malicious = self.probation.judge(principal, times, verdict)
-        if not normal and not malicious:
-            return
-        who = stable_hash(principal), self.probation.group(principal)
-        self.habits.grant(*who, np.array(list(normal), np.uint64), np.array(list(normal.values()), np.int64))
-        self.habits.withdraw(*who, np.array(malicious, np.uint64))
+        with ExitStack() as undo:
+            undo.callback(self.probation.checkpoint([principal]))
+            normal, malicious = self.probation.judge(principal, times, verdict)
+            if normal or malicious:
+                who = stable_hash(principal), self.probation.group(principal)
+                counts = np.array(list(normal.values()), np.int64)
+                undo.callback(self.habits.grant(*who, np.array(list(normal), np.uint64), counts))
+                undo.callback(self.habits.withdraw(*who, np.array(malicious, np.uint64)))
+            done = undo.pop_all()
+        if self._fork is not None:
+            self._fork.callback(done.close)
 
     def restore_probation(self, records: Mapping[str, PrincipalProbation]) -> None:
         """Take in records of this or another bundle's detector; what is on probation leaves the habits."""
@@ -302,6 +311,19 @@ class Detector:
         for name, record in records.items():
             held = np.array(record.held(), np.uint64)
             self.habits.withdraw(stable_hash(name), record.group, held)
+
+    @contextmanager
+    def fork(self) -> Iterator[None]:
+        """Score on trial: on exit the state is again what it was on entry, and all later scores are as without the fork.
+
+        Forks may be nested. The cost is that of the calls of `score` inside, not that of the state.
+        """
+        outer = self._fork
+        try:
+            with ExitStack() as self._fork:
+                yield
+        finally:
+            self._fork = outer
 
     def _restore(self, names: Sequence[str], contexts: Contexts, sums: Sums) -> None:
         self.windows.pop(names)
