@@ -323,23 +323,15 @@ class Probation:
         while len(record.deeds) > _LIMIT_EACH:
             del record.deeds[next(iter(record.deeds))]
         if self._size > _LIMIT:
-            weights = sorted(
-                one.weight for name in self._holding for one in self._records[name].attributes.values()
+            ordered = sorted(
+                ((one.weight, one.reported), name, key)
+                for name in self._holding
+                for key, one in self._records[name].attributes.items()
             )
-            least = weights[len(weights) // 4]
-            for name in self._holding:
-                held = self._records[name]
-                weak = sum(one.weight < least for one in held.attributes.values())
-                self._size -= _forget_least(held, weak)
-            if self._size > _LIMIT:  # all weigh the same: the oldest go
-                ages = sorted(
-                    (one.reported, name, key)
-                    for name in self._holding
-                    for key, one in self._records[name].attributes.items()
-                )
-                for _, name, key in ages[: len(ages) // 4]:
-                    del self._records[name].attributes[key]
-                self._size -= len(ages) // 4
+            least = ordered[: len(ordered) // 4]
+            for _, name, key in least:
+                del self._records[name].attributes[key]
+            self._size -= len(least)
 
     # -- what people say ----------------------------------------------------------------------------------------
 
