@@ -5,8 +5,8 @@ Each new action is scored at once, in the window of its principal's last actions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +23,10 @@ from data.events.audit_event import AuditEvent
 from data.principals.identity import Principal
 from data.principals.peer_groups import PrincipalTable
 from detection.bundle import Bundle
-from detection.calibration import ActionFeatures
 from detection.evidence import Accumulator, Sums
+from detection.judging import ActionColumns, ActionJudge
 from detection.novelty import LIMIT, HabitTable, PriorCounts
+from detection.probation import PROBATION_DAYS, PrincipalProbation, Probation, Verdict
 from detection.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
 from detection.windows import Contexts, Windows
 
@@ -121,6 +122,8 @@ class Scores:
         novelty_evidence, error_evidence: float64 [N], what the action itself adds to what adds up, decades; 0 for most.
         novelties: index of an action that adds something -> what is new about it, most important first.
         unknown: bool [N], whose verb or resource is none that training knew.
+        repeat: bool [N], whether a flagged action repeats one that was flagged before, on which nobody gave a verdict.
+        first_flagged: datetime64[us] [N], when the action that a repeat repeats was flagged; NaT for others.
     """
 
     event: Ints
@@ -144,6 +147,8 @@ class Scores:
     error_evidence: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     novelties: dict[int, list[HabitReason]] = field(default_factory=dict)
     unknown: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
+    repeat: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
+    first_flagged: npt.NDArray[np.datetime64] = field(default_factory=lambda: np.empty(0, "M8[us]"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +228,7 @@ class Detector:
         cached_windows: int = 0,
         warm: bool = True,
         folder: StageFolder | None = None,
+        probation_days: int = PROBATION_DAYS,
     ) -> None:
         """Start from what the bundle knows.
 
@@ -232,6 +238,7 @@ class Detector:
             cached_windows: capacity of the cache of reconstruction errors; 0 for none.
             warm: load the context of all principals now; else call `warm` before they act.
             folder: memory of requests; give one with a key to continue it in another process.
+            probation_days: further days on which what was flagged must be done to become a habit without a verdict.
         """
         self.bundle = bundle
         newest = None
@@ -242,10 +249,13 @@ class Detector:
         self.encoder = ActionEncoder(bundle.settings, folder=folder)
         self.habits: HabitTable = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
         self.accumulator = Accumulator(bundle.calibration.horizons)
+        self.probation = Probation(probation_days)
         self.windows = Windows(bundle.window)
         if warm:
             self.warm(bundle.warmup.tokens)
         self._load: Callable[[Sequence[str]], None] = lambda _: None
+        #: Of the innermost open fork: what undoes each call of `score` since it began, the last one first.
+        self._fork: ExitStack | None = None
         self._known = _KnownPrincipals(bundle.principals)
         sizes = bundle.vocabulary.sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -270,8 +280,50 @@ class Detector:
         with ExitStack() as undo:
             undo.callback(self.encoder.checkpoint())
             scores = self._score(events, undo)
-            undo.pop_all()
+            done = undo.pop_all()
+        if self._fork is not None:
+            self._fork.callback(done.close)
         return scores
+
+    def apply_verdict(self, principal: str, times: Collection[int], verdict: Verdict) -> None:
+        """Take in what people say about flagged actions: normal ones are habits from now on, malicious ones never.
+
+        Args:
+            principal: who acted.
+            times: when the flagged actions came in, microseconds since 1970 UTC.
+        """
+        self._load([principal])
+        with ExitStack() as undo:
+            undo.callback(self.probation.checkpoint([principal]))
+            normal, malicious = self.probation.judge(principal, times, verdict)
+            if normal or malicious:
+                who = stable_hash(principal), self.probation.group(principal)
+                counts = np.array(list(normal.values()), np.int64)
+                undo.callback(self.habits.grant(*who, np.array(list(normal), np.uint64), counts))
+                undo.callback(self.habits.withdraw(*who, np.array(malicious, np.uint64)))
+            done = undo.pop_all()
+        if self._fork is not None:
+            self._fork.callback(done.close)
+
+    def restore_probation(self, records: Mapping[str, PrincipalProbation]) -> None:
+        """Take in records of this or another bundle's detector; what is on probation leaves the habits."""
+        self.probation.restore(records)
+        for name, record in records.items():
+            held = np.array(record.held(), np.uint64)
+            self.habits.withdraw(stable_hash(name), record.group, held)
+
+    @contextmanager
+    def fork(self) -> Iterator[None]:
+        """Score on trial: on exit the state is again what it was on entry, and all later scores are as without the fork.
+
+        Forks may be nested. The cost is that of the calls of `score` inside, not that of the state.
+        """
+        outer = self._fork
+        try:
+            with ExitStack() as self._fork:
+                yield
+        finally:
+            self._fork = outer
 
     def _restore(self, names: Sequence[str], contexts: Contexts, sums: Sums) -> None:
         self.windows.pop(names)
@@ -289,18 +341,24 @@ class Detector:
         undo.callback(self._restore, names, self.windows.contexts(names), self.accumulator.sums(names))
         cut = self.windows.cut(who.names, tokens, batch.time)
         nll = self.reconstruction.nll(cut, who.ids, who.group_ids)
-        counted = attribute_hashes(batch, self.encoder), who.name_hashes, who.group_hashes
-        known = self.habits.observe(*counted)
-        undo.callback(self.habits.unobserve, *counted, known)
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
-        features = ActionFeatures.from_counts(known, tokens, vocabulary, who.names, who.kinds, sensitivity)
-        weighed = calibration.weigh(nll, features)
-        limits = calibration.thresholds(who.kinds)
-        sums = self.accumulator.add(
-            who.names, batch.time, weighed.novelty_evidence, weighed.error_evidence, limits
+        undo.callback(self.probation.checkpoint(names))
+        judge = ActionJudge(calibration, vocabulary, self.habits, self.accumulator, self.probation)
+        judged = judge.judge(
+            ActionColumns(
+                who.names,
+                who.kinds,
+                who.name_hashes,
+                who.group_hashes,
+                attribute_hashes(batch, self.encoder),
+                tokens,
+                batch.time,
+                sensitivity,
+                nll,
+            ),
+            undo,
         )
-        evidence, threshold = calibration.verdict(sums, who.kinds)
-        flagged = evidence >= threshold
+        evidence, threshold, flagged = judged.evidence, judged.threshold, judged.flagged
         hits = flagged.nonzero()[0]
         scores = Scores(
             event=batch.event,
@@ -310,8 +368,8 @@ class Detector:
             time=batch.time.view("M8[us]"),
             nll=nll,
             surprise=nll.sum(axis=1),
-            novelty=weighed.novelty,
-            error=weighed.error,
+            novelty=judged.novelty,
+            error=judged.error,
             evidence=evidence,
             threshold=threshold,
             flagged=flagged,
@@ -319,16 +377,17 @@ class Detector:
             severity=["none"] * len(batch),
             folded=batch.folded,
             dropped=batch.dropped,
-            novelty_evidence=weighed.novelty_evidence,
-            error_evidence=weighed.error_evidence,
+            novelty_evidence=judged.novelty_evidence,
+            error_evidence=judged.error_evidence,
             unknown=(tokens[:, _KNOWN_FIELDS] == UNKNOWN).any(axis=1),
+            repeat=judged.repeat,
+            first_flagged=np.where(judged.repeat, judged.first.view("M8[us]"), np.datetime64("NaT", "us")),
         )
-        for row in (
-            (flagged | (weighed.novelty_evidence > 0) | (weighed.error_evidence > 0)).nonzero()[0].tolist()
-        ):
-            scores.novelties[row] = self._novelties(batch, row, known, who.groups[row])
+        adds = (judged.novelty_evidence > 0) | (judged.error_evidence > 0)
+        for row in (flagged | adds).nonzero()[0].tolist():
+            scores.novelties[row] = self._novelties(batch, row, judged.known, who.groups[row])
         if len(hits):
-            broad = features.levels[:, _BROAD_ATTRIBUTES].max(axis=1)
+            broad = judged.levels[:, _BROAD_ATTRIBUTES].max(axis=1)
             log_probs = self.reconstruction.log_probs(cut, who.ids, who.group_ids, hits)
             # Without its own identity the graph falls back on what it knows of the peer group.
             nobody = np.zeros_like(who.ids)

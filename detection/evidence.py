@@ -82,9 +82,32 @@ class Accumulator:
         Returns:
             float64 [N, horizons], decades; 0 for an action that adds nothing itself, whatever came before it.
         """
+        return self._add(principals, time, novelty, error, limits, stop=False)[0]
+
+    def add_until_flagged(
+        self,
+        principals: Sequence[str],
+        time: npt.NDArray[np.int64],
+        novelty: Floats,
+        error: Floats,
+        limits: Floats,
+    ) -> tuple[Floats, int | None]:
+        """As `add`, up to and including the first action that reaches a limit; returns its row too, None if none does."""
+        return self._add(principals, time, novelty, error, limits, stop=True)
+
+    def _add(
+        self,
+        principals: Sequence[str],
+        time: npt.NDArray[np.int64],
+        novelty: Floats,
+        error: Floats,
+        limits: Floats | None,
+        *,
+        stop: bool,
+    ) -> tuple[Floats, int | None]:
         out = np.zeros((len(principals), len(self.horizons)))
         for row in ((novelty > 0) | (error > 0)).nonzero()[0].tolist():
-            name, now = principals[row], float(time[row])
+            name, now, reached = principals[row], float(time[row]), False
             new, wrong = float(novelty[row]), float(error[row])
             count = math.nan if actions is None else float(actions[row])
             sums = self._sums.get(name)
@@ -105,9 +128,13 @@ class Accumulator:
                 a = sums[1 + 2 * i] = sums[1 + 2 * i] * kept + new
                 b = sums[2 + 2 * i] = sums[2 + 2 * i] * kept + wrong
                 out[row, i] = together = math.sqrt(a * max(b, FLOOR))
-                if limits is not None and self._restarts[i] and together >= limits[row, i]:
-                    sums[1 + 2 * i] = sums[2 + 2 * i] = 0.0
-        return out
+                if limits is not None and together >= limits[row, i]:
+                    reached = True
+                    if self._restarts[i]:
+                        sums[1 + 2 * i] = sums[2 + 2 * i] = 0.0
+            if reached and stop:
+                return out, row
+        return out, None
 
     def __len__(self) -> int:
         return len(self._sums)

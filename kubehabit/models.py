@@ -19,6 +19,14 @@ def evaluate(
     labels: Annotated[Path | None, opt.Labels] = None,
     model: opt.Model = opt.CHAMPION,
     data: Annotated[Path | None, opt.Dataset] = None,
+    transplants: Annotated[
+        int,
+        typer.Option(
+            "--transplants",
+            help="Attack runs to put into other principals' clothes, with repetition, pace and rehearsal. 0: none.",
+            min=0,
+        ),
+    ] = 0,
     report: Annotated[Path | None, opt.Report] = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -26,7 +34,7 @@ def evaluate(
 
     The thresholds are those in the model bundle, set on normal data before; nothing is fitted to the labels. Without
     labels every incident counts as false. With --data, the dataset the model was trained on, every baseline is fitted on it
-    to compare with, which takes some minutes more.
+    to compare with, which takes some minutes more. With --transplants 320, every run is judged as well when others do it.
 
     Example:  `kubehabit evaluate --log dev.jsonl.gz --labels labels.json --json > out.json`
 
@@ -34,7 +42,7 @@ def evaluate(
     """
     from training.evaluation.evaluate import evaluate as judge_model
 
-    figures = judge_model(model, log, labels, data=data, report=report)
+    figures = judge_model(model, log, labels, data=data, transplants=transplants, report=report)
     if as_json:
         opt.print_json(figures)
     else:
@@ -44,7 +52,10 @@ def evaluate(
 
 
 def _print_figures(figures: Mapping[str, Any]) -> None:
-    """Single figures one a line, then one line for each scenario."""
+    """Single figures one a line, one line for each scenario, and the strict figures."""
+    from kubehabit.tables.evaluation import alone_screen
+    from kubehabit.tables.screen import show
+
     for name, value in figures.items():
         if isinstance(value, bool | int | str) or value is None:
             opt.say(f"  {name:<32} {value}")
@@ -54,6 +65,8 @@ def _print_figures(figures: Mapping[str, Any]) -> None:
         what = "look-alike" if run["kind"] != "attack" else run["class"]
         verdict = "caught" if run["detected"] else "-"
         opt.say(f"  {verdict:<8} {what:<12} {run['scenario']:<40} {run['principal']}")
+    if "alone" in figures:
+        show(alone_screen(figures["alone"]))
 
 
 @app.command("ablate", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -141,11 +141,14 @@ class NextActionLstm(Baseline):
     def score(self, stretch: Stretch) -> tuple[Floats, Floats]:
         """Score each action after those before it."""
         windows, _ = self._recent.append(stretch.name, stretch.tokens)
-        fields = self._nll(windows, stretch.principal, stretch.group) * self._scored
+        fields = self.nll(windows, stretch.principal, stretch.group) * self._scored
         return fields.sum(axis=1), fields
 
-    def _nll(self, windows: Ints, principal: Ints, group: Ints) -> Floats:
-        """NLL of the newest action of each window, float64 [N, F]; equal windows of one principal are computed once."""
+    def nll(self, windows: Ints, principal: Ints, group: Ints) -> Floats:
+        """NLL of the newest action of each window, float64 [N, F]; equal windows of one principal are computed once.
+
+        `windows` int64 [N, W, F] have the newest action last and are padded with 0 in front.
+        """
         if not len(windows):
             return np.empty((0, len(FIELDS)))
         columns = [windows.reshape(len(windows), -1), principal, group]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.arrays import Flags, Floats, Ints
+from data.arrays import Flags, Floats, Ints, Names
 
 DRAWS = 2000
 COVERAGE = 0.95
@@ -36,6 +36,17 @@ def difference_interval(
         return None
     drawn = np.random.default_rng(seed).integers(0, len(mine), (draws, len(mine)))
     return _interval((mine.astype(float) - other)[drawn].mean(axis=1))
+
+
+def clustered_interval(caught: Flags, cluster: Names, seed: int = SEED) -> list[float] | None:
+    """Interval of a share of runs that come in clusters, such as the copies of one scenario, which are drawn whole."""
+    if not len(caught):
+        return None
+    _, of = np.unique(cluster.astype(str), return_inverse=True)
+    size = np.bincount(of)
+    hits = np.bincount(of, weights=caught)
+    drawn = np.random.default_rng(seed).integers(0, len(size), (DRAWS, len(size)))
+    return _interval(hits[drawn].sum(axis=1) / size[drawn].sum(axis=1))
 
 
 def rate_interval(starts: Ints, normal: Ints, per: float, seed: int = SEED) -> list[float] | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.progress import Progress, TextColumn
@@ -24,10 +25,15 @@ from data.paths import registry_uri, shipped, tracking_uri
 from detection.bundle import Bundle
 from training.audit_log import read_log
 from training.evaluation import bootstrap, metrics
+from training.evaluation.alone import judge_alone, summary
 from training.evaluation.metrics import RATES, Actions, Curve, Label, Truth, verdict
 from training.evaluation.report import markdown
+from training.evaluation.strict_replay import ROWS
 from training.registry import download
 from training.stretch import LogEncoder, Stretch
+
+if TYPE_CHECKING:
+    from training.baselines.in_decision import InDecision
 
 Figures = dict[str, Any]
 
@@ -129,6 +135,7 @@ def evaluate(
     labels: Path | None = None,
     *,
     data: Path | None = None,
+    transplants: int = 0,
     report: Path | None = None,
     progress: bool = True,
     track: bool = True,
@@ -139,6 +146,7 @@ def evaluate(
         labels: JSON list of runs; without it everything is taken to be normal, and only false incidents are counted.
         data: the dataset the model was trained on, on which every baseline is fitted; without it only those take part that
             the bundle alone supports.
+        transplants: attack runs put into other principals' clothes to judge on besides, at least so many; 0 for none.
         report: Markdown file to write.
         track: log the figures and plots to the MLflow run that made the model, if it is there.
 
@@ -157,10 +165,10 @@ def evaluate(
     bundle = Bundle.load(download(model_uri))
     champion = ProductDetector(bundle)
     began = monotonic()
-    rivals = _rivals(bundle, champion, data, progress)
+    rivals, swapped = _rivals(bundle, champion, data, progress)
     seconds_fitting = monotonic() - began
     began = monotonic()
-    actions, answers, surprise = _replay(bundle, champion, rivals, log, run_labels, progress)
+    actions, answers, surprise = _replay(bundle, champion, [*rivals, *swapped], log, run_labels, progress)
     seconds = monotonic() - began
     truth = metrics.join(actions, run_labels)
     curves = {
@@ -171,7 +179,8 @@ def evaluate(
     for row, run in zip(figures["runs"], truth.runs, strict=True):
         row["peak"] = float(answers[champion.title].score[run.rows].max()) if len(run.rows) else 0.0
     alone = curves.get(ABLATIONS[0]) or metrics.curve(actions, truth, surprise)
-    others = {title: found for title, found in curves.items() if title not in (champion.title, *ABLATIONS)}
+    no_rivals = (champion.title, *ABLATIONS, *(one.title for one in swapped))
+    others = {title: found for title, found in curves.items() if title not in no_rivals}
     comparison = metrics.compare(curves[champion.title], others, truth)
     for rate, found in comparison.items():
         found["interval"] = bootstrap.difference_interval(
@@ -189,9 +198,15 @@ def evaluate(
         "actions": len(actions),
         "principals": dict(Counter(actions.kind.tolist())),
         "baselines": _trivial(actions, truth)
-        | {t: block for t, block in brief.items() if t not in ABLATIONS},
+        | {title: block for title, block in brief.items() if title in others},
         "ablations": {title: block for title, block in brief.items() if title in ABLATIONS},
+        "in_decision": {one.title: brief[one.title] for one in swapped},
     }
+    if run_labels:
+        figures |= _alone(bundle, swapped, log, run_labels, transplants, progress)
+        for title, one in figures["alone_in_decision"].items():
+            figures["in_decision"][title] |= summary(one)
+        figures |= summary(figures["alone"])
     caught = {t: block["recall_by_scenario"] for t, block in {"kubehabit": figures, **blocks}.items()}
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
@@ -234,14 +249,41 @@ def _replay(
     return actions, answers, np.concatenate(surprise).astype(np.float64)
 
 
-def _rivals(bundle: Bundle, champion: Any, data: Path | None, progress: bool) -> list[Any]:
-    """The baselines, ready, and the product's ablation where the dataset is there to set its threshold."""
+def _alone(
+    bundle: Bundle,
+    swapped: Sequence[Any],
+    log: Path,
+    labels: Sequence[Label],
+    transplants: int,
+    progress: bool,
+) -> Figures:
+    """Every run by itself: of the product with all questions, of other errors in its decision the plain one."""
+    judged = partial(
+        judge_alone,
+        *(bundle, log, labels),
+        attacks=transplants,
+        lookalikes=transplants // 4,
+        progress=progress,
+    )
+    return {
+        "alone": judged(rows=ROWS if transplants else ()),
+        "alone_in_decision": {one.title: judged(rows=(), detector=one.detector()) for one in swapped},
+    }
+
+
+def _rivals(
+    bundle: Bundle, champion: Any, data: Path | None, progress: bool
+) -> tuple[list[Any], list[InDecision]]:
+    """The baselines, ready, with the product's ablation; and the product with other errors. The latter two need the dataset."""
     from training.baselines import baselines, fitted, of_bundle
     from training.baselines.base import Budget
+    from training.baselines.in_decision import InDecision, error_models
+    from training.baselines.next_action import NextActionLstm
     from training.baselines.product import ReconstructionError
+    from training.calibrate import HeldBack, calibration_config
 
     if data is None:
-        return list(of_bundle(bundle))
+        return list(of_bundle(bundle)), []
     from data.dataset.table import load
 
     table = load(data)
@@ -255,9 +297,21 @@ def _rivals(bundle: Bundle, champion: Any, data: Path | None, progress: bool) ->
     waiting = [*baselines(table, bundle.meta["model"]), ReconstructionError(champion)]
     with Progress(TextColumn("fitting {task.description}"), disable=not progress, transient=True) as bar:
         task = bar.add_task("baselines")
-        return list(
+        rivals = list(
             fitted(waiting, table, Budget(person, system), lambda title: bar.update(task, description=title))
         )
+        config = replace(
+            calibration_config(shipped("train.yaml")["calibration"]),
+            person_budget=person,
+            system_budget=system,
+        )
+        held = HeldBack.from_table(table)
+        lstm = next(one for one in rivals if isinstance(one, NextActionLstm))
+        swapped = []
+        for errors in error_models(lstm):
+            bar.update(task, description=errors.title)
+            swapped.append(InDecision.fitted(bundle, errors, table, held, config))
+    return rivals, swapped
 
 
 def _block(actions: Actions, truth: Truth, answers: _LogAnswers, found: Curve) -> Figures:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from data.visible_text import visible
+
 Figures = Mapping[str, Any]
 
 
@@ -25,6 +29,73 @@ def _between(ends: Sequence[float] | None, form: str = ".0%") -> str:
     return "-" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"
 
 
+def _with_interval(block: Figures, name: str) -> str:
+    share, ends = block.get(name), block.get(f"{name}_interval")
+    return _percent(share) + ("" if share is None or ends is None else f" ({_between(ends)})")
+
+
+def alone_rows(found: Figures) -> list[tuple[str, ...]]:
+    """Rows of the strict figures (`training.evaluation.alone.judge_alone`): what, of the runs as they were, of transplants."""
+    blocks = found["strict"], found["transplants"]
+    rows: list[tuple[str, ...]] = []
+    rows.append(
+        ("attack runs (scenarios)", *(f"{one['attack_runs']} ({one['scenarios']})" for one in blocks))
+    )
+    rows.append(("recall", *(_with_interval(block, "recall") for block in blocks)))
+    for key in ("class", "mode"):
+        for name in sorted({name for block in blocks for name in block[f"recall_by_{key}"]}):
+            shares = (_percent(block[f"recall_by_{key}"].get(name)) for block in blocks)
+            rows.append((f"recall, {name}", *shares))
+    for title, name in (
+        ("detected runs that are high or critical", "high_of_detected"),
+        ("look-alikes raised high", "lookalikes_high"),
+        ("look-alikes raised", "lookalikes_raised"),
+    ):
+        rows.append((title, *(_with_interval(block, name) for block in blocks)))
+    for row in found["strict"]["rows"]:
+        asked = [block["rows"][row] for block in blocks]
+        if any(one.get("recall") is not None for one in asked):
+            rows.append((f"recall, {row}", *(_with_interval(one, "recall") for one in asked)))
+        rows.append(
+            (f"still seen of what was seen, {row}", *(_with_interval(one, "of_first") for one in asked))
+        )
+    return rows
+
+
+def false_incident(one: Figures) -> str:
+    """An incident without an attack in one line: who, when, how far out, what, and why."""
+    time = np.datetime64(one["time"], "us").astype("M8[s]")
+    return visible(
+        f"{one['severity']}: {one['principal']}, {time}Z, {one['actions']} flagged, {one['times']:.2f} times the threshold: "
+        f"{one['what']}; new {one['novelty_evidence']:.1f} ({', '.join(one['novelties'])}); "
+        f"error {one['error_evidence']:.1f} ({', '.join(one['fields'])})"
+    )
+
+
+def _alone(figures: Figures) -> list[str]:
+    """Every run by itself, the decision with other errors, and each false incident."""
+    found = figures["alone"]
+    lines = ["## Every run alone", "", *_table(("", "runs as they were", "transplants"), alone_rows(found))]
+    if swapped := figures["in_decision"]:
+        heads = ("errors in the decision", "recall", "strict /10k", "at 1 / 3 / 10", "alone", "transplants")
+        rows = (
+            (
+                title,
+                _percent(block["recall"]),
+                f"{block['strict_false_per_10k_person_actions']:.2f}",
+                " / ".join(_percent(share) for share in block["recall_at"].values()),
+                _percent(block["strict_recall"]),
+                _with_interval(block, "transplant_recall"),
+            )
+            for title, block in {"**autoencoder (kubehabit)**": figures, **swapped}.items()
+        )
+        lines += ["## Other errors in the same decision", "", *_table(heads, rows)]
+    if incidents := found["false_incidents"]:
+        shown = (f"- {false_incident(one)}" for one in incidents)
+        lines += ["## False incidents on the log without attacks", "", *shown, ""]
+    return lines
+
+
 def markdown(figures: Figures, log: str, caught: Mapping[str, Mapping[str, float]]) -> str:
     """The report; `caught` is the share of attack runs detected by detector and scenario."""
     everyone: dict[str, Figures] = {"**kubehabit**": figures, **figures["ablations"], **figures["baselines"]}
@@ -40,6 +111,8 @@ def markdown(figures: Figures, log: str, caught: Mapping[str, Mapping[str, float
     ]
     for rate, found in figures["compared_with_best_baseline"].items():
         lines += _beside_best_baseline(rate, found)
+    if "alone" in figures:
+        lines += _alone(figures)
     for key in ("family", "class", "mode"):
         if names := sorted(figures[f"recall_by_{key}"]):
             rows = (

@@ -1,0 +1,78 @@
+"""Strict figures of a model bundle on labelled recordings: every run alone, hundreds of transplants, and the harder questions.
+
+    python -m benchmarks.transplants BUNDLE LOG:LABELS [LOG:LABELS ...] [--rows again,pace,rehearsal | none] [--json OUT]
+
+Recordings are reported apart and never mixed. `--quick` leaves out the harder questions and three in four transplants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a table for each recording, and each false incident with its reason."""
+    from training.evaluation.report import alone_rows, false_incident
+
+    console = Console(width=200, highlight=False)
+    for name, one in found.items():
+        person, system = (one[f"strict_false_per_{key}_actions"] for key in ("10k_person", "1m_system"))
+        table = Table(
+            title=f"{name}: {person:.2f} strict false incidents per 10,000, {system:.1f} per 1M system"
+        )
+        for heading in ("", "runs, each alone", "transplants"):
+            table.add_column(heading)
+        for row in alone_rows(one):
+            table.add_row(*row)
+        console.print(table)
+        for each in one["false_incidents"]:
+            console.print(f"  {false_incident(each)}", markup=False)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    from detection.bundle import Bundle
+    from training.evaluation.alone import ATTACKS, LOOKALIKES, judge_alone
+    from training.evaluation.metrics import read_labels
+    from training.evaluation.strict_replay import GAPS, PACES, REHEARSAL
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("recordings", nargs="+", help="LOG:LABELS")
+    parser.add_argument("--rows", default="again,pace,rehearsal")
+    parser.add_argument("--attacks", type=int, default=ATTACKS)
+    parser.add_argument("--lookalikes", type=int, default=LOOKALIKES)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(given)
+    sets = {"again": GAPS, "pace": PACES, "rehearsal": (REHEARSAL,), "none": ()}
+    rows = [] if options.quick else [row for name in options.rows.split(",") for row in sets[name]]
+    share = 4 if options.quick else 1
+    bundle = Bundle.load(options.bundle)
+    found = {}
+    for recording in options.recordings:
+        log, _, labels = recording.partition(":")
+        found[Path(log).name.split(".")[0]] = judge_alone(
+            bundle,
+            Path(log),
+            read_labels(Path(labels)),
+            attacks=options.attacks // share,
+            lookalikes=options.lookalikes // share,
+            rows=rows,
+        )
+    show(found)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

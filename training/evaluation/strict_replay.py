@@ -1,0 +1,366 @@
+"""Replays of runs, each alone in the log without the others: what a detector sees of one attack when no other one helps it.
+
+The log without any labelled event is scored once. Where a run begins, the detector is forked (`Detector.fork`): it is shown the
+run with its victim's own actions of that time around it, the verdicts are read, and all of it is undone. So hundreds of
+independent replays cost little more than one pass. What other principals do during a run is not shown to its fork.
+
+From a fork of the same moment start the rows of the harder questions, all with the same events at other times:
+
+- **again**: what was seen, once more after two hours, a day and a week, nobody having said anything about the first time;
+- **pace**: one request per 5, 30 and 180 minutes;
+- **rehearsal**: two hours before, what of the run is below high sensitivity, and a look at the pods where it will be.
+
+In between the owner goes on with its own next actions of the log, so that neither its windows nor its habits stand still.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+from msgspec.structs import replace
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from data.actions.sensitivity import LEVELS
+from data.events.audit_event import AuditEvent, ObjectRef
+from detection.detector import SEVERITIES, Detector, Scores
+from training.evaluation.metrics import INCIDENT_GAP
+from training.evaluation.transplants import Case, at, received
+
+_SECOND = 1_000_000
+_MINUTE = 60 * _SECOND
+_HOUR = 60 * _MINUTE
+#: Name of a row -> microseconds after the first time.
+GAPS: Mapping[str, int] = {
+    "again after 2 hours": 2 * _HOUR,
+    "again after a day": 24 * _HOUR,
+    "again after a week": 168 * _HOUR,
+}
+#: Name of a row -> microseconds between two requests.
+PACES: Mapping[str, int] = {
+    f"one request per {minutes} minutes": minutes * _MINUTE for minutes in (5, 30, 180)
+}
+REHEARSAL = "after a rehearsal"
+ROWS = (*GAPS, *PACES, REHEARSAL)
+
+#: Own actions of the owner between two exposures, and between two slow requests.
+_BRIDGE, _STEP = 24, 3
+#: Events scored at a time, between which forks begin.
+_SLOT = 512
+_HIGH = LEVELS.index("high")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a detector made of one run.
+
+    Attributes:
+        seen: whether an action of it was flagged.
+        after: how many of its actions had happened by then; None if it was not seen.
+        peak: highest evidence over threshold of its actions.
+        severity: the worst of its flagged actions.
+        requests: its actions.
+    """
+
+    seen: bool
+    after: int | None
+    peak: float
+    severity: str
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class FalseIncident:
+    """An incident raised on the log without attacks, and why.
+
+    Attributes:
+        time: when it began, microseconds since 1970 UTC.
+        actions: flagged actions in it.
+        what: its strongest action: verb, resource, namespace and name.
+        times: evidence of that action over its threshold.
+        novelty_evidence, error_evidence: what that action itself added, decades.
+        novelties: what is new about it.
+        fields: what the model did not expect, with the error in nats.
+    """
+
+    principal: str
+    kind: str
+    time: int
+    actions: int
+    severity: str
+    what: str
+    times: float
+    novelty_evidence: float
+    error_evidence: float
+    novelties: list[str]
+    fields: list[str]
+
+
+@dataclass(slots=True)
+class Replayed:
+    """Outcomes of all cases, in their order, and what the log without attacks raised.
+
+    Attributes:
+        first: of each case as it is.
+        rows: name in ROWS -> outcome of each case; None where the row asks nothing of it.
+        false: incidents of the log without attacks.
+        actions: kind of principal -> actions in that log.
+    """
+
+    first: list[Outcome]
+    rows: dict[str, list[Outcome | None]]
+    false: list[FalseIncident]
+    actions: dict[str, int]
+
+
+Progressing = Callable[[int], None]
+
+
+class StrictReplay:
+    """Replays cases against one detector."""
+
+    def __init__(self, detector: Detector, clean: Sequence[AuditEvent]) -> None:
+        """Prepare; the detector is as its bundle made it, `clean` the log without labelled events."""
+        self.detector, self.clean = detector, clean
+        self.time = received(clean)
+        self.by_user: dict[str, list[int]] = defaultdict(list)
+        for row, event in enumerate(clean):
+            self.by_user[event.user.username].append(row)
+        #: Latest time up to each event; arrival is only nearly in the order of the requests.
+        self.arrived = np.maximum.accumulate(self.time)
+
+    def run(self, cases: Sequence[Case], rows: Sequence[str] = ROWS, progress: bool = False) -> Replayed:
+        """Score the log once, and every case in forks of it."""
+        starting: dict[int, list[int]] = defaultdict(list)
+        for number, case in enumerate(cases):
+            starting[int(np.searchsorted(self.arrived, _begin(case))) // _SLOT].append(number)
+        first: list[Outcome | None] = [None] * len(cases)
+        found: dict[str, list[Outcome | None]] = {row: [None] * len(cases) for row in rows}
+        alarms = _Alarms()
+        slots = -(-len(self.clean) // _SLOT)
+        columns = TextColumn("replaying runs"), BarColumn(), TimeRemainingColumn()
+        with Progress(*columns, disable=not progress, transient=True) as bar:
+            task = bar.add_task("", total=slots + len(cases))
+            for slot in range(slots + 1):
+                for number in starting.get(slot, ()):
+                    first[number], others = self._replay(cases[number], slot * _SLOT, rows)
+                    for row, outcome in others.items():
+                        found[row][number] = outcome
+                    bar.advance(task)
+                chunk = self.clean[slot * _SLOT : (slot + 1) * _SLOT]
+                if chunk:
+                    alarms.add(self.detector.score(chunk))
+                bar.advance(task)
+        return Replayed([one for one in first if one is not None], found, alarms.incidents(), alarms.actions)
+
+    def _replay(
+        self, case: Case, place: int, rows: Sequence[str]
+    ) -> tuple[Outcome, dict[str, Outcome | None]]:
+        """A case from the moment before event `place` of the log."""
+        found: dict[str, Outcome | None] = {}
+        begin, end = _begin(case), int(received(case.events).max())
+        before, during = self._own(case, place, begin, end)
+        context = [*during, *case.induced]
+        with self.detector.fork():
+            self._score(before)
+            with self.detector.fork():
+                first, levels = self._show(case.events, context)
+                for name in (name for name in rows if name in GAPS and first.seen):
+                    with self.detector.fork():
+                        found[name] = self._again(case, end, GAPS[name])
+            for name in (name for name in rows if name in PACES):
+                with self.detector.fork():
+                    found[name] = self._slowly(case, PACES[name])
+            if REHEARSAL in rows:
+                with self.detector.fork():
+                    found[REHEARSAL] = self._rehearsed(case, levels)
+        return first, found
+
+    def _own(self, case: Case, place: int, begin: int, end: int) -> tuple[list[AuditEvent], list[AuditEvent]]:
+        """Actions of the log by those who act in a case: from `place` on until it begins, and while it lasts."""
+        rows = sorted(row for name in case.principals for row in self._later(name, place, end))
+        before = [self.clean[row] for row in rows if self.time[row] < begin]
+        return before, [self.clean[row] for row in rows if begin <= self.time[row] <= end]
+
+    def _later(self, name: str, place: int, end: int) -> list[int]:
+        held = self.by_user.get(name, [])
+        last = int(np.searchsorted(self.arrived, end, side="right"))
+        return held[bisect_left(held, place) : bisect_right(held, last)]
+
+    def _next_own(self, case: Case, after: int) -> Iterator[AuditEvent]:
+        """What the first principal of a case does next, again from its beginning when the log ends; perhaps nothing."""
+        held = self.by_user.get(case.principals[0], [])
+        start = bisect_left(held, int(np.searchsorted(self.arrived, after, side="right")))
+        turned = [*held[start:], *held[:start]]
+        return (self.clean[row] for row in cycle(turned)) if turned else iter(())
+
+    def _score(self, events: Sequence[AuditEvent]) -> Scores | None:
+        return self.detector.score(events) if events else None
+
+    def _show(
+        self, own: Sequence[AuditEvent], context: Sequence[AuditEvent]
+    ) -> tuple[Outcome, dict[str, int]]:
+        """Score a run among other events, in the order of time; returns also the sensitivity of each of its requests."""
+        events = [*context, *own]
+        mine = np.arange(len(events)) >= len(context)
+        order = np.argsort(received(events), kind="stable")
+        scores = self.detector.score([events[i] for i in order.tolist()])
+        rows = np.flatnonzero(mine[order][scores.event])
+        flagged = scores.flagged[rows]
+        hits = np.flatnonzero(flagged)
+        times = scores.evidence[rows] / scores.threshold[rows]
+        worst = max((SEVERITIES.index(scores.severity[row]) for row in rows[hits].tolist()), default=0)
+        asked = [events[order[scores.event[row]]].auditID for row in rows.tolist()]
+        return Outcome(
+            bool(len(hits)),
+            int(hits[0]) + 1 if len(hits) else None,
+            float(times.max(initial=0.0)),
+            SEVERITIES[worst],
+            len(rows),
+        ), dict(zip(asked, scores.sensitivity[rows].tolist(), strict=True))
+
+    def _again(self, case: Case, end: int, gap: int) -> Outcome:
+        """The same deed once more, after the owner's next actions."""
+        self._bridge(case, end, end + gap, _BRIDGE)
+        shift = end + gap - _begin(case)
+        again = [
+            at(event, time + shift, f"again-{event.auditID}")
+            for event, time in zip(case.events, received(case.events).tolist(), strict=True)
+        ]
+        return self._show(again, ())[0]
+
+    def _bridge(self, case: Case, begin: int, end: int, most: int) -> None:
+        """Let the owner go on between two moments."""
+        self._score(self._spread(case, begin, end, most))
+
+    def _spread(self, case: Case, begin: int, end: int, most: int) -> list[AuditEvent]:
+        """The owner's next `most` actions, evenly between two moments."""
+        chosen = list(islice(self._next_own(case, begin), most))
+        step = (end - begin) // (most + 1)
+        return [at(event, begin + (i + 1) * step, f"own-{i}-{begin}") for i, event in enumerate(chosen)]
+
+    def _slowly(self, case: Case, pace: int) -> Outcome:
+        """One request per so many microseconds, with the owner's actions between them."""
+        begin = _begin(case)
+        order: dict[str, int] = {}
+        for event in case.events:
+            order.setdefault(event.auditID, len(order))
+        own = [at(event, begin + pace * order[event.auditID]) for event in case.events]
+        last = begin + pace * (len(order) - 1)
+        between = self._spread(case, begin, last, _STEP * (len(order) - 1)) if len(order) > 1 else []
+        return self._show(own, between)[0]
+
+    def _rehearsed(self, case: Case, levels: Mapping[str, int]) -> Outcome:
+        """The milder part first, then after two hours the whole; seen is what is flagged in either."""
+        begin, gap = _begin(case), GAPS["again after 2 hours"]
+        mild = [event for event in case.events if levels.get(event.auditID, 0) < _HIGH]
+        order: dict[str, int] = {}
+        for event in (early := [*_looks(case), *mild]):
+            order.setdefault(event.auditID, len(order))
+        early = [
+            at(event, begin + order[event.auditID] * _SECOND, f"mild-{event.auditID}") for event in early
+        ]
+        before = self._show(early, ())[0]
+        end = begin + len(order) * _SECOND
+        self._bridge(case, end, end + gap, _BRIDGE)
+        shift = end + gap - begin
+        late = [
+            at(event, time + shift)
+            for event, time in zip(case.events, received(case.events).tolist(), strict=True)
+        ]
+        after = self._show(late, ())[0]
+        worst = max(SEVERITIES.index(one.severity) for one in (before, after))
+        return Outcome(
+            seen=before.seen or after.seen,
+            after=before.after or (after.after and before.requests + after.after),
+            peak=max(before.peak, after.peak),
+            severity=SEVERITIES[worst],
+            requests=before.requests + after.requests,
+        )
+
+
+def _begin(case: Case) -> int:
+    return int(received(case.events).min())
+
+
+def _looks(case: Case) -> list[AuditEvent]:
+    """A look at the pods of each namespace that a run touches, from the run's own session; where it touches none, of all."""
+    first = case.events[0]
+    touched = [event.objectRef.namespace for event in case.events if event.objectRef is not None]
+    looks = []
+    for place, namespace in enumerate(dict.fromkeys(touched or [""])):
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        looks.append(
+            replace(
+                first,
+                verb="list",
+                requestURI=f"/api/v1{scope}/pods?limit=500",
+                objectRef=ObjectRef(resource="pods", namespace=namespace, apiVersion="v1"),
+                requestObject=type(first.requestObject)(),
+                stage="ResponseComplete",
+                auditID=f"look-{place}-{first.auditID}",
+            )
+        )
+    return looks
+
+
+class _Alarms:
+    """Collects what is flagged on the log without attacks."""
+
+    def __init__(self) -> None:
+        self.actions: dict[str, int] = defaultdict(int)
+        self._flagged: dict[str, list[dict[str, Any]]] = defaultdict(list)
+
+    def add(self, scores: Scores) -> None:
+        """Note the flagged actions of a chunk. What repeats an earlier one lets its incident grow, and is none of its own."""
+        for kind in scores.kind:
+            self.actions[kind] += 1
+        for row in np.flatnonzero(scores.flagged & ~scores.repeat).tolist():
+            self._flagged[scores.principal[row]].append(_flag(scores, row))
+
+    def incidents(self) -> list[FalseIncident]:
+        """All incidents in the order of time."""
+        found = []
+        for principal, flags in self._flagged.items():
+            flags.sort(key=lambda flag: flag["time"])
+            last, members = -INCIDENT_GAP, list[list[dict[str, Any]]]()
+            for flag in flags:
+                if not members or flag["time"] - last > INCIDENT_GAP:
+                    members.append([])
+                members[-1].append(flag)
+                last = flag["time"]
+            found += [_incident(principal, some) for some in members]
+        return sorted(found, key=lambda one: (one.time, one.principal))
+
+
+def _flag(scores: Scores, row: int) -> dict[str, Any]:
+    why = scores.explanations[row]
+    return {
+        "kind": scores.kind[row],
+        "time": int(scores.time[row].astype(np.int64)),
+        "times": float(scores.evidence[row] / scores.threshold[row]),
+        "severity": scores.severity[row],
+        "what": " ".join(why.values[name] for name in ("verb", "resource", "namespace", "name")),
+        "novelty_evidence": float(scores.novelty_evidence[row]),
+        "error_evidence": float(scores.error_evidence[row]),
+        "novelties": [f"{one.attribute}: {one.value}" for one in why.habits[:4]],
+        "fields": [f"{one.field}: {one.value} ({one.nll:.1f})" for one in why.fields[:3]],
+    }
+
+
+def _incident(principal: str, flags: Sequence[dict[str, Any]]) -> FalseIncident:
+    strongest = max(flags, key=lambda flag: flag["times"])
+    worst = max(SEVERITIES.index(flag["severity"]) for flag in flags)
+    kept = {key: value for key, value in strongest.items() if key not in ("time", "severity")}
+    return FalseIncident(
+        principal=principal,
+        time=flags[0]["time"],
+        actions=len(flags),
+        severity=SEVERITIES[worst],
+        **kept,
+    )
