@@ -22,6 +22,7 @@ from data.principals.identity import PEOPLE_AND_PIPELINES
 from data.principals.ownership import NOBODY
 from detection.novelty import MATURE, PriorCounts, counted_levels, novelty_levels, roots
 from detection.rarity import CLASSES, SESSION, Rarity, classes_of, is_machinery
+from detection.severity import SeverityScale
 
 #: Share of the largest values that a tail is fitted to (peaks over threshold).
 TAIL_SHARE = 0.05
@@ -220,6 +221,7 @@ class Calibration:
         scale: what the thresholds were multiplied by since they were set; a bundle's are as set.
         class_scales: what evidence of each of CLASSES is multiplied by, so that one threshold serves all machinery.
         activity: actions of a principal over which evidence adds up, for each horizon, where it acts less often than that.
+        severity: how often normal work does something as sensitive and as new; None in version 1.
         version: 1 for calibrations of earlier releases, which go on as they were.
     """
 
@@ -236,6 +238,7 @@ class Calibration:
     scale: float = 1.0
     class_scales: tuple[float, ...] = (1.0,) * len(CLASSES)
     activity: tuple[float, ...] = ()
+    severity: SeverityScale | None = None
     version: int = 1
 
     def scaled(self, scale: float) -> Calibration:
@@ -359,7 +362,9 @@ class Calibration:
         """JSON form."""
         tails = {name: [tail.start, tail.scale, tail.count] for name, tail in sorted(self.tails.items())}
         keys = (*_TUPLES, *_SINCE_2, "shrinkage", "gate", "budget", "version")
-        return {key: getattr(self, key) for key in keys} | {"rarity": self.rarity.to_dict(), "tails": tails}
+        severity = None if self.severity is None else self.severity.to_dict()
+        saved = {key: getattr(self, key) for key in keys}
+        return saved | {"rarity": self.rarity.to_dict(), "tails": tails, "severity": severity}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Calibration:
@@ -373,6 +378,7 @@ class Calibration:
             rarity=Rarity.from_dict(saved["rarity"]),
             gate=float(saved["gate"]),
             budget=dict(saved["budget"]),
+            severity=SeverityScale.from_dict(saved["severity"]) if saved.get("severity") else None,
             version=version,
             **tuples,
         )

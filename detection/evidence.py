@@ -82,7 +82,7 @@ class Accumulator:
         Returns:
             float64 [N, horizons], decades; 0 for an action that adds nothing itself, whatever came before it.
         """
-        return self._add(principals, time, novelty, error, limits, stop=False)[0]
+        return self._add(principals, time, novelty, error, limits, actions, stop=False)[0]
 
     def add_until_flagged(
         self,
@@ -91,9 +91,10 @@ class Accumulator:
         novelty: Floats,
         error: Floats,
         limits: Floats,
+        actions: npt.NDArray[np.int64] | None = None,
     ) -> tuple[Floats, int | None]:
         """As `add`, up to and including the first action that reaches a limit; returns its row too, None if none does."""
-        return self._add(principals, time, novelty, error, limits, stop=True)
+        return self._add(principals, time, novelty, error, limits, actions, stop=True)
 
     def _add(
         self,
@@ -102,6 +103,7 @@ class Accumulator:
         novelty: Floats,
         error: Floats,
         limits: Floats | None,
+        actions: npt.NDArray[np.int64] | None,
         *,
         stop: bool,
     ) -> tuple[Floats, int | None]:
@@ -174,6 +176,8 @@ def replay(
     horizons: Sequence[float],
     limits: Floats,
     scales: Floats,
+    activity: Sequence[float] = (),
+    actions: Floats | None = None,
 ) -> npt.NDArray[np.bool_]:
     """What an `Accumulator` that begins with nothing would let be flagged, under many limits at once.
 
@@ -181,6 +185,8 @@ def replay(
         principal: int64 [N], who acted, as numbers from 0 on without many gaps.
         novelty, error: float64 [N], what counts of them, decades; rows are in the order in which they were scored.
         scales: float64 [S], what the limits are multiplied by, in each of S cases.
+        activity: as of `Accumulator`.
+        actions: float64 [N], earlier actions of the principal, NaN where not known.
 
     Returns:
         bool [N, S], whether the evidence of any horizon reached its limit.
@@ -196,6 +202,9 @@ def replay(
     first, sizes = first[most], sizes[most]
     fade = 1.0 / (np.asarray(horizons) * 1e6)
     restarts = np.asarray(horizons) > INCIDENT_SECONDS
+    per_action = 1.0 / np.asarray(activity) if activity else np.full(len(fade), np.inf)
+    counts = actions if actions is not None and activity else np.full(count, np.nan)
+    before = counts[order[first]].astype(np.float64)
     last = time[order[first]].astype(np.float64)
     sums = np.zeros((2, len(first), cases, len(fade)))
     for step in range(int(sizes[0])):
@@ -203,8 +212,15 @@ def replay(
         rows = order[first[:going] + step]
         passed = np.maximum(time[rows] - last[:going], 0.0)
         last[:going] += passed
-        kept = np.exp(-passed[:, None] * fade)[:, None, :]
+        done = counts[rows] - before[:going]
+        before[:going] = counts[rows]
+        done = np.where(done >= 0, done, np.inf)  # not known, or counted afresh
         now = sums[:, :going]
+        kept = np.exp(-np.minimum(passed[:, None] * fade, done[:, None] * per_action))
+        kept = np.where(passed[:, None] > 0, kept, 1.0)[:, None, :]
+        if activity:
+            was = np.sqrt(now[0] * np.maximum(now[1], FLOOR)) >= limits[rows, None] * scales[:, None]
+            kept = np.where((passed > _INCIDENT)[:, None, None] & was, 0.0, kept)
         now *= kept
         now[0] += novelty[rows, None, None]
         now[1] += error[rows, None, None]

@@ -65,11 +65,11 @@ class OwnRates:
     def fit(cls, principals: Sequence[str], resource: Ints, levels: Levels) -> OwnRates:
         """Count normal actions of people and pipelines; `levels` int8 [N, attributes]."""
         pairs = list(zip(principals, resource.tolist(), strict=True))
-        new = levels.any(axis=1)
+        new: list[bool] = np.any(levels > 0, axis=1).tolist()
         row = {
             pair: at
             for at, pair in enumerate(
-                dict.fromkeys(pair for pair, is_new in zip(pairs, new.tolist(), strict=True) if is_new)
+                dict.fromkeys(pair for pair, is_new in zip(pairs, new, strict=True) if is_new)
             )
         }
         which = np.array([row.get(pair, -1) for pair in pairs], np.int64)

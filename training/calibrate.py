@@ -15,6 +15,7 @@ from data.actions.fields import FIELDS
 from data.arrays import Flags, Floats, Ints, Names
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
+from data.principals.peer_groups import PrincipalTable
 from detection.calibration import (
     TAIL_SHARE,
     VERSION,
@@ -25,9 +26,10 @@ from detection.calibration import (
     acts_for_others,
 )
 from detection.evidence import INCIDENT_SECONDS, Accumulator
-from detection.novelty import MATURE, HabitTable, counted_levels, novelty_levels
+from detection.novelty import MATURE, HabitTable, counted_levels, novelty_levels, roots
 from detection.rarity import CLASSES, MACHINERY, Rarity, classes_of, is_machinery
 from detection.reconstruction import Model, Nll
+from detection.severity import SeverityScale
 from training.stretch import window_inputs, windows_in_order
 from training.tails import PeakTail, doubt, fit_tail
 
@@ -61,8 +63,8 @@ class CalibrationConfig:
         gate: evidence of a single action below this, in decades, does not add up.
         horizons: seconds over which evidence adds up. Those that fit into the held-back part share the budget; the thresholds
             of longer ones are extrapolated.
-        activity: actions of a principal over which evidence adds up at two minutes, where these take longer; at longer horizons it
-            grows with the horizon to the power of 2/3.
+        activity: actions of a principal over which evidence adds up at two minutes, where these take longer; at longer horizons
+            it grows with the horizon to the power of 2/3.
         unscored_fields: fields that give the model context but whose own reconstruction error is not counted.
     """
 
@@ -233,13 +235,12 @@ def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) 
     return tails
 
 
-def group_sizes(table: ActionTable) -> Ints:
-    """Principals of the peer group of each action of a dataset, int64 [N]."""
-    principals = table.principals
+def group_sizes(principals: PrincipalTable) -> Ints:
+    """Principals that training knew of each peer group, by its id, int64 [groups + 1]."""
     sizes = np.zeros(len(principals.groups) + 1, np.int64)
     for group, index in principals.groups.items():
         sizes[index] = principals.sizes.get(group, 0)
-    return sizes[table.group]
+    return sizes
 
 
 def replay(table: ActionTable, habits: HabitTable) -> tuple[npt.NDArray[np.int8], Ints, ActionFeatures]:
@@ -254,7 +255,7 @@ def replay(table: ActionTable, habits: HabitTable) -> tuple[npt.NDArray[np.int8]
     levels = np.empty((len(order), len(ATTRIBUTES)), np.int8)
     actions = np.empty(len(order), np.int64)
     names, groups = table.name_hashes, table.group_hashes
-    members = group_sizes(table)
+    members = group_sizes(table.principals)[table.group]
     held: list[ActionFeatures] = []
     for begin in range(0, len(order), _CHUNK):
         rows = order[begin : begin + _CHUNK]
@@ -272,24 +273,22 @@ def replay(table: ActionTable, habits: HabitTable) -> tuple[npt.NDArray[np.int8]
     return levels, actions, ActionFeatures.concatenate(held)
 
 
-def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: Ints) -> Rarity:
+def _normal_work(
+    table: ActionTable, levels: npt.NDArray[np.int8], actions: Ints
+) -> tuple[Rarity, SeverityScale]:
     """Rarity of novelties in normal work, counted once the habits are warm: early on, everything is new."""
     first, last = int(table.time.min()), int(table.time.max())
     warm = (actions >= MATURE) & (table.time > first + _WARM_SHARE * (last - first))
     rows = np.flatnonzero(warm)
-    tokens, kinds = table.tokens[rows], table.kind[rows].tolist()
+    tokens, kinds, names = table.tokens[rows], table.kind[rows].tolist(), table.name[rows].tolist()
     classes = classes_of(kinds)
     for_others = acts_for_others(tokens, table.vocabulary, kinds)
-    machinery = is_machinery(classes)
-    counted = counted_levels(levels[rows], actions[rows], machinery, for_others)
-    resource = FIELDS.index("resource")
-    return Rarity.fit(
-        classes,
-        tokens[:, resource].astype(np.int64),
-        counted,
-        table.vocabulary.sizes[resource],
-        table.name[rows].tolist(),
-    )
+    counted = counted_levels(levels[rows], actions[rows], is_machinery(classes), for_others)
+    at = FIELDS.index("resource")
+    resource = tokens[:, at].astype(np.int64)
+    rarity = Rarity.fit(classes, resource, counted, table.vocabulary.sizes[at], names)
+    _, deed = rarity.parts(classes, resource, roots(counted), names)
+    return rarity, SeverityScale.fit(classes, table.sensitivity[rows], deed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,21 +299,22 @@ class HeldBack:
         rows: int64 [M], row in the table of each.
         habits: counts as they stand at the end of the data.
         rarity: how rarely normal work shows a novelty.
+        severity: how often normal work does something as sensitive and as new.
     """
 
     rows: Ints
     deeds: ActionFeatures
     habits: HabitTable
     rarity: Rarity
+    severity: SeverityScale
 
     @classmethod
     def from_table(cls, table: ActionTable) -> HeldBack:
         """Feed the dataset to new habits."""
         habits = HabitTable()
         levels, actions, deeds = replay(table, habits)
-        return cls(
-            windows_in_order(table, "calibration")[:, 0], deeds, habits, _rarity(table, levels, actions)
-        )
+        rows = windows_in_order(table, "calibration")[:, 0]
+        return cls(rows, deeds, habits, *_normal_work(table, levels, actions))
 
 
 def calibrate(table: ActionTable, model: Model, window: int, config: CalibrationConfig) -> CalibrationResult:
@@ -363,6 +363,7 @@ def fit(
             "false incidents per 1,000,000 system actions": system * 1e6,
             "set on": f"{len(rows):,} held-back normal actions",
         },
+        severity=held.severity,
         version=VERSION,
     )
     tails = fit_tails(calibration.error(nll, deeds), deeds.principals, deeds.kinds)
@@ -410,8 +411,8 @@ def _with_thresholds(
     classes = deeds.classes
 
     def normal(chosen: Flags) -> _Normal:
-        columns = (names, time, deeds.actions, weighed.novelty_evidence, weighed.error_evidence)
-        return _Normal(*(column[chosen] for column in columns))
+        new, wrong = weighed.novelty_evidence[chosen], weighed.error_evidence[chosen]
+        return _Normal(names[chosen], time[chosen], deeds.actions[chosen], new, wrong)
 
     people = normal(~machinery)
     if not len(people.names) or not machinery.any():

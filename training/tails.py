@@ -7,7 +7,6 @@ clusters' machinery showed then stands in for what is missing, as pseudo-observa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,8 +89,3 @@ def _shape(excess: Floats) -> float:
     if first <= 2 * second:
         return _MOST_SHAPE
     return float(np.clip(2.0 - first / (first - 2.0 * second), 0.0, _MOST_SHAPE))
-
-
-def defaults(saved: Mapping[str, Mapping[str, float]]) -> dict[str, PeakTail]:
-    """Tails by class of principal as a configuration gives them."""
-    return {name: PeakTail(**one) for name, one in saved.items()}
