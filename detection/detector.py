@@ -407,15 +407,15 @@ class Detector:
     ) -> list[str]:
         """Severity of each flagged action."""
         scale, levels = self.bundle.calibration.severity, sensitivity[hits]
+        broad = judged.levels[hits][:, _BROAD_ATTRIBUTES].max(axis=1)
         if scale is None:
             times = judged.evidence[hits] / judged.threshold[hits]
-            broad = judged.levels[hits][:, _BROAD_ATTRIBUTES].max(axis=1)
             given = zip(times.tolist(), levels.tolist(), broad.tolist(), strict=True)
             return [severity_of(True, *one) for one in given]
         classes = classes_of([kinds[hit] for hit in hits.tolist()])
         rank = scale.rank(classes, levels, judged.deed[hits])
         new = newcomers(classes, judged.known.actions[hits], MATURE)
-        ranked = zip(rank.tolist(), levels.tolist(), new.tolist(), strict=True)
+        ranked = zip(rank.tolist(), levels.tolist(), broad.tolist(), new.tolist(), strict=True)
         return [severity_by_rank(*one) for one in ranked]
 
     def _members(self, groups: Sequence[str]) -> Ints:

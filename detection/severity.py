@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.actions.sensitivity import LEVELS
-from detection.rarity import CLASSES, MACHINERY, Floats, Ints
+from detection.rarity import CLASSES, Floats, Ints
 
 SEVERITIES = ("none", "low", "medium", "high", "critical")
 
@@ -24,6 +24,8 @@ _START = 1.0
 _SHRINKAGE, _PRIOR, _PRIOR_SCALE = 10.0, 5.0, 0.5
 #: -log10 of the share of normal actions with such deeds, at which an alert is medium, high and critical.
 _MEDIUM, _HIGH, _CRITICAL = 2.0, 3.0, 4.0
+#: Decades less where the principal does that kind of thing anyway, and only a detail is new.
+_FAMILIAR = 1.0
 
 #: Times its threshold below which evidence is barely, and from which it is clearly out of habit (version 1).
 _BARELY, _CLEAR = 1.5, 2.0
@@ -75,22 +77,25 @@ class SeverityScale:
         return cls(actions, deeds, np.array(saved["excess"], np.float64))
 
 
-def severity_by_rank(rank: float, sensitivity: int, is_newcomer: bool) -> str:
+def severity_by_rank(rank: float, sensitivity: int, novelty: int, is_newcomer: bool) -> str:
     """Severity of a flagged action.
 
     Args:
         rank: from `SeverityScale.rank`.
         sensitivity: level in data.actions.sensitivity.LEVELS.
-        is_newcomer: whether a person or pipeline acted that has no habits yet: everything is new about it, also the best.
+        novelty: to whom the kind of action is new: 0 nobody, 1 the principal, 2 its peers as well, 3 everybody.
+        is_newcomer: whether the principal has no habits yet: everything is new about it, also the best.
     """
+    if not novelty:
+        rank -= _FAMILIAR
     if rank >= _HIGH and not is_newcomer:
         return "critical" if rank >= _CRITICAL and LEVELS[sensitivity] == "high" else "high"
     return "medium" if rank >= _MEDIUM or sensitivity >= LEVELS.index("medium") else "low"
 
 
 def newcomers(classes: Ints, actions: Ints, mature: int) -> npt.NDArray[np.bool_]:
-    """People and pipelines with fewer than `mature` actions, bool [N]."""
-    return np.asarray((classes < MACHINERY) & (actions < mature))
+    """Principals with fewer than `mature` actions, bool [N]; nodes apart, of which each does what the others do."""
+    return np.asarray((classes != CLASSES.index("nodes")) & (actions < mature))
 
 
 def severity_of(flagged: bool, times: float, sensitivity: int, novelty: int) -> str:
