@@ -24,18 +24,17 @@ from data.principals.identity import Principal
 from data.principals.peer_groups import PrincipalTable
 from detection.bundle import Bundle
 from detection.evidence import Accumulator, Sums
-from detection.judging import ActionColumns, ActionJudge
-from detection.novelty import LIMIT, HabitTable, PriorCounts
+from detection.judging import ActionColumns, ActionJudge, Judgement
+from detection.novelty import LIMIT, MATURE, HabitTable, PriorCounts
 from detection.probation import PROBATION_DAYS, PrincipalProbation, Probation, Verdict
+from detection.rarity import classes_of
 from detection.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
+from detection.severity import SEVERITIES as SEVERITIES
+from detection.severity import newcomers, severity_by_rank, severity_of
 from detection.windows import Contexts, Windows
 
-SEVERITIES = ("none", "low", "medium", "high", "critical")
 _TOP_FIELDS = 5
 _ALTERNATIVES = 3
-#: Times its threshold below which evidence is barely, and from which it is clearly out of habit.
-_BARELY, _CLEAR = 1.5, 2.0
-
 #: Attributes that say what kind of action it is.
 _BROAD_ATTRIBUTES = [
     list(ATTRIBUTES).index(name) for name in ("verb_resource", "resource_namespace", "traits", "impersonates")
@@ -121,6 +120,7 @@ class Scores:
         explanations: index of a flagged action -> its explanation.
         novelty_evidence, error_evidence: float64 [N], what the action itself adds to what adds up, decades; 0 for most.
         novelties: index of an action that adds something -> what is new about it, most important first.
+        own_actions: int64 [N], earlier actions of the principal.
         unknown: bool [N], whose verb or resource is none that training knew.
         repeat: bool [N], whether a flagged action repeats one that was flagged before, on which nobody gave a verdict.
         first_flagged: datetime64[us] [N], when the action that a repeat repeats was flagged; NaT for others.
@@ -147,6 +147,7 @@ class Scores:
     error_evidence: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     novelties: dict[int, list[HabitReason]] = field(default_factory=dict)
     unknown: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
+    own_actions: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     repeat: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
     first_flagged: npt.NDArray[np.datetime64] = field(default_factory=lambda: np.empty(0, "M8[us]"))
 
@@ -248,7 +249,7 @@ class Detector:
         self.reconstruction = Reconstruction(self.model, newest, cached_windows)
         self.encoder = ActionEncoder(bundle.settings, folder=folder)
         self.habits: HabitTable = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
-        self.accumulator = Accumulator(bundle.calibration.horizons)
+        self.accumulator = Accumulator(bundle.calibration.horizons, bundle.calibration.activity)
         self.probation = Probation(probation_days)
         self.windows = Windows(bundle.window)
         if warm:
@@ -355,6 +356,7 @@ class Detector:
                 batch.time,
                 sensitivity,
                 nll,
+                self._members(who.groups),
             ),
             undo,
         )
@@ -380,6 +382,7 @@ class Detector:
             novelty_evidence=judged.novelty_evidence,
             error_evidence=judged.error_evidence,
             unknown=(tokens[:, _KNOWN_FIELDS] == UNKNOWN).any(axis=1),
+            own_actions=judged.known.actions,
             repeat=judged.repeat,
             first_flagged=np.where(judged.repeat, judged.first.view("M8[us]"), np.datetime64("NaT", "us")),
         )
@@ -387,18 +390,40 @@ class Detector:
         for row in (flagged | adds).nonzero()[0].tolist():
             scores.novelties[row] = self._novelties(batch, row, judged.known, who.groups[row])
         if len(hits):
-            broad = judged.levels[:, _BROAD_ATTRIBUTES].max(axis=1)
+            severities = self._severities(judged, who.kinds, sensitivity, hits)
             log_probs = self.reconstruction.log_probs(cut, who.ids, who.group_ids, hits)
             # Without its own identity the graph falls back on what it knows of the peer group.
             nobody = np.zeros_like(who.ids)
             of_peers = self.reconstruction.log_probs(cut, nobody, who.group_ids, hits)
             for row, hit in enumerate(hits.tolist()):
-                times = float(evidence[hit] / threshold[hit])
-                scores.severity[hit] = severity_of(True, times, int(sensitivity[hit]), int(broad[hit]))
+                scores.severity[hit] = severities[row]
                 scores.explanations[hit] = self._explain(
                     batch, hit, nll[hit], (log_probs[row], of_peers[row]), scores.novelties[hit]
                 )
         return scores
+
+    def _severities(
+        self, judged: Judgement, kinds: Sequence[str], sensitivity: npt.NDArray[np.int8], hits: Ints
+    ) -> list[str]:
+        """Severity of each flagged action."""
+        scale, levels = self.bundle.calibration.severity, sensitivity[hits]
+        broad = judged.levels[hits][:, _BROAD_ATTRIBUTES].max(axis=1)
+        if scale is None:
+            times = judged.evidence[hits] / judged.threshold[hits]
+            given = zip(times.tolist(), levels.tolist(), broad.tolist(), strict=True)
+            return [severity_of(True, *one) for one in given]
+        classes = classes_of([kinds[hit] for hit in hits.tolist()])
+        rank = scale.rank(classes, levels, judged.deed[hits])
+        new = newcomers(classes, judged.known.actions[hits], MATURE)
+        ranked = zip(rank.tolist(), levels.tolist(), broad.tolist(), new.tolist(), strict=True)
+        return [severity_by_rank(*one) for one in ranked]
+
+    def _members(self, groups: Sequence[str]) -> Ints:
+        """Principals of each action's peer group that training knew, int64 [N]; 0 for a calibration that does not ask."""
+        if self.bundle.calibration.version < 2:
+            return np.zeros(len(groups), np.int64)
+        sizes = self.bundle.principals.sizes
+        return np.array([sizes.get(group, 0) for group in groups], np.int64)
 
     def figures(self) -> Figures:
         """What it holds now; safe to call while it scores."""
@@ -455,25 +480,6 @@ class Detector:
             fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected, of_peers))
         why = self.bundle.sensitivity.look_up(tuple(values[name] for name in Sensitivity.FIELDS))[1]
         return Explanation(fields, habits, values, why)
-
-
-def severity_of(flagged: bool, times: float, sensitivity: int, novelty: int) -> str:
-    """Severity of an action: what harm it could do, lowered if its peers do such things or it is barely out of habit.
-
-    Of what could do most harm, what is far out of habit is critical.
-
-    Args:
-        flagged: whether evidence reached its threshold.
-        times: evidence over threshold.
-        sensitivity: level in data.actions.sensitivity.LEVELS.
-        novelty: to whom the kind of action is new: 0 nobody, 1 the principal, 2 its peers as well, 3 everybody.
-    """
-    if not flagged:
-        return "none"
-    level = sensitivity - (1 if novelty <= 1 else 0) - (1 if times < _BARELY else 0)
-    if level >= SEVERITIES.index("high") and times >= _CLEAR:
-        level += 1
-    return SEVERITIES[min(max(level, 1), len(SEVERITIES) - 1)]
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:

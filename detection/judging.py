@@ -42,6 +42,7 @@ class ActionColumns:
         time: int64 [N], microseconds.
         sensitivity: int8 [N].
         nll: float32 [N, F].
+        members: int64 [N], principals of the peer group that training knew; 0 where that is not to count.
     """
 
     names: Sequence[str]
@@ -53,6 +54,7 @@ class ActionColumns:
     time: Ints
     sensitivity: npt.NDArray[np.int8]
     nll: npt.NDArray[np.float32]
+    members: Ints
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,6 +80,7 @@ class Judgement:
         flagged: bool [N].
         repeat: bool [N], flagged for nothing but what is on probation.
         first: int64 [N], when what a repeat repeats was flagged, microseconds; 0 for others.
+        deed: float64 [N], rarity of what is new apart from client and place, decades.
     """
 
     known: PriorCounts
@@ -91,6 +94,7 @@ class Judgement:
     flagged: Flags
     repeat: Flags
     first: Ints
+    deed: Floats
 
     @classmethod
     def concatenate(cls, parts: Sequence[Judgement]) -> Judgement:
@@ -163,7 +167,7 @@ class ActionJudge:
             if view is not None and held is not None:
                 seen = replace(known, own=np.where(held, view.times, known.own))
             features = ActionFeatures.from_counts(
-                seen, part.tokens, self._vocabulary, part.names, part.kinds, part.sensitivity
+                *(seen, part.tokens, self._vocabulary, part.names, part.kinds, part.sensitivity, part.members)
             )
             weighed = self._calibration.weigh(part.nll, features)
             new, wrong = weighed.novelty_evidence, weighed.error_evidence
@@ -181,7 +185,7 @@ class ActionJudge:
                         new[stop] = wrong[stop] = 0.0
             limits = self._calibration.thresholds(part.kinds[:upto])
             sums, hit = self._accumulator.add_until_flagged(
-                part.names[:upto], part.time[:upto], new[:upto], wrong[:upto], limits
+                part.names[:upto], part.time[:upto], new[:upto], wrong[:upto], limits, seen.actions[:upto]
             )
             if hit is not None:
                 upto = hit + 1
@@ -219,6 +223,7 @@ class ActionJudge:
             evidence >= threshold,
             np.zeros(count, bool),
             np.zeros(count, np.int64),
+            weighed.deed[rows],
         )
 
     def _news(self, features: ActionFeatures, view: HeldRows | None, row: int) -> _News:

@@ -105,8 +105,10 @@ def transfer_sums(new: Detector, held: Sums, horizons: Sequence[float]) -> None:
 
     A horizon that the other bundle did not have starts with what its longest shorter one held: no less than that.
     """
-    rows = np.zeros((len(held.names), 1 + 2 * len(new.accumulator.horizons)))
-    rows[:, 0] = held.rows[:, 0]
+    rows = np.full((len(held.names), 2 + 2 * len(new.accumulator.horizons)), np.nan)
+    rows[:, 0], rows[:, 1:-1] = held.rows[:, 0], 0.0
+    if held.rows.shape[1] == 2 + 2 * len(horizons):  # not of an earlier release
+        rows[:, -1] = held.rows[:, -1]
     for place, horizon in enumerate(new.accumulator.horizons):
         within = [index for index, seconds in enumerate(horizons) if seconds <= horizon]
         if within:
