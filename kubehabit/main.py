@@ -18,6 +18,7 @@ from kubehabit import (
     forensics,
     incidents,
     models,
+    rbac,
     serve,
     sinks,
     tokens,
@@ -148,6 +149,7 @@ app.add_typer(tokens.app, name="token")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(who.who_app, name="who")
+app.add_typer(rbac.app, name="rbac")
 app.add_typer(forensics.app)
 app.add_typer(evidence.app)
 

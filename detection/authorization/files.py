@@ -29,18 +29,23 @@ def read_rbac(path: Path) -> tuple[Rbac, ChangeFollower]:
     """
     rbac = Rbac()
     follower = ChangeFollower(rbac)
-    files = [path]
-    if path.is_dir():
-        files = sorted(one for one in path.rglob("*") if one.is_file() and one.name.endswith(_SUFFIXES))
-    for file in files:
-        for content in _objects(file):
-            follower.load(content)
+    for content in read_objects(path):
+        follower.load(content)
     if not rbac.roles and not rbac.bindings:
         raise KubehabitError(
             f"{path} holds no role and no binding. Make it with: "
             "kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json > rbac.json"
         )
     return rbac, follower
+
+
+def read_objects(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The Kubernetes objects in a file or in all files of a folder; a file that cannot be read raises KubehabitError."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if one.is_file() and one.name.endswith(_SUFFIXES))
+    for file in files:
+        yield from _objects(file)
 
 
 def _objects(file: Path) -> Iterator[Mapping[str, Any]]:

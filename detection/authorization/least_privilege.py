@@ -176,18 +176,23 @@ class Candidate:
 
 
 def candidates(rbac: Rbac, usage: UserUsage, namespace: str, limit: int = 3) -> list[Candidate]:
-    """Existing roles that come closest to what was used in a namespace: those that lack least, then give least."""
+    """Existing roles that come closest to what was used in a namespace: those that lack least, then give least.
+
+    Roles with wildcards are no starting point for least privilege.
+    """
     requests = [
         right.request() for right in usage.counts if right.namespace == namespace or right.path is not None
     ]
     found = []
     for key in rbac.roles:
         rules = rbac.rules(key)
-        if rules is None or key.namespace not in ("", namespace):
+        # Kubernetes' own roles are for its own parts, but for the four that are meant for users.
+        if rules is None or key.namespace not in ("", namespace) or key.name.startswith("system:"):
             continue
         missing = sum(not any(rule.allows(request) for rule in rules) for request in requests)
-        if missing < len(requests):
-            rights = list(breakdown(rules))
+        rights = list(breakdown(rules))
+        boundless = any(ALL in (*one.verbs, *one.groups, *one.resources, *one.paths) for one in rights)
+        if missing < len(requests) and not boundless:
             unused = sum(not any(one.allows(request) for request in requests) for one in rights)
             found.append(Candidate(key, missing, unused))
     return sorted(found, key=lambda one: (one.missing, one.unused, one.role))[:limit]

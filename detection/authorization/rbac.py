@@ -157,6 +157,10 @@ class Rbac:
         for one in objects:
             self.put_object(one)
 
+    def __contains__(self, key: ObjectKey) -> bool:
+        """Whether there is such a role or binding."""
+        return key in self.roles or key in self.bindings
+
     def copy(self) -> Rbac:
         """Independent copy."""
         other = Rbac()

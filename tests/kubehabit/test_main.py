@@ -38,6 +38,8 @@ COMMANDS = [
     ["who", "touched"],
     ["who", "is", "new", "in"],
     ["events"],
+    *(["rbac", name] for name in ("check", "report", "role", "whatif", "who-can", "path")),
+    ["test-alert"],
     ["alerts", "list"],
     ["alerts", "show"],
     ["incidents", "list"],

@@ -1,0 +1,204 @@
+"""Tables of `kubehabit rbac check`, `report` and `role`, and the objects that `--json` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from rich.console import RenderableType
+
+from data.visible_text import visible
+from detection.authorization.agreement import CONTRADICTIONS, Agreement
+from detection.authorization.least_privilege import GrantedRight, candidates, minimal_rules
+from detection.authorization.rbac import API_GROUP, SERVICE_ACCOUNT, Rbac
+from detection.authorization.rules import PolicyRule
+from detection.authorization.usage import UserUsage
+from kubehabit.tables.screen import few, heading, line, new_table, number
+
+_Object = dict[str, Any]
+
+
+def rule_words(rule: PolicyRule) -> str:
+    """A broken-down right as people write it."""
+    what = rule.paths[0] if rule.paths else rule.resources[0]
+    group = f".{rule.groups[0]}" if not rule.paths and rule.groups[0] else ""
+    named = f" {rule.names[0]}" if rule.names else ""
+    return f"{rule.verbs[0]} {what}{group}{named}"
+
+
+def check_object(found: Agreement) -> _Object:
+    """What comparing a log came to."""
+    return {
+        "requests": sum(found.counts.values()),
+        "compared": found.compared,
+        "agreed": found.agreed,
+        "outcomes": dict(found.counts.most_common()),
+        "decidedBy": dict(found.decided.most_common()),
+        "contradictions": [
+            {
+                "auditID": event.auditID,
+                "time": event.requestReceivedTimestamp,
+                "outcome": one.outcome,
+                "meaning": CONTRADICTIONS[one.outcome],  # type: ignore[index]
+                "user": one.user,
+                "request": str(one.request),
+                "recorded": str(one.recorded.binding) if one.recorded else None,
+                "rules": one.ruling.reason if one.ruling else None,
+            }
+            for event, one in found.contradictions
+        ],
+    }
+
+
+def check_screen(found: _Object) -> list[RenderableType]:
+    """The result of `rbac check`."""
+    share = found["agreed"] / found["compared"] if found["compared"] else 1.0
+    parts: list[RenderableType] = [
+        line(
+            f"{found['requests']:,} finished requests. The rules could be asked about {found['compared']:,} of them, and agree "
+            f"with the log on {found['agreed']:,} ({share:.3%})."
+        ),
+        new_table(
+            "outcome", "requests", rows=[(k, f"{v:,}") for k, v in found["outcomes"].items()], right=[1]
+        ),
+    ]
+    if found["contradictions"]:
+        rows = [
+            (one["time"][:19].replace("T", " "), one["user"], one["request"], one["meaning"], one["auditID"])
+            for one in found["contradictions"]
+        ]
+        parts += [
+            heading("Contradictions"),
+            new_table("time (UTC)", "user", "request", "why", "audit ID", rows=rows),
+        ]
+    return parts
+
+
+def report_object(user: str, rights: Sequence[GrantedRight]) -> _Object:
+    """Rights of one user, used and not."""
+    unused = [one for one in rights if not one.uses]
+    return {
+        "user": user,
+        "granted": len(rights),
+        "used": len(rights) - len(unused),
+        "unused": len(unused),
+        "riskyUnused": sum(bool(one.risk) for one in unused),
+        "rights": [
+            {
+                "right": rule_words(one.rule),
+                "namespace": one.grant.binding.namespace,
+                "uses": one.uses,
+                "risk": one.risk,
+                "binding": str(one.grant.binding),
+                "role": str(one.grant.role),
+            }
+            for one in rights
+        ],
+    }
+
+
+def report_screen(found: Sequence[_Object], *, whole: bool) -> list[RenderableType]:
+    """The result of `rbac report`: users, and with `whole` each right of them."""
+    rows = [
+        (
+            one["user"],
+            number(one["granted"]),
+            number(one["used"]),
+            number(one["unused"]),
+            few(sorted({right["risk"] for right in one["rights"] if right["risk"] and not right["uses"]})),
+        )
+        for one in found
+    ]
+    parts: list[RenderableType] = [
+        new_table(
+            "user",
+            "rights",
+            "used",
+            "never used",
+            "never used, and leads further",
+            rows=rows,
+            right=[1, 2, 3],
+        )
+    ]
+    for one in found if whole else ():
+        rights = [
+            (
+                right["right"],
+                right["namespace"] or "everywhere",
+                number(right["uses"]) or "never",
+                right["risk"],
+                right["binding"],
+            )
+            for right in one["rights"]
+        ]
+        parts += [
+            heading(one["user"]),
+            new_table("right", "where", "uses", "leads to", "binding", rows=rights, right=[2]),
+        ]
+    if not whole:
+        parts.append(line("With --user NAME: each right, its uses, and the binding that gives it.", "dim"))
+    return parts
+
+
+def role_yaml(user: str, usage: UserUsage, rbac: Rbac, *, by_name: bool) -> str:
+    """The smallest roles for what a user did, with bindings, as YAML; comments say how often, and what exists already."""
+    rules = minimal_rules(usage, by_name=by_name)
+    stem = "".join(
+        letter if letter.isascii() and letter.isalnum() else "-" for letter in user.removeprefix(SERVICE_ACCOUNT).lower()
+    ).strip("-")
+    parts = [f"# The rights that {visible(user)} used, and no others, by the log that was read."]
+    for namespace, found in rules.items():
+        kind = "Role" if namespace else "ClusterRole"
+        metadata = {"name": f"{stem[:40]}-used"} | ({"namespace": namespace} if namespace else {})
+        head = {"apiVersion": f"{API_GROUP}/v1", "kind": kind, "metadata": metadata}
+        text = ["---", *_nearest(rbac, usage, namespace), _dump(head), "rules:"]
+        for rule in found:
+            text += [f"  # {_uses(rule, usage, namespace)}", _indented(_dump([rule.to_object()]))]
+        binding = {
+            "apiVersion": f"{API_GROUP}/v1",
+            "kind": f"{kind}Binding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": API_GROUP, "kind": kind, "name": metadata["name"]},
+            "subjects": [_subject(user)],
+        }
+        parts += [*text, "---", _dump(binding)]
+    return "\n".join(parts)
+
+
+def _nearest(rbac: Rbac, usage: UserUsage, namespace: str) -> list[str]:
+    return [
+        f"# Existing: {one.role} lacks {one.missing} of these rights, and gives {one.unused} that were not used."
+        for one in candidates(rbac, usage, namespace)
+    ]
+
+
+def _uses(rule: PolicyRule, usage: UserUsage, namespace: str) -> str:
+    matching = [
+        right
+        for right in usage.counts
+        if right.namespace == namespace
+        and (
+            right.path in rule.paths
+            if right.path is not None
+            else right.resource in rule.resources and right.group in rule.groups
+        )
+        and right.verb in rule.verbs
+    ]
+    last = max((usage.last[right] for right in matching), default="")
+    return f"used {sum(usage.counts[right] for right in matching):,} times, last {last[:19]}Z"
+
+
+def _subject(user: str) -> _Object:
+    if user.startswith(SERVICE_ACCOUNT):
+        namespace, _, name = user.removeprefix(SERVICE_ACCOUNT).partition(":")
+        return {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+    return {"apiGroup": API_GROUP, "kind": "User", "name": user}
+
+
+def _dump(content: object) -> str:
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120).rstrip()
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {one}" for one in text.splitlines())
