@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 import numpy as np
@@ -54,6 +54,15 @@ def is_time(text: str) -> bool:
         return local - timedelta(microseconds=_offset(text)) is not None
     except OverflowError:
         return False
+
+
+def time_of_milliseconds(milliseconds: int | None) -> str:
+    """RFC 3339 time of milliseconds since 1970 UTC; empty for none and for a year that does not exist."""
+    try:
+        moment = datetime.fromtimestamp(0 if milliseconds is None else milliseconds // 1000, UTC)
+    except (OverflowError, OSError, ValueError):
+        return ""
+    return "" if milliseconds is None else f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
 
 
 _ARE_USUAL = re.compile(

@@ -44,11 +44,26 @@ Texts = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
 # The parts of an event are frozen so that they can be keys: most parts of a log repeat, and are looked up, not encoded again.
+class Extra(msgspec.Struct, gc=False, frozen=True):
+    """What an authenticator notes down about a user, as far as it tells people apart who share a user name."""
+
+    arn: Texts | Text | None = None
+    sessionName: Texts | Text | None = None
+
+    def value(self, key: str) -> str:
+        """First value of a key; empty if there is none."""
+        found: str | tuple[str, ...] | None = getattr(self, key)
+        if isinstance(found, str):
+            return found
+        return found[0] if found else ""
+
+
 class User(msgspec.Struct, gc=False, frozen=True):
     """Who is logged as the caller. A 401 has an empty user."""
 
     username: Text = ""
     groups: Texts = ()
+    extra: Extra | None = None
 
 
 class ObjectRef(msgspec.Struct, gc=False, frozen=True):
@@ -72,12 +87,28 @@ class Annotations(
     msgspec.Struct,
     gc=False,
     frozen=True,
-    rename={"decision": "authorization.k8s.io/decision", "reason": "authorization.k8s.io/reason"},
+    rename={
+        "decision": "authorization.k8s.io/decision",
+        "reason": "authorization.k8s.io/reason",
+        "truncated": "audit.k8s.io/truncated",
+        "login": "authentication.openshift.io/username",
+        "login_decision": "authentication.openshift.io/decision",
+    },
 ):
     """What the API server noted down: how the request was authorized. Other notes are not read."""
 
     decision: Text | None = None
     reason: Text | None = None
+    truncated: Text | bool | None = None  # set where bodies were left out because the event was too long
+    login: Text | None = None  # who logs in, at OpenShift's oauth-server
+    login_decision: Text | None = None  # allow, deny or error
+
+    @property
+    def outcome(self) -> str:
+        """Decision on the request: of a log-in its own (`deny` becomes `forbid`), else that of the authorization."""
+        if self.login_decision:
+            return "allow" if self.login_decision == "allow" else "forbid"
+        return self.decision or ""
 
 
 class AuditEvent(msgspec.Struct, gc=False):

@@ -29,6 +29,7 @@ from data.events.audit_event import (
 )
 from data.events.formats.reading import Limits
 from data.events.formats.registry import Sources
+from data.events.salvage import salvage, salvage_json
 from data.timestamps import are_usual, is_time
 
 #: Records of one body that may be no audit events; a webhook's batch has 400.
@@ -87,6 +88,11 @@ def decode_numbered(
     native = 0
     for number, line in records:
         if len(line) > MAX_EVENT_BYTES:
+            if (cut := salvage(line, limit=MAX_EVENT_BYTES)) is not None:
+                events.append(cut)
+                numbers.append(number)
+                native += 1
+                continue
             dead.append(DeadLetter(number, f"longer than {MAX_EVENT_BYTES} bytes", bytes(line[:1024])))
             continue
         try:
@@ -218,6 +224,9 @@ def decode_originals(body: bytes) -> Iterator[tuple[AuditEvent, bytes]]:
         return
     for line in body.splitlines():
         if len(line) > MAX_EVENT_BYTES:
+            kept = salvage_json(line, limit=MAX_EVENT_BYTES)
+            if kept is not None:
+                yield decode_event(kept), kept
             continue
         try:
             yield decode_event(line), line

@@ -28,6 +28,7 @@ class _AksRecord(msgspec.Struct):
     category: str
     properties: _Properties | str | None = None
     resourceId: str = ""
+    time: str = ""
 
 
 class _AksRow(msgspec.Struct):
@@ -35,6 +36,7 @@ class _AksRow(msgspec.Struct):
     log_s: str = ""
     resource: str = msgspec.field(default="", name="ResourceId")
     resource_: str = msgspec.field(default="", name="_ResourceId")
+    time: str = msgspec.field(default="", name="TimeGenerated")
 
 
 _RECORD = msgspec.json.Decoder(_AksRecord)
@@ -57,17 +59,15 @@ class AksRecord:
         """See `Format`."""
         try:
             record = _RECORD.decode(raw)
-            category, resource, properties = record.category, record.resourceId, record.properties
+            category, resource, time = record.category, record.resourceId, record.time
+            properties = record.properties
         except UNREADABLE:
             try:
                 row = _ROW.decode(raw)
             except UNREADABLE:
                 return False
-            category, resource, properties = (
-                row.Category,
-                row.resource_ or row.resource,
-                _Properties(row.log_s),
-            )
+            category, resource, time = row.Category, row.resource_ or row.resource, row.time
+            properties = _Properties(row.log_s)
         if category.lower() not in AUDIT_CATEGORIES:
             found.skip("Azure record that is not of kube-audit")
             return True
@@ -79,5 +79,5 @@ class AksRecord:
         if properties is None or not properties.log:
             found.lost("not an audit event: properties.log is missing or empty", raw)
             return True
-        found.record(properties.log.encode("utf-8", "surrogatepass"), cluster_of(resource))
+        found.record(properties.log.encode("utf-8", "surrogatepass"), cluster_of(resource), time=time)
         return True

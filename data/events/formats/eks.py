@@ -14,12 +14,13 @@ import msgspec
 
 from data.events.audit_event import UNREADABLE
 from data.events.formats.reading import Reading
+from data.timestamps import time_of_milliseconds
 
 AUDIT_STREAM = "kube-apiserver-audit"
 _OTHER_STREAM = "EKS log stream that is not the audit log"
 _CONTROL = "CloudWatch control message"
 _GROUP = re.compile(r"/aws/eks/([^/]+)/cluster")
-_EXPORTED = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z[ \t]+(.*)", re.DOTALL)
+_EXPORTED = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)[ \t]+(.*)", re.DOTALL)
 #: How lines of the API server's, the scheduler's and the authenticator's own logs begin.
 _PROSE = re.compile(r'[IWEF]\d{4} \d\d:\d\d|time="|level=|\d{4}[-/]\d\d[-/]\d\d[ T]|goroutine |\s')
 
@@ -58,12 +59,14 @@ def _decode(raw: bytes) -> Any:
     return None
 
 
-def _message(text: str, stream: str, cluster: str, found: Reading) -> None:
+def _message(item: _Message, stream: str, cluster: str, found: Reading) -> None:
     """Read one log message of a stream (of an unknown one if `stream` is empty)."""
+    text = item.message
     if not stream.startswith(AUDIT_STREAM) if stream else _PROSE.match(text):
         found.skip(_OTHER_STREAM)
     else:
-        found.record(text.encode("utf-8", "surrogatepass"), cluster)
+        time = time_of_milliseconds(item.timestamp)
+        found.record(text.encode("utf-8", "surrogatepass"), cluster, time=time)
 
 
 class EksRecord:
@@ -84,12 +87,12 @@ class EksRecord:
                 cluster = f"{record.owner}/{cluster}"
             for position, item in enumerate(record.logEvents, 1):
                 found.at(position)
-                _message(item.message, item.logStreamName or record.logStream, cluster, found)
+                _message(item, item.logStreamName or record.logStream, cluster, found)
             return True
         if isinstance(record, _Message):
             if record.timestamp is None and not record.eventId and not record.logStreamName:
                 return False
-            _message(record.message, record.logStreamName, "", found)
+            _message(record, record.logStreamName, "", found)
             return True
         packed = record and (record.data or getattr(record.awslogs or record.kinesis, "data", ""))
         try:
@@ -114,8 +117,8 @@ class EksExport:
         line = _EXPORTED.match(raw)
         if line is None:
             return False
-        if line[1][:1] != b"{" and _PROSE.match(line[1][:64].decode("ascii", "replace")):
+        if line[2][:1] != b"{" and _PROSE.match(line[2][:64].decode("ascii", "replace")):
             found.skip(_OTHER_STREAM)
         else:
-            found.record(line[1])
+            found.record(line[2], time=line[1].decode())
         return True

@@ -21,6 +21,7 @@ from data.events.audit_event import (
     decode_event,
     why,
 )
+from data.events.salvage import salvage_json
 
 #: Envelopes inside envelopes: a Firehose batch of base64 of gzip of a subscription record of events needs four.
 MAX_DEPTH = 5
@@ -90,23 +91,40 @@ class Reading:
         self.positions.append(self._position)
         self.originals.append(raw)
 
-    def record(self, raw: bytes | msgspec.Raw, cluster: str = "", version: str = "") -> None:
-        """Read an inner record, whatever its format; `cluster` and `version` (of the API) are those of what is around it."""
+    def record(self, raw: bytes | msgspec.Raw, cluster: str = "", version: str = "", time: str = "") -> None:
+        """Read an inner record, whatever its format.
+
+        `cluster`, `version` (of the API) and `time` (RFC 3339, for an event whose own is cut off) are those of what is around it.
+        """
         cluster = cut_text(cluster)
         if len(memoryview(raw)) > MAX_EVENT_BYTES:
-            self.lost(f"longer than {MAX_EVENT_BYTES} bytes", bytes(memoryview(raw)[:1024]))
+            if not self._salvage(raw, cluster, time, MAX_EVENT_BYTES):
+                self.lost(f"longer than {MAX_EVENT_BYTES} bytes", bytes(memoryview(raw)[:1024]))
             return
         try:
             event = decode_event(raw, version)
         except UNREADABLE as error:
             inner, before = bytes(raw), len(self.events)
-            if not self.enter(inner):
+            if not self.enter(inner) and not self._salvage(inner, cluster, time):
                 self.lost(why(error), inner)
             for event in self.events[before:]:
                 event.cluster = event.cluster or cluster
         else:
             event.cluster = event.cluster or cluster
             self._append(event, raw)
+
+    def _salvage(self, raw: bytes | msgspec.Raw, cluster: str, time: str, limit: int | None = None) -> bool:
+        """Add the event of a record that was cut; False if too little is left of it."""
+        whole = salvage_json(raw, time, limit)
+        if whole is None:
+            return False
+        try:
+            event = decode_event(whole)
+        except UNREADABLE:
+            return False
+        event.cluster = event.cluster or cluster
+        self._append(event, whole)
+        return True
 
     def enter(self, raw: bytes) -> bool:
         """Read a record that is no plain event; False if its format is unknown."""
