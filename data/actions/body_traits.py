@@ -756,7 +756,12 @@ def _opened(raw: bytes | msgspec.Raw) -> tuple[bytes | None, bool]:
         return None, True
     if not text:
         return None, False
-    return complete_json(text) or (None, True)
+    closed = complete_json(text)
+    try:
+        _DECODE.decode(b"" if closed is None else closed[0])
+    except UNREADABLE:
+        return None, True
+    return closed or (None, True)
 
 
 def read_traits(

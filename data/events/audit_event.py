@@ -202,8 +202,23 @@ def _cut(raw: msgspec.Raw, key: str = "", depth: int = _TEXT_DEPTH) -> Any:
 
 
 def is_too_long(error: Exception) -> bool:
-    """Whether decoding failed only because a text or a list is longer than what is read of it."""
-    return isinstance(error, msgspec.ValidationError) and "length <=" in str(error)
+    """Whether decoding failed only for a text or a list that is longer than what is read, or for a `user.extra` of odd form."""
+    return isinstance(error, msgspec.ValidationError) and ("length <=" in str(error) or _is_extra(error))
+
+
+def _is_extra(error: Exception) -> bool:
+    return ".extra" in str(error).rpartition(" - at ")[2]
+
+
+def _without_extra(raw: msgspec.Raw) -> Any:
+    """An event without `user.extra`, which is of another form than an API server's."""
+    fields: dict[str, Any] = _FIELDS.decode(raw)
+    for key in ("user", "impersonatedUser"):
+        if bytes(fields.get(key, b""))[:1] == b"{":
+            fields[key] = {
+                name: value for name, value in _FIELDS.decode(fields[key]).items() if name != "extra"
+            }
+    return msgspec.Raw(_ENCODE.encode(fields))
 
 
 def decode_bounded(decoder: msgspec.json.Decoder[_Decoded], raw: bytes | msgspec.Raw) -> _Decoded:
@@ -217,7 +232,10 @@ def decode_bounded(decoder: msgspec.json.Decoder[_Decoded], raw: bytes | msgspec
     except msgspec.ValidationError as error:
         if not is_too_long(error):
             raise
-    return decoder.decode(_ENCODE.encode(_cut(msgspec.Raw(bytes(raw).strip()))))
+        whole = msgspec.Raw(bytes(raw).strip())
+        if _is_extra(error):
+            whole = _without_extra(whole)
+    return decoder.decode(_ENCODE.encode(_cut(whole)))
 
 
 def check(event: AuditEvent, version: str = "") -> None:

@@ -1,8 +1,8 @@
 """Salvages what stands before the cut of a record that a platform cut off: who did what to which object, when and from where.
 
 Clouds and log shippers cut a record at a size of theirs (16 KiB, 256 KiB ...), and a client decides how large the body of its
-request is. What is lost is the end of the body and all behind it; what is left becomes an event of the form that an API server
-gives one whose bodies it leaves out: with the annotation `audit.k8s.io/truncated`.
+request is, how deep, and what characters are in it. Of a record that is cut in its body, or cannot be read because of it, the rest
+becomes an event of the form that an API server gives one whose bodies it leaves out: with the annotation `audit.k8s.io/truncated`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from data.events.audit_event import API_VERSIONS, UNREADABLE, AuditEvent, ObjectRef, decode_event
+from data.events.audit_event import (
+    API_VERSIONS,
+    MAX_EVENT_BYTES,
+    UNREADABLE,
+    AuditEvent,
+    ObjectRef,
+    decode_event,
+)
 
 #: Nesting and parts up to which a cut record is followed; what is beyond counts as cut off. 200,000 parts take 0.1 s.
 _MAX_DEPTH, _MAX_TOKENS = 256, 200_000
@@ -25,6 +32,7 @@ _QUOTE, _COMMA, _OPEN = ord('"'), ord(","), {ord("{"): ord("}"), ord("["): ord("
 _OBJECT_END = ord("}")
 _NOT_ASCII = bytes(range(0x80, 0x100))
 _LAST_FIELDS = b'"requestReceivedTimestamp":"'
+_BODIES = frozenset((b'"requestObject"', b'"responseObject"'))
 _MARK = b'"audit.k8s.io/truncated":"true"'
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -33,10 +41,14 @@ _ENCODE = msgspec.json.Encoder()
 
 
 class _Closed(NamedTuple):
-    """JSON that was closed at a cut: what is whole of it, and how many objects and lists were open there."""
+    """JSON that was closed at a cut: what is whole of it, and how many objects and lists were open there.
+
+    `at_end` says that the cut is the end of what was given, not a bound on what is followed.
+    """
 
     text: bytes
     open: int
+    at_end: bool = True
 
 
 def _partial_text(text: bytes) -> bytes:
@@ -47,22 +59,26 @@ def _partial_text(text: bytes) -> bytes:
     return _HALF_PAIR.sub(b"", text) + b'"'
 
 
-def _close(raw: bytes) -> _Closed | None:
+def _close(raw: bytes, up_to: frozenset[bytes] = frozenset()) -> _Closed | None:
     """Close JSON after the last value that is whole, in linear time; None if it is no object or list, or damaged.
 
     A text that is cut is left out, unless it holds JSON itself: half a name would be another name.
+
+    Args:
+        raw: an object or a list.
+        up_to: keys, with their quotes, of the outermost object at the first of which it counts as cut.
     """
     if raw.lstrip()[:1] not in (b"{", b"["):
         return None
     closers = bytearray()
-    safe, rest, is_key = 0, b"", False
+    safe, rest, is_key, at_end = 0, b"", False, True
     for count, token in enumerate(_TOKEN.finditer(raw)):
         mark, end = raw[token.start()], token.end()
-        if count >= _MAX_TOKENS:
+        is_bound = count >= _MAX_TOKENS or (mark in _OPEN and len(closers) >= _MAX_DEPTH)
+        if is_bound or (is_key and len(closers) == 1 and token[0] in up_to):
+            at_end = False
             break
         if mark in _OPEN:
-            if len(closers) >= _MAX_DEPTH:
-                break
             closers.append(_OPEN[mark])
             safe, is_key = end, _OPEN[mark] == _OBJECT_END
         elif not closers:
@@ -82,7 +98,7 @@ def _close(raw: bytes) -> _Closed | None:
             safe = end
             if not closers:
                 break
-    return _Closed(raw[:safe] + rest + bytes(reversed(closers)), len(closers))
+    return _Closed(raw[:safe] + rest + bytes(reversed(closers)), len(closers), at_end)
 
 
 def complete_json(raw: bytes) -> tuple[bytes, bool] | None:
@@ -96,8 +112,8 @@ def complete_json(raw: bytes) -> tuple[bytes, bool] | None:
 def _reference(uri: str) -> ObjectRef | None:
     """The object that a path names; None for a path outside the resource API."""
     parts = uri.partition("?")[0].split("/")[1:]
-    if parts[:1] == ["api"]:
-        group, version, rest = "", *parts[1:2], parts[2:]
+    if parts[:1] == ["api"] and len(parts) > 1:
+        group, version, rest = "", parts[1], parts[2:]
     elif parts[:1] == ["apis"] and len(parts) > 2:
         group, version, rest = parts[1], parts[2], parts[3:]
     else:
@@ -132,37 +148,39 @@ def _annotated(annotations: bytes) -> msgspec.Raw:
     return msgspec.Raw(b"{" + _MARK + (b"" if rest == b"}" else b",") + rest)
 
 
-def salvage(raw: bytes | msgspec.Raw, time: str = "", limit: int | None = None) -> AuditEvent | None:
-    """As `salvage_json`, decoded."""
-    whole = salvage_json(raw, time, limit)
-    try:
-        return None if whole is None else decode_event(whole)
-    except UNREADABLE:
-        return None
+class Salvaged(NamedTuple):
+    """What was salvaged of a record: the event, and JSON that decodes as it."""
+
+    event: AuditEvent
+    text: bytes
 
 
-def salvage_json(raw: bytes | msgspec.Raw, time: str = "", limit: int | None = None) -> bytes | None:
+def salvage(raw: bytes | msgspec.Raw, time: str = "") -> Salvaged | None:
     """The event that begins with `raw`, whole again without what was cut off; None if who did what and when is not in it.
+
+    It has the annotation `audit.k8s.io/truncated`, and no `responseObject`. Where a body makes a record unreadable (nested too deep,
+    no Unicode, larger than an event), the event is without its bodies.
 
     Args:
         raw: an event's JSON up to where it was cut, with or without a remark of who cut it.
         time: RFC 3339 time of the record around it, for an event that lost its own.
-        limit: bytes of a record that is too long from which on it counts as cut; only its last fields are read beyond.
-
-    Returns:
-        JSON that decodes as an event, with the annotation `audit.k8s.io/truncated`. `responseObject` is left out.
     """
     data = bytes(raw)
-    closed = _close(data if limit is None else data[:limit])
-    if closed is None or not closed.open:
-        return None
-    try:
-        fields = _FIELDS.decode(closed.text)
-        if limit is not None and len(data) > limit:
-            fields |= _last_fields(data)
-        return _event(fields, closed.open > 1, time)
-    except UNREADABLE:
-        return None
+    for up_to in (frozenset(), _BODIES):
+        closed = _close(data[:MAX_EVENT_BYTES], up_to)
+        if closed is None or not closed.open:
+            continue
+        try:
+            fields = _FIELDS.decode(closed.text)
+            # What stands at the end of a record that was cut can be its client's choice.
+            if not time and (not closed.at_end or len(data) > MAX_EVENT_BYTES):
+                fields |= _last_fields(data)
+            text = _event(fields, closed.open > 1, time)
+            if text is not None:
+                return Salvaged(decode_event(text), text)
+        except UNREADABLE:
+            continue
+    return None
 
 
 def _event(fields: dict[str, msgspec.Raw], is_last_cut: bool, time: str) -> bytes | None:
