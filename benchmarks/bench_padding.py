@@ -1,9 +1,10 @@
 """What padding hides: the attacks of a labelled log, with the body of each write padded beyond what a platform passes on whole.
 
 Every write of an attack that carries a body gets it padded by its author, at its beginning, and is then cut, or emptied, as the
-platform would do it; all else stays. Recall must not be lower than with the whole bodies.
+platform would do it; all else stays. Recall must not be lower than with the whole bodies. What the cluster's machinery does, most
+of a log, is left out unless --machinery is given: attacks are the same without it.
 
-Run: python -m benchmarks.bench_padding --model models:/kubehabit@champion [--log LOG --labels LABELS ...] [--own-table]
+Run: python -m benchmarks.bench_padding --model models:/kubehabit@champion [--log LOG --labels LABELS ...] [--own-table] [--machinery]
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ import numpy as np
 
 from benchmarks.report import Row, at_least, report
 from data.actions.sensitivity import Sensitivity
+from data.events.audit_event import decode_event
 from data.events.reader import open_lines
 from data.paths import Recordings, shipped
+from data.principals.identity import PEOPLE_AND_PIPELINES, Identity
 from detection.bundle import Bundle
 from training.audit_log import read_log
 from training.baselines.product import ProductDetector
@@ -134,9 +137,26 @@ PLATFORMS: dict[str, Callable[[Event], bytes]] = {
 }
 
 
-def transformed(log: Path, attacks: frozenset[str], change: Callable[[Event], bytes]) -> Iterator[bytes]:
-    """The lines of a log; writes with a body among `attacks` (audit IDs) as a platform passes them on."""
-    for line in open_lines(log):
+def lines_of(log: Path, attacks: frozenset[str], machinery: bool) -> list[bytes]:
+    """The lines of a log; without `machinery`, those of people, pipelines and attacks (audit IDs) only."""
+    lines = list(open_lines(log))
+    if machinery:
+        return lines
+    identity = Identity(shipped("identity.yaml"))
+    kept = []
+    for line in lines:
+        event = decode_event(line)
+        kind = identity.principal(event.user.username, event.user.groups).kind
+        if kind in PEOPLE_AND_PIPELINES or event.auditID in attacks:
+            kept.append(line)
+    return kept
+
+
+def transformed(
+    lines: list[bytes], attacks: frozenset[str], change: Callable[[Event], bytes]
+) -> Iterator[bytes]:
+    """Lines of a log; writes with a body among `attacks` (audit IDs) as a platform passes them on."""
+    for line in lines:
         event = json.loads(line) if b'"requestObject"' in line else {}
         wanted = event.get("auditID") in attacks and event.get("verb") in _WRITES
         yield change(event) if wanted and isinstance(event.get("requestObject"), dict | list) else line
@@ -169,6 +189,7 @@ def main() -> None:
     parser.add_argument("--model", default="models:/kubehabit@champion")
     parser.add_argument("--log", type=Path, action="append")
     parser.add_argument("--labels", type=Path, action="append")
+    parser.add_argument("--machinery", action="store_true", help="keep what the machinery does")
     parser.add_argument("--own-table", action="store_true", help="keep the sensitivity table of the model")
     options = parser.parse_args()
     recordings = Recordings.shipped()
@@ -183,13 +204,14 @@ def main() -> None:
         for log, labels in pairs:
             found = [run for run in json.loads(labels.read_text()) if run["kind"] == "attack"]
             attacks = frozenset(one for run in found for one in run["audit_ids"])
-            whole = judged(bundle, log, labels)
+            lines, path = lines_of(log, attacks, options.machinery), Path(scratch) / "log.jsonl"
+            path.write_bytes(b"\n".join(lines) + b"\n")
+            whole = judged(bundle, path, labels)
             name = log.name.split(".")[0]
             rows.append(Row(f"{name}: whole", whole["recall"], f"of {whole['attack_runs']} attack runs"))
             missed = {run["scenario"] for run in whole["runs"] if not run["detected"]}
             for platform, change in PLATFORMS.items():
-                path = Path(scratch) / "log.jsonl"
-                path.write_bytes(b"\n".join(transformed(log, attacks, change)) + b"\n")
+                path.write_bytes(b"\n".join(transformed(lines, attacks, change)) + b"\n")
                 figures = judged(bundle, path, labels)
                 unit = f"of {figures['attack_runs']} attack runs"
                 rows.append(at_least(f"{name}: {platform}", figures["recall"], unit, whole["recall"]))

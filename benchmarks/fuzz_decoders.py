@@ -312,14 +312,40 @@ def run_guided(minutes: float, corpus: Path) -> None:
     except ImportError:
         sys.exit("Fuzzing guided by coverage needs atheris: pip install atheris")
     from data.actions import body_traits, folding
-    from data.events import audit_event, decode
-    from data.events.formats import aks, eks, event_list, gke, json_stream, openshift, reading, registry
+    from data.events import audit_event, decode, lenient, packing
+    from data.events.formats import (
+        aks,
+        eks,
+        event_list,
+        foreign,
+        gke,
+        json_stream,
+        ocsf,
+        program_log,
+        reading,
+        registry,
+        text_lines,
+        wrapped,
+    )
 
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(300)):
         (corpus / f"seed-{number}").write_bytes(seed)
-    formats = (registry, reading, aks, json_stream, eks, gke, event_list, openshift)
-    for module in (audit_event, decode, *formats, body_traits, folding):
+    formats = (
+        registry,
+        reading,
+        aks,
+        json_stream,
+        eks,
+        gke,
+        event_list,
+        ocsf,
+        foreign,
+        program_log,
+        text_lines,
+        wrapped,
+    )
+    for module in (audit_event, decode, lenient, packing, *formats, body_traits, folding):
         for value in list(vars(module).values()):
             _instrument(atheris, module, value)
     target = Target()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 
 import numpy as np
@@ -56,13 +56,39 @@ def is_time(text: str) -> bool:
         return False
 
 
-def time_of_milliseconds(milliseconds: int | None) -> str:
-    """RFC 3339 time of milliseconds since 1970 UTC; empty for none and for a year that does not exist."""
-    try:
-        moment = datetime.fromtimestamp(0 if milliseconds is None else milliseconds // 1000, UTC)
-    except (OverflowError, OSError, ValueError):
-        return ""
-    return "" if milliseconds is None else f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+_WRITTEN = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9})\d*)?\s?(Z|z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?",
+    re.ASCII,
+)
+#: Microseconds in one unit, by the digits before the point that the years 2001 to 2286 have in it.
+_UNITS = {10: 1_000_000.0, 13: 1_000.0, 16: 1.0, 19: 0.001}
+_EPOCH = re.compile(r"(\d{10}|\d{13}|\d{16}|\d{19})(?:\.\d{1,9})?", re.ASCII)
+
+
+def rfc3339(text: str) -> str:
+    """A time as databases and exports write it, as RFC 3339: `2026-11-13 18:34:10 UTC`, or a number since 1970.
+
+    A time without a zone is in UTC, as all of them write it; a number is in seconds, milliseconds, microseconds or nanoseconds,
+    which its length says. Any other text, such as `3/2/2026`, which may be a day in March or in February, stays as it is.
+    """
+    if is_time(text):
+        return text
+    found = _WRITTEN.fullmatch(text)
+    if found is not None:
+        day, clock, fraction, zone = found.groups()
+        if zone in (None, "Z", "z", "UTC", "GMT"):
+            zone = "Z"
+        elif len(zone) == 3:
+            zone += ":00"
+        elif zone[3] != ":":
+            zone = f"{zone[:3]}:{zone[3:]}"
+        return f"{day}T{clock}.{fraction}{zone}" if fraction else f"{day}T{clock}{zone}"
+    number = _EPOCH.fullmatch(text)
+    if number is None:
+        return text
+    whole = int(number[1]) if len(number[1]) > 10 else float(text)
+    moment = datetime(1970, 1, 1) + timedelta(microseconds=round(whole * _UNITS[len(number[1])]))
+    return moment.isoformat(timespec="microseconds") + "Z"
 
 
 _ARE_USUAL = re.compile(

@@ -142,11 +142,15 @@ LEFT_OUT = " (the rest is left out: bodies may hold secrets)"
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that could not be read: its line (or position in a list, from 1), why, and what it was."""
+    """A record that could not be read: its line (or position in a list, from 1), why, and what it was.
+
+    `before` is the number of events of the same input that came before it.
+    """
 
     line: int
     reason: str
     raw: bytes
+    before: int = 0
 
     @property
     def text(self) -> str:

@@ -1,8 +1,9 @@
 """Salvages what stands before the cut of a record that a platform cut off: who did what to which object, when and from where.
 
 Clouds and log shippers cut a record at a size of theirs (16 KiB, 256 KiB ...), and a client decides how large the body of its
-request is, how deep, and what characters are in it. Of a record that is cut in its body, or cannot be read because of it, the rest
-becomes an event of the form that an API server gives one whose bodies it leaves out: with the annotation `audit.k8s.io/truncated`.
+request is, how deep, and what characters are in it. Of a record that is cut in its body, or cannot be read because of it, the
+rest becomes an event of the form that an API server gives one whose bodies it leaves out: with the annotation
+`audit.k8s.io/truncated`.
 """
 
 from __future__ import annotations
@@ -155,25 +156,29 @@ class Salvaged(NamedTuple):
     text: bytes
 
 
-def salvage(raw: bytes | msgspec.Raw, time: str = "") -> Salvaged | None:
+def salvage(raw: bytes | msgspec.Raw, time: str = "", *, may_grow: bool = False) -> Salvaged | None:
     """The event that begins with `raw`, whole again without what was cut off; None if who did what and when is not in it.
 
-    It has the annotation `audit.k8s.io/truncated`, and no `responseObject`. Where a body makes a record unreadable (nested too deep,
-    no Unicode, larger than an event), the event is without its bodies.
+    It has the annotation `audit.k8s.io/truncated`, and no `responseObject`. Where a body makes a record unreadable (nested too
+    deep, no Unicode, larger than an event), the event is without its bodies.
 
     Args:
         raw: an event's JSON up to where it was cut, with or without a remark of who cut it.
         time: RFC 3339 time of the record around it, for an event that lost its own.
+        may_grow: whether the end that is missing may still come, as of the last line of a file that is being written.
     """
     data = bytes(raw)
     for up_to in (frozenset(), _BODIES):
         closed = _close(data[:MAX_EVENT_BYTES], up_to)
         if closed is None or not closed.open:
             continue
+        at_end = closed.at_end and len(data) <= MAX_EVENT_BYTES
+        if at_end and may_grow:
+            continue
         try:
             fields = _FIELDS.decode(closed.text)
             # What stands at the end of a record that was cut can be its client's choice.
-            if not time and (not closed.at_end or len(data) > MAX_EVENT_BYTES):
+            if not time and not at_end:
                 fields |= _last_fields(data)
             text = _event(fields, closed.open > 1, time)
             if text is not None:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.actions.encoder import ActionEncoder
-from data.events.audit_event import MAX_EVENT_BYTES
+from data.events.audit_event import MAX_EVENT_BYTES, AuditEvent
 from data.events.decode import decode_body, decode_lines, decode_originals
-from data.events.salvage import complete_json, salvage, salvage_json
+from data.events.salvage import Salvaged, complete_json
+from data.events.salvage import salvage as salvaged
 from tests.data.samples import event
 
 TIME = "2026-03-02T09:31:02Z"
@@ -30,6 +31,11 @@ def written(**changes: Any) -> bytes:
     """An event as an API server writes it: in its order, without spaces."""
     fields = json.loads(event(**{"verb": "create", "level": "Request", "requestObject": POD} | changes))
     return json.dumps({key: fields[key] for key in ORDER if key in fields}, separators=(",", ":")).encode()
+
+
+def salvage(raw: bytes, time: str = "") -> AuditEvent | None:
+    found = salvaged(raw, time)
+    return None if found is None else found.event
 
 
 WHOLE = written()
@@ -103,8 +109,6 @@ def test_a_path_outside_the_resource_api_names_no_object(uri: str) -> None:
         b"[1,2",
         b'"text',
         b"nothing of the kind",
-        WHOLE,  # not cut
-        WHOLE + b" trailing",
         WHOLE[:BODY].replace(b"audit.k8s.io/v1", b"audit.k8s.io/v9"),
         WHOLE[:BODY].replace(b'"verb":"create",', b""),
         WHOLE[:BODY].replace(b'"verb":"create"', b'"verb":7'),
@@ -133,7 +137,7 @@ def test_without_any_time_nothing_is_salvaged() -> None:
 def test_the_part_of_a_body_before_the_cut_is_still_looked_at() -> None:
     body = {"spec": {"hostPID": True}, "metadata": {"annotations": {"note": "x" * 400}}}
     line = written().replace(json.dumps(POD, separators=(",", ":")).encode(), json.dumps(body).encode())
-    assert traits(salvage_json(line[: line.index(b"xxxx") + 9], TIME)) == "hostPID,withheld"
+    assert traits(salvaged(line[: line.index(b"xxxx") + 9], TIME)) == "hostPID,withheld"
 
 
 def test_a_body_that_is_a_text_is_salvaged_inside_it() -> None:
@@ -143,13 +147,13 @@ def test_a_body_that_is_a_text_is_salvaged_inside_it() -> None:
     )
     begin = line.index(b"note")
     for cut in range(begin, begin + 300):
-        assert traits(salvage_json(line[:cut], TIME)) == "hostPID,withheld", line[:cut]
+        assert traits(salvaged(line[:cut], TIME)) == "hostPID,withheld", line[:cut]
 
 
-def traits(line: bytes | None) -> str:
-    assert line is not None
+def traits(found: Salvaged | None) -> str:
+    assert found is not None
     encoder = ActionEncoder()
-    batch = encoder.encode(decode_lines([line]).events)
+    batch = encoder.encode(decode_lines([found.text]).events)
     return encoder.interners["traits"].values[batch.codes["traits"][0]]
 
 
@@ -178,7 +182,7 @@ def test_a_record_that_its_platform_cut_is_an_event_whose_time_is_that_of_the_re
     assert not decoded.dead
     (found,) = decoded.events
     assert found.user.username == "dev-1@example.com"
-    assert found.requestReceivedTimestamp in (TIME, "2026-03-02T09:31:02.000Z")
+    assert found.requestReceivedTimestamp in (TIME, "2026-03-02T09:31:02.000000Z")
     # What is kept as evidence is JSON, in which secrets can be found and redacted.
     ((again, original),) = decode_originals(body)
     assert json.loads(original)["annotations"]["audit.k8s.io/truncated"] == "true"
@@ -186,8 +190,27 @@ def test_a_record_that_its_platform_cut_is_an_event_whose_time_is_that_of_the_re
 
 
 def test_a_record_that_was_cut_before_its_user_is_a_dead_letter_as_before() -> None:
-    decoded = decode_body(azure(WHOLE[: WHOLE.index(b'"user"')]))
+    decoded = decode_lines([azure(WHOLE[: WHOLE.index(b'"user"')])])
     assert (len(decoded.events), len(decoded.dead)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"[" * 1_500 + b"]" * 1_500, b'"\\ud800"', b"NaN", b'{"a":' * 100 + b"01" + b"}" * 100],
+    ids=["deep", "no Unicode", "no number", "damaged"],
+)
+@pytest.mark.parametrize("key", ["requestObject", "responseObject"])
+def test_a_body_that_cannot_be_read_hides_nothing_else(key: str, value: bytes) -> None:
+    line = written(requestObject=None, responseObject=None).replace(
+        f'"{key}":null'.encode(), f'"{key}":{{"spec":'.encode() + value + b"}"
+    )
+    for decoded in (decode_lines([line]), decode_body(line), decode_lines([azure(line)])):
+        assert not decoded.dead
+        (found,) = decoded.events
+        assert (found.verb, found.user.username) == ("create", "dev-1@example.com")
+        assert found.requestReceivedTimestamp[:4] == "2026"
+        assert found.annotations is not None
+        assert found.annotations.truncated == "true"
 
 
 def test_a_line_that_is_too_long_is_read_up_to_its_body_and_has_its_own_time() -> None:

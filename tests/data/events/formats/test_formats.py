@@ -172,7 +172,10 @@ def test_other_logs_of_a_shared_stream_are_left_out_and_counted(tmp_path: Path) 
         ),
         envelopes.dumps(google),
         envelopes.dumps({"insertId": "i", "logName": "projects/p/logs/stdout", "textPayload": "x"}),
-        envelopes.dumps(envelopes.aks_record(good, "kube-apiserver")),
+        envelopes.dumps(
+            envelopes.aks_record(good, "kube-apiserver")
+            | {"properties": {"log": "I0105 09:30:00.1 1 x.go:1] y"}}
+        ),
         envelopes.dumps(envelopes.aks_record(good)),
     ]
     decoded = decode_lines(records)
