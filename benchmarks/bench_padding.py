@@ -4,7 +4,7 @@ Every write of an attack that carries a body gets it padded by its author, at it
 platform would do it; all else stays. Recall must not be lower than with the whole bodies. What the cluster's machinery does, most
 of a log, is left out unless --machinery is given: attacks are the same without it.
 
-Run: python -m benchmarks.bench_padding --model models:/kubehabit@champion [--log LOG --labels LABELS ...] [--own-table] [--machinery]
+Run: python -m benchmarks.bench_padding [--model MODEL] [--log LOG --labels LABELS ...] [--own-table] [--machinery]
 """
 
 from __future__ import annotations
