@@ -33,6 +33,7 @@ from data.events.formats.reading import Limits, Reading
 from data.events.formats.registry import Sources
 from data.events.left_out import LeftOut
 from data.events.packing import Blocks, read_within, replayed, unpacked
+from data.events.salvage import salvage
 from data.timestamps import are_usual, is_time
 
 #: Records of one body that may be no audit events; a webhook's batch has 400.
@@ -104,6 +105,13 @@ def decode_numbered(
     native = 0
     for number, line in records:
         if len(line) > MAX_EVENT_BYTES:
+            if (cut := salvage(line)) is not None:
+                events.append(cut.event)
+                numbers.append(number)
+                native += 1
+                if originals is not None:
+                    originals.append(cut.text)
+                continue
             dead.append(
                 DeadLetter(number, f"longer than {MAX_EVENT_BYTES} bytes", bytes(line[:1024]), len(events))
             )

@@ -31,6 +31,7 @@ class _AksRecord(msgspec.Struct):
     category: str
     properties: _Properties | str | None = None
     resourceId: str | None = None
+    time: str | int | float | None = None
 
 
 class _AksRow(msgspec.Struct):
@@ -38,6 +39,7 @@ class _AksRow(msgspec.Struct):
     log_s: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     resource: str | None = msgspec.field(default=None, name="ResourceId")
     resource_: str | None = msgspec.field(default=None, name="_ResourceId")
+    time: str | int | float | None = msgspec.field(default=None, name="TimeGenerated")
 
 
 class _AuditRow(msgspec.Struct):
@@ -71,7 +73,7 @@ class AksRecord:
         record = _record(raw)
         if record is None:
             return _read_row(raw, found)
-        category, resource, log = record
+        category, resource, log, time = record
         if category.lower() not in AUDIT_CATEGORIES and not AUDIT_GROUP.search(log):
             # Any record may have a category; only Azure's have an Azure resource.
             if not resource.lower().startswith("/subscriptions/"):
@@ -84,12 +86,12 @@ class AksRecord:
         if not log or log == b"null":
             found.lost("not an audit event: properties.log is missing or empty", raw)
             return True
-        found.record(log, cluster_of(resource))
+        found.record(log, cluster_of(resource), time=time)
         return True
 
 
-def _record(raw: bytes) -> tuple[str, str, bytes] | None:
-    """Category, resource and what is in `log` of a diagnostic record, or of a row of AzureDiagnostics; None if it is neither."""
+def _record(raw: bytes) -> tuple[str, str, bytes, str] | None:
+    """Category, resource, `log` and time of a diagnostic record, or of a row of AzureDiagnostics; None if it is neither."""
     with suppress(*UNREADABLE):
         record = _RECORD.decode(raw)
         properties = record.properties
@@ -98,10 +100,11 @@ def _record(raw: bytes) -> tuple[str, str, bytes] | None:
                 properties = _PROPERTIES.decode(properties)
             except UNREADABLE:
                 properties = None
-        return record.category, record.resourceId or "", bytes(properties.log) if properties else b""
+        log = bytes(properties.log) if properties else b""
+        return record.category, record.resourceId or "", log, str(record.time or "")
     with suppress(*UNREADABLE):
         row = _ROW.decode(raw)
-        return row.Category, row.resource_ or row.resource or "", bytes(row.log_s)
+        return row.Category, row.resource_ or row.resource or "", bytes(row.log_s), str(row.time or "")
     return None
 
 

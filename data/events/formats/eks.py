@@ -26,7 +26,7 @@ _EKS_STREAMS = (
 )
 _OTHER = re.compile(_EKS_STREAMS + r"(?!audit)")
 _EXPORTED = re.compile(
-    rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)[ \t]+(?:("
+    rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d))[ \t]+(?:("
     + _EKS_STREAMS.encode()
     + rb"[\w-]+)[ \t]+)?(.*)",
     re.DOTALL,
@@ -90,13 +90,14 @@ def read_packed(text: str, found: Reading) -> bool:
     return True
 
 
-def _message(raw: bytes, stream: str, cluster: str, found: Reading) -> None:
+def _message(item: _Message, stream: str, cluster: str, found: Reading) -> None:
     """Read one log message of a stream (of an unknown one if `stream` is empty)."""
+    raw = bytes(item.message)
     if raw[:1] == b'"':
         raw = _TEXT.decode(raw).encode("utf-8", "surrogatepass")
     others = not stream.startswith(AUDIT_STREAM) and (_OTHER.match(stream) or is_program_log(raw))
     if not others or AUDIT_GROUP.search(raw):
-        found.record(raw, cluster)
+        found.record(raw, cluster, time=str(item.timestamp or ""))
     else:
         found.skip(_OTHER_STREAM, raw)
 
@@ -117,18 +118,17 @@ class EksRecord:
             for position, item in enumerate(record.logEvents, 1):
                 found.at(position)
                 try:
-                    _message(bytes(item.message), item.logStreamName or record.logStream, cluster, found)
+                    _message(item, item.logStreamName or record.logStream, cluster, found)
                 except UNREADABLE as error:  # a text that is no Unicode
                     found.lost(why(error), bytes(item.message))
             return True
         if isinstance(record, _Message):
             if record.timestamp is None and not record.eventId and not record.logStreamName:
                 return False
-            message = bytes(record.message)
-            if message[:1] not in (b'"', b"{"):
+            if bytes(memoryview(record.message)[:1]) not in (b'"', b"{"):
                 return False
             try:
-                _message(message, record.logStreamName, "", found)
+                _message(record, record.logStreamName, "", found)
             except UNREADABLE:  # a text that is no Unicode
                 return False
             return True
@@ -146,9 +146,9 @@ class EksExport:
         line = _EXPORTED.match(raw)
         if line is None:
             return False
-        stream, message = (line[1] or b"").decode(), line[2]
+        stream, message = (line[2] or b"").decode(), line[3]
         if message[:1] == b"{":
-            found.record(message)
+            found.record(message, time=line[1].decode())
         elif is_program_log(message) or _OTHER.match(stream):
             found.skip(_OTHER_STREAM, message)
         else:

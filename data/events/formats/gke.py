@@ -40,6 +40,7 @@ _BY_SELECTOR = ("list", "watch", "deletecollection")
 
 class _CallerIdentity(msgspec.Struct):
     principalEmail: Text = ""
+    principalSubject: Text = ""  # of workforce and workload identities, which have no e-mail address
     authoritySelector: Text = ""
 
 
@@ -264,6 +265,12 @@ def _body(raw: msgspec.Raw) -> msgspec.Raw:
     return msgspec.Raw(_ENCODE.encode(fields))
 
 
+def _without_type(subject: str) -> str:
+    """A subject of Google's IAM without what sort of member it is: `user:ada@example.com` -> `ada@example.com`."""
+    sort, colon, name = subject.partition(":")
+    return name if colon and sort in ("user", "serviceAccount") else subject
+
+
 def _code(payload: _Payload, verb: str, subresource: str, refused: bool) -> int:
     """HTTP status: that of the answer's Status object if it is there, else from the gRPC status."""
     with suppress(*UNREADABLE):
@@ -339,7 +346,9 @@ class GkeEntry:
         if decision is None and payload.authorizationInfo:
             granted = all(permission.granted for permission in payload.authorizationInfo)
             decision = "allow" if granted else "forbid"
-        annotations = Annotations(decision, labels.get("authorization.k8s.io/reason"))
+        annotations = Annotations(
+            decision, labels.get("authorization.k8s.io/reason"), labels.get("audit.k8s.io/truncated")
+        )
         refused = decision == "forbid"
         caller = payload.authenticationInfo or _CallerIdentity()
         origin = payload.requestMetadata or _RequestMetadata()
@@ -353,7 +362,7 @@ class GkeEntry:
             verb=verb,
             requestURI=cut_text(uri),
             apiVersion=API_VERSIONS[0],
-            user=User(username=caller.principalEmail),
+            user=User(username=caller.principalEmail or _without_type(caller.principalSubject)),
             impersonatedUser=User(username=caller.authoritySelector) if caller.authoritySelector else None,
             sourceIPs=(origin.callerIp,) if origin.callerIp else (),
             userAgent=origin.callerSuppliedUserAgent,

@@ -25,6 +25,7 @@ from data.events.audit_event import (
 )
 from data.events.formats.foreign import describe
 from data.events.salvage import salvage
+from data.timestamps import rfc3339
 
 #: Envelopes inside envelopes: a shipper's record of a queue's message of a Firehose batch of base64 of gzip of a subscription
 #: record of events needs seven.
@@ -82,11 +83,6 @@ class Mark(NamedTuple):
     skipped: Counter[str]
 
 
-def last_resort(raw: bytes, error: Exception) -> AuditEvent | str:
-    """The event of a record that no format can read, as far as it goes; or why there is none, for its dead letter."""
-    return salvage(raw) or describe(raw) or why(error)
-
-
 class Reading:
     """What was found in one record; formats fill it."""
 
@@ -100,6 +96,7 @@ class Reading:
         self.dead: list[DeadLetter] = []  # what could not be read, each with its position
         self.skipped: Counter[str] = Counter()  # inner records left out on purpose, by reason
         self.version = ""  # of the API, by what is around the record that is entered
+        self._time = ""  # of what is around it, in any form
         self._enter, self._limits = enter, limits
         self._position = 1
         self._depth = 0
@@ -123,11 +120,23 @@ class Reading:
         self.positions.append(self._position)
         self.originals.append(raw)
 
-    def record(self, raw: bytes | msgspec.Raw, cluster: str = "", version: str = "") -> None:
-        """Read an inner record, whatever its format; `cluster` and `version` (of the API) are those of what is around it."""
+    def record(self, raw: bytes | msgspec.Raw, cluster: str = "", version: str = "", time: str = "") -> None:
+        """Read an inner record, whatever its format.
+
+        `cluster`, `version` (of the API) and `time` (for an event whose own is cut off) are those of what is around it.
+        """
         cluster = cut_text(cluster)
+        around, self._time = self._time, time or self._time
+        try:
+            self._record(raw, cluster, version)
+        finally:
+            self._time = around
+
+    def _record(self, raw: bytes | msgspec.Raw, cluster: str, version: str) -> None:
         if len(memoryview(raw)) > MAX_EVENT_BYTES:
-            self.lost(f"longer than {MAX_EVENT_BYTES} bytes", bytes(memoryview(raw)[:1024]))
+            self.give_up(bytes(raw), ValueError(f"longer than {MAX_EVENT_BYTES} bytes"))
+            for event in self.events[-1:]:
+                event.cluster = event.cluster or cluster
             return
         try:
             event = decode_event(raw, version)
@@ -143,11 +152,13 @@ class Reading:
 
     def give_up(self, raw: bytes, error: Exception) -> None:
         """Add the loss of a record whose format is unknown, or what is left of it."""
-        found = last_resort(raw, error)
-        if isinstance(found, str):
-            self.lost(found, raw)
+        found = salvage(raw, rfc3339(self._time) if self._time else "", may_grow=not self._depth)
+        if found is not None:
+            self._append(found.event, found.text)
+        elif len(raw) > MAX_EVENT_BYTES:
+            self.lost(why(error), raw[:1024])
         else:
-            self._append(found, raw)
+            self.lost(describe(raw) or why(error), raw)
 
     def mark(self) -> Mark:
         """What is found by now, for `back_to`."""

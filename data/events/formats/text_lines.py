@@ -11,7 +11,7 @@ from data.events.formats.foreign import describe
 from data.events.formats.program_log import OTHER_PROGRAM, is_program_log
 from data.events.formats.reading import Reading, holds_event
 
-_CRI = re.compile(rb"\d{4}-\d\d-\d\dT[^ \t]{8,40} (stdout|stderr) ([FP])(?::[^ ]{0,64})? ?(.*)", re.DOTALL)
+_CRI = re.compile(rb"(\d{4}-\d\d-\d\dT[^ \t]{8,40}) (stdout|stderr) ([FP])(?::[^ ]{0,64})? ?(.*)", re.DOTALL)
 _SYSLOG = re.compile(
     rb"<\d{1,3}>|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d |\d{4}-\d\d-\d\dT[^ ]{8,40} \S{1,255} \S{1,128}: "
 )
@@ -42,7 +42,7 @@ class CriLine:
         line = _CRI.match(raw)
         if line is None:
             return False
-        stream, part, content = line.groups()
+        time, stream, part, content = line.groups()
         if part == b"P" or stream in self._parts:
             size = self._sizes.get(stream, 0)
             if size <= MAX_EVENT_BYTES:  # what is longer is no record, and not kept
@@ -54,7 +54,7 @@ class CriLine:
         if b"{" not in content and is_program_log(content):
             found.skip(OTHER_PROGRAM, content)
         elif content.strip():
-            found.record(content.rstrip(b"\r"))
+            found.record(content.rstrip(b"\r"), time=time.decode("ascii", "replace"))
         return True
 
     def _joined(self, stream: bytes) -> bytes:

@@ -48,6 +48,8 @@ _MAX_NAMED = 4
 _MAX_NAMES = 10_000
 _CELL = "VarCharValue"
 _ECS = "kubernetes.audit."
+#: Characters of a time that are looked at.
+_TIME_LENGTH = 40
 _LINE_KEYS = frozenset(("log", "message", "msg", "line", "raw", "textpayload", "body"))
 _EVENT_KEYS = frozenset(("stage", "verb", "requesturi", "objectref"))
 _NAME_KEYS, _VALUE_KEYS = ("key", "field", "name"), ("value",)
@@ -108,12 +110,14 @@ class _Search:
         self.way: tuple[str, ...] = ()  # to the last event found
         self._found = found
         self._left = values
+        self._time = ""  # that the innermost object with one says, for an event whose own is cut off
 
     def object(
         self, fields: Mapping[str, msgspec.Raw], way: tuple[str, ...], cluster: str, level: int
     ) -> bool:
         """Search an object: under the usual keys first, then under any that is not its users' own."""
         cluster = _cluster_in(fields) or cluster
+        self._time = _time_in(fields) or self._time
         if any(key.startswith(_ECS) for key in fields):
             event = by_name(_nested(fields))
             if _is_record(event):
@@ -214,7 +218,7 @@ class _Search:
             if not read_packed(text.replace("-", "+").replace("_", "/"), self._found):
                 return False
         elif "{" in text:
-            self._found.record(text.strip().encode("utf-8", "surrogatepass"), cluster)
+            self._found.record(text.strip().encode("utf-8", "surrogatepass"), cluster, time=self._time)
         else:
             return False
         for event in self._found.events[mark.events :]:
@@ -224,7 +228,7 @@ class _Search:
 
     def _take(self, raw: msgspec.Raw, way: tuple[str, ...], cluster: str) -> bool:
         found, before = self._found, len(self._found.events)
-        found.record(raw, cluster)
+        found.record(raw, cluster, time=self._time)
         for event in found.events[before:]:
             if event.annotations is not None and event.annotations.decision is None:
                 event.annotations = repaired_annotations(raw) or event.annotations
@@ -345,6 +349,15 @@ def _nested(fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
                 inner = items[0] if len(items) == 1 else value
             found[key.removeprefix(_ECS)] = inner
     return found
+
+
+def _time_in(fields: Mapping[str, msgspec.Raw]) -> str:
+    """When an object says that it was written, in any form; "" if it does not."""
+    for key in ("@timestamp", "timestamp", "time", "ts"):
+        value = bytes(fields.get(key, b""))[:_TIME_LENGTH]
+        if value[:1].isdigit() or value[:1] == b'"':
+            return value.decode("ascii", "replace").strip('"')
+    return ""
 
 
 def _cluster_in(fields: Mapping[str, msgspec.Raw]) -> str:
