@@ -28,11 +28,11 @@ from data.actions.encoder import ActionSettings
 from data.dataset.parts import Job, encode_job
 from data.events.audit_event import AuditEvent
 from data.events.reader import open_lines
-from data.paths import shipped
+from data.paths import Recordings, shipped
 
 RECORDING = Path(__file__).resolve().parent.parent / "data" / "recordings" / "normal.jsonl.zst"
 EVENTS = 60_000
-SETTINGS = ActionSettings.from_dict(shipped("actions.yaml")).to_dict()
+SETTINGS = ActionSettings.shipped(trusted_hops=Recordings.TRUSTED_HOPS).to_dict()
 RULES = shipped("sensitivity.yaml")["rules"]
 
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import RESULTS, Row, at_least, at_most, report
+from data.actions.encoder import ActionSettings
+from data.paths import Recordings
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
 CONFIG = RECORDINGS.parent.parent / "configs" / "train.yaml"
@@ -158,7 +160,11 @@ def measure(home: Path, page: Path | None, *, twice: bool) -> list[Row]:
     from training.train import train
 
     dataset = home / "dataset"
-    build([RECORDINGS / "normal.jsonl.zst"], dataset)
+    build(
+        [RECORDINGS / "normal.jsonl.zst"],
+        dataset,
+        settings=ActionSettings.shipped(trusted_hops=Recordings.TRUSTED_HOPS),
+    )
     trained = train(CONFIG, dataset)
     figures = evaluate(
         trained.model_uri,

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Row, at_least, at_most, report
+from data.actions.encoder import ActionSettings
 from data.events.audit_event import DeadLetter
 from data.events.reader import open_lines, read_events
+from data.paths import Recordings
 from serving.forensics.event_store import EventStore
 from serving.forensics.evidence.export import Subject, check, export
 from serving.forensics.ledger import Ledger
@@ -398,7 +400,11 @@ def trained(home: Path) -> str:
     from training.train import train
 
     dataset = home / "dataset"
-    build([RECORDINGS / "normal.jsonl.zst"], dataset)
+    build(
+        [RECORDINGS / "normal.jsonl.zst"],
+        dataset,
+        settings=ActionSettings.shipped(trusted_hops=Recordings.TRUSTED_HOPS),
+    )
     return train(CONFIG, dataset).model_uri
 
 

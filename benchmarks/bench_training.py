@@ -18,8 +18,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import Row, at_most, report
+from data.actions.encoder import ActionSettings
 from data.actions.fields import FIELDS
 from data.events.reader import open_lines
+from data.paths import Recordings
 from training.model import ModelConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +67,9 @@ def measure(share: float, lines: list[bytes], folder: Path, steps: int | None, b
     log.write_bytes(b"\n".join(lines[: int(share * len(lines))]) + b"\n")
     dataset = folder / f"dataset-{share:g}"
     began = time.monotonic()
-    build([log], dataset, progress=False)
+    build(
+        [log], dataset, settings=ActionSettings.shipped(trusted_hops=Recordings.TRUSTED_HOPS), progress=False
+    )
     built = time.monotonic() - began
     options = [] if steps is None else [f"--trainer.max_steps={steps}"]
     result = train(ROOT / "configs" / "train.yaml", dataset, options)

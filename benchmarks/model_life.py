@@ -15,6 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from data.actions.encoder import ActionSettings
+from data.paths import Recordings
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -39,8 +42,9 @@ def warm_start(log: Path, folder: Path, steps: int) -> dict[str, Any]:
     lines = list(open_lines(log))
     first = folder / "first.jsonl"
     first.write_bytes(b"\n".join(lines[: int(len(lines) * 0.6)]) + b"\n")
-    build([first], folder / "first", progress=False)
-    build([log], folder / "all", progress=False)
+    settings = ActionSettings.shipped(trusted_hops=Recordings.TRUSTED_HOPS)
+    build([first], folder / "first", settings=settings, progress=False)
+    build([log], folder / "all", settings=settings, progress=False)
     options = [
         f"--trainer.max_steps={steps}",
         f"--trainer.val_check_interval={steps // 10}",

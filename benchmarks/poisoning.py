@@ -16,6 +16,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from data.actions.encoder import ActionSettings
+from data.paths import Recordings
+
 ROOT = Path(__file__).resolve().parent.parent
 #: Copies lie in this first share of the log's span; the part from 0.8 on is held back and must stay clean.
 FITTING = 0.75
@@ -86,7 +89,12 @@ def measure(
     mixed, chosen, added = poison(list(open_lines(log)), list(open_lines(recording)), listed, copies)
     path = folder / f"mixed-{copies}.jsonl"
     path.write_bytes(b"\n".join(mixed) + b"\n")
-    build([path], folder / f"dataset-{copies}", progress=False)
+    build(
+        [path],
+        folder / f"dataset-{copies}",
+        settings=ActionSettings.shipped(trusted_hops=Recordings.TRUSTED_HOPS),
+        progress=False,
+    )
     result = train(ROOT / "configs" / "train.yaml", folder / f"dataset-{copies}", list(options))
     figures = evaluate(result.model_uri, recording, labels, progress=False, track=False)
     path.unlink()

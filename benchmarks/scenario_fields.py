@@ -28,7 +28,7 @@ from data.actions.fields import FIELDS
 from data.events.audit_event import AuditEvent
 from data.events.decode import decode_lines
 from data.events.reader import open_lines
-from data.paths import shipped
+from data.paths import Recordings
 from data.principals.identity import identify
 from data.principals.peer_groups import PrincipalTable
 
@@ -148,7 +148,7 @@ class World:
     """Everything that was ordinary, by principal."""
 
     def __init__(self) -> None:
-        self.encoder = ActionEncoder(ActionSettings.from_dict(shipped("actions.yaml")))
+        self.encoder = ActionEncoder(ActionSettings.shipped(trusted_hops=Recordings.TRUSTED_HOPS))
         self.known: dict[str, Known] = defaultdict(Known)
         self.writers: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         self.anyone: dict[str, set[tuple[str, ...]]] = defaultdict(set)

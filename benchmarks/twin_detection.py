@@ -22,8 +22,10 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.report import Row, at_least, at_most, report
+from data.actions.encoder import ActionSettings
 from data.dataset.build import build
 from data.events.reader import DeadLetterFile, read_events
+from data.paths import Recordings
 from data.simulation import load_settings, simulate
 from detection.bundle import Bundle
 from detection.detector import Detector
@@ -135,7 +137,11 @@ def main() -> None:
             settings = load_settings(profile="weeks")
             simulate(folder, options.principals, options.days, options.seed, settings=settings, progress=True)
         dataset = Path(scratch) / "dataset"
-        build([folder / "normal.jsonl.zst"], dataset)
+        build(
+            [folder / "normal.jsonl.zst"],
+            dataset,
+            settings=ActionSettings.shipped(trusted_hops=Recordings.TRUSTED_HOPS),
+        )
         per_day = f"--calibration.incidents_per_day={options.per_day}"
         result = train(ROOT / "configs" / "train.yaml", dataset, [per_day])
         rows = replay(Bundle.load(download(f"models:/{result.model_name}/{result.version}")), folder)

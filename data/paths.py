@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -40,9 +40,26 @@ def shipped(name: str) -> dict[str, Any]:
     return content
 
 
+def given(path: Path) -> dict[str, Any]:
+    """Content of a YAML file of the user's; one that is not a table raises KubehabitError."""
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise KubehabitError(f"Cannot read the settings {path}: {error}.") from error
+    if not isinstance(content, dict):
+        raise KubehabitError(f"The settings {path} must be a table of keys, as the shipped ones are.")
+    return content
+
+
 @dataclass(frozen=True, slots=True)
 class Recordings:
-    """Two recorded logs: one of normal work, and one with attacks and its labels."""
+    """Two recorded logs: one of normal work, and one with attacks and its labels.
+
+    Attributes:
+        TRUSTED_HOPS: proxies before the recorded API server: a load balancer, which is the last address of every request.
+    """
+
+    TRUSTED_HOPS: ClassVar[int] = 1
 
     normal: Path
     labelled: Path

@@ -56,6 +56,41 @@ def is_time(text: str) -> bool:
         return False
 
 
+_WRITTEN = re.compile(
+    r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9})\d*)?\s?(Z|z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?",
+    re.ASCII,
+)
+#: Microseconds in one unit, by the digits before the point that the years 2001 to 2286 have in it.
+_UNITS = {10: 1_000_000.0, 13: 1_000.0, 16: 1.0, 19: 0.001}
+_EPOCH = re.compile(r"(\d{10}|\d{13}|\d{16}|\d{19})(?:\.\d{1,9})?", re.ASCII)
+
+
+def rfc3339(text: str) -> str:
+    """A time as databases and exports write it, as RFC 3339: `2026-11-13 18:34:10 UTC`, or a number since 1970.
+
+    A time without a zone is in UTC, as all of them write it; a number is in seconds, milliseconds, microseconds or nanoseconds,
+    which its length says. Any other text, such as `3/2/2026`, which may be a day in March or in February, stays as it is.
+    """
+    if is_time(text):
+        return text
+    found = _WRITTEN.fullmatch(text)
+    if found is not None:
+        day, clock, fraction, zone = found.groups()
+        if zone in (None, "Z", "z", "UTC", "GMT"):
+            zone = "Z"
+        elif len(zone) == 3:
+            zone += ":00"
+        elif zone[3] != ":":
+            zone = f"{zone[:3]}:{zone[3:]}"
+        return f"{day}T{clock}.{fraction}{zone}" if fraction else f"{day}T{clock}{zone}"
+    number = _EPOCH.fullmatch(text)
+    if number is None:
+        return text
+    whole = int(number[1]) if len(number[1]) > 10 else float(text)
+    moment = datetime(1970, 1, 1) + timedelta(microseconds=round(whole * _UNITS[len(number[1])]))
+    return moment.isoformat(timespec="microseconds") + "Z"
+
+
 _ARE_USUAL = re.compile(
     r"(?:[0-9]{4}-[0-9][0-9]-[0-9][0-9]T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z)*+"
 )

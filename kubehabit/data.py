@@ -23,6 +23,18 @@ def data_build(
             "--dead-letters", help="File for records that are not audit events, each with the reason."
         ),
     ] = None,
+    trusted_hops: Annotated[
+        int | None,
+        typer.Option(
+            "--trusted-hops",
+            help="Proxies of your own before the API server that add X-Forwarded-For. Default: 0; `data inspect` advises.",
+            min=0,
+            max=16,
+        ),
+    ] = None,
+    identity: Annotated[
+        Path | None, opt.yaml_option("--identity", "identity.yaml", "Who counts as one principal")
+    ] = None,
 ) -> None:
     """Build a dataset: read audit logs, turn events into actions, and actions into each principal's sequence.
 
@@ -33,10 +45,16 @@ def data_build(
 
     Next:  `kubehabit train --data .kubehabit/dataset`
     """
+    from data.actions.encoder import ActionSettings
     from data.dataset.build import build
+    from data.paths import given
 
+    changes: dict[str, object] = {} if trusted_hops is None else {"trusted_hops": trusted_hops}
+    if identity is not None:
+        changes["identity"] = given(identity)
+    settings = ActionSettings.shipped(**changes)
     with interruptible("The parts of the logs that were read are kept: the same command goes on from there."):
-        summary = build(logs, out, dead_letters=dead_letters)
+        summary = build(logs, out, settings=settings, dead_letters=dead_letters)
     typer.echo(summary.describe())
     typer.echo(f"Next: kubehabit train --data {out}")
 

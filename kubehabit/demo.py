@@ -60,6 +60,7 @@ def run(
 
 def _chapters(home: Path, recordings: Recordings, overrides: Sequence[str], console: Console) -> Story:
     # Imported here: MLflow reads where its store is when it is first used.
+    from data.actions.encoder import ActionSettings
     from data.dataset.build import build
     from training.evaluation.evaluate import judge
     from training.evaluation.metrics import named_by, read_labels
@@ -69,9 +70,13 @@ def _chapters(home: Path, recordings: Recordings, overrides: Sequence[str], cons
     dataset = home / "dataset"
     config = Path(str(files("configs") / "train.yaml"))
 
-    build_command = f"kubehabit data build {short(recordings.normal)} --out {short(dataset)}"
+    hops = recordings.TRUSTED_HOPS
+    build_command = (
+        f"kubehabit data build {short(recordings.normal)} --out {short(dataset)} --trusted-hops {hops}"
+    )
     chapter(console, "1/5  Read normal work", build_command)
-    console.print(build([recordings.normal], dataset).describe(), highlight=False, markup=False)
+    summary = build([recordings.normal], dataset, settings=ActionSettings.shipped(trusted_hops=hops))
+    console.print(summary.describe(), highlight=False, markup=False)
 
     chapter(console, "2/5  Learn the habits in it", f"kubehabit train --data {short(dataset)}")
     trained = train(config, dataset, list(overrides))

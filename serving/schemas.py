@@ -142,6 +142,9 @@ class EventSummary(ApiModel):
     source_ips: list[str] = []
     user_agent: str = ""
     impersonated_user: ImpersonatedUser | None = None
+    proxy: Annotated[
+        str | None, Field(description="proxy that the principal logged in to, which sent the request as it")
+    ] = None
     traits: list[str] = []
 
 

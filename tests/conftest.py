@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from data.actions.encoder import ActionSettings
 from data.events.reader import open_lines
+from data.paths import Recordings
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDINGS = ROOT / "data" / "recordings"
+#: How the recordings are encoded: they were made behind a load balancer.
+RECORDED = ActionSettings.shipped(trusted_hops=Recordings.TRUSTED_HOPS)
 #: A model small enough to train in seconds; nothing else about it is different.
 SMALL = (
     "--trainer.max_steps=60",
@@ -67,7 +71,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, normal_lines: list[bytes])
     }
     os.environ["KUBEHABIT_HOME"] = str(folder / "home")
     try:
-        build([log], folder / "dataset", progress=False)
+        build([log], folder / "dataset", settings=RECORDED, progress=False)
         result = train(ROOT / "configs" / "train.yaml", folder / "dataset", list(SMALL))
         bundle = download("models:/kubehabit@champion")
         yield Trained(folder / "home", folder / "dataset", bundle, result.run_id, result.version)

@@ -18,8 +18,10 @@ import msgspec
 
 from data.actions.folding import fold_name
 from data.events.audit_event import UNREADABLE, cut_text
+from data.events.salvage import complete_json
 
 _DECODE = msgspec.json.Decoder()
+_TEXT = msgspec.json.Decoder(str)
 _ESCALATING = ("*", "escalate", "bind", "impersonate")
 _SENSITIVE_RULES = {
     *("secrets", "pods/exec", "pods/attach", "nodes/proxy", "serviceaccounts/token"),
@@ -722,6 +724,46 @@ def has_traits(resource: str, subresource: str) -> bool:
     )
 
 
+def is_report(verb: str, resource: str, subresource: str, actor: str) -> bool:
+    """Whether a write is a report of the machinery, which says nothing that anybody decided."""
+    rewritten = resource == "endpoints" or (resource == "endpointslices" and verb in ("create", "update"))
+    if rewritten and actor.startswith("system:"):
+        return True  # their controllers and every old leader election write them all day long
+    return subresource == "status" and actor.startswith(
+        ("system:node:", "system:serviceaccount:kube-system:")
+    )
+
+
+#: Trait of a write whose body, or a part of it, did not reach the log: what it asks for is unknown.
+WITHHELD = "withheld"
+#: Verbs of requests whose body says what they do.
+BODIED = ("create", "update", "patch")
+
+
+def with_withheld(traits: str) -> str:
+    """The traits of a body of which a part is missing."""
+    return _listed({WITHHELD, *traits.split(",")} - {"-"})
+
+
+def _opened(raw: bytes | msgspec.Raw) -> tuple[bytes | None, bool]:
+    """A body that some shipper turned into text, as JSON again, and whether a part of it is missing; None if nothing is left.
+
+    Clouds put a remark (`skipped-too-big-size-object`) in the place of a body that is too large, or cut the text.
+    """
+    try:
+        text = _TEXT.decode(raw).strip().encode("utf-8", "replace")
+    except UNREADABLE:
+        return None, True
+    if not text:
+        return None, False
+    closed = complete_json(text)
+    try:
+        _DECODE.decode(b"" if closed is None else closed[0])
+    except UNREADABLE:
+        return None, True
+    return closed or (None, True)
+
+
 def read_traits(
     verb: str, resource: str, subresource: str, actor: str, raw: bytes | msgspec.Raw
 ) -> tuple[str, str]:
@@ -734,11 +776,12 @@ def read_traits(
     """
     if not raw or not has_traits(resource, subresource):
         return "-", "-"
-    rewritten = resource == "endpoints" or (resource == "endpointslices" and verb in ("create", "update"))
-    if rewritten and actor.startswith("system:"):
-        return "-", "-"  # their controllers and every old leader election write them all day long
-    if subresource == "status" and actor.startswith(("system:node:", "system:serviceaccount:kube-system:")):
-        return "-", "-"  # the usual reporters say nothing that anybody decided
+    if bytes(memoryview(raw)[:1]) == b'"':
+        text, partial = _opened(raw)
+        inner = ("-", "-") if text is None else read_traits(verb, resource, subresource, actor, text)
+        return (with_withheld(inner[0]), inner[1]) if partial and verb in BODIED else inner
+    if is_report(verb, resource, subresource, actor):
+        return "-", "-"
     if resource == "secrets":
         return (_secret(raw) if verb in ("create", "update") else "-"), "-"
     if verb in ("create", "update") and not subresource and (resource == "pods" or resource in _TEMPLATED):

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.actions.body_traits import has_traits, read_traits
+from data.actions.body_traits import has_traits
+from data.actions.event_traits import event_traits, is_withheld
 from data.actions.fields import (
     STATIC_FIELDS,
     binding_of,
@@ -54,7 +55,7 @@ Codes = npt.NDArray[np.int32]
 class ActionSettings:
     """Encoding choices that must be the same in training and serving; they travel in the bundle."""
 
-    trusted_hops: int = 1  # proxies of one's own before the API server; a load balancer counts as one
+    trusted_hops: int = 0  # proxies of one's own before the API server; a load balancer counts as one
     drop_principals: tuple[str, ...] = ()  # whose events are left out (a load test, the detector itself)
     identity: Mapping[str, Any] = field(default_factory=dict)  # rules as in configs/identity.yaml
 
@@ -67,8 +68,9 @@ class ActionSettings:
         known = [known.name for known in fields(cls)]
         if unknown := set(saved) - set(known):
             raise KubehabitError(f"Unknown encoding setting {sorted(unknown)}; known: {', '.join(known)}.")
-        hops = saved.get("trusted_hops", 1)
-        if not isinstance(hops, int) or hops < 0:
+        # What was saved without it was made when 1 was the default.
+        hops = saved.get("trusted_hops", 0 if strict else 1)
+        if not isinstance(hops, int) or isinstance(hops, bool) or hops < 0:
             raise KubehabitError(
                 "trusted_hops must be a whole number from 0: the proxies before the API server."
             )
@@ -79,6 +81,11 @@ class ActionSettings:
             raise KubehabitError("identity must be a table of rules, as in configs/identity.yaml.")
         Identity(identity, strict=strict)
         return cls(hops, tuple(saved.get("drop_principals", ())), dict(identity))
+
+    @classmethod
+    def shipped(cls, **changes: Any) -> ActionSettings:
+        """Settings of `configs/actions.yaml`, with changes."""
+        return cls.from_dict(shipped("actions.yaml") | changes)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -291,14 +298,20 @@ class ActionEncoder:
         """Principal, client, place, binding and impersonates of a caller."""
         cluster, user, addresses, agent, notes, other = key
         intern = self.interners
+        actor = self.identity.actor(user, other, notes)
+        # The sender of a refused log-in is not the one it claims to be: its address and client must not become habits of theirs.
+        client, place = "-", "-"
+        if not actor.refused:
+            client, place = fold_client(agent), place_of(addresses, self.settings.trusted_hops)
+        binding = "denied" if actor.refused else "-"
+        if notes is not None and not actor.refused:
+            binding = binding_of(notes.decision, notes.reason)
         return (
-            self._principal(cluster, user.username, user.groups),
-            intern["client"].code(fold_client(agent)),
-            intern["place"].code(place_of(addresses, self.settings.trusted_hops)),
-            intern["binding"].code("-" if notes is None else binding_of(notes.decision, notes.reason)),
-            intern["impersonates"].code(
-                "-" if other is None else self.identity.fold(other.username or "system:anonymous")
-            ),
+            self._principal(cluster, actor.username, actor.groups),
+            intern["client"].code(client),
+            intern["place"].code(place),
+            intern["binding"].code(binding),
+            intern["impersonates"].code(self.identity.fold(actor.acts_as) if actor.acts_as else "-"),
         )
 
     def _object(self, ref: ObjectRef | None) -> tuple[int, ...]:
@@ -387,6 +400,8 @@ class ActionEncoder:
                 self._add_body(kept[row], begin + row)
         results, callers, principals = self._outcomes.rows, self._contexts.rows, self.principals
         for row in [row for row, outcome in enumerate(outcomes) if results[outcome][2]]:
+            if flags[row] & _HAS_TRAITS and not kept[row].requestObject and is_withheld(kept[row]):
+                self._add_body(kept[row], begin + row)
             if flags[row] & _HAS_OWNER:
                 link = read_link(kept[row], principals[callers[contexts[row]][0]])
                 if link is not None:
@@ -455,6 +470,10 @@ class ActionEncoder:
         if not flags & _IS_OBJECT:
             changes["resource"].append((row, self._path(uri.partition("?")[0])))
             changes["uri"].append((row, self._no_shape))  # the path stands for the resource already
+            notes = event.annotations
+            is_login = notes is not None and notes.login is not None
+            if is_login and self.identity.actor(event.user, event.impersonatedUser, notes).refused:
+                changes["code"].append((row, self.interners["code"].code("401")))
             return
         if flags & _CONNECTS:
             changes["verb"].append((row, self.interners["verb"].code("connect")))
@@ -467,11 +486,10 @@ class ActionEncoder:
                 changes["uri"].append((row, self._uri(uri[uri.index("?") :], subresource)))
 
     def _add_body(self, event: AuditEvent, row: int) -> None:
-        ref = event.objectRef
-        assert ref is not None
-        found = read_traits(
-            event.verb, ref.resource, ref.subresource, event.user.username, event.requestObject
-        )
+        actor = event.user.username
+        if event.impersonatedUser is not None:  # through a proxy, a person grants rights to herself
+            actor = self.identity.actor(event.user, event.impersonatedUser).username
+        found = event_traits(event, actor)
         for name, text in zip(("traits", "images"), found, strict=True):
             if text != "-":
                 self._pending.changes[name].append((row, self.interners[name].code(text)))

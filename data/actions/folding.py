@@ -88,7 +88,29 @@ def place_of(source_ips: tuple[str, ...], trusted_hops: int) -> str:
     `sourceIPs` is the X-Forwarded-For chain followed by the peer; a client can forge everything to the left of what
     the first trusted proxy appended.
     """
-    return source_ips[max(0, len(source_ips) - 1 - trusted_hops)] or "-" if source_ips else "-"
+    if not source_ips:
+        return "-"
+    place = source_ips[max(0, len(source_ips) - 1 - trusted_hops)] or "-"
+    return place if _PLAIN_ADDRESS.fullmatch(place) else _plain_address(place)
+
+
+#: An address as API servers write it: most need no second look.
+_PLAIN_ADDRESS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-f]{0,4}(?::[0-9a-f]{0,4}){2,7}|-", re.ASCII)
+_WITH_PORT = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([0-9]{1,3}(?:\.[0-9]{1,3}){3}))(?::[0-9]{1,5})?", re.ASCII
+)
+
+
+def _plain_address(text: str) -> str:
+    """An address without the port that some proxies add, and IPv4 not in its form for IPv6; other texts as they are."""
+    found = _WITH_PORT.fullmatch(text)
+    if found is not None:
+        text = found[1] or found[2]
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return text
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 #: Networks that are not routed on the internet (RFC 1918, 4193, 6598). Documentation ranges count as public.

@@ -120,7 +120,7 @@ def build(
         raise KubehabitError(f"{out} already holds a dataset. Choose another --out, or delete it first.")
     if not logs:
         raise KubehabitError("No audit log given: name at least one file.")
-    settings = settings or ActionSettings.from_dict(shipped("actions.yaml"))
+    settings = settings or ActionSettings.shipped()
     rules = Sensitivity(sensitivity if sensitivity is not None else shipped("sensitivity.yaml")["rules"])
     jobs = plan(logs)
     out.mkdir(parents=True, exist_ok=True)

@@ -44,11 +44,26 @@ Texts = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_ITEMS)]
 
 
 # The parts of an event are frozen so that they can be keys: most parts of a log repeat, and are looked up, not encoded again.
+class Extra(msgspec.Struct, gc=False, frozen=True):
+    """What an authenticator notes down about a user, as far as it tells people apart who share a user name."""
+
+    arn: Texts | Text | None = None
+    sessionName: Texts | Text | None = None
+
+    def value(self, key: str) -> str:
+        """First value of a key; empty if there is none."""
+        found: str | tuple[str, ...] | None = getattr(self, key)
+        if isinstance(found, str):
+            return found
+        return found[0] if found else ""
+
+
 class User(msgspec.Struct, gc=False, frozen=True):
     """Who is logged as the caller. A 401 has an empty user."""
 
     username: Text = ""
     groups: Texts = ()
+    extra: Extra | None = None
 
 
 class ObjectRef(msgspec.Struct, gc=False, frozen=True):
@@ -72,12 +87,28 @@ class Annotations(
     msgspec.Struct,
     gc=False,
     frozen=True,
-    rename={"decision": "authorization.k8s.io/decision", "reason": "authorization.k8s.io/reason"},
+    rename={
+        "decision": "authorization.k8s.io/decision",
+        "reason": "authorization.k8s.io/reason",
+        "truncated": "audit.k8s.io/truncated",
+        "login": "authentication.openshift.io/username",
+        "login_decision": "authentication.openshift.io/decision",
+    },
 ):
     """What the API server noted down: how the request was authorized. Other notes are not read."""
 
     decision: Text | None = None
     reason: Text | None = None
+    truncated: Text | bool | None = None  # set where bodies were left out because the event was too long
+    login: Text | None = None  # who logs in, at OpenShift's oauth-server
+    login_decision: Text | None = None  # allow, deny or error
+
+    @property
+    def outcome(self) -> str:
+        """Decision on the request: of a log-in its own (`deny` becomes `forbid`), else that of the authorization."""
+        if self.login_decision:
+            return "allow" if self.login_decision == "allow" else "forbid"
+        return self.decision or ""
 
 
 class AuditEvent(msgspec.Struct, gc=False):
@@ -111,11 +142,15 @@ LEFT_OUT = " (the rest is left out: bodies may hold secrets)"
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that could not be read: its line (or position in a list, from 1), why, and what it was."""
+    """A record that could not be read: its line (or position in a list, from 1), why, and what it was.
+
+    `before` is the number of events of the same input that came before it.
+    """
 
     line: int
     reason: str
     raw: bytes
+    before: int = 0
 
     @property
     def text(self) -> str:
@@ -171,8 +206,23 @@ def _cut(raw: msgspec.Raw, key: str = "", depth: int = _TEXT_DEPTH) -> Any:
 
 
 def is_too_long(error: Exception) -> bool:
-    """Whether decoding failed only because a text or a list is longer than what is read of it."""
-    return isinstance(error, msgspec.ValidationError) and "length <=" in str(error)
+    """Whether decoding failed only for a text or a list that is longer than what is read, or for a `user.extra` of odd form."""
+    return isinstance(error, msgspec.ValidationError) and ("length <=" in str(error) or _is_extra(error))
+
+
+def _is_extra(error: Exception) -> bool:
+    return ".extra" in str(error).rpartition(" - at ")[2]
+
+
+def _without_extra(raw: msgspec.Raw) -> Any:
+    """An event without `user.extra`, which is of another form than an API server's."""
+    fields: dict[str, Any] = _FIELDS.decode(raw)
+    for key in ("user", "impersonatedUser"):
+        if bytes(fields.get(key, b""))[:1] == b"{":
+            fields[key] = {
+                name: value for name, value in _FIELDS.decode(fields[key]).items() if name != "extra"
+            }
+    return msgspec.Raw(_ENCODE.encode(fields))
 
 
 def decode_bounded(decoder: msgspec.json.Decoder[_Decoded], raw: bytes | msgspec.Raw) -> _Decoded:
@@ -186,7 +236,10 @@ def decode_bounded(decoder: msgspec.json.Decoder[_Decoded], raw: bytes | msgspec
     except msgspec.ValidationError as error:
         if not is_too_long(error):
             raise
-    return decoder.decode(_ENCODE.encode(_cut(msgspec.Raw(bytes(raw).strip()))))
+        whole = msgspec.Raw(bytes(raw).strip())
+        if _is_extra(error):
+            whole = _without_extra(whole)
+    return decoder.decode(_ENCODE.encode(_cut(whole)))
 
 
 def check(event: AuditEvent, version: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Decodes request bodies and parts of a log to events, with a compiled decoder.
+"""Decodes request bodies and logs to events, with a compiled decoder; one reader for both.
 
 What is no plain event (a list, a cloud's envelope) is opened by `data.events.formats.registry` once the plain decoder refused it.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import count
 from operator import attrgetter
 
 import msgspec
@@ -25,19 +27,28 @@ from data.events.audit_event import (
     check,
     decode_event,
     is_too_long,
-    why,
 )
-from data.events.formats.reading import Limits
+from data.events.formats.foreign import NO_JSON, describe
+from data.events.formats.json_stream import Documents, opens_document
+from data.events.formats.reading import Limits, Reading
 from data.events.formats.registry import Sources
+from data.events.left_out import LeftOut
+from data.events.packing import Blocks, read_within, replayed, unpacked
+from data.events.salvage import salvage
 from data.timestamps import are_usual, is_time
 
 #: Records of one body that may be no audit events; a webhook's batch has 400.
 MAX_UNREADABLE = 10_000
 _SUSPICIOUS_BYTES = 1 << 20
+#: Bytes decoded at a time: enough to amortise what is done per chunk, small enough that its events stay in a core's cache.
+CHUNK_BYTES = 256 << 10
+#: The same where records are not lines, so that little is looked at twice.
+SMALL_BYTES = 64 << 10
 #: In a larger body. The records of a list are found all at once, at 70 bytes each, and it has hardly more of them than commas.
 #: The recordings have one comma in 37 bytes; managed fields, the densest an event may carry, at most one in nine (`"f:a":{},`).
 _LEAST_BYTES_A_COMMA = 6
 _COMMA = ord(",")
+_DAMAGED = "compressed stream is damaged"
 _BRACE = ord("}")
 
 
@@ -65,19 +76,51 @@ def decode_lines(lines: Iterable[bytes], first_line: int = 1, sources: Sources |
     """Decode records, one a line; a line that cannot be read becomes a dead letter with its reason.
 
     A line may hold an event, an EventList, a cloud's envelope, or several such objects without a space between them.
-    Give the same `sources` for all of a log.
+    Give the same `sources` for all of a log that is decoded in parts, and call its `finish` at the end.
     """
-    return decode_numbered(enumerate(lines, first_line), sources)
+    if sources is not None:
+        return decode_numbered(enumerate(lines, first_line), sources)
+    sources, numbers = Sources(), count(first_line)
+    decoded = decode_numbered(zip(numbers, lines, strict=False), sources)
+    rest = _finished(sources, next(numbers) - 2)  # one was taken for the line that did not come
+    if rest is None:
+        return decoded
+    dead = [replace(letter, before=letter.before + len(decoded.events)) for letter in rest.dead]
+    return Decoded(
+        decoded.events + rest.events,
+        decoded.lines + rest.lines,
+        decoded.dead + dead,
+        Counter(decoded.skipped) + Counter(rest.skipped),
+    )
+
+
+def _finished(sources: Sources, line: int, originals: list[bytes] | None = None) -> Decoded | None:
+    """What is left of a log whose last line is this one; None if nothing is."""
+    rest = sources.finish()
+    if rest is None:
+        return None
+    if originals is not None:
+        originals += map(bytes, rest.originals)
+    dead = [replace(letter, line=line) for letter in rest.dead]
+    return Decoded(rest.events, [line] * len(rest.events), dead, rest.skipped)
 
 
 def decode_numbered(
     records: Iterable[tuple[int, bytes]],
     sources: Sources | None = None,
     stop: Callable[[int, bytes], bool] | None = None,
+    *,
+    positions: bool = False,
+    originals: list[bytes] | None = None,
 ) -> Decoded:
     """As `decode_lines`, for records that bring their line numbers along.
 
-    `stop` is asked about each line that is no plain event; if it says yes, that line and the rest are left to the caller.
+    Args:
+        records: each with its line.
+        sources: of the log.
+        stop: asked about each line that is no plain event; if it says yes, that line and the rest are left to the caller.
+        positions: give places in the list that a record is, in place of its line.
+        originals: takes the JSON of each event, or the cloud's record that it was made from.
     """
     events: list[AuditEvent] = []
     numbers: list[int] = []
@@ -87,7 +130,16 @@ def decode_numbered(
     native = 0
     for number, line in records:
         if len(line) > MAX_EVENT_BYTES:
-            dead.append(DeadLetter(number, f"longer than {MAX_EVENT_BYTES} bytes", bytes(line[:1024])))
+            if (cut := salvage(line)) is not None:
+                events.append(cut.event)
+                numbers.append(number)
+                native += 1
+                if originals is not None:
+                    originals.append(cut.text)
+                continue
+            dead.append(
+                DeadLetter(number, f"longer than {MAX_EVENT_BYTES} bytes", bytes(line[:1024]), len(events))
+            )
             continue
         try:
             event = decode(line)
@@ -96,36 +148,51 @@ def decode_numbered(
             events.append(event)
             numbers.append(number)
             native += 1
+            if originals is not None:
+                originals.append(line)
         except UNREADABLE as refused:
-            error: Exception = refused
-            if is_too_long(refused):
-                try:
-                    events.append(decode_event(line))
-                    numbers.append(number)
-                    native += 1
-                    continue
-                except UNREADABLE as again:
-                    error = again
             if not line.strip():
                 continue
             if stop is not None and stop(number, line):
                 break
             if sources is None:
                 sources = Sources()
-            found = sources.open(line)
-            if found is None:
-                dead.append(DeadLetter(number, why(error), bytes(line)))
-                sources.limits.check_lost(len(dead))
-                continue
-            events += found.events
-            numbers += [number] * len(found.events)
+            found = _opened(line, refused, sources)
+            if positions:
+                numbers += found.positions
+                dead += [replace(letter, before=letter.before + len(events)) for letter in found.dead]
+            else:
+                numbers += [number] * len(found.events)
+                dead += [
+                    replace(letter, line=number, before=letter.before + len(events)) for letter in found.dead
+                ]
             if found.dead:
-                dead += [DeadLetter(number, reason, raw) for _, reason, raw in found.dead]
                 sources.limits.check_lost(len(dead))
+            events += found.events
             skipped.update(found.skipped)
+            if originals is not None:
+                originals += map(bytes, found.originals)
     if sources is not None and native:
         sources.records["native"] += native
     return Decoded(events, numbers, dead, skipped)
+
+
+def _opened(line: bytes, refused: Exception, sources: Sources) -> Reading:
+    """What is in a record that is no event as API servers write it."""
+    if is_too_long(refused):
+        found = sources.reading()
+        try:
+            found.event(decode_event(line), line)
+        except UNREADABLE as error:
+            refused = error
+        else:
+            sources.records["native"] += 1
+            return found
+    opened = sources.open(line)
+    if opened is None:
+        opened = sources.reading()
+        opened.give_up(line, refused)
+    return opened
 
 
 def decode_block(block: bytes | memoryview, first_line: int = 1) -> Decoded | None:
@@ -171,8 +238,118 @@ def _decode_event_list(body: bytes) -> Decoded | None:
     return Decoded(events, list(range(1, len(events) + 1)), []) if _are_plain(events) else None
 
 
+class LogRecords:
+    """Cuts the bytes of a log into records and decodes them, chunk by chunk.
+
+    Args:
+        data: the log.
+        sources: opens its records.
+        positions: as of `decode_numbered`.
+        originals: takes the JSON of each event of the chunk that is yielded next.
+    """
+
+    def __init__(
+        self, data: Blocks, sources: Sources, *, positions: bool = False, originals: list[bytes] | None = None
+    ) -> None:
+        self.line = 1  # the next
+        self._input = data
+        self._sources = sources
+        self._opener: tuple[int, bytes] | None = None
+        self._positions = positions
+        self._originals = originals
+
+    def _opens(self, number: int, line: bytes) -> bool:
+        if not opens_document(line):
+            return False
+        self._opener = (number, line)
+        return True
+
+    def _decode(
+        self, records: Iterable[tuple[int, bytes]], stop: Callable[[int, bytes], bool] | None = None
+    ) -> Decoded:
+        return decode_numbered(
+            records, self._sources, stop, positions=self._positions, originals=self._originals
+        )
+
+    def chunks(self) -> Iterator[Decoded]:
+        """All of the log."""
+        yield from self._read()
+        rest = _finished(self._sources, max(self.line - 1, 1), self._originals)
+        if rest is not None:
+            yield rest
+
+    def _read(self) -> Iterator[Decoded]:
+        carry = b""
+        while True:
+            block = self._input.block()
+            if not block and self._input.damage is not None:
+                yield self._damaged(carry, self._input.damage)
+                return
+            if not block and not carry:
+                return
+            data = carry + block if carry else block
+            # What follows the last newline is the beginning of a line, or at the end of the log a line of its own.
+            end = data.rfind(b"\n") + 1 if block else len(data)
+            carry = data[end:]
+            first = self.line
+            plain = end and self._originals is None
+            decoded = decode_block(memoryview(data)[:end], first) if plain else None
+            if decoded is not None:
+                self.line += len(decoded.events)
+                self._sources.records["native"] += len(decoded.events)
+                yield decoded
+                continue
+            lines = data[:end].removesuffix(b"\n").split(b"\n") if end else []
+            self.line = first + len(lines)
+            numbered = iter(enumerate(lines, first))
+            yield self._decode(numbered, self._opens)
+            if self._opener is not None:
+                number, opener = self._opener
+                self._opener = None
+                self._input.unread(carry)
+                rest = [opener, *(line for _, line in numbered), b""] if block else [opener]
+                self._input.unread(b"\n".join(rest))
+                carry = b""
+                yield from self._document(number, one_line=False)
+            elif len(carry) > MAX_EVENT_BYTES:
+                self._input.unread(carry)
+                carry = b""
+                yield from self._document(self.line, one_line=True)
+
+    def _damaged(self, cut: bytes, damage: Exception) -> Decoded:
+        """The cut-off end of a damaged log, with the reason."""
+        decoded = self._decode([(self.line, cut)])
+        reason = f"{_DAMAGED} after line {self.line - 1}: {damage}"
+        if decoded.events or not cut.strip():
+            return decoded._replace(
+                dead=[*decoded.dead, DeadLetter(self.line, reason, b"", len(decoded.events))]
+            )
+        return decoded._replace(dead=[DeadLetter(self.line, reason, cut)])
+
+    def _document(self, line: int, one_line: bool) -> Iterator[Decoded]:
+        """Records of a document that is not one record a line."""
+        document = Documents(line, one_line)
+        records: list[tuple[int, bytes]] = []
+        size = 0
+        while not document.finished:
+            block = self._input.block()
+            found = document.feed(block) if block else document.end()
+            records += found
+            size += sum(len(record) for _, record in found)
+            if size >= CHUNK_BYTES or document.finished or document.damage:
+                decoded = self._decode(records)
+                dead = [DeadLetter(at, reason, b"", len(decoded.events)) for at, reason in document.damage]
+                document.damage.clear()
+                yield decoded._replace(dead=decoded.dead + dead)
+                records, size = [], 0
+        self._input.unread(document.rest)
+        self.line = document.line
+
+
 def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
-    """Decode a decompressed request body: one list or envelope, one event, or newline-delimited records.
+    """Decode a decompressed request body as a file of the same bytes is read: lists, envelopes, documents, or records one a line.
+
+    The result has lines of the body; where it is one line, places in the list that it holds.
 
     `sources` carries GKE's long-running requests, which arrive as two records, from one body of a stream to the next.
 
@@ -181,47 +358,61 @@ def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
     """
     if not body.strip():
         raise KubehabitError("The body is empty: send audit events as an EventList, a JSON list or NDJSON.")
-    if len(body) > _SUSPICIOUS_BYTES:
-        commas = np.count_nonzero(np.frombuffer(body, np.uint8) == _COMMA)  # bytes.count is slower
-        if len(body) < _LEAST_BYTES_A_COMMA * commas:
-            raise KubehabitError(
-                "The body is a list of very many very small things, and nothing of it was taken: send audit events."
-            )
+    _check_density(body)
     if sources is None and len(body) <= MAX_EVENT_BYTES:  # no item can be too long then
         at_once = _decode_event_list(body) if b'"EventList"' in body[:_BEGINNING] else decode_block(body)
         if at_once is not None:
             return at_once
-    sources = sources or Sources()
+    whole, skipped = Decoded([], [], []), Counter[str]()
+    for part in _chunks(body, sources or Sources()):
+        before = len(whole.events)
+        whole.dead.extend(
+            replace(letter, before=letter.before + before) if before else letter for letter in part.dead
+        )
+        whole.events.extend(part.events)
+        whole.lines.extend(part.lines)
+        skipped.update(part.skipped)
+        if len(whole.dead) > MAX_UNREADABLE:
+            Limits(lost=MAX_UNREADABLE).check_lost(len(whole.dead))
+    nothing = not whole.events and not skipped and whole.dead
+    if nothing and all(letter.reason.startswith((*NO_JSON, _DAMAGED)) for letter in whole.dead):
+        kind = describe(whole.dead[0].raw)
+        what = kind or "not JSON: send audit events as an EventList, a JSON list or one event a line"
+        raise KubehabitError(f"The body is {what}.")
+    return whole._replace(skipped=skipped)
+
+
+def _check_density(body: bytes) -> None:
+    """Raise KubehabitError for a body of so many small things that it would take many times its size."""
+    if len(body) > _SUSPICIOUS_BYTES:
+        commas = np.count_nonzero(np.frombuffer(body, np.uint8) == _COMMA)  # bytes.count is slower
+        if len(body) < _LEAST_BYTES_A_COMMA * commas:
+            raise KubehabitError(
+                "The body is a list of many very small things, and nothing of it was taken: send audit events."
+            )
+
+
+def _chunks(body: bytes, sources: Sources, originals: list[bytes] | None = None) -> Iterator[Decoded]:
+    """The parts of a body as the reader of files finds them."""
     sources.limits = Limits(MAX_UNPACKED_BYTES, MAX_UNREADABLE)
-    found = sources.open_list(body)
-    if found is not None:
-        return Decoded(
-            found.events, found.positions, [DeadLetter(*lost) for lost in found.dead], found.skipped
-        )
-    # One line after the other: a list of all of them would be many times as large as a body of nothing but line ends.
-    decoded = decode_lines((line.rstrip(b"\r\n") for line in io.BytesIO(body)), sources=sources)
-    nothing = not decoded.events and not decoded.skipped
-    if nothing and all(letter.reason.startswith("not JSON") for letter in decoded.dead):
-        raise KubehabitError(
-            "The body is not JSON: send audit events as an EventList, a JSON list or one event a line."
-        )
-    return decoded
+    raw = io.BufferedReader(io.BytesIO(body), SMALL_BYTES)
+    stream = unpacked(raw)
+    if stream is not raw:  # it is packed, which a body seldom is
+        body, damage = read_within(stream, MAX_UNPACKED_BYTES)
+        _check_density(body)
+        stream = replayed(body, damage)
+    one_line = b"\n" not in body.strip()
+    blocks = Blocks(stream, CHUNK_BYTES, SMALL_BYTES)
+    yield from LogRecords(blocks, sources, positions=one_line, originals=originals).chunks()
 
 
-def decode_originals(body: bytes) -> Iterator[tuple[AuditEvent, bytes]]:
-    """The events of a body that `decode_body` takes, with their original JSON; what cannot be read is left out."""
-    sources = Sources()
-    sources.limits = Limits(MAX_UNPACKED_BYTES)
-    whole = sources.open_list(body)
-    if whole is not None:
-        yield from zip(whole.events, map(bytes, whole.originals), strict=True)
-        return
-    for line in body.splitlines():
-        if len(line) > MAX_EVENT_BYTES:
-            continue
-        try:
-            yield decode_event(line), line
-        except UNREADABLE:
-            opened = sources.open(line) if line.strip() else None
-            if opened is not None:
-                yield from zip(opened.events, map(bytes, opened.originals), strict=True)
+def decode_originals(body: bytes, left_out: LeftOut | None = None) -> Iterator[tuple[AuditEvent, bytes]]:
+    """The events of a body that `decode_body` takes, with their original JSON; `left_out` counts what is none."""
+    originals: list[bytes] = []
+    for part in _chunks(body, Sources(), originals):
+        if left_out is not None:
+            left_out.skip(part.skipped)
+            for letter in part.dead:
+                left_out.add("", letter)
+        yield from zip(part.events, originals, strict=True)
+        originals.clear()

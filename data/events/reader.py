@@ -1,44 +1,31 @@
-"""Reads audit logs from files, folders and standard input: plain, gzip or zstd, streamed, with nothing lost silently."""
+"""Reads audit logs from files, folders, archives and standard input, compressed or not, streamed, with nothing lost silently."""
 
 from __future__ import annotations
 
 import io
 import json
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-import zstandard
-
 from data.errors import KubehabitError
 from data.events.audit_event import MAX_EVENT_BYTES, AuditEvent, DeadLetter, Decoded
-from data.events.decode import decode_block, decode_numbered
-from data.events.formats.json_stream import Documents, opens_document
+from data.events.decode import CHUNK_BYTES, SMALL_BYTES, LogRecords
 from data.events.formats.registry import Sources
+from data.events.packing import DAMAGE, Blocks, unpacked
 
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias
-
     from typing_extensions import Buffer
 
-    _Stream: TypeAlias = io.BufferedReader[Any]
+    from data.events.packing import Stream
 
-_PACKED_BYTES = 1 << 16
-#: Bytes decoded at a time: enough to amortise what is done per chunk, small enough that its events stay in a core's cache.
-_CHUNK_BYTES = 256 << 10
-#: The same where records are not lines, so that little is looked at twice.
-_SMALL_BYTES = 64 << 10
 _CHUNK_RECORDS = 4096
-#: Compression inside compression: Firehose can compress what CloudWatch has compressed already.
-_MAX_PACKINGS = 3
 #: Stands for standard input.
 STDIN = Path("-")
-DAMAGE = (EOFError, zlib.error, zstandard.ZstdError, OSError)
 
 
 class DeadLetters(Protocol):
@@ -75,66 +62,6 @@ class DeadLetterFile:
             self._file = None
 
 
-class _Frame(Protocol):
-    """One compressed frame or member being read, by zlib or zstandard."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
-
-
-class _Frames(io.RawIOBase):
-    """Decompressed bytes of concatenated frames.
-
-    Unlike the libraries' file objects it returns everything before a damage, and notices a missing end.
-    """
-
-    def __init__(self, raw: IO[bytes], new: Callable[[], _Frame]) -> None:
-        self._raw = raw
-        self._new = new
-        self._frame = new()
-        self._inside = False
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Buffer) -> int:
-        while not self._ready:
-            packed = self._frame.unused_data if self._frame.eof else b""
-            if not self._inside:
-                packed = packed.lstrip(b"\0")  # padding after a gzip member is allowed
-            packed = packed or self._raw.read(_PACKED_BYTES)
-            if not packed:
-                if self._inside:
-                    raise EOFError("its end is missing")
-                return 0
-            if self._frame.eof:
-                self._frame = self._new()
-            self._ready = memoryview(self._frame.decompress(packed))
-            self._inside = not self._frame.eof
-        target = memoryview(buffer)
-        count = min(len(target), len(self._ready))
-        target[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-
-def _zstd_frame() -> _Frame:
-    # Long-distance windows are common in archived logs; the default limit would refuse them.
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-
-
-def _gzip_member() -> _Frame:
-    return zlib.decompressobj(wbits=31)
-
-
-#: First bytes of a compressed file -> what decompresses it.
-_PACKINGS: dict[bytes, Callable[[], _Frame]] = {b"\x1f\x8b": _gzip_member, b"\x28\xb5\x2f\xfd": _zstd_frame}
-
-
 class _ByteRange(io.RawIOBase):
     """The next bytes of a stream, and how many of them were read."""
 
@@ -159,9 +86,8 @@ class _ByteRange(io.RawIOBase):
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[_Stream, Callable[[], int]]]:
-    """Open by content, not by name: the decompressed stream, and a function that returns how much of the file is read."""
-    stream: _Stream
+def _open(path: Path) -> Iterator[tuple[Stream, Callable[[], int]]]:
+    """Open by content, not by name: the unpacked stream, and a function that returns how much of the file is read."""
     if path == STDIN:
         raw: io.RawIOBase = _ByteRange(sys.stdin.buffer)
     else:
@@ -169,17 +95,9 @@ def _open(path: Path) -> Iterator[tuple[_Stream, Callable[[], int]]]:
             raw = path.open("rb", buffering=0)
         except OSError as error:
             raise _unreadable(path, error) from error
-    stream = io.BufferedReader(raw, 1 << 20)
+    packed = io.BufferedReader(raw, 1 << 20)  # which closes `raw` when nobody has it any more
     try:
-        for _ in range(_MAX_PACKINGS):
-            magic = b""
-            with suppress(*DAMAGE):  # damage met here is met again on reading
-                magic = stream.peek(4)[:4]
-            frame = next((frame for start, frame in _PACKINGS.items() if magic.startswith(start)), None)
-            if frame is None:
-                break
-            stream = io.BufferedReader(_Frames(stream, frame), 1 << 20)
-        yield stream, raw.tell
+        yield unpacked(packed), raw.tell
     finally:
         raw.close()
 
@@ -226,124 +144,6 @@ def open_lines(
             on_bytes(tell())
 
 
-class _Input:
-    """Bytes of a log in blocks; what was read too far can be put back."""
-
-    def __init__(self, stream: _Stream, interactive: bool) -> None:
-        self._stream = stream
-        self._unread: list[memoryview] = []
-        self._interactive = interactive
-        self.damage: Exception | None = None
-
-    def unread(self, data: bytes) -> None:
-        if data:
-            self._unread.append(memoryview(data))
-
-    def block(self) -> bytes:
-        """The next bytes; none at the end, which is also where damage is met."""
-        if self._unread:
-            data = self._unread.pop()
-            if len(data) > _SMALL_BYTES:
-                self._unread.append(data[_SMALL_BYTES:])
-            return bytes(data[:_SMALL_BYTES])
-        pieces: list[bytes] = []
-        size = 0
-        while self.damage is None and size < _CHUNK_BYTES:
-            try:
-                piece = self._stream.read1(_CHUNK_BYTES - size)
-            except DAMAGE as error:
-                self.damage = error
-                break
-            if not piece:
-                break
-            pieces.append(piece)
-            size += len(piece)
-            if self._interactive:  # a live log that is piped in is scored at once
-                break
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-class _LogRecords:
-    """Cuts the bytes of a log into records and decodes them, chunk by chunk."""
-
-    def __init__(self, data: _Input, sources: Sources) -> None:
-        self.line = 1  # the next
-        self._input = data
-        self._sources = sources
-        self._opener: tuple[int, bytes] | None = None
-
-    def _opens(self, number: int, line: bytes) -> bool:
-        if not opens_document(line):
-            return False
-        self._opener = (number, line)
-        return True
-
-    def chunks(self) -> Iterator[Decoded]:
-        """All of the log."""
-        carry = b""
-        while True:
-            block = self._input.block()
-            if not block and self._input.damage is not None:
-                yield self._damaged(carry, self._input.damage)
-                return
-            if not block and not carry:
-                return
-            data = carry + block if carry else block
-            # What follows the last newline is the beginning of a line, or at the end of the log a line of its own.
-            end = data.rfind(b"\n") + 1 if block else len(data)
-            carry = data[end:]
-            first = self.line
-            decoded = decode_block(memoryview(data)[:end], first) if end else None
-            if decoded is not None:
-                self.line += len(decoded.events)
-                self._sources.records["native"] += len(decoded.events)
-                yield decoded
-                continue
-            lines = data[:end].removesuffix(b"\n").split(b"\n") if end else []
-            self.line = first + len(lines)
-            numbered = iter(enumerate(lines, first))
-            yield decode_numbered(numbered, self._sources, self._opens)
-            if self._opener is not None:
-                number, opener = self._opener
-                self._opener = None
-                self._input.unread(carry)
-                rest = [opener, *(line for _, line in numbered), b""] if block else [opener]
-                self._input.unread(b"\n".join(rest))
-                carry = b""
-                yield from self._document(number, one_line=False)
-            elif len(carry) > MAX_EVENT_BYTES:
-                self._input.unread(carry)
-                carry = b""
-                yield from self._document(self.line, one_line=True)
-
-    def _damaged(self, cut: bytes, damage: Exception) -> Decoded:
-        """The cut-off end of a damaged log, with the reason."""
-        decoded = decode_numbered([(self.line, cut)], self._sources)
-        reason = f"compressed stream is damaged after line {self.line - 1}: {damage}"
-        if not decoded.events:
-            return decoded._replace(dead=[DeadLetter(self.line, reason, cut)])
-        return decoded._replace(dead=[*decoded.dead, DeadLetter(self.line, reason, b"")])
-
-    def _document(self, line: int, one_line: bool) -> Iterator[Decoded]:
-        """Records of a document that is not one record a line."""
-        document = Documents(line, one_line)
-        records: list[tuple[int, bytes]] = []
-        size = 0
-        while not document.finished:
-            block = self._input.block()
-            found = document.feed(block) if block else document.end()
-            records += found
-            size += sum(len(record) for _, record in found)
-            if size >= _CHUNK_BYTES or document.finished or document.damage:
-                decoded = decode_numbered(records, self._sources)
-                dead = [DeadLetter(at, reason, b"") for at, reason in document.damage]
-                document.damage.clear()
-                yield decoded._replace(dead=decoded.dead + dead)
-                records, size = [], 0
-        self._input.unread(document.rest)
-        self.line = document.line
-
-
 def read_events(
     path: Path,
     dead_letters: DeadLetters,
@@ -386,10 +186,14 @@ def _report(
     return decoded.events
 
 
+def _blocks(stream: Stream, *, interactive: bool = False) -> Blocks:
+    return Blocks(stream, CHUNK_BYTES, SMALL_BYTES, interactive=interactive)
+
+
 def _read(log: Path, sources: Sources) -> Iterator[tuple[Decoded, int]]:
     """Chunks of one file, each with the compressed bytes read by then."""
     with _open(log) as (stream, tell):
-        for decoded in _LogRecords(_Input(stream, interactive=log == STDIN), sources).chunks():
+        for decoded in LogRecords(_blocks(stream, interactive=log == STDIN), sources).chunks():
             yield decoded, tell()
 
 
@@ -420,8 +224,8 @@ def read_range(
     with log.open("rb") as raw:
         first, stop = _line_from(raw, begin), _line_from(raw, end)
         raw.seek(first)
-        stream = io.BufferedReader(_ByteRange(raw, stop - first), _CHUNK_BYTES)
-        records = _LogRecords(_Input(stream, interactive=False), Sources())
+        stream = io.BufferedReader(_ByteRange(raw, stop - first), CHUNK_BYTES)
+        records = LogRecords(_blocks(stream), Sources())
         for decoded in records.chunks():
             if events := _report(log, decoded, dead_letters, on_skipped):
                 yield events

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from data.errors import KubehabitError
+from data.events.audit_event import Annotations, User
 from data.patterns import Pattern, PatternSet, compile_pattern, full_match, matched_groups
 
 Kind = Literal["human", "serviceaccount", "controller", "component", "node", "anonymous"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 #: Kinds whose alerts a person reads one by one; the others are the machinery of the cluster itself.
 PEOPLE_AND_PIPELINES: frozenset[str] = frozenset(("human", "serviceaccount"))
+
+#: User name of requests without an identity.
+ANONYMOUS = "system:anonymous"
 
 _log = logging.getLogger(__name__)
 _SERVICE_ACCOUNT = "system:serviceaccount:"
@@ -42,8 +46,8 @@ class Principal:
 
 def identify(username: str, groups: Iterable[str]) -> Principal:
     """Principal of a logged user, without any folding."""
-    if username in ("", "system:anonymous"):
-        return Principal("system:anonymous", "anonymous", ("kind:anonymous",))
+    if username in ("", ANONYMOUS):
+        return Principal(ANONYMOUS, "anonymous", ("kind:anonymous",))
     if username.startswith(_SERVICE_ACCOUNT):
         namespace, _, account = username[len(_SERVICE_ACCOUNT) :].partition(":")
         kind: Kind = "controller" if namespace == "kube-system" else "serviceaccount"
@@ -131,8 +135,32 @@ class FoldRule:
         return _REFERENCE.sub(reference, template)
 
 
+class Actor(NamedTuple):
+    """Who is behind one request, as far as the log says.
+
+    Attributes:
+        username: user name that the principal is made of, not folded.
+        groups: groups of that user.
+        acts_as: user name that the principal impersonates; empty if none.
+        proxy: user name of the proxy that the principal came through; empty if none.
+        refused: whether the request is a log-in that was denied: its sender did not prove to be `username`.
+    """
+
+    username: str
+    groups: tuple[str, ...]
+    acts_as: str = ""
+    proxy: str = ""
+    refused: bool = False
+
+
 _RULE_KEYS = {"match", "unless", "strip_generated", "name", "group", "kind", "why"}
-_KEYS = {"fold", "fold_nodes", "node_pools", "similar_from"}
+_SHARED_KEYS = {"extra", "match", "unless", "strip_generated", "name", "why"}
+_PROXY_KEYS = {"match", "unless", "why"}
+_KEYS = {"fold", "fold_nodes", "node_pools", "similar_from", "shared_names", "proxies", "oauth_logins"}
+_LISTS = ("fold", "node_pools", "shared_names", "proxies")
+_FLAGS = ("fold_nodes", "oauth_logins")
+#: Keys of `user.extra` that an event keeps (`data.events.audit_event.Extra`).
+_EXTRAS = ("arn", "sessionName")
 #: Rules shipped before, as datasets and bundles carry them -> the same in RE2's language.
 _REPLACED: Mapping[str, Mapping[str, Any]] = {
     r"oidc:(?!system:)(.+)": {"match": "oidc:(.+)", "unless": "oidc:system:.*"},
@@ -177,10 +205,32 @@ def _rule(entry: object) -> FoldRule:
     return rule
 
 
-def _rules(entries: Iterable[object], strict: bool) -> Iterator[FoldRule]:
+def _shared(entry: object) -> tuple[str, FoldRule]:
+    """Compile one rule of `shared_names`: the key of `user.extra`, and what to make of the user name and its value."""
+    if not isinstance(entry, Mapping) or set(entry) - _SHARED_KEYS or entry.get("extra") not in _EXTRAS:
+        raise KubehabitError(
+            f"identity rule {entry!r}: needs `extra` ({' or '.join(_EXTRAS)}), `match` and `name`; "
+            f"known keys: {', '.join(sorted(_SHARED_KEYS))}."
+        )
+    return str(entry["extra"]), _rule({key: value for key, value in entry.items() if key != "extra"})
+
+
+def _proxy(entry: object) -> FoldRule:
+    """Compile one rule of `proxies`."""
+    if not isinstance(entry, Mapping) or set(entry) - _PROXY_KEYS or "match" not in entry:
+        raise KubehabitError(
+            f"identity rule {entry!r}: a proxy needs `match`; known keys: {', '.join(sorted(_PROXY_KEYS))}."
+        )
+    return _rule({**entry, "name": r"\g<0>"})
+
+
+_Rule = TypeVar("_Rule")
+
+
+def _rules(entries: Iterable[object], make: Callable[[object], _Rule], strict: bool) -> Iterator[_Rule]:
     for entry in entries:
         try:
-            yield _rule(entry)
+            yield make(entry)
         except KubehabitError as error:
             if strict:
                 raise
@@ -201,11 +251,12 @@ class Identity:
             raise KubehabitError(
                 f"Unknown identity setting {sorted(unknown)}; known: {', '.join(sorted(_KEYS))}."
             )
-        for key in ("fold", "node_pools"):
+        for key in _LISTS:
             if not isinstance(rules.get(key, []), list | tuple):
                 raise KubehabitError(f"{key} in the identity settings must be a list of rules.")
-        if not isinstance(rules.get("fold_nodes", False), bool):
-            raise KubehabitError("fold_nodes in the identity settings must be true or false.")
+        for key in _FLAGS:
+            if not isinstance(rules.get(key, False), bool):
+                raise KubehabitError(f"{key} in the identity settings must be true or false.")
         similar_from = rules.get("similar_from", 0.5)
         is_number = isinstance(similar_from, int | float) and not isinstance(similar_from, bool)
         if not is_number or not 0 < similar_from <= 1:
@@ -213,9 +264,12 @@ class Identity:
                 "similar_from in the identity settings must be a number above 0 and at most 1."
             )
         self.similar_from = float(similar_from)
-        pools = [*_rules(rules.get("node_pools", ()), strict)]
-        folds = [*_rules(rules.get("fold", ()), strict)]
+        pools = [*_rules(rules.get("node_pools", ()), _rule, strict)]
+        folds = [*_rules(rules.get("fold", ()), _rule, strict)]
         self._rules = [*folds, *(pools if rules.get("fold_nodes", False) else ())]
+        self._shared = [*_rules(rules.get("shared_names", ()), _shared, strict)]
+        self._proxies = [*_rules(rules.get("proxies", ()), _proxy, strict)]
+        self._logins = bool(rules.get("oauth_logins", False))
         self._folded: dict[str, tuple[str, str, FoldRule | None]] = {}
         self._names: dict[str, tuple[str, set[str]]] = {}
         self._memo_size = self._remembered = 0  # characters
@@ -225,6 +279,46 @@ class Identity:
     def fold(self, username: str) -> str:
         """Principal's name of a user name."""
         return self._look_up(username)[0]
+
+    def actor(self, user: User, other: User | None, notes: Annotations | None = None) -> Actor:
+        """Who is behind a request of a user, who may impersonate another; `notes` are the event's annotations.
+
+        Behind a proxy that is named in the settings it is the person whom the proxy acts as. A proxy that acts as a `system:`
+        identity, which is no person, is an impersonator like any other.
+        """
+        if other is None:
+            if self._logins and notes is not None and notes.login and user.username in ("", ANONYMOUS):
+                refused = notes.login_decision != "allow"
+                if not notes.login.startswith("system:"):
+                    return Actor(notes.login, (), refused=refused)
+            return Actor(self._behind(user), user.groups)
+        name = other.username or ANONYMOUS
+        if self.is_proxied(user.username, name):
+            return Actor(self._behind(other), other.groups, proxy=user.username)
+        return Actor(self._behind(user), user.groups, acts_as=name)
+
+    def is_proxied(self, username: str, acts_as: str) -> bool:
+        """Whether one user name is that of a proxy which the settings name, and the other that of a person behind it."""
+        if not acts_as or acts_as.startswith("system:"):
+            return False
+        return any(rule.fold(username) is not None for rule in self._proxies)
+
+    def _behind(self, user: User) -> str:
+        """User name, or what `user.extra` makes of one that many share."""
+        if user.extra is None or not self._shared:
+            return user.username
+        for key, rule in self._shared:
+            value = user.extra.value(key)
+            if not value:
+                continue
+            # A user name that was made of the session tells people apart by itself.
+            session = value.rpartition("/")[2]
+            if session in user.username or session.replace("@", "-") in user.username:
+                return user.username
+            found = rule.fold(f"{user.username} {value}")
+            if found is not None:
+                return found[0]
+        return user.username
 
     def principal(self, username: str, groups: Iterable[str]) -> Principal:
         """Principal of a logged user: the folded name, with the kind and peer groups of the name as logged."""

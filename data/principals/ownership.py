@@ -36,17 +36,20 @@ _DECISIONS = frozenset(("", "scale", "ephemeralcontainers", "eviction", "resize"
 CONTROLLERS: frozenset[str] = frozenset(
     (
         *("bootstrap-signer", "generic-garbage-collector", "horizontal-pod-autoscaler"),
-        *("legacy-service-account-token-cleaner", "persistent-volume-binder", "pod-garbage-collector"),
-        *("root-ca-cert-publisher", "token-cleaner"),
+        *("kube-apiserver-serving-clustertrustbundle-publisher", "legacy-service-account-token-cleaner"),
+        *("persistent-volume-binder", "pod-garbage-collector", "root-ca-cert-publisher"),
+        *("storage-version-garbage-collector", "token-cleaner"),
     )
 ) | {
     f"{name}-controller"
     for name in (
         *("attachdetach", "certificate", "clusterrole-aggregation", "cronjob", "daemon-set", "deployment"),
-        *("disruption", "endpoint", "endpointslice", "endpointslicemirroring", "ephemeral-volume", "expand"),
-        *("job", "namespace", "node", "pv-protection", "pvc-protection", "replicaset", "replication"),
-        *("resourceclaim", "resourcequota", "route", "service-account", "service", "statefulset"),
-        *("ttl-after-finished", "ttl", "validatingadmissionpolicy-status"),
+        *("device-taint-eviction", "disruption", "endpoint", "endpointslice", "endpointslicemirroring"),
+        *("ephemeral-volume", "expand", "job", "namespace", "node", "podgroup-protection", "pv-protection"),
+        *("pvc-protection", "replicaset", "replication", "resource-claim", "resourceclaim", "resourcequota"),
+        *("route", "selinux-warning", "service", "service-account", "service-cidrs", "statefulset"),
+        *("storage-version-migrator", "taint-eviction", "ttl", "ttl-after-finished"),
+        *("validatingadmissionpolicy-status", "volumeattributesclass-protection"),
     )
 }
 _GROUPS = {

@@ -65,6 +65,8 @@ _SHARED = {
     "account": "has the account name {name}, as have {others} in other namespaces",
     "namespace": "works in the namespace {name}, as do {others}",
     "aws-sso": "uses the SSO role {name}, as do {others}",
+    "workforce": "is in the workforce pool {name}, as are {others}",
+    "ci": "is a pipeline of {name}, as are {others}",
 }
 _EVERY: Mapping[Kind, str] = {
     "human": "everybody",

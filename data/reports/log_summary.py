@@ -22,7 +22,9 @@ from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent, DeadLetter
 from data.events.formats.registry import Sources
 from data.events.reader import log_files, read_events, size_of
-from data.principals.identity import KINDS, identify
+from data.paths import shipped
+from data.principals.identity import KINDS, Identity
+from data.reports.advice import Settings
 from data.timestamps import parse_times
 from data.visible_text import visible
 
@@ -218,6 +220,8 @@ class Inspection:
     reads: int = 0
     secret_reads: int = 0
     secret_bodies: int = 0
+    settings: Settings = field(default_factory=Settings)
+    _identity: Identity = field(default_factory=lambda: Identity(shipped("identity.yaml")))
     _kind: dict[str, str] = field(default_factory=dict)
     _minutes: Counter[int] = field(default_factory=Counter)
 
@@ -246,16 +250,17 @@ class Inspection:
         self.clusters.update(event.cluster for event in events if event.cluster)
         self.principals.update(map(self._name, events))
         self.resources.update(map(_resource, events))
+        self.settings.count(events, self._identity)
         for event in events:
             self._weigh(event)
 
     def _name(self, event: AuditEvent) -> str:
-        user = event.user
-        name = f"{event.cluster}/{user.username}" if event.cluster else user.username
+        actor = self._identity.actor(event.user, event.impersonatedUser, event.annotations)
+        name = f"{event.cluster}/{actor.username}" if event.cluster else actor.username
         if name not in self._kind:
             if len(self._kind) >= 2 * _DISTINCT_LIMIT:
                 self._kind.clear()
-            self._kind[name] = identify(user.username, user.groups).kind
+            self._kind[name] = self._identity.principal(actor.username, actor.groups).kind
         return name
 
     def _weigh(self, event: AuditEvent) -> None:
@@ -344,6 +349,7 @@ class Inspection:
             "writes": self.bodies.of,
             "writes_with_body": self.bodies.having,
             "lacks": [asdict(lack) for lack in self.lacks()],
+            "advice": [asdict(advice) for advice in self.settings.advice()],
             "skipped": dict(self.skipped),
             "dead_letters": sum(self.dead.values()),
             "dead_letter_reasons": dict(self.dead.most_common()),
@@ -383,6 +389,11 @@ class Inspection:
                 parts.append(Text(f"  suffers: {lack.suffers}; remedy: {lack.remedy}", style="dim"))
         else:
             parts.append(Text("The log tells everything kubehabit uses.", style="green"))
+        if advice := self.settings.advice():
+            parts.append(Text("\nSettings that fit this log", style="bold"))
+            for one in advice:
+                parts.append(Text(visible(f"- {one.what}")))
+                parts.append(Text(visible(f"  {one.do}"), style="dim"))
         if self.dead:
             parts.append(Text(f"\n{sum(self.dead.values()):,} records could not be read", style="bold red"))
             for reason, count in self.dead.most_common(5):

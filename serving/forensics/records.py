@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ _MAX_TEXT_BYTES = 6 << 20
 _MAX_COLUMN = 16_384
 _TOO_LONG = b'"[too long]"'
 _CREDENTIAL = "authentication.kubernetes.io/credential-id"
+_ACCESS_KEY = "accessKeyId"
 _ISSUED = "authentication.kubernetes.io/issued-credential-id"
 
 
@@ -38,7 +39,7 @@ class EventRecord(NamedTuple):
         impersonated: user that the caller acted as.
         path: path and query of the request.
         source_ips: addresses as logged, separated by commas.
-        credential: ID of the credential used (`JTI=...` or `X509SHA256=...`), where the API server logs it.
+        credential: ID of the credential used (`JTI=...`, `X509SHA256=...`, on EKS `AWSAccessKeyId=...`), where it is logged.
         issued: ID of the credential that this request issued.
         alert: first alert that the event was part of.
         redactions: number of values redacted in `event`.
@@ -162,6 +163,13 @@ class _More(msgspec.Struct, gc=False):
     annotations: dict[str, str] | None = None
 
 
+def _credential(extra: Mapping[str, Sequence[str]]) -> str:
+    """ID of the credential that was used: by the API server, or the access key that EKS exchanged for a token."""
+    known = next(iter(extra.get(_CREDENTIAL, ())), "")
+    key = next(iter(extra.get(_ACCESS_KEY, ())), "")
+    return known or (f"AWSAccessKeyId={key}" if key else "")
+
+
 _NO_OBJECT = ObjectRef()
 _MORE = msgspec.json.Decoder(_More)
 
@@ -224,13 +232,14 @@ def record_of(
     # JSON holds neither NUL nor a surrogate without an escape.
     clean = _clean if b"\\u" in raw else _cut
     ref = event.objectRef or _NO_OBJECT
-    decision = event.annotations.decision if event.annotations is not None else None
+    decision = event.annotations.outcome if event.annotations is not None else ""
+    actor = identity.actor(event.user, event.impersonatedUser, event.annotations)
     return EventRecord(
         number=number,
         time=time,
         received=received,
         cluster=clean(event.cluster),
-        principal=clean(identity.principal(event.user.username, event.user.groups).name),
+        principal=clean(identity.principal(actor.username, actor.groups).name),
         username=clean(event.user.username),
         uid=clean(user.uid),
         impersonated=clean(event.impersonatedUser.username) if event.impersonatedUser is not None else "",
@@ -242,12 +251,12 @@ def record_of(
         name=clean(ref.name),
         path=clean(event.requestURI),
         code=event.responseStatus.code % 65536 if event.responseStatus is not None else 0,
-        decision=clean(decision or ""),
+        decision=clean(decision),
         source_ips=clean(",".join(event.sourceIPs)),
         user_agent=clean(event.userAgent),
         audit_id=clean(event.auditID),
         stage=clean(event.stage),
-        credential=clean(next(iter(extra.get(_CREDENTIAL, ())), "")),
+        credential=clean(_credential(extra)),
         issued=clean(notes.get(_ISSUED, "")),
         alert=alert,
         redactions=redactions,

@@ -15,7 +15,7 @@ import numpy as np
 from cachetools import FIFOCache
 
 from data.actions.folding import place_of
-from data.events.audit_event import AuditEvent
+from data.events.audit_event import AuditEvent, User
 from data.principals.identity import Principal
 from serving.alerts.explain.explainer import Explainer
 from serving.alerts.explain.phrases import ActionPhrase
@@ -141,6 +141,8 @@ class ContextTracker:
         explainer: puts actions into words.
         gap: microseconds; alerts of one principal that far apart are separate incidents.
         fold: turns a user name into the principal that it counts as (`data.principals.identity.Identity.fold`).
+        is_proxied: whether the first user name is a proxy's, and the second that of a person behind it
+            (`data.principals.identity.Identity.is_proxied`).
         trusted_hops: own proxies before the API server (`data.actions.encoder.ActionSettings`).
         recent: number of actions that are remembered.
 
@@ -153,11 +155,12 @@ class ContextTracker:
         explainer: Explainer,
         gap: int,
         fold: Callable[[str], str] = str,
-        trusted_hops: int = 1,
+        trusted_hops: int = 0,
         recent: int = 20_000,
+        is_proxied: Callable[[str, str], bool] = lambda _username, _acts_as: False,
     ) -> None:
         self._explainer, self._gap = explainer, gap
-        self.attach(fold, trusted_hops)
+        self.attach(fold, trusted_hops, is_proxied)
         self._recent = RecentEvents(recent)
         self.contributors = Contributors()
         self._runs_as = RunsAs()
@@ -169,9 +172,15 @@ class ContextTracker:
         self._into: FIFOCache[str, deque[IncidentLink]] = FIFOCache(_LINKS)
         self._origins: FIFOCache[str, dict[str, Contribution]] = FIFOCache(_LINKS)
 
-    def attach(self, fold: Callable[[str], str], trusted_hops: int) -> None:
+    def attach(
+        self, fold: Callable[[str], str], trusted_hops: int, is_proxied: Callable[[str, str], bool]
+    ) -> None:
         """Continue with the settings of another model."""
-        self._fold, self._hops = fold, trusted_hops
+        self._fold, self._hops, self._is_proxied = fold, trusted_hops, is_proxied
+
+    def proxy_of(self, username: str, other: User | None) -> str:
+        """The user name of a request that impersonates `other`, if it is a proxy's and the other its principal; else empty."""
+        return username if other is not None and self._is_proxied(username, other.username) else ""
 
     # -- every batch --------------------------------------------------------------------------------------------
 
@@ -242,8 +251,9 @@ class ContextTracker:
         new, wrong = float(scores.novelty_evidence[row]), float(scores.error_evidence[row])
         mild = None
         if not scores.flagged[row]:
+            proxy = self.proxy_of(event.user.username, event.impersonatedUser)
             mild = Contributor.model_validate(
-                summary_fields(event, as_moment(time), traits_of(event))
+                summary_fields(event, as_moment(time), traits_of(event, proxy), proxy)
                 | {"weight": round(weight_of(new, wrong), 3), "habits": habits_of(reasons, _NEWS)}
             )
             mild.description = self._explainer.describe(ActionPhrase.from_summary(mild))
@@ -499,7 +509,9 @@ class ContextTracker:
         self, seen: RecentEvent, principal: str, role: str, confidence: str = "certain", why: str = ""
     ) -> Surrounding:
         one = Surrounding.model_validate(
-            summary_fields(seen, as_moment(seen.time), [])
+            summary_fields(
+                seen, as_moment(seen.time), [], self.proxy_of(seen.username, seen.impersonatedUser)
+            )
             | {"role": role, "principal": principal, "confidence": confidence, "why": why}
             | {"address": self._place(seen.sourceIPs)}
         )

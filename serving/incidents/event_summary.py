@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from data.actions.body_traits import read_traits
+from data.actions.event_traits import event_traits
 from data.events.audit_event import AuditEvent, ObjectRef
 from serving.incidents.recent_events import RecentEvent
 from serving.schemas import ImpersonatedUser, ObjectReference, ResponseStatus, clean
@@ -19,18 +19,22 @@ def reference(ref: ObjectRef) -> ObjectReference:
     return ObjectReference(api_group=clean(ref.apiGroup), **values)
 
 
-def traits_of(event: AuditEvent) -> list[str]:
-    """Security-relevant traits of a request's body, as words."""
-    ref = event.objectRef
-    if ref is None or not ref.resource or not event.requestObject:
+def traits_of(event: AuditEvent, proxy: str = "") -> list[str]:
+    """Security-relevant traits of a request's body, as words; `proxy` as for `summary_fields`."""
+    if event.objectRef is None or not event.objectRef.resource:
         return []
-    user, body = event.user.username, event.requestObject
-    traits, _ = read_traits(event.verb, ref.resource, ref.subresource, user, body)
+    other = event.impersonatedUser
+    traits, _ = event_traits(event, other.username if proxy and other is not None else event.user.username)
     return [clean(trait, 80) for trait in traits.split(",")[:_MAX_LISTED] if trait != "-"]
 
 
-def summary_fields(request: AuditEvent | RecentEvent, moment: datetime, traits: list[str]) -> dict[str, Any]:
-    """The fields of `serving.schemas.EventSummary`, without its description; a moment without a zone is UTC."""
+def summary_fields(
+    request: AuditEvent | RecentEvent, moment: datetime, traits: list[str], proxy: str = ""
+) -> dict[str, Any]:
+    """The fields of `serving.schemas.EventSummary`, without its description; a moment without a zone is UTC.
+
+    `proxy` is the user name of the proxy that sent the request for its principal; empty if none did.
+    """
     ref = request.objectRef if request.objectRef is not None and request.objectRef.resource else None
     status, other = request.responseStatus, request.impersonatedUser
     return {
@@ -43,6 +47,9 @@ def summary_fields(request: AuditEvent | RecentEvent, moment: datetime, traits: 
         "response_status": None if status is None else ResponseStatus(code=status.code),
         "source_ips": [clean(address, 64) for address in request.sourceIPs[:_MAX_LISTED]],
         "user_agent": clean(request.userAgent),
-        "impersonated_user": None if other is None else ImpersonatedUser(username=clean(other.username)),
+        "impersonated_user": None
+        if other is None or proxy
+        else ImpersonatedUser(username=clean(other.username)),
+        "proxy": clean(proxy) or None,
         "traits": traits,
     }

@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
 _NAMES = (
     *("auditID", "verb", "requestURI", "impersonatedUser", "sourceIPs", "userAgent", "objectRef"),
-    "responseStatus",
+    *("responseStatus", "user.username"),
 )
 _ACTED = attrgetter(*_NAMES)
-_Acted = tuple[str, str, str, User | None, tuple[str, ...], str, ObjectRef | None, Status | None]
+_Acted = tuple[str, str, str, User | None, tuple[str, ...], str, ObjectRef | None, Status | None, str]
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(_Acted).decode
 
 
 class RecentEvent(NamedTuple):
-    """What is kept of a request, by the names of audit.k8s.io; `time` is microseconds since 1970 UTC."""
+    """What is kept of a request, by the names of audit.k8s.io; `time` is microseconds since 1970 UTC.
+
+    `username` is that of `user`.
+    """
 
     auditID: str
     verb: str
@@ -38,6 +41,7 @@ class RecentEvent(NamedTuple):
     userAgent: str
     objectRef: ObjectRef | None
     responseStatus: Status | None
+    username: str
     time: int
 
     @classmethod

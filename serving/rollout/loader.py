@@ -65,7 +65,11 @@ def load_engine(
     store = AlertStore.from_settings(settings.store, store_url)
     encoder, gap = loaded.detector.encoder, round(settings.alerts.gap_minutes * 60e6)
     context = ContextTracker(
-        explainer, gap, fold=encoder.identity.fold, trusted_hops=encoder.settings.trusted_hops
+        explainer,
+        gap,
+        fold=encoder.identity.fold,
+        trusted_hops=encoder.settings.trusted_hops,
+        is_proxied=encoder.identity.is_proxied,
     )
     return Engine(
         loaded.detector,

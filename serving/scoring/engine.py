@@ -208,8 +208,9 @@ class Engine:
         """The part of an event that an alert keeps, cleaned, with the reasons it is unusual."""
         why = scores.explanations.get(row)
         moment: datetime = scores.time[row].astype("M8[us]").item()
+        proxy = self.context.proxy_of(event.user.username, event.impersonatedUser)
         action = Action.model_validate(
-            summary_fields(event, moment, traits_of(event))
+            summary_fields(event, moment, traits_of(event, proxy), proxy)
             | _judged(scores, row)
             | {
                 "sensitivity_reason": "" if why is None else why.sensitivity,
@@ -270,7 +271,8 @@ class Engine:
             self.model, self.loaded = loaded.model, loaded
             self.principals.trained = loaded.trained
             encoder = loaded.detector.encoder
-            self.context.attach(encoder.identity.fold, encoder.settings.trusted_hops)
+            identity = encoder.identity
+            self.context.attach(identity.fold, encoder.settings.trusted_hops, identity.is_proxied)
             self._set_judge()
             return time.perf_counter() - began
 

@@ -20,6 +20,7 @@ import yaml
 from lightning.pytorch.callbacks import LambdaCallback
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data.actions.encoder import ActionSettings
 from data.arrays import Floats
 from data.dataset.build import build
 from data.errors import KubehabitError
@@ -175,7 +176,8 @@ class Where:
         if data is None:
             data = home() / "ablation" / "dataset"
             if not (data / "card.json").exists():
-                print(build([recordings.normal], data).describe())
+                settings = ActionSettings.shipped(trusted_hops=recordings.TRUSTED_HOPS)
+                print(build([recordings.normal], data, settings=settings).describe())
         return cls(data, log or recordings.labelled, labels or recordings.labels)
 
 

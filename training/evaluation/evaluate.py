@@ -21,7 +21,7 @@ from data.actions.encoder import ActionEncoder, ActionSettings
 from data.arrays import Flags, Floats
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
-from data.paths import registry_uri, shipped, tracking_uri
+from data.paths import registry_uri, tracking_uri
 from detection.bundle import Bundle
 from training.audit_log import read_log
 from training.evaluation import bootstrap, metrics
@@ -45,7 +45,7 @@ def judge(
 
     Returns the figures of `evaluate` without curves, beside those of never and of always raising an alarm.
     """
-    encoder = ActionEncoder(ActionSettings.from_dict(shipped("actions.yaml")))
+    encoder = ActionEncoder(ActionSettings.shipped())
     parts = []
     for events in read_log(log, "judging", progress=progress):
         batch = encoder.encode(events)

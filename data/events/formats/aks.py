@@ -1,17 +1,20 @@
 """Reads Azure AKS: diagnostic records whose `properties.log` holds the audit event as a string.
 
 Source of the shape: Azure Monitor resource logs of `Microsoft.ContainerService/managedClusters`, categories `kube-audit` and
-`kube-audit-admin`; the legacy table AzureDiagnostics names the string `log_s`.
+`kube-audit-admin`; the legacy table AzureDiagnostics names the string `log_s`; the tables AKSAudit and
+AKSAuditAdmin have columns in place of the event's fields.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import msgspec
 
-from data.events.audit_event import UNREADABLE
-from data.events.formats.reading import Reading
+from data.events.audit_event import API_VERSIONS, UNREADABLE, cut_text
+from data.events.formats.reading import AUDIT_GROUP, Reading
+from data.events.lenient import decode_changed
 
 AUDIT_CATEGORIES = ("kube-audit", "kube-audit-admin")
 _ID = re.compile(
@@ -21,25 +24,37 @@ _ID = re.compile(
 
 
 class _Properties(msgspec.Struct):
-    log: str = ""
+    log: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
 class _AksRecord(msgspec.Struct):
     category: str
     properties: _Properties | str | None = None
-    resourceId: str = ""
+    resourceId: str | None = None
+    time: str | int | float | None = None
 
 
 class _AksRow(msgspec.Struct):
     Category: str
-    log_s: str = ""
-    resource: str = msgspec.field(default="", name="ResourceId")
-    resource_: str = msgspec.field(default="", name="_ResourceId")
+    log_s: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    resource: str | None = msgspec.field(default=None, name="ResourceId")
+    resource_: str | None = msgspec.field(default=None, name="_ResourceId")
+    time: str | int | float | None = msgspec.field(default=None, name="TimeGenerated")
+
+
+class _AuditRow(msgspec.Struct):
+    """A row of the resource-specific tables AKSAudit and AKSAuditAdmin: the fields of the event are its columns."""
+
+    AuditId: str
+    Verb: str
+    resource: str | None = msgspec.field(default=None, name="_ResourceId")
 
 
 _RECORD = msgspec.json.Decoder(_AksRecord)
 _ROW = msgspec.json.Decoder(_AksRow)
+_AUDIT_ROW = msgspec.json.Decoder(_AuditRow)
 _PROPERTIES = msgspec.json.Decoder(_Properties)
+_TEXT = msgspec.json.Decoder(str)
 
 
 def cluster_of(resource: str) -> str:
@@ -55,29 +70,52 @@ class AksRecord:
 
     def read(self, raw: bytes, found: Reading) -> bool:
         """See `Format`."""
-        try:
-            record = _RECORD.decode(raw)
-            category, resource, properties = record.category, record.resourceId, record.properties
-        except UNREADABLE:
-            try:
-                row = _ROW.decode(raw)
-            except UNREADABLE:
+        record = _record(raw)
+        if record is None:
+            return _read_row(raw, found)
+        category, resource, log, time = record
+        if category.lower() not in AUDIT_CATEGORIES and not AUDIT_GROUP.search(log):
+            # Any record may have a category; only Azure's have an Azure resource.
+            if not resource.lower().startswith("/subscriptions/"):
                 return False
-            category, resource, properties = (
-                row.Category,
-                row.resource_ or row.resource,
-                _Properties(row.log_s),
-            )
-        if category.lower() not in AUDIT_CATEGORIES:
-            found.skip("Azure record that is not of kube-audit")
+            found.skip("Azure record that is not of kube-audit", raw)
             return True
+        if log[:1] == b'"':
+            with suppress(*UNREADABLE):
+                log = _TEXT.decode(log).encode("utf-8", "surrogatepass")
+        if not log or log == b"null":
+            found.lost("not an audit event: properties.log is missing or empty", raw)
+            return True
+        found.record(log, cluster_of(resource), time=time)
+        return True
+
+
+def _record(raw: bytes) -> tuple[str, str, bytes, str] | None:
+    """Category, resource, `log` and time of a diagnostic record, or of a row of AzureDiagnostics; None if it is neither."""
+    with suppress(*UNREADABLE):
+        record = _RECORD.decode(raw)
+        properties = record.properties
         if isinstance(properties, str):
             try:
                 properties = _PROPERTIES.decode(properties)
             except UNREADABLE:
                 properties = None
-        if properties is None or not properties.log:
-            found.lost("not an audit event: properties.log is missing or empty", raw)
-            return True
-        found.record(properties.log.encode("utf-8", "surrogatepass"), cluster_of(resource))
-        return True
+        log = bytes(properties.log) if properties else b""
+        return record.category, record.resourceId or "", log, str(record.time or "")
+    with suppress(*UNREADABLE):
+        row = _ROW.decode(raw)
+        return row.Category, row.resource_ or row.resource or "", bytes(row.log_s), str(row.time or "")
+    return None
+
+
+def _read_row(raw: bytes, found: Reading) -> bool:
+    """Read a row of AKSAudit, which names no API version."""
+    try:
+        row = _AUDIT_ROW.decode(raw)
+        event = decode_changed(raw, API_VERSIONS[0])
+    except UNREADABLE:
+        return False
+    event.cluster = event.cluster or cut_text(cluster_of(row.resource or ""))
+    event.apiVersion = event.apiVersion or API_VERSIONS[0]
+    found.event(event, raw)
+    return True

@@ -12,20 +12,29 @@ from typing import Any
 
 import msgspec
 
-from data.events.audit_event import UNREADABLE
-from data.events.formats.reading import Reading
+from data.events.audit_event import UNREADABLE, why
+from data.events.formats.program_log import is_program_log
+from data.events.formats.reading import AUDIT_GROUP, Reading
 
 AUDIT_STREAM = "kube-apiserver-audit"
 _OTHER_STREAM = "EKS log stream that is not the audit log"
 _CONTROL = "CloudWatch control message"
 _GROUP = re.compile(r"/aws/eks/([^/]+)/cluster")
-_EXPORTED = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z[ \t]+(.*)", re.DOTALL)
-#: How lines of the API server's, the scheduler's and the authenticator's own logs begin.
-_PROSE = re.compile(r'[IWEF]\d{4} \d\d:\d\d|time="|level=|\d{4}[-/]\d\d[-/]\d\d[ T]|goroutine |\s')
+#: The streams that EKS itself writes into a cluster's log group beside the audit log.
+_EKS_STREAMS = (
+    r"(?:kube-apiserver|authenticator|kube-scheduler|kube-controller-manager|cloud-controller-manager)-"
+)
+_OTHER = re.compile(_EKS_STREAMS + r"(?!audit)")
+_EXPORTED = re.compile(
+    rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d))[ \t]+(?:("
+    + _EKS_STREAMS.encode()
+    + rb"[\w-]+)[ \t]+)?(.*)",
+    re.DOTALL,
+)
 
 
 class _Message(msgspec.Struct):
-    message: str
+    message: msgspec.Raw
     id: str = ""
     eventId: str = ""
     timestamp: int | None = None
@@ -48,6 +57,7 @@ class _Packed(msgspec.Struct):
 
 
 _SHAPES = [*map(msgspec.json.Decoder, (_Subscription, _Message, _Packed))]
+_TEXT = msgspec.json.Decoder(str)
 
 
 def _decode(raw: bytes) -> Any:
@@ -58,12 +68,38 @@ def _decode(raw: bytes) -> Any:
     return None
 
 
-def _message(text: str, stream: str, cluster: str, found: Reading) -> None:
+def cluster_of(owner: str, group: str) -> str:
+    """The cluster of a log group: `111122223333/shop`; the group's name itself if it is not one that EKS made."""
+    match = _GROUP.fullmatch(group)
+    name = match[1] if match else group
+    return f"{owner}/{name}" if owner and name else name
+
+
+def read_packed(text: str, found: Reading) -> bool:
+    """Read the record in a base64 text, which may be compressed; False if it is no base64."""
+    try:
+        data = base64.b64decode("".join(text.split()), validate=True)  # some encoders put line ends into it
+    except ValueError:
+        return False
+    if not data:
+        return False
+    if data[:2] != b"\x1f\x8b":
+        found.record(data)
+    elif (content := found.unpack(data)) is not None:
+        found.record(content)
+    return True
+
+
+def _message(item: _Message, stream: str, cluster: str, found: Reading) -> None:
     """Read one log message of a stream (of an unknown one if `stream` is empty)."""
-    if not stream.startswith(AUDIT_STREAM) if stream else _PROSE.match(text):
-        found.skip(_OTHER_STREAM)
+    raw = bytes(item.message)
+    if raw[:1] == b'"':
+        raw = _TEXT.decode(raw).encode("utf-8", "surrogatepass")
+    others = not stream.startswith(AUDIT_STREAM) and (_OTHER.match(stream) or is_program_log(raw))
+    if not others or AUDIT_GROUP.search(raw):
+        found.record(raw, cluster, time=str(item.timestamp or ""))
     else:
-        found.record(text.encode("utf-8", "surrogatepass"), cluster)
+        found.skip(_OTHER_STREAM, raw)
 
 
 class EksRecord:
@@ -76,36 +112,32 @@ class EksRecord:
         record = _decode(raw)
         if isinstance(record, _Subscription):
             if record.messageType == "CONTROL_MESSAGE":
-                found.skip(_CONTROL)
+                found.skip(_CONTROL, raw)
                 return True
-            group = _GROUP.fullmatch(record.logGroup)
-            cluster = group[1] if group else record.logGroup
-            if cluster and record.owner:
-                cluster = f"{record.owner}/{cluster}"
+            cluster = cluster_of(record.owner, record.logGroup)
             for position, item in enumerate(record.logEvents, 1):
                 found.at(position)
-                _message(item.message, item.logStreamName or record.logStream, cluster, found)
+                try:
+                    _message(item, item.logStreamName or record.logStream, cluster, found)
+                except UNREADABLE as error:  # a text that is no Unicode
+                    found.lost(why(error), bytes(item.message))
             return True
         if isinstance(record, _Message):
             if record.timestamp is None and not record.eventId and not record.logStreamName:
                 return False
-            _message(record.message, record.logStreamName, "", found)
+            if bytes(memoryview(record.message)[:1]) not in (b'"', b"{"):
+                return False
+            try:
+                _message(record, record.logStreamName, "", found)
+            except UNREADABLE:  # a text that is no Unicode
+                return False
             return True
         packed = record and (record.data or getattr(record.awslogs or record.kinesis, "data", ""))
-        try:
-            data = base64.b64decode(packed or "", validate=True)
-        except ValueError:
-            return False
-        if not data:
-            return False
-        unpacked = found.unpack(data) if data[:2] == b"\x1f\x8b" else data
-        if unpacked is not None:
-            found.record(unpacked)
-        return True
+        return bool(packed) and read_packed(packed, found)
 
 
 class EksExport:
-    """Text lines of a CloudWatch Logs export task: the time of ingestion, a space, the message."""
+    """Text lines of a CloudWatch Logs export task or of `aws logs tail`: the time of ingestion, the stream, the message."""
 
     name = "EKS export"
 
@@ -114,8 +146,11 @@ class EksExport:
         line = _EXPORTED.match(raw)
         if line is None:
             return False
-        if line[1][:1] != b"{" and _PROSE.match(line[1][:64].decode("ascii", "replace")):
-            found.skip(_OTHER_STREAM)
+        stream, message = (line[2] or b"").decode(), line[3]
+        if message[:1] == b"{":
+            found.record(message, time=line[1].decode())
+        elif is_program_log(message) or _OTHER.match(stream):
+            found.skip(_OTHER_STREAM, message)
         else:
-            found.record(line[1])
+            return False
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from data.events.audit_event import API_VERSIONS, UNREADABLE
-from data.events.formats.reading import Reading
+from data.events.formats.reading import Reading, holds_event
 
 #: Keys under which an object holds a list of records that can each be read alone.
 UNWRAPPED = ("items", "records", "Records", "events")
@@ -21,6 +21,8 @@ class _Listed(msgspec.Struct):
 
 
 _LISTED = msgspec.json.Decoder(_Listed)
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LISTS = set(UNWRAPPED)
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -43,7 +45,10 @@ class Lists:
                         return False
                     items = listed.items or []
                     version = listed.apiVersion if listed.apiVersion in API_VERSIONS else ""
-                elif not items:
+                elif not items and _LISTS.isdisjoint(_FIELDS.decode(raw)):
+                    return False
+                # A list beside an event, in what is wrapped around it, is not a list of records.
+                if listed.kind != "EventList" and not any(map(holds_event, items)) and holds_event(raw):
                     return False
         except UNREADABLE:
             return False

@@ -1,14 +1,15 @@
 """Reads Google GKE: Cloud Audit log entries, put back into the event that the API server wrote.
 
-Source of the shape: Cloud Logging's LogEntry with `protoPayload` of type google.cloud.audit.AuditLog, service `k8s.io`. It
-keeps less than the event had: no groups, no query of the URI, one address, a gRPC status. docs/sources.md says what that costs.
+Source of the shape: Cloud Logging's LogEntry with `protoPayload` of type google.cloud.audit.AuditLog, service `k8s.io`, and
+BigQuery's export of it. It keeps less than the event had: no groups, no query of the URI, one address, a gRPC status.
+docs/sources.md says what that costs.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -24,7 +25,9 @@ from data.events.audit_event import (
     cut_text,
     decode_bounded,
 )
-from data.events.formats.reading import Reading
+from data.events.formats.eks import read_packed
+from data.events.formats.reading import Reading, holds_event
+from data.timestamps import rfc3339
 
 #: Long-running requests whose start is remembered, with at most so many characters of its time: 6 MB.
 _STARTED_LIMIT, _TIME_LENGTH = 50_000, 64
@@ -37,6 +40,7 @@ _BY_SELECTOR = ("list", "watch", "deletecollection")
 
 class _CallerIdentity(msgspec.Struct):
     principalEmail: Text = ""
+    principalSubject: Text = ""  # of workforce and workload identities, which have no e-mail address
     authoritySelector: Text = ""
 
 
@@ -93,8 +97,12 @@ class _LogEntry(msgspec.Struct):
 
 
 class _OtherEntry(msgspec.Struct):
+    """An entry of another log of Cloud Logging: which one, and that its payload is not an audit log's."""
+
     logName: str
     insertId: str
+    textPayload: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    jsonPayload: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
 class _PubSubMessage(msgspec.Struct):
@@ -120,12 +128,74 @@ class _Body(msgspec.Struct):
 
 
 _ENTRY = msgspec.json.Decoder(_LogEntry)
+_LENIENT_ENTRY = msgspec.json.Decoder(_LogEntry, strict=False)
+_LOG_NAME = re.compile(r"(?:projects|folders|organizations|billingAccounts)/[^/]{1,200}/logs/(?!cloudaudit)")
+#: What BigQuery calls the payload, and the texts that it makes of objects without a schema.
+_RENAMED = {"protopayload_auditlog": "protoPayload", "requestJson": "request", "responseJson": "response"}
+_TEXT = msgspec.json.Decoder(str)
+_ANY = msgspec.json.Decoder()
 _OTHER = msgspec.json.Decoder(_OtherEntry)
 _PUBSUB = msgspec.json.Decoder(_PubSub)
 _ANSWER = msgspec.json.Decoder(_Answer)
 _BODY = msgspec.json.Decoder(_Body)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ENCODE = msgspec.json.Encoder()
+
+
+def _changed_entry(raw: bytes) -> _LogEntry | None:
+    """A log entry as BigQuery, Athena and the like export it: with nulls, other names, and texts for objects and numbers."""
+    if b"rotopayload" not in raw and b"rotoPayload" not in raw:
+        return None
+    try:
+        entry = _without_nulls(_FIELDS.decode(raw))
+        payload = _without_nulls(_FIELDS.decode(entry["protoPayload"]))
+        for name, value in payload.items():
+            if name in ("request", "response"):
+                if bytes(memoryview(value)[:1]) == b'"':
+                    payload[name] = msgspec.Raw(_ENCODE.encode(_ANY.decode(_TEXT.decode(value))))
+            else:
+                payload[name] = _plain(value)
+        for name, value in entry.items():
+            entry[name] = _plain(value)
+        if "labels" in entry:
+            entry["labels"] = _labels(entry["labels"])
+        entry["protoPayload"] = msgspec.Raw(_ENCODE.encode(payload))
+        return decode_bounded(_LENIENT_ENTRY, _ENCODE.encode(entry))
+    except (*UNREADABLE, KeyError, AttributeError, TypeError):
+        return None
+
+
+def _without_nulls(fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+    """Fields by Cloud Logging's names, those that are null left out."""
+    return {
+        _RENAMED.get(name, name): value
+        for name, value in fields.items()
+        if bytes(memoryview(value)[:5]) not in (b"null", b'""')
+    }
+
+
+def _plain(raw: msgspec.Raw) -> msgspec.Raw:
+    """A value without the nulls in it."""
+    if b"null" not in bytes(raw):
+        return raw
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: cleaned(inner) for key, inner in value.items() if inner is not None}
+        return [cleaned(inner) for inner in value if inner is not None] if isinstance(value, list) else value
+
+    return msgspec.Raw(_ENCODE.encode(cleaned(_ANY.decode(raw))))
+
+
+def _labels(raw: msgspec.Raw) -> msgspec.Raw:
+    """Labels by their own names: BigQuery has `authorization_k8s_io_decision`, or a list of keys and values."""
+    labels = _ANY.decode(raw)
+    if isinstance(labels, list):
+        labels = {pair["key"]: pair["value"] for pair in labels}
+    named = {
+        f"authorization_k8s_io_{name}": f"authorization.k8s.io/{name}" for name in ("decision", "reason")
+    }
+    return msgspec.Raw(_ENCODE.encode({named.get(name, name): value for name, value in labels.items()}))
 
 
 def _split_method(method: str, name: str) -> tuple[str, str, str]:
@@ -195,6 +265,12 @@ def _body(raw: msgspec.Raw) -> msgspec.Raw:
     return msgspec.Raw(_ENCODE.encode(fields))
 
 
+def _without_type(subject: str) -> str:
+    """A subject of Google's IAM without what sort of member it is: `user:ada@example.com` -> `ada@example.com`."""
+    sort, colon, name = subject.partition(":")
+    return name if colon and sort in ("user", "serviceAccount") else subject
+
+
 def _code(payload: _Payload, verb: str, subresource: str, refused: bool) -> int:
     """HTTP status: that of the answer's Status object if it is there, else from the gRPC status."""
     with suppress(*UNREADABLE):
@@ -224,10 +300,13 @@ class GkeEntry:
         try:
             entry = decode_bounded(_ENTRY, raw)
         except UNREADABLE:
-            return self._read_other(raw, found)
+            changed = _changed_entry(raw)
+            if changed is None:
+                return self._read_other(raw, found)
+            entry = changed
         payload = entry.protoPayload
-        if payload.serviceName not in ("k8s.io", ""):
-            found.skip("Google Cloud API call that is not Kubernetes'")
+        if payload.serviceName not in ("k8s.io", "") and not payload.methodName.startswith("io.k8s."):
+            found.skip("Google Cloud API call that is not Kubernetes'", raw)
             return True
         if payload.methodName:
             found.event(self._event(entry, payload), raw)
@@ -236,17 +315,20 @@ class GkeEntry:
         return True
 
     def _read_other(self, raw: bytes, found: Reading) -> bool:
-        if b'"protoPayload"' not in raw:
-            with suppress(*UNREADABLE):
-                _OTHER.decode(raw)
-                found.skip("Cloud Logging entry that is not an audit log")
+        with suppress(*UNREADABLE):
+            if read_packed(_PUBSUB.decode(raw).message.data, found):
                 return True
-        try:
-            data = base64.b64decode(_PUBSUB.decode(raw).message.data, validate=True)
-        except UNREADABLE:
-            return False
-        found.record(data)
-        return True
+        with suppress(*UNREADABLE):
+            other = _OTHER.decode(raw)
+            # A log that a shipper of one's own writes may be the audit log.
+            if (
+                _LOG_NAME.match(other.logName)
+                and not holds_event(raw)
+                and (other.textPayload or other.jsonPayload)
+            ):
+                found.skip("Cloud Logging entry that is not an audit log", raw)
+                return True
+        return False
 
     def _event(self, entry: _LogEntry, payload: _Payload) -> AuditEvent:
         verb, resource, subresource = _split_method(payload.methodName, payload.resourceName)
@@ -264,7 +346,9 @@ class GkeEntry:
         if decision is None and payload.authorizationInfo:
             granted = all(permission.granted for permission in payload.authorizationInfo)
             decision = "allow" if granted else "forbid"
-        annotations = Annotations(decision, labels.get("authorization.k8s.io/reason"))
+        annotations = Annotations(
+            decision, labels.get("authorization.k8s.io/reason"), labels.get("audit.k8s.io/truncated")
+        )
         refused = decision == "forbid"
         caller = payload.authenticationInfo or _CallerIdentity()
         origin = payload.requestMetadata or _RequestMetadata()
@@ -278,7 +362,7 @@ class GkeEntry:
             verb=verb,
             requestURI=cut_text(uri),
             apiVersion=API_VERSIONS[0],
-            user=User(username=caller.principalEmail),
+            user=User(username=caller.principalEmail or _without_type(caller.principalSubject)),
             impersonatedUser=User(username=caller.authoritySelector) if caller.authoritySelector else None,
             sourceIPs=(origin.callerIp,) if origin.callerIp else (),
             userAgent=origin.callerSuppliedUserAgent,
@@ -286,7 +370,7 @@ class GkeEntry:
             responseStatus=Status(code=_code(payload, verb, subresource, refused)),
             requestObject=request,
             requestReceivedTimestamp=received,
-            stageTimestamp=entry.timestamp or entry.receiveTimestamp,
+            stageTimestamp=_time(entry),
             annotations=annotations,
             level="RequestResponse" if payload.response else "Request" if payload.request else "Metadata",
             cluster=cluster,
@@ -294,7 +378,7 @@ class GkeEntry:
 
     def _stage(self, entry: _LogEntry, cluster: str) -> tuple[str, str, str]:
         """(audit ID, stage, time of the request). Both entries of a long-running request get the time of the first."""
-        time = entry.timestamp or entry.receiveTimestamp
+        time = _time(entry)
         operation = entry.operation or _Operation()
         # The operation is the request; where it is not the API server's, only the entry's own id is left.
         audit_id = operation.id if operation.id and operation.producer == "k8s.io" else entry.insertId
@@ -307,6 +391,11 @@ class GkeEntry:
         if operation.last and not operation.first:
             time = self._started.pop(key, time)
         return audit_id, "ResponseComplete", time
+
+
+def _time(entry: _LogEntry) -> str:
+    time = entry.timestamp or entry.receiveTimestamp
+    return time if time[10:11] == "T" else rfc3339(time)
 
 
 def _name_in(body: msgspec.Raw) -> str:

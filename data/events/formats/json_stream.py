@@ -216,7 +216,7 @@ class Documents:
                     named = _VERSION.search(self._buffer, self._start, at)
                     known = named is not None and named[1].decode("utf-8", "replace") in API_VERSIONS
                     version = named[1] if known and named is not None else API_VERSIONS[0].encode()
-                    self._header = b'{"apiVersion":"' + version + b'","items":[', b"]}"
+                    self._header = b'{"kind":"EventList","apiVersion":"' + version + b'","items":[', b"]}"
                 self._start = None
         self._depth += 1
 

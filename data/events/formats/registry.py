@@ -8,50 +8,91 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from data.events.audit_event import UNREADABLE
 from data.events.formats.aks import AksRecord
 from data.events.formats.eks import EksExport, EksRecord
 from data.events.formats.event_list import Lists
 from data.events.formats.gke import GkeEntry
-from data.events.formats.openshift import NodeLine
+from data.events.formats.ocsf import OcsfActivity
 from data.events.formats.reading import Format, Limits, Reading
+from data.events.formats.text_lines import CriLine, NodeLine, TextLine
+from data.events.formats.wrapped import Wrapped
+from data.events.lenient import decode_changed
 
 #: Between two objects without a comma. Inside JSON it cannot occur: `}{` is found only in a string, where a quote is escaped.
 _BETWEEN = re.compile(rb'(?<=\})\s*(?=\{\s*"[^"\\\n]{1,64}"\s*:)')
+_BOM = b"\xef\xbb\xbf"
+#: Formats that are counted by name; names are made of keys in a log, which may be many.
+_COUNTED = 50
+
+
+class _ChangedEvent:
+    """An event whose types or names an export has changed."""
+
+    name = "event with other types or names"
+
+    def read(self, raw: bytes, found: Reading) -> bool:
+        """See `Format`."""
+        try:
+            event = decode_changed(raw, found.version)
+        except UNREADABLE:
+            return False
+        event.apiVersion = event.apiVersion or found.version
+        found.event(event, raw)
+        return True
 
 
 class Sources:
     """Opens records of any format, and remembers of a stream what later records need."""
 
     def __init__(self) -> None:
-        kinds = (Lists, EksRecord, GkeEntry, AksRecord, EksExport, NodeLine)
-        self._formats: list[Format] = [kind() for kind in kinds]
+        self._lines = CriLine()
+        kinds = (Lists, EksRecord, GkeEntry, AksRecord, OcsfActivity, EksExport, NodeLine)
+        self._formats: list[Format] = [*(kind() for kind in kinds), self._lines]
+        #: Asked last, as they take whatever holds an event.
+        self._generic: tuple[Format, ...] = (_ChangedEvent(), TextLine(), Wrapped())
         self.records: Counter[str] = Counter()  # so far, by format; `native` for plain events
         self.limits = Limits()  # on the body that is being read
 
     def open(self, raw: bytes) -> Reading | None:
         """Read a record that is no plain event, or several without a newline between them; None if its format is unknown."""
-        found = self.open_list(raw)
-        if found is not None:
+        found = self.reading()
+        if raw[:3] == _BOM:  # of a file that was appended to this one
+            found.record(raw[3:])
+            return found
+        if found.enter(raw):
             return found
         pieces = _BETWEEN.split(raw)
         if len(pieces) < 2:
             return None
-        found = Reading(self._enter, self.limits)
+        found = self.reading()
         self.records["objects without newlines"] += 1
         for piece in pieces:
             found.record(piece)
         return found
 
-    def open_list(self, raw: bytes) -> Reading | None:
-        """As `open`, for a record that must be one whole."""
-        found = Reading(self._enter, self.limits)
-        return found if found.enter(raw) else None
+    def reading(self) -> Reading:
+        """What a record is read into."""
+        return Reading(self._enter, self.limits)
+
+    def finish(self) -> Reading | None:
+        """Say that no more of the stream comes; returns what was left of it, None if nothing was."""
+        found = self.reading()
+        self._lines.finish(found)
+        return found if found.events or found.dead or found.skipped else None
 
     def _enter(self, raw: bytes, found: Reading) -> bool:
         for index, candidate in enumerate(self._formats):
             if candidate.read(raw, found):
                 if index:  # a log is mostly of one format: try that first from now on
                     self._formats.insert(0, self._formats.pop(index))
-                self.records[candidate.name] += 1
+                self._count(candidate.name)
+                return True
+        for candidate in self._generic:
+            if candidate.read(raw, found):
+                self._count(candidate.name)
                 return True
         return False
+
+    def _count(self, name: str) -> None:
+        self.records[name if name in self.records or len(self.records) < _COUNTED else "other"] += 1

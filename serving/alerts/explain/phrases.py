@@ -115,6 +115,7 @@ class ActionPhrase:
     code: int | None
     impersonates: str | None
     traits: Sequence[str] = field(default_factory=tuple)
+    proxy: str | None = None
 
     @classmethod
     def from_summary(cls, action: EventSummary) -> ActionPhrase:
@@ -127,6 +128,7 @@ class ActionPhrase:
             None if status is None else status.code,
             None if other is None else other.username,
             action.traits,
+            action.proxy,
         )
 
 
@@ -275,6 +277,8 @@ class Phrases:
         extra = f", with {joined(traits)}" if traits else ""
         if action.impersonates is not None:
             extra += f", acting as {self.acted_as(action.impersonates)}"
+        if action.proxy is not None:
+            extra += f", through the proxy {self.acted_as(action.proxy)}"
         code = action.code or 0
         if code in REFUSED:
             return f"tried to {do}{extra} and was refused ({code})"

@@ -33,7 +33,7 @@ def values(*lines: bytes, encoder: ActionEncoder | None = None) -> list[dict[str
 
 
 def test_fields_of_an_ordinary_read() -> None:
-    (found,) = values(event())
+    (found,) = values(event(), encoder=ActionEncoder(ActionSettings(trusted_hops=1)))
     assert found == {
         "verb": "get",
         "resource": "pods",

@@ -105,6 +105,26 @@ def test_a_forged_forwarded_address_is_not_believed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("logged", "place"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("203.0.113.9:54321", "203.0.113.9"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("[2001:db8::7]:443", "2001:db8::7"),
+        ("[2001:db8::7]", "2001:db8::7"),
+        ("2001:DB8:0::7", "2001:db8::7"),
+        ("::ffff:10.1.2.3", "10.1.2.3"),
+        ("::1", "::1"),
+        ("unknown", "unknown"),
+        ("999.1.1.1:80", "999.1.1.1"),
+        ("", "-"),
+    ],
+)
+def test_an_address_has_one_form(logged: str, place: str) -> None:
+    assert place_of((logged,), trusted_hops=0) == place
+
+
+@pytest.mark.parametrize(
     ("address", "network", "reach"),
     [
         ("10.1.2.3", "10.1.2.0/24", "private"),

@@ -25,6 +25,7 @@ from data.events.decode import decode_body, decode_lines
 from data.events.formats.json_stream import Documents
 from data.events.formats.registry import Sources
 from data.events.reader import STDIN, first_time, log_files, read_events
+from tests.conftest import RECORDED
 from tests.data import envelopes
 from tests.data.samples import event
 
@@ -54,7 +55,7 @@ def read(
 def actions(events: list[AuditEvent]) -> list[dict[str, Any]]:
     for e in events:
         e.cluster = ""  # is part of a principal's name, and not in every envelope
-    encoder = ActionEncoder()
+    encoder = ActionEncoder(RECORDED)
     batch = encoder.encode(events)
     return [
         {field: encoder.interners[field].values[batch.codes[field][row]] for field in STATIC_FIELDS}
@@ -171,7 +172,10 @@ def test_other_logs_of_a_shared_stream_are_left_out_and_counted(tmp_path: Path) 
         ),
         envelopes.dumps(google),
         envelopes.dumps({"insertId": "i", "logName": "projects/p/logs/stdout", "textPayload": "x"}),
-        envelopes.dumps(envelopes.aks_record(good, "kube-apiserver")),
+        envelopes.dumps(
+            envelopes.aks_record(good, "kube-apiserver")
+            | {"properties": {"log": "I0105 09:30:00.1 1 x.go:1] y"}}
+        ),
         envelopes.dumps(envelopes.aks_record(good)),
     ]
     decoded = decode_lines(records)
