@@ -63,7 +63,7 @@ def send(logs: opt.Logs, url: opt.Url = None, as_json: opt.AsJson = False) -> No
         if as_json:
             opt.print_json(asdict(sender.sent))
         else:
-            typer.echo(sender.sent.describe())
+            opt.say(sender.sent.describe())
     for problem in sent.problems:
         opt.say(f"warning: {problem}", err=True)
     raise typer.Exit(1 if sent.problems else 0)
@@ -87,8 +87,11 @@ def score(log: opt.Log, model: opt.Model = opt.CHAMPION, as_json: opt.JsonLines 
             opt.say_json(alert.model_dump_json(by_alias=True))
     else:
         opt.show(scored, "alerts.scored_log", as_json)
-    if scored.unreadable.count:
-        opt.say(f"warning: {scored.unreadable.sentence()}", err=True)
+    if scored.why_nothing:
+        opt.say(f"warning: {scored.why_nothing}", err=True)
+    if sentence := scored.left_out.sentence():
+        opt.say(f"warning: {sentence} Everything else was scored.", err=True)
+    if scored.left_out.unreadable:
         raise typer.Exit(1)
 
 

@@ -34,6 +34,7 @@ from data.actions.sensitivity import Sensitivity
 from data.errors import KubehabitError
 from data.events.audit_event import MAX_EVENT_BYTES, AuditEvent, DeadLetter
 from data.events.decode import decode_lines
+from data.events.formats.registry import Sources
 from data.events.reader import read_events, read_range
 from data.principals.ownership import Link
 
@@ -94,9 +95,10 @@ class DatasetPart:
 
 def _is_plain(log: Path) -> bool:
     """Whether a log is uncompressed with one native event a line, and so can be entered anywhere."""
+    sources = Sources()
     with log.open("rb") as raw:
-        decoded = decode_lines([raw.readline(MAX_EVENT_BYTES)])
-    return len(decoded.events) == 1 and not decoded.dead
+        decoded = decode_lines([raw.readline(MAX_EVENT_BYTES)], sources=sources)
+    return len(decoded.events) == 1 and set(sources.records) == {"native"}
 
 
 def plan(logs: list[Path]) -> list[Job]:

@@ -31,6 +31,7 @@ from data.events.formats.foreign import NO_JSON, describe
 from data.events.formats.json_stream import Documents, opens_document
 from data.events.formats.reading import Limits, Reading
 from data.events.formats.registry import Sources
+from data.events.left_out import LeftOut
 from data.events.packing import Blocks, read_within, replayed, unpacked
 from data.events.salvage import salvage
 from data.timestamps import are_usual, is_time
@@ -46,6 +47,7 @@ SMALL_BYTES = 64 << 10
 #: The recordings have one comma in 37 bytes; managed fields, the densest an event may carry, at most one in nine (`"f:a":{},`).
 _LEAST_BYTES_A_COMMA = 6
 _COMMA = ord(",")
+_DAMAGED = "compressed stream is damaged"
 _BRACE = ord("}")
 
 
@@ -295,7 +297,7 @@ class LogRecords:
     def _damaged(self, cut: bytes, damage: Exception) -> Decoded:
         """The cut-off end of a damaged log, with the reason."""
         decoded = self._decode([(self.line, cut)])
-        reason = f"compressed stream is damaged after line {self.line - 1}: {damage}"
+        reason = f"{_DAMAGED} after line {self.line - 1}: {damage}"
         if decoded.events or not cut.strip():
             return decoded._replace(
                 dead=[*decoded.dead, DeadLetter(self.line, reason, b"", len(decoded.events))]
@@ -351,7 +353,7 @@ def decode_body(body: bytes, sources: Sources | None = None) -> Decoded:
         if len(whole.dead) > MAX_UNREADABLE:
             Limits(lost=MAX_UNREADABLE).check_lost(len(whole.dead))
     nothing = not whole.events and not skipped and whole.dead
-    if nothing and all(letter.reason.startswith(NO_JSON) for letter in whole.dead):
+    if nothing and all(letter.reason.startswith((*NO_JSON, _DAMAGED)) for letter in whole.dead):
         kind = describe(whole.dead[0].raw)
         what = kind or "not JSON: send audit events as an EventList, a JSON list or one event a line"
         raise KubehabitError(f"The body is {what}.")
@@ -382,9 +384,13 @@ def _chunks(body: bytes, sources: Sources, originals: list[bytes] | None = None)
     yield from LogRecords(blocks, sources, positions=one_line, originals=originals).chunks()
 
 
-def decode_originals(body: bytes) -> Iterator[tuple[AuditEvent, bytes]]:
-    """The events of a body that `decode_body` takes, with their original JSON; what cannot be read is left out."""
+def decode_originals(body: bytes, left_out: LeftOut | None = None) -> Iterator[tuple[AuditEvent, bytes]]:
+    """The events of a body that `decode_body` takes, with their original JSON; `left_out` counts what is none."""
     originals: list[bytes] = []
     for part in _chunks(body, Sources(), originals):
+        if left_out is not None:
+            left_out.skip(part.skipped)
+            for letter in part.dead:
+                left_out.add("", letter)
         yield from zip(part.events, originals, strict=True)
         originals.clear()

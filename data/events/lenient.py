@@ -73,7 +73,7 @@ def decode_changed(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
     Raises:
         msgspec.MsgspecError, ValueError, RecursionError: it is none.
     """
-    fields = _by_name(_FIELDS.decode(raw))
+    fields = by_name(_FIELDS.decode(raw))
     if not all(name in fields for name in _NAMED):
         raise ValueError("not an audit event")
     event = {name: value for name, value in fields.items() if bytes(memoryview(value)[:5]) not in _EMPTY}
@@ -97,13 +97,13 @@ def decode_changed(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
 def repaired_annotations(raw: bytes | msgspec.Raw) -> Annotations | None:
     """The annotations of an event whose names were changed on the way; None if they say nothing."""
     try:
-        found = _annotations(_by_name(_FIELDS.decode(raw))["annotations"])
+        found = _annotations(by_name(_FIELDS.decode(raw))["annotations"])
         return msgspec.convert(found, Annotations) if found else None
     except (*UNREADABLE, KeyError):
         return None
 
 
-def _by_name(fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+def by_name(fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
     """The fields of an event by the names that the API server gives them; names spelt exactly come first."""
     found: dict[str, msgspec.Raw] = {}
     parts: dict[str, dict[str, msgspec.Raw]] = {}

@@ -8,7 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from data.events.audit_event import MAX_EVENT_BYTES
 from data.events.formats.json_stream import Documents, opens_document
+from data.events.formats.text_lines import is_part
 from data.events.reader import log_files, open_lines, size_of
 
 #: Most of one batch, uncompressed: well below the service's default limit of a body.
@@ -46,7 +48,7 @@ def batches(
     """Records of a log in batches that are bounded in bytes and number; a longer record goes alone.
 
     Args:
-        log: plain, gzip or zstd; one record a line, or a JSON document of many; `-` for standard input.
+        log: one record a line, or a JSON document of many, packed in any way that is read; `-` for standard input.
         on_bytes: called now and then with the number of compressed bytes read so far.
         on_damage: called with a sentence if the log ends in the middle of its compressed stream. Without it the damage raises.
 
@@ -62,7 +64,9 @@ def batches(
 
     lines = open_lines(log, on_bytes=on_bytes, on_damage=None if on_damage is None else damaged)
     for record in _records(lines):
-        if batch and (size + len(record) >= BATCH_BYTES or len(batch) >= BATCH_EVENTS):
+        full = size + len(record) >= BATCH_BYTES or len(batch) >= BATCH_EVENTS
+        # Parts of one line of a container's log stay together, or they could not be joined.
+        if batch and full and not (is_part(batch[-1]) and size < MAX_EVENT_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(record)

@@ -10,8 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
+from rich.console import Console
 
 from data.errors import KubehabitError
+from data.events.left_out import LeftOut
+from data.visible_text import visible
 from kubehabit.client.batches import batches_of
 from serving.forensics.event_store import EventStore
 from serving.forensics.principal_habits import compared, habits_of
@@ -91,15 +94,22 @@ def answers_of_logs(logs: Sequence[Path]) -> Iterator[FileAnswers]:
     with TemporaryDirectory(prefix="kubehabit-") as folder:
         settings = EventSettings(path=Path(folder), retention_days=_FOREVER_DAYS, max_gb=1e6)
         store = EventStore(settings)
-        kept = 0
+        kept, left_out = 0, LeftOut()
         try:
             for batch in batches_of(logs, "reading"):
-                kept += store.append(b"\n".join(batch))
+                kept += store.append(b"\n".join(batch), left_out=left_out)
                 store.tick()
         finally:
             store.close()
+        sentence = left_out.sentence()
         if not kept:
-            raise KubehabitError("The logs hold no audit event. Check that they are audit.k8s.io logs.")
+            raise KubehabitError(
+                f"The logs hold no audit event. {sentence} Check that they are audit.k8s.io logs.".replace(
+                    "  ", " "
+                )
+            )
+        if sentence:
+            Console(stderr=True).print(visible(f"warning: {sentence}"), markup=False, highlight=False)
         answers = FileAnswers(Path(folder), None, settings.memory_mb)
         try:
             yield answers

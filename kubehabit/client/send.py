@@ -18,6 +18,7 @@ from kubehabit.client.remote import AnswerError, BusyError, Remote, UnreachableE
 _PATIENCE = 600.0
 _LONGEST_WAIT = 30.0
 _PROBLEMS = 3
+_OUTCOMES = ("scored", "folded", "repeated", "rejected", "skipped")
 #: Answers about what was sent, not about the sender: the same lines would be refused again.
 _UNREADABLE = frozenset(
     (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -26,27 +27,33 @@ _UNREADABLE = frozenset(
 
 @dataclass(slots=True)
 class Sent:
-    """What became of the events that were sent.
+    """What became of the records that were sent.
 
     Attributes:
-        events: all that the service answered for.
-        folded: not scored by themselves: stages of an action that was scored, events that the service has had before, and
-            what the model's settings leave out.
+        events: all records that the service answered for: the sum of those scored, folded, repeated, rejected and skipped.
+        folded: not scored by themselves: stages of an action that was scored, and what the model's settings leave out.
+        repeated: events that the service has had before.
+        skipped: records of other logs in the same stream; `reasons` says what they are.
         problems: what was rejected or could not be read, the first few as sentences.
     """
 
     events: int = 0
     scored: int = 0
     folded: int = 0
+    repeated: int = 0
     rejected: int = 0
+    skipped: int = 0
     flagged: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def describe(self) -> str:
         """The counts as a sentence."""
+        left_out = "; ".join(f"{count:,} x {reason}" for reason, count in self.reasons.items())
         return (
             f"{self.events:,} events sent: {self.scored:,} scored ({self.flagged:,} flagged), "
-            f"{self.folded:,} repeats or folded into an action, {self.rejected:,} rejected."
+            f"{self.folded:,} folded into an action, {self.repeated:,} repeats, {self.rejected:,} rejected, "
+            f"{self.skipped:,} skipped{f' ({left_out})' if left_out else ''}."
         )
 
 
@@ -97,9 +104,11 @@ class Sender:
                 return
             answer = {"counts": {"rejected": 1}, "results": [{"status": "rejected", "reason": error}]}
         counts = answer["counts"]
-        self.sent.events += sum(int(counts.get(name, 0)) for name in ("scored", "folded", "rejected"))
-        for name in ("scored", "folded", "rejected", "flagged"):
+        self.sent.events += sum(int(counts.get(name, 0)) for name in _OUTCOMES)
+        for name in (*_OUTCOMES, "flagged"):
             setattr(self.sent, name, getattr(self.sent, name) + int(counts.get(name, 0)))
+        for reason, count in answer.get("skipped", {}).items():
+            self.sent.reasons[reason] = self.sent.reasons.get(reason, 0) + int(count)
         for result in answer.get("results", ()):
             if result["status"] == "rejected":
                 self._note(str(result.get("reason")))

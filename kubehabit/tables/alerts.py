@@ -64,9 +64,15 @@ def alerts_table(page: Json) -> RenderableType:
 def scored_log(scored: ScoredLog) -> RenderableType:
     """The alerts of a log that was scored, and the totals."""
     model = scored.model
+    left_out = scored.left_out
+    missing = (
+        f" {left_out.unreadable:,} records unreadable, {left_out.skipped.total():,} skipped."
+        if left_out.sentence()
+        else ""
+    )
     totals = line(
         f"{scored.events:,} events, {scored.actions:,} actions, {len(scored.alerts):,} alerts; model {model.name} version "
-        f"{model.version}. Use --json for audit IDs, reasons and next steps."
+        f"{model.version}.{missing} Use --json for audit IDs, reasons and next steps."
     )
     rows = [
         (one.first_seen.strftime("%Y-%m-%d %H:%M:%S"), _severity(one.severity), one.sentence)

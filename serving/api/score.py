@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -37,12 +38,31 @@ _EXAMPLE_LIST = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": 
 
 
 class EventCounts(TypedDict):
-    """Events of a batch by what became of them."""
+    """Records of a batch by what became of them: `records` is the sum of all but `flagged`, which are among the scored."""
 
+    records: int
     scored: int
     folded: int
+    repeated: int
     rejected: int
+    skipped: int
     flagged: int
+
+
+class ReceivedCounts(TypedDict):
+    """Records of a batch that is kept to be scored: `records` is the sum of the others."""
+
+    records: int
+    accepted: int
+    rejected: int
+    skipped: int
+
+
+class AuditResponse(TypedDict):
+    """What was in a batch."""
+
+    counts: ReceivedCounts
+    skipped: Annotated[dict[str, int], "records that are no audit events and were not meant to be, by reason"]
 
 
 class ScoreResponse(TypedDict):
@@ -51,6 +71,7 @@ class ScoreResponse(TypedDict):
     model: dict[str, str]
     counts: EventCounts
     alerts: Annotated[list[str], "IDs of alerts that this batch raised or let grow"]
+    skipped: Annotated[dict[str, int], "records that are no audit events and were not meant to be, by reason"]
     results: Annotated[list[EventResult], "one for each event, in the order sent"]
 
 
@@ -86,38 +107,55 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         Send a JSON list, NDJSON, an EventList or one event; `Content-Encoding` may be gzip or zstd. Every event gets a
         result, in the order sent. Events that cannot be read are reported as `rejected` with their line (or position)
         and kept in the dead-letter file; the others are scored all the same. `folded` events belong to an action that
-        was scored at an earlier stage, or are left out by the model's settings.
+        was scored at an earlier stage, or are left out by the model's settings; `repeated` ones were sent before. Records of
+        other logs in the same stream are `skipped`, and counted by reason.
         """
         pipeline = service.running().pipeline
         with service.intake.turn():
             decoded, batch = await service.intake.score(pipeline, *await received(request), "/v1/score")
+        results = merge(decoded, batch)
+        became, skipped = Counter(result["status"] for result in results), sum(decoded.skipped.values())
         judge = batch.model or service.ready().model
         answer: ScoreResponse = {
             "model": {"name": judge.name, "version": judge.version},
             "counts": {
-                "scored": batch.scored,
-                "folded": batch.events - batch.scored,
-                "rejected": len(decoded.dead),
+                "records": len(results) + skipped,
+                "scored": became["scored"],
+                "folded": became["folded"],
+                "repeated": became["repeated"],
+                "rejected": became["rejected"],
+                "skipped": skipped,
                 "flagged": sum(batch.flagged.values()),
             },
             "alerts": [alert.id for alert in (*batch.raised, *batch.grown)],
-            "results": merge(decoded, batch),
+            "skipped": dict(decoded.skipped),
+            "results": results,
         }
         return _json(answer)
 
     @app.post(
         "/v1/audit",
         tags=["events"],
-        response_model=dict[str, str],
+        response_model=AuditResponse,
         openapi_extra=_events_body({"EventList": {"value": _EXAMPLE_LIST}}, ndjson=False),
     )
     async def audit(request: Request) -> Response:
         """Receive a batch from kube-apiserver's audit webhook.
 
-        The answer is an empty object, sent when the batch is durable: its events are scored whatever happens then. Events that
-        are sent again are recognised, by all they say, and are scored once.
+        The answer says what was in it, and is sent when the batch is durable: its events are scored whatever happens then. Events
+        that are sent again are recognised, by all they say, and are scored once.
         """
         pipeline = service.running().pipeline
         with service.intake.turn():
-            await service.intake.accept(pipeline, *await received(request), "/v1/audit")
-        return _json({})
+            decoded = await service.intake.accept(pipeline, *await received(request), "/v1/audit")
+        accepted, rejected, skipped = len(decoded.events), len(decoded.dead), sum(decoded.skipped.values())
+        answer: AuditResponse = {
+            "counts": {
+                "records": accepted + rejected + skipped,
+                "accepted": accepted,
+                "rejected": rejected,
+                "skipped": skipped,
+            },
+            "skipped": dict(decoded.skipped),
+        }
+        return _json(answer)

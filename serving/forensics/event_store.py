@@ -38,6 +38,7 @@ from data.durable_file import move_durably, write_durably
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from data.events.decode import decode_originals
+from data.events.left_out import LeftOut
 from data.paths import shipped
 from data.principals.identity import Identity
 from data.signing_keys import load_signing_key
@@ -173,6 +174,7 @@ class EventStore:
         batch: int | None = None,
         alerts: Mapping[str, str] | None = None,
         pause: Callable[[], None] | None = None,
+        left_out: LeftOut | None = None,
     ) -> int:
         """Append the new events of a request body and return their number. Queries see them at once; a crash may lose a second.
 
@@ -182,12 +184,13 @@ class EventStore:
             batch: number in the journal.
             alerts: audit ID -> ID of the alert that the event became part of.
             pause: called before each event, to yield the interpreter.
+            left_out: counts the records that are no events.
 
         Raises:
             OSError: they could not be written; nothing of the body was kept.
         """
         with self._turn:
-            came = list(decode_originals(body))
+            came = list(decode_originals(body, left_out))
             digests = digests_of((raw for _, raw in came), self._seen_key)
             fresh = list(compress(came, self._seen.first(digests)))
             if fresh:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import KubehabitError
-from data.events.audit_event import DeadLetter
+from data.events.left_out import LeftOut
 from data.events.reader import read_events
 from serving.registry.client import parse_model
 from serving.rollout.loader import load_engine
@@ -18,87 +18,84 @@ if TYPE_CHECKING:
     from serving.scoring.engine import Engine
 
 _PAGE = 500
-
-
-class Unreadable:
-    """Counts records that could not be read and keeps the first."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: DeadLetter | None = None
-
-    def add(self, source: str, letter: DeadLetter) -> None:
-        """Note one record."""
-        del source  # there is only one
-        self.count += 1
-        self.first = self.first or letter
-
-    def sentence(self) -> str:
-        """What could not be read, and where."""
-        assert self.first is not None
-        records = "record" if self.count == 1 else "records"
-        return (
-            f"{self.count:,} {records} could not be read; the first at line {self.first.line}: "
-            f"{self.first.reason}. Everything else was scored; correct the log and score it again to have all."
-        )
+_RECEIVED = "RequestReceived"
+_ONLY_RECEIVED = (
+    "Nothing was judged: all events are of the stage RequestReceived, which knows no outcome. Take omitStages: "
+    "[ResponseComplete] out of the audit policy."
+)
+_ALL_DROPPED = (
+    "Nothing was judged: every event is a later stage, a repeat, or left out by the model's settings."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredLog:
-    """Outcome of scoring a log: events read, actions scored of them, and alerts in the order of the log."""
+    """Outcome of scoring a log: events read, actions scored of them, and alerts in the order of the log.
+
+    Attributes:
+        left_out: records that are no events.
+        why_nothing: why no event became an action; "" if some did.
+    """
 
     events: int
     actions: int
     alerts: list[Alert]
     model: ModelInfo
-    unreadable: Unreadable
+    left_out: LeftOut
+    why_nothing: str
 
 
 def score_log(log: Path, model_uri: str) -> ScoredLog:
     """Score a log from beginning to end; each alert has all its audit IDs.
 
     Args:
-        log: JSONL, plain, gzip or zstd.
+        log: a file of any format that docs/sources.md names.
         model_uri: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or the folder of a bundle.
 
     Raises:
         KubehabitError: the model cannot be loaded, or the log cannot be read or holds no event.
     """
     engine = load_engine(load_settings(), parse_model(model_uri), store_url="sqlite://")
-    unreadable = Unreadable()
+    left_out = LeftOut()
     try:
-        events, scored = _score(engine, log, unreadable)
-        if not events and unreadable.first is None:
-            raise KubehabitError(f"{log} holds no audit events. Check that this is the log you mean.")
-        if not events and unreadable.first is not None:
+        events, scored, stages = _score(engine, log, left_out)
+        if not events and left_out.first is not None:
             raise KubehabitError(
-                f"{log} holds no audit event that can be read; line {unreadable.first.line}: "
-                f"{unreadable.first.reason}. A log has one audit.k8s.io/v1 event a line."
+                f"{log} holds no audit event that can be read; line {left_out.first.line}: "
+                f"{left_out.first.reason}. docs/sources.md lists the formats that can be read."
             )
-        return ScoredLog(events, scored, _alerts(engine), engine.model, unreadable)
+        if not events:
+            skipped = f" ({left_out.reasons()})" if left_out.skipped else ""
+            raise KubehabitError(
+                f"{log} holds no audit events{skipped}. Check that this is the log you mean."
+            )
+        why_nothing = "" if scored else _ONLY_RECEIVED if stages == {_RECEIVED} else _ALL_DROPPED
+        return ScoredLog(events, scored, _alerts(engine), engine.model, left_out, why_nothing)
     finally:
         engine.close()
 
 
-def _score(engine: Engine, log: Path, unreadable: Unreadable) -> tuple[int, int]:
-    """Score all of a log, with a progress bar on a terminal. Returns (events, scored actions)."""
+def _score(engine: Engine, log: Path, left_out: LeftOut) -> tuple[int, int, set[str]]:
+    """Score all of a log, with a progress bar on a terminal. Returns (events, scored actions, stages of the events)."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     events = scored = 0
+    stages: set[str] = set()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("scoring", total=log.stat().st_size if log.exists() else None)
 
         def on_bytes(done: int) -> None:
             progress.update(bar, completed=done)
 
-        for chunk in read_events(log, unreadable, on_bytes=on_bytes):
+        for chunk in read_events(log, left_out, on_bytes=on_bytes, on_skipped=left_out.skip):
             batch = engine.score(chunk)
             events += len(chunk)
             scored += batch.scored
-    return events, scored
+            stages.update(event.stage for event in chunk)
+    return events, scored, stages
 
 
 def _alerts(engine: Engine) -> list[Alert]:

@@ -81,11 +81,13 @@ class Intake:
             return decoded, Batch.from_results([], [], [], 0.0)
         return decoded, await asyncio.wrap_future(pipeline.score(kept, decoded))
 
-    async def accept(self, pipeline: Pipeline, body: bytes, encoding: str, source: str) -> None:
-        """As `score`, but returns as soon as the batch is durable."""
+    async def accept(self, pipeline: Pipeline, body: bytes, encoding: str, source: str) -> Decoded:
+        """As `score`, but returns as soon as the batch is durable: what was in the body."""
         decoded, kept = await self._decoded(body, encoding, source)
         if kept is not None:
+            # The pipeline may let go of the decoded events before this returns, and decode them again in their turn.
             await asyncio.wrap_future(pipeline.append(kept, decoded))
+        return decoded
 
     async def _decoded(self, body: bytes, encoding: str, source: str) -> tuple[Decoded, JournalRecord | None]:
         loop = asyncio.get_running_loop()
@@ -97,6 +99,8 @@ class Intake:
         if decoded.dead:
             await loop.run_in_executor(self._threads, self._dead_letters.add_all, source, decoded.dead)
             self._metrics.rejected(len(decoded.dead))
+        if decoded.skipped:
+            self._metrics.skipped(decoded.skipped)
         return decoded, kept
 
     def _decode(self, body: bytes, encoding: str, source: str) -> tuple[Decoded, JournalRecord | None]:
@@ -115,9 +119,10 @@ def merge(decoded: Decoded, batch: Batch) -> list[EventResult]:
     """Results in the order in which the events were sent, including those that could not be read."""
     if not decoded.dead:
         return batch.results
-    bad: list[tuple[int, EventResult]] = [
-        (letter.line, {"status": "rejected", "line": letter.line, "reason": letter.reason})
-        for letter in decoded.dead
-    ]
-    good = zip(decoded.lines, batch.results, strict=True)
-    return [result for _, result in sorted([*good, *bad], key=lambda pair: pair[0])]
+    merged: list[EventResult] = []
+    done = 0
+    for letter in decoded.dead:
+        merged += batch.results[done : letter.before]
+        done = letter.before
+        merged.append({"status": "rejected", "line": letter.line, "reason": letter.reason})
+    return merged + batch.results[done:]

@@ -402,7 +402,7 @@ def _in_place(part: _ScoredPart) -> list[EventResult]:
     """Results of all events, those that were sent again among them."""
     scored = iter(part.batch.results)
     return [
-        next(scored) if new else {"auditID": event.auditID, "status": "folded"}
+        next(scored) if new else {"auditID": event.auditID, "status": "repeated"}
         for event, new in zip(part.events, part.first, strict=True)
     ]
 

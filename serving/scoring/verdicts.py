@@ -34,7 +34,7 @@ class EventResult(TypedDict, total=False):
     """Outcome of one event. Only `status` is always there."""
 
     auditID: str
-    status: Literal["scored", "folded", "rejected"]
+    status: Literal["scored", "folded", "repeated", "rejected"]
     principal: str
     surprise: float
     evidence: float

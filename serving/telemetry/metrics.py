@@ -36,8 +36,11 @@ class Metrics:
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry)
-        self._events = counter(
-            "kubehabit_events", "Audit events received, by what became of them.", ["outcome"]
+        self._events = counter("kubehabit_events", "Records received, by what became of them.", ["outcome"])
+        self._skipped = counter(
+            "kubehabit_skipped_records",
+            "Records of other logs in the same stream, by what they are.",
+            ["reason"],
         )
         self._flagged = counter("kubehabit_flagged", "Actions that were unusual.", ["severity"])
         self._lag = histogram(
@@ -96,7 +99,7 @@ class Metrics:
         self.connection_closed = counter(
             "kubehabit_connections_closed", "Connections closed or refused because all places were taken."
         ).inc
-        begin_at_zero(self._events, "scored", "folded", "repeated")
+        begin_at_zero(self._events, "scored", "folded", "repeated", "skipped")
         self.rejected = self._events.labels("rejected").inc
         begin_at_zero(self._alerts, *SEVERITIES[1:])
         begin_at_zero(self._flagged, *SEVERITIES[1:])
@@ -126,6 +129,13 @@ class Metrics:
     def not_scored(self) -> None:
         """Count an event that made scoring fail."""
         self._not_scored.inc()
+        self.rejected(1)
+
+    def skipped(self, reasons: Mapping[str, int]) -> None:
+        """Count records that were left out on purpose."""
+        for reason, records in reasons.items():
+            self._skipped.labels(reason).inc(records)
+            self._events.labels("skipped").inc(records)
 
     def quarantine(self, number: Callable[[], int]) -> None:
         """Export how many batches are set aside because they ended the process."""

@@ -54,7 +54,7 @@ class Service:
                 repeats = len(set(lines) & set(outer.lines))
                 if code == 200:
                     outer.lines += lines
-                counts = {"scored": len(lines) - repeats, "folded": repeats, "rejected": 0, "flagged": 0}
+                counts = {"scored": len(lines) - repeats, "repeated": repeats, "rejected": 0, "flagged": 0}
                 content: dict[str, Any] = {"counts": counts, "results": []}
                 if code != 200:
                     content = {"detail": f"This is answer {code}."}
@@ -103,13 +103,13 @@ def test_every_record_is_sent_once_in_order_and_counted(
     done = run(monkeypatch, str(first), str(second), "--url", service.url)
     assert service.lines == MANY
     assert (
-        "3,000 events sent: 3,000 scored (0 flagged), 0 repeats or folded into an action, 0 rejected."
+        "3,000 events sent: 3,000 scored (0 flagged), 0 folded into an action, 0 repeats, 0 rejected, 0 skipped."
         in done.stdout
     )
     assert {request["path"] for request in service.requests} == {"/v1/score"}
     assert {request["Authorization"] for request in service.requests} == {f"Bearer {TOKEN}"}
     again = json.loads(run(monkeypatch, str(first), "--json", "--url", service.url).stdout)
-    assert (again["events"], again["scored"], again["folded"], again["rejected"]) == (1700, 0, 1700, 0)
+    assert (again["events"], again["scored"], again["repeated"], again["rejected"]) == (1700, 0, 1700, 0)
 
 
 def test_batches_are_bounded_in_bytes_and_events(tmp_path: Path) -> None:
@@ -229,4 +229,9 @@ def test_the_service_scores_what_is_sent_and_recognises_a_repetition(
     count = len(story())
     assert (first["events"], first["scored"] + first["folded"], first["rejected"]) == (count + 1, count, 1)
     assert first["problems"] != []
-    assert (again["events"], again["scored"], again["folded"], again["rejected"]) == (count + 1, 0, count, 1)
+    assert (again["events"], again["scored"], again["repeated"], again["rejected"]) == (
+        count + 1,
+        0,
+        count,
+        1,
+    )

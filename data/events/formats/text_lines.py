@@ -22,6 +22,12 @@ _TEXT = msgspec.json.Decoder(str)
 _BRACES = 4
 
 
+def is_part(line: bytes) -> bool:
+    """Whether a line of a container's log goes on in the next one of its stream."""
+    found = _CRI.match(line)
+    return found is not None and found[2] == b"P"
+
+
 class CriLine:
     """A line of a container's log as containerd and CRI-O write it; a long line comes in parts, which are joined."""
 

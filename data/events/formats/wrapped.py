@@ -18,7 +18,7 @@ from data.events.audit_event import UNREADABLE
 from data.events.formats.eks import cluster_of, read_packed
 from data.events.formats.program_log import OTHER_PROGRAM, is_program_log
 from data.events.formats.reading import Reading, holds_event
-from data.events.lenient import folded, repaired_annotations
+from data.events.lenient import by_name, folded, repaired_annotations
 
 #: Keys that hold what was wrapped, as `folded` writes them.
 _USUAL = frozenset(
@@ -40,10 +40,13 @@ _THEIRS = (
 )  # fmt: skip
 #: Objects and lists around an event inside one JSON text. Elastic's answers need six, OTLP eight.
 _MAX_LEVELS = 12
+#: Objects, lists and texts of a record that are looked at: an event has a few around it, and has some hundred bytes.
+_LEAST_VALUES, _BYTES_A_VALUE = 1000, 60
 #: Keys of the way to an event that a report of formats names.
 _MAX_NAMED = 4
 #: Characters of the names of a table's columns, which each row repeats.
 _MAX_NAMES = 10_000
+_CELL = "VarCharValue"
 _ECS = "kubernetes.audit."
 #: Characters of a time that are looked at.
 _TIME_LENGTH = 40
@@ -83,19 +86,30 @@ class Wrapped:
             return True
         if _is_record(fields) or _is_kubernetes_object(fields):
             return False
-        search = _Search(found)
-        done = search.object(fields, (), "", 1)
+        search, mark = _Search(found, _LEAST_VALUES + len(raw) // _BYTES_A_VALUE), found.mark()
+        try:
+            done = search.object(fields, (), "", 1)
+        except _TooManyError as error:
+            found.back_to(mark)
+            found.lost(str(error), raw)
+            return True
         if done:
             self.name = "wrapped in " + ".".join(search.way[:_MAX_NAMED])
         return done
 
 
+class _TooManyError(Exception):
+    """A record has more in it than is looked at."""
+
+
 class _Search:
     """The search of one record."""
 
-    def __init__(self, found: Reading) -> None:
+    def __init__(self, found: Reading, values: int) -> None:
+        """`values` is how many are looked at."""
         self.way: tuple[str, ...] = ()  # to the last event found
         self._found = found
+        self._left = values
         self._time = ""  # that the innermost object with one says, for an event whose own is cut off
 
     def object(
@@ -105,7 +119,7 @@ class _Search:
         cluster = _cluster_in(fields) or cluster
         self._time = _time_in(fields) or self._time
         if any(key.startswith(_ECS) for key in fields):
-            event = _nested(fields)
+            event = by_name(_nested(fields))
             if _is_record(event):
                 return self._take(msgspec.Raw(_ENCODE(event)), (*way, "kubernetes.audit"), cluster)
         if fields.keys() >= {"columns", "rows"}:
@@ -144,6 +158,9 @@ class _Search:
         begin = bytes(memoryview(raw)[:1])
         if begin not in b'"{[' or level > _MAX_LEVELS or not (holds_event(raw) or begin == b"["):
             return False
+        self._left -= 1
+        if self._left < 0:
+            raise _TooManyError("not an audit event: there is more around it than is searched")
         try:
             value = _DECODERS[begin].decode(raw)
         except UNREADABLE:  # a text that is no Unicode
@@ -157,6 +174,9 @@ class _Search:
         return not _is_kubernetes_object(value) and self.object(value, way, cluster, level)
 
     def _list(self, items: list[msgspec.Raw], way: tuple[str, ...], cluster: str, level: int) -> bool:
+        cells = [_line_of(item) for item in items[:1]]
+        if cells and cells[0].keys() == {_CELL}:  # a row of Athena's
+            items = [_line_of(item).get(_CELL, item) for item in items]
         values = _pairs(items)
         if values is not None:
             if _is_record(values):

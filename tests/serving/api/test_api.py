@@ -35,6 +35,12 @@ def is_problem(response: object, status: int, *words: str) -> None:
         assert word in body["detail"], body
 
 
+def counts(**named: int) -> dict[str, int]:
+    """Counts of an answer, zero but for those named."""
+    outcomes = ("records", "scored", "folded", "repeated", "rejected", "skipped", "flagged")
+    return dict.fromkeys(outcomes, 0) | named
+
+
 # -- scoring ----------------------------------------------------------------------------------------------------
 
 
@@ -61,7 +67,8 @@ def test_every_accepted_form_gives_one_result_an_event_in_order(client: TestClie
     assert results[1]["severity"] == "high"
     assert results[1]["fields"][0] == {"field": "namespace", "nll": 7.5}
     assert len(results[1]["fields"]) == 3
-    assert answer.json()["counts"] == {"scored": 2, "folded": 0, "rejected": 0, "flagged": 1}
+    assert answer.json()["counts"] == counts(records=2, scored=2, flagged=1)
+    assert answer.json()["skipped"] == {}
     assert answer.json()["model"] == {"name": "kubehabit", "version": "7"}
 
 
@@ -109,7 +116,7 @@ def test_malformed_events_cost_only_themselves(client: TestClient, own_home: Pat
     assert [result["status"] for result in results] == ["scored", "rejected", "rejected", "scored"]
     assert [result.get("line") for result in results] == [None, 2, 4, None]
     assert "audit.k8s.io/v9" in results[2]["reason"]
-    assert answer.json()["counts"] == {"scored": 2, "folded": 0, "rejected": 2, "flagged": 1}
+    assert answer.json()["counts"] == counts(records=4, scored=2, rejected=2, flagged=1)
     letters = [json.loads(line) for line in (own_home / "dead-letters.jsonl").read_text().splitlines()]
     assert [letter["line"] for letter in letters] == [2, 4]
     assert letters[0]["raw"] == "{not json"
@@ -190,12 +197,9 @@ def test_a_body_of_very_many_things_that_are_no_events_is_refused_as_a_whole(
 
 def test_ten_thousand_that_cannot_be_read_cost_only_themselves(client: TestClient) -> None:
     body = ndjson([raw_event()]) + b"\r\n" + b"1\n" * 10_000
-    assert client.post("/v1/score", content=body).json()["counts"] == {
-        "scored": 1,
-        "folded": 0,
-        "rejected": 10_000,
-        "flagged": 0,
-    }
+    assert client.post("/v1/score", content=body).json()["counts"] == counts(
+        records=10_001, scored=1, rejected=10_000
+    )
 
 
 @pytest.mark.parametrize("moment", ["junk", "2026-13-45T99:99:99Z"])
@@ -236,10 +240,11 @@ def test_no_body_makes_the_service_fail(client: TestClient, body: bytes, encodin
 # -- webhook ----------------------------------------------------------------------------------------------------
 
 
-def test_the_webhook_gets_an_empty_object_and_its_alerts_follow(client: TestClient) -> None:
+def test_the_webhook_learns_what_was_in_its_batch_and_its_alerts_follow(client: TestClient) -> None:
     batch = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": [secret_event()]}
     answer = client.post("/v1/audit?timeout=30s", json=batch)
-    assert (answer.status_code, answer.json()) == (200, {})
+    received = {"records": 1, "accepted": 1, "rejected": 0, "skipped": 0}
+    assert (answer.status_code, answer.json()) == (200, {"counts": received, "skipped": {}})
     settle(client)
     assert client.get("/v1/alerts").json()["alerts"][0]["auditIDs"] == ["id-0"]
 
@@ -475,7 +480,7 @@ def test_a_store_that_cannot_be_written_is_a_503_and_the_alert_comes_later(
         answer = client.post("/v1/score", json=secret_event(0))
         is_problem(answer, 503, "The disk is full.")
     # The retry is folded, as the detector has seen the action; its alert must not be lost for that.
-    assert client.post("/v1/score", json=secret_event(0)).json()["counts"]["folded"] == 1
+    assert client.post("/v1/score", json=secret_event(0)).json()["counts"]["repeated"] == 1
     assert client.get("/v1/alerts").json()["alerts"][0]["auditIDs"] == ["id-0"]
 
 

@@ -95,7 +95,7 @@ def test_what_does_not_fit_in_memory_waits_in_the_journal(
     settle(client)
     assert [name for batch in held.batches for name in batch] == [f"id-{number}" for number in range(30)]
     # What could not be read is reported once, not again when the rest is read from the journal.
-    assert counts(client) == {"scored": 30, "folded": 0, "repeated": 0, "rejected": 30}
+    assert counts(client) == {"scored": 30, "folded": 0, "repeated": 0, "rejected": 30, "skipped": 0}
 
 
 def test_callers_that_are_scored_together_get_their_own_verdicts(
@@ -129,9 +129,9 @@ def test_callers_that_are_scored_together_get_their_own_verdicts(
 def test_a_batch_that_overlaps_an_earlier_one_is_scored_where_it_is_new(client: TestClient) -> None:
     client.post("/v1/audit", json=event_list(*(raw_event(number) for number in range(6))))
     answer = client.post("/v1/score", json=[raw_event(number) for number in range(3, 9)]).json()
-    assert [result["status"] for result in answer["results"]] == ["folded"] * 3 + ["scored"] * 3
+    assert [result["status"] for result in answer["results"]] == ["repeated"] * 3 + ["scored"] * 3
     assert [result["auditID"] for result in answer["results"]] == [f"id-{number}" for number in range(3, 9)]
-    assert counts(client) == {"scored": 9, "folded": 0, "repeated": 3, "rejected": 0}
+    assert counts(client) == {"scored": 9, "folded": 0, "repeated": 3, "rejected": 0, "skipped": 0}
 
 
 def test_a_used_audit_id_hides_nothing(client: TestClient) -> None:
@@ -139,7 +139,7 @@ def test_a_used_audit_id_hides_nothing(client: TestClient) -> None:
     client.post("/v1/audit", json=event_list(secret_event(1, auditID="chosen")))
     client.post("/v1/audit", json=event_list(raw_event(0, auditID="chosen")))
     settle(client)
-    assert counts(client) == {"scored": 2, "folded": 0, "repeated": 1, "rejected": 0}
+    assert counts(client) == {"scored": 2, "folded": 0, "repeated": 1, "rejected": 0, "skipped": 0}
     [alert] = client.get("/v1/alerts").json()["alerts"]
     assert alert["auditIDs"] == ["chosen"]
 

@@ -67,7 +67,7 @@ def test_the_sender_learns_which_event_was_not_scored(
 ) -> None:
     events = [raw_event(0), raw_event(1, auditID="poison"), secret_event(2), raw_event(0)]
     results = client.post("/v1/score", content=ndjson(events)).json()["results"]
-    assert [result["status"] for result in results] == ["scored", "rejected", "scored", "folded"]
+    assert [result["status"] for result in results] == ["scored", "rejected", "scored", "repeated"]
     assert results[1]["reason"] == "scoring failed: OverflowError"
     assert "alertID" in results[2]
 
