@@ -1,10 +1,10 @@
 """What padding hides: the attacks of a labelled log, with the body of each write padded beyond what a platform passes on whole.
 
 Every write of an attack that carries a body gets it padded by its author, at its beginning, and is then cut, or emptied, as the
-platform would do it; all else stays. Recall must not be lower than with the whole bodies. What the cluster's machinery does, most
-of a log, is left out unless --machinery is given: attacks are the same without it.
+platform would do it; all else stays. Recall must not be lower than with the whole bodies. Of the log, only what the principals in
+question do is judged, before and after, unless --all is given.
 
-Run: python -m benchmarks.bench_padding [--model MODEL] [--log LOG --labels LABELS ...] [--own-table] [--machinery]
+Run: python -m benchmarks.bench_padding [--model MODEL] [--log LOG --labels LABELS ...] [--own-table] [--all]
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from data.actions.sensitivity import Sensitivity
 from data.events.audit_event import decode_event
 from data.events.reader import open_lines
 from data.paths import Recordings, shipped
-from data.principals.identity import PEOPLE_AND_PIPELINES, Identity
 from detection.bundle import Bundle
 from training.audit_log import read_log
 from training.baselines.product import ProductDetector
@@ -137,19 +136,12 @@ PLATFORMS: dict[str, Callable[[Event], bytes]] = {
 }
 
 
-def lines_of(log: Path, attacks: frozenset[str], machinery: bool) -> list[bytes]:
-    """The lines of a log; without `machinery`, those of people, pipelines and attacks (audit IDs) only."""
-    lines = list(open_lines(log))
-    if machinery:
-        return lines
-    identity = Identity(shipped("identity.yaml"))
-    kept = []
-    for line in lines:
-        event = decode_event(line)
-        kind = identity.principal(event.user.username, event.user.groups).kind
-        if kind in PEOPLE_AND_PIPELINES or event.auditID in attacks:
-            kept.append(line)
-    return kept
+def lines_of(log: Path, principals: frozenset[str] | None) -> list[bytes]:
+    """The lines of a log; those of some principals only, by user name."""
+    lines = open_lines(log)
+    if principals is None:
+        return list(lines)
+    return [line for line in lines if decode_event(line).user.username in principals]
 
 
 def transformed(
@@ -189,7 +181,7 @@ def main() -> None:
     parser.add_argument("--model", default="models:/kubehabit@champion")
     parser.add_argument("--log", type=Path, action="append")
     parser.add_argument("--labels", type=Path, action="append")
-    parser.add_argument("--machinery", action="store_true", help="keep what the machinery does")
+    parser.add_argument("--all", action="store_true", help="keep what all principals do")
     parser.add_argument("--own-table", action="store_true", help="keep the sensitivity table of the model")
     options = parser.parse_args()
     recordings = Recordings.shipped()
@@ -204,7 +196,9 @@ def main() -> None:
         for log, labels in pairs:
             found = [run for run in json.loads(labels.read_text()) if run["kind"] == "attack"]
             attacks = frozenset(one for run in found for one in run["audit_ids"])
-            lines, path = lines_of(log, attacks, options.machinery), Path(scratch) / "log.jsonl"
+            principals = frozenset(one for run in found for one in run["principals"])
+            lines = lines_of(log, None if options.all else principals)
+            path = Path(scratch) / "log.jsonl"
             path.write_bytes(b"\n".join(lines) + b"\n")
             whole = judged(bundle, path, labels)
             name = log.name.split(".")[0]

@@ -155,7 +155,7 @@ class ContextTracker:
         explainer: Explainer,
         gap: int,
         fold: Callable[[str], str] = str,
-        trusted_hops: int = 0,
+        trusted_hops: int = 1,
         recent: int = 20_000,
         is_proxied: Callable[[str, str], bool] = lambda _username, _acts_as: False,
     ) -> None:

@@ -21,7 +21,7 @@ from data.actions.encoder import ActionEncoder, ActionSettings
 from data.arrays import Flags, Floats
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
-from data.paths import registry_uri, tracking_uri
+from data.paths import registry_uri, shipped, tracking_uri
 from detection.bundle import Bundle
 from training.audit_log import read_log
 from training.evaluation import bootstrap, metrics
