@@ -191,7 +191,7 @@ def learning_rows(model_uri: str, dataset: Path, log: Path, labels: Path) -> lis
     config = calibration_config(shipped("train.yaml")["calibration"])
     rows = []
     for minutes in LEARNING:
-        short = relearned(bundle, table, minutes, config)
+        short = relearned(bundle, table, config, minutes)
         found = judge_alone(short, log, read_labels(labels), attacks=100, lookalikes=0, rows=())
         name = f"{minutes} minutes of log"
         rows += [
