@@ -4,7 +4,8 @@
     python -m benchmarks.transplants BUNDLE LOG:LABELS --data DATASET --minutes 2,5,10,30
     python -m benchmarks.transplants BUNDLE LOG:LABELS --rows again,pace,rehearsal,taught
 
-Recordings are reported apart and never mixed. `--quick` leaves out the harder questions and three in four transplants.
+With `--data` alone, habits and calibration are learned again by the code at hand, around the bundle's network. Recordings are
+reported apart and never mixed. `--quick` leaves out the harder questions and three in four transplants.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--attacks", type=int, default=ATTACKS)
     parser.add_argument("--lookalikes", type=int, default=LOOKALIKES)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--data", type=Path, help="dataset that the bundle was trained on, for --minutes")
+    parser.add_argument(
+        "--data", type=Path, help="dataset that the bundle was trained on: calibrate it again"
+    )
     parser.add_argument("--minutes", help="learning curve: habits and calibration of the last minutes alone")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(given)
@@ -63,18 +66,21 @@ def main(given: Sequence[str] | None = None) -> None:
     share = 4 if options.quick else 1
     bundle = Bundle.load(options.bundle)
     bundles = {"": bundle}
-    if options.minutes:
+    if options.data:
         from data.dataset.table import load
         from data.paths import shipped
         from training.calibrate import calibration_config
         from training.evaluation.learning_curve import relearned
 
         table, config = load(options.data), calibration_config(shipped("train.yaml")["calibration"])
-        bundles = {
-            f", {minutes} minutes of log": relearned(bundle, table, float(minutes), config)
-            for minutes in options.minutes.split(",")
-        }
-        rows = []
+        if options.minutes:
+            rows = []
+            bundles = {
+                f", {minutes} minutes of log": relearned(bundle, table, config, float(minutes))
+                for minutes in options.minutes.split(",")
+            }
+        else:
+            bundles = {"": relearned(bundle, table, config)}
     found = {}
     for recording in options.recordings:
         log, _, labels = recording.partition(":")

@@ -19,14 +19,7 @@ def evaluate(
     labels: Annotated[Path | None, opt.Labels] = None,
     model: opt.Model = opt.CHAMPION,
     data: Annotated[Path | None, opt.Dataset] = None,
-    transplants: Annotated[
-        int,
-        typer.Option(
-            "--transplants",
-            help="Attack runs to put into other principals' clothes, with repetition, pace and rehearsal. 0: none.",
-            min=0,
-        ),
-    ] = 0,
+    transplants: opt.Transplants = 0,
     report: Annotated[Path | None, opt.Report] = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -91,14 +84,7 @@ def ablate(
     ] = None,
     variants: Annotated[Path | None, opt.yaml_option("--variants", "ablate.yaml", "Variants")] = None,
     model: opt.Model = opt.CHAMPION,
-    transplants: Annotated[
-        int,
-        typer.Option(
-            "--transplants",
-            help="Judge variants of the decision around --model instead, on every run alone and so many transplants.",
-            min=0,
-        ),
-    ] = 0,
+    transplants: opt.Transplants = 0,
     report: Annotated[Path | None, opt.Report] = None,
 ) -> None:
     """Ablation: leave out or change one choice of the detector at a time, and see what each is worth.

@@ -38,9 +38,15 @@ def shortened(table: ActionTable, minutes: float) -> ActionTable:
     )
 
 
-def relearned(bundle: Bundle, table: ActionTable, minutes: float, config: CalibrationConfig) -> Bundle:
-    """The bundle as it would be had only the last minutes of its log been there; its network has seen them all."""
-    short = shortened(table, minutes)
+def relearned(
+    bundle: Bundle, table: ActionTable, config: CalibrationConfig, minutes: float | None = None
+) -> Bundle:
+    """The bundle as it would be had only the last minutes of its log been there; its network has seen them all.
+
+    Without `minutes` habits and calibration are learned again from the whole dataset, which shows what other code or settings of
+    the calibration are worth without a training.
+    """
+    short = table if minutes is None else shortened(table, minutes)
     found = calibrate(short, OnnxModel(str(bundle.model_path)), bundle.window, config)
     return replace(
         bundle,

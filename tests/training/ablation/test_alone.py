@@ -86,6 +86,6 @@ def test_a_shorter_log_teaches_less(trained: Trained) -> None:
     late = short.time[short.windows["calibration"][:, 0]].min()
     assert late > short.time[short.windows["train"][:, 0]].max()
     config = calibration_config(shipped("train.yaml")["calibration"])
-    assert len(relearned(bundle, table, minutes / 2, config).habits) < len(bundle.habits)
+    assert len(relearned(bundle, table, config, minutes / 2).habits) < len(bundle.habits)
     with pytest.raises(KubehabitError, match="nothing to learn"):
         shortened(table, 0.0)
