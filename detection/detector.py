@@ -24,6 +24,7 @@ from data.principals.identity import Principal
 from data.principals.peer_groups import PrincipalTable
 from detection.bundle import Bundle
 from detection.evidence import Accumulator, Sums
+from detection.exceptions import DEED, AllowedAction, HabitExceptions, none_of
 from detection.judging import ActionColumns, ActionJudge
 from detection.novelty import LIMIT, HabitTable, PriorCounts
 from detection.probation import PROBATION_DAYS, PrincipalProbation, Probation, Verdict
@@ -124,6 +125,7 @@ class Scores:
         unknown: bool [N], whose verb or resource is none that training knew.
         repeat: bool [N], whether a flagged action repeats one that was flagged before, on which nobody gave a verdict.
         first_flagged: datetime64[us] [N], when the action that a repeat repeats was flagged; NaT for others.
+        allowed: index of an action that an exception kept from being flagged -> by which, and how far it stood out.
     """
 
     event: Ints
@@ -149,6 +151,7 @@ class Scores:
     unknown: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
     repeat: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
     first_flagged: npt.NDArray[np.datetime64] = field(default_factory=lambda: np.empty(0, "M8[us]"))
+    allowed: dict[int, AllowedAction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +253,8 @@ class Detector:
         self.habits: HabitTable = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
         self.accumulator = Accumulator(bundle.calibration.horizons)
         self.probation = Probation(probation_days)
+        #: What people allowed; may be replaced between two calls of `score`.
+        self.exceptions = HabitExceptions()
         self.windows = Windows(bundle.window)
         if warm:
             self.warm(bundle.warmup.tokens)
@@ -342,6 +347,7 @@ class Detector:
         cut = self.windows.cut(who.names, tokens, batch.time)
         nll = self.reconstruction.nll(cut, who.ids, who.group_ids)
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
+        excepted = self._excepted(batch, who)
         undo.callback(self.probation.checkpoint(names))
         judge = ActionJudge(calibration, vocabulary, self.habits, self.accumulator, self.probation)
         judged = judge.judge(
@@ -355,6 +361,7 @@ class Detector:
                 batch.time,
                 sensitivity,
                 nll,
+                excepted,
             ),
             undo,
         )
@@ -384,10 +391,16 @@ class Detector:
             first_flagged=np.where(judged.repeat, judged.first.view("M8[us]"), np.datetime64("NaT", "us")),
         )
         adds = (judged.novelty_evidence > 0) | (judged.error_evidence > 0)
-        for row in (flagged | adds).nonzero()[0].tolist():
+        allowed = judged.allowed > 0
+        for row in (flagged | adds | allowed).nonzero()[0].tolist():
             scores.novelties[row] = self._novelties(batch, row, judged.known, who.groups[row])
+        broad = judged.levels[:, _BROAD_ATTRIBUTES].max(axis=1, initial=0)
+        for row in allowed.nonzero()[0].tolist():
+            would, limit = float(judged.allowed[row]), float(threshold[row])
+            severity = severity_of(True, would / limit, int(sensitivity[row]), int(broad[row]))
+            name = self.exceptions.entries[excepted[row]].name
+            scores.allowed[row] = AllowedAction(name, would, limit, severity)
         if len(hits):
-            broad = judged.levels[:, _BROAD_ATTRIBUTES].max(axis=1)
             log_probs = self.reconstruction.log_probs(cut, who.ids, who.group_ids, hits)
             # Without its own identity the graph falls back on what it knows of the peer group.
             nobody = np.zeros_like(who.ids)
@@ -399,6 +412,18 @@ class Detector:
                     batch, hit, nll[hit], (log_probs[row], of_peers[row]), scores.novelties[hit]
                 )
         return scores
+
+    def _excepted(self, batch: ActionBatch, who: _Actors) -> Ints:
+        """Index of the exception that allows each action; -1 for none."""
+        found, rules = none_of(len(batch)), self.exceptions
+        if not len(rules):
+            return found
+        values = [(self.encoder.interners[name].values, batch.codes[name]) for name in DEED]
+        for row, (name, group) in enumerate(zip(who.names, who.groups, strict=True)):
+            if candidates := rules.covering(name, group):
+                deed = [known[codes[row]] for known, codes in values]
+                found[row] = rules.match(candidates, int(batch.time[row]), deed)
+        return found
 
     def figures(self) -> Figures:
         """What it holds now; safe to call while it scores."""
