@@ -138,6 +138,14 @@ class Accumulator:
                 return out, row
         return out, None
 
+    def peek(self, principal: str, time: int, novelty: float, error: float) -> Floats:
+        """The evidence that one action would amount to, if it were added; float64 [1, horizons]."""
+        held = self.pop([principal])
+        together = self.add([principal], np.array([time]), np.array([novelty]), np.array([error]))
+        self.pop([principal])
+        self.restore(held)
+        return together
+
     def __len__(self) -> int:
         return len(self._sums)
 

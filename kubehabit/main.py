@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from kubehabit import (
     alerts,
+    allow,
     data,
     doctor,
     evidence,
@@ -147,6 +148,7 @@ app.add_typer(doctor.app)
 app.add_typer(sinks.app)
 app.add_typer(tokens.app, name="token")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(allow.app, name="allow")
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(who.who_app, name="who")
 app.add_typer(rbac.app, name="rbac")

@@ -145,7 +145,8 @@ def role_yaml(user: str, usage: UserUsage, rbac: Rbac, *, by_name: bool) -> str:
     """The smallest roles for what a user did, with bindings, as YAML; comments say how often, and what exists already."""
     rules = minimal_rules(usage, by_name=by_name)
     stem = "".join(
-        letter if letter.isascii() and letter.isalnum() else "-" for letter in user.removeprefix(SERVICE_ACCOUNT).lower()
+        letter if letter.isascii() and letter.isalnum() else "-"
+        for letter in user.removeprefix(SERVICE_ACCOUNT).lower()
     ).strip("-")
     parts = [f"# The rights that {visible(user)} used, and no others, by the log that was read."]
     for namespace, found in rules.items():
