@@ -10,7 +10,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from kubehabit import alerts, data, doctor, evidence, forensics, incidents, models, serve, tokens, train, who
+from kubehabit import (
+    alerts,
+    backups,
+    data,
+    doctor,
+    evidence,
+    forensics,
+    incidents,
+    models,
+    serve,
+    tokens,
+    train,
+    who,
+)
 from kubehabit.options import fail
 
 #: Packages that only `pip install 'kubehabit[train]'` brings.
@@ -133,6 +146,7 @@ app.add_typer(train.app)
 app.add_typer(models.app)
 app.add_typer(serve.app)
 app.add_typer(doctor.app)
+app.add_typer(backups.app)
 app.add_typer(tokens.app, name="token")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(incidents.app, name="incidents")
