@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -15,13 +16,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.soak import fork_server
+from tests.soak import fork_server, memory
 from tests.soak.faults import Faults
 from tests.soak.kills import KINDS, Kills, campaign
-from tests.soak.material import prepare
+from tests.soak.material import bundles_in, prepare
 
 #: Events of the labelled recording, and in a batch.
 _EVENTS, _BATCH = 4_000, 80
+#: MB an hour.
+_MOST_GROWTH = 1.0
 
 
 def main() -> int:
@@ -29,19 +32,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("kills", "faults"))
-    parser.add_argument("--count", type=int, default=1000, help="SIGKILLs in all, or runs of each fault")
+    parser.add_argument("what", choices=("kills", "faults", "memory"))
+    parser.add_argument("--count", type=int, default=1000, help="SIGKILLs, runs of each fault, or hours")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", help="kinds of episodes, or names of faults, separated by commas")
     parser.add_argument("--report", type=Path, help="JSON file, written after each episode or fault")
     parser.add_argument("--resume", action="store_true", help="go on where the run that wrote --report ended")
     parser.add_argument("--folder", type=Path, help="for the homes; a temporary one by default")
     parser.add_argument("--bundle", type=Path, help="of another model than the small one of the tests")
+    parser.add_argument("--principals", type=int, default=100, help="of the simulated cluster")
     chosen = parser.parse_args()
     done: list[dict[str, Any]] = []
     if chosen.resume and chosen.report is not None and chosen.report.exists():
         done = json.loads(chosen.report.read_text())["runs"]
     folder = Path(tempfile.mkdtemp(prefix="kubehabit-soak-", dir=chosen.folder))
+    if chosen.what == "memory":
+        return measure_memory(chosen, folder)
 
     def save(runs: list[dict[str, Any]]) -> None:
         if chosen.report is not None:
@@ -73,6 +79,22 @@ def main() -> int:
         return 1
     shutil.rmtree(folder)
     return 0
+
+
+def measure_memory(chosen: argparse.Namespace, folder: Path) -> int:
+    """Print a line for each hour; 1 if memory grows by more than a megabyte an hour."""
+    os.environ["KUBEHABIT_HOME"] = str(folder / "home")
+    bundle = chosen.bundle or bundles_in(folder, None)["1"]
+    measured = []
+    for one in memory.soak(bundle, folder, chosen.count, chosen.principals, chosen.seed):
+        measured.append(one)
+        print(json.dumps({name: value for name, value in one.items() if name != "sizes"}), flush=True)
+        found = memory.growth(measured) if len(measured) > 3 else {}
+        if chosen.report is not None:
+            chosen.report.write_text(json.dumps(found | {"hours": measured}, indent=1))
+    print(json.dumps(found, indent=1))
+    shutil.rmtree(folder)
+    return 1 if found["anonymous MB/hour"] > _MOST_GROWTH else 0
 
 
 def summary_of_kills(episodes: list[dict[str, Any]]) -> dict[str, Any]:

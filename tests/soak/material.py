@@ -55,7 +55,7 @@ def prepare(folder: Path, *, events: int, size: int, bundle: Path | None = None)
     """
     lines = list(islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), events))
     bodies = [b"\n".join(lines[start : start + size]) for start in range(0, len(lines), size)]
-    bundles = _bundles(folder, bundle)
+    bundles = bundles_in(folder, bundle)
     first = Fetched(bundles["1"], "kubehabit", "1", "folder")
     loaded = load_model(Bundle.load(bundles["1"]), first, threads=1, cached_windows=0)
     fold = loaded.detector.encoder.identity.fold
@@ -70,7 +70,8 @@ def prepare(folder: Path, *, events: int, size: int, bundle: Path | None = None)
     )
 
 
-def _bundles(folder: Path, bundle: Path | None) -> dict[str, Path]:
+def bundles_in(folder: Path, bundle: Path | None) -> dict[str, Path]:
+    """Copies of a bundle, or of the tests' own, as the versions of a registry, easily surprised."""
     if bundle is None:
         with tarfile.open(ROOT / "tests" / "fixtures" / "registered-d7df1a5.tar.xz") as archive:
             archive.extractall(folder, filter="data")
