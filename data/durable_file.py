@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+#: Age from which a draft is what a process left that was killed; no file takes so long to be written.
+_STALE_SECONDS = 600.0
 
 
 @contextlib.contextmanager
@@ -15,8 +19,9 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a file that replaces `path`, durably, when the block ends without an error.
 
     Readers and crashes see the old file or the new one; after an error the old one is untouched. The folder must exist; the draft
-    in it ends in `.part`. The process's umask applies to `mode`.
+    in it ends in `.part`, and one that an earlier process left is deleted. The process's umask applies to `mode`.
     """
+    _clear_drafts(path)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
@@ -29,6 +34,15 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
             draft.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _clear_drafts(path: Path) -> None:
+    stale = time.time() - _STALE_SECONDS
+    with contextlib.suppress(OSError):  # then they stay for the next time
+        for entry in os.scandir(path.parent):
+            is_draft = entry.name.startswith(f".{path.name}.") and entry.name.endswith(".part")
+            if is_draft and entry.stat().st_mtime <= stale:
+                Path(entry).unlink()
 
 
 def write_durably(path: Path, content: bytes, mode: int = 0o666) -> None:

@@ -12,6 +12,9 @@ import yaml
 
 from data.errors import KubehabitError
 
+#: Folder of models and files of runs, beside a SQLite store.
+ARTIFACTS = "mlartifacts"
+
 
 def home() -> Path:
     """Folder for stores and caches: `KUBEHABIT_HOME`, or `.kubehabit` in the working directory."""
@@ -30,8 +33,14 @@ def registry_uri() -> str:
 
 def artifact_root() -> str | None:
     """Where runs put their artifacts, as a URI: beside a SQLite store's file; None leaves it to the tracking server."""
+    file = store_file()
+    return None if file is None else (file.parent / ARTIFACTS).as_uri()
+
+
+def store_file() -> Path | None:
+    """File of a SQLite tracking store; None for another kind."""
     path = tracking_uri().removeprefix("sqlite:///")
-    return (Path(path).absolute().parent / "mlartifacts").as_uri() if path != tracking_uri() else None
+    return Path(path).absolute() if path != tracking_uri() else None
 
 
 def shipped(name: str) -> dict[str, Any]:

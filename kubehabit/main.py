@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from kubehabit import (
     alerts,
     allow,
+    backups,
     data,
     doctor,
     evidence,
@@ -146,6 +147,7 @@ app.add_typer(models.app)
 app.add_typer(serve.app)
 app.add_typer(doctor.app)
 app.add_typer(sinks.app)
+app.add_typer(backups.app)
 app.add_typer(tokens.app, name="token")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(allow.app, name="allow")

@@ -104,6 +104,12 @@ class StoreSettings(_Section):
         """SQLAlchemy URL of the alert store."""
         return self.url or f"sqlite:///{home() / 'serving.db'}"
 
+    @property
+    def file(self) -> Path | None:
+        """File of a SQLite store."""
+        name = self.resolved_url.partition("?")[0].removeprefix("sqlite:///")
+        return Path(name) if name and name != self.resolved_url else None
+
 
 class LimitSettings(_Section):
     """Limits of requests and connections."""
@@ -346,6 +352,7 @@ class Settings(BaseSettings):
             ("access.tokens", self.access.tokens_path),
             ("alerts.exceptions", self.alerts.exceptions_path),
             ("history.path", self.history.resolved_path(state)),
+            ("store.url", self.store.file),
             *((f"path of the sink {one.name}", getattr(one, "path", None)) for one in self.sinks),
         ):
             if path is None:
@@ -471,9 +478,45 @@ def _check_variable(variable: str) -> None:
         )
 
 
+def _check_places(settings: Settings) -> None:
+    """Refuse a file where a folder must be, and a folder where a file must be: it would show only when something is written."""
+    folders = {
+        "journal.path": settings.journal.resolved_path,
+        "state.path": settings.state.resolved_path,
+        "events.path": settings.events.resolved_path,
+        "model.cache": settings.model.cache_dir,
+    }
+    files = {
+        "dead_letters.path": settings.dead_letters.resolved_path,
+        "access.log.path": settings.access.log.resolved_path,
+    }
+    for sink in settings.sinks:
+        if isinstance(place := getattr(sink, "path", None), Path):
+            files[f"path of the sink {sink.name}"] = place
+    for name, path in files.items():
+        if _is_there(path) and path.is_dir():
+            raise KubehabitError(f"{name} names {path}, which is a folder: name a file.")
+    for name, folder in folders.items() | {(name, path.parent) for name, path in files.items()}:
+        above = (folder.absolute(), *folder.absolute().parents)
+        existing = next(place for place in above if _is_there(place))
+        if not existing.is_dir():
+            raise KubehabitError(
+                f"{name} needs a folder {folder}, and {existing} is a file: name another one."
+            )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path is known to exist: not of one below a folder that this user may not search."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def load_settings(path: Path | None = None, **overrides: Any) -> Settings:
-    """Like `read_settings`, and refuses to listen beyond loopback where callers need not authenticate."""
+    """Like `read_settings`, and refuses places of the wrong kind, and to listen beyond loopback without authentication."""
     settings = read_settings(path, **overrides)
+    _check_places(settings)
     if not settings.on_loopback and not settings.guarded:
         raise KubehabitError(
             f"Refusing to listen on {settings.host or 'every address'!r} without a token: alerts would be readable, and "

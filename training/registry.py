@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from data.artifact_paths import relocate
 from data.errors import KubehabitError
-from data.paths import artifact_root, registry_uri, tracking_uri
+from data.paths import artifact_root, registry_uri, store_file, tracking_uri
 from training import model_code
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def connected() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.WARNING)
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
     before = {name: os.environ.get(name) for name in names}
+    if (file := store_file()) is not None:
+        relocate(file)
     try:
         mlflow.set_tracking_uri(tracking_uri())
         mlflow.set_registry_uri(registry_uri())

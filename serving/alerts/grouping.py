@@ -93,7 +93,7 @@ def by_principal(flagged: Iterable[Flagged]) -> Mapping[str, list[Flagged]]:
 
 
 def group(
-    entries: Iterable[Flagged],
+    entries: Sequence[Flagged],
     gap: timedelta,
     model: ServedModel,
     find: Callable[[str, datetime, datetime], StoredAlert | None],
@@ -101,28 +101,39 @@ def group(
 ) -> list[AlertGrowth]:
     """Assign actions of one principal to its stored alerts, or to new ones, by the gap between them.
 
+    One call makes of all actions what one call for each would, in the order given: after a crash, what came in several batches is
+    scored again as one.
+
     Args:
-        entries: the actions; each gets the ID of its alert.
-        gap: actions at most this far apart belong to one alert.
+        entries: the actions in the order of their arrival, at least one; each gets the ID of its alert.
+        gap: actions at most this far apart belong to one alert, the latest of several.
         model: named by new alerts.
         find: looks up the latest stored alert of a principal that overlaps a span of time.
         find_flagged: looks up the stored alert, still without a verdict, that holds an action of this time. What repeats an
             action joins its alert, however long ago that was.
     """
+    principal, moments = entries[0].principal, [entry.action.time for entry in entries]
+    newest = find(principal, min(moments) - gap, max(moments) + gap)
     growths: list[AlertGrowth] = []
-    for entry in sorted(entries, key=lambda entry: entry.action.time):
-        moment = entry.action.time
+    for entry, moment in zip(entries, moments, strict=True):
         if (repeated := _repeated(entry, growths, find_flagged)) is not None:
             repeated.flagged.append(entry)
             entry.alert_id = repeated.alert.id
             entry.action.first_flagged = entry.first_flagged
             continue
-        found = next((one for one in growths if one.first - gap <= moment <= one.last + gap), None)
+        near = [one for one in growths if one.first - gap <= moment <= one.last + gap]
+        found = max(near, key=lambda one: one.last, default=None)
+        if newest is not None and (found is None or found.last < newest.alert.last_seen):
+            stored = newest if len(entries) == 1 else find(principal, moment - gap, moment + gap)
+            if stored is not None and all(one.number != stored.number for one in growths):
+                later = AlertGrowth(
+                    stored.number, stored.alert, stored.alert.first_seen, stored.alert.last_seen
+                )
+                if found is None or found.last < later.last:
+                    found = later
+                    growths.append(found)
         if found is None:
-            stored = find(entry.principal, moment - gap, moment + gap)
-            alert = new_alert(entry, model) if stored is None else stored.alert
-            number = None if stored is None else stored.number
-            found = AlertGrowth(number, alert, alert.first_seen, alert.last_seen)
+            found = AlertGrowth(None, new_alert(entry, model), moment, moment)
             growths.append(found)
         found.first, found.last = min(found.first, moment), max(found.last, moment)
         found.flagged.append(entry)

@@ -199,6 +199,15 @@ class EventStore:
             self._seen.add(digests)
             return len(fresh)
 
+    def recall(self, body: bytes, pause: Callable[[], None] = lambda: None) -> None:
+        """Recognise the events of a body that an earlier process appended, when they are sent again."""
+        came = []
+        for _, raw in decode_originals(body):
+            pause()
+            came.append(raw)
+        with self._turn:
+            self._seen.add(digests_of(came, self._seen_key))
+
     def _write_events(
         self,
         fresh: list[tuple[AuditEvent, bytes]],
@@ -508,6 +517,8 @@ class EventStore:
         Args:
             resumed: first record of an open file, whose Parquet file may be written already but is not sealed.
         """
+        for draft in self.folder.glob("blocks/.*.part"):
+            draft.unlink()
         known = {file.name: file.size for file in self._catalog.files}
         whole = all(_size(self.folder / name) == size for name, size in known.items())
         past = {

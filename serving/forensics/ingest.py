@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -24,6 +25,9 @@ _STRETCH_SECONDS = 0.001
 _PATIENT = 0.5
 # Unusual events whose alert is remembered until the store has them.
 _REMEMBERED = 10_000
+# Of the journal, compressed: what is read again at the start, so that its events are recognised when they are sent again. Some
+# 80,000 events: a sender that got no response tries again after seconds.
+_RECENT_BYTES = 8 << 20
 # Fill level of the journal from which batches may be lost to a store that cannot be written: scoring goes on.
 _HELD = 0.75
 
@@ -61,6 +65,7 @@ class EventIngest:
         self._alerts: dict[str, str] = {}
         self._failures = 0
         self._began = 0.0
+        self._recalled = False
         self._tried = time.monotonic()
         self._after = self._open()
         # A new journal must not reuse sequence numbers that the store has seen.
@@ -82,6 +87,7 @@ class EventIngest:
             self.trouble = str(error)
             return error.position
         self.trouble = ""
+        self._recalled = False
         return self.store.position
 
     @property
@@ -158,6 +164,8 @@ class EventIngest:
         upto, lost = self._scored(), 0
         if upto <= self._after:
             return
+        if not self._recalled:
+            self._recall(store)
         for place in self._journal.positions(self._after, upto, self._last):
             self._wait_for_scoring()
             lost += place.sequence - self._after - 1
@@ -188,6 +196,27 @@ class EventIngest:
             if lost:
                 store.note("lost", batches=lost, upto=place.sequence)
                 lost = 0
+
+    def _recall(self, store: EventStore) -> None:
+        """Let a store that was just opened recognise the newest events it has: a batch whose response got lost comes again."""
+        recent: deque[JournalPosition] = deque()
+        size = 0
+        for place in self._journal.positions(0, self._after):
+            recent.append(place)
+            size += place.stored
+            while size > _RECENT_BYTES:
+                size -= recent.popleft().stored
+        for place in recent:
+            self._wait_for_scoring()
+            try:
+                taken = self._journal.read(place)
+                store.recall(decompress(taken.body, taken.encoding, taken.size), self._yield_interpreter)
+            except Exception as error:  # the store has it all the same
+                _log.warning(
+                    "a batch is not recognised when it is sent again",
+                    extra={"record": place.sequence, "reason": str(error)},
+                )
+        self._recalled = True
 
     def _wait_for_scoring(self) -> None:
         """Wait while batches are queued for scoring and the journal has room."""

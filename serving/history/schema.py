@@ -72,19 +72,29 @@ CREATE INDEX IF NOT EXISTS additions_near ON additions (reached) WHERE reached >
 """
 
 
+_OWN = frozenset(("meta", "principals", "hours", "days", "totals", "judges", "additions"))
+
+
 class HistoryError(KubehabitError):
     """The history cannot be opened or read."""
 
 
 def _make(file: sqlite3.Connection) -> None:
-    """Create the tables, in place of those of another version: the history is only for charts and previews."""
+    """Create the tables, in place of those of another version: the history is only for charts and previews.
+
+    Raises:
+        sqlite3.Error: the file holds tables of something else, such as the alert store. They are left alone.
+    """
     (version,) = file.execute("PRAGMA user_version").fetchone()
     if version == 2:  # what it lacks may be absent
         file.execute("ALTER TABLE judges ADD COLUMN activity TEXT NOT NULL DEFAULT '[]'")
         file.execute("ALTER TABLE additions ADD COLUMN actions INTEGER")
         file.execute(f"PRAGMA user_version = {_VERSION}")
     elif version != _VERSION:
-        for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+        tables = [name for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        if strange := sorted(set(tables) - _OWN):
+            raise sqlite3.DatabaseError(f"it is no history, as it has a table {strange[0]}")
+        for name in tables:
             file.execute(f'DROP TABLE "{name}"')
         file.execute(f"PRAGMA user_version = {_VERSION}")
     file.executescript(SCHEMA)
@@ -116,7 +126,7 @@ def connect(path: Path, *, to_write: bool) -> sqlite3.Connection:
         file.execute("PRAGMA cache_size = -512")
     except (OSError, sqlite3.Error) as error:
         raise HistoryError(
-            f"The history in {path} cannot be opened ({error}). Check history.path, or delete that file: what was kept in it "
-            "is lost, and verdicts are the same."
+            f"The history in {path} cannot be opened ({error}). Check history.path (by default in state.path), or move that "
+            "file away: what was kept in it is lost, and verdicts are the same."
         ) from error
     return file

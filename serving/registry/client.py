@@ -6,6 +6,7 @@ Bundles are cached by version, so that a restart needs no download and an unreac
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -35,6 +36,10 @@ _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<ver
 _SAFE = re.compile(r"[A-Za-z0-9._-]+")
 _PASSWORD = re.compile(r"//[^/@\s]*@")
 _MARK = "bundle.json"
+# Of folders that are being downloaded into, and of the file in them that is locked meanwhile.
+_FETCHING, _LOCK = ".fetching-", "lock"
+# Such a folder may not be locked yet.
+_BEGUN_SECONDS = 60.0
 _RACY_SECONDS = 2.0
 TRAIN = "Train and register one with: kubehabit train --data DIR"
 
@@ -219,12 +224,30 @@ def download(located: LocatedVersion) -> Fetched:
     if (directory / _MARK).is_file():
         return Fetched(directory, name, number, "registry")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    beside = {"dir": str(directory.parent), "prefix": ".fetching-"}
-    with tempfile.TemporaryDirectory(**beside, ignore_cleanup_errors=True) as temporary:
+    _clear_downloads(directory.parent)
+    beside = {"dir": str(directory.parent), "prefix": _FETCHING}
+    with (
+        tempfile.TemporaryDirectory(**beside, ignore_cleanup_errors=True) as temporary,
+        (Path(temporary) / _LOCK).open("wb") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
         found = Path(_ask("download", name=name, version=number, to=temporary)["bundle"])
         shutil.rmtree(directory, ignore_errors=True)
         found.rename(directory)  # atomic: a kill leaves no half bundle under the final name
     return Fetched(directory, name, number, "registry", downloaded=True)
+
+
+def _clear_downloads(folder: Path) -> None:
+    """Delete what processes left that were killed while they downloaded: a whole bundle each time."""
+    for left in folder.glob(f"{_FETCHING}*"):
+        try:
+            if left.stat().st_mtime > time.time() - _BEGUN_SECONDS:
+                continue
+            with (left / _LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another process downloads into it, or has just deleted it
+            continue
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _ask(what: str, **arguments: str | None) -> dict[str, Any]:

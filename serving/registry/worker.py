@@ -18,8 +18,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from data.artifact_paths import relocate
 from data.errors import BundleError, KubehabitError
-from data.paths import registry_uri, tracking_uri
+from data.paths import registry_uri, store_file, tracking_uri
 from serving.registry.client import (
     TRAIN,
     ModelReference,
@@ -56,6 +57,8 @@ def _client_class() -> type[MlflowClient]:
 
 
 def _client() -> MlflowClient:
+    if (file := store_file()) is not None:
+        relocate(file)
     return _client_class()(tracking_uri=tracking_uri(), registry_uri=registry_uri())
 
 

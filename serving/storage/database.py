@@ -176,6 +176,10 @@ class AlertStore:
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         try:
             with self._engine.begin() as connection:
+                if connection.dialect.name == "sqlite":
+                    # Else each statement that changes a table is a transaction of its own, and a process that is killed in
+                    # between leaves a store that no start can open.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
                 _take_turn(connection, _SCHEMA)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
@@ -587,11 +591,16 @@ def _first_line(error: BaseException) -> str:
     return (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The file of a SQLite store; None for another kind."""
+    parsed = make_url(url)
+    return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
+
+
 def missing_file(url: str) -> Path | None:
     """The file of a SQLite store, if it does not exist."""
-    parsed = make_url(url)
-    file = Path(str(parsed.database))
-    return file if parsed.get_backend_name() == "sqlite" and not file.is_file() else None
+    file = sqlite_file(url)
+    return file if file is not None and not file.is_file() else None
 
 
 def has_current_schema(url: str) -> bool:

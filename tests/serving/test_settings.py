@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from data.errors import KubehabitError
 from serving.settings import Settings, is_loopback, load_settings
@@ -112,6 +114,12 @@ def test_loopback_needs_none(host: str) -> None:
             "sinks: [{name: a, type: file, path: /a}, {name: b, type: file, path: /a}]",
             ["sink a", "sink b", "are the same"],
         ),
+        (
+            "store: {url: 'sqlite:////a/serving.db'}\nhistory: {path: /a/serving.db}",
+            ["history.path and store.url are the same"],
+        ),
+        ("sinks: [{name: a, type: pigeon}]", ["sinks.0", "is wrong"]),
+        ("sinks: [{name: a, type: file}]", ["sinks.0.file.path", "is wrong"]),
         ("sinks: [{name: a, type: stdout, repeat_minutes: .inf}]", ["sinks.0.stdout.repeat_minutes"]),
         ("sinks: [{name: a, type: stdout, max_queued: 0}]", ["sinks.0.stdout.max_queued", "is wrong"]),
         ("sinks: {name: a}", ["sinks", "is wrong"]),
@@ -174,3 +182,73 @@ def test_a_short_token_is_refused_without_being_shown(monkeypatch: pytest.Monkey
     assert "hunter2" not in str(raised.value)
     monkeypatch.setenv("KUBEHABIT_TOKEN", "hunter2-hunter2-hunter2")
     assert "hunter2" not in repr(load_settings())
+
+
+def _named(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, type[BaseModel] | None]]:
+    """Dotted name of each setting, and of each group of settings with its class."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        group = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        yield f"{above}{name}", group
+        if group is not None:
+            yield from _named(group, f"{above}{name}.")
+
+
+def _nested(name: str, value: object) -> dict[str, object]:
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def test_every_setting_says_what_is_wrong_with_a_value_of_another_kind(tmp_path: Path) -> None:
+    names = dict(_named(Settings))
+    assert len(names) > 70
+    file = tmp_path / "serve.yaml"
+    for name, group in names.items():
+        wrong = ["a list"] if group is not None else {"a": "mapping"}
+        file.write_text(yaml.safe_dump(_nested(name, wrong)))
+        with pytest.raises(KubehabitError) as raised:
+            load_settings(file)
+        assert f"Setting '{name}" in str(raised.value), name
+        assert "Correct it" in str(raised.value), name
+
+
+def test_every_group_of_settings_names_what_it_does_not_know(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    for name, group in _named(Settings):
+        if group is not None:
+            file.write_text(yaml.safe_dump(_nested(f"{name}.unheard_of", 1)))
+            with pytest.raises(KubehabitError, match=rf"'{name}\.unheard_of' .* is no setting"):
+                load_settings(file)
+
+
+@pytest.mark.parametrize("name", ["journal", "state", "events", "model.cache"])
+def test_a_file_where_a_folder_must_be_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    file = tmp_path / "serve.yaml"
+    setting = name if "." in name else f"{name}.path"
+    for place in ("file", "file/below"):
+        file.write_text(yaml.safe_dump(_nested(setting, str(tmp_path / place))))
+        with pytest.raises(KubehabitError, match=rf"{setting} needs a folder .*file is a file"):
+            load_settings(file)
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [
+        ({"dead_letters": {"path": "PLACE"}}, "dead_letters.path"),
+        ({"access": {"log": {"path": "PLACE"}}}, "access.log.path"),
+        ({"sinks": [{"name": "soc", "type": "file", "path": "PLACE"}]}, "path of the sink soc"),
+    ],
+)
+def test_a_folder_where_a_file_must_be_is_named(
+    tmp_path: Path, setting: dict[str, object], word: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    file = tmp_path / "serve.yaml"
+    for place, words in (("folder", "which is a folder"), ("file/a.jsonl", "file is a file")):
+        file.write_text(yaml.safe_dump(setting).replace("PLACE", str(tmp_path / place)))
+        with pytest.raises(KubehabitError, match=f"{word} .*{words}"):
+            load_settings(file)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -44,6 +46,17 @@ def connected(
         yield found
 
 
+@contextmanager
+def open_files(count: int) -> Iterator[None]:
+    """Room for both ends of many connections in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, count), hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def answer(connection: socket.socket, sent: bytes) -> int:
     connection.sendall(sent)
     head = connection.recv(65536)
@@ -75,6 +88,25 @@ def test_idle_connections_of_many_addresses_keep_nobody_out(live: Callable[..., 
         assert asked(server, PROBE, "127.0.0.2") == 200
         assert asked(server, READ, "127.0.0.2") == 200
         assert answer(mine, READ) == 200
+
+
+def test_under_a_thousand_idle_connections_probes_and_callers_are_answered_at_once(
+    live: Callable[..., Live],
+) -> None:
+    """At the shipped limits, from one address and from many."""
+    limits = LimitSettings()
+    with open_files(4_000), live(limits.connections, limits.connections_per_address, token=TOKEN) as server:
+        for addresses in (1, 10):
+            with ExitStack() as stack:
+                for number in range(addresses):
+                    idle = connected(server, 1_000 // addresses, f"127.0.1.{number + 1}")
+                    stack.enter_context(idle)
+                began = time.monotonic()
+                for _ in range(20):
+                    assert asked(server, PROBE) == 200
+                    assert asked(server, PROBE, "127.0.1.1") == 200
+                    assert asked(server, READ, "127.0.1.1") == 200
+                assert time.monotonic() - began < 10
 
 
 def test_begun_heads_make_room_too(live: Callable[..., Live]) -> None:

@@ -278,8 +278,20 @@ def test_no_history_is_said_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "bad.db").write_bytes(b"no database" * 100)
     with pytest.raises(HistoryError, match=r"bad\.db"):
         HistoryReader(tmp_path / "bad.db").principals()
-    with pytest.raises(HistoryError, match="delete that file"):
+    with pytest.raises(HistoryError, match="move that file away"):
         History(tmp_path / "bad.db", retention_days=1, max_rows=1000)
+
+
+def test_tables_of_something_else_are_never_dropped(tmp_path: Path) -> None:
+    """As when history.path names the alert store, whose tables were dropped before."""
+    other = sqlite3.connect(tmp_path / "serving.db")
+    other.execute("CREATE TABLE alerts (id TEXT)")
+    other.execute("CREATE TABLE meta (key TEXT)")
+    other.commit()
+    with pytest.raises(HistoryError, match="it is no history, as it has a table alerts"):
+        History(tmp_path / "serving.db", retention_days=1, max_rows=1000)
+    tables = other.execute("SELECT name FROM sqlite_schema ORDER BY name").fetchall()
+    assert tables == [("alerts",), ("meta",)]
 
 
 # -- other thresholds -------------------------------------------------------------------------------------------

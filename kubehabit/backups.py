@@ -1,0 +1,74 @@
+"""`kubehabit backup` and `kubehabit restore`: everything that a service has learned and stored, in one folder and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kubehabit import options as opt
+
+app = opt.room("")
+Config = Annotated[Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")]
+
+
+@app.command("backup")
+def backup(
+    out: Annotated[Path, typer.Option("--out", help="New folder to write to.", file_okay=False)],
+    config: Config = None,
+) -> None:
+    """Copy a service, running or stopped: what it learned, alerts, events, models, tokens; with a checksum of each file.
+
+    Alerts in PostgreSQL are left out: dump that database right after this command. The private keys of TLS and of the ledger, and
+    serve.yaml itself, lie outside of KUBEHABIT_HOME and are not copied. Keep the copy as safe as the original: it holds the same.
+
+    Example:  `kubehabit backup --config /etc/kubehabit/serve.yaml --out /backup/kubehabit-monday`
+
+    Next:  `kubehabit restore /backup/kubehabit-monday`, on a machine or in a folder that has none.
+    """
+    from rich.console import Console
+
+    from kubehabit.backup.copying import back_up
+    from kubehabit.backup.places import Places
+    from serving.settings import read_settings
+
+    with Console(stderr=True).status("Copying") as status:
+        made = back_up(
+            Places.from_settings(read_settings(config)), out, lambda name: status.update(f"Copying {name}")
+        )
+    opt.say(f"{len(made.files):,} files, {made.size / 1e6:,.1f} MB in {out}.")
+    for note in made.notes:
+        opt.say(f"Note: {note}")
+
+
+@app.command("restore")
+def restore(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder that `kubehabit backup` made.", exists=True, file_okay=False)
+    ],
+    config: Config = None,
+) -> None:
+    """Put a backup where the settings say, for a service to go on from there; all of it is checked first.
+
+    The places must be empty, and may be others than those it was made from: nothing in it refers to the original.
+
+    Example:  `KUBEHABIT_HOME=/var/lib/kubehabit kubehabit restore /backup/kubehabit-monday`
+
+    Next:  `kubehabit verify`, then `kubehabit serve`.
+    """
+    from rich.console import Console
+
+    from kubehabit.backup.places import Places
+    from kubehabit.backup.restoring import restore as put_back
+    from serving.settings import read_settings
+
+    with Console(stderr=True).status("Checking") as status:
+        made = put_back(
+            folder,
+            Places.from_settings(read_settings(config)),
+            lambda name: status.update(f"Restoring {name}"),
+        )
+    opt.say(f"Restored {len(made.files):,} files of {made.made}.")
+    for note in made.notes:
+        opt.say(f"Note: {note}")

@@ -1,0 +1,13 @@
+"""A small model and few batches for the tests of the suite itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.soak.material import Material, prepare
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """Twelve batches of the labelled recording, in which alerts begin and grow."""
+    return prepare(tmp_path_factory.mktemp("material"), events=1_800, size=150)
