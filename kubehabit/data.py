@@ -22,19 +22,22 @@ def data_build(
             "--dead-letters", help="File for records that are not audit events, each with the reason."
         ),
     ] = None,
+    pseudonyms: Annotated[Path | None, opt.PSEUDONYMS] = None,
 ) -> None:
     """Build a dataset: read audit logs, turn events into actions, and actions into each principal's sequence.
 
     The vocabulary is fitted here, on these logs only, so give it normal work. Records that are not audit events
-    are counted and skipped.
+    are counted and skipped. With --pseudonyms the names of people are in neither the dataset nor a model trained on it.
 
     Example:  `kubehabit data build audit.log.gz --out .kubehabit/dataset`
 
     Next:  `kubehabit train --data .kubehabit/dataset`
     """
     from data.dataset.build import build
+    from data.dataset.pseudonyms import load_key
 
-    summary = build(logs, out, dead_letters=dead_letters)
+    key = None if pseudonyms is None else load_key(pseudonyms)
+    summary = build(logs, out, dead_letters=dead_letters, pseudonyms=key)
     typer.echo(summary.describe())
     typer.echo(f"Next: kubehabit train --data {out}")
 

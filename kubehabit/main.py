@@ -10,7 +10,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from kubehabit import alerts, data, doctor, evidence, forensics, incidents, models, serve, tokens, train, who
+from kubehabit import (
+    alerts,
+    data,
+    doctor,
+    evidence,
+    forensics,
+    incidents,
+    models,
+    privacy,
+    serve,
+    tokens,
+    train,
+    who,
+)
 from kubehabit.options import fail
 
 #: Packages that only `pip install 'kubehabit[train]'` brings.
@@ -139,6 +152,7 @@ app.add_typer(incidents.app, name="incidents")
 app.add_typer(who.who_app, name="who")
 app.add_typer(forensics.app)
 app.add_typer(evidence.app)
+app.add_typer(privacy.app, name="privacy")
 
 
 def foreign_room() -> str | None:

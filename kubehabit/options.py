@@ -116,6 +116,10 @@ Model = Annotated[
     str, typer.Option("--model", help="Model to use: models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle.")
 ]
 Report = typer.Option("--report", help="Write a Markdown report to this file.", dir_okay=False)
+PSEUDONYMS = file_option(
+    "--pseudonyms",
+    "File with a key of 32 bytes or more: keyed pseudonyms take the place of people's names. Keep it apart from what is made.",
+)
 Out = typer.Option("--out", help="Folder to write to.", file_okay=False)
 _JSON = "Print JSON on standard output"
 AsJson = Annotated[bool, typer.Option("--json", help=f"{_JSON}, for another program.")]

@@ -139,6 +139,10 @@ class Snapshots:
         for position in self.positions()[:-keep]:
             self._path(position).unlink(missing_ok=True)
 
+    def read(self, position: int) -> Snapshot:
+        """One of them; raises SnapshotError or OSError."""
+        return Snapshot.unpack(self._path(position).read_bytes())
+
     def newest(self) -> Snapshot | None:
         """The newest good snapshot. A damaged one is logged as an error and renamed."""
         for position in reversed(self.positions()):
