@@ -20,6 +20,7 @@ from kubehabit import (
     models,
     privacy,
     serve,
+    signing,
     tokens,
     train,
     who,
@@ -144,6 +145,7 @@ def demo(
 app.add_typer(data.app, name="data")
 app.add_typer(train.app)
 app.add_typer(models.app)
+app.add_typer(signing.app, name="bundle")
 app.add_typer(serve.app)
 app.add_typer(doctor.app)
 app.add_typer(tokens.app, name="token")

@@ -24,10 +24,8 @@ _OWN = ("own_principal", "own_key", "own_count")
 
 def is_in_snapshot(snapshot: Snapshot, person: Person) -> bool:
     """Whether a snapshot holds anything of a person."""
-    return (
-        without_person(snapshot, person, "x").meta != _as_lists(snapshot.meta)
-        or _own_rows(snapshot, person).any()
-    )
+    changed = bool(without_person(snapshot, person, "x").meta != _as_lists(snapshot.meta))
+    return changed or bool(_own_rows(snapshot, person).any())
 
 
 def _as_lists(value: Any) -> Any:
