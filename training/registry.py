@@ -203,8 +203,10 @@ def add_file(model_uri: str, file: Path, *, beside: Path) -> None:
     try:
         with connected():
             client = mlflow.MlflowClient()
-            source = client.get_model_version(*get_model_name_and_version(client, model_uri)).source
+            name, version = get_model_name_and_version(client, model_uri)  # type: ignore[no-untyped-call]
+            source = client.get_model_version(name, version).source or ""
             within = next(root for root in beside.parents if (root / "MLmodel").is_file())
-            get_artifact_repository(source).log_artifact(str(file), beside.relative_to(within).as_posix())
+            place = beside.relative_to(within).as_posix()
+            get_artifact_repository(source).log_artifact(str(file), place)  # type: ignore[no-untyped-call]
     except Exception as error:
         raise KubehabitError(f"{file.name} cannot be added to {model_uri} ({error}).") from error
