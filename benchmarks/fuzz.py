@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -119,8 +120,18 @@ def search(state: Path, arguments: list[str]) -> None:
         from benchmarks.fuzzing.targets import TARGETS
     recorder = Recorder({name: make() for name, make in TARGETS.items()}, state)
     recorder.write()
-    atheris.Setup([sys.argv[0], f"-max_len={MAX_BYTES}", *arguments], recorder)
+    atheris.Setup([str(_again(state)), f"-max_len={MAX_BYTES}", *arguments], recorder)
     atheris.Fuzz()
+
+
+def _again(state: Path) -> Path:
+    """A command that starts this process again: libFuzzer merges in processes of their own."""
+    script = state / "again.sh"
+    if not script.exists():
+        call = shlex.join([sys.executable, "-m", "benchmarks.fuzz", "--state", str(state), "--child"])
+        script.write_text(f'#!/bin/sh\nexec {call} "$@"\n')
+        script.chmod(0o700)
+    return script
 
 
 def spread(state: Path, names: list[str]) -> None:
@@ -181,8 +192,8 @@ def minimise(names: list[str], state: Path) -> None:
     child = _child(state, "-merge=1", str(merged), str(state / "corpus"))
     assert child.stderr is not None
     child.stderr.read()
-    if child.wait():
-        sys.exit("The merge failed.")
+    if child.wait() or not any(merged.iterdir()):
+        sys.exit("The merge failed: is atheris installed? See `make fuzz`.")
     contents = sorted((path.read_bytes() for path in merged.iterdir()), key=lambda one: (len(one), one))
     for place, name in enumerate(names):
         into = CORPUS / name

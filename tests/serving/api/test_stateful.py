@@ -44,14 +44,18 @@ def client(tmp_path_factory: pytest.TempPathFactory, explainer: Explainer) -> It
         limits = {"limits": {"body_mb": 0.1}, "access": {"rates": {"requests_per_second": 1e6}}}
         app = create_app(Settings(**limits), engine)
         with TestClient(app, base_url=ADDRESS, raise_server_exceptions=False) as opened:
-            opened.post("/v1/score", json=[secret_event(number, user=f"user-{number}") for number in range(5)])
+            opened.post(
+                "/v1/score", json=[secret_event(number, user=f"user-{number}") for number in range(5)]
+            )
             yield opened
 
 
 def test_every_link_leads_to_an_operation(client: TestClient) -> None:
     described = client.app.openapi()  # type: ignore[attr-defined]
     operations = [one for methods in described["paths"].values() for one in methods.values()]
-    parameters = {one["operationId"]: {name["name"] for name in one.get("parameters", ())} for one in operations}
+    parameters = {
+        one["operationId"]: {name["name"] for name in one.get("parameters", ())} for one in operations
+    }
     found = Counter()
     for operation in operations:
         for link in operation["responses"].get("200", {}).get("links", {}).values():
