@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 CORPUS = Path(__file__).resolve().parent.parent / "tests" / "fuzz" / "corpus"
-MAX_BYTES = 6_000
+MAX_BYTES = 3_000
 #: Longest that one input may take, in seconds of wall-clock time on a busy machine.
 HANG_SECONDS = 60
 _REPORT_SECONDS = 2.0
