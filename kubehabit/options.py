@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -84,6 +85,24 @@ def say_json(text: str) -> None:
     if any(visible(line) != line for line in text.split("\n")):
         text = "".join(one if one in "\n\t" or visible(one) == one else json.dumps(one)[1:-1] for one in text)
     typer.echo(text)
+
+
+def with_pseudonyms(file: Path | None, as_json: bool) -> Callable[[Any], Any]:
+    """What puts pseudonyms into a document, or JSON as text, before it is printed; without a key file, nothing changes."""
+    if file is None:
+        return lambda document: document
+    if not as_json:
+        raise typer.BadParameter("prints JSON only: add --json.", param_hint="--pseudonyms")
+    from data.dataset.pseudonyms import load_key, without_people
+
+    key = load_key(file)
+
+    def replaced(document: Any) -> Any:
+        if not isinstance(document, str):
+            return without_people(document, key)
+        return json.dumps(without_people(json.loads(document), key), ensure_ascii=False)
+
+    return replaced
 
 
 def show(answer: Any, screen: str, as_json: bool) -> None:
