@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench screenshots lock sbom audit clean
+.PHONY: help demo test lint format bench fuzz screenshots lock sbom audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-%: $(VENV)/.dev-installed
 	@[ -e benchmarks/bench_$*.py ] || { echo "There is no benchmarks/bench_$*.py yet."; exit 2; }
 	@$(BIN)/python -m benchmarks.bench_$*
 
+fuzz: $(VENV)/.fuzz-installed ## search for inputs that break a promise, guided by coverage; goes on where it was stopped
+	$(BIN)/python -m benchmarks.fuzz $(FUZZ_ARGS)
+
 screenshots: $(VENV)/.dev-installed ## the pictures of the console in docs/console, from the recorded attacks (trains a model first)
 	$(BIN)/python -m benchmarks.console_pictures
 
@@ -72,6 +75,10 @@ $(VENV)/.train-installed: pyproject.toml requirements/training.txt requirements/
 $(VENV)/.dev-installed: pyproject.toml requirements/lock.txt $(VENV)/.train-installed
 	@echo "Installing the checkers and the test runner into $(VENV)."
 	@$(LOCKED) --quiet -r requirements/lock.txt
+	@touch $@
+
+$(VENV)/.fuzz-installed: requirements/fuzz.txt | $(VENV)/.dev-installed
+	@$(LOCKED) -r requirements/fuzz.txt
 	@touch $@
 
 $(TOOLS)/.installed: requirements/tools.txt | $(BIN)/python

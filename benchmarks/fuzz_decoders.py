@@ -1,8 +1,7 @@
-"""Fuzzes everything that reads untrusted bytes: the decoders, the formats, the document splitter, and the encoder behind them.
+"""Feeds mutated real events to the readers (decoders, formats, document splitter) and the encoder, and watches the memory.
 
-`python -m benchmarks.fuzz_decoders --minutes 10` is guided by coverage and needs atheris (`pip install atheris`; 130 MB, so
-it is not a dependency). `--mutations 1000000` changes real events at random instead, and watches the memory; with `--wrapped`
-only such as are wrapped or packed, and only what files and bodies are read with.
+With `--wrapped` only such events as are wrapped or packed, and only what files and bodies are read with.
+`python -m benchmarks.fuzz` lets coverage guide the search, and fuzzes more than the readers.
 """
 
 from __future__ import annotations
@@ -371,88 +370,13 @@ def run_mutations(
     }
 
 
-def run_guided(minutes: float, corpus: Path) -> None:
-    """Let libFuzzer look for inputs that reach new code; ends the process."""
-    try:
-        import atheris
-    except ImportError:
-        sys.exit("Fuzzing guided by coverage needs atheris: pip install atheris")
-    from data.actions import body_traits, folding
-    from data.events import audit_event, decode, lenient, packing
-    from data.events.formats import (
-        aks,
-        eks,
-        event_list,
-        foreign,
-        gke,
-        json_stream,
-        ocsf,
-        program_log,
-        reading,
-        registry,
-        text_lines,
-        wrapped,
-    )
-
-    corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(seeds(300)):
-        (corpus / f"seed-{number}").write_bytes(seed)
-    formats = (
-        registry,
-        reading,
-        aks,
-        json_stream,
-        eks,
-        gke,
-        event_list,
-        ocsf,
-        foreign,
-        program_log,
-        text_lines,
-        wrapped,
-    )
-    for module in (audit_event, decode, lenient, packing, *formats, body_traits, folding):
-        for value in list(vars(module).values()):
-            _instrument(atheris, module, value)
-    target = Target()
-    arguments = [
-        sys.argv[0],
-        f"-max_total_time={int(minutes * 60)}",
-        "-max_len=20000",
-        "-timeout=20",
-        "-rss_limit_mb=2048",
-    ]
-    atheris.Setup(
-        [*arguments, "-print_final_stats=1", f"-artifact_prefix={corpus}/crash-", str(corpus)], target
-    )
-    atheris.Fuzz()
-
-
-def _instrument(atheris: Any, module: Any, value: Any) -> None:
-    """Make a module's functions and methods report the branches they take."""
-    if getattr(value, "__module__", None) != module.__name__:
-        return
-    if isinstance(value, type):
-        for method in list(vars(value).values()):
-            if hasattr(method, "__code__"):
-                atheris.instrument_func(method)
-    elif hasattr(value, "__code__"):
-        atheris.instrument_func(value)
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long to fuzz, guided by coverage")
-    parser.add_argument("--mutations", type=int, default=0, help="feed so many mutated real events instead")
+    parser.add_argument("--mutations", type=int, default=1_000_000, help="how many mutated real events")
     parser.add_argument("--wrapped", action="store_true", help="mutate only what is wrapped or packed")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations")
-    parser.add_argument(
-        "--corpus", type=Path, default=Path(".kubehabit/fuzz"), help="where inputs and crashes are kept"
-    )
     options = parser.parse_args()
-    if not options.mutations:
-        run_guided(options.minutes, options.corpus)
     figures = run_mutations(
         options.mutations, options.seed, lambda text: print(text, flush=True), only_wrapped=options.wrapped
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,18 +37,20 @@ def alerts_list(
     local: opt.Local = False,
     config: opt.ServiceConfig = None,
     as_json: opt.AsJson = False,
+    pseudonyms: Annotated[Path | None, opt.PSEUDONYMS] = None,
 ) -> None:
     """List alerts, newest first. All filters must match, as in the console's list.
 
-    Reads a running service, or with --local its files on this machine.
+    Reads a running service, or with --local its files on this machine. --pseudonyms needs --json.
 
     Example:  `kubehabit alerts list --severity high --namespace payments --verdict none --since 7d`
 
     Next:  `kubehabit alerts show ID`, or `kubehabit incidents` for what belongs together.
     """
+    shown = opt.with_pseudonyms(pseudonyms, as_json)
     filters = ctx.obj.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     answer = opt.alert_source(url, local, config).get("alerts", **filters, limit=limit, cursor=cursor)
-    opt.show(answer, "alerts.alerts_table", as_json)
+    opt.show(shown(answer), "alerts.alerts_table", as_json)
 
 
 @app.command("show")
@@ -57,14 +60,16 @@ def alerts_show(
     local: opt.Local = False,
     config: opt.ServiceConfig = None,
     as_json: opt.AsJson = False,
+    pseudonyms: Annotated[Path | None, opt.PSEUDONYMS] = None,
 ) -> None:
     """Show one alert: what contributed to it, what was expected instead, and what to do.
 
-    Reads a running service, or with --local its files on this machine.
+    Reads a running service, or with --local its files on this machine. --pseudonyms needs --json.
 
     Example:  `kubehabit alerts show 7d0c6a1f52b8e934`
 
     Next:  `kubehabit incidents show ID`, for what belongs together.
     """
+    shown = opt.with_pseudonyms(pseudonyms, as_json)
     answer = opt.alert_source(url, local, config).get("alerts", alert_id)
-    opt.show(answer, "alerts.alert_page", as_json)
+    opt.show(shown(answer), "alerts.alert_page", as_json)

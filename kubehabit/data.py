@@ -35,11 +35,12 @@ def data_build(
     identity: Annotated[
         Path | None, opt.yaml_option("--identity", "identity.yaml", "Who counts as one principal")
     ] = None,
+    pseudonyms: Annotated[Path | None, opt.PSEUDONYMS] = None,
 ) -> None:
     """Build a dataset: read audit logs, turn events into actions, and actions into each principal's sequence.
 
     The vocabulary is fitted here, on these logs only, so give it normal work. Records that are not audit events
-    are counted and skipped.
+    are counted and skipped. With --pseudonyms the names of people are in neither the dataset nor a model trained on it.
 
     Example:  `kubehabit data build audit.log.gz --out .kubehabit/dataset`
 
@@ -47,14 +48,16 @@ def data_build(
     """
     from data.actions.encoder import ActionSettings
     from data.dataset.build import build
+    from data.dataset.pseudonyms import load_key
     from data.paths import given
 
     changes: dict[str, object] = {} if trusted_hops is None else {"trusted_hops": trusted_hops}
     if identity is not None:
         changes["identity"] = given(identity)
     settings = ActionSettings.shipped(**changes)
+    key = None if pseudonyms is None else load_key(pseudonyms)
     with interruptible("The parts of the logs that were read are kept: the same command goes on from there."):
-        summary = build(logs, out, settings=settings, dead_letters=dead_letters)
+        summary = build(logs, out, settings=settings, dead_letters=dead_letters, pseudonyms=key)
     typer.echo(summary.describe())
     typer.echo(f"Next: kubehabit train --data {out}")
 

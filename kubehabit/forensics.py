@@ -38,10 +38,11 @@ def events(
     config: opt.ServiceConfig = None,
     store: opt.Store = None,
     as_json: opt.JsonLines = False,
+    pseudonyms: Annotated[Path | None, opt.PSEUDONYMS] = None,
 ) -> None:
     """List the events that were received, oldest first. All filters must match.
 
-    Reads a running service, or with --local its files on this machine.
+    Reads a running service, or with --local its files on this machine. --pseudonyms needs --json or --original.
 
     Example:  `kubehabit events --credential 3f2a8c1e-0d5b-4b7e-9f10-2a6c8e4d7b91 --since 14:02`
 
@@ -51,15 +52,16 @@ def events(
     from kubehabit.tables import events as tables
     from kubehabit.tables.screen import more
 
+    shown = opt.with_pseudonyms(pseudonyms, as_json or original)
     wanted = ctx.obj.filter()
     answers = answers_of(url, local, config, store)
     page = answers.events(wanted, limit=limit, cursor=cursor, newest=newest, texts=original)
     if original:
         for record in page.records:
-            opt.say_json(record.event)
+            opt.say_json(shown(record.event))
     elif as_json:
         for record in page.records:
-            opt.say_json(tables.json_line(record))
+            opt.say_json(shown(tables.json_line(record)))
     else:
         tables.events(page.records, answers)
     if page.cursor is not None:

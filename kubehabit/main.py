@@ -20,8 +20,10 @@ from kubehabit import (
     forensics,
     incidents,
     models,
+    privacy,
     rbac,
     serve,
+    signing,
     sinks,
     tokens,
     train,
@@ -144,6 +146,7 @@ def demo(
 app.add_typer(data.app, name="data")
 app.add_typer(train.app)
 app.add_typer(models.app)
+app.add_typer(signing.app, name="bundle")
 app.add_typer(serve.app)
 app.add_typer(doctor.app)
 app.add_typer(sinks.app)
@@ -156,6 +159,7 @@ app.add_typer(who.who_app, name="who")
 app.add_typer(rbac.app, name="rbac")
 app.add_typer(forensics.app)
 app.add_typer(evidence.app)
+app.add_typer(privacy.app, name="privacy")
 
 
 def foreign_room() -> str | None:

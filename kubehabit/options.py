@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -86,6 +87,24 @@ def say_json(text: str) -> None:
     typer.echo(text)
 
 
+def with_pseudonyms(file: Path | None, as_json: bool) -> Callable[[Any], Any]:
+    """What puts pseudonyms into a document, or JSON as text, before it is printed; without a key file, nothing changes."""
+    if file is None:
+        return lambda document: document
+    if not as_json:
+        raise typer.BadParameter("prints JSON only: add --json.", param_hint="--pseudonyms")
+    from data.dataset.pseudonyms import load_key, without_people
+
+    key = load_key(file)
+
+    def replaced(document: Any) -> Any:
+        if not isinstance(document, str):
+            return without_people(document, key)
+        return json.dumps(without_people(json.loads(document), key), ensure_ascii=False)
+
+    return replaced
+
+
 def show(answer: Any, screen: str, as_json: bool) -> None:
     """Print an answer as JSON, or as a function `module.function` of `kubehabit.tables` draws it."""
     if as_json:
@@ -116,6 +135,10 @@ Model = Annotated[
     str, typer.Option("--model", help="Model to use: models:/NAME@ALIAS, models:/NAME/VERSION, or a bundle.")
 ]
 Report = typer.Option("--report", help="Write a Markdown report to this file.", dir_okay=False)
+PSEUDONYMS = file_option(
+    "--pseudonyms",
+    "File with a key of 32 bytes or more: keyed pseudonyms take the place of people's names. Keep it apart from what is made.",
+)
 Out = typer.Option("--out", help="Folder to write to.", file_okay=False)
 _JSON = "Print JSON on standard output"
 Transplants = Annotated[

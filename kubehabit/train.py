@@ -43,6 +43,12 @@ def train(
             help="Start from the weights of a registered model, such as models:/kubehabit@champion.",
         ),
     ] = None,
+    signing_key: Annotated[
+        Path | None,
+        opt.file_option(
+            "--signing-key", "Ed25519 private key (PEM) to sign the bundle with: `kubehabit bundle keygen`."
+        ),
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +73,8 @@ def train(
     if feedback is not None:
         logs = json.dumps([str(path) for path in feedback_log or []])
         options += [f"--data.feedback={feedback}", f"--data.feedback_logs={logs}"]
+    if signing_key is not None:
+        options.append(f"--register.signing_key={signing_key.absolute()}")
     with interruptible("The newest checkpoint is kept: go on with --resume last. Nothing was registered."):
         result = run_training(
             config or opt.shipped("train.yaml"), data, options, resume=resume, warm_start=warm_start

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-LOCKS = ("lock.txt", "torch.txt", "tools.txt")
+LOCKS = ("lock.txt", "torch.txt", "tools.txt", "fuzz.txt")
 UNREACHABLE = 3
 
 

@@ -1,7 +1,8 @@
 """Write the lock files: every package an install needs, at one exact version, with the hashes of its files (`make lock`).
 
 `lock.txt` holds all extras; `serving.txt` and `training.txt` are the parts of it that the two images and the demo install;
-`tools.txt` is what `make lock`, `make sbom` and `make audit` run. Each is installed with `--require-hashes --no-deps`.
+`tools.txt` is what `make lock`, `make sbom` and `make audit` run, `fuzz.txt` what `make fuzz` adds. Each is installed with
+`--require-hashes --no-deps`.
 
 torch stands apart, in `torch.txt`: its build without CUDA is not on the package index, and the libraries that come with a
 build with CUDA belong to that build alone (`cuda.txt`); `install_torch.py` installs both. No index is written into a file.
@@ -21,6 +22,7 @@ FILES = {
     "serving.txt": ("pyproject.toml", "requirements/build.in", "--extra=postgres", "--extra=otel"),
     "training.txt": ("pyproject.toml", "requirements/build.in", "--extra=train"),
     "tools.txt": ("requirements/tools.in",),
+    "fuzz.txt": ("requirements/fuzz.in",),
 }
 OF_A_TORCH_BUILD = re.compile(r"^(nvidia-|triton==|cuda-)")
 #: SHA-256 of torch's wheels without CUDA that no package index lists: `pip hash` of each, to be renewed with torch's version.
@@ -51,7 +53,9 @@ def main() -> int:
     )
     plain = ("--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links")
     for name, wanted in FILES.items():
-        same = () if name in ("lock.txt", "tools.txt") else ("--constraint=requirements/lock.txt",)
+        same = (
+            () if name in ("lock.txt", "tools.txt", "fuzz.txt") else ("--constraint=requirements/lock.txt",)
+        )
         command = (sys.executable, "-m", "uv", "pip", "compile", *wanted, *options, *plain, *same)
         done = subprocess.run(
             [*command, f"--output-file=requirements/{name}", *sys.argv[1:]], cwd=HERE.parent

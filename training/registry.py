@@ -152,8 +152,11 @@ def _signature() -> ModelSignature:
     return ModelSignature(inputs=Schema([ColSpec("string", "event")]), outputs=given)
 
 
-def download(model_uri: str) -> Path:
-    """Folder of a bundle, given itself or as a registered model (`models:/name@alias`); KubehabitError if there is none."""
+def download(model_uri: str, to: Path | None = None) -> Path:
+    """Folder of a bundle, given itself or as a registered model (`models:/name@alias`); KubehabitError if there is none.
+
+    With `to`, a registered model is copied to that folder, also from a registry on this machine.
+    """
     local = Path(model_uri)
     if (local / "bundle.json").is_file():
         return local
@@ -161,7 +164,11 @@ def download(model_uri: str) -> Path:
 
     try:
         with connected():
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri))
+            folder = Path(
+                mlflow.artifacts.download_artifacts(
+                    artifact_uri=model_uri, dst_path=None if to is None else str(to)
+                )
+            )
     except Exception as error:
         raise KubehabitError(
             f"No model {model_uri} in {registry_uri()} ({error}). Train and register one: kubehabit train --data DIR"
@@ -170,3 +177,39 @@ def download(model_uri: str) -> Path:
     if found is None:
         raise KubehabitError(f"{model_uri} holds no kubehabit bundle; register models with kubehabit train.")
     return found.parent
+
+
+@contextmanager
+def opened(model_uri: str) -> Iterator[Path]:
+    """The folder of a bundle, given itself or as a copy of a registered one; raises as `download`."""
+    if (Path(model_uri) / "bundle.json").is_file():
+        yield Path(model_uri)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield download(model_uri, Path(folder))
+
+
+def add_file(model_uri: str, file: Path, *, beside: Path) -> None:
+    """Add a file to the bundle of a registered version.
+
+    Args:
+        file: to add.
+        beside: folder of the downloaded bundle, which tells where in the version the bundle is.
+
+    Raises:
+        KubehabitError: there is no such version, or its files cannot be written.
+    """
+    import mlflow
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    try:
+        with connected():
+            client = mlflow.MlflowClient()
+            name, version = get_model_name_and_version(client, model_uri)  # type: ignore[no-untyped-call]
+            source = client.get_model_version(name, version).source or ""
+            within = next(root for root in beside.parents if (root / "MLmodel").is_file())
+            place = beside.relative_to(within).as_posix()
+            get_artifact_repository(source).log_artifact(str(file), place)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise KubehabitError(f"{file.name} cannot be added to {model_uri} ({error}).") from error

@@ -24,7 +24,8 @@ from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from data.events.audit_event import EXAMPLE_EVENT
 from data.principals.identity import PEOPLE_AND_PIPELINES
-from detection.bundle import Bundle
+from data.signing_keys import load_signing_key
+from detection.bundle import Bundle, sign
 from training import bundle_writer, checkpoints, registry, stability, warm_start
 from training.calibrate import (
     CalibrationConfig,
@@ -50,12 +51,14 @@ class RegisterConfig:
             every later one `challenger`, for `kubehabit promote` to decide on.
         experiment: MLflow experiment of the run.
         threads: CPU threads for training; 0 uses all cores.
+        signing_key: Ed25519 private key (PEM) with which the bundle is signed; None leaves it unsigned.
     """
 
     name: str = "kubehabit"
     alias: str | None = None
     experiment: str = "kubehabit"
     threads: int = 0
+    signing_key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,8 @@ def _train(
     import torch
 
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
+    if options.signing_key is not None:
+        load_signing_key(options.signing_key)  # before a long training, not after it
     experiment = registry.experiment_id(options.experiment)
     fingerprint = cli.datamodule.table.card["fingerprint"]
     commit = registry.git_commit()  # asked once: a long training may see its source change
@@ -322,6 +327,8 @@ def _finish(
             metrics=metrics,
         )
         Bundle.load(bundle)
+        if options.signing_key is not None:
+            sign(bundle, load_signing_key(options.signing_key))
         _log_plots(table, fitted, curves)
         alias = options.alias or registry.next_alias(options.name)
         version, uri = registry.register(

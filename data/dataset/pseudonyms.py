@@ -14,10 +14,13 @@ from typing import Any
 from data.errors import KubehabitError
 from data.principals.identity import identify
 from data.principals.ownership import NOBODY
+from data.principals.person import NoPersonError, Person
 
 LEAST_KEY_BYTES = 32
 #: Fields whose values are names of principals.
 _NAMING_FIELDS = ("owner", "impersonates")
+#: Fields of documents, such as events and alerts, whose values are names of principals, users, or who decided something.
+_NAMING_KEYS = frozenset(("principal", "username", "impersonated", "by", "caller"))
 
 
 def load_key(path: Path) -> bytes:
@@ -62,3 +65,25 @@ def replace_people(metas: Iterable[dict[str, Any]], key: bytes) -> None:
         for field in _NAMING_FIELDS:
             meta["values"][field] = [*map(replaced, meta["values"][field])]
         meta["folds"] = {name: found for name, found in meta["folds"].items() if kinds.get(name) != "human"}
+
+
+def without_people(document: Any, key: bytes) -> Any:
+    """A document of JSON with pseudonyms for the people that it names as principal, user or author, wherever their names stand.
+
+    A person who is named in free text only keeps the name, and so do addresses.
+    """
+    for name in sorted(_names_in(document), key=len, reverse=True):
+        try:
+            document = Person(name).replaced_in(document, pseudonym(name, key))
+        except NoPersonError:  # an account of the cluster
+            continue
+    return document
+
+
+def _names_in(document: Any) -> set[str]:
+    if isinstance(document, list):
+        return set().union(*map(_names_in, document)) if document else set()
+    if not isinstance(document, dict):
+        return set()
+    own = {held for field, held in document.items() if field in _NAMING_KEYS and isinstance(held, str)}
+    return own.union(*(_names_in(held) for held in document.values()))

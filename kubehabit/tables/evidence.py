@@ -38,6 +38,12 @@ def store_lines(report: Report) -> list[str]:
         lines.append(
             f"{report.dropped:,} older records were dropped by retention; the ledger still holds the roots of their segments."
         )
+    for one in report.erasures:
+        forced = ", although it was on hold" if one.forced else ""
+        why = (
+            f"{one.records:,} records were erased on request ({one.pseudonym}) by {one.by}{forced}: {one.why}"
+        )
+        lines.append(f"erased     {one.time}: {why}")
     unsigned = "The ledger is chained, not signed (events.signing_key)."
     return [
         *lines,

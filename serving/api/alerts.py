@@ -11,6 +11,7 @@ from serving.alerts.feedback import NO_ALERT
 from serving.alerts.query import AlertFilter, AlertListQuery, AlertPage, AlertQuery, whole
 from serving.api.stream import stream_of
 from serving.history.activity import PrincipalReport
+from serving.http.links import ALERT, PRINCIPAL, leads_to
 from serving.http.problems import ProblemError, position_of
 from serving.runtime import Service
 from serving.schemas import Alert
@@ -22,7 +23,7 @@ _EXAMPLE_STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example"
 def add_alert_routes(app: FastAPI, service: Service) -> None:
     """Add the routes."""
 
-    @app.get("/v1/alerts", tags=["alerts"])
+    @app.get("/v1/alerts", tags=["alerts"], responses=leads_to("alert_id", "/alerts/0/id", *ALERT))
     def alerts(query: Annotated[AlertListQuery, Query()]) -> AlertPage:
         """List alerts, newest raised first. All filters must match."""
         after = position_of(query.cursor)
@@ -48,7 +49,9 @@ def add_alert_routes(app: FastAPI, service: Service) -> None:
         """
         return await stream_of(service, last_event_id, wanted.matches)
 
-    @app.get("/v1/alerts/{alert_id}", tags=["alerts"])
+    @app.get(
+        "/v1/alerts/{alert_id}", tags=["alerts"], responses=leads_to("principal", "/principal", *PRINCIPAL)
+    )
     def alert(alert_id: str) -> Alert:
         """One alert, with every auditID it rests on."""
         found = service.ready().store.get(alert_id)

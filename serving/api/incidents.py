@@ -11,6 +11,7 @@ from fastapi import FastAPI, Query, Request
 
 from data.errors import NotFoundError
 from serving.http.body import documented, read_model
+from serving.http.links import INCIDENT, leads_to
 from serving.http.problems import position_of
 from serving.incidents.incidents import Asker, Close, Decision, IncidentPage, Merge, Note, Split
 from serving.incidents.report import Incident
@@ -66,7 +67,9 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
         service.ready()
         return await read_model(request, model, b"{}")
 
-    @app.get("/v1/incidents", tags=["incidents"])
+    @app.get(
+        "/v1/incidents", tags=["incidents"], responses=leads_to("incident_id", "/incidents/0/id", *INCIDENT)
+    )
     def incidents(
         state: Annotated[
             Literal["open", "closed", "merged"] | None, Query(description="Only those in this state")

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Query
 from data.errors import NotFoundError, UnknownPrincipalError
 from serving.history.queries import Drift, HistoryReader, Order, PrincipalPage, Surprise
 from serving.history.threshold_preview import Preview, Previewer
+from serving.http.links import PRINCIPAL, leads_to
 from serving.runtime import Service
 from serving.settings import LEAST_SCALE, MOST_SCALE
 
@@ -79,7 +80,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
     """Add the routes of the history to an application."""
     records: FreshHistory = app.state.records
 
-    @app.get("/v1/principals", tags=["principals"])
+    @app.get(
+        "/v1/principals",
+        tags=["principals"],
+        responses=leads_to("principal", "/principals/0/principal", *PRINCIPAL),
+    )
     def principals(
         search: Annotated[
             str, Query(description="Part of the name or of the peer group", max_length=256)

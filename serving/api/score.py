@@ -10,6 +10,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from typing_extensions import TypedDict
 
+from serving.http.links import ALERT, leads_to
 from serving.runtime import Service
 from serving.scoring.intake import merge
 from serving.scoring.verdicts import EventResult
@@ -100,6 +101,7 @@ def add_score_routes(app: FastAPI, service: Service) -> None:
         response_model=ScoreResponse,
         tags=["events"],
         openapi_extra=_events_body(one | several, ndjson=True),
+        responses=leads_to("alert_id", "/alerts/0", *ALERT),
     )
     async def score(request: Request) -> Response:
         """Score audit events, for a log pipeline.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from serving.forensics.ledger import LedgerEntry
 
@@ -39,18 +40,43 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Records that were sealed together, with the root of their Merkle tree, and the number and the time of the ledger's line."""
+    """Records that were sealed together.
+
+    Attributes:
+        first, count: records by number.
+        root: of their Merkle tree as they are now.
+        line: of the ledger that names this root, by number.
+        sealed: time of the line that sealed them.
+        revisions: erasures in it, the newest last: name of its files in `blocks`, and the root before it.
+    """
 
     first: int
     count: int
     root: str
     line: int
     sealed: str = ""
+    revisions: tuple[tuple[str, str], ...] = ()
 
     @property
     def end(self) -> int:
         """Number after its last record."""
         return self.first + self.count
+
+    @property
+    def blocks(self) -> str:
+        """File of the roots of its Merkle blocks, by its name in the store's folder."""
+        revision = f".{self.revisions[-1][0]}" if self.revisions else ""
+        return f"blocks/{self.first}{revision}.blocks"
+
+    @property
+    def erased(self) -> list[str]:
+        """Files with what erased records hashed to, one for each of `revisions`."""
+        return [f"blocks/{self.first}.{revision}.leaves" for revision, _ in self.revisions]
+
+    @property
+    def block_files(self) -> list[str]:
+        """All of its files in `blocks`."""
+        return [self.blocks, *self.erased]
 
 
 @dataclass(slots=True)
@@ -92,7 +118,23 @@ class Catalog:
                 gone = set(said["files"])
                 self.files = [file for file in self.files if file.name not in gone]
                 self.kept_from = said["first"] + said["count"]
+            elif said["kind"] == "erased":
+                self._replace(said["file"], StoredFile(**said["into"]))
+                for changed in said["segments"]:
+                    self._revise(changed, said["revision"], entry.number)
             self.lines = entry.number + 1
+
+    def _replace(self, name: str, into: StoredFile) -> None:
+        at = next(i for i, file in enumerate(self.files) if file.name == name)
+        self.files[at] = into
+
+    def _revise(self, changed: dict[str, Any], revision: str, line: int) -> None:
+        at = self.segment_at(changed["first"])
+        if at is None:
+            raise KeyError(changed["first"])
+        was = self.segments[at]
+        revisions = (*was.revisions, (revision, changed["before"]))
+        self.segments[at] = replace(was, root=changed["root"], line=line, revisions=revisions)
 
     def segments_of(self, file: StoredFile) -> list[Segment]:
         """The segments in a file."""

@@ -5,6 +5,8 @@
     2026-11-24/14/<n>.parquet        records from number n on, sealed in that hour (UTC)
     2026-11-24/<n>-<level>.parquet   the same, merged
     blocks/<n>.blocks                roots of the Merkle blocks of the segment that begins with n
+    blocks/<n>.<line>.blocks         the same since the erasure of that line of the ledger
+    blocks/<n>.<line>.leaves         what the records that it erased hashed to before: proof that it changed no others
     digest.key                       key of the digests of redacted events
     set-aside/<time>/                files that the ledger does not account for, and why (reason.txt): nobody deletes them
 
@@ -25,7 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import file_digest
 from itertools import accumulate, compress, pairwise
 from pathlib import Path
@@ -44,7 +46,7 @@ from data.principals.identity import Identity
 from data.signing_keys import load_signing_key
 from data.timestamps import parse_times
 from serving.forensics import clock
-from serving.forensics.catalog import Catalog, StoredFile
+from serving.forensics.catalog import Catalog, Segment, StoredFile
 from serving.forensics.duckdb import quoted
 from serving.forensics.ledger import Ledger, LedgerEntry, LedgerReader, public_bytes
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
@@ -415,6 +417,35 @@ class EventStore:
             self._catch_up()
             self._retire([file.name for file in files])
 
+    @property
+    def files(self) -> list[StoredFile]:
+        """All Parquet files, by first record."""
+        return list(self._catalog.files)
+
+    def segments_of(self, file: StoredFile) -> list[Segment]:
+        """The segments in a file."""
+        return self._catalog.segments_of(file)
+
+    def rewrite(self, file: StoredFile, rows: str, *, revision: str, **said: Any) -> None:
+        """Replace a file by the rows that SQL selects in order, the same records by number, and note it in the ledger as erased.
+
+        Args:
+            revision: ends the name of the new file.
+            said: further fields of the ledger's line.
+
+        Raises:
+            OSError, KubehabitError: it failed, and the old file is in place.
+        """
+        with self._turn:
+            name = f"{file.name[:10]}/{file.first}-{file.level}-{revision}.parquet"
+            span = (file.earliest, file.latest)
+            into = self._write(rows, name, file.first, file.count, span, max(file.level, 1))
+            into = replace(into, level=file.level)
+            self.ledger.append("erased", file=file.name, into=asdict(into), revision=revision, **said)
+            self._catch_up()
+            # At once: nobody else may read a store from which somebody is erased.
+            (self.folder / file.name).unlink(missing_ok=True)
+
     def _retire(self, names: Sequence[str]) -> None:
         """Delete files after the grace period, as queries may still read them."""
         due = time.monotonic() + _GRACE_SECONDS
@@ -454,7 +485,7 @@ class EventStore:
             roots=[segment.root for segment in segments],
         )
         self._catch_up()
-        names = [file.name for file in gone] + [f"blocks/{segment.first}.blocks" for segment in segments]
+        names = [file.name for file in gone] + [name for segment in segments for name in segment.block_files]
         self._retire(names)
 
     def _received(self, files: Sequence[StoredFile]) -> list[str]:
@@ -488,7 +519,7 @@ class EventStore:
             started |= {"public_key": public_key, "signed_head": True}
         open_files = sorted(self.folder.glob("open-*.ndjson"))
         if last:
-            unclosed = ("sealed", "opened", "compacted", "dropped", "lost")
+            unclosed = ("sealed", "opened", "compacted", "dropped", "lost", "erased")
             started["after_crash"] = bool(open_files) or last in unclosed
         self._opened_line = self.ledger.append("opened", **started).number
         self._clock_offset = clock.now() - time.monotonic_ns() // 1000
@@ -527,6 +558,7 @@ class EventStore:
             if entry.fields["kind"] == "dropped" or (whole and entry.fields["kind"] == "compacted")
             for name in entry.fields["files"]
         }
+        past |= {entry.fields["file"] for entry in self.ledger.entries if entry.fields["kind"] == "erased"}
         strange: list[Path] = []
         for path in sorted([*self.folder.glob("*/*.parquet*"), *self.folder.glob("*/*/*.parquet*")]):
             name = path.relative_to(self.folder).as_posix()

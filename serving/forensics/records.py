@@ -80,17 +80,17 @@ class EventRecord(NamedTuple):
 
 COLUMNS = EventRecord._fields
 TIMES = ("time", "received")
-_NUMBERS = {
+NUMBERS = {
     "number": "UBIGINT",
     "time": "BIGINT",
     "received": "BIGINT",
     "code": "USMALLINT",
     "redactions": "UINTEGER",
 }
-_JSON_TYPES = ", ".join(f"{name}: '{_NUMBERS.get(name, 'VARCHAR')}'" for name in COLUMNS)
+_JSON_TYPES = ", ".join(f"{name}: '{NUMBERS.get(name, 'VARCHAR')}'" for name in COLUMNS)
 
 #: Columns of a Parquet file.
-SQL_TYPES = {name: "TIMESTAMP" if name in TIMES else _NUMBERS.get(name, "VARCHAR") for name in COLUMNS}
+SQL_TYPES = {name: "TIMESTAMP" if name in TIMES else NUMBERS.get(name, "VARCHAR") for name in COLUMNS}
 
 _FROM_JSON = ", ".join(f"make_timestamp({name}) AS {name}" if name in TIMES else name for name in COLUMNS)
 
@@ -98,7 +98,7 @@ _FROM_JSON = ", ".join(f"make_timestamp({name}) AS {name}" if name in TIMES else
 def _sql_text(name: str) -> str:
     if name in TIMES:
         return f"epoch_us({name})::VARCHAR"
-    return f"{name}::VARCHAR" if name in _NUMBERS else name
+    return f"{name}::VARCHAR" if name in NUMBERS else name
 
 
 #: `content_of` a row of a Parquet file, in SQL. A single concat: with a chain of `||` DuckDB takes ten times as long to plan and

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,24 @@ class Gap(msgspec.Struct, frozen=True):
     why: str
 
 
+class Erasure(msgspec.Struct, frozen=True):
+    """Records of a file that were erased at a person's request, as the ledger notes it.
+
+    Attributes:
+        line: of the ledger, from 1.
+        pseudonym: what stands in the place of the person.
+        records: how many were changed.
+    """
+
+    line: int
+    time: str
+    pseudonym: str
+    records: int
+    why: str
+    by: str
+    forced: bool
+
+
 @dataclass(slots=True)
 class Report:
     """Result of `verify`.
@@ -70,6 +88,7 @@ class Report:
         findings: what is wrong; empty for a sound store.
         records, files, segments, lines: how many were checked.
         dropped: records that retention has deleted, according to the ledger.
+        erasures: records that were erased, according to the ledger; all others are checked to be as before.
         head: number and hash of the ledger's last line; a copy kept elsewhere proves later that nothing was cut off.
         signed: public key that signs the lines, or "".
         seconds: duration of the check.
@@ -82,6 +101,7 @@ class Report:
     segments: int = 0
     lines: int = 0
     dropped: int = 0
+    erasures: list[Erasure] = field(default_factory=list)
     head: str = ""
     signed: str = ""
     seconds: float = 0.0
@@ -241,6 +261,8 @@ def _check_catalog(entries: list[LedgerEntry], report: Report) -> Catalog:
         end = catalog.end
         where = f"ledger.jsonl line {entry.number + 1}"
         try:
+            if entry.fields["kind"] == "erased":
+                _check_erasure(entry, catalog, report, where)
             catalog.read([entry])
         except (KeyError, TypeError, StopIteration):
             report.fault("ledger", where, "This line lacks fields that a line of its kind must have.")
@@ -266,6 +288,25 @@ def _check_catalog(entries: list[LedgerEntry], report: Report) -> Catalog:
     return catalog
 
 
+def _check_erasure(entry: LedgerEntry, catalog: Catalog, report: Report, where: str) -> None:
+    """Note an erasure, and compare what it says was there before with the catalog; raises KeyError or TypeError."""
+    said = entry.fields
+    told = {name: said[name] for name in ("time", "pseudonym", "records", "why", "by", "forced")}
+    report.erasures.append(Erasure(line=entry.number + 1, **told))
+    before = next((file for file in catalog.files if file.name == said["file"]), None)
+    into = StoredFile(**said["into"])
+    roots = (
+        {} if before is None else {one.first: (one.count, one.root) for one in catalog.segments_of(before)}
+    )
+    changed = {one["first"]: (one["count"], one["before"]) for one in said["segments"]}
+    if (
+        before is None
+        or (before.first, before.count) != (into.first, into.count)
+        or not changed.items() <= roots.items()
+    ):
+        report.fault("ledger", where, "What was erased is not what had been sealed.")
+
+
 def _check_files(folder: Path, catalog: Catalog, present: set[str], report: Report) -> None:
     for file in catalog.files:
         report.files += 1
@@ -279,8 +320,9 @@ def _check_files(folder: Path, catalog: Catalog, present: set[str], report: Repo
     named = {file.name for file in catalog.files}
     for entry in _current_entries(folder):  # also those merged, dropped or sealed since
         named.update(entry.fields.get("files", ()))
-        written = (entry.fields.get(kind) for kind in ("file", "into"))
+        written = [entry.fields.get(kind) for kind in ("file", "into")]
         named |= {said["name"] for said in written if isinstance(said, dict)}
+        named |= {said for said in written if isinstance(said, str)}
     for name in sorted(present - named):
         what = "No line of the ledger names this file: it was added, or the ledger lost its tail."
         report.fault("stranger", name, what)
@@ -380,13 +422,50 @@ class _RecordCheck:
         blocks = blocks_of(leaves)
         raw = b""
         with suppress(OSError):
-            raw = (self._folder / "blocks" / f"{segment.first}.blocks").read_bytes()
+            raw = (self._folder / segment.blocks).read_bytes()
         kept = [raw[at : at + 32] for at in range(0, len(raw), 32)]
         if root_of(blocks).hex() != segment.root:
             self._report.fault("record", where, _narrowed(segment, blocks, kept))
         elif kept != blocks:
             what = "The roots of the segment's blocks are not as they were written (its records are)."
-            self._report.fault("file", f"blocks/{segment.first}.blocks", what)
+            self._report.fault("file", segment.blocks, what)
+        else:
+            self._erasures(segment, leaves, where)
+
+    def _erasures(self, segment: Segment, leaves: list[bytes], where: str) -> None:
+        """With the hashes of what was erased in their old places, a segment must have the root that it had before."""
+        leaves = list(leaves)
+        for name, (_, root) in zip(reversed(segment.erased), reversed(segment.revisions), strict=True):
+            try:
+                erased = read_leaves(self._folder / name)
+            except (OSError, ValueError):
+                what = (
+                    "The hashes of erased records are missing, so nothing shows that no others were changed."
+                )
+                self._report.fault("missing", name, what)
+                return
+            for number, leaf in erased:
+                if segment.first <= number < segment.end:
+                    leaves[number - segment.first] = leaf
+            if root_of(blocks_of(leaves)).hex() != root:
+                what = (
+                    "An erasure changed other records than those that it names, or their hashes were changed."
+                )
+                self._report.fault("record", where, what)
+                return
+
+
+def write_leaves(erased: Iterable[tuple[int, bytes]]) -> bytes:
+    """Content of a file of erased records: of each its number, 8 bytes big-endian, and its hash before, 32 bytes."""
+    return b"".join(number.to_bytes(8, "big") + leaf for number, leaf in erased)
+
+
+def read_leaves(path: Path) -> list[tuple[int, bytes]]:
+    """Inverse of `write_leaves`; raises OSError, or ValueError if the file is cut off."""
+    raw = path.read_bytes()
+    if len(raw) % 40:
+        raise ValueError("it is cut off")
+    return [(int.from_bytes(raw[at : at + 8], "big"), raw[at + 8 : at + 40]) for at in range(0, len(raw), 40)]
 
 
 def _narrowed(segment: Segment, blocks: list[bytes], written: list[bytes]) -> str:

@@ -344,6 +344,17 @@ class Journal:
         for number in gone:
             self._path(number).unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Delete all records; the numbers go on. Nothing may wait to be scored or written."""
+        with self._wake:
+            gone = list(self._sizes)
+            self._end_segment()
+            self._sizes.clear()
+        for number in gone:
+            self._path(number).unlink(missing_ok=True)
+        for damaged in self.folder.glob("*.damaged"):
+            damaged.unlink()
+
     def close(self) -> None:
         """Write what is pending and release the folder."""
         with self._wake:

@@ -252,6 +252,16 @@ class AlertStore:
             with self.reading() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
 
+    def compact(self) -> None:
+        """Rewrite SQLite's file, so that nothing of deleted rows is left in it; PostgreSQL does so by itself in time."""
+        if self._engine.dialect.name == "sqlite":
+            with self._turn, self._engine.connect() as connection:
+                driver = connection.connection.driver_connection
+                assert driver is not None
+                driver.commit()
+                driver.execute("VACUUM")
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def _failed(self, operation: str, done: str, error: SQLAlchemyError) -> StoreError:
         self._on_error(operation)
         return StoreError(f"The alert store cannot be {done}: {_first_line(error)}. Check {self._check}.")

@@ -404,7 +404,7 @@ def check(path: Path, key: Ed25519PublicKey | None = None) -> Checked:
             findings.append("The last line of the ledger notes another export.")
         for event in content["events"]:
             _check_event(event, roots, findings)
-    except (KeyError, TypeError, ValueError, IndexError, msgspec.MsgspecError) as error:
+    except (LookupError, TypeError, ValueError, StopIteration, msgspec.MsgspecError) as error:
         findings.append(f"The file lacks what proves it, or it was changed: {error!r}.")
         head = named = ""
     return Checked(
@@ -444,10 +444,17 @@ def _check_event(event: dict[str, Any], roots: dict[int, dict[str, Any]], findin
     proof = event["proof"]
     leaf = leaf_of(content_of(record))
     path = [(side, bytes.fromhex(beside)) for side, beside in proof["path"]]
-    sealed = roots[proof["line"]]
+    sealed = _segment_of(roots[proof["line"]], record.number)
     if leaf.hex() != proof["leaf"]:
         findings.append(f"{where} is not as it was recorded.")
     elif climb(leaf, path).hex() != sealed.get("root"):
         findings.append(f"{where}: its proof does not lead to what was sealed.")
     elif not sealed["first"] <= record.number < sealed["first"] + sealed["count"]:
         findings.append(f"{where}: its number is outside the segment it claims to be in.")
+
+
+def _segment_of(line: dict[str, Any], number: int) -> dict[str, Any]:
+    """The segment of a record in the ledger's line that names its root: the one that sealed it, or the last erasure in it."""
+    if line.get("kind") != "erased":
+        return line
+    return next(one for one in line["segments"] if one["first"] <= number < one["first"] + one["count"])

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from data.dataset.build import build
-from data.dataset.pseudonyms import load_key, pseudonym
+from data.dataset.pseudonyms import load_key, pseudonym, without_people
 from data.dataset.table import load
 from data.errors import KubehabitError
+from kubehabit.main import app
+from serving.forensics.event_store import EventStore
+from serving.settings import EventSettings
 
 KEY = bytes(range(32))
 
@@ -70,3 +74,53 @@ def test_a_key_is_read_from_a_file_that_holds_one(tmp_path: Path) -> None:
     key = os.urandom(32)
     path.write_bytes(key)
     assert load_key(path) == key
+
+
+def test_a_document_names_no_person_that_acts_in_it_wherever_the_name_stands() -> None:
+    document = {
+        "user": {"username": "alice@corp", "groups": ["dev"]},
+        "requestURI": "/users/alice%40corp?x",
+        "objectRef": {"name": "alice@corp.example"},
+        "contributors": [{"principal": "bob", "note": "bob, not bobby"}, {"principal": "system:node:n1"}],
+    }
+    alice, bob = pseudonym("alice@corp", KEY), pseudonym("bob", KEY)
+    assert without_people(document, KEY) == {
+        "user": {"username": alice, "groups": ["dev"]},
+        "requestURI": f"/users/{alice}?x",
+        "objectRef": {"name": "alice@corp.example"},
+        "contributors": [{"principal": bob, "note": f"{bob}, not bobby"}, {"principal": "system:node:n1"}],
+    }
+    assert without_people("text", KEY) == "text"
+
+
+def test_the_commands_replace_names(
+    tmp_path: Path, normal_lines: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBEHABIT_HOME", str(tmp_path))
+    (tmp_path / "key").write_bytes(KEY)
+    people = [line for line in normal_lines[:3000] if b'"username":"erin@corp.example"' in line][:3]
+    (tmp_path / "log").write_bytes(b"\n".join([*normal_lines[:200], *people]))
+    built = CliRunner().invoke(
+        app,
+        [
+            "data",
+            "build",
+            str(tmp_path / "log"),
+            "--out",
+            str(tmp_path / "out"),
+            "--pseudonyms",
+            str(tmp_path / "key"),
+        ],
+    )
+    assert built.exit_code == 0, built.output
+    assert b"erin@corp" not in written(tmp_path / "out")
+    store = EventStore(EventSettings(path=tmp_path / "events", memory_mb=256))
+    store.append(b"\n".join(people))
+    store.close()
+    options = ["events", "--local", "--pseudonyms", str(tmp_path / "key")]
+    for form in ("--json", "--original"):
+        shown = CliRunner().invoke(app, [*options, form])
+        assert shown.exit_code == 0, shown.output
+        assert "erin@corp" not in shown.stdout
+        assert shown.stdout.count(pseudonym("erin@corp.example", KEY)) >= 3
+    assert CliRunner().invoke(app, options).exit_code == 2
