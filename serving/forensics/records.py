@@ -11,6 +11,7 @@ import msgspec
 
 from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef, decode_event
 from data.principals.identity import Identity
+from data.secret_text import without_secrets
 from serving.forensics.redaction import redact
 
 # Longest line of the open file for DuckDB, which allocates twice that per thread.
@@ -192,10 +193,7 @@ def _without_secrets(event: AuditEvent, text: bytes) -> AuditEvent:
         event.cluster = cluster
         return event
     except UNREADABLE:  # assembled from a cloud's record
-        uri, agent = (
-            redact(part.encode("utf-8", "replace")).text.decode()
-            for part in (event.requestURI, event.userAgent)
-        )
+        uri, agent = (without_secrets(part, "[redacted]") for part in (event.requestURI, event.userAgent))
         return msgspec.structs.replace(event, requestURI=uri, userAgent=agent)
 
 
