@@ -62,7 +62,8 @@ def test_a_text_with_too_many_secrets_is_one_secret() -> None:
 
 REPEATED = [
     b"token=a&", b"token=", b"a://b:", b"a://b:c@", b"%25", b"ghp_", b"-p x mysql ", b'password: "', b"ZZZZ", b"--token ",
-    b"cookie:", b"--token-", b"eyJa.", b"password '", b"?command=", b"AKIA", b"mysql -p", b"token:bearer   ", b"abcdef.", b"hvs.-",
+    b"cookie:", b"--token-", b"eyJa.", b"password '", b"?command=", b"AKIA", b"mysql -p", b"token:bearer   ",
+    b"abcdef.", b"hvs.-",
 ]  # fmt: skip
 
 
