@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef, decode_event
+from data.events.audit_event import API_VERSIONS, UNREADABLE, AuditEvent, ObjectRef, decode_event
 from data.principals.identity import Identity
 from data.secret_text import without_secrets
 from serving.forensics.redaction import redact
@@ -189,7 +189,7 @@ def _without_secrets(event: AuditEvent, text: bytes) -> AuditEvent:
     """Decode the event from its redacted text: a token in its URI or user agent must not return in a column."""
     try:
         cluster = event.cluster
-        event = decode_event(text, event.apiVersion)
+        event = decode_event(text, event.apiVersion or API_VERSIONS[0])
         event.cluster = cluster
         return event
     except UNREADABLE:  # assembled from a cloud's record
