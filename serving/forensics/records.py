@@ -108,16 +108,18 @@ CONTENT_SQL = (
 )
 
 
-def rows_of(files: Sequence[str], *, torn: bool = False) -> str:
+def rows_of(files: Sequence[str], *, torn: bool = False, kind: bool = False) -> str:
     """SQL that reads open files (lines of JSON) as rows of a Parquet file, whose times are TIMESTAMP (UTC).
 
     Args:
         files: quoted paths.
         torn: skip a line that is being written.
+        kind: with a last column `kind`, of the principal, which lines of an export hold.
     """
+    more, types = (", kind", ", kind: 'VARCHAR'") if kind else ("", "")
     return (
-        f"SELECT {_FROM_JSON} FROM read_json([{', '.join(files)}], format = 'newline_delimited', "
-        f"columns = {{{_JSON_TYPES}}}, maximum_object_size = {_MAX_LINE_BYTES}, ignore_errors = {str(torn).lower()})"
+        f"SELECT {_FROM_JSON}{more} FROM read_json([{', '.join(files)}], format = 'newline_delimited', "
+        f"columns = {{{_JSON_TYPES}{types}}}, maximum_object_size = {_MAX_LINE_BYTES}, ignore_errors = {str(torn).lower()})"
     )
 
 
