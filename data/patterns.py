@@ -29,6 +29,14 @@ def compile_pattern(pattern: str) -> Pattern:
         ) from error
 
 
+def compile_bytes(pattern: str) -> Pattern:
+    """Compile a pattern of the product's own for bytes, whatever their encoding; one byte is one character."""
+    options = re2.Options()
+    options.log_errors = False
+    options.encoding = re2.Options.Encoding.LATIN1
+    return re2.compile(pattern.encode("latin-1"), options)
+
+
 def full_match(pattern: Pattern, text: str) -> Any:
     """Match of a pattern with all of a text, or None."""
     try:

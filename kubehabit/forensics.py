@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kubehabit import options as opt
 from kubehabit.filters import query_command
+
+if TYPE_CHECKING:
+    from kubehabit.client.event_export import EventPages
+
+
+class EventFormat(StrEnum):
+    """Formats of exported events."""
+
+    JSON = "json"
+    OCSF = "ocsf"
+    ECS = "ecs"
+    PARQUET = "parquet"
+
+
+#: Formats that take all events unless a limit is given, and how many are shown otherwise.
+_WHOLE = (EventFormat.OCSF, EventFormat.ECS, EventFormat.PARQUET)
+_SHOWN = 100
 
 app = opt.room("")
 _FILTERS = query_command(
@@ -24,15 +42,37 @@ _FILTERS = query_command(
 def events(
     ctx: typer.Context,
     newest: Annotated[bool, typer.Option("--newest", help="Begin with the newest.")] = False,
-    limit: Annotated[int, typer.Option("--limit", help="Largest number of events.", min=1, max=10_000)] = 100,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            help="Largest number of events. Default: 100; all with --format ocsf, ecs or parquet.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     cursor: opt.TextCursor = None,
     original: Annotated[
         bool,
         typer.Option(
             "--original",
-            help="Print the events' own text, one a line; Secret contents and tokens are redacted.",
+            help="Print the events' own text, one a line; secrets are redacted. With --format: beside the rest.",
         ),
     ] = False,
+    form: Annotated[
+        EventFormat | None,
+        typer.Option(
+            "--format",
+            help="json, ocsf (API Activity) and ecs (Elastic Common Schema) print one object a line; parquet needs --out.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Write to this file; only with --format.", dir_okay=False, show_default=False
+        ),
+    ] = None,
     url: opt.Url = None,
     local: opt.Local = False,
     config: opt.ServiceConfig = None,
@@ -48,24 +88,54 @@ def events(
 
     Next:  `kubehabit evidence --audit-id ID --out FOLDER`, to keep some of them with proof.
     """
+    from kubehabit.client.event_export import EventPages
     from kubehabit.client.events import answers_of
     from kubehabit.tables import events as tables
     from kubehabit.tables.screen import more
 
+    if form is not None and pseudonyms is not None:
+        raise typer.BadParameter(
+            "exports in a format hold names as they are: use --json.", param_hint="--pseudonyms"
+        )
     shown = opt.with_pseudonyms(pseudonyms, as_json or original)
-    wanted = ctx.obj.filter()
+    if form is None and out is not None:
+        raise typer.BadParameter("give --format as well.", param_hint="--out")
+    if form is EventFormat.PARQUET and out is None:
+        raise typer.BadParameter("name the Parquet file with --out.", param_hint="--format")
     answers = answers_of(url, local, config, store)
-    page = answers.events(wanted, limit=limit, cursor=cursor, newest=newest, texts=original)
-    if original:
-        for record in page.records:
+    most = limit if limit is not None or form in _WHOLE else _SHOWN
+    pages = EventPages(answers, ctx.obj.filter(), limit=most, cursor=cursor, newest=newest)
+    if form is not None:
+        _export(pages, form, out, original)
+    elif original:
+        for record in pages.records():
             opt.say_json(shown(record.event))
     elif as_json:
-        for record in page.records:
+        for record in pages.records(texts=False):
             opt.say_json(shown(tables.json_line(record)))
     else:
-        tables.events(page.records, answers)
-    if page.cursor is not None:
-        opt.say(more(page.cursor), err=True)
+        tables.events([*pages.records(texts=False)], answers)
+    if pages.cursor is not None:
+        opt.say(more(pages.cursor), err=True)
+
+
+def _export(pages: EventPages, form: EventFormat, out: Path | None, original: bool) -> None:
+    """Write events in a format, to a file or to standard output."""
+    from kubehabit.client.event_export import json_lines, write_lines, write_parquet_file
+
+    texts = original or form is not EventFormat.JSON
+    records = pages.records(texts=texts)
+    if form is EventFormat.PARQUET and out is not None:
+        count = write_parquet_file(records, out, original=original)
+        opt.say(f"{count:,} events -> {out}", err=True)
+        return
+    lines = json_lines(records, form, original=original)
+    if out is None:
+        for line in lines:
+            opt.say_json(line)
+        return
+    count = write_lines(lines, out)
+    opt.say(f"{count:,} events -> {out}", err=True)
 
 
 @app.command("principals")

@@ -7,7 +7,6 @@ kept, never its body; texts chosen by clients are cleaned by `clean` first.
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, TypeVar
@@ -15,6 +14,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from data.secret_text import without_secrets
 from data.visible_text import visible
 
 Severity = Literal["low", "medium", "high", "critical"]
@@ -25,13 +25,6 @@ SEVERITIES: tuple[str, ...] = ("none", "low", "medium", "high", "critical")
 MAX_TEXT = 256
 _MAX_DESCRIPTIONS = 50
 _FIRST_CONTRIBUTORS, _HEAVIEST_CONTRIBUTORS = 20, 20
-# None of these scans a character more than a few times, whatever the text.
-# A JSON Web Token is three base64url parts of which the first two begin with '{"'; `kubehabit` never shows one.
-_JWT_SECOND = re.compile(r"\.(?=eyJ[A-Za-z0-9_-]{5})")
-_JWT_REST = re.compile(r"\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?")
-_BASE64URL = string.ascii_letters + string.digits + "_-"
-_LEAST_PART = len("eyJ") + 5
-_BEARER = re.compile(r"(?i)\b(bearer|basic)[\s+:=]+[A-Za-z0-9._~+/=-]{8,}")
 _BREAKS = re.compile(r"[\t\n\r]+")
 _QUERY = re.compile(r"(?<![?\s])\?+[^\s=?]*=\S*")
 
@@ -39,27 +32,12 @@ _QUERY = re.compile(r"(?<![?\s])\?+[^\s=?]*=\S*")
 def clean(text: str, limit: int = MAX_TEXT) -> str:
     """Make a text that a client chose safe to store and show.
 
-    Tokens become "[token]", line breaks a space, what else would be obeyed by a terminal or not be seen an escape; values of a
-    query string are cut off, and the rest is cut to `limit` characters.
+    Line breaks become a space, secrets (`data.secret_text`) "[token]", and what a terminal would obey or nobody would see an
+    escape; values of a query string are cut off, and the rest is cut to `limit` characters.
     """
-    text = _BEARER.sub(r"\1 [token]", _without_jwt(text[: 8 * limit]))
-    text = _QUERY.sub("?…", visible(_BREAKS.sub(" ", text)))
+    text = without_secrets(_BREAKS.sub(" ", text[: 8 * limit]), "[token]")
+    text = _QUERY.sub("?…", visible(text))
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _without_jwt(text: str) -> str:
-    """The text with "[token]" in place of JSON Web Tokens."""
-    parts, end, start = [], 0, 0
-    for dot in _JWT_SECOND.finditer(text):
-        if dot.start() < end:
-            continue
-        head, start = text[start : dot.start()], dot.start()
-        begin = head.find("eyJ", len(head.rstrip(_BASE64URL)))
-        rest = _JWT_REST.match(text, dot.start())
-        if rest is not None and begin >= 0 and len(head) - begin >= _LEAST_PART:
-            parts += [text[end : dot.start() - len(head) + begin], "[token]"]
-            end = start = rest.end()
-    return "".join([*parts, text[end:]])
 
 
 def _kubernetes_name(name: str) -> str:

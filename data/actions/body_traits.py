@@ -12,10 +12,23 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 import msgspec
 
+from data.actions.body_values import (
+    Json,
+    Object,
+    as_list,
+    as_object,
+    as_objects,
+    folded_word,
+    given_traits,
+    magnitude,
+    object_at,
+    quantity,
+    trait_fields,
+)
+from data.actions.extension_traits import EXTENSION_READERS, ingress_annotations
 from data.actions.folding import fold_name
 from data.events.audit_event import UNREADABLE, cut_text
 from data.events.salvage import complete_json
@@ -41,92 +54,11 @@ _NODES = 2000
 #: Keys under which an object may keep secrets: what is below them is not looked at.
 _CLOSED = {"data", "stringData", "binaryData", "env"}
 
-Json = Any  # a decoded JSON value
-Object = dict[str, Json]
-
-
-def _dict(value: Json) -> Object:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Json) -> list[Json]:
-    return value if isinstance(value, list) else []
-
-
-def _objects(value: Json) -> Iterable[Object]:
-    return map(_dict, _list(value))
-
-
-def _at(value: Json, *keys: str) -> Object:
-    """The object below nested keys; empty if there is none."""
-    for key in keys:
-        value = _dict(value).get(key)
-    return _dict(value)
-
-
-_Fields = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
-
-
-def _fields(text: str, path: str = "") -> _Fields:
-    """Fields below a path that become traits: `flag!` if it is true, `key` or `key:trait` if it has a value.
-
-    A trait that ends in `=` goes on with the value, one that ends in `=*` with each item of the list.
-    """
-    pairs = (field.partition(":") for field in text.split())
-    return tuple(path.split(".") if path else ()), tuple(
-        (key.rstrip("!"), trait or key) for key, _, trait in pairs
-    )
-
-
-def _given(source: Object, *fields: _Fields) -> Iterator[str]:
-    """Traits of the fields that are there."""
-    for path, traits in fields:
-        inner = _at(source, *path)
-        for key, trait in traits:
-            value = inner.get(key)
-            if trait[-1] == "!":
-                if value is True:
-                    yield key
-            elif trait[-1] == "*":
-                yield from (trait[:-1] + _word(item) for item in _list(value))
-            elif value:
-                yield trait + _word(value) if trait[-1] == "=" else trait
-
-
-def _word(value: Json, limit: int = 63) -> str:
-    """A chosen name, folded and bounded; `?` when it is no name."""
-    return fold_name(value[:limit]) if isinstance(value, str) and value else "?"
-
-
-def magnitude(value: Json) -> str:
-    """A count as its power of two, so that 3 and 4 replicas are alike and 4 and 200 are not."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        return "?"
-    return str(0 if value == 0 else 1 << (value.bit_length() - 1))
-
-
-_QUANTITY = re.compile(r"(\d{1,15})(?:\.\d+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
-_UNITS = dict(zip("mkMGTP", (1e-3, 1e3, 1e6, 1e9, 1e12, 1e15), strict=True)) | {
-    f"{unit}i": 2.0**power for unit, power in zip("KMGTP", (10, 20, 30, 40, 50), strict=True)
-}
-
-
-#: Larger numbers in a body are no quantities, and a sum of them would be infinite.
-_MOST = 1e30
-
-
-def _quantity(value: Json) -> float:
-    """A Kubernetes quantity (`500m`, `2`, `4Gi`) as a number; 0 when it is none."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(min(max(value, -_MOST), _MOST))
-    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
-    return float(match[1]) * _UNITS.get(match[2] or "", 1.0) if match else 0.0
-
 
 def _lasting(spec: Object, unit: str, seconds: int) -> Iterator[str]:
     """`expirationSeconds` as a trait, in a longer unit."""
     if spec.get("expirationSeconds"):
-        yield f"{unit}={magnitude(int(_quantity(spec['expirationSeconds']) // seconds))}"
+        yield f"{unit}={magnitude(int(quantity(spec['expirationSeconds']) // seconds))}"
 
 
 def repository(image: Json) -> str:
@@ -147,8 +79,8 @@ _CONTROL_PLANE = (_NODE_ROLE + "control-plane", _NODE_ROLE + "master")
 
 
 _SECURITY_FIELDS = (
-    _fields("privileged! allowPrivilegeEscalation! sysctls"),
-    *(_fields("hostProcess!", "windowsOptions"), _fields("add:cap=*", "capabilities")),
+    trait_fields("privileged! allowPrivilegeEscalation! sysctls"),
+    *(trait_fields("hostProcess!", "windowsOptions"), trait_fields("add:cap=*", "capabilities")),
 )
 
 
@@ -156,13 +88,13 @@ def _security(context: Object) -> Iterator[str]:
     """Security context of a pod or a container."""
     if not context:
         return
-    yield from _given(context, *_SECURITY_FIELDS)
+    yield from given_traits(context, *_SECURITY_FIELDS)
     if context.get("runAsUser") == 0 and context.get("runAsUser") is not False:
         yield "runAsRoot"
     if context.get("procMount") not in (None, "Default"):
         yield "procMount"
     for profile in ("seccompProfile", "appArmorProfile"):
-        if _at(context, profile).get("type") == "Unconfined":
+        if object_at(context, profile).get("type") == "Unconfined":
             yield f"{profile}=Unconfined"
 
 
@@ -172,23 +104,25 @@ def _top(source: Object) -> str:
 
 
 def _pod_volumes(spec: Object) -> Iterator[str]:
-    for volume in _objects(spec.get("volumes")):
+    for volume in as_objects(spec.get("volumes")):
         if "hostPath" in volume:
-            yield "hostPath=" + _top(_at(volume, "hostPath"))
-        for source in [volume, *_objects(_at(volume, "projected").get("sources"))]:
-            if "secret" in source and "default-token" not in str(_at(source, "secret").get("secretName")):
+            yield "hostPath=" + _top(object_at(volume, "hostPath"))
+        for source in [volume, *as_objects(object_at(volume, "projected").get("sources"))]:
+            if "secret" in source and "default-token" not in str(
+                object_at(source, "secret").get("secretName")
+            ):
                 yield "secretVolume"
-            if audience := _at(source, "serviceAccountToken").get("audience"):
-                yield "tokenAudience=" + _word(audience)
+            if audience := object_at(source, "serviceAccountToken").get("audience"):
+                yield "tokenAudience=" + folded_word(audience)
         if "csi" in volume:
-            yield "csi=" + _word(_at(volume, "csi").get("driver"))
+            yield "csi=" + folded_word(object_at(volume, "csi").get("driver"))
 
 
 def _placement(spec: Object) -> Iterator[str]:
     """Which nodes a pod may run on."""
-    if any(key in _at(spec, "nodeSelector") for key in _CONTROL_PLANE):
+    if any(key in object_at(spec, "nodeSelector") for key in _CONTROL_PLANE):
         yield "onControlPlane"
-    for toleration in _objects(spec.get("tolerations")):
+    for toleration in as_objects(spec.get("tolerations")):
         key = toleration.get("key")
         if not key and toleration.get("operator") == "Exists":
             yield "toleratesAll"
@@ -202,22 +136,27 @@ def _containers(containers: Sequence[Object]) -> Iterator[str]:
     yield f"containers={min(len(containers), 9)}"
     literals, cores = 0, 0.0
     for container in containers:
-        yield from _security(_at(container, "securityContext"))
-        environment = list(_objects(container.get("env")))
+        yield from _security(object_at(container, "securityContext"))
+        environment = list(as_objects(container.get("env")))
         literals += sum("value" in entry for entry in environment)
-        sources = [*(_at(entry, "valueFrom") for entry in environment), *_objects(container.get("envFrom"))]
+        sources = [
+            *(object_at(entry, "valueFrom") for entry in environment),
+            *as_objects(container.get("envFrom")),
+        ]
         if any("secretKeyRef" in entry or "secretRef" in entry for entry in sources):
             yield "envSecret"
-        limits, requests = (_at(container, "resources", key) for key in ("limits", "requests"))
-        yield from ("limit=" + _word(name) for name in {*limits, *requests} if "/" in name)  # nvidia.com/gpu
-        cores += max(_quantity(limits.get("cpu")), _quantity(requests.get("cpu")))
-        command = _list(container.get("command"))
+        limits, requests = (object_at(container, "resources", key) for key in ("limits", "requests"))
+        yield from (
+            "limit=" + folded_word(name) for name in {*limits, *requests} if "/" in name
+        )  # nvidia.com/gpu
+        cores += max(quantity(limits.get("cpu")), quantity(requests.get("cpu")))
+        command = as_list(container.get("command"))
         if command and isinstance(command[0], str):
             program = command[0].rpartition("/")[2]
             yield f"command={program}" if program in _SHELLS else "command"
-        if any("exec" in _dict(hook) for hook in _at(container, "lifecycle").values()):
+        if any("exec" in as_object(hook) for hook in object_at(container, "lifecycle").values()):
             yield "lifecycleExec"
-        if any(port.get("hostPort") for port in _objects(container.get("ports"))):
+        if any(port.get("hostPort") for port in as_objects(container.get("ports"))):
             yield "hostPort"
     if literals:
         yield "env=" + magnitude(literals)
@@ -225,7 +164,7 @@ def _containers(containers: Sequence[Object]) -> Iterator[str]:
         yield "cpu=" + magnitude(int(cores))
 
 
-_POD_FIELDS = _fields(
+_POD_FIELDS = trait_fields(
     "hostPID! hostIPC! hostNetwork! shareProcessNamespace! imagePullSecrets:pullSecret hostAliases nodeName "
     "ephemeralContainers:ephemeralContainer priorityClassName:priorityClass= runtimeClassName:runtimeClass="
 )
@@ -233,19 +172,19 @@ _POD_FIELDS = _fields(
 
 def _pod(spec: Object, found: set[str], images: set[str]) -> None:
     """A pod's spec, or a part of one from a patch."""
-    found.update(_given(spec, _POD_FIELDS))
+    found.update(given_traits(spec, _POD_FIELDS))
     account = spec.get("serviceAccountName") or spec.get("serviceAccount")
     if isinstance(account, str) and account not in ("", "default"):
-        found.add("serviceAccount=" + _word(account))
+        found.add("serviceAccount=" + folded_word(account))
     if isinstance(spec.get("automountServiceAccountToken"), bool):
         found.add("automountToken" if spec["automountServiceAccountToken"] else "noToken")
-    for container in _objects(spec.get("ephemeralContainers")):
+    for container in as_objects(spec.get("ephemeralContainers")):
         if container.get("targetContainerName"):
             found.add("targetContainer")
     kinds = ("containers", "initContainers", "ephemeralContainers")
-    containers = [container for kind in kinds for container in _objects(spec.get(kind))]
+    containers = [container for kind in kinds for container in as_objects(spec.get(kind))]
     images.update(repository(container["image"]) for container in containers if "image" in container)
-    found.update(_security(_at(spec, "securityContext")), _placement(spec), _pod_volumes(spec))
+    found.update(_security(object_at(spec, "securityContext")), _placement(spec), _pod_volumes(spec))
     found.update(_containers(containers))
 
 
@@ -268,97 +207,98 @@ _AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
 
 
 def _role(body: Object, _actor: str) -> Iterator[str]:
-    for rule in _objects(body.get("rules")):
-        verbs = {str(verb) for verb in _list(rule.get("verbs"))}
-        resources = {str(resource) for resource in _list(rule.get("resources"))}
+    for rule in as_objects(body.get("rules")):
+        verbs = {str(verb) for verb in as_list(rule.get("verbs"))}
+        resources = {str(resource) for resource in as_list(rule.get("resources"))}
         yield from (f"verb={verb}" for verb in verbs.intersection(_ESCALATING))
         if "*" in resources:
             yield "resource=*"
-        elif "*" in _list(rule.get("apiGroups")):
+        elif "*" in as_list(rule.get("apiGroups")):
             yield "apiGroup=*"
         if rule.get("nonResourceURLs"):
             yield "nonResourceURLs"
         yield from (f"resource={resource}" for resource in resources & _SENSITIVE_RULES)
         if verbs & _WRITES:
             yield "grantsWrite"
-    for label, value in _at(body, "metadata", "labels").items():
+    for label, value in object_at(body, "metadata", "labels").items():
         if label.startswith(_AGGREGATE) and value == "true":
-            yield "aggregateTo=" + _word(label[len(_AGGREGATE) :])
+            yield "aggregateTo=" + folded_word(label[len(_AGGREGATE) :])
 
 
 def _binding(body: Object, actor: str) -> Iterator[str]:
-    role = str(_dict(body.get("roleRef")).get("name") or "")
+    role = str(as_object(body.get("roleRef")).get("name") or "")
     if role:
-        yield "role=" + (role if role in _STRONG_ROLES else _word(role))
-    for subject in _objects(body.get("subjects")):
+        yield "role=" + (role if role in _STRONG_ROLES else folded_word(role))
+    for subject in as_objects(body.get("subjects")):
         name, kind = str(subject.get("name")), str(subject.get("kind"))
-        yield "subject=" + (_word(name) if name.startswith("system:") else _word(kind))
+        yield "subject=" + (folded_word(name) if name.startswith("system:") else folded_word(kind))
         account = f":{subject.get('namespace')}:{name}"
         if name == actor or (kind == "ServiceAccount" and actor.endswith(account)):
             yield "subject=self"
 
 
 _WEBHOOK_FIELDS = (
-    *(_fields("failurePolicy:failurePolicy="), _fields("url:webhookURL", "clientConfig")),
-    _fields("namespace:webhookService=", "clientConfig.service"),
+    *(trait_fields("failurePolicy:failurePolicy="), trait_fields("url:webhookURL", "clientConfig")),
+    trait_fields("namespace:webhookService=", "clientConfig.service"),
 )
 
 
 def _webhook(body: Object, _actor: str) -> Iterator[str]:
-    for hook in _objects(body.get("webhooks")):
-        yield from _given(hook, *_WEBHOOK_FIELDS)
+    for hook in as_objects(body.get("webhooks")):
+        yield from given_traits(hook, *_WEBHOOK_FIELDS)
         if any(hook.get(key) for key in ("namespaceSelector", "objectSelector", "matchConditions")):
             yield "webhookExempts"
-        for rule in _objects(hook.get("rules")):
-            resources = _list(rule.get("resources"))
+        for rule in as_objects(hook.get("rules")):
+            resources = as_list(rule.get("resources"))
             yield from (f"resource={one}" for one in ("*", "*/*", "secrets", "pods") if one in resources)
 
 
 def _service(body: Object, _actor: str) -> Iterator[str]:
-    spec = _at(body, "spec")
+    spec = object_at(body, "spec")
     if spec.get("type") not in (None, "ClusterIP"):
-        yield f"type={_word(spec['type'])}"
-    if "0.0.0.0/0" in _list(spec.get("loadBalancerSourceRanges")):
+        yield f"type={folded_word(spec['type'])}"
+    if "0.0.0.0/0" in as_list(spec.get("loadBalancerSourceRanges")):
         yield "from=anywhere"
-    if _list(_at(body, "status", "loadBalancer").get("ingress")):
+    if as_list(object_at(body, "status", "loadBalancer").get("ingress")):
         yield "loadBalancerIP"
 
 
 def _ingress(body: Object, _actor: str) -> Iterator[str]:
-    spec = _at(body, "spec")
-    rules = list(_objects(spec.get("rules")))
+    spec = object_at(body, "spec")
+    rules = list(as_objects(spec.get("rules")))
     if rules and not spec.get("tls"):
         yield "noTLS"
     for host in (rule.get("host") for rule in rules):
-        yield "wildcardHost" if not host or str(host).startswith("*") else "host=" + _word(host)
-    if any(key.endswith("-snippet") for key in _at(body, "metadata", "annotations")):
-        yield "snippet"
+        yield "wildcardHost" if not host or str(host).startswith("*") else "host=" + folded_word(host)
+    yield from ingress_annotations(body)
 
 
 def _network_policy(body: Object, _actor: str) -> Iterator[str]:
-    spec = _at(body, "spec")
+    spec = object_at(body, "spec")
     if spec.get("podSelector") == {}:
         yield "selectsAll"
     for direction, peers in (("ingress", "from"), ("egress", "to")):
         rules = spec.get(direction)
-        for rule in _objects(rules):
+        for rule in as_objects(rules):
             everywhere = not rule.get(peers) and not rule.get("ports")
-            blocks = (_at(peer, "ipBlock").get("cidr") for peer in _objects(rule.get(peers)))
+            blocks = (object_at(peer, "ipBlock").get("cidr") for peer in as_objects(rule.get(peers)))
             if everywhere or any(block in ("0.0.0.0/0", "::/0") for block in blocks):
                 yield f"allowsAll={direction}"
-        if direction.capitalize() in _list(spec.get("policyTypes")) and not rules:
+        if direction.capitalize() in as_list(spec.get("policyTypes")) and not rules:
             yield f"denies={direction}"
 
 
 def _volume(body: Object, _actor: str) -> Iterator[str]:
-    spec = _at(body, "spec")
-    yield from (f"{source}=" + _top(_at(spec, source)) for source in ("hostPath", "local") if source in spec)
+    spec = object_at(body, "spec")
+    yield from (
+        f"{source}=" + _top(object_at(spec, source)) for source in ("hostPath", "local") if source in spec
+    )
     if "csi" in spec:
-        yield "csi=" + _word(_at(spec, "csi").get("driver"))
+        yield "csi=" + folded_word(object_at(spec, "csi").get("driver"))
     if "nfs" in spec:
         yield "nfs"
     if origin := spec.get("dataSource") or spec.get("dataSourceRef"):
-        yield "dataSource=" + _word(_dict(origin).get("kind"))
+        yield "dataSource=" + folded_word(as_object(origin).get("kind"))
 
 
 _ATTRIBUTES = {b"\x03": "user", b"\x0a": "group"}
@@ -390,17 +330,19 @@ def certificate_subject(request: Json) -> list[tuple[str, str]]:
 
 
 def _certificate_request(body: Object, actor: str) -> Iterator[str]:
-    spec = _at(body, "spec")
-    yield from (f"usage={_word(usage)}" for usage in _list(spec.get("usages")) if "auth" in str(usage))
+    spec = object_at(body, "spec")
+    yield from (
+        f"usage={folded_word(usage)}" for usage in as_list(spec.get("usages")) if "auth" in str(usage)
+    )
     yield from _lasting(spec, "days", 86_400)
     for sort, name in certificate_subject(spec.get("request")):
         if sort == "group":
-            yield "csrGroup=" + _word(name)
+            yield "csrGroup=" + folded_word(name)
         elif name == actor:
             yield "csrUser=self"
         else:
-            yield "csrUser=" + (_word(name) if name.startswith("system:") else "other")
-    for condition in _objects(_at(body, "status").get("conditions")):
+            yield "csrUser=" + (folded_word(name) if name.startswith("system:") else "other")
+    for condition in as_objects(object_at(body, "status").get("conditions")):
         if condition.get("type") in ("Approved", "Denied"):
             yield str(condition["type"]).lower()
 
@@ -409,30 +351,30 @@ _POD_SECURITY = "pod-security.kubernetes.io/"
 
 
 def _namespace(body: Object, _actor: str) -> Iterator[str]:
-    for label, value in _at(body, "metadata", "labels").items():
+    for label, value in object_at(body, "metadata", "labels").items():
         if label.startswith(_POD_SECURITY) and not label.endswith("-version"):
-            yield f"podSecurity={_word(label[len(_POD_SECURITY) :])}:{_word(value)}"
+            yield f"podSecurity={folded_word(label[len(_POD_SECURITY) :])}:{folded_word(value)}"
 
 
 def _node(body: Object, actor: str) -> Iterator[str]:
-    spec, status = _at(body, "spec"), _at(body, "status")
+    spec, status = object_at(body, "spec"), object_at(body, "status")
     if isinstance(spec.get("unschedulable"), bool):
         yield "unschedulable" if spec["unschedulable"] else "schedulable"
-    yield from (f"taint={_word(taint.get('effect'))}" for taint in _objects(spec.get("taints")))
-    for label in _at(body, "metadata", "labels"):
+    yield from (f"taint={folded_word(taint.get('effect'))}" for taint in as_objects(spec.get("taints")))
+    for label in object_at(body, "metadata", "labels"):
         if label.startswith(_NODE_ROLE):
-            yield "nodeRole=" + _word(label[len(_NODE_ROLE) :])
+            yield "nodeRole=" + folded_word(label[len(_NODE_ROLE) :])
     if not actor.startswith("system:node:"):
         if status.get("addresses"):
             yield "nodeAddresses"
-        if _at(status, "daemonEndpoints"):
+        if object_at(status, "daemonEndpoints"):
             yield "kubeletPort"
 
 
 def _pod_status(body: Object, _actor: str) -> Iterator[str]:
-    status = _at(body, "status")
+    status = object_at(body, "status")
     yield from (key for key in ("podIP", "hostIP") if status.get(key))
-    for condition in _objects(status.get("conditions")):
+    for condition in as_objects(status.get("conditions")):
         if condition.get("type") == "Ready" and condition.get("status") == "True":
             yield "ready"
 
@@ -444,22 +386,26 @@ _CLOUD_IDENTITY = (
 
 
 def _token_request(body: Object) -> Iterator[str]:
-    spec = _at(body, "spec")
+    spec = object_at(body, "spec")
     yield from _lasting(spec, "hours", 3600)
-    yield from ("audience=" + _word(audience) for audience in _list(spec.get("audiences"))[:4])
-    bound = _at(spec, "boundObjectRef").get("kind")
-    yield "boundTo=" + _word(bound) if bound else "unbound"
+    yield from ("audience=" + folded_word(audience) for audience in as_list(spec.get("audiences"))[:4])
+    bound = object_at(spec, "boundObjectRef").get("kind")
+    yield "boundTo=" + folded_word(bound) if bound else "unbound"
 
 
 def _access_review(body: Object, _actor: str) -> Iterator[str]:
-    asked = _at(body, "spec", "resourceAttributes")
-    yield f"asks={_word(asked.get('verb'))} {_word(asked.get('resource'))}" if asked else "asks=path"
+    asked = object_at(body, "spec", "resourceAttributes")
+    yield (
+        f"asks={folded_word(asked.get('verb'))} {folded_word(asked.get('resource'))}"
+        if asked
+        else "asks=path"
+    )
 
 
 def _slice(body: Object, actor: str) -> Iterator[str]:
     """Addresses behind a service; the controllers that keep them write them all day long."""
-    entries = [*_objects(body.get("endpoints")), *_objects(body.get("subsets"))]
-    addresses = sum(len(_list(entry.get("addresses"))) for entry in entries)
+    entries = [*as_objects(body.get("endpoints")), *as_objects(body.get("subsets"))]
+    addresses = sum(len(as_list(entry.get("addresses"))) for entry in entries)
     if addresses and not actor.startswith("system:"):
         yield "addresses=" + magnitude(addresses)
 
@@ -476,19 +422,17 @@ _READERS: dict[str, Callable[[Object, str], Iterable[str]]] = {
     "namespaces": _namespace,
     "nodes": _node,
     "resourcequotas": lambda body, _actor: [
-        f"hard.{_word(name)}=" + magnitude(int(_quantity(value)))
-        for name, value in list(_at(body, "spec", "hard").items())[:8]
+        f"hard.{folded_word(name)}=" + magnitude(int(quantity(value)))
+        for name, value in list(object_at(body, "spec", "hard").items())[:8]
     ],
     "serviceaccounts": lambda body, _actor: (
-        "cloudIdentity" for key in _CLOUD_IDENTITY if key in _at(body, "metadata", "annotations")
+        "cloudIdentity" for key in _CLOUD_IDENTITY if key in object_at(body, "metadata", "annotations")
     ),
     **dict.fromkeys(("selfsubjectaccessreviews", "localsubjectaccessreviews"), _access_review),
     "selfsubjectrulesreviews": lambda _body, _actor: ("asks=everything",),
-    "customresourcedefinitions": lambda body, _actor: (
-        ("conversionWebhook",) if _at(body, "spec", "conversion").get("strategy") == "Webhook" else ()
-    ),
     "priorityclasses": lambda body, _actor: ("value=" + magnitude(body.get("value")),),
     **dict.fromkeys(("endpoints", "endpointslices"), _slice),
+    **EXTENSION_READERS,
 }
 #: Resources, path in their body, and fields there that need no code of their own.
 _PLAIN_FIELDS = (
@@ -511,14 +455,16 @@ _PLAIN_FIELDS = (
     ("priorityclasses", "", "globalDefault!"),
 )
 _PLAIN = {
-    resource: [_fields(fields, path) for names, path, fields in _PLAIN_FIELDS if resource in names.split()]
+    resource: [
+        trait_fields(fields, path) for names, path, fields in _PLAIN_FIELDS if resource in names.split()
+    ]
     for resource in " ".join(names for names, _, _ in _PLAIN_FIELDS).split()
 }
 
 
 def _of_kind(body: Object, resource: str, actor: str) -> Iterator[str]:
     """Traits that are particular to a resource."""
-    yield from _given(body, *_PLAIN.get(resource, ()))
+    yield from given_traits(body, *_PLAIN.get(resource, ()))
     if reader := _READERS.get(resource):
         yield from reader(body, actor)
 
@@ -577,7 +523,7 @@ def _paths(value: Json, prefix: str, depth: int, found: set[str]) -> None:
     elif isinstance(value, dict) and value:
         for key, inner in value.items():
             if key.startswith("$"):  # of a strategic merge patch: $patch, $setElementOrder/containers
-                found.add("$patch=" + _word(inner) if key == "$patch" else key.partition("/")[0])
+                found.add("$patch=" + folded_word(inner) if key == "$patch" else key.partition("/")[0])
             elif prefix in ("metadata.annotations", "metadata.labels"):
                 removed = "-" if inner is None else ""
                 found.add(f"{removed}{prefix}.{fold_name(str(key).rpartition('/')[0] or str(key))}")
@@ -603,7 +549,7 @@ def _json_patch(operations: list[Json], found: set[str]) -> list[Object]:
     """Say what a JSON patch touches; what it sets, as objects that can be read like any other."""
     paths: set[str] = set()
     parts: list[Object] = []
-    for operation in map(_dict, operations[:64]):
+    for operation in map(as_object, operations[:64]):
         path = str(operation.get("path") or "").split("/")[1:]
         steps = [step.replace("~1", "/").replace("~0", "~") for step in path]
         closed = next((i for i, step in enumerate(steps) if step in _CLOSED), None)
@@ -612,14 +558,14 @@ def _json_patch(operations: list[Json], found: set[str]) -> list[Object]:
         named = [fold_name(step) for step in steps if not _INDEX.fullmatch(step)]
         if named[:2] in (["metadata", "annotations"], ["metadata", "labels"]) and len(steps) > 2:
             named[2] = fold_name(steps[2].rpartition("/")[0] or steps[2])
-        paths.add(f"{_word(operation.get('op'), 8)} {'.'.join(named[:_PATH_DEPTH])}")
+        paths.add(f"{folded_word(operation.get('op'), 8)} {'.'.join(named[:_PATH_DEPTH])}")
         if closed is None and operation.get("op") in ("add", "replace") and len(steps) <= 16:
             value = operation.get("value")
             if steps and steps[-1] in _LISTS and not isinstance(value, list):
                 value = [value]
             for step in reversed(steps):  # `/containers/0/image` -> {"containers": [{"image": value}]}
                 value = [value] if _INDEX.fullmatch(step) else {step: value}
-            parts.append(_dict(value))
+            parts.append(as_object(value))
     found.update(sorted(paths)[:_PATHS])
     return parts
 
@@ -628,7 +574,7 @@ def _read(
     body: Object, verb: str, resource: str, subresource: str, actor: str, found: set[str], images: set[str]
 ) -> None:
     """Traits of one object or of a part of one."""
-    spec = _at(body, "spec")
+    spec = object_at(body, "spec")
     if subresource == "status":
         found.update(_pod_status(body, actor) if resource == "pods" else _of_kind(body, resource, actor))
         return
@@ -638,7 +584,7 @@ def _read(
     if resource == "pods":
         _pod(spec or body, found, images)
     elif resource in _TEMPLATES:
-        _pod(_at(body, *_TEMPLATES[resource]), found, images)
+        _pod(object_at(body, *_TEMPLATES[resource]), found, images)
     elif resource in _READERS or resource in _PLAIN:
         found.update(_of_kind(body, resource, actor))
     elif resource not in ("controllerrevisions", "horizontalpodautoscalers", "secrets"):
@@ -798,10 +744,10 @@ def read_traits(
         for part in _json_patch(body, found):
             _read(part, verb, resource, subresource, actor, found, images)
         return _listed(found), _listed(images)
-    body = _dict(body)
+    body = as_object(body)
     if verb in ("delete", "deletecollection"):
         if body.get("propagationPolicy"):
-            found.add("propagation=" + _word(body["propagationPolicy"]))
+            found.add("propagation=" + folded_word(body["propagationPolicy"]))
         if body.get("gracePeriodSeconds") == 0 and not actor.startswith("system:node:"):
             found.add("force")
         return _listed(found), "-"

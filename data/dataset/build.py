@@ -37,6 +37,9 @@ from data.visible_text import visible
 #: Last share of the time span kept from fitting, for calibration.
 HOLD_OUT = 0.2
 
+#: Requests that were under way when the log began count for at most this share of its length.
+_LEAD = 0.25
+
 VOCABULARY_LIMIT = 2000
 _CHUNK_ROWS = 1 << 18
 #: Requests that have begun and not ended, over all parts: long watches, a few thousand in a busy cluster.
@@ -240,7 +243,10 @@ def _join_owners(parts: list[_KeptPart]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Time of the first and last action and of the split, microseconds since 1970 UTC."""
+    """Time of the first and last action and of the split, microseconds since 1970 UTC.
+
+    Where requests began long before the log, `first` is the first that did not.
+    """
 
     first: int
     last: int
@@ -254,6 +260,11 @@ class _Span:
             )
         times = [kept.column("time") for kept in parts]
         first, last = int(min(time.min() for time in times)), int(max(time.max() for time in times))
+        # A watch that was under way when the log began may have begun hours before, and would leave nothing to fit on.
+        begin = min(kept.part.meta["completed"] for kept in parts)
+        earliest = begin - int(max(last - begin, 0) * _LEAD)
+        if first < earliest:
+            first = int(min(time[time >= earliest].min(initial=last) for time in times))
         if first == last:
             raise KubehabitError(
                 "All events bear the same time, so nothing can be held back for calibration: give a longer log."

@@ -37,6 +37,7 @@ from data.events.decode import decode_lines
 from data.events.formats.registry import Sources
 from data.events.reader import read_events, read_range
 from data.principals.ownership import Link
+from data.timestamps import parse_times
 
 #: Actions in a part: bounds the memory of a worker, and what a kill can cost.
 PART_ACTIONS = 100_000
@@ -45,7 +46,7 @@ PART_ACTIONS = 100_000
 RANGE_BYTES = 64 << 20
 
 COLUMNS = ("codes", "attributes", "principal", "time", "sensitivity", "request", "started")
-_MANIFEST = 4
+_MANIFEST = 5
 #: Actions taken from the encoder at a time: enough to amortise what is done per call.
 _BATCH_ACTIONS = 2048
 
@@ -72,7 +73,7 @@ class DatasetPart:
 
     Attributes:
         path: its folder.
-        meta: counts, values of each field by code, principals by code.
+        meta: counts, values of each field by code, principals by code; `completed`: when the first action was (see `build`).
     """
 
     path: Path
@@ -156,6 +157,8 @@ class _PartWriter:
         self.requests: list[npt.NDArray[np.uint64]] = []
         self.started: list[npt.NDArray[np.bool_]] = []
         self.audit_ids: list[str] = []
+        self.completions: list[str] = []
+        self.completed: int | None = None
         self.begun: list[bool] = []
         self.rows = 0
         self.counts: Counter[str] = Counter(events=0, folded=0, dropped=0)
@@ -175,6 +178,7 @@ class _PartWriter:
         """Encode events, in the order of the log."""
         kept = self.encoder.append(events)
         self.audit_ids += map(_AUDIT_ID, kept)
+        self.completions += [event.stageTimestamp or event.requestReceivedTimestamp for event in kept]
         self.begun += [stage == "ResponseStarted" for stage in map(_STAGE, kept)]
         self.counts["events"] += len(events)
         if len(self.audit_ids) >= _BATCH_ACTIONS:
@@ -186,7 +190,10 @@ class _PartWriter:
         batch = self.encoder.flush()
         self.requests.append(request_hashes(self.audit_ids, batch.time))
         self.started.append(np.array(self.begun, bool))
-        self.audit_ids, self.begun = [], []
+        if self.completions:
+            first = int(parse_times(self.completions).min())
+            self.completed = first if self.completed is None else min(first, self.completed)
+        self.audit_ids, self.begun, self.completions = [], [], []
         self.links += [(self.rows + row, link) for row, link in batch.links]
         batch.links = []
         self.batches.append(batch)
@@ -221,6 +228,7 @@ class _PartWriter:
         encoder = self.encoder
         meta = {
             "rows": self.rows,
+            "completed": self.completed,
             "counts": dict(self.counts),
             "skipped": dict(self.skipped),
             "letters": self.letters,

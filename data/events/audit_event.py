@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
+from data.secret_text import without_secrets
 from data.timestamps import is_time
 
 API_VERSIONS = ("audit.k8s.io/v1", "audit.k8s.io/v1beta1")
@@ -154,11 +155,13 @@ class DeadLetter:
 
     @property
     def text(self) -> str:
-        """The record as text up to where a body begins: what cannot be decoded may hold a Secret all the same."""
+        """The record as text up to where a body begins, without secrets: what cannot be decoded may hold some all the same."""
         text = self.raw.decode("utf-8", "backslashreplace")
         body = _BODY.search(text)
+        if body is None:
+            return without_secrets(text, "[redacted]")
         # The quote may be escaped. To look for that in the pattern would take the square of the time on backslashes.
-        return text if body is None else text[: body.start()].rstrip("\\") + LEFT_OUT
+        return without_secrets(text[: body.start()].rstrip("\\"), "[redacted]") + LEFT_OUT
 
 
 class Decoded(NamedTuple):

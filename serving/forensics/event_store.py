@@ -35,7 +35,7 @@ from typing import IO, Any, NamedTuple
 
 import msgspec
 
-from data.actions.recent_hashes import Remembered, digests_of
+from data.actions.recent_hashes import Remembered
 from data.durable_file import move_durably, write_durably
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
@@ -52,6 +52,7 @@ from serving.forensics.ledger import Ledger, LedgerEntry, LedgerReader, public_b
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
 from serving.forensics.parquet_writer import write_parquet
 from serving.forensics.records import COLUMNS, EventRecord, content_of, record_of, rows_of
+from serving.scoring.deduplication import event_digests
 from serving.settings import EventSettings
 
 _log = logging.getLogger("kubehabit.events")
@@ -72,8 +73,9 @@ _MERGED = 32
 _SYNC_SECONDS = 1.0
 # Merged files stay that long, for queries that still read them.
 _GRACE_SECONDS = 120.0
-# Events whose repetition is noticed: an API server resends a batch when the response got lost.
-_REMEMBERED = 100_000
+# Events whose repetition is noticed, at 8 bytes each: an API server resends a batch when the response got lost, and a file that
+# fills a gap holds what the webhook has brought as well.
+_REMEMBERED = 1_000_000
 _HOUR, _DAY = 3_600_000_000, 86_400_000_000
 # Deleted by age in an hour at most: a share of what is stored, or so many bytes.
 _DROPPED_SHARE = 0.02
@@ -193,7 +195,7 @@ class EventStore:
         """
         with self._turn:
             came = list(decode_originals(body, left_out))
-            digests = digests_of((raw for _, raw in came), self._seen_key)
+            digests = event_digests([event for event, _ in came], self._seen_key)
             fresh = list(compress(came, self._seen.first(digests)))
             if fresh:
                 self._write_events(fresh, received or clock.now(), batch or self._batch, alerts or {}, pause)
@@ -204,11 +206,11 @@ class EventStore:
     def recall(self, body: bytes, pause: Callable[[], None] = lambda: None) -> None:
         """Recognise the events of a body that an earlier process appended, when they are sent again."""
         came = []
-        for _, raw in decode_originals(body):
+        for event, _ in decode_originals(body):
             pause()
-            came.append(raw)
+            came.append(event)
         with self._turn:
-            self._seen.add(digests_of(came, self._seen_key))
+            self._seen.add(event_digests(came, self._seen_key))
 
     def _write_events(
         self,

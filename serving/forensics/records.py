@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef, decode_event
+from data.events.audit_event import API_VERSIONS, UNREADABLE, AuditEvent, ObjectRef, decode_event
 from data.principals.identity import Identity
+from data.secret_text import without_secrets
 from serving.forensics.redaction import redact
 
 # Longest line of the open file for DuckDB, which allocates twice that per thread.
@@ -108,16 +109,18 @@ CONTENT_SQL = (
 )
 
 
-def rows_of(files: Sequence[str], *, torn: bool = False) -> str:
+def rows_of(files: Sequence[str], *, torn: bool = False, kind: bool = False) -> str:
     """SQL that reads open files (lines of JSON) as rows of a Parquet file, whose times are TIMESTAMP (UTC).
 
     Args:
         files: quoted paths.
         torn: skip a line that is being written.
+        kind: with a last column `kind`, of the principal, which lines of an export hold.
     """
+    more, types = (", kind", ", kind: 'VARCHAR'") if kind else ("", "")
     return (
-        f"SELECT {_FROM_JSON} FROM read_json([{', '.join(files)}], format = 'newline_delimited', "
-        f"columns = {{{_JSON_TYPES}}}, maximum_object_size = {_MAX_LINE_BYTES}, ignore_errors = {str(torn).lower()})"
+        f"SELECT {_FROM_JSON}{more} FROM read_json([{', '.join(files)}], format = 'newline_delimited', "
+        f"columns = {{{_JSON_TYPES}{types}}}, maximum_object_size = {_MAX_LINE_BYTES}, ignore_errors = {str(torn).lower()})"
     )
 
 
@@ -196,14 +199,11 @@ def _without_secrets(event: AuditEvent, text: bytes) -> AuditEvent:
     """Decode the event from its redacted text: a token in its URI or user agent must not return in a column."""
     try:
         cluster = event.cluster
-        event = decode_event(text, event.apiVersion)
+        event = decode_event(text, event.apiVersion or API_VERSIONS[0])
         event.cluster = cluster
         return event
     except UNREADABLE:  # assembled from a cloud's record
-        uri, agent = (
-            redact(part.encode("utf-8", "replace")).text.decode()
-            for part in (event.requestURI, event.userAgent)
-        )
+        uri, agent = (without_secrets(part, "[redacted]") for part in (event.requestURI, event.userAgent))
         return msgspec.structs.replace(event, requestURI=uri, userAgent=agent)
 
 

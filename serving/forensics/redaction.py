@@ -12,11 +12,15 @@ multiple of it. Where that is impossible, or the result is not JSON, whole bodie
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain, islice
 from typing import NamedTuple
 
 import msgspec
+
+from data.secret_text import secret_spans, signs
 
 MARK = b'"[redacted]"'
 
@@ -55,27 +59,10 @@ _BODY_NAMES = (
 )  # fmt: skip
 _KEY_SIGNS = re.compile(rb"(?:api|access|private)[-_]?key")
 _STRING_SIGNS = re.compile(rb"connection[-_]?string")
-# The same for strings. An escape may hide any of them.
-_TOKEN_SIGNS = (
-    b"eyj", b"private key", b"bearer", b"basic", b"\\u00",
-    b"password=", b"passwd=", b"token=", b"secret=", b"api-key=", b"apikey=", b"access-key=",
-)  # fmt: skip
-
-# What precedes a secret in lower case, the secret itself, and its least length. All patterns here are literals followed by runs
-# of one class, and no byte is matched twice by one of them: they take linear time on any text.
-_BEARER = re.compile(rb"[A-Za-z0-9._~+/=-]*+")
-_ASSIGNED = re.compile(rb"[^&\s\"',;\\]*+")
-_RUNS = (
-    *((word + space, _BEARER, 8) for word in (b"bearer", b"basic") for space in (b" ", b"+", b"%20")),
-    *((sign, _ASSIGNED, 1) for sign in _TOKEN_SIGNS if sign.endswith(b"=")),
-)
-_JWT = re.compile(rb"eyJ[A-Za-z0-9_-]{5,}+\.eyJ[A-Za-z0-9_-]{5,}+(?:\.[A-Za-z0-9_-]*+)?")
-_JWT_PART = re.compile(rb"[A-Za-z0-9_-]*+")
-_KEY_BEGIN = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
-_KEY_END = re.compile(rb"-----END [A-Z ]*PRIVATE KEY-----")
 
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _STRINGS = re.compile(_STRING, re.DOTALL)
+_NAME_END = re.compile(rb"\s*+:")
 _LEXEME = re.compile(rb"[\s:,]*+(" + _STRING + rb'|[{}\[\]]|[^\s{}\[\],:"]++)', re.DOTALL)
 # A run of one kind of characters in a string, each of them 12, 6, 2 or, where it is ASCII, 1 byte long.
 _PAIR = rb"\\u[dD][89aAbB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
@@ -91,8 +78,6 @@ _WIDTHS = (0, 12, 6, 2, 1)
 _MAX_LEXEMES = 500_000
 _MAX_DEPTH = 200
 _MAX_HIDDEN = 50_000
-# In one string; above that it is replaced whole.
-_MAX_TOKENS = 1_000
 
 
 class Redacted(NamedTuple):
@@ -166,74 +151,98 @@ def _replaced(raw: bytes, spans: list[tuple[int, int]], by: bytes) -> bytes:
     return by.join([raw[end:start] for end, start in zip(ends, starts, strict=True)])
 
 
-# -- tokens in strings ------------------------------------------------------------------------------------------
+# -- secrets in strings -----------------------------------------------------------------------------------------
+
+
+class _Group(NamedTuple):
+    """Strings that are examined together: the items of a list and, of a container, also its arguments.
+
+    Attributes:
+        name: of the member that they are the value of; empty if they are names themselves.
+        spans: of each string, without its quotes.
+    """
+
+    name: bytes
+    spans: list[tuple[int, int]]
+
+
+def _groups(raw: bytes) -> Iterator[_Group]:
+    """All strings of a record."""
+    name, end = b"", 0
+    group = _Group(b"", [])
+    for string in _STRINGS.finditer(raw):
+        between = raw[end : string.start()].strip()
+        end = string.end()
+        span = string.start() + 1, end - 1
+        if _NAME_END.match(raw, end) is not None:
+            name = raw[slice(*span)]
+            if not (name == b"args" and between.startswith(b"]")):
+                yield group
+                group = _Group(b"", [])
+            yield _Group(b"", [span])
+        elif between == b"," or (group.spans and name == b"args"):
+            group.spans.append(span)
+        else:
+            yield group
+            group = _Group(name if between.startswith(b":") else b"", [span])
+    yield group
 
 
 def _redact_tokens(raw: bytes) -> tuple[bytes, int]:
-    """Replace what looks like a token in any string."""
-    low = raw.lower()
-    signs = {sign: at for sign in _TOKEN_SIGNS if (at := low.find(sign)) >= 0}
-    nearest = min(signs.values(), default=0)
+    """Replace what looks like a secret in any string."""
+    places = signs(raw)
+    if places == []:
+        return raw, 0
     hidden: list[tuple[int, int]] = []
-    for string in _STRINGS.finditer(raw) if signs else ():
-        start, end = string.start() + 1, string.end() - 1
-        if end <= nearest:
-            continue
-        signs = {sign: low.find(sign, end) if 0 <= at < end else at for sign, at in signs.items()}
-        nearest = min(at if at >= 0 else len(low) for at in signs.values())
-        text = raw[start:end]
-        escaped = b"\\" in text
-        if escaped:  # one byte for each character
-            text = _TEXT.decode(string[0]).encode("ascii", "replace")
-        spans = _token_spans(text)
-        if spans and escaped:
-            spans = _with_escapes(raw[start:end], spans)
-        hidden += [(start + begin, start + until) for begin, until in spans]
-    if len(hidden) > _MAX_HIDDEN:
-        raise ValueError("there are too many tokens")
+    for group in _groups(raw):
+        if group.spans and (
+            places is None
+            or bisect_left(places, group.spans[0][0]) < bisect_right(places, group.spans[-1][1])
+        ):
+            hidden += _secrets_in(raw, group)
+            if len(hidden) > _MAX_HIDDEN:
+                raise ValueError("there are too many tokens")
     return _replaced(raw, hidden, b"[redacted]"), len(hidden)
 
 
-def _token_spans(text: bytes) -> list[tuple[int, int]]:
-    """Where a string holds tokens, passwords or private keys; in order and apart from each other."""
-    low = text.lower()
-    found: list[tuple[int, int]] = []
-    for sign, run, least in _RUNS:
-        at = low.find(sign)
-        while at >= 0 and len(found) <= _MAX_TOKENS:
-            begin = at + len(sign)
-            until = _end_of(run, text, begin)
-            if until - begin >= least:
-                found.append((begin, until))
-                begin = until
-            at = low.find(sign, begin)
-    at = text.find(b"eyJ")
-    while at >= 0 and len(found) <= _MAX_TOKENS:
-        until = _end_of(_JWT, text, at)
-        if until > at:
-            found.append((at, until))
-        at = text.find(b"eyJ", max(until, _end_of(_JWT_PART, text, at)))
-    begun = _KEY_BEGIN.search(text)
-    while begun is not None and len(found) <= _MAX_TOKENS:
-        ended = _KEY_END.search(text, begun.end())
-        until = len(text) if ended is None else ended.end()
-        found.append((begun.start(), until))
-        begun = _KEY_BEGIN.search(text, until)
-    if len(found) > _MAX_TOKENS:
-        return [(0, len(text))]
-    apart: list[tuple[int, int]] = []
-    for begin, until in sorted(found):
-        if apart and begin < apart[-1][1]:
-            apart[-1] = (apart[-1][0], max(until, apart[-1][1]))
-        else:
-            apart.append((begin, until))
-    return apart
+def _secrets_in(raw: bytes, group: _Group) -> Iterator[tuple[int, int]]:
+    """Where the strings of a group hold secrets."""
+    if _names_secret(group.name):
+        yield from (span for span in group.spans if raw[slice(*span)] not in (b"", MARK[1:-1]))
+        return
+    texts: list[bytes] = []
+    for begin, end in group.spans:
+        text = raw[begin:end]
+        # one byte for each character
+        texts.append(
+            _TEXT.decode(raw[begin - 1 : end + 1]).encode("ascii", "replace") if b"\\" in text else text
+        )
+    spans = secret_spans(b"\n".join(texts))
+    at = place = 0
+    for (begin, end), text in zip(group.spans, texts, strict=True):
+        inner: list[tuple[int, int]] = []
+        while place < len(spans) and spans[place][0] < at + len(text):
+            first, last = spans[place]
+            inner.append((max(first - at, 0), min(last - at, len(text))))
+            if last > at + len(text):  # it goes on in the next string
+                break
+            place += 1
+        at += len(text) + 1
+        if place < len(spans) and spans[place][1] < at:
+            place += 1
+        if inner and end - begin > len(text):
+            inner = _with_escapes(raw[begin:end], inner)
+        yield from ((begin + first, begin + last) for first, last in inner)
 
 
-def _end_of(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
-    """Where a match ends that begins here; here if there is none."""
-    found = pattern.match(text, at)
-    return at if found is None else found.end()
+def _names_secret(name: bytes) -> bool:
+    """Whether a name of a member says that its value is a secret. Kubernetes itself keeps none under a name of its own."""
+    return (
+        bool(name)
+        and b"k8s.io/" not in name
+        and b"kubernetes.io/" not in name
+        and _is_secret(_key(b'"' + name + b'"')[-_NAME_ENDS:])
+    )
 
 
 def _with_escapes(raw: bytes, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:

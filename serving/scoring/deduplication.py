@@ -11,10 +11,21 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from data.actions.recent_hashes import Hashes, Remembered, digests_of
-from data.events.audit_event import AuditEvent
+from data.events.audit_event import API_VERSIONS, AuditEvent
 
 KEY_BYTES = 16
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def event_digests(events: Sequence[AuditEvent], key: bytes) -> Hashes:
+    """Keyed hash of all that was decoded of each event, uint64 [N]; the same for its copies from a webhook and from a log.
+
+    An item of a webhook's list has no API version of its own, a line of a log has: events without one are given it.
+    """
+    for event in events:
+        if not event.apiVersion:
+            event.apiVersion = API_VERSIONS[0]
+    return digests_of(map(_encode, events), key)
 
 
 class EventDeduplicator:
@@ -39,7 +50,7 @@ class EventDeduplicator:
         """Whether each event is seen for the first time; all are remembered."""
         if not events:
             return []
-        digests = digests_of(map(_encode, events), self.key)
+        digests = event_digests(events, self.key)
         answers = self._seen.first(digests)
         self._seen.add(digests)
         return answers

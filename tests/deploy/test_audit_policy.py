@@ -171,8 +171,29 @@ OPERATOR = {
         ("None", event("get", "", requestURI="/readyz?verbose", objectRef=None)),
         ("Metadata", event("get", "", requestURI="/openapi/v2", objectRef=None)),
         ("None", event("get", "", requestURI="/apis/apps/v1", objectRef=None, **CONTROLLER)),
-        # kinds that nobody named
-        ("Metadata", event("create", "externalsecrets", ref={"apiGroup": "external-secrets.io"})),
+        # what decides what runs, where traffic goes, which secrets are read
+        ("Request", event("create", "externalsecrets", ref={"apiGroup": "external-secrets.io"})),
+        ("Request", event("patch", "clustersecretstores", ref={"apiGroup": "external-secrets.io"})),
+        ("Request", event("create", "httproutes", ref={"apiGroup": "gateway.networking.k8s.io"})),
+        ("Request", event("update", "virtualservices", ref={"apiGroup": "networking.istio.io"})),
+        ("Request", event("create", "nodepools", ref={"apiGroup": "karpenter.sh"})),
+        ("Request", event("create", "ec2nodeclasses", ref={"apiGroup": "karpenter.k8s.aws"})),
+        ("Request", event("patch", "clusterpolicies", ref={"apiGroup": "kyverno.io"})),
+        (
+            "Request",
+            event("create", "mutatingadmissionpolicies", ref={"apiGroup": "admissionregistration.k8s.io"}),
+        ),
+        ("Request", event("patch", "pods", ref={"subresource": "resize"})),
+        # their status, objects that may hold credentials, and kinds that nobody named
+        (
+            "Metadata",
+            event(
+                "patch", "httproutes", ref={"apiGroup": "gateway.networking.k8s.io", "subresource": "status"}
+            ),
+        ),
+        ("Metadata", event("create", "helmreleases", ref={"apiGroup": "helm.toolkit.fluxcd.io"})),
+        ("Metadata", event("create", "middlewares", ref={"apiGroup": "traefik.io"})),
+        ("Metadata", event("create", "widgets", ref={"apiGroup": "example.com"})),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{value['verb']}-{value['requestURI']}",
 )

@@ -238,3 +238,25 @@ def test_hours_count_only_once_every_weekday_was_seen() -> None:
     short, long = (Vocabulary.fit(counts, span_days=days, limit=50) for days in (1, HOUR_NEEDS_DAYS))
     assert short.token("hour", "weekday 09") == UNKNOWN
     assert long.token("hour", "weekday 09") > MASK > PAD
+
+
+def test_a_watch_that_began_before_the_log_does_not_move_the_split(
+    tmp_path: Path, normal_lines: list[bytes]
+) -> None:
+    lines = normal_lines[:2000]
+    watch = json.loads(next(line for line in lines if b'"verb":"watch"' in line))
+    last = max(json.loads(line)["requestReceivedTimestamp"] for line in lines)
+    before = {
+        "auditID": "00000000-0000-4000-8000-000000000000",
+        "stage": "ResponseComplete",
+        "stageTimestamp": last,
+    }
+    early = json.dumps(watch | before | {"requestReceivedTimestamp": "2020-01-01T00:00:00.000000Z"}).encode()
+    cards = [
+        build([write(tmp_path / f"log{number}", log)], tmp_path / f"{number}", workers=1, progress=False).card
+        for number, log in enumerate((lines, [*lines, early]))
+    ]
+    assert cards[0]["first"] == cards[1]["first"]
+    assert cards[0]["split_at"] == cards[1]["split_at"]
+    assert cards[0]["train_actions"] + 1 == cards[1]["train_actions"]
+    assert cards[0]["calibration_actions"] == cards[1]["calibration_actions"]

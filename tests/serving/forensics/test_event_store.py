@@ -100,6 +100,30 @@ def test_a_batch_that_is_sent_again_is_kept_once_but_another_event_with_its_audi
     store.close()
 
 
+def test_a_gap_that_a_log_fills_stores_nothing_twice(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    items = [
+        {name: value for name, value in event.items() if name not in ("kind", "apiVersion")}
+        for event in story()
+    ]
+    assert store.append(body(items[:20])) == 20
+    assert store.append(ndjson(story())) == 7
+    assert store.append(ndjson(story())) == 0
+    store.close()
+
+
+def test_a_token_in_an_item_of_a_list_is_in_no_column(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    item = raw_event(
+        1, name="hunter2-token=hunter2abc", requestURI="/x?token=hunter2abc", userAgent="token=hunter2abc"
+    )
+    del item["apiVersion"]
+    store.append(body([item]))
+    store.close()
+    (record,) = EventQueries(tmp_path).events(EventFilter(), texts=True).records
+    assert "hunter2abc" not in repr(record)
+
+
 @pytest.mark.parametrize("text", ["\0", "a\nb", "\u202e", "\x7f\x1b[31m", "ü漢😀", "'; DROP TABLE t; --"])
 def test_texts_of_any_kind_are_kept_and_proved(tmp_path: Path, text: str) -> None:
     store = new_store(tmp_path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.events.decode import decode_body
 from serving.scoring.deduplication import EventDeduplicator
 from tests.serving.fakes import decoded, raw_event
 
@@ -21,6 +23,15 @@ def test_what_was_sent_before_is_a_repeat_also_within_one_batch() -> None:
     assert first(deduplicator, raw_event(0), raw_event(1), raw_event(0)) == [True, True, False]
     assert first(deduplicator, raw_event(1), raw_event(2)) == [False, True]
     assert first(deduplicator) == []
+
+
+def test_a_webhooks_copy_and_the_logs_copy_are_one_event() -> None:
+    deduplicator = EventDeduplicator(100)
+    logged = raw_event(0)
+    item = {name: value for name, value in logged.items() if name not in ("kind", "apiVersion")}
+    listed = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": [item]}
+    assert deduplicator.first(decode_body(json.dumps(listed).encode()).events) == [True]
+    assert first(deduplicator, logged, raw_event(1)) == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,466 @@
+"""Finds secrets in a text: tokens of known providers, values assigned to names such as `password`, logins in URLs, private keys.
+
+A text is also read with its percent-encoding decoded (three times at most) and a query's arguments apart from each other, so that
+`command=--token%3Dabc` and `command=--password&command=abc` are seen as the program sees them; base64 is decoded where it
+holds text. Patterns are RE2's or literals followed by runs of one class: time is linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from data.patterns import compile_bytes
+
+Span = tuple[int, int]
+
+#: Secrets in one text; with more, all of it is one.
+MAX_SPANS = 1_000
+#: How often a text may be percent-encoded, and what base64 decodes to may hold base64.
+_LEVELS, _NESTED = 3, 2
+
+# Names of values that are secrets, or the ends of such names.
+_PASSWORD = r"passw(?:or)?d|passwd|passphrase|passcode|requirepass|storepass|keypass|(?:^|[^a-z])pass(?:in|out)?|(?:^|[^a-z])pwd"
+_KEY = (
+    r"(?:api|app|application|access|account|private|secret|encryption|signing|shared|license|master|auth|storage|subscription|"
+    r"sharedaccess|privatekey|secretkey|consumer|deploy|ssh|write|routing|integration)[-_. ]?key(?:[-_]?data|[-_]?base64)?"
+)
+_NAMED = (
+    rf"{_PASSWORD}|{_KEY}|client-key-data|secret(?:[-_]?(?:value|access[-_]?key|key[-_]?base|id))?|token|credentials?|authorization|bearer|"
+    r"(?:^|[^a-z])(?:sig|jwt|dsn|otp|auth)|signature|sharedaccesssignature|connection[-_ ]?string|conn[-_]?str|webhook[-_]?url"
+)
+_QUOTE = r"""\\*["'`]?"""
+# `name=value`, `name: value`, `"name":"value"`, with quotes that may be escaped.
+_ASSIGNED = compile_bytes(
+    rf"(?i)({_NAMED}){_QUOTE}(?:\s*=>?\s?|\s*:\s*){_QUOTE}(?:(?:basic|bearer|token|apikey|digest|splunk|geniekey|key)\s+)?"
+    r"""([^\s"'`\\&;,{\[][^\s"'`\\&;,]*)"""
+)
+_QUOTED_SPACES = compile_bytes(rf"""(?i)({_NAMED}){_QUOTE}\s*[:=]\s*(?:\\*"((?:[^"\\]| )+)|'([^']+))""")
+# Two arguments: `--password value`, `-token value`.
+_FLAGGED = compile_bytes(
+    rf"(?i)(?:^|[\s\"'`=/])--?[a-z0-9_.-]*?(?:{_NAMED})(?:\\*[\"']\s*,\s*|[\"']?\s+)\\*[\"']?"
+    r"""([^\s"'`\\-][^\s"'`\\]*)"""
+)
+# In words: SQL, .netrc, redis, cookies, and what follows `user:`.
+_WORDED = (
+    compile_bytes(r"(?i)(?:identified\s+(?:with\s+\S+\s+)?by|password)\s+(?:as\s+)?'([^']+)'"),
+    compile_bytes(r"(?i)login\s+\S+\s+password\s+(\S+)"),
+    compile_bytes(r"(?i)(?:requirepass|masterauth)(?:\\*[\"'],)?\s+\\*[\"']?(\S+)"),
+    compile_bytes(r"""(?i)(?:set-)?cookie\\*["']?\s*[:=]\s*\\*["']?([^"'\\\n]+)"""),
+    compile_bytes(r"(?i)[^a-z]pass:([^\s\"']+)"),
+    compile_bytes(r"(?:^|[\s\"'])(?:-u|-U|--user|--proxy-user)(?:\\*[\"']\s*,)?[\s=]*\\*[\"']?[A-Za-z_][^\s:\"']*[:%]([^\s\"'/][^\s\"']*)"),
+    compile_bytes(r"[\"'\s][A-Za-z0-9_.-]+:([^\s\"':]+)[\"']?\s*\|\s*(?:sudo\s+)?chpasswd"),
+    compile_bytes(r"(?:^|[^A-Za-z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}[^A-Za-z0-9/+]{1,16}([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+]|$)"),
+    compile_bytes(r"(?i)hooks\.slack\.com/(?:services|workflows)/([A-Za-z0-9/_-]+)"),
+    compile_bytes(r"(?i)discord(?:app)?\.com/api/webhooks/([A-Za-z0-9/_-]+)"),
+    compile_bytes(r"webhook\.office\.com/webhookb2/([A-Za-z0-9/@_-]+)"),
+    compile_bytes(r"(?:^|[^0-9])(\d{8,10}:AA[A-Za-z0-9_-]{33})"),
+    compile_bytes(r"(?:^|[\s=:\"'&/])([a-z0-9]{6}\.[a-z0-9]{16})(?:$|[\s\"'&,;])"),
+    compile_bytes(r"(?:^|[^A-Za-z0-9])([A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_-]{40,})"),
+    compile_bytes(r"(?:^|[^A-Za-z0-9])(eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*)"),
+)  # fmt: skip
+_URL = compile_bytes(r"""(?i)[a-z][a-z0-9+.-]*:\\?/\\?/([^\s"'`<>\\]*)@""")
+
+# What tokens of providers begin with, and the least characters that follow, of letters and digits, or of these and `-_`.
+_PLAIN_PREFIXES = {
+    "ghp_": 30, "gho_": 30, "ghu_": 30, "ghs_": 30, "ghr_": 30, "npm_": 30, "hf_": 30, "api_org_": 30, "sk_live_": 16,
+    "sk_test_": 16, "rk_live_": 16, "rk_test_": 16, "dapi": 32, "r8_": 30, "gsk_": 40, "shpat_": 32, "shpca_": 32, "shppa_": 32,
+    "shpss_": 32, "rubygems_": 40, "lin_api_": 30, "sqp_": 40, "squ_": 40, "dop_v1_": 60, "doo_v1_": 60, "dor_v1_": 60,
+    "AGE-SECRET-KEY-1": 50, "pul-": 40, "sbp_": 40, "ntn_": 40, "NRAK-": 27, "NRII-": 30, "AKCp": 60, "cmVmdGtu": 40,
+    "CLOJARS_": 50, "EZAK": 50, "EZTK": 50, "key-": 32, "SK": 32, "secret_": 40, "whsec_": 24, "phc_": 40, "phx_": 40,
+    "FLWSECK-": 30, "FLWSECK_TEST-": 30, "xkeysib-": 60, "ntfysub_": 20, "prefect_": 30, "nvapi-": 50, "xai-": 60, "pplx-": 40,
+    "sqa_": 40,
+}  # fmt: skip
+_DASHED_PREFIXES = {
+    "PMAK-": 24,
+    "github_pat_": 22, "glpat-": 20, "gldt-": 20, "glrt-": 20, "glcbt-": 20, "glptt-": 20, "glft-": 20, "glimt-": 20,
+    "glagent-": 20, "glsoat-": 20, "gloas-": 20, "glffct-": 20, "xoxb-": 20, "xoxp-": 20, "xoxa-": 20, "xoxr-": 20, "xoxs-": 20,
+    "xoxe-": 20, "xoxe.xoxp-": 20, "xoxc-": 20, "xoxd-": 20, "xapp-": 20, "AIza": 35, "ya29.": 20, "GOCSPX-": 20,
+    "1//0": 30, "pypi-AgE": 50, "dckr_pat_": 20, "dckr_oat_": 20, "hvs.": 20, "hvb.": 20, "hvr.": 20, "SG.": 30, "sk-ant-": 20,
+    "sk-proj-": 20, "sk-svcacct-": 20, "sk-admin-": 20, "sk-or-": 20, "sk-": 32, "glsa_": 30, "glc_": 30, "sntrys_": 30,
+    "sntryu_": 30, "figd_": 30, "pscale_tkn_": 30, "pscale_pw_": 30, "pscale_oauth_": 30, "sq0atp-": 22, "sq0csp-": 40,
+    "ATATT3": 60, "ATCTT3": 60, "ATBB": 24, "BBDC-": 40, "ops_eyJ": 40, "tskey-": 16, "v1.0-": 100, "EAAG": 40, "lsv2_": 30,
+    "tfp_": 30, "CCIPAT_": 30, "bkua_": 30, "bkat_": 30, "FwoGZXIvYXdz": 40, "IQoJb3JpZ2lu": 40, "patNT": 40, "xoxe.xoxb-": 20,
+}  # fmt: skip
+_LEAST = {key.encode(): least for key, least in (_PLAIN_PREFIXES | _DASHED_PREFIXES).items()}
+
+
+def _any(prefixes: Iterator[str] | list[str]) -> str:
+    return "|".join(re.escape(prefix) for prefix in sorted(prefixes, key=len, reverse=True))
+
+
+_PROVIDERS = (
+    compile_bytes(rf"(?:^|[^A-Za-z0-9])({_any(list(_PLAIN_PREFIXES))})([A-Za-z0-9]+)"),
+    compile_bytes(rf"(?:^|[^A-Za-z0-9])({_any(list(_DASHED_PREFIXES))})([A-Za-z0-9_.-]+)"),
+)
+
+# Programs whose short options hold a password: option -> whether the value may stand apart from it.
+_PROGRAMS: dict[bytes, dict[bytes, bool]] = {
+    b"mysql": {b"-p": False},
+    b"mariadb": {b"-p": False},
+    b"mongo": {b"-p": True},
+    b"sshpass": {b"-p": True},
+    b"login": {b"-p": True},  # docker, helm, az, oc and the like
+    b"redis-cli": {b"-a": True},
+    b"sqlcmd": {b"-P": True},
+    b"bcp": {b"-P": True},
+    b"ldap": {b"-w": True},
+    b"7z": {b"-p": False},
+    b"zip": {b"-P": True},
+    b"ipmitool": {b"-P": True},
+    b"snowsql": {b"-p": True},
+}  # fmt: skip
+_PROGRAM = rf"(?:{'|'.join(name.decode() for name in _PROGRAMS)})[a-z-]*"
+_COMMAND = compile_bytes(
+    rf"(?:^|[\s/;|&(\"'`=])({_PROGRAM})\b|"
+    r"[\s\"'](-[pPaw])((?:\\*[\"']\s*,)?[\s=]*)\\*[\"']?([^\s\"'`]+)"
+)
+
+_KEY_BEGIN = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----")
+_KEY_END = re.compile(rb"-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----")
+_BASE64 = compile_bytes(r"(?:[CI-Za-f][A-Za-z0-9+/_-]{3}){6}[A-Za-z0-9+/_-]*")
+_JWT = re.compile(rb"eyJ[A-Za-z0-9_-]{5,}+\.eyJ[A-Za-z0-9_-]{5,}+(?:\.[A-Za-z0-9_-]*+)?")
+_JWT_PART = re.compile(rb"[A-Za-z0-9_-]*+")
+_BEARER = re.compile(rb"[A-Za-z0-9._~+/=-]*+")
+_SCHEMES = tuple(word + space for word in (b"bearer", b"basic") for space in (b" ", b"+", b"%20"))
+_LEAST_BEARER = 8
+
+
+#: A bootstrap token; the name of an Event looks alike, but ends in hexadecimal.
+_BOOTSTRAP_SIGN = r"\.([a-z0-9]{16})[\s\"'&,;\\]"
+_HEX = re.compile(rb"[0-9a-f]*+")
+
+
+def _signs() -> tuple[str, ...]:
+    """What every text holds, however encoded, in which a secret is found; escapes of Go's JSON (`&`, `<`, `>`) are none.
+
+    Three patterns, as one of all would have too many states to be fast.
+    """
+    named = _NAMED.replace("(?:^|[^a-z])", "(?:[^a-z]|%[0-9a-f][0-9a-f])")
+    # A name with what follows it: in a text or a query, as one of two arguments, and as a member of an object.
+    assigned = (
+        r"""\\*["'`]?(?:=|%3d|%3a|%2[27]|%5c|\s*:\s*\[?\\+["']?[^\s{\["]|:\s*[^\s{\["]|["'`]\s*:\s*'|\s+=)"""
+    )
+    apart = r"""\\*["'`]?(?:[\s+]|%20|%0a|%2b|\\[nrt]|(?:&|\\u0026)command=|\s*[,\]])"""
+    member = rf"""\"(?:[a-z0-9_.-]*(?:{named})|pass|pwd|auth|sig|jwt|dsn|otp)\"\s*:\s*\[?\"[^\"]"""
+    words = (
+        r"(?:bearer|basic)(?:[\s+]|%20|%2b)|private(?:[\s+]|%20)key|identified(?:[\s+]|%20)|password(?:\s|\+|%20)|chpasswd|cookie|"
+        r"%3a(?:%2f|/)|%40|%2f%2f0|hooks\.slack|api/webhooks/|webhookb2/|(?:requirepass|masterauth)\b|pass:|pass%3a"
+    )
+    escapes = (
+        r"\\u00(?:[01]|2[0-57-9a-f]|3[0-9abdf]|[4-7])|%(?:2[de5]|3[0-9]|4[1-9a-f]|5[0-9af]|6[1-9a-f]|7[0-9a])"
+    )
+    end = r"(?:[\s+&]|%20|%2b|\\u0026|\\*\"\s*[,\]])"
+    options = rf"(?:[=+\s\"']|%20|%2b|\\n)-(?:[uU]|-(?:proxy-)?user)(?:=|{end})"
+    known = f"{_any(list(_PLAIN_PREFIXES))}|{_any(list(_DASHED_PREFIXES))}"
+    return (
+        rf"(?i:(?:{named})(?:{assigned}|{apart})|{member}|{words}|{escapes}|{options})"
+        rf"|(?:[^A-Za-z0-9]|%[0-9A-Fa-f]{{2}})(?:{known}|eyJ|AKIA|ASIA)|\.atlasv1\.|\d:AA",
+        r"(?:[CI-Za-f][A-Za-z0-9+/_-]{3}){6}",
+        _BOOTSTRAP_SIGN,
+    )
+
+
+_OPTION_SIGN = compile_bytes(r"""(?:[=+\s"']|%2[0bB]|\\n)-[pPaw]""")
+_PROGRAM_SIGN = compile_bytes(_PROGRAM)
+_SIGNS = tuple(map(compile_bytes, _signs()))
+_URL_SIGN = compile_bytes(r"""(?i):\\?/\\?/[^\s"/@]*:[^\s"]*@|:\\?/\\?/[^\s"/@:]{16,}@""")
+#: More signs than that in one record: all of its strings are examined.
+_MAX_SIGNS = 2_000
+
+
+def signs(raw: bytes) -> list[int] | None:
+    """Where in JSON a secret may stand; empty if nowhere, None if anywhere. Much faster than `secret_spans`."""
+    found: list[int] = []
+    for pattern in _SIGNS:
+        for sign in pattern.finditer(raw):
+            if sign.re.groups and _HEX.fullmatch(sign[1]):
+                continue
+            found.append(sign.end() - 1)
+            if len(found) > _MAX_SIGNS:
+                return None
+    if _OPTION_SIGN.search(raw) is not None and _PROGRAM_SIGN.search(raw) is not None:
+        found += [sign.end() - 1 for sign in islice(_OPTION_SIGN.finditer(raw), _MAX_SIGNS + 1)]
+    if b"@" in raw and _URL_SIGN.search(raw) is not None:
+        found += _places(raw, b"@")
+    return sorted(found) if len(found) <= _MAX_SIGNS else None
+
+
+def _signs_of_text(text: bytes) -> list[int] | None:
+    """The signs of a text as it would stand in JSON; of use only for whether there are any."""
+    return signs(b'"%b"' % text.replace(b'"', b'\\"'))
+
+
+def _places(raw: bytes, sign: bytes) -> list[int]:
+    found, at = [], raw.find(sign)
+    while at >= 0:
+        found.append(at)
+        at = raw.find(sign, at + 1)
+    return found
+
+
+def secret_spans(text: bytes, nested: int = 0) -> list[Span]:
+    """Where a text holds secrets, in order and apart from each other; all of it if they are more than MAX_SPANS.
+
+    Args:
+        text: one byte a character.
+        nested: how many layers of base64 it was taken out of.
+    """
+    found = _found_in(text, nested)
+    views = [text]
+    plus = b"?" in text
+    for level in range(_LEVELS):
+        view = _decoded(views[-1], plus and level > 0)
+        if view in (views[-1], views[-1].replace(b"?", b"\n", 1)):
+            break
+        inner = _found_in(view, nested)
+        for above, outer in reversed([*enumerate(views)]):
+            inner = _positions(outer, inner, plus and above > 0)
+        found += inner
+        views.append(view)
+    if len(found) > MAX_SPANS:
+        return [(0, len(text))]
+    apart: list[Span] = []
+    for begin, until in sorted(found):
+        if apart and begin < apart[-1][1]:
+            apart[-1] = (apart[-1][0], max(until, apart[-1][1]))
+        else:
+            apart.append((begin, until))
+    return apart
+
+
+def without_secrets(text: str, mark: str) -> str:
+    """A text with a mark in the place of each secret."""
+    if _signs_of_text(text.encode("utf-8", "replace")) == []:
+        return text
+    spans = secret_spans(text.encode("ascii", "replace"))  # one byte a character
+    ends = [0, *(end for _, end in spans)]
+    starts = [*(start for start, _ in spans), len(text)]
+    return mark.join([text[end:start] for end, start in zip(ends, starts, strict=True)])
+
+
+# -- what is encoded --------------------------------------------------------------------------------------------
+
+_ENCODED = re.compile(rb"%[0-9A-Fa-f]{2}")
+_PLUS_ENCODED = re.compile(rb"%[0-9A-Fa-f]{2}|\+")
+_QUERY_ENCODED = re.compile(rb"%[0-9A-Fa-f]{2}|&(?:command=)?|\+")
+_COMMAND_ARGUMENT = b"command="
+_QUERY_END = re.compile(rb"[\s\"'<>]")
+
+
+def _replacements(text: bytes, plus: bool) -> Iterator[tuple[int, int, int]]:
+    """What one decoding replaces, by one byte each: percent-encoding; in a query also `+`, and `&` by a line feed.
+
+    With `plus` any `+` is a space: what was encoded twice.
+    """
+    outside = _PLUS_ENCODED if plus else _ENCODED
+    at = 0
+    while at < len(text):
+        begin = text.find(b"?", at)
+        for found in outside.finditer(text, at, len(text) if begin < 0 else begin):
+            token = found[0]
+            yield found.start(), found.end(), _SPACE if token == b"+" else int(token[1:], 16)
+        if begin < 0:
+            return
+        ended = _QUERY_END.search(text, begin)
+        end = len(text) if ended is None else ended.start()
+        at = begin + 1 + len(_COMMAND_ARGUMENT) * text.startswith(_COMMAND_ARGUMENT, begin + 1)
+        yield begin, at, _NEWLINE
+        for found in _QUERY_ENCODED.finditer(text, at, end):
+            token = found[0]
+            if token[0] == _PERCENT:
+                yield found.start(), found.end(), int(token[1:], 16)
+            else:
+                yield found.start(), found.end(), _SPACE if token == b"+" else _NEWLINE
+        at = end
+
+
+_NEWLINE, _SPACE, _PERCENT = b"\n %"
+
+
+def _decoded(text: bytes, plus: bool) -> bytes:
+    made = bytearray()
+    at = 0
+    for start, end, byte in _replacements(text, plus):
+        made += text[at:start]
+        made.append(byte)
+        at = end
+    return bytes(made + text[at:]) if at else text
+
+
+def _positions(text: bytes, spans: list[Span], plus: bool) -> list[Span]:
+    """Spans of what `_decoded` makes of a text as spans of the text."""
+    wanted = sorted({place for span in spans for place in span})
+    if not wanted:
+        return spans
+    known: dict[int, int] = {}
+    shift = done = 0
+    for start, end, _ in _replacements(text, plus):
+        while done < len(wanted) and wanted[done] <= start - shift:
+            known[wanted[done]] = wanted[done] + shift
+            done += 1
+        shift += end - start - 1
+        if done == len(wanted):
+            break
+    known.update((place, place + shift) for place in wanted[done:])
+    return [(known[begin], known[until]) for begin, until in spans]
+
+
+# -- finders ----------------------------------------------------------------------------------------------------
+
+_REFERENCE = re.compile(rb"\$(?:\([A-Z][A-Z0-9_]*+\)|\{[A-Z][A-Z0-9_]*+\}|[A-Z][A-Z0-9_]*+)")
+_NO_SECRETS = frozenset((b"", b"true", b"false", b"null", b"nil", b"none", b"redacted", b"\xe2\x80\xa6"))
+_NEXT = re.compile(rb"[;,&] ?[A-Za-z_][\w.-]{0,40}[=:]")
+_MORE = re.compile(rb"[;,&][^\s\"'`\\&;,]++")
+_PASSES = re.compile(rb"(?i)pass|pwd|auth|sig|dsn|jwt|otp|cookie")
+_WORD = re.compile(rb"[a-z][a-z.-]*+")
+_PATH, _NO_USER, _DIGIT = re.compile(rb"[/?#]"), re.compile(rb"[/?#\[]"), re.compile(rb"[0-9]")
+_PORT = re.compile(rb"[0-9]{1,5}(?:[/?#]|$)")
+_LOGIN_LEAST, _PLAIN_LONG = 16, 16
+
+
+def _is_value(value: bytes) -> bool:
+    """Whether what is assigned may be a secret: no reference to a variable, no mark, no switch."""
+    bare = value.strip(b"[]<>*").lower()
+    return bare not in _NO_SECRETS and _REFERENCE.fullmatch(value.rstrip(b";,")) is None
+
+
+def _found_in(text: bytes, nested: int) -> list[Span]:
+    found: list[Span] = []
+    for find in _FINDERS:
+        for span in find(text):
+            found.append(span)
+            if len(found) > MAX_SPANS:
+                return [(0, len(text))] * (MAX_SPANS + 1)
+    if nested < _NESTED:
+        found += _in_base64(text, nested)
+    return found
+
+
+def _assigned(text: bytes) -> Iterator[Span]:
+    at = 0
+    while (match := _ASSIGNED.search(text, at)) is not None:
+        begin, at = match.span(2)
+        # A sign that separates values belongs to this one unless another `name=` follows.
+        while (more := _MORE.match(text, at)) is not None and _NEXT.match(text, at) is None:
+            at = more.end()
+        value, name, separator = text[begin:at], match[1], text[match.end(1) : begin]
+        # "token: expired" is a sentence; a random text is no word.
+        sentence = b":" in separator and separator[-1:].isspace() and not _PASSES.search(name)
+        if sentence and len(value) < _PLAIN_LONG and _WORD.fullmatch(value.rstrip(b".!")):
+            continue
+        if name.lower().endswith(b"pwd") and value.startswith(b"/"):
+            continue
+        if _is_value(value):
+            yield begin, at
+    for match in _QUOTED_SPACES.finditer(text):
+        span = match.span(2) if match.span(2)[0] >= 0 else match.span(3)
+        if b" " in text[span[0] : span[1]] and _is_value(text[span[0] : span[1]]):
+            yield span
+
+
+def _flagged(text: bytes) -> Iterator[Span]:
+    for match in _FLAGGED.finditer(text):
+        if _is_value(match[1]):
+            yield match.span(1)
+
+
+def _worded(text: bytes) -> Iterator[Span]:
+    for pattern in _WORDED:
+        for match in pattern.finditer(text):
+            bootstrap = match[1][6:7] == b"." and len(match[1]) == 23
+            if _is_value(match[1]) and not (bootstrap and _HEX.fullmatch(match[1][7:])):
+                yield match.span(1)
+
+
+def _provided(text: bytes) -> Iterator[Span]:
+    for pattern in _PROVIDERS:
+        for match in pattern.finditer(text):
+            rest = match[2]
+            if len(rest) >= _LEAST[match[1]] and not (rest.isalpha() and rest.islower()):
+                yield match.start(1), match.end()
+
+
+def _logins(text: bytes) -> Iterator[Span]:
+    """Passwords of `scheme://user:password@host`, and logins without a user that are long enough for a token."""
+    for match in _URL.finditer(text):
+        login, begin = match[1], match.start(1)
+        authority = _PATH.split(login, maxsplit=1)[0]
+        at = authority.rfind(b"@")
+        login = login[:at] if at >= 0 else login
+        user, colon, password = login.partition(b":")
+        if colon and password and not _NO_USER.search(user) and not _PORT.match(password):
+            yield begin + len(user) + 1, begin + len(login)
+        elif not colon and len(login) >= _LOGIN_LEAST and _DIGIT.search(login) and b"/" not in login:
+            yield begin, begin + len(login)
+
+
+def _options(text: bytes) -> Iterator[Span]:
+    """Short options of programs that take a password: `mysql -pPASSWORD`."""
+    options: dict[bytes, bool] = {}
+    for match in _COMMAND.finditer(text):
+        if match.span(1)[0] >= 0:
+            options = next(found for name, found in _PROGRAMS.items() if match[1].startswith(name))
+            continue
+        apart = options.get(match[2])
+        if apart is not None and (apart or not match[3]) and _is_value(match[4]):
+            yield match.span(4)
+
+
+def _bearers(text: bytes) -> Iterator[Span]:
+    low = text.lower()
+    for sign in _SCHEMES:
+        at = low.find(sign)
+        while at >= 0:
+            begin = at + len(sign)
+            until = _end_of(_BEARER.match(text, begin), begin)
+            if until - begin >= _LEAST_BEARER:
+                yield begin, until
+                begin = until
+            at = low.find(sign, begin)
+
+
+def _web_tokens(text: bytes) -> Iterator[Span]:
+    at = text.find(b"eyJ")
+    while at >= 0:
+        until = _end_of(_JWT.match(text, at), at)
+        if until > at:
+            yield at, until
+        at = text.find(b"eyJ", max(until, _end_of(_JWT_PART.match(text, at), at)))
+
+
+def _private_keys(text: bytes) -> Iterator[Span]:
+    begun = _KEY_BEGIN.search(text)
+    while begun is not None:
+        ended = _KEY_END.search(text, begun.end())
+        until = len(text) if ended is None else ended.end()
+        yield begun.start(), until
+        begun = _KEY_BEGIN.search(text, until)
+
+
+def _in_base64(text: bytes, nested: int) -> Iterator[Span]:
+    """Runs of base64 that decode to a text with a secret in it."""
+    for match in _BASE64.finditer(text):
+        begin, until = match.span()
+        run = text[begin:until].translate(_STANDARD)
+        try:
+            inner = binascii.a2b_base64(run[: len(run) // 4 * 4])
+        except (binascii.Error, ValueError):
+            continue
+        if _signs_of_text(inner) != [] and secret_spans(inner, nested + 1):
+            while text[until : until + 1] == b"=":
+                until += 1
+            yield begin, until
+
+
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+_FINDERS: tuple[Callable[[bytes], Iterator[Span]], ...] = (
+    *(_assigned, _flagged, _worded, _provided, _logins, _options, _bearers, _web_tokens, _private_keys),
+)
+
+
+def _end_of(found: re.Match[bytes] | None, at: int) -> int:
+    """Where a match ends that begins here; here if there is none."""
+    return at if found is None else found.end()
