@@ -71,7 +71,7 @@ def load_engine(
         explainer,
         gap,
         fold=encoder.identity.fold,
-        trusted_hops=encoder.settings.trusted_hops,
+        place=encoder.settings.place,
         is_proxied=encoder.identity.is_proxied,
     )
     return Engine(
