@@ -136,6 +136,7 @@ def evaluate(
     *,
     data: Path | None = None,
     transplants: int = 0,
+    alone: bool = True,
     report: Path | None = None,
     progress: bool = True,
     track: bool = True,
@@ -147,6 +148,7 @@ def evaluate(
         data: the dataset the model was trained on, on which every baseline is fitted; without it only those take part that
             the bundle alone supports.
         transplants: attack runs put into other principals' clothes to judge on besides, at least so many; 0 for none.
+        alone: replay every run by itself as well, which takes one more pass over the log.
         report: Markdown file to write.
         track: log the figures and plots to the MLflow run that made the model, if it is there.
 
@@ -202,7 +204,7 @@ def evaluate(
         "ablations": {title: block for title, block in brief.items() if title in ABLATIONS},
         "in_decision": {one.title: brief[one.title] for one in swapped},
     }
-    if run_labels:
+    if run_labels and alone:
         figures |= _alone(bundle, swapped, log, run_labels, transplants, progress)
         for title, one in figures["alone_in_decision"].items():
             figures["in_decision"][title] |= summary(one)
