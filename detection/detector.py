@@ -24,6 +24,7 @@ from data.principals.identity import Principal
 from data.principals.peer_groups import PrincipalTable
 from detection.bundle import Bundle
 from detection.evidence import Accumulator, Sums
+from detection.exceptions import DEED, AllowedAction, HabitExceptions, none_of
 from detection.judging import ActionColumns, ActionJudge, Judgement
 from detection.novelty import LIMIT, MATURE, HabitTable, PriorCounts
 from detection.probation import PROBATION_DAYS, PrincipalProbation, Probation, Verdict
@@ -124,6 +125,7 @@ class Scores:
         unknown: bool [N], whose verb or resource is none that training knew.
         repeat: bool [N], whether a flagged action repeats one that was flagged before, on which nobody gave a verdict.
         first_flagged: datetime64[us] [N], when the action that a repeat repeats was flagged; NaT for others.
+        allowed: index of an action that an exception kept from being flagged -> by which, and how far it stood out.
     """
 
     event: Ints
@@ -150,6 +152,7 @@ class Scores:
     own_actions: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     repeat: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
     first_flagged: npt.NDArray[np.datetime64] = field(default_factory=lambda: np.empty(0, "M8[us]"))
+    allowed: dict[int, AllowedAction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +254,8 @@ class Detector:
         self.habits: HabitTable = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
         self.accumulator = Accumulator(bundle.calibration.horizons, bundle.calibration.activity)
         self.probation = Probation(probation_days)
+        #: What people allowed; may be replaced between two calls of `score`.
+        self.exceptions = HabitExceptions()
         self.windows = Windows(bundle.window)
         if warm:
             self.warm(bundle.warmup.tokens)
@@ -343,6 +348,7 @@ class Detector:
         cut = self.windows.cut(who.names, tokens, batch.time)
         nll = self.reconstruction.nll(cut, who.ids, who.group_ids)
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
+        excepted = self._excepted(batch, who)
         undo.callback(self.probation.checkpoint(names))
         judge = ActionJudge(calibration, vocabulary, self.habits, self.accumulator, self.probation)
         judged = judge.judge(
@@ -357,6 +363,7 @@ class Detector:
                 sensitivity,
                 nll,
                 self._members(who.groups),
+                excepted,
             ),
             undo,
         )
@@ -387,10 +394,17 @@ class Detector:
             first_flagged=np.where(judged.repeat, judged.first.view("M8[us]"), np.datetime64("NaT", "us")),
         )
         adds = (judged.novelty_evidence > 0) | (judged.error_evidence > 0)
-        for row in (flagged | adds).nonzero()[0].tolist():
+        allowed = judged.allowed > 0
+        for row in (flagged | adds | allowed).nonzero()[0].tolist():
             scores.novelties[row] = self._novelties(batch, row, judged.known, who.groups[row])
+        rows = allowed.nonzero()[0]
+        would_be = self._severities(judged, judged.allowed, who.kinds, sensitivity, rows)
+        for row, severity in zip(rows.tolist(), would_be, strict=True):
+            would, limit = float(judged.allowed[row]), float(threshold[row])
+            name = self.exceptions.entries[excepted[row]].name
+            scores.allowed[row] = AllowedAction(name, would, limit, severity)
         if len(hits):
-            severities = self._severities(judged, who.kinds, sensitivity, hits)
+            severities = self._severities(judged, evidence, who.kinds, sensitivity, hits)
             log_probs = self.reconstruction.log_probs(cut, who.ids, who.group_ids, hits)
             # Without its own identity the graph falls back on what it knows of the peer group.
             nobody = np.zeros_like(who.ids)
@@ -403,13 +417,18 @@ class Detector:
         return scores
 
     def _severities(
-        self, judged: Judgement, kinds: Sequence[str], sensitivity: npt.NDArray[np.int8], hits: Ints
+        self,
+        judged: Judgement,
+        evidence: npt.NDArray[np.float64],
+        kinds: Sequence[str],
+        sensitivity: npt.NDArray[np.int8],
+        hits: Ints,
     ) -> list[str]:
-        """Severity of each flagged action."""
+        """Severity of some actions, given the evidence of all, float64 [N]."""
         scale, levels = self.bundle.calibration.severity, sensitivity[hits]
-        broad = judged.levels[hits][:, _BROAD_ATTRIBUTES].max(axis=1)
+        broad = judged.levels[hits][:, _BROAD_ATTRIBUTES].max(axis=1, initial=0)
         if scale is None:
-            times = judged.evidence[hits] / judged.threshold[hits]
+            times = evidence[hits] / judged.threshold[hits]
             given = zip(times.tolist(), levels.tolist(), broad.tolist(), strict=True)
             return [severity_of(True, *one) for one in given]
         classes = classes_of([kinds[hit] for hit in hits.tolist()])
@@ -424,6 +443,18 @@ class Detector:
             return np.zeros(len(groups), np.int64)
         sizes = self.bundle.principals.sizes
         return np.array([sizes.get(group, 0) for group in groups], np.int64)
+
+    def _excepted(self, batch: ActionBatch, who: _Actors) -> Ints:
+        """Index of the exception that allows each action; -1 for none."""
+        found, rules = none_of(len(batch)), self.exceptions
+        if not len(rules):
+            return found
+        values = [(self.encoder.interners[name].values, batch.codes[name]) for name in DEED]
+        for row, (name, group) in enumerate(zip(who.names, who.groups, strict=True)):
+            if candidates := rules.covering(name, group):
+                deed = [known[codes[row]] for known, codes in values]
+                found[row] = rules.match(candidates, int(batch.time[row]), deed)
+        return found
 
     def figures(self) -> Figures:
         """What it holds now; safe to call while it scores."""

@@ -43,6 +43,7 @@ class ActionColumns:
         sensitivity: int8 [N].
         nll: float32 [N, F].
         members: int64 [N], principals of the peer group that training knew; 0 where that is not to count.
+        excepted: int64 [N], index of the exception that allows each; -1 for none.
     """
 
     names: Sequence[str]
@@ -55,6 +56,7 @@ class ActionColumns:
     sensitivity: npt.NDArray[np.int8]
     nll: npt.NDArray[np.float32]
     members: Ints
+    excepted: Ints
 
     def __len__(self) -> int:
         return len(self.names)
@@ -81,6 +83,7 @@ class Judgement:
         repeat: bool [N], flagged for nothing but what is on probation.
         first: int64 [N], when what a repeat repeats was flagged, microseconds; 0 for others.
         deed: float64 [N], rarity of what is new apart from client and place, decades.
+        allowed: float64 [N], evidence of what an exception kept from being flagged; 0 for others.
     """
 
     known: PriorCounts
@@ -95,6 +98,7 @@ class Judgement:
     repeat: Flags
     first: Ints
     deed: Floats
+    allowed: Floats
 
     @classmethod
     def concatenate(cls, parts: Sequence[Judgement]) -> Judgement:
@@ -158,7 +162,8 @@ class ActionJudge:
 
     def _judge(self, part: ActionColumns, undo: ExitStack) -> Judgement:
         """Judge actions up to and including the first after which those that follow have to be judged otherwise."""
-        view = self._probation.view(part.names, part.attributes, part.time, part.sensitivity)
+        about = part.names, part.attributes, part.time, part.sensitivity, part.excepted >= 0
+        view = self._probation.view(*about)
         held = view.held if view is not None and view.held.any() else None
         counted = part.counted(len(part))
         known = seen = self._habits.observe(*counted, held)
@@ -175,14 +180,17 @@ class ActionJudge:
                 new[view.normal] = wrong[view.normal] = 0.0
             adds = (new > 0) | (wrong > 0)
             upto, stop, news = len(part), None, None
-            if view is not None:
-                changes = ((adds & (view.fresh | view.open)) | view.due).nonzero()[0]
-                if len(changes):
-                    stop = int(changes[0])
-                    upto = stop + 1
-                    news = self._news(features, view, stop)
-                    if not news.more:  # it was counted when it was new for the first time
-                        new[stop] = wrong[stop] = 0.0
+            changes = self._changes(part, view, adds)
+            would = 0.0
+            if len(changes):
+                stop = int(changes[0])
+                upto = stop + 1
+                news = self._news(features, view, stop)
+                if adds[stop] and part.excepted[stop] >= 0:
+                    would = self._would_be(part, stop, new, wrong, int(seen.actions[stop]))
+                # What is on probation was counted when it was new for the first time.
+                if not news.more or part.excepted[stop] >= 0:
+                    new[stop] = wrong[stop] = 0.0
             limits = self._calibration.thresholds(part.kinds[:upto])
             sums, hit = self._accumulator.add_until_flagged(
                 part.names[:upto], part.time[:upto], new[:upto], wrong[:upto], limits, seen.actions[:upto]
@@ -197,8 +205,26 @@ class ActionJudge:
         if hit is not None and hit != stop:
             news = self._news(features, view, hit)
         assert news is not None
-        self._settle(part, known, held, view, news, adds, judged, undo)
+        if adds[upto - 1] and part.excepted[upto - 1] >= 0:
+            self._settle_excepted(part, known, held, news, adds, judged, would, undo)
+        else:
+            self._settle(part, known, held, view, news, adds, judged, undo)
         return judged
+
+    @staticmethod
+    def _changes(part: ActionColumns, view: HeldRows | None, adds: Flags) -> Ints:
+        """Rows at which probation or an exception decides."""
+        found = adds & (part.excepted >= 0)
+        if view is not None:
+            found = found | (adds & (view.fresh | view.open)) | view.due
+        return found.nonzero()[0]
+
+    def _would_be(self, part: ActionColumns, row: int, new: Floats, wrong: Floats, actions: int) -> float:
+        """Evidence over threshold that an action would have but for its exception."""
+        name, time = part.names[row], int(part.time[row])
+        sums = self._accumulator.peek(name, time, float(new[row]), float(wrong[row]), actions)
+        evidence, threshold = self._calibration.verdict(sums, part.kinds[row : row + 1])
+        return float(evidence[0] / threshold[0])
 
     def _columns(
         self,
@@ -224,6 +250,7 @@ class ActionJudge:
             np.zeros(count, bool),
             np.zeros(count, np.int64),
             weighed.deed[rows],
+            np.zeros(count),
         )
 
     def _news(self, features: ActionFeatures, view: HeldRows | None, row: int) -> _News:
@@ -256,12 +283,7 @@ class ActionJudge:
             self._mark_repeat(judged, row, self._probation.repeated(name, again), by_itself and news.more)
         flagged = bool(judged.flagged[row])
         stays_out = flagged or bool(adds[row] and view is not None and view.open[row])
-        kept = count - stays_out
-        if kept:
-            counted, mask = part.counted(kept), None if held is None else held[:kept]
-            same = self._habits.observe(*counted, mask)
-            undo.callback(self._habits.unobserve, *counted, same, mask)
-        self._remember(part, known, held, adds, kept)
+        self._count(part, known, held, adds, count - stays_out, undo)
         if stays_out:
             new = known.own[row] == 0
             if held is not None:
@@ -283,6 +305,49 @@ class ActionJudge:
             if done:
                 times = np.array(list(done.values()), np.int64)
                 undo.callback(self._habits.grant(*who, np.array(list(done), np.uint64), times))
+
+    def _settle_excepted(
+        self,
+        part: ActionColumns,
+        known: PriorCounts,
+        held: Flags | None,
+        news: _News,
+        adds: Flags,
+        judged: Judgement,
+        would: float,
+        undo: ExitStack,
+    ) -> None:
+        """As `_settle` for an action that an exception allows: it is no habit, and not flagged."""
+        row = len(judged.flagged) - 1
+        self._count(part, known, held, adds, row, undo)
+        name, time, hashes = part.names[row], int(part.time[row]), part.attributes[row]
+        again = hashes[news.root & news.again].tolist()
+        if again and (repeat := self._probation.repeated(name, again)) is not None:
+            would = max(would, repeat.ratio)
+        flagged = would >= 1.0
+        new = known.own[row] == 0
+        if held is not None:
+            new &= ~held[row] | news.again
+        reasons = hashes[news.root].tolist() if flagged else []
+        self._probation.allow(name, int(part.group_hashes[row]), time, hashes[new].tolist(), reasons, would)
+        if flagged:
+            judged.allowed[row] = would * float(judged.threshold[row])
+
+    def _count(
+        self,
+        part: ActionColumns,
+        known: PriorCounts,
+        held: Flags | None,
+        adds: Flags,
+        count: int,
+        undo: ExitStack,
+    ) -> None:
+        """Count the first actions of a part, and remember those that added evidence."""
+        if count:
+            counted, mask = part.counted(count), None if held is None else held[:count]
+            same = self._habits.observe(*counted, mask)
+            undo.callback(self._habits.unobserve, *counted, same, mask)
+        self._remember(part, known, held, adds, count)
 
     @staticmethod
     def _mark_repeat(judged: Judgement, row: int, repeat: Repeat | None, more: bool) -> None:

@@ -59,6 +59,7 @@ class AttributeProbation(msgspec.Struct, array_like=True, frozen=True):
         marked: whether it is a reason for which an action was flagged.
         ratio: highest evidence over threshold of the actions that were flagged for it.
         state: on probation, a habit by now, normal or malicious.
+        excepted: whether only an exception has allowed it so far: then it is known to nothing else.
     """
 
     cause: int
@@ -69,6 +70,7 @@ class AttributeProbation(msgspec.Struct, array_like=True, frozen=True):
     marked: bool
     ratio: float
     state: int = _ON
+    excepted: bool = False
 
     @property
     def own(self) -> bool:
@@ -181,9 +183,22 @@ class Probation:
     # -- before actions are judged ------------------------------------------------------------------------------
 
     def view(
-        self, names: Sequence[str], attributes: Hashes, time: Ints, sensitivity: npt.NDArray[np.int8]
+        self,
+        names: Sequence[str],
+        attributes: Hashes,
+        time: Ints,
+        sensitivity: npt.NDArray[np.int8],
+        excepted: Flags,
     ) -> HeldRows | None:
-        """What it says of actions, given who acts, uint64 [N, attributes], microseconds and levels; None if nothing."""
+        """What it says of actions; None if nothing.
+
+        Args:
+            names: who acts.
+            attributes: uint64 [N, attributes].
+            time: microseconds.
+            sensitivity: levels.
+            excepted: bool [N], what an exception allows.
+        """
         holding = self._holding
         rows = [row for row, name in enumerate(names) if name in holding] if holding else []
         if not rows:
@@ -205,7 +220,7 @@ class Probation:
                 if one is None or one.state not in _HELD:
                     continue
                 found.held[row, column] = True
-                if abs(now - one.reported) <= _WINDOW:
+                if abs(now - one.reported) <= _WINDOW and (excepted[row] or not one.excepted):
                     found.times[row, column] = one.times
                 if mild and one.state == _ON and now // _DAY > one.day:
                     found.due[row] = True
@@ -289,18 +304,43 @@ class Probation:
                     times=one.times + 1,
                     marked=one.marked or why,
                     ratio=max(one.ratio, ratio * why),
+                    excepted=False,
                 )
         self._size += len(record.attributes) - before
         self._holding.add(name)
         self._keep_bounded(record)
         return led
 
+    def allow(
+        self, name: str, group: int, time: int, new: Iterable[int], reasons: Collection[int], ratio: float
+    ) -> None:
+        """Put what was new in an action on probation that an exception allows; arguments as of `hold`.
+
+        When the exception has expired, what it kept from being flagged is raised as something of its own.
+        """
+        record = self._records.setdefault(name, PrincipalProbation())
+        before = {key: record.attributes.get(key) for key in new}
+        record.flagged, open_ = _DETACHED, record.flagged
+        self.hold(name, group, time, new)
+        record.flagged = open_
+        for key, held in before.items():
+            one = record.attributes.get(key)
+            if one is None:  # forgotten: there were too many
+                continue
+            if key in reasons:
+                cause = one.cause if one.marked else _DETACHED
+                one = msgspec.structs.replace(one, cause=cause, marked=True, ratio=max(one.ratio, ratio))
+            only = held is None or held.excepted
+            record.attributes[key] = msgspec.structs.replace(one, excepted=only)
+
     def report(self, name: str, time: int, attributes: Iterable[int]) -> None:
         """Note that attributes on probation counted as new in an action that is not on probation itself."""
         held = self._records[name].attributes
         for key in attributes:
             one = held[key]
-            held[key] = msgspec.structs.replace(one, reported=max(one.reported, time), times=one.times + 1)
+            held[key] = msgspec.structs.replace(
+                one, reported=max(one.reported, time), times=one.times + 1, excepted=False
+            )
 
     def another_day(self, name: str, time: int, attributes: Iterable[int]) -> dict[int, int]:
         """Note that attributes were done on a further day; returns those that are habits now, and how often each was new."""

@@ -1,7 +1,8 @@
 """Previews thresholds: recorded evidence is added up again, exactly as the service does it.
 
 Every action with evidence is recorded, not only those near the threshold: evidence starts over after an alert, and when that
-happens depends on the threshold. So the count is that of a service with the other threshold, not an estimate.
+happens depends on the threshold. So the count is that of a service with the other threshold, but for what would have been on
+probation then (`detection.probation`).
 """
 
 from __future__ import annotations

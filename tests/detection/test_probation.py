@@ -16,10 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.actions.fields import stable_hash
+from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from data.events.decode import decode_lines
 from detection.bundle import Bundle
 from detection.detector import Detector, Scores
+from detection.exceptions import HabitExceptions
 from detection.novelty import HabitTable
 from detection.probation import Probation, pack_records, unpack_records
 from detection.state_transfer import transfer_state
@@ -316,3 +318,71 @@ def test_a_flood_of_principals_pushes_out_the_mildest(monkeypatch: pytest.Monkey
         assert len(probation) <= 100
     assert len(probation.records()["burglar"].attributes) == 3
     assert len(probation) == sum(len(one.attributes) for one in probation.records().values())
+
+
+MIGRATION = {
+    "name": "migration",
+    "reason": "CHG-1021",
+    "expires": "2026-11-24",
+    "principal": WHO,
+    "verbs": ["list"],
+    "resources": ["secrets"],
+    "namespaces": ["vau*"],
+}
+
+
+def test_an_exception_allows_a_deed_until_it_expires(touchy: Bundle) -> None:
+    detector = Detector(touchy)
+    alone = score(Detector(touchy), done(0))
+    detector.exceptions = HabitExceptions.from_list([MIGRATION])
+    before = len(detector.habits)
+    scores = score(detector, done(0), done(20, verb="get"), done(30))
+    assert scores.flagged.tolist() == [False, True, False]
+    assert set(scores.allowed) == {0}
+    assert scores.allowed[0].exception == "migration"
+    assert scores.allowed[0].evidence == pytest.approx(alone.evidence[0])
+    assert (scores.allowed[0].threshold, scores.allowed[0].severity) == (
+        alone.threshold[0],
+        alone.severity[0],
+    )
+    assert (scores.evidence[0], scores.novelty_evidence[0]) == (0.0, 0.0)
+    assert len(detector.habits) == before + 1
+    assert set(score(detector, done(DAY)).allowed) == {0}
+    # Then it is as if it had never been done, and its own first time from there on.
+    assert score(detector, done(2 * DAY)).repeat.tolist() == [False]
+    assert score(detector, done(2 * DAY + HOUR)).repeat.tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        done(0, user="dev-8@example.com"),
+        done(0, resource="configmaps"),
+        done(0, objectRef={"resource": "secrets", "namespace": "bank", "apiVersion": "v1"}),
+    ],
+)
+def test_an_exception_allows_nothing_else(touchy: Bundle, other: bytes) -> None:
+    detector = Detector(touchy)
+    detector.exceptions = HabitExceptions.from_list([MIGRATION])
+    expected = score(Detector(touchy), other)
+    scores = score(detector, other)
+    assert (scores.flagged.tolist(), scores.allowed) == (expected.flagged.tolist(), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"principal": "*"}, "would hide attacks"),
+        ({"verbs": [], "resources": [], "namespaces": ["*"]}, "needs a deed"),
+        ({"reason": " "}, "needs a reason"),
+        ({"resources": ["se*ts"]}, "at its end only"),
+        ({"name": "a b"}, "at most 64 letters"),
+        ({"expires": "soon"}, "is no day"),
+        ({"verb": "get"}, "cannot be understood"),
+    ],
+)
+def test_an_exception_that_says_too_little_is_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(KubehabitError, match=says):
+        HabitExceptions.from_list([MIGRATION | change])
+    with pytest.raises(KubehabitError, match="a name of its own"):
+        HabitExceptions.from_list([MIGRATION, MIGRATION])
