@@ -16,10 +16,13 @@ import numpy.typing as npt
 
 from data.actions.attributes import ATTRIBUTES
 from data.actions.fields import FIELDS
+from data.actions.sensitivity import LEVELS
 from data.actions.vocabulary import Vocabulary
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from data.principals.ownership import NOBODY
-from detection.novelty import PriorCounts, counted_levels, novelty_levels, roots
+from detection.novelty import MATURE, PriorCounts, counted_levels, novelty_levels, roots
+from detection.rarity import CLASSES, SESSION, Rarity, classes_of, is_machinery
+from detection.severity import SeverityScale
 
 #: Share of the largest values that a tail is fitted to (peaks over threshold).
 TAIL_SHARE = 0.05
@@ -45,9 +48,6 @@ class Tail:
     count: int
 
 
-#: Whose novelty is compared with whose: people, service accounts of workloads and pipelines, the cluster's own machinery.
-CLASSES = ("people", "pipelines", "machinery")
-
 #: The attribute whose count says how familiar a field's value is to the principal.
 _FIELD_ATTRIBUTE: Mapping[str, str] = {
     "verb": "verb_resource",
@@ -64,15 +64,11 @@ _FIELD_ATTRIBUTE: Mapping[str, str] = {
     "uri": "uri",
 }
 
-#: Attributes of the session rather than of the action. What is new in both is rarer than what is new in either.
-_SESSION = ("client", "place")
-_OF_SESSION = np.isin(_ATTRIBUTES, _SESSION)
-
 #: Columns of these fields in the NLL, those of their attributes, and whether all actions of a session have the same value:
 #: what is new in it counts once, not with every action.
 _COUNTED = [FIELDS.index(name) for name in _FIELD_ATTRIBUTE]
 _COUNTS = [_ATTRIBUTES.index(name) for name in _FIELD_ATTRIBUTE.values()]
-_WEARS_OFF = np.isin(list(_FIELD_ATTRIBUTE), _SESSION)
+_WEARS_OFF = np.isin(list(_FIELD_ATTRIBUTE), SESSION)
 
 #: Worst fields of an action that are counted: an attack differs in a few fields, and the rest is noise.
 _TOP_FIELDS = 3
@@ -81,14 +77,14 @@ _TOP_FIELDS = 3
 _PLACES = np.isin(FIELDS, ("namespace", "name", "binding"))
 _CONTENTS = np.isin(FIELDS, ("traits", "images"))
 
-#: Actions on a resource that weigh as much as all others of the class in how rare a novelty there is.
-_RARITY_SHRINKAGE = 200.0
+_PLACE = _ATTRIBUTES.index("place")
+#: Actions from a place after which it is no longer a new one.
+_SETTLED = 10
 
-
-def classes_of(kinds: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Index into CLASSES of each action's principal, int64 [N]."""
-    index = {"human": 0, "serviceaccount": 1}
-    return np.array([index.get(kind, 2) for kind in kinds], np.int64)
+#: What less than one in so many members of a peer group did is no common habit of theirs.
+_OF_FEW = 3
+#: Least sensitivity at which a newcomer is held to what most of its peers do.
+_HARMFUL = LEVELS.index("medium")
 
 
 def acts_for_others(
@@ -97,69 +93,6 @@ def acts_for_others(
     """Actions that carry out what another principal asked for, bool [N]: all of controllers, known owner or not."""
     owned = tokens[:, FIELDS.index("owner")] != vocabulary.token("owner", NOBODY)
     return np.asarray(owned | (np.asarray(kinds, object) == "controller"))
-
-
-class Rarity:
-    """How rarely normal work shows a novelty: -log10 of the share of actions that are as new, by class and resource.
-
-    A new object among pods is everyday life, a new object among secrets is not; so rates are kept for each resource and
-    shrunk to those of the class.
-
-    Args:
-        actions: int64 [classes, resources], normal actions seen; the resource is its token.
-        hits: int64 [classes, resources, attributes, 4], those whose novelty of an attribute has at least the level.
-    """
-
-    def __init__(self, actions: npt.NDArray[np.int64], hits: npt.NDArray[np.int64]) -> None:
-        self.actions, self.hits = actions, hits
-        overall = (hits.sum(axis=1) + 0.5) / (actions.sum(axis=1)[:, None, None] + 1.0)
-        share = (hits + _RARITY_SHRINKAGE * overall[:, None]) / (actions[..., None, None] + _RARITY_SHRINKAGE)
-        self._decades: Floats = np.maximum(-np.log10(np.minimum(share, 1.0)), 0.0)
-        self._decades[..., 0] = 0.0
-
-    @classmethod
-    def fit(cls, classes: Ints, resource: Ints, levels: Levels, resources: int) -> Rarity:
-        """Count normal actions: class, resource token and novelty levels of each; `resources` is the vocabulary's size."""
-        actions = np.zeros((len(CLASSES), resources), np.int64)
-        hits = np.zeros((len(CLASSES), resources, levels.shape[1], 4), np.int64)
-        np.add.at(actions, (classes, resource), 1)
-        for attribute in range(levels.shape[1]):
-            for level in (1, 2, 3):
-                rows = np.flatnonzero(levels[:, attribute] >= level)
-                np.add.at(hits[:, :, attribute, level], (classes[rows], resource[rows]), 1)
-        return cls(actions, hits)
-
-    def decades(self, classes: Ints, resource: Ints, root: Levels) -> Floats:
-        """Rarity of each action, float64 [N]: of what is rarest in its session and in the rest; 0 where nothing is new."""
-        if not len(classes):
-            return np.empty(0)
-        attributes = np.arange(root.shape[1])
-        each: Floats = self._decades[classes[:, None], resource[:, None], attributes, root]
-        rarest: Floats = each[:, _OF_SESSION].max(axis=1) + each[:, ~_OF_SESSION].max(axis=1)
-        return rarest
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form: the counts that are not zero."""
-
-        def counted(counts: Ints) -> list[list[int]]:
-            return [[*at, int(counts[tuple(at)])] for at in np.argwhere(counts).tolist()]
-
-        return {
-            "shape": list(self.hits.shape),
-            "actions": counted(self.actions),
-            "hits": counted(self.hits),
-        }
-
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> Rarity:
-        """Inverse of `to_dict`."""
-        shape = tuple(saved["shape"])
-        actions, hits = np.zeros(shape[:2], np.int64), np.zeros(shape, np.int64)
-        for *at, count in saved["actions"]:
-            actions[tuple(at)] = count
-        for *at, count in saved["hits"]:
-            hits[tuple(at)] = count
-        return cls(actions, hits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +126,23 @@ class ActionFeatures:
         principals: Sequence[str],
         kinds: Sequence[str],
         sensitivity: npt.NDArray[np.int8],
+        members: Ints | None = None,
     ) -> ActionFeatures:
-        """From what the habits knew before each action and its tokens, int [N, F]."""
+        """From what the habits knew before each action and its tokens, int [N, F].
+
+        Args:
+            members: int64 [N], principals of the peer group. With it, what few of its peers ever did counts as new to them where
+                a newcomer does it and it could do harm: that one of twenty has read a secret once is no leave for the next.
+        """
+        levels = novelty_levels(known)
+        if members is not None:
+            few = _OF_FEW * known.peers < members[:, None]
+            newcomer = (known.actions < MATURE) & (sensitivity >= _HARMFUL) & ~is_machinery(classes_of(kinds))
+            levels[few & (levels == 1) & newcomer[:, None]] = 2
         return cls(
             principals=principals,
             kinds=kinds,
-            levels=novelty_levels(known),
+            levels=levels,
             own=known.own,
             actions=known.actions,
             resource=tokens[:, FIELDS.index("resource")].astype(np.int64),
@@ -221,7 +165,7 @@ class ActionFeatures:
     @property
     def machinery(self) -> npt.NDArray[np.bool_]:
         """Which are by the cluster's own machinery, bool [N]."""
-        return np.asarray(self.classes == CLASSES.index("machinery"))
+        return is_machinery(self.classes)
 
     @property
     def root(self) -> Levels:
@@ -238,12 +182,14 @@ class ActionEvidence:
         error: of the reconstruction error, -log10 of its p-value.
         novelty_evidence: what of the novelty adds up.
         error_evidence: what of the error adds up.
+        deed: rarity of what is new apart from client and place.
     """
 
     novelty: Floats
     error: Floats
     novelty_evidence: Floats
     error_evidence: Floats
+    deed: Floats
 
 
 @cache
@@ -251,6 +197,9 @@ def _not_scored(scored: tuple[str, ...]) -> npt.NDArray[np.bool_]:
     return ~np.isin(FIELDS, scored)
 
 
+#: Format of a calibration: 2 has classes of machinery, rates of single principals, and sums that wait.
+VERSION = 2
+_SINCE_2 = ("class_scales", "activity")
 _TUPLES = ("scored_fields", "sensitivity_weights", "horizons", "person_thresholds", "system_thresholds")
 
 
@@ -270,6 +219,10 @@ class Calibration:
         system_thresholds: the same for the machinery of the cluster.
         budget: what the thresholds were set for, as words for a person.
         scale: what the thresholds were multiplied by since they were set; a bundle's are as set.
+        class_scales: what evidence of each of CLASSES is multiplied by, so that one threshold serves all machinery.
+        activity: actions of a principal over which evidence adds up, for each horizon, where it acts less often than that.
+        severity: how often normal work does something as sensitive and as new; None in version 1.
+        version: 1 for calibrations of earlier releases, which go on as they were.
     """
 
     scored_fields: tuple[str, ...]
@@ -283,6 +236,10 @@ class Calibration:
     system_thresholds: tuple[float, ...]
     budget: Mapping[str, Any]
     scale: float = 1.0
+    class_scales: tuple[float, ...] = (1.0,) * len(CLASSES)
+    activity: tuple[float, ...] = ()
+    severity: SeverityScale | None = None
+    version: int = 1
 
     def scaled(self, scale: float) -> Calibration:
         """The same with every threshold as set, times a number: below 1 more is flagged, above 1 less."""
@@ -348,14 +305,29 @@ class Calibration:
         Evidence counts as far as the action could do harm, and not at all below `gate`. A machine that repeats itself in a
         way the model finds odd is no burst: its reconstruction error counts only where something is new as well.
         """
-        novelty = self.rarity.decades(features.classes, features.resource, features.root)
+        root = features.root
+        session, deed = self.rarity.parts(features.classes, features.resource, root, features.principals)
+        novelty = session + deed
         error = self.evidence(self.error(nll, features), features.principals, features.kinds)
         weight = np.asarray(self.sensitivity_weights)[features.sensitivity]
         new, wrong = novelty * weight, error * weight
         wrong = np.where(features.machinery & (new <= 0), 0.0, wrong)
-        return ActionEvidence(
-            novelty, error, np.where(new > self.gate, new, 0.0), np.where(wrong > self.gate, wrong, 0.0)
-        )
+        new, wrong = np.where(new > self.gate, new, 0.0), np.where(wrong > self.gate, wrong, 0.0)
+        if self.version > 1:
+            scale = self._scales(features)
+            new, wrong = new * scale, wrong * scale
+        return ActionEvidence(novelty, error, new, wrong, deed)
+
+    def _scales(self, features: ActionFeatures) -> Floats:
+        """What evidence of each action is multiplied by, float64 [N].
+
+        The control plane does rare things by itself, so its evidence counts for less; but not where its credentials are used
+        from a place that they were hardly ever used from.
+        """
+        here = features.own[:, _PLACE]
+        elsewhere = (here < _SETTLED) & (2 * here < features.actions) | (features.root[:, _PLACE] > 0)
+        scale: Floats = np.where(elsewhere, 1.0, np.asarray(self.class_scales)[features.classes])
+        return scale
 
     def verdict(self, sums: Floats, kinds: Sequence[str]) -> tuple[Floats, Floats]:
         """Evidence and threshold of each action, float64 [N] each, at the horizon where it stands out most.
@@ -389,18 +361,24 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         tails = {name: [tail.start, tail.scale, tail.count] for name, tail in sorted(self.tails.items())}
-        keys = (*_TUPLES, "shrinkage", "gate", "budget")
-        return {key: getattr(self, key) for key in keys} | {"rarity": self.rarity.to_dict(), "tails": tails}
+        keys = (*_TUPLES, *_SINCE_2, "shrinkage", "gate", "budget", "version")
+        severity = None if self.severity is None else self.severity.to_dict()
+        saved = {key: getattr(self, key) for key in keys}
+        return saved | {"rarity": self.rarity.to_dict(), "tails": tails, "severity": severity}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Calibration:
         """Inverse of `to_dict`."""
-        tuples: dict[str, Any] = {key: tuple(saved[key]) for key in _TUPLES}
+        version = int(saved.get("version", 1))
+        keys = _TUPLES if version == 1 else (*_TUPLES, *_SINCE_2)
+        tuples: dict[str, Any] = {key: tuple(saved[key]) for key in keys}
         return cls(
             tails={name: Tail(float(a), float(b), int(c)) for name, (a, b, c) in saved["tails"].items()},
             shrinkage=float(saved["shrinkage"]),
             rarity=Rarity.from_dict(saved["rarity"]),
             gate=float(saved["gate"]),
             budget=dict(saved["budget"]),
+            severity=SeverityScale.from_dict(saved["severity"]) if saved.get("severity") else None,
+            version=version,
             **tuples,
         )

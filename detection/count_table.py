@@ -130,10 +130,17 @@ class CountTable:
         """
         if len(copy._keys) == len(self._keys):
             differs = (self._keys != copy._keys) | (self._counts != copy._counts)
-            places = np.flatnonzero(differs & (self._keys != 0))
+            places = np.flatnonzero(differs & (self._keys != _EMPTY) & (self._keys != _GONE))
         else:
-            places = np.flatnonzero(self._keys)
+            places = self._taken_places()
         return self._at(places)
+
+    def take(self, keys: Keys) -> Entries:
+        """Remove the entries of some keys, each given once, and return those that were there."""
+        at, found = self._find(np.clip(keys, _LEAST_KEY, _GREATEST_KEY))
+        taken = self._at(at[found])
+        self._remove(at[found])
+        return taken
 
     def pop(self, owned: npt.NDArray[np.bool_]) -> Entries:
         """Remove the entries of the owners marked in `owned`, bool [owners]; costs a look at the owner of every entry."""

@@ -5,7 +5,7 @@ Each new action is scored at once, in the window of its principal's last actions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,18 +23,19 @@ from data.events.audit_event import AuditEvent
 from data.principals.identity import Principal
 from data.principals.peer_groups import PrincipalTable
 from detection.bundle import Bundle
-from detection.calibration import ActionFeatures
 from detection.evidence import Accumulator, Sums
-from detection.novelty import LIMIT, HabitTable, PriorCounts
+from detection.exceptions import DEED, AllowedAction, HabitExceptions, none_of
+from detection.judging import ActionColumns, ActionJudge, Judgement
+from detection.novelty import LIMIT, MATURE, HabitTable, PriorCounts
+from detection.probation import PROBATION_DAYS, PrincipalProbation, Probation, Verdict
+from detection.rarity import classes_of
 from detection.reconstruction import Ints, Model, NewestOnnxModel, Nll, OnnxModel, Reconstruction
+from detection.severity import SEVERITIES as SEVERITIES
+from detection.severity import newcomers, severity_by_rank, severity_of
 from detection.windows import Contexts, Windows
 
-SEVERITIES = ("none", "low", "medium", "high", "critical")
 _TOP_FIELDS = 5
 _ALTERNATIVES = 3
-#: Times its threshold below which evidence is barely, and from which it is clearly out of habit.
-_BARELY, _CLEAR = 1.5, 2.0
-
 #: Attributes that say what kind of action it is.
 _BROAD_ATTRIBUTES = [
     list(ATTRIBUTES).index(name) for name in ("verb_resource", "resource_namespace", "traits", "impersonates")
@@ -120,7 +121,11 @@ class Scores:
         explanations: index of a flagged action -> its explanation.
         novelty_evidence, error_evidence: float64 [N], what the action itself adds to what adds up, decades; 0 for most.
         novelties: index of an action that adds something -> what is new about it, most important first.
+        own_actions: int64 [N], earlier actions of the principal.
         unknown: bool [N], whose verb or resource is none that training knew.
+        repeat: bool [N], whether a flagged action repeats one that was flagged before, on which nobody gave a verdict.
+        first_flagged: datetime64[us] [N], when the action that a repeat repeats was flagged; NaT for others.
+        allowed: index of an action that an exception kept from being flagged -> by which, and how far it stood out.
     """
 
     event: Ints
@@ -144,6 +149,10 @@ class Scores:
     error_evidence: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     novelties: dict[int, list[HabitReason]] = field(default_factory=dict)
     unknown: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
+    own_actions: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    repeat: npt.NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, bool))
+    first_flagged: npt.NDArray[np.datetime64] = field(default_factory=lambda: np.empty(0, "M8[us]"))
+    allowed: dict[int, AllowedAction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +232,7 @@ class Detector:
         cached_windows: int = 0,
         warm: bool = True,
         folder: StageFolder | None = None,
+        probation_days: int = PROBATION_DAYS,
     ) -> None:
         """Start from what the bundle knows.
 
@@ -232,6 +242,7 @@ class Detector:
             cached_windows: capacity of the cache of reconstruction errors; 0 for none.
             warm: load the context of all principals now; else call `warm` before they act.
             folder: memory of requests; give one with a key to continue it in another process.
+            probation_days: further days on which what was flagged must be done to become a habit without a verdict.
         """
         self.bundle = bundle
         newest = None
@@ -241,7 +252,10 @@ class Detector:
         self.reconstruction = Reconstruction(self.model, newest, cached_windows)
         self.encoder = ActionEncoder(bundle.settings, folder=folder)
         self.habits: HabitTable = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
-        self.accumulator = Accumulator(bundle.calibration.horizons)
+        self.accumulator = Accumulator(bundle.calibration.horizons, bundle.calibration.activity)
+        self.probation = Probation(probation_days)
+        #: What people allowed; may be replaced between two calls of `score`.
+        self.exceptions = HabitExceptions()
         self.windows = Windows(bundle.window)
         if warm:
             self.warm(bundle.warmup.tokens)
@@ -277,6 +291,33 @@ class Detector:
             self._fork.callback(done.close)
         return scores
 
+    def apply_verdict(self, principal: str, times: Collection[int], verdict: Verdict) -> None:
+        """Take in what people say about flagged actions: normal ones are habits from now on, malicious ones never.
+
+        Args:
+            principal: who acted.
+            times: when the flagged actions came in, microseconds since 1970 UTC.
+        """
+        self._load([principal])
+        with ExitStack() as undo:
+            undo.callback(self.probation.checkpoint([principal]))
+            normal, malicious = self.probation.judge(principal, times, verdict)
+            if normal or malicious:
+                who = stable_hash(principal), self.probation.group(principal)
+                counts = np.array(list(normal.values()), np.int64)
+                undo.callback(self.habits.grant(*who, np.array(list(normal), np.uint64), counts))
+                undo.callback(self.habits.withdraw(*who, np.array(malicious, np.uint64)))
+            done = undo.pop_all()
+        if self._fork is not None:
+            self._fork.callback(done.close)
+
+    def restore_probation(self, records: Mapping[str, PrincipalProbation]) -> None:
+        """Take in records of this or another bundle's detector; what is on probation leaves the habits."""
+        self.probation.restore(records)
+        for name, record in records.items():
+            held = np.array(record.held(), np.uint64)
+            self.habits.withdraw(stable_hash(name), record.group, held)
+
     @contextmanager
     def fork(self) -> Iterator[None]:
         """Score on trial: on exit the state is again what it was on entry, and all later scores are as without the fork.
@@ -306,18 +347,27 @@ class Detector:
         undo.callback(self._restore, names, self.windows.contexts(names), self.accumulator.sums(names))
         cut = self.windows.cut(who.names, tokens, batch.time)
         nll = self.reconstruction.nll(cut, who.ids, who.group_ids)
-        counted = attribute_hashes(batch, self.encoder), who.name_hashes, who.group_hashes
-        known = self.habits.observe(*counted)
-        undo.callback(self.habits.unobserve, *counted, known)
         sensitivity = self.bundle.sensitivity.levels(batch, self.encoder)
-        features = ActionFeatures.from_counts(known, tokens, vocabulary, who.names, who.kinds, sensitivity)
-        weighed = calibration.weigh(nll, features)
-        limits = calibration.thresholds(who.kinds)
-        sums = self.accumulator.add(
-            who.names, batch.time, weighed.novelty_evidence, weighed.error_evidence, limits
+        excepted = self._excepted(batch, who)
+        undo.callback(self.probation.checkpoint(names))
+        judge = ActionJudge(calibration, vocabulary, self.habits, self.accumulator, self.probation)
+        judged = judge.judge(
+            ActionColumns(
+                who.names,
+                who.kinds,
+                who.name_hashes,
+                who.group_hashes,
+                attribute_hashes(batch, self.encoder),
+                tokens,
+                batch.time,
+                sensitivity,
+                nll,
+                self._members(who.groups),
+                excepted,
+            ),
+            undo,
         )
-        evidence, threshold = calibration.verdict(sums, who.kinds)
-        flagged = evidence >= threshold
+        evidence, threshold, flagged = judged.evidence, judged.threshold, judged.flagged
         hits = flagged.nonzero()[0]
         scores = Scores(
             event=batch.event,
@@ -327,8 +377,8 @@ class Detector:
             time=batch.time.view("M8[us]"),
             nll=nll,
             surprise=nll.sum(axis=1),
-            novelty=weighed.novelty,
-            error=weighed.error,
+            novelty=judged.novelty,
+            error=judged.error,
             evidence=evidence,
             threshold=threshold,
             flagged=flagged,
@@ -336,27 +386,75 @@ class Detector:
             severity=["none"] * len(batch),
             folded=batch.folded,
             dropped=batch.dropped,
-            novelty_evidence=weighed.novelty_evidence,
-            error_evidence=weighed.error_evidence,
+            novelty_evidence=judged.novelty_evidence,
+            error_evidence=judged.error_evidence,
             unknown=(tokens[:, _KNOWN_FIELDS] == UNKNOWN).any(axis=1),
+            own_actions=judged.known.actions,
+            repeat=judged.repeat,
+            first_flagged=np.where(judged.repeat, judged.first.view("M8[us]"), np.datetime64("NaT", "us")),
         )
-        for row in (
-            (flagged | (weighed.novelty_evidence > 0) | (weighed.error_evidence > 0)).nonzero()[0].tolist()
-        ):
-            scores.novelties[row] = self._novelties(batch, row, known, who.groups[row])
+        adds = (judged.novelty_evidence > 0) | (judged.error_evidence > 0)
+        allowed = judged.allowed > 0
+        for row in (flagged | adds | allowed).nonzero()[0].tolist():
+            scores.novelties[row] = self._novelties(batch, row, judged.known, who.groups[row])
+        rows = allowed.nonzero()[0]
+        would_be = self._severities(judged, judged.allowed, who.kinds, sensitivity, rows)
+        for row, severity in zip(rows.tolist(), would_be, strict=True):
+            would, limit = float(judged.allowed[row]), float(threshold[row])
+            name = self.exceptions.entries[excepted[row]].name
+            scores.allowed[row] = AllowedAction(name, would, limit, severity)
         if len(hits):
-            broad = features.levels[:, _BROAD_ATTRIBUTES].max(axis=1)
+            severities = self._severities(judged, evidence, who.kinds, sensitivity, hits)
             log_probs = self.reconstruction.log_probs(cut, who.ids, who.group_ids, hits)
             # Without its own identity the graph falls back on what it knows of the peer group.
             nobody = np.zeros_like(who.ids)
             of_peers = self.reconstruction.log_probs(cut, nobody, who.group_ids, hits)
             for row, hit in enumerate(hits.tolist()):
-                times = float(evidence[hit] / threshold[hit])
-                scores.severity[hit] = severity_of(True, times, int(sensitivity[hit]), int(broad[hit]))
+                scores.severity[hit] = severities[row]
                 scores.explanations[hit] = self._explain(
                     batch, hit, nll[hit], (log_probs[row], of_peers[row]), scores.novelties[hit]
                 )
         return scores
+
+    def _severities(
+        self,
+        judged: Judgement,
+        evidence: npt.NDArray[np.float64],
+        kinds: Sequence[str],
+        sensitivity: npt.NDArray[np.int8],
+        hits: Ints,
+    ) -> list[str]:
+        """Severity of some actions, given the evidence of all, float64 [N]."""
+        scale, levels = self.bundle.calibration.severity, sensitivity[hits]
+        broad = judged.levels[hits][:, _BROAD_ATTRIBUTES].max(axis=1, initial=0)
+        if scale is None:
+            times = evidence[hits] / judged.threshold[hits]
+            given = zip(times.tolist(), levels.tolist(), broad.tolist(), strict=True)
+            return [severity_of(True, *one) for one in given]
+        classes = classes_of([kinds[hit] for hit in hits.tolist()])
+        rank = scale.rank(classes, levels, judged.deed[hits])
+        new = newcomers(classes, judged.known.actions[hits], MATURE)
+        ranked = zip(rank.tolist(), levels.tolist(), broad.tolist(), new.tolist(), strict=True)
+        return [severity_by_rank(*one) for one in ranked]
+
+    def _members(self, groups: Sequence[str]) -> Ints:
+        """Principals of each action's peer group that training knew, int64 [N]; 0 for a calibration that does not ask."""
+        if self.bundle.calibration.version < 2:
+            return np.zeros(len(groups), np.int64)
+        sizes = self.bundle.principals.sizes
+        return np.array([sizes.get(group, 0) for group in groups], np.int64)
+
+    def _excepted(self, batch: ActionBatch, who: _Actors) -> Ints:
+        """Index of the exception that allows each action; -1 for none."""
+        found, rules = none_of(len(batch)), self.exceptions
+        if not len(rules):
+            return found
+        values = [(self.encoder.interners[name].values, batch.codes[name]) for name in DEED]
+        for row, (name, group) in enumerate(zip(who.names, who.groups, strict=True)):
+            if candidates := rules.covering(name, group):
+                deed = [known[codes[row]] for known, codes in values]
+                found[row] = rules.match(candidates, int(batch.time[row]), deed)
+        return found
 
     def figures(self) -> Figures:
         """What it holds now; safe to call while it scores."""
@@ -413,25 +511,6 @@ class Detector:
             fields.append(FieldReason(name, values.get(name, ""), float(nll[index]), expected, of_peers))
         why = self.bundle.sensitivity.look_up(tuple(values[name] for name in Sensitivity.FIELDS))[1]
         return Explanation(fields, habits, values, why)
-
-
-def severity_of(flagged: bool, times: float, sensitivity: int, novelty: int) -> str:
-    """Severity of an action: what harm it could do, lowered if its peers do such things or it is barely out of habit.
-
-    Of what could do most harm, what is far out of habit is critical.
-
-    Args:
-        flagged: whether evidence reached its threshold.
-        times: evidence over threshold.
-        sensitivity: level in data.actions.sensitivity.LEVELS.
-        novelty: to whom the kind of action is new: 0 nobody, 1 the principal, 2 its peers as well, 3 everybody.
-    """
-    if not flagged:
-        return "none"
-    level = sensitivity - (1 if novelty <= 1 else 0) - (1 if times < _BARELY else 0)
-    if level >= SEVERITIES.index("high") and times >= _CLEAR:
-        level += 1
-    return SEVERITIES[min(max(level, 1), len(SEVERITIES) - 1)]
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:

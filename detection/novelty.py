@@ -5,6 +5,7 @@ An attribute is kept as a stable 64-bit hash of its values and of whose habit it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,22 +104,47 @@ class HabitTable:
         """Bytes of the table."""
         return self._table.nbytes
 
-    def observe(self, attributes: Hashes, principal: Hashes, group: Hashes) -> PriorCounts:
-        """Count actions in order; return what was known before each. Principal and peer group are stable hashes."""
+    def observe(
+        self, attributes: Hashes, principal: Hashes, group: Hashes, held: Flags | None = None
+    ) -> PriorCounts:
+        """Count actions in order; return what was known before each. Principal and peer group are stable hashes.
+
+        Args:
+            held: bool [N, attributes], attributes that are looked up but not counted; None for none.
+        """
         rows, width = attributes.shape
-        keys = self._own_keys(attributes, principal)
+        keys = self._own_keys(attributes, principal).ravel()
         owners = np.repeat(self._owner_codes(principal), width + 1)
-        before = self._table.add(keys.ravel(), owners).reshape(rows, width + 1)
-        own, actions = before[:, :width], before[:, width]
+        if held is None:
+            before = self._table.add(keys, owners)
+        else:
+            counted = _counted(held)
+            before = np.zeros(len(keys), np.int64)
+            before[counted] = self._table.add(keys[counted], owners[counted])
+        own, actions = np.split(before.reshape(rows, width + 1), [width], axis=1)
         peers, anyone = np.zeros_like(own), np.zeros_like(own)
         # A principal is counted once with its peers and with everybody: when it does what it never did.
         new = np.nonzero(own == 0)
         if len(new[0]):
             shared = self._shared_keys(attributes, group, own)
-            peers[new], anyone[new] = np.split(self._table.add(shared), 2)
+            counted = np.ones(len(shared), bool) if held is None else ~np.tile(held[new], 2)
+            known = self._add_some(shared, counted)
+            peers[new], anyone[new] = np.split(known, 2)
         if self.limit is not None and len(self._table) > self.limit:
             self._table.forget_rare(self.limit - self.limit // 4)
-        return PriorCounts(own, peers, anyone, actions)
+        return PriorCounts(own, peers, anyone, actions[:, 0])
+
+    def _add_some(self, keys: Hashes, counted: Flags) -> Ints:
+        """Count some of the keys once more, in order; the count of each before, those of earlier places included."""
+        if counted.all():
+            return self._table.add(keys)
+        others = np.flatnonzero(counted)
+        before = np.empty(len(keys), np.int64)
+        before[~counted] = self._table.get(keys[~counted])
+        for place in np.flatnonzero(~counted & np.isin(keys, keys[others])).tolist():
+            before[place] += int((keys[others[others < place]] == keys[place]).sum())
+        before[others] = self._table.add(keys[others])
+        return before
 
     @staticmethod
     def _own_keys(attributes: Hashes, principal: Hashes) -> Hashes:
@@ -134,10 +160,64 @@ class HabitTable:
         what = attributes[new]
         return np.concatenate([mix(mix(_PEERS, group[new[0]]), what), mix(_ANYONE, what)])
 
-    def unobserve(self, attributes: Hashes, principal: Hashes, group: Hashes, known: PriorCounts) -> None:
+    def unobserve(
+        self,
+        attributes: Hashes,
+        principal: Hashes,
+        group: Hashes,
+        known: PriorCounts,
+        held: Flags | None = None,
+    ) -> None:
         """Undo the last call of `observe`, given its arguments and what it returned."""
-        self._table.subtract(self._own_keys(attributes, principal).ravel())
-        self._table.subtract(self._shared_keys(attributes, group, known.own))
+        own, shared = (
+            self._own_keys(attributes, principal).ravel(),
+            self._shared_keys(attributes, group, known.own),
+        )
+        if held is not None:
+            own, shared = own[_counted(held)], shared[~np.tile(held[np.nonzero(known.own == 0)], 2)]
+        self._table.subtract(own)
+        self._table.subtract(shared)
+
+    def withdraw(self, principal: int, group: int, attributes: Hashes) -> Callable[[], None]:
+        """Forget that a principal ever did something, for its peers and everybody as well; returns what undoes that.
+
+        Args:
+            principal, group: stable hashes.
+            attributes: uint64 [K], each once; those it never did are passed over.
+        """
+        table = self._table
+        own = mix(mix(_OWN, np.uint64(principal)), attributes)
+        done = attributes[table.get(own) > 0]
+        if not len(done):
+            return lambda: None
+        entries = table.take(mix(mix(_OWN, np.uint64(principal)), done))
+        shared = self._keys_of_others(group, done)
+        table.subtract(shared)
+
+        def undo() -> None:
+            table.merge(*entries)
+            table.add(shared)
+
+        return undo
+
+    def grant(self, principal: int, group: int, attributes: Hashes, times: Ints) -> Callable[[], None]:
+        """Count that a principal did something so many times; returns what undoes that. Arguments as of `withdraw`."""
+        table = self._table
+        own = mix(mix(_OWN, np.uint64(principal)), attributes)
+        shared = self._keys_of_others(group, attributes[table.get(own) == 0])
+        owners = np.repeat(self._owner_codes(np.array([principal], np.uint64)), len(own))
+        table.merge(own, times, owners)
+        table.add(shared)
+
+        def undo() -> None:
+            table.subtract(np.repeat(own, times))
+            table.subtract(shared)
+
+        return undo
+
+    @staticmethod
+    def _keys_of_others(group: int, attributes: Hashes) -> Hashes:
+        return np.concatenate([mix(mix(_PEERS, np.uint64(group)), attributes), mix(_ANYONE, attributes)])
 
     def pop(self, principals: Hashes) -> OwnHabits:
         """Remove the entries of some principals, by stable hash, and return them. Walks the whole table."""
@@ -237,6 +317,11 @@ class HabitTable:
                 self._owners[code : code + 1] = [one]
             codes.append(known[one])
         return np.array(codes, np.int32)
+
+
+def _counted(held: Flags) -> Flags:
+    """Which of a row's own keys, the last of which is that of the principal alone, are counted; one after the other."""
+    return ~np.concatenate([held, np.zeros((len(held), 1), bool)], axis=1).ravel()
 
 
 _PLACES, _CONTENTS = (np.isin(list(ATTRIBUTES), names) for names in (MACHINERY_IGNORES, CONTENTS))

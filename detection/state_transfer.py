@@ -6,7 +6,8 @@ the old bundle was made is known. What is carried, and how it is fitted to the n
 - the requests seen and the ownership followed, as they are;
 - windows: token by token, by the value that the token stands for. What the old vocabulary did not know stays unknown;
 - evidence that is adding up: the sums of each horizon, in decades of calibrated rarity, which mean the same in each bundle;
-- habits: what was counted since the old bundle is known to the new one, on top of what it learned in training.
+- habits: what was counted since the old bundle is known to the new one, on top of what it learned in training;
+- probation: what was flagged and nobody has accepted is no habit under the new bundle either, even if it was trained on it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def transfer_state(
         new.habits.learn(old.habits, old.bundle.habits)
     else:
         new.habits.catch_up(old.habits, learned)
+    new.restore_probation(old.probation.records())
 
 
 def translation(old: Vocabulary, new: Vocabulary) -> list[npt.NDArray[np.int16]]:
@@ -103,8 +105,10 @@ def transfer_sums(new: Detector, held: Sums, horizons: Sequence[float]) -> None:
 
     A horizon that the other bundle did not have starts with what its longest shorter one held: no less than that.
     """
-    rows = np.zeros((len(held.names), 1 + 2 * len(new.accumulator.horizons)))
-    rows[:, 0] = held.rows[:, 0]
+    rows = np.full((len(held.names), 2 + 2 * len(new.accumulator.horizons)), np.nan)
+    rows[:, 0], rows[:, 1:-1] = held.rows[:, 0], 0.0
+    if held.rows.shape[1] == 2 + 2 * len(horizons):  # not of an earlier release
+        rows[:, -1] = held.rows[:, -1]
     for place, horizon in enumerate(new.accumulator.horizons):
         within = [index for index, seconds in enumerate(horizons) if seconds <= horizon]
         if within:

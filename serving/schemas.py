@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import string
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -203,6 +204,10 @@ class Action(EventSummary):
         float, Field(description="what added up to it, in factors of ten: see docs/how-it-decides.md")
     ]
     surprise: Annotated[float, Field(description="reconstruction error, in nats, summed over the fields")]
+    first_flagged: Annotated[
+        datetime | None,
+        Field(description="for what was flagged before, without a verdict since: when that was"),
+    ] = None
     fields: list[FieldSurprise] = []
     habits: list[Novelty] = []
 
@@ -299,6 +304,16 @@ class Alert(ApiModel):
             description="milder actions that added up to it, in order of time: the first ones and the heaviest later ones"
         ),
     ] = []
+    times_again: Annotated[
+        int,
+        Field(description="how often it was done again later, ten minutes or more apart, without a verdict"),
+    ] = 0
+    actions_again: Annotated[
+        int, Field(description="unusual actions of those times; actionCount has them too")
+    ] = 0
+    last_again: Annotated[
+        datetime | None, Field(description="when it was last done again; lastSeen is of the first time")
+    ] = None
     contributor_count: Annotated[int, Field(description="all of them, shown or not")] = 0
     audit_ids: Annotated[list[str], Field(description="all of them; in lists of alerts the first 1,000")] = []
     severity_reasons: Annotated[list[str], Field(description="why it has this severity")] = []
@@ -339,6 +354,7 @@ def _first_and_heaviest(ordered: list[_Weighed], first: int, heaviest: int) -> l
 def add_actions(alert: Alert, actions: list[Action], *, first: int, top: int) -> None:
     """Let an alert grow by actions it does not hold yet. Bounded: `first` + `top` actions stay in full.
 
+    Actions that repeat earlier ones do not prolong it: they are counted as done again.
     Sentence, techniques and checks are the explainer's to renew afterwards.
     """
     alert.action_count += len(actions)
@@ -351,9 +367,18 @@ def add_actions(alert: Alert, actions: list[Action], *, first: int, top: int) ->
     alert.actions = _first_and_heaviest(ordered, first, top)
     alert.first_seen = min(alert.first_seen, alert.actions[0].time)
     alert.began = min(alert.first_seen, alert.began or alert.first_seen)
-    alert.last_seen = max(alert.last_seen, *(action.time for action in actions))
+    alert.last_seen = max([alert.last_seen, *(one.time for one in actions if one.first_flagged is None)])
     alert.severity = max((alert.severity, *(action.severity for action in actions)), key=SEVERITIES.index)
     alert.evidence = max(alert.evidence, *(action.evidence for action in actions))
+
+
+def add_times_again(alert: Alert, times: Sequence[datetime], gap: timedelta) -> None:
+    """Count repeats of what an alert holds, by their times; those at most `gap` apart were done at one time."""
+    for time in sorted(times):
+        if time - (alert.last_again or alert.last_seen) > gap:
+            alert.times_again += 1
+        alert.actions_again += 1
+        alert.last_again = time if alert.last_again is None else max(alert.last_again, time)
 
 
 class SelfTestResult(ApiModel):

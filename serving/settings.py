@@ -81,6 +81,7 @@ class AlertSettings(_Section):
 
     threshold_scale: Annotated[float, Field(ge=LEAST_SCALE, le=MOST_SCALE)] = 1.0
     gap_minutes: Annotated[float, Field(gt=0, le=_MOST)] = 10
+    probation_days: Annotated[int, Field(ge=1, le=3650)] = 3
     first_actions: Annotated[int, Field(ge=1, le=1000)] = 50
     top_actions: Annotated[int, Field(ge=0, le=1000)] = 50
 

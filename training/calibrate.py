@@ -15,20 +15,23 @@ from data.actions.fields import FIELDS
 from data.arrays import Flags, Floats, Ints, Names
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
+from data.principals.peer_groups import PrincipalTable
 from detection.calibration import (
-    CLASSES,
     TAIL_SHARE,
+    VERSION,
+    ActionEvidence,
     ActionFeatures,
     Calibration,
-    Rarity,
     Tail,
     acts_for_others,
-    classes_of,
 )
 from detection.evidence import INCIDENT_SECONDS, Accumulator
-from detection.novelty import MATURE, HabitTable, counted_levels, novelty_levels
+from detection.novelty import MATURE, HabitTable, counted_levels, novelty_levels, roots
+from detection.rarity import CLASSES, MACHINERY, Rarity, classes_of, is_machinery
 from detection.reconstruction import Model, Nll
+from detection.severity import SeverityScale
 from training.stretch import window_inputs, windows_in_order
+from training.tails import PeakTail, doubt, fit_tail
 
 #: Alerts of one principal at most this far apart (microseconds) are one incident.
 INCIDENT_GAP = INCIDENT_SECONDS * 1_000_000
@@ -43,6 +46,10 @@ _WARM_SHARE = 0.25
 _MIN_TAIL = 200
 #: What the novelty table looks up.
 _TABLE = list(ATTRIBUTES).index("verb_resource_namespace")
+#: Budgeted incidents from which a class of machinery shows its threshold by itself.
+_ENOUGH_INCIDENTS = 5.0
+#: Actions of normal work that the defaults of machinery weigh as much as.
+_DEFAULT_ACTIONS = 100_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +63,10 @@ class CalibrationConfig:
         shrinkage: actions a principal must have for its own tail to weigh as much as that of its kind.
         sensitivity_weights: how far evidence counts for routine, low, medium and high sensitivity.
         gate: evidence of a single action below this, in decades, does not add up.
-        horizons: seconds over which evidence adds up. Only those that fit into the held-back part are used, and the shortest;
-            the budget is shared between them.
+        horizons: seconds over which evidence adds up. Those that fit into the held-back part share the budget; the thresholds
+            of longer ones are extrapolated.
+        activity: actions of a principal over which evidence adds up at two minutes, where these take longer; at longer horizons
+            it grows with the horizon to the power of 2/3.
         unscored_fields: fields that give the model context but whose own reconstruction error is not counted.
     """
 
@@ -66,7 +75,8 @@ class CalibrationConfig:
     incidents_per_day: float | None = None
     shrinkage: float = 400.0
     gate: float = 1.5
-    horizons: tuple[float, ...] = (120.0, 3600.0, 86400.0)
+    horizons: tuple[float, ...] = (120.0, 3600.0, 86_400.0, 604_800.0, 2_592_000.0)
+    activity: float = 40.0
     sensitivity_weights: tuple[float, float, float, float] = (0.6, 0.8, 1.0, 1.2)
     unscored_fields: tuple[str, ...] = ("gap", "owner")
 
@@ -89,6 +99,7 @@ class CalibrationResult:
         evidence: float64 [M], accumulated evidence at each.
         flagged: bool [M], which of them the thresholds flag.
         baselines: thresholds of the simple detectors, set the same way on the same data.
+        shortfalls: what the data was too short for, sentences for a person.
     """
 
     calibration: Calibration
@@ -99,6 +110,7 @@ class CalibrationResult:
     evidence: Floats
     flagged: Flags
     baselines: dict[str, dict[str, float]]
+    shortfalls: list[str]
 
 
 def reconstruct(table: ActionTable, model: Model, split: str, window: int, batch: int = 512) -> Nll:
@@ -128,7 +140,7 @@ def threshold_for(evidence: Floats, principal: Sequence[str], time: Ints, allowe
     names = np.asarray(principal, object)
     if allowed < 1:
         peaks = _peaks(evidence, names, time)
-        spread = max(float(peaks.mean()), 1.0) * _doubt(len(peaks))
+        spread = max(float(peaks.mean()), 1.0) * doubt(len(peaks))
         return float(peaks.max()) + spread * float(np.log(1 / max(allowed, 1e-3)))
     order = np.argsort(-evidence, kind="stable")
     seen: dict[str, list[int]] = defaultdict(list)
@@ -141,35 +153,63 @@ def threshold_for(evidence: Floats, principal: Sequence[str], time: Ints, allowe
     return float(max(evidence.min(), np.nextafter(0, 1)))
 
 
-def _threshold(names: Names, time: Ints, new: Floats, wrong: Floats, horizon: float, rate: float) -> float:
-    """Smallest threshold of one horizon that keeps its budget, `rate` incidents an action."""
-    allowed = rate * len(names)
-    who = names.tolist()
+@dataclass(frozen=True, slots=True)
+class _Normal:
+    """Held-back normal actions of some principals, and how their evidence adds up.
 
-    def sums(limit: float | None) -> Floats:
-        limits = None if limit is None else np.full((len(who), 1), limit)
-        return Accumulator((horizon,)).add(who, time, new, wrong, limits)[:, 0]
-
-    found = threshold_for(sums(None), who, time, allowed)
-    if horizon <= INCIDENT_SECONDS or allowed < 1:
-        return found
-    # A sum starts again at 0 once it has raised an alert, so a lower threshold keeps the budget as well.
-    low, high = 0.0, found
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        hit = sums(middle) >= middle
-        incidents = sum(count_incidents(np.sort(time[hit & (names == name)])) for name in set(names[hit]))
-        low, high = (low, middle) if incidents <= int(allowed) else (middle, high)
-    return high
-
-
-def _doubt(count: int) -> float:
-    """Upper 75 % bound of the mean of an exponential, as a multiple of the mean of `count` values.
-
-    That is 2n over the 25 % quantile of chi-square with 2n degrees of freedom, by Wilson and Hilferty's approximation (1931).
+    Attributes:
+        names, time: who acted, and when (microseconds).
+        actions: int64 [N], earlier actions of the principal.
+        new, wrong: float64 [N], what adds up of each, decades.
     """
-    spare = 1.0 / (9.0 * count)
-    return float((1.0 - spare - 0.6745 * spare**0.5) ** -3)
+
+    names: Names
+    time: Ints
+    actions: Ints
+    new: Floats
+    wrong: Floats
+
+    def sums(self, horizon: float, activity: float, limit: float | None = None) -> Floats:
+        """Evidence of each action at one horizon; with a limit, sums start again once they have been reported."""
+        who = self.names.tolist()
+        limits = None if limit is None else np.full((len(who), 1), limit)
+        accumulator = Accumulator((horizon,), (activity,))
+        return accumulator.add(who, self.time, self.new, self.wrong, limits, self.actions)[:, 0]
+
+    def threshold(self, horizon: float, activity: float, rate: float) -> float:
+        """Smallest threshold of one horizon that keeps its budget, `rate` incidents an action."""
+        names, allowed = self.names, rate * len(self.names)
+        found = threshold_for(self.sums(horizon, activity), names.tolist(), self.time, allowed)
+        if allowed < 1:
+            return found
+        # A sum starts again at 0 once it has raised an alert, so a lower threshold keeps the budget as well.
+        low, high = 0.0, found
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            hit = self.sums(horizon, activity, middle) >= middle
+            incidents = sum(
+                count_incidents(np.sort(self.time[hit & (names == name)])) for name in set(names[hit])
+            )
+            low, high = (low, middle) if incidents <= int(allowed) else (middle, high)
+        return high
+
+    def coverage(self, horizon: float, activity: float) -> float:
+        """Share of its steady level that a sum has reached by the end of these actions; 1 for a horizon that fits into them."""
+        if not len(self.time):
+            return 1.0
+        span = float(np.ptp(self.time)) / 1e6
+        own = np.unique(self.names.astype(str), return_counts=True)[1]
+        busy = float((own**2).sum() / own.sum())  # actions of the principal of a typical action
+        passed = min(span / horizon, busy / activity)
+        return 1.0 if span >= horizon else float(1.0 - np.exp(-passed))
+
+
+#: Peaks of each class of machinery in normal work of the recordings, for logs that are too short to show their own.
+_MACHINERY_TAILS = {
+    "nodes": PeakTail(start=1.5, rate=8e-5, scale=0.8, shape=0.1),
+    "controllers": PeakTail(start=1.5, rate=2e-4, scale=3.3, shape=0.1),
+    "components": PeakTail(start=1.5, rate=2e-4, scale=7.8, shape=0.1),
+}
 
 
 def _peaks(evidence: Floats, names: Names, time: Ints) -> Floats:
@@ -199,6 +239,14 @@ def fit_tails(statistic: Floats, principal: Sequence[str], kind: Sequence[str]) 
     return tails
 
 
+def group_sizes(principals: PrincipalTable) -> Ints:
+    """Principals that training knew of each peer group, by its id, int64 [groups + 1]."""
+    sizes = np.zeros(len(principals.groups) + 1, np.int64)
+    for group, index in principals.groups.items():
+        sizes[index] = principals.sizes.get(group, 0)
+    return sizes
+
+
 def replay(table: ActionTable, habits: HabitTable) -> tuple[npt.NDArray[np.int8], Ints, ActionFeatures]:
     """Feed a dataset to habits in the order of the log, which brings them up to date.
 
@@ -211,6 +259,7 @@ def replay(table: ActionTable, habits: HabitTable) -> tuple[npt.NDArray[np.int8]
     levels = np.empty((len(order), len(ATTRIBUTES)), np.int8)
     actions = np.empty(len(order), np.int64)
     names, groups = table.name_hashes, table.group_hashes
+    members = group_sizes(table.principals)[table.group]
     held: list[ActionFeatures] = []
     for begin in range(0, len(order), _CHUNK):
         rows = order[begin : begin + _CHUNK]
@@ -222,26 +271,28 @@ def replay(table: ActionTable, habits: HabitTable) -> tuple[npt.NDArray[np.int8]
         who = table.name[at].tolist(), table.kind[at].tolist()
         held.append(
             ActionFeatures.from_counts(
-                known[mine], table.tokens[at], table.vocabulary, *who, table.sensitivity[at]
+                known[mine], table.tokens[at], table.vocabulary, *who, table.sensitivity[at], members[at]
             )
         )
     return levels, actions, ActionFeatures.concatenate(held)
 
 
-def _rarity(table: ActionTable, levels: npt.NDArray[np.int8], actions: Ints) -> Rarity:
+def _normal_work(
+    table: ActionTable, levels: npt.NDArray[np.int8], actions: Ints
+) -> tuple[Rarity, SeverityScale]:
     """Rarity of novelties in normal work, counted once the habits are warm: early on, everything is new."""
     first, last = int(table.time.min()), int(table.time.max())
     warm = (actions >= MATURE) & (table.time > first + _WARM_SHARE * (last - first))
     rows = np.flatnonzero(warm)
-    tokens, kinds = table.tokens[rows], table.kind[rows].tolist()
+    tokens, kinds, names = table.tokens[rows], table.kind[rows].tolist(), table.name[rows].tolist()
     classes = classes_of(kinds)
     for_others = acts_for_others(tokens, table.vocabulary, kinds)
-    machinery = classes == CLASSES.index("machinery")
-    counted = counted_levels(levels[rows], actions[rows], machinery, for_others)
-    resource = FIELDS.index("resource")
-    return Rarity.fit(
-        classes, tokens[:, resource].astype(np.int64), counted, table.vocabulary.sizes[resource]
-    )
+    counted = counted_levels(levels[rows], actions[rows], is_machinery(classes), for_others)
+    at = FIELDS.index("resource")
+    resource = tokens[:, at].astype(np.int64)
+    rarity = Rarity.fit(classes, resource, counted, table.vocabulary.sizes[at], names)
+    _, deed = rarity.parts(classes, resource, roots(counted), names)
+    return rarity, SeverityScale.fit(classes, table.sensitivity[rows], deed)
 
 
 def table_score(rarity: Rarity, classes: Ints, resource: Ints, levels: npt.NDArray[np.int8]) -> Floats:
@@ -254,6 +305,28 @@ def table_score(rarity: Rarity, classes: Ints, resource: Ints, levels: npt.NDArr
     return np.where(bare[:, _TABLE] > 0, 1.0 + rarity.decades(classes, resource, bare), 0.0)
 
 
+def _simple_thresholds(
+    held: HeldBack, time: Ints, rates: Mapping[bool, float]
+) -> dict[str, dict[str, float]]:
+    """Thresholds of the simple detectors; `rates` are incidents wanted per action of the machinery (True) and of others."""
+    deeds = held.deeds
+    names, machinery = np.asarray(deeds.principals, object), deeds.machinery
+    scores = {
+        "novelty_count": np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64),
+        "novelty_table": table_score(held.rarity, deeds.classes, deeds.resource, deeds.levels),
+    }
+    return {
+        title: {
+            kind: threshold_for(
+                score[chosen], names[chosen].tolist(), time[chosen], rates[is_it] * int(chosen.sum())
+            )
+            for kind, is_it in (("person", False), ("system", True))
+            for chosen in [machinery == is_it]
+        }
+        for title, score in scores.items()
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class HeldBack:
     """The held-back actions of a dataset in the order of the log, and what was known when each came. No model is in it.
@@ -262,21 +335,22 @@ class HeldBack:
         rows: int64 [M], row in the table of each.
         habits: counts as they stand at the end of the data.
         rarity: how rarely normal work shows a novelty.
+        severity: how often normal work does something as sensitive and as new.
     """
 
     rows: Ints
     deeds: ActionFeatures
     habits: HabitTable
     rarity: Rarity
+    severity: SeverityScale
 
     @classmethod
     def from_table(cls, table: ActionTable) -> HeldBack:
         """Feed the dataset to new habits."""
         habits = HabitTable()
         levels, actions, deeds = replay(table, habits)
-        return cls(
-            windows_in_order(table, "calibration")[:, 0], deeds, habits, _rarity(table, levels, actions)
-        )
+        rows = windows_in_order(table, "calibration")[:, 0]
+        return cls(rows, deeds, habits, *_normal_work(table, levels, actions))
 
 
 def calibrate(table: ActionTable, model: Model, window: int, config: CalibrationConfig) -> CalibrationResult:
@@ -307,7 +381,7 @@ def fit(
     rows, deeds, machinery = held.rows, held.deeds, held.deeds.machinery
     time = table.time[rows]
     span = (int(time.max()) - int(time.min())) / 1e6
-    horizons = tuple(h for i, h in enumerate(sorted(config.horizons)) if i == 0 or h <= span)
+    horizons = tuple(sorted(config.horizons))
     person, system = _rates(config, machinery, span)
     calibration = make(
         scored_fields=tuple(field for field in FIELDS if field not in config.unscored_fields),
@@ -317,6 +391,7 @@ def fit(
         sensitivity_weights=config.sensitivity_weights,
         gate=config.gate,
         horizons=horizons,
+        activity=tuple(config.activity * (horizon / 120.0) ** (2 / 3) for horizon in horizons),
         person_thresholds=(),
         system_thresholds=(),
         budget={
@@ -324,39 +399,20 @@ def fit(
             "false incidents per 1,000,000 system actions": system * 1e6,
             "set on": f"{len(rows):,} held-back normal actions",
         },
+        severity=held.severity,
+        version=VERSION,
     )
     tails = fit_tails(calibration.error(nll, deeds), deeds.principals, deeds.kinds)
     calibration = replace(calibration, tails=tails)
-    weighed = calibration.weigh(nll, deeds)
-    names = np.asarray(deeds.principals, object)
-
-    def thresholds(chosen: Flags, rate: float) -> tuple[float, ...]:
-        given = names[chosen], time[chosen], weighed.novelty_evidence[chosen], weighed.error_evidence[chosen]
-        # What is flagged must be as rare as the budget, however quiet the data.
-        rarest = float(-np.log10(rate))
-        return tuple(max(_threshold(*given, horizon, rate), rarest) for horizon in horizons)
-
-    calibration = replace(
-        calibration,
-        person_thresholds=thresholds(~machinery, person / len(horizons)),
-        system_thresholds=thresholds(machinery, system / len(horizons)),
+    calibration, covered = _with_thresholds(
+        calibration, deeds, time, calibration.weigh(nll, deeds), person, system
     )
+    weighed = calibration.weigh(nll, deeds)
     limits = calibration.thresholds(deeds.kinds)
-    sums = Accumulator(horizons).add(
-        deeds.principals, time, weighed.novelty_evidence, weighed.error_evidence, limits
+    sums = Accumulator(calibration.horizons, calibration.activity).add(
+        *(deeds.principals, time, weighed.novelty_evidence, weighed.error_evidence, limits, deeds.actions)
     )
     evidence, limits = calibration.verdict(sums, deeds.kinds)
-    simple = {
-        "novelty_count": np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64),
-        "novelty_table": table_score(held.rarity, deeds.classes, deeds.resource, deeds.levels),
-    }
-    baselines = {
-        name: {
-            kind: threshold_for(score[chosen], names[chosen].tolist(), time[chosen], rate * int(chosen.sum()))
-            for kind, chosen, rate in (("person", ~machinery, person), ("system", machinery, system))
-        }
-        for name, score in simple.items()
-    }
     return CalibrationResult(
         calibration=calibration,
         habits=held.habits,
@@ -365,8 +421,108 @@ def fit(
         error=weighed.error,
         evidence=evidence,
         flagged=evidence >= limits,
-        baselines=baselines,
+        baselines=_simple_thresholds(held, time, {False: person, True: system}),
+        shortfalls=_shortfalls(horizons, covered, span, deeds.classes, system),
     )
+
+
+def _with_thresholds(
+    calibration: Calibration,
+    deeds: ActionFeatures,
+    time: Ints,
+    weighed: ActionEvidence,
+    person: float,
+    system: float,
+) -> tuple[Calibration, list[float]]:
+    """Set the thresholds for budgets of incidents an action; returns the share of each horizon that was seen, too.
+
+    Args:
+        weighed: what held-back actions add before machinery is scaled.
+        person, system: incidents an action of people and pipelines, and of machinery.
+    """
+    names, machinery = np.asarray(deeds.principals, object), deeds.machinery
+    classes = deeds.classes
+
+    def normal(chosen: Flags) -> _Normal:
+        new, wrong = weighed.novelty_evidence[chosen], weighed.error_evidence[chosen]
+        return _Normal(names[chosen], time[chosen], deeds.actions[chosen], new, wrong)
+
+    people = normal(~machinery)
+    if not len(people.names) or not machinery.any():
+        raise KubehabitError("No held-back actions of one kind: build the dataset from a longer log.")
+    given = list(zip(calibration.horizons, calibration.activity, strict=True))
+    covered = [people.coverage(*one) for one in given]
+    measured = max(sum(share == 1.0 for share in covered), 1)
+
+    def extrapolated(found: float, rate: float, share: float) -> float:
+        # What is flagged must be as rare as the budget, however quiet the data.
+        return max(found, float(-np.log10(rate))) / share
+
+    rate = person / measured
+    person_thresholds = [
+        extrapolated(people.threshold(*one, rate), rate, share)
+        for one, share in zip(given, covered, strict=True)
+    ]
+    rate = system / measured
+    by_class = {
+        index: [
+            extrapolated(_machinery_threshold(normal(classes == index), name, *one, rate), rate, share)
+            for one, share in zip(given, covered, strict=True)
+        ]
+        for index, name in enumerate(CLASSES)
+        if index >= MACHINERY
+    }
+    least = np.min(list(by_class.values()), axis=0)
+    scales = [
+        float((least / by_class[index]).min()) if index in by_class else 1.0 for index in range(len(CLASSES))
+    ]
+    changed = replace(
+        calibration,
+        person_thresholds=tuple(person_thresholds),
+        system_thresholds=tuple(least.tolist()),
+        class_scales=tuple(scales),
+    )
+    return changed, covered
+
+
+def _shortfalls(
+    horizons: Sequence[float], covered: Sequence[float], span: float, classes: Ints, system: float
+) -> list[str]:
+    """What the held-back part was too short for, in plain words; `span` in seconds, `system` incidents an action."""
+    found = []
+    unseen = [(horizon, share) for horizon, share in zip(horizons, covered, strict=True) if share < 1.0]
+    if unseen:
+        names = ", ".join(f"{_duration(horizon)} (x{1 / share:.3g})" for horizon, share in unseen)
+        found.append(
+            f"The held-back part lasts {_duration(span)}, too short to see what adds up over {names}. Those thresholds are "
+            "extrapolated by the factor in brackets and next to nothing reaches them: train on a longer log for slow attacks."
+        )
+    for index, name in enumerate(CLASSES[MACHINERY:], MACHINERY):
+        count = int((classes == index).sum())
+        if system * count < _ENOUGH_INCIDENTS:
+            leans = _DEFAULT_ACTIONS / (_DEFAULT_ACTIONS + count)
+            found.append(
+                f"{count:,} held-back actions of {name} cannot show {system * 1e6:.3g} false incidents per 1,000,000: "
+                f"their threshold rests {leans:.0%} on what such machinery did in other clusters."
+            )
+    return found
+
+
+def _duration(seconds: float) -> str:
+    """A time in the largest unit that fits."""
+    for size, unit in ((86_400.0, "day"), (3_600.0, "hour"), (60.0, "minute")):
+        if seconds >= size:
+            count = f"{seconds / size:.3g}"
+            return f"{count} {unit}" if count == "1" else f"{count} {unit}s"
+    return f"{seconds:.3g} seconds"
+
+
+def _machinery_threshold(normal: _Normal, name: str, horizon: float, activity: float, rate: float) -> float:
+    """Threshold of a class of machinery: from its own actions if they are enough, else with what other clusters' showed."""
+    if rate * len(normal.names) >= _ENOUGH_INCIDENTS:
+        return normal.threshold(horizon, activity, rate)
+    peaks = _peaks(normal.sums(horizon, activity), normal.names, normal.time)
+    return fit_tail(peaks, len(normal.names), _MACHINERY_TAILS[name], _DEFAULT_ACTIONS).level(rate)
 
 
 def _rates(config: CalibrationConfig, machinery: Flags, span: float) -> tuple[float, float]:

@@ -1,19 +1,15 @@
-"""Feedback on alerts: stored for good, and exported in the form that `kubehabit train --feedback` reads."""
+"""Feedback on alerts as it is given, stored for good, and exported in the form that `kubehabit train --feedback` reads."""
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from data.errors import NotFoundError
-from serving.schemas import ApiModel, clean
-from serving.storage.database import AlertStore
+from serving.schemas import Alert, ApiModel, clean
 
 NO_ALERT = "There is no such alert. It may have been deleted after the retention time."
-_log = logging.getLogger("kubehabit.api")
 _MAX_NOTE = 1000
 _MAX_NAME = 256
 
@@ -63,16 +59,9 @@ class FeedbackEntry(ApiModel):
     address: Annotated[str, Field(description="the sender's address, as the service saw it")]
 
 
-def give_feedback(store: AlertStore, alert_id: str, feedback: Feedback, address: str) -> FeedbackEntry:
-    """Store a verdict on an alert as it is now, and log it. Texts are cleaned: a token in a note must not be stored.
-
-    Raises:
-        NotFoundError: there is no such alert.
-    """
-    alert = store.get(alert_id)
-    if alert is None:
-        raise NotFoundError(NO_ALERT)
-    entry = FeedbackEntry(
+def feedback_entry(alert: Alert, feedback: Feedback, address: str) -> FeedbackEntry:
+    """A verdict on an alert as it is now. Texts are cleaned: a token in a note must not be stored."""
+    return FeedbackEntry(
         principal=alert.principal,
         audit_ids=alert.audit_ids,
         verdict=feedback.verdict,
@@ -82,6 +71,3 @@ def give_feedback(store: AlertStore, alert_id: str, feedback: Feedback, address:
         by=clean(feedback.by),
         address=address,
     )
-    store.add_feedback(alert.id, entry.time, entry.verdict, entry.model_dump_json(by_alias=True))
-    _log.info("feedback", extra={"alert": alert.id, "verdict": entry.verdict, "address": address})
-    return entry

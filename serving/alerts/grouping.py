@@ -9,7 +9,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from serving.schemas import Action, Alert, Contributor, ServedModel, add_actions, add_contributors
+from serving.schemas import (
+    Action,
+    Alert,
+    Contributor,
+    ServedModel,
+    add_actions,
+    add_contributors,
+    add_times_again,
+)
 from serving.settings import AlertSettings
 from serving.storage.database import StoredAlert
 from serving.storage.tables import microseconds
@@ -20,7 +28,12 @@ EventKey = tuple[str, int]
 
 @dataclass(slots=True)
 class Flagged:
-    """An unusual action on its way into an alert; `alert_id` is empty until it is assigned to one."""
+    """An unusual action on its way into an alert.
+
+    Attributes:
+        alert_id: of the alert to which it is assigned; empty before.
+        first_flagged: when what it repeats was flagged; None if it repeats nothing.
+    """
 
     principal: str
     kind: str
@@ -28,6 +41,7 @@ class Flagged:
     action: Action
     threshold: float = 0.0
     alert_id: str = ""
+    first_flagged: datetime | None = None
 
     @property
     def key(self) -> EventKey:
@@ -65,6 +79,8 @@ class AlertGrowth:
             contributors = [one for one in contributors if not alert.began <= one.time <= alert.last_seen]
         actions = [entry.action for entry in fresh]
         add_actions(alert, actions, first=settings.first_actions, top=settings.top_actions)
+        again = [action.time for action in actions if action.first_flagged is not None]
+        add_times_again(alert, again, timedelta(minutes=settings.gap_minutes))
         add_contributors(alert, list(contributors))
 
 
@@ -81,6 +97,7 @@ def group(
     gap: timedelta,
     model: ServedModel,
     find: Callable[[str, datetime, datetime], StoredAlert | None],
+    find_flagged: Callable[[str, datetime], StoredAlert | None] = lambda _principal, _time: None,
 ) -> list[AlertGrowth]:
     """Assign actions of one principal to its stored alerts, or to new ones, by the gap between them.
 
@@ -89,10 +106,17 @@ def group(
         gap: actions at most this far apart belong to one alert.
         model: named by new alerts.
         find: looks up the latest stored alert of a principal that overlaps a span of time.
+        find_flagged: looks up the stored alert, still without a verdict, that holds an action of this time. What repeats an
+            action joins its alert, however long ago that was.
     """
     growths: list[AlertGrowth] = []
     for entry in sorted(entries, key=lambda entry: entry.action.time):
         moment = entry.action.time
+        if (repeated := _repeated(entry, growths, find_flagged)) is not None:
+            repeated.flagged.append(entry)
+            entry.alert_id = repeated.alert.id
+            entry.action.first_flagged = entry.first_flagged
+            continue
         found = next((one for one in growths if one.first - gap <= moment <= one.last + gap), None)
         if found is None:
             stored = find(entry.principal, moment - gap, moment + gap)
@@ -104,6 +128,30 @@ def group(
         found.flagged.append(entry)
         entry.alert_id = found.alert.id
     return growths
+
+
+def _repeated(
+    entry: Flagged,
+    growths: list[AlertGrowth],
+    find_flagged: Callable[[str, datetime], StoredAlert | None],
+) -> AlertGrowth | None:
+    """The alert of what an action repeats, among those that grow already or in the store."""
+    entry.action.first_flagged = None
+    first = entry.first_flagged
+    if first is None:
+        return None
+    for one in growths:
+        if any(held.action.time == first for held in one.flagged):
+            return one
+    stored = find_flagged(entry.principal, first)
+    if stored is None:
+        return None
+    for one in growths:
+        if one.number == stored.number:
+            return one
+    alert = stored.alert
+    growths.append(AlertGrowth(stored.number, alert, alert.first_seen, alert.last_seen))
+    return growths[-1]
 
 
 def new_alert(entry: Flagged, model: ServedModel) -> Alert:

@@ -10,9 +10,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
 from serving.alerts.feedback import Feedback, FeedbackEntry
-from serving.alerts.feedback import give_feedback as store_feedback
 from serving.http.body import documented, read_model
 from serving.runtime import Service
+from serving.scoring.feedback import give_feedback as take_in
 
 _EXAMPLE_FEEDBACK = msgspec.json.encode(FeedbackEntry.model_config["json_schema_extra"]["example"]).decode()  # type: ignore[index]
 
@@ -29,13 +29,17 @@ def add_feedback_routes(app: FastAPI, service: Service) -> None:
     async def give_feedback(alert_id: str, request: Request) -> FeedbackEntry:
         """Record a verdict on an alert: normal or malicious.
 
-        Nothing is changed or removed by it: what people say is kept with who said it and when, also when they disagree,
-        and is learned when the model is next trained with `kubehabit train --feedback`.
+        It holds for all events received from now on: what was normal is a habit at once and does not notify again; what was
+        malicious never becomes one, and is a new alert when it is done again. What people say is kept with who said it and
+        when, also when they disagree; the last one holds. `kubehabit train --feedback` teaches it to the next model.
         """
-        store = service.ready().store
+        running = service.running()
         given = await read_model(request, Feedback)
         address = request.client.host if request.client is not None else ""
-        return await asyncio.to_thread(store_feedback, store, alert_id, given, address)
+        with service.intake.turn():
+            return await asyncio.to_thread(
+                take_in, running.engine.store, running.pipeline, alert_id, given, address
+            )
 
     @app.get(
         "/v1/feedback",

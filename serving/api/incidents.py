@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import FastAPI, Query, Request
@@ -14,8 +15,10 @@ from serving.http.problems import position_of
 from serving.incidents.incidents import Asker, Close, Decision, IncidentPage, Merge, Note, Split
 from serving.incidents.report import Incident
 from serving.runtime import Service
+from serving.scoring.feedback import close_alerts
 
 _log = logging.getLogger("kubehabit.api")
+_MAX_NOTE = 1000
 _NO_INCIDENT = "There is no such incident: see GET /v1/incidents."
 
 _Sent = TypeVar("_Sent", Merge, Split, Close, Note)
@@ -26,12 +29,24 @@ async def decide(request: Request, incident_id: str, decision: Decision) -> Inci
     service: Service = request.app.state.service
     address = request.client.host if request.client is not None else ""
     asker = Asker(request.scope.get("kubehabit.caller", ""), address)
+    if isinstance(decision, Close):
+        await _judge_alerts(service, incident_id, decision, asker)
     decided = await asyncio.to_thread(service.ready().incidents.decide, incident_id, decision, asker)
     _log.info(
         "incident",
         extra={"incident": decided.id, "decision": type(decision).__name__.lower(), "address": address},
     )
     return decided
+
+
+async def _judge_alerts(service: Service, incident_id: str, decision: Close, asker: Asker) -> None:
+    """Take in the outcome of an incident as a verdict on its alerts; before it is closed, so that a crash loses neither."""
+    running = service.running()
+    alerts = await asyncio.to_thread(running.engine.incidents.to_close, incident_id)
+    note = f"incident {incident_id} closed" + (f": {decision.note}" if decision.note else "")
+    give = partial(close_alerts, note=note[:_MAX_NOTE], by=decision.by, address=asker.address)
+    with service.intake.turn():
+        await asyncio.to_thread(give, running.engine.store, running.pipeline, alerts, decision.outcome)
 
 
 def read_incident(service: Service, incident_id: str, missing: str = _NO_INCIDENT) -> Incident:
@@ -79,7 +94,10 @@ def add_incident_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/incidents/{incident_id}/close", tags=["incidents"], openapi_extra=documented(Close))
     async def close(incident_id: str, request: Request) -> Incident:
-        """Close an incident, with its outcome. It can be read for as long as its alerts are kept."""
+        """Close an incident, with its outcome. It can be read for as long as its alerts are kept.
+
+        An outcome of normal or malicious is feedback on each of its alerts.
+        """
         return await decide(request, incident_id, await sent(request, Close))
 
     @app.post("/v1/incidents/{incident_id}/notes", tags=["incidents"], openapi_extra=documented(Note))

@@ -126,7 +126,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
             ),
         ] = None,
     ) -> Preview:
-        """Preview other thresholds: exactly the alerts that a service with them would have raised. Changes nothing."""
+        """Preview other thresholds: the alerts that a service with them would have raised, repeats left out. Changes nothing.
+
+        What would have been on probation then is not followed: evidence is what was recorded.
+        """
         service.ready()
         return _found(records.preview(days, scale=scale, per_day=per_day))
 

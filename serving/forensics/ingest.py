@@ -11,6 +11,7 @@ from data.errors import KubehabitError
 from serving.forensics.event_store import SET_ASIDE, EventStore, EventStoreUnusableError
 from serving.http.body import decompress
 from serving.process.worker import Worker
+from serving.scoring.habit_verdicts import SOURCE, HabitVerdict
 from serving.scoring.journal import Journal, JournalError, JournalPosition
 
 _log = logging.getLogger("kubehabit.events")
@@ -162,8 +163,12 @@ class EventIngest:
             lost += place.sequence - self._after - 1
             try:
                 taken = self._journal.read(place)
+                plain = decompress(taken.body, taken.encoding, taken.size)
+                if taken.source == SOURCE:
+                    _note_verdict(store, place.sequence, HabitVerdict.from_body(plain))
+                    plain = b"[]"
                 store.append(
-                    decompress(taken.body, taken.encoding, taken.size),
+                    plain,
                     received=taken.arrived,
                     batch=place.sequence,
                     alerts=self._alerts,
@@ -202,3 +207,16 @@ class EventIngest:
         self._worker.close()
         if self.store is not None:
             self.store.close()
+
+
+def _note_verdict(store: EventStore, sequence: int, given: HabitVerdict) -> None:
+    """Name a verdict in the ledger, once: after a crash the journal's record of it may be read again."""
+    kind = "verdict"
+    if any(
+        one.fields.get("kind") == kind and one.fields.get("record") == sequence
+        for one in store.ledger.entries
+    ):
+        return
+    store.note(
+        kind, record=sequence, alert=given.alert, verdict=given.verdict, by=given.by, address=given.address
+    )

@@ -55,6 +55,7 @@ class Judge:
         horizons: seconds over which evidence adds up.
         person, system: calibrated thresholds for each horizon, before any scale.
         scale: factor on the thresholds.
+        activity: actions of a principal over which evidence adds up, for each horizon.
     """
 
     version: str
@@ -62,6 +63,7 @@ class Judge:
     person: tuple[float, ...]
     system: tuple[float, ...]
     scale: float = 1.0
+    activity: tuple[float, ...] = ()
 
     @classmethod
     def from_calibration(cls, version: str, calibration: Calibration) -> Judge:
@@ -69,7 +71,7 @@ class Judge:
         scale = calibration.scale
         thresholds = (calibration.person_thresholds, calibration.system_thresholds)
         person, system = (tuple(limit / scale for limit in limits) for limits in thresholds)
-        return cls(version, tuple(calibration.horizons), person, system, scale)
+        return cls(version, tuple(calibration.horizons), person, system, scale, calibration.activity)
 
 
 @dataclass(slots=True)
@@ -81,7 +83,8 @@ class Chunk:
         names: principals by code.
         who: kind and peer group by code.
         parts: columns of batches: code, time, share of the threshold reached, bin of the error, flagged.
-        additions: code, time, judge, whether a person or pipeline, new, wrong, share of the calibrated threshold.
+        additions: code, time, judge, whether a person or pipeline, new, wrong, share of the calibrated threshold, and the
+            principal's earlier actions.
         unknown: hour -> actions with a verb or resource that the model does not know.
     """
 
@@ -89,7 +92,9 @@ class Chunk:
     names: dict[str, int] = field(default_factory=dict)
     who: list[tuple[str, str]] = field(default_factory=list)
     parts: list[tuple[npt.NDArray[Any], ...]] = field(default_factory=list)
-    additions: list[tuple[int, int, Judge, bool, float, float, float]] = field(default_factory=list)
+    additions: list[tuple[int, int, Judge, bool, float, float, float, int | None]] = field(
+        default_factory=list
+    )
     unknown: dict[int, int] = field(default_factory=dict)
     held: int = 0
 
@@ -186,7 +191,8 @@ class History:
                 person = scores.kind[row] in PEOPLE_AND_PIPELINES
                 new, wrong = float(scores.novelty_evidence[row]), float(scores.error_evidence[row])
                 near = float(reached[row]) * judge.scale
-                entry = int(codes[row]), int(times[row]), judge, person, new, wrong, near
+                done = int(scores.own_actions[row]) if len(scores.own_actions) else None
+                entry = int(codes[row]), int(times[row]), judge, person, new, wrong, near, done
                 pending.additions.append(entry)
         while pending.held > _MOST_PENDING:
             pending.held -= len(pending.parts.pop(0)[0])
@@ -247,7 +253,8 @@ class History:
         by_hour = ((base + key, *sums, unknown.get(base + key, 0)) for key, *sums in totals)
         self._add_rows("totals", ("hour",), by_hour, also=("unknown",))
         self._file.executemany(
-            "INSERT INTO additions (principal, time, judge, person, new, wrong, reached) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO additions (principal, time, judge, person, new, wrong, reached, actions) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (ids[code], moment, self._judge_id(judge), *rest)
                 for code, moment, judge, *rest in chunk.additions
@@ -294,10 +301,10 @@ class History:
 
     def _judge_id(self, judge: Judge) -> int:
         if judge not in self._ids:
-            lists = (json.dumps(list(part)) for part in (judge.horizons, judge.person, judge.system))
-            values = (judge.version, *lists, judge.scale)
+            parts = (judge.horizons, judge.person, judge.system, judge.activity)
+            values = (judge.version, *(json.dumps(list(part)) for part in parts), judge.scale)
             row = self._file.execute(
-                "INSERT INTO judges (version, horizons, person, system, scale) VALUES (?, ?, ?, ?, ?) "
+                "INSERT INTO judges (version, horizons, person, system, activity, scale) VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET scale = excluded.scale RETURNING id",
                 values,
             ).fetchone()

@@ -9,7 +9,7 @@ from data.errors import KubehabitError
 from detection.calibration import TAIL_SHARE
 
 #: Of the tables below.
-_VERSION = 2
+_VERSION = 3
 
 #: Microseconds.
 HOUR = 3_600_000_000
@@ -39,7 +39,7 @@ _SUMS = f"actions INTEGER NOT NULL, flagged INTEGER NOT NULL, nearest REAL NOT N
 #: Times are microseconds since 1970 UTC, hours and days are counted since then.
 #:
 #: `nearest` is the greatest share of its threshold that an action's evidence reached. `additions` are the actions with evidence
-#: (decades), and the share of the calibrated threshold reached by then.
+#: (decades), the share of the calibrated threshold reached by then, and the principal's earlier actions (NULL if not recorded).
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS principals (
@@ -60,11 +60,11 @@ CREATE INDEX IF NOT EXISTS days_day ON days (day);
 CREATE TABLE IF NOT EXISTS totals (hour INTEGER PRIMARY KEY, unknown INTEGER NOT NULL, {_SUMS});
 CREATE TABLE IF NOT EXISTS judges (
     id INTEGER PRIMARY KEY, version TEXT NOT NULL, horizons TEXT NOT NULL, person TEXT NOT NULL, system TEXT NOT NULL,
-    scale REAL NOT NULL, UNIQUE (version, horizons, person, system, scale)
+    scale REAL NOT NULL, activity TEXT NOT NULL DEFAULT '[]', UNIQUE (version, horizons, person, system, scale)
 );
 CREATE TABLE IF NOT EXISTS additions (
     number INTEGER PRIMARY KEY, principal INTEGER NOT NULL, time INTEGER NOT NULL, judge INTEGER NOT NULL,
-    person INTEGER NOT NULL, new REAL NOT NULL, wrong REAL NOT NULL, reached REAL NOT NULL
+    person INTEGER NOT NULL, new REAL NOT NULL, wrong REAL NOT NULL, reached REAL NOT NULL, actions INTEGER
 );
 CREATE INDEX IF NOT EXISTS additions_time ON additions (time);
 CREATE INDEX IF NOT EXISTS additions_principal ON additions (principal);
@@ -79,7 +79,11 @@ class HistoryError(KubehabitError):
 def _make(file: sqlite3.Connection) -> None:
     """Create the tables, in place of those of another version: the history is only for charts and previews."""
     (version,) = file.execute("PRAGMA user_version").fetchone()
-    if version != _VERSION:
+    if version == 2:  # what it lacks may be absent
+        file.execute("ALTER TABLE judges ADD COLUMN activity TEXT NOT NULL DEFAULT '[]'")
+        file.execute("ALTER TABLE additions ADD COLUMN actions INTEGER")
+        file.execute(f"PRAGMA user_version = {_VERSION}")
+    elif version != _VERSION:
         for (name,) in file.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
             file.execute(f'DROP TABLE "{name}"')
         file.execute(f"PRAGMA user_version = {_VERSION}")

@@ -1,7 +1,8 @@
 """Previews thresholds: recorded evidence is added up again, exactly as the service does it.
 
 Every action with evidence is recorded, not only those near the threshold: evidence starts over after an alert, and when that
-happens depends on the threshold. So the count is that of a service with the other threshold, not an estimate.
+happens depends on the threshold. So the count is that of a service with the other threshold, but for what would have been on
+probation then (`detection.probation`).
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ class Additions:
         principal: int64, code.
         time: int64, microseconds since 1970 UTC.
         new, wrong: float64, decades.
-        stretches: (first row, end, horizons) of rows with the same horizons.
+        actions: float64, earlier actions of the principal; NaN where they were not recorded.
+        stretches: (first row, end, horizons, activity) of rows with the same ones.
         limits: calibrated thresholds by row.
         versions: of the models in force.
     """
@@ -120,18 +122,20 @@ class Additions:
     time: Ints
     new: Floats
     wrong: Floats
-    stretches: list[tuple[int, int, tuple[float, ...]]]
+    actions: Floats
+    stretches: list[tuple[int, int, tuple[float, ...], tuple[float, ...]]]
     limits: list[tuple[float, ...]]
     versions: list[str]
 
     def alerts(self, scales: Sequence[float], gap: int) -> list[Alerts]:
         """Alerts at each threshold; actions of a principal at most `gap` apart are one alert."""
         flagged = np.zeros((len(self.time), len(scales)), bool)
-        for first, end, horizons in self.stretches:
+        for first, end, horizons, activity in self.stretches:
             rows = slice(first, end)
             who, when, new, wrong = self.principal[rows], self.time[rows], self.new[rows], self.wrong[rows]
             limits = np.array(self.limits[rows])
-            flagged[rows] = replay(who, when, new, wrong, horizons, limits, np.array(scales))
+            given = who, when, new, wrong, horizons, limits, np.array(scales)
+            flagged[rows] = replay(*given, activity, self.actions[rows])
         order = np.lexsort((self.time, self.principal))
         principal, time = self.principal[order], self.time[order]
         made = []
@@ -244,7 +248,7 @@ class Previewer:
 
     def _additions(self, since: int, until: int, notes: list[str]) -> tuple[int, Additions]:
         """Evidence from a moment on, or from later if that is too much, with what may still have counted then."""
-        parts = ("horizons", "person", "system")
+        parts = ("horizons", "person", "system", "activity")
         judges = {
             row["id"]: (row["version"], *(tuple(json.loads(row[part])) for part in parts))
             for row in self._reader.rows("SELECT * FROM judges")
@@ -265,36 +269,42 @@ class Previewer:
         judged: list[int] = []
         columns: list[npt.NDArray[np.float64]] = []
         query = (
-            "SELECT principals.name AS name, time, judge, person, new, wrong FROM additions "
+            "SELECT principals.name AS name, time, judge, person, new, wrong, additions.actions AS done FROM additions "
             f"JOIN principals ON principals.id = principal WHERE time >= ? AND time < ? AND {near} ORDER BY number"
         )
         for part in self._reader.parts(query, [*span, *span]):
             rows = [row for row in part if judges[row["judge"]][1]]
             judged += (2 * row["judge"] + row["person"] for row in rows)
             values = [
-                (names.setdefault(row["name"], len(names)), row["time"], row["new"], row["wrong"])
+                (
+                    names.setdefault(row["name"], len(names)),
+                    *(row[key] for key in ("time", "new", "wrong", "done")),
+                )
                 for row in rows
             ]
             # Microseconds since 1970 are exact in a float64.
-            columns.append(np.array(values).reshape(len(rows), 4).T)
-        principal, time, new, wrong = np.concatenate([np.empty((4, 0)), *columns], axis=1)
+            columns.append(np.array(values, np.float64).reshape(len(rows), 5).T)
+        principal, time, new, wrong, actions = np.concatenate([np.empty((5, 0)), *columns], axis=1)
         return since, Additions(
             names=list(names),
             principal=principal.astype(np.int64),
             time=time.astype(np.int64),
             new=new,
             wrong=wrong,
-            stretches=list(_stretches([judges[key // 2][1] for key in judged])),
+            actions=actions,
+            stretches=list(_stretches([(judges[key // 2][1], judges[key // 2][4]) for key in judged])),
             limits=[judges[key // 2][2 if key % 2 else 3] for key in judged],
             versions=list(dict.fromkeys(judges[key // 2][0] for key in judged)),
         )
 
 
-def _stretches(horizons: Sequence[tuple[float, ...]]) -> Iterator[tuple[int, int, tuple[float, ...]]]:
+def _stretches(
+    terms: Sequence[tuple[tuple[float, ...], tuple[float, ...]]],
+) -> Iterator[tuple[int, int, tuple[float, ...], tuple[float, ...]]]:
     end = 0
-    for value, rows in groupby(horizons):
+    for value, rows in groupby(terms):
         begin, end = end, end + sum(1 for _ in rows)
-        yield begin, end, value
+        yield begin, end, *value
 
 
 def _count(scale: float, alerts: Alerts, covered: float) -> Count:

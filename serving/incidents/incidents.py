@@ -291,6 +291,13 @@ class Incidents:
         assert found is not None
         return found
 
+    def to_close(self, name: str) -> list[str]:
+        """The alerts of an incident that can be closed; raises as `decide`."""
+        with self._store.reading() as connection:
+            if self._usable(connection, name) == "closed":
+                raise IncidentError("The incident is closed already.")
+            return [one.alert for one in rows.members(connection, name)]
+
     def _merge(self, connection: Connection, name: str, other: str, who: dict[str, str]) -> None:
         """Move all alerts of another incident into this one, and open this one again if it was closed."""
         if other == name:

@@ -97,12 +97,13 @@ def _import_ahead() -> None:
 
 def model_loader(settings: Settings) -> Callable[[Bundle, Fetched], Loaded]:
     """`load_model` with the arguments that the settings give."""
-    model, scale = settings.model, settings.alerts.threshold_scale
+    model, alerts = settings.model, settings.alerts
     return partial(
         load_model,
         threads=model.threads,
         cached_windows=model.cached_windows,
-        threshold_scale=scale,
+        threshold_scale=alerts.threshold_scale,
+        probation_days=alerts.probation_days,
         public_key=model.public_key,
     )
 
@@ -114,6 +115,7 @@ def load_model(
     threads: int,
     cached_windows: int,
     threshold_scale: float = 1.0,
+    probation_days: int = 3,
     public_key: Path | None = None,
 ) -> Loaded:
     """Make a bundle's detector, prove that it computes here what training computed, and warm it.
@@ -137,7 +139,13 @@ def load_model(
     try:
         # The memory of requests has a key, so that another process can continue it.
         folder = StageFolder(key=secrets.token_bytes(KEY_BYTES))
-        detector = Detector(bundle, threads=threads, cached_windows=cached_windows, folder=folder)
+        detector = Detector(
+            bundle,
+            threads=threads,
+            cached_windows=cached_windows,
+            folder=folder,
+            probation_days=probation_days,
+        )
     except Exception as error:  # onnxruntime has an exception of its own for each way a file can be wrong
         reason = (str(error).splitlines() or [""])[0][:200]
         raise BundleError(

@@ -199,6 +199,7 @@ class Shadow:
         names = [held.names[row] for row in quiet.tolist()]
         detector.windows.pop(names)
         detector.accumulator.pop(names)
+        detector.probation.pop(names)
         detector.habits.pop(np.array([stable_hash(name) for name in names], np.uint64))
 
     def _count(

@@ -141,7 +141,7 @@ class AlertWriter:
             with self._store.writing(lazily=True) as writer:
                 self._write_pending(writer, self._pending)
                 for entries in principals.values():
-                    for growth in group(entries, self._gap, model, writer.find):
+                    for growth in group(entries, self._gap, model, writer.find, writer.find_flagged):
                         is_new = growth.number is None
                         if self._grow(writer, growth, dropped):
                             (saved.raised if is_new else saved.grown).append(growth.alert)
@@ -174,12 +174,20 @@ class AlertWriter:
         except Exception:
             _log.exception("an alert cannot be explained", extra={"alert": alert.id})
             alert.sentence = alert.sentence or f"{alert.principal} did what cannot be described."
-        self._write(writer, growth, list(fresh), gathered)
+        only_again = growth.number is not None and all(one.first_flagged for one in fresh.values())
+        self._write(writer, growth, list(fresh), gathered, notify=not only_again)
         return True
 
     def _write(
-        self, writer: Writer, growth: AlertGrowth, events: list[EventKey], gathered: Gathered | None
+        self,
+        writer: Writer,
+        growth: AlertGrowth,
+        events: list[EventKey],
+        gathered: Gathered | None,
+        *,
+        notify: bool,
     ) -> None:
+        """Store an alert. What was only done again is no reason to notify people a second time."""
         alert = growth.alert
         number = writer.save(growth.number, alert, events)
         if gathered is None:
@@ -189,7 +197,7 @@ class AlertWriter:
         add_context(writer.connection, number, gathered.around)
         ties = add_links(writer.connection, number, gathered.links)
         self._incidents.join(writer.connection, alert, ties)
-        if self._outbox is not None:
+        if self._outbox is not None and notify:
             self._outbox.note(writer, number, alert)
 
     # -- surroundings that come after the alert ----------------------------------------------------------------

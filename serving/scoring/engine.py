@@ -6,11 +6,11 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,15 +26,18 @@ from serving.incidents.event_summary import summary_fields, traits_of
 from serving.incidents.incidents import Incidents
 from serving.schemas import Action, ModelInfo, ServedModel, clean
 from serving.scoring.alert_writer import AlertWriter
+from serving.scoring.habit_verdicts import HabitVerdict
 from serving.scoring.verdicts import Batch, results_of, surprising_fields
 from serving.settings import AlertSettings
 from serving.storage.database import AlertStore
+from serving.storage.tables import as_moment
 
 _log = logging.getLogger("kubehabit.engine")
 
 if TYPE_CHECKING:
     from detection.detector import Detector, Figures, Scores
     from detection.novelty import HabitTable
+    from detection.probation import Verdict
 
 
 class EventScorer(Protocol):
@@ -42,6 +45,14 @@ class EventScorer(Protocol):
 
     def score(self, events: Sequence[AuditEvent]) -> Scores:
         """Score events in arrival order and update the state of their principals."""
+
+
+@runtime_checkable
+class VerdictTaker(Protocol):
+    """A detector that learns from verdicts."""
+
+    def apply_verdict(self, principal: str, times: Collection[int], verdict: Verdict) -> None:
+        """As `detection.detector.Detector.apply_verdict`."""
 
 
 class ScoreObserver(Protocol):
@@ -106,6 +117,22 @@ class Engine:
         self._history: History | None = None
         self._alerts = AlertWriter(store, explainer, self.context, self.incidents, settings, outbox)
         self._lock = threading.Lock()
+
+    def apply_verdict(self, verdict: HabitVerdict) -> None:
+        """Take in what people say about an alert: it changes what counts as a habit. Twice is as good as once.
+
+        Raises:
+            StoreError: the verdict holds, but its feedback could not be stored.
+        """
+        with self._lock:
+            detector = self.detector
+            if isinstance(detector, VerdictTaker):
+                detector.apply_verdict(verdict.principal, frozenset(verdict.times), verdict.verdict)
+        shown = {"alert": verdict.alert, "verdict": verdict.verdict, "address": verdict.address}
+        _log.info("a verdict was applied", extra=shown)
+        if verdict.document and verdict.verdict != "unclear":
+            moment = as_moment(verdict.time)
+            self.store.add_feedback(verdict.alert, moment, verdict.verdict, verdict.document)
 
     def score(self, events: Sequence[AuditEvent]) -> Batch:
         """Score events in arrival order. When this returns their alerts are stored; the store's next `flush` puts them on disk.
@@ -173,7 +200,8 @@ class Engine:
                 action = _undescribed(event, scores, row)
             principal, group = clean(scores.principal[row]), clean(scores.group[row])
             threshold = float(scores.threshold[row])
-            found[row] = Flagged(principal, scores.kind[row], group, action, threshold)
+            first = _first_flagged(scores, row)
+            found[row] = Flagged(principal, scores.kind[row], group, action, threshold, first_flagged=first)
         return found
 
     def _action(self, event: AuditEvent, scores: Scores, row: int) -> Action:
@@ -277,6 +305,14 @@ class Engine:
                 self._alerts.flush()
             finally:
                 self.store.close()
+
+
+def _first_flagged(scores: Scores, row: int) -> datetime | None:
+    """When what an action repeats was flagged, in UTC; None if it repeats nothing."""
+    if not len(scores.repeat) or not scores.repeat[row]:
+        return None
+    moment: datetime = scores.first_flagged[row].astype("M8[us]").item()
+    return moment.replace(tzinfo=UTC)
 
 
 def _judged(scores: Scores, row: int) -> dict[str, object]:

@@ -23,6 +23,7 @@ from data.errors import KubehabitError
 from detection.detector import Detector
 from detection.evidence import Sums
 from detection.novelty import OwnHabits
+from detection.probation import PrincipalProbation
 from detection.state_transfer import transfer_contexts, transfer_sums
 from detection.windows import Contexts
 from serving.history.activity import Principals, Saved
@@ -60,6 +61,7 @@ class _ColdPrincipal(msgspec.Struct, array_like=True):
     keys: bytes
     counts: bytes
     seen: Saved | None
+    probation: PrincipalProbation | None = None
 
 
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(_ColdPrincipal).decode
@@ -222,7 +224,7 @@ class ColdPrincipalStore:
         contexts, sums = detector.windows.pop(names), detector.accumulator.pop(names)
         hashes = np.array([stable_hash(name) for name in names], np.uint64)
         own = detector.habits.pop(hashes)
-        seen = self._principals.pop(names)
+        seen, held_back = self._principals.pop(names), detector.probation.pop(names)
         order = np.argsort(own.principal, kind="stable")
         owner, keys, counts = own.principal[order], own.key[order], own.count[order].astype(np.uint32)
         begins, ends = (np.searchsorted(owner, hashes, side).tolist() for side in ("left", "right"))
@@ -235,7 +237,8 @@ class ColdPrincipalStore:
         for name, begin, end in zip(names, begins, ends, strict=True):
             tokens, last = held.get(name, (b"", 0))
             habits = keys[begin:end].tobytes(), counts[begin:end].tobytes()
-            row = _ColdPrincipal(name, tokens, last, summed.get(name), *habits, seen.get(name))
+            rest = seen.get(name), held_back.get(name)
+            row = _ColdPrincipal(name, tokens, last, summed.get(name), *habits, *rest)
             rows.append((_key(name), row))
         return rows
 
@@ -243,6 +246,8 @@ class ColdPrincipalStore:
         for bundle in {bundle for _, bundle in found}:
             self._restore_from(bundle, [row for row, its in found if its == bundle])
         self._principals.restore([row.seen for row, _ in found if row.seen is not None])
+        held = {row.name: row.probation for row, _ in found if row.probation is not None}
+        self._detector.restore_probation(held)
 
     def _terms(self, bundle: str) -> _BundleTerms | None:
         with self._turn:

@@ -27,6 +27,7 @@ from serving.schemas import Alert, clean
 from serving.scoring.checkpointer import Checkpointer
 from serving.scoring.dead_letters import BoundedDeadLetters
 from serving.scoring.engine import Engine
+from serving.scoring.habit_verdicts import SOURCE, HabitVerdict
 from serving.scoring.journal import Journal, JournalError, JournalPosition, JournalRecord
 from serving.scoring.quarantine import Quarantine
 from serving.scoring.verdicts import Batch, EventResult
@@ -57,6 +58,7 @@ class _Item:
     work: Callable[[], None] | None = None
     caller: object | None = None
     alone: bool = False
+    verdict: HabitVerdict | None = None
 
     @property
     def events(self) -> list[AuditEvent]:
@@ -167,6 +169,15 @@ class Pipeline:
 
         return self.journal.append(record, enqueue)
 
+    def append_verdict(self, verdict: HabitVerdict) -> Future[JournalPosition]:
+        """Journal a verdict of people; done when it is durable. It holds for what is journalled after it. Raises JournalError."""
+        record = verdict.to_record()
+
+        def enqueue(place: JournalPosition) -> None:
+            self._put(_Item(place, record.arrived, Decoded([], [], []), verdict=verdict))
+
+        return self.journal.append(record, enqueue)
+
     def score(self, record: JournalRecord, decoded: Decoded) -> Future[Batch]:
         """Journal a batch and score it in its turn; done with its verdicts, or fails with JournalError. Raises JournalError."""
         answer: Future[Batch] = _future()
@@ -234,18 +245,26 @@ class Pipeline:
                 for item in items:
                     self._load(item)
                 events = sum(len(item.events) for item in items)
-                try:
-                    with span("score", (item.caller for item in items), batches=len(items), events=events):
-                        self._score(items)
-                except Exception as error:  # whatever it is, what follows must be scored
-                    _log.exception("batches could not be answered")
-                    _answer(items, error)
+                with span("score", (item.caller for item in items), batches=len(items), events=events):
+                    for stretch in _stretches(items):
+                        self._do(stretch)
                 self.position = sequences[-1]
                 self._quarantine.end()
             try:
                 self._checkpointer.scored(self.position, events)
             except Exception:  # what is acknowledged is in the journal all the same
                 _log.exception("the state could not be looked after")
+
+    def _do(self, items: Sequence[_Item]) -> None:
+        """Score batches, or apply a verdict."""
+        try:
+            if items[0].verdict is not None:
+                self.engine.apply_verdict(items[0].verdict)
+            else:
+                self._score(items)
+        except Exception as error:  # whatever it is, what follows must be scored
+            _log.exception("batches could not be answered")
+            _answer(items, error)
 
     def _next(self) -> list[_Item] | None:
         """The batches to score next, or one piece of work; none after a while without any; None when the service ends."""
@@ -274,7 +293,11 @@ class Pipeline:
             return
         item.decoded = Decoded([], [], [])
         try:
-            item.decoded = decode_body(_plain(self.journal.read(item.place)))
+            taken = self.journal.read(item.place)
+            if taken.source == SOURCE:
+                item.verdict = HabitVerdict.from_body(_plain(taken))
+            else:
+                item.decoded = decode_body(_plain(taken))
         except Exception as error:
             _log.error(
                 "a batch cannot be scored", extra={"record": item.place.sequence, "reason": str(error)}
@@ -385,6 +408,16 @@ def _future() -> Future[Any]:
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
     return future
+
+
+def _stretches(items: Sequence[_Item]) -> list[list[_Item]]:
+    """Batches that may be scored together, in order; a verdict is by itself."""
+    stretches: list[list[_Item]] = []
+    for item in items:
+        if not stretches or item.verdict is not None or stretches[-1][0].verdict is not None:
+            stretches.append([])
+        stretches[-1].append(item)
+    return stretches
 
 
 def _plain(taken: JournalRecord) -> bytes:

@@ -33,6 +33,7 @@ from data.principals.ownership import OwnerTracker
 from detection.detector import Detector
 from detection.evidence import Sums
 from detection.novelty import OwnHabits
+from detection.probation import unpack_records
 from detection.state_transfer import transfer_contexts, transfer_sums
 from detection.windows import Contexts
 from serving.scoring.deduplication import EventDeduplicator
@@ -187,6 +188,7 @@ def take_snapshot(
         "vocabulary": detector.bundle.vocabulary.to_dict(),
         "folder_key": detector.encoder.folder.key,
         "owners": [] if owners is None else owners.to_list(),
+        "probation": detector.probation.to_bytes(),
     }
     bundle = detector.bundle
 
@@ -241,11 +243,14 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
     contexts = Contexts(names, arrays["tokens"], arrays["lengths"], arrays["last"])
     sums = Sums(meta["summed"], arrays["sums"])
     own = OwnHabits(arrays["own_principal"], arrays["own_key"], arrays["own_count"].astype(np.int64))
+    # An older kubehabit put nothing on probation.
+    held = unpack_records(meta["probation"]) if "probation" in meta else {}
     if snapshot.bundle != detector.bundle.checksum:
         transfer_contexts(detector, contexts, Vocabulary.from_dict(meta["vocabulary"]))
         transfer_sums(detector, sums, meta["horizons"])
         in_all = np.stack([arrays["others"][:, 0], arrays["others_in_all"]], axis=1)
         detector.habits.merge_greater(own, in_all)
+        detector.restore_probation(held)
         return
     elsewhere = set(detector.windows.contexts().names) - set(names)
     detector.windows.pop(list(elsewhere))  # the bundle's context of principals on disk is out of date
@@ -253,6 +258,7 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
     detector.accumulator.restore(sums)
     detector.habits.restore_others(arrays["others"])
     detector.habits.restore(own)
+    detector.restore_probation(held)
 
 
 def _restore_memory(snapshot: Snapshot, detector: Detector) -> None:

@@ -27,7 +27,9 @@ from serving.storage.tables import (
     ALERT_LINES,
     ALERTS,
     FEEDBACK,
+    INCIDENTS,
     LARGEST_NUMBER,
+    MEMBERS,
     QUERY_IDS,
     microseconds,
 )
@@ -362,10 +364,23 @@ class AlertStore:
             return [Change(row.changed, alert) for row, alert in zip(rows, listed, strict=True)]
 
     def add_feedback(self, alert_id: str, moment: datetime, verdict: str, document: str) -> None:
-        """Store feedback on an alert. It cannot be changed or removed."""
+        """Store feedback on an alert, once if it is given twice. It cannot be changed or removed."""
         values = {"alert": alert_id, "time": microseconds(moment), "verdict": verdict, "document": document}
+        same = sa.select(FEEDBACK.c.position).where(
+            *(FEEDBACK.c[name] == one for name, one in values.items())
+        )
         with self.transaction() as connection:
-            connection.execute(sa.insert(FEEDBACK).values(values))
+            _take_turn(connection, _WRITERS)
+            if connection.execute(same.limit(1)).first() is None:
+                connection.execute(sa.insert(FEEDBACK).values(values))
+
+    def flagged_times(self, alert: Alert) -> list[int]:
+        """Times of the flagged actions of an alert, and of those that they repeat; microseconds since 1970 UTC, sorted."""
+        query = sa.select(ALERT_EVENTS.c.time).join(ALERTS, ALERTS.c.number == ALERT_EVENTS.c.alert)
+        with self.reading() as connection:
+            times = set(connection.scalars(query.where(ALERTS.c.id == alert.id)))
+        firsts = (one.first_flagged for one in alert.actions)
+        return sorted(times | {microseconds(first) for first in firsts if first is not None})
 
     def feedback(self) -> Iterator[str]:
         """All documents of `add_feedback`, oldest first."""
@@ -401,6 +416,29 @@ class Writer:
             alerts.first_seen <= microseconds(latest),
         )
         row = self.connection.execute(query.order_by(alerts.last_seen.desc()).limit(1)).one_or_none()
+        return None if row is None else StoredAlert(row.number, Alert.model_validate_json(row.document))
+
+    def find_flagged(self, principal: str, moment: datetime) -> StoredAlert | None:
+        """The alert of a principal that holds an action of this time, if nobody gave a verdict or closed its incident."""
+        alerts, time = ALERTS.c, microseconds(moment)
+        at_that_time = sa.select(ALERT_EVENTS.c.alert).where(
+            ALERT_EVENTS.c.alert == alerts.number, ALERT_EVENTS.c.time == time
+        )
+        judged = sa.select(FEEDBACK.c.alert).where(FEEDBACK.c.alert == alerts.id)
+        closed = (
+            sa.select(MEMBERS.c.alert)
+            .join(INCIDENTS, INCIDENTS.c.id == MEMBERS.c.incident)
+            .where(MEMBERS.c.alert == alerts.id, INCIDENTS.c.state != "open")
+        )
+        query = sa.select(alerts.number, alerts.document).where(
+            alerts.principal == principal,
+            alerts.first_seen <= time,
+            alerts.last_seen >= time,
+            at_that_time.correlate(ALERTS).exists(),
+            ~judged.correlate(ALERTS).exists(),
+            ~closed.correlate(ALERTS).exists(),
+        )
+        row = self.connection.execute(query.order_by(alerts.number.desc()).limit(1)).one_or_none()
         return None if row is None else StoredAlert(row.number, Alert.model_validate_json(row.document))
 
     def kept(self, numbers: Collection[int]) -> set[int]:

@@ -95,12 +95,13 @@ def _judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConf
 def _ratio(calibration: Calibration, replay: Replay, nll: Nll) -> Floats:
     """Evidence over threshold of every action, as `detection.detector.Detector` adds it up; 1 and more is flagged."""
     weighed = calibration.weigh(nll, replay.deeds)
-    sums = Accumulator(calibration.horizons).add(
+    sums = Accumulator(calibration.horizons, calibration.activity).add(
         replay.deeds.principals,
         replay.actions.time,
         weighed.novelty_evidence,
         weighed.error_evidence,
         calibration.thresholds(replay.deeds.kinds),
+        replay.deeds.actions,
     )
     evidence, limits = calibration.verdict(sums, replay.deeds.kinds)
     return evidence / limits

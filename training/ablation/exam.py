@@ -22,7 +22,7 @@ from detection.reconstruction import Model, Nll
 from detection.windows import Windows
 from training.audit_log import read_log
 from training.bundle_writer import warmup_of
-from training.calibrate import HeldBack
+from training.calibrate import HeldBack, group_sizes
 from training.evaluation.metrics import Actions, Label, Truth, join, named_by
 from training.stretch import LogEncoder, window_inputs, windows_in_order
 
@@ -44,6 +44,7 @@ class Replay:
     def from_events(cls, events: Sequence[AuditEvent], table: ActionTable, habits: HabitTable) -> Replay:
         """Encode a log's events against a dataset; `habits` is brought up to date."""
         encoder = LogEncoder(table.settings, table.vocabulary, table.principals, table.rules, {})
+        sizes = group_sizes(table.principals)
         actions, deeds, stretches = [], [], []
         for begin in range(0, len(events), _CHUNK):
             one, audit_ids = encoder.encode(events[begin : begin + _CHUNK])
@@ -51,7 +52,8 @@ class Replay:
             known = habits.observe(one.attributes, one.name_hash, one.group_hash)
             deeds.append(
                 ActionFeatures.from_counts(
-                    known, one.tokens, table.vocabulary, names, kinds, one.sensitivity.astype(np.int8)
+                    *(known, one.tokens, table.vocabulary, names, kinds, one.sensitivity.astype(np.int8)),
+                    members=sizes[one.group],
                 )
             )
             actions.append(Actions(audit_ids, one.name, one.kind, one.time))

@@ -339,10 +339,10 @@ class _Alarms:
         self._flagged: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def add(self, scores: Scores) -> None:
-        """Note the flagged actions of a chunk."""
+        """Note the flagged actions of a chunk. What repeats an earlier one lets its incident grow, and is none of its own."""
         for kind in scores.kind:
             self.actions[kind] += 1
-        for row in np.flatnonzero(scores.flagged).tolist():
+        for row in np.flatnonzero(scores.flagged & ~scores.repeat).tolist():
             self._flagged[scores.principal[row]].append(_flag(scores, row))
 
     def incidents(self) -> list[FalseIncident]:

@@ -254,8 +254,8 @@ class Explainer(Phrases):
         """The alert in words, for readers new to Kubernetes."""
         action = self.telling(alert)
         text = f"{self.who(alert.principal, alert.kind)} {action.description}: {self.reason(action, alert.kind)}."
-        others = alert.action_count - 1
-        if others:
+        others = alert.action_count - 1 - alert.actions_again
+        if others > 0:
             span = span_words(alert.last_seen - alert.first_seen)
             noun = count_of(others, "more unusual action", "more unusual actions")
             actions = [
@@ -266,6 +266,9 @@ class Explainer(Phrases):
             named = "; ".join(actions[:_MAX_OTHER_ACTIONS])
             lead = ": " if len(actions) <= _MAX_OTHER_ACTIONS else ", such as: "
             text += f" With {noun} within {span}" + (f"{lead}{named}." if actions else ", all alike.")
+        if alert.times_again and alert.last_again is not None:
+            times = count_of(alert.times_again, "time", "times")
+            text += f" It was done again later, {times}, last on {alert.last_again:%Y-%m-%d at %H:%M} UTC."
         return text
 
     def session(

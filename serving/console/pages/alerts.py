@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from data.errors import NotFoundError
 from serving.access.gate import Access, Caller
-from serving.alerts.feedback import NO_ALERT, Feedback, FeedbackEntry, give_feedback
+from serving.alerts.feedback import NO_ALERT, Feedback, FeedbackEntry
 from serving.alerts.query import (
     AlertLine,
     AlertQuery,
@@ -30,6 +30,7 @@ from serving.http.problems import position_of
 from serving.runtime import Service
 from serving.schemas import Alert
 from serving.scoring.engine import Engine
+from serving.scoring.feedback import give_feedback
 
 router = APIRouter(include_in_schema=False)
 
@@ -159,7 +160,8 @@ def _places(found: Alert) -> list[str]:
 async def feedback(request: Request, alert_id: str) -> Response:
     """Store feedback on an alert."""
     form = await read_form(request)
-    store = _engine(request).store
+    service: Service = request.app.state.service
+    running = service.running()
     try:
         given = Feedback.model_validate({name: form.get(name) for name in ("verdict", "note", "by")})
     except ValidationError as error:
@@ -171,7 +173,10 @@ async def feedback(request: Request, alert_id: str) -> Response:
         }[field]
         return await asyncio.to_thread(_alert_page, request, alert_id, wrong=wrong, status=422)
     address = request.client.host if request.client is not None else ""
-    entry = await asyncio.to_thread(give_feedback, store, alert_id, given, address)
+    with service.intake.turn():
+        entry = await asyncio.to_thread(
+            give_feedback, running.engine.store, running.pipeline, alert_id, given, address
+        )
     return Response(
         status_code=303, headers={"Location": f"/console/alerts/{entry.alert_id}?done=feedback#feedback"}
     )
