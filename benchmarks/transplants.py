@@ -44,14 +44,7 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     from training.evaluation.report import alone_rows
 
     heads = ["", *(f"{name}: {what}" for name in found for what in ("runs alone", "transplants"))]
-    rates = {
-        "strict false incidents per 10,000": "strict_false_per_10k_person_actions",
-        "per 1,000,000 system actions": "strict_false_per_1m_system_actions",
-    }
-    rows = [
-        [title, *(cell for one in found.values() for cell in (f"{one[key]:.2f}", ""))]
-        for title, key in rates.items()
-    ]
+    rows: list[list[str]] = []
     cells = {name: {row[0]: row[1:] for row in alone_rows(one)} for name, one in found.items()}
     for title in dict.fromkeys(title for one in cells.values() for title in one):
         rows.append([title, *(cell for one in cells.values() for cell in one.get(title, ("-", "-")))])

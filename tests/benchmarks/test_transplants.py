@@ -15,7 +15,7 @@ def judged(seen: int, of: int, false: int) -> dict[str, Any]:
         for run in range(of)
     ]
     outcomes = [Outcome(run < seen, 1 if run < seen else None, 1.0, "high", 1) for run in range(of)]
-    incidents = [FalseIncident("ann", "human", 0, 1, "low", "get pods", 1.5, 2.0, 2.0, [], [])] * false
+    incidents = [FalseIncident("ann", "human", 0, 1, 0, "low", "get pods", 1.5, 2.0, 2.0, [], [])] * false
     found = Replayed([*outcomes, *outcomes], {}, incidents, {"human": 10_000, "node": 1_000_000})
     return figures(cases, cases, found)
 
@@ -27,7 +27,7 @@ def test_recordings_stand_side_by_side() -> None:
     assert {len(line) for line in lines} == {5}
     recall = next(line for line in lines if line[0] == "| recall")
     assert [cell[:3] for cell in recall[1:]] == ["75%", "75%", "25%", "25%"]
-    assert "| strict false incidents per 10,000 | 2.00 |  | 0.00 |  |" in table
+    assert "| strict false incidents per 10,000 | 2.00 | - | 0.00 | - |" in table
 
 
 def test_each_false_incident_is_listed(capsys: Any) -> None:
