@@ -180,20 +180,15 @@ def evaluate(
     figures = blocks.pop(champion.title)
     for row, run in zip(figures["runs"], truth.runs, strict=True):
         row["peak"] = float(answers[champion.title].score[run.rows].max()) if len(run.rows) else 0.0
-    alone = curves.get(ABLATIONS[0]) or metrics.curve(actions, truth, surprise)
+    error_alone = curves.get(ABLATIONS[0]) or metrics.curve(actions, truth, surprise)
     no_rivals = (champion.title, *ABLATIONS, *(one.title for one in swapped))
     others = {title: found for title, found in curves.items() if title not in no_rivals}
-    comparison = metrics.compare(curves[champion.title], others, truth)
-    for rate, found in comparison.items():
-        found["interval"] = bootstrap.difference_interval(
-            curves[champion.title].caught(float(rate)), others[found["best_baseline"]].caught(float(rate))
-        )
     brief = {title: _brief(block) for title, block in blocks.items()}
     figures |= {
         "model": model_uri,
         "thresholds_set_on": bundle.calibration.budget["set on"],
-        "recall_at_autoencoder_alone": metrics.recall_at(alone),
-        "compared_with_best_baseline": comparison,
+        "recall_at_autoencoder_alone": metrics.recall_at(error_alone),
+        "compared_with_best_baseline": _comparison(curves[champion.title], others, truth),
         "seconds": seconds,
         "seconds_fitting_baselines": seconds_fitting,
         "events": actions.events,
@@ -206,15 +201,15 @@ def evaluate(
     }
     if run_labels and alone:
         figures |= _alone(bundle, swapped, log, run_labels, transplants, progress)
+        figures |= summary(figures["alone"])
         for title, one in figures["alone_in_decision"].items():
             figures["in_decision"][title] |= summary(one)
-        figures |= summary(figures["alone"])
     caught = {t: block["recall_by_scenario"] for t, block in {"kubehabit": figures, **blocks}.items()}
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(markdown(figures, log.name, caught), encoding="utf-8")
     if track:
-        _track(bundle, log, figures, {**curves, ABLATIONS[0]: alone}, caught)
+        _track(bundle, log, figures, {**curves, ABLATIONS[0]: error_alone}, caught)
     return figures
 
 
@@ -249,6 +244,16 @@ def _replay(
             answer.quiet, answer.quiet_flagged = answer.score.copy(), answer.flagged.copy()
             answer.quiet[normal], answer.quiet_flagged[normal] = calm.score, calm.flagged
     return actions, answers, np.concatenate(surprise).astype(np.float64)
+
+
+def _comparison(mine: Curve, others: Mapping[str, Curve], truth: Truth) -> Figures:
+    """The lead over the best baseline, with its interval."""
+    comparison = metrics.compare(mine, others, truth)
+    for rate, found in comparison.items():
+        found["interval"] = bootstrap.difference_interval(
+            mine.caught(float(rate)), others[found["best_baseline"]].caught(float(rate))
+        )
+    return comparison
 
 
 def _alone(

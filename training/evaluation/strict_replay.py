@@ -11,8 +11,8 @@ From a fork of the same moment start the rows of the harder questions, all with 
 - **taught**: once in the training log already, as far as the habits go: nothing in it is new any more;
 - **rehearsal**: two hours before, what of the run is below high sensitivity, and a look at the pods where it will be.
 
-In between the owner goes on with its own next actions of the log, as many as it takes in life, so that neither its windows nor its
-habits stand still.
+In between the owner goes on with its own next actions of the log, as many as it takes in life, so that neither its windows nor
+its habits stand still.
 """
 
 from __future__ import annotations
