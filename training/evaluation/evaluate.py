@@ -194,8 +194,7 @@ def evaluate(
         "events": actions.events,
         "actions": len(actions),
         "principals": dict(Counter(actions.kind.tolist())),
-        "baselines": _trivial(actions, truth)
-        | {title: block for title, block in brief.items() if title in others},
+        "baselines": _trivial(actions, truth) | {title: brief[title] for title in others},
         "ablations": {title: block for title, block in brief.items() if title in ABLATIONS},
         "in_decision": {one.title: brief[one.title] for one in swapped},
     }
@@ -206,8 +205,7 @@ def evaluate(
             figures["in_decision"][title] |= summary(one)
     caught = {t: block["recall_by_scenario"] for t, block in {"kubehabit": figures, **blocks}.items()}
     if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(markdown(figures, log.name, caught), encoding="utf-8")
+        _write(report, markdown(figures, log.name, caught))
     if track:
         _track(bundle, log, figures, {**curves, ABLATIONS[0]: error_alone}, caught)
     return figures
@@ -244,6 +242,11 @@ def _replay(
             answer.quiet, answer.quiet_flagged = answer.score.copy(), answer.flagged.copy()
             answer.quiet[normal], answer.quiet_flagged[normal] = calm.score, calm.flagged
     return actions, answers, np.concatenate(surprise).astype(np.float64)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _comparison(mine: Curve, others: Mapping[str, Curve], truth: Truth) -> Figures:
