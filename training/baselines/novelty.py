@@ -13,8 +13,8 @@ from data.actions.attributes import ATTRIBUTES
 from data.actions.fields import FIELDS
 from data.arrays import Floats
 from detection.bundle import Bundle
-from detection.calibration import classes_of
 from detection.novelty import Levels, novelty_levels
+from detection.rarity import classes_of
 from training.baselines.base import FIELD_COUNT, Baseline, Thresholds
 from training.calibrate import table_score
 from training.stretch import Stretch
