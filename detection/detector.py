@@ -254,7 +254,6 @@ class Detector:
         self.habits: HabitTable = bundle.habits.copy(limit=max(LIMIT, 2 * len(bundle.habits)))
         self.accumulator = Accumulator(bundle.calibration.horizons, bundle.calibration.activity)
         self.probation = Probation(probation_days)
-        #: What people allowed; may be replaced between two calls of `score`.
         self.exceptions = HabitExceptions()
         self.windows = Windows(bundle.window)
         if warm:
@@ -310,6 +309,10 @@ class Detector:
             done = undo.pop_all()
         if self._fork is not None:
             self._fork.callback(done.close)
+
+    def allow(self, exceptions: HabitExceptions) -> None:
+        """Let these exceptions, and no others, hold from now on."""
+        self.exceptions = exceptions
 
     def restore_probation(self, records: Mapping[str, PrincipalProbation]) -> None:
         """Take in records of this or another bundle's detector; what is on probation leaves the habits."""

@@ -10,7 +10,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from kubehabit import alerts, data, doctor, evidence, forensics, incidents, models, serve, tokens, train, who
+from kubehabit import (
+    alerts,
+    allow,
+    data,
+    doctor,
+    evidence,
+    forensics,
+    incidents,
+    models,
+    serve,
+    tokens,
+    train,
+    who,
+)
 from kubehabit.options import fail
 
 #: Packages that only `pip install 'kubehabit[train]'` brings.
@@ -135,6 +148,7 @@ app.add_typer(serve.app)
 app.add_typer(doctor.app)
 app.add_typer(tokens.app, name="token")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(allow.app, name="allow")
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(who.who_app, name="who")
 app.add_typer(forensics.app)

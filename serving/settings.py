@@ -82,8 +82,14 @@ class AlertSettings(_Section):
     threshold_scale: Annotated[float, Field(ge=LEAST_SCALE, le=MOST_SCALE)] = 1.0
     gap_minutes: Annotated[float, Field(gt=0, le=_MOST)] = 10
     probation_days: Annotated[int, Field(ge=1, le=3650)] = 3
+    exceptions: Path | None = None
     first_actions: Annotated[int, Field(ge=1, le=1000)] = 50
     top_actions: Annotated[int, Field(ge=0, le=1000)] = 50
+
+    @property
+    def exceptions_path(self) -> Path:
+        """The file of exceptions; it need not exist."""
+        return self.exceptions or home() / "exceptions.yaml"
 
 
 class StoreSettings(_Section):
@@ -338,6 +344,7 @@ class Settings(BaseSettings):
             ("dead_letters.path", self.dead_letters.resolved_path),
             ("access.log.path", self.access.log.resolved_path),
             ("access.tokens", self.access.tokens_path),
+            ("alerts.exceptions", self.alerts.exceptions_path),
             ("history.path", self.history.resolved_path(state)),
             *((f"path of the sink {one.name}", getattr(one, "path", None)) for one in self.sinks),
         ):

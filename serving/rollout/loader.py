@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serving.access.reloading_file import ReloadingFile
+from serving.alerts.exceptions import read_exceptions
 from serving.alerts.explain.explainer import Explainer
 from serving.delivery.outbox import Outbox
 from serving.history.activity import MOST_SEEN, Principals, Trained
@@ -30,6 +32,7 @@ from serving.storage.database import AlertStore
 if TYPE_CHECKING:
     from detection.bundle import Bundle
     from detection.detector import Detector
+    from detection.exceptions import HabitExceptions
 
 _WARM_ROWS = 512
 UNTESTED = (
@@ -79,7 +82,14 @@ def load_engine(
         context=context,
         loaded=loaded,
         outbox=outbox_of(settings, store) if store_url is None else None,
+        exceptions=exceptions_of(settings),
     )
+
+
+def exceptions_of(settings: Settings) -> Callable[[], HabitExceptions]:
+    """The exceptions of the settings' file as it is; raises KubehabitError if it cannot be used now."""
+    path = settings.alerts.exceptions_path
+    return ReloadingFile("the file of exceptions", [path], partial(read_exceptions, path)).current
 
 
 def outbox_of(settings: Settings, store: AlertStore) -> Outbox | None:

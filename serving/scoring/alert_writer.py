@@ -16,6 +16,7 @@ from serving.incidents.context import ContextTracker, Flag, Gathered
 from serving.incidents.incidents import Incidents
 from serving.schemas import Action, Alert, ServedModel
 from serving.settings import AlertSettings
+from serving.storage.allowed import AllowedUse
 from serving.storage.database import AlertStore, RefusedError, StoreError, Writer
 from serving.storage.incidents import add_context, add_links
 
@@ -66,6 +67,7 @@ class AlertWriter:
         self._gap = timedelta(minutes=settings.gap_minutes)
         self._outbox = outbox
         self._unsaved: list[Flagged] = []
+        self._allowed: list[AllowedUse] = []
         self._dropped: Counter[str] = Counter()  # by principal
         self._pending: list[tuple[int, Gathered]] = []
         self._pending_since = 0.0
@@ -73,19 +75,28 @@ class AlertWriter:
     @property
     def has_unsaved(self) -> bool:
         """Whether unusual actions wait for a store that failed."""
-        return bool(self._unsaved)
+        return bool(self._unsaved or self._allowed)
 
-    def save(self, flagged: Sequence[Flagged], model: ServedModel) -> Saved:
+    def save(
+        self, flagged: Sequence[Flagged], model: ServedModel, allowed: Sequence[AllowedUse] = ()
+    ) -> Saved:
         """Store unusual actions, and those that wait from before. An action that the database rejects holds up no other.
+
+        Args:
+            flagged: actions for alerts.
+            model: named by new alerts.
+            allowed: actions that an exception kept from being flagged.
 
         Raises:
             StoreError: the store failed. All of them wait for the next call.
         """
+        self._allowed = [*self._allowed, *allowed][-_MAX_UNSAVED:]
         waiting = [*self._unsaved, *flagged]
-        if not waiting:
+        if not waiting and not self._allowed:
             return Saved()
         dropped = self._dropped.total()
         try:
+            self._save_allowed()
             try:
                 saved = self._save_together(waiting, model)
             except Exception as error:
@@ -99,6 +110,24 @@ class AlertWriter:
         saved.dropped = dropped
         self._dropped.clear()
         return saved
+
+    def _save_allowed(self) -> None:
+        if not self._allowed:
+            return
+        try:
+            self._store_allowed(self._allowed)
+        except RefusedError:
+            for use in self._allowed:
+                try:
+                    self._store_allowed([use])
+                except RefusedError as error:
+                    _log.error("an allowed action cannot be stored", exc_info=error)
+        self._allowed = []
+
+    def _store_allowed(self, allowed: Sequence[AllowedUse]) -> None:
+        with self._store.writing(lazily=True) as writer:
+            for use in allowed:
+                writer.add_allowed(use)
 
     def _worst(self, waiting: list[Flagged]) -> list[Flagged]:
         """The actions to keep in memory, in their order; those dropped are counted."""

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from data.events.audit_event import AuditEvent
+from detection.exceptions import HabitExceptions
 from serving.alerts.explain.explainer import Explainer
 from serving.alerts.explain.phrases import ActionPhrase
 from serving.alerts.grouping import Flagged
@@ -29,6 +30,7 @@ from serving.scoring.alert_writer import AlertWriter
 from serving.scoring.habit_verdicts import HabitVerdict
 from serving.scoring.verdicts import Batch, results_of, surprising_fields
 from serving.settings import AlertSettings
+from serving.storage.allowed import AllowedUse
 from serving.storage.database import AlertStore
 from serving.storage.tables import as_moment
 
@@ -53,6 +55,14 @@ class VerdictTaker(Protocol):
 
     def apply_verdict(self, principal: str, times: Collection[int], verdict: Verdict) -> None:
         """As `detection.detector.Detector.apply_verdict`."""
+
+
+@runtime_checkable
+class ExceptionTaker(Protocol):
+    """A detector that knows exceptions."""
+
+    def allow(self, exceptions: HabitExceptions) -> None:
+        """As `detection.detector.Detector.allow`."""
 
 
 class ScoreObserver(Protocol):
@@ -87,6 +97,7 @@ class Engine:
         context: remembers what surrounds flagged actions.
         loaded: the model as it was loaded; None if it did not come out of a bundle.
         outbox: queues every alert that is raised or grows for delivery.
+        exceptions: what people allow, as it is now; asked before each batch.
     """
 
     def __init__(
@@ -101,6 +112,7 @@ class Engine:
         context: ContextTracker | None = None,
         loaded: Loaded | None = None,
         outbox: Outbox | None = None,
+        exceptions: Callable[[], HabitExceptions] = HabitExceptions,
     ) -> None:
         settings = settings or AlertSettings()
         self.detector = detector
@@ -109,6 +121,7 @@ class Engine:
         self.store = store
         self.explainer = explainer
         self.outbox = outbox
+        self.exceptions = exceptions
         self.principals = principals or Principals()
         self.context = context or ContextTracker(explainer, round(settings.gap_minutes * 60e6))
         self.incidents = Incidents(store, explainer)
@@ -143,6 +156,8 @@ class Engine:
         """
         with self._lock:
             started = time.perf_counter()
+            if isinstance(self.detector, ExceptionTaker):
+                self.detector.allow(self.exceptions())
             scores = self.detector.score(events)
             for observe in (self._offer, self._record, self.context.observe):
                 try:
@@ -153,7 +168,7 @@ class Engine:
                     _log.exception("a scored batch could not be recorded everywhere")
             flagged = self._flagged(events, scores)
             served = ServedModel(name=self.model.name, version=self.model.version)
-            saved = self._alerts.save(list(flagged.values()), served)
+            saved = self._alerts.save(list(flagged.values()), served, self._allowed(events, scores))
             self._alerts.defer(self._watched(scores))
             fields = self._fields
             return Batch(
@@ -202,6 +217,24 @@ class Engine:
             threshold = float(scores.threshold[row])
             first = _first_flagged(scores, row)
             found[row] = Flagged(principal, scores.kind[row], group, action, threshold, first_flagged=first)
+        return found
+
+    def _allowed(self, events: Sequence[AuditEvent], scores: Scores) -> list[AllowedUse]:
+        """What exceptions kept from being flagged."""
+        found = []
+        for row, allowed in scores.allowed.items():
+            event = events[int(scores.event[row])]
+            audit_id = clean(event.auditID, 128)
+            shown = {"exception": allowed.exception, "audit_id": audit_id, "severity": allowed.severity}
+            _log.info("an exception allowed an unusual action", extra=shown)
+            try:
+                action = self._action(event, scores, row)
+            except Exception:  # it has to be recorded all the same
+                _log.exception("an allowed action cannot be described", extra={"audit_id": audit_id})
+                action = _undescribed(event, scores, row)
+            changes = {"severity": allowed.severity, "evidence": round(allowed.evidence, 3)}
+            action = action.model_copy(update=changes | {"habits": habits_of(scores.novelties[row])})
+            found.append(AllowedUse(allowed.exception, clean(scores.principal[row]), action))
         return found
 
     def _action(self, event: AuditEvent, scores: Scores, row: int) -> Action:

@@ -20,6 +20,7 @@ from sqlalchemy.pool import StaticPool
 
 from data.errors import KubehabitError
 from serving.schemas import SEVERITIES, Alert
+from serving.storage.allowed import AllowedUse, add_allowed, forget_allowed
 from serving.storage.incidents import forget, known_keys
 from serving.storage.receipt_clock import ReceiptClock
 from serving.storage.tables import (
@@ -261,6 +262,7 @@ class AlertStore:
             gone = self._delete_old(connection)
             if not self.clock.suspended:
                 forget(connection, self.clock.now() - self._retention)
+                forget_allowed(connection, self.clock.now() - self._retention)
         self.dropped += dropped
         return gone + dropped.total()
 
@@ -444,6 +446,10 @@ class Writer:
     def kept(self, numbers: Collection[int]) -> set[int]:
         """Which of these alerts still exist."""
         return set(self.connection.scalars(sa.select(ALERTS.c.number).where(ALERTS.c.number.in_(numbers))))
+
+    def add_allowed(self, use: AllowedUse) -> None:
+        """Add an action that an exception allowed, once."""
+        add_allowed(self.connection, use, self._clock.now())
 
     def known(self, number: int, audit_ids: Sequence[str]) -> set[tuple[str, int]]:
         """Which (audit ID, time in microseconds) an alert already holds, among those of the given IDs."""

@@ -80,6 +80,11 @@ LINKS = _table(
     "alert_ties",
     "position:integer alert:integer audit_id:text kind:id source:text target:text time:time document:text",
 )
+#: Actions that exceptions kept from being flagged.
+ALLOWED = _table(
+    "allowed_actions",
+    "position:integer exception:name principal:text audit_id:text time:time received:time document:text",
+)
 INCIDENTS = _table("incidents", "number:integer id:id state:word merged_into:id")
 MEMBERS = _table("incident_alerts", "alert:id incident:id by_hand:small")
 TRAIL = _table("incident_trail", "position:integer incident:id time:time document:text")

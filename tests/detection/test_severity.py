@@ -53,7 +53,9 @@ def test_rank_is_the_share_of_normal_work() -> None:
         ((4.1, 3, 3, False), "critical"),
         ((4.1, 2, 3, False), "high"),  # critical is kept for what could do most harm
         ((3.1, 3, 0, False), "medium"),  # it does such things anyway
-        ((6.0, 3, 3, True), "medium"),  # a newcomer has no habits to break
+        ((6.0, 3, 2, True), "medium"),  # a newcomer has no habits to break
+        ((6.0, 2, 3, True), "medium"),
+        ((6.0, 3, 3, True), "high"),  # but nobody grants itself all rights on its first day
         ((1.0, 1, 3, False), "low"),
     ],
 )

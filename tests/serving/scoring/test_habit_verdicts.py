@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from data.actions.fields import FIELDS
 from data.events.audit_event import AuditEvent
 from detection.detector import Scores
+from detection.exceptions import AllowedAction, HabitExceptions
 from detection.probation import Verdict
 from serving.alerts.explain.explainer import Explainer
 from serving.app import create_app
@@ -24,7 +25,7 @@ from serving.scoring.engine import Engine
 from serving.scoring.habit_verdicts import SOURCE, HabitVerdict
 from serving.settings import Settings
 from serving.sinks.stdout import StdoutSettings
-from serving.storage.database import AlertStore
+from serving.storage.database import AlertStore, StoreError, Writer
 from serving.storage.tables import microseconds
 from tests.serving.conftest import model_info, settle
 from tests.serving.fakes import START, FakeDetector, decoded, ndjson, secret_event
@@ -219,6 +220,59 @@ def test_the_ledger_names_who_gave_a_verdict(make_client: Any) -> None:
     assert service.events is not None
     [line] = [one.fields for one in service.events.ledger.entries if one.fields["kind"] == "verdict"]
     assert (line["alert"], line["verdict"], line["by"]) == (alert["id"], "malicious", "judy")
+
+
+def test_what_an_exception_allows_is_kept_once_and_counted(
+    store: AlertStore, explainer: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Allowing(FakeDetector):
+        """Flags nothing: an exception allows all of it."""
+
+        held: HabitExceptions
+
+        def allow(self, exceptions: HabitExceptions) -> None:
+            self.held = exceptions
+
+        def score(self, events: Sequence[AuditEvent]) -> Scores:
+            scores = super().score(events)
+            name = self.held.entries[0].name
+            for row in np.flatnonzero(scores.flagged).tolist():
+                scores.allowed[row] = AllowedAction(name, 9.0, 4.0, "critical")
+            scores.flagged[:] = False
+            return scores
+
+    rule = {
+        "name": "audit",
+        "reason": "CHG-7",
+        "expires": "2026-11-24",
+        "principal": "alice@corp",
+        "verbs": ["list"],
+    }
+    rules = HabitExceptions.from_list([rule])
+    engine = Engine(Allowing(), FIELDS, model_info(), store, explainer, exceptions=lambda: rules)
+    with monkeypatch.context() as down:
+        down.setattr(Writer, "add_allowed", lambda *_: (_ for _ in ()).throw(StoreError("away")))
+        with pytest.raises(StoreError):
+            engine.score(decoded([secret_event(0)]))
+        assert engine.has_unsaved
+    assert engine.score(decoded([secret_event(1)])).raised == []
+    again = Engine(Allowing(), FIELDS, model_info(), store, explainer, exceptions=lambda: rules)
+    again.score(decoded([secret_event(0), secret_event(1)]))
+    client = TestClient(
+        create_app(Settings(events={"enabled": False}), again), base_url="http://127.0.0.1:8646"
+    )
+    with client:
+        [one] = client.get("/v1/exceptions").json()["exceptions"]
+        assert client.get("/v1/alerts").json()["alerts"] == []
+    assert (one["name"], one["uses"], one["expired"], one["reason"]) == ("audit", 2, True, "CHG-7")
+    assert one["lastUsed"] == "2026-11-23T14:00:01Z"
+    newest = one["latest"][0]
+    assert (newest["principal"], newest["action"]["auditID"], newest["action"]["severity"]) == (
+        "alice@corp",
+        "id-1",
+        "critical",
+    )
+    assert newest["action"]["evidence"] == 9.0
 
 
 def test_a_verdict_survives_the_journal() -> None:
