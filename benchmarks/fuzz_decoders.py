@@ -1,30 +1,46 @@
 """Fuzzes everything that reads untrusted bytes: the decoders, the formats, the document splitter, and the encoder behind them.
 
 `python -m benchmarks.fuzz_decoders --minutes 10` is guided by coverage and needs atheris (`pip install atheris`; 130 MB, so
-it is not a dependency). `--mutations 1000000` changes real events at random instead, and watches the memory.
+it is not a dependency). `--mutations 1000000` changes real events at random instead, and watches the memory; with `--wrapped`
+only such as are wrapped or packed, and only what files and bodies are read with.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import gzip
+import io
 import json
 import random
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from benchmarks.wrapped_logs import wrapped
 from data.actions.encoder import ActionEncoder
 from data.errors import KubehabitError
 from data.events.audit_event import Decoded
-from data.events.decode import decode_body, decode_lines, decode_numbered
+from data.events.decode import (
+    CHUNK_BYTES,
+    SMALL_BYTES,
+    LogRecords,
+    decode_body,
+    decode_lines,
+    decode_numbered,
+    decode_originals,
+)
 from data.events.formats.json_stream import Documents
+from data.events.formats.reading import AUDIT_GROUP
+from data.events.formats.registry import Sources
+from data.events.formats.text_lines import is_part
+from data.events.packing import Blocks, unpacked
 from data.events.reader import open_lines
 
 RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
@@ -40,9 +56,14 @@ _TOKENS = [
 
 
 class Target:
-    """Feeds one input to all readers and checks what must always hold."""
+    """Feeds one input to all readers and checks what must always hold.
 
-    def __init__(self) -> None:
+    Args:
+        only_logs: leave out the readers of lines and of documents by themselves, which the reader of logs calls.
+    """
+
+    def __init__(self, *, only_logs: bool = False) -> None:
+        self._only_logs = only_logs
         self.inputs = 0
         self.events = 0
         self.dead = 0
@@ -52,23 +73,11 @@ class Target:
     def __call__(self, data: bytes) -> None:
         """Raises whatever a reader raises that it must not, and AssertionError if a record got lost."""
         begin = time.perf_counter()
-        lines = data.split(b"\n")
-        decoded = decode_lines(lines, 7)
-        self._account(decoded)
-        spoken_for = set(decoded.lines) | {letter.line for letter in decoded.dead}
-        if not decoded.skipped:
-            for number, line in enumerate(lines, 7):
-                # A list may be empty; anything else that is not blank must show up somewhere.
-                assert not line.strip() or number in spoken_for or line.lstrip()[:1] in (b"[", b"{"), line[
-                    :80
-                ]
+        decoded = self._read_alike(data)
+        if not self._only_logs:
+            decoded = self._read_apart(data)
         batch = self._encoder.encode(decoded.events)
         assert len(batch) + len(batch.folded) == len(decoded.events)
-        with contextlib.suppress(KubehabitError):
-            self._account(decode_body(data))
-        whole, cut = self._documents(data, len(data) or 1), self._documents(data, 61)
-        assert whole == cut, "where the bytes are cut changes the records"
-        self._account(decode_numbered(whole))
         self.inputs += 1
         if self.inputs % _ENCODER_INPUTS == 0:  # it remembers requests on purpose, within bounds of its own
             self._encoder = ActionEncoder()
@@ -76,6 +85,42 @@ class Target:
         self.dead += len(decoded.dead)
         self.slowest = max(self.slowest, time.perf_counter() - begin)
         assert self.slowest < SLOW_SECONDS, f"took {self.slowest:.1f} s"
+
+    def _read_apart(self, data: bytes) -> Decoded:
+        """Read lines, and documents wherever their bytes are cut."""
+        lines = data.split(b"\n")
+        decoded = decode_lines(lines, 7)
+        self._account(decoded)
+        spoken_for = set(decoded.lines) | {letter.line for letter in decoded.dead}
+        if not decoded.skipped:
+            for number, line in enumerate(lines, 7):
+                # A list may be empty; anything else that is not blank must show up somewhere.
+                # A part of a container's line is counted with its last one.
+                accounted = number in spoken_for or line.lstrip()[:1] in (b"[", b"{") or is_part(line)
+                assert not line.strip() or accounted, line[:80]
+        whole, cut = self._documents(data, len(data) or 1), self._documents(data, 61)
+        assert whole == cut, "where the bytes are cut changes the records"
+        self._account(decode_numbered(whole))
+        return decoded
+
+    def _read_alike(self, data: bytes) -> Decoded:
+        """A file and a body of the same bytes give the same, and what is kept with the events is theirs; what a file gives."""
+        found = _as_file(data)
+        if AUDIT_GROUP.search(data) and b"List" not in data:  # a list may be empty
+            assert found.events or found.dead, "what names audit events is neither read nor lost"
+        try:
+            sent = decode_body(data)
+        except KubehabitError:  # empty, or nothing of it is JSON
+            assert not found.events, "a body is refused whose file has events"
+            return found
+        self._account(sent)
+        assert sent.events == found.events, "a body has other events than a file"
+        lost = [[(letter.reason, letter.raw, letter.before) for letter in one.dead] for one in (sent, found)]
+        assert lost[0] == lost[1], "a body has other losses than a file"
+        assert sent.skipped == found.skipped, "of a body other records are skipped than of a file"
+        assert all(letter.before <= len(sent.events) for letter in sent.dead)
+        assert [event for event, _ in decode_originals(data)] == sent.events, "originals are of other events"
+        return found
 
     @staticmethod
     def _account(decoded: Decoded) -> None:
@@ -94,6 +139,18 @@ class Target:
         if not splitter.finished:
             found += splitter.end()
         return found
+
+
+def _as_file(data: bytes) -> Decoded:
+    """All that the reader of files finds in some bytes."""
+    blocks = Blocks(unpacked(io.BufferedReader(io.BytesIO(data))), CHUNK_BYTES, SMALL_BYTES)
+    whole, skipped = Decoded([], [], []), Counter[str]()
+    for part in LogRecords(blocks, Sources()).chunks():
+        before = len(whole.events)
+        whole.dead.extend(replace(letter, before=letter.before + before) for letter in part.dead)
+        whole.events.extend(part.events)
+        skipped.update(part.skipped)
+    return whole._replace(skipped=skipped)
 
 
 def mutate(data: bytes, chance: random.Random, others: list[bytes]) -> bytes:
@@ -256,13 +313,20 @@ def seeds(count: int) -> list[bytes]:
     """Real events, plain and wrapped."""
     lines = list(islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), count))
     plain = [json.loads(line) for line in lines]
-    return [*lines, *(seed for i in range(0, min(count, 400), 40) for seed in envelopes(plain[i : i + 3]))]
+    few = [plain[i : i + 3] for i in range(0, min(count, 400), 40)]
+    return [*lines, *(seed for events in few for seed in [*envelopes(events), *wrapped(events)])]
 
 
-def mutations(count: int, seed: int) -> Iterator[bytes]:
+def wrapped_seeds() -> list[bytes]:
+    """Real events in every wrapper and packing, each as often as any other."""
+    plain = [json.loads(line) for line in islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), 600)]
+    return [seed for i in range(0, len(plain), 20) for seed in wrapped(plain[i : i + 2])]
+
+
+def mutations(count: int, seed: int, *, only_wrapped: bool = False) -> Iterator[bytes]:
     """Mutated seeds, the same for the same `seed`."""
     chance = random.Random(seed)
-    pool = seeds(20_000 if count > 100_000 else 2_000)
+    pool = wrapped_seeds() if only_wrapped else seeds(20_000 if count > 100_000 else 2_000)
     for _ in range(count):
         yield mutate(chance.choice(pool), chance, pool)
 
@@ -279,10 +343,12 @@ def resident_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def run_mutations(count: int, seed: int, say: Callable[[str], None]) -> dict[str, float]:
+def run_mutations(
+    count: int, seed: int, say: Callable[[str], None], *, only_wrapped: bool = False
+) -> dict[str, float]:
     """Feed mutated real events; returns executions, crashes, slowest input in seconds, and growth of memory in MB."""
-    target, crashes, settled, begin = Target(), 0, 0.0, time.monotonic()
-    for number, data in enumerate(mutations(count, seed), 1):
+    target, crashes, settled, begin = Target(only_logs=only_wrapped), 0, 0.0, time.monotonic()
+    for number, data in enumerate(mutations(count, seed, only_wrapped=only_wrapped), 1):
         try:
             target(data)
         except Exception as error:
@@ -379,6 +445,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to fuzz, guided by coverage")
     parser.add_argument("--mutations", type=int, default=0, help="feed so many mutated real events instead")
+    parser.add_argument("--wrapped", action="store_true", help="mutate only what is wrapped or packed")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations")
     parser.add_argument(
         "--corpus", type=Path, default=Path(".kubehabit/fuzz"), help="where inputs and crashes are kept"
@@ -386,7 +453,9 @@ def main() -> None:
     options = parser.parse_args()
     if not options.mutations:
         run_guided(options.minutes, options.corpus)
-    figures = run_mutations(options.mutations, options.seed, lambda text: print(text, flush=True))
+    figures = run_mutations(
+        options.mutations, options.seed, lambda text: print(text, flush=True), only_wrapped=options.wrapped
+    )
     print(json.dumps(figures))
     sys.exit(bool(figures["crashes"]))
 

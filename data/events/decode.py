@@ -9,6 +9,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from operator import attrgetter
 
 import msgspec
@@ -75,9 +76,33 @@ def decode_lines(lines: Iterable[bytes], first_line: int = 1, sources: Sources |
     """Decode records, one a line; a line that cannot be read becomes a dead letter with its reason.
 
     A line may hold an event, an EventList, a cloud's envelope, or several such objects without a space between them.
-    Give the same `sources` for all of a log.
+    Give the same `sources` for all of a log that is decoded in parts, and call its `finish` at the end.
     """
-    return decode_numbered(enumerate(lines, first_line), sources)
+    if sources is not None:
+        return decode_numbered(enumerate(lines, first_line), sources)
+    sources, numbers = Sources(), count(first_line)
+    decoded = decode_numbered(zip(numbers, lines, strict=False), sources)
+    rest = _finished(sources, next(numbers) - 2)  # one was taken for the line that did not come
+    if rest is None:
+        return decoded
+    dead = [replace(letter, before=letter.before + len(decoded.events)) for letter in rest.dead]
+    return Decoded(
+        decoded.events + rest.events,
+        decoded.lines + rest.lines,
+        decoded.dead + dead,
+        Counter(decoded.skipped) + Counter(rest.skipped),
+    )
+
+
+def _finished(sources: Sources, line: int, originals: list[bytes] | None = None) -> Decoded | None:
+    """What is left of a log whose last line is this one; None if nothing is."""
+    rest = sources.finish()
+    if rest is None:
+        return None
+    if originals is not None:
+        originals += map(bytes, rest.originals)
+    dead = [replace(letter, line=line) for letter in rest.dead]
+    return Decoded(rest.events, [line] * len(rest.events), dead, rest.skipped)
 
 
 def decode_numbered(
@@ -249,12 +274,9 @@ class LogRecords:
     def chunks(self) -> Iterator[Decoded]:
         """All of the log."""
         yield from self._read()
-        rest = self._sources.finish()
+        rest = _finished(self._sources, max(self.line - 1, 1), self._originals)
         if rest is not None:
-            dead = [replace(letter, line=self.line) for letter in rest.dead]
-            if self._originals is not None:
-                self._originals += map(bytes, rest.originals)
-            yield Decoded(rest.events, [self.line] * len(rest.events), dead, rest.skipped)
+            yield rest
 
     def _read(self) -> Iterator[Decoded]:
         carry = b""

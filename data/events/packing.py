@@ -93,12 +93,17 @@ class _Frames(io.RawIOBase):
         self._frame = new()
         self._inside = False
         self._ready = memoryview(b"")
+        self._failure: Exception | None = (
+            None  # raised again by every later read: the first may only have looked at the beginning
+        )
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Buffer) -> int:
         while not self._ready:
+            if self._failure is not None:
+                raise self._failure
             packed = b""
             if not getattr(self._frame, "waits", False):
                 packed = self._frame.unused_data if self._frame.eof else b""
@@ -111,7 +116,11 @@ class _Frames(io.RawIOBase):
                     return 0
             if self._frame.eof:
                 self._frame = self._new()
-            self._ready = memoryview(self._frame.decompress(packed))
+            try:
+                self._ready = memoryview(self._frame.decompress(packed))
+            except DAMAGE as error:
+                self._failure = error
+                raise
             self._inside = not self._frame.eof
         target = memoryview(buffer)
         count = min(len(target), len(self._ready))

@@ -1,7 +1,9 @@
 """Reading logs: compression is seen by content, damage costs nothing that could still be read."""
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,18 @@ def test_a_truncated_log_gives_what_is_there_and_says_that_it_ends_early(
     assert "damaged" in record["reason"]
     with pytest.raises(KubehabitError, match="damaged after line"):
         list(open_lines(log))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress, lzma.compress, bz2.compress])
+def test_a_log_that_is_damaged_at_its_beginning_says_so(
+    tmp_path: Path, letters: DeadLetterFile, pack
+) -> None:  # type: ignore[no-untyped-def]
+    packed = bytearray(pack(LINES[0] + b"\n"))
+    packed[14:60] = bytes(46)
+    log = tmp_path / "log"
+    log.write_bytes(packed)
+    assert [*read_events(log, letters)] == []
+    assert "damaged" in next(iter(letters.reasons))
 
 
 def test_unreadable_records_go_to_the_dead_letter_file_with_line_and_reason(
