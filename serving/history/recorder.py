@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.principals.identity import PEOPLE_AND_PIPELINES, identify
+from data.principals.identity import PEOPLE_AND_PIPELINES
 from serving.history.activity import Trained
 from serving.history.schema import BINS, DAY, EDGES, HOUR, connect
 from serving.schemas import clean
@@ -152,7 +152,7 @@ class History:
         if trained is None:
             return
         rows = (
-            (clean(name), identify(name, ()).kind, clean(group), trained.last.get(name))
+            (clean(name), trained.kind(name), clean(group), trained.last.get(name))
             for name, group in trained.group_of.items()
         )
         try:
