@@ -15,13 +15,13 @@ Config = Annotated[Path | None, opt.yaml_option("--config", "serve.yaml", "Setti
 
 @app.command("backup")
 def backup(
-    out: Annotated[Path, typer.Option("--out", help="New folder to write to.", file_okay=False)],
+    out: Annotated[Path, opt.Out],
     config: Config = None,
 ) -> None:
-    """Copy a service, running or stopped: what it learned, alerts, events, models, tokens; with a checksum of each file.
+    """Copy a service, running or stopped, into a new folder: what it learned, alerts, events, models, tokens.
 
-    Alerts in PostgreSQL are left out: dump that database right after this command. The private keys of TLS and of the ledger, and
-    serve.yaml itself, lie outside of KUBEHABIT_HOME and are not copied. Keep the copy as safe as the original: it holds the same.
+    Each file gets a checksum. Alerts in PostgreSQL are left out: dump that database right after this command. serve.yaml and the
+    private keys of TLS and of the ledger are not copied either. Keep the copy as safe as the original: it holds the same.
 
     Example:  `kubehabit backup --config /etc/kubehabit/serve.yaml --out /backup/kubehabit-monday`
 
