@@ -349,6 +349,7 @@ class Faults:
             times = [(chance.random(), chance.random()) for _ in range(3)]
 
             def kill_and_start() -> None:
+                _wait_for(lambda: (home / "ready").exists() or stop.is_set())
                 for before, between in times:
                     if stop.wait(before):
                         return
@@ -359,7 +360,7 @@ class Faults:
             def work(tell: Tell) -> None:
                 prepare_process(life, log=home / "log")
                 runtime, service = start(life, self._material)
-                tell("ready")
+                (home / "ready").touch()
                 sender = Sender(replace(life, kind=""), self._material, runtime, tell)
                 for number in range(len(self._material.bodies)):
                     sender.send(number)
