@@ -30,12 +30,14 @@ def backup(
     from rich.console import Console
 
     from kubehabit.backup.copying import back_up
-    from kubehabit.backup.places import Places
+    from kubehabit.backup.parts import ServiceParts
     from serving.settings import read_settings
 
     with Console(stderr=True).status("Copying") as status:
         made = back_up(
-            Places.from_settings(read_settings(config)), out, lambda name: status.update(f"Copying {name}")
+            ServiceParts.from_settings(read_settings(config)),
+            out,
+            lambda name: status.update(f"Copying {name}"),
         )
     opt.say(f"{len(made.files):,} files, {made.size / 1e6:,.1f} MB in {out}.")
     for note in made.notes:
@@ -59,14 +61,14 @@ def restore(
     """
     from rich.console import Console
 
-    from kubehabit.backup.places import Places
+    from kubehabit.backup.parts import ServiceParts
     from kubehabit.backup.restoring import restore as put_back
     from serving.settings import read_settings
 
     with Console(stderr=True).status("Checking") as status:
         made = put_back(
             folder,
-            Places.from_settings(read_settings(config)),
+            ServiceParts.from_settings(read_settings(config)),
             lambda name: status.update(f"Restoring {name}"),
         )
     opt.say(f"Restored {len(made.files):,} files of {made.made}.")
