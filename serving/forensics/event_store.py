@@ -27,6 +27,7 @@ import shutil
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import file_digest
@@ -148,6 +149,8 @@ class EventStore:
                 f"Cannot write to the event store {self.folder}: {error.strerror}. Check events.path and its permissions."
             ) from error
         self._catalog = Catalog()
+        # Times of the ledger's lines, and of the last that dropped events by age: microseconds since 1970 UTC.
+        self._line_times, self._aged = array("q"), 0
         self._turn = threading.RLock()
         self._merging: threading.Thread | None = None
         self._open: IO[bytes] | None = None
@@ -506,17 +509,13 @@ class EventStore:
     def _may_age(self) -> bool:
         """Whether events may be deleted by age: not within an hour of the last time, nor a day of a jump of the clock."""
         now = clock.now()
-        times = parse_times([entry.fields["time"] for entry in self.ledger.entries]).tolist()
+        times = self._line_times
         # While the clock goes on evenly, two lines far apart are no jump, but a time without events.
         even = abs(now - time.monotonic_ns() // 1000 - self._clock_offset) < _DAY
         seen = times[: self._opened_line + 1] if even else [*times, now]
         jumps = [moment for before, moment in pairwise(seen) if abs(moment - before) > _DAY]
-        aged = [
-            moment
-            for moment, entry in zip(times, self.ledger.entries, strict=True)
-            if entry.fields["kind"] == "dropped" and entry.fields["why"] == "age"
-        ]
-        return not (jumps and now - jumps[-1] < _DAY) and not (aged and 0 <= now - aged[-1] < _HOUR)
+        recent = 0 <= now - self._aged < _HOUR
+        return not (jumps and now - jumps[-1] < _DAY) and not recent
 
     # -- beginning and end --------------------------------------------------------------------------------------
 
@@ -643,7 +642,14 @@ class EventStore:
 
     def _catch_up(self) -> None:
         with self._turn:
-            self._catalog.read(self.ledger.entries[self._catalog.lines :])
+            entries = self.ledger.entries[self._catalog.lines :]
+            fields = [entry.fields for entry in entries]
+            times = parse_times([one["time"] for one in fields]).tolist()
+            self._line_times.extend(times)
+            for moment, one in zip(times, fields, strict=True):
+                if one["kind"] == "dropped" and one["why"] == "age":
+                    self._aged = moment
+            self._catalog.read(entries)
 
 
 def last_batch(found: Path | Sequence[LedgerEntry]) -> int:

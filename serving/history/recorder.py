@@ -143,8 +143,11 @@ class History:
         position = 0 if row is None else int(row[0])
         self._counted = position if restored < position <= journal else 0
         query = "INSERT OR REPLACE INTO meta VALUES ('position', ?)"
-        with self._writing:
-            self._file.execute(query, (self._counted or restored,))
+        try:
+            with self._writing:
+                self._file.execute(query, (self._counted or restored,))
+        except sqlite3.Error as error:  # as on a full disk, where scoring goes on
+            _log.error("the history cannot be written", extra={"reason": str(error)})
 
     def set_judge(self, judge: Judge, trained: Trained | None = None) -> None:
         """Set the model that judges from the next batch on, and the principals that its training knew."""
