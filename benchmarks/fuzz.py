@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,13 @@ class Recorder:
     Args:
         targets: name -> target; an input's first byte is the place of its target among them.
         state: folder of the figures, which are added to those that it has, and of the crashes.
+        skip: targets whose inputs are passed over, for a search in the others.
     """
 
-    def __init__(self, targets: dict[str, Callable[[bytes], None]], state: Path) -> None:
+    def __init__(
+        self, targets: dict[str, Callable[[bytes], None]], state: Path, skip: Collection[str] = ()
+    ) -> None:
+        self._skip = frozenset(skip)
         self._targets = list(targets.items())
         self._state = state
         self._kinds: set[str] = set()
@@ -68,6 +72,8 @@ class Recorder:
     def __call__(self, data: bytes) -> None:
         """Feed one input."""
         name, target = self._targets[data[0] % len(self._targets) if data else 0]
+        if name in self._skip:
+            return
         mine = self.figures[name]
         begin = time.process_time()
         try:
@@ -112,13 +118,13 @@ def total(state: Path) -> int:
     return sum(one["inputs"] for one in read_figures(state).values())
 
 
-def search(state: Path, arguments: list[str]) -> None:
+def search(state: Path, arguments: list[str], skip: Collection[str]) -> None:
     """Let libFuzzer search in this process, which ends with it."""
     import atheris
 
     with atheris.instrument_imports(include=list(_INSTRUMENTED), enable_loader_override=False):
         from benchmarks.fuzzing.targets import TARGETS
-    recorder = Recorder({name: make() for name, make in TARGETS.items()}, state)
+    recorder = Recorder({name: make() for name, make in TARGETS.items()}, state, skip)
     recorder.write()
     atheris.Setup([str(_again(state)), f"-max_len={MAX_BYTES}", *arguments], recorder)
     atheris.Fuzz()
@@ -145,8 +151,18 @@ def spread(state: Path, names: list[str]) -> None:
                 (state / "corpus" / hashlib.sha1(content).hexdigest()).write_bytes(content)
 
 
-def _child(state: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "benchmarks.fuzz", "--state", str(state), "--child", *arguments]
+def _child(state: Path, *arguments: str, skip: Collection[str] = ()) -> subprocess.Popen[str]:
+    left_out = [word for name in skip for word in ("--skip", name)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.fuzz",
+        "--state",
+        str(state),
+        *left_out,
+        "--child",
+        *arguments,
+    ]
     return subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -157,7 +173,7 @@ def _child(state: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def run(names: list[str], state: Path, inputs: int) -> int:
+def run(names: list[str], state: Path, inputs: int, skip: Collection[str] = ()) -> int:
     """Search until there were so many inputs altogether; returns how often the process was ended by an input."""
     spread(state, names)
     ended = 0
@@ -168,7 +184,7 @@ def run(names: list[str], state: Path, inputs: int) -> int:
             "-rss_limit_mb=3072",
             f"-artifact_prefix={state}/crashes/ended-",
         ]
-        child = _child(state, f"-runs={left}", "-reload=0", *limits, str(state / "corpus"))
+        child = _child(state, f"-runs={left}", "-reload=0", *limits, str(state / "corpus"), skip=skip)
         assert child.stderr is not None
         for line in child.stderr:
             if "cov:" in line or "ERROR" in line or "Error" in line:
@@ -221,18 +237,19 @@ def main() -> None:
     parser.add_argument(
         "--minimise", action="store_true", help="make tests/fuzz/corpus again from what was found"
     )
+    parser.add_argument("--skip", action="append", default=[], help="leave out a target; may be repeated")
     parser.add_argument("--child", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
     state = options.state.absolute()
     if options.child is not None:
-        search(state, options.child)
+        search(state, options.child, options.skip)
     from benchmarks.fuzzing.targets import TARGETS
 
     names = list(TARGETS)
     if options.minimise:
         minimise(names, state)
         return
-    ended = run(names, state, options.inputs)
+    ended = run(names, state, options.inputs, options.skip)
     print(json.dumps(read_figures(state), indent=1))
     sys.exit(bool(ended or any(one["crashes"] for one in read_figures(state).values())))
 

@@ -194,7 +194,9 @@ def envelopes(events: list[dict[str, Any]]) -> list[bytes]:
         "logGroup": "/aws/eks/c/cluster",
         "logEvents": messages,
     }
-    packed = {"awslogs": {"data": base64.b64encode(gzip.compress(text(subscription).encode())).decode()}}
+    packed = {
+        "awslogs": {"data": base64.b64encode(gzip.compress(text(subscription).encode(), mtime=0)).decode()}
+    }
     listed = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": events}
     azure = [
         {"category": "kube-audit", "resourceId": "/a", "properties": {"log": text(event)}} for event in events

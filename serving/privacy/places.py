@@ -186,6 +186,14 @@ def _in_state(settings: Settings, person: Person) -> Iterator[Place]:
 
 
 def _in_files(settings: Settings, person: Person) -> Iterator[Place]:
+    exceptions = settings.alerts.exceptions_path
+    if exceptions.is_file():
+        yield Place(
+            str(exceptions),
+            "lines of exceptions",
+            _lines_with(exceptions, person),
+            "stays: change it by hand",
+        )
     for what, path in text_files(settings):
         yield Place(str(path), what, _lines_with(path, person), "pseudonym")
 

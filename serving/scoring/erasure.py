@@ -15,6 +15,7 @@ import numpy as np
 from data.actions.fields import stable_hash
 from data.errors import KubehabitError
 from data.principals.person import Person
+from detection.probation import pack_records, unpack_records
 from serving.scoring.snapshots import Snapshot, Snapshots
 
 #: List of names in the meta data of a snapshot -> arrays with a row for each.
@@ -54,13 +55,18 @@ def without_person(snapshot: Snapshot, person: Person, pseudonym: str) -> Snapsh
     for name in _OWN:
         if name in arrays:
             arrays[name] = arrays[name][others]
+    held = unpack_records(meta["probation"]) if "probation" in meta else {}
+    if not held.keys().isdisjoint(person.names):
+        meta["probation"] = pack_records(
+            {name: one for name, one in held.items() if name not in person.names}
+        )
     context = meta.get("surroundings")
     if context is not None:
-        held = [
+        of = [
             [principal, rows] for principal, rows in context["contributors"] if principal not in person.names
         ]
         watches = [watch for watch in context["watches"] if watch["principal"] not in person.names]
-        meta["surroundings"] = context | {"contributors": held, "watches": watches}
+        meta["surroundings"] = context | {"contributors": of, "watches": watches}
     return replace(snapshot, meta=person.replaced_in(meta, pseudonym), arrays=arrays)
 
 

@@ -14,6 +14,7 @@ from serving.storage.tables import (
     ALERT_CONTEXT,
     ALERT_LINES,
     ALERTS,
+    ALLOWED,
     FEEDBACK,
     INCIDENTS,
     LINKS,
@@ -22,13 +23,14 @@ from serving.storage.tables import (
 )
 
 #: Table, and its columns that may name a person; their documents are JSON.
-_NAMING: tuple[tuple[sa.Table, tuple[str, ...]], ...] = (
+NAMING: tuple[tuple[sa.Table, tuple[str, ...]], ...] = (
     (ALERTS, ("document",)),
     (ALERT_LINES, ("sentence", "namespaces")),
     (ALERT_CONTEXT, ("document",)),
     (LINKS, ("source", "target", "document")),
     (TRAIL, ("document",)),
     (FEEDBACK, ("document",)),
+    (ALLOWED, ("principal", "document")),
 )
 _AT_A_TIME = 200
 
@@ -39,7 +41,7 @@ class AlertsOf(NamedTuple):
     Attributes:
         alerts: whose principal the person is, by ID; with their actions, context, links and deliveries.
         feedback: verdicts on those alerts.
-        named: rows of other alerts, incidents and verdicts that name the person.
+        named: rows of other alerts, incidents and verdicts, and of actions that exceptions allowed, that name the person.
         open_incidents: incidents under way that have an alert of the person, by ID.
     """
 
@@ -76,6 +78,7 @@ def erase_alerts(store: AlertStore, person: Person, pseudonym: str) -> AlertsOf:
         for start in range(0, len(positions), _AT_A_TIME):
             some = positions[start : start + _AT_A_TIME]
             connection.execute(sa.delete(FEEDBACK).where(FEEDBACK.c.position.in_(some)))
+        connection.execute(sa.delete(ALLOWED).where(ALLOWED.c.principal.in_(person.spellings)))
         gone = sorted(alerts)
         for start in range(0, len(gone), _AT_A_TIME):
             some_ids = gone[start : start + _AT_A_TIME]
@@ -114,12 +117,12 @@ def _belongs(table: sa.Table, row: Any, mine: set[int], alerts: set[str]) -> boo
         return row.number in mine
     if table is FEEDBACK:
         return row.alert in alerts
-    return table is not TRAIL and row.alert in mine
+    return table not in (TRAIL, ALLOWED) and row.alert in mine
 
 
 def _rows(connection: Connection, person: Person) -> Iterator[tuple[sa.Table, Any, tuple[str, ...]]]:
     """Rows that name a person, and the columns that may."""
-    for table, names in _NAMING:
+    for table, names in NAMING:
         either = [
             table.c[name].contains(spelling, autoescape=True)
             for name in names

@@ -57,3 +57,12 @@ def test_a_broken_promise_is_kept_and_does_not_end_the_search(tmp_path: Path) ->
     later(b"\0fine")
     later.write()
     assert read_figures(tmp_path)["breaks"]["inputs"] == 4
+
+
+def test_a_target_can_be_left_out(tmp_path: Path) -> None:
+    fed: list[bytes] = []
+    recorder = Recorder({"left out": fed.append, "kept": fed.append}, tmp_path, skip=["left out"])
+    for data in (b"\0a", b"\1b"):
+        recorder(data)
+    assert fed == [b"b"]
+    assert (recorder.figures["left out"]["inputs"], recorder.figures["kept"]["inputs"]) == (0, 1)

@@ -235,3 +235,16 @@ def test_the_service_scores_what_is_sent_and_recognises_a_repetition(
         count,
         1,
     )
+
+
+def test_the_parts_of_a_container_s_line_go_in_one_batch(tmp_path: Path) -> None:
+    whole = MANY[0]
+    time = b"2026-01-05T09:30:00.123456789Z stdout "
+    cut = [time + b"P " + whole[:100], time + b"P " + whole[100:200], time + b"F " + whole[200:]]
+    for before in (BATCH_EVENTS - 2, BATCH_EVENTS - 1, BATCH_EVENTS):
+        lines = [*MANY[:before], *cut]
+        (tmp_path / "log").write_bytes(b"\n".join([*lines, whole]))
+        found = list(batches(tmp_path / "log"))
+        assert [line for batch in found for line in batch] == [*lines, whole]
+        [place] = [number for number, batch in enumerate(found) if cut[0] in batch]
+        assert set(cut) <= set(found[place])

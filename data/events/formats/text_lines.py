@@ -25,7 +25,7 @@ _BRACES = 4
 def is_part(line: bytes) -> bool:
     """Whether a line of a container's log goes on in the next one of its stream."""
     found = _CRI.match(line)
-    return found is not None and found[2] == b"P"
+    return found is not None and found[3] == b"P"
 
 
 class CriLine:

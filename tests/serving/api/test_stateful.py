@@ -25,7 +25,7 @@ from tests.serving.fakes import FakeDetector, secret_event
 pytestmark = pytest.mark.slow
 
 #: More for a long search: KUBEHABIT_WALKS=2000.
-WALKS = int(os.environ.get("KUBEHABIT_WALKS", "5"))
+WALKS = int(os.environ.get("KUBEHABIT_WALKS", "4"))
 STEPS = 8
 ADDRESS = "http://127.0.0.1:8646"
 #: Does not end by itself.
