@@ -121,7 +121,7 @@ class Accumulator:
 
     def peek(self, principal: str, time: int, novelty: float, error: float) -> Floats:
         """The evidence that one action would amount to, if it were added; float64 [1, horizons]."""
-        held = self.pop([principal])
+        held = self.sums([principal])
         together = self.add([principal], np.array([time]), np.array([novelty]), np.array([error]))
         self.pop([principal])
         self.restore(held)
