@@ -65,7 +65,7 @@ def wrapped(events: list[dict[str, Any]]) -> list[bytes]:
         _text({"tables": [table]}).encode(),
         _text({"Records": [{"Data": _base64(one), "PartitionKey": "p"} for one in texts]}).encode(),
         _text(
-            {"records": {"t-0": [{"value": _base64(gzip.compress(one.encode()))} for one in texts]}}
+            {"records": {"t-0": [{"value": _base64(gzip.compress(one.encode(), mtime=0))} for one in texts]}}
         ).encode(),
         _lines([{"schema": {"type": "string"}, "payload": one} for one in texts]),
         _lines([{"ResultSet": {"Rows": [{"Data": [{"VarCharValue": one}]} for one in texts]}}]),
@@ -97,12 +97,12 @@ def _packed(log: bytes) -> list[bytes]:
     """A log in each packing and encoding."""
     tar, zipped = io.BytesIO(), io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
-        for name, content in (("a.log", log), ("b.log.gz", gzip.compress(log))):
+        for name, content in (("a.log", log), ("b.log.gz", gzip.compress(log, mtime=0))):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as folder:
-        folder.writestr("a.log", log)
+        folder.writestr(zipfile.ZipInfo("a.log"), log, zipfile.ZIP_DEFLATED)
     text = log.decode()
     encoded = [text.encode(name) for name in ("utf-8-sig", "utf-16", "utf-16-be")]
     return [bz2.compress(log), lzma.compress(log), tar.getvalue(), zipped.getvalue(), *encoded]
