@@ -3,7 +3,7 @@
 Every baseline is fitted on the same dataset to the same budget. Rows of commands that need data from elsewhere or hours of time
 (published sets, a simulated month) are taken from what those commands left in `benchmarks/results`; see COMPANIONS.
 
-Run: python -m benchmarks.bench_detection [--report FILE.md] [--home DIR] [--once]
+Run: python -m benchmarks.bench_detection [--report FILE.md] [--home DIR] [--once] [--recording LOG:LABELS]
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ CONFIG = RECORDINGS.parent.parent / "configs" / "train.yaml"
 #: Names under which other commands report detection (`benchmarks.report.report`); their rows are added to the table if
 #: there.
 COMPANIONS = ("published-hdfs", "published-adfa-ld", "published-openstack", "twin-detection")
+
+#: Minutes of the training log that habits and calibration are learned from again.
+LEARNING = (2, 5, 10, 30)
+
+#: Harder questions that are held to a share of attack runs (`training.evaluation.strict_replay.ROWS`).
+_BARS = {"one request per 30 minutes": 0.70, "after a rehearsal": 0.85, "once in the training log": 0.80}
 
 #: Metrics of a training that are times, and so differ between equal runs.
 CHANGING = ("seconds", "per_second")
@@ -81,7 +88,43 @@ def rows_of(figures: Mapping[str, Any]) -> list[Row]:
             0.90,
         ),
     ]
-    return [*product, *_beside_best_baseline(figures), *_of_detectors(figures)]
+    return [*product, *_alone(figures), *_beside_best_baseline(figures), *_of_detectors(figures)]
+
+
+def _alone(figures: Mapping[str, Any]) -> list[Row]:
+    """The strict figures: every run alone, transplants, and the harder questions."""
+    if "alone" not in figures:
+        return []
+    strict, moved = figures["alone"]["strict"], figures["alone"]["transplants"]
+    runs = "of attack runs"
+    rows = [
+        at_least("recall, every run alone", number(strict["recall"]), runs, 0.85),
+        Row("transplants", moved["attack_runs"], "attack runs"),
+        at_least("recall of transplants", number(moved["recall"]), runs, 0.85),
+        at_least(
+            "recall of transplants, same address and client",
+            number(moved["recall_by_mode"].get("same")),
+            runs,
+            0.85,
+        ),
+        at_least(
+            "transplants detected that are high or critical",
+            number(moved["high_of_detected"]),
+            "of them",
+            0.85,
+        ),
+        at_most(
+            "transplanted look-alikes raised high", number(moved["lookalikes_high"]), "of look-alikes", 0.20
+        ),
+    ]
+    for name, row in moved["rows"].items():
+        if "recall" in row:
+            title, bar = f"recall of transplants, {name}", _BARS.get(name)
+            share = number(row["recall"])
+            rows.append(Row(title, share, runs) if bar is None else at_least(title, share, runs, bar))
+        else:
+            rows.append(at_least(f"seen {name}", number(row["of_first"]), "of what was seen", 0.95))
+    return rows
 
 
 def _beside_best_baseline(figures: Mapping[str, Any]) -> list[Row]:
@@ -114,7 +157,8 @@ def _beside_best_baseline(figures: Mapping[str, Any]) -> list[Row]:
 
 def _of_detectors(figures: Mapping[str, Any]) -> list[Row]:
     rows = []
-    for title, block in {**figures["baselines"], **figures["ablations"]}.items():
+    others = {**figures["baselines"], **figures["ablations"], **figures.get("in_decision", {})}
+    for title, block in others.items():
         if "recall_at" not in block:
             continue
         rows += [
@@ -127,6 +171,35 @@ def _of_detectors(figures: Mapping[str, Any]) -> list[Row]:
             *(
                 Row(f"{title}: recall at {rate} per 10,000, strict curve", recall, "of attack runs")
                 for rate, recall in block["recall_at"].items()
+            ),
+        ]
+    return rows
+
+
+def learning_rows(model_uri: str, dataset: Path, log: Path, labels: Path) -> list[Row]:
+    """What habits and calibration of fewer minutes of log would have caught, around the same network."""
+    from data.dataset.table import load
+    from data.paths import shipped
+    from detection.bundle import Bundle
+    from training.calibrate import calibration_config
+    from training.evaluation.alone import judge_alone
+    from training.evaluation.learning_curve import relearned
+    from training.evaluation.metrics import read_labels
+    from training.registry import download
+
+    bundle, table = Bundle.load(download(model_uri)), load(dataset)
+    config = calibration_config(shipped("train.yaml")["calibration"])
+    rows = []
+    for minutes in LEARNING:
+        short = relearned(bundle, table, config, minutes)
+        found = judge_alone(short, log, read_labels(labels), attacks=100, lookalikes=0, rows=())
+        name = f"{minutes} minutes of log"
+        rows += [
+            Row(f"recall of transplants, {name}", number(found["transplants"]["recall"]), "of attack runs"),
+            Row(
+                f"strict false incidents, {name}",
+                found["strict_false_per_10k_person_actions"],
+                "per 10,000 person-and-pipeline actions",
             ),
         ]
     return rows
@@ -148,12 +221,16 @@ def differing(first: Mapping[str, float], second: Mapping[str, float]) -> list[s
     return sorted(name for name in names if first.get(name) != second.get(name))
 
 
-def measure(home: Path, page: Path | None, *, twice: bool) -> list[Row]:
-    """Build, train and judge in a folder of its own, whatever MLflow the user has."""
+def measure(home: Path, page: Path | None, more: Sequence[str], *, twice: bool) -> list[Row]:
+    """Build, train and judge in a folder of its own, whatever MLflow the user has.
+
+    `more` are further labelled recordings, LOG:LABELS, which get rows of their own.
+    """
     os.environ["KUBEHABIT_HOME"] = str(home)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         os.environ.pop(name, None)
     from data.dataset.build import build
+    from training.evaluation.alone import ATTACKS
     from training.evaluation.evaluate import evaluate
     from training.train import train
 
@@ -165,9 +242,17 @@ def measure(home: Path, page: Path | None, *, twice: bool) -> list[Row]:
         RECORDINGS / "labelled.jsonl.zst",
         RECORDINGS / "labels.json",
         data=dataset,
+        transplants=ATTACKS,
         report=page,
     )
     rows = rows_of(figures)
+    given = RECORDINGS / "labelled.jsonl.zst", RECORDINGS / "labels.json"
+    rows += learning_rows(trained.model_uri, dataset, *given)
+    for recording in more:
+        log, _, labels = recording.partition(":")
+        other = evaluate(trained.model_uri, Path(log), Path(labels), data=dataset, transplants=ATTACKS)
+        name = Path(log).name.split(".")[0]
+        rows += [replace(row, name=f"{name}: {row.name}") for row in rows_of(other)]
     rows += [
         at_most("training from nothing", trained.metrics["seconds_training"], "seconds", 600),
         Row("training", trained.metrics["actions_per_second_training"], "windows/s"),
@@ -188,10 +273,14 @@ def main() -> None:
     parser.add_argument(
         "--home", type=Path, help="keep dataset, models and MLflow store in this empty folder"
     )
+    parser.add_argument(
+        "--recording", action="append", default=[], help="LOG:LABELS of another labelled recording"
+    )
     parser.add_argument("--once", action="store_true", help="leave out the second training of the same seed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(options.home or Path(folder), options.report, twice=not options.once)
+        home = options.home or Path(folder)
+        rows = measure(home, options.report, options.recording, twice=not options.once)
     report("detection", [*rows, *companions()])
 
 

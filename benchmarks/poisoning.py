@@ -73,6 +73,17 @@ def poison(
     return [line for _, line in sorted(timed, key=lambda pair: pair[0])], chosen, added
 
 
+def _alone(figures: Mapping[str, Any], chosen: set[str]) -> dict[str, float]:
+    """Recall with every run replayed alone, of the scenarios that were trained on and of the others."""
+    runs = [run for run in figures["alone"]["strict"]["runs"] if run["kind"] == "attack"]
+    parts = {"poisoned": True, "others": False}
+    some = {
+        name: [run["seen"] for run in runs if (run["scenario"] in chosen) is into]
+        for name, into in parts.items()
+    }
+    return {f"strict_recall_{name}": sum(seen) / max(len(seen), 1) for name, seen in some.items()}
+
+
 def measure(
     log: Path, recording: Path, labels: Path, copies: int, options: Sequence[str], folder: Path
 ) -> dict[str, Any]:
@@ -104,6 +115,7 @@ def measure(
             for name, some in groups.items()
         },
         **{f"runs_{name}": len(some) for name, some in groups.items()},
+        **_alone(figures, chosen),
         **{name: figures[name] for name in ("false_per_10k_person_actions", "false_per_1m_system_actions")},
     }
 

@@ -95,7 +95,7 @@ def breakdown(bundle: Path, bodies: Sequence[tuple[bytes, int]]) -> dict[str, fl
         (Calibration, "weigh", "calibration"),
         (Calibration, "thresholds", "calibration"),
         (Calibration, "verdict", "calibration"),
-        (Accumulator, "add", "calibration"),
+        (Accumulator, "add_until_flagged", "calibration"),
         (Reconstruction, "log_probs", "explain"),
         (detecting.Detector, "_explain", "explain"),
         (Engine, "_record", "results"),

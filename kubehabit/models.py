@@ -19,14 +19,7 @@ def evaluate(
     labels: Annotated[Path | None, opt.Labels] = None,
     model: opt.Model = opt.CHAMPION,
     data: Annotated[Path | None, opt.Dataset] = None,
-    transplants: Annotated[
-        int,
-        typer.Option(
-            "--transplants",
-            help="Attack runs to put into other principals' clothes, with repetition, pace and rehearsal. 0: none.",
-            min=0,
-        ),
-    ] = 0,
+    transplants: opt.Transplants = 0,
     report: Annotated[Path | None, opt.Report] = None,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -90,6 +83,8 @@ def ablate(
         Path | None, opt.yaml_option("--config", "train.yaml", "Settings of the training that are varied")
     ] = None,
     variants: Annotated[Path | None, opt.yaml_option("--variants", "ablate.yaml", "Variants")] = None,
+    model: opt.Model = opt.CHAMPION,
+    transplants: opt.Transplants = 0,
     report: Annotated[Path | None, opt.Report] = None,
 ) -> None:
     """Ablation: leave out or change one choice of the detector at a time, and see what each is worth.
@@ -97,7 +92,8 @@ def ablate(
     Some variants are trained again (a good minute each on two idle cores), others only evaluated in another way. Each is a
     run of the MLflow experiment `kubehabit-ablation`. Resumable: finished variants are not repeated. Further options go to
     every training. Without --data, --log and --labels the shipped recordings are used; without --report the table goes to
-    ablations.md in KUBEHABIT_HOME.
+    ablations.md in KUBEHABIT_HOME. With --transplants 320 nothing is trained: variants of the decision are judged around
+    --model, each on every run alone and on transplants.
 
     Example:  `kubehabit ablate --only "no conditioning" --only "novelty alone"`
 
@@ -107,12 +103,23 @@ def ablate(
     from training.ablation import ablate as ablation
     from training.ablation.variants import AblateConfig
 
+    where = ablation.Where.from_options(data, log, labels)
+    given: dict[str, Any] = {
+        "config": config or opt.shipped("train.yaml"),
+        "variants": AblateConfig.load(variants or opt.shipped("ablate.yaml")),
+        "only": only or [],
+    }
+    if transplants:
+        from training.ablation.alone import ablate_alone
+
+        table = report or home() / "decision.md"
+        ablate_alone(model, where, **given, transplants=transplants, out=table)
+        typer.echo(f"Report: {table}")
+        return
     table = report or home() / "ablations.md"
     run_id = ablation.ablate(
-        ablation.Where.from_options(data, log, labels),
-        config=config or opt.shipped("train.yaml"),
-        variants=AblateConfig.load(variants or opt.shipped("ablate.yaml")),
-        only=only or [],
+        where,
+        **given,
         options=[*([f"--trainer.max_steps={steps}"] if steps else []), *ctx.args],
         out=table,
     )

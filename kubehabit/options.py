@@ -118,6 +118,14 @@ Model = Annotated[
 Report = typer.Option("--report", help="Write a Markdown report to this file.", dir_okay=False)
 Out = typer.Option("--out", help="Folder to write to.", file_okay=False)
 _JSON = "Print JSON on standard output"
+Transplants = Annotated[
+    int,
+    typer.Option(
+        "--transplants",
+        help="Attack runs to put into other principals' clothes and judge on. 0: none.",
+        min=0,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help=f"{_JSON}, for another program.")]
 JsonLines = Annotated[bool, typer.Option("--json", help=f"{_JSON}, one object a line, for another program.")]
 

@@ -44,6 +44,8 @@ _MACHINERY_SHARE = 0.2
 _WARM_SHARE = 0.25
 #: Values needed for a tail of one's own: five per cent of them are ten excesses.
 _MIN_TAIL = 200
+#: What the novelty table looks up.
+_TABLE = list(ATTRIBUTES).index("verb_resource_namespace")
 #: Budgeted incidents from which normal work shows its threshold by itself; with fewer, other clusters' is asked as well.
 _ENOUGH_INCIDENTS = 5.0
 #: Actions of normal work that the defaults of machinery weigh as much as.
@@ -302,6 +304,38 @@ def _normal_work(
     return rarity, SeverityScale.fit(classes, table.sensitivity[rows], deed)
 
 
+def table_score(rarity: Rarity, classes: Ints, resource: Ints, levels: npt.NDArray[np.int8]) -> Floats:
+    """Score of the novelty table, float64 [N]: 0 for a verb, resource and namespace that the principal had before.
+
+    A first time scores 1 and the decades by which normal work of its class shows such a first time on this resource more rarely.
+    """
+    bare = np.zeros_like(levels)
+    bare[:, _TABLE] = levels[:, _TABLE]
+    return np.where(bare[:, _TABLE] > 0, 1.0 + rarity.decades(classes, resource, bare), 0.0)
+
+
+def _simple_thresholds(
+    held: HeldBack, time: Ints, rates: Mapping[bool, float]
+) -> dict[str, dict[str, float]]:
+    """Thresholds of the simple detectors; `rates` are incidents wanted per action of the machinery (True) and of others."""
+    deeds = held.deeds
+    names, machinery = np.asarray(deeds.principals, object), deeds.machinery
+    scores = {
+        "novelty_count": np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64),
+        "novelty_table": table_score(held.rarity, deeds.classes, deeds.resource, deeds.levels),
+    }
+    return {
+        title: {
+            kind: threshold_for(
+                score[chosen], names[chosen].tolist(), time[chosen], rates[is_it] * int(chosen.sum())
+            )
+            for kind, is_it in (("person", False), ("system", True))
+            for chosen in [machinery == is_it]
+        }
+        for title, score in scores.items()
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class HeldBack:
     """The held-back actions of a dataset in the order of the log, and what was known when each came. No model is in it.
@@ -383,17 +417,11 @@ def fit(
         calibration, deeds, time, calibration.weigh(nll, deeds), person, system
     )
     weighed = calibration.weigh(nll, deeds)
-    names = np.asarray(deeds.principals, object)
     limits = calibration.thresholds(deeds.kinds)
     sums = Accumulator(calibration.horizons, calibration.activity).add(
         *(deeds.principals, time, weighed.novelty_evidence, weighed.error_evidence, limits, deeds.actions)
     )
     evidence, limits = calibration.verdict(sums, deeds.kinds)
-    count = np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64)
-    novelty_count = {
-        kind: threshold_for(count[chosen], names[chosen].tolist(), time[chosen], rate * int(chosen.sum()))
-        for kind, chosen, rate in (("person", ~machinery, person), ("system", machinery, system))
-    }
     return CalibrationResult(
         calibration=calibration,
         habits=held.habits,
@@ -402,7 +430,7 @@ def fit(
         error=weighed.error,
         evidence=evidence,
         flagged=evidence >= limits,
-        baselines={"novelty_count": novelty_count},
+        baselines=_simple_thresholds(held, time, {False: person, True: system}),
         shortfalls=_shortfalls(horizons, covered, span, deeds.classes, person, system),
     )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_detection import companions, differing, rows_of
+from training.evaluation.strict_replay import GAPS, PACES, REHEARSAL, TAUGHT
 
 
 def figures(**more: Any) -> dict[str, Any]:
@@ -33,9 +34,24 @@ def figures(**more: Any) -> dict[str, Any]:
     } | more
 
 
+def alone(share: float, lookalikes: float) -> dict[str, Any]:
+    """Strict figures in which every share of runs is the same."""
+    rows = {name: {"recall": share, "of_first": share} for name in (*PACES, REHEARSAL, TAUGHT)}
+    rows |= {name: {"of_first": share} for name in GAPS}
+    block = {
+        "attack_runs": 340,
+        "recall": share,
+        "recall_by_mode": {"same": share},
+        "high_of_detected": share,
+        "lookalikes_high": lookalikes,
+        "rows": rows,
+    }
+    return {"strict": block, "transplants": block}
+
+
 def test_a_detector_that_meets_every_bar_misses_none() -> None:
-    judged = [row for row in rows_of(figures()) if row.ok is not None]
-    assert len(judged) == 14
+    judged = [row for row in rows_of(figures(alone=alone(0.96, 0.2))) if row.ok is not None]
+    assert len(judged) == 25
     assert all(row.ok for row in judged)
 
 
@@ -56,6 +72,7 @@ def test_each_bar_can_be_missed() -> None:
         lookalikes_high=4,
         median_actions_to_detection=4.0,
         compared_with_best_baseline={"1": behind, "3": behind},
+        alone=alone(0.69, 0.21),
     )
     assert not any(row.ok for row in rows_of(worse))
 

@@ -228,9 +228,18 @@ def model(shell: Shell) -> None:
     shell.run("model", "--preview")
 
 
+def strict_figures() -> dict[str, Any]:
+    """Those of an evaluation with one false incident, by a principal with a hostile name."""
+    from training.evaluation.alone import figures
+    from training.evaluation.strict_replay import FalseIncident, Replayed
+
+    false = FalseIncident(EVIL, "human", 0, 1, 0, "low", EVIL, 1.2, 1.0, 1.0, [EVIL], [EVIL])
+    return figures([], [], Replayed([], {}, [false], {"human": 1}))
+
+
 def evaluate(shell: Shell) -> None:
     run = {"scenario": EVIL, "kind": "attack", "class": EVIL, "principal": EVIL, "detected": True}
-    figures = {"recall": 1.0, EVIL: 1, "log": EVIL, "runs": [run]}
+    figures = {"recall": 1.0, EVIL: 1, "log": EVIL, "runs": [run], "alone": strict_figures()}
     stand_in(shell.monkeypatch, "training.evaluation.evaluate", evaluate=lambda *_, **__: figures)
     shell.run("evaluate", "--log", str(shell.log))
     shell.json("evaluate", "--log", str(shell.log))

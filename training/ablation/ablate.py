@@ -29,9 +29,10 @@ from detection.evidence import Accumulator
 from detection.reconstruction import Model, Nll
 from training import registry
 from training.ablation import report
+from training.ablation.constants import changed
 from training.ablation.exam import Errors, Exam, Replay
 from training.ablation.variants import AblateConfig, Ablated, Variant
-from training.calibrate import CalibrationConfig, calibration_config, fit
+from training.calibrate import CalibrationConfig, HeldBack, calibration_config, fit
 from training.evaluation.metrics import RATES, Actions, Run, Truth, curve, read_labels, recall_at, verdict
 from training.export import TorchModel
 from training.train import ExperimentCLI, parse, quieten_lightning
@@ -41,11 +42,11 @@ _ROOT = Path(__file__).resolve().parent.parent.parent
 #: Source files that decide what a trained variant makes of a log, once that is encoded.
 _TRAINS = ("training/model.py", "training/module.py", "training/datamodule.py")
 #: Source files that decide a variant's figures. Directories are searched recursively.
-_JUDGES = (
+JUDGES = (
     *("data/**/*.py", "detection/**/*.py", "configs/actions.yaml", "configs/sensitivity.yaml"),
     *(f"training/{name}.py" for name in ("model", "module", "datamodule", "calibrate")),
-    *("training/stretch.py", "training/evaluation/metrics.py"),
-    *(f"training/ablation/{name}.py" for name in ("variants", "exam", "ablate")),
+    *("training/stretch.py", "training/evaluation/*.py"),
+    *(f"training/ablation/{name}.py" for name in ("variants", "constants", "exam", "ablate")),
 )
 #: Steps of training that take about as long as judging one variant; for the time left.
 _JUDGING = 60
@@ -59,10 +60,17 @@ def judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfi
         if nothing is detected). Of the log without the attacks: strict_per_10k, system_incidents, and recall_at_1, _3, _10
         with a threshold picked on the log. held_back_nll: mean reconstruction NLL of held-back actions, nats.
     """
+    with changed(variant.constants):
+        return _judge(exam, errors, variant, budget)
+
+
+def _judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfig) -> dict[str, float]:
     made = calibration_config({**asdict(budget), **variant.calibration})
     make = partial(Ablated, **variant.judge) if variant.judge else Calibration
     held, whole, clean = errors.measured(variant.ranks)
-    calibration = fit(exam.table, exam.held, held, made, make).calibration
+    # What is rare is counted when the dataset is read, by constants that may be changed.
+    held_back = HeldBack.from_table(exam.table) if variant.constants else exam.held
+    calibration = fit(exam.table, held_back, held, made, make).calibration
     ratio_whole, ratio_clean = _ratio(calibration, exam.whole, whole), _ratio(calibration, exam.clean, clean)
     figures = verdict(exam.whole.actions, exam.truth, ratio_whole >= 1, {})
     actions, truth, ratio = _spliced(exam, ratio_whole, ratio_clean)
@@ -132,7 +140,7 @@ def _train(
     return TorchModel(cli.model.model.eval().cpu()), cli.model.config.window
 
 
-def _source(patterns: Sequence[str]) -> str:
+def source(patterns: Sequence[str]) -> str:
     """Digest of source files."""
     digest = hashlib.sha256()
     for pattern in patterns:
@@ -141,7 +149,8 @@ def _source(patterns: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _digest(*words: str) -> str:
+def digest(*words: str) -> str:
+    """Digest of words, in hexadecimal."""
     return hashlib.sha256("\0".join(words).encode()).hexdigest()
 
 
@@ -218,8 +227,8 @@ class _Experiment:
         setting, given = yaml.safe_load(config.read_text("utf-8")), json.dumps(list(options))
         trained = {name: setting.get(name) for name in ("seed_everything", "trainer", "model", "data")}
         # Digested once: a long run may see its source change.
-        self._trained = (_source(_TRAINS), exam.encoded, json.dumps(trained), given)
-        self._judged = (_source(_JUDGES), exam.key, json.dumps(setting), given)
+        self._trained = (source(_TRAINS), exam.encoded, json.dumps(trained), given)
+        self._judged = (source(JUDGES), exam.key, json.dumps(setting), given)
         self.id = registry.experiment_id(EXPERIMENT)
         self.client = mlflow.MlflowClient()
         self.done = {
@@ -231,11 +240,12 @@ class _Experiment:
     def key(self, variant: Variant) -> str:
         """Digest of everything that the variant's figures depend on."""
         words = [variant.model, dict(variant.calibration), dict(variant.judge), variant.ranks]
-        return _digest(*self._judged, json.dumps(words))
+        words += [dict(variant.constants)] if variant.constants else []
+        return digest(*self._judged, json.dumps(words))
 
     def cache(self, variant: Variant) -> Path:
         """File that keeps the errors of the variant's model."""
-        return home() / "ablation" / f"{_digest(*self._trained, variant.model)[:32]}.npz"
+        return home() / "ablation" / f"{digest(*self._trained, variant.model)[:32]}.npz"
 
     def run(self, waiting: Sequence[Variant]) -> None:
         """Train and judge variants, each as an MLflow run."""
@@ -285,6 +295,7 @@ class _Experiment:
             **variant.train,
             **variant.calibration,
             **variant.judge,
+            **variant.constants,
             "ranks": variant.ranks,
         }
         with mlflow.start_run(experiment_id=self.id, run_name=variant.name) as run:

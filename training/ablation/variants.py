@@ -30,6 +30,7 @@ class Variant:
     seed: int | None = None
     calibration: Mapping[str, Any] = field(default_factory=dict)
     judge: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
     ranks: bool = False
 
     @property

@@ -13,10 +13,13 @@ from data.actions.attributes import ATTRIBUTES
 from data.actions.fields import FIELDS
 from data.arrays import Floats
 from detection.bundle import Bundle
-from detection.novelty import novelty_levels
+from detection.novelty import Levels, novelty_levels
+from detection.rarity import classes_of
 from training.baselines.base import FIELD_COUNT, Baseline, Thresholds
+from training.calibrate import table_score
 from training.stretch import Stretch
 
+_RESOURCE = FIELDS.index("resource")
 _TUPLE = list(ATTRIBUTES).index("verb_resource_namespace")
 _SHARE = np.zeros((len(ATTRIBUTES), FIELD_COUNT))
 for _row, _fields in enumerate(ATTRIBUTES.values()):
@@ -85,14 +88,16 @@ class NoveltyCount(Baseline):
 class _BundleNovelty(Baseline):
     """Novelty levels from a bundle's habits, which hold the training data already: it is never fitted."""
 
-    def __init__(self, bundle: Bundle, thresholds: Thresholds) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self._habits = bundle.habits.copy()
-        self.thresholds = thresholds
+        # A bundle of an earlier version has none for the table: then every first time is flagged.
+        limits = bundle.meta["baselines"].get(self.title.replace(" ", "_"), {"person": 1.0, "system": 1.0})
+        self.thresholds = Thresholds(float(limits["person"]), float(limits["system"]))
 
-    def _levels(self, stretch: Stretch) -> Floats:
+    def _levels(self, stretch: Stretch) -> Levels:
         known = self._habits.observe(stretch.attributes, stretch.name_hash, stretch.group_hash)
-        return novelty_levels(known).astype(np.float64)
+        return novelty_levels(known)
 
 
 class BundleNoveltyCount(_BundleNovelty):
@@ -100,23 +105,21 @@ class BundleNoveltyCount(_BundleNovelty):
 
     title: ClassVar[str] = "novelty count"
 
-    def __init__(self, bundle: Bundle) -> None:
-        limits = bundle.meta["baselines"]["novelty_count"]
-        super().__init__(bundle, Thresholds(float(limits["person"]), float(limits["system"])))
-
     def score(self, stretch: Stretch) -> tuple[Floats, None]:
         """Attributes new to the principal, those new to its peers counted double."""
-        return np.minimum(self._levels(stretch), 2.0).sum(axis=1), None
+        return np.minimum(self._levels(stretch), 2).sum(axis=1).astype(np.float64), None
 
 
 class BundleNoveltyTable(_BundleNovelty):
-    """The bare table: flags every first time, since a bundle holds no threshold for it."""
+    """As `NoveltyTable`, with the rarity of first times that the bundle holds, and the threshold that training put into it."""
 
     title: ClassVar[str] = "novelty table"
 
     def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle, Thresholds(1.0, 1.0))
+        super().__init__(bundle)
+        self._rarity = bundle.calibration.rarity
 
     def score(self, stretch: Stretch) -> tuple[Floats, None]:
-        """1 for the first time this principal does this verb on this resource in this namespace."""
-        return (self._levels(stretch)[:, _TUPLE] > 0).astype(np.float64), None
+        """0 for a verb, resource and namespace that the principal had before, more the rarer such a first time is."""
+        classes, resource = classes_of(stretch.kind.tolist()), stretch.tokens[:, _RESOURCE]
+        return table_score(self._rarity, classes, resource, self._levels(stretch)), None
