@@ -80,12 +80,27 @@ class _Normal:
         accumulator = Accumulator((horizon,), (activity,))
         return accumulator.add(who, self.time, self.new, self.wrong, limits, self.actions)[:, 0]
 
-    def threshold(self, horizon: float, activity: float, rate: float) -> float:
-        """Smallest threshold of one horizon that keeps its budget, `rate` incidents an action."""
+    def threshold(
+        self, horizon: float, activity: float, rate: float, default: PeakTail, weight: float
+    ) -> float:
+        """Threshold of one horizon for a budget of `rate` incidents an action.
+
+        It keeps the budget on these actions; where they are too few to show it, it is also what their tail reaches as rarely,
+        with what other clusters showed (`default`, worth `weight` actions) for what is missing.
+        """
+        least = self._least(horizon, activity, rate)
+        if rate * len(self.names) >= _ENOUGH_INCIDENTS:
+            return least
+        peaks = _peaks(self.sums(horizon, activity), self.names, self.time)
+        return max(least, fit_tail(peaks, len(self.names), default, weight).level(rate))
+
+    def _least(self, horizon: float, activity: float, rate: float) -> float:
+        """Smallest threshold that keeps the budget on these actions."""
         names, allowed = self.names, rate * len(self.names)
-        if allowed < _ENOUGH_INCIDENTS:
-            return self.tail(horizon, activity, _PEOPLE_TAIL, _DEFAULT_PEOPLE).level(rate)
-        found = threshold_for(self.sums(horizon, activity), names.tolist(), self.time, allowed)
+        sums = self.sums(horizon, activity)
+        if allowed < 1:
+            return float(np.nextafter(sums.max(initial=0.0), np.inf))
+        found = threshold_for(sums, names.tolist(), self.time, allowed)
         # A sum starts again at 0 once it has raised an alert, so a lower threshold keeps the budget as well.
         low, high = 0.0, found
         for _ in range(_HALVINGS):
@@ -96,11 +111,6 @@ class _Normal:
             )
             low, high = (low, middle) if incidents <= int(allowed) else (middle, high)
         return high
-
-    def tail(self, horizon: float, activity: float, default: PeakTail, weight: float) -> PeakTail:
-        """Tail of the highest evidence of each ten minutes, with what other clusters showed for what is missing."""
-        peaks = _peaks(self.sums(horizon, activity), self.names, self.time)
-        return fit_tail(peaks, len(self.names), default, weight)
 
     def coverage(self, horizon: float, activity: float) -> float:
         """Share of its steady level that a sum has reached by the end of these actions; 1 for a horizon that fits into them."""
@@ -167,13 +177,17 @@ def with_thresholds(
 
     rate = person / measured
     person_thresholds = [
-        extrapolated(people.threshold(*one, rate), rate, share)
+        extrapolated(people.threshold(*one, rate, _PEOPLE_TAIL, _DEFAULT_PEOPLE), rate, share)
         for one, share in zip(given, covered, strict=True)
     ]
     rate = system / measured
     by_class = {
         index: [
-            extrapolated(_machinery_threshold(normal(classes == index), name, *one, rate), rate, share)
+            extrapolated(
+                normal(classes == index).threshold(*one, rate, _MACHINERY_TAILS[name], _DEFAULT_ACTIONS),
+                rate,
+                share,
+            )
             for one, share in zip(given, covered, strict=True)
         ]
         for index, name in enumerate(CLASSES)
@@ -232,10 +246,3 @@ def _duration(seconds: float) -> str:
             count = f"{seconds / size:.3g}"
             return f"{count} {unit}" if count == "1" else f"{count} {unit}s"
     return f"{seconds:.3g} seconds"
-
-
-def _machinery_threshold(normal: _Normal, name: str, horizon: float, activity: float, rate: float) -> float:
-    """Threshold of a class of machinery: from its own actions if they are enough, else with what other clusters' showed."""
-    if rate * len(normal.names) >= _ENOUGH_INCIDENTS:
-        return normal.threshold(horizon, activity, rate)
-    return normal.tail(horizon, activity, _MACHINERY_TAILS[name], _DEFAULT_ACTIONS).level(rate)
