@@ -32,13 +32,13 @@ from training.calibrate import (
     CalibrationResult,
     calibrate,
     calibration_config,
-    count_incidents,
 )
 from training.datamodule import ActionWindows
 from training.evaluation import plots
 from training.export import TorchModel, check_newest, check_parity, export, export_newest, parity_check
 from training.model_newest import is_supported
 from training.module import HabitModule
+from training.thresholds import count_incidents
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from data.errors import KubehabitError
 from detection.calibration import ActionFeatures, Calibration, Tail
 from detection.novelty import PriorCounts
 from detection.rarity import CLASSES, Rarity
-from training.calibrate import INCIDENT_GAP, fit_tails, threshold_for
+from training.calibrate import fit_tails
+from training.thresholds import INCIDENT_GAP, threshold_for
 
 NAMES = list(ATTRIBUTES)
 PODS, SECRETS = 3, 4

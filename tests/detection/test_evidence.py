@@ -188,9 +188,9 @@ def test_a_look_at_what_would_add_up_changes_nothing() -> None:
     accumulator = Accumulator((120.0,))
     args = ["a"], np.array([0]), np.array([4.0]), np.array([4.0])
     accumulator.add(*args)
-    before = accumulator.sums().rows.tolist()
+    before = accumulator.sums().rows
     would = accumulator.peek("a", 1_000_000, 4.0, 4.0)
-    assert accumulator.sums().rows.tolist() == before
+    np.testing.assert_array_equal(accumulator.sums().rows, before)
     assert would.tolist() == accumulator.add(["a"], np.array([1_000_000]), *args[2:]).tolist()
     assert would[0, 0] > 7.0
     accumulator.peek("b", 0, 1.0, 1.0)

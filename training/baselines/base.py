@@ -14,8 +14,8 @@ import numpy as np
 
 from data.actions.fields import FIELDS
 from data.arrays import Flags, Floats, Ints, Names
-from training.calibrate import threshold_for
 from training.stretch import Stretch
+from training.thresholds import threshold_for
 
 FIELD_COUNT = len(FIELDS)
 #: Share of the largest scores that tells how fast a detector's tail falls.

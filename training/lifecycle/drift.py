@@ -26,10 +26,10 @@ from data.principals.identity import PEOPLE_AND_PIPELINES
 from detection.bundle import Bundle
 from detection.detector import Detector
 from training.audit_log import read_log
-from training.calibrate import count_incidents
 from training.config_file import ConfigFile
 from training.registry import connected, download
 from training.stability import REFERENCE, counts_in, effective_size, noise_level, stability_index
+from training.thresholds import count_incidents
 
 
 @dataclass(frozen=True, slots=True)
