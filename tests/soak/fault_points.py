@@ -52,7 +52,7 @@ class FaultPoints:
         def watched(*arguments: Any, **named: Any) -> sqlite3.Connection:
             return connect(*arguments, **named | {"factory": _connection_of(self)})
 
-        sqlite3.connect = sqlite3.dbapi2.connect = watched  # type: ignore[assignment,attr-defined]
+        sqlite3.connect = sqlite3.dbapi2.connect = watched  # type: ignore[assignment]
 
     def _watched(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*arguments: Any, **named: Any) -> Any:

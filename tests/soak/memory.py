@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from data.events.decode import decode_body, decode_event
+from data.events.audit_event import decode_event
+from data.events.decode import decode_body
 from data.events.reader import open_lines
 from data.simulation import simulate
 from data.simulation.config import load_settings
