@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.bench_incidents import trained
 from benchmarks.report import Row, at_least, report
 from data.actions.sensitivity import Sensitivity
 from data.events.audit_event import decode_event
@@ -178,7 +179,7 @@ def judged(bundle: Bundle, log: Path, labels: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, and keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="models:/kubehabit@champion")
+    parser.add_argument("--model", help="a model; one is trained on the shipped recording by default")
     parser.add_argument("--log", type=Path, action="append")
     parser.add_argument("--labels", type=Path, action="append")
     parser.add_argument("--all", action="store_true", help="keep what all principals do")
@@ -188,11 +189,11 @@ def main() -> None:
     pairs = list(
         zip(options.log or [recordings.labelled], options.labels or [recordings.labels], strict=True)
     )
-    bundle = Bundle.load(download(options.model))
-    if not options.own_table:
-        bundle = replace(bundle, sensitivity=Sensitivity(shipped("sensitivity.yaml")["rules"]))
     rows: list[Row] = []
     with TemporaryDirectory() as scratch:
+        bundle = Bundle.load(download(options.model or trained(Path(scratch))))
+        if not options.own_table:
+            bundle = replace(bundle, sensitivity=Sensitivity(shipped("sensitivity.yaml")["rules"]))
         for log, labels in pairs:
             found = [run for run in json.loads(labels.read_text()) if run["kind"] == "attack"]
             attacks = frozenset(one for run in found for one in run["audit_ids"])

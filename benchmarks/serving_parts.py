@@ -90,7 +90,7 @@ def timed_methods() -> list[tuple[type, str, str]]:
         (Calibration, "weigh", "calibration"),
         (Calibration, "thresholds", "calibration"),
         (Calibration, "verdict", "calibration"),
-        (Accumulator, "add", "calibration"),
+        (Accumulator, "add_until_flagged", "calibration"),
         (Reconstruction, "log_probs", "explain"),
         (Detector, "_explain", "explain"),
         (Engine, "_record", "results"),

@@ -39,6 +39,19 @@ def show(found: Mapping[str, Mapping[str, Any]]) -> None:
             console.print(f"  {false_incident(each)}", markup=False)
 
 
+def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """All recordings side by side as a Markdown table."""
+    from training.evaluation.report import alone_rows
+
+    heads = ["", *(f"{name}: {what}" for name in found for what in ("runs alone", "transplants"))]
+    rows: list[list[str]] = []
+    cells = {name: {row[0]: row[1:] for row in alone_rows(one)} for name, one in found.items()}
+    for title in dict.fromkeys(title for one in cells.values() for title in one):
+        rows.append([title, *(cell for one in cells.values() for cell in one.get(title, ("-", "-")))])
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Measure and print."""
     from detection.bundle import Bundle
@@ -59,6 +72,7 @@ def main(given: Sequence[str] | None = None) -> None:
         "--data", type=Path, help="dataset that the bundle was trained on: calibrate it again"
     )
     parser.add_argument("--minutes", help="learning curve: habits and calibration of the last minutes alone")
+    parser.add_argument("--report", type=Path, help="also write the tables side by side as Markdown")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(given)
     sets = {"again": GAPS, "pace": PACES, "rehearsal": (REHEARSAL,), "taught": (TAUGHT,), "none": ()}
@@ -94,6 +108,8 @@ def main(given: Sequence[str] | None = None) -> None:
                 rows=rows,
             )
     show(found)
+    if options.report:
+        options.report.write_text(markdown(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -130,7 +130,7 @@ _LEAST_BEARER = 8
 
 #: A bootstrap token; the name of an Event looks alike, but ends in hexadecimal.
 _BOOTSTRAP_SIGN = r"\.([a-z0-9]{16})[\s\"'&,;\\]"
-_HEX = re.compile(rb"[0-9a-f]*+")
+_HEX = b"0123456789abcdef"
 
 
 def _signs() -> tuple[str, ...]:
@@ -176,7 +176,7 @@ def signs(raw: bytes) -> list[int] | None:
     found: list[int] = []
     for pattern in _SIGNS:
         for sign in pattern.finditer(raw):
-            if sign.re.groups and _HEX.fullmatch(sign[1]):
+            if sign.re.groups and not sign[1].strip(_HEX):
                 continue
             found.append(sign.end() - 1)
             if len(found) > _MAX_SIGNS:
@@ -247,7 +247,7 @@ _ENCODED = re.compile(rb"%[0-9A-Fa-f]{2}")
 _PLUS_ENCODED = re.compile(rb"%[0-9A-Fa-f]{2}|\+")
 _QUERY_ENCODED = re.compile(rb"%[0-9A-Fa-f]{2}|&(?:command=)?|\+")
 _COMMAND_ARGUMENT = b"command="
-_QUERY_END = re.compile(rb"[\s\"'<>]")
+_QUERY_END = compile_bytes(r"""[\s"'<>]""")
 
 
 def _replacements(text: bytes, plus: bool) -> Iterator[tuple[int, int, int]]:
@@ -310,14 +310,14 @@ def _positions(text: bytes, spans: list[Span], plus: bool) -> list[Span]:
 
 # -- finders ----------------------------------------------------------------------------------------------------
 
-_REFERENCE = re.compile(rb"\$(?:\([A-Z][A-Z0-9_]*+\)|\{[A-Z][A-Z0-9_]*+\}|[A-Z][A-Z0-9_]*+)")
+_REFERENCE = compile_bytes(r"\$(?:\([A-Z][A-Z0-9_]*\)|\{[A-Z][A-Z0-9_]*\}|[A-Z][A-Z0-9_]*)")
 _NO_SECRETS = frozenset((b"", b"true", b"false", b"null", b"nil", b"none", b"redacted", b"\xe2\x80\xa6"))
 _NEXT = re.compile(rb"[;,&] ?[A-Za-z_][\w.-]{0,40}[=:]")
 _MORE = re.compile(rb"[;,&][^\s\"'`\\&;,]++")
-_PASSES = re.compile(rb"(?i)pass|pwd|auth|sig|dsn|jwt|otp|cookie")
-_WORD = re.compile(rb"[a-z][a-z.-]*+")
-_PATH, _NO_USER, _DIGIT = re.compile(rb"[/?#]"), re.compile(rb"[/?#\[]"), re.compile(rb"[0-9]")
-_PORT = re.compile(rb"[0-9]{1,5}(?:[/?#]|$)")
+_PASSES = compile_bytes(r"(?i)pass|pwd|cookie|authorization")
+_WORD = compile_bytes(r"[a-z][a-z.-]*")
+_PATH, _NO_USER, _DIGIT = map(compile_bytes, (r"[/?#]", r"[/?#\[]", "[0-9]"))
+_PORT = compile_bytes(r"[0-9]{1,5}(?:[/?#]|$)")
 _LOGIN_LEAST, _PLAIN_LONG = 16, 16
 
 
@@ -371,7 +371,7 @@ def _worded(text: bytes) -> Iterator[Span]:
     for pattern in _WORDED:
         for match in pattern.finditer(text):
             bootstrap = match[1][6:7] == b"." and len(match[1]) == 23
-            if _is_value(match[1]) and not (bootstrap and _HEX.fullmatch(match[1][7:])):
+            if _is_value(match[1]) and not (bootstrap and not match[1][7:].strip(_HEX)):
                 yield match.span(1)
 
 
@@ -387,7 +387,7 @@ def _logins(text: bytes) -> Iterator[Span]:
     """Passwords of `scheme://user:password@host`, and logins without a user that are long enough for a token."""
     for match in _URL.finditer(text):
         login, begin = match[1], match.start(1)
-        authority = _PATH.split(login, maxsplit=1)[0]
+        authority = _PATH.split(login, 1)[0]
         at = authority.rfind(b"@")
         login = login[:at] if at >= 0 else login
         user, colon, password = login.partition(b":")

@@ -305,28 +305,28 @@ class Calibration:
         Evidence counts as far as the action could do harm, and not at all below `gate`. A machine that repeats itself in a
         way the model finds odd is no burst: its reconstruction error counts only where something is new as well.
         """
-        root = features.root
-        session, deed = self.rarity.parts(features.classes, features.resource, root, features.principals)
+        root, classes = features.root, features.classes
+        session, deed = self.rarity.parts(classes, features.resource, root, features.principals)
         novelty = session + deed
         error = self.evidence(self.error(nll, features), features.principals, features.kinds)
         weight = np.asarray(self.sensitivity_weights)[features.sensitivity]
         new, wrong = novelty * weight, error * weight
-        wrong = np.where(features.machinery & (new <= 0), 0.0, wrong)
+        wrong = np.where(is_machinery(classes) & (new <= 0), 0.0, wrong)
         new, wrong = np.where(new > self.gate, new, 0.0), np.where(wrong > self.gate, wrong, 0.0)
         if self.version > 1:
-            scale = self._scales(features)
+            scale = self._scales(features, classes, root)
             new, wrong = new * scale, wrong * scale
         return ActionEvidence(novelty, error, new, wrong, deed)
 
-    def _scales(self, features: ActionFeatures) -> Floats:
+    def _scales(self, features: ActionFeatures, classes: Ints, root: Levels) -> Floats:
         """What evidence of each action is multiplied by, float64 [N].
 
         The control plane does rare things by itself, so its evidence counts for less; but not where its credentials are used
         from a place that they were hardly ever used from.
         """
         here = features.own[:, _PLACE]
-        elsewhere = (here < _SETTLED) & (2 * here < features.actions) | (features.root[:, _PLACE] > 0)
-        scale: Floats = np.where(elsewhere, 1.0, np.asarray(self.class_scales)[features.classes])
+        elsewhere = (here < _SETTLED) & (2 * here < features.actions) | (root[:, _PLACE] > 0)
+        scale: Floats = np.where(elsewhere, 1.0, np.asarray(self.class_scales)[classes])
         return scale
 
     def verdict(self, sums: Floats, kinds: Sequence[str]) -> tuple[Floats, Floats]:

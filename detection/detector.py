@@ -400,12 +400,9 @@ class Detector:
         allowed = judged.allowed > 0
         for row in (flagged | adds | allowed).nonzero()[0].tolist():
             scores.novelties[row] = self._novelties(batch, row, judged.known, who.groups[row])
-        excused = allowed.nonzero()[0]
-        for row, severity in zip(
-            excused.tolist(),
-            self._severities(judged, judged.allowed, who.kinds, sensitivity, excused),
-            strict=True,
-        ):
+        rows = allowed.nonzero()[0]
+        would_be = self._severities(judged, judged.allowed, who.kinds, sensitivity, rows)
+        for row, severity in zip(rows.tolist(), would_be, strict=True):
             name = self.exceptions.entries[excepted[row]].name
             scores.allowed[row] = AllowedAction(
                 name, float(judged.allowed[row]), float(threshold[row]), severity
@@ -431,11 +428,11 @@ class Detector:
         sensitivity: npt.NDArray[np.int8],
         hits: Ints,
     ) -> list[str]:
-        """Severity of some actions, by the evidence of each."""
+        """Severity of some actions, given the evidence of all, float64 [N]."""
         if not len(hits):
             return []
         scale, levels = self.bundle.calibration.severity, sensitivity[hits]
-        broad = judged.levels[hits][:, _BROAD_ATTRIBUTES].max(axis=1)
+        broad = judged.levels[hits][:, _BROAD_ATTRIBUTES].max(axis=1, initial=0)
         if scale is None:
             times = evidence[hits] / judged.threshold[hits]
             given = zip(times.tolist(), levels.tolist(), broad.tolist(), strict=True)

@@ -138,10 +138,14 @@ class Accumulator:
                 return out, row
         return out, None
 
-    def peek(self, principal: str, time: int, novelty: float, error: float) -> Floats:
+    def peek(
+        self, principal: str, time: int, novelty: float, error: float, actions: int | None = None
+    ) -> Floats:
         """The evidence that one action would amount to, if it were added; float64 [1, horizons]."""
-        held = self.pop([principal])
-        together = self.add([principal], np.array([time]), np.array([novelty]), np.array([error]))
+        held = self.sums([principal])
+        count = None if actions is None else np.array([actions])
+        given = np.array([time]), np.array([novelty]), np.array([error])
+        together = self.add([principal], *given, actions=count)
         self.pop([principal])
         self.restore(held)
         return together

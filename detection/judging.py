@@ -26,8 +26,9 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-#: Rows that are computed at once after one at which something changed; each pass without a change takes four times as many.
-_STEP = 16
+#: Least number of rows that are computed at once, and how many times as many as there were up to the last change.
+_STEP, _GROWTH = 16, 8
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,9 @@ class ActionColumns:
         """Some of the actions."""
         return ActionColumns(*(getattr(self, one.name)[rows] for one in fields(self)))
 
-    def counted(self, count: int) -> tuple[Hashes, Hashes, Hashes]:
-        """The first actions, as habits count them."""
-        return self.attributes[:count], self.name_hashes[:count], self.group_hashes[:count]
+    def counted(self, rows: slice = _ALL) -> tuple[Hashes, Hashes, Hashes]:
+        """Some of the actions, as habits count them."""
+        return self.attributes[rows], self.name_hashes[rows], self.group_hashes[rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,8 @@ class ActionJudge:
             parts.append(judged)
             done = len(judged.flagged)
             begin += done
-            size = 4 * size if done == len(part) else _STEP
+            # A flag by itself costs one more pass; where one follows the other, the passes are short.
+            size = _GROWTH * size if done == len(part) else max(_STEP, _GROWTH * done)
         return Judgement.concatenate(parts)
 
     def _judge(self, part: ActionColumns, undo: ExitStack) -> Judgement:
@@ -165,7 +167,7 @@ class ActionJudge:
         about = part.names, part.attributes, part.time, part.sensitivity, part.excepted >= 0
         view = self._probation.view(*about)
         held = view.held if view is not None and view.held.any() else None
-        counted = part.counted(len(part))
+        counted = part.counted()
         known = seen = self._habits.observe(*counted, held)
         with ExitStack() as observed:
             observed.callback(self._habits.unobserve, *counted, known, held)
@@ -187,7 +189,7 @@ class ActionJudge:
                 upto = stop + 1
                 news = self._news(features, view, stop)
                 if adds[stop] and part.excepted[stop] >= 0:
-                    would = self._would_be(part, stop, new, wrong)
+                    would = self._would_be(part, stop, new, wrong, int(seen.actions[stop]))
                 # What is on probation was counted when it was new for the first time.
                 if not news.more or part.excepted[stop] >= 0:
                     new[stop] = wrong[stop] = 0.0
@@ -199,16 +201,16 @@ class ActionJudge:
                 upto = hit + 1
             judged = self._columns(part, seen, features, weighed, sums, upto)
             if hit is None and stop is None:
-                undo.callback(observed.pop_all().close)
                 self._remember(part, known, held, adds, upto)
-                return judged
-        if hit is not None and hit != stop:
-            news = self._news(features, view, hit)
-        assert news is not None
-        if adds[upto - 1] and part.excepted[upto - 1] >= 0:
-            self._settle_excepted(part, known, held, news, adds, judged, would, undo)
-        else:
-            self._settle(part, known, held, view, news, adds, judged, undo)
+            else:
+                if hit is not None and hit != stop:
+                    news = self._news(features, view, hit)
+                assert news is not None
+                if adds[upto - 1] and part.excepted[upto - 1] >= 0:
+                    self._settle_excepted(part, known, held, news, adds, judged, would, observed)
+                else:
+                    self._settle(part, known, held, view, news, adds, judged, observed)
+            undo.callback(observed.pop_all().close)
         return judged
 
     @staticmethod
@@ -219,10 +221,10 @@ class ActionJudge:
             found = found | (adds & (view.fresh | view.open)) | view.due
         return found.nonzero()[0]
 
-    def _would_be(self, part: ActionColumns, row: int, new: Floats, wrong: Floats) -> float:
+    def _would_be(self, part: ActionColumns, row: int, new: Floats, wrong: Floats, actions: int) -> float:
         """Evidence over threshold that an action would have but for its exception."""
         name, time = part.names[row], int(part.time[row])
-        sums = self._accumulator.peek(name, time, float(new[row]), float(wrong[row]))
+        sums = self._accumulator.peek(name, time, float(new[row]), float(wrong[row]), actions)
         evidence, threshold = self._calibration.verdict(sums, part.kinds[row : row + 1])
         return float(evidence[0] / threshold[0])
 
@@ -342,11 +344,14 @@ class ActionJudge:
         count: int,
         undo: ExitStack,
     ) -> None:
-        """Count the first actions of a part, and remember those that added evidence."""
-        if count:
-            counted, mask = part.counted(count), None if held is None else held[:count]
-            same = self._habits.observe(*counted, mask)
-            undo.callback(self._habits.unobserve, *counted, same, mask)
+        """Keep the first actions of a part counted, and no others; remember those that added evidence."""
+        undo.pop_all()
+        rest, first = slice(count, None), slice(0, count)
+        if count < len(part):
+            self._habits.unobserve(*part.counted(rest), known[rest], None if held is None else held[rest])
+        undo.callback(
+            self._habits.unobserve, *part.counted(first), known[first], None if held is None else held[first]
+        )
         self._remember(part, known, held, adds, count)
 
     @staticmethod

@@ -168,7 +168,7 @@ class HabitTable:
         known: PriorCounts,
         held: Flags | None = None,
     ) -> None:
-        """Undo the last call of `observe`, given its arguments and what it returned."""
+        """Undo the last call of `observe`, given its arguments and what it returned, or the last rows of both."""
         own, shared = (
             self._own_keys(attributes, principal).ravel(),
             self._shared_keys(attributes, group, known.own),

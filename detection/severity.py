@@ -24,6 +24,9 @@ _START = 1.0
 _SHRINKAGE, _PRIOR, _PRIOR_SCALE = 10.0, 5.0, 0.5
 #: -log10 of the share of normal actions with such deeds, at which an alert is medium, high and critical.
 _MEDIUM, _HIGH, _CRITICAL = 2.0, 3.0, 4.0
+_MEDIUM_HARM = LEVELS.index("medium")
+#: Novelty level of what nobody has done before.
+_TO_EVERYBODY = 3
 #: Decades less where the principal does that kind of thing anyway, and only a detail is new.
 _FAMILIAR = 1.0
 
@@ -88,9 +91,14 @@ def severity_by_rank(rank: float, sensitivity: int, novelty: int, is_newcomer: b
     """
     if not novelty:
         rank -= _FAMILIAR
-    if rank >= _HIGH and not is_newcomer:
-        return "critical" if rank >= _CRITICAL and LEVELS[sensitivity] == "high" else "high"
-    return "medium" if rank >= _MEDIUM or sensitivity >= LEVELS.index("medium") else "low"
+    harmful = LEVELS[sensitivity] == "high"
+    if is_newcomer:
+        # What nobody ever did and does most harm is serious even so.
+        serious = rank >= _CRITICAL and harmful and novelty == _TO_EVERYBODY
+        return "high" if serious else "medium" if rank >= _MEDIUM or sensitivity >= _MEDIUM_HARM else "low"
+    if rank >= _HIGH:
+        return "critical" if rank >= _CRITICAL and harmful else "high"
+    return "medium" if rank >= _MEDIUM or sensitivity >= _MEDIUM_HARM else "low"
 
 
 def newcomers(classes: Ints, actions: Ints, mature: int) -> npt.NDArray[np.bool_]:

@@ -15,13 +15,13 @@ Config = Annotated[Path | None, opt.yaml_option("--config", "serve.yaml", "Setti
 
 @app.command("backup")
 def backup(
-    out: Annotated[Path, typer.Option("--out", help="New folder to write to.", file_okay=False)],
+    out: Annotated[Path, opt.Out],
     config: Config = None,
 ) -> None:
-    """Copy a service, running or stopped: what it learned, alerts, events, models, tokens; with a checksum of each file.
+    """Copy a service, running or stopped, into a new folder: what it learned, alerts, events, models, tokens.
 
-    Alerts in PostgreSQL are left out: dump that database right after this command. The private keys of TLS and of the ledger, and
-    serve.yaml itself, lie outside of KUBEHABIT_HOME and are not copied. Keep the copy as safe as the original: it holds the same.
+    Each file gets a checksum. Alerts in PostgreSQL are left out: dump that database right after this command. serve.yaml and the
+    private keys of TLS and of the ledger are not copied either. Keep the copy as safe as the original: it holds the same.
 
     Example:  `kubehabit backup --config /etc/kubehabit/serve.yaml --out /backup/kubehabit-monday`
 
@@ -30,12 +30,14 @@ def backup(
     from rich.console import Console
 
     from kubehabit.backup.copying import back_up
-    from kubehabit.backup.places import Places
+    from kubehabit.backup.parts import ServiceParts
     from serving.settings import read_settings
 
     with Console(stderr=True).status("Copying") as status:
         made = back_up(
-            Places.from_settings(read_settings(config)), out, lambda name: status.update(f"Copying {name}")
+            ServiceParts.from_settings(read_settings(config)),
+            out,
+            lambda name: status.update(f"Copying {name}"),
         )
     opt.say(f"{len(made.files):,} files, {made.size / 1e6:,.1f} MB in {out}.")
     for note in made.notes:
@@ -59,14 +61,14 @@ def restore(
     """
     from rich.console import Console
 
-    from kubehabit.backup.places import Places
+    from kubehabit.backup.parts import ServiceParts
     from kubehabit.backup.restoring import restore as put_back
     from serving.settings import read_settings
 
     with Console(stderr=True).status("Checking") as status:
         made = put_back(
             folder,
-            Places.from_settings(read_settings(config)),
+            ServiceParts.from_settings(read_settings(config)),
             lambda name: status.update(f"Restoring {name}"),
         )
     opt.say(f"Restored {len(made.files):,} files of {made.made}.")

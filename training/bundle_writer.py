@@ -85,6 +85,7 @@ def _card(meta: dict[str, Any], fitted: CalibrationResult) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in data["principals"].items())
     person, system = list(calibration.budget.values())[:2]
     of_person, of_system = calibration.person_thresholds[0], calibration.system_thresholds[0]
+    short = "".join(f"\n- **Too short**: {shortfall}" for shortfall in fitted.shortfalls)
     figures = "\n".join(f"| {key} | {value:.4g} |" for key, value in meta["metrics"].items())
     return f"""# {meta["name"]}
 
@@ -97,7 +98,7 @@ LSTM autoencoder over the audit log of one Kubernetes cluster. It scores how unl
   {of_system:.2f} (decades, added up over {calibration.horizons[0]:g} seconds), set for at most {person:g}
   false incidents per 10,000 actions of people and pipelines and {system:g} per 1,000,000 of the machinery.
 - **Not for**: other clusters than the one it was trained on; a verdict about a person. What was already happening while it was
-  trained counts as habit.
+  trained counts as habit.{short}
 
 | figure | value |
 |---|---|

@@ -99,6 +99,7 @@ class CalibrationResult:
         evidence: float64 [M], accumulated evidence at each.
         flagged: bool [M], which of them the thresholds flag.
         baselines: thresholds of the simple detectors, set the same way on the same data.
+        shortfalls: what the data was too short for, sentences for a person.
     """
 
     calibration: Calibration
@@ -109,6 +110,7 @@ class CalibrationResult:
     evidence: Floats
     flagged: Flags
     baselines: dict[str, dict[str, float]]
+    shortfalls: list[str]
 
 
 def reconstruct(table: ActionTable, model: Model, split: str, window: int, batch: int = 512) -> Nll:
@@ -303,6 +305,28 @@ def table_score(rarity: Rarity, classes: Ints, resource: Ints, levels: npt.NDArr
     return np.where(bare[:, _TABLE] > 0, 1.0 + rarity.decades(classes, resource, bare), 0.0)
 
 
+def _simple_thresholds(
+    held: HeldBack, time: Ints, rates: Mapping[bool, float]
+) -> dict[str, dict[str, float]]:
+    """Thresholds of the simple detectors; `rates` are incidents wanted per action of the machinery (True) and of others."""
+    deeds = held.deeds
+    names, machinery = np.asarray(deeds.principals, object), deeds.machinery
+    scores = {
+        "novelty_count": np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64),
+        "novelty_table": table_score(held.rarity, deeds.classes, deeds.resource, deeds.levels),
+    }
+    return {
+        title: {
+            kind: threshold_for(
+                score[chosen], names[chosen].tolist(), time[chosen], rates[is_it] * int(chosen.sum())
+            )
+            for kind, is_it in (("person", False), ("system", True))
+            for chosen in [machinery == is_it]
+        }
+        for title, score in scores.items()
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class HeldBack:
     """The held-back actions of a dataset in the order of the log, and what was known when each came. No model is in it.
@@ -380,25 +404,15 @@ def fit(
     )
     tails = fit_tails(calibration.error(nll, deeds), deeds.principals, deeds.kinds)
     calibration = replace(calibration, tails=tails)
-    calibration = _with_thresholds(calibration, deeds, time, calibration.weigh(nll, deeds), person, system)
+    calibration, covered = _with_thresholds(
+        calibration, deeds, time, calibration.weigh(nll, deeds), person, system
+    )
     weighed = calibration.weigh(nll, deeds)
-    names = np.asarray(deeds.principals, object)
     limits = calibration.thresholds(deeds.kinds)
     sums = Accumulator(calibration.horizons, calibration.activity).add(
         *(deeds.principals, time, weighed.novelty_evidence, weighed.error_evidence, limits, deeds.actions)
     )
     evidence, limits = calibration.verdict(sums, deeds.kinds)
-    simple = {
-        "novelty_count": np.minimum(deeds.levels, 2).sum(axis=1).astype(np.float64),
-        "novelty_table": table_score(held.rarity, deeds.classes, deeds.resource, deeds.levels),
-    }
-    baselines = {
-        name: {
-            kind: threshold_for(score[chosen], names[chosen].tolist(), time[chosen], rate * int(chosen.sum()))
-            for kind, chosen, rate in (("person", ~machinery, person), ("system", machinery, system))
-        }
-        for name, score in simple.items()
-    }
     return CalibrationResult(
         calibration=calibration,
         habits=held.habits,
@@ -407,7 +421,8 @@ def fit(
         error=weighed.error,
         evidence=evidence,
         flagged=evidence >= limits,
-        baselines=baselines,
+        baselines=_simple_thresholds(held, time, {False: person, True: system}),
+        shortfalls=_shortfalls(horizons, covered, span, deeds.classes, system),
     )
 
 
@@ -418,8 +433,8 @@ def _with_thresholds(
     weighed: ActionEvidence,
     person: float,
     system: float,
-) -> Calibration:
-    """Set the thresholds for budgets of incidents an action.
+) -> tuple[Calibration, list[float]]:
+    """Set the thresholds for budgets of incidents an action; returns the share of each horizon that was seen, too.
 
     Args:
         weighed: what held-back actions add before machinery is scaled.
@@ -461,12 +476,45 @@ def _with_thresholds(
     scales = [
         float((least / by_class[index]).min()) if index in by_class else 1.0 for index in range(len(CLASSES))
     ]
-    return replace(
+    changed = replace(
         calibration,
         person_thresholds=tuple(person_thresholds),
         system_thresholds=tuple(least.tolist()),
         class_scales=tuple(scales),
     )
+    return changed, covered
+
+
+def _shortfalls(
+    horizons: Sequence[float], covered: Sequence[float], span: float, classes: Ints, system: float
+) -> list[str]:
+    """What the held-back part was too short for, in plain words; `span` in seconds, `system` incidents an action."""
+    found = []
+    unseen = [(horizon, share) for horizon, share in zip(horizons, covered, strict=True) if share < 1.0]
+    if unseen:
+        names = ", ".join(f"{_duration(horizon)} (x{1 / share:.3g})" for horizon, share in unseen)
+        found.append(
+            f"The held-back part lasts {_duration(span)}, too short to see what adds up over {names}. Those thresholds are "
+            "extrapolated by the factor in brackets and next to nothing reaches them: train on a longer log for slow attacks."
+        )
+    for index, name in enumerate(CLASSES[MACHINERY:], MACHINERY):
+        count = int((classes == index).sum())
+        if system * count < _ENOUGH_INCIDENTS:
+            leans = _DEFAULT_ACTIONS / (_DEFAULT_ACTIONS + count)
+            found.append(
+                f"{count:,} held-back actions of {name} cannot show {system * 1e6:.3g} false incidents per 1,000,000: "
+                f"their threshold rests {leans:.0%} on what such machinery did in other clusters."
+            )
+    return found
+
+
+def _duration(seconds: float) -> str:
+    """A time in the largest unit that fits."""
+    for size, unit in ((86_400.0, "day"), (3_600.0, "hour"), (60.0, "minute")):
+        if seconds >= size:
+            count = f"{seconds / size:.3g}"
+            return f"{count} {unit}" if count == "1" else f"{count} {unit}s"
+    return f"{seconds:.3g} seconds"
 
 
 def _machinery_threshold(normal: _Normal, name: str, horizon: float, activity: float, rate: float) -> float:

@@ -292,6 +292,8 @@ def _finish(
     warm_start.keep(model)
     config = calibration_config(vars(cli.config.calibration))
     fitted = calibrate(table, TorchModel(model), cli.model.config.window, config)
+    for shortfall in fitted.shortfalls:
+        print(shortfall)
     learned = cli.datamodule.learned
     if learned is not None:
         learned.count_into(fitted.habits)

@@ -682,6 +682,8 @@ def is_report(verb: str, resource: str, subresource: str, actor: str) -> bool:
 
 #: Trait of a write whose body, or a part of it, did not reach the log: what it asks for is unknown.
 WITHHELD = "withheld"
+#: Trait of a body that cannot be read at all.
+UNREADABLE_BODY = "unreadable"
 #: Verbs of requests whose body says what they do.
 BODIED = ("create", "update", "patch")
 
@@ -737,7 +739,7 @@ def read_traits(
     try:
         body = _DECODE.decode(raw)
     except UNREADABLE:
-        return "unreadable", "-"
+        return UNREADABLE_BODY, "-"
     found: set[str] = set()
     images: set[str] = set()
     if isinstance(body, list):  # JSON patch: operations instead of an object

@@ -56,6 +56,7 @@ class ActionSettings:
     """Encoding choices that must be the same in training and serving; they travel in the bundle."""
 
     trusted_hops: int = 0  # proxies of one's own before the API server; a load balancer counts as one
+    through_loopback: bool = True  # whether a peer on the API server's own machine is such a proxy
     drop_principals: tuple[str, ...] = ()  # whose events are left out (a load test, the detector itself)
     identity: Mapping[str, Any] = field(default_factory=dict)  # rules as in configs/identity.yaml
 
@@ -80,7 +81,14 @@ class ActionSettings:
         if not isinstance(identity, Mapping):
             raise KubehabitError("identity must be a table of rules, as in configs/identity.yaml.")
         Identity(identity, strict=strict)
-        return cls(hops, tuple(saved.get("drop_principals", ())), dict(identity))
+        through = saved.get("through_loopback", strict)
+        if not isinstance(through, bool):
+            raise KubehabitError("through_loopback must be true or false.")
+        return cls(hops, through, tuple(saved.get("drop_principals", ())), dict(identity))
+
+    def place(self, addresses: tuple[str, ...]) -> str:
+        """The address that made a request with these `sourceIPs`."""
+        return place_of(addresses, self.trusted_hops, through_loopback=self.through_loopback)
 
     @classmethod
     def shipped(cls, **changes: Any) -> ActionSettings:
@@ -302,7 +310,7 @@ class ActionEncoder:
         # The sender of a refused log-in is not the one it claims to be: its address and client must not become habits of theirs.
         client, place = "-", "-"
         if not actor.refused:
-            client, place = fold_client(agent), place_of(addresses, self.settings.trusted_hops)
+            client, place = fold_client(agent), self.settings.place(addresses)
         binding = "denied" if actor.refused else "-"
         if notes is not None and not actor.refused:
             binding = binding_of(notes.decision, notes.reason)

@@ -5,7 +5,14 @@ A client decides how large the body of its request is, and clouds and shippers l
 
 from __future__ import annotations
 
-from data.actions.body_traits import BODIED, has_traits, is_report, read_traits, with_withheld
+from data.actions.body_traits import (
+    BODIED,
+    UNREADABLE_BODY,
+    has_traits,
+    is_report,
+    read_traits,
+    with_withheld,
+)
 from data.events.audit_event import AuditEvent
 
 _LOGGED_BODIES = ("Request", "RequestResponse")
@@ -44,6 +51,7 @@ def event_traits(event: AuditEvent, actor: str) -> tuple[str, str]:
     assert ref is not None
     traits, images = read_traits(event.verb, ref.resource, ref.subresource, actor, event.requestObject)
     kind = ref.resource, ref.subresource
-    if has_traits(*kind) and is_withheld(event) and not is_report(event.verb, *kind, actor):
+    missing = is_withheld(event) or (traits == UNREADABLE_BODY and event.verb in BODIED)
+    if missing and has_traits(*kind) and not is_report(event.verb, *kind, actor):
         traits = with_withheld(traits)
     return traits, images

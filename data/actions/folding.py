@@ -82,14 +82,23 @@ def client_family(client: str) -> str:
     return client.partition(" ")[0].partition("/")[0]
 
 
-def place_of(source_ips: tuple[str, ...], trusted_hops: int) -> str:
+def is_loopback(address: str) -> bool:
+    """Whether an address is that of a machine's own processes."""
+    return address == "::1" or address.startswith(("127.", "[::1]"))
+
+
+def place_of(source_ips: tuple[str, ...], trusted_hops: int, *, through_loopback: bool = False) -> str:
     """The address that made the request, seen through `trusted_hops` proxies of one's own.
 
     `sourceIPs` is the X-Forwarded-For chain followed by the peer; a client can forge everything to the left of what
-    the first trusted proxy appended.
+    the first trusted proxy appended. With `through_loopback` a peer on the API server's own machine counts as such a proxy: its
+    address would be the same for everybody.
     """
     if not source_ips:
         return "-"
+    if through_loopback and is_loopback(source_ips[-1]):
+        local = next((hops for hops, one in enumerate(reversed(source_ips)) if not is_loopback(one)), 0)
+        trusted_hops = max(trusted_hops, local)
     place = source_ips[max(0, len(source_ips) - 1 - trusted_hops)] or "-"
     return place if _PLAIN_ADDRESS.fullmatch(place) else _plain_address(place)
 

@@ -174,7 +174,7 @@ def salvage(raw: bytes | msgspec.Raw, time: str = "", *, may_grow: bool = False)
             continue
         at_end = closed.at_end and len(data) <= MAX_EVENT_BYTES
         if at_end and may_grow:
-            continue
+            return None
         try:
             fields = _FIELDS.decode(closed.text)
             # What stands at the end of a record that was cut can be its client's choice.

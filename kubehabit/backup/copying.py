@@ -17,7 +17,7 @@ import msgspec
 from data.errors import KubehabitError
 from data.paths import ARTIFACTS
 from kubehabit.backup.manifest import Manifest, copy_file, seal
-from kubehabit.backup.places import Places
+from kubehabit.backup.parts import ServiceParts
 from serving.forensics.catalog import Catalog
 from serving.forensics.ledger import Head, LedgerReader
 
@@ -31,7 +31,7 @@ _PASSING = re.compile(r"(-wal|-shm|\.lock|\.part|\.tmp)$")
 _OWN = ("lock", "instance", "quarantine/in-work")
 
 
-def back_up(places: Places, to: Path, on_file: Callable[[str], None] = lambda _: None) -> Manifest:
+def back_up(places: ServiceParts, to: Path, on_file: Callable[[str], None] = lambda _: None) -> Manifest:
     """Copy a service into an empty folder, whether it runs or not.
 
     Args:
@@ -58,7 +58,7 @@ def back_up(places: Places, to: Path, on_file: Callable[[str], None] = lambda _:
 
 
 class _Copier:
-    def __init__(self, places: Places, to: Path, on_file: Callable[[str], None]) -> None:
+    def __init__(self, places: ServiceParts, to: Path, on_file: Callable[[str], None]) -> None:
         self._places, self._to, self._on_file = places, to, on_file
         self.notes: list[str] = []
 

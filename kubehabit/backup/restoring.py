@@ -8,10 +8,10 @@ from pathlib import Path
 from data.artifact_paths import relocate
 from data.errors import KubehabitError
 from kubehabit.backup.manifest import Manifest, copy_file, read
-from kubehabit.backup.places import Places
+from kubehabit.backup.parts import ServiceParts
 
 
-def restore(backup: Path, places: Places, on_file: Callable[[str], None] = lambda _: None) -> Manifest:
+def restore(backup: Path, places: ServiceParts, on_file: Callable[[str], None] = lambda _: None) -> Manifest:
     """Check a backup and copy it to where a service will look; nothing is written before all of it was checked.
 
     Args:

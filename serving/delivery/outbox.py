@@ -26,6 +26,9 @@ from serving.storage.tables import ALERTS, DELIVERIES, QUERY_IDS, microseconds
 #: How long a claim lasts beyond twice the receiver's time-out (to connect, to answer): time to note the result.
 _CLAIM_SECONDS = 20
 
+#: Microseconds by which the clocks of processes that share an outbox may differ.
+_SLACK = 60_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class OutboxEntry:
@@ -66,14 +69,18 @@ class Outbox:
         """
         moment = now()
         at = microseconds(moment)
+        claim = round(1e6 * (2 * sink.timeout_seconds + _CLAIM_SECONDS))
+        # What is further ahead than it can ever be was noted by a clock that was wrong: it must not wait until that time.
+        latest = at + round(60e6 * sink.repeat_minutes) + _SLACK
         due = (
             sa.select(DELIVERIES)
             .where(
                 DELIVERIES.c.sink == sink.name,
-                DELIVERIES.c.due <= at,
+                sa.or_(DELIVERIES.c.due <= at, DELIVERIES.c.due > latest),
                 sa.or_(
                     DELIVERIES.c.claimed_until.is_(None),
                     DELIVERIES.c.claimed_until <= at,
+                    DELIVERIES.c.claimed_until > at + claim + _SLACK,
                     DELIVERIES.c.claimed_by == self._me,
                 ),
             )
@@ -88,11 +95,10 @@ class Outbox:
             row = connection.execute(due.with_for_update(skip_locked=True)).one_or_none()
             if row is None:
                 return None
-            until = at + round(1e6 * (2 * sink.timeout_seconds + _CLAIM_SECONDS))
             connection.execute(
                 sa.update(DELIVERIES)
                 .where(DELIVERIES.c.position == row.position)
-                .values(claimed_by=self._me, claimed_until=until)
+                .values(claimed_by=self._me, claimed_until=at + claim)
             )
             alert = read_alert(connection, row.alert)
         severity = None if row.severity is None else SEVERITIES[row.severity]

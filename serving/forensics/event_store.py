@@ -7,6 +7,7 @@
     blocks/<n>.blocks                roots of the Merkle blocks of the segment that begins with n
     blocks/<n>.<line>.blocks         the same since the erasure of that line of the ledger
     blocks/<n>.<line>.leaves         what the records that it erased hashed to before: proof that it changed no others
+    recent/<n>.digests               by which events that are sent again are known (`stored_digests`)
     digest.key                       key of the digests of redacted events
     set-aside/<time>/                files that the ledger does not account for, and why (reason.txt): nobody deletes them
 
@@ -26,6 +27,7 @@ import shutil
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from hashlib import file_digest
@@ -34,8 +36,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import msgspec
+import numpy as np
 
-from data.actions.recent_hashes import Remembered
 from data.durable_file import move_durably, write_durably
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
@@ -52,7 +54,7 @@ from serving.forensics.ledger import Ledger, LedgerEntry, LedgerReader, public_b
 from serving.forensics.merkle import blocks_of, leaf_of, root_of
 from serving.forensics.parquet_writer import write_parquet
 from serving.forensics.records import COLUMNS, EventRecord, content_of, record_of, rows_of
-from serving.scoring.deduplication import event_digests
+from serving.forensics.stored_digests import StoredDigests
 from serving.settings import EventSettings
 
 _log = logging.getLogger("kubehabit.events")
@@ -107,11 +109,12 @@ class EventStoreUnusableError(KubehabitError):
 
 
 class _OpenRecord(NamedTuple):
-    """What sealing needs to know of a record in the open file: its hash, the size of its line, and the time of the event."""
+    """What sealing needs to know of a record in the open file: its hash, the size of its line, time and digest of the event."""
 
     leaf: bytes
     size: int
     time: int
+    digest: int
 
 
 class EventStore:
@@ -136,6 +139,7 @@ class EventStore:
             self._lock_file = (self.folder / "writer.lock").open("ab")
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._digest_key = _digest_key(self.folder / "digest.key")
+            self._stored = StoredDigests(self.folder, self._digest_key, _REMEMBERED)
         except BlockingIOError as error:
             raise KubehabitError(
                 f"Another kubehabit writes to the event store {self.folder}. Stop it, or name another folder as events.path."
@@ -145,10 +149,10 @@ class EventStore:
                 f"Cannot write to the event store {self.folder}: {error.strerror}. Check events.path and its permissions."
             ) from error
         self._catalog = Catalog()
+        # Times of the ledger's lines, and of the last that dropped events by age: microseconds since 1970 UTC.
+        self._line_times, self._aged = array("q"), 0
         self._turn = threading.RLock()
         self._merging: threading.Thread | None = None
-        self._seen = Remembered(_REMEMBERED)
-        self._seen_key = secrets.token_bytes(16)  # or a client could make an event that is taken for another
         self._open: IO[bytes] | None = None
         self._open_path = self.folder
         self._records: list[_OpenRecord] = []
@@ -195,12 +199,16 @@ class EventStore:
         """
         with self._turn:
             came = list(decode_originals(body, left_out))
-            digests = event_digests([event for event, _ in came], self._seen_key)
-            fresh = list(compress(came, self._seen.first(digests)))
+            digests = self._stored.of([event for event, _ in came])
+            first = self._stored.first(digests)
+            fresh = list(compress(came, first))
             if fresh:
-                self._write_events(fresh, received or clock.now(), batch or self._batch, alerts or {}, pause)
+                known = digests[np.array(first, bool)].tolist()
+                self._write_events(
+                    fresh, known, received or clock.now(), batch or self._batch, alerts or {}, pause
+                )
             self._batch = batch or self._batch
-            self._seen.add(digests)
+            self._stored.add(digests)
             return len(fresh)
 
     def recall(self, body: bytes, pause: Callable[[], None] = lambda: None) -> None:
@@ -210,11 +218,12 @@ class EventStore:
             pause()
             came.append(event)
         with self._turn:
-            self._seen.add(event_digests(came, self._seen_key))
+            self._stored.add(self._stored.of(came))
 
     def _write_events(
         self,
         fresh: list[tuple[AuditEvent, bytes]],
+        digests: list[int],
         received: int,
         batch: int,
         alerts: Mapping[str, str],
@@ -243,9 +252,10 @@ class EventStore:
                 key=self._digest_key,
             )
             # Number of lines of the batch that follow: after a crash a batch counts whole or not at all.
-            follow = {"batch": batch, "follow": len(fresh) - 1 - position}
+            follow = {"batch": batch, "follow": len(fresh) - 1 - position, "digest": digests[position]}
             lines.append(_TO_JSON.encode(record._asdict() | follow) + b"\n")
-            records.append(_OpenRecord(leaf_of(content_of(record)), len(lines[-1]), record.time))
+            leaf = leaf_of(content_of(record))
+            records.append(_OpenRecord(leaf, len(lines[-1]), record.time, digests[position]))
         if self._open is None:
             self._open_path = self.folder / f"open-{number}.ndjson"
             self._open = self._open_path.open("ab")
@@ -348,6 +358,7 @@ class EventStore:
                 leaves = [record.leaf for record in segment]
                 whole = self._batch if count == len(self._records) else None
                 self.seal_rows(rows, first, leaves, (min(times), max(times)), whole)
+                self._stored.sealed(first, [record.digest for record in segment])
                 del self._records[:count]
             self._open.close()
             self._open_path.unlink()
@@ -498,17 +509,13 @@ class EventStore:
     def _may_age(self) -> bool:
         """Whether events may be deleted by age: not within an hour of the last time, nor a day of a jump of the clock."""
         now = clock.now()
-        times = parse_times([entry.fields["time"] for entry in self.ledger.entries]).tolist()
+        times = self._line_times
         # While the clock goes on evenly, two lines far apart are no jump, but a time without events.
         even = abs(now - time.monotonic_ns() // 1000 - self._clock_offset) < _DAY
         seen = times[: self._opened_line + 1] if even else [*times, now]
         jumps = [moment for before, moment in pairwise(seen) if abs(moment - before) > _DAY]
-        aged = [
-            moment
-            for moment, entry in zip(times, self.ledger.entries, strict=True)
-            if entry.fields["kind"] == "dropped" and entry.fields["why"] == "age"
-        ]
-        return not (jumps and now - jumps[-1] < _DAY) and not (aged and 0 <= now - aged[-1] < _HOUR)
+        recent = 0 <= now - self._aged < _HOUR
+        return not (jumps and now - jumps[-1] < _DAY) and not recent
 
     # -- beginning and end --------------------------------------------------------------------------------------
 
@@ -603,12 +610,13 @@ class EventStore:
                 try:
                     fields = _LINES.decode(line)
                     batch, follow = fields.pop("batch"), fields.pop("follow")
+                    digest = fields.pop("digest", 0)  # missing in what an earlier release wrote
                     record = EventRecord(**fields)
                 except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
                     break
                 if not line.endswith(b"\n") or record.number != number + len(records):
                     break
-                records.append(_OpenRecord(leaf_of(content_of(record)), len(line), record.time))
+                records.append(_OpenRecord(leaf_of(content_of(record)), len(line), record.time, digest))
                 size += len(line)
                 if not follow:
                     kept, whole, self._batch = size, len(records), max(batch, self._batch)
@@ -622,6 +630,7 @@ class EventStore:
             path.unlink()
             return
         self._records = records[sealed:whole]
+        self._stored.add(np.array([record.digest for record in self._records if record.digest], np.uint64))
         self._open_path = path
         self._open = path.open("ab")
         os.ftruncate(self._open.fileno(), kept)
@@ -633,7 +642,14 @@ class EventStore:
 
     def _catch_up(self) -> None:
         with self._turn:
-            self._catalog.read(self.ledger.entries[self._catalog.lines :])
+            entries = self.ledger.entries[self._catalog.lines :]
+            fields = [entry.fields for entry in entries]
+            times = parse_times([one["time"] for one in fields]).tolist()
+            self._line_times.extend(times)
+            for moment, one in zip(times, fields, strict=True):
+                if one["kind"] == "dropped" and one["why"] == "age":
+                    self._aged = moment
+            self._catalog.read(entries)
 
 
 def last_batch(found: Path | Sequence[LedgerEntry]) -> int:

@@ -25,9 +25,10 @@ _STRETCH_SECONDS = 0.001
 _PATIENT = 0.5
 # Unusual events whose alert is remembered until the store has them.
 _REMEMBERED = 10_000
-# Of the journal, compressed: what is read again at the start, so that its events are recognised when they are sent again. Some
-# 80,000 events: a sender that got no response tries again after seconds.
-_RECENT_BYTES = 8 << 20
+# Of the journal, compressed, or this share of it if that is less: what it keeps although the store has it, and what is read again
+# at the start, so that its events are recognised when they are sent again. Some 80,000 events: a sender that got no response
+# tries again after seconds.
+_RECENT_BYTES, _RECENT_SHARE = 8 << 20, 1 / 16
 # Fill level of the journal from which batches may be lost to a store that cannot be written: scoring goes on.
 _HELD = 0.75
 
@@ -66,6 +67,10 @@ class EventIngest:
         self._failures = 0
         self._began = 0.0
         self._recalled = False
+        # Number and bytes of the newest records that the store has.
+        self._recent: deque[tuple[int, int]] = deque()
+        self._recent_bytes = 0
+        self._most_recent_bytes = min(_RECENT_BYTES, int(journal.max_bytes * _RECENT_SHARE))
         self._tried = time.monotonic()
         self._after = self._open()
         # A new journal must not reuse sequence numbers that the store has seen.
@@ -88,6 +93,8 @@ class EventIngest:
             return error.position
         self.trouble = ""
         self._recalled = False
+        self._recent.clear()
+        self._recent_bytes = 0
         return self.store.position
 
     @property
@@ -119,7 +126,12 @@ class EventIngest:
         """Sequence up to which the journal may forget."""
         if self._journal.used > _HELD * self._journal.max_bytes:
             return self._journal.last
-        return 0 if self.store is None else self.store.position
+        if self.store is None or not self._recalled:
+            return 0
+        try:
+            return min(self.store.position, self._recent[0][0] - 1)
+        except IndexError:
+            return self.store.position
 
     def behind(self) -> int:
         """Number of scored batches that are not in the store yet."""
@@ -192,6 +204,7 @@ class EventIngest:
                     "a batch could not be kept", extra={"record": place.sequence, "error": repr(error)}
                 )
             self._after, self._last = place.sequence, place
+            self._remember(place)
             store.tick()
             if lost:
                 store.note("lost", batches=lost, upto=place.sequence)
@@ -199,14 +212,10 @@ class EventIngest:
 
     def _recall(self, store: EventStore) -> None:
         """Let a store that was just opened recognise the newest events it has: a batch whose response got lost comes again."""
-        recent: deque[JournalPosition] = deque()
-        size = 0
         for place in self._journal.positions(0, self._after):
-            recent.append(place)
-            size += place.stored
-            while size > _RECENT_BYTES:
-                size -= recent.popleft().stored
-        for place in recent:
+            self._remember(place)
+        first = self._recent[0][0] - 1 if self._recent else self._after
+        for place in self._journal.positions(first, self._after):
             self._wait_for_scoring()
             try:
                 taken = self._journal.read(place)
@@ -217,6 +226,13 @@ class EventIngest:
                     extra={"record": place.sequence, "reason": str(error)},
                 )
         self._recalled = True
+
+    def _remember(self, place: JournalPosition) -> None:
+        """Note that the store has a record, which the journal then keeps for a while."""
+        self._recent.append((place.sequence, place.stored))
+        self._recent_bytes += place.stored
+        while self._recent_bytes > self._most_recent_bytes:
+            self._recent_bytes -= self._recent.popleft()[1]
 
     def _wait_for_scoring(self) -> None:
         """Wait while batches are queued for scoring and the journal has room."""

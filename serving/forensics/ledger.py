@@ -66,12 +66,20 @@ def link(before: bytes, entry: bytes | msgspec.Raw) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """A line that was read and whose hash is right."""
+    """A line that was read and whose hash is right; as it was written, since a service holds all lines for years."""
 
     number: int
-    fields: dict[str, Any]
     line: LedgerLine
-    hash: bytes
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Content of the line, decoded each time."""
+        return _ENTRY.decode(self.line.entry)
+
+    @property
+    def hash(self) -> bytes:
+        """Hash of the line."""
+        return bytes.fromhex(self.line.hash)
 
 
 def read_lines(folder: Path) -> Iterator[tuple[int, bytes]]:
@@ -86,13 +94,13 @@ def parse(number: int, text: bytes, before: bytes) -> LedgerEntry:
         raise ValueError("its end is missing")
     try:
         line = _LINE.decode(text)
-        fields = _ENTRY.decode(line.entry)
+        _ENTRY.decode(line.entry)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"it cannot be read ({error})") from error
     found = link(before, line.entry)
     if found.hex() != line.hash:
         raise ValueError("its hash does not follow from the line before it and its own content")
-    return LedgerEntry(number, fields, line, found)
+    return LedgerEntry(number, line)
 
 
 def read_head(folder: Path) -> Head | None:
@@ -202,7 +210,7 @@ class Ledger(LedgerReader):
                 file.flush()
                 os.fsync(file.fileno())
             self._size += len(text)
-            self.entries.append(LedgerEntry(number, content, line, found))
+            self.entries.append(LedgerEntry(number, line))
             head = Head(number, found.hex())
             if self._key is not None:
                 head = msgspec.structs.replace(head, signature=self._key.sign(head.content).hex())

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from data.patterns import compile_bytes
 from data.secret_text import secret_spans, signs
 
 MARK = b'"[redacted]"'
@@ -48,18 +49,15 @@ _TYPE = re.compile(
 )
 _CLOSED_PATH = re.compile(r"/(?:data|stringData|binaryData|env)(?:/|$)|last-applied|~1original")
 
-# In lower case. A body without any of these, or of those below, has nothing to redact; this alone settles most.
-_BODY_SIGNS = (
-    b'"data"', b'"stringdata"', b'"binarydata"', b'"env"', b'"op"', b"last-applied", b"/original",
-    b"passw", b"passphrase", b"secret", b"credential", b'bearer"', b'token"', b'authorization"', b'cookie"', b"\\u00",
-)  # fmt: skip
+# A body without any of these has nothing to redact; this alone settles most.
+_BODY_SIGN = compile_bytes(
+    r"""(?i)"(?:data|stringdata|binarydata|env|op)"|last-applied|/original|passw|passphrase|secret|credential|"""
+    r"""(?:bearer|token|authorization|cookie)"|\\u00|(?:api|access|private)[-_]?key|connection[-_]?string"""
+)
 # What an event with a body holds; letters of a name may be escaped.
 _BODY_NAMES = (
     b'equestObject"', b'esponseObject"', b'"protoPayload"', b"\\u004", b"\\u005", b"\\u006", b"\\u007",
 )  # fmt: skip
-_KEY_SIGNS = re.compile(rb"(?:api|access|private)[-_]?key")
-_STRING_SIGNS = re.compile(rb"connection[-_]?string")
-
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _STRINGS = re.compile(_STRING, re.DOTALL)
 _NAME_END = re.compile(rb"\s*+:")
@@ -268,12 +266,7 @@ def _with_escapes(raw: bytes, spans: list[tuple[int, int]]) -> list[tuple[int, i
 
 
 def _redact_bodies(raw: bytes) -> tuple[bytes, int]:
-    low = raw.lower()
-    if not (
-        any(sign in low for sign in _BODY_SIGNS)
-        or (b"key" in low and _KEY_SIGNS.search(low))
-        or (b"connection" in low and _STRING_SIGNS.search(low))
-    ):
+    if _BODY_SIGN.search(raw) is None:
         return raw, 0
     cloud = b'"protoPayload"' in raw
     try:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, Field
 
-from data.principals.identity import identify
+from data.principals.identity import Identity
 from serving.schemas import SEVERITIES, ApiModel, clean
 from serving.storage.tables import as_moment
 
@@ -90,11 +90,17 @@ class Trained:
         group_of: principal -> peer group.
         sizes: peer group -> number of members.
         last: principal -> time of its last action, microseconds since 1970.
+        identity: the model's rules, which say of which kind a principal is.
     """
 
     group_of: Mapping[str, str] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     last: Mapping[str, int] = field(default_factory=dict)
+    identity: Identity = field(default_factory=Identity)
+
+    def kind(self, name: str) -> str:
+        """Kind of a principal."""
+        return self.identity.principal(name, ()).kind
 
 
 #: What is kept of one principal, to be packed: its name, kind and group, and its rows of the arrays as bytes.
@@ -254,7 +260,7 @@ class Principals:
         peers = [clean(other) for other in islice(others, _MAX_PEERS)]
         return PrincipalReport(
             principal=clean(name),
-            kind=kind or identify(name, ()).kind,
+            kind=kind or trained.kind(name),
             peer_group=clean(group),
             in_training=known,
             peer_count=max(trained.sizes.get(group, 0) - known, 0),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.principals.identity import PEOPLE_AND_PIPELINES, identify
+from data.principals.identity import PEOPLE_AND_PIPELINES
 from serving.history.activity import Trained
 from serving.history.schema import BINS, DAY, EDGES, HOUR, connect
 from serving.schemas import clean
@@ -143,8 +143,11 @@ class History:
         position = 0 if row is None else int(row[0])
         self._counted = position if restored < position <= journal else 0
         query = "INSERT OR REPLACE INTO meta VALUES ('position', ?)"
-        with self._writing:
-            self._file.execute(query, (self._counted or restored,))
+        try:
+            with self._writing:
+                self._file.execute(query, (self._counted or restored,))
+        except sqlite3.Error as error:  # as on a full disk, where scoring goes on
+            _log.error("the history cannot be written", extra={"reason": str(error)})
 
     def set_judge(self, judge: Judge, trained: Trained | None = None) -> None:
         """Set the model that judges from the next batch on, and the principals that its training knew."""
@@ -152,7 +155,7 @@ class History:
         if trained is None:
             return
         rows = (
-            (clean(name), identify(name, ()).kind, clean(group), trained.last.get(name))
+            (clean(name), trained.kind(name), clean(group), trained.last.get(name))
             for name, group in trained.group_of.items()
         )
         try:

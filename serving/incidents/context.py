@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from cachetools import FIFOCache
 
-from data.actions.folding import place_of
+from data.actions.encoder import ActionSettings
 from data.events.audit_event import AuditEvent, User
 from data.principals.identity import Principal
 from serving.alerts.explain.explainer import Explainer
@@ -134,6 +134,9 @@ def habits_of(reasons: Sequence[HabitReason], limit: int | None = None) -> list[
     ]
 
 
+_PLACE = ActionSettings().place
+
+
 class ContextTracker:
     """Tracks the context of flagged actions.
 
@@ -143,7 +146,7 @@ class ContextTracker:
         fold: turns a user name into the principal that it counts as (`data.principals.identity.Identity.fold`).
         is_proxied: whether the first user name is a proxy's, and the second that of a person behind it
             (`data.principals.identity.Identity.is_proxied`).
-        trusted_hops: own proxies before the API server (`data.actions.encoder.ActionSettings`).
+        place: the address that made a request, of its `sourceIPs` (`data.actions.encoder.ActionSettings.place`).
         recent: number of actions that are remembered.
 
     Attributes:
@@ -155,12 +158,12 @@ class ContextTracker:
         explainer: Explainer,
         gap: int,
         fold: Callable[[str], str] = str,
-        trusted_hops: int = 1,
+        place: Callable[[tuple[str, ...]], str] = _PLACE,
         recent: int = 20_000,
         is_proxied: Callable[[str, str], bool] = lambda _username, _acts_as: False,
     ) -> None:
         self._explainer, self._gap = explainer, gap
-        self.attach(fold, trusted_hops, is_proxied)
+        self.attach(fold, place, is_proxied)
         self._recent = RecentEvents(recent)
         self.contributors = Contributors()
         self._runs_as = RunsAs()
@@ -173,10 +176,13 @@ class ContextTracker:
         self._origins: FIFOCache[str, dict[str, Contribution]] = FIFOCache(_LINKS)
 
     def attach(
-        self, fold: Callable[[str], str], trusted_hops: int, is_proxied: Callable[[str, str], bool]
+        self,
+        fold: Callable[[str], str],
+        place: Callable[[tuple[str, ...]], str],
+        is_proxied: Callable[[str, str], bool],
     ) -> None:
         """Continue with the settings of another model."""
-        self._fold, self._hops, self._is_proxied = fold, trusted_hops, is_proxied
+        self._fold, self._place_of, self._is_proxied = fold, place, is_proxied
 
     def proxy_of(self, username: str, other: User | None) -> str:
         """The user name of a request that impersonates `other`, if it is a proxy's and the other its principal; else empty."""
@@ -455,7 +461,7 @@ class ContextTracker:
         return links
 
     def _place(self, addresses: tuple[str, ...]) -> str:
-        return clean(place_of(addresses, self._hops), 64)
+        return clean(self._place_of(addresses), 64)
 
     # -- over a restart -----------------------------------------------------------------------------------------
 

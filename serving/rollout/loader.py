@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.principals.identity import Identity
 from serving.access.reloading_file import ReloadingFile
 from serving.alerts.exceptions import read_exceptions
 from serving.alerts.explain.explainer import Explainer
@@ -71,7 +72,7 @@ def load_engine(
         explainer,
         gap,
         fold=encoder.identity.fold,
-        trusted_hops=encoder.settings.trusted_hops,
+        place=encoder.settings.place,
         is_proxied=encoder.identity.is_proxied,
     )
     return Engine(
@@ -183,7 +184,12 @@ def load_model(
         self_test=tested,
         threshold_scale=threshold_scale,
     )
-    trained = Trained(bundle.principals.group_of, bundle.principals.sizes, bundle.warmup.last)
+    trained = Trained(
+        bundle.principals.group_of,
+        bundle.principals.sizes,
+        bundle.warmup.last,
+        Identity(bundle.settings.identity, strict=False),
+    )
     return Loaded(detector, info, trained, fetched.directory)
 
 

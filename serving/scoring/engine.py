@@ -305,7 +305,7 @@ class Engine:
             self.principals.trained = loaded.trained
             encoder = loaded.detector.encoder
             identity = encoder.identity
-            self.context.attach(identity.fold, encoder.settings.trusted_hops, identity.is_proxied)
+            self.context.attach(identity.fold, encoder.settings.place, identity.is_proxied)
             self._set_judge()
             return time.perf_counter() - began
 

@@ -84,6 +84,7 @@ class ColdPrincipalStore:
         self._most = most
         # Not cachetools.LRUCache, which takes three times as long to touch the principals of every batch.
         self._recent: OrderedDict[str, None] = OrderedDict()
+        self._noted: set[str] = set()  # bundles whose terms are in the file
         self._turn = threading.Lock()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -118,10 +119,19 @@ class ColdPrincipalStore:
             principals: counts that go with them.
             position: of the snapshot it was restored from; rows after it are deleted. None for no snapshot: all are.
             hot: principals in its memory, those idle longest first.
+
+        Raises:
+            EvictionError: the file cannot be written.
         """
         kept = -1 if position is None else position
-        with self._turn:
-            self._file.execute("DELETE FROM principals WHERE position > ?", (kept,))
+        try:
+            with self._turn:
+                self._file.execute("DELETE FROM principals WHERE position > ?", (kept,))
+        except sqlite3.Error as error:
+            raise EvictionError(
+                f"The file of quiet principals cannot be written ({error}). Make room on the disk of state.path, or check its "
+                "permissions."
+            ) from error
         self._recent = OrderedDict.fromkeys(hot)
         self.attach(detector, principals)
 
@@ -129,11 +139,6 @@ class ColdPrincipalStore:
         """Manage another detector, which has the principals of the one before in its memory."""
         self._detector, self._principals = detector, principals
         self._bundle = detector.bundle.checksum
-        terms = _BundleTerms(detector.bundle.vocabulary.to_dict(), list(detector.accumulator.horizons))
-        with self._turn:
-            self._file.execute(
-                "INSERT OR IGNORE INTO bundles VALUES (?, ?)", (self._bundle, msgspec.msgpack.encode(terms))
-            )
         detector.attach(self.load)
         principals.attach(self.lookup)
         # Principals that its bundle knows and that are on disk: both states are merged.
@@ -176,8 +181,10 @@ class ColdPrincipalStore:
         return len(names)
 
     def _write(self, rows: Sequence[tuple[int, _ColdPrincipal]], position: int, oldest: int) -> None:
+        terms = [] if self._bundle in self._noted else [(self._bundle, self._packed_terms())]
         with self._turn, self._file:
             self._file.execute("BEGIN IMMEDIATE")
+            self._file.executemany("INSERT OR IGNORE INTO bundles VALUES (?, ?)", terms)
             # A row that a newer one replaces for every snapshot there is.
             self._file.executemany(
                 "DELETE FROM principals WHERE key = ?1 AND position < "
@@ -190,6 +197,12 @@ class ColdPrincipalStore:
             )
             newest = self._file.execute("SELECT max(number) FROM principals").fetchone()[0] or 0
             self._file.execute("DELETE FROM principals WHERE number <= ?", (newest - self._most,))
+        self._noted.add(self._bundle)
+
+    def _packed_terms(self) -> bytes:
+        detector = self._detector
+        terms = _BundleTerms(detector.bundle.vocabulary.to_dict(), list(detector.accumulator.horizons))
+        return msgspec.msgpack.encode(terms)
 
     def flush(self) -> None:
         """Make the rows survive a power failure, before a snapshot relies on them."""

@@ -1,6 +1,7 @@
 """Calibration: evidence means what it says, and thresholds hold their budget."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,16 @@ from hypothesis import strategies as st
 
 from data.actions.attributes import ATTRIBUTES
 from data.actions.fields import FIELDS
+from data.actions.vocabulary import SPECIALS, Vocabulary
 from data.errors import KubehabitError
-from detection.calibration import CLASSES, ActionFeatures, Calibration, Rarity, Tail
+from detection.calibration import ActionFeatures, Calibration, Tail
+from detection.novelty import PriorCounts
+from detection.rarity import CLASSES, Rarity
 from training.calibrate import INCIDENT_GAP, fit_tails, threshold_for
 
 NAMES = list(ATTRIBUTES)
 PODS, SECRETS = 3, 4
+VOCABULARY = Vocabulary({field: [*SPECIALS, "-"] for field in FIELDS}, uses_hour=False)
 
 
 def rarity() -> Rarity:
@@ -251,3 +256,61 @@ def test_few_peaks_leave_more_doubt_than_many() -> None:
 def test_nothing_to_calibrate_on_is_a_sentence() -> None:
     with pytest.raises(KubehabitError, match="longer log"):
         threshold_for(np.empty(0), [], np.empty(0, np.int64), 1.0)
+
+
+def test_an_account_that_often_brings_such_news_is_not_odd_when_it_does() -> None:
+    """A release manager deploys a new image every day; the class as a whole hardly ever does."""
+    levels = np.zeros((4000, len(NAMES)), np.int8)
+    levels[:30, NAMES.index("images")] = 2
+    who = ["releaser"] * 60 + ["alice"] * 3940
+    pods = np.full(4000, PODS)
+    fitted = Rarity.fit(np.zeros(4000, np.int64), pods, levels, 5, who)
+    one = np.array([0]), np.array([PODS]), new(images=2)
+    theirs, hers = (fitted.decades(*one, [name])[0] for name in ("releaser", "alice"))
+    assert theirs < 0.7 < 1.9 < hers
+    assert fitted.decades(*one, ["nobody"])[0] == hers == fitted.decades(*one)[0]
+    again = Rarity.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    assert again.decades(*one, ["releaser"])[0] == theirs
+
+
+def test_what_one_of_twenty_peers_did_is_no_leave_for_a_newcomer() -> None:
+    def level(peers: int, members: int, sensitivity: int = 3, actions: int = 10, kind: str = "human") -> int:
+        row = np.full((1, len(NAMES)), 500)
+        own = row.copy()
+        own[0, NAMES.index("object")] = 0
+        known = PriorCounts(own, np.where(own == 0, peers, 0), row, np.array([actions]))
+        tokens = np.zeros((1, len(FIELDS)), np.int64)
+        given = known, tokens, VOCABULARY, ["bob"], [kind], np.array([sensitivity], np.int8)
+        features = ActionFeatures.from_counts(*given, np.array([members]))
+        return int(features.root[0, NAMES.index("object")])
+
+    assert level(peers=1, members=20) == 2
+    assert level(peers=10, members=20) == 0
+    assert level(peers=1, members=3) == 0
+    assert level(peers=1, members=20, sensitivity=1) == 0
+    assert level(peers=1, members=20, actions=500) == 1  # one with habits is judged by these
+    assert level(peers=1, members=20, kind="node") == 0
+    assert level(peers=1, members=0) == 0  # a calibration of version 1
+
+
+def test_a_control_plane_that_acts_from_elsewhere_counts_in_full() -> None:
+    counts = rarity()
+    counts.actions[:, PODS] = 10_000
+    fitted = replace(
+        calibration({"kind:any": Tail(10.0, 2.0, 500)}),
+        rarity=Rarity(counts.actions, counts.hits),
+        class_scales=(1.0, 1.0, 1.0, 0.25, 0.1),
+        version=2,
+    )
+
+    def evidence(own: int, kind: str = "controller", **levels: int) -> float:
+        counts = np.full((1, len(NAMES)), 500)
+        counts[0, NAMES.index("place")] = own
+        given = deeds(kind=kind, own=counts, levels=new(verb_resource=3, **levels))
+        return float(fitted.weigh(nll(verb=30.0), given).novelty_evidence[0])
+
+    at_home, elsewhere = evidence(500), evidence(5)
+    assert 0 < at_home == pytest.approx(0.25 * elsewhere)
+    assert evidence(0, place=3) > elsewhere
+    assert evidence(500, kind="node") == pytest.approx(elsewhere)
+    assert evidence(500, kind="component") == pytest.approx(0.1 * elsewhere)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detection.evidence import FLOOR, Accumulator, replay
+from detection.evidence import FLOOR, Accumulator, Sums, replay
 
 SECOND = 1_000_000
 Floats = np.ndarray
@@ -58,6 +58,40 @@ def test_evidence_that_was_reported_is_not_reported_again() -> None:
         who, (np.array(when) * SECOND).astype(np.int64), np.array(new), np.array(wrong), np.full((5, 1), 4.0)
     )
     assert (sums >= 4.0).all()
+
+
+def test_waiting_does_not_help_before_the_account_has_been_used_for_ordinary_work() -> None:
+    """Sums fade with time or with the principal's own actions, whichever is slower."""
+
+    def last(actions_between: int, hours: float) -> float:
+        accumulator = Accumulator((120.0,), (40.0,))
+        for step in range(3):
+            when = np.array([round(step * hours * 3600 * SECOND)])
+            one = np.array([2.0])
+            sums = accumulator.add(["alice"], when, one, one, None, np.array([100 + step * actions_between]))
+        return float(sums[0, 0])
+
+    assert last(1, 0.5) == pytest.approx(6.0, rel=0.05)
+    assert last(1, 24.0 * 30) == last(1, 0.5)
+    assert last(400, 0.5) == pytest.approx(2.0, rel=0.05)
+    assert last(400, 0.0001) == pytest.approx(6.0, rel=0.05)  # a burst is a burst
+
+
+def test_a_sum_that_was_reported_starts_again_once_the_incident_is_over() -> None:
+    accumulator = Accumulator((120.0,), (40.0,))
+    one, limits = np.array([5.0]), np.array([[4.0]])
+    for hour, value in ((0, 5.0), (1, 1.0)):
+        when = np.array([hour * 3600 * SECOND])
+        found = accumulator.add(["alice"], when, value * one / 5, value * one / 5, limits, np.array([hour]))
+        assert found[0, 0] == pytest.approx(value)
+
+
+def test_sums_of_an_earlier_release_fade_with_time() -> None:
+    accumulator = Accumulator((120.0,), (40.0,))
+    accumulator.restore(Sums(["alice"], np.array([[0.0, 4.0, 4.0]])))
+    one = np.array([1.0])
+    found = accumulator.add(["alice"], np.array([120 * SECOND]), one, one, None, np.array([7]))
+    assert found[0, 0] == pytest.approx(1 + 4 / np.e)
 
 
 def test_principals_do_not_add_up_to_each_other() -> None:
@@ -127,9 +161,10 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         st.tuples(st.integers(0, 3), st.integers(-5, 900), st.floats(0, 5), st.floats(0, 5)), max_size=40
     ),
     st.lists(st.floats(0.3, 10), min_size=1, max_size=4),
+    st.sampled_from([(), (3.0, 9.0)]),
 )
 def test_many_thresholds_at_once_are_as_one_after_the_other(
-    actions: list[tuple[int, int, float, float]], scales: list[float]
+    actions: list[tuple[int, int, float, float]], scales: list[float], activity: tuple[float, ...]
 ) -> None:
     """Late ones among them: times need not rise."""
     rows = [row for row in actions if row[2] or row[3]]
@@ -138,11 +173,12 @@ def test_many_thresholds_at_once_are_as_one_after_the_other(
     times = np.cumsum([row[1] for row in rows]).astype(np.int64) * SECOND
     new, wrong = (np.array([row[place] for row in rows], float) for place in (2, 3))
     limits = np.tile([3.0, 5.0], (len(rows), 1)) * (1 + who[:, None] % 2)
-    found = replay(who, times, new, wrong, horizons, limits, np.array(scales))
+    done = np.cumsum([1 + row[1] % 3 for row in rows]).astype(np.int64)
+    found = replay(who, times, new, wrong, horizons, limits, np.array(scales), activity, done.astype(float))
     assert found.shape == (len(rows), len(scales))
     for case, scale in enumerate(scales):
         mine = limits * scale
-        sums = Accumulator(horizons).add([str(one) for one in who], times, new, wrong, mine)
+        sums = Accumulator(horizons, activity).add([str(one) for one in who], times, new, wrong, mine, done)
         clear = np.abs(sums / mine - 1).min(axis=1, initial=1.0) > 1e-9  # on the very limit rounding decides
         if clear.all():
             assert found[:, case].tolist() == (sums >= mine).any(axis=1).tolist()

@@ -17,6 +17,7 @@ from data.events.decode import decode_lines
 from data.events.reader import open_lines
 from detection.bundle import Bundle
 from detection.detector import Detector
+from detection.probation import pack_records
 from tests.conftest import RECORDINGS
 
 pytestmark = pytest.mark.slow
@@ -50,6 +51,7 @@ def state(detector: Detector) -> list[Any]:
         requests.tolist(),
         sorted(map(str, owners.to_list())),
         detector.habits.to_array().tolist(),
+        {name: pack_records({name: one}) for name, one in detector.probation.records().items()},
     ]
 
 
@@ -76,12 +78,15 @@ def fail_at(step: str, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> N
             "windows": (detector.windows, "cut"),
             "model": (detector.reconstruction, "nll"),
             "habits": (detector.habits, "observe"),
-            "sum": (detector.accumulator, "add"),
+            "sum": (detector.accumulator, "add_until_flagged"),
+            "probation": (detector.probation, "remember"),
         }[step]
         monkeypatch.setattr(part, name, failing_once(getattr(part, name)))
 
 
-@pytest.mark.parametrize("step", ["time", "context", "windows", "model", "habits", "sum", "explanation"])
+@pytest.mark.parametrize(
+    "step", ["time", "context", "windows", "model", "habits", "sum", "probation", "explanation"]
+)
 def test_a_call_that_fails_changes_nothing(
     bundle: Bundle, events: list[AuditEvent], step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,9 +139,9 @@ def test_a_thousand_events_get_the_verdicts_that_they_get_without_the_poisoned_o
             raise OverflowError
         return add(*given)
 
-    add = poisoned.accumulator.add
+    add = poisoned.accumulator.add_until_flagged
     monkeypatch.setattr(poisoned, "score", scored)
-    monkeypatch.setattr(poisoned.accumulator, "add", explode)
+    monkeypatch.setattr(poisoned.accumulator, "add_until_flagged", explode)
     found = [one for at in range(0, len(events), 1000) for one in verdicts(events[at : at + 1000], poisoned)]
     assert found == expected
     assert state(poisoned) == state(clean)

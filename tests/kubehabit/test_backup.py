@@ -15,23 +15,23 @@ from data.artifact_paths import relocate
 from data.errors import KubehabitError
 from kubehabit.backup.copying import back_up
 from kubehabit.backup.manifest import MANIFEST
-from kubehabit.backup.places import Places
+from kubehabit.backup.parts import ServiceParts
 from kubehabit.backup.restoring import restore
 from kubehabit.main import app
 from serving.settings import Settings
 from tests.soak import fork_server
 from tests.soak.expected import Expected, expect, judge, look_at
 from tests.soak.material import Material
-from tests.soak.service import Life, Sender, Tell, live, prepare_process, start
+from tests.soak.service import BatchSender, Lifetime, Tell, live, prepare_process, start
 
 pytest_plugins = ["tests.soak.conftest"]
 
 
-def places_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
+def places_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> ServiceParts:
     monkeypatch.setenv("KUBEHABIT_HOME", str(home))
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)
-    return Places.from_settings(Settings())
+    return ServiceParts.from_settings(Settings())
 
 
 @pytest.fixture
@@ -64,17 +64,17 @@ def test_a_service_restored_from_a_backup_of_a_running_one_goes_on_with_the_same
 ) -> None:
     expected: Expected = expect(material, tmp_path / "undisturbed", "ingest")
     home, copy, to = tmp_path / "home", tmp_path / "copy", tmp_path / "elsewhere" / "home"
-    life = Life(home, "ingest", seed=1)
+    life = Lifetime(home, "ingest", seed=1)
     home.mkdir()
 
     def serve_and_back_up(tell: Tell) -> None:
         prepare_process(life, log=home / "log")
         runtime, _ = start(life, material)
-        sender = Sender(Life(home, "", seed=1), material, runtime, tell)
+        sender = BatchSender(Lifetime(home, "", seed=1), material, runtime, tell)
         middle = len(material.bodies) // 2
         for number in range(middle):
             sender.send(number)
-        back_up(Places.from_settings(Settings()), copy)
+        back_up(ServiceParts.from_settings(Settings()), copy)
         for number in range(middle, len(material.bodies)):
             sender.send(number)
         os.kill(os.getpid(), 9)
@@ -84,7 +84,9 @@ def test_a_service_restored_from_a_backup_of_a_running_one_goes_on_with_the_same
     restore(copy, places_in(to, monkeypatch))
     shutil.rmtree(home)
     shutil.rmtree(copy)
-    restored = Life(to, "ingest", seed=2)  # senders do not know how far the backup is: all batches come again
+    restored = Lifetime(
+        to, "ingest", seed=2
+    )  # senders do not know how far the backup is: all batches come again
 
     def go_on(tell: Tell) -> None:
         prepare_process(restored, log=to / "log")

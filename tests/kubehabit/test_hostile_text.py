@@ -238,7 +238,7 @@ def strict_figures() -> dict[str, Any]:
     from training.evaluation.alone import figures
     from training.evaluation.strict_replay import FalseIncident, Replayed
 
-    false = FalseIncident(EVIL, "human", 0, 1, "low", EVIL, 1.2, 1.0, 1.0, [EVIL], [EVIL])
+    false = FalseIncident(EVIL, "human", 0, 1, 0, "low", EVIL, 1.2, 1.0, 1.0, [EVIL], [EVIL])
     return figures([], [], Replayed([], {}, [false], {"human": 1}))
 
 

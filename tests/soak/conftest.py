@@ -9,5 +9,5 @@ from tests.soak.material import Material, prepare
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    """Twelve batches of the labelled recording, in which alerts begin and grow."""
-    return prepare(tmp_path_factory.mktemp("material"), events=1_800, size=150)
+    """Ten batches of the labelled recording, in which alerts begin and grow."""
+    return prepare(tmp_path_factory.mktemp("material"), events=800, size=80)

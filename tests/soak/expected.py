@@ -18,7 +18,16 @@ from serving.storage.tables import MEMBERS
 from tests.soak import fork_server
 from tests.soak.fork_server import Ended
 from tests.soak.material import Material
-from tests.soak.service import Life, Sender, Tell, finish, prepare_process, settings_of, start, state_of
+from tests.soak.service import (
+    BatchSender,
+    Lifetime,
+    Tell,
+    finish,
+    prepare_process,
+    settings_of,
+    start,
+    state_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +37,7 @@ class Expected:
     Attributes:
         states: alerts after so many batches; the first is that before any.
         actions: principal -> actions counted at the end.
-        records: events in the event store at the end.
+        records: events that the event store has had at the end.
         incidents: alerts of each incident at the end.
     """
 
@@ -40,12 +49,12 @@ class Expected:
 
 def expect(material: Material, home: Path, kind: str) -> Expected:
     """Run undisturbed, and look at everything after each batch."""
-    life = Life(home, kind, seed=0)
+    life = Lifetime(home, kind, seed=0)
 
     def work(tell: Any) -> None:
         prepare_process(life, log=home / "log")
         runtime, service = start(life, material)
-        sender = Sender(Life(home, "", seed=0), material, runtime, lambda *_, **__: None)
+        sender = BatchSender(Lifetime(home, "", seed=0), material, runtime, lambda *_, **__: None)
         tell("state", state=state_of(runtime, life))
         for number in range(len(material.bodies)):
             sender.post(material.bodies[number])
@@ -68,12 +77,12 @@ def expect(material: Material, home: Path, kind: str) -> Expected:
     return Expected(
         [one["state"] for one in ended.all("state")],
         finished["actions"],
-        found["records"],
+        found["records"] + found["dropped"],
         found["incidents"],
     )
 
 
-def look(life: Life) -> dict[str, Any]:
+def look(life: Lifetime) -> dict[str, Any]:
     """What lies in a home whose service has ended in order."""
     settings = settings_of(life)
     store = AlertStore.from_settings(settings.store)
@@ -117,7 +126,7 @@ def sent(home: Path) -> dict[str, Any]:
     }
 
 
-def look_at(life: Life) -> dict[str, Any] | None:
+def look_at(life: Lifetime) -> dict[str, Any] | None:
     """What `look` finds, in a process of its own; None if the home cannot be looked at."""
 
     def work(tell: Tell) -> None:
@@ -127,7 +136,7 @@ def look_at(life: Life) -> dict[str, Any] | None:
     return fork_server.run(work).last("home")
 
 
-def judge(life: Life, ended: Ended, found: dict[str, Any] | None, expected: Expected) -> list[str]:
+def judge(life: Lifetime, ended: Ended, found: dict[str, Any] | None, expected: Expected) -> list[str]:
     """What is not as it must be of a service that got everything done and ended in order."""
     finished = ended.last("finished")
     if found is None or finished is None:

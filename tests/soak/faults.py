@@ -30,9 +30,9 @@ from tests.serving.postgres import Postgres
 from tests.soak import fork_server
 from tests.soak.expected import Expected, judge, look_at
 from tests.soak.fault_points import FaultPoints
-from tests.soak.fork_server import Ended, Kill
+from tests.soak.fork_server import Ended, Sigkill
 from tests.soak.material import Material
-from tests.soak.service import Life, Sender, Tell, finish, live, prepare_process, start
+from tests.soak.service import BatchSender, Lifetime, Tell, finish, live, prepare_process, start
 
 #: Seconds that a fault stays, at least and at most.
 _SHORT, _LONG = 0.3, 1.5
@@ -48,7 +48,7 @@ _WAIT = 60.0
 class Trouble:
     """What one run of a fault needs: `chance` decides moment and length."""
 
-    life: Life
+    life: Lifetime
     material: Material
     chance: random.Random
     tell: Tell = lambda *_, **__: None
@@ -216,7 +216,7 @@ def serve_through(trouble: Trouble, fault: Fault) -> None:
     life, material, tell = trouble.life, trouble.material, trouble.tell
     runtime, service = start(life, material)
     tell("ready")
-    sender = Sender(replace(life, kind=""), material, runtime, tell)
+    sender = BatchSender(replace(life, kind=""), material, runtime, tell)
     begin = trouble.chance.randrange(2, len(material.bodies) - 2)
     gone = threading.Event()
 
@@ -272,7 +272,7 @@ class Faults:
                 suffered = self._two_processes(home)
             else:
                 kind, fault = FAULTS[name]
-                suffered = self._inside(name, Life(home, kind, seed=seed), fault, chance)
+                suffered = self._inside(name, Lifetime(home, kind, seed=seed), fault, chance)
             log = home / "log"
             if log.exists() and "Traceback" in (text := log.read_text(errors="replace")):
                 suffered.problems.append(
@@ -281,7 +281,7 @@ class Faults:
         suffered.seconds = round(time.monotonic() - began, 1)
         return suffered
 
-    def _inside(self, name: str, life: Life, fault: Fault, chance: random.Random) -> Suffered:
+    def _inside(self, name: str, life: Lifetime, fault: Fault, chance: random.Random) -> Suffered:
         if life.kind == "reload":
             (life.home / "champion").write_text("1")
 
@@ -291,7 +291,7 @@ class Faults:
 
         return self._judged(name, life, fork_server.run(work))
 
-    def _judged(self, name: str, life: Life, ended: Ended) -> Suffered:
+    def _judged(self, name: str, life: Lifetime, ended: Ended) -> Suffered:
         suffered = Suffered(name, refused=len(ended.all("refused")))
         suffered.problems += [one["what"] for one in ended.all("problem")]
         if ended.how != "closed":
@@ -304,13 +304,13 @@ class Faults:
 
     def _killed_on_a_full_disk(self, home: Path, chance: random.Random) -> Suffered:
         """Killed while the disk is full, started on the full disk, killed again, started when there is room."""
-        life, material = Life(home, "ingest", seed=0), self._material
+        life, material = Lifetime(home, "ingest", seed=0), self._material
         middle = chance.randrange(3, len(material.bodies) - 3)
 
         def fill_up(tell: Tell) -> None:
             prepare_process(life, log=home / "log")
             runtime, _ = start(life, material)
-            sender = Sender(replace(life, kind=""), material, runtime, tell)
+            sender = BatchSender(replace(life, kind=""), material, runtime, tell)
             for number in range(middle):
                 sender.send(number)
             disk_full(Trouble(life, material, chance), runtime).__enter__()
@@ -324,8 +324,8 @@ class Faults:
             except KubehabitError as error:
                 tell("sentence", text=str(error))
 
-        full = fork_server.run(fill_up, Kill(0.5, "ready"))
-        again = fork_server.run(start_anyway, Kill(1.0))
+        full = fork_server.run(fill_up, Sigkill(0.5, "ready"))
+        again = fork_server.run(start_anyway, Sigkill(1.0))
         if again.how not in ("killed", "closed"):
             return self._judged("killed on a full disk", life, again)
         (home / "ballast").unlink()
@@ -344,11 +344,12 @@ class Faults:
         server = Postgres()
         try:
             server.start()
-            life = Life(home, "postgres", seed=0, store=server.database())
+            life = Lifetime(home, "postgres", seed=0, store=server.database())
             stop = threading.Event()
             times = [(chance.random(), chance.random()) for _ in range(3)]
 
             def kill_and_start() -> None:
+                _wait_for(lambda: (home / "ready").exists() or stop.is_set())
                 for before, between in times:
                     if stop.wait(before):
                         return
@@ -359,8 +360,8 @@ class Faults:
             def work(tell: Tell) -> None:
                 prepare_process(life, log=home / "log")
                 runtime, service = start(life, self._material)
-                tell("ready")
-                sender = Sender(replace(life, kind=""), self._material, runtime, tell)
+                (home / "ready").touch()
+                sender = BatchSender(replace(life, kind=""), self._material, runtime, tell)
                 for number in range(len(self._material.bodies)):
                     sender.send(number)
                     time.sleep(0.05)
@@ -380,13 +381,13 @@ class Faults:
 
     def _two_processes(self, home: Path) -> Suffered:
         """A second process on the home of one that works is refused with a sentence, and changes nothing."""
-        life, material = Life(home, "ingest", seed=0), self._material
+        life, material = Lifetime(home, "ingest", seed=0), self._material
         sign = home / "second-was-refused"
 
         def first(tell: Tell) -> None:
             prepare_process(life, log=home / "log")
             runtime, service = start(life, material)
-            sender = Sender(replace(life, kind=""), material, runtime, tell)
+            sender = BatchSender(replace(life, kind=""), material, runtime, tell)
             middle = len(material.bodies) // 2
             for number in range(len(material.bodies)):
                 sender.send(number)

@@ -55,7 +55,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Kill:
+class Sigkill:
     """When to send SIGKILL: seconds after the fork, or after the message `ready`."""
 
     seconds: float
@@ -68,7 +68,7 @@ def freeze() -> None:
     gc.freeze()
 
 
-def run(work: Callable[[Callable[..., None]], None], kill: Kill | None = None) -> Ended:
+def run(work: Callable[[Callable[..., None]], None], kill: Sigkill | None = None) -> Ended:
     """Run work in a forked process until it ends or is killed; `work` gets the function that it says things with."""
     reader, writer = os.pipe()
     began = time.monotonic()
@@ -93,7 +93,7 @@ def run(work: Callable[[Callable[..., None]], None], kill: Kill | None = None) -
     return ended
 
 
-def _listen(reader: int, child: int, ended: Ended, kill: Kill | None, began: float) -> bool:
+def _listen(reader: int, child: int, ended: Ended, kill: Sigkill | None, began: float) -> bool:
     """Collect messages until the process is gone; whether it had to be ended because it hung."""
     due = began + kill.seconds if kill is not None and kill.after == "fork" else None
     rest, last = b"", time.monotonic()

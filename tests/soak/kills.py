@@ -14,10 +14,10 @@ from typing import Any
 from tests.serving.postgres import Postgres
 from tests.soak import fork_server
 from tests.soak.expected import Expected, difference, expect, judge, look_at
-from tests.soak.fork_server import Ended, Kill
+from tests.soak.fork_server import Ended, Sigkill
 from tests.soak.material import VERSIONS, Material
 from tests.soak.migration import downgraded
-from tests.soak.service import Life, Tell, live, prepare_process
+from tests.soak.service import Lifetime, Tell, live, prepare_process
 
 #: Kinds of episodes, and how often each comes.
 KINDS = {"ingest": 8, "reload": 3, "retention": 4, "migration": 2, "postgres": 3}
@@ -97,7 +97,7 @@ class Kills:
         return self._expected[kind]
 
     def episode(self, number: int, most: int = _MOST_KILLS) -> Episode:
-        """Kill the service of one home until all is done, or so many times; then let it finish, and look at everything."""
+        """Sigkill the service of one home until all is done, or so many times; then let it finish, and look at everything."""
         chance = random.Random(f"{self._seed}-{number}")
         episode = Episode(number, self.kind_of(number))
         began = time.monotonic()
@@ -123,8 +123,8 @@ class Kills:
 
     # -- one home -----------------------------------------------------------------------------------------------
 
-    def _begin(self, home: Path, kind: str, number: int) -> Life:
-        life = Life(home, kind, seed=0)
+    def _begin(self, home: Path, kind: str, number: int) -> Lifetime:
+        life = Lifetime(home, kind, seed=0)
         self.expected(kind)
         if kind == "migration":
             half = len(self._material.bodies) // 2
@@ -140,7 +140,7 @@ class Kills:
             return replace(life, store=self._postgres.database())
         return life
 
-    def _live(self, life: Life, chance: random.Random, episode: Episode) -> Ended:
+    def _live(self, life: Lifetime, chance: random.Random, episode: Episode) -> Ended:
         life = replace(life, seed=chance.randrange(1 << 30), slow_writer=chance.random() < _SLOW_WRITER)
         if life.kind == "reload":
             self._move_champion(life.home, chance)
@@ -149,10 +149,10 @@ class Kills:
             life = replace(
                 life, kill_at=chance.randint(1, _CHANGES if chance.random() < 0.85 else _MANY_CHANGES)
             )
-            return self._run(life, Kill(30.0, "ready"))
+            return self._run(life, Sigkill(30.0, "ready"))
         if way < 0.65:
-            return self._run(life, Kill(chance.random() * _STARTING_SECONDS))
-        return self._run(life, Kill(chance.random() * _WORKING_SECONDS, "ready"))
+            return self._run(life, Sigkill(chance.random() * _STARTING_SECONDS))
+        return self._run(life, Sigkill(chance.random() * _WORKING_SECONDS, "ready"))
 
     def _move_champion(self, home: Path, chance: random.Random) -> None:
         """Promote another version, now or while the service runs, or take the registry away."""
@@ -162,7 +162,7 @@ class Kills:
         else:
             file.write_text(chance.choice(VERSIONS))
 
-    def _run(self, life: Life, kill: Kill | None) -> Ended:
+    def _run(self, life: Lifetime, kill: Sigkill | None) -> Ended:
         def work(tell: Tell) -> None:
             prepare_process(life, log=life.home / "log")
             live(life, self._material, tell)
@@ -173,7 +173,7 @@ class Kills:
 
     # -- what must be true --------------------------------------------------------------------------------------
 
-    def _after(self, life: Life, ended: Ended, episode: Episode) -> Life:
+    def _after(self, life: Lifetime, ended: Ended, episode: Episode) -> Lifetime:
         """Count and check one life; the next begins with the first batch that was not acknowledged."""
         if ended.how == "killed":
             episode.kills += 1
@@ -198,7 +198,7 @@ class Kills:
         done = ended.last("acknowledged")
         return life if done is None else replace(life, first=done["number"] + 1)
 
-    def _judge(self, life: Life, ended: Ended, episode: Episode) -> None:
+    def _judge(self, life: Lifetime, ended: Ended, episode: Episode) -> None:
         found = look_at(life)
         episode.again = 0 if found is None else found["sent"]["again"]
         episode.problems += judge(life, ended, found, self.expected(life.kind))

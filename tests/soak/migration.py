@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from serving.storage import database
 from tests.soak import fork_server
 from tests.soak.material import Material
-from tests.soak.service import Life, Tell, live, prepare_process
+from tests.soak.service import Lifetime, Tell, live, prepare_process
 
 
 def downgraded(material: Material, kept: Path, home: Path, upto: int, revision: int) -> None:
@@ -22,7 +22,7 @@ def downgraded(material: Material, kept: Path, home: Path, upto: int, revision: 
     """
     if not kept.exists():
         kept.mkdir()
-        life = Life(kept, "ingest", seed=0, upto=upto)
+        life = Lifetime(kept, "ingest", seed=0, upto=upto)
 
         def work(tell: Tell) -> None:
             prepare_process(life, log=kept / "log")

@@ -45,7 +45,7 @@ _PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class Lifetime:
     """What one process does.
 
     Attributes:
@@ -69,7 +69,7 @@ class Life:
     slow_writer: bool = False
 
 
-def settings_of(life: Life) -> Settings:
+def settings_of(life: Lifetime) -> Settings:
     """Settings under which everything happens within seconds that takes hours in life."""
     retention = life.kind == "retention"
     registered = {"watch_seconds": 0.05} if life.kind == "reload" else {}
@@ -83,7 +83,7 @@ def settings_of(life: Life) -> Settings:
     )
 
 
-def prepare_process(life: Life, *, log: Path) -> None:
+def prepare_process(life: Lifetime, *, log: Path) -> None:
     """Make a forked process a service of this home."""
     for name in list(os.environ):
         if name.startswith(("KUBEHABIT_", "MLFLOW_")):
@@ -97,13 +97,13 @@ def prepare_process(life: Life, *, log: Path) -> None:
         parquet_writer._answer_of_process = parquet_writer.answer
 
 
-def live(life: Life, material: Material, tell: Tell) -> None:
+def live(life: Lifetime, material: Material, tell: Tell) -> None:
     """Run to the end, unless something ends it before: start, send all batches, wait until everything is done, close."""
     points = FaultPoints(life.kill_at, lambda place: tell("killing", place=place))
     points.install()
     runtime, service = start(life, material)
     tell("ready", state=state_of(runtime, life), changes=points.count)
-    sender = Sender(life, material, runtime, tell)
+    sender = BatchSender(life, material, runtime, tell)
     for number in range(life.first, len(material.bodies) if life.upto is None else life.upto):
         sender.send(number)
     finish(life, material, runtime, tell)
@@ -111,7 +111,7 @@ def live(life: Life, material: Material, tell: Tell) -> None:
     tell("closed", changes=points.count)
 
 
-def start(life: Life, material: Material) -> tuple[Runtime, Service]:
+def start(life: Lifetime, material: Material) -> tuple[Runtime, Service]:
     """Open the home and recover, as `kubehabit serve` does."""
     settings = settings_of(life)
     service = Service(settings)
@@ -162,10 +162,10 @@ def serve_registry(home: Path, material: Material) -> None:
     registry._stamp = lambda _: None
 
 
-class Sender:
+class BatchSender:
     """Sends batches as an API server's webhook does, and does in between what an operator or a timer would."""
 
-    def __init__(self, life: Life, material: Material, runtime: Runtime, tell: Tell) -> None:
+    def __init__(self, life: Lifetime, material: Material, runtime: Runtime, tell: Tell) -> None:
         self._life, self._bodies, self._runtime, self._tell = life, material.bodies, runtime, tell
         self._random = random.Random(life.seed)
 
@@ -209,7 +209,7 @@ def settled(runtime: Runtime) -> None:
     done.result(_PATIENCE)
 
 
-def state_of(runtime: Runtime, life: Life) -> dict[str, str]:
+def state_of(runtime: Runtime, life: Lifetime) -> dict[str, str]:
     """Every alert as it stands once everything taken in is scored: ID -> digest of its document and the events it cites."""
     settled(runtime)
     return documents(runtime.engine.store, life.kind)
@@ -233,7 +233,7 @@ def documents(store: AlertStore, kind: str) -> dict[str, str]:
     return found
 
 
-def finish(life: Life, material: Material, runtime: Runtime, tell: Tell) -> None:
+def finish(life: Lifetime, material: Material, runtime: Runtime, tell: Tell) -> None:
     """Wait until everything is scored, delivered and in the event store; report what is known then."""
     state = state_of(runtime, life)
     report = runtime.engine.principals.report

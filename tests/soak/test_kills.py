@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
+import alembic.command  # before the forks, which would each import it
+import alembic.config  # noqa: F401
 import pytest
 
 from serving.scoring.pipeline import Pipeline
@@ -19,17 +22,21 @@ from tests.soak.service import Tell
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def kills(material: Material, tmp_path: Path) -> Iterator[Kills]:
-    made = Kills(material, tmp_path, seed=5, kinds={"ingest": 1})
+@pytest.fixture(scope="module")
+def kills(material: Material, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kills]:
+    made = Kills(material, tmp_path_factory.mktemp("kills"), seed=5, kinds={"ingest": 1})
     yield made
     made.close()
 
 
 def test_a_service_that_is_killed_again_and_again_ends_as_one_that_was_not(kills: Kills) -> None:
-    episodes = [kills.episode(number) for number in range(2)]
-    assert [problem for one in episodes for problem in one.problems] == []
-    assert sum(one.kills for one in episodes) >= 10
+    killed = 0
+    for number in count():
+        episode = kills.episode(number)
+        assert episode.problems == []
+        killed += episode.kills
+        if killed >= 12:
+            return
 
 
 def test_a_batch_that_is_acknowledged_and_not_kept_is_found(
@@ -37,15 +44,10 @@ def test_a_batch_that_is_acknowledged_and_not_kept_is_found(
 ) -> None:
     kills.expected("ingest")
     monkeypatch.setattr(Pipeline, "_is_set_aside", lambda self, place: place.sequence == self.journal.last)
-    problems: list[str] = []
-    for number in range(10):
-        problems += kills.episode(number).problems
-        if problems:
-            return
-    pytest.fail("the loss of the last batch before each kill was not found")
+    assert any(kills.episode(number, most=2).problems for number in range(10))
 
 
-@pytest.mark.parametrize("revision", [0, 1, 4])
+@pytest.mark.parametrize("revision", [0, 4])
 def test_a_store_whose_migration_was_killed_at_any_statement_is_brought_up_to_date(
     tmp_path: Path, revision: int
 ) -> None:
@@ -60,7 +62,7 @@ def test_a_store_whose_migration_was_killed_at_any_statement_is_brought_up_to_da
         AlertStore(url, retention_days=90, max_alerts=100).close()
         tell("opened", changes=points.count)
 
-    for kill_at in range(1, 60, 7):
+    for kill_at in range(1, 60, 9):
         ended = fork_server.run(lambda tell, at=kill_at: open_store(tell, at))
         if ended.how == "closed":
             break

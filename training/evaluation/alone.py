@@ -74,9 +74,13 @@ def figures(runs: Sequence[Case], moved: Sequence[Case], found: Replayed) -> Fig
     person = sum(count for kind, count in found.actions.items() if kind in PEOPLE_AND_PIPELINES)
     system = sum(found.actions.values()) - person
     false = Counter(one.kind in PEOPLE_AND_PIPELINES for one in found.false)
+    # What only repeats lets an earlier incident grow.
+    notified = Counter(one.kind in PEOPLE_AND_PIPELINES for one in found.false if one.repeats < one.actions)
     return {
         "strict_false_per_10k_person_actions": false[True] * 1e4 / max(person, 1),
         "strict_false_per_1m_system_actions": false[False] * 1e6 / max(system, 1),
+        "notified_false_per_10k_person_actions": notified[True] * 1e4 / max(person, 1),
+        "notified_false_per_1m_system_actions": notified[False] * 1e6 / max(system, 1),
         "person_actions": person,
         "system_actions": system,
         "false_incidents": [asdict(one) for one in found.false],

@@ -136,6 +136,7 @@ def evaluate(
     *,
     data: Path | None = None,
     transplants: int = 0,
+    alone: bool = True,
     report: Path | None = None,
     progress: bool = True,
     track: bool = True,
@@ -147,6 +148,7 @@ def evaluate(
         data: the dataset the model was trained on, on which every baseline is fitted; without it only those take part that
             the bundle alone supports.
         transplants: attack runs put into other principals' clothes to judge on besides, at least so many; 0 for none.
+        alone: replay every run by itself as well, which takes one more pass over the log.
         report: Markdown file to write.
         track: log the figures and plots to the MLflow run that made the model, if it is there.
 
@@ -178,41 +180,34 @@ def evaluate(
     figures = blocks.pop(champion.title)
     for row, run in zip(figures["runs"], truth.runs, strict=True):
         row["peak"] = float(answers[champion.title].score[run.rows].max()) if len(run.rows) else 0.0
-    alone = curves.get(ABLATIONS[0]) or metrics.curve(actions, truth, surprise)
+    error_alone = curves.get(ABLATIONS[0]) or metrics.curve(actions, truth, surprise)
     no_rivals = (champion.title, *ABLATIONS, *(one.title for one in swapped))
     others = {title: found for title, found in curves.items() if title not in no_rivals}
-    comparison = metrics.compare(curves[champion.title], others, truth)
-    for rate, found in comparison.items():
-        found["interval"] = bootstrap.difference_interval(
-            curves[champion.title].caught(float(rate)), others[found["best_baseline"]].caught(float(rate))
-        )
     brief = {title: _brief(block) for title, block in blocks.items()}
     figures |= {
         "model": model_uri,
         "thresholds_set_on": bundle.calibration.budget["set on"],
-        "recall_at_autoencoder_alone": metrics.recall_at(alone),
-        "compared_with_best_baseline": comparison,
+        "recall_at_autoencoder_alone": metrics.recall_at(error_alone),
+        "compared_with_best_baseline": _comparison(curves[champion.title], others, truth),
         "seconds": seconds,
         "seconds_fitting_baselines": seconds_fitting,
         "events": actions.events,
         "actions": len(actions),
         "principals": dict(Counter(actions.kind.tolist())),
-        "baselines": _trivial(actions, truth)
-        | {title: block for title, block in brief.items() if title in others},
+        "baselines": _trivial(actions, truth) | {title: brief[title] for title in others},
         "ablations": {title: block for title, block in brief.items() if title in ABLATIONS},
         "in_decision": {one.title: brief[one.title] for one in swapped},
     }
-    if run_labels:
+    if run_labels and alone:
         figures |= _alone(bundle, swapped, log, run_labels, transplants, progress)
+        figures |= summary(figures["alone"])
         for title, one in figures["alone_in_decision"].items():
             figures["in_decision"][title] |= summary(one)
-        figures |= summary(figures["alone"])
     caught = {t: block["recall_by_scenario"] for t, block in {"kubehabit": figures, **blocks}.items()}
     if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(markdown(figures, log.name, caught), encoding="utf-8")
+        _write(report, markdown(figures, log.name, caught))
     if track:
-        _track(bundle, log, figures, {**curves, ABLATIONS[0]: alone}, caught)
+        _track(bundle, log, figures, {**curves, ABLATIONS[0]: error_alone}, caught)
     return figures
 
 
@@ -247,6 +242,21 @@ def _replay(
             answer.quiet, answer.quiet_flagged = answer.score.copy(), answer.flagged.copy()
             answer.quiet[normal], answer.quiet_flagged[normal] = calm.score, calm.flagged
     return actions, answers, np.concatenate(surprise).astype(np.float64)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _comparison(mine: Curve, others: Mapping[str, Curve], truth: Truth) -> Figures:
+    """The lead over the best baseline, with its interval."""
+    comparison = metrics.compare(mine, others, truth)
+    for rate, found in comparison.items():
+        found["interval"] = bootstrap.difference_interval(
+            mine.caught(float(rate)), others[found["best_baseline"]].caught(float(rate))
+        )
+    return comparison
 
 
 def _alone(

@@ -38,6 +38,11 @@ def alone_rows(found: Figures) -> list[tuple[str, ...]]:
     """Rows of the strict figures (`training.evaluation.alone.judge_alone`): what, of the runs as they were, of transplants."""
     blocks = found["strict"], found["transplants"]
     rows: list[tuple[str, ...]] = []
+    for per, unit in (("10k_person", "10,000"), ("1m_system", "1,000,000 of the system")):
+        strict, notified = (found[f"{kind}_false_per_{per}_actions"] for kind in ("strict", "notified"))
+        rows.append((f"strict false incidents per {unit}", f"{strict:.2f}", "-"))
+        if notified != strict:
+            rows.append((f"of them no growth of an earlier one, per {unit}", f"{notified:.2f}", "-"))
     rows.append(
         ("attack runs (scenarios)", *(f"{one['attack_runs']} ({one['scenarios']})" for one in blocks))
     )

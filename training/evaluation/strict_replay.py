@@ -11,7 +11,8 @@ From a fork of the same moment start the rows of the harder questions, all with 
 - **taught**: once in the training log already, as far as the habits go: nothing in it is new any more;
 - **rehearsal**: two hours before, what of the run is below high sensitivity, and a look at the pods where it will be.
 
-In between the owner goes on with its own next actions of the log, so that neither its windows nor its habits stand still.
+In between the owner goes on with its own next actions of the log, as many as it takes in life, so that neither its windows nor
+its habits stand still.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ PACES: Mapping[str, int] = {
 REHEARSAL, TAUGHT = "after a rehearsal", "once in the training log"
 ROWS = (*GAPS, *PACES, REHEARSAL, TAUGHT)
 
-#: Own actions of the owner between two exposures, and between two slow requests.
-_BRIDGE, _STEP = 24, 3
+#: How many times faster than in life people act in the recordings, where minutes stand for hours.
+_HASTE = 40
+#: Most of the owner's actions between two exposures or two slow requests, and during one slow run.
+_MOST_BETWEEN, _MOST_DURING = 60, 600
 #: Events scored at a time, between which forks begin.
 _SLOT = 512
 _HIGH = LEVELS.index("high")
@@ -84,6 +87,7 @@ class FalseIncident:
     Attributes:
         time: when it began, microseconds since 1970 UTC.
         actions: flagged actions in it.
+        repeats: those of them that repeat what was flagged before. If all do, an earlier incident grows and nobody is notified.
         what: its strongest action: verb, resource, namespace and name.
         times: evidence of that action over its threshold.
         novelty_evidence, error_evidence: what that action itself added, decades.
@@ -95,6 +99,7 @@ class FalseIncident:
     kind: str
     time: int
     actions: int
+    repeats: int
     severity: str
     what: str
     times: float
@@ -233,7 +238,7 @@ class StrictReplay:
 
     def _again(self, case: Case, end: int, gap: int) -> Outcome:
         """The same deed once more, after the owner's next actions."""
-        self._bridge(case, end, end + gap, _BRIDGE)
+        self._bridge(case, end, end + gap)
         shift = end + gap - _begin(case)
         again = [
             at(event, time + shift, f"again-{event.auditID}")
@@ -241,9 +246,15 @@ class StrictReplay:
         ]
         return self._show(again, ())[0]
 
-    def _bridge(self, case: Case, begin: int, end: int, most: int) -> None:
+    def _bridge(self, case: Case, begin: int, end: int) -> None:
         """Let the owner go on between two moments."""
-        self._score(self._spread(case, begin, end, most))
+        self._score(self._spread(case, begin, end, self._actions_in(case, end - begin)))
+
+    def _actions_in(self, case: Case, time: int) -> int:
+        """Actions that the owner takes in so many microseconds of life, at least one and within bounds."""
+        held = len(self.by_user.get(case.principals[0], ()))
+        span = max(int(self.arrived[-1] - self.arrived[0]), 1) if len(self.arrived) else 1
+        return int(np.clip(held / span * time / _HASTE, 1, _MOST_BETWEEN))
 
     def _spread(self, case: Case, begin: int, end: int, most: int) -> list[AuditEvent]:
         """The owner's next `most` actions, evenly between two moments."""
@@ -259,8 +270,8 @@ class StrictReplay:
             order.setdefault(event.auditID, len(order))
         own = [at(event, begin + pace * order[event.auditID]) for event in case.events]
         last = begin + pace * (len(order) - 1)
-        between = self._spread(case, begin, last, _STEP * (len(order) - 1)) if len(order) > 1 else []
-        return self._show(own, between)[0]
+        most = min(self._actions_in(case, pace) * (len(order) - 1), _MOST_DURING)
+        return self._show(own, self._spread(case, begin, last, most))[0]
 
     @contextmanager
     def _taught(self, case: Case) -> Iterator[None]:
@@ -289,7 +300,7 @@ class StrictReplay:
         ]
         before = self._show(early, ())[0]
         end = begin + len(order) * _SECOND
-        self._bridge(case, end, end + gap, _BRIDGE)
+        self._bridge(case, end, end + gap)
         shift = end + gap - begin
         late = [
             at(event, time + shift)
@@ -339,10 +350,10 @@ class _Alarms:
         self._flagged: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def add(self, scores: Scores) -> None:
-        """Note the flagged actions of a chunk. What repeats an earlier one lets its incident grow, and is none of its own."""
+        """Note the flagged actions of a chunk."""
         for kind in scores.kind:
             self.actions[kind] += 1
-        for row in np.flatnonzero(scores.flagged & ~scores.repeat).tolist():
+        for row in np.flatnonzero(scores.flagged).tolist():
             self._flagged[scores.principal[row]].append(_flag(scores, row))
 
     def incidents(self) -> list[FalseIncident]:
@@ -367,6 +378,7 @@ def _flag(scores: Scores, row: int) -> dict[str, Any]:
         "time": int(scores.time[row].astype(np.int64)),
         "times": float(scores.evidence[row] / scores.threshold[row]),
         "severity": scores.severity[row],
+        "repeat": bool(scores.repeat[row]),
         "what": " ".join(why.values[name] for name in ("verb", "resource", "namespace", "name")),
         "novelty_evidence": float(scores.novelty_evidence[row]),
         "error_evidence": float(scores.error_evidence[row]),
@@ -378,11 +390,12 @@ def _flag(scores: Scores, row: int) -> dict[str, Any]:
 def _incident(principal: str, flags: Sequence[dict[str, Any]]) -> FalseIncident:
     strongest = max(flags, key=lambda flag: flag["times"])
     worst = max(SEVERITIES.index(flag["severity"]) for flag in flags)
-    kept = {key: value for key, value in strongest.items() if key not in ("time", "severity")}
+    kept = {key: value for key, value in strongest.items() if key not in ("time", "severity", "repeat")}
     return FalseIncident(
         principal=principal,
         time=flags[0]["time"],
         actions=len(flags),
+        repeats=sum(flag["repeat"] for flag in flags),
         severity=SEVERITIES[worst],
         **kept,
     )

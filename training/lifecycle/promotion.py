@@ -320,7 +320,7 @@ def promote(
     if judge is None:
         from training.evaluation.evaluate import evaluate
 
-        judge = partial(evaluate, track=False)
+        judge = partial(evaluate, track=False, alone=False)
     new = _version(name, challenger)
     if new is None:
         raise KubehabitError(

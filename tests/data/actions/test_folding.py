@@ -105,6 +105,26 @@ def test_a_forged_forwarded_address_is_not_believed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("chain", "hops", "place"),
+    [
+        (("10.0.0.9", "127.0.0.1"), 0, "10.0.0.9"),
+        (("10.0.0.9", "::1"), 0, "10.0.0.9"),
+        (("10.0.0.9", "127.0.0.1", "127.0.0.1"), 0, "10.0.0.9"),
+        # What is counted already is not counted twice: nothing further left is trusted.
+        (("6.6.6.6", "10.0.0.9", "127.0.0.1"), 0, "10.0.0.9"),
+        (("6.6.6.6", "10.0.0.9", "127.0.0.1"), 1, "10.0.0.9"),
+        (("192.0.2.1", "10.0.0.9", "127.0.0.1"), 2, "192.0.2.1"),
+        (("127.0.0.1",), 0, "127.0.0.1"),
+        (("127.0.0.1", "10.0.0.9"), 0, "10.0.0.9"),
+    ],
+)
+def test_a_proxy_on_the_api_servers_own_machine_is_seen_through(
+    chain: tuple[str, ...], hops: int, place: str
+) -> None:
+    assert place_of(chain, hops, through_loopback=True) == place
+
+
+@pytest.mark.parametrize(
     ("logged", "place"),
     [
         ("203.0.113.9", "203.0.113.9"),

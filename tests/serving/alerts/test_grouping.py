@@ -54,7 +54,7 @@ def stored(batches: list[list[Flagged]]) -> list[str]:
 
 def test_what_arrives_out_of_order_makes_the_same_alerts_in_one_batch_as_in_several() -> None:
     chance = random.Random(1)
-    for _ in range(50):
+    for _ in range(20):
         entries = [flagged(number, chance.uniform(0, 60)) for number in range(12)]
         one_by_one = stored([[entry] for entry in entries])
         assert stored([entries]) == one_by_one

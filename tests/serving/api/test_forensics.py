@@ -161,7 +161,7 @@ def test_batches_of_an_earlier_process_are_taken_in_and_the_journal_keeps_them_u
     follower = EventIngest(lambda: store, journal, lambda: scored)
     assert follower.held() == 0
     follower.start()
-    wait_for(lambda: follower.held() == 2)
+    wait_for(lambda: store.position == 2)
     assert follower.behind() == 0
     assert append(journal, [raw_event(7)]) == 4
     scored = 4
@@ -170,6 +170,42 @@ def test_batches_of_an_earlier_process_are_taken_in_and_the_journal_keeps_them_u
     journal.close()
     found = EventQueries(tmp_path / "store").events(EventFilter()).records
     assert [one.audit_id for one in found] == ["id-0", "id-1", "id-2", "id-7"]
+
+
+def test_an_event_that_is_sent_again_after_a_restart_is_kept_once(tmp_path: Path) -> None:
+    """As by a webhook whose answer was lost when the service was killed; the events may be cut into other batches."""
+    journal = Journal(tmp_path / "journal", 1 << 24)
+    sent = [raw_event(number) for number in range(4)]
+    for batches in ([sent[:2], sent[2:]], [sent[1:], [raw_event(9)]]):
+        for events in batches:
+            append(journal, events)
+        follower = EventIngest(lambda: new_store(tmp_path / "store"), journal, lambda: journal.last)
+        follower.start()
+        wait_for(lambda it=follower: it.behind() == 0)
+        follower.close()
+    journal.close()
+    found = EventQueries(tmp_path / "store").events(EventFilter()).records
+    assert [one.audit_id for one in found] == ["id-0", "id-1", "id-2", "id-3", "id-9"]
+
+
+def test_the_journal_keeps_the_newest_batches_although_the_store_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what comes again, but waits to be copied when its first copy is forgotten, would be kept twice after a kill."""
+    journal = Journal(tmp_path / "journal", 1 << 24)
+    sizes = []
+    for number in range(6):
+        append(journal, [raw_event(number)])
+        sizes = [place.stored for place in journal.positions(0)]
+    monkeypatch.setattr(ingest, "_RECENT_BYTES", sum(sizes[-2:]))
+    store = new_store(tmp_path / "store")
+    follower = EventIngest(lambda: store, journal, lambda: journal.last)
+    follower.start()
+    wait_for(lambda: follower.behind() == 0 and store.position == 6)
+    assert follower.held() == 4
+    assert EventIngest(lambda: store, journal, lambda: 6).held() == 0, "until it has read them again"
+    follower.close()
+    journal.close()
 
 
 def test_what_waits_to_be_scored_goes_first(tmp_path: Path) -> None:

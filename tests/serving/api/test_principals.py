@@ -13,7 +13,8 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from detection.calibration import Calibration, Rarity, Tail
+from detection.calibration import Calibration, Tail
+from detection.rarity import Rarity
 from kubehabit.main import app as command_line
 from serving.app import create_app
 from serving.history.activity import Trained

@@ -100,15 +100,41 @@ def test_a_batch_that_is_sent_again_is_kept_once_but_another_event_with_its_audi
     store.close()
 
 
-def test_a_gap_that_a_log_fills_stores_nothing_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ended", ["no", "closed", "crashed"])
+def test_a_gap_that_a_log_fills_stores_nothing_twice(
+    tmp_path: Path, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = new_store(tmp_path)
     items = [
         {name: value for name, value in event.items() if name not in ("kind", "apiVersion")}
         for event in story()
     ]
-    assert store.append(body(items[:20])) == 20
+    assert store.append(body(items[:10])) == 10
+    store.seal()
+    assert store.append(body(items[10:20])) == 10
+    if ended == "crashed":
+        store.sync()
+        store._lock_file.close()
+        store = new_store(tmp_path)
+    elif ended == "closed":
+        store.close()
+        store = new_store(tmp_path)
     assert store.append(ndjson(story())) == 7
     assert store.append(ndjson(story())) == 0
+    store.close()
+
+
+def test_only_the_last_events_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_store, "_REMEMBERED", 4)
+    store = new_store(tmp_path)
+    for number in range(6):
+        assert store.append(body([raw_event(number), raw_event(100 + number)])) == 2
+        store.seal()
+    assert len([*tmp_path.glob("recent/*.digests")]) == 2
+    (tmp_path / "recent" / "10.digests").write_bytes(b"torn")
+    store.close()
+    store = new_store(tmp_path)
+    assert store.append(body([raw_event(4), raw_event(5)])) == 1
     store.close()
 
 

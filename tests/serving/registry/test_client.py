@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -92,6 +93,24 @@ def test_the_champion_is_fetched_and_followed(register: Callable[..., str], cach
     register("third")
     assert opened(cache) == ("third", "3", "registry")
     assert opened(cache, ModelReference("kubehabit", version="2")) == ("second", "2", "registry")
+
+
+def test_what_a_process_left_that_was_killed_while_it_downloaded_goes_with_the_next_download(
+    register: Callable[..., str], cache: Path
+) -> None:
+    register("first")
+    left, young, busy = (cache / "kubehabit" / f".fetching-{name}" for name in ("left", "young", "busy"))
+    for folder in (left, young, busy):
+        folder.mkdir(parents=True)
+        (folder / "lock").touch()
+    for folder in (left, busy):
+        os.utime(folder, (0, 0))
+    with (busy / "lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as the process that downloads into it
+        assert opened(cache) == ("first", "1", "registry")
+    assert not left.exists()
+    assert young.exists()
+    assert busy.exists()
 
 
 def test_a_sqlite_registry_is_asked_again_only_after_it_changed(

@@ -188,6 +188,20 @@ def test_kill_9_under_load_leaves_every_verdict_as_it_would_have_been(
     assert acknowledged == list(range(len(batches)))
     service.settle()
 
+    # A verdict that was answered holds, once, even if the process dies before it is applied.
+    alert = service.get("/v1/alerts?limit=1").json()["alerts"][0]["id"]
+    given = httpx.post(
+        f"{service.url}/v1/alerts/{alert}/feedback",
+        json={"verdict": "malicious"},
+        trust_env=False,
+        timeout=10,
+    )
+    service.kill()
+    service.start()
+    service.settle()
+    assert "a verdict was applied" in service.log()
+    assert [json.loads(line) for line in service.get("/v1/feedback").text.splitlines()] == [given.json()]
+
     actions, alerts = undisturbed
     assert counted(service, actions) == dict(actions)
     service.kill(signal.SIGTERM)

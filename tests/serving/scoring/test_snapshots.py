@@ -26,7 +26,7 @@ from detection.state_transfer import transfer_state
 from serving.alerts.explain.explainer import Explainer
 from serving.scoring.deduplication import EventDeduplicator
 from serving.scoring.engine import Engine
-from serving.scoring.eviction import ColdPrincipalStore
+from serving.scoring.eviction import ColdPrincipalStore, EvictionError
 from serving.scoring.snapshots import (
     Snapshot,
     SnapshotError,
@@ -237,6 +237,16 @@ def test_rows_that_no_snapshot_needs_are_deleted_and_the_number_is_bounded(
 
 
 # -- files --------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_a_sentence_at_the_start(bundle: Bundle, tmp_path: Path) -> None:
+    cold = ColdPrincipalStore(tmp_path / "principals.db", 1, 30)
+    cold._file.execute("INSERT INTO principals VALUES (1, 1, 1, '', x'00')")
+    cold._file.execute("PRAGMA query_only = 1")
+    engine = fresh(bundle, [])
+    with pytest.raises(EvictionError, match=r"cannot be written .*Make room on the disk of state\.path"):
+        cold.start(engine.detector, engine.principals, None, [])
+    cold.close()
 
 
 def snapshot_of(position: int) -> Snapshot:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from data.actions.fields import FIELDS
 from serving.alerts.explain.explainer import Explainer
+from serving.delivery import outbox as outbox_module
 from serving.delivery.outbox import Outbox
 from serving.schemas import Alert
 from serving.scoring.engine import Engine
@@ -272,3 +273,22 @@ def test_what_a_locked_store_refused_is_alerted_and_delivered_once(
     assert outbox.depths()["out"][0] == 2
     assert len(engine.incidents.page().incidents) == 2
     engine.close()
+
+
+def test_what_a_clock_that_was_ahead_queued_or_claimed_does_not_wait_for_that_time(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AlertStore(store_url, retention_days=90, max_alerts=100)
+    sink = settings_of(type="webhook", url="http://127.0.0.1:9", repeat_minutes=60)
+    mine, other = Outbox(store, [sink], "mine"), Outbox(store, [sink], "other")
+    ahead = datetime.now(UTC) + timedelta(days=400)
+    monkeypatch.setattr(outbox_module, "now", lambda: ahead)
+    with store.writing() as writer:
+        mine.note(writer, writer.save(None, alert(1), []), alert(1))
+    assert other.next(sink) is not None  # claimed, and then its process died
+    monkeypatch.undo()
+    entry = mine.next(sink)
+    assert entry is not None, "until the clock is where it was 400 days later"
+    mine.done(sink, entry, delivered=True)
+    assert mine.next(sink) is None
+    store.close()

@@ -97,6 +97,7 @@ def test_replays_leave_the_log_as_it_is(
     flagged = {scores.principal[row] for row in np.flatnonzero(scores.flagged).tolist()}
     assert {one.principal for one in found.false} == flagged
     assert sum(one.actions for one in found.false) == int(scores.flagged.sum())
+    assert sum(one.repeats for one in found.false) == int(scores.repeat.sum())
 
 
 def test_every_question_is_asked(found: Replayed, cases: list[Case]) -> None:

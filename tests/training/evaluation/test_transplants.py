@@ -161,7 +161,7 @@ def test_new_places_and_clients_are_new_to_the_victim(cases: list[Case]) -> None
 
 
 def test_what_only_a_new_address_gives_away_keeps_one(log: list[AuditEvent]) -> None:
-    """A thief who does nothing but the owner's own work could not be told from the owner at the owner's desk."""
+    """A thief who does nothing but the owner's own work could not be distinguished from the owner at the owner's desk."""
     stolen = line(400, "ann", "list", "pods", "web", auditID="own", sourceIPs=["198.51.100.9", "127.0.0.1"])
     label = LABELS[0] | {"audit_ids": ["own"], "mode": "new-ip"}
     events = [*log, *decode_lines([stolen]).events]

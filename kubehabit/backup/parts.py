@@ -12,7 +12,7 @@ from serving.storage.database import sqlite_file
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ServiceParts:
     """The parts of a service, in the order in which they have to be copied: no part refers to one that is older.
 
     Attributes:
@@ -33,7 +33,7 @@ class Places:
     logs: tuple[Path, Path]
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Places:
+    def from_settings(cls, settings: Settings) -> ServiceParts:
         """Where the settings put them."""
         state = settings.state.resolved_path
         return cls(
