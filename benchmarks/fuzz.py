@@ -235,7 +235,7 @@ def minimise(names: list[str], state: Path) -> None:
         into = CORPUS / name
         into.mkdir(parents=True, exist_ok=True)
         for old in into.iterdir():
-            if not old.name.startswith("crash-"):
+            if not old.name.startswith(("crash-", "seed-")):
                 old.unlink()
         room = _KEPT_BYTES
         for content in contents:
