@@ -46,6 +46,7 @@ RECORDINGS = Path(__file__).resolve().parent.parent / "data" / "recordings"
 #: An input of some KB that takes longer is counted as a hang.
 SLOW_SECONDS = 5.0
 _ENCODER_INPUTS = 10_000
+_READ_ALIKE = 3
 _TOKENS = [
     *(b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\", b"\n", b"\r\n", b"\0", b"\xff", b"null", b"true", b"-1", b"1e999"),
     *(b'"items":[', b'"records":[', b'"events":[', b'"logEvents":[', b'"protoPayload":{', b'"properties":{"log":'),
@@ -72,9 +73,9 @@ class Target:
     def __call__(self, data: bytes) -> None:
         """Raises whatever a reader raises that it must not, and AssertionError if a record got lost."""
         begin = time.perf_counter()
-        decoded = self._read_alike(data)
-        if not self._only_logs:
-            decoded = self._read_apart(data)
+        decoded = self._read_alike(data) if self._only_logs else self._read_apart(data)
+        if not self._only_logs and self.inputs % _READ_ALIKE == 0:  # which takes as long as all the rest
+            self._read_alike(data)
         batch = self._encoder.encode(decoded.events)
         assert len(batch) + len(batch.folded) == len(decoded.events)
         self.inputs += 1

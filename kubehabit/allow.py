@@ -44,7 +44,7 @@ def allow_add(
     reason: Annotated[str, typer.Option("--reason", help="Why, such as a change's number.")],
     until: Annotated[
         str,
-        typer.Option("--until", help="Last day, such as 2026-12-24, or an RFC 3339 time (of the events)."),
+        typer.Option("--expires", help="Last day, such as 2026-12-24, or an RFC 3339 time (of the events)."),
     ],
     principal: Annotated[
         str, typer.Option("--principal", help="Who, or a prefix that ends with *.", show_default=False)
@@ -65,7 +65,7 @@ def allow_add(
     """Add an exception to the file; a running service holds to it a second later.
 
     Example:  `kubehabit allow add migration --principal alice@corp --verb list --resource secrets --namespace payments
-    --reason CHG-1021 --until 2026-12-24`
+    --reason CHG-1021 --expires 2026-12-24`
     """
     from detection.exceptions import HabitException
     from serving.alerts.exceptions import append_exception

@@ -46,10 +46,12 @@ _WARM_SHARE = 0.25
 _MIN_TAIL = 200
 #: What the novelty table looks up.
 _TABLE = list(ATTRIBUTES).index("verb_resource_namespace")
-#: Budgeted incidents from which a class of machinery shows its threshold by itself.
+#: Budgeted incidents from which normal work shows its threshold by itself; with fewer, other clusters' is asked as well.
 _ENOUGH_INCIDENTS = 5.0
 #: Actions of normal work that the defaults of machinery weigh as much as.
 _DEFAULT_ACTIONS = 100_000.0
+#: The same of people and pipelines.
+_DEFAULT_PEOPLE = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +181,9 @@ class _Normal:
     def threshold(self, horizon: float, activity: float, rate: float) -> float:
         """Smallest threshold of one horizon that keeps its budget, `rate` incidents an action."""
         names, allowed = self.names, rate * len(self.names)
+        if allowed < _ENOUGH_INCIDENTS:
+            return self.tail(horizon, activity, _PEOPLE_TAIL, _DEFAULT_PEOPLE).level(rate)
         found = threshold_for(self.sums(horizon, activity), names.tolist(), self.time, allowed)
-        if allowed < 1:
-            return found
         # A sum starts again at 0 once it has raised an alert, so a lower threshold keeps the budget as well.
         low, high = 0.0, found
         for _ in range(_HALVINGS):
@@ -192,6 +194,11 @@ class _Normal:
             )
             low, high = (low, middle) if incidents <= int(allowed) else (middle, high)
         return high
+
+    def tail(self, horizon: float, activity: float, default: PeakTail, weight: float) -> PeakTail:
+        """Tail of the highest evidence of each ten minutes, with what other clusters showed for what is missing."""
+        peaks = _peaks(self.sums(horizon, activity), self.names, self.time)
+        return fit_tail(peaks, len(self.names), default, weight)
 
     def coverage(self, horizon: float, activity: float) -> float:
         """Share of its steady level that a sum has reached by the end of these actions; 1 for a horizon that fits into them."""
@@ -204,6 +211,8 @@ class _Normal:
         return 1.0 if span >= horizon else float(1.0 - np.exp(-passed))
 
 
+#: Peaks of people and pipelines in normal work of the recordings, for logs too short to show their own.
+_PEOPLE_TAIL = PeakTail(start=1.5, rate=1e-3, scale=2.0, shape=0.1)
 #: Peaks of each class of machinery in normal work of the recordings, for logs that are too short to show their own.
 _MACHINERY_TAILS = {
     "nodes": PeakTail(start=1.5, rate=8e-5, scale=0.8, shape=0.1),
@@ -422,7 +431,7 @@ def fit(
         evidence=evidence,
         flagged=evidence >= limits,
         baselines=_simple_thresholds(held, time, {False: person, True: system}),
-        shortfalls=_shortfalls(horizons, covered, span, deeds.classes, system),
+        shortfalls=_shortfalls(horizons, covered, span, deeds.classes, person, system),
     )
 
 
@@ -451,8 +460,9 @@ def _with_thresholds(
     if not len(people.names) or not machinery.any():
         raise KubehabitError("No held-back actions of one kind: build the dataset from a longer log.")
     given = list(zip(calibration.horizons, calibration.activity, strict=True))
-    covered = [people.coverage(*one) for one in given]
-    measured = max(sum(share == 1.0 for share in covered), 1)
+    # The shortest horizon is taken as it is: sums over two minutes are nearly always of one burst.
+    covered = [1.0, *(people.coverage(*one) for one in given[1:])]
+    measured = sum(share == 1.0 for share in covered)
 
     def extrapolated(found: float, rate: float, share: float) -> float:
         # What is flagged must be as rare as the budget, however quiet the data.
@@ -486,9 +496,14 @@ def _with_thresholds(
 
 
 def _shortfalls(
-    horizons: Sequence[float], covered: Sequence[float], span: float, classes: Ints, system: float
+    horizons: Sequence[float],
+    covered: Sequence[float],
+    span: float,
+    classes: Ints,
+    person: float,
+    system: float,
 ) -> list[str]:
-    """What the held-back part was too short for, in plain words; `span` in seconds, `system` incidents an action."""
+    """What the held-back part was too short for, in plain words; `span` in seconds, both budgets in incidents an action."""
     found = []
     unseen = [(horizon, share) for horizon, share in zip(horizons, covered, strict=True) if share < 1.0]
     if unseen:
@@ -497,13 +512,18 @@ def _shortfalls(
             f"The held-back part lasts {_duration(span)}, too short to see what adds up over {names}. Those thresholds are "
             "extrapolated by the factor in brackets and next to nothing reaches them: train on a longer log for slow attacks."
         )
-    for index, name in enumerate(CLASSES[MACHINERY:], MACHINERY):
-        count = int((classes == index).sum())
-        if system * count < _ENOUGH_INCIDENTS:
-            leans = _DEFAULT_ACTIONS / (_DEFAULT_ACTIONS + count)
+    given = [("people and pipelines", ~is_machinery(classes), person, _DEFAULT_PEOPLE)]
+    given += [
+        (name, classes == index, system, _DEFAULT_ACTIONS)
+        for index, name in enumerate(CLASSES)
+        if index >= MACHINERY
+    ]
+    for name, chosen, rate, weight in given:
+        count = int(chosen.sum())
+        if rate * count < _ENOUGH_INCIDENTS:
             found.append(
-                f"{count:,} held-back actions of {name} cannot show {system * 1e6:.3g} false incidents per 1,000,000: "
-                f"their threshold rests {leans:.0%} on what such machinery did in other clusters."
+                f"{count:,} held-back actions of {name} are too few for a budget of {rate * 1e6:,.3g} false incidents per "
+                f"1,000,000: {weight / (weight + count):.0%} of their threshold is what the same showed in other clusters."
             )
     return found
 
@@ -521,8 +541,7 @@ def _machinery_threshold(normal: _Normal, name: str, horizon: float, activity: f
     """Threshold of a class of machinery: from its own actions if they are enough, else with what other clusters' showed."""
     if rate * len(normal.names) >= _ENOUGH_INCIDENTS:
         return normal.threshold(horizon, activity, rate)
-    peaks = _peaks(normal.sums(horizon, activity), normal.names, normal.time)
-    return fit_tail(peaks, len(normal.names), _MACHINERY_TAILS[name], _DEFAULT_ACTIONS).level(rate)
+    return normal.tail(horizon, activity, _MACHINERY_TAILS[name], _DEFAULT_ACTIONS).level(rate)
 
 
 def _rates(config: CalibrationConfig, machinery: Flags, span: float) -> tuple[float, float]:

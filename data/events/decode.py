@@ -169,7 +169,8 @@ def decode_numbered(
             if found.dead:
                 sources.limits.check_lost(len(dead))
             events += found.events
-            skipped.update(found.skipped)
+            if found.skipped:
+                skipped.update(found.skipped)
             if originals is not None:
                 originals += map(bytes, found.originals)
     if sources is not None and native:

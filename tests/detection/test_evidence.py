@@ -182,3 +182,16 @@ def test_many_thresholds_at_once_are_as_one_after_the_other(
         clear = np.abs(sums / mine - 1).min(axis=1, initial=1.0) > 1e-9  # on the very limit rounding decides
         if clear.all():
             assert found[:, case].tolist() == (sums >= mine).any(axis=1).tolist()
+
+
+def test_a_look_at_what_would_add_up_changes_nothing() -> None:
+    accumulator = Accumulator((120.0,))
+    args = ["a"], np.array([0]), np.array([4.0]), np.array([4.0])
+    accumulator.add(*args)
+    before = accumulator.sums().rows.tolist()
+    would = accumulator.peek("a", 1_000_000, 4.0, 4.0)
+    assert accumulator.sums().rows.tolist() == before
+    assert would.tolist() == accumulator.add(["a"], np.array([1_000_000]), *args[2:]).tolist()
+    assert would[0, 0] > 7.0
+    accumulator.peek("b", 0, 1.0, 1.0)
+    assert accumulator.sums().names == ["a"]

@@ -25,7 +25,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 def test_an_exception_is_added_and_what_is_there_stays(tmp_path: Path) -> None:
     file = tmp_path / "exceptions.yaml"
-    code, text = run(*ADD, *WHY, "--until", "2099-12-24", "--file", str(file))
+    code, text = run(*ADD, *WHY, "--expires", "2099-12-24", "--file", str(file))
     assert (code, "until 2099-12-24 23:59 UTC" in text) == (0, True)
     file.write_text(file.read_text() + "  # a remark\n")
     before = file.read_text()
@@ -39,7 +39,7 @@ def test_an_exception_is_added_and_what_is_there_stays(tmp_path: Path) -> None:
             "--name",
             "web-*",
             *WHY,
-            "--until",
+            "--expires",
             "2099-01-01",
             "--file",
             str(file),
@@ -61,10 +61,10 @@ def test_an_exception_is_added_and_what_is_there_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((*ADD, *WHY, "--until", "2020-01-01"), "would have expired already"),
-        ((*ADD, *WHY, "--until", "tomorrow"), "is no day"),
+        ((*ADD, *WHY, "--expires", "2020-01-01"), "would have expired already"),
+        ((*ADD, *WHY, "--expires", "tomorrow"), "is no day"),
         (
-            ("allow", "add", "all", "--principal", "*", "--verb", "get", *WHY, "--until", "2099-01-01"),
+            ("allow", "add", "all", "--principal", "*", "--verb", "get", *WHY, "--expires", "2099-01-01"),
             "hide attacks",
         ),
     ],

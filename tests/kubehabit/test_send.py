@@ -112,6 +112,17 @@ def test_every_record_is_sent_once_in_order_and_counted(
     assert (again["events"], again["scored"], again["repeated"], again["rejected"]) == (1700, 0, 1700, 0)
 
 
+def test_the_parts_of_one_line_stay_in_one_batch(tmp_path: Path) -> None:
+    parts = [
+        b"2026-01-05T09:30:00.123456789Z stdout %b %b" % (b"F" if n % 3 == 2 else b"P", b"x" * 9)
+        for n in range(3000)
+    ]
+    found = list(batches(write(tmp_path / "log", parts)))
+    assert len(found) > 2
+    assert [line for batch in found for line in batch] == parts
+    assert all(batch[-1][38:39] == b"F" for batch in found)
+
+
 def test_batches_are_bounded_in_bytes_and_events(tmp_path: Path) -> None:
     long = b'{"a": "' + b"x" * BATCH_BYTES + b'"}'
     found = list(batches(write(tmp_path / "log", [*MANY[:2500], long, MANY[0]])))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import lru_cache
 
 import msgspec
 
@@ -24,7 +25,20 @@ _ID = re.compile(
 
 
 class _Properties(msgspec.Struct):
-    log: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    log: str = ""
+
+
+class _ObjectProperties(msgspec.Struct):
+    """With the event as an object: some shippers parse it."""
+
+    log: msgspec.Raw
+
+
+class _ObjectRecord(msgspec.Struct):
+    category: str
+    properties: _ObjectProperties
+    resourceId: str | None = None
+    time: str | int | float | None = None
 
 
 class _AksRecord(msgspec.Struct):
@@ -36,7 +50,7 @@ class _AksRecord(msgspec.Struct):
 
 class _AksRow(msgspec.Struct):
     Category: str
-    log_s: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    log_s: str | None = None
     resource: str | None = msgspec.field(default=None, name="ResourceId")
     resource_: str | None = msgspec.field(default=None, name="_ResourceId")
     time: str | int | float | None = msgspec.field(default=None, name="TimeGenerated")
@@ -54,11 +68,18 @@ _RECORD = msgspec.json.Decoder(_AksRecord)
 _ROW = msgspec.json.Decoder(_AksRow)
 _AUDIT_ROW = msgspec.json.Decoder(_AuditRow)
 _PROPERTIES = msgspec.json.Decoder(_Properties)
-_TEXT = msgspec.json.Decoder(str)
+_OBJECT_RECORD = msgspec.json.Decoder(_ObjectRecord)
+#: Characters of an id whose cluster is remembered: a log has few ids, and Azure's have 200 or so.
+_ID_LENGTH = 512
 
 
 def cluster_of(resource: str) -> str:
     """`subscription/group/cluster` in lower case (Azure writes its ids in either), or the id itself if it is of another shape."""
+    return _short_cluster(resource) if len(resource) <= _ID_LENGTH else resource.lower()
+
+
+@lru_cache(maxsize=256)
+def _short_cluster(resource: str) -> str:
     match = _ID.match(resource.lower())
     return "/".join(match.groups()) if match else resource.lower()
 
@@ -80,9 +101,6 @@ class AksRecord:
                 return False
             found.skip("Azure record that is not of kube-audit", raw)
             return True
-        if log[:1] == b'"':
-            with suppress(*UNREADABLE):
-                log = _TEXT.decode(log).encode("utf-8", "surrogatepass")
         if not log or log == b"null":
             found.lost("not an audit event: properties.log is missing or empty", raw)
             return True
@@ -90,7 +108,7 @@ class AksRecord:
         return True
 
 
-def _record(raw: bytes) -> tuple[str, str, bytes, str] | None:
+def _record(raw: bytes) -> tuple[str, str, bytes, str | int | float | None] | None:
     """Category, resource, `log` and time of a diagnostic record, or of a row of AzureDiagnostics; None if it is neither."""
     with suppress(*UNREADABLE):
         record = _RECORD.decode(raw)
@@ -100,11 +118,20 @@ def _record(raw: bytes) -> tuple[str, str, bytes, str] | None:
                 properties = _PROPERTIES.decode(properties)
             except UNREADABLE:
                 properties = None
-        log = bytes(properties.log) if properties else b""
-        return record.category, record.resourceId or "", log, str(record.time or "")
+        text = properties.log if properties is not None else ""
+        return record.category, record.resourceId or "", text.encode("utf-8", "surrogatepass"), record.time
+    with suppress(*UNREADABLE):
+        parsed = _OBJECT_RECORD.decode(raw)
+        return parsed.category, parsed.resourceId or "", bytes(parsed.properties.log), parsed.time
     with suppress(*UNREADABLE):
         row = _ROW.decode(raw)
-        return row.Category, row.resource_ or row.resource or "", bytes(row.log_s), str(row.time or "")
+        text = row.log_s or ""
+        return (
+            row.Category,
+            row.resource_ or row.resource or "",
+            text.encode("utf-8", "surrogatepass"),
+            row.time,
+        )
     return None
 
 

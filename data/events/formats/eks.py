@@ -34,7 +34,7 @@ _EXPORTED = re.compile(
 
 
 class _Message(msgspec.Struct):
-    message: msgspec.Raw
+    message: str
     id: str = ""
     eventId: str = ""
     timestamp: int | None = None
@@ -50,19 +50,32 @@ class _Subscription(msgspec.Struct):
     logStream: str = ""
 
 
+class _ObjectMessage(_Message):
+    """A message that something on the way has parsed."""
+
+    message: msgspec.Raw  # type: ignore[assignment]
+
+
+class _ObjectSubscription(_Subscription):
+    logEvents: list[_ObjectMessage]  # type: ignore[assignment]
+
+
 class _Packed(msgspec.Struct):
     data: str = ""
     awslogs: _Packed | None = None  # on Lambda
     kinesis: _Packed | None = None
 
 
-_SHAPES = [*map(msgspec.json.Decoder, (_Subscription, _Message, _Packed))]
+_SHAPES = [*map(msgspec.json.Decoder, (_Subscription, _Message))]
+_OBJECT_SHAPES = [*map(msgspec.json.Decoder, (_ObjectSubscription, _ObjectMessage))]
+_PACKED = [msgspec.json.Decoder(_Packed)]
 _TEXT = msgspec.json.Decoder(str)
 
 
 def _decode(raw: bytes) -> Any:
     """The record, in the first shape that it fits; None if it fits none."""
-    for decoder in _SHAPES:
+    others = [*_OBJECT_SHAPES, *_PACKED] if b'"message"' in raw else _PACKED
+    for decoder in (*_SHAPES, *others):
         with suppress(*UNREADABLE):
             return decoder.decode(raw)
     return None
@@ -92,12 +105,19 @@ def read_packed(text: str, found: Reading) -> bool:
 
 def _message(item: _Message, stream: str, cluster: str, found: Reading) -> None:
     """Read one log message of a stream (of an unknown one if `stream` is empty)."""
-    raw = bytes(item.message)
-    if raw[:1] == b'"':
-        raw = _TEXT.decode(raw).encode("utf-8", "surrogatepass")
+    if isinstance(item.message, str):
+        raw = item.message.encode("utf-8", "surrogatepass")
+    else:
+        raw = bytes(item.message)
+        if raw[:1] == b'"':  # a text among objects
+            try:
+                raw = _TEXT.decode(raw).encode("utf-8", "surrogatepass")
+            except UNREADABLE as error:  # it is no Unicode
+                found.lost(why(error), raw)
+                return
     others = not stream.startswith(AUDIT_STREAM) and (_OTHER.match(stream) or is_program_log(raw))
     if not others or AUDIT_GROUP.search(raw):
-        found.record(raw, cluster, time=str(item.timestamp or ""))
+        found.record(raw, cluster, time=item.timestamp)
     else:
         found.skip(_OTHER_STREAM, raw)
 
@@ -117,20 +137,14 @@ class EksRecord:
             cluster = cluster_of(record.owner, record.logGroup)
             for position, item in enumerate(record.logEvents, 1):
                 found.at(position)
-                try:
-                    _message(item, item.logStreamName or record.logStream, cluster, found)
-                except UNREADABLE as error:  # a text that is no Unicode
-                    found.lost(why(error), bytes(item.message))
+                _message(item, item.logStreamName or record.logStream, cluster, found)
             return True
         if isinstance(record, _Message):
             if record.timestamp is None and not record.eventId and not record.logStreamName:
                 return False
-            if bytes(memoryview(record.message)[:1]) not in (b'"', b"{"):
+            if not isinstance(record.message, str) and bytes(memoryview(record.message)[:1]) != b"{":
                 return False
-            try:
-                _message(record, record.logStreamName, "", found)
-            except UNREADABLE:  # a text that is no Unicode
-                return False
+            _message(record, record.logStreamName, "", found)
             return True
         packed = record and (record.data or getattr(record.awslogs or record.kinesis, "data", ""))
         return bool(packed) and read_packed(packed, found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -80,7 +79,7 @@ class Mark(NamedTuple):
 
     events: int
     dead: int
-    skipped: Counter[str]
+    skipped: dict[str, int]
 
 
 class Reading:
@@ -90,13 +89,12 @@ class Reading:
         """`enter` reads an inner record that is no plain event; `limits` are shared by all records of a body."""
         self.events: list[AuditEvent] = []
         self.positions: list[int] = []  # of each event in the outermost list of the record, from 1
-        self.originals: list[
-            bytes | msgspec.Raw
-        ] = []  # its own JSON, or the cloud's record that it was made from
+        #: Of each event its own JSON, or the cloud's record that it was made from.
+        self.originals: list[bytes | msgspec.Raw] = []
         self.dead: list[DeadLetter] = []  # what could not be read, each with its position
-        self.skipped: Counter[str] = Counter()  # inner records left out on purpose, by reason
+        self.skipped: dict[str, int] = {}  # inner records left out on purpose, by reason
         self.version = ""  # of the API, by what is around the record that is entered
-        self._time = ""  # of what is around it, in any form
+        self._time: str | int | float | None = None  # of what is around it, in any form
         self._enter, self._limits = enter, limits
         self._position = 1
         self._depth = 0
@@ -120,39 +118,49 @@ class Reading:
         self.positions.append(self._position)
         self.originals.append(raw)
 
-    def record(self, raw: bytes | msgspec.Raw, cluster: str = "", version: str = "", time: str = "") -> None:
+    def record(
+        self,
+        raw: bytes | msgspec.Raw,
+        cluster: str = "",
+        version: str = "",
+        time: str | int | float | None = None,
+    ) -> None:
         """Read an inner record, whatever its format.
 
-        `cluster`, `version` (of the API) and `time` (for an event whose own is cut off) are those of what is around it.
+        `cluster`, `version` (of the API) and `time` (in any form, for an event whose own is cut off) are of what is around it.
         """
-        cluster = cut_text(cluster)
-        around, self._time = self._time, time or self._time
+        error: Exception
+        if len(memoryview(raw)) > MAX_EVENT_BYTES:
+            error = ValueError(f"longer than {MAX_EVENT_BYTES} bytes")
+        else:
+            try:
+                event = decode_event(raw, version)
+            except UNREADABLE as refused:
+                error = refused
+            else:
+                if cluster and not event.cluster:
+                    event.cluster = cut_text(cluster)
+                self._append(event, raw)
+                return
+        self._unusual(bytes(raw), error, cut_text(cluster), version, time)
+
+    def _unusual(
+        self, raw: bytes, error: Exception, cluster: str, version: str, time: str | int | float | None
+    ) -> None:
+        """Read an inner record that is no plain event."""
+        before, around = len(self.events), self._time
+        self._time, self.version = time or around, version
         try:
-            self._record(raw, cluster, version)
+            if len(raw) > MAX_EVENT_BYTES or not self.enter(raw):
+                self.give_up(raw, error)
         finally:
             self._time = around
-
-    def _record(self, raw: bytes | msgspec.Raw, cluster: str, version: str) -> None:
-        if len(memoryview(raw)) > MAX_EVENT_BYTES:
-            self.give_up(bytes(raw), ValueError(f"longer than {MAX_EVENT_BYTES} bytes"))
-            for event in self.events[-1:]:
-                event.cluster = event.cluster or cluster
-            return
-        try:
-            event = decode_event(raw, version)
-        except UNREADABLE as error:
-            inner, before, self.version = bytes(raw), len(self.events), version
-            if not self.enter(inner):
-                self.give_up(inner, error)
-            for event in self.events[before:]:
-                event.cluster = event.cluster or cluster
-        else:
+        for event in self.events[before:]:
             event.cluster = event.cluster or cluster
-            self._append(event, raw)
 
     def give_up(self, raw: bytes, error: Exception) -> None:
         """Add the loss of a record whose format is unknown, or what is left of it."""
-        found = salvage(raw, rfc3339(self._time) if self._time else "", may_grow=not self._depth)
+        found = salvage(raw, rfc3339(str(self._time)) if self._time else "", may_grow=not self._depth)
         if found is not None:
             self._append(found.event, found.text)
         elif len(raw) > MAX_EVENT_BYTES:
@@ -162,7 +170,7 @@ class Reading:
 
     def mark(self) -> Mark:
         """What is found by now, for `back_to`."""
-        return Mark(len(self.events), len(self.dead), Counter(self.skipped))
+        return Mark(len(self.events), len(self.dead), dict(self.skipped))
 
     def back_to(self, mark: Mark) -> None:
         """Forget what was found since."""
@@ -215,4 +223,4 @@ class Reading:
         if b"audit.k8s.io" in raw and AUDIT_GROUP.search(raw):
             self.lost(f"not an audit event that can be read: {reason}", raw)
         else:
-            self.skipped[reason] += 1
+            self.skipped[reason] = self.skipped.get(reason, 0) + 1

@@ -11,7 +11,9 @@ from data.events.formats.foreign import describe
 from data.events.formats.program_log import OTHER_PROGRAM, is_program_log
 from data.events.formats.reading import Reading, holds_event
 
-_CRI = re.compile(rb"(\d{4}-\d\d-\d\dT[^ \t]{8,40}) (stdout|stderr) ([FP])(?::[^ ]{0,64})? ?(.*)", re.DOTALL)
+_CRI = re.compile(
+    rb"(\d{4}-\d\d-\d\dT[^ \t]{8,40}) (stdout|stderr) (?P<part>[FP])(?::[^ ]{0,64})? ?(.*)", re.DOTALL
+)
 _SYSLOG = re.compile(
     rb"<\d{1,3}>|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d |\d{4}-\d\d-\d\dT[^ ]{8,40} \S{1,255} \S{1,128}: "
 )
@@ -25,7 +27,7 @@ _BRACES = 4
 def is_part(line: bytes) -> bool:
     """Whether a line of a container's log goes on in the next one of its stream."""
     found = _CRI.match(line)
-    return found is not None and found[3] == b"P"
+    return found is not None and found["part"] == b"P"
 
 
 class CriLine:

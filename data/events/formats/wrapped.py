@@ -257,11 +257,14 @@ _EVENT_LIST, _LIST = msgspec.Raw(b'"EventList"'), msgspec.Raw(b'"List"')
 
 def _line_of(raw: msgspec.Raw) -> dict[str, msgspec.Raw]:
     """An object, or the last item of a list: the others say when it was, or where."""
+    decoder = _DECODERS.get(bytes(memoryview(raw)[:1]))
     try:
-        value = _DECODERS[bytes(memoryview(raw)[:1])].decode(raw)
+        value = decoder.decode(raw) if decoder is not None else None
     except UNREADABLE:
         return {}
-    return value if isinstance(value, dict) else dict.fromkeys(("",), value[-1]) if value else {}
+    if isinstance(value, list) and value:
+        return {"": value[-1]}
+    return value if isinstance(value, dict) else {}
 
 
 def _is_of_a_program(fields: Mapping[str, msgspec.Raw]) -> bool:

@@ -396,7 +396,7 @@ def test_a_preview_of_a_real_recording_is_what_a_detector_with_that_threshold_fl
     history.write(history.pop(1))
     previewer = Previewer(HistoryReader(history.path), gap_minutes=10, scale=1.0)
     flagged = []
-    for scale in (0.2, 2.0):
+    for scale in (0.5, 2.0):
         other = Detector(replace(bundle, calibration=bundle.calibration.scaled(scale)))
         hits = sum(int(other.score(batch).flagged.sum()) for batch in batches)
         preview = previewer.preview(28, scale=scale)

@@ -137,6 +137,7 @@ def test_feedback_reaches_the_detector_and_ends_the_alarms(client: TestClient, d
     settle(client)
     [alert] = client.get("/v1/alerts").json()["alerts"]
     assert (alert["timesAgain"], alert["actionsAgain"]) == (1, 1)
+    assert "done again 1 time" in client.get(f"/console/alerts/{alert['id']}").text
     given = client.post(f"/v1/alerts/{alert['id']}/feedback", json={"verdict": "normal", "by": "judy"})
     assert given.status_code == 201
     client.post("/v1/audit", content=ndjson([secret_event(2, seconds=2 * DAY)]))

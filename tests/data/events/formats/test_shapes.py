@@ -97,7 +97,7 @@ def test_sums_add_up_over_mutated_logs(seed: int, tmp_path: Path) -> None:
     pool = [shape.content for shape in SHAPES.values() if len(shape.content) < 20_000]
     pool += [path.read_bytes() for path in sorted(FOLDER.iterdir()) if path.stat().st_size < 10_000]
     log = tmp_path / "log"
-    for _ in range(150):
+    for _ in range(80):
         content = mutate(chance.choice(pool), chance, pool)
         log.write_bytes(content)
         found = read_alike(log)
