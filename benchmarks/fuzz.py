@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import random
 import shlex
 import subprocess
 import sys
@@ -198,6 +199,25 @@ def run(names: list[str], state: Path, inputs: int, skip: Collection[str] = ()) 
     return ended
 
 
+def mutations(state: Path, inputs: int, skip: Collection[str], seed: int = 1) -> None:
+    """Feed mutations of the repository's corpus, with the targets in turns: no search, but many more inputs in the same time."""
+    from benchmarks.fuzz_decoders import mutate
+    from benchmarks.fuzzing.targets import TARGETS
+
+    (state / "crashes").mkdir(parents=True, exist_ok=True)
+    recorder = Recorder({name: make() for name, make in TARGETS.items()}, state)
+    pools = {
+        place: [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
+        for place, name in enumerate(TARGETS)
+        if name not in skip
+    }
+    chance = random.Random(seed + total(state))
+    for _ in range(max(inputs - total(state), 0) // len(pools)):
+        for place, pool in pools.items():
+            recorder(bytes([place]) + mutate(chance.choice(pool), chance, pool))
+    recorder.write()
+
+
 def minimise(names: list[str], state: Path) -> None:
     """Make the corpus of the repository again: the smallest inputs that reach what all that were found reach."""
     spread(state, names)
@@ -215,7 +235,7 @@ def minimise(names: list[str], state: Path) -> None:
         into = CORPUS / name
         into.mkdir(parents=True, exist_ok=True)
         for old in into.iterdir():
-            if not old.name.startswith("crash-"):
+            if not old.name.startswith(("crash-", "seed-")):
                 old.unlink()
         room = _KEPT_BYTES
         for content in contents:
@@ -237,6 +257,9 @@ def main() -> None:
     parser.add_argument(
         "--minimise", action="store_true", help="make tests/fuzz/corpus again from what was found"
     )
+    parser.add_argument(
+        "--mutate", action="store_true", help="only mutate tests/fuzz/corpus; needs no atheris"
+    )
     parser.add_argument("--skip", action="append", default=[], help="leave out a target; may be repeated")
     parser.add_argument("--child", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -249,7 +272,9 @@ def main() -> None:
     if options.minimise:
         minimise(names, state)
         return
-    ended = run(names, state, options.inputs, options.skip)
+    if options.mutate:
+        mutations(state, options.inputs, options.skip)
+    ended = 0 if options.mutate else run(names, state, options.inputs, options.skip)
     print(json.dumps(read_figures(state), indent=1))
     sys.exit(bool(ended or any(one["crashes"] for one in read_figures(state).values())))
 

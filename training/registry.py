@@ -185,6 +185,7 @@ def opened(model_uri: str) -> Iterator[Path]:
     if (Path(model_uri) / "bundle.json").is_file():
         yield Path(model_uri)
         return
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory() as folder:
         yield download(model_uri, Path(folder))
 
