@@ -76,6 +76,8 @@ def decode_changed(raw: bytes | msgspec.Raw, version: str = "") -> AuditEvent:
     fields = by_name(_FIELDS.decode(raw))
     if not all(name in fields for name in _NAMED):
         raise ValueError("not an audit event")
+    if bytes(fields.get("user", b"")) == b"null":  # not the same as an empty one, which a refused log-in has
+        raise ValueError("user is null, so who acted is unknown")
     event = {name: value for name, value in fields.items() if bytes(memoryview(value)[:5]) not in _EMPTY}
     changed: dict[str, Any] = dict(event)
     for name, names in _PARTS.items():

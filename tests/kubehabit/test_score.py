@@ -53,6 +53,22 @@ def test_alerts_are_printed_for_people(tmp_path: Path) -> None:
     assert "1 events, 1 actions, 1 alerts; model kubehabit version 7." in out
 
 
+def test_what_was_skipped_is_said_and_no_failure(tmp_path: Path) -> None:
+    other = b'{"log":"I0105 09:30:00.000000       1 trace.go:219] Trace"}'
+    scored = run(write(tmp_path / "audit.log", ndjson([secret_event(0)]) + b"\n" + other))
+    assert scored.exit_code == 0
+    assert "0 records unreadable, 1 skipped" in " ".join(scored.stdout.split())
+    assert "1 skipped: 1 x line of another program's log" in scored.stderr
+
+
+def test_a_log_of_which_nothing_is_judged_says_why(tmp_path: Path) -> None:
+    log = write(tmp_path / "audit.log", ndjson([raw_event(0, stage="RequestReceived")]))
+    assert "omitStages" in run(log).stderr
+    nothing = run(write(tmp_path / "other.log", b'{"log":"I0105 09:30:00.000000 1 x.go:1] y"}\n'))
+    assert nothing.exit_code == 2
+    assert "line of another program's log" in nothing.output
+
+
 def test_unreadable_lines_cost_only_themselves_and_are_reported(tmp_path: Path) -> None:
     log = write(
         tmp_path / "audit.log", ndjson([secret_event(0)]) + b"\n{broken\n" + ndjson([secret_event(1)])

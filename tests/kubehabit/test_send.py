@@ -230,7 +230,8 @@ def test_a_wrong_address_is_said_before_anything_is_read(tmp_path: Path) -> None
 def test_the_service_scores_what_is_sent_and_recognises_a_repetition(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = write(tmp_path / "log", [*(json.dumps(one).encode() for one in story()), b"{broken"])
+    other = b'{"log":"I0105 09:30:00.000000       1 trace.go:219] Trace"}'
+    log = write(tmp_path / "log", [*(json.dumps(one).encode() for one in story()), b"{broken", other])
     application = create_app(Settings(token=TOKEN, events={"enabled": False}), engine)  # type: ignore[arg-type]
     with Live(application) as live:
         url = f"http://127.0.0.1:{live.port}"
@@ -238,10 +239,11 @@ def test_the_service_scores_what_is_sent_and_recognises_a_repetition(
         again = json.loads(run(monkeypatch, str(log), "--json", "--url", url, status=1).stdout)
         assert httpx.get(f"{url}/v1/alerts", headers={"Authorization": f"Bearer {TOKEN}"}).json()["alerts"]
     count = len(story())
-    assert (first["events"], first["scored"] + first["folded"], first["rejected"]) == (count + 1, count, 1)
+    assert (first["events"], first["scored"] + first["folded"], first["rejected"]) == (count + 2, count, 1)
+    assert (first["skipped"], first["reasons"]) == (1, {"line of another program's log": 1})
     assert first["problems"] != []
     assert (again["events"], again["scored"], again["repeated"], again["rejected"]) == (
-        count + 1,
+        count + 2,
         0,
         count,
         1,

@@ -1,7 +1,7 @@
 """Finds audit events inside JSON that no other format knows: what shippers, queues and search engines put around them.
 
-An object is searched under the keys that such programs use, level by level, as object or as text. What could be somebody's own
-data, such as the body of a request, is never searched: whoever writes a ConfigMap could put forged events there.
+An object is searched under the keys that such programs use, level by level, as object or as text. What users of the cluster
+write, such as the body of a request, is never searched: the author of a ConfigMap could put forged events there.
 """
 
 from __future__ import annotations

@@ -209,7 +209,12 @@ def test_parts_of_other_settings_are_not_used(tmp_path: Path, normal_lines: list
 
 
 def test_what_was_left_out_on_purpose_stands_on_the_card(tmp_path: Path, normal_lines: list[bytes]) -> None:
-    other = json.dumps({"category": "kube-scheduler", "properties": {"log": "no audit event"}}).encode()
+    record = {
+        "category": "kube-scheduler",
+        "resourceId": "/subscriptions/0",
+        "properties": {"log": "no audit event"},
+    }
+    other = json.dumps(record).encode()
     log = write(tmp_path / "log", [*normal_lines[:1000], other, *normal_lines[1000:2000], other])
     for options in ({}, {"workers": 1}):
         summary = build([log], tmp_path / f"out{len(options)}", progress=False, **options)
