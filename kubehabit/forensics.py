@@ -63,14 +63,14 @@ def events(
         EventFormat | None,
         typer.Option(
             "--format",
-            help="json, ocsf (API Activity) and ecs (Elastic Common Schema) print one object a line; parquet needs --out.",
+            help="json, ocsf (API Activity) and ecs (Elastic Common Schema) print one object a line; parquet needs --to.",
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
+    to: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Write to this file; only with --format.", dir_okay=False, show_default=False
+            "--to", help="Write to this file; only with --format.", dir_okay=False, show_default=False
         ),
     ] = None,
     url: opt.Url = None,
@@ -98,15 +98,15 @@ def events(
             "exports in a format hold names as they are: use --json.", param_hint="--pseudonyms"
         )
     shown = opt.with_pseudonyms(pseudonyms, as_json or original)
-    if form is None and out is not None:
-        raise typer.BadParameter("give --format as well.", param_hint="--out")
-    if form is EventFormat.PARQUET and out is None:
-        raise typer.BadParameter("name the Parquet file with --out.", param_hint="--format")
+    if form is None and to is not None:
+        raise typer.BadParameter("give --format as well.", param_hint="--to")
+    if form is EventFormat.PARQUET and to is None:
+        raise typer.BadParameter("name the Parquet file with --to.", param_hint="--format")
     answers = answers_of(url, local, config, store)
     most = limit if limit is not None or form in _WHOLE else _SHOWN
     pages = EventPages(answers, ctx.obj.filter(), limit=most, cursor=cursor, newest=newest)
     if form is not None:
-        _export(pages, form, out, original)
+        _export(pages, form, to, original)
     elif original:
         for record in pages.records():
             opt.say_json(shown(record.event))
@@ -119,23 +119,23 @@ def events(
         opt.say(more(pages.cursor), err=True)
 
 
-def _export(pages: EventPages, form: EventFormat, out: Path | None, original: bool) -> None:
+def _export(pages: EventPages, form: EventFormat, to: Path | None, original: bool) -> None:
     """Write events in a format, to a file or to standard output."""
     from kubehabit.client.event_export import json_lines, write_lines, write_parquet_file
 
     texts = original or form is not EventFormat.JSON
     records = pages.records(texts=texts)
-    if form is EventFormat.PARQUET and out is not None:
-        count = write_parquet_file(records, out, original=original)
-        opt.say(f"{count:,} events -> {out}", err=True)
+    if form is EventFormat.PARQUET and to is not None:
+        count = write_parquet_file(records, to, original=original)
+        opt.say(f"{count:,} events -> {to}", err=True)
         return
     lines = json_lines(records, form, original=original)
-    if out is None:
+    if to is None:
         for line in lines:
             opt.say_json(line)
         return
-    count = write_lines(lines, out)
-    opt.say(f"{count:,} events -> {out}", err=True)
+    count = write_lines(lines, to)
+    opt.say(f"{count:,} events -> {to}", err=True)
 
 
 @app.command("principals")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,9 +36,17 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
     Line breaks become a space, secrets (`data.secret_text`) "[token]", and what a terminal would obey or nobody would see an
     escape; values of a query string are cut off, and the rest is cut to `limit` characters.
     """
+    return _short_cleaned(text, limit) if len(text) <= MAX_TEXT else _cleaned(text, limit)
+
+
+def _cleaned(text: str, limit: int) -> str:
     text = without_secrets(_BREAKS.sub(" ", text[: 8 * limit]), "[token]")
     text = _QUERY.sub("?…", visible(text))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+#: Names and clients repeat from one request to the next.
+_short_cleaned = lru_cache(maxsize=4096)(_cleaned)
 
 
 def _kubernetes_name(name: str) -> str:

@@ -152,7 +152,7 @@ def test_every_event_is_valid_in_the_elastic_common_schema(folder: Path) -> None
 
 def test_a_parquet_file_holds_all_columns_and_the_kind(folder: Path, tmp_path: Path) -> None:
     to = tmp_path / "events.parquet"
-    answer = ask(folder, "--format", "parquet", "--out", str(to))
+    answer = ask(folder, "--format", "parquet", "--to", str(to))
     assert answer.exit_code == 0, answer.output
     assert f"{len(events())} events -> {to}" in answer.stderr
     exported = duckdb.sql(f"SELECT * FROM read_parquet('{to}')")
@@ -165,7 +165,7 @@ def test_a_parquet_file_holds_all_columns_and_the_kind(folder: Path, tmp_path: P
         ("7d0c6a1f52b8e934",)
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["events.parquet"]
-    again = ask(folder, "--format", "parquet", "--out", str(to))
+    again = ask(folder, "--format", "parquet", "--to", str(to))
     assert again.exit_code == 2
     assert "exists already" in again.stderr
 
@@ -179,7 +179,7 @@ def test_pages_are_read_to_the_end_and_a_limit_holds(
     first = ask(folder, "--format", "ocsf", "--limit", "12")
     assert first.stdout.splitlines() == whole[:12]
     cursor = first.stderr.rpartition("--cursor ")[2].split()[0]
-    rest = ask(folder, "--format", "ocsf", "--cursor", cursor.rstrip(","), "--out", str(tmp_path / "rest"))
+    rest = ask(folder, "--format", "ocsf", "--cursor", cursor.rstrip(","), "--to", str(tmp_path / "rest"))
     assert (tmp_path / "rest").read_text().splitlines() == whole[12:]
     assert f"{len(whole) - 12} events" in rest.stderr
     assert len(ask(folder, "--json", "--limit", "7").stdout.splitlines()) == 7
@@ -189,8 +189,8 @@ def test_pages_are_read_to_the_end_and_a_limit_holds(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--format", "parquet"), "--out"),
-        (("--out", "x"), "--format"),
+        (("--format", "parquet"), "--to"),
+        (("--to", "x"), "--format"),
         (("--format", "csv"), "'csv' is not one of"),
     ],
 )
