@@ -196,14 +196,16 @@ class AlertWriter:
             gathered = self._context.gather(alert.principal, flags, growth.number)
         except Exception:
             _log.exception("what surrounds an alert cannot be found", extra={"alert": alert.id})
-        growth.build(fresh.values(), gathered.contributors if gathered else (), self._settings)
+        only_again = growth.number is not None and all(one.action.first_flagged for one in fresh.values())
+        # What is flagged because it was before needs nothing else to add up to it.
+        contributors = gathered.contributors if gathered and not only_again else ()
+        growth.build(fresh.values(), contributors, self._settings)
         alert.action_count += dropped.pop(alert.principal, 0)
         try:
             self._explainer.renew(alert)
         except Exception:
             _log.exception("an alert cannot be explained", extra={"alert": alert.id})
             alert.sentence = alert.sentence or f"{alert.principal} did what cannot be described."
-        only_again = growth.number is not None and all(one.first_flagged for one in fresh.values())
         self._write(writer, growth, list(fresh), gathered, notify=not only_again)
         return True
 

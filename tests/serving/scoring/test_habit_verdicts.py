@@ -28,7 +28,7 @@ from serving.sinks.stdout import StdoutSettings
 from serving.storage.database import AlertStore, StoreError, Writer
 from serving.storage.tables import microseconds
 from tests.serving.conftest import model_info, settle
-from tests.serving.fakes import START, FakeDetector, decoded, ndjson, secret_event
+from tests.serving.fakes import START, FakeDetector, decoded, ndjson, raw_event, secret_event
 
 HOUR, DAY = 3600.0, 86_400.0
 
@@ -88,12 +88,14 @@ def test_a_repeat_joins_its_alert_across_days_and_notifies_nobody(engine: Engine
     assert waiting(engine) == 1
     with engine.store.transaction() as connection:
         connection.exec_driver_sql("DELETE FROM deliveries")  # it was sent
+    engine.score(decoded([raw_event(99, resource="configmaps", seconds=2 * HOUR - 60)]))  # milder
     for number, seconds in enumerate((2 * HOUR, 2 * HOUR + 60, DAY, 7 * DAY), 2):
         batch = engine.score(decoded([secret_event(number, seconds=seconds)]))
         assert (len(batch.raised), [alert.id for alert in batch.grown]) == (0, [raised.id])
     alert = engine.store.get(raised.id)
     assert alert is not None
     assert (alert.times_again, alert.actions_again, alert.action_count) == (3, 4, 6)
+    assert alert.contributor_count == 0
     assert alert.last_again == START + timedelta(days=7)
     assert (alert.last_seen, alert.severity) == (raised.last_seen, raised.severity)
     assert [action.first_flagged is None for action in alert.actions] == [True, True] + [False] * 4
