@@ -34,7 +34,7 @@ class Advice:
 
 
 @dataclass(slots=True)
-class Settings:
+class SettingsAdvice:
     """Collects from events what settings depend on.
 
     Attributes:
@@ -85,7 +85,7 @@ class Settings:
         return hops
 
     def advice(self) -> list[Advice]:
-        """Settings that would fit, in the order of their weight."""
+        """SettingsAdvice that would fit, in the order of their weight."""
         return [*self._addresses(), *self._proxies()]
 
     def _addresses(self) -> Iterator[Advice]:

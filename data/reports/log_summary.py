@@ -24,7 +24,6 @@ from data.events.formats.registry import Sources
 from data.events.reader import log_files, read_events, size_of
 from data.paths import shipped
 from data.principals.identity import KINDS, Identity
-from data.reports.advice import Settings
 from data.timestamps import parse_times
 from data.visible_text import visible
 
@@ -220,7 +219,7 @@ class Inspection:
     reads: int = 0
     secret_reads: int = 0
     secret_bodies: int = 0
-    settings: Settings = field(default_factory=Settings)
+    settings: SettingsAdvice = field(default_factory=SettingsAdvice)
     _identity: Identity = field(default_factory=lambda: Identity(shipped("identity.yaml")))
     _kind: dict[str, str] = field(default_factory=dict)
     _minutes: Counter[int] = field(default_factory=Counter)

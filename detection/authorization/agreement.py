@@ -12,7 +12,7 @@ from typing import Literal
 from data.events.audit_event import AuditEvent, User
 from detection.authorization.authorizer import MASTERS, Authorizer, Ruling
 from detection.authorization.changes import ChangeFollower
-from detection.authorization.rbac import Grant, ObjectKey
+from detection.authorization.rbac import BindingGrant, ObjectKey
 from detection.authorization.requests import AccessRequest, access_request
 
 Contradiction = Literal[
@@ -47,7 +47,7 @@ _UNAUTHORIZED = 401
 
 
 @lru_cache(1 << 15)
-def recorded_grant(reason: str) -> Grant | None:
+def recorded_grant(reason: str) -> BindingGrant | None:
     """The binding and role that an authorization reason names; None if it names none."""
     if not reason.startswith("RBAC:"):
         return None
@@ -56,7 +56,7 @@ def recorded_grant(reason: str) -> Grant | None:
         return None
     kind, name, namespace, role_kind, role = found.groups()
     binding = ObjectKey(_RESOURCES[kind], namespace or "", name)
-    return Grant(
+    return BindingGrant(
         binding, ObjectKey(_RESOURCES[role_kind], binding.namespace if role_kind == "Role" else "", role)
     )
 
@@ -78,7 +78,7 @@ class Comparison:
     groups: tuple[str, ...]
     request: AccessRequest
     ruling: Ruling | None = None
-    recorded: Grant | None = None
+    recorded: BindingGrant | None = None
 
 
 def compare(event: AuditEvent, authorizer: Authorizer) -> Comparison:

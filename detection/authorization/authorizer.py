@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from detection.authorization.rbac import Grant, ObjectKey, Rbac
+from detection.authorization.rbac import BindingGrant, ObjectKey, Rbac
 from detection.authorization.requests import AccessRequest
 
 MASTERS = "system:masters"
@@ -51,7 +51,7 @@ class Ruling:
     """
 
     opinion: Opinion
-    grant: Grant | None
+    grant: BindingGrant | None
     reason: str
 
 
@@ -84,7 +84,7 @@ class Authorizer:
             return Ruling("allow", None, f"members of {MASTERS} may do everything, by no binding")
         if request.path in _ALWAYS:
             return Ruling("allow", None, "every caller may ask for health")
-        unsure: Grant | None = None
+        unsure: BindingGrant | None = None
         for grant in self.rbac.bindings_of(user, groups, request.namespace):
             granted = self.rbac.grants(grant, request)
             if granted:
@@ -117,7 +117,7 @@ class Authorizer:
             return Ruling("allow", None, "the node authorizer, by the rules of the role system:node")
         return Ruling("no opinion", None, "neither a binding nor the role system:node allows it")
 
-    def granting(self, user: str, groups: Sequence[str], request: AccessRequest) -> list[Grant]:
+    def granting(self, user: str, groups: Sequence[str], request: AccessRequest) -> list[BindingGrant]:
         """All bindings that allow a request of a user."""
         return [
             grant

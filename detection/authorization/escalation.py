@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from detection.authorization.authorizer import MASTERS
-from detection.authorization.rbac import API_GROUP, SERVICE_ACCOUNT, Grant, Rbac
+from detection.authorization.rbac import API_GROUP, SERVICE_ACCOUNT, BindingGrant, Rbac
 from detection.authorization.requests import AccessRequest
 
 #: The end of every path: whoever is here may do everything.
@@ -22,7 +22,7 @@ _WORKLOADS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class EscalationStep:
     """One step: `source` can act as `target`.
 
     Attributes:
@@ -34,7 +34,7 @@ class Step:
     source: str
     target: str
     how: str
-    grant: Grant | None
+    grant: BindingGrant | None
     technique: str
 
 
@@ -63,15 +63,15 @@ class Escalation:
         namespace = user.removeprefix(SERVICE_ACCOUNT).partition(":")[0]
         return ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
 
-    def _may(self, user: str, groups: tuple[str, ...], request: AccessRequest) -> Grant | None:
+    def _may(self, user: str, groups: tuple[str, ...], request: AccessRequest) -> BindingGrant | None:
         grants = self._rbac.bindings_of(user, groups, request.namespace)
         return next((grant for grant in grants if self._rbac.grants(grant, request)), None)
 
-    def steps(self, user: str, groups: tuple[str, ...]) -> Iterator[Step]:
+    def steps(self, user: str, groups: tuple[str, ...]) -> Iterator[EscalationStep]:
         """Every step of a user with its groups, the most powerful first."""
         everything = self._may(user, groups, AccessRequest("*", None, "*", "*"))
         if MASTERS in groups or everything:
-            yield Step(user, ADMIN, "may do everything", everything, "T1078")
+            yield EscalationStep(user, ADMIN, "may do everything", everything, "T1078")
             return
         for verb, how in (("escalate", "gives a role any right"), ("bind", "binds any role to itself")):
             for resource, binding in (("clusterroles", "clusterrolebindings"), ("roles", "rolebindings")):
@@ -86,13 +86,15 @@ class Escalation:
                     None,
                 )
                 if right and writes and resource == "clusterroles":
-                    yield Step(user, ADMIN, how, right, "T1098.006")
+                    yield EscalationStep(user, ADMIN, how, right, "T1098.006")
         if grant := self._may(
             user, groups, AccessRequest("impersonate", None, "", "groups", "", "", MASTERS)
         ):
-            yield Step(user, ADMIN, f"acts as a member of {MASTERS} (impersonate groups)", grant, "T1078")
+            yield EscalationStep(
+                user, ADMIN, f"acts as a member of {MASTERS} (impersonate groups)", grant, "T1078"
+            )
         if grant := self._may(user, groups, AccessRequest("create", None, "", "nodes", "proxy")):
-            yield Step(
+            yield EscalationStep(
                 user, ADMIN, "runs commands in any pod through a kubelet (nodes/proxy)", grant, "T1611"
             )
         for verb in ("update", "patch"):
@@ -109,7 +111,9 @@ class Escalation:
                 "kubernetes.io/kube-apiserver-client",
             )
             if (grant := self._may(user, groups, approves)) and self._may(user, groups, signs):
-                yield Step(user, ADMIN, "approves a client certificate for any name", grant, "T1136")
+                yield EscalationStep(
+                    user, ADMIN, "approves a client certificate for any name", grant, "T1136"
+                )
                 break
         for other in self._users:
             if other == user:
@@ -118,10 +122,10 @@ class Escalation:
             if step is not None:
                 yield step
 
-    def _to(self, user: str, groups: tuple[str, ...], other: str) -> Step | None:
+    def _to(self, user: str, groups: tuple[str, ...], other: str) -> EscalationStep | None:
         if not other.startswith(SERVICE_ACCOUNT):
             grant = self._may(user, groups, AccessRequest("impersonate", None, "", "users", "", "", other))
-            return Step(user, other, "acts as it (impersonate)", grant, "T1078") if grant else None
+            return EscalationStep(user, other, "acts as it (impersonate)", grant, "T1078") if grant else None
         namespace, _, name = other.removeprefix(SERVICE_ACCOUNT).partition(":")
         ways = (
             (
@@ -169,13 +173,13 @@ class Escalation:
         for request, how, technique in ways:
             grant = self._may(user, groups, request)
             if grant is not None:
-                return Step(user, other, how, grant, technique)
+                return EscalationStep(user, other, how, grant, technique)
         return None
 
-    def paths(self, user: str, groups: tuple[str, ...], *, most: int = 4) -> dict[str, list[Step]]:
+    def paths(self, user: str, groups: tuple[str, ...], *, most: int = 4) -> dict[str, list[EscalationStep]]:
         """The shortest path from a user to everybody whom it can become in at most `most` steps."""
-        found: dict[str, list[Step]] = {}
-        waiting = deque([(user, groups, list[Step]())])
+        found: dict[str, list[EscalationStep]] = {}
+        waiting = deque([(user, groups, list[EscalationStep]())])
         while waiting:
             here, of, path = waiting.popleft()
             if len(path) >= most:

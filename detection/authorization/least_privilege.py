@@ -10,7 +10,7 @@ from typing import Any
 from data.events.audit_event import AuditEvent
 from detection.authorization.authorizer import Authorizer
 from detection.authorization.changes import ChangeFollower
-from detection.authorization.rbac import API_GROUP, Grant, ObjectKey, Rbac
+from detection.authorization.rbac import API_GROUP, BindingGrant, ObjectKey, Rbac
 from detection.authorization.requests import AccessRequest, access_request
 from detection.authorization.rules import ALL, PolicyRule, breakdown
 from detection.authorization.usage import UsedRight, UserUsage
@@ -83,7 +83,7 @@ class GrantedRight:
         risk: what it leads to; empty for an ordinary right.
     """
 
-    grant: Grant
+    grant: BindingGrant
     rule: PolicyRule
     uses: int
     risk: str

@@ -69,7 +69,7 @@ class RbacBinding:
     groups: frozenset[str] | None
 
 
-class Grant(NamedTuple):
+class BindingGrant(NamedTuple):
     """A binding and the role that it gives."""
 
     binding: ObjectKey
@@ -232,7 +232,7 @@ class Rbac:
                 found += (rule for rule in rules if rule not in found)
         return tuple(found)
 
-    def bindings_of(self, user: str, groups: Sequence[str], namespace: str = "") -> Iterator[Grant]:
+    def bindings_of(self, user: str, groups: Sequence[str], namespace: str = "") -> Iterator[BindingGrant]:
         """What a user has by bindings of the whole cluster, then by those of a namespace; with what is unknown."""
         keys = set(self._of_unknown) | self._of_user.get(user, set())
         for group in groups:
@@ -240,9 +240,9 @@ class Rbac:
         for key in sorted(keys):
             role = self.bindings[key].role
             if role is not None and key.namespace in ("", namespace):
-                yield Grant(key, role)
+                yield BindingGrant(key, role)
 
-    def all_bindings_of(self, user: str, groups: Sequence[str]) -> Iterator[Grant]:
+    def all_bindings_of(self, user: str, groups: Sequence[str]) -> Iterator[BindingGrant]:
         """As `bindings_of`, of all namespaces."""
         keys = set(self._of_user.get(user, set()))
         for group in groups:
@@ -250,9 +250,9 @@ class Rbac:
         for key in sorted(keys):
             role = self.bindings[key].role
             if role is not None:
-                yield Grant(key, role)
+                yield BindingGrant(key, role)
 
-    def grants(self, grant: Grant, request: AccessRequest) -> bool | None:
+    def grants(self, grant: BindingGrant, request: AccessRequest) -> bool | None:
         """Whether a binding with its role allows a request of those that it binds; None if that is not known."""
         binding = self.bindings.get(grant.binding)
         if binding is None or (grant.binding.namespace and request.path is not None):

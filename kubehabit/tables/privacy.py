@@ -7,10 +7,10 @@ from typing import Any
 from rich.table import Table
 
 from data.visible_text import visible
-from serving.privacy.places import Report
+from serving.privacy.places import PersonReport
 
 
-def report_screen(found: Report) -> list[Any]:
+def report_screen(found: PersonReport) -> list[Any]:
     """What is kept of a person."""
     table = Table("count", "what", "where", "on erasure")
     for place in found.places:

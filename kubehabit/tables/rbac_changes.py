@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import RenderableType
 
 from detection.authorization.authorizer import MASTERS
-from detection.authorization.escalation import ADMIN, Step
+from detection.authorization.escalation import ADMIN, EscalationStep
 from detection.authorization.least_privilege import WhatIf
-from detection.authorization.rbac import Grant, Rbac
+from detection.authorization.rbac import BindingGrant, Rbac
 from detection.authorization.requests import AccessRequest
 from kubehabit.tables.screen import heading, line, new_table
 
@@ -56,7 +56,7 @@ def who_can_rows(rbac: Rbac, request: AccessRequest) -> list[_Object]:
         binding = rbac.bindings[key]
         if binding.role is None or key.namespace not in ("", request.namespace):
             continue
-        granted = rbac.grants(grant := Grant(key, binding.role), request)
+        granted = rbac.grants(grant := BindingGrant(key, binding.role), request)
         if granted is False:
             continue
         subjects = [("User", one) for one in sorted(binding.users or ())]
@@ -89,7 +89,7 @@ def who_can_screen(request: str, found: Sequence[Mapping[str, Any]]) -> list[Ren
     return [line(f"May {request}:"), new_table("", "who", "binding", "role", "", rows=rows)]
 
 
-def path_rows(paths: Mapping[str, Sequence[Step]]) -> list[_Object]:
+def path_rows(paths: Mapping[str, Sequence[EscalationStep]]) -> list[_Object]:
     """Whom a user can become, by which steps; everything first, then by number of steps."""
     ordered = sorted(paths.items(), key=lambda item: (item[0] != ADMIN, len(item[1]), item[0]))
     return [

@@ -44,7 +44,7 @@ _OF_THE_ACTOR = ("uid", "source_ips", "user_agent", "credential", "issued", "ori
 _TO_JSON = msgspec.json.Encoder()
 
 
-class Request(NamedTuple):
+class ErasureRequest(NamedTuple):
     """An erasure: whom, what takes the place of the name, and what the ledger says of it."""
 
     person: Person
@@ -91,7 +91,7 @@ def is_actor(record: EventRecord, person: Person) -> bool:
     return record.principal in person.names or record.username in person.names
 
 
-def erased(record: EventRecord, request: Request) -> EventRecord:
+def erased(record: EventRecord, request: ErasureRequest) -> EventRecord:
     """The record without the person; see the module's docstring."""
     person, pseudonym = request.person, request.pseudonym
     texts: dict[str, Any] = {name: person.replaced(getattr(record, name), pseudonym) for name in _TEXTS}
@@ -107,7 +107,7 @@ def erased(record: EventRecord, request: Request) -> EventRecord:
     return record._replace(**texts)
 
 
-def erase(store: EventStore, request: Request, memory_mb: int) -> int:
+def erase(store: EventStore, request: ErasureRequest, memory_mb: int) -> int:
     """Erase a person from all sealed records; returns how many changed.
 
     Ended in the middle, it has erased some files whole and the others not at all; the next call goes on.
@@ -162,7 +162,7 @@ def _matching(connection: duckdb.DuckDBPyConnection, path: Path, person: Person)
 
 
 def _draft(
-    connection: duckdb.DuckDBPyConnection, store: EventStore, file: StoredFile, request: Request
+    connection: duckdb.DuckDBPyConnection, store: EventStore, file: StoredFile, request: ErasureRequest
 ) -> dict[int, bytes]:
     """Write the changed records of a file beside the store's files; returns their hashes by number."""
     leaves: dict[int, bytes] = {}

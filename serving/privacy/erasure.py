@@ -147,7 +147,7 @@ def _carry_out(
     settings: Settings, plan: Plan, journal: Journal, say: Callable[[str], None]
 ) -> dict[str, int]:
     person = Person(plan.names[0], plan.names[1:])
-    request = events.Request(person, plan.pseudonym, plan.why, plan.by, plan.forced)
+    request = events.ErasureRequest(person, plan.pseudonym, plan.why, plan.by, plan.forced)
     state = settings.state.resolved_path
     done: dict[str, int] = {}
 

@@ -39,7 +39,7 @@ class Place(msgspec.Struct, frozen=True):
     erasure: str
 
 
-class Report(msgspec.Struct, frozen=True):
+class PersonReport(msgspec.Struct, frozen=True):
     """What is kept of a person.
 
     Attributes:
@@ -107,7 +107,7 @@ def holds(
     return found
 
 
-def report(settings: Settings, person: Person, unfinished: str = "") -> Report:
+def report(settings: Settings, person: Person, unfinished: str = "") -> PersonReport:
     """Look for a person in all stores and files; changes nothing. Raises KubehabitError if one cannot be read."""
     entries, catalog = ledger_of(settings)
     places = [*_in_events(settings, person, entries, catalog)]
@@ -126,7 +126,7 @@ def report(settings: Settings, person: Person, unfinished: str = "") -> Report:
         ]
     places += [*_in_state(settings, person), *_in_files(settings, person), *_in_models(settings, person)]
     on_hold = holds(settings, person, entries, open_incidents)
-    return Report(list(person.names), [one for one in places if one.count], on_hold, unfinished)
+    return PersonReport(list(person.names), [one for one in places if one.count], on_hold, unfinished)
 
 
 def _in_events(

@@ -10,7 +10,7 @@ import pytest
 from data.events.decode import decode_lines
 from data.paths import shipped
 from data.principals.identity import Identity
-from data.reports.advice import Settings
+from data.reports.advice import SettingsAdvice
 from data.reports.log_summary import inspect
 from tests.data.samples import event
 
@@ -18,8 +18,8 @@ IDENTITY = Identity(shipped("identity.yaml"))
 CLIENTS = [f"203.0.113.{number}" for number in range(40)]
 
 
-def settings_of(*lines: bytes) -> Settings:
-    found = Settings()
+def settings_of(*lines: bytes) -> SettingsAdvice:
+    found = SettingsAdvice()
     found.count(decode_lines(lines).events, IDENTITY)
     return found
 
