@@ -24,6 +24,7 @@ from data.events.formats.registry import Sources
 from data.events.reader import log_files, read_events, size_of
 from data.paths import shipped
 from data.principals.identity import KINDS, Identity
+from data.reports.advice import SettingsAdvice
 from data.timestamps import parse_times
 from data.visible_text import visible
 
