@@ -5,7 +5,6 @@ It is asked only about what the strict decoder has refused. What could mean two 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,8 +58,10 @@ _PARTS = {
     "responseStatus": _names(Status),
     "annotations": {},
 }
+#: What database exports put in the place of separators.
+_SEPARATORS = str.maketrans("./", "__")
 _ANNOTATIONS = {
-    folded(re.sub(r"[./]", "_", field.encode_name)): field.encode_name
+    folded(field.encode_name.translate(_SEPARATORS)): field.encode_name
     for field in msgspec.structs.fields(Annotations)
 }
 
@@ -173,7 +174,7 @@ def _annotations(raw: msgspec.Raw) -> dict[str, str]:
             for key, inner in value.items():
                 add(f"{name}.{key}" if name else key, inner, depth - 1)
             return
-        known = _ANNOTATIONS.get(folded(re.sub(r"[./]", "_", name)))
+        known = _ANNOTATIONS.get(folded(name.translate(_SEPARATORS)))
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         if known is not None and isinstance(value, str) and (known not in found or name == known):

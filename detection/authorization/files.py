@@ -18,7 +18,6 @@ _SUFFIXES = (".json", ".yaml", ".yml", ".json.gz")
 #: Bytes of a file, unpacked. The roles of a large cluster have some megabytes.
 _LARGEST = 256 * 1024 * 1024
 _DEPTH = 3
-_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_rbac(path: Path) -> tuple[Rbac, ChangeFollower]:
@@ -60,7 +59,7 @@ def _objects(file: Path) -> Iterator[Mapping[str, Any]]:
         documents = [msgspec.json.decode(raw)]
     except (msgspec.MsgspecError, ValueError, RecursionError):
         try:
-            documents = list(yaml.load_all(raw, Loader=_SafeLoader))
+            documents = list(yaml.safe_load_all(raw))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise KubehabitError(f"{file} is neither JSON nor YAML ({type(error).__name__}).") from error
     for document in documents:

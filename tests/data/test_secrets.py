@@ -144,7 +144,7 @@ def recorded(rng: random.Random) -> tuple[list[str], list[bytes]]:
 
 
 def damaged(text: bytes) -> list[bytes]:
-    """An event broken in ways that make it a dead letter."""
+    """An event broken in ways of which half or more make it a dead letter; of the others what is left is read."""
     return [
         text[:-9],
         text.replace(b'"auditID"', b'"auditId"'),
@@ -159,7 +159,7 @@ def test_no_file_of_a_dataset_holds_a_secret(tmp_path: Path, normal_lines: list[
     broken = [bad for text in lines for bad in damaged(text)]
     log.write_bytes(b"\n".join([*normal_lines[:1500], *lines, *broken]) + b"\n")
     card = build([log], tmp_path / "out", workers=1, progress=False).card
-    assert card["dead_letters"] >= len(broken) * 3 / 4
+    assert card["dead_letters"] >= len(lines)
     assert (tmp_path / "out" / card["dead_letter_file"]).stat().st_size > 1000
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(files) > 4

@@ -48,6 +48,16 @@ SILENT = {
         f"rbac {name}": "see tests/kubehabit/test_rbac.py, whose names are hostile"
         for name in ("check", "report", "role", "whatif", "who-can", "path")
     },
+    "backup": "prints folders, sizes and counts",
+    "restore": "prints folders, sizes and counts",
+    **{
+        f"bundle {name}": "prints names and keys of the operator's own"
+        for name in ("keygen", "sign", "verify")
+    },
+    "privacy erase": "see tests/serving/privacy, which erase a person; it prints counts",
+    "privacy report": "prints the name that the operator gave, and counts, as a table",
+    "allow add": "prints what the operator gave, through `say`",
+    "privacy hold": "prints the name and the reason that the operator gave, through `say`",
     "token create": "prints the token's name, which is checked",
     "token list": "prints the tokens' names, which are checked",
     "token revoke": "prints the token's name, which is checked",
@@ -324,7 +334,39 @@ def play(_: Shell) -> None:
         assert "[red]" in printed.getvalue()
 
 
+def exceptions(shell: Shell) -> None:
+    stored = {
+        "name": EVIL,
+        "reason": EVIL,
+        "by": EVIL,
+        "principal": EVIL,
+        "group": EVIL,
+        "expires": EVIL,
+        "until": EVIL,
+    }
+    lists = {"verbs": [EVIL], "resources": [EVIL], "namespaces": [EVIL], "names": [EVIL]}
+    answer = {"exceptions": [stored | lists | {"expired": False, "uses": 1, "lastUsed": EVIL}]}
+    shell.monkeypatch.setattr("kubehabit.client.remote.Remote.get", lambda *_: answer)
+    shell.run("allow", "list")
+    shell.json("allow", "list")
+
+
+def expired_exceptions(shell: Shell) -> None:
+    file = shell.folder / "exceptions.yaml"
+    entry = {
+        "name": "old",
+        "principal": "vera",
+        "reason": "x" + EVIL,
+        "expires": "2020-01-01",
+        "verbs": ["list"],
+    }
+    file.write_text(json.dumps({"exceptions": [entry]}))
+    shell.run("allow", "check", "--file", str(file), statuses=(1, 2))
+
+
 CASES: dict[str, Callable[[Shell], None]] = {
+    "allow list": exceptions,
+    "allow check": expired_exceptions,
     "demo": play,
     "data build": build,
     "data inspect": inspect,

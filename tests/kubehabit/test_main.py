@@ -336,8 +336,8 @@ def test_a_foreign_package_under_the_name_of_a_room_is_named(tmp_path: Path, roo
 
 
 def test_score_passes_the_exit_status_on(monkeypatch: pytest.MonkeyPatch, log: Path) -> None:
-    unreadable = SimpleNamespace(count=2, sentence=lambda: "2 records could not be read.")
-    scored = SimpleNamespace(alerts=[], unreadable=unreadable)
+    unreadable = SimpleNamespace(unreadable=2, sentence=lambda: "2 records could not be read.")
+    scored = SimpleNamespace(alerts=[], left_out=unreadable, why_nothing="")
     stand_in(monkeypatch, "serving.rollout.score_file", score_log=lambda *_: scored)
     result = invoke("score", str(log), "--json")
     assert result.exit_code == 1

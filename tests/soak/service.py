@@ -137,7 +137,7 @@ def engine_of(settings: Settings, store: AlertStore, material: Material) -> Engi
         settings.alerts,
         principals=Principals(loaded.trained, most=max(MOST_SEEN, 2 * settings.state.hot_principals)),
         context=ContextTracker(
-            material.explainer, gap, fold=encoder.identity.fold, trusted_hops=encoder.settings.trusted_hops
+            material.explainer, gap, fold=encoder.identity.fold, place=encoder.settings.place
         ),
         loaded=loaded,
         outbox=outbox_of(settings, store),

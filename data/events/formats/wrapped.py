@@ -59,7 +59,7 @@ _TEXT = msgspec.json.Decoder(str)
 _ANY = msgspec.json.Decoder()
 _DECODERS: dict[bytes, msgspec.json.Decoder[Any]] = {b'"': _TEXT, b"[": _ARRAY, b"{": _FIELDS}
 _ENCODE = msgspec.json.Encoder().encode
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{24,}={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{24,}={0,2}")
 _PACKED = ("ey", "ew", "W3", "Ww", "H4sI")
 _LOG_GROUP = re.compile(r"(\d{12}):(.{1,512})")
 _VALUE_TYPES = ("stringValue", "boolValue", "intValue", "doubleValue", "bytesValue")
@@ -214,7 +214,7 @@ class _Search:
 
     def _text(self, text: str, way: tuple[str, ...], cluster: str) -> bool:
         mark = self._found.mark()
-        if text[:4].startswith(_PACKED) and _BASE64.fullmatch(text):
+        if text[:4].startswith(_PACKED) and _BASE64.fullmatch(text.rstrip()):
             if not read_packed(text.replace("-", "+").replace("_", "/"), self._found):
                 return False
         elif "{" in text:

@@ -303,7 +303,7 @@ def login(decision: str, name: str = "vera", **changes: Any) -> bytes:
 def test_a_log_in_carries_the_user_and_the_decision() -> None:
     allowed, denied, failed = actors(login("allow"), login("deny", auditID="2"), login("error", auditID="3"))
     assert {one["name"] for one in (allowed, denied, failed)} == {"vera"}
-    assert (allowed["code"], allowed["binding"], allowed["place"]) == ("ok", "-", "127.0.0.1")
+    assert (allowed["code"], allowed["binding"], allowed["place"]) == ("ok", "-", "10.1.2.3")
     for one in (denied, failed):
         # Where a stranger tries a password must not become a habit of the user whose name was tried.
         assert (one["code"], one["binding"], one["place"], one["client"]) == ("401", "denied", "-", "-")

@@ -121,7 +121,7 @@ def test_the_summary_names_formats_clusters_and_what_was_left_out(tmp_path: Path
     one = json.loads(event())
     records = [
         envelopes.dumps(envelopes.gke_entry(one)),
-        envelopes.dumps(envelopes.aks_record(one, "guard")),
+        envelopes.dumps(envelopes.aks_record(one, "guard") | {"properties": {"log": "no audit event"}}),
         b"{broken",
         b"\xff\xfe",
     ]
