@@ -112,8 +112,7 @@ def build(
         sensitivity: severity rules; those shipped in `configs/sensitivity.yaml` if not given.
         hold_out: last share of the time span, kept for calibration and never fitted on.
         dead_letters: file for unreadable records; `dead-letters.jsonl` in `out` if not given.
-        pseudonyms: key of the names that stand for people (see `data.dataset.pseudonyms`). Of unreadable records, which may
-            hold anything, only the reasons are kept then.
+        pseudonyms: key of the names that stand for people (`data.dataset.pseudonyms`); no unreadable record is kept then.
         workers: processes that read logs; all cores if not given.
 
     Raises:

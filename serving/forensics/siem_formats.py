@@ -109,6 +109,33 @@ def _filled(document: Mapping[str, Any]) -> Document:
     return {name: value for name, value in document.items() if value not in ("", [], {}, None)}
 
 
+def _ocsf_metadata(record: EventRecord) -> Document:
+    """Which record it is, and who made it."""
+    return _filled(
+        {
+            "version": _OCSF,
+            "uid": f"{record.audit_id}/{record.stage}",
+            "correlation_uid": record.alert,
+            "log_name": "kube-audit",
+            "logged_time": record.received // 1000,
+            "product": {"name": "kubehabit", "vendor_name": "kubehabit", "version": version("kubehabit")},
+        }
+    )
+
+
+def _unmapped(record: EventRecord) -> Document:
+    """What OCSF has no attribute for."""
+    return _filled(
+        {
+            "stage": record.stage,
+            "decision": record.decision,
+            "impersonatedUser": record.impersonated,
+            "cluster": record.cluster,
+            "redactions": record.redactions or None,
+        }
+    )
+
+
 def ocsf_activity(event: Enriched) -> Document:
     """The event as an API Activity."""
     record = event.record
@@ -173,20 +200,7 @@ def ocsf_activity(event: Enriched) -> Document:
             }
         ),
         "resources": [_filled(resource)] if record.resource else [],
-        "metadata": _filled(
-            {
-                "version": _OCSF,
-                "uid": f"{record.audit_id}/{record.stage}",
-                "correlation_uid": record.alert,
-                "log_name": "kube-audit",
-                "logged_time": record.received // 1000,
-                "product": {
-                    "name": "kubehabit",
-                    "vendor_name": "kubehabit",
-                    "version": version("kubehabit"),
-                },
-            }
-        ),
+        "metadata": _ocsf_metadata(record),
         "enrichments": [
             {
                 "name": "actor.user.name",
@@ -197,15 +211,7 @@ def ocsf_activity(event: Enriched) -> Document:
             }
         ],
         "observables": [{"name": "actor.user.name", "type_id": 4, "value": record.principal}],
-        "unmapped": _filled(
-            {
-                "stage": record.stage,
-                "decision": record.decision,
-                "impersonatedUser": record.impersonated,
-                "cluster": record.cluster,
-                "redactions": record.redactions or None,
-            }
-        ),
+        "unmapped": _unmapped(record),
         "raw_data": record.event if event.with_original else "",
     }
     return _filled(document)
