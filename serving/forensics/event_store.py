@@ -164,6 +164,7 @@ class EventStore:
         try:
             self.ledger = Ledger(self.folder, key)
             self._catch_up()
+            self._stored.load({segment.first for segment in self._catalog.segments})
             self._start(public_bytes(key.public_key()) if key is not None else "")
         except (OSError, KubehabitError, LookupError, TypeError, ValueError, StopIteration) as error:
             self._lock_file.close()

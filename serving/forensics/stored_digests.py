@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,16 @@ class StoredDigests:
         self._key = hmac.digest(key, b"digests of recent events", "sha256")[:KEY_BYTES]
         self._capacity = capacity
         self._remembered = Remembered(capacity)
+
+    def load(self, segments: Container[int]) -> None:
+        """Remember the events of the segments that begin with these records.
+
+        Those of others are forgotten: files that the ledger does not name were set aside, and their events have to be kept when
+        they are sent again.
+        """
+        for path in self._files():
+            if int(path.stem) not in segments:
+                path.unlink()
         for path in self._newest():
             content = path.read_bytes()
             self.add(np.frombuffer(content[: len(content) // 8 * 8], "<u8").astype(np.uint64))

@@ -382,10 +382,10 @@ def test_files_that_a_ledger_with_its_head_put_back_does_not_name_are_set_aside_
     (folder / "head.json").write_bytes(
         json.dumps({"number": 4 - lines - 1, "hash": json.loads(last)["hash"]}).encode()
     )
-    for _ in range(2):
+    for turn in range(2):
         store = new_store(folder)
         assert store.set_aside() == lines
-        assert store.append(body([raw_event(50)])) == 1
+        assert store.append(body([raw_event(50 + turn)])) == 1
         store.close()
         assert sealed <= {path.read_bytes() for path in folder.rglob("*.parquet")}
         findings = verify(folder).findings
@@ -556,11 +556,25 @@ def test_long_texts_are_cut_in_columns_and_whole_in_the_events_own_text(tmp_path
     assert json.loads(record.event) == long
 
 
+def test_events_of_files_that_were_set_aside_are_kept_when_they_are_sent_again(tmp_path: Path) -> None:
+    folder = sealed_store(tmp_path)
+    cut(folder, 2)
+    last = (folder / "ledger.jsonl").read_bytes().splitlines()[-1]
+    (folder / "head.json").write_bytes(json.dumps({"number": 2, "hash": json.loads(last)["hash"]}).encode())
+    store = new_store(folder)
+    assert store.set_aside() == 1
+    before = len(all_records(folder))
+    assert before < len(story())
+    assert store.append(body(story())) == len(story()) - before
+    store.close()
+
+
 def test_bytes_that_are_no_text_make_no_line_that_cannot_be_sealed(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     raw = json.dumps(raw_event(1, note="NOTE"), separators=(",", ":")).encode()
     store.append(raw.replace(b"NOTE", b"\xff" * (5 << 20)))
-    store.append(raw.replace(b"NOTE", b"\xff" * 10))
+    again = json.dumps(raw_event(2, note="NOTE"), separators=(",", ":")).encode()
+    store.append(again.replace(b"NOTE", b"\xff" * 10))
     store.close()
     first, second = all_records(tmp_path)
     assert first.event == '"[too long]"'

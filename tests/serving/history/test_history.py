@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -396,15 +397,16 @@ def test_a_preview_of_a_real_recording_is_what_a_detector_with_that_threshold_fl
     history.write(history.pop(1))
     previewer = Previewer(HistoryReader(history.path), gap_minutes=10, scale=1.0)
     flagged = []
-    for scale in (0.5, 2.0):
+    # A preview does not know what would be on probation under another threshold: with a lower one it shows too little.
+    for scale, compared in ((0.5, operator.le), (1.0, operator.eq), (2.0, operator.ge)):
         other = Detector(replace(bundle, calibration=bundle.calibration.scaled(scale)))
         hits = sum(int(other.score(batch).flagged.sum()) for batch in batches)
         preview = previewer.preview(28, scale=scale)
         assert preview is not None
         assert preview.wanted is not None
-        assert preview.wanted.actions == hits
+        assert compared(preview.wanted.actions, hits), (scale, preview.wanted.actions, hits)
         flagged.append(hits)
-    assert flagged[0] > flagged[1]
+    assert flagged[0] > flagged[1] > flagged[2]
     history.close()
 
 

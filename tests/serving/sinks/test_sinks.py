@@ -624,6 +624,7 @@ def test_every_example_in_the_documentation_is_valid(monkeypatch: pytest.MonkeyP
     types = {sink.type for sinks in loaded for sink in sinks}
     assert types == {
         *("stdout", "file", "webhook", "alertmanager", "slack", "ocsf", "syslog", "kubernetes"),
+        *("pagerduty", "teams", "jira", "email"),
     }
 
 

@@ -9,8 +9,10 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
+from pathlib import Path
 
 import pytest
+import yaml
 
 from serving.alerts.explain.explainer import Explainer
 from serving.alerts.explain.phrases import When
@@ -46,6 +48,21 @@ _APIS = {
     ("apiextensions.k8s.io", "v1", False): ("customresourcedefinitions",),
 }
 
+
+_NAMED = {name for names in _APIS.values() for name in names}
+#: Kinds of custom resources that rules name.
+_CUSTOM = sorted(
+    {
+        resource
+        for rule in yaml.safe_load((Path(__file__).parents[4] / "configs" / "explain.yaml").read_text())[
+            "rules"
+        ]
+        for resource in rule["when"].get("resource", ())
+        if "/" not in resource
+    }
+    - _NAMED
+)
+_APIS["custom.example", "v1", True] = tuple(_CUSTOM)
 
 #: What kubectl says once it has asked the server for the objects.
 _REACHED = ("NotFound", "not found", "could not find", "no objects passed")
