@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench fuzz screenshots lock sbom audit clean
+.PHONY: help demo test coverage lint format bench fuzz screenshots lock sbom audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,10 @@ help: ## this list
 demo: $(VENV)/.train-installed ## the whole story on the shipped recording: learn, serve, catch (about 6 minutes)
 	@$(BIN)/kubehabit demo
 
-test: $(VENV)/.dev-installed lint ## what CI runs: lint, types, import boundaries, tests with coverage
+test: $(VENV)/.dev-installed lint ## what CI runs: lint, types, import boundaries, tests
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+coverage: $(VENV)/.dev-installed ## the tests with the branches that they cover; takes twice as long
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed ## ruff, mypy --strict and the import boundaries only
