@@ -1,6 +1,6 @@
 """How serious a flagged action is: how rarely normal work of its class does something as sensitive and as new.
 
-What is new about client and address says that somebody may act who should not, but harm comes from what is done; so they raise
+What is new about client and address says that a stranger may be acting, but harm comes from what is done; so they raise
 an alert, and not its severity.
 """
 

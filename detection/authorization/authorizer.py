@@ -32,7 +32,7 @@ _BY_GRAPH = frozenset(
     )
 )
 _OF_ITSELF = {("coordination.k8s.io", "leases"): "kube-node-lease", ("storage.k8s.io", "csinodes"): ""}
-#: Paths that API servers allow to everybody unless they are told otherwise (`--authorization-always-allow-paths`).
+#: Paths that API servers allow to everybody unless they are configured otherwise (`--authorization-always-allow-paths`).
 _ALWAYS = ("/healthz", "/livez", "/readyz")
 _CACHED = 200_000
 

@@ -13,7 +13,7 @@ from detection.authorization.authorizer import MASTERS
 from detection.authorization.rbac import API_GROUP, SERVICE_ACCOUNT, BindingGrant, Rbac
 from detection.authorization.requests import AccessRequest
 
-#: The end of every path: whoever is here may do everything.
+#: The end of every path: everything is allowed here.
 ADMIN = "cluster-admin"
 _WORKLOADS = (
     *(("apps", one) for one in ("deployments", "daemonsets", "statefulsets", "replicasets")),

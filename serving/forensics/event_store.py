@@ -457,7 +457,7 @@ class EventStore:
             into = replace(into, level=file.level)
             self.ledger.append("erased", file=file.name, into=asdict(into), revision=revision, **said)
             self._catch_up()
-            # At once: nobody else may read a store from which somebody is erased.
+            # At once: nobody else may read a store while a person is erased from it.
             (self.folder / file.name).unlink(missing_ok=True)
 
     def _retire(self, names: Sequence[str]) -> None:

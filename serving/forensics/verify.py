@@ -291,8 +291,8 @@ def _check_catalog(entries: list[LedgerEntry], report: Report) -> Catalog:
 def _check_erasure(entry: LedgerEntry, catalog: Catalog, report: Report, where: str) -> None:
     """Note an erasure, and compare what it says was there before with the catalog; raises KeyError or TypeError."""
     said = entry.fields
-    told = {name: said[name] for name in ("time", "pseudonym", "records", "why", "by", "forced")}
-    report.erasures.append(Erasure(line=entry.number + 1, **told))
+    values = {name: said[name] for name in ("time", "pseudonym", "records", "why", "by", "forced")}
+    report.erasures.append(Erasure(line=entry.number + 1, **values))
     before = next((file for file in catalog.files if file.name == said["file"]), None)
     into = StoredFile(**said["into"])
     roots = (

@@ -19,7 +19,7 @@ import pytest
 
 ROOMS = ("data", "detection")
 ROOT = Path(__file__).resolve().parents[2]
-#: Times as long for ten times the text: 10 is linear, 100 quadratic. Below this many seconds nothing can be told apart.
+#: Times as long for ten times the text: 10 is linear, 100 quadratic. Below this many seconds nothing can be measured.
 MOST, NOISE = 25, 0.02
 _ENDS = ("", "!", "\0", "Z-")
 _REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
