@@ -64,7 +64,7 @@ def served(registry: Registry, tmp_path: Path) -> Iterator[str]:
 
 def wait_for(url: str, path: str, pattern: str) -> str:
     """What is at a path, once it matches a pattern."""
-    until = time.monotonic() + 90
+    until = time.monotonic() + 300  # reached only when something is broken
     text = ""
     while time.monotonic() < until:
         try:
