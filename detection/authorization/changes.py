@@ -103,9 +103,7 @@ class ChangeFollower:
             return body if isinstance(body, dict) and body.get("kind") in KINDS else None
         before = self._objects.get(key)
         if isinstance(body, dict):
-            whole = all(name in body for name in ("rules",)) or all(
-                name in body for name in ("subjects", "roleRef")
-            )
+            whole = "rules" in body or {"subjects", "roleRef"} <= body.keys()
             if before is None and not whole:
                 return None
             return _merged(before or {}, body)

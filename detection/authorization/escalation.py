@@ -73,20 +73,17 @@ class Escalation:
         if MASTERS in groups or everything:
             yield EscalationStep(user, ADMIN, "may do everything", everything, "T1078")
             return
-        for verb, how in (("escalate", "gives a role any right"), ("bind", "binds any role to itself")):
-            for resource, binding in (("clusterroles", "clusterrolebindings"), ("roles", "rolebindings")):
-                right = self._may(user, groups, AccessRequest(verb, None, API_GROUP, resource))
-                changes = binding if verb == "bind" else resource
-                writes = next(
-                    (
-                        grant
-                        for one in ("create", "update", "patch")
-                        if (grant := self._may(user, groups, AccessRequest(one, None, API_GROUP, changes)))
-                    ),
-                    None,
-                )
-                if right and writes and resource == "clusterroles":
-                    yield EscalationStep(user, ADMIN, how, right, "T1098.006")
+        # To give oneself any right takes the verb itself, and a write of the object it is about.
+        for verb, how, written in (
+            ("escalate", "gives a role any right", "clusterroles"),
+            ("bind", "binds any role to itself", "clusterrolebindings"),
+        ):
+            right = self._may(user, groups, AccessRequest(verb, None, API_GROUP, "clusterroles"))
+            if right and any(
+                self._may(user, groups, AccessRequest(write, None, API_GROUP, written))
+                for write in ("create", "update", "patch")
+            ):
+                yield EscalationStep(user, ADMIN, how, right, "T1098.006")
         if grant := self._may(
             user, groups, AccessRequest("impersonate", None, "", "groups", "", "", MASTERS)
         ):

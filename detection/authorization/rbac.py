@@ -234,19 +234,20 @@ class Rbac:
 
     def bindings_of(self, user: str, groups: Sequence[str], namespace: str = "") -> Iterator[BindingGrant]:
         """What a user has by bindings of the whole cluster, then by those of a namespace; with what is unknown."""
-        keys = set(self._of_unknown) | self._of_user.get(user, set())
-        for group in groups:
-            keys |= self._of_group.get(group, set())
-        for key in sorted(keys):
-            role = self.bindings[key].role
-            if role is not None and key.namespace in ("", namespace):
-                yield BindingGrant(key, role)
+        keys = (
+            key for key in self._of_unknown | self._naming(user, groups) if key.namespace in ("", namespace)
+        )
+        yield from self._with_roles(keys)
 
     def all_bindings_of(self, user: str, groups: Sequence[str]) -> Iterator[BindingGrant]:
         """As `bindings_of`, of all namespaces."""
-        keys = set(self._of_user.get(user, set()))
-        for group in groups:
-            keys |= self._of_group.get(group, set())
+        yield from self._with_roles(self._naming(user, groups))
+
+    def _naming(self, user: str, groups: Sequence[str]) -> set[ObjectKey]:
+        """Bindings that name a user or one of its groups."""
+        return set().union(self._of_user.get(user, ()), *(self._of_group.get(group, ()) for group in groups))
+
+    def _with_roles(self, keys: Iterable[ObjectKey]) -> Iterator[BindingGrant]:
         for key in sorted(keys):
             role = self.bindings[key].role
             if role is not None:

@@ -176,6 +176,11 @@ def _without_slash(url: str) -> str:
 ConsoleLink = Annotated[str, AfterValidator(_without_slash)]
 
 
+def alert_link(console: str, alert: Alert) -> str:
+    """Address of an alert's page; empty without a console."""
+    return f"{console}/console/alerts/{alert.id}" if console else ""
+
+
 def read_url(url: str | Secret) -> str:
     """The address itself; raises UnavailableError if it cannot be read, or is none."""
     if isinstance(url, str):

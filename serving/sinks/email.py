@@ -20,6 +20,7 @@ from serving.sinks.base import (
     SinkTlsSettings,
     UnavailableError,
     Update,
+    alert_link,
     namespaces_of,
     rfc3339,
 )
@@ -120,6 +121,7 @@ class EmailSink:
 def message(update: Update, settings: EmailSettings) -> EmailMessage:
     """The alert as plain text, in which a mail program makes nothing of what a client chose but bare addresses."""
     alert = update.alert
+    link = alert_link(settings.console, alert)
     domain = settings.sender.rpartition("@")[2]
     mail = EmailMessage()
     goes_on = "" if update.change == "raised" else " goes on"
@@ -140,7 +142,7 @@ def message(update: Update, settings: EmailSettings) -> EmailMessage:
         f"Time (UTC):  {rfc3339(alert.first_seen)} to {rfc3339(alert.last_seen)}",
         f"Actions:     {alert.action_count:,} unusual ones",
         *(f"Looks like:  {one.id} {one.name}" for one in alert.techniques),
-        *(("Console:     " + f"{settings.console}/console/alerts/{alert.id}",) if settings.console else ()),
+        *((f"Console:     {link}",) if link else ()),
         "",
         "What to check:",
         *(f"- {check.text}" + (f"\n    {check.command}" if check.command else "") for check in alert.checks),

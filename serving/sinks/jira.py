@@ -17,6 +17,7 @@ from serving.sinks.base import (
     UnavailableError,
     Update,
     Url,
+    alert_link,
     namespaces_of,
     rfc3339,
 )
@@ -137,5 +138,5 @@ def description(update: Update, console: str) -> str:
         f"Audit IDs: {', '.join(alert.audit_ids[:_MAX_AUDIT_IDS])}",
         f"update {update.key}",
     ]
-    link = f"{console}/console/alerts/{alert.id}\n" if console else ""
-    return link + literal("\n".join(lines))
+    link = alert_link(console, alert)
+    return (f"{link}\n" if link else "") + literal("\n".join(lines))

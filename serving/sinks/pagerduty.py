@@ -5,7 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
-from serving.sinks.base import ConsoleLink, Secret, SinkSettings, Update, Url, namespaces_of, rfc3339
+from serving.sinks.base import (
+    ConsoleLink,
+    Secret,
+    SinkSettings,
+    Update,
+    Url,
+    alert_link,
+    namespaces_of,
+    rfc3339,
+)
 from serving.sinks.http import HttpSink
 
 _SEVERITIES = {"low": "info", "medium": "warning", "high": "error", "critical": "critical"}
@@ -31,7 +40,7 @@ class PagerDutySettings(SinkSettings):
 def event(update: Update, settings: PagerDutySettings) -> dict[str, Any]:
     """The event that opens the alert there, or updates it."""
     alert = update.alert
-    link = settings.console and f"{settings.console}/console/alerts/{alert.id}"
+    link = alert_link(settings.console, alert)
     return {
         "routing_key": settings.routing_key.read(),
         "event_action": "trigger",

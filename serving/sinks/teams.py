@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
-from serving.sinks.base import ConsoleLink, SinkSettings, Update, Url, namespaces_of
+from serving.sinks.base import ConsoleLink, SinkSettings, Update, Url, alert_link, namespaces_of
 from serving.sinks.http import HttpSink
 
 _COLOURS = {"low": "default", "medium": "warning", "high": "attention", "critical": "attention"}
@@ -53,8 +53,7 @@ def card(update: Update, settings: TeamsSettings) -> dict[str, Any]:
             *(_text(f"{name}: {value}", isSubtle=True) for name, value in facts if value),
         ],
     }
-    if settings.console:
-        link = f"{settings.console}/console/alerts/{alert.id}"
+    if link := alert_link(settings.console, alert):
         content["actions"] = [{"type": "Action.OpenUrl", "title": "Open in the console", "url": link}]
     attachment = {"contentType": "application/vnd.microsoft.card.adaptive", "content": content}
     return {"type": "message", "attachments": [attachment]}

@@ -32,7 +32,7 @@ def test_the_good_events_get_their_verdicts_whatever_is_among_them(
     assert set(found) >= set(expected)
     assert len(expected) > GOOD / 3
     for audit_id, verdict in expected.items():
-        # Whoever has no user acts as system:anonymous, whose window then holds what a poisoned event did as well.
+        # An event without a user acts as system:anonymous, whose window then holds what a poisoned event did as well.
         compared = 2 if verdict[-1] == "system:anonymous" else 3
         np.testing.assert_allclose(found[audit_id][:compared], verdict[:compared], rtol=1e-4, atol=1e-4)
         assert found[audit_id][3:] == verdict[3:]

@@ -78,8 +78,12 @@ def lived(registered_before: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     lines = list(islice(open_lines(RECORDINGS / "labelled.jsonl.zst"), 1_500))
     grant = json.loads(next(line for line in lines if GRACE.encode() in line))
     body = {"kind": "RoleBinding", "subjects": [{"kind": "User", "name": MIKE}], "note": f"for\n{MIKE}"}
-    told = {"verb": "create", "requestObject": body, "impersonatedUser": {"username": MIKE, "groups": []}}
-    lines.append(json.dumps(grant | told | {"auditID": "grants-mike"}).encode())
+    impersonation = {
+        "verb": "create",
+        "requestObject": body,
+        "impersonatedUser": {"username": MIKE, "groups": []},
+    }
+    lines.append(json.dumps(grant | impersonation | {"auditID": "grants-mike"}).encode())
     lines.append(b'{"user": {"username": "' + MIKE.encode() + b'"}, "broken')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBEHABIT_HOME", str(home))
