@@ -24,7 +24,6 @@ ExceptionsFile = Annotated[
         dir_okay=False,
     ),
 ]
-Config = Annotated[Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")]
 
 
 def _exceptions_file(file: Path | None, config: Path | None) -> Path:
@@ -60,7 +59,7 @@ def allow_add(
     names: Annotated[list[str] | None, _patterns("--name", "Object, as alerts name it")] = None,
     by: Annotated[str, typer.Option("--by", help="Who makes the exception.", show_default=False)] = "",
     file: ExceptionsFile = None,
-    config: Config = None,
+    config: opt.ServeConfig = None,
 ) -> None:
     """Add an exception to the file; a running service holds to it a second later.
 
@@ -99,7 +98,7 @@ def allow_list(url: opt.Url = None, as_json: opt.AsJson = False) -> None:
 
 
 @app.command("check")
-def allow_check(file: ExceptionsFile = None, config: Config = None) -> None:
+def allow_check(file: ExceptionsFile = None, config: opt.ServeConfig = None) -> None:
     """Check the file of exceptions: exit status 2 if it cannot be used, 1 if an exception in it has expired.
 
     Example:  `kubehabit allow check --file exceptions.yaml`

@@ -10,13 +10,12 @@ import typer
 from kubehabit import options as opt
 
 app = opt.room("")
-Config = Annotated[Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")]
 
 
 @app.command("backup")
 def backup(
     out: Annotated[Path, opt.Out],
-    config: Config = None,
+    config: opt.ServeConfig = None,
 ) -> None:
     """Copy a service, running or stopped, into a new folder: what it learned, alerts, events, models, tokens.
 
@@ -49,7 +48,7 @@ def restore(
     folder: Annotated[
         Path, typer.Argument(help="Folder that `kubehabit backup` made.", exists=True, file_okay=False)
     ],
-    config: Config = None,
+    config: opt.ServeConfig = None,
 ) -> None:
     """Put a backup where the settings say, for a service to go on from there; all of it is checked first.
 

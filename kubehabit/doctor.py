@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from kubehabit import options as opt
@@ -15,9 +12,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 @app.command("doctor")
 def doctor(
-    config: Annotated[
-        Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")
-    ] = None,
+    config: opt.ServeConfig = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Check the deployment of a service on this machine, and say in sentences what is missing and what to do.

@@ -152,6 +152,9 @@ Transplants = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help=f"{_JSON}, for another program.")]
 JsonLines = Annotated[bool, typer.Option("--json", help=f"{_JSON}, one object a line, for another program.")]
 
+#: For commands that need the settings of the service and not the files that it keeps.
+ServeConfig = Annotated[Path | None, yaml_option("--config", "serve.yaml", "Settings of the service")]
+
 # -- a running service, or the files of one ---------------------------------------------------------------------
 
 Url = Annotated[

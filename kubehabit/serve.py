@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,9 +14,7 @@ app = opt.room("")
 
 @app.command("serve")
 def serve(
-    config: Annotated[
-        Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")
-    ] = None,
+    config: opt.ServeConfig = None,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", min=1, max=65535)] = None,
 ) -> None:

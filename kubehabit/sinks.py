@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -15,9 +14,7 @@ _STYLES = {"sent": "green", "filtered": "yellow", "failed": "bold red", "refused
 
 @app.command("test-alert")
 def try_sinks(
-    config: Annotated[
-        Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")
-    ] = None,
+    config: opt.ServeConfig = None,
     sink: Annotated[
         list[str] | None,
         typer.Option("--sink", help="Only this sink, by its name; can be repeated. Default: all."),

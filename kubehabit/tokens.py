@@ -18,7 +18,6 @@ TokensFile = Annotated[
         dir_okay=False,
     ),
 ]
-Config = Annotated[Path | None, opt.yaml_option("--config", "serve.yaml", "Settings of the service")]
 
 
 def _tokens_file(file: Path | None, config: Path | None) -> Path:
@@ -66,7 +65,7 @@ def token_create(
         ),
     ] = None,
     file: TokensFile = None,
-    config: Config = None,
+    config: opt.ServeConfig = None,
 ) -> None:
     """Make a token and print it once: only its hash is kept. A running service accepts it a second later.
 
@@ -95,7 +94,7 @@ def token_create(
 
 
 @app.command("list")
-def token_list(file: TokensFile = None, config: Config = None, as_json: opt.AsJson = False) -> None:
+def token_list(file: TokensFile = None, config: opt.ServeConfig = None, as_json: opt.AsJson = False) -> None:
     """List the tokens: names, scopes and times; the tokens themselves are not kept.
 
     Example:  `kubehabit token list`
@@ -130,7 +129,7 @@ def token_list(file: TokensFile = None, config: Config = None, as_json: opt.AsJs
 def token_revoke(
     name: Annotated[str, typer.Argument(help="As `kubehabit token list` shows it.")],
     file: TokensFile = None,
-    config: Config = None,
+    config: opt.ServeConfig = None,
 ) -> None:
     """Revoke a token. A running service refuses it a second later.
 
