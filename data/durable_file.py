@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import time
@@ -21,7 +22,7 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     Readers and crashes see the old file or the new one; after an error the old one is untouched. The folder must exist; the draft
     in it ends in `.part`, and one that an earlier process left is deleted. The process's umask applies to `mode`.
     """
-    _clear_drafts(path)
+    _clear_drafts(path.parent, f".{path.name}.", time.time() - _STALE_SECONDS)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
@@ -36,12 +37,16 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def _clear_drafts(path: Path) -> None:
-    stale = time.time() - _STALE_SECONDS
+def clear_drafts(folder: Path) -> None:
+    """Delete the drafts that killed processes left in a folder; only its single writer may do so, before it writes."""
+    _clear_drafts(folder, ".", math.inf)
+
+
+def _clear_drafts(folder: Path, prefix: str, before: float) -> None:
     with contextlib.suppress(OSError):  # then they stay for the next time
-        for entry in os.scandir(path.parent):
-            is_draft = entry.name.startswith(f".{path.name}.") and entry.name.endswith(".part")
-            if is_draft and entry.stat().st_mtime <= stale:
+        for entry in os.scandir(folder):
+            is_draft = entry.name.startswith(prefix) and entry.name.endswith(".part")
+            if is_draft and entry.stat().st_mtime <= before:
                 Path(entry).unlink()
 
 

@@ -38,7 +38,7 @@ from typing import IO, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from data.durable_file import move_durably, write_durably
+from data.durable_file import clear_drafts, move_durably, write_durably
 from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent
 from data.events.decode import decode_originals
@@ -138,6 +138,8 @@ class EventStore:
             (self.folder / "blocks").mkdir(exist_ok=True)
             self._lock_file = (self.folder / "writer.lock").open("ab")
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for folder in (self.folder, self.folder / "blocks", self.folder / "recent"):
+                clear_drafts(folder)
             self._digest_key = _digest_key(self.folder / "digest.key")
             self._stored = StoredDigests(self.folder, self._digest_key, _REMEMBERED)
         except BlockingIOError as error:
@@ -558,8 +560,6 @@ class EventStore:
         Args:
             resumed: first record of an open file, whose Parquet file may be written already but is not sealed.
         """
-        for draft in self.folder.glob("blocks/.*.part"):
-            draft.unlink()
         known = {file.name: file.size for file in self._catalog.files}
         whole = all(_size(self.folder / name) == size for name, size in known.items())
         past = {

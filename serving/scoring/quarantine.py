@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from data.durable_file import write_durably
+from data.durable_file import clear_drafts, write_durably
 from data.errors import KubehabitError
 
 _log = logging.getLogger("kubehabit.quarantine")
@@ -56,6 +56,7 @@ class Quarantine:
         self.folder = folder
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            clear_drafts(folder)
             self._file = os.open(folder / "in-work", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise QuarantineError(

@@ -80,6 +80,18 @@ def test_a_credential_that_a_request_brings_into_being_is_noted(tmp_path: Path) 
     assert EventQueries(tmp_path).events(EventFilter(issued="new")).records[0].issued == "JTI=new"
 
 
+def test_no_draft_that_a_kill_left_outlives_the_next_start(tmp_path: Path) -> None:
+    new_store(tmp_path).close()
+    drafts = [
+        tmp_path / name
+        for name in (".head.json.0a1b2c3d.part", "recent/.160.digests.0a1b2c3d.part", "blocks/.0.part")
+    ]
+    for draft in drafts:
+        draft.touch()
+    new_store(tmp_path).close()
+    assert not [draft for draft in drafts if draft.exists()]
+
+
 def test_questions_see_what_is_not_sealed_yet(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     store.append(body(story()[:5]))
