@@ -1,8 +1,8 @@
 """Write the lock files: every package an install needs, at one exact version, with the hashes of its files (`make lock`).
 
 `lock.txt` holds all extras but Spark's; `serving.txt` and `training.txt` are the parts that the two images and the demo install;
-`tools.txt` is what `make lock`, `make sbom` and `make audit` run, `fuzz.txt` what `make fuzz` adds, `spark.txt` what Spark's machines need. Each is installed with
-`--require-hashes --no-deps`.
+`tools.txt` is what `make lock`, `make sbom` and `make audit` run, `fuzz.txt` what `make fuzz` adds, `spark.txt` what Spark's
+machines need. Each is installed with `--require-hashes --no-deps`.
 
 torch stands apart, in `torch.txt`: its build without CUDA is not on the package index, and the libraries that come with a
 build with CUDA belong to that build alone (`cuda.txt`); `install_torch.py` installs both. No index is written into a file.
