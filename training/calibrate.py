@@ -109,7 +109,7 @@ def reconstruct(table: ActionTable, model: Model, split: str, window: int, batch
     windows = table.windows[split]
     parts, newest = [np.empty((0, len(FIELDS)), np.float32)], np.zeros(1, np.int64)
     for begin in range(0, len(windows), batch):
-        nll, _, _ = model(*window_inputs(table, windows[begin : begin + batch], window), newest)
+        nll, _ = model(*window_inputs(table, windows[begin : begin + batch], window), newest)
         parts.append(nll[:, 0])
     return np.concatenate(parts)
 
