@@ -12,22 +12,27 @@ import yaml
 
 from data.errors import KubehabitError
 from detection.authorization.changes import ChangeFollower
+from detection.authorization.node_graph import NodeGraph
 from detection.authorization.rbac import KINDS, Rbac
 
 _SUFFIXES = (".json", ".yaml", ".yml", ".json.gz")
 #: Bytes of a file, unpacked. The roles of a large cluster have some megabytes.
 _LARGEST = 256 * 1024 * 1024
 _DEPTH = 3
+_ITEMS = frozenset((*KINDS, "Pod", "PersistentVolume", "VolumeAttachment", "ResourceSlice"))
 
 
-def read_rbac(path: Path) -> tuple[Rbac, ChangeFollower]:
+def read_rbac(path: Path, graph: NodeGraph | None = None) -> tuple[Rbac, ChangeFollower]:
     """The RBAC in a file or in all files of a folder, and what follows its changes.
+
+    Args:
+        graph: takes in pods, volumes and attachments, and follows theirs.
 
     Raises:
         KubehabitError: it cannot be read, or holds no role and no binding.
     """
     rbac = Rbac()
-    follower = ChangeFollower(rbac)
+    follower = ChangeFollower(rbac, graph)
     for content in read_objects(path):
         follower.load(content)
     if not rbac.roles and not rbac.bindings:
@@ -77,7 +82,7 @@ def _flat(document: object, depth: int) -> Iterator[Mapping[str, Any]]:
         if isinstance(items, list) and kind.endswith("List"):
             for one in items:
                 # The items of a RoleList have no kind of their own.
-                lacks_kind = isinstance(one, Mapping) and "kind" not in one and kind[:-4] in KINDS
+                lacks_kind = isinstance(one, Mapping) and "kind" not in one and kind[:-4] in _ITEMS
                 yield from _flat({**one, "kind": kind[:-4]} if lacks_kind else one, depth - 1)
         else:
             yield document
