@@ -143,6 +143,8 @@ def build(service: Service, engine: Engine) -> Runtime:
         metrics.event_store(ingest.behind, lambda: ingest.trouble == "", ingest.set_aside)
     metrics.intake(pipeline.backlog, lambda: journal.used, journal.max_bytes)
     metrics.quarantine(lambda: len(quarantine))
+    if (authorization := engine.authorization) is not None:
+        metrics.authorization(lambda: authorization.figures)
     return runtime
 
 

@@ -45,11 +45,15 @@ def read_rbac(path: Path, graph: NodeGraph | None = None) -> tuple[Rbac, ChangeF
 
 def read_objects(path: Path) -> Iterator[Mapping[str, Any]]:
     """The Kubernetes objects in a file or in all files of a folder; a file that cannot be read raises KubehabitError."""
-    files = [path]
-    if path.is_dir():
-        files = sorted(one for one in path.rglob("*") if one.is_file() and one.name.endswith(_SUFFIXES))
-    for file in files:
+    for file in files_of(path):
         yield from _objects(file)
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or all JSON and YAML files of a folder in the order of their names."""
+    if not path.is_dir():
+        return [path]
+    return sorted(one for one in path.rglob("*") if one.is_file() and one.name.endswith(_SUFFIXES))
 
 
 def _objects(file: Path) -> Iterator[Mapping[str, Any]]:

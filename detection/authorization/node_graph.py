@@ -8,7 +8,7 @@ what a pod of the log does not name it may use all the same, and the answer is t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -274,11 +274,13 @@ class NodeGraph:
             secrets.add((_name(secret, "namespace") or claim[0], _name(secret)))
         azure = _mapping(spec.get("azureFile"))
         secrets.add((_name(azure, "secretNamespace") or claim[0], _name(azure, "secretName")))
-        volume = PersistentVolume(claim, frozenset(one for one in secrets if one[1]))
+        self._put_volume(name, PersistentVolume(claim, frozenset(one for one in secrets if one[1])))
+
+    def _put_volume(self, name: str, volume: PersistentVolume) -> None:
         self.volumes[name] = volume
-        self._by_claim[claim].add(name)
-        for secret_key in volume.secrets:
-            self._by_secret[secret_key].add(name)
+        self._by_claim[volume.claim].add(name)
+        for secret in volume.secrets:
+            self._by_secret[secret].add(name)
 
     def remove_volume(self, name: str) -> None:
         """Remove a persistent volume, if it is there."""
@@ -335,24 +337,32 @@ class NodeGraph:
         removed = self._removed.get((namespace, node))
         return None if removed is not None and removed > 0 and self.now - removed < _LINGERS else False
 
-    def to_list(self) -> list[Any]:
-        """The graph as plain values; inverse of `restore`."""
-        pods = [(*key, pod.node, sorted(pod.uses), pod.admitted) for key, pod in list(self.pods.items())]
-        volumes = [(name, one.claim, sorted(one.secrets)) for name, one in list(self.volumes.items())]
-        pending = [(*key, sorted(pod.uses)) for key, pod in list(self._pending.items())]
-        return [self.complete, pods, volumes, dict(self.attachments), dict(self.slices), pending]
+    def snapshot(self) -> Callable[[], list[Any]]:
+        """The graph as it is now; the result makes plain values of it, on any thread, which `restore` takes."""
+        held, claimed, pending = dict(self.pods), dict(self.volumes), dict(self._pending)
+        attachments, slices, complete = dict(self.attachments), dict(self.slices), self.complete
 
-    def restore(self, saved: list[Any]) -> None:
-        """Take over what `to_list` gave, in an empty graph."""
+        def make() -> list[Any]:
+            pods = [(*key, pod.node, sorted(pod.uses), pod.admitted) for key, pod in held.items()]
+            volumes = [(name, one.claim, sorted(one.secrets)) for name, one in claimed.items()]
+            waiting = [(*key, sorted(pod.uses)) for key, pod in pending.items()]
+            return [complete, pods, volumes, attachments, slices, waiting]
+
+        return make
+
+    def restore(self, saved: Sequence[Any]) -> None:
+        """Take over what `snapshot` gave, in place of all there is."""
         complete, pods, volumes, attachments, slices, pending = saved
+        for table in (
+            *(self.pods, self.volumes, self._by_use, self._on_node, self._by_claim, self._by_secret),
+            *(self._pending, self._removed),
+        ):
+            table.clear()
         for namespace, name, node, uses, admitted in pods:
             self.put_pod(namespace, name, NodePod(node, frozenset(Used(*one) for one in uses), admitted))
         for name, claim, secrets in volumes:
-            volume = PersistentVolume((claim[0], claim[1]), frozenset((one[0], one[1]) for one in secrets))
-            self.volumes[name] = volume
-            self._by_claim[volume.claim].add(name)
-            for secret in volume.secrets:
-                self._by_secret[secret].add(name)
+            named = frozenset((one[0], one[1]) for one in secrets)
+            self._put_volume(name, PersistentVolume((claim[0], claim[1]), named))
         self.attachments, self.slices = dict(attachments), dict(slices)
         for namespace, stem, uses in pending:
             self._pending[namespace, stem] = NodePod("", frozenset(Used(*one) for one in uses), False)

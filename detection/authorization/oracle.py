@@ -7,8 +7,9 @@ compared once and remembered until RBAC changes. Names of objects are left out o
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from data.events.audit_event import Annotations, AuditEvent, User
 from detection.authorization.agreement import ANONYMOUS, Comparison, compare, confirm, recorded_grant
@@ -140,6 +141,14 @@ class AuthorizationOracle:
         return any(
             _names_objects(rule, request) for grant in grants for rule in self.rbac.rules(grant.role) or ()
         )
+
+    def restore(self, rules: Mapping[str, Any], graph: Sequence[Any]) -> None:
+        """Take over rules and graph from what `ChangeFollower.snapshot` and `NodeGraph.snapshot` gave."""
+        self.follower.restore(rules)
+        self.graph.restore(graph)
+        self.rbac.take_affected()
+        self._known.clear()
+        self._shapes, self._generation = 0, self.rbac.generation
 
     def grants(self, event: AuditEvent) -> list[BindingGrant]:
         """Bindings by which a request was allowed: the recorded one, then all others that allow it as the rules stand."""
