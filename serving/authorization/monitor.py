@@ -33,6 +33,9 @@ _USUAL = 20
 #: Outcomes of requests that came before the snapshot was taken, and of those of another cluster.
 EARLIER, ELSEWHERE = "before the snapshot", "another cluster"
 
+_OUTCOMES = ("agrees", "unknown", "not authorized", "refused though a rule allows it", *CONTRADICTIONS)
+_WITHHELD = ("reported already", "accepted", "too many", "log without decisions")
+
 Verdict = Literal["normal", "malicious", "unclear"]
 
 
@@ -72,8 +75,8 @@ class Raised(NamedTuple):
 class MonitorFigures:
     """Requests by what comparing them came to, contradictions that were not raised, and RBAC changes followed."""
 
-    outcomes: Counter[str] = field(default_factory=Counter)
-    withheld: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(_OUTCOMES, 0)))
+    withheld: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(_WITHHELD, 0)))
     changes: int = 0
     unknown_changes: int = 0
 
@@ -192,8 +195,10 @@ class AuthorizationMonitor:
     def figures(self) -> MonitorFigures:
         """Counters since the service first had this snapshot."""
         follower = self.oracle.follower
-        outcomes, withheld = Counter(self._outcomes), Counter(self._withheld)
-        return MonitorFigures(outcomes, withheld, follower.applied, follower.unknown)
+        found = MonitorFigures(changes=follower.applied, unknown_changes=follower.unknown)
+        found.outcomes.update(self._outcomes)
+        found.withheld.update(self._withheld)
+        return found
 
     def snapshot(self) -> Callable[[], dict[str, Any]]:
         """What must outlive a restart; the result makes it ready for MessagePack, on any thread, as it is now."""

@@ -157,7 +157,8 @@ def test_what_is_done_again_joins_its_alert_and_a_verdict_ends_it(engine: Engine
     (one,) = alerts(engine)
     assert one.action_count == 2
     assert engine.authorization is not None
-    assert engine.authorization.figures.withheld == {"reported already": 1, "accepted": 1}
+    withheld = engine.authorization.figures.withheld
+    assert (withheld["reported already"], withheld["accepted"], withheld.total()) == (1, 1, 2)
 
 
 def test_a_flood_is_bounded_and_counted(engine: Engine) -> None:
@@ -203,7 +204,7 @@ def test_changes_in_the_log_count_and_outlive_a_restart(
     assert again.authorization is not None
     assert again.authorization.figures.changes == 1
     again.score(decoded([allowed(100, reason=BY_READERS)]))
-    assert again.authorization.figures.withheld == {"reported already": 1}
+    assert again.authorization.figures.withheld["reported already"] == 1
     again.score(decoded([allowed(4000, verb="list", reason="")]))
     assert again.authorization.figures.outcomes["allowed by nothing"] == 1
     # Another file begins with its own content, but what was raised stays raised.
@@ -228,11 +229,8 @@ def test_only_events_of_the_snapshots_cluster_and_time_are_compared(snapshot: Pa
     )
     said = monitor.compare(events)
     assert [one is not None for one in said] == [False, True, False]
-    assert monitor.figures.outcomes == {
-        "before the snapshot": 1,
-        "another cluster": 1,
-        "allowed by nothing": 1,
-    }
+    counted = {name: count for name, count in monitor.figures.outcomes.items() if count}
+    assert counted == {"before the snapshot": 1, "another cluster": 1, "allowed by nothing": 1}
 
 
 def test_hostile_names_are_visible_in_the_alert(engine: Engine) -> None:
