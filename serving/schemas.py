@@ -133,6 +133,19 @@ class EventSummary(ApiModel):
         str | None, Field(description="proxy that the principal logged in to, which sent the request as it")
     ] = None
     traits: list[str] = []
+    allowed_by: Annotated[
+        str, Field(description="binding and role that allowed it, as the API server recorded it")
+    ] = ""
+
+
+class Contradiction(ApiModel):
+    """What about a request contradicts the cluster's own roles and bindings: see docs/rbac.md."""
+
+    outcome: str
+    request: Annotated[str, Field(description="what was asked for, as rules name it")]
+    user: Annotated[str, Field(description="who was authorized: the impersonated user, if there is one")]
+    recorded: Annotated[str, Field(description="binding that the log names; empty if it names none")] = ""
+    rules_say: Annotated[str, Field(description="what roles and bindings say, as of that moment")] = ""
 
 
 class Contributor(EventSummary):
@@ -197,6 +210,9 @@ class Action(EventSummary):
     first_flagged: Annotated[
         datetime | None,
         Field(description="for what was flagged before, without a verdict since: when that was"),
+    ] = None
+    contradiction: Annotated[
+        Contradiction | None, Field(description="set if the log contradicts the cluster's own rules")
     ] = None
     fields: list[FieldSurprise] = []
     habits: list[Novelty] = []
@@ -325,8 +341,8 @@ class Alert(ApiModel):
 
     @property
     def headline(self) -> Action:
-        """The action that tells most; the earliest of equals."""
-        return max(self.actions, key=lambda action: action.weight)
+        """The action that tells most: one that contradicts the rules, else the most severe; the earliest of equals."""
+        return max(self.actions, key=lambda action: (action.contradiction is not None, *action.weight))
 
     @property
     def namespaces(self) -> list[str]:

@@ -19,6 +19,7 @@ from data.principals.identity import Identity
 from serving.access.reloading_file import ReloadingFile
 from serving.alerts.exceptions import read_exceptions
 from serving.alerts.explain.explainer import Explainer
+from serving.authorization.open import open_monitor
 from serving.delivery.outbox import Outbox
 from serving.history.activity import MOST_SEEN, Principals, Trained
 from serving.incidents.context import ContextTracker
@@ -88,6 +89,7 @@ def load_engine(
         loaded=loaded,
         outbox=outbox_of(settings, store) if store_url is None else None,
         exceptions=exceptions_of(settings),
+        authorization=open_monitor(settings.authorization),
     )
 
 

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from data.events.audit_event import AuditEvent
+from data.principals.identity import Identity
 from detection.exceptions import HabitExceptions
 from serving.alerts.explain.explainer import Explainer
 from serving.alerts.explain.phrases import ActionPhrase
 from serving.alerts.grouping import Flagged
+from serving.authorization.monitor import AuthorizationMonitor
 from serving.delivery.outbox import Outbox
 from serving.history.activity import Principals, Trained
 from serving.history.recorder import History, Judge
@@ -27,6 +29,7 @@ from serving.incidents.event_summary import summary_fields, traits_of
 from serving.incidents.incidents import Incidents
 from serving.schemas import Action, ModelInfo, ServedModel, clean
 from serving.scoring.alert_writer import AlertWriter
+from serving.scoring.contradictions import ContradictionFinder
 from serving.scoring.habit_verdicts import HabitVerdict
 from serving.scoring.verdicts import Batch, results_of, surprising_fields
 from serving.settings import AlertSettings
@@ -98,6 +101,7 @@ class Engine:
         loaded: the model as it was loaded; None if it did not come out of a bundle.
         outbox: queues every alert that is raised or grows for delivery.
         exceptions: what people allow, as it is now; asked before each batch.
+        authorization: compares every event with the cluster's roles and bindings; None: nothing is compared.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class Engine:
         loaded: Loaded | None = None,
         outbox: Outbox | None = None,
         exceptions: Callable[[], HabitExceptions] = HabitExceptions,
+        authorization: AuthorizationMonitor | None = None,
     ) -> None:
         settings = settings or AlertSettings()
         self.detector = detector
@@ -125,6 +130,12 @@ class Engine:
         self.principals = principals or Principals()
         self.context = context or ContextTracker(explainer, round(settings.gap_minutes * 60e6))
         self.incidents = Incidents(store, explainer)
+        self.authorization = authorization
+        self._contradictions = (
+            None
+            if authorization is None
+            else ContradictionFinder(authorization, self._described, lambda: self._identity)
+        )
         self._fields = tuple(fields)
         self._shadow: ScoreObserver | None = None
         self._history: History | None = None
@@ -141,6 +152,9 @@ class Engine:
             detector = self.detector
             if isinstance(detector, VerdictTaker):
                 detector.apply_verdict(verdict.principal, frozenset(verdict.times), verdict.verdict)
+            if self.authorization is not None:
+                times = frozenset(verdict.times)
+                self.authorization.apply_verdict(verdict.principal, times, verdict.verdict)
         shown = {"alert": verdict.alert, "verdict": verdict.verdict, "address": verdict.address}
         _log.info("a verdict was applied", extra=shown)
         if verdict.document and verdict.verdict != "unclear":
@@ -167,14 +181,16 @@ class Engine:
                 ):  # the verdicts stand, and no event may keep another's alert from being raised
                     _log.exception("a scored batch could not be recorded everywhere")
             flagged = self._flagged(events, scores)
+            others = self._contradicted(events, scores, flagged)
             served = ServedModel(name=self.model.name, version=self.model.version)
-            saved = self._alerts.save(list(flagged.values()), served, self._allowed(events, scores))
+            unusual = [*flagged.values(), *others]
+            saved = self._alerts.save(unusual, served, self._allowed(events, scores))
             self._alerts.defer(self._watched(scores))
             fields = self._fields
             return Batch(
                 events=len(events),
                 scored=len(scores.event),
-                flagged=Counter(entry.action.severity for entry in flagged.values()),
+                flagged=Counter(entry.action.severity for entry in unusual),
                 raised=saved.raised,
                 grown=saved.grown,
                 seconds=time.perf_counter() - started,
@@ -219,6 +235,22 @@ class Engine:
             found[row] = Flagged(principal, scores.kind[row], group, action, threshold, first_flagged=first)
         return found
 
+    def _contradicted(
+        self, events: Sequence[AuditEvent], scores: Scores, flagged: dict[int, Flagged]
+    ) -> list[Flagged]:
+        """As `ContradictionFinder.find`; the verdicts stand whatever happens here."""
+        if self._contradictions is None:
+            return []
+        try:
+            return self._contradictions.find(events, scores, flagged)
+        except Exception:
+            _log.exception("a batch could not be compared with roles and bindings")
+            return []
+
+    @property
+    def _identity(self) -> Identity | None:
+        return None if self.loaded is None else self.loaded.detector.encoder.identity
+
     def _allowed(self, events: Sequence[AuditEvent], scores: Scores) -> list[AllowedUse]:
         """What exceptions kept from being flagged."""
         found = []
@@ -239,12 +271,15 @@ class Engine:
 
     def _action(self, event: AuditEvent, scores: Scores, row: int) -> Action:
         """The part of an event that an alert keeps, cleaned, with the reasons it is unusual."""
-        why = scores.explanations.get(row)
-        moment: datetime = scores.time[row].astype("M8[us]").item()
+        return self._described(event, scores, row, scores.time[row].astype("M8[us]").item())
+
+    def _described(self, event: AuditEvent, scores: Scores, row: int | None, moment: datetime) -> Action:
+        """As `_action`, of an event that may have no row of its own."""
+        why = None if row is None else scores.explanations.get(row)
         proxy = self.context.proxy_of(event.user.username, event.impersonatedUser)
         action = Action.model_validate(
             summary_fields(event, moment, traits_of(event, proxy), proxy)
-            | _judged(scores, row)
+            | (_NOT_JUDGED if row is None else _judged(scores, row))
             | {
                 "sensitivity_reason": "" if why is None else why.sensitivity,
                 "fields": [] if why is None else surprising_fields(why),
@@ -348,6 +383,10 @@ def _first_flagged(scores: Scores, row: int) -> datetime | None:
         return None
     moment: datetime = scores.first_flagged[row].astype("M8[us]").item()
     return moment.replace(tzinfo=UTC)
+
+
+#: Of an action that the detector did not score by itself.
+_NOT_JUDGED: dict[str, object] = {"severity": "low", "sensitivity": 1, "evidence": 0.0, "surprise": 0.0}
 
 
 def _judged(scores: Scores, row: int) -> dict[str, object]:

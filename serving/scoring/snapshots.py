@@ -175,9 +175,14 @@ def take_snapshot(
         "repeats_key": deduplicator.key,
     }
     context, seen = engine.context.snapshot(), deduplicator.to_arrays()
+    rules = None if engine.authorization is None else engine.authorization.snapshot()
+
+    def described() -> dict[str, Any]:
+        return {"surroundings": context()} | ({} if rules is None else {"authorization": rules()})
+
     detector = engine.detector
     if not isinstance(detector, Detector):
-        return lambda: Snapshot(position, "", meta | {"surroundings": context()}, _joined("repeats", seen))
+        return lambda: Snapshot(position, "", meta | described(), _joined("repeats", seen))
     contexts, sums = detector.windows.contexts(hot), detector.accumulator.sums()
     copied = [detector.habits.copy()]
     requests = detector.encoder.folder.to_arrays()
@@ -211,7 +216,7 @@ def take_snapshot(
             **_joined("repeats", seen),
             **_joined("requests", requests),
         }
-        return Snapshot(position, bundle.checksum, meta | {"surroundings": context()}, arrays)
+        return Snapshot(position, bundle.checksum, meta | described(), arrays)
 
     return make
 
@@ -237,6 +242,8 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
     engine.principals.restore(meta["principals"], meta["since"])
     if "surroundings" in meta:  # snapshots of before there were incidents have none
         engine.context.restore(meta["surroundings"])
+    if engine.authorization is not None and "authorization" in meta:
+        engine.authorization.restore(meta["authorization"])
     detector = engine.detector
     if not isinstance(detector, Detector) or not snapshot.bundle:
         return

@@ -122,8 +122,8 @@ def results_of(
             "principal": scores.principal[row],
             "surprise": surprise[row],
             "evidence": evidence[row],
-            "flagged": is_flagged[row],
-            "severity": scores.severity[row],
+            "flagged": is_flagged[row] or row in flagged,
+            "severity": flagged[row].action.severity if row in flagged else scores.severity[row],
             "fields": [
                 {"field": name, "nll": value} for name, value in zip(named[row], nll[row], strict=True)
             ],

@@ -25,7 +25,7 @@ from serving.alerts.explain.phrases import (
     span_words,
 )
 from serving.alerts.explain.rules import Rules
-from serving.schemas import Action, Alert, Alternative, Contributor, EventSummary, Novelty
+from serving.schemas import Action, Alert, Alternative, Contradiction, Contributor, EventSummary, Novelty
 from serving.settings import read_yaml
 
 _MAX_NEWS = 3
@@ -175,6 +175,8 @@ class Explainer(Phrases):
 
     def reason(self, action: Action, kind: str) -> str:
         """Why an action is unusual: a clause and perhaps a second sentence, without a final stop."""
+        if action.contradiction is not None:
+            return self.contradiction(action.contradiction)
         phrase = ActionPhrase.from_summary(action)
         main = min(filter(_tells, action.habits), key=_order, default=None)
         if main is None:
@@ -183,6 +185,13 @@ class Explainer(Phrases):
         if main.actions_before and (more := self.news(action.habits, phrase, _covered(main))):
             text += f". New as well: {joined(more[:_MAX_NEWS])}"
         return text
+
+    def contradiction(self, found: Contradiction) -> str:
+        """What in the log contradicts the cluster's own rules, and what that means, as a clause and a second sentence."""
+        text = self.lexicon.contradictions.get(found.outcome, found.outcome)
+        if found.recorded:
+            text += f" ({found.recorded})"
+        return f"{text}. That is proof that a check was passed by or that RBAC changed unseen, not a matter of habits"
 
     def _counted(self, main: Novelty, phrase: ActionPhrase, kind: str) -> str:
         """A novelty as a clause, with its counts."""
@@ -245,6 +254,8 @@ class Explainer(Phrases):
                 (_rank(one, alert.kind)[0] for one in filter(_is_news, action.habits)), default=_NO_NEWS
             )
 
+        if proven := [one for one in alert.actions if one.contradiction is not None]:
+            return max(proven, key=lambda one: one.weight)
         headline = alert.headline
         no_news = rank(headline) == _NO_NEWS
         others = (one for one in alert.actions if no_news or one.severity == headline.severity)
@@ -341,7 +352,9 @@ class Explainer(Phrases):
     def severity_reasons(self, alert: Alert) -> list[str]:
         """Why an alert has its severity, as clauses."""
         worst = alert.headline
-        reasons = [f"{worst.sensitivity_reason or 'what was touched'}: {_HARM[worst.sensitivity]}"]
+        proven = next((one for one in alert.actions if one.contradiction is not None), None)
+        reasons = [] if proven is None else ["the log contradicts the cluster's own roles and bindings"]
+        reasons.append(f"{worst.sensitivity_reason or 'what was touched'}: {_HARM[worst.sensitivity]}")
         levels = [_level(one) for one in worst.habits if _is_news(one)]
         if levels:
             reasons.append(_NEWNESS[max(levels)])
