@@ -92,6 +92,20 @@ class AlertSettings(_Section):
         return self.exceptions or home() / "exceptions.yaml"
 
 
+class RuleSettings(_Section):
+    """Rules beside the model (docs/rules.md)."""
+
+    shipped: bool = True
+    folder: Path | None = None
+    disabled: list[str] = []
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of rules; those of a later one replace those of the same name."""
+        own = self.folder or home() / "rules"
+        return [Path(str(files("configs") / "rules")), own] if self.shipped else [own]
+
+
 class StoreSettings(_Section):
     """Where alerts are kept, and for how long."""
 
@@ -304,6 +318,7 @@ class Settings(BaseSettings):
     console: ConsoleSettings = ConsoleSettings()
     model: ModelSettings = ModelSettings()
     alerts: AlertSettings = AlertSettings()
+    rules: RuleSettings = RuleSettings()
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
     journal: JournalSettings = JournalSettings()

@@ -174,6 +174,8 @@ def take_snapshot(
         "since": engine.principals.since,
         "repeats_key": deduplicator.key,
     }
+    if engine.rules is not None:
+        meta["rules"] = engine.rules.snapshot()
     context, seen = engine.context.snapshot(), deduplicator.to_arrays()
     detector = engine.detector
     if not isinstance(detector, Detector):
@@ -237,6 +239,8 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
     engine.principals.restore(meta["principals"], meta["since"])
     if "surroundings" in meta:  # snapshots of before there were incidents have none
         engine.context.restore(meta["surroundings"])
+    if engine.rules is not None and "rules" in meta:  # as have those of before there were rules
+        engine.rules.restore(meta["rules"])
     detector = engine.detector
     if not isinstance(detector, Detector) or not snapshot.bundle:
         return
