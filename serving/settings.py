@@ -101,6 +101,20 @@ class AuthorizationSettings(_Section):
     cluster: str | None = None
 
 
+class RuleSettings(_Section):
+    """Rules beside the model (docs/rules.md)."""
+
+    shipped: bool = True
+    folder: Path | None = None
+    disabled: list[str] = []
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of rules; those of a later one replace those of the same name."""
+        own = self.folder or home() / "rules"
+        return [Path(str(files("configs") / "rules")), own] if self.shipped else [own]
+
+
 class StoreSettings(_Section):
     """Where alerts are kept, and for how long."""
 
@@ -314,6 +328,7 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     alerts: AlertSettings = AlertSettings()
     authorization: AuthorizationSettings = AuthorizationSettings()
+    rules: RuleSettings = RuleSettings()
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
     journal: JournalSettings = JournalSettings()

@@ -62,8 +62,8 @@ class Suspects:
         names = ", ".join(f"{name} ({count})" for name, count in often[:_NAMED])
         rest = f" and {len(often) - _NAMED} more" if len(often) > _NAMED else ""
         return (
-            f"{len(flagged):,} actions of the log would be flagged by what the rest of it shows, on one occasion each; what was new "
-            f"in them, and in {len(self.rows) - len(flagged):,} around them, is no habit: by {names}{rest}."
+            f"{len(flagged):,} actions of the log would be flagged by what the rest of it shows, on one occasion each; what was "
+            f"new in them, and in {len(self.rows) - len(flagged):,} around them, is no habit: by {names}{rest}."
         )
 
 
@@ -105,7 +105,9 @@ def _others_in_time(key: Hashes, time: Ints, away: int) -> Ints:
     apart = int(since.max()) + 2 * away + 2
     at = number * apart + since
     ordered = at[order]
-    near = np.searchsorted(ordered, at + away, side="right") - np.searchsorted(ordered, at - away, side="left")
+    near = np.searchsorted(ordered, at + away, side="right") - np.searchsorted(
+        ordered, at - away, side="left"
+    )
     total = first[number + 1] - first[number]
     return np.asarray(total - near, np.int64)
 
@@ -150,14 +152,22 @@ def find_suspects(
     flagged = evidence >= threshold
     adds = (new > 0) | (wrong > 0)
     # One who was hardly there at another time cannot be told from itself.
-    chosen = adds & (features.actions >= MATURE) & _near(np.asarray(features.principals, object), time, flagged)
+    chosen = (
+        adds & (features.actions >= MATURE) & _near(np.asarray(features.principals, object), time, flagged)
+    )
     return Suspects(at[chosen], known.own[at[chosen]] == 0, flagged[chosen])
 
 
 def _features(table: ActionTable, known: PriorCounts, rows: Ints, members: Ints) -> ActionFeatures:
     names, kinds = table.name[rows].tolist(), table.kind[rows].tolist()
     return ActionFeatures.from_counts(
-        known[rows], table.tokens[rows], table.vocabulary, names, kinds, table.sensitivity[rows], members[rows]
+        known[rows],
+        table.tokens[rows],
+        table.vocabulary,
+        names,
+        kinds,
+        table.sensitivity[rows],
+        members[rows],
     )
 
 

@@ -28,6 +28,7 @@ from serving.registry.client import Fetched, ModelReference, open_bundle, stop_c
 from serving.schemas import ModelInfo, SelfTestResult
 from serving.scoring.deduplication import KEY_BYTES
 from serving.scoring.engine import Engine, Loaded
+from serving.scoring.rule_alerts import RuleAlerts, RuleFolders
 from serving.settings import Settings
 from serving.storage.database import AlertStore
 
@@ -90,6 +91,7 @@ def load_engine(
         outbox=outbox_of(settings, store) if store_url is None else None,
         exceptions=exceptions_of(settings),
         authorization=open_monitor(settings.authorization),
+        rules=RuleAlerts(RuleFolders(settings.rules).current),
     )
 
 

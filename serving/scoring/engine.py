@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,8 @@ import numpy as np
 from data.events.audit_event import AuditEvent
 from data.principals.identity import Identity
 from detection.exceptions import HabitExceptions
+from detection.rules.expressions import MAX_REASON
+from detection.rules.hit_filter import FilteredHit
 from serving.alerts.explain.explainer import Explainer
 from serving.alerts.explain.phrases import ActionPhrase
 from serving.alerts.grouping import Flagged
@@ -27,10 +29,11 @@ from serving.history.recorder import History, Judge
 from serving.incidents.context import ContextTracker, Gathered, habits_of
 from serving.incidents.event_summary import summary_fields, traits_of
 from serving.incidents.incidents import Incidents
-from serving.schemas import Action, ModelInfo, ServedModel, clean
+from serving.schemas import SEVERITIES, Action, ModelInfo, RuleMatch, ServedModel, clean
 from serving.scoring.alert_writer import AlertWriter
 from serving.scoring.contradictions import ContradictionFinder
 from serving.scoring.habit_verdicts import HabitVerdict
+from serving.scoring.rule_alerts import RuleAlerts
 from serving.scoring.verdicts import Batch, results_of, surprising_fields
 from serving.settings import AlertSettings
 from serving.storage.allowed import AllowedUse
@@ -102,6 +105,7 @@ class Engine:
         outbox: queues every alert that is raised or grows for delivery.
         exceptions: what people allow, as it is now; asked before each batch.
         authorization: compares every event with the cluster's roles and bindings; None: nothing is compared.
+        rules: find hits beside the detector; None for none.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class Engine:
         outbox: Outbox | None = None,
         exceptions: Callable[[], HabitExceptions] = HabitExceptions,
         authorization: AuthorizationMonitor | None = None,
+        rules: RuleAlerts | None = None,
     ) -> None:
         settings = settings or AlertSettings()
         self.detector = detector
@@ -127,6 +132,7 @@ class Engine:
         self.explainer = explainer
         self.outbox = outbox
         self.exceptions = exceptions
+        self.rules = rules
         self.principals = principals or Principals()
         self.context = context or ContextTracker(explainer, round(settings.gap_minutes * 60e6))
         self.incidents = Incidents(store, explainer)
@@ -155,6 +161,8 @@ class Engine:
             if self.authorization is not None:
                 times = frozenset(verdict.times)
                 self.authorization.apply_verdict(verdict.principal, times, verdict.verdict)
+            if self.rules is not None:
+                self.rules.apply_verdict(verdict.principal, frozenset(verdict.times), verdict.verdict)
         shown = {"alert": verdict.alert, "verdict": verdict.verdict, "address": verdict.address}
         _log.info("a verdict was applied", extra=shown)
         if verdict.document and verdict.verdict != "unclear":
@@ -180,7 +188,7 @@ class Engine:
                     Exception
                 ):  # the verdicts stand, and no event may keep another's alert from being raised
                     _log.exception("a scored batch could not be recorded everywhere")
-            flagged = self._flagged(events, scores)
+            flagged = self._flagged(events, scores, self._rule_hits(events, scores))
             others = self._contradicted(events, scores, flagged)
             served = ServedModel(name=self.model.name, version=self.model.version)
             unusual = [*flagged.values(), *others]
@@ -218,10 +226,21 @@ class Engine:
         who = scores.principal, scores.kind, scores.group
         self.principals.record(*who, moments, scores.surprise, scores.evidence, scores.severity)
 
-    def _flagged(self, events: Sequence[AuditEvent], scores: Scores) -> dict[int, Flagged]:
-        """The actions that were flagged, by their row."""
+    def _rule_hits(self, events: Sequence[AuditEvent], scores: Scores) -> Mapping[int, Sequence[FilteredHit]]:
+        if self.rules is None or not len(scores.event):
+            return {}
+        try:
+            return self.rules.evaluate(events, scores)
+        except Exception:  # the detector's verdicts stand
+            _log.exception("rules could not be run over a batch")
+            return {}
+
+    def _flagged(
+        self, events: Sequence[AuditEvent], scores: Scores, hits: Mapping[int, Sequence[FilteredHit]]
+    ) -> dict[int, Flagged]:
+        """The actions that were flagged, by the detector or by rules, by their row."""
         found = {}
-        for row in np.flatnonzero(scores.flagged).tolist():
+        for row in sorted({*np.flatnonzero(scores.flagged).tolist(), *hits}):
             event = events[int(scores.event[row])]
             try:
                 action = self._action(event, scores, row)
@@ -231,7 +250,10 @@ class Engine:
                 action = _undescribed(event, scores, row)
             principal, group = clean(scores.principal[row]), clean(scores.group[row])
             threshold = float(scores.threshold[row])
-            first = _first_flagged(scores, row)
+            by_detector = bool(scores.flagged[row])
+            first = _first_flagged(scores, row) if by_detector else None
+            if row in hits:
+                first = _add_rules(action, hits[row], by_detector=by_detector) or first
             found[row] = Flagged(principal, scores.kind[row], group, action, threshold, first_flagged=first)
         return found
 
@@ -387,6 +409,27 @@ def _first_flagged(scores: Scores, row: int) -> datetime | None:
 
 #: Of an action that the detector did not score by itself.
 _NOT_JUDGED: dict[str, object] = {"severity": "low", "sensitivity": 1, "evidence": 0.0, "surprise": 0.0}
+
+
+def _add_rules(action: Action, hits: Sequence[FilteredHit], *, by_detector: bool) -> datetime | None:
+    """Put the rules into an action that matched them; returns when what it repeats was reported, if that is all it does."""
+    action.rules = [
+        RuleMatch(
+            name=one.hit.rule.name,
+            title=clean(one.hit.rule.spec.title),
+            severity=one.hit.rule.spec.severity,
+            reason=clean(one.hit.reason, MAX_REASON),
+            techniques=list(one.hit.rule.spec.techniques),
+        )
+        for one in hits
+    ]
+    severities = [one.severity for one in action.rules]
+    if by_detector:
+        severities.append(action.severity)
+    action.severity = max(severities, key=SEVERITIES.index)
+    if by_detector or any(one.outcome == "new" for one in hits):
+        return None
+    return as_moment(min(one.first for one in hits))
 
 
 def _judged(scores: Scores, row: int) -> dict[str, object]:
