@@ -50,7 +50,7 @@ class ModelConfig:
     groups: int
     window: int = 16
     embedding: int = 16
-    hidden: int = 128
+    hidden: int = 112
     bottleneck: int = 32
     condition: int = 32
     depth: int = 4
