@@ -295,6 +295,8 @@ def _finish(
     fitted = calibrate(table, TorchModel(model), cli.model.config.window, config)
     for shortfall in fitted.shortfalls:
         print(shortfall)
+    if fitted.suspects is not None and (said := fitted.suspects.describe(table)):
+        print(said)
     learned = cli.datamodule.learned
     if learned is not None:
         learned.count_into(fitted.habits)
