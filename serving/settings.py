@@ -254,6 +254,16 @@ class EventSettings(_WithPath):
         return super().resolved_path.absolute()
 
     @property
+    def default_signing_key(self) -> Path:
+        """The key that the service makes for itself at its first start, if none is named."""
+        return home() / "ledger.key"
+
+    def with_key(self) -> Self:
+        """The same settings, which name the default key if none is named and it exists."""
+        key = self.signing_key or self.default_signing_key
+        return self.model_copy(update={"signing_key": key}) if key.exists() else self
+
+    @property
     def max_bytes(self) -> int:
         """Maximum size of all Parquet files, bytes."""
         return int(self.max_gb * (1 << 30))

@@ -80,7 +80,7 @@ class ReadTools:
     ) -> Answer:
         """List alerts, newest first: who did what unusual, and how bad it is. Severity means that one and above."""
         query = {"severity": severity, "principal": principal, "namespace": namespace, "state": state}
-        query |= {"verdict": verdict, "q": text, "since": _moment(since), "cursor": cursor}
+        query |= {"verdict": verdict, "q": text, "since": _moment(since) or "", "cursor": cursor}
         found = self._service.get("alerts", limit=limit, **_given(query))
         shown = [_only(one, _SHOWN_OF_ALERT) for one in found["alerts"]]
         for alert in shown:
