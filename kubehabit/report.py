@@ -76,6 +76,8 @@ def monthly(
         opt.say(
             "Events and their integrity are not in it: use --local on the machine of the service.", err=True
         )
+    elif not found["integrity"]["sound"]:
+        opt.fail("VERIFICATION FAILED: the report has the findings; see `kubehabit verify`.", 1)
 
 
 def _from_events(config: Path | None, month: Month) -> dict[str, Any]:
