@@ -223,6 +223,8 @@ class Calibration:
         activity: actions of a principal over which evidence adds up, for each horizon, where it acts less often than that.
         severity: how often normal work does something as sensitive and as new; None in version 1.
         version: 1 for calibrations of earlier releases, which go on as they were.
+        left_out: actions of the log whose news is in no habit, since they would have been flagged and were not done on another
+            occasion; None where every action of the log was counted.
     """
 
     scored_fields: tuple[str, ...]
@@ -240,6 +242,7 @@ class Calibration:
     activity: tuple[float, ...] = ()
     severity: SeverityScale | None = None
     version: int = 1
+    left_out: int | None = None
 
     def scaled(self, scale: float) -> Calibration:
         """The same with every threshold as set, times a number: below 1 more is flagged, above 1 less."""
@@ -361,7 +364,7 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         tails = {name: [tail.start, tail.scale, tail.count] for name, tail in sorted(self.tails.items())}
-        keys = (*_TUPLES, *_SINCE_2, "shrinkage", "gate", "budget", "version")
+        keys = (*_TUPLES, *_SINCE_2, "shrinkage", "gate", "budget", "version", "left_out")
         severity = None if self.severity is None else self.severity.to_dict()
         saved = {key: getattr(self, key) for key in keys}
         return saved | {"rarity": self.rarity.to_dict(), "tails": tails, "severity": severity}
@@ -380,5 +383,6 @@ class Calibration:
             budget=dict(saved["budget"]),
             severity=SeverityScale.from_dict(saved["severity"]) if saved.get("severity") else None,
             version=version,
+            left_out=saved.get("left_out"),
             **tuples,
         )

@@ -422,6 +422,11 @@ class Probation:
         """Stable hash of the peer group of a principal that has a record."""
         return self._records[name].group
 
+    def held_by(self, name: str) -> list[int]:
+        """Hashes of the attributes of a principal that must not be in the habits."""
+        record = self._records.get(name)
+        return [] if record is None else record.held()
+
     def checkpoint(self, names: Iterable[str]) -> Callable[[], None]:
         """Return a function that brings the records of these principals back to what they are now."""
         held = {name: record.copy() for name in names if (record := self._records.get(name)) is not None}

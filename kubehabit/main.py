@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from kubehabit import (
     alerts,
     allow,
+    backtest,
     backups,
     data,
     doctor,
@@ -159,6 +160,7 @@ app.add_typer(signing.app, name="bundle")
 app.add_typer(serve.app)
 app.add_typer(doctor.app)
 app.add_typer(sinks.app)
+app.add_typer(backtest.app)
 app.add_typer(backups.app)
 app.add_typer(tokens.app, name="token")
 app.add_typer(alerts.app, name="alerts")

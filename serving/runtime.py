@@ -14,6 +14,7 @@ from data.errors import KubehabitError
 from data.events.audit_event import AuditEvent, DeadLetter
 from data.signing_keys import make_keys
 from serving.alerts.stream import Stream
+from serving.authorization.monitor import MonitorFigures
 from serving.delivery.dispatcher import Dispatcher
 from serving.delivery.outbox import Outbox
 from serving.forensics.event_store import EventStore
@@ -145,6 +146,8 @@ def build(service: Service, engine: Engine) -> Runtime:
         metrics.event_store(ingest.behind, lambda: ingest.trouble == "", ingest.set_aside)
     metrics.intake(pipeline.backlog, lambda: journal.used, journal.max_bytes)
     metrics.quarantine(lambda: len(quarantine))
+    authorization = engine.authorization
+    metrics.authorization(lambda: MonitorFigures() if authorization is None else authorization.figures)
     return runtime
 
 
