@@ -24,6 +24,7 @@ from kubehabit import (
     models,
     privacy,
     rbac,
+    report,
     serve,
     signing,
     sinks,
@@ -170,6 +171,7 @@ app.add_typer(rbac.app, name="rbac")
 app.add_typer(forensics.app)
 app.add_typer(evidence.app)
 app.add_typer(mcp.app)
+app.add_typer(report.app, name="report")
 app.add_typer(privacy.app, name="privacy")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -276,6 +277,12 @@ def _log_inputs(cli: ExperimentCLI, text: str, commit: str, champion: str | None
         print(carried.describe())
 
 
+def _say_stage(name: str) -> None:
+    """Name what is done after the training, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"{name} ...", file=sys.stderr)
+
+
 def _finish(
     cli: ExperimentCLI,
     options: RegisterConfig,
@@ -292,6 +299,7 @@ def _finish(
     fit_mixture(model, table)
     warm_start.keep(model)
     config = calibration_config(vars(cli.config.calibration))
+    _say_stage("calibrating on the held-back part")
     fitted = calibrate(table, TorchModel(model), cli.model.config.window, config)
     for shortfall in fitted.shortfalls:
         print(shortfall)
@@ -305,6 +313,7 @@ def _finish(
         print(learned.describe())
     with tempfile.TemporaryDirectory() as folder:
         onnx, bundle = Path(folder) / "model.onnx", Path(folder) / "bundle"
+        _say_stage("exporting to ONNX, and checking that it computes what torch computes")
         export(model, onnx)
         worst = check_parity(model, onnx)
         newest = Path(folder) / "newest.onnx"
@@ -330,6 +339,7 @@ def _finish(
             run_id=run_id,
             metrics=metrics,
         )
+        _say_stage("registering")
         Bundle.load(bundle)
         if options.signing_key is not None:
             sign(bundle, load_signing_key(options.signing_key))

@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access.access_log import AccessLog, shown_path, shown_query
+from serving.access.oidc import OidcSignIn
 from serving.access.rate_limit import CallerRate, Limiter, network_of
 from serving.access.reloading_file import ReloadingFile
 from serving.access.scopes import Need, RouteScopes
@@ -48,12 +49,12 @@ _HSTS = (b"strict-transport-security", b"max-age=31536000")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sends a request: the holder of a token or certificate, or an address where neither is required.
+    """Who sends a request: the holder of a token or certificate, a person who signed in, or an address if none is required.
 
     `session` is the key of the browser session it came through, or "".
     """
 
-    by: Literal["token", "certificate", "address"]
+    by: Literal["token", "certificate", "person", "address"]
     name: str
     scopes: frozenset[AccessScope]
     rate: CallerRate
@@ -93,6 +94,7 @@ class Access:
         self._rate = CallerRate(rates.requests_per_second, size, rates.burst_seconds)
         self._refused = CallerRate(rates.refused_per_second, math.inf, rates.burst_seconds)
         self._limiter = Limiter(clock)
+        self.oidc = OidcSignIn.of(settings.access.oidc)
         console = settings.console
         self.body_bytes = settings.limits.body_bytes
         self.sessions = Sessions(60 * console.idle_minutes, 3600 * console.session_hours, clock)
@@ -112,7 +114,10 @@ class Access:
     def guarded(self) -> bool:
         """Whether callers must authenticate."""
         return (
-            self._own is not None or bool(self._settings.certificates) or self._tokens.current() is not None
+            self._own is not None
+            or self.oidc is not None
+            or bool(self._settings.certificates)
+            or self._tokens.current() is not None
         )
 
     def caller(self, scope: Scope) -> Caller:
@@ -169,6 +174,20 @@ class Access:
             )
         return found, self.sessions.start(found.name, digest(text))
 
+    def begin_session(self, name: str, scopes: frozenset[AccessScope]) -> tuple[Caller, str]:
+        """Start a browser session of a person whom a provider has signed in. Returns the caller and the cookie's value.
+
+        Raises:
+            ProblemError: 403 without the scope `read`.
+        """
+        if "read" not in scopes:
+            raise ProblemError(
+                403, f"{name} has not the scope 'read', without which there is nothing to see."
+            )
+        sent = self.sessions.start(name, f"person:{name}", scopes)
+        session = self.sessions.find(sent)
+        return Caller("person", name, scopes, self._rate, session.key if session is not None else ""), sent
+
     def _session(self, headers: Headers) -> BrowserSession | None:
         cookies = (part.strip().partition("=") for part in ";".join(headers.getlist("cookie")).split(";"))
         return next((self.sessions.find(sent) for name, _, sent in cookies if name == COOKIE), None)
@@ -184,6 +203,8 @@ class Access:
         return found
 
     def _proven(self, session: BrowserSession) -> Caller | None:
+        if session.granted is not None:
+            return Caller("person", session.name, session.granted, self._rate, session.key)
         tokens = self._tokens.current()
         found = self._own_by(session.proof) or (tokens.hashed(session.proof) if tokens is not None else None)
         usable = found is not None and not found.expired(self._now())

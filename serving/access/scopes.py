@@ -75,6 +75,8 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("GET", "/console"): "nothing",
     ("GET", "/console/login"): "nothing",
     ("POST", "/console/login"): "nothing",
+    ("GET", "/signin/oidc"): "nothing",
+    ("GET", "/signin/oidc/callback"): "nothing",
     ("GET", "/console/static/{name}"): "nothing",
     # Probes cannot send a token; the API's description says nothing about the cluster.
     ("GET", "/healthz"): "nothing",
