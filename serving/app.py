@@ -17,6 +17,7 @@ from serving.api import forensics
 from serving.api import model as model_routes
 from serving.api import principals as history
 from serving.api.alerts import add_alert_routes
+from serving.api.authorization import add_authorization_routes
 from serving.api.exceptions import add_exception_routes
 from serving.api.feedback import add_feedback_routes
 from serving.api.health import add_health_routes
@@ -101,6 +102,7 @@ def create_app(
     add_exception_routes(app, service)
     add_health_routes(app, service)
     add_incident_routes(app, service)
+    add_authorization_routes(app, service)
     history.add_routes(app, service)
     model_routes.install(app, service)
     forensics.add_routes(app, service)

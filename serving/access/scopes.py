@@ -36,6 +36,10 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("POST", "/v1/incidents/{incident_id}/notes"): "admin",
     # Read access includes export: the ledger and the access log record who did it.
     ("POST", "/v1/incidents/{incident_id}/evidence"): "read",
+    ("GET", "/v1/incidents/{incident_id}/containment"): "read",
+    ("GET", "/v1/rbac/report"): "read",
+    ("GET", "/v1/rbac/who-can"): "read",
+    ("GET", "/v1/rbac/paths"): "read",
     ("GET", "/v1/glossary"): "read",
     ("GET", "/v1/principals"): "read",
     ("GET", "/v1/principals/{principal:path}"): "read",
