@@ -25,6 +25,7 @@ from kubehabit import (
     privacy,
     rbac,
     report,
+    retrain,
     serve,
     signing,
     sinks,
@@ -156,6 +157,7 @@ def demo(
 app.add_typer(data.app, name="data")
 app.add_typer(train.app)
 app.add_typer(models.app)
+app.add_typer(retrain.app)
 app.add_typer(signing.app, name="bundle")
 app.add_typer(serve.app)
 app.add_typer(doctor.app)

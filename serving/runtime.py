@@ -190,6 +190,7 @@ class _Announcer:
         metrics = self.service.metrics
         metrics.batch(
             scored=batch.scored,
+            counts=batch.counts,
             folded=batch.events - batch.scored,
             repeated=repeated,
             refused=len(batch.refused) + batch.dropped,

@@ -424,7 +424,12 @@ class ModelInfo(ApiModel):
 
     name: str
     version: str
-    source: Literal["registry", "cache", "folder"]
+    source: Annotated[
+        Literal["registry", "cache", "folder", "starter"],
+        Field(
+            description="`starter`: the model installed with kubehabit, while the registry has no champion"
+        ),
+    ]
     notice: str | None = None
     fields: list[str]
     loaded: datetime

@@ -35,6 +35,22 @@ class ComparedFigures(Protocol):
     unknown_changes: int
 
 
+class CountedActions(Protocol):
+    """What the metrics count of the actions of a batch; see `serving.scoring.verdicts.ActionCounts`."""
+
+    @property
+    def with_history(self) -> int:
+        """Those by principals with enough history."""
+
+    @property
+    def surprising(self) -> int:
+        """Those that surprise the model."""
+
+    @property
+    def unknown(self) -> int:
+        """Those of a kind that training never saw."""
+
+
 class Metrics:
     """Counters of one application; a registry of its own, so that several can live in one process.
 
@@ -53,6 +69,19 @@ class Metrics:
             ["reason"],
         )
         self._flagged = counter("kubehabit_flagged", "Actions that were unusual.", ["severity"])
+        self._actions = counter(
+            "kubehabit_actions",
+            "Scored actions, by whether their principal had enough history to be judged by: enough or short.",
+            ["history"],
+        )
+        self._surprising = counter(
+            "kubehabit_surprising_actions",
+            "Scored actions that surprise the model as one in twenty did in calibration; far more than that is drift.",
+        )
+        self._unknown = counter(
+            "kubehabit_unknown_actions",
+            "Scored actions with a verb or a resource that training never saw; more than one in a hundred is drift.",
+        )
         self._lag = histogram(
             "kubehabit_event_lag_seconds",
             "From the time the API server gave the oldest event of a batch to its verdict.",
@@ -114,6 +143,7 @@ class Metrics:
         begin_at_zero(self._alerts, *SEVERITIES[1:])
         begin_at_zero(self._flagged, *SEVERITIES[1:])
         begin_at_zero(self._store_errors, "read", "write")
+        begin_at_zero(self._actions, "enough", "short")
         ProcessCollector(registry=registry)
         registry.register(_OnScrape(lambda: _memory(figures())))
 
@@ -187,6 +217,7 @@ class Metrics:
         self,
         *,
         scored: int,
+        counts: CountedActions,
         folded: int,
         repeated: int,
         refused: int,
@@ -196,11 +227,15 @@ class Metrics:
     ) -> None:
         """Count a scored batch.
 
-        Its events by what became of them, unusual actions that the alert store `refused`, those `flagged` by severity, the
-        severity of each alert `raised`, and the time it took.
+        Its events by what became of them, its actions, unusual actions that the alert store `refused`, those `flagged` by
+        severity, the severity of each alert `raised`, and the time it took.
         """
         for outcome, events in (("scored", scored), ("folded", folded), ("repeated", repeated)):
             self._events.labels(outcome).inc(events)
+        self._actions.labels("enough").inc(counts.with_history)
+        self._actions.labels("short").inc(scored - counts.with_history)
+        self._surprising.inc(counts.surprising)
+        self._unknown.inc(counts.unknown)
         for severity, number in flagged.items():
             self._flagged.labels(severity).inc(number)
         for severity in raised:
