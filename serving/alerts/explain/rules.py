@@ -13,6 +13,11 @@ _MAX_TECHNIQUES = 3
 _CONTAINED = 8
 
 
+def technique_url(name: str) -> str:
+    """The page of a technique in the public catalogue."""
+    return f"https://attack.mitre.org/techniques/{name.replace('.', '/')}/"
+
+
 class Rules:
     """The rules of a lexicon."""
 
@@ -27,7 +32,7 @@ class Rules:
         return [
             Technique(
                 id=name,
-                url=f"https://attack.mitre.org/techniques/{name.replace('.', '/')}/",
+                url=technique_url(name),
                 **self._lexicon.techniques[name].model_dump(),
             )
             for name in names
