@@ -66,4 +66,6 @@ class LocalStore:
 
 def _alert_page(store: AlertStore, limit: int, cursor: int | None, **filters: Any) -> ApiModel:
     wanted = AlertListQuery.model_validate(filters)
-    return AlertPage.from_page(whole(store, wanted, since=wanted.since, limit=limit, cursor=cursor))
+    return AlertPage.from_page(
+        whole(store, wanted, since=wanted.since, until=wanted.until, limit=limit, cursor=cursor)
+    )
