@@ -88,7 +88,7 @@ def write(
     warmup.save(folder / "warmup.npz")
     (folder / "card.md").write_text(_card(meta, fitted))
     parity_check.save(folder / PARITY_FILE)
-    np.savez_compressed(folder / WEIGHTS, **weights)
+    np.savez_compressed(folder / WEIGHTS, allow_pickle=False, **weights)
     return seal(folder)
 
 

@@ -101,7 +101,7 @@ def _columns(
         tokens[:, column] = new[table.tokens[:, column]]
     groups = {kind: principals.groups[f"kind:{kind}"] for kind in KINDS}
     starts, sizes = runs(table.kind)
-    of_kind = np.array([groups[str(table.kind[start])] for start in starts.tolist()], np.int32)
+    of_kind = np.array([groups[table.kind[start]] for start in starts.tolist()], np.int32)
     # Two clusters must not know each other's habits.
     salt = np.full(table.attributes.shape, stable_hash(f"cluster:{cluster}"), np.uint64)
     shift = last - int(table.time.max())

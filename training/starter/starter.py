@@ -17,7 +17,6 @@ from detection.rarity import Rarity
 from training import bundle_writer, registry
 from training.calibrate import CalibrationResult, calibrate, calibration_config
 from training.export import TorchModel, check_newest, check_parity, export, export_newest, parity_check
-from training.model_newest import is_supported
 from training.starter.pooling import pool
 from training.train import figures_of, parse, quieten_lightning
 from training.warm_start import parameters_of
@@ -80,9 +79,8 @@ def train_starter(
         onnx, newest = Path(scratch) / "model.onnx", Path(scratch) / "newest.onnx"
         export(model, onnx)
         worst = check_parity(model, onnx)
-        if is_supported(cli.model.config):
-            export_newest(model, newest)
-            worst = max(worst, check_newest(model, newest))
+        export_newest(model, newest)
+        worst = max(worst, check_newest(model, newest))
         metrics = figures_of(table, fitted) | {"parity_max_abs_difference": worst}
         fitted = for_anybody(fitted)
         checksum = bundle_writer.write(
