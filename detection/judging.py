@@ -21,7 +21,7 @@ from detection.calibration import ActionEvidence, ActionFeatures, Calibration
 from detection.evidence import Accumulator
 from detection.novelty import HabitTable, PriorCounts, counted_levels, roots
 from detection.probation import HeldRows, Probation, Repeat, deed_hash
-from detection.youth import ClusterYouth
+from detection.youth import ClusterYouth, short_history
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -195,6 +195,8 @@ class ActionJudge:
                 nothing = view.normal | (view.crowded & (part.excepted >= 0))
                 new[nothing] = wrong[nothing] = 0.0
             if self._youth is not None:
+                new -= short_history(seen.actions)
+                new[new <= self._calibration.gate] = 0.0
                 young = self._youth.young(part.kinds, seen.actions)
                 new[young] = wrong[young] = 0.0
             adds = (new > 0) | (wrong > 0)

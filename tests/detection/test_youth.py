@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from detection.novelty import MATURE, HabitTable
-from detection.youth import SETTLED, ClusterYouth
+from detection.youth import LONG_HISTORY, SETTLED, ClusterYouth, short_history
 
 
 def _actions(*counts: int) -> np.ndarray:
@@ -42,3 +42,11 @@ def test_a_count_can_be_undone_and_is_copied_with_the_habits() -> None:
     undo()
     assert ClusterYouth(habits).young(["human"], _actions(0)).all()
     assert not copied.young(["human"], _actions(0)).any()
+
+
+def test_news_counts_for_less_the_shorter_the_history() -> None:
+    decades = short_history(_actions(0, MATURE - 1, MATURE, 300, LONG_HISTORY, 10 * LONG_HISTORY))
+    assert decades[0] == decades[1] == 0.0
+    assert decades[2] == 1.0
+    assert 0.5 < decades[3] < 0.53
+    assert decades[4] == decades[5] == 0.0
