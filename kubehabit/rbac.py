@@ -59,10 +59,14 @@ def check(logs: opt.Logs, rbac: _RBAC, as_json: opt.AsJson = False) -> None:
     from detection.authorization.agreement import agree
     from detection.authorization.authorizer import Authorizer
     from detection.authorization.files import read_rbac
+    from detection.authorization.node_authorizer import NodeAuthorizer
+    from detection.authorization.node_graph import NodeGraph
     from kubehabit.tables.rbac import check_object, check_screen
 
-    known, follower = read_rbac(rbac)
-    found = check_object(agree(read_all(logs), Authorizer(known), follower))
+    graph = NodeGraph()
+    known, follower = read_rbac(rbac, graph)
+    authorizer = Authorizer(known, NodeAuthorizer(graph))
+    found = check_object(agree(read_all(logs), authorizer, follower))
     _show(found, check_screen(found), as_json)
     raise typer.Exit(1 if found["contradictions"] else 0)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from data.events.audit_event import AuditEvent, DeadLetter
 from serving.alerts.stream import Stream
+from serving.authorization.monitor import MonitorFigures
 from serving.delivery.dispatcher import Dispatcher
 from serving.delivery.outbox import Outbox
 from serving.forensics.event_store import EventStore
@@ -143,6 +144,8 @@ def build(service: Service, engine: Engine) -> Runtime:
         metrics.event_store(ingest.behind, lambda: ingest.trouble == "", ingest.set_aside)
     metrics.intake(pipeline.backlog, lambda: journal.used, journal.max_bytes)
     metrics.quarantine(lambda: len(quarantine))
+    authorization = engine.authorization
+    metrics.authorization(lambda: MonitorFigures() if authorization is None else authorization.figures)
     return runtime
 
 

@@ -133,6 +133,19 @@ class EventSummary(ApiModel):
         str | None, Field(description="proxy that the principal logged in to, which sent the request as it")
     ] = None
     traits: list[str] = []
+    allowed_by: Annotated[
+        str, Field(description="binding and role that allowed it, as the API server recorded it")
+    ] = ""
+
+
+class Contradiction(ApiModel):
+    """What about a request contradicts the cluster's own roles and bindings: see docs/rbac.md."""
+
+    outcome: str
+    request: Annotated[str, Field(description="what was asked for, as rules name it")]
+    user: Annotated[str, Field(description="who was authorized: the impersonated user, if there is one")]
+    recorded: Annotated[str, Field(description="binding that the log names; empty if it names none")] = ""
+    rules_say: Annotated[str, Field(description="what roles and bindings say, as of that moment")] = ""
 
 
 class Contributor(EventSummary):
@@ -184,6 +197,16 @@ class IncidentLink(ApiModel):
     why: str
 
 
+class RuleMatch(ApiModel):
+    """A rule that an action matched."""
+
+    name: str
+    title: str
+    severity: Severity
+    reason: Annotated[str, Field(description="why it matched, as a clause")]
+    techniques: Annotated[list[str], Field(description="of ATT&CK, by their IDs")] = []
+
+
 class Action(EventSummary):
     """One unusual action within an alert."""
 
@@ -198,8 +221,12 @@ class Action(EventSummary):
         datetime | None,
         Field(description="for what was flagged before, without a verdict since: when that was"),
     ] = None
+    contradiction: Annotated[
+        Contradiction | None, Field(description="set if the log contradicts the cluster's own rules")
+    ] = None
     fields: list[FieldSurprise] = []
     habits: list[Novelty] = []
+    rules: Annotated[list[RuleMatch], Field(description="rules that it matched (docs/rules.md)")] = []
 
     @property
     def weight(self) -> tuple[int, float]:
@@ -325,8 +352,8 @@ class Alert(ApiModel):
 
     @property
     def headline(self) -> Action:
-        """The action that tells most; the earliest of equals."""
-        return max(self.actions, key=lambda action: action.weight)
+        """The action that tells most: one that contradicts the rules, else the most severe; the earliest of equals."""
+        return max(self.actions, key=lambda action: (action.contradiction is not None, *action.weight))
 
     @property
     def namespaces(self) -> list[str]:

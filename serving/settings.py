@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from datetime import datetime
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -90,6 +91,28 @@ class AlertSettings(_Section):
     def exceptions_path(self) -> Path:
         """The file of exceptions; it need not exist."""
         return self.exceptions or home() / "exceptions.yaml"
+
+
+class AuthorizationSettings(_Section):
+    """The cluster's roles and bindings, with which every event is compared."""
+
+    snapshot: Path | None = None
+    taken: datetime | None = None
+    cluster: str | None = None
+
+
+class RuleSettings(_Section):
+    """Rules beside the model (docs/rules.md)."""
+
+    shipped: bool = True
+    folder: Path | None = None
+    disabled: list[str] = []
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of rules; those of a later one replace those of the same name."""
+        own = self.folder or home() / "rules"
+        return [Path(str(files("configs") / "rules")), own] if self.shipped else [own]
 
 
 class StoreSettings(_Section):
@@ -304,6 +327,8 @@ class Settings(BaseSettings):
     console: ConsoleSettings = ConsoleSettings()
     model: ModelSettings = ModelSettings()
     alerts: AlertSettings = AlertSettings()
+    authorization: AuthorizationSettings = AuthorizationSettings()
+    rules: RuleSettings = RuleSettings()
     store: StoreSettings = StoreSettings()
     limits: LimitSettings = LimitSettings()
     journal: JournalSettings = JournalSettings()

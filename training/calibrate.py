@@ -118,7 +118,7 @@ def reconstruct_windows(
     """NLL of the newest action of some windows, int64 [M, 2] (`ActionTable.windows`), float32 [M, F]."""
     parts, newest = [np.empty((0, len(FIELDS)), np.float32)], np.zeros(1, np.int64)
     for begin in range(0, len(windows), batch):
-        nll, _, _ = model(*window_inputs(table, windows[begin : begin + batch], window), newest)
+        nll, _ = model(*window_inputs(table, windows[begin : begin + batch], window), newest)
         parts.append(nll[:, 0])
     return np.concatenate(parts)
 

@@ -36,7 +36,7 @@ from training.calibrate import (
 from training.datamodule import ActionWindows
 from training.evaluation import plots
 from training.export import TorchModel, check_newest, check_parity, export, export_newest, parity_check
-from training.model_newest import is_supported
+from training.mixture import fit_mixture
 from training.module import HabitModule
 from training.thresholds import count_incidents
 
@@ -289,6 +289,7 @@ def _finish(
 
     table: ActionTable = cli.datamodule.table
     model = cli.model.model.eval().cpu()
+    fit_mixture(model, table)
     warm_start.keep(model)
     config = calibration_config(vars(cli.config.calibration))
     fitted = calibrate(table, TorchModel(model), cli.model.config.window, config)
@@ -306,10 +307,9 @@ def _finish(
         onnx, bundle = Path(folder) / "model.onnx", Path(folder) / "bundle"
         export(model, onnx)
         worst = check_parity(model, onnx)
-        newest = Path(folder) / "newest.onnx" if is_supported(cli.model.config) else None
-        if newest is not None:
-            export_newest(model, newest)
-            worst = max(worst, check_newest(model, newest))
+        newest = Path(folder) / "newest.onnx"
+        export_newest(model, newest)
+        worst = max(worst, check_newest(model, newest))
         metrics = {
             **_figures(table, fitted),
             "parity_max_abs_difference": worst,

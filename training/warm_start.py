@@ -34,6 +34,7 @@ CHECKSUM_TAG = "weights_sha256"
 #: Parameters with one row for each token, principal or peer group. All others are carried over whole if their shape fits.
 ROWS: Mapping[str, str] = {
     **dict.fromkeys(("tokens.weight", "heads.weight", "heads.bias"), "token"),
+    **dict.fromkeys(("next_heads.weight", "next_heads.bias"), "token"),
     "principal.weight": "principal",
     "group.weight": "group",
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Literal
 
@@ -31,7 +32,8 @@ CONTRADICTIONS: Mapping[Contradiction, str] = {
     "decision contradicts the response": "authorization refused it, and yet it succeeded",
     "no decision recorded": "it succeeded without any record of an authorization",
 }
-_ANONYMOUS = "system:anonymous"
+#: User of a request without credentials.
+ANONYMOUS = "system:anonymous"
 #: `RBAC: allowed by RoleBinding "edit/shop" of ClusterRole "edit" to Group "devs"`, as the API server writes it.
 _REASON = re.compile(
     r'RBAC: allowed by (ClusterRoleBinding|RoleBinding) "([^"/]{1,512})(?:/([^"]{1,512}))?" '
@@ -44,6 +46,8 @@ _RESOURCES = {
     "Role": "roles",
 }
 _UNAUTHORIZED = 401
+#: How long after a change an API server may still decide by what was before.
+_LAG = timedelta(seconds=5)
 
 
 @lru_cache(1 << 15)
@@ -84,7 +88,7 @@ class Comparison:
 def compare(event: AuditEvent, authorizer: Authorizer) -> Comparison:
     """Compare the recorded decision of a finished request with the rules as they stand."""
     who: User = event.impersonatedUser or event.user
-    user = who.username or _ANONYMOUS
+    user = who.username or ANONYMOUS
     request = access_request(event.verb, event.requestURI)
     notes, code = event.annotations, event.responseStatus.code if event.responseStatus else 0
     decision, reason = (notes.decision, notes.reason or "") if notes else (None, "")
@@ -103,7 +107,10 @@ def compare(event: AuditEvent, authorizer: Authorizer) -> Comparison:
     if decision != "allow":
         if succeeded:
             return result("decision contradicts the response")
-        return result("refused though a rule allows it" if ruling.opinion == "allow" else "agrees")
+        if ruling.opinion == "allow":
+            # The node authorizer learns of a pod a little after its node does.
+            return result("refused though a rule allows it" if ruling.lasting else "unknown")
+        return result("agrees")
     if recorded is not None:
         binding = authorizer.rbac.bindings.get(recorded.binding)
         granted = None if binding is None else authorizer.rbac.grants(recorded, request)
@@ -123,7 +130,35 @@ def compare(event: AuditEvent, authorizer: Authorizer) -> Comparison:
         return result(
             "unknown"
         )  # another authorizer allowed it, and says so: a cloud's, a webhook, the node authorizer
-    return result("anonymous success by no rule" if user == _ANONYMOUS else "allowed by nothing")
+    return result("anonymous success by no rule" if user == ANONYMOUS else "allowed by nothing")
+
+
+def confirm(
+    event: AuditEvent, found: Comparison, authorizer: Authorizer, follower: ChangeFollower
+) -> Comparison:
+    """What `compare` found; a contradiction only if the rules that stood when the request arrived contradict it too.
+
+    A watch is logged when it ends, and API servers learn of a change a little after it was made.
+    """
+    if found.outcome not in CONTRADICTIONS or not follower.recent:
+        return found
+    since = _earlier(event.requestReceivedTimestamp or event.stageTimestamp)
+    if not follower.remembers(since):
+        return replace(found, outcome="unknown")
+    before = follower.as_of(since)
+    if before is None:
+        return found
+    then = compare(event, Authorizer(before, authorizer.nodes))
+    return found if then.outcome in CONTRADICTIONS else then
+
+
+def _earlier(time: str) -> str:
+    """A time some seconds before an RFC 3339 time, in the form that API servers write."""
+    try:
+        moment = datetime.fromisoformat(time).astimezone(UTC) - _LAG
+    except (ValueError, OverflowError):
+        return time
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @dataclass(slots=True)
@@ -163,7 +198,7 @@ def agree(
     for event in events:
         if event.stage not in ("ResponseComplete", "Panic"):
             continue
-        one = compare(event, authorizer)
+        one = confirm(event, compare(event, authorizer), authorizer, follower)
         found.counts[one.outcome] += 1
         if one.recorded is not None:
             found.decided["RBAC"] += 1

@@ -1,8 +1,7 @@
 """Whether a cluster's own rules allow a request: yes, no opinion, or unknown; never a guess.
 
-Authorizers of the API server are asked one after the other, and one that allows is enough. RBAC and the group `system:masters`
-are decided here, and of the node authorizer (`plugin/pkg/auth/authorizer/node` of Kubernetes) what needs no knowledge of which
-pods run where. Clouds have authorizers of their own, of which a snapshot of RBAC knows nothing.
+Authorizers of the API server are asked one after the other, and one that allows is enough. RBAC, the group `system:masters` and
+the node authorizer are decided here. Clouds have authorizers of their own, of which a snapshot of RBAC knows nothing.
 """
 
 from __future__ import annotations
@@ -11,30 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from detection.authorization.rbac import BindingGrant, ObjectKey, Rbac
+from detection.authorization.node_authorizer import NODE, NODES, NodeAuthorizer
+from detection.authorization.rbac import NODE_ROLE_NAME, BindingGrant, ObjectKey, Rbac
 from detection.authorization.requests import AccessRequest
 
 MASTERS = "system:masters"
-_NODES = "system:nodes"
-_NODE = "system:node:"
-#: The role whose rules the node authorizer applies to every node; no binding names it.
-_NODE_ROLE = ObjectKey("clusterroles", "", "system:node")
-#: Resources of which a node may touch only what belongs to the pods that run on it.
-_BY_GRAPH = frozenset(
-    (
-        *(("", one) for one in ("secrets", "configmaps", "persistentvolumeclaims", "persistentvolumes")),
-        *(
-            ("", "serviceaccounts"),
-            ("storage.k8s.io", "volumeattachments"),
-            ("resource.k8s.io", "resourceclaims"),
-        ),
-        ("resource.k8s.io", "resourceslices"),
-    )
-)
-_OF_ITSELF = {("coordination.k8s.io", "leases"): "kube-node-lease", ("storage.k8s.io", "csinodes"): ""}
+NODE_ROLE = ObjectKey("clusterroles", "", NODE_ROLE_NAME)
 #: Paths that API servers allow to everybody unless they are configured otherwise (`--authorization-always-allow-paths`).
 _ALWAYS = ("/healthz", "/livez", "/readyz")
-_CACHED = 200_000
+#: Rulings that are remembered, and the longest text of a request that is: an API server takes paths of 900,000 characters.
+_CACHED, _LONGEST = 65_536, 512
 
 Opinion = Literal["allow", "no opinion", "unknown"]
 
@@ -48,20 +33,28 @@ class Ruling:
             `unknown`: part of what would decide it is not known.
         grant: the first binding that allows it, with its role.
         reason: in words.
+        lasting: whether it holds until RBAC changes; what is decided by the pods on a node does not.
     """
 
     opinion: Opinion
     grant: BindingGrant | None
     reason: str
+    lasting: bool = True
 
 
 class Authorizer:
-    """Decides requests by an `Rbac`, which may change between them; decisions are remembered until it does."""
+    """Decides requests by an `Rbac`, which may change between them; decisions are remembered until it does.
 
-    def __init__(self, rbac: Rbac) -> None:
+    Args:
+        rbac: roles and bindings.
+        nodes: decides what nodes may do; without a graph of pods most of that is unknown.
+    """
+
+    def __init__(self, rbac: Rbac, nodes: NodeAuthorizer | None = None) -> None:
         self.rbac = rbac
+        self.nodes = NodeAuthorizer() if nodes is None else nodes
         self._generation = rbac.generation
-        self._known: dict[tuple[str, tuple[str, ...], AccessRequest], Ruling] = {}
+        self._known: dict[tuple[str, tuple[str, ...], AccessRequest], Ruling | None] = {}
 
     def decide(self, user: str, groups: Sequence[str], request: AccessRequest) -> Ruling:
         """Decide a request of a user.
@@ -74,12 +67,16 @@ class Authorizer:
             self._known.clear()
             self._generation = self.rbac.generation
         key = user, tuple(groups), request
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = self._decide(user, groups, request)
-        return known
+        if key in self._known:
+            known = self._known[key]
+        else:
+            known = self._decide(user, groups, request)
+            if len(request.path or "") + len(request.name) < _LONGEST:
+                self._known[key] = known
+        return self._of_node(user.removeprefix(NODE), request) if known is None else known
 
-    def _decide(self, user: str, groups: Sequence[str], request: AccessRequest) -> Ruling:
+    def _decide(self, user: str, groups: Sequence[str], request: AccessRequest) -> Ruling | None:
+        """What holds until RBAC changes; None if it is for the node authorizer to say."""
         if MASTERS in groups:
             return Ruling("allow", None, f"members of {MASTERS} may do everything, by no binding")
         if request.path in _ALWAYS:
@@ -95,27 +92,20 @@ class Authorizer:
             return Ruling(
                 "unknown", unsure, f"the log does not say what {unsure.binding} gives now, and to whom"
             )
-        if user.startswith(_NODE) and _NODES in groups:
-            return self._of_node(user.removeprefix(_NODE), request)
+        if user.startswith(NODE) and NODES in groups:
+            return None
         return Ruling("no opinion", None, "no binding of this user or its groups allows it")
 
     def _of_node(self, node: str, request: AccessRequest) -> Ruling:
-        what = request.group, request.resource
-        if what in _BY_GRAPH:
-            return Ruling("unknown", None, "the node authorizer decides it by the pods that run on the node")
-        rules = self.rbac.rules(_NODE_ROLE)
-        if rules is None or _NODE_ROLE not in self.rbac.roles:
-            return Ruling(
-                "unknown", None, "the role system:node, whose rules the node authorizer applies, is not known"
-            )
-        if what in _OF_ITSELF:
-            # A create carries no name in its URI; the name is checked at admission.
-            own = request.namespace == _OF_ITSELF[what] and request.name in ("", node)
-            if not own or request.subresource or request.verb in ("list", "watch", "deletecollection"):
-                return Ruling("no opinion", None, "a node may touch only its own")
-        if any(rule.allows(request) for rule in rules):
-            return Ruling("allow", None, "the node authorizer, by the rules of the role system:node")
-        return Ruling("no opinion", None, "neither a binding nor the role system:node allows it")
+        rules = self.rbac.rules(NODE_ROLE) if NODE_ROLE in self.rbac.roles else None
+        found, by_graph = self.nodes.decide(node, request, rules)
+        if found:
+            how = "the pods that run on the node" if by_graph else "the rules for nodes"
+            return Ruling("allow", None, f"the node authorizer, by {how}", not by_graph)
+        if found is None:
+            what = "which pods run on the node" if by_graph else "how the node authorizer is configured"
+            return Ruling("unknown", None, f"it is not known {what}", not by_graph)
+        return Ruling("no opinion", None, "neither a binding nor the node authorizer allows it", not by_graph)
 
     def granting(self, user: str, groups: Sequence[str], request: AccessRequest) -> list[BindingGrant]:
         """All bindings that allow a request of a user."""

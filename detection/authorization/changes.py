@@ -6,13 +6,17 @@ of which nothing is known, so that the authorizer says `unknown` instead of gues
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
 
 from data.events.audit_event import UNREADABLE, AuditEvent
+from detection.authorization.node_changes import FOLLOWED, NodeFollower
+from detection.authorization.node_graph import NodeGraph
 from detection.authorization.rbac import (
     API_GROUP,
     KINDS,
@@ -26,77 +30,192 @@ from detection.authorization.rbac import (
 )
 from detection.authorization.requests import access_request
 
-_VERBS = frozenset(("create", "update", "patch", "delete", "deletecollection"))
+_log = logging.getLogger(__name__)
+#: Verbs that change something.
+WRITES = frozenset(("create", "update", "patch", "delete", "deletecollection"))
 _FIRST_ERROR = 300
+#: Changes that can be undone, for requests that began before them.
+_REMEMBERED = 500
+#: Bytes of a change that are read, and rules of a role: an API server takes bodies of 3 MiB, and every decision reads all rules.
+_LONGEST, _MOST_RULES = 1 << 20, 4_096
 _DECODE = msgspec.json.Decoder()
 #: Fields of roles and bindings that a merge patch replaces as a whole, whichever kind of patch it is.
 _REPLACED = ("rules", "subjects", "roleRef", "aggregationRule")
 
 
-class ChangeFollower:
-    """Applies the RBAC changes of a log, in its order, to an `Rbac`.
+class Change(NamedTuple):
+    """A change of RBAC.
 
     Attributes:
-        applied: changes so far.
-        unknown: changes whose content the log did not have.
+        time: when the API server answered it, RFC 3339.
+        key: of what.
+        before: what it was; None if there was none.
     """
 
-    def __init__(self, rbac: Rbac) -> None:
+    time: str
+    key: ObjectKey
+    before: RbacRole | RbacBinding | None
+
+
+class ChangeFollower:
+    """Applies the changes of a log, in its order, to an `Rbac` and, if there is one, to a graph of the pods on nodes.
+
+    Attributes:
+        applied: changes of RBAC so far.
+        unknown: those whose content the log did not have.
+        recent: the last ones, oldest first.
+        created: when a role or binding was made, RFC 3339, as far as it is known.
+    """
+
+    def __init__(self, rbac: Rbac, graph: NodeGraph | None = None) -> None:
         self._rbac = rbac
+        self._nodes = None if graph is None else NodeFollower(graph)
         self._objects: dict[ObjectKey, dict[str, Any]] = {}  # as far as known, for patches
         self.applied = self.unknown = 0
+        self.recent: deque[Change] = deque(maxlen=_REMEMBERED)
+        self.created: dict[ObjectKey, str] = {}
 
     def load(self, content: Mapping[str, Any]) -> ObjectKey | None:
         """Take in an object of a snapshot; returns which, or None for one that is not RBAC's."""
         key = self._rbac.put_object(content)
         if key is not None:
-            self._objects[key] = {name: content.get(name) for name in (*_REPLACED, "metadata")}
+            self._objects[key] = _kept(content)
+            created = self._objects[key]["metadata"].get("creationTimestamp")
+            if isinstance(created, str):
+                self.created[key] = created
+        elif self._nodes is not None:
+            self._nodes.graph.load(content)
         return key
 
     def follow(self, event: AuditEvent) -> bool:
-        """Apply an event if it is a change of RBAC that succeeded; returns whether it was one."""
+        """Apply an event if it is a change that succeeded; returns whether it was one of RBAC."""
         ref, status = event.objectRef, event.responseStatus
         if (
             ref is None
-            or ref.apiGroup != API_GROUP
-            or event.verb not in _VERBS
-            or ref.resource not in RESOURCES
-            or ref.subresource
+            or event.verb not in WRITES
+            or not (ref.resource in RESOURCES or ref.resource in FOLLOWED)
             or event.stage != "ResponseComplete"
             or status is None
             or not 0 < status.code < _FIRST_ERROR
             or "dryRun=" in event.requestURI
         ):
             return False
+        try:
+            if ref.resource in FOLLOWED:
+                if self._nodes is not None:
+                    self._nodes.follow(event)
+                return False
+            if ref.apiGroup != API_GROUP or ref.subresource:
+                return False
+            self._apply(event)
+        except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
+            # An API server refuses such an object. A log can hold anything all the same.
+            _log.warning("a change of RBAC in the log cannot be understood")
+            self.unknown += 1
+        return True
+
+    def _apply(self, event: AuditEvent) -> None:
+        ref = event.objectRef
+        assert ref is not None
         of_cluster = RESOURCES[ref.resource][1]
         namespace = "" if of_cluster else ref.namespace
+        time = event.stageTimestamp or event.requestReceivedTimestamp
         self.applied += 1
         if event.verb == "deletecollection":
-            self._delete_all(ref.resource, namespace, event.requestURI)
-            return True
+            self._delete_all(ref.resource, namespace, event.requestURI, time)
+            return
         body = _body(event)
         name = ref.name
         if not name and isinstance(body, dict):
             name = str((body.get("metadata") or {}).get("name") or "")
         if not name:  # the API server made the name
             self.unknown += 1
-            return True
+            return
         key = ObjectKey(ref.resource, namespace, name)
         if event.verb == "delete":
-            self._objects.pop(key, None)
-            self._rbac.remove(key)
-            return True
+            self._remove(key, time)
+            return
         content = self._content(key, event.verb, body)
+        if event.verb == "create":
+            self.created[key] = time
         if content is None:
-            self.unknown += 1
-            self._objects.pop(key, None)
-            self._rbac.put(key, _unknown(key))
-            return True
-        self._objects[key] = content
-        self._rbac.put(
-            key, role_from(content) if RESOURCES[key.resource][0] else binding_from(content, key.namespace)
-        )
-        return True
+            self._forget(key, time)
+            return
+        made = role_from(content) if RESOURCES[key.resource][0] else binding_from(content, key.namespace)
+        if isinstance(made, RbacRole) and made.rules is not None and len(made.rules) > _MOST_RULES:
+            self._forget(key, time)
+            return
+        self._objects[key] = _kept(content)
+        self._put(key, made, time)
+
+    def _forget(self, key: ObjectKey, time: str) -> None:
+        """Note that an object changed, and that nobody knows to what."""
+        self.unknown += 1
+        self._objects.pop(key, None)
+        self._put(key, _unknown(key), time)
+
+    def _put(self, key: ObjectKey, made: RbacRole | RbacBinding, time: str) -> None:
+        before = self._rbac.get(key)
+        if before != made:
+            self.recent.append(Change(time, key, before))
+            self._rbac.put(key, made)
+
+    def _remove(self, key: ObjectKey, time: str) -> None:
+        self._objects.pop(key, None)
+        self.created.pop(key, None)
+        before = self._rbac.get(key)
+        if before is not None:
+            self.recent.append(Change(time, key, before))
+            self._rbac.remove(key)
+
+    def as_of(self, time: str) -> Rbac | None:
+        """RBAC as it stood at an earlier time, by undoing later changes.
+
+        Returns:
+            None if it was the same as now. Changes of which too many came since are not undone.
+        """
+        later = [change for change in self.recent if change.time >= time]
+        if not later:
+            return None
+        before = self._rbac.copy()
+        for change in reversed(later):
+            if change.before is None:
+                before.remove(change.key)
+            else:
+                before.put(change.key, change.before)
+        return before
+
+    def remembers(self, time: str) -> bool:
+        """Whether all changes since a time can be undone."""
+        return len(self.recent) < _REMEMBERED or self.recent[0].time < time
+
+    def snapshot(self) -> dict[str, Any]:
+        """What must outlive a restart, in the terms of MessagePack, as references to what never changes in place."""
+        unknown = [
+            tuple(key)
+            for key, value in (*self._rbac.roles.items(), *self._rbac.bindings.items())
+            if key not in self._objects
+        ]
+        return {
+            "objects": [(tuple(key), content) for key, content in self._objects.items()],
+            "unknown": unknown,
+            "created": [(tuple(key), time) for key, time in self.created.items()],
+            "counts": (self.applied, self.unknown),
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over what `snapshot` gave, in place of all roles and bindings."""
+        for key in (*self._rbac.roles, *self._rbac.bindings):
+            self._rbac.remove(key)
+        self._objects = {ObjectKey(*key): content for key, content in saved["objects"]}
+        for key, content in self._objects.items():
+            is_role = RESOURCES[key.resource][0]
+            self._rbac.put(key, role_from(content) if is_role else binding_from(content, key.namespace))
+        for parts in saved["unknown"]:
+            self._rbac.put(ObjectKey(*parts), _unknown(ObjectKey(*parts)))
+        self.created = {ObjectKey(*key): time for key, time in saved["created"]}
+        self.applied, self.unknown = saved["counts"]
+        self.recent.clear()
 
     def _content(self, key: ObjectKey, verb: str, body: object) -> dict[str, Any] | None:
         if verb in ("create", "update"):
@@ -111,7 +230,7 @@ class ChangeFollower:
             return _json_patched(before, body)
         return None
 
-    def _delete_all(self, resource: str, namespace: str, uri: str) -> None:
+    def _delete_all(self, resource: str, namespace: str, uri: str, time: str) -> None:
         query = parse_qs(uri.partition("?")[2], max_num_fields=64)
         keys = [
             key
@@ -124,12 +243,9 @@ class ChangeFollower:
             if name and key.name != name:
                 continue
             if some and not name:
-                self.unknown += 1
-                self._objects.pop(key, None)
-                self._rbac.put(key, _unknown(key))
+                self._forget(key, time)
             else:
-                self._objects.pop(key, None)
-                self._rbac.remove(key)
+                self._remove(key, time)
 
 
 def _unknown(key: ObjectKey) -> RbacRole | RbacBinding:
@@ -141,13 +257,22 @@ def _unknown(key: ObjectKey) -> RbacRole | RbacBinding:
 
 
 def _body(event: AuditEvent) -> object:
-    if not event.requestObject:
+    if not event.requestObject or len(memoryview(event.requestObject)) > _LONGEST:
         return None
     try:
         found: object = _DECODE.decode(event.requestObject)
     except UNREADABLE:
         return None
     return found
+
+
+def _kept(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an object that decides, without what only describes it."""
+    metadata = content.get("metadata")
+    labels = metadata.get("labels") if isinstance(metadata, Mapping) else None
+    created = metadata.get("creationTimestamp") if isinstance(metadata, Mapping) else None
+    kept = {name: content[name] for name in _REPLACED if content.get(name) is not None}
+    return {**kept, "metadata": {"labels": labels, "creationTimestamp": created}}
 
 
 def _merged(before: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any] | None:

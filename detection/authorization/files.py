@@ -12,22 +12,27 @@ import yaml
 
 from data.errors import KubehabitError
 from detection.authorization.changes import ChangeFollower
+from detection.authorization.node_graph import NodeGraph
 from detection.authorization.rbac import KINDS, Rbac
 
 _SUFFIXES = (".json", ".yaml", ".yml", ".json.gz")
 #: Bytes of a file, unpacked. The roles of a large cluster have some megabytes.
 _LARGEST = 256 * 1024 * 1024
 _DEPTH = 3
+_ITEMS = frozenset((*KINDS, "Pod", "PersistentVolume", "VolumeAttachment", "ResourceSlice"))
 
 
-def read_rbac(path: Path) -> tuple[Rbac, ChangeFollower]:
+def read_rbac(path: Path, graph: NodeGraph | None = None) -> tuple[Rbac, ChangeFollower]:
     """The RBAC in a file or in all files of a folder, and what follows its changes.
+
+    Args:
+        graph: takes in pods, volumes and attachments, and follows theirs.
 
     Raises:
         KubehabitError: it cannot be read, or holds no role and no binding.
     """
     rbac = Rbac()
-    follower = ChangeFollower(rbac)
+    follower = ChangeFollower(rbac, graph)
     for content in read_objects(path):
         follower.load(content)
     if not rbac.roles and not rbac.bindings:
@@ -40,11 +45,15 @@ def read_rbac(path: Path) -> tuple[Rbac, ChangeFollower]:
 
 def read_objects(path: Path) -> Iterator[Mapping[str, Any]]:
     """The Kubernetes objects in a file or in all files of a folder; a file that cannot be read raises KubehabitError."""
-    files = [path]
-    if path.is_dir():
-        files = sorted(one for one in path.rglob("*") if one.is_file() and one.name.endswith(_SUFFIXES))
-    for file in files:
+    for file in files_of(path):
         yield from _objects(file)
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or all JSON and YAML files of a folder in the order of their names."""
+    if not path.is_dir():
+        return [path]
+    return sorted(one for one in path.rglob("*") if one.is_file() and one.name.endswith(_SUFFIXES))
 
 
 def _objects(file: Path) -> Iterator[Mapping[str, Any]]:
@@ -77,7 +86,7 @@ def _flat(document: object, depth: int) -> Iterator[Mapping[str, Any]]:
         if isinstance(items, list) and kind.endswith("List"):
             for one in items:
                 # The items of a RoleList have no kind of their own.
-                lacks_kind = isinstance(one, Mapping) and "kind" not in one and kind[:-4] in KINDS
+                lacks_kind = isinstance(one, Mapping) and "kind" not in one and kind[:-4] in _ITEMS
                 yield from _flat({**one, "kind": kind[:-4]} if lacks_kind else one, depth - 1)
         else:
             yield document

@@ -25,6 +25,8 @@ KINDS: Mapping[str, str] = {
     "RoleBinding": "rolebindings",
 }
 SERVICE_ACCOUNT = "system:serviceaccount:"
+#: The role whose rules the node authorizer applies to every node; no binding names it.
+NODE_ROLE_NAME = "system:node"
 
 
 class ObjectKey(NamedTuple):
@@ -74,6 +76,23 @@ class BindingGrant(NamedTuple):
 
     binding: ObjectKey
     role: ObjectKey
+
+
+@dataclass(slots=True)
+class Affected:
+    """Whose rights changes may have touched.
+
+    Attributes:
+        everybody: whether that cannot be narrowed to users and groups.
+    """
+
+    users: set[str] = field(default_factory=set)
+    groups: set[str] = field(default_factory=set)
+    everybody: bool = False
+
+    def has(self, user: str, groups: Iterable[str]) -> bool:
+        """Whether the rights of a user with its groups may have changed."""
+        return self.everybody or user in self.users or not self.groups.isdisjoint(groups)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -154,12 +173,17 @@ class Rbac:
         self._of_group: dict[str, set[ObjectKey]] = defaultdict(set)
         self._of_unknown: set[ObjectKey] = set()
         self._rules: dict[ObjectKey, tuple[PolicyRule, ...] | None] = {}
+        self._affected = Affected()
         for one in objects:
             self.put_object(one)
 
     def __contains__(self, key: ObjectKey) -> bool:
         """Whether there is such a role or binding."""
         return key in self.roles or key in self.bindings
+
+    def get(self, key: ObjectKey) -> RbacRole | RbacBinding | None:
+        """A role or binding, if there is one."""
+        return self.roles.get(key) or self.bindings.get(key)
 
     def copy(self) -> Rbac:
         """Independent copy."""
@@ -185,6 +209,7 @@ class Rbac:
     def put(self, key: ObjectKey, value: RbacRole | RbacBinding) -> None:
         """Put in a role or binding, in the place of one with that key."""
         self.remove(key)
+        self._note_affected(key, value)
         if isinstance(value, RbacRole):
             self.roles[key] = value
         else:
@@ -200,6 +225,7 @@ class Rbac:
         """Remove a role or binding, if it is there."""
         self.generation += 1
         self._rules.clear()
+        self._note_affected(key, self.get(key))
         self.roles.pop(key, None)
         gone = self.bindings.pop(key, None)
         if gone is not None:
@@ -208,6 +234,30 @@ class Rbac:
                 self._of_user[user].discard(key)
             for group in gone.groups or ():
                 self._of_group[group].discard(key)
+
+    def _note_affected(self, key: ObjectKey, value: RbacRole | RbacBinding | None) -> None:
+        affected = self._affected
+        if affected.everybody or value is None:
+            return
+        if isinstance(value, RbacBinding):
+            bindings = [value]
+        else:
+            # A role may be gathered into others, and by these into more.
+            gathered = {other for other, role in self.roles.items() if role.selectors is not None}
+            gathered = gathered if value.labels or value.selectors is not None else set()
+            bindings = [one for one in self.bindings.values() if one.role == key or one.role in gathered]
+            affected.everybody = key.name == NODE_ROLE_NAME
+        for one in bindings:
+            if one.users is None or one.groups is None:
+                affected.everybody = True
+                return
+            affected.users |= one.users
+            affected.groups |= one.groups
+
+    def take_affected(self) -> Affected:
+        """Whose rights may have changed since the last call."""
+        taken, self._affected = self._affected, Affected()
+        return taken
 
     def rules(self, role: ObjectKey) -> tuple[PolicyRule, ...] | None:
         """Rules of a role, aggregation done; none for a role that does not exist; None if the log did not say."""
@@ -221,7 +271,7 @@ class Rbac:
             return ()
         if role.selectors is None:
             return role.rules
-        found: list[PolicyRule] = []
+        found: dict[PolicyRule, None] = {}
         for other, candidate in sorted(self.roles.items()):
             if other.resource != "clusterroles" or other == key or other in under:
                 continue
@@ -229,7 +279,7 @@ class Rbac:
                 rules = self._gathered(other, under | {key})
                 if rules is None:
                     return None
-                found += (rule for rule in rules if rule not in found)
+                found.update(dict.fromkeys(rules))
         return tuple(found)
 
     def bindings_of(self, user: str, groups: Sequence[str], namespace: str = "") -> Iterator[BindingGrant]:

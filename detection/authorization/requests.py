@@ -15,6 +15,8 @@ _OF_NAMESPACE = ("status", "finalize")
 _SPECIAL_VERBS = ("proxy", "watch")
 #: Verbs for which a field selector of one name stands for that name.
 _BY_SELECTOR = ("list", "watch", "deletecollection")
+#: Fields by which a node selects what is its own.
+_OF_NODE = ("spec.nodeName", "nodeName")
 _CACHED = 1 << 15
 
 
@@ -26,6 +28,7 @@ class AccessRequest:
         verb: audit verb; for a request outside the resource API its HTTP method in lower case.
         path: of a request outside the resource API; None for a resource.
         group, resource, subresource, namespace, name: of a resource; name is empty for list, watch and create.
+        selected: the node that a field selector asks for, as (field, node).
     """
 
     verb: str
@@ -35,6 +38,7 @@ class AccessRequest:
     subresource: str = ""
     namespace: str = ""
     name: str = ""
+    selected: tuple[tuple[str, str], ...] = ()
 
     @property
     def combined(self) -> str:
@@ -81,20 +85,26 @@ def access_request(verb: str, uri: str) -> AccessRequest:
             parts = parts[2:]
     resource, name = parts[0] if parts else "", parts[1] if len(parts) > 1 else ""
     subresource = parts[2] if len(parts) > 2 and special != "proxy" else ""
-    if not name and verb in _BY_SELECTOR:
-        name = _selected_name(query)
-    return AccessRequest(verb, None, group, resource, subresource, namespace, name)
+    selected: tuple[tuple[str, str], ...] = ()
+    if verb in _BY_SELECTOR and "fieldSelector" in query:
+        terms = _selector(query)
+        selected = tuple((field, value) for field, value in terms if field in _OF_NODE)
+        name = name or _selected_name(terms)
+    return AccessRequest(verb, None, group, resource, subresource, namespace, name, selected)
 
 
-def _selected_name(query: str) -> str:
-    """The one name that a field selector asks for; empty if it asks for none, or for more than that."""
+def _selector(query: str) -> list[tuple[str, str]]:
+    """What a field selector asks for, as (field, value); empty for what is none, with which the request fails."""
     try:
         selectors = parse_qs(query, max_num_fields=64).get("fieldSelector", ())
     except ValueError:
-        return ""
+        return []
     terms = [term.replace("==", "=").partition("=") for one in selectors for term in one.split(",") if term]
-    if not all(operator for _, operator, _ in terms):
-        return ""  # not a selector; the request fails
-    names = {value for field, _, value in terms if field == "metadata.name"}
+    return [(field, value) for field, _, value in terms] if all(sign for _, sign, _ in terms) else []
+
+
+def _selected_name(terms: list[tuple[str, str]]) -> str:
+    """The one name that a field selector asks for; empty if it asks for none, or for more than that."""
+    names = {value for field, value in terms if field == "metadata.name"}
     name = names.pop() if len(names) == 1 else ""
     return "" if name in (".", "..") or "/" in name or "%" in name else name

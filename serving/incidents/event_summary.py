@@ -7,6 +7,8 @@ from typing import Any
 
 from data.actions.event_traits import event_traits
 from data.events.audit_event import AuditEvent, ObjectRef
+from detection.authorization.agreement import recorded_grant
+from detection.authorization.authorizer import MASTERS
 from serving.incidents.recent_events import RecentEvent
 from serving.schemas import ImpersonatedUser, ObjectReference, ResponseStatus, clean
 
@@ -52,4 +54,16 @@ def summary_fields(
         else ImpersonatedUser(username=clean(other.username)),
         "proxy": clean(proxy) or None,
         "traits": traits,
+        "allowed_by": allowed_by(request) if isinstance(request, AuditEvent) else "",
     }
+
+
+def allowed_by(event: AuditEvent) -> str:
+    """The binding and role that the API server noted down for a request, in words; empty if it noted none."""
+    notes, who = event.annotations, event.impersonatedUser or event.user
+    if notes is None or notes.decision != "allow":
+        return ""
+    grant = recorded_grant(notes.reason or "")
+    if grant is not None:
+        return clean(f"{grant.binding} of {grant.role}")
+    return f"group {MASTERS}" if MASTERS in who.groups else ""

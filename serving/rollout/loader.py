@@ -19,6 +19,7 @@ from data.principals.identity import Identity
 from serving.access.reloading_file import ReloadingFile
 from serving.alerts.exceptions import read_exceptions
 from serving.alerts.explain.explainer import Explainer
+from serving.authorization.open import open_monitor
 from serving.delivery.outbox import Outbox
 from serving.history.activity import MOST_SEEN, Principals, Trained
 from serving.incidents.context import ContextTracker
@@ -27,6 +28,7 @@ from serving.registry.client import Fetched, ModelReference, open_bundle, stop_c
 from serving.schemas import ModelInfo, SelfTestResult
 from serving.scoring.deduplication import KEY_BYTES
 from serving.scoring.engine import Engine, Loaded
+from serving.scoring.rule_alerts import RuleAlerts, RuleFolders
 from serving.settings import Settings
 from serving.storage.database import AlertStore
 
@@ -88,6 +90,8 @@ def load_engine(
         loaded=loaded,
         outbox=outbox_of(settings, store) if store_url is None else None,
         exceptions=exceptions_of(settings),
+        authorization=open_monitor(settings.authorization),
+        rules=RuleAlerts(RuleFolders(settings.rules).current),
     )
 
 

@@ -174,10 +174,17 @@ def take_snapshot(
         "since": engine.principals.since,
         "repeats_key": deduplicator.key,
     }
+    if engine.rules is not None:
+        meta["rules"] = engine.rules.snapshot()
     context, seen = engine.context.snapshot(), deduplicator.to_arrays()
+    rules = None if engine.authorization is None else engine.authorization.snapshot()
+
+    def described() -> dict[str, Any]:
+        return {"surroundings": context()} | ({} if rules is None else {"authorization": rules()})
+
     detector = engine.detector
     if not isinstance(detector, Detector):
-        return lambda: Snapshot(position, "", meta | {"surroundings": context()}, _joined("repeats", seen))
+        return lambda: Snapshot(position, "", meta | described(), _joined("repeats", seen))
     contexts, sums = detector.windows.contexts(hot), detector.accumulator.sums()
     copied = [detector.habits.copy()]
     requests = detector.encoder.folder.to_arrays()
@@ -211,7 +218,7 @@ def take_snapshot(
             **_joined("repeats", seen),
             **_joined("requests", requests),
         }
-        return Snapshot(position, bundle.checksum, meta | {"surroundings": context()}, arrays)
+        return Snapshot(position, bundle.checksum, meta | described(), arrays)
 
     return make
 
@@ -237,6 +244,10 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
     engine.principals.restore(meta["principals"], meta["since"])
     if "surroundings" in meta:  # snapshots of before there were incidents have none
         engine.context.restore(meta["surroundings"])
+    if engine.authorization is not None and "authorization" in meta:
+        engine.authorization.restore(meta["authorization"])
+    if engine.rules is not None and "rules" in meta:  # as have those of before there were rules
+        engine.rules.restore(meta["rules"])
     detector = engine.detector
     if not isinstance(detector, Detector) or not snapshot.bundle:
         return

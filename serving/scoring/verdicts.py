@@ -41,6 +41,7 @@ class EventResult(TypedDict, total=False):
     flagged: bool
     severity: str
     fields: list[FieldScore]
+    rules: list[str]
     alertID: str
     line: int
     reason: str
@@ -122,14 +123,20 @@ def results_of(
             "principal": scores.principal[row],
             "surprise": surprise[row],
             "evidence": evidence[row],
-            "flagged": is_flagged[row],
-            "severity": scores.severity[row],
+            "flagged": is_flagged[row] or row in flagged,
+            "severity": flagged[row].action.severity if row in flagged else scores.severity[row],
             "fields": [
                 {"field": name, "nll": value} for name, value in zip(named[row], nll[row], strict=True)
             ],
         }
-        if row in flagged and flagged[row].alert_id:
-            results[event]["alertID"] = flagged[row].alert_id
+        if row in flagged:
+            entry = flagged[row]
+            # A rule flags what the detector does not, or takes it for worse.
+            results[event].update(flagged=True, severity=entry.action.severity)
+            if entry.action.rules:
+                results[event]["rules"] = [one.name for one in entry.action.rules]
+            if entry.alert_id:
+                results[event]["alertID"] = entry.alert_id
     return results
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LAGS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 _STREAM = "/v1/alerts/stream"
+
+
+class ComparedFigures(Protocol):
+    """What comparing events with roles and bindings came to (`serving.authorization.monitor.MonitorFigures`)."""
+
+    outcomes: Counts[str]
+    withheld: Counts[str]
+    changes: int
+    unknown_changes: int
 
 
 class Metrics:
@@ -141,6 +151,10 @@ class Metrics:
         """Export how many batches are set aside because they ended the process."""
         text = "Batches set aside, unscored, because they ended the process twice."
         Gauge("kubehabit_quarantined_batches", text, registry=self._registry).set_function(number)
+
+    def authorization(self, figures: Callable[[], ComparedFigures]) -> None:
+        """Export what comparing events with roles and bindings came to."""
+        self._registry.register(_OnScrape(lambda: _compared(figures())))
 
     def alert_store(self, suspended: Callable[[], bool], dropped: Callable[[], Mapping[str, int]]) -> None:
         """Export whether retention by age is suspended, and alerts dropped because there were too many, by severity."""
@@ -285,6 +299,38 @@ def _memory(held: Figures | None) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "kubehabit_computed_windows", "Windows that went through the model.", value=held.computed_windows
+    )
+
+
+def _compared(figures: ComparedFigures) -> Iterator[Metric]:
+    """Requests compared with roles and bindings; the changes that were followed."""
+    for name, text, label, counts in (
+        (
+            "kubehabit_authorization_requests",
+            "Finished requests compared with roles and bindings, by what that came to.",
+            "outcome",
+            figures.outcomes,
+        ),
+        (
+            "kubehabit_authorization_withheld",
+            "Contradictions that were counted and not raised, by reason.",
+            "reason",
+            figures.withheld,
+        ),
+    ):
+        family = CounterMetricFamily(name, text, labels=[label])
+        for value, number in sorted(counts.items()):
+            family.add_metric([value], number)
+        yield family
+    yield CounterMetricFamily(
+        "kubehabit_authorization_changes",
+        "Changes of roles and bindings in the log that were followed.",
+        value=figures.changes,
+    )
+    yield CounterMetricFamily(
+        "kubehabit_authorization_unknown_changes",
+        "Those of them whose content the log did not have: what they give is unknown since.",
+        value=figures.unknown_changes,
     )
 
 

@@ -51,10 +51,7 @@ Figures = dict[str, Any]
 
 def is_decision(variant: Variant) -> bool:
     """Whether a variant changes the decision alone, and does so action by action."""
-    return (
-        not (variant.train or variant.blind or variant.seed is not None or variant.ranks)
-        and "last" not in variant.judge
-    )
+    return not (variant.train or variant.blind or variant.seed is not None) and "last" not in variant.judge
 
 
 class DecisionVariants:

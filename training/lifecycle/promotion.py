@@ -27,6 +27,8 @@ from data.events.decode import decode_lines
 from data.visible_text import visible
 from detection.bundle import Bundle
 from detection.detector import SEVERITIES, Detector
+from detection.parity_check import verify_parity
+from detection.reconstruction import NewestOnnxModel, OnnxModel, Reconstruction
 from training.config_file import ConfigFile
 from training.evaluation import bootstrap
 from training.export import TOLERANCE, check_newest, check_parity
@@ -280,6 +282,8 @@ def _parity(bundle: Bundle, model_uri: str, batches: int = 40) -> float:
     from training.warm_start import weights_of
 
     config = bundle.meta["model"]
+    if config.keys() != ModelConfig.__dataclass_fields__.keys():
+        return _self_test(bundle, model_uri)
     model = Autoencoder(ModelConfig(**config | {"vocabulary": tuple(config["vocabulary"])}))
     saved = weights_of(bundle, model_uri)
     try:
@@ -292,6 +296,17 @@ def _parity(bundle: Bundle, model_uri: str, batches: int = 40) -> float:
     if bundle.newest_path is None:
         return worst
     return max(worst, check_newest(model, bundle.newest_path, batches=batches, tolerance=TOLERANCE))
+
+
+def _self_test(bundle: Bundle, model_uri: str) -> float:
+    """As `_parity` for the architecture of an earlier release: its graphs against what torch computed when it was trained."""
+    if bundle.parity_check is None:
+        raise KubehabitError(
+            f"{model_uri} is of an earlier release and carries no self-test; train it again with this version of kubehabit."
+        )
+    newest = None if bundle.newest_path is None else NewestOnnxModel(str(bundle.newest_path))
+    reconstruction = Reconstruction(OnnxModel(str(bundle.model_path)), newest)
+    return verify_parity(bundle.parity_check, reconstruction, f"The model {model_uri}")
 
 
 def promote(

@@ -9,7 +9,7 @@ from string import Template
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.schemas import EventSummary, Novelty, ObjectReference, clean
+from serving.schemas import Action, EventSummary, Novelty, ObjectReference, clean
 
 MANY = ("list", "watch", "deletecollection")
 REFUSED = (401, 403)
@@ -48,6 +48,7 @@ class When(_Strict):
     traits: list[str] = []
     new: list[str] = []
     impersonates: list[bool] = []
+    contradiction: list[str] = []
 
 
 class PhraseWords(_Strict):
@@ -102,6 +103,7 @@ class Lexicon(_Strict):
     rules: list[PhraseRule]
     always: list[CheckWords]
     glossary: dict[str, str]
+    contradictions: dict[str, str] = {}
     evidence: dict[str, str] = {}
 
 
@@ -116,6 +118,7 @@ class ActionPhrase:
     impersonates: str | None
     traits: Sequence[str] = field(default_factory=tuple)
     proxy: str | None = None
+    contradiction: str = ""
 
     @classmethod
     def from_summary(cls, action: EventSummary) -> ActionPhrase:
@@ -129,6 +132,7 @@ class ActionPhrase:
             None if other is None else other.username,
             action.traits,
             action.proxy,
+            action.contradiction.outcome if isinstance(action, Action) and action.contradiction else "",
         )
 
 
@@ -146,6 +150,7 @@ def holds(when: When, action: ActionPhrase, *, kind: str = "", new: Sequence[str
         and (not when.traits or _matches(action.traits, when.traits))
         and (not when.new or any(name in when.new for name in new))
         and (not when.impersonates or (action.impersonates is not None) in when.impersonates)
+        and (not when.contradiction or action.contradiction in when.contradiction)
     )
 
 

@@ -30,6 +30,9 @@ from detection.authorization.least_privilege import (
     risk_of,
     what_if,
 )
+from detection.authorization.node_authorizer import NodeAuthorizer
+from detection.authorization.node_graph import NodeGraph
+from detection.authorization.oracle import AuthorizationOracle
 from detection.authorization.rbac import ObjectKey, Rbac
 from detection.authorization.requests import AccessRequest
 from detection.authorization.rules import PolicyRule, breakdown
@@ -210,12 +213,112 @@ def test_names_bind_get_and_selected_lists_but_no_plain_list_and_no_create() -> 
 
 
 def test_log_and_rules_agree_on_the_recording(recorded: list[AuditEvent]) -> None:
-    rbac, follower = read_rbac(RECORDINGS / "rbac.json.gz")
-    found = agree(recorded, Authorizer(rbac), follower)
+    graph = NodeGraph()
+    rbac, follower = read_rbac(RECORDINGS / "rbac.json.gz", graph)
+    found = agree(recorded, Authorizer(rbac, NodeAuthorizer(graph)), follower)
     assert found.contradictions == []
     assert found.compared > 10_000
     assert found.agreed == found.compared
     assert found.counts["unknown"] < 0.02 * sum(found.counts.values())
+
+
+def test_the_oracle_says_from_memory_what_the_comparison_says(recorded: list[AuditEvent]) -> None:
+    graph = NodeGraph()
+    oracle = AuthorizationOracle(*read_rbac(RECORDINGS / "rbac.json.gz", graph), graph)
+    alone = NodeGraph()
+    rbac, follower = read_rbac(RECORDINGS / "rbac.json.gz", alone)
+    authorizer = Authorizer(rbac, NodeAuthorizer(alone))
+    found = oracle.compare(recorded)
+    for event_, said in zip(recorded, found, strict=True):
+        if event_.stage == "ResponseComplete":
+            assert said is not None
+            one = compare(event_, authorizer)
+            assert (said.outcome, said.user, said.recorded) == (one.outcome, one.user, one.recorded)
+            follower.follow(event_)
+        else:
+            assert said is None
+    assert oracle.figures.computed < 0.3 * oracle.figures.compared
+
+
+def test_a_change_of_a_role_reaches_all_who_have_it_and_nobody_else() -> None:
+    rbac, follower = followed(
+        role("reader", [READ_PODS], labels={"to-all": "true"}),
+        role("all", [], aggregationRule={"clusterRoleSelectors": [{"matchLabels": {"to-all": "true"}}]}),
+        role("other", [READ_PODS]),
+        bind("r", "all", USER),
+        bind("o", "other", {"kind": "User", "name": "otto"}),
+    )
+    oracle = AuthorizationOracle(rbac, follower)
+    pods = "/api/v1/namespaces/shop/pods"
+    reads = [event("list", pods), event("list", pods, user="otto")]
+
+    def outcomes() -> list[str]:
+        return [one.outcome for one in oracle.compare(reads) if one is not None]
+
+    assert outcomes() == ["agrees", "agrees"]
+    assert oracle.figures.computed == 2
+    later = {"requestReceivedTimestamp": "2026-11-24T11:00:00Z"}
+    (changed,) = oracle.compare([change("patch", "clusterroles", "reader", {"rules": []})])
+    assert changed is not None
+    assert changed.outcome == "allowed by nothing"
+    reads = [msgspec.structs.replace(one, **later) for one in reads]
+    assert outcomes() == ["allowed by nothing", "agrees"]
+    assert oracle.figures.computed == 4  # otto's was remembered
+
+
+def test_a_request_that_began_before_a_change_is_judged_by_what_was_before() -> None:
+    rbac, follower = followed(role("reader", [READ_PODS]), bind("r", "reader", USER))
+    oracle = AuthorizationOracle(rbac, follower)
+    gone = change("delete", "clusterrolebindings", "r", stageTimestamp="2026-11-24T10:00:30.000000Z")
+    early = event("list", "/api/v1/namespaces/shop/pods")
+    late = msgspec.structs.replace(early, requestReceivedTimestamp="2026-11-24T10:00:40.000000Z")
+    said = oracle.compare([gone, early, late])
+    assert [one.outcome for one in said[1:] if one is not None] == ["agrees", "allowed by nothing"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"rules": 7},
+        {"rules": [{"verbs": 3}]},
+        {"aggregationRule": {"clusterRoleSelectors": [{"matchExpressions": [{"key": [], "values": 3}]}]}},
+        {"kind": "ClusterRole", "metadata": 5, "rules": [[]]},
+        {"metadata": {"labels": [1]}},
+        [{"op": "add", "path": 3}],
+        {"kind": "ClusterRole", "metadata": {"name": "reader"}, "rules": [{}] * 5_000},
+    ],
+)
+@pytest.mark.parametrize("verb", ["create", "update", "patch"])
+def test_no_object_in_a_log_stops_the_oracle(body: object, verb: str) -> None:
+    aggregated = {"clusterRoleSelectors": [{"matchLabels": {"to-all": "true"}}]}
+    oracle = AuthorizationOracle(
+        *followed(
+            role("all", [], aggregationRule=aggregated), bind("r", "reader", USER), bind("s", "all", USER)
+        )
+    )
+    said = oracle.compare(
+        [
+            change(verb, "clusterroles", "reader", body),
+            event("list", "/api/v1/namespaces/shop/pods", user="otto"),
+        ]
+    )
+    assert [one is not None and one.outcome for one in said][1] == "allowed by nothing"
+
+
+def test_the_rules_outlive_a_restart_with_what_the_log_changed() -> None:
+    rbac, follower = followed(role("reader", [READ_PODS]), bind("r", "reader", USER))
+    follower.follow(change("create", "clusterroles", "", role("unread", [READ_PODS])))
+    follower.follow(change("update", "clusterroles", "unread"))  # the log does not say to what
+    follower.follow(change("delete", "clusterrolebindings", "r"))
+    follower.follow(change("create", "clusterrolebindings", "", bind("t", "reader", USER)))
+    saved = msgspec.msgpack.decode(msgspec.msgpack.encode(follower.snapshot()))
+    again, restored = followed(role("reader", []), bind("r", "reader", USER))
+    restored.restore(saved)
+    assert (again.roles, again.bindings) == (rbac.roles, rbac.bindings)
+    assert restored.created == follower.created
+    assert (restored.applied, restored.unknown) == (4, 1)
+    restored.follow(change("patch", "clusterrolebindings", "t", [{"op": "remove", "path": "/subjects/0"}]))
+    assert opinion(again) == "no opinion"
 
 
 def test_every_kind_of_contradiction_is_found() -> None:
