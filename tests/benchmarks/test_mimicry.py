@@ -8,27 +8,37 @@ import pytest
 from msgspec.structs import replace
 
 from benchmarks.mimicry import TRICKS, Mimicry
-from data.events.audit_event import AuditEvent
+from data.events.audit_event import AuditEvent, ObjectRef
 from data.events.decode import decode_lines
 from detection.bundle import Bundle
 from detection.detector import Detector
 from tests.conftest import RECORDINGS
-from training.evaluation.transplants import Case, originals, received, without_labelled
+from training.evaluation.transplants import Case, received, without_labelled
 
 LINES = 1500
 
 
 @pytest.fixture(scope="module")
 def made(tiny_bundle: Path, labelled_lines: list[bytes]) -> tuple[Mimicry, Case]:
-    """A replay, and the longest attack run in the slice."""
-    lines = labelled_lines[:LINES]
+    """A replay of a slice without attacks, and somebody who takes over an account in it and lists Secrets everywhere."""
     labels = json.loads((RECORDINGS / "labels.json").read_text())
     bundle = Bundle.load(tiny_bundle)
     bundle = replace_field(bundle, calibration=bundle.calibration.scaled(0.4))
-    events = decode_lines(lines).events
-    cases = [case for case in originals(events, labels) if case.is_attack]
-    replay = Mimicry(Detector(bundle, cached_windows=5_000), without_labelled(events, labels))
-    return replay, max(cases, key=lambda case: len(case.events))
+    clean = without_labelled(decode_lines(labelled_lines[:LINES]).events, labels)
+    someone = next(event for event in clean[LINES // 2 :] if "@" in event.user.username)
+    own = tuple(
+        replace(
+            someone,
+            auditID=f"theft-{number}",
+            userAgent="hydra/1.0",
+            verb="list" if number else "get",
+            requestURI=f"/api/v1/namespaces/ns-{number}/secrets",
+            objectRef=ObjectRef("secrets" if number else "pods", f"ns-{number}", "", "", "v1"),
+        )
+        for number in range(4)
+    )
+    case = Case(0, "theft", "theft", "attack", "generic", principals=(someone.user.username,), events=own)
+    return Mimicry(Detector(bundle, cached_windows=5_000), clean), case
 
 
 def test_every_trick_is_tried_on_every_run(made: tuple[Mimicry, Case]) -> None:
@@ -41,6 +51,7 @@ def test_every_trick_is_tried_on_every_run(made: tuple[Mimicry, Case]) -> None:
         assert outcome is not None
         assert outcome.requests >= requests
         assert outcome.seen == (outcome.severity != "none")
+    assert found.first[0].seen
 
 
 def test_the_session_is_the_one_that_the_victim_uses_most(made: tuple[Mimicry, Case]) -> None:
