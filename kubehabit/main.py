@@ -22,6 +22,7 @@ from kubehabit import (
     models,
     privacy,
     rbac,
+    rules,
     serve,
     signing,
     sinks,
@@ -157,6 +158,7 @@ app.add_typer(allow.app, name="allow")
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(who.who_app, name="who")
 app.add_typer(rbac.app, name="rbac")
+app.add_typer(rules.app, name="rules")
 app.add_typer(forensics.app)
 app.add_typer(evidence.app)
 app.add_typer(privacy.app, name="privacy")

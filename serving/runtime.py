@@ -143,6 +143,11 @@ def build(service: Service, engine: Engine) -> Runtime:
         metrics.event_store(ingest.behind, lambda: ingest.trouble == "", ingest.set_aside)
     metrics.intake(pipeline.backlog, lambda: journal.used, journal.max_bytes)
     metrics.quarantine(lambda: len(quarantine))
+    rules = engine.rules
+    if rules is None:
+        metrics.rules(list, lambda: 0)
+    else:
+        metrics.rules(rules.figures, lambda: len(rules.rules.broken))
     return runtime
 
 

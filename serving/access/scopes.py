@@ -27,6 +27,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("POST", "/v1/alerts/{alert_id}/feedback"): "admin",
     ("GET", "/v1/feedback"): "read",
     ("GET", "/v1/exceptions"): "read",
+    ("GET", "/v1/rules"): "read",
     ("GET", "/v1/incidents"): "read",
     ("GET", "/v1/incidents/{incident_id}"): "read",
     # Closing or splitting an incident can hide it from readers of the open ones.
