@@ -26,6 +26,7 @@ from kubehabit import (
     rbac,
     report,
     retrain,
+    rules,
     serve,
     signing,
     sinks,
@@ -170,6 +171,7 @@ app.add_typer(allow.app, name="allow")
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(who.who_app, name="who")
 app.add_typer(rbac.app, name="rbac")
+app.add_typer(rules.app, name="rules")
 app.add_typer(forensics.app)
 app.add_typer(evidence.app)
 app.add_typer(mcp.app)

@@ -43,6 +43,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("POST", "/v1/exceptions"): "admin",
     ("GET", "/v1/overview"): "read",
     ("GET", "/v1/names"): "read",
+    ("GET", "/v1/rules"): "read",
     ("GET", "/v1/incidents"): "read",
     ("GET", "/v1/incidents/{incident_id}"): "read",
     # Closing or splitting an incident can hide it from readers of the open ones.

@@ -7,7 +7,7 @@ from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -192,6 +192,10 @@ class Metrics:
     def alert_store(self, suspended: Callable[[], bool], dropped: Callable[[], Mapping[str, int]]) -> None:
         """Export whether retention by age is suspended, and alerts dropped because there were too many, by severity."""
         self._registry.register(_OnScrape(lambda: _bounds(suspended(), dropped())))
+
+    def rules(self, figures: Callable[[], Sequence[Mapping[str, Any]]], broken: Callable[[], int]) -> None:
+        """Export what each rule did (`serving.scoring.rule_alerts.RuleAlerts.figures`) and how many files cannot be used."""
+        self._registry.register(_OnScrape(lambda: _rules(figures(), broken())))
 
     def event_store(
         self, behind: Callable[[], int], usable: Callable[[], bool], set_aside: Callable[[], int]
@@ -402,3 +406,23 @@ def _bounds(suspended: bool, dropped: Mapping[str, int]) -> Iterator[Metric]:
     for severity in ("low", "medium", "high", "critical"):
         counts.add_metric([severity], dropped.get(severity, 0))
     yield counts
+
+
+def _rules(figures: Sequence[Mapping[str, Any]], broken: int) -> Iterator[Metric]:
+    """What rules did. There are as many labels as rules, whose number is bounded, whatever a log holds."""
+    yield GaugeMetricFamily("kubehabit_rules_broken", "Rule files that cannot be used.", value=broken)
+    hits = CounterMetricFamily(
+        "kubehabit_rule_hits", "Hits of rules, by what became of them.", labels=["rule", "outcome"]
+    )
+    seconds = CounterMetricFamily(
+        "kubehabit_rule_seconds", "Time that the expressions of rules took.", labels=["rule"]
+    )
+    errors = CounterMetricFamily(
+        "kubehabit_rule_errors", "Evaluations of rules that failed.", labels=["rule"]
+    )
+    for one in figures:
+        for outcome, number in one["hits"].items():
+            hits.add_metric([one["name"], outcome.replace(" ", "_")], number)
+        seconds.add_metric([one["name"]], one["seconds"])
+        errors.add_metric([one["name"]], one["errors"])
+    yield from (hits, seconds, errors)

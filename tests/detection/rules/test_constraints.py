@@ -9,6 +9,7 @@ import pytest
 
 from detection.rules.constraints import ColumnMatcher, MatchConstraints, constraints_from
 from detection.rules.patterns import matches_pattern
+from detection.rules.scopes import ClusterWideResources
 from tests.detection.rules.rules_for_tests import ANY, events, of_object
 
 
@@ -53,7 +54,7 @@ def test_resources_are_named_as_in_admission_policies(
 def matching(content: dict[str, Any], *wanted: dict[str, Any], kinds: list[str] | None = None) -> list[int]:
     given = events(*wanted)
     matcher = ColumnMatcher([constraints_from(content)])
-    return [row for row, _ in matcher.matches(given, kinds or ["human"] * len(given))]
+    return [row for row, _ in matcher.matches(given, kinds or ["human"] * len(given), ClusterWideResources())]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_a_body_whose_letters_are_escaped_is_looked_at() -> None:
     escaped = events(patch)[0]
     escaped.requestObject = msgspec.Raw(b'{"spec":{"external\\u0049Ps":["8.8.8.8"]}}')
     matcher = ColumnMatcher([constraints_from(ANY | {"bodyContains": ["externalIPs"]})])
-    assert [row for row, _ in matcher.matches([escaped], ["human"])] == [0]
+    assert [row for row, _ in matcher.matches([escaped], ["human"], ClusterWideResources())] == [0]
 
 
 def test_many_constraints_are_answered_together_as_each_by_itself() -> None:
@@ -130,7 +131,7 @@ def test_many_constraints_are_answered_together_as_each_by_itself() -> None:
     ]
     given = events(*wanted)
     matcher = ColumnMatcher([constraints_from(one) for one in contents])
-    together = dict(matcher.matches(given, ["human"] * 3))
+    together = dict(matcher.matches(given, ["human"] * 3, ClusterWideResources()))
     assert together == {0: 0b001, 1: 0b010, 2: 0b100}
 
 
