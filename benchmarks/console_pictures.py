@@ -168,8 +168,8 @@ def take_campaign(model: str, out: Path) -> str:
             minutes=5
         )
         camera = Camera(browser, url, now, out)
-        camera.take("alerts", "/console/")
-        camera.take("alerts-dark", "/console/?severity=high", theme="dark")
+        camera.take("alerts", "/console/alerts")
+        camera.take("alerts-dark", "/console/alerts?severity=high", theme="dark")
         camera.take("alert", f"/console/alerts/{alert.id}", size=(1280, 1180))
         camera.take("word", f"/console/alerts/{alert.id}", size=(1280, 420), hover="h1 .term")
         camera.take("incident", f"/console/incidents/{best.id}", size=(1280, 1100))

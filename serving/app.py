@@ -21,6 +21,8 @@ from serving.api.exceptions import add_exception_routes
 from serving.api.feedback import add_feedback_routes
 from serving.api.health import add_health_routes
 from serving.api.incidents import add_incident_routes
+from serving.api.names import add_name_routes
+from serving.api.overview import add_overview_routes
 from serving.api.principals import FreshHistory
 from serving.api.score import add_score_routes
 from serving.console.render import problem_page
@@ -100,6 +102,8 @@ def create_app(
     add_feedback_routes(app, service)
     add_exception_routes(app, service)
     add_health_routes(app, service)
+    add_overview_routes(app, service)
+    add_name_routes(app, service)
     add_incident_routes(app, service)
     history.add_routes(app, service)
     model_routes.install(app, service)

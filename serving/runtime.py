@@ -55,6 +55,7 @@ class Runtime:
         dispatcher: sends alerts; None without sinks.
         watch: follows the registry; None for a model from a folder.
         trimmer: gives free memory back to the system.
+        quarantined: number of batches that are set aside because they ended the process.
     """
 
     engine: Engine
@@ -65,6 +66,7 @@ class Runtime:
     watch: ModelWatch | None
     retention: Retention
     trimmer: Worker
+    quarantined: Callable[[], int]
 
     def close(self) -> None:
         """Finish the batch in progress and close everything; what feeds a part is closed before it."""
@@ -133,6 +135,7 @@ def build(service: Service, engine: Engine) -> Runtime:
         watch=ModelWatch(settings, engine, metrics, pipeline) if follows else None,
         retention=Retention(engine.store),
         trimmer=Worker("memory", process.trim_heap, seconds=_TRIM_SECONDS),
+        quarantined=lambda: len(quarantine),
     )
 
     pipeline.start(checkpointer.restore())

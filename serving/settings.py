@@ -36,7 +36,7 @@ LEAST_SCALE, MOST_SCALE = 0.3, 10.0
 _MOST = 1_000_000_000
 _MOST_DAYS = 36_500
 
-AccessScope = Literal["ingest", "read", "admin"]
+AccessScope = Literal["ingest", "read", "analyst", "admin"]
 
 
 class _Section(BaseModel):

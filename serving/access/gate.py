@@ -20,7 +20,7 @@ from serving.access.access_log import AccessLog, shown_path, shown_query
 from serving.access.oidc import OidcSignIn
 from serving.access.rate_limit import CallerRate, Limiter, network_of
 from serving.access.reloading_file import ReloadingFile
-from serving.access.scopes import Need, RouteScopes
+from serving.access.scopes import Need, RouteScopes, allows
 from serving.access.sessions import COOKIE, BrowserSession, Sessions
 from serving.access.tls import ClientCertificate, ServerTls
 from serving.access.tokens import SCOPES, Token, Tokens, digest, read_tokens
@@ -36,6 +36,8 @@ _ROUTINE = frozenset({"/v1/score", "/v1/audit", "/metrics"})
 _PROBES = frozenset(("/healthz", "/readyz"))
 _SILENT = _PROBES | {"/docs", "/docs/{name}", "/openapi.json", "/console", "/console/static/{name}"}
 # Requested every few seconds: logged at level debug.
+# Parameters of these are not checked: programs send them all the time, or they are files.
+_UNCHECKED = _ROUTINE | _SILENT
 _QUIET = _PROBES | {"/metrics"}
 
 _HOW = "send the header 'Authorization: Bearer <token>' with that of KUBEHABIT_TOKEN or one that 'kubehabit token create' made."
@@ -64,6 +66,10 @@ class Caller:
     def holder(self) -> str:
         """The owner of the pages and forms served to this caller."""
         return self.session or f"{self.by}:{self.name}"
+
+    def may(self, need: Need) -> bool:
+        """Whether the caller's scopes suffice where one is needed."""
+        return allows(self.scopes, need)
 
 
 class Access:
@@ -167,7 +173,7 @@ class Access:
         """
         how = "paste that of KUBEHABIT_TOKEN, or one that 'kubehabit token create' made."
         found = self._holder(text, how)
-        if "read" not in found.scopes:
+        if not found.may("read"):
             raise ProblemError(
                 403,
                 f"The token {found.name!r} has not the scope 'read', without which there is nothing to see.",
@@ -216,7 +222,7 @@ class Access:
             return True
         session = self.sessions.held(caller.session)
         found = self._proven(session) if session is not None else None
-        return found is not None and "read" in found.scopes
+        return found is not None and found.may("read")
 
     def _by_certificate(self, certificate: ClientCertificate, headers: Headers) -> Caller:
         name = clean(certificate.name)
@@ -354,7 +360,7 @@ class _Visit:
         if wait:
             raise _too_many(wait, f"requests or bytes of this {self.caller.by}")
         need = self._need
-        if need is None or need == "nothing" or need in self.caller.scopes:
+        if need is None or need == "nothing" or self.caller.may(need):
             return  # without a route, the application answers 404 or 405
         detail = (
             f"This needs the scope '{need}', which the {self.caller.by} {self.caller.name!r} does not have: "
@@ -368,7 +374,7 @@ class _Visit:
         declared = Headers(scope=self._scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:_DIGITS]) > self._access.body_bytes:
             raise too_large(self._access.body_bytes)
-        if not self.route.startswith("/v1/") or self.route in _ROUTINE:
+        if not self.route.startswith(("/v1/", _PAGES)) or self.route in _UNCHECKED:
             return
         known = self._access.routes.parameters(self.route)
         sent = parse_qsl(self._scope["query_string"].decode("latin-1"), keep_blank_values=True)

@@ -28,7 +28,9 @@ def add_alert_routes(app: FastAPI, service: Service) -> None:
         """List alerts, newest raised first. All filters must match."""
         after = position_of(query.cursor)
         store = service.ready().store
-        return AlertPage.from_page(whole(store, query, since=query.since, limit=query.limit, cursor=after))
+        return AlertPage.from_page(
+            whole(store, query, since=query.since, until=query.until, limit=query.limit, cursor=after)
+        )
 
     @app.get(
         "/v1/alerts/stream",

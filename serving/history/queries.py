@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from detection.novelty import MATURE
 from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, USUAL, HistoryError, connect
 from serving.schemas import ApiModel, clean
 from serving.storage.tables import as_moment, microseconds
@@ -115,6 +116,19 @@ class Drift(ApiModel):
     days: list[DriftDay]
 
 
+class HistoryReadiness(ApiModel):
+    """How much of what happens is done by principals whose habits are known."""
+
+    share: Annotated[
+        float | None,
+        Field(description="of the actions: by principals of the training, or with enough actions since"),
+    ]
+    actions: int
+    principals: Annotated[int, Field(description="that acted in this time")]
+    ready: Annotated[int, Field(description="principals with habits among them")]
+    enough: Annotated[int, Field(description="actions from which on a new principal has habits of its own")]
+
+
 class HistoryReader:
     """Reads the history of a service that runs, ran, or was copied.
 
@@ -167,6 +181,8 @@ class HistoryReader:
         *,
         search: str = "",
         kind: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         order: Order = "last",
         limit: int = 50,
         cursor: str | None = None,
@@ -175,15 +191,20 @@ class HistoryReader:
 
         Args:
             search: part of the name or of the peer group.
+            since, until: only those whose last action was at or after the first, and before the second.
             order: by last action, by name, or by how near they came to their threshold in the last 7 days.
             cursor: that of the page before.
         """
         begin = int(cursor) if cursor and cursor.isdecimal() and len(cursor) < 10 else 0
         pattern = "%" + "".join(f"\\{sign}" if sign in "\\%_" else sign for sign in search) + "%"
-        where = "(name LIKE ? ESCAPE '\\' OR peers LIKE ? ESCAPE '\\') AND coalesce(kind = ?, true)"
-        values = [pattern, pattern, kind]
+        where = (
+            "(name LIKE ? ESCAPE '\\' OR peers LIKE ? ESCAPE '\\') AND coalesce(kind = ?, true) "
+            "AND coalesce(last >= ?, ? IS NULL) AND coalesce(last < ?, ? IS NULL)"
+        )
+        begin_us, end_us = (None if one is None else microseconds(one) for one in (since, until))
+        values = [pattern, pattern, kind, begin_us, begin_us, end_us, end_us]
         newest = self.newest()
-        since = 0 if newest is None else _hour(newest) // DAY - _NEAREST_DAYS
+        near_since = 0 if newest is None else _hour(newest) // DAY - _NEAREST_DAYS
         nearest = "(SELECT max(nearest) FROM days WHERE days.principal = principals.id AND day > ?)"
         orders = {
             "last": "last DESC, id",  # those that never acted are last
@@ -194,7 +215,7 @@ class HistoryReader:
         found = self.rows(
             f"SELECT name, kind, peers, last, actions, flagged, {nearest} AS nearest FROM principals WHERE {where} "
             f"ORDER BY {orders[order]} LIMIT ? OFFSET ?",
-            [since, *values, limit, begin],
+            [near_since, *values, limit, begin],
         )
         rows = [
             PrincipalRow(
@@ -233,6 +254,28 @@ class HistoryReader:
             [clean(principal), _MOST_PEERS],
         )
         return [row["name"] for row in found]
+
+    def readiness(self, days: float = 7) -> HistoryReadiness | None:
+        """How many of the last days' actions are of principals with habits; None before anything was scored."""
+        newest = self.newest()
+        if newest is None:
+            return None
+        since = _hour(newest) // DAY - round(days)
+        row = self.rows(
+            "SELECT sum(days.actions) AS actions, sum(CASE WHEN trained OR principals.actions >= ? THEN days.actions END) "
+            "AS known, count(DISTINCT principal) AS principals, "
+            "count(DISTINCT CASE WHEN trained OR principals.actions >= ? THEN principal END) AS ready "
+            "FROM days JOIN principals ON principals.id = days.principal WHERE day > ?",
+            [MATURE, MATURE, since],
+        )[0]
+        actions = row["actions"] or 0
+        return HistoryReadiness(
+            share=(row["known"] or 0) / actions if actions else None,
+            actions=actions,
+            principals=row["principals"],
+            ready=row["ready"],
+            enough=MATURE,
+        )
 
     def drift(self, days: float = 7) -> Drift | None:
         """Drift over the last days; None before anything was scored."""

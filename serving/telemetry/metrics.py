@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from data.events.audit_event import AuditEvent
 from data.timestamps import are_usual, is_time, parse_times
 from serving.schemas import SEVERITIES
+from serving.telemetry.ingest_health import IngestHealth
 from serving.telemetry.model_metrics import DescribedModel, ModelMetrics, begin_at_zero
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Metrics:
             "Time that the API server gave the newest event so far, since 1970.",
         )
         self._newest_time = 0.0
+        #: The same figures as sums of the last minutes, for people.
+        self.ingest = IngestHealth()
         self._scoring = histogram(
             "kubehabit_scoring_seconds",
             "Time to score one batch and make its alerts durable.",
@@ -201,6 +204,7 @@ class Metrics:
         """
         for outcome, events in (("scored", scored), ("folded", folded), ("repeated", repeated)):
             self._events.labels(outcome).inc(events)
+        self.ingest.judged(scored + folded + repeated)
         for severity, number in flagged.items():
             self._flagged.labels(severity).inc(number)
         for severity in raised:
@@ -219,7 +223,9 @@ class Metrics:
             if not written:
                 return
         oldest, newest = (parse_times([min(written), max(written)]) / 1e6).tolist()
-        self._lag.observe(max(0.0, time.time() - oldest))
+        lag = max(0.0, time.time() - oldest)
+        self._lag.observe(lag)
+        self.ingest.arrived(lag, newest)
         self._newest_time = max(self._newest_time, newest)
         self._newest.set(self._newest_time)
 

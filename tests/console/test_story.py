@@ -28,6 +28,7 @@ def test_from_the_alert_at_night_to_the_closed_incident(console: Console, browse
     page = visitor.go("/console/")
     assert page.url.endswith("/console/login?next=%2Fconsole%2F")
     visitor.sign_in(console.admin)
+    visitor.go("/console/alerts")
     page.get_by_text("Live", exact=True).wait_for()
 
     # New alerts are announced, and nothing moves until they are asked for.
@@ -114,6 +115,9 @@ def test_everything_can_be_done_with_the_keyboard(console: Console, browser: Any
     page.wait_for_url("**/console/")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("g")
+    page.keyboard.press("a")
+    page.wait_for_url("**/console/alerts")
     ids = [row.get_attribute("data-id") for row in page.locator(".row").all()]
     for key, at in (("j", 0), ("j", 1), ("j", 2), ("k", 1)):
         page.keyboard.press(key)
@@ -126,7 +130,7 @@ def test_everything_can_be_done_with_the_keyboard(console: Console, browser: Any
     page.keyboard.press("/")
     page.keyboard.type("Secret")
     page.keyboard.press("Enter")
-    page.wait_for_url("**/console/?q=Secret**")
+    page.wait_for_url("**/console/alerts?q=Secret**")
     assert all("secret" in row.lower() for row in page.locator(".row").all_inner_texts())
     page.keyboard.press("?")
     assert page.get_by_role("dialog").is_visible()
@@ -146,7 +150,7 @@ def test_words_are_explained_on_focus_and_on_tap_and_put_away_with_escape(
     for size in ((1280, 900), PHONE):
         visitor = Visitor(browser, console.url, size=size)
         visitor.sign_in(console.reader)
-        page = visitor.page
+        page = visitor.go("/console/alerts")
         word = page.locator(".term", has_text=re.compile("^principal")).first
         tip = word.locator(".tip")
         assert not tip.is_visible()
@@ -167,7 +171,9 @@ def test_who_may_only_look_sees_why_the_buttons_do_nothing(console: Console, bro
     page = visitor.go(f"/console/alerts/{alert['id']}")
     button = page.get_by_role("button", name="Save verdict")
     assert button.is_disabled()
-    assert "dashboard has the scopes read, and this needs admin" in page.locator("#only-admin").inner_text()
+    assert (
+        "dashboard has the scopes read, and this needs analyst" in page.locator("#only-analyst").inner_text()
+    )
     visitor.check()
     visitor.close()
 
@@ -175,7 +181,7 @@ def test_who_may_only_look_sees_why_the_buttons_do_nothing(console: Console, bro
 def test_pages_work_without_scripts(console: Console, browser: Any) -> None:
     visitor = Visitor(browser, console.url, scripts=False)
     visitor.sign_in(console.admin)
-    page = visitor.page
+    page = visitor.go("/console/alerts")
     page.get_by_label("Search").fill("no alert has this in it")
     page.get_by_role("button", name="Filter").click()
     assert page.get_by_text("No alerts match.").is_visible()
@@ -192,13 +198,20 @@ def test_the_theme_that_was_chosen_stays(console: Console, browser: Any) -> None
     visitor.sign_in(console.reader)
     page = visitor.page
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    page.get_by_role("button", name="Switch to the dark theme").click()
+    page.get_by_role("button", name="Theme: system").click()
+    page.get_by_role("button", name="Theme: light").click()
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert dark != light
     visitor.go("/console/glossary")
     assert page.locator("html").get_attribute("data-theme") == "dark"
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
     visitor.check()
+    # And back to what the system says, which changes in the evening.
+    page.get_by_role("button", name="Theme: dark").click()
+    assert page.locator("html").get_attribute("data-theme") is None
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == light
+    visitor.go("/console/glossary")
+    assert page.locator("html").get_attribute("data-theme") is None
     visitor.close()
 
 
@@ -206,7 +219,7 @@ def test_the_page_says_so_when_its_session_was_taken_away(console: Console, brow
     """The stream ends with the session, and the page says that it is not live any more."""
     visitor = Visitor(browser, console.url)
     visitor.sign_in(console.reader)
-    page = visitor.page
+    page = visitor.go("/console/alerts")
     page.get_by_text("Live", exact=True).wait_for()
     cookie = next(one for one in visitor.context.cookies() if one["name"] == "kubehabit_session")
     assert cookie["httpOnly"]

@@ -13,6 +13,11 @@ _MAX_TECHNIQUES = 3
 _CONTAINED = 8
 
 
+def technique_url(name: str) -> str:
+    """The page of a technique in the public catalogue."""
+    return f"https://attack.mitre.org/techniques/{name.replace('.', '/')}/"
+
+
 class Rules:
     """The rules of a lexicon."""
 
@@ -30,7 +35,7 @@ class Rules:
         ]
 
     def _technique(self, name: str) -> Technique:
-        url = f"https://attack.mitre.org/techniques/{name.replace('.', '/')}/"
+        url = technique_url(name)
         known = self._lexicon.techniques.get(name)
         if known is None:  # of a rule that somebody wrote
             return Technique(id=name, name=name, tactic="", url=url)
