@@ -28,7 +28,7 @@ def serve_assistant(
         bool,
         typer.Option(
             "--allow-writes",
-            help="Also offer tools that decide: verdicts, notes, closing incidents. The token needs the scope admin.",
+            help="Also offer tools that decide: verdicts, notes, closing incidents. The token needs the scope analyst.",
         ),
     ] = False,
     by: Annotated[

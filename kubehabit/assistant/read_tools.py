@@ -86,11 +86,17 @@ class ReadTools:
     def list_incidents(
         self,
         state: Literal["", "open", "closed", "merged"] = "open",
+        severity: Literal["", "low", "medium", "high", "critical"] = "",
+        principal: Text = "",
+        namespace: Text = "",
+        since: When = "",
         limit: Annotated[int, Field(ge=1, le=20, description="Largest number of incidents")] = 10,
         cursor: Cursor = "",
     ) -> Answer:
         """List incidents, newest first: alerts that belong together, over time and across credentials."""
-        found = self._service.get("incidents", limit=limit, **given({"state": state, "cursor": cursor}))
+        query = {"state": state, "severity": severity, "principal": principal, "namespace": namespace}
+        query |= {"since": _moment(since) or "", "cursor": cursor}
+        found = self._service.get("incidents", limit=limit, **given(query))
         for incident in found["incidents"]:
             incident["auditIDs"] = self._service.get("incidents", incident["id"])["auditIDs"][:5]
         return answer(found)
