@@ -17,6 +17,7 @@ import numpy as np
 from data.events.audit_event import AuditEvent
 from data.principals.identity import Identity
 from detection.exceptions import HabitExceptions
+from detection.fit import USUAL
 from detection.rules.expressions import MAX_REASON
 from detection.rules.hit_filter import FilteredHit
 from serving.alerts.explain.explainer import Explainer
@@ -26,7 +27,6 @@ from serving.authorization.monitor import AuthorizationMonitor
 from serving.delivery.outbox import Outbox
 from serving.history.activity import PrincipalReport, Principals, Trained
 from serving.history.recorder import History, Judge
-from serving.history.schema import USUAL
 from serving.incidents.context import ContextTracker, Gathered, habits_of
 from serving.incidents.event_summary import summary_fields, traits_of
 from serving.incidents.incidents import Incidents
