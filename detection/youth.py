@@ -5,8 +5,8 @@ says nothing. So the first actions of a principal count for nothing until princi
 done enough.
 
 A principal that is no newcomer any more still brings more news than one that was watched for long: how often something is new
-falls about as the inverse of what was seen (Good 1953). Rarity of news was fitted on principals with long histories, so decades
-are taken off for a short one.
+falls about as the inverse of what was seen (Good 1953). Rarity of news was fitted on principals with long histories, so
+decades are taken off for a short one.
 """
 
 from __future__ import annotations

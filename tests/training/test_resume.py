@@ -1,6 +1,8 @@
 """A training that is killed goes on where it stopped, to the same figures; a warm start begins with what is known by name."""
 
+import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +17,9 @@ import torch
 from data.actions.fields import FIELDS
 from data.actions.vocabulary import SPECIALS, UNKNOWN, Vocabulary
 from data.dataset.table import load
-from data.errors import KubehabitError
+from data.errors import BundleError, KubehabitError
 from data.paths import tracking_uri
-from detection.bundle import Bundle
+from detection.bundle import WEIGHTS, Bundle, seal
 from tests.conftest import ROOT, SMALL, Trained
 from training import checkpoints
 from training.model import Autoencoder, ModelConfig
@@ -140,15 +142,37 @@ def test_a_warm_start_on_the_same_data_gives_the_champions_own_model(trained: Tr
         np.testing.assert_array_equal(value.numpy(), saved[name])
 
 
-def test_weights_that_were_changed_are_refused(trained: Trained) -> None:
+def test_weights_that_were_changed_are_refused(trained: Trained, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(trained.bundle, bundle)
+    content = bytearray((bundle / WEIGHTS).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / WEIGHTS).write_bytes(content)
+    with pytest.raises(BundleError, match=f"checksum of {WEIGHTS}"):
+        Bundle.load(bundle)
+
+
+def test_an_older_model_starts_from_the_weights_in_its_run(trained: Trained, tmp_path: Path) -> None:
+    older = tmp_path / "bundle"
+    shutil.copytree(trained.bundle, older)
+    kept = tmp_path / "weights.npz"
+    (older / WEIGHTS).rename(kept)
+    seal(older)
     client = mlflow.MlflowClient(tracking_uri=tracking_uri(), registry_uri=tracking_uri())
-    before = client.get_run(trained.run_id).data.tags["weights_sha256"]
+    with pytest.raises(KubehabitError, match="keeps no weights"):
+        weights_of(Bundle.load(older), "the older model")
+    client.log_artifact(trained.run_id, str(kept), "weights")
     client.set_tag(trained.run_id, "weights_sha256", "0" * 64)
-    try:
-        with pytest.raises(KubehabitError, match="checksum"):
-            weights_of(Bundle.load(trained.bundle), "models:/kubehabit@champion")
-    finally:
-        client.set_tag(trained.run_id, "weights_sha256", before)
+    with pytest.raises(KubehabitError, match="do not match their checksum"):
+        weights_of(Bundle.load(older), "the older model")
+    client.set_tag(trained.run_id, "weights_sha256", hashlib.sha256(kept.read_bytes()).hexdigest())
+    found, expected = (
+        weights_of(Bundle.load(older), "the older model"),
+        weights_of(Bundle.load(trained.bundle), "it"),
+    )
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 def test_the_first_version_is_champion_and_the_next_a_challenger(trained: Trained) -> None:
