@@ -156,6 +156,11 @@ def _trail_rows(trail: Sequence[_Json]) -> Iterator[tuple[object, ...]]:
         )
 
 
+def _right_rows(found: _Json) -> Iterator[tuple[object, ...]]:
+    for one in found["requests"]:
+        yield one["user"], one["request"], "; ".join(one["allowedBy"]), one["notStopped"]
+
+
 def _template(name: str) -> str:
     """A template with its lines joined, so that its indentation is not in the page."""
     return re.sub(r"\n\s*", "", (_TEMPLATES / name).read_text(encoding="utf-8"))
@@ -172,6 +177,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     ],
     "moment": _moment,
     "object_rows": _object_rows,
+    "right_rows": _right_rows,
     "scalars": lambda model: [
         (name, value)
         for name, value in model.items()
