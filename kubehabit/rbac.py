@@ -34,9 +34,7 @@ _RBAC = Annotated[
         show_default=False,
     ),
 ]
-_Sarif = Annotated[
-    bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code scanning, instead of a table.")
-]
+_Sarif = Annotated[bool, typer.Option("--sarif", help="Print SARIF 2.1.0, for code scanning.")]
 _User = Annotated[
     str,
     typer.Argument(metavar="USER", help="User name as the log has it, such as system:serviceaccount:web:ci."),

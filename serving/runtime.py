@@ -39,10 +39,12 @@ from serving.storage.retention import Retention
 from serving.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from detection.authorization.rbac import Rbac
     from detection.detector import Figures
 
 _log = logging.getLogger("kubehabit.api")
 _TRIM_SECONDS = 30.0
+_COPY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +310,18 @@ class Service:
         ingest = self.running().ingest
         return 0 if ingest is None else ingest.wait(seconds)
 
+    def rbac(self) -> Rbac | None:
+        """A copy of roles and bindings after what was scored until now; None without a snapshot. Raises as `running`.
+
+        Raises:
+            TimeoutError: a batch is being scored for too long.
+        """
+        running = self.running()
+        monitor = running.engine.authorization
+        if monitor is None:
+            return None
+        return running.pipeline.run_on_scoring_thread(monitor.oracle.rbac.copy).result(_COPY_SECONDS)
+
     def _forensics_parts(self) -> ForensicsParts:
         engine = self.ready()
         return ForensicsParts(
@@ -318,6 +332,7 @@ class Service:
             model=engine.model,
             flush_alerts=engine.flush,
             wait_for_events=self.wait_for_events,
+            rbac=self.rbac,
         )
 
     def _figures(self) -> Figures | None:

@@ -74,6 +74,7 @@ class ChangeFollower:
         self.applied = self.unknown = 0
         self.recent: deque[Change] = deque(maxlen=_REMEMBERED)
         self.created: dict[ObjectKey, str] = {}
+        self._before: tuple[tuple[int, int], Rbac] | None = None
 
     def load(self, content: Mapping[str, Any]) -> ObjectKey | None:
         """Take in an object of a snapshot; returns which, or None for one that is not RBAC's."""
@@ -177,12 +178,16 @@ class ChangeFollower:
         later = [change for change in self.recent if change.time >= time]
         if not later:
             return None
+        key = self._rbac.generation, len(later)
+        if self._before is not None and self._before[0] == key:
+            return self._before[1]
         before = self._rbac.copy()
         for change in reversed(later):
             if change.before is None:
                 before.remove(change.key)
             else:
                 before.put(change.key, change.before)
+        self._before = key, before
         return before
 
     def remembers(self, time: str) -> bool:

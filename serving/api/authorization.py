@@ -15,21 +15,18 @@ from serving.authorization.rights import (
     IncidentContainment,
     RightsReport,
     WhoCan,
-    containment_of,
     paths_of,
     rights_of,
     who_can,
 )
 from serving.forensics import clock
-from serving.forensics.queries import EventQueries
-from serving.forensics.rights import UsedRights, suspects_of, used_rights
+from serving.forensics.containment import DAYS, incident_containment
+from serving.forensics.rights import UsedRights, used_rights
 from serving.http.problems import ProblemError
 from serving.runtime import Service
 
 _SECONDS = 10.0
 _DAY = 86_400_000_000
-#: Suspicious requests of an incident that are looked at; in a flood the rest are like them.
-_SUSPECTS = 200
 User = Annotated[str, Query(description="User name as the log has it", max_length=512)]
 Days = Annotated[float, Query(gt=0, le=36_500, description="Days of the event store that count as use")]
 
@@ -40,16 +37,15 @@ def current_rbac(service: Service) -> Rbac:
     Raises:
         ProblemError: no snapshot is set, or the scoring thread is busy for too long.
     """
-    running = service.running()
-    monitor = running.engine.authorization
-    if monitor is None:
+    try:
+        rbac = service.rbac()
+    except TimeoutError:
+        raise ProblemError(503, "A batch is being scored: try again.", {"Retry-After": "2"}) from None
+    if rbac is None:
         raise ProblemError(
             404, "The service has no roles and bindings: set authorization.snapshot in serve.yaml."
         )
-    try:
-        return running.pipeline.run_on_scoring_thread(monitor.oracle.rbac.copy).result(_SECONDS)
-    except TimeoutError:
-        raise ProblemError(503, "A batch is being scored: try again.", {"Retry-After": "2"}) from None
+    return rbac
 
 
 def _used(service: Service, days: float, without: list[str]) -> tuple[int, UsedRights]:
@@ -69,31 +65,14 @@ def containment(service: Service, incident_id: str, days: float) -> IncidentCont
     rbac = current_rbac(service)
     incident = read_incident(service, incident_id)
     service.wait_for_events(_SECONDS)
-    counted = list(dict.fromkeys(one.audit_id for one in incident.timeline))[:_SUSPECTS]
-
-    def ask(queries: EventQueries) -> IncidentContainment:
-        suspects = suspects_of(queries, counted)
-        first = None if incident.first_seen is None else int(incident.first_seen.timestamp() * 1e6)
-        since = (clock.now() if first is None else first) - int(days * _DAY)
-        used = used_rights(queries, since, without=incident.audit_ids)
-        return containment_of(
-            incident.id,
-            rbac,
-            suspects,
-            used.users,
-            since=clock.written(since),
-            complete=used.whole,
-            missing=len(counted) - len(suspects),
-        )
-
-    return service.forensics.ask(ask)
+    return service.forensics.ask(lambda queries: incident_containment(queries, incident, rbac, days))
 
 
 def add_authorization_routes(app: FastAPI, service: Service) -> None:
     """Every route of rights."""
 
     @app.get("/v1/incidents/{incident_id}/containment", tags=["rights"])
-    def incident_containment(incident_id: str, days: Days = 7) -> IncidentContainment:
+    def incident_containment(incident_id: str, days: Days = DAYS) -> IncidentContainment:
         """Which bindings made an incident possible, and the smallest change of RBAC that stops it and nothing in use."""
         return containment(service, incident_id, days)
 
@@ -103,7 +82,7 @@ def add_authorization_routes(app: FastAPI, service: Service) -> None:
             list[str] | None,
             Query(description="Only these users, each right of them; default: all, in numbers"),
         ] = None,
-        days: Days = 7,
+        days: Days = DAYS,
         limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     ) -> RightsReport:
         """Rights that were granted and never used, of users seen in the event store; most risky ones first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,17 +12,21 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from detection.authorization.rbac import Rbac
+from serving.forensics.containment import incident_containment
 from serving.forensics.event_store import EventStore
 from serving.forensics.evidence.export import EvidenceError, Subject, export
 from serving.forensics.evidence.incident import alerts_named
 from serving.forensics.evidence.model_card import describe_model
-from serving.forensics.queries import EventQueries, QueryTimeoutError
+from serving.forensics.queries import EventQueries, QueryError, QueryTimeoutError
 from serving.http.problems import ProblemError
 from serving.incidents.incidents import Incidents
+from serving.incidents.report import Incident
 from serving.schemas import ModelInfo, clean
 from serving.settings import EventSettings
 from serving.storage.database import AlertStore
 
+_log = logging.getLogger("kubehabit.forensics")
 # Each query uses as many threads as the database has.
 _CONCURRENT = 2
 _WAIT_SECONDS = 10
@@ -38,6 +43,7 @@ class ForensicsParts:
         model: that is served now.
         flush_alerts: waits until the alerts of all scored events are written.
         wait_for_events: waits at most so many seconds until all scored batches are in the event store; returns how many are not.
+        rbac: roles and bindings as they stand, if they are known; raises TimeoutError.
     """
 
     events: EventStore | None
@@ -47,6 +53,7 @@ class ForensicsParts:
     model: ModelInfo
     flush_alerts: Callable[[], None]
     wait_for_events: Callable[[float], int]
+    rbac: Callable[[], Rbac | None] = lambda: None
 
 
 class ForensicsService:
@@ -116,8 +123,23 @@ class ForensicsService:
             what = f"Incident {found.id} holds no alert any more: they were deleted after the retention time."
             raise ProblemError(404, what)
         incident = found.model_dump(mode="json", by_alias=True)
+        incident["containment"] = self._containment(found)
         subject = Subject(incident=found.id, alerts=tuple(alerts_named(incident)), note=note)
         return self.evidence(subject, by=by, incident=incident)
+
+    def _containment(self, incident: Incident) -> dict[str, Any] | None:
+        """What would have stopped an incident; None if that cannot be said. Evidence is exported all the same."""
+        parts = self._parts()
+        try:
+            rbac = parts.rbac()
+            if rbac is None:
+                return None
+            parts.wait_for_events(_WAIT_SECONDS)
+            made = self.ask(lambda queries: incident_containment(queries, incident, rbac))
+        except (TimeoutError, ProblemError, QueryError) as error:
+            _log.warning("what would have stopped an incident cannot be said", extra={"reason": str(error)})
+            return None
+        return made.model_dump(mode="json", by_alias=True)
 
     def evidence(self, subject: Subject, *, by: str, incident: dict[str, Any] | None = None) -> bytes:
         """Export evidence for `by` and record that in the ledger; alerts that retention has deleted are left out.

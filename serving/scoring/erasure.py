@@ -69,7 +69,13 @@ def without_person(snapshot: Snapshot, person: Person, pseudonym: str) -> Snapsh
         ]
         watches = [watch for watch in context["watches"] if watch["principal"] not in person.names]
         meta["surroundings"] = context | {"contributors": of, "watches": watches}
-    return replace(snapshot, meta=person.replaced_in(meta, pseudonym), arrays=arrays)
+    compared = meta.pop("authorization", None)
+    meta = person.replaced_in(meta, pseudonym)
+    if compared is not None:
+        # Roles and bindings are the cluster's: with another name in them, they would contradict what the person does.
+        known = [one for one in compared["known"] if not {one[0][0], one[3]} & set(person.names)]
+        meta["authorization"] = compared | {"known": known}
+    return replace(snapshot, meta=meta, arrays=arrays)
 
 
 def erase_from_snapshots(folder: Path, person: Person, pseudonym: str) -> int:

@@ -230,6 +230,11 @@ def _trail_rows(trail: Sequence[_Json]) -> Iterator[tuple[object, ...]]:
         )
 
 
+def _right_rows(found: _Json) -> Iterator[tuple[object, ...]]:
+    for one in found["requests"]:
+        yield one["user"], one["request"], "; ".join(one["allowedBy"]), one["notStopped"]
+
+
 def _template(layout: str, name: str) -> str:
     """A template with its lines joined; what the folder of a layout lacks is taken from the newest."""
     own = _TEMPLATES / layout / name
@@ -253,6 +258,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "moment": _moment,
     "object_rows": _object_rows,
     "people": lambda events: _few(event["record"]["principal"] for event in events),
+    "right_rows": _right_rows,
     "scalars": lambda model: [
         (name, value)
         for name, value in model.items()

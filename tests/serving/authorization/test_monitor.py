@@ -13,12 +13,14 @@ from fastapi.testclient import TestClient
 
 from data.actions.fields import FIELDS
 from data.errors import KubehabitError
+from data.principals.person import Person
 from serving.alerts.explain.explainer import Explainer
 from serving.authorization.monitor import AuthorizationMonitor
 from serving.authorization.open import open_monitor
 from serving.schemas import Alert
 from serving.scoring.deduplication import EventDeduplicator
 from serving.scoring.engine import Engine
+from serving.scoring.erasure import is_in_snapshot, without_person
 from serving.scoring.habit_verdicts import HabitVerdict
 from serving.scoring.snapshots import restore, take_snapshot
 from serving.settings import AuthorizationSettings
@@ -214,6 +216,19 @@ def test_changes_in_the_log_count_and_outlive_a_restart(
     anew.score(decoded([allowed(5000, reason=BY_READERS)]))
     assert anew.authorization.figures.outcomes["agrees"] == 2
     assert anew.authorization.figures.changes == 0
+
+
+def test_erasing_a_person_forgets_what_was_raised_and_keeps_the_rules(engine: Engine) -> None:
+    engine.score(decoded([allowed(0, verb="delete"), allowed(1, verb="delete", user="bob@corp")]))
+    saved = take_snapshot(engine, EventDeduplicator(100), 7)()
+    meta = msgspec.msgpack.decode(msgspec.msgpack.encode(saved.meta))
+    held = type(saved)(saved.position, saved.bundle, meta, saved.arrays)
+    alice = Person("alice@corp")
+    assert is_in_snapshot(held, alice)
+    gone = without_person(held, alice, "erased-1")
+    assert [one[3] for one in gone.meta["authorization"]["known"]] == ["bob@corp"]
+    assert gone.meta["authorization"]["rules"] == meta["authorization"]["rules"]
+    assert not is_in_snapshot(gone, alice)
 
 
 def test_only_events_of_the_snapshots_cluster_and_time_are_compared(snapshot: Path) -> None:
