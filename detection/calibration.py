@@ -77,6 +77,10 @@ _TOP_FIELDS = 3
 _PLACES = np.isin(FIELDS, ("namespace", "name", "binding"))
 _CONTENTS = np.isin(FIELDS, ("traits", "images"))
 
+_BINDING = FIELDS.index("binding")
+#: Who did this before, with the same outcome, did it by another binding then; see `detection.novelty.counted_levels`.
+_DONE = [_ATTRIBUTES.index(name) for name in ("verb_resource_namespace", "code")]
+
 _PLACE = _ATTRIBUTES.index("place")
 #: Actions from a place after which it is no longer a new one.
 _SETTLED = 10
@@ -287,7 +291,8 @@ class Calibration:
 
         A field costs no more than the principal's own counts allow: what it did k times in n actions is worth at most
         ln((n + 1) / k), however badly the model reconstructs it. So what is done again wears off without retraining. Where
-        the cluster's machinery acts, and what a known principal asked it for, does not count.
+        the cluster's machinery acts, and what a known principal asked it for, does not count, nor does the binding of what the
+        principal did before.
 
         Args:
             nll: float32 [N, F], reconstruction NLL of the same actions.
@@ -299,6 +304,7 @@ class Calibration:
         cost[:, _COUNTED] = counted / np.where(_WEARS_OFF, 1.0 + times, 1.0)
         machinery = features.machinery[:, None]
         cost[machinery & _PLACES | machinery & features.for_others[:, None] & _CONTENTS] = 0.0
+        cost[(features.own[:, _DONE] > 0).all(axis=1), _BINDING] = 0.0
         cost[:, _not_scored(self.scored_fields)] = 0.0
         return cost
 

@@ -74,6 +74,29 @@ def incidents_show(
     opt.show(answer, "alerts.incident_page", as_json)
 
 
+@app.command("containment")
+def incidents_containment(
+    incident_id: IncidentID,
+    days: Annotated[
+        float,
+        typer.Option("--days", help="Days before it whose use of rights is kept.", min=0.01, max=36_500),
+    ] = 7,
+    url: opt.Url = None,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Show which bindings made an incident possible, and the smallest change of RBAC that would have stopped it.
+
+    The change takes nothing away that was in use before; it is printed as YAML, and nothing is applied. Asks a running service
+    with authorization.snapshot and its event store.
+
+    Example:  `kubehabit incidents containment 7d0c6a1f52b8e934`
+
+    Next:  read the YAML, then `kubectl apply --dry-run=server -f -` with it.
+    """
+    answer = opt.remote(url).get("incidents", incident_id, "containment", days=days)
+    opt.show(answer, "rights.containment_page", as_json)
+
+
 def _decide(url: str | None, incident_id: str, action: str, body: dict[str, object], as_json: bool) -> None:
     answer = opt.remote(url).post("incidents", incident_id, action, body=body)
     opt.show(answer, "alerts.incident_page", as_json)

@@ -151,6 +151,11 @@ def build(service: Service, engine: Engine) -> Runtime:
     metrics.quarantine(lambda: len(quarantine))
     authorization = engine.authorization
     metrics.authorization(lambda: MonitorFigures() if authorization is None else authorization.figures)
+    rules = engine.rules
+    if rules is None:
+        metrics.rules(list, lambda: 0)
+    else:
+        metrics.rules(rules.figures, lambda: len(rules.rules.broken))
     return runtime
 
 
@@ -193,6 +198,7 @@ class _Announcer:
         metrics = self.service.metrics
         metrics.batch(
             scored=batch.scored,
+            counts=batch.counts,
             folded=batch.events - batch.scored,
             repeated=repeated,
             refused=len(batch.refused) + batch.dropped,

@@ -60,6 +60,8 @@ class ModelSettings(_Section):
     name: str = "kubehabit"
     alias: str = "champion"
     challenger: Annotated[str | None, Field(min_length=1)] = None
+    starter: bool = True
+    starter_trusted_hops: Annotated[int, Field(ge=0, le=16)] = 0
     watch_seconds: Annotated[float, Field(ge=0, le=_MOST)] = 30
     cache: Path | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1

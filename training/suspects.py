@@ -46,6 +46,8 @@ class Suspects:
 
     def leave_out(self, table: ActionTable, habits: HabitTable) -> None:
         """Take what was new out of habits that counted the whole table."""
+        if not len(self.rows):
+            return
         names, groups = table.name_hashes[self.rows], table.group_hashes[self.rows]
         order = np.argsort(names, kind="stable")
         for begin, size in zip(*runs(names[order]), strict=True):
@@ -62,8 +64,8 @@ class Suspects:
         names = ", ".join(f"{name} ({count})" for name, count in often[:_NAMED])
         rest = f" and {len(often) - _NAMED} more" if len(often) > _NAMED else ""
         return (
-            f"{len(flagged):,} actions of the log would be flagged by what the rest of it shows, on one occasion each; what was "
-            f"new in them, and in {len(self.rows) - len(flagged):,} around them, is no habit: by {names}{rest}."
+            f"{len(flagged):,} actions of the log would be flagged by what the rest of it shows. What was new in them, and in "
+            f"{len(self.rows) - len(flagged):,} around them, was done on one occasion and is no habit: by {names}{rest}."
         )
 
 
@@ -72,44 +74,41 @@ def occasion(time: Ints) -> int:
     return int(np.clip((int(time.max()) - int(time.min())) * _SHARE, _LEAST, _MOST))
 
 
-def elsewhere(table: ActionTable, away: int) -> PriorCounts:
+def elsewhere(table: ActionTable, away: int) -> tuple[Ints, PriorCounts]:
     """What the rest of a log knows of each action: further than `away` microseconds from it, or by other principals.
 
     Returns:
-        Counts of all actions of the table, in its order; `peers` and `anyone` without the principal itself.
+        Rows of the actions in which something is new to their principal, in the order of the log, and the counts of these;
+        `peers` and `anyone` without the principal itself.
     """
-    rows, width = table.attributes.shape
     names, groups = table.name_hashes, table.group_hashes
-    own = np.zeros((rows, width), np.int64)
-    peers, anyone = np.zeros_like(own), np.zeros_like(own)
-    actions = _others_in_time(names, table.time, away)
-    for column in range(width):
-        what = table.attributes[:, column]
-        whose = mix(names, what)
-        own[:, column] = _others_in_time(whose, table.time, away)
-        new = np.flatnonzero(own[:, column] == 0)
+    own = np.empty(table.attributes.shape, np.int32)
+    for column, what in enumerate(table.attributes.T):
+        own[:, column] = _others_in_time(mix(names, what), table.time, away)
+    rows = np.flatnonzero((own == 0).any(axis=1))
+    rows = rows[np.argsort(table.arrival[rows], kind="stable")]
+    known = own[rows].astype(np.int64)
+    peers, anyone = np.zeros_like(known), np.zeros_like(known)
+    for column, what in enumerate(table.attributes.T):
         # One row for each principal that ever did it.
-        once = np.unique(whose, return_index=True)[1]
-        peers[new, column] = _counts_of(mix(groups, what)[once], mix(groups, what)[new]) - 1
-        anyone[new, column] = _counts_of(what[once], what[new]) - 1
-    return PriorCounts(own, peers, anyone, actions)
+        once = np.unique(mix(names, what), return_index=True)[1]
+        new = np.flatnonzero(known[:, column] == 0)
+        at, theirs = rows[new], mix(groups, what)
+        peers[new, column] = _counts_of(theirs[once], theirs[at]) - 1
+        anyone[new, column] = _counts_of(what[once], what[at]) - 1
+    return rows, PriorCounts(known, peers, anyone, _others_in_time(names, table.time, away)[rows])
 
 
 def _others_in_time(key: Hashes, time: Ints, away: int) -> Ints:
     """For each row, rows of the same key that are further away in time, int64 [N]."""
     number = np.unique(key, return_inverse=True)[1].astype(np.int64)
-    order = np.lexsort((time, number))
     first = np.concatenate([[0], np.cumsum(np.bincount(number))])
-    # Keys lie further apart than any two times, so that one sorted array holds them all.
-    since = time - int(time.min())
-    apart = int(since.max()) + 2 * away + 2
-    at = number * apart + since
-    ordered = at[order]
-    near = np.searchsorted(ordered, at + away, side="right") - np.searchsorted(
-        ordered, at - away, side="left"
-    )
-    total = first[number + 1] - first[number]
-    return np.asarray(total - near, np.int64)
+    # Keys lie further apart than any two times, so that one sorted array holds them all; milliseconds, lest it overflow.
+    since, away = (time - int(time.min())) // 1000, away // 1000
+    at = number * (int(since.max()) + 2 * away + 2) + since
+    ordered = np.sort(at)
+    near = np.searchsorted(ordered, at + away, "right") - np.searchsorted(ordered, at - away, "left")
+    return np.asarray(first[number + 1] - first[number] - near, np.int64)
 
 
 def _counts_of(keys: Hashes, wanted: Hashes) -> Ints:
@@ -134,12 +133,11 @@ def find_suspects(
         errors: NLL of the actions in the given rows of the table, float32 [n, F].
         members: int64 [N], principals of the peer group of each action.
     """
-    known = elsewhere(table, occasion(table.time))
-    order = np.argsort(table.arrival, kind="stable")
-    features = _features(table, known, order, members)
-    # Only news can be flagged, and few actions are any.
+    rows, known = elsewhere(table, occasion(table.time))
+    features = _features(table, known, rows, members)
+    # Only news can be flagged, and what follows from it is none.
     some = np.flatnonzero(features.root.any(axis=1))
-    at = order[some]
+    at, known = rows[some], known[some]
     features = _features(table, known, at, members)
     time = table.time[at]
     weighed = calibration.weigh(errors(at), features)
@@ -155,19 +153,13 @@ def find_suspects(
     chosen = (
         adds & (features.actions >= MATURE) & _near(np.asarray(features.principals, object), time, flagged)
     )
-    return Suspects(at[chosen], known.own[at[chosen]] == 0, flagged[chosen])
+    return Suspects(at[chosen], known.own[chosen] == 0, flagged[chosen])
 
 
 def _features(table: ActionTable, known: PriorCounts, rows: Ints, members: Ints) -> ActionFeatures:
     names, kinds = table.name[rows].tolist(), table.kind[rows].tolist()
     return ActionFeatures.from_counts(
-        known[rows],
-        table.tokens[rows],
-        table.vocabulary,
-        names,
-        kinds,
-        table.sensitivity[rows],
-        members[rows],
+        known, table.tokens[rows], table.vocabulary, names, kinds, table.sensitivity[rows], members[rows]
     )
 
 

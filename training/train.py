@@ -27,7 +27,7 @@ from data.events.audit_event import EXAMPLE_EVENT
 from data.principals.identity import PEOPLE_AND_PIPELINES
 from data.signing_keys import load_signing_key
 from detection.bundle import Bundle, sign
-from training import bundle_writer, checkpoints, registry, stability, warm_start
+from training import bundle_writer, checkpoints, model_card, registry, stability, warm_start
 from training.calibrate import (
     CalibrationConfig,
     CalibrationResult,
@@ -222,9 +222,8 @@ def _train(
     commit = registry.git_commit()  # asked once: a long training may see its source change
     text = cli.parser.dump(cli.config, skip_none=False)
     curves = _Curves()
-    with mlflow.start_run(
-        run_id=resumed.run_id if resumed else None, experiment_id=None if resumed else experiment
-    ) as run:
+    named: dict[str, Any] = {"experiment_id": experiment, "run_name": registry.run_name("train", fingerprint)}
+    with mlflow.start_run(**({"run_id": resumed.run_id} if resumed else named)) as run:
         run_id = run.info.run_id
         if resumed:
             checkpoints.same_data(run.data.tags, fingerprint)
@@ -269,6 +268,7 @@ def _log_inputs(cli: ExperimentCLI, text: str, commit: str, champion: str | None
     mlflow.log_params(_flat(cli.config.as_dict(), skip=("config",)))
     mlflow.set_tags({"data_fingerprint": table.card["fingerprint"], "git_commit": commit})
     mlflow.log_dict(table.card, "data/card.json")
+    registry.log_dataset(table.card, "training")
     mlflow.log_text(text, "config/train.yaml")
     if champion is not None:
         carried = warm_start.start_from(champion, cli.model.model, table)
@@ -297,7 +297,6 @@ def _finish(
     table: ActionTable = cli.datamodule.table
     model = cli.model.model.eval().cpu()
     fit_mixture(model, table)
-    warm_start.keep(model)
     config = calibration_config(vars(cli.config.calibration))
     _say_stage("calibrating on the held-back part")
     fitted = calibrate(table, TorchModel(model), cli.model.config.window, config)
@@ -320,7 +319,7 @@ def _finish(
         export_newest(model, newest)
         worst = max(worst, check_newest(model, newest))
         metrics = {
-            **_figures(table, fitted),
+            **figures_of(table, fitted),
             "parity_max_abs_difference": worst,
             "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
             **speed,
@@ -338,6 +337,7 @@ def _finish(
             git_commit=commit,
             run_id=run_id,
             metrics=metrics,
+            weights=warm_start.parameters_of(model),
         )
         _say_stage("registering")
         Bundle.load(bundle)
@@ -356,7 +356,21 @@ def _finish(
                 "git_commit": commit,
             },
         )
+        _publish_card(options.name, version, (bundle / "card.md").read_text(), curves, metrics)
     return TrainResult(run_id, options.name, version, uri, metrics, alias)
+
+
+def _publish_card(name: str, version: str, card: str, curves: _Curves, metrics: dict[str, float]) -> None:
+    """Put the model card and the learning curve into the description of a registered version."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    client.update_model_version(name, version, card)
+    curve = model_card.learning_curve(curves.points["held_back_nll"])
+    tags = {
+        key: f"{metrics[key]:.4g}" for key in ("held_back_surprise", "person_threshold", "system_threshold")
+    }
+    model_card.publish(client, name, version, "Learning curve", curve, tags)
 
 
 def _log_plots(table: ActionTable, fitted: CalibrationResult, curves: _Curves) -> None:
@@ -393,7 +407,7 @@ def _incidents(table: ActionTable, fitted: CalibrationResult, chosen: Flags) -> 
     return sum(count_incidents(np.sort(times[hit & (names == name)])) for name in set(names[hit]))
 
 
-def _figures(table: ActionTable, fitted: CalibrationResult) -> dict[str, float]:
+def figures_of(table: ActionTable, fitted: CalibrationResult) -> dict[str, float]:
     """Figures on held-back normal data."""
     figures = {"held_back_surprise": float(fitted.nll.sum(axis=1).mean())}
     figures |= {f"held_back_nll_{field}": float(fitted.nll[:, i].mean()) for i, field in enumerate(FIELDS)}

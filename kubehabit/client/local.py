@@ -59,6 +59,11 @@ class LocalStore:
             )
         return found.model_dump(mode="json", by_alias=True)
 
+    def feedback(self) -> list[str]:
+        """Verdicts on alerts as JSON, oldest first, as `GET /v1/feedback` gives them."""
+        with closing(AlertStore.from_settings(self._settings.store)) as store:
+            return [*store.feedback()]
+
 
 def _alert_page(store: AlertStore, limit: int, cursor: int | None, **filters: Any) -> ApiModel:
     wanted = AlertListQuery.model_validate(filters)

@@ -23,9 +23,12 @@ def evaluation_screen(figures: _Figures) -> list[RenderableType]:
     parts: list[RenderableType] = [new_table("", "", "95 % interval", rows=_rows(figures), show_header=False)]
     others = {**figures.get("ablations", {}), **figures.get("baselines", {})}
     if others:
-        rows = [_compared(name, block) for name, block in {"kubehabit": figures, **others}.items()]
-        heads = ("detector", "caught", "false /10k", "look-alikes raised")
-        parts += [heading("Beside others, at the same budget"), new_table(*heads, rows=rows, right=(1, 2, 3))]
+        compared = [_compared(name, block) for name, block in {"kubehabit": figures, **others}.items()]
+        columns = ("detector", "caught", "false /10k", "look-alikes raised")
+        parts += [
+            heading("Beside others, at the same budget"),
+            new_table(*columns, rows=compared, right=(1, 2, 3)),
+        ]
     if runs := figures.get("runs"):
         rows = [_run(run) for run in sorted(runs, key=lambda run: run["kind"] != "attack")]
         heads = ("", "", "what", "scenario", "principal")

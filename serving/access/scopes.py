@@ -43,6 +43,7 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("POST", "/v1/exceptions"): "admin",
     ("GET", "/v1/overview"): "read",
     ("GET", "/v1/names"): "read",
+    ("GET", "/v1/rules"): "read",
     ("GET", "/v1/incidents"): "read",
     ("GET", "/v1/incidents/{incident_id}"): "read",
     # Closing or splitting an incident can hide it from readers of the open ones.
@@ -56,6 +57,10 @@ NEEDS: Mapping[tuple[str, str], Need] = {
     ("POST", "/v1/incidents/{incident_id}/outcome"): "analyst",
     # Read access includes export: the ledger and the access log record who did it.
     ("POST", "/v1/incidents/{incident_id}/evidence"): "read",
+    ("GET", "/v1/incidents/{incident_id}/containment"): "read",
+    ("GET", "/v1/rbac/report"): "read",
+    ("GET", "/v1/rbac/who-can"): "read",
+    ("GET", "/v1/rbac/paths"): "read",
     ("GET", "/v1/glossary"): "read",
     ("GET", "/v1/principals"): "read",
     ("GET", "/v1/principals/{principal:path}"): "read",

@@ -65,7 +65,7 @@ def add_alert_routes(app: FastAPI, service: Service) -> None:
     def principal_report(principal: str) -> PrincipalReport:
         """Who a principal is, whom it is compared with, and what it did since counting began."""
         engine = service.ready()
-        report = engine.principals.report(principal)
+        report = engine.principal_report(principal)
         if report is None:
             raise ProblemError(
                 404, "This principal is not in the model's training and did nothing since counting began."

@@ -11,23 +11,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from detection.fit import ENOUGH, USUAL, FitTotals, FitVerdict, judge_fit
 from detection.novelty import MATURE
-from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, USUAL, HistoryError, connect
+from serving.history.schema import BINS, DAY, EDGES, EXPECTED, HOUR, HistoryError, connect
 from serving.schemas import ApiModel, clean
 from serving.storage.tables import as_moment, microseconds
 
 Order = Literal["last", "name", "nearest"]
-DriftVerdict = Literal["steady", "changed", "too few"]
+DriftVerdict = FitVerdict
 _NEAREST_DAYS = 7
 _MOST_PEERS = 50
 _PART = 5000
 _SUMMED_BINS = ", ".join(f"sum(b{number}) AS b{number}" for number in range(BINS))
-
-#: Actions below which nothing is said about drift.
-_ENOUGH = 1000
-
-#: Factor of actions beyond the one in twenty, and share of unknown ones, from which the cluster counts as changed.
-_MORE, _UNKNOWN = 2.0, 0.01
 
 
 class PrincipalRow(ApiModel):
@@ -127,6 +122,16 @@ class HistoryReadiness(ApiModel):
     principals: Annotated[int, Field(description="that acted in this time")]
     ready: Annotated[int, Field(description="principals with habits among them")]
     enough: Annotated[int, Field(description="actions from which on a new principal has habits of its own")]
+
+
+class JudgingVersion(ApiModel):
+    """A version of the model and what it judged, as far as the history goes."""
+
+    version: str
+    first: Annotated[datetime, Field(description="time of the first action with evidence that it judged")]
+    last: datetime
+    actions: Annotated[int, Field(description="actions with evidence")]
+    flagged: Annotated[int, Field(description="those that reached the threshold in force then")]
 
 
 class HistoryReader:
@@ -277,6 +282,27 @@ class HistoryReader:
             enough=MATURE,
         )
 
+    def versions(self, days: float = 28) -> list[JudgingVersion]:
+        """The versions that judged in the last days, in the order in which they took over; empty before anything was."""
+        newest = self.newest()
+        if newest is None:
+            return []
+        found = self.rows(
+            "SELECT version, min(time) AS first, max(time) AS last, count(*) AS actions, sum(reached >= scale) AS flagged "
+            "FROM additions JOIN judges ON judges.id = judge WHERE time >= ? GROUP BY version ORDER BY first",
+            [microseconds(newest - timedelta(days=days))],
+        )
+        return [
+            JudgingVersion(
+                version=row["version"],
+                first=as_moment(row["first"]),
+                last=as_moment(row["last"]),
+                actions=row["actions"],
+                flagged=row["flagged"] or 0,
+            )
+            for row in found
+        ]
+
     def drift(self, days: float = 7) -> Drift | None:
         """Drift over the last days; None before anything was scored."""
         newest = self.newest()
@@ -295,7 +321,8 @@ class HistoryReader:
             Beyond(one_in=round(1 / share), expected=share, seen=sum(bins[-at:]) / max(actions, 1))
             for share, at in zip(EXPECTED, range(len(EXPECTED), 0, -1), strict=True)
         ]
-        verdict, sentence = _verdict(actions, unknown, beyond[0])
+        totals = FitTotals(actions, beyond[0].seen, unknown)
+        verdict, reasons = judge_fit(totals)
         by_day = [
             DriftDay(
                 day=as_moment(row["day"] * DAY * HOUR),
@@ -313,25 +340,21 @@ class HistoryReader:
             unknown=unknown,
             beyond=beyond,
             verdict=verdict,
-            sentence=sentence,
+            sentence=_in_words(totals, verdict, reasons),
             days=by_day,
         )
 
 
-def _verdict(actions: int, unknown: float, beyond: Beyond) -> tuple[DriftVerdict, str]:
-    if actions < _ENOUGH:
-        text = f"Too few actions ({actions:,}) to say anything about drift; it takes {_ENOUGH:,}."
-        return "too few", text
-    odd = beyond.seen >= _MORE * beyond.expected
-    new = unknown >= _UNKNOWN
-    if not odd and not new:
-        text = "The cluster does what the model was calibrated on: there is no reason to train again."
-        return "steady", text
-    surprising = f"{beyond.seen:.1%} of all actions surprise as only {beyond.expected:.0%} did in calibration"
-    unseen = f"{unknown:.1%} have a verb or a resource that training never saw"
-    what = [surprising] * odd + [unseen] * new
-    return "changed", (
-        f"The cluster has changed: {' and '.join(what)}. Look through the incidents first, because an "
+def _in_words(totals: FitTotals, verdict: FitVerdict, reasons: list[str]) -> str:
+    if verdict == "too few":
+        return f"Too few actions ({totals.actions:,}) to say anything about drift; it takes {ENOUGH:,}."
+    if verdict == "steady":
+        return (
+            "All actions together are as surprising as in calibration: there is no reason to train again. `kubehabit drift` on a "
+            "log compares each principal by itself."
+        )
+    return (
+        f"The cluster has changed: {' and '.join(reasons)}. Look through the incidents first, because an "
         "attack looks the same; then train again (kubehabit drift says for whom)."
     )
 

@@ -71,7 +71,7 @@ def test_from_the_alert_at_night_to_the_closed_incident(console: Console, browse
     page.wait_for_url(f"**/console/incidents/{incident['id']}")
     visitor.check()
     assert incident["source"]["auditID"] in page.locator("section[aria-labelledby=source]").inner_text()
-    deeds = page.locator(".moment:not(.consequence) .cite code").all_inner_texts()
+    deeds = page.locator(".moment:not(.consequence) .cite a.id code").all_inner_texts()
     assert deeds[:40] == [one["auditID"] for one in incident["timeline"]][: len(deeds[:40])]
     if incident["consequences"]:
         assert page.locator(".moment.consequence").count()
@@ -212,6 +212,51 @@ def test_the_theme_that_was_chosen_stays(console: Console, browser: Any) -> None
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == light
     visitor.go("/console/glossary")
     assert page.locator("html").get_attribute("data-theme") is None
+    visitor.close()
+
+
+def test_a_list_is_narrowed_by_part_of_a_name_judged_in_bulk_and_told_in_the_browsers_time(
+    console: Console, browser: Any
+) -> None:
+    visitor = Visitor(browser, console.url, zone="Asia/Kolkata")
+    visitor.sign_in(console.admin)
+    page = visitor.go("/console/alerts")
+    assert page.locator("html").get_attribute("data-zone") == "Asia/Kolkata"
+    time = page.locator(".row .when time").first
+    local, utc = time.inner_text(), str(time.get_attribute("title"))
+    apart = (int(local[:2]) * 60 + int(local[3:5]) - int(utc[11:13]) * 60 - int(utc[14:16])) % (24 * 60)
+    assert apart == 330, "five and a half hours, and UTC in the title"
+    page.get_by_role("button", name="Times in Asia/Kolkata").click()
+    page.wait_for_function("document.documentElement.dataset.zone === 'UTC'")
+
+    # Part of a name is completed.
+    who = str(page.locator(".row a.principal").first.inner_text())
+    field = page.get_by_label("Principal", exact=True)
+    field.press_sequentially(who[1:5])
+    option = page.locator(f'#principal-names option[value="{who}"]')
+    option.wait_for(state="attached")
+    field.fill(who)
+    field.press("Enter")
+    page.wait_for_url("**/console/alerts?**principal=**")
+    assert set(page.locator(".row a.principal").all_inner_texts()) == {who}
+
+    # The bar for several alerts is there only while some are ticked; keys do it as well.
+    assert not page.locator("#bulk-bar").is_visible()
+    page.locator("main").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    assert page.locator("#bulk-bar").is_visible()
+    visitor.check()
+    page.get_by_role("button", name="Mark malicious").click()
+    page.wait_for_load_state()
+    assert page.locator(".row .chip.verdict.malicious").count() >= 1
+
+    # What was filtered is kept under a name.
+    page.get_by_text("Save this view").click()
+    page.get_by_label("Name of the view").fill("on call")
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.get_by_role("link", name="on call").wait_for()
+    visitor.check()
     visitor.close()
 
 

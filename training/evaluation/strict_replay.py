@@ -292,7 +292,7 @@ class StrictReplay:
             habits.unobserve(*counted, known, left_out)
 
     def _left_out(self, case: Case, stretch: Stretch) -> Flags:
-        """What of a case training leaves out of the habits, bool [N, attributes]: what is flagged when judged by the rest."""
+        """What of a case training would have left out of the habits, bool [N, attributes]: what the rest of the log flags."""
         names = set(stretch.name.tolist())
         with self.detector.fork():
             self._show(case.events, ())

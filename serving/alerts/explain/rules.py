@@ -37,7 +37,7 @@ class Rules:
     def _technique(self, name: str) -> Technique:
         url = technique_url(name)
         known = self._lexicon.techniques.get(name)
-        if known is None:  # of a rule that somebody wrote
+        if known is None:  # of a rule of one's own
             return Technique(id=name, name=name, tactic="", url=url)
         return Technique(id=name, url=url, **known.model_dump())
 

@@ -49,7 +49,7 @@ def login_page(
     """The page to sign in on: by a token, and at the provider if there is one."""
     access: Access = request.app.state.access
     provider = access.oidc.name if access.oidc is not None else ""
-    values = {"wanted": wanted, "ended": ended, "wrong": wrong, "provider": provider}
+    values: dict[str, Any] = {"wanted": wanted, "ended": ended, "wrong": wrong, "provider": provider}
     return page(request, "login.html", status=status, **values)
 
 

@@ -97,7 +97,7 @@ def principal(request: Request, principal: str, days: Span = "7", step: Step = "
     service: Service = request.app.state.service
     records: FreshHistory = request.app.state.records
     engine = service.ready()
-    report = engine.principals.report(principal)
+    report = engine.principal_report(principal)
     reader = records.reader()
     surprise = reader.surprise(principal)
     days_of = surprise.days if surprise is not None else []

@@ -215,7 +215,7 @@ def test_a_right_token_is_taken() -> None:
         {"nonce": None},
         {"sub": None},
     ],
-    ids=str,
+    ids=lambda wrong: "-".join(f"{name}-{type(value).__name__}" for name, value in wrong.items()),
 )
 def test_a_token_with_a_wrong_claim_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(OidcError, match="not valid"):

@@ -535,6 +535,7 @@ def test_the_documentation_describes_every_route_with_examples(client: TestClien
         "/v1/alerts/stream",
         "/v1/feedback",
         "/v1/exceptions",
+        "/v1/rules",
         "/v1/incidents",
         "/v1/incidents/{incident_id}",
         "/v1/incidents/{incident_id}/merge",
