@@ -16,6 +16,9 @@ from kubehabit.options import moment
 #: Letters of the options that are typed most.
 _SHORT = {"principal": ("-p",), "namespace": ("-n",)}
 
+#: Help of options that mean the same in every command.
+_HELP = {"until": "End, written as the start is."}
+
 
 class QueryCommand(TyperCommand):
     """A command with one option for each field of a pydantic model; its function finds the query in `ctx.obj`.
@@ -106,7 +109,9 @@ def _options_of(model: Any, fields: Sequence[str]) -> list[Any]:
         }
         default = field.get_default(call_default_factory=True) or None
         names = [_flag(name), *_SHORT.get(name, ())]
-        help_ = f"{field.description.removesuffix('; empty: any')}." if field.description else None
+        help_ = _HELP.get(name)
+        if help_ is None and field.description:
+            help_ = f"{field.description.removesuffix('; empty: any')}."
         option = typer.Option(*names, help=help_, **bounds)
         type_ = _type_of(field) if default is not None else _type_of(field) | None
         parameters.append(

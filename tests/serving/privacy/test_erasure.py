@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from data.errors import KubehabitError
 from data.events.reader import open_lines
 from data.principals.person import NoPersonError, Person
+from data.signing_keys import load_signing_key
 from detection.probation import PrincipalProbation, pack_records, unpack_records
 from kubehabit.main import app
 from serving.app import create_app
@@ -387,7 +388,8 @@ def test_an_erasure_that_changed_other_records_is_found(erased_home: Path) -> No
 def test_evidence_of_a_store_with_an_erasure_holds(erased_home: Path, tmp_path: Path) -> None:
     home = erased_home
     queries = EventQueries(home / "events", memory_mb=256, seconds=60)
-    made = export(queries, Ledger(home / "events"), Subject(audit_ids=("grants-mike",)), by="a")
+    ledger = Ledger(home / "events", load_signing_key(home / "ledger.key"))
+    made = export(queries, ledger, Subject(audit_ids=("grants-mike",)), by="a")
     (tmp_path / "evidence.json").write_bytes(made)
     checked = check(tmp_path / "evidence.json")
     assert (checked.findings, checked.events) == ([], 1)
