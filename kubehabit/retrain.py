@@ -95,11 +95,11 @@ def retrain(
         dry_run=dry_run,
         keep=keep,
     )
-    progress = None if new else Progress.unfinished(root)
+    now = time.time_ns() // 1000
+    progress = None if new else Progress.unfinished(root, now)
     if progress is None:
-        until = time.time_ns() // 1000
-        since, split = span_of_work(answers.earliest(), until, days, recent, least_hours)
-        progress = Progress.begin(root, since, split, until)
+        since, split = span_of_work(answers.earliest(), now, days, recent, least_hours)
+        progress = Progress.begin(root, since, split, now)
     else:
         opt.say(f"Going on with the retraining in {progress.folder}.", err=True)
 

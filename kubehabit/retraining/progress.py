@@ -13,6 +13,8 @@ from data.durable_file import write_durably
 from data.errors import KubehabitError
 
 _FILE = "progress.json"
+#: Age from which a retraining that was stopped is begun again, microseconds.
+_STALE = 3 * 86_400_000_000
 #: Finished retrainings whose figures are kept.
 _KEPT = 10
 
@@ -49,15 +51,19 @@ class Progress:
         return begun
 
     @classmethod
-    def unfinished(cls, root: Path) -> Self | None:
-        """The newest below `root` that was stopped; None if there is none."""
+    def unfinished(cls, root: Path, now: int) -> Self | None:
+        """The newest below `root` that was stopped in the last days; None if there is none.
+
+        Args:
+            now: microseconds since 1970 UTC. What is older no longer says what the cluster does.
+        """
         for file in sorted(root.glob(f"*/{_FILE}"), reverse=True):
             try:
                 saved = json.loads(file.read_text("utf-8"))
                 found = cls(file.parent, **saved)
             except (OSError, ValueError, TypeError):
                 continue
-            if "decision" not in found.done:
+            if "decision" not in found.done and now - found.until <= _STALE:
                 return found
         return None
 
@@ -70,6 +76,10 @@ class Progress:
         """Write the file."""
         saved = {key: value for key, value in asdict(self).items() if key != "folder"}
         write_durably(self.folder / _FILE, json.dumps(saved, indent=1).encode())
+
+    def abandon(self) -> None:
+        """Delete it: going on would come to the same end."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def clear(self, root: Path) -> None:
         """Delete the logs and the dataset, which hold what people did, and the oldest of what is kept of others."""

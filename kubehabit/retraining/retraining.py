@@ -123,7 +123,11 @@ class Retraining:
             TooLittleWorkError: the store holds too little normal work.
             KubehabitError: a step cannot be done; a later call goes on there.
         """
-        work = self._read()
+        try:
+            work = self._read()
+        except TooLittleWorkError:
+            self._progress.abandon()
+            raise
         champion = self._start_from()
         dataset = self._build(champion)
         version = self._train(champion)

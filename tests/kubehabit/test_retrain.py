@@ -92,6 +92,17 @@ def test_what_was_flagged_is_learned_only_if_it_was_called_normal(
     assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl.zst"]
 
 
+def test_a_store_without_normal_work_leaves_nothing_to_go_on_with(
+    answers: EventAnswers, tmp_path: Path
+) -> None:
+    since, until = _span(answers)
+    progress = Progress.begin(tmp_path, since, until, until + 1)
+    plan = RetrainPlan(tmp_path, "kubehabit", ROOT / "configs" / "train.yaml")
+    with pytest.raises(TooLittleWorkError, match=r"no normal work for recent\.jsonl\.zst"):
+        Retraining(plan, progress, answers, list, print).run()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_too_little_work_is_an_answer_of_its_own() -> None:
     now = 1_000 * _HOUR
     assert span_of_work(now - 100 * _HOUR, now, 1, 0.25, 24) == (now - 24 * _HOUR, now - 6 * _HOUR)
@@ -102,18 +113,19 @@ def test_too_little_work_is_an_answer_of_its_own() -> None:
 
 
 def test_progress_is_found_again_until_there_is_a_decision(tmp_path: Path) -> None:
-    assert Progress.unfinished(tmp_path) is None
+    assert Progress.unfinished(tmp_path, 4) is None
     progress = Progress.begin(tmp_path, 1, 2, 3)
     progress.finish("events", {"a": 1})
     (tmp_path / "20990101T000000Z").mkdir()
     (tmp_path / "20990101T000000Z" / "progress.json").write_text("{")
-    found = Progress.unfinished(tmp_path)
+    assert Progress.unfinished(tmp_path, 4 + 3 * 24 * _HOUR) is None
+    found = Progress.unfinished(tmp_path, 4)
     assert found is not None
     assert (found.folder, found.split, found.done) == (progress.folder, 2, {"events": {"a": 1}})
     (progress.folder / "train.jsonl.zst").write_bytes(b"what people did")
     found.finish("decision", {"promoted": False})
     found.clear(tmp_path)
-    assert Progress.unfinished(tmp_path) is None
+    assert Progress.unfinished(tmp_path, 4) is None
     assert [path.name for path in progress.folder.iterdir()] == ["progress.json"]
 
 
@@ -135,7 +147,7 @@ def test_stored_work_becomes_a_challenger_that_is_compared(
         change.setattr("training.train.train", stopped)
         with pytest.raises(KeyboardInterrupt):
             Retraining(plan, progress, answers, list, said.append).run()
-    found = Progress.unfinished(tmp_path)
+    found = Progress.unfinished(tmp_path, until)
     assert found is not None
     assert set(found.done) == {"events", "warm_start", "dataset", "training"}
 
