@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from data.patterns import compile_bytes
-
-Span = tuple[int, int]
+from data.encoded_text import Span, decoded, positions
+from data.patterns import Pattern, compile_bytes
 
 #: Secrets in one text; with more, all of it is one.
 MAX_SPANS = 1_000
 #: How often a text may be percent-encoded, and what base64 decodes to may hold base64.
 _LEVELS, _NESTED = 3, 2
+
+
+def _any_of(patterns: Iterable[Pattern]) -> Pattern:
+    """One pattern that is found in a text if any of these is."""
+    return compile_bytes("|".join(f"(?:{pattern.pattern.decode('latin-1')})" for pattern in patterns))
+
 
 # Names of values that are secrets, or the ends of such names.
 _PASSWORD = r"passw(?:or)?d|passwd|passphrase|passcode|requirepass|storepass|keypass|(?:^|[^a-z])pass(?:in|out)?|(?:^|[^a-z])pwd"
@@ -35,8 +40,9 @@ _QUOTE = r"""\\*["'`]?"""
 # `name=value`, `name: value`, `"name":"value"`, with quotes that may be escaped.
 _ASSIGNED = compile_bytes(
     rf"(?i)({_NAMED}){_QUOTE}(?:\s*=>?\s?|\s*:\s*){_QUOTE}(?:(?:basic|bearer|token|apikey|digest|splunk|geniekey|key)\s+)?"
-    r"""([^\s"'`\\&;,{\[][^\s"'`\\&;,]*)"""
+    r"""([^\s"'`\\&;,{\[])"""
 )
+_VALUE_END = re.compile(rb"""[^\t\n\f\r "'`\\&;,]*+""")
 _QUOTED_SPACES = compile_bytes(rf"""(?i)({_NAMED}){_QUOTE}\s*[:=]\s*(?:\\*"((?:[^"\\]| )+)|'([^']+))""")
 # Two arguments: `--password value`, `-token value`.
 _FLAGGED = compile_bytes(
@@ -61,6 +67,8 @@ _WORDED = (
     compile_bytes(r"(?:^|[^A-Za-z0-9])([A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_-]{40,})"),
     compile_bytes(r"(?:^|[^A-Za-z0-9])(eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+)*)"),
 )  # fmt: skip
+#: What finds something if any of them does: one pass, where most texts have nothing.
+_ANY_WORDED = _any_of(_WORDED)
 _URL = compile_bytes(r"""(?i)[a-z][a-z0-9+.-]*:\\?/\\?/([^\s"'`<>\\]*)@""")
 
 # What tokens of providers begin with, and the least characters that follow, of letters and digits, or of these and `-_`.
@@ -92,9 +100,9 @@ def _any(prefixes: Iterator[str] | list[str]) -> str:
 
 
 _PROVIDERS = (
-    compile_bytes(rf"(?:^|[^A-Za-z0-9])({_any(list(_PLAIN_PREFIXES))})([A-Za-z0-9]+)"),
-    compile_bytes(rf"(?:^|[^A-Za-z0-9])({_any(list(_DASHED_PREFIXES))})([A-Za-z0-9_.-]+)"),
-)
+    (compile_bytes(rf"(?:^|[^A-Za-z0-9])({_any(list(_PLAIN_PREFIXES))})[A-Za-z0-9]"), re.compile(rb"[A-Za-z0-9]*+")),
+    (compile_bytes(rf"(?:^|[^A-Za-z0-9])({_any(list(_DASHED_PREFIXES))})[A-Za-z0-9_.-]"), re.compile(rb"[A-Za-z0-9_.-]*+")),
+)  # fmt: skip
 
 # Programs whose short options hold a password: option -> whether the value may stand apart from it.
 _PROGRAMS: dict[bytes, dict[bytes, bool]] = {
@@ -121,11 +129,9 @@ _COMMAND = compile_bytes(
 _KEY_BEGIN = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----")
 _KEY_END = re.compile(rb"-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----")
 _BASE64 = compile_bytes(r"(?:[CI-Za-f][A-Za-z0-9+/_-]{3}){6}[A-Za-z0-9+/_-]*")
-_JWT = re.compile(rb"eyJ[A-Za-z0-9_-]{5,}+\.eyJ[A-Za-z0-9_-]{5,}+(?:\.[A-Za-z0-9_-]*+)?")
-_JWT_PART = re.compile(rb"[A-Za-z0-9_-]*+")
-_BEARER = re.compile(rb"[A-Za-z0-9._~+/=-]*+")
-_SCHEMES = tuple(word + space for word in (b"bearer", b"basic") for space in (b" ", b"+", b"%20"))
-_LEAST_BEARER = 8
+_JWT = compile_bytes(r"eyJ[A-Za-z0-9_-]{5,}\.eyJ[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)?")
+_BEARER = compile_bytes(r"(?i:bearer|basic)(?:[ +]|%20)[A-Za-z0-9._~+/=-]{8,}")
+_SCHEME = re.compile(rb"[A-Za-z]++(?:[ +]|%20)")
 
 
 #: A bootstrap token; the name of an Event looks alike, but ends in hexadecimal.
@@ -212,12 +218,12 @@ def secret_spans(text: bytes, nested: int = 0) -> list[Span]:
     views = [text]
     plus = b"?" in text
     for level in range(_LEVELS):
-        view = _decoded(views[-1], plus and level > 0)
+        view = decoded(views[-1], plus and level > 0)
         if view in (views[-1], views[-1].replace(b"?", b"\n", 1)):
             break
         inner = _found_in(view, nested)
         for above, outer in reversed([*enumerate(views)]):
-            inner = _positions(outer, inner, plus and above > 0)
+            inner = positions(outer, inner, plus and above > 0)
         found += inner
         views.append(view)
     if len(found) > MAX_SPANS:
@@ -239,73 +245,6 @@ def without_secrets(text: str, mark: str) -> str:
     ends = [0, *(end for _, end in spans)]
     starts = [*(start for start, _ in spans), len(text)]
     return mark.join([text[end:start] for end, start in zip(ends, starts, strict=True)])
-
-
-# -- what is encoded --------------------------------------------------------------------------------------------
-
-_ENCODED = re.compile(rb"%[0-9A-Fa-f]{2}")
-_PLUS_ENCODED = re.compile(rb"%[0-9A-Fa-f]{2}|\+")
-_QUERY_ENCODED = re.compile(rb"%[0-9A-Fa-f]{2}|&(?:command=)?|\+")
-_COMMAND_ARGUMENT = b"command="
-_QUERY_END = compile_bytes(r"""[\s"'<>]""")
-
-
-def _replacements(text: bytes, plus: bool) -> Iterator[tuple[int, int, int]]:
-    """What one decoding replaces, by one byte each: percent-encoding; in a query also `+`, and `&` by a line feed.
-
-    With `plus` any `+` is a space: what was encoded twice.
-    """
-    outside = _PLUS_ENCODED if plus else _ENCODED
-    at = 0
-    while at < len(text):
-        begin = text.find(b"?", at)
-        for found in outside.finditer(text, at, len(text) if begin < 0 else begin):
-            token = found[0]
-            yield found.start(), found.end(), _SPACE if token == b"+" else int(token[1:], 16)
-        if begin < 0:
-            return
-        ended = _QUERY_END.search(text, begin)
-        end = len(text) if ended is None else ended.start()
-        at = begin + 1 + len(_COMMAND_ARGUMENT) * text.startswith(_COMMAND_ARGUMENT, begin + 1)
-        yield begin, at, _NEWLINE
-        for found in _QUERY_ENCODED.finditer(text, at, end):
-            token = found[0]
-            if token[0] == _PERCENT:
-                yield found.start(), found.end(), int(token[1:], 16)
-            else:
-                yield found.start(), found.end(), _SPACE if token == b"+" else _NEWLINE
-        at = end
-
-
-_NEWLINE, _SPACE, _PERCENT = b"\n %"
-
-
-def _decoded(text: bytes, plus: bool) -> bytes:
-    made = bytearray()
-    at = 0
-    for start, end, byte in _replacements(text, plus):
-        made += text[at:start]
-        made.append(byte)
-        at = end
-    return bytes(made + text[at:]) if at else text
-
-
-def _positions(text: bytes, spans: list[Span], plus: bool) -> list[Span]:
-    """Spans of what `_decoded` makes of a text as spans of the text."""
-    wanted = sorted({place for span in spans for place in span})
-    if not wanted:
-        return spans
-    known: dict[int, int] = {}
-    shift = done = 0
-    for start, end, _ in _replacements(text, plus):
-        while done < len(wanted) and wanted[done] <= start - shift:
-            known[wanted[done]] = wanted[done] + shift
-            done += 1
-        shift += end - start - 1
-        if done == len(wanted):
-            break
-    known.update((place, place + shift) for place in wanted[done:])
-    return [(known[begin], known[until]) for begin, until in spans]
 
 
 # -- finders ----------------------------------------------------------------------------------------------------
@@ -342,7 +281,7 @@ def _found_in(text: bytes, nested: int) -> list[Span]:
 def _assigned(text: bytes) -> Iterator[Span]:
     at = 0
     while (match := _ASSIGNED.search(text, at)) is not None:
-        begin, at = match.span(2)
+        begin, at = match.start(2), _end_of(_VALUE_END.match(text, match.end()), match.end())
         # A sign that separates values belongs to this one unless another `name=` follows.
         while (more := _MORE.match(text, at)) is not None and _NEXT.match(text, at) is None:
             at = more.end()
@@ -368,6 +307,8 @@ def _flagged(text: bytes) -> Iterator[Span]:
 
 
 def _worded(text: bytes) -> Iterator[Span]:
+    if _ANY_WORDED.search(text) is None:
+        return
     for pattern in _WORDED:
         for match in pattern.finditer(text):
             bootstrap = match[1][6:7] == b"." and len(match[1]) == 23
@@ -376,11 +317,14 @@ def _worded(text: bytes) -> Iterator[Span]:
 
 
 def _provided(text: bytes) -> Iterator[Span]:
-    for pattern in _PROVIDERS:
-        for match in pattern.finditer(text):
-            rest = match[2]
+    for pattern, characters in _PROVIDERS:
+        at = 0
+        while (match := pattern.search(text, at)) is not None:
+            begin = match.end(1)
+            at = _end_of(characters.match(text, begin), begin)
+            rest = text[begin:at]
             if len(rest) >= _LEAST[match[1]] and not (rest.isalpha() and rest.islower()):
-                yield match.start(1), match.end()
+                yield match.start(1), at
 
 
 def _logins(text: bytes) -> Iterator[Span]:
@@ -410,25 +354,15 @@ def _options(text: bytes) -> Iterator[Span]:
 
 
 def _bearers(text: bytes) -> Iterator[Span]:
-    low = text.lower()
-    for sign in _SCHEMES:
-        at = low.find(sign)
-        while at >= 0:
-            begin = at + len(sign)
-            until = _end_of(_BEARER.match(text, begin), begin)
-            if until - begin >= _LEAST_BEARER:
-                yield begin, until
-                begin = until
-            at = low.find(sign, begin)
+    at = 0
+    while (match := _BEARER.search(text, at)) is not None:
+        yield _end_of(_SCHEME.match(text, match.start()), match.start()), match.end()
+        at = match.end() - len(b"bearer")  # what was found may end with the next one's scheme
 
 
 def _web_tokens(text: bytes) -> Iterator[Span]:
-    at = text.find(b"eyJ")
-    while at >= 0:
-        until = _end_of(_JWT.match(text, at), at)
-        if until > at:
-            yield at, until
-        at = text.find(b"eyJ", max(until, _end_of(_JWT_PART.match(text, at), at)))
+    for match in _JWT.finditer(text):
+        yield match.span()
 
 
 def _private_keys(text: bytes) -> Iterator[Span]:

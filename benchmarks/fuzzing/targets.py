@@ -19,8 +19,9 @@ import zstandard
 from pydantic import BaseModel, ValidationError
 
 from benchmarks.fuzz_decoders import Target as Readers
-from data.actions.body_traits import certificate_subject, read_traits
+from data.actions.body_traits import read_traits
 from data.actions.folding import client_family, fold_client, fold_name, network_of, place_of, reach_of
+from data.actions.kind_traits import certificate_subject
 from data.errors import KubehabitError
 from data.events.audit_event import MAX_TEXT, AuditEvent, DeadLetter, ObjectRef, cut_text
 from data.events.decode import decode_body

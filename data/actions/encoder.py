@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from itertools import compress, count
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -186,13 +186,15 @@ class _Rows:
         known = self._row_of
         hashes = list(map(hash, values))
         found = list(map(known.get, hashes))
-        for place in [place for place, row in enumerate(found) if row is None] if None in found else ():
+        if None not in found:
+            return cast("list[int]", found)
+        for place in [place for place, row in enumerate(found) if row is None]:
             key = hashes[place]
             if key not in known:
                 made = self._make(values[place])  # if it raises, nothing is known of the value
                 known[key] = len(self.rows)
                 self.rows.append(made)
-        return [known[key] for key in hashes]
+        return list(map(known.__getitem__, hashes))
 
     def columns(self, rows: Sequence[int]) -> Codes:
         """Rows as columns, int32 [width, rows]."""

@@ -38,8 +38,9 @@ class Remembered:
             known |= packed[np.minimum(at, len(packed) - 1)] == hashes
         live, here, answers = self._live, set[int](), []
         for value, before in zip(hashes.tolist(), known.tolist(), strict=True):
-            answers.append(not (before or value in live or value in here))
-            if answers[-1]:
+            is_new = not (before or value in live or value in here)
+            answers.append(is_new)
+            if is_new:
                 here.add(value)
         if self._since is not None:
             self._since.append(here)

@@ -367,7 +367,7 @@ def _tar_members(stream: Stream, left: int) -> Iterator[bytes]:
             break
         if not header.strip(b"\0"):
             break
-        if header[_TAR_MAGIC] != b"ustar":
+        if header[_TAR_MAGIC] != b"ustar" or not _is_intact(header):
             archive.problems.append("the archive is damaged")
             break
         size = _tar_size(header[124:136])
@@ -389,6 +389,13 @@ def _tar_members(stream: Stream, left: int) -> Iterator[bytes]:
     while stream.read(_BUFFER_BYTES):  # what follows the end is padding
         pass
     archive.finish()
+
+
+def _is_intact(header: bytes) -> bool:
+    """Whether the checksum of a header of a tar archive is right: what it says of a damaged one's file is not to be believed."""
+    counted = header[:148] + b" " * 8 + header[156:]
+    high = sum(byte >= 0x80 for byte in counted)  # some programs add up signed bytes
+    return _tar_size(header[148:156]) in (sum(counted), sum(counted) - 256 * high)
 
 
 def _tar_size(written: bytes) -> int:
@@ -415,7 +422,7 @@ def _zip_members(stream: Stream, left: int) -> Iterator[bytes]:
             _check_directory(copy, size)
             with zipfile.ZipFile(copy) as packed:
                 for info in packed.infolist():
-                    if info.is_dir():
+                    if info.filename.endswith("/"):  # `is_dir` fails on a file without a name
                         continue
                     if info.flag_bits & 1:
                         archive.problems.append(
@@ -424,7 +431,7 @@ def _zip_members(stream: Stream, left: int) -> Iterator[bytes]:
                         continue
                     with packed.open(info) as content:
                         yield from archive.member(info.filename, io.BufferedReader(content))
-        except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, LookupError) as error:
             archive.problems.append(f"the zip archive is damaged: {error}")
         archive.finish()
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from data.escapes import without_escaped_quotes
 from data.events.audit_event import (
     API_VERSIONS,
     MAX_EVENT_BYTES,
@@ -21,13 +22,16 @@ from data.events.audit_event import (
     ObjectRef,
     decode_event,
 )
+from data.patterns import compile_bytes
 
 #: Nesting and parts up to which a cut record is followed; what is beyond counts as cut off. 200,000 parts take 0.1 s.
 _MAX_DEPTH, _MAX_TOKENS = 256, 200_000
 #: Bytes at the end of a record that is too long in which its last fields are looked for.
 _TAIL_BYTES = 64 << 10
-#: A text (with its end in group 1, unless it is cut) or one mark. Whatever the bytes, none is looked at twice.
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\u[0-9A-Fa-f]{4}|\\[^u])*+(")?|[{}\[\],]', re.DOTALL)
+#: A text (with its end in group 1, unless it is cut) or one mark, where escaped quotes are masked.
+_TOKEN = re.compile(rb'"[^"]*+(")?|[{}\[\],]')
+#: Half an escape, or none, where backslashes are masked.
+_BAD_ESCAPE = compile_bytes(r"\\(?:u[0-9A-Fa-f]{0,3}(?:[^0-9A-Fa-f]|\z)|\z)")
 _HALF_PAIR = re.compile(rb"\\u[dD][89abAB][0-9A-Fa-f]{2}\Z")
 _QUOTE, _COMMA, _OPEN = ord('"'), ord(","), {ord("{"): ord("}"), ord("["): ord("]")}
 _OBJECT_END = ord("}")
@@ -73,7 +77,9 @@ def _close(raw: bytes, up_to: frozenset[bytes] = frozenset()) -> _Closed | None:
         return None
     closers = bytearray()
     safe, rest, is_key, at_end = 0, b"", False, True
-    for count, token in enumerate(_TOKEN.finditer(raw)):
+    masked = without_escaped_quotes(raw)
+    bad = _BAD_ESCAPE.search(masked) if b"\\" in masked else None
+    for count, token in enumerate(_TOKEN.finditer(masked, 0, len(raw) if bad is None else bad.start())):
         mark, end = raw[token.start()], token.end()
         is_bound = count >= _MAX_TOKENS or (mark in _OPEN and len(closers) >= _MAX_DEPTH)
         if is_bound or (is_key and len(closers) == 1 and token[0] in up_to):
@@ -86,7 +92,7 @@ def _close(raw: bytes, up_to: frozenset[bytes] = frozenset()) -> _Closed | None:
             return None
         elif mark == _QUOTE:
             if token[1] is None:
-                rest = b"" if is_key else _partial_text(token[0])
+                rest = b"" if is_key else _partial_text(raw[token.start() : end])
                 if rest:
                     rest = raw[safe : token.start()] + rest
                 break
@@ -168,7 +174,8 @@ def salvage(raw: bytes | msgspec.Raw, time: str = "", *, may_grow: bool = False)
         may_grow: whether the end that is missing may still come, as of the last line of a file that is being written.
     """
     data = bytes(raw)
-    for up_to in (frozenset(), _BODIES):
+    has_bodies = any(key in data for key in _BODIES)
+    for up_to in (frozenset(), _BODIES) if has_bodies else (frozenset(),):
         closed = _close(data[:MAX_EVENT_BYTES], up_to)
         if closed is None or not closed.open:
             continue

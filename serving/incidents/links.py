@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from data.actions.body_traits import certificate_subject
 from data.actions.folding import SAFE
+from data.actions.kind_traits import certificate_subject
 from data.events.audit_event import UNREADABLE, AuditEvent, ObjectRef
 from serving.schemas import Confidence
 

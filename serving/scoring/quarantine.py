@@ -133,7 +133,11 @@ class Quarantine:
 
     def __len__(self) -> int:
         """Number of batches that were set aside and are still here."""
-        return sum(1 for _ in self.folder.glob("*" + _SUFFIX))
+        try:
+            with os.scandir(self.folder) as entries:  # each scrape asks
+                return sum(entry.name.endswith(_SUFFIX) for entry in entries)
+        except FileNotFoundError:
+            return 0
 
     def _path(self, sequence: int, body: bytes) -> Path:
         return self.folder / f"{sequence:020d}-{hashlib.sha256(body).hexdigest()[:16]}{_SUFFIX}"

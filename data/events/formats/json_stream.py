@@ -13,6 +13,10 @@ from data.events.formats.event_list import UNWRAPPED
 
 #: Text and whole strings up to the next bracket or newline; or up to a quote that opens a string without an end on its line.
 _STEP = re.compile(rb'(?:[^"{}\[\]\n]++|"(?:[^"\\\n]++|\\[^\n])*+")*+([{}\[\]\n"])')
+#: Blank lines up to the last, and marks that do no more than the same one before them.
+_BLANK_LINES = re.compile(rb"(?:[ \t\r]*+\n(?=[ \t\r]*+\n))*+")
+_BRACES, _END_BRACES, _STRAY_ENDS = map(re.compile, (rb"\{*+", rb"\}*+", rb"[} \t\r]*+"))
+_LISTS, _LIST_ENDS = map(re.compile, (rb"[\[, \t\r]*+", rb"[\], \t\r]*+"))
 _KEYS = "|".join(UNWRAPPED).encode()
 _LIST_KEY = re.compile(rb'"(' + _KEYS + rb')"\s*:\s*$')
 _OPENER = re.compile(rb'\s*(?:[\[{]|\[\s*\{|\{.{0,4096}"(?:' + _KEYS + rb')"\s*:\s*\[)\s*', re.DOTALL)
@@ -22,6 +26,12 @@ _SIGNATURE = re.compile(rb'\{\s*"[^"\\\n]{1,64}"\s*:')
 _LONG_WAIT = 256 << 10
 _OUTSIDE = 0
 _ITEMS_DONE = -1
+
+
+def _end(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
+    """Where what matches at a place ends; the place if nothing does."""
+    found = pattern.match(data, at)
+    return at if found is None else found.end()
 
 
 def opens_document(line: bytes) -> bool:
@@ -128,7 +138,7 @@ class Documents:
                 self._at, self._skipping = end, True  # damaged: go on at the next line
                 self._after_brace, self._previous = False, token
                 continue
-            if token == b"\n" and not final and self._waits(end):
+            if not final and self._waits(token, end):
                 break
             before = self._buffer[self._at : at]
             blank = not before or before.isspace()
@@ -147,9 +157,38 @@ class Documents:
                 self._close_list()
             if self.finished:
                 return
+            if token == self._previous or token == b"{":
+                end = self._end_of_run(token, blank, end)
             self._previous = token
             self._at = end
         self._keep_bounded()
+
+    def _end_of_run(self, token: bytes, blank: bool, end: int) -> int:
+        """Pass over marks that only repeat the one that ends here, so that a run of them costs no more than two."""
+        buffer, is_inside = self._buffer, self._start is not None
+        if token == b"{":  # braces that touch: all but the last are damage, of one record
+            run = _end(_BRACES, buffer, end)
+            if run > end:
+                self._open_object(b"", True, run - 1)
+            return run
+        if token == b"\n":
+            run = end if self._one_line or not blank else _end(_BLANK_LINES, buffer, end)
+            self.line += buffer.count(b"\n", end, run)
+        elif token == b"[" and self._depth > 1:
+            run = _end(_LISTS, buffer, end)
+            self._depth += buffer.count(b"[", end, run)
+        elif token == b"]" and (is_inside or self._base == _ITEMS_DONE):
+            run = _end(_LIST_ENDS, buffer, end)
+            least = self._base + 1 if is_inside else 1
+            self._depth = max(self._depth - buffer.count(b"]", end, run), least)
+        elif token == b"}" and is_inside:
+            run = min(_end(_END_BRACES, buffer, end), end + self._depth - self._base - 1)
+            self._depth -= run - end
+        elif token == b"}" and self._base != _ITEMS_DONE and self._depth <= max(self._base, 0):
+            run = _end(_STRAY_ENDS, buffer, end)
+        else:
+            run = end
+        return run
 
     def _stray(self, text: bytes) -> None:
         """What stands where only records may: neither an object nor a list."""
@@ -160,9 +199,11 @@ class Documents:
     def _is_between(self) -> bool:
         return self._depth == 0 and self._base == _OUTSIDE and not self._one_line
 
-    def _waits(self, end: int) -> bool:
-        """Whether it takes more bytes to say what the line after a document is."""
-        if not self._is_between() or self._buffer.find(b"\n", end) >= 0:
+    def _waits(self, token: bytes, end: int) -> bool:
+        """Whether it takes more bytes to say what the line after a document is, or where braces that touch end."""
+        if token == b"{":
+            return _end(_BRACES, self._buffer, end) == len(self._buffer)
+        if token != b"\n" or not self._is_between() or self._buffer.find(b"\n", end) >= 0:
             return False
         return len(self._buffer[end:].strip()) <= 1
 

@@ -24,6 +24,7 @@ from data.events.audit_event import (
 )
 from data.events.formats.foreign import describe
 from data.events.salvage import salvage
+from data.patterns import compile_bytes
 from data.timestamps import rfc3339
 
 #: Envelopes inside envelopes: a shipper's record of a queue's message of a Firehose batch of base64 of gzip of a subscription
@@ -32,16 +33,21 @@ MAX_DEPTH = 8
 #: Stands in every event that an API server writes, also where its quotes or its slash are escaped.
 AUDIT_GROUP = re.compile(rb"audit\.k8s\.io\\*/")
 #: What hints at an audit event somewhere in a record: its API group, its ID, what clouds put around it, base64 of JSON or gzip.
-#: One after the other is four times as fast as a pattern.
+#: In a short record one after the other is four times as fast as a pattern.
 _HINTS = (
     *(b"audit.k8s.io", b"auditID", b"AuditId", b"auditId", b"AuditID", b"auditid", b"audit_id", b"AUDITID"),
     *(b"protoPayload", b"protopayload", b"logEvents", b'"ey', b'"ew', b'"H4sI', b'"W3', b'"Ww'),
 )
+_ANY_HINT = compile_bytes("|".join(re.escape(hint.decode()) for hint in _HINTS))
+#: Bytes from which on one pass for all hints is worth it: what does not hold any is looked at whole.
+_LONG = 32 << 10
 
 
 def holds_event(raw: bytes | msgspec.Raw) -> bool:
     """Whether an audit event may be somewhere in a record."""
     data = bytes(raw)
+    if len(data) >= _LONG:
+        return _ANY_HINT.search(data) is not None
     return any(hint in data for hint in _HINTS)
 
 

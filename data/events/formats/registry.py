@@ -5,8 +5,9 @@ To add a format, write a class with the shape of `Format` in a file of its own a
 
 from __future__ import annotations
 
-import re
 from collections import Counter
+
+import msgspec
 
 from data.events.audit_event import UNREADABLE
 from data.events.formats.aks import AksRecord
@@ -18,12 +19,47 @@ from data.events.formats.reading import Format, Limits, Reading
 from data.events.formats.text_lines import CriLine, NodeLine, TextLine
 from data.events.formats.wrapped import Wrapped
 from data.events.lenient import decode_changed
+from data.patterns import compile_bytes
 
-#: Between two objects without a comma. Inside JSON it cannot occur: `}{` is found only in a string, where a quote is escaped.
-_BETWEEN = re.compile(rb'(?<=\})\s*(?=\{\s*"[^"\\\n]{1,64}"\s*:)')
+#: Two objects without a comma between. Inside JSON it cannot occur: `}{` is found only in a string, where a quote is escaped.
+_BETWEEN = compile_bytes(r'\}[\t-\r ]*\{[\t-\r ]*"[^"\\\n]{1,64}"[\t-\r ]*:')
+#: Of formats whose records are objects: members, of which each has at least one.
+_MEMBERS: dict[type, frozenset[str]] = {
+    EksRecord: frozenset({"logEvents", "message", "data", "awslogs", "kinesis"}),
+    GkeEntry: frozenset({"protoPayload", "protopayload_auditlog", "message", "logName"}),
+    AksRecord: frozenset({"category", "Category", "AuditId"}),
+    OcsfActivity: frozenset({"class_uid"}),
+}
+#: Bytes of a record from which on its members are looked at before each format decodes it.
+_LONG = 32 << 10
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ANY_JSON = msgspec.json.Decoder(msgspec.Raw)
 _BOM = b"\xef\xbb\xbf"
 #: Formats that are counted by name; names are made of keys in a log, which may be many.
 _COUNTED = 50
+
+
+def _objects(raw: bytes) -> list[bytes]:
+    """Objects that stand without a comma behind each other, cut apart."""
+    pieces, at = [], 0
+    for found in _BETWEEN.finditer(raw):
+        pieces.append(raw[at : found.start() + 1])
+        at = raw.index(b"{", found.start())
+    return [*pieces, raw[at:]]
+
+
+def _members(raw: bytes) -> frozenset[str] | None:
+    """Names of the members of a long record; none for what is no object that can be decoded, None if that is not known."""
+    if len(raw) < _LONG:
+        return None
+    try:
+        return frozenset(_FIELDS.decode(raw))
+    except UNREADABLE:
+        try:
+            _ANY_JSON.decode(raw)
+        except UNREADABLE:
+            return frozenset()
+    return None
 
 
 class _ChangedEvent:
@@ -62,7 +98,7 @@ class Sources:
             return found
         if found.enter(raw):
             return found
-        pieces = _BETWEEN.split(raw)
+        pieces = _objects(raw)
         if len(pieces) < 2:
             return None
         found = self.reading()
@@ -82,7 +118,11 @@ class Sources:
         return found if found.events or found.dead or found.skipped else None
 
     def _enter(self, raw: bytes, found: Reading) -> bool:
+        members = _members(raw)
         for index, candidate in enumerate(self._formats):
+            wanted = _MEMBERS.get(type(candidate))
+            if members is not None and wanted is not None and wanted.isdisjoint(members):
+                continue
             if candidate.read(raw, found):
                 if index:  # a log is mostly of one format: try that first from now on
                     self._formats.insert(0, self._formats.pop(index))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from string import Template
 
 from serving.alerts.explain.commands import Values, effect_of, fill
-from serving.alerts.explain.phrases import ActionPhrase, CheckWords, PhraseRule, Phrases, holds
+from serving.alerts.explain.phrases import ActionPhrase, CheckWords, PhraseRule, Phrases, When, holds
 from serving.schemas import Action, Alert, Check, Technique
 
 _MAX_TECHNIQUES = 3
@@ -57,7 +58,8 @@ class Rules:
         return found
 
     def _matching(self, alert: Alert, action: Action) -> list[PhraseRule]:
-        return [rule for rule in self._lexicon.rules if _holds(rule, alert, action)]
+        holds_for = _conditions(alert, action)
+        return [rule for rule in self._lexicon.rules if holds_for(rule.when)]
 
     def _filled(self, alert: Alert, action: Action, checks: Iterable[CheckWords]) -> list[Check]:
         """Checks with what an action was about put in; of those with the same command the first.
@@ -69,8 +71,9 @@ class Rules:
         cluster = ref is not None and self._phrases.word_for(ref.resource).cluster
         values = Values.from_action(alert.principal, action, what, cluster=cluster)
         found: dict[tuple[str, str], Check] = {}
+        holds_for = _conditions(alert, action)
         for check in checks:
-            if not _holds(check, alert, action):
+            if not holds_for(check.when):
                 continue
             text = Template(check.text).safe_substitute(values.plain)
             command = fill(check.command, values.quoted)
@@ -84,7 +87,7 @@ class Rules:
         return list(found.values())
 
 
-def _holds(rule: PhraseRule | CheckWords, alert: Alert, action: Action) -> bool:
-    """Whether the condition of a rule or of a next step holds for an action of an alert."""
+def _conditions(alert: Alert, action: Action) -> Callable[[When], bool]:
+    """What says whether the condition of a rule or of a next step holds for an action of an alert."""
     new = [novelty.attribute for novelty in action.habits if not novelty.times_before]
-    return holds(rule.when, ActionPhrase.from_summary(action), kind=alert.kind, new=new)
+    return partial(holds, action=ActionPhrase.from_summary(action), kind=alert.kind, new=new)

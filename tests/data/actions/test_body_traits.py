@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from data.actions.body_traits import magnitude, read_traits, repository
+from data.actions.body_traits import read_traits
+from data.actions.body_values import magnitude
+from data.actions.pod_traits import repository
 from data.events.audit_event import MAX_TEXT
 from tests.data.events.test_decode import JSON
 

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.fuzz_decoders import mutate
 from data.errors import KubehabitError
 from data.events.decode import decode_body, decode_lines
+from data.events.formats import reading, registry
 from tests.data.events.formats.cases import FOLDER, actions_of, read_alike, read_body
 from tests.data.events.formats.shapes import PLAIN, SHAPES, Shape, lines
 from tests.data.samples import event
@@ -31,6 +32,22 @@ def test_a_shape_has_its_events_as_a_file_and_as_a_body(shape: Shape, tmp_path: 
         plain = decode_lines(lines(PLAIN).splitlines()).events[: len(found.events)]
         assert actions_of(found.events) == actions_of(plain)
         assert [found.user for found in found.events] == [one.user for one in plain]
+
+
+def _outcome(body: bytes) -> object:
+    """What becomes of a body."""
+    try:
+        found = decode_body(body)
+    except KubehabitError as error:
+        return str(error)
+    return found.events, [letter.reason for letter in found.dead], found.skipped
+
+
+def test_a_long_record_is_opened_as_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: _outcome(shape.content) for name, shape in SHAPES.items()}
+    monkeypatch.setattr(registry, "_LONG", 0)
+    monkeypatch.setattr(reading, "_LONG", 0)
+    assert {name: _outcome(shape.content) for name, shape in SHAPES.items()} == before
 
 
 def test_what_wrapped_a_record_is_reported(tmp_path: Path) -> None:
