@@ -4,9 +4,11 @@
 #   docker build --target serving  -t kubehabit:serving  .     small, without torch, runs as user 10001
 #   docker build --target training -t kubehabit:training .     everything that `kubehabit train` needs
 #
-# Both write to /var/lib/kubehabit: mount a volume there that user 10001 owns.
+# Both write to /var/lib/kubehabit: mount a volume there that user 10001 owns. Another base needs Python 3.11 with venv, as `python`:
+#   docker build --build-arg BASE=registry.example/python:3.11 ...
 
-FROM python:3.11-slim AS base
+ARG BASE=python:3.11-slim
+FROM ${BASE} AS base
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     KUBEHABIT_HOME=/var/lib/kubehabit \

@@ -52,7 +52,7 @@ def operations(model: ModelConfig) -> int:
 
     forward = lstm(model.window, read) + lstm(model.depth, width)
     forward += 2 * model.hidden * model.bottleneck
-    forward += model.depth * 2 * (model.hidden + condition) * sum(model.vocabulary)
+    forward += model.depth * 2 * 2 * (model.hidden + condition) * sum(model.vocabulary)  # of two decoders
     return 3 * forward
 
 

@@ -19,6 +19,9 @@ from training.model import Autoencoder, ModelConfig, targets_at
 
 BEGIN, END = MASK + 1, MASK + 2
 
+#: Share of the input events hidden in training.
+_MASKED = 0.2
+
 Tick = Callable[[], None]
 
 
@@ -109,9 +112,9 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 class Reconstruction(nn.Module):
-    """Ours: the product's autoencoder over one field. Gives logits of every event of a window, oldest first."""
+    """Ours: the rebuilding half of the product's autoencoder over one field."""
 
-    def __init__(self, size: int, budget: Budget, cloze: bool) -> None:
+    def __init__(self, size: int, budget: Budget) -> None:
         super().__init__()
         self.model = Autoencoder(
             ModelConfig(
@@ -120,15 +123,14 @@ class Reconstruction(nn.Module):
                 groups=1,
                 window=budget.window,
                 hidden=budget.hidden,
-                embedding=32 if cloze else 16,
-                bottleneck=64 if cloze else 32,
+                embedding=16,
+                bottleneck=32,
                 condition=8,
                 depth=budget.window,
-                mask=0.2,
-                cloze=cloze,
+                mask=_MASKED,
             )
         )
-        self.squeezed = torch.empty(0)  # what last came through the bottleneck, [B, W or 1, Z]
+        self.squeezed = torch.empty(0)  # what last came through the bottleneck, [B, 1, Z]
         self.model.squeeze.register_forward_hook(self._keep)
 
     def _keep(self, _layer: nn.Module, _given: object, out: Tensor) -> None:
@@ -140,7 +142,7 @@ class Reconstruction(nn.Module):
         positions = torch.arange(tokens.shape[1])
         one = torch.ones(len(tokens), dtype=torch.int64)
         read = self.model.corrupt(events) if self.training else events
-        logits = self.model(read, lengths, one, one, positions)  # [B, W, V]
+        logits, _ = self.model(read, lengths, one, one, positions)  # [B, W, V]
         return Read(
             logits,
             targets_at(events, lengths, positions).squeeze(-1),
@@ -149,10 +151,55 @@ class Reconstruction(nn.Module):
         )
 
 
+class Cloze(nn.Module):
+    """Reconstructs each event from both sides of it and never from itself (Baevski et al. 2019, arXiv 1903.07785)."""
+
+    def __init__(self, size: int, budget: Budget) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(size, 32)
+        self.before, self.after = (nn.LSTM(32, budget.hidden, batch_first=True) for _ in range(2))
+        self.squeeze = nn.Linear(2 * budget.hidden, 64)
+        self.place = nn.Embedding(budget.window, 8)
+        self.decoder = nn.LSTM(64 + 8, budget.hidden, batch_first=True)
+        self.head = nn.Linear(budget.hidden, size)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Read:
+        """Reconstruct windows of tokens [B, W]."""
+        positions = torch.arange(tokens.shape[1])
+        newest_first = targets_at(tokens.unsqueeze(-1), lengths, positions).squeeze(-1)  # [B, W]
+        oldest_first, turned = tokens, newest_first
+        if self.training:
+            hidden = torch.rand(tokens.shape) < _MASKED
+            oldest_first = tokens.masked_fill(hidden, MASK)
+            turned = targets_at(oldest_first.unsqueeze(-1), lengths, positions).squeeze(-1)
+        ago = positions.unsqueeze(0).minimum(lengths.unsqueeze(1) - 1)  # [B, W]
+        sides = torch.cat(
+            [
+                _until(self.before(self.tokens(oldest_first))[0], lengths.unsqueeze(1) - 1 - ago),
+                _until(self.after(self.tokens(turned))[0], ago),
+            ],
+            dim=-1,
+        )  # [B, W, 2H]
+        code = torch.tanh(self.squeeze(sides))  # [B, W, Z]
+        places = self.place(positions).expand(len(tokens), -1, -1)  # [B, W, 8]
+        # One step each: unrolling would hand the code of a newer event, which has read this one, down to it.
+        decoded, _ = self.decoder(torch.cat([code, places], dim=-1).flatten(0, 1).unsqueeze(1))  # [B*W, 1, H]
+        logits = self.head(decoded.view(*tokens.shape, -1))  # [B, W, V]
+        return Read(logits, newest_first, positions.unsqueeze(0) < lengths.unsqueeze(1), code.detach())
+
+
+def _until(states: Tensor, count: Tensor) -> Tensor:
+    """States [B, W, H] of an LSTM after `count` [B, W] events."""
+    states = torch.cat(
+        [torch.zeros_like(states[:, :1]), states], dim=1
+    )  # nothing is known before the first event
+    return states.gather(1, count.unsqueeze(-1).expand(-1, -1, states.shape[2]))
+
+
 class NextKey(nn.Module):
     """The rival: an LSTM that predicts the next event from all before it (Du et al. 2017, DeepLog), as wide as ours."""
 
-    def __init__(self, size: int, budget: Budget, cloze: bool) -> None:  # noqa: ARG002
+    def __init__(self, size: int, budget: Budget) -> None:
         super().__init__()
         self.tokens = nn.Embedding(size, 32)
         self.lstm = nn.LSTM(32, budget.hidden, batch_first=True)
@@ -175,7 +222,7 @@ class NextKey(nn.Module):
 
 
 OURS, LSTM = "autoencoder", "next-key LSTM"
-DETECTORS: dict[str, Callable[[int, Budget, bool], nn.Module]] = {OURS: Reconstruction, LSTM: NextKey}
+DETECTORS: dict[str, Callable[[int, Budget], nn.Module]] = {OURS: Reconstruction, LSTM: NextKey}
 
 
 class Fitted:
@@ -185,7 +232,7 @@ class Fitted:
         detector: its kind, in DETECTORS.
         name: of the view.
         budget: steps, batch and window.
-        cloze: whether each event is decoded from its neighbours alone.
+        cloze: whether ours decodes each event from its neighbours alone.
         learnt: sessions to learn from.
         seed: of its weights and of the order of its windows.
         tick: called after every step.
@@ -207,7 +254,8 @@ class Fitted:
         rows = [self.alphabet.encode(session) for session in sorted(set(seen))]
         windows = [row[a:b] for row in rows for a, b, _, _ in cut(len(row), budget.window)]
         torch.manual_seed(seed)
-        self.model = DETECTORS[detector](self.alphabet.size, budget, cloze)
+        make = Cloze if cloze and detector == OURS else DETECTORS[detector]
+        self.model = make(self.alphabet.size, budget)
         self._train(windows, seed, tick)
         self.model.eval()
 

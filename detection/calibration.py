@@ -77,6 +77,10 @@ _TOP_FIELDS = 3
 _PLACES = np.isin(FIELDS, ("namespace", "name", "binding"))
 _CONTENTS = np.isin(FIELDS, ("traits", "images"))
 
+_BINDING = FIELDS.index("binding")
+#: Who did this before, with the same outcome, did it by another binding then; see `detection.novelty.counted_levels`.
+_DONE = [_ATTRIBUTES.index(name) for name in ("verb_resource_namespace", "code")]
+
 _PLACE = _ATTRIBUTES.index("place")
 #: Actions from a place after which it is no longer a new one.
 _SETTLED = 10
@@ -223,6 +227,8 @@ class Calibration:
         activity: actions of a principal over which evidence adds up, for each horizon, where it acts less often than that.
         severity: how often normal work does something as sensitive and as new; None in version 1.
         version: 1 for calibrations of earlier releases, which go on as they were.
+        left_out: actions of the log whose news is in no habit, since they would have been flagged and were not done on another
+            occasion; None where every action of the log was counted.
     """
 
     scored_fields: tuple[str, ...]
@@ -240,6 +246,7 @@ class Calibration:
     activity: tuple[float, ...] = ()
     severity: SeverityScale | None = None
     version: int = 1
+    left_out: int | None = None
 
     def scaled(self, scale: float) -> Calibration:
         """The same with every threshold as set, times a number: below 1 more is flagged, above 1 less."""
@@ -284,7 +291,8 @@ class Calibration:
 
         A field costs no more than the principal's own counts allow: what it did k times in n actions is worth at most
         ln((n + 1) / k), however badly the model reconstructs it. So what is done again wears off without retraining. Where
-        the cluster's machinery acts, and what a known principal asked it for, does not count.
+        the cluster's machinery acts, and what a known principal asked it for, does not count, nor does the binding of what the
+        principal did before.
 
         Args:
             nll: float32 [N, F], reconstruction NLL of the same actions.
@@ -296,6 +304,7 @@ class Calibration:
         cost[:, _COUNTED] = counted / np.where(_WEARS_OFF, 1.0 + times, 1.0)
         machinery = features.machinery[:, None]
         cost[machinery & _PLACES | machinery & features.for_others[:, None] & _CONTENTS] = 0.0
+        cost[(features.own[:, _DONE] > 0).all(axis=1), _BINDING] = 0.0
         cost[:, _not_scored(self.scored_fields)] = 0.0
         return cost
 
@@ -361,7 +370,7 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         tails = {name: [tail.start, tail.scale, tail.count] for name, tail in sorted(self.tails.items())}
-        keys = (*_TUPLES, *_SINCE_2, "shrinkage", "gate", "budget", "version")
+        keys = (*_TUPLES, *_SINCE_2, "shrinkage", "gate", "budget", "version", "left_out")
         severity = None if self.severity is None else self.severity.to_dict()
         saved = {key: getattr(self, key) for key in keys}
         return saved | {"rarity": self.rarity.to_dict(), "tails": tails, "severity": severity}
@@ -380,5 +389,6 @@ class Calibration:
             budget=dict(saved["budget"]),
             severity=SeverityScale.from_dict(saved["severity"]) if saved.get("severity") else None,
             version=version,
+            left_out=saved.get("left_out"),
             **tuples,
         )

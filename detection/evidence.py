@@ -82,7 +82,7 @@ class Accumulator:
         Returns:
             float64 [N, horizons], decades; 0 for an action that adds nothing itself, whatever came before it.
         """
-        return self._add(principals, time, novelty, error, limits, actions, stop=False)[0]
+        return self._add(principals, time, novelty, error, limits, actions, None)[0]
 
     def add_until_flagged(
         self,
@@ -92,9 +92,15 @@ class Accumulator:
         error: Floats,
         limits: Floats,
         actions: npt.NDArray[np.int64] | None = None,
+        passed: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[Floats, int | None]:
-        """As `add`, up to and including the first action that reaches a limit; returns its row too, None if none does."""
-        return self._add(principals, time, novelty, error, limits, actions, stop=True)
+        """As `add`, up to and including the first action that reaches a limit; returns its row too, None if none does.
+
+        Args:
+            passed: bool [N], actions that may reach a limit without ending it.
+        """
+        stop = np.ones(len(principals), bool) if passed is None else ~passed
+        return self._add(principals, time, novelty, error, limits, actions, stop)
 
     def _add(
         self,
@@ -104,8 +110,7 @@ class Accumulator:
         error: Floats,
         limits: Floats | None,
         actions: npt.NDArray[np.int64] | None,
-        *,
-        stop: bool,
+        stop: npt.NDArray[np.bool_] | None,
     ) -> tuple[Floats, int | None]:
         out = np.zeros((len(principals), len(self.horizons)))
         for row in ((novelty > 0) | (error > 0)).nonzero()[0].tolist():
@@ -134,7 +139,7 @@ class Accumulator:
                     reached = True
                     if self._restarts[i]:
                         sums[1 + 2 * i] = sums[2 + 2 * i] = 0.0
-            if reached and stop:
+            if reached and stop is not None and stop[row]:
                 return out, row
         return out, None
 

@@ -21,6 +21,7 @@ from detection.calibration import ActionEvidence, ActionFeatures, Calibration
 from detection.evidence import Accumulator
 from detection.novelty import HabitTable, PriorCounts, counted_levels, roots
 from detection.probation import HeldRows, Probation, Repeat, deed_hash
+from detection.youth import ClusterYouth, short_history
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -111,6 +112,14 @@ class Judgement:
         return cls(PriorCounts(*map(np.concatenate, known)), *map(np.concatenate, rest))
 
 
+def _left_out(view: HeldRows | None) -> Flags | None:
+    """Attributes of each action that habits do not count, bool [N, attributes]; None for none."""
+    if view is None:
+        return None
+    held: Flags = view.held | view.crowded[:, None]
+    return held if held.any() else None
+
+
 @dataclass(frozen=True, slots=True)
 class _News:
     """What is new about one action.
@@ -132,6 +141,7 @@ class ActionJudge:
     Args:
         calibration, vocabulary: of the bundle.
         habits, accumulator, probation: the state that it reads and changes.
+        learning: the model is a starter: first actions count for nothing until there are peers to be compared with.
     """
 
     def __init__(
@@ -141,12 +151,15 @@ class ActionJudge:
         habits: HabitTable,
         accumulator: Accumulator,
         probation: Probation,
+        *,
+        learning: bool = False,
     ) -> None:
         self._calibration = calibration
         self._vocabulary = vocabulary
         self._habits = habits
         self._accumulator = accumulator
         self._probation = probation
+        self._youth = ClusterYouth(habits) if learning else None
 
     def judge(self, actions: ActionColumns, undo: ExitStack) -> Judgement:
         """Judge actions in order; `undo` gets what takes the habits back (not the sums and the probation)."""
@@ -166,20 +179,26 @@ class ActionJudge:
         """Judge actions up to and including the first after which those that follow have to be judged otherwise."""
         about = part.names, part.attributes, part.time, part.sensitivity, part.excepted >= 0
         view = self._probation.view(*about)
-        held = view.held if view is not None and view.held.any() else None
+        held = _left_out(view)
         counted = part.counted()
         known = seen = self._habits.observe(*counted, held)
         with ExitStack() as observed:
             observed.callback(self._habits.unobserve, *counted, known, held)
             if view is not None and held is not None:
-                seen = replace(known, own=np.where(held, view.times, known.own))
+                seen = replace(known, own=np.where(view.held, view.times, known.own))
             features = ActionFeatures.from_counts(
                 *(seen, part.tokens, self._vocabulary, part.names, part.kinds, part.sensitivity, part.members)
             )
             weighed = self._calibration.weigh(part.nll, features)
             new, wrong = weighed.novelty_evidence, weighed.error_evidence
             if view is not None:
-                new[view.normal] = wrong[view.normal] = 0.0
+                nothing = view.normal | (view.crowded & (part.excepted >= 0))
+                new[nothing] = wrong[nothing] = 0.0
+            if self._youth is not None:
+                new -= short_history(seen.actions)
+                new[new <= self._calibration.gate] = 0.0
+                young = self._youth.young(part.kinds, seen.actions)
+                new[young] = wrong[young] = 0.0
             adds = (new > 0) | (wrong > 0)
             upto, stop, news = len(part), None, None
             changes = self._changes(part, view, adds)
@@ -194,11 +213,15 @@ class ActionJudge:
                 if not news.more or part.excepted[stop] >= 0:
                     new[stop] = wrong[stop] = 0.0
             limits = self._calibration.thresholds(part.kinds[:upto])
+            crowded = None if view is None else view.crowded[:upto]
             sums, hit = self._accumulator.add_until_flagged(
-                part.names[:upto], part.time[:upto], new[:upto], wrong[:upto], limits, seen.actions[:upto]
+                *(part.names[:upto], part.time[:upto], new[:upto], wrong[:upto], limits, seen.actions[:upto]),
+                crowded,
             )
             if hit is not None:
                 upto = hit + 1
+            if self._youth is not None:
+                observed.callback(self._youth.count(part.kinds[:upto], seen.actions[:upto]))
             judged = self._columns(part, seen, features, weighed, sums, upto)
             if hit is None and stop is None:
                 self._remember(part, known, held, adds, upto)
@@ -210,6 +233,7 @@ class ActionJudge:
                     self._settle_excepted(part, known, held, news, adds, judged, would, observed)
                 else:
                     self._settle(part, known, held, view, news, adds, judged, observed)
+                self._probation.settle(part.names[upto - 1], int(part.time[upto - 1]))
             undo.callback(observed.pop_all().close)
         return judged
 
@@ -218,7 +242,7 @@ class ActionJudge:
         """Rows at which probation or an exception decides."""
         found = adds & (part.excepted >= 0)
         if view is not None:
-            found = found | (adds & (view.fresh | view.open)) | view.due
+            found = (found | (adds & (view.fresh | view.open)) | view.due) & ~view.crowded
         return found.nonzero()[0]
 
     def _would_be(self, part: ActionColumns, row: int, new: Floats, wrong: Floats, actions: int) -> float:
@@ -372,5 +396,7 @@ class ActionJudge:
         for row in adds[:count].nonzero()[0].tolist():
             new = known.own[row] == 0
             if held is not None:
+                if held[row].all():  # it changes nothing
+                    continue
                 new = new & ~held[row]
             self._probation.remember(part.names[row], int(part.time[row]), part.attributes[row][new].tolist())

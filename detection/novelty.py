@@ -219,6 +219,11 @@ class HabitTable:
     def _keys_of_others(group: int, attributes: Hashes) -> Hashes:
         return np.concatenate([mix(mix(_PEERS, np.uint64(group)), attributes), mix(_ANYONE, attributes)])
 
+    def tally(self, keys: Hashes) -> Callable[[], None]:
+        """Count keys that are nobody's own; returns what undoes that. Their counts are those of `counts`."""
+        self._table.add(keys)
+        return lambda: self._table.subtract(keys)
+
     def pop(self, principals: Hashes) -> OwnHabits:
         """Remove the entries of some principals, by stable hash, and return them. Walks the whole table."""
         goes = np.zeros(len(self._owners), bool)
@@ -324,6 +329,7 @@ def _counted(held: Flags) -> Flags:
     return ~np.concatenate([held, np.zeros((len(held), 1), bool)], axis=1).ravel()
 
 
+_DEED, _BINDING, _CODE = map(list(ATTRIBUTES).index, ("verb_resource_namespace", "binding", "code"))
 _PLACES, _CONTENTS = (np.isin(list(ATTRIBUTES), names) for names in (MACHINERY_IGNORES, CONTENTS))
 _BROADER = [
     [j for j, broad in enumerate(ATTRIBUTES.values()) if j != i and set(broad) <= set(fields)]
@@ -340,6 +346,8 @@ def counted_levels(levels: Levels, actions: Ints, machinery: Flags, for_others: 
     """
     left_out = (machinery[:, None] & _PLACES) | ((machinery & for_others)[:, None] & _CONTENTS)
     left_out |= (actions < MATURE)[:, None] & (levels == 1)
+    # What was done before and is allowed by another binding now: that is the doing of those who changed the rights.
+    left_out[:, _BINDING] |= (levels[:, _DEED] == 0) & (levels[:, _CODE] == 0)
     return np.where(left_out, 0, levels).astype(np.int8)
 
 

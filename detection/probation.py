@@ -41,6 +41,8 @@ _HELD = (_ON, _MALICIOUS)
 _DETACHED = 0
 #: Most attributes on probation, of one principal and of all; beyond it those that weigh least are forgotten, a quarter at a time.
 _LIMIT_EACH, _LIMIT = 2_048, 100_000
+#: Actions of one principal in ten minutes that decide one by one what is on probation; see `HeldRows.crowded`.
+CLOSELY = 256
 #: Actions before a flag that are remembered of each principal, and principals of whom they are.
 _RECENT_EACH, _RECENT = 64, 20_000
 #: A habit that people confirmed counts as at most so many actions.
@@ -93,6 +95,7 @@ class PrincipalProbation(msgspec.Struct, array_like=True):
         deeds: hash of a flagged action -> the cause of its attributes.
         normal: hashes of actions that people called normal.
         recent: the last actions that added evidence: time, and hashes of what was new in each.
+        begun, settled: since when the actions are counted that decided what is on probation, and how many there were.
     """
 
     group: int = 0
@@ -101,6 +104,8 @@ class PrincipalProbation(msgspec.Struct, array_like=True):
     deeds: dict[int, int] = {}
     normal: set[int] = set()
     recent: list[tuple[int, list[int]]] = []
+    begun: int = 0
+    settled: int = 0
 
     def copy(self) -> PrincipalProbation:
         """Independent copy."""
@@ -111,6 +116,8 @@ class PrincipalProbation(msgspec.Struct, array_like=True):
             dict(self.deeds),
             set(self.normal),
             list(self.recent),
+            self.begun,
+            self.settled,
         )
 
     @property
@@ -133,6 +140,9 @@ class HeldRows:
         open: bool [N], whether the principal was flagged within the last ten minutes.
         due: bool [N], whether the action is done on a further day.
         normal: bool [N], whether people called the same action normal.
+        crowded: bool [N], whether the principal had `CLOSELY` actions in ten minutes that changed what is on probation. Each of
+            them takes a pass over those that follow; so that nobody can keep the judge busy, those beyond are judged and
+            flagged like any other, but change nothing: they are no habit, and not on probation.
     """
 
     held: Flags
@@ -140,6 +150,7 @@ class HeldRows:
     open: Flags
     due: Flags
     normal: Flags
+    crowded: Flags
 
     @property
     def fresh(self) -> Flags:
@@ -207,11 +218,12 @@ class Probation:
         found = HeldRows(
             np.zeros(attributes.shape, bool),
             np.zeros(attributes.shape, np.int64),
-            *(np.zeros(count, bool) for _ in range(3)),
+            *(np.zeros(count, bool) for _ in range(4)),
         )
         for row, hashes in zip(rows, attributes[rows].tolist(), strict=True):
             record, now = self._records[names[row]], int(time[row])
             found.open[row] = abs(now - record.flagged) <= _WINDOW
+            found.crowded[row] = record.settled >= CLOSELY and abs(now - record.begun) <= _WINDOW
             if record.normal:
                 found.normal[row] = deed_hash(attributes[row]) in record.normal
             mild = sensitivity[row] < _HIGH
@@ -239,6 +251,15 @@ class Probation:
         )
 
     # -- after an action was judged -----------------------------------------------------------------------------
+
+    def settle(self, name: str, time: int) -> None:
+        """Note that an action of a principal that has a record decided what is on probation."""
+        record = self._records.get(name)
+        if record is None:
+            return
+        if abs(time - record.begun) > _WINDOW:
+            record.begun, record.settled = time, 0
+        record.settled += 1
 
     def remember(self, name: str, time: int, new: list[int]) -> None:
         """Remember an action that added evidence, by the attributes that were new in it, in case a flag follows."""
@@ -421,6 +442,11 @@ class Probation:
     def group(self, name: str) -> int:
         """Stable hash of the peer group of a principal that has a record."""
         return self._records[name].group
+
+    def held_by(self, name: str) -> list[int]:
+        """Hashes of the attributes of a principal that must not be in the habits."""
+        record = self._records.get(name)
+        return [] if record is None else record.held()
 
     def checkpoint(self, names: Iterable[str]) -> Callable[[], None]:
         """Return a function that brings the records of these principals back to what they are now."""

@@ -35,8 +35,8 @@ class Model(Protocol):
 
     def __call__(
         self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
-    ) -> tuple[Nll, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """(nll [B, P, F], rank [B, P, F], log_probs [B, P, V]); see `training.model.Scorer`."""
+    ) -> tuple[Nll, npt.NDArray[np.float32]]:
+        """(nll [B, P, F], log_probs [B, P, V]); see `training.model.Scorer`."""
 
 
 def _session(path: str, threads: int) -> onnxruntime.InferenceSession:
@@ -60,12 +60,12 @@ class OnnxModel:
 
     def __call__(
         self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
-    ) -> tuple[Nll, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Run the graph."""
+    ) -> tuple[Nll, npt.NDArray[np.float32]]:
+        """Run the graph. Those of earlier releases have a third output, which nothing reads."""
         inputs = {"tokens": tokens, "lengths": lengths, "principal": principal, "group": group}
         inputs["positions"] = positions
-        nll, rank, log_probs = self.session.run(["nll", "rank", "log_probs"], inputs)
-        return nll, rank, log_probs
+        nll, log_probs = self.session.run(["nll", "log_probs"], inputs)
+        return nll, log_probs
 
 
 class NewestOnnxModel:
@@ -159,7 +159,7 @@ class Reconstruction:
         out = np.empty((len(rows), len(FIELDS)), np.float32)
         for begin in range(0, len(rows), _BATCH):
             at = rows[begin : begin + _BATCH]
-            nll, _, _ = self.model(cut.tokens(at), cut.lengths[at], ids[at], groups[at], _NEWEST)
+            nll, _ = self.model(cut.tokens(at), cut.lengths[at], ids[at], groups[at], _NEWEST)
             out[begin : begin + _BATCH] = nll[:, 0]
         return out
 
@@ -168,5 +168,5 @@ class Reconstruction:
         parts = []
         for begin in range(0, len(rows), _FLAGGED):
             at = rows[begin : begin + _FLAGGED]
-            parts.append(self.model(cut.tokens(at), cut.lengths[at], ids[at], groups[at], _NEWEST)[2][:, 0])
+            parts.append(self.model(cut.tokens(at), cut.lengths[at], ids[at], groups[at], _NEWEST)[1][:, 0])
         return np.concatenate(parts)

@@ -63,18 +63,52 @@ def data_build(
 
 
 @app.command("inspect")
-def data_inspect(logs: opt.Logs, as_json: opt.AsJson = False) -> None:
+def data_inspect(
+    logs: opt.Logs,
+    policy: Annotated[
+        Path | None,
+        opt.file_option(
+            "--policy",
+            "Audit policy (YAML): say what it would leave of the log, and what of detection that costs.",
+        ),
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            "--price",
+            help="With --policy: what your provider charges for a GB of log, in any currency.",
+            min=0,
+        ),
+    ] = None,
+    as_json: opt.AsJson = False,
+) -> None:
     """Show what is in an audit log, and what its audit policy leaves out that detection needs. Changes nothing.
 
-    Example:  `kubehabit data inspect /var/log/kubernetes/audit/`
+    With --policy, for a log in the API server's own format: what would be dropped by which rule, what that saves, and which
+    actions and fields detection would lose.
+
+    Example:  `kubehabit data inspect /var/log/kubernetes/audit/ --policy deploy/kube-apiserver/audit-policy.yaml --price 0.50`
 
     Next:  `kubehabit data build`, or a better audit policy first.
     """
     from rich.console import Console
 
+    from data.events.audit_policy import AuditPolicy
     from data.reports.log_summary import inspect
+    from data.reports.policy_effect import policy_effect
     from kubehabit.tables.screen import show
 
+    if policy is not None:
+        effect = policy_effect(logs, AuditPolicy.from_file(policy), Console(stderr=True))
+        if as_json:
+            opt.print_json(effect.to_dict(price))
+        else:
+            show(effect.screen(price))
+        return
+    if price is not None:
+        raise typer.BadParameter(
+            "It needs --policy, the audit policy whose saving is to be priced.", param_hint="--price"
+        )
     found = inspect(logs, Console(stderr=True))
     if as_json:
         opt.print_json(found.to_dict())

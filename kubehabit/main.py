@@ -13,15 +13,20 @@ from typer.core import TyperGroup
 from kubehabit import (
     alerts,
     allow,
+    backtest,
     backups,
     data,
     doctor,
     evidence,
     forensics,
     incidents,
+    mcp,
     models,
     privacy,
     rbac,
+    report,
+    retrain,
+    rules,
     serve,
     signing,
     sinks,
@@ -38,6 +43,8 @@ TRAINING_PACKAGES = frozenset(
         *("pandas", "pyarrow", "scipy", "sklearn", "torch"),
     )
 )
+#: Packages that only `pip install 'kubehabit[mcp]'` brings.
+ASSISTANT_PACKAGES = frozenset(("mcp", "mcp_types"))
 #: Packages of kubehabit beside this one; their names are common ones.
 ROOMS = ("configs", "data", "detection", "training", "serving")
 
@@ -63,11 +70,16 @@ class _PlainErrors(TyperGroup):
             return super().invoke(ctx)
         except ModuleNotFoundError as missing:
             package = (missing.name or "").partition(".")[0]
-            if package not in TRAINING_PACKAGES and not (missing.name or "").startswith("mlflow."):
+            extra = "mcp" if package in ASSISTANT_PACKAGES else "train"
+            if (
+                extra == "train"
+                and package not in TRAINING_PACKAGES
+                and not (missing.name or "").startswith("mlflow.")
+            ):
                 raise
             fail(
                 f"this command needs '{package}', which the serving install leaves out. "
-                "Install the training packages with: pip install 'kubehabit[train]'"
+                f"Install it with: pip install 'kubehabit[{extra}]'"
             )
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
@@ -146,10 +158,12 @@ def demo(
 app.add_typer(data.app, name="data")
 app.add_typer(train.app)
 app.add_typer(models.app)
+app.add_typer(retrain.app)
 app.add_typer(signing.app, name="bundle")
 app.add_typer(serve.app)
 app.add_typer(doctor.app)
 app.add_typer(sinks.app)
+app.add_typer(backtest.app)
 app.add_typer(backups.app)
 app.add_typer(tokens.app, name="token")
 app.add_typer(alerts.app, name="alerts")
@@ -157,8 +171,11 @@ app.add_typer(allow.app, name="allow")
 app.add_typer(incidents.app, name="incidents")
 app.add_typer(who.who_app, name="who")
 app.add_typer(rbac.app, name="rbac")
+app.add_typer(rules.app, name="rules")
 app.add_typer(forensics.app)
 app.add_typer(evidence.app)
+app.add_typer(mcp.app)
+app.add_typer(report.app, name="report")
 app.add_typer(privacy.app, name="privacy")
 
 

@@ -55,7 +55,7 @@ def check(logs: opt.Logs, rbac: _RBAC, as_json: opt.AsJson = False, as_sarif: _S
 
     Example:  `kubehabit rbac check audit.log.gz --rbac rbac.json`
 
-    Next:  `kubehabit forensics timeline USER` for each user it names.
+    Next:  `kubehabit events --principal USER` for each user it names.
     """
     from detection.authorization.agreement import agree
     from detection.authorization.authorizer import Authorizer

@@ -1,8 +1,8 @@
 """Write the lock files: every package an install needs, at one exact version, with the hashes of its files (`make lock`).
 
-`lock.txt` holds all extras; `serving.txt` and `training.txt` are the parts of it that the two images and the demo install;
-`tools.txt` is what `make lock`, `make sbom` and `make audit` run, `fuzz.txt` what `make fuzz` adds. Each is installed with
-`--require-hashes --no-deps`.
+`lock.txt` holds all extras but Spark's; `serving.txt` and `training.txt` are the parts that the two images and the demo install;
+`tools.txt` is what `make lock`, `make sbom` and `make audit` run, `fuzz.txt` what `make fuzz` adds, `spark.txt` what Spark's
+machines need. Each is installed with `--require-hashes --no-deps`.
 
 torch stands apart, in `torch.txt`: its build without CUDA is not on the package index, and the libraries that come with a
 build with CUDA belong to that build alone (`cuda.txt`); `install_torch.py` installs both. No index is written into a file.
@@ -11,16 +11,34 @@ build with CUDA belong to that build alone (`cuda.txt`); `install_torch.py` inst
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 HEADER = "# Made by `make lock`; not to be edited by hand. Install with: {}\n"
 INSTALL = "pip install --require-hashes --no-deps -r requirements/{}"
+#: Too large for what everybody installs, and of one command alone.
+APART = {"spark"}
+EXTRAS = (
+    tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    - APART
+)
 #: File -> what uv resolves for it. The first is resolved by itself, the others at its versions.
 FILES = {
-    "lock.txt": ("pyproject.toml", "requirements/build.in", "--all-extras"),
-    "serving.txt": ("pyproject.toml", "requirements/build.in", "--extra=postgres", "--extra=otel"),
+    "lock.txt": (
+        "pyproject.toml",
+        "requirements/build.in",
+        *(f"--extra={extra}" for extra in sorted(EXTRAS)),
+    ),
+    "serving.txt": (
+        "pyproject.toml",
+        "requirements/build.in",
+        "--extra=oidc",
+        "--extra=otel",
+        "--extra=postgres",
+    ),
     "training.txt": ("pyproject.toml", "requirements/build.in", "--extra=train"),
+    "spark.txt": ("pyproject.toml", "requirements/build.in", "--extra=spark"),
     "tools.txt": ("requirements/tools.in",),
     "fuzz.txt": ("requirements/fuzz.in",),
 }

@@ -22,7 +22,10 @@ from serving.api.exceptions import add_exception_routes
 from serving.api.feedback import add_feedback_routes
 from serving.api.health import add_health_routes
 from serving.api.incidents import add_incident_routes
+from serving.api.names import add_name_routes
+from serving.api.overview import add_overview_routes
 from serving.api.principals import FreshHistory
+from serving.api.rules import add_rule_routes
 from serving.api.score import add_score_routes
 from serving.console.render import problem_page
 from serving.console.routes import add_console
@@ -100,7 +103,10 @@ def create_app(
     add_alert_routes(app, service)
     add_feedback_routes(app, service)
     add_exception_routes(app, service)
+    add_rule_routes(app, service)
     add_health_routes(app, service)
+    add_overview_routes(app, service)
+    add_name_routes(app, service)
     add_incident_routes(app, service)
     add_authorization_routes(app, service)
     history.add_routes(app, service)

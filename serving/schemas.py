@@ -197,6 +197,16 @@ class IncidentLink(ApiModel):
     why: str
 
 
+class RuleMatch(ApiModel):
+    """A rule that an action matched."""
+
+    name: str
+    title: str
+    severity: Severity
+    reason: Annotated[str, Field(description="why it matched, as a clause")]
+    techniques: Annotated[list[str], Field(description="of ATT&CK, by their IDs")] = []
+
+
 class Action(EventSummary):
     """One unusual action within an alert."""
 
@@ -220,6 +230,7 @@ class Action(EventSummary):
     ] = None
     fields: list[FieldSurprise] = []
     habits: list[Novelty] = []
+    rules: Annotated[list[RuleMatch], Field(description="rules that it matched (docs/rules.md)")] = []
 
     @property
     def weight(self) -> tuple[int, float]:
@@ -413,7 +424,12 @@ class ModelInfo(ApiModel):
 
     name: str
     version: str
-    source: Literal["registry", "cache", "folder"]
+    source: Annotated[
+        Literal["registry", "cache", "folder", "starter"],
+        Field(
+            description="`starter`: the model installed with kubehabit, while the registry has no champion"
+        ),
+    ]
     notice: str | None = None
     fields: list[str]
     loaded: datetime

@@ -64,7 +64,7 @@ def test_the_serving_install_asks_for_no_training_package() -> None:
 def test_every_dependency_is_locked_and_torch_fits_either_build() -> None:
     extras = PROJECT["optional-dependencies"]
     wanted = names(PROJECT["dependencies"]).union(*map(names, extras.values()))
-    everything = locked("lock.txt", "torch.txt")
+    everything = locked("lock.txt", "torch.txt", "spark.txt")
     assert wanted <= set(everything)
     assert f"torch=={everything['torch']}" in extras["train"]
     assert "+" not in everything["torch"]

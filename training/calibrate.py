@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data.actions.attributes import ATTRIBUTES
 from data.actions.fields import FIELDS
-from data.arrays import Flags, Floats, Ints
+from data.arrays import Flags, Floats, Ints, runs
 from data.dataset.table import ActionTable
 from data.errors import KubehabitError
 from data.principals.peer_groups import PrincipalTable
@@ -30,6 +30,7 @@ from detection.rarity import Rarity, classes_of, is_machinery
 from detection.reconstruction import Model, Nll
 from detection.severity import SeverityScale
 from training.stretch import window_inputs, windows_in_order
+from training.suspects import Suspects, find_suspects
 from training.thresholds import shortfalls, threshold_for, with_thresholds
 
 _CHUNK = 1 << 16
@@ -91,6 +92,7 @@ class CalibrationResult:
         flagged: bool [M], which of them the thresholds flag.
         baselines: thresholds of the simple detectors, set the same way on the same data.
         shortfalls: what the data was too short for, sentences for a person.
+        suspects: actions of the data whose news the habits leave out; None if nobody looked.
     """
 
     calibration: Calibration
@@ -102,14 +104,21 @@ class CalibrationResult:
     flagged: Flags
     baselines: dict[str, dict[str, float]]
     shortfalls: list[str]
+    suspects: Suspects | None = None
 
 
 def reconstruct(table: ActionTable, model: Model, split: str, window: int, batch: int = 512) -> Nll:
     """NLL of the newest action of every window of a split, float32 [M, F]."""
-    windows = table.windows[split]
+    return reconstruct_windows(table, model, table.windows[split], window, batch)
+
+
+def reconstruct_windows(
+    table: ActionTable, model: Model, windows: Ints, window: int, batch: int = 512
+) -> Nll:
+    """NLL of the newest action of some windows, int64 [M, 2] (`ActionTable.windows`), float32 [M, F]."""
     parts, newest = [np.empty((0, len(FIELDS)), np.float32)], np.zeros(1, np.int64)
     for begin in range(0, len(windows), batch):
-        nll, _, _ = model(*window_inputs(table, windows[begin : begin + batch], window), newest)
+        nll, _ = model(*window_inputs(table, windows[begin : begin + batch], window), newest)
         parts.append(nll[:, 0])
     return np.concatenate(parts)
 
@@ -251,7 +260,23 @@ def calibrate(table: ActionTable, model: Model, window: int, config: Calibration
     held = HeldBack.from_table(table)
     nll = reconstruct(table, model, "calibration", window)
     order = np.argsort(table.arrival[table.windows["calibration"][:, 0]], kind="stable")
-    return fit(table, held, nll[order], config)
+    return without_suspects(table, model, window, fit(table, held, nll[order], config))
+
+
+def without_suspects(
+    table: ActionTable, model: Model, window: int, found: CalibrationResult
+) -> CalibrationResult:
+    """Leave out of the habits what the log shows on one occasion alone and would be flagged by (`training.suspects`)."""
+    starts, sizes = runs(table.name)
+    history = np.arange(len(table.name)) - np.repeat(starts, sizes)
+
+    def errors(rows: Ints) -> Nll:
+        return reconstruct_windows(table, model, np.stack([rows, history[rows]], axis=1), window)
+
+    suspects = find_suspects(table, found.calibration, errors, group_sizes(table.principals)[table.group])
+    suspects.leave_out(table, found.habits)
+    calibration = replace(found.calibration, left_out=len(suspects.rows))
+    return replace(found, calibration=calibration, suspects=suspects)
 
 
 def fit(

@@ -22,7 +22,7 @@ from training.stretch import window_inputs
 
 OPSET = 17
 INPUTS = ("tokens", "lengths", "principal", "group", "positions")
-OUTPUTS = ("nll", "rank", "log_probs")
+OUTPUTS = ("nll", "log_probs")
 TOLERANCE = 1e-4
 PARITY_BATCHES = 200
 #: Windows of the self-test in the bundle: some kilobytes, and milliseconds at every start of the service.
@@ -37,14 +37,12 @@ class TorchModel:
 
     def __call__(
         self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints, positions: Ints
-    ) -> tuple[Nll, Nll, Nll]:
-        """See `detection.detector.Model`."""
+    ) -> tuple[Nll, Nll]:
+        """See `detection.reconstruction.Model`."""
         inputs = (tokens, lengths, principal, group, positions)
         with torch.no_grad():
-            nll, rank, log_probs = self.scorer(
-                *(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs)
-            )
-        return nll.numpy(), rank.numpy(), log_probs.numpy()
+            nll, log_probs = self.scorer(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs))
+        return nll.numpy(), log_probs.numpy()
 
 
 def export(model: Autoencoder, path: Path) -> None:
@@ -58,8 +56,8 @@ def export(model: Autoencoder, path: Path) -> None:
     example = (
         torch.zeros(2, 3, fields, dtype=torch.int64),
         torch.tensor([3, 2]),
+        torch.zeros_like(pair),  # a starter model knows no principal
         pair,
-        pair.clone(),
         torch.arange(2),
     )
     axes = {
@@ -183,5 +181,5 @@ def parity_check(model: Autoencoder, table: ActionTable, windows: int = PARITY_W
     chosen = every[np.unique(np.linspace(0, len(every) - 1, min(windows, len(every))).astype(np.int64))]
     tokens, lengths, principal, group = window_inputs(table, chosen, model.config.window)
     principal[::8] = group[::8] = 0
-    nll, _, _ = TorchModel(model)(tokens, lengths, principal, group, np.zeros(1, np.int64))
+    nll, _ = TorchModel(model)(tokens, lengths, principal, group, np.zeros(1, np.int64))
     return ParityCheck(tokens.astype(np.int16), lengths, principal, group, nll[:, 0])

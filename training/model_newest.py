@@ -2,9 +2,11 @@
 
 Windows of one principal share most of their actions. So the input projection of the encoder, two thirds of its arithmetic, is
 computed once for each action instead of once for each window it is in. The LSTM is unrolled: its first step has no state to
-multiply, the decoder has only that step, and the place embedding of the newest action is folded into the decoder's bias.
+multiply, and the state before its last step is what the predicting decoder reads. The rebuilding decoder has a single step, and
+the place embedding of the newest action is folded into its bias. Only the log-probabilities of the true tokens are computed.
 
-Letters in shapes: A actions, N windows, W actions a window, F fields, E embedding, C condition, H hidden, Z bottleneck.
+Letters in shapes: A actions, N windows, W actions a window, F fields, V tokens of all fields together, E embedding, C condition,
+H hidden, Z bottleneck.
 """
 
 from __future__ import annotations
@@ -13,28 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.model import Autoencoder, ModelConfig
-
-
-def is_supported(config: ModelConfig) -> bool:
-    """True if this layout supports an architecture; others are scored by the full graph."""
-    return not (config.cloze or config.bidirectional or config.teacher_forcing)
+from training.model import Autoencoder, field_nll, mixed
 
 
 class NewestScorer(nn.Module):
-    """Reconstruction error of the newest action of windows that are given as places in a block of actions."""
+    """Error of the newest action of windows that are given as places in a block of actions."""
 
     def __init__(self, model: Autoencoder) -> None:
         super().__init__()
         self.model = model
-        self.sizes = model.config.vocabulary
         config = model.config
-        hidden = self.hidden = config.hidden
+        self.sizes, self.hidden = config.vocabulary, config.hidden
 
         def gates(lstm: nn.LSTM, name: str, wanted: str) -> Tensor:
             """Rows of an LSTM's weights, which torch orders i, f, g, o, in another order."""
             rows = lstm.get_parameter(name).detach()
-            parts = dict(zip("ifgo", torch.split(rows, hidden), strict=True))
+            parts = dict(zip("ifgo", torch.split(rows, config.hidden), strict=True))
             return torch.cat([parts[gate] for gate in wanted])
 
         def bias(lstm: nn.LSTM, wanted: str) -> Tensor:
@@ -60,7 +56,7 @@ class NewestScorer(nn.Module):
             self.register_buffer(buffer, tensor)
 
     def forward(self, actions: Tensor, principal: Tensor, group: Tensor, index: Tensor) -> Tensor:
-        """Reconstruct.
+        """Score.
 
         Args:
             actions: int64 [A, F], tokens.
@@ -70,7 +66,7 @@ class NewestScorer(nn.Module):
                 no action yet.
 
         Returns:
-            float32 [N, F]: reconstruction NLL of each field of the newest actions, nats.
+            float32 [N, F]: NLL of each field of the newest actions under the mixture of both decoders, nats.
         """
         model, hidden = self.model, self.hidden
         who = torch.cat([model.principal(principal), model.group(group)], dim=-1)  # [A, 2C]
@@ -80,7 +76,9 @@ class NewestScorer(nn.Module):
         # An LSTM that is given nothing at all, not even its bias, stays in the state in which it begins.
         given = functional.pad(given, (0, 0, 0, 1))  # [A+1, 4H]
         state, memory = self._step(given[index[:, 0]], None)  # [N, H] each
+        before = torch.zeros_like(state)  # [N, H]
         for step in range(1, index.shape[1]):
+            before = state
             gates = torch.addmm(given[index[:, step]], state, self.recurrent_weight)  # [N, 4H]
             state, memory = self._step(gates, memory)
         newest = index[:, -1]  # [N]
@@ -89,14 +87,12 @@ class NewestScorer(nn.Module):
         gate = torch.addmm(self.decode_bias, torch.cat([code, mine], dim=-1), self.decode_weight)  # [N, 3H]
         inward, outward = torch.split(torch.sigmoid(gate[:, : 2 * hidden]), hidden, 1)  # [N, H] each
         decoded = outward * torch.tanh(inward * torch.tanh(gate[:, 2 * hidden :]))  # [N, H]
-        logits = model.heads(torch.cat([decoded, mine], dim=-1))  # [N, V]
         targets = actions[newest]  # [N, F]
-        parts = torch.split(logits, list(self.sizes), dim=-1)
-        nll = [
-            torch.logsumexp(part, -1) - part.gather(-1, targets[:, i : i + 1]).squeeze(-1)  # [N]
-            for i, part in enumerate(parts)
-        ]
-        return torch.stack(nll, -1)
+        rebuilt = field_nll(model.heads(torch.cat([decoded, mine], dim=-1)), targets, self.sizes)  # [N, F]
+        predicted = field_nll(
+            model.next_heads(torch.cat([before, mine], dim=-1)), targets, self.sizes
+        )  # [N, F]
+        return -mixed(-rebuilt, -predicted, model.rebuilt_share)
 
     def _step(self, gates: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:
         """One step of the encoder from its gates [N, 4H] in the order i, f, o, g: state and memory [N, H]."""

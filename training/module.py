@@ -1,4 +1,4 @@
-"""Lightning module: one training step of the autoencoder and its optimizer. Configured by `configs/train.yaml`."""
+"""Lightning module: one training step of the composite autoencoder and its optimizer. Configured by `configs/train.yaml`."""
 
 from __future__ import annotations
 
@@ -37,15 +37,17 @@ class HabitModule(lightning.LightningModule):
         self.config = ModelConfig(vocabulary=tuple(vocabulary), **architecture)
         self.model = Autoencoder(self.config)
 
-    def _loss(self, batch: Batch, tokens: Tensor, principal: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean NLL of a decoded action (nats), and that of each field, float32 [F]."""
+    def _loss(self, batch: Batch, tokens: Tensor, principal: Tensor) -> Tensor:
+        """Mean NLL of a decoded action under both decoders together, nats."""
         truth, lengths, _, group = batch
         positions = torch.arange(min(self.config.depth, truth.shape[1]), device=truth.device)
-        logits = self.model(tokens, lengths, principal, group, positions)
-        nll = field_nll(logits, targets_at(truth, lengths, positions), self.config.vocabulary)  # [B, P, F]
-        real = (positions.unsqueeze(0) < lengths.unsqueeze(1)).unsqueeze(-1).float()  # [B, P, 1]
-        fields = (nll * real).sum((0, 1)) / real.sum()
-        return fields.sum(), fields
+        targets = targets_at(truth, lengths, positions)  # [B, P, F]
+        rebuilt, predicted = (
+            field_nll(logits, targets, self.config.vocabulary).sum(-1)  # [B, P]
+            for logits in self.model(tokens, lengths, principal, group, positions)
+        )
+        real = (positions.unsqueeze(0) < lengths.unsqueeze(1)).float()  # [B, P]
+        return ((rebuilt + predicted) * real).sum() / real.sum()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Seed each step on its own: masks and dropout after a resume are those of a run that never stopped."""
@@ -53,16 +55,16 @@ class HabitModule(lightning.LightningModule):
         torch.manual_seed(int(step.generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Reconstruct corrupted windows, some of them without knowing the principal."""
+        """Rebuild and predict from corrupted windows, some of them without knowing the principal."""
         tokens, _, principal, _ = batch
         known = torch.rand(principal.shape, device=principal.device) >= self.config.principal_dropout
-        loss, _ = self._loss(batch, self.model.corrupt(tokens), principal * known)
+        loss = self._loss(batch, self.model.corrupt(tokens), principal * known)
         self.log("train_nll", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
-        """Reconstruct held-back windows as they are scored: uncorrupted, principal known."""
-        loss, _ = self._loss(batch, batch[0], batch[2])
+        """Do so on held-back windows as they are scored: uncorrupted, principal known."""
+        loss = self._loss(batch, batch[0], batch[2])
         self.log("held_back_nll", loss, prog_bar=True, batch_size=len(batch[0]))
 
     def configure_optimizers(self) -> Any:

@@ -107,7 +107,7 @@ def surprise(model: Model, tokens: Ints, drawn: Swaps, batch: int = 512) -> Floa
     parts = []
     for begin in range(0, len(tokens), batch):
         part = slice(begin, begin + batch)
-        nll, _, _ = model(tokens[part], drawn.lengths[part], drawn.principal[part], drawn.group[part], newest)
+        nll, _ = model(tokens[part], drawn.lengths[part], drawn.principal[part], drawn.group[part], newest)
         parts.append(nll[:, 0].sum(axis=-1))
     return np.concatenate(parts).astype(np.float64)
 
@@ -201,6 +201,7 @@ def _score(config: Path, data: Path, search: TuneConfig, options: list[str]) -> 
     import torch
 
     from training.export import TorchModel
+    from training.mixture import fit_mixture
 
     steps = {
         "max_steps": search.max_steps,
@@ -211,7 +212,9 @@ def _score(config: Path, data: Path, search: TuneConfig, options: list[str]) -> 
     torch.set_num_threads(cli.config.register.threads or os.cpu_count() or 1)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     drawn = swaps(cli.datamodule.table, cli.model.config.window, search.windows)
-    model = TorchModel(cli.model.model.eval().cpu())
+    trained = cli.model.model.eval().cpu()
+    fit_mixture(trained, cli.datamodule.table)
+    model = TorchModel(trained)
     untouched, swapped = surprise(model, drawn.tokens, drawn), surprise(model, drawn.swapped, drawn)
     caught = separability(untouched, swapped, search.false_share)
     nll = float(untouched.mean())
@@ -219,7 +222,7 @@ def _score(config: Path, data: Path, search: TuneConfig, options: list[str]) -> 
         "objective": caught - search.nll_weight * nll,
         "swaps_caught": caught,
         "held_back_surprise": nll,
-        "parameters": float(sum(parameter.numel() for parameter in cli.model.model.parameters())),
+        "parameters": float(sum(parameter.numel() for parameter in trained.parameters())),
     }
 
 

@@ -430,7 +430,7 @@ def inspect(logs: Sequence[Path], progress: Console | None = None) -> Inspection
     found = Inspection(files=len(files))
     sources, on_skipped = Sources(), found.skipped.update
     sizes = [size_of(file) for file in files]
-    with _bar(progress, sum(sizes)) as show:
+    with reading_bar(progress, sum(sizes)) as show:
         for file, done in zip(files, accumulate(sizes, initial=0), strict=False):
             on_bytes = partial(show, done)
             for events in read_events(file, found, on_bytes=on_bytes, sources=sources, on_skipped=on_skipped):
@@ -446,7 +446,7 @@ def inspect(logs: Sequence[Path], progress: Console | None = None) -> Inspection
 
 
 @contextmanager
-def _bar(console: Console | None, total: int) -> Iterator[Callable[[int, int], None]]:
+def reading_bar(console: Console | None, total: int) -> Iterator[Callable[[int, int], None]]:
     """A function of the bytes of earlier files and of this one; it shows them where there is a terminal."""
     if console is None or not console.is_terminal:
         yield lambda *_: None

@@ -84,16 +84,16 @@ class ContradictionFinder:
             one = compared[index]
             assert one is not None
             try:
-                entry = self._entry(events[index], one, scores, rows.get(index), flagged)
+                made = self._entry(events[index], one, scores, rows.get(index), flagged)
             except Exception:  # no event may keep the alert of another from being raised
                 _log.exception("a contradiction to RBAC cannot be described")
                 continue
-            if entry is None:
+            if made is None:
                 continue
             if index in rows:
-                flagged[rows[index]] = entry
+                flagged[rows[index]] = made
             else:
-                others.append(entry)
+                others.append(made)
         return others
 
     def _entry(

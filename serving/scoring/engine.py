@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,21 +17,26 @@ import numpy as np
 from data.events.audit_event import AuditEvent
 from data.principals.identity import Identity
 from detection.exceptions import HabitExceptions
+from detection.fit import USUAL
+from detection.rules.expressions import MAX_REASON
+from detection.rules.hit_filter import FilteredHit
 from serving.alerts.explain.explainer import Explainer
 from serving.alerts.explain.phrases import ActionPhrase
 from serving.alerts.grouping import Flagged
 from serving.authorization.monitor import AuthorizationMonitor
 from serving.delivery.outbox import Outbox
-from serving.history.activity import Principals, Trained
+from serving.history.activity import PrincipalReport, Principals, Trained
 from serving.history.recorder import History, Judge
 from serving.incidents.context import ContextTracker, Gathered, habits_of
 from serving.incidents.event_summary import summary_fields, traits_of
 from serving.incidents.incidents import Incidents
-from serving.schemas import Action, ModelInfo, ServedModel, clean
+from serving.schemas import SEVERITIES, Action, ModelInfo, RuleMatch, ServedModel, clean
 from serving.scoring.alert_writer import AlertWriter
 from serving.scoring.contradictions import ContradictionFinder
 from serving.scoring.habit_verdicts import HabitVerdict
-from serving.scoring.verdicts import Batch, results_of, surprising_fields
+from serving.scoring.readiness import HistoryTracker, has_enough
+from serving.scoring.rule_alerts import RuleAlerts
+from serving.scoring.verdicts import ActionCounts, Batch, results_of, surprising_fields
 from serving.settings import AlertSettings
 from serving.storage.allowed import AllowedUse
 from serving.storage.database import AlertStore
@@ -102,6 +107,7 @@ class Engine:
         outbox: queues every alert that is raised or grows for delivery.
         exceptions: what people allow, as it is now; asked before each batch.
         authorization: compares every event with the cluster's roles and bindings; None: nothing is compared.
+        rules: find hits beside the detector; None for none.
     """
 
     def __init__(
@@ -118,6 +124,7 @@ class Engine:
         outbox: Outbox | None = None,
         exceptions: Callable[[], HabitExceptions] = HabitExceptions,
         authorization: AuthorizationMonitor | None = None,
+        rules: RuleAlerts | None = None,
     ) -> None:
         settings = settings or AlertSettings()
         self.detector = detector
@@ -127,7 +134,9 @@ class Engine:
         self.explainer = explainer
         self.outbox = outbox
         self.exceptions = exceptions
+        self.rules = rules
         self.principals = principals or Principals()
+        self.readiness = HistoryTracker()
         self.context = context or ContextTracker(explainer, round(settings.gap_minutes * 60e6))
         self.incidents = Incidents(store, explainer)
         self.authorization = authorization
@@ -155,6 +164,8 @@ class Engine:
             if self.authorization is not None:
                 times = frozenset(verdict.times)
                 self.authorization.apply_verdict(verdict.principal, times, verdict.verdict)
+            if self.rules is not None:
+                self.rules.apply_verdict(verdict.principal, frozenset(verdict.times), verdict.verdict)
         shown = {"alert": verdict.alert, "verdict": verdict.verdict, "address": verdict.address}
         _log.info("a verdict was applied", extra=shown)
         if verdict.document and verdict.verdict != "unclear":
@@ -180,16 +191,22 @@ class Engine:
                     Exception
                 ):  # the verdicts stand, and no event may keep another's alert from being raised
                     _log.exception("a scored batch could not be recorded everywhere")
-            flagged = self._flagged(events, scores)
+            flagged = self._flagged(events, scores, self._rule_hits(events, scores))
             others = self._contradicted(events, scores, flagged)
             served = ServedModel(name=self.model.name, version=self.model.version)
             unusual = [*flagged.values(), *others]
             saved = self._alerts.save(unusual, served, self._allowed(events, scores))
             self._alerts.defer(self._watched(scores))
             fields = self._fields
+            counts = ActionCounts(
+                with_history=self.readiness.observe(scores.principal, scores.own_actions),
+                surprising=int((scores.error >= USUAL).sum()),
+                unknown=int(scores.unknown.sum()),
+            )
             return Batch(
                 events=len(events),
                 scored=len(scores.event),
+                counts=counts,
                 flagged=Counter(entry.action.severity for entry in unusual),
                 raised=saved.raised,
                 grown=saved.grown,
@@ -218,10 +235,21 @@ class Engine:
         who = scores.principal, scores.kind, scores.group
         self.principals.record(*who, moments, scores.surprise, scores.evidence, scores.severity)
 
-    def _flagged(self, events: Sequence[AuditEvent], scores: Scores) -> dict[int, Flagged]:
-        """The actions that were flagged, by their row."""
+    def _rule_hits(self, events: Sequence[AuditEvent], scores: Scores) -> Mapping[int, Sequence[FilteredHit]]:
+        if self.rules is None or not len(scores.event):
+            return {}
+        try:
+            return self.rules.evaluate(events, scores)
+        except Exception:  # the detector's verdicts stand
+            _log.exception("rules could not be run over a batch")
+            return {}
+
+    def _flagged(
+        self, events: Sequence[AuditEvent], scores: Scores, hits: Mapping[int, Sequence[FilteredHit]]
+    ) -> dict[int, Flagged]:
+        """The actions that were flagged, by the detector or by rules, by their row."""
         found = {}
-        for row in np.flatnonzero(scores.flagged).tolist():
+        for row in sorted({*np.flatnonzero(scores.flagged).tolist(), *hits}):
             event = events[int(scores.event[row])]
             try:
                 action = self._action(event, scores, row)
@@ -231,7 +259,10 @@ class Engine:
                 action = _undescribed(event, scores, row)
             principal, group = clean(scores.principal[row]), clean(scores.group[row])
             threshold = float(scores.threshold[row])
-            first = _first_flagged(scores, row)
+            by_detector = bool(scores.flagged[row])
+            first = _first_flagged(scores, row) if by_detector else None
+            if row in hits:
+                first = _add_rules(action, hits[row], by_detector=by_detector) or first
             found[row] = Flagged(principal, scores.kind[row], group, action, threshold, first_flagged=first)
         return found
 
@@ -288,6 +319,13 @@ class Engine:
         )
         action.description = self.explainer.describe(ActionPhrase.from_summary(action))
         return action
+
+    def principal_report(self, name: str) -> PrincipalReport | None:
+        """What is known of a principal, without its alerts; None if nothing is."""
+        report, known = self.principals.report(name), self.readiness.known_actions(name)
+        if report is not None and known is not None:
+            report.known_actions, report.ready = known, has_enough(known)
+        return report
 
     @property
     def figures(self) -> Figures | None:
@@ -387,6 +425,27 @@ def _first_flagged(scores: Scores, row: int) -> datetime | None:
 
 #: Of an action that the detector did not score by itself.
 _NOT_JUDGED: dict[str, object] = {"severity": "low", "sensitivity": 1, "evidence": 0.0, "surprise": 0.0}
+
+
+def _add_rules(action: Action, hits: Sequence[FilteredHit], *, by_detector: bool) -> datetime | None:
+    """Put the rules into an action that matched them; returns when what it repeats was reported, if that is all it does."""
+    action.rules = [
+        RuleMatch(
+            name=one.hit.rule.name,
+            title=clean(one.hit.rule.spec.title),
+            severity=one.hit.rule.spec.severity,
+            reason=clean(one.hit.reason, MAX_REASON),
+            techniques=list(one.hit.rule.spec.techniques),
+        )
+        for one in hits
+    ]
+    severities = [one.severity for one in action.rules]
+    if by_detector:
+        severities.append(action.severity)
+    action.severity = max(severities, key=SEVERITIES.index)
+    if by_detector or any(one.outcome == "new" for one in hits):
+        return None
+    return as_moment(min(one.first for one in hits))
 
 
 def _judged(scores: Scores, row: int) -> dict[str, object]:

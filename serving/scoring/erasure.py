@@ -55,6 +55,8 @@ def without_person(snapshot: Snapshot, person: Person, pseudonym: str) -> Snapsh
     for name in _OWN:
         if name in arrays:
             arrays[name] = arrays[name][others]
+    if "rules" in meta:
+        meta["rules"] = _rules_without(meta["rules"], person)
     held = unpack_records(meta["probation"]) if "probation" in meta else {}
     if not held.keys().isdisjoint(person.names):
         meta["probation"] = pack_records(
@@ -130,3 +132,16 @@ def erase_idle(path: Path, person: Person) -> int:
             file.execute("VACUUM")
             file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return len(gone)
+
+
+def _rules_without(rules: dict[str, Any], person: Person) -> dict[str, Any]:
+    """What rules know, without what they know of a person; the second field of each entry is the principal."""
+    memory, kept = rules["memory"], rules["filter"]
+
+    def others(entries: list[Any]) -> list[Any]:
+        return [entry for entry in entries if entry[1] not in person.names]
+
+    return rules | {
+        "memory": memory | {"history": others(memory["history"])},
+        "filter": kept | {"held": others(kept["held"]), "reported": others(kept["reported"])},
+    }

@@ -174,6 +174,8 @@ def take_snapshot(
         "since": engine.principals.since,
         "repeats_key": deduplicator.key,
     }
+    if engine.rules is not None:
+        meta["rules"] = engine.rules.snapshot()
     context, seen = engine.context.snapshot(), deduplicator.to_arrays()
     rules = None if engine.authorization is None else engine.authorization.snapshot()
 
@@ -244,6 +246,8 @@ def restore(snapshot: Snapshot, engine: Engine) -> None:
         engine.context.restore(meta["surroundings"])
     if engine.authorization is not None and "authorization" in meta:
         engine.authorization.restore(meta["authorization"])
+    if engine.rules is not None and "rules" in meta:  # as have those of before there were rules
+        engine.rules.restore(meta["rules"])
     detector = engine.detector
     if not isinstance(detector, Detector) or not snapshot.bundle:
         return

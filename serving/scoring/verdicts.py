@@ -41,9 +41,25 @@ class EventResult(TypedDict, total=False):
     flagged: bool
     severity: str
     fields: list[FieldScore]
+    rules: list[str]
     alertID: str
     line: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActionCounts:
+    """Numbers of actions of a batch.
+
+    Attributes:
+        with_history: by principals with enough history to be judged by.
+        surprising: with an error of reconstruction that one in twenty reached in calibration.
+        unknown: with a verb or a resource that training never saw.
+    """
+
+    with_history: int = 0
+    surprising: int = 0
+    unknown: int = 0
 
 
 @dataclass(slots=True)
@@ -53,6 +69,7 @@ class Batch:
     Attributes:
         events: number given.
         scored: number of actions among them; all others were folded.
+        counts: what is counted of its actions besides.
         flagged: number of unusual actions, by severity.
         raised, grown: new alerts, and those that hold more now.
         seconds: time spent on scoring and storing.
@@ -72,6 +89,7 @@ class Batch:
     model: ModelInfo | None = None
     refused: Sequence[Refused] = ()
     dropped: int = 0
+    counts: ActionCounts = ActionCounts()
     _results: list[EventResult] | None = field(default=None, init=False, repr=False)
 
     @classmethod
@@ -128,8 +146,14 @@ def results_of(
                 {"field": name, "nll": value} for name, value in zip(named[row], nll[row], strict=True)
             ],
         }
-        if row in flagged and flagged[row].alert_id:
-            results[event]["alertID"] = flagged[row].alert_id
+        if row in flagged:
+            entry = flagged[row]
+            # A rule flags what the detector does not, or takes it for worse.
+            results[event].update(flagged=True, severity=entry.action.severity)
+            if entry.action.rules:
+                results[event]["rules"] = [one.name for one in entry.action.rules]
+            if entry.alert_id:
+                results[event]["alertID"] = entry.alert_id
     return results
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-#: The last two are where CI unpacks syslog-ng, which Debian does not install beside rsyslog, and kubectl, which Debian has not.
+#: The last two are where CI unpacks syslog-ng, which cannot be installed beside rsyslog, and kubectl and helm.
 _PLACES = "/usr/bin:/usr/sbin:/opt/syslog-ng/usr/sbin:/opt/kubectl"
 
 

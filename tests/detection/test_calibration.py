@@ -315,3 +315,20 @@ def test_a_control_plane_that_acts_from_elsewhere_counts_in_full() -> None:
     assert evidence(0, place=3) > elsewhere
     assert evidence(500, kind="node") == pytest.approx(elsewhere)
     assert evidence(500, kind="component") == pytest.approx(0.1 * elsewhere)
+
+
+def test_the_binding_of_what_was_done_before_costs_nothing() -> None:
+    found = calibration({"kind:any": Tail(1.0, 1.0, 1)})
+    given = nll(binding=12.0)
+    own = np.full((1, len(NAMES)), 500)
+    own[0, NAMES.index("binding")] = 0
+    assert found.error(given, deeds(own=own)).tolist() == [0.0]
+    own[0, NAMES.index("verb_resource_namespace")] = 0
+    assert found.error(given, deeds(own=own)).tolist() == [12.0]
+
+
+def test_whether_suspects_were_left_out_is_kept_with_the_calibration() -> None:
+    found = calibration({"kind:any": Tail(1.0, 1.0, 1)})
+    assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))).left_out is None
+    kept = replace(found, left_out=3)
+    assert Calibration.from_dict(json.loads(json.dumps(kept.to_dict()))).left_out == 3

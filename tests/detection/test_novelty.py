@@ -149,3 +149,11 @@ def test_what_a_newcomers_peers_do_is_no_news_of_it() -> None:
     levels = levels_of(verb_resource=1, namespace=2)
     no = np.array([False])
     assert shown(counted_levels(levels, np.array([3]), no, no)) == {"namespace": 2}
+
+
+def test_rights_that_others_changed_are_no_news_of_who_uses_them() -> None:
+    no, grown = np.array([False]), np.array([1000])
+    assert shown(counted_levels(levels_of(binding=3, object=1), grown, no, no)) == {"object": 1}
+    for deed in ("verb_resource_namespace", "code"):
+        levels = levels_of(binding=3, **{deed: 1})
+        assert shown(counted_levels(levels, grown, no, no)) == shown(levels)

@@ -62,8 +62,8 @@ def test_each_of_the_two_graphs_is_held_to_it(bundle: Bundle) -> None:
             return super().__call__(*given) + np.float32(0.5)
 
     def shifted(*given: Any) -> Any:
-        nll, rank, log_probs = whole.model(*given)
-        return nll + np.float32(0.5), rank, log_probs
+        nll, log_probs = whole.model(*given)
+        return nll + np.float32(0.5), log_probs
 
     assert bundle.newest_path is not None
     for wrong in (
@@ -76,7 +76,7 @@ def test_each_of_the_two_graphs_is_held_to_it(bundle: Bundle) -> None:
 
 def test_a_model_that_gives_no_number_is_refused(bundle: Bundle) -> None:
     def silent(tokens: Any, *_: Any) -> Any:
-        return np.full((len(tokens), 1, tokens.shape[2]), np.nan, np.float32), None, None
+        return np.full((len(tokens), 1, tokens.shape[2]), np.nan, np.float32), None
 
     with pytest.raises(BundleError, match="inf nats"):
         verify_parity(asked(bundle), Reconstruction(silent), "This model")

@@ -22,6 +22,7 @@ from data.events.decode import decode_lines
 from detection.bundle import Bundle
 from detection.detector import Detector, Scores
 from detection.exceptions import HabitExceptions
+from detection.judging import ActionJudge
 from detection.novelty import HabitTable
 from detection.probation import Probation, pack_records, unpack_records
 from detection.state_transfer import transfer_state
@@ -279,6 +280,27 @@ def test_it_outlives_a_change_of_the_model_even_of_one_that_learned_it(touchy: B
     new = Detector(knowing)
     transfer_state(old, new)
     assert score(new, done(2 * HOUR)).repeat.tolist() == [True]
+
+
+def test_who_does_ever_new_things_cannot_keep_the_judge_busy(
+    nervous: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, judge = [], ActionJudge._judge
+    monkeypatch.setattr(ActionJudge, "_judge", lambda *given: passes.append(1) or judge(*given))
+    monkeypatch.setattr("detection.probation.CLOSELY", 8)
+    flood = [done(second, resource=f"kind-{second}") for second in range(60)]
+    later = [done(HOUR, resource="kind-50"), done(HOUR + 60, resource="kind-0")]
+    together = Detector(nervous)
+    scores = score(together, *flood)
+    assert scores.flagged.all()
+    assert len(passes) <= 10
+    one_by_one = Detector(nervous)
+    parts = [score(one_by_one, line) for line in flood]
+    assert np.concatenate([part.evidence for part in parts]) == pytest.approx(scores.evidence, rel=1e-4)
+    assert state(one_by_one) == state(together)
+    # What was done in the crowd is no habit, and no repeat either; what came before it is one.
+    assert score(together, *later).flagged.tolist() == [True, True]
+    assert score(one_by_one, *later).repeat.tolist() == [False, True]
 
 
 def test_records_survive_being_saved(touchy: Bundle) -> None:

@@ -36,16 +36,17 @@ from training.ablation.variants import AblateConfig, Ablated, Variant
 from training.calibrate import CalibrationConfig, HeldBack, calibration_config, fit
 from training.evaluation.metrics import RATES, Actions, Run, Truth, curve, read_labels, recall_at, verdict
 from training.export import TorchModel
+from training.mixture import fit_mixture
 from training.train import ExperimentCLI, parse, quieten_lightning
 
 EXPERIMENT = "kubehabit-ablation"
 _ROOT = Path(__file__).resolve().parent.parent.parent
 #: Source files that decide what a trained variant makes of a log, once that is encoded.
-_TRAINS = ("training/model.py", "training/module.py", "training/datamodule.py")
+_TRAINS = tuple(f"training/{name}.py" for name in ("model", "module", "mixture", "datamodule"))
 #: Source files that decide a variant's figures. Directories are searched recursively.
 JUDGES = (
     *("data/**/*.py", "detection/**/*.py", "configs/actions.yaml", "configs/sensitivity.yaml"),
-    *(f"training/{name}.py" for name in ("model", "module", "datamodule", "calibrate")),
+    *(f"training/{name}.py" for name in ("model", "module", "mixture", "datamodule", "calibrate")),
     *("training/stretch.py", "training/evaluation/*.py"),
     *(f"training/ablation/{name}.py" for name in ("variants", "constants", "exam", "ablate")),
 )
@@ -68,11 +69,11 @@ def judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfi
 def _judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConfig) -> dict[str, float]:
     made = calibration_config({**asdict(budget), **variant.calibration})
     make = partial(Ablated, **variant.judge) if variant.judge else Calibration
-    held, whole, clean = errors.measured(variant.ranks)
     # What is rare is counted when the dataset is read, by constants that may be changed.
     held_back = HeldBack.from_table(exam.table) if variant.constants else exam.held
-    calibration = fit(exam.table, held_back, held, made, make).calibration
-    ratio_whole, ratio_clean = _ratio(calibration, exam.whole, whole), _ratio(calibration, exam.clean, clean)
+    calibration = fit(exam.table, held_back, errors.held, made, make).calibration
+    ratio_whole = _ratio(calibration, exam.whole, errors.whole)
+    ratio_clean = _ratio(calibration, exam.clean, errors.clean)
     figures = verdict(exam.whole.actions, exam.truth, ratio_whole >= 1, {})
     actions, truth, ratio = _spliced(exam, ratio_whole, ratio_clean)
     strict = verdict(actions, truth, ratio >= 1, {})
@@ -89,7 +90,7 @@ def _judge(exam: Exam, errors: Errors, variant: Variant, budget: CalibrationConf
         **({} if median is None else {"median_actions": median}),
         "lookalikes_raised": float(figures["lookalikes_raised"]),
         "attack_runs": float(figures["attack_runs"]),
-        "held_back_nll": float(next(errors.measured(ranks=False)).sum(axis=1).mean()),
+        "held_back_nll": float(errors.held.sum(axis=1).mean()),
     }
 
 
@@ -138,7 +139,9 @@ def _train(
     step = LambdaCallback(on_train_batch_end=lambda *_: advance())
     trainer.callbacks.append(step)  # type: ignore[attr-defined]
     trainer.fit(cli.model, datamodule=cli.datamodule)
-    return TorchModel(cli.model.model.eval().cpu()), cli.model.config.window
+    model = cli.model.model.eval().cpu()
+    fit_mixture(model, cli.datamodule.table)
+    return TorchModel(model), cli.model.config.window
 
 
 def source(patterns: Sequence[str]) -> str:
@@ -241,7 +244,7 @@ class _Experiment:
 
     def key(self, variant: Variant) -> str:
         """Digest of everything that the variant's figures depend on."""
-        words = [variant.model, dict(variant.calibration), dict(variant.judge), variant.ranks]
+        words = [variant.model, dict(variant.calibration), dict(variant.judge)]
         words += [dict(variant.constants)] if variant.constants else []
         return digest(*self._judged, json.dumps(words))
 
@@ -298,7 +301,6 @@ class _Experiment:
             **variant.calibration,
             **variant.judge,
             **variant.constants,
-            "ranks": variant.ranks,
         }
         with mlflow.start_run(experiment_id=self.id, run_name=variant.name) as run:
             mlflow.set_tags(tags)

@@ -31,7 +31,14 @@ from training import registry
 from training.ablation.ablate import EXPERIMENT, JUDGES, Where, digest, source
 from training.ablation.constants import changed
 from training.ablation.variants import AblateConfig, Ablated, Variant
-from training.calibrate import CalibrationConfig, HeldBack, calibration_config, fit, reconstruct
+from training.calibrate import (
+    CalibrationConfig,
+    HeldBack,
+    calibration_config,
+    fit,
+    reconstruct,
+    without_suspects,
+)
 from training.evaluation.alone import judge_alone, summary
 from training.evaluation.metrics import Label, read_labels
 from training.registry import download
@@ -44,10 +51,7 @@ Figures = dict[str, Any]
 
 def is_decision(variant: Variant) -> bool:
     """Whether a variant changes the decision alone, and does so action by action."""
-    return (
-        not (variant.train or variant.blind or variant.seed is not None or variant.ranks)
-        and "last" not in variant.judge
-    )
+    return not (variant.train or variant.blind or variant.seed is not None) and "last" not in variant.judge
 
 
 class DecisionVariants:
@@ -59,7 +63,7 @@ class DecisionVariants:
         self.table = load(data)
         if self.table.card["fingerprint"] != bundle.meta["data"]["fingerprint"]:
             raise KubehabitError(f"{data} is not the dataset that the model was trained on. Give that one.")
-        model = OnnxModel(str(bundle.model_path))
+        self.model = model = OnnxModel(str(bundle.model_path))
         newest = None if bundle.newest_path is None else NewestOnnxModel(str(bundle.newest_path))
         self.reconstruction = Reconstruction(model, newest, _CACHED_WINDOWS)
         order = np.argsort(self.table.arrival[self.table.windows["calibration"][:, 0]], kind="stable")
@@ -71,6 +75,7 @@ class DecisionVariants:
         make = partial(Ablated, **variant.judge) if variant.judge else Calibration
         held = HeldBack.from_table(self.table)
         found = fit(self.table, held, self.nll, config, make)
+        found = without_suspects(self.table, self.model, self.bundle.window, found)
         return replace(self.bundle, calibration=found.calibration, habits=found.habits)
 
     def judge(

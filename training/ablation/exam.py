@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data.actions.fields import FIELDS
 from data.arrays import Ints
 from data.dataset.table import ActionTable, load
 from data.durable_file import replacing
@@ -109,16 +108,11 @@ class Exam:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Errors of one model on the exam, float32 [N, 2F] each: NLL and log(1 + rank) side by side."""
+    """Errors of one model on the exam: NLL by field in nats, float32 [N, F] each."""
 
     held: Nll
     whole: Nll
     clean: Nll
-
-    def measured(self, ranks: bool) -> Iterator[Nll]:
-        """Errors of `held`, `whole` and `clean` in turn, float32 [N, F] each: NLL, or log(1 + rank)."""
-        half = slice(len(FIELDS), None) if ranks else slice(len(FIELDS))
-        return (both[:, half] for both in (self.held, self.whole, self.clean))
 
     @classmethod
     def compute(cls, model: Model, window: int, exam: Exam, blind: Sequence[str]) -> Errors:
@@ -162,7 +156,7 @@ class _Reader:
         self.seen: dict[bytes, Nll] = {}
 
     def __call__(self, tokens: Ints, lengths: Ints, principal: Ints, group: Ints) -> Nll:
-        """NLL and log(1 + rank) side by side, float32 [N, 2F]; what the model is blind to is given as unknown."""
+        """NLL by field, float32 [N, F]; what the model is blind to is given as unknown."""
         principal = principal * ("principal" not in self.blind)
         group = group * ("group" not in self.blind)
         keys = [
@@ -173,9 +167,6 @@ class _Reader:
         rows = np.fromiter(new.values(), np.int64, len(new))
         for begin in range(0, len(rows), 256):
             at = rows[begin : begin + 256]
-            nll, rank, _ = self.model(
-                tokens[at], lengths[at], principal[at], group[at], np.zeros(1, np.int64)
-            )
-            both = np.concatenate([nll[:, 0], np.log1p(rank[:, 0])], axis=1)
-            self.seen |= dict(zip((keys[row] for row in at.tolist()), both, strict=True))
+            nll, _ = self.model(tokens[at], lengths[at], principal[at], group[at], np.zeros(1, np.int64))
+            self.seen |= dict(zip((keys[row] for row in at.tolist()), nll[:, 0], strict=True))
         return np.array([self.seen[key] for key in keys], np.float32)

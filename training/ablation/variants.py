@@ -31,7 +31,6 @@ class Variant:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     judge: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
-    ranks: bool = False
 
     @property
     def options(self) -> list[str]:

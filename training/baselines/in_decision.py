@@ -262,6 +262,8 @@ class InDecision:
         """Learn a dataset, and calibrate on its held-back part; `held` is of that dataset."""
         nll = errors.fit(table, bundle.window)
         calibration = fit(table, held, nll, config, partial(errors.make)).calibration
+        # The habits are the bundle's, without what its own errors made suspect.
+        calibration = replace(calibration, left_out=bundle.calibration.left_out)
         return cls(replace(bundle, calibration=calibration), errors)
 
     def detector(self) -> SwappedDetector:

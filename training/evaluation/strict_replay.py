@@ -8,7 +8,8 @@ From a fork of the same moment start the rows of the harder questions, all with 
 
 - **again**: what was seen, once more after two hours, a day and a week, nobody having said anything about the first time;
 - **pace**: one request per 5, 30 and 180 minutes;
-- **taught**: once in the training log already, as far as the habits go: nothing in it is new any more;
+- **taught**: once in the training log already, as far as the habits go: they know of it what training leaves in
+  (`training.suspects`);
 - **rehearsal**: two hours before, what of the run is below high sensitivity, and a look at the pods where it will be.
 
 In between the owner goes on with its own next actions of the log, as many as it takes in life, so that neither its windows nor
@@ -30,11 +31,12 @@ from msgspec.structs import replace
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.actions.sensitivity import LEVELS
+from data.arrays import Flags
 from data.events.audit_event import AuditEvent, ObjectRef
 from detection.detector import SEVERITIES, Detector, Scores
 from training.evaluation.metrics import INCIDENT_GAP
 from training.evaluation.transplants import Case, at, received
-from training.stretch import LogEncoder
+from training.stretch import LogEncoder, Stretch
 
 _SECOND = 1_000_000
 _MINUTE = 60 * _SECOND
@@ -275,18 +277,31 @@ class StrictReplay:
 
     @contextmanager
     def _taught(self, case: Case) -> Iterator[None]:
-        """Meanwhile the habits count the actions of a case as they would if it had been in the training log once."""
+        """Meanwhile the habits know what they would of a case if it had been in the training log once."""
         bundle, habits = self.detector.bundle, self.detector.habits
         encoder = LogEncoder(
             bundle.settings, bundle.vocabulary, bundle.principals, bundle.sensitivity.table, {}
         )
         stretch, _ = encoder.encode(case.events)
         counted = stretch.attributes, stretch.name_hash, stretch.group_hash
-        known = habits.observe(*counted)
+        left_out = self._left_out(case, stretch) if bundle.calibration.left_out is not None else None
+        known = habits.observe(*counted, left_out)
         try:
             yield
         finally:
-            habits.unobserve(*counted, known)
+            habits.unobserve(*counted, known, left_out)
+
+    def _left_out(self, case: Case, stretch: Stretch) -> Flags:
+        """What of a case training would have left out of the habits, bool [N, attributes]: what the rest of the log flags."""
+        names = set(stretch.name.tolist())
+        with self.detector.fork():
+            self._show(case.events, ())
+            held = {name: self.detector.probation.held_by(name) for name in names}
+        found = np.zeros(stretch.attributes.shape, bool)
+        for name, keys in held.items():
+            rows = np.flatnonzero(stretch.name == name)
+            found[rows] = np.isin(stretch.attributes[rows], np.array(keys, np.uint64))
+        return found
 
     def _rehearsed(self, case: Case, levels: Mapping[str, int]) -> Outcome:
         """The milder part first, then after two hours the whole; seen is what is flagged in either."""

@@ -27,6 +27,9 @@ from data.events.decode import decode_lines
 from data.visible_text import visible
 from detection.bundle import Bundle
 from detection.detector import SEVERITIES, Detector
+from detection.parity_check import verify_parity
+from detection.reconstruction import NewestOnnxModel, OnnxModel, Reconstruction
+from training import model_card
 from training.config_file import ConfigFile
 from training.evaluation import bootstrap
 from training.export import TOLERANCE, check_newest, check_parity
@@ -119,6 +122,13 @@ class PromotionDecision:
             figures = (check.champion, check.challenger, check.change, chance)
             table.add_row(check.name, *figures, shown[check.verdict])
         return table
+
+    def summary(self) -> str:
+        """The decision for the model card."""
+        against = f"version {self.champion}" if self.champion else "no champion"
+        rows = [f"| {one.name} | {one.champion} | {one.challenger} | {one.verdict} |" for one in self.checks]
+        heads = "| | champion | challenger | |\n|---|---|---|---|"
+        return "\n".join([f"{self.time}, compared with {against}. {self.sentence()}", "", heads, *rows])
 
     def sentence(self) -> str:
         """The decision in words."""
@@ -280,6 +290,8 @@ def _parity(bundle: Bundle, model_uri: str, batches: int = 40) -> float:
     from training.warm_start import weights_of
 
     config = bundle.meta["model"]
+    if config.keys() != ModelConfig.__dataclass_fields__.keys():
+        return _self_test(bundle, model_uri)
     model = Autoencoder(ModelConfig(**config | {"vocabulary": tuple(config["vocabulary"])}))
     saved = weights_of(bundle, model_uri)
     try:
@@ -292,6 +304,17 @@ def _parity(bundle: Bundle, model_uri: str, batches: int = 40) -> float:
     if bundle.newest_path is None:
         return worst
     return max(worst, check_newest(model, bundle.newest_path, batches=batches, tolerance=TOLERANCE))
+
+
+def _self_test(bundle: Bundle, model_uri: str) -> float:
+    """As `_parity` for the architecture of an earlier release: its graphs against what torch computed when it was trained."""
+    if bundle.parity_check is None:
+        raise KubehabitError(
+            f"{model_uri} is of an earlier release and carries no self-test; train it again with this version of kubehabit."
+        )
+    newest = None if bundle.newest_path is None else NewestOnnxModel(str(bundle.newest_path))
+    reconstruction = Reconstruction(OnnxModel(str(bundle.model_path)), newest)
+    return verify_parity(bundle.parity_check, reconstruction, f"The model {model_uri}")
 
 
 def promote(
@@ -321,12 +344,12 @@ def promote(
         from training.evaluation.evaluate import evaluate
 
         judge = partial(evaluate, track=False, alone=False)
-    new = _version(name, challenger)
+    new = version_of(name, challenger)
     if new is None:
         raise KubehabitError(
             f"There is no {challenger} of {name} to promote. Train one (kubehabit train), or name one: --challenger 3"
         )
-    old = _version(name, CHAMPION)
+    old = version_of(name, CHAMPION)
     if old == new:
         raise KubehabitError(
             f"Version {new} of {name} is the champion already. Train a challenger: kubehabit train"
@@ -372,7 +395,7 @@ def roll_back(name: str) -> tuple[str, str]:
     """Make the former champion champion again, and the champion `previous`; returns the versions of both, the new one first."""
     import mlflow
 
-    former, current = _version(name, PREVIOUS), _version(name, CHAMPION)
+    former, current = version_of(name, PREVIOUS), version_of(name, CHAMPION)
     if former is None or current is None:
         raise KubehabitError(
             f"{name} has no former champion to go back to: no version bears the alias {PREVIOUS!r}."
@@ -392,7 +415,7 @@ def _single(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {k: value for k, value in figures.items() if isinstance(value, single) or k == "recall_by_class"}
 
 
-def _version(name: str, which: str) -> str | None:
+def version_of(name: str, which: str) -> str | None:
     """Version number of an alias or of a version number, or None if there is none."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -422,6 +445,7 @@ def _write(decision: PromotionDecision) -> None:
             "promotion_reasons": json.dumps(decision.reasons),
         }.items():
             client.set_model_version_tag(name, version, key, value)
+        model_card.publish(client, name, version, "Promotion", decision.summary(), {})
         run_id = client.get_model_version(name, version).run_id or ""
         text = io.StringIO()
         console = Console(width=130, file=text)
@@ -440,5 +464,5 @@ def _write(decision: PromotionDecision) -> None:
         if decision.champion is not None:
             client.set_registered_model_alias(name, PREVIOUS, decision.champion)
         client.set_registered_model_alias(name, CHAMPION, version)
-        if _version(name, CHALLENGER) == version:
+        if version_of(name, CHALLENGER) == version:
             client.delete_registered_model_alias(name, CHALLENGER)

@@ -25,10 +25,21 @@ from serving.alerts.explain.phrases import (
     span_words,
 )
 from serving.alerts.explain.rules import Rules
-from serving.schemas import Action, Alert, Alternative, Contradiction, Contributor, EventSummary, Novelty
+from serving.schemas import (
+    SEVERITIES,
+    Action,
+    Alert,
+    Alternative,
+    Contradiction,
+    Contributor,
+    EventSummary,
+    Novelty,
+    RuleMatch,
+)
 from serving.settings import read_yaml
 
 _MAX_NEWS = 3
+_MAX_RULES = 2
 _MAX_OTHER_ACTIONS = 3
 
 #: What a novelty makes no news: who has never been in a namespace has never touched an object in it.
@@ -118,6 +129,11 @@ def _what(one: EventSummary) -> tuple[str, str]:
     return (ref.namespace, ref.name) if ref is not None else ("", one.request_path or "")
 
 
+def _by_severity(matches: Sequence[RuleMatch]) -> list[RuleMatch]:
+    """Rules that matched, the most severe first."""
+    return sorted(matches, key=lambda one: -SEVERITIES.index(one.severity))
+
+
 class _Clause(NamedTuple):
     """A reason why a session stands out: its rank, what it is about, its words, and the action that shows it."""
 
@@ -179,6 +195,8 @@ class Explainer(Phrases):
             return self.contradiction(action.contradiction)
         phrase = ActionPhrase.from_summary(action)
         main = min(filter(_tells, action.habits), key=_order, default=None)
+        if action.rules:
+            return self._by_rules(action, None if main is None else self._counted(main, phrase, kind))
         if main is None:
             return self._misfit(action)
         text = self._counted(main, phrase, kind)
@@ -192,6 +210,15 @@ class Explainer(Phrases):
         if found.recorded:
             text += f" ({found.recorded})"
         return f"{text}. That is proof that a check was passed by or that RBAC changed unseen, not a matter of habits"
+
+    @staticmethod
+    def _by_rules(action: Action, habit: str | None) -> str:
+        """What rules say about an action, the most severe first, and then what is new about it."""
+        ranked = _by_severity(action.rules)[:_MAX_RULES]
+        reasons = "; ".join(one.reason.rstrip(".") for one in ranked)
+        noun = "rule" if len(ranked) == 1 else "rules"
+        text = f"{reasons} ({noun} {', '.join(one.name for one in ranked)})"
+        return text if habit is None else f"{text}. Besides, {habit}"
 
     def _counted(self, main: Novelty, phrase: ActionPhrase, kind: str) -> str:
         """A novelty as a clause, with its counts."""
@@ -309,6 +336,7 @@ class Explainer(Phrases):
                 seen |= _covered(novelty)
                 text = self._counted(novelty, ActionPhrase.from_summary(one), kind)
                 clauses.append(_Clause(_rank(novelty, kind), novelty.attribute, text, one.description))
+        clauses += self._rule_clauses(judged)
         clauses += self._patterns(kind, counted, span)
         clauses.sort(key=lambda clause: clause.rank)
         who = self.who(principal, kind)
@@ -324,6 +352,17 @@ class Explainer(Phrases):
         tail = f" With {more} within {span_words(span)}." if len(counted) > 1 else ""
         sentence = f"{who} {first.description}: {first.text}.{tail}"
         return sentence, [clause.text for clause in clauses[:_MAX_REASONS]], first.attribute
+
+    @staticmethod
+    def _rule_clauses(judged: Sequence[Action | Contributor]) -> list[_Clause]:
+        """What rules say, each rule once; it is known for certain, and comes first."""
+        found: dict[str, _Clause] = {}
+        for one in judged:
+            for match in one.rules if isinstance(one, Action) else ():
+                rank = _FIRST, -SEVERITIES.index(match.severity)
+                text = f"{match.reason.rstrip('.')} (rule {match.name})"
+                found.setdefault(match.name, _Clause(rank, "rule", text, one.description))
+        return list(found.values())
 
     def _patterns(self, kind: str, counted: Sequence[EventSummary], span: timedelta) -> list[_Clause]:
         """Reasons of several actions together: many alike in a short time, and refusals."""
@@ -354,6 +393,10 @@ class Explainer(Phrases):
         worst = alert.headline
         proven = next((one for one in alert.actions if one.contradiction is not None), None)
         reasons = [] if proven is None else ["the log contradicts the cluster's own roles and bindings"]
+        reasons += [
+            f"the rule {one.name} gives it the severity {one.severity}"
+            for one in _by_severity(worst.rules)[:_MAX_RULES]
+        ]
         reasons.append(f"{worst.sensitivity_reason or 'what was touched'}: {_HARM[worst.sensitivity]}")
         if worst.binding_made is not None:
             age = span_words(worst.time - worst.binding_made)

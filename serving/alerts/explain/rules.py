@@ -13,6 +13,11 @@ _MAX_TECHNIQUES = 3
 _CONTAINED = 8
 
 
+def technique_url(name: str) -> str:
+    """The page of a technique in the public catalogue."""
+    return f"https://attack.mitre.org/techniques/{name.replace('.', '/')}/"
+
+
 class Rules:
     """The rules of a lexicon."""
 
@@ -23,15 +28,18 @@ class Rules:
     def techniques(self, alert: Alert) -> list[Technique]:
         """Techniques of the most severe action of an alert."""
         rules = self._matching(alert, alert.headline)
-        names = list(dict.fromkeys(name for rule in rules for name in rule.techniques))[:_MAX_TECHNIQUES]
+        of_rules = [name for match in alert.headline.rules for name in match.techniques]
+        of_words = [name for rule in rules for name in rule.techniques]
         return [
-            Technique(
-                id=name,
-                url=f"https://attack.mitre.org/techniques/{name.replace('.', '/')}/",
-                **self._lexicon.techniques[name].model_dump(),
-            )
-            for name in names
+            self._technique(name) for name in list(dict.fromkeys([*of_rules, *of_words]))[:_MAX_TECHNIQUES]
         ]
+
+    def _technique(self, name: str) -> Technique:
+        url = technique_url(name)
+        known = self._lexicon.techniques.get(name)
+        if known is None:  # of a rule of one's own
+            return Technique(id=name, name=name, tactic="", url=url)
+        return Technique(id=name, url=url, **known.model_dump())
 
     def checks(self, alert: Alert) -> list[Check]:
         """Next steps for the most severe action of an alert, then how to contain its other kinds of actions."""

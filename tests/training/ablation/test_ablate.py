@@ -30,7 +30,7 @@ blocks:
   - title: Changed
     question: Does it matter?
     variants:
-      - {name: blind, blind: [principal, group], train: {model.teacher_forcing: true}}
+      - {name: blind, blind: [principal, group], train: {model.bottleneck: 4}}
       - {name: novelty alone, judge: {parts: novelty}}
 """
 
@@ -61,13 +61,21 @@ def test_an_exam_scores_the_log_exactly_as_the_detector_does(
 ) -> None:
     bundle = Bundle.load(trained.bundle)
     errors = Errors.compute(OnnxModel(str(bundle.model_path)), bundle.window, exam, ())
-    held, whole, _ = errors.measured(ranks=False)
     scores = Detector(bundle).score(decode_lines(labelled_lines).events)
-    np.testing.assert_allclose(whole, scores.nll, atol=1e-4)
-    calibration = fit(exam.table, exam.held, held, CalibrationConfig()).calibration
+    np.testing.assert_allclose(errors.whole, scores.nll, atol=1e-4)
+    calibration = fit(exam.table, exam.held, errors.held, CalibrationConfig()).calibration
     assert calibration.person_thresholds == pytest.approx(bundle.calibration.person_thresholds, rel=1e-3)
-    ratio = _ratio(bundle.calibration, exam.whole, whole)
-    np.testing.assert_allclose(ratio, scores.evidence / scores.threshold, atol=1e-3)
+    ratio = _ratio(bundle.calibration, exam.whole, errors.whole)
+    np.testing.assert_array_equal(ratio >= 1, scores.flagged)
+    # The detector keeps what was flagged out of its principal's habits, which an exam does not replay.
+    suspects: set[str] = set()
+    fresh = np.empty(len(ratio), bool)
+    for row, (name, flagged) in enumerate(zip(scores.principal, scores.flagged.tolist(), strict=True)):
+        fresh[row] = name not in suspects
+        if flagged:
+            suspects.add(name)
+    assert fresh.mean() > 0.9
+    np.testing.assert_allclose(ratio[fresh], (scores.evidence / scores.threshold)[fresh], atol=1e-3)
 
 
 def test_the_clean_replay_is_the_log_had_there_been_no_attack(exam: Exam) -> None:

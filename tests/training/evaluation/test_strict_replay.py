@@ -115,10 +115,19 @@ def test_every_question_is_asked(found: Replayed, cases: list[Case]) -> None:
     assert found.rows[REHEARSAL][-1].requests > 5  # type: ignore[union-attr]
 
 
-def test_what_training_has_met_once_is_nothing_new(found: Replayed) -> None:
-    first, taught = found.first[-1], found.rows[TAUGHT][-1]
+def test_what_training_has_met_once_is_nothing_new_unless_it_left_out_what_stands_out(
+    bundle: Bundle, events: list[AuditEvent], labels: list[dict[str, Any]], cases: list[Case]
+) -> None:
+    counted = replace_field(bundle, calibration=replace_field(bundle.calibration, left_out=None))
+    everything = replayed(counted, events, labels, cases[-1:])
+    first, taught = everything.first[-1], everything.rows[TAUGHT][-1]
     assert taught is not None
     assert taught.peak < first.peak
+    assert bundle.calibration.left_out is not None
+    careful = replayed(bundle, events, labels, cases[-1:]).rows[TAUGHT][-1]
+    assert careful is not None
+    assert careful.seen
+    assert careful.peak > taught.peak
 
 
 def test_the_figures_count_what_was_seen(found: Replayed, cases: list[Case]) -> None:

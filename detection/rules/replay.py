@@ -1,0 +1,88 @@
+"""Runs rules over a log without a model: what they would have reported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from data.actions.encoder import ActionEncoder, ActionSettings
+from data.events.audit_event import AuditEvent
+from detection.rules.evaluator import ActedEvents, RuleCounts, RuleEvaluator
+from detection.rules.hit_filter import FilteredHit, HitFilter
+from detection.rules.rule import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedHit:
+    """A hit on an event of the log, and what became of it."""
+
+    event: AuditEvent
+    principal: str
+    kind: str
+    time: int
+    filtered: FilteredHit
+
+
+@dataclass(slots=True)
+class Replay:
+    """What a log came to.
+
+    Attributes:
+        events: that were read.
+        actions: requests among them.
+        hits: the first ones that are reported, in their order; `outcomes` counts all.
+        outcomes: by rule and outcome.
+        counts: of each rule.
+    """
+
+    events: int = 0
+    actions: int = 0
+    hits: list[ReplayedHit] = field(default_factory=list)
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    counts: Mapping[str, RuleCounts] = field(default_factory=dict)
+
+
+def replay(
+    rules: Sequence[Rule],
+    chunks: Iterable[Sequence[AuditEvent]],
+    settings: ActionSettings | None = None,
+    *,
+    limit: int = 1_000,
+) -> Replay:
+    """Run rules over a log.
+
+    Args:
+        rules: which.
+        chunks: events in the order of the log.
+        settings: how user names are folded and requests encoded; what ships with kubehabit by default.
+        limit: hits that are kept.
+    """
+    encoder = ActionEncoder(settings or ActionSettings.shipped())
+    evaluator, kept = RuleEvaluator(rules), HitFilter()
+    found = Replay(counts=evaluator.counts)
+    earlier: Counter[str] = Counter()
+    for chunk in chunks:
+        batch = encoder.encode(chunk)
+        who = [batch.principals[code] for code in batch.principal.tolist()]
+        own = []
+        for one in who:
+            own.append(earlier[one.name])
+            earlier[one.name] += 1
+        acted = ActedEvents(
+            events=[chunk[index] for index in batch.event.tolist()],
+            principals=[one.name for one in who],
+            kinds=[one.kind for one in who],
+            groups=[one.groups[0] for one in who],
+            times=batch.time.tolist(),
+            own_actions=own,
+        )
+        found.events += len(chunk)
+        found.actions += len(acted.events)
+        for hit in evaluator.evaluate(acted):
+            event, principal, time = acted.events[hit.row], acted.principals[hit.row], acted.times[hit.row]
+            filtered = kept.decide(hit, event, principal, time)
+            found.outcomes[hit.rule.name, filtered.outcome] += 1
+            if filtered.outcome in ("new", "again") and len(found.hits) < limit:
+                found.hits.append(ReplayedHit(event, principal, acted.kinds[hit.row], time, filtered))
+    return found

@@ -1,0 +1,140 @@
+"""Rules in the service: read again when their files change, run over scored actions, and kept from flooding."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.errors import KubehabitError
+from data.events.audit_event import AuditEvent
+from detection.rules.evaluator import ActedEvents, RuleEvaluator, RuleMemory
+from detection.rules.hit_filter import OUTCOMES, FilteredHit, HitFilter, reported
+from detection.rules.rule_files import RuleSet, read_rules, rule_paths
+from serving.settings import RuleSettings
+
+if TYPE_CHECKING:
+    from detection.detector import Scores
+
+_log = logging.getLogger("kubehabit.rules")
+_SECONDS_BETWEEN_LOOKS = 2.0
+_Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class RuleFolders:
+    """The rules of the settings' folders as they are now; a file that cannot be used is logged and left out."""
+
+    def __init__(self, settings: RuleSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folders = settings.folders
+        self._disabled = frozenset(settings.disabled)
+        self._clock = clock
+        self._next = 0.0
+        self._seen: _Signature | None = None
+        self._rules = RuleSet()
+
+    def current(self) -> RuleSet:
+        """The rules; looks for changes every two seconds at most. The same object as long as nothing has changed."""
+        now = self._clock()
+        if now < self._next:
+            return self._rules
+        self._next = now + _SECONDS_BETWEEN_LOOKS
+        try:
+            seen = _signature(self._folders)
+            if seen == self._seen:
+                return self._rules
+            self._seen = seen
+            self._rules = read_rules(self._folders).without(self._disabled)
+        except KubehabitError as error:
+            _log.error("rules cannot be read; those before stay in use", extra={"reason": str(error)})
+            return self._rules
+        for one in self._rules.broken:
+            _log.error("a rule cannot be used", extra={"path": str(one.path), "reason": one.reason})
+        shown = {"rules": len(self._rules.rules), "broken": len(self._rules.broken)}
+        _log.info("rules were read", extra=shown)
+        return self._rules
+
+
+def _signature(folders: Sequence[Path]) -> _Signature:
+    found = []
+    for path in chain.from_iterable(map(rule_paths, folders)):
+        try:
+            stat = path.stat()
+        except OSError:
+            continue
+        found.append((str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(found)
+
+
+class RuleAlerts:
+    """Finds the hits that are reported; called by one thread at a time, with events in the order of the log.
+
+    Args:
+        current: the rules as they are now.
+    """
+
+    def __init__(self, current: Callable[[], RuleSet]) -> None:
+        self._current = current
+        self.rules = current()
+        self._evaluator = RuleEvaluator(self.rules.rules.values())
+        self._filter = HitFilter()
+
+    def evaluate(self, events: Sequence[AuditEvent], scores: Scores) -> dict[int, list[FilteredHit]]:
+        """Hits that are reported, by the row of the action.
+
+        Args:
+            events: what was given to the detector.
+            scores: what it gave back.
+        """
+        rules = self._current()
+        if rules is not self.rules:
+            self.rules = rules
+            self._evaluator = self._evaluator.replaced(rules.rules.values())
+        acted = ActedEvents(
+            events=[events[index] for index in scores.event.tolist()],
+            principals=scores.principal,
+            kinds=scores.kind,
+            groups=scores.group,
+            times=scores.time.astype(np.int64).tolist(),
+            own_actions=scores.own_actions.tolist() or [0] * len(scores.principal),
+        )
+        found: dict[int, list[FilteredHit]] = {}
+        for hit in self._evaluator.evaluate(acted):
+            row = hit.row
+            kept = self._filter.decide(hit, acted.events[row], acted.principals[row], acted.times[row])
+            if reported((kept,)):
+                found.setdefault(row, []).append(kept)
+        return found
+
+    def apply_verdict(self, principal: str, times: Collection[int], verdict: str) -> None:
+        """As `detection.rules.hit_filter.HitFilter.apply_verdict`."""
+        self._filter.apply_verdict(principal, times, verdict)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """What each rule did since the start: evaluations, errors, seconds, and hits by outcome."""
+        counts = self._filter.counts
+        return [
+            {
+                "name": name,
+                "evaluations": one.evaluations,
+                "errors": one.errors,
+                "undecided": one.undecided,
+                "seconds": one.seconds,
+                "problem": one.problem,
+                "hits": {outcome: counts[name, outcome] for outcome in OUTCOMES},
+            }
+            for name, one in list(self._evaluator.counts.items())
+        ]
+
+    def snapshot(self) -> dict[str, Any]:
+        """What is known of earlier events, as plain data."""
+        return {"memory": self._evaluator.memory.to_plain(), "filter": self._filter.to_plain()}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on with what `snapshot` gave."""
+        self._evaluator = RuleEvaluator(self.rules.rules.values(), RuleMemory.from_plain(saved["memory"]))
+        self._filter.restore(saved["filter"])
